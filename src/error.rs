@@ -1,0 +1,189 @@
+//! The one error type of the public boundary.
+//!
+//! Every variant says what was found, what was expected and what to do about it.
+
+use std::path::PathBuf;
+
+/// Result with the crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong between a checkpoint on disk and a token.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file could not be opened or read.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A file is not what its format promises: truncated, lying lengths, broken JSON.
+    #[error("{}: {problem}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, where, and what to do.
+        problem: String,
+    },
+    /// `config.json` names something this crate cannot compute faithfully.
+    #[error("model configuration: {0}")]
+    Config(String),
+    /// A tensor that the model needs is not in the checkpoint.
+    #[error("weight '{name}' is missing{}; is this the right checkpoint for this config.json?", nearest.as_ref().map(|n| format!(" (nearest key present: '{n}')")).unwrap_or_default())]
+    MissingWeight {
+        /// The name looked for, without the checkpoint's prefix.
+        name: String,
+        /// The most similar key that is present.
+        nearest: Option<String>,
+    },
+    /// A tensor has another shape than the configuration implies.
+    #[error("weight '{name}' has shape {found:?}, the configuration implies {expected:?}; config.json and weights do not belong together")]
+    WeightShape {
+        /// The tensor.
+        name: String,
+        /// Its shape in the file.
+        found: Vec<usize>,
+        /// The shape that the configuration implies.
+        expected: Vec<usize>,
+    },
+    /// A tensor's element type cannot be used here.
+    #[error("weight '{name}' has element type {found}; supported are F32, F16 and BF16")]
+    WeightType {
+        /// The tensor.
+        name: String,
+        /// Its element type in the file.
+        found: String,
+    },
+    /// A graph was put together with operands that do not fit.
+    #[error("{op}: {problem} (at {location})")]
+    Shape {
+        /// The op.
+        op: String,
+        /// Operand shapes and the rule they break.
+        problem: String,
+        /// The caller's source line.
+        location: String,
+    },
+    /// A graph breaks a rule of the IR; a compiler pass is at fault.
+    #[error("graph '{graph}' is malformed: {problem}")]
+    Graph {
+        /// The graph's name.
+        graph: String,
+        /// The rule and the node that breaks it.
+        problem: String,
+    },
+    /// A builder option that can have no effect, or options that contradict each other.
+    #[error("flow builder: {0}")]
+    Builder(String),
+    /// A named input is unknown, missing, or of the wrong shape or type.
+    #[error("input '{name}': {problem}")]
+    Input {
+        /// The input.
+        name: String,
+        /// What was found and what was expected.
+        problem: String,
+    },
+    /// A token id is not in the vocabulary.
+    #[error("token id {token} at position {index} is outside the vocabulary of {vocab_size}; was the text encoded with this model's tokenizer?")]
+    TokenOutOfRange {
+        /// The id.
+        token: u32,
+        /// Its index among the tokens given.
+        index: usize,
+        /// The vocabulary size.
+        vocab_size: usize,
+    },
+    /// Generation was asked for before there is anything to continue.
+    #[error("{0}() called with empty token history; call prefill() first")]
+    EmptyHistory(&'static str),
+    /// A prompt without tokens.
+    #[error("the prompt has no tokens; give at least one (the model's BOS token will do)")]
+    EmptyPrompt,
+    /// The context would grow past what the model or the cache holds. Nothing was changed.
+    #[error("the context would hold {needed} tokens, the capacity is {capacity}; shorten the prompt, generate fewer tokens, or build the generator with a larger capacity")]
+    ContextFull {
+        /// Tokens that the request needs.
+        needed: usize,
+        /// Tokens that fit.
+        capacity: usize,
+    },
+    /// Sampling options that have no meaning.
+    #[error("sampling options: {0}")]
+    Sampling(String),
+    /// No adapter fits what was asked for.
+    #[error("no GPU adapter: {0}")]
+    NoAdapter(String),
+    /// The device's limits or features are too small for the model.
+    #[error("device '{adapter}' offers {name} = {available}, this needs {needed}; {advice}")]
+    Limit {
+        /// The adapter's name.
+        adapter: String,
+        /// The limit or feature, as wgpu names it.
+        name: String,
+        /// What the device offers.
+        available: u64,
+        /// What is needed.
+        needed: u64,
+        /// What to do.
+        advice: String,
+    },
+    /// The device (or the host) has no memory left for this.
+    #[error("out of memory: {bytes} bytes for {what} on '{adapter}'; close other models or choose a smaller context")]
+    OutOfMemory {
+        /// What the memory was for.
+        what: String,
+        /// How much was asked for.
+        bytes: u64,
+        /// The adapter's name.
+        adapter: String,
+    },
+    /// The driver dropped the device. The handles are dead; load the model again.
+    #[error("the GPU device was lost ({0}); load the model again, on another device if it happens twice")]
+    DeviceLost(String),
+    /// The device did not answer in time.
+    #[error("the GPU did not finish within {seconds} s ({what}); the driver may hang: try a smaller prefill chunk or another device")]
+    Timeout {
+        /// What was waited for.
+        what: String,
+        /// The time limit.
+        seconds: u64,
+    },
+    /// The driver refused something that passed our own checks.
+    #[error("the GPU driver refused {what}: {message}")]
+    Driver {
+        /// What was being done.
+        what: String,
+        /// wgpu's message.
+        message: String,
+    },
+    /// A shader could not be composed or compiled.
+    #[error("shader '{shader}': {problem}")]
+    Shader {
+        /// The shader file, with line where known.
+        shader: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Something this version does not do.
+    #[error("{0} is not supported")]
+    Unsupported(String),
+    /// A compile profile is malformed.
+    #[error("profile {0}")]
+    Profile(String),
+    /// A custom stage failed.
+    #[error("custom stage '{stage}': {source:#}")]
+    Stage {
+        /// The stage's name.
+        stage: String,
+        /// What it returned.
+        source: anyhow::Error,
+    },
+    /// Text could not be encoded or decoded.
+    #[error("tokenizer: {0}")]
+    Tokenizer(String),
+    /// A conversation that the chat format cannot express.
+    #[error("chat: {0}")]
+    Chat(String),
+}
