@@ -2,5 +2,7 @@
 #![deny(missing_docs)]
 
 mod error;
+pub mod ir;
+pub mod weights;
 
 pub use error::{Error, Result};

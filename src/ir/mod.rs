@@ -1,0 +1,5 @@
+//! The graph: few ops, symbolic dimensions, printable as text.
+
+mod dtype;
+
+pub use dtype::DType;

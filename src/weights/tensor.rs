@@ -1,0 +1,125 @@
+//! A tensor as it lies in a file.
+
+use std::sync::Arc;
+
+use half::{bf16, f16};
+
+use crate::{Error, Result, ir::DType};
+
+/// Where a tensor's bytes come from: a memory map, positioned reads of a file, or memory.
+pub trait TensorSource: Send + Sync {
+    /// Fills `out` with the bytes at `offset` (in the source's own coordinates).
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<()>;
+}
+
+/// Typed bytes of one weight, shared with the file they lie in; cheap to clone.
+#[derive(Clone)]
+pub struct Tensor {
+    name: String,
+    dtype: DType,
+    shape: Vec<usize>,
+    source: Arc<dyn TensorSource>,
+    offset: u64,
+}
+
+impl Tensor {
+    /// A tensor of `shape` (row-major) whose bytes begin at `offset` of `source`; the caller has checked that they are there.
+    pub fn new(name: impl Into<String>, dtype: DType, shape: Vec<usize>, source: Arc<dyn TensorSource>, offset: u64) -> Self {
+        Self { name: name.into(), dtype, shape, source, offset }
+    }
+
+    /// A tensor over values in memory.
+    pub fn from_f32(name: impl Into<String>, shape: Vec<usize>, values: &[f32]) -> Self {
+        let bytes: Vec<u8> = bytemuck::cast_slice(values).to_vec();
+        Self::new(name, DType::F32, shape, Arc::new(Memory(bytes)), 0)
+    }
+
+    /// A tensor over packed bytes in memory; `bytes` must hold exactly the elements of `shape`.
+    pub fn from_bytes(name: impl Into<String>, dtype: DType, shape: Vec<usize>, bytes: Vec<u8>) -> Result<Self> {
+        let name = name.into();
+        let expected = shape.iter().product::<usize>() * dtype.size();
+        if bytes.len() != expected {
+            let problem = format!("has {} bytes, {dtype} {shape:?} needs {expected}", bytes.len());
+            return Err(Error::Input { name, problem });
+        }
+        Ok(Self::new(name, dtype, shape, Arc::new(Memory(bytes)), 0))
+    }
+
+    /// The name in the checkpoint, without its prefix.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The element type in storage.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Row-major dimensions.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Size in bytes, as stored.
+    pub fn byte_len(&self) -> usize {
+        self.len() * self.dtype.size()
+    }
+
+    /// Copies the stored bytes from byte `start` on into `out`.
+    pub fn read_bytes(&self, start: usize, out: &mut [u8]) -> Result<()> {
+        debug_assert!(start + out.len() <= self.byte_len(), "read past the end of '{}'", self.name);
+        self.source.read(self.offset + start as u64, out)
+    }
+
+    /// Widens the elements from element `start` on into `out`. Integers are not weights and are refused.
+    pub fn read_f32(&self, start: usize, out: &mut [f32]) -> Result<()> {
+        let bytes_at = start * self.dtype.size();
+        match self.dtype {
+            DType::F32 => self.read_bytes(bytes_at, bytemuck::cast_slice_mut(out)),
+            DType::F16 | DType::BF16 => {
+                let mut raw = vec![0u16; out.len()];
+                self.read_bytes(bytes_at, bytemuck::cast_slice_mut(&mut raw))?;
+                let widen = match self.dtype {
+                    DType::F16 => |bits| f16::from_bits(bits).to_f32(),
+                    _ => |bits| bf16::from_bits(bits).to_f32(),
+                };
+                out.iter_mut().zip(raw).for_each(|(o, bits)| *o = widen(bits));
+                Ok(())
+            }
+            DType::I32 | DType::U32 => Err(Error::WeightType { name: self.name.clone(), found: self.dtype.to_string() }),
+        }
+    }
+
+    /// All elements widened: a copy of the whole tensor, for small ones and for tools.
+    pub fn to_f32(&self) -> Result<Vec<f32>> {
+        let mut out = vec![0.0; self.len()];
+        self.read_f32(0, &mut out)?;
+        Ok(out)
+    }
+}
+
+impl std::fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {} {:?}", self.name, self.dtype, self.shape)
+    }
+}
+
+struct Memory(Vec<u8>);
+
+impl TensorSource for Memory {
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        let start = offset as usize;
+        out.copy_from_slice(&self.0[start..start + out.len()]);
+        Ok(())
+    }
+}
