@@ -1,5 +1,22 @@
 //! The graph: few ops, symbolic dimensions, printable as text.
 
+mod build;
+mod case;
+mod dim;
 mod dtype;
+mod graph;
+pub mod kernel;
+mod mask;
+pub mod ops;
+mod scalar;
+mod value;
 
+pub use case::Case;
+pub use dim::{Dim, DimBinding, Shape, Symbol, sym};
 pub use dtype::DType;
+pub(crate) use graph::expect_dtype;
+pub use graph::{Graph, Node, NodeId};
+pub use mask::MaskKind;
+pub use ops::{Op, OpDef};
+pub use scalar::{BinaryFn, UnaryFn};
+pub use value::{Data, FixedType, Type, Value};

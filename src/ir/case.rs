@@ -1,0 +1,60 @@
+//! Inputs on which a kernel must agree with the meaning of its op.
+
+use std::fmt::Display;
+
+use half::{bf16, f16};
+
+use super::{DType, Op, Value};
+use crate::weights::Tensor;
+
+/// One op with operands. Stored operands stand for weights.
+#[derive(Debug, Clone)]
+pub struct Case {
+    /// What is special about it.
+    pub name: String,
+    /// The op.
+    pub op: Op,
+    /// Its operands.
+    pub inputs: Vec<Value>,
+}
+
+impl Case {
+    /// A case.
+    pub fn new(name: impl Display, op: impl Into<Op>, inputs: Vec<Value>) -> Self {
+        Self { name: name.to_string(), op: op.into(), inputs }
+    }
+
+    /// Numbers in ±`scale`, the same for the same seed.
+    pub fn numbers(len: usize, seed: u64, scale: f32) -> Vec<f32> {
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 40) as f32 / (1u64 << 24) as f32
+        };
+        (0..len).map(|_| (next() * 2.0 - 1.0) * scale).collect()
+    }
+
+    /// An f32 operand in ±`scale`.
+    pub fn values(shape: &[usize], seed: u64, scale: f32) -> Value {
+        Value::f32(shape, Self::numbers(shape.iter().product(), seed, scale))
+    }
+
+    /// An f32 operand in 0.1 to 2.1.
+    pub fn positive(shape: &[usize], seed: u64) -> Value {
+        Value::f32(shape, Self::numbers(shape.iter().product(), seed, 1.0).iter().map(|x| x + 1.1).collect::<Vec<_>>())
+    }
+
+    /// A weight in ±`scale`, stored as `dtype`.
+    pub fn weight(shape: &[usize], seed: u64, scale: f32, dtype: DType) -> Value {
+        let numbers = Self::numbers(shape.iter().product(), seed, scale);
+        let bytes: Vec<u8> = match dtype {
+            DType::F16 => numbers.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
+            DType::BF16 => numbers.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect(),
+            _ => return Value::stored(Tensor::from_f32(format!("weight{seed}"), shape.to_vec(), &numbers)),
+        };
+        let tensor = Tensor::from_bytes(format!("weight{seed}"), dtype, shape.to_vec(), bytes);
+        Value::stored(tensor.expect("as many bytes as elements were made"))
+    }
+}

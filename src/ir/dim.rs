@@ -1,0 +1,175 @@
+//! Sizes that may still be symbols, and what binds them.
+
+use std::{collections::BTreeMap, fmt, ops::Add};
+
+use crate::{Error, Result};
+
+/// The name of a size that is known only when a graph is bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Symbol(pub &'static str);
+
+/// The symbols that Gemma graphs use.
+pub mod sym {
+    use super::Symbol;
+
+    /// New tokens in a run, `T`.
+    pub const SEQ: Symbol = Symbol("T");
+    /// Rows of a caller-held cache.
+    pub const PAST_SEQ: Symbol = Symbol("P");
+    /// Capacity, in rows, of the resident cache of a full-attention layer, `S`.
+    pub const CACHE: Symbol = Symbol("S");
+    /// Capacity, in rows, of the resident ring of a sliding-window layer.
+    pub const RING: Symbol = Symbol("R");
+}
+
+/// A size: a number, or a sum of at most two symbols and a number.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Dim {
+    symbols: [Option<Symbol>; 2],
+    offset: usize,
+}
+
+impl Dim {
+    /// The number, if no symbol is left.
+    pub fn fixed(self) -> Option<usize> {
+        self.symbols.iter().all(Option::is_none).then_some(self.offset)
+    }
+
+    /// Replaces each symbol by its number; an unbound symbol is an error.
+    pub fn bind(self, binding: &DimBinding) -> Result<usize> {
+        self.symbols.iter().flatten().try_fold(self.offset, |sum, symbol| {
+            let value = binding.get(*symbol).ok_or_else(|| Error::Input {
+                name: symbol.0.into(),
+                problem: "this size of the graph is symbolic and has no value; give one in the DimBinding".into(),
+            })?;
+            Ok(sum + value)
+        })
+    }
+}
+
+impl From<usize> for Dim {
+    fn from(offset: usize) -> Self {
+        Dim { symbols: [None; 2], offset }
+    }
+}
+
+impl From<Symbol> for Dim {
+    fn from(symbol: Symbol) -> Self {
+        Dim { symbols: [Some(symbol), None], offset: 0 }
+    }
+}
+
+impl Add for Dim {
+    type Output = Dim;
+
+    /// The sum. Panics when more than two symbols would be left, which no graph of this crate needs.
+    fn add(self, other: Dim) -> Dim {
+        let mut symbols = self.symbols.into_iter().chain(other.symbols).flatten();
+        let sum = [symbols.next(), symbols.next()];
+        assert!(symbols.next().is_none(), "a size is a sum of at most two symbols");
+        Dim { symbols: sum, offset: self.offset + other.offset }
+    }
+}
+
+impl fmt::Display for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut terms: Vec<String> = self.symbols.iter().flatten().map(|s| s.0.to_string()).collect();
+        if self.offset > 0 || terms.is_empty() {
+            terms.push(self.offset.to_string());
+        }
+        f.write_str(&terms.join("+"))
+    }
+}
+
+impl fmt::Debug for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Row-major dimensions, outermost first.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Shape(pub Vec<Dim>);
+
+impl Shape {
+    /// The scalar shape `[]`.
+    pub fn scalar() -> Self {
+        Shape(Vec::new())
+    }
+
+    /// Number of dimensions.
+    pub fn rank(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The innermost dimension, if there is one.
+    pub fn last(&self) -> Option<Dim> {
+        self.0.last().copied()
+    }
+
+    /// The same shape with another innermost dimension.
+    pub fn with_last(&self, last: impl Into<Dim>) -> Self {
+        let mut dims = self.0.clone();
+        if let Some(d) = dims.last_mut() {
+            *d = last.into();
+        }
+        Shape(dims)
+    }
+
+    /// The numbers, if no symbol is left.
+    pub fn fixed(&self) -> Option<Vec<usize>> {
+        self.0.iter().map(|d| d.fixed()).collect()
+    }
+
+    /// Replaces every symbol.
+    pub fn bind(&self, binding: &DimBinding) -> Result<Vec<usize>> {
+        self.0.iter().map(|d| d.bind(binding)).collect()
+    }
+}
+
+impl<D: Into<Dim>, const N: usize> From<[D; N]> for Shape {
+    fn from(dims: [D; N]) -> Self {
+        Shape(dims.into_iter().map(Into::into).collect())
+    }
+}
+
+impl From<&[usize]> for Shape {
+    fn from(dims: &[usize]) -> Self {
+        Shape(dims.iter().map(|&d| d.into()).collect())
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dims: Vec<String> = self.0.iter().map(Dim::to_string).collect();
+        write!(f, "[{}]", dims.join(", "))
+    }
+}
+
+impl fmt::Debug for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Values for symbols.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct DimBinding(BTreeMap<Symbol, usize>);
+
+impl DimBinding {
+    /// Nothing bound.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Binds `symbol`.
+    pub fn with(mut self, symbol: Symbol, value: usize) -> Self {
+        self.0.insert(symbol, value);
+        self
+    }
+
+    /// The value of `symbol`.
+    pub fn get(&self, symbol: Symbol) -> Option<usize> {
+        self.0.get(&symbol).copied()
+    }
+}

@@ -1,0 +1,264 @@
+//! How an op runs on a GPU, as plain data: shader, options, bindings, grid. Nothing here names a GPU library.
+
+use std::{fmt, ops::Range};
+
+use super::{DType, FixedType};
+use crate::{Error, Result};
+
+/// A shader with its parameters; equal kernels share one pipeline.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Kernel {
+    /// File below `shaders/`, without extension.
+    pub shader: &'static str,
+    /// Text options: what override constants cannot express.
+    pub options: Vec<(&'static str, String)>,
+    /// Override constants.
+    pub overrides: Vec<(&'static str, f64)>,
+    /// WGSL appended to the shader: the functions it calls and does not define, with their bindings.
+    pub hole: String,
+}
+
+impl Kernel {
+    /// A key that is equal exactly for equal kernels.
+    pub fn key(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl fmt::Display for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.shader)?;
+        for (name, value) in &self.options {
+            write!(f, " {name}={value}")?;
+        }
+        for (name, value) in &self.overrides {
+            write!(f, " {name}={value}")?;
+        }
+        if !self.hole.is_empty() {
+            write!(f, " {{{}}}", self.hole.trim().replace('\n', " "))?;
+        }
+        Ok(())
+    }
+}
+
+/// A buffer of the plan, by number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Slot(pub usize);
+
+/// What a binding of a dispatch refers to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Operand {
+    /// A slot from a byte offset on.
+    Slot(Slot, u64),
+    /// One shard of a resident weight.
+    Weight(String, usize),
+    /// The small uniform that changes with every run: live rows, cache end, sampling draw.
+    Step,
+}
+
+/// One dispatch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dispatch {
+    /// Position in the model.
+    pub label: String,
+    /// What runs.
+    pub kernel: Kernel,
+    /// Binding number in group 0 and what is bound.
+    pub bindings: Vec<(u32, Operand)>,
+    /// Workgroups in x, y, z.
+    pub workgroups: [u32; 3],
+}
+
+/// Which instructions a kernel may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Tier {
+    /// WebGPU's defaults: 256 invocations, 16 KiB workgroup memory, no subgroup operations.
+    Portable,
+    /// Subgroup operations with one fixed subgroup size.
+    Subgroup(u32),
+}
+
+/// What the device offers, as far as kernels are chosen by it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Target {
+    /// Instructions.
+    pub tier: Tier,
+    /// Largest storage binding in bytes.
+    pub max_binding: u64,
+    /// Largest number of storage buffers one dispatch may bind.
+    pub max_storage_buffers: u32,
+    /// Whether the adapter runs shaders on the CPU: few workgroups suffice to fill it, barriers cost much.
+    pub software: bool,
+}
+
+impl Target {
+    /// WebGPU's default limits and no optional feature: what every device has.
+    pub fn portable() -> Self {
+        Self { tier: Tier::Portable, max_binding: 128 << 20, max_storage_buffers: 8, software: false }
+    }
+
+    /// The text options `TIER` and `SG`.
+    pub fn tier_options(&self) -> Vec<(&'static str, String)> {
+        match self.tier {
+            Tier::Portable => vec![("TIER", "portable".into()), ("SG", "1".into())],
+            Tier::Subgroup(size) => vec![("TIER", "subgroup".into()), ("SG", size.to_string())],
+        }
+    }
+}
+
+/// Rows of a two-dimensional weight that share one binding.
+///
+/// A tensor that fits is one shard; a larger one is cut at multiples of 64 rows, so that the columns of the result that a
+/// shard computes begin at a multiple of 256 bytes.
+pub fn row_shards(dtype: DType, shape: &[usize], max_binding: u64) -> Result<Vec<Range<usize>>, String> {
+    let rows = shape.first().copied().unwrap_or(1);
+    let row_bytes = (shape.iter().skip(1).product::<usize>() * dtype.size()) as u64;
+    if rows as u64 * row_bytes <= max_binding {
+        return Ok(std::iter::once(0..rows).collect());
+    }
+    let step = (max_binding / row_bytes.max(1)) as usize / 64 * 64;
+    if step == 0 {
+        return Err(format!("64 rows of {row_bytes} bytes do not fit a binding of {max_binding} bytes"));
+    }
+    Ok((0..rows).step_by(step).map(|r| r..rows.min(r + step)).collect())
+}
+
+/// Where an operand of an op lies.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Place {
+    /// In a slot.
+    Slot(Slot),
+    /// In a resident weight, by name, with the rows of each shard.
+    Weight(String, Vec<Range<usize>>),
+}
+
+/// An operand or result of an op being emitted.
+#[derive(Debug, Clone)]
+pub struct Arg {
+    /// Its type.
+    pub ty: FixedType,
+    /// Where it lies.
+    pub place: Place,
+}
+
+impl Arg {
+    /// The operand for a binding of the whole argument.
+    pub fn operand(&self) -> Operand {
+        match &self.place {
+            Place::Slot(slot) => Operand::Slot(*slot, 0),
+            Place::Weight(name, _) => Operand::Weight(name.clone(), 0),
+        }
+    }
+
+    /// The operand from element `first` on (slots only; the byte offset must be a multiple of 256).
+    pub fn from_element(&self, first: usize) -> Operand {
+        match &self.place {
+            Place::Slot(slot) => Operand::Slot(*slot, (first * self.ty.dtype.size()) as u64),
+            Place::Weight(name, _) => Operand::Weight(name.clone(), 0),
+        }
+    }
+
+    /// Shards of a weight; one shard holding all rows for a slot.
+    pub fn shards(&self) -> Vec<(Range<usize>, Operand)> {
+        match &self.place {
+            Place::Slot(_) => vec![(0..self.ty.shape.first().copied().unwrap_or(1), self.operand())],
+            Place::Weight(name, shards) => {
+                shards.iter().enumerate().map(|(i, rows)| (rows.clone(), Operand::Weight(name.clone(), i))).collect()
+            }
+        }
+    }
+}
+
+/// An elementwise function of an op's result, with operands of its own, that runs in the op's kernel.
+#[derive(Debug, Clone)]
+pub struct Epilogue {
+    /// WGSL: bindings from 16 on and `fn epilogue(i, v…)`.
+    pub text: String,
+    /// Operands of the bindings 16, 17, …; each has the shape of the result.
+    pub operands: Vec<Arg>,
+}
+
+impl Epilogue {
+    /// The function that changes nothing.
+    pub fn identity() -> Self {
+        Self { text: "fn epilogue(i: u32, v: f32) -> f32 { return v; }\n".into(), operands: Vec::new() }
+    }
+}
+
+/// Collects the dispatches of one op (or of an op with its epilogue, or of two ops in one kernel).
+pub struct Emit<'a> {
+    /// The device.
+    pub target: &'a Target,
+    /// Position in the model.
+    pub label: String,
+    /// Operands in order. For two ops in one kernel: the first op's, then the second op's.
+    pub inputs: Vec<Arg>,
+    /// The result.
+    pub output: Arg,
+    /// What is applied to each element of the result.
+    pub epilogue: Epilogue,
+    /// Dispatches so far.
+    pub dispatches: Vec<Dispatch>,
+    /// Byte sizes of scratch slots asked for; they are numbered from `first_scratch`.
+    pub scratch: Vec<u64>,
+    /// Number of the first scratch slot.
+    pub first_scratch: usize,
+}
+
+impl Emit<'_> {
+    /// Asks for a slot that lives only as long as this op runs.
+    pub fn scratch(&mut self, bytes: u64) -> Slot {
+        self.scratch.push(bytes);
+        Slot(self.first_scratch + self.scratch.len() - 1)
+    }
+
+    /// Appends a dispatch of `count` workgroups in x (folded into y past the limit of a dimension) and `layers` in z.
+    pub fn dispatch(&mut self, kernel: Kernel, bindings: Vec<(u32, Operand)>, count: usize, layers: usize) {
+        let label = self.label.clone();
+        self.dispatches.push(Dispatch { label, kernel, bindings, workgroups: grid(count, layers) });
+    }
+
+    /// The bindings of the epilogue's operands, from element `first` on.
+    pub fn epilogue_bindings(&self, first: usize) -> Vec<(u32, Operand)> {
+        self.epilogue.operands.iter().zip(16..).map(|(arg, binding)| (binding, arg.from_element(first))).collect()
+    }
+
+    /// An op that no kernel fits.
+    pub fn refuse(&self, problem: impl fmt::Display) -> Error {
+        Error::Unsupported(format!("{}: {problem}", self.label))
+    }
+}
+
+/// Workgroups of a linear count, two-dimensional where one dimension's 65,535 do not suffice.
+pub fn grid(count: usize, layers: usize) -> [u32; 3] {
+    const LIMIT: usize = 65_535;
+    let y = count.div_ceil(LIMIT).max(1);
+    [count.div_ceil(y).max(1) as u32, y as u32, layers as u32]
+}
+
+/// The text option `WEIGHT` for a stored element type.
+pub fn weight_option(dtype: DType) -> (&'static str, String) {
+    ("WEIGHT", dtype.name().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_cover_all_rows_at_multiples_of_64() {
+        let shards = row_shards(DType::BF16, &[1000, 8], 4096).unwrap();
+        assert_eq!(shards.first(), Some(&(0..256)));
+        assert_eq!(shards.last(), Some(&(768..1000)));
+        assert!(row_shards(DType::F32, &[1000, 1024], 4096).is_err());
+        assert_eq!(row_shards(DType::F32, &[7, 3], 84).unwrap(), vec![0..7]);
+    }
+
+    #[test]
+    fn grids_stay_within_a_dimension() {
+        for count in [1, 65_535, 65_536, 262_144, 10_000_019] {
+            let [x, y, _] = grid(count, 1);
+            assert!(x <= 65_535 && y <= 65_535 && x as usize * y as usize >= count, "{count}: {x} {y}");
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! Grouped-query attention over keys with positions.
+
+use super::{Broadcast, Cast, MatMul, OpDef, Permute, Reshape, Select, Softmax, Unary};
+use crate::{
+    Result,
+    ir::{
+        BinaryFn, Case, DType, Graph, MaskKind, NodeId, Shape, Type, UnaryFn, Value, expect_dtype,
+        kernel::{Emit, Kernel, Operand, Tier},
+    },
+};
+
+/// The position of a cache row that holds nothing: no query sees it.
+pub const DEAD_KEY: i32 = i32::MAX;
+
+/// The score of a key that is not visible: large and finite, as fast mathematics knows no infinity.
+const MASKED: f32 = -1e30;
+
+/// `softmax(mask(cap(scale · q·kᵀ))) · v` per head; query head n uses KV head n / G (gemma-spec §1).
+///
+/// Operands: q `[B, T, N, H]`, k and v `[B, S, K, H]`, query positions `[B, T]` i32, key positions `[B, S]` i32, and with `keep`
+/// a mask `[B, S]` f32 whose entries below 0.5 drop the key. Result `[B, T, N, H]`.
+///
+/// The mask compares positions, never rows of a buffer: a ring, a padded batch and a bucket with a gap are the same to it. A
+/// row at [`DEAD_KEY`] is never visible. A query that sees no key gives zeros.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Attention {
+    /// Which keys a query sees.
+    pub mask: MaskKind,
+    /// Multiplies the scores.
+    pub scale: f32,
+    /// `cap · tanh(score / cap)` after the scale and before the mask.
+    pub softcap: Option<f32>,
+    /// Whether there is a keep-mask operand; it combines with `mask`.
+    pub keep: bool,
+}
+
+impl Attention {
+    pub(super) fn example() -> Self {
+        Self { mask: MaskKind::Causal, scale: 1.0, softcap: None, keep: false }
+    }
+
+    /// 1 where a query sees a key, else 0, `[B, 1, 1, T, S]` broadcast to `shape`.
+    fn visible(&self, g: &mut Graph, inputs: &[NodeId], shape: &Shape) -> Result<NodeId> {
+        let (batch, new, cached) = (shape.0[0], shape.0[3], shape.0[4]);
+        let one_by = |rows, columns| Shape(vec![batch, 1.into(), 1.into(), rows, columns]);
+        let spread = |g: &mut Graph, node, from: Shape| -> Result<NodeId> {
+            let wide = g.push(Cast, &[node])?;
+            let placed = g.push(Reshape { shape: from }, &[wide])?;
+            g.push(Broadcast { shape: shape.clone() }, &[placed])
+        };
+        let query = spread(g, inputs[3], one_by(new, 1.into()))?;
+        let key = spread(g, inputs[4], one_by(1.into(), cached))?;
+        let dead = g.constant(DEAD_KEY as f32)?;
+        let mut visible = g.binary(BinaryFn::Less, key, dead)?;
+        let age = g.binary(BinaryFn::Sub, query, key)?;
+        if self.mask != MaskKind::None {
+            let before_self = g.constant(-0.5)?;
+            let past = g.binary(BinaryFn::Less, before_self, age)?;
+            visible = g.binary(BinaryFn::Mul, visible, past)?;
+        }
+        if let MaskKind::SlidingWindow(window) = self.mask {
+            let window = g.constant(window as f32)?;
+            let near = g.binary(BinaryFn::Less, age, window)?;
+            visible = g.binary(BinaryFn::Mul, visible, near)?;
+        }
+        if self.keep {
+            let keep = spread(g, inputs[5], one_by(1.into(), cached))?;
+            let half = g.constant(0.5)?;
+            let dropped = g.binary(BinaryFn::Less, keep, half)?;
+            let one = g.constant(1.0)?;
+            let kept = g.binary(BinaryFn::Sub, one, dropped)?;
+            visible = g.binary(BinaryFn::Mul, visible, kept)?;
+        }
+        Ok(visible)
+    }
+
+    fn definition(&self, g: &mut Graph, inputs: &[NodeId]) -> Result<NodeId> {
+        let q_shape = g.shape(inputs[0]).clone();
+        let k_shape = g.shape(inputs[1]).clone();
+        let fixed = |s: &Shape, i: usize| s.0[i].fixed().unwrap_or(1);
+        let (heads, kv_heads, head_dim) = (fixed(&q_shape, 2), fixed(&k_shape, 2), fixed(&q_shape, 3));
+        let group = heads / kv_heads.max(1);
+        let (batch, new, cached) = (q_shape.0[0], q_shape.0[1], k_shape.0[1]);
+        let dims = |rest: [crate::ir::Dim; 2]| Shape(vec![batch, kv_heads.into(), group.into(), rest[0], rest[1]]);
+
+        let grouped = Shape(vec![batch, new, kv_heads.into(), group.into(), head_dim.into()]);
+        let q = g.push(Reshape { shape: grouped.clone() }, &[inputs[0]])?;
+        let q = g.push(Permute { order: vec![0, 2, 3, 1, 4] }, &[q])?;
+        let per_head = |g: &mut Graph, node, order: Vec<usize>, shape: Shape| -> Result<NodeId> {
+            let one = Shape(vec![batch, cached, kv_heads.into(), 1.into(), head_dim.into()]);
+            let x = g.push(Reshape { shape: one }, &[node])?;
+            let x = g.push(Permute { order }, &[x])?;
+            g.push(Broadcast { shape }, &[x])
+        };
+        let k = per_head(g, inputs[1], vec![0, 2, 3, 4, 1], dims([head_dim.into(), cached]))?;
+        let v = per_head(g, inputs[2], vec![0, 2, 3, 1, 4], dims([cached, head_dim.into()]))?;
+
+        let scores = g.push(MatMul, &[q, k])?;
+        let mut scores = g.scale(scores, self.scale)?;
+        if let Some(cap) = self.softcap {
+            scores = g.softcap(scores, cap)?;
+        }
+        let shape = g.shape(scores).clone();
+        let visible = self.visible(g, inputs, &shape)?;
+        let masked = g.constant(MASKED)?;
+        let masked = g.push(Broadcast { shape }, &[masked])?;
+        let scores = g.push(Select, &[visible, scores, masked])?;
+        let weights = g.push(Softmax, &[scores])?;
+        let weights = g.binary(BinaryFn::Mul, weights, visible)?;
+        let mixed = g.push(MatMul, &[weights, v])?;
+        let out = g.push(Permute { order: vec![0, 3, 1, 2, 4] }, &[mixed])?;
+        g.push(Reshape { shape: q_shape }, &[out])
+    }
+
+    fn mask_options(&self) -> Option<(&'static str, usize)> {
+        match self.mask {
+            MaskKind::None => Some(("none", 0)),
+            MaskKind::Causal => Some(("causal", 0)),
+            MaskKind::SlidingWindow(window) => Some(("window", window)),
+            MaskKind::Custom | MaskKind::Bias => None,
+        }
+    }
+}
+
+impl OpDef for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn attributes(&self) -> String {
+        let cap = self.softcap.map(|c| format!(", softcap={c}")).unwrap_or_default();
+        let keep = if self.keep { ", keep" } else { "" };
+        format!("{{mask={}, scale={}{cap}{keep}}}", self.mask, self.scale)
+    }
+
+    fn infer(&self, inputs: &[&Type]) -> Result<Type, String> {
+        let operands = 5 + usize::from(self.keep);
+        if inputs.len() != operands {
+            return Err(format!("{} operands, expected {operands}", inputs.len()));
+        }
+        if matches!(self.mask, MaskKind::Custom | MaskKind::Bias) {
+            return Err("the mask is none, causal or a window; further masking goes through the keep operand".into());
+        }
+        let [q, k, v, query, key] = [inputs[0], inputs[1], inputs[2], inputs[3], inputs[4]];
+        for (name, ty) in [("q", q), ("k", k), ("v", v)] {
+            expect_dtype(name, ty, &[DType::F32])?;
+        }
+        expect_dtype("query positions", query, &[DType::I32])?;
+        expect_dtype("key positions", key, &[DType::I32])?;
+        let rank = q.shape.rank() == 4 && k.shape.rank() == 4 && k == v;
+        if !rank || q.shape.0[0] != k.shape.0[0] || q.shape.0[3] != k.shape.0[3] {
+            return Err("expected q [B, T, N, H] and equal k and v [B, S, K, H]".into());
+        }
+        if query.shape.0[..] != q.shape.0[..2] || key.shape.0[..] != k.shape.0[..2] {
+            return Err("expected query positions [B, T] and key positions [B, S]".into());
+        }
+        match (q.shape.0[2].fixed(), k.shape.0[2].fixed()) {
+            (Some(heads), Some(kv_heads)) if kv_heads > 0 && heads % kv_heads == 0 => Ok(q.clone()),
+            _ => Err("query heads must be a multiple of KV heads".into()),
+        }
+    }
+
+    fn decompose(&self, graph: &mut Graph, inputs: &[NodeId]) -> Option<Result<NodeId>> {
+        Some(self.definition(graph, inputs))
+    }
+
+    fn emit(&self, emit: &mut Emit) -> Result<bool> {
+        let Some((mask, window)) = self.mask_options() else { return Ok(false) };
+        let (q, k) = (emit.inputs[0].ty.shape.clone(), emit.inputs[1].ty.shape.clone());
+        let (batch, new, heads, head_dim) = (q[0], q[1], q[2], q[3]);
+        let (cached, kv_heads) = (k[1], k[2]);
+        let (tier, lanes) = match emit.target.tier {
+            Tier::Subgroup(size) => ("subgroup", size),
+            Tier::Portable => ("portable", 64),
+        };
+        let yes = |b: bool| if b { "yes" } else { "no" }.to_string();
+        let splits = splits(new, heads, cached, emit.target.software);
+        let options = vec![
+            ("TIER", tier.into()),
+            ("LANES", lanes.to_string()),
+            ("MASK", mask.into()),
+            ("SOFTCAP", yes(self.softcap.is_some())),
+            ("KEEP", yes(self.keep)),
+            ("KV", "f32".into()),
+            ("SPLITS", yes(splits > 1)),
+            ("HEAD_DIM", head_dim.to_string()),
+        ];
+        let overrides = vec![
+            ("B", batch as f64),
+            ("T", new as f64),
+            ("S", cached as f64),
+            ("N", heads as f64),
+            ("K", kv_heads as f64),
+            ("H", head_dim as f64),
+            ("SCALE", f64::from(self.scale)),
+            ("CAP", f64::from(self.softcap.unwrap_or(1.0))),
+            ("WINDOW", window as f64),
+            ("NUM_SPLITS", splits as f64),
+        ];
+        let kernel = Kernel { shader: "attention", options, overrides, hole: String::new() };
+        let mut bindings: Vec<(u32, Operand)> = (0..5).zip(&emit.inputs).map(|(i, arg)| (i, arg.operand())).collect();
+        bindings.push((8, Operand::Step));
+        if self.keep {
+            bindings.push((6, emit.inputs[5].operand()));
+        }
+        let queries = batch * new * heads;
+        if splits == 1 {
+            bindings.push((5, emit.output.operand()));
+            emit.dispatch(kernel, bindings, queries, 1);
+            return Ok(true);
+        }
+        let partial = Operand::Slot(emit.scratch((queries * splits * (head_dim + 2) * 4) as u64), 0);
+        bindings.push((7, partial.clone()));
+        emit.dispatch(kernel, bindings, queries, splits);
+        let overrides = vec![("ROWS", queries as f64), ("H", head_dim as f64), ("NUM_SPLITS", splits as f64)];
+        let combine = Kernel { shader: "attention_combine", options: vec![], overrides, hole: String::new() };
+        emit.dispatch(combine, vec![(0, partial), (1, emit.output.operand())], (queries * head_dim).div_ceil(64), 1);
+        Ok(true)
+    }
+
+    fn cases(&self) -> Vec<Case> {
+        let positions = |from: i32, len: usize| Value::i32([1, len], (from..from + len as i32).collect::<Vec<_>>());
+        let case = |name: &str, op: Attention, [new, heads, kv_heads, head_dim]: [usize; 4], query: Value, key: Value| {
+            let cached = key.shape[1];
+            let mut operands = vec![
+                Case::values(&[1, new, heads, head_dim], 1, 2.0),
+                Case::values(&[1, cached, kv_heads, head_dim], 2, 2.0),
+                Case::values(&[1, cached, kv_heads, head_dim], 3, 1.0),
+                query,
+                key,
+            ];
+            if op.keep {
+                operands.push(Value::f32([1, cached], (0..cached).map(|i| f32::from(i % 3 != 0)).collect::<Vec<_>>()));
+            }
+            Case::new(format!("{name} {new}x{heads}/{kv_heads}x{head_dim} over {cached}"), op, operands)
+        };
+        let causal = Attention { mask: MaskKind::Causal, scale: 0.3, softcap: None, keep: false };
+        let window = Attention { mask: MaskKind::SlidingWindow(9), ..causal.clone() };
+        let capped = Attention { softcap: Some(4.0), ..causal.clone() };
+        let all = Attention { mask: MaskKind::None, ..causal.clone() };
+        let keep = Attention { keep: true, ..window.clone() };
+        let ring = Value::i32([1, 12], vec![24, 25, 26, 15, 16, 17, 18, 19, 20, 21, 22, 23]);
+        let dead = Value::i32([1, 9], vec![0, 1, 2, 3, 4, DEAD_KEY, DEAD_KEY, DEAD_KEY, DEAD_KEY]);
+        vec![
+            case("one", causal.clone(), [1, 1, 1, 2], positions(0, 1), positions(0, 1)),
+            case("causal", causal.clone(), [33, 4, 2, 20], positions(0, 33), positions(0, 33)),
+            case("decode", causal.clone(), [1, 8, 4, 64], positions(299, 1), positions(0, 300)),
+            case("long decode", causal.clone(), [1, 4, 1, 256], positions(1029, 1), positions(0, 1030)),
+            case("window", window.clone(), [33, 4, 1, 16], positions(0, 33), positions(0, 33)),
+            case("ring", window.clone(), [3, 4, 2, 12], positions(24, 3), ring.clone()),
+            case("softcap", capped, [7, 4, 4, 20], positions(0, 7), positions(0, 7)),
+            case("bidirectional", all, [5, 2, 1, 16], positions(0, 5), positions(0, 5)),
+            case("keep", keep, [3, 4, 2, 12], positions(24, 3), ring),
+            case("dead rows", causal.clone(), [1, 4, 2, 16], positions(4, 1), dead),
+            case("nothing visible", window, [2, 2, 1, 16], positions(50, 2), positions(0, 9)),
+            case("chunk", causal, [16, 4, 1, 64], positions(100, 16), positions(0, 116)),
+        ]
+    }
+}
+
+/// Parts that the keys of one query are split into, so that a decode step fills the device.
+fn splits(new: usize, heads: usize, cached: usize, software: bool) -> usize {
+    let (wanted, least_keys) = if software { (8, 512) } else { (512, 64) };
+    (wanted / (new * heads).max(1)).min(cached / least_keys).clamp(1, 64)
+}
+
+/// `cap · tanh(x / cap)`, shared with the final logits.
+impl Graph {
+    /// `cap · tanh(x / cap)`.
+    #[track_caller]
+    pub fn softcap(&mut self, x: NodeId, cap: f32) -> Result<NodeId> {
+        let scaled = self.scale(x, 1.0 / cap)?;
+        let bent = self.push(Unary { f: UnaryFn::Tanh }, &[scaled])?;
+        self.scale(bent, cap)
+    }
+}

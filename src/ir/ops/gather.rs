@@ -1,0 +1,113 @@
+//! Rows of a table.
+
+use super::{OpDef, expect_operands};
+use crate::{
+    Error, Result,
+    ir::{
+        Case, DType, Data, FixedType, Shape, Type, Value, expect_dtype,
+        kernel::{Emit, Kernel, weight_option},
+    },
+};
+
+/// `out[…, :] = table[ids[…], :]`, widened to f32. With `per_batch` the table is `[B, R, C]`, the ids `[B, J]`, and each batch
+/// entry takes rows of its own part.
+///
+/// An id outside the table is the caller's mistake: the reference refuses it, a kernel leaves the row unwritten.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gather {
+    /// Whether the outermost dimension of table and ids is a batch.
+    pub per_batch: bool,
+}
+
+impl Gather {
+    pub(super) fn example() -> Self {
+        Self { per_batch: false }
+    }
+}
+
+impl OpDef for Gather {
+    fn name(&self) -> &'static str {
+        "gather"
+    }
+
+    fn attributes(&self) -> String {
+        if self.per_batch { "{per_batch}".into() } else { String::new() }
+    }
+
+    fn infer(&self, inputs: &[&Type]) -> Result<Type, String> {
+        let [table, ids] = expect_operands(inputs)?;
+        expect_dtype("the table", table, &[DType::F32, DType::F16, DType::BF16])?;
+        expect_dtype("the ids", ids, &[DType::U32])?;
+        let lead = usize::from(self.per_batch);
+        let fits = table.shape.rank() == 2 + lead && ids.shape.rank() > lead;
+        if !fits || table.shape.0[..lead] != ids.shape.0[..lead] {
+            return Err("expected a table [rows, columns] (or [batch, rows, columns]) and ids".into());
+        }
+        let columns = table.shape.0[1 + lead];
+        Ok(Type { dtype: DType::F32, shape: Shape(ids.shape.0.iter().copied().chain([columns]).collect()) })
+    }
+
+    fn eval(&self, inputs: &[&Value], output: &FixedType) -> Result<Data> {
+        let (table, ids) = (inputs[0], inputs[1].to_indices()?);
+        let columns = output.last();
+        let rows = table.shape[table.shape.len() - 2];
+        let per_part = if self.per_batch { ids.len() / ids.len().min(table.shape[0]).max(1) } else { ids.len() };
+        let mut out = vec![0.0; output.len()];
+        for (i, (row, &id)) in out.chunks_exact_mut(columns.max(1)).zip(&ids).enumerate() {
+            if id >= rows {
+                return Err(Error::TokenOutOfRange { token: id as u32, index: i, vocab_size: rows });
+            }
+            let first = ((i / per_part) * rows + id) * columns;
+            match &table.data {
+                Data::Stored(tensor) => tensor.read_f32(first, row)?,
+                _ => row.copy_from_slice(&table.to_f32()?[first..first + columns]),
+            }
+        }
+        Ok(Data::F32(out))
+    }
+
+    fn emit(&self, emit: &mut Emit) -> Result<bool> {
+        let (ids, columns) = (emit.inputs[1].ty.len(), emit.output.ty.last());
+        let (stride, group) = match self.per_batch {
+            true => (emit.inputs[0].ty.shape[1], emit.inputs[1].ty.last()),
+            false => (0, ids),
+        };
+        for (rows, table) in emit.inputs[0].shards() {
+            let held = if self.per_batch { stride } else { rows.len() };
+            let overrides = vec![
+                ("R", ids as f64),
+                ("C", columns as f64),
+                ("FIRST", rows.start as f64 * f64::from(!self.per_batch)),
+                ("ROWS", held as f64),
+                ("STRIDE", stride as f64),
+                ("GROUP", group as f64),
+            ];
+            let options = vec![weight_option(emit.inputs[0].ty.dtype)];
+            let kernel = Kernel { shader: "gather", options, overrides, hole: emit.epilogue.text.clone() };
+            let mut bindings = vec![(0, emit.inputs[1].operand()), (1, emit.output.operand()), (2, table)];
+            bindings.extend(emit.epilogue_bindings(0));
+            emit.dispatch(kernel, bindings, (ids * columns).div_ceil(64), 1);
+        }
+        Ok(true)
+    }
+
+    fn takes_epilogue(&self) -> bool {
+        true
+    }
+
+    fn cases(&self) -> Vec<Case> {
+        let ids = Value::u32([2, 3], vec![0, 7, 3, 12, 12, 1]);
+        let stored = |dtype, columns: usize| {
+            let table = Case::weight(&[13, columns], 1, 1.0, dtype);
+            Case::new(format!("{dtype} {columns} columns"), Gather { per_batch: false }, vec![table, ids.clone()])
+        };
+        let batched = vec![Case::values(&[2, 5, 9], 3, 1.0), Value::u32([2, 1], vec![4, 2])];
+        vec![
+            stored(DType::F32, 33),
+            stored(DType::F16, 64),
+            stored(DType::BF16, 7),
+            stored(DType::BF16, 130),
+            Case::new("per batch", Gather { per_batch: true }, batched),
+        ]
+    }
+}

@@ -1,0 +1,151 @@
+//! A matrix product with a stored weight.
+
+use super::{Cast, MatMul, OpDef, Permute, expect_operands};
+use crate::{
+    Result,
+    ir::{
+        Case, DType, Data, FixedType, Graph, NodeId, Type, Value, expect_dtype,
+        kernel::{Arg, Emit, Kernel, Operand, Tier, weight_option},
+    },
+};
+
+/// `y[…, n] = Σₖ x[…, k] · W[n, k]`: x f32, W `[N, K]` as stored and widened in registers, sums in f32.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Linear;
+
+/// Rows of the weight that the reference widens at a time.
+const TILE: usize = 256;
+
+impl Linear {
+    pub(super) fn example() -> Self {
+        Self
+    }
+
+    fn definition(g: &mut Graph, x: NodeId, weight: NodeId) -> Result<NodeId> {
+        let wide = g.push(Cast, &[weight])?;
+        let transposed = g.push(Permute { order: vec![1, 0] }, &[wide])?;
+        let lead = g.shape(x).0[..g.shape(x).rank() - 2].to_vec();
+        let shape = crate::ir::Shape(lead.into_iter().chain(g.shape(transposed).0.clone()).collect());
+        let right = g.push(super::Broadcast { shape }, &[transposed])?;
+        g.push(MatMul, &[x, right])
+    }
+
+    /// Emits `y = W·x` (or, with two weights, both products into one epilogue).
+    pub(crate) fn emit_products(emit: &mut Emit, weights: &[Arg]) -> Result<bool> {
+        let (rows, columns) = (emit.output.ty.rows(), emit.output.ty.last());
+        let inner = emit.inputs[0].ty.last();
+        let shards: Vec<_> = weights.iter().map(Arg::shards).collect();
+        for s in 0..shards[0].len() {
+            let (range, _) = &shards[0][s];
+            let kernel = kernel(emit, weights, rows, inner, range.len(), columns);
+            let mut bindings = vec![(0, emit.inputs[0].operand()), (1, emit.output.from_element(range.start))];
+            bindings.extend(shards.iter().zip(2..).map(|(shard, binding)| (binding, shard[s].1.clone())));
+            bindings.extend(emit.epilogue_bindings(range.start));
+            let (kernel, count, layers) = kernel;
+            emit.dispatch(kernel, bindings, count, layers);
+        }
+        Ok(true)
+    }
+}
+
+/// The kernel for `out` columns of the result, with its workgroups and layers.
+fn kernel(emit: &Emit, weights: &[Arg], rows: usize, inner: usize, out: usize, stride: usize) -> (Kernel, usize, usize) {
+    let overrides = vec![("T", rows as f64), ("IN", inner as f64), ("OUT", out as f64), ("OUT_STRIDE", stride as f64)];
+    let (tier, lanes) = match emit.target.tier {
+        Tier::Subgroup(size) => ("subgroup", size),
+        Tier::Portable => ("portable", 64),
+    };
+    let vector = if inner.is_multiple_of(8) { 8 } else { 1 };
+    let mut options = vec![
+        ("TIER", tier.to_string()),
+        weight_option(weights[0].ty.dtype),
+        ("VEC", vector.to_string()),
+        ("WEIGHTS", weights.len().to_string()),
+    ];
+    let hole = emit.epilogue.text.clone();
+    let _ = lanes;
+    if rows <= 8 {
+        let tile = if weights.len() == 2 { 2 } else { 4 };
+        let register_rows = rows.next_power_of_two().min(8);
+        options.extend([("LANES", lanes.to_string()), ("NR", tile.to_string()), ("ROWS", register_rows.to_string())]);
+        (Kernel { shader: "linear_vec", options, overrides, hole }, out.div_ceil(tile), rows.div_ceil(register_rows))
+    } else {
+        (Kernel { shader: "linear_tile", options, overrides, hole }, out.div_ceil(64), rows.div_ceil(16))
+    }
+}
+
+impl OpDef for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn infer(&self, inputs: &[&Type]) -> Result<Type, String> {
+        let [x, weight] = expect_operands(inputs)?;
+        expect_dtype("x", x, &[DType::F32])?;
+        expect_dtype("the weight", weight, &[DType::F32, DType::F16, DType::BF16])?;
+        if weight.shape.rank() != 2 || x.shape.rank() < 2 || weight.shape.last() != x.shape.last() {
+            return Err("expected x […, K] and a weight [N, K]".into());
+        }
+        Ok(Type { dtype: DType::F32, shape: x.shape.with_last(weight.shape.0[0]) })
+    }
+
+    fn eval(&self, inputs: &[&Value], output: &FixedType) -> Result<Data> {
+        let x = inputs[0].to_f32()?;
+        let (rows, columns) = (output.rows(), output.last());
+        let inner = inputs[0].shape.last().copied().unwrap_or(1);
+        let mut out = vec![0.0; output.len()];
+        let mut wide = vec![0.0; TILE.min(columns) * inner];
+        let mut part = vec![0.0; TILE.min(columns) * rows];
+        for first in (0..columns).step_by(TILE) {
+            let count = TILE.min(columns - first);
+            match &inputs[1].data {
+                Data::Stored(tensor) => tensor.read_f32(first * inner, &mut wide[..count * inner])?,
+                _ => wide[..count * inner].copy_from_slice(&inputs[1].to_f32()?[first * inner..][..count * inner]),
+            }
+            MatMul::multiply(&mut part, &x, &wide, [rows, inner, count], (1, inner as isize));
+            for r in 0..rows {
+                out[r * columns + first..][..count].copy_from_slice(&part[r * count..][..count]);
+            }
+        }
+        Ok(Data::F32(out))
+    }
+
+    fn decompose(&self, graph: &mut Graph, inputs: &[NodeId]) -> Option<Result<NodeId>> {
+        Some(Self::definition(graph, inputs[0], inputs[1]))
+    }
+
+    fn emit(&self, emit: &mut Emit) -> Result<bool> {
+        let weight = emit.inputs[1].clone();
+        if matches!(weight.operand(), Operand::Step) {
+            return Ok(false);
+        }
+        Self::emit_products(emit, &[weight])
+    }
+
+    fn takes_epilogue(&self) -> bool {
+        true
+    }
+
+    fn cases(&self) -> Vec<Case> {
+        let case = |rows: usize, inner: usize, out: usize, dtype| {
+            let operands = vec![Case::values(&[1, rows, inner], 1, 1.0), Case::weight(&[out, inner], 2, 1.0, dtype)];
+            Case::new(format!("{rows}x{inner}x{out} {dtype}"), Linear, operands)
+        };
+        let sizes = [
+            (1, 1, 1),
+            (1, 20, 63),
+            (1, 64, 65),
+            (2, 76, 33),
+            (3, 640, 64),
+            (5, 84, 7),
+            (8, 128, 130),
+            (9, 80, 63),
+            (15, 76, 65),
+            (16, 64, 64),
+            (17, 48, 129),
+            (33, 256, 66),
+        ];
+        let types = [DType::F32, DType::F16, DType::BF16];
+        types.into_iter().flat_map(|d| sizes.map(|(rows, inner, out)| case(rows, inner, out, d))).collect()
+    }
+}

@@ -1,0 +1,115 @@
+//! The closed set of ops, one definition each: shape rule, meaning, kernel, parity cases.
+
+mod attention;
+mod cache_write;
+mod elementwise;
+mod gather;
+mod linear;
+mod matmul;
+mod movement;
+mod reduce;
+mod rms_norm;
+mod rope;
+mod softmax;
+mod source;
+
+pub use attention::{Attention, DEAD_KEY};
+pub use cache_write::CacheWrite;
+pub use elementwise::{Binary, Cast, Select, Unary};
+pub use gather::Gather;
+pub use linear::Linear;
+pub use matmul::MatMul;
+pub use movement::{Broadcast, Concat, Permute, Reshape, Slice};
+pub use reduce::{Reduce, ReduceFn};
+pub use rms_norm::{Gain, RmsNorm};
+pub use rope::Rope;
+pub use softmax::Softmax;
+pub use source::{Const, Input, Role, Weight};
+
+use super::{Case, Data, FixedType, Graph, NodeId, Type, Value, kernel::Emit};
+use crate::{Error, Result};
+
+/// What an op is. A primitive has [`eval`](OpDef::eval), a composite [`decompose`](OpDef::decompose) (and may have `eval` too,
+/// where materialising the decomposition would cost too much; a test holds the two equal).
+pub trait OpDef {
+    /// The name used in printed graphs.
+    fn name(&self) -> &'static str;
+
+    /// The attributes as printed, such as `{eps=1e-6}`.
+    fn attributes(&self) -> String {
+        String::new()
+    }
+
+    /// The result's type, or what is wrong with the operands.
+    fn infer(&self, inputs: &[&Type]) -> Result<Type, String>;
+
+    /// The meaning, on host arrays.
+    fn eval(&self, inputs: &[&Value], output: &FixedType) -> Result<Data> {
+        let _ = (inputs, output);
+        Err(Error::Unsupported(format!("evaluating {} without its decomposition", self.name())))
+    }
+
+    /// The definition in terms of primitives; `None` for a primitive.
+    fn decompose(&self, graph: &mut Graph, inputs: &[NodeId]) -> Option<Result<NodeId>> {
+        let _ = (graph, inputs);
+        None
+    }
+
+    /// Emits the op's kernel; `Ok(false)` when it has none for this device and must be decomposed.
+    fn emit(&self, emit: &mut Emit) -> Result<bool> {
+        let _ = emit;
+        Ok(false)
+    }
+
+    /// Whether the kernel applies an elementwise epilogue to each result.
+    fn takes_epilogue(&self) -> bool {
+        false
+    }
+
+    /// Inputs on which every kernel must agree with the meaning.
+    fn cases(&self) -> Vec<Case> {
+        Vec::new()
+    }
+}
+
+macro_rules! ops {
+    ($($name:ident),+ $(,)?) => {
+        /// Any op.
+        #[derive(Debug, Clone, PartialEq)]
+        pub enum Op {
+            $(#[doc = concat!("See [`", stringify!($name), "`].")] $name($name),)+
+        }
+
+        $(impl From<$name> for Op { fn from(op: $name) -> Op { Op::$name(op) } })+
+
+        impl Op {
+            /// The definition.
+            pub fn def(&self) -> &(dyn OpDef + 'static) {
+                match self { $(Op::$name(op) => op,)+ }
+            }
+
+            /// One example of every op, in order: what the parity suite and the docs walk.
+            pub fn examples() -> Vec<Op> {
+                vec![$($name::example().into(),)+]
+            }
+        }
+    };
+}
+
+ops!(
+    Input, Weight, Const, Unary, Binary, Select, Cast, Reshape, Permute, Broadcast, Slice, Concat, MatMul, Reduce, Gather,
+    CacheWrite, RmsNorm, Softmax, Rope, Linear, Attention,
+);
+
+impl std::ops::Deref for Op {
+    type Target = dyn OpDef + 'static;
+
+    fn deref(&self) -> &Self::Target {
+        self.def()
+    }
+}
+
+/// Checks the number of operands.
+pub(crate) fn expect_operands<'a, const N: usize>(inputs: &[&'a Type]) -> Result<[&'a Type; N], String> {
+    inputs.try_into().map_err(|_| format!("{} operands, expected {N}", inputs.len()))
+}

@@ -1,0 +1,83 @@
+//! Sums and maxima over the innermost dimension.
+
+use super::{OpDef, expect_operands};
+use crate::{
+    Result,
+    ir::{
+        Case, DType, Data, FixedType, Type, Value, expect_dtype,
+        kernel::{Emit, Kernel},
+    },
+};
+
+/// What is accumulated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReduceFn {
+    /// Σ
+    Sum,
+    /// max
+    Max,
+}
+
+/// Reduces the innermost dimension to 1, f32; the reference sums in f64.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reduce {
+    /// What is accumulated.
+    pub f: ReduceFn,
+}
+
+impl Reduce {
+    pub(super) fn example() -> Self {
+        Self { f: ReduceFn::Sum }
+    }
+}
+
+impl OpDef for Reduce {
+    fn name(&self) -> &'static str {
+        match self.f {
+            ReduceFn::Sum => "reduce_sum",
+            ReduceFn::Max => "reduce_max",
+        }
+    }
+
+    fn infer(&self, inputs: &[&Type]) -> Result<Type, String> {
+        let [x] = expect_operands(inputs)?;
+        expect_dtype("the operand", x, &[DType::F32])?;
+        if x.shape.rank() == 0 {
+            return Err("a scalar has no dimension to reduce".into());
+        }
+        Ok(Type { dtype: DType::F32, shape: x.shape.with_last(1) })
+    }
+
+    fn eval(&self, inputs: &[&Value], _: &FixedType) -> Result<Data> {
+        let x = inputs[0].to_f32()?;
+        let width = inputs[0].shape.last().copied().unwrap_or(1).max(1);
+        let reduce = |row: &[f32]| match self.f {
+            ReduceFn::Sum => row.iter().map(|&v| f64::from(v)).sum::<f64>() as f32,
+            ReduceFn::Max => row.iter().copied().fold(f32::MIN, f32::max),
+        };
+        Ok(Data::F32(x.chunks_exact(width).map(reduce).collect()))
+    }
+
+    fn emit(&self, emit: &mut Emit) -> Result<bool> {
+        let (rows, columns) = (emit.inputs[0].ty.rows(), emit.inputs[0].ty.last());
+        let (start, text) = match self.f {
+            ReduceFn::Sum => ("0.0", "a + b"),
+            ReduceFn::Max => ("-3.4028234e38", "max(a, b)"),
+        };
+        let kernel = Kernel {
+            shader: "reduce",
+            options: vec![("START", start.into()), ("COMBINE", text.into())],
+            overrides: vec![("R", rows as f64), ("C", columns as f64)],
+            hole: String::new(),
+        };
+        let bindings = vec![(0, emit.inputs[0].operand()), (1, emit.output.operand())];
+        emit.dispatch(kernel, bindings, rows.div_ceil(64), 1);
+        Ok(true)
+    }
+
+    fn cases(&self) -> Vec<Case> {
+        let shapes: [&[usize]; 3] = [&[1, 1], &[3, 65], &[70, 33]];
+        let case = |f, s: &[usize]| Case::new(format!("{f:?} {s:?}"), Reduce { f }, vec![Case::values(s, 1, 2.0)]);
+        [ReduceFn::Sum, ReduceFn::Max].into_iter().flat_map(|f| shapes.map(|s| case(f, s))).collect()
+    }
+}

@@ -1,0 +1,133 @@
+//! Root-mean-square normalisation.
+
+use super::{Binary, Cast, OpDef, Reduce, ReduceFn, Unary};
+use crate::{
+    Result,
+    ir::{
+        BinaryFn, Case, DType, Graph, NodeId, Type, UnaryFn, expect_dtype,
+        kernel::{Emit, Kernel, Tier, weight_option},
+    },
+};
+
+/// What the stored weight γ multiplies by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gain {
+    /// 1 + γ (Gemma 1 to 3)
+    OnePlus,
+    /// γ (Gemma 3n and 4, GGUF files)
+    Plain,
+    /// No weight.
+    None,
+}
+
+/// `y = x · (mean(x²) + eps)^-½ · gain` over the innermost dimension, in f32 (gemma-spec §1; Zhang & Sennrich 2019).
+///
+/// Operands: x `[…, C]`, and unless the gain is `None` the weight `[C]` as stored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RmsNorm {
+    /// Added to the mean square, inside the root.
+    pub eps: f32,
+    /// What the weight means.
+    pub gain: Gain,
+}
+
+impl RmsNorm {
+    pub(super) fn example() -> Self {
+        Self { eps: 1e-6, gain: Gain::OnePlus }
+    }
+
+    fn definition(&self, g: &mut Graph, inputs: &[NodeId]) -> Result<NodeId> {
+        let x = inputs[0];
+        let columns = g.shape(x).last().and_then(|d| d.fixed()).unwrap_or(1);
+        let squares = g.push(Binary { f: BinaryFn::Mul }, &[x, x])?;
+        let sum = g.push(Reduce { f: ReduceFn::Sum }, &[squares])?;
+        let mean = g.scale(sum, 1.0 / columns as f32)?;
+        let eps = g.constant(self.eps)?;
+        let shifted = g.binary(BinaryFn::Add, mean, eps)?;
+        let root = g.push(Unary { f: UnaryFn::Sqrt }, &[shifted])?;
+        let y = g.binary(BinaryFn::Div, x, root)?;
+        if self.gain == Gain::None {
+            return Ok(y);
+        }
+        let mut gain = g.push(Cast, &[inputs[1]])?;
+        if self.gain == Gain::OnePlus {
+            let one = g.constant(1.0)?;
+            gain = g.binary(BinaryFn::Add, gain, one)?;
+        }
+        g.binary(BinaryFn::Mul, y, gain)
+    }
+}
+
+impl OpDef for RmsNorm {
+    fn name(&self) -> &'static str {
+        "rms_norm"
+    }
+
+    fn attributes(&self) -> String {
+        format!("{{eps={:e}, gain={:?}}}", self.eps, self.gain)
+    }
+
+    fn infer(&self, inputs: &[&Type]) -> Result<Type, String> {
+        let operands = if self.gain == Gain::None { 1 } else { 2 };
+        if inputs.len() != operands {
+            return Err(format!("{} operands, expected {operands}", inputs.len()));
+        }
+        expect_dtype("x", inputs[0], &[DType::F32])?;
+        if let Some(gain) = inputs.get(1)
+            && (gain.shape.rank() != 1 || gain.shape.last() != inputs[0].shape.last())
+        {
+            return Err("the gain must be one row as wide as x".into());
+        }
+        Ok(inputs[0].clone())
+    }
+
+    fn decompose(&self, graph: &mut Graph, inputs: &[NodeId]) -> Option<Result<NodeId>> {
+        Some(self.definition(graph, inputs))
+    }
+
+    fn emit(&self, emit: &mut Emit) -> Result<bool> {
+        let (rows, columns) = (emit.output.ty.rows(), emit.output.ty.last());
+        let gain = match self.gain {
+            Gain::OnePlus => "one_plus",
+            Gain::Plain => "plain",
+            Gain::None => "none",
+        };
+        let lanes = match emit.target.tier {
+            Tier::Subgroup(size) => size,
+            Tier::Portable => 64,
+        };
+        let stored = emit.inputs.get(1).map_or(DType::F32, |a| a.ty.dtype);
+        let mut options = emit.target.tier_options();
+        options.retain(|(name, _)| *name == "TIER");
+        options.extend([weight_option(stored), ("GAIN", gain.into()), ("LANES", lanes.to_string())]);
+        let overrides = vec![("R", rows as f64), ("C", columns as f64), ("EPS", f64::from(self.eps))];
+        let kernel = Kernel { shader: "rms_norm", options, overrides, hole: emit.epilogue.text.clone() };
+        let mut bindings = vec![(0, emit.inputs[0].operand()), (1, emit.output.operand())];
+        bindings.extend(emit.inputs.get(1).map(|gain| (2, gain.operand())));
+        bindings.extend(emit.epilogue_bindings(0));
+        emit.dispatch(kernel, bindings, rows, 1);
+        Ok(true)
+    }
+
+    fn takes_epilogue(&self) -> bool {
+        true
+    }
+
+    fn cases(&self) -> Vec<Case> {
+        let case = |rows: usize, columns: usize, gain, dtype, scale| {
+            let mut operands = vec![Case::values(&[rows, columns], 1, scale)];
+            if gain != Gain::None {
+                operands.push(Case::weight(&[columns], 2, 1.0, dtype));
+            }
+            Case::new(format!("{rows}x{columns} {gain:?} {dtype} ±{scale:e}"), RmsNorm { eps: 1e-6, gain }, operands)
+        };
+        vec![
+            case(1, 1, Gain::OnePlus, DType::F32, 1.0),
+            case(3, 63, Gain::OnePlus, DType::BF16, 3.0),
+            case(5, 64, Gain::Plain, DType::F16, 3.0),
+            case(2, 65, Gain::None, DType::F32, 1e-4),
+            case(70, 20, Gain::OnePlus, DType::F32, 1e4),
+            case(1, 2304, Gain::OnePlus, DType::BF16, 8.0),
+        ]
+    }
+}

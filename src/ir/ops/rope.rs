@@ -1,0 +1,90 @@
+//! Rotary position embedding.
+
+use super::{Broadcast, Concat, OpDef, Reshape, Slice, expect_operands};
+use crate::{
+    Result,
+    ir::{
+        BinaryFn, Case, DType, Graph, NodeId, Shape, Type, Value, expect_dtype,
+        kernel::{Emit, Kernel},
+    },
+};
+
+/// Rotates the pairs (j, j + H/2) of every head by the angle of its position (Su et al. 2021, half-split form; gemma-spec §1).
+///
+/// Operands: x `[B, T, heads, H]`, table `[B, T, H]`: H/2 cosines, then H/2 sines, of each position's angles.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rope;
+
+impl Rope {
+    pub(super) fn example() -> Self {
+        Self
+    }
+
+    fn definition(g: &mut Graph, x: NodeId, table: NodeId) -> Result<NodeId> {
+        let shape = g.shape(x).clone();
+        let half = shape.last().and_then(|d| d.fixed()).unwrap_or(0) / 2;
+        let table_shape = Shape(vec![shape.0[0], shape.0[1], 1.into(), (2 * half).into()]);
+        let table = g.push(Reshape { shape: table_shape }, &[table])?;
+        let part = |g: &mut Graph, node, start| g.push(Slice { axis: 3, start, len: half.into() }, &[node]);
+        let (cos, sin) = (part(g, table, 0)?, part(g, table, half)?);
+        let half_shape = shape.with_last(half);
+        let cos = g.push(Broadcast { shape: half_shape.clone() }, &[cos])?;
+        let sin = g.push(Broadcast { shape: half_shape }, &[sin])?;
+        let (a, b) = (part(g, x, 0)?, part(g, x, half)?);
+        let (ac, bs) = (g.binary(BinaryFn::Mul, a, cos)?, g.binary(BinaryFn::Mul, b, sin)?);
+        let (bc, as_) = (g.binary(BinaryFn::Mul, b, cos)?, g.binary(BinaryFn::Mul, a, sin)?);
+        let first = g.binary(BinaryFn::Sub, ac, bs)?;
+        let second = g.binary(BinaryFn::Add, bc, as_)?;
+        g.push(Concat { axis: 3 }, &[first, second])
+    }
+}
+
+impl OpDef for Rope {
+    fn name(&self) -> &'static str {
+        "rope"
+    }
+
+    fn infer(&self, inputs: &[&Type]) -> Result<Type, String> {
+        let [x, table] = expect_operands(inputs)?;
+        expect_dtype("x", x, &[DType::F32])?;
+        expect_dtype("the table", table, &[DType::F32])?;
+        let even = x.shape.last().and_then(|d| d.fixed()).is_some_and(|h| h % 2 == 0);
+        let fits = x.shape.rank() == 4 && table.shape.rank() == 3 && even;
+        if !fits || x.shape.0[..2] != table.shape.0[..2] || x.shape.last() != table.shape.last() {
+            return Err("expected x [B, T, heads, H] with even H and a table [B, T, H]".into());
+        }
+        Ok(x.clone())
+    }
+
+    fn decompose(&self, graph: &mut Graph, inputs: &[NodeId]) -> Option<Result<NodeId>> {
+        Some(Self::definition(graph, inputs[0], inputs[1]))
+    }
+
+    fn emit(&self, emit: &mut Emit) -> Result<bool> {
+        let ty = emit.output.ty.clone();
+        let (heads, head_dim) = (ty.shape[2], ty.shape[3]);
+        let overrides = vec![("TOTAL", (ty.len() / 2) as f64), ("HEADS", heads as f64), ("H", head_dim as f64)];
+        let kernel = Kernel { shader: "rope", options: vec![], overrides, hole: String::new() };
+        let bindings = vec![(0, emit.inputs[0].operand()), (1, emit.output.operand()), (2, emit.inputs[1].operand())];
+        emit.dispatch(kernel, bindings, (ty.len() / 2).div_ceil(64), 1);
+        Ok(true)
+    }
+
+    fn cases(&self) -> Vec<Case> {
+        // The table of a far position: angles as f32 products, cosine and sine in f64.
+        let table = |first: usize, rows: usize, head_dim: usize| {
+            let half = head_dim / 2;
+            let angle = |p: usize, j: usize| (p as f32 * (1.0e4f32).powf(-2.0 * j as f32 / head_dim as f32)) as f64;
+            let row = |p: usize| {
+                let cos = (0..half).map(move |j| angle(p, j).cos() as f32);
+                cos.chain((0..half).map(move |j| angle(p, j).sin() as f32)).collect::<Vec<f32>>()
+            };
+            Value::f32([1, rows, head_dim], (first..first + rows).flat_map(row).collect::<Vec<f32>>())
+        };
+        let case = |first, rows: usize, heads: usize, head_dim: usize| {
+            let operands = vec![Case::values(&[1, rows, heads, head_dim], 1, 2.0), table(first, rows, head_dim)];
+            Case::new(format!("position {first}, {rows} rows, {heads} heads of {head_dim}"), Rope, operands)
+        };
+        vec![case(0, 1, 1, 2), case(5, 3, 4, 20), case(32_768, 2, 1, 256), case(131_071, 1, 4, 64)]
+    }
+}

@@ -1,0 +1,120 @@
+//! The scalar functions: each one's name, meaning and WGSL text in one line.
+//!
+//! The reference and the shaders share nothing but this table.
+
+// Arguments of WGSL's `tanh` are clamped to ±15: drivers with fast mathematics turn large ones into NaN, and tanh(15) is 1 in f32.
+
+fn gelu_tanh(x: f64) -> f64 {
+    0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh())
+}
+
+/// One row a function: documentation, variant, name, meaning in f64, and WGSL text in which `§` (and `‖`) stand for the operands.
+macro_rules! scalar_table {
+    ($(#[$doc:meta])* $kind:ident as $signature:ty; $($(#[$vdoc:meta])* $variant:ident $name:literal $eval:expr, $wgsl:literal;)+) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $kind { $($(#[$vdoc])* $variant,)+ }
+
+        impl $kind {
+            /// Every function of this kind.
+            pub const ALL: &'static [$kind] = &[$($kind::$variant,)+];
+
+            fn row(self) -> (&'static str, $signature, &'static str) {
+                match self { $($kind::$variant => ($name, $eval, $wgsl),)+ }
+            }
+
+            /// The name used in printed graphs.
+            pub fn name(self) -> &'static str {
+                self.row().0
+            }
+        }
+    };
+}
+
+scalar_table! {
+    /// A function of one number.
+    UnaryFn as fn(f64) -> f64;
+    /// −x
+    Neg "neg" |x| -x, "(-§)";
+    /// |x|
+    Abs "abs" f64::abs, "abs(§)";
+    /// eˣ
+    Exp "exp" f64::exp, "exp(§)";
+    /// ln x
+    Log "log" f64::ln, "log(§)";
+    /// √x
+    Sqrt "sqrt" f64::sqrt, "sqrt(§)";
+    /// 1/x
+    Recip "recip" |x| 1.0 / x, "(1.0 / §)";
+    /// tanh x
+    Tanh "tanh" f64::tanh, "tanh(clamp(§, -15.0, 15.0))";
+    /// ½x(1 + tanh(√(2/π)(x + 0.044715x³))), the GELU of every Gemma (gemma-spec §1)
+    GeluTanh "gelu_tanh" gelu_tanh, "(0.5 * § * (1.0 + tanh(clamp(0.7978845608028654 * (§ + 0.044715 * § * § * §), -15.0, 15.0))))";
+}
+
+scalar_table! {
+    /// A function of two numbers. Comparisons give 1 or 0.
+    BinaryFn as fn(f64, f64) -> f64;
+    /// a + b
+    Add "add" |a, b| a + b, "(§ + ‖)";
+    /// a − b
+    Sub "sub" |a, b| a - b, "(§ - ‖)";
+    /// a · b
+    Mul "mul" |a, b| a * b, "(§ * ‖)";
+    /// a / b
+    Div "div" |a, b| a / b, "(§ / ‖)";
+    /// the larger
+    Max "max" f64::max, "max(§, ‖)";
+    /// the smaller
+    Min "min" f64::min, "min(§, ‖)";
+    /// a < b
+    Less "less" |a, b| f64::from(a < b), "select(0.0, 1.0, § < ‖)";
+}
+
+impl UnaryFn {
+    /// The meaning.
+    pub fn eval(self, x: f64) -> f64 {
+        self.row().1(x)
+    }
+
+    /// The WGSL expression over an f32 operand.
+    pub fn wgsl(self, x: &str) -> String {
+        self.row().2.replace('§', x)
+    }
+}
+
+impl BinaryFn {
+    /// The meaning.
+    pub fn eval(self, a: f64, b: f64) -> f64 {
+        self.row().1(a, b)
+    }
+
+    /// The WGSL expression over f32 operands.
+    pub fn wgsl(self, a: &str, b: &str) -> String {
+        self.row().2.replace('§', a).replace('‖', b)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gelu_has_its_known_values() {
+        // transformers' gelu_pytorch_tanh in float64.
+        for (x, y) in [(1.0, 0.841_191_990_608_276_4), (-1.0, -0.158_808_009_391_723_66), (3.0, 2.996_362_607_918_227)] {
+            assert!((UnaryFn::GeluTanh.eval(x) - y).abs() < 1e-9, "{x}: {}", UnaryFn::GeluTanh.eval(x));
+        }
+    }
+
+    #[test]
+    fn wgsl_text_fills_every_operand() {
+        for f in UnaryFn::ALL {
+            assert!(f.wgsl("v1").contains("v1") && !f.wgsl("v1").contains('§'), "{}", f.name());
+        }
+        for f in BinaryFn::ALL {
+            let text = f.wgsl("v1", "v2");
+            assert!(text.contains("v1") && text.contains("v2") && !text.contains(['§', '‖']), "{text}");
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Concrete types and host arrays: what the reference computes with.
+
+use std::borrow::Cow;
+
+use super::{DType, Shape};
+use crate::{Error, Result, weights::Tensor};
+
+/// Element type and symbolic shape of a node.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Type {
+    /// Element type.
+    pub dtype: DType,
+    /// Dimensions, outermost first.
+    pub shape: Shape,
+}
+
+impl Type {
+    /// A type.
+    pub fn new(dtype: DType, shape: impl Into<Shape>) -> Self {
+        Self { dtype, shape: shape.into() }
+    }
+}
+
+impl std::fmt::Display for Type {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}{}", self.dtype, self.shape)
+    }
+}
+
+impl std::fmt::Debug for Type {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
+}
+
+/// Element type and shape without symbols.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct FixedType {
+    /// Element type.
+    pub dtype: DType,
+    /// Dimensions, outermost first.
+    pub shape: Vec<usize>,
+}
+
+impl FixedType {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The innermost dimension; 1 for a scalar.
+    pub fn last(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
+    /// Rows: the product of all dimensions but the innermost.
+    pub fn rows(&self) -> usize {
+        self.shape.iter().rev().skip(1).product()
+    }
+}
+
+/// Elements on the host.
+#[derive(Debug, Clone)]
+pub enum Data {
+    /// Activations.
+    F32(Vec<f32>),
+    /// Positions.
+    I32(Vec<i32>),
+    /// Token ids and indices.
+    U32(Vec<u32>),
+    /// A weight as it lies in its file; widened a tile at a time by whoever uses it.
+    Stored(Tensor),
+}
+
+/// A host array.
+#[derive(Debug, Clone)]
+pub struct Value {
+    /// Dimensions, outermost first.
+    pub shape: Vec<usize>,
+    /// Row-major elements.
+    pub data: Data,
+}
+
+impl Value {
+    /// An f32 array.
+    pub fn f32(shape: impl Into<Vec<usize>>, data: Vec<f32>) -> Self {
+        Self { shape: shape.into(), data: Data::F32(data) }
+    }
+
+    /// A u32 array.
+    pub fn u32(shape: impl Into<Vec<usize>>, data: Vec<u32>) -> Self {
+        Self { shape: shape.into(), data: Data::U32(data) }
+    }
+
+    /// An i32 array.
+    pub fn i32(shape: impl Into<Vec<usize>>, data: Vec<i32>) -> Self {
+        Self { shape: shape.into(), data: Data::I32(data) }
+    }
+
+    /// A stored weight.
+    pub fn stored(tensor: Tensor) -> Self {
+        Self { shape: tensor.shape().to_vec(), data: Data::Stored(tensor) }
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        match &self.data {
+            Data::F32(_) => DType::F32,
+            Data::I32(_) => DType::I32,
+            Data::U32(_) => DType::U32,
+            Data::Stored(t) => t.dtype(),
+        }
+    }
+
+    /// All elements as f32: borrowed where they are, widened from a stored weight, converted from integers.
+    pub fn to_f32(&self) -> Result<Cow<'_, [f32]>> {
+        Ok(match &self.data {
+            Data::F32(v) => Cow::Borrowed(v),
+            Data::I32(v) => Cow::Owned(v.iter().map(|&x| x as f32).collect()),
+            Data::U32(v) => Cow::Owned(v.iter().map(|&x| x as f32).collect()),
+            Data::Stored(t) => Cow::Owned(t.to_f32()?),
+        })
+    }
+
+    /// The elements of an integer array as indices.
+    pub fn to_indices(&self) -> Result<Vec<usize>> {
+        match &self.data {
+            Data::U32(v) => Ok(v.iter().map(|&x| x as usize).collect()),
+            Data::I32(v) => v.iter().map(|&x| usize::try_from(x).map_err(|_| self.not("non-negative indices"))).collect(),
+            Data::F32(_) | Data::Stored(_) => Err(self.not("integers")),
+        }
+    }
+
+    fn not(&self, expected: &str) -> Error {
+        Error::Input { name: "operand".into(), problem: format!("found {} values, expected {expected}", self.dtype()) }
+    }
+}
