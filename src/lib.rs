@@ -2,6 +2,7 @@
 #![deny(missing_docs)]
 
 mod error;
+pub mod gemma;
 pub mod ir;
 pub mod weights;
 

@@ -1,6 +1,6 @@
 //! Grouped-query attention over keys with positions.
 
-use super::{Broadcast, Cast, MatMul, OpDef, Permute, Reshape, Select, Softmax, Unary};
+use super::{Broadcast, Cast, MatMul, Lowering, OpDef, Permute, Reshape, Select, Softmax, Unary};
 use crate::{
     Result,
     ir::{
@@ -164,8 +164,12 @@ impl OpDef for Attention {
         Some(self.definition(graph, inputs))
     }
 
-    fn emit(&self, emit: &mut Emit) -> Result<bool> {
-        let Some((mask, window)) = self.mask_options() else { return Ok(false) };
+    fn lowering(&self) -> Lowering {
+        Lowering::Kernel
+    }
+
+    fn emit(&self, emit: &mut Emit) -> Result<()> {
+        let Some((mask, window)) = self.mask_options() else { return Err(emit.refuse("no kernel for this mask")) };
         let (q, k) = (emit.inputs[0].ty.shape.clone(), emit.inputs[1].ty.shape.clone());
         let (batch, new, heads, head_dim) = (q[0], q[1], q[2], q[3]);
         let (cached, kv_heads) = (k[1], k[2]);
@@ -207,7 +211,7 @@ impl OpDef for Attention {
         if splits == 1 {
             bindings.push((5, emit.output.operand()));
             emit.dispatch(kernel, bindings, queries, 1);
-            return Ok(true);
+            return Ok(());
         }
         let partial = Operand::Slot(emit.scratch((queries * splits * (head_dim + 2) * 4) as u64), 0);
         bindings.push((7, partial.clone()));
@@ -215,7 +219,7 @@ impl OpDef for Attention {
         let overrides = vec![("ROWS", queries as f64), ("H", head_dim as f64), ("NUM_SPLITS", splits as f64)];
         let combine = Kernel { shader: "attention_combine", options: vec![], overrides, hole: String::new() };
         emit.dispatch(combine, vec![(0, partial), (1, emit.output.operand())], (queries * head_dim).div_ceil(64), 1);
-        Ok(true)
+        Ok(())
     }
 
     fn cases(&self) -> Vec<Case> {

@@ -1,6 +1,6 @@
 //! New rows into a cache.
 
-use super::{OpDef, expect_operands};
+use super::{Lowering, OpDef, expect_operands};
 use crate::{
     Result,
     ir::{
@@ -61,7 +61,11 @@ impl OpDef for CacheWrite {
         })
     }
 
-    fn emit(&self, emit: &mut Emit) -> Result<bool> {
+    fn lowering(&self) -> Lowering {
+        Lowering::Kernel
+    }
+
+    fn emit(&self, emit: &mut Emit) -> Result<()> {
         let rows = &emit.inputs[1].ty;
         let (batch, new) = (rows.shape[0], rows.shape[1]);
         let width = rows.len() / (batch * new).max(1);
@@ -71,7 +75,7 @@ impl OpDef for CacheWrite {
             vec![(0, emit.inputs[1].operand()), (1, emit.output.operand()), (2, emit.inputs[2].operand()), (8, Operand::Step)];
         let count = rows.len().div_ceil(64);
         emit.dispatch(kernel, bindings, count, 1);
-        Ok(true)
+        Ok(())
     }
 
     fn cases(&self) -> Vec<Case> {

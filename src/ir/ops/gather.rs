@@ -1,6 +1,6 @@
 //! Rows of a table.
 
-use super::{OpDef, expect_operands};
+use super::{Lowering, OpDef, expect_operands};
 use crate::{
     Error, Result,
     ir::{
@@ -66,7 +66,11 @@ impl OpDef for Gather {
         Ok(Data::F32(out))
     }
 
-    fn emit(&self, emit: &mut Emit) -> Result<bool> {
+    fn lowering(&self) -> Lowering {
+        Lowering::Kernel
+    }
+
+    fn emit(&self, emit: &mut Emit) -> Result<()> {
         let (ids, columns) = (emit.inputs[1].ty.len(), emit.output.ty.last());
         let (stride, group) = match self.per_batch {
             true => (emit.inputs[0].ty.shape[1], emit.inputs[1].ty.last()),
@@ -88,7 +92,7 @@ impl OpDef for Gather {
             bindings.extend(emit.epilogue_bindings(0));
             emit.dispatch(kernel, bindings, (ids * columns).div_ceil(64), 1);
         }
-        Ok(true)
+        Ok(())
     }
 
     fn takes_epilogue(&self) -> bool {

@@ -1,11 +1,11 @@
 //! A matrix product with a stored weight.
 
-use super::{Cast, MatMul, OpDef, Permute, expect_operands};
+use super::{Cast, MatMul, Lowering, OpDef, Permute, expect_operands};
 use crate::{
     Result,
     ir::{
         Case, DType, Data, FixedType, Graph, NodeId, Type, Value, expect_dtype,
-        kernel::{Arg, Emit, Kernel, Operand, Tier, weight_option},
+        kernel::{Arg, Emit, Kernel, Tier, weight_option},
     },
 };
 
@@ -31,7 +31,7 @@ impl Linear {
     }
 
     /// Emits `y = W·x` (or, with two weights, both products into one epilogue).
-    pub(crate) fn emit_products(emit: &mut Emit, weights: &[Arg]) -> Result<bool> {
+    pub(crate) fn emit_products(emit: &mut Emit, weights: &[Arg]) -> Result<()> {
         let (rows, columns) = (emit.output.ty.rows(), emit.output.ty.last());
         let inner = emit.inputs[0].ty.last();
         let shards: Vec<_> = weights.iter().map(Arg::shards).collect();
@@ -44,7 +44,7 @@ impl Linear {
             let (kernel, count, layers) = kernel;
             emit.dispatch(kernel, bindings, count, layers);
         }
-        Ok(true)
+        Ok(())
     }
 }
 
@@ -63,7 +63,6 @@ fn kernel(emit: &Emit, weights: &[Arg], rows: usize, inner: usize, out: usize, s
         ("WEIGHTS", weights.len().to_string()),
     ];
     let hole = emit.epilogue.text.clone();
-    let _ = lanes;
     if rows <= 8 {
         let tile = if weights.len() == 2 { 2 } else { 4 };
         let register_rows = rows.next_power_of_two().min(8);
@@ -114,12 +113,13 @@ impl OpDef for Linear {
         Some(Self::definition(graph, inputs[0], inputs[1]))
     }
 
-    fn emit(&self, emit: &mut Emit) -> Result<bool> {
-        let weight = emit.inputs[1].clone();
-        if matches!(weight.operand(), Operand::Step) {
-            return Ok(false);
-        }
-        Self::emit_products(emit, &[weight])
+    fn lowering(&self) -> Lowering {
+        Lowering::Kernel
+    }
+
+    fn emit(&self, emit: &mut Emit) -> Result<()> {
+        let weights = emit.inputs.split_off(1);
+        Self::emit_products(emit, &weights)
     }
 
     fn takes_epilogue(&self) -> bool {

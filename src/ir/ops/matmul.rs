@@ -2,7 +2,7 @@
 
 use gemm::Parallelism;
 
-use super::{OpDef, expect_operands};
+use super::{Lowering, OpDef, expect_operands};
 use crate::{
     Result,
     ir::{
@@ -79,7 +79,11 @@ impl OpDef for MatMul {
         Ok(Data::F32(out))
     }
 
-    fn emit(&self, emit: &mut Emit) -> Result<bool> {
+    fn lowering(&self) -> Lowering {
+        Lowering::Kernel
+    }
+
+    fn emit(&self, emit: &mut Emit) -> Result<()> {
         let shape = emit.output.ty.shape.clone();
         let rank = shape.len();
         let [m, n, k] = [shape[rank - 2], shape[rank - 1], emit.inputs[0].ty.last()];
@@ -88,7 +92,7 @@ impl OpDef for MatMul {
         let bindings = vec![(0, emit.inputs[0].operand()), (1, emit.inputs[1].operand()), (2, emit.output.operand())];
         let count = emit.output.ty.len().div_ceil(64);
         emit.dispatch(kernel, bindings, count, 1);
-        Ok(true)
+        Ok(())
     }
 
     fn cases(&self) -> Vec<Case> {

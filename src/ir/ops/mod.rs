@@ -55,10 +55,14 @@ pub trait OpDef {
         None
     }
 
-    /// Emits the op's kernel; `Ok(false)` when it has none for this device and must be decomposed.
-    fn emit(&self, emit: &mut Emit) -> Result<bool> {
-        let _ = emit;
-        Ok(false)
+    /// How the op reaches a device.
+    fn lowering(&self) -> Lowering {
+        Lowering::Region
+    }
+
+    /// Emits the kernel of an op whose lowering is [`Lowering::Kernel`].
+    fn emit(&self, emit: &mut Emit) -> Result<()> {
+        Err(emit.refuse("has no kernel"))
     }
 
     /// Whether the kernel applies an elementwise epilogue to each result.
@@ -70,6 +74,19 @@ pub trait OpDef {
     fn cases(&self) -> Vec<Case> {
         Vec::new()
     }
+}
+
+/// How an op reaches a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lowering {
+    /// It is given: an input, a weight.
+    Source,
+    /// It becomes part of a generated elementwise region, or of its reader's index arithmetic.
+    Region,
+    /// It has a kernel.
+    Kernel,
+    /// It is replaced by its decomposition.
+    Decompose,
 }
 
 macro_rules! ops {

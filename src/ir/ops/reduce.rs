@@ -1,6 +1,6 @@
 //! Sums and maxima over the innermost dimension.
 
-use super::{OpDef, expect_operands};
+use super::{Lowering, OpDef, expect_operands};
 use crate::{
     Result,
     ir::{
@@ -58,7 +58,11 @@ impl OpDef for Reduce {
         Ok(Data::F32(x.chunks_exact(width).map(reduce).collect()))
     }
 
-    fn emit(&self, emit: &mut Emit) -> Result<bool> {
+    fn lowering(&self) -> Lowering {
+        Lowering::Kernel
+    }
+
+    fn emit(&self, emit: &mut Emit) -> Result<()> {
         let (rows, columns) = (emit.inputs[0].ty.rows(), emit.inputs[0].ty.last());
         let (start, text) = match self.f {
             ReduceFn::Sum => ("0.0", "a + b"),
@@ -72,7 +76,7 @@ impl OpDef for Reduce {
         };
         let bindings = vec![(0, emit.inputs[0].operand()), (1, emit.output.operand())];
         emit.dispatch(kernel, bindings, rows.div_ceil(64), 1);
-        Ok(true)
+        Ok(())
     }
 
     fn cases(&self) -> Vec<Case> {

@@ -1,6 +1,6 @@
 //! Root-mean-square normalisation.
 
-use super::{Binary, Cast, OpDef, Reduce, ReduceFn, Unary};
+use super::{Binary, Cast, Lowering, OpDef, Reduce, ReduceFn, Unary};
 use crate::{
     Result,
     ir::{
@@ -85,7 +85,11 @@ impl OpDef for RmsNorm {
         Some(self.definition(graph, inputs))
     }
 
-    fn emit(&self, emit: &mut Emit) -> Result<bool> {
+    fn lowering(&self) -> Lowering {
+        Lowering::Kernel
+    }
+
+    fn emit(&self, emit: &mut Emit) -> Result<()> {
         let (rows, columns) = (emit.output.ty.rows(), emit.output.ty.last());
         let gain = match self.gain {
             Gain::OnePlus => "one_plus",
@@ -106,7 +110,7 @@ impl OpDef for RmsNorm {
         bindings.extend(emit.inputs.get(1).map(|gain| (2, gain.operand())));
         bindings.extend(emit.epilogue_bindings(0));
         emit.dispatch(kernel, bindings, rows, 1);
-        Ok(true)
+        Ok(())
     }
 
     fn takes_epilogue(&self) -> bool {

@@ -1,6 +1,6 @@
 //! Rotary position embedding.
 
-use super::{Broadcast, Concat, OpDef, Reshape, Slice, expect_operands};
+use super::{Broadcast, Concat, Lowering, OpDef, Reshape, Slice, expect_operands};
 use crate::{
     Result,
     ir::{
@@ -60,14 +60,18 @@ impl OpDef for Rope {
         Some(Self::definition(graph, inputs[0], inputs[1]))
     }
 
-    fn emit(&self, emit: &mut Emit) -> Result<bool> {
+    fn lowering(&self) -> Lowering {
+        Lowering::Kernel
+    }
+
+    fn emit(&self, emit: &mut Emit) -> Result<()> {
         let ty = emit.output.ty.clone();
         let (heads, head_dim) = (ty.shape[2], ty.shape[3]);
         let overrides = vec![("TOTAL", (ty.len() / 2) as f64), ("HEADS", heads as f64), ("H", head_dim as f64)];
         let kernel = Kernel { shader: "rope", options: vec![], overrides, hole: String::new() };
         let bindings = vec![(0, emit.inputs[0].operand()), (1, emit.output.operand()), (2, emit.inputs[1].operand())];
         emit.dispatch(kernel, bindings, (ty.len() / 2).div_ceil(64), 1);
-        Ok(true)
+        Ok(())
     }
 
     fn cases(&self) -> Vec<Case> {

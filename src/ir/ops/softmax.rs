@@ -1,6 +1,6 @@
 //! Softmax over the innermost dimension.
 
-use super::{OpDef, Reduce, ReduceFn, Unary, expect_operands};
+use super::{Lowering, OpDef, Reduce, ReduceFn, Unary, expect_operands};
 use crate::{
     Result,
     ir::{BinaryFn, Case, DType, Graph, NodeId, Type, UnaryFn, expect_dtype},
@@ -37,6 +37,10 @@ impl OpDef for Softmax {
 
     fn decompose(&self, graph: &mut Graph, inputs: &[NodeId]) -> Option<Result<NodeId>> {
         Some(Self::definition(graph, inputs[0]))
+    }
+
+    fn lowering(&self) -> Lowering {
+        Lowering::Decompose
     }
 
     fn cases(&self) -> Vec<Case> {

@@ -1,6 +1,6 @@
 //! Where values come from: inputs, weights, constants.
 
-use super::{OpDef, expect_operands};
+use super::{Lowering, OpDef, expect_operands};
 use crate::{
     Result,
     ir::{DType, Data, FixedType, Shape, Type, Value},
@@ -49,6 +49,10 @@ impl OpDef for Input {
         }
     }
 
+    fn lowering(&self) -> Lowering {
+        Lowering::Source
+    }
+
     fn infer(&self, inputs: &[&Type]) -> Result<Type, String> {
         let [] = expect_operands(inputs)?;
         Ok(self.ty.clone())
@@ -77,6 +81,10 @@ impl OpDef for Weight {
 
     fn attributes(&self) -> String {
         format!("{{{}}}", self.name)
+    }
+
+    fn lowering(&self) -> Lowering {
+        Lowering::Source
     }
 
     fn infer(&self, inputs: &[&Type]) -> Result<Type, String> {

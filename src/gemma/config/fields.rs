@@ -1,0 +1,134 @@
+//! A JSON object read key by key, so that what nobody read can be refused.
+
+use serde_json::{Map, Value};
+
+use crate::{Error, Result};
+
+/// One JSON object that is being used up, key by key.
+pub(super) struct Fields {
+    map: Map<String, Value>,
+    /// What stands before a key in messages: empty or `text_config.`.
+    prefix: String,
+}
+
+impl Fields {
+    pub(super) fn new(map: Map<String, Value>, prefix: impl Into<String>) -> Self {
+        Self { map, prefix: prefix.into() }
+    }
+
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.map.contains_key(key)
+    }
+
+    pub(super) fn set(&mut self, key: &str, value: Value) {
+        self.map.insert(key.to_string(), value);
+    }
+
+    /// Drops the keys that `other` has with the same value.
+    pub(super) fn drop_repeated(&mut self, other: &Fields) {
+        self.map.retain(|key, value| other.map.get(key) != Some(value));
+    }
+
+    /// The value of `key`, used up; `null` counts as absent.
+    pub(super) fn take(&mut self, key: &str) -> Option<Value> {
+        self.map.remove(key).filter(|v| !v.is_null())
+    }
+
+    pub(super) fn refuse(&self, key: &str, value: &Value, expected: &str) -> Error {
+        Error::Config(format!("{}{key} is {}, expected {expected}", self.prefix, short(value)))
+    }
+
+    pub(super) fn number(&mut self, key: &str) -> Result<Option<f32>> {
+        let Some(value) = self.take(key) else { return Ok(None) };
+        value.as_f64().map(|v| Some(v as f32)).ok_or_else(|| self.refuse(key, &value, "a number"))
+    }
+
+    pub(super) fn size(&mut self, key: &str) -> Result<Option<usize>> {
+        let Some(value) = self.take(key) else { return Ok(None) };
+        match value.as_u64().and_then(|v| usize::try_from(v).ok()) {
+            Some(size) => Ok(Some(size)),
+            None => Err(self.refuse(key, &value, "a whole number that is not negative")),
+        }
+    }
+
+    pub(super) fn required_size(&mut self, key: &str, default: usize) -> Result<usize> {
+        match self.map.get(key) {
+            Some(Value::Null) => Err(self.refuse(key, &Value::Null, "a whole number")),
+            _ => Ok(self.size(key)?.unwrap_or(default)),
+        }
+    }
+
+    /// A softcap: absent means the family's default, `null` means off.
+    pub(super) fn cap(&mut self, key: &str, default: Option<f32>) -> Result<Option<f32>> {
+        match self.has(key) {
+            true => self.number(key),
+            false => Ok(default),
+        }
+    }
+
+    pub(super) fn switch(&mut self, key: &str) -> Result<Option<bool>> {
+        let Some(value) = self.take(key) else { return Ok(None) };
+        value.as_bool().map(Some).ok_or_else(|| self.refuse(key, &value, "true or false"))
+    }
+
+    pub(super) fn text(&mut self, key: &str) -> Result<Option<String>> {
+        match self.take(key) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(value) => Err(self.refuse(key, &value, "a string")),
+        }
+    }
+
+    pub(super) fn object(&mut self, key: &str) -> Result<Option<Fields>> {
+        match self.take(key) {
+            None => Ok(None),
+            Some(Value::Object(map)) => Ok(Some(Fields::new(map, format!("{}{key}.", self.prefix)))),
+            Some(value) => Err(self.refuse(key, &value, "an object")),
+        }
+    }
+
+    /// One token id: absent means `default`, `null` none.
+    pub(super) fn token(&mut self, key: &str, default: u32) -> Result<Option<u32>> {
+        if !self.has(key) {
+            return Ok(Some(default));
+        }
+        let Some(value) = self.take(key) else { return Ok(None) };
+        token_id(&value).map(Some).ok_or_else(|| self.refuse(key, &value, "a token id"))
+    }
+
+    /// A token id or a list of them; `None` where the key is absent.
+    pub(super) fn tokens(&mut self, key: &str) -> Result<Option<Vec<u32>>> {
+        let Some(value) = self.map.remove(key) else { return Ok(None) };
+        let ids = match &value {
+            Value::Null => Some(Vec::new()),
+            Value::Array(list) => list.iter().map(token_id).collect(),
+            single => token_id(single).map(|id| vec![id]),
+        };
+        ids.map(Some).ok_or_else(|| self.refuse(key, &value, "a token id or a list of token ids"))
+    }
+
+    /// Refuses every key that nobody has used up and that is neither `null` nor among `harmless`.
+    pub(super) fn finish(self, harmless: &[&[&str]]) -> Result<()> {
+        let known = |key: &str| harmless.iter().any(|list| list.contains(&key));
+        match self.map.iter().find(|(key, value)| !value.is_null() && !known(key)) {
+            None => Ok(()),
+            Some((key, value)) => Err(Error::Config(format!(
+                "{}{key} = {} is not known here and may change what the model computes; remove the key if it does not",
+                self.prefix,
+                short(value)
+            ))),
+        }
+    }
+}
+
+fn token_id(value: &Value) -> Option<u32> {
+    value.as_u64().and_then(|id| u32::try_from(id).ok())
+}
+
+pub(super) fn short(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(80) {
+        Some((cut, _)) => format!("{}…", &text[..cut]),
+        None => text,
+    }
+}

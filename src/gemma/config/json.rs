@@ -1,0 +1,302 @@
+//! `config.json`, as Hugging Face's transformers writes it, into a [`GemmaConfig`].
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::{
+    GemmaArch, GemmaConfig, LayerKind,
+    fields::{Fields, short},
+    preset::layer_pattern,
+    rope,
+};
+use crate::{Error, Result};
+
+/// A configuration is a few kilobytes; anything far larger is another file.
+const MAX_BYTES: u64 = 16 << 20;
+
+/// Keys that cannot change what a text model computes: training, bookkeeping, and defaults of text generation.
+#[rustfmt::skip]
+const HARMLESS: &[&str] = &[
+    "_attn_implementation", "_attn_implementation_autoset", "_name_or_path", "attention_dropout", "auto_map",
+    "bad_words_ids", "begin_suppress_tokens", "cache_implementation", "chunk_size_feed_forward", "decoder_start_token_id",
+    "diversity_penalty", "do_sample", "dtype", "early_stopping", "encoder_no_repeat_ngram_size",
+    "exponential_decay_length_penalty", "finetuning_task", "forced_bos_token_id", "forced_eos_token_id", "id2label",
+    "initializer_range", "is_decoder", "label2id", "length_penalty", "max_length", "min_length", "name_or_path",
+    "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_return_sequences", "output_attentions",
+    "output_hidden_states", "output_scores", "prefix", "problem_type", "remove_invalid_values", "repetition_penalty",
+    "return_dict", "return_dict_in_generate", "sep_token_id", "suppress_tokens", "task_specific_params", "temperature",
+    "tf_legacy_loss", "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript", "transformers.js_config",
+    "transformers_version", "typical_p", "unsloth_fixed", "unsloth_version", "use_bfloat16", "use_cache",
+];
+
+/// Keys of a multimodal wrapper that concern only images.
+#[rustfmt::skip]
+const HARMLESS_IN_WRAPPER: &[&str] = &[
+    "boi_token_id", "boi_token_index", "eoi_token_id", "eoi_token_index", "image_token_id", "image_token_index",
+    "mm_tokens_per_image", "vision_config",
+];
+
+/// Switches that change the mathematics when they are on.
+const MUST_BE_OFF: &[&str] = &[
+    "add_cross_attention",
+    "attention_bias",
+    "is_encoder_decoder",
+    "mlp_bias",
+    "pruned_heads",
+    "tie_encoder_decoder",
+    "use_bidirectional_attention",
+];
+
+pub(super) fn from_file(path: &Path) -> Result<GemmaConfig> {
+    let path = if path.is_dir() { path.join("config.json") } else { path.to_path_buf() };
+    let mut config = from_json(&read_text(&path)?).map_err(|e| named(&path, e))?;
+    let generation = path.with_file_name("generation_config.json");
+    if generation.is_file() {
+        let mut fields = parse(&read_text(&generation)?).map_err(|e| named(&generation, e))?;
+        let more = fields.tokens("eos_token_id").map_err(|e| named(&generation, e))?;
+        add_tokens(&mut config.eos_token_ids, more.unwrap_or_default());
+    }
+    Ok(config)
+}
+
+fn named(path: &Path, error: Error) -> Error {
+    match error {
+        Error::Config(problem) => Error::Config(format!("{}: {problem}", path.display())),
+        Error::Unsupported(what) => Error::Unsupported(format!("{}: {what}", path.display())),
+        other => other,
+    }
+}
+
+fn read_text(path: &Path) -> Result<String> {
+    let io = |source| Error::Io { path: path.to_path_buf(), source };
+    let format = |problem| Error::Format { path: path.to_path_buf(), problem };
+    let bytes = std::fs::metadata(path).map_err(io)?.len();
+    if bytes > MAX_BYTES {
+        return Err(format(format!("{bytes} bytes are too many for a configuration (at most {MAX_BYTES})")));
+    }
+    String::from_utf8(std::fs::read(path).map_err(io)?).map_err(|e| format(format!("not UTF-8 text: {e}")))
+}
+
+fn parse(text: &str) -> Result<Fields> {
+    match serde_json::from_str(text) {
+        Ok(Value::Object(map)) => Ok(Fields::new(map, "")),
+        Ok(other) => Err(Error::Config(format!("expected a JSON object, found {}", short(&other)))),
+        Err(e) => Err(Error::Config(format!("not valid JSON: {e}"))),
+    }
+}
+
+pub(super) fn from_json(text: &str) -> Result<GemmaConfig> {
+    let mut fields = parse(text)?;
+    refuse_other_heads(&mut fields)?;
+    let Some(model_type) = fields.text("model_type")? else {
+        return Err(Error::Config("model_type is missing; is this the model's config.json?".into()));
+    };
+    match model_type.as_str() {
+        "gemma3" => from_wrapper(fields),
+        text_model => from_text(fields, arch_of(text_model)?),
+    }
+}
+
+/// A `gemma3` wrapper: ids and the tied head may stand at the top or in `text_config`.
+fn from_wrapper(mut top: Fields) -> Result<GemmaConfig> {
+    let Some(mut text) = top.object("text_config")? else {
+        return Err(Error::Config("model_type is \"gemma3\", but there is no text_config".into()));
+    };
+    match text.text("model_type")?.as_deref() {
+        None | Some("gemma3_text") => {}
+        Some(other) => return Err(Error::Config(format!("text_config.model_type is {other:?}, expected \"gemma3_text\""))),
+    }
+    let mut stop = top.tokens("eos_token_id")?;
+    if let Some(stop) = &mut stop {
+        add_tokens(stop, text.tokens("eos_token_id")?.unwrap_or_default());
+    }
+    for key in ["bos_token_id", "pad_token_id", "tie_word_embeddings"] {
+        if let Some(value) = top.take(key) {
+            text.set(key, value);
+        }
+    }
+    top.drop_repeated(&text);
+    refuse_switches(&mut top)?;
+    top.finish(&[HARMLESS, HARMLESS_IN_WRAPPER])?;
+    let mut config = from_text(text, GemmaArch::Gemma3)?;
+    if let Some(stop) = stop {
+        config.eos_token_ids = stop;
+    }
+    Ok(config)
+}
+
+fn add_tokens(list: &mut Vec<u32>, more: Vec<u32>) {
+    for id in more {
+        if !list.contains(&id) {
+            list.push(id);
+        }
+    }
+}
+
+fn from_text(mut f: Fields, arch: GemmaArch) -> Result<GemmaConfig> {
+    // D, F, layers, N, K, V, context.
+    let defaults = match arch {
+        GemmaArch::Gemma => [3072, 24576, 28, 16, 16, 256_000, 8192],
+        GemmaArch::Gemma2 | GemmaArch::VaultGemma => [2304, 9216, 26, 8, 4, 256_000, 8192],
+        GemmaArch::Gemma3 => [2304, 9216, 26, 8, 4, 262_208, 131_072],
+    };
+    refuse_switches(&mut f)?;
+    refuse_activations(&mut f)?;
+    let caps = matches!(arch, GemmaArch::Gemma2 | GemmaArch::VaultGemma);
+    let num_hidden_layers = f.required_size("num_hidden_layers", defaults[2])?;
+    let max_position_embeddings = f.required_size("max_position_embeddings", defaults[6])?;
+    let layer_types = layer_types(&mut f, arch, num_hidden_layers)?;
+    let (rope_full, rope_sliding) = rope::read(&mut f, arch, max_position_embeddings)?;
+    let attn_logit_softcapping = match arch {
+        GemmaArch::Gemma => None,
+        GemmaArch::Gemma3 => {
+            // transformers keeps the field in Gemma 3 and never uses it.
+            if let Some(cap) = f.number("attn_logit_softcapping")? {
+                tracing::warn!(cap, "attn_logit_softcapping has no effect in Gemma 3");
+            }
+            None
+        }
+        GemmaArch::Gemma2 | GemmaArch::VaultGemma => f.cap("attn_logit_softcapping", Some(50.0))?,
+    };
+    let config = GemmaConfig {
+        arch,
+        hidden_size: f.required_size("hidden_size", defaults[0])?,
+        intermediate_size: f.required_size("intermediate_size", defaults[1])?,
+        num_hidden_layers,
+        num_attention_heads: f.required_size("num_attention_heads", defaults[3])?,
+        num_key_value_heads: f.required_size("num_key_value_heads", defaults[4])?,
+        head_dim: f.required_size("head_dim", 256)?,
+        vocab_size: f.required_size("vocab_size", defaults[5])?,
+        rms_norm_eps: f.number("rms_norm_eps")?.unwrap_or(1e-6),
+        max_position_embeddings,
+        layer_types,
+        sliding_window: window(&mut f, arch)?,
+        query_pre_attn_scalar: match arch {
+            GemmaArch::Gemma => None,
+            _ => Some(f.number("query_pre_attn_scalar")?.unwrap_or(256.0)),
+        },
+        attn_logit_softcapping,
+        final_logit_softcapping: match arch {
+            GemmaArch::Gemma => None,
+            _ => f.cap("final_logit_softcapping", caps.then_some(30.0))?,
+        },
+        tie_word_embeddings: f.switch("tie_word_embeddings")?.unwrap_or(true),
+        eos_token_ids: f.tokens("eos_token_id")?.unwrap_or_else(|| vec![1]),
+        bos_token_id: f.token("bos_token_id", 2)?,
+        pad_token_id: f.token("pad_token_id", 0)?,
+        rope_full,
+        rope_sliding,
+        effective_num_layers: None,
+    };
+    f.finish(&[HARMLESS])?;
+    config.validate()?;
+    Ok(config)
+}
+
+/// An explicit `layer_types` wins; else the family's pattern.
+fn layer_types(f: &mut Fields, arch: GemmaArch, layers: usize) -> Result<Vec<LayerKind>> {
+    if layers == 0 || layers > 1024 {
+        return Err(Error::Config(format!("num_hidden_layers is {layers}, expected 1 to 1024")));
+    }
+    let mut period = None;
+    for key in ["sliding_window_pattern", "_sliding_window_pattern"] {
+        let Some(found) = f.size(key)? else { continue };
+        let fits = match arch {
+            GemmaArch::Gemma => found == 1,
+            GemmaArch::Gemma2 | GemmaArch::VaultGemma => found == 2,
+            GemmaArch::Gemma3 => found > 0,
+        };
+        if !fits {
+            return Err(f.refuse(key, &found.into(), "the family's own pattern, or layer_types"));
+        }
+        period = period.or(Some(found));
+    }
+    let Some(value) = f.take("layer_types") else { return Ok(layer_pattern(arch, layers, period)) };
+    let kind = |name: &Value| match name.as_str() {
+        Some("full_attention") => Ok(LayerKind::Full),
+        Some("sliding_attention") if arch != GemmaArch::Gemma => Ok(LayerKind::Sliding),
+        _ => Err(f.refuse("layer_types", name, "\"full_attention\" or (from Gemma 2 on) \"sliding_attention\"")),
+    };
+    match &value {
+        Value::Array(list) => list.iter().map(kind).collect(),
+        other => Err(f.refuse("layer_types", other, "a list")),
+    }
+}
+
+fn window(f: &mut Fields, arch: GemmaArch) -> Result<Option<usize>> {
+    if arch == GemmaArch::Gemma {
+        return Ok(None);
+    }
+    let window = match f.has("sliding_window") {
+        true => f.size("sliding_window")?,
+        false => Some(4096),
+    };
+    match f.size("sliding_window_size")? {
+        Some(other) if Some(other) != window => {
+            Err(f.refuse("sliding_window_size", &other.into(), "the value of sliding_window"))
+        }
+        _ => Ok(window),
+    }
+}
+
+fn refuse_switches(f: &mut Fields) -> Result<()> {
+    for key in MUST_BE_OFF {
+        if let Some(value) = f.take(key) {
+            let off = value == Value::Bool(false) || value.as_object().is_some_and(Map::is_empty);
+            if !off {
+                return Err(f.refuse(key, &value, "false; this crate does not compute it otherwise"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Every Gemma has the tanh form of GELU. `hidden_act` is the older key, in which "gelu" was written and the tanh form meant.
+fn refuse_activations(f: &mut Fields) -> Result<()> {
+    for (key, accepted) in [("hidden_activation", ["gelu_pytorch_tanh"; 2]), ("hidden_act", ["gelu_pytorch_tanh", "gelu"])] {
+        if let Some(name) = f.text(key)?
+            && !accepted.contains(&name.as_str())
+        {
+            return Err(f.refuse(key, &name.into(), "\"gelu_pytorch_tanh\""));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses models whose architecture ends in something other than a language model's head.
+fn refuse_other_heads(f: &mut Fields) -> Result<()> {
+    let Some(value) = f.take("architectures") else { return Ok(()) };
+    let names = value.as_array().map(Vec::as_slice).unwrap_or_default();
+    match names.iter().filter_map(Value::as_str).find(|n| n.contains("Classification") || n.contains("QuestionAnswering")) {
+        Some(name) => {
+            Err(Error::Unsupported(format!("architecture {}, a head other than a language model's,", short(&name.into()))))
+        }
+        None => Ok(()),
+    }
+}
+
+fn arch_of(model_type: &str) -> Result<GemmaArch> {
+    let why = match model_type {
+        "gemma" => return Ok(GemmaArch::Gemma),
+        "gemma2" => return Ok(GemmaArch::Gemma2),
+        "vaultgemma" => return Ok(GemmaArch::VaultGemma),
+        "gemma3_text" => return Ok(GemmaArch::Gemma3),
+        t if t.starts_with("gemma3n") => "Gemma 3n has alternating updates, per-layer embeddings and shared K/V, which",
+        t if t.starts_with("gemma4") => "Gemma 4 has per-layer head dimensions, value norms and layer scalars, which",
+        t if t.starts_with("embedding_gemma") => {
+            "an embedding model has no language model's head and bidirectional attention, which"
+        }
+        t if t.starts_with("recurrent_gemma") => "RecurrentGemma has recurrent layers, which",
+        t if t.contains("diffusion") => "a diffusion model does not predict the next token, which",
+        t if t.starts_with("t5gemma") => "T5Gemma is an encoder with a decoder, which",
+        t if t.starts_with("paligemma") || t.starts_with("shieldgemma") || t.starts_with("colpali") => {
+            "a model around a vision encoder other than Gemma 3's, which"
+        }
+        other => {
+            let problem = format!("model_type is {other:?}, expected gemma, gemma2, vaultgemma, gemma3_text or gemma3");
+            return Err(Error::Config(problem));
+        }
+    };
+    Err(Error::Unsupported(format!("model_type {model_type:?}: {why}")))
+}

@@ -1,0 +1,9 @@
+//! Gemma: its configuration, rotary tables and weight names.
+
+mod config;
+mod names;
+mod rope;
+
+pub use config::{GemmaArch, GemmaConfig, GemmaLayerStyle, LayerAttnOptions, LayerKind, RopeConfig, RopeScaling};
+pub use names::{LayerWeight, WeightPosition};
+pub use rope::{build_rope_tables, default_inv_freq, resolve_inv_freq, rope_slice};
