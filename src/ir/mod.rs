@@ -14,13 +14,9 @@ mod value;
 pub use case::Case;
 pub use dim::{Dim, DimBinding, Shape, Symbol, sym};
 pub use dtype::DType;
-<<<<<<< HEAD
 pub(crate) use graph::expect_dtype;
 pub use graph::{Graph, Node, NodeId};
 pub use mask::MaskKind;
 pub use ops::{Op, OpDef};
 pub use scalar::{BinaryFn, UnaryFn};
 pub use value::{Data, FixedType, Type, Value};
-=======
-pub use mask::MaskKind;
->>>>>>> weights

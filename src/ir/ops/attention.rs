@@ -1,6 +1,6 @@
 //! Grouped-query attention over keys with positions.
 
-use super::{Broadcast, Cast, MatMul, Lowering, OpDef, Permute, Reshape, Select, Softmax, Unary};
+use super::{Broadcast, Cast, Lowering, MatMul, OpDef, Permute, Reshape, Select, Softmax, Unary};
 use crate::{
     Result,
     ir::{

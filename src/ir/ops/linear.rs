@@ -1,6 +1,6 @@
 //! A matrix product with a stored weight.
 
-use super::{Cast, MatMul, Lowering, OpDef, Permute, expect_operands};
+use super::{Cast, Lowering, MatMul, OpDef, Permute, expect_operands};
 use crate::{
     Result,
     ir::{
