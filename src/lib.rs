@@ -3,6 +3,8 @@
 
 mod error;
 pub mod ir;
+#[cfg(feature = "tokenizer")]
+pub mod text;
 pub mod weights;
 
 pub use error::{Error, Result};
