@@ -4,6 +4,8 @@
 mod error;
 pub mod gemma;
 pub mod ir;
+#[cfg(feature = "tokenizer")]
+pub mod text;
 pub mod weights;
 
 pub use error::{Error, Result};

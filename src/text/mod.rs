@@ -1,0 +1,28 @@
+//! Text in and out: `tokenizer.json`, text as it streams out of a model, and the chat turns of Gemma 1 to 3.
+//!
+//! Two rules hold everywhere here. Text never becomes a control token: what a user types is encoded as plain text, also where
+//! it spells `<end_of_turn>`. And control tokens never become text: decoding leaves them out.
+//!
+//! ```no_run
+//! use gemmaflow::text::{ChatFormat, Message, Tokenizer};
+//!
+//! # fn main() -> gemmaflow::Result<()> {
+//! let tokenizer = Tokenizer::from_file("models/gemma-3-1b-it")?;
+//! let prompt = ChatFormat::Gemma3.encode(&tokenizer, &[Message::user("Why is the sky blue?")], true)?;
+//! let mut text = tokenizer.stream();
+//! for token in prompt {
+//!     if let Some(piece) = text.push(token) {
+//!         print!("{piece}");
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod chat;
+mod stream;
+mod tokenizer;
+
+pub use chat::{ChatFormat, Message, Role};
+pub use stream::TextStream;
+pub use tokenizer::Tokenizer;

@@ -1,0 +1,266 @@
+//! A wrapper over the `tokenizers` crate that keeps text and control tokens apart.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokenizers::AddedToken;
+
+use crate::text::TextStream;
+use crate::{Error, Result};
+
+/// Gemma's tokens that mark structure and have no text of their own, beside those that `tokenizer.json` itself calls special.
+/// Files differ in which of these they flag.
+const CONTROL_TOKENS: [&str; 12] = [
+    "<pad>",
+    "<eos>",
+    "<bos>",
+    "<unk>",
+    "<mask>",
+    "<2mass>",
+    "[@BOS@]",
+    "<start_of_turn>",
+    "<end_of_turn>",
+    "<start_of_image>",
+    "<end_of_image>",
+    "<image_soft_token>",
+];
+
+/// Gemma's space.
+const SPACE: &str = "▁";
+
+/// What a token id stands for.
+pub(super) enum Piece {
+    /// Whole characters.
+    Text(String),
+    /// One byte of a character that has no token of its own (byte fallback).
+    Byte(u8),
+    /// A control token: nothing to show.
+    Control,
+    /// An id that the tokenizer does not know.
+    Unknown,
+}
+
+/// A Gemma tokenizer, read from `tokenizer.json`. Cloning is cheap: clones share the vocabulary.
+#[derive(Clone)]
+pub struct Tokenizer {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    inner: tokenizers::Tokenizer,
+    control: HashMap<String, u32>,
+    control_ids: HashMap<u32, String>,
+    bytes: HashMap<u32, u8>,
+}
+
+impl Tokenizer {
+    /// Reads a `tokenizer.json`, or the one in a model's folder.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file cannot be read, [`Error::Format`] if it is not a `tokenizer.json` of the kind that Gemma has.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
+        let mut path = path.as_ref().to_path_buf();
+        if path.is_dir() {
+            path.push("tokenizer.json");
+        }
+        let bytes = std::fs::read(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
+        Self::parse(&bytes).map_err(|problem| Error::Format { path, problem })
+    }
+
+    /// Takes the content of a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] if it is not a `tokenizer.json` of the kind that Gemma has.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        Self::parse(bytes).map_err(Error::Tokenizer)
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
+            .map_err(|e| format!("this is not a tokenizer.json that can be read: {e}"))?;
+        // A file may carry the truncation and padding of whoever saved it.
+        inner.with_truncation(None).map_err(|e| e.to_string())?.with_padding(None);
+
+        let added = inner.get_added_vocabulary().get_added_tokens_decoder();
+        let is_control = |t: &AddedToken| t.special || CONTROL_TOKENS.contains(&t.content.as_str()) || is_unused(&t.content);
+        let control_ids: HashMap<u32, String> =
+            added.iter().filter(|(_, t)| is_control(t)).map(|(&id, t)| (id, t.content.clone())).collect();
+        let missing: Vec<AddedToken> =
+            added.values().filter(|t| is_control(t) && !t.special).map(|t| AddedToken { special: true, ..t.clone() }).collect();
+        if !missing.is_empty() {
+            inner.add_special_tokens(&missing);
+        }
+        // "Encode special tokens" means: as the text that they look like.
+        inner.set_encode_special_tokens(true);
+
+        let space = inner.token_to_id(SPACE).and_then(|id| inner.decode(&[id], false).ok());
+        if space.as_deref() != Some(" ") {
+            return Err(format!(
+                "its token '{SPACE}' stands for {space:?}, in Gemma's tokenizer it is one space; is this another model's file?"
+            ));
+        }
+        let bytes = (0..=u8::MAX).filter_map(|b| inner.token_to_id(&format!("<0x{b:02X}>")).map(|id| (id, b))).collect();
+        let control = control_ids.iter().map(|(&id, name)| (name.clone(), id)).collect();
+        Ok(Self { shared: Arc::new(Shared { inner, control, control_ids, bytes }) })
+    }
+
+    /// The token ids of plain text, after the BOS token if `add_bos`.
+    ///
+    /// Control tokens that the text spells out, such as `<start_of_turn>`, are encoded as the characters that they are. To place
+    /// control tokens, use [`special_id`](Self::special_id) or [`ChatFormat`](crate::text::ChatFormat).
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] if the vocabulary cannot express the text, or if a BOS token is asked for and there is none.
+    pub fn encode(&self, text: &str, add_bos: bool) -> Result<Vec<u32>> {
+        let mut ids = Vec::new();
+        if add_bos {
+            ids.push(self.required_id("<bos>")?);
+        }
+        self.encode_onto(text, &mut ids)?;
+        Ok(ids)
+    }
+
+    /// Appends the ids of plain text.
+    pub(super) fn encode_onto(&self, text: &str, ids: &mut Vec<u32>) -> Result<()> {
+        let whole = self.encode_span(text)?;
+        if !whole.iter().any(|&id| self.is_control(id)) {
+            ids.extend(whole);
+            return Ok(());
+        }
+        // The vocabulary's merges can build a control token out of its letters. Cutting each one that the text spells after its
+        // first character leaves no span that contains one.
+        for span in cut_inside(text, self.shared.control.keys().map(String::as_str)) {
+            let part = self.encode_span(span)?;
+            if let Some(id) = part.iter().find(|id| self.is_control(**id)) {
+                let name = &self.shared.control_ids[id];
+                return Err(Error::Tokenizer(format!(
+                    "the vocabulary cannot express '{span}': it comes out as '{name}'; rephrase it"
+                )));
+            }
+            ids.extend(part);
+        }
+        Ok(())
+    }
+
+    fn encode_span(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.shared.inner.encode_fast(text, false).map_err(|e| Error::Tokenizer(e.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    fn is_control(&self, id: u32) -> bool {
+        self.shared.control_ids.contains_key(&id)
+    }
+
+    /// The text of tokens. Control tokens are left out; bytes that are no UTF-8 become U+FFFD.
+    ///
+    /// # Errors
+    /// [`Error::TokenOutOfRange`] for an id that the tokenizer does not know.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        let mut stream = self.stream();
+        let mut text = String::new();
+        for (index, &token) in ids.iter().enumerate() {
+            let piece = self.piece(token);
+            if matches!(piece, Piece::Unknown) {
+                return Err(Error::TokenOutOfRange { token, index, vocab_size: self.vocab_size() });
+            }
+            text.push_str(stream.take(piece).as_deref().unwrap_or_default());
+        }
+        text.push_str(&stream.finish());
+        Ok(text)
+    }
+
+    /// A decoder for tokens that arrive one by one.
+    pub fn stream(&self) -> TextStream {
+        TextStream::new(self.clone())
+    }
+
+    /// The id of a control token by its name, such as `<bos>` or `<end_of_turn>`. `None` if there is none of that name: ordinary
+    /// vocabulary has no entry here.
+    pub fn special_id(&self, name: &str) -> Option<u32> {
+        self.shared.control.get(name).copied()
+    }
+
+    /// As [`special_id`](Self::special_id), for a token that cannot be done without.
+    pub(super) fn required_id(&self, name: &str) -> Result<u32> {
+        self.special_id(name).ok_or_else(|| {
+            Error::Tokenizer(format!("there is no control token '{name}'; is this the tokenizer of a Gemma model?"))
+        })
+    }
+
+    /// How many tokens there are, added ones included. A model's vocabulary may be larger (padding), never smaller.
+    pub fn vocab_size(&self) -> usize {
+        self.shared.inner.get_vocab_size(true)
+    }
+
+    pub(super) fn piece(&self, id: u32) -> Piece {
+        if self.is_control(id) {
+            return Piece::Control;
+        }
+        if let Some(&byte) = self.shared.bytes.get(&id) {
+            return Piece::Byte(byte);
+        }
+        if self.shared.inner.id_to_token(id).is_none() {
+            return Piece::Unknown;
+        }
+        self.shared.inner.decode(&[id], false).map_or(Piece::Unknown, Piece::Text)
+    }
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer").field("vocab_size", &self.vocab_size()).finish_non_exhaustive()
+    }
+}
+
+/// Gemma's spare tokens: `<unused0>`, `<unused1>`, …
+fn is_unused(content: &str) -> bool {
+    content
+        .strip_prefix("<unused")
+        .and_then(|rest| rest.strip_suffix('>'))
+        .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// Cuts `text` after the first character of every occurrence of every name.
+fn cut_inside<'t, 'n>(text: &'t str, names: impl Iterator<Item = &'n str>) -> Vec<&'t str> {
+    let mut cuts: Vec<usize> = names
+        .filter_map(|name| name.chars().next().map(|first| (name, first.len_utf8())))
+        .flat_map(|(name, first)| text.match_indices(name).map(move |(at, _)| at + first))
+        .collect();
+    cuts.push(text.len());
+    cuts.sort_unstable();
+    cuts.dedup();
+    let starts = std::iter::once(0).chain(cuts.iter().copied());
+    starts.zip(cuts.iter().copied()).map(|(from, to)| &text[from..to]).filter(|span| !span.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cutting_leaves_no_name_whole() {
+        let names = ["<bos>", "<end_of_turn>"];
+        let text = "é<bos><bos> <end_of_turn>\n<bo";
+        let spans = cut_inside(text, names.into_iter());
+        assert_eq!(spans.concat(), text);
+        assert_eq!(spans, ["é<", "bos><", "bos> <", "end_of_turn>\n<bo"]);
+    }
+
+    /// A vocabulary whose merges spell `<bos>` out of letters: ids 0 to 6 are `<bos> ▁ < bos> b os> a`.
+    #[test]
+    fn merges_cannot_build_a_control_token() {
+        let json = r#"{"version":"1.0","truncation":null,"padding":null,
+            "added_tokens":[{"id":0,"content":"<bos>","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true}],
+            "normalizer":{"type":"Replace","pattern":{"String":" "},"content":"▁"},"pre_tokenizer":null,"post_processor":null,
+            "decoder":{"type":"Sequence","decoders":[{"type":"Replace","pattern":{"String":"▁"},"content":" "},{"type":"Fuse"}]},
+            "model":{"type":"BPE","dropout":null,"unk_token":null,"continuing_subword_prefix":null,"end_of_word_suffix":null,
+                "fuse_unk":true,"byte_fallback":true,"ignore_merges":false,
+                "vocab":{"<bos>":0,"▁":1,"<":2,"bos>":3,"b":4,"os>":5,"a":6,"o":7,"s":8,">":9,"os":10},
+                "merges":[["o","s"],["os",">"],["b","os>"],["<","bos>"]]}}"#;
+        let tokenizer = Tokenizer::from_bytes(json.as_bytes()).expect("a well-formed file");
+        assert_eq!(tokenizer.encode_span("a<bos>").expect("in the vocabulary"), [6, 0], "the danger is real");
+        assert_eq!(tokenizer.encode("a<bos> a", true).expect("in the vocabulary"), [0, 6, 2, 3, 1, 6]);
+        assert_eq!(tokenizer.decode(&[0, 6, 2, 3, 1, 6]).expect("known ids"), "a<bos> a");
+    }
+}
