@@ -39,7 +39,9 @@ pub enum Error {
         nearest: Option<String>,
     },
     /// A tensor has another shape than the configuration implies.
-    #[error("weight '{name}' has shape {found:?}, the configuration implies {expected:?}; config.json and weights do not belong together")]
+    #[error(
+        "weight '{name}' has shape {found:?}, the configuration implies {expected:?}; config.json and weights do not belong together"
+    )]
     WeightShape {
         /// The tensor.
         name: String,
@@ -86,7 +88,9 @@ pub enum Error {
         problem: String,
     },
     /// A token id is not in the vocabulary.
-    #[error("token id {token} at position {index} is outside the vocabulary of {vocab_size}; was the text encoded with this model's tokenizer?")]
+    #[error(
+        "token id {token} at position {index} is outside the vocabulary of {vocab_size}; was the text encoded with this model's tokenizer?"
+    )]
     TokenOutOfRange {
         /// The id.
         token: u32,
@@ -102,7 +106,9 @@ pub enum Error {
     #[error("the prompt has no tokens; give at least one (the model's BOS token will do)")]
     EmptyPrompt,
     /// The context would grow past what the model or the cache holds. Nothing was changed.
-    #[error("the context would hold {needed} tokens, the capacity is {capacity}; shorten the prompt, generate fewer tokens, or build the generator with a larger capacity")]
+    #[error(
+        "the context would hold {needed} tokens, the capacity is {capacity}; shorten the prompt, generate fewer tokens, or build the generator with a larger capacity"
+    )]
     ContextFull {
         /// Tokens that the request needs.
         needed: usize,
@@ -143,7 +149,9 @@ pub enum Error {
     #[error("the GPU device was lost ({0}); load the model again, on another device if it happens twice")]
     DeviceLost(String),
     /// The device did not answer in time.
-    #[error("the GPU did not finish within {seconds} s ({what}); the driver may hang: try a smaller prefill chunk or another device")]
+    #[error(
+        "the GPU did not finish within {seconds} s ({what}); the driver may hang: try a smaller prefill chunk or another device"
+    )]
     Timeout {
         /// What was waited for.
         what: String,

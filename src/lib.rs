@@ -3,6 +3,7 @@
 
 mod error;
 pub mod ir;
+pub mod runtime;
 pub mod weights;
 
 pub use error::{Error, Result};
