@@ -269,14 +269,15 @@ impl GpuContext {
             match self.poll(poll)? {
                 Ok(_) => return self.check(),
                 Err(wgpu::PollError::Timeout) if left > WAIT_SLICE => continue,
-                Err(wgpu::PollError::Timeout) => {
-                    let seconds = self.timeout.as_secs_f64().ceil() as u64;
-                    return Err(Error::Timeout { what: what.to_owned(), seconds });
-                }
+                Err(wgpu::PollError::Timeout) => return Err(self.timed_out(what)),
                 // The submit was refused without an error in its scope: only a lost device does that.
                 Err(wgpu::PollError::WrongSubmissionIndex(..)) => return Err(self.lose("a submit was refused")),
             }
         }
+    }
+
+    pub(super) fn timed_out(&self, what: &str) -> Error {
+        Error::Timeout { what: what.to_owned(), seconds: self.timeout.as_secs_f64().ceil() as u64 }
     }
 
     /// `Device::poll` panics when the driver reports the loss of the device from inside a wait. The loss itself is recorded

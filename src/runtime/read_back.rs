@@ -1,6 +1,6 @@
 //! Small copies from the device to the host through staging buffers that are made once per size class.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use super::{buffer::Buffer, context::GpuContext};
 use crate::{Error, Result};
@@ -112,15 +112,30 @@ impl GpuContext {
         Ok(mapped)
     }
 
+    /// The outcome of a mapping whose submission is done. Its callback may still be running in another thread that polls.
+    pub(super) fn settled(&self, mapped: &std::sync::OnceLock<bool>) -> Result<bool> {
+        let deadline = Instant::now() + self.timeout();
+        loop {
+            match mapped.get() {
+                Some(outcome) => return Ok(*outcome),
+                None if Instant::now() < deadline => {
+                    self.wait_idle("a mapping")?;
+                    std::thread::yield_now();
+                }
+                None => return Err(self.timed_out("a mapping")),
+            }
+        }
+    }
+
     fn finish_mapping(&self, staged: StagedRead, mapped: &std::sync::OnceLock<bool>, out: &mut [u8]) -> Result<()> {
         if out.len() as u64 != staged.bytes {
             let problem = format!("holds {} bytes, {} were staged", out.len(), staged.bytes);
             return Err(Error::Input { name: "read-back".into(), problem });
         }
         let refused = |message: String| Error::Driver { what: "mapping a read-back".into(), message };
-        if mapped.get() != Some(&true) {
+        if !self.settled(mapped)? {
             self.check_alive()?;
-            return Err(refused(format!("mapping ended with {:?}", mapped.get())));
+            return Err(refused("the buffer could not be mapped".into()));
         }
         {
             let range = staged.staging.raw().slice(..staged.bytes.next_multiple_of(4));
