@@ -158,6 +158,9 @@ pub enum Error {
         /// The time limit.
         seconds: u64,
     },
+    /// The caller's own check asked to stop.
+    #[error("{0} was cancelled")]
+    Cancelled(&'static str),
     /// The driver refused something that passed our own checks.
     #[error("the GPU driver refused {what}: {message}")]
     Driver {

@@ -1,0 +1,65 @@
+//! How fast the device reads its own memory.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{capabilities::AdapterKind, context::GpuContext, random::RandomFill, resident::Shard};
+use crate::{Result, ir::DType};
+
+const SHADER: &str = include_str!("../../shaders/read_memory.wgsl");
+/// Bytes that one workgroup of the shader reads: 256 invocations, 16 loads each, 16 bytes a load.
+const GROUP_BYTES: u64 = 256 * 16 * 16;
+/// Far above the largest last-level cache in use.
+const GPU_BYTES: u64 = 512 << 20;
+const SOFTWARE_BYTES: u64 = 64 << 20;
+/// One timed submit takes about this long: the cost of submit and wait vanishes in it, and no driver kills it.
+const SUBMIT_TIME: Duration = Duration::from_millis(50);
+const MOST_REPEATS: u32 = 1024;
+const ROUNDS: u32 = 5;
+
+/// Bytes per second that a compute shader reads from device memory, the upper bound of a decode step that reads every
+/// weight once.
+///
+/// Reads a buffer of random bits of 512 MiB (64 MiB on a software adapter; less where a binding or buffer is smaller) with
+/// 16-byte loads, coalesced across each workgroup, several times in one submit of about 50 ms, timed on the host; the best
+/// of five submits counts. Nothing is written, so this is the read rate and not half of a copy's traffic.
+///
+/// # Errors
+/// As [`GpuContext::create_buffer`] and [`GpuContext::wait`].
+pub fn measure_copy_bandwidth(context: &GpuContext) -> Result<f64> {
+    let capabilities = context.capabilities();
+    let wanted = if capabilities.kind == AdapterKind::Software { SOFTWARE_BYTES } else { GPU_BYTES };
+    let bytes = wanted.min(capabilities.max_binding).min(capabilities.max_buffer) / GROUP_BYTES * GROUP_BYTES;
+    let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
+    let source = Arc::new(context.create_buffer("bandwidth source", bytes, usage)?);
+    let shard = Shard { buffer: source, offset: 0, bytes, rows: 0..(bytes / 4) as usize };
+    RandomFill::new(context)?.fill(context, &shard, 1, DType::F32, 1, 1.0)?;
+    let sink = context.create_buffer("bandwidth sink", 16, usage)?;
+    let pipeline = context.compile_plain("read_memory.wgsl", SHADER)?;
+    let resources = [wgpu::BindingResource::Buffer(shard.binding()), sink.raw().as_entire_binding()];
+    let group = context.plain_bind_group(&pipeline, &resources)?;
+    let (x, y) = context.spread(bytes / GROUP_BYTES)?;
+    let time = |repeats: u32| -> Result<Duration> {
+        let start = Instant::now();
+        let submission = context.run("bandwidth", |encoder| {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            pass.set_pipeline(&pipeline);
+            pass.set_bind_group(0, &group, &[]);
+            (0..repeats).for_each(|_| pass.dispatch_workgroups(x, y, 1));
+            Ok(())
+        })?;
+        context.wait(&submission, "a bandwidth measurement")?;
+        Ok(start.elapsed())
+    };
+    // The first submit also fills the buffer; the second is warm.
+    time(1)?;
+    let once = time(1)?.max(Duration::from_micros(1));
+    let repeats = ((SUBMIT_TIME.as_secs_f64() / once.as_secs_f64()) as u32).clamp(1, MOST_REPEATS);
+    let mut best = Duration::MAX;
+    for _ in 0..ROUNDS {
+        best = best.min(time(repeats)?);
+    }
+    Ok(bytes as f64 * f64::from(repeats) / best.as_secs_f64())
+}

@@ -1,0 +1,175 @@
+//! What a device can do, as plain data.
+
+use crate::ir::DType;
+
+/// What sort of hardware an adapter is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AdapterKind {
+    /// A GPU with memory of its own.
+    Discrete,
+    /// A GPU that shares the host's memory.
+    Integrated,
+    /// A GPU seen through a virtual machine.
+    Virtual,
+    /// Not told by the driver.
+    Other,
+    /// A driver that computes on the CPU (lavapipe, SwiftShader, WARP).
+    Software,
+}
+
+impl AdapterKind {
+    pub(super) fn of(kind: wgpu::DeviceType) -> Self {
+        match kind {
+            wgpu::DeviceType::DiscreteGpu => AdapterKind::Discrete,
+            wgpu::DeviceType::IntegratedGpu => AdapterKind::Integrated,
+            wgpu::DeviceType::VirtualGpu => AdapterKind::Virtual,
+            wgpu::DeviceType::Other => AdapterKind::Other,
+            wgpu::DeviceType::Cpu => AdapterKind::Software,
+        }
+    }
+
+    /// The word used in listings.
+    pub const fn name(self) -> &'static str {
+        match self {
+            AdapterKind::Discrete => "discrete",
+            AdapterKind::Integrated => "integrated",
+            AdapterKind::Virtual => "virtual",
+            AdapterKind::Other => "other",
+            AdapterKind::Software => "software",
+        }
+    }
+}
+
+impl std::fmt::Display for AdapterKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// One shape that cooperative matrix instructions take: `C[m,n] += A[m,k] · B[k,n]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CooperativeMatrix {
+    /// Rows of A and C.
+    pub m: u32,
+    /// Columns of B and C.
+    pub n: u32,
+    /// Columns of A, rows of B.
+    pub k: u32,
+    /// Element type of A and B.
+    pub input: DType,
+    /// Element type of C.
+    pub output: DType,
+}
+
+/// What an opened device offers: the features and limits it was opened with, not those of the adapter behind it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Capabilities {
+    /// The adapter's name as the driver gives it.
+    pub adapter: String,
+    /// `vulkan`, `metal`, `dx12`, …
+    pub backend: String,
+    /// The sort of hardware.
+    pub kind: AdapterKind,
+    /// The driver's name and version.
+    pub driver: String,
+    /// WGSL `f16` arithmetic.
+    pub f16: bool,
+    /// Subgroup operations in compute shaders.
+    pub subgroups: bool,
+    /// Smallest subgroup that a shader may run with; meaningful if [`Capabilities::subgroups`].
+    pub subgroup_min: u32,
+    /// Largest subgroup that a shader may run with.
+    pub subgroup_max: u32,
+    /// Timestamps at the edges of passes.
+    pub timestamps: bool,
+    /// Timestamps between dispatches of one pass.
+    pub timestamps_inside_passes: bool,
+    /// Nanoseconds of one timestamp tick.
+    pub timestamp_period: f32,
+    /// Compiled pipelines can be saved and loaded.
+    pub pipeline_cache: bool,
+    /// Bytes of immediates; 0 without the feature.
+    pub max_immediate_bytes: u32,
+    /// Largest storage buffer binding in bytes.
+    pub max_binding: u64,
+    /// Largest buffer in bytes.
+    pub max_buffer: u64,
+    /// Storage buffers that one shader stage may bind.
+    pub max_storage_buffers: u32,
+    /// Workgroups in one dimension of a dispatch.
+    pub max_workgroups: u32,
+    /// Invocations of one workgroup.
+    pub max_invocations: u32,
+    /// Invocations of one workgroup along x, y and z.
+    pub max_workgroup_size: [u32; 3],
+    /// Bytes of workgroup memory.
+    pub max_workgroup_storage: u32,
+    /// Offsets of storage buffer bindings are multiples of this.
+    pub min_storage_offset_alignment: u32,
+    /// Shapes of cooperative matrices; empty unless asked for when opening.
+    pub cooperative_matrices: Vec<CooperativeMatrix>,
+}
+
+impl Capabilities {
+    pub(super) fn of(adapter: &wgpu::Adapter, device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
+        let info = adapter.get_info();
+        let (features, limits) = (device.features(), device.limits());
+        let has = |feature| features.contains(feature);
+        let cooperative_matrices = match has(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+            true => adapter.cooperative_matrix_properties().iter().filter_map(cooperative_matrix).collect(),
+            false => Vec::new(),
+        };
+        Self {
+            backend: info.backend.to_string(),
+            kind: AdapterKind::of(info.device_type),
+            driver: driver_text(&info),
+            f16: has(wgpu::Features::SHADER_F16),
+            subgroups: has(wgpu::Features::SUBGROUP),
+            subgroup_min: info.subgroup_min_size,
+            subgroup_max: info.subgroup_max_size,
+            timestamps: has(wgpu::Features::TIMESTAMP_QUERY),
+            timestamps_inside_passes: has(wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES),
+            timestamp_period: queue.get_timestamp_period(),
+            pipeline_cache: has(wgpu::Features::PIPELINE_CACHE),
+            max_immediate_bytes: if has(wgpu::Features::IMMEDIATES) { limits.max_immediate_size } else { 0 },
+            max_binding: limits.max_storage_buffer_binding_size,
+            max_buffer: limits.max_buffer_size,
+            max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
+            max_workgroups: limits.max_compute_workgroups_per_dimension,
+            max_invocations: limits.max_compute_invocations_per_workgroup,
+            max_workgroup_size: [
+                limits.max_compute_workgroup_size_x,
+                limits.max_compute_workgroup_size_y,
+                limits.max_compute_workgroup_size_z,
+            ],
+            max_workgroup_storage: limits.max_compute_workgroup_storage_size,
+            min_storage_offset_alignment: limits.min_storage_buffer_offset_alignment,
+            cooperative_matrices,
+            adapter: info.name,
+        }
+    }
+}
+
+/// The driver's name and version in one line.
+pub(super) fn driver_text(info: &wgpu::AdapterInfo) -> String {
+    format!("{} {}", info.driver, info.driver_info).trim().to_owned()
+}
+
+fn cooperative_matrix(shape: &wgpu::CooperativeMatrixProperties) -> Option<CooperativeMatrix> {
+    use wgpu::CooperativeScalarType as Scalar;
+    let dtype = |scalar| match scalar {
+        Scalar::F32 => DType::F32,
+        Scalar::F16 => DType::F16,
+        Scalar::I32 => DType::I32,
+        Scalar::U32 => DType::U32,
+    };
+    // WGSL has square tiles of 8 and 16 only.
+    let square = shape.m_size == shape.n_size && shape.n_size == shape.k_size && matches!(shape.m_size, 8 | 16);
+    square.then(|| CooperativeMatrix {
+        m: shape.m_size,
+        n: shape.n_size,
+        k: shape.k_size,
+        input: dtype(shape.ab_type),
+        output: dtype(shape.cr_type),
+    })
+}

@@ -1,0 +1,298 @@
+//! An opened device: submits, bounded waits, typed errors.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use super::{
+    capabilities::Capabilities, counters::Counters, device::OwnDevice, lost::Faults, read_back::StagingPool, requirements,
+    waiter::Waiter,
+};
+use crate::{Error, Result};
+
+/// A wait is cut into slices of this length, so that a device lost meanwhile is noticed and a missed wake-up is retried.
+const WAIT_SLICE: Duration = Duration::from_secs(1);
+
+/// How to open a device.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GpuOptions {
+    /// Lower the largest storage binding to this many bytes; the device is opened with the lower limit.
+    pub max_binding: Option<u64>,
+    /// Lower the largest buffer to this many bytes.
+    pub max_buffer: Option<u64>,
+    /// How long any single wait for the device may take. Default: 60 s.
+    pub timeout: Duration,
+    /// Ask for cooperative matrices where the adapter has them; an experimental feature of wgpu. Default: off.
+    pub cooperative_matrices: bool,
+}
+
+impl Default for GpuOptions {
+    fn default() -> Self {
+        Self { max_binding: None, max_buffer: None, timeout: Duration::from_secs(60), cooperative_matrices: false }
+    }
+}
+
+/// An opened GPU with its queue. Shared as `Arc<GpuContext>` between models and threads.
+pub struct GpuContext {
+    adapter: wgpu::Adapter,
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    capabilities: Capabilities,
+    timeout: Duration,
+    faults: Arc<Faults>,
+    counters: Arc<Counters>,
+    pub(super) staging: Mutex<StagingPool>,
+    pub(super) waiter: Waiter,
+}
+
+const _: () = {
+    const fn shareable<T: Send + Sync + 'static>() {}
+    shareable::<GpuContext>();
+};
+
+impl GpuContext {
+    /// Opens `adapter` with what the kernels want.
+    pub(super) async fn open(adapter: wgpu::Adapter, options: &GpuOptions) -> Result<Arc<Self>> {
+        let name = adapter.get_info().name;
+        requirements::check(&name, adapter.features(), &adapter.limits())?;
+        let mut limits = requirements::wanted_limits(&adapter);
+        lower(&mut limits.max_storage_buffer_binding_size, options.max_binding);
+        lower(&mut limits.max_buffer_size, options.max_buffer);
+        requirements::check(&name, adapter.features(), &limits)?;
+        let mut features = requirements::wanted_features(&adapter);
+        let mut experimental = wgpu::ExperimentalFeatures::disabled();
+        let cooperative = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+        if options.cooperative_matrices && adapter.features().contains(cooperative) {
+            features |= cooperative;
+            // SAFETY: the caller opted in; shaders that use the feature are this crate's own and pass naga's validation.
+            experimental = unsafe { wgpu::ExperimentalFeatures::enabled() };
+        }
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("gemmaflow"),
+            required_features: features,
+            required_limits: limits,
+            experimental_features: experimental,
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            trace: wgpu::Trace::Off,
+        };
+        let (device, queue) = adapter
+            .request_device(&descriptor)
+            .await
+            .map_err(|e| Error::Driver { what: format!("opening a device on '{name}'"), message: e.to_string() })?;
+        let faults = Arc::new(Faults::default());
+        let (on_lost, on_error) = (faults.clone(), faults.clone());
+        device.set_device_lost_callback(move |reason, message| on_lost.lose(format!("{reason:?} {message}").trim_end()));
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| on_error.uncaptured(error.to_string())));
+        Ok(Arc::new(Self::assemble(adapter, device, queue, options, faults)))
+    }
+
+    /// Takes over an application's device, whose callbacks stay as the application set them.
+    pub(super) fn adopt(own: OwnDevice, options: &GpuOptions) -> Result<Arc<Self>> {
+        let OwnDevice { adapter, device, queue } = own;
+        requirements::check(&adapter.get_info().name, device.features(), &device.limits())?;
+        Ok(Arc::new(Self::assemble(adapter, device, queue, options, Arc::new(Faults::default()))))
+    }
+
+    fn assemble(
+        adapter: wgpu::Adapter,
+        device: wgpu::Device,
+        queue: wgpu::Queue,
+        options: &GpuOptions,
+        faults: Arc<Faults>,
+    ) -> Self {
+        let mut capabilities = Capabilities::of(&adapter, &device, &queue);
+        lower(&mut capabilities.max_binding, options.max_binding);
+        lower(&mut capabilities.max_buffer, options.max_buffer);
+        tracing::info!(
+            adapter = %capabilities.adapter, backend = %capabilities.backend, kind = %capabilities.kind,
+            f16 = capabilities.f16, subgroups = capabilities.subgroups, max_binding = capabilities.max_binding, "GPU opened"
+        );
+        Self {
+            adapter,
+            device,
+            queue,
+            capabilities,
+            timeout: options.timeout,
+            faults,
+            counters: Arc::default(),
+            staging: Mutex::default(),
+            waiter: Waiter::default(),
+        }
+    }
+
+    /// The adapter that was opened.
+    pub fn adapter(&self) -> &wgpu::Adapter {
+        &self.adapter
+    }
+
+    /// The device. Errors of calls made on it directly are seen only inside [`GpuContext::scoped`].
+    pub fn device(&self) -> &wgpu::Device {
+        &self.device
+    }
+
+    /// The queue. Submit through [`GpuContext::submit`], which checks and counts.
+    pub fn queue(&self) -> &wgpu::Queue {
+        &self.queue
+    }
+
+    /// What the device can do.
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    /// Running totals.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    pub(super) fn shared_counters(&self) -> Arc<Counters> {
+        self.counters.clone()
+    }
+
+    /// How long a single wait may take.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Whether the device is still there, as far as has been noticed; also reports an error that no call caught, once.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`] for ever after a loss; [`Error::Driver`].
+    pub fn check(&self) -> Result<()> {
+        self.faults.check()
+    }
+
+    /// Asks wgpu whether the device is still there. A scope says nothing about a lost device, and an application's own
+    /// loss callback must stay; but a tiny mapped buffer is only mapped on a live device.
+    pub(super) fn check_alive(&self) -> Result<()> {
+        self.check()?;
+        let usage = wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC;
+        let descriptor = wgpu::BufferDescriptor { label: Some("probe"), size: 4, usage, mapped_at_creation: true };
+        let probe = self.scoped("a probe of the device", || self.device.create_buffer(&descriptor))?;
+        if probe.slice(..).get_mapped_range_mut().is_err() {
+            return Err(self.lose("destroyed or lost"));
+        }
+        Ok(())
+    }
+
+    fn lose(&self, reason: &str) -> Error {
+        if self.faults.lost().is_none() {
+            self.faults.lose(reason);
+        }
+        self.faults.lost().unwrap_or_else(|| Error::DeviceLost(reason.to_owned()))
+    }
+
+    /// Runs `call` with error scopes around it: what wgpu says against it comes back as an error.
+    ///
+    /// # Errors
+    /// [`Error::Driver`] with wgpu's message, [`Error::OutOfMemory`], [`Error::DeviceLost`].
+    pub fn scoped<T>(&self, what: &str, call: impl FnOnce() -> T) -> Result<T> {
+        self.scoped_allocation(what, 0, call)
+    }
+
+    pub(super) fn scoped_allocation<T>(&self, what: &str, bytes: u64, call: impl FnOnce() -> T) -> Result<T> {
+        self.check()?;
+        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let internal = self.device.push_error_scope(wgpu::ErrorFilter::Internal);
+        let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let value = call();
+        // Natively these futures are ready as soon as they are made.
+        let errors = [validation, internal, memory].map(|scope| pollster::block_on(scope.pop()));
+        match errors.into_iter().flatten().next() {
+            None => Ok(value),
+            Some(wgpu::Error::OutOfMemory { .. }) => {
+                Err(Error::OutOfMemory { what: what.to_owned(), bytes, adapter: self.capabilities.adapter.clone() })
+            }
+            Some(error) => {
+                Err(self.faults.lost().unwrap_or_else(|| Error::Driver { what: what.to_owned(), message: error.to_string() }))
+            }
+        }
+    }
+
+    /// Records commands and submits them in one go.
+    ///
+    /// # Errors
+    /// Those of `record`; as [`GpuContext::scoped`].
+    pub fn run(&self, what: &str, record: impl FnOnce(&mut wgpu::CommandEncoder) -> Result<()>) -> Result<wgpu::SubmissionIndex> {
+        let commands = self.scoped(what, || {
+            let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(what) });
+            record(&mut encoder).map(|()| encoder.finish())
+        })??;
+        self.submit(what, [commands])
+    }
+
+    /// Hands commands to the device.
+    ///
+    /// # Errors
+    /// As [`GpuContext::scoped`]. A device lost unnoticed is reported by the wait for the submission.
+    pub fn submit(&self, what: &str, commands: impl IntoIterator<Item = wgpu::CommandBuffer>) -> Result<wgpu::SubmissionIndex> {
+        let submission = self.scoped(what, || self.queue.submit(commands))?;
+        self.counters.submitted();
+        Ok(submission)
+    }
+
+    /// Writes a few bytes at `offset` (a multiple of 4) of `buffer`, before the next submit. For uniforms and token ids;
+    /// weights go through [`super::WeightUploader`].
+    ///
+    /// # Errors
+    /// As [`GpuContext::scoped`].
+    pub fn write(&self, buffer: &super::Buffer, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.scoped(buffer.label(), || self.queue.write_buffer(buffer.raw(), offset, bytes))?;
+        self.counters.uploaded(bytes.len() as u64);
+        Ok(())
+    }
+
+    /// Blocks until `submission` is done. `what` is for the error's text.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] after the context's time limit, [`Error::DeviceLost`].
+    pub fn wait(&self, submission: &wgpu::SubmissionIndex, what: &str) -> Result<()> {
+        self.wait_for(Some(submission), what)
+    }
+
+    /// Blocks until all that was submitted so far is done.
+    ///
+    /// # Errors
+    /// As [`GpuContext::wait`].
+    pub fn wait_idle(&self, what: &str) -> Result<()> {
+        self.wait_for(None, what)
+    }
+
+    fn wait_for(&self, submission: Option<&wgpu::SubmissionIndex>, what: &str) -> Result<()> {
+        let deadline = Instant::now() + self.timeout;
+        loop {
+            self.check()?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            let poll = wgpu::PollType::Wait { submission_index: submission.cloned(), timeout: Some(left.min(WAIT_SLICE)) };
+            match self.poll(poll)? {
+                Ok(_) => return self.check(),
+                Err(wgpu::PollError::Timeout) if left > WAIT_SLICE => continue,
+                Err(wgpu::PollError::Timeout) => return Err(self.timed_out(what)),
+                // The submit was refused without an error in its scope: only a lost device does that.
+                Err(wgpu::PollError::WrongSubmissionIndex(..)) => return Err(self.lose("a submit was refused")),
+            }
+        }
+    }
+
+    pub(super) fn timed_out(&self, what: &str) -> Error {
+        Error::Timeout { what: what.to_owned(), seconds: self.timeout.as_secs_f64().ceil() as u64 }
+    }
+
+    /// `Device::poll` panics when the driver reports the loss of the device from inside a wait. The loss itself is recorded
+    /// before that, and no lock is held, so the panic is caught here and becomes an error.
+    fn poll(&self, poll: wgpu::PollType) -> Result<Result<wgpu::PollStatus, wgpu::PollError>> {
+        catch_unwind(AssertUnwindSafe(|| self.device.poll(poll))).map_err(|_| self.lose("the driver failed during a wait"))
+    }
+}
+
+impl std::fmt::Debug for GpuContext {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GpuContext").field("capabilities", &self.capabilities).finish_non_exhaustive()
+    }
+}
+
+fn lower(value: &mut u64, to: Option<u64>) {
+    *value = to.map_or(*value, |to| to.min(*value));
+}

@@ -1,0 +1,84 @@
+//! What the runtime has asked of the device so far.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Running totals of one [`super::GpuContext`]. Cheap to bump from any thread.
+#[derive(Debug, Default)]
+pub struct Counters {
+    buffers_created: AtomicU64,
+    buffers_live: AtomicU64,
+    bytes_live: AtomicU64,
+    pipelines_created: AtomicU64,
+    bind_groups_created: AtomicU64,
+    submits: AtomicU64,
+    bytes_read_back: AtomicU64,
+    bytes_uploaded: AtomicU64,
+}
+
+/// The values of [`Counters`] at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CounterSnapshot {
+    /// Buffers created since the device was opened.
+    pub buffers_created: u64,
+    /// Buffers that exist now.
+    pub buffers_live: u64,
+    /// Bytes of the buffers that exist now.
+    pub bytes_live: u64,
+    /// Compute pipelines created since the device was opened.
+    pub pipelines_created: u64,
+    /// Bind groups created since the device was opened.
+    pub bind_groups_created: u64,
+    /// Queue submits.
+    pub submits: u64,
+    /// Bytes copied from the device to the host.
+    pub bytes_read_back: u64,
+    /// Bytes copied from the host to the device.
+    pub bytes_uploaded: u64,
+}
+
+impl Counters {
+    /// The values now.
+    pub fn snapshot(&self) -> CounterSnapshot {
+        CounterSnapshot {
+            buffers_created: self.buffers_created.load(Relaxed),
+            buffers_live: self.buffers_live.load(Relaxed),
+            bytes_live: self.bytes_live.load(Relaxed),
+            pipelines_created: self.pipelines_created.load(Relaxed),
+            bind_groups_created: self.bind_groups_created.load(Relaxed),
+            submits: self.submits.load(Relaxed),
+            bytes_read_back: self.bytes_read_back.load(Relaxed),
+            bytes_uploaded: self.bytes_uploaded.load(Relaxed),
+        }
+    }
+
+    pub(crate) fn buffer_created(&self, bytes: u64) {
+        self.buffers_created.fetch_add(1, Relaxed);
+        self.buffers_live.fetch_add(1, Relaxed);
+        self.bytes_live.fetch_add(bytes, Relaxed);
+    }
+
+    pub(crate) fn buffer_dropped(&self, bytes: u64) {
+        self.buffers_live.fetch_sub(1, Relaxed);
+        self.bytes_live.fetch_sub(bytes, Relaxed);
+    }
+
+    pub(crate) fn pipeline_created(&self) {
+        self.pipelines_created.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn bind_group_created(&self) {
+        self.bind_groups_created.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn submitted(&self) {
+        self.submits.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn read_back(&self, bytes: u64) {
+        self.bytes_read_back.fetch_add(bytes, Relaxed);
+    }
+
+    pub(crate) fn uploaded(&self, bytes: u64) {
+        self.bytes_uploaded.fetch_add(bytes, Relaxed);
+    }
+}

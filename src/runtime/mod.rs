@@ -1,0 +1,32 @@
+//! Everything that touches the GPU. The only module that names `wgpu`.
+//!
+//! [`Device`] says which adapter is wanted, [`GpuContext`] is an opened one: buffers, submits, bounded waits, read-backs
+//! and what the device can do ([`Capabilities`]). Weights become resident through [`WeightUploader`].
+
+mod bandwidth;
+mod buffer;
+mod capabilities;
+mod context;
+mod counters;
+mod device;
+mod lost;
+mod random;
+mod read_back;
+mod requirements;
+mod resident;
+mod staging_ring;
+mod upload;
+mod waiter;
+
+pub use bandwidth::measure_copy_bandwidth;
+pub use buffer::Buffer;
+pub use capabilities::{AdapterKind, Capabilities, CooperativeMatrix};
+pub use context::{GpuContext, GpuOptions};
+pub use counters::{CounterSnapshot, Counters};
+pub use device::{AdapterDescription, Device, Opened, OwnDevice, adapters, adapters_async};
+pub use read_back::StagedRead;
+pub use requirements::{required_features, required_limits, wanted_features, wanted_limits};
+pub use resident::{ResidentWeight, Shard};
+pub use upload::{UploadProgress, WeightUploader};
+/// The `wgpu` that this crate is built against, for applications that hand over their own device.
+pub use wgpu;

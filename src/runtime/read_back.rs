@@ -1,0 +1,190 @@
+//! Small copies from the device to the host through staging buffers that are made once per size class.
+
+use std::{sync::Arc, time::Instant};
+
+use super::{buffer::Buffer, context::GpuContext};
+use crate::{Error, Result};
+
+/// Bytes of one staging copy; longer reads go in several.
+const LARGEST_STAGING: u64 = 16 << 20;
+/// Smallest size class.
+const SMALLEST_STAGING: u64 = 256;
+/// Idle staging buffers kept per size class; a third covers reading a step behind.
+const KEPT_PER_CLASS: usize = 3;
+
+/// Idle staging buffers.
+#[derive(Debug, Default)]
+pub struct StagingPool {
+    idle: Vec<Buffer>,
+}
+
+/// A copy into a staging buffer that has been recorded; [`GpuContext::collect`] takes the bytes after the submit.
+///
+/// ```text
+/// let staged = context.stage_read(&mut encoder, &tokens, 0, 4)?;   // in the step's own encoder
+/// let submission = context.submit("step", [encoder.finish()])?;
+/// context.collect(staged, &submission, &mut bytes)?;               // now, or a step later
+/// ```
+#[derive(Debug)]
+#[must_use = "the copy is read by GpuContext::collect"]
+pub struct StagedRead {
+    staging: Buffer,
+    bytes: u64,
+}
+
+impl GpuContext {
+    /// Records a copy of `bytes` (rounded up to 4) at `offset` (a multiple of 4) of `source`, which has `COPY_SRC`.
+    ///
+    /// # Errors
+    /// [`Error::Input`] outside of `source` or above 16 MiB; as [`GpuContext::create_buffer`] when a staging buffer is made.
+    pub fn stage_read(&self, encoder: &mut wgpu::CommandEncoder, source: &Buffer, offset: u64, bytes: u64) -> Result<StagedRead> {
+        let copied = bytes.next_multiple_of(4);
+        let inside = offset.checked_add(copied).is_some_and(|end| end <= source.size());
+        if !offset.is_multiple_of(4) || !inside || copied > LARGEST_STAGING || bytes == 0 {
+            let problem =
+                format!("reading {bytes} bytes at {offset} of {} (offsets are multiples of 4, 1 B to 16 MiB)", source.size());
+            return Err(Error::Input { name: source.label().to_owned(), problem });
+        }
+        let class = copied.next_power_of_two().max(SMALLEST_STAGING);
+        let staging = match self.idle_staging(class) {
+            Some(buffer) => buffer,
+            None => self.create_buffer("read-back", class, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST)?,
+        };
+        encoder.copy_buffer_to_buffer(source.raw(), offset, staging.raw(), 0, copied);
+        Ok(StagedRead { staging, bytes })
+    }
+
+    fn idle_staging(&self, class: u64) -> Option<Buffer> {
+        let mut pool = self.staging.lock().ok()?;
+        let found = pool.idle.iter().position(|buffer| buffer.size() == class)?;
+        Some(pool.idle.swap_remove(found))
+    }
+
+    fn recycle(&self, staging: Buffer) {
+        if let Ok(mut pool) = self.staging.lock()
+            && pool.idle.iter().filter(|buffer| buffer.size() == staging.size()).count() < KEPT_PER_CLASS
+        {
+            pool.idle.push(staging);
+        }
+    }
+
+    /// Frees the idle staging buffers; the next read makes its own again.
+    pub fn release_staging(&self) {
+        if let Ok(mut pool) = self.staging.lock() {
+            pool.idle.clear();
+        }
+    }
+
+    /// Waits for `submission` and copies what was staged into `out`, whose length is that of the staged read.
+    ///
+    /// # Errors
+    /// As [`GpuContext::wait`]; [`Error::Input`] if `out` has another length.
+    pub fn collect(&self, staged: StagedRead, submission: &wgpu::SubmissionIndex, out: &mut [u8]) -> Result<()> {
+        let mapping = self.start_mapping(&staged)?;
+        self.wait(submission, "a read-back")?;
+        self.finish_mapping(staged, &mapping, out)
+    }
+
+    /// [`GpuContext::collect`] without blocking the calling thread; needs no particular executor.
+    ///
+    /// # Errors
+    /// As [`GpuContext::collect`].
+    pub async fn collect_async(
+        self: &Arc<Self>,
+        staged: StagedRead,
+        submission: wgpu::SubmissionIndex,
+        out: &mut [u8],
+    ) -> Result<()> {
+        let mapping = self.start_mapping(&staged)?;
+        self.waited(submission, "a read-back").await?;
+        self.finish_mapping(staged, &mapping, out)
+    }
+
+    fn start_mapping(&self, staged: &StagedRead) -> Result<Arc<std::sync::OnceLock<bool>>> {
+        let mapped = Arc::new(std::sync::OnceLock::new());
+        let seen = mapped.clone();
+        self.scoped("mapping a read-back", || {
+            let range = ..staged.bytes.next_multiple_of(4);
+            staged.staging.raw().map_async(wgpu::MapMode::Read, range, move |result| {
+                seen.get_or_init(|| result.is_ok());
+            });
+        })?;
+        Ok(mapped)
+    }
+
+    /// The outcome of a mapping whose submission is done. Its callback may still be running in another thread that polls.
+    pub(super) fn settled(&self, mapped: &std::sync::OnceLock<bool>) -> Result<bool> {
+        let deadline = Instant::now() + self.timeout();
+        loop {
+            match mapped.get() {
+                Some(outcome) => return Ok(*outcome),
+                None if Instant::now() < deadline => {
+                    self.wait_idle("a mapping")?;
+                    std::thread::yield_now();
+                }
+                None => return Err(self.timed_out("a mapping")),
+            }
+        }
+    }
+
+    fn finish_mapping(&self, staged: StagedRead, mapped: &std::sync::OnceLock<bool>, out: &mut [u8]) -> Result<()> {
+        if out.len() as u64 != staged.bytes {
+            let problem = format!("holds {} bytes, {} were staged", out.len(), staged.bytes);
+            return Err(Error::Input { name: "read-back".into(), problem });
+        }
+        let refused = |message: String| Error::Driver { what: "mapping a read-back".into(), message };
+        if !self.settled(mapped)? {
+            self.check_alive()?;
+            return Err(refused("the buffer could not be mapped".into()));
+        }
+        {
+            let range = staged.staging.raw().slice(..staged.bytes.next_multiple_of(4));
+            let view = range.get_mapped_range().map_err(|e| refused(e.to_string()))?;
+            out.copy_from_slice(&view[..out.len()]);
+        }
+        staged.staging.raw().unmap();
+        self.counters().read_back(staged.bytes);
+        self.recycle(staged.staging);
+        Ok(())
+    }
+
+    /// Copies the bytes of `source` from `offset` (a multiple of 4) on into `out`, blocking.
+    ///
+    /// # Errors
+    /// As [`GpuContext::stage_read`] and [`GpuContext::wait`].
+    pub fn read_back(&self, source: &Buffer, offset: u64, out: &mut [u8]) -> Result<()> {
+        let mut at = offset;
+        for chunk in out.chunks_mut(LARGEST_STAGING as usize) {
+            let (staged, submission) = self.submit_read(source, at, chunk.len() as u64)?;
+            self.collect(staged, &submission, chunk)?;
+            at += chunk.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// [`GpuContext::read_back`] without blocking the calling thread.
+    ///
+    /// # Errors
+    /// As [`GpuContext::read_back`].
+    pub async fn read_back_async(self: &Arc<Self>, source: &Buffer, offset: u64, out: &mut [u8]) -> Result<()> {
+        let mut at = offset;
+        for chunk in out.chunks_mut(LARGEST_STAGING as usize) {
+            let (staged, submission) = self.submit_read(source, at, chunk.len() as u64)?;
+            self.collect_async(staged, submission, chunk).await?;
+            at += chunk.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn submit_read(&self, source: &Buffer, offset: u64, bytes: u64) -> Result<(StagedRead, wgpu::SubmissionIndex)> {
+        let mut staged = None;
+        let submission = self.run("read-back", |encoder| {
+            staged = Some(self.stage_read(encoder, source, offset, bytes)?);
+            Ok(())
+        })?;
+        match staged {
+            Some(staged) => Ok((staged, submission)),
+            None => Err(Error::Driver { what: "read-back".into(), message: "nothing was recorded".into() }),
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! A few mapped buffers that all uploads go through, so that host memory stays bounded however large a weight is.
+
+use std::sync::{Arc, OnceLock};
+
+use super::{buffer::Buffer, context::GpuContext};
+use crate::{Error, Result};
+
+const SLOTS: usize = 3;
+/// Bytes of one slot.
+const SLOT_BYTES: u64 = 8 << 20;
+/// Bytes moved at a time; mapped memory is write-only, so files are read into this first, which stays in cache.
+const SCRATCH_BYTES: usize = 1 << 20;
+
+/// Fills one slot while the device copies out of the others.
+#[derive(Debug)]
+pub(super) struct StagingRing {
+    slots: Vec<Slot>,
+    current: usize,
+    /// Bytes written into the current slot.
+    filled: u64,
+    copies: Vec<Copy>,
+    scratch: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    buffer: Buffer,
+    /// While the device copies out of it.
+    in_flight: Option<(wgpu::SubmissionIndex, Arc<OnceLock<bool>>)>,
+}
+
+#[derive(Debug)]
+struct Copy {
+    from: u64,
+    to: Arc<Buffer>,
+    at: u64,
+    bytes: u64,
+}
+
+impl StagingRing {
+    pub fn new(context: &GpuContext) -> Result<Self> {
+        let usage = wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC;
+        let bytes = SLOT_BYTES.min(context.capabilities().max_buffer / 8 * 8);
+        let slots = (0..SLOTS).map(|_| {
+            let buffer = context.allocate("upload", bytes, usage, true)?;
+            Ok(Slot { buffer, in_flight: None })
+        });
+        let slots = slots.collect::<Result<Vec<_>>>()?;
+        Ok(Self { slots, current: 0, filled: 0, copies: Vec::new(), scratch: vec![0; SCRATCH_BYTES] })
+    }
+
+    /// Moves `bytes` bytes that `read` gives to `at` of `to`, padded with zeros to a multiple of 8 (what a
+    /// mapped range begins at). `read(start, out)` fills
+    /// `out` from byte `start` on; `moved(bytes)` is told after each portion and may stop with an error.
+    pub fn push(
+        &mut self,
+        context: &GpuContext,
+        to: &Arc<Buffer>,
+        at: u64,
+        bytes: u64,
+        read: &mut dyn FnMut(u64, &mut [u8]) -> Result<()>,
+        moved: &mut dyn FnMut(u64) -> Result<()>,
+    ) -> Result<()> {
+        let mut done = 0;
+        while done < bytes {
+            let capacity = self.slots[self.current].buffer.size();
+            if self.filled == capacity {
+                self.flush(context)?;
+            }
+            self.reclaim(context)?;
+            let portion = (bytes - done).min(capacity - self.filled).min(SCRATCH_BYTES as u64);
+            let padded = portion.next_multiple_of(8);
+            self.scratch[portion as usize..padded as usize].fill(0);
+            read(done, &mut self.scratch[..portion as usize])?;
+            self.write(padded)?;
+            self.record(to, at + done, padded);
+            self.filled += padded;
+            done += portion;
+            moved(portion)?;
+        }
+        Ok(())
+    }
+
+    fn write(&self, padded: u64) -> Result<()> {
+        let range = self.filled..self.filled + padded;
+        let mapped = self.slots[self.current].buffer.raw().get_mapped_range_mut(range);
+        let mut view =
+            mapped.map_err(|e| Error::Driver { what: "writing to a staging buffer".into(), message: e.to_string() })?;
+        view.copy_from_slice(&self.scratch[..padded as usize]);
+        Ok(())
+    }
+
+    fn record(&mut self, to: &Arc<Buffer>, at: u64, bytes: u64) {
+        if let Some(last) = self.copies.last_mut()
+            && Arc::ptr_eq(&last.to, to)
+            && last.at + last.bytes == at
+            && last.from + last.bytes == self.filled
+        {
+            last.bytes += bytes;
+            return;
+        }
+        self.copies.push(Copy { from: self.filled, to: to.clone(), at, bytes });
+    }
+
+    /// Submits the copies out of the current slot and moves on to the next.
+    fn flush(&mut self, context: &GpuContext) -> Result<()> {
+        let slot = &mut self.slots[self.current];
+        slot.buffer.raw().unmap();
+        let copies = std::mem::take(&mut self.copies);
+        let submission = context.run("upload", |encoder| {
+            for copy in &copies {
+                encoder.copy_buffer_to_buffer(slot.buffer.raw(), copy.from, copy.to.raw(), copy.at, copy.bytes);
+            }
+            Ok(())
+        })?;
+        let mapped = Arc::new(OnceLock::new());
+        let seen = mapped.clone();
+        context.scoped("mapping a staging buffer", || {
+            slot.buffer.raw().map_async(wgpu::MapMode::Write, .., move |result| {
+                seen.get_or_init(|| result.is_ok());
+            });
+        })?;
+        slot.in_flight = Some((submission, mapped));
+        context.counters().uploaded(self.filled);
+        self.current = (self.current + 1) % self.slots.len();
+        self.filled = 0;
+        Ok(())
+    }
+
+    /// Waits until the current slot is the host's again.
+    fn reclaim(&mut self, context: &GpuContext) -> Result<()> {
+        let Some((submission, mapped)) = self.slots[self.current].in_flight.take() else { return Ok(()) };
+        context.wait(&submission, "an upload")?;
+        if context.settled(&mapped)? {
+            return Ok(());
+        }
+        context.check_alive()?;
+        Err(Error::Driver { what: "mapping a staging buffer".into(), message: "the buffer could not be mapped".into() })
+    }
+
+    /// Submits what is left and waits until the device has all of it.
+    pub fn finish(mut self, context: &GpuContext) -> Result<()> {
+        if self.filled > 0 {
+            self.flush(context)?;
+        }
+        context.wait_idle("the end of an upload")
+    }
+}

@@ -1,0 +1,167 @@
+//! Brings weights to the device, in their storage type, without a host copy of any whole tensor.
+
+use std::sync::Arc;
+
+use super::{
+    context::GpuContext,
+    random::RandomFill,
+    resident::{Arenas, Piece, ResidentWeight, Shard, split},
+    staging_ring::StagingRing,
+};
+use crate::{Error, Result, ir::DType, weights::Tensor};
+
+/// How far an upload is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UploadProgress {
+    /// Bytes moved so far.
+    pub done: u64,
+    /// Bytes that were reserved, or moved so far if that is more.
+    pub total: u64,
+}
+
+type OnProgress = Box<dyn FnMut(UploadProgress) -> bool + Send>;
+
+/// Uploads weights. A weight may be used once [`WeightUploader::finish`] has returned.
+///
+/// ```text
+/// let mut uploader = WeightUploader::new(&context)?;
+/// uploader.reserve(tensors.iter().map(|t| (t.dtype(), t.shape())))?;
+/// let weights = tensors.iter().map(|t| uploader.upload(t)).collect::<Result<Vec<_>>>()?;
+/// uploader.finish()?;
+/// ```
+#[must_use = "weights are usable after finish()"]
+pub struct WeightUploader {
+    context: Arc<GpuContext>,
+    ring: StagingRing,
+    arenas: Arenas,
+    progress: UploadProgress,
+    on_progress: Option<OnProgress>,
+    random: Option<RandomFill>,
+}
+
+impl WeightUploader {
+    /// An uploader with its staging buffers (24 MiB), which live until [`WeightUploader::finish`].
+    ///
+    /// # Errors
+    /// As [`GpuContext::create_buffer`].
+    pub fn new(context: &Arc<GpuContext>) -> Result<Self> {
+        Ok(Self {
+            context: context.clone(),
+            ring: StagingRing::new(context)?,
+            arenas: Arenas::default(),
+            progress: UploadProgress { done: 0, total: 0 },
+            on_progress: None,
+            random: None,
+        })
+    }
+
+    /// Calls `on_progress` after every portion of at most 1 MiB; `false` stops the upload with [`Error::Cancelled`].
+    pub fn on_progress(mut self, on_progress: impl FnMut(UploadProgress) -> bool + Send + 'static) -> Self {
+        self.on_progress = Some(Box::new(on_progress));
+        self
+    }
+
+    /// Allocates the memory of all these weights at once, exactly as much as they need when uploaded in this order.
+    /// Weights that were not reserved get buffers of their own.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] for a row larger than a binding; [`Error::OutOfMemory`].
+    pub fn reserve<'a>(&mut self, weights: impl IntoIterator<Item = (DType, &'a [usize])>) -> Result<()> {
+        let mut pieces: Vec<Piece> = Vec::new();
+        for (dtype, shape) in weights {
+            pieces.extend(split(&self.context, "weight", dtype, shape)?);
+        }
+        self.progress.total += pieces.iter().map(|piece| piece.bytes).sum::<u64>();
+        self.arenas.reserve(&self.context, &pieces)
+    }
+
+    /// Uploads a tensor as it is stored.
+    ///
+    /// # Errors
+    /// Those of reading the tensor; [`Error::Limit`], [`Error::OutOfMemory`], [`Error::Cancelled`], [`Error::DeviceLost`].
+    pub fn upload(&mut self, tensor: &Tensor) -> Result<ResidentWeight> {
+        let read = |start: u64, out: &mut [u8]| tensor.read_bytes(start as usize, out);
+        self.upload_with(tensor.name(), tensor.dtype(), tensor.shape(), read)
+    }
+
+    /// Uploads host values as a weight of shape `[values.len()]` in F32.
+    ///
+    /// # Errors
+    /// As [`WeightUploader::upload`].
+    pub fn upload_f32(&mut self, values: &[f32]) -> Result<ResidentWeight> {
+        let bytes: &[u8] = bytemuck::cast_slice(values);
+        self.upload_with("values", DType::F32, &[values.len()], |start, out| {
+            out.copy_from_slice(&bytes[start as usize..start as usize + out.len()]);
+            Ok(())
+        })
+    }
+
+    /// Makes a weight on the device without any host bytes: uniform in `[-scale, scale)`, a function of `seed` and the
+    /// element's index alone. For measurements without a checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::WeightType`] for integers; [`Error::Limit`], [`Error::OutOfMemory`], [`Error::Cancelled`].
+    pub fn upload_random(&mut self, shape: &[usize], dtype: DType, seed: u32, scale: f32) -> Result<ResidentWeight> {
+        if matches!(dtype, DType::I32 | DType::U32) {
+            return Err(Error::WeightType { name: "random".into(), found: dtype.to_string() });
+        }
+        let shards = self.place("random", dtype, shape)?;
+        let fill = match self.random.take() {
+            Some(fill) => fill,
+            None => RandomFill::new(&self.context)?,
+        };
+        let row_elements: usize = shape.get(1..).unwrap_or(&[]).iter().product();
+        for shard in &shards {
+            fill.fill(&self.context, shard, row_elements, dtype, seed, scale)?;
+            advance(&mut self.progress, &mut self.on_progress, shard.bytes)?;
+        }
+        self.random = Some(fill);
+        Ok(ResidentWeight { dtype, shape: shape.to_vec(), shards })
+    }
+
+    /// Waits until the device has everything, and frees the staging buffers.
+    ///
+    /// # Errors
+    /// As [`GpuContext::wait`].
+    pub fn finish(self) -> Result<()> {
+        self.ring.finish(&self.context)
+    }
+
+    fn place(&mut self, name: &str, dtype: DType, shape: &[usize]) -> Result<Vec<Shard>> {
+        let pieces = split(&self.context, name, dtype, shape)?;
+        self.arenas.place(&self.context, pieces)
+    }
+
+    fn upload_with(
+        &mut self,
+        name: &str,
+        dtype: DType,
+        shape: &[usize],
+        mut read: impl FnMut(u64, &mut [u8]) -> Result<()>,
+    ) -> Result<ResidentWeight> {
+        let shards = self.place(name, dtype, shape)?;
+        let (progress, on_progress) = (&mut self.progress, &mut self.on_progress);
+        let mut before = 0;
+        for shard in &shards {
+            self.ring.push(
+                &self.context,
+                &shard.buffer,
+                shard.offset,
+                shard.bytes,
+                &mut |start, out| read(before + start, out),
+                &mut |moved| advance(progress, on_progress, moved),
+            )?;
+            before += shard.bytes;
+        }
+        Ok(ResidentWeight { dtype, shape: shape.to_vec(), shards })
+    }
+}
+
+fn advance(progress: &mut UploadProgress, on_progress: &mut Option<OnProgress>, moved: u64) -> Result<()> {
+    progress.done += moved;
+    progress.total = progress.total.max(progress.done);
+    match on_progress.as_mut().is_none_or(|go_on| go_on(*progress)) {
+        true => Ok(()),
+        false => Err(Error::Cancelled("the upload of the weights")),
+    }
+}
