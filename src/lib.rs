@@ -4,6 +4,7 @@
 mod error;
 pub mod gemma;
 pub mod ir;
+pub mod plan;
 pub mod runtime;
 #[cfg(feature = "tokenizer")]
 pub mod text;

@@ -1,0 +1,120 @@
+//! A lowered graph as plain data: dispatches over buffer slots.
+
+use std::fmt;
+
+use crate::ir::{
+    FixedType,
+    kernel::{Dispatch, Operand, Slot},
+    ops::Role,
+};
+
+/// What a slot's buffer is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SlotKind {
+    /// Owned by the plan's runner; reused along the plan by values that do not live at the same time.
+    Scratch,
+    /// An input of the graph, bound by its name; a cache is one whose role is [`Role::Cache`] and is written in place.
+    Input {
+        /// The input's name.
+        name: String,
+        /// Who provides it.
+        role: Role,
+        /// Its type.
+        ty: FixedType,
+    },
+}
+
+/// One buffer of a plan.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SlotInfo {
+    /// Bytes that the largest value in it needs.
+    pub bytes: u64,
+    /// What it is.
+    pub kind: SlotKind,
+}
+
+/// A named result.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlanOutput {
+    /// The output's name.
+    pub name: String,
+    /// The slot that holds it after a run.
+    pub slot: Slot,
+    /// Its type.
+    pub ty: FixedType,
+}
+
+/// Everything a run does, in order.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Plan {
+    /// The graph's name.
+    pub name: String,
+    /// The buffers.
+    pub slots: Vec<SlotInfo>,
+    /// The dispatches, in order.
+    pub dispatches: Vec<Dispatch>,
+    /// The results.
+    pub outputs: Vec<PlanOutput>,
+}
+
+impl Plan {
+    /// The slot of the input `name`.
+    pub fn input(&self, name: &str) -> Option<Slot> {
+        let is = |s: &SlotInfo| matches!(&s.kind, SlotKind::Input { name: n, .. } if n == name);
+        self.slots.iter().position(is).map(Slot)
+    }
+
+    /// The output `name`.
+    pub fn output(&self, name: &str) -> Option<&PlanOutput> {
+        self.outputs.iter().find(|o| o.name == name)
+    }
+
+    /// Bytes of all scratch slots.
+    pub fn scratch_bytes(&self) -> u64 {
+        self.slots.iter().filter(|s| s.kind == SlotKind::Scratch).map(|s| s.bytes).sum()
+    }
+
+    /// The names of all weights that the dispatches bind.
+    pub fn weights(&self) -> Vec<&str> {
+        let operands = self.dispatches.iter().flat_map(|d| &d.bindings);
+        let mut names: Vec<&str> = operands
+            .filter_map(|(_, operand)| match operand {
+                Operand::Weight(name, _) => Some(name.as_str()),
+                _ => None,
+            })
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "plan {}", self.name)?;
+        for (index, slot) in self.slots.iter().enumerate() {
+            match &slot.kind {
+                SlotKind::Scratch => writeln!(f, "  slot {index}: {} bytes", slot.bytes)?,
+                SlotKind::Input { name, role, ty } => {
+                    writeln!(f, "  slot {index}: {} bytes, input {name} ({role:?}) {}{:?}", slot.bytes, ty.dtype, ty.shape)?;
+                }
+            }
+        }
+        for dispatch in &self.dispatches {
+            let [x, y, z] = dispatch.workgroups;
+            writeln!(f, "  {:24} {} on {x}x{y}x{z}", dispatch.label, dispatch.kernel)?;
+            for (binding, operand) in &dispatch.bindings {
+                match operand {
+                    Operand::Slot(slot, 0) => writeln!(f, "      {binding} = slot {}", slot.0)?,
+                    Operand::Slot(slot, offset) => writeln!(f, "      {binding} = slot {} from byte {offset}", slot.0)?,
+                    Operand::Weight(name, shard) => writeln!(f, "      {binding} = weight {name} shard {shard}")?,
+                    Operand::Step => writeln!(f, "      {binding} = step")?,
+                }
+            }
+        }
+        for output in &self.outputs {
+            writeln!(f, "  output {} = slot {} {}{:?}", output.name, output.slot.0, output.ty.dtype, output.ty.shape)?;
+        }
+        Ok(())
+    }
+}
