@@ -5,5 +5,6 @@ mod names;
 mod rope;
 
 pub use config::{GemmaArch, GemmaConfig, GemmaLayerStyle, LayerAttnOptions, LayerKind, RopeConfig, RopeScaling};
+pub(crate) use names::text_weight;
 pub use names::{LayerWeight, WeightPosition};
 pub use rope::{build_rope_tables, default_inv_freq, resolve_inv_freq, rope_slice};
