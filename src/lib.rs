@@ -6,6 +6,7 @@ pub mod gemma;
 pub mod ir;
 pub mod plan;
 pub mod runtime;
+pub mod shader;
 #[cfg(feature = "tokenizer")]
 pub mod text;
 pub mod weights;
