@@ -8,7 +8,8 @@
 // Grid: x, y: B*K*ceil(T*G/QUERIES) folded; z: PARTS with SPLITS = yes, else 1. Rows t >= step.rows are not written.
 // SPLITS = yes writes scratch f32: [B*T*N, PARTS, H] weighted V, then [B*T*N, PARTS, 2] (max, sum); see attention_combine.
 // Overrides: B, T, S, N, K, H, SCALE, CAP, WINDOW, PARTS. Options: TIER, LANES, QUERIES, MASK, SOFTCAP, KEEP, SPLITS,
-// KV = f32 | f16 (packed pairs), VEC = 4 (H divisible by 4) | 2, HV = ceil(H/(VEC*LANES)).
+// READ = load (lanes read the same q) | shuffle (subgroup of 8 lanes or more, H divisible by 8: eight lanes read eight
+// neighbouring q and hand them round), KV = f32 | f16 (packed pairs), VEC = 4 (H divisible by 4) | 2, HV = ceil(H/(VEC*LANES)).
 override B: u32;
 override T: u32;
 override S: u32;
@@ -45,7 +46,11 @@ fn widen(s: Stored) -> Values { return s; }
 #endif
 const VEC = ${VEC}u;
 
+#if READ == load
 @group(0) @binding(0) var<storage, read> q: array<Values>;
+#elif READ == shuffle
+@group(0) @binding(0) var<storage, read> q: array<f32>;
+#endif
 @group(0) @binding(1) var<storage, read> keys: array<Stored>;
 @group(0) @binding(2) var<storage, read> values: array<Stored>;
 @group(0) @binding(3) var<storage, read> query_positions: array<i32>;
@@ -126,10 +131,21 @@ fn main(
         let s = min(s0 + lane, last - 1u);
         let at = ((b * S + s) * K + kv) * (H / VEC);
         var z: array<f32, QUERIES>;
+#if READ == load
         for (var h = 0u; h < H / VEC; h++) {
             let k = widen(keys[at + h]);
             for (var r = 0u; r < QUERIES; r++) { z[r] += dot(k, q[base[r] + h]); }
         }
+#elif READ == shuffle
+        for (var h = 0u; h < H / VEC; h += 8u / VEC) {
+            var k: array<Values, 8u / VEC>;
+            for (var e = 0u; e < 8u / VEC; e++) { k[e] = widen(keys[at + h + e]); }
+            for (var r = 0u; r < QUERIES; r++) {
+                let mine = q[base[r] * VEC + h * VEC + lane % 8u];
+                for (var e = 0u; e < 8u; e++) { z[r] = fma(k[e / VEC][e % VEC], subgroupShuffle(mine, e), z[r]); }
+            }
+        }
+#endif
         let key = key_positions[b * S + s];
         var seen: array<bool, QUERIES>;
         for (var r = 0u; r < QUERIES; r++) {

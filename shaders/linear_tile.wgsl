@@ -62,16 +62,17 @@ fn main(
             }
         }
     }
-    for (var i = 0u; i < NR * ROWS; i++) {
-        let n = n0 + lane + (i / ROWS) * LANES;
-        let t = t0 + i % ROWS;
-        if n < OUT && t < T {
-            let o = t * OUT_STRIDE + n;
+    for (var r = 0u; r < NR; r++) {
+        let n = n0 + lane + r * LANES;
+        for (var j = 0u; j < ROWS; j++) {
+            if n < OUT && t0 + j < T {
+                let o = (t0 + j) * OUT_STRIDE + n;
 #if WEIGHTS == 2
-            y[o] = epilogue(o, acc[i], acc1[i]);
+                y[o] = epilogue(o, acc[r * ROWS + j], acc1[r * ROWS + j]);
 #else
-            y[o] = epilogue(o, acc[i]);
+                y[o] = epilogue(o, acc[r * ROWS + j]);
 #endif
+            }
         }
     }
 }
