@@ -1,12 +1,15 @@
-// Rows of a table: out[r, c] = epilogue(r*C + c, table[ids[r], c]) widened to f32; ids [R], out [R, C].
+// Rows of a table: out[r, c] = epilogue(r*C + c, table[ids[r] + r/GROUP*STRIDE, c]) widened to f32; ids [R], out [R, C].
+// One table for all ids: STRIDE = 0; a table of STRIDE rows for every GROUP ids else.
 // The table is the shard that holds the rows FIRST .. FIRST+ROWS; ids outside leave their row of out as it is.
 // One workgroup: LANES chunks of eight elements, one an invocation. Grid: ceil(R*ceil(C/8) / LANES) folded over x and y.
-// Overrides: R, C, FIRST, ROWS. Options: LANES, WEIGHT, VEC (8: C divisible by 8 | 1), WEIGHTS = 1.
+// Overrides: R, C, FIRST, ROWS, STRIDE, GROUP. Options: LANES, WEIGHT, VEC (8: C divisible by 8 | 1), WEIGHTS = 1.
 // Hole: epilogue(i: u32, v: f32) -> f32.
 override R: u32;
 override C: u32;
 override FIRST: u32;
 override ROWS: u32;
+override STRIDE: u32;
+override GROUP: u32;
 override IN: u32 = C;
 
 const LANES = ${LANES}u;
@@ -28,7 +31,7 @@ fn main(
     let id = ids[r];
     if id < FIRST || id - FIRST >= ROWS { return; }
     let chunk = i % chunks;
-    var values = weight0(id - FIRST, chunk);
+    var values = weight0(id - FIRST + r / GROUP * STRIDE, chunk);
     for (var e = 0u; e < 8u; e++) {
         let c = chunk * 8u + e;
         if c < C { out[r * C + c] = epilogue(r * C + c, values[e / 4u][e % 4u]); }
