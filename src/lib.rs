@@ -2,9 +2,11 @@
 #![deny(missing_docs)]
 
 mod error;
+pub mod flow;
 pub mod gemma;
 pub mod ir;
 pub mod plan;
+pub mod reference;
 pub mod runtime;
 pub mod shader;
 #[cfg(feature = "tokenizer")]

@@ -132,6 +132,24 @@ impl WeightPosition {
     }
 }
 
+/// What may stand before a text weight's name, by the class that saved it; the longest that fits is taken off.
+const PREFIXES: [&str; 3] = ["model.language_model.", "language_model.model.", "model."];
+
+/// Parts of a name by which the weights of other modalities are known.
+const OTHER_MODALITIES: [&str; 3] = ["vision", "audio", "multi_modal_projector"];
+
+/// A weight's name without the checkpoint's prefix; `None` for weights of vision and audio towers and their projectors.
+pub(crate) fn text_weight(name: &str) -> Option<&str> {
+    if OTHER_MODALITIES.iter().any(|part| name.contains(part)) {
+        return None;
+    }
+    let head = end_name(WeightPosition::Unembed, Convention::HuggingFace);
+    if name.strip_prefix("language_model.") == Some(head) {
+        return Some(head);
+    }
+    Some(PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name))
+}
+
 const fn layers_prefix(convention: Convention) -> &'static str {
     match convention {
         Convention::HuggingFace => "layers.",
@@ -212,6 +230,23 @@ mod tests {
             Some("blk.3.ffn_norm.weight")
         );
         assert_eq!(WeightPosition::Layer(3, LayerWeight::PreFfwNorm).to_string(), "layer.3.pre_ffw_norm");
+    }
+
+    #[test]
+    fn prefixes_come_off_and_other_modalities_are_left_out() {
+        for prefix in ["model.", "language_model.model.", "model.language_model.", ""] {
+            assert_eq!(text_weight(&format!("{prefix}layers.0.mlp.up_proj.weight")), Some("layers.0.mlp.up_proj.weight"));
+        }
+        assert_eq!(text_weight("lm_head.weight"), Some("lm_head.weight"));
+        assert_eq!(text_weight("language_model.lm_head.weight"), Some("lm_head.weight"));
+        for name in [
+            "model.vision_tower.x",
+            "multi_modal_projector.mm_soft_emb_norm.weight",
+            "model.embed_audio.x",
+            "vision_tower.layers.0",
+        ] {
+            assert_eq!(text_weight(name), None, "{name}");
+        }
     }
 
     #[test]

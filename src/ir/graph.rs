@@ -76,6 +76,10 @@ impl Graph {
         self.outputs.push((name.into(), node));
     }
 
+    pub(crate) fn outputs_mut(&mut self) -> &mut Vec<(String, NodeId)> {
+        &mut self.outputs
+    }
+
     /// The prefix that names of new nodes get, such as `layer.3`.
     pub fn set_scope(&mut self, scope: impl Into<String>) {
         self.scope = scope.into();

@@ -1,7 +1,34 @@
 //! Checkpoints on disk: typed bytes by name, never widened as a whole.
 //!
-//! The only module that knows file formats.
+//! The only module that knows file formats. Opening a checkpoint reads headers; a weight's bytes are read when somebody reads the
+//! taken [`Tensor`], a tile at a time if they like.
+//!
+//! # Memory maps
+//! Files are memory-mapped by default ([`ReadMode::Mapped`]). All lengths are checked before the map is touched, but a map shows
+//! the file as it is *now*: if another process truncates it while the model is loaded, reading the lost pages ends the process
+//! with a bus error, and if it is overwritten the weights change. Do not write over a checkpoint in use; put the new file beside
+//! it and rename. Where that cannot be promised (network file systems, downloads in progress), use [`ReadMode::Positioned`]: the
+//! same accident is then an error or wrong values, never a crash.
 
+mod header;
+mod loader;
+mod safetensors;
+mod source;
 mod tensor;
 
+use std::path::Path;
+
+pub use loader::{TensorInfo, WeightLoader, WeightMap};
+pub use safetensors::SafetensorsLoader;
+pub use source::ReadMode;
 pub use tensor::{Tensor, TensorSource};
+
+use crate::Result;
+
+/// Opens a checkpoint: a folder, a `.safetensors` file, or a `model.safetensors.index.json`, memory-mapped.
+///
+/// # Errors
+/// As [`SafetensorsLoader::open`]; a GGUF file is [`Error::Unsupported`](crate::Error::Unsupported).
+pub fn load_from_path(path: impl AsRef<Path>) -> Result<Box<dyn WeightLoader>> {
+    Ok(Box::new(SafetensorsLoader::open(path)?))
+}

@@ -148,17 +148,6 @@ fn from_text(mut f: Fields, arch: GemmaArch) -> Result<GemmaConfig> {
     let max_position_embeddings = f.required_size("max_position_embeddings", defaults[6])?;
     let layer_types = layer_types(&mut f, arch, num_hidden_layers)?;
     let (rope_full, rope_sliding) = rope::read(&mut f, arch, max_position_embeddings)?;
-    let attn_logit_softcapping = match arch {
-        GemmaArch::Gemma => None,
-        GemmaArch::Gemma3 => {
-            // transformers keeps the field in Gemma 3 and never uses it.
-            if let Some(cap) = f.number("attn_logit_softcapping")? {
-                tracing::warn!(cap, "attn_logit_softcapping has no effect in Gemma 3");
-            }
-            None
-        }
-        GemmaArch::Gemma2 | GemmaArch::VaultGemma => f.cap("attn_logit_softcapping", Some(50.0))?,
-    };
     let config = GemmaConfig {
         arch,
         hidden_size: f.required_size("hidden_size", defaults[0])?,
@@ -176,7 +165,7 @@ fn from_text(mut f: Fields, arch: GemmaArch) -> Result<GemmaConfig> {
             GemmaArch::Gemma => None,
             _ => Some(f.number("query_pre_attn_scalar")?.unwrap_or(256.0)),
         },
-        attn_logit_softcapping,
+        attn_logit_softcapping: attention_softcap(&mut f, arch)?,
         final_logit_softcapping: match arch {
             GemmaArch::Gemma => None,
             _ => f.cap("final_logit_softcapping", caps.then_some(30.0))?,
@@ -192,6 +181,20 @@ fn from_text(mut f: Fields, arch: GemmaArch) -> Result<GemmaConfig> {
     f.finish(&[HARMLESS])?;
     config.validate()?;
     Ok(config)
+}
+
+fn attention_softcap(f: &mut Fields, arch: GemmaArch) -> Result<Option<f32>> {
+    match arch {
+        GemmaArch::Gemma => Ok(None),
+        GemmaArch::Gemma2 | GemmaArch::VaultGemma => f.cap("attn_logit_softcapping", Some(50.0)),
+        GemmaArch::Gemma3 => {
+            // transformers keeps the field in Gemma 3 and never uses it.
+            if let Some(cap) = f.number("attn_logit_softcapping")? {
+                tracing::warn!(cap, "attn_logit_softcapping has no effect in Gemma 3");
+            }
+            Ok(None)
+        }
+    }
 }
 
 /// An explicit `layer_types` wins; else the family's pattern.

@@ -259,3 +259,34 @@ fn the_golden_checkpoints_have_the_sizes_their_files_say() {
     let vault = read("vaultgemma");
     assert_eq!((vault.layer_style(), vault.layer_types), (GemmaLayerStyle::VaultGemma, vec![S, F, S]));
 }
+
+#[test]
+fn no_value_of_any_key_brings_a_panic() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/checkpoints");
+    let odd = json!([null, true, 0, 1, -1, 7, 1e300, u64::MAX, i64::MIN, 0.5, "", "full_attention", [], [0], [[]], {}, {"rope_type": "linear"},
+        {"full_attention": 3}, {"factor": -0.0, "rope_type": "linear"}, ["full_attention"]]);
+    let mut read = 0;
+    for name in ["gemma1-mha", "gemma2", "gemma3-text", "gemma3-mm-bf16", "gemma3-untied-native", "vaultgemma"] {
+        let whole: Value = serde_json::from_str(&std::fs::read_to_string(root.join(name).join("config.json")).unwrap()).unwrap();
+        let pointers =
+            |at: &str| whole.pointer(at).unwrap().as_object().unwrap().keys().map(|k| format!("{at}/{k}")).collect::<Vec<_>>();
+        let mut keys = pointers("");
+        for nested in ["/text_config", "/rope_parameters", "/rope_scaling", "/text_config/rope_scaling"] {
+            if whole.pointer(nested).is_some_and(Value::is_object) {
+                keys.extend(pointers(nested));
+            }
+        }
+        for (key, value) in keys.iter().flat_map(|k| odd.as_array().unwrap().iter().map(move |v| (k, v))) {
+            let mut changed = whole.clone();
+            *changed.pointer_mut(key).unwrap() = value.clone();
+            if let Ok(config) = GemmaConfig::from_json(&changed.to_string()) {
+                config.validate().unwrap();
+                for layer in 0..config.num_hidden_layers {
+                    assert!(config.layer_attn_options(layer).scale.is_finite() && config.layer_rope(layer).theta > 0.0);
+                }
+                read += 1;
+            }
+        }
+    }
+    assert!(read > 500, "{read}");
+}

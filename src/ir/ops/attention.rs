@@ -164,6 +164,10 @@ impl OpDef for Attention {
         Some(self.definition(graph, inputs))
     }
 
+    fn runs_decomposed(&self) -> bool {
+        true
+    }
+
     fn lowering(&self) -> Lowering {
         Lowering::Kernel
     }

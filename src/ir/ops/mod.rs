@@ -55,6 +55,11 @@ pub trait OpDef {
         None
     }
 
+    /// Whether the reference runs the decomposition instead of [`eval`](OpDef::eval).
+    fn runs_decomposed(&self) -> bool {
+        false
+    }
+
     /// How the op reaches a device.
     fn lowering(&self) -> Lowering {
         Lowering::Region

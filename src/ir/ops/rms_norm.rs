@@ -85,6 +85,10 @@ impl OpDef for RmsNorm {
         Some(self.definition(graph, inputs))
     }
 
+    fn runs_decomposed(&self) -> bool {
+        true
+    }
+
     fn lowering(&self) -> Lowering {
         Lowering::Kernel
     }

@@ -60,6 +60,10 @@ impl OpDef for Rope {
         Some(Self::definition(graph, inputs[0], inputs[1]))
     }
 
+    fn runs_decomposed(&self) -> bool {
+        true
+    }
+
     fn lowering(&self) -> Lowering {
         Lowering::Kernel
     }

@@ -39,6 +39,10 @@ impl OpDef for Softmax {
         Some(Self::definition(graph, inputs[0]))
     }
 
+    fn runs_decomposed(&self) -> bool {
+        true
+    }
+
     fn lowering(&self) -> Lowering {
         Lowering::Decompose
     }

@@ -1,0 +1,147 @@
+//! Runs a graph on host arrays: slow, plain, and what every kernel is measured against.
+//!
+//! It shares nothing with shaders but the scalar table and never sees kernels, plans or the runtime.
+
+use std::{collections::HashMap, rc::Rc};
+
+use crate::{
+    Error, Result,
+    ir::{Data, DimBinding, FixedType, Graph, NodeId, Op, Type, Value, ops::Role},
+    weights::Tensor,
+};
+
+/// What a run gives back.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// The graph's outputs in order.
+    pub outputs: Vec<(String, Value)>,
+    /// The new contents of every cache input.
+    pub caches: Vec<(String, Value)>,
+}
+
+/// Where a run's inputs and weights come from.
+pub trait Source {
+    /// The input `name`.
+    fn input(&self, name: &str) -> Option<Rc<Value>>;
+    /// The weight `name`.
+    fn weight(&self, name: &str) -> Option<Tensor>;
+}
+
+/// Inputs and weights in maps.
+#[derive(Default)]
+pub struct MapSource {
+    /// Inputs by name.
+    pub inputs: HashMap<String, Rc<Value>>,
+    /// Weights by name.
+    pub weights: HashMap<String, Tensor>,
+}
+
+impl Source for MapSource {
+    fn input(&self, name: &str) -> Option<Rc<Value>> {
+        self.inputs.get(name).cloned()
+    }
+
+    fn weight(&self, name: &str) -> Option<Tensor> {
+        self.weights.get(name).cloned()
+    }
+}
+
+/// Runs `graph` with its sizes bound.
+///
+/// # Errors
+/// [`Error::Input`] for a missing or misshapen input, [`Error::MissingWeight`], and what an op says of its operands.
+pub fn run(graph: &Graph, binding: &DimBinding, source: &dyn Source) -> Result<Outcome> {
+    run_observed(graph, binding, source, &mut |_, _| Ok(()))
+}
+
+/// As [`run`], and shows the value of every node to `observe`, in order.
+///
+/// # Errors
+/// As [`run`], and what `observe` says.
+pub fn run_observed(
+    graph: &Graph,
+    binding: &DimBinding,
+    source: &dyn Source,
+    observe: &mut dyn FnMut(NodeId, &Value) -> Result<()>,
+) -> Result<Outcome> {
+    let types = graph.fixed_types(binding)?;
+    let mut left = graph.use_counts();
+    let mut values: Vec<Option<Rc<Value>>> = vec![None; types.len()];
+    let mut caches = Vec::new();
+    for id in graph.ids() {
+        let node = graph.node(id);
+        let operands: Vec<Rc<Value>> = node.inputs.iter().filter_map(|i| values[i.index()].clone()).collect();
+        let value = match &node.op {
+            Op::Input(input) => given(&input.name, source.input(&input.name), &types[id.index()])?,
+            Op::Weight(weight) => Rc::new(Value::stored(stored(&weight.name, source)?)),
+            op => Rc::new(evaluate(op, &operands, &types[id.index()])?),
+        };
+        if let (Op::CacheWrite(_), Op::Input(cache)) = (&node.op, node.inputs.first().map_or(&node.op, |i| &graph.node(*i).op)) {
+            debug_assert_eq!(cache.role, Role::Cache);
+            caches.push((cache.name.clone(), value.clone()));
+        }
+        observe(id, &value)?;
+        values[id.index()] = Some(value);
+        for input in &node.inputs {
+            left[input.index()] -= 1;
+            if left[input.index()] == 0 {
+                values[input.index()] = None;
+            }
+        }
+    }
+    let owned = |value: &Rc<Value>| Value::clone(value);
+    let outputs = graph.outputs().iter().filter_map(|(name, id)| Some((name.clone(), owned(values[id.index()].as_ref()?))));
+    Ok(Outcome { outputs: outputs.collect(), caches: caches.iter().map(|(n, v)| (n.clone(), owned(v))).collect() })
+}
+
+/// The value of one op: by its own rule, or by running its decomposition.
+///
+/// # Errors
+/// What the op says of its operands.
+pub fn evaluate(op: &Op, operands: &[Rc<Value>], ty: &FixedType) -> Result<Value> {
+    if !op.runs_decomposed() {
+        let refs: Vec<&Value> = operands.iter().map(Rc::as_ref).collect();
+        return Ok(Value { shape: ty.shape.clone(), data: op.eval(&refs, ty)? });
+    }
+    let mut graph = Graph::new(op.name());
+    let mut source = MapSource::default();
+    let mut inputs = Vec::new();
+    for (i, operand) in operands.iter().enumerate() {
+        let name = format!("operand {i}");
+        let shape = operand.shape.as_slice();
+        inputs.push(match &operand.data {
+            Data::Stored(tensor) => {
+                source.weights.insert(name.clone(), tensor.clone());
+                graph.weight(name, tensor.dtype(), shape)?
+            }
+            _ => {
+                source.inputs.insert(name.clone(), operand.clone());
+                let ty = Type::new(operand.dtype(), shape);
+                graph.push(crate::ir::ops::Input { name, role: Role::Caller, ty }, &[])?
+            }
+        });
+    }
+    let result = op.decompose(&mut graph, &inputs).unwrap_or_else(|| {
+        let problem = "says that it runs decomposed and has no decomposition".into();
+        Err(Error::Graph { graph: op.name().into(), problem })
+    })?;
+    graph.output("result", result);
+    let mut outcome = run(&graph, &DimBinding::new(), &source)?;
+    match outcome.outputs.pop() {
+        Some((_, value)) => Ok(value),
+        None => Err(Error::Graph { graph: op.name().into(), problem: "its decomposition gave no value".into() }),
+    }
+}
+
+fn given(name: &str, value: Option<Rc<Value>>, ty: &FixedType) -> Result<Rc<Value>> {
+    let wrong = |problem: String| Err(Error::Input { name: name.into(), problem });
+    match value {
+        Some(value) if value.shape == ty.shape && value.dtype() == ty.dtype => Ok(value),
+        Some(v) => wrong(format!("found {}{:?}, expected {}{:?}", v.dtype(), v.shape, ty.dtype, ty.shape)),
+        None => wrong(format!("missing; expected {}{:?}", ty.dtype, ty.shape)),
+    }
+}
+
+fn stored(name: &str, source: &dyn Source) -> Result<Tensor> {
+    source.weight(name).ok_or_else(|| Error::MissingWeight { name: name.into(), nearest: None })
+}

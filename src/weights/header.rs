@@ -1,0 +1,117 @@
+//! The header of a safetensors file: eight bytes of length, then JSON.
+//!
+//! The `safetensors` crate's own reader wants the whole file in memory; here only the header's bytes are read, its entries
+//! are counted while they are parsed, and all lengths are compared with the file's before anything else is read.
+
+use std::collections::{HashMap, HashSet};
+
+use safetensors::{Dtype, tensor::TensorInfo};
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
+
+use super::{TensorSource, source::FileSource};
+use crate::Result;
+
+/// As the reference implementation.
+const MAX_HEADER: u64 = 100_000_000;
+const MAX_TENSORS: usize = 100_000;
+
+/// One tensor of the header, its place checked.
+pub(super) struct Entry {
+    pub(super) name: String,
+    pub(super) dtype: Dtype,
+    pub(super) shape: Vec<usize>,
+    /// First byte, from the start of the file.
+    pub(super) offset: u64,
+    pub(super) bytes: u64,
+}
+
+/// Reads and checks the header: the tensors in the order of their bytes, which fill the file exactly.
+pub(super) fn read(file: &FileSource) -> Result<Vec<Entry>> {
+    let short = |needed: u64| file.format(format!("truncated: file is {} bytes short; fetch it again", needed - file.len()));
+    if file.len() < 8 {
+        return Err(short(8));
+    }
+    let mut length = [0; 8];
+    file.read(0, &mut length)?;
+    let length = u64::from_le_bytes(length);
+    if length > MAX_HEADER {
+        return Err(file.format(format!("a header of {length} bytes (at most {MAX_HEADER}); is this a safetensors file?")));
+    }
+    let start = 8 + length;
+    if start > file.len() {
+        return Err(short(start));
+    }
+    let mut json = vec![0; length as usize];
+    file.read(8, &mut json)?;
+    let text = std::str::from_utf8(&json).map_err(|e| file.format(format!("header: {e}")))?;
+    let mut entries = parse(text).map_err(|e| file.format(format!("header: {e}")))?;
+    entries.sort_by_key(|(_, info)| info.data_offsets);
+
+    let mut next = 0;
+    let mut checked = Vec::with_capacity(entries.len());
+    for (name, info) in entries {
+        let bytes = place(&info, next).map_err(|problem| file.format(format!("tensor '{name}' {problem}")))?;
+        checked.push(Entry { name, dtype: info.dtype, shape: info.shape, offset: start.saturating_add(next), bytes });
+        next += bytes;
+    }
+    match start.saturating_add(next) {
+        end if end > file.len() => Err(short(end)),
+        end if end < file.len() => Err(file.format(format!("{} bytes after the last tensor", file.len() - end))),
+        _ => Ok(checked),
+    }
+}
+
+/// The size in bytes of a tensor that must begin at `next`.
+fn place(info: &TensorInfo, next: u64) -> Result<u64, String> {
+    let (begin, end) = (info.data_offsets.0 as u64, info.data_offsets.1 as u64);
+    if begin != next {
+        let what = if begin < next { "overlaps the tensor before it" } else { "leaves a gap before it" };
+        return Err(format!("{what}: data_offsets begin at {begin}, expected {next}"));
+    }
+    let Some(found) = end.checked_sub(begin) else {
+        return Err(format!("has data_offsets [{begin}, {end}], which end before they begin"));
+    };
+    let elements = info.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+    let bits = elements.and_then(|n| n.checked_mul(info.dtype.bitsize()));
+    match bits.filter(|bits| bits.is_multiple_of(8)).map(|bits| bits as u64 / 8) {
+        Some(expected) if expected == found => Ok(found),
+        Some(expected) => Err(format!("has {found} bytes, {:?} {:?} needs {expected}", info.dtype, info.shape)),
+        None => Err(format!("has a shape, {:?} of {:?}, whose size in bytes is no whole 64-bit number", info.shape, info.dtype)),
+    }
+}
+
+fn parse(json: &str) -> Result<Vec<(String, TensorInfo)>, serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_str(json);
+    let entries = deserializer.deserialize_map(Entries)?;
+    deserializer.end()?;
+    Ok(entries)
+}
+
+struct Entries;
+
+impl<'de> Visitor<'de> for Entries {
+    type Value = Vec<(String, TensorInfo)>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object of tensors by name")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let (mut entries, mut seen) = (Vec::new(), HashSet::new());
+        while let Some(name) = map.next_key::<String>()? {
+            if !seen.insert(name.clone()) {
+                return Err(A::Error::custom(format!("tensor '{name}' twice")));
+            }
+            if name == "__metadata__" {
+                map.next_value::<Option<HashMap<String, String>>>()?;
+                continue;
+            }
+            if entries.len() == MAX_TENSORS {
+                return Err(A::Error::custom(format!("more than {MAX_TENSORS} tensors")));
+            }
+            let info = map.next_value().map_err(|e| A::Error::custom(format!("tensor '{name}': {e}")))?;
+            entries.push((name, info));
+        }
+        Ok(entries)
+    }
+}

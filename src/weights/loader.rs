@@ -1,0 +1,181 @@
+//! Weights by name.
+
+use std::collections::BTreeMap;
+
+use super::Tensor;
+use crate::{Error, Result, ir::DType};
+
+/// What is known of a weight without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TensorInfo<'a> {
+    /// The element type in storage.
+    pub dtype: DType,
+    /// Row-major dimensions.
+    pub shape: &'a [usize],
+}
+
+/// Weights by name, each to be taken once.
+///
+/// Keys are Hugging Face's names without the checkpoint's prefix: `layers.0.mlp.up_proj.weight`, `lm_head.weight`;
+/// [`WeightPosition`](crate::gemma::WeightPosition) makes them. Weights that nobody takes (a stray `lm_head.weight` where the head
+/// is the embedding) do no harm.
+pub trait WeightLoader: Send {
+    /// How many weights are left.
+    fn len(&self) -> usize;
+
+    /// Whether no weight is left.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Element type and shape of a weight; reads none of its bytes.
+    ///
+    /// # Errors
+    /// [`Error::MissingWeight`] names the nearest key that is left; [`Error::WeightType`] where the file has a type that no weight
+    /// here may have.
+    fn peek(&self, key: &str) -> Result<TensorInfo<'_>>;
+
+    /// Hands over a weight: typed bytes, shared with the file.
+    ///
+    /// # Errors
+    /// As [`peek`](Self::peek); what cannot be taken stays.
+    fn take(&mut self, key: &str) -> Result<Tensor>;
+
+    /// The keys that are left, in ascending order.
+    fn remaining_keys(&self) -> Vec<String>;
+
+    /// The architecture that the file itself names, in the file's words. Safetensors name none.
+    fn arch_hint(&self) -> Option<&str>;
+}
+
+/// Weights in a map; also what a file's loader fills.
+#[derive(Debug, Default, Clone)]
+pub struct WeightMap {
+    tensors: BTreeMap<String, Tensor>,
+    /// Weights of an element type that [`DType`] lacks, with the type's name.
+    foreign: BTreeMap<String, String>,
+}
+
+impl WeightMap {
+    /// Weights under the tensors' own names. Of two with one name the later stays.
+    pub fn from_tensors(tensors: Vec<Tensor>) -> Self {
+        let tensors = tensors.into_iter().map(|t| (t.name().to_string(), t)).collect();
+        Self { tensors, foreign: BTreeMap::new() }
+    }
+
+    pub(super) fn contains(&self, key: &str) -> bool {
+        self.tensors.contains_key(key) || self.foreign.contains_key(key)
+    }
+
+    pub(super) fn insert(&mut self, tensor: Tensor) {
+        self.tensors.insert(tensor.name().to_string(), tensor);
+    }
+
+    pub(super) fn insert_foreign(&mut self, key: &str, dtype: String) {
+        self.foreign.insert(key.to_string(), dtype);
+    }
+
+    fn absent(&self, key: &str) -> Error {
+        match self.foreign.get(key) {
+            Some(dtype) => Error::WeightType { name: key.to_string(), found: dtype.clone() },
+            None => Error::MissingWeight { name: key.to_string(), nearest: nearest(key, self.tensors.keys()) },
+        }
+    }
+}
+
+impl WeightLoader for WeightMap {
+    fn len(&self) -> usize {
+        self.tensors.len() + self.foreign.len()
+    }
+
+    fn peek(&self, key: &str) -> Result<TensorInfo<'_>> {
+        match self.tensors.get(key) {
+            Some(tensor) => Ok(TensorInfo { dtype: tensor.dtype(), shape: tensor.shape() }),
+            None => Err(self.absent(key)),
+        }
+    }
+
+    fn take(&mut self, key: &str) -> Result<Tensor> {
+        self.tensors.remove(key).ok_or_else(|| self.absent(key))
+    }
+
+    fn remaining_keys(&self) -> Vec<String> {
+        let mut keys: Vec<String> = self.tensors.keys().chain(self.foreign.keys()).cloned().collect();
+        keys.sort_unstable();
+        keys
+    }
+
+    fn arch_hint(&self) -> Option<&str> {
+        None
+    }
+}
+
+/// The key at the smallest edit distance, if it is near enough to be a likely slip (a third of the length).
+fn nearest<'a>(wanted: &str, keys: impl Iterator<Item = &'a String>) -> Option<String> {
+    let limit = 3.max(wanted.len() / 3);
+    keys.filter(|key| key.len().abs_diff(wanted.len()) <= limit)
+        .map(|key| (edit_distance(wanted.as_bytes(), key.as_bytes()), key))
+        .min()
+        .filter(|(distance, _)| *distance <= limit)
+        .map(|(_, key)| key.clone())
+}
+
+/// Levenshtein's distance in bytes.
+fn edit_distance(a: &[u8], b: &[u8]) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let substitute = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = substitute.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map() -> WeightMap {
+        let names =
+            ["norm.weight", "layers.0.mlp.up_proj.weight", "layers.0.mlp.down_proj.weight", "layers.1.mlp.up_proj.weight"];
+        WeightMap::from_tensors(names.iter().map(|n| Tensor::from_f32(*n, vec![2], &[1.0, 2.0])).collect())
+    }
+
+    #[test]
+    fn a_weight_is_taken_once() {
+        let mut map = map();
+        assert_eq!(map.peek("norm.weight").unwrap(), TensorInfo { dtype: DType::F32, shape: &[2] });
+        assert_eq!(map.take("norm.weight").unwrap().to_f32().unwrap(), [1.0, 2.0]);
+        assert_eq!((map.len(), map.remaining_keys().len()), (3, 3));
+        assert!(matches!(map.take("norm.weight"), Err(Error::MissingWeight { nearest: None, .. })));
+    }
+
+    #[test]
+    fn a_missing_weight_names_the_nearest_key() {
+        let text = map().take("layers.0.mlp.upproj.weight").unwrap_err().to_string();
+        assert!(text.contains("'layers.0.mlp.upproj.weight'") && text.contains("'layers.0.mlp.up_proj.weight'"), "{text}");
+        let text = map().peek("lm_head.weight").unwrap_err().to_string();
+        assert!(!text.contains("nearest"), "{text}");
+    }
+
+    #[test]
+    fn a_weight_of_a_foreign_type_is_refused_by_its_type() {
+        let mut map = map();
+        map.insert_foreign("x.weight", "F8_E4M3".into());
+        let text = map.take("x.weight").unwrap_err().to_string();
+        assert!(text.contains("x.weight") && text.contains("F8_E4M3"), "{text}");
+        assert_eq!((map.len(), map.remaining_keys()[4].as_str()), (5, "x.weight"));
+    }
+
+    #[test]
+    fn edit_distances_of_the_textbook() {
+        let pairs = [("kitten", "sitting", 3), ("", "abc", 3), ("flaw", "lawn", 2), ("same", "same", 0)];
+        for (a, b, distance) in pairs {
+            assert_eq!(edit_distance(a.as_bytes(), b.as_bytes()), distance, "{a} {b}");
+        }
+    }
+}

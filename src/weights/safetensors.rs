@@ -1,0 +1,215 @@
+//! Safetensors checkpoints: one file, or shards with an index.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Component, Path, PathBuf},
+    sync::Arc,
+};
+
+use safetensors::Dtype;
+
+use super::{ReadMode, Tensor, TensorInfo, TensorSource, WeightLoader, WeightMap, header, source::FileSource};
+use crate::{Error, Result, gemma::text_weight, ir::DType};
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+/// An index names each tensor once, as headers do.
+const MAX_INDEX: u64 = 100_000_000;
+
+/// The text weights of a safetensors checkpoint.
+///
+/// The prefixes `model.`, `language_model.model.` and `model.language_model.` are found and taken off; weights of vision and audio
+/// towers are left out. Files are read as [`ReadMode`] says.
+#[derive(Debug)]
+pub struct SafetensorsLoader {
+    weights: WeightMap,
+    files: Vec<PathBuf>,
+}
+
+/// What was left out because it is not text.
+#[derive(Default)]
+struct Skipped {
+    tensors: usize,
+    bytes: u64,
+}
+
+impl SafetensorsLoader {
+    /// Opens a folder, a `.safetensors` file, or an index of shards, memory-mapped.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where a file cannot be opened; [`Error::Format`] where it is truncated, its header lies or its shards do not
+    /// fit the index; [`Error::Unsupported`] for GGUF.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(path, ReadMode::default())
+    }
+
+    /// As [`open`](Self::open), read as `mode` says.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_with(path: impl AsRef<Path>, mode: ReadMode) -> Result<Self> {
+        let path = resolve(path.as_ref())?;
+        let mut loader = Self { weights: WeightMap::default(), files: Vec::new() };
+        let mut skipped = Skipped::default();
+        if path.extension().is_some_and(|e| e == "json") {
+            let index = read_index(&path)?;
+            for shard in index.values().collect::<BTreeSet<_>>() {
+                loader.add(&path.with_file_name(shard), mode, Some((&index, shard)), &mut skipped)?;
+            }
+        } else {
+            loader.add(&path, mode, None, &mut skipped)?;
+        }
+        if skipped.tensors > 0 {
+            tracing::debug!(tensors = skipped.tensors, bytes = skipped.bytes, "left out weights that are not text");
+        }
+        Ok(loader)
+    }
+
+    /// The files that the weights lie in, shards in the order of their names.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    /// Adds one file. `index` is the weight map and this file's name in it.
+    fn add(&mut self, path: &Path, mode: ReadMode, index: Option<(&Index, &String)>, skipped: &mut Skipped) -> Result<()> {
+        let mut file = FileSource::open(path)?;
+        let entries = header::read(&file)?;
+        if let Some((index, shard)) = index {
+            let present: BTreeSet<&str> = entries.iter().map(|e| e.name.as_str()).collect();
+            if let Some((name, _)) = index.iter().find(|(name, at)| *at == shard && !present.contains(name.as_str())) {
+                return Err(file.format(format!("tensor '{name}' is not in it, but the index says so")));
+            }
+        }
+        if mode == ReadMode::Mapped {
+            file.map()?;
+        }
+        let file = Arc::new(file);
+        for entry in entries {
+            // Where shards disagree with the index about a tensor's place, the index decides.
+            if index.is_some_and(|(index, shard)| index.get(&entry.name).is_some_and(|at| at != shard)) {
+                continue;
+            }
+            self.add_entry(&file, entry, skipped)?;
+        }
+        self.files.push(path.to_path_buf());
+        Ok(())
+    }
+
+    fn add_entry(&mut self, file: &Arc<FileSource>, entry: header::Entry, skipped: &mut Skipped) -> Result<()> {
+        let Some(key) = text_weight(&entry.name) else {
+            skipped.tensors += 1;
+            skipped.bytes += entry.bytes;
+            return Ok(());
+        };
+        if self.weights.contains(key) {
+            return Err(file.format(format!("tensor '{}': there is already a weight '{key}'", entry.name)));
+        }
+        match dtype(entry.dtype) {
+            None => self.weights.insert_foreign(key, format!("{:?}", entry.dtype)),
+            Some(dtype) => {
+                let source: Arc<dyn TensorSource> = file.clone();
+                self.weights.insert(Tensor::new(key, dtype, entry.shape, source, entry.offset));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl WeightLoader for SafetensorsLoader {
+    fn len(&self) -> usize {
+        self.weights.len()
+    }
+
+    fn peek(&self, key: &str) -> Result<TensorInfo<'_>> {
+        self.weights.peek(key)
+    }
+
+    fn take(&mut self, key: &str) -> Result<Tensor> {
+        self.weights.take(key)
+    }
+
+    fn remaining_keys(&self) -> Vec<String> {
+        self.weights.remaining_keys()
+    }
+
+    fn arch_hint(&self) -> Option<&str> {
+        None
+    }
+}
+
+fn dtype(found: Dtype) -> Option<DType> {
+    match found {
+        Dtype::F32 => Some(DType::F32),
+        Dtype::F16 => Some(DType::F16),
+        Dtype::BF16 => Some(DType::BF16),
+        Dtype::I32 => Some(DType::I32),
+        Dtype::U32 => Some(DType::U32),
+        _ => None,
+    }
+}
+
+/// The file that a path means: itself, or in a folder the one file or the index.
+fn resolve(path: &Path) -> Result<PathBuf> {
+    let has_extension = |p: &Path, wanted: &str| p.extension().is_some_and(|e| e.eq_ignore_ascii_case(wanted));
+    if has_extension(path, "gguf") {
+        return Err(Error::Unsupported(format!("{}: the GGUF format", path.display())));
+    }
+    if !path.is_dir() {
+        return Ok(path.to_path_buf());
+    }
+    for name in [SINGLE, INDEX] {
+        if path.join(name).is_file() {
+            return Ok(path.join(name));
+        }
+    }
+    let io = |source| Error::Io { path: path.to_path_buf(), source };
+    let (mut found, mut gguf) = (Vec::new(), None);
+    for entry in std::fs::read_dir(path).map_err(io)? {
+        let file = entry.map_err(io)?.path();
+        match () {
+            () if has_extension(&file, "safetensors") => found.push(file),
+            () if has_extension(&file, "gguf") => gguf = Some(file),
+            () => {}
+        }
+    }
+    match (found.pop(), gguf) {
+        (Some(only), _) if found.is_empty() => Ok(only),
+        (None, Some(gguf)) => Err(Error::Unsupported(format!("{}: the GGUF format", gguf.display()))),
+        (last, _) => {
+            let count = found.len() + usize::from(last.is_some());
+            let problem = format!("{count} .safetensors files, expected {SINGLE} or {INDEX}; name the file to load");
+            Err(Error::Format { path: path.to_path_buf(), problem })
+        }
+    }
+}
+
+/// Tensor names to the shards they lie in.
+type Index = BTreeMap<String, String>;
+
+fn read_index(path: &Path) -> Result<Index> {
+    #[derive(serde::Deserialize)]
+    struct File {
+        weight_map: Index,
+    }
+    let source = FileSource::open(path)?;
+    if source.len() > MAX_INDEX {
+        return Err(source.format(format!("{} bytes are too many for an index (at most {MAX_INDEX})", source.len())));
+    }
+    let mut text = vec![0; source.len() as usize];
+    source.read(0, &mut text)?;
+    let File { weight_map } = serde_json::from_slice(&text).map_err(|e| source.format(format!("index: {e}")))?;
+    if weight_map.is_empty() {
+        return Err(source.format("weight_map names no tensor".into()));
+    }
+    // A shard is a plain file name: an index must not lead out of its folder.
+    for (name, shard) in &weight_map {
+        let mut parts = Path::new(shard).components();
+        if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
+            return Err(source.format(format!("tensor '{name}' lies in {shard:?}, expected a file name without a folder")));
+        }
+    }
+    Ok(weight_map)
+}
+
+#[cfg(test)]
+mod tests;
