@@ -4,6 +4,7 @@
 mod error;
 pub mod gemma;
 pub mod ir;
+pub mod lower;
 pub mod plan;
 pub mod runtime;
 #[cfg(feature = "tokenizer")]
