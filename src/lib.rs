@@ -5,6 +5,7 @@ mod error;
 pub mod flow;
 pub mod gemma;
 pub mod ir;
+pub mod lower;
 pub mod plan;
 pub mod reference;
 pub mod runtime;
