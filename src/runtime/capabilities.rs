@@ -1,6 +1,9 @@
 //! What a device can do, as plain data.
 
-use crate::ir::DType;
+use crate::ir::{
+    DType,
+    kernel::{Target, Tier},
+};
 
 /// What sort of hardware an adapter is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -146,6 +149,24 @@ impl Capabilities {
             min_storage_offset_alignment: limits.min_storage_buffer_offset_alignment,
             cooperative_matrices,
             adapter: info.name,
+        }
+    }
+}
+
+impl Capabilities {
+    /// What kernels are chosen by. Subgroup kernels need one fixed subgroup size, as a shader cannot ask for one.
+    pub fn target(&self) -> Target {
+        let fixed = self.subgroups && self.subgroup_min == self.subgroup_max;
+        let tier = match self.subgroup_min {
+            size @ (4 | 8 | 16 | 32 | 64) if fixed => Tier::Subgroup(size),
+            _ => Tier::Portable,
+        };
+        Target {
+            tier,
+            // As weights are split when they become resident.
+            max_binding: self.max_binding.min(self.max_buffer) / 16 * 16,
+            max_storage_buffers: self.max_storage_buffers,
+            software: self.kind == AdapterKind::Software,
         }
     }
 }

@@ -26,11 +26,14 @@ pub struct GpuOptions {
     pub timeout: Duration,
     /// Ask for cooperative matrices where the adapter has them; an experimental feature of wgpu. Default: off.
     pub cooperative_matrices: bool,
+    /// Use the portable kernels only: no subgroup operations, no cooperative matrices. Default: off.
+    pub portable: bool,
 }
 
 impl Default for GpuOptions {
     fn default() -> Self {
-        Self { max_binding: None, max_buffer: None, timeout: Duration::from_secs(60), cooperative_matrices: false }
+        let timeout = Duration::from_secs(60);
+        Self { max_binding: None, max_buffer: None, timeout, cooperative_matrices: false, portable: false }
     }
 }
 
@@ -62,9 +65,12 @@ impl GpuContext {
         lower(&mut limits.max_buffer_size, options.max_buffer);
         requirements::check(&name, adapter.features(), &limits)?;
         let mut features = requirements::wanted_features(&adapter);
+        if options.portable {
+            features.remove(wgpu::Features::SUBGROUP);
+        }
         let mut experimental = wgpu::ExperimentalFeatures::disabled();
         let cooperative = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
-        if options.cooperative_matrices && adapter.features().contains(cooperative) {
+        if options.cooperative_matrices && !options.portable && adapter.features().contains(cooperative) {
             features |= cooperative;
             // SAFETY: the caller opted in; shaders that use the feature are this crate's own and pass naga's validation.
             experimental = unsafe { wgpu::ExperimentalFeatures::enabled() };
@@ -105,6 +111,10 @@ impl GpuContext {
         let mut capabilities = Capabilities::of(&adapter, &device, &queue);
         lower(&mut capabilities.max_binding, options.max_binding);
         lower(&mut capabilities.max_buffer, options.max_buffer);
+        if options.portable {
+            capabilities.subgroups = false;
+            capabilities.cooperative_matrices.clear();
+        }
         tracing::info!(
             adapter = %capabilities.adapter, backend = %capabilities.backend, kind = %capabilities.kind,
             f16 = capabilities.f16, subgroups = capabilities.subgroups, max_binding = capabilities.max_binding, "GPU opened"

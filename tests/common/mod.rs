@@ -1,4 +1,144 @@
-//! What the suites share: oracle checkpoints and comparisons.
-#![allow(dead_code)]
+//! Op cases on a device and on the reference.
+#![allow(dead_code)] // Each test binary uses a part.
 
 pub mod oracle;
+pub mod tolerance;
+
+use std::{collections::HashMap, rc::Rc, sync::Arc};
+
+use gemmaflow::{
+    Result,
+    ir::{
+        Case, DType, Data, DimBinding, FixedType, Graph, NodeId, Op, Type, Value,
+        kernel::{Target, Tier},
+        ops::{Input, Role},
+    },
+    lower::lower,
+    plan::Plan,
+    reference,
+    runtime::{
+        Bound, Buffer, Device, GpuContext, GpuOptions, Opened, PipelineCache, PreparedPlan, ResidentWeight, ScratchPool, Shard,
+        Step, wgpu::BufferUsages,
+    },
+    weights::Tensor,
+};
+
+/// Opens the best adapter; a machine without one fails the test.
+pub fn open(options: &GpuOptions) -> Arc<GpuContext> {
+    match Device::Gpu.open(options).expect("a GPU adapter (lavapipe will do)") {
+        Opened::Gpu(context) => context,
+        Opened::Reference => panic!("Device::Gpu opened the reference"),
+    }
+}
+
+/// The device once for each tier that it has.
+pub fn tiers() -> Vec<(&'static str, Arc<GpuContext>)> {
+    let best = open(&GpuOptions::default());
+    let portable = open(&GpuOptions { portable: true, ..GpuOptions::default() });
+    assert_eq!(portable.capabilities().target().tier, Tier::Portable);
+    match best.capabilities().target().tier {
+        Tier::Portable => vec![("portable", portable)],
+        Tier::Subgroup(_) => vec![("subgroup", best), ("portable", portable)],
+    }
+}
+
+/// Every case of every op.
+pub fn cases() -> Vec<Case> {
+    Op::examples().iter().flat_map(|op| op.cases()).collect()
+}
+
+/// `op`, its case's name and its operands' shapes.
+pub fn title(case: &Case) -> String {
+    format!("{} '{}'", case.op.name(), case.name)
+}
+
+/// A graph of one op whose result is called `result`. Stored operands are weights; a cache that is written is a cache.
+pub fn graph(case: &Case) -> Result<Graph> {
+    let mut graph = Graph::new(case.op.name());
+    let mut operands: Vec<NodeId> = Vec::new();
+    for (i, value) in case.inputs.iter().enumerate() {
+        let name = format!("operand {i}");
+        let role = if i == 0 && matches!(case.op, Op::CacheWrite(_)) { Role::Cache } else { Role::Caller };
+        operands.push(match &value.data {
+            Data::Stored(tensor) => graph.weight(name, tensor.dtype(), &value.shape)?,
+            _ => graph.push(Input { name, role, ty: Type::new(value.dtype(), value.shape.as_slice()) }, &[])?,
+        });
+    }
+    let result = graph.push(case.op.clone(), &operands)?;
+    graph.output("result", result);
+    Ok(graph)
+}
+
+/// The plan of a case on a device.
+pub fn plan(case: &Case, target: &Target) -> Result<Plan> {
+    lower(&graph(case)?, &DimBinding::new(), target, &|_| None)
+}
+
+/// What the reference says.
+pub fn expected(case: &Case) -> Result<Value> {
+    let graph = graph(case)?;
+    let ty = graph.fixed_types(&DimBinding::new())?.pop().expect("a graph with a result");
+    let operands: Vec<Rc<Value>> = case.inputs.iter().cloned().map(Rc::new).collect();
+    reference::evaluate(&case.op, &operands, &ty)
+}
+
+fn storage(context: &GpuContext, bytes: &[u8]) -> Result<Arc<Buffer>> {
+    let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
+    let mut padded = bytes.to_vec();
+    padded.resize(bytes.len().max(1).next_multiple_of(16), 0);
+    let buffer = context.create_buffer("operand", padded.len() as u64, usage)?;
+    context.write(&buffer, 0, &padded)?;
+    Ok(Arc::new(buffer))
+}
+
+fn resident(context: &GpuContext, tensor: &Tensor) -> Result<ResidentWeight> {
+    let mut bytes = vec![0; tensor.byte_len()];
+    tensor.read_bytes(0, &mut bytes)?;
+    let rows = 0..tensor.shape().first().copied().unwrap_or(1);
+    let shard = Shard { buffer: storage(context, &bytes)?, offset: 0, bytes: bytes.len() as u64, rows };
+    Ok(ResidentWeight { dtype: tensor.dtype(), shape: tensor.shape().to_vec(), shards: vec![shard] })
+}
+
+/// Runs the plan of a case. Whatever the plan does not write of its result comes back as NaN.
+pub fn run(pipelines: &PipelineCache, plan: &Plan, case: &Case) -> Result<Value> {
+    let context = pipelines.context();
+    let (mut inputs, mut weights) = (HashMap::new(), HashMap::new());
+    for (i, value) in case.inputs.iter().enumerate() {
+        let name = format!("operand {i}");
+        let bytes: &[u8] = match &value.data {
+            Data::F32(v) => bytemuck::cast_slice(v),
+            Data::I32(v) => bytemuck::cast_slice(v),
+            Data::U32(v) => bytemuck::cast_slice(v),
+            Data::Stored(tensor) => {
+                weights.insert(name, resident(context, tensor)?);
+                continue;
+            }
+        };
+        inputs.insert(name, (storage(context, bytes)?, 0));
+    }
+    let step = Arc::new(context.create_buffer("step", 32, BufferUsages::UNIFORM | BufferUsages::COPY_DST)?);
+    context.write(&step, 0, bytemuck::bytes_of(&Step::all(u32::MAX)))?;
+    let bound = Bound { weights: &weights, inputs: &inputs, step: &step };
+    let prepared = PreparedPlan::new(pipelines, plan, bound, &mut ScratchPool::default())?;
+    let (buffer, offset, bytes) = prepared.output("result").expect("a plan with a result");
+    if !inputs.values().any(|(input, _)| Arc::ptr_eq(input, buffer)) {
+        context.write(buffer, 0, &f32::NAN.to_le_bytes().repeat(buffer.size() as usize / 4))?;
+    }
+    let submission = context.run("plan", |encoder| {
+        prepared.record(&mut encoder.begin_compute_pass(&Default::default()));
+        Ok(())
+    })?;
+    context.wait(&submission, "a case")?;
+    let mut out = vec![0; bytes as usize];
+    context.read_back(buffer, offset, &mut out)?;
+    Ok(value(&plan.outputs[0].ty, &out))
+}
+
+fn value(ty: &FixedType, bytes: &[u8]) -> Value {
+    let shape = ty.shape.clone();
+    match ty.dtype {
+        DType::I32 => Value::i32(shape, bytemuck::pod_collect_to_vec(bytes)),
+        DType::U32 => Value::u32(shape, bytemuck::pod_collect_to_vec(bytes)),
+        _ => Value::f32(shape, bytemuck::pod_collect_to_vec(bytes)),
+    }
+}

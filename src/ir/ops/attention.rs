@@ -178,20 +178,34 @@ impl OpDef for Attention {
         let (batch, new, heads, head_dim) = (q[0], q[1], q[2], q[3]);
         let (cached, kv_heads) = (k[1], k[2]);
         let (tier, lanes) = match emit.target.tier {
-            Tier::Subgroup(size) => ("subgroup", size),
+            Tier::Subgroup(size) => ("subgroup", size as usize),
             Tier::Portable => ("portable", 64),
         };
+        let vector = match head_dim {
+            h if h.is_multiple_of(4) => 4,
+            h if h.is_multiple_of(2) => 2,
+            _ => return Err(emit.refuse("no kernel for an odd head dimension")),
+        };
+        let held = head_dim.div_ceil(vector * lanes);
+        let rows = new * (heads / kv_heads);
+        // As many queries at a time as registers hold; each key is read once for all of them.
+        let queries = (16 / held).clamp(1, 8).min(rows.next_power_of_two());
+        let groups = batch * kv_heads * rows.div_ceil(queries);
+        let parts = parts(groups, cached, emit.target.software);
+        let read = if tier == "subgroup" && lanes >= 8 && head_dim.is_multiple_of(8) { "shuffle" } else { "load" };
         let yes = |b: bool| if b { "yes" } else { "no" }.to_string();
-        let splits = splits(new, heads, cached, emit.target.software);
         let options = vec![
             ("TIER", tier.into()),
             ("LANES", lanes.to_string()),
+            ("QUERIES", queries.to_string()),
             ("MASK", mask.into()),
             ("SOFTCAP", yes(self.softcap.is_some())),
             ("KEEP", yes(self.keep)),
+            ("SPLITS", yes(parts > 1)),
+            ("READ", read.into()),
             ("KV", "f32".into()),
-            ("SPLITS", yes(splits > 1)),
-            ("HEAD_DIM", head_dim.to_string()),
+            ("VEC", vector.to_string()),
+            ("HV", held.to_string()),
         ];
         let overrides = vec![
             ("B", batch as f64),
@@ -203,7 +217,7 @@ impl OpDef for Attention {
             ("SCALE", f64::from(self.scale)),
             ("CAP", f64::from(self.softcap.unwrap_or(1.0))),
             ("WINDOW", window as f64),
-            ("NUM_SPLITS", splits as f64),
+            ("PARTS", parts as f64),
         ];
         let kernel = Kernel { shader: "attention", options, overrides, hole: String::new() };
         let mut bindings: Vec<(u32, Operand)> = (0..5).zip(&emit.inputs).map(|(i, arg)| (i, arg.operand())).collect();
@@ -211,18 +225,20 @@ impl OpDef for Attention {
         if self.keep {
             bindings.push((6, emit.inputs[5].operand()));
         }
-        let queries = batch * new * heads;
-        if splits == 1 {
+        if parts == 1 {
             bindings.push((5, emit.output.operand()));
-            emit.dispatch(kernel, bindings, queries, 1);
+            emit.dispatch(kernel, bindings, groups, 1);
             return Ok(());
         }
-        let partial = Operand::Slot(emit.scratch((queries * splits * (head_dim + 2) * 4) as u64), 0);
+        let results = batch * new * heads;
+        let partial = Operand::Slot(emit.scratch((results * parts * (head_dim + 2) * 4) as u64), 0);
         bindings.push((7, partial.clone()));
-        emit.dispatch(kernel, bindings, queries, splits);
-        let overrides = vec![("ROWS", queries as f64), ("H", head_dim as f64), ("NUM_SPLITS", splits as f64)];
-        let combine = Kernel { shader: "attention_combine", options: vec![], overrides, hole: String::new() };
-        emit.dispatch(combine, vec![(0, partial), (1, emit.output.operand())], (queries * head_dim).div_ceil(64), 1);
+        emit.dispatch(kernel, bindings, groups, parts);
+        let sizes = [("B", batch), ("T", new), ("N", heads), ("H", head_dim), ("PARTS", parts)];
+        let overrides = sizes.map(|(name, size)| (name, size as f64)).to_vec();
+        let options = vec![("LANES", "64".into())];
+        let combine = Kernel { shader: "attention_combine", options, overrides, hole: String::new() };
+        emit.dispatch(combine, vec![(5, emit.output.operand()), (7, partial), (8, Operand::Step)], results, 1);
         Ok(())
     }
 
@@ -266,10 +282,10 @@ impl OpDef for Attention {
     }
 }
 
-/// Parts that the keys of one query are split into, so that a decode step fills the device.
-fn splits(new: usize, heads: usize, cached: usize, software: bool) -> usize {
+/// Parts that the keys are split into, so that the workgroups of a decode step fill the device.
+fn parts(groups: usize, cached: usize, software: bool) -> usize {
     let (wanted, least_keys) = if software { (8, 512) } else { (512, 64) };
-    (wanted / (new * heads).max(1)).min(cached / least_keys).clamp(1, 64)
+    (wanted / groups.max(1)).min(cached / least_keys).clamp(1, 64)
 }
 
 /// `cap · tanh(x / cap)`, shared with the final logits.

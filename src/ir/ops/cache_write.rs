@@ -70,7 +70,8 @@ impl OpDef for CacheWrite {
         let (batch, new) = (rows.shape[0], rows.shape[1]);
         let width = rows.len() / (batch * new).max(1);
         let overrides = vec![("B", batch as f64), ("T", new as f64), ("S", emit.output.ty.shape[1] as f64), ("C", width as f64)];
-        let kernel = Kernel { shader: "cache_write", options: vec![("KV", "f32".into())], overrides, hole: String::new() };
+        let options = vec![("LANES", "64".into()), ("KV", "f32".into())];
+        let kernel = Kernel { shader: "cache_write", options, overrides, hole: String::new() };
         let bindings =
             vec![(0, emit.inputs[1].operand()), (1, emit.output.operand()), (2, emit.inputs[2].operand()), (8, Operand::Step)];
         let count = rows.len().div_ceil(64);

@@ -86,11 +86,13 @@ impl OpDef for Gather {
                 ("STRIDE", stride as f64),
                 ("GROUP", group as f64),
             ];
-            let options = vec![weight_option(emit.inputs[0].ty.dtype)];
+            let vector = if columns.is_multiple_of(8) { "8" } else { "1" };
+            let stored = weight_option(emit.inputs[0].ty.dtype);
+            let options = vec![("LANES", "64".into()), stored, ("VEC", vector.into()), ("WEIGHTS", "1".into())];
             let kernel = Kernel { shader: "gather", options, overrides, hole: emit.epilogue.text.clone() };
             let mut bindings = vec![(0, emit.inputs[1].operand()), (1, emit.output.operand()), (2, table)];
             bindings.extend(emit.epilogue_bindings(0));
-            emit.dispatch(kernel, bindings, (ids * columns).div_ceil(64), 1);
+            emit.dispatch(kernel, bindings, (ids * columns.div_ceil(8)).div_ceil(64), 1);
         }
         Ok(())
     }

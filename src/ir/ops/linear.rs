@@ -68,8 +68,18 @@ fn kernel(emit: &Emit, weights: &[Arg], rows: usize, inner: usize, out: usize, s
         let register_rows = rows.next_power_of_two().min(8);
         options.extend([("LANES", lanes.to_string()), ("NR", tile.to_string()), ("ROWS", register_rows.to_string())]);
         (Kernel { shader: "linear_vec", options, overrides, hole }, out.div_ceil(tile), rows.div_ceil(register_rows))
+    } else if lanes >= 8 && tier == "subgroup" && emit.target.software {
+        options.remove(0);
+        let (tile, register_rows) = (2, 8);
+        options.extend([("LANES", lanes.to_string()), ("NR", tile.to_string()), ("ROWS", register_rows.to_string())]);
+        let count = rows.div_ceil(register_rows) * out.div_ceil(tile * lanes as usize);
+        (Kernel { shader: "linear_tile", options, overrides, hole }, count, 1)
     } else {
-        (Kernel { shader: "linear_tile", options, overrides, hole }, out.div_ceil(64), rows.div_ceil(16))
+        options.remove(0);
+        let (tile, register_rows) = (4, rows.div_ceil(16).next_power_of_two().min(4));
+        options.extend([("NR", tile.to_string()), ("ROWS", register_rows.to_string()), ("DEPTH", "16".into())]);
+        let count = rows.div_ceil(16 * register_rows) * out.div_ceil(16 * tile);
+        (Kernel { shader: "linear_tile_shared", options, overrides, hole }, count, 1)
     }
 }
 

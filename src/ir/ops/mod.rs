@@ -19,6 +19,7 @@ pub use elementwise::{Binary, Cast, Select, Unary};
 pub use gather::Gather;
 pub use linear::Linear;
 pub use matmul::MatMul;
+pub(crate) use movement::strides;
 pub use movement::{Broadcast, Concat, Permute, Reshape, Slice};
 pub use reduce::{Reduce, ReduceFn};
 pub use rms_norm::{Gain, RmsNorm};

@@ -107,7 +107,8 @@ impl OpDef for RmsNorm {
         let stored = emit.inputs.get(1).map_or(DType::F32, |a| a.ty.dtype);
         let mut options = emit.target.tier_options();
         options.retain(|(name, _)| *name == "TIER");
-        options.extend([weight_option(stored), ("GAIN", gain.into()), ("LANES", lanes.to_string())]);
+        options.extend([("GAIN", gain.into()), ("LANES", lanes.to_string())]);
+        options.extend([weight_option(stored), ("VEC", "1".into()), ("WEIGHTS", "1".into())]);
         let overrides = vec![("R", rows as f64), ("C", columns as f64), ("EPS", f64::from(self.eps))];
         let kernel = Kernel { shader: "rms_norm", options, overrides, hole: emit.epilogue.text.clone() };
         let mut bindings = vec![(0, emit.inputs[0].operand()), (1, emit.output.operand())];

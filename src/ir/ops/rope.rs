@@ -71,8 +71,10 @@ impl OpDef for Rope {
     fn emit(&self, emit: &mut Emit) -> Result<()> {
         let ty = emit.output.ty.clone();
         let (heads, head_dim) = (ty.shape[2], ty.shape[3]);
-        let overrides = vec![("TOTAL", (ty.len() / 2) as f64), ("HEADS", heads as f64), ("H", head_dim as f64)];
-        let kernel = Kernel { shader: "rope", options: vec![], overrides, hole: String::new() };
+        let rows = ty.shape[0] * ty.shape[1];
+        let overrides = vec![("ROWS", rows as f64), ("HEADS", heads as f64), ("H", head_dim as f64)];
+        let options = vec![("LANES", "64".into())];
+        let kernel = Kernel { shader: "rope", options, overrides, hole: String::new() };
         let bindings = vec![(0, emit.inputs[0].operand()), (1, emit.output.operand()), (2, emit.inputs[1].operand())];
         emit.dispatch(kernel, bindings, (ty.len() / 2).div_ceil(64), 1);
         Ok(())

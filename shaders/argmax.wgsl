@@ -1,0 +1,55 @@
+// Argmax of each row of logits [R, V], the lowest index among equals, in two dispatches.
+// STAGE = slices: one workgroup finds the largest of SLICE neighbouring logits; grid: R*ceil(V/SLICE) folded over x and y;
+//   0 logits f32 [R, V], 1 partials [R, ceil(V/SLICE)] of (bits of the value, index).
+// STAGE = merge: one workgroup a row; grid: R folded over x and y; 0 partials, 1 ids u32 [R].
+// Overrides: R, V, SLICE. Options: TIER, LANES, STAGE.
+override R: u32;
+override V: u32;
+override SLICE: u32;
+
+const LANES = ${LANES}u;
+const NONE = 0xffffffffu;
+const LOWEST = -3.4e38;
+#include lib/lanes.wgsl
+#if STAGE == slices
+@group(0) @binding(0) var<storage, read> logits: array<f32>;
+@group(0) @binding(1) var<storage, read_write> partials: array<vec2<u32>>;
+#elif STAGE == merge
+@group(0) @binding(0) var<storage, read> partials: array<vec2<u32>>;
+@group(0) @binding(1) var<storage, read_write> ids: array<u32>;
+#endif
+
+@compute @workgroup_size(LANES)
+fn main(
+    @builtin(workgroup_id) wid: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let slices = (V + SLICE - 1u) / SLICE;
+    let group = wid.x + wid.y * groups.x;
+    var best = LOWEST;
+    var id = NONE;
+#if STAGE == slices
+    if group >= R * slices { return; }
+    let row = group / slices;
+    let first = group % slices * SLICE;
+    for (var i = first + lane; i < min(first + SLICE, V); i += LANES) {
+        let v = logits[row * V + i];
+        if v > best { best = v; id = i; }
+    }
+#elif STAGE == merge
+    if group >= R { return; }
+    for (var i = lane; i < slices; i += LANES) {
+        let p = partials[group * slices + i];
+        let v = bitcast<f32>(p.x);
+        if v > best { best = v; id = p.y; }
+    }
+#endif
+    let top = lanes_max(best, lane);
+    let least = lanes_least(select(NONE, id, best == top), lane);
+#if STAGE == slices
+    if lane == 0u { partials[group] = vec2<u32>(bitcast<u32>(top), least); }
+#elif STAGE == merge
+    if lane == 0u { ids[group] = select(least, 0u, least == NONE); }
+#endif
+}

@@ -1,0 +1,230 @@
+// Attention with online softmax: out[b, t, n, :] = Σ_s p[s]·v[b, s, n/G, :], p = softmax_s(z[s]) over the visible keys,
+// z[s] = SCALE · q[b, t, n, :]·k[b, s, n/G, :], with SOFTCAP = yes z = CAP·tanh(z/CAP); G = N/K. No visible key: zeros.
+// q, out [B, T, N, H]; k, v [B, S, K, H]; query_positions [B, T]; key_positions [B, S] (dead rows 0x7fffffff).
+// Key s is seen by query t iff 0 <= key position < 0x7fffffff, and with MASK = causal it is <= the query position, and
+// with MASK = window also query position − key position < WINDOW, and with KEEP = yes keep[b, s] >= 0.5.
+// One workgroup: QUERIES (t, head) pairs of one KV head, t slowest, over the keys [0, min(S, step.end)), or with
+// SPLITS = yes over one of PARTS ranges of them; keys before the first and after the last visible one are not read.
+// Grid: x, y: B*K*ceil(T*G/QUERIES) folded; z: PARTS with SPLITS = yes, else 1. Rows t >= step.rows are not written.
+// SPLITS = yes writes scratch f32: [B*T*N, PARTS, H] weighted V, then [B*T*N, PARTS, 2] (max, sum); see attention_combine.
+// Overrides: B, T, S, N, K, H, SCALE, CAP, WINDOW, PARTS. Options: TIER, LANES, QUERIES, MASK, SOFTCAP, KEEP, SPLITS,
+// READ = load (lanes read the same q) | shuffle (subgroup of 8 lanes or more, H divisible by 8: eight lanes read eight
+// neighbouring q and hand them round), KV = f32 | f16 (packed pairs), VEC = 4 (H divisible by 4) | 2, HV = ceil(H/(VEC*LANES)).
+override B: u32;
+override T: u32;
+override S: u32;
+override N: u32;
+override K: u32;
+override H: u32;
+override SCALE: f32;
+override CAP: f32;
+override WINDOW: i32;
+override PARTS: u32;
+
+const LANES = ${LANES}u;
+const QUERIES = ${QUERIES}u;
+const HV = ${HV}u;
+const HIDDEN = -1e30;
+#include lib/lanes.wgsl
+#include lib/step.wgsl
+#if VEC == 4
+alias Values = vec4<f32>;
+#if KV == f16
+alias Stored = vec2<u32>;
+fn widen(s: Stored) -> Values { return vec4<f32>(unpack2x16float(s.x), unpack2x16float(s.y)); }
+#endif
+#elif VEC == 2
+alias Values = vec2<f32>;
+#if KV == f16
+alias Stored = u32;
+fn widen(s: Stored) -> Values { return unpack2x16float(s); }
+#endif
+#endif
+#if KV == f32
+alias Stored = Values;
+fn widen(s: Stored) -> Values { return s; }
+#endif
+const VEC = ${VEC}u;
+
+#if READ == load
+@group(0) @binding(0) var<storage, read> q: array<Values>;
+#elif READ == shuffle
+@group(0) @binding(0) var<storage, read> q: array<f32>;
+#endif
+@group(0) @binding(1) var<storage, read> keys: array<Stored>;
+@group(0) @binding(2) var<storage, read> values: array<Stored>;
+@group(0) @binding(3) var<storage, read> query_positions: array<i32>;
+@group(0) @binding(4) var<storage, read> key_positions: array<i32>;
+#if KEEP == yes
+@group(0) @binding(6) var<storage, read> keep: array<f32>;
+#endif
+#if SPLITS == yes
+@group(0) @binding(7) var<storage, read_write> scratch: array<f32>;
+#elif SPLITS == no
+@group(0) @binding(5) var<storage, read_write> out: array<f32>;
+#endif
+#if TIER == portable
+var<workgroup> shared_p: array<f32, QUERIES * LANES>;
+#endif
+
+// Whether a query at `position` sees the key of row i = b*S + s, whose position is `key`.
+fn sees(position: i32, key: i32, i: u32) -> bool {
+    var seen = key >= 0 && key < 0x7fffffff;
+#if KEEP == yes
+    seen = seen && keep[i] >= 0.5;
+#endif
+#if MASK == causal
+    seen = seen && key <= position;
+#elif MASK == window
+    seen = seen && key <= position && position - key < WINDOW;
+#endif
+    return seen;
+}
+
+@compute @workgroup_size(LANES)
+fn main(
+    @builtin(workgroup_id) wid: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let g = N / K;
+    let blocks = (T * g + QUERIES - 1u) / QUERIES;
+    let group = wid.x + wid.y * groups.x;
+    let block = group % blocks;
+    let kv = group / blocks % K;
+    let b = group / blocks / K;
+    if b >= B || block * QUERIES / g >= step.rows { return; }
+
+    var base: array<u32, QUERIES>;
+    var position: array<i32, QUERIES>;
+    for (var r = 0u; r < QUERIES; r++) {
+        let row = min(block * QUERIES + r, T * g - 1u);
+        base[r] = ((b * T + row / g) * N + kv * g + row % g) * (H / VEC);
+        position[r] = query_positions[b * T + row / g];
+    }
+
+    let live = min(S, step.end);
+#if SPLITS == yes
+    let share = ((live + PARTS - 1u) / PARTS + LANES - 1u) / LANES * LANES;
+    let begin = min(wid.z * share, live);
+    let end = min(begin + share, live);
+#else
+    let begin = 0u;
+    let end = live;
+#endif
+    var first = 0xffffffffu;
+    var last = 0u;
+    for (var s = begin + lane; s < end; s += LANES) {
+        let key = key_positions[b * S + s];
+        var seen = false;
+        for (var r = 0u; r < QUERIES; r++) { seen = seen || sees(position[r], key, b * S + s); }
+        if seen { first = min(first, s); last = s + 1u; }
+    }
+    first = lanes_least(first, lane);
+    last = ~lanes_least(~last, lane);
+
+    var most: array<f32, QUERIES>;
+    var sum: array<f32, QUERIES>;
+    var acc: array<Values, QUERIES * HV>;
+    for (var r = 0u; r < QUERIES; r++) { most[r] = HIDDEN; }
+    for (var s0 = first; s0 < last; s0 += LANES) {
+        let s = min(s0 + lane, last - 1u);
+        let at = ((b * S + s) * K + kv) * (H / VEC);
+        var z: array<f32, QUERIES>;
+#if READ == load
+        for (var h = 0u; h < H / VEC; h++) {
+            let k = widen(keys[at + h]);
+            for (var r = 0u; r < QUERIES; r++) { z[r] += dot(k, q[base[r] + h]); }
+        }
+#elif READ == shuffle
+        for (var h = 0u; h < H / VEC; h += 8u / VEC) {
+            var k: array<Values, 8u / VEC>;
+            for (var e = 0u; e < 8u / VEC; e++) { k[e] = widen(keys[at + h + e]); }
+            for (var r = 0u; r < QUERIES; r++) {
+                let mine = q[base[r] * VEC + h * VEC + lane % 8u];
+                for (var e = 0u; e < 8u; e++) { z[r] = fma(k[e / VEC][e % VEC], subgroupShuffle(mine, e), z[r]); }
+            }
+        }
+#endif
+        let key = key_positions[b * S + s];
+        var seen: array<bool, QUERIES>;
+        for (var r = 0u; r < QUERIES; r++) {
+            seen[r] = s0 + lane < last && sees(position[r], key, b * S + s);
+            var v = z[r] * SCALE;
+#if SOFTCAP == yes
+            v = CAP * tanh(clamp(v / CAP, -15.0, 15.0));
+#endif
+            z[r] = select(HIDDEN, v, seen[r]);
+        }
+#if TIER == portable
+        workgroupBarrier();
+        for (var r = 0u; r < QUERIES; r++) { shared_p[r * LANES + lane] = z[r]; }
+        workgroupBarrier();
+#endif
+        for (var r = 0u; r < QUERIES; r++) {
+#if TIER == portable
+            var block_most = HIDDEN;
+            for (var l = 0u; l < LANES; l++) { block_most = max(block_most, shared_p[r * LANES + l]); }
+#else
+            let block_most = subgroupMax(z[r]);
+#endif
+            let now = max(most[r], block_most);
+            let shrink = exp(max(most[r] - now, -100.0));
+            z[r] = select(0.0, exp(max(z[r] - now, -100.0)), seen[r]);
+            sum[r] = sum[r] * shrink + z[r];
+            most[r] = now;
+            for (var i = 0u; i < HV; i++) { acc[r * HV + i] *= shrink; }
+        }
+#if TIER == portable
+        workgroupBarrier();
+        for (var r = 0u; r < QUERIES; r++) { shared_p[r * LANES + lane] = z[r]; }
+        workgroupBarrier();
+#endif
+        for (var l = 0u; l < min(LANES, last - s0); l++) {
+            let row = ((b * S + s0 + l) * K + kv) * (H / VEC);
+            var p: array<f32, QUERIES>;
+            for (var r = 0u; r < QUERIES; r++) {
+#if TIER == portable
+                p[r] = shared_p[r * LANES + l];
+#else
+                p[r] = subgroupShuffle(z[r], l);
+#endif
+            }
+            for (var i = 0u; i < HV; i++) {
+                let v = widen(values[row + min(i * LANES + lane, H / VEC - 1u)]);
+                for (var r = 0u; r < QUERIES; r++) { acc[r * HV + i] = fma(Values(p[r]), v, acc[r * HV + i]); }
+            }
+        }
+    }
+
+    for (var r = 0u; r < QUERIES; r++) {
+        let total = lanes_sum(sum[r], lane);
+        let row = block * QUERIES + r;
+        if row < T * g && row / g < step.rows {
+            let o = (b * T + row / g) * N + kv * g + row % g;
+#if SPLITS == yes
+            let to = (o * PARTS + wid.z) * H;
+            if lane == 0u {
+                let tail = B * T * N * PARTS * H + (o * PARTS + wid.z) * 2u;
+                scratch[tail] = most[r];
+                scratch[tail + 1u] = total;
+            }
+#else
+            let to = o * H;
+            let scale = select(0.0, 1.0 / total, total > 0.0);
+#endif
+            for (var i = 0u; i < HV; i++) {
+                let h = (i * LANES + lane) * VEC;
+                if h < H {
+                    for (var e = 0u; e < VEC; e++) {
+#if SPLITS == yes
+                        scratch[to + h + e] = acc[r * HV + i][e];
+#else
+                        out[to + h + e] = acc[r * HV + i][e] * scale;
+#endif
+                    }
+                }
+            }
+        }
+    }
+}

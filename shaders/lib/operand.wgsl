@@ -1,0 +1,23 @@
+// The operand x [T, IN] of a linear, f32, eight elements at a time; zeros past IN. Options: VEC = 8 | 1.
+#if VEC == 8
+alias Operand = mat2x4<f32>;
+fn x8(t: u32, c: u32) -> mat2x4<f32> { return x[t * (IN / 8u) + c]; }
+#else
+alias Operand = f32;
+fn x1(t: u32, k: u32) -> f32 {
+    if k >= IN { return 0.0; }
+    return x[t * IN + k];
+}
+fn x8(t: u32, c: u32) -> mat2x4<f32> {
+    let k = c * 8u;
+    return mat2x4<f32>(
+        x1(t, k), x1(t, k + 1u), x1(t, k + 2u), x1(t, k + 3u),
+        x1(t, k + 4u), x1(t, k + 5u), x1(t, k + 6u), x1(t, k + 7u),
+    );
+}
+#endif
+
+fn dot8(a: mat2x4<f32>, b: mat2x4<f32>, sum: f32) -> f32 {
+    let low = fma(a[0].w, b[0].w, fma(a[0].z, b[0].z, fma(a[0].y, b[0].y, fma(a[0].x, b[0].x, sum))));
+    return fma(a[1].w, b[1].w, fma(a[1].z, b[1].z, fma(a[1].y, b[1].y, fma(a[1].x, b[1].x, low))));
+}

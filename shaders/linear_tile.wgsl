@@ -1,0 +1,78 @@
+// Linear for many rows without barriers: y[t, n] = epilogue(t*OUT_STRIDE + n, Σ_k x[t, k]·W[n, k]);
+// x [T, IN], W [OUT, IN], y [T, OUT_STRIDE]. For devices where barriers and repeated loads cost more than shuffles.
+// One workgroup, one subgroup of 8 lanes or more: ROWS rows t by NR*LANES columns n; a lane holds the columns
+// n0 + lane + LANES*r and reads their rows of W; eight lanes read eight neighbouring x and hand them round by shuffles.
+// Grid, folded over x and y: ceil(T/ROWS) * ceil(OUT/(NR*LANES)), t fastest.
+// Overrides: T, IN, OUT, OUT_STRIDE. Options: LANES (the subgroup size, 8 or more), NR, ROWS, WEIGHT, VEC, WEIGHTS.
+// Hole: WEIGHTS = 1: epilogue(i: u32, v: f32) -> f32; WEIGHTS = 2: epilogue(i: u32, v0: f32, v1: f32) -> f32.
+override T: u32;
+override IN: u32;
+override OUT: u32;
+override OUT_STRIDE: u32;
+
+#include lib/weight.wgsl
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read_write> y: array<f32>;
+@group(0) @binding(2) var<storage, read> w0: array<Stored>;
+#if WEIGHTS == 2
+@group(0) @binding(3) var<storage, read> w1: array<Stored>;
+#endif
+
+const LANES = ${LANES}u;
+const NR = ${NR}u;
+const ROWS = ${ROWS}u;
+
+@compute @workgroup_size(LANES)
+fn main(
+    @builtin(workgroup_id) wid: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let tiles = (T + ROWS - 1u) / ROWS;
+    let group = wid.x + wid.y * groups.x;
+    let t0 = (group % tiles) * ROWS;
+    let n0 = (group / tiles) * NR * LANES;
+    if n0 >= OUT { return; }
+    var acc: array<f32, NR * ROWS>;
+#if WEIGHTS == 2
+    var acc1: array<f32, NR * ROWS>;
+#endif
+    for (var c = 0u; c < (IN + 7u) / 8u; c++) {
+        var a: array<mat2x4<f32>, NR>;
+        for (var r = 0u; r < NR; r++) { a[r] = weight0(min(n0 + lane + r * LANES, OUT - 1u), c); }
+#if WEIGHTS == 2
+        var b: array<mat2x4<f32>, NR>;
+        for (var r = 0u; r < NR; r++) { b[r] = weight1(min(n0 + lane + r * LANES, OUT - 1u), c); }
+#endif
+        for (var j = 0u; j < ROWS; j++) {
+#if VEC == 8
+            let mine = x[min(t0 + j, T - 1u) * IN + c * 8u + lane % 8u];
+#else
+            let k = c * 8u + lane % 8u;
+            let mine = select(0.0, x[min(t0 + j, T - 1u) * IN + min(k, IN - 1u)], k < IN);
+#endif
+            for (var e = 0u; e < 8u; e++) {
+                let v = subgroupShuffle(mine, e);
+                for (var r = 0u; r < NR; r++) {
+                    acc[r * ROWS + j] = fma(a[r][e / 4u][e % 4u], v, acc[r * ROWS + j]);
+#if WEIGHTS == 2
+                    acc1[r * ROWS + j] = fma(b[r][e / 4u][e % 4u], v, acc1[r * ROWS + j]);
+#endif
+                }
+            }
+        }
+    }
+    for (var r = 0u; r < NR; r++) {
+        let n = n0 + lane + r * LANES;
+        for (var j = 0u; j < ROWS; j++) {
+            if n < OUT && t0 + j < T {
+                let o = (t0 + j) * OUT_STRIDE + n;
+#if WEIGHTS == 2
+                y[o] = epilogue(o, acc[r * ROWS + j], acc1[r * ROWS + j]);
+#else
+                y[o] = epilogue(o, acc[r * ROWS + j]);
+#endif
+            }
+        }
+    }
+}

@@ -1,0 +1,93 @@
+// Linear for few rows: y[t, n] = epilogue(t*OUT_STRIDE + n, Σ_k x[t, k]·W[n, k]); x [T, IN], W [OUT, IN], y [T, OUT_STRIDE].
+// One workgroup: NR neighbouring columns n by ROWS rows t; its lanes split k, so neighbouring lanes read neighbouring
+// words of a row of W. Grid: ceil(OUT/NR) folded over x and y; z = ceil(T/ROWS).
+// Overrides: T, IN, OUT, OUT_STRIDE. Options: TIER, LANES (subgroup: the subgroup size), NR, ROWS, WEIGHT, VEC, WEIGHTS.
+// portable needs NR*ROWS*WEIGHTS*LANES <= 4096.
+// Hole: WEIGHTS = 1: epilogue(i: u32, v: f32) -> f32; WEIGHTS = 2: epilogue(i: u32, v0: f32, v1: f32) -> f32.
+override T: u32;
+override IN: u32;
+override OUT: u32;
+override OUT_STRIDE: u32;
+
+#include lib/weight.wgsl
+#include lib/operand.wgsl
+@group(0) @binding(0) var<storage, read> x: array<Operand>;
+@group(0) @binding(1) var<storage, read_write> y: array<f32>;
+@group(0) @binding(2) var<storage, read> w0: array<Stored>;
+#if WEIGHTS == 2
+@group(0) @binding(3) var<storage, read> w1: array<Stored>;
+#endif
+
+const LANES = ${LANES}u;
+const NR = ${NR}u;
+const ROWS = ${ROWS}u;
+const TILE = NR * ROWS * ${WEIGHTS}u;
+#if TIER == portable
+var<workgroup> partial: array<f32, TILE * LANES>;
+#endif
+
+@compute @workgroup_size(LANES)
+fn main(
+    @builtin(workgroup_id) wid: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let n0 = (wid.x + wid.y * groups.x) * NR;
+    let t0 = wid.z * ROWS;
+    if n0 >= OUT || t0 >= T { return; }
+    var acc: array<f32, TILE>;
+    for (var c = lane; c < (IN + 7u) / 8u; c += LANES) {
+        var xs: array<mat2x4<f32>, ROWS>;
+        for (var j = 0u; j < ROWS; j++) { xs[j] = x8(min(t0 + j, T - 1u), c); }
+        for (var r = 0u; r < NR; r++) {
+            let n = min(n0 + r, OUT - 1u);
+            let a = weight0(n, c);
+            for (var j = 0u; j < ROWS; j++) { acc[r * ROWS + j] = dot8(a, xs[j], acc[r * ROWS + j]); }
+#if WEIGHTS == 2
+            let b = weight1(n, c);
+            for (var j = 0u; j < ROWS; j++) {
+                acc[(NR + r) * ROWS + j] = dot8(b, xs[j], acc[(NR + r) * ROWS + j]);
+            }
+#endif
+        }
+    }
+#if TIER == subgroup
+    for (var i = 0u; i < TILE; i++) { acc[i] = subgroupAdd(acc[i]); }
+    if lane != 0u { return; }
+    for (var i = 0u; i < NR * ROWS; i++) {
+        let n = n0 + i / ROWS;
+        let t = t0 + i % ROWS;
+        if n < OUT && t < T {
+            let o = t * OUT_STRIDE + n;
+#if WEIGHTS == 2
+            y[o] = epilogue(o, acc[i], acc[NR * ROWS + i]);
+#else
+            y[o] = epilogue(o, acc[i]);
+#endif
+        }
+    }
+#else
+    for (var i = 0u; i < TILE; i++) { partial[i * LANES + lane] = acc[i]; }
+    workgroupBarrier();
+    for (var i = lane; i < NR * ROWS; i += LANES) {
+        let n = n0 + i / ROWS;
+        let t = t0 + i % ROWS;
+        if n < OUT && t < T {
+            let o = t * OUT_STRIDE + n;
+#if WEIGHTS == 2
+            y[o] = epilogue(o, total(i), total(NR * ROWS + i));
+#else
+            y[o] = epilogue(o, total(i));
+#endif
+        }
+    }
+#endif
+}
+#if TIER == portable
+
+fn total(i: u32) -> f32 {
+    var sum = 0.0;
+    for (var l = 0u; l < LANES; l++) { sum += partial[i * LANES + l]; }
+    return sum;
+}
+#endif

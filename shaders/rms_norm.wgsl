@@ -1,0 +1,45 @@
+// RMSNorm: y[r, c] = epilogue(r*C + c, x[r, c] / sqrt(mean_c(x[r, c]²) + EPS) · g[c]); x, y [R, C], gain γ [C].
+// g = 1 + γ (GAIN = one_plus), γ (plain), 1 (none; no binding 2).
+// One workgroup: one row r. Grid: R folded over x and y.
+// Overrides: R, C, EPS. Options: TIER, LANES, GAIN; WEIGHT and VEC = 1, WEIGHTS = 1 unless GAIN = none.
+// Hole: epilogue(i: u32, v: f32) -> f32.
+override R: u32;
+override C: u32;
+override EPS: f32;
+
+const LANES = ${LANES}u;
+#include lib/lanes.wgsl
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read_write> y: array<f32>;
+#if GAIN == none
+fn gain(c: u32) -> f32 { return 1.0; }
+#else
+override IN: u32 = C;
+#include lib/weight.wgsl
+@group(0) @binding(2) var<storage, read> w0: array<Stored>;
+#if GAIN == one_plus
+fn gain(c: u32) -> f32 { return 1.0 + element0(0u, c); }
+#elif GAIN == plain
+fn gain(c: u32) -> f32 { return element0(0u, c); }
+#endif
+#endif
+
+@compute @workgroup_size(LANES)
+fn main(
+    @builtin(workgroup_id) wid: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let row = wid.x + wid.y * groups.x;
+    if row >= R { return; }
+    var squares = 0.0;
+    for (var c = lane; c < C; c += LANES) {
+        let v = x[row * C + c];
+        squares = fma(v, v, squares);
+    }
+    let scale = 1.0 / sqrt(lanes_sum(squares, lane) / f32(C) + EPS);
+    for (var c = lane; c < C; c += LANES) {
+        let i = row * C + c;
+        y[i] = epilogue(i, x[i] * scale * gain(c));
+    }
+}

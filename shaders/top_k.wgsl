@@ -1,0 +1,108 @@
+// The TOP largest logits of each row of [R, V], largest first and lowest index first among equals, with the row's
+// maximum and Σ_v exp((l_v − max)/temperature), in two dispatches; step.temperature > 0.
+// STAGE = slices: one workgroup takes SLICE neighbouring logits; grid: R*SLICES folded over x and y;
+//   0 logits f32 [R, V], 1 partials [R, SLICES] of (bits of the maximum, its index, bits of the slice's sum of exp, 0), 8 step.
+// STAGE = merge: one workgroup a row picks the best slice TOP times and looks through that slice for its next; grid: R
+//   folded over x and y; 0 logits, 1 result u32 [R, 2*TOP + 2], 2 partials, 8 step.
+//   A row of the result: TOP indices, bits of their TOP values, bits of the maximum, bits of the sum; past V: index 0xffffffff.
+// Overrides: R, V, SLICE, SLICES (= ceil(V/SLICE), at most 1024), TOP (merge only). Options: TIER, LANES, STAGE.
+override R: u32;
+override V: u32;
+override SLICE: u32;
+override SLICES: u32;
+#if STAGE == merge
+override TOP: u32;
+#endif
+
+const LANES = ${LANES}u;
+const NONE = 0xffffffffu;
+const LOWEST = -3.4e38;
+#include lib/lanes.wgsl
+#include lib/step.wgsl
+@group(0) @binding(0) var<storage, read> logits: array<f32>;
+#if STAGE == slices
+@group(0) @binding(1) var<storage, read_write> partials: array<vec4<u32>>;
+#elif STAGE == merge
+@group(0) @binding(1) var<storage, read_write> result: array<u32>;
+@group(0) @binding(2) var<storage, read> partials: array<vec4<u32>>;
+// The best logit of each slice that is not in the result yet; a lane reads and writes only its own slices.
+var<workgroup> head_value: array<f32, SLICES>;
+var<workgroup> head_id: array<u32, SLICES>;
+#endif
+
+@compute @workgroup_size(LANES)
+fn main(
+    @builtin(workgroup_id) wid: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let group = wid.x + wid.y * groups.x;
+#if STAGE == slices
+    if group >= R * SLICES { return; }
+    let row = group / SLICES * V;
+    let first = group % SLICES * SLICE;
+    let end = min(first + SLICE, V);
+    var best = LOWEST;
+    var id = NONE;
+    for (var i = first + lane; i < end; i += LANES) {
+        let v = logits[row + i];
+        if v > best { best = v; id = i; }
+    }
+    let top = lanes_max(best, lane);
+    let least = lanes_least(select(NONE, id, best == top), lane);
+    var sum = 0.0;
+    for (var i = first + lane; i < end; i += LANES) {
+        sum += exp(max((logits[row + i] - top) / step.temperature, -100.0));
+    }
+    let total = lanes_sum(sum, lane);
+    if lane == 0u { partials[group] = vec4<u32>(bitcast<u32>(top), least, bitcast<u32>(total), 0u); }
+#elif STAGE == merge
+    if group >= R { return; }
+    let row = group * V;
+    let to = group * (2u * TOP + 2u);
+    var most = LOWEST;
+    for (var s = lane; s < SLICES; s += LANES) {
+        let p = partials[group * SLICES + s];
+        head_value[s] = bitcast<f32>(p.x);
+        head_id[s] = p.y;
+        most = max(most, head_value[s]);
+    }
+    let top = lanes_max(most, lane);
+    var sum = 0.0;
+    for (var s = lane; s < SLICES; s += LANES) {
+        let p = partials[group * SLICES + s];
+        sum += bitcast<f32>(p.z) * exp(max((bitcast<f32>(p.x) - top) / step.temperature, -100.0));
+    }
+    let total = lanes_sum(sum, lane);
+    if lane == 0u {
+        result[to + 2u * TOP] = bitcast<u32>(top);
+        result[to + 2u * TOP + 1u] = bitcast<u32>(total);
+    }
+    for (var k = 0u; k < TOP; k++) {
+        var best = LOWEST;
+        var id = NONE;
+        for (var s = lane; s < SLICES; s += LANES) {
+            if head_value[s] > best { best = head_value[s]; id = head_id[s]; }
+        }
+        let value = lanes_max(best, lane);
+        let taken = lanes_least(select(NONE, id, best == value), lane);
+        if lane == 0u {
+            result[to + k] = taken;
+            result[to + TOP + k] = bitcast<u32>(value);
+        }
+        let slice = min(taken / SLICE, SLICES - 1u);
+        var next = LOWEST;
+        var next_id = NONE;
+        for (var i = slice * SLICE + lane; i < min((slice + 1u) * SLICE, V); i += LANES) {
+            let v = logits[row + i];
+            if v > next && (v < value || (v == value && i > taken)) { next = v; next_id = i; }
+        }
+        let runner = lanes_max(next, lane);
+        let runner_id = lanes_least(select(NONE, next_id, next == runner), lane);
+        if slice % LANES == lane && taken != NONE {
+            head_value[slice] = runner;
+            head_id[slice] = runner_id;
+        }
+    }
+#endif
+}

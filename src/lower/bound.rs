@@ -1,0 +1,110 @@
+//! A graph whose sizes are known, with the operands that are the same elements in the same order seen as one value.
+
+use std::{collections::BTreeMap, ops::Range};
+
+use crate::{
+    Error, Result,
+    ir::{
+        DimBinding, FixedType, Graph, NodeId, Op,
+        kernel::{Target, row_shards},
+        ops::Lowering,
+    },
+};
+
+/// What every step of lowering looks at.
+pub(super) struct Bound<'a> {
+    pub(super) graph: &'a Graph,
+    pub(super) target: &'a Target,
+    types: Vec<FixedType>,
+    resolved: Vec<NodeId>,
+    shards: BTreeMap<NodeId, Vec<Range<usize>>>,
+}
+
+impl<'a> Bound<'a> {
+    pub(super) fn new(
+        graph: &'a Graph,
+        binding: &DimBinding,
+        target: &'a Target,
+        given: &dyn Fn(&str) -> Option<Vec<Range<usize>>>,
+    ) -> Result<Self> {
+        let types = graph.fixed_types(binding)?;
+        let mut resolved: Vec<NodeId> = Vec::with_capacity(types.len());
+        let mut shards = BTreeMap::new();
+        for (id, node) in graph.ids().zip(graph.nodes()) {
+            let operand = node.inputs.first().filter(|x| keeps_flat_index(&node.op, &types[x.index()], &types[id.index()]));
+            resolved.push(operand.map_or(id, |x| resolved[x.index()]));
+            if let Op::Weight(weight) = &node.op {
+                let ty = &types[id.index()];
+                let cut = match given(&weight.name) {
+                    Some(cut) => cut,
+                    None => row_shards(ty.dtype, &ty.shape, target.max_binding)
+                        .map_err(|problem| Error::Unsupported(format!("weight '{}' on this device: {problem}", weight.name)))?,
+                };
+                shards.insert(id, cut);
+            }
+        }
+        Ok(Self { graph, target, types, resolved, shards })
+    }
+
+    pub(super) fn op(&self, id: NodeId) -> &'a Op {
+        &self.graph.node(id).op
+    }
+
+    pub(super) fn ty(&self, id: NodeId) -> &FixedType {
+        &self.types[id.index()]
+    }
+
+    /// The value that holds the elements of `id` in the same order.
+    pub(super) fn resolve(&self, id: NodeId) -> NodeId {
+        self.resolved[id.index()]
+    }
+
+    /// The values that are not another one under other dimensions, in order.
+    pub(super) fn values(&self) -> impl DoubleEndedIterator<Item = NodeId> {
+        self.graph.ids().filter(|id| self.resolve(*id) == *id)
+    }
+
+    /// The resolved operands of `id`.
+    pub(super) fn operands(&self, id: NodeId) -> impl DoubleEndedIterator<Item = NodeId> {
+        self.graph.node(id).inputs.iter().map(|x| self.resolve(*x))
+    }
+
+    pub(super) fn is_region(&self, id: NodeId) -> bool {
+        self.op(id).lowering() == Lowering::Region
+    }
+
+    pub(super) fn is_kernel(&self, id: NodeId) -> bool {
+        self.op(id).lowering() == Lowering::Kernel
+    }
+
+    /// The rows of each shard of a weight; empty for anything else.
+    pub(super) fn shards(&self, id: NodeId) -> &[Range<usize>] {
+        self.shards.get(&id).map_or(&[], Vec::as_slice)
+    }
+
+    /// The node's position in the model, or its op's name where it has none.
+    pub(super) fn label(&self, id: NodeId) -> String {
+        let node = self.graph.node(id);
+        if node.name.is_empty() { node.op.name().into() } else { node.name.clone() }
+    }
+
+    pub(super) fn malformed(&self, problem: String) -> Error {
+        Error::Graph { graph: self.graph.name.clone(), problem }
+    }
+}
+
+/// Whether element `i` of the result is element `i` of the operand, unconverted.
+fn keeps_flat_index(op: &Op, from: &FixedType, to: &FixedType) -> bool {
+    from.dtype == to.dtype
+        && match op {
+            Op::Reshape(_) => true,
+            Op::Broadcast(_) | Op::Slice(_) => from.len() == to.len(),
+            Op::Permute(permute) => permute.order.iter().filter(|&&d| from.shape[d] != 1).is_sorted(),
+            _ => false,
+        }
+}
+
+/// Whether element `i` of the result depends on element `i` of the operands only.
+pub(super) fn is_elementwise(op: &Op) -> bool {
+    matches!(op, Op::Unary(_) | Op::Binary(_) | Op::Select(_) | Op::Cast(_))
+}

@@ -1,0 +1,259 @@
+//! Appends dispatches and gives every stored value a slot.
+
+use std::collections::BTreeMap;
+
+use super::{bound::Bound, fuse::Group, region};
+use crate::{
+    Error, Result,
+    ir::{
+        NodeId, Op,
+        kernel::{Arg, Dispatch, Emit, Epilogue, Operand, Place, Slot},
+        ops::Linear,
+    },
+    plan::{Plan, PlanOutput, SlotInfo, SlotKind},
+};
+
+/// The plan that computes `groups` in order.
+pub(super) fn place(bound: &Bound, groups: &[Group]) -> Result<Plan> {
+    let plan = Plan { name: bound.graph.name.clone(), ..Plan::default() };
+    let last_use = last_use(bound, groups);
+    let mut placer = Placer { bound, plan, last_use, free: Vec::new(), slots: BTreeMap::new(), holders: BTreeMap::new() };
+    placer.inputs()?;
+    for (step, group) in groups.iter().enumerate() {
+        placer.group(step, group)?;
+    }
+    placer.outputs()
+}
+
+/// The value whose slot `id` lies in: that of its cache for a cache write, which happens in place.
+fn owner(bound: &Bound, mut id: NodeId) -> NodeId {
+    while let (Op::CacheWrite(_), Some(cache)) = (bound.op(id), bound.operands(id).next()) {
+        id = cache;
+    }
+    id
+}
+
+/// Values that a group reads.
+fn operands(bound: &Bound, group: &Group) -> Vec<NodeId> {
+    group.roots.iter().flat_map(|root| bound.operands(*root)).chain(group.extras.iter().copied()).collect()
+}
+
+/// The last step that needs each slot owner; outputs are needed for ever.
+fn last_use(bound: &Bound, groups: &[Group]) -> BTreeMap<NodeId, usize> {
+    let mut last = BTreeMap::new();
+    for (step, group) in groups.iter().enumerate() {
+        for value in operands(bound, group).into_iter().chain([group.sink]) {
+            last.insert(owner(bound, value), step);
+        }
+    }
+    for (_, id) in bound.graph.outputs() {
+        last.insert(owner(bound, bound.resolve(*id)), usize::MAX);
+    }
+    last
+}
+
+struct Placer<'a> {
+    bound: &'a Bound<'a>,
+    plan: Plan,
+    last_use: BTreeMap<NodeId, usize>,
+    free: Vec<Slot>,
+    /// The slot of each value placed so far.
+    slots: BTreeMap<NodeId, Slot>,
+    /// The value that each slot holds now.
+    holders: BTreeMap<Slot, NodeId>,
+}
+
+impl Placer<'_> {
+    fn inputs(&mut self) -> Result<()> {
+        for id in self.bound.values() {
+            let Op::Input(input) = self.bound.op(id) else { continue };
+            let ty = self.bound.ty(id).clone();
+            let bytes = self.slot_bytes((ty.len() * ty.dtype.size()) as u64, &input.name)?;
+            let kind = SlotKind::Input { name: input.name.clone(), role: input.role.clone(), ty };
+            let slot = self.new_slot(bytes, kind);
+            self.hold(slot, id);
+        }
+        Ok(())
+    }
+
+    fn outputs(mut self) -> Result<Plan> {
+        for (name, id) in self.bound.graph.outputs() {
+            let value = self.bound.resolve(*id);
+            if matches!(self.bound.op(value), Op::Weight(_)) {
+                return Err(Error::Unsupported(format!("output '{name}': a weight as it is stored")));
+            }
+            let slot = self.current(value, &format!("output '{name}'"))?;
+            self.plan.outputs.push(PlanOutput { name: name.clone(), slot, ty: self.bound.ty(*id).clone() });
+        }
+        Ok(self.plan)
+    }
+
+    fn group(&mut self, step: usize, group: &Group) -> Result<()> {
+        let bound = self.bound;
+        let root = group.roots.first().copied();
+        let label = bound.label(root.unwrap_or(group.sink));
+        let mut inputs = Vec::new();
+        for root in &group.roots {
+            for (index, x) in bound.graph.node(*root).inputs.iter().enumerate() {
+                inputs.push(self.arg(*x, takes_shards(bound.op(*root), index), &label)?);
+            }
+        }
+        let extras = group.extras.iter().map(|x| self.arg(*x, false, &label)).collect::<Result<Vec<_>>>()?;
+        let slot = self.result(group, &label)?;
+        // An epilogue's result lies in memory as the root's, whatever the sink's dimensions are.
+        let output = Arg { ty: bound.ty(root.unwrap_or(group.sink)).clone(), place: Place::Slot(slot) };
+        let epilogue = match root {
+            Some(root) if root != group.sink => Epilogue { text: region::epilogue(bound, group)?, operands: extras.clone() },
+            _ => Epilogue::identity(),
+        };
+        let (dispatches, scratch, first_scratch) = (Vec::new(), Vec::new(), self.plan.slots.len());
+        let mut emit = Emit { target: bound.target, label, inputs, output, epilogue, dispatches, scratch, first_scratch };
+        match group.roots[..] {
+            [] => {
+                let mut bindings = vec![(0, emit.output.operand())];
+                bindings.extend((region::FIRST_BINDING..).zip(extras.iter().map(Arg::operand)));
+                emit.dispatch(region::kernel(bound, group)?, bindings, bound.ty(group.sink).len().div_ceil(64), 1);
+            }
+            [root] => bound.op(root).emit(&mut emit)?,
+            _ => {
+                let weights = [emit.inputs[1].clone(), emit.inputs[3].clone()];
+                Linear::emit_products(&mut emit, &weights)?;
+            }
+        }
+        let Emit { label, dispatches, scratch, .. } = emit;
+        self.append(dispatches, &scratch, first_scratch, &label)?;
+        self.hold(slot, group.sink);
+        self.release(step, group);
+        Ok(())
+    }
+
+    /// Adds dispatches with their scratch slots placed, which are free again afterwards.
+    fn append(&mut self, dispatches: Vec<Dispatch>, scratch: &[u64], first_scratch: usize, label: &str) -> Result<()> {
+        let scratch = scratch.iter().map(|bytes| self.scratch(*bytes, label)).collect::<Result<Vec<_>>>()?;
+        for mut dispatch in dispatches {
+            for (_, operand) in &mut dispatch.bindings {
+                if let Operand::Slot(slot, _) = operand
+                    && slot.0 >= first_scratch
+                {
+                    *slot = scratch[slot.0 - first_scratch];
+                }
+            }
+            let buffers = dispatch.bindings.iter().filter(|(_, operand)| *operand != Operand::Step).count();
+            let most = self.bound.target.max_storage_buffers;
+            if buffers > most as usize {
+                let what = format!("{label}: a dispatch with {buffers} storage buffers on a device that binds at most {most}");
+                return Err(Error::Unsupported(what));
+            }
+            self.plan.dispatches.push(dispatch);
+        }
+        self.free.extend(scratch);
+        Ok(())
+    }
+
+    /// An operand as a kernel binds it.
+    fn arg(&self, id: NodeId, takes_shards: bool, label: &str) -> Result<Arg> {
+        let (value, ty) = (self.bound.resolve(id), self.bound.ty(id).clone());
+        let Op::Weight(weight) = self.bound.op(value) else {
+            return Ok(Arg { place: Place::Slot(self.current(value, label)?), ty });
+        };
+        let shards = self.bound.shards(value);
+        let place = match shards.len() {
+            1 => std::iter::once(0..ty.shape.first().copied().unwrap_or(1)).collect(),
+            _ if takes_shards && value == id => shards.to_vec(),
+            count => {
+                let name = &weight.name;
+                return Err(Error::Unsupported(format!(
+                    "{label}: reading the weight '{name}', which lies in {count} shards, here"
+                )));
+            }
+        };
+        Ok(Arg { ty, place: Place::Weight(weight.name.clone(), place) })
+    }
+
+    /// The slot of `value`, which must not have been overwritten.
+    fn current(&self, value: NodeId, reader: &str) -> Result<Slot> {
+        let missing = || self.bound.malformed(format!("{reader} reads {value}, which was not computed"));
+        let slot = *self.slots.get(&value).ok_or_else(missing)?;
+        match self.holders.get(&slot) {
+            Some(holder) if *holder == value => Ok(slot),
+            holder => {
+                let writer = holder.map_or_else(String::new, |id| format!(" by {id} ({})", self.bound.label(*id)));
+                Err(self.bound.malformed(format!("{reader} reads {value} after it was overwritten in place{writer}")))
+            }
+        }
+    }
+
+    /// The slot that the group writes.
+    fn result(&mut self, group: &Group, label: &str) -> Result<Slot> {
+        let sink = group.sink;
+        if let (Op::CacheWrite(_), Some(cache)) = (self.bound.op(sink), self.bound.operands(sink).next()) {
+            if matches!(self.bound.op(cache), Op::Weight(_)) {
+                return Err(Error::Unsupported(format!("{label}: writing into a weight")));
+            }
+            if self.bound.operands(sink).skip(1).any(|x| self.slots.get(&x) == self.slots.get(&cache)) {
+                return Err(self.bound.malformed(format!("{label} writes rows of a cache into the same cache")));
+            }
+            return self.current(cache, label);
+        }
+        let ty = self.bound.ty(sink);
+        let bytes = (ty.len() * ty.dtype.size()) as u64;
+        if self.last_use.get(&sink) == Some(&usize::MAX) {
+            let bytes = self.slot_bytes(bytes, label)?;
+            return Ok(self.new_slot(bytes, SlotKind::Scratch));
+        }
+        self.scratch(bytes, label)
+    }
+
+    /// The smallest free slot that is large enough, else the largest one enlarged, else a new one.
+    fn scratch(&mut self, bytes: u64, label: &str) -> Result<Slot> {
+        let bytes = self.slot_bytes(bytes, label)?;
+        let size = |slot: &Slot| self.plan.slots[slot.0].bytes;
+        let fitting = self.free.iter().enumerate().filter(|(_, slot)| size(slot) >= bytes).min_by_key(|(_, slot)| size(slot));
+        let chosen = fitting.or_else(|| self.free.iter().enumerate().max_by_key(|(_, slot)| size(slot)));
+        let Some(index) = chosen.map(|(index, _)| index) else { return Ok(self.new_slot(bytes, SlotKind::Scratch)) };
+        let slot = self.free.swap_remove(index);
+        let info = &mut self.plan.slots[slot.0];
+        info.bytes = info.bytes.max(bytes);
+        Ok(slot)
+    }
+
+    /// Bytes of a slot for a value: vector loads of the last elements stay inside.
+    fn slot_bytes(&self, bytes: u64, label: &str) -> Result<u64> {
+        let (bytes, most) = (bytes.next_multiple_of(16) + 16, self.bound.target.max_binding);
+        if bytes > most {
+            let what = format!("{label}: a buffer of {bytes} bytes on a device that binds at most {most}");
+            return Err(Error::Unsupported(what));
+        }
+        Ok(bytes)
+    }
+
+    fn new_slot(&mut self, bytes: u64, kind: SlotKind) -> Slot {
+        self.plan.slots.push(SlotInfo { bytes, kind });
+        Slot(self.plan.slots.len() - 1)
+    }
+
+    fn hold(&mut self, slot: Slot, value: NodeId) {
+        self.slots.insert(value, slot);
+        self.holders.insert(slot, value);
+    }
+
+    /// Frees the slots that no later step needs.
+    fn release(&mut self, step: usize, group: &Group) {
+        for value in operands(self.bound, group).into_iter().chain([group.sink]) {
+            let owner = owner(self.bound, value);
+            let Some(&slot) = self.slots.get(&owner).filter(|_| self.last_use.get(&owner) == Some(&step)) else { continue };
+            if self.plan.slots[slot.0].kind == SlotKind::Scratch && !self.free.contains(&slot) {
+                self.free.push(slot);
+            }
+        }
+    }
+}
+
+/// Whether the op's kernel runs once for each shard of the operand.
+fn takes_shards(op: &Op, operand: usize) -> bool {
+    match op {
+        Op::Linear(_) => operand == 1,
+        Op::Gather(gather) => operand == 0 && !gather.per_batch,
+        _ => false,
+    }
+}

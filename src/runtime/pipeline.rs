@@ -1,0 +1,156 @@
+//! Compiled kernels, shared by everything that runs on one device.
+
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+use super::context::GpuContext;
+use crate::{
+    Error, Result,
+    ir::kernel::Kernel,
+    shader::{Access, Binding, Reflected, reflect},
+};
+
+/// Threads that compile at once; drivers serialise parts of the work, so more gain little.
+const COMPILERS: usize = 4;
+
+/// A compiled kernel.
+#[derive(Debug)]
+pub struct Pipeline {
+    /// The pipeline.
+    pub raw: wgpu::ComputePipeline,
+    /// The layout of group 0.
+    pub layout: wgpu::BindGroupLayout,
+    /// The buffers of group 0, as the shader declares them.
+    pub bindings: Vec<Binding>,
+}
+
+/// The pipelines of one device by [`Kernel::key`], shared by all executables on it.
+#[derive(Debug)]
+pub struct PipelineCache {
+    context: Arc<GpuContext>,
+    checked: bool,
+    pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
+}
+
+const _: () = {
+    const fn shareable<T: Send + Sync + 'static>() {}
+    shareable::<PipelineCache>();
+};
+
+impl PipelineCache {
+    /// An empty cache. With `checked`, shaders are compiled with wgpu's bounds, loop and division checks: slower, for finding
+    /// a fault in a kernel.
+    pub fn new(context: &Arc<GpuContext>, checked: bool) -> Self {
+        Self { context: context.clone(), checked, pipelines: Mutex::default() }
+    }
+
+    /// The pipeline of `kernel`, compiled if it is not there yet.
+    ///
+    /// # Errors
+    /// [`Error::Shader`] for a mistake in the shader, [`Error::Driver`] where the driver refuses it, [`Error::DeviceLost`].
+    pub fn get(&self, kernel: &Kernel) -> Result<Arc<Pipeline>> {
+        let key = kernel.key();
+        if let Some(found) = self.find(&key) {
+            return Ok(found);
+        }
+        let made = Arc::new(self.compile(kernel)?);
+        let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(pipelines.entry(key).or_insert(made).clone())
+    }
+
+    /// Compiles those of `kernels` that are not there yet, several at a time.
+    ///
+    /// # Errors
+    /// As [`PipelineCache::get`]; the first failure.
+    pub fn prepare<'a>(&self, kernels: impl IntoIterator<Item = &'a Kernel>) -> Result<()> {
+        let missing: HashMap<String, &Kernel> =
+            kernels.into_iter().map(|k| (k.key(), k)).filter(|(key, _)| self.find(key).is_none()).collect();
+        let missing: Vec<&Kernel> = missing.into_values().collect();
+        let next = AtomicUsize::new(0);
+        let compile = || {
+            while let Some(kernel) = missing.get(next.fetch_add(1, Relaxed)) {
+                self.get(kernel)?;
+            }
+            Ok(())
+        };
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let extra = missing.len().min(COMPILERS).min(cores).saturating_sub(1);
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (0..extra).map(|_| scope.spawn(compile)).collect();
+            let own = compile();
+            let panicked = |_| Err(Error::Driver { what: "compiling shaders".into(), message: "a thread panicked".into() });
+            others.into_iter().fold(own, |so_far, thread| so_far.and(thread.join().unwrap_or_else(panicked)))
+        })
+    }
+
+    /// The device.
+    pub fn context(&self) -> &Arc<GpuContext> {
+        &self.context
+    }
+
+    fn find(&self, key: &str) -> Option<Arc<Pipeline>> {
+        self.pipelines.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    fn compile(&self, kernel: &Kernel) -> Result<Pipeline> {
+        let Reflected { module, bindings, .. } = reflect(kernel)?;
+        let label = kernel.to_string();
+        let device = self.context.device();
+        let checks = match self.checked {
+            true => wgpu::ShaderRuntimeChecks::checked(),
+            false => wgpu::ShaderRuntimeChecks::unchecked(),
+        };
+        let (raw, layout) = self.context.scoped(&format!("shader '{label}'"), || {
+            let descriptor =
+                wgpu::ShaderModuleDescriptor { label: Some(kernel.shader), source: wgpu::ShaderSource::Naga(Cow::Owned(module)) };
+            // SAFETY: the module has passed naga's validation above and comes from this crate's own files and generators,
+            // which keep the rules that the checks would enforce: every index is guarded by sizes that the plan takes from
+            // the same types as the buffers' sizes, indices read from buffers are guarded too, loops are bounded by sizes,
+            // and divisors are sizes of at least 1.
+            let module = unsafe { device.create_shader_module_trusted(descriptor, checks) };
+            let entries: Vec<_> = bindings.iter().map(entry).collect();
+            let layout = device
+                .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(kernel.shader), entries: &entries });
+            let layouts = [Some(&layout)];
+            let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                label: Some(kernel.shader),
+                bind_group_layouts: &layouts,
+                ..Default::default()
+            });
+            let raw = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label: Some(&label),
+                layout: Some(&pipeline_layout),
+                module: &module,
+                entry_point: None,
+                compilation_options: wgpu::PipelineCompilationOptions {
+                    constants: &kernel.overrides,
+                    // Kernels write workgroup memory before they read it.
+                    zero_initialize_workgroup_memory: false,
+                },
+                cache: None,
+            });
+            (raw, layout)
+        })?;
+        self.context.counters().pipeline_created();
+        Ok(Pipeline { raw, layout, bindings })
+    }
+}
+
+fn entry(binding: &Binding) -> wgpu::BindGroupLayoutEntry {
+    let ty = match binding.access {
+        Access::Uniform => wgpu::BufferBindingType::Uniform,
+        access => wgpu::BufferBindingType::Storage { read_only: access == Access::Read },
+    };
+    wgpu::BindGroupLayoutEntry {
+        binding: binding.number,
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+        count: None,
+    }
+}

@@ -1,0 +1,260 @@
+//! A plan with its buffers and bind groups made: what is left is to record it.
+
+use std::{collections::HashMap, num::NonZeroU64, sync::Arc};
+
+use super::{
+    buffer::Buffer,
+    context::GpuContext,
+    pipeline::{Pipeline, PipelineCache},
+    resident::ResidentWeight,
+};
+use crate::{
+    Error, Result,
+    ir::kernel::{Dispatch, Operand, Slot},
+    plan::{Plan, SlotKind},
+    shader::Access,
+};
+
+/// The uniform that changes with every run, as `shaders/lib/step.wgsl` reads it.
+#[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct Step {
+    /// Live new tokens, at most the plan's T; rows from there on are padding.
+    pub rows: u32,
+    /// Cache rows that are live after this run's writes; `u32::MAX` where all rows of the cache are.
+    pub end: u32,
+    /// Seed of the sampling draw.
+    pub seed: u32,
+    /// Number of the sampling draw.
+    pub draw: u32,
+    /// Sampling temperature.
+    pub temperature: f32,
+    /// Zeros, to a multiple of 16 bytes.
+    pub padding: [u32; 3],
+}
+
+impl Step {
+    /// All `rows` live, the whole cache live, no sampling.
+    pub fn all(rows: u32) -> Self {
+        Self { rows, end: u32::MAX, seed: 0, draw: 0, temperature: 1.0, padding: [0; 3] }
+    }
+}
+
+/// Scratch buffers that plans which never run at once share: the n-th largest slot of each plan lies in the n-th buffer.
+/// Prepare the plan with the largest scratch first; a buffer that a later one outgrows lives on in the earlier plans.
+#[derive(Debug, Default)]
+pub struct ScratchPool {
+    buffers: Vec<Arc<Buffer>>,
+}
+
+impl ScratchPool {
+    /// Bytes of the buffers that the next plan would find.
+    pub fn bytes(&self) -> u64 {
+        self.buffers.iter().map(|buffer| buffer.size()).sum()
+    }
+
+    fn take(&mut self, context: &GpuContext, index: usize, bytes: u64) -> Result<Arc<Buffer>> {
+        if let Some(found) = self.buffers.get(index).filter(|buffer| buffer.size() >= bytes) {
+            return Ok(found.clone());
+        }
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        let buffer = Arc::new(context.create_buffer("scratch", bytes, usage)?);
+        match self.buffers.get_mut(index) {
+            Some(small) => *small = buffer.clone(),
+            None => self.buffers.push(buffer.clone()),
+        }
+        Ok(buffer)
+    }
+}
+
+/// What a plan's operands refer to.
+#[derive(Debug, Clone, Copy)]
+pub struct Bound<'a> {
+    /// The resident weights by name.
+    pub weights: &'a HashMap<String, ResidentWeight>,
+    /// The buffer of each input slot by the input's name, and where in it the value begins (a multiple of 256). Inputs that a
+    /// dispatch reads while it writes another, such as caches, must not share a buffer with it.
+    pub inputs: &'a HashMap<String, (Arc<Buffer>, u64)>,
+    /// The buffer of a [`Step`].
+    pub step: &'a Arc<Buffer>,
+}
+
+/// A plan that is ready to be recorded any number of times.
+#[derive(Debug)]
+pub struct PreparedPlan {
+    slots: Vec<Region>,
+    steps: Vec<Recorded>,
+    outputs: HashMap<String, (Slot, u64)>,
+    scratch_bytes: u64,
+}
+
+#[derive(Debug, Clone)]
+struct Region {
+    buffer: Arc<Buffer>,
+    offset: u64,
+    bytes: u64,
+}
+
+#[derive(Debug)]
+struct Recorded {
+    label: String,
+    pipeline: Arc<Pipeline>,
+    group: wgpu::BindGroup,
+    workgroups: [u32; 3],
+}
+
+const _: () = {
+    const fn shareable<T: Send + Sync + 'static>() {}
+    shareable::<PreparedPlan>();
+};
+
+impl PreparedPlan {
+    /// Compiles what is missing, takes scratch buffers and makes the bind groups.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for an input that is not given or too small, [`Error::MissingWeight`], [`Error::Shader`] where a
+    /// dispatch does not fit its shader; as [`PipelineCache::get`] and [`GpuContext::create_buffer`].
+    pub fn new(pipelines: &PipelineCache, plan: &Plan, bound: Bound<'_>, scratch: &mut ScratchPool) -> Result<Self> {
+        let context = pipelines.context();
+        pipelines.prepare(plan.dispatches.iter().map(|dispatch| &dispatch.kernel))?;
+        let slots = regions(context, plan, bound.inputs, scratch)?;
+        let make = |dispatch: &Dispatch| {
+            let pipeline = pipelines.get(&dispatch.kernel)?;
+            let group = bind(context, dispatch, &pipeline, &slots, bound)?;
+            Ok(Recorded { label: dispatch.label.clone(), pipeline, group, workgroups: dispatch.workgroups })
+        };
+        let steps = plan.dispatches.iter().map(make).collect::<Result<_>>()?;
+        let bytes = |ty: &crate::ir::FixedType| (ty.len() * ty.dtype.size()) as u64;
+        let outputs = plan.outputs.iter().map(|o| (o.name.clone(), (o.slot, bytes(&o.ty)))).collect();
+        Ok(Self { slots, steps, outputs, scratch_bytes: plan.scratch_bytes() })
+    }
+
+    /// Records every dispatch; makes nothing.
+    pub fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
+        for index in 0..self.steps.len() {
+            self.record_dispatch(pass, index);
+        }
+    }
+
+    /// Records the dispatch `index` alone, for tools that look between dispatches.
+    pub fn record_dispatch(&self, pass: &mut wgpu::ComputePass<'_>, index: usize) {
+        let Recorded { pipeline, group, workgroups: [x, y, z], .. } = &self.steps[index];
+        pass.set_pipeline(&pipeline.raw);
+        pass.set_bind_group(0, group, &[]);
+        pass.dispatch_workgroups(*x, *y, *z);
+    }
+
+    /// Buffer, offset and bytes of the output `name`.
+    pub fn output(&self, name: &str) -> Option<(&Arc<Buffer>, u64, u64)> {
+        let (slot, bytes) = self.outputs.get(name)?;
+        let region = self.slots.get(slot.0)?;
+        Some((&region.buffer, region.offset, *bytes))
+    }
+
+    /// Number of dispatches of one run.
+    pub fn dispatch_count(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// The position in the model of each dispatch.
+    pub fn labels(&self) -> impl Iterator<Item = &str> {
+        self.steps.iter().map(|step| step.label.as_str())
+    }
+
+    /// Bytes of the scratch slots, which may be shared with other plans.
+    pub fn bytes(&self) -> u64 {
+        self.scratch_bytes
+    }
+}
+
+/// The buffer of every slot: inputs as given, scratch from the pool, largest first.
+fn regions(
+    context: &GpuContext,
+    plan: &Plan,
+    inputs: &HashMap<String, (Arc<Buffer>, u64)>,
+    scratch: &mut ScratchPool,
+) -> Result<Vec<Region>> {
+    // Whole vectors, so that vector loads of a tail stay inside.
+    let padded = |index: usize| plan.slots[index].bytes.max(1).next_multiple_of(16);
+    let mut order: Vec<usize> = (0..plan.slots.len()).filter(|&i| plan.slots[i].kind == SlotKind::Scratch).collect();
+    order.sort_by_key(|&index| std::cmp::Reverse(plan.slots[index].bytes));
+    let mut taken = HashMap::new();
+    for (rank, &index) in order.iter().enumerate() {
+        let bytes = padded(index);
+        taken.insert(index, Region { buffer: scratch.take(context, rank, bytes)?, offset: 0, bytes });
+    }
+    let region = |index: usize| match &plan.slots[index].kind {
+        SlotKind::Scratch => taken.remove(&index).ok_or_else(|| malformed(plan, format!("slot {index} has no buffer"))),
+        SlotKind::Input { name, .. } => {
+            let wrong = |problem: String| Error::Input { name: name.clone(), problem };
+            let (buffer, offset) = inputs.get(name).ok_or_else(|| wrong("has no buffer; give one".into()))?;
+            let (room, needed) = (buffer.size().saturating_sub(*offset), plan.slots[index].bytes);
+            if room < needed {
+                return Err(wrong(format!("its buffer has {room} bytes from {offset} on, expected at least {needed}")));
+            }
+            Ok(Region { buffer: buffer.clone(), offset: *offset, bytes: padded(index).min(room) })
+        }
+    };
+    (0..plan.slots.len()).map(region).collect()
+}
+
+fn malformed(plan: &Plan, problem: String) -> Error {
+    Error::Graph { graph: plan.name.clone(), problem }
+}
+
+fn bind(
+    context: &GpuContext,
+    dispatch: &Dispatch,
+    pipeline: &Pipeline,
+    slots: &[Region],
+    bound: Bound,
+) -> Result<wgpu::BindGroup> {
+    let misfit = |problem: String| Error::Shader { shader: format!("{} ({})", dispatch.kernel.shader, dispatch.label), problem };
+    let mut entries: Vec<wgpu::BindGroupEntry> = Vec::with_capacity(dispatch.bindings.len());
+    let mut used: Vec<(&wgpu::Buffer, Access)> = Vec::with_capacity(dispatch.bindings.len());
+    for declared in &pipeline.bindings {
+        let mut given = dispatch.bindings.iter().filter(|(number, _)| *number == declared.number);
+        let Some((_, operand)) = given.next() else {
+            return Err(misfit(format!(
+                "binding {} ({}) is declared and nothing is given for it",
+                declared.number, declared.name
+            )));
+        };
+        let binding =
+            resource(operand, slots, bound).map_err(|e| e.unwrap_or_else(|| misfit(format!("{operand:?} does not exist"))))?;
+        let clash = |(buffer, access): &(&wgpu::Buffer, Access)| {
+            *buffer == binding.buffer && *access != declared.access && declared.access != Access::Uniform
+        };
+        if used.iter().any(clash) {
+            return Err(misfit(format!("binding {} ({}) is bound twice, to read and to write", declared.number, declared.name)));
+        }
+        used.push((binding.buffer, declared.access));
+        entries.push(wgpu::BindGroupEntry { binding: declared.number, resource: wgpu::BindingResource::Buffer(binding) });
+    }
+    if let Some((number, operand)) = dispatch.bindings.iter().find(|(n, _)| !pipeline.bindings.iter().any(|b| b.number == *n)) {
+        return Err(misfit(format!("{operand:?} is given for binding {number}, which it does not declare")));
+    }
+    let descriptor = wgpu::BindGroupDescriptor { label: Some(&dispatch.label), layout: &pipeline.layout, entries: &entries };
+    let group = context.scoped(&format!("binding '{}'", dispatch.label), || context.device().create_bind_group(&descriptor))?;
+    context.counters().bind_group_created();
+    Ok(group)
+}
+
+/// The bytes that an operand refers to; `None` for one that does not exist.
+fn resource<'a>(operand: &Operand, slots: &'a [Region], bound: Bound<'a>) -> Result<wgpu::BufferBinding<'a>, Option<Error>> {
+    match operand {
+        Operand::Slot(slot, from) => {
+            let region = slots.get(slot.0).filter(|region| *from < region.bytes).ok_or(None)?;
+            let size = NonZeroU64::new(region.bytes - from);
+            Ok(wgpu::BufferBinding { buffer: region.buffer.raw(), offset: region.offset + from, size })
+        }
+        Operand::Weight(name, shard) => {
+            let missing = || Error::MissingWeight { name: name.clone(), nearest: None };
+            let weight = bound.weights.get(name).ok_or_else(missing)?;
+            Ok(weight.shards.get(*shard).ok_or(None)?.binding())
+        }
+        Operand::Step => {
+            Ok(wgpu::BufferBinding { buffer: bound.step.raw(), offset: 0, size: NonZeroU64::new(size_of::<Step>() as u64) })
+        }
+    }
+}

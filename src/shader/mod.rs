@@ -1,0 +1,8 @@
+//! From a kernel to WGSL and to what wgpu needs of it. The only module that names `naga`.
+
+mod compose;
+mod reflect;
+mod sources;
+
+pub use compose::compose;
+pub use reflect::{Access, Binding, Reflected, reflect};

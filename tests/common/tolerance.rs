@@ -1,0 +1,140 @@
+//! How far a kernel may be from the reference, in one table, with reasons.
+
+use gemmaflow::{
+    Result,
+    ir::{
+        BinaryFn, Case, DType, Data, Op, UnaryFn, Value,
+        ops::{ReduceFn, RmsNorm},
+    },
+    weights::Tensor,
+};
+
+const EPS: f64 = f32::EPSILON as f64;
+
+/// What an error is measured against.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Scale {
+    /// The result itself.
+    Result,
+    /// The op on the absolute values of its operands: Σ|x·w| for a product.
+    Absolute,
+    /// The largest absolute value of operand `n`.
+    Largest(usize),
+}
+
+/// |found − expected| ≤ relative · scale + absolute.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Tolerance {
+    pub relative: f64,
+    pub scale: Scale,
+    pub absolute: f64,
+}
+
+fn of(relative: f64, scale: Scale, absolute: f64) -> Tolerance {
+    Tolerance { relative, scale, absolute }
+}
+
+/// The table.
+pub fn tolerance(case: &Case) -> Tolerance {
+    let exact = of(0.0, Scale::Result, 0.0);
+    let inner = case.inputs.first().and_then(|v| v.shape.last()).map_or(1.0, |&n| n as f64);
+    // A sum of n products in any order is off by at most n·ε·Σ|products|, and with rounding errors that are independent by
+    // about √n·ε (Higham & Mary 2019).
+    let sum = |n: f64| 4.0 * n.sqrt().max(1.0) * EPS;
+    match &case.op {
+        Op::Unary(op) => match op.f {
+            UnaryFn::Neg | UnaryFn::Abs => exact,
+            // WGSL: exp within 3 + 2|x| ULP, |x| ≤ 4 in the cases.
+            UnaryFn::Exp => of(12.0 * EPS, Scale::Result, 0.0),
+            // WGSL: log within 2⁻²¹ on [0.5, 2], else 3 ULP.
+            UnaryFn::Log => of(3.0 * EPS, Scale::Result, 4.8e-7),
+            // WGSL: sqrt is 1/inverseSqrt: 2 ULP, then 2.5.
+            UnaryFn::Sqrt => of(5.0 * EPS, Scale::Result, 0.0),
+            UnaryFn::Recip => of(2.5 * EPS, Scale::Result, 0.0),
+            // WGSL: tanh is sinh/cosh, each a difference or sum of two exp of up to 3 + 2|x| ULP; WGSL bounds it absolutely.
+            UnaryFn::Tanh => of(0.0, Scale::Result, 1e-6),
+            // ½x(1 + tanh): the error of tanh times x, the cancellation at negative x included.
+            UnaryFn::GeluTanh => of(1e-6, Scale::Largest(0), 0.0),
+        },
+        Op::Binary(op) => match op.f {
+            // WGSL: division within 2.5 ULP.
+            BinaryFn::Div => of(2.5 * EPS, Scale::Result, 0.0),
+            // IEEE 754 rounds these correctly, and no case has subnormals.
+            _ => exact,
+        },
+        Op::MatMul(_) | Op::Linear(_) => of(sum(inner), Scale::Absolute, 0.0),
+        Op::Reduce(op) if op.f == ReduceFn::Sum => of(sum(inner), Scale::Absolute, 0.0),
+        // A sum of squares under a root (half its error), a division, a root, the gain's 1 + γ and two products.
+        Op::RmsNorm(RmsNorm { .. }) => of(sum(inner) + 10.0 * EPS, Scale::Result, 1e-7),
+        // exp of up to 3 + 2|x − max| ULP, which vanishes together with what it multiplies; a sum, a division.
+        Op::Softmax(_) => of(sum(inner) + 50.0 * EPS, Scale::Result, 1e-7),
+        // Two products and a sum; cosines and sines are given.
+        Op::Rope(_) => of(4.0 * EPS, Scale::Largest(0), 0.0),
+        // Weights are off by the error of a score, √H·ε·|q||k|, and their mean of v is off by as much of the largest v.
+        Op::Attention(_) => of(16.0 * sum(inner), Scale::Largest(2), 0.0),
+        // They move elements, widen them without rounding, or choose one.
+        Op::Reduce(_) | Op::Select(_) | Op::Cast(_) | Op::Reshape(_) | Op::Permute(_) | Op::Broadcast(_) => exact,
+        Op::Slice(_) | Op::Concat(_) | Op::Gather(_) | Op::CacheWrite(_) => exact,
+        Op::Input(_) | Op::Weight(_) | Op::Const(_) => exact,
+    }
+}
+
+/// Compares a result with the reference's: the largest error as a share of what is allowed, or which element is wrong.
+pub fn compare(case: &Case, expected: &Value, found: &Value) -> Result<f64, String> {
+    if expected.shape != found.shape || expected.dtype() != found.dtype() {
+        let ty = |v: &Value| format!("{}{:?}", v.dtype(), v.shape);
+        return Err(format!("found {}, expected {}", ty(found), ty(expected)));
+    }
+    let tolerance = tolerance(case);
+    let (want, have) = (numbers(expected), numbers(found));
+    let absolute = match tolerance.scale {
+        Scale::Absolute => numbers(&super::expected(&absolute(case)).map_err(|e| e.to_string())?),
+        _ => Vec::new(),
+    };
+    let largest = match tolerance.scale {
+        Scale::Largest(n) => numbers(&case.inputs[n]).iter().fold(0.0, |m: f64, v| m.max(v.abs())),
+        _ => 0.0,
+    };
+    let mut worst = 0.0;
+    for (i, (w, h)) in want.iter().zip(&have).enumerate() {
+        let scale = match tolerance.scale {
+            Scale::Result => w.abs(),
+            Scale::Absolute => absolute[i].abs(),
+            Scale::Largest(_) => largest,
+        };
+        let allowed = tolerance.relative * scale + tolerance.absolute;
+        let error = (w - h).abs();
+        let fits = w == h || error <= allowed;
+        if !fits {
+            let wrong = want.iter().zip(&have).filter(|(w, h)| w != h).count();
+            return Err(format!("element {i}: {h:e}, expected {w:e} within {allowed:e} ({wrong} of {} differ)", want.len()));
+        }
+        if w != h {
+            worst = f64::max(worst, error / allowed);
+        }
+    }
+    Ok(worst)
+}
+
+/// The same case with absolute values.
+fn absolute(case: &Case) -> Case {
+    let positive = |v: &Value| match &v.data {
+        Data::Stored(tensor) => {
+            let values: Vec<f32> = numbers(v).iter().map(|x| x.abs() as f32).collect();
+            Value::stored(Tensor::from_f32(tensor.name(), v.shape.clone(), &values))
+        }
+        Data::F32(x) => Value::f32(v.shape.clone(), x.iter().map(|x| x.abs()).collect()),
+        _ => v.clone(),
+    };
+    Case { inputs: case.inputs.iter().map(positive).collect(), ..case.clone() }
+}
+
+/// All elements in f64.
+pub fn numbers(value: &Value) -> Vec<f64> {
+    match (&value.data, value.dtype()) {
+        (Data::I32(v), _) => v.iter().map(|&x| x.into()).collect(),
+        (Data::U32(v), _) => v.iter().map(|&x| x.into()).collect(),
+        (_, DType::F32 | DType::F16 | DType::BF16) => value.to_f32().expect("host values").iter().map(|&x| x.into()).collect(),
+        _ => unreachable!("integers are not stored as weights"),
+    }
+}

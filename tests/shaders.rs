@@ -1,0 +1,134 @@
+//! Every kernel variant, without hardware: composed, parsed, validated, specialised and translated for Vulkan, Metal and
+//! DX12. naga's validation includes that barriers and subgroup operations stand in uniform control flow.
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::{cases, plan, title};
+use gemmaflow::{
+    Error,
+    ir::{
+        DType,
+        kernel::{Kernel, Target, Tier},
+    },
+    shader::{Access, Reflected, compose, reflect},
+};
+use naga::back::{self, pipeline_constants::process_overrides};
+
+fn targets() -> Vec<Target> {
+    let with = |tier, software| Target { tier, max_binding: 1 << 30, max_storage_buffers: 16, software };
+    let sizes = [4, 8, 16, 32, 64].map(|size| with(Tier::Subgroup(size), false));
+    let software = [Tier::Portable, Tier::Subgroup(4), Tier::Subgroup(8)].map(|tier| with(tier, true));
+    [vec![Target::portable()], sizes.to_vec(), software.to_vec()].concat()
+}
+
+/// Every kernel that the cases lower to, with the first case that asked for it.
+fn kernels() -> BTreeMap<String, (Kernel, String)> {
+    let mut kernels = BTreeMap::new();
+    for target in targets() {
+        for case in cases() {
+            let plan = plan(&case, &target).unwrap_or_else(|e| panic!("{}: {e}", title(&case)));
+            for dispatch in plan.dispatches {
+                kernels.entry(dispatch.kernel.key()).or_insert((dispatch.kernel, title(&case)));
+            }
+        }
+    }
+    kernels
+}
+
+fn translate(kernel: &Kernel) -> Result<(), String> {
+    let Reflected { module, info, bindings } = reflect(kernel).map_err(|e| e.to_string())?;
+    let bound = bindings.iter().filter(|b| b.access != Access::Uniform).count();
+    if bound > 8 {
+        return Err(format!("binds {bound} storage buffers, WebGPU has 8"));
+    }
+    let constants = kernel.overrides.iter().map(|(name, value)| (name.to_string(), *value)).collect();
+    let (module, info) = process_overrides(&module, &info, None, &constants).map_err(|e| format!("overrides: {e}"))?;
+    let memory: u32 = module
+        .global_variables
+        .iter()
+        .filter(|(_, global)| global.space == naga::AddressSpace::WorkGroup)
+        .map(|(_, global)| module.types[global.ty].inner.size(module.to_ctx()))
+        .sum();
+    if memory > 16352 {
+        return Err(format!("takes {memory} bytes of workgroup memory, WebGPU has 16352"));
+    }
+    back::spv::write_vec(&module, &info, &back::spv::Options { lang_version: (1, 3), ..Default::default() }, None)
+        .map_err(|e| format!("SPIR-V: {e}"))?;
+    let msl = back::msl::Options { lang_version: (2, 3), ..Default::default() };
+    back::msl::write_string(&module, &info, &msl, &Default::default()).map_err(|e| format!("MSL: {e}"))?;
+    let hlsl = back::hlsl::Options { shader_model: back::hlsl::ShaderModel::V6_0, ..Default::default() };
+    let mut text = String::new();
+    back::hlsl::Writer::new(&mut text, &hlsl, &Default::default())
+        .write(&module, &info, None)
+        .map_err(|e| format!("HLSL: {e}"))?;
+    Ok(())
+}
+
+#[test]
+fn every_variant_translates_for_every_backend() {
+    let kernels = kernels();
+    let failures: Vec<String> = kernels
+        .values()
+        .filter_map(|(kernel, case)| translate(kernel).err().map(|problem| format!("{case}: {kernel}: {problem}")))
+        .collect();
+    assert!(failures.is_empty(), "{} of {} variants:\n{}", failures.len(), kernels.len(), failures.join("\n"));
+    for shader in ["attention", "attention_combine", "gather", "linear_vec", "linear_tile", "linear_tile_shared", "region"] {
+        assert!(kernels.values().any(|(kernel, _)| kernel.shader == shader), "no case reaches {shader}.wgsl");
+    }
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        let stored = ("WEIGHT", dtype.name().to_string());
+        assert!(kernels.values().any(|(kernel, _)| kernel.options.contains(&stored)), "no case stores {dtype}");
+    }
+}
+
+#[test]
+fn a_barrier_in_divergent_control_flow_is_refused() {
+    let hole = "fn element(i: u32) -> f32 { if i % 2u == 0u { workgroupBarrier(); } return 0.0; }\n";
+    let kernel =
+        Kernel { shader: "region", options: vec![("OUT", "f32".into())], overrides: vec![("TOTAL", 64.0)], hole: hole.into() };
+    assert!(reflect(&kernel).is_err());
+}
+
+fn region(options: Vec<(&'static str, String)>, hole: &str) -> Kernel {
+    Kernel { shader: "region", options, overrides: vec![("TOTAL", 64.0)], hole: hole.into() }
+}
+
+#[test]
+fn mistakes_name_file_and_line() {
+    let out = || ("OUT", "f32".to_string());
+    let fails = |kernel: &Kernel, place: &str, text: &str| match reflect(kernel) {
+        Err(Error::Shader { shader, problem }) => {
+            assert!(shader.starts_with(place) && problem.contains(text), "{shader}: {problem}");
+        }
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("{kernel} passed"),
+    };
+    let element = "fn element(i: u32) -> f32 { return 1.0; }\n";
+    assert!(reflect(&region(vec![out()], element)).is_ok());
+    fails(&region(vec![], element), "region.wgsl:7", "option OUT is not given");
+    fails(&region(vec![out(), ("OUTT", "u32".into())], element), "region.wgsl", "OUTT is given");
+    fails(&region(vec![out()], ""), "region.wgsl:17", "element");
+    fails(&region(vec![out()], &element.repeat(2)), "hole:", "element");
+    let unknown = Kernel { shader: "no_such", ..region(vec![], element) };
+    fails(&unknown, "no_such.wgsl", "no shader file");
+}
+
+#[test]
+fn options_choose_lines() {
+    let kernel = |gain: &str| Kernel {
+        shader: "rms_norm",
+        options: [("TIER", "portable"), ("LANES", "64"), ("GAIN", gain), ("WEIGHT", "bf16"), ("VEC", "1"), ("WEIGHTS", "1")]
+            .map(|(name, value)| (name, value.to_string()))
+            .to_vec(),
+        overrides: vec![],
+        hole: "fn epilogue(i: u32, v: f32) -> f32 { return v; }\n".into(),
+    };
+    let with = compose(&kernel("plain")).unwrap();
+    assert!(with.contains("const LANES = 64u;") && with.contains("<< 16u") && !with.contains("${") && !with.contains("\n#"));
+    assert!(!with.contains("unpack2x16float") && !with.contains("subgroupAdd"), "{with}");
+    assert_eq!(with.matches("fn lanes_sum").count(), 1);
+    let without = compose(&kernel("none")).unwrap();
+    assert!(!without.contains("w0") && without.ends_with("return v; }\n"), "{without}");
+}
