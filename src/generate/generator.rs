@@ -6,7 +6,7 @@ use super::{Engine, Model, ModelStats, SampleOpts, Want, reference_engine::Refer
 use crate::{
     Error, Result,
     gemma::{GemmaConfig, LayerKind},
-    runtime::{Device, GpuOptions, Opened, UploadProgress},
+    runtime::{Device, GpuEngine, GpuOptions, Opened, UploadProgress},
     weights::{WeightLoader, load_from_path},
 };
 
@@ -86,7 +86,7 @@ impl GemmaGenerator {
         }
         let model = Model::new(config.clone(), loader)?;
         let engine: Box<dyn Engine> = match device.open(&options.gpu)? {
-            Opened::Gpu(_) => return Err(Error::Unsupported("the GPU".into())),
+            Opened::Gpu(context) => Box::new(GpuEngine::new(context, model, chunk, options.on_progress)?),
             Opened::Reference => Box::new(ReferenceEngine::new(model, chunk)?),
         };
         let stop = config.eos_token_ids.clone();
