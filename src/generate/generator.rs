@@ -293,6 +293,20 @@ impl GemmaGenerator {
         Ok(logits)
     }
 
+    /// The logits `[T, V]` of a sequence in one pass without caches; the history stays as it is.
+    ///
+    /// # Errors
+    /// [`Error::EmptyPrompt`], [`Error::TokenOutOfRange`], [`Error::ContextFull`], and a limit of the device that a pass of this
+    /// length exceeds: [`all_logits`](Self::all_logits) works in chunks.
+    pub fn recompute_all_logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+        if tokens.is_empty() {
+            return Err(Error::EmptyPrompt);
+        }
+        self.check_tokens(tokens, 0)?;
+        self.check_room(tokens.len())?;
+        self.engine.recompute(tokens, Want::All)
+    }
+
     /// Computes rows until one run is left that ends with the last token; returns where it starts.
     fn fill_all_but_the_last_chunk(&mut self) -> Result<usize> {
         self.engine.reserve(self.tokens.len())?;
