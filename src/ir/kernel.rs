@@ -96,14 +96,6 @@ impl Target {
     pub fn portable() -> Self {
         Self { tier: Tier::Portable, max_binding: 128 << 20, max_storage_buffers: 8, software: false }
     }
-
-    /// The text options `TIER` and `SG`.
-    pub fn tier_options(&self) -> Vec<(&'static str, String)> {
-        match self.tier {
-            Tier::Portable => vec![("TIER", "portable".into()), ("SG", "1".into())],
-            Tier::Subgroup(size) => vec![("TIER", "subgroup".into()), ("SG", size.to_string())],
-        }
-    }
 }
 
 /// Rows of a two-dimensional weight that share one binding.

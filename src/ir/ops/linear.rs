@@ -48,38 +48,36 @@ impl Linear {
     }
 }
 
-/// The kernel for `out` columns of the result, with its workgroups and layers.
+/// The kernel for `out` columns of the result, with its workgroups and layers; `shaders/README.md` says what was measured.
 fn kernel(emit: &Emit, weights: &[Arg], rows: usize, inner: usize, out: usize, stride: usize) -> (Kernel, usize, usize) {
     let overrides = vec![("T", rows as f64), ("IN", inner as f64), ("OUT", out as f64), ("OUT_STRIDE", stride as f64)];
     let (tier, lanes) = match emit.target.tier {
-        Tier::Subgroup(size) => ("subgroup", size),
+        Tier::Subgroup(size) => ("subgroup", size as usize),
         Tier::Portable => ("portable", 64),
     };
     let vector = if inner.is_multiple_of(8) { 8 } else { 1 };
-    let mut options = vec![
-        ("TIER", tier.to_string()),
-        weight_option(weights[0].ty.dtype),
-        ("VEC", vector.to_string()),
-        ("WEIGHTS", weights.len().to_string()),
-    ];
-    let hole = emit.epilogue.text.clone();
-    if rows <= 8 {
-        let tile = if weights.len() == 2 { 2 } else { 4 };
-        let register_rows = rows.next_power_of_two().min(8);
-        options.extend([("LANES", lanes.to_string()), ("NR", tile.to_string()), ("ROWS", register_rows.to_string())]);
-        (Kernel { shader: "linear_vec", options, overrides, hole }, out.div_ceil(tile), rows.div_ceil(register_rows))
-    } else if lanes >= 8 && tier == "subgroup" && emit.target.software {
-        options.remove(0);
-        let (tile, register_rows) = (2, 8);
-        options.extend([("LANES", lanes.to_string()), ("NR", tile.to_string()), ("ROWS", register_rows.to_string())]);
-        let count = rows.div_ceil(register_rows) * out.div_ceil(tile * lanes as usize);
-        (Kernel { shader: "linear_tile", options, overrides, hole }, count, 1)
+    let sizes = |lanes: (&'static str, usize), tile: usize, held: usize| {
+        let sizes = [lanes, ("NR", tile), ("ROWS", held), ("VEC", vector), ("WEIGHTS", weights.len())];
+        let mut options = vec![weight_option(weights[0].ty.dtype)];
+        options.extend(sizes.map(|(name, size)| (name, size.to_string())));
+        options
+    };
+    let kernel = |shader, options| Kernel { shader, options, overrides, hole: emit.epilogue.text.clone() };
+    if emit.target.software && tier == "subgroup" && lanes >= 8 {
+        // A driver on the CPU pays for each lane's loads and for barriers, and little for shuffles.
+        let tile = if rows == 1 || weights.len() == 2 { 2 } else { 4 };
+        let held = rows.min(6);
+        let count = rows.div_ceil(held) * out.div_ceil(tile * lanes);
+        (kernel("linear_tile", sizes(("LANES", lanes), tile, held)), count, 1)
+    } else if rows <= 8 {
+        let (tile, held) = (4, rows.min(4));
+        let mut options = sizes(("LANES", lanes), tile, held);
+        options.push(("TIER", tier.into()));
+        (kernel("linear_vec", options), out.div_ceil(tile), rows.div_ceil(held))
     } else {
-        options.remove(0);
-        let (tile, register_rows) = (4, rows.div_ceil(16).next_power_of_two().min(4));
-        options.extend([("NR", tile.to_string()), ("ROWS", register_rows.to_string()), ("DEPTH", "16".into())]);
-        let count = rows.div_ceil(16 * register_rows) * out.div_ceil(16 * tile);
-        (Kernel { shader: "linear_tile_shared", options, overrides, hole }, count, 1)
+        let (tile, held) = (4, rows.div_ceil(16).next_power_of_two().min(4));
+        let count = rows.div_ceil(16 * held) * out.div_ceil(16 * tile);
+        (kernel("linear_tile_shared", sizes(("DEPTH", 16), tile, held)), count, 1)
     }
 }
 
