@@ -4,6 +4,7 @@
 mod error;
 pub mod flow;
 pub mod gemma;
+pub mod generate;
 pub mod ir;
 pub mod lower;
 pub mod plan;

@@ -1,5 +1,7 @@
 //! A lowered graph as plain data: dispatches over buffer slots.
 
+pub mod sampling;
+
 use std::fmt;
 
 use crate::ir::{

@@ -1,0 +1,142 @@
+//! The generator on the CPU reference.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    rc::Rc,
+};
+
+use super::{
+    Engine, Model, ModelStats, SampleOpts, Sampled, Want,
+    engine::{positions, rope_rows},
+    sample_token,
+};
+use crate::{
+    Error, Result,
+    gemma::BuiltModel,
+    ir::{
+        DType, Data, DimBinding, Op, Value,
+        ops::{DEAD_KEY, Role},
+        sym,
+    },
+    reference::{self, Source},
+    weights::Tensor,
+};
+
+/// Most tokens of one run.
+const CHUNK: usize = 128;
+
+pub(crate) struct ReferenceEngine {
+    model: Model,
+    caches: BTreeMap<String, Value>,
+    rows: usize,
+    smallest: usize,
+    chunk: usize,
+}
+
+struct Inputs<'a> {
+    values: HashMap<String, Rc<Value>>,
+    built: &'a BuiltModel,
+}
+
+impl Source for Inputs<'_> {
+    fn input(&self, name: &str) -> Option<Rc<Value>> {
+        self.values.get(name).cloned()
+    }
+
+    fn weight(&self, name: &str) -> Option<Tensor> {
+        self.built.params.get(name).cloned()
+    }
+}
+
+impl ReferenceEngine {
+    pub(crate) fn new(mut model: Model, chunk: Option<usize>) -> Result<Self> {
+        model.built(true, Want::All)?;
+        Ok(Self { model, caches: BTreeMap::new(), rows: 0, smallest: 64, chunk: chunk.unwrap_or(CHUNK) })
+    }
+
+    fn execute(&mut self, tokens: &[u32], start: usize, resident: bool, want: Want) -> Result<Vec<f32>> {
+        if resident {
+            self.reserve(start + tokens.len())?;
+        }
+        let ring = self.model.config.sliding_window.unwrap_or(1) + self.chunk;
+        let rows = tokens.len();
+        let binding = DimBinding::new().with(sym::SEQ, rows).with(sym::CACHE, self.rows).with(sym::RING, ring);
+        let built = self.model.built(resident, want)?;
+        let mut values = HashMap::new();
+        for node in built.graph.nodes() {
+            let Op::Input(input) = &node.op else { continue };
+            let shape = input.ty.shape.bind(&binding)?;
+            let value = match &input.role {
+                Role::Positions => Value::i32(shape, positions(start, rows)),
+                Role::RopeTable(table) => Value::f32(shape, rope_rows(&built.rope_tables[table], start, rows)),
+                Role::Cache => resized(self.caches.remove(&input.name), shape, input.ty.dtype),
+                Role::Caller if input.name == "last_token_idx" => Value::u32(shape, vec![rows as u32 - 1]),
+                Role::Caller => Value::u32(shape, tokens.to_vec()),
+            };
+            values.insert(input.name.clone(), Rc::new(value));
+        }
+        let kept: Vec<(String, Rc<Value>)> = values.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+        let outcome = reference::run(&built.graph, &binding, &Inputs { values, built });
+        let Ok(mut outcome) = outcome else {
+            // Nothing is lost: the caches are as they were.
+            let caches = kept.into_iter().filter(|(name, _)| name.starts_with("cache."));
+            self.caches.extend(caches.map(|(name, value)| (name, Value::clone(&value))));
+            return Err(outcome.err().unwrap_or(Error::EmptyPrompt));
+        };
+        self.caches.extend(outcome.caches);
+        match (want, outcome.outputs.drain(..).next().map(|(_, value)| value.data)) {
+            (Want::Last | Want::All, Some(Data::F32(logits))) => Ok(logits),
+            _ => Ok(Vec::new()),
+        }
+    }
+}
+
+/// A cache with as many rows as `shape` says: the old rows, then dead ones.
+fn resized(old: Option<Value>, shape: Vec<usize>, dtype: DType) -> Value {
+    let len = shape.iter().product();
+    match (dtype, old.map(|v| v.data)) {
+        (DType::I32, Some(Data::I32(mut rows))) => {
+            rows.resize(len, DEAD_KEY);
+            Value::i32(shape, rows)
+        }
+        (DType::I32, _) => Value::i32(shape, vec![DEAD_KEY; len]),
+        (_, Some(Data::F32(mut rows))) => {
+            rows.resize(len, 0.0);
+            Value::f32(shape, rows)
+        }
+        _ => Value::f32(shape, vec![0.0; len]),
+    }
+}
+
+impl Engine for ReferenceEngine {
+    fn run(&mut self, tokens: &[u32], start: usize, want: Want) -> Result<Vec<f32>> {
+        self.execute(tokens, start, true, want)
+    }
+
+    fn run_and_sample(&mut self, tokens: &[u32], start: usize, opts: &SampleOpts) -> Result<Sampled> {
+        let logits = self.execute(tokens, start, true, Want::Last)?;
+        Ok(Sampled { token: sample_token(&logits, opts, start + tokens.len())?, bytes_read: 0 })
+    }
+
+    fn recompute(&mut self, tokens: &[u32], want: Want) -> Result<Vec<f32>> {
+        self.execute(tokens, 0, false, want)
+    }
+
+    fn reserve(&mut self, rows: usize) -> Result<()> {
+        self.rows = self.rows.max(rows.next_power_of_two().max(self.smallest));
+        Ok(())
+    }
+
+    fn set_smallest_bucket(&mut self, smallest: usize) {
+        self.smallest = smallest;
+    }
+
+    fn chunk(&self) -> usize {
+        self.chunk
+    }
+
+    fn stats(&self) -> ModelStats {
+        let cache_bytes = self.caches.values().map(|v| (v.len() * v.dtype().size()) as u64).sum();
+        ModelStats { device: "CPU reference".into(), cache_bytes, ..ModelStats::default() }
+    }
+}

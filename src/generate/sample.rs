@@ -1,0 +1,253 @@
+//! From logits to a token.
+
+use crate::{Error, Result};
+
+/// Logits that the device hands over for a draw; more only where they do not suffice.
+pub(crate) const SHORT_LIST: usize = 64;
+
+/// How the next token is chosen.
+///
+/// The draw at position p is a function of the seed and p alone: the same seed gives the same text however it was reached.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SampleOpts {
+    temperature: f32,
+    seed: u64,
+    top_k: usize,
+    top_p: f32,
+    min_p: f32,
+}
+
+impl Default for SampleOpts {
+    fn default() -> Self {
+        Self::greedy()
+    }
+}
+
+impl SampleOpts {
+    /// The token with the largest logit; among equals the smallest id.
+    pub const fn greedy() -> Self {
+        Self { temperature: 0.0, seed: 0, top_k: 0, top_p: 1.0, min_p: 0.0 }
+    }
+
+    /// A draw from softmax(logits / `temperature`). A temperature of 0 is greedy.
+    pub const fn temperature(temperature: f32, seed: u64) -> Self {
+        Self { temperature, seed, ..Self::greedy() }
+    }
+
+    /// Keeps the `k` likeliest tokens; 0 keeps all.
+    pub const fn with_top_k(mut self, k: usize) -> Self {
+        self.top_k = k;
+        self
+    }
+
+    /// Keeps the smallest set of likeliest tokens whose probabilities sum to at least `p`; 1 keeps all.
+    pub const fn with_top_p(mut self, p: f32) -> Self {
+        self.top_p = p;
+        self
+    }
+
+    /// Keeps the tokens at least `p` times as likely as the likeliest; 0 keeps all.
+    pub const fn with_min_p(mut self, p: f32) -> Self {
+        self.min_p = p;
+        self
+    }
+
+    /// Whether no draw is made.
+    pub fn is_greedy(&self) -> bool {
+        self.temperature == 0.0
+    }
+
+    /// The divisor of the logits.
+    pub(crate) fn divisor(&self) -> f32 {
+        self.temperature
+    }
+
+    /// Checks that the numbers have a meaning.
+    ///
+    /// # Errors
+    /// [`Error::Sampling`] names the option, its value and its range.
+    pub fn validate(&self) -> Result<()> {
+        let wrong = |what: &str, value: f32, range: &str| Err(Error::Sampling(format!("{what} is {value}, expected {range}")));
+        if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
+            return wrong("temperature", self.temperature, "a finite number of at least 0");
+        }
+        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
+            return wrong("top-p", self.top_p, "more than 0 and at most 1");
+        }
+        if !(0.0..=1.0).contains(&self.min_p) {
+            return wrong("min-p", self.min_p, "0 to 1");
+        }
+        Ok(())
+    }
+
+    /// A number in [0, 1) for `position`: SplitMix64 (Steele et al. 2014) of seed and position.
+    fn draw(&self, position: usize) -> f64 {
+        let mix = |mut z: u64| {
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            z ^ (z >> 31)
+        };
+        let state = mix(self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15))
+            .wrapping_add((position as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        (mix(state) >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+/// The likeliest tokens of a row, and what is needed to turn their logits into probabilities.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ShortList {
+    /// Ids and logits, the largest logit first, the smallest id first among equals.
+    pub(crate) entries: Vec<(u32, f32)>,
+    /// Σ exp((l − max) / temperature) over the whole row.
+    pub(crate) total: f64,
+    /// Whether `entries` is the whole row.
+    pub(crate) complete: bool,
+}
+
+impl ShortList {
+    /// The whole row, sorted.
+    fn of_row(row: &[f32], temperature: f32) -> Self {
+        let mut entries: Vec<(u32, f32)> = (0..).zip(row.iter().copied()).collect();
+        entries.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        let max = entries.first().map_or(0.0, |e| e.1);
+        let total = entries.iter().map(|e| f64::from((e.1 - max) / temperature).exp()).sum();
+        Self { entries, total, complete: true }
+    }
+
+    /// Draws by walking down the list; `None` when the list is too short to decide.
+    pub(crate) fn choose(&self, opts: &SampleOpts, position: usize) -> Option<u32> {
+        let max = self.entries.first()?.1;
+        let weights: Vec<f64> = self.entries.iter().map(|e| f64::from((e.1 - max) / opts.temperature).exp()).collect();
+        // The entries that top-k leaves, and their mass. Without top-k it is the row's.
+        let limit = if opts.top_k == 0 { usize::MAX } else { opts.top_k };
+        let mut known = self.complete || limit <= weights.len();
+        let mut kept = weights.len().min(limit);
+        let mut mass = if limit <= weights.len() { weights[..kept].iter().sum() } else { self.total };
+        if opts.top_p < 1.0 {
+            let mut sum = 0.0;
+            if let Some(last) = weights[..kept].iter().position(|w| {
+                sum += w;
+                sum >= f64::from(opts.top_p) * mass
+            }) {
+                (kept, mass, known) = (last + 1, sum, true);
+            }
+        }
+        if opts.min_p > 0.0
+            && let Some(first) = weights[..kept].iter().position(|w| *w < f64::from(opts.min_p))
+        {
+            (kept, mass, known) = (first, weights[..first].iter().sum(), true);
+        }
+        let restricted = opts.top_p < 1.0 || opts.min_p > 0.0;
+        if !known && restricted {
+            return None;
+        }
+        let target = opts.draw(position) * mass;
+        let mut sum = 0.0;
+        let hit = weights[..kept].iter().position(|w| {
+            sum += w;
+            sum > target
+        });
+        match hit {
+            Some(i) => Some(self.entries[i].0),
+            // Rounding can leave the target a hair above the sum of all that was kept.
+            None if known => self.entries[..kept].last().map(|e| e.0),
+            None => None,
+        }
+    }
+}
+
+/// The token that `opts` choose from a row of logits for `position`, the number of tokens before it.
+///
+/// # Errors
+/// [`Error::Sampling`] for options without meaning or an empty row.
+pub fn sample_token(row: &[f32], opts: &SampleOpts, position: usize) -> Result<u32> {
+    opts.validate()?;
+    let none = || Error::Sampling("there are no logits to choose from".into());
+    if opts.is_greedy() {
+        let best = row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0)));
+        return best.map(|(id, _)| id as u32).ok_or_else(none);
+    }
+    ShortList::of_row(row, opts.temperature).choose(opts, position).ok_or_else(none)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row() -> Vec<f32> {
+        crate::ir::Case::numbers(500, 5, 4.0)
+    }
+
+    fn frequencies(row: &[f32], opts: impl Fn(u64) -> SampleOpts) -> Vec<f64> {
+        let mut counts = vec![0.0; row.len()];
+        let rounds = 40_000;
+        for seed in 0..rounds {
+            counts[sample_token(row, &opts(seed), 7).unwrap() as usize] += 1.0 / rounds as f64;
+        }
+        counts
+    }
+
+    #[test]
+    fn greedy_takes_the_first_of_equals() {
+        assert_eq!(sample_token(&[1.0, 3.0, 3.0, 2.0], &SampleOpts::greedy(), 0).unwrap(), 1);
+    }
+
+    #[test]
+    fn draws_follow_the_softmax() {
+        let row = [2.0, 1.0, 0.0, -1.0];
+        let z: f64 = row.iter().map(|x: &f32| (f64::from(*x) / 0.7).exp()).sum();
+        for (i, f) in frequencies(&row, |seed| SampleOpts::temperature(0.7, seed)).into_iter().enumerate() {
+            assert!((f - (f64::from(row[i]) / 0.7).exp() / z).abs() < 0.01, "{i}: {f}");
+        }
+    }
+
+    #[test]
+    fn filters_keep_what_they_say() {
+        let row = [3.0, 2.0, 1.0, 0.0];
+        let kept = |opts: &dyn Fn(u64) -> SampleOpts| frequencies(&row, opts).iter().filter(|f| **f > 0.0).count();
+        assert_eq!(kept(&|s| SampleOpts::temperature(1.0, s).with_top_k(2)), 2);
+        // Probabilities 0.64, 0.24, 0.09, 0.03.
+        assert_eq!(kept(&|s| SampleOpts::temperature(1.0, s).with_top_p(0.7)), 2);
+        assert_eq!(kept(&|s| SampleOpts::temperature(1.0, s).with_top_p(0.9)), 3);
+        assert_eq!(kept(&|s| SampleOpts::temperature(1.0, s).with_min_p(0.3)), 2);
+    }
+
+    #[test]
+    fn a_short_list_decides_as_the_row_does_or_not_at_all() {
+        let row = row();
+        let all = ShortList::of_row(&row, 0.8);
+        let short = ShortList { entries: all.entries[..SHORT_LIST].to_vec(), total: all.total, complete: false };
+        let mut decided = 0;
+        for seed in 0..2000 {
+            let base = SampleOpts::temperature(0.8, seed);
+            for opts in [base, base.with_top_k(40), base.with_top_p(0.5), base.with_top_p(0.999), base.with_min_p(0.2)] {
+                if let Some(token) = short.choose(&opts, 3) {
+                    decided += 1;
+                    assert_eq!(Some(token), all.choose(&opts, 3), "{opts:?}");
+                }
+            }
+        }
+        assert!(decided > 6000 && decided < 10_000, "{decided}");
+    }
+
+    #[test]
+    fn the_draw_depends_on_the_position_and_the_seed_alone() {
+        let row = row();
+        let at = |seed, position| sample_token(&row, &SampleOpts::temperature(1.0, seed), position).unwrap();
+        assert_eq!(at(1, 5), at(1, 5));
+        assert!((0..50).map(|p| at(1, p)).collect::<std::collections::BTreeSet<_>>().len() > 20);
+        assert!((0..50).map(|s| at(s, 5)).collect::<std::collections::BTreeSet<_>>().len() > 20);
+    }
+
+    #[test]
+    fn numbers_without_meaning_are_refused() {
+        for opts in [
+            SampleOpts::temperature(f32::NAN, 0),
+            SampleOpts::temperature(-1.0, 0),
+            SampleOpts::greedy().with_top_p(0.0),
+            SampleOpts::greedy().with_min_p(2.0),
+        ] {
+            assert!(matches!(sample_token(&[1.0], &opts, 0), Err(Error::Sampling(_))), "{opts:?}");
+        }
+    }
+}

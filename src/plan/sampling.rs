@@ -1,0 +1,72 @@
+//! Choosing a token from a row of logits on the device, as plans of their own.
+
+use super::{Plan, PlanOutput, SlotInfo, SlotKind};
+use crate::ir::{
+    DType, FixedType,
+    kernel::{Dispatch, Kernel, Operand, Slot, Target, Tier, grid},
+    ops::Role,
+};
+
+/// Logits that one workgroup looks through.
+const SLICE: usize = 512;
+
+/// Most slices of a row: the merge keeps two words a slice in workgroup memory.
+const MAX_SLICES: usize = 1024;
+
+const LOGITS: Slot = Slot(0);
+const PARTIALS: Slot = Slot(1);
+const RESULT: Slot = Slot(2);
+
+/// The id of the largest of `vocab_size` logits (the smallest id among equals): output `token` u32 `[1]`.
+pub fn argmax(vocab_size: usize, target: &Target) -> Plan {
+    let slice = SLICE.max(vocab_size.div_ceil(MAX_SLICES));
+    let slices = vocab_size.div_ceil(slice);
+    let overrides = vec![("R", 1.0), ("V", vocab_size as f64), ("SLICE", slice as f64)];
+    let stage =
+        |stage| Kernel { shader: "argmax", options: options(target, stage), overrides: overrides.clone(), hole: String::new() };
+    let dispatches = vec![
+        dispatch(stage("slices"), vec![(0, LOGITS), (1, PARTIALS)], false, slices),
+        dispatch(stage("merge"), vec![(0, PARTIALS), (1, RESULT)], false, 1),
+    ];
+    plan("argmax", vocab_size, slices * 8, FixedType { dtype: DType::U32, shape: vec![1] }, dispatches)
+}
+
+/// The `top` largest of `vocab_size` logits, largest first, with what turns them into probabilities: output `token` u32
+/// `[2·top + 2]`: ids, bits of their logits, bits of the maximum, bits of Σ exp((l − max) / temperature).
+pub fn top_k(vocab_size: usize, top: usize, target: &Target) -> Plan {
+    let slice = SLICE.max(vocab_size.div_ceil(MAX_SLICES));
+    let slices = vocab_size.div_ceil(slice);
+    let shared = vec![("R", 1.0), ("V", vocab_size as f64), ("SLICE", slice as f64), ("SLICES", slices as f64)];
+    let merged = shared.iter().copied().chain([("TOP", top as f64)]).collect();
+    let stage = |stage, overrides| Kernel { shader: "top_k", options: options(target, stage), overrides, hole: String::new() };
+    let dispatches = vec![
+        dispatch(stage("slices", shared), vec![(0, LOGITS), (1, PARTIALS)], true, slices),
+        dispatch(stage("merge", merged), vec![(0, LOGITS), (1, RESULT), (2, PARTIALS)], true, 1),
+    ];
+    plan("top_k", vocab_size, slices * 16, FixedType { dtype: DType::U32, shape: vec![2 * top + 2] }, dispatches)
+}
+
+fn options(target: &Target, stage: &str) -> Vec<(&'static str, String)> {
+    let (tier, lanes) = match target.tier {
+        Tier::Subgroup(size) => ("subgroup", size),
+        Tier::Portable => ("portable", 64),
+    };
+    vec![("TIER", tier.into()), ("LANES", lanes.to_string()), ("STAGE", stage.into())]
+}
+
+fn dispatch(kernel: Kernel, slots: Vec<(u32, Slot)>, step: bool, count: usize) -> Dispatch {
+    let mut bindings: Vec<(u32, Operand)> = slots.into_iter().map(|(n, slot)| (n, Operand::Slot(slot, 0))).collect();
+    bindings.extend(step.then_some((8, Operand::Step)));
+    Dispatch { label: "sample".into(), kernel, bindings, workgroups: grid(count, 1) }
+}
+
+fn plan(name: &str, vocab_size: usize, partials: usize, ty: FixedType, dispatches: Vec<Dispatch>) -> Plan {
+    let logits = FixedType { dtype: DType::F32, shape: vec![vocab_size] };
+    let input = SlotKind::Input { name: "logits".into(), role: Role::Caller, ty: logits };
+    let slots = vec![
+        SlotInfo { bytes: vocab_size as u64 * 4, kind: input },
+        SlotInfo { bytes: partials as u64, kind: SlotKind::Scratch },
+        SlotInfo { bytes: ty.len() as u64 * 4, kind: SlotKind::Scratch },
+    ];
+    Plan { name: name.into(), slots, dispatches, outputs: vec![PlanOutput { name: "token".into(), slot: RESULT, ty }] }
+}
