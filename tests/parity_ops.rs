@@ -14,13 +14,14 @@ fn failures(tier: &str, pipelines: &PipelineCache) -> Vec<String> {
     let target = pipelines.context().capabilities().target();
     let mut failures = Vec::new();
     for case in cases() {
+        let start = std::time::Instant::now();
         let found = plan(&case, &target).and_then(|plan| run(pipelines, &plan, &case));
         let outcome = match (found, expected(&case)) {
             (Ok(found), Ok(expected)) => compare(&case, &expected, &found),
             (Err(error), _) | (_, Err(error)) => Err(error.to_string()),
         };
         match outcome {
-            Ok(worst) => eprintln!("{tier}: {}: {worst:.2} of what is allowed", title(&case)),
+            Ok(worst) => eprintln!("{tier}: {}: {worst:.2} of what is allowed, {:.1?}", title(&case), start.elapsed()),
             Err(problem) => failures.push(format!("{tier}: {}: {problem}", title(&case))),
         }
     }

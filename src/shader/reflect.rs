@@ -37,8 +37,7 @@ pub struct Reflected {
     pub bindings: Vec<Binding>,
 }
 
-/// Composes, parses and validates a kernel's shader. Validation includes that barriers and subgroup operations stand in
-/// uniform control flow.
+/// Composes, parses and validates a kernel's shader.
 ///
 /// # Errors
 /// [`Error::Shader`] with the file and line that the composed line comes from; also for a binding outside of group 0, for

@@ -3,6 +3,7 @@
 
 pub mod oracle;
 pub mod tolerance;
+pub mod uniformity;
 
 use std::{collections::HashMap, rc::Rc, sync::Arc};
 
@@ -99,8 +100,11 @@ fn resident(context: &GpuContext, tensor: &Tensor) -> Result<ResidentWeight> {
     Ok(ResidentWeight { dtype: tensor.dtype(), shape: tensor.shape().to_vec(), shards: vec![shard] })
 }
 
-/// Runs the plan of a case. Whatever the plan does not write of its result comes back as NaN.
-pub fn run(pipelines: &PipelineCache, plan: &Plan, case: &Case) -> Result<Value> {
+/// Input buffers by operand.
+pub type Inputs = HashMap<String, (Arc<Buffer>, u64)>;
+
+/// The plan of a case with its operands on the device.
+pub fn prepare(pipelines: &PipelineCache, plan: &Plan, case: &Case) -> Result<(PreparedPlan, Inputs)> {
     let context = pipelines.context();
     let (mut inputs, mut weights) = (HashMap::new(), HashMap::new());
     for (i, value) in case.inputs.iter().enumerate() {
@@ -119,7 +123,13 @@ pub fn run(pipelines: &PipelineCache, plan: &Plan, case: &Case) -> Result<Value>
     let step = Arc::new(context.create_buffer("step", 32, BufferUsages::UNIFORM | BufferUsages::COPY_DST)?);
     context.write(&step, 0, bytemuck::bytes_of(&Step::all(u32::MAX)))?;
     let bound = Bound { weights: &weights, inputs: &inputs, step: &step };
-    let prepared = PreparedPlan::new(pipelines, plan, bound, &mut ScratchPool::default())?;
+    Ok((PreparedPlan::new(pipelines, plan, bound, &mut ScratchPool::default())?, inputs))
+}
+
+/// Runs the plan of a case. Whatever the plan does not write of its result comes back as NaN.
+pub fn run(pipelines: &PipelineCache, plan: &Plan, case: &Case) -> Result<Value> {
+    let context = pipelines.context();
+    let (prepared, inputs) = prepare(pipelines, plan, case)?;
     let (buffer, offset, bytes) = prepared.output("result").expect("a plan with a result");
     if !inputs.values().any(|(input, _)| Arc::ptr_eq(input, buffer)) {
         context.write(buffer, 0, &f32::NAN.to_le_bytes().repeat(buffer.size() as usize / 4))?;

@@ -188,11 +188,14 @@ impl OpDef for Attention {
         };
         let held = head_dim.div_ceil(vector * lanes);
         let rows = new * (heads / kv_heads);
-        // As many queries at a time as registers hold; each key is read once for all of them.
-        let queries = (16 / held).clamp(1, 8).min(rows.next_power_of_two());
+        let software = emit.target.software;
+        // As many queries at a time as registers hold; each key is read once for all of them. Software drivers take seconds to
+        // compile what is unrolled over many queries and barriers.
+        let most = if software && tier == "portable" { 2 } else { 8 };
+        let queries = (16 / held).clamp(1, most).min(rows.next_power_of_two());
         let groups = batch * kv_heads * rows.div_ceil(queries);
-        let parts = parts(groups, cached, emit.target.software);
-        let read = if tier == "subgroup" && lanes >= 8 && head_dim.is_multiple_of(8) { "shuffle" } else { "load" };
+        let parts = parts(groups, cached, software);
+        let shuffles = software && tier == "subgroup" && lanes >= 8 && head_dim.is_multiple_of(8);
         let yes = |b: bool| if b { "yes" } else { "no" }.to_string();
         let options = vec![
             ("TIER", tier.into()),
@@ -202,7 +205,7 @@ impl OpDef for Attention {
             ("SOFTCAP", yes(self.softcap.is_some())),
             ("KEEP", yes(self.keep)),
             ("SPLITS", yes(parts > 1)),
-            ("READ", read.into()),
+            ("READ", if shuffles { "shuffle" } else { "load" }.into()),
             ("KV", "f32".into()),
             ("VEC", vector.to_string()),
             ("HV", held.to_string()),
@@ -210,7 +213,7 @@ impl OpDef for Attention {
         let overrides = vec![
             ("B", batch as f64),
             ("T", new as f64),
-            ("S", cached as f64),
+            ("S", emit.inputs[1].rows_override()),
             ("N", heads as f64),
             ("K", kv_heads as f64),
             ("H", head_dim as f64),

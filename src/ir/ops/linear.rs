@@ -40,50 +40,48 @@ impl Linear {
             if !range.start.is_multiple_of(64) {
                 return Err(emit.refuse(format!("a shard begins at row {}, which is no multiple of 64", range.start)));
             }
-            let (kernel, count, layers) = kernel(emit, weights, rows, inner, range.len(), columns);
+            let kernel = kernel(emit, weights, rows, inner, range.len(), columns);
             let mut bindings = vec![(0, emit.inputs[0].operand()), (1, emit.output.from_element(range.start))];
             bindings.extend(shards.iter().zip(2..).map(|(shard, binding)| (binding, shard[s].1.clone())));
             bindings.extend(emit.epilogue_bindings(range.start));
+            let (kernel, count, layers) = kernel;
             emit.dispatch(kernel, bindings, count, layers);
         }
         Ok(())
     }
 }
 
-/// The kernel for `out` columns of the result, with its workgroups and layers. `shaders/README.md` has what was measured.
+/// The kernel for `out` columns of the result, with its workgroups and layers; `shaders/README.md` says what was measured.
 fn kernel(emit: &Emit, weights: &[Arg], rows: usize, inner: usize, out: usize, stride: usize) -> (Kernel, usize, usize) {
     let overrides = vec![("T", rows as f64), ("IN", inner as f64), ("OUT", out as f64), ("OUT_STRIDE", stride as f64)];
     let (tier, lanes) = match emit.target.tier {
         Tier::Subgroup(size) => ("subgroup", size as usize),
         Tier::Portable => ("portable", 64),
     };
-    let pair = weights.len() == 2;
     let vector = if inner.is_multiple_of(8) { 8 } else { 1 };
-    let mut options =
-        vec![weight_option(weights[0].ty.dtype), ("VEC", vector.to_string()), ("WEIGHTS", weights.len().to_string())];
-    let hole = emit.epilogue.text.clone();
-    let mut tile = |columns: usize, rows: usize| {
-        options.extend([("NR", columns.to_string()), ("ROWS", rows.to_string())]);
+    let sizes = |lanes: (&'static str, usize), tile: usize, held: usize| {
+        let sizes = [lanes, ("NR", tile), ("ROWS", held), ("VEC", vector), ("WEIGHTS", weights.len())];
+        let mut options = vec![weight_option(weights[0].ty.dtype)];
+        options.extend(sizes.map(|(name, size)| (name, size.to_string())));
+        options
     };
-    if tier == "subgroup" && lanes >= 8 && emit.target.software {
-        let (nr, register_rows) = (if pair || rows == 1 { 2 } else { 4 }, rows.min(6));
-        tile(nr, register_rows);
-        options.push(("LANES", lanes.to_string()));
-        let count = rows.div_ceil(register_rows) * out.div_ceil(nr * lanes);
-        return (Kernel { shader: "linear_tile", options, overrides, hole }, count, 1);
+    let kernel = |shader, options| Kernel { shader, options, overrides, hole: emit.epilogue.text.clone() };
+    if emit.target.software && tier == "subgroup" && lanes >= 8 {
+        // A driver on the CPU pays for each lane's loads and for barriers, and little for shuffles.
+        let tile = if rows == 1 || weights.len() == 2 { 2 } else { 4 };
+        let held = rows.min(6);
+        let count = rows.div_ceil(held) * out.div_ceil(tile * lanes);
+        (kernel("linear_tile", sizes(("LANES", lanes), tile, held)), count, 1)
+    } else if rows <= 8 {
+        let (tile, held) = (4, rows.min(4));
+        let mut options = sizes(("LANES", lanes), tile, held);
+        options.push(("TIER", tier.into()));
+        (kernel("linear_vec", options), out.div_ceil(tile), rows.div_ceil(held))
+    } else {
+        let (tile, held) = (4, rows.div_ceil(16).next_power_of_two().min(4));
+        let count = rows.div_ceil(16 * held) * out.div_ceil(16 * tile);
+        (kernel("linear_tile_shared", sizes(("DEPTH", 16), tile, held)), count, 1)
     }
-    if rows <= 8 {
-        let (nr, register_rows) = (4, rows.min(4));
-        tile(nr, register_rows);
-        options.extend([("LANES", lanes.to_string()), ("TIER", tier.to_string())]);
-        let layers = rows.div_ceil(register_rows);
-        return (Kernel { shader: "linear_vec", options, overrides, hole }, out.div_ceil(nr), layers);
-    }
-    let (nr, register_rows) = (4, rows.div_ceil(16).next_power_of_two().min(4));
-    tile(nr, register_rows);
-    options.push(("DEPTH", if pair { "16" } else { "32" }.into()));
-    let count = rows.div_ceil(16 * register_rows) * out.div_ceil(16 * nr);
-    (Kernel { shader: "linear_tile_shared", options, overrides, hole }, count, 1)
 }
 
 impl OpDef for Linear {

@@ -100,14 +100,14 @@ impl OpDef for RmsNorm {
             Gain::Plain => "plain",
             Gain::None => "none",
         };
-        let lanes = match emit.target.tier {
-            Tier::Subgroup(size) => size,
-            Tier::Portable => 64,
+        // A row is long for one subgroup; a driver on the CPU would rather be spared the barriers.
+        let (tier, lanes) = match emit.target.tier {
+            Tier::Subgroup(size) if emit.target.software => ("subgroup", size),
+            Tier::Portable if emit.target.software => ("portable", 64),
+            _ => ("portable", 256),
         };
         let stored = emit.inputs.get(1).map_or(DType::F32, |a| a.ty.dtype);
-        let mut options = emit.target.tier_options();
-        options.retain(|(name, _)| *name == "TIER");
-        options.extend([("GAIN", gain.into()), ("LANES", lanes.to_string())]);
+        let mut options = vec![("TIER", tier.into()), ("GAIN", gain.into()), ("LANES", lanes.to_string())];
         options.extend([weight_option(stored), ("VEC", "1".into()), ("WEIGHTS", "1".into())]);
         let overrides = vec![("R", rows as f64), ("C", columns as f64), ("EPS", f64::from(self.eps))];
         let kernel = Kernel { shader: "rms_norm", options, overrides, hole: emit.epilogue.text.clone() };
