@@ -6,7 +6,7 @@ use super::{Engine, Model, ModelStats, SampleOpts, Want, reference_engine::Refer
 use crate::{
     Error, Result,
     gemma::{GemmaConfig, LayerKind},
-    runtime::{Device, GpuOptions, Opened, UploadProgress},
+    runtime::{Device, GpuEngine, GpuOptions, Opened, UploadProgress},
     weights::{WeightLoader, load_from_path},
 };
 
@@ -86,7 +86,7 @@ impl GemmaGenerator {
         }
         let model = Model::new(config.clone(), loader)?;
         let engine: Box<dyn Engine> = match device.open(&options.gpu)? {
-            Opened::Gpu(_) => return Err(Error::Unsupported("the GPU".into())),
+            Opened::Gpu(context) => Box::new(GpuEngine::new(context, model, chunk, options.on_progress)?),
             Opened::Reference => Box::new(ReferenceEngine::new(model, chunk)?),
         };
         let stop = config.eos_token_ids.clone();
@@ -291,6 +291,20 @@ impl GemmaGenerator {
             self.wrote(end);
         }
         Ok(logits)
+    }
+
+    /// The logits `[T, V]` of a sequence in one pass without caches; the history stays as it is.
+    ///
+    /// # Errors
+    /// [`Error::EmptyPrompt`], [`Error::TokenOutOfRange`], [`Error::ContextFull`], and a limit of the device that a pass of this
+    /// length exceeds: [`all_logits`](Self::all_logits) works in chunks.
+    pub fn recompute_all_logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+        if tokens.is_empty() {
+            return Err(Error::EmptyPrompt);
+        }
+        self.check_tokens(tokens, 0)?;
+        self.check_room(tokens.len())?;
+        self.engine.recompute(tokens, Want::All)
     }
 
     /// Computes rows until one run is left that ends with the last token; returns where it starts.

@@ -185,10 +185,10 @@ fn regions(
     }
     let region = |index: usize| match &plan.slots[index].kind {
         SlotKind::Scratch => taken.remove(&index).ok_or_else(|| malformed(plan, format!("slot {index} has no buffer"))),
-        SlotKind::Input { name, .. } => {
+        SlotKind::Input { name, ty, .. } => {
             let wrong = |problem: String| Error::Input { name: name.clone(), problem };
             let (buffer, offset) = inputs.get(name).ok_or_else(|| wrong("has no buffer; give one".into()))?;
-            let (room, needed) = (buffer.size().saturating_sub(*offset), plan.slots[index].bytes);
+            let (room, needed) = (buffer.size().saturating_sub(*offset), (ty.len() * ty.dtype.size()) as u64);
             if room < needed {
                 return Err(wrong(format!("its buffer has {room} bytes from {offset} on, expected at least {needed}")));
             }

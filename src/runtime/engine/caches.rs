@@ -1,0 +1,87 @@
+//! K, V and their positions on the device.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::super::{Buffer, GpuContext, wgpu};
+use crate::{
+    Result,
+    ir::{
+        DType, DimBinding, Graph, Op,
+        ops::{DEAD_KEY, Role},
+        sym,
+    },
+};
+
+/// Every cache of a model. Linear ones grow by doubling and keep their rows; rings have one size.
+pub(super) struct Caches {
+    buffers: BTreeMap<String, Arc<Buffer>>,
+    rows: usize,
+    ring: usize,
+}
+
+impl Caches {
+    pub(super) fn new(ring: usize) -> Self {
+        Self { buffers: BTreeMap::new(), rows: 0, ring }
+    }
+
+    /// Capacity of the linear caches.
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Capacity of the rings.
+    pub(super) fn ring(&self) -> usize {
+        self.ring
+    }
+
+    /// Bytes of all caches.
+    pub(super) fn bytes(&self) -> u64 {
+        self.buffers.values().map(|b| b.size()).sum()
+    }
+
+    /// The caches by the names of the graph's inputs.
+    pub(super) fn bindings(&self) -> impl Iterator<Item = (String, (Arc<Buffer>, u64))> {
+        self.buffers.iter().map(|(name, buffer)| (name.clone(), (buffer.clone(), 0)))
+    }
+
+    /// Makes every cache of the graph large enough for `rows` rows. When memory runs out the old ones stay.
+    pub(super) fn allocate(&mut self, context: &GpuContext, graph: &Graph, rows: usize) -> Result<()> {
+        let rows = rows.max(self.rows);
+        let binding = DimBinding::new().with(sym::SEQ, 1).with(sym::CACHE, rows).with(sym::RING, self.ring);
+        let mut grown = Vec::new();
+        for node in graph.nodes() {
+            let Op::Input(input) = &node.op else { continue };
+            if input.role != Role::Cache {
+                continue;
+            }
+            let elements: usize = input.ty.shape.bind(&binding)?.iter().product();
+            // Plans count 16 bytes more than the rows, for vector loads of the tail.
+            let bytes = (elements * input.ty.dtype.size()).next_multiple_of(16) as u64 + 16;
+            if self.buffers.get(&input.name).is_some_and(|b| b.size() >= bytes) {
+                continue;
+            }
+            let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+            let buffer = context.create_buffer(&input.name, bytes, usage)?;
+            if input.ty.dtype == DType::I32 {
+                let dead = vec![DEAD_KEY; (buffer.size() / 4) as usize];
+                context.write(&buffer, 0, bytemuck::cast_slice(&dead))?;
+            }
+            grown.push((input.name.clone(), Arc::new(buffer)));
+        }
+        if grown.is_empty() {
+            return Ok(());
+        }
+        let copies = context.run("growing the cache", |encoder| {
+            for (name, buffer) in &grown {
+                if let Some(old) = self.buffers.get(name) {
+                    encoder.copy_buffer_to_buffer(old.raw(), 0, buffer.raw(), 0, old.size().min(buffer.size()));
+                }
+            }
+            Ok(())
+        })?;
+        context.wait(&copies, "growing the cache")?;
+        self.buffers.extend(grown);
+        self.rows = rows;
+        Ok(())
+    }
+}

@@ -1,0 +1,86 @@
+//! The inputs of a run in one small buffer, written with one call.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    super::{Buffer, GpuContext, wgpu},
+    Step,
+};
+use crate::{Result, gemma::GemmaConfig, generate::rope_rows, ir::ops::DEAD_KEY};
+
+/// Every part begins at a multiple of this, the largest alignment that WebGPU lets an adapter ask for.
+const ALIGNMENT: usize = 256;
+
+/// Step uniform, token ids, positions, the index of the last token and rotary rows, for up to `tokens` new tokens.
+pub(super) struct InputBlock {
+    buffer: Arc<Buffer>,
+    host: Vec<u8>,
+    tokens: usize,
+    offsets: BTreeMap<&'static str, usize>,
+}
+
+impl InputBlock {
+    pub(super) fn new(context: &GpuContext, config: &GemmaConfig, tokens: usize) -> Result<Self> {
+        let table = tokens * config.head_dim * 4;
+        let parts = [
+            ("step", size_of::<Step>()),
+            ("input_ids", tokens * 4),
+            ("positions", tokens * 4),
+            ("last_token_idx", 4),
+            ("rope", table),
+            ("rope_full", table),
+            ("rope_sliding", table),
+        ];
+        // A model has either one table or two.
+        let shared = config.rope_full == config.rope_sliding;
+        let mut offsets = BTreeMap::new();
+        let mut end = 0;
+        for (name, bytes) in parts.into_iter().filter(|(name, _)| !name.starts_with("rope") || (*name == "rope") == shared) {
+            offsets.insert(name, end);
+            end = (end + bytes + 16).next_multiple_of(ALIGNMENT);
+        }
+        let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
+        let buffer = Arc::new(context.create_buffer("inputs", end as u64, usage)?);
+        Ok(Self { buffer, host: vec![0; end], tokens, offsets })
+    }
+
+    /// The buffer; the step uniform is at its start.
+    pub(super) fn buffer(&self) -> &Arc<Buffer> {
+        &self.buffer
+    }
+
+    /// The parts by the names of the graph's inputs.
+    pub(super) fn bindings(&self) -> impl Iterator<Item = (String, (Arc<Buffer>, u64))> {
+        self.offsets.iter().map(|(name, offset)| (name.to_string(), (self.buffer.clone(), *offset as u64)))
+    }
+
+    /// Fills and writes the block. Padding rows get token 0; without caches they are dead keys.
+    pub(super) fn write(
+        &mut self,
+        context: &GpuContext,
+        step: Step,
+        tokens: &[u32],
+        start: usize,
+        tables: &BTreeMap<String, Vec<f32>>,
+        resident: bool,
+    ) -> Result<()> {
+        debug_assert!(tokens.len() <= self.tokens && !tokens.is_empty(), "a run fits its bucket");
+        self.put("step", bytemuck::bytes_of(&step));
+        self.put("input_ids", bytemuck::cast_slice(tokens));
+        let padding = if resident { 0 } else { DEAD_KEY };
+        let mut positions = vec![padding; self.tokens];
+        (start as i32..).zip(&mut positions[..tokens.len()]).for_each(|(p, slot)| *slot = p);
+        self.put("positions", bytemuck::cast_slice(&positions));
+        self.put("last_token_idx", &(tokens.len() as u32 - 1).to_le_bytes());
+        for (name, inv_freq) in tables {
+            self.put(name, bytemuck::cast_slice(&rope_rows(inv_freq, start, tokens.len())));
+        }
+        context.write(&self.buffer, 0, &self.host)
+    }
+
+    fn put(&mut self, name: &str, bytes: &[u8]) {
+        if let Some(&offset) = self.offsets.get(name) {
+            self.host[offset..offset + bytes.len()].copy_from_slice(bytes);
+        }
+    }
+}
