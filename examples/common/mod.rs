@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use clap::Parser;
 use gemmaflow::{
     gemma::GemmaConfig,
@@ -90,6 +90,12 @@ pub fn open(path: &Path) -> Result<(GemmaConfig, Box<dyn WeightLoader>)> {
         bail!("{}: no such file or folder; --model takes a folder with config.json and safetensors weights", path.display());
     }
     Ok((GemmaConfig::from_file(folder(path))?, load_from_path(path)?))
+}
+
+/// The shape of a released model.
+pub fn preset(name: &str) -> Result<GemmaConfig> {
+    let known = || GemmaConfig::preset_names().collect::<Vec<_>>().join(", ");
+    GemmaConfig::preset(name).ok_or_else(|| anyhow!("--shape: there is no '{name}'; known are {}", known()))
 }
 
 /// Loads a model with a progress bar; also says how long it took.
