@@ -33,6 +33,7 @@ pub mod runtime;
 pub mod shader;
 #[cfg(feature = "tokenizer")]
 pub mod text;
+pub mod trace;
 pub mod weights;
 
 pub use error::{Error, Result};

@@ -5,14 +5,14 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use super::{
     GemmaConfig, WeightPosition,
     layer::{GemmaLayer, KvSource, model_weight, rope_table_name},
-    resolve_inv_freq,
+    resolve_inv_freq, rope_rows,
 };
 use crate::{
     Error, Result,
     flow::{EmitContext, FlowStage, ModelFlow, ModelParams},
     ir::{
-        DType, Dim, Graph, NodeId, Shape,
-        ops::{Gain, Gather, Role},
+        DType, Dim, Graph, NodeId, Op, Shape, Value,
+        ops::{Gain, Gather, Input, Role, Slice},
         sym,
     },
     weights::WeightLoader,
@@ -77,6 +77,28 @@ pub struct BuiltModel {
     pub params: ModelParams,
     /// Inverse frequencies `[H/2]` of each rotary table by name.
     pub rope_tables: BTreeMap<String, Vec<f32>>,
+}
+
+impl BuiltModel {
+    /// The inputs of a graph without caches for one sequence of `tokens`: ids, positions, rotary rows, and the index of the
+    /// last token where the graph asks for it.
+    pub fn inputs_for(&self, tokens: &[u32]) -> Vec<(&str, Value)> {
+        let rows = tokens.len();
+        let value = |input: &Input| match &input.role {
+            Role::Positions => Value::i32([1, rows], (0..rows as i32).collect::<Vec<_>>()),
+            Role::RopeTable(table) => {
+                let inv_freq = &self.rope_tables[table];
+                Value::f32([1, rows, inv_freq.len() * 2], rope_rows(inv_freq, 0, rows))
+            }
+            _ if input.name == "last_token_idx" => Value::u32([1, 1], vec![rows as u32 - 1]),
+            _ => Value::u32([1, rows], tokens.to_vec()),
+        };
+        let inputs = self.graph.nodes().iter().filter_map(|node| match &node.op {
+            Op::Input(input) => Some((input.name.as_str(), value(input))),
+            _ => None,
+        });
+        inputs.collect()
+    }
 }
 
 impl<'a> GemmaFlow<'a> {
@@ -262,7 +284,7 @@ impl<'a> GemmaFlow<'a> {
     /// One row of each sequence, `[B, 1, D]`.
     fn last_token(&self, context: &mut EmitContext, x: NodeId) -> Result<NodeId> {
         if let Some(seq) = context.seq.fixed() {
-            return context.graph.push(crate::ir::ops::Slice { axis: 1, start: seq - 1, len: 1.into() }, &[x]);
+            return context.graph.push(Slice { axis: 1, start: seq - 1, len: 1.into() }, &[x]);
         }
         let index = context.graph.input("last_token_idx", Role::Caller, DType::U32, [context.batch, 1])?;
         let x = context.graph.push(Gather { per_batch: true }, &[x, index])?;

@@ -11,4 +11,4 @@ pub use flow::{BuiltModel, GemmaFlow, GemmaLayerCtx};
 pub use layer::{GemmaLayer, KvSource};
 pub(crate) use names::text_weight;
 pub use names::{LayerWeight, WeightPosition};
-pub use rope::{build_rope_tables, default_inv_freq, resolve_inv_freq, rope_slice};
+pub use rope::{build_rope_tables, default_inv_freq, resolve_inv_freq, rope_rows, rope_slice};

@@ -76,6 +76,16 @@ pub fn rope_slice(inv_freq: &[f32], pos: usize) -> (Vec<f32>, Vec<f32>) {
     inv_freq.iter().map(|&f| sin_cos(f, pos)).map(|(s, c)| (c, s)).unzip()
 }
 
+/// Rows `[rows, H]` of the positions from `start` on: H/2 cosines, then H/2 sines.
+pub fn rope_rows(inv_freq: &[f32], start: usize, rows: usize) -> Vec<f32> {
+    (start..start + rows)
+        .flat_map(|position| {
+            let (cos, sin) = rope_slice(inv_freq, position);
+            cos.into_iter().chain(sin)
+        })
+        .collect()
+}
+
 fn sin_cos(inv_freq: f32, pos: usize) -> (f32, f32) {
     let angle = f64::from(pos as f32 * inv_freq);
     (angle.sin() as f32, angle.cos() as f32)

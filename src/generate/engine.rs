@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::SampleOpts;
 use crate::{
     Error, Result,
-    gemma::{BuiltModel, GemmaConfig, GemmaFlow, rope_slice},
+    gemma::{BuiltModel, GemmaConfig, GemmaFlow},
     weights::{WeightLoader, WeightMap},
 };
 
@@ -117,14 +117,4 @@ impl Model {
 /// The positions of `rows` tokens from `start` on.
 pub(crate) fn positions(start: usize, rows: usize) -> Vec<i32> {
     (start..start + rows).map(|p| p as i32).collect()
-}
-
-/// Rows `[rows, H]` of a rotary table: cosines, then sines.
-pub(crate) fn rope_rows(inv_freq: &[f32], start: usize, rows: usize) -> Vec<f32> {
-    (start..start + rows)
-        .flat_map(|position| {
-            let (cos, sin) = rope_slice(inv_freq, position);
-            cos.into_iter().chain(sin)
-        })
-        .collect()
 }

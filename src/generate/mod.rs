@@ -6,7 +6,7 @@ mod reference_engine;
 mod sample;
 
 pub use engine::ModelStats;
-pub(crate) use engine::{Engine, Model, Sampled, Want, rope_rows};
+pub(crate) use engine::{Engine, Model, Sampled, Want};
 pub use generator::{GemmaGenerator, GeneratorOptions, OnProgress};
 pub(crate) use sample::{SHORT_LIST, ShortList};
 pub use sample::{SampleOpts, sample_token};

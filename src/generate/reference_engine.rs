@@ -5,14 +5,10 @@ use std::{
     rc::Rc,
 };
 
-use super::{
-    Engine, Model, ModelStats, SampleOpts, Sampled, Want,
-    engine::{positions, rope_rows},
-    sample_token,
-};
+use super::{Engine, Model, ModelStats, SampleOpts, Sampled, Want, engine::positions, sample_token};
 use crate::{
     Error, Result,
-    gemma::BuiltModel,
+    gemma::{BuiltModel, rope_rows},
     ir::{
         DType, Data, DimBinding, Op, Value,
         ops::{DEAD_KEY, Role},

@@ -227,7 +227,7 @@ mod tests {
                 }
             }
         }
-        assert!(decided > 6000 && decided < 10_000, "{decided}");
+        assert!(decided > 5000 && decided < 10_000, "{decided}");
     }
 
     #[test]

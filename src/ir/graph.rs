@@ -76,6 +76,11 @@ impl Graph {
         self.outputs.push((name.into(), node));
     }
 
+    /// The same graph with other outputs.
+    pub fn with_outputs(&self, outputs: Vec<(String, NodeId)>) -> Self {
+        Self { outputs, ..self.clone() }
+    }
+
     pub(crate) fn outputs_mut(&mut self) -> &mut Vec<(String, NodeId)> {
         &mut self.outputs
     }

@@ -6,7 +6,11 @@ use super::{
     super::{Buffer, GpuContext, wgpu},
     Step,
 };
-use crate::{Result, gemma::GemmaConfig, generate::rope_rows, ir::ops::DEAD_KEY};
+use crate::{
+    Result,
+    gemma::{GemmaConfig, rope_rows},
+    ir::ops::DEAD_KEY,
+};
 
 /// Every part begins at a multiple of this, the largest alignment that WebGPU lets an adapter ask for.
 const ALIGNMENT: usize = 256;

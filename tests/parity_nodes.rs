@@ -1,0 +1,110 @@
+//! Hidden states, K and V of every layer against transformers; a long sequence against the reference; the tool that finds the
+//! first node that differs, shown a planted mistake.
+
+mod common;
+
+use common::oracle::{CHECKPOINTS, GATE, Oracle, worst};
+use gemmaflow::{
+    gemma::{BuiltModel, GemmaFlow},
+    generate::{GemmaGenerator, GeneratorOptions},
+    ir::{Case, DimBinding, MaskKind, Op, Value, ops::Attention, sym},
+    runtime::{Device, GpuOptions, Session},
+    trace::first_difference,
+};
+
+fn sessions() -> Vec<(&'static str, Session)> {
+    let open = |device| Session::new(&device, &GpuOptions::default()).expect("a device");
+    vec![("reference", open(Device::Cpu)), ("gpu", open(Device::Gpu))]
+}
+
+fn values(outputs: &[(String, Value)], name: &str) -> Vec<f32> {
+    let found = outputs.iter().find(|(n, _)| n == name).unwrap_or_else(|| panic!("no output '{name}'"));
+    found.1.to_f32().unwrap().into_owned()
+}
+
+/// The oracle has `[1, K, T, H]`, the graph `[1, T, K·H]`.
+fn by_token(values: &[f32], shape: &[usize]) -> Vec<f32> {
+    let [_, heads, tokens, dim] = shape.try_into().expect("K and V have four dimensions");
+    let at = |t: usize, k: usize| &values[(k * tokens + t) * dim..][..dim];
+    (0..tokens).flat_map(|t| (0..heads).flat_map(move |k| at(t, k))).copied().collect()
+}
+
+#[test]
+fn hidden_states_and_kv_of_every_layer() {
+    for (device, session) in sessions() {
+        for name in CHECKPOINTS {
+            let oracle = Oracle::open(name);
+            let flow = GemmaFlow::new(&oracle.config).dynamic_seq().export_kv();
+            let built = flow.build(oracle.loader().as_mut()).unwrap();
+            let weights = session.load(&built.params).unwrap();
+            let mut error = 0.0f32;
+            // Each length is a plan of its own; a software driver compiles one a checkpoint.
+            let prompts: &[&str] = if device == "gpu" { &["p33"] } else { &["p7", "p33"] };
+            for prompt in prompts {
+                let tokens = oracle.tokens(&format!("{prompt}.input_ids"));
+                let binding = DimBinding::new().with(sym::SEQ, tokens.len());
+                let mut compiled = session.compile(&built.graph, &binding, &weights).unwrap();
+                let outputs = compiled.run(&built.inputs_for(&tokens)).unwrap();
+                error = error.max(worst(&values(&outputs, "hidden"), &oracle.f32(&format!("{prompt}.hidden"))));
+                for layer in 0..oracle.config.num_hidden_layers {
+                    for what in ["k", "v"] {
+                        let golden = format!("{prompt}.{what}.{layer}");
+                        let expected = by_token(&oracle.f32(&golden), &oracle.shape(&golden));
+                        error = error.max(worst(&values(&outputs, &format!("{what}_{layer}")), &expected));
+                    }
+                }
+            }
+            println!("{device:10} {name:26} {error:.1e}");
+            assert!(error < GATE, "{device} {name}: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_thousand_tokens_through_the_ring() {
+    let oracle = Oracle::open("gemma3-text");
+    let mut config = oracle.config.clone();
+    config.max_position_embeddings = 1024;
+    let tokens: Vec<u32> =
+        Case::numbers(1000, 11, 1.0).iter().map(|x| ((x + 1.0) * 0.5 * (config.vocab_size - 1) as f32) as u32).collect();
+    let generator = |device, chunk| {
+        let options = GeneratorOptions { prefill_chunk: Some(chunk), ..GeneratorOptions::default() };
+        GemmaGenerator::with_options(config.clone(), oracle.loader().as_mut(), device, options).unwrap()
+    };
+    let expected = generator(Device::Cpu, 16).recompute_all_logits(&tokens).unwrap();
+    let mut gpu = generator(Device::Gpu, 16);
+    let mut found = gpu.all_logits(&tokens[..900]).unwrap();
+    for token in &tokens[900..] {
+        found.extend(gpu.decode_get_logits(*token).unwrap());
+    }
+    let error = worst(&found, &expected);
+    println!("1,000 tokens, 900 in chunks of 16 and 100 steps: {error:.1e}");
+    assert!(error < GATE, "{error}");
+}
+
+fn built(oracle: &Oracle) -> BuiltModel {
+    GemmaFlow::new(&oracle.config).dynamic_seq().lm_head().build(oracle.loader().as_mut()).unwrap()
+}
+
+#[test]
+fn a_planted_mistake_is_found_at_its_node() {
+    let oracle = Oracle::open("gemma3-text");
+    let built = built(&oracle);
+    let tokens = oracle.tokens("p33.input_ids");
+    let binding = DimBinding::new().with(sym::SEQ, tokens.len());
+    let session = Session::new(&Device::Gpu, &GpuOptions::default()).unwrap();
+    let inputs = built.inputs_for(&tokens);
+    let compare =
+        |on_device| first_difference(&session, &built.graph, on_device, &built.params, &binding, &inputs, 1e-4).unwrap();
+    assert_eq!(compare(&built.graph), None, "without a mistake nothing differs");
+
+    // "window w+1" of the oracle's MUTANTS.md, in one layer: p33 is longer than the window of 9.
+    let label = "layer.2.attention";
+    let node = built.graph.ids().find(|id| built.graph.node(*id).name == label).expect("the layer has attention");
+    let Op::Attention(stock) = built.graph.node(node).op.clone() else { panic!("{label} is no attention") };
+    let MaskKind::SlidingWindow(window) = stock.mask else { panic!("layer 2 slides") };
+    let mut broken = built.graph.clone();
+    broken.replace_op(node, Attention { mask: MaskKind::SlidingWindow(window + 1), ..stock });
+    let found = compare(&broken).expect("the mistake shows");
+    assert_eq!((found.node, found.label.as_str()), (node, label));
+}
