@@ -7,7 +7,7 @@
 // SPLITS = yes over one of PARTS ranges of them; keys before the first and after the last visible one are not read.
 // Grid: x, y: B*K*ceil(T*G/QUERIES) folded; z: PARTS with SPLITS = yes, else 1. Rows t >= step.rows are not written.
 // SPLITS = yes writes scratch f32: [B*T*N, PARTS, H] weighted V, then [B*T*N, PARTS, 2] (max, sum); see attention_combine.
-// Overrides: B, T, S, N, K, H, SCALE, CAP, WINDOW, PARTS. Options: TIER, LANES, QUERIES, MASK, SOFTCAP, KEEP, SPLITS,
+// Overrides: B, T, S (0: step.capacity), N, K, H, SCALE, CAP, WINDOW, PARTS. Options: TIER, LANES, QUERIES, MASK, SOFTCAP, KEEP, SPLITS,
 // READ = load (lanes read the same q) | shuffle (subgroup of 8 lanes or more, H divisible by 8: eight lanes read eight
 // neighbouring q and hand them round), KV = f32 | f16 (packed pairs), VEC = 4 (H divisible by 4) | 2, HV = ceil(H/(VEC*LANES)).
 override B: u32;
@@ -95,6 +95,7 @@ fn main(
     let b = group / blocks / K;
     if b >= B || block * QUERIES / g >= step.rows { return; }
 
+    let capacity = select(S, step.capacity, S == 0u);
     var base: array<u32, QUERIES>;
     var position: array<i32, QUERIES>;
     for (var r = 0u; r < QUERIES; r++) {
@@ -103,7 +104,7 @@ fn main(
         position[r] = query_positions[b * T + row / g];
     }
 
-    let live = min(S, step.end);
+    let live = min(capacity, step.end);
 #if SPLITS == yes
     let share = ((live + PARTS - 1u) / PARTS + LANES - 1u) / LANES * LANES;
     let begin = min(wid.z * share, live);
@@ -115,9 +116,9 @@ fn main(
     var first = 0xffffffffu;
     var last = 0u;
     for (var s = begin + lane; s < end; s += LANES) {
-        let key = key_positions[b * S + s];
+        let key = key_positions[b * capacity + s];
         var seen = false;
-        for (var r = 0u; r < QUERIES; r++) { seen = seen || sees(position[r], key, b * S + s); }
+        for (var r = 0u; r < QUERIES; r++) { seen = seen || sees(position[r], key, b * capacity + s); }
         if seen { first = min(first, s); last = s + 1u; }
     }
     first = lanes_least(first, lane);
@@ -129,7 +130,7 @@ fn main(
     for (var r = 0u; r < QUERIES; r++) { most[r] = HIDDEN; }
     for (var s0 = first; s0 < last; s0 += LANES) {
         let s = min(s0 + lane, last - 1u);
-        let at = ((b * S + s) * K + kv) * (H / VEC);
+        let at = ((b * capacity + s) * K + kv) * (H / VEC);
         var z: array<f32, QUERIES>;
 #if READ == load
         for (var h = 0u; h < H / VEC; h++) {
@@ -146,10 +147,10 @@ fn main(
             }
         }
 #endif
-        let key = key_positions[b * S + s];
+        let key = key_positions[b * capacity + s];
         var seen: array<bool, QUERIES>;
         for (var r = 0u; r < QUERIES; r++) {
-            seen[r] = s0 + lane < last && sees(position[r], key, b * S + s);
+            seen[r] = s0 + lane < last && sees(position[r], key, b * capacity + s);
             var v = z[r] * SCALE;
 #if SOFTCAP == yes
             v = CAP * tanh(clamp(v / CAP, -15.0, 15.0));
@@ -181,7 +182,7 @@ fn main(
         workgroupBarrier();
 #endif
         for (var l = 0u; l < min(LANES, last - s0); l++) {
-            let row = ((b * S + s0 + l) * K + kv) * (H / VEC);
+            let row = ((b * capacity + s0 + l) * K + kv) * (H / VEC);
             var p: array<f32, QUERIES>;
             for (var r = 0u; r < QUERIES; r++) {
 #if TIER == portable

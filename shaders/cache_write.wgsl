@@ -3,7 +3,7 @@
 // f16 pairs [B, S, C/2], the earlier element in the low half. Two live rows of one call must not meet in one cache row.
 // One workgroup: LANES words of the cache, one an invocation. Grid: ceil(B*T*words / LANES) folded over x and y, where
 // words = C (KV = f32) or C/2 (KV = f16).
-// Overrides: B, T, S, C. Options: LANES, KV = f32 (copies words of any type) | f16.
+// Overrides: B, T, S (0: step.capacity), C. Options: LANES, KV = f32 (copies words of any type) | f16.
 override B: u32;
 override T: u32;
 override S: u32;
@@ -29,9 +29,10 @@ fn main(
     let i = (wid.x + wid.y * groups.x) * LANES + lane;
     let row = i / words;
     if row >= B * T || row % T >= step.rows { return; }
+    let capacity = select(S, step.capacity, S == 0u);
     let position = positions[row];
     if position < 0 { return; }
-    let to = (row / T * S + u32(position) % S) * words + i % words;
+    let to = (row / T * capacity + u32(position) % capacity) * words + i % words;
 #if KV == f32
     cache[to] = rows[i];
 #elif KV == f16

@@ -4,9 +4,10 @@ use std::sync::{Arc, Mutex};
 
 use gemmaflow::{
     Error, Result,
+    gemma::GemmaConfig,
     ir::DType,
     runtime::{Device, GpuContext, GpuOptions, Opened, ResidentWeight, UploadProgress, WeightUploader},
-    weights::{Tensor, TensorSource},
+    weights::{Tensor, TensorSource, WeightLoader, random_weights},
 };
 
 fn open(max_binding: Option<u64>, max_buffer: Option<u64>) -> Arc<GpuContext> {
@@ -180,6 +181,34 @@ fn drawn(seed: u32, element: u32, scale: f32) -> f32 {
 }
 
 #[test]
+fn random_weights_have_the_same_bits_on_the_host_and_on_the_device() {
+    let context = open(None, None);
+    let config = GemmaConfig::tiny_test();
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        let mut loader = random_weights(&config, dtype, 5).unwrap();
+        let mut uploader = WeightUploader::new(&context).unwrap();
+        let tensors: Vec<_> = loader.remaining_keys().iter().map(|key| loader.take(key).unwrap()).collect();
+        let before = context.counters().snapshot().bytes_uploaded;
+        let weights: Vec<_> = tensors.iter().map(|t| uploader.upload(t).unwrap()).collect();
+        let uploaded = context.counters().snapshot().bytes_uploaded - before;
+        uploader.finish().unwrap();
+        assert!(uploaded < 64 * tensors.len() as u64, "{uploaded} bytes crossed to the device");
+        for (tensor, weight) in tensors.iter().zip(&weights) {
+            let mut host = vec![0; tensor.byte_len()];
+            tensor.read_bytes(0, &mut host).unwrap();
+            assert!(read(&context, weight) == host, "{tensor:?}");
+            let mut part = vec![0; tensor.byte_len() - 7];
+            tensor.read_bytes(5, &mut part[..tensor.byte_len() - 8]).unwrap();
+            assert!(part[..tensor.byte_len() - 8] == host[5..tensor.byte_len() - 3], "{tensor:?} in part");
+            let fill = tensor.random().unwrap();
+            let values = tensor.to_f32().unwrap();
+            let close = |(i, v): (usize, &f32)| (v - drawn(fill.seed, i as u32, fill.scale)).abs() <= fill.scale / 256.0;
+            assert!(values.iter().enumerate().all(close), "{tensor:?}");
+        }
+    }
+}
+
+#[test]
 fn random_weights_are_uniform_and_do_not_depend_on_the_split() {
     let (whole, split) = (open(None, None), open(Some(1 << 20), None));
     let shape = [1003, 517];
@@ -200,12 +229,10 @@ fn random_weights_are_uniform_and_do_not_depend_on_the_split() {
             let exact = drawn(11, index as u32, 0.125);
             let expected = match dtype {
                 DType::F32 => exact,
-                // WGSL leaves the rounding of pack2x16float to the device.
                 DType::F16 => half::f16::from_f32(exact).to_f32(),
                 _ => half::bf16::from_f32(exact).to_f32(),
             };
-            let slack = if dtype == DType::F16 { exact.abs() / 1024.0 + 6e-8 } else { 0.0 };
-            assert!((value - expected).abs() <= slack, "{dtype} {index}: {value} for {expected}");
+            assert_eq!(value.to_bits(), expected.to_bits(), "{dtype} {index}: {value} for {expected}");
         }
         // Mean 0 and variance scale²/3 of the uniform distribution, within five standard errors.
         let n = values.len() as f64;

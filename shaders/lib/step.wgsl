@@ -5,7 +5,7 @@ struct Step {
     seed: u32,
     draw: u32,
     temperature: f32,
-    pad0: u32,
+    capacity: u32,    // rows of the caches that grow: what S = 0 stands for
     pad1: u32,
     pad2: u32,
 }

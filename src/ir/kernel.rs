@@ -131,9 +131,17 @@ pub struct Arg {
     pub ty: FixedType,
     /// Where it lies.
     pub place: Place,
+    /// Whether its rows are [`sym::CACHE`](super::sym::CACHE): such a size is read from the step uniform, so that buckets of one
+    /// cache share their pipelines.
+    pub grows: bool,
 }
 
 impl Arg {
+    /// The override for a cache's rows: 0 stands for the step's capacity.
+    pub fn rows_override(&self) -> f64 {
+        if self.grows { 0.0 } else { self.ty.shape.get(1).copied().unwrap_or(1) as f64 }
+    }
+
     /// The operand for a binding of the whole argument.
     pub fn operand(&self) -> Operand {
         match &self.place {

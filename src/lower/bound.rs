@@ -8,6 +8,7 @@ use crate::{
         DimBinding, FixedType, Graph, NodeId, Op,
         kernel::{Target, row_shards},
         ops::Lowering,
+        sym,
     },
 };
 
@@ -52,6 +53,11 @@ impl<'a> Bound<'a> {
 
     pub(super) fn ty(&self, id: NodeId) -> &FixedType {
         &self.types[id.index()]
+    }
+
+    /// Whether the value's second dimension is the capacity of a cache that grows.
+    pub(super) fn grows(&self, id: NodeId) -> bool {
+        self.graph.shape(id).0.get(1) == Some(&sym::CACHE.into())
     }
 
     /// The value that holds the elements of `id` in the same order.

@@ -101,7 +101,8 @@ impl Placer<'_> {
         let extras = group.extras.iter().map(|x| self.arg(*x, false, &label)).collect::<Result<Vec<_>>>()?;
         let slot = self.result(group, &label)?;
         // An epilogue's result lies in memory as the root's, whatever the sink's dimensions are.
-        let output = Arg { ty: bound.ty(root.unwrap_or(group.sink)).clone(), place: Place::Slot(slot) };
+        let result = root.unwrap_or(group.sink);
+        let output = Arg { ty: bound.ty(result).clone(), place: Place::Slot(slot), grows: bound.grows(result) };
         let epilogue = match root {
             Some(root) if root != group.sink => Epilogue { text: region::epilogue(bound, group)?, operands: extras.clone() },
             _ => Epilogue::identity(),
@@ -154,7 +155,7 @@ impl Placer<'_> {
     fn arg(&self, id: NodeId, takes_shards: bool, label: &str) -> Result<Arg> {
         let (value, ty) = (self.bound.resolve(id), self.bound.ty(id).clone());
         let Op::Weight(weight) = self.bound.op(value) else {
-            return Ok(Arg { place: Place::Slot(self.current(value, label)?), ty });
+            return Ok(Arg { place: Place::Slot(self.current(value, label)?), ty, grows: self.bound.grows(id) });
         };
         let shards = self.bound.shards(value);
         let place = match shards.len() {
@@ -167,7 +168,7 @@ impl Placer<'_> {
                 )));
             }
         };
-        Ok(Arg { ty, place: Place::Weight(weight.name.clone(), place) })
+        Ok(Arg { ty, place: Place::Weight(weight.name.clone(), place), grows: false })
     }
 
     /// The slot of `value`, which must not have been overwritten.

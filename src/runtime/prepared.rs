@@ -29,14 +29,16 @@ pub struct Step {
     pub draw: u32,
     /// Sampling temperature.
     pub temperature: f32,
+    /// Rows of the caches that grow, as the plan was bound.
+    pub capacity: u32,
     /// Zeros, to a multiple of 16 bytes.
-    pub padding: [u32; 3],
+    pub padding: [u32; 2],
 }
 
 impl Step {
     /// All `rows` live, the whole cache live, no sampling.
     pub fn all(rows: u32) -> Self {
-        Self { rows, end: u32::MAX, seed: 0, draw: 0, temperature: 1.0, padding: [0; 3] }
+        Self { rows, end: u32::MAX, seed: 0, draw: 0, temperature: 1.0, capacity: 0, padding: [0; 2] }
     }
 }
 

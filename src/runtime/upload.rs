@@ -75,11 +75,14 @@ impl WeightUploader {
         self.arenas.reserve(&self.context, &pieces)
     }
 
-    /// Uploads a tensor as it is stored.
+    /// Uploads a tensor as it is stored. Random values ([`Tensor::random`]) are made on the device instead.
     ///
     /// # Errors
     /// Those of reading the tensor; [`Error::Limit`], [`Error::OutOfMemory`], [`Error::Cancelled`], [`Error::DeviceLost`].
     pub fn upload(&mut self, tensor: &Tensor) -> Result<ResidentWeight> {
+        if let Some(fill) = tensor.random() {
+            return self.upload_random(tensor.shape(), tensor.dtype(), fill.seed, fill.scale);
+        }
         let read = |start: u64, out: &mut [u8]| tensor.read_bytes(start as usize, out);
         self.upload_with(tensor.name(), tensor.dtype(), tensor.shape(), read)
     }

@@ -12,6 +12,7 @@
 
 mod header;
 mod loader;
+mod random;
 mod safetensors;
 mod source;
 mod tensor;
@@ -19,9 +20,10 @@ mod tensor;
 use std::path::Path;
 
 pub use loader::{TensorInfo, WeightLoader, WeightMap};
+pub use random::random_weights;
 pub use safetensors::SafetensorsLoader;
 pub use source::ReadMode;
-pub use tensor::{Tensor, TensorSource};
+pub use tensor::{RandomFill, Tensor, TensorSource};
 
 use crate::Result;
 

@@ -10,6 +10,21 @@ use crate::{Error, Result, ir::DType};
 pub trait TensorSource: Send + Sync {
     /// Fills `out` with the bytes at `offset` (in the source's own coordinates).
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<()>;
+
+    /// The recipe of the bytes, if they are random values that a device can make for itself.
+    fn random(&self) -> Option<RandomFill> {
+        None
+    }
+}
+
+/// Random values, uniform in `[-scale, scale)`: a function of the seed and of the element's index alone, the same bits from the
+/// host (this source's [`read`](TensorSource::read)) and from a device.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RandomFill {
+    /// The tensor's seed.
+    pub seed: u32,
+    /// Half the width of the interval.
+    pub scale: f32,
 }
 
 /// Typed bytes of one weight, shared with the file they lie in; cheap to clone.
@@ -73,6 +88,12 @@ impl Tensor {
     /// Size in bytes, as stored.
     pub fn byte_len(&self) -> usize {
         self.len() * self.dtype.size()
+    }
+
+    /// The recipe of the elements, if they are random values that a device can make for itself.
+    pub fn random(&self) -> Option<RandomFill> {
+        // A recipe counts elements from the source's first byte on.
+        self.source.random().filter(|_| self.offset == 0)
     }
 
     /// Copies the stored bytes from byte `start` on into `out`.

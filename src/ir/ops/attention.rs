@@ -213,7 +213,7 @@ impl OpDef for Attention {
         let overrides = vec![
             ("B", batch as f64),
             ("T", new as f64),
-            ("S", cached as f64),
+            ("S", emit.inputs[1].rows_override()),
             ("N", heads as f64),
             ("K", kv_heads as f64),
             ("H", head_dim as f64),

@@ -69,7 +69,7 @@ impl OpDef for CacheWrite {
         let rows = &emit.inputs[1].ty;
         let (batch, new) = (rows.shape[0], rows.shape[1]);
         let width = rows.len() / (batch * new).max(1);
-        let overrides = vec![("B", batch as f64), ("T", new as f64), ("S", emit.output.ty.shape[1] as f64), ("C", width as f64)];
+        let overrides = vec![("B", batch as f64), ("T", new as f64), ("S", emit.output.rows_override()), ("C", width as f64)];
         let options = vec![("LANES", "64".into()), ("KV", "f32".into())];
         let kernel = Kernel { shader: "cache_write", options, overrides, hole: String::new() };
         let bindings =

@@ -37,6 +37,9 @@ impl Linear {
         let shards: Vec<_> = weights.iter().map(Arg::shards).collect();
         for s in 0..shards[0].len() {
             let (range, _) = &shards[0][s];
+            if !range.start.is_multiple_of(64) {
+                return Err(emit.refuse(format!("a shard begins at row {}, which is no multiple of 64", range.start)));
+            }
             let kernel = kernel(emit, weights, rows, inner, range.len(), columns);
             let mut bindings = vec![(0, emit.inputs[0].operand()), (1, emit.output.from_element(range.start))];
             bindings.extend(shards.iter().zip(2..).map(|(shard, binding)| (binding, shard[s].1.clone())));

@@ -167,7 +167,7 @@ impl GpuEngine {
         let block = self.blocks.get_mut(&key.tokens).ok_or_else(|| lost_plan("input block"))?;
         let temperature = if let Follow::TopK(t) = follow { t } else { 1.0 };
         let end = if key.resident { (start + tokens.len()) as u32 } else { u32::MAX };
-        let step = Step { rows: tokens.len() as u32, end, temperature, ..Step::all(0) };
+        let step = Step { rows: tokens.len() as u32, end, temperature, capacity: key.rows as u32, ..Step::all(0) };
         let tables = &self.model.built(key.resident, key.want)?.rope_tables;
         block.write(&self.context, step, tokens, start, tables, key.resident)?;
         let sampler = samplers.as_ref().and_then(|s| match follow {

@@ -1,0 +1,136 @@
+//! What the examples share: command line, model files, progress, errors in plain words.
+#![allow(dead_code)] // Each example uses a part.
+
+use std::{
+    io::{IsTerminal, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, anyhow, bail};
+use clap::Parser;
+use gemmaflow::{
+    gemma::GemmaConfig,
+    generate::{GemmaGenerator, GeneratorOptions},
+    runtime::{Device, adapters},
+    weights::{WeightLoader, load_from_path},
+};
+use indicatif::{ProgressBar, ProgressStyle};
+use tracing::level_filters::LevelFilter;
+
+/// The model that comes with the source tree.
+pub const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo");
+
+/// Parses the command line and runs; an error is one line on stderr and exit code 1.
+pub fn main<C: Parser>(run: impl FnOnce(C) -> Result<()>) -> ExitCode {
+    let arguments = match C::try_parse() {
+        Ok(arguments) => arguments,
+        Err(usage) => {
+            let code = if usage.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+            // Nothing is left to do where even this cannot be printed.
+            usage.print().ok();
+            return code;
+        }
+    };
+    tracing_subscriber::fmt()
+        .with_max_level(LevelFilter::WARN)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .without_time()
+        .with_target(false)
+        .init();
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has seen enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// Writes text to stdout at once.
+pub fn print(text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// Lists the adapters on stdout.
+pub fn list_devices() -> Result<()> {
+    let found = adapters();
+    let mut text: String = found.iter().map(|adapter| format!("{adapter}\n")).collect();
+    if found.is_empty() {
+        text = "no GPU adapter; is a Vulkan, Metal or DX12 driver installed?\n".into();
+    }
+    text.push_str("cpu: the CPU reference (always there, slow)\n");
+    Ok(print(&text)?)
+}
+
+/// The folder of a model that is given as a folder or as a weights file.
+pub fn folder(path: &Path) -> PathBuf {
+    if path.is_dir() {
+        return path.to_path_buf();
+    }
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent.to_path_buf(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// The configuration and the weights of a folder or weights file (with `config.json` beside it). Reads headers only.
+pub fn open(path: &Path) -> Result<(GemmaConfig, Box<dyn WeightLoader>)> {
+    if !path.exists() {
+        bail!("{}: no such file or folder; --model takes a folder with config.json and safetensors weights", path.display());
+    }
+    Ok((GemmaConfig::from_file(folder(path))?, load_from_path(path)?))
+}
+
+/// The shape of a released model.
+pub fn preset(name: &str) -> Result<GemmaConfig> {
+    let known = || GemmaConfig::preset_names().collect::<Vec<_>>().join(", ");
+    GemmaConfig::preset(name).ok_or_else(|| anyhow!("--shape: there is no '{name}'; known are {}", known()))
+}
+
+/// Loads a model with a progress bar; also says how long it took.
+pub fn load(
+    config: GemmaConfig,
+    weights: &mut dyn WeightLoader,
+    device: Device,
+    options: GeneratorOptions,
+) -> Result<(GemmaGenerator, Duration)> {
+    let start = Instant::now();
+    let style = "loading {bar:30} {bytes}/{total_bytes}";
+    let bar = bar(0, style);
+    let shown = bar.clone();
+    let on_progress = Box::new(move |progress: gemmaflow::runtime::UploadProgress| {
+        shown.set_length(progress.total);
+        shown.set_position(progress.done);
+        true
+    });
+    let options = GeneratorOptions { on_progress: Some(on_progress), ..options };
+    let generator = GemmaGenerator::with_options(config, weights, device, options);
+    bar.finish_and_clear();
+    Ok((generator?, start.elapsed()))
+}
+
+/// A progress bar on stderr; hidden where that is no terminal.
+pub fn bar(length: u64, style: &str) -> ProgressBar {
+    let bar = ProgressBar::new(length);
+    match ProgressStyle::with_template(style) {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+/// `count` things in `time` as a rate; a span too short to measure gives none.
+pub fn rate(count: usize, time: Duration) -> Option<f64> {
+    let seconds = time.as_secs_f64();
+    (count > 0 && seconds > 0.0).then(|| count as f64 / seconds)
+}

@@ -1,0 +1,186 @@
+//! Streams text from a Gemma model.
+
+mod common;
+
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, bail};
+use clap::Parser;
+use gemmaflow::{
+    gemma::{GemmaArch, GemmaConfig},
+    generate::{GemmaGenerator, GeneratorOptions, SampleOpts},
+    runtime::Device,
+    text::{ChatFormat, Message, TextStream, Tokenizer},
+};
+
+/// Tokens between two moves of the progress bar of a long prompt.
+const PREFILL_PART: usize = 256;
+
+/// Continues a prompt with a Gemma model. The text goes to stdout, all else to stderr.
+#[derive(Parser)]
+struct Arguments {
+    /// Folder with config.json, tokenizer.json and safetensors weights
+    #[arg(long, value_name = "DIR", default_value = common::DEMO, hide_default_value = true)]
+    model: PathBuf,
+    /// Text to continue, or with --chat the user's message [default: a line that opens a scene]
+    #[arg(long, value_name = "TEXT")]
+    prompt: Option<String>,
+    /// Most tokens to generate
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    max_tokens: usize,
+    /// Divisor of the logits; 0 always takes the likeliest token
+    #[arg(long, allow_negative_numbers = true, value_name = "T", default_value_t = 0.8)]
+    temperature: f32,
+    /// Keep the K likeliest tokens; 0 keeps all
+    #[arg(long, value_name = "K", default_value_t = 40)]
+    top_k: usize,
+    /// Keep the likeliest tokens that together have probability P
+    #[arg(long, allow_negative_numbers = true, value_name = "P", default_value_t = 1.0)]
+    top_p: f32,
+    /// Keep tokens at least P times as likely as the likeliest
+    #[arg(long, allow_negative_numbers = true, value_name = "P", default_value_t = 0.0)]
+    min_p: f32,
+    /// The same seed gives the same text
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+    /// auto, gpu, cpu (the slow reference), or a part of an adapter's name
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    device: Device,
+    /// Lay the prompt out as a turn of a conversation (instruction-tuned models)
+    #[arg(long)]
+    chat: bool,
+    /// Most tokens of prompt and text together [default: what the model was made for]
+    #[arg(long, value_name = "N")]
+    context: Option<usize>,
+    /// List the GPU adapters and exit
+    #[arg(long)]
+    list_devices: bool,
+}
+
+fn main() -> ExitCode {
+    common::main(run)
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    if arguments.list_devices {
+        return common::list_devices();
+    }
+    let opts = SampleOpts::temperature(arguments.temperature, arguments.seed)
+        .with_top_k(arguments.top_k)
+        .with_top_p(arguments.top_p)
+        .with_min_p(arguments.min_p);
+    opts.validate()?;
+    let (config, mut weights) = common::open(&arguments.model)?;
+    let tokenizer = tokenizer(&common::folder(&arguments.model))?;
+    let (prompt, stop) = encode(&arguments, &config, &tokenizer)?;
+
+    let options = GeneratorOptions { context: arguments.context, ..GeneratorOptions::default() };
+    let (generator, load) = common::load(config, weights.as_mut(), arguments.device, options)?;
+    let mut generator = generator.with_stop_tokens(&stop);
+    let start = Instant::now();
+    // One step compiles the shaders; its row stays in the cache, as every prompt begins with this token.
+    generator.prefill_get_last_logits(&prompt[..1])?;
+    let compile = start.elapsed();
+
+    let room = generator.max_context().saturating_sub(prompt.len());
+    let wanted = arguments.max_tokens.min(room.max(1));
+    let times = stream(&mut generator, &prompt, wanted, &opts, tokenizer.stream())?;
+    if wanted < arguments.max_tokens && times.tokens == wanted {
+        eprintln!("the context of {} tokens is full; --context sets its size", generator.max_context());
+    }
+    report(&generator, [load, compile], prompt.len(), &times);
+    Ok(())
+}
+
+fn tokenizer(folder: &Path) -> Result<Tokenizer> {
+    let path = folder.join("tokenizer.json");
+    if !path.is_file() {
+        bail!("{}: no such file; the model's tokenizer.json must lie beside its config.json", path.display());
+    }
+    Ok(Tokenizer::from_file(path)?)
+}
+
+/// The prompt in tokens, and the tokens that end an answer.
+fn encode(arguments: &Arguments, config: &GemmaConfig, tokenizer: &Tokenizer) -> Result<(Vec<u32>, Vec<u32>)> {
+    if !arguments.chat {
+        let prompt = arguments.prompt.as_deref().unwrap_or("ROMEO:\n");
+        eprintln!("prompt: {prompt:?}");
+        return Ok((tokenizer.encode(prompt, true)?, Vec::new()));
+    }
+    let format = match config.arch {
+        GemmaArch::Gemma | GemmaArch::Gemma2 => ChatFormat::Gemma,
+        GemmaArch::Gemma3 => ChatFormat::Gemma3,
+        other => bail!("{} models know no turns of a conversation; leave --chat out", other.model_type()),
+    };
+    let message = arguments.prompt.as_deref().unwrap_or("Who goes there?");
+    eprintln!("user: {message:?}");
+    let prompt = format.encode(tokenizer, &[Message::user(message)], true)?;
+    Ok((prompt, tokenizer.special_id(ChatFormat::END_OF_TURN).into_iter().collect()))
+}
+
+struct Times {
+    tokens: usize,
+    first: Duration,
+    rest: Duration,
+}
+
+/// Generates, writing text as it becomes certain.
+fn stream(
+    generator: &mut GemmaGenerator,
+    prompt: &[u32],
+    wanted: usize,
+    opts: &SampleOpts,
+    mut text: TextStream,
+) -> Result<Times> {
+    let start = Instant::now();
+    prefill(generator, prompt)?;
+    let (mut first, mut tokens, mut at_line_start) = (None, 0, true);
+    let mut written = Ok(());
+    let mut write = |piece: &str| {
+        at_line_start = if piece.is_empty() { at_line_start } else { piece.ends_with('\n') };
+        common::print(piece)
+    };
+    let outcome = generator.generate_cached_with(wanted, opts, |token| {
+        first.get_or_insert_with(|| start.elapsed());
+        tokens += 1;
+        written = text.push(token).map_or(Ok(()), |piece| write(&piece));
+        if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    let total = start.elapsed();
+    written?;
+    write(&text.finish())?;
+    if !at_line_start {
+        common::print("\n")?;
+    }
+    outcome?;
+    let first = first.unwrap_or(total);
+    Ok(Times { tokens, first, rest: total - first })
+}
+
+/// Computes all but the last part of a long prompt, with a progress bar.
+fn prefill(generator: &mut GemmaGenerator, prompt: &[u32]) -> Result<()> {
+    let bar = common::bar(prompt.len() as u64, "reading the prompt {bar:30} {pos}/{len} tokens");
+    let ends = (1..).map(|i| i * PREFILL_PART).take_while(|end| *end < prompt.len());
+    // A prompt that does not fit is refused before any of it is computed.
+    generator.prefill(prompt)?;
+    for end in ends {
+        generator.prefill_get_last_logits(&prompt[..end])?;
+        bar.set_position(end as u64);
+    }
+    bar.finish_and_clear();
+    Ok(generator.prefill(prompt)?)
+}
+
+fn report(generator: &GemmaGenerator, [load, compile]: [Duration; 2], prompt: usize, times: &Times) {
+    let rate = |count, time| common::rate(count, time).map_or("-".into(), |r| format!("{r:.1} tokens/s"));
+    eprintln!("adapter:     {}", generator.stats().device);
+    eprintln!("load:        {:.2} s, and {:.2} s for the first step", load.as_secs_f64(), compile.as_secs_f64());
+    eprintln!("first token: {:.3} s", times.first.as_secs_f64());
+    eprintln!("prefill:     {} ({prompt} tokens)", rate(prompt, times.first));
+    eprintln!("decode:      {} ({} tokens)", rate(times.tokens.saturating_sub(1), times.rest), times.tokens);
+}

@@ -1,0 +1,220 @@
+//! Shows what becomes of a model: its graph, its plan, its shaders, its memory. Reads headers only.
+
+mod common;
+
+use std::{collections::BTreeSet, path::PathBuf, process::ExitCode};
+
+use anyhow::{Result, anyhow, bail};
+use clap::{Args, Parser};
+use gemmaflow::{
+    gemma::{BuiltModel, GemmaConfig, GemmaFlow},
+    ir::{
+        DType, DimBinding, Op,
+        kernel::{Target, row_shards},
+        ops::Role,
+        sym,
+    },
+    lower::lower,
+    plan::Plan,
+    runtime::{Device, GpuOptions, Opened},
+    shader::compose,
+    weights::{WeightLoader, random_weights},
+};
+use indicatif::HumanBytes;
+
+/// Tokens of a prefill chunk, as the generator's default.
+const CHUNK: usize = 128;
+/// Rows of the smallest cache, as the generator's default.
+const SMALLEST_CACHE: usize = 256;
+
+/// Prints a model's graph, plan, shaders or memory. Reads the headers of weights only.
+#[derive(Parser)]
+struct Arguments {
+    /// Folder with config.json and safetensors weights, or a weights file [default: the demo model]
+    #[arg(long, value_name = "PATH")]
+    model: Option<PathBuf>,
+    /// A released model's shape in bf16 instead, such as gemma-3-1b
+    #[arg(long, value_name = "NAME", conflicts_with = "model")]
+    shape: Option<String>,
+    #[command(flatten)]
+    what: What,
+    /// New tokens of the run that the plan is for; 1 is a decode step
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    tokens: usize,
+    /// Tokens that the cache shall hold
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    context: usize,
+    /// Device that the plan is for: portable (any device), auto, gpu, or a part of an adapter's name
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    device: String,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct What {
+    /// The graph: ops, shapes, names
+    #[arg(long)]
+    graph: bool,
+    /// The plan: slots and dispatches
+    #[arg(long)]
+    plan: bool,
+    /// The WGSL of the plan's kernels whose shader or place in the model contains NAME
+    #[arg(long, value_name = "NAME")]
+    shader: Option<String>,
+    /// Bytes of weights, caches and scratch memory
+    #[arg(long)]
+    memory: bool,
+    /// The GPU adapters of this machine
+    #[arg(long)]
+    devices: bool,
+}
+
+fn main() -> ExitCode {
+    common::main(run)
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    if arguments.what.devices {
+        return common::list_devices();
+    }
+    let (config, mut weights) = model(&arguments)?;
+    if arguments.tokens == 0 || arguments.context < arguments.tokens {
+        bail!("--tokens is {}, expected 1 to --context, which is {}", arguments.tokens, arguments.context);
+    }
+    if arguments.context > config.max_position_embeddings {
+        bail!("--context is {}, the model was made for at most {}", arguments.context, config.max_position_embeddings);
+    }
+    let built = GemmaFlow::resident(&config).last_token_logits().build(weights.as_mut())?;
+    let text = if arguments.what.graph {
+        built.graph.to_string()
+    } else {
+        let target = target(&arguments.device)?;
+        let model = Model { config, built, target, rows: arguments.context.next_power_of_two().max(SMALLEST_CACHE) };
+        match &arguments.what.shader {
+            Some(name) => shaders(&model.plan(arguments.tokens)?, name)?,
+            None if arguments.what.plan => model.plan(arguments.tokens)?.to_string(),
+            None => model.memory()?,
+        }
+    };
+    Ok(common::print(&text)?)
+}
+
+fn model(arguments: &Arguments) -> Result<(GemmaConfig, Box<dyn WeightLoader>)> {
+    match &arguments.shape {
+        Some(shape) => {
+            let config = common::preset(shape)?;
+            let weights = random_weights(&config, DType::BF16, 1)?;
+            Ok((config, Box::new(weights)))
+        }
+        None => common::open(&arguments.model.clone().unwrap_or(common::DEMO.into())),
+    }
+}
+
+fn target(device: &str) -> Result<Target> {
+    if device.eq_ignore_ascii_case("portable") {
+        return Ok(Target::portable());
+    }
+    match device.parse::<Device>()?.open(&GpuOptions::default())? {
+        Opened::Gpu(context) => Ok(context.capabilities().target()),
+        Opened::Reference => {
+            eprintln!("the reference runs the graph itself; this is the plan for any device (portable)");
+            Ok(Target::portable())
+        }
+    }
+}
+
+struct Model {
+    config: GemmaConfig,
+    built: BuiltModel,
+    target: Target,
+    /// Capacity of the full layers' caches.
+    rows: usize,
+}
+
+impl Model {
+    /// Capacity of the sliding layers' rings.
+    fn ring(&self) -> usize {
+        self.config.sliding_window.unwrap_or(1) + CHUNK
+    }
+
+    fn binding(&self, tokens: usize) -> DimBinding {
+        DimBinding::new().with(sym::SEQ, tokens).with(sym::CACHE, self.rows).with(sym::RING, self.ring())
+    }
+
+    fn plan(&self, tokens: usize) -> Result<Plan> {
+        Ok(lower(&self.built.graph, &self.binding(tokens), &self.target, &|_| None)?)
+    }
+
+    /// Bytes and number of the caches whose capacity is `symbol`.
+    fn caches(&self, symbol: &str) -> Result<(u64, usize)> {
+        let (mut bytes, mut count) = (0, 0);
+        for node in self.built.graph.nodes() {
+            let Op::Input(input) = &node.op else { continue };
+            if input.role != Role::Cache || !input.ty.shape.to_string().contains(symbol) {
+                continue;
+            }
+            let elements: usize = input.ty.shape.bind(&self.binding(1))?.iter().product();
+            bytes += (elements * input.ty.dtype.size()) as u64;
+            count += 1;
+        }
+        Ok((bytes, count))
+    }
+
+    /// The largest piece of a weight that is bound at once, and its name.
+    fn largest_binding(&self) -> Result<(u64, String)> {
+        let mut largest = (0, String::new());
+        for (name, tensor) in &self.built.params {
+            let shards = row_shards(tensor.dtype(), tensor.shape(), self.target.max_binding);
+            let shards = shards.map_err(|problem| anyhow!("weight '{name}': {problem}"))?;
+            let row_bytes = tensor.byte_len() / tensor.shape().first().copied().unwrap_or(1).max(1);
+            let bytes = shards.iter().map(|rows| (rows.len() * row_bytes) as u64).max().unwrap_or(0);
+            let what = format!("weight {name}, {} shard{}", shards.len(), if shards.len() == 1 { "" } else { "s" });
+            largest = largest.max((bytes, what));
+        }
+        Ok(largest)
+    }
+
+    fn memory(&self) -> Result<String> {
+        let weights: u64 = self.built.params.values().map(|t| t.byte_len() as u64).sum();
+        let (full, full_count) = self.caches(sym::CACHE.0)?;
+        let (sliding, sliding_count) = self.caches(sym::RING.0)?;
+        let chunk = CHUNK.min(self.rows);
+        let (decode, prefill) = (self.plan(1)?.scratch_bytes(), self.plan(chunk)?.scratch_bytes());
+        let (binding, bound) = self.largest_binding()?;
+        let rows = [
+            ("weights", weights, format!("{} tensors", self.built.params.len())),
+            ("cache, full layers", full, format!("{} rows, {full_count} buffers", self.rows)),
+            ("cache, sliding layers", sliding, format!("{} rows, {sliding_count} buffers", self.ring())),
+            ("scratch, decode", decode, "1 token".into()),
+            ("scratch, prefill", prefill, format!("{chunk} tokens; shares buffers with decode")),
+            ("together", weights + full + sliding + decode.max(prefill), String::new()),
+            ("largest binding", binding, format!("{bound}; the device binds at most {}", HumanBytes(self.target.max_binding))),
+        ];
+        let line = |(name, bytes, note): &(&str, u64, String)| {
+            let human = HumanBytes(*bytes).to_string();
+            format!("{name:22} {bytes:>15} bytes {human:>12}  {note}").trim_end().to_string() + "\n"
+        };
+        Ok(rows.iter().map(line).collect())
+    }
+}
+
+/// The composed WGSL of every kernel of the plan that matches.
+fn shaders(plan: &Plan, name: &str) -> Result<String> {
+    let mut seen = BTreeSet::new();
+    let mut text = String::new();
+    for dispatch in &plan.dispatches {
+        let matches = dispatch.kernel.shader.contains(name) || dispatch.label.contains(name);
+        if !matches || !seen.insert(dispatch.kernel.key()) {
+            continue;
+        }
+        text.push_str(&format!("// {}\n// first used at {}\n\n", dispatch.kernel.to_string().replace('\n', " "), dispatch.label));
+        text.push_str(&compose(&dispatch.kernel)?);
+        text.push('\n');
+    }
+    if text.is_empty() {
+        let known: BTreeSet<&str> = plan.dispatches.iter().map(|d| d.kernel.shader).collect();
+        let known: Vec<&str> = known.into_iter().collect();
+        bail!("--shader: nothing in the plan is called '{name}'; its shaders are {}", known.join(", "));
+    }
+    Ok(text)
+}

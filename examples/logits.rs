@@ -1,0 +1,126 @@
+//! Writes a model's logits to a safetensors file, to be compared with another implementation's.
+
+mod common;
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Instant,
+};
+
+use anyhow::{Result, anyhow, bail};
+use clap::{Parser, ValueEnum};
+use gemmaflow::{
+    generate::{GemmaGenerator, GeneratorOptions},
+    runtime::Device,
+};
+use safetensors::{Dtype, tensor::TensorView};
+
+/// Writes `logits` F32 [T, V] of T token ids; row t follows tokens 0..=t.
+#[derive(Parser)]
+struct Arguments {
+    /// Folder with config.json and safetensors weights, or a weights file beside its config.json
+    #[arg(long, value_name = "PATH")]
+    model: PathBuf,
+    /// Token ids: 1,2,3 or @FILE with a JSON array of them
+    #[arg(long, value_name = "IDS")]
+    tokens: String,
+    /// auto, gpu, cpu (the slow reference), or a part of an adapter's name
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    device: Device,
+    /// How the logits are computed; all ways agree but for rounding
+    #[arg(long, value_enum, default_value = "prefill")]
+    path: Way,
+    /// Tokens of one piece with --path chunked; a power of two
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    chunk: usize,
+    /// File to write
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Way {
+    /// All tokens in one pass, without a cache
+    Prefill,
+    /// Everything recomputed for each prefix
+    Steps,
+    /// The first half by prefill, the rest by cached decode steps
+    Cached,
+    /// Prefill through the cache in pieces of --chunk
+    Chunked,
+    /// As cached, with the ladder of cache sizes from 1
+    Bucketed,
+}
+
+fn main() -> ExitCode {
+    common::main(run)
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    let tokens = tokens(&arguments.tokens)?;
+    if let Some(folder) = arguments.out.parent().filter(|folder| *folder != Path::new("") && !folder.is_dir()) {
+        bail!("--out: {} is no folder", folder.display());
+    }
+    if !arguments.chunk.is_power_of_two() {
+        bail!("--chunk is {}, expected a power of two", arguments.chunk);
+    }
+    let (config, mut weights) = common::open(&arguments.model)?;
+    let prefill_chunk = (arguments.path == Way::Chunked).then_some(arguments.chunk);
+    let options = GeneratorOptions { prefill_chunk, ..GeneratorOptions::default() };
+    let (mut generator, _) = common::load(config, weights.as_mut(), arguments.device, options)?;
+    if arguments.path == Way::Bucketed {
+        generator = generator.with_decode_cache(tokens.len().max(1))?;
+    }
+    let start = Instant::now();
+    let logits = logits(&mut generator, &tokens, arguments.path)?;
+    let time = start.elapsed();
+    let shape = [tokens.len(), generator.config().vocab_size];
+    write(&arguments.out, shape, &logits)?;
+    eprintln!("{}: logits {shape:?} in {:.2} s on {}", arguments.out.display(), time.as_secs_f64(), generator.stats().device);
+    Ok(())
+}
+
+fn logits(generator: &mut GemmaGenerator, tokens: &[u32], way: Way) -> Result<Vec<f32>> {
+    let bar = common::bar(tokens.len() as u64, "{bar:30} {pos}/{len} tokens");
+    let mut logits = Vec::new();
+    match way {
+        Way::Prefill => logits = generator.recompute_all_logits(tokens)?,
+        Way::Chunked => logits = generator.all_logits(tokens)?,
+        Way::Steps if tokens.is_empty() => bail!("--tokens names no token"),
+        Way::Steps => {
+            let row = generator.config().vocab_size;
+            for end in 1..=tokens.len() {
+                let all = generator.recompute_all_logits(&tokens[..end])?;
+                logits.extend(&all[(end - 1) * row..]);
+                bar.set_position(end as u64);
+            }
+        }
+        Way::Cached | Way::Bucketed => {
+            let half = tokens.len().div_ceil(2);
+            logits = generator.all_logits(&tokens[..half])?;
+            for (index, token) in tokens.iter().enumerate().skip(half) {
+                logits.extend(generator.decode_get_logits(*token)?);
+                bar.set_position(index as u64 + 1);
+            }
+        }
+    }
+    bar.finish_and_clear();
+    Ok(logits)
+}
+
+/// `1,2,3` or `@FILE`.
+fn tokens(text: &str) -> Result<Vec<u32>> {
+    if let Some(path) = text.strip_prefix('@') {
+        let json = std::fs::read_to_string(path).map_err(|e| anyhow!("--tokens: {path}: {e}"))?;
+        return serde_json::from_str(&json).map_err(|e| anyhow!("--tokens: {path} is no JSON array of token ids: {e}"));
+    }
+    let ids = text.split(',').map(str::trim).filter(|id| !id.is_empty());
+    ids.map(|id| id.parse().map_err(|_| anyhow!("--tokens: '{id}' is no token id; give ids as in 1,2,3, or @FILE"))).collect()
+}
+
+fn write(path: &Path, shape: [usize; 2], logits: &[f32]) -> Result<()> {
+    let bytes: Vec<u8> = logits.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let view = TensorView::new(Dtype::F32, shape.to_vec(), &bytes)?;
+    safetensors::serialize_to_file([("logits", view)], None, path).map_err(|e| anyhow!("--out: {}: {e}", path.display()))
+}

@@ -1,0 +1,140 @@
+//! Random weights of a real model's shape, for measurements without a checkpoint.
+
+use std::sync::Arc;
+
+use half::{bf16, f16};
+
+use super::{Tensor, TensorSource, WeightMap, tensor::RandomFill};
+use crate::{
+    Error, Result,
+    gemma::{GemmaConfig, LayerWeight, WeightPosition},
+    ir::DType,
+};
+
+/// Norm gains deviate from 1 by at most this.
+const GAIN_SCALE: f32 = 0.02;
+
+/// Weights of every layer that the configuration runs, made when they are read or, without host memory, on the device.
+///
+/// Matrices `[rows, columns]` are uniform in ±√(3/columns): each keeps the root mean square of what it is given, so that
+/// activations and logits stay near 1. The same seed gives the same bits everywhere.
+///
+/// # Errors
+/// [`Error::Config`] for a configuration that does not fit together, [`Error::WeightType`] for an integer type.
+pub fn random_weights(config: &GemmaConfig, dtype: DType, seed: u32) -> Result<WeightMap> {
+    config.validate()?;
+    if matches!(dtype, DType::I32 | DType::U32) {
+        return Err(Error::WeightType { name: "random".into(), found: dtype.to_string() });
+    }
+    let positions = WeightPosition::all(config.arch, config.active_num_layers())
+        .filter(|position| !(config.tie_word_embeddings && *position == WeightPosition::Unembed));
+    let tensors = positions.enumerate().filter_map(|(index, position)| {
+        let name = position.hugging_face(config.arch)?;
+        let shape = shape(config, position);
+        let scale = match shape[..] {
+            [_, columns] => (3.0 / columns as f32).sqrt(),
+            _ => GAIN_SCALE,
+        };
+        let fill = RandomFill { seed: pcg(pcg(seed).wrapping_add(index as u32)), scale };
+        Some(Tensor::new(name, dtype, shape, Arc::new(RandomSource { fill, dtype }), 0))
+    });
+    Ok(WeightMap::from_tensors(tensors.collect()))
+}
+
+/// The shape that the configuration gives a weight.
+fn shape(config: &GemmaConfig, position: WeightPosition) -> Vec<usize> {
+    let (d, f, v) = (config.hidden_size, config.intermediate_size, config.vocab_size);
+    let weight = match position {
+        WeightPosition::Embed | WeightPosition::Unembed => return vec![v, d],
+        WeightPosition::FinalNorm => return vec![d],
+        WeightPosition::Layer(_, weight) => weight,
+    };
+    match weight {
+        LayerWeight::Query => vec![config.q_proj_dim(), d],
+        LayerWeight::Key | LayerWeight::Value => vec![config.kv_proj_dim(), d],
+        LayerWeight::QueryNorm | LayerWeight::KeyNorm => vec![config.head_dim],
+        LayerWeight::AttentionOutput => vec![d, config.q_proj_dim()],
+        LayerWeight::FfwGate | LayerWeight::FfwUp => vec![f, d],
+        LayerWeight::FfwDown => vec![d, f],
+        LayerWeight::PreAttentionNorm | LayerWeight::PostAttentionNorm | LayerWeight::PreFfwNorm | LayerWeight::PostFfwNorm => {
+            vec![d]
+        }
+    }
+}
+
+/// The values of one tensor. `shaders/fill_random.wgsl` makes the same bits on a device.
+struct RandomSource {
+    fill: RandomFill,
+    dtype: DType,
+}
+
+impl RandomSource {
+    /// The stored bytes of an element, two of four for 16-bit types.
+    fn element(&self, index: u64) -> [u8; 4] {
+        let RandomFill { seed, scale } = self.fill;
+        // Above 2³² elements the sequence repeats.
+        let bits = pcg(pcg(index as u32 ^ pcg(seed)).wrapping_add(seed.wrapping_mul(0x9e37_79b9)));
+        // 24 bits make steps that f32 holds exactly.
+        let value = ((bits >> 8) as f32 / 8_388_608.0 - 1.0) * scale;
+        match self.dtype {
+            DType::F16 => u32::from(f16::from_f32(value).to_bits()).to_le_bytes(),
+            DType::BF16 => u32::from(bf16::from_f32(value).to_bits()).to_le_bytes(),
+            _ => value.to_le_bytes(),
+        }
+    }
+}
+
+impl TensorSource for RandomSource {
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        let size = self.dtype.size();
+        let (mut index, mut from) = (offset / size as u64, (offset % size as u64) as usize);
+        let mut rest = out;
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at_mut((size - from).min(rest.len()));
+            now.copy_from_slice(&self.element(index)[from..from + now.len()]);
+            (rest, index, from) = (later, index + 1, 0);
+        }
+        Ok(())
+    }
+
+    fn random(&self) -> Option<RandomFill> {
+        Some(self.fill)
+    }
+}
+
+/// PCG (RXS-M-XS, 32 bits), O'Neill 2014.
+fn pcg(value: u32) -> u32 {
+    let state = value.wrapping_mul(747_796_405).wrapping_add(2_891_336_453);
+    let word = ((state >> ((state >> 28) + 4)) ^ state).wrapping_mul(277_803_737);
+    (word >> 22) ^ word
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{gemma::GemmaFlow, weights::WeightLoader};
+
+    #[test]
+    fn every_released_shape_is_complete() {
+        for name in GemmaConfig::preset_names() {
+            let mut config = GemmaConfig::preset(name).unwrap();
+            config.effective_num_layers = Some(2);
+            let mut weights = random_weights(&config, DType::BF16, 1).unwrap();
+            GemmaFlow::new(&config).lm_head().build(&mut weights).unwrap();
+            assert!(weights.is_empty(), "{name}: {:?}", weights.remaining_keys());
+        }
+    }
+
+    #[test]
+    fn tensors_differ_and_a_seed_is_the_whole_recipe() {
+        let config = GemmaConfig::tiny_test();
+        let first = |seed, key: &str| {
+            random_weights(&config, DType::F32, seed).unwrap().take(key).unwrap().to_f32().unwrap()[..8].to_vec()
+        };
+        let query = "layers.0.self_attn.q_proj.weight";
+        assert_eq!(first(1, query), first(1, query));
+        assert_ne!(first(1, query), first(2, query));
+        assert_ne!(first(1, query), first(1, "layers.1.self_attn.q_proj.weight"));
+        assert!(random_weights(&config, DType::U32, 0).is_err());
+    }
+}

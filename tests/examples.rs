@@ -1,0 +1,205 @@
+//! The examples as programs: what they print, what they write, and how they fail.
+
+mod common;
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use common::oracle::{GATE, Oracle, data, worst};
+use gemmaflow::text::Tokenizer;
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo");
+
+/// `cargo test` builds the examples beside the tests; with `--test` it does not.
+fn program(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("the test's own path");
+    let folder = test.ancestors().nth(2).expect("target/<profile>/deps/<test>");
+    folder.join("examples").join(name).with_extension(std::env::consts::EXE_EXTENSION)
+}
+
+fn start(name: &str, arguments: &[&str]) -> Output {
+    Command::new(program(name)).args(arguments).output().expect("an example, built by `cargo test` or `cargo build --examples`")
+}
+
+/// Standard output of a run that must succeed.
+fn succeeds(name: &str, arguments: &[&str]) -> String {
+    let output = start(name, arguments);
+    assert!(output.status.success(), "{name} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// Standard error of a run that must fail in plain words.
+fn fails(name: &str, arguments: &[&str]) -> String {
+    let output = start(name, arguments);
+    let text = String::from_utf8(output.stderr).expect("UTF-8");
+    assert_eq!(output.status.code(), Some(1), "{name} {arguments:?}: {text}");
+    assert!(text.contains("error: ") && !text.contains("panicked"), "{text}");
+    text
+}
+
+/// transformers' greedy continuation of the demo model's first prompt.
+fn expected() -> Value {
+    let text = std::fs::read_to_string(Path::new(DEMO).join("expected.json")).expect("in the tree");
+    serde_json::from_str::<Value>(&text).expect("JSON")["greedy"][0].clone()
+}
+
+#[test]
+fn generate_writes_the_text_that_transformers_writes() {
+    let expected = expected();
+    let ids: Vec<u32> = serde_json::from_value(expected["new_ids"].clone()).expect("ids");
+    let text = Tokenizer::from_file(DEMO).expect("in the tree").decode(&ids[..20]).expect("known ids");
+    assert!(expected["text"].as_str().is_some_and(|all| all.starts_with(&text)));
+    let prompt = expected["prompt"].as_str().expect("a prompt");
+    for device in ["cpu", "gpu"] {
+        let arguments = ["--prompt", prompt, "--temperature", "0", "--max-tokens", "20", "--device", device];
+        let output = start("generate", &arguments);
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim_end_matches('\n'), text.trim_end_matches('\n'), "{device}");
+        assert!(output.stdout.ends_with(b"\n"));
+        let report = String::from_utf8_lossy(&output.stderr);
+        for line in ["adapter:", "load:", "first token:", "prefill:", "decode:"] {
+            assert!(report.contains(line), "{line} in {report}");
+        }
+    }
+}
+
+#[test]
+fn a_seed_is_a_text_and_a_full_context_is_said() {
+    let text = |seed| succeeds("generate", &["--device", "cpu", "--max-tokens", "24", "--seed", seed]);
+    assert_eq!(text("7"), text("7"));
+    assert_ne!(text("7"), text("8"));
+    let output = start("generate", &["--device", "cpu", "--context", "9", "--max-tokens", "50"]);
+    assert!(output.status.success() && String::from_utf8_lossy(&output.stderr).contains("the context of 9 tokens is full"));
+}
+
+#[test]
+fn without_an_adapter_the_reference_generates_and_says_so() {
+    let mut command = Command::new(program("generate"));
+    // The loader then finds no Vulkan driver.
+    command.env("VK_DRIVER_FILES", "/nonexistent").env("VK_ICD_FILENAMES", "/nonexistent");
+    let output = command.args(["--max-tokens", "4", "--temperature", "0"]).output().expect("the example is built");
+    let report = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !output.stdout.is_empty(), "{report}");
+    if cfg!(target_os = "linux") {
+        assert!(report.contains("WARN") && report.contains("adapter:     CPU reference"), "{report}");
+    }
+}
+
+#[test]
+fn logits_by_every_path_equal_transformers() {
+    let oracle = Oracle::open("gemma3-text");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let tokens = oracle.tokens("p33.input_ids");
+    let list = folder.path().join("tokens.json");
+    std::fs::write(&list, serde_json::to_string(&tokens).expect("JSON")).expect("written");
+    let list = format!("@{}", list.display());
+    let inline = tokens.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+    let weights = oracle.folder.join("model.safetensors");
+    let runs = [
+        ("prefill", &oracle.folder, &list),
+        ("steps", &weights, &inline),
+        ("cached", &oracle.folder, &inline),
+        ("chunked", &weights, &list),
+        ("bucketed", &oracle.folder, &list),
+    ];
+    for (path, model, tokens) in runs {
+        let out = folder.path().join(format!("{path}.safetensors"));
+        let (model, out) = (model.display().to_string(), out.display().to_string());
+        let arguments = ["--model", &model, "--tokens", tokens, "--device", "cpu", "--path", path, "--out", &out];
+        succeeds("logits", &arguments);
+        let bytes = std::fs::read(&out).expect("written");
+        let file = SafeTensors::deserialize(&bytes).expect("safetensors");
+        let logits = file.tensor("logits").expect("a tensor of this name");
+        assert_eq!((logits.shape(), logits.dtype()), (&oracle.shape("p33.logits")[1..], safetensors::Dtype::F32));
+        let difference = worst(&bytemuck::pod_collect_to_vec(logits.data()), &oracle.f32("p33.logits"));
+        assert!(difference <= GATE, "{path}: {difference}");
+    }
+}
+
+#[test]
+fn bench_ends_with_one_json_object() {
+    let arguments = ["--shape", "gemma-3-270m", "--layers", "1", "--prompt", "5", "--gen", "3", "--reps", "2", "--json"];
+    let output = succeeds("bench", &[&arguments[..], &["--device", "gpu"]].concat());
+    let report: Value = serde_json::from_str(output.lines().last().expect("a line")).expect("JSON");
+    for rate in ["prefill_tokens_per_s", "decode_tokens_per_s"] {
+        let number = |key: &str| report[rate][key].as_f64().expect("a number");
+        assert!(0.0 < number("min") && number("min") <= number("median") && number("median") <= number("max"), "{report}");
+    }
+    assert!(report["adapter"].as_str().is_some_and(|name| !name.is_empty()));
+    for key in ["bytes_per_token", "dispatches_per_token", "copy_bandwidth_read_gb_s", "first_token_ms", "load_ms"] {
+        assert!(report[key].as_f64().is_some_and(|value| value > 0.0), "{key} in {report}");
+    }
+    // One layer of gemma-3-270m in bf16: the embedding, Q and O, K and V, the FFW, and the norms.
+    let layer = 2 * 1024 * 640 + 2 * 256 * 640 + 3 * 2048 * 640 + 4 * 640 + 2 * 256;
+    assert_eq!(report["bytes_per_token"], 2 * (262_144 * 640 + layer + 640));
+    assert!(succeeds("bench", &["--prompt", "5", "--gen", "2", "--reps", "1", "--device", "cpu"]).contains("CPU reference"));
+}
+
+#[test]
+fn inspect_shows_each_stage() {
+    let portable = |what: &[&str]| succeeds("inspect", &[what, &["--device", "portable"]].concat());
+    assert!(portable(&["--graph"]).contains("layer.3.post_ffw_norm"));
+    assert!(portable(&["--plan", "--tokens", "16"]).contains("layer.3.attention"));
+    let shader = portable(&["--shader", "final_norm"]);
+    assert!(shader.contains("@compute") && !shader.contains("subgroupAdd"), "{shader}");
+    let memory = portable(&["--memory", "--shape", "gemma-2-2b", "--context", "8192"]);
+    let bytes = |line: &str| -> u64 {
+        let line = memory.lines().find(|l| l.starts_with(line)).expect("a line of that name");
+        line.split_whitespace().find_map(|word| word.parse().ok()).expect("bytes")
+    };
+    // Published: 2,614,341,888 parameters; here in bf16.
+    assert_eq!(bytes("weights"), 2 * 2_614_341_888);
+    // 13 full layers of 4 KV heads of 256, K and V in f32, and one buffer of positions.
+    assert_eq!(bytes("cache, full layers"), 8192 * (13 * 2 * 4 * 256 * 4 + 4));
+    assert!(bytes("largest binding") <= 128 << 20);
+    assert!(succeeds("inspect", &["--devices"]).contains("cpu: the CPU reference"));
+}
+
+#[test]
+fn mistakes_are_explained() {
+    let model = data("checkpoints/gemma3-text").display().to_string();
+    let logits = |more: &[&str]| fails("logits", &[&["--model", &model, "--device", "cpu", "--out", "/dev/null"], more].concat());
+    let cases = [
+        (fails("generate", &["--temprature", "1"]), "--temperature"),
+        (fails("generate", &["--temperature", "-1"]), "temperature is -1"),
+        (fails("generate", &["--model", "/no/such/folder"]), "/no/such/folder"),
+        (fails("generate", &["--model", &model]), "tokenizer.json"),
+        (fails("generate", &["--device", "no such GPU"]), "no such GPU"),
+        (fails("generate", &["--device", "cpu", "--context", "2"]), "capacity is 2"),
+        (logits(&["--tokens", "1,x"]), "'x' is no token id"),
+        (logits(&["--tokens", "1,5000"]), "5000 at position 1"),
+        (logits(&["--tokens", ""]), "no tokens"),
+        (logits(&["--tokens", "@/no/such.json"]), "/no/such.json"),
+        (logits(&["--tokens", "1", "--path", "chunked", "--chunk", "3"]), "--chunk is 3, expected a power of two"),
+        (fails("bench", &["--shape", "gemma-9"]), "gemma-3-270m"),
+        (fails("bench", &["--layers", "99", "--device", "cpu"]), "99"),
+        (fails("bench", &["--reps", "0"]), "--reps is 0"),
+        (fails("inspect", &[]), "--graph"),
+        (fails("inspect", &["--shader", "zork", "--device", "portable"]), "rms_norm"),
+    ];
+    for (text, word) in cases {
+        assert!(text.contains(word), "'{word}' in {text}");
+    }
+}
+
+#[test]
+fn help_names_every_flag() {
+    let flags = [
+        (
+            "generate",
+            "--model --prompt --max-tokens --temperature --top-k --top-p --min-p --seed --device --chat --context --list-devices",
+        ),
+        ("logits", "--model --tokens --device --path --chunk --out"),
+        ("bench", "--model --shape --weights --layers --prompt --gen --reps --device --json"),
+        ("inspect", "--model --shape --graph --plan --shader --memory --devices --tokens --context --device"),
+    ];
+    for (name, flags) in flags {
+        let help = succeeds(name, &["--help"]);
+        for flag in flags.split(' ') {
+            assert!(help.contains(flag), "{flag} in the help of {name}");
+        }
+    }
+}
