@@ -20,9 +20,10 @@ use crate::{
 fn written(shader: &str) -> &'static [u32] {
     match shader {
         "region" => &[0],
-        "linear_vec" | "linear_tile" | "rms_norm" | "gather" | "rope" | "reduce" | "cache_write" | "attention_combine" => &[1],
+        "linear_vec" | "linear_tile" | "linear_tile_shared" | "rms_norm" | "gather" | "rope" | "reduce" | "cache_write" => &[1],
         "matmul" => &[2],
         "attention" => &[5, 7],
+        "attention_combine" => &[5],
         other => panic!("no known output of {other}"),
     }
 }

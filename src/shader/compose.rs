@@ -122,7 +122,7 @@ impl Composer<'_> {
                 branch.kept = branch.outer && !branch.taken;
                 branch.taken = true;
             }
-            ["endif"] => drop(branches.pop().ok_or_else(stray)?),
+            ["endif"] => branches.truncate(branches.len().checked_sub(1).ok_or_else(stray)?),
             _ => return Err(at.error(format!("#{text} is no directive"))),
         }
         Ok(())
