@@ -56,7 +56,8 @@ fn stepwise(generator: &mut GemmaGenerator, tokens: &[u32], first: usize) -> Vec
 #[test]
 fn prefill_in_one_pass() {
     for_all(None, |oracle, mut generator| {
-        let prompts = ["p1", "p2", "p7", "p33", "p70"];
+        // Short prompts and their buckets are part of the next test.
+        let prompts = ["p7", "p33", "p70"];
         let error = |prompt: &str| {
             let tokens = oracle.tokens(&format!("{prompt}.input_ids"));
             worst(&generator.recompute_all_logits(&tokens).unwrap(), &oracle.f32(&format!("{prompt}.logits")))

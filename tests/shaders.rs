@@ -8,11 +8,16 @@ use std::collections::BTreeMap;
 use common::{cases, plan, title, uniformity};
 use gemmaflow::{
     Error,
+    gemma::{GemmaConfig, GemmaFlow},
     ir::{
-        DType,
+        DType, DimBinding,
         kernel::{Kernel, Target, Tier},
+        sym,
     },
+    lower::lower,
+    plan::{Plan, sampling},
     shader::{Access, Reflected, compose, reflect},
+    weights::random_weights,
 };
 use naga::back::{self, pipeline_constants::process_overrides};
 
@@ -23,10 +28,35 @@ fn targets() -> Vec<Target> {
     [vec![Target::portable()], sizes.to_vec(), software.to_vec()].concat()
 }
 
-/// Every kernel that the cases lower to, with the first case that asked for it.
+/// The plans of real models: prefill chunk, small chunk and decode step, with what samples from them.
+fn model_plans(target: &Target) -> Vec<(String, Plan)> {
+    let mut plans = Vec::new();
+    for (name, dtype) in [("gemma-2b", DType::F16), ("gemma-2-2b", DType::BF16), ("gemma-3-270m", DType::F32)] {
+        let mut config = GemmaConfig::preset(name).expect("a preset");
+        // One full and one sliding layer say all that the others do.
+        config.effective_num_layers = Some(if name == "gemma-3-270m" { 6 } else { 2 });
+        let mut loader = random_weights(&config, dtype, 1).expect("weights of a preset");
+        let built = GemmaFlow::resident(&config).last_token_logits().build(&mut loader).expect("a graph");
+        for tokens in [1, 4, 128] {
+            let binding = DimBinding::new().with(sym::SEQ, tokens).with(sym::CACHE, 8192).with(sym::RING, 640);
+            let plan = lower(&built.graph, &binding, target, &|_| None).unwrap_or_else(|e| panic!("{name}: {e}"));
+            plans.push((format!("{name}, {tokens} tokens"), plan));
+        }
+        plans.push((name.into(), sampling::argmax(config.vocab_size, target)));
+        plans.push((name.into(), sampling::top_k(config.vocab_size, 64, target)));
+    }
+    plans
+}
+
+/// Every kernel that the cases and models lower to, with the first that asked for it.
 fn kernels() -> BTreeMap<String, (Kernel, String)> {
     let mut kernels = BTreeMap::new();
     for target in targets() {
+        for (model, plan) in model_plans(&target) {
+            for dispatch in plan.dispatches {
+                kernels.entry(dispatch.kernel.key()).or_insert((dispatch.kernel, model.clone()));
+            }
+        }
         for case in cases() {
             let plan = plan(&case, &target).unwrap_or_else(|e| panic!("{}: {e}", title(&case)));
             for dispatch in plan.dispatches {
