@@ -36,3 +36,7 @@ pub mod text;
 pub mod weights;
 
 pub use error::{Error, Result};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
