@@ -37,3 +37,7 @@ pub mod trace;
 pub mod weights;
 
 pub use error::{Error, Result};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
