@@ -8,6 +8,7 @@ use anyhow::{Result, anyhow, bail};
 use clap::{Args, Parser};
 use gemmaflow::{
     gemma::{BuiltModel, GemmaConfig, GemmaFlow},
+    generate::{PREFILL_CHUNK, SMALLEST_BUCKET},
     ir::{
         DType, DimBinding, Op,
         kernel::{Target, row_shards},
@@ -21,11 +22,6 @@ use gemmaflow::{
     weights::{WeightLoader, random_weights},
 };
 use indicatif::HumanBytes;
-
-/// Tokens of a prefill chunk, as the generator's default.
-const CHUNK: usize = 128;
-/// Rows of the smallest cache, as the generator's default.
-const SMALLEST_CACHE: usize = 256;
 
 /// Prints a model's graph, plan, shaders or memory. Reads the headers of weights only.
 #[derive(Parser)]
@@ -89,7 +85,7 @@ fn run(arguments: Arguments) -> Result<()> {
         built.graph.to_string()
     } else {
         let target = target(&arguments.device)?;
-        let model = Model { config, built, target, rows: arguments.context.next_power_of_two().max(SMALLEST_CACHE) };
+        let model = Model { config, built, target, rows: arguments.context.next_power_of_two().max(SMALLEST_BUCKET) };
         match &arguments.what.shader {
             Some(name) => shaders(&model.plan(arguments.tokens)?, name)?,
             None if arguments.what.plan => model.plan(arguments.tokens)?.to_string(),
@@ -134,7 +130,7 @@ struct Model {
 impl Model {
     /// Capacity of the sliding layers' rings.
     fn ring(&self) -> usize {
-        self.config.sliding_window.unwrap_or(1) + CHUNK
+        self.config.sliding_window.unwrap_or(1) + PREFILL_CHUNK
     }
 
     fn binding(&self, tokens: usize) -> DimBinding {
@@ -178,7 +174,7 @@ impl Model {
         let weights: u64 = self.built.params.values().map(|t| t.byte_len() as u64).sum();
         let (full, full_count) = self.caches(sym::CACHE.0)?;
         let (sliding, sliding_count) = self.caches(sym::RING.0)?;
-        let chunk = CHUNK.min(self.rows);
+        let chunk = PREFILL_CHUNK.min(self.rows);
         let (decode, prefill) = (self.plan(1)?.scratch_bytes(), self.plan(chunk)?.scratch_bytes());
         let (binding, bound) = self.largest_binding()?;
         let rows = [

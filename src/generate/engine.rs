@@ -9,6 +9,12 @@ use crate::{
     weights::{WeightLoader, WeightMap},
 };
 
+/// Most tokens of one prefill submit, unless [`GeneratorOptions`](super::GeneratorOptions) say otherwise.
+pub const PREFILL_CHUNK: usize = 128;
+
+/// Rows of the smallest cache, unless [`with_decode_cache`](super::GemmaGenerator::with_decode_cache) says otherwise.
+pub const SMALLEST_BUCKET: usize = 256;
+
 /// What a run is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Want {

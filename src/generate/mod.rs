@@ -5,8 +5,8 @@ mod generator;
 mod reference_engine;
 mod sample;
 
-pub use engine::ModelStats;
 pub(crate) use engine::{Engine, Model, Sampled, Want};
+pub use engine::{ModelStats, PREFILL_CHUNK, SMALLEST_BUCKET};
 pub use generator::{GemmaGenerator, GeneratorOptions, OnProgress};
 pub(crate) use sample::{SHORT_LIST, ShortList};
 pub use sample::{SampleOpts, sample_token};

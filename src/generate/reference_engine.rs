@@ -5,7 +5,7 @@ use std::{
     rc::Rc,
 };
 
-use super::{Engine, Model, ModelStats, SampleOpts, Sampled, Want, engine::positions, sample_token};
+use super::{Engine, Model, ModelStats, PREFILL_CHUNK, SampleOpts, Sampled, Want, engine::positions, sample_token};
 use crate::{
     Error, Result,
     gemma::{BuiltModel, rope_rows},
@@ -17,9 +17,6 @@ use crate::{
     reference::{self, Source},
     weights::Tensor,
 };
-
-/// Most tokens of one run.
-const CHUNK: usize = 128;
 
 pub(crate) struct ReferenceEngine {
     model: Model,
@@ -47,7 +44,7 @@ impl Source for Inputs<'_> {
 impl ReferenceEngine {
     pub(crate) fn new(mut model: Model, chunk: Option<usize>) -> Result<Self> {
         model.built(true, Want::All)?;
-        Ok(Self { model, caches: BTreeMap::new(), rows: 0, smallest: 64, chunk: chunk.unwrap_or(CHUNK) })
+        Ok(Self { model, caches: BTreeMap::new(), rows: 0, smallest: 64, chunk: chunk.unwrap_or(PREFILL_CHUNK) })
     }
 
     fn execute(&mut self, tokens: &[u32], start: usize, resident: bool, want: Want) -> Result<Vec<f32>> {

@@ -19,12 +19,13 @@ const SUBMIT_TIME: Duration = Duration::from_millis(50);
 const MOST_REPEATS: u32 = 1024;
 const ROUNDS: u32 = 5;
 
-/// Bytes per second that a compute shader reads from device memory, the upper bound of a decode step that reads every
-/// weight once.
+/// Bytes per second that the device reads from its memory, the upper bound of a decode step that reads every weight once: the
+/// better of a compute shader that reads and of a plain copy (whose writes are not counted; software drivers copy faster than
+/// their shaders read).
 ///
 /// Reads a buffer of random bits of 512 MiB (64 MiB on a software adapter; less where a binding or buffer is smaller) with
 /// 16-byte loads, coalesced across each workgroup, several times in one submit of about 50 ms, timed on the host; the best
-/// of five submits counts. Nothing is written, so this is the read rate and not half of a copy's traffic.
+/// of five submits counts.
 ///
 /// # Errors
 /// As [`GpuContext::create_buffer`] and [`GpuContext::wait`].
@@ -41,19 +42,32 @@ pub fn measure_copy_bandwidth(context: &GpuContext) -> Result<f64> {
     let resources = [wgpu::BindingResource::Buffer(shard.binding()), sink.raw().as_entire_binding()];
     let group = context.plain_bind_group(&pipeline, &resources)?;
     let (x, y) = context.spread(bytes / GROUP_BYTES)?;
+    let read = |encoder: &mut wgpu::CommandEncoder, repeats: u32| {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        pass.set_pipeline(&pipeline);
+        pass.set_bind_group(0, &group, &[]);
+        (0..repeats).for_each(|_| pass.dispatch_workgroups(x, y, 1));
+    };
+    let by_shader = best_rate(context, bytes, read)?;
+    let target = context.create_buffer("bandwidth target", bytes, usage)?;
+    let copy = |encoder: &mut wgpu::CommandEncoder, repeats: u32| {
+        (0..repeats).for_each(|_| encoder.copy_buffer_to_buffer(shard.buffer.raw(), 0, target.raw(), 0, bytes));
+    };
+    Ok(by_shader.max(best_rate(context, bytes, copy)?))
+}
+
+/// The best rate, in bytes a second, at which `record` goes over `bytes`, several times in one submit.
+fn best_rate(context: &GpuContext, bytes: u64, record: impl Fn(&mut wgpu::CommandEncoder, u32)) -> Result<f64> {
     let time = |repeats: u32| -> Result<Duration> {
         let start = Instant::now();
         let submission = context.run("bandwidth", |encoder| {
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            pass.set_pipeline(&pipeline);
-            pass.set_bind_group(0, &group, &[]);
-            (0..repeats).for_each(|_| pass.dispatch_workgroups(x, y, 1));
+            record(encoder, repeats);
             Ok(())
         })?;
         context.wait(&submission, "a bandwidth measurement")?;
         Ok(start.elapsed())
     };
-    // The first submit also fills the buffer; the second is warm.
+    // The first submit touches the memory; the second is warm.
     time(1)?;
     let once = time(1)?.max(Duration::from_micros(1));
     let repeats = ((SUBMIT_TIME.as_secs_f64() / once.as_secs_f64()) as u32).clamp(1, MOST_REPEATS);

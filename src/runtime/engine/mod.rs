@@ -16,17 +16,13 @@ use super::{
 use crate::{
     Error, Result,
     gemma::BuiltModel,
-    generate::{Engine, Model, ModelStats, SHORT_LIST, SampleOpts, Sampled, ShortList, Want, sample_token},
+    generate::{
+        Engine, Model, ModelStats, PREFILL_CHUNK, SHORT_LIST, SMALLEST_BUCKET, SampleOpts, Sampled, ShortList, Want, sample_token,
+    },
     ir::{DimBinding, kernel::Target, sym},
     lower::lower,
     plan::{Plan, sampling},
 };
-
-/// Most tokens of one run: a submit of bounded duration.
-const CHUNK: usize = 128;
-
-/// Smallest bucket of cache rows.
-const SMALLEST_BUCKET: usize = 256;
 
 /// Which plan a run needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -76,7 +72,7 @@ impl GpuEngine {
         chunk: Option<usize>,
         on_progress: Option<Box<dyn FnMut(UploadProgress) -> bool + Send>>,
     ) -> Result<Self> {
-        let chunk = chunk.unwrap_or(CHUNK);
+        let chunk = chunk.unwrap_or(PREFILL_CHUNK);
         let built = model.built(true, Want::All)?;
         let weights = Arc::new(upload(&context, built, on_progress)?);
         let ring = model.config.sliding_window.unwrap_or(1) + chunk;
