@@ -68,8 +68,11 @@ pub(crate) trait Engine: Send {
     /// Uses buckets from `smallest` rows on.
     fn set_smallest_bucket(&mut self, smallest: usize);
 
-    /// Most tokens of one run.
-    fn chunk(&self) -> usize;
+    /// Most tokens that the next run for `want` should have: what the device does in a bounded time and can bind.
+    fn chunk(&self, want: Want) -> usize;
+
+    /// Most tokens that any run has.
+    fn largest_chunk(&self) -> usize;
 
     /// Sizes.
     fn stats(&self) -> ModelStats;

@@ -286,7 +286,7 @@ impl GemmaGenerator {
         self.rewind(0);
         let mut logits = Vec::with_capacity(tokens.len() * self.config.vocab_size);
         while self.cached < self.tokens.len() {
-            let end = self.tokens.len().min(self.cached + self.engine.chunk());
+            let end = self.tokens.len().min(self.cached + self.engine.chunk(Want::All));
             logits.extend(self.engine.run(&self.tokens[self.cached..end], self.cached, Want::All)?);
             self.wrote(end);
         }
@@ -310,8 +310,8 @@ impl GemmaGenerator {
     /// Computes rows until one run is left that ends with the last token; returns where it starts.
     fn fill_all_but_the_last_chunk(&mut self) -> Result<usize> {
         self.engine.reserve(self.tokens.len())?;
-        while self.tokens.len() - self.cached > self.engine.chunk() {
-            let end = self.cached + self.engine.chunk();
+        while self.tokens.len() - self.cached > self.engine.chunk(Want::Last) {
+            let end = self.cached + self.engine.chunk(Want::Nothing);
             self.engine.run(&self.tokens[self.cached..end], self.cached, Want::Nothing)?;
             self.wrote(end);
         }
@@ -321,7 +321,7 @@ impl GemmaGenerator {
     /// Notes that the cache now holds the rows before `end`.
     fn wrote(&mut self, end: usize) {
         self.cached = end;
-        let ring = self.config.sliding_window.unwrap_or(0) + self.engine.chunk();
+        let ring = self.config.sliding_window.unwrap_or(0) + self.engine.largest_chunk();
         self.ring_floor = self.ring_floor.max(end.saturating_sub(ring));
     }
 

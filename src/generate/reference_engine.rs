@@ -124,7 +124,11 @@ impl Engine for ReferenceEngine {
         self.smallest = smallest;
     }
 
-    fn chunk(&self) -> usize {
+    fn chunk(&self, _: Want) -> usize {
+        self.chunk
+    }
+
+    fn largest_chunk(&self) -> usize {
         self.chunk
     }
 

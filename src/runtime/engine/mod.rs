@@ -2,14 +2,16 @@
 
 mod caches;
 mod inputs;
+mod pace;
 
 use std::{collections::HashMap, sync::Arc};
 
 use caches::Caches;
 use inputs::InputBlock;
+use pace::Pace;
 
 use super::{
-    Buffer, GpuContext, ResidentWeight, UploadProgress, WeightUploader,
+    AdapterKind, Buffer, GpuContext, ResidentWeight, UploadProgress, WeightUploader,
     pipeline::PipelineCache,
     prepared::{Bound, PreparedPlan, ScratchPool, Step},
 };
@@ -59,7 +61,7 @@ pub(crate) struct GpuEngine {
     scratch: ScratchPool,
     sampler_scratch: ScratchPool,
     smallest: usize,
-    chunk: usize,
+    pace: Pace,
     in_flight: Option<super::wgpu::SubmissionIndex>,
     dispatches_per_token: usize,
 }
@@ -76,6 +78,8 @@ impl GpuEngine {
         let built = model.built(true, Want::All)?;
         let weights = Arc::new(upload(&context, built, on_progress)?);
         let ring = model.config.sliding_window.unwrap_or(1) + chunk;
+        let elements: u64 = weights.values().map(|w| w.byte_len() / w.dtype.size() as u64).sum();
+        let pace = Pace::new(chunk, elements, context.capabilities().kind == AdapterKind::Software);
         Ok(Self {
             target: context.capabilities().target(),
             pipelines: Arc::new(PipelineCache::new(&context, false)),
@@ -88,7 +92,7 @@ impl GpuEngine {
             scratch: ScratchPool::default(),
             sampler_scratch: ScratchPool::default(),
             smallest: SMALLEST_BUCKET,
-            chunk,
+            pace,
             in_flight: None,
             dispatches_per_token: 0,
         })
@@ -98,7 +102,7 @@ impl GpuEngine {
     fn token_bucket(&self, tokens: usize, resident: bool) -> usize {
         let exponent = tokens.next_power_of_two().trailing_zeros().next_multiple_of(2);
         let bucket = 1usize << exponent;
-        if resident { bucket.min(self.chunk) } else { bucket }
+        if resident { bucket.min(self.pace.largest()) } else { bucket }
     }
 
     /// Prepares the plan of a run, if it is new.
@@ -158,6 +162,7 @@ impl GpuEngine {
     fn submit(&mut self, key: PlanKey, tokens: &[u32], start: usize, follow: Follow, out: &mut Vec<u8>) -> Result<()> {
         if let Some(earlier) = self.in_flight.take() {
             self.context.wait(&earlier, "the previous prefill chunk")?;
+            self.pace.finished();
         }
         let Ready { plan, samplers } = self.plans.get(&key).ok_or_else(|| lost_plan("plan"))?;
         let block = self.blocks.get_mut(&key.tokens).ok_or_else(|| lost_plan("input block"))?;
@@ -194,6 +199,7 @@ impl GpuEngine {
         match staged {
             Some(staged) => self.context.collect(staged, &submission, out),
             None => {
+                self.pace.started(tokens.len());
                 self.in_flight = Some(submission);
                 Ok(())
             }
@@ -264,8 +270,18 @@ impl Engine for GpuEngine {
         self.smallest = smallest;
     }
 
-    fn chunk(&self) -> usize {
-        self.chunk
+    fn chunk(&self, want: Want) -> usize {
+        let row = self.model.config.vocab_size as u64 * 4;
+        // A slot has 16 bytes more than its rows.
+        let bindable = (self.target.max_binding.saturating_sub(16) / row).max(1) as usize;
+        match want {
+            Want::All => self.pace.chunk().min(pace::bucket_below(bindable)),
+            Want::Nothing | Want::Last => self.pace.chunk(),
+        }
+    }
+
+    fn largest_chunk(&self) -> usize {
+        self.pace.largest()
     }
 
     fn stats(&self) -> ModelStats {

@@ -1,0 +1,82 @@
+//! How many tokens a prefill submit may have, so that it ends in a bounded time.
+
+use std::time::{Duration, Instant};
+
+/// Operating systems kill a GPU job that takes about two seconds.
+const BUDGET: Duration = Duration::from_millis(500);
+
+/// Nobody watches a software driver; long submits cost it less.
+const SOFTWARE_BUDGET: Duration = Duration::from_secs(5);
+
+/// Multiplications and additions a second of the slowest GPU that the first submit must fit.
+const SLOWEST: u64 = 100_000_000_000;
+
+/// The largest bucket of new tokens that is at most `tokens`: 1, 4, 16, 64, …
+pub(super) fn bucket_below(tokens: usize) -> usize {
+    1 << (tokens.max(1).ilog2() / 2 * 2)
+}
+
+/// Chooses chunk sizes from the time that earlier chunks took.
+#[derive(Debug)]
+pub(super) struct Pace {
+    largest: usize,
+    chunk: usize,
+    budget: Duration,
+    running: Option<(Instant, usize)>,
+}
+
+impl Pace {
+    /// For a model with `elements` weights; every chunk has at most `largest` tokens.
+    pub(super) fn new(largest: usize, elements: u64, software: bool) -> Self {
+        let budget = if software { SOFTWARE_BUDGET } else { BUDGET };
+        let first = SLOWEST as f64 * budget.as_secs_f64() / (2 * elements).max(1) as f64;
+        let mut pace = Self { largest, chunk: 1, budget, running: None };
+        pace.set(first);
+        pace
+    }
+
+    pub(super) fn chunk(&self) -> usize {
+        self.chunk
+    }
+
+    pub(super) fn largest(&self) -> usize {
+        self.largest
+    }
+
+    /// Notes that a submit of `tokens` has begun.
+    pub(super) fn started(&mut self, tokens: usize) {
+        self.running = Some((Instant::now(), tokens));
+    }
+
+    /// Notes that the submit begun last was found to be done.
+    pub(super) fn finished(&mut self) {
+        if let Some((start, tokens)) = self.running.take() {
+            let a_token = start.elapsed().as_secs_f64() / tokens as f64;
+            self.set(self.budget.as_secs_f64() / a_token.max(1e-9));
+        }
+    }
+
+    fn set(&mut self, tokens: f64) {
+        let tokens = tokens.min(self.largest as f64) as usize;
+        self.chunk = if tokens >= self.largest { self.largest } else { bucket_below(tokens) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_buckets_within_the_budget() {
+        assert_eq!([1, 3, 4, 15, 16, 63, 127, 300].map(bucket_below), [1, 1, 4, 4, 16, 16, 64, 256]);
+        let mut pace = Pace::new(128, 2_600_000_000, false);
+        assert_eq!(pace.chunk(), 4, "9 tokens fit half a second of the slowest GPU");
+        pace.set(1000.0);
+        assert_eq!(pace.chunk(), 128);
+        pace.set(100.0);
+        assert_eq!(pace.chunk(), 64);
+        pace.set(0.2);
+        assert_eq!(pace.chunk(), 1);
+        assert_eq!(Pace::new(16, 1_000_000, false).chunk(), 16);
+    }
+}
