@@ -6,6 +6,7 @@ use super::SampleOpts;
 use crate::{
     Error, Result,
     gemma::{BuiltModel, GemmaConfig, GemmaFlow},
+    runtime::CounterSnapshot,
     weights::{WeightLoader, WeightMap},
 };
 
@@ -42,6 +43,8 @@ pub struct ModelStats {
     pub device: String,
     /// Bytes of all weights as they lie on the device.
     pub weight_bytes: u64,
+    /// Weights that exceed the largest binding and are split by rows; 0 on the reference.
+    pub split_weights: usize,
     /// Bytes of weights that one decode step reads (all but the rows of the embedding that are not looked up).
     pub bytes_per_token: u64,
     /// Bytes of the caches now.
@@ -76,6 +79,9 @@ pub(crate) trait Engine: Send {
 
     /// Sizes.
     fn stats(&self) -> ModelStats;
+
+    /// The device's totals; none on the reference.
+    fn counters(&self) -> Option<CounterSnapshot>;
 }
 
 /// The graphs of a model.

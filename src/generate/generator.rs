@@ -6,7 +6,7 @@ use super::{Engine, Model, ModelStats, SampleOpts, Want, reference_engine::Refer
 use crate::{
     Error, Result,
     gemma::{GemmaConfig, LayerKind},
-    runtime::{Device, GpuEngine, GpuOptions, Opened, UploadProgress},
+    runtime::{CounterSnapshot, Device, GpuEngine, GpuOptions, Opened, UploadProgress},
     weights::{WeightLoader, load_from_path},
 };
 
@@ -141,6 +141,11 @@ impl GemmaGenerator {
     /// Sizes of the loaded model.
     pub fn stats(&self) -> ModelStats {
         self.engine.stats()
+    }
+
+    /// What the device has been asked for so far, by all who share it; `None` on the reference.
+    pub fn counters(&self) -> Option<CounterSnapshot> {
+        self.engine.counters()
     }
 
     /// Replaces the history. The cache keeps the rows of the common prefix, unless a sliding layer's ring has moved on past

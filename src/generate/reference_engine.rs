@@ -15,6 +15,7 @@ use crate::{
         sym,
     },
     reference::{self, Source},
+    runtime::CounterSnapshot,
     weights::Tensor,
 };
 
@@ -135,5 +136,9 @@ impl Engine for ReferenceEngine {
     fn stats(&self) -> ModelStats {
         let cache_bytes = self.caches.values().map(|v| (v.len() * v.dtype().size()) as u64).sum();
         ModelStats { device: "CPU reference".into(), cache_bytes, ..ModelStats::default() }
+    }
+
+    fn counters(&self) -> Option<CounterSnapshot> {
+        None
     }
 }

@@ -120,6 +120,10 @@ impl ShortList {
         let weights: Vec<f64> = self.entries.iter().map(|e| f64::from((e.1 - max) / opts.temperature).exp()).collect();
         // The entries that top-k leaves, and their mass. Without top-k it is the row's.
         let limit = if opts.top_k == 0 { usize::MAX } else { opts.top_k };
+        if !self.complete && opts.top_k > weights.len() {
+            // The mass of the top k is not known.
+            return None;
+        }
         let mut known = self.complete || limit <= weights.len();
         let mut kept = weights.len().min(limit);
         let mut mass = if limit <= weights.len() { weights[..kept].iter().sum() } else { self.total };
@@ -220,7 +224,8 @@ mod tests {
         let mut decided = 0;
         for seed in 0..2000 {
             let base = SampleOpts::temperature(0.8, seed);
-            for opts in [base, base.with_top_k(40), base.with_top_p(0.5), base.with_top_p(0.999), base.with_min_p(0.2)] {
+            let several = [base.with_top_k(40), base.with_top_k(100), base.with_top_k(100).with_top_p(0.5)];
+            for opts in several.into_iter().chain([base, base.with_top_p(0.5), base.with_top_p(0.999), base.with_min_p(0.2)]) {
                 if let Some(token) = short.choose(&opts, 3) {
                     decided += 1;
                     assert_eq!(Some(token), all.choose(&opts, 3), "{opts:?}");

@@ -297,6 +297,13 @@ impl GpuContext {
     }
 }
 
+/// Equal when they share their device.
+impl PartialEq for GpuContext {
+    fn eq(&self, other: &Self) -> bool {
+        self.device == other.device
+    }
+}
+
 impl std::fmt::Debug for GpuContext {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("GpuContext").field("capabilities", &self.capabilities).finish_non_exhaustive()

@@ -26,6 +26,8 @@ pub enum Device {
     Named(String),
     /// A device that the application made.
     Own(OwnDevice),
+    /// A device that this crate has opened already, shared between models. The options of its opening hold.
+    Context(Arc<GpuContext>),
 }
 
 /// A device that an application made and shares. Its error and loss callbacks stay as they are.
@@ -113,6 +115,7 @@ impl fmt::Display for Device {
             Device::Adapter(index) => write!(f, "adapter {index}"),
             Device::Named(name) => f.write_str(name),
             Device::Own(own) => write!(f, "{} (the application's)", own.adapter.get_info().name),
+            Device::Context(context) => write!(f, "{} (opened)", context.capabilities().adapter),
         }
     }
 }
@@ -189,6 +192,7 @@ impl Device {
         match self {
             Device::Cpu => return Ok(Opened::Reference),
             Device::Own(own) => return GpuContext::adopt(own.clone(), options).map(Opened::Gpu),
+            Device::Context(context) => return context.check().map(|()| Opened::Gpu(context.clone())),
             _ => {}
         }
         let found = enumerate().await;

@@ -11,7 +11,7 @@ use inputs::InputBlock;
 use pace::Pace;
 
 use super::{
-    AdapterKind, Buffer, GpuContext, ResidentWeight, UploadProgress, WeightUploader,
+    AdapterKind, Buffer, CounterSnapshot, GpuContext, ResidentWeight, UploadProgress, WeightUploader,
     pipeline::PipelineCache,
     prepared::{Bound, PreparedPlan, ScratchPool, Step},
 };
@@ -293,10 +293,15 @@ impl Engine for GpuEngine {
         ModelStats {
             device: self.context.capabilities().adapter.clone(),
             weight_bytes,
+            split_weights: self.weights.values().filter(|w| w.shards.len() > 1).count(),
             bytes_per_token: weight_bytes - unread,
             cache_bytes: self.caches.bytes(),
             dispatches_per_token: self.dispatches_per_token,
         }
+    }
+
+    fn counters(&self) -> Option<CounterSnapshot> {
+        Some(self.context.counters().snapshot())
     }
 }
 

@@ -1,0 +1,159 @@
+//! What a decode step asks of the device, and what a generator leaves behind.
+
+use std::{path::Path, sync::Arc};
+
+use gemmaflow::{
+    gemma::GemmaConfig,
+    generate::{GemmaGenerator, GeneratorOptions, SampleOpts},
+    runtime::{CounterSnapshot, Device, GpuContext, GpuOptions, Opened},
+    weights::load_from_path,
+};
+
+const STEPS: u64 = 200;
+
+fn demo() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo"))
+}
+
+fn context() -> Arc<GpuContext> {
+    match Device::Gpu.open(&GpuOptions::default()).expect("a GPU adapter (lavapipe will do)") {
+        Opened::Gpu(context) => context,
+        Opened::Reference => panic!("Device::Gpu opened the reference"),
+    }
+}
+
+fn generator(device: Device) -> GemmaGenerator {
+    GemmaGenerator::from_path(GemmaConfig::from_file(demo()).unwrap(), demo(), device).unwrap()
+}
+
+fn counters(generator: &GemmaGenerator) -> CounterSnapshot {
+    generator.counters().expect("a GPU counts")
+}
+
+/// `STEPS` single steps after a warm-up, with the counters of each step.
+fn costs(generator: &mut GemmaGenerator, opts: &SampleOpts) -> Vec<(CounterSnapshot, CounterSnapshot)> {
+    generator.prefill(&[2, 910, 262]).unwrap();
+    for _ in 0..3 {
+        generator.step_cached(opts).unwrap();
+    }
+    let mut step = || {
+        let before = counters(generator);
+        generator.step_cached(opts).unwrap();
+        (before, counters(generator))
+    };
+    (0..STEPS).map(|_| step()).collect()
+}
+
+/// No step makes anything; each is one submit and one small upload.
+fn assert_frugal(costs: &[(CounterSnapshot, CounterSnapshot)], read_back: impl Fn(u64) -> bool) {
+    for (step, (before, after)) in costs.iter().enumerate() {
+        let made = |of: fn(&CounterSnapshot) -> u64| of(after) - of(before);
+        assert_eq!(made(|c| c.buffers_created), 0, "step {step}");
+        assert_eq!(made(|c| c.pipelines_created), 0, "step {step}");
+        assert_eq!(made(|c| c.bind_groups_created), 0, "step {step}");
+        assert_eq!(after.bytes_live, before.bytes_live, "step {step}");
+        assert_eq!(made(|c| c.submits), 1, "step {step}");
+        assert!(read_back(made(|c| c.bytes_read_back)), "step {step} read {} bytes", made(|c| c.bytes_read_back));
+        let uploaded = made(|c| c.bytes_uploaded);
+        assert!((1..=4096).contains(&uploaded), "step {step} uploaded {uploaded} bytes");
+    }
+}
+
+#[test]
+fn two_hundred_steps_make_nothing_and_read_next_to_nothing() {
+    let mut generator = generator(Device::Gpu);
+    let greedy = costs(&mut generator, &SampleOpts::greedy());
+    assert_frugal(&greedy, |bytes| bytes == 4);
+    assert_eq!(generator.tokens().len() as u64, 3 + 3 + STEPS);
+
+    let sampled = costs(&mut generator, &SampleOpts::temperature(0.8, 7).with_top_k(40));
+    assert_frugal(&sampled, |bytes| (4..=4096).contains(&bytes));
+    let distinct: std::collections::BTreeSet<_> = generator.tokens().iter().collect();
+    assert!(distinct.len() > 50, "a text of {} tokens shows little", distinct.len());
+}
+
+#[test]
+fn a_growing_cache_makes_no_pipelines() {
+    // Twice the smallest bucket of 256 rows: one growth on the way.
+    let prompt: Vec<u32> = (0..250).map(|i| 4 + i * 7 % 1000).collect();
+    let mut generator = generator(Device::Gpu);
+    generator.prefill(&prompt).unwrap();
+    // Prefill, then single tokens: both plans are there.
+    generator.generate_cached(2, &SampleOpts::greedy()).unwrap();
+    let (before, cache_before) = (counters(&generator), generator.stats().cache_bytes);
+    for _ in 0..12 {
+        generator.step_cached(&SampleOpts::greedy()).unwrap();
+    }
+    let after = counters(&generator);
+    assert!(generator.cached_rows() > 256 && generator.stats().cache_bytes > cache_before, "the cache did not grow");
+    assert_eq!(after.pipelines_created, before.pipelines_created);
+}
+
+#[test]
+fn the_reference_counts_nothing() {
+    assert_eq!(generator(Device::Cpu).counters(), None);
+}
+
+#[test]
+fn weights_are_uploaded_once_and_all_memory_comes_back() {
+    let context = context();
+    let device = Device::Context(context.clone());
+    let empty = context.counters().snapshot();
+    for _ in 0..2 {
+        let before = context.counters().snapshot();
+        assert_eq!((before.bytes_live, before.buffers_live), (empty.bytes_live, empty.buffers_live));
+        let mut generator = generator(device.clone());
+        let loaded = context.counters().snapshot();
+        let weights = generator.stats().weight_bytes;
+        let file = std::fs::metadata(demo().join("model.safetensors")).unwrap().len();
+        assert!(weights <= file && weights > file / 100 * 95, "{weights} bytes of weights from a file of {file}");
+        let uploaded = loaded.bytes_uploaded - before.bytes_uploaded;
+        assert!((weights..=weights + weights / 50).contains(&uploaded), "{uploaded} bytes uploaded for {weights}");
+        // The staging buffers are gone; what is left is the weights.
+        let live = loaded.bytes_live - before.bytes_live;
+        assert!((weights..=weights + weights / 20).contains(&live), "{live} bytes live for {weights} of weights");
+
+        generator.prefill(&[2, 910, 262]).unwrap();
+        generator.generate_cached(20, &SampleOpts::greedy()).unwrap();
+        generator.step(&SampleOpts::greedy()).unwrap();
+        let used = context.counters().snapshot();
+        // Each token brings its own few inputs and never a weight.
+        assert!(used.bytes_uploaded - loaded.bytes_uploaded < weights / 10);
+        assert!(used.bytes_live > loaded.bytes_live);
+        drop(generator);
+        context.release_staging();
+    }
+    let end = context.counters().snapshot();
+    assert_eq!((end.bytes_live, end.buffers_live), (empty.bytes_live, empty.buffers_live));
+}
+
+#[test]
+fn models_share_an_opened_device() {
+    let context = context();
+    let device = Device::Context(context.clone());
+    assert_eq!(device, device.clone());
+    assert!(device.to_string().contains(&context.capabilities().adapter));
+    let mut text = Vec::new();
+    let mut pair = [generator(device.clone()), generator(device)];
+    for generator in &mut pair {
+        generator.prefill(&[2, 910, 262]).unwrap();
+    }
+    for _ in 0..8 {
+        text.extend(pair.iter_mut().map(|g| g.step_cached(&SampleOpts::greedy()).unwrap()));
+    }
+    // "I will not stay to-day", each token twice.
+    assert_eq!(text, [282, 459, 391, 415, 382, 358, 268, 303].map(|t| [t, t]).concat());
+    assert!(pair.iter().all(|g| g.counters() == Some(context.counters().snapshot())));
+}
+
+#[test]
+fn a_cancelled_load_leaves_nothing() {
+    let context = context();
+    let options = GeneratorOptions { on_progress: Some(Box::new(|p| p.done < p.total / 2)), ..GeneratorOptions::default() };
+    let config = GemmaConfig::from_file(demo()).unwrap();
+    let mut loader = load_from_path(demo()).unwrap();
+    let error = GemmaGenerator::with_options(config, loader.as_mut(), Device::Context(context.clone()), options).unwrap_err();
+    assert!(matches!(error, gemmaflow::Error::Cancelled(_)), "{error}");
+    context.release_staging();
+    assert_eq!(context.counters().snapshot().bytes_live, 0);
+}
