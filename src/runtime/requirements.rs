@@ -5,8 +5,9 @@
 
 use crate::{Error, Result};
 
-/// Smallest useful storage binding: a few rows of the widest Gemma tensor.
-const LEAST_BINDING: u64 = 1 << 20;
+/// Smallest binding that anything here works with; what a model needs beyond it, 64 rows of its widest tensor, is checked when it
+/// is loaded.
+const LEAST_BINDING: u64 = 16 << 10;
 
 /// Features without which no kernel runs: none; the portable kernels are plain WebGPU.
 pub fn required_features() -> wgpu::Features {
@@ -15,7 +16,7 @@ pub fn required_features() -> wgpu::Features {
 
 /// Limits without which the portable kernels do not run; WebGPU's defaults satisfy all of them.
 ///
-/// 256 invocations and 16 KiB − 32 of workgroup memory, 8 storage buffers a stage, bindings of 1 MiB, 65,535 workgroups a
+/// 256 invocations and 16 KiB − 32 of workgroup memory, 8 storage buffers a stage, bindings of 16 KiB, 65,535 workgroups a
 /// dimension. The other limits are those of WebGL 2 and never the reason for a refusal.
 pub fn required_limits() -> wgpu::Limits {
     wgpu::Limits {
