@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{capabilities::AdapterKind, context::GpuContext, random::RandomFill, resident::Shard};
+use super::{capabilities::AdapterKind, context::GpuContext, random::RandomFill, requirements::limit, resident::Shard};
 use crate::{Result, ir::DType};
 
 const SHADER: &str = include_str!("../../shaders/read_memory.wgsl");
@@ -28,11 +28,16 @@ const ROUNDS: u32 = 5;
 /// of five submits counts.
 ///
 /// # Errors
-/// As [`GpuContext::create_buffer`] and [`GpuContext::wait`].
+/// As [`GpuContext::create_buffer`] and [`GpuContext::wait`]; [`Error::Limit`](crate::Error::Limit) below bindings of 64 KiB.
 pub fn measure_copy_bandwidth(context: &GpuContext) -> Result<f64> {
     let capabilities = context.capabilities();
     let wanted = if capabilities.kind == AdapterKind::Software { SOFTWARE_BYTES } else { GPU_BYTES };
     let bytes = wanted.min(capabilities.max_binding).min(capabilities.max_buffer) / GROUP_BYTES * GROUP_BYTES;
+    if bytes == 0 {
+        let (name, available) = ("max_storage_buffer_binding_size", capabilities.max_binding);
+        let advice = "open the device with a larger binding to measure it";
+        return Err(limit(&capabilities.adapter, name, available, GROUP_BYTES, advice));
+    }
     let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
     let source = Arc::new(context.create_buffer("bandwidth source", bytes, usage)?);
     let shard = Shard { buffer: source, offset: 0, bytes, rows: 0..(bytes / 4) as usize };

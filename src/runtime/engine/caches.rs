@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::super::{Buffer, GpuContext, wgpu};
+use super::{
+    super::{Buffer, GpuContext, requirements::limit, wgpu},
+    BINDING_LIMIT,
+};
 use crate::{
     Result,
     ir::{
@@ -59,6 +62,11 @@ impl Caches {
             let bytes = (elements * input.ty.dtype.size()).next_multiple_of(16) as u64 + 16;
             if self.buffers.get(&input.name).is_some_and(|b| b.size() >= bytes) {
                 continue;
+            }
+            let most = context.capabilities().target().max_binding;
+            if bytes > most {
+                let advice = format!("'{}' with {rows} rows does not fit a binding: use a smaller context", input.name);
+                return Err(limit(&context.capabilities().adapter, BINDING_LIMIT, most, bytes, &advice));
             }
             let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
             let buffer = context.create_buffer(&input.name, bytes, usage)?;

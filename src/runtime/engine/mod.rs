@@ -14,6 +14,7 @@ use super::{
     AdapterKind, Buffer, CounterSnapshot, GpuContext, ResidentWeight, UploadProgress, WeightUploader,
     pipeline::PipelineCache,
     prepared::{Bound, PreparedPlan, ScratchPool, Step},
+    requirements::limit,
 };
 use crate::{
     Error, Result,
@@ -21,10 +22,17 @@ use crate::{
     generate::{
         Engine, Model, ModelStats, PREFILL_CHUNK, SHORT_LIST, SMALLEST_BUCKET, SampleOpts, Sampled, ShortList, Want, sample_token,
     },
-    ir::{DimBinding, kernel::Target, sym},
+    ir::{
+        DimBinding,
+        kernel::{Target, row_shards},
+        sym,
+    },
     lower::lower,
     plan::{Plan, sampling},
 };
+
+/// The limit that kernels meet first, as wgpu names it.
+const BINDING_LIMIT: &str = "max_storage_buffer_binding_size";
 
 /// Which plan a run needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -310,6 +318,7 @@ fn upload(
     built: &BuiltModel,
     on_progress: Option<Box<dyn FnMut(UploadProgress) -> bool + Send>>,
 ) -> Result<HashMap<String, ResidentWeight>> {
+    check_bindings(context, built)?;
     let mut uploader = WeightUploader::new(context)?;
     if let Some(on_progress) = on_progress {
         uploader = uploader.on_progress(on_progress);
@@ -319,6 +328,27 @@ fn upload(
     let weights = built.params.iter().map(upload).collect::<Result<_>>()?;
     uploader.finish()?;
     Ok(weights)
+}
+
+/// Refuses weights that no kernel could bind, before any of them travels: matrices are cut at multiples of 64 rows, the rest is
+/// bound whole.
+fn check_bindings(context: &GpuContext, built: &BuiltModel) -> Result<()> {
+    let target = context.capabilities().target();
+    for (name, tensor) in &built.params {
+        let (whole, shape) = (tensor.byte_len() as u64, tensor.shape());
+        let matrix = shape.len() == 2;
+        let fits = match matrix {
+            true => row_shards(tensor.dtype(), shape, target.max_binding).is_ok(),
+            false => whole <= target.max_binding,
+        };
+        if !fits {
+            let needed = if matrix { whole / shape[0] as u64 * shape[0].min(64) as u64 } else { whole };
+            let part = if matrix { "64 rows of" } else { "all of" };
+            let advice = format!("{part} the weight '{name}' must fit a binding: raise the limit or choose another adapter");
+            return Err(limit(&context.capabilities().adapter, BINDING_LIMIT, target.max_binding, needed, &advice));
+        }
+    }
+    Ok(())
 }
 
 /// Ids, logits, maximum and sum, as `shaders/top_k.wgsl` lays them out.
