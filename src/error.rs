@@ -180,9 +180,6 @@ pub enum Error {
     /// Something this version does not do.
     #[error("{0} is not supported")]
     Unsupported(String),
-    /// A compile profile is malformed.
-    #[error("profile {0}")]
-    Profile(String),
     /// A custom stage failed.
     #[error("custom stage '{stage}': {source:#}")]
     Stage {
