@@ -48,6 +48,8 @@ struct PlanKey {
 /// A prepared plan with the samplers that read its logits.
 struct Ready {
     plan: PreparedPlan,
+    /// Whether it has run: drivers may compile at the first run, whose time says nothing.
+    warm: bool,
     samplers: Option<Samplers>,
 }
 
@@ -148,7 +150,7 @@ impl GpuEngine {
         if key.tokens == 1 && want == Want::Last {
             self.dispatches_per_token = prepared.dispatch_count() + samplers.as_ref().map_or(0, |s| s.argmax.dispatch_count());
         }
-        self.plans.insert(key, Ready { plan: prepared, samplers });
+        self.plans.insert(key, Ready { plan: prepared, warm: false, samplers });
         Ok(key)
     }
 
@@ -172,7 +174,7 @@ impl GpuEngine {
             self.context.wait(&earlier, "the previous prefill chunk")?;
             self.pace.finished();
         }
-        let Ready { plan, samplers } = self.plans.get(&key).ok_or_else(|| lost_plan("plan"))?;
+        let Ready { plan, warm, samplers } = self.plans.get_mut(&key).ok_or_else(|| lost_plan("plan"))?;
         let block = self.blocks.get_mut(&key.tokens).ok_or_else(|| lost_plan("input block"))?;
         let temperature = if let Follow::TopK(t) = follow { t } else { 1.0 };
         let end = if key.resident { (start + tokens.len()) as u32 } else { u32::MAX };
@@ -207,7 +209,9 @@ impl GpuEngine {
         match staged {
             Some(staged) => self.context.collect(staged, &submission, out),
             None => {
-                self.pace.started(tokens.len());
+                if std::mem::replace(warm, true) {
+                    self.pace.started(tokens.len());
+                }
                 self.in_flight = Some(submission);
                 Ok(())
             }
