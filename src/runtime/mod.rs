@@ -11,6 +11,8 @@ mod counters;
 mod device;
 mod engine;
 mod lost;
+#[allow(dead_code)] // Its users come next.
+mod lru;
 mod pipeline;
 mod prepared;
 mod random;
@@ -29,6 +31,7 @@ pub use context::{GpuContext, GpuOptions};
 pub use counters::{CounterSnapshot, Counters};
 pub use device::{AdapterDescription, Device, Opened, OwnDevice, adapters, adapters_async};
 pub(crate) use engine::GpuEngine;
+pub use lru::CacheStats;
 pub use pipeline::{Pipeline, PipelineCache};
 pub use prepared::{Bound, PreparedPlan, ScratchPool, Step};
 pub use read_back::StagedRead;

@@ -1,0 +1,172 @@
+//! A map that forgets what was used least recently.
+
+use std::{borrow::Borrow, collections::HashMap, hash::Hash};
+
+/// What a cache of plans has done so far, and what it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CacheStats {
+    /// Look-ups that found their plan.
+    pub hits: u64,
+    /// Look-ups that did not.
+    pub misses: u64,
+    /// Plans made.
+    pub compiles: u64,
+    /// Plans dropped because the cache was full.
+    pub evictions: u64,
+    /// Bytes of device memory that the plans hold now, each buffer counted once; weights and key-value caches are not theirs.
+    pub bytes: u64,
+}
+
+/// At most `capacity` values by key. When one more comes, the one whose last [`get`](Self::get) or
+/// [`insert`](Self::insert) is longest ago goes.
+#[derive(Debug)]
+pub(crate) struct Lru<K, V> {
+    capacity: usize,
+    entries: HashMap<K, Entry<V>>,
+    clock: u64,
+    hits: u64,
+    misses: u64,
+    evictions: u64,
+}
+
+#[derive(Debug)]
+struct Entry<V> {
+    used: u64,
+    value: V,
+}
+
+impl<K: Hash + Eq + Clone, V> Lru<K, V> {
+    /// An empty map of at most `capacity` values, at least one.
+    pub(crate) fn new(capacity: usize) -> Self {
+        let capacity = capacity.max(1);
+        Self { capacity, entries: HashMap::new(), clock: 0, hits: 0, misses: 0, evictions: 0 }
+    }
+
+    /// The value of `key`, which thereby is the one used last; a hit or a miss is counted.
+    pub(crate) fn get<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
+    where
+        K: Borrow<Q>,
+    {
+        self.clock += 1;
+        match self.entries.get_mut(key) {
+            Some(entry) => {
+                self.hits += 1;
+                entry.used = self.clock;
+                Some(&mut entry.value)
+            }
+            None => {
+                self.misses += 1;
+                None
+            }
+        }
+    }
+
+    /// The value of `key`; counts nothing and changes no order.
+    pub(crate) fn peek<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> Option<&V>
+    where
+        K: Borrow<Q>,
+    {
+        self.entries.get(key).map(|entry| &entry.value)
+    }
+
+    /// As [`peek`](Self::peek), to change the value.
+    pub(crate) fn peek_mut<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
+    where
+        K: Borrow<Q>,
+    {
+        self.entries.get_mut(key).map(|entry| &mut entry.value)
+    }
+
+    /// Drops the value used least recently if the map is full: room for one that is about to be made, so that the two never
+    /// exist at once.
+    pub(crate) fn make_room(&mut self) {
+        while self.entries.len() >= self.capacity {
+            let Some(oldest) = self.entries.iter().min_by_key(|(_, entry)| entry.used).map(|(key, _)| key.clone()) else {
+                return;
+            };
+            self.entries.remove(&oldest);
+            self.evictions += 1;
+        }
+    }
+
+    /// Adds or replaces a value, after [`make_room`](Self::make_room) for a new one.
+    pub(crate) fn insert(&mut self, key: K, value: V) {
+        if !self.entries.contains_key(&key) {
+            self.make_room();
+        }
+        self.clock += 1;
+        self.entries.insert(key, Entry { used: self.clock, value });
+    }
+
+    /// Drops every value; what was counted stays, and none of them counts as an eviction.
+    pub(crate) fn clear(&mut self) {
+        self.entries.clear();
+    }
+
+    /// Number of values.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The values in no particular order.
+    pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
+        self.entries.values().map(|entry| &entry.value)
+    }
+
+    /// Hits, misses and evictions; `compiles` and `bytes` are for the owner to fill in.
+    pub(crate) fn stats(&self) -> CacheStats {
+        CacheStats { hits: self.hits, misses: self.misses, evictions: self.evictions, ..CacheStats::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_used_least_recently_goes_first() {
+        let mut map = Lru::new(3);
+        ["a", "b", "c"].into_iter().for_each(|key| map.insert(key, key.to_uppercase()));
+        // First in, but used since: a queue would drop it.
+        assert_eq!(map.get("a").map(|v| v.as_str()), Some("A"));
+        map.insert("d", "D".into());
+        assert_eq!((map.peek("a").is_some(), map.peek("b").is_some(), map.len()), (true, false, 3));
+        // A look that is no use does not count.
+        map.peek("c");
+        map.insert("e", "E".into());
+        assert_eq!((map.peek("c").is_some(), map.peek("a").is_some()), (false, true));
+        assert_eq!(map.get("b"), None);
+        assert_eq!(map.stats(), CacheStats { hits: 1, misses: 1, evictions: 2, ..CacheStats::default() });
+    }
+
+    #[test]
+    fn replacing_evicts_nothing_and_clearing_counts_nothing() {
+        let mut map = Lru::new(0);
+        map.insert(1, 'x');
+        map.insert(1, 'y');
+        *map.peek_mut(&1).unwrap() = 'z';
+        assert_eq!((map.values().copied().collect::<Vec<_>>(), map.stats().evictions), (vec!['z'], 0));
+        map.clear();
+        assert_eq!((map.len(), map.stats().evictions), (0, 0));
+    }
+
+    /// Against a list kept in order of use, over a long pseudo-random sequence.
+    #[test]
+    fn it_agrees_with_a_list_in_order_of_use() {
+        let (mut map, mut list, mut state) = (Lru::new(7), Vec::<u32>::new(), 1u32);
+        for _ in 0..5000 {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let key = (state >> 24) % 12;
+            let known = list.iter().position(|k| *k == key);
+            assert_eq!(map.get(&key).copied(), known.map(|_| key * 2));
+            known.map(|at| list.remove(at));
+            list.push(key);
+            if known.is_none() {
+                map.insert(key, key * 2);
+                list.drain(..list.len().saturating_sub(7));
+            }
+            assert_eq!(map.len(), list.len());
+            assert!(list.iter().all(|k| map.peek(k).is_some()));
+        }
+    }
+}
