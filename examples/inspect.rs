@@ -7,7 +7,8 @@ use std::{collections::BTreeSet, path::PathBuf, process::ExitCode};
 use anyhow::{Result, anyhow, bail};
 use clap::{Args, Parser};
 use gemmaflow::{
-    gemma::{BuiltModel, GemmaConfig, GemmaFlow},
+    flow::BuiltModel,
+    gemma::{GemmaConfig, GemmaFlow},
     generate::{PREFILL_CHUNK, SMALLEST_BUCKET},
     ir::{
         DType, DimBinding, Op,

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use clap::Parser;
 use gemmaflow::{
     gemma::{GemmaConfig, GemmaFlow},
-    ir::{DimBinding, sym},
+    ir::{DimBinding, Value, sym},
     runtime::{Device, GpuOptions, Session},
     trace::first_difference,
     weights::load_from_path,
@@ -42,9 +42,9 @@ fn main() -> Result<()> {
     }
     let mut loader = load_from_path(&args.model)?;
     let built = GemmaFlow::new(&config).dynamic_seq().lm_head().build(loader.as_mut())?;
-    let session = Session::new(&args.device, &GpuOptions { portable: args.portable, ..GpuOptions::default() })?;
+    let session = Session::with_options(&args.device, &GpuOptions { portable: args.portable, ..GpuOptions::default() })?;
     let binding = DimBinding::new().with(sym::SEQ, args.tokens.len());
-    let inputs = built.inputs_for(&args.tokens);
+    let inputs = [("input_ids", Value::u32([1, args.tokens.len()], args.tokens.clone()))];
     let found = first_difference(&session, &built.graph, &built.graph, &built.params, &binding, &inputs, args.tolerance)?;
     match found {
         None => println!("no node differs by more than {} of its magnitude", args.tolerance),

@@ -1,13 +1,16 @@
 //! Reference and device side by side: the first node whose values differ.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, rc::Rc};
 
 use crate::{
     Result,
     flow::ModelParams,
-    ir::{Data, DimBinding, Graph, NodeId, Value},
+    ir::{
+        Data, DimBinding, Graph, NodeId, Value,
+        derive::{Inputs, derive},
+    },
     reference,
-    runtime::{Session, SessionWeights},
+    runtime::{CompileOptions, Session, SessionWeights},
     weights::Tensor,
 };
 
@@ -25,12 +28,12 @@ pub struct Difference {
 }
 
 struct Given<'a> {
-    inputs: HashMap<&'a str, std::rc::Rc<Value>>,
+    inputs: Inputs,
     params: &'a ModelParams,
 }
 
 impl reference::Source for Given<'_> {
-    fn input(&self, name: &str) -> Option<std::rc::Rc<Value>> {
+    fn input(&self, name: &str) -> Option<Rc<Value>> {
         self.inputs.get(name).cloned()
     }
 
@@ -57,7 +60,9 @@ pub fn first_difference(
     tolerance: f32,
 ) -> Result<Option<Difference>> {
     let mut expected: HashMap<NodeId, Vec<f32>> = HashMap::new();
-    let given = Given { inputs: inputs.iter().map(|(n, v)| (*n, std::rc::Rc::new(v.clone()))).collect(), params };
+    let mut given: Inputs = inputs.iter().map(|(name, value)| (name.to_string(), Rc::new(value.clone()))).collect();
+    derive(graph, binding, &mut given)?;
+    let given = Given { inputs: given, params };
     reference::run_observed(graph, binding, &given, &mut |id, value| {
         if let (false, Data::F32(values)) = (graph.node(id).name.is_empty(), &value.data) {
             expected.insert(id, values.clone());
@@ -95,7 +100,8 @@ struct DeviceRun<'a> {
 impl DeviceRun<'_> {
     fn difference(&self, node: NodeId, expected: &[f32], tolerance: f32) -> Result<Option<Difference>> {
         let graph = self.graph.with_outputs(vec![("value".into(), node)]);
-        let mut outputs = self.session.compile(&graph, self.binding, &self.weights)?.run(self.inputs)?;
+        let options = CompileOptions::default().with_dims(self.binding.clone()).with_weights(&self.weights);
+        let mut outputs = self.session.compile_with(&graph, &options)?.run(self.inputs)?;
         let found = outputs.pop().map(|(_, value)| value);
         let found = found.as_ref().map(Value::to_f32).transpose()?.unwrap_or_default();
         let magnitude = expected.iter().fold(0.0f32, |m, x| m.max(x.abs()));

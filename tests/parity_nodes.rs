@@ -5,15 +5,16 @@ mod common;
 
 use common::oracle::{CHECKPOINTS, GATE, Oracle, worst};
 use gemmaflow::{
-    gemma::{BuiltModel, GemmaFlow},
+    flow::BuiltModel,
+    gemma::GemmaFlow,
     generate::{GemmaGenerator, GeneratorOptions},
     ir::{Case, DimBinding, MaskKind, Op, Value, ops::Attention, sym},
-    runtime::{Device, GpuOptions, Session},
+    runtime::{CompileOptions, Device, Session},
     trace::first_difference,
 };
 
 fn sessions() -> Vec<(&'static str, Session)> {
-    let open = |device| Session::new(&device, &GpuOptions::default()).expect("a device");
+    let open = |device| Session::new(&device).expect("a device");
     vec![("reference", open(Device::Cpu)), ("gpu", open(Device::Gpu))]
 }
 
@@ -43,8 +44,10 @@ fn hidden_states_and_kv_of_every_layer() {
             for prompt in prompts {
                 let tokens = oracle.tokens(&format!("{prompt}.input_ids"));
                 let binding = DimBinding::new().with(sym::SEQ, tokens.len());
-                let mut compiled = session.compile(&built.graph, &binding, &weights).unwrap();
-                let outputs = compiled.run(&built.inputs_for(&tokens)).unwrap();
+                let mut compiled = session
+                    .compile_with(&built.graph, &CompileOptions::default().with_dims(binding).with_weights(&weights))
+                    .unwrap();
+                let outputs = compiled.run(&[("input_ids", &tokens[..])]).unwrap();
                 error = error.max(worst(&values(&outputs, "hidden"), &oracle.f32(&format!("{prompt}.hidden"))));
                 for layer in 0..oracle.config.num_hidden_layers {
                     for what in ["k", "v"] {
@@ -92,8 +95,8 @@ fn a_planted_mistake_is_found_at_its_node() {
     let built = built(&oracle);
     let tokens = oracle.tokens("p33.input_ids");
     let binding = DimBinding::new().with(sym::SEQ, tokens.len());
-    let session = Session::new(&Device::Gpu, &GpuOptions::default()).unwrap();
-    let inputs = built.inputs_for(&tokens);
+    let session = Session::new(&Device::Gpu).unwrap();
+    let inputs = [("input_ids", Value::u32([1, tokens.len()], tokens))];
     let compare =
         |on_device| first_difference(&session, &built.graph, on_device, &built.params, &binding, &inputs, 1e-4).unwrap();
     assert_eq!(compare(&built.graph), None, "without a mistake nothing differs");

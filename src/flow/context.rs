@@ -1,15 +1,49 @@
 //! What a stage works with.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
+use super::Adapter;
 use crate::{
     Error, Result,
-    ir::{Dim, Graph, NodeId},
+    ir::{
+        DType, Dim, Graph, NodeId, Shape,
+        ops::{PositionRule, Role, RopeTable},
+    },
     weights::{Tensor, WeightLoader},
 };
 
 /// The weights of a built graph by their names in it: handles, no bytes.
 pub type ModelParams = BTreeMap<String, Tensor>;
+
+/// Where attention finds the keys and values of earlier tokens.
+#[derive(Debug, Clone, PartialEq)]
+pub enum KvSource {
+    /// There are none: the run holds the whole sequence.
+    None,
+    /// The caller holds them and gives `past_k_{i}`, `past_v_{i}` `[B, past, K·H]` with every run.
+    Caller {
+        /// Rows of the caller's cache.
+        past: Dim,
+        /// Whether the caller also gives `mask` `[B, past + T]`, whose entries below 0.5 drop a key.
+        mask: bool,
+    },
+    /// In caches that live beside the weights and are written in place: linear for full layers, a ring for sliding ones.
+    Resident {
+        /// The element type of keys and values in the caches.
+        dtype: DType,
+    },
+}
+
+/// A product with a weight, as an adapter sees it.
+#[derive(Debug, Clone)]
+pub struct Projection<'a> {
+    /// The weight's name in the graph, such as `layer.3.query`.
+    pub name: &'a str,
+    /// What is multiplied, `[…, K]`.
+    pub input: NodeId,
+    /// The product, `[…, N]`.
+    pub output: NodeId,
+}
 
 /// The graph being built, the weights it may name, and values that stages share.
 pub struct EmitContext<'a> {
@@ -19,17 +53,36 @@ pub struct EmitContext<'a> {
     pub batch: usize,
     /// New tokens T.
     pub seq: Dim,
+    /// Keys and values of earlier tokens.
+    pub kv: KvSource,
+    /// How the positions of the new tokens follow from what the caller gives.
+    pub positions: PositionRule,
     loader: &'a mut dyn WeightLoader,
     params: ModelParams,
     shared: BTreeMap<String, NodeId>,
     scope: Vec<String>,
+    adapters: Vec<Arc<Adapter>>,
+    outputs: Vec<(String, NodeId)>,
+    side_outputs: Vec<(String, NodeId)>,
 }
 
 impl<'a> EmitContext<'a> {
-    /// A context over an empty graph.
+    /// A context over an empty graph; the sequences begin at position 0 and have no past.
     pub fn new(graph: &'a mut Graph, loader: &'a mut dyn WeightLoader, batch: usize, seq: impl Into<Dim>) -> Self {
-        let (params, shared) = (ModelParams::new(), BTreeMap::new());
-        Self { graph, batch, seq: seq.into(), loader, params, shared, scope: Vec::new() }
+        Self {
+            graph,
+            batch,
+            seq: seq.into(),
+            kv: KvSource::None,
+            positions: PositionRule::From(0),
+            loader,
+            params: ModelParams::new(),
+            shared: BTreeMap::new(),
+            scope: Vec::new(),
+            adapters: Vec::new(),
+            outputs: Vec::new(),
+            side_outputs: Vec::new(),
+        }
     }
 
     /// Runs `f` with `name` added to the labels of the nodes it makes.
@@ -40,6 +93,19 @@ impl<'a> EmitContext<'a> {
         self.scope.pop();
         self.graph.set_scope(self.scope.join("."));
         value
+    }
+
+    /// Runs `f`; every product with a weight that it makes goes through `adapter`.
+    pub fn adapted<T>(&mut self, adapter: &Arc<Adapter>, f: impl FnOnce(&mut Self) -> T) -> T {
+        self.adapters.push(adapter.clone());
+        let value = f(self);
+        self.adapters.pop();
+        value
+    }
+
+    /// The shape of the weight `key` in the loader; its bytes are not read. `None` once it was taken, or where it is missing.
+    pub fn weight_shape(&self, key: &str) -> Option<Vec<usize>> {
+        self.loader.peek(key).ok().map(|info| info.shape.to_vec())
     }
 
     /// The weight called `name` in the graph and `key` in the loader, which must have `shape`. Its bytes are not read.
@@ -72,6 +138,34 @@ impl<'a> EmitContext<'a> {
         Ok(node)
     }
 
+    /// `W · x` with the weight called `name` in the graph and `key` in the loader, `[out, last dimension of x]`, through the
+    /// adapters in effect.
+    ///
+    /// # Errors
+    /// As [`weight`](Self::weight); what an adapter says, as [`Error::Stage`].
+    pub fn project(&mut self, x: NodeId, name: &str, key: &str, out: usize) -> Result<NodeId> {
+        let weight = self.weight(name, key, &[out, self.width(x)?])?;
+        let mut y = self.graph.linear(x, weight)?;
+        self.graph.label(y, name.rsplit('.').next().unwrap_or(name));
+        // An adapter's own products are not adapted again.
+        let adapters = std::mem::take(&mut self.adapters);
+        for adapter in &adapters {
+            let projection = Projection { name, input: x, output: y };
+            y = adapter(self, &projection).map_err(|source| Error::Stage { stage: format!("adapter of {name}"), source })?;
+        }
+        self.adapters = adapters;
+        Ok(y)
+    }
+
+    /// The innermost size of a value.
+    ///
+    /// # Errors
+    /// [`Error::Builder`] where it is a symbol.
+    pub fn width(&self, x: NodeId) -> Result<usize> {
+        let last = self.graph.shape(x).last().and_then(Dim::fixed);
+        last.ok_or_else(|| Error::Builder(format!("the innermost size of {} must be a number", self.graph.ty(x))))
+    }
+
     /// The value that all stages know as `name`, made by `make` the first time.
     ///
     /// # Errors
@@ -87,13 +181,90 @@ impl<'a> EmitContext<'a> {
         }
     }
 
-    /// Adds a named output of the graph beside the model's own.
-    pub fn side_output(&mut self, name: impl Into<String>, node: NodeId) {
-        self.graph.output(name, node);
+    /// Lets later stages find `node` as `name`.
+    pub fn share(&mut self, name: impl Into<String>, node: NodeId) {
+        self.shared.insert(name.into(), node);
     }
 
-    /// Ends the context and hands over the weights that were named.
-    pub fn into_params(self) -> ModelParams {
+    /// The value that an earlier stage shared as `name`.
+    pub fn find_shared(&self, name: &str) -> Option<NodeId> {
+        self.shared.get(name).copied()
+    }
+
+    /// `[B, T, …rest]`.
+    pub fn shape(&self, rest: &[usize]) -> Shape {
+        Shape([self.batch.into(), self.seq].into_iter().chain(rest.iter().map(|&n| n.into())).collect())
+    }
+
+    /// The positions of the new tokens, `[B, T]` i32.
+    ///
+    /// # Errors
+    /// None in practice; the graph's own.
+    pub fn query_positions(&mut self) -> Result<NodeId> {
+        let (rule, shape) = (self.positions.clone(), self.shape(&[]));
+        self.unscoped("positions", |graph| graph.input("positions", Role::Positions(rule), DType::I32, shape))
+    }
+
+    /// The positions of the keys of a caller's cache followed by those of the new tokens, `[B, past + T]` i32.
+    ///
+    /// # Errors
+    /// None in practice; the graph's own.
+    pub fn key_positions(&mut self, past: Dim) -> Result<NodeId> {
+        let (rule, shape) = (self.positions.clone(), Shape(vec![self.batch.into(), past + self.seq]));
+        self.unscoped("key_positions", |graph| graph.input("key_positions", Role::KeyPositions { rule, past }, DType::I32, shape))
+    }
+
+    /// The caller's mask over the keys, `[B, past + T]` f32.
+    ///
+    /// # Errors
+    /// None in practice; the graph's own.
+    pub fn key_mask(&mut self, past: Dim) -> Result<NodeId> {
+        let shape = Shape(vec![self.batch.into(), past + self.seq]);
+        self.unscoped("mask", |graph| graph.input("mask", Role::Caller, DType::F32, shape))
+    }
+
+    /// Makes a rotary table known by its name: the rows of the new tokens, `[B, T, H]`, from H/2 inverse frequencies.
+    ///
+    /// # Errors
+    /// None in practice; the graph's own.
+    pub fn rope_table(&mut self, name: &str, inv_freq: &[f32]) -> Result<NodeId> {
+        let (rule, shape) = (self.positions.clone(), self.shape(&[inv_freq.len() * 2]));
+        let role = Role::RopeTable(RopeTable { inv_freq: inv_freq.into(), rule });
+        self.unscoped(name, |graph| graph.input(name, role, DType::F32, shape))
+    }
+
+    /// An f32 input that the caller may give, such as its own rotary rows; what is derived from it says how.
+    ///
+    /// # Errors
+    /// None in practice; the graph's own.
+    pub fn optional_input(&mut self, name: &str, shape: Shape) -> Result<NodeId> {
+        self.unscoped(name, |graph| graph.input(name, Role::Optional, DType::F32, shape))
+    }
+
+    /// An input that belongs to no layer, whichever asks for it first.
+    fn unscoped(&mut self, name: &str, make: impl FnOnce(&mut Graph) -> Result<NodeId>) -> Result<NodeId> {
+        self.shared(name, |context| {
+            context.graph.set_scope("");
+            let node = make(context.graph);
+            context.graph.set_scope(context.scope.join("."));
+            node
+        })
+    }
+
+    /// Adds a named output of the graph beside the model's own; they come after it, in the order in which they were added.
+    pub fn side_output(&mut self, name: impl Into<String>, node: NodeId) {
+        self.side_outputs.push((name.into(), node));
+    }
+
+    /// Adds one of the model's own outputs.
+    pub fn output(&mut self, name: impl Into<String>, node: NodeId) {
+        self.outputs.push((name.into(), node));
+    }
+
+    /// Ends the context: names the graph's outputs and hands over the weights that were named.
+    pub fn finish(self) -> ModelParams {
+        let outputs = self.outputs.into_iter().chain(self.side_outputs);
+        outputs.for_each(|(name, node)| self.graph.output(name, node));
         self.params
     }
 }

@@ -1,8 +1,8 @@
-//! Stages and the list of them that is a model.
+//! Stages: the parts that a model is made of.
 
 use std::{fmt, sync::Arc};
 
-use super::EmitContext;
+use super::{EmitContext, Projection};
 use crate::{Error, Result, ir::NodeId};
 
 /// A block of a model: emits its nodes and returns the value that the next stage gets.
@@ -16,6 +16,9 @@ pub trait BlockStage: fmt::Debug + Send + Sync {
 
 type CustomStage = dyn Fn(&mut EmitContext, NodeId) -> anyhow::Result<NodeId> + Send + Sync;
 
+/// Replaces the result of a product with a weight: gets the product, returns what stands for it.
+pub type Adapter = dyn Fn(&mut EmitContext, &Projection) -> anyhow::Result<NodeId> + Send + Sync;
+
 /// One stage of a flow.
 #[derive(Clone)]
 pub enum FlowStage {
@@ -27,6 +30,8 @@ pub enum FlowStage {
     Sequence(Vec<FlowStage>),
     /// A function of the caller, with a name for errors.
     Custom(String, Arc<CustomStage>),
+    /// A stage whose products with weights go through an adapter.
+    Adapted(Box<FlowStage>, Arc<Adapter>),
 }
 
 impl FlowStage {
@@ -43,9 +48,27 @@ impl FlowStage {
         FlowStage::Custom(name.into(), Arc::new(f))
     }
 
+    /// The stage that passes its value on, such as a layer that is left out.
+    pub fn identity() -> Self {
+        FlowStage::Sequence(Vec::new())
+    }
+
     /// The same stage under a name.
     pub fn named(self, name: impl Into<String>) -> Self {
         FlowStage::Named(name.into(), Box::new(self))
+    }
+
+    /// The same stage with every product of a weight going through `adapter`, such as a LoRA's `y + B·A·x`.
+    pub fn adapted(
+        self,
+        adapter: impl Fn(&mut EmitContext, &Projection) -> anyhow::Result<NodeId> + Send + Sync + 'static,
+    ) -> Self {
+        FlowStage::Adapted(Box::new(self), Arc::new(adapter))
+    }
+
+    /// This stage, then `next`.
+    pub fn then(self, next: FlowStage) -> Self {
+        FlowStage::Sequence(vec![self, next])
     }
 
     /// Emits the stage.
@@ -58,6 +81,7 @@ impl FlowStage {
             FlowStage::Named(name, stage) => context.scoped(name, |context| stage.emit(context, value)),
             FlowStage::Sequence(stages) => stages.iter().try_fold(value, |value, stage| stage.emit(context, value)),
             FlowStage::Custom(name, f) => f(context, value).map_err(|source| Error::Stage { stage: name.clone(), source }),
+            FlowStage::Adapted(stage, adapter) => context.adapted(adapter, |context| stage.emit(context, value)),
         }
     }
 }
@@ -69,54 +93,7 @@ impl fmt::Debug for FlowStage {
             FlowStage::Named(name, stage) => write!(f, "{name}: {stage:?}"),
             FlowStage::Sequence(stages) => f.debug_list().entries(stages).finish(),
             FlowStage::Custom(name, _) => write!(f, "custom({name})"),
+            FlowStage::Adapted(stage, _) => write!(f, "adapted({stage:?})"),
         }
-    }
-}
-
-/// An ordered list of stages.
-#[derive(Debug, Clone, Default)]
-pub struct ModelFlow {
-    stages: Vec<FlowStage>,
-}
-
-impl ModelFlow {
-    /// No stages.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Appends a stage.
-    pub fn stage(mut self, stage: FlowStage) -> Self {
-        self.stages.push(stage);
-        self
-    }
-
-    /// Appends stages.
-    pub fn stages(mut self, stages: impl IntoIterator<Item = FlowStage>) -> Self {
-        self.stages.extend(stages);
-        self
-    }
-
-    /// Appends `count` stages, made from their index.
-    pub fn repeat_layers(self, count: usize, stage: impl FnMut(usize) -> FlowStage) -> Self {
-        self.stages((0..count).map(stage))
-    }
-
-    /// How many stages there are.
-    pub fn len(&self) -> usize {
-        self.stages.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.stages.is_empty()
-    }
-
-    /// Emits all stages in order.
-    ///
-    /// # Errors
-    /// The first that a stage gives.
-    pub fn emit(&self, context: &mut EmitContext, value: NodeId) -> Result<NodeId> {
-        self.stages.iter().try_fold(value, |value, stage| stage.emit(context, value))
     }
 }

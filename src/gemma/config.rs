@@ -49,6 +49,18 @@ pub enum GemmaLayerStyle {
     VaultGemma,
 }
 
+impl GemmaLayerStyle {
+    /// The family whose layers are put together so.
+    pub const fn arch(self) -> GemmaArch {
+        match self {
+            GemmaLayerStyle::Gemma => GemmaArch::Gemma,
+            GemmaLayerStyle::Gemma2 => GemmaArch::Gemma2,
+            GemmaLayerStyle::Gemma3 => GemmaArch::Gemma3,
+            GemmaLayerStyle::VaultGemma => GemmaArch::VaultGemma,
+        }
+    }
+}
+
 /// How far back a layer attends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LayerKind {
@@ -232,6 +244,11 @@ impl GemmaConfig {
     /// Whether layers have experts. No family of [`GemmaArch`] has.
     pub fn is_moe(&self) -> bool {
         false
+    }
+
+    /// FFW dimension of one expert. No family of [`GemmaArch`] has experts.
+    pub fn expert_ffn_dim(&self) -> Option<usize> {
+        None
     }
 
     /// Factor on the attention scores: `query_pre_attn_scalar^-1/2`, in Gemma 1 `head_dim^-1/2`.

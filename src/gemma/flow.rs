@@ -1,22 +1,26 @@
 //! `GemmaFlow`: from a configuration to a graph.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use super::{
-    GemmaConfig, WeightPosition,
-    layer::{GemmaLayer, KvSource, model_weight, rope_table_name},
-    resolve_inv_freq, rope_rows,
+    DecodeRopeParamsStage, EmbedScaleStage, GemmaConfig, GemmaDecodeLayerSpec, GemmaLayerCtx, GemmaRmsNormStage, LmHeadStage,
+    LogitSoftcapStage, RopeTablesStage, SelfAttnPrefillSpec, WeightPosition, blocks::weight_key,
 };
 use crate::{
     Error, Result,
-    flow::{EmitContext, FlowStage, ModelFlow, ModelParams},
-    ir::{
-        DType, Dim, Graph, NodeId, Op, Shape, Value,
-        ops::{Gain, Gather, Input, Role, Slice},
-        sym,
-    },
+    flow::{BuiltModel, FlowStage, ModelFlow, SideOutputs},
+    ir::{DType, Dim, Shape, sym},
     weights::WeightLoader,
 };
+
+/// What a graph is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GemmaMode {
+    /// Whole sequences, or a chunk of new tokens with resident caches.
+    Prefill,
+    /// One new token after rows that the caller holds.
+    Decode,
+}
 
 /// What the graph computes at its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,93 +33,77 @@ enum Head {
     LastLogits,
 }
 
-/// One layer as the `layer` hook sees it.
-pub struct GemmaLayerCtx {
-    index: usize,
-    default: FlowStage,
-}
-
-impl GemmaLayerCtx {
-    /// The layer's index, from 0.
-    pub fn index(&self) -> usize {
-        self.index
-    }
-
-    /// The stock layer.
-    pub fn default_stage(&self) -> FlowStage {
-        self.default.clone()
-    }
-}
-
 type LayerHook = dyn Fn(GemmaLayerCtx) -> FlowStage + Send + Sync;
 type PatchHook = dyn Fn(ModelFlow) -> ModelFlow + Send + Sync;
 
 /// Builds the graph of a Gemma model. Consumed by [`build`](Self::build).
 ///
-/// The order of what is emitted: scaled embedding, `before_layers`, layers, `after_layers`, `patch_flow`, gather of the last
-/// token, final norm, head, softcap.
+/// What is emitted, in this order and in both modes: scaled embedding, `before_layers`, layers, `after_layers`, `patch_flow`,
+/// gather of the last token, final norm, head, softcap.
+///
+/// # Which options go together
+///
+/// | option | prefill | decode |
+/// |---|---|---|
+/// | `batch` | yes; from 2 on the input `attention_mask` may be given | yes |
+/// | `seq`, `dynamic_seq` | yes; with both, `seq` is the most | no: there is one new token |
+/// | `past`, `dynamic_past` | no: there is no past | one of them; with both, `past` is the most |
+/// | `lm_head`, `hidden_only` | yes (without either: hidden) | yes (without either: logits) |
+/// | `last_token_logits` | yes | no: there is one token |
+/// | `export_kv` | yes | no: K and V are always outputs |
+/// | `custom_mask` | no | yes |
+/// | hooks | yes | yes |
+///
+/// What the table refuses is an error at `build` that names the option. Where an option is called twice the later call holds.
+///
+/// # Inputs and outputs
+///
+/// Prefill, graph `gemma`: inputs `input_ids` `[B, T]` u32; from B = 2 on, optionally, `attention_mask` `[B, T]` f32 (1 live, 0
+/// padding, on either side); with `dynamic_seq` and `last_token_logits`, `last_token_idx` `[B]` u32. Outputs `logits` `[B, T, V]` (or
+/// `[B, 1, V]`), or `hidden` `[B, T, D]`; with `export_kv` then `k_0`, `v_0`, `k_1`, … `[B, T, K·H]`.
+///
+/// Decode, graph `gemma_decode`: inputs `input_ids` `[B, 1]` u32; with `dynamic_past`, `position` `[B]` u32, the number of live rows
+/// and so the new token's position; optionally the caller's own rotary rows `rope_cos`, `rope_sin` `[1, H/2]` (models with two
+/// tables: `rope_cos_full`, `rope_sin_full`, `rope_cos_sliding`, `rope_sin_sliding`); with `custom_mask`, `mask` `[B, past + 1]` f32, whose
+/// entries below 0.5 drop a key; `past_k_0`, `past_v_0`, `past_k_1`, … `[B, past, K·H]`. Outputs `logits` `[B, 1, V]` (or `hidden`
+/// `[B, 1, D]`), then `k_0`, `v_0`, `k_1`, … `[B, past + 1, K·H]`, the new row last.
 #[derive(Clone)]
 pub struct GemmaFlow<'a> {
     config: &'a GemmaConfig,
+    mode: GemmaMode,
+    resident: bool,
     batch: usize,
-    seq: Dim,
-    head: Head,
-    kv: KvSource,
+    seq: Option<usize>,
+    dynamic_seq: bool,
+    past: Option<usize>,
+    dynamic_past: bool,
+    head: Option<Head>,
     export_kv: bool,
+    custom_mask: bool,
     before_layers: Vec<FlowStage>,
     after_layers: Vec<FlowStage>,
     layer: Option<Arc<LayerHook>>,
     patch_flow: Option<Arc<PatchHook>>,
 }
 
-/// A graph with the weights it names.
-#[derive(Debug, Clone)]
-pub struct BuiltModel {
-    /// The graph.
-    pub graph: Graph,
-    /// The weights by their names in the graph.
-    pub params: ModelParams,
-    /// Inverse frequencies `[H/2]` of each rotary table by name.
-    pub rope_tables: BTreeMap<String, Vec<f32>>,
-}
-
-impl BuiltModel {
-    /// The inputs of a graph without caches for one sequence of `tokens`: ids, positions, rotary rows, and the index of the
-    /// last token where the graph asks for it.
-    pub fn inputs_for(&self, tokens: &[u32]) -> Vec<(&str, Value)> {
-        let rows = tokens.len();
-        let value = |input: &Input| match &input.role {
-            Role::Positions => Value::i32([1, rows], (0..rows as i32).collect::<Vec<_>>()),
-            Role::RopeTable(table) => {
-                let inv_freq = &self.rope_tables[table];
-                Value::f32([1, rows, inv_freq.len() * 2], rope_rows(inv_freq, 0, rows))
-            }
-            _ if input.name == "last_token_idx" => Value::u32([1, 1], vec![rows as u32 - 1]),
-            _ => Value::u32([1, rows], tokens.to_vec()),
-        };
-        let inputs = self.graph.nodes().iter().filter_map(|node| match &node.op {
-            Op::Input(input) => Some((input.name.as_str(), value(input))),
-            _ => None,
-        });
-        inputs.collect()
-    }
-}
+/// Tokens of a prefill where nothing else is said.
+const DEFAULT_SEQ: usize = 128;
 
 impl<'a> GemmaFlow<'a> {
     /// Prefill of one sequence of 128 tokens, final hidden states, no hooks.
     pub fn new(config: &'a GemmaConfig) -> Self {
-        Self::for_prefill(config, 1, 128)
-    }
-
-    /// Prefill of `batch` sequences of `seq` tokens.
-    pub fn for_prefill(config: &'a GemmaConfig, batch: usize, seq: usize) -> Self {
         Self {
             config,
-            batch,
-            seq: seq.into(),
-            head: Head::Hidden,
-            kv: KvSource::None,
+            mode: GemmaMode::Prefill,
+            resident: false,
+            batch: 1,
+            seq: None,
+            dynamic_seq: false,
+            past: None,
+            dynamic_past: false,
+            head: None,
             export_kv: false,
+            custom_mask: false,
             before_layers: Vec::new(),
             after_layers: Vec::new(),
             layer: None,
@@ -123,10 +111,33 @@ impl<'a> GemmaFlow<'a> {
         }
     }
 
-    /// The form that generation uses, for prefill chunks and decode steps alike: any number of new tokens, keys and values in
-    /// caches that stay on the device. The sizes [`sym::SEQ`], [`sym::CACHE`] and [`sym::RING`] are bound when it is compiled.
+    /// Prefill of `batch` sequences of `seq` tokens.
+    pub fn for_prefill(config: &'a GemmaConfig, batch: usize, seq: usize) -> Self {
+        Self::new(config).batch(batch).seq(seq)
+    }
+
+    /// One decode step of `batch` sequences after `past_seq` rows that the caller holds, with the LM head.
+    pub fn for_decode(config: &'a GemmaConfig, batch: usize, past_seq: usize) -> Self {
+        Self::new(config).decode().batch(batch).past(past_seq)
+    }
+
+    /// The form that generation uses, for prefill chunks and decode steps alike: any number of new tokens of one sequence, keys
+    /// and values in caches that stay on the device. The sizes [`sym::SEQ`], [`sym::CACHE`] and [`sym::RING`] are bound when it is
+    /// compiled.
     pub fn resident(config: &'a GemmaConfig) -> Self {
-        Self { kv: KvSource::Resident, ..Self::for_prefill(config, 1, 1) }.dynamic_seq()
+        Self { resident: true, ..Self::new(config) }.dynamic_seq()
+    }
+
+    /// Whole sequences.
+    pub fn prefill(mut self) -> Self {
+        self.mode = GemmaMode::Prefill;
+        self
+    }
+
+    /// One new token after rows that the caller holds.
+    pub fn decode(mut self) -> Self {
+        self.mode = GemmaMode::Decode;
+        self
     }
 
     /// Number of sequences.
@@ -135,40 +146,60 @@ impl<'a> GemmaFlow<'a> {
         self
     }
 
-    /// Tokens in each sequence.
+    /// Tokens in each sequence; with [`dynamic_seq`](Self::dynamic_seq) the most.
     pub fn seq(mut self, seq: usize) -> Self {
-        self.seq = seq.into();
+        self.seq = Some(seq);
         self
     }
 
-    /// [`sym::SEQ`] instead of a number: one graph for every length.
+    /// Rows of the cache that the caller holds; with [`dynamic_past`](Self::dynamic_past) the most.
+    pub fn past(mut self, past: usize) -> Self {
+        self.past = Some(past);
+        self
+    }
+
+    /// [`sym::SEQ`] instead of a number: one graph for every length, up to [`seq`](Self::seq) where it is given, else up to the
+    /// model's context.
     pub fn dynamic_seq(mut self) -> Self {
-        self.seq = sym::SEQ.into();
+        self.dynamic_seq = true;
+        self
+    }
+
+    /// [`sym::PAST_SEQ`] instead of a number: one graph for every length of the past, up to [`past`](Self::past) where it is given,
+    /// else up to the model's context.
+    pub fn dynamic_past(mut self) -> Self {
+        self.dynamic_past = true;
         self
     }
 
     /// Logits of all positions.
     pub fn lm_head(mut self) -> Self {
-        self.head = Head::AllLogits;
+        self.head = Some(Head::AllLogits);
         self
     }
 
     /// Final hidden states instead of logits.
     pub fn hidden_only(mut self) -> Self {
-        self.head = Head::Hidden;
+        self.head = Some(Head::Hidden);
         self
     }
 
-    /// Logits of one position a sequence: the last, or with [`dynamic_seq`](Self::dynamic_seq) the one that the input
-    /// `last_token_idx` names.
+    /// Logits of one position a sequence: the last, in a batch the last live one, or with [`dynamic_seq`](Self::dynamic_seq) the one
+    /// that the input `last_token_idx` names.
     pub fn last_token_logits(mut self) -> Self {
-        self.head = Head::LastLogits;
+        self.head = Some(Head::LastLogits);
         self
     }
 
     /// Adds each layer's K (after RoPE) and V as outputs `k_0`, `v_0`, `k_1`, … `[B, T, K·H]`.
     pub fn export_kv(mut self) -> Self {
         self.export_kv = true;
+        self
+    }
+
+    /// Decode takes the input `mask`; it drops keys besides those that the layer's own mask drops, and replaces nothing.
+    pub fn custom_mask(mut self) -> Self {
+        self.custom_mask = true;
         self
     }
 
@@ -190,7 +221,7 @@ impl<'a> GemmaFlow<'a> {
         self
     }
 
-    /// Changes the assembled flow, after the layers and `after_layers`.
+    /// Changes the assembled flow: called once, after the layers and `after_layers`, before gather and final norm.
     pub fn patch_flow(mut self, f: impl Fn(ModelFlow) -> ModelFlow + Send + Sync + 'static) -> Self {
         self.patch_flow = Some(Arc::new(f));
         self
@@ -199,96 +230,139 @@ impl<'a> GemmaFlow<'a> {
     /// Emits the graph. Weights are taken from the loader as handles; none of their bytes are read.
     ///
     /// # Errors
-    /// [`Error::Builder`] for sizes of zero, [`Error::Config`], and what the loader says of a weight.
+    /// [`Error::Builder`] for sizes of zero and for an option that can have no effect (see the table above),
+    /// [`Error::ContextFull`] for sizes past the model's context, [`Error::Config`], what a hook's stages say, and what the loader
+    /// says of a weight.
     pub fn build(self, loader: &mut dyn WeightLoader) -> Result<BuiltModel> {
-        let config = self.config;
-        config.validate()?;
-        if self.batch == 0 || self.seq.fixed() == Some(0) {
-            return Err(Error::Builder("batch and seq must be at least 1".into()));
+        self.config.validate()?;
+        self.check()?;
+        self.assemble()?.build(loader)
+    }
+
+    fn check(&self) -> Result<()> {
+        let decode = self.mode == GemmaMode::Decode;
+        let last = self.head == Some(Head::LastLogits);
+        let refused = [
+            (self.batch == 0, "batch is 0, expected at least 1"),
+            (self.seq == Some(0), "seq is 0, expected at least 1"),
+            (decode && self.seq.is_some(), "seq has no effect in decode, where there is one new token"),
+            (decode && self.dynamic_seq, "dynamic_seq has no effect in decode, where there is one new token"),
+            (decode && last, "last_token_logits has no effect in decode, where there is one token; use lm_head"),
+            (decode && self.export_kv, "export_kv has no effect in decode, whose K and V are outputs already"),
+            (decode && self.past.is_none() && !self.dynamic_past, "decode needs past or dynamic_past"),
+            (decode && self.past == Some(0), "past is 0: a first token has no past, use prefill for it"),
+            (!decode && self.past.is_some(), "past has no effect in prefill"),
+            (!decode && self.dynamic_past, "dynamic_past has no effect in prefill"),
+            (!decode && self.custom_mask, "custom_mask has no effect in prefill; padding goes by the input attention_mask"),
+            (self.resident && decode, "decode does not go with resident caches, which the resident graph has in both modes"),
+            (self.resident && self.batch > 1, "resident caches hold one sequence, batch must be 1"),
+        ];
+        if let Some((_, problem)) = refused.iter().find(|(refuse, _)| *refuse) {
+            return Err(Error::Builder((*problem).into()));
         }
-        let flow = self.assemble();
-        let mut graph = Graph::new(if self.kv == KvSource::Resident { "gemma_resident" } else { "gemma" });
-        let mut context = EmitContext::new(&mut graph, loader, self.batch, self.seq);
-        let x = self.embed(&mut context)?;
-        let x = flow.emit(&mut context, x)?;
-        self.head(&mut context, x)?;
-        let params = context.into_params();
-        let tables = (0..config.active_num_layers()).map(|i| (rope_table_name(config, i), config.layer_rope(i)));
-        let rope_tables = tables
-            .map(|(name, rope)| Ok((name.to_string(), resolve_inv_freq(rope, config.head_dim, None)?)))
-            .collect::<Result<_>>()?;
-        Ok(BuiltModel { graph, params, rope_tables })
-    }
-
-    /// The stages between embedding and head.
-    fn assemble(&self) -> ModelFlow {
-        let layer = |index: usize| {
-            let config = self.config.clone();
-            let stock = FlowStage::block(GemmaLayer { config, index, kv: self.kv, export_kv: self.export_kv });
-            let default = stock.named(format!("layer.{index}"));
-            match &self.layer {
-                Some(hook) => hook(GemmaLayerCtx { index, default }),
-                None => default,
-            }
-        };
-        let layers = self.config.active_num_layers();
-        let flow = ModelFlow::new().stages(self.before_layers.clone()).repeat_layers(layers, layer);
-        let flow = flow.stages(self.after_layers.clone());
-        match &self.patch_flow {
-            Some(patch) => patch(flow),
-            None => flow,
+        let capacity = self.config.max_position_embeddings;
+        let needed = if decode { self.past.map_or(0, |past| past + 1) } else { self.seq.unwrap_or(0) };
+        if needed > capacity {
+            return Err(Error::ContextFull { needed, capacity });
         }
-    }
-
-    /// `embed[ids] · √D` (gemma-spec §1; the factor unrounded, as in f32).
-    fn embed(&self, context: &mut EmitContext) -> Result<NodeId> {
-        let dims = Shape(vec![context.batch.into(), context.seq]);
-        let ids = context.graph.input("input_ids", Role::Caller, DType::U32, dims)?;
-        let table = self.embedding(context)?;
-        let rows = context.graph.gather(table, ids)?;
-        let x = context.graph.scale(rows, (self.config.hidden_size as f32).sqrt())?;
-        Ok(context.graph.label(x, "embed"))
-    }
-
-    fn embedding(&self, context: &mut EmitContext) -> Result<NodeId> {
-        let shape = [self.config.vocab_size, self.config.hidden_size];
-        model_weight(context, self.config, WeightPosition::Embed, &shape)
-    }
-
-    /// Final norm, head and softcap; adds the model's output.
-    fn head(&self, context: &mut EmitContext, x: NodeId) -> Result<()> {
-        let c = self.config;
-        let x = if self.head == Head::LastLogits { self.last_token(context, x)? } else { x };
-        let gain = model_weight(context, c, WeightPosition::FinalNorm, &[c.hidden_size])?;
-        let x = context.graph.rms_norm(x, gain, c.rms_norm_eps, Gain::OnePlus)?;
-        context.graph.label(x, "final_norm");
-        let mut outputs = std::mem::take(context.graph.outputs_mut());
-        if self.head == Head::Hidden {
-            outputs.insert(0, ("hidden".into(), x));
-        } else {
-            let weight = match c.tie_word_embeddings {
-                true => self.embedding(context)?,
-                false => model_weight(context, c, WeightPosition::Unembed, &[c.vocab_size, c.hidden_size])?,
-            };
-            let mut logits = context.graph.linear(x, weight)?;
-            if let Some(cap) = c.final_logit_softcapping {
-                logits = context.graph.softcap(logits, cap)?;
-            }
-            context.graph.label(logits, "unembed");
-            outputs.insert(0, ("logits".into(), logits));
-        }
-        *context.graph.outputs_mut() = outputs;
         Ok(())
     }
 
-    /// One row of each sequence, `[B, 1, D]`.
-    fn last_token(&self, context: &mut EmitContext, x: NodeId) -> Result<NodeId> {
-        if let Some(seq) = context.seq.fixed() {
-            return context.graph.push(Slice { axis: 1, start: seq - 1, len: 1.into() }, &[x]);
+    /// The whole model.
+    fn assemble(&self) -> Result<ModelFlow> {
+        let config = self.config;
+        let key = weight_key(config.arch, WeightPosition::Embed)?;
+        let flow = self
+            .inputs()
+            .token_embed(&WeightPosition::Embed.to_string(), &key, [config.vocab_size, config.hidden_size])
+            .stage(EmbedScaleStage);
+        let flow = match self.mode {
+            GemmaMode::Prefill => flow.stage(RopeTablesStage::new(config)?),
+            GemmaMode::Decode => flow.stage(DecodeRopeParamsStage::new(config)?),
+        };
+        let shared = Arc::new(config.clone());
+        let flow = flow
+            .raw_stages(self.before_layers.clone())
+            .repeat_layers(config.active_num_layers(), |index| self.layer_stage(index, &shared))
+            .raw_stages(self.after_layers.clone());
+        let flow = match &self.patch_flow {
+            Some(patch) => patch(flow),
+            None => flow,
+        };
+        Ok(self.end(flow))
+    }
+
+    /// The inputs, with the sizes and the past.
+    fn inputs(&self) -> ModelFlow {
+        let context = self.config.max_position_embeddings;
+        let symbolic = |dynamic: bool, symbol, size: usize| if dynamic { Dim::from(symbol) } else { size.into() };
+        let seq = match self.mode {
+            GemmaMode::Prefill => symbolic(self.dynamic_seq, sym::SEQ, self.seq.unwrap_or(DEFAULT_SEQ)),
+            GemmaMode::Decode => 1.into(),
+        };
+        let ids = Shape(vec![self.batch.into(), seq]);
+        if self.mode == GemmaMode::Decode {
+            let past = symbolic(self.dynamic_past, sym::PAST_SEQ, self.past.unwrap_or(1));
+            let flow = ModelFlow::new("gemma_decode", self.batch, seq).input("input_ids", DType::U32, ids);
+            let flow = if self.dynamic_past { flow.limit(sym::PAST_SEQ, self.past.unwrap_or(context - 1)) } else { flow };
+            return flow.bind_decode_inputs(past, self.custom_mask);
         }
-        let index = context.graph.input("last_token_idx", Role::Caller, DType::U32, [context.batch, 1])?;
-        let x = context.graph.push(Gather { per_batch: true }, &[x, index])?;
-        Ok(context.graph.label(x, "last_token"))
+        let name = if self.resident { "gemma_resident" } else { "gemma" };
+        let flow = ModelFlow::new(name, self.batch, seq).input("input_ids", DType::U32, ids);
+        let flow = if self.dynamic_seq { flow.limit(sym::SEQ, self.seq.unwrap_or(context)) } else { flow };
+        let flow = if self.batch > 1 { flow.bind_attention_mask() } else { flow };
+        if self.resident { flow.bind_resident_cache(DType::F32) } else { flow }
+    }
+
+    /// One layer, as the hook decides.
+    fn layer_stage(&self, index: usize, config: &Arc<GemmaConfig>) -> FlowStage {
+        let outputs = SideOutputs::new();
+        let context = match self.mode {
+            GemmaMode::Prefill => GemmaLayerCtx::Prefill {
+                index,
+                style: config.layer_style(),
+                attn: SelfAttnPrefillSpec::of(config, index),
+                kv_sink: outputs,
+                export_kv: self.export_kv,
+                head_dim: config.head_dim,
+                eps: config.rms_norm_eps,
+                config: config.clone(),
+            },
+            GemmaMode::Decode => GemmaLayerCtx::Decode {
+                index,
+                spec: GemmaDecodeLayerSpec::of(config, index, self.batch, self.custom_mask),
+                kv_out: outputs,
+                config: config.clone(),
+            },
+        };
+        match &self.layer {
+            Some(hook) => hook(context),
+            None => context.default_stage(),
+        }
+    }
+
+    /// Gather of the last token, final norm, head, softcap, output.
+    fn end(&self, flow: ModelFlow) -> ModelFlow {
+        let config = self.config;
+        let head = self.head.unwrap_or(if self.mode == GemmaMode::Decode { Head::AllLogits } else { Head::Hidden });
+        let flow = match head {
+            Head::LastLogits if self.dynamic_seq || self.batch > 1 => flow.gather_last_token_dynamic(self.dynamic_seq),
+            Head::LastLogits => flow.gather_last_token_at(self.seq.unwrap_or(DEFAULT_SEQ) - 1),
+            Head::Hidden | Head::AllLogits => flow,
+        };
+        let flow = flow.stage(GemmaRmsNormStage::final_norm(config));
+        if head == Head::Hidden {
+            return flow.output("hidden");
+        }
+        let flow = flow.stage(match config.tie_word_embeddings {
+            true => LmHeadStage::tied(config),
+            false => LmHeadStage::separate(config),
+        });
+        let flow = match config.final_logit_softcapping {
+            Some(cap) => flow.stage(LogitSoftcapStage::new(cap)),
+            None => flow,
+        };
+        flow.output("logits")
     }
 }
 
@@ -296,11 +370,16 @@ impl fmt::Debug for GemmaFlow<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GemmaFlow")
             .field("arch", &self.config.arch)
+            .field("mode", &self.mode)
+            .field("resident", &self.resident)
             .field("batch", &self.batch)
             .field("seq", &self.seq)
+            .field("dynamic_seq", &self.dynamic_seq)
+            .field("past", &self.past)
+            .field("dynamic_past", &self.dynamic_past)
             .field("head", &self.head)
-            .field("kv", &self.kv)
             .field("export_kv", &self.export_kv)
+            .field("custom_mask", &self.custom_mask)
             .field("before_layers", &self.before_layers.len())
             .field("after_layers", &self.after_layers.len())
             .field("layer hooks", &usize::from(self.layer.is_some()))

@@ -1,195 +1,200 @@
-//! One decoder layer, for every family of this crate.
+//! One decoder layer, for every family of this crate, and what a `layer` hook sees of it.
 
-use super::{GemmaArch, GemmaConfig, LayerKind, LayerWeight, WeightPosition};
+use std::sync::Arc;
+
+use super::{
+    GeGluStage, GemmaConfig, GemmaLayerStyle, LayerKind, LayerWeight, MoeFfnStage, SelfAttentionStage, SelfAttnPrefillSpec,
+};
 use crate::{
-    Error, Result,
-    flow::{BlockStage, EmitContext},
-    ir::{
-        DType, Dim, Graph, NodeId, Shape, Symbol,
-        ops::{Attention, CacheWrite, Gain, Role, Rope},
-        sym,
-    },
+    flow::{FlowStage, LayerStack, SideOutputs},
+    ir::{MaskKind, Shape},
 };
 
-/// Where attention finds the keys and values of earlier tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KvSource {
-    /// There are none: the run holds the whole sequence.
-    None,
-    /// In caches that live beside the weights and are written in place: linear for full layers, a ring for sliding ones.
-    Resident,
+/// One layer of a decode graph: one new token after the rows that the caller holds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GemmaDecodeLayerSpec {
+    /// How the layer is put together.
+    pub style: GemmaLayerStyle,
+    /// Query heads N.
+    pub num_heads: usize,
+    /// Head dimension H.
+    pub head_dim: usize,
+    /// KV heads K.
+    pub num_kv_heads: usize,
+    /// Query heads to a KV head: G = N/K.
+    pub kv_group_size: usize,
+    /// Dimensions of a head that are rotated.
+    pub n_rot: usize,
+    /// The rotary table, by name.
+    pub rope_table: String,
+    /// Whether the values are the keys.
+    pub k_eq_v: bool,
+    /// Added under the root of every norm.
+    pub eps: f32,
+    /// Whether the caller gives a mask over the keys.
+    pub use_custom_mask: bool,
+    /// The stream, `[B, 1, D]`.
+    pub hidden_shape: Shape,
+    /// Which keys a query sees, besides the caller's mask.
+    pub mask: MaskKind,
+    /// Factor on the scores.
+    pub score_scale: f32,
+    /// `cap · tanh(score / cap)`.
+    pub attn_logit_softcap: Option<f32>,
 }
 
-/// A decoder layer: attention and FFW, each around the residual stream, with the norms that the family has (gemma-spec §3).
+impl GemmaDecodeLayerSpec {
+    pub(super) fn of(config: &GemmaConfig, layer: usize, batch: usize, use_custom_mask: bool) -> Self {
+        let attn = SelfAttnPrefillSpec::of(config, layer);
+        Self {
+            style: attn.style,
+            num_heads: attn.num_heads,
+            head_dim: attn.head_dim,
+            num_kv_heads: attn.num_kv_heads,
+            kv_group_size: config.kv_group_size(),
+            n_rot: attn.n_rot,
+            rope_table: attn.rope_table,
+            k_eq_v: attn.k_eq_v,
+            eps: attn.eps,
+            use_custom_mask,
+            hidden_shape: Shape::from([batch, 1, config.hidden_size]),
+            mask: attn.mask,
+            score_scale: attn.score_scale,
+            attn_logit_softcap: attn.softcap,
+        }
+    }
+
+    /// The attention of this layer: that of prefill with one new token.
+    pub fn attention(&self, layer: usize) -> SelfAttnPrefillSpec {
+        SelfAttnPrefillSpec {
+            layer,
+            num_heads: self.num_heads,
+            head_dim: self.head_dim,
+            num_kv_heads: self.num_kv_heads,
+            n_rot: self.n_rot,
+            mask: self.mask,
+            score_scale: self.score_scale,
+            softcap: self.attn_logit_softcap,
+            rope_table: self.rope_table.clone(),
+            k_eq_v: self.k_eq_v,
+            style: self.style,
+            eps: self.eps,
+        }
+    }
+}
+
+/// One layer as the `layer` hook sees it.
 #[derive(Debug, Clone)]
-pub struct GemmaLayer {
-    pub(super) config: GemmaConfig,
-    pub(super) index: usize,
-    pub(super) kv: KvSource,
-    pub(super) export_kv: bool,
+#[non_exhaustive]
+pub enum GemmaLayerCtx {
+    /// A layer over whole sequences, or over any number of new tokens with resident caches.
+    Prefill {
+        /// The layer's index, from 0.
+        index: usize,
+        /// How it is put together.
+        style: GemmaLayerStyle,
+        /// Its attention.
+        attn: SelfAttnPrefillSpec,
+        /// Where K and V go when they are exported.
+        kv_sink: SideOutputs,
+        /// Whether they are.
+        export_kv: bool,
+        /// Head dimension H.
+        head_dim: usize,
+        /// Added under the root of every norm.
+        eps: f32,
+        /// The model.
+        config: Arc<GemmaConfig>,
+    },
+    /// A layer with one new token after the rows that the caller holds.
+    Decode {
+        /// The layer's index, from 0.
+        index: usize,
+        /// The layer.
+        spec: GemmaDecodeLayerSpec,
+        /// Where K and V with the new row go.
+        kv_out: SideOutputs,
+        /// The model.
+        config: Arc<GemmaConfig>,
+    },
 }
 
-impl BlockStage for GemmaLayer {
-    fn emit(&self, context: &mut EmitContext, x: NodeId) -> Result<NodeId> {
-        let h = self.norm(context, x, LayerWeight::PreAttentionNorm)?;
-        let h = self.attention(context, h)?;
-        let h = self.optional_norm(context, h, LayerWeight::PostAttentionNorm)?;
-        let x = context.graph.add(x, h)?;
-        let h = self.norm(context, x, LayerWeight::PreFfwNorm)?;
-        let h = self.feed_forward(context, h)?;
-        let h = self.optional_norm(context, h, LayerWeight::PostFfwNorm)?;
-        let x = context.graph.add(x, h)?;
-        Ok(context.graph.label(x, "output"))
-    }
-}
-
-impl GemmaLayer {
-    /// `attention_output · attention(rope(q), rope(k), v)`.
-    fn attention(&self, context: &mut EmitContext, h: NodeId) -> Result<NodeId> {
-        let c = &self.config;
-        let (heads, kv_heads, head_dim) = (c.num_attention_heads, c.num_key_value_heads, c.head_dim);
-        let q = self.heads(context, h, LayerWeight::Query, heads)?;
-        let k = self.heads(context, h, LayerWeight::Key, kv_heads)?;
-        let v = self.heads(context, h, LayerWeight::Value, kv_heads)?;
-        let q = self.optional_norm(context, q, LayerWeight::QueryNorm)?;
-        let k = self.optional_norm(context, k, LayerWeight::KeyNorm)?;
-        let table = rope_table(context, c, self.index)?;
-        let q = context.graph.push(Rope, &[q, table])?;
-        let k = context.graph.push(Rope, &[k, table])?;
-        let k = context.graph.label(k, "rotated_key");
-        if self.export_kv {
-            self.export(context, k, v)?;
+impl GemmaLayerCtx {
+    /// The layer's index, from 0.
+    pub fn index(&self) -> usize {
+        match self {
+            GemmaLayerCtx::Prefill { index, .. } | GemmaLayerCtx::Decode { index, .. } => *index,
         }
-        let positions = positions(context)?;
-        let (k, v, key_positions) = self.keys_and_values(context, k, v, positions)?;
-        let options = c.layer_attn_options(self.index);
-        let op = Attention { mask: options.mask, scale: options.scale, softcap: options.softcap, keep: false };
-        let mixed = context.graph.push(op, &[q, k, v, positions, key_positions])?;
-        context.graph.label(mixed, "attention");
-        let flat = Shape(vec![context.batch.into(), context.seq, (heads * head_dim).into()]);
-        let mixed = context.graph.reshape(mixed, flat)?;
-        self.project(context, mixed, LayerWeight::AttentionOutput, c.hidden_size)
     }
 
-    /// `down · (gelu(gate · h) ∘ (up · h))`.
-    fn feed_forward(&self, context: &mut EmitContext, h: NodeId) -> Result<NodeId> {
-        let c = &self.config;
-        let gate = self.project(context, h, LayerWeight::FfwGate, c.intermediate_size)?;
-        let up = self.project(context, h, LayerWeight::FfwUp, c.intermediate_size)?;
-        let gate = context.graph.gelu(gate)?;
-        let h = context.graph.mul(gate, up)?;
-        context.graph.label(h, "geglu");
-        self.project(context, h, LayerWeight::FfwDown, c.hidden_size)
-    }
-
-    /// The keys, values and key positions that attention reads.
-    fn keys_and_values(
-        &self,
-        context: &mut EmitContext,
-        k: NodeId,
-        v: NodeId,
-        positions: NodeId,
-    ) -> Result<(NodeId, NodeId, NodeId)> {
-        if self.kv == KvSource::None {
-            return Ok((k, v, positions));
+    /// The model.
+    pub fn config(&self) -> &GemmaConfig {
+        match self {
+            GemmaLayerCtx::Prefill { config, .. } | GemmaLayerCtx::Decode { config, .. } => config,
         }
-        let kind = self.config.layer_types[self.index];
-        let rows = cache_rows(kind);
-        let batch = Dim::from(context.batch);
-        let dims = Shape(vec![batch, rows.into(), self.config.num_key_value_heads.into(), self.config.head_dim.into()]);
-        let mut write = |what: &str, new: NodeId| -> Result<NodeId> {
-            let name = format!("cache.{what}.{}", self.index);
-            let cache = context.graph.input(name, Role::Cache, DType::F32, dims.clone())?;
-            context.graph.push(CacheWrite, &[cache, new, positions])
-        };
-        let (k, v) = (write("k", k)?, write("v", v)?);
-        let key_positions = context.shared(&position_cache(kind), |context| {
-            let dims = Shape(vec![batch, rows.into()]);
-            let cache = context.graph.input(position_cache(kind), Role::Cache, DType::I32, dims)?;
-            context.graph.push(CacheWrite, &[cache, positions, positions])
-        })?;
-        Ok((k, v, key_positions))
     }
 
-    /// Adds K (after RoPE) and V as outputs `[B, T, K·H]`.
-    fn export(&self, context: &mut EmitContext, k: NodeId, v: NodeId) -> Result<()> {
-        for (what, node) in [("k", k), ("v", v)] {
-            let flat = Shape(vec![context.batch.into(), context.seq, self.config.kv_proj_dim().into()]);
-            let node = context.graph.reshape(node, flat)?;
-            context.side_output(format!("{what}_{}", self.index), node);
-        }
-        Ok(())
+    /// Whether the layer sees a window or everything.
+    pub fn kind(&self) -> LayerKind {
+        self.config().layer_types[self.index()]
     }
 
-    /// A projection split into heads, `[B, T, heads, H]`.
-    fn heads(&self, context: &mut EmitContext, h: NodeId, weight: LayerWeight, heads: usize) -> Result<NodeId> {
-        let head_dim = self.config.head_dim;
-        let flat = self.project(context, h, weight, heads * head_dim)?;
-        let dims = Shape(vec![context.batch.into(), context.seq, heads.into(), head_dim.into()]);
-        context.graph.reshape(flat, dims)
-    }
-
-    /// `W · h` with a weight `[out, last dimension of h]`.
-    fn project(&self, context: &mut EmitContext, h: NodeId, weight: LayerWeight, out: usize) -> Result<NodeId> {
-        let inner = fixed_last(context.graph, h)?;
-        let node = model_weight(context, &self.config, WeightPosition::Layer(self.index, weight), &[out, inner])?;
-        let y = context.graph.linear(h, node)?;
-        Ok(context.graph.label(y, weight.name()))
-    }
-
-    /// RMSNorm over the innermost dimension.
-    fn norm(&self, context: &mut EmitContext, x: NodeId, weight: LayerWeight) -> Result<NodeId> {
-        let width = fixed_last(context.graph, x)?;
-        let node = model_weight(context, &self.config, WeightPosition::Layer(self.index, weight), &[width])?;
-        let y = context.graph.rms_norm(x, node, self.config.rms_norm_eps, Gain::OnePlus)?;
-        Ok(context.graph.label(y, weight.name()))
-    }
-
-    /// The norm where the family has it, else `x` itself.
-    fn optional_norm(&self, context: &mut EmitContext, x: NodeId, weight: LayerWeight) -> Result<NodeId> {
-        match WeightPosition::Layer(self.index, weight).hugging_face(self.config.arch) {
-            Some(_) => self.norm(context, x, weight),
-            None => Ok(x),
+    /// The stock layer, with this context's attention: changed fields of it have their effect.
+    pub fn default_stage(&self) -> FlowStage {
+        match self {
+            GemmaLayerCtx::Prefill { attn, kv_sink, export_kv, config, .. } => {
+                gemma_prefill_layer_composed(config, attn, export_kv.then_some(kv_sink))
+            }
+            GemmaLayerCtx::Decode { index, spec, kv_out, config } => {
+                gemma_prefill_layer_composed(config, &spec.attention(*index), Some(kv_out))
+            }
         }
     }
 }
 
-/// The capacity of a layer's cache.
-fn cache_rows(kind: LayerKind) -> Symbol {
-    match kind {
-        LayerKind::Full => sym::CACHE,
-        LayerKind::Sliding => sym::RING,
+/// A decoder layer, attention and FFW each around the residual stream, with the norms that the family has (gemma-spec §3); with
+/// `export`, K and V become outputs. Also the layer of decode: attention takes its past from where the flow says.
+pub fn gemma_prefill_layer_composed(config: &GemmaConfig, attn: &SelfAttnPrefillSpec, export: Option<&SideOutputs>) -> FlowStage {
+    let attention = SelfAttentionStage::new(attn.clone());
+    let attention = match export {
+        Some(outputs) => attention.with_export(outputs.clone()),
+        None => attention,
+    };
+    around_attention(config, attn.layer, attention).stage(GeGluStage::hf_mlp(config, attn.layer)).close(config, attn.layer)
+}
+
+/// A decoder layer whose FFW is a mixture of experts. This version computes none: emitting it is an error.
+pub fn gemma_moe_prefill_layer_composed(config: &GemmaConfig, attn: &SelfAttnPrefillSpec, experts: MoeFfnStage) -> FlowStage {
+    around_attention(config, attn.layer, SelfAttentionStage::new(attn.clone())).stage(experts).close(config, attn.layer)
+}
+
+/// As [`gemma_moe_prefill_layer_composed`], from a decode layer.
+pub fn gemma_moe_decode_layer_composed(
+    config: &GemmaConfig,
+    layer: usize,
+    spec: &GemmaDecodeLayerSpec,
+    experts: MoeFfnStage,
+) -> FlowStage {
+    gemma_moe_prefill_layer_composed(config, &spec.attention(layer), experts)
+}
+
+/// A layer up to its FFW.
+fn around_attention(config: &GemmaConfig, layer: usize, attention: SelfAttentionStage) -> LayerStack {
+    LayerStack::named(format!("layer.{layer}"))
+        .residual_save()
+        .norm(config, layer, LayerWeight::PreAttentionNorm)
+        .stage(attention)
+        .norm(config, layer, LayerWeight::PostAttentionNorm)
+        .residual_add()
+        .residual_save()
+        .norm(config, layer, LayerWeight::PreFfwNorm)
+}
+
+impl LayerStack {
+    /// Ends a layer after its FFW.
+    fn close(self, config: &GemmaConfig, layer: usize) -> FlowStage {
+        self.norm(config, layer, LayerWeight::PostFfwNorm).residual_add().build()
     }
-}
-
-/// The cache of key positions that the layers of one kind share.
-fn position_cache(kind: LayerKind) -> String {
-    match kind {
-        LayerKind::Full => "cache.positions.full".into(),
-        LayerKind::Sliding => "cache.positions.sliding".into(),
-    }
-}
-
-fn fixed_last(graph: &Graph, node: NodeId) -> Result<usize> {
-    let last = graph.shape(node).last().and_then(Dim::fixed);
-    last.ok_or_else(|| Error::Builder(format!("the innermost size of {} must be a number", graph.ty(node))))
-}
-
-/// The positions of the new tokens, `[B, T]` i32.
-pub(super) fn positions(context: &mut EmitContext) -> Result<NodeId> {
-    context.shared("positions", |context| {
-        let dims = Shape(vec![context.batch.into(), context.seq]);
-        context.graph.input("positions", Role::Positions, DType::I32, dims)
-    })
-}
-
-/// The rotary rows of the new tokens for a layer, `[B, T, H]`.
-fn rope_table(context: &mut EmitContext, config: &GemmaConfig, layer: usize) -> Result<NodeId> {
-    let name = rope_table_name(config, layer);
-    context.shared(name, |context| {
-        let dims = Shape(vec![context.batch.into(), context.seq, config.head_dim.into()]);
-        context.graph.input(name, Role::RopeTable(name.into()), DType::F32, dims)
-    })
 }
 
 /// The rotary table that a layer uses: one name where all layers share a table.
@@ -199,16 +204,4 @@ pub(super) fn rope_table_name(config: &GemmaConfig, layer: usize) -> &'static st
         LayerKind::Full => "rope_full",
         LayerKind::Sliding => "rope_sliding",
     }
-}
-
-/// A weight by its position in the model.
-pub(super) fn model_weight(
-    context: &mut EmitContext,
-    config: &GemmaConfig,
-    position: WeightPosition,
-    shape: &[usize],
-) -> Result<NodeId> {
-    let arch: GemmaArch = config.arch;
-    let key = position.hugging_face(arch).ok_or_else(|| Error::Config(format!("{arch:?} has no weight '{position}'")))?;
-    context.weight(&position.to_string(), &key, shape)
 }

@@ -1,14 +1,30 @@
-//! Gemma: its configuration, rotary tables and weight names.
+//! Gemma: its configuration, rotary tables, weight names, blocks and the flow that puts them together.
 
+mod attention;
+mod blocks;
 mod config;
 mod flow;
 mod layer;
 mod names;
+mod opts;
 mod rope;
 
+pub use attention::{SelfAttentionStage, SelfAttnPrefillSpec, gemma_attn_spec, gemma_strided_layer_mask, gemma2_layer_mask};
+pub use blocks::{
+    DecodeRopeParamsStage, EmbedScaleStage, GeGluStage, GemmaKvTapStage, GemmaRmsNormStage, LmHeadStage, LogitSoftcapStage,
+    MoeFfnStage, RopeTablesStage,
+};
 pub use config::{GemmaArch, GemmaConfig, GemmaLayerStyle, LayerAttnOptions, LayerKind, RopeConfig, RopeScaling};
-pub use flow::{BuiltModel, GemmaFlow, GemmaLayerCtx};
-pub use layer::{GemmaLayer, KvSource};
+pub use flow::{GemmaFlow, GemmaMode};
+use layer::rope_table_name;
+pub use layer::{
+    GemmaDecodeLayerSpec, GemmaLayerCtx, gemma_moe_decode_layer_composed, gemma_moe_prefill_layer_composed,
+    gemma_prefill_layer_composed,
+};
 pub(crate) use names::text_weight;
 pub use names::{LayerWeight, WeightPosition};
-pub use rope::{build_rope_tables, default_inv_freq, resolve_inv_freq, rope_rows, rope_slice};
+pub use opts::{
+    GemmaDecodeOpts, GemmaPrefillOpts, build_gemma_decode_built, build_gemma_decode_flow, build_gemma_decode_graph,
+    build_gemma_prefill_built, build_gemma_prefill_flow,
+};
+pub use rope::{build_rope_tables, default_inv_freq, resolve_inv_freq, rope_slice};

@@ -7,6 +7,7 @@
 use crate::{
     Error, Result,
     gemma::{RopeConfig, RopeScaling},
+    ir::ops::cos_sin,
 };
 
 /// The H/2 inverse frequencies `theta^(-2j/H)`, j = 0 to H/2 − 1. Exponent, power and reciprocal are each rounded to f32.
@@ -60,35 +61,12 @@ fn llama3(f: f32, factor: f32, low: f32, high: f32, length: f32) -> f32 {
 
 /// Cosines and sines `[T, H/2]` of positions 0 to `max_pos` − 1, row-major.
 pub fn build_rope_tables(inv_freq: &[f32], max_pos: usize) -> (Vec<f32>, Vec<f32>) {
-    let (mut cos, mut sin) = (Vec::with_capacity(max_pos * inv_freq.len()), Vec::with_capacity(max_pos * inv_freq.len()));
-    for pos in 0..max_pos {
-        for &f in inv_freq {
-            let (s, c) = sin_cos(f, pos);
-            cos.push(c);
-            sin.push(s);
-        }
-    }
-    (cos, sin)
+    (0..max_pos).flat_map(|pos| inv_freq.iter().map(move |&f| cos_sin(f, pos))).unzip()
 }
 
 /// Cosines and sines `[H/2]` of one position: the row `pos` of [`build_rope_tables`].
 pub fn rope_slice(inv_freq: &[f32], pos: usize) -> (Vec<f32>, Vec<f32>) {
-    inv_freq.iter().map(|&f| sin_cos(f, pos)).map(|(s, c)| (c, s)).unzip()
-}
-
-/// Rows `[rows, H]` of the positions from `start` on: H/2 cosines, then H/2 sines.
-pub fn rope_rows(inv_freq: &[f32], start: usize, rows: usize) -> Vec<f32> {
-    (start..start + rows)
-        .flat_map(|position| {
-            let (cos, sin) = rope_slice(inv_freq, position);
-            cos.into_iter().chain(sin)
-        })
-        .collect()
-}
-
-fn sin_cos(inv_freq: f32, pos: usize) -> (f32, f32) {
-    let angle = f64::from(pos as f32 * inv_freq);
-    (angle.sin() as f32, angle.cos() as f32)
+    inv_freq.iter().map(|&f| cos_sin(f, pos)).unzip()
 }
 
 #[cfg(test)]

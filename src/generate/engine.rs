@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use super::SampleOpts;
 use crate::{
     Error, Result,
-    gemma::{BuiltModel, GemmaConfig, GemmaFlow},
+    flow::BuiltModel,
+    gemma::{GemmaConfig, GemmaFlow},
     runtime::CounterSnapshot,
     weights::{WeightLoader, WeightMap},
 };

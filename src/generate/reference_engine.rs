@@ -8,10 +8,10 @@ use std::{
 use super::{Engine, Model, ModelStats, PREFILL_CHUNK, SampleOpts, Sampled, Want, engine::positions, sample_token};
 use crate::{
     Error, Result,
-    gemma::{BuiltModel, rope_rows},
+    flow::BuiltModel,
     ir::{
         DType, Data, DimBinding, Op, Value,
-        ops::{DEAD_KEY, Role},
+        ops::{DEAD_KEY, Role, rope_rows},
         sym,
     },
     reference::{self, Source},
@@ -61,11 +61,13 @@ impl ReferenceEngine {
             let Op::Input(input) = &node.op else { continue };
             let shape = input.ty.shape.bind(&binding)?;
             let value = match &input.role {
-                Role::Positions => Value::i32(shape, positions(start, rows)),
-                Role::RopeTable(table) => Value::f32(shape, rope_rows(&built.rope_tables[table], start, rows)),
+                Role::Positions(_) => Value::i32(shape, positions(start, rows)),
+                Role::RopeTable(table) => Value::f32(shape, rope_rows(&table.inv_freq, start, rows)),
                 Role::Cache => resized(self.caches.remove(&input.name), shape, input.ty.dtype),
                 Role::Caller if input.name == "last_token_idx" => Value::u32(shape, vec![rows as u32 - 1]),
                 Role::Caller => Value::u32(shape, tokens.to_vec()),
+                // Graphs of the generator have none of these.
+                Role::Optional | Role::KeyPositions { .. } | Role::LastToken(_) => continue,
             };
             values.insert(input.name.clone(), Rc::new(value));
         }

@@ -12,6 +12,8 @@ pub struct Symbol(pub &'static str);
 pub mod sym {
     use super::Symbol;
 
+    /// Sequences in a run, `B`. Graphs are built for a number of sequences: a binding of it is checked against that.
+    pub const BATCH: Symbol = Symbol("B");
     /// New tokens in a run, `T`.
     pub const SEQ: Symbol = Symbol("T");
     /// Rows of a caller-held cache.
@@ -33,6 +35,16 @@ impl Dim {
     /// The number, if no symbol is left.
     pub fn fixed(self) -> Option<usize> {
         self.symbols.iter().all(Option::is_none).then_some(self.offset)
+    }
+
+    /// The symbols of the sum, in order.
+    pub fn symbols(self) -> impl Iterator<Item = Symbol> {
+        self.symbols.into_iter().flatten()
+    }
+
+    /// The number of the sum beside its symbols.
+    pub fn offset(self) -> usize {
+        self.offset
     }
 
     /// Replaces each symbol by its number; an unbound symbol is an error.
@@ -166,6 +178,21 @@ impl DimBinding {
     pub fn with(mut self, symbol: Symbol, value: usize) -> Self {
         self.0.insert(symbol, value);
         self
+    }
+
+    /// Batch B and new tokens T of a prefill graph. B is a number in every graph, and so checked against it, not bound.
+    pub fn batch_seq(batch: usize, seq: usize) -> Self {
+        Self::new().with(sym::BATCH, batch).with(sym::SEQ, seq)
+    }
+
+    /// Batch B and rows P of the caller's cache of a decode graph.
+    pub fn batch_past_seq(batch: usize, past: usize) -> Self {
+        Self::new().with(sym::BATCH, batch).with(sym::PAST_SEQ, past)
+    }
+
+    /// The symbols with their values.
+    pub fn iter(&self) -> impl Iterator<Item = (Symbol, usize)> {
+        self.0.iter().map(|(symbol, value)| (*symbol, *value))
     }
 
     /// The value of `symbol`.

@@ -1,8 +1,8 @@
 //! Nodes in order, and how they are added.
 
-use std::{fmt, panic::Location};
+use std::{collections::BTreeMap, fmt, panic::Location};
 
-use super::{DType, DimBinding, FixedType, Op, Shape, Type};
+use super::{DType, DimBinding, FixedType, Op, Shape, Symbol, Type, ops::Input};
 use crate::{Error, Result};
 
 /// A node's place in its graph.
@@ -42,6 +42,7 @@ pub struct Graph {
     pub name: String,
     nodes: Vec<Node>,
     outputs: Vec<(String, NodeId)>,
+    limits: BTreeMap<Symbol, usize>,
     scope: String,
 }
 
@@ -81,8 +82,23 @@ impl Graph {
         Self { outputs, ..self.clone() }
     }
 
-    pub(crate) fn outputs_mut(&mut self) -> &mut Vec<(String, NodeId)> {
-        &mut self.outputs
+    /// The inputs in order, whoever provides them.
+    pub fn inputs(&self) -> impl Iterator<Item = (NodeId, &Input)> {
+        let input = |id: NodeId| match &self.node(id).op {
+            Op::Input(input) => Some((id, input)),
+            _ => None,
+        };
+        self.ids().filter_map(input)
+    }
+
+    /// The largest value of each symbolic size that has one; also the value it has where a binding says nothing.
+    pub fn limits(&self) -> &BTreeMap<Symbol, usize> {
+        &self.limits
+    }
+
+    /// Sets the largest value of a symbolic size.
+    pub fn set_limit(&mut self, symbol: Symbol, most: usize) {
+        self.limits.insert(symbol, most);
     }
 
     /// The prefix that names of new nodes get, such as `layer.3`.
@@ -185,6 +201,9 @@ impl Graph {
 impl fmt::Display for Graph {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "graph {}", self.name)?;
+        for (symbol, most) in &self.limits {
+            writeln!(f, "  {} <= {most}", symbol.0)?;
+        }
         for (index, node) in self.nodes.iter().enumerate() {
             let inputs: Vec<String> = node.inputs.iter().map(NodeId::to_string).collect();
             let name = if node.name.is_empty() { String::new() } else { format!("  ; {}", node.name) };

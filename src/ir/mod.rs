@@ -2,6 +2,8 @@
 
 mod build;
 mod case;
+mod decompose;
+pub mod derive;
 mod dim;
 mod dtype;
 mod graph;
@@ -12,6 +14,7 @@ mod scalar;
 mod value;
 
 pub use case::Case;
+pub use decompose::decompose;
 pub use dim::{Dim, DimBinding, Shape, Symbol, sym};
 pub use dtype::DType;
 pub(crate) use graph::expect_dtype;

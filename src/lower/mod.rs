@@ -1,7 +1,6 @@
 //! From a graph to a plan: decompose, decide what is materialised, write the generated WGSL, place values in slots.
 
 mod bound;
-mod decompose;
 mod fuse;
 mod place;
 mod region;
@@ -11,11 +10,10 @@ mod tests;
 use std::ops::Range;
 
 use bound::Bound;
-pub use decompose::decompose;
 
 use crate::{
     Result,
-    ir::{DimBinding, Graph, kernel::Target},
+    ir::{DimBinding, Graph, decompose, kernel::Target},
     plan::Plan,
 };
 

@@ -10,7 +10,7 @@ use crate::{
     ir::{
         DType, Data, DimBinding, Graph, MaskKind, NodeId, Op, Shape, UnaryFn, Value,
         kernel::{Operand, Slot, Target},
-        ops::{Attention, CacheWrite, Concat, Gain, Lowering, Permute, Role, Rope, Softmax, Unary},
+        ops::{Attention, CacheWrite, Concat, Gain, Lowering, Permute, PositionRule, Role, Rope, RopeTable, Softmax, Unary},
         sym,
     },
     plan::{Plan, SlotKind},
@@ -277,8 +277,16 @@ fn decoder(layers: usize) -> Graph {
     let mut g = Graph::new("decoder");
     let rows = |width: usize| Shape(vec![1.into(), sym::SEQ.into(), width.into()]);
     let mut h = g.input("h", Role::Caller, DType::F32, rows(16)).unwrap();
-    let positions = g.input("positions", Role::Positions, DType::I32, Shape(vec![1.into(), sym::SEQ.into()])).unwrap();
-    let table = g.input("rope", Role::RopeTable("local".into()), DType::F32, rows(8)).unwrap();
+    let positions =
+        g.input("positions", Role::Positions(PositionRule::From(0)), DType::I32, Shape(vec![1.into(), sym::SEQ.into()])).unwrap();
+    let table = g
+        .input(
+            "rope",
+            Role::RopeTable(RopeTable { inv_freq: vec![1.0; 4].into(), rule: PositionRule::From(0) }),
+            DType::F32,
+            rows(8),
+        )
+        .unwrap();
     for layer in 0..layers {
         h = attend(&mut g, h, [positions, table], layer).unwrap();
         let y = feed_forward(&mut g, h, 16, 48).unwrap();
@@ -323,7 +331,7 @@ fn scratch_memory_does_not_grow_with_depth() {
 #[test]
 fn reading_a_cache_after_its_write_is_refused() {
     let mut g = Graph::new("stale");
-    let positions = g.input("positions", Role::Positions, DType::I32, [1, 2]).unwrap();
+    let positions = g.input("positions", Role::Positions(PositionRule::From(0)), DType::I32, [1, 2]).unwrap();
     let cache = g.input("cache", Role::Cache, DType::F32, [1, 8, 4]).unwrap();
     let rows = x(&mut g, "rows", &[1, 2, 4]);
     let before = g.push(Unary { f: UnaryFn::Abs }, &[cache]).unwrap();

@@ -70,6 +70,10 @@ pub fn run_observed(
     let mut caches = Vec::new();
     for id in graph.ids() {
         let node = graph.node(id);
+        if matches!(node.op, Op::Input(_)) && left[id.index()] == 0 {
+            // Nothing reads it: others are derived from it, or it is optional and not given.
+            continue;
+        }
         let operands: Vec<Rc<Value>> = node.inputs.iter().filter_map(|i| values[i.index()].clone()).collect();
         let value = match &node.op {
             Op::Input(input) => given(&input.name, source.input(&input.name), &types[id.index()])?,

@@ -37,7 +37,7 @@ pub use prepared::{Bound, PreparedPlan, ScratchPool, Step};
 pub use read_back::StagedRead;
 pub use requirements::{required_features, required_limits, wanted_features, wanted_limits};
 pub use resident::{ResidentWeight, Shard};
-pub use session::{CompiledGraph, Session, SessionWeights};
+pub use session::{CompileOptions, CompiledGraph, RunInput, Session, SessionWeights};
 pub use upload::{UploadProgress, WeightUploader};
 /// The `wgpu` that this crate is built against, for applications that hand over their own device.
 pub use wgpu;

@@ -44,7 +44,7 @@ impl Step {
 
 /// Scratch buffers that plans which never run at once share: the n-th largest slot of each plan lies in the n-th buffer.
 /// Prepare the plan with the largest scratch first; a buffer that a later one outgrows lives on in the earlier plans.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct ScratchPool {
     buffers: Vec<Arc<Buffer>>,
 }

@@ -23,9 +23,9 @@ pub(crate) use movement::strides;
 pub use movement::{Broadcast, Concat, Permute, Reshape, Slice};
 pub use reduce::{Reduce, ReduceFn};
 pub use rms_norm::{Gain, RmsNorm};
-pub use rope::Rope;
+pub use rope::{Rope, cos_sin, rope_row, rope_rows};
 pub use softmax::Softmax;
-pub use source::{Const, Input, Role, Weight};
+pub use source::{Const, Input, PositionRule, Role, RopeTable, Weight};
 
 use super::{Case, Data, FixedType, Graph, NodeId, Type, Value, kernel::Emit};
 use crate::{Error, Result};

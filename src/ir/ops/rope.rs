@@ -39,6 +39,24 @@ impl Rope {
     }
 }
 
+/// Cosine and sine of `position · inv_freq`: the angle is the product in f32, as transformers computes it, its cosine and sine are
+/// taken in f64 and rounded.
+pub fn cos_sin(inv_freq: f32, position: usize) -> (f32, f32) {
+    let angle = f64::from(position as f32 * inv_freq);
+    (angle.cos() as f32, angle.sin() as f32)
+}
+
+/// One row `[H]` of a rotary table: H/2 cosines, then H/2 sines.
+pub fn rope_row(inv_freq: &[f32], position: usize) -> impl Iterator<Item = f32> {
+    let cos = inv_freq.iter().map(move |&f| cos_sin(f, position).0);
+    cos.chain(inv_freq.iter().map(move |&f| cos_sin(f, position).1))
+}
+
+/// Rows `[rows, H]` of the positions from `start` on.
+pub fn rope_rows(inv_freq: &[f32], start: usize, rows: usize) -> Vec<f32> {
+    (start..start + rows).flat_map(|position| rope_row(inv_freq, position)).collect()
+}
+
 impl OpDef for Rope {
     fn name(&self) -> &'static str {
         "rope"

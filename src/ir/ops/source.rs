@@ -1,22 +1,57 @@
 //! Where values come from: inputs, weights, constants.
 
+use std::sync::Arc;
+
 use super::{Lowering, OpDef, expect_operands};
 use crate::{
     Result,
-    ir::{DType, Data, FixedType, Shape, Type, Value},
+    ir::{DType, Data, Dim, FixedType, Shape, Type, Value},
 };
 
 /// Who provides an input.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Role {
     /// The caller, with every run.
     Caller,
-    /// The runtime, from the position of each new token: the positions themselves.
-    Positions,
-    /// The runtime, from the positions: rows of cosines and sines of the rotary table with this name.
-    RopeTable(String),
+    /// The caller, or nobody: other inputs are derived from it where it is given.
+    Optional,
+    /// The runtime: the positions of the new tokens, `[B, T]`.
+    Positions(PositionRule),
+    /// The runtime: the positions of the `past` rows of a cache that the caller holds, then those of the new tokens,
+    /// `[B, past + T]`. Rows that are not live are at [`DEAD_KEY`](super::DEAD_KEY).
+    KeyPositions {
+        /// How positions follow from what is given.
+        rule: PositionRule,
+        /// Rows of the caller's cache.
+        past: Dim,
+    },
+    /// The runtime: the index of the last live token of each sequence, `[B]`.
+    LastToken(PositionRule),
+    /// The runtime, from the positions: rows `[B, T, H]` of cosines and sines.
+    RopeTable(RopeTable),
     /// The runtime: the resident cache, written in place.
     Cache,
+}
+
+/// How the positions of new tokens follow from what a run is given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PositionRule {
+    /// They count from a number on.
+    From(usize),
+    /// They count, for each sequence, from what this input `[B]` u32 says: the number of live rows of its past.
+    Given(String),
+    /// They count the entries of at least 0.5 of this optional input `[B, T]` f32; the rest is padding, at no position. From 0 on
+    /// where it is not given.
+    Mask(String),
+}
+
+/// A rotary table.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RopeTable {
+    /// The H/2 inverse frequencies.
+    pub inv_freq: Arc<[f32]>,
+    /// The positions of its rows.
+    pub rule: PositionRule,
 }
 
 /// A value given to the graph with every run.
@@ -43,9 +78,11 @@ impl OpDef for Input {
 
     fn attributes(&self) -> String {
         match &self.role {
-            Role::RopeTable(table) => format!("{{{}, rope table {table}}}", self.name),
+            Role::RopeTable(table) => format!("{{{}, rope table of {}}}", self.name, table.inv_freq.len()),
             Role::Caller => format!("{{{}}}", self.name),
-            role => format!("{{{}, {role:?}}}", self.name),
+            Role::Optional => format!("{{{}, optional}}", self.name),
+            Role::Positions(_) | Role::KeyPositions { .. } | Role::LastToken(_) => format!("{{{}, derived}}", self.name),
+            Role::Cache => format!("{{{}, cache}}", self.name),
         }
     }
 

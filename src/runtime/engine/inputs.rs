@@ -8,8 +8,11 @@ use super::{
 };
 use crate::{
     Result,
-    gemma::{GemmaConfig, rope_rows},
-    ir::ops::DEAD_KEY,
+    gemma::GemmaConfig,
+    ir::{
+        Graph,
+        ops::{DEAD_KEY, Role, rope_rows},
+    },
 };
 
 /// Every part begins at a multiple of this, the largest alignment that WebGPU lets an adapter ask for.
@@ -65,7 +68,7 @@ impl InputBlock {
         step: Step,
         tokens: &[u32],
         start: usize,
-        tables: &BTreeMap<String, Vec<f32>>,
+        graph: &Graph,
         resident: bool,
     ) -> Result<()> {
         debug_assert!(tokens.len() <= self.tokens && !tokens.is_empty(), "a run fits its bucket");
@@ -76,8 +79,10 @@ impl InputBlock {
         (start as i32..).zip(&mut positions[..tokens.len()]).for_each(|(p, slot)| *slot = p);
         self.put("positions", bytemuck::cast_slice(&positions));
         self.put("last_token_idx", &(tokens.len() as u32 - 1).to_le_bytes());
-        for (name, inv_freq) in tables {
-            self.put(name, bytemuck::cast_slice(&rope_rows(inv_freq, start, tokens.len())));
+        for (_, input) in graph.inputs() {
+            if let Role::RopeTable(table) = &input.role {
+                self.put(&input.name, bytemuck::cast_slice(&rope_rows(&table.inv_freq, start, tokens.len())));
+            }
         }
         context.write(&self.buffer, 0, &self.host)
     }

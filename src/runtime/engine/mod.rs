@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    gemma::BuiltModel,
+    flow::BuiltModel,
     generate::{
         Engine, Model, ModelStats, PREFILL_CHUNK, SHORT_LIST, SMALLEST_BUCKET, SampleOpts, Sampled, ShortList, Want, sample_token,
     },
@@ -179,8 +179,8 @@ impl GpuEngine {
         let temperature = if let Follow::TopK(t) = follow { t } else { 1.0 };
         let end = if key.resident { (start + tokens.len()) as u32 } else { u32::MAX };
         let step = Step { rows: tokens.len() as u32, end, temperature, capacity: key.rows as u32, ..Step::all(0) };
-        let tables = &self.model.built(key.resident, key.want)?.rope_tables;
-        block.write(&self.context, step, tokens, start, tables, key.resident)?;
+        let graph = &self.model.built(key.resident, key.want)?.graph;
+        block.write(&self.context, step, tokens, start, graph, key.resident)?;
         let sampler = samplers.as_ref().and_then(|s| match follow {
             Follow::Argmax => Some(&s.argmax),
             Follow::TopK(_) => Some(&s.top_k),

@@ -29,6 +29,7 @@ fn rebuild(graph: &Graph) -> Result<Graph> {
         }
     }
     let mut out = Graph::new(graph.name.clone());
+    graph.limits().iter().for_each(|(symbol, most)| out.set_limit(*symbol, *most));
     // A node that is not live keeps an id that nothing looks up.
     let mut moved: Vec<NodeId> = Vec::with_capacity(live.len());
     for (node, live) in graph.nodes().iter().zip(live) {

@@ -1,0 +1,292 @@
+//! Self-attention of one layer, in every form: whole sequences, a cache that the caller holds, resident caches.
+
+use super::{
+    GemmaConfig, GemmaLayerStyle, GemmaRmsNormStage, LayerWeight, WeightPosition,
+    blocks::{project, weight_key},
+};
+use crate::{
+    Error, Result,
+    flow::{BlockStage, EmitContext, KvSource, LayerStack, SideOutputs},
+    gemma::GemmaArch,
+    ir::{
+        DType, Dim, MaskKind, NodeId, Shape, Symbol,
+        ops::{Attention, CacheWrite, Concat, Gain, Role, Rope},
+        sym,
+    },
+};
+
+/// What one layer's attention computes, for any number of new tokens.
+///
+/// Scores are scaled, then softcapped, then masked (gemma-spec §1).
+#[derive(Debug, Clone, PartialEq)]
+pub struct SelfAttnPrefillSpec {
+    /// The layer's index.
+    pub layer: usize,
+    /// Query heads N.
+    pub num_heads: usize,
+    /// Head dimension H.
+    pub head_dim: usize,
+    /// KV heads K.
+    pub num_kv_heads: usize,
+    /// Dimensions of a head that are rotated.
+    pub n_rot: usize,
+    /// Which keys a query sees.
+    pub mask: MaskKind,
+    /// Factor on the scores.
+    pub score_scale: f32,
+    /// `cap · tanh(score / cap)`.
+    pub softcap: Option<f32>,
+    /// The rotary table, by name.
+    pub rope_table: String,
+    /// Whether the values are the keys.
+    pub k_eq_v: bool,
+    /// Whose names the weights have, and whether there are norms on queries and keys.
+    pub style: GemmaLayerStyle,
+    /// Added under the root of the norms on queries and keys.
+    pub eps: f32,
+}
+
+/// The attention of a Gemma 1 layer with these sizes and options: the rotary table `rope`, no norm on queries and keys.
+#[allow(clippy::too_many_arguments)] // The sizes of an attention block, as every paper lists them.
+pub fn gemma_attn_spec(
+    layer: usize,
+    num_heads: usize,
+    head_dim: usize,
+    num_kv_heads: usize,
+    n_rot: usize,
+    mask: MaskKind,
+    score_scale: f32,
+    softcap: Option<f32>,
+) -> SelfAttnPrefillSpec {
+    SelfAttnPrefillSpec {
+        layer,
+        num_heads,
+        head_dim,
+        num_kv_heads,
+        n_rot,
+        mask,
+        score_scale,
+        softcap,
+        rope_table: "rope".into(),
+        k_eq_v: false,
+        style: GemmaLayerStyle::Gemma,
+        eps: 1e-6,
+    }
+}
+
+/// Gemma 2's masks: even layers slide.
+pub fn gemma2_layer_mask(layer: usize, window: usize) -> MaskKind {
+    gemma_strided_layer_mask(layer, window, 2)
+}
+
+/// Of every `stride` layers the last is full and the others slide (Gemma 3: stride 6).
+pub fn gemma_strided_layer_mask(layer: usize, window: usize, stride: usize) -> MaskKind {
+    if (layer + 1).is_multiple_of(stride.max(1)) { MaskKind::Causal } else { MaskKind::SlidingWindow(window) }
+}
+
+impl SelfAttnPrefillSpec {
+    /// The attention of a layer of `config`.
+    pub fn of(config: &GemmaConfig, layer: usize) -> Self {
+        let options = config.layer_attn_options(layer);
+        let (heads, kv_heads, head_dim) = (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
+        let spec = gemma_attn_spec(layer, heads, head_dim, kv_heads, head_dim, options.mask, options.scale, options.softcap);
+        let spec = Self { style: config.layer_style(), eps: config.rms_norm_eps, ..spec };
+        spec.with_rope_table(super::rope_table_name(config, layer))
+    }
+
+    /// Rotates `n_rot` dimensions of each head. This version rotates all of them: another number is an error when emitted.
+    pub fn with_n_rot(mut self, n_rot: usize) -> Self {
+        self.n_rot = n_rot;
+        self
+    }
+
+    /// Uses the rotary table `name`.
+    pub fn with_rope_table(mut self, name: impl Into<String>) -> Self {
+        self.rope_table = name.into();
+        self
+    }
+
+    /// Takes the keys as values. No family of this version does: `true` is an error when emitted.
+    pub fn with_k_eq_v(mut self, k_eq_v: bool) -> Self {
+        self.k_eq_v = k_eq_v;
+        self
+    }
+
+    fn check(&self) -> Result<()> {
+        let Self { layer, n_rot, head_dim, .. } = self;
+        if self.k_eq_v {
+            return Err(Error::Unsupported(format!("layer {layer}: values that are the keys (k_eq_v)")));
+        }
+        if n_rot != head_dim {
+            return Err(Error::Unsupported(format!("layer {layer}: rotating {n_rot} of {head_dim} dimensions")));
+        }
+        Ok(())
+    }
+}
+
+/// `attention_output · attention(rope(q), rope(k), v)`: `[B, T, D]` to `[B, T, D]`.
+#[derive(Debug, Clone)]
+pub struct SelfAttentionStage {
+    spec: SelfAttnPrefillSpec,
+    export: Option<SideOutputs>,
+}
+
+impl SelfAttentionStage {
+    /// The attention of a layer.
+    pub fn new(spec: SelfAttnPrefillSpec) -> Self {
+        Self { spec, export: None }
+    }
+
+    /// Adds K (after RoPE) and V as outputs `k_{i}` and `v_{i}`: `[B, T, K·H]`, or `[B, past + T, K·H]` where the caller holds the
+    /// cache.
+    pub fn with_export(mut self, outputs: SideOutputs) -> Self {
+        self.export = Some(outputs);
+        self
+    }
+
+    fn arch(&self) -> GemmaArch {
+        self.spec.style.arch()
+    }
+
+    /// A projection split into heads, `[B, T, heads, H]`, with its norm where the family has one.
+    fn heads(
+        &self,
+        context: &mut EmitContext,
+        h: NodeId,
+        weight: LayerWeight,
+        heads: usize,
+        norm: Option<LayerWeight>,
+    ) -> Result<NodeId> {
+        let SelfAttnPrefillSpec { layer, head_dim, .. } = self.spec;
+        let flat = project(context, h, self.arch(), WeightPosition::Layer(layer, weight), heads * head_dim)?;
+        let shape = context.shape(&[heads, head_dim]);
+        let x = context.graph.reshape(flat, shape)?;
+        let Some(norm) = norm else { return Ok(x) };
+        let position = WeightPosition::Layer(layer, norm);
+        let Ok(key) = weight_key(self.arch(), position) else { return Ok(x) };
+        let gain = context.weight(&position.to_string(), &key, &[head_dim])?;
+        let x = context.graph.rms_norm(x, gain, self.spec.eps, Gain::OnePlus)?;
+        Ok(context.graph.label(x, norm.name()))
+    }
+
+    /// Keys, values and key positions, those of earlier tokens included, and the keep-mask where there is one.
+    fn keys_and_values(&self, context: &mut EmitContext, k: NodeId, v: NodeId, positions: NodeId) -> Result<Keys> {
+        match context.kv.clone() {
+            KvSource::None => Ok(Keys { k, v, positions, keep: None }),
+            KvSource::Caller { past, mask } => self.after_callers(context, k, v, past, mask),
+            KvSource::Resident { dtype } => self.after_resident(context, k, v, positions, dtype),
+        }
+    }
+
+    fn after_callers(&self, context: &mut EmitContext, k: NodeId, v: NodeId, past: Dim, mask: bool) -> Result<Keys> {
+        let SelfAttnPrefillSpec { layer, num_kv_heads, head_dim, .. } = self.spec;
+        let batch = Dim::from(context.batch);
+        let keep = if mask { Some(context.key_mask(past)?) } else { None };
+        let mut append = |what: &str, new: NodeId| -> Result<NodeId> {
+            let flat = Shape(vec![batch, past, (num_kv_heads * head_dim).into()]);
+            let name = format!("past_{what}_{layer}");
+            let old = context.graph.input(name, Role::Caller, DType::F32, flat)?;
+            let rows = Shape(vec![batch, past, num_kv_heads.into(), head_dim.into()]);
+            let old = context.graph.reshape(old, rows)?;
+            context.graph.push(Concat { axis: 1 }, &[old, new])
+        };
+        let (k, v) = (append("k", k)?, append("v", v)?);
+        let positions = context.key_positions(past)?;
+        Ok(Keys { k, v, positions, keep })
+    }
+
+    fn after_resident(&self, context: &mut EmitContext, k: NodeId, v: NodeId, positions: NodeId, dtype: DType) -> Result<Keys> {
+        let SelfAttnPrefillSpec { layer, num_kv_heads, head_dim, .. } = self.spec;
+        let (rows, position_cache) = resident_cache(self.spec.mask);
+        let batch = Dim::from(context.batch);
+        let dims = Shape(vec![batch, rows.into(), num_kv_heads.into(), head_dim.into()]);
+        let mut write = |what: &str, new: NodeId| -> Result<NodeId> {
+            let cache = context.graph.input(format!("cache.{what}.{layer}"), Role::Cache, dtype, dims.clone())?;
+            context.graph.push(CacheWrite, &[cache, new, positions])
+        };
+        let (k, v) = (write("k", k)?, write("v", v)?);
+        let positions = context.shared(position_cache, |context| {
+            let dims = Shape(vec![batch, rows.into()]);
+            let cache = context.graph.input(position_cache, Role::Cache, DType::I32, dims)?;
+            context.graph.push(CacheWrite, &[cache, positions, positions])
+        })?;
+        Ok(Keys { k, v, positions, keep: None })
+    }
+
+    /// Adds K and V, with the rows of a cache that the caller holds, as outputs.
+    fn export(&self, context: &mut EmitContext, keys: &Keys, new: [NodeId; 2]) -> Result<()> {
+        let Some(outputs) = &self.export else { return Ok(()) };
+        let nodes = match context.kv {
+            KvSource::Caller { .. } => [keys.k, keys.v],
+            KvSource::None | KvSource::Resident { .. } => new,
+        };
+        for (what, node) in ["k", "v"].into_iter().zip(nodes) {
+            let dims = &context.graph.shape(node).0;
+            let flat = Shape(vec![dims[0], dims[1], (self.spec.num_kv_heads * self.spec.head_dim).into()]);
+            let node = context.graph.reshape(node, flat)?;
+            outputs.add(context, &format!("{what}_{}", self.spec.layer), node);
+        }
+        Ok(())
+    }
+}
+
+/// What attention reads.
+struct Keys {
+    k: NodeId,
+    v: NodeId,
+    positions: NodeId,
+    keep: Option<NodeId>,
+}
+
+impl BlockStage for SelfAttentionStage {
+    fn emit(&self, context: &mut EmitContext, h: NodeId) -> Result<NodeId> {
+        let spec = &self.spec;
+        spec.check()?;
+        let q = self.heads(context, h, LayerWeight::Query, spec.num_heads, Some(LayerWeight::QueryNorm))?;
+        let k = self.heads(context, h, LayerWeight::Key, spec.num_kv_heads, Some(LayerWeight::KeyNorm))?;
+        let v = self.heads(context, h, LayerWeight::Value, spec.num_kv_heads, None)?;
+        let table = context.find_shared(&spec.rope_table).ok_or_else(|| {
+            let (layer, name) = (spec.layer, &spec.rope_table);
+            Error::Builder(format!("layer {layer} uses the rotary table '{name}', which no stage before it declares"))
+        })?;
+        let q = context.graph.push(Rope, &[q, table])?;
+        let k = context.graph.push(Rope, &[k, table])?;
+        let k = context.graph.label(k, "rotated_key");
+        for (what, node) in [("key_rows", k), ("value_rows", v), (&format!("rope_table.{}", spec.rope_table), table)] {
+            context.share(format!("layer.{}.{what}", spec.layer), node);
+        }
+        let positions = context.query_positions()?;
+        let keys = self.keys_and_values(context, k, v, positions)?;
+        self.export(context, &keys, [k, v])?;
+        let keep = keys.keep.is_some();
+        let op = Attention { mask: spec.mask, scale: spec.score_scale, softcap: spec.softcap, keep };
+        let operands = [q, keys.k, keys.v, positions, keys.positions].into_iter().chain(keys.keep);
+        let mixed = context.graph.push(op, &operands.collect::<Vec<_>>())?;
+        context.graph.label(mixed, "attention");
+        let flat = context.shape(&[spec.num_heads * spec.head_dim]);
+        let mixed = context.graph.reshape(mixed, flat)?;
+        let width = context.width(h)?;
+        project(context, mixed, self.arch(), WeightPosition::Layer(spec.layer, LayerWeight::AttentionOutput), width)
+    }
+}
+
+/// The capacity of a resident cache, and the cache of key positions that layers of one kind share.
+fn resident_cache(mask: MaskKind) -> (Symbol, &'static str) {
+    match mask {
+        MaskKind::SlidingWindow(_) => (sym::RING, "cache.positions.sliding"),
+        _ => (sym::CACHE, "cache.positions.full"),
+    }
+}
+
+impl LayerStack {
+    /// Appends the attention of a layer.
+    pub fn self_attn_prefill(self, spec: SelfAttnPrefillSpec) -> Self {
+        self.stage(SelfAttentionStage::new(spec))
+    }
+
+    /// Appends a norm where the family has it.
+    pub(super) fn norm(self, config: &GemmaConfig, layer: usize, weight: LayerWeight) -> Self {
+        let norm = GemmaRmsNormStage::hf_layer(config, layer, weight);
+        if norm.exists() { self.stage(norm) } else { self }
+    }
+}

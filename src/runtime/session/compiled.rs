@@ -1,0 +1,175 @@
+//! A graph ready to run.
+
+use std::{collections::HashMap, rc::Rc};
+
+use super::{
+    Backend, RunInput, ScratchPool, Session, SessionWeights,
+    gpu::GpuGraph,
+    inputs::{check, is_callers, sizes},
+    padding::Padding,
+};
+use crate::{
+    Error, Result,
+    flow::ModelParams,
+    ir::{
+        DimBinding, Graph, Op, Value,
+        derive::{Inputs, derive},
+        ops::{DEAD_KEY, Input},
+        sym,
+    },
+    lower::lower,
+    plan::Plan,
+    reference::{self, Source},
+    weights::Tensor,
+};
+
+/// A graph ready to run any number of times, at any sizes up to those that it is compiled for.
+#[derive(Debug)]
+pub struct CompiledGraph {
+    session: Session,
+    graph: Graph,
+    dims: DimBinding,
+    weights: SessionWeights,
+    gpu: Option<GpuGraph>,
+}
+
+impl CompiledGraph {
+    pub(super) fn new(
+        session: &Session,
+        graph: &Graph,
+        dims: DimBinding,
+        weights: SessionWeights,
+        scratch: &mut ScratchPool,
+    ) -> Result<Self> {
+        let gpu = match &session.backend {
+            Backend::Reference => {
+                graph.fixed_types(&dims)?;
+                None
+            }
+            Backend::Gpu { pipelines, target } => {
+                let shards = |name: &str| weights.resident.get(name).map(|w| w.shards.iter().map(|s| s.rows.clone()).collect());
+                let plan = lower(graph, &dims, target, &shards)?;
+                Some(GpuGraph::new(pipelines, plan, &weights, scratch)?)
+            }
+        };
+        Ok(Self { session: session.clone(), graph: graph.clone(), dims, weights, gpu })
+    }
+
+    /// The inputs that a run takes, in order; those whose role is [`Optional`](crate::ir::ops::Role::Optional) may be left out.
+    pub fn inputs(&self) -> impl Iterator<Item = &Input> {
+        self.graph.inputs().map(|(_, input)| input).filter(|input| is_callers(input))
+    }
+
+    /// The names of the outputs in order.
+    pub fn output_names(&self) -> Vec<&str> {
+        self.graph.outputs().iter().map(|(name, _)| name.as_str()).collect()
+    }
+
+    /// The sizes that the graph is compiled for.
+    pub fn dims(&self) -> &DimBinding {
+        &self.dims
+    }
+
+    /// The plan as it runs, or `None` on the reference.
+    pub fn plan(&self) -> Option<&Plan> {
+        self.gpu.as_ref().map(|gpu| &gpu.plan)
+    }
+
+    /// Bytes of device memory that the graph holds for itself: inputs and scratch, without weights; 0 on the reference.
+    pub fn bytes(&self) -> u64 {
+        self.gpu.as_ref().map_or(0, GpuGraph::bytes)
+    }
+
+    /// Gives or replaces a weight by its name in the graph.
+    ///
+    /// # Errors
+    /// [`Error::MissingWeight`] where the graph names no such weight, [`Error::WeightShape`] and [`Error::WeightType`] where the
+    /// graph says otherwise, and as [`WeightUploader::upload`](super::super::WeightUploader::upload).
+    pub fn set_param(&mut self, name: &str, tensor: Tensor) -> Result<()> {
+        let weights = self.graph.nodes().iter().filter_map(|node| match &node.op {
+            Op::Weight(weight) => Some(weight),
+            _ => None,
+        });
+        let Some(weight) = weights.clone().find(|weight| weight.name == name) else {
+            let nearest = weights.map(|w| w.name.clone()).min_by_key(|other| other.len().abs_diff(name.len()));
+            return Err(Error::MissingWeight { name: name.into(), nearest });
+        };
+        let expected = weight.ty.shape.bind(&self.dims)?;
+        if tensor.shape() != expected {
+            return Err(Error::WeightShape { name: name.into(), found: tensor.shape().to_vec(), expected });
+        }
+        if tensor.dtype() != weight.ty.dtype {
+            let found = format!("{}, where the graph is built for {}", tensor.dtype(), weight.ty.dtype);
+            return Err(Error::WeightType { name: name.into(), found });
+        }
+        self.session.upload(&mut self.weights, &ModelParams::from([(name.to_string(), tensor)]))?;
+        if let Some(gpu) = &mut self.gpu {
+            gpu.forget_bindings();
+        }
+        Ok(())
+    }
+
+    /// Runs the graph; inputs are given by name, as slices of the graph's own shapes or as arrays. Returns the outputs in order.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for an input that is unknown, missing, given twice, or of another type than the graph says, and for sizes
+    /// past those that the graph is compiled for; [`Error::TokenOutOfRange`]; [`Error::MissingWeight`].
+    pub fn run<'i, I>(&mut self, inputs: &'i [(&str, I)]) -> Result<Vec<(String, Value)>>
+    where
+        &'i I: Into<RunInput<'i>>,
+    {
+        let inputs: Vec<(&str, RunInput)> = inputs.iter().map(|(name, input)| (*name, input.into())).collect();
+        let live = sizes(&self.graph, &inputs, &self.dims)?;
+        let mut given = check(&self.graph, &inputs, &live)?;
+        derive(&self.graph, &live, &mut given)?;
+        match &mut self.gpu {
+            None => {
+                let values = given.into_iter().collect();
+                let source = HostSource { values, params: &self.weights.params };
+                Ok(reference::run(&self.graph, &live, &source)?.outputs)
+            }
+            Some(gpu) => {
+                pad(&self.graph, &live, &self.dims, &mut given)?;
+                gpu.prepare(&self.weights)?;
+                let rows = live.get(sym::SEQ).map_or(u32::MAX, |rows| rows as u32);
+                let outputs = gpu.run(&given, rows)?;
+                self.graph
+                    .outputs()
+                    .iter()
+                    .zip(outputs)
+                    .map(|((name, id), value)| {
+                        let padding = Padding::new(self.graph.shape(*id), &live, &self.dims)?;
+                        Ok((name.clone(), if padding.is_none() { value } else { padding.crop(&value) }))
+                    })
+                    .collect()
+            }
+        }
+    }
+}
+
+/// Enlarges every input to the sizes that the graph is compiled for.
+fn pad(graph: &Graph, live: &DimBinding, dims: &DimBinding, given: &mut Inputs) -> Result<()> {
+    for (_, input) in graph.inputs() {
+        let Some(value) = given.get_mut(&input.name) else { continue };
+        let padding = Padding::new(&input.ty.shape, live, dims)?;
+        if !padding.is_none() {
+            *value = Rc::new(padding.pad(value, DEAD_KEY));
+        }
+    }
+    Ok(())
+}
+
+struct HostSource<'a> {
+    values: HashMap<String, Rc<Value>>,
+    params: &'a ModelParams,
+}
+
+impl Source for HostSource<'_> {
+    fn input(&self, name: &str) -> Option<Rc<Value>> {
+        self.values.get(name).cloned()
+    }
+
+    fn weight(&self, name: &str) -> Option<Tensor> {
+        self.params.get(name).cloned()
+    }
+}

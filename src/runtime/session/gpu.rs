@@ -1,0 +1,122 @@
+//! A compiled graph's buffers and bind groups on a device.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::{
+    super::{
+        Buffer, GpuContext,
+        pipeline::PipelineCache,
+        prepared::{Bound, PreparedPlan, ScratchPool, Step},
+        wgpu,
+    },
+    SessionWeights,
+};
+use crate::{
+    Error, Result,
+    ir::{DType, Data, FixedType, Value, derive::Inputs},
+    plan::{Plan, SlotKind},
+};
+
+/// The most that one read-back holds.
+const READ_BACK: usize = 16 << 20;
+
+#[derive(Debug)]
+pub(super) struct GpuGraph {
+    pub(super) plan: Plan,
+    pipelines: Arc<PipelineCache>,
+    /// Bound to the weights; made anew after one was replaced.
+    prepared: Option<PreparedPlan>,
+    scratch: ScratchPool,
+    inputs: HashMap<String, (Arc<Buffer>, u64)>,
+    step: Arc<Buffer>,
+}
+
+impl GpuGraph {
+    pub(super) fn new(
+        pipelines: &Arc<PipelineCache>,
+        plan: Plan,
+        weights: &SessionWeights,
+        scratch: &mut ScratchPool,
+    ) -> Result<Self> {
+        let context = pipelines.context().clone();
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        let mut inputs = HashMap::new();
+        for slot in &plan.slots {
+            if let SlotKind::Input { name, .. } = &slot.kind {
+                let buffer = context.create_buffer(name, slot.bytes.next_multiple_of(16) + 16, usage)?;
+                inputs.insert(name.clone(), (Arc::new(buffer), 0));
+            }
+        }
+        let uniform = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+        let step = Arc::new(context.create_buffer("step", size_of::<Step>() as u64, uniform)?);
+        let mut graph = Self { plan, pipelines: pipelines.clone(), prepared: None, scratch: scratch.clone(), inputs, step };
+        // Weights may still be missing; without them nothing can be bound.
+        if graph.plan.weights().iter().all(|name| weights.resident.contains_key(*name)) {
+            graph.prepare(weights)?;
+        }
+        *scratch = graph.scratch.clone();
+        Ok(graph)
+    }
+
+    /// Makes the bind groups where there are none.
+    pub(super) fn prepare(&mut self, weights: &SessionWeights) -> Result<()> {
+        if self.prepared.is_none() {
+            let bound = Bound { weights: &weights.resident, inputs: &self.inputs, step: &self.step };
+            self.prepared = Some(PreparedPlan::new(&self.pipelines, &self.plan, bound, &mut self.scratch)?);
+        }
+        Ok(())
+    }
+
+    pub(super) fn forget_bindings(&mut self) {
+        self.prepared = None;
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        let inputs: u64 = self.inputs.values().map(|(buffer, _)| buffer.size()).sum();
+        inputs + self.step.size() + self.prepared.as_ref().map_or(0, PreparedPlan::bytes)
+    }
+
+    /// Writes the inputs, runs with `rows` live new tokens, and reads every output.
+    pub(super) fn run(&mut self, inputs: &Inputs, rows: u32) -> Result<Vec<Value>> {
+        let Some(prepared) = &self.prepared else { return Err(self.missing("plan")) };
+        let context: &Arc<GpuContext> = self.pipelines.context();
+        for (name, value) in inputs {
+            let bytes: &[u8] = match &value.data {
+                Data::F32(v) => bytemuck::cast_slice(v),
+                Data::I32(v) => bytemuck::cast_slice(v),
+                Data::U32(v) => bytemuck::cast_slice(v),
+                Data::Stored(_) => &[],
+            };
+            // An input that no output depends on is in no dispatch.
+            if let Some((buffer, offset)) = self.inputs.get(name) {
+                context.write(buffer, *offset, bytes)?;
+            }
+        }
+        context.write(&self.step, 0, bytemuck::bytes_of(&Step::all(rows)))?;
+        let submission = context.run(&self.plan.name, |encoder| {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            prepared.record(&mut pass);
+            Ok(())
+        })?;
+        context.wait(&submission, &self.plan.name)?;
+        self.plan.outputs.iter().map(|output| self.read(prepared, &output.name, &output.ty)).collect()
+    }
+
+    fn read(&self, prepared: &PreparedPlan, name: &str, ty: &FixedType) -> Result<Value> {
+        let (buffer, offset, bytes) = prepared.output(name).ok_or_else(|| self.missing(name))?;
+        let mut raw = vec![0u8; bytes as usize];
+        for (part, start) in raw.chunks_mut(READ_BACK).zip((0..).step_by(READ_BACK)) {
+            self.pipelines.context().read_back(buffer, offset + start, part)?;
+        }
+        let data = match ty.dtype {
+            DType::I32 => Data::I32(bytemuck::pod_collect_to_vec(&raw)),
+            DType::U32 => Data::U32(bytemuck::pod_collect_to_vec(&raw)),
+            _ => Data::F32(bytemuck::pod_collect_to_vec(&raw)),
+        };
+        Ok(Value { shape: ty.shape.clone(), data })
+    }
+
+    fn missing(&self, what: &str) -> Error {
+        Error::Graph { graph: self.plan.name.clone(), problem: format!("its {what} has no buffer") }
+    }
+}

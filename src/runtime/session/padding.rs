@@ -1,0 +1,127 @@
+//! Arrays of a run between their own sizes and the sizes that a graph is compiled for.
+//!
+//! Every symbol of a size has a part of the dimension to itself, in the order of the sum; padding is at the end of each part, and
+//! a number in the sum is the last part. So `past + T` is the cached rows, padding, the new rows, padding.
+
+use crate::{
+    Result,
+    ir::{Data, DimBinding, Shape, Value},
+};
+
+/// Where the elements of an array lie in the larger one.
+pub(super) struct Padding {
+    /// For each dimension the index in the larger array of each of its own.
+    places: Vec<Vec<usize>>,
+    /// The larger array's dimensions.
+    padded: Vec<usize>,
+}
+
+impl Padding {
+    pub(super) fn new(shape: &Shape, live: &DimBinding, capacity: &DimBinding) -> Result<Self> {
+        let mut places = Vec::new();
+        for dim in &shape.0 {
+            let mut place = Vec::new();
+            let mut start = 0;
+            for symbol in dim.symbols() {
+                let (size, room) = (live.get(symbol).unwrap_or(0), capacity.get(symbol).unwrap_or(0));
+                place.extend(start..start + size);
+                start += room;
+            }
+            place.extend(start..start + dim.offset());
+            places.push(place);
+        }
+        Ok(Self { places, padded: shape.bind(capacity)? })
+    }
+
+    /// Whether there is no padding.
+    pub(super) fn is_none(&self) -> bool {
+        self.places.iter().zip(&self.padded).all(|(place, room)| place.len() == *room)
+    }
+
+    /// The larger array; what is added holds `filler` in integers and 0 in floats.
+    pub(super) fn pad(&self, value: &Value, filler: i32) -> Value {
+        let len = self.padded.iter().product();
+        let data = match &value.data {
+            Data::F32(v) => Data::F32(self.spread(v, vec![0.0; len])),
+            Data::I32(v) => Data::I32(self.spread(v, vec![filler; len])),
+            Data::U32(v) => Data::U32(self.spread(v, vec![0; len])),
+            stored => stored.clone(),
+        };
+        Value { shape: self.padded.clone(), data }
+    }
+
+    /// The array's own elements out of the larger one.
+    pub(super) fn crop(&self, value: &Value) -> Value {
+        let data = match &value.data {
+            Data::F32(v) => Data::F32(self.collect(v)),
+            Data::I32(v) => Data::I32(self.collect(v)),
+            Data::U32(v) => Data::U32(self.collect(v)),
+            stored => stored.clone(),
+        };
+        Value { shape: self.places.iter().map(Vec::len).collect(), data }
+    }
+
+    fn spread<T: Copy>(&self, from: &[T], mut into: Vec<T>) -> Vec<T> {
+        let width = self.inner();
+        self.runs().zip(from.chunks(width.max(1))).for_each(|(at, run)| into[at..at + run.len()].copy_from_slice(run));
+        into
+    }
+
+    fn collect<T: Copy>(&self, from: &[T]) -> Vec<T> {
+        let width = self.inner();
+        self.runs().flat_map(|at| &from[at..at + width]).copied().collect()
+    }
+
+    /// Elements of the dimensions after the last that is padded: they stay together.
+    fn inner(&self) -> usize {
+        self.padded[self.outer()..].iter().product()
+    }
+
+    /// How many dimensions there are up to the last that is padded.
+    fn outer(&self) -> usize {
+        let padded = |d: &usize| self.places[*d].len() != self.padded[*d];
+        (0..self.padded.len()).rev().find(padded).map_or(0, |d| d + 1)
+    }
+
+    /// Where each run of [`inner`](Self::inner) elements begins in the larger array, in the order of the array's own elements.
+    fn runs(&self) -> impl Iterator<Item = usize> {
+        let outer = self.outer();
+        let starts = self.places[..outer].iter().enumerate().fold(vec![0], |starts, (d, place)| {
+            let stride: usize = self.padded[d + 1..].iter().product();
+            starts.iter().flat_map(|start| place.iter().map(move |p| start + p * stride)).collect()
+        });
+        starts.into_iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::{Dim, sym};
+
+    #[test]
+    fn each_symbol_is_padded_at_its_own_end() {
+        let keys = Dim::from(sym::PAST_SEQ) + Dim::from(sym::SEQ);
+        let shape = Shape(vec![2.into(), keys, 2.into()]);
+        let sizes = |past, new| DimBinding::new().with(sym::PAST_SEQ, past).with(sym::SEQ, new);
+        let padding = Padding::new(&shape, &sizes(1, 2), &sizes(3, 3)).unwrap();
+        let own: Vec<i32> = (1..=12).collect();
+        let value = Value::i32([2, 3, 2], own.clone());
+        let padded = padding.pad(&value, -1);
+        assert_eq!(padded.shape, [2, 6, 2]);
+        let Data::I32(v) = &padded.data else { panic!("integers stay integers") };
+        assert_eq!(v[..12], [1, 2, -1, -1, -1, -1, 3, 4, 5, 6, -1, -1]);
+        let Data::I32(v) = padding.crop(&padded).data else { panic!("integers stay integers") };
+        assert_eq!(v, own);
+        assert!(!padding.is_none() && Padding::new(&shape, &sizes(3, 3), &sizes(3, 3)).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_number_is_the_last_part() {
+        let shape = Shape(vec![Dim::from(sym::PAST_SEQ) + 1.into()]);
+        let sizes = |past| DimBinding::new().with(sym::PAST_SEQ, past);
+        let padding = Padding::new(&shape, &sizes(2), &sizes(4)).unwrap();
+        let Data::F32(v) = padding.pad(&Value::f32([3], vec![1.0, 2.0, 3.0]), 0).data else { panic!("floats stay floats") };
+        assert_eq!(v, [1.0, 2.0, 0.0, 0.0, 3.0]);
+    }
+}
