@@ -6,6 +6,7 @@
 mod bandwidth;
 mod buffer;
 mod capabilities;
+mod compile_cache;
 mod context;
 mod counters;
 mod device;
@@ -27,6 +28,7 @@ mod waiter;
 pub use bandwidth::measure_copy_bandwidth;
 pub use buffer::Buffer;
 pub use capabilities::{AdapterKind, Capabilities, CooperativeMatrix};
+pub use compile_cache::{BucketedCompileCache, CompileCache, DynamicDimCompileCache};
 pub use context::{GpuContext, GpuOptions};
 pub use counters::{CounterSnapshot, Counters};
 pub use device::{AdapterDescription, Device, Opened, OwnDevice, adapters, adapters_async};

@@ -77,7 +77,12 @@ impl CompiledGraph {
 
     /// Bytes of device memory that the graph holds for itself: inputs and scratch, without weights; 0 on the reference.
     pub fn bytes(&self) -> u64 {
-        self.gpu.as_ref().map_or(0, GpuGraph::bytes)
+        self.gpu.as_ref().map_or(0, |gpu| gpu.input_bytes() + gpu.scratch_bytes())
+    }
+
+    /// Bytes of the inputs alone.
+    pub(in crate::runtime) fn input_bytes(&self) -> u64 {
+        self.gpu.as_ref().map_or(0, GpuGraph::input_bytes)
     }
 
     /// Gives or replaces a weight by its name in the graph.

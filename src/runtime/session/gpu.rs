@@ -71,9 +71,12 @@ impl GpuGraph {
         self.prepared = None;
     }
 
-    pub(super) fn bytes(&self) -> u64 {
-        let inputs: u64 = self.inputs.values().map(|(buffer, _)| buffer.size()).sum();
-        inputs + self.step.size() + self.prepared.as_ref().map_or(0, PreparedPlan::bytes)
+    pub(super) fn input_bytes(&self) -> u64 {
+        self.inputs.values().map(|(buffer, _)| buffer.size()).sum::<u64>() + self.step.size()
+    }
+
+    pub(super) fn scratch_bytes(&self) -> u64 {
+        self.prepared.as_ref().map_or(0, PreparedPlan::bytes)
     }
 
     /// Writes the inputs, runs with `rows` live new tokens, and reads every output.

@@ -110,7 +110,7 @@ fn find<'g>(graph: &'g Graph, name: &str) -> Result<&'g Input> {
 }
 
 /// The symbolic sizes that the inputs have, where `capacity` bounds them; sizes that no input shows are at their capacity.
-pub(super) fn sizes(graph: &Graph, inputs: &[(&str, RunInput)], capacity: &DimBinding) -> Result<DimBinding> {
+pub(in crate::runtime) fn sizes(graph: &Graph, inputs: &[(&str, RunInput)], capacity: &DimBinding) -> Result<DimBinding> {
     let mut live = capacity.clone();
     for (name, given) in inputs {
         let input = find(graph, name)?;
@@ -125,7 +125,7 @@ pub(super) fn sizes(graph: &Graph, inputs: &[(&str, RunInput)], capacity: &DimBi
         for (dim, size) in shown {
             let mut symbols = dim.symbols();
             let (Some(symbol), None) = (symbols.next(), symbols.next()) else { continue };
-            let Some(most) = capacity.get(symbol) else { continue };
+            let most = capacity.get(symbol).unwrap_or(usize::MAX);
             match size.checked_sub(dim.offset()) {
                 Some(value) if value > most => {
                     let problem = format!(

@@ -9,6 +9,7 @@ use std::{collections::HashMap, sync::Arc};
 
 pub use compiled::CompiledGraph;
 pub use inputs::RunInput;
+pub(super) use inputs::sizes;
 
 use super::{
     Device, GpuContext, GpuOptions, Opened, ResidentWeight, WeightUploader, pipeline::PipelineCache, prepared::ScratchPool,

@@ -1,0 +1,242 @@
+//! Compiled graphs by their sizes: exact ones, one for all, or a ladder of buckets. All of them share the session's pipelines and one
+//! set of resident weights; what a compiled graph has of its own is its inputs, its bind groups and a share of the scratch.
+
+use super::{
+    CacheStats, CompileOptions, CompiledGraph, RunInput, Session, SessionWeights,
+    lru::Lru,
+    prepared::ScratchPool,
+    session::{capacity, sizes},
+};
+use crate::{
+    Error, Result,
+    ir::{DimBinding, Graph, Symbol, Value},
+};
+
+/// What every entry of a cache is compiled from.
+#[derive(Debug)]
+struct Template {
+    session: Session,
+    graph: Graph,
+    weights: SessionWeights,
+    scratch: ScratchPool,
+    compiles: u64,
+}
+
+impl Template {
+    fn new(session: &Session, graph: &Graph, weights: &SessionWeights) -> Self {
+        let (session, graph, weights) = (session.clone(), graph.clone(), weights.clone());
+        Self { session, graph, weights, scratch: ScratchPool::default(), compiles: 0 }
+    }
+
+    fn compile(&mut self, dims: DimBinding) -> Result<CompiledGraph> {
+        let options = CompileOptions::default().with_dims(dims).with_weights(&self.weights);
+        let graph = self.session.compile_into(&self.graph, &options, &mut self.scratch)?;
+        self.compiles += 1;
+        Ok(graph)
+    }
+
+    /// The sizes that the inputs of a run have.
+    fn sizes<'i, I>(&self, inputs: &'i [(&str, I)]) -> Result<DimBinding>
+    where
+        &'i I: Into<RunInput<'i>>,
+    {
+        let inputs: Vec<(&str, RunInput)> = inputs.iter().map(|(name, input)| (*name, input.into())).collect();
+        sizes(&self.graph, &inputs, &capacity(&self.graph, &DimBinding::new())?)
+    }
+
+    fn stats<'a>(&self, counted: CacheStats, entries: impl Iterator<Item = &'a CompiledGraph>) -> CacheStats {
+        let inputs: u64 = entries.map(CompiledGraph::input_bytes).sum();
+        CacheStats { compiles: self.compiles, bytes: inputs + self.scratch.bytes(), ..counted }
+    }
+}
+
+/// Graphs compiled for exactly the sizes that they run at, the least recently used one going when there are more than `capacity`.
+#[derive(Debug)]
+pub struct CompileCache {
+    template: Template,
+    entries: Lru<DimBinding, CompiledGraph>,
+}
+
+impl CompileCache {
+    /// An empty cache of at most `capacity` compiled graphs.
+    ///
+    /// # Errors
+    /// [`Error::Builder`] for a capacity of 0.
+    pub fn new(session: &Session, graph: &Graph, weights: &SessionWeights, capacity: usize) -> Result<Self> {
+        match capacity {
+            0 => Err(Error::Builder("the capacity of the CompileCache is 0, expected at least 1".into())),
+            _ => Ok(Self { template: Template::new(session, graph, weights), entries: Lru::new(capacity) }),
+        }
+    }
+
+    /// The graph compiled for these sizes.
+    ///
+    /// # Errors
+    /// As [`Session::compile_with`].
+    pub fn get(&mut self, dims: &DimBinding) -> Result<&mut CompiledGraph> {
+        if self.entries.get(dims).is_none() {
+            self.entries.make_room();
+            let compiled = self.template.compile(dims.clone())?;
+            self.entries.insert(dims.clone(), compiled);
+        }
+        self.entries.peek_mut(dims).ok_or_else(|| lost(&self.template.graph))
+    }
+
+    /// Runs the graph compiled for the sizes that the inputs have.
+    ///
+    /// # Errors
+    /// As [`Session::compile_with`] and [`CompiledGraph::run`].
+    pub fn run<'i, I>(&mut self, inputs: &'i [(&str, I)]) -> Result<Vec<(String, Value)>>
+    where
+        &'i I: Into<RunInput<'i>>,
+    {
+        let dims = self.template.sizes(inputs)?;
+        self.get(&dims)?.run(inputs)
+    }
+
+    /// What the cache has done and holds.
+    pub fn stats(&self) -> CacheStats {
+        self.template.stats(self.entries.stats(), self.entries.values())
+    }
+}
+
+/// One graph compiled once, for the most that it may have, that runs at every size up to that. A run of any size costs the device
+/// little more than its own rows, but its memory is that of the largest.
+#[derive(Debug)]
+pub struct DynamicDimCompileCache {
+    template: Template,
+    compiled: CompiledGraph,
+    runs: u64,
+}
+
+impl DynamicDimCompileCache {
+    /// Compiles the graph for sizes up to `most`; a size that is not there is at the graph's own limit.
+    ///
+    /// # Errors
+    /// As [`Session::compile_with`].
+    pub fn new(session: &Session, graph: &Graph, weights: &SessionWeights, most: &DimBinding) -> Result<Self> {
+        let mut template = Template::new(session, graph, weights);
+        let compiled = template.compile(most.clone())?;
+        Ok(Self { template, compiled, runs: 0 })
+    }
+
+    /// Runs at the sizes that the inputs have.
+    ///
+    /// # Errors
+    /// As [`CompiledGraph::run`].
+    pub fn run<'i, I>(&mut self, inputs: &'i [(&str, I)]) -> Result<Vec<(String, Value)>>
+    where
+        &'i I: Into<RunInput<'i>>,
+    {
+        self.runs += 1;
+        self.compiled.run(inputs)
+    }
+
+    /// What the cache has done and holds: one compile, and a hit for every run.
+    pub fn stats(&self) -> CacheStats {
+        let counted = CacheStats { hits: self.runs, ..CacheStats::default() };
+        self.template.stats(counted, std::iter::once(&self.compiled))
+    }
+}
+
+/// Graphs compiled for a ladder of one size, each serving the sizes down to the rung below.
+///
+/// With a ladder of powers of two the inputs of all rungs together have less than twice the bytes of the top rung's (and the
+/// parts that do not grow once a rung); scratch is shared by all rungs and has at most four times the bytes of the largest.
+#[derive(Debug)]
+pub struct BucketedCompileCache {
+    session: Session,
+    buckets: Vec<usize>,
+    serves: Option<Served>,
+    hits: u64,
+    misses: u64,
+}
+
+#[derive(Debug)]
+struct Served {
+    template: Template,
+    symbol: Symbol,
+    compiled: Vec<Option<CompiledGraph>>,
+}
+
+impl BucketedCompileCache {
+    /// Rungs `min`, 2·`min`, 4·`min`, … and `max` on a device: from 1 on they serve the sizes 1, 2, 3–4, 5–8, ….
+    ///
+    /// # Errors
+    /// [`Error::Builder`] for a `min` of 0 or above `max`.
+    pub fn power_of_two_ladder(session: &Session, min: usize, max: usize) -> Result<Self> {
+        if min == 0 || min > max {
+            return Err(Error::Builder(format!(
+                "a ladder from {min} to {max}: expected a first rung of at least 1 and at most the last"
+            )));
+        }
+        let below = std::iter::successors(Some(min), |rung| rung.checked_mul(2)).take_while(|rung| *rung < max);
+        let buckets = below.chain([max]).collect();
+        Ok(Self { session: session.clone(), buckets, serves: None, hits: 0, misses: 0 })
+    }
+
+    /// Serves `graph`, whose size `symbol` the ladder is for; other symbolic sizes are at their limits. Nothing is compiled yet.
+    pub fn for_graph(mut self, graph: &Graph, symbol: Symbol, weights: &SessionWeights) -> Self {
+        let compiled = self.buckets.iter().map(|_| None).collect();
+        self.serves = Some(Served { template: Template::new(&self.session, graph, weights), symbol, compiled });
+        self
+    }
+
+    /// The rungs, the smallest first.
+    pub fn buckets(&self) -> &[usize] {
+        &self.buckets
+    }
+
+    /// The smallest rung that holds `size`; `None` past the top.
+    pub fn bucket_for(&self, size: usize) -> Option<usize> {
+        self.buckets.iter().copied().find(|rung| *rung >= size)
+    }
+
+    /// The graph compiled for the rung that holds `size`.
+    ///
+    /// # Errors
+    /// [`Error::ContextFull`] past the top rung, [`Error::Builder`] where no graph is served, and as [`Session::compile_with`].
+    pub fn get(&mut self, size: usize) -> Result<&mut CompiledGraph> {
+        let top = self.buckets.last().copied().unwrap_or(0);
+        let rung = self.buckets.iter().position(|rung| *rung >= size);
+        let index = rung.ok_or(Error::ContextFull { needed: size, capacity: top })?;
+        let served = self.serves.as_mut().ok_or_else(no_graph)?;
+        match served.compiled[index].is_some() {
+            true => self.hits += 1,
+            false => {
+                self.misses += 1;
+                let dims = DimBinding::new().with(served.symbol, self.buckets[index]);
+                served.compiled[index] = Some(served.template.compile(dims)?);
+            }
+        }
+        served.compiled[index].as_mut().ok_or_else(|| lost(&served.template.graph))
+    }
+
+    /// Runs in the rung that holds the size that the inputs have.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get) and [`CompiledGraph::run`].
+    pub fn run<'i, I>(&mut self, inputs: &'i [(&str, I)]) -> Result<Vec<(String, Value)>>
+    where
+        &'i I: Into<RunInput<'i>>,
+    {
+        let served = self.serves.as_ref().ok_or_else(no_graph)?;
+        let size = served.template.sizes(inputs)?.get(served.symbol).unwrap_or(0);
+        self.get(size)?.run(inputs)
+    }
+
+    /// What the cache has done and holds.
+    pub fn stats(&self) -> CacheStats {
+        let counted = CacheStats { hits: self.hits, misses: self.misses, ..CacheStats::default() };
+        self.serves.as_ref().map_or(counted, |s| s.template.stats(counted, s.compiled.iter().flatten()))
+    }
+}
+
+fn no_graph() -> Error {
+    Error::Builder("the BucketedCompileCache serves no graph; name one with for_graph".into())
+}
+
+/// What was compiled is there until it is dropped with its cache; this is for the type's sake.
+fn lost(graph: &Graph) -> Error {
+    Error::Graph { graph: graph.name.clone(), problem: "its compiled form is gone".into() }
+}
