@@ -11,7 +11,7 @@ use gemmaflow::{
     gemma::{GemmaConfig, GemmaFlow},
     generate::{PREFILL_CHUNK, SMALLEST_BUCKET},
     ir::{
-        DType, DimBinding, Op,
+        DType, DimBinding, LowerOptions, Op,
         kernel::{Target, row_shards},
         ops::Role,
         sym,
@@ -139,7 +139,7 @@ impl Model {
     }
 
     fn plan(&self, tokens: usize) -> Result<Plan> {
-        Ok(lower(&self.built.graph, &self.binding(tokens), &self.target, &|_| None)?)
+        Ok(lower(&self.built.graph, &self.binding(tokens), &self.target, &LowerOptions::default(), &|_| None)?)
     }
 
     /// Bytes and number of the caches whose capacity is `symbol`.

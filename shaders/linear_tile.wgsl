@@ -3,7 +3,7 @@
 // One workgroup, one subgroup of 8 lanes or more: ROWS rows t by NR*LANES columns n; a lane holds the columns
 // n0 + lane + LANES*r and reads their rows of W; eight lanes read eight neighbouring x and hand them round by shuffles.
 // Grid, folded over x and y: ceil(T/ROWS) * ceil(OUT/(NR*LANES)), t fastest.
-// Overrides: T, IN, OUT, OUT_STRIDE. Options: LANES (the subgroup size, 8 or more), NR, ROWS, WEIGHT, VEC, WEIGHTS.
+// Overrides: T, IN, OUT, OUT_STRIDE. Options: LANES (the subgroup size, 8 or more), NR, ROWS, WEIGHT, VEC, WEIGHTS, COMPUTE.
 // Hole: WEIGHTS = 1: epilogue(i: u32, v: f32) -> f32; WEIGHTS = 2: epilogue(i: u32, v0: f32, v1: f32) -> f32.
 override T: u32;
 override IN: u32;
@@ -11,6 +11,7 @@ override OUT: u32;
 override OUT_STRIDE: u32;
 
 #include lib/weight.wgsl
+#include lib/product.wgsl
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;
 @group(0) @binding(2) var<storage, read> w0: array<Stored>;
@@ -38,25 +39,25 @@ fn main(
     var acc1: array<f32, NR * ROWS>;
 #endif
     for (var c = 0u; c < (IN + 7u) / 8u; c++) {
-        var a: array<mat2x4<f32>, NR>;
-        for (var r = 0u; r < NR; r++) { a[r] = weight0(min(n0 + lane + r * LANES, OUT - 1u), c); }
+        var a: array<Eight, NR>;
+        for (var r = 0u; r < NR; r++) { a[r] = eight(weight0(min(n0 + lane + r * LANES, OUT - 1u), c)); }
 #if WEIGHTS == 2
-        var b: array<mat2x4<f32>, NR>;
-        for (var r = 0u; r < NR; r++) { b[r] = weight1(min(n0 + lane + r * LANES, OUT - 1u), c); }
+        var b: array<Eight, NR>;
+        for (var r = 0u; r < NR; r++) { b[r] = eight(weight1(min(n0 + lane + r * LANES, OUT - 1u), c)); }
 #endif
         for (var j = 0u; j < ROWS; j++) {
 #if VEC == 8
-            let mine = x[min(t0 + j, T - 1u) * IN + c * 8u + lane % 8u];
+            let mine = f32(number(x[min(t0 + j, T - 1u) * IN + c * 8u + lane % 8u]));
 #else
             let k = c * 8u + lane % 8u;
-            let mine = select(0.0, x[min(t0 + j, T - 1u) * IN + min(k, IN - 1u)], k < IN);
+            let mine = f32(number(select(0.0, x[min(t0 + j, T - 1u) * IN + min(k, IN - 1u)], k < IN)));
 #endif
             for (var e = 0u; e < 8u; e++) {
                 let v = subgroupShuffle(mine, e);
                 for (var r = 0u; r < NR; r++) {
-                    acc[r * ROWS + j] = fma(a[r][e / 4u][e % 4u], v, acc[r * ROWS + j]);
+                    acc[r * ROWS + j] = fma(f32(a[r][e / 4u][e % 4u]), v, acc[r * ROWS + j]);
 #if WEIGHTS == 2
-                    acc1[r * ROWS + j] = fma(b[r][e / 4u][e % 4u], v, acc1[r * ROWS + j]);
+                    acc1[r * ROWS + j] = fma(f32(b[r][e / 4u][e % 4u]), v, acc1[r * ROWS + j]);
 #endif
                 }
             }

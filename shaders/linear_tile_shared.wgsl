@@ -4,7 +4,7 @@
 // n0 + 16r + (its column); k goes by DEPTH through tiles of x and W in workgroup memory.
 // Grid, folded over x and y: ceil(T/(16*ROWS)) * ceil(OUT/(16*NR)), t fastest.
 // Overrides: T, IN, OUT, OUT_STRIDE. Options: NR, ROWS, DEPTH (a multiple of 8; (ROWS + NR*WEIGHTS)*DEPTH <= 256),
-// WEIGHT, VEC, WEIGHTS.
+// WEIGHT, VEC, WEIGHTS, COMPUTE.
 // Hole: WEIGHTS = 1: epilogue(i: u32, v: f32) -> f32; WEIGHTS = 2: epilogue(i: u32, v0: f32, v1: f32) -> f32.
 override T: u32;
 override IN: u32;
@@ -12,6 +12,7 @@ override OUT: u32;
 override OUT_STRIDE: u32;
 
 #include lib/weight.wgsl
+#include lib/product.wgsl
 #include lib/operand.wgsl
 @group(0) @binding(0) var<storage, read> x: array<Operand>;
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;
@@ -26,10 +27,10 @@ const DEPTH = ${DEPTH}u;
 const TT = 16u * ROWS;
 const TN = 16u * NR;
 // Tiles lie [DEPTH][rows].
-var<workgroup> tile_x: array<f32, DEPTH * TT>;
-var<workgroup> tile0: array<f32, DEPTH * TN>;
+var<workgroup> tile_x: array<Number, DEPTH * TT>;
+var<workgroup> tile0: array<Number, DEPTH * TN>;
 #if WEIGHTS == 2
-var<workgroup> tile1: array<f32, DEPTH * TN>;
+var<workgroup> tile1: array<Number, DEPTH * TN>;
 #endif
 
 @compute @workgroup_size(256)
@@ -55,28 +56,28 @@ fn main(
             let c = c0 + i / TT;
             var v: mat2x4<f32>;
             if c < chunks { v = x8(min(t0 + i % TT, T - 1u), c); }
-            for (var e = 0u; e < 8u; e++) { tile_x[(i / TT * 8u + e) * TT + i % TT] = v[e / 4u][e % 4u]; }
+            for (var e = 0u; e < 8u; e++) { tile_x[(i / TT * 8u + e) * TT + i % TT] = number(v[e / 4u][e % 4u]); }
         }
         for (var i = lane; i < TN * (DEPTH / 8u); i += 256u) {
             let c = c0 + i / TN;
             let n = min(n0 + i % TN, OUT - 1u);
             var v: mat2x4<f32>;
             if c < chunks { v = weight0(n, c); }
-            for (var e = 0u; e < 8u; e++) { tile0[(i / TN * 8u + e) * TN + i % TN] = v[e / 4u][e % 4u]; }
+            for (var e = 0u; e < 8u; e++) { tile0[(i / TN * 8u + e) * TN + i % TN] = number(v[e / 4u][e % 4u]); }
 #if WEIGHTS == 2
             if c < chunks { v = weight1(n, c); }
-            for (var e = 0u; e < 8u; e++) { tile1[(i / TN * 8u + e) * TN + i % TN] = v[e / 4u][e % 4u]; }
+            for (var e = 0u; e < 8u; e++) { tile1[(i / TN * 8u + e) * TN + i % TN] = number(v[e / 4u][e % 4u]); }
 #endif
         }
         workgroupBarrier();
         for (var k = 0u; k < DEPTH; k++) {
             var xs: array<f32, ROWS>;
-            for (var j = 0u; j < ROWS; j++) { xs[j] = tile_x[k * TT + 16u * j + row]; }
+            for (var j = 0u; j < ROWS; j++) { xs[j] = f32(tile_x[k * TT + 16u * j + row]); }
             for (var r = 0u; r < NR; r++) {
-                let a = tile0[k * TN + 16u * r + column];
+                let a = f32(tile0[k * TN + 16u * r + column]);
                 for (var j = 0u; j < ROWS; j++) { acc[r * ROWS + j] = fma(a, xs[j], acc[r * ROWS + j]); }
 #if WEIGHTS == 2
-                let b = tile1[k * TN + 16u * r + column];
+                let b = f32(tile1[k * TN + 16u * r + column]);
                 for (var j = 0u; j < ROWS; j++) { acc1[r * ROWS + j] = fma(b, xs[j], acc1[r * ROWS + j]); }
 #endif
             }

@@ -1,7 +1,7 @@
 // Linear for few rows: y[t, n] = epilogue(t*OUT_STRIDE + n, Σ_k x[t, k]·W[n, k]); x [T, IN], W [OUT, IN], y [T, OUT_STRIDE].
 // One workgroup: NR neighbouring columns n by ROWS rows t; its lanes split k, so neighbouring lanes read neighbouring
 // words of a row of W. Grid: ceil(OUT/NR) folded over x and y; z = ceil(T/ROWS).
-// Overrides: T, IN, OUT, OUT_STRIDE. Options: TIER, LANES (subgroup: the subgroup size), NR, ROWS, WEIGHT, VEC, WEIGHTS.
+// Overrides: T, IN, OUT, OUT_STRIDE. Options: TIER, LANES (subgroup: the subgroup size), NR, ROWS, WEIGHT, VEC, WEIGHTS, COMPUTE.
 // portable needs NR*ROWS*WEIGHTS*LANES <= 4096.
 // Hole: WEIGHTS = 1: epilogue(i: u32, v: f32) -> f32; WEIGHTS = 2: epilogue(i: u32, v0: f32, v1: f32) -> f32.
 override T: u32;
@@ -10,6 +10,7 @@ override OUT: u32;
 override OUT_STRIDE: u32;
 
 #include lib/weight.wgsl
+#include lib/product.wgsl
 #include lib/operand.wgsl
 @group(0) @binding(0) var<storage, read> x: array<Operand>;
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;
@@ -37,14 +38,14 @@ fn main(
     if n0 >= OUT || t0 >= T { return; }
     var acc: array<f32, TILE>;
     for (var c = lane; c < (IN + 7u) / 8u; c += LANES) {
-        var xs: array<mat2x4<f32>, ROWS>;
-        for (var j = 0u; j < ROWS; j++) { xs[j] = x8(min(t0 + j, T - 1u), c); }
+        var xs: array<Eight, ROWS>;
+        for (var j = 0u; j < ROWS; j++) { xs[j] = eight(x8(min(t0 + j, T - 1u), c)); }
         for (var r = 0u; r < NR; r++) {
             let n = min(n0 + r, OUT - 1u);
-            let a = weight0(n, c);
+            let a = eight(weight0(n, c));
             for (var j = 0u; j < ROWS; j++) { acc[r * ROWS + j] = dot8(a, xs[j], acc[r * ROWS + j]); }
 #if WEIGHTS == 2
-            let b = weight1(n, c);
+            let b = eight(weight1(n, c));
             for (var j = 0u; j < ROWS; j++) {
                 acc[(NR + r) * ROWS + j] = dot8(b, xs[j], acc[(NR + r) * ROWS + j]);
             }

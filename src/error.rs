@@ -76,6 +76,29 @@ pub enum Error {
         /// The rule and the node that breaks it.
         problem: String,
     },
+    /// A compile profile that cannot be understood. It is never replaced by another.
+    #[error("{}:{line}:{column}: {problem}", path.display())]
+    Profile {
+        /// The file, or `profile` for a text without one.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The column, in characters from 1.
+        column: usize,
+        /// The key and what is wrong with it.
+        problem: String,
+    },
+    /// Elementwise arithmetic took dispatches of its own where a profile forbids it.
+    #[error(
+        "graph '{graph}': fusion.assert_clean is set, and these share no dispatch with another op: {}; clear it, or what keeps them apart (fusion.policy, fusion.skip, the backend's table)",
+        regions.join(", ")
+    )]
+    Unfused {
+        /// The graph's name.
+        graph: String,
+        /// Labels of the regions.
+        regions: Vec<String>,
+    },
     /// A builder option that can have no effect, or options that contradict each other.
     #[error("flow builder: {0}")]
     Builder(String),

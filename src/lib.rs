@@ -28,6 +28,7 @@ pub mod generate;
 pub mod ir;
 pub mod lower;
 pub mod plan;
+pub mod profile;
 pub mod reference;
 pub mod runtime;
 pub mod shader;

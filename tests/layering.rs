@@ -123,6 +123,7 @@ fn the_reader_of_sources_sees_code_and_nothing_else() {
 fn each_library_has_its_module() {
     only_in("wgpu", &["src/runtime/"]);
     only_in("naga", &["src/shader/"]);
+    only_in("toml", &["src/profile/"]);
     only_in("safetensors", &["src/weights/"]);
     only_in("memmap2", &["src/weights/"]);
     only_in("tokenizers", &["src/text/"]);
@@ -131,7 +132,7 @@ fn each_library_has_its_module() {
 
 #[test]
 fn lower_layers_do_not_know_the_higher_ones() {
-    let rules: [(&str, &[&str]); 8] = [
+    let rules: [(&str, &[&str]); 9] = [
         ("src/reference/", &["kernel", "plan", "runtime", "lower", "shader", "generate", "gemma"]),
         ("src/gemma/", &["kernel", "plan", "runtime", "lower", "shader", "generate", "text"]),
         ("src/flow/", &["kernel", "plan", "runtime", "lower", "shader", "generate", "gemma"]),
@@ -139,6 +140,7 @@ fn lower_layers_do_not_know_the_higher_ones() {
         ("src/plan/", &["runtime", "generate", "reference", "gemma", "lower", "text"]),
         ("src/shader/", &["runtime", "generate", "reference", "gemma", "lower", "text"]),
         ("src/ir/", &["runtime", "generate", "plan", "lower", "gemma", "text"]),
+        ("src/profile/", &["kernel", "plan", "runtime", "lower", "shader", "generate", "reference", "flow", "gemma", "text"]),
         ("src/text/", &["runtime", "generate", "ir", "plan", "lower"]),
     ];
     for (folder, modules) in rules {

@@ -2,10 +2,13 @@
 
 mod common;
 
-use common::{cases, expected, open, plan, run, tiers, title, tolerance::compare};
+use common::{
+    cases, expected, open, plan, plan_with, run, tiers, title,
+    tolerance::{compare, compare_with},
+};
 use gemmaflow::{
     Error,
-    ir::{Case, Data, Op, ops::Linear},
+    ir::{Case, Compute, DType, Data, LowerOptions, Op, Value, ops::Linear},
     runtime::{GpuOptions, PipelineCache},
 };
 
@@ -34,6 +37,59 @@ fn every_op_agrees_with_the_reference_on_every_tier() {
     let all: Vec<String> =
         tiers().iter().flat_map(|(tier, context)| failures(tier, &PipelineCache::new(context, false))).collect();
     assert!(all.is_empty(), "{} cases differ:\n{}", all.len(), all.join("\n"));
+}
+
+/// Products with f16 operands; on a device without them the error that says so, and with `mixed` the f32 kernel and a note.
+#[test]
+fn products_agree_with_f16_operands_on_every_tier() {
+    let f16 = LowerOptions { compute: Compute::F16, mixed: false, ..LowerOptions::default() };
+    let mixed = LowerOptions { mixed: true, ..f16.clone() };
+    let mut ran = 0;
+    for (tier, context) in tiers() {
+        let (pipelines, target) = (PipelineCache::new(&context, false), context.capabilities().target());
+        // Barriers make software drivers compile for seconds; the weights' types are the same text in every tier.
+        let brief = |case: &Case| tier == "subgroup" || case.inputs[1].dtype() == DType::BF16;
+        for case in Op::from(Linear).cases().into_iter().filter(brief) {
+            let right = expected(&case).unwrap();
+            if !target.f16 {
+                let refused = plan_with(&case, &target, &f16).unwrap_err();
+                assert!(matches!(refused, Error::Unsupported(_)) && refused.to_string().contains("f16"), "{refused}");
+                let fallback = plan_with(&case, &target, &mixed).unwrap();
+                assert!(fallback.report.notes.iter().any(|note| note.contains("f16")), "{}", fallback.report);
+                compare(&case, &right, &run(&pipelines, &fallback, &case).unwrap()).unwrap();
+                continue;
+            }
+            let plan = plan_with(&case, &target, &f16).unwrap();
+            assert!(plan.dispatches[0].kernel.options.contains(&("COMPUTE", "f16".into())), "{plan}");
+            let found = run(&pipelines, &plan, &case).unwrap();
+            let worst = compare_with(&case, Compute::F16, &right, &found).unwrap_or_else(|e| panic!("{}: {e}", title(&case)));
+            assert!(
+                right.to_f32().unwrap() != found.to_f32().unwrap() || case.inputs[0].len() < 2,
+                "{}: no rounding",
+                title(&case)
+            );
+            eprintln!("{tier}, f16: {}: {worst:.2} of what is allowed", title(&case));
+            ran += 1;
+        }
+    }
+    eprintln!("{ran} cases in f16");
+}
+
+/// An activation beyond f16's range is the largest f16, never an infinity.
+#[test]
+fn operands_beyond_f16_stay_finite() {
+    let f16 = LowerOptions { compute: Compute::F16, ..LowerOptions::default() };
+    let mut case = linear_case();
+    let large: Vec<f32> = case.inputs[0].to_f32().unwrap().iter().map(|x| x * 3e5).collect();
+    let clamped: Vec<f32> = large.iter().map(|x| x.clamp(-65504.0, 65504.0)).collect();
+    let shape = case.inputs[0].shape.clone();
+    for (_, context) in tiers().into_iter().filter(|(_, context)| context.capabilities().f16) {
+        let pipelines = PipelineCache::new(&context, false);
+        case.inputs[0] = Value::f32(shape.clone(), large.clone());
+        let found = run(&pipelines, &plan_with(&case, &context.capabilities().target(), &f16).unwrap(), &case).unwrap();
+        case.inputs[0] = Value::f32(shape.clone(), clamped.clone());
+        compare_with(&case, Compute::F16, &expected(&case).unwrap(), &found).unwrap();
+    }
 }
 
 fn linear_case() -> Case {
@@ -78,6 +134,7 @@ fn a_perturbed_result_is_noticed() {
         let mut wrong = right.clone();
         match &mut wrong.data {
             Data::F32(v) => v[0] += v[0].abs().max(1.0) * 0.01,
+            Data::F16(v) => v[0] = Value::narrow(v[0].to_f32() * 0.99 - 0.01),
             Data::I32(v) => v[0] += 1,
             Data::U32(v) => v[0] += 1,
             Data::Stored(_) => panic!("{}: a result is no weight", title(&case)),

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use gemmaflow::{
     ir::{
-        BinaryFn, Case, DType, Data, DimBinding, Graph, NodeId, Op, Value,
+        BinaryFn, Case, DType, Data, DimBinding, Graph, LowerOptions, NodeId, Op, Value,
         kernel::{Dispatch, Operand, Target},
         ops::{Broadcast, Cast, Concat, Lowering, Permute, Role, Rope, Slice},
     },
@@ -103,7 +103,7 @@ impl Regions {
 
     /// Lowers, runs and compares with the evaluation of every node on the host.
     fn compare(&self, graph: &Graph, operands: &BTreeMap<String, Value>, what: &str) -> Plan {
-        let plan = lower(graph, &DimBinding::new(), &Target::portable(), &|_| None).unwrap();
+        let plan = lower(graph, &DimBinding::new(), &Target::portable(), &LowerOptions::default(), &|_| None).unwrap();
         let given = operands.iter().map(|(name, value)| (name.clone(), bytes(value))).collect();
         let found = self.run(&plan, &given);
         let expected = evaluate(graph, operands);
@@ -125,6 +125,7 @@ impl Regions {
 fn bytes(value: &Value) -> Vec<u8> {
     match &value.data {
         Data::F32(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        Data::F16(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
         Data::I32(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
         Data::U32(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
         Data::Stored(tensor) => {

@@ -5,12 +5,12 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{cases, plan, title, uniformity};
+use common::{cases, plan_with, title, uniformity};
 use gemmaflow::{
     Error,
     gemma::{GemmaConfig, GemmaFlow},
     ir::{
-        DType, DimBinding,
+        Compute, DType, DimBinding, LowerOptions,
         kernel::{Kernel, Target, Tier},
         sym,
     },
@@ -22,14 +22,14 @@ use gemmaflow::{
 use naga::back::{self, pipeline_constants::process_overrides};
 
 fn targets() -> Vec<Target> {
-    let with = |tier, software| Target { tier, max_binding: 1 << 30, max_storage_buffers: 16, software };
+    let with = |tier, software| Target { tier, max_binding: 1 << 30, max_storage_buffers: 16, f16: true, software };
     let sizes = [4, 8, 16, 32, 64].map(|size| with(Tier::Subgroup(size), false));
     let software = [Tier::Portable, Tier::Subgroup(4), Tier::Subgroup(8)].map(|tier| with(tier, true));
     [vec![Target::portable()], sizes.to_vec(), software.to_vec()].concat()
 }
 
 /// The plans of real models: prefill chunk, small chunk and decode step, with what samples from them.
-fn model_plans(target: &Target) -> Vec<(String, Plan)> {
+fn model_plans(target: &Target, options: &LowerOptions) -> Vec<(String, Plan)> {
     let mut plans = Vec::new();
     for (name, dtype) in [("gemma-2b", DType::F16), ("gemma-2-2b", DType::BF16), ("gemma-3-270m", DType::F32)] {
         let mut config = GemmaConfig::preset(name).expect("a preset");
@@ -39,7 +39,7 @@ fn model_plans(target: &Target) -> Vec<(String, Plan)> {
         let built = GemmaFlow::resident(&config).last_token_logits().build(&mut loader).expect("a graph");
         for tokens in [1, 4, 128] {
             let binding = DimBinding::new().with(sym::SEQ, tokens).with(sym::CACHE, 8192).with(sym::RING, 640);
-            let plan = lower(&built.graph, &binding, target, &|_| None).unwrap_or_else(|e| panic!("{name}: {e}"));
+            let plan = lower(&built.graph, &binding, target, options, &|_| None).unwrap_or_else(|e| panic!("{name}: {e}"));
             plans.push((format!("{name}, {tokens} tokens"), plan));
         }
         plans.push((name.into(), sampling::argmax(config.vocab_size, target)));
@@ -51,14 +51,19 @@ fn model_plans(target: &Target) -> Vec<(String, Plan)> {
 /// Every kernel that the cases and models lower to, with the first that asked for it.
 fn kernels() -> BTreeMap<String, (Kernel, String)> {
     let mut kernels = BTreeMap::new();
-    for target in targets() {
-        for (model, plan) in model_plans(&target) {
+    let f16 = LowerOptions { compute: Compute::F16, mixed: false, ..LowerOptions::default() };
+    for (target, options) in targets().into_iter().flat_map(|t| [LowerOptions::default(), f16.clone()].map(|o| (t.clone(), o))) {
+        // Portable means that nothing optional is there.
+        if options.compute == Compute::F16 && !target.f16 {
+            continue;
+        }
+        for (model, plan) in model_plans(&target, &options) {
             for dispatch in plan.dispatches {
                 kernels.entry(dispatch.kernel.key()).or_insert((dispatch.kernel, model.clone()));
             }
         }
         for case in cases() {
-            let plan = plan(&case, &target).unwrap_or_else(|e| panic!("{}: {e}", title(&case)));
+            let plan = plan_with(&case, &target, &options).unwrap_or_else(|e| panic!("{}: {e}", title(&case)));
             for dispatch in plan.dispatches {
                 kernels.entry(dispatch.kernel.key()).or_insert((dispatch.kernel, title(&case)));
             }
@@ -89,7 +94,10 @@ fn translate(kernel: &Kernel) -> Result<(), String> {
         .map_err(|e| format!("SPIR-V: {e}"))?;
     let msl = back::msl::Options { lang_version: (2, 3), ..Default::default() };
     back::msl::write_string(&module, &info, &msl, &Default::default()).map_err(|e| format!("MSL: {e}"))?;
-    let hlsl = back::hlsl::Options { shader_model: back::hlsl::ShaderModel::V6_0, ..Default::default() };
+    // Direct3D has 16-bit types from shader model 6.2 on.
+    let half = kernel.options.contains(&("COMPUTE", "f16".into()));
+    let shader_model = if half { back::hlsl::ShaderModel::V6_2 } else { back::hlsl::ShaderModel::V6_0 };
+    let hlsl = back::hlsl::Options { shader_model, ..Default::default() };
     let mut text = String::new();
     back::hlsl::Writer::new(&mut text, &hlsl, &Default::default())
         .write(&module, &info, None)

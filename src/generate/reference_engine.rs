@@ -100,6 +100,11 @@ fn resized(old: Option<Value>, shape: Vec<usize>, dtype: DType) -> Value {
             rows.resize(len, 0.0);
             Value::f32(shape, rows)
         }
+        (DType::F16, Some(Data::F16(mut rows))) => {
+            rows.resize(len, Value::narrow(0.0));
+            Value { shape, data: Data::F16(rows) }
+        }
+        (DType::F16, _) => Value::f16(shape, &vec![0.0; len]),
         _ => Value::f32(shape, vec![0.0; len]),
     }
 }

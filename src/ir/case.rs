@@ -41,6 +41,11 @@ impl Case {
         Value::f32(shape, Self::numbers(shape.iter().product(), seed, scale))
     }
 
+    /// An f16 operand in ±`scale`, such as a cache that is kept narrow.
+    pub fn halves(shape: &[usize], seed: u64, scale: f32) -> Value {
+        Value::f16(shape, &Self::numbers(shape.iter().product(), seed, scale))
+    }
+
     /// An f32 operand in 0.1 to 2.1.
     pub fn positive(shape: &[usize], seed: u64) -> Value {
         Value::f32(shape, Self::numbers(shape.iter().product(), seed, 1.0).iter().map(|x| x + 1.1).collect::<Vec<_>>())

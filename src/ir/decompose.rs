@@ -1,35 +1,34 @@
-//! Replaces composites without a kernel by their definitions and drops what no output needs.
+//! Replaces composites by their definitions and drops what no output needs.
 
-use crate::{
-    Error, Result,
-    ir::{Graph, NodeId, ops::Lowering},
-};
+use super::{Graph, Node, NodeId, ops::Lowering};
+use crate::{Error, Result};
 
 /// The same outputs without ops whose lowering is [`Lowering::Decompose`] and without nodes that no output reaches.
 ///
 /// # Errors
 /// [`Error::Graph`] when an op says that it decomposes and does not, or a definition has another type than its op.
 pub fn decompose(graph: &Graph) -> Result<Graph> {
-    let mut graph = rebuild(graph)?;
-    while graph.nodes().iter().any(|node| node.op.lowering() == Lowering::Decompose) {
-        graph = rebuild(&graph)?;
-    }
+    let decomposed = rewritten(graph, &|node| node.op.lowering() == Lowering::Decompose, true)?;
     // Definitions may leave nodes behind that their result does not read.
-    let graph = rebuild(&graph)?;
+    let graph = rewritten(&decomposed, &|_| false, true)?;
     graph.verify()?;
     Ok(graph)
 }
 
-fn rebuild(graph: &Graph) -> Result<Graph> {
-    let mut live = vec![false; graph.nodes().len()];
-    graph.outputs().iter().for_each(|(_, id)| live[id.index()] = true);
-    for (index, node) in graph.nodes().iter().enumerate().rev() {
-        if live[index] {
-            node.inputs.iter().for_each(|x| live[x.index()] = true);
-        }
+/// The graph with composites that are `chosen` replaced by their definitions, as are those that the definitions bring; with
+/// `drop_dead` also without the nodes that no output reaches. Primitives have no definition and stay.
+pub(super) fn rewritten(graph: &Graph, chosen: &dyn Fn(&Node) -> bool, drop_dead: bool) -> Result<Graph> {
+    let (mut graph, mut changed) = rewritten_once(graph, chosen, drop_dead)?;
+    while changed {
+        (graph, changed) = rewritten_once(&graph, chosen, drop_dead)?;
     }
-    let mut out = Graph::new(graph.name.clone());
-    graph.limits().iter().for_each(|(symbol, most)| out.set_limit(*symbol, *most));
+    Ok(graph)
+}
+
+/// One walk over the graph, and whether anything was replaced.
+fn rewritten_once(graph: &Graph, chosen: &dyn Fn(&Node) -> bool, drop_dead: bool) -> Result<(Graph, bool)> {
+    let (live, mut changed) = (live(graph, drop_dead), false);
+    let mut out = graph.emptied();
     // A node that is not live keeps an id that nothing looks up.
     let mut moved: Vec<NodeId> = Vec::with_capacity(live.len());
     for (node, live) in graph.nodes().iter().zip(live) {
@@ -38,26 +37,44 @@ fn rebuild(graph: &Graph) -> Result<Graph> {
             continue;
         }
         let inputs: Vec<NodeId> = node.inputs.iter().map(|x| moved[x.index()]).collect();
-        if node.op.lowering() != Lowering::Decompose {
-            moved.push(out.copy(node, inputs));
-            continue;
-        }
-        let first = out.nodes().len();
-        let broken = |problem: String| Error::Graph { graph: graph.name.clone(), problem };
-        let result = node.op.decompose(&mut out, &inputs);
-        let result = result.ok_or_else(|| broken(format!("{} has no decomposition", node.op.name())))??;
-        if *out.ty(result) != node.ty {
-            return Err(broken(format!("{} is {}, its decomposition {}", node.op.name(), node.ty, out.ty(result))));
-        }
-        for id in out.ids().skip(first) {
-            if !node.name.is_empty() && out.node(id).name.is_empty() {
-                out.label(id, &node.name);
-            }
-        }
-        moved.push(result);
+        let definition = if chosen(node) { defined(graph, node, &inputs, &mut out)? } else { None };
+        changed |= definition.is_some();
+        moved.push(definition.unwrap_or_else(|| out.copy(node, inputs)));
     }
     for (name, id) in graph.outputs() {
         out.output(name.clone(), moved[id.index()]);
     }
-    Ok(out)
+    Ok((out, changed))
+}
+
+/// Which nodes some output reaches; all of them unless dead ones are dropped.
+fn live(graph: &Graph, drop_dead: bool) -> Vec<bool> {
+    let mut live = vec![!drop_dead; graph.nodes().len()];
+    graph.outputs().iter().for_each(|(_, id)| live[id.index()] = true);
+    for (index, node) in graph.nodes().iter().enumerate().rev() {
+        if live[index] {
+            node.inputs.iter().for_each(|x| live[x.index()] = true);
+        }
+    }
+    live
+}
+
+/// Adds the definition of a node to `out` under the node's name; `None` for a primitive.
+fn defined(graph: &Graph, node: &Node, inputs: &[NodeId], out: &mut Graph) -> Result<Option<NodeId>> {
+    let first = out.nodes().len();
+    let broken = |problem: String| Error::Graph { graph: graph.name.clone(), problem };
+    let Some(result) = node.op.decompose(out, inputs) else {
+        let needs_one = node.op.lowering() == Lowering::Decompose;
+        return if needs_one { Err(broken(format!("{} has no decomposition", node.op.name()))) } else { Ok(None) };
+    };
+    let result = result?;
+    if *out.ty(result) != node.ty {
+        return Err(broken(format!("{} is {}, its decomposition {}", node.op.name(), node.ty, out.ty(result))));
+    }
+    for id in out.ids().skip(first) {
+        if !node.name.is_empty() && out.node(id).name.is_empty() {
+            out.label(id, &node.name);
+        }
+    }
+    Ok(Some(result))
 }

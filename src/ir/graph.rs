@@ -101,6 +101,11 @@ impl Graph {
         self.limits.insert(symbol, most);
     }
 
+    /// A graph of this name and these limits without nodes and outputs.
+    pub(crate) fn emptied(&self) -> Self {
+        Self { limits: self.limits.clone(), ..Self::new(self.name.clone()) }
+    }
+
     /// The prefix that names of new nodes get, such as `layer.3`.
     pub fn set_scope(&mut self, scope: impl Into<String>) {
         self.scope = scope.into();

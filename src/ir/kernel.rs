@@ -2,7 +2,7 @@
 
 use std::{fmt, ops::Range};
 
-use super::{DType, FixedType};
+use super::{Compute, DType, FixedType};
 use crate::{Error, Result};
 
 /// A shader with its parameters; equal kernels share one pipeline.
@@ -87,6 +87,8 @@ pub struct Target {
     pub max_binding: u64,
     /// Largest number of storage buffers one dispatch may bind.
     pub max_storage_buffers: u32,
+    /// Whether shaders may compute with f16.
+    pub f16: bool,
     /// Whether the adapter runs shaders on the CPU: few workgroups suffice to fill it, barriers cost much.
     pub software: bool,
 }
@@ -94,7 +96,7 @@ pub struct Target {
 impl Target {
     /// WebGPU's default limits and no optional feature: what every device has.
     pub fn portable() -> Self {
-        Self { tier: Tier::Portable, max_binding: 128 << 20, max_storage_buffers: 8, software: false }
+        Self { tier: Tier::Portable, max_binding: 128 << 20, max_storage_buffers: 8, f16: false, software: false }
     }
 }
 
@@ -189,6 +191,8 @@ impl Epilogue {
 pub struct Emit<'a> {
     /// The device.
     pub target: &'a Target,
+    /// The numbers that products are computed with.
+    pub compute: Compute,
     /// Position in the model.
     pub label: String,
     /// Operands in order. For two ops in one kernel: the first op's, then the second op's.

@@ -10,6 +10,8 @@ mod graph;
 pub mod kernel;
 mod mask;
 pub mod ops;
+mod options;
+pub mod passes;
 mod scalar;
 mod value;
 
@@ -21,5 +23,7 @@ pub(crate) use graph::expect_dtype;
 pub use graph::{Graph, Node, NodeId};
 pub use mask::MaskKind;
 pub use ops::{Op, OpDef};
+pub use options::{Compute, LowerOptions};
+pub use passes::{PassCount, PassReport};
 pub use scalar::{BinaryFn, UnaryFn};
 pub use value::{Data, FixedType, Type, Value};

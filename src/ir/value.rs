@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use half::f16;
+
 use super::{DType, Shape};
 use crate::{Error, Result, weights::Tensor};
 
@@ -69,6 +71,8 @@ impl FixedType {
 pub enum Data {
     /// Activations.
     F32(Vec<f32>),
+    /// Keys and values in a cache that is kept narrow.
+    F16(Vec<f16>),
     /// Positions.
     I32(Vec<i32>),
     /// Token ids and indices.
@@ -90,6 +94,16 @@ impl Value {
     /// An f32 array.
     pub fn f32(shape: impl Into<Vec<usize>>, data: Vec<f32>) -> Self {
         Self { shape: shape.into(), data: Data::F32(data) }
+    }
+
+    /// An f16 array of these numbers, rounded as [`narrow`](Self::narrow) does.
+    pub fn f16(shape: impl Into<Vec<usize>>, data: &[f32]) -> Self {
+        Self { shape: shape.into(), data: Data::F16(data.iter().map(|x| Self::narrow(*x)).collect()) }
+    }
+
+    /// The nearest f16 within ±65504, the largest that is finite.
+    pub fn narrow(x: f32) -> f16 {
+        f16::from_f32(x.clamp(f16::MIN.to_f32(), f16::MAX.to_f32()))
     }
 
     /// A u32 array.
@@ -121,16 +135,18 @@ impl Value {
     pub fn dtype(&self) -> DType {
         match &self.data {
             Data::F32(_) => DType::F32,
+            Data::F16(_) => DType::F16,
             Data::I32(_) => DType::I32,
             Data::U32(_) => DType::U32,
             Data::Stored(t) => t.dtype(),
         }
     }
 
-    /// All elements as f32: borrowed where they are, widened from a stored weight, converted from integers.
+    /// All elements as f32: borrowed where they are, widened from f16 and from a stored weight, converted from integers.
     pub fn to_f32(&self) -> Result<Cow<'_, [f32]>> {
         Ok(match &self.data {
             Data::F32(v) => Cow::Borrowed(v),
+            Data::F16(v) => Cow::Owned(v.iter().map(|x| x.to_f32()).collect()),
             Data::I32(v) => Cow::Owned(v.iter().map(|&x| x as f32).collect()),
             Data::U32(v) => Cow::Owned(v.iter().map(|&x| x as f32).collect()),
             Data::Stored(t) => Cow::Owned(t.to_f32()?),
@@ -142,7 +158,7 @@ impl Value {
         match &self.data {
             Data::U32(v) => Ok(v.iter().map(|&x| x as usize).collect()),
             Data::I32(v) => v.iter().map(|&x| usize::try_from(x).map_err(|_| self.not("non-negative indices"))).collect(),
-            Data::F32(_) | Data::Stored(_) => Err(self.not("integers")),
+            Data::F32(_) | Data::F16(_) | Data::Stored(_) => Err(self.not("integers")),
         }
     }
 

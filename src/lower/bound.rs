@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Range};
 use crate::{
     Error, Result,
     ir::{
-        DimBinding, FixedType, Graph, NodeId, Op,
+        Compute, DimBinding, FixedType, Graph, LowerOptions, NodeId, Op,
         kernel::{Target, row_shards},
         ops::Lowering,
         sym,
@@ -16,8 +16,11 @@ use crate::{
 pub(super) struct Bound<'a> {
     pub(super) graph: &'a Graph,
     pub(super) target: &'a Target,
+    pub(super) options: &'a LowerOptions,
     types: Vec<FixedType>,
     resolved: Vec<NodeId>,
+    /// Values that share no dispatch.
+    alone: Vec<bool>,
     shards: BTreeMap<NodeId, Vec<Range<usize>>>,
 }
 
@@ -26,14 +29,17 @@ impl<'a> Bound<'a> {
         graph: &'a Graph,
         binding: &DimBinding,
         target: &'a Target,
+        options: &'a LowerOptions,
         given: &dyn Fn(&str) -> Option<Vec<Range<usize>>>,
     ) -> Result<Self> {
         let types = graph.fixed_types(binding)?;
         let mut resolved: Vec<NodeId> = Vec::with_capacity(types.len());
+        let mut alone = vec![false; types.len()];
         let mut shards = BTreeMap::new();
         for (id, node) in graph.ids().zip(graph.nodes()) {
             let operand = node.inputs.first().filter(|x| keeps_flat_index(&node.op, &types[x.index()], &types[id.index()]));
             resolved.push(operand.map_or(id, |x| resolved[x.index()]));
+            alone[resolved[id.index()].index()] |= options.is_unfused(node);
             if let Op::Weight(weight) = &node.op {
                 let ty = &types[id.index()];
                 let cut = match given(&weight.name) {
@@ -44,7 +50,7 @@ impl<'a> Bound<'a> {
                 shards.insert(id, cut);
             }
         }
-        Ok(Self { graph, target, types, resolved, shards })
+        Ok(Self { graph, target, options, types, resolved, alone, shards })
     }
 
     pub(super) fn op(&self, id: NodeId) -> &'a Op {
@@ -81,6 +87,24 @@ impl<'a> Bound<'a> {
 
     pub(super) fn is_kernel(&self, id: NodeId) -> bool {
         self.op(id).lowering() == Lowering::Kernel
+    }
+
+    /// Whether the value shares no dispatch with another.
+    pub(super) fn is_alone(&self, id: NodeId) -> bool {
+        self.alone[id.index()]
+    }
+
+    /// The numbers that the op computes with.
+    pub(super) fn compute(&self, id: NodeId) -> Compute {
+        let weight = match self.op(id) {
+            Op::Linear(_) => self.operands(id).nth(1).map(|weight| self.op(weight)),
+            _ => None,
+        };
+        match weight {
+            Some(Op::Weight(weight)) => self.options.compute_of(&weight.name),
+            Some(_) => self.options.compute,
+            None => Compute::F32,
+        }
     }
 
     /// The rows of each shard of a weight; empty for anything else.

@@ -52,8 +52,8 @@ pub(super) fn groups(bound: &Bound) -> Result<Vec<Group>> {
     let mut groups = Vec::new();
     let mut absorbed = BTreeSet::new();
     for (sink, expression) in sinks.into_iter().zip(expressions) {
-        let alone = |leaf: &&Leaf| readers[&leaf.node].iter().eq([&sink]);
-        let roots = roots(bound, sink, &expression, alone);
+        let only_reader = |leaf: &&Leaf| readers[&leaf.node].iter().eq([&sink]) && !bound.is_alone(leaf.node);
+        let roots = if bound.is_alone(sink) { Vec::new() } else { roots(bound, sink, &expression, only_reader) };
         let extras = expression.leaves.iter().map(|leaf| leaf.node).filter(|id| !roots.contains(id)).collect();
         absorbed.extend(roots.iter().copied());
         groups.push(Group { sink, roots, extras });
@@ -68,10 +68,14 @@ pub(super) fn groups(bound: &Bound) -> Result<Vec<Group>> {
 fn stored(bound: &Bound) -> Vec<bool> {
     let count = bound.graph.nodes().len();
     let mut arithmetic = vec![false; count];
+    let mut constant = vec![false; count];
     for id in bound.values().filter(|id| bound.is_region(*id)) {
         let own = matches!(bound.op(id), Op::Unary(_) | Op::Binary(_));
         arithmetic[id.index()] = own || bound.operands(id).any(|x| arithmetic[x.index()]);
+        constant[id.index()] = bound.operands(id).all(|x| constant[x.index()]);
     }
+    // Constants are text in the regions that read them.
+    let storable = |id: NodeId| bound.is_region(id) && !constant[id.index()];
     let mut stored = vec![false; count];
     bound.graph.outputs().iter().for_each(|(_, id)| stored[bound.resolve(*id).index()] = true);
     // Places where the value would be computed if it were inlined into all its readers. Moving ops are always inlined and hand
@@ -79,7 +83,9 @@ fn stored(bound: &Bound) -> Vec<bool> {
     let mut places = vec![0usize; count];
     for id in bound.values().rev() {
         let computes = arithmetic[id.index()] && is_elementwise(bound.op(id));
+        let (alone, unread) = (bound.is_alone(id), places[id.index()] == 0);
         stored[id.index()] |= bound.is_kernel(id) || (computes && places[id.index()] > 1);
+        stored[id.index()] |= storable(id) && (alone || unread);
         let here = if stored[id.index()] { 1 } else { places[id.index()] };
         let mut operands: Vec<NodeId> = bound.operands(id).collect();
         if is_elementwise(bound.op(id)) {
@@ -88,10 +94,21 @@ fn stored(bound: &Bound) -> Vec<bool> {
         }
         for x in operands {
             places[x.index()] = places[x.index()].saturating_add(here);
-            stored[x.index()] |= bound.is_kernel(id) && bound.is_region(x);
+            stored[x.index()] |= (bound.is_kernel(id) && bound.is_region(x)) || (alone && storable(x));
         }
     }
     stored
+}
+
+/// The labels of elementwise arithmetic in dispatches of its own.
+pub(super) fn own_regions(bound: &Bound, groups: &[Group]) -> Vec<String> {
+    let mut stored = vec![false; bound.graph.nodes().len()];
+    groups.iter().for_each(|group| stored[group.sink.index()] = true);
+    let computes = |group: &&Group| {
+        let inlined = expression(bound, &stored, group.sink).inner;
+        group.roots.is_empty() && inlined.into_iter().chain([group.sink]).any(|id| is_elementwise(bound.op(id)))
+    };
+    groups.iter().filter(computes).map(|group| bound.label(group.sink)).collect()
 }
 
 /// Walks from `sink` through everything inlined into it.
@@ -148,9 +165,9 @@ fn split(bound: &Bound, stored: &mut [bool]) -> Result<()> {
 }
 
 /// The ops whose kernel computes the region as its epilogue: none, one, or a pair of products of one operand.
-fn roots(bound: &Bound, sink: NodeId, expression: &Expression, alone: impl Fn(&&Leaf) -> bool) -> Vec<NodeId> {
+fn roots(bound: &Bound, sink: NodeId, expression: &Expression, only_reader: impl Fn(&&Leaf) -> bool) -> Vec<NodeId> {
     let candidates = expression.leaves.iter().filter(|leaf| leaf.same_index && bound.op(leaf.node).takes_epilogue());
-    let candidates = candidates.filter(alone).map(|leaf| leaf.node);
+    let candidates = candidates.filter(only_reader).map(|leaf| leaf.node);
     let mut candidates: Vec<NodeId> =
         candidates.filter(|id| bound.ty(*id).len() == bound.ty(sink).len() && bound.ty(*id).dtype == DType::F32).collect();
     candidates.sort_unstable();
@@ -165,6 +182,7 @@ fn is_pair(bound: &Bound, a: NodeId, b: NodeId) -> bool {
     let [x, y] = [a, b].map(|id| bound.graph.node(id).inputs.as_slice());
     let linear = matches!((bound.op(a), bound.op(b)), (Op::Linear(_), Op::Linear(_)));
     linear
+        && bound.compute(a) == bound.compute(b)
         && bound.resolve(x[0]) == bound.resolve(y[0])
         && bound.ty(x[0]) == bound.ty(y[0])
         && bound.ty(x[1]) == bound.ty(y[1])

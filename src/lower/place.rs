@@ -6,7 +6,7 @@ use super::{bound::Bound, fuse::Group, region};
 use crate::{
     Error, Result,
     ir::{
-        NodeId, Op,
+        Compute, NodeId, Op,
         kernel::{Arg, Dispatch, Emit, Epilogue, Operand, Place, Slot},
         ops::Linear,
     },
@@ -108,7 +108,8 @@ impl Placer<'_> {
             _ => Epilogue::identity(),
         };
         let (dispatches, scratch, first_scratch) = (Vec::new(), Vec::new(), self.plan.slots.len());
-        let mut emit = Emit { target: bound.target, label, inputs, output, epilogue, dispatches, scratch, first_scratch };
+        let (target, compute) = (bound.target, root.map_or(Compute::F32, |root| bound.compute(root)));
+        let mut emit = Emit { target, compute, label, inputs, output, epilogue, dispatches, scratch, first_scratch };
         match group.roots[..] {
             [] => {
                 let mut bindings = vec![(0, emit.output.operand())];

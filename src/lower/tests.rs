@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 
-use super::{bound::Bound, decompose, fuse, lower};
+use super::{bound::Bound, fuse, lower};
 use crate::{
     Error, Result,
     ir::{
-        DType, Data, DimBinding, Graph, MaskKind, NodeId, Op, Shape, UnaryFn, Value,
+        DType, Data, DimBinding, Graph, LowerOptions, MaskKind, NodeId, Op, PassReport, Shape, UnaryFn, Value, decompose,
         kernel::{Operand, Slot, Target},
         ops::{Attention, CacheWrite, Concat, Gain, Lowering, Permute, PositionRule, Role, Rope, RopeTable, Softmax, Unary},
+        passes::prepare,
         sym,
     },
     plan::{Plan, SlotKind},
@@ -30,7 +31,8 @@ fn written(shader: &str) -> &'static [u32] {
 
 /// Follows what every slot holds and checks each read against what the graph says is read there.
 fn check(graph: &Graph, binding: &DimBinding, target: &Target, plan: &Plan) {
-    let bound = Bound::new(graph, binding, target, &|_| None).unwrap();
+    let options = LowerOptions::default();
+    let bound = Bound::new(graph, binding, target, &options, &|_| None).unwrap();
     let mut held: BTreeMap<Slot, NodeId> = BTreeMap::new();
     for id in bound.values() {
         if let Op::Input(input) = bound.op(id) {
@@ -111,11 +113,12 @@ fn lowered(graph: &Graph) -> Plan {
 
 /// Lowers and checks, with a name of its own for every node.
 fn lowered_for(graph: &Graph, binding: &DimBinding, target: &Target) -> Plan {
-    let mut graph = decompose(graph).unwrap();
+    let mut graph = prepare(graph, &LowerOptions::default(), &mut PassReport::default()).unwrap();
     for id in graph.ids() {
         graph.label(id, &format!("n{}", id.0));
     }
-    let plan = lower(&graph, binding, target, &|_| None).unwrap_or_else(|e| panic!("{}: {e}", graph.name));
+    let plan =
+        lower(&graph, binding, target, &LowerOptions::default(), &|_| None).unwrap_or_else(|e| panic!("{}: {e}", graph.name));
     check(&graph, binding, target, &plan);
     validate(&plan);
     plan
@@ -341,7 +344,7 @@ fn reading_a_cache_after_its_write_is_refused() {
     assert_eq!(shaders(&lowered(&g)), ["region", "cache_write"]);
     let after = g.push(Unary { f: UnaryFn::Neg }, &[cache]).unwrap();
     g.output("after", after);
-    let refused = lower(&g, &DimBinding::new(), &Target::portable(), &|_| None);
+    let refused = lower(&g, &DimBinding::new(), &Target::portable(), &LowerOptions::default(), &|_| None);
     assert!(matches!(refused, Err(Error::Graph { problem, .. }) if problem.contains("overwritten in place")));
 }
 
@@ -400,7 +403,7 @@ fn composites_without_a_kernel_decompose_and_keep_their_names() {
     assert_eq!(small.nodes().len(), 8);
     assert!(small.nodes().iter().skip(1).all(|n| n.name == "router"), "{small}");
     assert_ne!(unused, y);
-    let plan = lower(&g, &DimBinding::new(), &Target::portable(), &|_| None).unwrap();
+    let plan = lower(&g, &DimBinding::new(), &Target::portable(), &LowerOptions::default(), &|_| None).unwrap();
     assert_eq!(shaders(&plan), ["reduce", "region", "reduce", "region"]);
     assert!(plan.dispatches.iter().all(|d| d.label == "router"));
 }
@@ -412,7 +415,7 @@ fn limits_of_the_device_are_named() {
     let y = g.gelu(input).unwrap();
     g.output("y", y);
     let small = Target { max_binding: 4096, ..Target::portable() };
-    let error = lower(&g, &DimBinding::new(), &small, &|_| None).unwrap_err().to_string();
+    let error = lower(&g, &DimBinding::new(), &small, &LowerOptions::default(), &|_| None).unwrap_err().to_string();
     assert!(error.contains("16400") && error.contains("4096"), "{error}");
 
     let mut g = Graph::new("sharded");
@@ -420,7 +423,7 @@ fn limits_of_the_device_are_named() {
     let y = g.gelu(w).unwrap();
     g.output("y", y);
     let cut = |_: &str| Some(vec![0..64, 64..128]);
-    let error = lower(&g, &DimBinding::new(), &Target::portable(), &cut).unwrap_err().to_string();
+    let error = lower(&g, &DimBinding::new(), &Target::portable(), &LowerOptions::default(), &cut).unwrap_err().to_string();
     assert!(error.contains("'w'") && error.contains("gelu_tanh"), "{error}");
 }
 

@@ -5,7 +5,7 @@ pub mod sampling;
 use std::fmt;
 
 use crate::ir::{
-    FixedType,
+    FixedType, PassReport,
     kernel::{Dispatch, Operand, Slot},
     ops::Role,
 };
@@ -57,6 +57,8 @@ pub struct Plan {
     pub dispatches: Vec<Dispatch>,
     /// The results.
     pub outputs: Vec<PlanOutput>,
+    /// What the passes of lowering did.
+    pub report: PassReport,
 }
 
 impl Plan {

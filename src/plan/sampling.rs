@@ -68,5 +68,11 @@ fn plan(name: &str, vocab_size: usize, partials: usize, ty: FixedType, dispatche
         SlotInfo { bytes: partials as u64, kind: SlotKind::Scratch },
         SlotInfo { bytes: ty.len() as u64 * 4, kind: SlotKind::Scratch },
     ];
-    Plan { name: name.into(), slots, dispatches, outputs: vec![PlanOutput { name: "token".into(), slot: RESULT, ty }] }
+    Plan {
+        name: name.into(),
+        slots,
+        dispatches,
+        outputs: vec![PlanOutput { name: "token".into(), slot: RESULT, ty }],
+        ..Plan::default()
+    }
 }

@@ -166,6 +166,7 @@ impl Capabilities {
             // As weights are split when they become resident.
             max_binding: self.max_binding.min(self.max_buffer) / 16 * 16,
             max_storage_buffers: self.max_storage_buffers,
+            f16: self.f16,
             software: self.kind == AdapterKind::Software,
         }
     }

@@ -13,6 +13,7 @@ pub(super) const SOURCES: &[(&str, &str)] = table!(
     "gather.wgsl"
     "lib/lanes.wgsl"
     "lib/operand.wgsl"
+    "lib/product.wgsl"
     "lib/step.wgsl"
     "lib/weight.wgsl"
     "linear_tile.wgsl"

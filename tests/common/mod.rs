@@ -10,7 +10,7 @@ use std::{collections::HashMap, rc::Rc, sync::Arc};
 use gemmaflow::{
     Result,
     ir::{
-        Case, DType, Data, DimBinding, FixedType, Graph, NodeId, Op, Type, Value,
+        Case, DType, Data, DimBinding, FixedType, Graph, LowerOptions, NodeId, Op, Type, Value,
         kernel::{Target, Tier},
         ops::{Input, Role},
     },
@@ -72,7 +72,12 @@ pub fn graph(case: &Case) -> Result<Graph> {
 
 /// The plan of a case on a device.
 pub fn plan(case: &Case, target: &Target) -> Result<Plan> {
-    lower(&graph(case)?, &DimBinding::new(), target, &|_| None)
+    plan_with(case, target, &LowerOptions::default())
+}
+
+/// As [`plan`], lowered as `options` say.
+pub fn plan_with(case: &Case, target: &Target, options: &LowerOptions) -> Result<Plan> {
+    lower(&graph(case)?, &DimBinding::new(), target, options, &|_| None)
 }
 
 /// What the reference says.
@@ -111,6 +116,7 @@ pub fn prepare(pipelines: &PipelineCache, plan: &Plan, case: &Case) -> Result<(P
         let name = format!("operand {i}");
         let bytes: &[u8] = match &value.data {
             Data::F32(v) => bytemuck::cast_slice(v),
+            Data::F16(v) => bytemuck::cast_slice(v),
             Data::I32(v) => bytemuck::cast_slice(v),
             Data::U32(v) => bytemuck::cast_slice(v),
             Data::Stored(tensor) => {
@@ -149,6 +155,7 @@ fn value(ty: &FixedType, bytes: &[u8]) -> Value {
     match ty.dtype {
         DType::I32 => Value::i32(shape, bytemuck::pod_collect_to_vec(bytes)),
         DType::U32 => Value::u32(shape, bytemuck::pod_collect_to_vec(bytes)),
+        DType::F16 => Value { shape, data: Data::F16(bytemuck::pod_collect_to_vec(bytes)) },
         _ => Value::f32(shape, bytemuck::pod_collect_to_vec(bytes)),
     }
 }

@@ -3,7 +3,7 @@
 use gemmaflow::{
     Result,
     ir::{
-        BinaryFn, Case, DType, Data, Op, UnaryFn, Value,
+        BinaryFn, Case, Compute, DType, Data, Op, UnaryFn, Value,
         ops::{ReduceFn, RmsNorm},
     },
     weights::Tensor,
@@ -70,22 +70,43 @@ pub fn tolerance(case: &Case) -> Tolerance {
         Op::Softmax(_) => of(sum(inner) + 50.0 * EPS, Scale::Result, 1e-7),
         // Two products and a sum; cosines and sines are given.
         Op::Rope(_) => of(4.0 * EPS, Scale::Largest(0), 0.0),
-        // Weights are off by the error of a score, √H·ε·|q||k|, and their mean of v is off by as much of the largest v.
+        // Keys and values of 16 bits are the same numbers for both sides. Weights are off by the error of a score, √H·ε·|q||k|, and their mean of v is off by as much of the largest v.
         Op::Attention(_) => of(16.0 * sum(inner), Scale::Largest(2), 0.0),
-        // They move elements, widen them without rounding, or choose one.
+        // They move elements, widen them without rounding, round them to nearest in the same way (f16 caches), or choose one.
         Op::Reduce(_) | Op::Select(_) | Op::Cast(_) | Op::Reshape(_) | Op::Permute(_) | Op::Broadcast(_) => exact,
         Op::Slice(_) | Op::Concat(_) | Op::Gather(_) | Op::CacheWrite(_) => exact,
         Op::Input(_) | Op::Weight(_) | Op::Const(_) => exact,
     }
 }
 
-/// Compares a result with the reference's: the largest error as a share of what is allowed, or which element is wrong.
+/// The table for products whose operands are rounded to f16.
+fn half_tolerance(case: &Case) -> Tolerance {
+    let full = tolerance(case);
+    let inner = case.inputs.first().and_then(|v| v.shape.last()).map_or(1.0, |&n| n as f64);
+    match &case.op {
+        // Each operand is off by 2⁻¹¹ of itself at most and so a product by 2⁻¹⁰; over n products whose errors are independent
+        // that is 2⁻¹⁰/√n of Σ|products|, here with room for 7 standard deviations of operands in ±1. Below 2⁻¹⁴ f16 rounds
+        // to multiples of 2⁻²⁴.
+        Op::Linear(_) => {
+            let rounding = f64::min(1.0, 4.0 / inner.sqrt()) * f64::exp2(-10.0);
+            of(full.relative + rounding, Scale::Absolute, inner * f64::exp2(-24.0))
+        }
+        _ => full,
+    }
+}
+
+/// As [`compare_with`] in f32.
 pub fn compare(case: &Case, expected: &Value, found: &Value) -> Result<f64, String> {
+    compare_with(case, Compute::F32, expected, found)
+}
+
+/// Compares a result with the reference's: the largest error as a share of what is allowed, or which element is wrong.
+pub fn compare_with(case: &Case, compute: Compute, expected: &Value, found: &Value) -> Result<f64, String> {
     if expected.shape != found.shape || expected.dtype() != found.dtype() {
         let ty = |v: &Value| format!("{}{:?}", v.dtype(), v.shape);
         return Err(format!("found {}, expected {}", ty(found), ty(expected)));
     }
-    let tolerance = tolerance(case);
+    let tolerance = if compute == Compute::F16 { half_tolerance(case) } else { tolerance(case) };
     let (want, have) = (numbers(expected), numbers(found));
     let absolute = match tolerance.scale {
         Scale::Absolute => numbers(&super::expected(&absolute(case)).map_err(|e| e.to_string())?),
@@ -124,6 +145,7 @@ fn absolute(case: &Case) -> Case {
             Value::stored(Tensor::from_f32(tensor.name(), v.shape.clone(), &values))
         }
         Data::F32(x) => Value::f32(v.shape.clone(), x.iter().map(|x| x.abs()).collect()),
+        Data::F16(_) => Value::f16(v.shape.clone(), &numbers(v).iter().map(|x| x.abs() as f32).collect::<Vec<_>>()),
         _ => v.clone(),
     };
     Case { inputs: case.inputs.iter().map(positive).collect(), ..case.clone() }

@@ -17,7 +17,7 @@ const MASKED: f32 = -1e30;
 
 /// `softmax(mask(cap(scale · q·kᵀ))) · v` per head; query head n uses KV head n / G (gemma-spec §1).
 ///
-/// Operands: q `[B, T, N, H]`, k and v `[B, S, K, H]`, query positions `[B, T]` i32, key positions `[B, S]` i32, and with `keep`
+/// Operands: q `[B, T, N, H]` f32, k and v `[B, S, K, H]` f32 or both f16, query positions `[B, T]` i32, key positions `[B, S]` i32, and with `keep`
 /// a mask `[B, S]` f32 whose entries below 0.5 drop the key. Result `[B, T, N, H]`.
 ///
 /// The mask compares positions, never rows of a buffer: a ring, a padded batch and a bucket with a gap are the same to it. A
@@ -87,6 +87,7 @@ impl Attention {
         let q = g.push(Reshape { shape: grouped.clone() }, &[inputs[0]])?;
         let q = g.push(Permute { order: vec![0, 2, 3, 1, 4] }, &[q])?;
         let per_head = |g: &mut Graph, node, order: Vec<usize>, shape: Shape| -> Result<NodeId> {
+            let node = if g.ty(node).dtype == DType::F32 { node } else { g.push(Cast, &[node])? };
             let one = Shape(vec![batch, cached, kv_heads.into(), 1.into(), head_dim.into()]);
             let x = g.push(Reshape { shape: one }, &[node])?;
             let x = g.push(Permute { order }, &[x])?;
@@ -142,9 +143,8 @@ impl OpDef for Attention {
             return Err("the mask is none, causal or a window; further masking goes through the keep operand".into());
         }
         let [q, k, v, query, key] = [inputs[0], inputs[1], inputs[2], inputs[3], inputs[4]];
-        for (name, ty) in [("q", q), ("k", k), ("v", v)] {
-            expect_dtype(name, ty, &[DType::F32])?;
-        }
+        expect_dtype("q", q, &[DType::F32])?;
+        expect_dtype("k", k, &[DType::F32, DType::F16])?;
         expect_dtype("query positions", query, &[DType::I32])?;
         expect_dtype("key positions", key, &[DType::I32])?;
         let rank = q.shape.rank() == 4 && k.shape.rank() == 4 && k == v;
@@ -206,7 +206,7 @@ impl OpDef for Attention {
             ("KEEP", yes(self.keep)),
             ("SPLITS", yes(parts > 1)),
             ("READ", if shuffles { "shuffle" } else { "load" }.into()),
-            ("KV", "f32".into()),
+            ("KV", emit.inputs[1].ty.dtype.name().into()),
             ("VEC", vector.to_string()),
             ("HV", held.to_string()),
         ];
@@ -268,7 +268,19 @@ impl OpDef for Attention {
         let keep = Attention { keep: true, ..window.clone() };
         let ring = Value::i32([1, 12], vec![24, 25, 26, 15, 16, 17, 18, 19, 20, 21, 22, 23]);
         let dead = Value::i32([1, 9], vec![0, 1, 2, 3, 4, DEAD_KEY, DEAD_KEY, DEAD_KEY, DEAD_KEY]);
+        // The same keys and values in a narrow cache.
+        let narrow = |case: Case| {
+            let half = |value: &Value| Value::f16(value.shape.clone(), &value.to_f32().unwrap_or_default());
+            let mut inputs = case.inputs;
+            inputs[1..3].iter_mut().for_each(|value| *value = half(value));
+            Case { name: format!("f16 {}", case.name), inputs, ..case }
+        };
         vec![
+            narrow(case("one", causal.clone(), [1, 1, 1, 2], positions(0, 1), positions(0, 1))),
+            narrow(case("decode", capped.clone(), [1, 8, 4, 64], positions(299, 1), positions(0, 300))),
+            narrow(case("long decode", causal.clone(), [1, 4, 1, 256], positions(1029, 1), positions(0, 1030))),
+            narrow(case("ring", window.clone(), [3, 4, 2, 12], positions(24, 3), ring.clone())),
+            narrow(case("chunk", causal.clone(), [16, 4, 1, 70], positions(100, 16), positions(0, 116))),
             case("one", causal.clone(), [1, 1, 1, 2], positions(0, 1), positions(0, 1)),
             case("causal", causal.clone(), [33, 4, 2, 20], positions(0, 33), positions(0, 33)),
             case("decode", causal.clone(), [1, 8, 4, 64], positions(299, 1), positions(0, 300)),

@@ -10,6 +10,9 @@ use crate::{
 };
 
 /// `y[…, n] = Σₖ x[…, k] · W[n, k]`: x f32, W `[N, K]` as stored and widened in registers, sums in f32.
+///
+/// A kernel may round both operands to f16 where [`LowerOptions::compute`](crate::ir::LowerOptions) asks for it; the meaning, and
+/// so the reference, knows nothing of that.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Linear;
 
@@ -61,7 +64,7 @@ fn kernel(emit: &Emit, weights: &[Arg], rows: usize, inner: usize, out: usize, s
     let vector = if inner.is_multiple_of(8) { 8 } else { 1 };
     let sizes = |lanes: (&'static str, usize), tile: usize, held: usize| {
         let sizes = [lanes, ("NR", tile), ("ROWS", held), ("VEC", vector), ("WEIGHTS", weights.len())];
-        let mut options = vec![weight_option(weights[0].ty.dtype)];
+        let mut options = vec![weight_option(weights[0].ty.dtype), ("COMPUTE", emit.compute.name().into())];
         options.extend(sizes.map(|(name, size)| (name, size.to_string())));
         options
     };

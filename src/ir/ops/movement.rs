@@ -36,7 +36,7 @@ fn pick(value: &Value, output: &FixedType, source: impl Fn(&[usize]) -> usize) -
         Data::F32(v) => Data::F32(run(v, output, source)),
         Data::I32(v) => Data::I32(run(v, output, source)),
         Data::U32(v) => Data::U32(run(v, output, source)),
-        Data::Stored(t) => Data::F32(run(&t.to_f32()?, output, source)),
+        Data::F16(_) | Data::Stored(_) => Data::F32(run(&value.to_f32()?, output, source)),
     })
 }
 

@@ -23,7 +23,7 @@ use crate::{
         Engine, Model, ModelStats, PREFILL_CHUNK, SHORT_LIST, SMALLEST_BUCKET, SampleOpts, Sampled, ShortList, Want, sample_token,
     },
     ir::{
-        DimBinding,
+        DimBinding, LowerOptions,
         kernel::{Target, row_shards},
         sym,
     },
@@ -132,7 +132,7 @@ impl GpuEngine {
         }
         let weights = self.weights.clone();
         let shards = |name: &str| weights.get(name).map(|w| w.shards.iter().map(|s| s.rows.clone()).collect());
-        let plan = lower(&built.graph, &binding, &self.target, &shards)?;
+        let plan = lower(&built.graph, &binding, &self.target, &LowerOptions::default(), &shards)?;
         let block = match self.blocks.entry(key.tokens) {
             std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::hash_map::Entry::Vacant(entry) => {

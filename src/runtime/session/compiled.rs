@@ -12,7 +12,7 @@ use crate::{
     Error, Result,
     flow::ModelParams,
     ir::{
-        DimBinding, Graph, Op, Value,
+        DimBinding, Graph, LowerOptions, Op, Value,
         derive::{Inputs, derive},
         ops::{DEAD_KEY, Input},
         sym,
@@ -48,7 +48,7 @@ impl CompiledGraph {
             }
             Backend::Gpu { pipelines, target } => {
                 let shards = |name: &str| weights.resident.get(name).map(|w| w.shards.iter().map(|s| s.rows.clone()).collect());
-                let plan = lower(graph, &dims, target, &shards)?;
+                let plan = lower(graph, &dims, target, &LowerOptions::default(), &shards)?;
                 Some(GpuGraph::new(pipelines, plan, &weights, scratch)?)
             }
         };

@@ -86,6 +86,7 @@ impl GpuGraph {
         for (name, value) in inputs {
             let bytes: &[u8] = match &value.data {
                 Data::F32(v) => bytemuck::cast_slice(v),
+                Data::F16(v) => bytemuck::cast_slice(v),
                 Data::I32(v) => bytemuck::cast_slice(v),
                 Data::U32(v) => bytemuck::cast_slice(v),
                 Data::Stored(_) => &[],
@@ -114,6 +115,7 @@ impl GpuGraph {
         let data = match ty.dtype {
             DType::I32 => Data::I32(bytemuck::pod_collect_to_vec(&raw)),
             DType::U32 => Data::U32(bytemuck::pod_collect_to_vec(&raw)),
+            DType::F16 => Data::F16(bytemuck::pod_collect_to_vec(&raw)),
             _ => Data::F32(bytemuck::pod_collect_to_vec(&raw)),
         };
         Ok(Value { shape: ty.shape.clone(), data })

@@ -65,6 +65,7 @@ impl RunInput<'_> {
             RunInput::I32(v) => v.len(),
             RunInput::Value(value) => match &value.data {
                 Data::F32(v) => v.len(),
+                Data::F16(v) => v.len(),
                 Data::I32(v) => v.len(),
                 Data::U32(v) => v.len(),
                 Data::Stored(tensor) => tensor.shape().iter().product(),

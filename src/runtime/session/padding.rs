@@ -43,9 +43,10 @@ impl Padding {
         let len = self.padded.iter().product();
         let data = match &value.data {
             Data::F32(v) => Data::F32(self.spread(v, vec![0.0; len])),
+            Data::F16(v) => Data::F16(self.spread(v, vec![Value::narrow(0.0); len])),
             Data::I32(v) => Data::I32(self.spread(v, vec![filler; len])),
             Data::U32(v) => Data::U32(self.spread(v, vec![0; len])),
-            stored => stored.clone(),
+            Data::Stored(_) => value.data.clone(),
         };
         Value { shape: self.padded.clone(), data }
     }
@@ -54,9 +55,10 @@ impl Padding {
     pub(super) fn crop(&self, value: &Value) -> Value {
         let data = match &value.data {
             Data::F32(v) => Data::F32(self.collect(v)),
+            Data::F16(v) => Data::F16(self.collect(v)),
             Data::I32(v) => Data::I32(self.collect(v)),
             Data::U32(v) => Data::U32(self.collect(v)),
-            stored => stored.clone(),
+            Data::Stored(_) => value.data.clone(),
         };
         Value { shape: self.places.iter().map(Vec::len).collect(), data }
     }

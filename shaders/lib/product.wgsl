@@ -1,0 +1,17 @@
+// The numbers that products are computed with; sums are f32. Options: COMPUTE = f32 | f16 (operands are rounded to f16, within
+// ±65504, the largest number that it holds; a product of two of them may exceed it and so is f32 too).
+#if COMPUTE == f32
+alias Number = f32;
+alias Eight = mat2x4<f32>;
+fn number(v: f32) -> Number { return v; }
+fn eight(v: mat2x4<f32>) -> Eight { return v; }
+#elif COMPUTE == f16
+enable f16;
+alias Number = f16;
+alias Eight = mat2x4<f16>;
+const MOST = vec4<f32>(65504.0);
+fn number(v: f32) -> Number { return f16(clamp(v, -65504.0, 65504.0)); }
+fn eight(v: mat2x4<f32>) -> Eight {
+    return mat2x4<f16>(vec4<f16>(clamp(v[0], -MOST, MOST)), vec4<f16>(clamp(v[1], -MOST, MOST)));
+}
+#endif

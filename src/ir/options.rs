@@ -1,0 +1,80 @@
+//! How a graph is lowered, as plain data: what a compile profile comes down to for one device.
+
+use super::Node;
+
+/// The numbers that products of weights are computed with. Sums are f32 in either case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Compute {
+    /// Both operands as f32.
+    #[default]
+    F32,
+    /// Both operands rounded to f16, within ±65504; needs WGSL's `f16`.
+    F16,
+}
+
+impl Compute {
+    /// The word used in profiles and as a shader's option.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Compute::F32 => "f32",
+            Compute::F16 => "f16",
+        }
+    }
+}
+
+/// Choices of lowering. They change how a graph is computed, never what it means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LowerOptions {
+    /// Whether ops may share a dispatch.
+    pub fuse: bool,
+    /// Nodes that share no dispatch: the last part of a label (`geglu`), a whole label (`layer.3.geglu`) or an op's name.
+    pub unfused: Vec<String>,
+    /// Whether elementwise arithmetic in a dispatch of its own is an error.
+    pub assert_clean: bool,
+    /// Whether nodes that no output needs are dropped.
+    pub dce: bool,
+    /// Whether arithmetic on constants is done while lowering.
+    pub constant_folding: bool,
+    /// Whether the report holds the graph as text after each pass.
+    pub verbose: bool,
+    /// The numbers that products are computed with.
+    pub compute: Compute,
+    /// Whether the products that suffer most from f16 stay f32 ([`keeps_f32`](Self::keeps_f32)), and all of them on a device
+    /// without f16. Otherwise such a device is an error.
+    pub mixed: bool,
+}
+
+impl Default for LowerOptions {
+    fn default() -> Self {
+        let (unfused, compute) = (Vec::new(), Compute::F32);
+        Self { fuse: true, unfused, assert_clean: false, dce: true, constant_folding: true, verbose: false, compute, mixed: true }
+    }
+}
+
+impl LowerOptions {
+    /// Whether the node is computed on its own.
+    pub fn is_unfused(&self, node: &Node) -> bool {
+        !self.fuse || self.unfused.iter().any(|name| names(name, node))
+    }
+
+    /// The entries of [`unfused`](Self::unfused) that name none of `nodes`.
+    pub fn unmatched<'a>(&'a self, nodes: &[Node]) -> Vec<&'a str> {
+        let matches = |name: &&String| !nodes.iter().any(|node| names(name, node));
+        self.unfused.iter().filter(matches).map(String::as_str).collect()
+    }
+
+    /// The numbers that the product with the weight called `weight` is computed with.
+    pub fn compute_of(&self, weight: &str) -> Compute {
+        if self.mixed && Self::keeps_f32(weight) { Compute::F32 } else { self.compute }
+    }
+
+    /// Whether a product stays f32 with [`mixed`](Self::mixed): the projection out of the FFW, whose operand is a product of two
+    /// activations and the largest of a Gemma layer, and the LM head, whose results are compared with each other.
+    pub fn keeps_f32(weight: &str) -> bool {
+        matches!(weight.rsplit('.').next(), Some("ffw_down" | "unembed" | "embed"))
+    }
+}
+
+fn names(name: &str, node: &Node) -> bool {
+    node.name == name || node.op.name() == name || node.name.rsplit('.').next() == Some(name)
+}
