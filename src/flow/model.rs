@@ -7,6 +7,7 @@ use crate::{
         DType, Dim, Graph, NodeId, Shape, Symbol, Type,
         ops::{Gather, PositionRule, Role, Slice},
     },
+    profile::CompileProfile,
     weights::WeightLoader,
 };
 
@@ -27,6 +28,7 @@ pub struct ModelFlow {
     inputs: Vec<(String, Role, Type)>,
     stages: Vec<FlowStage>,
     selected: Option<Vec<String>>,
+    profile: CompileProfile,
 }
 
 impl ModelFlow {
@@ -42,7 +44,14 @@ impl ModelFlow {
             inputs: Vec::new(),
             stages: Vec::new(),
             selected: None,
+            profile: CompileProfile::default(),
         }
+    }
+
+    /// How the graph is to be compiled; see [`CompileProfile`].
+    pub fn with_profile(mut self, profile: CompileProfile) -> Self {
+        self.profile = profile;
+        self
     }
 
     /// The largest value that a symbolic size may be bound to, and the one it has where nothing else is said.
@@ -217,7 +226,7 @@ impl ModelFlow {
         }
         unique(graph.outputs().iter().map(|(name, _)| name), "outputs")?;
         unique(graph.inputs().map(|(_, input)| &input.name), "inputs")?;
-        Ok(BuiltModel { graph, params })
+        Ok(BuiltModel { graph, params, profile: self.profile.clone() })
     }
 }
 
@@ -247,6 +256,8 @@ pub struct BuiltModel {
     pub graph: HirModule,
     /// The weights by their names in the graph.
     pub params: ModelParams,
+    /// How the graph is to be compiled.
+    pub profile: CompileProfile,
 }
 
 impl BuiltModel {

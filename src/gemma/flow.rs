@@ -1,15 +1,18 @@
 //! `GemmaFlow`: from a configuration to a graph.
 
-use std::{fmt, sync::Arc};
+mod assemble;
 
-use super::{
-    DecodeRopeParamsStage, EmbedScaleStage, GemmaConfig, GemmaDecodeLayerSpec, GemmaLayerCtx, GemmaRmsNormStage, LmHeadStage,
-    LogitSoftcapStage, RopeTablesStage, SelfAttnPrefillSpec, WeightPosition, blocks::weight_key,
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
 };
+
+use super::{GemmaConfig, GemmaLayerCtx};
 use crate::{
-    Error, Result,
-    flow::{BuiltModel, FlowStage, ModelFlow, SideOutputs},
-    ir::{DType, Dim, Shape, sym},
+    Result,
+    flow::{BuiltModel, FlowStage, ModelFlow},
+    profile::CompileProfile,
     weights::WeightLoader,
 };
 
@@ -31,6 +34,17 @@ enum Head {
     AllLogits,
     /// Logits at one position a sequence.
     LastLogits,
+}
+
+/// Where the compile profile comes from.
+#[derive(Debug, Clone)]
+enum ProfileSource {
+    /// The preset of the mode.
+    Preset,
+    /// The caller.
+    Given(CompileProfile),
+    /// The file beside these weights.
+    Near(PathBuf),
 }
 
 type LayerHook = dyn Fn(GemmaLayerCtx) -> FlowStage + Send + Sync;
@@ -80,6 +94,7 @@ pub struct GemmaFlow<'a> {
     head: Option<Head>,
     export_kv: bool,
     custom_mask: bool,
+    profile: ProfileSource,
     before_layers: Vec<FlowStage>,
     after_layers: Vec<FlowStage>,
     layer: Option<Arc<LayerHook>>,
@@ -104,6 +119,7 @@ impl<'a> GemmaFlow<'a> {
             head: None,
             export_kv: false,
             custom_mask: false,
+            profile: ProfileSource::Preset,
             before_layers: Vec::new(),
             after_layers: Vec::new(),
             layer: None,
@@ -122,7 +138,7 @@ impl<'a> GemmaFlow<'a> {
     }
 
     /// The form that generation uses, for prefill chunks and decode steps alike: any number of new tokens of one sequence, keys
-    /// and values in caches that stay on the device. The sizes [`sym::SEQ`], [`sym::CACHE`] and [`sym::RING`] are bound when it is
+    /// and values in caches that stay on the device. The sizes [`sym::SEQ`](crate::ir::sym::SEQ), [`sym::CACHE`](crate::ir::sym::CACHE) and [`sym::RING`](crate::ir::sym::RING) are bound when it is
     /// compiled.
     pub fn resident(config: &'a GemmaConfig) -> Self {
         Self { resident: true, ..Self::new(config) }.dynamic_seq()
@@ -158,14 +174,14 @@ impl<'a> GemmaFlow<'a> {
         self
     }
 
-    /// [`sym::SEQ`] instead of a number: one graph for every length, up to [`seq`](Self::seq) where it is given, else up to the
+    /// [`sym::SEQ`](crate::ir::sym::SEQ) instead of a number: one graph for every length, up to [`seq`](Self::seq) where it is given, else up to the
     /// model's context.
     pub fn dynamic_seq(mut self) -> Self {
         self.dynamic_seq = true;
         self
     }
 
-    /// [`sym::PAST_SEQ`] instead of a number: one graph for every length of the past, up to [`past`](Self::past) where it is given,
+    /// [`sym::PAST_SEQ`](crate::ir::sym::PAST_SEQ) instead of a number: one graph for every length of the past, up to [`past`](Self::past) where it is given,
     /// else up to the model's context.
     pub fn dynamic_past(mut self) -> Self {
         self.dynamic_past = true;
@@ -203,6 +219,29 @@ impl<'a> GemmaFlow<'a> {
         self
     }
 
+    /// Compiles as `profile` says instead of as the mode's preset does.
+    pub fn profile(mut self, profile: CompileProfile) -> Self {
+        self.profile = ProfileSource::Given(profile);
+        self
+    }
+
+    /// Compiles as the preset of prefill says, in either mode.
+    pub fn profile_prefill(self) -> Self {
+        self.profile(CompileProfile::gemma_prefill())
+    }
+
+    /// Compiles as the preset of decode says, in either mode.
+    pub fn profile_decode(self) -> Self {
+        self.profile(CompileProfile::gemma_decode())
+    }
+
+    /// Compiles as the file [`GEMMA_PROFILE_FILE`](crate::profile::GEMMA_PROFILE_FILE) beside the weights says for the mode that
+    /// the flow has when it is built; as the mode's preset where there is none.
+    pub fn profile_near(mut self, weights: &Path) -> Self {
+        self.profile = ProfileSource::Near(weights.to_path_buf());
+        self
+    }
+
     /// Stages between the scaled embedding and the first layer.
     pub fn before_layers(mut self, stages: impl IntoIterator<Item = FlowStage>) -> Self {
         self.before_layers.extend(stages);
@@ -230,139 +269,14 @@ impl<'a> GemmaFlow<'a> {
     /// Emits the graph. Weights are taken from the loader as handles; none of their bytes are read.
     ///
     /// # Errors
-    /// [`Error::Builder`] for sizes of zero and for an option that can have no effect (see the table above),
-    /// [`Error::ContextFull`] for sizes past the model's context, [`Error::Config`], what a hook's stages say, and what the loader
+    /// [`Error::Profile`](crate::Error::Profile) for a profile that cannot be understood, [`Error::Builder`](crate::Error::Builder) for sizes of zero and for an option that can have no effect (see the table above),
+    /// [`Error::ContextFull`](crate::Error::ContextFull) for sizes past the model's context, [`Error::Config`](crate::Error::Config), what a hook's stages say, and what the loader
     /// says of a weight.
     pub fn build(self, loader: &mut dyn WeightLoader) -> Result<BuiltModel> {
         self.config.validate()?;
         self.check()?;
-        self.assemble()?.build(loader)
-    }
-
-    fn check(&self) -> Result<()> {
-        let decode = self.mode == GemmaMode::Decode;
-        let last = self.head == Some(Head::LastLogits);
-        let refused = [
-            (self.batch == 0, "batch is 0, expected at least 1"),
-            (self.seq == Some(0), "seq is 0, expected at least 1"),
-            (decode && self.seq.is_some(), "seq has no effect in decode, where there is one new token"),
-            (decode && self.dynamic_seq, "dynamic_seq has no effect in decode, where there is one new token"),
-            (decode && last, "last_token_logits has no effect in decode, where there is one token; use lm_head"),
-            (decode && self.export_kv, "export_kv has no effect in decode, whose K and V are outputs already"),
-            (decode && self.past.is_none() && !self.dynamic_past, "decode needs past or dynamic_past"),
-            (decode && self.past == Some(0), "past is 0: a first token has no past, use prefill for it"),
-            (!decode && self.past.is_some(), "past has no effect in prefill"),
-            (!decode && self.dynamic_past, "dynamic_past has no effect in prefill"),
-            (!decode && self.custom_mask, "custom_mask has no effect in prefill; padding goes by the input attention_mask"),
-            (self.resident && decode, "decode does not go with resident caches, which the resident graph has in both modes"),
-            (self.resident && self.batch > 1, "resident caches hold one sequence, batch must be 1"),
-        ];
-        if let Some((_, problem)) = refused.iter().find(|(refuse, _)| *refuse) {
-            return Err(Error::Builder((*problem).into()));
-        }
-        let capacity = self.config.max_position_embeddings;
-        let needed = if decode { self.past.map_or(0, |past| past + 1) } else { self.seq.unwrap_or(0) };
-        if needed > capacity {
-            return Err(Error::ContextFull { needed, capacity });
-        }
-        Ok(())
-    }
-
-    /// The whole model.
-    fn assemble(&self) -> Result<ModelFlow> {
-        let config = self.config;
-        let key = weight_key(config.arch, WeightPosition::Embed)?;
-        let flow = self
-            .inputs()
-            .token_embed(&WeightPosition::Embed.to_string(), &key, [config.vocab_size, config.hidden_size])
-            .stage(EmbedScaleStage);
-        let flow = match self.mode {
-            GemmaMode::Prefill => flow.stage(RopeTablesStage::new(config)?),
-            GemmaMode::Decode => flow.stage(DecodeRopeParamsStage::new(config)?),
-        };
-        let shared = Arc::new(config.clone());
-        let flow = flow
-            .raw_stages(self.before_layers.clone())
-            .repeat_layers(config.active_num_layers(), |index| self.layer_stage(index, &shared))
-            .raw_stages(self.after_layers.clone());
-        let flow = match &self.patch_flow {
-            Some(patch) => patch(flow),
-            None => flow,
-        };
-        Ok(self.end(flow))
-    }
-
-    /// The inputs, with the sizes and the past.
-    fn inputs(&self) -> ModelFlow {
-        let context = self.config.max_position_embeddings;
-        let symbolic = |dynamic: bool, symbol, size: usize| if dynamic { Dim::from(symbol) } else { size.into() };
-        let seq = match self.mode {
-            GemmaMode::Prefill => symbolic(self.dynamic_seq, sym::SEQ, self.seq.unwrap_or(DEFAULT_SEQ)),
-            GemmaMode::Decode => 1.into(),
-        };
-        let ids = Shape(vec![self.batch.into(), seq]);
-        if self.mode == GemmaMode::Decode {
-            let past = symbolic(self.dynamic_past, sym::PAST_SEQ, self.past.unwrap_or(1));
-            let flow = ModelFlow::new("gemma_decode", self.batch, seq).input("input_ids", DType::U32, ids);
-            let flow = if self.dynamic_past { flow.limit(sym::PAST_SEQ, self.past.unwrap_or(context - 1)) } else { flow };
-            return flow.bind_decode_inputs(past, self.custom_mask);
-        }
-        let name = if self.resident { "gemma_resident" } else { "gemma" };
-        let flow = ModelFlow::new(name, self.batch, seq).input("input_ids", DType::U32, ids);
-        let flow = if self.dynamic_seq { flow.limit(sym::SEQ, self.seq.unwrap_or(context)) } else { flow };
-        let flow = if self.batch > 1 { flow.bind_attention_mask() } else { flow };
-        if self.resident { flow.bind_resident_cache(DType::F32) } else { flow }
-    }
-
-    /// One layer, as the hook decides.
-    fn layer_stage(&self, index: usize, config: &Arc<GemmaConfig>) -> FlowStage {
-        let outputs = SideOutputs::new();
-        let context = match self.mode {
-            GemmaMode::Prefill => GemmaLayerCtx::Prefill {
-                index,
-                style: config.layer_style(),
-                attn: SelfAttnPrefillSpec::of(config, index),
-                kv_sink: outputs,
-                export_kv: self.export_kv,
-                head_dim: config.head_dim,
-                eps: config.rms_norm_eps,
-                config: config.clone(),
-            },
-            GemmaMode::Decode => GemmaLayerCtx::Decode {
-                index,
-                spec: GemmaDecodeLayerSpec::of(config, index, self.batch, self.custom_mask),
-                kv_out: outputs,
-                config: config.clone(),
-            },
-        };
-        match &self.layer {
-            Some(hook) => hook(context),
-            None => context.default_stage(),
-        }
-    }
-
-    /// Gather of the last token, final norm, head, softcap, output.
-    fn end(&self, flow: ModelFlow) -> ModelFlow {
-        let config = self.config;
-        let head = self.head.unwrap_or(if self.mode == GemmaMode::Decode { Head::AllLogits } else { Head::Hidden });
-        let flow = match head {
-            Head::LastLogits if self.dynamic_seq || self.batch > 1 => flow.gather_last_token_dynamic(self.dynamic_seq),
-            Head::LastLogits => flow.gather_last_token_at(self.seq.unwrap_or(DEFAULT_SEQ) - 1),
-            Head::Hidden | Head::AllLogits => flow,
-        };
-        let flow = flow.stage(GemmaRmsNormStage::final_norm(config));
-        if head == Head::Hidden {
-            return flow.output("hidden");
-        }
-        let flow = flow.stage(match config.tie_word_embeddings {
-            true => LmHeadStage::tied(config),
-            false => LmHeadStage::separate(config),
-        });
-        let flow = match config.final_logit_softcapping {
-            Some(cap) => flow.stage(LogitSoftcapStage::new(cap)),
-            None => flow,
-        };
-        flow.output("logits")
+        let profile = self.resolve_profile()?;
+        self.assemble(&profile)?.build(loader)
     }
 }
 
@@ -380,6 +294,7 @@ impl fmt::Debug for GemmaFlow<'_> {
             .field("head", &self.head)
             .field("export_kv", &self.export_kv)
             .field("custom_mask", &self.custom_mask)
+            .field("profile", &self.profile)
             .field("before_layers", &self.before_layers.len())
             .field("after_layers", &self.after_layers.len())
             .field("layer hooks", &usize::from(self.layer.is_some()))

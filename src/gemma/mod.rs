@@ -9,6 +9,7 @@ mod names;
 mod opts;
 mod rope;
 
+pub use crate::profile::gemma_profile_near_weights;
 pub use attention::{SelfAttentionStage, SelfAttnPrefillSpec, gemma_attn_spec, gemma_strided_layer_mask, gemma2_layer_mask};
 pub use blocks::{
     DecodeRopeParamsStage, EmbedScaleStage, GeGluStage, GemmaKvTapStage, GemmaRmsNormStage, LmHeadStage, LogitSoftcapStage,

@@ -5,6 +5,7 @@ use crate::{
     Result,
     flow::{BuiltModel, HirModule, ModelParams},
     ir::Graph,
+    profile::CompileProfile,
     weights::WeightLoader,
 };
 
@@ -23,6 +24,8 @@ pub struct GemmaPrefillOpts {
     pub with_kv_outputs: bool,
     /// Logits of the last position alone; without effect unless `with_lm_head`, and so an error.
     pub last_logits_only: bool,
+    /// How the graph is to be compiled; the preset of prefill where nothing is said.
+    pub profile: Option<CompileProfile>,
 }
 
 impl GemmaPrefillOpts {
@@ -35,6 +38,10 @@ impl GemmaPrefillOpts {
         let mut flow = GemmaFlow::for_prefill(config, self.batch, self.seq);
         flow = if self.dynamic_seq { flow.dynamic_seq() } else { flow };
         flow = if self.with_kv_outputs { flow.export_kv() } else { flow };
+        flow = match &self.profile {
+            Some(profile) => flow.profile(profile.clone()),
+            None => flow,
+        };
         match (self.with_lm_head, self.last_logits_only) {
             (false, false) => Ok(flow),
             (true, false) => Ok(flow.lm_head()),
@@ -58,12 +65,18 @@ pub struct GemmaDecodeOpts {
     pub dynamic_past: bool,
     /// The caller gives a mask over the keys.
     pub use_custom_mask: bool,
+    /// How the graph is to be compiled; the preset of decode where nothing is said.
+    pub profile: Option<CompileProfile>,
 }
 
 impl GemmaDecodeOpts {
     fn flow<'a>(&self, config: &'a GemmaConfig) -> GemmaFlow<'a> {
         let mut flow = GemmaFlow::for_decode(config, self.batch, self.past_seq);
         flow = if self.dynamic_past { flow.dynamic_past() } else { flow };
+        flow = match &self.profile {
+            Some(profile) => flow.profile(profile.clone()),
+            None => flow,
+        };
         if self.use_custom_mask { flow.custom_mask() } else { flow }
     }
 }
