@@ -2,7 +2,11 @@
 
 mod common;
 
-use std::{collections::BTreeSet, path::PathBuf, process::ExitCode};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Result, anyhow, bail};
 use clap::{Args, Parser};
@@ -11,13 +15,15 @@ use gemmaflow::{
     gemma::{GemmaConfig, GemmaFlow},
     generate::{PREFILL_CHUNK, SMALLEST_BUCKET},
     ir::{
-        DType, DimBinding, LowerOptions, Op,
+        DType, DimBinding, LowerOptions, Op, PassReport,
         kernel::{Target, row_shards},
         ops::Role,
+        passes::prepare_reference,
         sym,
     },
     lower::lower,
     plan::Plan,
+    profile::CompileProfile,
     runtime::{Device, GpuOptions, Opened},
     shader::compose,
     weights::{WeightLoader, random_weights},
@@ -41,7 +47,10 @@ struct Arguments {
     /// Tokens that the cache shall hold
     #[arg(long, value_name = "N", default_value_t = 1024)]
     context: usize,
-    /// Device that the plan is for: portable (any device), auto, gpu, or a part of an adapter's name
+    /// Compile profile [default: gemma.rlx.toml beside the weights, else the preset]
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
+    /// Device that graph and plan are for: portable (any device), cpu (the reference), auto, gpu, or a part of an adapter's name
     #[arg(long, value_name = "NAME", default_value = "auto")]
     device: String,
 }
@@ -49,10 +58,10 @@ struct Arguments {
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 struct What {
-    /// The graph: ops, shapes, names
+    /// The graph as it is authored (on cpu: as it runs there): ops, shapes, names
     #[arg(long)]
     graph: bool,
-    /// The plan: slots and dispatches
+    /// The profile, the passes, and the plan: slots and dispatches
     #[arg(long)]
     plan: bool,
     /// The WGSL of the plan's kernels whose shader or place in the model contains NAME
@@ -81,19 +90,46 @@ fn run(arguments: Arguments) -> Result<()> {
     if arguments.context > config.max_position_embeddings {
         bail!("--context is {}, the model was made for at most {}", arguments.context, config.max_position_embeddings);
     }
+    let (profile, origin) = profile(&arguments)?;
     let built = GemmaFlow::resident(&config).last_token_logits().build(weights.as_mut())?;
     let text = if arguments.what.graph {
-        built.graph.to_string()
+        let mut report = PassReport::default();
+        let graph = match arguments.device.eq_ignore_ascii_case("cpu") {
+            true => prepare_reference(&built.graph, &profile.options("cpu"), &mut report)?,
+            false => built.graph,
+        };
+        format!("{origin}\n{profile}{report}{graph}")
     } else {
-        let target = target(&arguments.device)?;
-        let model = Model { config, built, target, rows: arguments.context.next_power_of_two().max(SMALLEST_BUCKET) };
+        let (target, backend) = target(&arguments.device)?;
+        let options = profile.options(&backend);
+        let rows = arguments.context.next_power_of_two().max(SMALLEST_BUCKET);
+        let model = Model { config, built, target, options, rows };
         match &arguments.what.shader {
             Some(name) => shaders(&model.plan(arguments.tokens)?, name)?,
-            None if arguments.what.plan => model.plan(arguments.tokens)?.to_string(),
+            None if arguments.what.plan => {
+                let plan = model.plan(arguments.tokens)?;
+                format!("{origin}\n{profile}{}{plan}", plan.report)
+            }
             None => model.memory()?,
         }
     };
     Ok(common::print(&text)?)
+}
+
+/// The profile in effect, and where it comes from in one line.
+fn profile(arguments: &Arguments) -> Result<(CompileProfile, String)> {
+    let decode = arguments.tokens == 1;
+    let mode = if decode { "decode" } else { "prefill" };
+    let beside = match (&arguments.profile, &arguments.shape) {
+        (Some(file), _) => Some(file.clone()),
+        (None, Some(_)) => None,
+        (None, None) => CompileProfile::file_near_weights(arguments.model.as_deref().unwrap_or(Path::new(common::DEMO)))?,
+    };
+    match beside {
+        Some(file) => Ok((CompileProfile::from_file(&file, decode)?, format!("profile for {mode}: {}", file.display()))),
+        None if decode => Ok((CompileProfile::gemma_decode(), "profile for decode: preset gemma_decode".into())),
+        None => Ok((CompileProfile::gemma_prefill(), "profile for prefill: preset gemma_prefill".into())),
+    }
 }
 
 fn model(arguments: &Arguments) -> Result<(GemmaConfig, Box<dyn WeightLoader>)> {
@@ -107,15 +143,17 @@ fn model(arguments: &Arguments) -> Result<(GemmaConfig, Box<dyn WeightLoader>)> 
     }
 }
 
-fn target(device: &str) -> Result<Target> {
+/// What the plan is for, and the backend's name.
+fn target(device: &str) -> Result<(Target, String)> {
+    let portable = || (Target::portable(), "portable".to_string());
     if device.eq_ignore_ascii_case("portable") {
-        return Ok(Target::portable());
+        return Ok(portable());
     }
     match device.parse::<Device>()?.open(&GpuOptions::default())? {
-        Opened::Gpu(context) => Ok(context.capabilities().target()),
+        Opened::Gpu(context) => Ok((context.capabilities().target(), context.capabilities().backend.clone())),
         Opened::Reference => {
             eprintln!("the reference runs the graph itself; this is the plan for any device (portable)");
-            Ok(Target::portable())
+            Ok(portable())
         }
     }
 }
@@ -124,6 +162,7 @@ struct Model {
     config: GemmaConfig,
     built: BuiltModel,
     target: Target,
+    options: LowerOptions,
     /// Capacity of the full layers' caches.
     rows: usize,
 }
@@ -139,7 +178,7 @@ impl Model {
     }
 
     fn plan(&self, tokens: usize) -> Result<Plan> {
-        Ok(lower(&self.built.graph, &self.binding(tokens), &self.target, &LowerOptions::default(), &|_| None)?)
+        Ok(lower(&self.built.graph, &self.binding(tokens), &self.target, &self.options, &|_| None)?)
     }
 
     /// Bytes and number of the caches whose capacity is `symbol`.

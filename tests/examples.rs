@@ -159,6 +159,39 @@ fn inspect_shows_each_stage() {
 }
 
 #[test]
+fn inspect_shows_the_profile_in_effect() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("mine.toml");
+    let write = |text: &str| std::fs::write(&file, text).expect("written");
+    let path = file.display().to_string();
+    let plan = |more: &[&str]| succeeds("inspect", &[&["--plan", "--device", "portable"], more].concat());
+    let preset = plan(&[]);
+    assert!(preset.starts_with("profile for decode: preset gemma_decode\n[fusion]\npolicy = \"fusable\"\n"), "{preset}");
+    assert!(preset.contains("pass dce: ") && preset.contains("pass fuse: ") && !preset.contains("graph gemma_resident"));
+    write("[fusion]\nskip = ['geglu']\n[decode.passes]\nverbose = true\n");
+    let own = plan(&["--profile", &path]);
+    assert!(own.starts_with(&format!("profile for decode: {path}\n")) && own.contains("skip = [\"geglu\"]"), "{own}");
+    assert!(own.contains("graph gemma_resident") && own.contains("  layer.0.geglu "), "{own}");
+    let prefill = plan(&["--profile", &path, "--tokens", "16"]);
+    assert!(prefill.starts_with("profile for prefill: ") && prefill.contains("verbose = false"), "{prefill}");
+    write("[backend.cpu]\nskip_fusion = true\n");
+    let graph = succeeds("inspect", &["--graph", "--device", "cpu", "--profile", &path]);
+    assert!(graph.contains("pass decompose: ") && graph.contains(" = matmul(") && !graph.contains(" = linear("));
+    // Beside the weights, without being named.
+    let config = data("checkpoints/gemma3-text/config.json");
+    std::fs::copy(config, folder.path().join("config.json")).expect("copied");
+    let weights = folder.path().join("model.safetensors");
+    std::fs::copy(data("checkpoints/gemma3-text/model.safetensors"), &weights).expect("copied");
+    let beside = folder.path().join("gemma.rlx.toml");
+    std::fs::write(&beside, "[fusion]\npolicy = 'direct'\n").expect("written");
+    let found = plan(&["--model", &weights.display().to_string()]);
+    assert!(found.starts_with(&format!("profile for decode: {}\n", beside.display())), "{found}");
+    std::fs::write(&beside, "[fusion]\npolicy = 'direct'\nskip = true\n").expect("written");
+    let wrong = fails("inspect", &["--plan", "--device", "portable", "--model", &folder.path().display().to_string()]);
+    assert!(wrong.contains("gemma.rlx.toml:3:8: fusion.skip: "), "{wrong}");
+}
+
+#[test]
 fn mistakes_are_explained() {
     let model = data("checkpoints/gemma3-text").display().to_string();
     let logits = |more: &[&str]| fails("logits", &[&["--model", &model, "--device", "cpu", "--out", "/dev/null"], more].concat());
@@ -194,7 +227,7 @@ fn help_names_every_flag() {
         ),
         ("logits", "--model --tokens --device --path --chunk --out"),
         ("bench", "--model --shape --weights --layers --prompt --gen --reps --device --json"),
-        ("inspect", "--model --shape --graph --plan --shader --memory --devices --tokens --context --device"),
+        ("inspect", "--model --shape --graph --plan --shader --memory --devices --tokens --context --profile --device"),
     ];
     for (name, flags) in flags {
         let help = succeeds(name, &["--help"]);

@@ -12,9 +12,10 @@ use crate::{
     Error, Result,
     flow::ModelParams,
     ir::{
-        DimBinding, Graph, LowerOptions, Op, Value,
+        DimBinding, Graph, LowerOptions, Op, PassReport, Value,
         derive::{Inputs, derive},
         ops::{DEAD_KEY, Input},
+        passes::prepare_reference,
         sym,
     },
     lower::lower,
@@ -37,22 +38,25 @@ impl CompiledGraph {
     pub(super) fn new(
         session: &Session,
         graph: &Graph,
+        options: &LowerOptions,
         dims: DimBinding,
         weights: SessionWeights,
         scratch: &mut ScratchPool,
     ) -> Result<Self> {
+        let mut graph = graph.clone();
         let gpu = match &session.backend {
             Backend::Reference => {
+                graph = prepare_reference(&graph, options, &mut PassReport::default())?;
                 graph.fixed_types(&dims)?;
                 None
             }
             Backend::Gpu { pipelines, target } => {
                 let shards = |name: &str| weights.resident.get(name).map(|w| w.shards.iter().map(|s| s.rows.clone()).collect());
-                let plan = lower(graph, &dims, target, &LowerOptions::default(), &shards)?;
+                let plan = lower(&graph, &dims, target, options, &shards)?;
                 Some(GpuGraph::new(pipelines, plan, &weights, scratch)?)
             }
         };
-        Ok(Self { session: session.clone(), graph: graph.clone(), dims, weights, gpu })
+        Ok(Self { session: session.clone(), graph, dims, weights, gpu })
     }
 
     /// The inputs that a run takes, in order; those whose role is [`Optional`](crate::ir::ops::Role::Optional) may be left out.

@@ -17,7 +17,8 @@ use super::{
 use crate::{
     Error, Result,
     flow::ModelParams,
-    ir::{DimBinding, Graph, kernel::Target, sym},
+    ir::{DimBinding, Graph, LowerOptions, kernel::Target, sym},
+    profile::CompileProfile,
     weights::Tensor,
 };
 
@@ -55,6 +56,8 @@ pub struct CompileOptions {
     pub dims: DimBinding,
     /// The weights, as [`Session::load`] made them; those that are missing come by [`CompiledGraph::set_param`].
     pub weights: SessionWeights,
+    /// How the graph is lowered. Its `precision.kv` is decided when a graph is built and has no effect here.
+    pub profile: CompileProfile,
 }
 
 impl CompileOptions {
@@ -69,9 +72,20 @@ impl CompileOptions {
         self.weights = weights.clone();
         self
     }
+
+    /// Lowers as a profile says.
+    pub fn with_profile(mut self, profile: &CompileProfile) -> Self {
+        self.profile = profile.clone();
+        self
+    }
 }
 
 impl Session {
+    /// What `profile` comes down to here.
+    fn lower_options(&self, profile: &CompileProfile) -> LowerOptions {
+        profile.options(self.context().map_or("cpu", |context| &context.capabilities().backend))
+    }
+
     /// Opens a device.
     ///
     /// # Errors
@@ -148,7 +162,7 @@ impl Session {
     ///
     /// # Errors
     /// [`Error::Input`] for a size without a value or past its limit, an op or size that the device cannot run,
-    /// [`Error::OutOfMemory`].
+    /// [`Error::OutOfMemory`]; what the profile asks for and the device lacks or lowering finds, as [`lower`](crate::lower::lower).
     pub fn compile_with(&self, graph: &Graph, options: &CompileOptions) -> Result<CompiledGraph> {
         self.compile_into(graph, options, &mut ScratchPool::default())
     }
@@ -161,7 +175,7 @@ impl Session {
         scratch: &mut ScratchPool,
     ) -> Result<CompiledGraph> {
         let dims = capacity(graph, &options.dims)?;
-        CompiledGraph::new(self, graph, dims, options.weights.clone(), scratch)
+        CompiledGraph::new(self, graph, &self.lower_options(&options.profile), dims, options.weights.clone(), scratch)
     }
 }
 
