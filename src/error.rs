@@ -102,6 +102,16 @@ pub enum Error {
     /// A builder option that can have no effect, or options that contradict each other.
     #[error("flow builder: {0}")]
     Builder(String),
+    /// An option of the generator is out of its range.
+    #[error("{option} is {found}, expected {expected}")]
+    Option {
+        /// The method or field, and what in it.
+        option: &'static str,
+        /// The value given.
+        found: usize,
+        /// The range and where it comes from.
+        expected: String,
+    },
     /// A named input is unknown, missing, or of the wrong shape or type.
     #[error("input '{name}': {problem}")]
     Input {

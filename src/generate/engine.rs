@@ -1,13 +1,16 @@
 //! What the generator asks of a device.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
-use super::SampleOpts;
+use super::{PlanPolicy, SampleOpts};
 use crate::{
     Error, Result,
     flow::BuiltModel,
     gemma::{GemmaConfig, GemmaFlow},
-    runtime::CounterSnapshot,
+    runtime::{CacheStats, CounterSnapshot, PipelineBlob},
     weights::{WeightLoader, WeightMap},
 };
 
@@ -54,23 +57,32 @@ pub struct ModelStats {
     pub dispatches_per_token: usize,
 }
 
-/// One loaded model on one device, with one set of caches.
+/// What one sequence needs of a device: the model, shared with other engines, and caches and plans of its own.
 pub(crate) trait Engine: Send {
     /// Runs `tokens` at the positions from `start` on, writes their cache rows, and returns logits: none, `[V]`, or `[T, V]`.
     /// Rows of earlier positions must be in the cache.
     fn run(&mut self, tokens: &[u32], start: usize, want: Want) -> Result<Vec<f32>>;
 
-    /// As [`run`](Self::run) for the last token's logits, and chooses the next token from them.
-    fn run_and_sample(&mut self, tokens: &[u32], start: usize, opts: &SampleOpts) -> Result<Sampled>;
+    /// As [`run`](Self::run) for the tokens of `history` from `start` on, and chooses the token that follows `history`.
+    fn run_and_sample(&mut self, history: &[u32], start: usize, opts: &SampleOpts) -> Result<Sampled>;
 
     /// Runs a whole sequence without caches.
     fn recompute(&mut self, tokens: &[u32], want: Want) -> Result<Vec<f32>>;
 
-    /// Makes the caches large enough for `rows` positions; `ladder` is the smallest bucket.
+    /// Makes the caches large enough for `rows` positions, or more where the policy says so.
     fn reserve(&mut self, rows: usize) -> Result<()>;
 
-    /// Uses buckets from `smallest` rows on.
-    fn set_smallest_bucket(&mut self, smallest: usize);
+    /// Which plans serve which run.
+    fn policy(&self) -> PlanPolicy;
+
+    /// Drops all plans and uses others from now on.
+    fn set_policy(&mut self, policy: PlanPolicy);
+
+    /// Another engine on the same weights, with the same policy and no rows.
+    fn another(&self) -> Box<dyn Engine>;
+
+    /// As [`another`](Self::another), with a copy of the caches.
+    fn fork(&self) -> Result<Box<dyn Engine>>;
 
     /// Most tokens that the next run for `want` should have: what the device does in a bounded time and can bind.
     fn chunk(&self, want: Want) -> usize;
@@ -81,16 +93,24 @@ pub(crate) trait Engine: Send {
     /// Sizes.
     fn stats(&self) -> ModelStats;
 
+    /// What the plans for several tokens and those for single ones have done.
+    fn plan_stats(&self) -> (CacheStats, CacheStats);
+
     /// The device's totals; none on the reference.
     fn counters(&self) -> Option<CounterSnapshot>;
+
+    /// The compiled pipelines as bytes, where the driver hands them out.
+    fn pipeline_cache_bytes(&self) -> Option<Vec<u8>>;
+
+    /// What became of the bytes given at the start.
+    fn pipeline_blob(&self) -> PipelineBlob;
 }
 
-/// The graphs of a model.
-#[derive(Clone)]
+/// The graphs of a model, built when they are first needed.
 pub(crate) struct Model {
     pub(crate) config: GemmaConfig,
     weights: WeightMap,
-    built: BTreeMap<(bool, Want), BuiltModel>,
+    built: Mutex<BTreeMap<(bool, Want), Arc<BuiltModel>>>,
 }
 
 impl Model {
@@ -106,27 +126,27 @@ impl Model {
                 Err(error) => return Err(error),
             }
         }
-        Ok(Self { config, weights: WeightMap::from_tensors(tensors), built: BTreeMap::new() })
+        Ok(Self { config, weights: WeightMap::from_tensors(tensors), built: Mutex::default() })
     }
 
     /// The graph for `want`, with caches or without.
-    pub(crate) fn built(&mut self, resident: bool, want: Want) -> Result<&BuiltModel> {
-        let key = (resident, want);
-        if !self.built.contains_key(&key) {
-            let config = self.config.clone();
-            let flow = match resident {
-                true => GemmaFlow::resident(&config),
-                false => GemmaFlow::new(&config).dynamic_seq(),
-            };
-            let flow = match want {
-                Want::Nothing => flow.hidden_only(),
-                Want::Last => flow.last_token_logits(),
-                Want::All => flow.lm_head(),
-            };
-            let built = flow.build(&mut self.weights.clone())?;
-            self.built.insert(key, built);
+    pub(crate) fn built(&self, resident: bool, want: Want) -> Result<Arc<BuiltModel>> {
+        let mut built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = built.get(&(resident, want)) {
+            return Ok(found.clone());
         }
-        Ok(&self.built[&key])
+        let flow = match resident {
+            true => GemmaFlow::resident(&self.config),
+            false => GemmaFlow::new(&self.config).dynamic_seq(),
+        };
+        let flow = match want {
+            Want::Nothing => flow.hidden_only(),
+            Want::Last => flow.last_token_logits(),
+            Want::All => flow.lm_head(),
+        };
+        let made = Arc::new(flow.build(&mut self.weights.clone())?);
+        built.insert((resident, want), made.clone());
+        Ok(made)
     }
 }
 

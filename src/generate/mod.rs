@@ -2,11 +2,27 @@
 
 mod engine;
 mod generator;
+mod kv_state;
+mod policy;
 mod reference_engine;
 mod sample;
 
 pub(crate) use engine::{Engine, Model, Sampled, Want};
 pub use engine::{ModelStats, PREFILL_CHUNK, SMALLEST_BUCKET};
 pub use generator::{GemmaGenerator, GeneratorOptions, OnProgress};
+pub use kv_state::{KvCacheState, bucket_decode_mask, kv_from_prefill_outputs, split_decode_logits_kv};
+pub(crate) use policy::{PlanPolicy, token_bucket};
 pub(crate) use sample::{SHORT_LIST, ShortList};
-pub use sample::{SampleOpts, sample_token};
+pub use sample::{SampleOpts, sample_token, sample_token_after};
+
+const _: () = {
+    const fn sendable<T: Send + 'static>() {}
+    const fn shareable<T: Send + Sync + 'static>() {}
+    sendable::<GemmaGenerator>();
+    sendable::<GeneratorOptions>();
+    sendable::<OnProgress>();
+    shareable::<SampleOpts>();
+    shareable::<ModelStats>();
+    shareable::<KvCacheState>();
+    shareable::<Model>();
+};

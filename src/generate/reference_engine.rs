@@ -3,9 +3,12 @@
 use std::{
     collections::{BTreeMap, HashMap},
     rc::Rc,
+    sync::Arc,
 };
 
-use super::{Engine, Model, ModelStats, PREFILL_CHUNK, SampleOpts, Sampled, Want, engine::positions, sample_token};
+use super::{
+    Engine, Model, ModelStats, PREFILL_CHUNK, PlanPolicy, SampleOpts, Sampled, Want, engine::positions, sample_token_after,
+};
 use crate::{
     Error, Result,
     flow::BuiltModel,
@@ -15,15 +18,16 @@ use crate::{
         sym,
     },
     reference::{self, Source},
-    runtime::CounterSnapshot,
+    runtime::{CacheStats, CounterSnapshot, PipelineBlob},
     weights::Tensor,
 };
 
+#[derive(Clone)]
 pub(crate) struct ReferenceEngine {
-    model: Model,
+    model: Arc<Model>,
     caches: BTreeMap<String, Value>,
     rows: usize,
-    smallest: usize,
+    policy: PlanPolicy,
     chunk: usize,
 }
 
@@ -43,9 +47,10 @@ impl Source for Inputs<'_> {
 }
 
 impl ReferenceEngine {
-    pub(crate) fn new(mut model: Model, chunk: Option<usize>) -> Result<Self> {
+    pub(crate) fn new(model: Model, chunk: Option<usize>) -> Result<Self> {
         model.built(true, Want::All)?;
-        Ok(Self { model, caches: BTreeMap::new(), rows: 0, smallest: 64, chunk: chunk.unwrap_or(PREFILL_CHUNK) })
+        let (policy, chunk) = (PlanPolicy::default(), chunk.unwrap_or(PREFILL_CHUNK));
+        Ok(Self { model: Arc::new(model), caches: BTreeMap::new(), rows: 0, policy, chunk })
     }
 
     fn execute(&mut self, tokens: &[u32], start: usize, resident: bool, want: Want) -> Result<Vec<f32>> {
@@ -72,7 +77,7 @@ impl ReferenceEngine {
             values.insert(input.name.clone(), Rc::new(value));
         }
         let kept: Vec<(String, Rc<Value>)> = values.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
-        let outcome = reference::run(&built.graph, &binding, &Inputs { values, built });
+        let outcome = reference::run(&built.graph, &binding, &Inputs { values, built: &built });
         let Ok(mut outcome) = outcome else {
             // Nothing is lost: the caches are as they were.
             let caches = kept.into_iter().filter(|(name, _)| name.starts_with("cache."));
@@ -114,9 +119,9 @@ impl Engine for ReferenceEngine {
         self.execute(tokens, start, true, want)
     }
 
-    fn run_and_sample(&mut self, tokens: &[u32], start: usize, opts: &SampleOpts) -> Result<Sampled> {
-        let logits = self.execute(tokens, start, true, Want::Last)?;
-        Ok(Sampled { token: sample_token(&logits, opts, start + tokens.len())?, bytes_read: 0 })
+    fn run_and_sample(&mut self, history: &[u32], start: usize, opts: &SampleOpts) -> Result<Sampled> {
+        let logits = self.execute(&history[start..], start, true, Want::Last)?;
+        Ok(Sampled { token: sample_token_after(&logits, opts, history)?, bytes_read: 0 })
     }
 
     fn recompute(&mut self, tokens: &[u32], want: Want) -> Result<Vec<f32>> {
@@ -124,12 +129,24 @@ impl Engine for ReferenceEngine {
     }
 
     fn reserve(&mut self, rows: usize) -> Result<()> {
-        self.rows = self.rows.max(rows.next_power_of_two().max(self.smallest));
+        self.rows = self.rows.max(self.policy.reserved(rows));
         Ok(())
     }
 
-    fn set_smallest_bucket(&mut self, smallest: usize) {
-        self.smallest = smallest;
+    fn policy(&self) -> PlanPolicy {
+        self.policy
+    }
+
+    fn set_policy(&mut self, policy: PlanPolicy) {
+        self.policy = policy;
+    }
+
+    fn another(&self) -> Box<dyn Engine> {
+        Box::new(Self { caches: BTreeMap::new(), rows: 0, ..self.clone() })
+    }
+
+    fn fork(&self) -> Result<Box<dyn Engine>> {
+        Ok(Box::new(self.clone()))
     }
 
     fn chunk(&self, _: Want) -> usize {
@@ -145,7 +162,19 @@ impl Engine for ReferenceEngine {
         ModelStats { device: "CPU reference".into(), cache_bytes, ..ModelStats::default() }
     }
 
+    fn plan_stats(&self) -> (CacheStats, CacheStats) {
+        Default::default()
+    }
+
     fn counters(&self) -> Option<CounterSnapshot> {
         None
+    }
+
+    fn pipeline_cache_bytes(&self) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn pipeline_blob(&self) -> PipelineBlob {
+        PipelineBlob::None
     }
 }

@@ -1,5 +1,7 @@
 //! From logits to a token.
 
+use std::{borrow::Cow, collections::BTreeSet};
+
 use crate::{Error, Result};
 
 /// Logits that the device hands over for a draw; more only where they do not suffice.
@@ -15,6 +17,7 @@ pub struct SampleOpts {
     top_k: usize,
     top_p: f32,
     min_p: f32,
+    repetition_penalty: f32,
 }
 
 impl Default for SampleOpts {
@@ -26,7 +29,7 @@ impl Default for SampleOpts {
 impl SampleOpts {
     /// The token with the largest logit; among equals the smallest id.
     pub const fn greedy() -> Self {
-        Self { temperature: 0.0, seed: 0, top_k: 0, top_p: 1.0, min_p: 0.0 }
+        Self { temperature: 0.0, seed: 0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0 }
     }
 
     /// A draw from softmax(logits / `temperature`). A temperature of 0 is greedy.
@@ -52,9 +55,39 @@ impl SampleOpts {
         self
     }
 
+    /// Makes every token of the history (prompt and generated tokens) less likely: its logit is divided by `penalty` where it is
+    /// positive and multiplied where it is negative, once however often the token occurs, before temperature and filters
+    /// (Keskar et al. 2019, CTRL, §4.1; `repetition_penalty` of transformers). 1 changes nothing; less than 1 favours repetition.
+    ///
+    /// With a penalty the device hands over the whole row of logits (4·V bytes) for each token, greedy or drawn: which tokens
+    /// are the likeliest is not known before.
+    pub const fn with_repetition_penalty(mut self, penalty: f32) -> Self {
+        self.repetition_penalty = penalty;
+        self
+    }
+
     /// Whether no draw is made.
     pub fn is_greedy(&self) -> bool {
         self.temperature == 0.0
+    }
+
+    /// Whether the history changes the logits.
+    pub(crate) fn penalises(&self) -> bool {
+        self.repetition_penalty != 1.0
+    }
+
+    /// The row as the repetition penalty leaves it. Ids outside of the row are passed over.
+    fn penalised<'a>(&self, row: &'a [f32], history: &[u32]) -> Cow<'a, [f32]> {
+        if !self.penalises() || history.is_empty() {
+            return Cow::Borrowed(row);
+        }
+        let mut row = row.to_vec();
+        for token in history.iter().collect::<BTreeSet<_>>() {
+            if let Some(logit) = row.get_mut(*token as usize) {
+                *logit = if *logit > 0.0 { *logit / self.repetition_penalty } else { *logit * self.repetition_penalty };
+            }
+        }
+        Cow::Owned(row)
     }
 
     /// The divisor of the logits.
@@ -76,6 +109,9 @@ impl SampleOpts {
         }
         if !(0.0..=1.0).contains(&self.min_p) {
             return wrong("min-p", self.min_p, "0 to 1");
+        }
+        if !(self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite()) {
+            return wrong("repetition penalty", self.repetition_penalty, "a finite number above 0");
         }
         Ok(())
     }
@@ -160,18 +196,29 @@ impl ShortList {
     }
 }
 
-/// The token that `opts` choose from a row of logits for `position`, the number of tokens before it.
+/// The token that `opts` choose from a row of logits `[V]` as the first of a text: at position 0, with no history to penalise.
+/// [`sample_token_after`] takes the history.
 ///
 /// # Errors
 /// [`Error::Sampling`] for options without meaning or an empty row.
-pub fn sample_token(row: &[f32], opts: &SampleOpts, position: usize) -> Result<u32> {
+pub fn sample_token(row: &[f32], opts: &SampleOpts) -> Result<u32> {
+    sample_token_after(row, opts, &[])
+}
+
+/// The token that `opts` choose from a row of logits `[V]` to follow `history`: what the generator does at each step. The draw is
+/// that of the position `history.len()`; the repetition penalty concerns the tokens of `history`.
+///
+/// # Errors
+/// As [`sample_token`].
+pub fn sample_token_after(row: &[f32], opts: &SampleOpts, history: &[u32]) -> Result<u32> {
     opts.validate()?;
     let none = || Error::Sampling("there are no logits to choose from".into());
+    let row = opts.penalised(row, history);
     if opts.is_greedy() {
         let best = row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0)));
         return best.map(|(id, _)| id as u32).ok_or_else(none);
     }
-    ShortList::of_row(row, opts.temperature).choose(opts, position).ok_or_else(none)
+    ShortList::of_row(&row, opts.temperature).choose(opts, history.len()).ok_or_else(none)
 }
 
 #[cfg(test)]
@@ -186,14 +233,14 @@ mod tests {
         let mut counts = vec![0.0; row.len()];
         let rounds = 40_000;
         for seed in 0..rounds {
-            counts[sample_token(row, &opts(seed), 7).unwrap() as usize] += 1.0 / rounds as f64;
+            counts[sample_token_after(row, &opts(seed), &[0; 7]).unwrap() as usize] += 1.0 / rounds as f64;
         }
         counts
     }
 
     #[test]
     fn greedy_takes_the_first_of_equals() {
-        assert_eq!(sample_token(&[1.0, 3.0, 3.0, 2.0], &SampleOpts::greedy(), 0).unwrap(), 1);
+        assert_eq!(sample_token(&[1.0, 3.0, 3.0, 2.0], &SampleOpts::greedy()).unwrap(), 1);
     }
 
     #[test]
@@ -238,10 +285,46 @@ mod tests {
     #[test]
     fn the_draw_depends_on_the_position_and_the_seed_alone() {
         let row = row();
-        let at = |seed, position| sample_token(&row, &SampleOpts::temperature(1.0, seed), position).unwrap();
+        let at = |seed, position| sample_token_after(&row, &SampleOpts::temperature(1.0, seed), &vec![0; position]).unwrap();
         assert_eq!(at(1, 5), at(1, 5));
         assert!((0..50).map(|p| at(1, p)).collect::<std::collections::BTreeSet<_>>().len() > 20);
         assert!((0..50).map(|s| at(s, 5)).collect::<std::collections::BTreeSet<_>>().len() > 20);
+    }
+
+    /// Against the definition with logarithms: log |l'| = log |l| ∓ log θ, which has no case in common with the code.
+    #[test]
+    fn the_penalty_is_that_of_keskar_et_al() {
+        let row = row();
+        let history = [3, 499, 3, 17, 250, 3, 7000];
+        for theta in [1.3f32, 0.8, 5.0] {
+            let found = SampleOpts::greedy().with_repetition_penalty(theta).penalised(&row, &history).into_owned();
+            for (id, (before, after)) in row.iter().zip(&found).enumerate() {
+                let exponent = if history.contains(&(id as u32)) { -f64::from(before.signum()) } else { 0.0 };
+                let magnitude = (f64::from(before.abs()).ln() + exponent * f64::from(theta).ln()).exp();
+                let expected = magnitude * f64::from(before.signum());
+                assert!((f64::from(*after) - expected).abs() <= 1e-6 * expected.abs(), "{theta} {id}: {after}, {expected}");
+            }
+        }
+        let untouched = SampleOpts::temperature(1.0, 3).with_repetition_penalty(1.0);
+        assert!(matches!(untouched.penalised(&row, &history), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn a_penalty_moves_the_choice_away_from_the_history() {
+        let row = [2.0, 1.9, -1.0, 1.5];
+        let opts = SampleOpts::greedy().with_repetition_penalty(1.2);
+        assert_eq!(sample_token_after(&row, &opts, &[]).unwrap(), 0);
+        assert_eq!(sample_token_after(&row, &opts, &[0]).unwrap(), 1);
+        assert_eq!(sample_token_after(&row, &opts, &[0, 1]).unwrap(), 0, "both are divided: 1.67 and 1.58");
+        assert_eq!(sample_token_after(&row, &opts.with_repetition_penalty(2.0), &[0, 1, 0]).unwrap(), 3);
+        // A draw follows the softmax of the penalised row.
+        let drawn = SampleOpts::temperature(1.0, 5).with_repetition_penalty(1.2);
+        let by_hand: Vec<f32> = vec![2.0 / 1.2, 1.9, -1.2, 1.5];
+        for length in 2..200 {
+            let history: Vec<u32> = (0..length).map(|i| if i % 2 == 0 { 0 } else { 2 }).collect();
+            let expected = sample_token_after(&by_hand, &SampleOpts::temperature(1.0, 5), &history).unwrap();
+            assert_eq!(sample_token_after(&row, &drawn, &history).unwrap(), expected);
+        }
     }
 
     #[test]
@@ -251,8 +334,11 @@ mod tests {
             SampleOpts::temperature(-1.0, 0),
             SampleOpts::greedy().with_top_p(0.0),
             SampleOpts::greedy().with_min_p(2.0),
+            SampleOpts::greedy().with_repetition_penalty(0.0),
+            SampleOpts::greedy().with_repetition_penalty(-1.2),
+            SampleOpts::greedy().with_repetition_penalty(f32::INFINITY),
         ] {
-            assert!(matches!(sample_token(&[1.0], &opts, 0), Err(Error::Sampling(_))), "{opts:?}");
+            assert!(matches!(sample_token(&[1.0], &opts), Err(Error::Sampling(_))), "{opts:?}");
         }
     }
 }

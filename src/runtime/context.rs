@@ -7,7 +7,13 @@ use std::{
 };
 
 use super::{
-    capabilities::Capabilities, counters::Counters, device::OwnDevice, lost::Faults, read_back::StagingPool, requirements,
+    capabilities::Capabilities,
+    counters::Counters,
+    device::OwnDevice,
+    driver_cache::{DriverCache, PipelineBlob},
+    lost::Faults,
+    read_back::StagingPool,
+    requirements,
     waiter::Waiter,
 };
 use crate::{Error, Result};
@@ -16,7 +22,7 @@ use crate::{Error, Result};
 const WAIT_SLICE: Duration = Duration::from_secs(1);
 
 /// How to open a device.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct GpuOptions {
     /// Lower the largest storage binding to this many bytes; the device is opened with the lower limit.
     pub max_binding: Option<u64>,
@@ -28,12 +34,31 @@ pub struct GpuOptions {
     pub cooperative_matrices: bool,
     /// Use the portable kernels only: no subgroup operations, no cooperative matrices. Default: off.
     pub portable: bool,
+    /// The pipelines that an earlier run compiled, as [`GpuContext::pipeline_cache_bytes`] gave them (Vulkan): the driver then
+    /// compiles little or nothing. Bytes of another adapter or driver, cut or corrupt ones are ignored with a warning, and
+    /// [`GpuContext::pipeline_blob`] says why. A driver trusts these bytes as it trusts its own files, and the checksum finds
+    /// accidents, not attacks: keep them where only trusted programs write. Default: none.
+    pub pipeline_cache: Option<Vec<u8>>,
+}
+
+impl std::fmt::Debug for GpuOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GpuOptions")
+            .field("max_binding", &self.max_binding)
+            .field("max_buffer", &self.max_buffer)
+            .field("timeout", &self.timeout)
+            .field("cooperative_matrices", &self.cooperative_matrices)
+            .field("portable", &self.portable)
+            .field("pipeline_cache bytes", &self.pipeline_cache.as_ref().map(Vec::len))
+            .finish()
+    }
 }
 
 impl Default for GpuOptions {
     fn default() -> Self {
         let timeout = Duration::from_secs(60);
-        Self { max_binding: None, max_buffer: None, timeout, cooperative_matrices: false, portable: false }
+        let (cooperative_matrices, portable) = (false, false);
+        Self { max_binding: None, max_buffer: None, timeout, cooperative_matrices, portable, pipeline_cache: None }
     }
 }
 
@@ -48,12 +73,8 @@ pub struct GpuContext {
     counters: Arc<Counters>,
     pub(super) staging: Mutex<StagingPool>,
     pub(super) waiter: Waiter,
+    driver_cache: DriverCache,
 }
-
-const _: () = {
-    const fn shareable<T: Send + Sync + 'static>() {}
-    shareable::<GpuContext>();
-};
 
 impl GpuContext {
     /// Opens `adapter` with what the kernels want.
@@ -119,7 +140,7 @@ impl GpuContext {
             adapter = %capabilities.adapter, backend = %capabilities.backend, kind = %capabilities.kind,
             f16 = capabilities.f16, subgroups = capabilities.subgroups, max_binding = capabilities.max_binding, "GPU opened"
         );
-        Self {
+        let mut context = Self {
             adapter,
             device,
             queue,
@@ -129,7 +150,10 @@ impl GpuContext {
             counters: Arc::default(),
             staging: Mutex::default(),
             waiter: Waiter::default(),
-        }
+            driver_cache: DriverCache::default(),
+        };
+        context.driver_cache = DriverCache::open(&context, options.pipeline_cache.as_deref());
+        context
     }
 
     /// The adapter that was opened.
@@ -155,6 +179,21 @@ impl GpuContext {
     /// Running totals.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// The pipelines compiled so far, by all that share this device, as bytes for [`GpuOptions::pipeline_cache`]; `None` where
+    /// the driver hands out none (it must be Vulkan, and an application's own device must have `PIPELINE_CACHE`).
+    pub fn pipeline_cache_bytes(&self) -> Option<Vec<u8>> {
+        self.driver_cache.export(self)
+    }
+
+    /// What became of [`GpuOptions::pipeline_cache`].
+    pub fn pipeline_blob(&self) -> &PipelineBlob {
+        &self.driver_cache.blob
+    }
+
+    pub(super) fn driver_cache(&self) -> Option<&wgpu::PipelineCache> {
+        self.driver_cache.raw.as_ref()
     }
 
     pub(super) fn shared_counters(&self) -> Arc<Counters> {

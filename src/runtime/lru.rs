@@ -62,6 +62,7 @@ impl<K: Hash + Eq + Clone, V> Lru<K, V> {
     }
 
     /// The value of `key`; counts nothing and changes no order.
+    #[cfg(test)]
     pub(crate) fn peek<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> Option<&V>
     where
         K: Borrow<Q>,
@@ -69,7 +70,7 @@ impl<K: Hash + Eq + Clone, V> Lru<K, V> {
         self.entries.get(key).map(|entry| &entry.value)
     }
 
-    /// As [`peek`](Self::peek), to change the value.
+    /// The value of `key` to change; counts nothing and changes no order.
     pub(crate) fn peek_mut<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
     where
         K: Borrow<Q>,
@@ -104,6 +105,7 @@ impl<K: Hash + Eq + Clone, V> Lru<K, V> {
     }
 
     /// Number of values.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }

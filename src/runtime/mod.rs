@@ -10,9 +10,9 @@ mod compile_cache;
 mod context;
 mod counters;
 mod device;
+mod driver_cache;
 mod engine;
 mod lost;
-#[allow(dead_code)] // Its users come next.
 mod lru;
 mod pipeline;
 mod prepared;
@@ -32,6 +32,7 @@ pub use compile_cache::{BucketedCompileCache, CompileCache, DynamicDimCompileCac
 pub use context::{GpuContext, GpuOptions};
 pub use counters::{CounterSnapshot, Counters};
 pub use device::{AdapterDescription, Device, Opened, OwnDevice, adapters, adapters_async};
+pub use driver_cache::PipelineBlob;
 pub(crate) use engine::GpuEngine;
 pub use lru::CacheStats;
 pub use pipeline::{Pipeline, PipelineCache};
@@ -43,3 +44,29 @@ pub use session::{CompileOptions, CompiledGraph, RunInput, Session, SessionWeigh
 pub use upload::{UploadProgress, WeightUploader};
 /// The `wgpu` that this crate is built against, for applications that hand over their own device.
 pub use wgpu;
+
+const _: () = {
+    const fn sendable<T: Send + 'static>() {}
+    const fn shareable<T: Send + Sync + 'static>() {}
+    sendable::<CompiledGraph>();
+    sendable::<GpuEngine>();
+    sendable::<StagedRead>();
+    sendable::<WeightUploader>();
+    shareable::<AdapterDescription>();
+    shareable::<Buffer>();
+    shareable::<CacheStats>();
+    shareable::<Capabilities>();
+    shareable::<Counters>();
+    shareable::<Device>();
+    shareable::<GpuContext>();
+    shareable::<GpuOptions>();
+    shareable::<Opened>();
+    shareable::<Pipeline>();
+    shareable::<PipelineBlob>();
+    shareable::<PipelineCache>();
+    shareable::<PreparedPlan>();
+    shareable::<ResidentWeight>();
+    shareable::<ScratchPool>();
+    shareable::<Session>();
+    shareable::<SessionWeights>();
+};

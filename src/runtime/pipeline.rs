@@ -38,11 +38,6 @@ pub struct PipelineCache {
     pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
 }
 
-const _: () = {
-    const fn shareable<T: Send + Sync + 'static>() {}
-    shareable::<PipelineCache>();
-};
-
 impl PipelineCache {
     /// An empty cache. With `checked`, shaders are compiled with wgpu's bounds, loop and division checks: slower, for finding
     /// a fault in a kernel.
@@ -89,6 +84,11 @@ impl PipelineCache {
         })
     }
 
+    /// As [`GpuContext::pipeline_cache_bytes`].
+    pub fn pipeline_cache_bytes(&self) -> Option<Vec<u8>> {
+        self.context.pipeline_cache_bytes()
+    }
+
     /// The device.
     pub fn context(&self) -> &Arc<GpuContext> {
         &self.context
@@ -133,7 +133,7 @@ impl PipelineCache {
                     // Kernels write workgroup memory before they read it.
                     zero_initialize_workgroup_memory: false,
                 },
-                cache: None,
+                cache: self.context.driver_cache(),
             });
             (raw, layout)
         })?;

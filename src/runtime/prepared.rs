@@ -1,6 +1,10 @@
 //! A plan with its buffers and bind groups made: what is left is to record it.
 
-use std::{collections::HashMap, num::NonZeroU64, sync::Arc};
+use std::{
+    collections::HashMap,
+    num::NonZeroU64,
+    sync::{Arc, Weak},
+};
 
 use super::{
     buffer::Buffer,
@@ -43,27 +47,36 @@ impl Step {
 }
 
 /// Scratch buffers that plans which never run at once share: the n-th largest slot of each plan lies in the n-th buffer.
-/// Prepare the plan with the largest scratch first; a buffer that a later one outgrows lives on in the earlier plans.
+///
+/// A buffer lives as long as a plan uses it. One that a plan outgrows lives on in the earlier plans, and its successor has at
+/// least twice its size (where a binding may be so large), so that all buffers together hold at most four times the scratch of
+/// the largest plan. Prepare the plan with the largest scratch first and they hold no more than that plan's.
 #[derive(Debug, Clone, Default)]
 pub struct ScratchPool {
-    buffers: Vec<Arc<Buffer>>,
+    newest: Vec<Weak<Buffer>>,
+    outgrown: Vec<Weak<Buffer>>,
 }
 
 impl ScratchPool {
-    /// Bytes of the buffers that the next plan would find.
+    /// Bytes of the buffers that plans hold now.
     pub fn bytes(&self) -> u64 {
-        self.buffers.iter().map(|buffer| buffer.size()).sum()
+        let live = self.newest.iter().chain(&self.outgrown).filter_map(Weak::upgrade);
+        live.map(|buffer| buffer.size()).sum()
     }
 
     fn take(&mut self, context: &GpuContext, index: usize, bytes: u64) -> Result<Arc<Buffer>> {
-        if let Some(found) = self.buffers.get(index).filter(|buffer| buffer.size() >= bytes) {
+        let known = self.newest.get(index).and_then(Weak::upgrade);
+        if let Some(found) = known.as_ref().filter(|buffer| buffer.size() >= bytes) {
             return Ok(found.clone());
         }
+        let doubled = known.as_ref().map_or(0, |small| small.size() * 2).min(context.capabilities().target().max_binding);
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
-        let buffer = Arc::new(context.create_buffer("scratch", bytes, usage)?);
-        match self.buffers.get_mut(index) {
-            Some(small) => *small = buffer.clone(),
-            None => self.buffers.push(buffer.clone()),
+        let buffer = Arc::new(context.create_buffer("scratch", bytes.max(doubled), usage)?);
+        self.outgrown.retain(|buffer| buffer.strong_count() > 0);
+        self.outgrown.extend(known.as_ref().map(Arc::downgrade));
+        match self.newest.get_mut(index) {
+            Some(small) => *small = Arc::downgrade(&buffer),
+            None => self.newest.push(Arc::downgrade(&buffer)),
         }
         Ok(buffer)
     }
@@ -104,11 +117,6 @@ struct Recorded {
     group: wgpu::BindGroup,
     workgroups: [u32; 3],
 }
-
-const _: () = {
-    const fn shareable<T: Send + Sync + 'static>() {}
-    shareable::<PreparedPlan>();
-};
 
 impl PreparedPlan {
     /// Compiles what is missing, takes scratch buffers and makes the bind groups.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Tensor;
+use super::{Tensor, transposed::transposed};
 use crate::{Error, Result, ir::DType};
 
 /// What is known of a weight without reading it.
@@ -40,6 +40,22 @@ pub trait WeightLoader: Send {
     /// # Errors
     /// As [`peek`](Self::peek); what cannot be taken stays.
     fn take(&mut self, key: &str) -> Result<Tensor>;
+
+    /// Hands over a matrix `[N, K]` as `[K, N]`, in its storage type. The bytes are rearranged as they are read, a portion at a
+    /// time; nothing is widened, and no second copy of the matrix is made.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take); [`Error::Input`] for a weight that has not two dimensions. What cannot be taken stays.
+    fn take_transposed(&mut self, key: &str) -> Result<Tensor> {
+        let shape = self.peek(key)?.shape.to_vec();
+        match shape[..] {
+            [_, _] => Ok(transposed(self.take(key)?)),
+            _ => Err(Error::Input {
+                name: key.to_string(),
+                problem: format!("has shape {shape:?}, only a weight of two dimensions can be transposed; use take()"),
+            }),
+        }
+    }
 
     /// The keys that are left, in ascending order.
     fn remaining_keys(&self) -> Vec<String>;

@@ -16,6 +16,7 @@ mod random;
 mod safetensors;
 mod source;
 mod tensor;
+mod transposed;
 
 use std::path::Path;
 

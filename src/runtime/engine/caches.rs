@@ -47,6 +47,24 @@ impl Caches {
         self.buffers.iter().map(|(name, buffer)| (name.clone(), (buffer.clone(), 0)))
     }
 
+    /// The same rows in buffers of their own, copied on the device after all that was submitted before.
+    pub(super) fn copy(&self, context: &GpuContext) -> Result<Self> {
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        let mut buffers = BTreeMap::new();
+        for (name, buffer) in &self.buffers {
+            buffers.insert(name.clone(), Arc::new(context.create_buffer(name, buffer.size(), usage)?));
+        }
+        if !buffers.is_empty() {
+            context.run("copying the cache", |encoder| {
+                for (from, to) in self.buffers.values().zip(buffers.values()) {
+                    encoder.copy_buffer_to_buffer(from.raw(), 0, to.raw(), 0, from.size());
+                }
+                Ok(())
+            })?;
+        }
+        Ok(Self { buffers, rows: self.rows, ring: self.ring })
+    }
+
     /// Makes every cache of the graph large enough for `rows` rows. When memory runs out the old ones stay.
     pub(super) fn allocate(&mut self, context: &GpuContext, graph: &Graph, rows: usize) -> Result<()> {
         let rows = rows.max(self.rows);

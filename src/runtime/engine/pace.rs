@@ -43,6 +43,11 @@ impl Pace {
         self.largest
     }
 
+    /// What was learnt, with nothing running.
+    pub(super) fn idle(&self) -> Self {
+        Self { running: None, ..*self }
+    }
+
     /// Notes that a submit of `tokens` has begun.
     pub(super) fn started(&mut self, tokens: usize) {
         self.running = Some((Instant::now(), tokens));

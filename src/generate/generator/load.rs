@@ -1,0 +1,115 @@
+//! How a generator comes to be.
+
+use std::path::Path;
+
+use super::{GemmaGenerator, history::History};
+use crate::{
+    Error, Result,
+    gemma::GemmaConfig,
+    generate::{Engine, Model, reference_engine::ReferenceEngine},
+    runtime::{Device, GpuEngine, GpuOptions, Opened, UploadProgress},
+    weights::{WeightLoader, load_from_path},
+};
+
+/// Called while weights travel to the device; `false` cancels.
+pub type OnProgress = Box<dyn FnMut(UploadProgress) -> bool + Send>;
+
+/// How to load a model for generation.
+#[derive(Default)]
+pub struct GeneratorOptions {
+    /// Most tokens the context may hold; default and upper limit: the model's own `max_position_embeddings`.
+    pub context: Option<usize>,
+    /// Most tokens of one prefill submit; a power of two. Default: 128.
+    pub prefill_chunk: Option<usize>,
+    /// How to open the GPU.
+    pub gpu: GpuOptions,
+    /// Load progress.
+    pub on_progress: Option<OnProgress>,
+}
+
+impl GemmaGenerator {
+    /// Takes all weights of the loader and puts them on the device.
+    ///
+    /// # Errors
+    /// A weight that is missing or misshapen, a device that cannot be opened or is too small.
+    pub fn from_loader(config: GemmaConfig, loader: &mut dyn WeightLoader, device: Device) -> Result<Self> {
+        Self::with_options(config, loader, device, GeneratorOptions::default())
+    }
+
+    /// As [`from_loader`](Self::from_loader), from a file or folder.
+    ///
+    /// # Errors
+    /// As [`from_loader`](Self::from_loader), and what is wrong with the files.
+    pub fn from_path(config: GemmaConfig, path: impl AsRef<Path>, device: Device) -> Result<Self> {
+        Self::from_loader(config, load_from_path(path.as_ref())?.as_mut(), device)
+    }
+
+    /// As [`from_path`](Self::from_path), and says whether the layers for multi-token prediction are loaded too.
+    ///
+    /// # Errors
+    /// As [`from_path`](Self::from_path); [`Error::Unsupported`] with `include_mtp`: no family that this version runs has such
+    /// layers.
+    pub fn from_path_with_mtp(config: GemmaConfig, path: impl AsRef<Path>, device: Device, include_mtp: bool) -> Result<Self> {
+        match include_mtp {
+            true => Err(Error::Unsupported("multi-token prediction (include_mtp = true)".into())),
+            false => Self::from_path(config, path, device),
+        }
+    }
+
+    /// As [`from_loader`](Self::from_loader), with options.
+    ///
+    /// # Errors
+    /// As [`from_loader`](Self::from_loader), and [`Error::Option`] or [`Error::ContextFull`] for options out of their range.
+    pub fn with_options(
+        config: GemmaConfig,
+        loader: &mut dyn WeightLoader,
+        device: Device,
+        options: GeneratorOptions,
+    ) -> Result<Self> {
+        let chunk = options.prefill_chunk;
+        if let Some(found) = chunk.filter(|c| !c.is_power_of_two()) {
+            let (option, expected) = ("GeneratorOptions::prefill_chunk", "a power of two".to_string());
+            return Err(Error::Option { option, found, expected });
+        }
+        let limit = config.max_position_embeddings;
+        let capacity = options.context.unwrap_or(limit);
+        if capacity == 0 || capacity > limit {
+            return Err(Error::ContextFull { needed: capacity, capacity: limit });
+        }
+        let model = Model::new(config.clone(), loader)?;
+        let engine: Box<dyn Engine> = match device.open(&options.gpu)? {
+            Opened::Gpu(context) => Box::new(GpuEngine::new(context, model, chunk, options.on_progress)?),
+            Opened::Reference => Box::new(ReferenceEngine::new(model, chunk)?),
+        };
+        let stop = config.eos_token_ids.clone();
+        let history = History::new(&config, engine.largest_chunk());
+        Ok(Self { config, engine, history, capacity, reserved: 0, stop })
+    }
+
+    /// Another generator on the same weights, pipelines and graphs, with the same settings and an empty history. No weight
+    /// travels; it makes its own caches. The two may run at the same time on two threads, in any order; dropping one gives its
+    /// memory back, and the weights go with the last.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] where [`with_decode_cache`](Self::with_decode_cache) or its like reserved a cache and there is no
+    /// memory for another.
+    pub fn share_weights(&self) -> Result<Self> {
+        let mut engine = self.engine.another();
+        engine.reserve(self.reserved)?;
+        Ok(self.beside(engine, self.history.fresh()))
+    }
+
+    /// A generator that goes on from the same history, with a copy of the caches that is made on the device: nothing crosses the
+    /// host, and nothing is computed again. Otherwise as [`share_weights`](Self::share_weights).
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] for the copy of the caches; [`Error::DeviceLost`].
+    pub fn fork(&self) -> Result<Self> {
+        Ok(self.beside(self.engine.fork()?, self.history.fork()))
+    }
+
+    fn beside(&self, engine: Box<dyn Engine>, history: History) -> Self {
+        let (config, stop) = (self.config.clone(), self.stop.clone());
+        Self { config, engine, history, capacity: self.capacity, reserved: self.reserved, stop }
+    }
+}

@@ -1,0 +1,193 @@
+//! Prompts, tokens and logits.
+
+use std::ops::ControlFlow;
+
+use super::GemmaGenerator;
+use crate::{
+    Error, Result,
+    generate::{SampleOpts, Want, sample_token_after},
+};
+
+impl GemmaGenerator {
+    /// Replaces the history. The cache keeps the rows of the common prefix. Where a sliding layer's ring has dropped what the
+    /// first new token would read, and with it all that its rows could be computed from, everything is computed anew: position
+    /// 0 is then the last one that needs nothing dropped. The rows of the rest are computed when a token or logits are asked for;
+    /// [`rows_computed`](Self::rows_computed) counts them.
+    ///
+    /// # Errors
+    /// [`Error::EmptyPrompt`], [`Error::TokenOutOfRange`], [`Error::ContextFull`]; the history stays as it was.
+    pub fn prefill(&mut self, tokens: &[u32]) -> Result<()> {
+        if tokens.is_empty() {
+            return Err(Error::EmptyPrompt);
+        }
+        self.check_tokens(tokens, 0)?;
+        self.check_room(tokens.len())?;
+        self.history.replace(tokens);
+        Ok(())
+    }
+
+    /// The next token, everything recomputed from the history without caches: what the cached paths are measured against.
+    ///
+    /// # Errors
+    /// [`Error::EmptyHistory`], [`Error::ContextFull`], [`Error::Sampling`], and what the device says.
+    pub fn step(&mut self, opts: &SampleOpts) -> Result<u32> {
+        self.check_step("step", opts)?;
+        let logits = self.engine.recompute(self.history.tokens(), Want::Last)?;
+        let token = sample_token_after(&logits, opts, self.history.tokens())?;
+        self.history.push(token);
+        Ok(token)
+    }
+
+    /// The next token, with the cache.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step).
+    pub fn step_cached(&mut self, opts: &SampleOpts) -> Result<u32> {
+        self.check_step("step_cached", opts)?;
+        // The low-level pair leaves a full cache; the last row is then computed again for its logits.
+        self.history.rewind(self.history.len() - 1);
+        self.fill_all_but_the_last_chunk()?;
+        let sampled = self.engine.run_and_sample(self.history.tokens(), self.history.cached(), opts)?;
+        self.history.wrote(self.history.len());
+        self.history.push(sampled.token);
+        Ok(sampled.token)
+    }
+
+    /// Up to `n` tokens by [`step`](Self::step); ends after a stop token, which is part of the result and the history.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step); tokens generated before the error are in the history.
+    pub fn generate(&mut self, n: usize, opts: &SampleOpts) -> Result<Vec<u32>> {
+        let mut new = Vec::new();
+        while new.len() < n && !new.last().is_some_and(|t| self.is_stop(*t)) {
+            new.push(self.step(opts)?);
+        }
+        Ok(new)
+    }
+
+    /// Up to `n` tokens by [`step_cached`](Self::step_cached); ends as [`generate`](Self::generate) does.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate).
+    pub fn generate_cached(&mut self, n: usize, opts: &SampleOpts) -> Result<Vec<u32>> {
+        self.generate_cached_with(n, opts, |_| ControlFlow::Continue(()))
+    }
+
+    /// As [`generate_cached`](Self::generate_cached), and hands each token over as it comes; `Break` ends generation.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate).
+    pub fn generate_cached_with(
+        &mut self,
+        n: usize,
+        opts: &SampleOpts,
+        mut on_token: impl FnMut(u32) -> ControlFlow<()>,
+    ) -> Result<Vec<u32>> {
+        let mut new = Vec::new();
+        while new.len() < n {
+            let token = self.step_cached(opts)?;
+            new.push(token);
+            if on_token(token).is_break() || self.is_stop(token) {
+                break;
+            }
+        }
+        Ok(new)
+    }
+
+    /// Replaces the history and returns the logits `[V]` of its last token; all rows are then in the cache.
+    ///
+    /// # Errors
+    /// As [`prefill`](Self::prefill), and what the device says.
+    pub fn prefill_get_last_logits(&mut self, context: &[u32]) -> Result<Vec<f32>> {
+        self.prefill(context)?;
+        self.last_logits()
+    }
+
+    /// Appends `token` and returns the logits `[V]` that follow it: one decode step.
+    ///
+    /// # Errors
+    /// [`Error::EmptyHistory`], [`Error::TokenOutOfRange`], [`Error::ContextFull`]; the history is then as it was.
+    pub fn decode_get_logits(&mut self, token: u32) -> Result<Vec<f32>> {
+        if self.history.len() == 0 {
+            return Err(Error::EmptyHistory("decode_get_logits"));
+        }
+        self.check_tokens(&[token], self.history.len())?;
+        self.check_room(self.history.len() + 1)?;
+        self.history.push(token);
+        self.last_logits().inspect_err(|_| self.history.pop())
+    }
+
+    /// Replaces the history and returns the logits `[T, V]` of every token, in chunks through the cache.
+    ///
+    /// # Errors
+    /// As [`prefill`](Self::prefill), and what the device says.
+    pub fn all_logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+        self.prefill(tokens)?;
+        self.history.rewind(0);
+        let mut logits = Vec::with_capacity(tokens.len() * self.config.vocab_size);
+        while self.history.cached() < self.history.len() {
+            let end = self.history.len().min(self.history.cached() + self.engine.chunk(Want::All));
+            logits.extend(self.run(end, Want::All)?);
+        }
+        Ok(logits)
+    }
+
+    /// The logits `[T, V]` of a sequence in one pass without caches; the history stays as it is.
+    ///
+    /// # Errors
+    /// [`Error::EmptyPrompt`], [`Error::TokenOutOfRange`], [`Error::ContextFull`], and a limit of the device that a pass of this
+    /// length exceeds: [`all_logits`](Self::all_logits) works in chunks.
+    pub fn recompute_all_logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+        if tokens.is_empty() {
+            return Err(Error::EmptyPrompt);
+        }
+        self.check_tokens(tokens, 0)?;
+        self.check_room(tokens.len())?;
+        self.engine.recompute(tokens, Want::All)
+    }
+
+    fn last_logits(&mut self) -> Result<Vec<f32>> {
+        self.fill_all_but_the_last_chunk()?;
+        self.run(self.history.len(), Want::Last)
+    }
+
+    /// Computes rows until one run is left that ends with the last token.
+    fn fill_all_but_the_last_chunk(&mut self) -> Result<()> {
+        self.engine.reserve(self.history.len())?;
+        while self.history.len() - self.history.cached() > self.engine.chunk(Want::Last) {
+            self.run(self.history.cached() + self.engine.chunk(Want::Nothing), Want::Nothing)?;
+        }
+        Ok(())
+    }
+
+    /// Runs the tokens from the cached ones up to `end`.
+    fn run(&mut self, end: usize, want: Want) -> Result<Vec<f32>> {
+        let start = self.history.cached();
+        let logits = self.engine.run(&self.history.tokens()[start..end], start, want)?;
+        self.history.wrote(end);
+        Ok(logits)
+    }
+
+    fn check_step(&self, name: &'static str, opts: &SampleOpts) -> Result<()> {
+        opts.validate()?;
+        if self.history.len() == 0 {
+            return Err(Error::EmptyHistory(name));
+        }
+        self.check_room(self.history.len() + 1)
+    }
+
+    fn check_room(&self, needed: usize) -> Result<()> {
+        match needed > self.capacity {
+            true => Err(Error::ContextFull { needed, capacity: self.capacity }),
+            false => Ok(()),
+        }
+    }
+
+    fn check_tokens(&self, tokens: &[u32], first: usize) -> Result<()> {
+        let vocab_size = self.config.vocab_size;
+        match tokens.iter().position(|t| *t as usize >= vocab_size) {
+            Some(i) => Err(Error::TokenOutOfRange { token: tokens[i], index: first + i, vocab_size }),
+            None => Ok(()),
+        }
+    }
+}

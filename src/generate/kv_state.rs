@@ -1,0 +1,188 @@
+//! A key-value cache in the caller's hands, between runs of the stateless graphs.
+//!
+//! A prefill with `export_kv` and every decode step return their first output (`logits`, or `hidden` from a prefill without
+//! head) and then `k_0`, `v_0`, `k_1`, `v_1`, …, each `[B, rows, K·H]` in f32. The next step takes them as `past_k_0`, `past_v_0`, …
+
+use crate::{
+    Error, Result,
+    ir::{Data, Value},
+};
+
+/// K (after RoPE) and V of every layer on the host.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct KvCacheState {
+    /// Rows of each sequence.
+    pub past_len: usize,
+    /// K of each layer, row-major `[B, past_len, K·H]`.
+    pub layers_k: Vec<Vec<f32>>,
+    /// V of each layer, row-major `[B, past_len, K·H]`.
+    pub layers_v: Vec<Vec<f32>>,
+}
+
+/// The cache from the outputs of a prefill graph built with `export_kv`: its first output, `logits` or `hidden`, is passed over.
+/// K and V are copied.
+///
+/// # Errors
+/// [`Error::Input`] where an output is missing, is called something else, or has another type or shape than the rest implies.
+pub fn kv_from_prefill_outputs(outputs: &[(String, Value)], layers: usize) -> Result<KvCacheState> {
+    check_names(outputs, &["logits", "hidden"], layers)?;
+    collect(outputs[1..].to_vec())
+}
+
+/// Logits `[B, 1, V]` and the cache with the new row, from the outputs of a decode graph.
+///
+/// # Errors
+/// As [`kv_from_prefill_outputs`].
+pub fn split_decode_logits_kv(mut outputs: Vec<(String, Value)>, layers: usize) -> Result<(Vec<f32>, KvCacheState)> {
+    check_names(&outputs, &["logits"], layers)?;
+    let (name, logits) = outputs.remove(0);
+    let batch = match logits.shape[..] {
+        [batch, 1, _] => batch,
+        _ => return Err(wrong(&name, format!("found shape {:?}, expected [B, 1, V]", logits.shape))),
+    };
+    if let Some((name, value)) = outputs.iter().find(|(_, value)| value.shape.first() != Some(&batch)) {
+        return Err(wrong(name, format!("found shape {:?}, expected a batch of {batch} as the logits have", value.shape)));
+    }
+    Ok((numbers(&name, logits)?, collect(outputs)?))
+}
+
+/// The keep-mask of a decode step whose cache has `upper` rows, the first `past` of them live: `upper + 1` entries, 1 for the
+/// live rows and for the new one, which is at index `upper`, and 0 between.
+///
+/// # Errors
+/// [`Error::Input`] when `past` exceeds `upper`.
+pub fn bucket_decode_mask(past: usize, upper: usize) -> Result<Vec<f32>> {
+    if past > upper {
+        return Err(wrong("mask", format!("{past} live rows do not fit a bucket of {upper}; take the next larger bucket")));
+    }
+    Ok((0..=upper).map(|row| f32::from(u8::from(row < past || row == upper))).collect())
+}
+
+/// Whether the outputs are one of `first` and K and V of each layer, in order.
+fn check_names(outputs: &[(String, Value)], first: &[&str], layers: usize) -> Result<()> {
+    let expected = 1 + 2 * layers;
+    if outputs.len() != expected {
+        let problem = format!(
+            "found {} outputs, expected {expected}: {}, then K and V of {layers} layers; was the graph built with export_kv?",
+            outputs.len(),
+            first.join(" or ")
+        );
+        return Err(wrong("outputs", problem));
+    }
+    if !first.contains(&outputs[0].0.as_str()) {
+        return Err(wrong(&outputs[0].0, format!("found as the first output, expected {}", first.join(" or "))));
+    }
+    for (index, (name, _)) in outputs[1..].iter().enumerate() {
+        let expected = format!("{}_{}", if index % 2 == 0 { "k" } else { "v" }, index / 2);
+        if *name != expected {
+            return Err(wrong(name, format!("found as output {}, expected '{expected}'", index + 1)));
+        }
+    }
+    Ok(())
+}
+
+/// K and V in turn, each `[B, rows, K·H]` with one B and one number of rows for all.
+fn collect(outputs: Vec<(String, Value)>) -> Result<KvCacheState> {
+    let mut state = KvCacheState::default();
+    let mut first = None;
+    for (index, (name, value)) in outputs.into_iter().enumerate() {
+        let shape = value.shape.clone();
+        let [batch, rows, _] = shape[..] else {
+            return Err(wrong(&name, format!("found shape {shape:?}, expected [B, rows, K·H]")));
+        };
+        let (b, r) = *first.get_or_insert((batch, rows));
+        if (batch, rows) != (b, r) {
+            return Err(wrong(&name, format!("found shape {shape:?}, expected [{b}, {r}, K·H] as the outputs before have")));
+        }
+        let values = numbers(&name, value)?;
+        let sink = if index % 2 == 0 { &mut state.layers_k } else { &mut state.layers_v };
+        sink.push(values);
+        let (k, v) = (state.layers_k.last().map_or(0, Vec::len), state.layers_v.last().map_or(0, Vec::len));
+        if index % 2 == 1 && k != v {
+            return Err(wrong(&name, format!("found {v} elements, expected {k} as its layer's K has")));
+        }
+    }
+    state.past_len = first.map_or(0, |(_, rows)| rows);
+    Ok(state)
+}
+
+/// The elements of an f32 value, as many as its shape says.
+fn numbers(name: &str, value: Value) -> Result<Vec<f32>> {
+    let (dtype, shape, expected) = (value.dtype(), value.shape.clone(), value.len());
+    match value.data {
+        Data::F32(values) if values.len() == expected => Ok(values),
+        Data::F32(values) => Err(wrong(name, format!("found {} elements, its shape {shape:?} has {expected}", values.len()))),
+        _ => Err(wrong(name, format!("found {dtype} values, expected f32"))),
+    }
+}
+
+fn wrong(name: &str, problem: String) -> Error {
+    Error::Input { name: name.to_string(), problem }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Outputs of two layers whose widths differ, batch 2; each element says where it comes from.
+    fn outputs(first: &str, positions: usize, rows: usize) -> Vec<(String, Value)> {
+        let value = |tag: usize, shape: [usize; 3]| {
+            let len = shape.iter().product::<usize>();
+            Value::f32(shape, (0..len).map(|i| (tag * 1000 + i) as f32).collect())
+        };
+        let kv = [("k_0", 3), ("v_0", 3), ("k_1", 2), ("v_1", 2)];
+        let named = kv.into_iter().enumerate().map(|(i, (name, width))| (name.to_string(), value(i + 1, [2, rows, width])));
+        [(first.to_string(), value(0, [2, positions, 5]))].into_iter().chain(named).collect()
+    }
+
+    fn error(outputs: &[(String, Value)], layers: usize) -> String {
+        kv_from_prefill_outputs(outputs, layers).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn outputs_become_a_cache_layer_by_layer() {
+        for first in ["logits", "hidden"] {
+            let state = kv_from_prefill_outputs(&outputs(first, 4, 4), 2).unwrap();
+            assert_eq!((state.past_len, state.layers_k.len(), state.layers_v.len()), (4, 2, 2));
+            assert_eq!((state.layers_k[1][0], state.layers_v[0][23]), (3000.0, 2023.0));
+        }
+        let (logits, state) = split_decode_logits_kv(outputs("logits", 1, 7), 2).unwrap();
+        assert_eq!((logits.len(), logits[9], state.past_len), (10, 9.0, 7));
+        assert_eq!((state.layers_k[0].len(), state.layers_v[1].len()), (2 * 7 * 3, 2 * 7 * 2));
+    }
+
+    #[test]
+    fn counts_names_and_lengths_are_checked() {
+        let good = outputs("hidden", 4, 4);
+        assert!(error(&good, 3).contains("found 5 outputs, expected 7"));
+        assert!(error(&good[..3], 2).contains("found 3 outputs"));
+        assert!(error(&[], 0).contains("found 0 outputs, expected 1"));
+        let with = |at: usize, change: &dyn Fn(&mut (String, Value))| {
+            let mut outputs = good.clone();
+            change(&mut outputs[at]);
+            error(&outputs, 2)
+        };
+        assert!(with(0, &|o| o.0 = "k_0".into()).contains("logits or hidden"));
+        assert!(with(2, &|o| o.0 = "k_1".into()).contains("output 2, expected 'v_0'"));
+        assert!(with(3, &|o| o.1.shape = vec![2, 3, 2]).contains("[2, 4, K·H]"));
+        assert!(with(3, &|o| o.1.shape = vec![8, 2]).contains("[B, rows, K·H]"));
+        assert!(with(4, &|o| o.1 = Value::f32([2, 4, 3], vec![0.0; 24])).contains("found 24 elements, expected 16"));
+        assert!(with(4, &|o| o.1 = Value::f32([2, 4, 2], vec![0.0; 9])).contains("found 9 elements"));
+        assert!(with(1, &|o| o.1 = Value::u32([2, 4, 3], vec![0; 24])).contains("expected f32"));
+        // A decode step has logits of one position, and one batch.
+        assert!(split_decode_logits_kv(outputs("hidden", 1, 4), 2).is_err());
+        assert!(split_decode_logits_kv(outputs("logits", 2, 4), 2).unwrap_err().to_string().contains("[B, 1, V]"));
+        let mut other = outputs("logits", 1, 4);
+        other[0].1 = Value::f32([3, 1, 5], vec![0.0; 15]);
+        assert!(split_decode_logits_kv(other, 2).unwrap_err().to_string().contains("batch of 3"));
+    }
+
+    #[test]
+    fn the_mask_keeps_the_live_rows_and_the_new_one() {
+        assert_eq!(bucket_decode_mask(2, 4).unwrap(), [1.0, 1.0, 0.0, 0.0, 1.0]);
+        assert_eq!(bucket_decode_mask(4, 4).unwrap(), [1.0; 5]);
+        assert_eq!(bucket_decode_mask(0, 3).unwrap(), [0.0, 0.0, 0.0, 1.0]);
+        assert_eq!(bucket_decode_mask(0, 0).unwrap(), [1.0]);
+        assert!(bucket_decode_mask(5, 4).unwrap_err().to_string().contains("5 live rows"));
+    }
+}

@@ -1,0 +1,102 @@
+//! What every generator of one model on one GPU shares.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::{
+    super::{GpuContext, ResidentWeight, UploadProgress, WeightUploader, pipeline::PipelineCache, requirements::limit},
+    BINDING_LIMIT,
+};
+use crate::{
+    Result,
+    flow::BuiltModel,
+    generate::{Model, ModelStats, Want},
+    ir::kernel::{Target, row_shards},
+    weights::Tensor,
+};
+
+/// Weights, pipelines and graphs.
+pub(super) struct GpuModel {
+    pub(super) context: Arc<GpuContext>,
+    pub(super) target: Target,
+    pub(super) pipelines: PipelineCache,
+    pub(super) weights: HashMap<String, ResidentWeight>,
+    pub(super) model: Model,
+}
+
+const _: () = {
+    const fn shareable<T: Send + Sync + 'static>() {}
+    shareable::<GpuModel>();
+};
+
+impl GpuModel {
+    /// Uploads the weights.
+    pub(super) fn new(
+        context: Arc<GpuContext>,
+        model: Model,
+        on_progress: Option<Box<dyn FnMut(UploadProgress) -> bool + Send>>,
+    ) -> Result<Self> {
+        let built = model.built(true, Want::All)?;
+        let weights = upload(&context, &built, on_progress)?;
+        let (target, pipelines) = (context.capabilities().target(), PipelineCache::new(&context, false));
+        Ok(Self { context, target, pipelines, weights, model })
+    }
+
+    /// Elements of all weights.
+    pub(super) fn elements(&self) -> u64 {
+        self.weights.values().map(|w| w.byte_len() / w.dtype.size() as u64).sum()
+    }
+
+    /// Sizes of what is shared.
+    pub(super) fn stats(&self) -> ModelStats {
+        let bytes = |name: &str| self.weights.get(name).map_or(0, ResidentWeight::byte_len);
+        let weight_bytes: u64 = self.weights.values().map(ResidentWeight::byte_len).sum();
+        let config = &self.model.config;
+        let row = bytes("embed") / config.vocab_size as u64;
+        let unread = if config.tie_word_embeddings { 0 } else { bytes("embed") - row };
+        ModelStats {
+            device: self.context.capabilities().adapter.clone(),
+            weight_bytes,
+            split_weights: self.weights.values().filter(|w| w.shards.len() > 1).count(),
+            bytes_per_token: weight_bytes - unread,
+            ..ModelStats::default()
+        }
+    }
+}
+
+fn upload(
+    context: &Arc<GpuContext>,
+    built: &BuiltModel,
+    on_progress: Option<Box<dyn FnMut(UploadProgress) -> bool + Send>>,
+) -> Result<HashMap<String, ResidentWeight>> {
+    check_bindings(context, built)?;
+    let mut uploader = WeightUploader::new(context)?;
+    if let Some(on_progress) = on_progress {
+        uploader = uploader.on_progress(on_progress);
+    }
+    uploader.reserve(built.params.values().map(|t| (t.dtype(), t.shape())))?;
+    let upload = |(name, tensor): (&String, &Tensor)| Ok((name.clone(), uploader.upload(tensor)?));
+    let weights = built.params.iter().map(upload).collect::<Result<_>>()?;
+    uploader.finish()?;
+    Ok(weights)
+}
+
+/// Refuses weights that no kernel could bind, before any of them travels: matrices are cut at multiples of 64 rows, the rest is
+/// bound whole.
+fn check_bindings(context: &GpuContext, built: &BuiltModel) -> Result<()> {
+    let target = context.capabilities().target();
+    for (name, tensor) in &built.params {
+        let (whole, shape) = (tensor.byte_len() as u64, tensor.shape());
+        let matrix = shape.len() == 2;
+        let fits = match matrix {
+            true => row_shards(tensor.dtype(), shape, target.max_binding).is_ok(),
+            false => whole <= target.max_binding,
+        };
+        if !fits {
+            let needed = if matrix { whole / shape[0] as u64 * shape[0].min(64) as u64 } else { whole };
+            let part = if matrix { "64 rows of" } else { "all of" };
+            let advice = format!("{part} the weight '{name}' must fit a binding: raise the limit or choose another adapter");
+            return Err(limit(&context.capabilities().adapter, BINDING_LIMIT, target.max_binding, needed, &advice));
+        }
+    }
+    Ok(())
+}

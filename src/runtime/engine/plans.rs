@@ -1,0 +1,165 @@
+//! Prepared plans, kept as long as the policy says.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::{
+    super::{
+        Buffer, CacheStats,
+        lru::Lru,
+        prepared::{Bound, PreparedPlan, ScratchPool},
+    },
+    caches::Caches,
+    inputs::InputBlock,
+    model::GpuModel,
+};
+use crate::{
+    Error, Result,
+    flow::BuiltModel,
+    generate::{PlanPolicy, SHORT_LIST, Want},
+    ir::{DimBinding, LowerOptions, sym},
+    lower::lower,
+    plan::{Plan, sampling},
+};
+
+/// Plans without caches that are kept: one for each kind of result.
+const WHOLE_PLANS: usize = 3;
+
+/// Which plan a run needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct PlanKey {
+    pub(super) resident: bool,
+    pub(super) want: Want,
+    /// Capacity in new tokens.
+    pub(super) tokens: usize,
+    /// Capacity of the linear caches in rows.
+    pub(super) rows: usize,
+}
+
+/// A prepared plan with its inputs and the samplers that read its logits.
+pub(super) struct Ready {
+    pub(super) plan: PreparedPlan,
+    pub(super) block: InputBlock,
+    pub(super) built: Arc<BuiltModel>,
+    /// Whether it has run: drivers may compile at the first run, whose time says nothing.
+    pub(super) warm: bool,
+    pub(super) samplers: Option<Samplers>,
+}
+
+pub(super) struct Samplers {
+    pub(super) argmax: PreparedPlan,
+    pub(super) top_k: PreparedPlan,
+}
+
+/// Plans of one sort, which share their scratch buffers.
+///
+/// A buffer lives as long as a plan uses it. Where a plan outgrows one, the next has at least twice the size, so that the sizes of
+/// one rank form a geometric row: all scratch together is at most four times that of the largest plan that was made.
+pub(super) struct PlanCache {
+    plans: Lru<PlanKey, Ready>,
+    scratch: ScratchPool,
+    sampler_scratch: ScratchPool,
+    compiles: u64,
+}
+
+impl PlanCache {
+    fn new(capacity: usize) -> Self {
+        let (scratch, sampler_scratch) = (ScratchPool::default(), ScratchPool::default());
+        Self { plans: Lru::new(capacity), scratch, sampler_scratch, compiles: 0 }
+    }
+
+    /// Prepares the plan, unless it is there. What must go for it goes first.
+    pub(super) fn prepare(&mut self, key: PlanKey, model: &GpuModel, caches: &Caches) -> Result<()> {
+        if self.plans.get(&key).is_some() {
+            return Ok(());
+        }
+        self.plans.make_room();
+        let built = model.model.built(key.resident, key.want)?;
+        let binding = DimBinding::new().with(sym::SEQ, key.tokens).with(sym::CACHE, key.rows).with(sym::RING, caches.ring());
+        let shards = |name: &str| model.weights.get(name).map(|w| w.shards.iter().map(|s| s.rows.clone()).collect());
+        let plan = lower(&built.graph, &binding, &model.target, &LowerOptions::default(), &shards)?;
+        let block = InputBlock::new(&model.context, &model.model.config, key.tokens)?;
+        let inputs = block.bindings().chain(caches.bindings()).collect();
+        let bound = Bound { weights: &model.weights, inputs: &inputs, step: block.buffer() };
+        let plan = PreparedPlan::new(&model.pipelines, &plan, bound, &mut self.scratch)?;
+        let samplers = match key.want {
+            Want::Last => Some(self.samplers(&plan, &block, model)?),
+            Want::Nothing | Want::All => None,
+        };
+        tracing::debug!(?key, dispatches = plan.dispatch_count(), "plan prepared");
+        self.compiles += 1;
+        self.plans.insert(key, Ready { plan, block, built, warm: false, samplers });
+        Ok(())
+    }
+
+    fn samplers(&mut self, plan: &PreparedPlan, block: &InputBlock, model: &GpuModel) -> Result<Samplers> {
+        let (logits, offset, _) = output(plan, "logits")?;
+        let inputs = HashMap::from([("logits".to_string(), (logits.clone(), offset))]);
+        let bound = Bound { weights: &model.weights, inputs: &inputs, step: block.buffer() };
+        let vocab_size = model.model.config.vocab_size;
+        let mut make = |plan: Plan| PreparedPlan::new(&model.pipelines, &plan, bound, &mut self.sampler_scratch);
+        let top = SHORT_LIST.min(vocab_size);
+        Ok(Samplers {
+            argmax: make(sampling::argmax(vocab_size, &model.target))?,
+            top_k: make(sampling::top_k(vocab_size, top, &model.target))?,
+        })
+    }
+
+    /// The plan that was prepared.
+    pub(super) fn ready(&mut self, key: &PlanKey) -> Result<&mut Ready> {
+        self.plans.peek_mut(key).ok_or_else(|| lost_plan("plan"))
+    }
+
+    pub(super) fn stats(&self) -> CacheStats {
+        let blocks: u64 = self.plans.values().map(|ready| ready.block.buffer().size()).sum();
+        let bytes = blocks + self.scratch.bytes() + self.sampler_scratch.bytes();
+        CacheStats { compiles: self.compiles, bytes, ..self.plans.stats() }
+    }
+}
+
+/// All plans of an engine.
+pub(super) struct Plans {
+    /// Runs of several tokens.
+    pub(super) prefill: PlanCache,
+    /// Runs of one token.
+    pub(super) decode: PlanCache,
+    /// Whole sequences without caches.
+    whole: PlanCache,
+}
+
+impl Plans {
+    pub(super) fn new(policy: &PlanPolicy) -> Self {
+        let new = PlanCache::new;
+        Self { prefill: new(policy.prefill_capacity()), decode: new(policy.decode_capacity()), whole: new(WHOLE_PLANS) }
+    }
+
+    /// Where the plan of `key` belongs.
+    pub(super) fn of(&mut self, key: &PlanKey) -> &mut PlanCache {
+        match key {
+            PlanKey { resident: false, .. } => &mut self.whole,
+            PlanKey { tokens: 1, .. } => &mut self.decode,
+            _ => &mut self.prefill,
+        }
+    }
+
+    /// Drops the plans that hold the key-value caches.
+    pub(super) fn forget_caches(&mut self) {
+        self.prefill.plans.clear();
+        self.decode.plans.clear();
+    }
+
+    /// Dispatches of one greedy decode step; 0 before the first.
+    pub(super) fn dispatches_per_token(&self) -> usize {
+        let greedy = |ready: &Ready| Some(ready.plan.dispatch_count() + ready.samplers.as_ref()?.argmax.dispatch_count());
+        self.decode.plans.values().find_map(greedy).unwrap_or(0)
+    }
+}
+
+/// Buffer, offset and bytes of an output.
+pub(super) fn output<'a>(plan: &'a PreparedPlan, name: &str) -> Result<(&'a Arc<Buffer>, u64, u64)> {
+    plan.output(name).ok_or_else(|| lost_plan(name))
+}
+
+/// What was prepared is there until it is dropped with its engine; this is for the type's sake.
+fn lost_plan(what: &str) -> Error {
+    Error::Graph { graph: "gemma_resident".into(), problem: format!("its {what} was not prepared") }
+}

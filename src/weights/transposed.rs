@@ -1,0 +1,96 @@
+//! A matrix read with rows and columns exchanged.
+
+use std::sync::Arc;
+
+use super::{Tensor, TensorSource};
+use crate::Result;
+
+/// The tensor `[N, K]` as `[K, N]`.
+pub(super) fn transposed(matrix: Tensor) -> Tensor {
+    let [rows, columns] = [0, 1].map(|axis| matrix.shape().get(axis).copied().unwrap_or(1));
+    let (name, dtype) = (matrix.name().to_string(), matrix.dtype());
+    Tensor::new(name, dtype, vec![columns, rows], Arc::new(Transposed { matrix, rows, columns }), 0)
+}
+
+/// Elements of `matrix` `[rows, columns]` in the order of `[columns, rows]`.
+struct Transposed {
+    matrix: Tensor,
+    rows: usize,
+    columns: usize,
+}
+
+impl TensorSource for Transposed {
+    /// Reads, of each row of the matrix, the columns that `out` touches.
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        let size = self.matrix.dtype().size();
+        // Bytes of one row of the result.
+        let width = self.rows * size;
+        let start = offset as usize;
+        let end = start + out.len();
+        if out.is_empty() {
+            return Ok(());
+        }
+        let (first, last) = (start / width, (end - 1) / width);
+        debug_assert!(last < self.columns, "a read ends inside the matrix");
+        let mut part = vec![0u8; (last + 1 - first) * size];
+        for row in 0..self.rows {
+            self.matrix.read_bytes((row * self.columns + first) * size, &mut part)?;
+            for (column, element) in (first..=last).zip(part.chunks_exact(size)) {
+                for (byte, value) in element.iter().enumerate() {
+                    let at = column * width + row * size + byte;
+                    // A read may begin or end within an element.
+                    if (start..end).contains(&at) {
+                        out[at - start] = *value;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Error,
+        ir::DType,
+        weights::{WeightLoader, WeightMap},
+    };
+
+    fn loader() -> WeightMap {
+        let bytes: Vec<u8> = (0..5 * 7 * 2).collect();
+        let matrix = Tensor::from_bytes("m", DType::BF16, vec![5, 7], bytes).unwrap();
+        let numbers: Vec<f32> = (0..6).map(|x| x as f32).collect();
+        let wide = Tensor::from_f32("w", vec![2, 3], &numbers);
+        WeightMap::from_tensors(vec![matrix, wide, Tensor::from_f32("v", vec![6], &numbers)])
+    }
+
+    #[test]
+    fn a_transposed_matrix_has_its_elements_exchanged_and_its_type_kept() {
+        let tensor = loader().take_transposed("m").unwrap();
+        assert_eq!((tensor.dtype(), tensor.shape(), tensor.byte_len()), (DType::BF16, &[7, 5][..], 70));
+        let mut all = vec![0; 70];
+        tensor.read_bytes(0, &mut all).unwrap();
+        for (k, n) in (0..7).flat_map(|k| (0..5).map(move |n| (k, n))) {
+            let from = (n * 7 + k) as u8 * 2;
+            assert_eq!(all[(k * 5 + n) * 2..][..2], [from, from + 1], "{k} {n}");
+        }
+        // Any part, also one that begins and ends within an element.
+        for (start, len) in [(0, 1), (3, 9), (11, 40), (69, 1), (5, 0)] {
+            let mut part = vec![0; len];
+            tensor.read_bytes(start, &mut part).unwrap();
+            assert_eq!(part, all[start..start + len], "{start} {len}");
+        }
+        assert_eq!(loader().take_transposed("w").unwrap().to_f32().unwrap(), [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
+    }
+
+    #[test]
+    fn what_is_no_matrix_is_refused_and_stays() {
+        let mut loader = loader();
+        let text = loader.take_transposed("v").unwrap_err().to_string();
+        assert!(text.contains("'v'") && text.contains("[6]"), "{text}");
+        assert_eq!(loader.take("v").unwrap().len(), 6);
+        assert!(matches!(loader.take_transposed("v"), Err(Error::MissingWeight { .. })));
+    }
+}
