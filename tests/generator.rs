@@ -123,6 +123,7 @@ fn a_common_prefix_is_not_computed_again() {
         assert_eq!(generator.cached_rows(), common, "{device}");
         let error = worst(&generator.prefill_get_last_logits(&tokens).unwrap(), &oracle.f32("p70.logits")[69 * 150..]);
         assert!(error < GATE, "{device}: {error}");
+        assert_eq!(generator.rows_computed(), (60 + other.len() - common + 70 - common) as u64, "{device}");
         generator.prefill(&tokens[..66]).unwrap();
         assert_eq!(generator.cached_rows(), 65, "{device}");
         let before = submits(&generator);
@@ -142,9 +143,11 @@ fn a_ring_that_has_moved_on_is_computed_anew() {
     for device in devices() {
         let mut generator = generator(&oracle, &device, Some(8), None);
         let check = |generator: &mut GemmaGenerator, len: usize, kept: usize| {
+            let before = generator.rows_computed();
             generator.prefill(&tokens[..len]).unwrap();
             assert_eq!(generator.cached_rows(), kept, "{device} {len}");
             let logits = generator.prefill_get_last_logits(&tokens[..len]).unwrap();
+            assert_eq!(generator.rows_computed() - before, (len - kept) as u64, "{device} {len}");
             let error = worst(&logits, &expected[(len - 1) * 150..][..150]);
             assert!(error < GATE, "{device} {len}: {error}");
         };
@@ -278,7 +281,8 @@ fn a_seed_gives_one_text_however_it_is_reached() {
     let [mut reference, mut gpu] = devices().map(|device| generator(&oracle, &device, Some(16), None).with_stop_tokens(&[]));
     let mut texts = BTreeSet::new();
     for seed in 0..6 {
-        for opts in [SampleOpts::temperature(1.0, seed), SampleOpts::temperature(0.7, seed).with_top_k(12).with_top_p(0.9)] {
+        let filtered = SampleOpts::temperature(0.7, seed).with_top_k(12).with_top_p(0.9);
+        for opts in [SampleOpts::temperature(1.0, seed), filtered, filtered.with_repetition_penalty(1.4)] {
             let text = |generator: &mut GemmaGenerator, cached: bool| -> Vec<u32> {
                 generator.prefill(&prompt).unwrap();
                 let step = |_| if cached { generator.step_cached(&opts) } else { generator.step(&opts) };
@@ -292,7 +296,7 @@ fn a_seed_gives_one_text_however_it_is_reached() {
             texts.insert(first);
         }
     }
-    assert!(texts.len() >= 10, "{} texts of 12 seeds and options", texts.len());
+    assert!(texts.len() >= 15, "{} texts of 18 seeds and options", texts.len());
 }
 
 #[test]
@@ -331,4 +335,36 @@ fn the_short_list_of_the_device_decides_as_the_whole_row_does() {
         }
     }
     assert!(fallbacks >= 50, "{fallbacks}");
+}
+
+#[test]
+fn a_repetition_penalty_reads_the_whole_row_and_chooses_from_it() {
+    let oracle = Oracle::open(MODEL);
+    let prompt = oracle.tokens("p7.input_ids");
+    let row_bytes = oracle.config.vocab_size as u64 * 4;
+    let mut plain = 0;
+    let mut generator = generator(&oracle, &Device::Gpu, Some(16), None);
+    for opts in [GREEDY.with_repetition_penalty(1.5), SampleOpts::temperature(0.8, 3).with_repetition_penalty(1.5)] {
+        generator.prefill(&prompt).unwrap();
+        for _ in 0..12 {
+            let history = generator.tokens().to_vec();
+            let mut row = generator.recompute_all_logits(&history).unwrap();
+            let mut row = row.split_off((history.len() - 1) * oracle.config.vocab_size);
+            let greedy = sample_token_after(&row, &GREEDY, &history).unwrap();
+            // The rule by hand, on logits of another path.
+            let distinct: BTreeSet<u32> = history.iter().copied().collect();
+            for token in distinct {
+                let logit = &mut row[token as usize];
+                *logit *= if *logit < 0.0 { 1.5 } else { 1.0 / 1.5 };
+            }
+            let unpenalised = opts.with_repetition_penalty(1.0);
+            let expected = sample_token_after(&row, &unpenalised, &history).unwrap();
+            let before = generator.counters().unwrap().bytes_read_back;
+            let token = generator.step_cached(&opts).unwrap();
+            assert_eq!(token, expected, "{opts:?} {history:?}");
+            assert_eq!(generator.counters().unwrap().bytes_read_back - before, row_bytes);
+            plain += u64::from(token == greedy);
+        }
+    }
+    assert!(plain < 20, "the penalty changed nothing");
 }

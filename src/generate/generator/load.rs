@@ -95,7 +95,9 @@ impl GemmaGenerator {
     /// memory for another.
     pub fn share_weights(&self) -> Result<Self> {
         let mut engine = self.engine.another();
-        engine.reserve(self.reserved)?;
+        if self.reserved > 0 {
+            engine.reserve(self.reserved)?;
+        }
         Ok(self.beside(engine, self.history.fresh()))
     }
 
