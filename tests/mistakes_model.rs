@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use gemmaflow::{
     flow::BuiltModel,
     gemma::{GemmaFlow, LayerKind},
-    generate::{GemmaGenerator, SampleOpts},
+    generate::{GemmaGenerator, SampleOpts, bucket_decode_mask},
     ir::{
         DimBinding, Graph, MaskKind, NodeId, Op, OpDef, Value,
         ops::{Attention, Const, Input, PositionRule, Role, RopeTable},
@@ -138,7 +138,7 @@ fn mistake_01_bucketed_decode() {
         row.max(worst(&logits(&outputs), &expected[past * vocab..][..vocab]))
     };
     for (upper, past) in [(16, 15), (16, 16), (32, 17), (8, 7), (8, 8), (16, 9)] {
-        let mask = live_mask(past, upper);
+        let mask = bucket_decode_mask(past, upper).unwrap();
         let devices: &[Device] = if upper == 16 { &[Device::Cpu, Device::Gpu] } else { &[Device::Cpu] };
         for device in devices {
             let error = fault(upper, past, past as u32, &mask, device.clone());
@@ -146,7 +146,7 @@ fn mistake_01_bucketed_decode() {
         }
     }
     // RoPE at the bucket's upper bound; a mask that is read as additive; a mask that drops the new row.
-    let keep = live_mask(9, 16);
+    let keep = bucket_decode_mask(9, 16).unwrap();
     assert!(fault(16, 9, 16, &keep, Device::Cpu) > RED);
     let additive: Vec<f32> = keep.iter().map(|k| if *k > 0.5 { 0.0 } else { -1e9 }).collect();
     assert!(fault(16, 9, 9, &additive, Device::Cpu) > RED);
@@ -358,8 +358,4 @@ fn mistake_26_a_copy_of_the_embedding_as_head() {
     let uploaded = gpu.context().expect("a GPU").counters().snapshot().bytes_uploaded - before;
     let stored: usize = model.params.values().map(|t| t.byte_len()).sum();
     assert!((uploaded as usize) < stored + stored / 4, "{uploaded} of {stored}: stored types travel as they are");
-}
-
-fn live_mask(past: usize, upper: usize) -> Vec<f32> {
-    (0..=upper).map(|row| f32::from(u8::from(row < past || row == upper))).collect()
 }

@@ -9,6 +9,7 @@ use gemmaflow::{
     Error,
     flow::BuiltModel,
     gemma::GemmaFlow,
+    generate::bucket_decode_mask,
     ir::{DimBinding, Value, sym},
     runtime::{CompileOptions, CompiledGraph, Device, RunInput, Session},
 };
@@ -256,7 +257,7 @@ fn a_mask_of_the_callers_own_joins_the_layers_mask() {
             let mut graph = compile(&session, &flow.build(oracle.loader().as_mut()).unwrap(), DimBinding::new());
             for live in [20usize, 39, 40] {
                 let batch = Batch { lengths: vec![live], room: 40 };
-                let mask = live_mask(live, 40);
+                let mask = bucket_decode_mask(live, 40).unwrap();
                 let position = [live as u32];
                 let given = [("position", RunInput::U32(&position)), ("mask", RunInput::F32(&mask))];
                 check_step(&mut graph, &oracle, &kv, &batch, &given);
@@ -266,10 +267,6 @@ fn a_mask_of_the_callers_own_joins_the_layers_mask() {
             }
         }
     }
-}
-
-fn live_mask(live: usize, room: usize) -> Vec<f32> {
-    (0..=room).map(|row| f32::from(row < live || row == room)).collect()
 }
 
 #[test]
