@@ -184,10 +184,11 @@ fn inspect_shows_the_profile_in_effect() {
     std::fs::copy(data("checkpoints/gemma3-text/model.safetensors"), &weights).expect("copied");
     let beside = folder.path().join("gemma.rlx.toml");
     std::fs::write(&beside, "[fusion]\npolicy = 'direct'\n").expect("written");
-    let found = plan(&["--model", &weights.display().to_string()]);
+    let found = plan(&["--context", "256", "--model", &weights.display().to_string()]);
     assert!(found.starts_with(&format!("profile for decode: {}\n", beside.display())), "{found}");
     std::fs::write(&beside, "[fusion]\npolicy = 'direct'\nskip = true\n").expect("written");
-    let wrong = fails("inspect", &["--plan", "--device", "portable", "--model", &folder.path().display().to_string()]);
+    let model = folder.path().display().to_string();
+    let wrong = fails("inspect", &["--plan", "--device", "portable", "--context", "256", "--model", &model]);
     assert!(wrong.contains("gemma.rlx.toml:3:8: fusion.skip: "), "{wrong}");
 }
 
