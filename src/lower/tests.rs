@@ -30,9 +30,8 @@ fn written(shader: &str) -> &'static [u32] {
 }
 
 /// Follows what every slot holds and checks each read against what the graph says is read there.
-fn check(graph: &Graph, binding: &DimBinding, target: &Target, plan: &Plan) {
-    let options = LowerOptions::default();
-    let bound = Bound::new(graph, binding, target, &options, &|_| None).unwrap();
+fn check(graph: &Graph, binding: &DimBinding, target: &Target, options: &LowerOptions, plan: &Plan) {
+    let bound = Bound::new(graph, binding, target, options, &|_| None).unwrap();
     let mut held: BTreeMap<Slot, NodeId> = BTreeMap::new();
     for id in bound.values() {
         if let Op::Input(input) = bound.op(id) {
@@ -111,17 +110,22 @@ fn lowered(graph: &Graph) -> Plan {
     lowered_for(graph, &DimBinding::new(), &Target::portable())
 }
 
-/// Lowers and checks, with a name of its own for every node.
+/// Lowers and checks, also with each op on its own, with a name of its own for every node.
 fn lowered_for(graph: &Graph, binding: &DimBinding, target: &Target) -> Plan {
     let mut graph = prepare(graph, &LowerOptions::default(), &mut PassReport::default()).unwrap();
     for id in graph.ids() {
         graph.label(id, &format!("n{}", id.0));
     }
-    let plan =
-        lower(&graph, binding, target, &LowerOptions::default(), &|_| None).unwrap_or_else(|e| panic!("{}: {e}", graph.name));
-    check(&graph, binding, target, &plan);
-    validate(&plan);
-    plan
+    let plan_with = |options: &LowerOptions| {
+        let plan = lower(&graph, binding, target, options, &|_| None).unwrap_or_else(|e| panic!("{}: {e}", graph.name));
+        check(&graph, binding, target, options, &plan);
+        validate(&plan);
+        plan
+    };
+    let direct = plan_with(&LowerOptions { fuse: false, ..LowerOptions::default() });
+    let fused = plan_with(&LowerOptions::default());
+    assert!(direct.dispatches.len() >= fused.dispatches.len(), "{direct}");
+    fused
 }
 
 fn shaders(plan: &Plan) -> Vec<&str> {

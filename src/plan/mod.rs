@@ -100,7 +100,7 @@ impl fmt::Display for Plan {
             match &slot.kind {
                 SlotKind::Scratch => writeln!(f, "  slot {index}: {} bytes", slot.bytes)?,
                 SlotKind::Input { name, role, ty } => {
-                    writeln!(f, "  slot {index}: {} bytes, input {name} ({role:?}) {}{:?}", slot.bytes, ty.dtype, ty.shape)?;
+                    writeln!(f, "  slot {index}: {} bytes, input {name} ({role}) {}{:?}", slot.bytes, ty.dtype, ty.shape)?;
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! Where values come from: inputs, weights, constants.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use super::{Lowering, OpDef, expect_operands};
 use crate::{
@@ -31,6 +31,18 @@ pub enum Role {
     RopeTable(RopeTable),
     /// The runtime: the resident cache, written in place.
     Cache,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Role::Caller => f.write_str("caller"),
+            Role::Optional => f.write_str("optional"),
+            Role::Positions(_) | Role::KeyPositions { .. } | Role::LastToken(_) => f.write_str("derived"),
+            Role::RopeTable(table) => write!(f, "rope table of {}", table.inv_freq.len()),
+            Role::Cache => f.write_str("cache"),
+        }
+    }
 }
 
 /// How the positions of new tokens follow from what a run is given.
@@ -78,11 +90,8 @@ impl OpDef for Input {
 
     fn attributes(&self) -> String {
         match &self.role {
-            Role::RopeTable(table) => format!("{{{}, rope table of {}}}", self.name, table.inv_freq.len()),
             Role::Caller => format!("{{{}}}", self.name),
-            Role::Optional => format!("{{{}, optional}}", self.name),
-            Role::Positions(_) | Role::KeyPositions { .. } | Role::LastToken(_) => format!("{{{}, derived}}", self.name),
-            Role::Cache => format!("{{{}, cache}}", self.name),
+            role => format!("{{{}, {role}}}", self.name),
         }
     }
 
