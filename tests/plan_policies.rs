@@ -4,6 +4,8 @@
 #[allow(dead_code)] // Each test binary uses a part.
 mod oracle;
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use gemmaflow::{
     Error, Result,
     generate::{GemmaGenerator, GeneratorOptions, SampleOpts},
@@ -25,6 +27,13 @@ const POLICIES: [(&str, Policy); 8] = [
     ("all dynamic", |g| g.with_dynamic_prefill_cache(72)?.with_dynamic_decode_cache(72)),
 ];
 
+/// One test at a time: they count what a device is asked for, and software drivers take minutes to compile on two busy devices at
+/// once.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A vocabulary of 150 (gemma3-text) and 151 (gemma1-mha).
 fn generator(oracle: &Oracle, device: &Device, chunk: usize) -> GemmaGenerator {
     let options = GeneratorOptions { prefill_chunk: Some(chunk), ..GeneratorOptions::default() };
@@ -44,6 +53,7 @@ fn pipelines(generator: &GemmaGenerator) -> u64 {
 
 #[test]
 fn every_policy_gives_the_logits_of_transformers_at_bucket_edges() {
+    let _alone = alone();
     // Plans are the GPU's; what the reference shares with them is how many rows the caches have.
     let of_rows = |name: &str| name.contains("decode") || name == "all dynamic";
     for (model, device) in [("gemma3-text", Device::Gpu), ("gemma2", Device::Gpu), ("gemma3-text", Device::Cpu)] {
@@ -73,6 +83,7 @@ fn every_policy_gives_the_logits_of_transformers_at_bucket_edges() {
 
 #[test]
 fn exact_prefill_plans_are_forgotten_by_last_use() {
+    let _alone = alone();
     let oracle = Oracle::open("gemma3-text");
     let mut generator = generator(&oracle, &Device::Gpu, 64).with_prefill_cache(2).unwrap();
     let mut first = 10;
@@ -98,6 +109,7 @@ fn exact_prefill_plans_are_forgotten_by_last_use() {
 
 #[test]
 fn evicted_plans_give_their_memory_back() {
+    let _alone = alone();
     let oracle = long(512);
     let mut generator = generator(&oracle, &Device::Gpu, 128).with_prefill_cache(1).unwrap();
     let run = |generator: &mut GemmaGenerator, token: u32, len: usize| {
@@ -134,6 +146,7 @@ fn walk(generator: &mut GemmaGenerator, lengths: usize) {
 
 #[test]
 fn a_thousand_decode_lengths_have_one_plan_a_bucket() {
+    let _alone = alone();
     let oracle = long(1024);
     let first = generator(&oracle, &Device::Gpu, 16);
     let cases: [(Policy, u64); 3] = [
@@ -161,6 +174,7 @@ fn a_thousand_decode_lengths_have_one_plan_a_bucket() {
 
 #[test]
 fn a_thousand_prefills_stay_within_their_plans_and_bytes() {
+    let _alone = alone();
     let oracle = long(1024);
     let first = generator(&oracle, &Device::Gpu, 64);
     let block = |tokens: usize| 2048 + tokens as u64 * (8 + 8 * oracle.config.head_dim as u64);
@@ -211,6 +225,7 @@ fn a_thousand_prefills_stay_within_their_plans_and_bytes() {
 
 #[test]
 fn capacities_out_of_range_are_errors_that_name_the_option() {
+    let _alone = alone();
     let oracle = Oracle::open("gemma3-text");
     let options: [(&str, Capacity); 4] = [
         ("with_prefill_cache: capacity", GemmaGenerator::with_prefill_cache),
