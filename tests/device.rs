@@ -322,7 +322,7 @@ const SLOW: &str = "@group(0) @binding(0) var<storage, read_write> x: array<u32>
 
 #[test]
 fn a_wait_ends_at_its_time_limit_and_the_context_works_on() {
-    let context = open(&GpuOptions { timeout: Duration::from_millis(1), ..GpuOptions::default() });
+    let context = open(&GpuOptions { timeout: Some(Duration::from_millis(1)), ..GpuOptions::default() });
     let buffer = context.create_buffer("slow", 4, storage()).unwrap();
     let submission = dispatch(context.device(), context.queue(), SLOW, buffer.raw());
     let error = context.wait(&submission, "a slow shader").unwrap_err();

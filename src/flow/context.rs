@@ -196,6 +196,13 @@ impl<'a> EmitContext<'a> {
         Shape([self.batch.into(), self.seq].into_iter().chain(rest.iter().map(|&n| n.into())).collect())
     }
 
+    /// `[B, past + T]`.
+    fn keys(&self, past: Dim) -> Result<Shape> {
+        let keys = past.checked_add(self.seq);
+        let keys = keys.ok_or_else(|| Error::Builder(format!("past {past} and {} new tokens make no size", self.seq)))?;
+        Ok(Shape(vec![self.batch.into(), keys]))
+    }
+
     /// The positions of the new tokens, `[B, T]` i32.
     ///
     /// # Errors
@@ -210,7 +217,7 @@ impl<'a> EmitContext<'a> {
     /// # Errors
     /// None in practice; the graph's own.
     pub fn key_positions(&mut self, past: Dim) -> Result<NodeId> {
-        let (rule, shape) = (self.positions.clone(), Shape(vec![self.batch.into(), past + self.seq]));
+        let (rule, shape) = (self.positions.clone(), self.keys(past)?);
         self.unscoped("key_positions", |graph| graph.input("key_positions", Role::KeyPositions { rule, past }, DType::I32, shape))
     }
 
@@ -219,7 +226,7 @@ impl<'a> EmitContext<'a> {
     /// # Errors
     /// None in practice; the graph's own.
     pub fn key_mask(&mut self, past: Dim) -> Result<NodeId> {
-        let shape = Shape(vec![self.batch.into(), past + self.seq]);
+        let shape = self.keys(past)?;
         self.unscoped("mask", |graph| graph.input("mask", Role::Caller, DType::F32, shape))
     }
 

@@ -1,6 +1,6 @@
 //! Sizes that may still be symbols, and what binds them.
 
-use std::{collections::BTreeMap, fmt, ops::Add};
+use std::{collections::BTreeMap, fmt};
 
 use crate::{Error, Result};
 
@@ -37,6 +37,14 @@ impl Dim {
         self.symbols.iter().all(Option::is_none).then_some(self.offset)
     }
 
+    /// The sum; `None` where more than two symbols would be left, or the number is too large.
+    pub fn checked_add(self, other: Dim) -> Option<Dim> {
+        let mut symbols = self.symbols().chain(other.symbols());
+        let sum = [symbols.next(), symbols.next()];
+        let offset = self.offset.checked_add(other.offset)?;
+        symbols.next().is_none().then_some(Dim { symbols: sum, offset })
+    }
+
     /// The symbols of the sum, in order.
     pub fn symbols(self) -> impl Iterator<Item = Symbol> {
         self.symbols.into_iter().flatten()
@@ -68,18 +76,6 @@ impl From<usize> for Dim {
 impl From<Symbol> for Dim {
     fn from(symbol: Symbol) -> Self {
         Dim { symbols: [Some(symbol), None], offset: 0 }
-    }
-}
-
-impl Add for Dim {
-    type Output = Dim;
-
-    /// The sum. Panics when more than two symbols would be left, which no graph of this crate needs.
-    fn add(self, other: Dim) -> Dim {
-        let mut symbols = self.symbols.into_iter().chain(other.symbols).flatten();
-        let sum = [symbols.next(), symbols.next()];
-        assert!(symbols.next().is_none(), "a size is a sum of at most two symbols");
-        Dim { symbols: sum, offset: self.offset + other.offset }
     }
 }
 

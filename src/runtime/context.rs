@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    capabilities::Capabilities,
+    capabilities::{AdapterKind, Capabilities},
     counters::Counters,
     device::OwnDevice,
     driver_cache::{DriverCache, PipelineBlob},
@@ -28,8 +28,9 @@ pub struct GpuOptions {
     pub max_binding: Option<u64>,
     /// Lower the largest buffer to this many bytes.
     pub max_buffer: Option<u64>,
-    /// How long any single wait for the device may take. Default: 60 s.
-    pub timeout: Duration,
+    /// How long any single wait for the device may take. Default: 60 s; 300 s for an adapter that computes on the CPU, which
+    /// compiles kernels when they first run.
+    pub timeout: Option<Duration>,
     /// Ask for cooperative matrices where the adapter has them; an experimental feature of wgpu. Default: off.
     pub cooperative_matrices: bool,
     /// Use the portable kernels only: no subgroup operations, no cooperative matrices. Default: off.
@@ -56,10 +57,14 @@ impl std::fmt::Debug for GpuOptions {
 
 impl Default for GpuOptions {
     fn default() -> Self {
-        let timeout = Duration::from_secs(60);
         let (cooperative_matrices, portable) = (false, false);
-        Self { max_binding: None, max_buffer: None, timeout, cooperative_matrices, portable, pipeline_cache: None }
+        Self { max_binding: None, max_buffer: None, timeout: None, cooperative_matrices, portable, pipeline_cache: None }
     }
+}
+
+/// The longest wait where the options say nothing.
+fn default_timeout(capabilities: &Capabilities) -> Duration {
+    Duration::from_secs(if capabilities.kind == AdapterKind::Software { 300 } else { 60 })
 }
 
 /// An opened GPU with its queue. Shared as `Arc<GpuContext>` between models and threads.
@@ -140,12 +145,13 @@ impl GpuContext {
             adapter = %capabilities.adapter, backend = %capabilities.backend, kind = %capabilities.kind,
             f16 = capabilities.f16, subgroups = capabilities.subgroups, max_binding = capabilities.max_binding, "GPU opened"
         );
+        let timeout = options.timeout.unwrap_or_else(|| default_timeout(&capabilities));
         let mut context = Self {
             adapter,
             device,
             queue,
             capabilities,
-            timeout: options.timeout,
+            timeout,
             faults,
             counters: Arc::default(),
             staging: Mutex::default(),

@@ -260,7 +260,8 @@ impl OpDef for Concat {
             return Err(format!("operands must agree in all but dimension {}", self.axis));
         }
         let mut shape = a.shape.clone();
-        shape.0[self.axis] = a.shape.0[self.axis] + b.shape.0[self.axis];
+        let (x, y) = (a.shape.0[self.axis], b.shape.0[self.axis]);
+        shape.0[self.axis] = x.checked_add(y).ok_or_else(|| format!("{x} and {y} make a size of more than two symbols"))?;
         Ok(moved(a, shape))
     }
 

@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn each_symbol_is_padded_at_its_own_end() {
-        let keys = Dim::from(sym::PAST_SEQ) + Dim::from(sym::SEQ);
+        let keys = Dim::from(sym::PAST_SEQ).checked_add(sym::SEQ.into()).unwrap();
         let shape = Shape(vec![2.into(), keys, 2.into()]);
         let sizes = |past, new| DimBinding::new().with(sym::PAST_SEQ, past).with(sym::SEQ, new);
         let padding = Padding::new(&shape, &sizes(1, 2), &sizes(3, 3)).unwrap();
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn a_number_is_the_last_part() {
-        let shape = Shape(vec![Dim::from(sym::PAST_SEQ) + 1.into()]);
+        let shape = Shape(vec![Dim::from(sym::PAST_SEQ).checked_add(1.into()).unwrap()]);
         let sizes = |past| DimBinding::new().with(sym::PAST_SEQ, past);
         let padding = Padding::new(&shape, &sizes(2), &sizes(4)).unwrap();
         let Data::F32(v) = padding.pad(&Value::f32([3], vec![1.0, 2.0, 3.0]), 0).data else { panic!("floats stay floats") };
