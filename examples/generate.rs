@@ -4,7 +4,7 @@ mod common;
 
 use std::{
     ops::ControlFlow,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -76,7 +76,7 @@ fn run(arguments: Arguments) -> Result<()> {
         .with_min_p(arguments.min_p);
     opts.validate()?;
     let (config, mut weights) = common::open(&arguments.model)?;
-    let tokenizer = tokenizer(&common::folder(&arguments.model))?;
+    let tokenizer = common::tokenizer(&common::folder(&arguments.model))?;
     let (prompt, stop) = encode(&arguments, &config, &tokenizer)?;
 
     let options = GeneratorOptions { context: arguments.context, ..GeneratorOptions::default() };
@@ -95,14 +95,6 @@ fn run(arguments: Arguments) -> Result<()> {
     }
     report(&generator, [load, compile], prompt.len(), &times);
     Ok(())
-}
-
-fn tokenizer(folder: &Path) -> Result<Tokenizer> {
-    let path = folder.join("tokenizer.json");
-    if !path.is_file() {
-        bail!("{}: no such file; the model's tokenizer.json must lie beside its config.json", path.display());
-    }
-    Ok(Tokenizer::from_file(path)?)
 }
 
 /// The prompt in tokens, and the tokens that end an answer.

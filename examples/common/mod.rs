@@ -12,8 +12,9 @@ use anyhow::{Result, anyhow, bail};
 use clap::Parser;
 use gemmaflow::{
     gemma::GemmaConfig,
-    generate::{GemmaGenerator, GeneratorOptions},
+    generate::{GemmaGenerator, GeneratorOptions, SampleOpts},
     runtime::{Device, adapters},
+    text::Tokenizer,
     weights::{WeightLoader, load_from_path},
 };
 use indicatif::{ProgressBar, ProgressStyle};
@@ -92,6 +93,15 @@ pub fn open(path: &Path) -> Result<(GemmaConfig, Box<dyn WeightLoader>)> {
     Ok((GemmaConfig::from_file(folder(path))?, load_from_path(path)?))
 }
 
+/// The tokenizer of a model's folder.
+pub fn tokenizer(folder: &Path) -> Result<Tokenizer> {
+    let path = folder.join("tokenizer.json");
+    if !path.is_file() {
+        bail!("{}: no such file; the model's tokenizer.json must lie beside its config.json", path.display());
+    }
+    Ok(Tokenizer::from_file(path)?)
+}
+
 /// The shape of a released model.
 pub fn preset(name: &str) -> Result<GemmaConfig> {
     let known = || GemmaConfig::preset_names().collect::<Vec<_>>().join(", ");
@@ -133,4 +143,39 @@ pub fn bar(length: u64, style: &str) -> ProgressBar {
 pub fn rate(count: usize, time: Duration) -> Option<f64> {
     let seconds = time.as_secs_f64();
     (count > 0 && seconds > 0.0).then(|| count as f64 / seconds)
+}
+
+/// The value in the middle; 0 where there is none.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
+}
+
+/// A greedy continuation and how fast it came.
+pub struct Raced {
+    /// The tokens after the prompt.
+    pub tokens: Vec<u32>,
+    /// Tokens of decode per second, the median over the turns.
+    pub rate: f64,
+}
+
+/// Lets generators continue a prompt in turns, `reps` of them after one that is not counted, so that whatever else the machine
+/// does meets them all alike.
+pub fn race(generators: &mut [GemmaGenerator], prompt: &[u32], count: usize, reps: usize) -> Result<Vec<Raced>> {
+    let greedy = SampleOpts::greedy();
+    let mut rates = vec![Vec::new(); generators.len()];
+    let mut texts = vec![Vec::new(); generators.len()];
+    for rep in 0..=reps {
+        for (i, generator) in generators.iter_mut().enumerate() {
+            generator.prefill(prompt)?;
+            let mut tokens = vec![generator.step_cached(&greedy)?];
+            let start = Instant::now();
+            tokens.extend(generator.generate_cached(count.saturating_sub(1), &greedy)?);
+            let rate = rate(tokens.len() - 1, start.elapsed()).filter(|_| rep > 0);
+            rates[i].extend(rate);
+            texts[i] = tokens;
+        }
+    }
+    let raced = texts.into_iter().zip(rates).map(|(tokens, rates)| Raced { tokens, rate: median(rates) });
+    Ok(raced.collect())
 }

@@ -1,6 +1,9 @@
 //! What a stage works with.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::Adapter;
 use crate::{
@@ -59,6 +62,8 @@ pub struct EmitContext<'a> {
     pub positions: PositionRule,
     loader: &'a mut dyn WeightLoader,
     params: ModelParams,
+    /// The names of weights that no loader knows.
+    own: BTreeSet<String>,
     shared: BTreeMap<String, NodeId>,
     scope: Vec<String>,
     adapters: Vec<Arc<Adapter>>,
@@ -77,6 +82,7 @@ impl<'a> EmitContext<'a> {
             positions: PositionRule::From(0),
             loader,
             params: ModelParams::new(),
+            own: BTreeSet::new(),
             shared: BTreeMap::new(),
             scope: Vec::new(),
             adapters: Vec::new(),
@@ -111,8 +117,12 @@ impl<'a> EmitContext<'a> {
     /// The weight called `name` in the graph and `key` in the loader, which must have `shape`. Its bytes are not read.
     ///
     /// # Errors
-    /// [`Error::MissingWeight`], [`Error::WeightShape`], [`Error::WeightType`].
+    /// [`Error::MissingWeight`], [`Error::WeightShape`], [`Error::WeightType`]; [`Error::Builder`] where a stage's own weight has
+    /// the name.
     pub fn weight(&mut self, name: &str, key: &str, shape: &[usize]) -> Result<NodeId> {
+        if self.own.contains(name) {
+            return Err(taken(name));
+        }
         if !self.params.contains_key(name) {
             let info = self.loader.peek(key)?;
             if info.shape != shape {
@@ -131,10 +141,11 @@ impl<'a> EmitContext<'a> {
     /// [`Error::Builder`] when the name is taken.
     pub fn own_weight(&mut self, name: &str, tensor: Tensor) -> Result<NodeId> {
         if self.params.contains_key(name) {
-            return Err(Error::Builder(format!("two weights are called '{name}'")));
+            return Err(taken(name));
         }
         let node = self.graph.weight(name, tensor.dtype(), tensor.shape())?;
         self.params.insert(name.to_string(), tensor);
+        self.own.insert(name.to_string());
         Ok(node)
     }
 
@@ -274,4 +285,8 @@ impl<'a> EmitContext<'a> {
         outputs.for_each(|(name, node)| self.graph.output(name, node));
         self.params
     }
+}
+
+fn taken(name: &str) -> Error {
+    Error::Builder(format!("two weights are called '{name}'"))
 }

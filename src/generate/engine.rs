@@ -10,6 +10,10 @@ use crate::{
     Error, Result,
     flow::BuiltModel,
     gemma::{GemmaConfig, GemmaFlow},
+    ir::{
+        Graph, MaskKind, Node, Op,
+        ops::{Attention, Input, Role},
+    },
     runtime::{CacheStats, CounterSnapshot, PipelineBlob},
     weights::{WeightLoader, WeightMap},
 };
@@ -19,6 +23,9 @@ pub const PREFILL_CHUNK: usize = 128;
 
 /// Rows of the smallest cache, unless [`with_decode_cache`](super::GemmaGenerator::with_decode_cache) says otherwise.
 pub const SMALLEST_BUCKET: usize = 256;
+
+/// Changes the flow of every graph of a model, such as with a [`layer`](GemmaFlow::layer) hook.
+pub type FlowHook = Arc<dyn for<'a> Fn(GemmaFlow<'a>) -> GemmaFlow<'a> + Send + Sync>;
 
 /// What a run is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -110,12 +117,13 @@ pub(crate) trait Engine: Send {
 pub(crate) struct Model {
     pub(crate) config: GemmaConfig,
     weights: WeightMap,
+    flow: Option<FlowHook>,
     built: Mutex<BTreeMap<(bool, Want), Arc<BuiltModel>>>,
 }
 
 impl Model {
     /// Takes all that is left in the loader.
-    pub(crate) fn new(config: GemmaConfig, loader: &mut dyn WeightLoader) -> Result<Self> {
+    pub(crate) fn new(config: GemmaConfig, loader: &mut dyn WeightLoader, flow: Option<FlowHook>) -> Result<Self> {
         config.validate()?;
         let mut tensors = Vec::new();
         for key in loader.remaining_keys() {
@@ -126,7 +134,7 @@ impl Model {
                 Err(error) => return Err(error),
             }
         }
-        Ok(Self { config, weights: WeightMap::from_tensors(tensors), built: Mutex::default() })
+        Ok(Self { config, weights: WeightMap::from_tensors(tensors), flow, built: Mutex::default() })
     }
 
     /// The graph for `want`, with caches or without.
@@ -139,14 +147,42 @@ impl Model {
             true => GemmaFlow::resident(&self.config),
             false => GemmaFlow::new(&self.config).dynamic_seq(),
         };
+        let flow = match &self.flow {
+            Some(change) => change(flow),
+            None => flow,
+        };
         let flow = match want {
             Want::Nothing => flow.hidden_only(),
             Want::Last => flow.last_token_logits(),
             Want::All => flow.lm_head(),
         };
         let made = Arc::new(flow.build(&mut self.weights.clone())?);
+        check_inputs(&made.graph)?;
         built.insert((resident, want), made.clone());
         Ok(made)
+    }
+
+    /// The largest window of any layer, in positions; `None` where every layer sees everything.
+    pub(crate) fn window(&self) -> Result<Option<usize>> {
+        let built = self.built(true, Want::All)?;
+        let window = |node: &Node| match &node.op {
+            Op::Attention(Attention { mask: MaskKind::SlidingWindow(window), .. }) => Some(*window),
+            _ => None,
+        };
+        Ok(built.graph.nodes().iter().filter_map(window).max())
+    }
+}
+
+/// Refuses inputs that a hook added: the generator has no values for them.
+fn check_inputs(graph: &Graph) -> Result<()> {
+    let own = |input: &&Input| !["input_ids", "last_token_idx"].contains(&input.name.as_str());
+    let given = graph.inputs().map(|(_, input)| input).filter(|input| matches!(input.role, Role::Caller | Role::Optional));
+    match given.filter(own).map(|input| &input.name).next() {
+        Some(name) => {
+            let advice = "use a stateless graph, or a weight of the stage's own (EmitContext::own_weight)";
+            Err(Error::Builder(format!("the flow has the input '{name}', for which the generator has no value; {advice}")))
+        }
+        None => Ok(()),
     }
 }
 

@@ -8,7 +8,7 @@ mod reference_engine;
 mod sample;
 
 pub(crate) use engine::{Engine, Model, Sampled, Want};
-pub use engine::{ModelStats, PREFILL_CHUNK, SMALLEST_BUCKET};
+pub use engine::{FlowHook, ModelStats, PREFILL_CHUNK, SMALLEST_BUCKET};
 pub use generator::{GemmaGenerator, GeneratorOptions, OnProgress};
 pub use kv_state::{KvCacheState, bucket_decode_mask, kv_from_prefill_outputs, split_decode_logits_kv};
 pub(crate) use policy::{PlanPolicy, token_bucket};

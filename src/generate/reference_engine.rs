@@ -29,6 +29,8 @@ pub(crate) struct ReferenceEngine {
     rows: usize,
     policy: PlanPolicy,
     chunk: usize,
+    /// Rows of the rings.
+    ring: usize,
 }
 
 struct Inputs<'a> {
@@ -48,18 +50,17 @@ impl Source for Inputs<'_> {
 
 impl ReferenceEngine {
     pub(crate) fn new(model: Model, chunk: Option<usize>) -> Result<Self> {
-        model.built(true, Want::All)?;
         let (policy, chunk) = (PlanPolicy::default(), chunk.unwrap_or(PREFILL_CHUNK));
-        Ok(Self { model: Arc::new(model), caches: BTreeMap::new(), rows: 0, policy, chunk })
+        let ring = model.window()?.unwrap_or(1) + chunk;
+        Ok(Self { model: Arc::new(model), caches: BTreeMap::new(), rows: 0, policy, chunk, ring })
     }
 
     fn execute(&mut self, tokens: &[u32], start: usize, resident: bool, want: Want) -> Result<Vec<f32>> {
         if resident {
             self.reserve(start + tokens.len())?;
         }
-        let ring = self.model.config.sliding_window.unwrap_or(1) + self.chunk;
         let rows = tokens.len();
-        let binding = DimBinding::new().with(sym::SEQ, rows).with(sym::CACHE, self.rows).with(sym::RING, ring);
+        let binding = DimBinding::new().with(sym::SEQ, rows).with(sym::CACHE, self.rows).with(sym::RING, self.ring);
         let built = self.model.built(resident, want)?;
         let mut values = HashMap::new();
         for node in built.graph.nodes() {

@@ -41,6 +41,7 @@ impl GemmaFlow<'_> {
             (!decode && self.dynamic_past, "dynamic_past has no effect in prefill"),
             (!decode && self.custom_mask, "custom_mask has no effect in prefill; padding goes by the input attention_mask"),
             (self.resident && decode, "decode does not go with resident caches, which the resident graph has in both modes"),
+            (self.resident && self.seq.is_some(), "seq has no effect with resident caches, whose runs have any number of tokens"),
             (self.resident && self.batch > 1, "resident caches hold one sequence, batch must be 1"),
         ];
         if let Some((_, problem)) = refused.iter().find(|(refuse, _)| *refuse) {

@@ -1,7 +1,5 @@
 //! The token sequence, and which of its rows the caches hold.
 
-use crate::gemma::{GemmaConfig, LayerKind};
-
 /// The cache of the sliding layers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Ring {
@@ -24,10 +22,9 @@ pub(super) struct History {
 }
 
 impl History {
-    /// An empty one; a run has at most `chunk` tokens.
-    pub(super) fn new(config: &GemmaConfig, chunk: usize) -> Self {
-        let slides = config.layer_types.contains(&LayerKind::Sliding);
-        let ring = config.sliding_window.filter(|_| slides).map(|window| Ring { window, rows: window + chunk });
+    /// An empty one; the largest window of any layer is `window`, a run has at most `chunk` tokens.
+    pub(super) fn new(window: Option<usize>, chunk: usize) -> Self {
+        let ring = window.map(|window| Ring { window, rows: window + chunk });
         Self { tokens: Vec::new(), cached: 0, floor: 0, ring, computed: 0 }
     }
 

@@ -1,12 +1,12 @@
 //! How a generator comes to be.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use super::{GemmaGenerator, history::History};
 use crate::{
     Error, Result,
-    gemma::GemmaConfig,
-    generate::{Engine, Model, reference_engine::ReferenceEngine},
+    gemma::{GemmaConfig, GemmaFlow},
+    generate::{Engine, FlowHook, Model, reference_engine::ReferenceEngine},
     runtime::{Device, GpuEngine, GpuOptions, Opened, UploadProgress},
     weights::{WeightLoader, load_from_path},
 };
@@ -25,6 +25,17 @@ pub struct GeneratorOptions {
     pub gpu: GpuOptions,
     /// Load progress.
     pub on_progress: Option<OnProgress>,
+    /// Changes the flow; see [`with_flow`](Self::with_flow).
+    pub flow: Option<FlowHook>,
+}
+
+impl GeneratorOptions {
+    /// Changes the flow of every graph that the generator builds, before it chooses the head. Weights that stages add of their own
+    /// travel with the model's; a layer that is left out has neither weights on the device nor a cache.
+    pub fn with_flow(mut self, f: impl for<'a> Fn(GemmaFlow<'a>) -> GemmaFlow<'a> + Send + Sync + 'static) -> Self {
+        self.flow = Some(Arc::new(f));
+        self
+    }
 }
 
 impl GemmaGenerator {
@@ -76,13 +87,14 @@ impl GemmaGenerator {
         if capacity == 0 || capacity > limit {
             return Err(Error::ContextFull { needed: capacity, capacity: limit });
         }
-        let model = Model::new(config.clone(), loader)?;
+        let model = Model::new(config.clone(), loader, options.flow)?;
+        let window = model.window()?;
         let engine: Box<dyn Engine> = match device.open(&options.gpu)? {
             Opened::Gpu(context) => Box::new(GpuEngine::new(context, model, chunk, options.on_progress)?),
             Opened::Reference => Box::new(ReferenceEngine::new(model, chunk)?),
         };
         let stop = config.eos_token_ids.clone();
-        let history = History::new(&config, engine.largest_chunk());
+        let history = History::new(window, engine.largest_chunk());
         Ok(Self { config, engine, history, capacity, reserved: 0, stop })
     }
 

@@ -94,7 +94,9 @@ impl Caches {
             }
             grown.push((input.name.clone(), Arc::new(buffer)));
         }
+        // Where no layer sees everything, more rows need no more memory.
         if grown.is_empty() {
+            self.rows = rows;
             return Ok(());
         }
         let copies = context.run("growing the cache", |encoder| {

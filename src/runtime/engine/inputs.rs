@@ -8,10 +8,9 @@ use super::{
 };
 use crate::{
     Result,
-    gemma::GemmaConfig,
     ir::{
         Graph,
-        ops::{DEAD_KEY, Role, rope_rows},
+        ops::{DEAD_KEY, Input, Role, rope_rows},
     },
 };
 
@@ -23,27 +22,20 @@ pub(super) struct InputBlock {
     buffer: Arc<Buffer>,
     host: Vec<u8>,
     tokens: usize,
-    offsets: BTreeMap<&'static str, usize>,
+    offsets: BTreeMap<String, usize>,
 }
 
 impl InputBlock {
-    pub(super) fn new(context: &GpuContext, config: &GemmaConfig, tokens: usize) -> Result<Self> {
-        let table = tokens * config.head_dim * 4;
-        let parts = [
-            ("step", size_of::<Step>()),
-            ("input_ids", tokens * 4),
-            ("positions", tokens * 4),
-            ("last_token_idx", 4),
-            ("rope", table),
-            ("rope_full", table),
-            ("rope_sliding", table),
-        ];
-        // A model has either one table or two.
-        let shared = config.rope_full == config.rope_sliding;
+    pub(super) fn new<'g>(context: &GpuContext, graph: &'g Graph, tokens: usize) -> Result<Self> {
+        let parts = [("step", size_of::<Step>()), ("input_ids", tokens * 4), ("positions", tokens * 4), ("last_token_idx", 4)];
+        let table = |(_, input): (_, &'g Input)| match &input.role {
+            Role::RopeTable(table) => Some((input.name.as_str(), tokens * table.inv_freq.len() * 2 * 4)),
+            _ => None,
+        };
         let mut offsets = BTreeMap::new();
         let mut end = 0;
-        for (name, bytes) in parts.into_iter().filter(|(name, _)| !name.starts_with("rope") || (*name == "rope") == shared) {
-            offsets.insert(name, end);
+        for (name, bytes) in parts.into_iter().chain(graph.inputs().filter_map(table)) {
+            offsets.insert(name.to_string(), end);
             end = (end + bytes + 16).next_multiple_of(ALIGNMENT);
         }
         let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
@@ -58,7 +50,7 @@ impl InputBlock {
 
     /// The parts by the names of the graph's inputs.
     pub(super) fn bindings(&self) -> impl Iterator<Item = (String, (Arc<Buffer>, u64))> {
-        self.offsets.iter().map(|(name, offset)| (name.to_string(), (self.buffer.clone(), *offset as u64)))
+        self.offsets.iter().map(|(name, offset)| (name.clone(), (self.buffer.clone(), *offset as u64)))
     }
 
     /// Fills and writes the block. Padding rows get token 0; without caches they are dead keys.

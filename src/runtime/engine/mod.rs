@@ -44,7 +44,7 @@ impl GpuEngine {
         on_progress: Option<Box<dyn FnMut(UploadProgress) -> bool + Send>>,
     ) -> Result<Self> {
         let chunk = chunk.unwrap_or(PREFILL_CHUNK);
-        let ring = model.config.sliding_window.unwrap_or(1) + chunk;
+        let ring = model.window()?.unwrap_or(1) + chunk;
         let software = context.capabilities().kind == AdapterKind::Software;
         let model = Arc::new(GpuModel::new(context, model, on_progress)?);
         let pace = Pace::new(chunk, model.elements(), software);

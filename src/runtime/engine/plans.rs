@@ -77,7 +77,7 @@ impl PlanCache {
         let binding = DimBinding::new().with(sym::SEQ, key.tokens).with(sym::CACHE, key.rows).with(sym::RING, caches.ring());
         let shards = |name: &str| model.weights.get(name).map(|w| w.shards.iter().map(|s| s.rows.clone()).collect());
         let plan = lower(&built.graph, &binding, &model.target, &LowerOptions::default(), &shards)?;
-        let block = InputBlock::new(&model.context, &model.model.config, key.tokens)?;
+        let block = InputBlock::new(&model.context, &built.graph, key.tokens)?;
         let inputs = block.bindings().chain(caches.bindings()).collect();
         let bound = Bound { weights: &model.weights, inputs: &inputs, step: block.buffer() };
         let plan = PreparedPlan::new(&model.pipelines, &plan, bound, &mut self.scratch)?;
