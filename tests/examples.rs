@@ -138,6 +138,57 @@ fn bench_ends_with_one_json_object() {
     assert!(succeeds("bench", &["--prompt", "5", "--gen", "2", "--reps", "1", "--device", "cpu"]).contains("CPU reference"));
 }
 
+/// The line of a report that begins with `start`, and the number before `word` in it.
+fn figure(report: &str, start: &str, word: &str) -> f64 {
+    let line = report.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("'{start}' in {report}"));
+    let before = line.split(word).next().and_then(|text| text.split([' ', ',']).rfind(|part| !part.is_empty()));
+    before.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("a number before '{word}' in {line}"))
+}
+
+#[test]
+fn early_exit_shows_text_speed_and_weights_at_each_depth() {
+    let expected = expected();
+    let ids: Vec<u32> = serde_json::from_value(expected["new_ids"].clone()).expect("ids");
+    let text = Tokenizer::from_file(DEMO).expect("in the tree").decode(&ids[..8]).expect("known ids");
+    let prompt = expected["prompt"].as_str().expect("a prompt");
+    for device in ["cpu", "gpu"] {
+        let arguments = ["--prompt", prompt, "--exit", "1,3", "--max-tokens", "8", "--reps", "1", "--device", device];
+        let report = succeeds("early_exit", &arguments);
+        assert!(report.contains(&format!("{text:?}")), "the stock model's text {text:?} in {report}");
+        for depth in ["after layer 4 of 4", "after layer 1 of 4", "after layer 3 of 4"] {
+            assert!(figure(&report, depth, " tokens/s") > 0.0, "{depth}");
+        }
+        if device == "gpu" {
+            let bytes = |depth| figure(&report, depth, " weight bytes") as u64;
+            let layer = (bytes("after layer 4") - bytes("after layer 1")) / 3;
+            assert_eq!(bytes("after layer 3") - bytes("after layer 1"), 2 * layer);
+        }
+    }
+}
+
+#[test]
+fn lora_and_probe_run_on_the_demo_model() {
+    for device in ["cpu", "gpu"] {
+        let report = succeeds("lora", &["--max-tokens", "6", "--reps", "1", "--device", device]);
+        assert!(figure(&report, "with 8 adapted projections", " of the stock model") > 0.0);
+        if device == "gpu" {
+            let dispatches = |title| figure(&report, title, " dispatches a token");
+            assert_eq!(dispatches("with 8 adapted projections") - dispatches("stock"), 16.0, "A and B each: {report}");
+        }
+        let report = succeeds("probe", &["--reps", "1", "--top", "2", "--layers", "0,3", "--device", device]);
+        for line in ["layer 0: norm", "layer 3: norm", "prefill:"] {
+            assert!(report.contains(line), "{line} in {report}");
+        }
+    }
+    // transformers begins with "I will not": what the last layer says after that is its fourth token.
+    let ids: Vec<u32> = serde_json::from_value(expected()["new_ids"].clone()).expect("ids");
+    let text = |ids: &[u32]| Tokenizer::from_file(DEMO).expect("in the tree").decode(ids).expect("known ids");
+    assert_eq!(text(&ids[..3]), "I will not");
+    let report = succeeds("probe", &["--prompt", "ROMEO:\nI will not", "--device", "cpu", "--top", "1", "--reps", "1"]);
+    let last = format!("says [{:?}]", text(&ids[3..4]));
+    assert!(report.lines().any(|line| line.starts_with("layer 3") && line.contains(&last)), "{last} in {report}");
+}
+
 #[test]
 fn inspect_shows_each_stage() {
     let portable = |what: &[&str]| succeeds("inspect", &[what, &["--device", "portable"]].concat());
@@ -211,6 +262,9 @@ fn mistakes_are_explained() {
         (fails("bench", &["--shape", "gemma-9"]), "gemma-3-270m"),
         (fails("bench", &["--layers", "99", "--device", "cpu"]), "99"),
         (fails("bench", &["--reps", "0"]), "--reps is 0"),
+        (fails("early_exit", &["--exit", "5"]), "--exit 5: the model has layers 1 to 4"),
+        (fails("lora", &["--adapter", "/no/such/adapter", "--device", "cpu"]), "/no/such/adapter"),
+        (fails("probe", &["--layers", "4"]), "--layers 4: the model has layers 0 to 3"),
         (fails("inspect", &[]), "--graph"),
         (fails("inspect", &["--shader", "zork", "--device", "portable"]), "rms_norm"),
     ];
@@ -226,6 +280,9 @@ fn help_names_every_flag() {
             "generate",
             "--model --prompt --max-tokens --temperature --top-k --top-p --min-p --seed --device --chat --context --list-devices",
         ),
+        ("early_exit", "--model --prompt --exit --max-tokens --reps --device"),
+        ("lora", "--model --adapter --prompt --max-tokens --reps --device"),
+        ("probe", "--model --prompt --layers --top --reps --device"),
         ("logits", "--model --tokens --device --path --chunk --out"),
         ("bench", "--model --shape --weights --layers --prompt --gen --reps --device --json"),
         ("inspect", "--model --shape --graph --plan --shader --memory --devices --tokens --context --profile --device"),
