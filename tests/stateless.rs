@@ -8,9 +8,9 @@ mod oracle;
 use gemmaflow::{
     Error,
     flow::BuiltModel,
-    gemma::GemmaFlow,
+    gemma::{GemmaFlow, GemmaLayerCtx},
     generate::bucket_decode_mask,
-    ir::{DimBinding, Value, sym},
+    ir::{DimBinding, MaskKind, Value, sym},
     runtime::{CompileOptions, CompiledGraph, Device, RunInput, Session},
 };
 use oracle::{GATE, Oracle, worst};
@@ -267,6 +267,46 @@ fn a_mask_of_the_callers_own_joins_the_layers_mask() {
             }
         }
     }
+}
+
+/// A layer whose mask is the caller's alone is one that sees everything where the caller keeps everything.
+#[test]
+fn a_layer_may_leave_its_mask_to_the_caller() {
+    let oracle = Oracle::open("gemma1-mha");
+    let kv = keys_and_values(&oracle);
+    let custom = |flow: GemmaFlow| {
+        flow.layer(|mut layer| {
+            match &mut layer {
+                GemmaLayerCtx::Prefill { attn, .. } => attn.mask = MaskKind::Custom,
+                GemmaLayerCtx::Decode { spec, .. } => spec.mask = MaskKind::Custom,
+                _ => {}
+            }
+            layer.default_stage()
+        })
+        .build(oracle.loader().as_mut())
+    };
+    let built = custom(GemmaFlow::for_decode(&oracle.config, 1, 12).custom_mask()).unwrap();
+    let session = Session::new(&Device::Cpu).unwrap();
+    let given = [("mask", RunInput::F32(&[1.0; 13]))];
+    check_step(&mut compile(&session, &built, DimBinding::new()), &oracle, &kv, &Batch { lengths: vec![12], room: 12 }, &given);
+    let error = custom(GemmaFlow::for_decode(&oracle.config, 1, 12)).unwrap_err();
+    assert!(matches!(&error, Error::Builder(text) if text.contains("custom_mask")), "{error}");
+}
+
+#[test]
+fn a_size_that_the_graph_does_not_have_is_refused() {
+    let oracle = Oracle::open("gemma1-mha");
+    let built = GemmaFlow::for_prefill(&oracle.config, 2, 7).build(oracle.loader().as_mut()).unwrap();
+    let session = Session::new(&Device::Cpu).unwrap();
+    for (dims, part) in [
+        (DimBinding::batch_seq(2, 5), "has no such size"),
+        (DimBinding::batch_past_seq(2, 5), "has no such size"),
+        (DimBinding::new().with(sym::BATCH, 3), "built for 2 sequences"),
+    ] {
+        let text = session.compile_with(&built.graph, &CompileOptions::default().with_dims(dims)).unwrap_err().to_string();
+        assert!(text.contains(part), "{text}");
+    }
+    session.compile_with(&built.graph, &CompileOptions::default().with_dims(DimBinding::new().with(sym::BATCH, 2))).unwrap();
 }
 
 #[test]

@@ -213,6 +213,19 @@ impl SelfAttentionStage {
         Ok(Keys { k, v, positions, keep: None })
     }
 
+    /// The mask by positions. `Custom` leaves all to the caller's mask, which then must be there.
+    fn rule(&self, keep: bool) -> Result<MaskKind> {
+        let layer = self.spec.layer;
+        match self.spec.mask {
+            MaskKind::Custom if keep => Ok(MaskKind::None),
+            MaskKind::Custom => Err(Error::Builder(format!(
+                "layer {layer} has a custom mask, and the graph takes none: build it with custom_mask"
+            ))),
+            MaskKind::Bias => Err(Error::Unsupported(format!("layer {layer}: a bias on the scores"))),
+            rule => Ok(rule),
+        }
+    }
+
     /// Adds K and V, with the rows of a cache that the caller holds, as outputs.
     fn export(&self, context: &mut EmitContext, keys: &Keys, new: [NodeId; 2]) -> Result<()> {
         let Some(outputs) = &self.export else { return Ok(()) };
@@ -259,7 +272,7 @@ impl BlockStage for SelfAttentionStage {
         let keys = self.keys_and_values(context, k, v, positions)?;
         self.export(context, &keys, [k, v])?;
         let keep = keys.keep.is_some();
-        let op = Attention { mask: spec.mask, scale: spec.score_scale, softcap: spec.softcap, keep };
+        let op = Attention { mask: self.rule(keep)?, scale: spec.score_scale, softcap: spec.softcap, keep };
         let operands = [q, keys.k, keys.v, positions, keys.positions].into_iter().chain(keys.keep);
         let mixed = context.graph.push(op, &operands.collect::<Vec<_>>())?;
         context.graph.label(mixed, "attention");

@@ -182,6 +182,14 @@ impl GemmaConfig {
         json::from_file(path.as_ref())
     }
 
+    /// Reads the keys of a GGUF file.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] always: this version reads no GGUF files.
+    pub fn from_gguf(path: impl AsRef<Path>) -> Result<Self> {
+        Err(crate::weights::gguf_unsupported(path.as_ref()))
+    }
+
     /// Reads the text of a `config.json`: a text model, or a `gemma3` wrapper with its `text_config`.
     ///
     /// # Errors

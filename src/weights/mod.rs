@@ -10,6 +10,7 @@
 //! it and rename. Where that cannot be promised (network file systems, downloads in progress), use [`ReadMode::Positioned`]: the
 //! same accident is then an error or wrong values, never a crash.
 
+mod gguf;
 mod header;
 mod loader;
 mod random;
@@ -20,6 +21,8 @@ mod transposed;
 
 use std::path::Path;
 
+pub use gguf::GgufLoader;
+pub(crate) use gguf::unsupported as gguf_unsupported;
 pub use loader::{TensorInfo, WeightLoader, WeightMap};
 pub use random::random_weights;
 pub use safetensors::SafetensorsLoader;

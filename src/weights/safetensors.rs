@@ -152,7 +152,7 @@ fn dtype(found: Dtype) -> Option<DType> {
 fn resolve(path: &Path) -> Result<PathBuf> {
     let has_extension = |p: &Path, wanted: &str| p.extension().is_some_and(|e| e.eq_ignore_ascii_case(wanted));
     if has_extension(path, "gguf") {
-        return Err(Error::Unsupported(format!("{}: the GGUF format", path.display())));
+        return Err(super::gguf_unsupported(path));
     }
     if !path.is_dir() {
         return Ok(path.to_path_buf());

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     Error, Result,
     flow::ModelParams,
-    ir::{DimBinding, Graph, LowerOptions, kernel::Target, sym},
+    ir::{DimBinding, Graph, LowerOptions, Symbol, kernel::Target, sym},
     profile::CompileProfile,
     weights::Tensor,
 };
@@ -179,6 +179,11 @@ impl Session {
     }
 }
 
+/// Whether a size of the graph has the symbol.
+fn has(graph: &Graph, symbol: Symbol) -> bool {
+    graph.nodes().iter().flat_map(|node| &node.ty.shape.0).any(|dim| dim.symbols().any(|other| other == symbol))
+}
+
 /// Every symbolic size with its value: as bound, else its limit.
 pub(super) fn capacity(graph: &Graph, bound: &DimBinding) -> Result<DimBinding> {
     let wrong = |name: &str, problem: String| Err(Error::Input { name: name.into(), problem });
@@ -197,6 +202,9 @@ pub(super) fn capacity(graph: &Graph, bound: &DimBinding) -> Result<DimBinding> 
                 return wrong(symbol.0, format!("bound to {value}, the graph '{}' is built for {batch} sequences", graph.name));
             }
             (sym::BATCH, _) => {}
+            _ if !has(graph, symbol) => {
+                return wrong(symbol.0, format!("bound to {value}, the graph '{}' has no such size", graph.name));
+            }
             _ => dims = dims.with(symbol, value),
         }
     }
