@@ -39,12 +39,13 @@ fn every_op_agrees_with_the_reference_on_every_tier() {
     assert!(all.is_empty(), "{} cases differ:\n{}", all.len(), all.join("\n"));
 }
 
-/// Products with f16 operands; on a device without them the error that says so, and with `mixed` the f32 kernel and a note.
+/// Products with f16 operands, rounded at least where they pass through workgroup memory (some drivers keep more digits in
+/// registers); on a device without them the error that says so, and with `mixed` the f32 kernel and a note.
 #[test]
 fn products_agree_with_f16_operands_on_every_tier() {
     let f16 = LowerOptions { compute: Compute::F16, mixed: false, ..LowerOptions::default() };
     let mixed = LowerOptions { mixed: true, ..f16.clone() };
-    let mut ran = 0;
+    let (mut ran, mut rounded) = (0, 0);
     for (tier, context) in tiers() {
         let (pipelines, target) = (PipelineCache::new(&context, false), context.capabilities().target());
         // Barriers make software drivers compile for seconds; the weights' types are the same text in every tier.
@@ -63,16 +64,13 @@ fn products_agree_with_f16_operands_on_every_tier() {
             assert!(plan.dispatches[0].kernel.options.contains(&("COMPUTE", "f16".into())), "{plan}");
             let found = run(&pipelines, &plan, &case).unwrap();
             let worst = compare_with(&case, Compute::F16, &right, &found).unwrap_or_else(|e| panic!("{}: {e}", title(&case)));
-            assert!(
-                right.to_f32().unwrap() != found.to_f32().unwrap() || case.inputs[0].len() < 2,
-                "{}: no rounding",
-                title(&case)
-            );
+            rounded += usize::from(compare(&case, &right, &found).is_err());
             eprintln!("{tier}, f16: {}: {worst:.2} of what is allowed", title(&case));
             ran += 1;
         }
     }
-    eprintln!("{ran} cases in f16");
+    eprintln!("{ran} cases in f16, {rounded} of them beyond what f32 may be off by");
+    assert!(ran == 0 || rounded > 0, "nothing was rounded");
 }
 
 /// An activation beyond f16's range is the largest f16, never an infinity.

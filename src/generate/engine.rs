@@ -5,15 +5,16 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{PlanPolicy, SampleOpts};
+use super::{PlanPolicy, Profiles, SampleOpts};
 use crate::{
     Error, Result,
     flow::BuiltModel,
     gemma::{GemmaConfig, GemmaFlow},
     ir::{
-        Graph, MaskKind, Node, Op,
+        DType, Graph, MaskKind, Node, Op,
         ops::{Attention, Input, Role},
     },
+    profile::{CompileProfile, Precision},
     runtime::{CacheStats, CounterSnapshot, PipelineBlob},
     weights::{WeightLoader, WeightMap},
 };
@@ -85,7 +86,13 @@ pub(crate) trait Engine: Send {
     /// Drops all plans and uses others from now on.
     fn set_policy(&mut self, policy: PlanPolicy);
 
-    /// Another engine on the same weights, with the same policy and no rows.
+    /// How its graphs are compiled.
+    fn profiles(&self) -> &Profiles;
+
+    /// Drops all plans and all rows and compiles otherwise from now on. After an error everything is as it was.
+    fn set_profiles(&mut self, profiles: Profiles) -> Result<()>;
+
+    /// Another engine on the same weights, with the same policy and profiles and no rows.
     fn another(&self) -> Box<dyn Engine>;
 
     /// As [`another`](Self::another), with a copy of the caches.
@@ -118,7 +125,7 @@ pub(crate) struct Model {
     pub(crate) config: GemmaConfig,
     weights: WeightMap,
     flow: Option<FlowHook>,
-    built: Mutex<BTreeMap<(bool, Want), Arc<BuiltModel>>>,
+    built: Mutex<BTreeMap<(bool, Want, DType), Arc<BuiltModel>>>,
 }
 
 impl Model {
@@ -137,10 +144,10 @@ impl Model {
         Ok(Self { config, weights: WeightMap::from_tensors(tensors), flow, built: Mutex::default() })
     }
 
-    /// The graph for `want`, with caches or without.
-    pub(crate) fn built(&self, resident: bool, want: Want) -> Result<Arc<BuiltModel>> {
+    /// The graph for `want`, with caches of `kv` or without.
+    pub(crate) fn built(&self, resident: bool, want: Want, kv: DType) -> Result<Arc<BuiltModel>> {
         let mut built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = built.get(&(resident, want)) {
+        if let Some(found) = built.get(&(resident, want, kv)) {
             return Ok(found.clone());
         }
         let flow = match resident {
@@ -151,6 +158,8 @@ impl Model {
             Some(change) => change(flow),
             None => flow,
         };
+        let precision = Precision { kv, ..Precision::default() };
+        let flow = flow.profile(CompileProfile { precision, ..CompileProfile::default() });
         let flow = match want {
             Want::Nothing => flow.hidden_only(),
             Want::Last => flow.last_token_logits(),
@@ -158,13 +167,13 @@ impl Model {
         };
         let made = Arc::new(flow.build(&mut self.weights.clone())?);
         check_inputs(&made.graph)?;
-        built.insert((resident, want), made.clone());
+        built.insert((resident, want, kv), made.clone());
         Ok(made)
     }
 
     /// The largest window of any layer, in positions; `None` where every layer sees everything.
     pub(crate) fn window(&self) -> Result<Option<usize>> {
-        let built = self.built(true, Want::All)?;
+        let built = self.built(true, Want::All, DType::F32)?;
         let window = |node: &Node| match &node.op {
             Op::Attention(Attention { mask: MaskKind::SlidingWindow(window), .. }) => Some(*window),
             _ => None,

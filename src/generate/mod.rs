@@ -4,6 +4,7 @@ mod engine;
 mod generator;
 mod kv_state;
 mod policy;
+mod profiles;
 mod reference_engine;
 mod sample;
 
@@ -12,6 +13,7 @@ pub use engine::{FlowHook, ModelStats, PREFILL_CHUNK, SMALLEST_BUCKET};
 pub use generator::{GemmaGenerator, GeneratorOptions, OnProgress};
 pub use kv_state::{KvCacheState, bucket_decode_mask, kv_from_prefill_outputs, split_decode_logits_kv};
 pub(crate) use policy::{PlanPolicy, token_bucket};
+pub(crate) use profiles::Profiles;
 pub(crate) use sample::{SHORT_LIST, ShortList};
 pub use sample::{SampleOpts, sample_token, sample_token_after};
 

@@ -7,14 +7,16 @@ use std::{
 };
 
 use super::{
-    Engine, Model, ModelStats, PREFILL_CHUNK, PlanPolicy, SampleOpts, Sampled, Want, engine::positions, sample_token_after,
+    Engine, Model, ModelStats, PREFILL_CHUNK, PlanPolicy, Profiles, SampleOpts, Sampled, Want, engine::positions,
+    sample_token_after,
 };
 use crate::{
     Error, Result,
     flow::BuiltModel,
     ir::{
-        DType, Data, DimBinding, Op, Value,
+        DType, Data, DimBinding, Op, PassReport, Value,
         ops::{DEAD_KEY, Role, rope_rows},
+        passes::prepare_reference,
         sym,
     },
     reference::{self, Source},
@@ -28,6 +30,7 @@ pub(crate) struct ReferenceEngine {
     caches: BTreeMap<String, Value>,
     rows: usize,
     policy: PlanPolicy,
+    profiles: Profiles,
     chunk: usize,
     /// Rows of the rings.
     ring: usize,
@@ -49,10 +52,10 @@ impl Source for Inputs<'_> {
 }
 
 impl ReferenceEngine {
-    pub(crate) fn new(model: Model, chunk: Option<usize>) -> Result<Self> {
+    pub(crate) fn new(model: Model, profiles: Profiles, chunk: Option<usize>) -> Result<Self> {
         let (policy, chunk) = (PlanPolicy::default(), chunk.unwrap_or(PREFILL_CHUNK));
         let ring = model.window()?.unwrap_or(1) + chunk;
-        Ok(Self { model: Arc::new(model), caches: BTreeMap::new(), rows: 0, policy, chunk, ring })
+        Ok(Self { model: Arc::new(model), caches: BTreeMap::new(), rows: 0, policy, profiles, chunk, ring })
     }
 
     fn execute(&mut self, tokens: &[u32], start: usize, resident: bool, want: Want) -> Result<Vec<f32>> {
@@ -61,9 +64,11 @@ impl ReferenceEngine {
         }
         let rows = tokens.len();
         let binding = DimBinding::new().with(sym::SEQ, rows).with(sym::CACHE, self.rows).with(sym::RING, self.ring);
-        let built = self.model.built(resident, want)?;
+        let built = self.model.built(resident, want, self.profiles.kv())?;
+        let options = self.profiles.of(resident, rows).options("cpu");
+        let graph = prepare_reference(&built.graph, &options, &mut PassReport::default())?;
         let mut values = HashMap::new();
-        for node in built.graph.nodes() {
+        for node in graph.nodes() {
             let Op::Input(input) = &node.op else { continue };
             let shape = input.ty.shape.bind(&binding)?;
             let value = match &input.role {
@@ -78,7 +83,7 @@ impl ReferenceEngine {
             values.insert(input.name.clone(), Rc::new(value));
         }
         let kept: Vec<(String, Rc<Value>)> = values.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
-        let outcome = reference::run(&built.graph, &binding, &Inputs { values, built: &built });
+        let outcome = reference::run(&graph, &binding, &Inputs { values, built: &built });
         let Ok(mut outcome) = outcome else {
             // Nothing is lost: the caches are as they were.
             let caches = kept.into_iter().filter(|(name, _)| name.starts_with("cache."));
@@ -140,6 +145,15 @@ impl Engine for ReferenceEngine {
 
     fn set_policy(&mut self, policy: PlanPolicy) {
         self.policy = policy;
+    }
+
+    fn profiles(&self) -> &Profiles {
+        &self.profiles
+    }
+
+    fn set_profiles(&mut self, profiles: Profiles) -> Result<()> {
+        (self.caches, self.rows, self.profiles) = (BTreeMap::new(), 0, profiles);
+        Ok(())
     }
 
     fn another(&self) -> Box<dyn Engine> {

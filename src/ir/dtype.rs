@@ -4,7 +4,7 @@
 ///
 /// Activations are `F32`, ids and positions `U32` and `I32`; `F16` and `BF16` are storage types of weights (and `F16` of the
 /// cache) and are widened in registers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DType {
     /// IEEE 754 binary32.
     F32,

@@ -6,7 +6,8 @@ use super::{GemmaGenerator, history::History};
 use crate::{
     Error, Result,
     gemma::{GemmaConfig, GemmaFlow},
-    generate::{Engine, FlowHook, Model, reference_engine::ReferenceEngine},
+    generate::{Engine, FlowHook, Model, Profiles, reference_engine::ReferenceEngine},
+    profile::CompileProfile,
     runtime::{Device, GpuEngine, GpuOptions, Opened, UploadProgress},
     weights::{WeightLoader, load_from_path},
 };
@@ -23,6 +24,10 @@ pub struct GeneratorOptions {
     pub prefill_chunk: Option<usize>,
     /// How to open the GPU.
     pub gpu: GpuOptions,
+    /// How runs of several tokens and whole sequences are compiled. Default: the preset.
+    pub prefill_profile: CompileProfile,
+    /// How runs of one token are compiled. Its `precision.kv` must be that of `prefill_profile`. Default: the preset.
+    pub decode_profile: CompileProfile,
     /// Load progress.
     pub on_progress: Option<OnProgress>,
     /// Changes the flow; see [`with_flow`](Self::with_flow).
@@ -36,6 +41,16 @@ impl GeneratorOptions {
         self.flow = Some(Arc::new(f));
         self
     }
+
+    /// The defaults with the profiles of the file [`GEMMA_PROFILE_FILE`](crate::profile::GEMMA_PROFILE_FILE) beside the weights,
+    /// or with the presets where there is none.
+    ///
+    /// # Errors
+    /// As [`CompileProfile::near_weights`].
+    pub fn near_weights(weights: impl AsRef<Path>) -> Result<Self> {
+        let [prefill_profile, decode_profile] = [false, true].map(|decode| CompileProfile::near_weights(&weights, decode));
+        Ok(Self { prefill_profile: prefill_profile?, decode_profile: decode_profile?, ..Self::default() })
+    }
 }
 
 impl GemmaGenerator {
@@ -47,12 +62,27 @@ impl GemmaGenerator {
         Self::with_options(config, loader, device, GeneratorOptions::default())
     }
 
-    /// As [`from_loader`](Self::from_loader), from a file or folder.
+    /// As [`from_loader`](Self::from_loader), compiled as the file
+    /// [`GEMMA_PROFILE_FILE`](crate::profile::GEMMA_PROFILE_FILE) beside the weights says; as the presets say where there is none.
     ///
     /// # Errors
-    /// As [`from_loader`](Self::from_loader), and what is wrong with the files.
+    /// As [`with_options`](Self::with_options), and [`Error::Profile`] for a file that cannot be understood.
+    pub fn from_loader_at(
+        config: GemmaConfig,
+        loader: &mut dyn WeightLoader,
+        device: Device,
+        weights_path: impl AsRef<Path>,
+    ) -> Result<Self> {
+        Self::with_options(config, loader, device, GeneratorOptions::near_weights(weights_path)?)
+    }
+
+    /// As [`from_loader_at`](Self::from_loader_at), from a file or folder.
+    ///
+    /// # Errors
+    /// As [`from_loader_at`](Self::from_loader_at), and what is wrong with the files.
     pub fn from_path(config: GemmaConfig, path: impl AsRef<Path>, device: Device) -> Result<Self> {
-        Self::from_loader(config, load_from_path(path.as_ref())?.as_mut(), device)
+        let path = path.as_ref();
+        Self::from_loader_at(config, load_from_path(path)?.as_mut(), device, path)
     }
 
     /// As [`from_path`](Self::from_path), and says whether the layers for multi-token prediction are loaded too.
@@ -70,7 +100,8 @@ impl GemmaGenerator {
     /// As [`from_loader`](Self::from_loader), with options.
     ///
     /// # Errors
-    /// As [`from_loader`](Self::from_loader), and [`Error::Option`] or [`Error::ContextFull`] for options out of their range.
+    /// As [`from_loader`](Self::from_loader), [`Error::Option`] or [`Error::ContextFull`] for options out of their range, and what
+    /// the profiles ask for and the device or model does not do ([`with_compile_profiles`](Self::with_compile_profiles)).
     pub fn with_options(
         config: GemmaConfig,
         loader: &mut dyn WeightLoader,
@@ -87,11 +118,12 @@ impl GemmaGenerator {
         if capacity == 0 || capacity > limit {
             return Err(Error::ContextFull { needed: capacity, capacity: limit });
         }
+        let profiles = Profiles::new(options.prefill_profile, options.decode_profile)?;
         let model = Model::new(config.clone(), loader, options.flow)?;
         let window = model.window()?;
         let engine: Box<dyn Engine> = match device.open(&options.gpu)? {
-            Opened::Gpu(context) => Box::new(GpuEngine::new(context, model, chunk, options.on_progress)?),
-            Opened::Reference => Box::new(ReferenceEngine::new(model, chunk)?),
+            Opened::Gpu(context) => Box::new(GpuEngine::new(context, model, profiles, chunk, options.on_progress)?),
+            Opened::Reference => Box::new(ReferenceEngine::new(model, profiles, chunk)?),
         };
         let stop = config.eos_token_ids.clone();
         let history = History::new(window, engine.largest_chunk());

@@ -7,7 +7,11 @@
 use super::GemmaGenerator;
 use crate::{
     Error, Result,
-    generate::policy::{DecodePlans, PrefillPlans},
+    generate::{
+        Profiles,
+        policy::{DecodePlans, PrefillPlans},
+    },
+    profile::CompileProfile,
     runtime::CacheStats,
 };
 
@@ -73,6 +77,33 @@ impl GemmaGenerator {
     /// What the plans for decode steps, runs of one token, have done since the last `with_*_cache`; zeros on the reference.
     pub fn decode_cache_stats(&self) -> CacheStats {
         self.engine.plan_stats().1
+    }
+
+    /// Compiles runs of several tokens and whole sequences as `prefill` says, and runs of one token as `decode` says. Plans and
+    /// cached rows go; the history stays, and its rows are computed again with the next token.
+    ///
+    /// On the reference the table `backend.cpu` and `precision.kv` have an effect.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where the two differ in `precision.kv`, as they share one cache, and where the device has no f16
+    /// and `precision.mixed` is `none`; [`Error::Unfused`] as `fusion.assert_clean` asks; [`Error::OutOfMemory`].
+    pub fn with_compile_profiles(mut self, prefill: CompileProfile, decode: CompileProfile) -> Result<Self> {
+        self.engine.set_profiles(Profiles::new(prefill, decode)?)?;
+        self.history.rewind(0);
+        if self.reserved > 0 {
+            self.engine.reserve(self.reserved)?;
+        }
+        Ok(self)
+    }
+
+    /// How runs of several tokens and whole sequences are compiled.
+    pub fn prefill_profile(&self) -> &CompileProfile {
+        self.engine.profiles().prefill()
+    }
+
+    /// How runs of one token are compiled.
+    pub fn decode_profile(&self) -> &CompileProfile {
+        self.engine.profiles().decode()
     }
 
     fn set_prefill(&mut self, prefill: PrefillPlans) {

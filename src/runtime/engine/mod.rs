@@ -17,7 +17,7 @@ use super::{AdapterKind, CacheStats, CounterSnapshot, GpuContext, PipelineBlob, 
 use crate::{
     Result,
     generate::{
-        Engine, Model, ModelStats, PREFILL_CHUNK, PlanPolicy, SampleOpts, Sampled, ShortList, Want, sample_token_after,
+        Engine, Model, ModelStats, PREFILL_CHUNK, PlanPolicy, Profiles, SampleOpts, Sampled, ShortList, Want, sample_token_after,
         token_bucket,
     },
 };
@@ -30,6 +30,7 @@ pub(crate) struct GpuEngine {
     model: Arc<GpuModel>,
     caches: Caches,
     policy: PlanPolicy,
+    profiles: Profiles,
     plans: Plans,
     pace: Pace,
     in_flight: Option<super::wgpu::SubmissionIndex>,
@@ -40,6 +41,7 @@ impl GpuEngine {
     pub(crate) fn new(
         context: Arc<GpuContext>,
         model: Model,
+        profiles: Profiles,
         chunk: Option<usize>,
         on_progress: Option<Box<dyn FnMut(UploadProgress) -> bool + Send>>,
     ) -> Result<Self> {
@@ -47,12 +49,13 @@ impl GpuEngine {
         let ring = model.window()?.unwrap_or(1) + chunk;
         let software = context.capabilities().kind == AdapterKind::Software;
         let model = Arc::new(GpuModel::new(context, model, on_progress)?);
+        model.check(&profiles, ring)?;
         let pace = Pace::new(chunk, model.elements(), software);
-        Ok(Self::fresh(model, Caches::new(ring), PlanPolicy::default(), pace))
+        Ok(Self::fresh(model, Caches::new(ring), PlanPolicy::default(), profiles, pace))
     }
 
-    fn fresh(model: Arc<GpuModel>, caches: Caches, policy: PlanPolicy, pace: Pace) -> Self {
-        Self { model, caches, policy, plans: Plans::new(&policy), pace, in_flight: None }
+    fn fresh(model: Arc<GpuModel>, caches: Caches, policy: PlanPolicy, profiles: Profiles, pace: Pace) -> Self {
+        Self { model, caches, policy, profiles, plans: Plans::new(&policy), pace, in_flight: None }
     }
 
     /// Prepares the plan of a run, if it is new.
@@ -65,7 +68,7 @@ impl GpuEngine {
             }
             false => PlanKey { resident, want, tokens: token_bucket(tokens), rows: 0 },
         };
-        self.plans.of(&key).prepare(key, &self.model, &self.caches)?;
+        self.plans.of(&key).prepare(key, &self.model, &self.profiles, &self.caches)?;
         Ok(key)
     }
 
@@ -176,7 +179,7 @@ impl Engine for GpuEngine {
     fn reserve(&mut self, rows: usize) -> Result<()> {
         let rows = self.policy.reserved(rows);
         if rows > self.caches.rows() {
-            let built = self.model.model.built(true, Want::Nothing)?;
+            let built = self.model.model.built(true, Want::Nothing, self.profiles.kv())?;
             self.caches.allocate(&self.model.context, &built.graph, rows)?;
             // Their bind groups hold the smaller caches.
             self.plans.forget_caches();
@@ -193,15 +196,27 @@ impl Engine for GpuEngine {
         self.plans = Plans::new(&policy);
     }
 
+    fn profiles(&self) -> &Profiles {
+        &self.profiles
+    }
+
+    fn set_profiles(&mut self, profiles: Profiles) -> Result<()> {
+        self.model.check(&profiles, self.caches.ring())?;
+        self.caches = Caches::new(self.caches.ring());
+        self.plans = Plans::new(&self.policy);
+        self.profiles = profiles;
+        Ok(())
+    }
+
     fn another(&self) -> Box<dyn Engine> {
         let caches = Caches::new(self.caches.ring());
-        Box::new(Self::fresh(self.model.clone(), caches, self.policy, self.pace.idle()))
+        Box::new(Self::fresh(self.model.clone(), caches, self.policy, self.profiles.clone(), self.pace.idle()))
     }
 
     fn fork(&self) -> Result<Box<dyn Engine>> {
         // A prefill chunk in flight was submitted before the copy and is done before it.
         let caches = self.caches.copy(&self.model.context)?;
-        Ok(Box::new(Self::fresh(self.model.clone(), caches, self.policy, self.pace.idle())))
+        Ok(Box::new(Self::fresh(self.model.clone(), caches, self.policy, self.profiles.clone(), self.pace.idle())))
     }
 
     fn chunk(&self, want: Want) -> usize {

@@ -9,8 +9,15 @@ use super::{
 use crate::{
     Result,
     flow::BuiltModel,
-    generate::{Model, ModelStats, Want},
-    ir::kernel::{Target, row_shards},
+    generate::{Model, ModelStats, Profiles, Want},
+    ir::{
+        DType, DimBinding,
+        kernel::{Target, row_shards},
+        sym,
+    },
+    lower::lower,
+    plan::Plan,
+    profile::CompileProfile,
     weights::Tensor,
 };
 
@@ -35,10 +42,27 @@ impl GpuModel {
         model: Model,
         on_progress: Option<Box<dyn FnMut(UploadProgress) -> bool + Send>>,
     ) -> Result<Self> {
-        let built = model.built(true, Want::All)?;
+        let built = model.built(true, Want::All, DType::F32)?;
         let weights = upload(&context, &built, on_progress)?;
         let (target, pipelines) = (context.capabilities().target(), PipelineCache::new(&context, false));
         Ok(Self { context, target, pipelines, weights, model })
+    }
+
+    /// The plan of a run, its sizes bound, as the profile of that run says.
+    pub(super) fn lower(&self, built: &BuiltModel, binding: &DimBinding, profile: &CompileProfile) -> Result<Plan> {
+        let options = profile.options(&self.context.capabilities().backend);
+        let shards = |name: &str| self.weights.get(name).map(|w| w.shards.iter().map(|s| s.rows.clone()).collect());
+        lower(&built.graph, binding, &self.target, &options, &shards)
+    }
+
+    /// Finds out what the profiles ask for and this device or model does not do, before anything runs.
+    pub(super) fn check(&self, profiles: &Profiles, ring: usize) -> Result<()> {
+        let built = self.model.built(true, Want::Last, profiles.kv())?;
+        for (tokens, profile) in [(1, profiles.decode()), (2, profiles.prefill())] {
+            let binding = DimBinding::new().with(sym::SEQ, tokens).with(sym::CACHE, tokens).with(sym::RING, ring);
+            self.lower(&built, &binding, profile)?;
+        }
+        Ok(())
     }
 
     /// Elements of all weights.

@@ -15,9 +15,8 @@ use super::{
 use crate::{
     Error, Result,
     flow::BuiltModel,
-    generate::{PlanPolicy, SHORT_LIST, Want},
-    ir::{DimBinding, LowerOptions, sym},
-    lower::lower,
+    generate::{PlanPolicy, Profiles, SHORT_LIST, Want},
+    ir::{DimBinding, sym},
     plan::{Plan, sampling},
 };
 
@@ -68,15 +67,14 @@ impl PlanCache {
     }
 
     /// Prepares the plan, unless it is there. What must go for it goes first.
-    pub(super) fn prepare(&mut self, key: PlanKey, model: &GpuModel, caches: &Caches) -> Result<()> {
+    pub(super) fn prepare(&mut self, key: PlanKey, model: &GpuModel, profiles: &Profiles, caches: &Caches) -> Result<()> {
         if self.plans.get(&key).is_some() {
             return Ok(());
         }
         self.plans.make_room();
-        let built = model.model.built(key.resident, key.want)?;
+        let built = model.model.built(key.resident, key.want, profiles.kv())?;
         let binding = DimBinding::new().with(sym::SEQ, key.tokens).with(sym::CACHE, key.rows).with(sym::RING, caches.ring());
-        let shards = |name: &str| model.weights.get(name).map(|w| w.shards.iter().map(|s| s.rows.clone()).collect());
-        let plan = lower(&built.graph, &binding, &model.target, &LowerOptions::default(), &shards)?;
+        let plan = model.lower(&built, &binding, profiles.of(key.resident, key.tokens))?;
         let block = InputBlock::new(&model.context, &built.graph, key.tokens)?;
         let inputs = block.bindings().chain(caches.bindings()).collect();
         let bound = Bound { weights: &model.weights, inputs: &inputs, step: block.buffer() };

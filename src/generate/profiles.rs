@@ -1,0 +1,42 @@
+//! How a generator's graphs are compiled.
+
+use crate::{Error, Result, ir::DType, profile::CompileProfile};
+
+/// The profiles of runs of several tokens (and of whole sequences) and of single tokens.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Profiles {
+    prefill: CompileProfile,
+    decode: CompileProfile,
+}
+
+impl Profiles {
+    pub(crate) fn new(prefill: CompileProfile, decode: CompileProfile) -> Result<Self> {
+        let (a, b) = (prefill.precision.kv, decode.precision.kv);
+        if a != b {
+            return Err(Error::Unsupported(format!(
+                "precision.kv = \"{a}\" for prefill and \"{b}\" for decode, which share one cache (give one for both),"
+            )));
+        }
+        Ok(Self { prefill, decode })
+    }
+
+    /// Runs of several tokens, and whole sequences without caches.
+    pub(crate) fn prefill(&self) -> &CompileProfile {
+        &self.prefill
+    }
+
+    /// Runs of one token after others.
+    pub(crate) fn decode(&self) -> &CompileProfile {
+        &self.decode
+    }
+
+    /// That of a run of so many tokens.
+    pub(crate) fn of(&self, resident: bool, tokens: usize) -> &CompileProfile {
+        if resident && tokens == 1 { &self.decode } else { &self.prefill }
+    }
+
+    /// The type of cached keys and values.
+    pub(crate) fn kv(&self) -> DType {
+        self.decode.precision.kv
+    }
+}
