@@ -246,7 +246,7 @@ fn a_stage_with_ops_and_weights_of_its_own() {
         ("final_norm", prefill(&oracle.config).before_layers([named("final_norm")])),
         ("layer.0.query", prefill(&oracle.config).after_layers([named("layer.0.query")])),
     ] {
-        let text = build(&oracle, flow).err().expect("a name is taken").to_string();
+        let text = build(&oracle, flow).unwrap_err().to_string();
         assert!(text.contains(taken), "{taken}: {text}");
     }
     let fails = FlowStage::custom("mine", |_, _| anyhow::bail!("not today"));

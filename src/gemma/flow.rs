@@ -78,7 +78,7 @@ type PatchHook = dyn Fn(ModelFlow) -> ModelFlow + Send + Sync;
 ///
 /// Decode, graph `gemma_decode`: inputs `input_ids` `[B, 1]` u32; with `dynamic_past`, `position` `[B]` u32, the number of live rows
 /// and so the new token's position; optionally the caller's own rotary rows `rope_cos`, `rope_sin` `[1, H/2]` (models with two
-/// tables: `rope_cos_full`, `rope_sin_full`, `rope_cos_sliding`, `rope_sin_sliding`); with `custom_mask`, `mask` `[B, past + 1]` f32, whose
+/// tables: `rope_cos_sliding`, `rope_sin_sliding`, `rope_cos_full`, `rope_sin_full`); with `custom_mask`, `mask` `[B, past + 1]` f32, whose
 /// entries below 0.5 drop a key; `past_k_0`, `past_v_0`, `past_k_1`, … `[B, past, K·H]`. Outputs `logits` `[B, 1, V]` (or `hidden`
 /// `[B, 1, D]`), then `k_0`, `v_0`, `k_1`, … `[B, past + 1, K·H]`, the new row last.
 #[derive(Clone)]
