@@ -83,7 +83,8 @@ impl GemmaDecodeLayerSpec {
     }
 }
 
-/// One layer as the `layer` hook sees it.
+/// One layer as the `layer` hook sees it. Of its fields `attn` (or `spec`), `export_kv` and where K and V go decide what
+/// [`default_stage`](Self::default_stage) gives; the others tell what the layer is.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum GemmaLayerCtx {
@@ -139,7 +140,7 @@ impl GemmaLayerCtx {
         self.config().layer_types[self.index()]
     }
 
-    /// The stock layer, with this context's attention: changed fields of it have their effect.
+    /// The stock layer, with this context's attention.
     pub fn default_stage(&self) -> FlowStage {
         match self {
             GemmaLayerCtx::Prefill { attn, kv_sink, export_kv, config, .. } => {
