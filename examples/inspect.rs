@@ -91,7 +91,7 @@ fn run(arguments: Arguments) -> Result<()> {
         bail!("--context is {}, the model was made for at most {}", arguments.context, config.max_position_embeddings);
     }
     let (profile, origin) = profile(&arguments)?;
-    let built = GemmaFlow::resident(&config).last_token_logits().build(weights.as_mut())?;
+    let built = GemmaFlow::resident(&config).profile(profile.clone()).last_token_logits().build(weights.as_mut())?;
     let text = if arguments.what.graph {
         let mut report = PassReport::default();
         let graph = match arguments.device.eq_ignore_ascii_case("cpu") {

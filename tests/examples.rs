@@ -228,6 +228,15 @@ fn inspect_shows_the_profile_in_effect() {
     write("[backend.cpu]\nskip_fusion = true\n");
     let graph = succeeds("inspect", &["--graph", "--device", "cpu", "--profile", &path]);
     assert!(graph.contains("pass decompose: ") && graph.contains(" = matmul(") && !graph.contains(" = linear("));
+    let memory = |text: &str| -> u64 {
+        write(text);
+        let memory = succeeds("inspect", &["--memory", "--device", "portable", "--profile", &path]);
+        let line = memory.lines().find(|line| line.starts_with("cache, full layers")).expect("a line of that name");
+        line.split_whitespace().find_map(|word| word.parse().ok()).expect("bytes")
+    };
+    // K and V at half the bytes; the positions of the rows stay.
+    let (full, half) = (memory(""), memory("[precision]\nkv = 'f16'"));
+    assert!(half < full && half * 2 - full <= 4 * 1024, "{full} and {half}");
     // Beside the weights, without being named.
     let config = data("checkpoints/gemma3-text/config.json");
     std::fs::copy(config, folder.path().join("config.json")).expect("copied");
