@@ -79,7 +79,7 @@ fn run(arguments: Arguments) -> Result<()> {
     let tokenizer = common::tokenizer(&common::folder(&arguments.model))?;
     let (prompt, stop) = encode(&arguments, &config, &tokenizer)?;
 
-    let options = GeneratorOptions { context: arguments.context, ..GeneratorOptions::default() };
+    let options = GeneratorOptions { context: arguments.context, ..GeneratorOptions::near_weights(&arguments.model)? };
     let (generator, load) = common::load(config, weights.as_mut(), arguments.device, options)?;
     let mut generator = generator.with_stop_tokens(&stop);
     let start = Instant::now();

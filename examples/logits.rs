@@ -67,7 +67,7 @@ fn run(arguments: Arguments) -> Result<()> {
     }
     let (config, mut weights) = common::open(&arguments.model)?;
     let prefill_chunk = (arguments.path == Way::Chunked).then_some(arguments.chunk);
-    let options = GeneratorOptions { prefill_chunk, ..GeneratorOptions::default() };
+    let options = GeneratorOptions { prefill_chunk, ..GeneratorOptions::near_weights(&arguments.model)? };
     let (mut generator, _) = common::load(config, weights.as_mut(), arguments.device, options)?;
     if arguments.path == Way::Bucketed {
         generator = generator.with_decode_cache(tokens.len().max(1))?;
