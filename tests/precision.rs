@@ -5,7 +5,8 @@ mod common;
 use common::oracle::{CHECKPOINTS, GATE, Oracle, worst};
 use gemmaflow::{
     Error,
-    generate::{GemmaGenerator, GeneratorOptions, SampleOpts},
+    generate::{GemmaGenerator, GeneratorOptions, SampleOpts, decode_profile_for_device},
+    ir::Compute,
     profile::CompileProfile,
     runtime::{Device, GpuOptions, Opened},
 };
@@ -171,6 +172,22 @@ fn profiles_that_cannot_hold_are_refused_at_once() {
     let half = generator(&oracle, &Device::Gpu, "")
         .with_compile_profiles(profile(""), profile("[precision]\ncompute = 'f16'\nmixed = 'none'"));
     assert_eq!(half.is_ok(), has_f16(), "{half:?}");
+}
+
+#[test]
+fn the_decode_preset_of_a_device_runs_on_it() {
+    let oracle = Oracle::open("gemma3-text");
+    let tokens = oracle.tokens("p33.input_ids");
+    for gpu in [GpuOptions::default(), GpuOptions { portable: true, ..GpuOptions::default() }] {
+        let Opened::Gpu(context) = Device::Gpu.open(&gpu).unwrap() else { panic!("Device::Gpu opened the reference") };
+        let decode_profile = decode_profile_for_device(context.capabilities());
+        assert!(context.capabilities().f16 || decode_profile.precision.compute == Compute::F32);
+        let options = GeneratorOptions { decode_profile, prefill_chunk: Some(16), ..GeneratorOptions::default() };
+        let (config, device) = (oracle.config.clone(), Device::Context(context));
+        let mut generator = GemmaGenerator::with_options(config, oracle.loader().as_mut(), device, options).unwrap();
+        let error = worst(&logits(&mut generator, &tokens), &oracle.f32("p33.logits"));
+        assert!(error < GATE, "{error}");
+    }
 }
 
 #[test]

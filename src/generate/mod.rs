@@ -14,6 +14,7 @@ pub use generator::{GemmaGenerator, GeneratorOptions, OnProgress};
 pub use kv_state::{KvCacheState, bucket_decode_mask, kv_from_prefill_outputs, split_decode_logits_kv};
 pub(crate) use policy::{PlanPolicy, token_bucket};
 pub(crate) use profiles::Profiles;
+pub use profiles::decode_profile_for_device;
 pub(crate) use sample::{SHORT_LIST, ShortList};
 pub use sample::{SampleOpts, sample_token, sample_token_after};
 

@@ -1,6 +1,22 @@
 //! How a generator's graphs are compiled.
 
-use crate::{Error, Result, ir::DType, profile::CompileProfile};
+use crate::{
+    Error, Result,
+    ir::{Compute, DType},
+    profile::CompileProfile,
+    runtime::Capabilities,
+};
+
+/// The preset of decode graphs with what a device lacks left out: products in f32 where it has no f16.
+///
+/// Everything else in which devices differ is chosen while lowering, by what the adapter reports.
+pub fn decode_profile_for_device(device: &Capabilities) -> CompileProfile {
+    let mut profile = CompileProfile::gemma_decode();
+    if !device.f16 {
+        profile.precision.compute = Compute::F32;
+    }
+    profile
+}
 
 /// The profiles of runs of several tokens (and of whole sequences) and of single tokens.
 #[derive(Debug, Clone, Default, PartialEq)]
