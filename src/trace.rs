@@ -11,7 +11,6 @@ use crate::{
     },
     reference,
     runtime::{CompileOptions, Session, SessionWeights},
-    weights::Tensor,
 };
 
 /// Where a device's values leave the reference's.
@@ -25,21 +24,6 @@ pub struct Difference {
     pub error: f32,
     /// The largest magnitude of the reference's values.
     pub magnitude: f32,
-}
-
-struct Given<'a> {
-    inputs: Inputs,
-    params: &'a ModelParams,
-}
-
-impl reference::Source for Given<'_> {
-    fn input(&self, name: &str) -> Option<Rc<Value>> {
-        self.inputs.get(name).cloned()
-    }
-
-    fn weight(&self, name: &str) -> Option<Tensor> {
-        self.params.get(name).cloned()
-    }
 }
 
 /// Runs `graph` on the reference and `on_device`, which has the same nodes in the same order, on the session's device, and
@@ -62,8 +46,7 @@ pub fn first_difference(
     let mut expected: HashMap<NodeId, Vec<f32>> = HashMap::new();
     let mut given: Inputs = inputs.iter().map(|(name, value)| (name.to_string(), Rc::new(value.clone()))).collect();
     derive(graph, binding, &mut given)?;
-    let given = Given { inputs: given, params };
-    reference::run_observed(graph, binding, &given, &mut |id, value| {
+    reference::run_observed(graph, binding, &given, params, &mut |id, value| {
         if let (false, Data::F32(values)) = (graph.node(id).name.is_empty(), &value.data) {
             expected.insert(id, values.clone());
         }

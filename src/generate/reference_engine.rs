@@ -1,27 +1,22 @@
 //! The generator on the CPU reference.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    rc::Rc,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, rc::Rc, sync::Arc};
 
 use super::{
     Engine, Model, ModelStats, PREFILL_CHUNK, PlanPolicy, Profiles, SampleOpts, Sampled, Want, engine::positions,
     sample_token_after,
 };
 use crate::{
-    Error, Result,
-    flow::BuiltModel,
+    Result,
     ir::{
         DType, Data, DimBinding, Op, PassReport, Value,
+        derive::Inputs,
         ops::{DEAD_KEY, Role, rope_rows},
         passes::prepare_reference,
         sym,
     },
-    reference::{self, Source},
+    reference,
     runtime::{CacheStats, CounterSnapshot, PipelineBlob},
-    weights::Tensor,
 };
 
 #[derive(Clone)]
@@ -34,21 +29,6 @@ pub(crate) struct ReferenceEngine {
     chunk: usize,
     /// Rows of the rings.
     ring: usize,
-}
-
-struct Inputs<'a> {
-    values: HashMap<String, Rc<Value>>,
-    built: &'a BuiltModel,
-}
-
-impl Source for Inputs<'_> {
-    fn input(&self, name: &str) -> Option<Rc<Value>> {
-        self.values.get(name).cloned()
-    }
-
-    fn weight(&self, name: &str) -> Option<Tensor> {
-        self.built.params.get(name).cloned()
-    }
 }
 
 impl ReferenceEngine {
@@ -67,7 +47,7 @@ impl ReferenceEngine {
         let built = self.model.built(resident, want, self.profiles.kv())?;
         let options = self.profiles.of(resident, rows).options("cpu");
         let graph = prepare_reference(&built.graph, &options, &mut PassReport::default())?;
-        let mut values = HashMap::new();
+        let mut values = Inputs::new();
         for node in graph.nodes() {
             let Op::Input(input) = &node.op else { continue };
             let shape = input.ty.shape.bind(&binding)?;
@@ -82,13 +62,14 @@ impl ReferenceEngine {
             };
             values.insert(input.name.clone(), Rc::new(value));
         }
-        let kept: Vec<(String, Rc<Value>)> = values.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
-        let outcome = reference::run(&graph, &binding, &Inputs { values, built: &built });
-        let Ok(mut outcome) = outcome else {
-            // Nothing is lost: the caches are as they were.
-            let caches = kept.into_iter().filter(|(name, _)| name.starts_with("cache."));
-            self.caches.extend(caches.map(|(name, value)| (name, Value::clone(&value))));
-            return Err(outcome.err().unwrap_or(Error::EmptyPrompt));
+        let mut outcome = match reference::run(&graph, &binding, &values, &built.params) {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                // Nothing is lost: the caches are as they were.
+                let caches = values.into_iter().filter(|(name, _)| name.starts_with("cache."));
+                self.caches.extend(caches.map(|(name, value)| (name, Value::clone(&value))));
+                return Err(error);
+            }
         };
         self.caches.extend(outcome.caches);
         match (want, outcome.outputs.drain(..).next().map(|(_, value)| value.data)) {

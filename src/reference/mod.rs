@@ -2,11 +2,11 @@
 //!
 //! It shares nothing with shaders but the scalar table and never sees kernels, plans or the runtime.
 
-use std::{collections::HashMap, rc::Rc};
+use std::{collections::BTreeMap, rc::Rc};
 
 use crate::{
     Error, Result,
-    ir::{Data, DimBinding, FixedType, Graph, NodeId, Op, Type, Value, ops::Role},
+    ir::{Data, DimBinding, FixedType, Graph, NodeId, Op, Type, Value, derive::Inputs, ops::Role},
     weights::Tensor,
 };
 
@@ -19,39 +19,15 @@ pub struct Outcome {
     pub caches: Vec<(String, Value)>,
 }
 
-/// Where a run's inputs and weights come from.
-pub trait Source {
-    /// The input `name`.
-    fn input(&self, name: &str) -> Option<Rc<Value>>;
-    /// The weight `name`.
-    fn weight(&self, name: &str) -> Option<Tensor>;
-}
-
-/// Inputs and weights in maps.
-#[derive(Default)]
-pub struct MapSource {
-    /// Inputs by name.
-    pub inputs: HashMap<String, Rc<Value>>,
-    /// Weights by name.
-    pub weights: HashMap<String, Tensor>,
-}
-
-impl Source for MapSource {
-    fn input(&self, name: &str) -> Option<Rc<Value>> {
-        self.inputs.get(name).cloned()
-    }
-
-    fn weight(&self, name: &str) -> Option<Tensor> {
-        self.weights.get(name).cloned()
-    }
-}
+/// Weights by name.
+pub type Weights = BTreeMap<String, Tensor>;
 
 /// Runs `graph` with its sizes bound.
 ///
 /// # Errors
 /// [`Error::Input`] for a missing or misshapen input, [`Error::MissingWeight`], and what an op says of its operands.
-pub fn run(graph: &Graph, binding: &DimBinding, source: &dyn Source) -> Result<Outcome> {
-    run_observed(graph, binding, source, &mut |_, _| Ok(()))
+pub fn run(graph: &Graph, binding: &DimBinding, inputs: &Inputs, weights: &Weights) -> Result<Outcome> {
+    run_observed(graph, binding, inputs, weights, &mut |_, _| Ok(()))
 }
 
 /// As [`run`], and shows the value of every node to `observe`, in order.
@@ -61,7 +37,8 @@ pub fn run(graph: &Graph, binding: &DimBinding, source: &dyn Source) -> Result<O
 pub fn run_observed(
     graph: &Graph,
     binding: &DimBinding,
-    source: &dyn Source,
+    inputs: &Inputs,
+    weights: &Weights,
     observe: &mut dyn FnMut(NodeId, &Value) -> Result<()>,
 ) -> Result<Outcome> {
     let types = graph.fixed_types(binding)?;
@@ -76,8 +53,8 @@ pub fn run_observed(
         }
         let operands: Vec<Rc<Value>> = node.inputs.iter().filter_map(|i| values[i.index()].clone()).collect();
         let value = match &node.op {
-            Op::Input(input) => given(&input.name, source.input(&input.name), &types[id.index()])?,
-            Op::Weight(weight) => Rc::new(Value::stored(stored(&weight.name, source)?)),
+            Op::Input(input) => given(&input.name, inputs.get(&input.name), &types[id.index()])?,
+            Op::Weight(weight) => Rc::new(Value::stored(stored(&weight.name, weights)?)),
             op => Rc::new(evaluate(op, &operands, &types[id.index()])?),
         };
         if let (Op::CacheWrite(_), Op::Input(cache)) = (&node.op, node.inputs.first().map_or(&node.op, |i| &graph.node(*i).op)) {
@@ -108,18 +85,18 @@ pub fn evaluate(op: &Op, operands: &[Rc<Value>], ty: &FixedType) -> Result<Value
         return Ok(Value { shape: ty.shape.clone(), data: op.eval(&refs, ty)? });
     }
     let mut graph = Graph::new(op.name());
-    let mut source = MapSource::default();
+    let (mut values, mut weights) = (Inputs::new(), Weights::new());
     let mut inputs = Vec::new();
     for (i, operand) in operands.iter().enumerate() {
         let name = format!("operand {i}");
         let shape = operand.shape.as_slice();
         inputs.push(match &operand.data {
             Data::Stored(tensor) => {
-                source.weights.insert(name.clone(), tensor.clone());
+                weights.insert(name.clone(), tensor.clone());
                 graph.weight(name, tensor.dtype(), shape)?
             }
             _ => {
-                source.inputs.insert(name.clone(), operand.clone());
+                values.insert(name.clone(), operand.clone());
                 let ty = Type::new(operand.dtype(), shape);
                 graph.push(crate::ir::ops::Input { name, role: Role::Caller, ty }, &[])?
             }
@@ -130,22 +107,22 @@ pub fn evaluate(op: &Op, operands: &[Rc<Value>], ty: &FixedType) -> Result<Value
         Err(Error::Graph { graph: op.name().into(), problem })
     })?;
     graph.output("result", result);
-    let mut outcome = run(&graph, &DimBinding::new(), &source)?;
+    let mut outcome = run(&graph, &DimBinding::new(), &values, &weights)?;
     match outcome.outputs.pop() {
         Some((_, value)) => Ok(value),
         None => Err(Error::Graph { graph: op.name().into(), problem: "its decomposition gave no value".into() }),
     }
 }
 
-fn given(name: &str, value: Option<Rc<Value>>, ty: &FixedType) -> Result<Rc<Value>> {
+fn given(name: &str, value: Option<&Rc<Value>>, ty: &FixedType) -> Result<Rc<Value>> {
     let wrong = |problem: String| Err(Error::Input { name: name.into(), problem });
     match value {
-        Some(value) if value.shape == ty.shape && value.dtype() == ty.dtype => Ok(value),
+        Some(value) if value.shape == ty.shape && value.dtype() == ty.dtype => Ok(value.clone()),
         Some(v) => wrong(format!("found {}{:?}, expected {}{:?}", v.dtype(), v.shape, ty.dtype, ty.shape)),
         None => wrong(format!("missing; expected {}{:?}", ty.dtype, ty.shape)),
     }
 }
 
-fn stored(name: &str, source: &dyn Source) -> Result<Tensor> {
-    source.weight(name).ok_or_else(|| Error::MissingWeight { name: name.into(), nearest: None })
+fn stored(name: &str, weights: &Weights) -> Result<Tensor> {
+    weights.get(name).cloned().ok_or_else(|| Error::MissingWeight { name: name.into(), nearest: None })
 }

@@ -1,6 +1,6 @@
 //! A graph ready to run.
 
-use std::{collections::HashMap, rc::Rc};
+use std::rc::Rc;
 
 use super::{
     Backend, RunInput, ScratchPool, Session, SessionWeights,
@@ -20,7 +20,7 @@ use crate::{
     },
     lower::lower,
     plan::Plan,
-    reference::{self, Source},
+    reference,
     weights::Tensor,
 };
 
@@ -132,11 +132,7 @@ impl CompiledGraph {
         let mut given = check(&self.graph, &inputs, &live)?;
         derive(&self.graph, &live, &mut given)?;
         match &mut self.gpu {
-            None => {
-                let values = given.into_iter().collect();
-                let source = HostSource { values, params: &self.weights.params };
-                Ok(reference::run(&self.graph, &live, &source)?.outputs)
-            }
+            None => Ok(reference::run(&self.graph, &live, &given, &self.weights.params)?.outputs),
             Some(gpu) => {
                 pad(&self.graph, &live, &self.dims, &mut given)?;
                 gpu.prepare(&self.weights)?;
@@ -166,19 +162,4 @@ fn pad(graph: &Graph, live: &DimBinding, dims: &DimBinding, given: &mut Inputs) 
         }
     }
     Ok(())
-}
-
-struct HostSource<'a> {
-    values: HashMap<String, Rc<Value>>,
-    params: &'a ModelParams,
-}
-
-impl Source for HostSource<'_> {
-    fn input(&self, name: &str) -> Option<Rc<Value>> {
-        self.values.get(name).cloned()
-    }
-
-    fn weight(&self, name: &str) -> Option<Tensor> {
-        self.params.get(name).cloned()
-    }
 }
