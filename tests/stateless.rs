@@ -310,6 +310,22 @@ fn a_size_that_the_graph_does_not_have_is_refused() {
 }
 
 #[test]
+fn sizes_of_nothing_and_of_too_much_are_refused() {
+    let oracle = Oracle::open("gemma2");
+    let built = GemmaFlow::for_prefill(&oracle.config, 1, 8).dynamic_seq().build(oracle.loader().as_mut()).unwrap();
+    for (device, session) in sessions() {
+        let mut graph = compile(&session, &built, DimBinding::new());
+        let text = graph.run(&[("input_ids", &[0u32; 0][..])]).unwrap_err().to_string();
+        assert!(text.contains("T is 0"), "{device}: {text}");
+        let stored = Value::stored(gemmaflow::weights::Tensor::from_f32("ids", vec![1, 8], &[1.0; 8]));
+        let text = graph.run(&[("input_ids", &stored)]).unwrap_err().to_string();
+        assert!(text.contains("stored weight"), "{device}: {text}");
+        let many = GemmaFlow::for_prefill(&oracle.config, usize::MAX / 2, 8).build(oracle.loader().as_mut()).unwrap();
+        assert!(session.compile(&many.graph).is_err(), "{device}");
+    }
+}
+
+#[test]
 fn wrong_inputs_are_refused_by_name() {
     let oracle = Oracle::open("gemma2");
     for (device, session) in sessions() {

@@ -62,7 +62,8 @@ impl Dim {
                 name: symbol.0.into(),
                 problem: "this size of the graph is symbolic and has no value; give one in the DimBinding".into(),
             })?;
-            Ok(sum + value)
+            sum.checked_add(value)
+                .ok_or_else(|| Error::Input { name: symbol.0.into(), problem: format!("{sum} + {value} is no size") })
         })
     }
 }
@@ -130,8 +131,16 @@ impl Shape {
     }
 
     /// Replaces every symbol.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a symbol without a value, and for more elements than any device or host could hold (2⁴⁸).
     pub fn bind(&self, binding: &DimBinding) -> Result<Vec<usize>> {
-        self.0.iter().map(|d| d.bind(binding)).collect()
+        let dims: Vec<usize> = self.0.iter().map(|d| d.bind(binding)).collect::<Result<_>>()?;
+        let elements = dims.iter().try_fold(1usize, |product, dim| product.checked_mul(*dim));
+        match elements {
+            Some(elements) if elements <= 1 << 48 => Ok(dims),
+            _ => Err(Error::Input { name: "sizes".into(), problem: format!("{dims:?} has more than 2^48 elements") }),
+        }
     }
 }
 

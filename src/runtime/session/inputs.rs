@@ -128,6 +128,9 @@ pub(in crate::runtime) fn sizes(graph: &Graph, inputs: &[(&str, RunInput)], capa
             let (Some(symbol), None) = (symbols.next(), symbols.next()) else { continue };
             let most = capacity.get(symbol).unwrap_or(usize::MAX);
             match size.checked_sub(dim.offset()) {
+                Some(0) => {
+                    return wrong(name, format!("found {}; its size {} is 0, expected at least 1", given.found(), symbol.0));
+                }
                 Some(value) if value > most => {
                     let problem = format!(
                         "found {}; its size {} = {value} exceeds {most}, for which the graph is compiled",
@@ -160,6 +163,9 @@ pub(super) fn check(graph: &Graph, inputs: &[(&str, RunInput)], live: &DimBindin
         let shape = input.ty.shape.bind(live)?;
         let len: usize = shape.iter().product();
         let same = match given {
+            RunInput::Value(value) if matches!(value.data, Data::Stored(_)) => {
+                return wrong(name, "found a stored weight, expected an array on the host".into());
+            }
             RunInput::Value(value) => value.shape == shape,
             _ => true,
         };
