@@ -82,6 +82,11 @@ impl Lora {
             [a, _] => bail!("{}: {name} has no {}", file.display(), if a.is_some() { "lora_B" } else { "lora_A" }),
         };
         let targets = parts.into_iter().map(whole).collect::<Result<_>>()?;
+        ensure!(
+            !path.is_dir() || folder.join("adapter_config.json").is_file(),
+            "{}: there is no adapter_config.json",
+            path.display()
+        );
         Ok(Self { scale: scale(&folder.join("adapter_config.json"))?, targets })
     }
 
@@ -165,6 +170,7 @@ fn scale(path: &Path) -> Result<f32> {
     let config = read().map_err(|e| anyhow!("{}: {e}", path.display()))?;
     let plain = !config.use_dora && config.rank_pattern.is_empty() && config.alpha_pattern.is_empty();
     ensure!(plain, "{}: use_dora, rank_pattern and alpha_pattern are not supported", path.display());
+    ensure!(config.r >= 1.0, "{}: r is {}, expected at least 1", path.display(), config.r);
     Ok(config.lora_alpha / if config.use_rslora { config.r.sqrt() } else { config.r })
 }
 

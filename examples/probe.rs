@@ -9,7 +9,7 @@ use clap::Parser;
 use gemmaflow::{
     flow::{BlockStage, FlowStage},
     gemma::{GemmaConfig, GemmaFlow, GemmaRmsNormStage, LmHeadStage},
-    ir::{DimBinding, ops::Slice},
+    ir::ops::Slice,
     runtime::{CompileOptions, Device, Session},
 };
 
@@ -85,7 +85,7 @@ fn run(arguments: Arguments) -> Result<()> {
     let stock = GemmaFlow::for_prefill(&config, 1, tokens.len()).last_token_logits();
     let probed = probe(stock.clone(), &layers).build(weights.as_mut())?;
     let stock = stock.build(common::open(&arguments.model)?.1.as_mut())?;
-    let options = CompileOptions::default().with_dims(DimBinding::new()).with_weights(&session.load(probed.params())?);
+    let options = CompileOptions::default().with_weights(&session.load(probed.params())?);
     let mut graphs = [session.compile_with(&stock.graph, &options)?, session.compile_with(&probed.graph, &options)?];
 
     // In turns, so that whatever else the machine does meets both; the first turn does not count.

@@ -10,7 +10,7 @@ use gemmaflow::{
     gemma::{GemmaConfig, GemmaFlow},
     ir::{DimBinding, Value, sym},
     runtime::{
-        BucketedCompileCache, CompileCache, CounterSnapshot, Device, DynamicDimCompileCache, RunInput, Session, SessionWeights,
+        BucketedCompileCache, CompileCache, CompileOptions, CounterSnapshot, Device, DynamicDimCompileCache, RunInput, Session,
     },
 };
 use oracle::{GATE, Oracle, worst};
@@ -22,10 +22,10 @@ fn prefill(oracle: &Oracle, most: usize) -> BuiltModel {
     flow.build(oracle.loader().as_mut()).unwrap()
 }
 
-fn gpu(built: &BuiltModel) -> (Session, SessionWeights) {
+fn gpu(built: &BuiltModel) -> (Session, CompileOptions) {
     let session = Session::new(&Device::Gpu).expect("a GPU adapter (lavapipe will do)");
     let weights = session.load(&built.params).unwrap();
-    (session, weights)
+    (session, CompileOptions::default().with_weights(&weights).with_profile(&built.profile))
 }
 
 fn counters(session: &Session) -> CounterSnapshot {
@@ -47,8 +47,8 @@ fn check(oracle: &Oracle, len: usize, run: impl FnOnce(&[(&str, RunInput)]) -> V
 fn exact_sizes_stay_by_use() {
     let oracle = Oracle::open(MODEL);
     let built = prefill(&oracle, 70);
-    let (session, weights) = gpu(&built);
-    let mut cache = CompileCache::new(&session, &built.graph, &weights, 2).unwrap();
+    let (session, options) = gpu(&built);
+    let mut cache = CompileCache::new(&session, &built.graph, &options, 2).unwrap();
     for len in [5, 12, 5, 7, 5, 12] {
         check(&oracle, len, |inputs| cache.run(inputs).unwrap());
     }
@@ -56,7 +56,12 @@ fn exact_sizes_stay_by_use() {
     let stats = cache.stats();
     assert_eq!((stats.hits, stats.misses, stats.compiles, stats.evictions), (2, 4, 4, 2));
     assert!(stats.bytes > 0);
-    assert!(matches!(CompileCache::new(&session, &built.graph, &weights, 0), Err(Error::Builder(_))));
+    // The same sizes in other words are one entry; a size past the limit is an error.
+    let sizes = DimBinding::batch_seq(1, 12);
+    cache.get(&sizes).unwrap();
+    assert_eq!((cache.stats().hits, cache.stats().compiles), (3, 4));
+    assert!(matches!(cache.get(&DimBinding::batch_seq(1, 71)), Err(Error::Input { .. })));
+    assert!(matches!(CompileCache::new(&session, &built.graph, &options, 0), Err(Error::Builder(_))));
 }
 
 #[test]
@@ -65,8 +70,8 @@ fn one_template_serves_a_thousand_lengths() {
     let mut oracle_1k = Oracle::open(MODEL);
     oracle_1k.config.max_position_embeddings = 1024;
     let built = prefill(&oracle_1k, 1000);
-    let (session, weights) = gpu(&built);
-    let mut cache = DynamicDimCompileCache::new(&session, &built.graph, &weights, &DimBinding::new()).unwrap();
+    let (session, options) = gpu(&built);
+    let mut cache = DynamicDimCompileCache::new(&session, &built.graph, &options).unwrap();
     let (warm, bytes) = (counters(&session), cache.stats().bytes);
     for len in [1, 7, 33, 64, 70] {
         check(&oracle, len, |inputs| cache.run(inputs).unwrap());
@@ -88,12 +93,12 @@ fn a_ladder_compiles_once_a_rung_and_no_pipeline_after_the_first_pass() {
     let config = GemmaConfig { max_position_embeddings: 1024, ..GemmaConfig::tiny_test() };
     let mut loader = gemmaflow::weights::random_weights(&config, gemmaflow::ir::DType::F32, 3).unwrap();
     let built = GemmaFlow::for_decode(&config, 1, 1000).dynamic_past().custom_mask().build(&mut loader).unwrap();
-    let (session, weights) = gpu(&built);
+    let (session, options) = gpu(&built);
     let ladder = BucketedCompileCache::power_of_two_ladder(&session, 1, 1000).unwrap();
     assert_eq!(ladder.buckets(), [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000]);
     assert_eq!([1, 2, 3, 4, 5, 8, 9, 513, 1000].map(|n| ladder.bucket_for(n).unwrap()), [1, 2, 4, 4, 8, 8, 16, 1000, 1000]);
     assert_eq!(ladder.bucket_for(1001), None);
-    let mut cache = ladder.for_graph(&built.graph, sym::PAST_SEQ, &weights);
+    let mut cache = ladder.for_graph(&built.graph, sym::PAST_SEQ, &options);
     let width = config.kv_proj_dim();
     let row = vec![0.25f32; 1001 * width];
     let names: Vec<String> = (0..2).flat_map(|i| [format!("past_k_{i}"), format!("past_v_{i}")]).collect();
@@ -119,6 +124,8 @@ fn a_ladder_compiles_once_a_rung_and_no_pipeline_after_the_first_pass() {
     assert!(stats.bytes < 4 * top, "{} of {top}", stats.bytes);
     assert!(matches!(step(&mut cache, 1001), Err(Error::ContextFull { .. } | Error::Input { .. })));
     assert!(matches!(cache.get(1001), Err(Error::ContextFull { needed: 1001, capacity: 1000 })));
+    let longer = BucketedCompileCache::power_of_two_ladder(&session, 256, 4096).unwrap();
+    assert_eq!(longer.for_graph(&built.graph, sym::PAST_SEQ, &options).buckets(), [256, 512, 1000]);
     for (min, max) in [(0, 4), (5, 4)] {
         assert!(matches!(BucketedCompileCache::power_of_two_ladder(&session, min, max), Err(Error::Builder(_))));
     }
@@ -128,12 +135,12 @@ fn a_ladder_compiles_once_a_rung_and_no_pipeline_after_the_first_pass() {
 fn caches_share_the_weights() {
     let oracle = Oracle::open(MODEL);
     let built = prefill(&oracle, 70);
-    let (session, weights) = gpu(&built);
+    let (session, options) = gpu(&built);
     let uploaded = counters(&session).bytes_uploaded;
     let all: usize = built.params.values().map(|t| t.byte_len()).sum();
     assert!(uploaded >= all as u64);
-    let mut exact = CompileCache::new(&session, &built.graph, &weights, 2).unwrap();
-    let mut dynamic = DynamicDimCompileCache::new(&session, &built.graph, &weights, &DimBinding::new()).unwrap();
+    let mut exact = CompileCache::new(&session, &built.graph, &options, 2).unwrap();
+    let mut dynamic = DynamicDimCompileCache::new(&session, &built.graph, &options).unwrap();
     check(&oracle, 9, |inputs| exact.run(inputs).unwrap());
     check(&oracle, 9, |inputs| dynamic.run(inputs).unwrap());
     // Inputs of a few hundred bytes each are written; weights are not.

@@ -9,8 +9,8 @@ use super::Adapter;
 use crate::{
     Error, Result,
     ir::{
-        DType, Dim, Graph, NodeId, Shape,
-        ops::{PositionRule, Role, RopeTable},
+        DType, Dim, Graph, NodeId, Op, Shape, Type,
+        ops::{Input, PositionRule, Role, RopeTable},
     },
     weights::{Tensor, WeightLoader},
 };
@@ -62,6 +62,8 @@ pub struct EmitContext<'a> {
     pub positions: PositionRule,
     loader: &'a mut dyn WeightLoader,
     params: ModelParams,
+    /// The loader's key of each weight; none for weights that stages brought.
+    keys: BTreeMap<String, String>,
     /// The names of weights that no loader knows.
     own: BTreeSet<String>,
     shared: BTreeMap<String, NodeId>,
@@ -82,6 +84,7 @@ impl<'a> EmitContext<'a> {
             positions: PositionRule::From(0),
             loader,
             params: ModelParams::new(),
+            keys: BTreeMap::new(),
             own: BTreeSet::new(),
             shared: BTreeMap::new(),
             scope: Vec::new(),
@@ -120,17 +123,23 @@ impl<'a> EmitContext<'a> {
     /// [`Error::MissingWeight`], [`Error::WeightShape`], [`Error::WeightType`]; [`Error::Builder`] where a stage's own weight has
     /// the name.
     pub fn weight(&mut self, name: &str, key: &str, shape: &[usize]) -> Result<NodeId> {
-        if self.own.contains(name) {
-            return Err(taken(name));
-        }
-        if !self.params.contains_key(name) {
-            let info = self.loader.peek(key)?;
-            if info.shape != shape {
-                let (found, expected) = (info.shape.to_vec(), shape.to_vec());
-                return Err(Error::WeightShape { name: key.into(), found, expected });
+        let misshapen =
+            |found: &[usize]| Error::WeightShape { name: key.into(), found: found.to_vec(), expected: shape.to_vec() };
+        match self.params.get(name) {
+            Some(_) if self.keys.get(name).is_none_or(|known| known != key) => {
+                return Err(Error::Builder(format!("two weights are called '{name}'; '{key}' needs another name")));
             }
-            let tensor = self.loader.take(key)?;
-            self.params.insert(name.to_string(), tensor);
+            Some(known) if known.shape() != shape => return Err(misshapen(known.shape())),
+            Some(_) => {}
+            None => {
+                let info = self.loader.peek(key)?;
+                if info.shape != shape {
+                    return Err(misshapen(info.shape));
+                }
+                let tensor = self.loader.take(key)?;
+                self.params.insert(name.to_string(), tensor);
+                self.keys.insert(name.to_string(), key.to_string());
+            }
         }
         self.graph.weight(name, self.params[name].dtype(), shape)
     }
@@ -217,56 +226,63 @@ impl<'a> EmitContext<'a> {
     /// The positions of the new tokens, `[B, T]` i32.
     ///
     /// # Errors
-    /// None in practice; the graph's own.
+    /// [`Error::Builder`] where the name stands for something else.
     pub fn query_positions(&mut self) -> Result<NodeId> {
         let (rule, shape) = (self.positions.clone(), self.shape(&[]));
-        self.unscoped("positions", |graph| graph.input("positions", Role::Positions(rule), DType::I32, shape))
+        self.runtime_input("positions", Role::Positions(rule), DType::I32, shape)
     }
 
     /// The positions of the keys of a caller's cache followed by those of the new tokens, `[B, past + T]` i32.
     ///
     /// # Errors
-    /// None in practice; the graph's own.
+    /// [`Error::Builder`] where the name stands for something else.
     pub fn key_positions(&mut self, past: Dim) -> Result<NodeId> {
         let (rule, shape) = (self.positions.clone(), self.keys(past)?);
-        self.unscoped("key_positions", |graph| graph.input("key_positions", Role::KeyPositions { rule, past }, DType::I32, shape))
+        self.runtime_input("key_positions", Role::KeyPositions { rule, past }, DType::I32, shape)
     }
 
     /// The caller's mask over the keys, `[B, past + T]` f32.
     ///
     /// # Errors
-    /// None in practice; the graph's own.
+    /// [`Error::Builder`] where the name stands for something else.
     pub fn key_mask(&mut self, past: Dim) -> Result<NodeId> {
         let shape = self.keys(past)?;
-        self.unscoped("mask", |graph| graph.input("mask", Role::Caller, DType::F32, shape))
+        self.runtime_input("mask", Role::Caller, DType::F32, shape)
     }
 
     /// Makes a rotary table known by its name: the rows of the new tokens, `[B, T, H]`, from H/2 inverse frequencies.
     ///
     /// # Errors
-    /// None in practice; the graph's own.
+    /// [`Error::Builder`] where the name stands for something else.
     pub fn rope_table(&mut self, name: &str, inv_freq: &[f32]) -> Result<NodeId> {
         let (rule, shape) = (self.positions.clone(), self.shape(&[inv_freq.len() * 2]));
         let role = Role::RopeTable(RopeTable { inv_freq: inv_freq.into(), rule });
-        self.unscoped(name, |graph| graph.input(name, role, DType::F32, shape))
+        self.runtime_input(name, role, DType::F32, shape)
     }
 
     /// An f32 input that the caller may give, such as its own rotary rows; what is derived from it says how.
     ///
     /// # Errors
-    /// None in practice; the graph's own.
+    /// [`Error::Builder`] where the name stands for something else.
     pub fn optional_input(&mut self, name: &str, shape: Shape) -> Result<NodeId> {
-        self.unscoped(name, |graph| graph.input(name, Role::Optional, DType::F32, shape))
+        self.runtime_input(name, Role::Optional, DType::F32, shape)
     }
 
-    /// An input that belongs to no layer, whichever asks for it first.
-    fn unscoped(&mut self, name: &str, make: impl FnOnce(&mut Graph) -> Result<NodeId>) -> Result<NodeId> {
-        self.shared(name, |context| {
-            context.graph.set_scope("");
-            let node = make(context.graph);
-            context.graph.set_scope(context.scope.join("."));
-            node
-        })
+    /// An input that belongs to no layer, whichever asks for it first; all must ask for the same.
+    fn runtime_input(&mut self, name: &str, role: Role, dtype: DType, shape: Shape) -> Result<NodeId> {
+        let input = Input { name: name.to_string(), role, ty: Type::new(dtype, shape) };
+        if let Some(node) = self.find_shared(name) {
+            return match &self.graph.node(node).op {
+                Op::Input(found) if *found == input => Ok(node),
+                _ => Err(Error::Builder(format!("'{name}' is there already and is something else; give yours another name"))),
+            };
+        }
+        self.graph.set_scope("");
+        let node = self.graph.input(name, input.role, dtype, input.ty.shape);
+        self.graph.set_scope(self.scope.join("."));
+        let node = node?;
+        self.share(name, node);
+        Ok(node)
     }
 
     /// Adds a named output of the graph beside the model's own; they come after it, in the order in which they were added.

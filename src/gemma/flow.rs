@@ -80,7 +80,9 @@ type PatchHook = dyn Fn(ModelFlow) -> ModelFlow + Send + Sync;
 /// and so the new token's position; optionally the caller's own rotary rows `rope_cos`, `rope_sin` `[1, H/2]` (models with two
 /// tables: `rope_cos_sliding`, `rope_sin_sliding`, `rope_cos_full`, `rope_sin_full`); with `custom_mask`, `mask` `[B, past + 1]` f32, whose
 /// entries below 0.5 drop a key; `past_k_0`, `past_v_0`, `past_k_1`, … `[B, past, K·H]`. Outputs `logits` `[B, 1, V]` (or `hidden`
-/// `[B, 1, D]`), then `k_0`, `v_0`, `k_1`, … `[B, past + 1, K·H]`, the new row last.
+/// `[B, 1, D]`), then `k_0`, `v_0`, `k_1`, … `[B, past + 1, K·H]`, the new row last. Of `past_k_i` and `past_v_i` the first `position`
+/// rows of each sequence are live: in a batch of unequal lengths
+/// [`KvCacheState::live_rows_first`](crate::generate::KvCacheState::live_rows_first) makes that so again after a step.
 #[derive(Clone)]
 pub struct GemmaFlow<'a> {
     config: &'a GemmaConfig,
@@ -240,6 +242,11 @@ impl<'a> GemmaFlow<'a> {
     pub fn profile_near(mut self, weights: &Path) -> Self {
         self.profile = ProfileSource::Near(weights.to_path_buf());
         self
+    }
+
+    /// Whether a profile was chosen.
+    pub(crate) fn has_profile(&self) -> bool {
+        !matches!(self.profile, ProfileSource::Preset)
     }
 
     /// Stages between the scaled embedding and the first layer.

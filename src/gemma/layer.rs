@@ -21,7 +21,7 @@ pub struct GemmaDecodeLayerSpec {
     pub head_dim: usize,
     /// KV heads K.
     pub num_kv_heads: usize,
-    /// Query heads to a KV head: G = N/K.
+    /// Query heads to a KV head: G = N/K. Tells; the numbers of heads decide.
     pub kv_group_size: usize,
     /// Dimensions of a head that are rotated.
     pub n_rot: usize,
@@ -29,11 +29,11 @@ pub struct GemmaDecodeLayerSpec {
     pub rope_table: String,
     /// Whether the values are the keys.
     pub k_eq_v: bool,
-    /// Added under the root of every norm.
+    /// Added under the root of the norms on queries and keys.
     pub eps: f32,
-    /// Whether the caller gives a mask over the keys.
+    /// Whether the caller gives a mask over the keys. Tells; the flow decides.
     pub use_custom_mask: bool,
-    /// The stream, `[B, 1, D]`.
+    /// The stream, `[B, 1, D]`. Tells; the flow decides.
     pub hidden_shape: Shape,
     /// Which keys a query sees, besides the caller's mask.
     pub mask: MaskKind,

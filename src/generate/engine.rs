@@ -158,6 +158,10 @@ impl Model {
             Some(change) => change(flow),
             None => flow,
         };
+        if flow.has_profile() {
+            let advice = "give it to the generator: GeneratorOptions::prefill_profile and decode_profile";
+            return Err(Error::Builder(format!("a profile has no effect in with_flow; {advice}")));
+        }
         let precision = Precision { kv, ..Precision::default() };
         let flow = flow.profile(CompileProfile { precision, ..CompileProfile::default() });
         let flow = match want {

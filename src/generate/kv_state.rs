@@ -8,7 +8,14 @@ use crate::{
     ir::{Data, Value},
 };
 
+/// The longest context that a configuration may have.
+const LONGEST: usize = 1 << 30;
+
 /// K (after RoPE) and V of every layer on the host.
+///
+/// A decode graph takes each sequence's live rows first, in the order of their positions, and counts them by `position`. Where a
+/// batch has unequal lengths a prefill with padding on the left, and every decode step, whose new row is the last, leave other
+/// rows between: [`live_rows_first`](Self::live_rows_first) closes the gaps.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct KvCacheState {
     /// Rows of each sequence.
@@ -17,6 +24,46 @@ pub struct KvCacheState {
     pub layers_k: Vec<Vec<f32>>,
     /// V of each layer, row-major `[B, past_len, K·H]`.
     pub layers_v: Vec<Vec<f32>>,
+}
+
+impl KvCacheState {
+    /// Moves the live rows of each sequence to the front, in order, and drops what is then behind the longest. `live` `[B, past_len]`
+    /// is 1 for live rows and 0 between: the `attention_mask` after a prefill; after a decode step for each sequence
+    /// [`bucket_decode_mask`] of its rows before the step and the rows that the graph took. Returns the number of live rows of each
+    /// sequence, which is the next step's `position`.
+    ///
+    /// # Errors
+    /// [`Error::Input`] where `live` is not a number of whole sequences, or does not fit K and V.
+    pub fn live_rows_first(&mut self, live: &[f32]) -> Result<Vec<u32>> {
+        let rows = self.past_len;
+        if rows == 0 || live.is_empty() || !live.len().is_multiple_of(rows) {
+            return Err(wrong("live", format!("found {} entries, expected [B, {rows}] of at least one row", live.len())));
+        }
+        let batch = live.len() / rows;
+        let layers = self.layers_k.iter_mut().chain(&mut self.layers_v);
+        if let Some(found) = layers.map(|layer| layer.len()).find(|len| !len.is_multiple_of(live.len())) {
+            return Err(wrong(
+                "live",
+                format!("K and V have {found} elements, which are no rows of {batch} sequences of {rows}"),
+            ));
+        }
+        let counts: Vec<usize> = live.chunks(rows).map(|mask| mask.iter().filter(|keep| **keep >= 0.5).count()).collect();
+        let longest = counts.iter().copied().max().unwrap_or(0);
+        for layer in self.layers_k.iter_mut().chain(&mut self.layers_v) {
+            let width = layer.len() / live.len();
+            let mut moved = vec![0.0; batch * longest * width];
+            for (b, mask) in live.chunks(rows).enumerate() {
+                let kept = (0..rows).filter(|row| mask[*row] >= 0.5);
+                for (to, from) in kept.enumerate() {
+                    let source = &layer[(b * rows + from) * width..][..width];
+                    moved[(b * longest + to) * width..][..width].copy_from_slice(source);
+                }
+            }
+            *layer = moved;
+        }
+        self.past_len = longest;
+        Ok(counts.into_iter().map(|count| count as u32).collect())
+    }
 }
 
 /// The cache from the outputs of a prefill graph built with `export_kv`: its first output, `logits` or `hidden`, is passed over.
@@ -46,7 +93,8 @@ pub fn split_decode_logits_kv(mut outputs: Vec<(String, Value)>, layers: usize) 
     Ok((numbers(&name, logits)?, collect(outputs)?))
 }
 
-/// The keep-mask of a decode step whose cache has `upper` rows, the first `past` of them live: `upper + 1` entries, 1 for the
+/// The keep-mask of a decode step whose cache has `upper` rows, the first `past` of them live, for a graph built with
+/// `dynamic_past` whose `position` is `past` (one with a static past rotates at its own past): `upper + 1` entries, 1 for the
 /// live rows and for the new one, which is at index `upper`, and 0 between.
 ///
 /// # Errors
@@ -55,12 +103,15 @@ pub fn bucket_decode_mask(past: usize, upper: usize) -> Result<Vec<f32>> {
     if past > upper {
         return Err(wrong("mask", format!("{past} live rows do not fit a bucket of {upper}; take the next larger bucket")));
     }
+    if upper > LONGEST {
+        return Err(wrong("mask", format!("a bucket of {upper} rows, expected at most {LONGEST}")));
+    }
     Ok((0..=upper).map(|row| f32::from(u8::from(row < past || row == upper))).collect())
 }
 
 /// Whether the outputs are one of `first` and K and V of each layer, in order.
 fn check_names(outputs: &[(String, Value)], first: &[&str], layers: usize) -> Result<()> {
-    let expected = 1 + 2 * layers;
+    let expected = layers.saturating_mul(2).saturating_add(1);
     if outputs.len() != expected {
         let problem = format!(
             "found {} outputs, expected {expected}: {}, then K and V of {layers} layers; was the graph built with export_kv?",

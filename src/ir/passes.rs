@@ -202,7 +202,8 @@ impl Folder {
             (BinaryFn::Add, BinaryFn::Add) => a + number,
             _ => return None,
         };
-        joined.is_finite().then_some((node.inputs[0], joined))
+        // Two small factors may vanish together where one after the other does not.
+        (joined.is_normal() || a == 0.0 || number == 0.0).then_some((node.inputs[0], joined))
     }
 }
 

@@ -2,7 +2,7 @@
 //! set of resident weights; what a compiled graph has of its own is its inputs, its bind groups and a share of the scratch.
 
 use super::{
-    CacheStats, CompileOptions, CompiledGraph, RunInput, Session, SessionWeights,
+    CacheStats, CompileOptions, CompiledGraph, RunInput, Session,
     lru::Lru,
     prepared::ScratchPool,
     session::{capacity, sizes},
@@ -17,19 +17,25 @@ use crate::{
 struct Template {
     session: Session,
     graph: Graph,
-    weights: SessionWeights,
+    options: CompileOptions,
     scratch: ScratchPool,
     compiles: u64,
 }
 
 impl Template {
-    fn new(session: &Session, graph: &Graph, weights: &SessionWeights) -> Self {
-        let (session, graph, weights) = (session.clone(), graph.clone(), weights.clone());
-        Self { session, graph, weights, scratch: ScratchPool::default(), compiles: 0 }
+    fn new(session: &Session, graph: &Graph, options: &CompileOptions) -> Self {
+        let (session, graph, options) = (session.clone(), graph.clone(), options.clone());
+        Self { session, graph, options, scratch: ScratchPool::default(), compiles: 0 }
+    }
+
+    /// All sizes: as bound, else as in the options, else at their limits.
+    fn dims(&self, bound: &DimBinding) -> Result<DimBinding> {
+        let both = bound.iter().fold(self.options.dims.clone(), |dims, (symbol, value)| dims.with(symbol, value));
+        capacity(&self.graph, &both)
     }
 
     fn compile(&mut self, dims: DimBinding) -> Result<CompiledGraph> {
-        let options = CompileOptions::default().with_dims(dims).with_weights(&self.weights);
+        let options = self.options.clone().with_dims(dims);
         let graph = self.session.compile_into(&self.graph, &options, &mut self.scratch)?;
         self.compiles += 1;
         Ok(graph)
@@ -41,7 +47,7 @@ impl Template {
         &'i I: Into<RunInput<'i>>,
     {
         let inputs: Vec<(&str, RunInput)> = inputs.iter().map(|(name, input)| (*name, input.into())).collect();
-        sizes(&self.graph, &inputs, &capacity(&self.graph, &DimBinding::new())?)
+        sizes(&self.graph, &inputs, &self.dims(&DimBinding::new())?)
     }
 
     fn stats<'a>(&self, counted: CacheStats, entries: impl Iterator<Item = &'a CompiledGraph>) -> CacheStats {
@@ -51,6 +57,8 @@ impl Template {
 }
 
 /// Graphs compiled for exactly the sizes that they run at, the least recently used one going when there are more than `capacity`.
+///
+/// What goes gives its buffers back; its pipelines, some of which are for that size alone, stay with the session.
 #[derive(Debug)]
 pub struct CompileCache {
     template: Template,
@@ -62,10 +70,10 @@ impl CompileCache {
     ///
     /// # Errors
     /// [`Error::Builder`] for a capacity of 0.
-    pub fn new(session: &Session, graph: &Graph, weights: &SessionWeights, capacity: usize) -> Result<Self> {
+    pub fn new(session: &Session, graph: &Graph, options: &CompileOptions, capacity: usize) -> Result<Self> {
         match capacity {
             0 => Err(Error::Builder("the capacity of the CompileCache is 0, expected at least 1".into())),
-            _ => Ok(Self { template: Template::new(session, graph, weights), entries: Lru::new(capacity) }),
+            _ => Ok(Self { template: Template::new(session, graph, options), entries: Lru::new(capacity) }),
         }
     }
 
@@ -73,13 +81,18 @@ impl CompileCache {
     ///
     /// # Errors
     /// As [`Session::compile_with`].
-    pub fn get(&mut self, dims: &DimBinding) -> Result<&mut CompiledGraph> {
-        if self.entries.get(dims).is_none() {
+    pub fn get(&mut self, dims: &DimBinding) -> Result<&CompiledGraph> {
+        Ok(self.entry(dims)?)
+    }
+
+    fn entry(&mut self, dims: &DimBinding) -> Result<&mut CompiledGraph> {
+        let dims = self.template.dims(dims)?;
+        if self.entries.get(&dims).is_none() {
             self.entries.make_room();
             let compiled = self.template.compile(dims.clone())?;
             self.entries.insert(dims.clone(), compiled);
         }
-        self.entries.peek_mut(dims).ok_or_else(|| lost(&self.template.graph))
+        self.entries.peek_mut(&dims).ok_or_else(|| lost(&self.template.graph))
     }
 
     /// Runs the graph compiled for the sizes that the inputs have.
@@ -91,7 +104,7 @@ impl CompileCache {
         &'i I: Into<RunInput<'i>>,
     {
         let dims = self.template.sizes(inputs)?;
-        self.get(&dims)?.run(inputs)
+        self.entry(&dims)?.run(inputs)
     }
 
     /// What the cache has done and holds.
@@ -110,13 +123,13 @@ pub struct DynamicDimCompileCache {
 }
 
 impl DynamicDimCompileCache {
-    /// Compiles the graph for sizes up to `most`; a size that is not there is at the graph's own limit.
+    /// Compiles the graph for sizes up to those of the options; one that is not there is at the graph's own limit.
     ///
     /// # Errors
     /// As [`Session::compile_with`].
-    pub fn new(session: &Session, graph: &Graph, weights: &SessionWeights, most: &DimBinding) -> Result<Self> {
-        let mut template = Template::new(session, graph, weights);
-        let compiled = template.compile(most.clone())?;
+    pub fn new(session: &Session, graph: &Graph, options: &CompileOptions) -> Result<Self> {
+        let mut template = Template::new(session, graph, options);
+        let compiled = template.compile(options.dims.clone())?;
         Ok(Self { template, compiled, runs: 0 })
     }
 
@@ -128,8 +141,9 @@ impl DynamicDimCompileCache {
     where
         &'i I: Into<RunInput<'i>>,
     {
+        let outputs = self.compiled.run(inputs)?;
         self.runs += 1;
-        self.compiled.run(inputs)
+        Ok(outputs)
     }
 
     /// What the cache has done and holds: one compile, and a hit for every run.
@@ -175,10 +189,18 @@ impl BucketedCompileCache {
         Ok(Self { session: session.clone(), buckets, serves: None, hits: 0, misses: 0 })
     }
 
-    /// Serves `graph`, whose size `symbol` the ladder is for; other symbolic sizes are at their limits. Nothing is compiled yet.
-    pub fn for_graph(mut self, graph: &Graph, symbol: Symbol, weights: &SessionWeights) -> Self {
+    /// Serves `graph`, whose size `symbol` the ladder is for; other symbolic sizes are as in the options, else at their limits. A
+    /// ladder that goes past the graph's limit ends there. Nothing is compiled yet.
+    pub fn for_graph(mut self, graph: &Graph, symbol: Symbol, options: &CompileOptions) -> Self {
+        if let Some(most) = graph.limits().get(&symbol) {
+            let below = self.buckets.iter().take_while(|rung| *rung < most).count();
+            if below < self.buckets.len() {
+                self.buckets.truncate(below);
+                self.buckets.push(*most);
+            }
+        }
         let compiled = self.buckets.iter().map(|_| None).collect();
-        self.serves = Some(Served { template: Template::new(&self.session, graph, weights), symbol, compiled });
+        self.serves = Some(Served { template: Template::new(&self.session, graph, options), symbol, compiled });
         self
     }
 
@@ -196,7 +218,11 @@ impl BucketedCompileCache {
     ///
     /// # Errors
     /// [`Error::ContextFull`] past the top rung, [`Error::Builder`] where no graph is served, and as [`Session::compile_with`].
-    pub fn get(&mut self, size: usize) -> Result<&mut CompiledGraph> {
+    pub fn get(&mut self, size: usize) -> Result<&CompiledGraph> {
+        Ok(self.entry(size)?)
+    }
+
+    fn entry(&mut self, size: usize) -> Result<&mut CompiledGraph> {
         let top = self.buckets.last().copied().unwrap_or(0);
         let rung = self.buckets.iter().position(|rung| *rung >= size);
         let index = rung.ok_or(Error::ContextFull { needed: size, capacity: top })?;
@@ -222,7 +248,7 @@ impl BucketedCompileCache {
     {
         let served = self.serves.as_ref().ok_or_else(no_graph)?;
         let size = served.template.sizes(inputs)?.get(served.symbol).unwrap_or(0);
-        self.get(size)?.run(inputs)
+        self.entry(size)?.run(inputs)
     }
 
     /// What the cache has done and holds.

@@ -162,6 +162,12 @@ impl GpuContext {
         context
     }
 
+    /// When a wait that begins now has taken too long; a century stands for no limit.
+    pub(super) fn deadline(&self) -> Instant {
+        let century = Duration::from_secs(100 * 365 * 24 * 3600);
+        Instant::now() + self.timeout.min(century)
+    }
+
     /// The adapter that was opened.
     pub fn adapter(&self) -> &wgpu::Adapter {
         &self.adapter
@@ -316,7 +322,7 @@ impl GpuContext {
     }
 
     fn wait_for(&self, submission: Option<&wgpu::SubmissionIndex>, what: &str) -> Result<()> {
-        let deadline = Instant::now() + self.timeout;
+        let deadline = self.deadline();
         loop {
             self.check()?;
             let left = deadline.saturating_duration_since(Instant::now());

@@ -114,7 +114,7 @@ impl GpuContext {
 
     /// The outcome of a mapping whose submission is done. Its callback may still be running in another thread that polls.
     pub(super) fn settled(&self, mapped: &std::sync::OnceLock<bool>) -> Result<bool> {
-        let deadline = Instant::now() + self.timeout();
+        let deadline = self.deadline();
         loop {
             match mapped.get() {
                 Some(outcome) => return Ok(*outcome),

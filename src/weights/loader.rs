@@ -127,7 +127,7 @@ impl WeightLoader for WeightMap {
 }
 
 /// The key at the smallest edit distance, if it is near enough to be a likely slip (a third of the length).
-fn nearest<'a>(wanted: &str, keys: impl Iterator<Item = &'a String>) -> Option<String> {
+pub(crate) fn nearest<'a>(wanted: &str, keys: impl Iterator<Item = &'a String>) -> Option<String> {
     let limit = 3.max(wanted.len() / 3);
     keys.filter(|key| key.len().abs_diff(wanted.len()) <= limit)
         .map(|key| (edit_distance(wanted.as_bytes(), key.as_bytes()), key))

@@ -23,6 +23,7 @@ use std::path::Path;
 
 pub use gguf::GgufLoader;
 pub(crate) use gguf::unsupported as gguf_unsupported;
+pub(crate) use loader::nearest;
 pub use loader::{TensorInfo, WeightLoader, WeightMap};
 pub use random::random_weights;
 pub use safetensors::SafetensorsLoader;

@@ -48,7 +48,7 @@ impl GemmaFlow<'_> {
             return Err(Error::Builder((*problem).into()));
         }
         let capacity = self.config.max_position_embeddings;
-        let needed = if decode { self.past.map_or(0, |past| past + 1) } else { self.seq.unwrap_or(0) };
+        let needed = if decode { self.past.map_or(0, |past| past.saturating_add(1)) } else { self.seq.unwrap_or(0) };
         if needed > capacity {
             return Err(Error::ContextFull { needed, capacity });
         }

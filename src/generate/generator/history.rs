@@ -86,13 +86,18 @@ impl History {
         }
     }
 
-    /// Notes that the rows up to `end` were computed after those that are cached.
-    pub(super) fn wrote(&mut self, end: usize) {
-        self.computed += (end - self.cached) as u64;
-        self.cached = end;
+    /// Notes that a run is about to write the rows up to `end`: should it fail half way, rings may have lost what those rows displace.
+    pub(super) fn writes(&mut self, end: usize) {
         if let Some(ring) = self.ring {
             self.floor = self.floor.max(end.saturating_sub(ring.rows));
         }
+    }
+
+    /// Notes that the rows up to `end` were computed after those that are cached.
+    pub(super) fn wrote(&mut self, end: usize) {
+        self.writes(end);
+        self.computed += (end - self.cached) as u64;
+        self.cached = end;
     }
 }
 

@@ -47,6 +47,7 @@ impl GemmaGenerator {
         // The low-level pair leaves a full cache; the last row is then computed again for its logits.
         self.history.rewind(self.history.len() - 1);
         self.fill_all_but_the_last_chunk()?;
+        self.history.writes(self.history.len());
         let sampled = self.engine.run_and_sample(self.history.tokens(), self.history.cached(), opts)?;
         self.history.wrote(self.history.len());
         self.history.push(sampled.token);
@@ -163,6 +164,7 @@ impl GemmaGenerator {
     /// Runs the tokens from the cached ones up to `end`.
     fn run(&mut self, end: usize, want: Want) -> Result<Vec<f32>> {
         let start = self.history.cached();
+        self.history.writes(end);
         let logits = self.engine.run(&self.history.tokens()[start..end], start, want)?;
         self.history.wrote(end);
         Ok(logits)

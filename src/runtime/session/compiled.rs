@@ -14,14 +14,15 @@ use crate::{
     ir::{
         DimBinding, Graph, LowerOptions, Op, PassReport, Value,
         derive::{Inputs, derive},
-        ops::{DEAD_KEY, Input},
+        ops::{DEAD_KEY, Input, Weight},
         passes::prepare_reference,
         sym,
     },
     lower::lower,
     plan::Plan,
     reference,
-    weights::Tensor,
+    runtime::Step,
+    weights::{Tensor, nearest},
 };
 
 /// A graph ready to run any number of times, at any sizes up to those that it is compiled for.
@@ -44,6 +45,9 @@ impl CompiledGraph {
         scratch: &mut ScratchPool,
     ) -> Result<Self> {
         let mut graph = graph.clone();
+        for weight in weights_of(&graph) {
+            weights.params.get(&weight.name).map_or(Ok(()), |tensor| fits(weight, tensor, &dims))?;
+        }
         let gpu = match &session.backend {
             Backend::Reference => {
                 graph = prepare_reference(&graph, options, &mut PassReport::default())?;
@@ -95,22 +99,11 @@ impl CompiledGraph {
     /// [`Error::MissingWeight`] where the graph names no such weight, [`Error::WeightShape`] and [`Error::WeightType`] where the
     /// graph says otherwise, and as [`WeightUploader::upload`](super::super::WeightUploader::upload).
     pub fn set_param(&mut self, name: &str, tensor: Tensor) -> Result<()> {
-        let weights = self.graph.nodes().iter().filter_map(|node| match &node.op {
-            Op::Weight(weight) => Some(weight),
-            _ => None,
-        });
-        let Some(weight) = weights.clone().find(|weight| weight.name == name) else {
-            let nearest = weights.map(|w| w.name.clone()).min_by_key(|other| other.len().abs_diff(name.len()));
+        let Some(weight) = weights_of(&self.graph).find(|weight| weight.name == name) else {
+            let nearest = nearest(name, weights_of(&self.graph).map(|weight| &weight.name));
             return Err(Error::MissingWeight { name: name.into(), nearest });
         };
-        let expected = weight.ty.shape.bind(&self.dims)?;
-        if tensor.shape() != expected {
-            return Err(Error::WeightShape { name: name.into(), found: tensor.shape().to_vec(), expected });
-        }
-        if tensor.dtype() != weight.ty.dtype {
-            let found = format!("{}, where the graph is built for {}", tensor.dtype(), weight.ty.dtype);
-            return Err(Error::WeightType { name: name.into(), found });
-        }
+        fits(weight, &tensor, &self.dims)?;
         self.session.upload(&mut self.weights, &ModelParams::from([(name.to_string(), tensor)]))?;
         if let Some(gpu) = &mut self.gpu {
             gpu.forget_bindings();
@@ -137,7 +130,8 @@ impl CompiledGraph {
                 pad(&self.graph, &live, &self.dims, &mut given)?;
                 gpu.prepare(&self.weights)?;
                 let rows = live.get(sym::SEQ).map_or(u32::MAX, |rows| rows as u32);
-                let outputs = gpu.run(&given, rows)?;
+                let cache = self.dims.get(sym::CACHE).map_or(0, |rows| rows as u32);
+                let outputs = gpu.run(&given, Step { capacity: cache, ..Step::all(rows) })?;
                 self.graph
                     .outputs()
                     .iter()
@@ -150,6 +144,27 @@ impl CompiledGraph {
             }
         }
     }
+}
+
+/// The weights that the graph names.
+fn weights_of(graph: &Graph) -> impl Iterator<Item = &Weight> {
+    graph.nodes().iter().filter_map(|node| match &node.op {
+        Op::Weight(weight) => Some(weight),
+        _ => None,
+    })
+}
+
+/// Checks that a weight is what the graph is built for: kernels do not look at it again.
+fn fits(weight: &Weight, tensor: &Tensor, dims: &DimBinding) -> Result<()> {
+    let expected = weight.ty.shape.bind(dims)?;
+    if tensor.shape() != expected {
+        return Err(Error::WeightShape { name: weight.name.clone(), found: tensor.shape().to_vec(), expected });
+    }
+    if tensor.dtype() != weight.ty.dtype {
+        let found = format!("{}, where the graph is built for {}", tensor.dtype(), weight.ty.dtype);
+        return Err(Error::WeightType { name: weight.name.clone(), found });
+    }
+    Ok(())
 }
 
 /// Enlarges every input to the sizes that the graph is compiled for.

@@ -79,8 +79,8 @@ impl GpuGraph {
         self.prepared.as_ref().map_or(0, PreparedPlan::bytes)
     }
 
-    /// Writes the inputs, runs with `rows` live new tokens, and reads every output.
-    pub(super) fn run(&mut self, inputs: &Inputs, rows: u32) -> Result<Vec<Value>> {
+    /// Writes the inputs, runs, and reads every output.
+    pub(super) fn run(&mut self, inputs: &Inputs, step: Step) -> Result<Vec<Value>> {
         let Some(prepared) = &self.prepared else { return Err(self.missing("plan")) };
         let context: &Arc<GpuContext> = self.pipelines.context();
         for (name, value) in inputs {
@@ -96,7 +96,7 @@ impl GpuGraph {
                 context.write(buffer, *offset, bytes)?;
             }
         }
-        context.write(&self.step, 0, bytemuck::bytes_of(&Step::all(rows)))?;
+        context.write(&self.step, 0, bytemuck::bytes_of(&step))?;
         let submission = context.run(&self.plan.name, |encoder| {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
             prepared.record(&mut pass);

@@ -176,7 +176,14 @@ pub(super) fn check(graph: &Graph, inputs: &[(&str, RunInput)], live: &DimBindin
             return wrong(name, "given twice".into());
         }
     }
-    for (_, input) in graph.inputs().filter(|(_, input)| matches!(input.role, Role::Caller | Role::Cache)) {
+    // What nothing reads may be left out where it is optional: others are derived from it.
+    let uses = graph.use_counts();
+    let needed = |(id, input): &(NodeId, &Input)| match input.role {
+        Role::Caller | Role::Cache => true,
+        Role::Optional => uses[id.index()] > 0,
+        _ => false,
+    };
+    for (_, input) in graph.inputs().filter(needed) {
         if !checked.contains_key(&input.name) {
             let shape = input.ty.shape.bind(live)?;
             return wrong(&input.name, format!("missing; expected {}{shape:?}", input.ty.dtype));
