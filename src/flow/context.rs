@@ -1,9 +1,6 @@
 //! What a stage works with.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::Adapter;
 use crate::{
@@ -64,8 +61,6 @@ pub struct EmitContext<'a> {
     params: ModelParams,
     /// The loader's key of each weight; none for weights that stages brought.
     keys: BTreeMap<String, String>,
-    /// The names of weights that no loader knows.
-    own: BTreeSet<String>,
     shared: BTreeMap<String, NodeId>,
     scope: Vec<String>,
     adapters: Vec<Arc<Adapter>>,
@@ -85,7 +80,6 @@ impl<'a> EmitContext<'a> {
             loader,
             params: ModelParams::new(),
             keys: BTreeMap::new(),
-            own: BTreeSet::new(),
             shared: BTreeMap::new(),
             scope: Vec::new(),
             adapters: Vec::new(),
@@ -120,8 +114,8 @@ impl<'a> EmitContext<'a> {
     /// The weight called `name` in the graph and `key` in the loader, which must have `shape`. Its bytes are not read.
     ///
     /// # Errors
-    /// [`Error::MissingWeight`], [`Error::WeightShape`], [`Error::WeightType`]; [`Error::Builder`] where a stage's own weight has
-    /// the name.
+    /// [`Error::MissingWeight`], [`Error::WeightShape`], [`Error::WeightType`]; [`Error::Builder`] where the name is
+    /// another weight's.
     pub fn weight(&mut self, name: &str, key: &str, shape: &[usize]) -> Result<NodeId> {
         let misshapen =
             |found: &[usize]| Error::WeightShape { name: key.into(), found: found.to_vec(), expected: shape.to_vec() };
@@ -150,11 +144,10 @@ impl<'a> EmitContext<'a> {
     /// [`Error::Builder`] when the name is taken.
     pub fn own_weight(&mut self, name: &str, tensor: Tensor) -> Result<NodeId> {
         if self.params.contains_key(name) {
-            return Err(taken(name));
+            return Err(Error::Builder(format!("two weights are called '{name}'")));
         }
         let node = self.graph.weight(name, tensor.dtype(), tensor.shape())?;
         self.params.insert(name.to_string(), tensor);
-        self.own.insert(name.to_string());
         Ok(node)
     }
 
@@ -301,8 +294,4 @@ impl<'a> EmitContext<'a> {
         outputs.for_each(|(name, node)| self.graph.output(name, node));
         self.params
     }
-}
-
-fn taken(name: &str) -> Error {
-    Error::Builder(format!("two weights are called '{name}'"))
 }
