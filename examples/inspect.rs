@@ -95,7 +95,7 @@ fn run(arguments: Arguments) -> Result<()> {
     let text = if arguments.what.graph {
         let mut report = PassReport::default();
         let graph = match arguments.device.eq_ignore_ascii_case("cpu") {
-            true => prepare_reference(&built.graph, &profile.options("cpu"), &mut report)?,
+            true => prepare_reference(&built.graph, &profile.options("cpu"), &mut report)?.into_owned(),
             false => built.graph,
         };
         format!("{origin}\n{profile}{report}{graph}")

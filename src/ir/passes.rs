@@ -1,6 +1,6 @@
 //! The passes over a graph before it is lowered or run, and what they did.
 
-use std::{collections::HashMap, fmt};
+use std::{borrow::Cow, collections::HashMap, fmt};
 
 use super::{
     BinaryFn, Graph, LowerOptions, Node, NodeId, Op,
@@ -86,9 +86,9 @@ pub fn prepare(graph: &Graph, options: &LowerOptions, report: &mut PassReport) -
 ///
 /// # Errors
 /// As [`decompose`](super::decompose).
-pub fn prepare_reference(graph: &Graph, options: &LowerOptions, report: &mut PassReport) -> Result<Graph> {
+pub fn prepare_reference<'g>(graph: &'g Graph, options: &LowerOptions, report: &mut PassReport) -> Result<Cow<'g, Graph>> {
     if options.fuse && options.unfused.is_empty() {
-        return Ok(graph.clone());
+        return Ok(Cow::Borrowed(graph));
     }
     for name in options.unmatched(graph.nodes()) {
         report.note(unmatched(graph, name));
@@ -96,7 +96,7 @@ pub fn prepare_reference(graph: &Graph, options: &LowerOptions, report: &mut Pas
     let after = rewritten(graph, &|node| options.is_unfused(node), false)?;
     after.verify()?;
     report.add("decompose", graph.nodes().len(), after.nodes().len(), options.verbose.then(|| after.to_string()));
-    Ok(after)
+    Ok(Cow::Owned(after))
 }
 
 pub(crate) fn unmatched(graph: &Graph, name: &str) -> String {

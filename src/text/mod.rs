@@ -9,10 +9,10 @@
 //! # fn main() -> gemmaflow::Result<()> {
 //! let tokenizer = Tokenizer::from_file("models/gemma-3-1b-it")?;
 //! let prompt = ChatFormat::Gemma3.encode(&tokenizer, &[Message::user("Why is the sky blue?")], true)?;
-//! let mut text = tokenizer.stream();
+//! let (mut text, mut shown) = (tokenizer.stream(), String::new());
 //! for token in prompt {
 //!     if let Some(piece) = text.push(token) {
-//!         print!("{piece}");
+//!         shown.push_str(&piece);
 //!     }
 //! }
 //! # Ok(())

@@ -50,7 +50,7 @@ impl CompiledGraph {
         }
         let gpu = match &session.backend {
             Backend::Reference => {
-                graph = prepare_reference(&graph, options, &mut PassReport::default())?;
+                graph = prepare_reference(&graph, options, &mut PassReport::default())?.into_owned();
                 graph.fixed_types(&dims)?;
                 None
             }
