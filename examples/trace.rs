@@ -9,7 +9,7 @@ use clap::Parser;
 use gemmaflow::{
     gemma::{GemmaConfig, GemmaFlow},
     ir::{DimBinding, Value, sym},
-    runtime::{Device, GpuOptions, Session},
+    runtime::{Device, GpuOptions, KernelTier, Session},
     trace::first_difference,
     weights::load_from_path,
 };
@@ -42,7 +42,8 @@ fn main() -> Result<()> {
     }
     let mut loader = load_from_path(&args.model)?;
     let built = GemmaFlow::new(&config).dynamic_seq().lm_head().build(loader.as_mut())?;
-    let session = Session::with_options(&args.device, &GpuOptions { portable: args.portable, ..GpuOptions::default() })?;
+    let kernels = if args.portable { KernelTier::Portable } else { KernelTier::Auto };
+    let session = Session::with_options(&args.device, &GpuOptions { kernels, ..GpuOptions::default() })?;
     let binding = DimBinding::new().with(sym::SEQ, args.tokens.len());
     let inputs = [("input_ids", Value::u32([1, args.tokens.len()], args.tokens.clone()))];
     let found = first_difference(&session, &built.graph, &built.graph, &built.params, &binding, &inputs, args.tolerance)?;

@@ -7,9 +7,13 @@
 // SPLITS = yes over one of PARTS ranges of them; keys before the first and after the last visible one are not read.
 // Grid: x, y: B*K*ceil(T*G/QUERIES) folded; z: PARTS with SPLITS = yes, else 1. Rows t >= step.rows are not written.
 // SPLITS = yes writes scratch f32: [B*T*N, PARTS, H] weighted V, then [B*T*N, PARTS, 2] (max, sum); see attention_combine.
-// Overrides: B, T, S (0: step.capacity), N, K, H, SCALE, CAP, WINDOW, PARTS. Options: TIER, LANES, QUERIES, MASK, SOFTCAP, KEEP, SPLITS,
-// READ = load (lanes read the same q) | shuffle (subgroup of 8 lanes or more, H divisible by 8: eight lanes read eight
-// neighbouring q and hand them round), KV = f32 | f16 (packed pairs), VEC = 4 (H divisible by 4) | 2, HV = ceil(H/(VEC*LANES)).
+// NEW = yes (T = 1, KEEP = no): q is a projection, neither normed nor rotated, and so are the new row's 9 key and 10 value
+// [B, K, H]; 11 table as in rope.wgsl; 12, 13 the gains of the norms on q and k unless GAIN = none. Key and value go into the row
+// query position mod S of the caches. No other workgroup uses what it reads of that row.
+// Overrides: B, T, S (0: step.capacity), N, K, H, SCALE, CAP, WINDOW, PARTS, EPS with a GAIN. Options: TIER, LANES, QUERIES, MASK,
+// SOFTCAP, KEEP, SPLITS, READ = load (lanes read the same q) | shuffle (subgroup of 8 lanes or more, H divisible by 8: eight lanes
+// read eight neighbouring q and hand them round), KV = f32 | f16 (packed pairs), VEC = 4 (H divisible by 4) | 2,
+// HV = ceil(H/(VEC*LANES)), NEW; with NEW = yes GAIN, WEIGHT and WEIGHTS = 2 as in rms_norm.wgsl.
 override B: u32;
 override T: u32;
 override S: u32;
@@ -30,29 +34,35 @@ const HIDDEN = -1e30;
 #if VEC == 4
 alias Values = vec4<f32>;
 #if KV == f16
-alias Stored = vec2<u32>;
-fn widen(s: Stored) -> Values { return vec4<f32>(unpack2x16float(s.x), unpack2x16float(s.y)); }
+alias Cached = vec2<u32>;
+fn widened(s: Cached) -> Values { return vec4<f32>(unpack2x16float(s.x), unpack2x16float(s.y)); }
+fn narrowed(v: Values) -> Cached { return vec2<u32>(pack2x16float(v.xy), pack2x16float(v.zw)); }
 #endif
 #elif VEC == 2
 alias Values = vec2<f32>;
 #if KV == f16
-alias Stored = u32;
-fn widen(s: Stored) -> Values { return unpack2x16float(s); }
+alias Cached = u32;
+fn widened(s: Cached) -> Values { return unpack2x16float(s); }
+fn narrowed(v: Values) -> Cached { return pack2x16float(v); }
 #endif
 #endif
 #if KV == f32
-alias Stored = Values;
-fn widen(s: Stored) -> Values { return s; }
+alias Cached = Values;
+fn widened(s: Cached) -> Values { return s; }
 #endif
 const VEC = ${VEC}u;
 
+#if NEW == yes
+#include lib/new_row.wgsl
+#elif NEW == no
 #if READ == load
 @group(0) @binding(0) var<storage, read> q: array<Values>;
 #elif READ == shuffle
 @group(0) @binding(0) var<storage, read> q: array<f32>;
 #endif
-@group(0) @binding(1) var<storage, read> keys: array<Stored>;
-@group(0) @binding(2) var<storage, read> values: array<Stored>;
+@group(0) @binding(1) var<storage, read> keys: array<Cached>;
+@group(0) @binding(2) var<storage, read> values: array<Cached>;
+#endif
 @group(0) @binding(3) var<storage, read> query_positions: array<i32>;
 @group(0) @binding(4) var<storage, read> key_positions: array<i32>;
 #if KEEP == yes
@@ -81,6 +91,14 @@ fn sees(position: i32, key: i32, i: u32) -> bool {
     return seen;
 }
 
+fn score(z: f32) -> f32 {
+#if SOFTCAP == yes
+    return CAP * tanh(clamp(z * SCALE / CAP, -15.0, 15.0));
+#else
+    return z * SCALE;
+#endif
+}
+
 @compute @workgroup_size(LANES)
 fn main(
     @builtin(workgroup_id) wid: vec3<u32>,
@@ -96,12 +114,16 @@ fn main(
     if b >= B || block * QUERIES / g >= step.rows { return; }
 
     let capacity = select(S, step.capacity, S == 0u);
+#if NEW == yes
+    let new_row = u32(max(query_positions[b], 0)) % capacity;
+    prepare_row(b, kv, block, lane);
+#endif
     var base: array<u32, QUERIES>;
     var position: array<i32, QUERIES>;
     for (var r = 0u; r < QUERIES; r++) {
-        let row = min(block * QUERIES + r, T * g - 1u);
-        base[r] = ((b * T + row / g) * N + kv * g + row % g) * (H / VEC);
-        position[r] = query_positions[b * T + row / g];
+        let query = min(block * QUERIES + r, T * g - 1u);
+        base[r] = ((b * T + query / g) * N + kv * g + query % g) * (H / VEC);
+        position[r] = query_positions[b * T + query / g];
     }
 
     let live = min(capacity, step.end);
@@ -119,6 +141,9 @@ fn main(
         let key = key_positions[b * capacity + s];
         var seen = false;
         for (var r = 0u; r < QUERIES; r++) { seen = seen || sees(position[r], key, b * capacity + s); }
+#if NEW == yes
+        seen = seen && s != new_row;
+#endif
         if seen { first = min(first, s); last = s + 1u; }
     }
     first = lanes_least(first, lane);
@@ -127,20 +152,41 @@ fn main(
     var most: array<f32, QUERIES>;
     var sum: array<f32, QUERIES>;
     var acc: array<Values, QUERIES * HV>;
+#if NEW == no
     for (var r = 0u; r < QUERIES; r++) { most[r] = HIDDEN; }
+#elif NEW == yes
+    // The first part answers for the new row.
+    let owns = wid.z == 0u && sees(position[0], position[0], 0u);
+    for (var r = 0u; r < QUERIES; r++) {
+        var product = 0.0;
+        for (var i = lane; i < H / VEC; i += LANES) { product += dot(fresh[QUERIES * (H / VEC) + i], fresh[r * (H / VEC) + i]); }
+        most[r] = select(HIDDEN, score(lanes_sum(product, lane)), owns);
+        sum[r] = select(0.0, 1.0, owns && lane == 0u);
+    }
+    for (var i = 0u; i < HV; i++) {
+        let own = fresh[(QUERIES + 1u) * (H / VEC) + min(i * LANES + lane, H / VEC - 1u)];
+        for (var r = 0u; r < QUERIES; r++) { acc[r * HV + i] = select(Values(0.0), own, owns); }
+    }
+    if owns && block == 0u { keep_row(((b * capacity + new_row) * K + kv) * (H / VEC), lane); }
+#endif
     for (var s0 = first; s0 < last; s0 += LANES) {
         let s = min(s0 + lane, last - 1u);
         let at = ((b * capacity + s) * K + kv) * (H / VEC);
         var z: array<f32, QUERIES>;
-#if READ == load
+#if NEW == yes
         for (var h = 0u; h < H / VEC; h++) {
-            let k = widen(keys[at + h]);
+            let k = widened(keys[at + h]);
+            for (var r = 0u; r < QUERIES; r++) { z[r] += dot(k, fresh[r * (H / VEC) + h]); }
+        }
+#elif READ == load
+        for (var h = 0u; h < H / VEC; h++) {
+            let k = widened(keys[at + h]);
             for (var r = 0u; r < QUERIES; r++) { z[r] += dot(k, q[base[r] + h]); }
         }
 #elif READ == shuffle
         for (var h = 0u; h < H / VEC; h += 8u / VEC) {
             var k: array<Values, 8u / VEC>;
-            for (var e = 0u; e < 8u / VEC; e++) { k[e] = widen(keys[at + h + e]); }
+            for (var e = 0u; e < 8u / VEC; e++) { k[e] = widened(keys[at + h + e]); }
             for (var r = 0u; r < QUERIES; r++) {
                 let mine = q[base[r] * VEC + h * VEC + lane % 8u];
                 for (var e = 0u; e < 8u; e++) { z[r] = fma(k[e / VEC][e % VEC], subgroupShuffle(mine, e), z[r]); }
@@ -151,11 +197,10 @@ fn main(
         var seen: array<bool, QUERIES>;
         for (var r = 0u; r < QUERIES; r++) {
             seen[r] = s0 + lane < last && sees(position[r], key, b * capacity + s);
-            var v = z[r] * SCALE;
-#if SOFTCAP == yes
-            v = CAP * tanh(clamp(v / CAP, -15.0, 15.0));
+#if NEW == yes
+            seen[r] = seen[r] && s != new_row;
 #endif
-            z[r] = select(HIDDEN, v, seen[r]);
+            z[r] = select(HIDDEN, score(z[r]), seen[r]);
         }
 #if TIER == portable
         workgroupBarrier();
@@ -192,7 +237,7 @@ fn main(
 #endif
             }
             for (var i = 0u; i < HV; i++) {
-                let v = widen(values[row + min(i * LANES + lane, H / VEC - 1u)]);
+                let v = widened(values[row + min(i * LANES + lane, H / VEC - 1u)]);
                 for (var r = 0u; r < QUERIES; r++) { acc[r * HV + i] = fma(Values(p[r]), v, acc[r * HV + i]); }
             }
         }

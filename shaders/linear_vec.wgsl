@@ -1,8 +1,9 @@
 // Linear for few rows: y[t, n] = epilogue(t*OUT_STRIDE + n, Σ_k x[t, k]·W[n, k]); x [T, IN], W [OUT, IN], y [T, OUT_STRIDE].
 // One workgroup: NR neighbouring columns n by ROWS rows t; its lanes split k, so neighbouring lanes read neighbouring
 // words of a row of W. Grid: ceil(OUT/NR) folded over x and y; z = ceil(T/ROWS).
-// Overrides: T, IN, OUT, OUT_STRIDE. Options: TIER, LANES (subgroup: the subgroup size), NR, ROWS, WEIGHT, VEC, WEIGHTS, COMPUTE.
-// portable needs NR*ROWS*WEIGHTS*LANES <= 4096.
+// NORM = one_plus | plain: x is normed first, as rms_norm.wgsl does, with the gain at binding 4; COMPUTE = f32 only.
+// Overrides: T, IN, OUT, OUT_STRIDE, EPS with a NORM. Options: TIER, LANES (subgroup: the subgroup size), NR, ROWS, WEIGHT, VEC,
+// WEIGHTS, COMPUTE, NORM (none | plain | one_plus) with GAIN_WEIGHT. portable needs (NR*WEIGHTS + 1)*ROWS*LANES <= 4096.
 // Hole: WEIGHTS = 1: epilogue(i: u32, v: f32) -> f32; WEIGHTS = 2: epilogue(i: u32, v0: f32, v1: f32) -> f32.
 override T: u32;
 override IN: u32;
@@ -23,8 +24,15 @@ const LANES = ${LANES}u;
 const NR = ${NR}u;
 const ROWS = ${ROWS}u;
 const TILE = NR * ROWS * ${WEIGHTS}u;
+#if NORM == none
+const SUMS = TILE;
+#else
+// The sums of squares follow the products.
+const SUMS = TILE + ROWS;
+#include lib/norm_operand.wgsl
+#endif
 #if TIER == portable
-var<workgroup> partial: array<f32, TILE * LANES>;
+var<workgroup> partial: array<f32, SUMS * LANES>;
 #endif
 
 @compute @workgroup_size(LANES)
@@ -36,10 +44,19 @@ fn main(
     let n0 = (wid.x + wid.y * groups.x) * NR;
     let t0 = wid.z * ROWS;
     if n0 >= OUT || t0 >= T { return; }
-    var acc: array<f32, TILE>;
+    var acc: array<f32, SUMS>;
     for (var c = lane; c < (IN + 7u) / 8u; c += LANES) {
         var xs: array<Eight, ROWS>;
+#if NORM == none
         for (var j = 0u; j < ROWS; j++) { xs[j] = eight(x8(min(t0 + j, T - 1u), c)); }
+#else
+        let gains = gain8(c);
+        for (var j = 0u; j < ROWS; j++) {
+            let raw = x8(min(t0 + j, T - 1u), c);
+            acc[TILE + j] = dot8(raw, raw, acc[TILE + j]);
+            xs[j] = mat2x4<f32>(raw[0] * gains[0], raw[1] * gains[1]);
+        }
+#endif
         for (var r = 0u; r < NR; r++) {
             let n = min(n0 + r, OUT - 1u);
             let a = eight(weight0(n, c));
@@ -53,32 +70,42 @@ fn main(
         }
     }
 #if TIER == subgroup
-    for (var i = 0u; i < TILE; i++) { acc[i] = subgroupAdd(acc[i]); }
+    for (var i = 0u; i < SUMS; i++) { acc[i] = subgroupAdd(acc[i]); }
     if lane != 0u { return; }
     for (var i = 0u; i < NR * ROWS; i++) {
         let n = n0 + i / ROWS;
         let t = t0 + i % ROWS;
         if n < OUT && t < T {
             let o = t * OUT_STRIDE + n;
-#if WEIGHTS == 2
-            y[o] = epilogue(o, acc[i], acc[NR * ROWS + i]);
+#if NORM == none
+            let scale = 1.0;
 #else
-            y[o] = epilogue(o, acc[i]);
+            let scale = norm_scale(acc[TILE + i % ROWS]);
+#endif
+#if WEIGHTS == 2
+            y[o] = epilogue(o, acc[i] * scale, acc[NR * ROWS + i] * scale);
+#else
+            y[o] = epilogue(o, acc[i] * scale);
 #endif
         }
     }
 #else
-    for (var i = 0u; i < TILE; i++) { partial[i * LANES + lane] = acc[i]; }
+    for (var i = 0u; i < SUMS; i++) { partial[i * LANES + lane] = acc[i]; }
     workgroupBarrier();
     for (var i = lane; i < NR * ROWS; i += LANES) {
         let n = n0 + i / ROWS;
         let t = t0 + i % ROWS;
         if n < OUT && t < T {
             let o = t * OUT_STRIDE + n;
-#if WEIGHTS == 2
-            y[o] = epilogue(o, total(i), total(NR * ROWS + i));
+#if NORM == none
+            let scale = 1.0;
 #else
-            y[o] = epilogue(o, total(i));
+            let scale = norm_scale(total(TILE + i % ROWS));
+#endif
+#if WEIGHTS == 2
+            y[o] = epilogue(o, total(i) * scale, total(NR * ROWS + i) * scale);
+#else
+            y[o] = epilogue(o, total(i) * scale);
 #endif
         }
     }

@@ -25,9 +25,9 @@ use gemmaflow::{
     gemma::{GemmaConfig, GemmaFlow, GemmaLayerCtx, WeightPosition, default_inv_freq},
     generate::{GemmaGenerator, GeneratorOptions, SampleOpts},
     ir::{Case, DimBinding, LowerOptions, MaskKind, Value},
-    lower::lower,
+    lower::{Unplaced, lower},
     plan::Plan,
-    runtime::{CompileOptions, Device, GpuOptions, Session},
+    runtime::{CompileOptions, Device, GpuOptions, KernelTier, Session},
     weights::{Tensor, WeightMap},
 };
 use lora::Lora;
@@ -426,15 +426,15 @@ fn added(stock: &Plan, hooked: &Plan) -> Vec<String> {
 
 #[test]
 fn a_hook_costs_its_own_dispatches_and_no_fusion() {
-    for portable in [false, true] {
-        let options = GpuOptions { portable, ..GpuOptions::default() };
+    for kernels in [KernelTier::Auto, KernelTier::Subgroup, KernelTier::Portable] {
+        let options = GpuOptions { kernels, ..GpuOptions::default() };
         let session = Session::with_options(&Device::Gpu, &options).unwrap();
         let target = session.context().unwrap().capabilities().target();
         for name in MODELS {
             let oracle = Oracle::open(name);
             let plan = |flow: GemmaFlow| {
                 let built = flow.build(oracle.loader().as_mut()).unwrap();
-                lower(&built.graph, &DimBinding::new(), &target, &LowerOptions::default(), &|_| None).unwrap()
+                lower(&built.graph, &DimBinding::new(), &target, &LowerOptions::default(), &Unplaced).unwrap()
             };
             for tokens in [1, 9] {
                 let flow = GemmaFlow::for_prefill(&oracle.config, 1, tokens).lm_head();

@@ -30,7 +30,7 @@ fn every_case_records_under_the_default_limits() {
     let context = context();
     let target = context.capabilities().target();
     assert_eq!(target.tier, Tier::Portable);
-    let pipelines = PipelineCache::new(&context, false);
+    let pipelines = PipelineCache::new(&context);
     let mut dispatches = 0;
     for case in cases() {
         let record = || {
@@ -50,7 +50,7 @@ fn every_case_records_under_the_default_limits() {
 #[test]
 fn recording_makes_nothing() {
     let context = context();
-    let pipelines = PipelineCache::new(&context, false);
+    let pipelines = PipelineCache::new(&context);
     let case = cases().into_iter().find(|c| c.op.name() == "attention").unwrap();
     let plan = plan(&case, &context.capabilities().target()).unwrap();
     let (prepared, _) = prepare(&pipelines, &plan, &case).unwrap();

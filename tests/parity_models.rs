@@ -5,7 +5,7 @@ mod common;
 use common::oracle::{CHECKPOINTS, GATE, Oracle, worst};
 use gemmaflow::{
     generate::{GemmaGenerator, GeneratorOptions, SampleOpts},
-    runtime::{Device, GpuOptions},
+    runtime::{Device, GpuOptions, KernelTier},
 };
 
 /// The reference and the best adapter; no adapter fails the test.
@@ -16,7 +16,7 @@ fn devices() -> Vec<(&'static str, Device, GpuOptions)> {
 /// The best adapter with the kernels that need no optional feature. Their barriers make software drivers compile for seconds,
 /// so that only the paths with small tiles run on all checkpoints; the op cases cover the large ones.
 fn portable() -> (&'static str, Device, GpuOptions) {
-    ("gpu, portable kernels", Device::Gpu, GpuOptions { portable: true, ..GpuOptions::default() })
+    ("gpu, portable kernels", Device::Gpu, GpuOptions { kernels: KernelTier::Portable, ..GpuOptions::default() })
 }
 
 fn generator(oracle: &Oracle, device: &Device, gpu: &GpuOptions, chunk: Option<usize>) -> GemmaGenerator {

@@ -117,6 +117,6 @@ fn a_device_without_the_feature_works_and_exports_nothing() {
 #[test]
 fn a_cache_of_pipelines_exports_too() {
     let Opened::Gpu(context) = Device::Gpu.open(&GpuOptions::default()).unwrap() else { panic!("no GPU") };
-    let cache = PipelineCache::new(&context, false);
+    let cache = PipelineCache::new(&context);
     assert_eq!(cache.pipeline_cache_bytes().is_some(), context.capabilities().pipeline_cache);
 }

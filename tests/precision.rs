@@ -8,7 +8,7 @@ use gemmaflow::{
     generate::{GemmaGenerator, GeneratorOptions, SampleOpts, decode_profile_for_device},
     ir::Compute,
     profile::CompileProfile,
-    runtime::{Device, GpuOptions, Opened},
+    runtime::{Device, GpuOptions, KernelTier, Opened},
 };
 
 /// The gate of f16 (gemma-spec §8): root mean square error of the logits, and the likeliest token wherever the oracle's margin
@@ -102,7 +102,7 @@ fn f16_caches_stay_within_the_gate() {
 #[test]
 fn f16_products_stay_within_the_gate() {
     let (none, auto) = ("[precision]\ncompute = 'f16'\nmixed = 'none'", "[precision]\ncompute = 'f16'");
-    let portable = || GpuOptions { portable: true, ..GpuOptions::default() };
+    let portable = || GpuOptions { kernels: KernelTier::Portable, ..GpuOptions::default() };
     let whole = |oracle: &Oracle, text: &str, gpu| {
         on(oracle, &Device::Gpu, text, gpu).recompute_all_logits(&oracle.tokens("p70.input_ids")).unwrap()
     };
@@ -178,7 +178,7 @@ fn profiles_that_cannot_hold_are_refused_at_once() {
 fn the_decode_preset_of_a_device_runs_on_it() {
     let oracle = Oracle::open("gemma3-text");
     let tokens = oracle.tokens("p33.input_ids");
-    for gpu in [GpuOptions::default(), GpuOptions { portable: true, ..GpuOptions::default() }] {
+    for gpu in [GpuOptions::default(), GpuOptions { kernels: KernelTier::Portable, ..GpuOptions::default() }] {
         let Opened::Gpu(context) = Device::Gpu.open(&gpu).unwrap() else { panic!("Device::Gpu opened the reference") };
         let decode_profile = decode_profile_for_device(context.capabilities());
         assert!(context.capabilities().f16 || decode_profile.precision.compute == Compute::F32);

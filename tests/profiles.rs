@@ -10,7 +10,7 @@ use gemmaflow::{
     Error,
     gemma::GemmaFlow,
     ir::{DType, DimBinding, Graph, kernel::Target, ops::Role, sym},
-    lower::lower,
+    lower::{Unplaced, lower},
     plan::Plan,
     profile::CompileProfile,
     runtime::{CompileOptions, Device, GpuOptions, Session},
@@ -26,7 +26,7 @@ fn resident(oracle: &Oracle) -> Graph {
 
 fn plan(graph: &Graph, target: &Target, backend: &str, text: &str) -> Result<Plan, Error> {
     let binding = DimBinding::new().with(sym::SEQ, 1).with(sym::CACHE, 256).with(sym::RING, 24);
-    lower(graph, &binding, target, &profile(text).options(backend), &|_| None)
+    lower(graph, &binding, target, &profile(text).options(backend), &Unplaced)
 }
 
 /// What `inspect` prints of a plan.

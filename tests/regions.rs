@@ -8,7 +8,7 @@ use gemmaflow::{
         kernel::{Dispatch, Operand, Target},
         ops::{Broadcast, Cast, Concat, Lowering, Permute, Role, Rope, Slice},
     },
-    lower::lower,
+    lower::{Unplaced, lower},
     plan::Plan,
     runtime::{
         Buffer, Device, GpuContext, GpuOptions, Opened,
@@ -103,7 +103,7 @@ impl Regions {
 
     /// Lowers, runs and compares with the evaluation of every node on the host.
     fn compare(&self, graph: &Graph, operands: &BTreeMap<String, Value>, what: &str) -> Plan {
-        let plan = lower(graph, &DimBinding::new(), &Target::portable(), &LowerOptions::default(), &|_| None).unwrap();
+        let plan = lower(graph, &DimBinding::new(), &Target::portable(), &LowerOptions::default(), &Unplaced).unwrap();
         let given = operands.iter().map(|(name, value)| (name.clone(), bytes(value))).collect();
         let found = self.run(&plan, &given);
         let expected = evaluate(graph, operands);

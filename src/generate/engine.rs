@@ -71,8 +71,19 @@ pub(crate) trait Engine: Send {
     /// Rows of earlier positions must be in the cache.
     fn run(&mut self, tokens: &[u32], start: usize, want: Want) -> Result<Vec<f32>>;
 
-    /// As [`run`](Self::run) for the tokens of `history` from `start` on, and chooses the token that follows `history`.
-    fn run_and_sample(&mut self, history: &[u32], start: usize, opts: &SampleOpts) -> Result<Sampled>;
+    /// As [`run`](Self::run) for the tokens of `history` from `start` on, to choose the token that follows `history`; drops what was
+    /// begun before and not finished.
+    fn begin(&mut self, history: &[u32], start: usize, opts: &SampleOpts) -> Result<()>;
+
+    /// Begins to run the token at `position`, which is the one that the run begun last will choose, to choose the one after it.
+    /// `false` where only the host can choose.
+    fn begin_next(&mut self, position: usize, opts: &SampleOpts) -> Result<bool>;
+
+    /// Waits for the run that was begun first: the token that follows `history`.
+    fn finish(&mut self, history: &[u32], opts: &SampleOpts) -> Result<Sampled>;
+
+    /// Drops what was begun and not finished. What it wrote into the caches stays.
+    fn forget(&mut self);
 
     /// Runs a whole sequence without caches.
     fn recompute(&mut self, tokens: &[u32], want: Want) -> Result<Vec<f32>>;

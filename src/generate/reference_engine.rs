@@ -29,13 +29,15 @@ pub(crate) struct ReferenceEngine {
     chunk: usize,
     /// Rows of the rings.
     ring: usize,
+    /// Logits of the run that was begun and not finished.
+    begun: Vec<f32>,
 }
 
 impl ReferenceEngine {
     pub(crate) fn new(model: Model, profiles: Profiles, chunk: Option<usize>) -> Result<Self> {
         let (policy, chunk) = (PlanPolicy::default(), chunk.unwrap_or(PREFILL_CHUNK));
         let ring = model.window()?.unwrap_or(1) + chunk;
-        Ok(Self { model: Arc::new(model), caches: BTreeMap::new(), rows: 0, policy, profiles, chunk, ring })
+        Ok(Self { model: Arc::new(model), caches: BTreeMap::new(), rows: 0, policy, profiles, chunk, ring, begun: Vec::new() })
     }
 
     fn execute(&mut self, tokens: &[u32], start: usize, resident: bool, want: Want) -> Result<Vec<f32>> {
@@ -106,9 +108,22 @@ impl Engine for ReferenceEngine {
         self.execute(tokens, start, true, want)
     }
 
-    fn run_and_sample(&mut self, history: &[u32], start: usize, opts: &SampleOpts) -> Result<Sampled> {
-        let logits = self.execute(&history[start..], start, true, Want::Last)?;
+    fn begin(&mut self, history: &[u32], start: usize, _: &SampleOpts) -> Result<()> {
+        self.begun = self.execute(&history[start..], start, true, Want::Last)?;
+        Ok(())
+    }
+
+    fn begin_next(&mut self, _: usize, _: &SampleOpts) -> Result<bool> {
+        Ok(false)
+    }
+
+    fn finish(&mut self, history: &[u32], opts: &SampleOpts) -> Result<Sampled> {
+        let logits = std::mem::take(&mut self.begun);
         Ok(Sampled { token: sample_token_after(&logits, opts, history)?, bytes_read: 0 })
+    }
+
+    fn forget(&mut self) {
+        self.begun = Vec::new();
     }
 
     fn recompute(&mut self, tokens: &[u32], want: Want) -> Result<Vec<f32>> {

@@ -2,7 +2,10 @@
 
 use std::{fmt, ops::Range};
 
-use super::{Compute, DType, FixedType};
+use super::{
+    Compute, DType, FixedType,
+    ops::{Gain, RmsNorm},
+};
 use crate::{Error, Result};
 
 /// A shader with its parameters; equal kernels share one pipeline.
@@ -52,6 +55,8 @@ pub enum Operand {
     Slot(Slot, u64),
     /// One shard of a resident weight.
     Weight(String, usize),
+    /// Weights that lie one behind the other, as one matrix.
+    Joined(Vec<String>),
     /// The small uniform that changes with every run: live rows, cache end, sampling draw.
     Step,
 }
@@ -120,10 +125,12 @@ pub fn row_shards(dtype: DType, shape: &[usize], max_binding: u64) -> Result<Vec
 /// Where an operand of an op lies.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Place {
-    /// In a slot.
-    Slot(Slot),
+    /// In a slot from a byte offset on, a multiple of 256.
+    Slot(Slot, u64),
     /// In a resident weight, by name, with the rows of each shard.
     Weight(String, Vec<Range<usize>>),
+    /// In weights that lie one behind the other.
+    Joined(Vec<String>),
 }
 
 /// An operand or result of an op being emitted.
@@ -146,24 +153,22 @@ impl Arg {
 
     /// The operand for a binding of the whole argument.
     pub fn operand(&self) -> Operand {
-        match &self.place {
-            Place::Slot(slot) => Operand::Slot(*slot, 0),
-            Place::Weight(name, _) => Operand::Weight(name.clone(), 0),
-        }
+        self.from_element(0)
     }
 
     /// The operand from element `first` on (slots only; the byte offset must be a multiple of 256).
     pub fn from_element(&self, first: usize) -> Operand {
         match &self.place {
-            Place::Slot(slot) => Operand::Slot(*slot, (first * self.ty.dtype.size()) as u64),
+            Place::Slot(slot, offset) => Operand::Slot(*slot, offset + (first * self.ty.dtype.size()) as u64),
             Place::Weight(name, _) => Operand::Weight(name.clone(), 0),
+            Place::Joined(names) => Operand::Joined(names.clone()),
         }
     }
 
-    /// Shards of a weight; one shard holding all rows for a slot.
+    /// Shards of a weight; one shard holding all rows for a slot and for joined weights.
     pub fn shards(&self) -> Vec<(Range<usize>, Operand)> {
         match &self.place {
-            Place::Slot(_) => vec![(0..self.ty.shape.first().copied().unwrap_or(1), self.operand())],
+            Place::Slot(..) | Place::Joined(_) => vec![(0..self.ty.shape.first().copied().unwrap_or(1), self.operand())],
             Place::Weight(name, shards) => {
                 shards.iter().enumerate().map(|(i, rows)| (rows.clone(), Operand::Weight(name.clone(), i))).collect()
             }
@@ -187,6 +192,41 @@ impl Epilogue {
     }
 }
 
+/// A norm that another op's kernel computes, with its weight where it has one.
+#[derive(Debug, Clone)]
+pub struct NormArg {
+    /// Its attributes.
+    pub op: RmsNorm,
+    /// Its weight.
+    pub gain: Option<Arg>,
+}
+
+impl NormArg {
+    /// The text option `GAIN`.
+    pub fn option(gain: Gain) -> (&'static str, String) {
+        let word = match gain {
+            Gain::OnePlus => "one_plus",
+            Gain::Plain => "plain",
+            Gain::None => "none",
+        };
+        ("GAIN", word.into())
+    }
+}
+
+/// The new row of an attention whose kernel also norms and rotates query and key and writes key and value into the caches. The
+/// attention's own operands are then the projected query and the caches as they were.
+#[derive(Debug, Clone)]
+pub struct NewRow {
+    /// The projected key.
+    pub key: Arg,
+    /// The value.
+    pub value: Arg,
+    /// Cosines and sines of its position.
+    pub table: Arg,
+    /// The norms of query and key.
+    pub norms: Option<[NormArg; 2]>,
+}
+
 /// Collects the dispatches of one op (or of an op with its epilogue, or of two ops in one kernel).
 pub struct Emit<'a> {
     /// The device.
@@ -201,6 +241,12 @@ pub struct Emit<'a> {
     pub output: Arg,
     /// What is applied to each element of the result.
     pub epilogue: Epilogue,
+    /// Of an attention: the row that its kernel makes first.
+    pub new_row: Option<NewRow>,
+    /// Of products: the norm of their operand that the kernel makes first.
+    pub norm: Option<NormArg>,
+    /// Of a norm: the norm of its result, and where that goes.
+    pub sequel: Option<(NormArg, Arg)>,
     /// Dispatches so far.
     pub dispatches: Vec<Dispatch>,
     /// Byte sizes of scratch slots asked for; they are numbered from `first_scratch`.

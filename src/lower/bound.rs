@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
+use super::Residency;
 use crate::{
     Error, Result,
     ir::{
@@ -17,6 +18,7 @@ pub(super) struct Bound<'a> {
     pub(super) graph: &'a Graph,
     pub(super) target: &'a Target,
     pub(super) options: &'a LowerOptions,
+    pub(super) residency: &'a dyn Residency,
     types: Vec<FixedType>,
     resolved: Vec<NodeId>,
     /// Values that share no dispatch.
@@ -30,7 +32,7 @@ impl<'a> Bound<'a> {
         binding: &DimBinding,
         target: &'a Target,
         options: &'a LowerOptions,
-        given: &dyn Fn(&str) -> Option<Vec<Range<usize>>>,
+        residency: &'a dyn Residency,
     ) -> Result<Self> {
         let types = graph.fixed_types(binding)?;
         let mut resolved: Vec<NodeId> = Vec::with_capacity(types.len());
@@ -42,7 +44,7 @@ impl<'a> Bound<'a> {
             alone[resolved[id.index()].index()] |= options.is_unfused(node);
             if let Op::Weight(weight) = &node.op {
                 let ty = &types[id.index()];
-                let cut = match given(&weight.name) {
+                let cut = match residency.shards(&weight.name) {
                     Some(cut) => cut,
                     None => row_shards(ty.dtype, &ty.shape, target.max_binding)
                         .map_err(|problem| Error::Unsupported(format!("weight '{}' on this device: {problem}", weight.name)))?,
@@ -50,7 +52,7 @@ impl<'a> Bound<'a> {
                 shards.insert(id, cut);
             }
         }
-        Ok(Self { graph, target, options, types, resolved, alone, shards })
+        Ok(Self { graph, target, options, residency, types, resolved, alone, shards })
     }
 
     pub(super) fn op(&self, id: NodeId) -> &'a Op {

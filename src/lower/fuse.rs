@@ -1,8 +1,11 @@
 //! Decides which values are materialised and which ops share a dispatch.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use super::bound::{Bound, is_elementwise};
+use super::{
+    absorb::{self, NewRow, Readers},
+    bound::{Bound, is_elementwise},
+};
 use crate::{
     Error, Result,
     ir::{DType, NodeId, Op},
@@ -12,10 +15,33 @@ use crate::{
 pub(super) struct Group {
     /// The value that is written.
     pub(super) sink: NodeId,
-    /// The op with a kernel whose epilogue (or whose result) the sink is; two for a pair of products; none for a region.
+    /// The op with a kernel whose epilogue (or whose result) the sink is; two for a pair of products; none for a region. Products
+    /// whose weights adjoin are roots and results, and the sink is the first of them.
     pub(super) roots: Vec<NodeId>,
     /// What the generated text reads besides the roots.
     pub(super) extras: Vec<NodeId>,
+    /// Of an attention: the row that its kernel makes first.
+    pub(super) new_row: Option<NewRow>,
+    /// Of products: the norm of their operand, which is computed on the way.
+    pub(super) norm: Option<NodeId>,
+    /// Of a norm: a norm of the sink, which is a second result.
+    pub(super) sequel: Option<NodeId>,
+}
+
+impl Group {
+    fn of(sink: NodeId, roots: Vec<NodeId>, extras: Vec<NodeId>) -> Self {
+        Self { sink, roots, extras, new_row: None, norm: None, sequel: None }
+    }
+
+    /// Whether every root is a result, in one binding with the others.
+    pub(super) fn is_joined(&self) -> bool {
+        self.roots.len() > 1 && self.roots.contains(&self.sink)
+    }
+
+    /// The values that are written.
+    pub(super) fn results(&self) -> Vec<NodeId> {
+        if self.is_joined() { self.roots.clone() } else { std::iter::once(self.sink).chain(self.sequel).collect() }
+    }
 }
 
 /// A value that a region reads.
@@ -38,9 +64,56 @@ pub(super) fn groups(bound: &Bound) -> Result<Vec<Group>> {
     let sinks: Vec<NodeId> = bound.values().filter(|id| bound.is_region(*id) && stored[id.index()]).collect();
     let expressions: Vec<Expression> = sinks.iter().map(|sink| expression(bound, &stored, *sink)).collect();
 
-    let mut readers: BTreeMap<NodeId, BTreeSet<NodeId>> = BTreeMap::new();
+    let readers = readers(bound, &sinks, &expressions);
+    let mut groups = Vec::new();
+    let mut taken = BTreeSet::new();
+    for (sink, expression) in sinks.into_iter().zip(expressions) {
+        let only_reader = |leaf: &&Leaf| readers[&leaf.node].iter().eq([&sink]) && !bound.is_alone(leaf.node);
+        let roots = if bound.is_alone(sink) { Vec::new() } else { roots(bound, sink, &expression, only_reader) };
+        let extras = expression.leaves.iter().map(|leaf| leaf.node).filter(|id| !roots.contains(id)).collect();
+        taken.extend(roots.iter().copied());
+        groups.push(Group::of(sink, roots, extras));
+    }
+    for id in bound.values().filter(|id| bound.is_kernel(*id)) {
+        if let Some(new_row) = NewRow::of(bound, &readers, id) {
+            taken.extend(new_row.absorbed.iter().copied());
+            taken.insert(id);
+            groups.push(Group { new_row: Some(new_row), ..Group::of(id, vec![id], Vec::new()) });
+        }
+    }
+    for joined in absorb::joined(bound, &readers, &taken) {
+        taken.extend(joined.iter().copied());
+        groups.push(Group::of(joined[0], joined, Vec::new()));
+    }
+    let kernels = bound.values().filter(|id| bound.is_kernel(*id) && !taken.contains(id));
+    groups.extend(kernels.map(|id| Group::of(id, vec![id], Vec::new())));
+    let most = bound.target.max_storage_buffers as usize;
+    let mut norms = BTreeSet::new();
+    for group in &mut groups {
+        // Operand, two gains, two results and what the epilogue reads.
+        if let ([root], true) = (&group.roots[..], 5 + group.extras.len() <= most) {
+            group.sequel = absorb::sequel(bound, *root, group.sink, &readers, &taken);
+        }
+        norms.extend(group.sequel);
+    }
+    taken.extend(norms.iter().copied());
+    for group in &mut groups {
+        // Operand, gain, results, weights and what the epilogue reads.
+        if 3 + group.roots.len() + group.extras.len() <= most {
+            group.norm = absorb::norm(bound, &group.roots, &readers, &taken);
+        }
+        norms.extend(group.norm);
+    }
+    groups.retain(|group| !norms.contains(&group.sink));
+    groups.sort_by_key(|group| group.sink);
+    Ok(groups)
+}
+
+/// Who reads each value.
+fn readers(bound: &Bound, sinks: &[NodeId], expressions: &[Expression]) -> Readers {
+    let mut readers = Readers::new();
     let mut reads = |value, reader| readers.entry(value).or_default().insert(reader);
-    for (sink, expression) in sinks.iter().zip(&expressions) {
+    for (sink, expression) in sinks.iter().zip(expressions) {
         expression.leaves.iter().for_each(|leaf| _ = reads(leaf.node, *sink));
     }
     for id in bound.values().filter(|id| bound.is_kernel(*id)) {
@@ -48,20 +121,7 @@ pub(super) fn groups(bound: &Bound) -> Result<Vec<Group>> {
     }
     // An output counts as read by itself: nothing may absorb it.
     bound.graph.outputs().iter().for_each(|(_, id)| _ = reads(bound.resolve(*id), bound.resolve(*id)));
-
-    let mut groups = Vec::new();
-    let mut absorbed = BTreeSet::new();
-    for (sink, expression) in sinks.into_iter().zip(expressions) {
-        let only_reader = |leaf: &&Leaf| readers[&leaf.node].iter().eq([&sink]) && !bound.is_alone(leaf.node);
-        let roots = if bound.is_alone(sink) { Vec::new() } else { roots(bound, sink, &expression, only_reader) };
-        let extras = expression.leaves.iter().map(|leaf| leaf.node).filter(|id| !roots.contains(id)).collect();
-        absorbed.extend(roots.iter().copied());
-        groups.push(Group { sink, roots, extras });
-    }
-    let kernels = bound.values().filter(|id| bound.is_kernel(*id) && !absorbed.contains(id));
-    groups.extend(kernels.map(|id| Group { sink: id, roots: vec![id], extras: Vec::new() }));
-    groups.sort_by_key(|group| group.sink);
-    Ok(groups)
+    readers
 }
 
 /// For each value, whether it gets a slot of its own.

@@ -1,5 +1,6 @@
 //! From a graph to a plan: decompose, decide what is materialised, write the generated WGSL, place values in slots.
 
+mod absorb;
 mod bound;
 mod fuse;
 mod place;
@@ -9,6 +10,7 @@ mod tests;
 
 use std::ops::Range;
 
+pub use absorb::weights_of_one_operand;
 use bound::Bound;
 
 use crate::{
@@ -21,11 +23,33 @@ use crate::{
     plan::Plan,
 };
 
+/// How weights lie on a device.
+pub trait Residency {
+    /// The rows of each binding that the weight was cut into; `None` takes [`row_shards`](crate::ir::kernel::row_shards).
+    fn shards(&self, weight: &str) -> Option<Vec<Range<usize>>>;
+
+    /// Whether the weight `second` begins in memory where `first` ends, so that one binding can hold both.
+    fn adjoin(&self, first: &str, second: &str) -> bool;
+}
+
+/// Weights that are on no device yet: cut by the rule, each on its own.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Unplaced;
+
+impl Residency for Unplaced {
+    fn shards(&self, _: &str) -> Option<Vec<Range<usize>>> {
+        None
+    }
+
+    fn adjoin(&self, _: &str, _: &str) -> bool {
+        false
+    }
+}
+
 /// Lowers `graph` with its symbols replaced by `binding` for a device like `target`, as `options` say; the plan reports what
 /// the passes did.
 ///
-/// `shards` gives the rows of each binding that a resident weight was cut into; `None` takes
-/// [`row_shards`](crate::ir::kernel::row_shards).
+/// `residency` tells how the weights lie on the device.
 ///
 /// # Errors
 /// [`Error::Input`] for an unbound symbol, [`Error::Graph`] when a cache value is read after it was overwritten in place,
@@ -36,7 +60,7 @@ pub fn lower(
     binding: &DimBinding,
     target: &Target,
     options: &LowerOptions,
-    shards: &dyn Fn(&str) -> Option<Vec<Range<usize>>>,
+    residency: &dyn Residency,
 ) -> Result<Plan> {
     let mut report = PassReport::default();
     let options = &possible(target, options, &mut report)?;
@@ -44,7 +68,7 @@ pub fn lower(
     for name in options.unmatched(graph.nodes()) {
         report.note(unmatched(&graph, name));
     }
-    let bound = Bound::new(&graph, binding, target, options, shards)?;
+    let bound = Bound::new(&graph, binding, target, options, residency)?;
     let groups = fuse::groups(&bound)?;
     let regions = fuse::own_regions(&bound, &groups);
     if options.assert_clean && !regions.is_empty() {

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::{bound::Bound, fuse::Group, region};
+use super::{absorb, bound::Bound, fuse::Group, region};
 use crate::{
     Error, Result,
     ir::{
-        Compute, NodeId, Op,
-        kernel::{Arg, Dispatch, Emit, Epilogue, Operand, Place, Slot},
+        Compute, DType, FixedType, NodeId, Op,
+        kernel::{Arg, Dispatch, Emit, Epilogue, NewRow, NormArg, Operand, Place, Slot},
         ops::Linear,
     },
     plan::{Plan, PlanOutput, SlotInfo, SlotKind},
@@ -16,8 +16,9 @@ use crate::{
 /// The plan that computes `groups` in order.
 pub(super) fn place(bound: &Bound, groups: &[Group]) -> Result<Plan> {
     let plan = Plan { name: bound.graph.name.clone(), ..Plan::default() };
-    let last_use = last_use(bound, groups);
-    let mut placer = Placer { bound, plan, last_use, free: Vec::new(), slots: BTreeMap::new(), holders: BTreeMap::new() };
+    let owners = Owners { bound, leaders: leaders(groups) };
+    let last_use = last_use(&owners, groups);
+    let mut placer = Placer { bound, plan, owners, last_use, free: Vec::new(), slots: BTreeMap::new(), holders: BTreeMap::new() };
     placer.inputs()?;
     for (step, group) in groups.iter().enumerate() {
         placer.group(step, group)?;
@@ -25,29 +26,52 @@ pub(super) fn place(bound: &Bound, groups: &[Group]) -> Result<Plan> {
     placer.outputs()
 }
 
-/// The value whose slot `id` lies in: that of its cache for a cache write, which happens in place.
-fn owner(bound: &Bound, mut id: NodeId) -> NodeId {
-    while let (Op::CacheWrite(_), Some(cache)) = (bound.op(id), bound.operands(id).next()) {
-        id = cache;
+/// Which value stands for a slot that several lie in.
+struct Owners<'a> {
+    bound: &'a Bound<'a>,
+    /// The first of the joined results that a value is one of.
+    leaders: BTreeMap<NodeId, NodeId>,
+}
+
+impl Owners<'_> {
+    /// The value whose slot `id` lies in: that of its cache for a cache write, which happens in place.
+    fn of(&self, mut id: NodeId) -> NodeId {
+        while let (Op::CacheWrite(_), Some(cache)) = (self.bound.op(id), self.bound.operands(id).next()) {
+            id = cache;
+        }
+        self.leaders.get(&id).copied().unwrap_or(id)
     }
-    id
+}
+
+fn leaders(groups: &[Group]) -> BTreeMap<NodeId, NodeId> {
+    let joined = groups.iter().filter(|group| group.is_joined());
+    joined.flat_map(|group| group.roots.iter().map(|root| (*root, group.sink))).collect()
 }
 
 /// Values that a group reads.
-fn operands(bound: &Bound, group: &Group) -> Vec<NodeId> {
-    group.roots.iter().flat_map(|root| bound.operands(*root)).chain(group.extras.iter().copied()).collect()
+pub(super) fn operands(bound: &Bound, group: &Group) -> Vec<NodeId> {
+    let weight = |norm: NodeId| bound.operands(norm).nth(1);
+    let sequel = group.sequel.and_then(weight);
+    let own = match &group.new_row {
+        Some(row) => row.operands(bound, group.sink).iter().map(|id| bound.resolve(*id)).collect(),
+        None => {
+            let own = group.roots.iter().flat_map(|root| bound.operands(*root)).filter(|x| Some(*x) != group.norm);
+            own.chain(group.norm.into_iter().flat_map(|norm| bound.operands(norm))).collect::<Vec<_>>()
+        }
+    };
+    own.into_iter().chain(group.extras.iter().copied()).chain(sequel).collect()
 }
 
 /// The last step that needs each slot owner; outputs are needed for ever.
-fn last_use(bound: &Bound, groups: &[Group]) -> BTreeMap<NodeId, usize> {
+fn last_use(owners: &Owners, groups: &[Group]) -> BTreeMap<NodeId, usize> {
     let mut last = BTreeMap::new();
     for (step, group) in groups.iter().enumerate() {
-        for value in operands(bound, group).into_iter().chain([group.sink]) {
-            last.insert(owner(bound, value), step);
+        for value in operands(owners.bound, group).into_iter().chain(group.results()) {
+            last.insert(owners.of(value), step);
         }
     }
-    for (_, id) in bound.graph.outputs() {
-        last.insert(owner(bound, bound.resolve(*id)), usize::MAX);
+    for (_, id) in owners.bound.graph.outputs() {
+        last.insert(owners.of(owners.bound.resolve(*id)), usize::MAX);
     }
     last
 }
@@ -55,11 +79,12 @@ fn last_use(bound: &Bound, groups: &[Group]) -> BTreeMap<NodeId, usize> {
 struct Placer<'a> {
     bound: &'a Bound<'a>,
     plan: Plan,
+    owners: Owners<'a>,
     last_use: BTreeMap<NodeId, usize>,
     free: Vec<Slot>,
-    /// The slot of each value placed so far.
-    slots: BTreeMap<NodeId, Slot>,
-    /// The value that each slot holds now.
+    /// The slot of each value placed so far, and where in it the value begins.
+    slots: BTreeMap<NodeId, (Slot, u64)>,
+    /// The value that each slot holds now; the first of joined ones.
     holders: BTreeMap<Slot, NodeId>,
 }
 
@@ -82,7 +107,7 @@ impl Placer<'_> {
             if matches!(self.bound.op(value), Op::Weight(_)) {
                 return Err(Error::Unsupported(format!("output '{name}': a weight as it is stored")));
             }
-            let slot = self.current(value, &format!("output '{name}'"))?;
+            let (slot, _) = self.current(value, &format!("output '{name}'"))?;
             self.plan.outputs.push(PlanOutput { name: name.clone(), slot, ty: self.bound.ty(*id).clone() });
         }
         Ok(self.plan)
@@ -92,29 +117,33 @@ impl Placer<'_> {
         let bound = self.bound;
         let root = group.roots.first().copied();
         let label = bound.label(root.unwrap_or(group.sink));
-        let mut inputs = Vec::new();
-        for root in &group.roots {
-            for (index, x) in bound.graph.node(*root).inputs.iter().enumerate() {
-                inputs.push(self.arg(*x, takes_shards(bound.op(*root), index), &label)?);
-            }
-        }
+        let inputs = self.inputs_of(group, &label)?;
         let extras = group.extras.iter().map(|x| self.arg(*x, false, &label)).collect::<Result<Vec<_>>>()?;
-        let slot = self.result(group, &label)?;
+        let new_row = group.new_row.as_ref().map(|row| self.new_row(row, &label)).transpose()?;
         // An epilogue's result lies in memory as the root's, whatever the sink's dimensions are.
         let result = root.unwrap_or(group.sink);
-        let output = Arg { ty: bound.ty(result).clone(), place: Place::Slot(slot), grows: bound.grows(result) };
+        let ty = if group.is_joined() { joined_type(bound, &group.roots) } else { bound.ty(result).clone() };
+        let slot = self.result(group, &ty, &label)?;
+        let output = Arg { ty, place: Place::Slot(slot, 0), grows: bound.grows(result) };
+        let norm = group.norm.map(|norm| self.norm(norm, &label)).transpose()?;
+        let sequel = group.sequel.map(|norm| self.sequel(norm, &label)).transpose()?;
         let epilogue = match root {
             Some(root) if root != group.sink => Epilogue { text: region::epilogue(bound, group)?, operands: extras.clone() },
             _ => Epilogue::identity(),
         };
         let (dispatches, scratch, first_scratch) = (Vec::new(), Vec::new(), self.plan.slots.len());
         let (target, compute) = (bound.target, root.map_or(Compute::F32, |root| bound.compute(root)));
-        let mut emit = Emit { target, compute, label, inputs, output, epilogue, dispatches, scratch, first_scratch };
+        let mut emit =
+            Emit { target, compute, label, inputs, output, epilogue, new_row, norm, sequel, dispatches, scratch, first_scratch };
         match group.roots[..] {
             [] => {
                 let mut bindings = vec![(0, emit.output.operand())];
                 bindings.extend((region::FIRST_BINDING..).zip(extras.iter().map(Arg::operand)));
                 emit.dispatch(region::kernel(bound, group)?, bindings, bound.ty(group.sink).len().div_ceil(64), 1);
+            }
+            _ if group.is_joined() => {
+                let weights = [joined_weight(&emit.inputs)];
+                Linear::emit_products(&mut emit, &weights)?;
             }
             [root] => bound.op(root).emit(&mut emit)?,
             _ => {
@@ -124,9 +153,63 @@ impl Placer<'_> {
         }
         let Emit { label, dispatches, scratch, .. } = emit;
         self.append(dispatches, &scratch, first_scratch, &label)?;
-        self.hold(slot, group.sink);
+        self.hold_results(slot, group);
         self.release(step, group);
         Ok(())
+    }
+
+    /// The operands of the roots, as their kernel binds them.
+    fn inputs_of(&self, group: &Group, label: &str) -> Result<Vec<Arg>> {
+        let bound = self.bound;
+        if let Some(row) = &group.new_row {
+            let own = row.of_attention(bound, group.sink);
+            return own.iter().map(|x| self.arg(*x, false, label)).collect();
+        }
+        let mut inputs = Vec::new();
+        for root in &group.roots {
+            for (index, x) in bound.graph.node(*root).inputs.iter().enumerate() {
+                let normed = group.norm.filter(|norm| bound.resolve(*x) == *norm);
+                let x = normed.map_or(*x, |norm| bound.graph.node(norm).inputs[0]);
+                inputs.push(self.arg(x, takes_shards(bound.op(*root), index), label)?);
+            }
+        }
+        Ok(inputs)
+    }
+
+    fn new_row(&self, row: &absorb::NewRow, label: &str) -> Result<NewRow> {
+        let arg = |id: NodeId| self.arg(id, false, label);
+        let norms = match row.norms {
+            Some([q, k]) => Some([self.norm(q, label)?, self.norm(k, label)?]),
+            None => None,
+        };
+        Ok(NewRow { key: arg(row.key)?, value: arg(row.value)?, table: arg(row.table)?, norms })
+    }
+
+    fn norm(&self, id: NodeId, label: &str) -> Result<NormArg> {
+        let Op::RmsNorm(op) = self.bound.op(id) else {
+            return Err(self.bound.malformed(format!("{label}: {id} is no norm")));
+        };
+        let gain = self.bound.graph.node(id).inputs.get(1).map(|gain| self.arg(*gain, false, label)).transpose()?;
+        Ok(NormArg { op: op.clone(), gain })
+    }
+
+    /// The norm of a norm's result, and a slot for it.
+    fn sequel(&mut self, norm: NodeId, label: &str) -> Result<(NormArg, Arg)> {
+        let ty = self.bound.ty(norm).clone();
+        let slot = self.slot_for(norm, &ty, label)?;
+        self.hold(slot, norm);
+        Ok((self.norm(norm, label)?, Arg { ty, place: Place::Slot(slot, 0), grows: false }))
+    }
+
+    fn hold_results(&mut self, slot: Slot, group: &Group) {
+        self.hold(slot, group.sink);
+        if group.is_joined() {
+            let mut offset = 0;
+            for root in &group.roots {
+                self.slots.insert(*root, (slot, offset));
+                offset += (self.bound.ty(*root).len() * 4) as u64;
+            }
+        }
     }
 
     /// Adds dispatches with their scratch slots placed, which are free again afterwards.
@@ -156,7 +239,8 @@ impl Placer<'_> {
     fn arg(&self, id: NodeId, takes_shards: bool, label: &str) -> Result<Arg> {
         let (value, ty) = (self.bound.resolve(id), self.bound.ty(id).clone());
         let Op::Weight(weight) = self.bound.op(value) else {
-            return Ok(Arg { place: Place::Slot(self.current(value, label)?), ty, grows: self.bound.grows(id) });
+            let (slot, offset) = self.current(value, label)?;
+            return Ok(Arg { place: Place::Slot(slot, offset), ty, grows: self.bound.grows(id) });
         };
         let shards = self.bound.shards(value);
         let place = match shards.len() {
@@ -173,11 +257,12 @@ impl Placer<'_> {
     }
 
     /// The slot of `value`, which must not have been overwritten.
-    fn current(&self, value: NodeId, reader: &str) -> Result<Slot> {
+    fn current(&self, value: NodeId, reader: &str) -> Result<(Slot, u64)> {
         let missing = || self.bound.malformed(format!("{reader} reads {value}, which was not computed"));
-        let slot = *self.slots.get(&value).ok_or_else(missing)?;
+        let (slot, offset) = *self.slots.get(&value).ok_or_else(missing)?;
+        let leader = self.owners.leaders.get(&value).copied().unwrap_or(value);
         match self.holders.get(&slot) {
-            Some(holder) if *holder == value => Ok(slot),
+            Some(holder) if *holder == leader => Ok((slot, offset)),
             holder => {
                 let writer = holder.map_or_else(String::new, |id| format!(" by {id} ({})", self.bound.label(*id)));
                 Err(self.bound.malformed(format!("{reader} reads {value} after it was overwritten in place{writer}")))
@@ -186,7 +271,7 @@ impl Placer<'_> {
     }
 
     /// The slot that the group writes.
-    fn result(&mut self, group: &Group, label: &str) -> Result<Slot> {
+    fn result(&mut self, group: &Group, ty: &FixedType, label: &str) -> Result<Slot> {
         let sink = group.sink;
         if let (Op::CacheWrite(_), Some(cache)) = (self.bound.op(sink), self.bound.operands(sink).next()) {
             if matches!(self.bound.op(cache), Op::Weight(_)) {
@@ -195,11 +280,16 @@ impl Placer<'_> {
             if self.bound.operands(sink).skip(1).any(|x| self.slots.get(&x) == self.slots.get(&cache)) {
                 return Err(self.bound.malformed(format!("{label} writes rows of a cache into the same cache")));
             }
-            return self.current(cache, label);
+            return Ok(self.current(cache, label)?.0);
         }
-        let ty = self.bound.ty(sink);
+        // An epilogue may convert what it writes.
+        let ty = if group.is_joined() { ty } else { self.bound.ty(sink) };
+        self.slot_for(sink, ty, label)
+    }
+
+    fn slot_for(&mut self, value: NodeId, ty: &FixedType, label: &str) -> Result<Slot> {
         let bytes = (ty.len() * ty.dtype.size()) as u64;
-        if self.last_use.get(&sink) == Some(&usize::MAX) {
+        if self.last_use.get(&value) == Some(&usize::MAX) {
             let bytes = self.slot_bytes(bytes, label)?;
             return Ok(self.new_slot(bytes, SlotKind::Scratch));
         }
@@ -235,20 +325,38 @@ impl Placer<'_> {
     }
 
     fn hold(&mut self, slot: Slot, value: NodeId) {
-        self.slots.insert(value, slot);
+        self.slots.insert(value, (slot, 0));
         self.holders.insert(slot, value);
     }
 
     /// Frees the slots that no later step needs.
     fn release(&mut self, step: usize, group: &Group) {
-        for value in operands(self.bound, group).into_iter().chain([group.sink]) {
-            let owner = owner(self.bound, value);
-            let Some(&slot) = self.slots.get(&owner).filter(|_| self.last_use.get(&owner) == Some(&step)) else { continue };
+        for value in operands(self.bound, group).into_iter().chain(group.results()) {
+            let owner = self.owners.of(value);
+            let Some(&(slot, _)) = self.slots.get(&owner).filter(|_| self.last_use.get(&owner) == Some(&step)) else { continue };
             if self.plan.slots[slot.0].kind == SlotKind::Scratch && !self.free.contains(&slot) {
                 self.free.push(slot);
             }
         }
     }
+}
+
+/// The type of results that lie one behind the other.
+fn joined_type(bound: &Bound, roots: &[NodeId]) -> FixedType {
+    let columns = roots.iter().map(|root| bound.ty(*root).last()).sum();
+    FixedType { dtype: DType::F32, shape: vec![1, columns] }
+}
+
+/// The weights of joined products, whose operands are `inputs`, as one.
+fn joined_weight(inputs: &[Arg]) -> Arg {
+    let weights = || inputs.iter().skip(1).step_by(2);
+    let rows = weights().filter_map(|weight| weight.ty.shape.first()).sum();
+    let names = weights().filter_map(|weight| match &weight.place {
+        Place::Weight(name, _) => Some(name.clone()),
+        Place::Slot(..) | Place::Joined(_) => None,
+    });
+    let ty = FixedType { dtype: inputs[1].ty.dtype, shape: vec![rows, inputs[1].ty.last()] };
+    Arg { ty, place: Place::Joined(names.collect()), grows: false }
 }
 
 /// Whether the op's kernel runs once for each shard of the operand.

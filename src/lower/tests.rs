@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 
-use super::{bound::Bound, fuse, lower};
+use super::{Residency, Unplaced, bound::Bound, fuse, lower, place};
 use crate::{
     Error, Result,
     ir::{
         DType, Data, DimBinding, Graph, LowerOptions, MaskKind, NodeId, Op, PassReport, Shape, UnaryFn, Value, decompose,
-        kernel::{Operand, Slot, Target},
+        kernel::{Kernel, Operand, Slot, Target},
         ops::{Attention, CacheWrite, Concat, Gain, Lowering, Permute, PositionRule, Role, Rope, RopeTable, Softmax, Unary},
         passes::prepare,
         sym,
@@ -17,12 +17,15 @@ use crate::{
     plan::{Plan, SlotKind},
 };
 
-/// The binding that a kernel writes, and whether it writes the result or scratch memory of its op.
-fn written(shader: &str) -> &'static [u32] {
-    match shader {
+/// The bindings that a kernel writes: the result first, then what else it leaves behind.
+fn written(kernel: &Kernel) -> &'static [u32] {
+    let new_row = kernel.options.contains(&("NEW", "yes".into()));
+    match kernel.shader {
         "region" => &[0],
-        "linear_vec" | "linear_tile" | "linear_tile_shared" | "rms_norm" | "gather" | "rope" | "reduce" | "cache_write" => &[1],
+        "linear_vec" | "linear_tile" | "linear_tile_shared" | "gather" | "rope" | "reduce" | "cache_write" => &[1],
+        "rms_norm" => &[1, 4],
         "matmul" => &[2],
+        "attention" if new_row => &[5, 7, 1, 2],
         "attention" => &[5, 7],
         "attention_combine" => &[5],
         other => panic!("no known output of {other}"),
@@ -31,7 +34,7 @@ fn written(shader: &str) -> &'static [u32] {
 
 /// Follows what every slot holds and checks each read against what the graph says is read there.
 fn check(graph: &Graph, binding: &DimBinding, target: &Target, options: &LowerOptions, plan: &Plan) {
-    let bound = Bound::new(graph, binding, target, options, &|_| None).unwrap();
+    let bound = Bound::new(graph, binding, target, options, &Unplaced).unwrap();
     let mut held: BTreeMap<Slot, NodeId> = BTreeMap::new();
     for id in bound.values() {
         if let Op::Input(input) = bound.op(id) {
@@ -41,37 +44,45 @@ fn check(graph: &Graph, binding: &DimBinding, target: &Target, options: &LowerOp
     let mut dispatches = plan.dispatches.iter().peekable();
     for group in fuse::groups(&bound).unwrap() {
         let label = bound.label(group.roots.first().copied().unwrap_or(group.sink));
-        let mut expected: Vec<NodeId> = group.roots.iter().flat_map(|r| bound.operands(*r)).collect();
-        expected.extend(&group.extras);
+        let mut expected = place::operands(&bound, &group);
         expected.retain(|id| !matches!(bound.op(*id), Op::Weight(_)));
-        let in_place = matches!(bound.op(group.sink), Op::CacheWrite(_)).then(|| expected.remove(0));
-        let (mut own, mut result) = (Vec::new(), None);
+        let mut in_place: Vec<NodeId> = group.new_row.iter().flat_map(|row| row.caches).map(|id| bound.resolve(id)).collect();
+        if matches!(bound.op(group.sink), Op::CacheWrite(_)) {
+            in_place.push(expected.remove(0));
+        }
+        let (mut own, mut result, mut sequel) = (Vec::new(), None, None);
         assert!(dispatches.peek().is_some_and(|d| d.label == label), "{label} has no dispatch");
         while let Some(dispatch) = dispatches.next_if(|d| d.label == label) {
-            let outputs = written(dispatch.kernel.shader);
+            let outputs = written(&dispatch.kernel);
             let slots = dispatch.bindings.iter().filter_map(|(binding, operand)| match operand {
-                Operand::Slot(slot, _) => Some((outputs.contains(binding), *slot)),
+                Operand::Slot(slot, _) => Some((outputs.iter().position(|o| o == binding), *slot)),
                 _ => None,
             });
-            let (writes, reads): (Vec<_>, Vec<_>) = slots.partition(|(write, _)| *write);
+            let (writes, reads): (Vec<_>, Vec<_>) = slots.partition(|(write, _)| write.is_some());
             for (_, slot) in &reads {
                 let known = own.contains(slot) || held.get(slot).is_some_and(|value| expected.contains(value));
                 assert!(known, "{label} reads slot {} with {:?}\n{plan}", slot.0, held.get(slot));
                 assert!(!writes.iter().any(|(_, w)| w == slot), "{label} reads and writes slot {}\n{plan}", slot.0);
             }
-            for (_, slot) in writes {
-                assert!(in_place.is_none_or(|cache| held[&slot] == cache), "{label} writes beside its cache");
+            for (output, slot) in writes {
+                let cached = held.get(&slot).is_some_and(|value| in_place.contains(value));
                 let input = matches!(plan.slots[slot.0].kind, SlotKind::Input { .. });
-                assert!(!input || in_place.is_some(), "{label} overwrites an input");
-                if !own.contains(&slot) {
+                assert!(input == cached, "{label} writes beside its cache, or overwrites an input");
+                if !own.contains(&slot) && !(cached && group.new_row.is_some()) {
                     own.push(slot);
                 }
-                result = Some(slot);
+                match (output, dispatch.kernel.shader) {
+                    (Some(1), "rms_norm") => sequel = Some(slot),
+                    _ if cached && group.new_row.is_some() => {}
+                    _ => result = Some(slot),
+                }
             }
         }
         // Scratch memory of the op holds nothing that anybody knows.
         own.iter().for_each(|slot| _ = held.remove(slot));
         held.insert(result.unwrap(), group.sink);
+        assert_eq!(sequel.is_some(), group.sequel.is_some(), "{label}");
+        sequel.zip(group.sequel).into_iter().for_each(|(slot, norm)| _ = held.insert(slot, norm));
     }
     assert!(dispatches.next().is_none());
     for (output, (name, id)) in plan.outputs.iter().zip(graph.outputs()) {
@@ -117,7 +128,7 @@ fn lowered_for(graph: &Graph, binding: &DimBinding, target: &Target) -> Plan {
         graph.label(id, &format!("n{}", id.0));
     }
     let plan_with = |options: &LowerOptions| {
-        let plan = lower(&graph, binding, target, options, &|_| None).unwrap_or_else(|e| panic!("{}: {e}", graph.name));
+        let plan = lower(&graph, binding, target, options, &Unplaced).unwrap_or_else(|e| panic!("{}: {e}", graph.name));
         check(&graph, binding, target, options, &plan);
         validate(&plan);
         plan
@@ -203,7 +214,8 @@ fn a_residual_is_the_epilogue_of_its_norm() {
     g.output("sum", sum);
     g.output("next", next);
     let plan = lowered(&g);
-    assert_eq!(shaders(&plan), ["rms_norm", "rms_norm"]);
+    // The norm that follows is a second result.
+    assert_eq!((shaders(&plan), option(&plan, 0, "SEQUEL")), (vec!["rms_norm"], "yes"));
     assert_eq!(plan.dispatches[0].bindings.last().unwrap(), &(16, Operand::Slot(plan.input("residual").unwrap(), 0)));
 }
 
@@ -348,7 +360,7 @@ fn reading_a_cache_after_its_write_is_refused() {
     assert_eq!(shaders(&lowered(&g)), ["region", "cache_write"]);
     let after = g.push(Unary { f: UnaryFn::Neg }, &[cache]).unwrap();
     g.output("after", after);
-    let refused = lower(&g, &DimBinding::new(), &Target::portable(), &LowerOptions::default(), &|_| None);
+    let refused = lower(&g, &DimBinding::new(), &Target::portable(), &LowerOptions::default(), &Unplaced);
     assert!(matches!(refused, Err(Error::Graph { problem, .. }) if problem.contains("overwritten in place")));
 }
 
@@ -407,7 +419,7 @@ fn composites_without_a_kernel_decompose_and_keep_their_names() {
     assert_eq!(small.nodes().len(), 8);
     assert!(small.nodes().iter().skip(1).all(|n| n.name == "router"), "{small}");
     assert_ne!(unused, y);
-    let plan = lower(&g, &DimBinding::new(), &Target::portable(), &LowerOptions::default(), &|_| None).unwrap();
+    let plan = lower(&g, &DimBinding::new(), &Target::portable(), &LowerOptions::default(), &Unplaced).unwrap();
     assert_eq!(shaders(&plan), ["reduce", "region", "reduce", "region"]);
     assert!(plan.dispatches.iter().all(|d| d.label == "router"));
 }
@@ -419,15 +431,23 @@ fn limits_of_the_device_are_named() {
     let y = g.gelu(input).unwrap();
     g.output("y", y);
     let small = Target { max_binding: 4096, ..Target::portable() };
-    let error = lower(&g, &DimBinding::new(), &small, &LowerOptions::default(), &|_| None).unwrap_err().to_string();
+    let error = lower(&g, &DimBinding::new(), &small, &LowerOptions::default(), &Unplaced).unwrap_err().to_string();
     assert!(error.contains("16400") && error.contains("4096"), "{error}");
 
     let mut g = Graph::new("sharded");
     let w = g.weight("w", DType::F32, &[128, 4]).unwrap();
     let y = g.gelu(w).unwrap();
     g.output("y", y);
-    let cut = |_: &str| Some(vec![0..64, 64..128]);
-    let error = lower(&g, &DimBinding::new(), &Target::portable(), &LowerOptions::default(), &cut).unwrap_err().to_string();
+    struct Cut;
+    impl Residency for Cut {
+        fn shards(&self, _: &str) -> Option<Vec<std::ops::Range<usize>>> {
+            Some(vec![0..64, 64..128])
+        }
+        fn adjoin(&self, _: &str, _: &str) -> bool {
+            false
+        }
+    }
+    let error = lower(&g, &DimBinding::new(), &Target::portable(), &LowerOptions::default(), &Cut).unwrap_err().to_string();
     assert!(error.contains("'w'") && error.contains("gelu_tanh"), "{error}");
 }
 

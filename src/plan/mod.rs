@@ -82,10 +82,12 @@ impl Plan {
     pub fn weights(&self) -> Vec<&str> {
         let operands = self.dispatches.iter().flat_map(|d| &d.bindings);
         let mut names: Vec<&str> = operands
-            .filter_map(|(_, operand)| match operand {
-                Operand::Weight(name, _) => Some(name.as_str()),
-                _ => None,
+            .flat_map(|(_, operand)| match operand {
+                Operand::Weight(name, _) => std::slice::from_ref(name),
+                Operand::Joined(names) => names,
+                Operand::Slot(..) | Operand::Step => &[],
             })
+            .map(String::as_str)
             .collect();
         names.sort_unstable();
         names.dedup();
@@ -112,6 +114,7 @@ impl fmt::Display for Plan {
                     Operand::Slot(slot, 0) => writeln!(f, "      {binding} = slot {}", slot.0)?,
                     Operand::Slot(slot, offset) => writeln!(f, "      {binding} = slot {} from byte {offset}", slot.0)?,
                     Operand::Weight(name, shard) => writeln!(f, "      {binding} = weight {name} shard {shard}")?,
+                    Operand::Joined(names) => writeln!(f, "      {binding} = weights {}", names.join(" + "))?,
                     Operand::Step => writeln!(f, "      {binding} = step")?,
                 }
             }

@@ -49,6 +49,21 @@ impl std::fmt::Display for AdapterKind {
     }
 }
 
+/// A set of kernels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum KernelTier {
+    /// Those that suit the adapter: [`Software`](Self::Software) where it computes on the CPU, else [`Subgroup`](Self::Subgroup),
+    /// each as far as the adapter has one subgroup size, else [`Portable`](Self::Portable).
+    #[default]
+    Auto,
+    /// Those that need no optional feature: no subgroup operations, no cooperative matrices.
+    Portable,
+    /// Those made for GPUs, also on an adapter that computes on the CPU.
+    Subgroup,
+    /// Those made for adapters that compute on the CPU: no barriers on the hot path, one subgroup a workgroup, several rows each.
+    Software,
+}
+
 /// One shape that cooperative matrix instructions take: `C[m,n] += A[m,k] · B[k,n]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CooperativeMatrix {
@@ -109,6 +124,8 @@ pub struct Capabilities {
     pub max_workgroup_storage: u32,
     /// Offsets of storage buffer bindings are multiples of this.
     pub min_storage_offset_alignment: u32,
+    /// Which kernels were asked for.
+    pub kernels: KernelTier,
     /// Shapes of cooperative matrices; empty unless asked for when opening.
     pub cooperative_matrices: Vec<CooperativeMatrix>,
 }
@@ -147,6 +164,7 @@ impl Capabilities {
             ],
             max_workgroup_storage: limits.max_compute_workgroup_storage_size,
             min_storage_offset_alignment: limits.min_storage_buffer_offset_alignment,
+            kernels: KernelTier::Auto,
             cooperative_matrices,
             adapter: info.name,
         }
@@ -167,7 +185,11 @@ impl Capabilities {
             max_binding: self.max_binding.min(self.max_buffer) / 16 * 16,
             max_storage_buffers: self.max_storage_buffers,
             f16: self.f16,
-            software: self.kind == AdapterKind::Software,
+            software: match self.kernels {
+                KernelTier::Auto | KernelTier::Portable => self.kind == AdapterKind::Software,
+                KernelTier::Subgroup => false,
+                KernelTier::Software => true,
+            },
         }
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    capabilities::{AdapterKind, Capabilities},
+    capabilities::{AdapterKind, Capabilities, KernelTier},
     counters::Counters,
     device::OwnDevice,
     driver_cache::{DriverCache, PipelineBlob},
@@ -33,8 +33,11 @@ pub struct GpuOptions {
     pub timeout: Option<Duration>,
     /// Ask for cooperative matrices where the adapter has them; an experimental feature of wgpu. Default: off.
     pub cooperative_matrices: bool,
-    /// Use the portable kernels only: no subgroup operations, no cooperative matrices. Default: off.
-    pub portable: bool,
+    /// Which kernels run. Default: those that suit the adapter.
+    pub kernels: KernelTier,
+    /// Compile shaders with wgpu's checks of bounds, loops and divisions: slower, for finding a fault in a kernel.
+    /// Default: off, on with the feature `checked`.
+    pub checked: bool,
     /// The pipelines that an earlier run compiled, as [`GpuContext::pipeline_cache_bytes`] gave them (Vulkan): the driver then
     /// compiles little or nothing. Bytes of another adapter or driver, cut or corrupt ones are ignored with a warning, and
     /// [`GpuContext::pipeline_blob`] says why. A driver trusts these bytes as it trusts its own files, and the checksum finds
@@ -49,7 +52,8 @@ impl std::fmt::Debug for GpuOptions {
             .field("max_buffer", &self.max_buffer)
             .field("timeout", &self.timeout)
             .field("cooperative_matrices", &self.cooperative_matrices)
-            .field("portable", &self.portable)
+            .field("kernels", &self.kernels)
+            .field("checked", &self.checked)
             .field("pipeline_cache bytes", &self.pipeline_cache.as_ref().map(Vec::len))
             .finish()
     }
@@ -57,8 +61,8 @@ impl std::fmt::Debug for GpuOptions {
 
 impl Default for GpuOptions {
     fn default() -> Self {
-        let (cooperative_matrices, portable) = (false, false);
-        Self { max_binding: None, max_buffer: None, timeout: None, cooperative_matrices, portable, pipeline_cache: None }
+        let (cooperative_matrices, checked, kernels) = (false, cfg!(feature = "checked"), KernelTier::Auto);
+        Self { max_binding: None, max_buffer: None, timeout: None, cooperative_matrices, kernels, checked, pipeline_cache: None }
     }
 }
 
@@ -79,6 +83,7 @@ pub struct GpuContext {
     pub(super) staging: Mutex<StagingPool>,
     pub(super) waiter: Waiter,
     driver_cache: DriverCache,
+    checked: bool,
 }
 
 impl GpuContext {
@@ -91,12 +96,12 @@ impl GpuContext {
         lower(&mut limits.max_buffer_size, options.max_buffer);
         requirements::check(&name, adapter.features(), &limits)?;
         let mut features = requirements::wanted_features(&adapter);
-        if options.portable {
+        if options.kernels == KernelTier::Portable {
             features.remove(wgpu::Features::SUBGROUP);
         }
         let mut experimental = wgpu::ExperimentalFeatures::disabled();
         let cooperative = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
-        if options.cooperative_matrices && !options.portable && adapter.features().contains(cooperative) {
+        if options.cooperative_matrices && options.kernels != KernelTier::Portable && adapter.features().contains(cooperative) {
             features |= cooperative;
             // SAFETY: the caller opted in; shaders that use the feature are this crate's own and pass naga's validation.
             experimental = unsafe { wgpu::ExperimentalFeatures::enabled() };
@@ -137,7 +142,8 @@ impl GpuContext {
         let mut capabilities = Capabilities::of(&adapter, &device, &queue);
         lower(&mut capabilities.max_binding, options.max_binding);
         lower(&mut capabilities.max_buffer, options.max_buffer);
-        if options.portable {
+        capabilities.kernels = options.kernels;
+        if options.kernels == KernelTier::Portable {
             capabilities.subgroups = false;
             capabilities.cooperative_matrices.clear();
         }
@@ -157,6 +163,7 @@ impl GpuContext {
             staging: Mutex::default(),
             waiter: Waiter::default(),
             driver_cache: DriverCache::default(),
+            checked: options.checked,
         };
         context.driver_cache = DriverCache::open(&context, options.pipeline_cache.as_deref());
         context
@@ -210,6 +217,11 @@ impl GpuContext {
 
     pub(super) fn shared_counters(&self) -> Arc<Counters> {
         self.counters.clone()
+    }
+
+    /// Whether shaders are compiled with checks; see [`GpuOptions::checked`].
+    pub fn checked(&self) -> bool {
+        self.checked
     }
 
     /// How long a single wait may take.

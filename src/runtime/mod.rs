@@ -27,7 +27,7 @@ mod waiter;
 
 pub use bandwidth::measure_copy_bandwidth;
 pub use buffer::Buffer;
-pub use capabilities::{AdapterKind, Capabilities, CooperativeMatrix};
+pub use capabilities::{AdapterKind, Capabilities, CooperativeMatrix, KernelTier};
 pub use compile_cache::{BucketedCompileCache, CompileCache, DynamicDimCompileCache};
 pub use context::{GpuContext, GpuOptions};
 pub use counters::{CounterSnapshot, Counters};

@@ -34,15 +34,13 @@ pub struct Pipeline {
 #[derive(Debug)]
 pub struct PipelineCache {
     context: Arc<GpuContext>,
-    checked: bool,
     pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
 }
 
 impl PipelineCache {
-    /// An empty cache. With `checked`, shaders are compiled with wgpu's bounds, loop and division checks: slower, for finding
-    /// a fault in a kernel.
-    pub fn new(context: &Arc<GpuContext>, checked: bool) -> Self {
-        Self { context: context.clone(), checked, pipelines: Mutex::default() }
+    /// An empty cache.
+    pub fn new(context: &Arc<GpuContext>) -> Self {
+        Self { context: context.clone(), pipelines: Mutex::default() }
     }
 
     /// The pipeline of `kernel`, compiled if it is not there yet.
@@ -102,7 +100,7 @@ impl PipelineCache {
         let Reflected { module, bindings, .. } = reflect(kernel)?;
         let label = kernel.to_string();
         let device = self.context.device();
-        let checks = match self.checked {
+        let checks = match self.context.checked() {
             true => wgpu::ShaderRuntimeChecks::checked(),
             false => wgpu::ShaderRuntimeChecks::unchecked(),
         };

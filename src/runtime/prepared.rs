@@ -10,7 +10,7 @@ use super::{
     buffer::Buffer,
     context::GpuContext,
     pipeline::{Pipeline, PipelineCache},
-    resident::ResidentWeight,
+    resident::{ResidentWeight, Shard},
 };
 use crate::{
     Error, Result,
@@ -233,7 +233,7 @@ fn bind(
         let binding =
             resource(operand, slots, bound).map_err(|e| e.unwrap_or_else(|| misfit(format!("{operand:?} does not exist"))))?;
         let clash = |(buffer, access): &(&wgpu::Buffer, Access)| {
-            *buffer == binding.buffer && *access != declared.access && declared.access != Access::Uniform
+            *buffer == binding.buffer && (*access == Access::ReadWrite) != (declared.access == Access::ReadWrite)
         };
         if used.iter().any(clash) {
             return Err(misfit(format!("binding {} ({}) is bound twice, to read and to write", declared.number, declared.name)));
@@ -262,6 +262,13 @@ fn resource<'a>(operand: &Operand, slots: &'a [Region], bound: Bound<'a>) -> Res
             let missing = || Error::MissingWeight { name: name.clone(), nearest: None };
             let weight = bound.weights.get(name).ok_or_else(missing)?;
             Ok(weight.shards.get(*shard).ok_or(None)?.binding())
+        }
+        Operand::Joined(names) => {
+            let mut parts = names.iter().map(|name| bound.weights.get(name).and_then(|weight| weight.shards.first()));
+            let first = parts.next().flatten().ok_or(None)?;
+            let end = parts.try_fold(first.end(), |end, part| part.filter(|p| p.offset == end).map(Shard::end)).ok_or(None)?;
+            let size = NonZeroU64::new((end - first.offset).next_multiple_of(16));
+            Ok(wgpu::BufferBinding { buffer: first.buffer.raw(), offset: first.offset, size })
         }
         Operand::Step => {
             Ok(wgpu::BufferBinding { buffer: bound.step.raw(), offset: 0, size: NonZeroU64::new(size_of::<Step>() as u64) })

@@ -32,6 +32,13 @@ pub struct StagedRead {
     bytes: u64,
 }
 
+impl StagedRead {
+    /// Bytes that were staged.
+    pub(super) fn len(&self) -> usize {
+        self.bytes as usize
+    }
+}
+
 impl GpuContext {
     /// Records a copy of `bytes` (rounded up to 4) at `offset` (a multiple of 4) of `source`, which has `COPY_SRC`.
     ///

@@ -1,9 +1,9 @@
 //! Weights on the device: where each lies and how it is split.
 
-use std::{ops::Range, sync::Arc};
+use std::{collections::HashMap, ops::Range, sync::Arc};
 
 use super::{buffer::Buffer, context::GpuContext, requirements::limit};
-use crate::{Error, Result, ir::DType};
+use crate::{Error, Result, ir::DType, lower::Residency};
 
 /// Every shard begins at a multiple of this, the largest alignment that WebGPU lets an adapter ask for.
 const OFFSET_ALIGNMENT: u64 = 256;
@@ -51,6 +51,11 @@ impl Shard {
         self.bytes.next_multiple_of(TAIL_ALIGNMENT)
     }
 
+    /// Where the next byte of its buffer is.
+    pub(super) fn end(&self) -> u64 {
+        self.offset + self.bytes
+    }
+
     /// The shard as a storage binding.
     pub fn binding(&self) -> wgpu::BufferBinding<'_> {
         wgpu::BufferBinding {
@@ -58,6 +63,40 @@ impl Shard {
             offset: self.offset,
             size: std::num::NonZeroU64::new(self.binding_bytes()),
         }
+    }
+}
+
+/// Weights that stay where they are.
+pub(super) struct Placed<'a>(pub(super) &'a HashMap<String, ResidentWeight>);
+
+/// Weights that may be replaced one by one.
+pub(super) struct Replaceable<'a>(pub(super) &'a HashMap<String, ResidentWeight>);
+
+fn rows(weights: &HashMap<String, ResidentWeight>, weight: &str) -> Option<Vec<Range<usize>>> {
+    weights.get(weight).map(|w| w.shards.iter().map(|s| s.rows.clone()).collect())
+}
+
+impl Residency for Placed<'_> {
+    fn shards(&self, weight: &str) -> Option<Vec<Range<usize>>> {
+        rows(self.0, weight)
+    }
+
+    fn adjoin(&self, first: &str, second: &str) -> bool {
+        let one = |name: &str| match self.0.get(name).map(|w| w.shards.as_slice()) {
+            Some([shard]) => Some(shard),
+            _ => None,
+        };
+        one(first).zip(one(second)).is_some_and(|(a, b)| Arc::ptr_eq(&a.buffer, &b.buffer) && a.end() == b.offset)
+    }
+}
+
+impl Residency for Replaceable<'_> {
+    fn shards(&self, weight: &str) -> Option<Vec<Range<usize>>> {
+        rows(self.0, weight)
+    }
+
+    fn adjoin(&self, _: &str, _: &str) -> bool {
+        false
     }
 }
 

@@ -12,6 +12,8 @@ pub(super) const SOURCES: &[(&str, &str)] = table!(
     "cache_write.wgsl"
     "gather.wgsl"
     "lib/lanes.wgsl"
+    "lib/new_row.wgsl"
+    "lib/norm_operand.wgsl"
     "lib/operand.wgsl"
     "lib/product.wgsl"
     "lib/step.wgsl"

@@ -14,12 +14,12 @@ use gemmaflow::{
         kernel::{Target, Tier},
         ops::{Input, Role},
     },
-    lower::lower,
+    lower::{Unplaced, lower},
     plan::Plan,
     reference,
     runtime::{
-        Bound, Buffer, Device, GpuContext, GpuOptions, Opened, PipelineCache, PreparedPlan, ResidentWeight, ScratchPool, Shard,
-        Step, wgpu::BufferUsages,
+        Bound, Buffer, Device, GpuContext, GpuOptions, KernelTier, Opened, PipelineCache, PreparedPlan, ResidentWeight,
+        ScratchPool, Shard, Step, wgpu::BufferUsages,
     },
     weights::Tensor,
 };
@@ -35,11 +35,13 @@ pub fn open(options: &GpuOptions) -> Arc<GpuContext> {
 /// The device once for each tier that it has.
 pub fn tiers() -> Vec<(&'static str, Arc<GpuContext>)> {
     let best = open(&GpuOptions::default());
-    let portable = open(&GpuOptions { portable: true, ..GpuOptions::default() });
+    let portable = open(&GpuOptions { kernels: KernelTier::Portable, ..GpuOptions::default() });
     assert_eq!(portable.capabilities().target().tier, Tier::Portable);
-    match best.capabilities().target().tier {
-        Tier::Portable => vec![("portable", portable)],
-        Tier::Subgroup(_) => vec![("subgroup", best), ("portable", portable)],
+    let gpu = open(&GpuOptions { kernels: KernelTier::Subgroup, ..GpuOptions::default() });
+    match best.capabilities().target() {
+        Target { tier: Tier::Portable, .. } => vec![("portable", portable)],
+        Target { software: true, .. } => vec![("software", best), ("subgroup", gpu), ("portable", portable)],
+        _ => vec![("subgroup", best), ("portable", portable)],
     }
 }
 
@@ -77,7 +79,7 @@ pub fn plan(case: &Case, target: &Target) -> Result<Plan> {
 
 /// As [`plan`], lowered as `options` say.
 pub fn plan_with(case: &Case, target: &Target, options: &LowerOptions) -> Result<Plan> {
-    lower(&graph(case)?, &DimBinding::new(), target, options, &|_| None)
+    lower(&graph(case)?, &DimBinding::new(), target, options, &Unplaced)
 }
 
 /// What the reference says.

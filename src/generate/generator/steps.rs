@@ -43,12 +43,31 @@ impl GemmaGenerator {
     /// # Errors
     /// As [`step`](Self::step).
     pub fn step_cached(&mut self, opts: &SampleOpts) -> Result<u32> {
+        self.begin_step(opts)?;
+        self.finish_step(opts)
+    }
+
+    fn begin_step(&mut self, opts: &SampleOpts) -> Result<()> {
         self.check_step("step_cached", opts)?;
         // The low-level pair leaves a full cache; the last row is then computed again for its logits.
         self.history.rewind(self.history.len() - 1);
         self.fill_all_but_the_last_chunk()?;
         self.history.writes(self.history.len());
-        let sampled = self.engine.run_and_sample(self.history.tokens(), self.history.cached(), opts)?;
+        self.engine.begin(self.history.tokens(), self.history.cached(), opts)
+    }
+
+    /// Begins the step after the one that was begun last, if the device can and there is room.
+    fn begin_next_step(&mut self, opts: &SampleOpts) -> Result<bool> {
+        let position = self.history.len();
+        if self.check_room(position + 2).is_err() {
+            return Ok(false);
+        }
+        self.history.writes(position + 1);
+        self.engine.begin_next(position, opts)
+    }
+
+    fn finish_step(&mut self, opts: &SampleOpts) -> Result<u32> {
+        let sampled = self.engine.finish(self.history.tokens(), opts)?;
         self.history.wrote(self.history.len());
         self.history.push(sampled.token);
         Ok(sampled.token)
@@ -74,7 +93,9 @@ impl GemmaGenerator {
         self.generate_cached_with(n, opts, |_| ControlFlow::Continue(()))
     }
 
-    /// As [`generate_cached`](Self::generate_cached), and hands each token over as it comes; `Break` ends generation.
+    /// As [`generate_cached`](Self::generate_cached), and hands each token over as it comes; `Break` ends generation. Where the
+    /// device chooses the token itself (greedy, without a repetition penalty), the next step is under way before a token is
+    /// handed over.
     ///
     /// # Errors
     /// As [`generate`](Self::generate).
@@ -85,13 +106,20 @@ impl GemmaGenerator {
         mut on_token: impl FnMut(u32) -> ControlFlow<()>,
     ) -> Result<Vec<u32>> {
         let mut new = Vec::new();
+        let mut begun = false;
         while new.len() < n {
-            let token = self.step_cached(opts)?;
+            if !begun {
+                self.begin_step(opts)?;
+            }
+            let next = if new.len() + 1 < n { self.begin_next_step(opts) } else { Ok(false) };
+            let token = self.finish_step(opts)?;
             new.push(token);
             if on_token(token).is_break() || self.is_stop(token) {
                 break;
             }
+            begun = next?;
         }
+        self.engine.forget();
         Ok(new)
     }
 

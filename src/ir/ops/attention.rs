@@ -1,11 +1,11 @@
 //! Grouped-query attention over keys with positions.
 
-use super::{Broadcast, Cast, Lowering, MatMul, OpDef, Permute, Reshape, Select, Softmax, Unary};
+use super::{Broadcast, Cast, Gain, Lowering, MatMul, OpDef, Permute, Reshape, Select, Softmax, Unary};
 use crate::{
     Result,
     ir::{
         BinaryFn, Case, DType, Graph, MaskKind, NodeId, Shape, Type, UnaryFn, Value, expect_dtype,
-        kernel::{Emit, Kernel, Operand, Tier},
+        kernel::{Emit, Kernel, NewRow, NormArg, Operand, Tier, weight_option},
     },
 };
 
@@ -193,11 +193,17 @@ impl OpDef for Attention {
         // compile what is unrolled over many queries and barriers.
         let most = if software && tier == "portable" { 2 } else { 8 };
         let queries = (16 / held).clamp(1, most).min(rows.next_power_of_two());
+        let new_row = emit.new_row.take();
+        let queries = match &new_row {
+            // They lie in workgroup memory, beside the scores.
+            Some(_) => queries.min((NEW_ROW_BYTES / (held * lanes * vector * 4)).saturating_sub(2).max(1)),
+            None => queries,
+        };
         let groups = batch * kv_heads * rows.div_ceil(queries);
         let parts = parts(groups, cached, software);
         let shuffles = software && tier == "subgroup" && lanes >= 8 && head_dim.is_multiple_of(8);
         let yes = |b: bool| if b { "yes" } else { "no" }.to_string();
-        let options = vec![
+        let mut options = vec![
             ("TIER", tier.into()),
             ("LANES", lanes.to_string()),
             ("QUERIES", queries.to_string()),
@@ -209,8 +215,9 @@ impl OpDef for Attention {
             ("KV", emit.inputs[1].ty.dtype.name().into()),
             ("VEC", vector.to_string()),
             ("HV", held.to_string()),
+            ("NEW", yes(new_row.is_some())),
         ];
-        let overrides = vec![
+        let mut overrides = vec![
             ("B", batch as f64),
             ("T", new as f64),
             ("S", emit.inputs[1].rows_override()),
@@ -222,9 +229,12 @@ impl OpDef for Attention {
             ("WINDOW", window as f64),
             ("PARTS", parts as f64),
         ];
-        let kernel = Kernel { shader: "attention", options, overrides, hole: String::new() };
         let mut bindings: Vec<(u32, Operand)> = (0..5).zip(&emit.inputs).map(|(i, arg)| (i, arg.operand())).collect();
         bindings.push((8, Operand::Step));
+        if let Some(new_row) = new_row {
+            new_row_bindings(new_row, &mut options, &mut overrides, &mut bindings);
+        }
+        let kernel = Kernel { shader: "attention", options, overrides, hole: String::new() };
         if self.keep {
             bindings.push((6, emit.inputs[5].operand()));
         }
@@ -294,6 +304,33 @@ impl OpDef for Attention {
             case("nothing visible", window, [2, 2, 1, 16], positions(50, 2), positions(0, 9)),
             case("chunk", causal, [16, 4, 1, 64], positions(100, 16), positions(0, 116)),
         ]
+    }
+}
+
+/// Workgroup memory for queries, key and value that the kernel makes itself, of the 16 KiB that every device has.
+const NEW_ROW_BYTES: usize = 10 << 10;
+
+/// What the kernel needs to make a new row.
+fn new_row_bindings(
+    new_row: NewRow,
+    options: &mut Vec<(&'static str, String)>,
+    overrides: &mut Vec<(&'static str, f64)>,
+    bindings: &mut Vec<(u32, Operand)>,
+) {
+    bindings.extend([(9, new_row.key.operand()), (10, new_row.value.operand()), (11, new_row.table.operand())]);
+    let Some(norms) = new_row.norms else {
+        options.push(NormArg::option(Gain::None));
+        return;
+    };
+    options.push(NormArg::option(norms[0].op.gain));
+    overrides.push(("EPS", f64::from(norms[0].op.eps)));
+    for (norm, binding) in norms.into_iter().zip(12..) {
+        if let Some(gain) = norm.gain {
+            if binding == 12 {
+                options.extend([weight_option(gain.ty.dtype), ("WEIGHTS", "2".into())]);
+            }
+            bindings.push((binding, gain.operand()));
+        }
     }
 }
 

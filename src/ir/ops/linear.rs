@@ -4,8 +4,8 @@ use super::{Cast, Lowering, MatMul, OpDef, Permute, expect_operands};
 use crate::{
     Result,
     ir::{
-        Case, DType, Data, FixedType, Graph, NodeId, Type, Value, expect_dtype,
-        kernel::{Arg, Emit, Kernel, Tier, weight_option},
+        Case, Compute, DType, Data, FixedType, Graph, NodeId, Type, Value, expect_dtype,
+        kernel::{Arg, Emit, Kernel, NormArg, Target, Tier, weight_option},
     },
 };
 
@@ -15,6 +15,9 @@ use crate::{
 /// so the reference, knows nothing of that.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Linear;
+
+/// The most rows of x for which lanes split k.
+const FEW_ROWS: usize = 8;
 
 /// Rows of the weight that the reference widens at a time.
 const TILE: usize = 256;
@@ -33,6 +36,12 @@ impl Linear {
         g.push(MatMul, &[x, right])
     }
 
+    /// Whether the kernel for `rows` rows can norm its operand on the way. On a software driver that costs each workgroup more than
+    /// the dispatch that it saves.
+    pub(crate) fn norms_operand(target: &Target, rows: usize, compute: Compute) -> bool {
+        !target.software && rows <= FEW_ROWS && compute == Compute::F32
+    }
+
     /// Emits `y = W·x` (or, with two weights, both products into one epilogue).
     pub(crate) fn emit_products(emit: &mut Emit, weights: &[Arg]) -> Result<()> {
         let (rows, columns) = (emit.output.ty.rows(), emit.output.ty.last());
@@ -47,10 +56,19 @@ impl Linear {
             let mut bindings = vec![(0, emit.inputs[0].operand()), (1, emit.output.from_element(range.start))];
             bindings.extend(shards.iter().zip(2..).map(|(shard, binding)| (binding, shard[s].1.clone())));
             bindings.extend(emit.epilogue_bindings(range.start));
+            bindings.extend(emit.norm.iter().filter_map(|norm| Some((4, norm.gain.as_ref()?.operand()))));
             let (kernel, count, layers) = kernel;
             emit.dispatch(kernel, bindings, count, layers);
         }
         Ok(())
+    }
+}
+
+/// What `linear_vec` needs of the norm of its operand.
+fn norm_options(norm: Option<&NormArg>) -> Vec<(&'static str, String)> {
+    match norm.and_then(|norm| Some((NormArg::option(norm.op.gain).1, norm.gain.as_ref()?.ty.dtype))) {
+        Some((gain, dtype)) => vec![("NORM", gain), ("GAIN_WEIGHT", dtype.name().into())],
+        None => vec![("NORM", "none".into())],
     }
 }
 
@@ -75,11 +93,14 @@ fn kernel(emit: &Emit, weights: &[Arg], rows: usize, inner: usize, out: usize, s
         let held = rows.min(6);
         let count = rows.div_ceil(held) * out.div_ceil(tile * lanes);
         (kernel("linear_tile", sizes(("LANES", lanes), tile, held)), count, 1)
-    } else if rows <= 8 {
+    } else if rows <= FEW_ROWS {
         let (tile, held) = (4, rows.min(4));
         let mut options = sizes(("LANES", lanes), tile, held);
         options.push(("TIER", tier.into()));
-        (kernel("linear_vec", options), out.div_ceil(tile), rows.div_ceil(held))
+        options.extend(norm_options(emit.norm.as_ref()));
+        let mut kernel = kernel("linear_vec", options);
+        kernel.overrides.extend(emit.norm.as_ref().map(|norm| ("EPS", f64::from(norm.op.eps))));
+        (kernel, out.div_ceil(tile), rows.div_ceil(held))
     } else {
         let (tile, held) = (4, rows.div_ceil(16).next_power_of_two().min(4));
         let count = rows.div_ceil(16 * held) * out.div_ceil(16 * tile);

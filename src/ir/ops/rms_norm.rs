@@ -5,7 +5,7 @@ use crate::{
     Result,
     ir::{
         BinaryFn, Case, DType, Graph, NodeId, Type, UnaryFn, expect_dtype,
-        kernel::{Emit, Kernel, Tier, weight_option},
+        kernel::{Emit, Kernel, NormArg, Tier, weight_option},
     },
 };
 
@@ -95,11 +95,6 @@ impl OpDef for RmsNorm {
 
     fn emit(&self, emit: &mut Emit) -> Result<()> {
         let (rows, columns) = (emit.output.ty.rows(), emit.output.ty.last());
-        let gain = match self.gain {
-            Gain::OnePlus => "one_plus",
-            Gain::Plain => "plain",
-            Gain::None => "none",
-        };
         // A row is long for one subgroup; a driver on the CPU would rather be spared the barriers.
         let (tier, lanes) = match emit.target.tier {
             Tier::Subgroup(size) if emit.target.software => ("subgroup", size),
@@ -107,12 +102,19 @@ impl OpDef for RmsNorm {
             _ => ("portable", 256),
         };
         let stored = emit.inputs.get(1).map_or(DType::F32, |a| a.ty.dtype);
-        let mut options = vec![("TIER", tier.into()), ("GAIN", gain.into()), ("LANES", lanes.to_string())];
-        options.extend([weight_option(stored), ("VEC", "1".into()), ("WEIGHTS", "1".into())]);
-        let overrides = vec![("R", rows as f64), ("C", columns as f64), ("EPS", f64::from(self.eps))];
-        let kernel = Kernel { shader: "rms_norm", options, overrides, hole: emit.epilogue.text.clone() };
+        let sequel = emit.sequel.take();
+        let (second, weights) = if sequel.is_some() { ("yes", "2") } else { ("no", "1") };
+        let mut options = vec![("TIER", tier.into()), NormArg::option(self.gain), ("LANES", lanes.to_string())];
+        options.extend([weight_option(stored), ("VEC", "1".into()), ("WEIGHTS", weights.into()), ("SEQUEL", second.into())]);
+        let mut overrides = vec![("R", rows as f64), ("C", columns as f64), ("EPS", f64::from(self.eps))];
         let mut bindings = vec![(0, emit.inputs[0].operand()), (1, emit.output.operand())];
         bindings.extend(emit.inputs.get(1).map(|gain| (2, gain.operand())));
+        if let Some((norm, result)) = sequel {
+            overrides.push(("SEQUEL_EPS", f64::from(norm.op.eps)));
+            bindings.extend(norm.gain.map(|gain| (3, gain.operand())));
+            bindings.push((4, result.operand()));
+        }
+        let kernel = Kernel { shader: "rms_norm", options, overrides, hole: emit.epilogue.text.clone() };
         bindings.extend(emit.epilogue_bindings(0));
         emit.dispatch(kernel, bindings, rows, 1);
         Ok(())

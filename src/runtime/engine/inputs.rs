@@ -79,6 +79,13 @@ impl InputBlock {
         context.write(&self.buffer, 0, &self.host)
     }
 
+    /// Takes the token of the run from `offset` of `source` instead, which an earlier run fills.
+    pub(super) fn copy_token(&self, encoder: &mut wgpu::CommandEncoder, source: &Buffer, offset: u64) {
+        if let Some(to) = self.offsets.get("input_ids") {
+            encoder.copy_buffer_to_buffer(source.raw(), offset, self.buffer.raw(), *to as u64, 4);
+        }
+    }
+
     fn put(&mut self, name: &str, bytes: &[u8]) {
         if let Some(&offset) = self.offsets.get(name) {
             self.host[offset..offset + bytes.len()].copy_from_slice(bytes);

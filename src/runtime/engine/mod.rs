@@ -6,16 +6,19 @@ mod model;
 mod pace;
 mod plans;
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use caches::Caches;
 use model::GpuModel;
 use pace::Pace;
 use plans::{PlanKey, Plans, Ready, output};
 
-use super::{AdapterKind, CacheStats, CounterSnapshot, GpuContext, PipelineBlob, UploadProgress, prepared::Step};
+use super::{
+    AdapterKind, Buffer, CacheStats, CounterSnapshot, GpuContext, PipelineBlob, UploadProgress, prepared::Step,
+    read_back::StagedRead,
+};
 use crate::{
-    Result,
+    Error, Result,
     generate::{
         Engine, Model, ModelStats, PREFILL_CHUNK, PlanPolicy, Profiles, SampleOpts, Sampled, ShortList, Want, sample_token_after,
         token_bucket,
@@ -34,6 +37,26 @@ pub(crate) struct GpuEngine {
     plans: Plans,
     pace: Pace,
     in_flight: Option<super::wgpu::SubmissionIndex>,
+    /// Runs that will choose a token, oldest first.
+    begun: VecDeque<Begun>,
+}
+
+/// A run that was submitted and whose result is not yet read.
+struct Begun {
+    key: PlanKey,
+    follow: Follow,
+    staged: StagedRead,
+    submission: super::wgpu::SubmissionIndex,
+    /// Where the device puts the token that it chooses itself.
+    token: Option<(Arc<Buffer>, u64)>,
+}
+
+/// The tokens of a run.
+#[derive(Clone, Copy)]
+enum Tokens<'a> {
+    Given(&'a [u32]),
+    /// One, which lies on the device.
+    Chosen(&'a Buffer, u64),
 }
 
 impl GpuEngine {
@@ -55,7 +78,7 @@ impl GpuEngine {
     }
 
     fn fresh(model: Arc<GpuModel>, caches: Caches, policy: PlanPolicy, profiles: Profiles, pace: Pace) -> Self {
-        Self { model, caches, policy, profiles, plans: Plans::new(&policy), pace, in_flight: None }
+        Self { model, caches, policy, profiles, plans: Plans::new(&policy), pace, in_flight: None, begun: VecDeque::new() }
     }
 
     /// Prepares the plan of a run, if it is new.
@@ -72,8 +95,8 @@ impl GpuEngine {
         Ok(key)
     }
 
-    /// Writes the inputs, submits the plan and what follows it, and reads back into `out`.
-    fn submit(&mut self, key: PlanKey, tokens: &[u32], start: usize, follow: Follow, out: &mut Vec<u8>) -> Result<()> {
+    /// Writes the inputs and submits the plan and what follows it; what is to be read back is staged.
+    fn submit(&mut self, key: PlanKey, tokens: Tokens, start: usize, follow: Follow) -> Result<Option<Begun>> {
         let context = &self.model.context;
         if let Some(earlier) = self.in_flight.take() {
             context.wait(&earlier, "the previous prefill chunk")?;
@@ -81,9 +104,10 @@ impl GpuEngine {
         }
         let Ready { plan, block, built, warm, samplers } = self.plans.of(&key).ready(&key)?;
         let temperature = if let Follow::TopK(t) = follow { t } else { 1.0 };
-        let end = if key.resident { (start + tokens.len()) as u32 } else { u32::MAX };
-        let step = Step { rows: tokens.len() as u32, end, temperature, capacity: key.rows as u32, ..Step::all(0) };
-        block.write(context, step, tokens, start, &built.graph, key.resident)?;
+        let given = if let Tokens::Given(tokens) = tokens { tokens } else { &[0] };
+        let end = if key.resident { (start + given.len()) as u32 } else { u32::MAX };
+        let step = Step { rows: given.len() as u32, end, temperature, capacity: key.rows as u32, ..Step::all(0) };
+        block.write(context, step, given, start, &built.graph, key.resident)?;
         let sampler = samplers.as_ref().and_then(|s| match follow {
             Follow::Argmax => Some(&s.argmax),
             Follow::TopK(_) => Some(&s.top_k),
@@ -96,6 +120,9 @@ impl GpuEngine {
         };
         let mut staged = None;
         let submission = context.run("a run of the model", |encoder| {
+            if let Tokens::Chosen(buffer, offset) = tokens {
+                block.copy_token(encoder, buffer, offset);
+            }
             let mut pass = encoder.begin_compute_pass(&super::wgpu::ComputePassDescriptor::default());
             plan.record(&mut pass);
             if let Some(sampler) = sampler {
@@ -103,30 +130,36 @@ impl GpuEngine {
             }
             drop(pass);
             if let Some((buffer, offset, bytes)) = source {
-                let live = if key.want == Want::All { bytes / key.tokens as u64 * tokens.len() as u64 } else { bytes };
-                out.resize(live as usize, 0);
+                let live = if key.want == Want::All { bytes / key.tokens as u64 * given.len() as u64 } else { bytes };
                 staged = Some(context.stage_read(encoder, buffer, offset, live)?);
             }
             Ok(())
         })?;
-        match staged {
-            Some(staged) => context.collect(staged, &submission, out),
-            None => {
-                if std::mem::replace(warm, true) {
-                    self.pace.started(tokens.len());
-                }
-                self.in_flight = Some(submission);
-                Ok(())
+        let Some(staged) = staged else {
+            if std::mem::replace(warm, true) {
+                self.pace.started(given.len());
             }
-        }
+            self.in_flight = Some(submission);
+            return Ok(None);
+        };
+        let token = source.filter(|_| follow == Follow::Argmax).map(|(buffer, offset, _)| (buffer.clone(), offset));
+        Ok(Some(Begun { key, follow, staged, submission, token }))
     }
 
     fn logits(&mut self, tokens: &[u32], start: usize, resident: bool, want: Want) -> Result<Vec<f32>> {
         let key = self.prepare(tokens.len(), start + tokens.len(), resident, want)?;
         let follow = if want == Want::Nothing { Follow::Nothing } else { Follow::Logits };
-        let mut bytes = Vec::new();
-        self.submit(key, tokens, start, follow, &mut bytes)?;
+        let bytes = match self.submit(key, Tokens::Given(tokens), start, follow)? {
+            Some(begun) => self.collect(begun)?,
+            None => Vec::new(),
+        };
         Ok(bytemuck::pod_collect_to_vec(&bytes))
+    }
+
+    fn collect(&self, begun: Begun) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; begun.staged.len()];
+        self.model.context.collect(begun.staged, &begun.submission, &mut bytes)?;
+        Ok(bytes)
     }
 }
 
@@ -139,37 +172,70 @@ enum Follow {
     TopK(f32),
 }
 
+impl Follow {
+    /// What a token is chosen by.
+    fn for_choosing(opts: &SampleOpts) -> Self {
+        match (opts.penalises(), opts.is_greedy()) {
+            (true, _) => Follow::Logits,
+            (false, true) => Follow::Argmax,
+            (false, false) => Follow::TopK(opts.divisor()),
+        }
+    }
+}
+
+/// A generator finishes only what it began.
+fn nothing_begun() -> Error {
+    Error::Graph { graph: "gemma_resident".into(), problem: "no run was begun".into() }
+}
+
 impl Engine for GpuEngine {
     fn run(&mut self, tokens: &[u32], start: usize, want: Want) -> Result<Vec<f32>> {
         self.logits(tokens, start, true, want)
     }
 
-    fn run_and_sample(&mut self, history: &[u32], start: usize, opts: &SampleOpts) -> Result<Sampled> {
+    fn begin(&mut self, history: &[u32], start: usize, opts: &SampleOpts) -> Result<()> {
+        self.begun.clear();
         let tokens = &history[start..];
         let key = self.prepare(tokens.len(), history.len(), true, Want::Last)?;
-        let follow = match (opts.penalises(), opts.is_greedy()) {
-            (true, _) => Follow::Logits,
-            (false, true) => Follow::Argmax,
-            (false, false) => Follow::TopK(opts.divisor()),
-        };
-        let mut bytes = Vec::new();
-        self.submit(key, tokens, start, follow, &mut bytes)?;
+        let begun = self.submit(key, Tokens::Given(tokens), start, Follow::for_choosing(opts))?;
+        self.begun.extend(begun);
+        Ok(())
+    }
+
+    fn begin_next(&mut self, position: usize, opts: &SampleOpts) -> Result<bool> {
+        let Some((buffer, offset)) = self.begun.back().and_then(|begun| begun.token.clone()) else { return Ok(false) };
+        let key = self.prepare(1, position + 1, true, Want::Last)?;
+        let begun = self.submit(key, Tokens::Chosen(&buffer, offset), position, Follow::for_choosing(opts))?;
+        self.begun.extend(begun);
+        Ok(true)
+    }
+
+    fn finish(&mut self, history: &[u32], opts: &SampleOpts) -> Result<Sampled> {
+        let begun = self.begun.pop_front().ok_or_else(nothing_begun)?;
+        let (key, follow) = (begun.key, begun.follow);
+        let bytes = self.collect(begun)?;
+        let mut bytes_read = bytes.len() as u64;
         let row = match follow {
-            Follow::Argmax => return Ok(Sampled { token: bytemuck::pod_read_unaligned(&bytes), bytes_read: 4 }),
+            Follow::Argmax => return Ok(Sampled { token: bytemuck::pod_read_unaligned(&bytes), bytes_read }),
             Follow::TopK(_) => {
                 if let Some(token) = short_list(&bytes).choose(opts, history.len()) {
-                    return Ok(Sampled { token, bytes_read: bytes.len() as u64 });
+                    return Ok(Sampled { token, bytes_read });
                 }
                 // The list's mass falls short of what the options ask for: the whole row decides.
                 let (buffer, offset, len) = output(&self.plans.of(&key).ready(&key)?.plan, "logits")?;
                 let mut row = vec![0u8; len as usize];
                 self.model.context.read_back(buffer, offset, &mut row)?;
+                bytes_read += len;
                 row
             }
-            Follow::Logits | Follow::Nothing => std::mem::take(&mut bytes),
+            Follow::Logits | Follow::Nothing => bytes,
         };
         let token = sample_token_after(&bytemuck::pod_collect_to_vec::<u8, f32>(&row), opts, history)?;
-        Ok(Sampled { token, bytes_read: (bytes.len() + row.len()) as u64 })
+        Ok(Sampled { token, bytes_read })
+    }
+
+    fn forget(&mut self) {
+        self.begun.clear();
     }
 
     fn recompute(&mut self, tokens: &[u32], want: Want) -> Result<Vec<f32>> {

@@ -1,9 +1,15 @@
 //! What every generator of one model on one GPU shares.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use super::{
-    super::{GpuContext, ResidentWeight, UploadProgress, WeightUploader, pipeline::PipelineCache, requirements::limit},
+    super::{
+        GpuContext, ResidentWeight, UploadProgress, WeightUploader, pipeline::PipelineCache, requirements::limit,
+        resident::Placed,
+    },
     BINDING_LIMIT,
 };
 use crate::{
@@ -15,7 +21,7 @@ use crate::{
         kernel::{Target, row_shards},
         sym,
     },
-    lower::lower,
+    lower::{lower, weights_of_one_operand},
     plan::Plan,
     profile::CompileProfile,
     weights::Tensor,
@@ -44,15 +50,14 @@ impl GpuModel {
     ) -> Result<Self> {
         let built = model.built(true, Want::All, DType::F32)?;
         let weights = upload(&context, &built, on_progress)?;
-        let (target, pipelines) = (context.capabilities().target(), PipelineCache::new(&context, false));
+        let (target, pipelines) = (context.capabilities().target(), PipelineCache::new(&context));
         Ok(Self { context, target, pipelines, weights, model })
     }
 
     /// The plan of a run, its sizes bound, as the profile of that run says.
     pub(super) fn lower(&self, built: &BuiltModel, binding: &DimBinding, profile: &CompileProfile) -> Result<Plan> {
         let options = profile.options(&self.context.capabilities().backend);
-        let shards = |name: &str| self.weights.get(name).map(|w| w.shards.iter().map(|s| s.rows.clone()).collect());
-        lower(&built.graph, binding, &self.target, &options, &shards)
+        lower(&built.graph, binding, &self.target, &options, &Placed(&self.weights))
     }
 
     /// Finds out what the profiles ask for and this device or model does not do, before anything runs.
@@ -97,11 +102,23 @@ fn upload(
     if let Some(on_progress) = on_progress {
         uploader = uploader.on_progress(on_progress);
     }
-    uploader.reserve(built.params.values().map(|t| (t.dtype(), t.shape())))?;
+    let order = upload_order(built);
+    uploader.reserve(order.iter().map(|(_, t)| (t.dtype(), t.shape())))?;
     let upload = |(name, tensor): (&String, &Tensor)| Ok((name.clone(), uploader.upload(tensor)?));
-    let weights = built.params.iter().map(upload).collect::<Result<_>>()?;
+    let weights = order.into_iter().map(upload).collect::<Result<_>>()?;
     uploader.finish()?;
     Ok(weights)
+}
+
+/// All weights, those that multiply one value together, so that they adjoin where their sizes allow.
+fn upload_order(built: &BuiltModel) -> Vec<(&String, &Tensor)> {
+    let mut left: BTreeMap<&String, &Tensor> = built.params.iter().collect();
+    let mut order = Vec::new();
+    for name in weights_of_one_operand(&built.graph).iter().flatten() {
+        order.extend(left.remove_entry(name));
+    }
+    order.extend(left);
+    order
 }
 
 /// Refuses weights that no kernel could bind, before any of them travels: matrices are cut at multiples of 64 rows, the rest is

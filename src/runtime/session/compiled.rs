@@ -21,7 +21,7 @@ use crate::{
     lower::lower,
     plan::Plan,
     reference,
-    runtime::Step,
+    runtime::{Step, resident::Replaceable},
     weights::{Tensor, nearest},
 };
 
@@ -55,8 +55,7 @@ impl CompiledGraph {
                 None
             }
             Backend::Gpu { pipelines, target } => {
-                let shards = |name: &str| weights.resident.get(name).map(|w| w.shards.iter().map(|s| s.rows.clone()).collect());
-                let plan = lower(&graph, &dims, target, options, &shards)?;
+                let plan = lower(&graph, &dims, target, options, &Replaceable(&weights.resident))?;
                 Some(GpuGraph::new(pipelines, plan, &weights, scratch)?)
             }
         };

@@ -107,7 +107,7 @@ impl Session {
 
     /// A session on an opened device.
     pub fn on(context: &Arc<GpuContext>) -> Self {
-        let (pipelines, target) = (Arc::new(PipelineCache::new(context, false)), context.capabilities().target());
+        let (pipelines, target) = (Arc::new(PipelineCache::new(context)), context.capabilities().target());
         Self { backend: Backend::Gpu { pipelines, target } }
     }
 

@@ -1,0 +1,118 @@
+// Attention over a new row that is still a projection: norms and rotates the queries of a block and the key, and keeps key and
+// value in the caches. Options: LANES, QUERIES, VEC, HV, KV of attention.wgsl; GAIN = none | plain | one_plus with WEIGHT and
+// WEIGHTS = 2.
+@group(0) @binding(0) var<storage, read> q: array<f32>;
+@group(0) @binding(1) var<storage, read_write> keys: array<Cached>;
+@group(0) @binding(2) var<storage, read_write> values: array<Cached>;
+@group(0) @binding(9) var<storage, read> new_key: array<f32>;
+@group(0) @binding(10) var<storage, read> new_value: array<f32>;
+@group(0) @binding(11) var<storage, read> table: array<f32>;
+#if GAIN == none
+fn gain0(h: u32) -> f32 { return 1.0; }
+fn gain1(h: u32) -> f32 { return 1.0; }
+#else
+override EPS: f32;
+override IN: u32 = H;
+#include lib/weight.wgsl
+@group(0) @binding(12) var<storage, read> w0: array<Stored>;
+@group(0) @binding(13) var<storage, read> w1: array<Stored>;
+#if GAIN == one_plus
+fn gain0(h: u32) -> f32 { return 1.0 + element0(0u, h); }
+fn gain1(h: u32) -> f32 { return 1.0 + element1(0u, h); }
+#elif GAIN == plain
+fn gain0(h: u32) -> f32 { return element0(0u, h); }
+fn gain1(h: u32) -> f32 { return element1(0u, h); }
+#endif
+#endif
+
+// Queries of the block, then the key and the value, each H/VEC vectors.
+var<workgroup> fresh: array<Values, (QUERIES + 2u) * HV * LANES>;
+
+// As a cache would give it back.
+fn rounded(v: Values) -> Values {
+#if KV == f16
+    return widened(narrowed(clamp(v, Values(-65504.0), Values(65504.0))));
+#elif KV == f32
+    return v;
+#endif
+}
+
+fn partner(h: u32) -> u32 { return select(h - H / 2u, h + H / 2u, h < H / 2u); }
+
+// Element h of a rotated head: `own` is its element h, `other` that at partner(h).
+fn rotated(own: f32, other: f32, h: u32, b: u32) -> f32 {
+    let j = b * H + h % (H / 2u);
+    let turned = other * table[j + H / 2u];
+    return own * table[j] + select(turned, -turned, h < H / 2u);
+}
+
+fn query_scale(at: u32, lane: u32) -> f32 {
+#if GAIN == none
+    return 1.0;
+#else
+    var squares = 0.0;
+    for (var h = lane; h < H; h += LANES) { squares = fma(q[at + h], q[at + h], squares); }
+    return 1.0 / sqrt(lanes_sum(squares, lane) / f32(H) + EPS);
+#endif
+}
+fn key_scale(at: u32, lane: u32) -> f32 {
+#if GAIN == none
+    return 1.0;
+#else
+    var squares = 0.0;
+    for (var h = lane; h < H; h += LANES) { squares = fma(new_key[at + h], new_key[at + h], squares); }
+    return 1.0 / sqrt(lanes_sum(squares, lane) / f32(H) + EPS);
+#endif
+}
+
+// Fills `fresh`.
+fn prepare_row(b: u32, kv: u32, block: u32, lane: u32) {
+    let g = N / K;
+    let width = H / VEC;
+    // VEC, read at run time: software drivers take seconds to compile the loads of an unrolled loop.
+    let elements = select(VEC, 0u, step.rows == 0u);
+    for (var r = 0u; r < QUERIES; r++) {
+        let at = (b * N + kv * g + min(block * QUERIES + r, g - 1u)) * H;
+        let scale = query_scale(at, lane);
+        for (var i = lane; i < width; i += LANES) {
+            var v: Values;
+            for (var e = 0u; e < elements; e++) {
+                let h = i * VEC + e;
+                let far = partner(h);
+                v[e] = rotated(q[at + h] * scale * gain0(h), q[at + far] * scale * gain0(far), h, b);
+            }
+            fresh[r * width + i] = v;
+        }
+    }
+    let at = (b * K + kv) * H;
+    let scale = key_scale(at, lane);
+    for (var i = lane; i < width; i += LANES) {
+        var k: Values;
+        var v: Values;
+        for (var e = 0u; e < elements; e++) {
+            let h = i * VEC + e;
+            let far = partner(h);
+            k[e] = rotated(new_key[at + h] * scale * gain1(h), new_key[at + far] * scale * gain1(far), h, b);
+            v[e] = new_value[at + h];
+        }
+        fresh[QUERIES * width + i] = rounded(k);
+        fresh[(QUERIES + 1u) * width + i] = rounded(v);
+    }
+    workgroupBarrier();
+}
+
+// Key and value into the vectors from `to` on of the caches.
+fn keep_row(to: u32, lane: u32) {
+    let width = H / VEC;
+    for (var i = lane; i < width; i += LANES) {
+        let k = fresh[QUERIES * width + i];
+        let v = fresh[(QUERIES + 1u) * width + i];
+#if KV == f16
+        keys[to + i] = narrowed(k);
+        values[to + i] = narrowed(v);
+#elif KV == f32
+        keys[to + i] = k;
+        values[to + i] = v;
+#endif
+    }
+}
