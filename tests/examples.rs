@@ -138,6 +138,27 @@ fn bench_ends_with_one_json_object() {
     assert!(succeeds("bench", &["--prompt", "5", "--gen", "2", "--reps", "1", "--device", "cpu"]).contains("CPU reference"));
 }
 
+#[test]
+fn bench_profiles_by_kernel_and_draws_a_chart() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let chart = folder.path().join("profile.svg").display().to_string();
+    let arguments = ["--profile", "--depth", "3", "--prompt", "20", "--reps", "1", "--device", "gpu", "--svg", &chart];
+    let table = succeeds("bench", &arguments);
+    for line in ["decode step at depth 3: ", "prefill chunk of 20 tokens at depth 0: ", "argmax sample ", "attention attention "]
+    {
+        assert!(table.lines().any(|l| l.starts_with(line)), "{line} in {table}");
+    }
+    let svg = std::fs::read_to_string(&chart).expect("written");
+    assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n") && svg.contains("argmax sample × 2"), "{svg}");
+    let output = succeeds("bench", &[&arguments[..], &["--json"]].concat());
+    let report: Value = serde_json::from_str(output.lines().last().expect("a line")).expect("JSON");
+    let run = &report["runs"][0];
+    let calls: u64 = run["kernels"].as_array().expect("a list").iter().filter_map(|kernel| kernel["calls"].as_u64()).sum();
+    assert_eq!((run["depth"].as_u64(), run["all"]["calls"].as_u64()), (Some(3), Some(calls)), "{report}");
+    assert!(report["arithmetic_gflop_s"].as_f64().is_some_and(|rate| rate > 0.0));
+    assert!(fails("bench", &["--profile", "--device", "cpu", "--prompt", "5"]).contains("CPU reference"));
+}
+
 /// The line of a report that begins with `start`, and the number before `word` in it.
 fn figure(report: &str, start: &str, word: &str) -> f64 {
     let line = report.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("'{start}' in {report}"));

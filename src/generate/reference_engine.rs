@@ -7,7 +7,7 @@ use super::{
     sample_token_after,
 };
 use crate::{
-    Result,
+    Error, Result,
     ir::{
         DType, Data, DimBinding, Op, PassReport, Value,
         derive::Inputs,
@@ -16,7 +16,7 @@ use crate::{
         sym,
     },
     reference,
-    runtime::{CacheStats, CounterSnapshot, PipelineBlob},
+    runtime::{CacheStats, Clock, CounterSnapshot, PipelineBlob, RunTimes},
 };
 
 #[derive(Clone)]
@@ -109,6 +109,10 @@ impl Engine for ReferenceEngine {
     fn run_and_sample(&mut self, history: &[u32], start: usize, opts: &SampleOpts) -> Result<Sampled> {
         let logits = self.execute(&history[start..], start, true, Want::Last)?;
         Ok(Sampled { token: sample_token_after(&logits, opts, history)?, bytes_read: 0 })
+    }
+
+    fn time_run(&mut self, _: &[u32], _: usize, _: usize, _: Option<Clock>) -> Result<RunTimes> {
+        Err(Error::Unsupported("timing dispatches on the CPU reference, which has none".into()))
     }
 
     fn recompute(&mut self, tokens: &[u32], want: Want) -> Result<Vec<f32>> {

@@ -5,6 +5,7 @@ mod inputs;
 mod model;
 mod pace;
 mod plans;
+mod timing;
 
 use std::sync::Arc;
 
@@ -13,7 +14,9 @@ use model::GpuModel;
 use pace::Pace;
 use plans::{PlanKey, Plans, Ready, output};
 
-use super::{AdapterKind, CacheStats, CounterSnapshot, GpuContext, PipelineBlob, UploadProgress, prepared::Step};
+use super::{
+    AdapterKind, CacheStats, Clock, CounterSnapshot, GpuContext, PipelineBlob, RunTimes, UploadProgress, prepared::Step,
+};
 use crate::{
     Result,
     generate::{
@@ -170,6 +173,10 @@ impl Engine for GpuEngine {
         };
         let token = sample_token_after(&bytemuck::pod_collect_to_vec::<u8, f32>(&row), opts, history)?;
         Ok(Sampled { token, bytes_read: (bytes.len() + row.len()) as u64 })
+    }
+
+    fn time_run(&mut self, history: &[u32], start: usize, reps: usize, clock: Option<Clock>) -> Result<RunTimes> {
+        self.measure_run(history, start, reps, clock)
     }
 
     fn recompute(&mut self, tokens: &[u32], want: Want) -> Result<Vec<f32>> {

@@ -1,6 +1,9 @@
 //! Measures prefill and decode, and how much of the device's memory bandwidth decode uses.
 
+mod chart;
+#[path = "../common/mod.rs"]
 mod common;
+mod dispatches;
 
 use std::{
     path::PathBuf,
@@ -10,11 +13,12 @@ use std::{
 
 use anyhow::{Result, anyhow, bail};
 use clap::{Parser, ValueEnum};
+use dispatches::Roofline;
 use gemmaflow::{
     gemma::GemmaConfig,
     generate::{GemmaGenerator, GeneratorOptions, SampleOpts},
     ir::DType,
-    runtime::{Device, GpuOptions, Opened, measure_copy_bandwidth},
+    runtime::{Clock, Device, GpuOptions, Opened, measure_arithmetic_rate, measure_copy_bandwidth},
     weights::{WeightLoader, random_weights},
 };
 use indicatif::{HumanBytes, ProgressBar};
@@ -50,6 +54,18 @@ struct Arguments {
     /// auto, gpu, cpu (the slow reference), or a part of an adapter's name
     #[arg(long, value_name = "NAME", default_value = "auto")]
     device: Device,
+    /// Where the time goes, kernel by kernel: one decode step with --depth cached tokens and the last chunk of the prompt
+    #[arg(long)]
+    profile: bool,
+    /// Cached tokens before the decode step of --profile
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    depth: usize,
+    /// By what --profile times a dispatch [default: the best that the device has]
+    #[arg(long, value_enum, requires = "profile")]
+    clock: Option<ClockName>,
+    /// Write a chart of the profile to this file
+    #[arg(long, value_name = "FILE", requires = "profile")]
+    svg: Option<PathBuf>,
     /// Print one JSON object on the last line of stdout instead of a table
     #[arg(long)]
     json: bool,
@@ -60,6 +76,26 @@ enum Storage {
     Bf16,
     F16,
     F32,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ClockName {
+    /// Timestamps before and after each dispatch of one pass
+    Inside,
+    /// A pass for each dispatch, timestamps at its edges
+    Passes,
+    /// A submit for each dispatch, timed on the host
+    Submits,
+}
+
+impl From<ClockName> for Clock {
+    fn from(name: ClockName) -> Self {
+        match name {
+            ClockName::Inside => Clock::InsidePasses,
+            ClockName::Passes => Clock::PassEdges,
+            ClockName::Submits => Clock::Submits,
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -73,10 +109,13 @@ fn run(arguments: Arguments) -> Result<()> {
         }
     }
     let (name, config, mut weights) = model(&arguments)?;
-    let context = arguments.prompt + arguments.generated + 1;
+    let context = (arguments.prompt + arguments.generated).max(arguments.depth + 1) + 1;
     let options = GeneratorOptions { context: Some(context), ..GeneratorOptions::default() };
     let (mut generator, load) = common::load(config, weights.as_mut(), arguments.device.clone(), options)?;
 
+    if arguments.profile {
+        return profile(&name, &mut generator, &arguments);
+    }
     let bar = common::bar((arguments.reps as u64 + 1) * arguments.generated as u64, "{msg:14} {bar:30} {pos}/{len} tokens");
     bar.set_message("warm-up");
     repetition(&mut generator, &arguments, 0, &bar)?;
@@ -113,6 +152,57 @@ fn model(arguments: &Arguments) -> Result<(String, GemmaConfig, Box<dyn WeightLo
     };
     let weights = random_weights(&config, dtype, 1)?;
     Ok((format!("{shape}, random {dtype} weights"), config, Box::new(weights)))
+}
+
+/// Times one decode step and one chunk of prefill dispatch by dispatch.
+fn profile(name: &str, generator: &mut GemmaGenerator, arguments: &Arguments) -> Result<()> {
+    let vocab = generator.config().vocab_size;
+    // The two begin differently, so that neither finds rows of the other.
+    let tokens = |count: usize, first: usize| -> Vec<u32> {
+        (first..first + count).map(|i| ((i * 2_654_435_761 + 17) % vocab) as u32).collect()
+    };
+    let (decode, clock) = (tokens(arguments.depth + 1, 0), arguments.clock.map(Clock::from));
+    if arguments.depth > 0 {
+        // Rows of all but the last token, so that the run is one of decode.
+        generator.prefill_get_last_logits(&decode[..arguments.depth])?;
+    }
+    generator.prefill(&decode)?;
+    let mut runs = vec![generator.time_dispatches(arguments.reps, clock)?];
+    generator.prefill(&tokens(arguments.prompt, 1))?;
+    runs.push(generator.time_dispatches(arguments.reps, clock)?);
+    let quiet = tracing::subscriber::NoSubscriber::default();
+    let roofline = tracing::subscriber::with_default(quiet, || roofline(&arguments.device))?;
+    if let Some(file) = &arguments.svg {
+        std::fs::write(file, chart::svg(name, &runs, &roofline)).map_err(|e| anyhow!("{}: {e}", file.display()))?;
+    }
+    if arguments.json {
+        let runs: Vec<Value> = runs.iter().map(|run| dispatches::json(run, &roofline)).collect();
+        let report = json!({
+            "model": name,
+            "adapter": generator.stats().device,
+            "copy_bandwidth_read_gb_s": roofline.bandwidth / 1e9,
+            "arithmetic_gflop_s": roofline.arithmetic / 1e9,
+            "arithmetic_f16_gflop_s": roofline.half.map(|rate| rate / 1e9),
+            "runs": runs,
+        });
+        return Ok(common::print(&format!("{report}\n"))?);
+    }
+    let tables: String = runs.iter().map(|run| dispatches::table(run, &roofline)).collect();
+    let layers = generator.config().active_num_layers();
+    let head = format!("{name}, {layers} layers, on {}\n{}", generator.stats().device, dispatches::ceilings(&roofline));
+    Ok(common::print(&(head + &tables))?)
+}
+
+/// What the device reads and computes at best.
+fn roofline(device: &Device) -> Result<Roofline> {
+    match device.open(&GpuOptions::default())? {
+        Opened::Gpu(context) => Ok(Roofline {
+            bandwidth: measure_copy_bandwidth(&context)?,
+            arithmetic: measure_arithmetic_rate(&context, DType::F32)?,
+            half: context.capabilities().f16.then(|| measure_arithmetic_rate(&context, DType::F16)).transpose()?,
+        }),
+        Opened::Reference => bail!("--profile needs a GPU adapter; the CPU reference has no dispatches"),
+    }
 }
 
 struct Times {
