@@ -339,7 +339,10 @@ fn help_names_every_flag() {
         ("lora", "--model --adapter --prompt --max-tokens --reps --device"),
         ("probe", "--model --prompt --layers --top --reps --device"),
         ("logits", "--model --tokens --device --path --chunk --out"),
-        ("bench", "--model --shape --weights --layers --prompt --depth --gen --reps --profile --clock --svg --first-token --pipelines --device --json"),
+        (
+            "bench",
+            "--model --shape --weights --layers --prompt --depth --gen --reps --profile --clock --svg --first-token --pipelines --device --json",
+        ),
         ("inspect", "--model --shape --graph --plan --shader --memory --devices --tokens --context --profile --device"),
     ];
     for (name, flags) in flags {
