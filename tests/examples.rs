@@ -121,7 +121,8 @@ fn logits_by_every_path_equal_transformers() {
 
 #[test]
 fn bench_ends_with_one_json_object() {
-    let arguments = ["--shape", "gemma-3-270m", "--layers", "1", "--prompt", "5", "--gen", "3", "--reps", "2", "--json"];
+    let arguments = ["--shape", "gemma-3-270m", "--layers", "1", "--prompt", "5,7", "--depth", "6,0"];
+    let arguments = [&arguments[..], &["--gen", "3", "--reps", "2", "--json"]].concat();
     let output = succeeds("bench", &[&arguments[..], &["--device", "gpu"]].concat());
     let report: Value = serde_json::from_str(output.lines().last().expect("a line")).expect("JSON");
     for rate in ["prefill_tokens_per_s", "decode_tokens_per_s"] {
@@ -135,7 +136,52 @@ fn bench_ends_with_one_json_object() {
     // One layer of gemma-3-270m in bf16: the embedding, Q and O, K and V, the FFW, and the norms.
     let layer = 2 * 1024 * 640 + 2 * 256 * 640 + 3 * 2048 * 640 + 4 * 640 + 2 * 256;
     assert_eq!(report["bytes_per_token"], 2 * (262_144 * 640 + layer + 640));
-    assert!(succeeds("bench", &["--prompt", "5", "--gen", "2", "--reps", "1", "--device", "cpu"]).contains("CPU reference"));
+    assert_eq!((&report["prompt"], &report["prefill"][1]["tokens"]), (&5.into(), &7.into()));
+    assert_eq!((&report["decode"][0]["depth"], &report["decode"][1]["depth"]), (&6.into(), &0.into()));
+    for decode in report["decode"].as_array().expect("a list") {
+        assert_eq!((decode["submits_per_token"].as_f64(), decode["bytes_read_back_per_token"].as_f64()), (Some(1.0), Some(4.0)));
+        let (host, rate) = (decode["host_us_per_token"]["median"].as_f64(), decode["tokens_per_s"]["median"].as_f64());
+        assert!(host.zip(rate).is_some_and(|(host, rate)| 0.0 < host && host < 1e6 / rate), "{decode}");
+    }
+    let reference = ["--prompt", "5", "--depth", "0", "--gen", "2", "--reps", "1", "--device", "cpu"];
+    assert!(succeeds("bench", &reference).contains("CPU reference"));
+    assert!(fails("bench", &["--prompt", "4000"]).contains("context holds 2048 tokens"));
+}
+
+#[test]
+fn bench_says_where_the_first_token_comes_from() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let kept = folder.path().join("pipelines").display().to_string();
+    let arguments = ["--first-token", "--device", "gpu", "--pipelines", &kept, "--json"];
+    for state in ["None", "Used"] {
+        let output = succeeds("bench", &arguments);
+        let report: Value = serde_json::from_str(output.lines().last().expect("a line")).expect("JSON");
+        assert_eq!(report["kept_pipelines"], state);
+        let parts = report["parts"].as_array().expect("a list");
+        let time = |count: usize| parts[..count].iter().filter_map(|part| part["ms"].as_f64()).sum::<f64>();
+        assert!((report["from_nothing_ms"].as_f64().expect("a number") - time(3)).abs() < 1e-6, "{report}");
+    }
+}
+
+#[test]
+fn bench_profiles_by_kernel_and_draws_a_chart() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let chart = folder.path().join("profile.svg").display().to_string();
+    let arguments = ["--profile", "--depth", "3", "--prompt", "20", "--reps", "1", "--device", "gpu", "--svg", &chart];
+    let table = succeeds("bench", &arguments);
+    for line in ["decode step at depth 3: ", "prefill chunk of 20 tokens at depth 0: ", "argmax sample ", "attention attention "]
+    {
+        assert!(table.lines().any(|l| l.starts_with(line)), "{line} in {table}");
+    }
+    let svg = std::fs::read_to_string(&chart).expect("written");
+    assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n") && svg.contains("argmax sample × 2"), "{svg}");
+    let output = succeeds("bench", &[&arguments[..], &["--json"]].concat());
+    let report: Value = serde_json::from_str(output.lines().last().expect("a line")).expect("JSON");
+    let run = &report["runs"][0];
+    let calls: u64 = run["kernels"].as_array().expect("a list").iter().filter_map(|kernel| kernel["calls"].as_u64()).sum();
+    assert_eq!((run["depth"].as_u64(), run["all"]["calls"].as_u64()), (Some(3), Some(calls)), "{report}");
+    assert!(report["arithmetic_gflop_s"].as_f64().is_some_and(|rate| rate > 0.0));
+    assert!(fails("bench", &["--profile", "--device", "cpu", "--prompt", "5", "--depth", "0"]).contains("CPU reference"));
 }
 
 /// The line of a report that begins with `start`, and the number before `word` in it.
@@ -293,7 +339,10 @@ fn help_names_every_flag() {
         ("lora", "--model --adapter --prompt --max-tokens --reps --device"),
         ("probe", "--model --prompt --layers --top --reps --device"),
         ("logits", "--model --tokens --device --path --chunk --out"),
-        ("bench", "--model --shape --weights --layers --prompt --gen --reps --device --json"),
+        (
+            "bench",
+            "--model --shape --weights --layers --prompt --depth --gen --reps --profile --clock --svg --first-token --pipelines --device --json",
+        ),
         ("inspect", "--model --shape --graph --plan --shader --memory --devices --tokens --context --profile --device"),
     ];
     for (name, flags) in flags {

@@ -15,7 +15,7 @@ use crate::{
         ops::{Attention, Input, Role},
     },
     profile::{CompileProfile, Precision},
-    runtime::{CacheStats, CounterSnapshot, PipelineBlob},
+    runtime::{CacheStats, Clock, CounterSnapshot, PipelineBlob, RunTimes},
     weights::{WeightLoader, WeightMap},
 };
 
@@ -84,6 +84,9 @@ pub(crate) trait Engine: Send {
 
     /// Drops what was begun and not finished. What it wrote into the caches stays.
     fn forget(&mut self);
+
+    /// Times the dispatches of the run that [`run_and_sample`](Self::run_and_sample) makes, greedily; changes no row but its own.
+    fn time_run(&mut self, history: &[u32], start: usize, reps: usize, clock: Option<Clock>) -> Result<RunTimes>;
 
     /// Runs a whole sequence without caches.
     fn recompute(&mut self, tokens: &[u32], want: Want) -> Result<Vec<f32>>;

@@ -7,7 +7,7 @@ use super::{
     sample_token_after,
 };
 use crate::{
-    Result,
+    Error, Result,
     ir::{
         DType, Data, DimBinding, Op, PassReport, Value,
         derive::Inputs,
@@ -16,7 +16,7 @@ use crate::{
         sym,
     },
     reference,
-    runtime::{CacheStats, CounterSnapshot, PipelineBlob},
+    runtime::{CacheStats, Clock, CounterSnapshot, PipelineBlob, RunTimes},
 };
 
 #[derive(Clone)]
@@ -124,6 +124,10 @@ impl Engine for ReferenceEngine {
 
     fn forget(&mut self) {
         self.begun = Vec::new();
+    }
+
+    fn time_run(&mut self, _: &[u32], _: usize, _: usize, _: Option<Clock>) -> Result<RunTimes> {
+        Err(Error::Unsupported("timing dispatches on the CPU reference, which has none".into()))
     }
 
     fn recompute(&mut self, tokens: &[u32], want: Want) -> Result<Vec<f32>> {

@@ -1,8 +1,11 @@
 //! A lowered graph as plain data: dispatches over buffer slots.
 
+mod cost;
 pub mod sampling;
 
 use std::fmt;
+
+pub use cost::{Cost, Live, cost};
 
 use crate::ir::{
     FixedType, PassReport,

@@ -61,15 +61,15 @@ pub fn measure_copy_bandwidth(context: &GpuContext) -> Result<f64> {
     Ok(by_shader.max(best_rate(context, bytes, copy)?))
 }
 
-/// The best rate, in bytes a second, at which `record` goes over `bytes`, several times in one submit.
-fn best_rate(context: &GpuContext, bytes: u64, record: impl Fn(&mut wgpu::CommandEncoder, u32)) -> Result<f64> {
+/// The best rate, a second, at which `record` does `amount` of something, several times in one submit.
+pub(super) fn best_rate(context: &GpuContext, amount: u64, record: impl Fn(&mut wgpu::CommandEncoder, u32)) -> Result<f64> {
     let time = |repeats: u32| -> Result<Duration> {
         let start = Instant::now();
-        let submission = context.run("bandwidth", |encoder| {
+        let submission = context.run("a measurement", |encoder| {
             record(encoder, repeats);
             Ok(())
         })?;
-        context.wait(&submission, "a bandwidth measurement")?;
+        context.wait(&submission, "a measurement")?;
         Ok(start.elapsed())
     };
     // The first submit touches the memory; the second is warm.
@@ -80,5 +80,5 @@ fn best_rate(context: &GpuContext, bytes: u64, record: impl Fn(&mut wgpu::Comman
     for _ in 0..ROUNDS {
         best = best.min(time(repeats)?);
     }
-    Ok(bytes as f64 * f64::from(repeats) / best.as_secs_f64())
+    Ok(amount as f64 * f64::from(repeats) / best.as_secs_f64())
 }

@@ -334,6 +334,13 @@ impl GpuContext {
     }
 
     fn wait_for(&self, submission: Option<&wgpu::SubmissionIndex>, what: &str) -> Result<()> {
+        let start = Instant::now();
+        let outcome = self.wait_in_slices(submission, what);
+        self.counters.waited(start.elapsed());
+        outcome
+    }
+
+    fn wait_in_slices(&self, submission: Option<&wgpu::SubmissionIndex>, what: &str) -> Result<()> {
         let deadline = self.deadline();
         loop {
             self.check()?;

@@ -13,6 +13,7 @@ pub struct Counters {
     submits: AtomicU64,
     bytes_read_back: AtomicU64,
     bytes_uploaded: AtomicU64,
+    nanos_waited: AtomicU64,
 }
 
 /// The values of [`Counters`] at one moment.
@@ -34,6 +35,8 @@ pub struct CounterSnapshot {
     pub bytes_read_back: u64,
     /// Bytes copied from the host to the device.
     pub bytes_uploaded: u64,
+    /// Nanoseconds that threads were blocked until the device was done; the rest of a step's time is the host's own.
+    pub nanos_waited: u64,
 }
 
 impl Counters {
@@ -48,6 +51,7 @@ impl Counters {
             submits: self.submits.load(Relaxed),
             bytes_read_back: self.bytes_read_back.load(Relaxed),
             bytes_uploaded: self.bytes_uploaded.load(Relaxed),
+            nanos_waited: self.nanos_waited.load(Relaxed),
         }
     }
 
@@ -80,5 +84,9 @@ impl Counters {
 
     pub(crate) fn uploaded(&self, bytes: u64) {
         self.bytes_uploaded.fetch_add(bytes, Relaxed);
+    }
+
+    pub(crate) fn waited(&self, time: std::time::Duration) {
+        self.nanos_waited.fetch_add(time.as_nanos() as u64, Relaxed);
     }
 }

@@ -3,6 +3,7 @@
 //! [`Device`] says which adapter is wanted, [`GpuContext`] is an opened one: buffers, submits, bounded waits, read-backs
 //! and what the device can do ([`Capabilities`]). Weights become resident through [`WeightUploader`].
 
+mod arithmetic;
 mod bandwidth;
 mod buffer;
 mod capabilities;
@@ -10,6 +11,7 @@ mod compile_cache;
 mod context;
 mod counters;
 mod device;
+mod dispatch_timer;
 mod driver_cache;
 mod engine;
 mod lost;
@@ -25,6 +27,7 @@ mod staging_ring;
 mod upload;
 mod waiter;
 
+pub use arithmetic::measure_arithmetic_rate;
 pub use bandwidth::measure_copy_bandwidth;
 pub use buffer::Buffer;
 pub use capabilities::{AdapterKind, Capabilities, CooperativeMatrix, KernelTier};
@@ -32,6 +35,7 @@ pub use compile_cache::{BucketedCompileCache, CompileCache, DynamicDimCompileCac
 pub use context::{GpuContext, GpuOptions};
 pub use counters::{CounterSnapshot, Counters};
 pub use device::{AdapterDescription, Device, Opened, OwnDevice, adapters, adapters_async};
+pub use dispatch_timer::{Clock, DispatchTime, RunTimes};
 pub use driver_cache::PipelineBlob;
 pub(crate) use engine::GpuEngine;
 pub use lru::CacheStats;
@@ -56,6 +60,7 @@ const _: () = {
     shareable::<Buffer>();
     shareable::<CacheStats>();
     shareable::<Capabilities>();
+    shareable::<Clock>();
     shareable::<Counters>();
     shareable::<Device>();
     shareable::<GpuContext>();
@@ -66,6 +71,7 @@ const _: () = {
     shareable::<PipelineCache>();
     shareable::<PreparedPlan>();
     shareable::<ResidentWeight>();
+    shareable::<RunTimes>();
     shareable::<ScratchPool>();
     shareable::<Session>();
     shareable::<SessionWeights>();

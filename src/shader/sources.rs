@@ -34,7 +34,7 @@ mod tests {
     use super::SOURCES;
 
     /// Shaders that are complete as they are and compiled by the module that uses them.
-    const PLAIN: [&str; 2] = ["fill_random.wgsl", "read_memory.wgsl"];
+    const PLAIN: [&str; 3] = ["fill_random.wgsl", "multiply_add.wgsl", "read_memory.wgsl"];
 
     #[test]
     fn the_table_is_the_folder() {

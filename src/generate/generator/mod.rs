@@ -4,6 +4,7 @@ mod history;
 mod load;
 mod plans;
 mod steps;
+mod timing;
 
 use history::History;
 pub use load::{GeneratorOptions, OnProgress};

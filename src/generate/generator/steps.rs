@@ -181,7 +181,7 @@ impl GemmaGenerator {
     }
 
     /// Computes rows until one run is left that ends with the last token.
-    fn fill_all_but_the_last_chunk(&mut self) -> Result<()> {
+    pub(super) fn fill_all_but_the_last_chunk(&mut self) -> Result<()> {
         self.engine.reserve(self.history.len())?;
         while self.history.len() - self.history.cached() > self.engine.chunk(Want::Last) {
             self.run(self.history.cached() + self.engine.chunk(Want::Nothing), Want::Nothing)?;
@@ -198,7 +198,7 @@ impl GemmaGenerator {
         Ok(logits)
     }
 
-    fn check_step(&self, name: &'static str, opts: &SampleOpts) -> Result<()> {
+    pub(super) fn check_step(&self, name: &'static str, opts: &SampleOpts) -> Result<()> {
         opts.validate()?;
         if self.history.len() == 0 {
             return Err(Error::EmptyHistory(name));

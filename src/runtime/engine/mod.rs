@@ -5,6 +5,7 @@ mod inputs;
 mod model;
 mod pace;
 mod plans;
+mod timing;
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -14,7 +15,7 @@ use pace::Pace;
 use plans::{PlanKey, Plans, Ready, output};
 
 use super::{
-    AdapterKind, Buffer, CacheStats, CounterSnapshot, GpuContext, PipelineBlob, UploadProgress, prepared::Step,
+    AdapterKind, Buffer, CacheStats, Clock, CounterSnapshot, GpuContext, PipelineBlob, RunTimes, UploadProgress, prepared::Step,
     read_back::StagedRead,
 };
 use crate::{
@@ -236,6 +237,10 @@ impl Engine for GpuEngine {
 
     fn forget(&mut self) {
         self.begun.clear();
+    }
+
+    fn time_run(&mut self, history: &[u32], start: usize, reps: usize, clock: Option<Clock>) -> Result<RunTimes> {
+        self.measure_run(history, start, reps, clock)
     }
 
     fn recompute(&mut self, tokens: &[u32], want: Want) -> Result<Vec<f32>> {

@@ -1,0 +1,196 @@
+//! Measures prefill, decode and the first token, and where their time goes.
+
+mod chart;
+#[path = "../common/mod.rs"]
+mod common;
+mod dispatches;
+mod first_token;
+mod profile;
+mod report;
+mod speed;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Result, anyhow, bail};
+use clap::{Parser, ValueEnum};
+use gemmaflow::{
+    gemma::GemmaConfig,
+    generate::GeneratorOptions,
+    ir::DType,
+    runtime::{Clock, Device, GpuOptions, Opened, measure_copy_bandwidth},
+    weights::{WeightLoader, random_weights},
+};
+
+/// Measures tokens per second of prefill and decode, greedy, batch 1.
+///
+/// Prefill is the prompt's tokens over the time to the first generated token; decode is single tokens after a cache of a given
+/// depth. One repetition that is not counted comes first.
+#[derive(Parser)]
+struct Arguments {
+    /// Folder with config.json and safetensors weights, or a weights file [default: the demo model]
+    #[arg(long, value_name = "PATH")]
+    model: Option<PathBuf>,
+    /// Random weights of a released model's shape instead, made on the device, such as gemma-3-1b
+    #[arg(long, value_name = "NAME", conflicts_with = "model")]
+    shape: Option<String>,
+    /// How random weights are stored
+    #[arg(long, value_enum, default_value = "bf16", conflicts_with = "model")]
+    weights: Storage,
+    /// Run only the first N layers
+    #[arg(long, value_name = "N")]
+    layers: Option<usize>,
+    /// Tokens of the prompts [default: those of 128, 512 and 2048 that the model's context holds]
+    #[arg(long, value_name = "N,N", value_delimiter = ',')]
+    prompt: Vec<usize>,
+    /// Cached tokens before decode begins [default: those of 0, 1024 and 4096 that the model's context holds]
+    #[arg(long, value_name = "N,N", value_delimiter = ',')]
+    depth: Vec<usize>,
+    /// Tokens generated at each depth
+    #[arg(long = "gen", value_name = "N", default_value_t = 32)]
+    generated: usize,
+    /// Repetitions
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    reps: usize,
+    /// auto, gpu, cpu (the slow reference), or a part of an adapter's name
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    device: Device,
+    /// Where the time goes instead, kernel by kernel: one decode step at the first depth, the last chunk of the first prompt
+    #[arg(long)]
+    profile: bool,
+    /// By what --profile times a dispatch [default: the best that the device has]
+    #[arg(long, value_enum, requires = "profile")]
+    clock: Option<ClockName>,
+    /// Write a chart of the profile to this file
+    #[arg(long, value_name = "FILE", requires = "profile")]
+    svg: Option<PathBuf>,
+    /// The time to the first token of a 16-token prompt in this process instead, part by part
+    #[arg(long, conflicts_with = "profile")]
+    first_token: bool,
+    /// Compiled pipelines: taken from this file where it is there, written to it at the end
+    #[arg(long, value_name = "FILE", requires = "first_token")]
+    pipelines: Option<PathBuf>,
+    /// Print one JSON object on the last line of stdout instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Storage {
+    Bf16,
+    F16,
+    F32,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ClockName {
+    /// Timestamps before and after each dispatch of one pass
+    Inside,
+    /// A pass for each dispatch, timestamps at its edges
+    Passes,
+    /// A submit for each dispatch, timed on the host
+    Submits,
+}
+
+impl From<ClockName> for Clock {
+    fn from(name: ClockName) -> Self {
+        match name {
+            ClockName::Inside => Clock::InsidePasses,
+            ClockName::Passes => Clock::PassEdges,
+            ClockName::Submits => Clock::Submits,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    common::main(run)
+}
+
+fn run(mut arguments: Arguments) -> Result<()> {
+    let (name, config, mut weights) = model(&arguments)?;
+    sizes(&mut arguments, config.max_position_embeddings)?;
+    if arguments.first_token {
+        return first_token::run(&name, config, weights.as_mut(), &arguments);
+    }
+    let options = GeneratorOptions { context: Some(context(&arguments)), ..GeneratorOptions::default() };
+    let (mut generator, load) = common::load(config, weights.as_mut(), arguments.device.clone(), options)?;
+    if arguments.profile {
+        return profile::run(&name, &mut generator, &arguments);
+    }
+    let speed = speed::measure(&mut generator, &arguments)?;
+    let bandwidth = bandwidth(&arguments.device)?;
+    let report = report::Report { name, load, bandwidth, speed, arguments: &arguments, generator: &generator };
+    match arguments.json {
+        true => common::print(&format!("{}\n", report.json()))?,
+        false => common::print(&report.table())?,
+    }
+    Ok(())
+}
+
+/// Most tokens that any measurement holds.
+fn context(arguments: &Arguments) -> usize {
+    let prompt = arguments.prompt.iter().max().map_or(0, |tokens| tokens + 1);
+    let depth = arguments.depth.iter().max().map_or(0, |rows| rows + arguments.generated + 2);
+    prompt.max(depth)
+}
+
+/// Puts the sizes that fit where none are given.
+fn sizes(arguments: &mut Arguments, limit: usize) -> Result<()> {
+    for (flag, values) in
+        [("--prompt", &arguments.prompt), ("--gen", &vec![arguments.generated]), ("--reps", &vec![arguments.reps])]
+    {
+        if values.contains(&0) {
+            bail!("{flag} is 0, expected at least 1");
+        }
+    }
+    if arguments.prompt.is_empty() {
+        arguments.prompt = [128, 512, 2048].into_iter().filter(|tokens| tokens < &limit).collect();
+    }
+    if arguments.depth.is_empty() {
+        arguments.depth = [0, 1024, 4096].into_iter().filter(|rows| rows + arguments.generated + 2 <= limit).collect();
+    }
+    let needed = context(arguments);
+    if arguments.prompt.is_empty() || arguments.depth.is_empty() || needed > limit {
+        bail!("the model's context holds {limit} tokens, {needed} are needed: choose --prompt, --depth and --gen that fit");
+    }
+    Ok(())
+}
+
+/// The model's name, configuration and weights.
+fn model(arguments: &Arguments) -> Result<(String, GemmaConfig, Box<dyn WeightLoader>)> {
+    let Some(shape) = &arguments.shape else {
+        let path = arguments.model.clone().unwrap_or(common::DEMO.into());
+        let (mut config, weights) = common::open(&path)?;
+        config.effective_num_layers = arguments.layers;
+        let name = path.file_name().map_or(path.display().to_string(), |name| name.to_string_lossy().into_owned());
+        return Ok((name, config, weights));
+    };
+    let mut config = common::preset(shape)?;
+    config.effective_num_layers = arguments.layers;
+    let dtype = match arguments.weights {
+        Storage::Bf16 => DType::BF16,
+        Storage::F16 => DType::F16,
+        Storage::F32 => DType::F32,
+    };
+    let weights = random_weights(&config, dtype, 1)?;
+    Ok((format!("{shape}, random {dtype} weights"), config, Box::new(weights)))
+}
+
+/// Tokens that mean nothing; two of different `seed` begin differently, so that neither finds rows of the other.
+fn tokens(count: usize, seed: usize, vocab: usize) -> Vec<u32> {
+    (0..count).map(|i| ((i * 2_654_435_761 + seed * 40_503 + 17) % vocab) as u32).collect()
+}
+
+/// Opens the device without saying again what was said when the model was loaded.
+fn open_quietly(device: &Device) -> gemmaflow::Result<Opened> {
+    let quiet = tracing::subscriber::NoSubscriber::default();
+    tracing::subscriber::with_default(quiet, || device.open(&GpuOptions::default()))
+}
+
+/// Bytes per second that the device reads; `None` for the reference.
+fn bandwidth(device: &Device) -> Result<Option<f64>> {
+    let measured = match open_quietly(device)? {
+        Opened::Gpu(context) => measure_copy_bandwidth(&context).map(Some),
+        Opened::Reference => Ok(None),
+    };
+    measured.map_err(|error| anyhow!("measuring the bandwidth: {error}"))
+}

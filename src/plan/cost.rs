@@ -1,0 +1,150 @@
+//! What a dispatch moves and computes, from the plan alone.
+
+use super::Plan;
+use crate::ir::{
+    DType,
+    kernel::{Dispatch, Kernel, Operand},
+};
+
+/// Bytes and operations that a dispatch cannot do without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cost {
+    /// Bytes of all that is read, once, and of all that is written, once: weights, activations, live rows of the caches.
+    pub bytes: u64,
+    /// Multiplications and additions of products, attention, norms and rotations; 0 for what only moves, chooses or bends.
+    pub flops: u64,
+}
+
+/// What a run computes: `tokens` rows of which the first is at position `start`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Live {
+    /// New tokens.
+    pub tokens: usize,
+    /// Cached rows before them.
+    pub start: usize,
+}
+
+/// The cost of `dispatch`, one of `plan`'s. `shard_bytes` gives the bytes of a shard of a weight.
+///
+/// Sizes are the kernel's own (its overrides), so a padded bucket costs what it computes; attention is counted by the keys that
+/// the live rows see, however large the cache is. Traffic that a kernel adds by reading a value twice is not counted: it is what
+/// separates a kernel from the roofline. A kernel that is not known here costs the bytes of its whole slots and no operation.
+pub fn cost(plan: &Plan, dispatch: &Dispatch, live: Live, shard_bytes: &dyn Fn(&str, usize) -> u64) -> Cost {
+    let kernel = &dispatch.kernel;
+    let size = |name: &str| number(kernel, name);
+    let weights: u64 = dispatch
+        .bindings
+        .iter()
+        .filter_map(|(_, operand)| match operand {
+            Operand::Weight(name, shard) => Some(shard_bytes(name, *shard)),
+            Operand::Slot(..) | Operand::Step => None,
+        })
+        .sum();
+    let extras = dispatch.bindings.iter().filter(|(binding, _)| *binding >= 16).count() as u64;
+    match kernel.shader {
+        shader if shader.starts_with("linear_") => {
+            let (rows, inner, out) = (size("T"), size("IN"), size("OUT"));
+            let products = option(kernel, "WEIGHTS").and_then(|text| text.parse().ok()).unwrap_or(1);
+            let bytes = weights + 4 * rows * (inner + out * (1 + extras));
+            Cost { bytes, flops: 2 * rows * inner * out * products }
+        }
+        "rms_norm" => {
+            let elements = size("R") * size("C");
+            Cost { bytes: weights + 4 * elements * (2 + extras), flops: 4 * elements }
+        }
+        "rope" => {
+            let (rows, width) = (size("ROWS"), size("HEADS") * size("H"));
+            Cost { bytes: 4 * rows * (2 * width + size("H")), flops: 3 * rows * width }
+        }
+        "cache_write" => Cost { bytes: size("B") * size("T") * size("C") * (4 + element(kernel, "KV")), flops: 0 },
+        "gather" => Cost { bytes: size("R") * size("C") * (4 * (1 + extras) + element(kernel, "WEIGHT")), flops: 0 },
+        "attention" => attention(kernel, live),
+        "attention_combine" => {
+            let (results, width, parts) = (size("B") * size("T") * size("N"), size("H"), size("PARTS"));
+            Cost { bytes: 4 * results * (parts * (width + 2) + width), flops: 2 * results * parts * width }
+        }
+        shader => {
+            // A region's operands have at most as many elements as its result, or are all of them read.
+            let most = if shader == "region" { 4 * size("TOTAL") } else { u64::MAX };
+            let slot = |operand: &Operand| match operand {
+                Operand::Slot(slot, from) => plan.slots.get(slot.0).map_or(0, |s| s.bytes.saturating_sub(*from)).min(most),
+                Operand::Weight(..) | Operand::Step => 0,
+            };
+            Cost { bytes: weights + dispatch.bindings.iter().map(|(_, operand)| slot(operand)).sum::<u64>(), flops: 0 }
+        }
+    }
+}
+
+/// Q, the visible rows of K, V and their positions, and the result or its parts; two products a visible pair.
+fn attention(kernel: &Kernel, live: Live) -> Cost {
+    let size = |name: &str| number(kernel, name);
+    let (heads, kv_heads, width) = (size("N"), size("K"), size("H"));
+    let (tokens, start) = (live.tokens as u64, live.start as u64);
+    let window = if option(kernel, "MASK") == Some("window") { size("WINDOW") } else { u64::MAX };
+    let rows = (start + tokens).min(window.saturating_add(tokens - 1));
+    let pairs: u64 = (start..start + tokens).map(|position| window.min(position + 1)).sum();
+    let results = size("B") * size("T") * heads;
+    let written = if option(kernel, "SPLITS") == Some("yes") { size("PARTS") * (width + 2) } else { width };
+    let cached = size("B") * rows * (2 * kv_heads * width * element(kernel, "KV") + 4);
+    Cost { bytes: 4 * results * (width + written) + cached, flops: 4 * size("B") * pairs * heads * width }
+}
+
+fn number(kernel: &Kernel, name: &str) -> u64 {
+    kernel.overrides.iter().find(|(n, _)| *n == name).map_or(1, |(_, value)| *value as u64)
+}
+
+fn option<'a>(kernel: &'a Kernel, name: &str) -> Option<&'a str> {
+    kernel.options.iter().find(|(n, _)| *n == name).map(|(_, text)| text.as_str())
+}
+
+/// Bytes of an element of the type that the text option `name` holds.
+fn element(kernel: &Kernel, name: &str) -> u64 {
+    let text = option(kernel, name);
+    [DType::F16, DType::BF16].iter().find(|d| Some(d.name()) == text).map_or(4, |d| d.size() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::sampling;
+
+    fn dispatch(shader: &'static str, options: &[(&'static str, &str)], overrides: &[(&'static str, f64)]) -> Dispatch {
+        let options = options.iter().map(|(name, text)| (*name, (*text).to_owned())).collect();
+        let kernel = Kernel { shader, options, overrides: overrides.to_vec(), hole: String::new() };
+        let bindings = vec![(2, Operand::Weight("w".into(), 0)), (8, Operand::Step)];
+        Dispatch { label: "test".into(), kernel, bindings, workgroups: [1; 3] }
+    }
+
+    fn of(dispatch: &Dispatch, tokens: usize, start: usize) -> Cost {
+        cost(&Plan::default(), dispatch, Live { tokens, start }, &|_, _| 1000)
+    }
+
+    #[test]
+    fn a_product_reads_its_weight_once_and_multiplies_every_pair() {
+        let sizes = [("T", 3.0), ("IN", 10.0), ("OUT", 7.0)];
+        let found = of(&dispatch("linear_vec", &[("WEIGHTS", "2")], &sizes), 3, 0);
+        assert_eq!(found, Cost { bytes: 1000 + 4 * (30 + 21), flops: 2 * 3 * 10 * 7 * 2 });
+    }
+
+    #[test]
+    fn attention_counts_what_its_rows_see() {
+        let sizes = [("B", 1.0), ("T", 4.0), ("N", 2.0), ("K", 1.0), ("H", 8.0), ("WINDOW", 5.0), ("PARTS", 1.0)];
+        let flops = |mask, tokens, start| {
+            let options = [("MASK", mask), ("KV", "f16"), ("SPLITS", "no")];
+            of(&dispatch("attention", &options, &sizes), tokens, start)
+        };
+        // By hand: position p sees p + 1 keys, at most 5 in the window; 4 · heads · width operations a pair.
+        assert_eq!(flops("causal", 4, 10).flops, 4 * 2 * 8 * (11 + 12 + 13 + 14));
+        assert_eq!(flops("window", 4, 2).flops, 4 * 2 * 8 * (3 + 4 + 5 + 5));
+        let activations = 4 * 4 * 2 * (8 + 8);
+        assert_eq!(flops("causal", 1, 99).bytes, activations + 100 * (2 * 8 * 2 + 4));
+        assert_eq!(flops("window", 4, 50).bytes, activations + 8 * (2 * 8 * 2 + 4));
+    }
+
+    #[test]
+    fn an_unknown_kernel_costs_its_slots() {
+        let plan = sampling::argmax(1000, &crate::ir::kernel::Target::portable());
+        let found = cost(&plan, &plan.dispatches[0], Live { tokens: 1, start: 0 }, &|_, _| 0);
+        assert_eq!(found, Cost { bytes: 4000 + plan.slots[1].bytes, flops: 0 });
+    }
+}

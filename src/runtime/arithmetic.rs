@@ -1,0 +1,39 @@
+//! How fast the device multiplies and adds.
+
+use super::{bandwidth::best_rate, capabilities::AdapterKind, context::GpuContext};
+use crate::{Error, Result, ir::DType};
+
+const SHADER: &str = include_str!("../../shaders/multiply_add.wgsl");
+/// Operations of one invocation: 128 rounds of 24 operations on vectors of four, each a multiplication and an addition.
+const INVOCATION: u64 = 128 * 24 * 4 * 2;
+const INVOCATIONS: u64 = 256;
+/// Enough for the largest GPUs to be full.
+const GPU_GROUPS: u64 = 2048;
+const SOFTWARE_GROUPS: u64 = 64;
+
+/// Multiplications and additions a second that a shader reaches with all operands in registers, in `dtype` (f32, or f16 where
+/// the device has it), without matrix units: the upper bound of kernels that are bound by arithmetic and use none.
+///
+/// Three chains of `fma` on vectors of four an invocation, 2,048 workgroups of 256 (64 on a software adapter), repeated in submits
+/// of about 50 ms timed on the host; the best of five counts.
+///
+/// # Errors
+/// [`Error::Unsupported`] for another type; as [`GpuContext::create_buffer`] and [`GpuContext::wait`].
+pub fn measure_arithmetic_rate(context: &GpuContext, dtype: DType) -> Result<f64> {
+    let shader = match dtype {
+        DType::F32 => SHADER.to_owned(),
+        DType::F16 if context.capabilities().f16 => SHADER.replace("alias real = f32;", "enable f16;\nalias real = f16;"),
+        _ => return Err(Error::Unsupported(format!("measuring the arithmetic rate in {dtype} on this device"))),
+    };
+    let groups = if context.capabilities().kind == AdapterKind::Software { SOFTWARE_GROUPS } else { GPU_GROUPS };
+    let sink = context.create_buffer("arithmetic sink", 16, wgpu::BufferUsages::STORAGE)?;
+    let pipeline = context.compile_plain("multiply_add.wgsl", &shader)?;
+    let group = context.plain_bind_group(&pipeline, &[sink.raw().as_entire_binding()])?;
+    let compute = |encoder: &mut wgpu::CommandEncoder, repeats: u32| {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        pass.set_pipeline(&pipeline);
+        pass.set_bind_group(0, &group, &[]);
+        (0..repeats).for_each(|_| pass.dispatch_workgroups(groups as u32, 1, 1));
+    };
+    best_rate(context, groups * INVOCATIONS * INVOCATION, compute)
+}

@@ -1,0 +1,182 @@
+//! How long each dispatch of a run takes on the device.
+
+use std::time::{Duration, Instant};
+
+use super::{capabilities::Capabilities, context::GpuContext, prepared::PreparedPlan};
+use crate::{Error, Result, plan::Cost};
+
+/// Dispatches of one submit; wgpu's query sets hold 4,096 timestamps.
+const SEGMENT: usize = 2000;
+/// Empty submits that are timed to know what a submit costs.
+const EMPTY_SUBMITS: usize = 9;
+
+/// By what the time of a dispatch is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Clock {
+    /// The device's timestamps before and after each dispatch of one pass.
+    InsidePasses,
+    /// A pass for each dispatch, with the device's timestamps at its edges.
+    PassEdges,
+    /// A submit for each dispatch, timed on the host, less an empty one.
+    Submits,
+}
+
+impl Clock {
+    /// The best that a device offers.
+    pub fn best(capabilities: &Capabilities) -> Self {
+        match capabilities {
+            Capabilities { timestamps: true, timestamps_inside_passes: true, .. } => Clock::InsidePasses,
+            Capabilities { timestamps: true, .. } => Clock::PassEdges,
+            _ => Clock::Submits,
+        }
+    }
+
+    fn check(self, capabilities: &Capabilities) -> Result<()> {
+        let there = match self {
+            Clock::InsidePasses => capabilities.timestamps && capabilities.timestamps_inside_passes,
+            Clock::PassEdges => capabilities.timestamps,
+            Clock::Submits => true,
+        };
+        let what = || format!("timing dispatches by {self} on '{}', which has no such timestamps", capabilities.adapter);
+        there.then_some(()).ok_or_else(|| Error::Unsupported(what()))
+    }
+}
+
+impl std::fmt::Display for Clock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Clock::InsidePasses => "timestamps between dispatches",
+            Clock::PassEdges => "timestamps at the edges of a pass a dispatch",
+            Clock::Submits => "a submit a dispatch, timed on the host",
+        })
+    }
+}
+
+/// One dispatch of a run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DispatchTime {
+    /// Position in the model.
+    pub label: String,
+    /// The shader's name.
+    pub shader: &'static str,
+    /// The whole kernel as text, options and sizes included.
+    pub kernel: String,
+    /// Seconds, the median over the repetitions.
+    pub seconds: f64,
+    /// What it moves and computes.
+    pub cost: Cost,
+}
+
+/// The dispatches of one run in order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunTimes {
+    /// How the dispatches were timed.
+    pub clock: Clock,
+    /// Tokens of the run.
+    pub tokens: usize,
+    /// Cached rows before them.
+    pub start: usize,
+    /// Repetitions.
+    pub reps: usize,
+    /// Seconds of the run as one pass without timestamps, from before the submit to the end of the wait; the median.
+    pub whole: f64,
+    /// The dispatches.
+    pub dispatches: Vec<DispatchTime>,
+}
+
+impl GpuContext {
+    /// Runs every dispatch of `plans` once, in order, and returns the seconds of each.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for timestamps that the device does not have; as [`GpuContext::run`] and [`GpuContext::wait`].
+    pub fn time_dispatches(&self, plans: &[&PreparedPlan], clock: Clock) -> Result<Vec<f64>> {
+        clock.check(self.capabilities())?;
+        let steps: Vec<Step> = plans.iter().flat_map(|plan| (0..plan.dispatch_count()).map(move |i| (*plan, i))).collect();
+        match clock {
+            Clock::Submits => self.time_submits(&steps),
+            Clock::InsidePasses | Clock::PassEdges => {
+                let parts = steps.chunks(SEGMENT).map(|part| self.time_segment(part, clock));
+                Ok(parts.collect::<Result<Vec<_>>>()?.concat())
+            }
+        }
+    }
+
+    /// Seconds of `plans` recorded in one pass, submit and wait included.
+    ///
+    /// # Errors
+    /// As [`GpuContext::run`] and [`GpuContext::wait`].
+    pub fn time_whole(&self, plans: &[&PreparedPlan]) -> Result<f64> {
+        let start = Instant::now();
+        let submission = self.run("a timed run", |encoder| {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            plans.iter().for_each(|plan| plan.record(&mut pass));
+            Ok(())
+        })?;
+        self.wait(&submission, "a timed run")?;
+        Ok(start.elapsed().as_secs_f64())
+    }
+
+    fn time_segment(&self, steps: &[Step], clock: Clock) -> Result<Vec<f64>> {
+        let count = 2 * steps.len() as u32;
+        let descriptor = wgpu::QuerySetDescriptor { label: Some("timestamps"), ty: wgpu::QueryType::Timestamp, count };
+        let queries = self.scoped("timestamps", || self.device().create_query_set(&descriptor))?;
+        let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
+        let ticks = self.create_buffer("timestamps", u64::from(count) * 8, usage)?;
+        let submission = self.run("timed dispatches", |encoder| {
+            match clock {
+                Clock::InsidePasses => record_inside(encoder, &queries, steps),
+                _ => record_passes(encoder, &queries, steps),
+            }
+            encoder.resolve_query_set(&queries, 0..count, ticks.raw(), 0);
+            Ok(())
+        })?;
+        self.wait(&submission, "timed dispatches")?;
+        let mut bytes = vec![0; count as usize * 8];
+        self.read_back(&ticks, 0, &mut bytes)?;
+        let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes);
+        let period = f64::from(self.capabilities().timestamp_period) * 1e-9;
+        Ok(ticks.chunks_exact(2).map(|pair| pair[1].saturating_sub(pair[0]) as f64 * period).collect())
+    }
+
+    fn time_submits(&self, steps: &[Step]) -> Result<Vec<f64>> {
+        let time = |step: Option<&Step>| -> Result<Duration> {
+            let start = Instant::now();
+            let submission = self.run("a timed dispatch", |encoder| {
+                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+                step.into_iter().for_each(|(plan, index)| plan.record_dispatch(&mut pass, *index));
+                Ok(())
+            })?;
+            self.wait(&submission, "a timed dispatch")?;
+            Ok(start.elapsed())
+        };
+        let mut empty = (0..EMPTY_SUBMITS).map(|_| time(None)).collect::<Result<Vec<_>>>()?;
+        empty.sort_unstable();
+        let empty = empty[EMPTY_SUBMITS / 2];
+        steps.iter().map(|step| Ok(time(Some(step))?.saturating_sub(empty).as_secs_f64())).collect()
+    }
+}
+
+/// A dispatch of a plan by its number.
+type Step<'a> = (&'a PreparedPlan, usize);
+
+/// Timestamps 2i and 2i + 1 around dispatch i.
+fn record_inside(encoder: &mut wgpu::CommandEncoder, queries: &wgpu::QuerySet, steps: &[Step]) {
+    let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+    for (query, (plan, index)) in (0..).step_by(2).zip(steps) {
+        pass.write_timestamp(queries, query);
+        plan.record_dispatch(&mut pass, *index);
+        pass.write_timestamp(queries, query + 1);
+    }
+}
+
+fn record_passes(encoder: &mut wgpu::CommandEncoder, queries: &wgpu::QuerySet, steps: &[Step]) {
+    for (query, (plan, index)) in (0..).step_by(2).zip(steps) {
+        let timestamp_writes = Some(wgpu::ComputePassTimestampWrites {
+            query_set: queries,
+            beginning_of_pass_write_index: Some(query),
+            end_of_pass_write_index: Some(query + 1),
+        });
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes });
+        plan.record_dispatch(&mut pass, *index);
+    }
+}

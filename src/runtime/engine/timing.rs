@@ -1,0 +1,75 @@
+//! The next run of a model, dispatch by dispatch.
+
+use super::{
+    super::{Clock, DispatchTime, GpuContext, PreparedPlan, RunTimes, Step},
+    GpuEngine,
+    plans::Ready,
+};
+use crate::{
+    Result,
+    generate::Want,
+    ir::{DimBinding, kernel::Dispatch, sym},
+    plan::{Live, Plan, cost, sampling},
+};
+
+impl GpuEngine {
+    /// Times the run that [`run_and_sample`](crate::generate::Engine::run_and_sample) would make of the same arguments, greedily:
+    /// `reps` times after one that is not counted. Each writes the same rows.
+    pub(super) fn measure_run(&mut self, history: &[u32], start: usize, reps: usize, clock: Option<Clock>) -> Result<RunTimes> {
+        let tokens = &history[start..];
+        let key = self.prepare(tokens.len(), history.len(), true, Want::Last)?;
+        let context = self.model.context.clone();
+        if let Some(earlier) = self.in_flight.take() {
+            context.wait(&earlier, "the previous prefill chunk")?;
+        }
+        let clock = clock.unwrap_or_else(|| Clock::best(context.capabilities()));
+        let Ready { plan, block, built, samplers, .. } = self.plans.of(&key).ready(&key)?;
+        let step = Step { end: history.len() as u32, capacity: key.rows as u32, ..Step::all(tokens.len() as u32) };
+        block.write(&context, step, tokens, start, &built.graph, true)?;
+        let prepared: Vec<&PreparedPlan> = [Some(&*plan), samplers.as_ref().map(|s| &s.argmax)].into_iter().flatten().collect();
+        let (whole, seconds) = measure(&context, &prepared, reps, clock)?;
+
+        // What was prepared came from these plans: lowering is a function of its arguments.
+        let binding = DimBinding::new().with(sym::SEQ, key.tokens).with(sym::CACHE, key.rows).with(sym::RING, self.caches.ring());
+        let lowered = self.model.lower(built, &binding, self.profiles.of(key.resident, key.tokens))?;
+        let sampler = sampling::argmax(self.model.model.config.vocab_size, &self.model.target);
+        let live = Live { tokens: tokens.len(), start };
+        let shard_bytes = |name: &str, shard: usize| {
+            let weight = self.model.weights.get(name).and_then(|weight| weight.shards.get(shard));
+            weight.map_or(0, |shard| shard.bytes)
+        };
+        let described = |plan: &Plan| -> Vec<DispatchTime> {
+            let one = |dispatch: &Dispatch| DispatchTime {
+                label: dispatch.label.clone(),
+                shader: dispatch.kernel.shader,
+                kernel: dispatch.kernel.to_string(),
+                seconds: 0.0,
+                cost: cost(plan, dispatch, live, &shard_bytes),
+            };
+            plan.dispatches.iter().map(one).collect()
+        };
+        let mut dispatches = described(&lowered);
+        dispatches.extend(described(&sampler));
+        dispatches.iter_mut().zip(seconds).for_each(|(dispatch, seconds)| dispatch.seconds = seconds);
+        Ok(RunTimes { clock, tokens: tokens.len(), start, reps, whole, dispatches })
+    }
+}
+
+/// Medians of the whole run and of each dispatch.
+fn measure(context: &GpuContext, plans: &[&PreparedPlan], reps: usize, clock: Clock) -> Result<(f64, Vec<f64>)> {
+    context.time_whole(plans)?;
+    context.time_dispatches(plans, clock)?;
+    let (mut wholes, mut runs) = (Vec::new(), Vec::new());
+    for _ in 0..reps.max(1) {
+        wholes.push(context.time_whole(plans)?);
+        runs.push(context.time_dispatches(plans, clock)?);
+    }
+    let count = runs.first().map_or(0, Vec::len);
+    let each = (0..count).map(|i| median(runs.iter().map(|run| run[i]).collect()));
+    Ok((median(wholes), each.collect()))
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
+}
