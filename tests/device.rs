@@ -104,6 +104,7 @@ fn capabilities_are_those_of_the_opened_device() {
     assert_eq!(capabilities.max_buffer, context.adapter().limits().max_buffer_size);
     assert_eq!(capabilities.max_workgroups, limits.max_compute_workgroups_per_dimension);
     assert_eq!(capabilities.f16, features.contains(wgpu::Features::SHADER_F16));
+    assert_eq!(capabilities.int64, features.contains(wgpu::Features::SHADER_INT64));
     assert_eq!(capabilities.subgroups, features.contains(wgpu::Features::SUBGROUP));
     assert!((features & wgpu::Features::all_experimental_mask()).is_empty());
 

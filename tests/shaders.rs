@@ -22,10 +22,11 @@ use gemmaflow::{
 use naga::back::{self, pipeline_constants::process_overrides};
 
 fn targets() -> Vec<Target> {
-    let with = |tier, software| Target { tier, max_binding: 1 << 30, max_storage_buffers: 16, f16: true, software };
+    let with = |tier, software| Target { tier, max_binding: 1 << 30, max_storage_buffers: 16, f16: true, int64: false, software };
     let sizes = [4, 8, 16, 32, 64].map(|size| with(Tier::Subgroup(size), false));
     let software = [Tier::Portable, Tier::Subgroup(4), Tier::Subgroup(8)].map(|tier| with(tier, true));
-    [vec![Target::portable()], sizes.to_vec(), software.to_vec()].concat()
+    let wide = Target { int64: true, ..with(Tier::Subgroup(8), true) };
+    [vec![Target::portable(), wide], sizes.to_vec(), software.to_vec()].concat()
 }
 
 /// The plans of real models: prefill chunk, small chunk and decode step, with what samples from them.

@@ -106,7 +106,7 @@ fn run(mut arguments: Arguments) -> Result<()> {
     let Opened::Gpu(context) = arguments.device.open(&GpuOptions::default())? else { bail!("kernels need a GPU adapter") };
     let bandwidth = measure_copy_bandwidth(&context)?;
     println!("{}: {:.2} GB/s read; medians of {} turns", context.capabilities().adapter, bandwidth / 1e9, arguments.rounds);
-    let pipelines = PipelineCache::new(&context, false);
+    let pipelines = PipelineCache::new(&context);
     let bench = Bench::new(&context, &pipelines, &arguments, bandwidth)?;
     for shape in &arguments.shape {
         let known = || GemmaConfig::preset_names().collect::<Vec<_>>().join(", ");

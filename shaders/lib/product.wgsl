@@ -4,14 +4,13 @@
 alias Number = f32;
 alias Eight = mat2x4<f32>;
 fn number(v: f32) -> Number { return v; }
-fn eight(v: mat2x4<f32>) -> Eight { return v; }
+fn four(v: vec4<f32>) -> vec4<Number> { return v; }
 #elif COMPUTE == f16
 enable f16;
 alias Number = f16;
 alias Eight = mat2x4<f16>;
 const MOST = vec4<f32>(65504.0);
 fn number(v: f32) -> Number { return f16(clamp(v, -65504.0, 65504.0)); }
-fn eight(v: mat2x4<f32>) -> Eight {
-    return mat2x4<f16>(vec4<f16>(clamp(v[0], -MOST, MOST)), vec4<f16>(clamp(v[1], -MOST, MOST)));
-}
+fn four(v: vec4<f32>) -> vec4<Number> { return vec4<f16>(clamp(v, -MOST, MOST)); }
 #endif
+fn eight(v: mat2x4<f32>) -> Eight { return Eight(four(v[0]), four(v[1])); }

@@ -94,6 +94,8 @@ pub struct Target {
     pub max_storage_buffers: u32,
     /// Whether shaders may compute with f16.
     pub f16: bool,
+    /// Whether shaders may use 64-bit integers.
+    pub int64: bool,
     /// Whether the adapter runs shaders on the CPU: few workgroups suffice to fill it, barriers cost much.
     pub software: bool,
 }
@@ -101,7 +103,7 @@ pub struct Target {
 impl Target {
     /// WebGPU's default limits and no optional feature: what every device has.
     pub fn portable() -> Self {
-        Self { tier: Tier::Portable, max_binding: 128 << 20, max_storage_buffers: 8, f16: false, software: false }
+        Self { tier: Tier::Portable, max_binding: 128 << 20, max_storage_buffers: 8, f16: false, int64: false, software: false }
     }
 }
 

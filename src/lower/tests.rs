@@ -22,7 +22,9 @@ fn written(kernel: &Kernel) -> &'static [u32] {
     let new_row = kernel.options.contains(&("NEW", "yes".into()));
     match kernel.shader {
         "region" => &[0],
-        "linear_vec" | "linear_tile" | "linear_tile_shared" | "gather" | "rope" | "reduce" | "cache_write" => &[1],
+        "linear_vec" | "linear_tile" | "linear_wide" | "linear_tile_shared" | "gather" | "rope" | "reduce" | "cache_write" => {
+            &[1]
+        }
         "rms_norm" => &[1, 4],
         "matmul" => &[2],
         "attention" if new_row => &[5, 7, 1, 2],
@@ -68,12 +70,13 @@ fn check(graph: &Graph, binding: &DimBinding, target: &Target, options: &LowerOp
                 let cached = held.get(&slot).is_some_and(|value| in_place.contains(value));
                 let input = matches!(plan.slots[slot.0].kind, SlotKind::Input { .. });
                 assert!(input == cached, "{label} writes beside its cache, or overwrites an input");
-                if !own.contains(&slot) && !(cached && group.new_row.is_some()) {
+                let row = cached && group.new_row.is_some();
+                if !row && !own.contains(&slot) {
                     own.push(slot);
                 }
                 match (output, dispatch.kernel.shader) {
                     (Some(1), "rms_norm") => sequel = Some(slot),
-                    _ if cached && group.new_row.is_some() => {}
+                    _ if row => {}
                     _ => result = Some(slot),
                 }
             }

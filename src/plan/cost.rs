@@ -35,9 +35,10 @@ pub fn cost(plan: &Plan, dispatch: &Dispatch, live: Live, shard_bytes: &dyn Fn(&
     let weights: u64 = dispatch
         .bindings
         .iter()
-        .filter_map(|(_, operand)| match operand {
-            Operand::Weight(name, shard) => Some(shard_bytes(name, *shard)),
-            Operand::Slot(..) | Operand::Step => None,
+        .map(|(_, operand)| match operand {
+            Operand::Weight(name, shard) => shard_bytes(name, *shard),
+            Operand::Joined(names) => names.iter().map(|name| shard_bytes(name, 0)).sum(),
+            Operand::Slot(..) | Operand::Step => 0,
         })
         .sum();
     let extras = dispatch.bindings.iter().filter(|(binding, _)| *binding >= 16).count() as u64;
@@ -50,7 +51,8 @@ pub fn cost(plan: &Plan, dispatch: &Dispatch, live: Live, shard_bytes: &dyn Fn(&
         }
         "rms_norm" => {
             let elements = size("R") * size("C");
-            Cost { bytes: weights + 4 * elements * (2 + extras), flops: 4 * elements }
+            let norms = if option(kernel, "SEQUEL") == Some("yes") { 2 } else { 1 };
+            Cost { bytes: weights + 4 * elements * (1 + norms + extras), flops: 4 * elements * norms }
         }
         "rope" => {
             let (rows, width) = (size("ROWS"), size("HEADS") * size("H"));
@@ -68,7 +70,7 @@ pub fn cost(plan: &Plan, dispatch: &Dispatch, live: Live, shard_bytes: &dyn Fn(&
             let most = if shader == "region" { 4 * size("TOTAL") } else { u64::MAX };
             let slot = |operand: &Operand| match operand {
                 Operand::Slot(slot, from) => plan.slots.get(slot.0).map_or(0, |s| s.bytes.saturating_sub(*from)).min(most),
-                Operand::Weight(..) | Operand::Step => 0,
+                Operand::Weight(..) | Operand::Joined(_) | Operand::Step => 0,
             };
             Cost { bytes: weights + dispatch.bindings.iter().map(|(_, operand)| slot(operand)).sum::<u64>(), flops: 0 }
         }
@@ -86,7 +88,9 @@ fn attention(kernel: &Kernel, live: Live) -> Cost {
     let results = size("B") * size("T") * heads;
     let written = if option(kernel, "SPLITS") == Some("yes") { size("PARTS") * (width + 2) } else { width };
     let cached = size("B") * rows * (2 * kv_heads * width * element(kernel, "KV") + 4);
-    Cost { bytes: 4 * results * (width + written) + cached, flops: 4 * size("B") * pairs * heads * width }
+    // Key and value of a new row are read and written once more.
+    let new = if option(kernel, "NEW") == Some("yes") { size("B") * 2 * kv_heads * width * 4 } else { 0 };
+    Cost { bytes: 4 * results * (width + written) + cached + new, flops: 4 * size("B") * pairs * heads * width }
 }
 
 fn number(kernel: &Kernel, name: &str) -> u64 {

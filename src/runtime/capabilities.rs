@@ -92,6 +92,8 @@ pub struct Capabilities {
     pub driver: String,
     /// WGSL `f16` arithmetic.
     pub f16: bool,
+    /// WGSL `u64` and `i64`.
+    pub int64: bool,
     /// Subgroup operations in compute shaders.
     pub subgroups: bool,
     /// Smallest subgroup that a shader may run with; meaningful if [`Capabilities::subgroups`].
@@ -144,6 +146,7 @@ impl Capabilities {
             kind: AdapterKind::of(info.device_type),
             driver: driver_text(&info),
             f16: has(wgpu::Features::SHADER_F16),
+            int64: has(wgpu::Features::SHADER_INT64),
             subgroups: has(wgpu::Features::SUBGROUP),
             subgroup_min: info.subgroup_min_size,
             subgroup_max: info.subgroup_max_size,
@@ -185,6 +188,7 @@ impl Capabilities {
             max_binding: self.max_binding.min(self.max_buffer) / 16 * 16,
             max_storage_buffers: self.max_storage_buffers,
             f16: self.f16,
+            int64: self.int64,
             software: match self.kernels {
                 KernelTier::Auto | KernelTier::Portable => self.kind == AdapterKind::Software,
                 KernelTier::Subgroup => false,

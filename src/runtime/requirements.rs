@@ -37,6 +37,7 @@ pub fn required_limits() -> wgpu::Limits {
 pub fn wanted_features(adapter: &wgpu::Adapter) -> wgpu::Features {
     let wanted = wgpu::Features::SUBGROUP
         | wgpu::Features::SHADER_F16
+        | wgpu::Features::SHADER_INT64
         | wgpu::Features::IMMEDIATES
         | wgpu::Features::TIMESTAMP_QUERY
         | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES

@@ -189,10 +189,13 @@ impl OpDef for Attention {
         let held = head_dim.div_ceil(vector * lanes);
         let rows = new * (heads / kv_heads);
         let software = emit.target.software;
-        // As many queries at a time as registers hold; each key is read once for all of them. Software drivers take seconds to
-        // compile what is unrolled over many queries and barriers.
+        let shuffles = software && tier == "subgroup" && lanes >= 8 && head_dim.is_multiple_of(8);
+        // As many queries at a time as registers hold; each key is read once for all of them. On the CPU a spilled register is
+        // read faster than a key, but one token's queries are few and fill the cores as small groups. Software drivers take
+        // seconds to compile what is unrolled over many queries and barriers.
         let most = if software && tier == "portable" { 2 } else { 8 };
-        let queries = (16 / held).clamp(1, most).min(rows.next_power_of_two());
+        let vectors = if shuffles && new > 1 { 64 } else { 16 };
+        let queries = (vectors / held).clamp(1, most).min(rows.next_power_of_two());
         let new_row = emit.new_row.take();
         let queries = match &new_row {
             // They lie in workgroup memory, beside the scores.
@@ -201,7 +204,6 @@ impl OpDef for Attention {
         };
         let groups = batch * kv_heads * rows.div_ceil(queries);
         let parts = parts(groups, cached, software);
-        let shuffles = software && tier == "subgroup" && lanes >= 8 && head_dim.is_multiple_of(8);
         let yes = |b: bool| if b { "yes" } else { "no" }.to_string();
         let mut options = vec![
             ("TIER", tier.into()),
@@ -302,6 +304,7 @@ impl OpDef for Attention {
             case("keep", keep, [3, 4, 2, 12], positions(24, 3), ring),
             case("dead rows", causal.clone(), [1, 4, 2, 16], positions(4, 1), dead),
             case("nothing visible", window, [2, 2, 1, 16], positions(50, 2), positions(0, 9)),
+            case("wide heads", causal.clone(), [5, 4, 1, 256], positions(36, 5), positions(0, 41)),
             case("chunk", causal, [16, 4, 1, 64], positions(100, 16), positions(0, 116)),
         ]
     }

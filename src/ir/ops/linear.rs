@@ -87,7 +87,16 @@ fn kernel(emit: &Emit, weights: &[Arg], rows: usize, inner: usize, out: usize, s
         options
     };
     let kernel = |shader, options| Kernel { shader, options, overrides, hole: emit.epilogue.text.clone() };
-    if emit.target.software && tier == "subgroup" && lanes >= 8 {
+    let narrow = matches!(weights[0].ty.dtype, DType::F16 | DType::BF16);
+    let software = emit.target.software && tier == "subgroup" && lanes >= 8;
+    if software && emit.target.int64 && narrow && inner.is_multiple_of(16) {
+        // A driver on the CPU pays for each word that a lane loads, whatever its width.
+        let (tile, held) = (if rows <= 2 { 2 } else { 4 / weights.len() }, rows.min(8));
+        let count = rows.div_ceil(held) * out.div_ceil(tile * lanes);
+        let mut options = sizes(("LANES", lanes), tile, held);
+        options.retain(|(name, _)| *name != "VEC");
+        (kernel("linear_wide", options), count, 1)
+    } else if software {
         // A driver on the CPU pays for each lane's loads and for barriers, and little for shuffles.
         let tile = if rows == 1 || weights.len() == 2 { 2 } else { 4 };
         let held = rows.min(6);
@@ -173,6 +182,7 @@ impl OpDef for Linear {
             (2, 76, 33),
             (3, 640, 64),
             (5, 84, 7),
+            (7, 72, 65),
             (8, 128, 130),
             (9, 80, 63),
             (15, 76, 65),
