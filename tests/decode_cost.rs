@@ -6,7 +6,7 @@ use gemmaflow::{
     Error,
     gemma::GemmaConfig,
     generate::{GemmaGenerator, GeneratorOptions, SampleOpts},
-    runtime::{CounterSnapshot, Device, GpuContext, GpuOptions, Opened},
+    runtime::{CounterSnapshot, Device, GpuContext, GpuOptions, KernelTier, Opened},
     weights::load_from_path,
 };
 
@@ -126,6 +126,24 @@ fn a_step_ahead_grows_the_cache_and_ends_with_the_context() {
     });
     assert!(matches!(error, Err(Error::ContextFull { needed: 263, capacity: 262 })), "{error:?}");
     assert_eq!((&found, &ahead.tokens()[250..]), (&expected, &expected[..]));
+}
+
+/// What a short prompt and the steps after it need is compiled while the weights travel, where the driver compiles what it is given.
+#[test]
+fn the_first_prompt_finds_its_pipelines() {
+    let gpu = GpuOptions { kernels: KernelTier::Subgroup, ..GpuOptions::default() };
+    let options = GeneratorOptions { gpu, ..GeneratorOptions::default() };
+    // One layer has all kernels of its kind, and each takes a software driver seconds.
+    let config = GemmaConfig { effective_num_layers: Some(1), ..GemmaConfig::from_file(demo()).unwrap() };
+    let mut loader = load_from_path(demo()).unwrap();
+    let mut generator = GemmaGenerator::with_options(config, loader.as_mut(), Device::Gpu, options).unwrap();
+    let loaded = counters(&generator).pipelines_created;
+    assert!(loaded > 10, "{loaded} pipelines after loading");
+    generator.prefill(&(0..16).map(|i| 4 + i * 7).collect::<Vec<_>>()).unwrap();
+    generator.generate_cached(3, &SampleOpts::greedy()).unwrap();
+    // The short list of a draw is not part of a greedy step.
+    let samplers = 2;
+    assert_eq!(counters(&generator).pipelines_created, loaded + samplers);
 }
 
 #[test]
