@@ -75,7 +75,7 @@ def gemmaflow(options, models, extra, prompts, env):
     commands = []
     for i, prompt in enumerate(prompts):
         generated = options.gen if i == 0 else 1
-        sizes = ["--prompt", str(prompt), "--gen", str(generated), "--reps", "1"]
+        sizes = ["--prompt", str(prompt), "--depth", "0", "--gen", str(generated), "--reps", "1"]
         commands.append([options.gemmaflow, "--model", models / "bf16", "--json", *sizes, *extra])
     return Case("gemmaflow bf16", commands, read_gemmaflow, env)
 
