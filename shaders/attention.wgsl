@@ -115,7 +115,9 @@ fn main(
 
     let capacity = select(S, step.capacity, S == 0u);
 #if NEW == yes
-    let new_row = u32(max(query_positions[b], 0)) % capacity;
+    // A token at no position has no row.
+    let placed = sees(query_positions[b], query_positions[b], 0u);
+    let new_row = select(0xffffffffu, u32(query_positions[b]) % capacity, placed);
     prepare_row(b, kv, block, lane);
 #endif
     var base: array<u32, QUERIES>;
@@ -156,7 +158,7 @@ fn main(
     for (var r = 0u; r < QUERIES; r++) { most[r] = HIDDEN; }
 #elif NEW == yes
     // The first part answers for the new row.
-    let owns = wid.z == 0u && sees(position[0], position[0], 0u);
+    let owns = wid.z == 0u && placed;
     for (var r = 0u; r < QUERIES; r++) {
         var product = 0.0;
         for (var i = lane; i < H / VEC; i += LANES) { product += dot(fresh[QUERIES * (H / VEC) + i], fresh[r * (H / VEC) + i]); }

@@ -79,7 +79,7 @@ fn variant(sizes: &Sizes, (tier, lanes, read): (&str, usize, &str), queries: usi
     let splits = if parts > 1 { "yes" } else { "no" };
     let mut text = options(&[("TIER", &tier), ("LANES", &lanes), ("QUERIES", &queries), ("MASK", &"causal")]);
     text.extend(options(&[("SOFTCAP", &"no"), ("KEEP", &"no"), ("SPLITS", &splits), ("READ", &read), ("KV", &kv.name())]));
-    text.extend(options(&[("VEC", &4), ("HV", &width.div_ceil(4 * lanes))]));
+    text.extend(options(&[("VEC", &4), ("HV", &width.div_ceil(4 * lanes)), ("NEW", &"no")]));
     let number = |name, value: usize| (name, value as f64);
     let mut overrides = vec![number("B", 1), number("T", new), number("S", cached), number("N", heads), number("K", kv_heads)];
     overrides.extend([number("H", width), ("SCALE", 1.0 / (width as f64).sqrt()), ("CAP", 1.0)]);

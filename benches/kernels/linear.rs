@@ -72,7 +72,10 @@ fn variants(bench: &Bench, weight: &Weight, dtype: DType, rows: usize, out: usiz
     let variant = |shader: &'static str, text: &[(&'static str, &dyn std::fmt::Display)], count: usize, layers: usize| {
         let vector = if weight.inner.is_multiple_of(8) { 8 } else { 1 };
         let mut all = vec![weight_option(dtype), ("COMPUTE", "f32".to_string())];
-        all.extend(options(&[("VEC", &vector), ("WEIGHTS", &weight.pair)]));
+        all.extend(options(&[("WEIGHTS", &weight.pair)]));
+        if shader != "linear_wide" {
+            all.extend(options(&[("VEC", &vector)]));
+        }
         all.extend(options(text));
         let overrides = vec![("T", rows as f64), ("IN", weight.inner as f64), ("OUT", out as f64), ("OUT_STRIDE", out as f64)];
         let hole = match weight.pair {
@@ -90,14 +93,20 @@ fn variants(bench: &Bench, weight: &Weight, dtype: DType, rows: usize, out: usiz
     let tiers = [Some(("portable", 64)), lanes.map(|size| ("subgroup", size))];
     for (tier, lanes) in tiers.into_iter().flatten() {
         for (tile, held) in pairs(&[1, 2, 4], &held(&[1, 2, 4])) {
-            let text: [(&str, &dyn std::fmt::Display); 4] = [("TIER", &tier), ("LANES", &lanes), ("NR", &tile), ("ROWS", &held)];
+            let text: [(&str, &dyn std::fmt::Display); 5] =
+                [("TIER", &tier), ("LANES", &lanes), ("NR", &tile), ("ROWS", &held), ("NORM", &"none")];
             found.push(variant("linear_vec", &text, out.div_ceil(tile), rows.div_ceil(held)));
         }
     }
     if let Some(lanes) = lanes.filter(|lanes| *lanes >= 8) {
         for (tile, held) in pairs(&[1, 2, 4], &held(&[1, 2, 4, 6, 8])) {
             let count = rows.div_ceil(held) * out.div_ceil(tile * lanes);
-            found.push(variant("linear_tile", &[("LANES", &lanes), ("NR", &tile), ("ROWS", &held)], count, 1));
+            let text: [(&str, &dyn std::fmt::Display); 3] = [("LANES", &lanes), ("NR", &tile), ("ROWS", &held)];
+            found.push(variant("linear_tile", &text, count, 1));
+            let wide = bench.context().capabilities().int64 && dtype.size() == 2 && weight.inner.is_multiple_of(16);
+            if wide && tile * weight.pair <= 4 {
+                found.push(variant("linear_wide", &text, count, 1));
+            }
         }
     }
     if rows > 1 {

@@ -38,7 +38,14 @@ pub fn rms_norm(
     for &rows in rows {
         let variant = |(tier, lanes): (&'static str, u32)| {
             let mut text = vec![weight_option(dtype)];
-            text.extend(options(&[("TIER", &tier), ("GAIN", &"one_plus"), ("LANES", &lanes), ("VEC", &1), ("WEIGHTS", &1)]));
+            text.extend(options(&[
+                ("TIER", &tier),
+                ("GAIN", &"one_plus"),
+                ("LANES", &lanes),
+                ("VEC", &1),
+                ("WEIGHTS", &1),
+                ("SEQUEL", &"no"),
+            ]));
             let overrides = vec![("R", rows as f64), ("C", columns as f64), ("EPS", 1e-6)];
             let hole = "fn epilogue(i: u32, v: f32) -> f32 { return v; }\n".to_string();
             let kernel = Kernel { shader: "rms_norm", options: text, overrides, hole };

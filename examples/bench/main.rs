@@ -106,7 +106,9 @@ fn main() -> ExitCode {
 }
 
 fn run(mut arguments: Arguments) -> Result<()> {
-    let (name, config, mut weights) = model(&arguments)?;
+    let (name, mut config, mut weights) = model(&arguments)?;
+    // A text that happens to end would end the measurement.
+    config.eos_token_ids.clear();
     sizes(&mut arguments, config.max_position_embeddings)?;
     if arguments.first_token {
         return first_token::run(&name, config, weights.as_mut(), &arguments);

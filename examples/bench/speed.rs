@@ -80,9 +80,7 @@ fn decode(generator: &mut GemmaGenerator, arguments: &Arguments, depth: usize, b
         }
         let before = generator.counters();
         let start = Instant::now();
-        for _ in 0..count {
-            generator.step_cached(&greedy)?;
-        }
+        generator.generate_cached(count, &greedy)?;
         let elapsed = start.elapsed();
         bar.inc(1);
         if rep == 0 {

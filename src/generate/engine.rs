@@ -85,7 +85,7 @@ pub(crate) trait Engine: Send {
     /// Drops what was begun and not finished. What it wrote into the caches stays.
     fn forget(&mut self);
 
-    /// Times the dispatches of the run that [`run_and_sample`](Self::run_and_sample) makes, greedily; changes no row but its own.
+    /// Times the dispatches of the run that [`begin`](Self::begin) makes, greedily; changes no row but its own.
     fn time_run(&mut self, history: &[u32], start: usize, reps: usize, clock: Option<Clock>) -> Result<RunTimes>;
 
     /// Runs a whole sequence without caches.

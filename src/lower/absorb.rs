@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::bound::Bound;
 use crate::ir::{
     Graph, NodeId, Op,
-    kernel::Tier,
     ops::{Attention, Gain, Linear, RmsNorm},
 };
 
@@ -38,9 +37,14 @@ impl NewRow {
         let only = |value: NodeId, reader: NodeId| readers.get(&value).is_some_and(|r| r.iter().eq([&reader]));
         let free = |value: NodeId, reader: NodeId| only(value, reader) && !bound.is_alone(value);
         let [query, key, value, positions] = [0, 1, 2, 3].map(|i| bound.resolve(inputs[i]));
-        // A driver on the CPU compiles the barriers of the portable kernel for many seconds.
-        let slow = bound.target.software && bound.target.tier == Tier::Portable;
-        if !one_row || slow || bound.is_alone(attention) {
+        let heads = bound.ty(attention).clone();
+        if !one_row || key == value || bound.is_alone(attention) || !Attention::makes_rows(bound.target, heads.last()) {
+            return None;
+        }
+        // The new row is seen because its own position is.
+        let keys = bound.resolve(inputs[4]);
+        let kept: Vec<NodeId> = bound.operands(keys).skip(1).collect();
+        if !matches!(bound.op(keys), Op::CacheWrite(_)) || kept != [positions, positions] {
             return None;
         }
         let write = |cache_write: NodeId| {
@@ -58,12 +62,15 @@ impl NewRow {
         let (value_cache, value_row) = write(value)?;
         let rotated = bound.resolve(rotated_key);
         let ((q, table), (k, key_table)) = (turn(query, attention)?, turn(rotated, key)?);
-        if bound.resolve(table) != bound.resolve(key_table) {
+        let key_heads = &bound.ty(inputs[1]).shape[2..];
+        let by_head = *bound.ty(query) == heads && bound.ty(rotated).shape[2..] == *key_heads;
+        if bound.resolve(table) != bound.resolve(key_table) || !by_head {
             return None;
         }
         let mut absorbed = vec![query, rotated, key, value];
         let norms = [bound.resolve(q), bound.resolve(k)];
-        let norms = (free(norms[0], query) && free(norms[1], rotated) && alike(bound, norms)).then_some(norms);
+        let width = norms.iter().all(|norm| bound.ty(*norm).last() == heads.last());
+        let norms = (width && free(norms[0], query) && free(norms[1], rotated) && alike(bound, norms)).then_some(norms);
         let below = |norm: NodeId| bound.graph.node(norm).inputs[0];
         let [q, k] = norms.map_or([q, k], |norms| norms.map(below));
         absorbed.extend(norms.iter().flatten());
@@ -106,6 +113,8 @@ fn alike(bound: &Bound, norms: [NodeId; 2]) -> bool {
 pub(super) fn sequel(bound: &Bound, norm: NodeId, sink: NodeId, readers: &Readers, taken: &BTreeSet<NodeId>) -> Option<NodeId> {
     let Op::RmsNorm(first) = bound.op(norm) else { return None };
     let weight = |id: NodeId| bound.graph.node(id).inputs.get(1).map(|gain| bound.ty(*gain));
+    // A gain that is computed may come after the first norm.
+    let given = |id: NodeId| bound.operands(id).nth(1).is_none_or(|gain| matches!(bound.op(gain), Op::Weight(_)));
     let follows = |id: &NodeId| match bound.op(*id) {
         Op::RmsNorm(RmsNorm { gain, .. }) => {
             let x = bound.graph.node(*id).inputs[0];
@@ -113,6 +122,7 @@ pub(super) fn sequel(bound: &Bound, norm: NodeId, sink: NodeId, readers: &Reader
                 && bound.resolve(x) == sink
                 && bound.ty(x).last() == bound.ty(norm).last()
                 && weight(*id) == weight(norm)
+                && given(*id)
         }
         _ => false,
     };

@@ -88,8 +88,13 @@ pub(super) fn groups(bound: &Bound) -> Result<Vec<Group>> {
     let kernels = bound.values().filter(|id| bound.is_kernel(*id) && !taken.contains(id));
     groups.extend(kernels.map(|id| Group::of(id, vec![id], Vec::new())));
     let most = bound.target.max_storage_buffers as usize;
+    groups.sort_by_key(|group| group.sink);
     let mut norms = BTreeSet::new();
+    // A norm that is a second result has none of its own.
     for group in &mut groups {
+        if norms.contains(&group.sink) {
+            continue;
+        }
         // Operand, two gains, two results and what the epilogue reads.
         if let ([root], true) = (&group.roots[..], 5 + group.extras.len() <= most) {
             group.sequel = absorb::sequel(bound, *root, group.sink, &readers, &taken);
@@ -105,7 +110,6 @@ pub(super) fn groups(bound: &Bound) -> Result<Vec<Group>> {
         norms.extend(group.norm);
     }
     groups.retain(|group| !norms.contains(&group.sink));
-    groups.sort_by_key(|group| group.sink);
     Ok(groups)
 }
 

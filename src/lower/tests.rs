@@ -1,5 +1,7 @@
 //! Plans of small graphs: which dispatches they have, and that no value is overwritten before it was read.
 
+mod absorbed;
+
 use std::collections::BTreeMap;
 
 use naga::valid::{Capabilities, ValidationFlags, Validator};

@@ -47,7 +47,8 @@ pub fn cost(plan: &Plan, dispatch: &Dispatch, live: Live, shard_bytes: &dyn Fn(&
             let (rows, inner, out) = (size("T"), size("IN"), size("OUT"));
             let products = option(kernel, "WEIGHTS").and_then(|text| text.parse().ok()).unwrap_or(1);
             let bytes = weights + 4 * rows * (inner + out * (1 + extras));
-            Cost { bytes, flops: 2 * rows * inner * out * products }
+            let norm = if option(kernel, "NORM").is_none_or(|norm| norm == "none") { 0 } else { 4 };
+            Cost { bytes, flops: rows * inner * (2 * out * products + norm) }
         }
         "rms_norm" => {
             let elements = size("R") * size("C");
@@ -60,7 +61,10 @@ pub fn cost(plan: &Plan, dispatch: &Dispatch, live: Live, shard_bytes: &dyn Fn(&
         }
         "cache_write" => Cost { bytes: size("B") * size("T") * size("C") * (4 + element(kernel, "KV")), flops: 0 },
         "gather" => Cost { bytes: size("R") * size("C") * (4 * (1 + extras) + element(kernel, "WEIGHT")), flops: 0 },
-        "attention" => attention(kernel, live),
+        "attention" => {
+            let Cost { bytes, flops } = attention(kernel, live);
+            Cost { bytes: bytes + weights, flops }
+        }
         "attention_combine" => {
             let (results, width, parts) = (size("B") * size("T") * size("N"), size("H"), size("PARTS"));
             Cost { bytes: 4 * results * (parts * (width + 2) + width), flops: 2 * results * parts * width }
@@ -83,14 +87,20 @@ fn attention(kernel: &Kernel, live: Live) -> Cost {
     let (heads, kv_heads, width) = (size("N"), size("K"), size("H"));
     let (tokens, start) = (live.tokens as u64, live.start as u64);
     let window = if option(kernel, "MASK") == Some("window") { size("WINDOW") } else { u64::MAX };
-    let rows = (start + tokens).min(window.saturating_add(tokens - 1));
+    let rows = (start + tokens).min(window.saturating_add(tokens.saturating_sub(1)));
     let pairs: u64 = (start..start + tokens).map(|position| window.min(position + 1)).sum();
     let results = size("B") * size("T") * heads;
     let written = if option(kernel, "SPLITS") == Some("yes") { size("PARTS") * (width + 2) } else { width };
     let cached = size("B") * rows * (2 * kv_heads * width * element(kernel, "KV") + 4);
-    // Key and value of a new row are read and written once more.
-    let new = if option(kernel, "NEW") == Some("yes") { size("B") * 2 * kv_heads * width * 4 } else { 0 };
-    Cost { bytes: 4 * results * (width + written) + cached + new, flops: 4 * size("B") * pairs * heads * width }
+    let pairs = Cost { bytes: 4 * results * (width + written) + cached, flops: 4 * size("B") * pairs * heads * width };
+    if option(kernel, "NEW") != Some("yes") {
+        return pairs;
+    }
+    // Key and value are read and written once more, with their angles; the norm of an element is four operations, its turn three.
+    let turned = size("B") * (heads + kv_heads) * width;
+    let norm = if option(kernel, "GAIN") == Some("none") { 0 } else { 4 };
+    let moved = 4 * size("B") * width * (2 * kv_heads + 1);
+    Cost { bytes: pairs.bytes + moved, flops: pairs.flops + turned * (3 + norm) }
 }
 
 fn number(kernel: &Kernel, name: &str) -> u64 {

@@ -266,7 +266,8 @@ fn resource<'a>(operand: &Operand, slots: &'a [Region], bound: Bound<'a>) -> Res
         Operand::Joined(names) => {
             let mut parts = names.iter().map(|name| bound.weights.get(name).and_then(|weight| weight.shards.first()));
             let first = parts.next().flatten().ok_or(None)?;
-            let end = parts.try_fold(first.end(), |end, part| part.filter(|p| p.offset == end).map(Shard::end)).ok_or(None)?;
+            let adjoins = |end: u64, part: &&Shard| part.offset == end && Arc::ptr_eq(&part.buffer, &first.buffer);
+            let end = parts.try_fold(first.end(), |end, part| part.filter(|p| adjoins(end, p)).map(Shard::end)).ok_or(None)?;
             let size = NonZeroU64::new((end - first.offset).next_multiple_of(16));
             Ok(wgpu::BufferBinding { buffer: first.buffer.raw(), offset: first.offset, size })
         }

@@ -75,6 +75,11 @@ impl GpuContext {
         }
     }
 
+    /// Gives up a read that was staged; its copy may still be under way.
+    pub(super) fn discard(&self, staged: StagedRead) {
+        self.recycle(staged.staging);
+    }
+
     /// Frees the idle staging buffers; the next read makes its own again.
     pub fn release_staging(&self) {
         if let Ok(mut pool) = self.staging.lock() {

@@ -62,8 +62,11 @@ impl GemmaGenerator {
         if self.check_room(position + 2).is_err() {
             return Ok(false);
         }
-        self.history.writes(position + 1);
-        self.engine.begin_next(position, opts)
+        let begun = self.engine.begin_next(position, opts);
+        if !matches!(begun, Ok(false)) {
+            self.history.writes(position + 1);
+        }
+        begun
     }
 
     fn finish_step(&mut self, opts: &SampleOpts) -> Result<u32> {
@@ -105,6 +108,18 @@ impl GemmaGenerator {
         opts: &SampleOpts,
         mut on_token: impl FnMut(u32) -> ControlFlow<()>,
     ) -> Result<Vec<u32>> {
+        let generated = self.generate_ahead(n, opts, &mut on_token);
+        self.engine.forget();
+        generated
+    }
+
+    /// Leaves a step under way where it ends before `n` tokens.
+    fn generate_ahead(
+        &mut self,
+        n: usize,
+        opts: &SampleOpts,
+        on_token: &mut dyn FnMut(u32) -> ControlFlow<()>,
+    ) -> Result<Vec<u32>> {
         let mut new = Vec::new();
         let mut begun = false;
         while new.len() < n {
@@ -119,7 +134,6 @@ impl GemmaGenerator {
             }
             begun = next?;
         }
-        self.engine.forget();
         Ok(new)
     }
 

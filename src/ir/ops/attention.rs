@@ -5,7 +5,7 @@ use crate::{
     Result,
     ir::{
         BinaryFn, Case, DType, Data, FixedType, Graph, MaskKind, NodeId, Shape, Type, UnaryFn, Value, expect_dtype,
-        kernel::{Emit, Kernel, NewRow, NormArg, Operand, Tier, weight_option},
+        kernel::{Emit, Kernel, NewRow, NormArg, Operand, Target, Tier, weight_option},
     },
 };
 
@@ -312,6 +312,19 @@ impl OpDef for Attention {
 
 /// Workgroup memory for queries, key and value that the kernel makes itself, of the 16 KiB that every device has.
 const NEW_ROW_BYTES: usize = 10 << 10;
+
+impl Attention {
+    /// Whether the kernel can make a new row with heads of `width`: queries, key and value lie in workgroup memory.
+    pub(crate) fn makes_rows(target: &Target, width: usize) -> bool {
+        let lanes = match target.tier {
+            Tier::Subgroup(size) => size as usize,
+            // A driver on the CPU compiles the barriers of the portable kernel for many seconds.
+            Tier::Portable if target.software => return false,
+            Tier::Portable => 64,
+        };
+        width.is_multiple_of(2) && 3 * 4 * width.next_multiple_of(4 * lanes) <= NEW_ROW_BYTES
+    }
+}
 
 /// What the kernel needs to make a new row.
 fn new_row_bindings(

@@ -22,6 +22,9 @@ use crate::{
 /// New tokens of the prompt that is prepared for: a short one, whose first token should come soon.
 const PROMPT: usize = 16;
 
+/// Kernels between two looks at whether the upload has failed.
+const COMPILED_AT_ONCE: usize = 8;
+
 /// Weights where they will lie.
 struct Expected(Vec<Vec<String>>);
 
@@ -35,9 +38,16 @@ impl Residency for Expected {
     }
 }
 
-/// What a short prompt and a greedy step after it run. Nothing for an adapter that computes on the CPU: such drivers compile a
-/// kernel when it first runs, and making its pipeline earlier takes time from the upload.
-pub(super) fn kernels(model: &Model, context: &GpuContext, profiles: &Profiles, ring: usize) -> Result<Vec<Kernel>> {
+/// What a short prompt and a greedy step after it run, where runs have at most `chunk` tokens and rings `ring` rows. What cannot be
+/// lowered at these sizes is left out: the sizes that are asked for later may fit. Nothing for an adapter that computes on the CPU:
+/// such drivers compile a kernel when it first runs, and making its pipeline earlier takes time from the upload.
+pub(super) fn kernels(
+    model: &Model,
+    context: &GpuContext,
+    profiles: &Profiles,
+    chunk: usize,
+    ring: usize,
+) -> Result<Vec<Kernel>> {
     let target: Target = context.capabilities().target();
     if target.software {
         return Ok(Vec::new());
@@ -45,11 +55,12 @@ pub(super) fn kernels(model: &Model, context: &GpuContext, profiles: &Profiles, 
     let built: &BuiltModel = &*model.built(true, Want::Last, profiles.kv())?;
     let expected = Expected(weights_of_one_operand(&built.graph));
     let mut kernels = Vec::new();
-    for tokens in [PROMPT, 1] {
+    for tokens in [PROMPT.min(chunk), 1] {
         let binding = DimBinding::new().with(sym::SEQ, tokens).with(sym::CACHE, SMALLEST_BUCKET).with(sym::RING, ring);
         let options = profiles.of(true, tokens).options(&context.capabilities().backend);
-        let plan = lower(&built.graph, &binding, &target, &options, &expected)?;
-        kernels.extend(plan.dispatches.into_iter().map(|dispatch| dispatch.kernel));
+        if let Ok(plan) = lower(&built.graph, &binding, &target, &options, &expected) {
+            kernels.extend(plan.dispatches.into_iter().map(|dispatch| dispatch.kernel));
+        }
     }
     let sampler = sampling::argmax(model.config.vocab_size, &target);
     kernels.extend(sampler.dispatches.into_iter().map(|dispatch| dispatch.kernel));
@@ -59,9 +70,10 @@ pub(super) fn kernels(model: &Model, context: &GpuContext, profiles: &Profiles, 
 /// Runs `upload` while another thread compiles `kernels`; ends when both have, or soon after an upload that failed. A kernel that does
 /// not compile is reported by the run that needs it.
 pub(super) fn beside<T>(pipelines: &PipelineCache, kernels: &[Kernel], upload: impl FnOnce() -> Result<T>) -> Result<T> {
-    let failed = AtomicBool::new(false);
+    let failed = &AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let compile = || kernels.iter().take_while(|_| !failed.load(Relaxed)).all(|kernel| pipelines.get(kernel).is_ok());
+        let mut parts = kernels.chunks(COMPILED_AT_ONCE);
+        let compile = move || parts.all(|part| !failed.load(Relaxed) && pipelines.prepare(part).is_ok());
         // Without a thread they are compiled when they are needed.
         let compiler = (!kernels.is_empty()).then(|| std::thread::Builder::new().spawn_scoped(scope, compile));
         let uploaded = upload();

@@ -73,7 +73,7 @@ impl GpuEngine {
         let chunk = chunk.unwrap_or(PREFILL_CHUNK);
         let ring = model.window()?.unwrap_or(1) + chunk;
         let software = context.capabilities().kind == AdapterKind::Software;
-        let model = Arc::new(GpuModel::new(context, model, &profiles, ring, on_progress)?);
+        let model = Arc::new(GpuModel::new(context, model, &profiles, (chunk, ring), on_progress)?);
         model.check(&profiles, ring)?;
         let pace = Pace::new(chunk, model.elements(), software);
         Ok(Self::fresh(model, Caches::new(ring), PlanPolicy::default(), profiles, pace))
@@ -196,7 +196,7 @@ impl Engine for GpuEngine {
     }
 
     fn begin(&mut self, history: &[u32], start: usize, opts: &SampleOpts) -> Result<()> {
-        self.begun.clear();
+        self.forget();
         let tokens = &history[start..];
         let key = self.prepare(tokens.len(), history.len(), true, Want::Last)?;
         let begun = self.submit(key, Tokens::Given(tokens), start, Follow::for_choosing(opts))?;
@@ -237,7 +237,7 @@ impl Engine for GpuEngine {
     }
 
     fn forget(&mut self) {
-        self.begun.clear();
+        self.begun.drain(..).for_each(|begun| self.model.context.discard(begun.staged));
     }
 
     fn time_run(&mut self, history: &[u32], start: usize, reps: usize, clock: Option<Clock>) -> Result<RunTimes> {

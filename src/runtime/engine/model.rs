@@ -42,17 +42,18 @@ const _: () = {
 };
 
 impl GpuModel {
-    /// Uploads the weights, and compiles meanwhile what the first runs need; rings have `ring` rows.
+    /// Uploads the weights, and compiles meanwhile what the first runs need; runs have at most `chunk` tokens, rings
+    /// `ring` rows.
     pub(super) fn new(
         context: Arc<GpuContext>,
         model: Model,
         profiles: &Profiles,
-        ring: usize,
+        (chunk, ring): (usize, usize),
         on_progress: Option<Box<dyn FnMut(UploadProgress) -> bool + Send>>,
     ) -> Result<Self> {
         let built = model.built(true, Want::All, DType::F32)?;
         let (target, pipelines) = (context.capabilities().target(), PipelineCache::new(&context));
-        let kernels = early::kernels(&model, &context, profiles, ring)?;
+        let kernels = early::kernels(&model, &context, profiles, chunk, ring)?;
         let weights = early::beside(&pipelines, &kernels, || upload(&context, &built, on_progress))?;
         Ok(Self { context, target, pipelines, weights, model })
     }

@@ -13,7 +13,7 @@ use crate::{
 };
 
 impl GpuEngine {
-    /// Times the run that [`run_and_sample`](crate::generate::Engine::run_and_sample) would make of the same arguments, greedily:
+    /// Times the run that [`begin`](crate::generate::Engine::begin) would make of the same arguments, greedily:
     /// `reps` times after one that is not counted. Each writes the same rows.
     pub(super) fn measure_run(&mut self, history: &[u32], start: usize, reps: usize, clock: Option<Clock>) -> Result<RunTimes> {
         let tokens = &history[start..];
@@ -21,6 +21,7 @@ impl GpuEngine {
         let context = self.model.context.clone();
         if let Some(earlier) = self.in_flight.take() {
             context.wait(&earlier, "the previous prefill chunk")?;
+            self.pace.finished();
         }
         let clock = clock.unwrap_or_else(|| Clock::best(context.capabilities()));
         let Ready { plan, block, built, samplers, .. } = self.plans.of(&key).ready(&key)?;
