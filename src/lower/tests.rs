@@ -22,9 +22,9 @@ fn written(kernel: &Kernel) -> &'static [u32] {
     let new_row = kernel.options.contains(&("NEW", "yes".into()));
     match kernel.shader {
         "region" => &[0],
-        "linear_vec" | "linear_tile" | "linear_wide" | "linear_tile_shared" | "gather" | "rope" | "reduce" | "cache_write" => {
-            &[1]
-        }
+        "linear_vec" | "linear_tile" | "linear_wide" | "linear_tile_shared" | "linear_coop" => &[1],
+        "half_rows" => &[1, 2],
+        "gather" | "rope" | "reduce" | "cache_write" => &[1],
         "rms_norm" => &[1, 4],
         "matmul" => &[2],
         "attention" if new_row => &[5, 7, 1, 2],

@@ -49,6 +49,7 @@ pub fn cost(plan: &Plan, dispatch: &Dispatch, live: Live, shard_bytes: &dyn Fn(&
             let bytes = weights + 4 * rows * (inner + out * (1 + extras));
             Cost { bytes, flops: 2 * rows * inner * out * products }
         }
+        "half_rows" => Cost { bytes: size("T") * (6 * size("IN") + 4), flops: 0 },
         "rms_norm" => {
             let elements = size("R") * size("C");
             let norms = if option(kernel, "SEQUEL") == Some("yes") { 2 } else { 1 };

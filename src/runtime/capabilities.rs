@@ -189,12 +189,24 @@ impl Capabilities {
             max_storage_buffers: self.max_storage_buffers,
             f16: self.f16,
             int64: self.int64,
+            cooperative: self.cooperative_tile(tier),
             software: match self.kernels {
                 KernelTier::Auto | KernelTier::Portable => self.kind == AdapterKind::Software,
                 KernelTier::Subgroup => false,
                 KernelTier::Software => true,
             },
         }
+    }
+
+    /// The tiles of `linear_coop`, the largest first: four subgroups a workgroup and 23 KiB of its memory.
+    fn cooperative_tile(&self, tier: Tier) -> Option<u32> {
+        let Tier::Subgroup(lanes) = tier else { return None };
+        let fits = self.f16 && self.max_workgroup_storage >= 24 << 10 && self.max_invocations >= 4 * lanes;
+        let halves = |side: &u32| {
+            let tile = |shape: &CooperativeMatrix| (shape.m, shape.n, shape.k) == (*side, *side, *side);
+            self.cooperative_matrices.iter().any(|s| tile(s) && s.input == DType::F16 && s.output == DType::F32)
+        };
+        [16, 8].into_iter().filter(|_| fits).find(halves)
     }
 }
 
