@@ -233,3 +233,57 @@ fn cooperative_matrix(shape: &wgpu::CooperativeMatrixProperties) -> Option<Coope
         output: dtype(shape.cr_type),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gpu(cooperative_matrices: Vec<CooperativeMatrix>) -> Capabilities {
+        Capabilities {
+            adapter: "a GPU".into(),
+            backend: "vulkan".into(),
+            kind: AdapterKind::Discrete,
+            driver: String::new(),
+            f16: true,
+            int64: true,
+            subgroups: true,
+            subgroup_min: 32,
+            subgroup_max: 32,
+            timestamps: false,
+            timestamps_inside_passes: false,
+            timestamp_period: 1.0,
+            pipeline_cache: false,
+            max_immediate_bytes: 0,
+            max_binding: 1 << 30,
+            max_buffer: 1 << 30,
+            max_storage_buffers: 16,
+            max_workgroups: 65535,
+            max_invocations: 1024,
+            max_workgroup_size: [1024; 3],
+            max_workgroup_storage: 32 << 10,
+            min_storage_offset_alignment: 256,
+            kernels: KernelTier::Auto,
+            cooperative_matrices,
+        }
+    }
+
+    #[test]
+    fn cooperative_tiles_are_square_from_f16_to_f32() {
+        let shape = |[m, n, k]: [u32; 3], input, output| CooperativeMatrix { m, n, k, input, output };
+        let tile = |side, output| shape([side; 3], DType::F16, output);
+        let (large, small) = (tile(16, DType::F32), tile(8, DType::F32));
+        let found = |shapes: &[CooperativeMatrix]| gpu(shapes.to_vec()).target().cooperative;
+        assert_eq!(found(&[]), None);
+        assert_eq!(found(&[small, large]), Some(16));
+        assert_eq!(found(&[small, tile(16, DType::F16)]), Some(8));
+        assert_eq!(found(&[tile(16, DType::F16), shape([8; 3], DType::F32, DType::F32)]), None);
+        assert_eq!(found(&[shape([16, 8, 16], DType::F16, DType::F32)]), None);
+        let without = [
+            Capabilities { f16: false, ..gpu(vec![large]) },
+            Capabilities { subgroup_max: 64, ..gpu(vec![large]) },
+            Capabilities { max_workgroup_storage: 16 << 10, ..gpu(vec![large]) },
+            Capabilities { max_invocations: 64, ..gpu(vec![large]) },
+        ];
+        assert!(without.iter().all(|capabilities| capabilities.target().cooperative.is_none()));
+    }
+}
