@@ -1,11 +1,12 @@
 //! What a decode step asks of the device, and what a generator leaves behind.
 
-use std::{path::Path, sync::Arc};
+use std::{ops::ControlFlow, path::Path, sync::Arc};
 
 use gemmaflow::{
+    Error,
     gemma::GemmaConfig,
     generate::{GemmaGenerator, GeneratorOptions, SampleOpts},
-    runtime::{CounterSnapshot, Device, GpuContext, GpuOptions, Opened},
+    runtime::{CounterSnapshot, Device, GpuContext, GpuOptions, KernelTier, Opened},
     weights::load_from_path,
 };
 
@@ -70,6 +71,79 @@ fn two_hundred_steps_make_nothing_and_read_next_to_nothing() {
     assert_frugal(&sampled, |bytes| (4..=4096).contains(&bytes));
     let distinct: std::collections::BTreeSet<_> = generator.tokens().iter().collect();
     assert!(distinct.len() > 50, "a text of {} tokens shows little", distinct.len());
+}
+
+/// Generation begins step n + 1 before token n is read: the same text, one submit and four bytes a token, and nothing made.
+#[test]
+fn generation_runs_a_step_ahead() {
+    let greedy = SampleOpts::greedy();
+    let (mut stepwise, mut ahead) = (generator(Device::Gpu), generator(Device::Gpu));
+    for generator in [&mut stepwise, &mut ahead] {
+        generator.prefill(&[2, 910, 262]).unwrap();
+    }
+    let expected: Vec<u32> = (0..120).map(|_| stepwise.step_cached(&greedy).unwrap()).collect();
+    let warm = ahead.generate_cached(20, &greedy).unwrap();
+    let before = counters(&ahead);
+    let mut seen = Vec::new();
+    let rest = ahead
+        .generate_cached_with(60, &greedy, |token| {
+            seen.push(token);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    let after = counters(&ahead);
+    assert_eq!((&warm[..], &rest[..], &seen), (&expected[..20], &expected[20..80], &rest));
+    assert_eq!((after.submits - before.submits, after.bytes_read_back - before.bytes_read_back), (60, 240));
+    assert_eq!((after.buffers_created, after.bind_groups_created), (before.buffers_created, before.bind_groups_created));
+    // A break leaves a step under way, which nobody will miss: history, cache and text go on as if it had not begun.
+    let (rows, computed) = (ahead.cached_rows(), ahead.rows_computed());
+    let mut left = 3;
+    let few = ahead.generate_cached_with(60, &greedy, |_| {
+        left -= 1;
+        if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert_eq!(few.unwrap(), expected[80..83]);
+    assert_eq!((ahead.cached_rows(), ahead.rows_computed()), (rows + 3, computed + 3));
+    assert_eq!(ahead.generate_cached(37, &greedy).unwrap(), expected[83..]);
+    assert_eq!(ahead.tokens(), stepwise.tokens());
+}
+
+/// A step ahead may be the one for which the cache must grow, and the last one that the context has room for.
+#[test]
+fn a_step_ahead_grows_the_cache_and_ends_with_the_context() {
+    let prompt: Vec<u32> = (0..250).map(|i| 4 + i * 7 % 1000).collect();
+    let mut stepwise = generator(Device::Gpu);
+    stepwise.prefill(&prompt).unwrap();
+    let expected: Vec<u32> = (0..12).map(|_| stepwise.step_cached(&SampleOpts::greedy()).unwrap()).collect();
+    let options = GeneratorOptions { context: Some(262), ..GeneratorOptions::default() };
+    let config = GemmaConfig::from_file(demo()).unwrap();
+    let mut ahead = GemmaGenerator::with_options(config, load_from_path(demo()).unwrap().as_mut(), Device::Gpu, options).unwrap();
+    ahead.prefill(&prompt).unwrap();
+    let mut found = Vec::new();
+    let error = ahead.generate_cached_with(20, &SampleOpts::greedy(), |token| {
+        found.push(token);
+        ControlFlow::Continue(())
+    });
+    assert!(matches!(error, Err(Error::ContextFull { needed: 263, capacity: 262 })), "{error:?}");
+    assert_eq!((&found, &ahead.tokens()[250..]), (&expected, &expected[..]));
+}
+
+/// What a short prompt and the steps after it need is compiled while the weights travel, where the driver compiles what it is given.
+#[test]
+fn the_first_prompt_finds_its_pipelines() {
+    let gpu = GpuOptions { kernels: KernelTier::Subgroup, ..GpuOptions::default() };
+    let options = GeneratorOptions { gpu, ..GeneratorOptions::default() };
+    // One layer has all kernels of its kind, and each takes a software driver seconds.
+    let config = GemmaConfig { effective_num_layers: Some(1), ..GemmaConfig::from_file(demo()).unwrap() };
+    let mut loader = load_from_path(demo()).unwrap();
+    let mut generator = GemmaGenerator::with_options(config, loader.as_mut(), Device::Gpu, options).unwrap();
+    let loaded = counters(&generator).pipelines_created;
+    assert!(loaded > 10, "{loaded} pipelines after loading");
+    generator.prefill(&(0..16).map(|i| 4 + i * 7).collect::<Vec<_>>()).unwrap();
+    generator.generate_cached(3, &SampleOpts::greedy()).unwrap();
+    // The short list of a draw is not part of a greedy step.
+    let samplers = 2;
+    assert_eq!(counters(&generator).pipelines_created, loaded + samplers);
 }
 
 #[test]

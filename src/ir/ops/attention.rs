@@ -1,10 +1,10 @@
 //! Grouped-query attention over keys with positions.
 
-use super::{Broadcast, Cast, Gain, Lowering, MatMul, OpDef, Permute, Reshape, Select, Softmax, Unary};
+use super::{Broadcast, Cast, Gain, Lowering, MatMul, OpDef, Permute, Reshape, Select, Softmax, Unary, attend::attend};
 use crate::{
     Result,
     ir::{
-        BinaryFn, Case, DType, Graph, MaskKind, NodeId, Shape, Type, UnaryFn, Value, expect_dtype,
+        BinaryFn, Case, DType, Data, FixedType, Graph, MaskKind, NodeId, Shape, Type, UnaryFn, Value, expect_dtype,
         kernel::{Emit, Kernel, NewRow, NormArg, Operand, Tier, weight_option},
     },
 };
@@ -164,8 +164,8 @@ impl OpDef for Attention {
         Some(self.definition(graph, inputs))
     }
 
-    fn runs_decomposed(&self) -> bool {
-        true
+    fn eval(&self, inputs: &[&Value], output: &FixedType) -> Result<Data> {
+        attend(self, inputs, output)
     }
 
     fn lowering(&self) -> Lowering {

@@ -1,10 +1,15 @@
 //! Ops that work element by element. Their WGSL is generated from the scalar table.
 
+use rayon::prelude::*;
+
 use super::{OpDef, expect_operands};
 use crate::{
     Result,
     ir::{BinaryFn, Case, DType, Data, FixedType, Type, UnaryFn, Value, expect_dtype},
 };
+
+/// Elements below which a thread of the reference does not share its work.
+const SHARE: usize = 8192;
 
 /// `f(x)`, f32.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,7 +36,8 @@ impl OpDef for Unary {
     }
 
     fn eval(&self, inputs: &[&Value], _: &FixedType) -> Result<Data> {
-        Ok(Data::F32(inputs[0].to_f32()?.iter().map(|&x| self.f.eval(x.into()) as f32).collect()))
+        let x = inputs[0].to_f32()?;
+        Ok(Data::F32(x.par_iter().with_min_len(SHARE).map(|&x| self.f.eval(x.into()) as f32).collect()))
     }
 
     fn cases(&self) -> Vec<Case> {
@@ -79,7 +85,8 @@ impl OpDef for Binary {
 
     fn eval(&self, inputs: &[&Value], _: &FixedType) -> Result<Data> {
         let (a, b) = (inputs[0].to_f32()?, inputs[1].to_f32()?);
-        Ok(Data::F32(a.iter().zip(b.iter()).map(|(&a, &b)| self.f.eval(a.into(), b.into()) as f32).collect()))
+        let pairs = a.par_iter().zip(b.par_iter()).with_min_len(SHARE);
+        Ok(Data::F32(pairs.map(|(&a, &b)| self.f.eval(a.into(), b.into()) as f32).collect()))
     }
 
     fn cases(&self) -> Vec<Case> {

@@ -1,5 +1,9 @@
 //! A matrix product with a stored weight.
 
+use std::borrow::Cow;
+
+use rayon::prelude::*;
+
 use super::{Cast, Lowering, MatMul, OpDef, Permute, expect_operands, linear_coop::HalfRows};
 use crate::{
     Result,
@@ -19,8 +23,8 @@ pub struct Linear;
 /// The most rows of x for which lanes split k.
 const FEW_ROWS: usize = 8;
 
-/// Rows of the weight that the reference widens at a time.
-const TILE: usize = 256;
+/// Rows of the weight that a thread of the reference widens at a time: few enough that they stay in its cache.
+const TILE: usize = 64;
 
 impl Linear {
     pub(super) fn example() -> Self {
@@ -141,19 +145,30 @@ impl OpDef for Linear {
         let x = inputs[0].to_f32()?;
         let (rows, columns) = (output.rows(), output.last());
         let inner = inputs[0].shape.last().copied().unwrap_or(1);
-        let mut out = vec![0.0; output.len()];
-        let mut wide = vec![0.0; TILE.min(columns) * inner];
-        let mut part = vec![0.0; TILE.min(columns) * rows];
-        for first in (0..columns).step_by(TILE) {
+        let host = match &inputs[1].data {
+            Data::Stored(_) => Cow::default(),
+            _ => inputs[1].to_f32()?,
+        };
+        let product = |wide: &mut Vec<f32>, tile: usize| -> Result<Vec<f32>> {
+            let first = tile * TILE;
             let count = TILE.min(columns - first);
-            match &inputs[1].data {
-                Data::Stored(tensor) => tensor.read_f32(first * inner, &mut wide[..count * inner])?,
-                _ => wide[..count * inner].copy_from_slice(&inputs[1].to_f32()?[first * inner..][..count * inner]),
-            }
-            MatMul::multiply(&mut part, &x, &wide, [rows, inner, count], (1, inner as isize));
-            for r in 0..rows {
-                out[r * columns + first..][..count].copy_from_slice(&part[r * count..][..count]);
-            }
+            let mut part = vec![0.0; rows * count];
+            let weight = match &inputs[1].data {
+                Data::Stored(tensor) => {
+                    wide.resize(count * inner, 0.0);
+                    tensor.read_f32(first * inner, wide)?;
+                    &wide[..]
+                }
+                _ => &host[first * inner..][..count * inner],
+            };
+            MatMul::multiply(&mut part, &x, weight, [rows, inner, count], (1, inner as isize));
+            Ok(part)
+        };
+        let tiles = (0..columns.div_ceil(TILE)).into_par_iter();
+        let parts = tiles.map_init(Vec::new, product).collect::<Result<Vec<_>>>()?;
+        let mut out = Vec::with_capacity(output.len());
+        for r in 0..rows {
+            parts.iter().for_each(|part| out.extend_from_slice(&part[part.len() / rows * r..][..part.len() / rows]));
         }
         Ok(Data::F32(out))
     }

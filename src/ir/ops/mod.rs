@@ -1,5 +1,6 @@
 //! The closed set of ops, one definition each: shape rule, meaning, kernel, parity cases.
 
+mod attend;
 mod attention;
 mod cache_write;
 mod elementwise;

@@ -15,33 +15,37 @@ pub(crate) fn strides(shape: &[usize]) -> Vec<usize> {
     strides
 }
 
-/// Moves elements: `source(index)` is the flat index read for each output index.
-fn pick(value: &Value, output: &FixedType, source: impl Fn(&[usize]) -> usize) -> Result<Data> {
-    fn run<T: Copy>(from: &[T], output: &FixedType, source: impl Fn(&[usize]) -> usize) -> Vec<T> {
-        let mut index = vec![0; output.shape.len()];
+/// Moves elements: an output index reads the flat index `start + Σ index · stride`.
+fn pick(value: &Value, output: &FixedType, strides: &[usize], start: usize) -> Result<Data> {
+    fn run<T: Copy>(from: &[T], output: &FixedType, strides: &[usize], start: usize) -> Vec<T> {
+        let (width, step) = (output.last(), strides.last().copied().unwrap_or(1));
+        let lead = output.shape.len().saturating_sub(1);
+        let (mut index, mut at) = (vec![0; lead], start);
         let mut out = Vec::with_capacity(output.len());
-        for _ in 0..output.len() {
-            out.push(from[source(&index)]);
-            for (i, size) in index.iter_mut().zip(&output.shape).rev() {
-                *i += 1;
-                if *i < *size {
+        while out.len() < output.len() {
+            match step {
+                0 => out.extend(std::iter::repeat_n(from[at], width)),
+                1 => out.extend_from_slice(&from[at..at + width]),
+                _ => out.extend(from[at..].iter().step_by(step).take(width)),
+            }
+            for i in (0..lead).rev() {
+                index[i] += 1;
+                at += strides[i];
+                if index[i] < output.shape[i] {
                     break;
                 }
-                *i = 0;
+                at -= index[i] * strides[i];
+                index[i] = 0;
             }
         }
         out
     }
     Ok(match &value.data {
-        Data::F32(v) => Data::F32(run(v, output, source)),
-        Data::I32(v) => Data::I32(run(v, output, source)),
-        Data::U32(v) => Data::U32(run(v, output, source)),
-        Data::F16(_) | Data::Stored(_) => Data::F32(run(&value.to_f32()?, output, source)),
+        Data::F32(v) => Data::F32(run(v, output, strides, start)),
+        Data::I32(v) => Data::I32(run(v, output, strides, start)),
+        Data::U32(v) => Data::U32(run(v, output, strides, start)),
+        Data::F16(_) | Data::Stored(_) => Data::F32(run(&value.to_f32()?, output, strides, start)),
     })
-}
-
-fn dot(index: impl IntoIterator<Item = usize>, strides: &[usize]) -> usize {
-    index.into_iter().zip(strides).map(|(i, s)| i * s).sum()
 }
 
 /// The type after moving elements: stored 16-bit elements stay what they are only under [`Reshape`].
@@ -126,7 +130,7 @@ impl OpDef for Permute {
     fn eval(&self, inputs: &[&Value], output: &FixedType) -> Result<Data> {
         let from = strides(&inputs[0].shape);
         let by_output: Vec<usize> = self.order.iter().map(|&i| from[i]).collect();
-        pick(inputs[0], output, |index| dot(index.iter().copied(), &by_output))
+        pick(inputs[0], output, &by_output, 0)
     }
 
     fn cases(&self) -> Vec<Case> {
@@ -170,7 +174,7 @@ impl OpDef for Broadcast {
 
     fn eval(&self, inputs: &[&Value], output: &FixedType) -> Result<Data> {
         let from = Self::source_strides(&inputs[0].shape, &output.shape);
-        pick(inputs[0], output, |index| dot(index.iter().copied(), &from))
+        pick(inputs[0], output, &from, 0)
     }
 
     fn cases(&self) -> Vec<Case> {
@@ -222,7 +226,7 @@ impl OpDef for Slice {
 
     fn eval(&self, inputs: &[&Value], output: &FixedType) -> Result<Data> {
         let from = strides(&inputs[0].shape);
-        pick(inputs[0], output, |index| dot(index.iter().copied(), &from) + self.start * from[self.axis])
+        pick(inputs[0], output, &from, self.start * from[self.axis])
     }
 
     fn cases(&self) -> Vec<Case> {

@@ -1,6 +1,7 @@
 //! The generator on a GPU: resident weights and caches, plans prepared once a bucket, one submit a run.
 
 mod caches;
+mod early;
 mod inputs;
 mod model;
 mod pace;
@@ -72,7 +73,7 @@ impl GpuEngine {
         let chunk = chunk.unwrap_or(PREFILL_CHUNK);
         let ring = model.window()?.unwrap_or(1) + chunk;
         let software = context.capabilities().kind == AdapterKind::Software;
-        let model = Arc::new(GpuModel::new(context, model, on_progress)?);
+        let model = Arc::new(GpuModel::new(context, model, &profiles, ring, on_progress)?);
         model.check(&profiles, ring)?;
         let pace = Pace::new(chunk, model.elements(), software);
         Ok(Self::fresh(model, Caches::new(ring), PlanPolicy::default(), profiles, pace))

@@ -10,7 +10,7 @@ use super::{
         GpuContext, ResidentWeight, UploadProgress, WeightUploader, pipeline::PipelineCache, requirements::limit,
         resident::Placed,
     },
-    BINDING_LIMIT,
+    BINDING_LIMIT, early,
 };
 use crate::{
     Result,
@@ -42,15 +42,18 @@ const _: () = {
 };
 
 impl GpuModel {
-    /// Uploads the weights.
+    /// Uploads the weights, and compiles meanwhile what the first runs need; rings have `ring` rows.
     pub(super) fn new(
         context: Arc<GpuContext>,
         model: Model,
+        profiles: &Profiles,
+        ring: usize,
         on_progress: Option<Box<dyn FnMut(UploadProgress) -> bool + Send>>,
     ) -> Result<Self> {
         let built = model.built(true, Want::All, DType::F32)?;
-        let weights = upload(&context, &built, on_progress)?;
         let (target, pipelines) = (context.capabilities().target(), PipelineCache::new(&context));
+        let kernels = early::kernels(&model, &context, profiles, ring)?;
+        let weights = early::beside(&pipelines, &kernels, || upload(&context, &built, on_progress))?;
         Ok(Self { context, target, pipelines, weights, model })
     }
 

@@ -1,0 +1,72 @@
+//! The kernels of the first runs, compiled while the weights travel.
+
+use std::{
+    ops::Range,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+};
+
+use super::super::{GpuContext, pipeline::PipelineCache};
+use crate::{
+    Result,
+    flow::BuiltModel,
+    generate::{Model, Profiles, SMALLEST_BUCKET, Want},
+    ir::{
+        DimBinding,
+        kernel::{Kernel, Target},
+        sym,
+    },
+    lower::{Residency, lower, weights_of_one_operand},
+    plan::sampling,
+};
+
+/// New tokens of the prompt that is prepared for: a short one, whose first token should come soon.
+const PROMPT: usize = 16;
+
+/// Weights where they will lie.
+struct Expected(Vec<Vec<String>>);
+
+impl Residency for Expected {
+    fn shards(&self, _: &str) -> Option<Vec<Range<usize>>> {
+        None
+    }
+
+    fn adjoin(&self, first: &str, second: &str) -> bool {
+        self.0.iter().any(|list| list.windows(2).any(|pair| pair == [first, second]))
+    }
+}
+
+/// What a short prompt and a greedy step after it run. Nothing for an adapter that computes on the CPU: such drivers compile a
+/// kernel when it first runs, and making its pipeline earlier takes time from the upload.
+pub(super) fn kernels(model: &Model, context: &GpuContext, profiles: &Profiles, ring: usize) -> Result<Vec<Kernel>> {
+    let target: Target = context.capabilities().target();
+    if target.software {
+        return Ok(Vec::new());
+    }
+    let built: &BuiltModel = &*model.built(true, Want::Last, profiles.kv())?;
+    let expected = Expected(weights_of_one_operand(&built.graph));
+    let mut kernels = Vec::new();
+    for tokens in [PROMPT, 1] {
+        let binding = DimBinding::new().with(sym::SEQ, tokens).with(sym::CACHE, SMALLEST_BUCKET).with(sym::RING, ring);
+        let options = profiles.of(true, tokens).options(&context.capabilities().backend);
+        let plan = lower(&built.graph, &binding, &target, &options, &expected)?;
+        kernels.extend(plan.dispatches.into_iter().map(|dispatch| dispatch.kernel));
+    }
+    let sampler = sampling::argmax(model.config.vocab_size, &target);
+    kernels.extend(sampler.dispatches.into_iter().map(|dispatch| dispatch.kernel));
+    Ok(kernels)
+}
+
+/// Runs `upload` while another thread compiles `kernels`; ends when both have, or soon after an upload that failed. A kernel that does
+/// not compile is reported by the run that needs it.
+pub(super) fn beside<T>(pipelines: &PipelineCache, kernels: &[Kernel], upload: impl FnOnce() -> Result<T>) -> Result<T> {
+    let failed = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let compile = || kernels.iter().take_while(|_| !failed.load(Relaxed)).all(|kernel| pipelines.get(kernel).is_ok());
+        // Without a thread they are compiled when they are needed.
+        let compiler = (!kernels.is_empty()).then(|| std::thread::Builder::new().spawn_scoped(scope, compile));
+        let uploaded = upload();
+        failed.store(uploaded.is_err(), Relaxed);
+        drop(compiler);
+        uploaded
+    })
+}
