@@ -28,7 +28,7 @@ impl Residency for Together {
 }
 
 fn gpu(tier: Tier) -> Target {
-    Target { tier, max_binding: 1 << 30, max_storage_buffers: 16, f16: true, int64: true, software: false }
+    Target { tier, max_binding: 1 << 30, f16: true, int64: true, max_storage_buffers: 16, ..Target::portable() }
 }
 
 /// The plan of `tokens` new tokens of the first two layers after `rows` cached rows.

@@ -3,13 +3,19 @@
 mod common;
 
 use common::{
-    cases, expected, open, plan, plan_with, run, tiers, title,
+    cases, cooperative, expected, open, plan, plan_with, run, tiers, title,
     tolerance::{compare, compare_with},
 };
 use gemmaflow::{
     Error,
-    ir::{Case, Compute, DType, Data, LowerOptions, Op, Value, ops::Linear},
+    ir::{
+        BinaryFn, Case, Compute, DType, Data, DimBinding, Graph, LowerOptions, Op, Value,
+        ops::{Linear, Role},
+    },
+    lower::{Unplaced, lower},
+    plan::Plan,
     runtime::{GpuOptions, PipelineCache},
+    weights::Tensor,
 };
 
 /// What `found` is reported for, over all cases of one tier.
@@ -87,6 +93,90 @@ fn operands_beyond_f16_stay_finite() {
         case.inputs[0] = Value::f32(shape.clone(), clamped.clone());
         compare_with(&case, Compute::F16, &expected(&case).unwrap(), &found).unwrap();
     }
+}
+
+/// A product in f16 on the device with cooperative matrices, through them.
+fn through_matrices(pipelines: &PipelineCache, plan: &Plan, case: &Case) -> Value {
+    let shaders: Vec<_> = plan.dispatches.iter().map(|dispatch| dispatch.kernel.shader).collect();
+    assert_eq!(shaders, ["half_rows", "linear_coop"], "{}", title(case));
+    run(pipelines, plan, case).unwrap_or_else(|e| panic!("{}: {e}", title(case)))
+}
+
+fn product(rows: usize, inner: usize, out: usize, dtype: DType) -> Case {
+    let operands = vec![Case::values(&[1, rows, inner], 1, 1.0), Case::weight(&[out, inner], 2, 1.0, dtype)];
+    Case::new(format!("{rows}x{inner}x{out} {dtype}"), Linear, operands)
+}
+
+/// Runs where the adapter multiplies tiles of f16 and sums them in f32, which most software drivers do not: there `tests/shaders.rs`
+/// alone says something of this kernel.
+#[test]
+fn products_agree_through_cooperative_matrices_where_there_are_any() {
+    let Some(context) = cooperative() else { return };
+    let (pipelines, target) = (PipelineCache::new(&context), context.capabilities().target());
+    let f16 = LowerOptions { compute: Compute::F16, mixed: false, ..LowerOptions::default() };
+    // One workgroup and several, tiles that end within rows, columns and the step of k; rows of weights that share a word.
+    let sizes = [(32, 32, 16), (33, 256, 66), (40, 35, 7), (64, 64, 128), (70, 84, 130), (129, 640, 200)];
+    let types = [DType::F32, DType::F16, DType::BF16];
+    for case in types.into_iter().flat_map(|d| sizes.map(|(rows, inner, out)| product(rows, inner, out, d))) {
+        let right = expected(&case).unwrap();
+        let found = through_matrices(&pipelines, &plan_with(&case, &target, &f16).unwrap(), &case);
+        let worst = compare_with(&case, Compute::F16, &right, &found).unwrap_or_else(|e| panic!("{}: {e}", title(&case)));
+        assert!(compare(&case, &right, &found).is_err(), "{}: nothing was rounded", title(&case));
+        eprintln!("{:?}: {}: {worst:.2} of what is allowed", target.cooperative, title(&case));
+    }
+}
+
+/// x·a − x·b, two products in one kernel, is the one product of (x, x) with (a, −b).
+#[test]
+fn pairs_agree_through_cooperative_matrices_where_there_are_any() {
+    let Some(context) = cooperative() else { return };
+    let f16 = LowerOptions { compute: Compute::F16, mixed: false, ..LowerOptions::default() };
+    let (rows, inner, out) = (45, 72, 75);
+    let (x, a, b) = (Case::numbers(rows * inner, 1, 1.0), Case::numbers(out * inner, 2, 1.0), Case::numbers(out * inner, 3, 1.0));
+    let stored = |name: &str, columns: usize, values: &[f32]| Value::stored(Tensor::from_f32(name, vec![out, columns], values));
+    let operands = vec![Value::f32([1, rows, inner], x.clone()), stored("a", inner, &a), stored("b", inner, &b)];
+    let pair = Case::new("pair", Linear, operands);
+    let mut graph = Graph::new("pair");
+    let input = graph.input("operand 0", Role::Caller, DType::F32, &[1, rows, inner][..]).unwrap();
+    let products = [1, 2].map(|i| {
+        let weight = graph.weight(format!("operand {i}"), DType::F32, &[out, inner]).unwrap();
+        graph.linear(input, weight).unwrap()
+    });
+    let result = graph.binary(BinaryFn::Sub, products[0], products[1]).unwrap();
+    graph.output("result", result);
+    let plan = lower(&graph, &DimBinding::new(), &context.capabilities().target(), &f16, &Unplaced).unwrap();
+    let found = through_matrices(&PipelineCache::new(&context), &plan, &pair);
+    let twice: Vec<f32> = x.chunks(inner).flat_map(|row| [row, row].concat()).collect();
+    let negative: Vec<f32> = b.iter().map(|w| -w).collect();
+    let both: Vec<f32> = a.chunks(inner).zip(negative.chunks(inner)).flat_map(|(a, b)| [a, b].concat()).collect();
+    let one = Case::new("one", Linear, vec![Value::f32([1, rows, 2 * inner], twice), stored("ab", 2 * inner, &both)]);
+    compare_with(&one, Compute::F16, &expected(&one).unwrap(), &found).unwrap();
+}
+
+/// Activations as large as Gemma's, beyond f16 and far above the rest of their row: rows are divided, not cut off.
+#[test]
+fn large_activations_agree_through_cooperative_matrices_where_there_are_any() {
+    let Some(context) = cooperative() else { return };
+    let (pipelines, target) = (PipelineCache::new(&context), context.capabilities().target());
+    let f16 = LowerOptions { compute: Compute::F16, mixed: false, ..LowerOptions::default() };
+    let (rows, inner, out) = (48, 640, 40);
+    let mut x = Case::numbers(rows * inner, 5, 1.0);
+    let mut w = Case::numbers(out * inner, 6, 4.0);
+    for (t, row) in x.chunks_mut(inner).enumerate() {
+        match t % 4 {
+            0 => row.iter_mut().for_each(|x| *x *= 1e5),
+            1 => row[7] = 3e5,
+            2 => row.iter_mut().for_each(|x| *x *= 1e30),
+            _ if t == 3 => row.fill(0.0),
+            _ => {}
+        }
+    }
+    // What stands beside the outlier decides its row.
+    w.iter_mut().skip(7).step_by(inner).for_each(|w| *w = 0.0);
+    let weight = Value::stored(Tensor::from_f32("w", vec![out, inner], &w));
+    let case = Case::new("large", Linear, vec![Value::f32([1, rows, inner], x), weight]);
+    let found = through_matrices(&pipelines, &plan_with(&case, &target, &f16).unwrap(), &case);
+    compare_with(&case, Compute::F16, &expected(&case).unwrap(), &found).unwrap();
 }
 
 fn linear_case() -> Case {

@@ -2,7 +2,10 @@
 
 mod common;
 
-use common::oracle::{CHECKPOINTS, GATE, Oracle, worst};
+use common::{
+    cooperative,
+    oracle::{CHECKPOINTS, GATE, Oracle, worst},
+};
 use gemmaflow::{
     Error,
     generate::{GemmaGenerator, GeneratorOptions, SampleOpts, decode_profile_for_device},
@@ -121,6 +124,20 @@ fn f16_products_stay_within_the_gate() {
     let oracle = Oracle::open("gemma3-text");
     let mut both = generator(&oracle, &Device::Gpu, &format!("{none}\nkv = 'f16'"));
     within_the_gate(&oracle, "cached, compute f16, mixed none, kv f16", &logits(&mut both, &oracle.tokens("p70.input_ids")));
+}
+
+/// Whole models through `linear_coop`, where the adapter multiplies tiles of f16 and sums them in f32.
+#[test]
+fn cooperative_matrices_stay_within_the_gate_where_there_are_any() {
+    let Some(context) = cooperative() else { return };
+    for name in ["gemma1-mha", "gemma2", "gemma3-text"] {
+        let oracle = Oracle::open(name);
+        let text = "[precision]\ncompute = 'f16'\nmixed = 'none'";
+        let mut generator = generator(&oracle, &Device::Context(context.clone()), text);
+        let found = generator.recompute_all_logits(&oracle.tokens("p70.input_ids")).unwrap();
+        let largest = within_the_gate(&oracle, "cooperative matrices, mixed none", &found);
+        assert!(largest > GATE, "{name}: nothing was rounded");
+    }
 }
 
 #[test]

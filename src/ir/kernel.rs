@@ -96,6 +96,9 @@ pub struct Target {
     pub f16: bool,
     /// Whether shaders may use 64-bit integers.
     pub int64: bool,
+    /// Side of the square tiles that cooperative matrices multiply f16 in and sum in f32; `None` without such instructions or one
+    /// fixed subgroup size.
+    pub cooperative: Option<u32>,
     /// Whether the adapter runs shaders on the CPU: few workgroups suffice to fill it, barriers cost much.
     pub software: bool,
 }
@@ -103,7 +106,8 @@ pub struct Target {
 impl Target {
     /// WebGPU's default limits and no optional feature: what every device has.
     pub fn portable() -> Self {
-        Self { tier: Tier::Portable, max_binding: 128 << 20, max_storage_buffers: 8, f16: false, int64: false, software: false }
+        let (f16, int64, cooperative, software) = (false, false, None, false);
+        Self { tier: Tier::Portable, max_binding: 128 << 20, max_storage_buffers: 8, f16, int64, cooperative, software }
     }
 }
 

@@ -8,7 +8,7 @@ pub enum Compute {
     /// Both operands as f32.
     #[default]
     F32,
-    /// Both operands rounded to f16, within ±65504; needs WGSL's `f16`.
+    /// Both operands rounded to f16, within ±65504, or with rows scaled to lie there; needs WGSL's `f16`.
     F16,
 }
 

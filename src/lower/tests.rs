@@ -10,8 +10,9 @@ use super::{Residency, Unplaced, bound::Bound, fuse, lower, place};
 use crate::{
     Error, Result,
     ir::{
-        DType, Data, DimBinding, Graph, LowerOptions, MaskKind, NodeId, Op, PassReport, Shape, UnaryFn, Value, decompose,
-        kernel::{Kernel, Operand, Slot, Target},
+        Compute, DType, Data, DimBinding, Graph, LowerOptions, MaskKind, NodeId, Op, PassReport, Shape, UnaryFn, Value,
+        decompose,
+        kernel::{Kernel, Operand, Slot, Target, Tier},
         ops::{Attention, CacheWrite, Concat, Gain, Lowering, Permute, PositionRule, Role, Rope, RopeTable, Softmax, Unary},
         passes::prepare,
         sym,
@@ -24,9 +25,9 @@ fn written(kernel: &Kernel) -> &'static [u32] {
     let new_row = kernel.options.contains(&("NEW", "yes".into()));
     match kernel.shader {
         "region" => &[0],
-        "linear_vec" | "linear_tile" | "linear_wide" | "linear_tile_shared" | "gather" | "rope" | "reduce" | "cache_write" => {
-            &[1]
-        }
+        "linear_vec" | "linear_tile" | "linear_wide" | "linear_tile_shared" | "linear_coop" => &[1],
+        "half_rows" => &[1, 2],
+        "gather" | "rope" | "reduce" | "cache_write" => &[1],
         "rms_norm" => &[1, 4],
         "matmul" => &[2],
         "attention" if new_row => &[5, 7, 1, 2],
@@ -456,9 +457,56 @@ fn limits_of_the_device_are_named() {
     assert!(error.contains("'w'") && error.contains("gelu_tanh"), "{error}");
 }
 
+/// The shaders of one product in f16 by the weight `name`, whose rows are `inner` long.
+fn product_shaders(target: &Target, options: &LowerOptions, name: &str, [rows, inner]: [usize; 2]) -> Vec<&'static str> {
+    let mut g = Graph::new("product");
+    let input = x(&mut g, "x", &[1, rows, inner]);
+    let w = g.weight(name, DType::F32, &[128, inner]).unwrap();
+    let y = g.linear(input, w).unwrap();
+    let other = x(&mut g, "other", &[1, rows, 128]);
+    let y = g.add(other, y).unwrap();
+    g.output("y", y);
+    let plan = lower(&g, &DimBinding::new(), target, options, &Unplaced).unwrap();
+    check(&g, &DimBinding::new(), target, options, &plan);
+    plan.dispatches.iter().map(|dispatch| dispatch.kernel.shader).collect()
+}
+
+#[test]
+fn many_rows_in_f16_go_through_cooperative_matrices() {
+    let target = Target { tier: Tier::Subgroup(32), f16: true, cooperative: Some(16), ..Target::portable() };
+    let f16 = LowerOptions { compute: Compute::F16, ..LowerOptions::default() };
+    let through = |target: &Target, options: &LowerOptions, name: &str, size: [usize; 2]| {
+        let found = product_shaders(target, options, name, size);
+        assert_eq!(found.contains(&"half_rows"), found.contains(&"linear_coop"), "{found:?}");
+        found.contains(&"linear_coop")
+    };
+    for (rows, inner) in [(32, 32), (33, 35), (128, 256)] {
+        assert!(through(&target, &f16, "w", [rows, inner]), "{rows} rows of {inner}");
+        assert!(through(&Target { cooperative: Some(8), tier: Tier::Subgroup(8), ..target.clone() }, &f16, "w", [rows, inner]));
+    }
+    assert!(!through(&target, &LowerOptions::default(), "w", [128, 256]), "f32 stays f32");
+    assert!(!through(&target, &f16, "ffw_down", [128, 256]), "what keeps f32 stays f32");
+    assert!(through(&target, &LowerOptions { mixed: false, ..f16.clone() }, "ffw_down", [128, 256]));
+    for (rows, inner) in [(1, 256), (31, 256), (128, 24)] {
+        assert!(!through(&target, &f16, "w", [rows, inner]), "{rows} rows of {inner}");
+    }
+    let others = [
+        Target { cooperative: None, ..target.clone() },
+        Target { tier: Tier::Portable, ..target.clone() },
+        Target { software: true, ..target.clone() },
+        // x, y, the weight and the epilogue's operand leave no room for the scales.
+        Target { max_storage_buffers: 4, ..target.clone() },
+    ];
+    for other in &others {
+        assert!(!through(other, &f16, "w", [128, 256]), "{other:?}");
+    }
+    let small = Target { max_binding: 64 * 256 * 4, ..target };
+    assert_eq!(product_shaders(&small, &f16, "w", [32, 256]), ["half_rows", "linear_coop", "linear_coop"]);
+}
+
 #[test]
 fn every_case_lowers() {
-    for target in [Target::portable(), Target { tier: crate::ir::kernel::Tier::Subgroup(32), ..Target::portable() }] {
+    for target in [Target::portable(), Target { tier: Tier::Subgroup(32), ..Target::portable() }] {
         for op in Op::examples().iter().filter(|op| op.lowering() != Lowering::Source) {
             for case in op.cases() {
                 let mut g = Graph::new(case.name.clone());

@@ -50,6 +50,7 @@ pub fn cost(plan: &Plan, dispatch: &Dispatch, live: Live, shard_bytes: &dyn Fn(&
             let norm = if option(kernel, "NORM").is_none_or(|norm| norm == "none") { 0 } else { 4 };
             Cost { bytes, flops: rows * inner * (2 * out * products + norm) }
         }
+        "half_rows" => Cost { bytes: size("T") * (6 * size("IN") + 4), flops: 0 },
         "rms_norm" => {
             let elements = size("R") * size("C");
             let norms = if option(kernel, "SEQUEL") == Some("yes") { 2 } else { 1 };

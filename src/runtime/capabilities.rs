@@ -189,12 +189,24 @@ impl Capabilities {
             max_storage_buffers: self.max_storage_buffers,
             f16: self.f16,
             int64: self.int64,
+            cooperative: self.cooperative_tile(tier),
             software: match self.kernels {
                 KernelTier::Auto | KernelTier::Portable => self.kind == AdapterKind::Software,
                 KernelTier::Subgroup => false,
                 KernelTier::Software => true,
             },
         }
+    }
+
+    /// The tiles of `linear_coop`, the largest first: four subgroups a workgroup and 23 KiB of its memory.
+    fn cooperative_tile(&self, tier: Tier) -> Option<u32> {
+        let Tier::Subgroup(lanes) = tier else { return None };
+        let fits = self.f16 && self.max_workgroup_storage >= 24 << 10 && self.max_invocations >= 4 * lanes;
+        let halves = |side: &u32| {
+            let tile = |shape: &CooperativeMatrix| (shape.m, shape.n, shape.k) == (*side, *side, *side);
+            self.cooperative_matrices.iter().any(|s| tile(s) && s.input == DType::F16 && s.output == DType::F32)
+        };
+        [16, 8].into_iter().filter(|_| fits).find(halves)
     }
 }
 
@@ -220,4 +232,58 @@ fn cooperative_matrix(shape: &wgpu::CooperativeMatrixProperties) -> Option<Coope
         input: dtype(shape.ab_type),
         output: dtype(shape.cr_type),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gpu(cooperative_matrices: Vec<CooperativeMatrix>) -> Capabilities {
+        Capabilities {
+            adapter: "a GPU".into(),
+            backend: "vulkan".into(),
+            kind: AdapterKind::Discrete,
+            driver: String::new(),
+            f16: true,
+            int64: true,
+            subgroups: true,
+            subgroup_min: 32,
+            subgroup_max: 32,
+            timestamps: false,
+            timestamps_inside_passes: false,
+            timestamp_period: 1.0,
+            pipeline_cache: false,
+            max_immediate_bytes: 0,
+            max_binding: 1 << 30,
+            max_buffer: 1 << 30,
+            max_storage_buffers: 16,
+            max_workgroups: 65535,
+            max_invocations: 1024,
+            max_workgroup_size: [1024; 3],
+            max_workgroup_storage: 32 << 10,
+            min_storage_offset_alignment: 256,
+            kernels: KernelTier::Auto,
+            cooperative_matrices,
+        }
+    }
+
+    #[test]
+    fn cooperative_tiles_are_square_from_f16_to_f32() {
+        let shape = |[m, n, k]: [u32; 3], input, output| CooperativeMatrix { m, n, k, input, output };
+        let tile = |side, output| shape([side; 3], DType::F16, output);
+        let (large, small) = (tile(16, DType::F32), tile(8, DType::F32));
+        let found = |shapes: &[CooperativeMatrix]| gpu(shapes.to_vec()).target().cooperative;
+        assert_eq!(found(&[]), None);
+        assert_eq!(found(&[small, large]), Some(16));
+        assert_eq!(found(&[small, tile(16, DType::F16)]), Some(8));
+        assert_eq!(found(&[tile(16, DType::F16), shape([8; 3], DType::F32, DType::F32)]), None);
+        assert_eq!(found(&[shape([16, 8, 16], DType::F16, DType::F32)]), None);
+        let without = [
+            Capabilities { f16: false, ..gpu(vec![large]) },
+            Capabilities { subgroup_max: 64, ..gpu(vec![large]) },
+            Capabilities { max_workgroup_storage: 16 << 10, ..gpu(vec![large]) },
+            Capabilities { max_invocations: 64, ..gpu(vec![large]) },
+        ];
+        assert!(without.iter().all(|capabilities| capabilities.target().cooperative.is_none()));
+    }
 }

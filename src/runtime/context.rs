@@ -31,7 +31,9 @@ pub struct GpuOptions {
     /// How long any single wait for the device may take. Default: 60 s; 300 s for an adapter that computes on the CPU, which
     /// compiles kernels when they first run.
     pub timeout: Option<Duration>,
-    /// Ask for cooperative matrices where the adapter has them; an experimental feature of wgpu. Default: off.
+    /// Ask for cooperative matrices where the adapter has them; an experimental feature of wgpu. Products of 32 rows or more then go
+    /// through them where a profile asks for f16 and the device multiplies square tiles of f16 and sums them in f32
+    /// ([`Capabilities::cooperative_matrices`]). Default: off.
     pub cooperative_matrices: bool,
     /// Which kernels run. Default: those that suit the adapter.
     pub kernels: KernelTier,

@@ -45,6 +45,18 @@ pub fn tiers() -> Vec<(&'static str, Arc<GpuContext>)> {
     }
 }
 
+/// The device with its cooperative matrices and the kernels for GPUs; nothing, and a note, where it has none that multiply f16 and
+/// sum in f32.
+pub fn cooperative() -> Option<Arc<GpuContext>> {
+    let kernels = KernelTier::Subgroup;
+    let context = open(&GpuOptions { kernels, cooperative_matrices: true, ..GpuOptions::default() });
+    let found = context.capabilities().target().cooperative;
+    if found.is_none() {
+        eprintln!("{} has no cooperative matrices from f16 to f32: not run", context.capabilities().adapter);
+    }
+    found.map(|_| context)
+}
+
 /// Every case of every op.
 pub fn cases() -> Vec<Case> {
     Op::examples().iter().flat_map(|op| op.cases()).collect()

@@ -1,4 +1,4 @@
-//! Whether barriers and subgroup operations stand in uniform control flow, which naga does not check.
+//! Whether barriers, subgroup operations and cooperative matrices stand in uniform control flow, which naga does not check.
 //!
 //! A value varies if invocations of one workgroup may hold different ones; control flow varies where such a value decides.
 //! Workgroup memory read at an index that does not vary counts as uniform: a barrier lies between, or it would be a race.
@@ -106,11 +106,16 @@ impl<'a> Flow<'a> {
     fn statement(&mut self, statement: &'a S, control: bool) -> Result<Left, String> {
         let guard = |what: &str| if control { Err(format!("{what} in divergent control flow")) } else { Ok(()) };
         match statement {
-            S::Emit(range) => range.clone().for_each(|handle| {
-                self.varying.remove(&handle);
-                let varies = self.varies(handle);
-                self.varying.insert(handle, varies);
-            }),
+            S::Emit(range) => {
+                for handle in range.clone() {
+                    if let E::CooperativeLoad { .. } | E::CooperativeMultiplyAdd { .. } = self.function.expressions[handle] {
+                        guard("a cooperative matrix")?;
+                    }
+                    self.varying.remove(&handle);
+                    let varies = self.varies(handle);
+                    self.varying.insert(handle, varies);
+                }
+            }
             S::Block(block) => return self.block(block, control),
             S::If { condition, accept, reject } => return self.branches(&[accept, reject], *condition, control),
             S::Switch { selector, cases } => {
@@ -147,6 +152,7 @@ impl<'a> Flow<'a> {
                 self.varying.insert(*result, varies);
             }
             S::SubgroupBallot { .. } => guard("a subgroup operation")?,
+            S::CooperativeStore { .. } => guard("a cooperative matrix")?,
             other => return Err(format!("no rule for {other:?}")),
         }
         Ok(Left::default())

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use rayon::prelude::*;
 
-use super::{Cast, Lowering, MatMul, OpDef, Permute, expect_operands};
+use super::{Cast, Lowering, MatMul, OpDef, Permute, expect_operands, linear_coop::HalfRows};
 use crate::{
     Result,
     ir::{
@@ -51,17 +51,22 @@ impl Linear {
         let (rows, columns) = (emit.output.ty.rows(), emit.output.ty.last());
         let inner = emit.inputs[0].ty.last();
         let shards: Vec<_> = weights.iter().map(Arg::shards).collect();
+        let halves = HalfRows::emit(emit, weights.len());
         for s in 0..shards[0].len() {
             let (range, _) = &shards[0][s];
             if !range.start.is_multiple_of(64) {
                 return Err(emit.refuse(format!("a shard begins at row {}, which is no multiple of 64", range.start)));
             }
-            let kernel = kernel(emit, weights, rows, inner, range.len(), columns);
-            let mut bindings = vec![(0, emit.inputs[0].operand()), (1, emit.output.from_element(range.start))];
+            let (kernel, count, layers) = match &halves {
+                Some(halves) => halves.kernel(emit, weights, range.len(), columns),
+                None => kernel(emit, weights, rows, inner, range.len(), columns),
+            };
+            let operand = halves.as_ref().map_or_else(|| emit.inputs[0].operand(), HalfRows::operand);
+            let mut bindings = vec![(0, operand), (1, emit.output.from_element(range.start))];
             bindings.extend(shards.iter().zip(2..).map(|(shard, binding)| (binding, shard[s].1.clone())));
             bindings.extend(emit.epilogue_bindings(range.start));
             bindings.extend(emit.norm.iter().filter_map(|norm| Some((4, norm.gain.as_ref()?.operand()))));
-            let (kernel, count, layers) = kernel;
+            bindings.extend(halves.iter().map(|halves| (4, halves.scales())));
             emit.dispatch(kernel, bindings, count, layers);
         }
         Ok(())

@@ -6,6 +6,7 @@ mod cache_write;
 mod elementwise;
 mod gather;
 mod linear;
+mod linear_coop;
 mod matmul;
 mod movement;
 mod reduce;

@@ -43,7 +43,7 @@ fn attention(norm_by_head: bool, values_of_keys: bool) -> Graph {
     let rule = PositionRule::From(0);
     let table = RopeTable { inv_freq: vec![1.0; width / 2].into(), rule };
     let table = g.input("rope", Role::RopeTable(table), DType::F32, [1, 1, width]).unwrap();
-    let mut row = |g: &mut Graph, name: &str| {
+    let row = |g: &mut Graph, name: &str| {
         let flat = x(g, name, &[1, 1, heads * width]);
         let gain = g.weight(format!("{name}.gain"), DType::F32, &[if norm_by_head { width } else { heads * width }]).unwrap();
         let split = Shape::from([1, 1, heads, width]);
@@ -61,7 +61,7 @@ fn attention(norm_by_head: bool, values_of_keys: bool) -> Graph {
     };
     let (q, k) = (row(&mut g, "q"), row(&mut g, "k"));
     let v = x(&mut g, "v", &[1, 1, heads, width]);
-    let mut cache = |g: &mut Graph, name: &str, row: NodeId| {
+    let cache = |g: &mut Graph, name: &str, row: NodeId| {
         let cache = g.input(name, Role::Cache, DType::F32, [1, 8, heads, width]).unwrap();
         g.push(CacheWrite, &[cache, row, positions]).unwrap()
     };

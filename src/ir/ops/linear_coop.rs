@@ -1,0 +1,73 @@
+//! A matrix product of many rows through cooperative matrices.
+
+use crate::ir::{
+    Compute,
+    kernel::{Arg, Emit, Kernel, Operand, Slot, Tier, weight_option},
+};
+
+/// The fewest rows that fill enough of a workgroup's tile.
+const LEAST_ROWS: usize = 32;
+
+/// What `linear_coop` takes beside the weights: rows in f16 and the power of two that each was divided by.
+pub(super) struct HalfRows {
+    rows: Slot,
+    scales: Slot,
+    side: usize,
+    lanes: usize,
+}
+
+impl HalfRows {
+    /// Emits the dispatch that makes them, where the device multiplies tiles of f16, the product is asked for in f16 and has enough
+    /// rows. Rows shorter than one step of the kernel are left to the others.
+    pub(super) fn emit(emit: &mut Emit, weights: usize) -> Option<Self> {
+        let (rows, inner) = (emit.output.ty.rows(), emit.inputs[0].ty.last());
+        let Tier::Subgroup(lanes) = emit.target.tier else { return None };
+        let side = emit.target.cooperative.filter(|_| emit.compute == Compute::F16 && !emit.target.software)? as usize;
+        let buffers = 3 + weights + emit.epilogue.operands.len();
+        if rows < LEAST_ROWS || inner < 32 || buffers > emit.target.max_storage_buffers as usize {
+            return None;
+        }
+        let halves = Self {
+            rows: emit.scratch((rows * inner.next_multiple_of(32) * 2) as u64),
+            scales: emit.scratch((rows * 4) as u64),
+            side,
+            lanes: lanes as usize,
+        };
+        let options = [("TIER", "portable".into()), ("LANES", "256".into()), vector(inner), compute(emit)].to_vec();
+        let overrides = vec![("T", rows as f64), ("IN", inner as f64)];
+        let kernel = Kernel { shader: "half_rows", options, overrides, hole: String::new() };
+        let bindings = vec![(0, emit.inputs[0].operand()), (1, halves.operand()), (2, halves.scales())];
+        emit.dispatch(kernel, bindings, rows, 1);
+        Some(halves)
+    }
+
+    /// The first operand of the kernel.
+    pub(super) fn operand(&self) -> Operand {
+        Operand::Slot(self.rows, 0)
+    }
+
+    /// Its operand at binding 4.
+    pub(super) fn scales(&self) -> Operand {
+        Operand::Slot(self.scales, 0)
+    }
+
+    /// The kernel for `out` columns of a result whose rows are `stride` long, with its workgroups and layers.
+    pub(super) fn kernel(&self, emit: &Emit, weights: &[Arg], out: usize, stride: usize) -> (Kernel, usize, usize) {
+        let (rows, inner) = (emit.output.ty.rows(), emit.inputs[0].ty.last());
+        let mut options = vec![weight_option(weights[0].ty.dtype), vector(inner), compute(emit)];
+        options.extend(
+            [("SIZE", self.side), ("LANES", self.lanes), ("WEIGHTS", weights.len())].map(|(n, size)| (n, size.to_string())),
+        );
+        let overrides = vec![("T", rows as f64), ("IN", inner as f64), ("OUT", out as f64), ("OUT_STRIDE", stride as f64)];
+        let count = rows.div_ceil(4 * self.side) * out.div_ceil(8 * self.side / weights.len());
+        (Kernel { shader: "linear_coop", options, overrides, hole: emit.epilogue.text.clone() }, count, 1)
+    }
+}
+
+fn vector(inner: usize) -> (&'static str, String) {
+    ("VEC", if inner.is_multiple_of(8) { "8" } else { "1" }.into())
+}
+
+fn compute(emit: &Emit) -> (&'static str, String) {
+    ("COMPUTE", emit.compute.name().into())
+}
