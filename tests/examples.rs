@@ -219,7 +219,9 @@ fn lora_and_probe_run_on_the_demo_model() {
         assert!(figure(&report, "with 8 adapted projections", " of the stock model") > 0.0);
         if device == "gpu" {
             let dispatches = |title| figure(&report, title, " dispatches a token");
-            assert_eq!(dispatches("with 8 adapted projections") - dispatches("stock"), 16.0, "A and B each: {report}");
+            // A and B each, and in each layer at most one product that no longer joins its neighbours.
+            let added = dispatches("with 8 adapted projections") - dispatches("stock");
+            assert!((16.0..=20.0).contains(&added), "{added} dispatches more: {report}");
         }
         let report = succeeds("probe", &["--reps", "1", "--top", "2", "--layers", "0,3", "--device", device]);
         for line in ["layer 0: norm", "layer 3: norm", "prefill:"] {
@@ -240,7 +242,7 @@ fn inspect_shows_each_stage() {
     let portable = |what: &[&str]| succeeds("inspect", &[what, &["--device", "portable"]].concat());
     assert!(portable(&["--graph"]).contains("layer.3.post_ffw_norm"));
     assert!(portable(&["--plan", "--tokens", "16"]).contains("layer.3.attention"));
-    let shader = portable(&["--shader", "final_norm"]);
+    let shader = portable(&["--shader", "layer.3.post_ffw_norm"]);
     assert!(shader.contains("@compute") && !shader.contains("subgroupAdd"), "{shader}");
     let memory = portable(&["--memory", "--shape", "gemma-2-2b", "--context", "8192"]);
     let bytes = |line: &str| -> u64 {

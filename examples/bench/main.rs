@@ -16,8 +16,9 @@ use clap::{Parser, ValueEnum};
 use gemmaflow::{
     gemma::GemmaConfig,
     generate::GeneratorOptions,
-    ir::DType,
-    runtime::{Clock, Device, GpuOptions, Opened, measure_copy_bandwidth},
+    ir::{Compute, DType},
+    profile::CompileProfile,
+    runtime::{Clock, Device, GpuOptions, KernelTier, Opened, measure_copy_bandwidth},
     weights::{WeightLoader, random_weights},
 };
 
@@ -54,6 +55,12 @@ struct Arguments {
     /// auto, gpu, cpu (the slow reference), or a part of an adapter's name
     #[arg(long, value_name = "NAME", default_value = "auto")]
     device: Device,
+    /// Which kernels run: to compare them on one device
+    #[arg(long, value_enum, default_value = "auto", conflicts_with = "first_token")]
+    kernels: Kernels,
+    /// Products with f16 operands, through cooperative matrices where the device has them
+    #[arg(long, conflicts_with = "first_token")]
+    f16: bool,
     /// Where the time goes instead, kernel by kernel: one decode step at the first depth, the last chunk of the first prompt
     #[arg(long)]
     profile: bool,
@@ -79,6 +86,29 @@ enum Storage {
     Bf16,
     F16,
     F32,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Kernels {
+    /// Those that suit the adapter
+    Auto,
+    /// Those that need no optional feature
+    Portable,
+    /// Those made for GPUs
+    Subgroup,
+    /// Those made for adapters that compute on the CPU
+    Software,
+}
+
+impl From<Kernels> for KernelTier {
+    fn from(kernels: Kernels) -> Self {
+        match kernels {
+            Kernels::Auto => KernelTier::Auto,
+            Kernels::Portable => KernelTier::Portable,
+            Kernels::Subgroup => KernelTier::Subgroup,
+            Kernels::Software => KernelTier::Software,
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -113,7 +143,7 @@ fn run(mut arguments: Arguments) -> Result<()> {
     if arguments.first_token {
         return first_token::run(&name, config, weights.as_mut(), &arguments);
     }
-    let options = GeneratorOptions { context: Some(context(&arguments)), ..GeneratorOptions::default() };
+    let options = options(&arguments);
     let (mut generator, load) = common::load(config, weights.as_mut(), arguments.device.clone(), options)?;
     if arguments.profile {
         return profile::run(&name, &mut generator, &arguments);
@@ -155,6 +185,18 @@ fn sizes(arguments: &mut Arguments, limit: usize) -> Result<()> {
         bail!("the model's context holds {limit} tokens, {needed} are needed: choose --prompt, --depth and --gen that fit");
     }
     Ok(())
+}
+
+fn options(arguments: &Arguments) -> GeneratorOptions {
+    let gpu = GpuOptions { kernels: arguments.kernels.into(), cooperative_matrices: arguments.f16, ..GpuOptions::default() };
+    let profile = |mut profile: CompileProfile| {
+        if arguments.f16 {
+            profile.precision.compute = Compute::F16;
+        }
+        profile
+    };
+    let (prefill_profile, decode_profile) = (profile(CompileProfile::gemma_prefill()), profile(CompileProfile::gemma_decode()));
+    GeneratorOptions { context: Some(context(arguments)), gpu, prefill_profile, decode_profile, ..GeneratorOptions::default() }
 }
 
 /// The model's name, configuration and weights.

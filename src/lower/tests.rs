@@ -1,6 +1,6 @@
 //! Plans of small graphs: which dispatches they have, and that no value is overwritten before it was read.
 
-mod absorbed;
+mod absorbed_tests;
 
 use std::collections::BTreeMap;
 

@@ -152,8 +152,9 @@ mod tests {
         assert_eq!(flops("causal", 4, 10).flops, 4 * 2 * 8 * (11 + 12 + 13 + 14));
         assert_eq!(flops("window", 4, 2).flops, 4 * 2 * 8 * (3 + 4 + 5 + 5));
         let activations = 4 * 4 * 2 * (8 + 8);
-        assert_eq!(flops("causal", 1, 99).bytes, activations + 100 * (2 * 8 * 2 + 4));
-        assert_eq!(flops("window", 4, 50).bytes, activations + 8 * (2 * 8 * 2 + 4));
+        // The gains of norms that it takes in are weights.
+        assert_eq!(flops("causal", 1, 99).bytes, 1000 + activations + 100 * (2 * 8 * 2 + 4));
+        assert_eq!(flops("window", 4, 50).bytes, 1000 + activations + 8 * (2 * 8 * 2 + 4));
     }
 
     #[test]

@@ -177,33 +177,11 @@ impl OpDef for Attention {
         let (q, k) = (emit.inputs[0].ty.shape.clone(), emit.inputs[1].ty.shape.clone());
         let (batch, new, heads, head_dim) = (q[0], q[1], q[2], q[3]);
         let (cached, kv_heads) = (k[1], k[2]);
-        let (tier, lanes) = match emit.target.tier {
-            Tier::Subgroup(size) => ("subgroup", size as usize),
-            Tier::Portable => ("portable", 64),
-        };
-        let vector = match head_dim {
-            h if h.is_multiple_of(4) => 4,
-            h if h.is_multiple_of(2) => 2,
-            _ => return Err(emit.refuse("no kernel for an odd head dimension")),
-        };
-        let held = head_dim.div_ceil(vector * lanes);
         let rows = new * (heads / kv_heads);
-        let software = emit.target.software;
-        let shuffles = software && tier == "subgroup" && lanes >= 8 && head_dim.is_multiple_of(8);
-        // As many queries at a time as registers hold; each key is read once for all of them. On the CPU a spilled register is
-        // read faster than a key, but one token's queries are few and fill the cores as small groups. Software drivers take
-        // seconds to compile what is unrolled over many queries and barriers.
-        let most = if software && tier == "portable" { 2 } else { 8 };
-        let vectors = if shuffles && new > 1 { 64 } else { 16 };
-        let queries = (vectors / held).clamp(1, most).min(rows.next_power_of_two());
         let new_row = emit.new_row.take();
-        let queries = match &new_row {
-            // They lie in workgroup memory, beside the scores.
-            Some(_) => queries.min((NEW_ROW_BYTES / (held * lanes * vector * 4)).saturating_sub(2).max(1)),
-            None => queries,
-        };
+        let Tiles { tier, lanes, vector, held, queries, shuffles } = Tiles::of(emit, new, rows, head_dim, new_row.is_some())?;
         let groups = batch * kv_heads * rows.div_ceil(queries);
-        let parts = parts(groups, cached, software);
+        let parts = parts(groups, cached, emit.target.software);
         let yes = |b: bool| if b { "yes" } else { "no" }.to_string();
         let mut options = vec![
             ("TIER", tier.into()),
@@ -307,6 +285,46 @@ impl OpDef for Attention {
             case("wide heads", causal.clone(), [5, 4, 1, 256], positions(36, 5), positions(0, 41)),
             case("chunk", causal, [16, 4, 1, 64], positions(100, 16), positions(0, 116)),
         ]
+    }
+}
+
+/// How a workgroup is laid out.
+struct Tiles {
+    tier: &'static str,
+    lanes: usize,
+    /// Elements of a vector.
+    vector: usize,
+    /// Vectors of a head that a lane holds.
+    held: usize,
+    /// Queries of a workgroup.
+    queries: usize,
+    shuffles: bool,
+}
+
+impl Tiles {
+    fn of(emit: &Emit, new: usize, rows: usize, head_dim: usize, new_row: bool) -> Result<Self> {
+        let (tier, lanes) = match emit.target.tier {
+            Tier::Subgroup(size) => ("subgroup", size as usize),
+            Tier::Portable => ("portable", 64),
+        };
+        let vector = match head_dim {
+            h if h.is_multiple_of(4) => 4,
+            h if h.is_multiple_of(2) => 2,
+            _ => return Err(emit.refuse("no kernel for an odd head dimension")),
+        };
+        let held = head_dim.div_ceil(vector * lanes);
+        let software = emit.target.software;
+        let shuffles = software && tier == "subgroup" && lanes >= 8 && head_dim.is_multiple_of(8);
+        // As many queries at a time as registers hold; each key is read once for all of them. On the CPU a spilled register is
+        // read faster than a key, but one token's queries are few and fill the cores as small groups. Software drivers take
+        // seconds to compile what is unrolled over many queries and barriers.
+        let most = if software && tier == "portable" { 2 } else { 8 };
+        let vectors = if shuffles && new > 1 { 64 } else { 16 };
+        let queries = (vectors / held).clamp(1, most).min(rows.next_power_of_two());
+        // Queries of a new row lie in workgroup memory, beside its key and value.
+        let room = (NEW_ROW_BYTES / (held * lanes * vector * 4)).saturating_sub(2).max(1);
+        let queries = if new_row { queries.min(room) } else { queries };
+        Ok(Self { tier, lanes, vector, held, queries, shuffles })
     }
 }
 
