@@ -196,7 +196,6 @@ fn steps_agree_with_the_reference_by_every_shortcut() {
     let own = context.capabilities().target();
     let gpu = Target { software: false, int64: false, ..own.clone() };
     let portable = Target { tier: Tier::Portable, ..gpu.clone() };
-    let enough = own.max_storage_buffers >= 11;
     for (name, layers) in [("gemma-2b", 2), ("gemma-2-2b", 2), ("gemma-3-270m", 6)] {
         for kv in [DType::F32, DType::F16] {
             let built = model(name, kv);
@@ -207,6 +206,8 @@ fn steps_agree_with_the_reference_by_every_shortcut() {
                     continue;
                 }
                 let [rows, sequels, joined, norms] = check(&context, &built, kv, target, &format!("{name}, {kv} cache, {sort}"));
+                // Norms of queries and keys, which Gemma 3 has, are two buffers more.
+                let enough = own.max_storage_buffers >= if name == "gemma-3-270m" { 11 } else { 9 };
                 let made_inside = enough && (sort != "own" || own.tier != Tier::Portable);
                 assert_eq!((rows, joined), (if made_inside { layers } else { 0 }, layers), "{name} {sort}");
                 // Gemma 1 has no norms after attention and FFW: each of its norms precedes products. Otherwise only the first does,
