@@ -21,7 +21,7 @@ use gemmaflow::{
         passes::prepare_reference,
         sym,
     },
-    lower::{Unplaced, lower},
+    lower::{Together, lower},
     plan::Plan,
     profile::CompileProfile,
     runtime::{Device, GpuOptions, Opened},
@@ -178,7 +178,7 @@ impl Model {
     }
 
     fn plan(&self, tokens: usize) -> Result<Plan> {
-        Ok(lower(&self.built.graph, &self.binding(tokens), &self.target, &self.options, &Unplaced)?)
+        Ok(lower(&self.built.graph, &self.binding(tokens), &self.target, &self.options, &Together::of(&self.built.graph))?)
     }
 
     /// Bytes and number of the caches whose capacity is `symbol`.

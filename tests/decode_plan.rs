@@ -1,7 +1,5 @@
 //! What a decode step is made of: the dispatches of its plan, counted for every sort of device. No hardware.
 
-use std::ops::Range;
-
 use gemmaflow::{
     gemma::{GemmaConfig, GemmaFlow},
     ir::{
@@ -9,23 +7,10 @@ use gemmaflow::{
         kernel::{Operand, Target, Tier},
         sym,
     },
-    lower::{Residency, lower, weights_of_one_operand},
+    lower::{Together, lower},
     plan::Plan,
     weights::random_weights,
 };
-
-/// Weights as a generator uploads them: those that multiply one value lie together.
-struct Together(Vec<Vec<String>>);
-
-impl Residency for Together {
-    fn shards(&self, _: &str) -> Option<Vec<Range<usize>>> {
-        None
-    }
-
-    fn adjoin(&self, first: &str, second: &str) -> bool {
-        self.0.iter().any(|list| list.windows(2).any(|pair| pair == [first, second]))
-    }
-}
 
 fn gpu(tier: Tier) -> Target {
     Target { tier, max_binding: 1 << 30, f16: true, int64: true, max_storage_buffers: 16, ..Target::portable() }
@@ -38,7 +23,7 @@ fn plan(name: &str, target: &Target, tokens: usize, rows: usize) -> Plan {
     let mut loader = random_weights(&config, DType::BF16, 1).expect("weights of a preset");
     let built = GemmaFlow::resident(&config).last_token_logits().build(&mut loader).expect("a graph");
     let binding = DimBinding::new().with(sym::SEQ, tokens).with(sym::CACHE, rows).with(sym::RING, 640);
-    let together = Together(weights_of_one_operand(&built.graph));
+    let together = Together::of(&built.graph);
     lower(&built.graph, &binding, target, &LowerOptions::default(), &together).expect("a plan")
 }
 

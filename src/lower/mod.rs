@@ -46,6 +46,27 @@ impl Residency for Unplaced {
     }
 }
 
+/// Weights as a generator will place them: cut by the rule, those that multiply one value one behind the other.
+#[derive(Debug, Clone)]
+pub struct Together(Vec<Vec<String>>);
+
+impl Together {
+    /// The weights of `graph`.
+    pub fn of(graph: &Graph) -> Self {
+        Self(weights_of_one_operand(graph))
+    }
+}
+
+impl Residency for Together {
+    fn shards(&self, _: &str) -> Option<Vec<Range<usize>>> {
+        None
+    }
+
+    fn adjoin(&self, first: &str, second: &str) -> bool {
+        self.0.iter().any(|list| list.windows(2).any(|pair| pair == [first, second]))
+    }
+}
+
 /// Lowers `graph` with its symbols replaced by `binding` for a device like `target`, as `options` say; the plan reports what
 /// the passes did.
 ///

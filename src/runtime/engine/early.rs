@@ -1,9 +1,6 @@
 //! The kernels of the first runs, compiled while the weights travel.
 
-use std::{
-    ops::Range,
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
-};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::super::{GpuContext, pipeline::PipelineCache};
 use crate::{
@@ -15,7 +12,7 @@ use crate::{
         kernel::{Kernel, Target},
         sym,
     },
-    lower::{Residency, lower, weights_of_one_operand},
+    lower::{Together, lower},
     plan::sampling,
 };
 
@@ -24,19 +21,6 @@ const PROMPT: usize = 16;
 
 /// Kernels between two looks at whether the upload has failed.
 const COMPILED_AT_ONCE: usize = 8;
-
-/// Weights where they will lie.
-struct Expected(Vec<Vec<String>>);
-
-impl Residency for Expected {
-    fn shards(&self, _: &str) -> Option<Vec<Range<usize>>> {
-        None
-    }
-
-    fn adjoin(&self, first: &str, second: &str) -> bool {
-        self.0.iter().any(|list| list.windows(2).any(|pair| pair == [first, second]))
-    }
-}
 
 /// What a short prompt and a greedy step after it run, where runs have at most `chunk` tokens and rings `ring` rows. What cannot be
 /// lowered at these sizes is left out: the sizes that are asked for later may fit. Nothing for an adapter that computes on the CPU:
@@ -53,12 +37,12 @@ pub(super) fn kernels(
         return Ok(Vec::new());
     }
     let built: &BuiltModel = &*model.built(true, Want::Last, profiles.kv())?;
-    let expected = Expected(weights_of_one_operand(&built.graph));
+    let together = Together::of(&built.graph);
     let mut kernels = Vec::new();
     for tokens in [PROMPT.min(chunk), 1] {
         let binding = DimBinding::new().with(sym::SEQ, tokens).with(sym::CACHE, SMALLEST_BUCKET).with(sym::RING, ring);
         let options = profiles.of(true, tokens).options(&context.capabilities().backend);
-        if let Ok(plan) = lower(&built.graph, &binding, &target, &options, &expected) {
+        if let Ok(plan) = lower(&built.graph, &binding, &target, &options, &together) {
             kernels.extend(plan.dispatches.into_iter().map(|dispatch| dispatch.kernel));
         }
     }
