@@ -25,7 +25,7 @@ use gemmaflow::{
     plan::Plan,
     profile::CompileProfile,
     runtime::{Device, GpuOptions, Opened},
-    shader::compose,
+    shader::{Sizes, compose},
     weights::{WeightLoader, random_weights},
 };
 use indicatif::HumanBytes;
@@ -244,7 +244,7 @@ fn shaders(plan: &Plan, name: &str) -> Result<String> {
             continue;
         }
         text.push_str(&format!("// {}\n// first used at {}\n\n", dispatch.kernel.to_string().replace('\n', " "), dispatch.label));
-        text.push_str(&compose(&dispatch.kernel)?);
+        text.push_str(&compose(&dispatch.kernel, Sizes::Constants)?);
         text.push('\n');
     }
     if text.is_empty() {

@@ -13,7 +13,7 @@
 // Overrides: B, T, S (0: step.capacity), N, K, H, SCALE, CAP, WINDOW, PARTS, EPS with a GAIN. Options: TIER, LANES, QUERIES, MASK,
 // SOFTCAP, KEEP, SPLITS, READ = load (lanes read the same q) | shuffle (subgroup of 8 lanes or more, H divisible by 8: eight lanes
 // read eight neighbouring q and hand them round), KV = f32 | f16 (packed pairs), VEC = 4 (H divisible by 4) | 2,
-// HV = ceil(H/(VEC*LANES)), NEW; with NEW = yes GAIN, WEIGHT and WEIGHTS = 2 as in rms_norm.wgsl.
+// HV = ceil(H/(VEC*LANES)), WIDE = yes (keys and values by 64 bits; VEC = 4, 64-bit integers) | no, NEW; with NEW = yes GAIN, WEIGHT and WEIGHTS = 2 as in rms_norm.wgsl.
 override B: u32;
 override T: u32;
 override S: u32;
@@ -33,22 +33,38 @@ const HIDDEN = -1e30;
 #include lib/step.wgsl
 #if VEC == 4
 alias Values = vec4<f32>;
-#if KV == f16
+#elif VEC == 2
+alias Values = vec2<f32>;
+#endif
+#if WIDE == yes
+#if KV == f32
+alias Cached = vec2<u64>;
+fn widened(s: Cached) -> Values {
+    let low = vec2<u32>(s);
+    let high = vec2<u32>(s >> vec2<u32>(32u));
+    return bitcast<vec4<f32>>(vec4<u32>(low.x, high.x, low.y, high.y));
+}
+fn narrowed(v: Values) -> Cached {
+    let words = bitcast<vec4<u32>>(v);
+    return vec2<u64>(words.xz) | (vec2<u64>(words.yw) << vec2<u32>(32u));
+}
+#elif KV == f16
+alias Cached = u64;
+fn widened(s: Cached) -> Values { return vec4<f32>(unpack2x16float(u32(s)), unpack2x16float(u32(s >> 32u))); }
+fn narrowed(v: Values) -> Cached { return u64(pack2x16float(v.xy)) | (u64(pack2x16float(v.zw)) << 32u); }
+#endif
+#elif KV == f32
+alias Cached = Values;
+fn widened(s: Cached) -> Values { return s; }
+fn narrowed(v: Values) -> Cached { return v; }
+#elif VEC == 4
 alias Cached = vec2<u32>;
 fn widened(s: Cached) -> Values { return vec4<f32>(unpack2x16float(s.x), unpack2x16float(s.y)); }
 fn narrowed(v: Values) -> Cached { return vec2<u32>(pack2x16float(v.xy), pack2x16float(v.zw)); }
-#endif
 #elif VEC == 2
-alias Values = vec2<f32>;
-#if KV == f16
 alias Cached = u32;
 fn widened(s: Cached) -> Values { return unpack2x16float(s); }
 fn narrowed(v: Values) -> Cached { return pack2x16float(v); }
-#endif
-#endif
-#if KV == f32
-alias Cached = Values;
-fn widened(s: Cached) -> Values { return s; }
 #endif
 const VEC = ${VEC}u;
 
@@ -120,12 +136,13 @@ fn main(
     let new_row = select(0xffffffffu, u32(query_positions[b]) % capacity, placed);
     prepare_row(b, kv, block, lane);
 #endif
+    let queries = min(QUERIES, T * g - block * QUERIES);
     var base: array<u32, QUERIES>;
     var position: array<i32, QUERIES>;
-    for (var r = 0u; r < QUERIES; r++) {
-        let query = min(block * QUERIES + r, T * g - 1u);
-        base[r] = ((b * T + query / g) * N + kv * g + query % g) * (H / VEC);
-        position[r] = query_positions[b * T + query / g];
+    for (var r = 0u; r < queries; r++) {
+        let t = (block * QUERIES + r) / g;
+        base[r] = ((b * T + t) * N + kv * g + block * QUERIES + r - t * g) * (H / VEC);
+        position[r] = query_positions[b * T + t];
     }
 
     let live = min(capacity, step.end);
@@ -245,33 +262,38 @@ fn main(
         }
     }
 
+    // Drivers on the CPU compile a store for long: its loops are not unrolled, and what they read lies in memory.
+    var totals: array<f32, QUERIES>;
+    var mosts: array<f32, QUERIES>;
+    var results: array<Values, QUERIES * HV>;
     for (var r = 0u; r < QUERIES; r++) {
-        let total = lanes_sum(sum[r], lane);
-        let row = block * QUERIES + r;
-        if row < T * g && row / g < step.rows {
-            let o = (b * T + row / g) * N + kv * g + row % g;
+        totals[r] = lanes_sum(sum[r], lane);
+        mosts[r] = most[r];
+        for (var i = 0u; i < HV; i++) { results[r * HV + i] = acc[r * HV + i]; }
+    }
+    for (var r = 0u; r < queries; r++) {
+        if (block * QUERIES + r) / g >= step.rows { break; }
+        let o = base[r] / (H / VEC);
 #if SPLITS == yes
-            let to = (o * PARTS + wid.z) * H;
-            if lane == 0u {
-                let tail = B * T * N * PARTS * H + (o * PARTS + wid.z) * 2u;
-                scratch[tail] = most[r];
-                scratch[tail + 1u] = total;
-            }
+        let to = (o * PARTS + wid.z) * H;
+        let scale = 1.0;
+        if lane == 0u {
+            let tail = B * T * N * PARTS * H + (o * PARTS + wid.z) * 2u;
+            scratch[tail] = mosts[r];
+            scratch[tail + 1u] = totals[r];
+        }
 #else
-            let to = o * H;
-            let scale = select(0.0, 1.0 / total, total > 0.0);
+        let to = o * H;
+        let scale = select(0.0, 1.0 / totals[r], totals[r] > 0.0);
 #endif
-            for (var i = 0u; i < HV; i++) {
-                let h = (i * LANES + lane) * VEC;
-                if h < H {
-                    for (var e = 0u; e < VEC; e++) {
+        for (var i = lane; i < H / VEC; i += LANES) {
+            let result = results[r * HV + i / LANES] * scale;
+            for (var e = 0u; e < VEC; e++) {
 #if SPLITS == yes
-                        scratch[to + h + e] = acc[r * HV + i][e];
+                scratch[to + i * VEC + e] = result[e];
 #else
-                        out[to + h + e] = acc[r * HV + i][e] * scale;
+                out[to + i * VEC + e] = result[e];
 #endif
-                    }
-                }
             }
         }
     }

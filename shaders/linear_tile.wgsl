@@ -63,17 +63,25 @@ fn main(
             }
         }
     }
-    for (var r = 0u; r < NR; r++) {
-        let n = n0 + lane + r * LANES;
-        for (var j = 0u; j < ROWS; j++) {
-            if n < OUT && t0 + j < T {
-                let o = (t0 + j) * OUT_STRIDE + n;
+    // As in linear_wide: a loop that is not unrolled over what lies in memory.
+    var sums: array<f32, NR * ROWS>;
+    for (var i = 0u; i < NR * ROWS; i++) { sums[i] = acc[i]; }
 #if WEIGHTS == 2
-                y[o] = epilogue(o, acc[r * ROWS + j], acc1[r * ROWS + j]);
-#else
-                y[o] = epilogue(o, acc[r * ROWS + j]);
+    var sums1: array<f32, NR * ROWS>;
+    for (var i = 0u; i < NR * ROWS; i++) { sums1[i] = acc1[i]; }
 #endif
-            }
+    let live = min(ROWS, T - t0);
+    for (var i = 0u; i < NR * live; i++) {
+        let r = i / live;
+        let j = i % live;
+        let n = n0 + lane + r * LANES;
+        if n < OUT {
+            let o = (t0 + j) * OUT_STRIDE + n;
+#if WEIGHTS == 2
+            y[o] = epilogue(o, sums[r * ROWS + j], sums1[r * ROWS + j]);
+#else
+            y[o] = epilogue(o, sums[r * ROWS + j]);
+#endif
         }
     }
 }

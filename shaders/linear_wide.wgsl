@@ -61,32 +61,37 @@ fn main(
             let c = min(c0 * 2u + lane, IN / 8u - 1u);
             xs[j] = eight(words(x[min(t0 + j, T - 1u) * (IN / 8u) + c]));
         }
-        for (var s = 0u; s < min(LANES / 2u, IN / 16u - c0); s++) {
+        let end = min(c0 + LANES / 2u, IN / 16u);
+        for (var s = c0; s < end; s++) {
             var a: array<Sixteen, HELD>;
             for (var r = 0u; r < NR; r++) {
-                let at = min(n0 + lane + r * LANES, OUT - 1u) * (IN / 16u) + c0 + s;
+                let at = min(n0 + lane + r * LANES, OUT - 1u) * (IN / 16u) + s;
                 a[r] = sixteen(w0[at]);
 #if WEIGHTS == 2
                 a[NR + r] = sixteen(w1[at]);
 #endif
             }
-            add(&acc, &a, &xs, s, 0u);
-            add(&acc, &a, &xs, s, 2u);
-            add(&acc, &a, &xs, s, 4u);
-            add(&acc, &a, &xs, s, 6u);
+            add(&acc, &a, &xs, s - c0, 0u);
+            add(&acc, &a, &xs, s - c0, 2u);
+            add(&acc, &a, &xs, s - c0, 4u);
+            add(&acc, &a, &xs, s - c0, 6u);
         }
     }
-    for (var r = 0u; r < NR; r++) {
+    // Drivers compile a store for long: this loop is not unrolled, and what it reads lies in memory.
+    var sums: array<f32, HELD * ROWS>;
+    for (var i = 0u; i < HELD * ROWS; i++) { sums[i] = acc[i]; }
+    let live = min(ROWS, T - t0);
+    for (var i = 0u; i < NR * live; i++) {
+        let r = i / live;
+        let j = i % live;
         let n = n0 + lane + r * LANES;
-        for (var j = 0u; j < ROWS; j++) {
-            if n < OUT && t0 + j < T {
-                let o = (t0 + j) * OUT_STRIDE + n;
+        if n < OUT {
+            let o = (t0 + j) * OUT_STRIDE + n;
 #if WEIGHTS == 2
-                y[o] = epilogue(o, acc[r * ROWS + j], acc[(NR + r) * ROWS + j]);
+            y[o] = epilogue(o, sums[r * ROWS + j], sums[(NR + r) * ROWS + j]);
 #else
-                y[o] = epilogue(o, acc[r * ROWS + j]);
+            y[o] = epilogue(o, sums[r * ROWS + j]);
 #endif
-            }
         }
     }
 }

@@ -15,6 +15,7 @@ override TOP: u32;
 #endif
 
 const LANES = ${LANES}u;
+const MAX_SLICES = 1024u;
 const NONE = 0xffffffffu;
 const LOWEST = -3.4e38;
 #include lib/lanes.wgsl
@@ -26,8 +27,8 @@ const LOWEST = -3.4e38;
 @group(0) @binding(1) var<storage, read_write> result: array<u32>;
 @group(0) @binding(2) var<storage, read> partials: array<vec4<u32>>;
 // The best logit of each slice that is not in the result yet; a lane reads and writes only its own slices.
-var<workgroup> head_value: array<f32, SLICES>;
-var<workgroup> head_id: array<u32, SLICES>;
+var<workgroup> head_value: array<f32, MAX_SLICES>;
+var<workgroup> head_id: array<u32, MAX_SLICES>;
 #endif
 
 @compute @workgroup_size(LANES)

@@ -16,7 +16,7 @@ use gemmaflow::{
     },
     lower::{Unplaced, lower},
     plan::{Plan, sampling},
-    shader::{Access, Reflected, compose, reflect},
+    shader::{Access, Reflected, Sizes, compose, reflect},
     weights::random_weights,
 };
 use naga::back::{self, pipeline_constants::process_overrides};
@@ -84,7 +84,13 @@ fn kernels() -> BTreeMap<String, (Kernel, String)> {
 }
 
 fn translate(kernel: &Kernel) -> Result<(), String> {
-    let Reflected { module, info, bindings } = reflect(kernel).map_err(|e| e.to_string())?;
+    // Only drivers on the CPU, which are Vulkan's, take sizes as data.
+    let Reflected { module, info, .. } = reflect(kernel, Sizes::Uniform).map_err(|e| e.to_string())?;
+    let (module, info) = process_overrides(&module, &info, None, &Default::default()).map_err(|e| format!("overrides: {e}"))?;
+    uniformity::check(&module)?;
+    back::spv::write_vec(&module, &info, &back::spv::Options { lang_version: (1, 3), ..Default::default() }, None)
+        .map_err(|e| format!("SPIR-V with sizes as data: {e}"))?;
+    let Reflected { module, info, bindings, .. } = reflect(kernel, Sizes::Constants).map_err(|e| e.to_string())?;
     let bound = bindings.iter().filter(|b| b.access != Access::Uniform).count();
     // A device that binds no more than WebGPU's 8 makes a new row in steps.
     let most = if kernel.options.contains(&("NEW", "yes".into())) { 11 } else { 8 };
@@ -162,7 +168,7 @@ fn divergent_control_flow_is_noticed() {
     let check = |statement: &str| {
         let hole = format!("fn element(i: u32) -> f32 {{ var n = i; n = i / 64u; {statement} return f32(n); }}\n");
         let kernel = region(vec![("OUT", "f32".into())], &hole);
-        uniformity::check(&reflect(&kernel).unwrap().module)
+        uniformity::check(&reflect(&kernel, Sizes::Constants).unwrap().module)
     };
     // Every element of a region runs after `if i >= TOTAL { return; }`.
     assert!(check("").is_ok());
@@ -227,7 +233,7 @@ fn region(options: Vec<(&'static str, String)>, hole: &str) -> Kernel {
 #[test]
 fn mistakes_name_file_and_line() {
     let out = || ("OUT", "f32".to_string());
-    let fails = |kernel: &Kernel, place: &str, text: &str| match reflect(kernel) {
+    let fails = |kernel: &Kernel, place: &str, text: &str| match reflect(kernel, Sizes::Constants) {
         Err(Error::Shader { shader, problem }) => {
             assert!(shader.starts_with(place) && problem.contains(text), "{shader}: {problem}");
         }
@@ -235,7 +241,7 @@ fn mistakes_name_file_and_line() {
         Ok(_) => panic!("{kernel} passed"),
     };
     let element = "fn element(i: u32) -> f32 { return 1.0; }\n";
-    assert!(reflect(&region(vec![out()], element)).is_ok());
+    assert!(reflect(&region(vec![out()], element), Sizes::Constants).is_ok());
     fails(&region(vec![], element), "region.wgsl:7", "option OUT is not given");
     fails(&region(vec![out(), ("OUTT", "u32".into())], element), "region.wgsl", "OUTT is given");
     fails(&region(vec![out()], ""), "region.wgsl:17", "element");
@@ -262,10 +268,10 @@ fn options_choose_lines() {
         overrides: vec![],
         hole: "fn epilogue(i: u32, v: f32) -> f32 { return v; }\n".into(),
     };
-    let with = compose(&kernel("plain")).unwrap();
+    let with = compose(&kernel("plain"), Sizes::Constants).unwrap();
     assert!(with.contains("const LANES = 64u;") && with.contains("<< 16u") && !with.contains("${") && !with.contains("\n#"));
     assert!(!with.contains("unpack2x16float") && !with.contains("subgroupAdd"), "{with}");
     assert_eq!(with.matches("fn lanes_sum").count(), 1);
-    let without = compose(&kernel("none")).unwrap();
+    let without = compose(&kernel("none"), Sizes::Constants).unwrap();
     assert!(!without.contains("w0") && without.ends_with("return v; }\n"), "{without}");
 }

@@ -107,12 +107,7 @@ fn keep_row(to: u32, lane: u32) {
     for (var i = lane; i < width; i += LANES) {
         let k = fresh[QUERIES * width + i];
         let v = fresh[(QUERIES + 1u) * width + i];
-#if KV == f16
         keys[to + i] = narrowed(k);
         values[to + i] = narrowed(v);
-#elif KV == f32
-        keys[to + i] = k;
-        values[to + i] = v;
-#endif
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Cow,
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -13,7 +13,7 @@ use super::context::GpuContext;
 use crate::{
     Error, Result,
     ir::kernel::Kernel,
-    shader::{Access, Binding, Reflected, reflect},
+    shader::{Access, Binding, Reflected, Size, Sizes, reflect},
 };
 
 /// Threads that compile at once; drivers serialise parts of the work, so more gain little.
@@ -28,9 +28,11 @@ pub struct Pipeline {
     pub layout: wgpu::BindGroupLayout,
     /// The buffers of group 0, as the shader declares them.
     pub bindings: Vec<Binding>,
+    /// What the uniform with the sizes holds; empty where they are constants.
+    pub sizes: Vec<Size>,
 }
 
-/// The pipelines of one device by [`Kernel::key`], shared by all executables on it.
+/// The pipelines of one device by [`Sizes::key`], shared by all executables on it.
 #[derive(Debug)]
 pub struct PipelineCache {
     context: Arc<GpuContext>,
@@ -48,7 +50,7 @@ impl PipelineCache {
     /// # Errors
     /// [`Error::Shader`] for a mistake in the shader, [`Error::Driver`] where the driver refuses it, [`Error::DeviceLost`].
     pub fn get(&self, kernel: &Kernel) -> Result<Arc<Pipeline>> {
-        let key = kernel.key();
+        let key = self.sizes().key(kernel);
         if let Some(found) = self.find(&key) {
             return Ok(found);
         }
@@ -62,9 +64,8 @@ impl PipelineCache {
     /// # Errors
     /// As [`PipelineCache::get`]; the first failure.
     pub fn prepare<'a>(&self, kernels: impl IntoIterator<Item = &'a Kernel>) -> Result<()> {
-        let missing: HashMap<String, &Kernel> =
-            kernels.into_iter().map(|k| (k.key(), k)).filter(|(key, _)| self.find(key).is_none()).collect();
-        let missing: Vec<&Kernel> = missing.into_values().collect();
+        let mut missing = self.distinct(kernels);
+        missing.retain(|kernel| self.find(&self.sizes().key(kernel)).is_none());
         let next = AtomicUsize::new(0);
         let compile = || {
             while let Some(kernel) = missing.get(next.fetch_add(1, Relaxed)) {
@@ -92,13 +93,25 @@ impl PipelineCache {
         &self.context
     }
 
+    /// One of those of `kernels` that share a pipeline, in order.
+    pub(super) fn distinct<'a>(&self, kernels: impl IntoIterator<Item = &'a Kernel>) -> Vec<&'a Kernel> {
+        let mut seen = HashSet::new();
+        kernels.into_iter().filter(|kernel| seen.insert(self.sizes().key(kernel))).collect()
+    }
+
+    /// Drivers on the CPU take up to seconds to compile a kernel and gain nothing by constants.
+    fn sizes(&self) -> Sizes {
+        if self.context.capabilities().target().software { Sizes::Uniform } else { Sizes::Constants }
+    }
+
     fn find(&self, key: &str) -> Option<Arc<Pipeline>> {
         self.pipelines.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
     }
 
     fn compile(&self, kernel: &Kernel) -> Result<Pipeline> {
-        let Reflected { module, bindings, .. } = reflect(kernel)?;
-        let label = kernel.to_string();
+        let Reflected { module, bindings, sizes, .. } = reflect(kernel, self.sizes())?;
+        let label = self.sizes().key(kernel);
+        let constants = if self.sizes() == Sizes::Constants { &kernel.overrides[..] } else { &[] };
         let device = self.context.device();
         let checks = match self.context.checked() {
             true => wgpu::ShaderRuntimeChecks::checked(),
@@ -127,7 +140,7 @@ impl PipelineCache {
                 module: &module,
                 entry_point: None,
                 compilation_options: wgpu::PipelineCompilationOptions {
-                    constants: &kernel.overrides,
+                    constants,
                     // Kernels write workgroup memory before they read it.
                     zero_initialize_workgroup_memory: false,
                 },
@@ -136,7 +149,7 @@ impl PipelineCache {
             (raw, layout)
         })?;
         self.context.counters().pipeline_created();
-        Ok(Pipeline { raw, layout, bindings })
+        Ok(Pipeline { raw, layout, bindings, sizes })
     }
 }
 

@@ -11,12 +11,13 @@ use super::{
     context::GpuContext,
     pipeline::{Pipeline, PipelineCache},
     resident::{ResidentWeight, Shard},
+    size_blocks::SizeBlocks,
 };
 use crate::{
     Error, Result,
     ir::kernel::{Dispatch, Operand, Slot},
     plan::{Plan, SlotKind},
-    shader::Access,
+    shader::{Access, SIZES_BINDING},
 };
 
 /// The uniform that changes with every run, as `shaders/lib/step.wgsl` reads it.
@@ -101,6 +102,8 @@ pub struct PreparedPlan {
     steps: Vec<Recorded>,
     outputs: HashMap<String, (Slot, u64)>,
     scratch_bytes: u64,
+    /// Bound by the steps, and counted as long as they live.
+    _sizes: SizeBlocks,
 }
 
 #[derive(Debug, Clone)]
@@ -128,15 +131,16 @@ impl PreparedPlan {
         let context = pipelines.context();
         pipelines.prepare(plan.dispatches.iter().map(|dispatch| &dispatch.kernel))?;
         let slots = regions(context, plan, bound.inputs, scratch)?;
+        let sizes = SizeBlocks::new(pipelines, plan)?;
         let make = |dispatch: &Dispatch| {
             let pipeline = pipelines.get(&dispatch.kernel)?;
-            let group = bind(context, dispatch, &pipeline, &slots, bound)?;
+            let group = bind(context, dispatch, &pipeline, &slots, bound, &sizes)?;
             Ok(Recorded { label: dispatch.label.clone(), pipeline, group, workgroups: dispatch.workgroups })
         };
         let steps = plan.dispatches.iter().map(make).collect::<Result<_>>()?;
         let bytes = |ty: &crate::ir::FixedType| (ty.len() * ty.dtype.size()) as u64;
         let outputs = plan.outputs.iter().map(|o| (o.name.clone(), (o.slot, bytes(&o.ty)))).collect();
-        Ok(Self { slots, steps, outputs, scratch_bytes: plan.scratch_bytes() })
+        Ok(Self { slots, steps, outputs, scratch_bytes: plan.scratch_bytes(), _sizes: sizes })
     }
 
     /// Records every dispatch; makes nothing.
@@ -218,11 +222,17 @@ fn bind(
     pipeline: &Pipeline,
     slots: &[Region],
     bound: Bound,
+    sizes: &SizeBlocks,
 ) -> Result<wgpu::BindGroup> {
     let misfit = |problem: String| Error::Shader { shader: format!("{} ({})", dispatch.kernel.shader, dispatch.label), problem };
     let mut entries: Vec<wgpu::BindGroupEntry> = Vec::with_capacity(dispatch.bindings.len());
     let mut used: Vec<(&wgpu::Buffer, Access)> = Vec::with_capacity(dispatch.bindings.len());
     for declared in &pipeline.bindings {
+        if declared.number == SIZES_BINDING {
+            let block = sizes.binding(&dispatch.kernel, pipeline)?.ok_or_else(|| misfit("its sizes have no block".into()))?;
+            entries.push(wgpu::BindGroupEntry { binding: SIZES_BINDING, resource: wgpu::BindingResource::Buffer(block) });
+            continue;
+        }
         let mut given = dispatch.bindings.iter().filter(|(number, _)| *number == declared.number);
         let Some((_, operand)) = given.next() else {
             return Err(misfit(format!(

@@ -7,26 +7,31 @@
 
 use std::collections::BTreeSet;
 
-use super::sources::SOURCES;
+use super::{
+    sizes::{self, Size, Sizes},
+    sources::SOURCES,
+};
 use crate::{Error, Result, ir::kernel::Kernel};
 
-/// The WGSL of a kernel, without its overrides' values.
+/// The WGSL of a kernel, without the values of its sizes.
 ///
 /// # Errors
 /// [`Error::Shader`] with file and line: an unknown file, an option that is asked for and not given or given and mentioned
 /// nowhere, an `#if` left open.
-pub fn compose(kernel: &Kernel) -> Result<String> {
-    Composed::new(kernel).map(|composed| composed.text)
+pub fn compose(kernel: &Kernel, sizes: Sizes) -> Result<String> {
+    Composed::new(kernel, sizes).map(|composed| composed.text)
 }
 
 /// Composed text that knows where its lines come from.
 pub(super) struct Composed {
     pub text: String,
+    /// Members of the uniform with the sizes, in order.
+    pub sizes: Vec<Size>,
     origins: Vec<(String, usize)>,
 }
 
 impl Composed {
-    pub fn new(kernel: &Kernel) -> Result<Self> {
+    pub fn new(kernel: &Kernel, sizes: Sizes) -> Result<Self> {
         let file = format!("{}.wgsl", kernel.shader);
         let mut composer =
             Composer { kernel, included: BTreeSet::new(), mentioned: BTreeSet::new(), enables: vec![], lines: vec![] };
@@ -35,8 +40,13 @@ impl Composed {
             return Err(At { file: &file, line: 0 }.error(format!("option {name} is given, and nothing depends on it")));
         }
         let hole = kernel.hole.lines().enumerate().map(|(i, text)| (text.to_owned(), ("hole".to_owned(), i + 1)));
-        let (lines, origins): (Vec<String>, _) = composer.enables.into_iter().chain(composer.lines).chain(hole).unzip();
-        Ok(Self { text: lines.join("\n") + "\n", origins })
+        let (mut lines, origins): (Vec<String>, _) = composer.enables.into_iter().chain(composer.lines).chain(hole).unzip();
+        let (sizes, declared) = match sizes {
+            Sizes::Constants => Default::default(),
+            Sizes::Uniform => sizes::into_uniform(&mut lines),
+        };
+        lines.extend(declared);
+        Ok(Self { text: lines.join("\n") + "\n", sizes, origins })
     }
 
     /// File and line that line `line` (from 1) of the text comes from.

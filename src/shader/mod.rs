@@ -2,7 +2,9 @@
 
 mod compose;
 mod reflect;
+mod sizes;
 mod sources;
 
 pub use compose::compose;
 pub use reflect::{Access, Binding, Reflected, reflect};
+pub use sizes::{SIZES_BINDING, Size, Sizes, size_words};

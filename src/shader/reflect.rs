@@ -2,7 +2,10 @@
 
 use naga::{AddressSpace, StorageAccess, valid};
 
-use super::compose::Composed;
+use super::{
+    compose::Composed,
+    sizes::{Size, Sizes},
+};
 use crate::{Error, Result, ir::kernel::Kernel};
 
 /// How a shader uses a buffer.
@@ -35,6 +38,8 @@ pub struct Reflected {
     pub info: valid::ModuleInfo,
     /// The buffers of group 0, by number.
     pub bindings: Vec<Binding>,
+    /// Members of the uniform with the sizes, in order; none where they are constants.
+    pub sizes: Vec<Size>,
 }
 
 /// Composes, parses and validates a kernel's shader.
@@ -42,8 +47,8 @@ pub struct Reflected {
 /// # Errors
 /// [`Error::Shader`] with the file and line that the composed line comes from; also for a binding outside of group 0, for
 /// one that is no buffer, and for anything but one entry point.
-pub fn reflect(kernel: &Kernel) -> Result<Reflected> {
-    let composed = Composed::new(kernel)?;
+pub fn reflect(kernel: &Kernel, sizes: Sizes) -> Result<Reflected> {
+    let composed = Composed::new(kernel, sizes)?;
     let error = |line: Option<u32>, problem: String| {
         let place = line.map_or_else(|| format!("{}.wgsl", kernel.shader), |line| composed.origin(line as usize));
         Error::Shader { shader: format!("{place} (in {kernel})"), problem }
@@ -74,5 +79,5 @@ pub fn reflect(kernel: &Kernel) -> Result<Reflected> {
         bindings.push(Binding { number: binding.binding, name, access });
     }
     bindings.sort_by_key(|binding| binding.number);
-    Ok(Reflected { module, info, bindings })
+    Ok(Reflected { module, info, bindings, sizes: composed.sizes })
 }

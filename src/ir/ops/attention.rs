@@ -113,9 +113,11 @@ impl Attention {
         g.push(Reshape { shape: q_shape }, &[out])
     }
 
-    fn mask_options(&self) -> Option<(&'static str, usize)> {
+    /// The option `MASK` and the window. Where sizes are data all layers share a kernel: no position is `i32::MAX` behind another.
+    fn mask_options(&self, target: &Target) -> Option<(&'static str, usize)> {
         match self.mask {
             MaskKind::None => Some(("none", 0)),
+            MaskKind::Causal if target.software => Some(("window", i32::MAX as usize)),
             MaskKind::Causal => Some(("causal", 0)),
             MaskKind::SlidingWindow(window) => Some(("window", window)),
             MaskKind::Custom | MaskKind::Bias => None,
@@ -173,7 +175,7 @@ impl OpDef for Attention {
     }
 
     fn emit(&self, emit: &mut Emit) -> Result<()> {
-        let Some((mask, window)) = self.mask_options() else { return Err(emit.refuse("no kernel for this mask")) };
+        let Some((mask, window)) = self.mask_options(emit.target) else { return Err(emit.refuse("no kernel for this mask")) };
         let (q, k) = (emit.inputs[0].ty.shape.clone(), emit.inputs[1].ty.shape.clone());
         let (batch, new, heads, head_dim) = (q[0], q[1], q[2], q[3]);
         let (cached, kv_heads) = (k[1], k[2]);
@@ -195,6 +197,7 @@ impl OpDef for Attention {
             ("KV", emit.inputs[1].ty.dtype.name().into()),
             ("VEC", vector.to_string()),
             ("HV", held.to_string()),
+            ("WIDE", yes(shuffles && emit.target.int64 && vector == 4)),
             ("NEW", yes(new_row.is_some())),
         ];
         let mut overrides = vec![
@@ -319,7 +322,12 @@ impl Tiles {
         // read faster than a key, but one token's queries are few and fill the cores as small groups. Software drivers take
         // seconds to compile what is unrolled over many queries and barriers.
         let most = if software && tier == "portable" { 2 } else { 8 };
-        let vectors = if shuffles && new > 1 { 64 } else { 16 };
+        let vectors = match new {
+            1 => 16,
+            2..=16 if shuffles => 32,
+            _ if shuffles => 64,
+            _ => 16,
+        };
         let queries = (vectors / held).clamp(1, most).min(rows.next_power_of_two());
         // Queries of a new row lie in workgroup memory, beside its key and value.
         let room = (NEW_ROW_BYTES / (held * lanes * vector * 4)).saturating_sub(2).max(1);

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use super::super::{GpuContext, pipeline::PipelineCache};
+use super::super::{GpuContext, first_use::first_use, pipeline::PipelineCache};
 use crate::{
     Result,
     flow::BuiltModel,
@@ -23,8 +23,8 @@ const PROMPT: usize = 16;
 const COMPILED_AT_ONCE: usize = 8;
 
 /// What a short prompt and a greedy step after it run, where runs have at most `chunk` tokens and rings `ring` rows. What cannot be
-/// lowered at these sizes is left out: the sizes that are asked for later may fit. Nothing for an adapter that computes on the CPU:
-/// such drivers compile a kernel when it first runs, and making its pipeline earlier takes time from the upload.
+/// lowered at these sizes is left out: the sizes that are asked for later may fit. For an adapter that computes on the CPU the prompt
+/// alone: such drivers compile in their queue, one kernel after the other, and the first token should not wait for the second's.
 pub(super) fn kernels(
     model: &Model,
     context: &GpuContext,
@@ -33,13 +33,10 @@ pub(super) fn kernels(
     ring: usize,
 ) -> Result<Vec<Kernel>> {
     let target: Target = context.capabilities().target();
-    if target.software {
-        return Ok(Vec::new());
-    }
     let built: &BuiltModel = &*model.built(true, Want::Last, profiles.kv())?;
     let together = Together::of(&built.graph);
     let mut kernels = Vec::new();
-    for tokens in [PROMPT.min(chunk), 1] {
+    for tokens in [PROMPT.min(chunk), 1].into_iter().take(if target.software { 1 } else { 2 }) {
         let binding = DimBinding::new().with(sym::SEQ, tokens).with(sym::CACHE, SMALLEST_BUCKET).with(sym::RING, ring);
         let options = profiles.of(true, tokens).options(&context.capabilities().backend);
         if let Ok(plan) = lower(&built.graph, &binding, &target, &options, &together) {
@@ -55,9 +52,15 @@ pub(super) fn kernels(
 /// not compile is reported by the run that needs it.
 pub(super) fn beside<T>(pipelines: &PipelineCache, kernels: &[Kernel], upload: impl FnOnce() -> Result<T>) -> Result<T> {
     let failed = &AtomicBool::new(false);
+    let kernels = pipelines.distinct(kernels);
+    let software = pipelines.context().capabilities().target().software;
     std::thread::scope(|scope| {
+        let compiled = |part: &[&Kernel]| {
+            pipelines.prepare(part.iter().copied())?;
+            if software { first_use(pipelines, part) } else { Ok(()) }
+        };
         let mut parts = kernels.chunks(COMPILED_AT_ONCE);
-        let compile = move || parts.all(|part| !failed.load(Relaxed) && pipelines.prepare(part).is_ok());
+        let compile = move || parts.all(|part| !failed.load(Relaxed) && compiled(part).is_ok());
         // Without a thread they are compiled when they are needed.
         let compiler = (!kernels.is_empty()).then(|| std::thread::Builder::new().spawn_scoped(scope, compile));
         let uploaded = upload();
