@@ -101,7 +101,7 @@ fn run(arguments: Arguments) -> Result<()> {
         format!("{origin}\n{profile}{report}{graph}")
     } else {
         let (target, backend) = target(&arguments.device)?;
-        let options = profile.options(&backend);
+        let options = LowerOptions { chosen_from: Some("logits".into()), ..profile.options(&backend) };
         let rows = arguments.context.next_power_of_two().max(SMALLEST_BUCKET);
         let model = Model { config, built, target, options, rows };
         match &arguments.what.shader {

@@ -1,7 +1,10 @@
-// Argmax of each row of logits [R, V], the lowest index among equals, in two dispatches.
+// Argmax of each row of logits [R, V], the lowest index among equals, in two dispatches (slices, merge) or, where the kernel that
+// wrote the logits kept the largest of each slice (lib/maxima.wgsl), in one (maxima).
 // STAGE = slices: one workgroup finds the largest of SLICE neighbouring logits; grid: R*ceil(V/SLICE) folded over x and y;
 //   0 logits f32 [R, V], 1 partials [R, ceil(V/SLICE)] of (bits of the value, index).
 // STAGE = merge: one workgroup a row; grid: R folded over x and y; 0 partials, 1 ids u32 [R].
+// STAGE = maxima: one workgroup a row finds the first slice with the largest value, and in it the first logit that has it;
+//   grid: R folded over x and y; 0 logits, 1 ids u32 [R], 2 maxima u32 [R, ceil(V/SLICE)].
 // Overrides: R, V, SLICE. Options: TIER, LANES, STAGE.
 override R: u32;
 override V: u32;
@@ -9,7 +12,7 @@ override SLICE: u32;
 
 const LANES = ${LANES}u;
 const NONE = 0xffffffffu;
-const LOWEST = -3.4e38;
+#include lib/ordered.wgsl
 #include lib/lanes.wgsl
 #if STAGE == slices
 @group(0) @binding(0) var<storage, read> logits: array<f32>;
@@ -17,6 +20,10 @@ const LOWEST = -3.4e38;
 #elif STAGE == merge
 @group(0) @binding(0) var<storage, read> partials: array<vec2<u32>>;
 @group(0) @binding(1) var<storage, read_write> ids: array<u32>;
+#elif STAGE == maxima
+@group(0) @binding(0) var<storage, read> logits: array<f32>;
+@group(0) @binding(1) var<storage, read_write> ids: array<u32>;
+@group(0) @binding(2) var<storage, read> maxima: array<u32>;
 #endif
 
 @compute @workgroup_size(LANES)
@@ -27,6 +34,23 @@ fn main(
 ) {
     let slices = (V + SLICE - 1u) / SLICE;
     let group = wid.x + wid.y * groups.x;
+#if STAGE == maxima
+    if group >= R { return; }
+    var most = 0u;
+    var slice = 0u;
+    for (var s = lane; s < slices; s += LANES) {
+        let found = maxima[group * slices + s];
+        if found > most { most = found; slice = s; }
+    }
+    let top = ~lanes_least(~most, lane);
+    let first = lanes_least(select(NONE, slice, most == top), lane) * SLICE;
+    var id = NONE;
+    for (var i = first + lane; i < min(first + SLICE, V); i += LANES) {
+        if ordered(logits[group * V + i]) == top { id = min(id, i); }
+    }
+    let least = lanes_least(id, lane);
+    if lane == 0u { ids[group] = select(least, 0u, top == 0u || least == NONE); }
+#else
     var best = LOWEST;
     var id = NONE;
 #if STAGE == slices
@@ -51,5 +75,6 @@ fn main(
     if lane == 0u { partials[group] = vec2<u32>(bitcast<u32>(top), least); }
 #elif STAGE == merge
     if lane == 0u { ids[group] = select(least, 0u, least == NONE); }
+#endif
 #endif
 }

@@ -3,7 +3,9 @@
 // One workgroup, one subgroup of 8 lanes or more: ROWS rows t by NR*LANES columns n; a lane holds the columns
 // n0 + lane + LANES*r and reads their rows of W; eight lanes read eight neighbouring x and hand them round by shuffles.
 // Grid, folded over x and y: ceil(T/ROWS) * ceil(OUT/(NR*LANES)), t fastest.
-// Overrides: T, IN, OUT, OUT_STRIDE. Options: LANES (the subgroup size, 8 or more), NR, ROWS, WEIGHT, VEC, WEIGHTS, COMPUTE.
+// MAXIMA = yes: T = 1, WEIGHTS = 1; the largest of each slice of y goes to binding 5, see lib/maxima.wgsl. NR*LANES divides SLICE.
+// Overrides: T, IN, OUT, OUT_STRIDE, FIRST and SLICE with MAXIMA. Options: LANES (the subgroup size, 8 or more), NR, ROWS, WEIGHT,
+// VEC, WEIGHTS, COMPUTE, MAXIMA (no | yes).
 // Hole: WEIGHTS = 1: epilogue(i: u32, v: f32) -> f32; WEIGHTS = 2: epilogue(i: u32, v0: f32, v1: f32) -> f32.
 override T: u32;
 override IN: u32;
@@ -17,6 +19,9 @@ override OUT_STRIDE: u32;
 @group(0) @binding(2) var<storage, read> w0: array<Stored>;
 #if WEIGHTS == 2
 @group(0) @binding(3) var<storage, read> w1: array<Stored>;
+#endif
+#if MAXIMA == yes
+#include lib/maxima.wgsl
 #endif
 
 const LANES = ${LANES}u;
@@ -70,6 +75,9 @@ fn main(
     var sums1: array<f32, NR * ROWS>;
     for (var i = 0u; i < NR * ROWS; i++) { sums1[i] = acc1[i]; }
 #endif
+#if MAXIMA == yes
+    var most = 0u;
+#endif
     let live = min(ROWS, T - t0);
     for (var i = 0u; i < NR * live; i++) {
         let r = i / live;
@@ -80,8 +88,16 @@ fn main(
 #if WEIGHTS == 2
             y[o] = epilogue(o, sums[r * ROWS + j], sums1[r * ROWS + j]);
 #else
-            y[o] = epilogue(o, sums[r * ROWS + j]);
+            let v = epilogue(o, sums[r * ROWS + j]);
+            y[o] = v;
+#if MAXIMA == yes
+            most = max(most, ordered(v));
+#endif
 #endif
         }
     }
+#if MAXIMA == yes
+    let top = subgroupMax(most);
+    if lane == 0u { keep(n0, top); }
+#endif
 }

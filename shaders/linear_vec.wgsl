@@ -2,8 +2,9 @@
 // One workgroup: NR neighbouring columns n by ROWS rows t; its lanes split k, so neighbouring lanes read neighbouring
 // words of a row of W. Grid: ceil(OUT/NR) folded over x and y; z = ceil(T/ROWS).
 // NORM = one_plus | plain: x is normed first, as rms_norm.wgsl does, with the gain at binding 4; COMPUTE = f32 only.
-// Overrides: T, IN, OUT, OUT_STRIDE, EPS with a NORM. Options: TIER, LANES (subgroup: the subgroup size), NR, ROWS, WEIGHT, VEC,
-// WEIGHTS, COMPUTE, NORM (none | plain | one_plus) with GAIN_WEIGHT. portable needs (NR*WEIGHTS + 1)*ROWS*LANES <= 4096.
+// MAXIMA = yes: T = 1, WEIGHTS = 1; the largest of each slice of y goes to binding 5, see lib/maxima.wgsl. NR divides SLICE.
+// Overrides: T, IN, OUT, OUT_STRIDE, EPS with a NORM, FIRST and SLICE with MAXIMA. Options: TIER, LANES (subgroup: the subgroup size), NR, ROWS, WEIGHT, VEC,
+// WEIGHTS, COMPUTE, NORM (none | plain | one_plus) with GAIN_WEIGHT, MAXIMA (no | yes). portable needs (NR*WEIGHTS + 1)*ROWS*LANES <= 4096.
 // Hole: WEIGHTS = 1: epilogue(i: u32, v: f32) -> f32; WEIGHTS = 2: epilogue(i: u32, v0: f32, v1: f32) -> f32.
 override T: u32;
 override IN: u32;
@@ -18,6 +19,9 @@ override OUT_STRIDE: u32;
 @group(0) @binding(2) var<storage, read> w0: array<Stored>;
 #if WEIGHTS == 2
 @group(0) @binding(3) var<storage, read> w1: array<Stored>;
+#endif
+#if MAXIMA == yes
+#include lib/maxima.wgsl
 #endif
 
 const LANES = ${LANES}u;
@@ -72,6 +76,9 @@ fn main(
 #if TIER == subgroup
     for (var i = 0u; i < SUMS; i++) { acc[i] = subgroupAdd(acc[i]); }
     if lane != 0u { return; }
+#if MAXIMA == yes
+    var most = 0u;
+#endif
     for (var i = 0u; i < NR * ROWS; i++) {
         let n = n0 + i / ROWS;
         let t = t0 + i % ROWS;
@@ -85,10 +92,17 @@ fn main(
 #if WEIGHTS == 2
             y[o] = epilogue(o, acc[i] * scale, acc[NR * ROWS + i] * scale);
 #else
-            y[o] = epilogue(o, acc[i] * scale);
+            let v = epilogue(o, acc[i] * scale);
+            y[o] = v;
+#if MAXIMA == yes
+            most = max(most, ordered(v));
+#endif
 #endif
         }
     }
+#if MAXIMA == yes
+    keep(n0, most);
+#endif
 #else
     for (var i = 0u; i < SUMS; i++) { partial[i * LANES + lane] = acc[i]; }
     workgroupBarrier();
@@ -105,7 +119,11 @@ fn main(
 #if WEIGHTS == 2
             y[o] = epilogue(o, total(i) * scale, total(NR * ROWS + i) * scale);
 #else
-            y[o] = epilogue(o, total(i) * scale);
+            let v = epilogue(o, total(i) * scale);
+            y[o] = v;
+#if MAXIMA == yes
+            keep(n, ordered(v));
+#endif
 #endif
         }
     }

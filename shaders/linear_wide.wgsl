@@ -3,8 +3,9 @@
 // One workgroup, one subgroup: ROWS rows t by NR*LANES columns n; a lane holds the columns n0 + lane + LANES*r and reads their
 // rows of W by sixteen elements; of each row of x it reads every LANES-th eight elements, and shuffles hand them round.
 // Grid, folded over x and y: ceil(T/ROWS) * ceil(OUT/(NR*LANES)), t fastest. Needs 64-bit integers.
-// Overrides: T, IN (divisible by 16), OUT, OUT_STRIDE. Options: LANES (the subgroup size), NR, ROWS (at most 8),
-// WEIGHT = f16 | bf16, WEIGHTS, COMPUTE.
+// MAXIMA = yes: T = 1, WEIGHTS = 1; the largest of each slice of y goes to binding 5, see lib/maxima.wgsl. NR*LANES divides SLICE.
+// Overrides: T, IN (divisible by 16), OUT, OUT_STRIDE, FIRST and SLICE with MAXIMA. Options: LANES (the subgroup size), NR,
+// ROWS (at most 8), WEIGHT = f16 | bf16, WEIGHTS, COMPUTE, MAXIMA (no | yes).
 // Hole: WEIGHTS = 1: epilogue(i: u32, v: f32) -> f32; WEIGHTS = 2: epilogue(i: u32, v0: f32, v1: f32) -> f32.
 override T: u32;
 override IN: u32;
@@ -18,6 +19,9 @@ override OUT_STRIDE: u32;
 @group(0) @binding(2) var<storage, read> w0: array<vec4<u64>>;
 #if WEIGHTS == 2
 @group(0) @binding(3) var<storage, read> w1: array<vec4<u64>>;
+#endif
+#if MAXIMA == yes
+#include lib/maxima.wgsl
 #endif
 
 const LANES = ${LANES}u;
@@ -80,6 +84,9 @@ fn main(
     // Drivers compile a store for long: this loop is not unrolled, and what it reads lies in memory.
     var sums: array<f32, HELD * ROWS>;
     for (var i = 0u; i < HELD * ROWS; i++) { sums[i] = acc[i]; }
+#if MAXIMA == yes
+    var most = 0u;
+#endif
     let live = min(ROWS, T - t0);
     for (var i = 0u; i < NR * live; i++) {
         let r = i / live;
@@ -90,8 +97,16 @@ fn main(
 #if WEIGHTS == 2
             y[o] = epilogue(o, sums[r * ROWS + j], sums[(NR + r) * ROWS + j]);
 #else
-            y[o] = epilogue(o, sums[r * ROWS + j]);
+            let v = epilogue(o, sums[r * ROWS + j]);
+            y[o] = v;
+#if MAXIMA == yes
+            most = max(most, ordered(v));
+#endif
 #endif
         }
     }
+#if MAXIMA == yes
+    let top = subgroupMax(most);
+    if lane == 0u { keep(n0, top); }
+#endif
 }

@@ -3,12 +3,13 @@
 use gemmaflow::{
     gemma::{GemmaConfig, GemmaFlow},
     ir::{
-        DType, DimBinding, LowerOptions,
+        DType, DimBinding, Graph, LowerOptions,
         kernel::{Operand, Target, Tier},
+        ops::Role,
         sym,
     },
-    lower::{Together, lower},
-    plan::Plan,
+    lower::{Together, Unplaced, lower},
+    plan::{Plan, SlotKind, sampling},
     weights::random_weights,
 };
 
@@ -18,13 +19,17 @@ fn gpu(tier: Tier) -> Target {
 
 /// The plan of `tokens` new tokens of the first two layers after `rows` cached rows.
 fn plan(name: &str, target: &Target, tokens: usize, rows: usize) -> Plan {
+    plan_with(name, target, tokens, rows, &LowerOptions { chosen_from: Some("logits".into()), ..LowerOptions::default() })
+}
+
+fn plan_with(name: &str, target: &Target, tokens: usize, rows: usize, options: &LowerOptions) -> Plan {
     let mut config = GemmaConfig::preset(name).expect("a preset");
     config.effective_num_layers = Some(2);
     let mut loader = random_weights(&config, DType::BF16, 1).expect("weights of a preset");
     let built = GemmaFlow::resident(&config).last_token_logits().build(&mut loader).expect("a graph");
     let binding = DimBinding::new().with(sym::SEQ, tokens).with(sym::CACHE, rows).with(sym::RING, 640);
     let together = Together::of(&built.graph);
-    lower(&built.graph, &binding, target, &LowerOptions::default(), &together).expect("a plan")
+    lower(&built.graph, &binding, target, options, &together).expect("a plan")
 }
 
 /// What layer 1 dispatches: from the first that reads one of its weights or caches to the last before the head.
@@ -77,4 +82,55 @@ fn a_chunk_has_no_joined_products_and_no_new_row() {
     assert!(!plan.dispatches.iter().any(|dispatch| dispatch.bindings.iter().any(joined)));
     let new = ("NEW", "yes".to_string());
     assert!(!plan.dispatches.iter().any(|dispatch| dispatch.kernel.options.contains(&new)));
+}
+
+/// Dispatches that choose a token of the plan's logits.
+fn choosing(plan: &Plan, target: &Target) -> usize {
+    let maxima = plan.output(&sampling::maxima_of("logits")).is_some();
+    sampling::argmax(plan.output("logits").expect("logits").ty.len(), maxima, target).dispatches.len()
+}
+
+/// The head keeps the largest logits of a step and of a chunk, of which only the last row is computed, whether it lies in one piece
+/// or in shards.
+#[test]
+fn a_greedy_token_is_chosen_by_one_dispatch() {
+    let software = Target { software: true, ..gpu(Tier::Subgroup(8)) };
+    let narrow = Target { int64: false, ..software.clone() };
+    let cut = Target { max_binding: 64 << 20, ..gpu(Tier::Subgroup(32)) };
+    for target in [gpu(Tier::Subgroup(32)), gpu(Tier::Portable), cut, software, narrow, Target::portable()] {
+        for (name, tokens) in [("gemma-3-270m", 1), ("gemma-3-270m", 128), ("gemma-2-2b", 1), ("gemma-2b", 1)] {
+            let plan = plan(name, &target, tokens, 1024);
+            assert_eq!(choosing(&plan, &target), 1, "{name}, {tokens}, {target:?}");
+            let zeroed = plan.slots.iter().filter(|slot| slot.kind == SlotKind::Zeroed).count();
+            let without = plan_with(name, &target, tokens, 1024, &LowerOptions::default());
+            assert_eq!((zeroed, plan.dispatches.len()), (1, without.dispatches.len()), "{name}, {tokens}, {target:?}");
+            assert_eq!(choosing(&without, &target), 2, "{name}, {tokens}, {target:?}");
+        }
+    }
+}
+
+/// Where the head cannot keep them, two dispatches look at the logits.
+#[test]
+fn a_head_that_keeps_no_maxima_is_looked_through() {
+    let asked = LowerOptions { chosen_from: Some("logits".into()), ..LowerOptions::default() };
+    let alone = LowerOptions { unfused: vec!["unembed".into(), "linear".into()], ..asked.clone() };
+    let few = Target { max_storage_buffers: 4, ..Target::portable() };
+    let wide = Target { software: true, ..gpu(Tier::Subgroup(64)) };
+    for (target, options) in [(few, &asked), (wide, &asked), (gpu(Tier::Subgroup(32)), &alone)] {
+        let plan = head(&target, options);
+        assert_eq!(choosing(&plan, &target), 2, "{target:?}\n{plan}");
+    }
+    assert_eq!(choosing(&head(&gpu(Tier::Subgroup(32)), &asked), &gpu(Tier::Subgroup(32))), 1);
+}
+
+/// A head of a product and a factor for each of its results.
+fn head(target: &Target, options: &LowerOptions) -> Plan {
+    let mut graph = Graph::new("head");
+    let x = graph.input("x", Role::Caller, DType::F32, [1, 1, 64]).expect("an input");
+    let factors = graph.input("factors", Role::Caller, DType::F32, [1, 1, 4096]).expect("an input");
+    let weight = graph.weight("w", DType::BF16, &[4096, 64]).expect("a weight");
+    let product = graph.linear(x, weight).expect("a product");
+    let logits = graph.mul(product, factors).expect("a factor");
+    graph.output("logits", logits);
+    lower(&graph, &DimBinding::new(), target, options, &Unplaced).expect("a plan")
 }

@@ -174,7 +174,7 @@ fn bench_profiles_by_kernel_and_draws_a_chart() {
         assert!(table.lines().any(|l| l.starts_with(line)), "{line} in {table}");
     }
     let svg = std::fs::read_to_string(&chart).expect("written");
-    assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n") && svg.contains("argmax sample × 2"), "{svg}");
+    assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n") && svg.contains("argmax sample × 1"), "{svg}");
     let output = succeeds("bench", &[&arguments[..], &["--json"]].concat());
     let report: Value = serde_json::from_str(output.lines().last().expect("a line")).expect("JSON");
     let run = &report["runs"][0];

@@ -368,3 +368,19 @@ fn a_repetition_penalty_reads_the_whole_row_and_chooses_from_it() {
     }
     assert!(plain < 20, "the penalty changed nothing");
 }
+
+/// Runs that only give logits and runs that choose a token share a plan: what one finds of its logits is nothing to the next.
+#[test]
+fn a_token_is_chosen_by_the_logits_of_its_own_run() {
+    let oracle = Oracle::open(MODEL);
+    let mut generator = generator(&oracle, &Device::Gpu, None, None);
+    generator.prefill(&oracle.tokens("p7.input_ids")).unwrap();
+    for token in 3..23 {
+        let logits = generator.decode_get_logits(token).unwrap();
+        let history = generator.tokens().to_vec();
+        generator.decode_get_logits(token + 1).unwrap();
+        generator.prefill(&history).unwrap();
+        let expected = sample_token_after(&logits, &GREEDY, &history).unwrap();
+        assert_eq!(generator.step_cached(&GREEDY).unwrap(), expected, "after {token}");
+    }
+}

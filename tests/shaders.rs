@@ -53,7 +53,7 @@ fn model_plans(target: &Target, options: &LowerOptions) -> Vec<(String, Plan)> {
             let plan = lower(&built.graph, &binding, target, options, &Unplaced).unwrap_or_else(|e| panic!("{name}: {e}"));
             plans.push((format!("{name}, {tokens} tokens"), plan));
         }
-        plans.push((name.into(), sampling::argmax(config.vocab_size, target)));
+        plans.extend([false, true].map(|maxima| (name.into(), sampling::argmax(config.vocab_size, maxima, target))));
         plans.push((name.into(), sampling::top_k(config.vocab_size, 64, target)));
     }
     plans
@@ -62,8 +62,9 @@ fn model_plans(target: &Target, options: &LowerOptions) -> Vec<(String, Plan)> {
 /// Every kernel that the cases and models lower to, with the first that asked for it.
 fn kernels() -> BTreeMap<String, (Kernel, String)> {
     let mut kernels = BTreeMap::new();
-    let f16 = LowerOptions { compute: Compute::F16, mixed: false, ..LowerOptions::default() };
-    for (target, options) in targets().into_iter().flat_map(|t| [LowerOptions::default(), f16.clone()].map(|o| (t.clone(), o))) {
+    let f32 = LowerOptions { chosen_from: Some("logits".into()), ..LowerOptions::default() };
+    let f16 = LowerOptions { compute: Compute::F16, mixed: false, ..f32.clone() };
+    for (target, options) in targets().into_iter().flat_map(|t| [f32.clone(), f16.clone()].map(|o| (t.clone(), o))) {
         // Portable means that nothing optional is there.
         if options.compute == Compute::F16 && !target.f16 {
             continue;
@@ -151,6 +152,12 @@ fn every_variant_translates_for_every_backend() {
     };
     for shader in ["attention", "attention_combine", "gather", "linear_vec", "linear_tile", "linear_tile_shared", "region"] {
         reached(shader, &[]);
+    }
+    for shader in ["linear_vec", "linear_tile", "linear_wide"] {
+        reached(shader, &[("MAXIMA", "yes")]);
+    }
+    for stage in ["slices", "merge", "maxima"] {
+        reached("argmax", &[("STAGE", stage)]);
     }
     for (size, dtype) in ["16", "8"].into_iter().flat_map(|size| ["f32", "f16", "bf16"].map(|dtype| (size, dtype))) {
         for weights in ["1", "2"] {

@@ -77,6 +77,9 @@ fn variants(bench: &Bench, weight: &Weight, dtype: DType, rows: usize, out: usiz
             all.extend(options(&[("VEC", &vector)]));
         }
         all.extend(options(text));
+        if shader != "linear_tile_shared" {
+            all.extend(options(&[("MAXIMA", &"no")]));
+        }
         let overrides = vec![("T", rows as f64), ("IN", weight.inner as f64), ("OUT", out as f64), ("OUT_STRIDE", out as f64)];
         let hole = match weight.pair {
             1 => "fn epilogue(i: u32, v: f32) -> f32 { return v; }\n",

@@ -233,6 +233,15 @@ pub struct NewRow {
     pub norms: Option<[NormArg; 2]>,
 }
 
+/// The largest of each slice of an op's result of one row, which its kernel keeps beside the result.
+#[derive(Debug, Clone)]
+pub struct Maxima {
+    /// Where they go: u32 in the order of the elements, zeros before the run.
+    pub to: Operand,
+    /// Neighbouring elements of a slice, a multiple of 64.
+    pub slice: usize,
+}
+
 /// Collects the dispatches of one op (or of an op with its epilogue, or of two ops in one kernel).
 pub struct Emit<'a> {
     /// The device.
@@ -253,6 +262,8 @@ pub struct Emit<'a> {
     pub norm: Option<NormArg>,
     /// Of a norm: the norm of its result, and where that goes.
     pub sequel: Option<(NormArg, Arg)>,
+    /// Of a product of one row: what is kept of its result.
+    pub maxima: Option<Maxima>,
     /// Dispatches so far.
     pub dispatches: Vec<Dispatch>,
     /// Byte sizes of scratch slots asked for; they are numbered from `first_scratch`.

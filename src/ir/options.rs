@@ -42,12 +42,25 @@ pub struct LowerOptions {
     /// Whether the products that suffer most from f16 stay f32 ([`keeps_f32`](Self::keeps_f32)), and all of them on a device
     /// without f16. Otherwise such a device is an error.
     pub mixed: bool,
+    /// The output that a token is chosen from: where its kernel can, it keeps the largest of each slice as a further output of the
+    /// plan ([`sampling::maxima_of`](crate::plan::sampling::maxima_of)).
+    pub chosen_from: Option<String>,
 }
 
 impl Default for LowerOptions {
     fn default() -> Self {
         let (unfused, compute) = (Vec::new(), Compute::F32);
-        Self { fuse: true, unfused, assert_clean: false, dce: true, constant_folding: true, verbose: false, compute, mixed: true }
+        Self {
+            fuse: true,
+            unfused,
+            assert_clean: false,
+            dce: true,
+            constant_folding: true,
+            verbose: false,
+            compute,
+            mixed: true,
+            chosen_from: None,
+        }
     }
 }
 

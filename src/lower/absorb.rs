@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::bound::Bound;
 use crate::ir::{
-    Graph, NodeId, Op,
+    DType, Graph, NodeId, Op,
     ops::{Attention, Gain, Linear, RmsNorm},
 };
 
@@ -141,6 +141,22 @@ pub(super) fn norm(bound: &Bound, roots: &[NodeId], readers: &Readers, taken: &B
     let free = !bound.is_alone(norm) && !taken.contains(&norm) && readers.get(&norm)?.iter().all(|reader| roots.contains(reader));
     let same_rows = bound.ty(norm).last() == bound.ty(bound.graph.node(first).inputs[0]).last();
     (free && same_rows && Linear::norms_operand(bound.target, bound.ty(first).rows(), bound.compute(first))).then_some(norm)
+}
+
+/// Whether the kernel of `roots` keeps the largest of each slice of `sink`: one product of one row that makes the output which a
+/// token is chosen from, `buffers` being what it binds besides.
+pub(super) fn maxima(bound: &Bound, roots: &[NodeId], sink: NodeId, buffers: usize) -> bool {
+    let chosen_from =
+        |(name, id): &(String, NodeId)| Some(name) == bound.options.chosen_from.as_ref() && bound.resolve(*id) == sink;
+    let [root] = roots else { return false };
+    matches!(bound.op(*root), Op::Linear(_))
+        && bound.ty(*root).rows() == 1
+        && bound.ty(sink).dtype == DType::F32
+        && !bound.is_alone(*root)
+        && !bound.is_alone(sink)
+        && bound.graph.outputs().iter().any(chosen_from)
+        && Linear::keeps_maxima(bound.target)
+        && buffers < bound.target.max_storage_buffers as usize
 }
 
 /// Products of one row whose weights lie one behind the other, so that one dispatch reads them as one matrix: each a list in the

@@ -26,11 +26,13 @@ pub(super) struct Group {
     pub(super) norm: Option<NodeId>,
     /// Of a norm: a norm of the sink, which is a second result.
     pub(super) sequel: Option<NodeId>,
+    /// Of a product: whether the largest of each slice of the sink are kept.
+    pub(super) maxima: bool,
 }
 
 impl Group {
     fn of(sink: NodeId, roots: Vec<NodeId>, extras: Vec<NodeId>) -> Self {
-        Self { sink, roots, extras, new_row: None, norm: None, sequel: None }
+        Self { sink, roots, extras, new_row: None, norm: None, sequel: None, maxima: false }
     }
 
     /// Whether every root is a result, in one binding with the others.
@@ -103,10 +105,12 @@ pub(super) fn groups(bound: &Bound) -> Result<Vec<Group>> {
     }
     taken.extend(norms.iter().copied());
     for group in &mut groups {
-        // Operand, gain, results, weights and what the epilogue reads.
-        if 3 + group.roots.len() + group.extras.len() <= most {
+        // Operand, result, weights and what the epilogue reads; then the gain, then the maxima.
+        let buffers = 2 + group.roots.len() + group.extras.len();
+        if buffers < most {
             group.norm = absorb::norm(bound, &group.roots, &readers, &taken);
         }
+        group.maxima = absorb::maxima(bound, &group.roots, group.sink, buffers + usize::from(group.norm.is_some()));
         norms.extend(group.norm);
     }
     groups.retain(|group| !norms.contains(&group.sink));

@@ -7,10 +7,10 @@ use crate::{
     Error, Result,
     ir::{
         Compute, DType, FixedType, NodeId, Op,
-        kernel::{Arg, Dispatch, Emit, Epilogue, NewRow, NormArg, Operand, Place, Slot},
+        kernel::{Arg, Dispatch, Emit, Epilogue, Maxima, NewRow, NormArg, Operand, Place, Slot},
         ops::Linear,
     },
-    plan::{Plan, PlanOutput, SlotInfo, SlotKind},
+    plan::{Plan, PlanOutput, SlotInfo, SlotKind, sampling},
 };
 
 /// The plan that computes `groups` in order.
@@ -127,14 +127,28 @@ impl Placer<'_> {
         let output = Arg { ty, place: Place::Slot(slot, 0), grows: bound.grows(result) };
         let norm = group.norm.map(|norm| self.norm(norm, &label)).transpose()?;
         let sequel = group.sequel.map(|norm| self.sequel(norm, &label)).transpose()?;
+        let maxima = group.maxima.then(|| self.maxima(group.sink, &label)).transpose()?;
         let epilogue = match root {
             Some(root) if root != group.sink => Epilogue { text: region::epilogue(bound, group)?, operands: extras.clone() },
             _ => Epilogue::identity(),
         };
         let (dispatches, scratch, first_scratch) = (Vec::new(), Vec::new(), self.plan.slots.len());
         let (target, compute) = (bound.target, root.map_or(Compute::F32, |root| bound.compute(root)));
-        let mut emit =
-            Emit { target, compute, label, inputs, output, epilogue, new_row, norm, sequel, dispatches, scratch, first_scratch };
+        let mut emit = Emit {
+            target,
+            compute,
+            label,
+            inputs,
+            output,
+            epilogue,
+            new_row,
+            norm,
+            sequel,
+            maxima,
+            dispatches,
+            scratch,
+            first_scratch,
+        };
         match group.roots[..] {
             [] => {
                 let mut bindings = vec![(0, emit.output.operand())];
@@ -199,6 +213,18 @@ impl Placer<'_> {
         let slot = self.slot_for(norm, &ty, label)?;
         self.hold(slot, norm);
         Ok((self.norm(norm, label)?, Arg { ty, place: Place::Slot(slot, 0), grows: false }))
+    }
+
+    /// A slot for the largest of each slice of `value`, as an output beside those of the graph.
+    fn maxima(&mut self, value: NodeId, label: &str) -> Result<Maxima> {
+        let elements = self.bound.ty(value).len();
+        let slice = sampling::slice_of(elements);
+        let ty = FixedType { dtype: DType::U32, shape: vec![elements.div_ceil(slice)] };
+        let bytes = self.slot_bytes((ty.len() * ty.dtype.size()) as u64, label)?;
+        let slot = self.new_slot(bytes, SlotKind::Zeroed);
+        let name = self.bound.options.chosen_from.as_deref().unwrap_or_default();
+        self.plan.outputs.push(PlanOutput { name: sampling::maxima_of(name), slot, ty });
+        Ok(Maxima { to: Operand::Slot(slot, 0), slice })
     }
 
     fn hold_results(&mut self, slot: Slot, group: &Group) {

@@ -70,6 +70,10 @@ pub fn cost(plan: &Plan, dispatch: &Dispatch, live: Live, shard_bytes: &dyn Fn(&
             let (results, width, parts) = (size("B") * size("T") * size("N"), size("H"), size("PARTS"));
             Cost { bytes: 4 * results * (parts * (width + 2) + width), flops: 2 * results * parts * width }
         }
+        // Of the logits one slice is looked through.
+        "argmax" if option(kernel, "STAGE") == Some("maxima") => {
+            Cost { bytes: 4 * size("R") * (size("V").div_ceil(size("SLICE")) + size("SLICE") + 1), flops: 0 }
+        }
         shader => {
             // A region's operands have at most as many elements as its result, or are all of them read.
             let most = if shader == "region" { 4 * size("TOTAL") } else { u64::MAX };
@@ -159,8 +163,12 @@ mod tests {
 
     #[test]
     fn an_unknown_kernel_costs_its_slots() {
-        let plan = sampling::argmax(1000, &crate::ir::kernel::Target::portable());
+        let plan = sampling::argmax(1000, false, &crate::ir::kernel::Target::portable());
         let found = cost(&plan, &plan.dispatches[0], Live { tokens: 1, start: 0 }, &|_, _| 0);
         assert_eq!(found, Cost { bytes: 4000 + plan.slots[1].bytes, flops: 0 });
+        // Two maxima, one slice of 512 logits and the id.
+        let plan = sampling::argmax(1000, true, &crate::ir::kernel::Target::portable());
+        let found = cost(&plan, &plan.dispatches[0], Live { tokens: 1, start: 0 }, &|_, _| 0);
+        assert_eq!(found, Cost { bytes: 4 * (2 + 512 + 1), flops: 0 });
     }
 }

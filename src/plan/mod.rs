@@ -18,6 +18,8 @@ use crate::ir::{
 pub enum SlotKind {
     /// Owned by the plan's runner; reused along the plan by values that do not live at the same time.
     Scratch,
+    /// Owned by the plan's runner, zeros at the start of every run.
+    Zeroed,
     /// An input of the graph, bound by its name; a cache is one whose role is [`Role::Cache`] and is written in place.
     Input {
         /// The input's name.
@@ -27,6 +29,13 @@ pub enum SlotKind {
         /// Its type.
         ty: FixedType,
     },
+}
+
+impl SlotKind {
+    /// Whether the plan's runner owns the buffer.
+    pub fn is_owned(&self) -> bool {
+        matches!(self, SlotKind::Scratch | SlotKind::Zeroed)
+    }
 }
 
 /// One buffer of a plan.
@@ -76,9 +85,9 @@ impl Plan {
         self.outputs.iter().find(|o| o.name == name)
     }
 
-    /// Bytes of all scratch slots.
+    /// Bytes of all slots that the runner owns.
     pub fn scratch_bytes(&self) -> u64 {
-        self.slots.iter().filter(|s| s.kind == SlotKind::Scratch).map(|s| s.bytes).sum()
+        self.slots.iter().filter(|s| s.kind.is_owned()).map(|s| s.bytes).sum()
     }
 
     /// The names of all weights that the dispatches bind.
@@ -104,6 +113,7 @@ impl fmt::Display for Plan {
         for (index, slot) in self.slots.iter().enumerate() {
             match &slot.kind {
                 SlotKind::Scratch => writeln!(f, "  slot {index}: {} bytes", slot.bytes)?,
+                SlotKind::Zeroed => writeln!(f, "  slot {index}: {} bytes, zeros at first", slot.bytes)?,
                 SlotKind::Input { name, role, ty } => {
                     writeln!(f, "  slot {index}: {} bytes, input {name} ({role}) {}{:?}", slot.bytes, ty.dtype, ty.shape)?;
                 }

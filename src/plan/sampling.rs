@@ -14,27 +14,50 @@ const SLICE: usize = 512;
 const MAX_SLICES: usize = 1024;
 
 const LOGITS: Slot = Slot(0);
+/// What is known of each slice.
 const PARTIALS: Slot = Slot(1);
 const RESULT: Slot = Slot(2);
 
-/// The id of the largest of `vocab_size` logits (the smallest id among equals): output `token` u32 `[1]`.
-pub fn argmax(vocab_size: usize, target: &Target) -> Plan {
-    let slice = SLICE.max(vocab_size.div_ceil(MAX_SLICES));
+/// The name of the output that holds the largest of each slice ([`slice_of`]) of the output `name` of one row: u32, ordered as the
+/// numbers are, 0 where a slice has none.
+pub fn maxima_of(name: &str) -> String {
+    format!("{name}.maxima")
+}
+
+/// Neighbouring logits of a slice, a multiple of 64.
+pub fn slice_of(vocab_size: usize) -> usize {
+    SLICE.max(vocab_size.div_ceil(MAX_SLICES).next_multiple_of(64))
+}
+
+/// The id of the largest of `vocab_size` logits (the smallest id among equals): output `token` u32 `[1]`. With `maxima` it has the
+/// input `maxima` beside `logits`: the largest of each slice, as a plan's output [`maxima_of`] holds them.
+pub fn argmax(vocab_size: usize, maxima: bool, target: &Target) -> Plan {
+    let slice = slice_of(vocab_size);
     let slices = vocab_size.div_ceil(slice);
     let overrides = vec![("R", 1.0), ("V", vocab_size as f64), ("SLICE", slice as f64)];
     let stage =
         |stage| Kernel { shader: "argmax", options: options(target, stage), overrides: overrides.clone(), hole: String::new() };
-    let dispatches = vec![
-        dispatch(stage("slices"), vec![(0, LOGITS), (1, PARTIALS)], false, slices),
-        dispatch(stage("merge"), vec![(0, PARTIALS), (1, RESULT)], false, 1),
-    ];
-    plan("argmax", vocab_size, slices * 8, FixedType { dtype: DType::U32, shape: vec![1] }, dispatches)
+    let dispatches = match maxima {
+        true => vec![dispatch(stage("maxima"), vec![(0, LOGITS), (1, RESULT), (2, PARTIALS)], false, 1)],
+        false => vec![
+            dispatch(stage("slices"), vec![(0, LOGITS), (1, PARTIALS)], false, slices),
+            dispatch(stage("merge"), vec![(0, PARTIALS), (1, RESULT)], false, 1),
+        ],
+    };
+    let ty = FixedType { dtype: DType::U32, shape: vec![1] };
+    if !maxima {
+        return plan("argmax", vocab_size, slices * 8, ty, dispatches);
+    }
+    let mut plan = plan("argmax", vocab_size, slices * 4, ty, dispatches);
+    let ty = FixedType { dtype: DType::U32, shape: vec![slices] };
+    plan.slots[PARTIALS.0].kind = SlotKind::Input { name: "maxima".into(), role: Role::Caller, ty };
+    plan
 }
 
 /// The `top` largest of `vocab_size` logits, largest first, with what turns them into probabilities: output `token` u32
 /// `[2·top + 2]`: ids, bits of their logits, bits of the maximum, bits of Σ exp((l − max) / temperature).
 pub fn top_k(vocab_size: usize, top: usize, target: &Target) -> Plan {
-    let slice = SLICE.max(vocab_size.div_ceil(MAX_SLICES));
+    let slice = slice_of(vocab_size);
     let slices = vocab_size.div_ceil(slice);
     let shared = vec![("R", 1.0), ("V", vocab_size as f64), ("SLICE", slice as f64), ("SLICES", slices as f64)];
     let merged = shared.iter().copied().chain([("TOP", top as f64)]).collect();

@@ -119,6 +119,7 @@ impl CompileProfile {
             verbose: self.passes.verbose,
             compute: self.precision.compute,
             mixed: self.precision.mixed == Mixed::Auto,
+            chosen_from: None,
         }
     }
 }

@@ -108,6 +108,7 @@ impl GpuContext {
     pub fn time_whole(&self, plans: &[&PreparedPlan]) -> Result<f64> {
         let start = Instant::now();
         let submission = self.run("a timed run", |encoder| {
+            plans.iter().for_each(|plan| plan.reset(encoder));
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
             plans.iter().for_each(|plan| plan.record(&mut pass));
             Ok(())

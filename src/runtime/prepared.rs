@@ -99,6 +99,7 @@ pub struct Bound<'a> {
 #[derive(Debug)]
 pub struct PreparedPlan {
     slots: Vec<Region>,
+    zeroed: Vec<Region>,
     steps: Vec<Recorded>,
     outputs: HashMap<String, (Slot, u64)>,
     scratch_bytes: u64,
@@ -140,7 +141,16 @@ impl PreparedPlan {
         let steps = plan.dispatches.iter().map(make).collect::<Result<_>>()?;
         let bytes = |ty: &crate::ir::FixedType| (ty.len() * ty.dtype.size()) as u64;
         let outputs = plan.outputs.iter().map(|o| (o.name.clone(), (o.slot, bytes(&o.ty)))).collect();
-        Ok(Self { slots, steps, outputs, scratch_bytes: plan.scratch_bytes(), _sizes: sizes })
+        let is_zeroed = |index: &usize| plan.slots[*index].kind == SlotKind::Zeroed;
+        let zeroed = (0..slots.len()).filter(is_zeroed).map(|index| slots[index].clone()).collect();
+        Ok(Self { slots, zeroed, steps, outputs, scratch_bytes: plan.scratch_bytes(), _sizes: sizes })
+    }
+
+    /// Zeroes what every run begins with zeros. To be recorded before the pass of each run; records nothing for most plans.
+    pub fn reset(&self, encoder: &mut wgpu::CommandEncoder) {
+        for Region { buffer, offset, bytes } in &self.zeroed {
+            encoder.clear_buffer(buffer.raw(), *offset, Some(*bytes));
+        }
     }
 
     /// Records every dispatch; makes nothing.
@@ -190,7 +200,7 @@ fn regions(
 ) -> Result<Vec<Region>> {
     // Whole vectors, so that vector loads of a tail stay inside.
     let padded = |index: usize| plan.slots[index].bytes.max(1).next_multiple_of(16);
-    let mut order: Vec<usize> = (0..plan.slots.len()).filter(|&i| plan.slots[i].kind == SlotKind::Scratch).collect();
+    let mut order: Vec<usize> = (0..plan.slots.len()).filter(|&i| plan.slots[i].kind.is_owned()).collect();
     order.sort_by_key(|&index| std::cmp::Reverse(plan.slots[index].bytes));
     let mut taken = HashMap::new();
     for (rank, &index) in order.iter().enumerate() {
@@ -198,7 +208,9 @@ fn regions(
         taken.insert(index, Region { buffer: scratch.take(context, rank, bytes)?, offset: 0, bytes });
     }
     let region = |index: usize| match &plan.slots[index].kind {
-        SlotKind::Scratch => taken.remove(&index).ok_or_else(|| malformed(plan, format!("slot {index} has no buffer"))),
+        SlotKind::Scratch | SlotKind::Zeroed => {
+            taken.remove(&index).ok_or_else(|| malformed(plan, format!("slot {index} has no buffer")))
+        }
         SlotKind::Input { name, ty, .. } => {
             let wrong = |problem: String| Error::Input { name: name.clone(), problem };
             let (buffer, offset) = inputs.get(name).ok_or_else(|| wrong("has no buffer; give one".into()))?;

@@ -130,6 +130,11 @@ impl<'a> Flow<'a> {
                 return Ok(Left { function: control, iteration: false });
             }
             S::Store { pointer, value } => self.store(*pointer, control || self.varies(*value)),
+            // Which invocation finds what is for the device to choose.
+            S::Atomic { pointer, result, .. } => {
+                self.store(*pointer, true);
+                self.varying.extend(result.map(|result| (result, true)));
+            }
             S::ControlBarrier(_) => guard("a barrier")?,
             S::Call { function, arguments, result } => {
                 let varying = arguments.iter().map(|a| self.varies(*a)).collect();

@@ -1,6 +1,6 @@
 //! A matrix product with a stored weight.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::Range};
 
 use rayon::prelude::*;
 
@@ -22,6 +22,9 @@ pub struct Linear;
 
 /// The most rows of x for which lanes split k.
 const FEW_ROWS: usize = 8;
+
+/// Columns that a lane has of a product of one row on a software driver.
+const ONE_ROW_COLUMNS: usize = 2;
 
 /// Rows of the weight that a thread of the reference widens at a time: few enough that they stay in its cache.
 const TILE: usize = 64;
@@ -46,6 +49,13 @@ impl Linear {
         !target.software && rows <= FEW_ROWS && compute == Compute::F32
     }
 
+    /// Whether the kernel for one row can keep the largest of each slice of the result: the columns of a workgroup must lie in one
+    /// slice, whatever multiple of 64 a shard begins at.
+    pub(crate) fn keeps_maxima(target: &Target) -> bool {
+        let columns = |lanes| ONE_ROW_COLUMNS * lanes;
+        !matches!(target.tier, Tier::Subgroup(lanes) if target.software && 64 % columns(lanes as usize) != 0)
+    }
+
     /// Emits `y = W·x` (or, with two weights, both products into one epilogue).
     pub(crate) fn emit_products(emit: &mut Emit, weights: &[Arg]) -> Result<()> {
         let (rows, columns) = (emit.output.ty.rows(), emit.output.ty.last());
@@ -59,7 +69,7 @@ impl Linear {
             }
             let (kernel, count, layers) = match &halves {
                 Some(halves) => halves.kernel(emit, weights, range.len(), columns),
-                None => kernel(emit, weights, rows, inner, range.len(), columns),
+                None => kernel(emit, weights, rows, inner, range, columns),
             };
             let operand = halves.as_ref().map_or_else(|| emit.inputs[0].operand(), HalfRows::operand);
             let mut bindings = vec![(0, operand), (1, emit.output.from_element(range.start))];
@@ -67,6 +77,7 @@ impl Linear {
             bindings.extend(emit.epilogue_bindings(range.start));
             bindings.extend(emit.norm.iter().filter_map(|norm| Some((4, norm.gain.as_ref()?.operand()))));
             bindings.extend(halves.iter().map(|halves| (4, halves.scales())));
+            bindings.extend(emit.maxima.iter().map(|maxima| (5, maxima.to.clone())));
             emit.dispatch(kernel, bindings, count, layers);
         }
         Ok(())
@@ -81,9 +92,13 @@ fn norm_options(norm: Option<&NormArg>) -> Vec<(&'static str, String)> {
     }
 }
 
-/// The kernel for `out` columns of the result, with its workgroups and layers; `shaders/README.md` says what was measured.
-fn kernel(emit: &Emit, weights: &[Arg], rows: usize, inner: usize, out: usize, stride: usize) -> (Kernel, usize, usize) {
-    let overrides = vec![("T", rows as f64), ("IN", inner as f64), ("OUT", out as f64), ("OUT_STRIDE", stride as f64)];
+/// The kernel for the columns `part` of the result, with its workgroups and layers; `shaders/README.md` says what was measured.
+fn kernel(emit: &Emit, weights: &[Arg], rows: usize, inner: usize, part: &Range<usize>, stride: usize) -> (Kernel, usize, usize) {
+    let out = part.len();
+    let mut overrides = vec![("T", rows as f64), ("IN", inner as f64), ("OUT", out as f64), ("OUT_STRIDE", stride as f64)];
+    let kept = emit.maxima.iter().flat_map(|maxima| [("FIRST", part.start as f64), ("SLICE", maxima.slice as f64)]);
+    overrides.extend(kept);
+    let maxima = ("MAXIMA", if emit.maxima.is_some() { "yes" } else { "no" }.to_string());
     let (tier, lanes) = match emit.target.tier {
         Tier::Subgroup(size) => ("subgroup", size as usize),
         Tier::Portable => ("portable", 64),
@@ -100,21 +115,24 @@ fn kernel(emit: &Emit, weights: &[Arg], rows: usize, inner: usize, out: usize, s
     let software = emit.target.software && tier == "subgroup" && lanes >= 8;
     if software && emit.target.int64 && narrow && inner.is_multiple_of(16) {
         // A driver on the CPU pays for each word that a lane loads, whatever its width.
-        let (tile, held) = (if rows <= 2 { 2 } else { 4 / weights.len() }, rows.min(8));
+        let (tile, held) = (if rows <= 2 { ONE_ROW_COLUMNS } else { 4 / weights.len() }, rows.min(8));
         let count = rows.div_ceil(held) * out.div_ceil(tile * lanes);
         let mut options = sizes(("LANES", lanes), tile, held);
         options.retain(|(name, _)| *name != "VEC");
+        options.push(maxima);
         (kernel("linear_wide", options), count, 1)
     } else if software {
         // A driver on the CPU pays for each lane's loads and for barriers, and little for shuffles.
-        let tile = if rows == 1 || weights.len() == 2 { 2 } else { 4 };
+        let tile = if rows == 1 || weights.len() == 2 { ONE_ROW_COLUMNS } else { 4 };
         let held = rows.min(6);
         let count = rows.div_ceil(held) * out.div_ceil(tile * lanes);
-        (kernel("linear_tile", sizes(("LANES", lanes), tile, held)), count, 1)
+        let mut options = sizes(("LANES", lanes), tile, held);
+        options.push(maxima);
+        (kernel("linear_tile", options), count, 1)
     } else if rows <= FEW_ROWS {
         let (tile, held) = (4, rows.min(4));
         let mut options = sizes(("LANES", lanes), tile, held);
-        options.push(("TIER", tier.into()));
+        options.extend([("TIER", tier.into()), maxima]);
         options.extend(norm_options(emit.norm.as_ref()));
         let mut kernel = kernel("linear_vec", options);
         kernel.overrides.extend(emit.norm.as_ref().map(|norm| ("EPS", f64::from(norm.op.eps))));

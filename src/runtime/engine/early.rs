@@ -2,7 +2,10 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use super::super::{GpuContext, first_use::first_use, pipeline::PipelineCache};
+use super::{
+    super::{GpuContext, first_use::first_use, pipeline::PipelineCache},
+    model::{argmax, options},
+};
 use crate::{
     Result,
     flow::BuiltModel,
@@ -13,7 +16,6 @@ use crate::{
         sym,
     },
     lower::{Together, lower},
-    plan::sampling,
 };
 
 /// New tokens of the prompt that is prepared for: a short one, whose first token should come soon.
@@ -38,13 +40,12 @@ pub(super) fn kernels(
     let mut kernels = Vec::new();
     for tokens in [PROMPT.min(chunk), 1].into_iter().take(if target.software { 1 } else { 2 }) {
         let binding = DimBinding::new().with(sym::SEQ, tokens).with(sym::CACHE, SMALLEST_BUCKET).with(sym::RING, ring);
-        let options = profiles.of(true, tokens).options(&context.capabilities().backend);
+        let options = options(profiles.of(true, tokens), context);
         if let Ok(plan) = lower(&built.graph, &binding, &target, &options, &together) {
-            kernels.extend(plan.dispatches.into_iter().map(|dispatch| dispatch.kernel));
+            let sampler = argmax(model.config.vocab_size, &plan, &target);
+            kernels.extend(plan.dispatches.into_iter().chain(sampler.dispatches).map(|dispatch| dispatch.kernel));
         }
     }
-    let sampler = sampling::argmax(model.config.vocab_size, &target);
-    kernels.extend(sampler.dispatches.into_iter().map(|dispatch| dispatch.kernel));
     Ok(kernels)
 }
 

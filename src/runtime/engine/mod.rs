@@ -125,6 +125,7 @@ impl GpuEngine {
             if let Tokens::Chosen(buffer, offset) = tokens {
                 block.copy_token(encoder, buffer, offset);
             }
+            plan.reset(encoder);
             let mut pass = encoder.begin_compute_pass(&super::wgpu::ComputePassDescriptor::default());
             plan.record(&mut pass);
             if let Some(sampler) = sampler {

@@ -17,15 +17,18 @@ use crate::{
     flow::BuiltModel,
     generate::{Model, ModelStats, Profiles, Want},
     ir::{
-        DType, DimBinding,
+        DType, DimBinding, LowerOptions,
         kernel::{Target, row_shards},
         sym,
     },
     lower::{lower, weights_of_one_operand},
-    plan::Plan,
+    plan::{Plan, sampling},
     profile::CompileProfile,
     weights::Tensor,
 };
+
+/// The output that tokens are chosen from.
+pub(super) const LOGITS: &str = "logits";
 
 /// Weights, pipelines and graphs.
 pub(super) struct GpuModel {
@@ -60,8 +63,13 @@ impl GpuModel {
 
     /// The plan of a run, its sizes bound, as the profile of that run says.
     pub(super) fn lower(&self, built: &BuiltModel, binding: &DimBinding, profile: &CompileProfile) -> Result<Plan> {
-        let options = profile.options(&self.context.capabilities().backend);
+        let options = options(profile, &self.context);
         lower(&built.graph, binding, &self.target, &options, &Placed(&self.weights))
+    }
+
+    /// What chooses the likeliest token of the logits that `plan` makes.
+    pub(super) fn argmax(&self, plan: &Plan) -> Plan {
+        argmax(self.model.config.vocab_size, plan, &self.target)
     }
 
     /// Finds out what the profiles ask for and this device or model does not do, before anything runs.
@@ -94,6 +102,17 @@ impl GpuModel {
             ..ModelStats::default()
         }
     }
+}
+
+/// What `profile` comes down to for a generator.
+pub(super) fn options(profile: &CompileProfile, context: &GpuContext) -> LowerOptions {
+    LowerOptions { chosen_from: Some(LOGITS.into()), ..profile.options(&context.capabilities().backend) }
+}
+
+/// As [`GpuModel::argmax`].
+pub(super) fn argmax(vocab_size: usize, plan: &Plan, target: &Target) -> Plan {
+    let maxima = plan.output(&sampling::maxima_of(LOGITS)).is_some();
+    sampling::argmax(vocab_size, maxima, target)
 }
 
 fn upload(

@@ -10,7 +10,7 @@ use super::{
     },
     caches::Caches,
     inputs::InputBlock,
-    model::GpuModel,
+    model::{GpuModel, LOGITS},
 };
 use crate::{
     Error, Result,
@@ -74,13 +74,13 @@ impl PlanCache {
         self.plans.make_room();
         let built = model.model.built(key.resident, key.want, profiles.kv())?;
         let binding = DimBinding::new().with(sym::SEQ, key.tokens).with(sym::CACHE, key.rows).with(sym::RING, caches.ring());
-        let plan = model.lower(&built, &binding, profiles.of(key.resident, key.tokens))?;
+        let lowered = model.lower(&built, &binding, profiles.of(key.resident, key.tokens))?;
         let block = InputBlock::new(&model.context, &built.graph, key.tokens)?;
         let inputs = block.bindings().chain(caches.bindings()).collect();
         let bound = Bound { weights: &model.weights, inputs: &inputs, step: block.buffer() };
-        let plan = PreparedPlan::new(&model.pipelines, &plan, bound, &mut self.scratch)?;
+        let plan = PreparedPlan::new(&model.pipelines, &lowered, bound, &mut self.scratch)?;
         let samplers = match key.want {
-            Want::Last => Some(self.samplers(&plan, &block, model)?),
+            Want::Last => Some(self.samplers(&plan, model.argmax(&lowered), &block, model)?),
             Want::Nothing | Want::All => None,
         };
         tracing::debug!(?key, dispatches = plan.dispatch_count(), "plan prepared");
@@ -89,17 +89,16 @@ impl PlanCache {
         Ok(())
     }
 
-    fn samplers(&mut self, plan: &PreparedPlan, block: &InputBlock, model: &GpuModel) -> Result<Samplers> {
-        let (logits, offset, _) = output(plan, "logits")?;
-        let inputs = HashMap::from([("logits".to_string(), (logits.clone(), offset))]);
+    fn samplers(&mut self, plan: &PreparedPlan, argmax: Plan, block: &InputBlock, model: &GpuModel) -> Result<Samplers> {
+        let (logits, offset, _) = output(plan, LOGITS)?;
+        let mut inputs = HashMap::from([("logits".to_string(), (logits.clone(), offset))]);
+        let maxima = plan.output(&sampling::maxima_of(LOGITS));
+        inputs.extend(maxima.map(|(maxima, offset, _)| ("maxima".to_string(), (maxima.clone(), offset))));
         let bound = Bound { weights: &model.weights, inputs: &inputs, step: block.buffer() };
         let vocab_size = model.model.config.vocab_size;
         let mut make = |plan: Plan| PreparedPlan::new(&model.pipelines, &plan, bound, &mut self.sampler_scratch);
         let top = SHORT_LIST.min(vocab_size);
-        Ok(Samplers {
-            argmax: make(sampling::argmax(vocab_size, &model.target))?,
-            top_k: make(sampling::top_k(vocab_size, top, &model.target))?,
-        })
+        Ok(Samplers { argmax: make(argmax)?, top_k: make(sampling::top_k(vocab_size, top, &model.target))? })
     }
 
     /// The plan that was prepared.

@@ -9,7 +9,7 @@ use crate::{
     Result,
     generate::Want,
     ir::{DimBinding, kernel::Dispatch, sym},
-    plan::{Live, Plan, cost, sampling},
+    plan::{Live, Plan, cost},
 };
 
 impl GpuEngine {
@@ -33,7 +33,7 @@ impl GpuEngine {
         // What was prepared came from these plans: lowering is a function of its arguments.
         let binding = DimBinding::new().with(sym::SEQ, key.tokens).with(sym::CACHE, key.rows).with(sym::RING, self.caches.ring());
         let lowered = self.model.lower(built, &binding, self.profiles.of(key.resident, key.tokens))?;
-        let sampler = sampling::argmax(self.model.model.config.vocab_size, &self.model.target);
+        let sampler = self.model.argmax(&lowered);
         let live = Live { tokens: tokens.len(), start };
         let shard_bytes = |name: &str, shard: usize| {
             let weight = self.model.weights.get(name).and_then(|weight| weight.shards.get(shard));

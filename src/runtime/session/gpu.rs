@@ -98,6 +98,7 @@ impl GpuGraph {
         }
         context.write(&self.step, 0, bytemuck::bytes_of(&step))?;
         let submission = context.run(&self.plan.name, |encoder| {
+            prepared.reset(encoder);
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
             prepared.record(&mut pass);
             Ok(())
