@@ -76,7 +76,7 @@ fn every_format_is_widened_to_the_bit_in_any_version_and_alignment() {
     let types = |oracle: GgufOracle| oracle.info["types"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
     let covered: std::collections::BTreeSet<String> =
         GgufOracle::all().into_iter().flat_map(types).chain(info.keys().cloned()).collect();
-    assert!(covered.len() >= 15, "{covered:?}");
+    assert!(covered.len() >= 16, "{covered:?}");
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn any_part_of_a_packed_tensor_can_be_read() {
     let path = folder.path().join("blocks.gguf");
     let (writer, info) = blocks();
     writer.write(&path);
-    for name in info.keys().filter(|name| name.starts_with(['Q', 'I'])) {
+    for name in info.keys().filter(|name| !name.ends_with("F16")) {
         let mut loader = GgufLoader::from_file(&path).unwrap();
         let tensor = loader.take(name).unwrap();
         let all: Vec<u8> = tensor.to_f32().unwrap().iter().flat_map(|x| x.to_le_bytes()).collect();

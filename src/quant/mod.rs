@@ -3,7 +3,7 @@
 //! One table says what a format is called, how large its blocks are and what their bytes mean. The arithmetic is that of ggml
 //! (`ggml-quants.c`), step by step in f32 without fused multiply-adds, so that every value is the same to the bit.
 
-mod iq4;
+mod four_bits;
 mod k_quants;
 mod simple;
 
@@ -27,7 +27,7 @@ const fn format(name: &'static str, ggml_type: u32, elements: usize, bytes: usiz
 }
 
 #[rustfmt::skip]
-const FORMATS: [BlockFormat; 15] = [
+const FORMATS: [BlockFormat; 16] = [
     format("F32",     0,   1,   4, simple::f32),
     format("F16",     1,   1,   2, simple::f16),
     format("Q4_0",    2,  32,  18, simple::q4_0),
@@ -40,9 +40,10 @@ const FORMATS: [BlockFormat; 15] = [
     format("Q4_K",   12, 256, 144, k_quants::q4_k),
     format("Q5_K",   13, 256, 176, k_quants::q5_k),
     format("Q6_K",   14, 256, 210, k_quants::q6_k),
-    format("IQ4_NL", 20,  32,  18, iq4::iq4_nl),
-    format("IQ4_XS", 23, 256, 136, iq4::iq4_xs),
+    format("IQ4_NL", 20,  32,  18, four_bits::iq4_nl),
+    format("IQ4_XS", 23, 256, 136, four_bits::iq4_xs),
     format("BF16",   30,   1,   2, simple::bf16),
+    format("MXFP4",  39,  32,  17, four_bits::mxfp4),
 ];
 
 /// The largest block.
