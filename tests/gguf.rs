@@ -40,6 +40,7 @@ fn tensors_are_widened_to_the_bit() {
                 assert_eq!(sum(&values), expected["sha256"].as_str().unwrap(), "{} {name}", oracle.name);
             }
             assert!(loader.is_empty(), "{}: {:?}", oracle.name, loader.remaining_keys());
+            println!("{:24} {mode:?}: {} tensors to the bit", oracle.name, oracle.info["tensors"].as_object().unwrap().len());
         }
     }
 }

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{
-    gguf::{GgufOracle, MODELS},
+    gguf::GgufOracle,
     oracle::{GATE, worst},
 };
 use gemmaflow::{
@@ -32,11 +32,11 @@ fn rms(a: &[f32], b: &[f32]) -> f64 {
 #[test]
 fn logits_are_exact_and_greedy_tokens_equal() {
     for device in [Device::Cpu, Device::Gpu] {
-        for name in MODELS {
-            let oracle = GgufOracle::open(name);
+        for oracle in GgufOracle::runnable() {
+            let what = format!("{device:?} {}", oracle.name);
             let mut generator = generator(&oracle, device.clone());
-            check_logits(&oracle, &mut generator, &format!("{device:?} {name}"));
-            check_greedy(&oracle, &mut generator, &format!("{device:?} {name}"));
+            check_logits(&oracle, &mut generator, &what);
+            check_greedy(&oracle, &mut generator, &what);
         }
     }
 }

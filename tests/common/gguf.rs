@@ -12,9 +12,6 @@ use sha2::{Digest, Sha256};
 
 use super::oracle::data;
 
-/// Files of the families that this version computes.
-pub const MODELS: [&str; 3] = ["gemma1-k-q4_k_m", "gemma2-s-q4_0-pure", "gemma3-s-iq4_nl"];
-
 /// One file that llama.cpp's tools made, and what is known of it.
 pub struct GgufOracle {
     pub name: String,
@@ -48,6 +45,14 @@ impl GgufOracle {
             .collect();
         names.sort();
         names.iter().map(|name| Self::open(name)).collect()
+    }
+
+    /// Every file of a family that this version computes.
+    pub fn runnable() -> Vec<Self> {
+        let computed = ["gemma", "gemma2", "gemma3"];
+        let found: Vec<Self> = Self::all().into_iter().filter(|oracle| computed.contains(&oracle.architecture())).collect();
+        assert!(computed.iter().all(|arch| found.iter().any(|oracle| oracle.architecture() == *arch)), "a family has no file");
+        found
     }
 
     pub fn architecture(&self) -> &str {
