@@ -1,4 +1,5 @@
 //! What the targets share: files from bytes, and weights used up.
+#![allow(dead_code)] // Each target uses a part.
 
 use std::path::Path;
 
