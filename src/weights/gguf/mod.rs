@@ -43,8 +43,8 @@ impl GgufLoader {
     /// Opens a GGUF file, memory-mapped.
     ///
     /// # Errors
-    /// [`Error::Io`] where a file cannot be opened; [`Error::Format`] where it is truncated, its header lies, or its parts do not
-    /// belong together.
+    /// [`Error::Io`](crate::Error::Io) where a file cannot be opened; [`Error::Format`](crate::Error::Format) where it is truncated,
+    /// its header lies, or its parts do not belong together.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         Self::from_file_with(path, ReadMode::default())
     }
