@@ -33,7 +33,7 @@ use indicatif::HumanBytes;
 /// Prints a model's graph, plan, shaders or memory. Reads the headers of weights only.
 #[derive(Parser)]
 struct Arguments {
-    /// Folder with config.json and safetensors weights, or a weights file [default: the demo model]
+    /// Folder with config.json and safetensors weights, a weights file, or a .gguf file [default: the demo model]
     #[arg(long, value_name = "PATH")]
     model: Option<PathBuf>,
     /// A released model's shape in bf16 instead, such as gemma-3-1b

@@ -19,7 +19,7 @@ use safetensors::{Dtype, tensor::TensorView};
 /// Writes `logits` F32 [T, V] of T token ids; row t follows tokens 0..=t.
 #[derive(Parser)]
 struct Arguments {
-    /// Folder with config.json and safetensors weights, or a weights file beside its config.json
+    /// Folder with config.json and safetensors weights, a weights file beside its config.json, or a .gguf file
     #[arg(long, value_name = "PATH")]
     model: PathBuf,
     /// Token ids: 1,2,3 or @FILE with a JSON array of them

@@ -51,7 +51,10 @@ pub enum Error {
         expected: Vec<usize>,
     },
     /// A tensor's element type cannot be used here.
-    #[error("weight '{name}' has element type {found}; supported are F32, F16 and BF16")]
+    #[error(
+        "weight '{name}' has element type {found}; supported are F32, F16, BF16 and, in GGUF files, {}",
+        crate::quant::packed_names()
+    )]
     WeightType {
         /// The tensor.
         name: String,

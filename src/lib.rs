@@ -9,6 +9,7 @@ pub mod ir;
 pub mod lower;
 pub mod plan;
 pub mod profile;
+mod quant;
 pub mod reference;
 pub mod runtime;
 pub mod shader;

@@ -7,7 +7,10 @@ use std::{
     process::{Command, Output},
 };
 
-use common::oracle::{GATE, Oracle, data, worst};
+use common::{
+    gguf::GgufOracle,
+    oracle::{GATE, Oracle, data, worst},
+};
 use gemmaflow::text::Tokenizer;
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -117,6 +120,33 @@ fn logits_by_every_path_equal_transformers() {
         let difference = worst(&bytemuck::pod_collect_to_vec(logits.data()), &oracle.f32("p33.logits"));
         assert!(difference <= GATE, "{path}: {difference}");
     }
+}
+
+#[test]
+fn a_gguf_file_is_a_model_to_every_example() {
+    let oracle = GgufOracle::open("gemma2-s-q4_0-pure");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let model = folder.path().join("model.gguf");
+    std::fs::copy(&oracle.path, &model).expect("copied");
+    let [model, out] = [model, folder.path().join("logits.safetensors")].map(|path| path.display().to_string());
+    let tokens = oracle.tokens("p7.input_ids").iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+    succeeds("logits", &["--model", &model, "--tokens", &tokens, "--device", "cpu", "--out", &out]);
+    let bytes = std::fs::read(&out).expect("written");
+    let file = SafeTensors::deserialize(&bytes).expect("safetensors");
+    let logits: Vec<f32> = bytemuck::pod_collect_to_vec(file.tensor("logits").expect("a tensor of this name").data());
+    assert!(worst(&logits, &oracle.f32("exact.p7.logits")) < GATE);
+
+    let generate = ["--model", &model, "--prompt", "the", "--max-tokens", "5", "--device", "cpu"];
+    assert!(fails("generate", &generate).contains("tokenizer.json"));
+    std::fs::copy(data("tokenizers/spm/tokenizer.json"), folder.path().join("tokenizer.json")).expect("copied");
+    assert!(!succeeds("generate", &generate).is_empty());
+    let bench = ["--model", &model, "--prompt", "5", "--depth", "0", "--gen", "2", "--reps", "1", "--device", "cpu"];
+    assert!(succeeds("bench", &bench).contains("model.gguf"));
+    let inspect = ["--model", &model, "--memory", "--device", "portable", "--context", "128"];
+    assert!(succeeds("inspect", &inspect).contains("weights"));
+    let whole = std::fs::read(&model).expect("readable");
+    std::fs::write(&model, &whole[..whole.len() - 1000]).expect("written");
+    assert!(fails("inspect", &inspect).contains("bytes short"));
 }
 
 #[test]

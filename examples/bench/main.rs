@@ -28,7 +28,7 @@ use gemmaflow::{
 /// depth. One repetition that is not counted comes first.
 #[derive(Parser)]
 struct Arguments {
-    /// Folder with config.json and safetensors weights, or a weights file [default: the demo model]
+    /// Folder with config.json and safetensors weights, a weights file, or a .gguf file [default: the demo model]
     #[arg(long, value_name = "PATH")]
     model: Option<PathBuf>,
     /// Random weights of a released model's shape instead, made on the device, such as gemma-3-1b

@@ -85,19 +85,23 @@ pub fn folder(path: &Path) -> PathBuf {
     }
 }
 
-/// The configuration and the weights of a folder or weights file (with `config.json` beside it). Reads headers only.
+/// The configuration and the weights of a folder, of a safetensors file (with `config.json` beside it) or of a GGUF file. Reads
+/// headers only.
 pub fn open(path: &Path) -> Result<(GemmaConfig, Box<dyn WeightLoader>)> {
     if !path.exists() {
-        bail!("{}: no such file or folder; --model takes a folder with config.json and safetensors weights", path.display());
+        let wanted = "--model takes a .gguf file, or a folder with config.json and safetensors weights";
+        bail!("{}: no such file or folder; {wanted}", path.display());
     }
-    Ok((GemmaConfig::from_file(folder(path))?, load_from_path(path)?))
+    let is_gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+    let config = if is_gguf { GemmaConfig::from_gguf(path)? } else { GemmaConfig::from_file(folder(path))? };
+    Ok((config, load_from_path(path)?))
 }
 
 /// The tokenizer of a model's folder.
 pub fn tokenizer(folder: &Path) -> Result<Tokenizer> {
     let path = folder.join("tokenizer.json");
     if !path.is_file() {
-        bail!("{}: no such file; the model's tokenizer.json must lie beside its config.json", path.display());
+        bail!("{}: no such file; the model's tokenizer.json must lie beside its config.json or .gguf file", path.display());
     }
     Ok(Tokenizer::from_file(path)?)
 }

@@ -1,6 +1,7 @@
 //! What a model is: sizes and per-layer facts, as plain data.
 
 mod fields;
+mod gguf;
 mod json;
 mod preset;
 mod rope;
@@ -182,12 +183,16 @@ impl GemmaConfig {
         json::from_file(path.as_ref())
     }
 
-    /// Reads the keys of a GGUF file.
+    /// Reads the metadata of a GGUF file (of one in parts: the first).
+    ///
+    /// Files say neither `query_pre_attn_scalar` nor, in Gemma 1 and 2, anything of the rotary table; both are what llama.cpp takes
+    /// for the family. Tokens that end a turn count among `eos_token_ids`.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] always: this version reads no GGUF files.
+    /// [`Error::Io`] and [`Error::Format`] as [`GgufLoader::from_file`](crate::weights::GgufLoader::from_file); [`Error::Config`]
+    /// and [`Error::Unsupported`] as [`from_json`](Self::from_json), with the file's name in front.
     pub fn from_gguf(path: impl AsRef<Path>) -> Result<Self> {
-        Err(crate::weights::gguf_unsupported(path.as_ref()))
+        gguf::from_file(path.as_ref())
     }
 
     /// Reads the text of a `config.json`: a text model, or a `gemma3` wrapper with its `text_config`.

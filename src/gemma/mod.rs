@@ -22,8 +22,8 @@ pub use layer::{
     GemmaDecodeLayerSpec, GemmaLayerCtx, gemma_moe_decode_layer_composed, gemma_moe_prefill_layer_composed,
     gemma_prefill_layer_composed,
 };
-pub(crate) use names::text_weight;
 pub use names::{LayerWeight, WeightPosition};
+pub(crate) use names::{gguf_key, text_weight};
 pub use opts::{
     GemmaDecodeOpts, GemmaPrefillOpts, build_gemma_decode_built, build_gemma_decode_flow, build_gemma_decode_graph,
     build_gemma_prefill_built, build_gemma_prefill_flow,

@@ -106,6 +106,18 @@ impl WeightPosition {
         Self::from_foreign(arch, name, Convention::Gguf)
     }
 
+    /// Whether the weight is a norm's gain.
+    fn is_norm(self) -> bool {
+        use LayerWeight::{KeyNorm, PostAttentionNorm, PostFfwNorm, PreAttentionNorm, PreFfwNorm, QueryNorm};
+        match self {
+            WeightPosition::FinalNorm => true,
+            WeightPosition::Embed | WeightPosition::Unembed => false,
+            WeightPosition::Layer(_, weight) => {
+                [PreAttentionNorm, QueryNorm, KeyNorm, PostAttentionNorm, PreFfwNorm, PostFfwNorm].contains(&weight)
+            }
+        }
+    }
+
     fn foreign(self, arch: GemmaArch, convention: Convention) -> Option<String> {
         if convention == Convention::Gguf && arch == GemmaArch::VaultGemma {
             return None;
@@ -130,6 +142,23 @@ impl WeightPosition {
         let position = WeightPosition::Layer(layer.parse().ok()?, *found);
         (position.foreign(arch, convention).as_deref() == Some(name)).then_some(position)
     }
+}
+
+/// The loader's key of a tensor that llama.cpp calls `name` in a model of `architecture`, and whether the tensor is a norm that has
+/// 1 added (gemma-spec §10). What has no name of Hugging Face's keeps its own, and its values.
+pub(crate) fn gguf_key(architecture: &str, name: &str) -> (String, bool) {
+    let arch = match architecture {
+        "gemma" => Some(GemmaArch::Gemma),
+        "gemma2" => Some(GemmaArch::Gemma2),
+        // An embedding model is a Gemma 3 without a head.
+        "gemma3" | "gemma-embedding" => Some(GemmaArch::Gemma3),
+        _ => None,
+    };
+    let found = arch.and_then(|arch| {
+        let position = WeightPosition::from_gguf(arch, name)?;
+        Some((position.hugging_face(arch)?, position.is_norm()))
+    });
+    found.unwrap_or_else(|| (name.to_string(), false))
 }
 
 /// What may stand before a text weight's name, by the class that saved it; the longest that fits is taken off.

@@ -91,6 +91,20 @@ impl WeightMap {
         self.foreign.insert(key.to_string(), dtype);
     }
 
+    /// Takes over every weight of another map.
+    pub(super) fn append(&mut self, other: &mut Self) {
+        self.tensors.append(&mut other.tensors);
+        self.foreign.append(&mut other.foreign);
+    }
+
+    /// Takes out the weights whose keys are `wanted`.
+    pub(super) fn split_off(&mut self, wanted: impl Fn(&str) -> bool) -> Self {
+        Self {
+            tensors: self.tensors.extract_if(.., |key, _| wanted(key)).collect(),
+            foreign: self.foreign.extract_if(.., |key, _| wanted(key)).collect(),
+        }
+    }
+
     fn absent(&self, key: &str) -> Error {
         match self.foreign.get(key) {
             Some(dtype) => Error::WeightType { name: key.to_string(), found: dtype.clone() },

@@ -22,7 +22,7 @@ mod transposed;
 use std::path::Path;
 
 pub use gguf::GgufLoader;
-pub(crate) use gguf::unsupported as gguf_unsupported;
+pub(crate) use gguf::{GgufFiles, Metadata as GgufMetadata};
 pub(crate) use loader::nearest;
 pub use loader::{TensorInfo, WeightLoader, WeightMap};
 pub use random::random_weights;
@@ -32,10 +32,18 @@ pub use tensor::{RandomFill, Tensor, TensorSource};
 
 use crate::Result;
 
-/// Opens a checkpoint: a folder, a `.safetensors` file, or a `model.safetensors.index.json`, memory-mapped.
+/// Opens a checkpoint, memory-mapped: a folder, a `.safetensors` file, a `model.safetensors.index.json`, or a `.gguf` file.
 ///
 /// # Errors
-/// As [`SafetensorsLoader::open`]; a GGUF file is [`Error::Unsupported`](crate::Error::Unsupported).
+/// As [`SafetensorsLoader::open`] and [`GgufLoader::from_file`].
 pub fn load_from_path(path: impl AsRef<Path>) -> Result<Box<dyn WeightLoader>> {
-    Ok(Box::new(SafetensorsLoader::open(path)?))
+    match is_gguf(path.as_ref()) {
+        true => Ok(Box::new(GgufLoader::from_file(path)?)),
+        false => Ok(Box::new(SafetensorsLoader::open(path)?)),
+    }
+}
+
+/// Whether a path is that of a GGUF file, by its extension.
+pub(crate) fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
 }

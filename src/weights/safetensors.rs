@@ -38,7 +38,7 @@ impl SafetensorsLoader {
     ///
     /// # Errors
     /// [`Error::Io`] where a file cannot be opened; [`Error::Format`] where it is truncated, its header lies or its shards do not
-    /// fit the index; [`Error::Unsupported`] for GGUF.
+    /// fit the index, or there are only files of another format.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::open_with(path, ReadMode::default())
     }
@@ -150,10 +150,6 @@ fn dtype(found: Dtype) -> Option<DType> {
 
 /// The file that a path means: itself, or in a folder the one file or the index.
 fn resolve(path: &Path) -> Result<PathBuf> {
-    let has_extension = |p: &Path, wanted: &str| p.extension().is_some_and(|e| e.eq_ignore_ascii_case(wanted));
-    if has_extension(path, "gguf") {
-        return Err(super::gguf_unsupported(path));
-    }
     if !path.is_dir() {
         return Ok(path.to_path_buf());
     }
@@ -167,14 +163,17 @@ fn resolve(path: &Path) -> Result<PathBuf> {
     for entry in std::fs::read_dir(path).map_err(io)? {
         let file = entry.map_err(io)?.path();
         match () {
-            () if has_extension(&file, "safetensors") => found.push(file),
-            () if has_extension(&file, "gguf") => gguf = Some(file),
+            () if file.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors")) => found.push(file),
+            () if super::is_gguf(&file) => gguf = gguf.max(Some(file)),
             () => {}
         }
     }
     match (found.pop(), gguf) {
         (Some(only), _) if found.is_empty() => Ok(only),
-        (None, Some(gguf)) => Err(Error::Unsupported(format!("{}: the GGUF format", gguf.display()))),
+        (None, Some(gguf)) => {
+            let problem = format!("no .safetensors file, but {}; name that file to load it", gguf.display());
+            Err(Error::Format { path: path.to_path_buf(), problem })
+        }
         (last, _) => {
             let count = found.len() + usize::from(last.is_some());
             let problem = format!("{count} .safetensors files, expected {SINGLE} or {INDEX}; name the file to load");

@@ -60,7 +60,7 @@ pub(super) fn from_file(path: &Path) -> Result<GemmaConfig> {
     Ok(config)
 }
 
-fn named(path: &Path, error: Error) -> Error {
+pub(super) fn named(path: &Path, error: Error) -> Error {
     match error {
         Error::Config(problem) => Error::Config(format!("{}: {problem}", path.display())),
         Error::Unsupported(what) => Error::Unsupported(format!("{}: {what}", path.display())),

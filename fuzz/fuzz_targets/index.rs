@@ -1,0 +1,16 @@
+#![no_main]
+//! An index of shards, none of which is there.
+
+#[path = "common.rs"]
+mod common;
+
+use gemmaflow::weights::SafetensorsLoader;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    common::with_file("model.safetensors.index.json", bytes, |path| {
+        if let Ok(mut loader) = SafetensorsLoader::open(path) {
+            common::use_up(&mut loader);
+        }
+    });
+});

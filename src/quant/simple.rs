@@ -1,0 +1,67 @@
+//! Plain elements, and blocks of 32 with one scale.
+
+use super::half_at;
+
+pub(super) fn f32(block: &[u8], out: &mut [f32]) {
+    out[0] = f32::from_le_bytes([block[0], block[1], block[2], block[3]]);
+}
+
+pub(super) fn f16(block: &[u8], out: &mut [f32]) {
+    out[0] = half_at(block, 0);
+}
+
+pub(super) fn bf16(block: &[u8], out: &mut [f32]) {
+    out[0] = half::bf16::from_le_bytes([block[0], block[1]]).to_f32();
+}
+
+/// f16 scale, 16 bytes: element `j` in the low, `j + 16` in the high half of byte `j`.
+pub(super) fn q4_0(block: &[u8], out: &mut [f32]) {
+    let d = half_at(block, 0);
+    for (j, q) in block[2..].iter().enumerate() {
+        out[j] = (i32::from(q & 15) - 8) as f32 * d;
+        out[j + 16] = (i32::from(q >> 4) - 8) as f32 * d;
+    }
+}
+
+/// As [`q4_0`] with an f16 minimum instead of the offset 8.
+pub(super) fn q4_1(block: &[u8], out: &mut [f32]) {
+    let (d, m) = (half_at(block, 0), half_at(block, 2));
+    for (j, q) in block[4..].iter().enumerate() {
+        out[j] = f32::from(q & 15) * d + m;
+        out[j + 16] = f32::from(q >> 4) * d + m;
+    }
+}
+
+/// The fifth bits of elements `j` and `j + 16`, in their place.
+fn fifth_bits(block: &[u8], at: usize, j: usize) -> (u8, u8) {
+    let bits = u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
+    (((bits >> j) & 1) as u8 * 16, ((bits >> (j + 16)) & 1) as u8 * 16)
+}
+
+/// f16 scale, 32 fifth bits, 16 bytes as in [`q4_0`].
+pub(super) fn q5_0(block: &[u8], out: &mut [f32]) {
+    let d = half_at(block, 0);
+    for (j, q) in block[6..].iter().enumerate() {
+        let (low, high) = fifth_bits(block, 2, j);
+        out[j] = (i32::from((q & 15) | low) - 16) as f32 * d;
+        out[j + 16] = (i32::from((q >> 4) | high) - 16) as f32 * d;
+    }
+}
+
+/// As [`q5_0`] with an f16 minimum instead of the offset 16.
+pub(super) fn q5_1(block: &[u8], out: &mut [f32]) {
+    let (d, m) = (half_at(block, 0), half_at(block, 2));
+    for (j, q) in block[8..].iter().enumerate() {
+        let (low, high) = fifth_bits(block, 4, j);
+        out[j] = f32::from((q & 15) | low) * d + m;
+        out[j + 16] = f32::from((q >> 4) | high) * d + m;
+    }
+}
+
+/// f16 scale, 32 signed bytes.
+pub(super) fn q8_0(block: &[u8], out: &mut [f32]) {
+    let d = half_at(block, 0);
+    for (out, q) in out.iter_mut().zip(&block[2..]) {
+        *out = f32::from(*q as i8) * d;
+    }
+}

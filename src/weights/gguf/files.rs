@@ -1,0 +1,135 @@
+//! A GGUF model's files: one, or parts that belong together.
+
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    header::{self, Entry},
+    value::Metadata,
+};
+use crate::{
+    Error, Result,
+    weights::{ReadMode, source::FileSource},
+};
+
+/// One file and its tensors, in the order of their bytes.
+pub(super) struct Part {
+    pub(super) path: PathBuf,
+    pub(super) file: Arc<FileSource>,
+    pub(super) tensors: Vec<Entry>,
+}
+
+/// A model's headers: the first file's metadata, and every file's tensors.
+pub(crate) struct GgufFiles {
+    pub(crate) metadata: Metadata,
+    pub(super) parts: Vec<Part>,
+}
+
+impl GgufFiles {
+    /// Opens a file and, where it is the first of several parts, the others beside it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where a file cannot be opened, [`Error::Format`] where a header lies or the parts do not belong together.
+    pub(crate) fn open(path: &Path, mode: ReadMode) -> Result<Self> {
+        let (first, metadata) = part(path, mode)?;
+        let bad = |problem: String| Error::Format { path: path.to_path_buf(), problem };
+        let split = Split::of(&metadata).map_err(bad)?;
+        let mut parts = vec![first];
+        if split.count > 1 {
+            for path in siblings(path, &split).map_err(bad)? {
+                let (part, metadata) = part(&path, mode)?;
+                split.check(parts.len(), &metadata).map_err(|problem| Error::Format { path, problem })?;
+                parts.push(part);
+            }
+            check_together(&parts, &split).map_err(bad)?;
+        }
+        Ok(Self { metadata, parts })
+    }
+
+    /// A tensor's entry by the file's own name.
+    pub(crate) fn tensor(&self, name: &str) -> Option<&Entry> {
+        self.parts.iter().flat_map(|part| &part.tensors).find(|entry| entry.name == name)
+    }
+
+    /// An error of the first file.
+    pub(crate) fn error(&self, problem: String) -> Error {
+        let path = self.parts.first().map(|part| part.path.clone()).unwrap_or_default();
+        Error::Format { path, problem }
+    }
+}
+
+fn part(path: &Path, mode: ReadMode) -> Result<(Part, Metadata)> {
+    let mut file = FileSource::open(path)?;
+    let header = header::read(&file)?;
+    if mode == ReadMode::Mapped {
+        file.map()?;
+    }
+    Ok((Part { path: path.to_path_buf(), file: Arc::new(file), tensors: header.tensors }, header.metadata))
+}
+
+/// A part's place among the parts.
+#[derive(PartialEq)]
+struct Split {
+    index: usize,
+    count: usize,
+    tensors: Option<usize>,
+}
+
+impl Split {
+    fn of(metadata: &Metadata) -> Result<Self, String> {
+        Ok(Self {
+            index: metadata.size("split.no")?.unwrap_or(0),
+            count: metadata.size("split.count")?.unwrap_or(1),
+            tensors: metadata.size("split.tensors.count")?,
+        })
+    }
+
+    /// Whether `metadata` is that of part `index` of the same model.
+    fn check(&self, index: usize, metadata: &Metadata) -> Result<(), String> {
+        let found = Self::of(metadata)?;
+        let expected = Self { index, ..*self };
+        if found == expected {
+            return Ok(());
+        }
+        let shown = |s: &Self| format!("split.no {}, split.count {}, split.tensors.count {:?}", s.index, s.count, s.tensors);
+        Err(format!("{}, but the first part implies {}; fetch the parts again", shown(&found), shown(&expected)))
+    }
+}
+
+/// The paths of the other parts: `NAME-00001-of-00003.gguf` gives 2 and 3.
+fn siblings(path: &Path, split: &Split) -> Result<Vec<PathBuf>, String> {
+    let count = split.count;
+    if count > 99_999 {
+        return Err(format!("split.count is {count}, expected 99999 at most"));
+    }
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let Some(stem) = name.strip_suffix(&format!("-{:05}-of-{count:05}.gguf", split.index + 1)) else {
+        let expected = format!("NAME-{:05}-of-{count:05}.gguf", split.index + 1);
+        return Err(format!(
+            "part {} of {count}, expected the name {expected}; the other parts are found by it",
+            split.index + 1
+        ));
+    };
+    if split.index != 0 {
+        return Err(format!("part {} of {count}; open {stem}-00001-of-{count:05}.gguf", split.index + 1));
+    }
+    Ok((2..=count).map(|i| path.with_file_name(format!("{stem}-{i:05}-of-{count:05}.gguf"))).collect())
+}
+
+fn check_together(parts: &[Part], split: &Split) -> Result<(), String> {
+    let mut names = HashSet::new();
+    for entry in parts.iter().flat_map(|part| &part.tensors) {
+        if !names.insert(&entry.name) {
+            return Err(format!("tensor '{}' is in two of its parts", entry.name));
+        }
+    }
+    match split.tensors {
+        Some(expected) if expected != names.len() => {
+            Err(format!("its {} parts have {} tensors, split.tensors.count is {expected}", parts.len(), names.len()))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,211 @@
+//! The header of a GGUF file: metadata and the table of tensors, every length checked before it is believed.
+//!
+//! All of opening a file takes at most 16 times the header's bytes of heap, and 128 KiB. The header's end is not known beforehand, so that a first
+//! part of the file is read and parsed, and a larger one where it was too small.
+
+use std::collections::BTreeMap;
+
+use super::{
+    cursor::{Cursor, Problem},
+    value::Metadata,
+};
+use crate::{
+    Result,
+    quant::BlockFormat,
+    weights::{TensorSource, source::FileSource},
+};
+
+/// The first part that is read: no vocabulary fits, any table of tensors does.
+const FIRST_PART: u64 = 64 << 10;
+/// As for safetensors. The header of a model with 262,144 tokens has 7 MB.
+const MAX_HEADER: u64 = 100_000_000;
+const MAX_PAIRS: u64 = 10_000;
+const MAX_TENSORS: u64 = 100_000;
+/// By the format's specification.
+const MAX_KEY: u64 = 65_535;
+/// llama.cpp's own limit is 63.
+const MAX_NAME: u64 = 256;
+const MAX_DIMENSIONS: u32 = 4;
+const DEFAULT_ALIGNMENT: usize = 32;
+const MAX_ALIGNMENT: usize = 1 << 20;
+
+/// One tensor, its place in the file checked.
+pub(crate) struct Entry {
+    pub(crate) name: String,
+    /// Row-major dimensions (the file has them the other way round).
+    pub(crate) shape: Vec<usize>,
+    /// `None` where the type, of the file's number, is not one of ours; its size is not known then.
+    pub(super) format: Result<&'static BlockFormat, u32>,
+    /// First byte, from the start of the file.
+    pub(super) offset: u64,
+    /// As stored; 0 where the format is not known.
+    bytes: u64,
+}
+
+/// What a file says of itself.
+pub(super) struct Header {
+    pub(super) metadata: Metadata,
+    pub(super) tensors: Vec<Entry>,
+}
+
+/// Reads and checks the header.
+pub(super) fn read(file: &FileSource) -> Result<Header> {
+    let mut part = FIRST_PART;
+    loop {
+        let length = part.min(file.len());
+        let mut bytes = vec![0; length as usize];
+        file.read(0, &mut bytes)?;
+        match parse(bytes, file.len()) {
+            Ok(header) => return Ok(header),
+            Err(Problem::Bad(problem)) => return Err(file.format(problem)),
+            Err(Problem::Short(needed)) if needed > file.len() => {
+                let missing = needed - file.len();
+                return Err(file.format(format!("truncated: file is {missing} bytes short; fetch it again")));
+            }
+            Err(Problem::Short(needed)) if needed > MAX_HEADER => {
+                return Err(file.format(format!("a header of {needed} bytes or more (at most {MAX_HEADER})")));
+            }
+            // At least doubled, so that all attempts together cost no more than the last two.
+            Err(Problem::Short(needed)) => part = needed.max(2 * part).min(MAX_HEADER),
+        }
+    }
+}
+
+/// The header at the start of `bytes`, which are the first ones of a file of `file_len` bytes.
+fn parse(bytes: Vec<u8>, file_len: u64) -> Result<Header, Problem> {
+    let mut cursor = Cursor::new(&bytes, 0);
+    let (tensors, pairs) = preamble(&mut cursor)?;
+    let mut places = BTreeMap::new();
+    for _ in 0..pairs {
+        let key = cursor.text("a key", MAX_KEY)?;
+        let ty = cursor.value_type().map_err(|problem| at_key(key, problem))?;
+        if places.insert(key.into(), (ty, cursor.position())).is_some() {
+            return Err(Problem::Bad(format!("key '{}' twice", key.escape_debug())));
+        }
+        cursor.skip(ty, 0).map_err(|problem| at_key(key, problem))?;
+    }
+    let table = cursor.position();
+    let mut entries = Vec::with_capacity(tensors as usize);
+    for _ in 0..tensors {
+        entries.push(entry(&mut cursor)?);
+    }
+    let mut names: Vec<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
+    names.sort_unstable();
+    if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(Problem::Bad(format!("tensor '{}' twice", pair[0].escape_debug())));
+    }
+    let end = cursor.position() as u64;
+    let mut bytes = bytes;
+    bytes.truncate(table);
+    bytes.shrink_to_fit();
+    let metadata = Metadata::new(bytes, places);
+    place(&mut entries, end, alignment(&metadata)?, file_len)?;
+    Ok(Header { metadata, tensors: entries })
+}
+
+fn at_key(key: &str, problem: Problem) -> Problem {
+    match problem {
+        Problem::Bad(problem) => Problem::Bad(format!("key '{}': {problem}", key.escape_debug())),
+        short => short,
+    }
+}
+
+/// Magic, version and the numbers of tensors and of pairs.
+fn preamble(cursor: &mut Cursor<'_>) -> Result<(u64, u64), Problem> {
+    let magic = cursor.take(4)?;
+    if magic != b"GGUF" {
+        return Err(Problem::Bad(format!(
+            "begins with {:?}, not with \"GGUF\"; is this a GGUF file?",
+            magic.escape_ascii().to_string()
+        )));
+    }
+    match cursor.u32()? {
+        2 | 3 => {}
+        1 => return Err(Problem::Bad("GGUF version 1, expected 2 or 3; convert the model again".into())),
+        swapped if matches!(swapped.swap_bytes(), 1..=3) => {
+            let problem = "a big-endian GGUF file, expected a little-endian one; convert it with gguf_convert_endian.py";
+            return Err(Problem::Bad(problem.into()));
+        }
+        version => return Err(Problem::Bad(format!("GGUF version {version}, expected 2 or 3"))),
+    }
+    let (tensors, pairs) = (cursor.u64()?, cursor.u64()?);
+    for (count, max, what) in [(tensors, MAX_TENSORS, "tensors"), (pairs, MAX_PAIRS, "metadata keys")] {
+        if count > max {
+            return Err(Problem::Bad(format!("{count} {what} (at most {max})")));
+        }
+    }
+    // The least that so many take: a key is at least 13 bytes, a tensor 24.
+    cursor.clone().take(pairs * 13 + tensors * 24)?;
+    Ok((tensors, pairs))
+}
+
+/// One row of the tensor table; its offset still counts from the data's start.
+fn entry(cursor: &mut Cursor<'_>) -> Result<Entry, Problem> {
+    let name = cursor.text("a tensor's name", MAX_NAME)?;
+    let bad = |problem: String| Problem::Bad(format!("tensor '{}' {problem}", name.escape_debug()));
+    let dimensions = cursor.u32()?;
+    if dimensions > MAX_DIMENSIONS {
+        return Err(bad(format!("has {dimensions} dimensions (at most {MAX_DIMENSIONS})")));
+    }
+    let mut shape = Vec::with_capacity(dimensions as usize);
+    for _ in 0..dimensions {
+        let dimension = cursor.u64()?;
+        match usize::try_from(dimension) {
+            Ok(size) if size > 0 => shape.push(size),
+            _ => return Err(bad(format!("has a dimension of {dimension}"))),
+        }
+    }
+    shape.reverse();
+    let ggml_type = cursor.u32()?;
+    let offset = cursor.u64()?;
+    let format = BlockFormat::by_ggml_type(ggml_type).ok_or(ggml_type);
+    let bytes = match format {
+        Ok(format) => size(&shape, format).map_err(bad)?,
+        Err(_) => 0,
+    };
+    Ok(Entry { name: name.into(), shape, format, offset, bytes })
+}
+
+/// The bytes of a tensor.
+fn size(shape: &[usize], format: &BlockFormat) -> Result<u64, String> {
+    let row = shape.last().copied().unwrap_or(1);
+    if !row.is_multiple_of(format.elements) {
+        return Err(format!("has rows of {row} elements, {} has blocks of {}", format.name, format.elements));
+    }
+    let elements = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).filter(|n| n.checked_mul(4).is_some());
+    let bytes = elements.and_then(|n| (n / format.elements).checked_mul(format.bytes));
+    bytes.map(|n| n as u64).ok_or_else(|| format!("has a shape, {shape:?}, whose size in bytes is no 64-bit number"))
+}
+
+fn alignment(metadata: &Metadata) -> Result<u64, String> {
+    match metadata.size("general.alignment")?.unwrap_or(DEFAULT_ALIGNMENT) {
+        alignment if alignment.is_power_of_two() && alignment <= MAX_ALIGNMENT => Ok(alignment as u64),
+        alignment => Err(format!("general.alignment is {alignment}, expected a power of two up to {MAX_ALIGNMENT}")),
+    }
+}
+
+/// Gives tensors their places in the file, aligned, within it and apart from each other, and sorts them by these.
+fn place(entries: &mut [Entry], header_end: u64, alignment: u64, file_len: u64) -> Result<(), Problem> {
+    let start = header_end.next_multiple_of(alignment);
+    entries.sort_by_key(|entry| entry.offset);
+    let mut next = (0, "");
+    for entry in &*entries {
+        if !entry.offset.is_multiple_of(alignment) {
+            let problem = format!("tensor '{}' begins at {}, expected a multiple of {alignment}", entry.name, entry.offset);
+            return Err(Problem::Bad(problem));
+        }
+        if entry.offset < next.0 {
+            return Err(Problem::Bad(format!("tensor '{}' overlaps '{}'", entry.name, next.1)));
+        }
+        let end = entry.offset.checked_add(entry.bytes).and_then(|end| end.checked_add(start));
+        match end {
+            Some(end) if end <= file_len => next = (end - start, &entry.name),
+            Some(end) => return Err(Problem::Short(end)),
+            None => return Err(Problem::Bad(format!("tensor '{}' begins at {}, far outside", entry.name, entry.offset))),
+        }
+    }
+    for entry in entries {
+        entry.offset += start;
+    }
+    Ok(())
+}

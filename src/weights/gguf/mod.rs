@@ -1,0 +1,158 @@
+//! GGUF files, as llama.cpp's converter and quantiser write them (versions 2 and 3, little-endian).
+//!
+//! Reading the header costs its bytes and a small multiple; tensors are read as they are asked for. Everything in a file is
+//! checked before it is used: a file can be refused, but not make the reader panic, wait or take more memory than it is worth.
+
+mod cursor;
+mod files;
+mod header;
+mod value;
+mod widened;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+pub(crate) use files::GgufFiles;
+pub(crate) use value::Metadata;
+
+use self::{
+    files::Part,
+    header::Entry,
+    widened::{LessOne, Widened},
+};
+use super::{ReadMode, Tensor, TensorInfo, TensorSource, WeightLoader, WeightMap};
+use crate::{Result, gemma::gguf_key, ir::DType, quant::BlockFormat};
+
+/// The weights of a GGUF file, or of one in parts (`NAME-00001-of-00003.gguf` names them all).
+///
+/// Keys are Hugging Face's names, as for every [`WeightLoader`], and so are the values: norms come without the 1 that GGUF files
+/// have added. Tensors that have no such name, and all of families that this crate does not run, keep the file's. Packed formats
+/// are widened to f32 as they are read; F32, F16 and BF16 stay as they are.
+#[derive(Debug)]
+pub struct GgufLoader {
+    weights: WeightMap,
+    /// Tensors for the prediction of several tokens.
+    drafts: WeightMap,
+    architecture: String,
+    files: Vec<PathBuf>,
+}
+
+impl GgufLoader {
+    /// Opens a GGUF file, memory-mapped.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) where a file cannot be opened; [`Error::Format`](crate::Error::Format) where it is truncated,
+    /// its header lies, or its parts do not belong together.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
+        Self::from_file_with(path, ReadMode::default())
+    }
+
+    /// As [`from_file`](Self::from_file), read as `mode` says.
+    ///
+    /// # Errors
+    /// As [`from_file`](Self::from_file).
+    pub fn from_file_with(path: impl AsRef<Path>, mode: ReadMode) -> Result<Self> {
+        let files = GgufFiles::open(path.as_ref(), mode)?;
+        let architecture = files.architecture()?.to_string();
+        let paths = files.parts.iter().map(|part| part.path.clone()).collect();
+        let mut loader = Self { weights: WeightMap::default(), drafts: WeightMap::default(), architecture, files: paths };
+        for Part { file, tensors, .. } in files.parts {
+            for entry in tensors {
+                loader.add(&file, entry)?;
+            }
+        }
+        Ok(loader)
+    }
+
+    /// Whether the tensors of drafters (prediction of several tokens, `nextn`) are among the weights. They are not unless asked
+    /// for.
+    pub fn include_mtp(mut self, include: bool) -> Self {
+        match include {
+            true => self.weights.append(&mut self.drafts),
+            false => self.drafts.append(&mut self.weights.split_off(is_draft)),
+        }
+        self
+    }
+
+    /// The files that the weights lie in, in the order of their parts.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    fn add(&mut self, file: &Arc<super::source::FileSource>, entry: Entry) -> Result<()> {
+        let Entry { name, shape, format, offset, .. } = entry;
+        let (key, less_one) = gguf_key(&self.architecture, &name);
+        let weights = if is_draft(&key) { &mut self.drafts } else { &mut self.weights };
+        if weights.contains(&key) {
+            return Err(file.format(format!("tensor '{name}': there is already a weight '{key}'")));
+        }
+        let format = match format {
+            Ok(format) => format,
+            Err(ggml_type) => {
+                weights.insert_foreign(&key, format!("number {ggml_type} of GGUF files"));
+                return Ok(());
+            }
+        };
+        let tensor = match stored(format) {
+            Some(dtype) => Tensor::new(&key, dtype, shape, file.clone(), offset),
+            None => {
+                let source: Arc<dyn TensorSource> = Arc::new(Widened { file: file.clone(), offset, format });
+                Tensor::new(&key, DType::F32, shape, source, 0)
+            }
+        };
+        weights.insert(match less_one {
+            true => Tensor::new(key, DType::F32, tensor.shape().to_vec(), Arc::new(LessOne(tensor)), 0),
+            false => tensor,
+        });
+        Ok(())
+    }
+}
+
+/// The element type of formats that stay as they are.
+fn stored(format: &BlockFormat) -> Option<DType> {
+    match format.name {
+        "F32" => Some(DType::F32),
+        "F16" => Some(DType::F16),
+        "BF16" => Some(DType::BF16),
+        _ => None,
+    }
+}
+
+fn is_draft(key: &str) -> bool {
+    key.starts_with("nextn.") || key.contains(".nextn.")
+}
+
+impl GgufFiles {
+    /// `general.architecture`.
+    pub(crate) fn architecture(&self) -> Result<&str> {
+        match self.metadata.text("general.architecture") {
+            Ok(Some(name)) => Ok(name),
+            Ok(None) => Err(self.error("general.architecture is missing; is this a model's GGUF file?".into())),
+            Err(problem) => Err(self.error(problem)),
+        }
+    }
+}
+
+impl WeightLoader for GgufLoader {
+    fn len(&self) -> usize {
+        self.weights.len()
+    }
+
+    fn peek(&self, key: &str) -> Result<TensorInfo<'_>> {
+        self.weights.peek(key)
+    }
+
+    fn take(&mut self, key: &str) -> Result<Tensor> {
+        self.weights.take(key)
+    }
+
+    fn remaining_keys(&self) -> Vec<String> {
+        self.weights.remaining_keys()
+    }
+
+    fn arch_hint(&self) -> Option<&str> {
+        Some(&self.architecture)
+    }
+}

@@ -1,0 +1,359 @@
+//! GGUF files: what llama.cpp's tools wrote is read to the bit, and what cannot be read is refused in words.
+
+mod common;
+
+use std::path::Path;
+
+use common::{
+    gguf::{GgufOracle, Writer, key, string, sum},
+    oracle::data,
+};
+use gemmaflow::{
+    Error, Result,
+    gemma::{GemmaArch, GemmaConfig, LayerKind, RopeScaling},
+    ir::DType,
+    weights::{GgufLoader, ReadMode, WeightLoader, load_from_path},
+};
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+/// The stored values of a weight: a norm comes with 1 less.
+fn stored(loader: &mut GgufLoader, key: &str, less_one: bool) -> Vec<f32> {
+    let mut values = loader.take(key).unwrap_or_else(|e| panic!("{e}")).to_f32().unwrap();
+    if less_one {
+        values.iter_mut().for_each(|x| *x += 1.0);
+    }
+    values
+}
+
+#[test]
+fn tensors_are_widened_to_the_bit() {
+    for oracle in GgufOracle::all() {
+        for mode in [ReadMode::Mapped, ReadMode::Positioned] {
+            let mut loader = GgufLoader::from_file_with(&oracle.path, mode).unwrap().include_mtp(true);
+            assert_eq!(loader.arch_hint(), Some(oracle.architecture()));
+            for (name, expected) in oracle.info["tensors"].as_object().unwrap() {
+                let (key, less_one) = key(oracle.architecture(), name);
+                let shape: Vec<usize> = serde_json::from_value(expected["shape"].clone()).unwrap();
+                assert_eq!(loader.peek(&key).unwrap().shape, shape, "{} {name}", oracle.name);
+                let values = stored(&mut loader, &key, less_one);
+                assert_eq!(sum(&values), expected["sha256"].as_str().unwrap(), "{} {name}", oracle.name);
+            }
+            assert!(loader.is_empty(), "{}: {:?}", oracle.name, loader.remaining_keys());
+            println!("{:24} {mode:?}: {} tensors to the bit", oracle.name, oracle.info["tensors"].as_object().unwrap().len());
+        }
+    }
+}
+
+/// Single tensors of the formats that no whole file in the tree has, under the formats' names.
+fn blocks() -> (Writer, serde_json::Map<String, Value>) {
+    let bytes = std::fs::read(data("gguf/blocks.safetensors")).unwrap();
+    let info: Value = serde_json::from_slice(&std::fs::read(data("gguf/blocks.json")).unwrap()).unwrap();
+    let info = info.as_object().unwrap().clone();
+    let mut writer = Writer::new("other");
+    for (name, tensor) in SafeTensors::deserialize(&bytes).unwrap().tensors() {
+        let dims: Vec<u64> = info[&name]["shape"].as_array().unwrap().iter().rev().map(|d| d.as_u64().unwrap()).collect();
+        writer = writer.tensor(&name, &dims, info[&name]["ggml_type"].as_u64().unwrap() as u32, tensor.data());
+    }
+    (writer, info)
+}
+
+#[test]
+fn every_format_is_widened_to_the_bit_in_any_version_and_alignment() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("blocks.gguf");
+    let (writer, info) = blocks();
+    for (version, alignment) in [(3, 32), (2, 32), (3, 4096)] {
+        let writer = Writer { version, alignment, ..writer.clone() }.u32("general.alignment", alignment as u32);
+        writer.write(&path);
+        let mut loader = GgufLoader::from_file(&path).unwrap();
+        for (name, expected) in &info {
+            let kept = ["F16", "BF16"].contains(&name.as_str());
+            assert_eq!(loader.peek(name).unwrap().dtype == DType::F32, !kept, "{name}");
+            assert_eq!(sum(&stored(&mut loader, name, false)), expected["sha256"].as_str().unwrap(), "{name}");
+        }
+    }
+    // Together with the whole files, every format is covered.
+    let types = |oracle: GgufOracle| oracle.info["types"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    let covered: std::collections::BTreeSet<String> =
+        GgufOracle::all().into_iter().flat_map(types).chain(info.keys().cloned()).collect();
+    assert!(covered.len() >= 16, "{covered:?}");
+}
+
+#[test]
+fn any_part_of_a_packed_tensor_can_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("blocks.gguf");
+    let (writer, info) = blocks();
+    writer.write(&path);
+    for name in info.keys().filter(|name| !name.ends_with("F16")) {
+        let mut loader = GgufLoader::from_file(&path).unwrap();
+        let tensor = loader.take(name).unwrap();
+        let all: Vec<u8> = tensor.to_f32().unwrap().iter().flat_map(|x| x.to_le_bytes()).collect();
+        for (start, len) in [(0, 1), (3, 9), (1021, 7000), (all.len() - 5, 5), (4, 0), (1024, all.len() - 1024)] {
+            let mut part = vec![0; len];
+            tensor.read_bytes(start, &mut part).unwrap();
+            assert!(part == all[start..start + len], "{name} from {start}, {len} bytes");
+        }
+        let mut loader = GgufLoader::from_file(&path).unwrap();
+        let [rows, columns] = tensor.shape() else { panic!("a matrix") };
+        let turned = loader.take_transposed(name).unwrap().to_f32().unwrap();
+        let straight = tensor.to_f32().unwrap();
+        assert!((0..rows * columns).all(|i| turned[i % columns * rows + i / columns] == straight[i]), "{name}");
+    }
+}
+
+#[test]
+fn drafting_tensors_are_hidden_until_asked_for() {
+    let path = data("gguf/gemma4-assistant-q4_1/model.gguf");
+    let keys = |loader: &GgufLoader| loader.remaining_keys().iter().filter(|key| key.starts_with("nextn.")).count();
+    let loader = GgufLoader::from_file(&path).unwrap();
+    let hidden = loader.len();
+    assert_eq!(keys(&loader), 0);
+    let loader = loader.include_mtp(true);
+    assert_eq!((keys(&loader), loader.len()), (2, hidden + 2));
+    assert_eq!(loader.include_mtp(false).len(), hidden);
+}
+
+#[test]
+fn a_file_holds_the_configuration_it_was_made_from() {
+    for oracle in GgufOracle::all() {
+        let found = GemmaConfig::from_gguf(&oracle.path);
+        if !["gemma", "gemma2", "gemma3"].contains(&oracle.architecture()) {
+            let error = found.unwrap_err();
+            assert!(matches!(error, Error::Unsupported(_)), "{error}");
+            let text = error.to_string();
+            assert!(text.contains(oracle.architecture()) && text.contains("model.gguf"), "{text}");
+            continue;
+        }
+        let found = found.unwrap();
+        let mut expected = GemmaConfig::from_json(&oracle.info["hf_config"].to_string()).unwrap();
+        // The converter writes the end of a turn, token 107, into every file of Gemma 1.
+        if found.arch == GemmaArch::Gemma {
+            expected.eos_token_ids.push(107);
+        }
+        assert_eq!(found, expected, "{}", oracle.name);
+    }
+}
+
+/// A file with the metadata of a small Gemma.
+fn model(architecture: &str) -> Writer {
+    let sizes = [
+        ("block_count", 6),
+        ("context_length", 512),
+        ("embedding_length", 64),
+        ("feed_forward_length", 128),
+        ("attention.head_count", 4),
+        ("attention.head_count_kv", 2),
+    ];
+    let writer = Writer::new(architecture).f32(&format!("{architecture}.attention.layer_norm_rms_epsilon"), 1e-6);
+    let writer = sizes.iter().fold(writer, |w, (key, size)| w.u32(&format!("{architecture}.{key}"), *size));
+    writer.tensor("token_embd.weight", &[64, 40], 0, &[0; 4 * 64 * 40])
+}
+
+fn config(writer: &Writer) -> Result<GemmaConfig> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    writer.write(&path);
+    GemmaConfig::from_gguf(&path)
+}
+
+#[test]
+fn what_a_file_leaves_out_is_what_llama_cpp_takes() {
+    let g1 = config(&model("gemma")).unwrap();
+    assert_eq!((g1.head_dim, g1.vocab_size, g1.query_pre_attn_scalar, g1.rope_full.theta), (16, 40, None, 1e4));
+    let g2 = config(&model("gemma2")).unwrap();
+    assert_eq!((g2.sliding_window, g2.attn_logit_softcapping, g2.final_logit_softcapping), (Some(4096), Some(50.0), Some(30.0)));
+    assert_eq!(g2.layer_types[..3], [LayerKind::Sliding, LayerKind::Full, LayerKind::Sliding]);
+    let g3 = config(&model("gemma3")).unwrap();
+    assert_eq!((g3.sliding_window, g3.final_logit_softcapping, g3.layer_types[0]), (None, None, LayerKind::Full));
+    assert_eq!((g3.query_pre_attn_scalar, g3.tie_word_embeddings), (Some(16.0), true));
+    // The largest models have another score scale, and the file does not say so.
+    let wide = |arch: &str, layers| {
+        config(&model(arch).u32(&format!("{arch}.block_count"), layers).u32(&format!("{arch}.attention.key_length"), 8))
+    };
+    assert_eq!(wide("gemma2", 46).unwrap().query_pre_attn_scalar, Some(16.0));
+    assert_eq!(wide("gemma2", 45).unwrap().query_pre_attn_scalar, Some(8.0));
+    assert_eq!(wide("gemma3", 62).unwrap().query_pre_attn_scalar, Some(16.0));
+}
+
+#[test]
+fn keys_that_only_some_files_have_are_followed() {
+    let g3 = || model("gemma3").u32("gemma3.attention.sliding_window", 8);
+    let pattern: Vec<Vec<u8>> = [1, 0, 1, 1, 0, 1].iter().map(|sliding| vec![*sliding]).collect();
+    let found = config(&g3().array("gemma3.attention.sliding_window_pattern", 7, &pattern)).unwrap();
+    assert_eq!(found.layer_types.iter().map(|k| u8::from(*k == LayerKind::Sliding)).collect::<Vec<_>>(), pattern.concat());
+    let found = config(&g3().u32("gemma3.attention.sliding_window_pattern", 3)).unwrap();
+    assert_eq!(found.layer_types.iter().filter(|k| **k == LayerKind::Full).count(), 2);
+    let found = config(&g3().text("gemma3.rope.scaling.type", "linear").f32("gemma3.rope.scaling.factor", 8.0)).unwrap();
+    assert_eq!((found.rope_full.scaling, found.rope_sliding.scaling), (RopeScaling::Linear { factor: 8.0 }, RopeScaling::None));
+    let untied = g3().tensor("output.weight", &[64, 40], 0, &[0; 4 * 64 * 40]);
+    assert!(!config(&untied).unwrap().tie_word_embeddings);
+    let same: Vec<Vec<u8>> = vec![2u32.to_le_bytes().to_vec(); 6];
+    assert_eq!(config(&g3().array("gemma3.attention.head_count_kv", 4, &same)).unwrap().num_key_value_heads, 2);
+}
+
+#[test]
+fn configurations_that_cannot_be_computed_name_the_key() {
+    let mixed: Vec<Vec<u8>> = [1u32, 2].map(|n| n.to_le_bytes().to_vec()).to_vec();
+    let flags = |n| vec![vec![1]; n];
+    let g3 = || model("gemma3").u32("gemma3.attention.sliding_window", 8);
+    let cases = [
+        (model("llama"), "\"llama\""),
+        (model("gemma4"), "\"gemma4\""),
+        (model("gemma3").array("gemma3.feed_forward_length", 4, &mixed), "feed_forward_length"),
+        (model("gemma3").text("gemma3.block_count", "six"), "gemma3.block_count is \"six\" (string)"),
+        (model("gemma3").u32("gemma3.block_count", 4_000_000_000), "block_count is 4000000000"),
+        (model("gemma3").u32("gemma3.attention.head_count", 0), "num_attention_heads is 0"),
+        (model("gemma3").u32("gemma3.attention.value_length", 8), "value_length 8"),
+        (model("gemma3").u32("gemma3.rope.dimension_count", 8), "dimension_count is 8"),
+        (model("gemma3").text("gemma3.rope.scaling.type", "yarn"), "\"yarn\""),
+        (model("gemma3").f32("gemma3.attention.layer_norm_rms_epsilon", f32::NAN), "rms_norm_eps is NaN"),
+        (model("gemma3").tensor("rope_freqs.weight", &[8], 0, &[0; 32]), "rope_freqs.weight"),
+        (g3().array("gemma3.attention.sliding_window_pattern", 7, &flags(5)), "layer_types has 5 entries"),
+        (g3().u32("gemma3.attention.sliding_window_pattern", 0), "sliding_window_pattern is 0"),
+        (g3().array("gemma3.attention.sliding_window_pattern", 7, &vec![vec![7]; 6]), "sliding_window_pattern"),
+        (Writer { pairs: Vec::new(), ..model("gemma3") }, "general.architecture is missing"),
+        (Writer { tensors: Vec::new(), ..model("gemma3") }, "token_embd.weight"),
+    ];
+    for (writer, says) in cases {
+        let text = config(&writer).unwrap_err().to_string();
+        assert!(text.contains(says) && text.contains("model.gguf"), "{text}\nexpected {says}");
+    }
+    let mut gone = model("gemma3");
+    gone.pairs.retain(|(key, _, _)| key != "gemma3.context_length");
+    assert!(config(&gone).unwrap_err().to_string().contains("gemma3.context_length is missing"));
+}
+
+/// An oracle's tensors, copied into parts.
+fn split(oracle: &GgufOracle, folder: &Path, parts: usize) -> Vec<std::path::PathBuf> {
+    let mut loader = GgufLoader::from_file(&oracle.path).unwrap();
+    let keys = loader.remaining_keys();
+    let total = keys.len() as i32;
+    let pieces = keys.chunks(keys.len().div_ceil(parts)).enumerate();
+    let write = |(i, keys): (usize, &[String])| {
+        let mut writer = Writer::new("parts")
+            .pair("split.no", 2, (i as u16).to_le_bytes().to_vec())
+            .pair("split.count", 2, (parts as u16).to_le_bytes().to_vec())
+            .pair("split.tensors.count", 5, total.to_le_bytes().to_vec());
+        for key in keys {
+            let tensor = loader.take(key).unwrap();
+            let bytes: Vec<u8> = tensor.to_f32().unwrap().iter().flat_map(|x| x.to_le_bytes()).collect();
+            let dims: Vec<u64> = tensor.shape().iter().rev().map(|d| *d as u64).collect();
+            writer = writer.tensor(key, &dims, 0, &bytes);
+        }
+        let path = folder.join(format!("m-{:05}-of-{parts:05}.gguf", i + 1));
+        writer.write(&path);
+        path
+    };
+    pieces.map(write).collect()
+}
+
+#[test]
+fn parts_are_found_and_checked() {
+    let oracle = GgufOracle::open("gemma2-s-q4_0-pure");
+    let folder = tempfile::tempdir().unwrap();
+    let parts = split(&oracle, folder.path(), 3);
+    let mut whole = GgufLoader::from_file(&oracle.path).unwrap();
+    let mut loader = load_from_path(&parts[0]).unwrap();
+    assert_eq!(loader.remaining_keys(), whole.remaining_keys());
+    for key in whole.remaining_keys() {
+        assert_eq!(loader.take(&key).unwrap().to_f32().unwrap(), whole.take(&key).unwrap().to_f32().unwrap(), "{key}");
+    }
+    let refused = |path: &Path| GgufLoader::from_file(path).unwrap_err().to_string();
+    assert!(refused(&parts[1]).contains("part 2 of 3; open m-00001-of-00003.gguf"), "{}", refused(&parts[1]));
+    let renamed = folder.path().join("model.gguf");
+    std::fs::copy(&parts[0], &renamed).unwrap();
+    assert!(refused(&renamed).contains("NAME-00001-of-00003.gguf"), "{}", refused(&renamed));
+    // Another model's part, the same part twice, a part that is gone.
+    let third = std::fs::read(&parts[2]).unwrap();
+    std::fs::copy(&parts[1], &parts[2]).unwrap();
+    assert!(refused(&parts[0]).contains("split.no 1"), "{}", refused(&parts[0]));
+    std::fs::write(&parts[2], &third[..third.len() - 100]).unwrap();
+    assert!(refused(&parts[0]).contains("bytes short"), "{}", refused(&parts[0]));
+    std::fs::remove_file(&parts[2]).unwrap();
+    assert!(matches!(GgufLoader::from_file(&parts[0]), Err(Error::Io { path, .. }) if path == parts[2]));
+    Writer::new("parts").u32("split.no", 2).u32("split.count", 3).write(&parts[2]);
+    assert!(refused(&parts[0]).contains("split.tensors.count None"), "{}", refused(&parts[0]));
+    Writer::new("parts").u32("split.no", 2).u32("split.count", 3).u32("split.tensors.count", 45).write(&parts[2]);
+    let few = refused(&parts[0]);
+    assert!(few.contains("split.tensors.count"), "{few}");
+}
+
+fn refused(bytes: &[u8], says: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.gguf");
+    std::fs::write(&path, bytes).unwrap();
+    let error = GgufLoader::from_file(&path).unwrap_err();
+    assert!(matches!(error, Error::Format { .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains(says) && text.contains("x.gguf"), "{text}\nexpected {says}");
+}
+
+#[test]
+fn headers_that_lie_are_refused_by_what_they_say() {
+    let good = Writer::new("x").tensor("a", &[4, 2], 0, &[0; 32]).tensor("b", &[32], 2, &[0; 18]);
+    let whole = good.bytes();
+    let patched = |at: usize, bytes: &[u8]| [&whole[..at], bytes, &whole[at + bytes.len()..]].concat();
+    refused(b"", "4 bytes short");
+    refused(b"GGML12345678", "is this a GGUF file?");
+    refused(&patched(4, &1u32.to_le_bytes()), "version 1");
+    refused(&patched(4, &3u32.to_be_bytes()), "big-endian");
+    refused(&patched(4, &99u32.to_le_bytes()), "version 99");
+    refused(&patched(8, &u64::MAX.to_le_bytes()), "18446744073709551615 tensors");
+    refused(&patched(16, &u64::MAX.to_le_bytes()), "metadata keys");
+    refused(&patched(8, &90_000u64.to_le_bytes()), "bytes short");
+    refused(&patched(24, &(1u64 << 40).to_le_bytes()), "a key of 1099511627776 bytes");
+    refused(&whole[..whole.len() - 20], "6 bytes short");
+    refused(&whole[..40], "bytes short");
+
+    let (bytes, offsets) = good.bytes_and_offsets();
+    let moved = |tensor: usize, to: u64| [&bytes[..offsets[tensor]], &to.to_le_bytes(), &bytes[offsets[tensor] + 8..]].concat();
+    refused(&moved(1, 0), "overlaps");
+    refused(&moved(1, 7), "expected a multiple of 32");
+    refused(&moved(1, 32 << 40), "bytes short");
+    refused(&moved(1, u64::MAX - 31), "far outside");
+
+    let tensor = |name: &str, dims: &[u64], ty| Writer::new("x").tensor(name, dims, ty, &[0; 64]).bytes();
+    refused(&tensor("a", &[1, 1, 1, 1, 1], 0), "5 dimensions");
+    refused(&tensor("a", &[0], 0), "a dimension of 0");
+    refused(&tensor("a", &[1 << 32, 1 << 32], 0), "no 64-bit number");
+    refused(&tensor("a", &[1 << 62], 0), "no 64-bit number");
+    refused(&tensor("a", &[33], 2), "Q4_0 has blocks of 32");
+    refused(&tensor(&"a".repeat(300), &[1], 0), "a tensor's name of 300 bytes");
+    refused(&good.clone().tensor("a", &[1], 0, &[0; 4]).bytes(), "tensor 'a' twice");
+    refused(&Writer { pairs: [good.pairs.clone(), good.pairs.clone()].concat(), ..good.clone() }.bytes(), "twice");
+    for alignment in [0, 3, 1 << 30] {
+        refused(&good.clone().u32("general.alignment", alignment).bytes(), "expected a power of two");
+    }
+    refused(&good.clone().text("general.alignment", "32").bytes(), "general.alignment is \"32\" (string)");
+    refused(&good.clone().pair("k", 13, vec![0; 8]).bytes(), "value type 13");
+}
+
+#[test]
+fn arrays_that_lie_are_refused() {
+    let with = |ty: u32, value: Vec<u8>| Writer::new("x").pair("k", ty, value).bytes();
+    let array = |element: u32, count: u64, rest: &[u8]| [&element.to_le_bytes()[..], &count.to_le_bytes(), rest].concat();
+    refused(&with(9, array(4, 1 << 61, &[])), "bytes short");
+    refused(&with(9, array(8, u64::MAX, &[])), "bytes short");
+    refused(&with(9, array(8, 2, &[string(b"a"), u64::MAX.to_le_bytes().to_vec()].concat())), "bytes short");
+    refused(&with(9, array(77, 1, &[0; 8])), "value type 77");
+    let deep = |levels: usize| [array(9, 1, &[]).repeat(levels), array(0, 0, &[])].concat();
+    refused(&with(9, deep(100_000)), "more than 4 deep");
+    // Nested within reason is read, and passed over.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.gguf");
+    std::fs::write(&path, with(9, deep(3))).unwrap();
+    assert!(GgufLoader::from_file(&path).unwrap().is_empty());
+}
+
+#[test]
+fn a_type_that_is_not_ours_is_refused_when_it_is_needed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.gguf");
+    Writer::new("x").tensor("a", &[256], 16, &[0; 66]).tensor("b", &[4], 0, &[0; 16]).write(&path);
+    let mut loader = GgufLoader::from_file(&path).unwrap();
+    assert_eq!(loader.take("b").unwrap().len(), 4);
+    let text = loader.take("a").unwrap_err().to_string();
+    assert!(text.contains("'a'") && text.contains("number 16") && text.contains("IQ4_XS"), "{text}");
+}
