@@ -3,8 +3,9 @@
 // STAGE = slices: one workgroup takes SLICE neighbouring logits; grid: R*SLICES folded over x and y;
 //   0 logits f32 [R, V], 1 partials [R, SLICES] of (bits of the maximum, its index, bits of the slice's sum of exp, 0), 8 step.
 // STAGE = merge: one workgroup a row picks the best slice TOP times and looks through that slice for its next; grid: R
-//   folded over x and y; 0 logits, 1 result u32 [R, 2*TOP + 2], 2 partials, 8 step.
-//   A row of the result: TOP indices, bits of their TOP values, bits of the maximum, bits of the sum; past V: index 0xffffffff.
+//   folded over x and y; 0 logits, 1 result u32 [R, 2*TOP + 3], 2 partials, 8 step.
+//   A row of the result: TOP indices, bits of their TOP values, bits of the maximum, bits of the sum, the index that is drawn; past
+//   V: index 0xffffffff. The draw walks down the list in f32; the host walks in f64 and has the last word.
 // Overrides: R, V, SLICE, SLICES (= ceil(V/SLICE), at most 1024), TOP (merge only). Options: TIER, LANES, STAGE.
 override R: u32;
 override V: u32;
@@ -29,6 +30,53 @@ const LOWEST = -3.4e38;
 // The best logit of each slice that is not in the result yet; a lane reads and writes only its own slices.
 var<workgroup> head_value: array<f32, MAX_SLICES>;
 var<workgroup> head_id: array<u32, MAX_SLICES>;
+#endif
+
+#if STAGE == merge
+// Entry i of the list from `to` on, as a part of the largest probability.
+fn part(to: u32, i: u32) -> f32 {
+    let below = bitcast<f32>(result[to + TOP + i]) - bitcast<f32>(result[to + TOP]);
+    return exp(max(below / step.temperature, -100.0));
+}
+
+// The index at which the draw ends, by what the list holds of it.
+fn drawn(to: u32, total: f32) -> u32 {
+    var kept = min(TOP, V);
+    var mass = total;
+    var sum = 0.0;
+    if step.top_k > 0u && step.top_k <= kept {
+        kept = step.top_k;
+        for (var i = 0u; i < kept; i++) { sum += part(to, i); }
+        mass = sum;
+    }
+    if step.top_p < 1.0 {
+        sum = 0.0;
+        for (var i = 0u; i < kept; i++) {
+            sum += part(to, i);
+            if sum >= step.top_p * mass {
+                kept = i + 1u;
+                mass = sum;
+            }
+        }
+    }
+    if step.min_p > 0.0 {
+        sum = 0.0;
+        for (var i = 0u; i < kept; i++) {
+            if part(to, i) < step.min_p {
+                kept = i;
+                mass = sum;
+            } else {
+                sum += part(to, i);
+            }
+        }
+    }
+    sum = 0.0;
+    for (var i = 0u; i + 1u < kept; i++) {
+        sum += part(to, i);
+        if sum > step.draw * mass { return result[to + i]; }
+    }
+    return result[to + max(kept, 1u) - 1u];
+}
 #endif
 
 @compute @workgroup_size(LANES)
@@ -60,7 +108,7 @@ fn main(
 #elif STAGE == merge
     if group >= R { return; }
     let row = group * V;
-    let to = group * (2u * TOP + 2u);
+    let to = group * (2u * TOP + 3u);
     var most = LOWEST;
     for (var s = lane; s < SLICES; s += LANES) {
         let p = partials[group * SLICES + s];
@@ -105,5 +153,6 @@ fn main(
             head_id[slice] = runner_id;
         }
     }
+    if lane == 0u { result[to + 2u * TOP + 2u] = drawn(to, total); }
 #endif
 }

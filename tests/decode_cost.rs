@@ -231,3 +231,36 @@ fn a_cancelled_load_leaves_nothing() {
     context.release_staging();
     assert_eq!(context.counters().snapshot().bytes_live, 0);
 }
+
+/// A draw runs ahead too: the same text as step by step, one submit and a short list a token where the list decides; where it does
+/// not, what was run in vain leaves nothing behind.
+#[test]
+fn drawn_text_runs_a_step_ahead() {
+    let (mut stepwise, mut ahead) = (generator(Device::Gpu), generator(Device::Gpu));
+    let mut in_vain = 0;
+    for seed in 0..6 {
+        let base = SampleOpts::temperature(0.8, seed);
+        let hot = SampleOpts::temperature(9.0, seed);
+        let decided = [base.with_top_k(40), base.with_top_k(1), base.with_top_k(30).with_top_p(0.7), base.with_min_p(0.2)];
+        let undecided = [hot, hot.with_top_p(0.999), hot.with_top_k(500)];
+        let all = decided.into_iter().map(|opts| (opts, true)).chain(undecided.into_iter().map(|opts| (opts, false)));
+        for (opts, decides) in all {
+            for generator in [&mut stepwise, &mut ahead] {
+                generator.prefill(&[2, 910, 262, 4 + seed as u32]).unwrap();
+            }
+            let expected: Vec<u32> = (0..24).map(|_| stepwise.step_cached(&opts).unwrap()).collect();
+            let mut found = ahead.generate_cached(8, &opts).unwrap();
+            let before = counters(&ahead);
+            found.extend(ahead.generate_cached(16, &opts).unwrap());
+            let after = counters(&ahead);
+            assert_eq!(found, expected, "{opts:?}");
+            assert_eq!(ahead.tokens(), stepwise.tokens());
+            let made = (after.submits - before.submits, after.bytes_read_back - before.bytes_read_back);
+            match decides {
+                true => assert_eq!(made, (16, 16 * (2 * 64 + 3) * 4), "{opts:?}"),
+                false => in_vain += made.0 - 16,
+            }
+        }
+    }
+    assert!(in_vain > 20, "only {in_vain} steps were run in vain");
+}

@@ -46,6 +46,8 @@ pub(crate) struct Sampled {
     pub(crate) token: u32,
     /// Bytes that crossed from the device for it.
     pub(crate) bytes_read: u64,
+    /// Whether the device chose the same, so that a run begun after it is the right one.
+    pub(crate) foreseen: bool,
 }
 
 /// Sizes of a loaded model.
@@ -75,11 +77,12 @@ pub(crate) trait Engine: Send {
     /// begun before and not finished.
     fn begin(&mut self, history: &[u32], start: usize, opts: &SampleOpts) -> Result<()>;
 
-    /// Begins to run the token at `position`, which is the one that the run begun last will choose, to choose the one after it.
-    /// `false` where only the host can choose.
+    /// Begins to run the token at `position`, which is the one that the device will choose in the run begun last, to choose the one
+    /// after it. `false` where only the host can choose.
     fn begin_next(&mut self, position: usize, opts: &SampleOpts) -> Result<bool>;
 
-    /// Waits for the run that was begun first: the token that follows `history`.
+    /// Waits for the run that was begun first: the token that follows `history`. Where the device did not foresee it, what was begun
+    /// after that run is to be begun again.
     fn finish(&mut self, history: &[u32], opts: &SampleOpts) -> Result<Sampled>;
 
     /// Drops what was begun and not finished. What it wrote into the caches stays.

@@ -15,7 +15,7 @@ pub use kv_state::{KvCacheState, bucket_decode_mask, kv_from_prefill_outputs, sp
 pub(crate) use policy::{PlanPolicy, token_bucket};
 pub(crate) use profiles::Profiles;
 pub use profiles::decode_profile_for_device;
-pub(crate) use sample::{SHORT_LIST, ShortList};
+pub(crate) use sample::{DeviceDraw, SHORT_LIST, ShortList};
 pub use sample::{SampleOpts, sample_token, sample_token_after};
 
 const _: () = {

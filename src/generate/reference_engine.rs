@@ -119,7 +119,7 @@ impl Engine for ReferenceEngine {
 
     fn finish(&mut self, history: &[u32], opts: &SampleOpts) -> Result<Sampled> {
         let logits = std::mem::take(&mut self.begun);
-        Ok(Sampled { token: sample_token_after(&logits, opts, history)?, bytes_read: 0 })
+        Ok(Sampled { token: sample_token_after(&logits, opts, history)?, bytes_read: 0, foreseen: false })
     }
 
     fn forget(&mut self) {

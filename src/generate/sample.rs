@@ -9,7 +9,8 @@ pub(crate) const SHORT_LIST: usize = 64;
 
 /// How the next token is chosen.
 ///
-/// The draw at position p is a function of the seed and p alone: the same seed gives the same text however it was reached.
+/// The draw at position p is a function of the seed and p alone: the same seed gives the same text however it was reached. A device
+/// hands over its 64 likeliest tokens; where they decide, it has drawn the same token itself (but for rounding) and gone on with it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SampleOpts {
     temperature: f32,
@@ -90,9 +91,10 @@ impl SampleOpts {
         Cow::Owned(row)
     }
 
-    /// The divisor of the logits.
-    pub(crate) fn divisor(&self) -> f32 {
-        self.temperature
+    /// What the device needs to foresee the draw at `position`.
+    pub(crate) fn on_device(&self, position: usize) -> DeviceDraw {
+        let (draw, top_k) = (self.draw(position) as f32, u32::try_from(self.top_k).unwrap_or(u32::MAX));
+        DeviceDraw { temperature: self.temperature, draw, top_k, top_p: self.top_p, min_p: self.min_p }
     }
 
     /// Checks that the numbers have a meaning.
@@ -127,6 +129,17 @@ impl SampleOpts {
             .wrapping_add((position as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         (mix(state) >> 11) as f64 / (1u64 << 53) as f64
     }
+}
+
+/// A draw as the device makes it, in f32.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct DeviceDraw {
+    pub(crate) temperature: f32,
+    /// Where the walk down the list ends, as a part of the mass.
+    pub(crate) draw: f32,
+    pub(crate) top_k: u32,
+    pub(crate) top_p: f32,
+    pub(crate) min_p: f32,
 }
 
 /// The likeliest tokens of a row, and what is needed to turn their logits into probabilities.

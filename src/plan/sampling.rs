@@ -55,7 +55,8 @@ pub fn argmax(vocab_size: usize, maxima: bool, target: &Target) -> Plan {
 }
 
 /// The `top` largest of `vocab_size` logits, largest first, with what turns them into probabilities: output `token` u32
-/// `[2·top + 2]`: ids, bits of their logits, bits of the maximum, bits of Σ exp((l − max) / temperature).
+/// `[2·top + 3]`: ids, bits of their logits, bits of the maximum, bits of Σ exp((l − max) / temperature), and the id that the draw
+/// described by the step ends at, as far as the list and f32 can tell.
 pub fn top_k(vocab_size: usize, top: usize, target: &Target) -> Plan {
     let slice = slice_of(vocab_size);
     let slices = vocab_size.div_ceil(slice);
@@ -66,7 +67,7 @@ pub fn top_k(vocab_size: usize, top: usize, target: &Target) -> Plan {
         dispatch(stage("slices", shared), vec![(0, LOGITS), (1, PARTIALS)], true, slices),
         dispatch(stage("merge", merged), vec![(0, LOGITS), (1, RESULT), (2, PARTIALS)], true, 1),
     ];
-    plan("top_k", vocab_size, slices * 16, FixedType { dtype: DType::U32, shape: vec![2 * top + 2] }, dispatches)
+    plan("top_k", vocab_size, slices * 16, FixedType { dtype: DType::U32, shape: vec![2 * top + 3] }, dispatches)
 }
 
 fn options(target: &Target, stage: &str) -> Vec<(&'static str, String)> {

@@ -51,8 +51,8 @@ impl Template {
     }
 
     fn stats<'a>(&self, counted: CacheStats, entries: impl Iterator<Item = &'a CompiledGraph>) -> CacheStats {
-        let inputs: u64 = entries.map(CompiledGraph::input_bytes).sum();
-        CacheStats { compiles: self.compiles, bytes: inputs + self.scratch.bytes(), ..counted }
+        let own: u64 = entries.map(CompiledGraph::own_bytes).sum();
+        CacheStats { compiles: self.compiles, bytes: own + self.scratch.bytes(), ..counted }
     }
 }
 

@@ -28,22 +28,24 @@ pub struct Step {
     pub rows: u32,
     /// Cache rows that are live after this run's writes; `u32::MAX` where all rows of the cache are.
     pub end: u32,
-    /// Seed of the sampling draw.
-    pub seed: u32,
-    /// Number of the sampling draw.
-    pub draw: u32,
+    /// Where a draw ends, as a part of the mass: 0 to 1.
+    pub draw: f32,
+    /// Tokens that a draw keeps; 0 for all.
+    pub top_k: u32,
     /// Sampling temperature.
     pub temperature: f32,
     /// Rows of the caches that grow, as the plan was bound.
     pub capacity: u32,
-    /// Zeros, to a multiple of 16 bytes.
-    pub padding: [u32; 2],
+    /// Part of the mass that a draw keeps.
+    pub top_p: f32,
+    /// Least probability that a draw keeps, as a part of the largest.
+    pub min_p: f32,
 }
 
 impl Step {
     /// All `rows` live, the whole cache live, no sampling.
     pub fn all(rows: u32) -> Self {
-        Self { rows, end: u32::MAX, seed: 0, draw: 0, temperature: 1.0, capacity: 0, padding: [0; 2] }
+        Self { rows, end: u32::MAX, draw: 0.0, top_k: 0, temperature: 1.0, capacity: 0, top_p: 1.0, min_p: 0.0 }
     }
 }
 
@@ -104,7 +106,7 @@ pub struct PreparedPlan {
     outputs: HashMap<String, (Slot, u64)>,
     scratch_bytes: u64,
     /// Bound by the steps, and counted as long as they live.
-    _sizes: SizeBlocks,
+    sizes: SizeBlocks,
 }
 
 #[derive(Debug, Clone)]
@@ -143,7 +145,7 @@ impl PreparedPlan {
         let outputs = plan.outputs.iter().map(|o| (o.name.clone(), (o.slot, bytes(&o.ty)))).collect();
         let is_zeroed = |index: &usize| plan.slots[*index].kind == SlotKind::Zeroed;
         let zeroed = (0..slots.len()).filter(is_zeroed).map(|index| slots[index].clone()).collect();
-        Ok(Self { slots, zeroed, steps, outputs, scratch_bytes: plan.scratch_bytes(), _sizes: sizes })
+        Ok(Self { slots, zeroed, steps, outputs, scratch_bytes: plan.scratch_bytes(), sizes })
     }
 
     /// Zeroes what every run begins with zeros. To be recorded before the pass of each run; records nothing for most plans.
@@ -186,8 +188,13 @@ impl PreparedPlan {
     }
 
     /// Bytes of the scratch slots, which may be shared with other plans.
-    pub fn bytes(&self) -> u64 {
+    pub fn scratch_bytes(&self) -> u64 {
         self.scratch_bytes
+    }
+
+    /// Bytes that are this plan's alone: the sizes of its kernels, where they are data.
+    pub fn own_bytes(&self) -> u64 {
+        self.sizes.bytes()
     }
 }
 

@@ -43,6 +43,11 @@ impl SizeBlocks {
         Ok(Self { buffer, blocks })
     }
 
+    /// Bytes of all blocks.
+    pub fn bytes(&self) -> u64 {
+        self.buffer.as_ref().map_or(0, Buffer::size)
+    }
+
     /// The block of `kernel`; `None` for one that is not in the plan.
     pub fn binding(&self, kernel: &Kernel, pipeline: &Pipeline) -> Result<Option<wgpu::BufferBinding<'_>>> {
         let words = size_words(kernel, &pipeline.sizes)?;

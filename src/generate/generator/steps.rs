@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use super::GemmaGenerator;
 use crate::{
     Error, Result,
-    generate::{SampleOpts, Want, sample_token_after},
+    generate::{SampleOpts, Sampled, Want, sample_token_after},
 };
 
 impl GemmaGenerator {
@@ -44,7 +44,7 @@ impl GemmaGenerator {
     /// As [`step`](Self::step).
     pub fn step_cached(&mut self, opts: &SampleOpts) -> Result<u32> {
         self.begin_step(opts)?;
-        self.finish_step(opts)
+        Ok(self.finish_step(opts)?.token)
     }
 
     fn begin_step(&mut self, opts: &SampleOpts) -> Result<()> {
@@ -69,11 +69,11 @@ impl GemmaGenerator {
         begun
     }
 
-    fn finish_step(&mut self, opts: &SampleOpts) -> Result<u32> {
+    fn finish_step(&mut self, opts: &SampleOpts) -> Result<Sampled> {
         let sampled = self.engine.finish(self.history.tokens(), opts)?;
         self.history.wrote(self.history.len());
         self.history.push(sampled.token);
-        Ok(sampled.token)
+        Ok(sampled)
     }
 
     /// Up to `n` tokens by [`step`](Self::step); ends after a stop token, which is part of the result and the history.
@@ -96,9 +96,9 @@ impl GemmaGenerator {
         self.generate_cached_with(n, opts, |_| ControlFlow::Continue(()))
     }
 
-    /// As [`generate_cached`](Self::generate_cached), and hands each token over as it comes; `Break` ends generation. Where the
-    /// device chooses the token itself (greedy, without a repetition penalty), the next step is under way before a token is
-    /// handed over.
+    /// As [`generate_cached`](Self::generate_cached), and hands each token over as it comes; `Break` ends generation. The next step is
+    /// under way before a token is handed over, but with a repetition penalty and where a draw takes more than the device can tell
+    /// (see [`SampleOpts`]).
     ///
     /// # Errors
     /// As [`generate`](Self::generate).
@@ -122,17 +122,20 @@ impl GemmaGenerator {
     ) -> Result<Vec<u32>> {
         let mut new = Vec::new();
         let mut begun = false;
+        // After a token that the device did not foresee one step is made alone: where it rarely does, little is run in vain.
+        let mut foreseen = true;
         while new.len() < n {
             if !begun {
                 self.begin_step(opts)?;
             }
-            let next = if new.len() + 1 < n { self.begin_next_step(opts) } else { Ok(false) };
-            let token = self.finish_step(opts)?;
-            new.push(token);
-            if on_token(token).is_break() || self.is_stop(token) {
+            let next = if foreseen && new.len() + 1 < n { self.begin_next_step(opts) } else { Ok(false) };
+            let sampled = self.finish_step(opts)?;
+            new.push(sampled.token);
+            if on_token(sampled.token).is_break() || self.is_stop(sampled.token) {
                 break;
             }
-            begun = next?;
+            foreseen = sampled.foreseen;
+            begun = next? && foreseen;
         }
         Ok(new)
     }

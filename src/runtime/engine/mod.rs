@@ -22,8 +22,8 @@ use super::{
 use crate::{
     Error, Result,
     generate::{
-        Engine, Model, ModelStats, PREFILL_CHUNK, PlanPolicy, Profiles, SampleOpts, Sampled, ShortList, Want, sample_token_after,
-        token_bucket,
+        DeviceDraw, Engine, Model, ModelStats, PREFILL_CHUNK, PlanPolicy, Profiles, SampleOpts, Sampled, ShortList, Want,
+        sample_token_after, token_bucket,
     },
 };
 
@@ -105,14 +105,17 @@ impl GpuEngine {
             self.pace.finished();
         }
         let Ready { plan, block, built, warm, samplers } = self.plans.of(&key).ready(&key)?;
-        let temperature = if let Follow::TopK(t) = follow { t } else { 1.0 };
         let given = if let Tokens::Given(tokens) = tokens { tokens } else { &[0] };
         let end = if key.resident { (start + given.len()) as u32 } else { u32::MAX };
-        let step = Step { rows: given.len() as u32, end, temperature, capacity: key.rows as u32, ..Step::all(0) };
+        let mut step = Step { rows: given.len() as u32, end, capacity: key.rows as u32, ..Step::all(0) };
+        if let Follow::Draw(opts) = follow {
+            let DeviceDraw { temperature, draw, top_k, top_p, min_p } = opts.on_device(start + given.len());
+            step = Step { temperature, draw, top_k, top_p, min_p, ..step };
+        }
         block.write(context, step, given, start, &built.graph, key.resident)?;
         let sampler = samplers.as_ref().and_then(|s| match follow {
             Follow::Argmax => Some(&s.argmax),
-            Follow::TopK(_) => Some(&s.top_k),
+            Follow::Draw(_) => Some(&s.top_k),
             Follow::Nothing | Follow::Logits => None,
         });
         let source = match (follow, sampler) {
@@ -145,7 +148,12 @@ impl GpuEngine {
             self.in_flight = Some(submission);
             return Ok(None);
         };
-        let token = source.filter(|_| follow == Follow::Argmax).map(|(buffer, offset, _)| (buffer.clone(), offset));
+        let token = source.and_then(|(buffer, offset, bytes)| match follow {
+            Follow::Argmax => Some((buffer.clone(), offset)),
+            // A draw that the list cannot decide runs its token again, by the same plan, if its logits are gone.
+            Follow::Draw(_) if given.len() == 1 => Some((buffer.clone(), offset + bytes - 4)),
+            Follow::Draw(_) | Follow::Nothing | Follow::Logits => None,
+        });
         Ok(Some(Begun { key, follow, staged, submission, token }))
     }
 
@@ -172,7 +180,7 @@ enum Follow {
     Nothing,
     Logits,
     Argmax,
-    TopK(f32),
+    Draw(SampleOpts),
 }
 
 impl Follow {
@@ -181,7 +189,7 @@ impl Follow {
         match (opts.penalises(), opts.is_greedy()) {
             (true, _) => Follow::Logits,
             (false, true) => Follow::Argmax,
-            (false, false) => Follow::TopK(opts.divisor()),
+            (false, false) => Follow::Draw(*opts),
         }
     }
 }
@@ -219,12 +227,20 @@ impl Engine for GpuEngine {
         let bytes = self.collect(begun)?;
         let mut bytes_read = bytes.len() as u64;
         let row = match follow {
-            Follow::Argmax => return Ok(Sampled { token: bytemuck::pod_read_unaligned(&bytes), bytes_read }),
-            Follow::TopK(_) => {
-                if let Some(token) = short_list(&bytes).choose(opts, history.len()) {
-                    return Ok(Sampled { token, bytes_read });
+            Follow::Argmax => return Ok(Sampled { token: bytemuck::pod_read_unaligned(&bytes), bytes_read, foreseen: true }),
+            Follow::Draw(_) => {
+                let (list, drawn) = short_list(&bytes);
+                if let Some(token) = list.choose(opts, history.len()) {
+                    return Ok(Sampled { token, bytes_read, foreseen: token == drawn });
                 }
                 // The list's mass falls short of what the options ask for: the whole row decides.
+                if !self.begun.is_empty() {
+                    self.forget();
+                    let last = history.len() - 1;
+                    let row = self.logits(&history[last..], last, true, Want::Last)?;
+                    let token = sample_token_after(&row, opts, history)?;
+                    return Ok(Sampled { token, bytes_read: bytes_read + row.len() as u64 * 4, foreseen: false });
+                }
                 let (buffer, offset, len) = output(&self.plans.of(&key).ready(&key)?.plan, "logits")?;
                 let mut row = vec![0u8; len as usize];
                 self.model.context.read_back(buffer, offset, &mut row)?;
@@ -234,7 +250,7 @@ impl Engine for GpuEngine {
             Follow::Logits | Follow::Nothing => bytes,
         };
         let token = sample_token_after(&bytemuck::pod_collect_to_vec::<u8, f32>(&row), opts, history)?;
-        Ok(Sampled { token, bytes_read })
+        Ok(Sampled { token, bytes_read, foreseen: false })
     }
 
     fn forget(&mut self) {
@@ -329,11 +345,11 @@ impl Engine for GpuEngine {
     }
 }
 
-/// Ids, logits, maximum and sum, as `shaders/top_k.wgsl` lays them out.
-fn short_list(bytes: &[u8]) -> ShortList {
+/// Ids, logits, maximum and sum, and the device's draw, as `shaders/top_k.wgsl` lays them out.
+fn short_list(bytes: &[u8]) -> (ShortList, u32) {
     let words: Vec<u32> = bytemuck::pod_collect_to_vec(bytes);
-    let top = (words.len() - 2) / 2;
+    let top = (words.len() - 3) / 2;
     let entries = (0..top).map(|i| (words[i], f32::from_bits(words[top + i])));
     let total = f64::from(f32::from_bits(words[2 * top + 1]));
-    ShortList { entries: entries.filter(|(id, _)| *id != u32::MAX).collect(), total, complete: false }
+    (ShortList { entries: entries.filter(|(id, _)| *id != u32::MAX).collect(), total, complete: false }, words[2 * top + 2])
 }

@@ -107,8 +107,9 @@ impl PlanCache {
     }
 
     pub(super) fn stats(&self) -> CacheStats {
-        let blocks: u64 = self.plans.values().map(|ready| ready.block.buffer().size()).sum();
-        let bytes = blocks + self.scratch.bytes() + self.sampler_scratch.bytes();
+        let samplers = |ready: &Ready| ready.samplers.as_ref().map_or(0, |s| s.argmax.own_bytes() + s.top_k.own_bytes());
+        let own = |ready: &Ready| ready.block.buffer().size() + ready.plan.own_bytes() + samplers(ready);
+        let bytes = self.plans.values().map(own).sum::<u64>() + self.scratch.bytes() + self.sampler_scratch.bytes();
         CacheStats { compiles: self.compiles, bytes, ..self.plans.stats() }
     }
 }

@@ -84,12 +84,12 @@ impl CompiledGraph {
 
     /// Bytes of device memory that the graph holds for itself: inputs and scratch, without weights; 0 on the reference.
     pub fn bytes(&self) -> u64 {
-        self.gpu.as_ref().map_or(0, |gpu| gpu.input_bytes() + gpu.scratch_bytes())
+        self.gpu.as_ref().map_or(0, |gpu| gpu.own_bytes() + gpu.scratch_bytes())
     }
 
-    /// Bytes of the inputs alone.
-    pub(in crate::runtime) fn input_bytes(&self) -> u64 {
-        self.gpu.as_ref().map_or(0, GpuGraph::input_bytes)
+    /// Bytes of what is not shared with other graphs.
+    pub(in crate::runtime) fn own_bytes(&self) -> u64 {
+        self.gpu.as_ref().map_or(0, GpuGraph::own_bytes)
     }
 
     /// Gives or replaces a weight by its name in the graph.

@@ -71,12 +71,14 @@ impl GpuGraph {
         self.prepared = None;
     }
 
-    pub(super) fn input_bytes(&self) -> u64 {
-        self.inputs.values().map(|(buffer, _)| buffer.size()).sum::<u64>() + self.step.size()
+    /// Bytes of what is not shared with other graphs: inputs, and what the plan owns.
+    pub(super) fn own_bytes(&self) -> u64 {
+        let inputs: u64 = self.inputs.values().map(|(buffer, _)| buffer.size()).sum();
+        inputs + self.step.size() + self.prepared.as_ref().map_or(0, PreparedPlan::own_bytes)
     }
 
     pub(super) fn scratch_bytes(&self) -> u64 {
-        self.prepared.as_ref().map_or(0, PreparedPlan::bytes)
+        self.prepared.as_ref().map_or(0, PreparedPlan::scratch_bytes)
     }
 
     /// Writes the inputs, runs, and reads every output.
