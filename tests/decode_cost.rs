@@ -264,3 +264,23 @@ fn drawn_text_runs_a_step_ahead() {
     }
     assert!(in_vain > 20, "only {in_vain} steps were run in vain");
 }
+
+/// What a prompt runs is compiled while the weights travel. On drivers on the CPU sizes are data, so that the 64-token bucket brings
+/// nothing new but tiles for more rows.
+#[test]
+fn kernels_are_there_before_the_first_prompt_and_serve_other_sizes() {
+    let context = context();
+    let software = context.capabilities().target().software;
+    let mut generator = generator(Device::Context(context));
+    let made = |generator: &GemmaGenerator| counters(generator).pipelines_created;
+    let loaded = made(&generator);
+    generator.prefill(&(4..20).collect::<Vec<u32>>()).unwrap();
+    generator.step_cached(&SampleOpts::greedy()).unwrap();
+    // The two of a draw are made with the greedy one, for the plan's sake.
+    assert!(made(&generator) - loaded <= 2, "{} pipelines after loading", made(&generator) - loaded);
+    let first = made(&generator);
+    generator.prefill(&(100..150).collect::<Vec<u32>>()).unwrap();
+    generator.step_cached(&SampleOpts::greedy()).unwrap();
+    let second = made(&generator) - first;
+    assert!(!software || second <= 3, "{second} pipelines for a longer prompt");
+}

@@ -230,11 +230,7 @@ impl OpDef for Attention {
         let partial = Operand::Slot(emit.scratch((results * parts * (head_dim + 2) * 4) as u64), 0);
         bindings.push((7, partial.clone()));
         emit.dispatch(kernel, bindings, groups, parts);
-        let sizes = [("B", batch), ("T", new), ("N", heads), ("H", head_dim), ("PARTS", parts)];
-        let overrides = sizes.map(|(name, size)| (name, size as f64)).to_vec();
-        let options = vec![("LANES", "64".into())];
-        let combine = Kernel { shader: "attention_combine", options, overrides, hole: String::new() };
-        emit.dispatch(combine, vec![(5, emit.output.operand()), (7, partial), (8, Operand::Step)], results, 1);
+        combine(emit, [("B", batch), ("T", new), ("N", heads), ("H", head_dim), ("PARTS", parts)], partial, results);
         Ok(())
     }
 
@@ -374,6 +370,14 @@ fn new_row_bindings(
             bindings.push((binding, gain.operand()));
         }
     }
+}
+
+/// Puts the parts of `results` rows together.
+fn combine(emit: &mut Emit, sizes: [(&'static str, usize); 5], partial: Operand, results: usize) {
+    let overrides = sizes.map(|(name, size)| (name, size as f64)).to_vec();
+    let options = vec![("LANES", "64".into())];
+    let kernel = Kernel { shader: "attention_combine", options, overrides, hole: String::new() };
+    emit.dispatch(kernel, vec![(5, emit.output.operand()), (7, partial), (8, Operand::Step)], results, 1);
 }
 
 /// Parts that the keys are split into, so that the workgroups of a decode step fill the device.
