@@ -279,9 +279,13 @@ fn inspect_shows_each_stage() {
     };
     // Published: 2,614,341,888 parameters; here in bf16.
     assert_eq!(bytes("weights"), 2 * 2_614_341_888);
-    // 13 full layers of 4 KV heads of 256, K and V in f32, and one buffer of positions.
-    assert_eq!(bytes("cache, full layers"), 8192 * (13 * 2 * 4 * 256 * 4 + 4));
+    // 13 full layers of 4 KV heads of 256, K and V in f32, and one buffer of positions; 16 bytes behind each.
+    assert_eq!(bytes("cache, full layers"), 8192 * (13 * 2 * 4 * 256 * 4 + 4) + 27 * 16);
     assert!(bytes("largest binding") <= 128 << 20);
+    // A row of a full layer has 4 KiB, and no binding more than 128 MiB.
+    assert!(memory.contains("a context of 8192 tokens fits, the longest that fits has 8192"), "{memory}");
+    let budget = portable(&["--memory", "--shape", "gemma-2-2b", "--context", "8192", "--budget", "5200"]);
+    assert!(budget.contains("a context of 8192 tokens does not fit, the longest that fits has "), "{budget}");
     assert!(succeeds("inspect", &["--devices"]).contains("cpu: the CPU reference"));
 }
 
@@ -312,7 +316,7 @@ fn inspect_shows_the_profile_in_effect() {
     };
     // K and V at half the bytes; the positions of the rows stay.
     let (full, half) = (memory(""), memory("[precision]\nkv = 'f16'"));
-    assert!(half < full && half * 2 - full <= 4 * 1024, "{full} and {half}");
+    assert!(half < full && half * 2 - full <= 4 * 1024 + 16 * 16, "{full} and {half}");
     // Beside the weights, without being named.
     let config = data("checkpoints/gemma3-text/config.json");
     std::fs::copy(config, folder.path().join("config.json")).expect("copied");
