@@ -266,6 +266,19 @@ fn lora_and_probe_run_on_the_demo_model() {
 }
 
 #[test]
+fn bench_tells_how_fast_a_model_loads() {
+    let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo");
+    let output = succeeds("bench", &["--model", demo, "--load", "--reps", "1", "--json", "--device", "gpu"]);
+    let report: Value = serde_json::from_str(output.lines().last().expect("a line")).expect("JSON");
+    let number = |key: &str| report[key].as_f64().unwrap_or_else(|| panic!("{key} in {report}"));
+    assert!(["read_gb_per_s", "upload_gb_per_s", "load_gb_per_s", "share_of_slower"].iter().all(|key| number(key) > 0.0));
+    let file = std::fs::metadata(format!("{demo}/model.safetensors")).expect("the demo model").len();
+    assert_eq!(number("file_bytes"), file as f64);
+    assert!(number("device_bytes") < file as f64 && number("taken_bytes") > number("device_bytes"), "{report}");
+    assert!(number("heap_peak_bytes") < 64e6, "{report}");
+}
+
+#[test]
 fn inspect_shows_each_stage() {
     let portable = |what: &[&str]| succeeds("inspect", &[what, &["--device", "portable"]].concat());
     assert!(portable(&["--graph"]).contains("layer.3.post_ffw_norm"));
@@ -375,9 +388,9 @@ fn help_names_every_flag() {
         ("logits", "--model --tokens --device --path --chunk --out"),
         (
             "bench",
-            "--model --shape --weights --layers --prompt --depth --gen --reps --profile --clock --svg --first-token --pipelines --device --json",
+            "--model --shape --weights --layers --prompt --depth --gen --reps --profile --clock --svg --first-token --pipelines --load --cold --device --json",
         ),
-        ("inspect", "--model --shape --graph --plan --shader --memory --devices --tokens --context --profile --device"),
+        ("inspect", "--model --shape --graph --plan --shader --memory --devices --tokens --context --budget --profile --device"),
     ];
     for (name, flags) in flags {
         let help = succeeds(name, &["--help"]);
