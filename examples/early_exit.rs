@@ -54,7 +54,7 @@ fn run(arguments: Arguments) -> Result<()> {
         bail!("--exit {exit}: the model has layers 1 to {layers}");
     }
     let exits = if arguments.exit.is_empty() { (1..layers).collect() } else { arguments.exit.clone() };
-    let tokenizer = common::tokenizer(&common::folder(&arguments.model))?;
+    let tokenizer = common::tokenizer(&arguments.model)?;
     let prompt = tokenizer.encode(&arguments.prompt, true)?;
 
     // The stock model, without a hook, comes first.

@@ -24,7 +24,7 @@ const PREFILL_PART: usize = 256;
 /// Continues a prompt with a Gemma model. The text goes to stdout, all else to stderr.
 #[derive(Parser)]
 struct Arguments {
-    /// Folder with config.json, tokenizer.json and safetensors weights, or a .gguf file beside a tokenizer.json
+    /// Folder with config.json, tokenizer.json and safetensors weights, or a .gguf file
     #[arg(long, value_name = "DIR", default_value = common::DEMO, hide_default_value = true)]
     model: PathBuf,
     /// Text to continue, or with --chat the user's message [default: a line that opens a scene]
@@ -76,7 +76,7 @@ fn run(arguments: Arguments) -> Result<()> {
         .with_min_p(arguments.min_p);
     opts.validate()?;
     let (config, mut weights) = common::open(&arguments.model)?;
-    let tokenizer = common::tokenizer(&common::folder(&arguments.model))?;
+    let tokenizer = common::tokenizer(&arguments.model)?;
     let (prompt, stop) = encode(&arguments, &config, &tokenizer)?;
 
     let options = GeneratorOptions { context: arguments.context, ..GeneratorOptions::near_weights(&arguments.model)? };

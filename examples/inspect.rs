@@ -8,23 +8,17 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 use clap::{Args, Parser};
 use gemmaflow::{
     flow::BuiltModel,
     gemma::{GemmaConfig, GemmaFlow},
-    generate::{PREFILL_CHUNK, SMALLEST_BUCKET},
-    ir::{
-        DType, DimBinding, LowerOptions, Op, PassReport,
-        kernel::{Target, row_shards},
-        ops::Role,
-        passes::prepare_reference,
-        sym,
-    },
+    generate::{GeneratorOptions, MemoryPlan, PREFILL_CHUNK, SMALLEST_BUCKET},
+    ir::{DType, DimBinding, LowerOptions, PassReport, kernel::Target, passes::prepare_reference, sym},
     lower::{Together, lower},
     plan::Plan,
     profile::CompileProfile,
-    runtime::{Device, GpuOptions, Opened},
+    runtime::{Capabilities, Device, GpuOptions, Opened},
     shader::{Sizes, compose},
     weights::{WeightLoader, random_weights},
 };
@@ -47,6 +41,9 @@ struct Arguments {
     /// Tokens that the cache shall hold
     #[arg(long, value_name = "N", default_value_t = 1024)]
     context: usize,
+    /// With --memory: most MiB of the device's memory
+    #[arg(long, value_name = "MIB", requires = "memory")]
+    budget: Option<u64>,
     /// Compile profile [default: gemma.rlx.toml beside the weights, else the preset]
     #[arg(long, value_name = "FILE")]
     profile: Option<PathBuf>,
@@ -67,7 +64,7 @@ struct What {
     /// The WGSL of the plan's kernels whose shader or place in the model contains NAME
     #[arg(long, value_name = "NAME")]
     shader: Option<String>,
-    /// Bytes of weights, caches and scratch memory
+    /// Bytes of weights, caches and scratch memory, and the longest context that fits
     #[arg(long)]
     memory: bool,
     /// The GPU adapters of this machine
@@ -90,7 +87,10 @@ fn run(arguments: Arguments) -> Result<()> {
     if arguments.context > config.max_position_embeddings {
         bail!("--context is {}, the model was made for at most {}", arguments.context, config.max_position_embeddings);
     }
-    let (profile, origin) = profile(&arguments)?;
+    if arguments.what.memory {
+        return Ok(common::print(&memory(&arguments, config, weights.as_mut())?)?);
+    }
+    let (profile, origin) = profile(&arguments, arguments.tokens == 1)?;
     let built = GemmaFlow::resident(&config).profile(profile.clone()).last_token_logits().build(weights.as_mut())?;
     let text = if arguments.what.graph {
         let mut report = PassReport::default();
@@ -100,25 +100,24 @@ fn run(arguments: Arguments) -> Result<()> {
         };
         format!("{origin}\n{profile}{report}{graph}")
     } else {
-        let (target, backend) = target(&arguments.device)?;
-        let options = LowerOptions { chosen_from: Some("logits".into()), ..profile.options(&backend) };
+        let device = capabilities(&arguments.device)?;
+        let target = device.target();
+        let options = LowerOptions { chosen_from: Some("logits".into()), ..profile.options(&device.backend) };
         let rows = arguments.context.next_power_of_two().max(SMALLEST_BUCKET);
         let model = Model { config, built, target, options, rows };
         match &arguments.what.shader {
             Some(name) => shaders(&model.plan(arguments.tokens)?, name)?,
-            None if arguments.what.plan => {
+            None => {
                 let plan = model.plan(arguments.tokens)?;
                 format!("{origin}\n{profile}{}{plan}", plan.report)
             }
-            None => model.memory()?,
         }
     };
     Ok(common::print(&text)?)
 }
 
 /// The profile in effect, and where it comes from in one line.
-fn profile(arguments: &Arguments) -> Result<(CompileProfile, String)> {
-    let decode = arguments.tokens == 1;
+fn profile(arguments: &Arguments, decode: bool) -> Result<(CompileProfile, String)> {
     let mode = if decode { "decode" } else { "prefill" };
     let beside = match (&arguments.profile, &arguments.shape) {
         (Some(file), _) => Some(file.clone()),
@@ -143,19 +142,50 @@ fn model(arguments: &Arguments) -> Result<(GemmaConfig, Box<dyn WeightLoader>)> 
     }
 }
 
-/// What the plan is for, and the backend's name.
-fn target(device: &str) -> Result<(Target, String)> {
-    let portable = || (Target::portable(), "portable".to_string());
+/// What the plan is for.
+fn capabilities(device: &str) -> Result<Capabilities> {
     if device.eq_ignore_ascii_case("portable") {
-        return Ok(portable());
+        return Ok(Capabilities::portable());
     }
     match device.parse::<Device>()?.open(&GpuOptions::default())? {
-        Opened::Gpu(context) => Ok((context.capabilities().target(), context.capabilities().backend.clone())),
+        Opened::Gpu(context) => Ok(context.capabilities().clone()),
         Opened::Reference => {
             eprintln!("the reference runs the graph itself; this is the plan for any device (portable)");
-            Ok(portable())
+            Ok(Capabilities::portable())
         }
     }
+}
+
+/// What a generator takes of the device.
+fn memory(arguments: &Arguments, config: GemmaConfig, weights: &mut dyn WeightLoader) -> Result<String> {
+    let [prefill_profile, decode_profile] = [false, true].map(|decode| profile(arguments, decode).map(|(profile, _)| profile));
+    let options = GeneratorOptions {
+        context: Some(arguments.context),
+        memory_budget: arguments.budget.map(|mib| mib.saturating_mul(1 << 20)),
+        prefill_profile: prefill_profile?,
+        decode_profile: decode_profile?,
+        ..GeneratorOptions::default()
+    };
+    let plan = MemoryPlan::for_options(config, weights, &capabilities(&arguments.device)?, &options)?;
+    let (full, sliding, (binding, bound)) = (plan.full_cache, plan.sliding_cache, &plan.largest_binding);
+    let most = HumanBytes(plan.max_binding);
+    let rows = [
+        ("weights", plan.weights, format!("{} tensors, with the padding between them", plan.tensors)),
+        ("cache, full layers", full.bytes, format!("{} rows, {} buffers", full.rows, full.buffers)),
+        ("cache, sliding layers", sliding.bytes, format!("{} rows, {} buffers", sliding.rows, sliding.buffers)),
+        ("scratch", plan.scratch, format!("runs of up to {} tokens", PREFILL_CHUNK.min(arguments.context))),
+        ("together", plan.running(), "once it runs".into()),
+        ("loading", plan.loading, "beside the weights, free again before caches and scratch are made".into()),
+        ("most at once", plan.peak(), String::new()),
+        ("largest binding", *binding, format!("{bound}; the device binds at most {most}")),
+    ];
+    let line = |(name, bytes, note): &(&str, u64, String)| {
+        let human = HumanBytes(*bytes).to_string();
+        format!("{name:22} {bytes:>15} bytes {human:>12}  {note}").trim_end().to_string() + "\n"
+    };
+    let fits = if plan.fits() { "fits" } else { "does not fit" };
+    let end = format!("a context of {} tokens {fits}, the longest that fits has {}\n", plan.context, plan.longest_context);
+    Ok(rows.iter().map(line).chain([end]).collect())
 }
 
 struct Model {
@@ -179,58 +209,6 @@ impl Model {
 
     fn plan(&self, tokens: usize) -> Result<Plan> {
         Ok(lower(&self.built.graph, &self.binding(tokens), &self.target, &self.options, &Together::of(&self.built.graph))?)
-    }
-
-    /// Bytes and number of the caches whose capacity is `symbol`.
-    fn caches(&self, symbol: &str) -> Result<(u64, usize)> {
-        let (mut bytes, mut count) = (0, 0);
-        for node in self.built.graph.nodes() {
-            let Op::Input(input) = &node.op else { continue };
-            if input.role != Role::Cache || !input.ty.shape.to_string().contains(symbol) {
-                continue;
-            }
-            let elements: usize = input.ty.shape.bind(&self.binding(1))?.iter().product();
-            bytes += (elements * input.ty.dtype.size()) as u64;
-            count += 1;
-        }
-        Ok((bytes, count))
-    }
-
-    /// The largest piece of a weight that is bound at once, and its name.
-    fn largest_binding(&self) -> Result<(u64, String)> {
-        let mut largest = (0, String::new());
-        for (name, tensor) in &self.built.params {
-            let shards = row_shards(tensor.dtype(), tensor.shape(), self.target.max_binding);
-            let shards = shards.map_err(|problem| anyhow!("weight '{name}': {problem}"))?;
-            let row_bytes = tensor.byte_len() / tensor.shape().first().copied().unwrap_or(1).max(1);
-            let bytes = shards.iter().map(|rows| (rows.len() * row_bytes) as u64).max().unwrap_or(0);
-            let what = format!("weight {name}, {} shard{}", shards.len(), if shards.len() == 1 { "" } else { "s" });
-            largest = largest.max((bytes, what));
-        }
-        Ok(largest)
-    }
-
-    fn memory(&self) -> Result<String> {
-        let weights: u64 = self.built.params.values().map(|t| t.byte_len() as u64).sum();
-        let (full, full_count) = self.caches(sym::CACHE.0)?;
-        let (sliding, sliding_count) = self.caches(sym::RING.0)?;
-        let chunk = PREFILL_CHUNK.min(self.rows);
-        let (decode, prefill) = (self.plan(1)?.scratch_bytes(), self.plan(chunk)?.scratch_bytes());
-        let (binding, bound) = self.largest_binding()?;
-        let rows = [
-            ("weights", weights, format!("{} tensors", self.built.params.len())),
-            ("cache, full layers", full, format!("{} rows, {full_count} buffers", self.rows)),
-            ("cache, sliding layers", sliding, format!("{} rows, {sliding_count} buffers", self.ring())),
-            ("scratch, decode", decode, "1 token".into()),
-            ("scratch, prefill", prefill, format!("{chunk} tokens; shares buffers with decode")),
-            ("together", weights + full + sliding + decode.max(prefill), String::new()),
-            ("largest binding", binding, format!("{bound}; the device binds at most {}", HumanBytes(self.target.max_binding))),
-        ];
-        let line = |(name, bytes, note): &(&str, u64, String)| {
-            let human = HumanBytes(*bytes).to_string();
-            format!("{name:22} {bytes:>15} bytes {human:>12}  {note}").trim_end().to_string() + "\n"
-        };
-        Ok(rows.iter().map(line).collect())
     }
 }
 

@@ -184,7 +184,7 @@ fn run(arguments: Arguments) -> Result<()> {
         Some(path) => Lora::open(path, &config)?,
         None => Lora::random(&config),
     });
-    let tokenizer = common::tokenizer(&common::folder(&arguments.model))?;
+    let tokenizer = common::tokenizer(&arguments.model)?;
     let prompt = tokenizer.encode(&arguments.prompt, true)?;
     let count = lora.targets.len();
 

@@ -78,7 +78,7 @@ fn run(arguments: Arguments) -> Result<()> {
         bail!("--layers {layer}: the model has layers 0 to {}", count - 1);
     }
     let layers = if arguments.layers.is_empty() { (0..count).collect() } else { arguments.layers.clone() };
-    let tokenizer = common::tokenizer(&common::folder(&arguments.model))?;
+    let tokenizer = common::tokenizer(&arguments.model)?;
     let tokens = tokenizer.encode(&arguments.prompt, true)?;
 
     let session = Session::new(&arguments.device)?;

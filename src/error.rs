@@ -171,6 +171,9 @@ pub enum Error {
         /// What to do.
         advice: String,
     },
+    /// A model exceeds a limit of the device or the memory budget. Nothing was loaded.
+    #[error("the model does not fit: {0}; choose a smaller context, a larger budget, smaller weights or another device")]
+    DoesNotFit(Box<crate::generate::MemoryPlan>),
     /// The device (or the host) has no memory left for this.
     #[error("out of memory: {bytes} bytes for {what} on '{adapter}'; close other models or choose a smaller context")]
     OutOfMemory {

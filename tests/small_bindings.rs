@@ -2,13 +2,17 @@
 
 mod common;
 
-use common::oracle::{GATE, Oracle, worst};
+use common::{
+    gguf::GgufOracle,
+    oracle::{GATE, Oracle, worst},
+};
 use gemmaflow::{
     Error,
     gemma::GemmaConfig,
     generate::{GemmaGenerator, GeneratorOptions},
+    ir::DType,
     runtime::{Device, GpuOptions},
-    weights::load_from_path,
+    weights::{WeightLoader, load_from_path, random_weights},
 };
 
 fn options(max_binding: u64) -> GeneratorOptions {
@@ -50,6 +54,62 @@ fn the_demo_model_runs_on_small_bindings() {
     let mut small = load(options(128 << 10));
     assert!(small.stats().split_weights >= 9, "{:?}", small.stats());
     assert!(worst(&small.all_logits(&tokens).unwrap(), &whole) < GATE);
+}
+
+/// Bindings and buffers of at most so many MiB.
+const LIMITS: [u64; 3] = [1, 4, 128];
+
+fn limited(mib: u64, config: GemmaConfig, loader: &mut dyn WeightLoader) -> GemmaGenerator {
+    let gpu = GpuOptions { max_binding: Some(mib << 20), max_buffer: Some(mib << 20), ..GpuOptions::default() };
+    let options = GeneratorOptions { gpu, prefill_chunk: Some(16), context: Some(64), ..GeneratorOptions::default() };
+    GemmaGenerator::with_options(config, loader, Device::Gpu, options).unwrap()
+}
+
+#[test]
+fn models_give_their_logits_under_every_limit() {
+    let gguf = GgufOracle::open("gemma2-s-q4_0-pure");
+    let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo");
+    let demo = || (GemmaConfig::from_file(demo).unwrap(), load_from_path(demo).unwrap());
+    let (config, mut weights) = demo();
+    let tokens = [2, 910, 262, 282, 459, 391, 415, 382];
+    let mut whole = GemmaGenerator::from_loader(config, weights.as_mut(), Device::Gpu).unwrap();
+    let expected = whole.all_logits(&tokens).unwrap();
+    for mib in LIMITS {
+        let (config, mut weights) = demo();
+        let error = worst(&limited(mib, config, weights.as_mut()).all_logits(&tokens).unwrap(), &expected);
+        assert!(error < GATE, "the demo model in {mib} MiB: {error}");
+        for name in ["gemma3-text", "gemma1-mqa-bf16-sharded"] {
+            let oracle = Oracle::open(name);
+            let mut generator = limited(mib, oracle.config.clone(), oracle.loader().as_mut());
+            let error = worst(&generator.all_logits(&oracle.tokens("p33.input_ids")).unwrap(), &oracle.f32("p33.logits"));
+            assert!(error < GATE, "{name} in {mib} MiB: {error}");
+        }
+        let config = GemmaConfig::from_gguf(&gguf.path).unwrap();
+        let mut generator = limited(mib, config, load_from_path(&gguf.path).unwrap().as_mut());
+        let logits = generator.all_logits(&gguf.tokens("p33.input_ids")).unwrap();
+        let error = worst(&logits, &gguf.f32("exact.p33.logits"));
+        assert!(error < GATE, "{} in {mib} MiB: {error}", gguf.name);
+    }
+}
+
+/// A table of 5 MB in one, two and five pieces, in arenas of the same size, against the reference.
+#[test]
+fn a_table_larger_than_a_buffer_gives_the_same_logits() {
+    let config = GemmaConfig { vocab_size: 20_000, ..GemmaConfig::tiny_test() };
+    let weights = || random_weights(&config, DType::F32, 3).unwrap();
+    let tokens = [2, 19_999, 4_095, 4_096, 16_384, 7];
+    let mut reference = GemmaGenerator::from_loader(config.clone(), &mut weights(), Device::Cpu).unwrap();
+    let expected = reference.all_logits(&tokens).unwrap();
+    for (mib, split) in LIMITS.into_iter().zip([1, 1, 0]) {
+        let mut generator = limited(mib, config.clone(), &mut weights());
+        assert_eq!(generator.stats().split_weights, split, "{mib} MiB");
+        let mut logits = generator.all_logits(&tokens[..4]).unwrap();
+        for token in &tokens[4..] {
+            logits.extend(generator.decode_get_logits(*token).unwrap());
+        }
+        let error = worst(&logits, &expected);
+        assert!(error < GATE, "{mib} MiB: {error}");
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use gemmaflow::{
     Error, Result,
     gemma::GemmaConfig,
     ir::DType,
-    runtime::{Device, GpuContext, GpuOptions, Opened, ResidentWeight, UploadProgress, WeightUploader},
+    runtime::{Device, GpuContext, GpuOptions, Opened, ResidentWeight, UploadPhase, UploadProgress, WeightUploader},
     weights::{Tensor, TensorSource, WeightLoader, random_weights},
 };
 
@@ -160,12 +160,25 @@ fn progress_reaches_the_total_and_can_stop_the_upload() {
     uploader.upload(&tensor).unwrap();
     uploader.finish().unwrap();
     let steps = seen.lock().unwrap().clone();
-    assert!(steps.windows(2).all(|w| w[0].done < w[1].done) && steps.len() >= 6);
-    assert_eq!(steps.last().unwrap(), &UploadProgress { done: 6 << 20, total: 6 << 20 });
+    let [first, moving @ .., last] = &steps[..] else { panic!("{steps:?}") };
+    assert_eq!(first, &UploadProgress { phase: UploadPhase::Reserving, done: 0, total: 6 << 20 });
+    assert!(moving.iter().all(|step| step.phase == UploadPhase::Moving) && moving.len() >= 6);
+    assert!(moving.windows(2).all(|w| w[0].done < w[1].done) && moving.last().unwrap().done == 6 << 20);
+    assert_eq!(last, &UploadProgress { phase: UploadPhase::Finishing, done: 6 << 20, total: 6 << 20 });
 
     let mut uploader = WeightUploader::new(&context).unwrap().on_progress(|p| p.done < 3 << 20);
     assert!(matches!(uploader.upload(&tensor), Err(Error::Cancelled(_))));
     drop(uploader);
+    assert_eq!(context.counters().snapshot().bytes_live, 0);
+    // Before anything moves, and when all has.
+    let mut uploader = WeightUploader::new(&context).unwrap().on_progress(|_| false);
+    let created = context.counters().snapshot().buffers_created;
+    assert!(matches!(uploader.reserve([(tensor.dtype(), tensor.shape())]), Err(Error::Cancelled(_))));
+    assert_eq!(context.counters().snapshot().buffers_created, created);
+    drop(uploader);
+    let mut uploader = WeightUploader::new(&context).unwrap().on_progress(|p| p.phase != UploadPhase::Finishing);
+    uploader.upload(&tensor).unwrap();
+    assert!(matches!(uploader.finish(), Err(Error::Cancelled(_))));
     assert_eq!(context.counters().snapshot().bytes_live, 0);
 }
 

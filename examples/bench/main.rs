@@ -5,6 +5,8 @@ mod chart;
 mod common;
 mod dispatches;
 mod first_token;
+mod heap;
+mod load;
 mod profile;
 mod report;
 mod speed;
@@ -73,6 +75,13 @@ struct Arguments {
     /// The time to the first token of a 16-token prompt in this process instead, part by part
     #[arg(long, conflicts_with = "profile")]
     first_token: bool,
+    /// How fast the model loads instead, beside the rates at which its files are read and its bytes reach the device; what it
+    /// takes of heap and device
+    #[arg(long, requires = "model", conflicts_with_all = ["profile", "first_token"])]
+    load: bool,
+    /// With --load: drop the files from the system's cache first (GNU dd)
+    #[arg(long, requires = "load")]
+    cold: bool,
     /// Compiled pipelines: taken from this file where it is there, written to it at the end
     #[arg(long, value_name = "FILE", requires = "first_token")]
     pipelines: Option<PathBuf>,
@@ -140,6 +149,9 @@ fn run(mut arguments: Arguments) -> Result<()> {
     // A text that happens to end would end the measurement.
     config.eos_token_ids.clear();
     sizes(&mut arguments, config.max_position_embeddings)?;
+    if let (true, Some(path)) = (arguments.load, &arguments.model) {
+        return load::run(&name, config, path, &arguments);
+    }
     if arguments.first_token {
         return first_token::run(&name, config, weights.as_mut(), &arguments);
     }

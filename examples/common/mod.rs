@@ -92,16 +92,17 @@ pub fn open(path: &Path) -> Result<(GemmaConfig, Box<dyn WeightLoader>)> {
         let wanted = "--model takes a .gguf file, or a folder with config.json and safetensors weights";
         bail!("{}: no such file or folder; {wanted}", path.display());
     }
-    let is_gguf = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
-    let config = if is_gguf { GemmaConfig::from_gguf(path)? } else { GemmaConfig::from_file(folder(path))? };
-    Ok((config, load_from_path(path)?))
+    Ok((GemmaConfig::near_weights(path)?, load_from_path(path)?))
 }
 
-/// The tokenizer of a model's folder.
-pub fn tokenizer(folder: &Path) -> Result<Tokenizer> {
-    let path = folder.join("tokenizer.json");
+/// The tokenizer of a model: that inside a GGUF file, else the `tokenizer.json` of its folder.
+pub fn tokenizer(model: &Path) -> Result<Tokenizer> {
+    if model.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
+        return Ok(Tokenizer::from_gguf(model)?);
+    }
+    let path = folder(model).join("tokenizer.json");
     if !path.is_file() {
-        bail!("{}: no such file; the model's tokenizer.json must lie beside its config.json or .gguf file", path.display());
+        bail!("{}: no such file; the model's tokenizer.json must lie beside its config.json", path.display());
     }
     Ok(Tokenizer::from_file(path)?)
 }

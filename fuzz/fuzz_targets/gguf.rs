@@ -6,6 +6,7 @@ mod common;
 
 use gemmaflow::{
     gemma::{GemmaConfig, GemmaFlow},
+    text::Tokenizer,
     weights::GgufLoader,
 };
 use libfuzzer_sys::fuzz_target;
@@ -15,6 +16,9 @@ fuzz_target!(|bytes: &[u8]| {
         let config = GemmaConfig::from_gguf(path);
         if let (Ok(config), Ok(mut loader)) = (config, GgufLoader::from_file(path)) {
             GemmaFlow::new(&config).lm_head().build(&mut loader).ok();
+        }
+        if let Ok(tokenizer) = Tokenizer::from_gguf(path) {
+            tokenizer.encode("a b\u{2581} <bos>\n", true).ok();
         }
         if let Ok(loader) = GgufLoader::from_file(path) {
             common::use_up(&mut loader.include_mtp(true));

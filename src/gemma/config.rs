@@ -195,6 +195,20 @@ impl GemmaConfig {
         gguf::from_file(path.as_ref())
     }
 
+    /// The configuration of a model that is given as its weights: a `.gguf` file, a folder with a `config.json`, or a file with a
+    /// `config.json` beside it.
+    ///
+    /// # Errors
+    /// As [`from_gguf`](Self::from_gguf) and [`from_file`](Self::from_file).
+    pub fn near_weights(weights: impl AsRef<Path>) -> Result<Self> {
+        let path = weights.as_ref();
+        match path.parent() {
+            _ if crate::weights::is_gguf(path) => Self::from_gguf(path),
+            Some(folder) if !path.is_dir() => Self::from_file(folder.join("config.json")),
+            _ => Self::from_file(path),
+        }
+    }
+
     /// Reads the text of a `config.json`: a text model, or a `gemma3` wrapper with its `text_config`.
     ///
     /// # Errors

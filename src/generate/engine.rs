@@ -192,6 +192,11 @@ impl Model {
         Ok(made)
     }
 
+    /// Rows of a sliding layer's ring where runs have at most `chunk` tokens.
+    pub(crate) fn ring(&self, chunk: usize) -> Result<usize> {
+        Ok(self.window()?.unwrap_or(1) + chunk)
+    }
+
     /// The largest window of any layer, in positions; `None` where every layer sees everything.
     pub(crate) fn window(&self) -> Result<Option<usize>> {
         let built = self.built(true, Want::All, DType::F32)?;

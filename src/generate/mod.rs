@@ -3,6 +3,7 @@
 mod engine;
 mod generator;
 mod kv_state;
+mod memory;
 mod policy;
 mod profiles;
 mod reference_engine;
@@ -12,6 +13,7 @@ pub(crate) use engine::{Engine, Model, Sampled, Want};
 pub use engine::{FlowHook, ModelStats, PREFILL_CHUNK, SMALLEST_BUCKET};
 pub use generator::{GemmaGenerator, GeneratorOptions, OnProgress};
 pub use kv_state::{KvCacheState, bucket_decode_mask, kv_from_prefill_outputs, split_decode_logits_kv};
+pub use memory::{CacheMemory, MemoryPlan};
 pub(crate) use policy::{PlanPolicy, token_bucket};
 pub(crate) use profiles::Profiles;
 pub use profiles::decode_profile_for_device;
@@ -27,5 +29,6 @@ const _: () = {
     shareable::<SampleOpts>();
     shareable::<ModelStats>();
     shareable::<KvCacheState>();
+    shareable::<MemoryPlan>();
     shareable::<Model>();
 };

@@ -38,11 +38,13 @@ pub(crate) enum DecodePlans {
 pub(crate) struct PlanPolicy {
     pub(crate) prefill: PrefillPlans,
     pub(crate) decode: DecodePlans,
+    /// Most rows that a history may come to.
+    pub(crate) most: usize,
 }
 
 impl Default for PlanPolicy {
     fn default() -> Self {
-        Self { prefill: PrefillPlans::Bucketed, decode: DecodePlans::Ladder(SMALLEST_BUCKET) }
+        Self { prefill: PrefillPlans::Bucketed, decode: DecodePlans::Ladder(SMALLEST_BUCKET), most: usize::MAX }
     }
 }
 
@@ -50,7 +52,7 @@ impl PlanPolicy {
     /// Cache rows to allocate where `rows` are needed.
     pub(crate) fn reserved(&self, rows: usize) -> usize {
         match self.decode {
-            DecodePlans::Ladder(smallest) => rows.next_power_of_two().max(smallest),
+            DecodePlans::Ladder(smallest) => rows.next_power_of_two().min(self.most.max(rows)).max(smallest),
             DecodePlans::Single(all) => rows.max(all),
         }
     }
@@ -114,6 +116,8 @@ mod tests {
         let rows = [1, 2, 3, 4, 5, 8, 9, 64, 65].map(|end| policy.rows(1, end, 128));
         assert_eq!(rows, [1, 2, 4, 4, 8, 8, 16, 64, 128]);
         assert_eq!([1, 256, 257].map(|end| PlanPolicy::default().rows(1, end, 512)), [256, 256, 512]);
+        let policy = PlanPolicy { most: 300, ..PlanPolicy::default() };
+        assert_eq!([1, 256, 257, 300].map(|rows| policy.reserved(rows)), [256, 256, 300, 300], "no more than the context");
         let policy = PlanPolicy { decode: DecodePlans::Single(100), ..policy };
         assert_eq!([1, 64, 100].map(|end| policy.rows(1, end, 100)), [100; 3]);
     }

@@ -36,7 +36,7 @@ pub(crate) struct ReferenceEngine {
 impl ReferenceEngine {
     pub(crate) fn new(model: Model, profiles: Profiles, chunk: Option<usize>) -> Result<Self> {
         let (policy, chunk) = (PlanPolicy::default(), chunk.unwrap_or(PREFILL_CHUNK));
-        let ring = model.window()?.unwrap_or(1) + chunk;
+        let ring = model.ring(chunk)?;
         Ok(Self { model: Arc::new(model), caches: BTreeMap::new(), rows: 0, policy, profiles, chunk, ring, begun: Vec::new() })
     }
 

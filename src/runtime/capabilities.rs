@@ -133,6 +133,36 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
+    /// WebGPU's default limits and no optional feature: what every device has. For plans without a device.
+    pub fn portable() -> Self {
+        Self {
+            adapter: "any device".into(),
+            backend: "portable".into(),
+            kind: AdapterKind::Other,
+            driver: String::new(),
+            f16: false,
+            int64: false,
+            subgroups: false,
+            subgroup_min: 1,
+            subgroup_max: 1,
+            timestamps: false,
+            timestamps_inside_passes: false,
+            timestamp_period: 1.0,
+            pipeline_cache: false,
+            max_immediate_bytes: 0,
+            max_binding: 128 << 20,
+            max_buffer: 256 << 20,
+            max_storage_buffers: 8,
+            max_workgroups: 65535,
+            max_invocations: 256,
+            max_workgroup_size: [256, 256, 64],
+            max_workgroup_storage: 16 << 10,
+            min_storage_offset_alignment: 256,
+            kernels: KernelTier::Portable,
+            cooperative_matrices: Vec::new(),
+        }
+    }
+
     pub(super) fn of(adapter: &wgpu::Adapter, device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
         let info = adapter.get_info();
         let (features, limits) = (device.features(), device.limits());
@@ -243,28 +273,22 @@ mod tests {
             adapter: "a GPU".into(),
             backend: "vulkan".into(),
             kind: AdapterKind::Discrete,
-            driver: String::new(),
             f16: true,
             int64: true,
             subgroups: true,
             subgroup_min: 32,
             subgroup_max: 32,
-            timestamps: false,
-            timestamps_inside_passes: false,
-            timestamp_period: 1.0,
-            pipeline_cache: false,
-            max_immediate_bytes: 0,
-            max_binding: 1 << 30,
-            max_buffer: 1 << 30,
-            max_storage_buffers: 16,
-            max_workgroups: 65535,
             max_invocations: 1024,
-            max_workgroup_size: [1024; 3],
             max_workgroup_storage: 32 << 10,
-            min_storage_offset_alignment: 256,
             kernels: KernelTier::Auto,
             cooperative_matrices,
+            ..Capabilities::portable()
         }
+    }
+
+    #[test]
+    fn what_every_device_has_is_one_thing() {
+        assert_eq!(Capabilities::portable().target(), Target::portable());
     }
 
     #[test]

@@ -85,6 +85,39 @@ impl ScratchPool {
     }
 }
 
+/// The slots that a plan's runner owns, largest first, with the bytes of their buffers: whole vectors, so that vector loads of a
+/// tail stay inside.
+fn owned(plan: &Plan) -> Vec<(usize, u64)> {
+    let mut order: Vec<usize> = (0..plan.slots.len()).filter(|&index| plan.slots[index].kind.is_owned()).collect();
+    order.sort_by_key(|&index| std::cmp::Reverse(plan.slots[index].bytes));
+    order.into_iter().map(|index| (index, padded(plan, index))).collect()
+}
+
+fn padded(plan: &Plan, index: usize) -> u64 {
+    plan.slots[index].bytes.max(1).next_multiple_of(16)
+}
+
+/// Bytes that a [`ScratchPool`] comes to when these plans are prepared in this order and all live, on a device that binds at most
+/// `max_binding` bytes.
+pub(super) fn pooled_bytes<'a>(plans: impl IntoIterator<Item = &'a Plan>, max_binding: u64) -> u64 {
+    let (mut newest, mut together) = (Vec::<u64>::new(), 0);
+    for plan in plans {
+        for (rank, (_, bytes)) in owned(plan).into_iter().enumerate() {
+            let known = newest.get(rank).copied().unwrap_or(0);
+            if known >= bytes {
+                continue;
+            }
+            let grown = bytes.max((known * 2).min(max_binding));
+            together += grown;
+            match newest.get_mut(rank) {
+                Some(small) => *small = grown,
+                None => newest.push(grown),
+            }
+        }
+    }
+    together
+}
+
 /// What a plan's operands refer to.
 #[derive(Debug, Clone, Copy)]
 pub struct Bound<'a> {
@@ -205,13 +238,8 @@ fn regions(
     inputs: &HashMap<String, (Arc<Buffer>, u64)>,
     scratch: &mut ScratchPool,
 ) -> Result<Vec<Region>> {
-    // Whole vectors, so that vector loads of a tail stay inside.
-    let padded = |index: usize| plan.slots[index].bytes.max(1).next_multiple_of(16);
-    let mut order: Vec<usize> = (0..plan.slots.len()).filter(|&i| plan.slots[i].kind.is_owned()).collect();
-    order.sort_by_key(|&index| std::cmp::Reverse(plan.slots[index].bytes));
     let mut taken = HashMap::new();
-    for (rank, &index) in order.iter().enumerate() {
-        let bytes = padded(index);
+    for (rank, (index, bytes)) in owned(plan).into_iter().enumerate() {
         taken.insert(index, Region { buffer: scratch.take(context, rank, bytes)?, offset: 0, bytes });
     }
     let region = |index: usize| match &plan.slots[index].kind {
@@ -225,7 +253,7 @@ fn regions(
             if room < needed {
                 return Err(wrong(format!("its buffer has {room} bytes from {offset} on, expected at least {needed}")));
             }
-            Ok(Region { buffer: buffer.clone(), offset: *offset, bytes: padded(index).min(room) })
+            Ok(Region { buffer: buffer.clone(), offset: *offset, bytes: padded(plan, index).min(room) })
         }
     };
     (0..plan.slots.len()).map(region).collect()

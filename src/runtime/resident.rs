@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
-use super::{buffer::Buffer, context::GpuContext, requirements::limit};
+use super::{buffer::Buffer, capabilities::Capabilities, context::GpuContext, requirements::limit};
 use crate::{Error, Result, ir::DType, lower::Residency};
 
 /// Every shard begins at a multiple of this, the largest alignment that WebGPU lets an adapter ask for.
@@ -108,7 +108,7 @@ pub(super) struct Piece {
 }
 
 /// Splits a weight by rows so that each piece, padded, fits into a binding.
-pub(super) fn split(context: &GpuContext, name: &str, dtype: DType, shape: &[usize]) -> Result<Vec<Piece>> {
+pub(super) fn split(capabilities: &Capabilities, name: &str, dtype: DType, shape: &[usize]) -> Result<Vec<Piece>> {
     let malformed = |problem: String| Error::Input { name: name.to_owned(), problem };
     let product = |dims: &[usize]| dims.iter().try_fold(1u64, |n, &d| n.checked_mul(d as u64));
     let rows = shape.first().map_or(1, |&rows| rows as u64);
@@ -117,7 +117,6 @@ pub(super) fn split(context: &GpuContext, name: &str, dtype: DType, shape: &[usi
     if rows == 0 || row_bytes == 0 {
         return Err(malformed(format!("has no elements (shape {shape:?})")));
     }
-    let capabilities = context.capabilities();
     let room = capabilities.max_binding.min(capabilities.max_buffer) / TAIL_ALIGNMENT * TAIL_ALIGNMENT;
     let fitting = room / row_bytes;
     let each = match fitting {
@@ -137,6 +136,35 @@ pub(super) fn split(context: &GpuContext, name: &str, dtype: DType, shape: &[usi
     Ok(pieces.collect())
 }
 
+/// Where pieces come to lie that are placed in this order, first fit.
+#[derive(Debug, Default)]
+pub(super) struct Arrangement {
+    /// Bytes of each arena.
+    pub arenas: Vec<u64>,
+    /// The arena of each piece, and where in it the piece begins.
+    pub places: Vec<(usize, u64)>,
+}
+
+impl Arrangement {
+    pub fn of(capabilities: &Capabilities, pieces: &[Piece]) -> Self {
+        let room = ARENA_BYTES.min(capabilities.max_buffer);
+        let mut arrangement = Self::default();
+        for piece in pieces {
+            let size = piece.bytes.next_multiple_of(TAIL_ALIGNMENT);
+            let fits = |used: &u64| used.next_multiple_of(OFFSET_ALIGNMENT).saturating_add(size) <= room;
+            let arena = arrangement.arenas.iter().position(fits).unwrap_or(arrangement.arenas.len());
+            let used = arrangement.arenas.get(arena).copied().unwrap_or(0);
+            let offset = used.next_multiple_of(OFFSET_ALIGNMENT);
+            match arrangement.arenas.get_mut(arena) {
+                Some(used) => *used = offset + size,
+                None => arrangement.arenas.push(size),
+            }
+            arrangement.places.push((arena, offset));
+        }
+        arrangement
+    }
+}
+
 /// Large buffers that weights are packed into, first fit in the order of arrival.
 #[derive(Debug, Default)]
 pub(super) struct Arenas {
@@ -152,18 +180,8 @@ struct Arena {
 impl Arenas {
     /// Makes arenas of exactly the size that these pieces need when they come in this order.
     pub fn reserve(&mut self, context: &GpuContext, pieces: &[Piece]) -> Result<()> {
-        let room = ARENA_BYTES.min(context.capabilities().max_buffer);
-        let mut planned: Vec<u64> = Vec::new();
-        for piece in pieces {
-            let size = piece.bytes.next_multiple_of(TAIL_ALIGNMENT);
-            let fits = |used: &&mut u64| used.next_multiple_of(OFFSET_ALIGNMENT).saturating_add(size) <= room;
-            match planned.iter_mut().find(fits) {
-                Some(used) => *used = used.next_multiple_of(OFFSET_ALIGNMENT) + size,
-                None => planned.push(size),
-            }
-        }
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
-        for size in planned {
+        for size in Arrangement::of(context.capabilities(), pieces).arenas {
             let buffer = Arc::new(context.create_buffer("weights", size, usage)?);
             self.open.push(Arena { buffer, used: 0 });
         }

@@ -1,13 +1,21 @@
 //! The sizes of a plan's kernels, where they are data.
 
-use std::{collections::HashMap, num::NonZeroU64};
+use std::{
+    collections::{HashMap, HashSet, hash_map::Entry},
+    num::NonZeroU64,
+};
 
 use super::{
     buffer::Buffer,
     context::GpuContext,
     pipeline::{Pipeline, PipelineCache},
 };
-use crate::{Result, ir::kernel::Kernel, plan::Plan, shader::size_words};
+use crate::{
+    Result,
+    ir::kernel::{Dispatch, Kernel},
+    plan::Plan,
+    shader::{Size, Sizes, size_words, uniform_sizes},
+};
 
 /// Bytes from one block to the next: the largest alignment of uniforms that a device may ask for.
 const STRIDE: usize = 256;
@@ -18,6 +26,23 @@ pub(super) struct SizeBlocks {
     buffer: Option<Buffer>,
     /// The first byte of each block, by its words.
     blocks: HashMap<Vec<u32>, u64>,
+}
+
+/// The blocks that the kernels of `plan` need on a device that takes sizes as data, in bytes.
+///
+/// # Errors
+/// As [`uniform_sizes`].
+pub(super) fn size_block_bytes(plan: &Plan) -> Result<u64> {
+    let mut declared: HashMap<String, Vec<Size>> = HashMap::new();
+    let mut blocks = HashSet::new();
+    for Dispatch { kernel, .. } in &plan.dispatches {
+        let sizes = match declared.entry(Sizes::Uniform.key(kernel)) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(uniform_sizes(kernel)?),
+        };
+        blocks.insert(size_words(kernel, sizes)?);
+    }
+    Ok(blocks.iter().filter(|words| !words.is_empty()).count() as u64 * STRIDE as u64)
 }
 
 impl SizeBlocks {

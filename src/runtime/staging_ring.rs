@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::{buffer::Buffer, context::GpuContext};
+use super::{buffer::Buffer, capabilities::Capabilities, context::GpuContext};
 use crate::{Error, Result};
 
 const SLOTS: usize = 3;
@@ -37,10 +37,20 @@ struct Copy {
     bytes: u64,
 }
 
+/// Bytes of one slot where buffers are small.
+fn slot_bytes(capabilities: &Capabilities) -> u64 {
+    SLOT_BYTES.min(capabilities.max_buffer / 8 * 8)
+}
+
 impl StagingRing {
+    /// Bytes of all slots.
+    pub fn bytes(capabilities: &Capabilities) -> u64 {
+        SLOTS as u64 * slot_bytes(capabilities)
+    }
+
     pub fn new(context: &GpuContext) -> Result<Self> {
         let usage = wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC;
-        let bytes = SLOT_BYTES.min(context.capabilities().max_buffer / 8 * 8);
+        let bytes = slot_bytes(context.capabilities());
         let slots = (0..SLOTS).map(|_| {
             let buffer = context.allocate("upload", bytes, usage, true)?;
             Ok(Slot { buffer, in_flight: None })

@@ -10,9 +10,23 @@ use super::{
 };
 use crate::{Error, Result, ir::DType, weights::Tensor};
 
+/// What an upload is about to do or has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum UploadPhase {
+    /// Memory is about to be allocated.
+    Reserving,
+    /// A portion of the weights has moved.
+    Moving,
+    /// Everything has moved, and what the device has not yet copied is about to be waited for. A generator then also waits for the
+    /// kernels of its first runs, which are compiled meanwhile.
+    Finishing,
+}
+
 /// How far an upload is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UploadProgress {
+    /// What it is at.
+    pub phase: UploadPhase,
     /// Bytes moved so far.
     pub done: u64,
     /// Bytes that were reserved, or moved so far if that is more.
@@ -49,13 +63,14 @@ impl WeightUploader {
             context: context.clone(),
             ring: StagingRing::new(context)?,
             arenas: Arenas::default(),
-            progress: UploadProgress { done: 0, total: 0 },
+            progress: UploadProgress { phase: UploadPhase::Reserving, done: 0, total: 0 },
             on_progress: None,
             random: None,
         })
     }
 
-    /// Calls `on_progress` after every portion of at most 1 MiB; `false` stops the upload with [`Error::Cancelled`].
+    /// Calls `on_progress` before memory is reserved, after every portion of at most 1 MiB, and before the end is waited for;
+    /// `false` stops the upload with [`Error::Cancelled`].
     pub fn on_progress(mut self, on_progress: impl FnMut(UploadProgress) -> bool + Send + 'static) -> Self {
         self.on_progress = Some(Box::new(on_progress));
         self
@@ -65,13 +80,14 @@ impl WeightUploader {
     /// Weights that were not reserved get buffers of their own.
     ///
     /// # Errors
-    /// [`Error::Limit`] for a row larger than a binding; [`Error::OutOfMemory`].
+    /// [`Error::Limit`] for a row larger than a binding; [`Error::OutOfMemory`], [`Error::Cancelled`].
     pub fn reserve<'a>(&mut self, weights: impl IntoIterator<Item = (DType, &'a [usize])>) -> Result<()> {
         let mut pieces: Vec<Piece> = Vec::new();
         for (dtype, shape) in weights {
-            pieces.extend(split(&self.context, "weight", dtype, shape)?);
+            pieces.extend(split(self.context.capabilities(), "weight", dtype, shape)?);
         }
         self.progress.total += pieces.iter().map(|piece| piece.bytes).sum::<u64>();
+        report(&mut self.progress, &mut self.on_progress, UploadPhase::Reserving)?;
         self.arenas.reserve(&self.context, &pieces)
     }
 
@@ -125,13 +141,14 @@ impl WeightUploader {
     /// Waits until the device has everything, and frees the staging buffers.
     ///
     /// # Errors
-    /// As [`GpuContext::wait`].
-    pub fn finish(self) -> Result<()> {
+    /// As [`GpuContext::wait`]; [`Error::Cancelled`].
+    pub fn finish(mut self) -> Result<()> {
+        report(&mut self.progress, &mut self.on_progress, UploadPhase::Finishing)?;
         self.ring.finish(&self.context)
     }
 
     fn place(&mut self, name: &str, dtype: DType, shape: &[usize]) -> Result<Vec<Shard>> {
-        let pieces = split(&self.context, name, dtype, shape)?;
+        let pieces = split(self.context.capabilities(), name, dtype, shape)?;
         self.arenas.place(&self.context, pieces)
     }
 
@@ -163,6 +180,11 @@ impl WeightUploader {
 fn advance(progress: &mut UploadProgress, on_progress: &mut Option<OnProgress>, moved: u64) -> Result<()> {
     progress.done += moved;
     progress.total = progress.total.max(progress.done);
+    report(progress, on_progress, UploadPhase::Moving)
+}
+
+fn report(progress: &mut UploadProgress, on_progress: &mut Option<OnProgress>, phase: UploadPhase) -> Result<()> {
+    progress.phase = phase;
     match on_progress.as_mut().is_none_or(|go_on| go_on(*progress)) {
         true => Ok(()),
         false => Err(Error::Cancelled("the upload of the weights")),

@@ -22,6 +22,14 @@ pub fn compose(kernel: &Kernel, sizes: Sizes) -> Result<String> {
     Composed::new(kernel, sizes).map(|composed| composed.text)
 }
 
+/// What the uniform with the sizes of `kernel` holds; see [`Sizes::Uniform`].
+///
+/// # Errors
+/// As [`compose`].
+pub fn uniform_sizes(kernel: &Kernel) -> Result<Vec<Size>> {
+    Composed::new(kernel, Sizes::Uniform).map(|composed| composed.sizes)
+}
+
 /// Composed text that knows where its lines come from.
 pub(super) struct Composed {
     pub text: String,

@@ -1,4 +1,4 @@
-//! Text in and out: `tokenizer.json`, text as it streams out of a model, and the chat turns of Gemma 1 to 3.
+//! Text in and out: tokenizers from a `tokenizer.json` or a GGUF file, text as it streams out of a model, and the chat turns of Gemma 1 to 3.
 //!
 //! Two rules hold everywhere here. Text never becomes a control token: what a user types is encoded as plain text, also where
 //! it spells `<end_of_turn>`. And control tokens never become text: decoding leaves them out.
@@ -20,6 +20,7 @@
 //! ```
 
 mod chat;
+mod gguf;
 mod stream;
 mod tokenizer;
 

@@ -11,7 +11,7 @@ use crate::{Error, Result};
 
 /// Gemma's tokens that mark structure and have no text of their own, beside those that `tokenizer.json` itself calls special.
 /// Files differ in which of these they flag.
-const CONTROL_TOKENS: [&str; 12] = [
+const CONTROL_TOKENS: [&str; 24] = [
     "<pad>",
     "<eos>",
     "<bos>",
@@ -24,10 +24,22 @@ const CONTROL_TOKENS: [&str; 12] = [
     "<start_of_image>",
     "<end_of_image>",
     "<image_soft_token>",
+    "<|turn>",
+    "<turn|>",
+    "<|channel>",
+    "<channel|>",
+    "<|think|>",
+    "<|tool>",
+    "<tool|>",
+    "<|tool_call>",
+    "<tool_call|>",
+    "<|tool_response>",
+    "<tool_response|>",
+    "<|\"|>",
 ];
 
 /// Gemma's space.
-const SPACE: &str = "▁";
+pub(super) const SPACE: &str = "▁";
 
 /// What a token id stands for.
 pub(super) enum Piece {
@@ -41,7 +53,7 @@ pub(super) enum Piece {
     Unknown,
 }
 
-/// A Gemma tokenizer, read from `tokenizer.json`. Cloning is cheap: clones share the vocabulary.
+/// A Gemma tokenizer, read from a `tokenizer.json` or a GGUF file. Cloning is cheap: clones share the vocabulary.
 #[derive(Clone)]
 pub struct Tokenizer {
     shared: Arc<Shared>,
@@ -68,6 +80,17 @@ impl Tokenizer {
         Self::parse(&bytes).map_err(|problem| Error::Format { path, problem })
     }
 
+    /// Reads the tokenizer that a GGUF file carries (of one in parts: the first). It gives the ids of Hugging Face's
+    /// `tokenizer.json` for the same model; llama.cpp gives others for a literal `▁` and for runs of more than 30 spaces.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and [`Error::Format`] as [`GgufLoader::from_file`](crate::weights::GgufLoader::from_file); [`Error::Format`] if
+    /// there is no tokenizer in it, or not one of the kind that Gemma has.
+    pub fn from_gguf(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        Self::wrap(super::gguf::read(path)?).map_err(|problem| Error::Format { path: path.to_path_buf(), problem })
+    }
+
     /// Takes the content of a `tokenizer.json`.
     ///
     /// # Errors
@@ -77,8 +100,11 @@ impl Tokenizer {
     }
 
     fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
-            .map_err(|e| format!("this is not a tokenizer.json that can be read: {e}"))?;
+        let inner = tokenizers::Tokenizer::from_bytes(bytes);
+        Self::wrap(inner.map_err(|e| format!("this is not a tokenizer.json that can be read: {e}"))?)
+    }
+
+    fn wrap(mut inner: tokenizers::Tokenizer) -> Result<Self, String> {
         // A file may carry the truncation and padding of whoever saved it.
         inner.with_truncation(None).map_err(|e| e.to_string())?.with_padding(None);
 

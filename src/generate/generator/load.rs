@@ -6,13 +6,13 @@ use super::{GemmaGenerator, history::History};
 use crate::{
     Error, Result,
     gemma::{GemmaConfig, GemmaFlow},
-    generate::{Engine, FlowHook, Model, Profiles, reference_engine::ReferenceEngine},
+    generate::{Engine, FlowHook, MemoryPlan, Model, PlanPolicy, Profiles, reference_engine::ReferenceEngine},
     profile::CompileProfile,
-    runtime::{Device, GpuEngine, GpuOptions, Opened, UploadProgress},
+    runtime::{Capabilities, Device, GpuEngine, GpuOptions, Opened, UploadProgress},
     weights::{WeightLoader, load_from_path},
 };
 
-/// Called while weights travel to the device; `false` cancels.
+/// Called before the device's memory is reserved, while weights travel to it, and before the end is waited for; `false` cancels.
 pub type OnProgress = Box<dyn FnMut(UploadProgress) -> bool + Send>;
 
 /// How to load a model for generation.
@@ -22,6 +22,13 @@ pub struct GeneratorOptions {
     pub context: Option<usize>,
     /// Most tokens of one prefill submit; a power of two. Default: 128.
     pub prefill_chunk: Option<usize>,
+    /// Most bytes of device memory that loading and running may take, as [`MemoryPlan::peak`] counts them; a model that needs
+    /// more is refused before anything is allocated. The caches are then made at once for the whole context and never grow.
+    /// No effect on the reference. Default: no limit.
+    pub memory_budget: Option<u64>,
+    /// Where the context does not fit the budget or the device's limits, take the longest that does
+    /// ([`GemmaGenerator::max_context`] tells) instead of refusing. Default: no.
+    pub shorten_context: bool,
     /// How to open the GPU.
     pub gpu: GpuOptions,
     /// How runs of several tokens and whole sequences are compiled. Default: the preset.
@@ -35,6 +42,33 @@ pub struct GeneratorOptions {
 }
 
 impl GeneratorOptions {
+    /// Most tokens that the context may hold, before a device is looked at.
+    pub(in crate::generate) fn capacity(&self, config: &GemmaConfig) -> Result<usize> {
+        if let Some(found) = self.prefill_chunk.filter(|c| !c.is_power_of_two()) {
+            let (option, expected) = ("GeneratorOptions::prefill_chunk", "a power of two".to_string());
+            return Err(Error::Option { option, found, expected });
+        }
+        let limit = config.max_position_embeddings;
+        match self.context.unwrap_or(limit) {
+            capacity if (1..=limit).contains(&capacity) => Ok(capacity),
+            capacity => Err(Error::ContextFull { needed: capacity, capacity: limit }),
+        }
+    }
+
+    /// The context that the device has room for.
+    fn fitting(&self, device: &Capabilities, model: &Model, profiles: &Profiles, context: usize) -> Result<usize> {
+        // Caches that may never grow to the model's own limit are no reason to refuse it.
+        if self.context.is_none() && self.memory_budget.is_none() && !self.shorten_context {
+            return Ok(context);
+        }
+        let plan = MemoryPlan::of(device, model, profiles, context, self)?;
+        tracing::debug!(%plan, "planned memory");
+        if self.shorten_context && !plan.fits() && plan.longest_context > 0 {
+            return Ok(plan.longest_context);
+        }
+        plan.check().map(|()| context)
+    }
+
     /// Changes the flow of every graph that the generator builds, before it chooses the head. Weights that stages add of their own
     /// travel with the model's; a layer that is left out has neither weights on the device nor a cache.
     pub fn with_flow(mut self, f: impl for<'a> Fn(GemmaFlow<'a>) -> GemmaFlow<'a> + Send + Sync + 'static) -> Self {
@@ -100,34 +134,34 @@ impl GemmaGenerator {
     /// As [`from_loader`](Self::from_loader), with options.
     ///
     /// # Errors
-    /// As [`from_loader`](Self::from_loader), [`Error::Option`] or [`Error::ContextFull`] for options out of their range, and what
-    /// the profiles ask for and the device or model does not do ([`with_compile_profiles`](Self::with_compile_profiles)).
+    /// As [`from_loader`](Self::from_loader), [`Error::Option`] or [`Error::ContextFull`] for options out of their range,
+    /// [`Error::DoesNotFit`] where the context that was asked for exceeds a limit of the device or the budget, and what the
+    /// profiles ask for and the device or model does not do ([`with_compile_profiles`](Self::with_compile_profiles)).
     pub fn with_options(
         config: GemmaConfig,
         loader: &mut dyn WeightLoader,
         device: Device,
         options: GeneratorOptions,
     ) -> Result<Self> {
-        let chunk = options.prefill_chunk;
-        if let Some(found) = chunk.filter(|c| !c.is_power_of_two()) {
-            let (option, expected) = ("GeneratorOptions::prefill_chunk", "a power of two".to_string());
-            return Err(Error::Option { option, found, expected });
-        }
-        let limit = config.max_position_embeddings;
-        let capacity = options.context.unwrap_or(limit);
-        if capacity == 0 || capacity > limit {
-            return Err(Error::ContextFull { needed: capacity, capacity: limit });
-        }
-        let profiles = Profiles::new(options.prefill_profile, options.decode_profile)?;
-        let model = Model::new(config.clone(), loader, options.flow)?;
-        let window = model.window()?;
-        let engine: Box<dyn Engine> = match device.open(&options.gpu)? {
-            Opened::Gpu(context) => Box::new(GpuEngine::new(context, model, profiles, chunk, options.on_progress)?),
+        let (chunk, mut capacity) = (options.prefill_chunk, options.capacity(&config)?);
+        let profiles = Profiles::new(options.prefill_profile.clone(), options.decode_profile.clone())?;
+        let model = Model::new(config.clone(), loader, options.flow.clone())?;
+        let (window, mut reserved) = (model.window()?, 0);
+        let mut engine: Box<dyn Engine> = match device.open(&options.gpu)? {
+            Opened::Gpu(context) => {
+                capacity = options.fitting(context.capabilities(), &model, &profiles, capacity)?;
+                reserved = options.memory_budget.map_or(0, |_| capacity);
+                Box::new(GpuEngine::new(context, model, profiles, chunk, options.on_progress)?)
+            }
             Opened::Reference => Box::new(ReferenceEngine::new(model, profiles, chunk)?),
         };
+        engine.set_policy(PlanPolicy { most: capacity, ..engine.policy() });
+        if reserved > 0 {
+            engine.reserve(reserved)?;
+        }
         let stop = config.eos_token_ids.clone();
         let history = History::new(window, engine.largest_chunk());
-        Ok(Self { config, engine, history, capacity, reserved: 0, stop })
+        Ok(Self { config, engine, history, capacity, reserved, stop })
     }
 
     /// Another generator on the same weights, pipelines and graphs, with the same settings and an empty history. No weight

@@ -9,11 +9,23 @@ use super::{
 use crate::{
     Result,
     ir::{
-        DType, DimBinding, Graph, Op,
-        ops::{DEAD_KEY, Role},
+        DType, DimBinding, Graph,
+        ops::{DEAD_KEY, Input, Role},
         sym,
     },
 };
+
+/// The caches of a graph with the bytes of their buffers, where linear ones have `rows` rows and rings `ring`.
+pub(super) fn sizes(graph: &Graph, rows: usize, ring: usize) -> Result<Vec<(&Input, u64)>> {
+    let binding = DimBinding::new().with(sym::SEQ, 1).with(sym::CACHE, rows).with(sym::RING, ring);
+    let caches = graph.inputs().map(|(_, input)| input).filter(|input| input.role == Role::Cache);
+    let size = |input: &'_ Input| -> Result<u64> {
+        let elements: usize = input.ty.shape.bind(&binding)?.iter().product();
+        // Plans count 16 bytes more than the rows, for vector loads of the tail.
+        Ok((elements * input.ty.dtype.size()).next_multiple_of(16) as u64 + 16)
+    };
+    caches.map(|input| Ok((input, size(input)?))).collect()
+}
 
 /// Every cache of a model. Linear ones grow by doubling and keep their rows; rings have one size.
 pub(super) struct Caches {
@@ -68,16 +80,8 @@ impl Caches {
     /// Makes every cache of the graph large enough for `rows` rows. When memory runs out the old ones stay.
     pub(super) fn allocate(&mut self, context: &GpuContext, graph: &Graph, rows: usize) -> Result<()> {
         let rows = rows.max(self.rows);
-        let binding = DimBinding::new().with(sym::SEQ, 1).with(sym::CACHE, rows).with(sym::RING, self.ring);
         let mut grown = Vec::new();
-        for node in graph.nodes() {
-            let Op::Input(input) = &node.op else { continue };
-            if input.role != Role::Cache {
-                continue;
-            }
-            let elements: usize = input.ty.shape.bind(&binding)?.iter().product();
-            // Plans count 16 bytes more than the rows, for vector loads of the tail.
-            let bytes = (elements * input.ty.dtype.size()).next_multiple_of(16) as u64 + 16;
+        for (input, bytes) in sizes(graph, rows, self.ring)? {
             if self.buffers.get(&input.name).is_some_and(|b| b.size() >= bytes) {
                 continue;
             }

@@ -26,21 +26,34 @@ pub(super) struct InputBlock {
 }
 
 impl InputBlock {
-    pub(super) fn new<'g>(context: &GpuContext, graph: &'g Graph, tokens: usize) -> Result<Self> {
+    pub(super) fn new(context: &GpuContext, graph: &Graph, tokens: usize) -> Result<Self> {
+        let (offsets, end) = Self::layout(graph, tokens);
+        let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
+        let buffer = Arc::new(context.create_buffer("inputs", end as u64, usage)?);
+        Ok(Self { buffer, host: vec![0; end], tokens, offsets })
+    }
+
+    /// Bytes of the block for so many tokens.
+    pub(super) fn bytes(graph: &Graph, tokens: usize) -> u64 {
+        Self::layout(graph, tokens).1 as u64
+    }
+
+    /// Where each part begins, and where the last one ends.
+    fn layout(graph: &Graph, tokens: usize) -> (BTreeMap<String, usize>, usize) {
         let parts = [("step", size_of::<Step>()), ("input_ids", tokens * 4), ("positions", tokens * 4), ("last_token_idx", 4)];
-        let table = |(_, input): (_, &'g Input)| match &input.role {
-            Role::RopeTable(table) => Some((input.name.as_str(), tokens * table.inv_freq.len() * 2 * 4)),
+        let table = |(_, input): (_, &Input)| match &input.role {
+            Role::RopeTable(table) => Some((input.name.clone(), tokens * table.inv_freq.len() * 2 * 4)),
             _ => None,
         };
         let mut offsets = BTreeMap::new();
         let mut end = 0;
-        for (name, bytes) in parts.into_iter().chain(graph.inputs().filter_map(table)) {
-            offsets.insert(name.to_string(), end);
+        for (name, bytes) in
+            parts.map(|(name, bytes)| (name.to_string(), bytes)).into_iter().chain(graph.inputs().filter_map(table))
+        {
+            offsets.insert(name, end);
             end = (end + bytes + 16).next_multiple_of(ALIGNMENT);
         }
-        let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
-        let buffer = Arc::new(context.create_buffer("inputs", end as u64, usage)?);
-        Ok(Self { buffer, host: vec![0; end], tokens, offsets })
+        (offsets, end)
     }
 
     /// The buffer; the step uniform is at its start.

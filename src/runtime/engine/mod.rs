@@ -3,6 +3,7 @@
 mod caches;
 mod early;
 mod inputs;
+mod memory;
 mod model;
 mod pace;
 mod plans;
@@ -11,6 +12,7 @@ mod timing;
 use std::{collections::VecDeque, sync::Arc};
 
 use caches::Caches;
+pub(crate) use memory::{MemoryAsked, plan_memory};
 use model::GpuModel;
 use pace::Pace;
 use plans::{PlanKey, Plans, Ready, output};
@@ -71,7 +73,7 @@ impl GpuEngine {
         on_progress: Option<Box<dyn FnMut(UploadProgress) -> bool + Send>>,
     ) -> Result<Self> {
         let chunk = chunk.unwrap_or(PREFILL_CHUNK);
-        let ring = model.window()?.unwrap_or(1) + chunk;
+        let ring = model.ring(chunk)?;
         let software = context.capabilities().kind == AdapterKind::Software;
         let model = Arc::new(GpuModel::new(context, model, &profiles, (chunk, ring), on_progress)?);
         model.check(&profiles, ring)?;

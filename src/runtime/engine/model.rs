@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     super::{
-        GpuContext, ResidentWeight, UploadProgress, WeightUploader, pipeline::PipelineCache, requirements::limit,
+        Capabilities, GpuContext, ResidentWeight, UploadProgress, WeightUploader, pipeline::PipelineCache, requirements::limit,
         resident::Placed,
     },
     BINDING_LIMIT, early,
@@ -63,7 +63,7 @@ impl GpuModel {
 
     /// The plan of a run, its sizes bound, as the profile of that run says.
     pub(super) fn lower(&self, built: &BuiltModel, binding: &DimBinding, profile: &CompileProfile) -> Result<Plan> {
-        let options = options(profile, &self.context);
+        let options = options(profile, self.context.capabilities());
         lower(&built.graph, binding, &self.target, &options, &Placed(&self.weights))
     }
 
@@ -105,8 +105,8 @@ impl GpuModel {
 }
 
 /// What `profile` comes down to for a generator.
-pub(super) fn options(profile: &CompileProfile, context: &GpuContext) -> LowerOptions {
-    LowerOptions { chosen_from: Some(LOGITS.into()), ..profile.options(&context.capabilities().backend) }
+pub(super) fn options(profile: &CompileProfile, capabilities: &Capabilities) -> LowerOptions {
+    LowerOptions { chosen_from: Some(LOGITS.into()), ..profile.options(&capabilities.backend) }
 }
 
 /// As [`GpuModel::argmax`].
@@ -120,7 +120,7 @@ fn upload(
     built: &BuiltModel,
     on_progress: Option<Box<dyn FnMut(UploadProgress) -> bool + Send>>,
 ) -> Result<HashMap<String, ResidentWeight>> {
-    check_bindings(context, built)?;
+    check_bindings(context.capabilities(), built)?;
     let mut uploader = WeightUploader::new(context)?;
     if let Some(on_progress) = on_progress {
         uploader = uploader.on_progress(on_progress);
@@ -134,7 +134,7 @@ fn upload(
 }
 
 /// All weights, those that multiply one value together, so that they adjoin where their sizes allow.
-fn upload_order(built: &BuiltModel) -> Vec<(&String, &Tensor)> {
+pub(super) fn upload_order(built: &BuiltModel) -> Vec<(&String, &Tensor)> {
     let mut left: BTreeMap<&String, &Tensor> = built.params.iter().collect();
     let mut order = Vec::new();
     for name in weights_of_one_operand(&built.graph).iter().flatten() {
@@ -146,8 +146,8 @@ fn upload_order(built: &BuiltModel) -> Vec<(&String, &Tensor)> {
 
 /// Refuses weights that no kernel could bind, before any of them travels: matrices are cut at multiples of 64 rows, the rest is
 /// bound whole.
-fn check_bindings(context: &GpuContext, built: &BuiltModel) -> Result<()> {
-    let target = context.capabilities().target();
+pub(super) fn check_bindings(capabilities: &Capabilities, built: &BuiltModel) -> Result<()> {
+    let target = capabilities.target();
     for (name, tensor) in &built.params {
         let (whole, shape) = (tensor.byte_len() as u64, tensor.shape());
         let matrix = shape.len() == 2;
@@ -159,7 +159,7 @@ fn check_bindings(context: &GpuContext, built: &BuiltModel) -> Result<()> {
             let needed = if matrix { whole / shape[0] as u64 * shape[0].min(64) as u64 } else { whole };
             let part = if matrix { "64 rows of" } else { "all of" };
             let advice = format!("{part} the weight '{name}' must fit a binding: raise the limit or choose another adapter");
-            return Err(limit(&context.capabilities().adapter, BINDING_LIMIT, target.max_binding, needed, &advice));
+            return Err(limit(&capabilities.adapter, BINDING_LIMIT, target.max_binding, needed, &advice));
         }
     }
     Ok(())

@@ -155,6 +155,27 @@ impl Metadata {
         })
     }
 
+    /// An array, each value of it by `of`.
+    fn list<'a, T>(&'a self, key: &str, expected: &str, of: impl Fn(Value<'a>) -> Option<T>) -> Result<Option<Vec<T>>, String> {
+        self.typed(key, expected, |value| match value {
+            Value::Array(array) => {
+                let values: Vec<T> = array.values().map_while(&of).collect();
+                (values.len() as u64 == array.count).then_some(values)
+            }
+            _ => None,
+        })
+    }
+
+    /// An array of texts.
+    pub(crate) fn texts(&self, key: &str) -> Result<Option<Vec<&str>>, String> {
+        self.list(key, "an array of texts in UTF-8", utf8)
+    }
+
+    /// An array of numbers.
+    pub(crate) fn numbers(&self, key: &str) -> Result<Option<Vec<f32>>, String> {
+        self.list(key, "an array of numbers", number)
+    }
+
     /// An array of truth values.
     pub(crate) fn flags(&self, key: &str) -> Result<Option<Vec<bool>>, String> {
         self.typed(key, "an array of bool", |value| match value {
@@ -174,19 +195,12 @@ impl Metadata {
 
     /// A number.
     pub(crate) fn number(&self, key: &str) -> Result<Option<f32>, String> {
-        self.typed(key, "a number", |value| match value {
-            Value::Float(number) => Some(number as f32),
-            Value::Integer(number) => Some(number as f32),
-            _ => None,
-        })
+        self.typed(key, "a number", number)
     }
 
     /// A text.
     pub(crate) fn text(&self, key: &str) -> Result<Option<&str>, String> {
-        self.typed(key, "a text in UTF-8", |value| match value {
-            Value::Text(bytes) => std::str::from_utf8(bytes).ok(),
-            _ => None,
-        })
+        self.typed(key, "a text in UTF-8", utf8)
     }
 }
 
@@ -196,6 +210,21 @@ const MAX_LIST: u64 = 4096;
 fn size(value: Value<'_>) -> Option<usize> {
     match value {
         Value::Integer(value) => usize::try_from(value).ok(),
+        _ => None,
+    }
+}
+
+fn number(value: Value<'_>) -> Option<f32> {
+    match value {
+        Value::Float(number) => Some(number as f32),
+        Value::Integer(number) => Some(number as f32),
+        _ => None,
+    }
+}
+
+fn utf8(value: Value<'_>) -> Option<&str> {
+    match value {
+        Value::Text(bytes) => std::str::from_utf8(bytes).ok(),
         _ => None,
     }
 }

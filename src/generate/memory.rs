@@ -1,0 +1,158 @@
+//! What a model takes of a device's memory, before any of it is taken.
+
+use std::{fmt, path::Path};
+
+use super::{GeneratorOptions, Model, PREFILL_CHUNK, Profiles};
+use crate::{
+    Error, Result,
+    gemma::GemmaConfig,
+    runtime::{Capabilities, Device, MemoryAsked, Opened, plan_memory},
+    weights::{WeightLoader, load_from_path},
+};
+
+/// What a generator takes of a device's memory, from the headers of a model's files alone.
+///
+/// The figures are those of the buffers that the generator makes, to the byte, for prompts that fill the context in runs of the
+/// longest kind, followed by greedy steps. What they leave out: `all_logits` and the paths without caches, whose scratch
+/// grows with what is asked; runs that come in ascending sizes, which may make scratch up to four times as large; a few KiB for
+/// reading results back; and what the driver itself takes for pipelines and buffers.
+///
+/// wgpu tells nobody how much memory a device has free: [`GeneratorOptions::memory_budget`] is the caller's to give.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct MemoryPlan {
+    /// The adapter.
+    pub device: String,
+    /// Tokens that the caches hold.
+    pub context: usize,
+    /// Number of weights.
+    pub tensors: usize,
+    /// Bytes of the weights as they lie on the device, with the padding between them.
+    pub weights: u64,
+    /// Keys, values and their positions of the layers that see everything.
+    pub full_cache: CacheMemory,
+    /// Keys, values and their positions of the layers that see a window.
+    pub sliding_cache: CacheMemory,
+    /// Bytes of intermediate results and inputs.
+    pub scratch: u64,
+    /// Bytes of the buffers that weights pass through, which are free again before caches and scratch are made.
+    pub loading: u64,
+    /// Bytes that are bound at once at most, and what they are.
+    pub largest_binding: (u64, String),
+    /// Most bytes that the device binds at once.
+    pub max_binding: u64,
+    /// Most bytes that the caller allows.
+    pub budget: Option<u64>,
+    /// The longest context, up to the model's own limit, that fits the device's limits and the budget; 0 where none does.
+    pub longest_context: usize,
+}
+
+/// The caches of one kind of layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CacheMemory {
+    /// Bytes of all buffers.
+    pub bytes: u64,
+    /// Positions that each layer holds.
+    pub rows: usize,
+    /// Number of buffers: two a layer, and one for the positions of all.
+    pub buffers: usize,
+}
+
+impl MemoryPlan {
+    /// The plan of a model (a folder, a safetensors file or index, or a GGUF file) whose caches hold `context` tokens, on a
+    /// device, compiled as the profile beside the weights says. Reads headers; opens the device and allocates nothing on it.
+    ///
+    /// # Errors
+    /// What is wrong with the files, as [`GemmaGenerator::from_path`](super::GemmaGenerator::from_path); as
+    /// [`Device::open`]; as [`for_options`](Self::for_options); [`Error::Unsupported`] for the reference, which has no device.
+    pub fn for_model(path: impl AsRef<Path>, context: usize, device: Device) -> Result<Self> {
+        let path = path.as_ref();
+        let config = GemmaConfig::near_weights(path)?;
+        let options = GeneratorOptions { context: Some(context), ..GeneratorOptions::near_weights(path)? };
+        match device.open(&options.gpu)? {
+            Opened::Gpu(gpu) => Self::for_options(config, load_from_path(path)?.as_mut(), gpu.capabilities(), &options),
+            Opened::Reference => {
+                Err(Error::Unsupported("a plan of device memory for the CPU reference, which has no device,".into()))
+            }
+        }
+    }
+
+    /// The plan of a generator with these options on a device with these capabilities. Takes all weights of the loader and reads
+    /// none.
+    ///
+    /// # Errors
+    /// [`Error::Option`] or [`Error::ContextFull`] for options out of their range; a weight that is missing or misshapen;
+    /// [`Error::Limit`] for one that no kernel could bind, [`Error::Unsupported`] for a run that the device could not.
+    pub fn for_options(
+        config: GemmaConfig,
+        loader: &mut dyn WeightLoader,
+        device: &Capabilities,
+        options: &GeneratorOptions,
+    ) -> Result<Self> {
+        let context = options.capacity(&config)?;
+        let profiles = Profiles::new(options.prefill_profile.clone(), options.decode_profile.clone())?;
+        let model = Model::new(config, loader, options.flow.clone())?;
+        Self::of(device, &model, &profiles, context, options)
+    }
+
+    pub(super) fn of(
+        device: &Capabilities,
+        model: &Model,
+        profiles: &Profiles,
+        context: usize,
+        options: &GeneratorOptions,
+    ) -> Result<Self> {
+        let chunk = options.prefill_chunk.unwrap_or(PREFILL_CHUNK);
+        plan_memory(device, model, profiles, MemoryAsked { context, chunk, budget: options.memory_budget })
+    }
+
+    /// Bytes of all caches.
+    pub fn caches(&self) -> u64 {
+        self.full_cache.bytes + self.sliding_cache.bytes
+    }
+
+    /// Bytes that a generator holds once it runs: weights, caches and scratch.
+    pub fn running(&self) -> u64 {
+        self.weights + self.caches() + self.scratch
+    }
+
+    /// Most bytes that are held at any moment, loading among them, where the caches are reserved at once, as they are under a
+    /// budget. Caches that grow as they are needed are held twice while they are copied.
+    pub fn peak(&self) -> u64 {
+        self.weights + self.loading.max(self.caches() + self.scratch)
+    }
+
+    /// Whether the context fits the device's limits and the budget.
+    pub fn fits(&self) -> bool {
+        self.context <= self.longest_context
+    }
+
+    /// Refuses a context that does not fit.
+    ///
+    /// # Errors
+    /// [`Error::DoesNotFit`] with every figure.
+    pub fn check(&self) -> Result<()> {
+        match self.fits() {
+            true => Ok(()),
+            false => Err(Error::DoesNotFit(Box::new(self.clone()))),
+        }
+    }
+}
+
+impl fmt::Display for MemoryPlan {
+    /// One line with every figure.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { context, device, weights, scratch, max_binding, longest_context, .. } = self;
+        let (full, sliding, peak) = (self.full_cache.bytes, self.sliding_cache.bytes, self.peak());
+        write!(f, "with a context of {context} tokens it takes {peak} bytes of '{device}' (weights {weights}, caches of ")?;
+        write!(f, "full layers {full} and of sliding layers {sliding}, scratch {scratch})")?;
+        match self.budget {
+            Some(budget) => write!(f, ", the budget is {budget}")?,
+            None => write!(f, ", which binds at most {max_binding} at once")?,
+        }
+        match longest_context {
+            0 => f.write_str("; no context fits"),
+            longest => write!(f, "; the longest context that fits has {longest} tokens"),
+        }
+    }
+}

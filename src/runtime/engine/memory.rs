@@ -1,0 +1,283 @@
+//! What a generator will allocate, without allocating any of it.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    ops::Range,
+    sync::Arc,
+};
+
+use super::{
+    super::{
+        Capabilities,
+        prepared::pooled_bytes,
+        resident::{Arrangement, split},
+        size_blocks::size_block_bytes,
+        staging_ring::StagingRing,
+    },
+    caches,
+    inputs::InputBlock,
+    model::{argmax, check_bindings, options, upload_order},
+};
+use crate::{
+    Result,
+    flow::BuiltModel,
+    generate::{CacheMemory, MemoryPlan, Model, PlanPolicy, Profiles, SHORT_LIST, Want},
+    ir::{
+        DType, DimBinding,
+        kernel::{Operand, Target},
+        ops::Input,
+        sym,
+    },
+    lower::{Residency, lower},
+    plan::{Plan, SlotKind, sampling},
+};
+
+/// What is asked of a device.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MemoryAsked {
+    /// Tokens that the caches shall hold.
+    pub(crate) context: usize,
+    /// Most tokens of a run.
+    pub(crate) chunk: usize,
+    /// Most bytes.
+    pub(crate) budget: Option<u64>,
+}
+
+/// The memory of a generator for `model` on a device like `device`.
+///
+/// # Errors
+/// [`Error::Limit`](crate::Error::Limit) for a weight that no kernel could bind; as [`lower`].
+pub(crate) fn plan_memory(device: &Capabilities, model: &Model, profiles: &Profiles, asked: MemoryAsked) -> Result<MemoryPlan> {
+    let built = model.built(true, Want::All, DType::F32)?;
+    check_bindings(device, &built)?;
+    let weights = PlannedWeights::of(device, &built)?;
+    let planner = Planner { device, target: device.target(), model, profiles, weights: &weights, chunk: asked.chunk };
+    let longest = model.config.max_position_embeddings;
+    let bindable = largest(longest, |context| planner.largest_cache(context).map(|bytes| bytes <= planner.target.max_binding))?;
+    let at = |context: usize| -> Result<MemoryPlan> {
+        // Rows that cannot be bound are counted, but no run can be lowered with them.
+        let runs = planner.runs(context.min(bindable).max(1))?;
+        let [full_cache, sliding_cache] = planner.caches(context)?;
+        Ok(MemoryPlan {
+            device: device.adapter.clone(),
+            context,
+            tensors: built.params.len(),
+            weights: weights.bytes,
+            full_cache,
+            sliding_cache,
+            scratch: runs.bytes,
+            loading: StagingRing::bytes(device),
+            largest_binding: runs.largest_binding.max(weights.largest_binding()),
+            max_binding: planner.target.max_binding,
+            budget: asked.budget,
+            longest_context: bindable,
+        })
+    };
+    let plan = at(asked.context)?;
+    let Some(budget) = asked.budget else { return Ok(plan) };
+    let longest_context = largest(bindable, |context| at(context).map(|plan| plan.peak() <= budget))?;
+    Ok(MemoryPlan { longest_context, ..plan })
+}
+
+/// The largest number from 1 to `most` of which `fits` holds, where it holds of every smaller one; 0 where it holds of none.
+fn largest(most: usize, fits: impl Fn(usize) -> Result<bool>) -> Result<usize> {
+    if most == 0 || fits(most)? {
+        return Ok(most);
+    }
+    let (mut good, mut bad) = (0, most);
+    while bad - good > 1 {
+        let middle = good + (bad - good) / 2;
+        match fits(middle)? {
+            true => good = middle,
+            false => bad = middle,
+        }
+    }
+    Ok(good)
+}
+
+/// Weights where an upload will put them.
+struct PlannedWeights {
+    shards: HashMap<String, Vec<PlannedShard>>,
+    bytes: u64,
+}
+
+struct PlannedShard {
+    arena: usize,
+    offset: u64,
+    bytes: u64,
+    rows: Range<usize>,
+}
+
+impl PlannedWeights {
+    fn of(device: &Capabilities, built: &BuiltModel) -> Result<Self> {
+        let (mut names, mut pieces) = (Vec::new(), Vec::new());
+        for (name, tensor) in upload_order(built) {
+            let own = split(device, name, tensor.dtype(), tensor.shape())?;
+            names.extend(own.iter().map(|_| name));
+            pieces.extend(own);
+        }
+        let arrangement = Arrangement::of(device, &pieces);
+        let mut shards: HashMap<String, Vec<PlannedShard>> = HashMap::new();
+        for ((name, piece), (arena, offset)) in names.into_iter().zip(pieces).zip(arrangement.places) {
+            shards.entry(name.clone()).or_default().push(PlannedShard { arena, offset, bytes: piece.bytes, rows: piece.rows });
+        }
+        Ok(Self { shards, bytes: arrangement.arenas.iter().sum() })
+    }
+
+    fn largest_binding(&self) -> (u64, String) {
+        let of = |(name, shards): (&String, &Vec<PlannedShard>)| {
+            let bytes = shards.iter().map(|shard| shard.bytes).max().unwrap_or(0);
+            (bytes, format!("weight {name}, {} shard{}", shards.len(), if shards.len() == 1 { "" } else { "s" }))
+        };
+        self.shards.iter().map(of).max().unwrap_or_default()
+    }
+
+    /// Bytes of weights that are bound as one.
+    fn joined(&self, names: &[String]) -> u64 {
+        names.iter().filter_map(|name| self.shards.get(name)).flatten().map(|shard| shard.bytes).sum()
+    }
+}
+
+impl Residency for PlannedWeights {
+    fn shards(&self, weight: &str) -> Option<Vec<Range<usize>>> {
+        self.shards.get(weight).map(|shards| shards.iter().map(|shard| shard.rows.clone()).collect())
+    }
+
+    fn adjoin(&self, first: &str, second: &str) -> bool {
+        let one = |name: &str| match self.shards.get(name).map(Vec::as_slice) {
+            Some([shard]) => Some(shard),
+            _ => None,
+        };
+        one(first).zip(one(second)).is_some_and(|(a, b)| a.arena == b.arena && a.offset + a.bytes == b.offset)
+    }
+}
+
+struct Planner<'a> {
+    device: &'a Capabilities,
+    target: Target,
+    model: &'a Model,
+    profiles: &'a Profiles,
+    weights: &'a PlannedWeights,
+    chunk: usize,
+}
+
+/// Memory of the runs of a generator beside weights and caches.
+#[derive(Default)]
+struct Runs {
+    bytes: u64,
+    largest_binding: (u64, String),
+}
+
+impl Planner<'_> {
+    fn policy(&self, context: usize) -> PlanPolicy {
+        PlanPolicy { most: context, ..PlanPolicy::default() }
+    }
+
+    fn cache_sizes<T>(&self, context: usize, of: impl Fn(&[(&Input, u64)], [usize; 2]) -> T) -> Result<T> {
+        let (rows, ring) = (self.policy(context).reserved(context), self.model.ring(self.chunk)?);
+        let built = self.model.built(true, Want::Nothing, self.profiles.kv())?;
+        Ok(of(&caches::sizes(&built.graph, rows, ring)?, [rows, ring]))
+    }
+
+    fn largest_cache(&self, context: usize) -> Result<u64> {
+        self.cache_sizes(context, |sizes, _| sizes.iter().map(|(_, bytes)| *bytes).max().unwrap_or(0))
+    }
+
+    /// The caches of full and of sliding layers.
+    fn caches(&self, context: usize) -> Result<[CacheMemory; 2]> {
+        self.cache_sizes(context, |sizes, [rows, ring]| {
+            let mut memory = [rows, ring].map(|rows| CacheMemory { bytes: 0, rows, buffers: 0 });
+            for (input, bytes) in sizes {
+                let slides = input.ty.shape.0.iter().any(|dim| dim.symbols().any(|symbol| symbol == sym::RING));
+                let memory = &mut memory[usize::from(slides)];
+                memory.bytes += bytes;
+                memory.buffers += 1;
+            }
+            memory
+        })
+    }
+
+    /// What a prompt that fills the context and greedy steps after it take, the longest run first.
+    fn runs(&self, context: usize) -> Result<Runs> {
+        let policy = self.policy(context);
+        // Runs before the last chunk end at multiples of it, each with the plan of its bucket of rows.
+        let ends = (1..context.div_ceil(self.chunk)).map(|run| policy.reserved(run * self.chunk));
+        let fill = (Want::Nothing, self.chunk, ends.collect::<BTreeSet<usize>>().len());
+        let last = (Want::Last, policy.tokens(context.min(self.chunk), self.chunk), 1);
+        let mut runs = Runs::default();
+        for sort in [&[fill, last][usize::from(fill.2 == 0)..], &[(Want::Last, 1, 1)]] {
+            self.add(&mut runs, sort, context)?;
+        }
+        Ok(runs)
+    }
+
+    /// Adds runs whose plans share scratch buffers: what they are for, their tokens, and how many plans differ in rows alone.
+    fn add(&self, runs: &mut Runs, sort: &[(Want, usize, usize)], context: usize) -> Result<()> {
+        let vocab_size = self.model.config.vocab_size;
+        let (mut plans, mut samplers) = (Vec::new(), Vec::new());
+        for (want, tokens, count) in sort {
+            let (plan, built) = self.lowered(*want, *tokens, context)?;
+            runs.bytes += *count as u64 * (InputBlock::bytes(&built.graph, *tokens) + self.size_blocks(&plan)?);
+            if *want == Want::Last {
+                samplers.push(argmax(vocab_size, &plan, &self.target));
+                samplers.push(sampling::top_k(vocab_size, SHORT_LIST.min(vocab_size), &self.target));
+            }
+            plans.push(plan);
+        }
+        for pool in [&plans, &samplers] {
+            runs.bytes += pooled_bytes(pool, self.target.max_binding);
+        }
+        for sampler in &samplers {
+            runs.bytes += self.size_blocks(sampler)?;
+        }
+        for plan in &plans {
+            for binding in self.bindings(plan) {
+                if binding.0 > runs.largest_binding.0 {
+                    runs.largest_binding = binding;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes of a plan's sizes, where the device takes them as data.
+    fn size_blocks(&self, plan: &Plan) -> Result<u64> {
+        if self.target.software { size_block_bytes(plan) } else { Ok(0) }
+    }
+
+    fn lowered(&self, want: Want, tokens: usize, context: usize) -> Result<(Plan, Arc<BuiltModel>)> {
+        let built = self.model.built(true, want, self.profiles.kv())?;
+        let (rows, ring) = (self.policy(context).reserved(context), self.model.ring(self.chunk)?);
+        let binding = DimBinding::new().with(sym::SEQ, tokens).with(sym::CACHE, rows).with(sym::RING, ring);
+        let options = options(self.profiles.of(true, tokens), self.device);
+        Ok((lower(&built.graph, &binding, &self.target, &options, self.weights)?, built))
+    }
+
+    /// Bytes that the dispatches of a plan bind at once, weights that are bound alone left out, and what each binding is.
+    fn bindings(&self, plan: &Plan) -> Vec<(u64, String)> {
+        let slots = plan.slots.iter().map(|slot| match &slot.kind {
+            SlotKind::Input { name, .. } => (slot.bytes, format!("input {name}")),
+            SlotKind::Scratch | SlotKind::Zeroed => (slot.bytes, "scratch".to_string()),
+        });
+        let operands = plan.dispatches.iter().flat_map(|dispatch| &dispatch.bindings);
+        let joined = operands.filter_map(|(_, operand)| match operand {
+            Operand::Joined(names) => Some((self.weights.joined(names), format!("weights {}", names.join(" + ")))),
+            Operand::Slot(..) | Operand::Weight(..) | Operand::Step => None,
+        });
+        slots.chain(joined).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_search_finds_the_last_that_fits() {
+        for most in 0..20 {
+            for last in 0..=most {
+                assert_eq!(largest(most, |n| Ok(n <= last)).unwrap(), last, "of {most}");
+            }
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! What stays behind when a model is loaded and dropped again and again. A binary of one test, as it counts the whole process.
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use gemmaflow::{
+    gemma::GemmaConfig,
+    generate::{GemmaGenerator, GeneratorOptions, SampleOpts},
+    runtime::{Device, GpuOptions, Opened},
+    weights::load_from_path,
+};
+
+/// Loads, of which the first few fill the caches of wgpu and of the driver.
+const LOADS: usize = 50;
+const FIRST: usize = 5;
+
+/// Bytes that the heap may grow by a load. wgpu 30 keeps 224 bytes, as long as the device lives, for every thread that had an error
+/// scope, and a load compiles its kernels on two or three threads of its own; buffers, weights, files and models leave nothing.
+const GROWTH: usize = 1024;
+
+/// Counts the heap of this process.
+struct Counting;
+
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call is handed on to the system's allocator unchanged; the counter does not touch the memory.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        LIVE.fetch_add(layout.size(), Relaxed);
+        // SAFETY: the caller keeps the rules of `alloc`, which are the same here.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size(), Relaxed);
+        // SAFETY: as above; the memory came from `System` with this layout.
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn fifty_loads_leave_nothing_behind() {
+    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo"));
+    let context = match Device::Gpu.open(&GpuOptions::default()).expect("a GPU adapter (lavapipe will do)") {
+        Opened::Gpu(context) => context,
+        Opened::Reference => panic!("Device::Gpu opened the reference"),
+    };
+    let before = context.counters().snapshot();
+    let mut heap = Vec::new();
+    for load in 0..LOADS {
+        let config = GemmaConfig::from_file(folder).unwrap();
+        let options = GeneratorOptions { context: Some(64), prefill_chunk: Some(16), ..GeneratorOptions::default() };
+        let device = Device::Context(context.clone());
+        let mut loader = load_from_path(folder).unwrap();
+        let mut generator = GemmaGenerator::with_options(config, loader.as_mut(), device, options).unwrap();
+        assert!(context.counters().snapshot().bytes_live > before.bytes_live);
+        // Running everything each time would compile the kernels fifty times.
+        if load < FIRST {
+            generator.prefill(&[2, 910, 262]).unwrap();
+            assert_eq!(generator.generate_cached(2, &SampleOpts::greedy()).unwrap(), [282, 459]);
+        }
+        drop(generator);
+        context.wait_idle("a test").unwrap();
+        context.release_staging();
+        let after = context.counters().snapshot();
+        assert_eq!((after.bytes_live, after.buffers_live), (before.bytes_live, before.buffers_live), "load {load}");
+        heap.push(LIVE.load(Relaxed));
+    }
+    let (early, late) = (heap[FIRST], heap[LOADS - 1]);
+    println!("heap after load {FIRST}: {early} bytes, after load {LOADS}: {late}");
+    assert!(late <= early + (LOADS - FIRST) * GROWTH, "{heap:?}");
+}
