@@ -8,7 +8,7 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Parser};
 use gemmaflow::{
     flow::BuiltModel,
@@ -26,7 +26,7 @@ use gemmaflow::{
     profile::CompileProfile,
     runtime::{Device, GpuOptions, Opened},
     shader::{Sizes, compose},
-    weights::{WeightLoader, random_weights},
+    weights::{Tensor, WeightLoader, random_weights},
 };
 use indicatif::HumanBytes;
 
@@ -190,7 +190,7 @@ impl Model {
                 continue;
             }
             let elements: usize = input.ty.shape.bind(&self.binding(1))?.iter().product();
-            bytes += (elements * input.ty.dtype.size()) as u64;
+            bytes += (elements * input.ty.dtype.scalar_bytes().context("a cache in a packed format")?) as u64;
             count += 1;
         }
         Ok((bytes, count))
@@ -202,8 +202,8 @@ impl Model {
         for (name, tensor) in &self.built.params {
             let shards = row_shards(tensor.dtype(), tensor.shape(), self.target.max_binding);
             let shards = shards.map_err(|problem| anyhow!("weight '{name}': {problem}"))?;
-            let row_bytes = tensor.byte_len() / tensor.shape().first().copied().unwrap_or(1).max(1);
-            let bytes = shards.iter().map(|rows| (rows.len() * row_bytes) as u64).max().unwrap_or(0);
+            let longest = shards.iter().map(|rows| rows.len()).max().unwrap_or(0);
+            let bytes = longest as u64 * resident_bytes(tensor) / tensor.shape().first().map_or(1, |rows| *rows as u64);
             let what = format!("weight {name}, {} shard{}", shards.len(), if shards.len() == 1 { "" } else { "s" });
             largest = largest.max((bytes, what));
         }
@@ -211,7 +211,7 @@ impl Model {
     }
 
     fn memory(&self) -> Result<String> {
-        let weights: u64 = self.built.params.values().map(|t| t.byte_len() as u64).sum();
+        let weights: u64 = self.built.params.values().map(resident_bytes).sum();
         let (full, full_count) = self.caches(sym::CACHE.0)?;
         let (sliding, sliding_count) = self.caches(sym::RING.0)?;
         let chunk = PREFILL_CHUNK.min(self.rows);
@@ -232,6 +232,12 @@ impl Model {
         };
         Ok(rows.iter().map(line).collect())
     }
+}
+
+/// Bytes of a weight as a device holds it.
+fn resident_bytes(tensor: &Tensor) -> u64 {
+    let row = tensor.shape().last().copied().unwrap_or(1).max(1);
+    tensor.dtype().resident_row_bytes(row).map_or(0, |bytes| bytes * (tensor.len() / row) as u64)
 }
 
 /// The composed WGSL of every kernel of the plan that matches.

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     Result,
     ir::{
-        DType, DimBinding, Graph, Op,
+        DType, DimBinding, FixedType, Graph, Op,
         ops::{DEAD_KEY, Role},
         sym,
     },
@@ -75,9 +75,9 @@ impl Caches {
             if input.role != Role::Cache {
                 continue;
             }
-            let elements: usize = input.ty.shape.bind(&binding)?.iter().product();
+            let ty = FixedType { dtype: input.ty.dtype, shape: input.ty.shape.bind(&binding)? };
             // Plans count 16 bytes more than the rows, for vector loads of the tail.
-            let bytes = (elements * input.ty.dtype.size()).next_multiple_of(16) as u64 + 16;
+            let bytes = ty.byte_len().unwrap_or(0).next_multiple_of(16) as u64 + 16;
             if self.buffers.get(&input.name).is_some_and(|b| b.size() >= bytes) {
                 continue;
             }
