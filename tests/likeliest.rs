@@ -231,7 +231,8 @@ fn the_largest_of_the_slices_is_the_largest_of_all() {
             let head = Head::new(&rows, dtype, dressed);
             for (sort, target) in targets(&context) {
                 // The dressed head lies in shards that begin at multiples of 64 and not of a slice.
-                let most = if head.dressed { 320 * WIDTH as u64 * dtype.size() as u64 } else { target.max_binding };
+                let most =
+                    if head.dressed { 320 * WIDTH as u64 * dtype.scalar_bytes().unwrap() as u64 } else { target.max_binding };
                 let chooser = Chooser::new(&context, &head, &Target { max_binding: most, ..target });
                 for (column, row) in rows.iter().enumerate() {
                     let x = unit(column, 1.0);

@@ -116,7 +116,7 @@ fn mistake_13_keys_and_values_that_move() {
 fn stored_bytes(loader: &dyn gemmaflow::weights::WeightLoader) -> u64 {
     let bytes = |key: &String| {
         let info = loader.peek(key).unwrap();
-        (info.shape.iter().product::<usize>() * info.dtype.size()) as u64
+        (info.shape.iter().product::<usize>() * info.dtype.scalar_bytes().unwrap()) as u64
     };
     loader.remaining_keys().iter().map(bytes).sum()
 }

@@ -129,7 +129,7 @@ fn bytes(value: &Value) -> Vec<u8> {
         Data::I32(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
         Data::U32(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
         Data::Stored(tensor) => {
-            let mut bytes = vec![0; value.len() * tensor.dtype().size()];
+            let mut bytes = vec![0; tensor.byte_len()];
             tensor.read_bytes(0, &mut bytes).unwrap();
             bytes
         }

@@ -10,7 +10,7 @@ use gemmaflow::{
     Error,
     gemma::{GemmaConfig, GemmaFlow},
     ir::{
-        Compute, DType, DimBinding, LowerOptions,
+        Compute, DType, DimBinding, LowerOptions, Packed,
         kernel::{Kernel, Target, Tier},
         sym,
     },
@@ -162,6 +162,11 @@ fn every_variant_translates_for_every_backend() {
     for (size, dtype) in ["16", "8"].into_iter().flat_map(|size| ["f32", "f16", "bf16"].map(|dtype| (size, dtype))) {
         for weights in ["1", "2"] {
             reached("linear_coop", &[("SIZE", size), ("WEIGHT", dtype), ("WEIGHTS", weights)]);
+        }
+    }
+    for format in Packed::all() {
+        for shader in ["linear_vec", "linear_tile", "linear_tile_shared", "linear_coop", "gather"] {
+            reached(shader, &[("WEIGHT", format.name())]);
         }
     }
     for dtype in [DType::F32, DType::F16, DType::BF16] {

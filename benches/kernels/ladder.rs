@@ -193,7 +193,7 @@ fn plan(operands: &Operands, variant: &Variant) -> Plan {
     let mut slots = vec![scratch(operands.result as u64 * 4)];
     for (index, value) in operands.inputs.iter().enumerate() {
         let ty = FixedType { dtype: value.dtype(), shape: value.shape.clone() };
-        let bytes = (ty.len() * ty.dtype.size()).next_multiple_of(16) as u64 + 16;
+        let bytes = ty.byte_len().expect("a cache is not packed").next_multiple_of(16) as u64 + 16;
         slots.push(SlotInfo { bytes, kind: SlotKind::Input { name: index.to_string(), role: Role::Caller, ty } });
     }
     slots.extend(variant.scratch.iter().map(|bytes| scratch(*bytes)));

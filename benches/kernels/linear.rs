@@ -106,7 +106,7 @@ fn variants(bench: &Bench, weight: &Weight, dtype: DType, rows: usize, out: usiz
             let count = rows.div_ceil(held) * out.div_ceil(tile * lanes);
             let text: [(&str, &dyn std::fmt::Display); 3] = [("LANES", &lanes), ("NR", &tile), ("ROWS", &held)];
             found.push(variant("linear_tile", &text, count, 1));
-            let wide = bench.context().capabilities().int64 && dtype.size() == 2 && weight.inner.is_multiple_of(16);
+            let wide = bench.context().capabilities().int64 && dtype.is_half_word() && weight.inner.is_multiple_of(16);
             if wide && tile * weight.pair <= 4 {
                 found.push(variant("linear_wide", &text, count, 1));
             }

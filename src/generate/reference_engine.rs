@@ -173,7 +173,7 @@ impl Engine for ReferenceEngine {
     }
 
     fn stats(&self) -> ModelStats {
-        let cache_bytes = self.caches.values().map(|v| (v.len() * v.dtype().size()) as u64).sum();
+        let cache_bytes = self.caches.values().filter_map(|v| Some((v.len() * v.dtype().scalar_bytes()?) as u64)).sum();
         ModelStats { device: "CPU reference".into(), cache_bytes, ..ModelStats::default() }
     }
 

@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use half::{bf16, f16};
 
-use super::{DType, Op, Value};
+use super::{DType, Op, Packed, Value};
 use crate::weights::Tensor;
 
 /// One op with operands. Stored operands stand for weights.
@@ -51,16 +51,35 @@ impl Case {
         Value::f32(shape, Self::numbers(shape.iter().product(), seed, 1.0).iter().map(|x| x + 1.1).collect::<Vec<_>>())
     }
 
-    /// A weight in ±`scale`, stored as `dtype`.
+    /// A weight in ±`scale`, stored as `dtype`; of a packed format random blocks with numbers of their own.
     pub fn weight(shape: &[usize], seed: u64, scale: f32, dtype: DType) -> Value {
         let numbers = Self::numbers(shape.iter().product(), seed, scale);
         let bytes: Vec<u8> = match dtype {
             DType::F16 => numbers.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
             DType::BF16 => numbers.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect(),
-            _ => return Value::stored(Tensor::from_f32(format!("weight{seed}"), shape.to_vec(), &numbers)),
+            DType::Packed(format) => Self::blocks(format, numbers.len() / format.block_elements(), seed),
+            DType::F32 | DType::I32 | DType::U32 => bytemuck::cast_slice(&numbers).to_vec(),
         };
+        let dtype = if dtype.is_word() { DType::F32 } else { dtype };
         let tensor = Tensor::from_bytes(format!("weight{seed}"), dtype, shape.to_vec(), bytes);
-        // There are as many bytes as elements; the other arm is for the type's sake.
+        // Only rows that are no whole blocks are refused.
         Value::stored(tensor.unwrap_or_else(|_| Tensor::from_f32(format!("weight{seed}"), shape.to_vec(), &numbers)))
+    }
+
+    /// Random blocks of a packed format, with factors of 0.005 to 0.01 of either sign.
+    fn blocks(format: Packed, count: usize, seed: u64) -> Vec<u8> {
+        let noise = Self::numbers(count * format.block_bytes(), seed, 128.0);
+        let mut blocks: Vec<u8> = noise.iter().map(|x| (x + 128.0) as u8).collect();
+        for (block, noise) in blocks.chunks_exact_mut(format.block_bytes()).zip(noise.chunks_exact(format.block_bytes())) {
+            for (factor, x) in block[format.factors()].chunks_mut(2).zip(noise) {
+                match factor {
+                    [low, high] => [*low, *high] = f16::from_f32((x.signum() * 128.0 + x) / 25600.0).to_le_bytes(),
+                    // A power of two.
+                    [exponent] => *exponent = 118 + *exponent % 4,
+                    _ => {}
+                }
+            }
+        }
+        blocks
     }
 }

@@ -221,6 +221,12 @@ impl fmt::Display for Graph {
     }
 }
 
+/// As [`expect_dtype`], for a matrix whose rows a kernel widens: any type of weights.
+pub(crate) fn expect_weight(what: &str, ty: &Type) -> Result<(), String> {
+    let stored = matches!(ty.dtype, DType::F32 | DType::F16 | DType::BF16 | DType::Packed(_));
+    if stored { Ok(()) } else { Err(format!("{what} is {}, expected f32, f16, bf16 or a packed format", ty.dtype)) }
+}
+
 /// Shorthand for checks in `infer`.
 pub(crate) fn expect_dtype(what: &str, ty: &Type, allowed: &[DType]) -> Result<(), String> {
     let names: Vec<&str> = allowed.iter().map(|d| d.name()).collect();

@@ -117,7 +117,9 @@ impl Target {
 /// shard computes begin at a multiple of 256 bytes.
 pub fn row_shards(dtype: DType, shape: &[usize], max_binding: u64) -> Result<Vec<Range<usize>>, String> {
     let rows = shape.first().copied().unwrap_or(1);
-    let row_bytes = (shape.iter().skip(1).product::<usize>() * dtype.size()) as u64;
+    let row = shape.iter().skip(1).product();
+    let row_bytes =
+        dtype.resident_row_bytes(row).ok_or_else(|| format!("rows of {row} elements of {dtype} are no whole blocks"))?;
     if rows as u64 * row_bytes <= max_binding {
         return Ok(std::iter::once(0..rows).collect());
     }
@@ -165,7 +167,10 @@ impl Arg {
     /// The operand from element `first` on (slots only; the byte offset must be a multiple of 256).
     pub fn from_element(&self, first: usize) -> Operand {
         match &self.place {
-            Place::Slot(slot, offset) => Operand::Slot(*slot, offset + (first * self.ty.dtype.size()) as u64),
+            Place::Slot(slot, offset) => {
+                let before = self.ty.dtype.scalar_bytes().map_or(0, |bytes| first * bytes);
+                Operand::Slot(*slot, offset + before as u64)
+            }
             Place::Weight(name, _) => Operand::Weight(name.clone(), 0),
             Place::Joined(names) => Operand::Joined(names.clone()),
         }
@@ -311,6 +316,17 @@ pub fn weight_option(dtype: DType) -> (&'static str, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ir::Packed;
+
+    #[test]
+    fn shards_count_the_padding_of_packed_rows() {
+        let q4_0 = DType::Packed(Packed::by_name("Q4_0").unwrap());
+        // A row of three blocks has 54 bytes, 64 on the device.
+        assert_eq!(row_shards(q4_0, &[128, 96], 128 * 64).unwrap(), vec![0..128]);
+        assert_eq!(row_shards(q4_0, &[128, 96], 128 * 64 - 1).unwrap(), vec![0..64, 64..128]);
+        assert!(row_shards(q4_0, &[128, 96], 64 * 63).is_err());
+        assert!(row_shards(q4_0, &[128, 90], 1 << 20).unwrap_err().contains("Q4_0"));
+    }
 
     #[test]
     fn shards_cover_all_rows_at_multiples_of_64() {

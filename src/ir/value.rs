@@ -50,6 +50,11 @@ impl FixedType {
         self.shape.iter().product()
     }
 
+    /// Bytes of the elements in a buffer; `None` for a packed format, which weights alone may have.
+    pub fn byte_len(&self) -> Option<usize> {
+        self.dtype.scalar_bytes().map(|bytes| self.len() * bytes)
+    }
+
     /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

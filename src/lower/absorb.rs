@@ -184,7 +184,7 @@ fn follows(bound: &Bound, list: &[NodeId], id: NodeId) -> bool {
     let input = |id: NodeId| bound.resolve(bound.graph.node(id).inputs[0]);
     let bytes = |id: &NodeId| {
         let ty = bound.ty(weight(bound, *id));
-        (ty.len() * ty.dtype.size()) as u64
+        ty.dtype.resident_row_bytes(ty.last()).map_or(u64::MAX, |row| row.saturating_mul(ty.rows() as u64))
     };
     let types = [*last, id].map(|id| bound.ty(weight(bound, id)));
     let [Op::Weight(before), Op::Weight(own)] = [*last, id].map(|id| bound.op(weight(bound, id))) else { return false };
@@ -194,7 +194,7 @@ fn follows(bound: &Bound, list: &[NodeId], id: NodeId) -> bool {
         && types[0].last() == types[1].last()
         // The results lie one behind the other too, each where a binding may begin.
         && list.iter().all(|id| bound.ty(*id).last().is_multiple_of(64))
-        && list.iter().chain([&id]).map(bytes).sum::<u64>() <= bound.target.max_binding
+        && list.iter().chain([&id]).map(bytes).fold(0, u64::saturating_add) <= bound.target.max_binding
         && bound.residency.adjoin(&before.name, &own.name)
 }
 

@@ -267,7 +267,7 @@ fn fits(bound: &Bound, expression: &Expression, roots: &[NodeId]) -> bool {
     // A shard's dispatch binds its operands from its first column on, which a weight cannot be.
     let readable = |leaf: &&Leaf| {
         let weight = bound.shards(leaf.node).len();
-        leaf.same_index && bound.ty(leaf.node).dtype.size() == 4 && (weight == 0 || (weight == 1 && !sharded))
+        leaf.same_index && bound.ty(leaf.node).dtype.is_word() && (weight == 0 || (weight == 1 && !sharded))
     };
     let own = bound.graph.node(roots[0]).inputs.len() + roots.len();
     extras.iter().all(readable) && own + extras.len() <= bound.target.max_storage_buffers as usize

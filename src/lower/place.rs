@@ -93,7 +93,7 @@ impl Placer<'_> {
         for id in self.bound.values() {
             let Op::Input(input) = self.bound.op(id) else { continue };
             let ty = self.bound.ty(id).clone();
-            let bytes = self.slot_bytes((ty.len() * ty.dtype.size()) as u64, &input.name)?;
+            let bytes = self.slot_bytes(bytes_of(&ty, &input.name)?, &input.name)?;
             let kind = SlotKind::Input { name: input.name.clone(), role: input.role.clone(), ty };
             let slot = self.new_slot(bytes, kind);
             self.hold(slot, id);
@@ -220,7 +220,7 @@ impl Placer<'_> {
         let elements = self.bound.ty(value).len();
         let slice = sampling::slice_of(elements);
         let ty = FixedType { dtype: DType::U32, shape: vec![elements.div_ceil(slice)] };
-        let bytes = self.slot_bytes((ty.len() * ty.dtype.size()) as u64, label)?;
+        let bytes = self.slot_bytes(bytes_of(&ty, label)?, label)?;
         let slot = self.new_slot(bytes, SlotKind::Zeroed);
         let name = self.bound.options.chosen_from.as_deref().unwrap_or_default();
         self.plan.outputs.push(PlanOutput { name: sampling::maxima_of(name), slot, ty });
@@ -314,7 +314,7 @@ impl Placer<'_> {
     }
 
     fn slot_for(&mut self, value: NodeId, ty: &FixedType, label: &str) -> Result<Slot> {
-        let bytes = (ty.len() * ty.dtype.size()) as u64;
+        let bytes = bytes_of(ty, label)?;
         if self.last_use.get(&value) == Some(&usize::MAX) {
             let bytes = self.slot_bytes(bytes, label)?;
             return Ok(self.new_slot(bytes, SlotKind::Scratch));
@@ -365,6 +365,12 @@ impl Placer<'_> {
             }
         }
     }
+}
+
+/// Bytes of a value in a slot.
+fn bytes_of(ty: &FixedType, label: &str) -> Result<u64> {
+    let packed = || Error::Unsupported(format!("{label}: {} in a buffer that is no weight", ty.dtype));
+    ty.byte_len().map(|bytes| bytes as u64).ok_or_else(packed)
 }
 
 /// The type of results that lie one behind the other.

@@ -36,7 +36,7 @@ pub(super) fn kernel(bound: &Bound, group: &Group) -> Result<Kernel> {
 /// What an element is once it is in a register.
 fn element(dtype: DType) -> &'static str {
     match dtype {
-        DType::F32 | DType::F16 | DType::BF16 => "f32",
+        DType::F32 | DType::F16 | DType::BF16 | DType::Packed(_) => "f32",
         DType::I32 => "i32",
         DType::U32 => "u32",
     }
@@ -45,7 +45,7 @@ fn element(dtype: DType) -> &'static str {
 fn bindings(bound: &Bound, group: &Group) -> String {
     let declare = |(binding, id): (u32, &NodeId)| {
         let dtype = bound.ty(*id).dtype;
-        let array = if dtype.size() == 2 { "u32" } else { element(dtype) };
+        let array = if dtype.is_word() { element(dtype) } else { "u32" };
         format!("@group(0) @binding({binding}) var<storage, read> x{binding}: array<{array}>;\n")
     };
     (FIRST_BINDING..).zip(&group.extras).map(declare).collect()
@@ -100,7 +100,9 @@ impl<'a> Text<'a> {
         }
         let name = match (FIRST_BINDING..).zip(self.extras).find(|(_, extra)| **extra == id) {
             Some((binding, _)) => {
-                let load = load(self.bound.ty(id).dtype, binding, index);
+                let dtype = self.bound.ty(id).dtype;
+                let unread = || Error::Unsupported(format!("{}: {dtype} elements one by one", self.bound.label(id)));
+                let load = load(dtype, binding, index).ok_or_else(unread)?;
                 self.bind(&load)
             }
             None => self.compute(id, index)?,
@@ -172,13 +174,14 @@ impl<'a> Text<'a> {
     }
 }
 
-/// One element of an operand, widened.
-fn load(dtype: DType, binding: u32, i: &str) -> String {
-    match dtype {
+/// One element of an operand, widened; `None` for packed formats, which are read by eight.
+fn load(dtype: DType, binding: u32, i: &str) -> Option<String> {
+    Some(match dtype {
         DType::F32 | DType::I32 | DType::U32 => format!("x{binding}[{i}]"),
         DType::F16 => format!("unpack2x16float(x{binding}[{i} >> 1u] >> (16u * ({i} & 1u))).x"),
         DType::BF16 => format!("bitcast<f32>((x{binding}[{i} >> 1u] >> (16u * ({i} & 1u))) << 16u)"),
-    }
+        DType::Packed(_) => return None,
+    })
 }
 
 /// A number as WGSL writes it.

@@ -61,7 +61,7 @@ pub fn cost(plan: &Plan, dispatch: &Dispatch, live: Live, shard_bytes: &dyn Fn(&
             Cost { bytes: 4 * rows * (2 * width + size("H")), flops: 3 * rows * width }
         }
         "cache_write" => Cost { bytes: size("B") * size("T") * size("C") * (4 + element(kernel, "KV")), flops: 0 },
-        "gather" => Cost { bytes: size("R") * size("C") * (4 * (1 + extras) + element(kernel, "WEIGHT")), flops: 0 },
+        "gather" => Cost { bytes: size("R") * (4 * size("C") * (1 + extras) + row(kernel, size("C"))), flops: 0 },
         "attention" => {
             let Cost { bytes, flops } = attention(kernel, live);
             Cost { bytes: bytes + weights, flops }
@@ -118,8 +118,13 @@ fn option<'a>(kernel: &'a Kernel, name: &str) -> Option<&'a str> {
 
 /// Bytes of an element of the type that the text option `name` holds.
 fn element(kernel: &Kernel, name: &str) -> u64 {
-    let text = option(kernel, name);
-    [DType::F16, DType::BF16].iter().find(|d| Some(d.name()) == text).map_or(4, |d| d.size() as u64)
+    option(kernel, name).and_then(DType::of_weights).and_then(DType::scalar_bytes).map_or(4, |bytes| bytes as u64)
+}
+
+/// Bytes of a row of `columns` elements of the kernel's weight.
+fn row(kernel: &Kernel, columns: u64) -> u64 {
+    let dtype = option(kernel, "WEIGHT").and_then(DType::of_weights).unwrap_or(DType::F32);
+    dtype.resident_row_bytes(columns as usize).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -1,73 +1,153 @@
 //! Packed formats of weights: rows of blocks, each of a few elements with their scales.
 //!
-//! One table says what a format is called, how large its blocks are and what their bytes mean. The arithmetic is that of ggml
-//! (`ggml-quants.c`), step by step in f32 without fused multiply-adds, so that every value is the same to the bit.
+//! One table says what a format is called, how large its blocks are, what their bytes mean and how devices hold them. The
+//! arithmetic is that of ggml (`ggml-quants.c`), step by step in f32 without fused multiply-adds, so that every value is the same
+//! to the bit. `shaders/lib/packed/` has the same arithmetic for devices.
 
 mod four_bits;
 mod k_quants;
 mod simple;
 
-/// One format of packed elements.
-#[derive(Debug)]
-pub(crate) struct BlockFormat {
-    /// ggml's name.
-    pub name: &'static str,
+use std::{fmt, ops::Range};
+
+/// One row of the table.
+struct Format {
+    /// ggml's name, which is also that of the shader file.
+    name: &'static str,
     /// The number of the format in GGUF files (`enum ggml_type`).
-    pub ggml_type: u32,
+    ggml_type: u32,
     /// Elements of one block; rows hold whole blocks.
-    pub elements: usize,
+    elements: usize,
     /// Bytes of one block.
-    pub bytes: usize,
+    bytes: usize,
+    /// The bytes of a block that hold its factors: 1, 2 or 4, at its start or end, and the rest is whole words.
+    factors: Range<usize>,
     /// Widens one block.
     widen: fn(&[u8], &mut [f32]),
 }
 
-const fn format(name: &'static str, ggml_type: u32, elements: usize, bytes: usize, widen: fn(&[u8], &mut [f32])) -> BlockFormat {
-    BlockFormat { name, ggml_type, elements, bytes, widen }
+const fn format(
+    name: &'static str,
+    ggml_type: u32,
+    elements: usize,
+    bytes: usize,
+    factors: Range<usize>,
+    widen: fn(&[u8], &mut [f32]),
+) -> Format {
+    Format { name, ggml_type, elements, bytes, factors, widen }
 }
 
 #[rustfmt::skip]
-const FORMATS: [BlockFormat; 16] = [
-    format("F32",     0,   1,   4, simple::f32),
-    format("F16",     1,   1,   2, simple::f16),
-    format("Q4_0",    2,  32,  18, simple::q4_0),
-    format("Q4_1",    3,  32,  20, simple::q4_1),
-    format("Q5_0",    6,  32,  22, simple::q5_0),
-    format("Q5_1",    7,  32,  24, simple::q5_1),
-    format("Q8_0",    8,  32,  34, simple::q8_0),
-    format("Q2_K",   10, 256,  84, k_quants::q2_k),
-    format("Q3_K",   11, 256, 110, k_quants::q3_k),
-    format("Q4_K",   12, 256, 144, k_quants::q4_k),
-    format("Q5_K",   13, 256, 176, k_quants::q5_k),
-    format("Q6_K",   14, 256, 210, k_quants::q6_k),
-    format("IQ4_NL", 20,  32,  18, four_bits::iq4_nl),
-    format("IQ4_XS", 23, 256, 136, four_bits::iq4_xs),
-    format("BF16",   30,   1,   2, simple::bf16),
-    format("MXFP4",  39,  32,  17, four_bits::mxfp4),
+const FORMATS: [Format; 13] = [
+    format("Q4_0",    2,  32,  18,     0..2, simple::q4_0),
+    format("Q4_1",    3,  32,  20,     0..4, simple::q4_1),
+    format("Q5_0",    6,  32,  22,     0..2, simple::q5_0),
+    format("Q5_1",    7,  32,  24,     0..4, simple::q5_1),
+    format("Q8_0",    8,  32,  34,     0..2, simple::q8_0),
+    format("Q2_K",   10, 256,  84,   80..84, k_quants::q2_k),
+    format("Q3_K",   11, 256, 110, 108..110, k_quants::q3_k),
+    format("Q4_K",   12, 256, 144,     0..4, k_quants::q4_k),
+    format("Q5_K",   13, 256, 176,     0..4, k_quants::q5_k),
+    format("Q6_K",   14, 256, 210, 208..210, k_quants::q6_k),
+    format("IQ4_NL", 20,  32,  18,     0..2, four_bits::iq4_nl),
+    format("IQ4_XS", 23, 256, 136,     0..4, four_bits::iq4_xs),
+    format("MXFP4",  39,  32,  17,     0..1, four_bits::mxfp4),
 ];
 
 /// The largest block.
 pub(crate) const MAX_BLOCK_ELEMENTS: usize = 256;
 
-impl BlockFormat {
-    /// The format with a number of `enum ggml_type`.
-    pub fn by_ggml_type(ggml_type: u32) -> Option<&'static BlockFormat> {
-        const { &FORMATS }.iter().find(|format| format.ggml_type == ggml_type)
+/// Rows of packed weights on a device are multiples of this.
+const ROW_ALIGNMENT: u64 = 16;
+
+/// A packed format of weights, named as ggml names it: blocks of a few elements that share their scales.
+///
+/// Files hold a row as its blocks, one behind the other. Devices hold the blocks of a row without their factors, then the factors
+/// of all blocks, then zeros up to a multiple of 16 bytes, so that all but the factors are whole words.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Packed(u8);
+
+impl Packed {
+    /// Every format, in the order of GGUF's numbers.
+    pub fn all() -> impl Iterator<Item = Packed> {
+        (0..FORMATS.len() as u8).map(Packed)
+    }
+
+    /// The format with a number of `enum ggml_type`; `None` for one that is not here.
+    pub fn by_ggml_type(ggml_type: u32) -> Option<Packed> {
+        Self::all().find(|packed| packed.format().ggml_type == ggml_type)
+    }
+
+    /// The format with ggml's name, such as `Q4_0`; `None` for one that is not here.
+    pub fn by_name(name: &str) -> Option<Packed> {
+        Self::all().find(|packed| packed.name() == name)
+    }
+
+    /// ggml's name.
+    pub const fn name(self) -> &'static str {
+        self.format().name
+    }
+
+    /// Elements of a block. Rows hold whole blocks.
+    pub const fn block_elements(self) -> usize {
+        self.format().elements
+    }
+
+    /// Bytes of a block.
+    pub const fn block_bytes(self) -> usize {
+        self.format().bytes
+    }
+
+    /// The bytes of a block that hold its factors: binary16 numbers, but for MXFP4's one byte, and the second two of IQ4_XS.
+    pub(crate) fn factors(self) -> Range<usize> {
+        self.format().factors.clone()
     }
 
     /// Widens whole blocks; `out` holds their elements, `blocks` their bytes.
-    pub fn widen(&self, blocks: &[u8], out: &mut [f32]) {
-        debug_assert_eq!(blocks.len() / self.bytes, out.len() / self.elements, "{}: bytes and elements differ", self.name);
-        for (block, out) in blocks.chunks_exact(self.bytes).zip(out.chunks_exact_mut(self.elements)) {
-            (self.widen)(block, out);
+    pub(crate) fn widen(self, blocks: &[u8], out: &mut [f32]) {
+        let format = self.format();
+        debug_assert_eq!(blocks.len() / format.bytes, out.len() / format.elements, "{}: bytes and elements differ", format.name);
+        for (block, out) in blocks.chunks_exact(format.bytes).zip(out.chunks_exact_mut(format.elements)) {
+            (format.widen)(block, out);
         }
+    }
+
+    /// Bytes of a row of `blocks` blocks as devices hold it; `None` where that is no 64-bit number.
+    pub(crate) fn resident_row_bytes(self, blocks: u64) -> Option<u64> {
+        blocks.checked_mul(self.format().bytes as u64)?.checked_next_multiple_of(ROW_ALIGNMENT)
+    }
+
+    /// Arranges a row of blocks as devices hold it; `out` is as long as [`resident_row_bytes`](Self::resident_row_bytes) says.
+    pub(crate) fn arrange(self, row: &[u8], out: &mut [u8]) {
+        let Format { bytes, factors, .. } = self.format();
+        let (body, count) = (bytes - factors.len(), row.len() / bytes);
+        let (bodies, rest) = out.split_at_mut(count * body);
+        let (all_factors, padding) = rest.split_at_mut(count * factors.len());
+        let places = bodies.chunks_exact_mut(body).zip(all_factors.chunks_exact_mut(factors.len()));
+        for (block, (place, own)) in row.chunks_exact(*bytes).zip(places) {
+            own.copy_from_slice(&block[factors.clone()]);
+            place[..factors.start].copy_from_slice(&block[..factors.start]);
+            place[factors.start..].copy_from_slice(&block[factors.end..]);
+        }
+        padding.fill(0);
+    }
+
+    const fn format(self) -> &'static Format {
+        // Whoever makes a `Packed` takes its number from the table.
+        let table = const { &FORMATS };
+        &table[self.0 as usize]
     }
 }
 
-/// The names of the formats with blocks, for messages.
+impl fmt::Debug for Packed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The names of the formats, for messages.
 pub(crate) fn packed_names() -> String {
-    let packed: Vec<_> = FORMATS.iter().filter(|format| format.elements > 1).map(|format| format.name).collect();
-    packed.join(", ")
+    Packed::all().map(Packed::name).collect::<Vec<_>>().join(", ")
 }
 
 /// The binary16 at byte `at`, widened.
@@ -81,17 +161,43 @@ mod tests {
 
     #[test]
     fn blocks_of_zeros_are_finite_and_fill_their_elements() {
-        for format in &FORMATS {
+        for format in Packed::all() {
             let mut out = [f32::NAN; MAX_BLOCK_ELEMENTS];
-            format.widen(&vec![0; format.bytes], &mut out[..format.elements]);
-            let (filled, rest) = out.split_at(format.elements);
-            assert!(filled.iter().all(|x| *x == 0.0) && rest.iter().all(|x| x.is_nan()), "{}", format.name);
-            assert!(std::ptr::eq(
-                BlockFormat::by_ggml_type(format.ggml_type).unwrap(),
-                BlockFormat::by_ggml_type(format.ggml_type).unwrap()
-            ));
-            assert_eq!(BlockFormat::by_ggml_type(format.ggml_type).unwrap().name, format.name);
+            format.widen(&vec![0; format.block_bytes()], &mut out[..format.block_elements()]);
+            let (filled, rest) = out.split_at(format.block_elements());
+            assert!(filled.iter().all(|x| *x == 0.0) && rest.iter().all(|x| x.is_nan()), "{format:?}");
         }
-        assert!(BlockFormat::by_ggml_type(4).is_none() && BlockFormat::by_ggml_type(u32::MAX).is_none());
+    }
+
+    #[test]
+    fn formats_are_found_by_name_and_number() {
+        for format in Packed::all() {
+            assert_eq!(Packed::by_name(format.name()), Some(format));
+            assert_eq!(Packed::by_ggml_type(format.format().ggml_type), Some(format));
+        }
+        assert!(
+            Packed::by_ggml_type(4).is_none() && Packed::by_ggml_type(u32::MAX).is_none() && Packed::by_name("F16").is_none()
+        );
+    }
+
+    #[test]
+    fn rows_on_a_device_are_words_then_factors_then_zeros() {
+        for format in Packed::all() {
+            let (bytes, factors) = (format.block_bytes(), format.factors());
+            assert!([1, 2, 4].contains(&factors.len()) && (bytes - factors.len()).is_multiple_of(4), "{format:?}");
+            assert!(factors.start == 0 || factors.end == bytes, "{format:?}");
+            let row: Vec<u8> = (0..3 * bytes).map(|i| i as u8 | 1).collect();
+            let mut out = vec![9; format.resident_row_bytes(3).unwrap() as usize];
+            format.arrange(&row, &mut out);
+            let part = |of_factors: bool| {
+                let belongs = |i: &usize| factors.contains(&(i % bytes)) == of_factors;
+                (0..row.len()).filter(belongs).map(|i| row[i]).collect::<Vec<u8>>()
+            };
+            let mut expected = [part(false), part(true)].concat();
+            expected.resize(out.len(), 0);
+            assert_eq!(out, expected, "{format:?}");
+            assert!(out.len() < 3 * bytes + 16);
+        }
+        assert_eq!(Packed::by_name("Q8_0").unwrap().resident_row_bytes(u64::MAX), None);
     }
 }

@@ -1,18 +1,6 @@
-//! Plain elements, and blocks of 32 with one scale.
+//! Blocks of 32 with one scale.
 
 use super::half_at;
-
-pub(super) fn f32(block: &[u8], out: &mut [f32]) {
-    out[0] = f32::from_le_bytes([block[0], block[1], block[2], block[3]]);
-}
-
-pub(super) fn f16(block: &[u8], out: &mut [f32]) {
-    out[0] = half_at(block, 0);
-}
-
-pub(super) fn bf16(block: &[u8], out: &mut [f32]) {
-    out[0] = half::bf16::from_le_bytes([block[0], block[1]]).to_f32();
-}
 
 /// f16 scale, 16 bytes: element `j` in the low, `j + 16` in the high half of byte `j`.
 pub(super) fn q4_0(block: &[u8], out: &mut [f32]) {

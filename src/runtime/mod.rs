@@ -17,6 +17,7 @@ mod engine;
 mod first_use;
 mod lost;
 mod lru;
+mod packed_rows;
 mod pipeline;
 mod prepared;
 mod random;

@@ -45,7 +45,7 @@ impl RandomFill {
             // Above 2³² elements the sequence repeats, which a measurement does not mind.
             first: (shard.rows.start as u64).wrapping_mul(row_elements as u64) as u32,
             // A binding is below 2³² bytes, so its elements are below 2³¹.
-            elements: (shard.bytes / dtype.size() as u64) as u32,
+            elements: (shard.rows.len() * row_elements) as u32,
             format: match dtype {
                 DType::F16 => 1,
                 DType::BF16 => 2,

@@ -26,9 +26,15 @@ pub struct ResidentWeight {
 }
 
 impl ResidentWeight {
-    /// Bytes of the elements, without padding.
+    /// Bytes of all rows as the device holds them: those of the elements, and of packed formats what fills each row up to a
+    /// multiple of 16.
     pub fn byte_len(&self) -> u64 {
-        self.shape.iter().product::<usize>() as u64 * self.dtype.size() as u64
+        self.shards.iter().map(|shard| shard.bytes).sum()
+    }
+
+    /// Number of elements.
+    pub fn elements(&self) -> u64 {
+        self.shape.iter().product::<usize>() as u64
     }
 }
 
@@ -112,8 +118,11 @@ pub(super) fn split(capabilities: &Capabilities, name: &str, dtype: DType, shape
     let malformed = |problem: String| Error::Input { name: name.to_owned(), problem };
     let product = |dims: &[usize]| dims.iter().try_fold(1u64, |n, &d| n.checked_mul(d as u64));
     let rows = shape.first().map_or(1, |&rows| rows as u64);
-    let row_bytes = product(shape.get(1..).unwrap_or(&[])).and_then(|n| n.checked_mul(dtype.size() as u64));
-    let row_bytes = row_bytes.ok_or_else(|| malformed(format!("shape {shape:?} is larger than memory can be")))?;
+    let row = product(shape.get(1..).unwrap_or(&[])).and_then(|n| usize::try_from(n).ok());
+    let row_bytes = row.and_then(|row| dtype.resident_row_bytes(row));
+    let row_bytes = row_bytes.ok_or_else(|| {
+        malformed(format!("shape {shape:?} is larger than memory can be, or its rows are no whole blocks of {dtype}"))
+    })?;
     if rows == 0 || row_bytes == 0 {
         return Err(malformed(format!("has no elements (shape {shape:?})")));
     }

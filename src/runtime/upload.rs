@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     context::GpuContext,
+    packed_rows::PackedRows,
     random::RandomFill,
     resident::{Arenas, Piece, ResidentWeight, Shard, split},
     staging_ring::StagingRing,
@@ -91,7 +92,7 @@ impl WeightUploader {
         self.arenas.reserve(&self.context, &pieces)
     }
 
-    /// Uploads a tensor as it is stored. Random values ([`Tensor::random`]) are made on the device instead.
+    /// Uploads a tensor as it is stored, rows of packed formats arranged as [`Packed`](crate::ir::Packed) says. Random values ([`Tensor::random`]) are made on the device instead.
     ///
     /// # Errors
     /// Those of reading the tensor; [`Error::Limit`], [`Error::OutOfMemory`], [`Error::Cancelled`], [`Error::DeviceLost`].
@@ -99,8 +100,11 @@ impl WeightUploader {
         if let Some(fill) = tensor.random() {
             return self.upload_random(tensor.shape(), tensor.dtype(), fill.seed, fill.scale);
         }
-        let read = |start: u64, out: &mut [u8]| tensor.read_bytes(start as usize, out);
-        self.upload_with(tensor.name(), tensor.dtype(), tensor.shape(), read)
+        let (name, dtype, shape) = (tensor.name(), tensor.dtype(), tensor.shape());
+        match PackedRows::of(tensor)? {
+            Some(mut rows) => self.upload_with(name, dtype, shape, |start, out| rows.read(start, out)),
+            None => self.upload_with(name, dtype, shape, |start, out| tensor.read_bytes(start as usize, out)),
+        }
     }
 
     /// Uploads host values as a weight of shape `[values.len()]` in F32.
@@ -119,9 +123,9 @@ impl WeightUploader {
     /// element's index alone. For measurements without a checkpoint.
     ///
     /// # Errors
-    /// [`Error::WeightType`] for integers; [`Error::Limit`], [`Error::OutOfMemory`], [`Error::Cancelled`].
+    /// [`Error::WeightType`] for integers and packed formats; [`Error::Limit`], [`Error::OutOfMemory`], [`Error::Cancelled`].
     pub fn upload_random(&mut self, shape: &[usize], dtype: DType, seed: u32, scale: f32) -> Result<ResidentWeight> {
-        if matches!(dtype, DType::I32 | DType::U32) {
+        if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
             return Err(Error::WeightType { name: "random".into(), found: dtype.to_string() });
         }
         let shards = self.place("random", dtype, shape)?;

@@ -2,8 +2,8 @@
 //!
 //! A preprocessor rather than a WGSL dialect: overrides cannot choose element types, bindings and register tiles, and the
 //! dialects at hand do not know every instruction that naga does. Directives stand at the start of a line:
-//! `#include lib/x.wgsl` (each file once), `#if NAME == value`, `#elif NAME == value`, `#else`, `#endif`. `${NAME}` anywhere
-//! is the text of an option.
+//! `#include lib/x.wgsl` (each file once), `#if NAME == value`, `#elif NAME == value`, `#else`, `#endif`. `${NAME}` anywhere,
+//! also in an `#include`, is the text of an option.
 
 use std::collections::BTreeSet;
 
@@ -122,7 +122,11 @@ impl Composer<'_> {
     fn directive(&mut self, text: &str, kept: bool, branches: &mut Vec<Branch>, at: &At) -> Result<()> {
         let stray = || at.error(format!("#{text} without #if"));
         match text.split_whitespace().collect::<Vec<_>>()[..] {
-            ["include", file] => return self.file(file, kept, at),
+            ["include", file] => {
+                let file = self.substitute(file, kept, at)?;
+                // What an option names can be looked at only where the option counts.
+                return if kept || !text.contains("${") { self.file(&file, kept, at) } else { Ok(()) };
+            }
             ["if", name, "==", value] => {
                 let holds = self.option(name, kept, at)?.is_some_and(|found| found == value);
                 branches.push(Branch { outer: kept, taken: holds, kept: kept && holds, line: at.line });

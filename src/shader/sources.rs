@@ -12,13 +12,31 @@ pub(super) const SOURCES: &[(&str, &str)] = table!(
     "cache_write.wgsl"
     "gather.wgsl"
     "half_rows.wgsl"
+    "lib/fifths.wgsl"
     "lib/lanes.wgsl"
+    "lib/lookup.wgsl"
     "lib/maxima.wgsl"
     "lib/new_row.wgsl"
     "lib/norm_operand.wgsl"
     "lib/operand.wgsl"
     "lib/ordered.wgsl"
+    "lib/packed/IQ4_NL.wgsl"
+    "lib/packed/IQ4_XS.wgsl"
+    "lib/packed/MXFP4.wgsl"
+    "lib/packed/Q2_K.wgsl"
+    "lib/packed/Q3_K.wgsl"
+    "lib/packed/Q4_0.wgsl"
+    "lib/packed/Q4_1.wgsl"
+    "lib/packed/Q4_K.wgsl"
+    "lib/packed/Q5_0.wgsl"
+    "lib/packed/Q5_1.wgsl"
+    "lib/packed/Q5_K.wgsl"
+    "lib/packed/Q6_K.wgsl"
+    "lib/packed/Q8_0.wgsl"
+    "lib/packed_weight.wgsl"
     "lib/product.wgsl"
+    "lib/scalar_weight.wgsl"
+    "lib/scales_k.wgsl"
     "lib/step.wgsl"
     "lib/weight.wgsl"
     "lib/weight_wide.wgsl"
@@ -38,6 +56,7 @@ pub(super) const SOURCES: &[(&str, &str)] = table!(
 #[cfg(test)]
 mod tests {
     use super::SOURCES;
+    use crate::ir::Packed;
 
     /// Shaders that are complete as they are and compiled by the module that uses them.
     const PLAIN: [&str; 3] = ["fill_random.wgsl", "multiply_add.wgsl", "read_memory.wgsl"];
@@ -46,7 +65,7 @@ mod tests {
     fn the_table_is_the_folder() {
         let root = concat!(env!("CARGO_MANIFEST_DIR"), "/shaders");
         let mut found = Vec::new();
-        for folder in ["", "lib/"] {
+        for folder in ["", "lib/", "lib/packed/"] {
             for entry in std::fs::read_dir(format!("{root}/{folder}")).unwrap() {
                 let name = entry.unwrap().file_name().into_string().unwrap();
                 if name.ends_with(".wgsl") && !PLAIN.contains(&name.as_str()) {
@@ -56,5 +75,13 @@ mod tests {
         }
         found.sort();
         assert_eq!(found, SOURCES.iter().map(|(file, _)| *file).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn every_packed_format_has_its_file() {
+        let mut named: Vec<_> = Packed::all().map(|format| format!("lib/packed/{}.wgsl", format.name())).collect();
+        named.sort();
+        let found: Vec<_> = SOURCES.iter().map(|(file, _)| *file).filter(|file| file.starts_with("lib/packed/")).collect();
+        assert_eq!(found, named);
     }
 }

@@ -45,16 +45,16 @@ pub trait WeightLoader: Send {
     /// time; nothing is widened, and no second copy of the matrix is made.
     ///
     /// # Errors
-    /// As [`take`](Self::take); [`Error::Input`] for a weight that has not two dimensions. What cannot be taken stays.
+    /// As [`take`](Self::take); [`Error::Input`] for a weight that has not two dimensions or is in a packed format, whose blocks
+    /// lie along its rows. What cannot be taken stays.
     fn take_transposed(&mut self, key: &str) -> Result<Tensor> {
-        let shape = self.peek(key)?.shape.to_vec();
-        match shape[..] {
-            [_, _] => Ok(transposed(self.take(key)?)),
-            _ => Err(Error::Input {
-                name: key.to_string(),
-                problem: format!("has shape {shape:?}, only a weight of two dimensions can be transposed; use take()"),
-            }),
-        }
+        let TensorInfo { dtype, shape } = self.peek(key)?;
+        let problem = match (shape, dtype.scalar_bytes()) {
+            ([_, _], Some(size)) => return Ok(transposed(self.take(key)?, size)),
+            ([_, _], None) => format!("is {dtype}, blocks of a packed format cannot be transposed; use take()"),
+            _ => format!("has shape {shape:?}, only a weight of two dimensions can be transposed; use take()"),
+        };
+        Err(Error::Input { name: key.to_string(), problem })
     }
 
     /// The keys that are left, in ascending order.

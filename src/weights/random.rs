@@ -20,12 +20,12 @@ const GAIN_SCALE: f32 = 0.02;
 /// activations and logits stay near 1. The same seed gives the same bits everywhere.
 ///
 /// # Errors
-/// [`Error::Config`] for a configuration that does not fit together, [`Error::WeightType`] for an integer type.
+/// [`Error::Config`] for a configuration that does not fit together, [`Error::WeightType`] for integers and packed formats.
 pub fn random_weights(config: &GemmaConfig, dtype: DType, seed: u32) -> Result<WeightMap> {
     config.validate()?;
-    if matches!(dtype, DType::I32 | DType::U32) {
+    let (DType::F32 | DType::F16 | DType::BF16, Some(size)) = (dtype, dtype.scalar_bytes()) else {
         return Err(Error::WeightType { name: "random".into(), found: dtype.to_string() });
-    }
+    };
     let positions = WeightPosition::all(config.arch, config.active_num_layers())
         .filter(|position| !(config.tie_word_embeddings && *position == WeightPosition::Unembed));
     let tensors = positions.enumerate().filter_map(|(index, position)| {
@@ -36,7 +36,7 @@ pub fn random_weights(config: &GemmaConfig, dtype: DType, seed: u32) -> Result<W
             _ => GAIN_SCALE,
         };
         let fill = RandomFill { seed: pcg(pcg(seed).wrapping_add(index as u32)), scale };
-        Some(Tensor::new(name, dtype, shape, Arc::new(RandomSource { fill, dtype }), 0))
+        Some(Tensor::new(name, dtype, shape, Arc::new(RandomSource { fill, dtype, size }), 0))
     });
     Ok(WeightMap::from_tensors(tensors.collect()))
 }
@@ -66,6 +66,8 @@ fn shape(config: &GemmaConfig, position: WeightPosition) -> Vec<usize> {
 struct RandomSource {
     fill: RandomFill,
     dtype: DType,
+    /// Bytes of an element.
+    size: usize,
 }
 
 impl RandomSource {
@@ -86,7 +88,7 @@ impl RandomSource {
 
 impl TensorSource for RandomSource {
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
-        let size = self.dtype.size();
+        let size = self.size;
         let (mut index, mut from) = (offset / size as u64, (offset % size as u64) as usize);
         let mut rest = out;
         while !rest.is_empty() {

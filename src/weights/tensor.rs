@@ -7,7 +7,11 @@ use half::{
     slice::{HalfBitsSliceExt, HalfFloatSliceExt},
 };
 
-use crate::{Error, Result, ir::DType};
+use crate::{
+    Error, Result,
+    ir::{DType, Packed},
+    quant::MAX_BLOCK_ELEMENTS,
+};
 
 /// Where a tensor's bytes come from: a memory map, positioned reads of a file, or memory.
 pub trait TensorSource: Send + Sync {
@@ -52,15 +56,23 @@ impl Tensor {
         Self::new(name, DType::F32, shape, Arc::new(Memory(bytes)), 0)
     }
 
-    /// A tensor over packed bytes in memory; `bytes` must hold exactly the elements of `shape`.
+    /// A tensor over bytes in memory, which must hold exactly the elements of `shape`.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for another number of bytes, or rows that are no whole blocks of a packed format.
     pub fn from_bytes(name: impl Into<String>, dtype: DType, shape: Vec<usize>, bytes: Vec<u8>) -> Result<Self> {
         let name = name.into();
-        let expected = shape.iter().product::<usize>() * dtype.size();
-        if bytes.len() != expected {
-            let problem = format!("has {} bytes, {dtype} {shape:?} needs {expected}", bytes.len());
-            return Err(Error::Input { name, problem });
+        dtype.check_row(shape.last().copied().unwrap_or(1)).map_err(|problem| {
+            let problem = format!("has {problem}");
+            Error::Input { name: name.clone(), problem }
+        })?;
+        let found = bytes.len();
+        let tensor = Self::new(name, dtype, shape, Arc::new(Memory(bytes)), 0);
+        if tensor.byte_len() != found {
+            let problem = format!("has {found} bytes, {dtype} {:?} needs {}", tensor.shape, tensor.byte_len());
+            return Err(Error::Input { name: tensor.name, problem });
         }
-        Ok(Self::new(name, dtype, shape, Arc::new(Memory(bytes)), 0))
+        Ok(tensor)
     }
 
     /// The name in the checkpoint, without its prefix.
@@ -90,7 +102,8 @@ impl Tensor {
 
     /// Size in bytes, as stored.
     pub fn byte_len(&self) -> usize {
-        self.len() * self.dtype.size()
+        let (elements, bytes) = self.dtype.block();
+        self.len() / elements * bytes
     }
 
     /// The recipe of the elements, if they are random values that a device can make for itself.
@@ -107,16 +120,16 @@ impl Tensor {
 
     /// Widens the elements from element `start` on into `out`. Integers are not weights and are refused.
     pub fn read_f32(&self, start: usize, out: &mut [f32]) -> Result<()> {
-        let bytes_at = start * self.dtype.size();
         match self.dtype {
-            DType::F32 => self.read_bytes(bytes_at, bytemuck::cast_slice_mut(out)),
+            DType::F32 => self.read_bytes(4 * start, bytemuck::cast_slice_mut(out)),
+            DType::Packed(format) => self.read_packed(format, start, out),
             DType::F16 | DType::BF16 => {
                 // A few at a time, so that what lies between the file and `out` stays in the nearest cache.
                 const AT_ONCE: usize = 2048;
                 let mut raw = [0u16; AT_ONCE];
                 for (i, out) in out.chunks_mut(raw.len()).enumerate() {
                     let raw = &mut raw[..out.len()];
-                    self.read_bytes(bytes_at + 2 * i * AT_ONCE, bytemuck::cast_slice_mut(raw))?;
+                    self.read_bytes(2 * (start + i * AT_ONCE), bytemuck::cast_slice_mut(raw))?;
                     // One loop a type: a function chosen for each element would be called for each.
                     match self.dtype {
                         DType::F16 => raw.reinterpret_cast::<f16>().convert_to_f32_slice(out),
@@ -127,6 +140,32 @@ impl Tensor {
             }
             DType::I32 | DType::U32 => Err(Error::WeightType { name: self.name.clone(), found: self.dtype.to_string() }),
         }
+    }
+
+    /// As [`read_f32`](Self::read_f32): whole blocks straight into `out`, and of the first and the last what is asked for.
+    fn read_packed(&self, format: Packed, start: usize, out: &mut [f32]) -> Result<()> {
+        // Blocks that are read at a time, as above.
+        const BYTES: usize = 8192;
+        let (elements, bytes) = self.dtype.block();
+        let mut raw = [0; BYTES];
+        let mut one = [0.0; MAX_BLOCK_ELEMENTS];
+        let (mut at, mut rest) = (start, out);
+        while !rest.is_empty() {
+            let (block, skip) = (at / elements, at % elements);
+            let whole = if skip == 0 { (rest.len() / elements).min(BYTES / bytes) } else { 0 };
+            let raw = &mut raw[..whole.max(1) * bytes];
+            self.read_bytes(block * bytes, raw)?;
+            let count = if whole > 0 { whole * elements } else { rest.len().min(elements - skip) };
+            let (now, later) = rest.split_at_mut(count);
+            if whole > 0 {
+                format.widen(raw, now);
+            } else {
+                format.widen(raw, &mut one[..elements]);
+                now.copy_from_slice(&one[skip..skip + count]);
+            }
+            (at, rest) = (at + count, later);
+        }
+        Ok(())
     }
 
     /// All elements widened: a copy of the whole tensor, for small ones and for tools.

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use super::{Tensor, TensorSource};
 use crate::Result;
 
-/// The tensor `[N, K]` as `[K, N]`.
-pub(super) fn transposed(matrix: Tensor) -> Tensor {
+/// The tensor `[N, K]`, of elements of `size` bytes, as `[K, N]`.
+pub(super) fn transposed(matrix: Tensor, size: usize) -> Tensor {
     let [rows, columns] = [0, 1].map(|axis| matrix.shape().get(axis).copied().unwrap_or(1));
     let (name, dtype) = (matrix.name().to_string(), matrix.dtype());
-    Tensor::new(name, dtype, vec![columns, rows], Arc::new(Transposed { matrix, rows, columns }), 0)
+    Tensor::new(name, dtype, vec![columns, rows], Arc::new(Transposed { matrix, rows, columns, size }), 0)
 }
 
 /// Elements of `matrix` `[rows, columns]` in the order of `[columns, rows]`.
@@ -17,12 +17,14 @@ struct Transposed {
     matrix: Tensor,
     rows: usize,
     columns: usize,
+    /// Bytes of an element.
+    size: usize,
 }
 
 impl TensorSource for Transposed {
     /// Reads, of each row of the matrix, the columns that `out` touches.
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
-        let size = self.matrix.dtype().size();
+        let size = self.size;
         // Bytes of one row of the result.
         let width = self.rows * size;
         let start = offset as usize;

@@ -20,7 +20,7 @@ use gemmaflow::{
     reference,
     runtime::{
         Bound, Buffer, Device, GpuContext, GpuOptions, KernelTier, Opened, PipelineCache, PreparedPlan, ResidentWeight,
-        ScratchPool, Shard, Step, wgpu::BufferUsages,
+        ScratchPool, Shard, Step, WeightUploader, wgpu::BufferUsages,
     },
     weights::Tensor,
 };
@@ -112,7 +112,13 @@ fn storage(context: &GpuContext, bytes: &[u8]) -> Result<Arc<Buffer>> {
     Ok(Arc::new(buffer))
 }
 
-fn resident(context: &GpuContext, tensor: &Tensor) -> Result<ResidentWeight> {
+fn resident(context: &Arc<GpuContext>, tensor: &Tensor) -> Result<ResidentWeight> {
+    if let DType::Packed(_) = tensor.dtype() {
+        let mut uploader = WeightUploader::new(context)?;
+        let weight = uploader.upload(tensor)?;
+        uploader.finish()?;
+        return Ok(weight);
+    }
     let mut bytes = vec![0; tensor.byte_len()];
     tensor.read_bytes(0, &mut bytes)?;
     let rows = 0..tensor.shape().first().copied().unwrap_or(1);

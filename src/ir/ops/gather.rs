@@ -4,7 +4,7 @@ use super::{Lowering, OpDef, expect_operands};
 use crate::{
     Error, Result,
     ir::{
-        Case, DType, Data, FixedType, Shape, Type, Value, expect_dtype,
+        Case, DType, Data, FixedType, Packed, Shape, Type, Value, expect_dtype, expect_weight,
         kernel::{Emit, Kernel, weight_option},
     },
 };
@@ -36,7 +36,7 @@ impl OpDef for Gather {
 
     fn infer(&self, inputs: &[&Type]) -> Result<Type, String> {
         let [table, ids] = expect_operands(inputs)?;
-        expect_dtype("the table", table, &[DType::F32, DType::F16, DType::BF16])?;
+        expect_weight("the table", table)?;
         expect_dtype("the ids", ids, &[DType::U32])?;
         let lead = usize::from(self.per_batch);
         let fits = table.shape.rank() == 2 + lead && ids.shape.rank() > lead;
@@ -108,12 +108,9 @@ impl OpDef for Gather {
             Case::new(format!("{dtype} {columns} columns"), Gather { per_batch: false }, vec![table, ids.clone()])
         };
         let batched = vec![Case::values(&[2, 5, 9], 3, 1.0), Value::u32([2, 1], vec![4, 2])];
-        vec![
-            stored(DType::F32, 33),
-            stored(DType::F16, 64),
-            stored(DType::BF16, 7),
-            stored(DType::BF16, 130),
-            Case::new("per batch", Gather { per_batch: true }, batched),
-        ]
+        let scalar = [(DType::F32, 33), (DType::F16, 64), (DType::BF16, 7), (DType::BF16, 130)];
+        let packed = Packed::all().map(|format| stored(DType::Packed(format), 3 * format.block_elements()));
+        let batched = Case::new("per batch", Gather { per_batch: true }, batched);
+        scalar.map(|(dtype, columns)| stored(dtype, columns)).into_iter().chain(packed).chain([batched]).collect()
     }
 }

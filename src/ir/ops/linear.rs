@@ -8,12 +8,12 @@ use super::{Cast, Lowering, MatMul, OpDef, Permute, expect_operands, linear_coop
 use crate::{
     Result,
     ir::{
-        Case, Compute, DType, Data, FixedType, Graph, NodeId, Type, Value, expect_dtype,
+        Case, Compute, DType, Data, FixedType, Graph, NodeId, Packed, Type, Value, expect_dtype, expect_weight,
         kernel::{Arg, Emit, Kernel, NormArg, Target, Tier, weight_option},
     },
 };
 
-/// `y[…, n] = Σₖ x[…, k] · W[n, k]`: x f32, W `[N, K]` as stored and widened in registers, sums in f32.
+/// `y[…, n] = Σₖ x[…, k] · W[n, k]`: x f32, W `[N, K]` as stored, packed or not, and widened in registers, sums in f32.
 ///
 /// A kernel may round both operands to f16 where [`LowerOptions::compute`](crate::ir::LowerOptions) asks for it; the meaning, and
 /// so the reference, knows nothing of that.
@@ -111,7 +111,7 @@ fn kernel(emit: &Emit, weights: &[Arg], rows: usize, inner: usize, part: &Range<
         options
     };
     let kernel = |shader, options| Kernel { shader, options, overrides, hole: emit.epilogue.text.clone() };
-    let narrow = matches!(weights[0].ty.dtype, DType::F16 | DType::BF16);
+    let narrow = weights[0].ty.dtype.is_half_word();
     let software = emit.target.software && tier == "subgroup" && lanes >= 8;
     if software && emit.target.int64 && narrow && inner.is_multiple_of(16) {
         // A driver on the CPU pays for each word that a lane loads, whatever its width.
@@ -152,7 +152,7 @@ impl OpDef for Linear {
     fn infer(&self, inputs: &[&Type]) -> Result<Type, String> {
         let [x, weight] = expect_operands(inputs)?;
         expect_dtype("x", x, &[DType::F32])?;
-        expect_dtype("the weight", weight, &[DType::F32, DType::F16, DType::BF16])?;
+        expect_weight("the weight", weight)?;
         if weight.shape.rank() != 2 || x.shape.rank() < 2 || weight.shape.last() != x.shape.last() {
             return Err("expected x […, K] and a weight [N, K]".into());
         }
@@ -229,6 +229,12 @@ impl OpDef for Linear {
             (33, 256, 66),
         ];
         let types = [DType::F32, DType::F16, DType::BF16];
-        types.into_iter().flat_map(|d| sizes.map(|(rows, inner, out)| case(rows, inner, out, d))).collect()
+        let scalar = types.into_iter().flat_map(|d| sizes.map(|(rows, inner, out)| case(rows, inner, out, d)));
+        // Of one block and several in each format, a row that is padded and one that is not, tiles that end within the columns.
+        let blocks = [(1, 2, 130), (3, 1, 65), (9, 3, 70), (33, 2, 66)];
+        let packed = Packed::all().flat_map(|format| {
+            blocks.map(|(rows, blocks, out)| case(rows, blocks * format.block_elements(), out, DType::Packed(format)))
+        });
+        scalar.chain(packed).collect()
     }
 }

@@ -48,9 +48,9 @@ fn pick(value: &Value, output: &FixedType, strides: &[usize], start: usize) -> R
     })
 }
 
-/// The type after moving elements: stored 16-bit elements stay what they are only under [`Reshape`].
+/// The type after moving elements: those of a word each stay what they are, narrower ones under [`Reshape`] alone.
 fn moved(ty: &Type, shape: Shape) -> Type {
-    Type { dtype: if ty.dtype.size() == 2 { DType::F32 } else { ty.dtype }, shape }
+    Type { dtype: if ty.dtype.is_word() { ty.dtype } else { DType::F32 }, shape }
 }
 
 /// The same elements in order under other dimensions.
@@ -82,6 +82,9 @@ impl OpDef for Reshape {
         let [x] = expect_operands(inputs)?;
         if !Self::fits(&x.shape, &self.shape) {
             return Err(format!("cannot reshape to {}", self.shape));
+        }
+        if matches!(x.dtype, DType::Packed(_)) {
+            return Err(format!("cannot reshape rows of packed blocks ({})", x.dtype));
         }
         Ok(Type { dtype: x.dtype, shape: self.shape.clone() })
     }

@@ -101,7 +101,10 @@ impl OpDef for Input {
 
     fn infer(&self, inputs: &[&Type]) -> Result<Type, String> {
         let [] = expect_operands(inputs)?;
-        Ok(self.ty.clone())
+        match self.ty.dtype {
+            DType::Packed(format) => Err(format!("{} is {}, which weights alone may be", self.name, format.name())),
+            _ => Ok(self.ty.clone()),
+        }
     }
 }
 
@@ -135,6 +138,13 @@ impl OpDef for Weight {
 
     fn infer(&self, inputs: &[&Type]) -> Result<Type, String> {
         let [] = expect_operands(inputs)?;
+        if let DType::Packed(format) = self.ty.dtype {
+            let [_, row] = self.ty.shape.0[..] else {
+                return Err(format!("{} has shape {}, {} is for matrices", self.name, self.ty.shape, format.name()));
+            };
+            let problem = |problem| format!("{} has {problem}", self.name);
+            self.ty.dtype.check_row(row.fixed().unwrap_or(1)).map_err(problem)?;
+        }
         Ok(self.ty.clone())
     }
 }

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     Result,
     ir::{
-        DType, DimBinding, Graph,
+        DType, DimBinding, FixedType, Graph,
         ops::{DEAD_KEY, Input, Role},
         sym,
     },
@@ -20,9 +20,9 @@ pub(super) fn sizes(graph: &Graph, rows: usize, ring: usize) -> Result<Vec<(&Inp
     let binding = DimBinding::new().with(sym::SEQ, 1).with(sym::CACHE, rows).with(sym::RING, ring);
     let caches = graph.inputs().map(|(_, input)| input).filter(|input| input.role == Role::Cache);
     let size = |input: &'_ Input| -> Result<u64> {
-        let elements: usize = input.ty.shape.bind(&binding)?.iter().product();
+        let ty = FixedType { dtype: input.ty.dtype, shape: input.ty.shape.bind(&binding)? };
         // Plans count 16 bytes more than the rows, for vector loads of the tail.
-        Ok((elements * input.ty.dtype.size()).next_multiple_of(16) as u64 + 16)
+        Ok(ty.byte_len().unwrap_or(0).next_multiple_of(16) as u64 + 16)
     };
     caches.map(|input| Ok((input, size(input)?))).collect()
 }

@@ -84,7 +84,7 @@ impl GpuModel {
 
     /// Elements of all weights.
     pub(super) fn elements(&self) -> u64 {
-        self.weights.values().map(|w| w.byte_len() / w.dtype.size() as u64).sum()
+        self.weights.values().map(ResidentWeight::elements).sum()
     }
 
     /// Sizes of what is shared.
@@ -156,7 +156,8 @@ pub(super) fn check_bindings(capabilities: &Capabilities, built: &BuiltModel) ->
             false => whole <= target.max_binding,
         };
         if !fits {
-            let needed = if matrix { whole / shape[0] as u64 * shape[0].min(64) as u64 } else { whole };
+            let row = tensor.dtype().resident_row_bytes(shape.last().copied().unwrap_or(1)).unwrap_or(whole);
+            let needed = if matrix { row.saturating_mul(shape[0].min(64) as u64) } else { whole };
             let part = if matrix { "64 rows of" } else { "all of" };
             let advice = format!("{part} the weight '{name}' must fit a binding: raise the limit or choose another adapter");
             return Err(limit(&capabilities.adapter, BINDING_LIMIT, target.max_binding, needed, &advice));

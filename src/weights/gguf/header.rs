@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     Result,
-    quant::BlockFormat,
+    ir::{DType, Packed},
     weights::{TensorSource, source::FileSource},
 };
 
@@ -34,11 +34,11 @@ pub(crate) struct Entry {
     pub(crate) name: String,
     /// Row-major dimensions (the file has them the other way round).
     pub(crate) shape: Vec<usize>,
-    /// `None` where the type, of the file's number, is not one of ours; its size is not known then.
-    pub(super) format: Result<&'static BlockFormat, u32>,
+    /// The file's number where the type is not one of ours; its size is not known then.
+    pub(super) dtype: Result<DType, u32>,
     /// First byte, from the start of the file.
     pub(super) offset: u64,
-    /// As stored; 0 where the format is not known.
+    /// As stored; 0 where the type is not known.
     bytes: u64,
 }
 
@@ -158,23 +158,32 @@ fn entry(cursor: &mut Cursor<'_>) -> Result<Entry, Problem> {
     shape.reverse();
     let ggml_type = cursor.u32()?;
     let offset = cursor.u64()?;
-    let format = BlockFormat::by_ggml_type(ggml_type).ok_or(ggml_type);
-    let bytes = match format {
-        Ok(format) => size(&shape, format).map_err(bad)?,
+    let dtype = dtype(ggml_type).ok_or(ggml_type);
+    let bytes = match dtype {
+        Ok(dtype) => size(&shape, dtype).map_err(bad)?,
         Err(_) => 0,
     };
-    Ok(Entry { name: name.into(), shape, format, offset, bytes })
+    Ok(Entry { name: name.into(), shape, dtype, offset, bytes })
+}
+
+/// The type with a number of `enum ggml_type`.
+fn dtype(ggml_type: u32) -> Option<DType> {
+    match ggml_type {
+        0 => Some(DType::F32),
+        1 => Some(DType::F16),
+        30 => Some(DType::BF16),
+        packed => Packed::by_ggml_type(packed).map(DType::Packed),
+    }
 }
 
 /// The bytes of a tensor.
-fn size(shape: &[usize], format: &BlockFormat) -> Result<u64, String> {
-    let row = shape.last().copied().unwrap_or(1);
-    if !row.is_multiple_of(format.elements) {
-        return Err(format!("has rows of {row} elements, {} has blocks of {}", format.name, format.elements));
-    }
+fn size(shape: &[usize], dtype: DType) -> Result<u64, String> {
+    dtype.check_row(shape.last().copied().unwrap_or(1)).map_err(|problem| format!("has {problem}"))?;
+    // As f32, which any of them may be widened to.
     let elements = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).filter(|n| n.checked_mul(4).is_some());
-    let bytes = elements.and_then(|n| (n / format.elements).checked_mul(format.bytes));
-    bytes.map(|n| n as u64).ok_or_else(|| format!("has a shape, {shape:?}, whose size in bytes is no 64-bit number"))
+    elements
+        .and_then(|n| dtype.row_bytes(n))
+        .ok_or_else(|| format!("has a shape, {shape:?}, whose size in bytes is no 64-bit number"))
 }
 
 fn alignment(metadata: &Metadata) -> Result<u64, String> {

@@ -6,8 +6,8 @@
 mod cursor;
 mod files;
 mod header;
+mod less_one;
 mod value;
-mod widened;
 
 use std::{
     path::{Path, PathBuf},
@@ -17,19 +17,15 @@ use std::{
 pub(crate) use files::GgufFiles;
 pub(crate) use value::Metadata;
 
-use self::{
-    files::Part,
-    header::Entry,
-    widened::{LessOne, Widened},
-};
-use super::{ReadMode, Tensor, TensorInfo, TensorSource, WeightLoader, WeightMap};
-use crate::{Result, gemma::gguf_key, ir::DType, quant::BlockFormat};
+use self::{files::Part, header::Entry, less_one::LessOne};
+use super::{ReadMode, Tensor, TensorInfo, WeightLoader, WeightMap};
+use crate::{Result, gemma::gguf_key, ir::DType};
 
 /// The weights of a GGUF file, or of one in parts (`NAME-00001-of-00003.gguf` names them all).
 ///
 /// Keys are Hugging Face's names, as for every [`WeightLoader`], and so are the values: norms come without the 1 that GGUF files
-/// have added. Tensors that have no such name, and all of families that this crate does not run, keep the file's. Packed formats
-/// are widened to f32 as they are read; F32, F16 and BF16 stay as they are.
+/// have added. Tensors that have no such name, and all of families that this crate does not run, keep the file's. Elements stay in
+/// the file's formats, packed or not, but for those norms, which are f32.
 #[derive(Debug)]
 pub struct GgufLoader {
     weights: WeightMap,
@@ -82,41 +78,25 @@ impl GgufLoader {
     }
 
     fn add(&mut self, file: &Arc<super::source::FileSource>, entry: Entry) -> Result<()> {
-        let Entry { name, shape, format, offset, .. } = entry;
+        let Entry { name, shape, dtype, offset, .. } = entry;
         let (key, less_one) = gguf_key(&self.architecture, &name);
         let weights = if is_draft(&key) { &mut self.drafts } else { &mut self.weights };
         if weights.contains(&key) {
             return Err(file.format(format!("tensor '{name}': there is already a weight '{key}'")));
         }
-        let format = match format {
-            Ok(format) => format,
+        let dtype = match dtype {
+            Ok(dtype) => dtype,
             Err(ggml_type) => {
                 weights.insert_foreign(&key, format!("number {ggml_type} of GGUF files"));
                 return Ok(());
             }
         };
-        let tensor = match stored(format) {
-            Some(dtype) => Tensor::new(&key, dtype, shape, file.clone(), offset),
-            None => {
-                let source: Arc<dyn TensorSource> = Arc::new(Widened { file: file.clone(), offset, format });
-                Tensor::new(&key, DType::F32, shape, source, 0)
-            }
-        };
+        let tensor = Tensor::new(&key, dtype, shape, file.clone(), offset);
         weights.insert(match less_one {
             true => Tensor::new(key, DType::F32, tensor.shape().to_vec(), Arc::new(LessOne(tensor)), 0),
             false => tensor,
         });
         Ok(())
-    }
-}
-
-/// The element type of formats that stay as they are.
-fn stored(format: &BlockFormat) -> Option<DType> {
-    match format.name {
-        "F32" => Some(DType::F32),
-        "F16" => Some(DType::F16),
-        "BF16" => Some(DType::BF16),
-        _ => None,
     }
 }
 

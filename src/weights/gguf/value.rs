@@ -155,27 +155,6 @@ impl Metadata {
         })
     }
 
-    /// An array, each value of it by `of`.
-    fn list<'a, T>(&'a self, key: &str, expected: &str, of: impl Fn(Value<'a>) -> Option<T>) -> Result<Option<Vec<T>>, String> {
-        self.typed(key, expected, |value| match value {
-            Value::Array(array) => {
-                let values: Vec<T> = array.values().map_while(&of).collect();
-                (values.len() as u64 == array.count).then_some(values)
-            }
-            _ => None,
-        })
-    }
-
-    /// An array of texts.
-    pub(crate) fn texts(&self, key: &str) -> Result<Option<Vec<&str>>, String> {
-        self.list(key, "an array of texts in UTF-8", utf8)
-    }
-
-    /// An array of numbers.
-    pub(crate) fn numbers(&self, key: &str) -> Result<Option<Vec<f32>>, String> {
-        self.list(key, "an array of numbers", number)
-    }
-
     /// An array of truth values.
     pub(crate) fn flags(&self, key: &str) -> Result<Option<Vec<bool>>, String> {
         self.typed(key, "an array of bool", |value| match value {
@@ -201,6 +180,31 @@ impl Metadata {
     /// A text.
     pub(crate) fn text(&self, key: &str) -> Result<Option<&str>, String> {
         self.typed(key, "a text in UTF-8", utf8)
+    }
+}
+
+/// What tokenizers are made of.
+#[cfg(feature = "tokenizer")]
+impl Metadata {
+    /// An array, each value of it by `of`.
+    fn list<'a, T>(&'a self, key: &str, expected: &str, of: impl Fn(Value<'a>) -> Option<T>) -> Result<Option<Vec<T>>, String> {
+        self.typed(key, expected, |value| match value {
+            Value::Array(array) => {
+                let values: Vec<T> = array.values().map_while(&of).collect();
+                (values.len() as u64 == array.count).then_some(values)
+            }
+            _ => None,
+        })
+    }
+
+    /// An array of texts.
+    pub(crate) fn texts(&self, key: &str) -> Result<Option<Vec<&str>>, String> {
+        self.list(key, "an array of texts in UTF-8", utf8)
+    }
+
+    /// An array of numbers.
+    pub(crate) fn numbers(&self, key: &str) -> Result<Option<Vec<f32>>, String> {
+        self.list(key, "an array of numbers", number)
     }
 }
 

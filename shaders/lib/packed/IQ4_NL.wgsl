@@ -1,0 +1,17 @@
+// d · value q of a table. 16 bytes as in Q4_0. Factor: d in f16.
+#include lib/lookup.wgsl
+const ELEMENTS = 32u;
+const BODY = 4u;
+const FACTORS = 2u;
+
+fn unpack(which: u32, row: u32, g: u32, e: u32) -> mat2x4<f32> {
+    let at = row_at(row);
+    let d = unpack2x16float(factors(which, at, g)).x;
+    let q = at + g * BODY + e % 2u * 2u;
+    let shift = e / 2u * 4u;
+    let values = vec4<u32>(0xbfad9881u, 0xf6eaddcfu, 0x26190d01u, 0x71594535u);
+    return mat2x4<f32>(
+        d * lookup(fields(word(which, q) >> shift, 15u), values),
+        d * lookup(fields(word(which, q + 1u) >> shift, 15u), values),
+    );
+}

@@ -1,0 +1,19 @@
+// 2^(e − 127) · the number q of E2M1 (OCP Microscaling Formats 1.0). 16 bytes as in Q4_0. Factor: the byte e.
+#include lib/lookup.wgsl
+const ELEMENTS = 32u;
+const BODY = 4u;
+const FACTORS = 1u;
+
+fn unpack(which: u32, row: u32, g: u32, e: u32) -> mat2x4<f32> {
+    let at = row_at(row);
+    let power = factors(which, at, g) & 0xffu;
+    // Half of the power, as the numbers of the table are doubled; the two smallest are subnormal.
+    let half = bitcast<f32>(select((power - 1u) << 23u, 0x00200000u << (power & 1u), power < 2u));
+    let q = at + g * BODY + e % 2u * 2u;
+    let shift = e / 2u * 4u;
+    let values = vec4<u32>(0x03020100u, 0x0c080604u, 0xfdfeff00u, 0xf4f8fafcu);
+    return mat2x4<f32>(
+        half * lookup(fields(word(which, q) >> shift, 15u), values),
+        half * lookup(fields(word(which, q + 1u) >> shift, 15u), values),
+    );
+}

@@ -1,0 +1,70 @@
+// Weights of one number an element, as lib/weight.wgsl says: row-major [rows, IN] without padding.
+// 16-bit types lie two to a u32, the earlier element in the low half.
+// Options: WEIGHT = f32 | f16 | bf16; VEC = 8 (IN divisible by 8) | 1 (any IN); WEIGHTS = 1 | 2.
+#if VEC == 8
+#if WEIGHT == f32
+alias Stored = mat2x4<f32>;
+fn widen(s: Stored) -> mat2x4<f32> { return s; }
+#elif WEIGHT == f16
+alias Stored = vec4<u32>;
+fn widen(s: Stored) -> mat2x4<f32> {
+    return mat2x4<f32>(
+        vec4<f32>(unpack2x16float(s.x), unpack2x16float(s.y)),
+        vec4<f32>(unpack2x16float(s.z), unpack2x16float(s.w)),
+    );
+}
+#elif WEIGHT == bf16
+alias Stored = vec4<u32>;
+fn widen(s: Stored) -> mat2x4<f32> {
+    let low = bitcast<vec4<f32>>(s << vec4<u32>(16u));
+    let high = bitcast<vec4<f32>>(s & vec4<u32>(0xffff0000u));
+    return mat2x4<f32>(vec4<f32>(low.x, high.x, low.y, high.y), vec4<f32>(low.z, high.z, low.w, high.w));
+}
+#endif
+
+fn weight0(row: u32, c: u32) -> mat2x4<f32> { return widen(w0[row * (IN / 8u) + c]); }
+#if WEIGHTS == 2
+fn weight1(row: u32, c: u32) -> mat2x4<f32> { return widen(w1[row * (IN / 8u) + c]); }
+#endif
+#else
+#if WEIGHT == f32
+alias Stored = f32;
+fn word_of(e: u32) -> u32 { return e; }
+fn widen(s: Stored, e: u32) -> f32 { return s; }
+#elif WEIGHT == f16
+alias Stored = u32;
+fn word_of(e: u32) -> u32 { return e >> 1u; }
+fn widen(s: Stored, e: u32) -> f32 { return unpack2x16float(s >> ((e & 1u) * 16u)).x; }
+#elif WEIGHT == bf16
+alias Stored = u32;
+fn word_of(e: u32) -> u32 { return e >> 1u; }
+fn widen(s: Stored, e: u32) -> f32 { return bitcast<f32>((s >> ((e & 1u) * 16u)) << 16u); }
+#endif
+
+fn element0(row: u32, k: u32) -> f32 {
+    if k >= IN { return 0.0; }
+    let e = row * IN + k;
+    return widen(w0[word_of(e)], e);
+}
+fn weight0(row: u32, c: u32) -> mat2x4<f32> {
+    let k = c * 8u;
+    return mat2x4<f32>(
+        element0(row, k), element0(row, k + 1u), element0(row, k + 2u), element0(row, k + 3u),
+        element0(row, k + 4u), element0(row, k + 5u), element0(row, k + 6u), element0(row, k + 7u),
+    );
+}
+#if WEIGHTS == 2
+fn element1(row: u32, k: u32) -> f32 {
+    if k >= IN { return 0.0; }
+    let e = row * IN + k;
+    return widen(w1[word_of(e)], e);
+}
+fn weight1(row: u32, c: u32) -> mat2x4<f32> {
+    let k = c * 8u;
+    return mat2x4<f32>(
+        element1(row, k), element1(row, k + 1u), element1(row, k + 2u), element1(row, k + 3u),
+        element1(row, k + 4u), element1(row, k + 5u), element1(row, k + 6u), element1(row, k + 7u),
+    );
+}
+#endif
+#endif

@@ -1,0 +1,97 @@
+//! Rows of packed weights on their way to a device.
+
+use crate::{Error, Result, ir::DType, ir::Packed, weights::Tensor};
+
+/// Bytes that are read from a file at a time, unless a single row has more.
+const READ_BYTES: usize = 256 << 10;
+
+/// A packed tensor's bytes as a device holds them.
+pub(super) struct PackedRows<'a> {
+    tensor: &'a Tensor,
+    format: Packed,
+    /// Bytes of a row in the file and on the device.
+    stored: usize,
+    resident: usize,
+    /// Rows as the file has them.
+    raw: Vec<u8>,
+    /// A row as the device has it, of which a part is asked for.
+    row: Vec<u8>,
+}
+
+impl<'a> PackedRows<'a> {
+    /// The rows of a tensor; `None` for one that is not packed.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a packed tensor that is no matrix of whole blocks.
+    pub(super) fn of(tensor: &'a Tensor) -> Result<Option<Self>> {
+        let DType::Packed(format) = tensor.dtype() else { return Ok(None) };
+        let sizes = match tensor.shape() {
+            [_, row] => tensor.dtype().row_bytes(*row).zip(tensor.dtype().resident_row_bytes(*row)),
+            _ => None,
+        };
+        let Some((stored, resident)) = sizes.filter(|(stored, _)| *stored > 0) else {
+            let problem =
+                format!("has shape {:?}, {} is for matrices whose rows are whole blocks", tensor.shape(), format.name());
+            return Err(Error::Input { name: tensor.name().into(), problem });
+        };
+        let (stored, resident) = (stored as usize, resident as usize);
+        let raw = vec![0; (READ_BYTES / stored).max(1).min(tensor.shape()[0].max(1)) * stored];
+        Ok(Some(Self { tensor, format, stored, resident, raw, row: vec![0; resident] }))
+    }
+
+    /// Fills `out` with the bytes from `start` on.
+    pub(super) fn read(&mut self, start: u64, out: &mut [u8]) -> Result<()> {
+        let (mut at, mut rest) = (start as usize, out);
+        while !rest.is_empty() {
+            let (first, skip) = (at / self.resident, at % self.resident);
+            let whole = (rest.len() / self.resident).min(self.raw.len() / self.stored);
+            let count = if skip == 0 && whole > 0 { whole * self.resident } else { rest.len().min(self.resident - skip) };
+            let (now, later) = rest.split_at_mut(count);
+            if count.is_multiple_of(self.resident) {
+                self.arrange(first, now)?;
+            } else {
+                let mut row = std::mem::take(&mut self.row);
+                self.arrange(first, &mut row)?;
+                now.copy_from_slice(&row[skip..skip + count]);
+                self.row = row;
+            }
+            (at, rest) = (at + count, later);
+        }
+        Ok(())
+    }
+
+    /// Reads whole rows, from row `first` on, and arranges them.
+    fn arrange(&mut self, first: usize, out: &mut [u8]) -> Result<()> {
+        let raw = &mut self.raw[..out.len() / self.resident * self.stored];
+        self.tensor.read_bytes(first * self.stored, raw)?;
+        for (row, out) in raw.chunks_exact(self.stored).zip(out.chunks_exact_mut(self.resident)) {
+            self.format.arrange(row, out);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_part_of_the_rows_can_be_read() {
+        let format = Packed::by_name("Q5_0").unwrap();
+        let bytes: Vec<u8> = (0..7 * 3 * format.block_bytes()).map(|i| (i * 7) as u8).collect();
+        let tensor = Tensor::from_bytes("w", DType::Packed(format), vec![7, 96], bytes.clone()).unwrap();
+        let mut rows = PackedRows::of(&tensor).unwrap().unwrap();
+        let mut all = vec![1; 7 * 80];
+        for (row, out) in bytes.chunks(66).zip(all.chunks_mut(80)) {
+            format.arrange(row, out);
+        }
+        for (start, len) in [(0, 560), (0, 80), (0, 3), (5, 555), (80, 160), (81, 80), (479, 1), (320, 240), (17, 0)] {
+            let mut part = vec![0; len];
+            rows.read(start as u64, &mut part).unwrap();
+            assert!(part == all[start..start + len], "{start} {len}");
+        }
+        assert!(PackedRows::of(&Tensor::from_f32("x", vec![2], &[0.0; 2])).unwrap().is_none());
+        let flat = Tensor::from_bytes("flat", DType::Packed(format), vec![96], bytes[..66].to_vec()).unwrap();
+        assert!(PackedRows::of(&flat).err().unwrap().to_string().contains("flat"));
+    }
+}
