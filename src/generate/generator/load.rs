@@ -9,7 +9,7 @@ use crate::{
     generate::{Engine, FlowHook, Model, Profiles, reference_engine::ReferenceEngine},
     profile::CompileProfile,
     runtime::{Device, GpuEngine, GpuOptions, Opened, UploadProgress},
-    weights::{WeightLoader, load_from_path},
+    weights::{Quantise, QuantisedLoader, WeightLoader, load_from_path},
 };
 
 /// Called while weights travel to the device; `false` cancels.
@@ -28,6 +28,8 @@ pub struct GeneratorOptions {
     pub prefill_profile: CompileProfile,
     /// How runs of one token are compiled. Its `precision.kv` must be that of `prefill_profile`. Default: the preset.
     pub decode_profile: CompileProfile,
+    /// Packs f32, f16 and bf16 matrices as they are loaded ([`QuantisedLoader`] says which). Default: they stay as they are.
+    pub quantise: Option<Quantise>,
     /// Load progress.
     pub on_progress: Option<OnProgress>,
     /// Changes the flow; see [`with_flow`](Self::with_flow).
@@ -119,7 +121,10 @@ impl GemmaGenerator {
             return Err(Error::ContextFull { needed: capacity, capacity: limit });
         }
         let profiles = Profiles::new(options.prefill_profile, options.decode_profile)?;
-        let model = Model::new(config.clone(), loader, options.flow)?;
+        let model = match options.quantise {
+            Some(to) => Model::new(config.clone(), &mut QuantisedLoader::new(loader, to), options.flow)?,
+            None => Model::new(config.clone(), loader, options.flow)?,
+        };
         let window = model.window()?;
         let engine: Box<dyn Engine> = match device.open(&options.gpu)? {
             Opened::Gpu(context) => Box::new(GpuEngine::new(context, model, profiles, chunk, options.on_progress)?),
