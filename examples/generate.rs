@@ -57,6 +57,9 @@ struct Arguments {
     /// Most tokens of prompt and text together [default: what the model was made for]
     #[arg(long, value_name = "N")]
     context: Option<usize>,
+    /// Pack 16-bit and f32 matrices as they are loaded
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    quantize: Option<common::Packing>,
     /// List the GPU adapters and exit
     #[arg(long)]
     list_devices: bool,
@@ -79,7 +82,8 @@ fn run(arguments: Arguments) -> Result<()> {
     let tokenizer = common::tokenizer(&arguments.model)?;
     let (prompt, stop) = encode(&arguments, &config, &tokenizer)?;
 
-    let options = GeneratorOptions { context: arguments.context, ..GeneratorOptions::near_weights(&arguments.model)? };
+    let (context, quantise) = (arguments.context, arguments.quantize.map(Into::into));
+    let options = GeneratorOptions { context, quantise, ..GeneratorOptions::near_weights(&arguments.model)? };
     let (generator, load) = common::load(config, weights.as_mut(), arguments.device, options)?;
     let mut generator = generator.with_stop_tokens(&stop);
     let start = Instant::now();

@@ -34,6 +34,9 @@ struct Arguments {
     /// Tokens of one piece with --path chunked; a power of two
     #[arg(long, value_name = "N", default_value_t = 16)]
     chunk: usize,
+    /// Pack 16-bit and f32 matrices as they are loaded
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    quantize: Option<common::Packing>,
     /// File to write
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -67,7 +70,8 @@ fn run(arguments: Arguments) -> Result<()> {
     }
     let (config, mut weights) = common::open(&arguments.model)?;
     let prefill_chunk = (arguments.path == Way::Chunked).then_some(arguments.chunk);
-    let options = GeneratorOptions { prefill_chunk, ..GeneratorOptions::near_weights(&arguments.model)? };
+    let quantise = arguments.quantize.map(Into::into);
+    let options = GeneratorOptions { prefill_chunk, quantise, ..GeneratorOptions::near_weights(&arguments.model)? };
     let (mut generator, _) = common::load(config, weights.as_mut(), arguments.device, options)?;
     if arguments.path == Way::Bucketed {
         generator = generator.with_decode_cache(tokens.len().max(1))?;

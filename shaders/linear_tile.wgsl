@@ -5,7 +5,8 @@
 // Grid, folded over x and y: ceil(T/ROWS) * ceil(OUT/(NR*LANES)), t fastest.
 // MAXIMA = yes: T = 1, WEIGHTS = 1; the largest of each slice of y goes to binding 5, see lib/maxima.wgsl. NR*LANES divides SLICE.
 // Overrides: T, IN, OUT, OUT_STRIDE, FIRST and SLICE with MAXIMA. Options: LANES (the subgroup size, 8 or more), NR, ROWS, WEIGHT,
-// VEC, WEIGHTS, COMPUTE, MAXIMA (no | yes).
+// VEC, WEIGHTS, COMPUTE, MAXIMA (no | yes), GROUPS (no | yes: a turn takes 32 elements of k, and what they share of a packed weight
+// is loaded once).
 // Hole: WEIGHTS = 1: epilogue(i: u32, v: f32) -> f32; WEIGHTS = 2: epilogue(i: u32, v0: f32, v1: f32) -> f32.
 override T: u32;
 override IN: u32;
@@ -28,6 +29,20 @@ const LANES = ${LANES}u;
 const NR = ${NR}u;
 const ROWS = ${ROWS}u;
 
+#if GROUPS == yes
+const PARTS = 4u;
+fn part0(row: u32, g: u32, e: u32) -> Eight { return eight(unpack(0u, row, g, e)); }
+#if WEIGHTS == 2
+fn part1(row: u32, g: u32, e: u32) -> Eight { return eight(unpack(1u, row, g, e)); }
+#endif
+#else
+const PARTS = 1u;
+fn part0(row: u32, g: u32, e: u32) -> Eight { return eight(weight0(row, g)); }
+#if WEIGHTS == 2
+fn part1(row: u32, g: u32, e: u32) -> Eight { return eight(weight1(row, g)); }
+#endif
+#endif
+
 @compute @workgroup_size(LANES)
 fn main(
     @builtin(workgroup_id) wid: vec3<u32>,
@@ -43,27 +58,30 @@ fn main(
 #if WEIGHTS == 2
     var acc1: array<f32, NR * ROWS>;
 #endif
-    for (var c = 0u; c < (IN + 7u) / 8u; c++) {
-        var a: array<Eight, NR>;
-        for (var r = 0u; r < NR; r++) { a[r] = eight(weight0(min(n0 + lane + r * LANES, OUT - 1u), c)); }
+    for (var g = 0u; g < (IN + 8u * PARTS - 1u) / (8u * PARTS); g++) {
+        for (var part = 0u; part < PARTS; part++) {
+            let c = g * PARTS + part;
+            var a: array<Eight, NR>;
+            for (var r = 0u; r < NR; r++) { a[r] = part0(min(n0 + lane + r * LANES, OUT - 1u), g, part); }
 #if WEIGHTS == 2
-        var b: array<Eight, NR>;
-        for (var r = 0u; r < NR; r++) { b[r] = eight(weight1(min(n0 + lane + r * LANES, OUT - 1u), c)); }
+            var b: array<Eight, NR>;
+            for (var r = 0u; r < NR; r++) { b[r] = part1(min(n0 + lane + r * LANES, OUT - 1u), g, part); }
 #endif
-        for (var j = 0u; j < ROWS; j++) {
+            for (var j = 0u; j < ROWS; j++) {
 #if VEC == 8
-            let mine = f32(number(x[min(t0 + j, T - 1u) * IN + c * 8u + lane % 8u]));
+                let mine = f32(number(x[min(t0 + j, T - 1u) * IN + c * 8u + lane % 8u]));
 #else
-            let k = c * 8u + lane % 8u;
-            let mine = f32(number(select(0.0, x[min(t0 + j, T - 1u) * IN + min(k, IN - 1u)], k < IN)));
+                let k = c * 8u + lane % 8u;
+                let mine = f32(number(select(0.0, x[min(t0 + j, T - 1u) * IN + min(k, IN - 1u)], k < IN)));
 #endif
-            for (var e = 0u; e < 8u; e++) {
-                let v = subgroupShuffle(mine, e);
-                for (var r = 0u; r < NR; r++) {
-                    acc[r * ROWS + j] = fma(f32(a[r][e / 4u][e % 4u]), v, acc[r * ROWS + j]);
+                for (var e = 0u; e < 8u; e++) {
+                    let v = subgroupShuffle(mine, e);
+                    for (var r = 0u; r < NR; r++) {
+                        acc[r * ROWS + j] = fma(f32(a[r][e / 4u][e % 4u]), v, acc[r * ROWS + j]);
 #if WEIGHTS == 2
-                    acc1[r * ROWS + j] = fma(f32(b[r][e / 4u][e % 4u]), v, acc1[r * ROWS + j]);
+                        acc1[r * ROWS + j] = fma(f32(b[r][e / 4u][e % 4u]), v, acc1[r * ROWS + j]);
 #endif
+                    }
                 }
             }
         }

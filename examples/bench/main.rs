@@ -39,6 +39,9 @@ struct Arguments {
     /// How random weights are stored
     #[arg(long, value_enum, default_value = "bf16", conflicts_with = "model")]
     weights: Storage,
+    /// Pack 16-bit and f32 matrices as they are loaded
+    #[arg(long, value_enum, value_name = "FORMAT", conflicts_with = "first_token")]
+    quantize: Option<common::Packing>,
     /// Run only the first N layers
     #[arg(long, value_name = "N")]
     layers: Option<usize>,
@@ -208,7 +211,8 @@ fn options(arguments: &Arguments) -> GeneratorOptions {
         profile
     };
     let (prefill_profile, decode_profile) = (profile(CompileProfile::gemma_prefill()), profile(CompileProfile::gemma_decode()));
-    GeneratorOptions { context: Some(context(arguments)), gpu, prefill_profile, decode_profile, ..GeneratorOptions::default() }
+    let (context, quantise) = (Some(context(arguments)), arguments.quantize.map(Into::into));
+    GeneratorOptions { context, gpu, prefill_profile, decode_profile, quantise, ..GeneratorOptions::default() }
 }
 
 /// The model's name, configuration and weights.

@@ -9,16 +9,34 @@ use std::{
 };
 
 use anyhow::{Result, anyhow, bail};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use gemmaflow::{
     gemma::GemmaConfig,
     generate::{GemmaGenerator, GeneratorOptions, SampleOpts},
     runtime::{Device, adapters},
     text::Tokenizer,
-    weights::{WeightLoader, load_from_path},
+    weights::{Quantise, WeightLoader, load_from_path},
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use tracing::level_filters::LevelFilter;
+
+/// A packed format, as the command line names it.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Packing {
+    #[value(name = "q8_0")]
+    Q8_0,
+    #[value(name = "q4_0")]
+    Q4_0,
+}
+
+impl From<Packing> for Quantise {
+    fn from(packing: Packing) -> Self {
+        match packing {
+            Packing::Q8_0 => Quantise::Q8_0,
+            Packing::Q4_0 => Quantise::Q4_0,
+        }
+    }
+}
 
 /// The model that comes with the source tree.
 pub const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo");

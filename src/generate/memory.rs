@@ -91,7 +91,7 @@ impl MemoryPlan {
     ) -> Result<Self> {
         let context = options.capacity(&config)?;
         let profiles = Profiles::new(options.prefill_profile.clone(), options.decode_profile.clone())?;
-        let model = Model::new(config, loader, options.flow.clone())?;
+        let model = options.model(&config, loader)?;
         Self::of(device, &model, &profiles, context, options)
     }
 

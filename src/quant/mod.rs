@@ -6,9 +6,12 @@
 
 mod four_bits;
 mod k_quants;
+mod quantise;
 mod simple;
 
 use std::{fmt, ops::Range};
+
+pub use quantise::Quantise;
 
 /// One row of the table.
 struct Format {

@@ -13,6 +13,7 @@
 mod gguf;
 mod header;
 mod loader;
+mod quantised;
 mod random;
 mod safetensors;
 mod source;
@@ -25,12 +26,14 @@ pub use gguf::GgufLoader;
 pub(crate) use gguf::{GgufFiles, Metadata as GgufMetadata};
 pub(crate) use loader::nearest;
 pub use loader::{TensorInfo, WeightLoader, WeightMap};
+pub use quantised::QuantisedLoader;
 pub use random::random_weights;
 pub use safetensors::SafetensorsLoader;
 pub use source::ReadMode;
 pub use tensor::{RandomFill, Tensor, TensorSource};
 
 use crate::Result;
+pub use crate::quant::Quantise;
 
 /// Opens a checkpoint, memory-mapped: a folder, a `.safetensors` file, a `model.safetensors.index.json`, or a `.gguf` file.
 ///

@@ -9,7 +9,7 @@ use crate::{
     generate::{Engine, FlowHook, MemoryPlan, Model, PlanPolicy, Profiles, reference_engine::ReferenceEngine},
     profile::CompileProfile,
     runtime::{Capabilities, Device, GpuEngine, GpuOptions, Opened, UploadProgress},
-    weights::{WeightLoader, load_from_path},
+    weights::{Quantise, QuantisedLoader, WeightLoader, load_from_path},
 };
 
 /// Called before the device's memory is reserved, while weights travel to it, and before the end is waited for; `false` cancels.
@@ -35,6 +35,8 @@ pub struct GeneratorOptions {
     pub prefill_profile: CompileProfile,
     /// How runs of one token are compiled. Its `precision.kv` must be that of `prefill_profile`. Default: the preset.
     pub decode_profile: CompileProfile,
+    /// Packs f32, f16 and bf16 matrices as they are loaded ([`QuantisedLoader`] says which). Default: they stay as they are.
+    pub quantise: Option<Quantise>,
     /// Load progress.
     pub on_progress: Option<OnProgress>,
     /// Changes the flow; see [`with_flow`](Self::with_flow).
@@ -52,6 +54,14 @@ impl GeneratorOptions {
         match self.context.unwrap_or(limit) {
             capacity if (1..=limit).contains(&capacity) => Ok(capacity),
             capacity => Err(Error::ContextFull { needed: capacity, capacity: limit }),
+        }
+    }
+
+    /// The model whose weights `loader` gives, as these options change them.
+    pub(in crate::generate) fn model(&self, config: &GemmaConfig, loader: &mut dyn WeightLoader) -> Result<Model> {
+        match self.quantise {
+            Some(to) => Model::new(config.clone(), &mut QuantisedLoader::new(loader, to), self.flow.clone()),
+            None => Model::new(config.clone(), loader, self.flow.clone()),
         }
     }
 
@@ -145,7 +155,7 @@ impl GemmaGenerator {
     ) -> Result<Self> {
         let (chunk, mut capacity) = (options.prefill_chunk, options.capacity(&config)?);
         let profiles = Profiles::new(options.prefill_profile.clone(), options.decode_profile.clone())?;
-        let model = Model::new(config.clone(), loader, options.flow.clone())?;
+        let model = options.model(&config, loader)?;
         let (window, mut reserved) = (model.window()?, 0);
         let mut engine: Box<dyn Engine> = match device.open(&options.gpu)? {
             Opened::Gpu(context) => {

@@ -127,7 +127,8 @@ fn kernel(emit: &Emit, weights: &[Arg], rows: usize, inner: usize, part: &Range<
         let held = rows.min(6);
         let count = rows.div_ceil(held) * out.div_ceil(tile * lanes);
         let mut options = sizes(("LANES", lanes), tile, held);
-        options.push(maxima);
+        let packed = matches!(weights[0].ty.dtype, DType::Packed(_));
+        options.extend([maxima, ("GROUPS", if packed && rows <= 2 { "yes" } else { "no" }.into())]);
         (kernel("linear_tile", options), count, 1)
     } else if rows <= FEW_ROWS {
         let (tile, held) = (4, rows.min(4));

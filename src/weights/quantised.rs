@@ -1,0 +1,127 @@
+//! Weights that are packed as they are read.
+
+use std::sync::Arc;
+
+use super::{Tensor, TensorInfo, TensorSource, WeightLoader};
+use crate::{Result, ir::DType, quant::Quantise};
+
+/// Blocks that are made at once, on the stack.
+const BLOCKS: usize = 64;
+
+/// The weights of a loader, its matrices in a packed format: those of f32, f16 or bf16 whose rows are whole blocks, which are all
+/// projections and embeddings of a Gemma. Everything else, and a matrix taken transposed, stays as it is.
+///
+/// Blocks are made whenever they are read, on one thread: once for a GPU, with every run for the reference.
+pub struct QuantisedLoader<'a> {
+    inner: &'a mut dyn WeightLoader,
+    to: Quantise,
+}
+
+impl<'a> QuantisedLoader<'a> {
+    /// Packs the matrices of `inner`.
+    pub fn new(inner: &'a mut dyn WeightLoader, to: Quantise) -> Self {
+        Self { inner, to }
+    }
+
+    fn packs(&self, info: TensorInfo<'_>) -> bool {
+        let scalar = matches!(info.dtype, DType::F32 | DType::F16 | DType::BF16);
+        scalar && matches!(info.shape, [_, row] if row.is_multiple_of(self.to.format().block_elements()))
+    }
+}
+
+impl WeightLoader for QuantisedLoader<'_> {
+    fn len(&self) -> usize {
+        self.inner.len()
+    }
+
+    fn peek(&self, key: &str) -> Result<TensorInfo<'_>> {
+        let info = self.inner.peek(key)?;
+        Ok(if self.packs(info) { TensorInfo { dtype: DType::Packed(self.to.format()), ..info } } else { info })
+    }
+
+    fn take(&mut self, key: &str) -> Result<Tensor> {
+        let packs = self.packs(self.inner.peek(key)?);
+        let tensor = self.inner.take(key)?;
+        if !packs {
+            return Ok(tensor);
+        }
+        let (name, shape) = (tensor.name().to_string(), tensor.shape().to_vec());
+        let source = Arc::new(Quantised { tensor, to: self.to });
+        Ok(Tensor::new(name, DType::Packed(self.to.format()), shape, source, 0))
+    }
+
+    fn take_transposed(&mut self, key: &str) -> Result<Tensor> {
+        self.inner.take_transposed(key)
+    }
+
+    fn remaining_keys(&self) -> Vec<String> {
+        self.inner.remaining_keys()
+    }
+
+    fn arch_hint(&self) -> Option<&str> {
+        self.inner.arch_hint()
+    }
+}
+
+struct Quantised {
+    tensor: Tensor,
+    to: Quantise,
+}
+
+impl TensorSource for Quantised {
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        let (elements, bytes) = DType::Packed(self.to.format()).block();
+        // Blocks of 32 elements and at most 34 bytes.
+        let (mut values, mut blocks) = ([0.0; 32 * BLOCKS], [0; 34 * BLOCKS]);
+        let (mut at, mut rest) = (offset as usize, out);
+        while !rest.is_empty() {
+            let (first, skip) = (at / bytes, at % bytes);
+            let count = (skip + rest.len()).div_ceil(bytes).min(BLOCKS);
+            let (values, blocks) = (&mut values[..count * elements], &mut blocks[..count * bytes]);
+            self.tensor.read_f32(first * elements, values)?;
+            self.to.quantise(values, blocks);
+            let made = &blocks[skip..];
+            let length = made.len().min(rest.len());
+            let (now, later) = rest.split_at_mut(length);
+            now.copy_from_slice(&made[..length]);
+            (at, rest) = (at + length, later);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weights::WeightMap;
+
+    #[test]
+    fn matrices_of_whole_blocks_are_packed_and_the_rest_is_not() {
+        let numbers: Vec<f32> = (0..70 * 64).map(|i| ((i * 37) % 101) as f32 - 50.0).collect();
+        let tensor = |name: &str, shape: Vec<usize>| {
+            let len = shape.iter().product();
+            Tensor::from_f32(name, shape, &numbers[..len])
+        };
+        let mut map = WeightMap::from_tensors(vec![
+            tensor("matrix", vec![70, 64]),
+            tensor("ragged", vec![4, 33]),
+            tensor("norm", vec![64]),
+            tensor("turned", vec![64, 32]),
+        ]);
+        let mut loader = QuantisedLoader::new(&mut map, Quantise::Q8_0);
+        let packed = DType::Packed(Quantise::Q8_0.format());
+        assert_eq!(loader.peek("matrix").unwrap(), TensorInfo { dtype: packed, shape: &[70, 64] });
+        assert_eq!(loader.take_transposed("turned").unwrap().dtype(), DType::F32);
+        assert_eq!(loader.take("ragged").unwrap().dtype(), DType::F32);
+        assert_eq!(loader.take("norm").unwrap().dtype(), DType::F32);
+        let matrix = loader.take("matrix").unwrap();
+        assert_eq!((matrix.dtype(), matrix.byte_len(), loader.len()), (packed, 70 * 2 * 34, 0));
+        let mut all = vec![0; matrix.byte_len()];
+        Quantise::Q8_0.quantise(&numbers, &mut all);
+        for (start, len) in [(0, all.len()), (1, 40), (34, 34), (33, 4000), (all.len() - 1, 1), (7, 0)] {
+            let mut part = vec![0; len];
+            matrix.read_bytes(start, &mut part).unwrap();
+            assert!(part == all[start..start + len], "{start} {len}");
+        }
+    }
+}
