@@ -28,6 +28,9 @@ override OUT_STRIDE: u32;
 const LANES = ${LANES}u;
 const NR = ${NR}u;
 const ROWS = ${ROWS}u;
+// Columns of a lane: NR of w0, then NR of w1.
+const HELD = NR * ${WEIGHTS}u;
+#include lib/store_columns.wgsl
 
 #if GROUPS == yes
 const PARTS = 4u;
@@ -54,18 +57,14 @@ fn main(
     let t0 = (group % tiles) * ROWS;
     let n0 = (group / tiles) * NR * LANES;
     if n0 >= OUT { return; }
-    var acc: array<f32, NR * ROWS>;
-#if WEIGHTS == 2
-    var acc1: array<f32, NR * ROWS>;
-#endif
+    var acc: array<f32, HELD * ROWS>;
     for (var g = 0u; g < (IN + 8u * PARTS - 1u) / (8u * PARTS); g++) {
         for (var part = 0u; part < PARTS; part++) {
             let c = g * PARTS + part;
-            var a: array<Eight, NR>;
+            var a: array<Eight, HELD>;
             for (var r = 0u; r < NR; r++) { a[r] = part0(min(n0 + lane + r * LANES, OUT - 1u), g, part); }
 #if WEIGHTS == 2
-            var b: array<Eight, NR>;
-            for (var r = 0u; r < NR; r++) { b[r] = part1(min(n0 + lane + r * LANES, OUT - 1u), g, part); }
+            for (var r = 0u; r < NR; r++) { a[NR + r] = part1(min(n0 + lane + r * LANES, OUT - 1u), g, part); }
 #endif
             for (var j = 0u; j < ROWS; j++) {
 #if VEC == 8
@@ -76,46 +75,10 @@ fn main(
 #endif
                 for (var e = 0u; e < 8u; e++) {
                     let v = subgroupShuffle(mine, e);
-                    for (var r = 0u; r < NR; r++) {
-                        acc[r * ROWS + j] = fma(f32(a[r][e / 4u][e % 4u]), v, acc[r * ROWS + j]);
-#if WEIGHTS == 2
-                        acc1[r * ROWS + j] = fma(f32(b[r][e / 4u][e % 4u]), v, acc1[r * ROWS + j]);
-#endif
-                    }
+                    for (var r = 0u; r < HELD; r++) { acc[r * ROWS + j] = fma(f32(a[r][e / 4u][e % 4u]), v, acc[r * ROWS + j]); }
                 }
             }
         }
     }
-    // As in linear_wide: a loop that is not unrolled over what lies in memory.
-    var sums: array<f32, NR * ROWS>;
-    for (var i = 0u; i < NR * ROWS; i++) { sums[i] = acc[i]; }
-#if WEIGHTS == 2
-    var sums1: array<f32, NR * ROWS>;
-    for (var i = 0u; i < NR * ROWS; i++) { sums1[i] = acc1[i]; }
-#endif
-#if MAXIMA == yes
-    var most = 0u;
-#endif
-    let live = min(ROWS, T - t0);
-    for (var i = 0u; i < NR * live; i++) {
-        let r = i / live;
-        let j = i % live;
-        let n = n0 + lane + r * LANES;
-        if n < OUT {
-            let o = (t0 + j) * OUT_STRIDE + n;
-#if WEIGHTS == 2
-            y[o] = epilogue(o, sums[r * ROWS + j], sums1[r * ROWS + j]);
-#else
-            let v = epilogue(o, sums[r * ROWS + j]);
-            y[o] = v;
-#if MAXIMA == yes
-            most = max(most, ordered(v));
-#endif
-#endif
-        }
-    }
-#if MAXIMA == yes
-    let top = subgroupMax(most);
-    if lane == 0u { keep(n0, top); }
-#endif
+    store_columns(&acc, t0, n0, lane);
 }

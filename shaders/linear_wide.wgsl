@@ -29,6 +29,7 @@ const NR = ${NR}u;
 const ROWS = ${ROWS}u;
 // Columns of a lane: NR of w0, then NR of w1.
 const HELD = NR * ${WEIGHTS}u;
+#include lib/store_columns.wgsl
 
 // Adds the products of the sixteen elements from k = 16*s of a chunk, for the rows j and j + 1. Compilers unroll loops up to a
 // certain size only, and what is not unrolled does not stay in registers.
@@ -81,32 +82,5 @@ fn main(
             add(&acc, &a, &xs, s - c0, 6u);
         }
     }
-    // Drivers compile a store for long: this loop is not unrolled, and what it reads lies in memory.
-    var sums: array<f32, HELD * ROWS>;
-    for (var i = 0u; i < HELD * ROWS; i++) { sums[i] = acc[i]; }
-#if MAXIMA == yes
-    var most = 0u;
-#endif
-    let live = min(ROWS, T - t0);
-    for (var i = 0u; i < NR * live; i++) {
-        let r = i / live;
-        let j = i % live;
-        let n = n0 + lane + r * LANES;
-        if n < OUT {
-            let o = (t0 + j) * OUT_STRIDE + n;
-#if WEIGHTS == 2
-            y[o] = epilogue(o, sums[r * ROWS + j], sums[(NR + r) * ROWS + j]);
-#else
-            let v = epilogue(o, sums[r * ROWS + j]);
-            y[o] = v;
-#if MAXIMA == yes
-            most = max(most, ordered(v));
-#endif
-#endif
-        }
-    }
-#if MAXIMA == yes
-    let top = subgroupMax(most);
-    if lane == 0u { keep(n0, top); }
-#endif
+    store_columns(&acc, t0, n0, lane);
 }

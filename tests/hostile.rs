@@ -2,14 +2,14 @@
 //! heap of the whole process.
 
 mod common;
+#[path = "common/heap.rs"]
+mod heap;
 
 use std::{
-    alloc::{GlobalAlloc, Layout, System},
     fs::File,
     io::Write,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
 use common::{
@@ -21,30 +21,6 @@ use gemmaflow::{
     gemma::{GemmaConfig, GemmaFlow},
     weights::{GgufLoader, ReadMode, SafetensorsLoader, WeightLoader},
 };
-
-/// Counts the heap of this process.
-struct Counting;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call is handed on to the system's allocator unchanged; the counters do not touch the memory.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        PEAK.fetch_max(LIVE.fetch_add(layout.size(), Relaxed) + layout.size(), Relaxed);
-        // SAFETY: the caller keeps the rules of `alloc`, which are the same here.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: as above; the memory came from `System` with this layout.
-        unsafe { System.dealloc(memory, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// What opening a file may take of the heap: so many bytes for each of the file's, and this.
 const HEAP_PER_BYTE: usize = 16;
@@ -233,11 +209,10 @@ fn seeds(folder: &Path) -> Vec<Seed> {
 
 /// Everything that can be had from a file without a device: configuration, weights, graph.
 fn use_up(seed: &Seed, mode: ReadMode, file_len: usize) -> Result<()> {
-    let before = LIVE.load(Relaxed);
-    PEAK.store(before, Relaxed);
+    let before = heap::restart();
     let opened = (seed.open)(&seed.path, mode);
     let config = (seed.config)(&seed.path);
-    let heap = PEAK.load(Relaxed) - before;
+    let heap = heap::peak() - before;
     // The other parts are files too.
     let allowed = HEAP_PER_BYTE * (file_len + 16 * 1024) + FREE_HEAP;
     assert!(heap <= allowed, "{heap} bytes of heap for a file of {file_len}");
@@ -292,10 +267,9 @@ fn dense(folder: &Path) {
         let path = folder.join("dense.gguf");
         writer.write(&path);
         let len = std::fs::metadata(&path).unwrap().len() as usize;
-        let before = LIVE.load(Relaxed);
-        PEAK.store(before, Relaxed);
+        let before = heap::restart();
         assert_eq!(gguf(&path, ReadMode::Mapped).unwrap().len(), 50_000);
-        let heap = PEAK.load(Relaxed) - before;
+        let heap = heap::peak() - before;
         println!("{name:12} {heap} bytes of heap for a file of {len}");
         assert!(heap <= HEAP_PER_BYTE * len + FREE_HEAP, "{name}: {heap} of {len}");
     }

@@ -1,10 +1,9 @@
 //! What stays behind when a model is loaded and dropped again and again. A binary of one test, as it counts the whole process.
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    path::Path,
-    sync::atomic::{AtomicUsize, Ordering::Relaxed},
-};
+#[path = "common/heap.rs"]
+mod heap;
+
+use std::path::Path;
 
 use gemmaflow::{
     gemma::GemmaConfig,
@@ -21,29 +20,6 @@ const FIRST: usize = 5;
 /// scope, and a load compiles its kernels on two or three threads of its own; buffers, weights, files and models leave nothing.
 const GROWTH: usize = 1024;
 
-/// Counts the heap of this process.
-struct Counting;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call is handed on to the system's allocator unchanged; the counter does not touch the memory.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        LIVE.fetch_add(layout.size(), Relaxed);
-        // SAFETY: the caller keeps the rules of `alloc`, which are the same here.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Relaxed);
-        // SAFETY: as above; the memory came from `System` with this layout.
-        unsafe { System.dealloc(memory, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
 #[test]
 fn fifty_loads_leave_nothing_behind() {
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo"));
@@ -52,7 +28,7 @@ fn fifty_loads_leave_nothing_behind() {
         Opened::Reference => panic!("Device::Gpu opened the reference"),
     };
     let before = context.counters().snapshot();
-    let mut heap = Vec::new();
+    let mut live = Vec::new();
     for load in 0..LOADS {
         let config = GemmaConfig::from_file(folder).unwrap();
         let options = GeneratorOptions { context: Some(64), prefill_chunk: Some(16), ..GeneratorOptions::default() };
@@ -70,9 +46,9 @@ fn fifty_loads_leave_nothing_behind() {
         context.release_staging();
         let after = context.counters().snapshot();
         assert_eq!((after.bytes_live, after.buffers_live), (before.bytes_live, before.buffers_live), "load {load}");
-        heap.push(LIVE.load(Relaxed));
+        live.push(heap::live());
     }
-    let (early, late) = (heap[FIRST], heap[LOADS - 1]);
+    let (early, late) = (live[FIRST], live[LOADS - 1]);
     println!("heap after load {FIRST}: {early} bytes, after load {LOADS}: {late}");
-    assert!(late <= early + (LOADS - FIRST) * GROWTH, "{heap:?}");
+    assert!(late <= early + (LOADS - FIRST) * GROWTH, "{live:?}");
 }

@@ -67,7 +67,7 @@ pub fn run(name: &str, config: GemmaConfig, path: &Path, arguments: &Arguments) 
     }
     let [read, upload, load] = [times.read, times.upload, times.load].map(common::median);
     let taken = take(config, path, &context)?;
-    let (share, heap) = (read.max(upload) / load, heap::peak());
+    let (share, heap) = (read.max(upload) / load, heap::peak() as u64);
     let rate = |bytes: u64, seconds: f64| bytes as f64 / seconds / 1e9;
     let report = json!({
         "model": name,

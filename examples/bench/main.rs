@@ -5,6 +5,7 @@ mod chart;
 mod common;
 mod dispatches;
 mod first_token;
+#[path = "../../tests/common/heap.rs"]
 mod heap;
 mod load;
 mod profile;

@@ -132,7 +132,6 @@ impl Placer<'_> {
             Some(root) if root != group.sink => Epilogue { text: region::epilogue(bound, group)?, operands: extras.clone() },
             _ => Epilogue::identity(),
         };
-        let (dispatches, scratch, first_scratch) = (Vec::new(), Vec::new(), self.plan.slots.len());
         let (target, compute) = (bound.target, root.map_or(Compute::F32, |root| bound.compute(root)));
         let mut emit = Emit {
             target,
@@ -145,9 +144,9 @@ impl Placer<'_> {
             norm,
             sequel,
             maxima,
-            dispatches,
-            scratch,
-            first_scratch,
+            dispatches: Vec::new(),
+            scratch: Vec::new(),
+            first_scratch: self.plan.slots.len(),
         };
         match group.roots[..] {
             [] => {
@@ -165,7 +164,7 @@ impl Placer<'_> {
                 Linear::emit_products(&mut emit, &weights)?;
             }
         }
-        let Emit { label, dispatches, scratch, .. } = emit;
+        let Emit { label, dispatches, scratch, first_scratch, .. } = emit;
         self.append(dispatches, &scratch, first_scratch, &label)?;
         self.hold_results(slot, group);
         self.release(step, group);
@@ -369,8 +368,8 @@ impl Placer<'_> {
 
 /// Bytes of a value in a slot.
 fn bytes_of(ty: &FixedType, label: &str) -> Result<u64> {
-    let packed = || Error::Unsupported(format!("{label}: {} in a buffer that is no weight", ty.dtype));
-    ty.byte_len().map(|bytes| bytes as u64).ok_or_else(packed)
+    let bytes = ty.byte_len().map(|bytes| bytes as u64);
+    bytes.ok_or_else(|| Error::Unsupported(format!("{label}: {} in a buffer that is no weight", ty.dtype)))
 }
 
 /// The type of results that lie one behind the other.

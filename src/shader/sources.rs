@@ -38,6 +38,7 @@ pub(super) const SOURCES: &[(&str, &str)] = table!(
     "lib/scalar_weight.wgsl"
     "lib/scales_k.wgsl"
     "lib/step.wgsl"
+    "lib/store_columns.wgsl"
     "lib/weight.wgsl"
     "lib/weight_wide.wgsl"
     "linear_coop.wgsl"

@@ -1,4 +1,5 @@
-//! How much heap this process has had at most.
+//! The heap of this process, counted. For binaries that measure it: the allocator is the whole process's.
+#![allow(dead_code)] // Each binary uses a part.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -29,7 +30,18 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Most bytes that were live at once.
-pub fn peak() -> u64 {
-    PEAK.load(Relaxed) as u64
+/// Bytes that are live now.
+pub fn live() -> usize {
+    LIVE.load(Relaxed)
+}
+
+/// Most bytes that were live at once since the process or the last [`restart`] began.
+pub fn peak() -> usize {
+    PEAK.load(Relaxed)
+}
+
+/// Begins to look for the peak anew; returns the bytes that are live now.
+pub fn restart() -> usize {
+    PEAK.store(live(), Relaxed);
+    live()
 }
