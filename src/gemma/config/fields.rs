@@ -87,6 +87,19 @@ impl Fields {
         }
     }
 
+    /// The objects that this one holds, by their keys. Another value comes as an object with it under no name.
+    pub(super) fn entries(self) -> impl Iterator<Item = (String, Fields)> {
+        let prefix = self.prefix;
+        self.map.into_iter().map(move |(key, value)| {
+            let inner = format!("{prefix}{key}.");
+            let map = match value {
+                Value::Object(map) => map,
+                other => Map::from_iter([(String::new(), other)]),
+            };
+            (key, Fields::new(map, inner))
+        })
+    }
+
     /// One token id: absent means `default`, `null` none.
     pub(super) fn token(&mut self, key: &str, default: u32) -> Result<Option<u32>> {
         if !self.has(key) {

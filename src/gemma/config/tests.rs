@@ -2,6 +2,8 @@ use super::*;
 
 use serde_json::{Value, json};
 
+use crate::{Error, ir::MaskKind};
+
 /// A complete small configuration of each family, to which tests add keys.
 fn with(model_type: &str, extra: Value) -> Result<GemmaConfig> {
     let mut text = json!({
@@ -119,6 +121,68 @@ fn layer_options_follow_the_kinds() {
 }
 
 #[test]
+fn gemma_4_has_layers_of_two_sizes() {
+    let bare = GemmaConfig::from_json(r#"{"model_type": "gemma4_text"}"#).unwrap();
+    assert_eq!((bare.num_hidden_layers, bare.vocab_size, bare.sliding_window), (30, 262_144, Some(512)));
+    assert_eq!((bare.layer_head_dim(0), bare.layer_head_dim(5), bare.layer_kv_heads(5)), (256, 512, 4));
+    assert_eq!((bare.hidden_size_per_layer_input, bare.vocab_size_per_layer_input), (256, 262_144));
+    let proportional = RopeScaling::Proportional { partial_rotary_factor: 0.25, factor: 1.0 };
+    assert_eq!((bare.rope_full, bare.rope_sliding), (RopeConfig { theta: 1e6, scaling: proportional }, RopeConfig::new(1e4)));
+    assert_eq!((bare.attn_score_scale(), bare.final_logit_softcapping), (1.0, None));
+    let unified = GemmaConfig::from_json(r#"{"model_type": "gemma4_unified_text"}"#).unwrap();
+    assert_eq!((unified.sliding_window, unified.hidden_size_per_layer_input), (Some(1024), 0));
+
+    // Both spellings; the number of KV heads of full layers counts where keys are values.
+    let kinds = json!(["full_attention", "sliding_attention", "sliding_attention", "sliding_attention"]);
+    let four = |mut extra: Value| {
+        extra["layer_types"] = kinds.clone();
+        extra["hidden_size_per_layer_input"] = json!(0);
+        with("gemma4_text", extra)
+    };
+    let global = json!({"global_head_dim": 32, "num_global_key_value_heads": 1, "attention_k_eq_v": true});
+    let own = json!({"head_dim": 32, "num_key_value_heads": 1});
+    let listed = json!({"attention_k_eq_v": true, "per_layer_config": {"0": own, "3": own}});
+    let config = four(global).unwrap();
+    assert_eq!(config, four(listed).unwrap());
+    assert_eq!(config.layer_types, [F, S, S, F], "the last layer is full, whatever the list says");
+    assert_eq!(
+        (config.layer_k_eq_v(0), config.layer_k_eq_v(1), config.layer_kv_dim(0), config.layer_kv_dim(1)),
+        (true, false, 32, 32)
+    );
+    let projected = four(json!({"global_head_dim": 32, "num_global_key_value_heads": 1})).unwrap();
+    assert_eq!((projected.layer_kv_heads(0), projected.layer_head_dim(0)), (2, 32));
+    let none = four(json!({"per_layer_config": {}})).unwrap();
+    assert_eq!((none.layer_head_dim(0), none.per_layer_config.len()), (16, 0));
+    for (extra, word) in [
+        (json!({"per_layer_config": {"0": own}, "global_head_dim": 32}), "global_head_dim"),
+        (json!({"per_layer_config": {"4": own}}), "\"4\""),
+        (json!({"per_layer_config": {"x": own}}), "\"x\""),
+        (json!({"per_layer_config": {"0": 7}}), "per_layer_config.0."),
+        (json!({"per_layer_config": {"0": {"window": 7}}}), "per_layer_config.0.window"),
+        (json!({"per_layer_config": {"0": {"head_dim": 32}}}), "layer 3"),
+        (json!({"per_layer_config": {"0": {"head_dim": 0}}}), "head_dim is 0"),
+        (json!({"per_layer_config": {"1": {"num_key_value_heads": 3}}}), "num_key_value_heads 3"),
+        (json!({"num_kv_shared_layers": 4}), "num_kv_shared_layers"),
+        (json!({"num_kv_shared_layers": 3}), "num_kv_shared_layers"),
+        (json!({"use_bidirectional_attention": "all"}), "use_bidirectional_attention"),
+        (json!({"enable_moe_block": true}), "enable_moe_block"),
+        (json!({"query_pre_attn_scalar": 256}), "query_pre_attn_scalar"),
+    ] {
+        let problem = four(extra).unwrap_err().to_string();
+        assert!(problem.contains(word), "{word}: {problem}");
+    }
+    assert!(four(json!({"use_bidirectional_attention": "vision", "num_experts": 8, "enable_moe_block": false})).is_ok());
+    assert!(with("gemma4_text", json!({"vocab_size_per_layer_input": 100})).unwrap_err().to_string().contains("have no row"));
+    let wide = with(
+        "gemma4_text",
+        json!({"use_double_wide_mlp": true, "num_kv_shared_layers": 1, "layer_types": ["full_attention",
+        "sliding_attention", "full_attention", "full_attention"]}),
+    )
+    .unwrap();
+    assert_eq!([2, 3].map(|i| (wide.layer_intermediate_size(i), wide.kv_source_layer(i))), [(96, Some(2)), (192, Some(2))]);
+}
+
+#[test]
 fn what_would_change_the_mathematics_is_refused_by_name() {
     for (model_type, key, value) in [
         ("gemma2", "attention_bias", json!(true)),
@@ -190,7 +254,7 @@ fn rope_settings_that_are_not_known_are_refused() {
 #[test]
 fn later_families_are_refused_as_unsupported() {
     for model_type in
-        ["gemma3n", "gemma3n_text", "gemma4", "gemma4_text", "gemma4_unified", "embedding_gemma2_text", "recurrent_gemma"]
+        ["gemma3n", "gemma3n_text", "gemma4_assistant", "gemma4_unified_assistant", "embedding_gemma2_text", "recurrent_gemma"]
     {
         match with(model_type, json!({})) {
             Err(Error::Unsupported(what)) => assert!(what.contains(model_type), "{what}"),
@@ -220,7 +284,7 @@ fn presets_and_the_tiny_model_are_valid() {
     for name in GemmaConfig::preset_names() {
         GemmaConfig::preset(name).unwrap().validate().unwrap_or_else(|e| panic!("{name}: {e}"));
     }
-    assert_eq!(GemmaConfig::preset_names().count(), 11);
+    assert_eq!(GemmaConfig::preset_names().count(), 14);
     assert_eq!(GemmaConfig::preset("gemma-9"), None);
     let big = GemmaConfig::preset("gemma-3-27b").unwrap();
     assert_eq!(big.query_pre_attn_scalar, Some((big.hidden_size / big.num_attention_heads) as f32));
@@ -256,6 +320,15 @@ fn the_golden_checkpoints_have_the_sizes_their_files_say() {
     assert_eq!((mm.layer_types, mm.rope_full.scaling), (vec![S, S, F, S, S, F], RopeScaling::Linear { factor: 8.0 }));
     assert_eq!((text.layer_types, text.rope_sliding), (vec![S, S, S, S, S, F, S], RopeConfig::new(1e4)));
     assert!(!untied.tie_word_embeddings && text.tie_word_embeddings);
+    let (dense, unified) = (read("gemma4-dense"), read("gemma4-unified"));
+    assert_eq!((dense.layer_types, dense.final_logit_softcapping), (vec![S, S, S, S, S, F], Some(6.0)));
+    let wide = LayerOverrides { head_dim: Some(32), num_key_value_heads: Some(1), intermediate_size: None };
+    assert_eq!(dense.per_layer_config, BTreeMap::from([(5, wide)]));
+    assert_eq!((unified.per_layer_config, unified.attention_k_eq_v), (dense.per_layer_config, true));
+    let e2b = read("gemma4-e2b");
+    assert_eq!((e2b.num_kv_layers(), (5..10).map(|i| e2b.kv_source_layer(i).unwrap()).collect()), (5, vec![3, 3, 3, 3, 4]));
+    assert_eq!((e2b.layer_intermediate_size(4), e2b.layer_intermediate_size(5)), (56, 112));
+    assert_eq!((e2b.hidden_size_per_layer_input, e2b.vocab_size_per_layer_input), (12, 155));
     let vault = read("vaultgemma");
     assert_eq!((vault.layer_style(), vault.layer_types), (GemmaLayerStyle::VaultGemma, vec![S, F, S]));
 }
@@ -266,7 +339,16 @@ fn no_value_of_any_key_brings_a_panic() {
     let odd = json!([null, true, 0, 1, -1, 7, 1e300, u64::MAX, i64::MIN, 0.5, "", "full_attention", [], [0], [[]], {}, {"rope_type": "linear"},
         {"full_attention": 3}, {"factor": -0.0, "rope_type": "linear"}, ["full_attention"]]);
     let mut read = 0;
-    for name in ["gemma1-mha", "gemma2", "gemma3-text", "gemma3-mm-bf16", "gemma3-untied-native", "vaultgemma"] {
+    for name in [
+        "gemma1-mha",
+        "gemma2",
+        "gemma3-text",
+        "gemma3-mm-bf16",
+        "gemma3-untied-native",
+        "gemma4-e2b",
+        "gemma4-unified",
+        "vaultgemma",
+    ] {
         let whole: Value = serde_json::from_str(&std::fs::read_to_string(root.join(name).join("config.json")).unwrap()).unwrap();
         let pointers =
             |at: &str| whole.pointer(at).unwrap().as_object().unwrap().keys().map(|k| format!("{at}/{k}")).collect::<Vec<_>>();
@@ -282,6 +364,7 @@ fn no_value_of_any_key_brings_a_panic() {
             if let Ok(config) = GemmaConfig::from_json(&changed.to_string()) {
                 config.validate().unwrap();
                 for layer in 0..config.num_hidden_layers {
+                    assert!(config.kv_source_layer(layer).is_some() && config.layer_q_dim(layer) > 0);
                     assert!(config.layer_attn_options(layer).scale.is_finite() && config.layer_rope(layer).theta > 0.0);
                 }
                 read += 1;

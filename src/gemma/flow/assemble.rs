@@ -8,7 +8,7 @@ use crate::{
     flow::{FlowStage, ModelFlow, SideOutputs},
     gemma::{
         DecodeRopeParamsStage, EmbedScaleStage, GemmaConfig, GemmaDecodeLayerSpec, GemmaLayerCtx, GemmaRmsNormStage, LmHeadStage,
-        LogitSoftcapStage, RopeTablesStage, SelfAttnPrefillSpec, WeightPosition, blocks::weight_key,
+        LogitSoftcapStage, PerLayerInputsStage, RopeTablesStage, SelfAttnPrefillSpec, WeightPosition, blocks::weight_key,
     },
     ir::{DType, Dim, Shape, sym},
     profile::CompileProfile,
@@ -64,6 +64,10 @@ impl GemmaFlow<'_> {
             .with_profile(profile.clone())
             .token_embed(&WeightPosition::Embed.to_string(), &key, [config.vocab_size, config.hidden_size])
             .stage(EmbedScaleStage);
+        let flow = match PerLayerInputsStage::of(config) {
+            Some(inputs) => flow.stage(inputs),
+            None => flow,
+        };
         let flow = match self.mode {
             GemmaMode::Prefill => flow.stage(RopeTablesStage::new(config)?),
             GemmaMode::Decode => flow.stage(DecodeRopeParamsStage::new(config)?),
@@ -112,7 +116,7 @@ impl GemmaFlow<'_> {
                 attn: SelfAttnPrefillSpec::of(config, index),
                 kv_sink: outputs,
                 export_kv: self.export_kv,
-                head_dim: config.head_dim,
+                head_dim: config.layer_head_dim(index),
                 eps: config.rms_norm_eps,
                 config: config.clone(),
             },
