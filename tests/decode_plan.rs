@@ -1,5 +1,7 @@
 //! What a decode step is made of: the dispatches of its plan, counted for every sort of device. No hardware.
 
+use std::collections::BTreeSet;
+
 use gemmaflow::{
     gemma::{GemmaConfig, GemmaFlow},
     ir::{
@@ -10,6 +12,7 @@ use gemmaflow::{
     },
     lower::{Together, Unplaced, lower},
     plan::{Plan, SlotKind, sampling},
+    shader::Sizes,
     weights::random_weights,
 };
 
@@ -88,6 +91,23 @@ fn a_chunk_has_no_joined_products_and_no_new_row() {
     assert!(!plan.dispatches.iter().any(|dispatch| dispatch.bindings.iter().any(joined)));
     let new = ("NEW", "yes".to_string());
     assert!(!plan.dispatches.iter().any(|dispatch| dispatch.kernel.options.contains(&new)));
+}
+
+/// Where sizes are data, layers that read different parts of one value share their kernels: those that begin at its start, and all others.
+#[test]
+fn the_inputs_of_all_layers_are_gated_by_two_kernels() {
+    let target = Target { software: true, ..gpu(Tier::Subgroup(8)) };
+    let mut config = GemmaConfig::preset("gemma-4-e4b").expect("a preset");
+    config.effective_num_layers = Some(5);
+    let mut loader = random_weights(&config, DType::BF16, 1).expect("weights of a preset");
+    let built = GemmaFlow::resident(&config).last_token_logits().build(&mut loader).expect("a graph");
+    for tokens in [1, 16] {
+        let binding = DimBinding::new().with(sym::SEQ, tokens).with(sym::CACHE, 256).with(sym::RING, 640);
+        let plan = lower(&built.graph, &binding, &target, &LowerOptions::default(), &Unplaced).expect("a plan");
+        let gates = plan.dispatches.iter().filter(|dispatch| dispatch.label.ends_with(".per_layer_gate"));
+        let kernels: Vec<String> = gates.map(|dispatch| Sizes::Uniform.key(&dispatch.kernel)).collect();
+        assert_eq!((kernels.len(), kernels.iter().collect::<BTreeSet<_>>().len()), (5, 2), "{kernels:?}");
+    }
 }
 
 /// Dispatches that choose a token of the plan's logits.

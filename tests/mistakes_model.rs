@@ -185,6 +185,7 @@ fn mistake_04_no_query_and_key_norm() {
     let model = Prefill::of("gemma3-text");
     model.right_and_red("no query norm", |graph| bypass(graph, ".query_norm"));
     model.right_and_red("no key norm", |graph| bypass(graph, ".key_norm"));
+    Prefill::of("gemma3n").right_and_red("no value norm", |graph| bypass(graph, ".value_norm"));
     for name in ["gemma4-dense", "gemma4-e2b"] {
         let model = Prefill::of(name);
         model.right_and_red("no value norm", |graph| bypass(graph, ".value_norm"));

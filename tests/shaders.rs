@@ -50,6 +50,7 @@ fn model_plans(target: &Target, options: &LowerOptions) -> Vec<(String, Plan)> {
         config.num_kv_shared_layers = if name == "gemma-4-e2b" { 30 } else { 0 };
         config.effective_num_layers = Some(match name {
             "gemma-3-270m" => 6,
+            "gemma-3n-e2b" => 5,
             "gemma-4-e2b" => 10,
             _ => 2,
         });

@@ -4,7 +4,10 @@ use super::{GemmaArch, GemmaConfig, LayerWeight, WeightPosition};
 use crate::{
     Error, Result,
     flow::{BlockStage, EmitContext, SideOutputs},
-    ir::{NodeId, Shape},
+    ir::{
+        BinaryFn, Dim, Graph, NodeId, Shape, UnaryFn,
+        ops::{Reduce, ReduceFn, Unary},
+    },
 };
 
 /// The loader's key of a weight.
@@ -74,17 +77,20 @@ impl BlockStage for GemmaRmsNormStage {
 }
 
 /// The gated feed-forward block: `down · (gelu(gate · x) ∘ (up · x))`, GELU in its tanh form (Shazeer 2020, arXiv 2002.05202).
+/// In some layers of Gemma 3n gates that are not far above their mean count nothing (gemma-spec §4).
 #[derive(Debug, Clone)]
 pub struct GeGluStage {
     arch: GemmaArch,
     layer: usize,
     width: usize,
+    /// Standard deviations above their mean that gates must exceed; `None`: all count.
+    sparsity: Option<f32>,
 }
 
 impl GeGluStage {
     /// The block of a layer.
     pub fn hf_mlp(config: &GemmaConfig, layer: usize) -> Self {
-        Self { arch: config.arch, layer, width: config.layer_intermediate_size(layer) }
+        Self { arch: config.arch, layer, width: config.layer_intermediate_size(layer), sparsity: config.layer_sparsity(layer) }
     }
 }
 
@@ -94,11 +100,33 @@ impl BlockStage for GeGluStage {
         let width = context.width(x)?;
         let gate = project(context, x, self.arch, at(LayerWeight::FfwGate), self.width)?;
         let up = project(context, x, self.arch, at(LayerWeight::FfwUp), self.width)?;
+        let gate = match self.sparsity {
+            Some(deviations) => above(context.graph, gate, deviations)?,
+            None => gate,
+        };
         let gate = context.graph.gelu(gate)?;
         let h = context.graph.mul(gate, up)?;
         context.graph.label(h, "geglu");
         project(context, h, self.arch, at(LayerWeight::FfwDown), width)
     }
+}
+
+/// `max(x − (mean + deviations · std), 0)` along the innermost dimension, the standard deviation that of the whole row (÷n).
+fn above(g: &mut Graph, x: NodeId, deviations: f32) -> Result<NodeId> {
+    let columns = g.shape(x).last().and_then(Dim::fixed).unwrap_or(1);
+    let mean = |g: &mut Graph, x: NodeId| -> Result<NodeId> {
+        let sum = g.push(Reduce { f: ReduceFn::Sum }, &[x])?;
+        g.scale(sum, 1.0 / columns as f32)
+    };
+    let middle = mean(g, x)?;
+    let centred = g.binary(BinaryFn::Sub, x, middle)?;
+    let squares = g.mul(centred, centred)?;
+    let variance = mean(g, squares)?;
+    let deviation = g.push(Unary { f: UnaryFn::Sqrt }, &[variance])?;
+    let cut = g.scale(deviation, deviations)?;
+    let rest = g.binary(BinaryFn::Sub, centred, cut)?;
+    let zero = g.constant(0.0)?;
+    g.binary(BinaryFn::Max, rest, zero)
 }
 
 /// A feed-forward block of experts. This version computes none: emitting it is an error.

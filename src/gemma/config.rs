@@ -7,12 +7,14 @@ mod json_layers;
 mod layers;
 mod preset;
 mod rope;
+mod sparsity;
 mod types;
 mod validate;
 
 use std::{collections::BTreeMap, path::Path};
 
 pub use types::{GemmaArch, GemmaLayerStyle, LayerAttnOptions, LayerKind, LayerOverrides, RopeConfig, RopeScaling};
+pub(super) use validate::MOST_STREAMS;
 
 use crate::Result;
 
@@ -46,7 +48,7 @@ pub struct GemmaConfig {
     pub layer_types: Vec<LayerKind>,
     /// Keys a sliding layer keeps, the query's own position included. `None` only without sliding layers.
     pub sliding_window: Option<usize>,
-    /// Scores are multiplied by this to the power −1/2; in Gemma 4 it is 1. `None` (Gemma 1): by `head_dim` to the power −1/2.
+    /// Scores are multiplied by this to the power −1/2; in Gemma 3n and 4 it is 1. `None` (Gemma 1): by `head_dim` to the power −1/2.
     pub query_pre_attn_scalar: Option<f32>,
     /// Softcap of the attention scores.
     pub attn_logit_softcapping: Option<f32>,
@@ -74,6 +76,17 @@ pub struct GemmaConfig {
     pub hidden_size_per_layer_input: usize,
     /// Rows of those tables; 0 without.
     pub vocab_size_per_layer_input: usize,
+    /// Streams N that a layer predicts and corrects (Gemma 3n); 0 where there is one and no such thing.
+    pub altup_num_inputs: usize,
+    /// The stream that a layer computes.
+    pub altup_active_idx: usize,
+    /// Whether the active stream is scaled by a weight before it gates the layer's own input.
+    pub altup_correct_scale: bool,
+    /// Rank of the low-rank path beside attention (Gemma 3n); 0 without.
+    pub laurel_rank: usize,
+    /// For each layer the standard deviations above their mean that a gate of the FFW must exceed to count; `None` where all count. Empty
+    /// where that is so in every layer.
+    pub activation_sparsity: Vec<Option<f32>>,
     /// Run only this many layers, the first ones. Never read from a file.
     pub effective_num_layers: Option<usize>,
 }
@@ -114,7 +127,7 @@ impl GemmaConfig {
         }
     }
 
-    /// Reads the text of a `config.json`: a text model, or a wrapper (`gemma3`, `gemma4`, `gemma4_unified`) with its `text_config`.
+    /// Reads the text of a `config.json`: a text model, or a wrapper (`gemma3`, `gemma3n`, `gemma4`, `gemma4_unified`) with its `text_config`.
     ///
     /// # Errors
     /// [`Error::Config`] names the key and value that cannot be computed faithfully or make no sense; [`Error::Unsupported`]

@@ -53,7 +53,8 @@ type PatchHook = dyn Fn(ModelFlow) -> ModelFlow + Send + Sync;
 /// Builds the graph of a Gemma model. Consumed by [`build`](Self::build).
 ///
 /// What is emitted, in this order and in both modes: scaled embedding, `before_layers`, layers, `after_layers`, `patch_flow`,
-/// gather of the last token, final norm, head, softcap.
+/// gather of the last token, final norm, head, softcap. In Gemma 3n the value between layers is `[B, T, N, D]`, N streams; before the
+/// first and after the last layer it is `[B, T, D]` as in every family.
 ///
 /// # Which options go together
 ///

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     GeGluStage, GemmaConfig, GemmaLayerStyle, LayerKind, LayerScalarStage, LayerWeight, MoeFfnStage, PerLayerGateStage,
-    SelfAttentionStage, SelfAttnPrefillSpec,
+    SelfAttentionStage, SelfAttnPrefillSpec, StreamsLayerStage,
 };
 use crate::{
     flow::{FlowStage, LayerStack, SideOutputs},
@@ -166,7 +166,11 @@ pub fn gemma_prefill_layer_composed(config: &GemmaConfig, attn: &SelfAttnPrefill
         Some(outputs) => attention.with_export(outputs.clone()),
         None => attention,
     };
-    around_attention(config, attn.layer, attention).stage(GeGluStage::hf_mlp(config, attn.layer)).close(config, attn.layer)
+    let ffw = GeGluStage::hf_mlp(config, attn.layer);
+    match config.altup_num_inputs {
+        0 => around_attention(config, attn.layer, attention).stage(ffw).close(config, attn.layer),
+        _ => FlowStage::block(StreamsLayerStage::new(config, attn.layer, attention, ffw)).named(format!("layer.{}", attn.layer)),
+    }
 }
 
 /// A decoder layer whose FFW is a mixture of experts. This version computes none: emitting it is an error.

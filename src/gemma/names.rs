@@ -3,6 +3,7 @@
 //! Ours go by position in the model. The trap that this table exists for: `post_attention_layernorm` is the norm *before* the FFW
 //! in Gemma 1 and the norm *after* attention from Gemma 2 on.
 
+use super::config::MOST_STREAMS;
 use crate::{gemma::GemmaArch, ir::ops::Gain};
 
 /// Where in the model a weight stands, as it is named everywhere in this crate.
@@ -14,12 +15,16 @@ pub enum WeightPosition {
     Unembed,
     /// Norm after the last layer `[D]`.
     FinalNorm,
-    /// What each token brings each layer, `[rows, layers·P]` (Gemma 4).
+    /// What each token brings each layer, `[rows, layers·P]` (Gemma 3n and 4).
     PerLayerEmbed,
-    /// Projection of the embedding to what each layer gets of it, `[layers·P, D]` (Gemma 4).
+    /// Projection of the embedding to what each layer gets of it, `[layers·P, D]` (Gemma 3n and 4).
     PerLayerModelProjection,
-    /// Norm of that projection, for each layer `[P]` (Gemma 4).
+    /// Norm of that projection, for each layer `[P]` (Gemma 3n and 4).
     PerLayerProjectionNorm,
+    /// What makes stream j + 1 of the embedding, `[D, D]` (Gemma 3n).
+    StreamProjection(usize),
+    /// What makes stream j + 1 part of the result, `[D, D]` (Gemma 3n).
+    StreamUnembed(usize),
     /// A weight of one decoder layer.
     Layer(usize, LayerWeight),
 }
@@ -61,9 +66,17 @@ layer_weights! {
     FfwUp "ffw_up" "Up projection `[F, D]`.",
     FfwDown "ffw_down" "Down projection `[D, F]`.",
     PostFfwNorm "post_ffw_norm" "Norm of the FFW's output `[D]` (from Gemma 2 on).",
-    PerLayerGate "per_layer_gate" "Projection of the stream that gates what the layer gets of each token `[P, D]` (Gemma 4).",
-    PerLayerProjection "per_layer_projection" "Projection of that to the stream `[D, P]` (Gemma 4).",
-    PostPerLayerNorm "post_per_layer_norm" "Norm of that projection `[D]` (Gemma 4).",
+    PerLayerGate "per_layer_gate" "Projection of the stream that gates what the layer gets of each token `[P, D]` (Gemma 3n and 4).",
+    PerLayerProjection "per_layer_projection" "Projection of that to the stream `[D, P]` (Gemma 3n and 4).",
+    PostPerLayerNorm "post_per_layer_norm" "Norm of that projection `[D]` (Gemma 3n and 4).",
+    StreamRouterNorm "stream_router_norm" "Norm of what decides how streams mix `[D]` (Gemma 3n).",
+    StreamRouter "stream_router" "Projection of that to one number a stream `[N, D]` (Gemma 3n).",
+    StreamPredict "stream_predict" "From those to how each stream is predicted from all `[N·N, N]` (Gemma 3n).",
+    StreamCorrect "stream_correct" "From those to how each stream follows the computed one `[N, N]` (Gemma 3n).",
+    StreamScale "stream_scale" "Factor on the computed stream where it gates the layer's own input `[D]` (Gemma 3n).",
+    LowRankDown "low_rank_down" "The path beside attention, to its rank r `[r, D]` (Gemma 3n).",
+    LowRankUp "low_rank_up" "The path beside attention, back to the stream `[D, r]` (Gemma 3n).",
+    PostLowRankNorm "post_low_rank_norm" "Norm of that path `[D]` (Gemma 3n).",
     LayerScalar "layer_scalar" "Factor on the stream after the layer `[1]` (Gemma 4).",
 }
 
@@ -76,6 +89,8 @@ impl std::fmt::Display for WeightPosition {
             WeightPosition::PerLayerEmbed => f.write_str("per_layer_embed"),
             WeightPosition::PerLayerModelProjection => f.write_str("per_layer_model_projection"),
             WeightPosition::PerLayerProjectionNorm => f.write_str("per_layer_projection_norm"),
+            WeightPosition::StreamProjection(j) => write!(f, "stream_projection.{j}"),
+            WeightPosition::StreamUnembed(j) => write!(f, "stream_unembed.{j}"),
             WeightPosition::Layer(layer, weight) => write!(f, "layer.{layer}.{}", weight.name()),
         }
     }
@@ -103,7 +118,9 @@ impl WeightPosition {
     /// those that it has.
     pub(super) fn known(arch: GemmaArch, layers: usize) -> impl Iterator<Item = WeightPosition> {
         let of_layer = |layer| LayerWeight::ALL.iter().map(move |&weight| WeightPosition::Layer(layer, weight));
-        let all = Self::ENDS.into_iter().chain((0..layers).flat_map(of_layer));
+        let of_stream = |j| [WeightPosition::StreamProjection(j), WeightPosition::StreamUnembed(j)];
+        let ends = Self::ENDS.into_iter().chain((0..MOST_STREAMS - 1).flat_map(of_stream));
+        let all = ends.chain((0..layers).flat_map(of_layer));
         all.filter(move |position| position.hugging_face(arch).is_some())
     }
 
@@ -147,13 +164,19 @@ impl WeightPosition {
                 let name = layer_name(arch, weight, convention)?;
                 Some(format!("{}{layer}.{name}{}", layers_prefix(convention), suffix(weight, convention)))
             }
+            WeightPosition::StreamProjection(j) | WeightPosition::StreamUnembed(j) => {
+                let stem = stream_stem(self)?;
+                let known = arch == GemmaArch::Gemma3n && convention == Convention::HuggingFace;
+                known.then(|| format!("{stem}{j}.weight"))
+            }
             end => Some(end_name(arch, end, convention)?.to_string()),
         }
     }
 
     fn from_foreign(arch: GemmaArch, name: &str, convention: Convention) -> Option<Self> {
         let Some(rest) = name.strip_prefix(layers_prefix(convention)) else {
-            return Self::ENDS.into_iter().find(|end| end.foreign(arch, convention).as_deref() == Some(name));
+            let ends = Self::known(arch, 0);
+            return ends.into_iter().find(|end| end.foreign(arch, convention).as_deref() == Some(name));
         };
         let (layer, weight) = rest.split_once('.')?;
         let fits = |w: LayerWeight| weight.strip_suffix(suffix(w, convention)) == layer_name(arch, w, convention);
@@ -171,6 +194,7 @@ pub(crate) fn gguf_key(architecture: &str, name: &str) -> (String, bool) {
         "gemma2" => Some(GemmaArch::Gemma2),
         // An embedding model is a Gemma 3 without a head.
         "gemma3" | "gemma-embedding" => Some(GemmaArch::Gemma3),
+        "gemma3n" => Some(GemmaArch::Gemma3n),
         "gemma4" => Some(GemmaArch::Gemma4),
         _ => None,
     };
@@ -179,6 +203,20 @@ pub(crate) fn gguf_key(architecture: &str, name: &str) -> (String, bool) {
         Some((position.hugging_face(arch)?, position.is_norm() && arch.gain() == Gain::OnePlus))
     });
     found.unwrap_or_else(|| (name.to_string(), false))
+}
+
+/// The loader's keys of the matrices that llama.cpp stacks in the tensor `name` of three dimensions, `count` of them; `None` where it
+/// is no such stack.
+pub(crate) fn gguf_stack(architecture: &str, name: &str, count: usize) -> Option<Vec<String>> {
+    let position = match (architecture, name) {
+        ("gemma3n", "altup_proj.weight") => WeightPosition::StreamProjection,
+        ("gemma3n", "altup_unembd_proj.weight") => WeightPosition::StreamUnembed,
+        _ => return None,
+    };
+    if count >= MOST_STREAMS {
+        return None;
+    }
+    (0..count).map(|j| position(j).hugging_face(GemmaArch::Gemma3n)).collect()
 }
 
 /// What may stand before a text weight's name, by the class that saved it; the longest that fits is taken off.
@@ -205,19 +243,29 @@ const fn layers_prefix(convention: Convention) -> &'static str {
     }
 }
 
+/// What stands before the number in Hugging Face's name of a stream's weight.
+const fn stream_stem(position: WeightPosition) -> Option<&'static str> {
+    match position {
+        WeightPosition::StreamProjection(_) => Some("altup_projections."),
+        WeightPosition::StreamUnembed(_) => Some("altup_unembed_projections."),
+        _ => None,
+    }
+}
+
 /// Hugging Face's name of an LM head of its own.
 const HEAD: &str = "lm_head.weight";
 
 const fn end_name(arch: GemmaArch, end: WeightPosition, convention: Convention) -> Option<&'static str> {
+    use GemmaArch::{Gemma3n, Gemma4};
     let (hugging_face, gguf) = match (end, arch) {
         (WeightPosition::Embed, _) => ("embed_tokens.weight", "token_embd.weight"),
         (WeightPosition::FinalNorm, _) => ("norm.weight", "output_norm.weight"),
         (WeightPosition::Unembed, _) => (HEAD, "output.weight"),
-        (WeightPosition::PerLayerEmbed, GemmaArch::Gemma4) => ("embed_tokens_per_layer.weight", "per_layer_token_embd.weight"),
-        (WeightPosition::PerLayerModelProjection, GemmaArch::Gemma4) => {
+        (WeightPosition::PerLayerEmbed, Gemma3n | Gemma4) => ("embed_tokens_per_layer.weight", "per_layer_token_embd.weight"),
+        (WeightPosition::PerLayerModelProjection, Gemma3n | Gemma4) => {
             ("per_layer_model_projection.weight", "per_layer_model_proj.weight")
         }
-        (WeightPosition::PerLayerProjectionNorm, GemmaArch::Gemma4) => {
+        (WeightPosition::PerLayerProjectionNorm, Gemma3n | Gemma4) => {
             ("per_layer_projection_norm.weight", "per_layer_proj_norm.weight")
         }
         _ => return None,
@@ -231,32 +279,42 @@ const fn end_name(arch: GemmaArch, end: WeightPosition, convention: Convention) 
 /// What ends a layer's weight's name.
 const fn suffix(weight: LayerWeight, convention: Convention) -> &'static str {
     match (weight, convention) {
-        (LayerWeight::LayerScalar, Convention::HuggingFace) => "",
+        (LayerWeight::LayerScalar | LayerWeight::StreamScale, Convention::HuggingFace) => "",
         _ => ".weight",
     }
 }
 
 /// The name within a layer, without its suffix.
 const fn layer_name(arch: GemmaArch, weight: LayerWeight, convention: Convention) -> Option<&'static str> {
-    use GemmaArch::{Gemma, Gemma2, Gemma3, Gemma4};
+    use GemmaArch::{Gemma, Gemma2, Gemma3, Gemma3n, Gemma4};
     let (hugging_face, gguf) = match (weight, arch) {
         (LayerWeight::PreAttentionNorm, _) => ("input_layernorm", "attn_norm"),
         (LayerWeight::Query, _) => ("self_attn.q_proj", "attn_q"),
         (LayerWeight::Key, _) => ("self_attn.k_proj", "attn_k"),
         (LayerWeight::Value, _) => ("self_attn.v_proj", "attn_v"),
-        (LayerWeight::QueryNorm, Gemma3 | Gemma4) => ("self_attn.q_norm", "attn_q_norm"),
-        (LayerWeight::KeyNorm, Gemma3 | Gemma4) => ("self_attn.k_norm", "attn_k_norm"),
+        (LayerWeight::QueryNorm, Gemma3 | Gemma3n | Gemma4) => ("self_attn.q_norm", "attn_q_norm"),
+        (LayerWeight::KeyNorm, Gemma3 | Gemma3n | Gemma4) => ("self_attn.k_norm", "attn_k_norm"),
         (LayerWeight::AttentionOutput, _) => ("self_attn.o_proj", "attn_output"),
-        (LayerWeight::PostAttentionNorm, Gemma2 | Gemma3 | Gemma4) => ("post_attention_layernorm", "post_attention_norm"),
+        (LayerWeight::PostAttentionNorm, Gemma2 | Gemma3 | Gemma3n | Gemma4) => {
+            ("post_attention_layernorm", "post_attention_norm")
+        }
         (LayerWeight::PreFfwNorm, Gemma) => ("post_attention_layernorm", "ffn_norm"),
         (LayerWeight::PreFfwNorm, _) => ("pre_feedforward_layernorm", "ffn_norm"),
         (LayerWeight::FfwGate, _) => ("mlp.gate_proj", "ffn_gate"),
         (LayerWeight::FfwUp, _) => ("mlp.up_proj", "ffn_up"),
         (LayerWeight::FfwDown, _) => ("mlp.down_proj", "ffn_down"),
-        (LayerWeight::PostFfwNorm, Gemma2 | Gemma3 | Gemma4) => ("post_feedforward_layernorm", "post_ffw_norm"),
-        (LayerWeight::PerLayerGate, Gemma4) => ("per_layer_input_gate", "inp_gate"),
-        (LayerWeight::PerLayerProjection, Gemma4) => ("per_layer_projection", "proj"),
-        (LayerWeight::PostPerLayerNorm, Gemma4) => ("post_per_layer_input_norm", "post_norm"),
+        (LayerWeight::PostFfwNorm, Gemma2 | Gemma3 | Gemma3n | Gemma4) => ("post_feedforward_layernorm", "post_ffw_norm"),
+        (LayerWeight::PerLayerGate, Gemma3n | Gemma4) => ("per_layer_input_gate", "inp_gate"),
+        (LayerWeight::PerLayerProjection, Gemma3n | Gemma4) => ("per_layer_projection", "proj"),
+        (LayerWeight::PostPerLayerNorm, Gemma3n | Gemma4) => ("post_per_layer_input_norm", "post_norm"),
+        (LayerWeight::StreamRouterNorm, Gemma3n) => ("altup.router_norm", "altup_router_norm"),
+        (LayerWeight::StreamRouter, Gemma3n) => ("altup.modality_router", "altup_router"),
+        (LayerWeight::StreamPredict, Gemma3n) => ("altup.prediction_coefs", "altup_predict_coef"),
+        (LayerWeight::StreamCorrect, Gemma3n) => ("altup.correction_coefs", "altup_correct_coef"),
+        (LayerWeight::StreamScale, Gemma3n) => ("altup.correct_output_scale", "altup_correct_scale"),
+        (LayerWeight::LowRankDown, Gemma3n) => ("laurel.linear_left", "laurel_l"),
+        (LayerWeight::LowRankUp, Gemma3n) => ("laurel.linear_right", "laurel_r"),
+        (LayerWeight::PostLowRankNorm, Gemma3n) => ("laurel.post_laurel_norm", "laurel_post_norm"),
         (LayerWeight::LayerScalar, Gemma4) => ("layer_scalar", "layer_output_scale"),
         _ => return None,
     };

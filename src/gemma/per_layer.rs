@@ -1,4 +1,4 @@
-//! What Gemma 4 adds to each layer: a gated input of its own for each token, and a factor on the stream.
+//! What Gemma 3n and 4 add to each layer: a gated input of its own for each token, and a factor on the stream.
 
 use super::{
     GemmaArch, GemmaConfig, LayerWeight, WeightPosition,
@@ -9,7 +9,7 @@ use crate::{
     flow::{BlockStage, EmitContext},
     ir::{
         Dim, NodeId,
-        ops::{Cast, Slice},
+        ops::{Cast, Gather, Slice},
     },
 };
 
@@ -19,7 +19,7 @@ const INPUTS: &str = "per_layer_inputs";
 /// What each layer gets of each token, from its scaled embedding and from a table of its own (gemma-spec §3); the stream passes
 /// through.
 ///
-/// `p = (norm(W·e / √D) + table[id]·√P) / √2`, by layer.
+/// `p = (norm(W·e / √D) + table[id]·√P) / √2`, by layer; an id that the table does not have takes its first row.
 #[derive(Debug, Clone)]
 pub struct PerLayerInputsStage {
     arch: GemmaArch,
@@ -56,7 +56,7 @@ impl BlockStage for PerLayerInputsStage {
         context.graph.label(projected, "per_layer_projection_norm");
 
         let table = model_weight(context, arch, WeightPosition::PerLayerEmbed, &[rows, layers * width])?;
-        let own = context.graph.gather(table, ids)?;
+        let own = context.graph.push(Gather { per_batch: false, or_first: true }, &[table, ids])?;
         context.graph.label(own, "per_layer_embed");
         let own = context.graph.reshape(own, by_layer)?;
         let own = context.graph.scale(own, (width as f32).sqrt())?;

@@ -20,6 +20,8 @@ impl GemmaConfig {
             | WeightPosition::PerLayerModelProjection
             | WeightPosition::PerLayerProjectionNorm
             | WeightPosition::Layer(_, PerLayerGate | PerLayerProjection | PostPerLayerNorm) => per_layer,
+            WeightPosition::StreamProjection(j) | WeightPosition::StreamUnembed(j) => j + 1 < self.altup_num_inputs,
+            WeightPosition::Layer(_, LayerWeight::StreamScale) => self.altup_correct_scale,
             WeightPosition::Layer(layer, Key | KeyNorm) => self.kv_source_layer(layer) == Some(layer),
             WeightPosition::Layer(layer, Value) => self.kv_source_layer(layer) == Some(layer) && !self.layer_k_eq_v(layer),
             WeightPosition::Layer(..) => true,
@@ -36,8 +38,10 @@ impl GemmaConfig {
             WeightPosition::PerLayerEmbed => return vec![self.vocab_size_per_layer_input, all_layers],
             WeightPosition::PerLayerModelProjection => return vec![all_layers, d],
             WeightPosition::PerLayerProjectionNorm => return vec![p],
+            WeightPosition::StreamProjection(_) | WeightPosition::StreamUnembed(_) => return vec![d, d],
             WeightPosition::Layer(layer, weight) => (layer, weight),
         };
+        let (streams, rank) = (self.altup_num_inputs, self.laurel_rank);
         let f = self.layer_intermediate_size(layer);
         match weight {
             LayerWeight::Query => vec![self.layer_q_dim(layer), d],
@@ -48,12 +52,20 @@ impl GemmaConfig {
             LayerWeight::FfwDown => vec![d, f],
             LayerWeight::PerLayerGate => vec![p, d],
             LayerWeight::PerLayerProjection => vec![d, p],
+            LayerWeight::StreamRouter => vec![streams, d],
+            LayerWeight::StreamPredict => vec![streams * streams, streams],
+            LayerWeight::StreamCorrect => vec![streams, streams],
+            LayerWeight::LowRankDown => vec![rank, d],
+            LayerWeight::LowRankUp => vec![d, rank],
             LayerWeight::LayerScalar => vec![1],
             LayerWeight::PreAttentionNorm
             | LayerWeight::PostAttentionNorm
             | LayerWeight::PreFfwNorm
             | LayerWeight::PostFfwNorm
-            | LayerWeight::PostPerLayerNorm => vec![d],
+            | LayerWeight::PostPerLayerNorm
+            | LayerWeight::StreamRouterNorm
+            | LayerWeight::StreamScale
+            | LayerWeight::PostLowRankNorm => vec![d],
         }
     }
 }

@@ -12,7 +12,7 @@ use gemmaflow::{
 use safetensors::SafeTensors;
 
 /// Every checkpoint that this version computes.
-pub const CHECKPOINTS: [&str; 12] = [
+pub const CHECKPOINTS: [&str; 13] = [
     "gemma1-mha",
     "gemma1-mqa-bf16-sharded",
     "gemma2",
@@ -20,6 +20,7 @@ pub const CHECKPOINTS: [&str; 12] = [
     "gemma3-mm-bf16",
     "gemma3-text",
     "gemma3-untied-native",
+    "gemma3n",
     "gemma4-dense",
     "gemma4-e2b",
     "gemma4-target",

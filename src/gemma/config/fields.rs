@@ -79,6 +79,17 @@ impl Fields {
         }
     }
 
+    /// The list under `key`, used up; what is no list stays.
+    pub(super) fn list(&mut self, key: &str) -> Result<Option<Vec<Value>>> {
+        if !self.map.get(key).is_some_and(Value::is_array) {
+            return Ok(None);
+        }
+        match self.take(key) {
+            Some(Value::Array(list)) => Ok(Some(list)),
+            _ => Ok(None),
+        }
+    }
+
     pub(super) fn object(&mut self, key: &str) -> Result<Option<Fields>> {
         match self.take(key) {
             None => Ok(None),

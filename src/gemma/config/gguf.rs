@@ -49,6 +49,7 @@ fn read(files: &GgufFiles) -> Result<GemmaConfig> {
     });
     let overrides = differing(overrides.enumerate().collect(), [head_dim, num_key_value_heads, intermediate_size]);
     let facts = match arch {
+        GemmaArch::Gemma3n => gemma3n(&keys, files, num_hidden_layers)?,
         GemmaArch::Gemma4 => gemma4(&keys, files, &layer_types)?,
         _ => LayerFacts::default(),
     };
@@ -70,10 +71,13 @@ fn read(files: &GgufFiles) -> Result<GemmaConfig> {
         attn_logit_softcapping: keys.cap("attn_logit_softcapping", arch, Some(50.0))?,
         final_logit_softcapping: match arch {
             GemmaArch::Gemma3 => keys.number("final_logit_softcapping")?.filter(|cap| *cap != 0.0),
-            GemmaArch::Gemma4 => keys.number("final_logit_softcapping")?.or(Some(30.0)).filter(|cap| *cap != 0.0),
+            GemmaArch::Gemma3n | GemmaArch::Gemma4 => {
+                keys.number("final_logit_softcapping")?.or(Some(30.0)).filter(|cap| *cap != 0.0)
+            }
             _ => keys.cap("final_logit_softcapping", arch, Some(30.0))?,
         },
-        tie_word_embeddings: !matches!(arch, GemmaArch::Gemma3 | GemmaArch::Gemma4) || files.tensor("output.weight").is_none(),
+        tie_word_embeddings: !matches!(arch, GemmaArch::Gemma3 | GemmaArch::Gemma3n | GemmaArch::Gemma4)
+            || files.tensor("output.weight").is_none(),
         eos_token_ids: stop_tokens(&keys)?,
         bos_token_id: Some(keys.token("bos_token_id")?.unwrap_or(2)),
         pad_token_id: Some(keys.token("padding_token_id")?.unwrap_or(0)),
@@ -84,6 +88,11 @@ fn read(files: &GgufFiles) -> Result<GemmaConfig> {
         num_kv_shared_layers: facts.num_kv_shared_layers,
         hidden_size_per_layer_input: facts.hidden_size_per_layer_input,
         vocab_size_per_layer_input: facts.vocab_size_per_layer_input,
+        altup_num_inputs: facts.altup_num_inputs,
+        altup_active_idx: facts.altup_active_idx,
+        altup_correct_scale: facts.altup_correct_scale,
+        laurel_rank: facts.laurel_rank,
+        activation_sparsity: facts.activation_sparsity,
         effective_num_layers: None,
     };
     config.validate()?;
@@ -95,13 +104,15 @@ fn arch_of(name: &str) -> Result<GemmaArch> {
         "gemma" => return Ok(GemmaArch::Gemma),
         "gemma2" => return Ok(GemmaArch::Gemma2),
         "gemma3" => return Ok(GemmaArch::Gemma3),
+        "gemma3n" => return Ok(GemmaArch::Gemma3n),
         "gemma4" => return Ok(GemmaArch::Gemma4),
-        "gemma3n" => "Gemma 3n has alternating updates, per-layer embeddings and shared K/V, which",
         "gemma4-assistant" => "a drafter attends to another model's K/V, which",
         "gemma-embedding" => "an embedding model has no language model's head and bidirectional attention, which",
         other => {
             let shown: String = other.chars().take(60).collect();
-            return Err(Error::Config(format!("general.architecture is {shown:?}, expected gemma, gemma2, gemma3 or gemma4")));
+            return Err(Error::Config(format!(
+                "general.architecture is {shown:?}, expected gemma, gemma2, gemma3, gemma3n or gemma4"
+            )));
         }
     };
     Err(Error::Unsupported(format!("architecture {name:?}: {why}")))
@@ -198,7 +209,7 @@ fn stop_tokens(keys: &Keys) -> Result<Vec<u32>> {
 fn query_scalar(arch: GemmaArch, layers: usize, [hidden_size, heads, head_dim]: [usize; 3]) -> Option<f32> {
     match (arch, layers) {
         (GemmaArch::Gemma, _) => None,
-        (GemmaArch::Gemma4, _) => Some(1.0),
+        (GemmaArch::Gemma3n | GemmaArch::Gemma4, _) => Some(1.0),
         (GemmaArch::Gemma2, 46) | (GemmaArch::Gemma3, 62) => Some(hidden_size as f32 / heads as f32),
         _ => Some(head_dim as f32),
     }
@@ -229,6 +240,27 @@ fn layers(keys: &Keys, arch: GemmaArch, count: usize) -> Result<(Vec<LayerKind>,
         }
     };
     Ok((kinds, Some(window)))
+}
+
+/// What Gemma 3n adds. Where a file says nothing of it, llama.cpp's constants hold.
+fn gemma3n(keys: &Keys, files: &GgufFiles, layers: usize) -> Result<LayerFacts> {
+    const SPARSE: f32 = 1.644_853_6;
+    let rows = |tensor: &str| files.tensor(tensor).and_then(|tensor| tensor.shape.first().copied());
+    let key = keys.full("activation_sparsity_scale");
+    let deviations = keys.metadata.numbers(&key).map_err(Error::Config)?;
+    let deviations = deviations.unwrap_or_else(|| (0..layers).map(|i| if i < 10 { SPARSE } else { f32::NEG_INFINITY }).collect());
+    let sparse: Vec<Option<f32>> = deviations.into_iter().map(|x| (x != f32::NEG_INFINITY).then_some(x)).collect();
+    Ok(LayerFacts {
+        num_kv_shared_layers: keys.size("attention.shared_kv_layers")?.unwrap_or(layers.saturating_sub(20)),
+        hidden_size_per_layer_input: keys.size("embedding_length_per_layer_input")?.unwrap_or(256),
+        vocab_size_per_layer_input: rows("per_layer_token_embd.weight").unwrap_or(0),
+        altup_num_inputs: keys.size("altup.num_inputs")?.unwrap_or(4),
+        altup_active_idx: keys.size("altup.active_idx")?.unwrap_or(0),
+        altup_correct_scale: true,
+        laurel_rank: rows("blk.0.laurel_l.weight").unwrap_or(64),
+        activation_sparsity: if sparse.iter().all(Option::is_none) { Vec::new() } else { sparse },
+        ..LayerFacts::default()
+    })
 }
 
 /// What Gemma 4 adds. That keys are values shows in full layers without a projection of values.
@@ -273,7 +305,9 @@ fn rope(keys: &Keys, arch: GemmaArch, files: &GgufFiles, head_dim: usize) -> Res
     };
     let full = RopeConfig { theta: keys.number("rope.freq_base")?.unwrap_or(1e4), scaling };
     match arch {
-        GemmaArch::Gemma3 | GemmaArch::Gemma4 => Ok((full, RopeConfig::new(keys.number("rope.freq_base_swa")?.unwrap_or(1e4)))),
+        GemmaArch::Gemma3 | GemmaArch::Gemma3n | GemmaArch::Gemma4 => {
+            Ok((full, RopeConfig::new(keys.number("rope.freq_base_swa")?.unwrap_or(1e4))))
+        }
         _ => Ok((full, full)),
     }
 }

@@ -42,8 +42,12 @@ const HARMLESS_IN_WRAPPER: &[&str] = &[
 const HARMLESS_WITHOUT_EXPERTS: &[&str] = &["moe_intermediate_size", "num_experts", "top_k_experts"];
 
 /// Multimodal wrappers, and the text models in them.
-const WRAPPERS: [(&str, &str); 3] =
-    [("gemma3", "gemma3_text"), ("gemma4", "gemma4_text"), ("gemma4_unified", "gemma4_unified_text")];
+const WRAPPERS: [(&str, &str); 4] = [
+    ("gemma3", "gemma3_text"),
+    ("gemma3n", "gemma3n_text"),
+    ("gemma4", "gemma4_text"),
+    ("gemma4_unified", "gemma4_unified_text"),
+];
 
 /// Switches that change the mathematics when they are on.
 const MUST_BE_OFF: &[&str] = &[
@@ -149,6 +153,7 @@ fn from_text(mut f: Fields, model_type: &str) -> Result<GemmaConfig> {
         GemmaArch::Gemma => [3072, 24576, 28, 16, 16, 256_000, 8192, 4096],
         GemmaArch::Gemma2 | GemmaArch::VaultGemma => [2304, 9216, 26, 8, 4, 256_000, 8192, 4096],
         GemmaArch::Gemma3 => [2304, 9216, 26, 8, 4, 262_208, 131_072, 4096],
+        GemmaArch::Gemma3n => [2048, 16384, 35, 8, 2, 262_400, 32768, 512],
         GemmaArch::Gemma4 => [2304, 9216, 30, 8, 4, 262_144, 131_072, if unified { 1024 } else { 512 }],
     };
     if arch == GemmaArch::Gemma4 {
@@ -161,10 +166,15 @@ fn from_text(mut f: Fields, model_type: &str) -> Result<GemmaConfig> {
     let max_position_embeddings = f.required_size("max_position_embeddings", defaults[6])?;
     let layer_types = layer_types(&mut f, arch, num_hidden_layers)?;
     let (rope_full, rope_sliding) = rope::read(&mut f, arch, max_position_embeddings)?;
-    let intermediate_size = f.required_size("intermediate_size", defaults[1])?;
+    let widths = match arch {
+        GemmaArch::Gemma3n => json_layers::widths(&mut f, num_hidden_layers, defaults[1])?,
+        _ => vec![f.required_size("intermediate_size", defaults[1])?],
+    };
+    let intermediate_size = widths.first().copied().unwrap_or(defaults[1]);
     let num_key_value_heads = f.required_size("num_key_value_heads", defaults[4])?;
     let head_dim = f.required_size("head_dim", 256)?;
     let facts = match arch {
+        GemmaArch::Gemma3n => json_layers::gemma3n(&mut f, &widths)?,
         GemmaArch::Gemma4 => json_layers::gemma4(&mut f, &layer_types, intermediate_size, unified)?,
         _ => LayerFacts::default(),
     };
@@ -183,13 +193,13 @@ fn from_text(mut f: Fields, model_type: &str) -> Result<GemmaConfig> {
         sliding_window: window(&mut f, arch, defaults[7])?,
         query_pre_attn_scalar: match arch {
             GemmaArch::Gemma => None,
-            GemmaArch::Gemma4 => Some(1.0),
+            GemmaArch::Gemma3n | GemmaArch::Gemma4 => Some(1.0),
             _ => Some(f.number("query_pre_attn_scalar")?.unwrap_or(256.0)),
         },
         attn_logit_softcapping: attention_softcap(&mut f, arch)?,
         final_logit_softcapping: match arch {
             GemmaArch::Gemma => None,
-            _ => f.cap("final_logit_softcapping", caps.then_some(30.0))?,
+            _ => f.cap("final_logit_softcapping", (caps || arch == GemmaArch::Gemma3n).then_some(30.0))?,
         },
         tie_word_embeddings: f.switch("tie_word_embeddings")?.unwrap_or(true),
         eos_token_ids: f.tokens("eos_token_id")?.unwrap_or_else(|| vec![1]),
@@ -202,16 +212,27 @@ fn from_text(mut f: Fields, model_type: &str) -> Result<GemmaConfig> {
         num_kv_shared_layers: facts.num_kv_shared_layers,
         hidden_size_per_layer_input: facts.hidden_size_per_layer_input,
         vocab_size_per_layer_input: facts.vocab_size_per_layer_input,
+        altup_num_inputs: facts.altup_num_inputs,
+        altup_active_idx: facts.altup_active_idx,
+        altup_correct_scale: facts.altup_correct_scale,
+        laurel_rank: facts.laurel_rank,
+        activation_sparsity: facts.activation_sparsity,
         effective_num_layers: None,
     };
-    f.finish(&[HARMLESS, if arch == GemmaArch::Gemma4 { HARMLESS_WITHOUT_EXPERTS } else { &[] }])?;
+    let family: &[&str] = match arch {
+        // What training clips.
+        GemmaArch::Gemma3n => &["altup_coef_clip"],
+        GemmaArch::Gemma4 => HARMLESS_WITHOUT_EXPERTS,
+        _ => &[],
+    };
+    f.finish(&[HARMLESS, family])?;
     config.validate()?;
     Ok(config)
 }
 
 fn attention_softcap(f: &mut Fields, arch: GemmaArch) -> Result<Option<f32>> {
     match arch {
-        GemmaArch::Gemma | GemmaArch::Gemma4 => Ok(None),
+        GemmaArch::Gemma | GemmaArch::Gemma3n | GemmaArch::Gemma4 => Ok(None),
         GemmaArch::Gemma2 | GemmaArch::VaultGemma => f.cap("attn_logit_softcapping", Some(50.0)),
         GemmaArch::Gemma3 => {
             // transformers keeps the field in Gemma 3 and never uses it.
@@ -278,7 +299,7 @@ fn arch_of(model_type: &str) -> Result<GemmaArch> {
         "gemma2" => return Ok(GemmaArch::Gemma2),
         "vaultgemma" => return Ok(GemmaArch::VaultGemma),
         "gemma3_text" => return Ok(GemmaArch::Gemma3),
-        t if t.starts_with("gemma3n") => "Gemma 3n has alternating updates, per-layer embeddings and shared K/V, which",
+        "gemma3n_text" => return Ok(GemmaArch::Gemma3n),
         "gemma4_text" | "gemma4_unified_text" => return Ok(GemmaArch::Gemma4),
         t if t.starts_with("gemma4") && t.ends_with("assistant") => "a drafter attends to another model's K/V, which",
         t if t.starts_with("embedding_gemma") => {

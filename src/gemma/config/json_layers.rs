@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{GemmaArch, LayerKind, LayerOverrides, fields::Fields, preset::layer_pattern};
+use super::{GemmaArch, LayerKind, LayerOverrides, fields::Fields, preset::layer_pattern, sparsity::deviations};
 use crate::{Error, Result};
 
 /// In what layers differ, beside their kinds.
@@ -15,6 +15,11 @@ pub(super) struct LayerFacts {
     pub(super) num_kv_shared_layers: usize,
     pub(super) hidden_size_per_layer_input: usize,
     pub(super) vocab_size_per_layer_input: usize,
+    pub(super) altup_num_inputs: usize,
+    pub(super) altup_active_idx: usize,
+    pub(super) altup_correct_scale: bool,
+    pub(super) laurel_rank: usize,
+    pub(super) activation_sparsity: Vec<Option<f32>>,
 }
 
 /// The keys that Gemma 4 has for layers of these kinds; a unified model has no tables of its own for each layer unless it says so.
@@ -39,7 +44,63 @@ pub(super) fn gemma4(f: &mut Fields, kinds: &[LayerKind], intermediate_size: usi
         num_kv_shared_layers,
         hidden_size_per_layer_input: width,
         vocab_size_per_layer_input: if width == 0 { 0 } else { rows },
+        ..LayerFacts::default()
     })
+}
+
+/// The keys that Gemma 3n has for its layers, of which `widths` says the FFW's.
+pub(super) fn gemma3n(f: &mut Fields, widths: &[usize]) -> Result<LayerFacts> {
+    let layers = widths.len();
+    let own = |(layer, width): (usize, &usize)| {
+        (layer, LayerOverrides { intermediate_size: Some(*width), ..LayerOverrides::default() })
+    };
+    let width = f.size("hidden_size_per_layer_input")?.unwrap_or(256);
+    Ok(LayerFacts {
+        overrides: widths.iter().enumerate().map(own).collect(),
+        num_kv_shared_layers: f.size("num_kv_shared_layers")?.unwrap_or(15),
+        hidden_size_per_layer_input: width,
+        vocab_size_per_layer_input: f.size("vocab_size_per_layer_input")?.unwrap_or(262_144),
+        altup_num_inputs: f.size("altup_num_inputs")?.unwrap_or(4),
+        altup_active_idx: f.size("altup_active_idx")?.unwrap_or(0),
+        altup_correct_scale: f.switch("altup_correct_scale")?.unwrap_or(true),
+        laurel_rank: f.size("laurel_rank")?.unwrap_or(64),
+        activation_sparsity: sparsity(f, layers)?,
+        ..LayerFacts::default()
+    })
+}
+
+/// The widths of the FFW by layer: one for all, or a list.
+pub(super) fn widths(f: &mut Fields, layers: usize, default: usize) -> Result<Vec<usize>> {
+    const KEY: &str = "intermediate_size";
+    let Some(list) = f.list(KEY)? else { return Ok(vec![f.required_size(KEY, default)?; layers]) };
+    let sizes: Option<Vec<usize>> = list.iter().map(|size| usize::try_from(size.as_u64()?).ok()).collect();
+    match sizes.filter(|sizes| sizes.len() == layers) {
+        Some(sizes) => Ok(sizes),
+        None => Err(f.refuse(KEY, &Value::Array(list), &format!("a whole number, or {layers} of them"))),
+    }
+}
+
+/// The share of the gates that count nothing, by layer or for all; without the key 0.95 in the first ten of more than ten layers.
+fn sparsity(f: &mut Fields, layers: usize) -> Result<Vec<Option<f32>>> {
+    const KEY: &str = "activation_sparsity_pattern";
+    let shares: Vec<f64> = match f.list(KEY)? {
+        Some(list) => {
+            let shares: Option<Vec<f64>> = list.iter().map(Value::as_f64).collect();
+            shares.ok_or_else(|| f.refuse(KEY, &Value::Array(list), "a list of numbers"))?
+        }
+        None => match f.take(KEY) {
+            Some(share) => vec![share.as_f64().ok_or_else(|| f.refuse(KEY, &share, "a number or a list of numbers"))?; layers],
+            None => (0..layers).map(|layer| if layers > 10 && layer < 10 { 0.95 } else { 0.0 }).collect(),
+        },
+    };
+    if shares.len() != layers || !shares.iter().all(|share| (0.0..1.0).contains(share)) {
+        return Err(Error::Config(format!(
+            "{KEY} is {shares:?}, expected a share from 0 to below 1 for each of {layers} layers"
+        )));
+    }
+    let of = |share: &f64| (*share > 0.0).then(|| deviations(*share) as f32);
+    let sparse: Vec<Option<f32>> = shares.iter().map(of).collect();
+    Ok(if sparse.iter().all(Option::is_none) { Vec::new() } else { sparse })
 }
 
 /// The heads of single layers, in either spelling: `per_layer_config`, or `global_head_dim` and `num_global_key_value_heads` of all
@@ -103,7 +164,7 @@ pub(super) fn layer_types(f: &mut Fields, arch: GemmaArch, layers: usize) -> Res
         let fits = match arch {
             GemmaArch::Gemma => found == 1,
             GemmaArch::Gemma2 | GemmaArch::VaultGemma => found == 2,
-            GemmaArch::Gemma3 | GemmaArch::Gemma4 => found > 0,
+            GemmaArch::Gemma3 | GemmaArch::Gemma3n | GemmaArch::Gemma4 => found > 0,
         };
         if !fits {
             return Err(f.refuse(key, &found.into(), "the family's own pattern, or layer_types"));

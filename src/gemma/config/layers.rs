@@ -73,6 +73,11 @@ impl GemmaConfig {
         self.layer_kv_heads(layer) * self.layer_head_dim(layer)
     }
 
+    /// The standard deviations above their mean that a gate of the FFW of `layer` must exceed to count; `None` where all count.
+    pub fn layer_sparsity(&self, layer: usize) -> Option<f32> {
+        self.activation_sparsity.get(layer).copied().flatten()
+    }
+
     /// Whether the values of `layer` are its keys before their norm and rotation, so that it has no value projection.
     pub fn layer_k_eq_v(&self, layer: usize) -> bool {
         self.attention_k_eq_v && self.layer_types.get(layer) == Some(&LayerKind::Full)

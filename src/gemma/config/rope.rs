@@ -1,14 +1,14 @@
 //! The two spellings of rotary settings in `config.json`.
 //!
 //! Old: `rope_theta`, `rope_local_base_freq` (sliding layers of Gemma 3) and `rope_scaling` (full layers only).
-//! New: `rope_parameters`, one table, or in Gemma 3 and 4 one for each kind of layer; where it is silent, the old keys speak.
+//! New: `rope_parameters`, one table, or from Gemma 3 on one for each kind of layer; where it is silent, the old keys speak.
 
 use super::{GemmaArch, RopeConfig, RopeScaling, fields::Fields};
 use crate::{Error, Result};
 
 /// The tables of full and of sliding layers.
 pub(super) fn read(f: &mut Fields, arch: GemmaArch, context: usize) -> Result<(RopeConfig, RopeConfig)> {
-    let two_tables = matches!(arch, GemmaArch::Gemma3 | GemmaArch::Gemma4);
+    let two_tables = matches!(arch, GemmaArch::Gemma3 | GemmaArch::Gemma3n | GemmaArch::Gemma4);
     let theta = f.number("rope_theta")?.unwrap_or(if two_tables { 1e6 } else { 1e4 });
     let old_scaling = f.object("rope_scaling")?.map(|s| table(s, theta, context)).transpose()?;
     let parameters = f.object("rope_parameters")?;

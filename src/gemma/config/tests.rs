@@ -1,3 +1,5 @@
+mod layers;
+
 use super::*;
 
 use serde_json::{Value, json};
@@ -121,68 +123,6 @@ fn layer_options_follow_the_kinds() {
 }
 
 #[test]
-fn gemma_4_has_layers_of_two_sizes() {
-    let bare = GemmaConfig::from_json(r#"{"model_type": "gemma4_text"}"#).unwrap();
-    assert_eq!((bare.num_hidden_layers, bare.vocab_size, bare.sliding_window), (30, 262_144, Some(512)));
-    assert_eq!((bare.layer_head_dim(0), bare.layer_head_dim(5), bare.layer_kv_heads(5)), (256, 512, 4));
-    assert_eq!((bare.hidden_size_per_layer_input, bare.vocab_size_per_layer_input), (256, 262_144));
-    let proportional = RopeScaling::Proportional { partial_rotary_factor: 0.25, factor: 1.0 };
-    assert_eq!((bare.rope_full, bare.rope_sliding), (RopeConfig { theta: 1e6, scaling: proportional }, RopeConfig::new(1e4)));
-    assert_eq!((bare.attn_score_scale(), bare.final_logit_softcapping), (1.0, None));
-    let unified = GemmaConfig::from_json(r#"{"model_type": "gemma4_unified_text"}"#).unwrap();
-    assert_eq!((unified.sliding_window, unified.hidden_size_per_layer_input), (Some(1024), 0));
-
-    // Both spellings; the number of KV heads of full layers counts where keys are values.
-    let kinds = json!(["full_attention", "sliding_attention", "sliding_attention", "sliding_attention"]);
-    let four = |mut extra: Value| {
-        extra["layer_types"] = kinds.clone();
-        extra["hidden_size_per_layer_input"] = json!(0);
-        with("gemma4_text", extra)
-    };
-    let global = json!({"global_head_dim": 32, "num_global_key_value_heads": 1, "attention_k_eq_v": true});
-    let own = json!({"head_dim": 32, "num_key_value_heads": 1});
-    let listed = json!({"attention_k_eq_v": true, "per_layer_config": {"0": own, "3": own}});
-    let config = four(global).unwrap();
-    assert_eq!(config, four(listed).unwrap());
-    assert_eq!(config.layer_types, [F, S, S, F], "the last layer is full, whatever the list says");
-    assert_eq!(
-        (config.layer_k_eq_v(0), config.layer_k_eq_v(1), config.layer_kv_dim(0), config.layer_kv_dim(1)),
-        (true, false, 32, 32)
-    );
-    let projected = four(json!({"global_head_dim": 32, "num_global_key_value_heads": 1})).unwrap();
-    assert_eq!((projected.layer_kv_heads(0), projected.layer_head_dim(0)), (2, 32));
-    let none = four(json!({"per_layer_config": {}})).unwrap();
-    assert_eq!((none.layer_head_dim(0), none.per_layer_config.len()), (16, 0));
-    for (extra, word) in [
-        (json!({"per_layer_config": {"0": own}, "global_head_dim": 32}), "global_head_dim"),
-        (json!({"per_layer_config": {"4": own}}), "\"4\""),
-        (json!({"per_layer_config": {"x": own}}), "\"x\""),
-        (json!({"per_layer_config": {"0": 7}}), "per_layer_config.0."),
-        (json!({"per_layer_config": {"0": {"window": 7}}}), "per_layer_config.0.window"),
-        (json!({"per_layer_config": {"0": {"head_dim": 32}}}), "layer 3"),
-        (json!({"per_layer_config": {"0": {"head_dim": 0}}}), "head_dim is 0"),
-        (json!({"per_layer_config": {"1": {"num_key_value_heads": 3}}}), "num_key_value_heads 3"),
-        (json!({"num_kv_shared_layers": 4}), "num_kv_shared_layers"),
-        (json!({"num_kv_shared_layers": 3}), "num_kv_shared_layers"),
-        (json!({"use_bidirectional_attention": "all"}), "use_bidirectional_attention"),
-        (json!({"enable_moe_block": true}), "enable_moe_block"),
-        (json!({"query_pre_attn_scalar": 256}), "query_pre_attn_scalar"),
-    ] {
-        let problem = four(extra).unwrap_err().to_string();
-        assert!(problem.contains(word), "{word}: {problem}");
-    }
-    assert!(four(json!({"use_bidirectional_attention": "vision", "num_experts": 8, "enable_moe_block": false})).is_ok());
-    assert!(with("gemma4_text", json!({"vocab_size_per_layer_input": 100})).unwrap_err().to_string().contains("have no row"));
-    let wide = with(
-        "gemma4_text",
-        json!({"use_double_wide_mlp": true, "num_kv_shared_layers": 1, "layer_types": ["full_attention",
-        "sliding_attention", "full_attention", "full_attention"]}),
-    )
-    .unwrap();
-    assert_eq!([2, 3].map(|i| (wide.layer_intermediate_size(i), wide.kv_source_layer(i))), [(96, Some(2)), (192, Some(2))]);
-}
-
-#[test]
 fn what_would_change_the_mathematics_is_refused_by_name() {
     for (model_type, key, value) in [
         ("gemma2", "attention_bias", json!(true)),
@@ -253,9 +193,7 @@ fn rope_settings_that_are_not_known_are_refused() {
 
 #[test]
 fn later_families_are_refused_as_unsupported() {
-    for model_type in
-        ["gemma3n", "gemma3n_text", "gemma4_assistant", "gemma4_unified_assistant", "embedding_gemma2_text", "recurrent_gemma"]
-    {
+    for model_type in ["gemma4_assistant", "gemma4_unified_assistant", "embedding_gemma2_text", "recurrent_gemma"] {
         match with(model_type, json!({})) {
             Err(Error::Unsupported(what)) => assert!(what.contains(model_type), "{what}"),
             other => panic!("{model_type}: {other:?}"),
@@ -284,7 +222,7 @@ fn presets_and_the_tiny_model_are_valid() {
     for name in GemmaConfig::preset_names() {
         GemmaConfig::preset(name).unwrap().validate().unwrap_or_else(|e| panic!("{name}: {e}"));
     }
-    assert_eq!(GemmaConfig::preset_names().count(), 14);
+    assert_eq!(GemmaConfig::preset_names().count(), 16);
     assert_eq!(GemmaConfig::preset("gemma-9"), None);
     let big = GemmaConfig::preset("gemma-3-27b").unwrap();
     assert_eq!(big.query_pre_attn_scalar, Some((big.hidden_size / big.num_attention_heads) as f32));
@@ -320,6 +258,12 @@ fn the_golden_checkpoints_have_the_sizes_their_files_say() {
     assert_eq!((mm.layer_types, mm.rope_full.scaling), (vec![S, S, F, S, S, F], RopeScaling::Linear { factor: 8.0 }));
     assert_eq!((text.layer_types, text.rope_sliding), (vec![S, S, S, S, S, F, S], RopeConfig::new(1e4)));
     assert!(!untied.tie_word_embeddings && text.tie_word_embeddings);
+    let three = read("gemma3n");
+    assert_eq!((three.num_kv_layers(), three.kv_source_layer(9), three.kv_source_layer(8)), (5, Some(4), Some(3)));
+    assert_eq!((three.altup_num_inputs, three.laurel_rank, three.vocab_size_per_layer_input), (4, 6, 136));
+    let sparse: Vec<Option<f32>> =
+        [Some(1.644_853_6), Some(1.281_551_6), Some(0.841_621_2)].into_iter().chain([None; 7]).collect();
+    assert_eq!(three.activation_sparsity, sparse);
     let (dense, unified) = (read("gemma4-dense"), read("gemma4-unified"));
     assert_eq!((dense.layer_types, dense.final_logit_softcapping), (vec![S, S, S, S, S, F], Some(6.0)));
     let wide = LayerOverrides { head_dim: Some(32), num_key_value_heads: Some(1), intermediate_size: None };
@@ -345,6 +289,7 @@ fn no_value_of_any_key_brings_a_panic() {
         "gemma3-text",
         "gemma3-mm-bf16",
         "gemma3-untied-native",
+        "gemma3n",
         "gemma4-e2b",
         "gemma4-unified",
         "vaultgemma",

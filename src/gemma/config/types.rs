@@ -14,6 +14,8 @@ pub enum GemmaArch {
     VaultGemma,
     /// Gemma 3 text (`gemma3_text`, or the text part of `gemma3`).
     Gemma3,
+    /// Gemma 3n text (`gemma3n_text`, or the text part of `gemma3n`).
+    Gemma3n,
     /// Gemma 4 text (`gemma4_text`, `gemma4_unified_text`, or the text part of `gemma4` and `gemma4_unified`).
     Gemma4,
 }
@@ -26,6 +28,7 @@ impl GemmaArch {
             GemmaArch::Gemma2 => "gemma2",
             GemmaArch::VaultGemma => "vaultgemma",
             GemmaArch::Gemma3 => "gemma3_text",
+            GemmaArch::Gemma3n => "gemma3n_text",
             GemmaArch::Gemma4 => "gemma4_text",
         }
     }
@@ -37,6 +40,7 @@ impl GemmaArch {
             GemmaArch::Gemma2 => GemmaLayerStyle::Gemma2,
             GemmaArch::VaultGemma => GemmaLayerStyle::VaultGemma,
             GemmaArch::Gemma3 => GemmaLayerStyle::Gemma3,
+            GemmaArch::Gemma3n => GemmaLayerStyle::Gemma3n,
             GemmaArch::Gemma4 => GemmaLayerStyle::Gemma4,
         }
     }
@@ -45,13 +49,13 @@ impl GemmaArch {
     pub const fn gain(self) -> Gain {
         match self {
             GemmaArch::Gemma | GemmaArch::Gemma2 | GemmaArch::VaultGemma | GemmaArch::Gemma3 => Gain::OnePlus,
-            GemmaArch::Gemma4 => Gain::Plain,
+            GemmaArch::Gemma3n | GemmaArch::Gemma4 => Gain::Plain,
         }
     }
 
     /// Whether each head's values are normed, without a weight.
     pub const fn norms_values(self) -> bool {
-        matches!(self, GemmaArch::Gemma4)
+        matches!(self, GemmaArch::Gemma3n | GemmaArch::Gemma4)
     }
 }
 
@@ -67,6 +71,8 @@ pub enum GemmaLayerStyle {
     Gemma3,
     /// As `Gemma`, with Gemma 2's windows and softcaps.
     VaultGemma,
+    /// As `Gemma3`, with a norm on values, over several streams of which one is computed and the others follow it.
+    Gemma3n,
     /// As `Gemma3`, with a norm on values and a factor on the stream after each layer.
     Gemma4,
 }
@@ -79,6 +85,7 @@ impl GemmaLayerStyle {
             GemmaLayerStyle::Gemma2 => GemmaArch::Gemma2,
             GemmaLayerStyle::Gemma3 => GemmaArch::Gemma3,
             GemmaLayerStyle::VaultGemma => GemmaArch::VaultGemma,
+            GemmaLayerStyle::Gemma3n => GemmaArch::Gemma3n,
             GemmaLayerStyle::Gemma4 => GemmaArch::Gemma4,
         }
     }

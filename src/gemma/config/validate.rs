@@ -1,7 +1,10 @@
 //! Whether the fields of a configuration fit together.
 
-use super::{GemmaConfig, LayerKind, RopeScaling};
+use super::{GemmaArch, GemmaConfig, LayerKind, RopeScaling};
 use crate::{Error, Result};
+
+/// Most streams of a model.
+pub(in crate::gemma) const MOST_STREAMS: usize = 16;
 
 impl GemmaConfig {
     /// Checks that the fields fit together. [`from_json`](Self::from_json) has done so; needed after changing fields by hand.
@@ -26,7 +29,7 @@ impl GemmaConfig {
             within("vocab_size_per_layer_input", self.vocab_size_per_layer_input, 1 << 20)?;
         }
         let rows = self.vocab_size_per_layer_input;
-        if self.hidden_size_per_layer_input > 0 && rows < self.vocab_size {
+        if self.arch != GemmaArch::Gemma3n && self.hidden_size_per_layer_input > 0 && rows < self.vocab_size {
             let tokens = self.vocab_size;
             return Err(Error::Config(format!("vocab_size_per_layer_input is {rows}: tokens up to {tokens} have no row")));
         }
@@ -42,6 +45,7 @@ impl GemmaConfig {
         }
         self.validate_relations()?;
         self.validate_layers()?;
+        self.validate_streams()?;
         self.validate_scalars()
     }
 
@@ -89,6 +93,36 @@ impl GemmaConfig {
             return Err(Error::Config(format!("layer {layer}: {problem}")));
         }
         Ok(())
+    }
+
+    /// What Gemma 3n has, and it alone.
+    fn validate_streams(&self) -> Result<()> {
+        let (streams, rank, sparse) = (self.altup_num_inputs, self.laurel_rank, &self.activation_sparsity);
+        let problem = if self.arch != GemmaArch::Gemma3n {
+            if streams == 0 && rank == 0 && sparse.is_empty() {
+                return Ok(());
+            }
+            format!(
+                "altup_num_inputs is {streams}, laurel_rank {rank}, activation_sparsity has {}; none is for {:?}",
+                sparse.len(),
+                self.arch
+            )
+        } else if !(2..=MOST_STREAMS).contains(&streams) {
+            format!("altup_num_inputs is {streams}, expected 2 to {MOST_STREAMS}")
+        } else if self.altup_active_idx >= streams {
+            format!("altup_active_idx is {}, altup_num_inputs {streams}", self.altup_active_idx)
+        } else if rank == 0 || rank > 1 << 16 {
+            format!("laurel_rank is {rank}, expected 1 to {}", 1 << 16)
+        } else if self.hidden_size_per_layer_input == 0 {
+            "hidden_size_per_layer_input is 0, Gemma 3n needs it".to_string()
+        } else if !sparse.is_empty() && sparse.len() != self.num_hidden_layers {
+            format!("activation_sparsity has {} entries, num_hidden_layers is {}", sparse.len(), self.num_hidden_layers)
+        } else if let Some(odd) = sparse.iter().flatten().find(|deviations| !deviations.is_finite()) {
+            format!("activation_sparsity has {odd}, expected finite numbers")
+        } else {
+            return Ok(());
+        };
+        Err(Error::Config(problem))
     }
 
     fn validate_scalars(&self) -> Result<()> {

@@ -8,7 +8,8 @@ use crate::{
     flow::{FlowStage, ModelFlow, SideOutputs},
     gemma::{
         DecodeRopeParamsStage, EmbedScaleStage, GemmaConfig, GemmaDecodeLayerSpec, GemmaLayerCtx, GemmaRmsNormStage, LmHeadStage,
-        LogitSoftcapStage, PerLayerInputsStage, RopeTablesStage, SelfAttnPrefillSpec, WeightPosition, blocks::weight_key,
+        LogitSoftcapStage, MergeStreamsStage, PerLayerInputsStage, RopeTablesStage, SelfAttnPrefillSpec, SplitStreamsStage,
+        WeightPosition, blocks::weight_key,
     },
     ir::{DType, Dim, Shape, sym},
     profile::CompileProfile,
@@ -73,10 +74,12 @@ impl GemmaFlow<'_> {
             GemmaMode::Decode => flow.stage(DecodeRopeParamsStage::new(config)?),
         };
         let shared = Arc::new(config.clone());
-        let flow = flow
-            .raw_stages(self.before_layers.clone())
-            .repeat_layers(config.active_num_layers(), |index| self.layer_stage(index, &shared))
-            .raw_stages(self.after_layers.clone());
+        let flow = flow.raw_stages(self.before_layers.clone());
+        let several = config.altup_num_inputs > 0;
+        let flow = if several { flow.stage(SplitStreamsStage::new(config)) } else { flow };
+        let flow = flow.repeat_layers(config.active_num_layers(), |index| self.layer_stage(index, &shared));
+        let flow = if several { flow.stage(MergeStreamsStage::new(config)) } else { flow };
+        let flow = flow.raw_stages(self.after_layers.clone());
         let flow = match &self.patch_flow {
             Some(patch) => patch(flow),
             None => flow,

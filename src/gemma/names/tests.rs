@@ -2,7 +2,8 @@
 
 use super::*;
 
-const ARCHS: [GemmaArch; 5] = [GemmaArch::Gemma, GemmaArch::Gemma2, GemmaArch::VaultGemma, GemmaArch::Gemma3, GemmaArch::Gemma4];
+const ARCHS: [GemmaArch; 6] =
+    [GemmaArch::Gemma, GemmaArch::Gemma2, GemmaArch::VaultGemma, GemmaArch::Gemma3, GemmaArch::Gemma3n, GemmaArch::Gemma4];
 
 #[test]
 fn names_go_both_ways() {
@@ -12,12 +13,15 @@ fn names_go_both_ways() {
             assert_eq!(WeightPosition::from_hugging_face(arch, &name), Some(position), "{arch:?} {name}");
             match position.gguf(arch) {
                 Some(name) => assert_eq!(WeightPosition::from_gguf(arch, &name), Some(position), "{arch:?} {name}"),
-                None => assert_eq!(arch, GemmaArch::VaultGemma),
+                None => {
+                    let stacked = matches!(position, WeightPosition::StreamProjection(_) | WeightPosition::StreamUnembed(_));
+                    assert!(stacked || arch == GemmaArch::VaultGemma, "{arch:?} {position}");
+                }
             }
         }
     }
     let counts = ARCHS.map(|arch| WeightPosition::known(arch, 1).count());
-    assert_eq!(counts, [3 + 9, 3 + 11, 3 + 9, 3 + 13, 6 + 17]);
+    assert_eq!(counts, [3 + 9, 3 + 11, 3 + 9, 3 + 13, 6 + 2 * 15 + 24, 6 + 17]);
 }
 
 #[test]
@@ -54,4 +58,12 @@ fn names_that_are_not_ours_have_no_position() {
         assert_eq!(WeightPosition::from_hugging_face(GemmaArch::Gemma3, name), None, "{name}");
     }
     assert_eq!(WeightPosition::Layer(0, LayerWeight::QueryNorm).hugging_face(GemmaArch::Gemma2), None);
+}
+
+#[test]
+fn stacked_matrices_have_a_name_each() {
+    let keys = gguf_stack("gemma3n", "altup_proj.weight", 3).unwrap();
+    assert_eq!(keys, ["altup_projections.0.weight", "altup_projections.1.weight", "altup_projections.2.weight"]);
+    assert_eq!(gguf_stack("gemma3n", "blk.0.altup_router.weight", 3), None);
+    assert_eq!(gguf_stack("gemma4", "altup_proj.weight", 3), None);
 }
