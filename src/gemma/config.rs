@@ -8,7 +8,7 @@ mod rope;
 
 use std::path::Path;
 
-use crate::{Error, Result, ir::MaskKind};
+use crate::{Error, Result, ir::MaskKind, weights::FileLimits};
 
 /// The model families that this crate computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -192,7 +192,15 @@ impl GemmaConfig {
     /// [`Error::Io`] and [`Error::Format`] as [`GgufLoader::from_file`](crate::weights::GgufLoader::from_file); [`Error::Config`]
     /// and [`Error::Unsupported`] as [`from_json`](Self::from_json), with the file's name in front.
     pub fn from_gguf(path: impl AsRef<Path>) -> Result<Self> {
-        gguf::from_file(path.as_ref())
+        Self::from_gguf_with(path, FileLimits::default())
+    }
+
+    /// As [`from_gguf`](Self::from_gguf), for files whose headers ask for more than [`FileLimits::default`] allows.
+    ///
+    /// # Errors
+    /// As [`from_gguf`](Self::from_gguf).
+    pub fn from_gguf_with(path: impl AsRef<Path>, limits: FileLimits) -> Result<Self> {
+        gguf::from_file(path.as_ref(), limits)
     }
 
     /// The configuration of a model that is given as its weights: a `.gguf` file, a folder with a `config.json`, or a file with a

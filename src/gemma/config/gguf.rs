@@ -5,11 +5,11 @@ use std::path::Path;
 use super::{GemmaArch, GemmaConfig, LayerKind, RopeConfig, RopeScaling, json::named, preset::layer_pattern};
 use crate::{
     Error, Result,
-    weights::{GgufFiles, GgufMetadata, ReadMode},
+    weights::{FileLimits, GgufFiles, GgufMetadata, ReadMode, ReadOptions},
 };
 
-pub(super) fn from_file(path: &Path) -> Result<GemmaConfig> {
-    let files = GgufFiles::open(path, ReadMode::Positioned)?;
+pub(super) fn from_file(path: &Path, limits: FileLimits) -> Result<GemmaConfig> {
+    let files = GgufFiles::open(path, ReadOptions { mode: ReadMode::Positioned, limits })?;
     read(&files).map_err(|error| named(path, error))
 }
 
