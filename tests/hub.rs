@@ -233,7 +233,7 @@ fn wrong_answers_never_become_a_file() {
         (Fault::OtherBytes, "SHA-256"),
         (Fault::Header("content-length", "299999".into()), "299999"),
         (Fault::Status(503), "503"),
-        (Fault::Status(429), "too many requests"),
+        (Fault::Status(403), "redirects to answers 403"),
         (Fault::Drop, WEIGHTS),
     ];
     for (fault, expected) in faults {
@@ -293,7 +293,7 @@ fn gated_models_say_where_to_accept_and_that_a_token_is_needed() {
         for expected in [&page, "licence", "HF_TOKEN", &status.to_string()] {
             assert!(text.contains(expected), "{expected} in {text}");
         }
-        assert!(text.contains(if token.is_some() { "account of the token given" } else { "without an access token" }), "{text}");
+        assert!(text.contains(if token.is_some() { "with the access token given" } else { "without an access token" }), "{text}");
         assert!(!text.contains("hf_other"), "{text}");
     }
     assert!(case.tree().is_empty());
@@ -312,6 +312,8 @@ fn what_the_hub_does_not_have_is_named() {
     };
     missing("some-one/else", &["some-one/else", "check the name"]);
     missing(&format!("{REPOSITORY}/no.gguf"), &["no.gguf"]);
+    case.hub.state().refuse = Some((429, None));
+    transfer_error(case.get(), "too many requests");
     for refusal in [(401, Some("RepoNotFound")), (404, Some("RepoNotFound")), (404, None)] {
         case.hub.state().refuse = Some(refusal);
         missing(REPOSITORY, &[REPOSITORY, "private", "check the name"]);
@@ -444,6 +446,16 @@ fn a_full_disk_is_said() {
     assert!(!case.blob(WEIGHTS).exists());
     fs::remove_file(part).unwrap();
     case.is_whole(&case.get().unwrap());
+}
+
+#[test]
+fn a_server_that_does_not_encrypt_is_an_error_where_encryption_is_asked_for() {
+    let case = Case::small();
+    let endpoint = case.hub.endpoint().replace("http:", "https:");
+    let token = Some("hf_token".to_string());
+    let result = download(&REPOSITORY.parse().unwrap(), HubOptions { endpoint, token, ..case.options() });
+    transfer_error(result, "the list of files");
+    assert!(case.hub.state().asked.iter().all(|request| request.headers.is_empty()));
 }
 
 #[test]

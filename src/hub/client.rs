@@ -71,6 +71,13 @@ struct Ask<'a> {
     start: u64,
 }
 
+/// An answer.
+struct Told {
+    response: Response<Body>,
+    /// By the hub itself, not by a server that it redirects to.
+    by_hub: bool,
+}
+
 /// A file of the repository before it is fetched.
 pub(super) struct Remote {
     pub(super) name: String,
@@ -106,11 +113,11 @@ impl Client {
     /// The repository's newest commit and its files.
     pub(super) fn listing(&self) -> Result<Listing> {
         let url = format!("{}/api/models/{}/revision/main", self.endpoint, self.repository);
-        let response = self.send(&Ask { url, file: LISTING, head: false, start: 0 }, |_| false)?;
-        if !response.status().is_success() {
-            return Err(self.refusal(&response, None));
+        let told = self.send(&Ask { url, file: LISTING, head: false, start: 0 }, |_| false)?;
+        if !told.response.status().is_success() {
+            return Err(self.refusal(&told, None));
         }
-        let body = response.into_body().into_with_config().limit(MAX_LISTING).read_to_vec();
+        let body = told.response.into_body().into_with_config().limit(MAX_LISTING).read_to_vec();
         let body = body.map_err(|error| self.failure(LISTING, error))?;
         let listing: Listing = serde_json::from_slice(&body).map_err(|error| self.failure(LISTING, error))?;
         if listing.commit.len() != 40 || !listing.commit.bytes().all(|b| b.is_ascii_hexdigit()) {
@@ -125,21 +132,19 @@ impl Client {
     pub(super) fn look(&self, commit: &str, file: &str) -> Result<Remote> {
         let linked = |headers: &HeaderMap| ["x-linked-etag", "x-linked-size"].iter().all(|name| header(headers, name).is_some());
         let ask = Ask { url: self.address(commit, file), file, head: true, start: 0 };
-        let response = self.send(&ask, linked)?;
-        let headers = response.headers();
+        let told = self.send(&ask, linked)?;
+        let (status, headers) = (told.response.status(), told.response.headers());
         let linked = linked(headers);
-        if !response.status().is_success() && !(linked && response.status().is_redirection()) {
-            return Err(self.refusal(&response, Some(file)));
+        if !(status.is_success() || linked && status.is_redirection()) {
+            return Err(self.refusal(&told, Some(file)));
         }
         let (etag, size) = if linked { ("x-linked-etag", "x-linked-size") } else { ("etag", "content-length") };
         let etag = header(headers, etag).map(|etag| etag.trim_start_matches("W/").trim_matches('"').to_string());
-        let plain = |etag: &String| {
-            let mut letters = etag.bytes();
-            etag.len() <= 128 && letters.next().is_some_and(|b| b.is_ascii_alphanumeric()) && {
-                letters.all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-            }
+        let plain = |etag: &str| {
+            let letters = etag.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+            letters && (1..=128).contains(&etag.len())
         };
-        let Some(etag) = etag.filter(plain) else {
+        let Some(etag) = etag.filter(|etag| plain(etag)) else {
             return Err(self.failure(file, "the server gives no ETag that can name its content; is the endpoint a hub?"));
         };
         let Some(bytes) = header(headers, size).and_then(|size| size.parse().ok()) else {
@@ -153,10 +158,11 @@ impl Client {
     /// The bytes of a file from `start` on, and whether they begin there: a server may send the whole file instead.
     pub(super) fn bytes(&self, commit: &str, remote: &Remote, start: u64) -> Result<(Body, bool)> {
         let file = &remote.name;
-        let response = self.send(&Ask { url: self.address(commit, file), file, head: false, start }, |_| false)?;
-        if !response.status().is_success() {
-            return Err(self.refusal(&response, Some(file)));
+        let told = self.send(&Ask { url: self.address(commit, file), file, head: false, start }, |_| false)?;
+        if !told.response.status().is_success() {
+            return Err(self.refusal(&told, Some(file)));
         }
+        let response = told.response;
         let partial = response.status() == 206;
         let expected = match partial {
             true => format!("bytes {start}-{}/{}", remote.bytes.saturating_sub(1), remote.bytes),
@@ -173,23 +179,25 @@ impl Client {
 
     /// A request with its redirects. The token goes to the endpoint's own origin alone. `enough` says of an answer's headers
     /// that no redirect need be followed.
-    fn send(&self, ask: &Ask<'_>, enough: impl Fn(&HeaderMap) -> bool) -> Result<Response<Body>> {
-        let mut url = ask.url.clone();
+    fn send(&self, ask: &Ask<'_>, enough: impl Fn(&HeaderMap) -> bool) -> Result<Told> {
+        let (mut url, home) = (ask.url.clone(), origin(&self.endpoint));
         for _ in 0..=MAX_REDIRECTS {
             let mut request = if ask.head { self.agent.head(&url) } else { self.agent.get(&url) };
             if ask.start > 0 {
                 request = request.header("range", format!("bytes={}-", ask.start));
             }
-            if let Some(token) = self.token.as_ref().filter(|_| origin(&url) == origin(&self.endpoint)) {
+            let by_hub = origin(&url) == home;
+            if let Some(token) = self.token.as_ref().filter(|_| by_hub) {
                 request = request.header("authorization", format!("Bearer {token}"));
             }
             let response = request.call().map_err(|error| self.failure(ask.file, error))?;
             let location = header(response.headers(), "location").filter(|_| response.status().is_redirection());
             let Some(location) = location.filter(|_| !enough(response.headers())) else {
-                return Ok(response);
+                return Ok(Told { response, by_hub });
             };
             let Some(next) = target(&url, location) else {
-                return Err(self.failure(ask.file, format!("the server points to {location:?}, which cannot be followed")));
+                let shown = location.split('?').next().unwrap_or_default();
+                return Err(self.failure(ask.file, format!("the server points to {shown:?}, which cannot be followed")));
             };
             url = next;
         }
@@ -197,8 +205,12 @@ impl Client {
     }
 
     /// What an answer that is no success means.
-    fn refusal(&self, response: &Response<Body>, file: Option<&str>) -> Error {
-        let model = self.repository.clone();
+    fn refusal(&self, told: &Told, file: Option<&str>) -> Error {
+        let (response, model) = (&told.response, self.repository.clone());
+        if !told.by_hub {
+            let problem = format!("the server that the hub redirects to answers {}", response.status().as_u16());
+            return self.failure(file.unwrap_or(LISTING), problem);
+        }
         let unknown = header(response.headers(), "x-error-code") == Some("RepoNotFound");
         let page = format!("{}/{}", self.endpoint, self.repository);
         match (response.status().as_u16(), file) {
