@@ -31,6 +31,8 @@ pub use options::{FileLimits, ReadMode, ReadOptions};
 pub use quantised::QuantisedLoader;
 pub use random::random_weights;
 pub use safetensors::SafetensorsLoader;
+#[cfg(feature = "hub")]
+pub(crate) use safetensors::index_shards;
 pub use tensor::{RandomFill, Tensor, TensorSource};
 
 use crate::Result;

@@ -187,6 +187,12 @@ fn resolve(path: &Path) -> Result<PathBuf> {
 /// Tensor names to the shards they lie in.
 type Index = BTreeMap<String, String>;
 
+/// The shards that an index names.
+#[cfg(feature = "hub")]
+pub(crate) fn index_shards(path: &Path) -> Result<BTreeSet<String>> {
+    Ok(read_index(path, &FileLimits::default())?.into_values().collect())
+}
+
 fn read_index(path: &Path, limits: &FileLimits) -> Result<Index> {
     #[derive(serde::Deserialize)]
     struct File {
