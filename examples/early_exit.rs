@@ -18,7 +18,7 @@ use gemmaflow::{
 /// A layer that is left out has no weights on the device, no cache and no dispatch.
 #[derive(Parser)]
 struct Arguments {
-    /// Folder with config.json, tokenizer.json and safetensors weights
+    /// Folder with config.json, tokenizer.json and safetensors weights, or OWNER/NAME on the Hugging Face Hub
     #[arg(long, value_name = "DIR", default_value = common::DEMO, hide_default_value = true)]
     model: PathBuf,
     /// Text to continue
@@ -47,7 +47,8 @@ fn main() -> ExitCode {
     common::main(run)
 }
 
-fn run(arguments: Arguments) -> Result<()> {
+fn run(mut arguments: Arguments) -> Result<()> {
+    arguments.model = common::local(&arguments.model)?;
     let (config, _) = common::open(&arguments.model)?;
     let layers = config.active_num_layers();
     if let Some(exit) = arguments.exit.iter().find(|exit| **exit == 0 || **exit > layers) {

@@ -24,7 +24,8 @@ const PREFILL_PART: usize = 256;
 /// Continues a prompt with a Gemma model. The text goes to stdout, all else to stderr.
 #[derive(Parser)]
 struct Arguments {
-    /// Folder with config.json, tokenizer.json and safetensors weights, or a .gguf file
+    /// Folder with config.json, tokenizer.json and safetensors weights, a .gguf file, or OWNER/NAME[/FILE.gguf] on the Hugging Face
+    /// Hub
     #[arg(long, value_name = "DIR", default_value = common::DEMO, hide_default_value = true)]
     model: PathBuf,
     /// Text to continue, or with --chat the user's message [default: a line that opens a scene]
@@ -69,7 +70,7 @@ fn main() -> ExitCode {
     common::main(run)
 }
 
-fn run(arguments: Arguments) -> Result<()> {
+fn run(mut arguments: Arguments) -> Result<()> {
     if arguments.list_devices {
         return common::list_devices();
     }
@@ -78,6 +79,7 @@ fn run(arguments: Arguments) -> Result<()> {
         .with_top_p(arguments.top_p)
         .with_min_p(arguments.min_p);
     opts.validate()?;
+    arguments.model = common::local(&arguments.model)?;
     let (config, mut weights) = common::open(&arguments.model)?;
     let tokenizer = common::tokenizer(&arguments.model)?;
     let (prompt, stop) = encode(&arguments, &config, &tokenizer)?;

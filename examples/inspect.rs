@@ -27,7 +27,8 @@ use indicatif::HumanBytes;
 /// Prints a model's graph, plan, shaders or memory. Reads the headers of weights only.
 #[derive(Parser)]
 struct Arguments {
-    /// Folder with config.json and safetensors weights, a weights file, or a .gguf file [default: the demo model]
+    /// Folder with config.json and safetensors weights, a weights file, a .gguf file, or OWNER/NAME[/FILE.gguf] on the Hugging Face
+    /// Hub [default: the demo model]
     #[arg(long, value_name = "PATH")]
     model: Option<PathBuf>,
     /// A released model's shape in bf16 instead, such as gemma-3-1b
@@ -76,10 +77,11 @@ fn main() -> ExitCode {
     common::main(run)
 }
 
-fn run(arguments: Arguments) -> Result<()> {
+fn run(mut arguments: Arguments) -> Result<()> {
     if arguments.what.devices {
         return common::list_devices();
     }
+    arguments.model = arguments.model.as_deref().map(common::local).transpose()?;
     let (config, mut weights) = model(&arguments)?;
     if arguments.tokens == 0 || arguments.context < arguments.tokens {
         bail!("--tokens is {}, expected 1 to --context, which is {}", arguments.tokens, arguments.context);

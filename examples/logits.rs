@@ -19,7 +19,8 @@ use safetensors::{Dtype, tensor::TensorView};
 /// Writes `logits` F32 [T, V] of T token ids; row t follows tokens 0..=t.
 #[derive(Parser)]
 struct Arguments {
-    /// Folder with config.json and safetensors weights, a weights file beside its config.json, or a .gguf file
+    /// Folder with config.json and safetensors weights, a weights file beside its config.json, a .gguf file, or
+    /// OWNER/NAME[/FILE.gguf] on the Hugging Face Hub
     #[arg(long, value_name = "PATH")]
     model: PathBuf,
     /// Token ids: 1,2,3 or @FILE with a JSON array of them
@@ -60,7 +61,7 @@ fn main() -> ExitCode {
     common::main(run)
 }
 
-fn run(arguments: Arguments) -> Result<()> {
+fn run(mut arguments: Arguments) -> Result<()> {
     let tokens = tokens(&arguments.tokens)?;
     if let Some(folder) = arguments.out.parent().filter(|folder| *folder != Path::new("") && !folder.is_dir()) {
         bail!("--out: {} is no folder", folder.display());
@@ -68,6 +69,7 @@ fn run(arguments: Arguments) -> Result<()> {
     if !arguments.chunk.is_power_of_two() {
         bail!("--chunk is {}, expected a power of two", arguments.chunk);
     }
+    arguments.model = common::local(&arguments.model)?;
     let (config, mut weights) = common::open(&arguments.model)?;
     let prefill_chunk = (arguments.path == Way::Chunked).then_some(arguments.chunk);
     let quantise = arguments.quantize.map(Into::into);

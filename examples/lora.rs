@@ -23,7 +23,7 @@ use gemmaflow::{
 /// Generates greedily with and without an adapter, and compares their speed.
 #[derive(Parser)]
 struct Arguments {
-    /// Folder with config.json, tokenizer.json and safetensors weights
+    /// Folder with config.json, tokenizer.json and safetensors weights, or OWNER/NAME on the Hugging Face Hub
     #[arg(long, value_name = "DIR", default_value = common::DEMO, hide_default_value = true)]
     model: PathBuf,
     /// Folder with adapter_model.safetensors and adapter_config.json as PEFT writes them, or a safetensors file
@@ -178,7 +178,8 @@ fn main() -> ExitCode {
     common::main(run)
 }
 
-fn run(arguments: Arguments) -> Result<()> {
+fn run(mut arguments: Arguments) -> Result<()> {
+    arguments.model = common::local(&arguments.model)?;
     let (config, _) = common::open(&arguments.model)?;
     let lora = Arc::new(match &arguments.adapter {
         Some(path) => Lora::open(path, &config)?,

@@ -17,7 +17,7 @@ use gemmaflow::{
 /// make of it (the logit lens).
 #[derive(Parser)]
 struct Arguments {
-    /// Folder with config.json, tokenizer.json and safetensors weights
+    /// Folder with config.json, tokenizer.json and safetensors weights, or OWNER/NAME on the Hugging Face Hub
     #[arg(long, value_name = "DIR", default_value = common::DEMO, hide_default_value = true)]
     model: PathBuf,
     /// Text to read
@@ -71,7 +71,8 @@ fn main() -> ExitCode {
     common::main(run)
 }
 
-fn run(arguments: Arguments) -> Result<()> {
+fn run(mut arguments: Arguments) -> Result<()> {
+    arguments.model = common::local(&arguments.model)?;
     let (config, mut weights) = common::open(&arguments.model)?;
     let count = config.active_num_layers();
     if let Some(layer) = arguments.layers.iter().find(|layer| **layer >= count) {

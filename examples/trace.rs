@@ -17,7 +17,7 @@ use gemmaflow::{
 /// Compares every layer of a model on a device with the CPU reference and names the first node that differs.
 #[derive(Parser)]
 struct Args {
-    /// Model folder or weights file.
+    /// Model folder, weights file, or OWNER/NAME[/FILE.gguf] on the Hugging Face Hub.
     #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo"))]
     model: PathBuf,
     /// Token ids, separated by commas.
@@ -35,7 +35,8 @@ struct Args {
 }
 
 fn main() -> Result<()> {
-    let args = Args::parse();
+    let mut args = Args::parse();
+    args.model = common::local(&args.model)?;
     let config = GemmaConfig::from_file(&args.model)?;
     if let Some(token) = args.tokens.iter().find(|t| **t as usize >= config.vocab_size) {
         bail!("token {token} is outside the vocabulary of {}", config.vocab_size);

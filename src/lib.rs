@@ -5,6 +5,8 @@ mod error;
 pub mod flow;
 pub mod gemma;
 pub mod generate;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod ir;
 pub mod lower;
 pub mod plan;

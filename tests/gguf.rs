@@ -1,11 +1,13 @@
 //! GGUF files: what llama.cpp's tools wrote is read to the bit, and what cannot be read is refused in words.
 
 mod common;
+#[path = "gguf/headers.rs"]
+mod headers;
 
 use std::path::Path;
 
 use common::{
-    gguf::{GgufOracle, Writer, key, string, sum},
+    gguf::{GgufOracle, Writer, key, sum},
     oracle::data,
 };
 use gemmaflow::{
@@ -299,82 +301,4 @@ fn parts_are_found_and_checked() {
     Writer::new("parts").u32("split.no", 2).u32("split.count", 3).u32("split.tensors.count", 45).write(&parts[2]);
     let few = refused(&parts[0]);
     assert!(few.contains("split.tensors.count"), "{few}");
-}
-
-fn refused(bytes: &[u8], says: &str) {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("x.gguf");
-    std::fs::write(&path, bytes).unwrap();
-    let error = GgufLoader::from_file(&path).unwrap_err();
-    assert!(matches!(error, Error::Format { .. }), "{error}");
-    let text = error.to_string();
-    assert!(text.contains(says) && text.contains("x.gguf"), "{text}\nexpected {says}");
-}
-
-#[test]
-fn headers_that_lie_are_refused_by_what_they_say() {
-    let good = Writer::new("x").tensor("a", &[4, 2], 0, &[0; 32]).tensor("b", &[32], 2, &[0; 18]);
-    let whole = good.bytes();
-    let patched = |at: usize, bytes: &[u8]| [&whole[..at], bytes, &whole[at + bytes.len()..]].concat();
-    refused(b"", "4 bytes short");
-    refused(b"GGML12345678", "is this a GGUF file?");
-    refused(&patched(4, &1u32.to_le_bytes()), "version 1");
-    refused(&patched(4, &3u32.to_be_bytes()), "big-endian");
-    refused(&patched(4, &99u32.to_le_bytes()), "version 99");
-    refused(&patched(8, &u64::MAX.to_le_bytes()), "18446744073709551615 tensors");
-    refused(&patched(16, &u64::MAX.to_le_bytes()), "metadata keys");
-    refused(&patched(8, &90_000u64.to_le_bytes()), "bytes short");
-    refused(&patched(24, &(1u64 << 40).to_le_bytes()), "a key of 1099511627776 bytes");
-    refused(&whole[..whole.len() - 20], "6 bytes short");
-    refused(&whole[..40], "bytes short");
-
-    let (bytes, offsets) = good.bytes_and_offsets();
-    let moved = |tensor: usize, to: u64| [&bytes[..offsets[tensor]], &to.to_le_bytes(), &bytes[offsets[tensor] + 8..]].concat();
-    refused(&moved(1, 0), "overlaps");
-    refused(&moved(1, 7), "expected a multiple of 32");
-    refused(&moved(1, 32 << 40), "bytes short");
-    refused(&moved(1, u64::MAX - 31), "far outside");
-
-    let tensor = |name: &str, dims: &[u64], ty| Writer::new("x").tensor(name, dims, ty, &[0; 64]).bytes();
-    refused(&tensor("a", &[1, 1, 1, 1, 1], 0), "5 dimensions");
-    refused(&tensor("a", &[0], 0), "a dimension of 0");
-    refused(&tensor("a", &[1 << 32, 1 << 32], 0), "no 64-bit number");
-    refused(&tensor("a", &[1 << 62], 0), "no 64-bit number");
-    refused(&tensor("a", &[33], 2), "Q4_0 has blocks of 32");
-    refused(&tensor(&"a".repeat(300), &[1], 0), "a tensor's name of 300 bytes");
-    refused(&good.clone().tensor("a", &[1], 0, &[0; 4]).bytes(), "tensor 'a' twice");
-    refused(&Writer { pairs: [good.pairs.clone(), good.pairs.clone()].concat(), ..good.clone() }.bytes(), "twice");
-    for alignment in [0, 3, 1 << 30] {
-        refused(&good.clone().u32("general.alignment", alignment).bytes(), "expected a power of two");
-    }
-    refused(&good.clone().text("general.alignment", "32").bytes(), "general.alignment is \"32\" (string)");
-    refused(&good.clone().pair("k", 13, vec![0; 8]).bytes(), "value type 13");
-}
-
-#[test]
-fn arrays_that_lie_are_refused() {
-    let with = |ty: u32, value: Vec<u8>| Writer::new("x").pair("k", ty, value).bytes();
-    let array = |element: u32, count: u64, rest: &[u8]| [&element.to_le_bytes()[..], &count.to_le_bytes(), rest].concat();
-    refused(&with(9, array(4, 1 << 61, &[])), "bytes short");
-    refused(&with(9, array(8, u64::MAX, &[])), "bytes short");
-    refused(&with(9, array(8, 2, &[string(b"a"), u64::MAX.to_le_bytes().to_vec()].concat())), "bytes short");
-    refused(&with(9, array(77, 1, &[0; 8])), "value type 77");
-    let deep = |levels: usize| [array(9, 1, &[]).repeat(levels), array(0, 0, &[])].concat();
-    refused(&with(9, deep(100_000)), "more than 4 deep");
-    // Nested within reason is read, and passed over.
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("x.gguf");
-    std::fs::write(&path, with(9, deep(3))).unwrap();
-    assert!(GgufLoader::from_file(&path).unwrap().is_empty());
-}
-
-#[test]
-fn a_type_that_is_not_ours_is_refused_when_it_is_needed() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("x.gguf");
-    Writer::new("x").tensor("a", &[256], 16, &[0; 66]).tensor("b", &[4], 0, &[0; 16]).write(&path);
-    let mut loader = GgufLoader::from_file(&path).unwrap();
-    assert_eq!(loader.take("b").unwrap().len(), 4);
-    let text = loader.take("a").unwrap_err().to_string();
-    assert!(text.contains("'a'") && text.contains("number 16") && text.contains("IQ4_XS"), "{text}");
 }

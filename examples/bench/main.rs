@@ -31,7 +31,8 @@ use gemmaflow::{
 /// depth. One repetition that is not counted comes first.
 #[derive(Parser)]
 struct Arguments {
-    /// Folder with config.json and safetensors weights, a weights file, or a .gguf file [default: the demo model]
+    /// Folder with config.json and safetensors weights, a weights file, a .gguf file, or OWNER/NAME[/FILE.gguf] on the Hugging Face
+    /// Hub [default: the demo model]
     #[arg(long, value_name = "PATH")]
     model: Option<PathBuf>,
     /// Random weights of a released model's shape instead, made on the device, such as gemma-3-1b
@@ -149,7 +150,7 @@ fn main() -> ExitCode {
 }
 
 fn run(mut arguments: Arguments) -> Result<()> {
-    let (name, mut config, mut weights) = model(&arguments)?;
+    let (name, mut config, mut weights) = model(&mut arguments)?;
     // A text that happens to end would end the measurement.
     config.eos_token_ids.clear();
     sizes(&mut arguments, config.max_position_embeddings)?;
@@ -216,13 +217,14 @@ fn options(arguments: &Arguments) -> GeneratorOptions {
     GeneratorOptions { context, gpu, prefill_profile, decode_profile, quantise, ..GeneratorOptions::default() }
 }
 
-/// The model's name, configuration and weights.
-fn model(arguments: &Arguments) -> Result<(String, GemmaConfig, Box<dyn WeightLoader>)> {
+/// The model's name, configuration and weights; `--model` becomes its path.
+fn model(arguments: &mut Arguments) -> Result<(String, GemmaConfig, Box<dyn WeightLoader>)> {
     let Some(shape) = &arguments.shape else {
-        let path = arguments.model.clone().unwrap_or(common::DEMO.into());
-        let (mut config, weights) = common::open(&path)?;
+        let named = arguments.model.clone().unwrap_or(common::DEMO.into());
+        arguments.model = arguments.model.as_deref().map(common::local).transpose()?;
+        let (mut config, weights) = common::open(arguments.model.as_ref().unwrap_or(&named))?;
         config.effective_num_layers = arguments.layers;
-        let name = path.file_name().map_or(path.display().to_string(), |name| name.to_string_lossy().into_owned());
+        let name = named.file_name().map_or(named.display().to_string(), |name| name.to_string_lossy().into_owned());
         return Ok((name, config, weights));
     };
     let mut config = common::preset(shape)?;

@@ -1,6 +1,8 @@
 //! What the examples share: command line, model files, progress, errors in plain words.
 #![allow(dead_code)] // Each example uses a part.
 
+mod hub;
+
 use std::{
     io::{IsTerminal, Write},
     path::{Path, PathBuf},
@@ -17,6 +19,7 @@ use gemmaflow::{
     text::Tokenizer,
     weights::{Quantise, WeightLoader, load_from_path},
 };
+pub use hub::local;
 use indicatif::{ProgressBar, ProgressStyle};
 use tracing::level_filters::LevelFilter;
 
@@ -107,7 +110,7 @@ pub fn folder(path: &Path) -> PathBuf {
 /// headers only.
 pub fn open(path: &Path) -> Result<(GemmaConfig, Box<dyn WeightLoader>)> {
     if !path.exists() {
-        let wanted = "--model takes a .gguf file, or a folder with config.json and safetensors weights";
+        let wanted = "--model takes a .gguf file, a folder with config.json and safetensors weights, or OWNER/NAME on the hub";
         bail!("{}: no such file or folder; {wanted}", path.display());
     }
     Ok((GemmaConfig::near_weights(path)?, load_from_path(path)?))

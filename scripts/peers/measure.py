@@ -71,13 +71,13 @@ def read_object(out):
     return json.loads(out.strip().split("\n")[-1])
 
 
-def gemmaflow(options, models, extra, prompts, env):
+def gemmaflow(options, model, extra, prompts, env):
     commands = []
     for i, prompt in enumerate(prompts):
         generated = options.gen if i == 0 else 1
         sizes = ["--prompt", str(prompt), "--depth", "0", "--gen", str(generated), "--reps", "1"]
-        commands.append([options.gemmaflow, "--model", models / "bf16", "--json", *sizes, *extra])
-    return Case("gemmaflow bf16", commands, read_gemmaflow, env)
+        commands.append([options.gemmaflow, "--model", model, "--json", *sizes, *extra])
+    return Case(f"gemmaflow {model.stem}", commands, read_gemmaflow, env)
 
 
 def llama(options, models, kind, extra, prompts, env):
@@ -87,22 +87,42 @@ def llama(options, models, kind, extra, prompts, env):
     return Case(f"llama.cpp {kind}", [[binary, "-m", models / f"{kind}.gguf", *tests, *fixed, *extra]], read_llama, env)
 
 
-def vulkan_cases(options, models):
+def on_driver(options):
+    """Environments and options of both programs on one Vulkan driver."""
     driver = {"VK_DRIVER_FILES": options.driver, "VK_ICD_FILENAMES": options.driver} if options.driver else {}
     # ggml passes over Vulkan devices that are CPUs unless they are named.
     named = driver | {"GGML_VK_VISIBLE_DEVICES": "0"}
     # Its flash-attention shader takes minutes to compile on lavapipe.
-    extra = ["-ngl", "99", "-fa", "0"]
-    cases = [gemmaflow(options, models, ["--device", "gpu"], options.prompts, driver)]
+    return driver, named, ["--device", "gpu"], ["-ngl", "99", "-fa", "0"]
+
+
+def vulkan_cases(options, models):
+    driver, named, own, extra = on_driver(options)
+    cases = [gemmaflow(options, models / "bf16", own, options.prompts, driver)]
     if "llama" in options.peers:
         cases += [llama(options, models, kind, extra, options.prompts, named) for kind in options.formats]
-    return cases
+    return [("vulkan", cases)]
+
+
+def file_cases(options, models):
+    """Each file by both programs, side by side."""
+    driver, named, own, extra = on_driver(options)
+    return [
+        (
+            kind,
+            [
+                gemmaflow(options, models / f"{kind}.gguf", own, options.prompts, driver),
+                llama(options, models, kind, extra, options.prompts, named),
+            ],
+        )
+        for kind in options.formats
+    ]
 
 
 def cpu_cases(options, models):
     prompts = options.prompts[:1]
     texts = [",".join(map(str, prompts)), str(options.gen)]
-    cases = [gemmaflow(options, models, ["--device", "cpu"], prompts, {})]
+    cases = [gemmaflow(options, models / "bf16", ["--device", "cpu"], prompts, {})]
     if "candle" in options.peers:
         binary = options.scratch / "candle/target/release/candle-peer"
         files = {"f32": models / "bf16", "f16": models / "f16", "q8_0": models / "q8_0.gguf"}
@@ -113,7 +133,7 @@ def cpu_cases(options, models):
     if "transformers" in options.peers:
         command = [sys.executable, Path(__file__).with_name("transformers_peer.py"), models / "bf16", *texts]
         cases.append(Case("transformers bf16", [command], read_object))
-    return cases
+    return [("cpu", cases)]
 
 
 def measure(cases, rounds, options):
@@ -190,15 +210,16 @@ def main():
     options = arguments()
     report = heading(options)
     raw = {"heading": report, "figures": {}}
-    for part, make in (("vulkan", vulkan_cases), ("cpu", cpu_cases)):
+    for part, make in (("vulkan", vulkan_cases), ("cpu", cpu_cases), ("files", file_cases)):
         for entry in options.shapes if part in options.parts else []:
             shape, _, rounds = entry.partition(":")
             print(f"{part}, {shape}", file=sys.stderr, flush=True)
-            cases = make(options, options.scratch / "models" / shape)
-            measure(cases, int(rounds or 3), options)
-            title = f"{shape}, {part}"
-            raw["figures"][title] = {case.who: case.figures for case in cases}
-            report += "\n" + table(title, cases)
+            groups = make(options, options.scratch / "models" / shape)
+            measure([case for _, cases in groups for case in cases], int(rounds or 3), options)
+            for name, cases in groups:
+                title = f"{shape}, {name}"
+                raw["figures"][title] = {case.who: case.figures for case in cases}
+                report += "\n" + table(title, cases)
     results = options.scratch / "results"
     results.mkdir(exist_ok=True)
     path = results / f"{datetime.now():%Y-%m-%dT%H%M%S}"

@@ -1,7 +1,8 @@
 """Makes model files of released Gemma 3 shapes with random weights: safetensors with transformers' names and the same numbers as GGUF.
 
 usage: models.py FOLDER SHAPE
-FOLDER/SHAPE then holds bf16/ and f16/ (config.json, model.safetensors), bf16.gguf, f16.gguf and q8_0.gguf.
+FOLDER/SHAPE then holds bf16/ and f16/ (config.json, model.safetensors), bf16.gguf, f16.gguf and q8_0.gguf. llama.cpp's quantiser makes
+other formats from bf16.gguf. gemma-3-4b-4-layers has rows of whole blocks in every format, and a vocabulary of 32,768.
 """
 
 import json
@@ -17,6 +18,7 @@ import numpy as np
 SHAPES = {
     "gemma-3-270m": (640, 18, 4, 1, 256, 2048, 262144),
     "gemma-3-1b": (1152, 26, 4, 1, 256, 6912, 262144),
+    "gemma-3-4b-4-layers": (2560, 4, 8, 4, 256, 10240, 32768),
 }
 CONTEXT, WINDOW, PERIOD, EPS, THETA, THETA_SLIDING = 32768, 512, 6, 1e-6, 1e6, 1e4
 NAMES_GGUF = {

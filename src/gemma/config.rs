@@ -16,7 +16,7 @@ use std::{collections::BTreeMap, path::Path};
 pub use types::{GemmaArch, GemmaLayerStyle, LayerAttnOptions, LayerKind, LayerOverrides, RopeConfig, RopeScaling};
 pub(super) use validate::MOST_STREAMS;
 
-use crate::Result;
+use crate::{Result, weights::FileLimits};
 
 /// A model's configuration: the fields of Hugging Face's `config.json` (its text part), with absent ones resolved to the
 /// family's defaults.
@@ -110,7 +110,15 @@ impl GemmaConfig {
     /// [`Error::Io`] and [`Error::Format`] as [`GgufLoader::from_file`](crate::weights::GgufLoader::from_file); [`Error::Config`]
     /// and [`Error::Unsupported`] as [`from_json`](Self::from_json), with the file's name in front.
     pub fn from_gguf(path: impl AsRef<Path>) -> Result<Self> {
-        gguf::from_file(path.as_ref())
+        Self::from_gguf_with(path, FileLimits::default())
+    }
+
+    /// As [`from_gguf`](Self::from_gguf), for files whose headers ask for more than [`FileLimits::default`] allows.
+    ///
+    /// # Errors
+    /// As [`from_gguf`](Self::from_gguf).
+    pub fn from_gguf_with(path: impl AsRef<Path>, limits: FileLimits) -> Result<Self> {
+        gguf::from_file(path.as_ref(), limits)
     }
 
     /// The configuration of a model that is given as its weights: a `.gguf` file, a folder with a `config.json`, or a file with a

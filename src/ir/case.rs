@@ -71,7 +71,7 @@ impl Case {
         let noise = Self::numbers(count * format.block_bytes(), seed, 128.0);
         let mut blocks: Vec<u8> = noise.iter().map(|x| (x + 128.0) as u8).collect();
         for (block, noise) in blocks.chunks_exact_mut(format.block_bytes()).zip(noise.chunks_exact(format.block_bytes())) {
-            for (factor, x) in block[format.factors()].chunks_mut(2).zip(noise) {
+            for (factor, x) in block[format.factors()].chunks_mut(2).zip(noise).take(2) {
                 match factor {
                     [low, high] => [*low, *high] = f16::from_f32((x.signum() * 128.0 + x) / 25600.0).to_le_bytes(),
                     // A power of two.

@@ -318,6 +318,11 @@ pub fn weight_option(dtype: DType) -> (&'static str, String) {
     ("WEIGHT", dtype.name().into())
 }
 
+/// The text option `WORDS` for a stored element type: how many words of a packed weight a load takes.
+pub fn words_option(dtype: DType, words: usize) -> Option<(&'static str, String)> {
+    matches!(dtype, DType::Packed(_)).then(|| ("WORDS", words.to_string()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

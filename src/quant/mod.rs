@@ -23,7 +23,8 @@ struct Format {
     elements: usize,
     /// Bytes of one block.
     bytes: usize,
-    /// The bytes of a block that hold its factors: 1, 2 or 4, at its start or end, and the rest is whole words.
+    /// The bytes of a block that hold its factors: 1, 2 or a multiple of 4, at its start or end. The rest is whole words, an even
+    /// number of them where scales beside the factors make it so: some devices load two at a time.
     factors: Range<usize>,
     /// Widens one block.
     widen: fn(&[u8], &mut [f32]),
@@ -45,15 +46,15 @@ const FORMATS: [Format; 13] = [
     format("Q4_0",    2,  32,  18,     0..2, simple::q4_0),
     format("Q4_1",    3,  32,  20,     0..4, simple::q4_1),
     format("Q5_0",    6,  32,  22,     0..2, simple::q5_0),
-    format("Q5_1",    7,  32,  24,     0..4, simple::q5_1),
+    format("Q5_1",    7,  32,  24,     0..8, simple::q5_1),
     format("Q8_0",    8,  32,  34,     0..2, simple::q8_0),
     format("Q2_K",   10, 256,  84,   80..84, k_quants::q2_k),
     format("Q3_K",   11, 256, 110, 108..110, k_quants::q3_k),
-    format("Q4_K",   12, 256, 144,     0..4, k_quants::q4_k),
-    format("Q5_K",   13, 256, 176,     0..4, k_quants::q5_k),
+    format("Q4_K",   12, 256, 144,    0..16, k_quants::q4_k),
+    format("Q5_K",   13, 256, 176,    0..16, k_quants::q5_k),
     format("Q6_K",   14, 256, 210, 208..210, k_quants::q6_k),
     format("IQ4_NL", 20,  32,  18,     0..2, four_bits::iq4_nl),
-    format("IQ4_XS", 23, 256, 136,     0..4, four_bits::iq4_xs),
+    format("IQ4_XS", 23, 256, 136,     0..8, four_bits::iq4_xs),
     format("MXFP4",  39,  32,  17,     0..1, four_bits::mxfp4),
 ];
 
@@ -101,7 +102,8 @@ impl Packed {
         self.format().bytes
     }
 
-    /// The bytes of a block that hold its factors: binary16 numbers, but for MXFP4's one byte, and the second two of IQ4_XS.
+    /// The bytes of a block that hold its factors. The first two or four are binary16 numbers, but for MXFP4's one byte, and the
+    /// second two of IQ4_XS.
     pub(crate) fn factors(self) -> Range<usize> {
         self.format().factors.clone()
     }
@@ -187,7 +189,7 @@ mod tests {
     fn rows_on_a_device_are_words_then_factors_then_zeros() {
         for format in Packed::all() {
             let (bytes, factors) = (format.block_bytes(), format.factors());
-            assert!([1, 2, 4].contains(&factors.len()) && (bytes - factors.len()).is_multiple_of(4), "{format:?}");
+            assert!([1, 2, 4, 8, 16].contains(&factors.len()) && (bytes - factors.len()).is_multiple_of(4), "{format:?}");
             assert!(factors.start == 0 || factors.end == bytes, "{format:?}");
             let row: Vec<u8> = (0..3 * bytes).map(|i| i as u8 | 1).collect();
             let mut out = vec![9; format.resident_row_bytes(3).unwrap() as usize];

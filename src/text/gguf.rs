@@ -21,7 +21,7 @@ use tokenizers::{
 use super::tokenizer::SPACE;
 use crate::{
     Result,
-    weights::{GgufFiles, GgufMetadata, ReadMode},
+    weights::{FileLimits, GgufFiles, GgufMetadata, ReadMode, ReadOptions},
 };
 
 /// Longer tokens than any vocabulary has are not split into merges, which takes time in their square.
@@ -33,8 +33,8 @@ const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 
 /// Reads the file's metadata (of one in parts: the first).
-pub(super) fn read(path: &Path) -> Result<Tokenizer> {
-    let files = GgufFiles::open(path, ReadMode::Positioned)?;
+pub(super) fn read(path: &Path, limits: FileLimits) -> Result<Tokenizer> {
+    let files = GgufFiles::open(path, ReadOptions { mode: ReadMode::Positioned, limits })?;
     build(&files.metadata).map_err(|problem| files.error(problem))
 }
 

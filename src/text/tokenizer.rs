@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokenizers::AddedToken;
 
 use crate::text::TextStream;
-use crate::{Error, Result};
+use crate::{Error, Result, weights::FileLimits};
 
 /// Gemma's tokens that mark structure and have no text of their own, beside those that `tokenizer.json` itself calls special.
 /// Files differ in which of these they flag.
@@ -87,8 +87,16 @@ impl Tokenizer {
     /// [`Error::Io`] and [`Error::Format`] as [`GgufLoader::from_file`](crate::weights::GgufLoader::from_file); [`Error::Format`] if
     /// there is no tokenizer in it, or not one of the kind that Gemma has.
     pub fn from_gguf(path: impl AsRef<Path>) -> Result<Self> {
+        Self::from_gguf_with(path, FileLimits::default())
+    }
+
+    /// As [`from_gguf`](Self::from_gguf), for files whose headers ask for more than [`FileLimits::default`] allows.
+    ///
+    /// # Errors
+    /// As [`from_gguf`](Self::from_gguf).
+    pub fn from_gguf_with(path: impl AsRef<Path>, limits: FileLimits) -> Result<Self> {
         let path = path.as_ref();
-        Self::wrap(super::gguf::read(path)?).map_err(|problem| Error::Format { path: path.to_path_buf(), problem })
+        Self::wrap(super::gguf::read(path, limits)?).map_err(|problem| Error::Format { path: path.to_path_buf(), problem })
     }
 
     /// Takes the content of a `tokenizer.json`.

@@ -8,12 +8,8 @@ use std::collections::{HashMap, HashSet};
 use safetensors::{Dtype, tensor::TensorInfo};
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
-use super::{TensorSource, source::FileSource};
+use super::{FileLimits, TensorSource, source::FileSource};
 use crate::Result;
-
-/// As the reference implementation.
-const MAX_HEADER: u64 = 100_000_000;
-const MAX_TENSORS: usize = 100_000;
 
 /// One tensor of the header, its place checked.
 pub(super) struct Entry {
@@ -26,7 +22,7 @@ pub(super) struct Entry {
 }
 
 /// Reads and checks the header: the tensors in the order of their bytes, which fill the file exactly.
-pub(super) fn read(file: &FileSource) -> Result<Vec<Entry>> {
+pub(super) fn read(file: &FileSource, limits: &FileLimits) -> Result<Vec<Entry>> {
     let short = |needed: u64| file.format(format!("truncated: file is {} bytes short; fetch it again", needed - file.len()));
     if file.len() < 8 {
         return Err(short(8));
@@ -34,17 +30,18 @@ pub(super) fn read(file: &FileSource) -> Result<Vec<Entry>> {
     let mut length = [0; 8];
     file.read(0, &mut length)?;
     let length = u64::from_le_bytes(length);
-    if length > MAX_HEADER {
-        return Err(file.format(format!("a header of {length} bytes (at most {MAX_HEADER}); is this a safetensors file?")));
+    if length > limits.header_bytes {
+        let allowed = limits.header_bytes;
+        return Err(file.format(format!("a header of {length} bytes (at most {allowed}); is this a safetensors file?")));
     }
-    let start = 8 + length;
+    let start = length.saturating_add(8);
     if start > file.len() {
         return Err(short(start));
     }
     let mut json = vec![0; length as usize];
     file.read(8, &mut json)?;
     let text = std::str::from_utf8(&json).map_err(|e| file.format(format!("header: {e}")))?;
-    let mut entries = parse(text).map_err(|e| file.format(format!("header: {e}")))?;
+    let mut entries = parse(text, limits.tensors).map_err(|e| file.format(format!("header: {e}")))?;
     entries.sort_by_key(|(_, info)| info.data_offsets);
 
     let mut next = 0;
@@ -80,14 +77,17 @@ fn place(info: &TensorInfo, next: u64) -> Result<u64, String> {
     }
 }
 
-fn parse(json: &str) -> Result<Vec<(String, TensorInfo)>, serde_json::Error> {
+fn parse(json: &str, most: u64) -> Result<Vec<(String, TensorInfo)>, serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_str(json);
-    let entries = deserializer.deserialize_map(Entries)?;
+    let entries = deserializer.deserialize_map(Entries { most })?;
     deserializer.end()?;
     Ok(entries)
 }
 
-struct Entries;
+/// The tensors of a header, `most` at most.
+struct Entries {
+    most: u64,
+}
 
 impl<'de> Visitor<'de> for Entries {
     type Value = Vec<(String, TensorInfo)>;
@@ -106,8 +106,8 @@ impl<'de> Visitor<'de> for Entries {
                 map.next_value::<Option<HashMap<String, String>>>()?;
                 continue;
             }
-            if entries.len() == MAX_TENSORS {
-                return Err(A::Error::custom(format!("more than {MAX_TENSORS} tensors")));
+            if entries.len() as u64 == self.most {
+                return Err(A::Error::custom(format!("more than {} tensors", self.most)));
             }
             let info = map.next_value().map_err(|e| A::Error::custom(format!("tensor '{name}': {e}")))?;
             entries.push((name, info));

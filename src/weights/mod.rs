@@ -13,6 +13,7 @@
 mod gguf;
 mod header;
 mod loader;
+mod options;
 mod quantised;
 mod random;
 mod safetensors;
@@ -26,10 +27,12 @@ pub use gguf::GgufLoader;
 pub(crate) use gguf::{GgufFiles, Metadata as GgufMetadata};
 pub(crate) use loader::nearest;
 pub use loader::{TensorInfo, WeightLoader, WeightMap};
+pub use options::{FileLimits, ReadMode, ReadOptions};
 pub use quantised::QuantisedLoader;
 pub use random::random_weights;
 pub use safetensors::SafetensorsLoader;
-pub use source::ReadMode;
+#[cfg(feature = "hub")]
+pub(crate) use safetensors::index_shards;
 pub use tensor::{RandomFill, Tensor, TensorSource};
 
 use crate::Result;

@@ -8,13 +8,14 @@ use std::{
 
 use safetensors::Dtype;
 
-use super::{ReadMode, Tensor, TensorInfo, TensorSource, WeightLoader, WeightMap, header, source::FileSource};
+use super::{
+    ReadMode, ReadOptions, Tensor, TensorInfo, TensorSource, WeightLoader, WeightMap, header, options::FileLimits,
+    source::FileSource,
+};
 use crate::{Error, Result, gemma::text_weight, ir::DType};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
-/// An index names each tensor once, as headers do.
-const MAX_INDEX: u64 = 100_000_000;
 
 /// The text weights of a safetensors checkpoint.
 ///
@@ -40,24 +41,25 @@ impl SafetensorsLoader {
     /// [`Error::Io`] where a file cannot be opened; [`Error::Format`] where it is truncated, its header lies or its shards do not
     /// fit the index, or there are only files of another format.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        Self::open_with(path, ReadMode::default())
+        Self::open_with(path, ReadOptions::default())
     }
 
-    /// As [`open`](Self::open), read as `mode` says.
+    /// As [`open`](Self::open), read as the [`ReadOptions`] or [`ReadMode`] say.
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    pub fn open_with(path: impl AsRef<Path>, mode: ReadMode) -> Result<Self> {
+    pub fn open_with(path: impl AsRef<Path>, options: impl Into<ReadOptions>) -> Result<Self> {
+        let options = options.into();
         let path = resolve(path.as_ref())?;
         let mut loader = Self { weights: WeightMap::default(), files: Vec::new() };
         let mut skipped = Skipped::default();
         if path.extension().is_some_and(|e| e == "json") {
-            let index = read_index(&path)?;
+            let index = read_index(&path, &options.limits)?;
             for shard in index.values().collect::<BTreeSet<_>>() {
-                loader.add(&path.with_file_name(shard), mode, Some((&index, shard)), &mut skipped)?;
+                loader.add(&path.with_file_name(shard), options, Some((&index, shard)), &mut skipped)?;
             }
         } else {
-            loader.add(&path, mode, None, &mut skipped)?;
+            loader.add(&path, options, None, &mut skipped)?;
         }
         if skipped.tensors > 0 {
             tracing::debug!(tensors = skipped.tensors, bytes = skipped.bytes, "left out weights that are not text");
@@ -71,16 +73,16 @@ impl SafetensorsLoader {
     }
 
     /// Adds one file. `index` is the weight map and this file's name in it.
-    fn add(&mut self, path: &Path, mode: ReadMode, index: Option<(&Index, &String)>, skipped: &mut Skipped) -> Result<()> {
+    fn add(&mut self, path: &Path, options: ReadOptions, index: Option<(&Index, &String)>, skipped: &mut Skipped) -> Result<()> {
         let mut file = FileSource::open(path)?;
-        let entries = header::read(&file)?;
+        let entries = header::read(&file, &options.limits)?;
         if let Some((index, shard)) = index {
             let present: BTreeSet<&str> = entries.iter().map(|e| e.name.as_str()).collect();
             if let Some((name, _)) = index.iter().find(|(name, at)| *at == shard && !present.contains(name.as_str())) {
                 return Err(file.format(format!("tensor '{name}' is not in it, but the index says so")));
             }
         }
-        if mode == ReadMode::Mapped {
+        if options.mode == ReadMode::Mapped {
             file.map()?;
         }
         let file = Arc::new(file);
@@ -185,14 +187,21 @@ fn resolve(path: &Path) -> Result<PathBuf> {
 /// Tensor names to the shards they lie in.
 type Index = BTreeMap<String, String>;
 
-fn read_index(path: &Path) -> Result<Index> {
+/// The shards that an index names.
+#[cfg(feature = "hub")]
+pub(crate) fn index_shards(path: &Path) -> Result<BTreeSet<String>> {
+    Ok(read_index(path, &FileLimits::default())?.into_values().collect())
+}
+
+fn read_index(path: &Path, limits: &FileLimits) -> Result<Index> {
     #[derive(serde::Deserialize)]
     struct File {
         weight_map: Index,
     }
     let source = FileSource::open(path)?;
-    if source.len() > MAX_INDEX {
-        return Err(source.format(format!("{} bytes are too many for an index (at most {MAX_INDEX})", source.len())));
+    let (found, allowed) = (source.len(), limits.header_bytes);
+    if found > allowed {
+        return Err(source.format(format!("{found} bytes are too many for an index (at most {allowed})")));
     }
     let mut text = vec![0; source.len() as usize];
     source.read(0, &mut text)?;

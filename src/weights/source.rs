@@ -10,16 +10,6 @@ use memmap2::Mmap;
 use super::TensorSource;
 use crate::{Error, Result};
 
-/// How a checkpoint's bytes are read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ReadMode {
-    /// A memory map; see the [module](crate::weights) for its hazard.
-    #[default]
-    Mapped,
-    /// A system call each time, at an offset; safe against files that change underneath.
-    Positioned,
-}
-
 /// An open checkpoint file.
 pub(super) struct FileSource {
     path: PathBuf,

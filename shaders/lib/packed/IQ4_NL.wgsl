@@ -7,11 +7,10 @@ const FACTORS = 2u;
 fn unpack(which: u32, row: u32, g: u32, e: u32) -> mat2x4<f32> {
     let at = row_at(row);
     let d = unpack2x16float(factors(which, at, g)).x;
-    let q = at + g * BODY + e % 2u * 2u;
-    let shift = e / 2u * 4u;
+    let q = pair(which, at + g * BODY + e % 2u * 2u) >> vec2<u32>(e / 2u * 4u);
     let values = vec4<u32>(0xbfad9881u, 0xf6eaddcfu, 0x26190d01u, 0x71594535u);
     return mat2x4<f32>(
-        d * lookup(fields(word(which, q) >> shift, 15u), values),
-        d * lookup(fields(word(which, q + 1u) >> shift, 15u), values),
+        d * lookup(fields(q.x, 15u), values),
+        d * lookup(fields(q.y, 15u), values),
     );
 }

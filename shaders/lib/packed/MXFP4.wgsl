@@ -9,11 +9,10 @@ fn unpack(which: u32, row: u32, g: u32, e: u32) -> mat2x4<f32> {
     let power = factors(which, at, g) & 0xffu;
     // Half of the power, as the numbers of the table are doubled; the two smallest are subnormal.
     let half = bitcast<f32>(select((power - 1u) << 23u, 0x00200000u << (power & 1u), power < 2u));
-    let q = at + g * BODY + e % 2u * 2u;
-    let shift = e / 2u * 4u;
+    let q = pair(which, at + g * BODY + e % 2u * 2u) >> vec2<u32>(e / 2u * 4u);
     let values = vec4<u32>(0x03020100u, 0x0c080604u, 0xfdfeff00u, 0xf4f8fafcu);
     return mat2x4<f32>(
-        half * lookup(fields(word(which, q) >> shift, 15u), values),
-        half * lookup(fields(word(which, q + 1u) >> shift, 15u), values),
+        half * lookup(fields(q.x, 15u), values),
+        half * lookup(fields(q.y, 15u), values),
     );
 }

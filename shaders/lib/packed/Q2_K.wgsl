@@ -13,10 +13,9 @@ fn unpack(which: u32, row: u32, g: u32, e: u32) -> mat2x4<f32> {
     let packed = word(which, block + j / 2u) >> ((j % 2u * 2u + e / 2u) * 8u);
     let scale = dm.x * f32(packed & 15u);
     let minimum = dm.y * f32((packed >> 4u) & 15u);
-    let q = block + 4u + j / 4u * 8u + e * 2u;
-    let shift = j % 4u * 2u;
+    let q = pair(which, block + 4u + j / 4u * 8u + e * 2u) >> vec2<u32>(j % 4u * 2u);
     return mat2x4<f32>(
-        scale * numbers(fields(word(which, q) >> shift, 3u), 0i) - minimum,
-        scale * numbers(fields(word(which, q + 1u) >> shift, 3u), 0i) - minimum,
+        scale * numbers(fields(q.x, 3u), 0i) - minimum,
+        scale * numbers(fields(q.y, 3u), 0i) - minimum,
     );
 }

@@ -6,9 +6,9 @@ const FACTORS = 2u;
 fn unpack(which: u32, row: u32, g: u32, e: u32) -> mat2x4<f32> {
     let at = row_at(row);
     let d = unpack2x16float(factors(which, at, g)).x;
-    let q = at + g * BODY + e * 2u;
+    let q = pair(which, at + g * BODY + e * 2u);
     return mat2x4<f32>(
-        signed(word(which, q)) * d,
-        signed(word(which, q + 1u)) * d,
+        signed(q.x) * d,
+        signed(q.y) * d,
     );
 }

@@ -9,7 +9,7 @@ use crate::{
     Result,
     ir::{
         Case, Compute, DType, Data, FixedType, Graph, NodeId, Packed, Type, Value, expect_dtype, expect_weight,
-        kernel::{Arg, Emit, Kernel, NormArg, Target, Tier, weight_option},
+        kernel::{Arg, Emit, Kernel, NormArg, Target, Tier, weight_option, words_option},
     },
 };
 
@@ -104,17 +104,19 @@ fn kernel(emit: &Emit, weights: &[Arg], rows: usize, inner: usize, part: &Range<
         Tier::Portable => ("portable", 64),
     };
     let vector = if inner.is_multiple_of(8) { 8 } else { 1 };
+    let software = emit.target.software && tier == "subgroup" && lanes >= 8;
+    // A driver on the CPU pays for each load of a lane, whatever its width.
+    let wide = software && emit.target.int64;
     let sizes = |lanes: (&'static str, usize), tile: usize, held: usize| {
         let sizes = [lanes, ("NR", tile), ("ROWS", held), ("VEC", vector), ("WEIGHTS", weights.len())];
         let mut options = vec![weight_option(weights[0].ty.dtype), ("COMPUTE", emit.compute.name().into())];
         options.extend(sizes.map(|(name, size)| (name, size.to_string())));
+        options.extend(words_option(weights[0].ty.dtype, if wide { 2 } else { 1 }));
         options
     };
     let kernel = |shader, options| Kernel { shader, options, overrides, hole: emit.epilogue.text.clone() };
     let narrow = weights[0].ty.dtype.is_half_word();
-    let software = emit.target.software && tier == "subgroup" && lanes >= 8;
-    if software && emit.target.int64 && narrow && inner.is_multiple_of(16) {
-        // A driver on the CPU pays for each word that a lane loads, whatever its width.
+    if wide && narrow && inner.is_multiple_of(16) {
         let (tile, held) = (if rows <= 2 { ONE_ROW_COLUMNS } else { 4 / weights.len() }, rows.min(8));
         let count = rows.div_ceil(held) * out.div_ceil(tile * lanes);
         let mut options = sizes(("LANES", lanes), tile, held);
@@ -231,10 +233,13 @@ impl OpDef for Linear {
         ];
         let types = [DType::F32, DType::F16, DType::BF16];
         let scalar = types.into_iter().flat_map(|d| sizes.map(|(rows, inner, out)| case(rows, inner, out, d)));
-        // Of one block and several in each format, a row that is padded and one that is not, tiles that end within the columns.
-        let blocks = [(1, 2, 130), (3, 1, 65), (9, 3, 70), (33, 2, 66)];
+        // A row that is padded and one that is not, tiles that end within the columns. Kernels differ in how they ask for a packed
+        // format's elements by these numbers of rows alone, so that two formats have them all.
         let packed = Packed::all().flat_map(|format| {
-            blocks.map(|(rows, blocks, out)| case(rows, blocks * format.block_elements(), out, DType::Packed(format)))
+            let blocks = [(1, 2, 130), (9, 3, 70), (3, 1, 65), (33, 2, 66)];
+            let count = if ["Q5_0", "Q6_K"].contains(&format.name()) { 4 } else { 2 };
+            let case = move |(rows, blocks, out)| case(rows, blocks * format.block_elements(), out, DType::Packed(format));
+            blocks.into_iter().take(count).map(case)
         });
         scalar.chain(packed).collect()
     }

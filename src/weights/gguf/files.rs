@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    weights::{ReadMode, Tensor, source::FileSource},
+    weights::{ReadMode, ReadOptions, Tensor, source::FileSource},
 };
 
 /// One file and its tensors, in the order of their bytes.
@@ -33,14 +33,14 @@ impl GgufFiles {
     ///
     /// # Errors
     /// [`Error::Io`] where a file cannot be opened, [`Error::Format`] where a header lies or the parts do not belong together.
-    pub(crate) fn open(path: &Path, mode: ReadMode) -> Result<Self> {
-        let (first, metadata) = part(path, mode)?;
+    pub(crate) fn open(path: &Path, options: ReadOptions) -> Result<Self> {
+        let (first, metadata) = part(path, options)?;
         let bad = |problem: String| Error::Format { path: path.to_path_buf(), problem };
         let split = Split::of(&metadata).map_err(bad)?;
         let mut parts = vec![first];
         if split.count > 1 {
             for path in siblings(path, &split).map_err(bad)? {
-                let (part, metadata) = part(&path, mode)?;
+                let (part, metadata) = part(&path, options)?;
                 split.check(parts.len(), &metadata).map_err(|problem| Error::Format { path, problem })?;
                 parts.push(part);
             }
@@ -78,10 +78,10 @@ impl GgufFiles {
     }
 }
 
-fn part(path: &Path, mode: ReadMode) -> Result<(Part, Metadata)> {
+fn part(path: &Path, options: ReadOptions) -> Result<(Part, Metadata)> {
     let mut file = FileSource::open(path)?;
-    let header = header::read(&file)?;
-    if mode == ReadMode::Mapped {
+    let header = header::read(&file, &options.limits)?;
+    if options.mode == ReadMode::Mapped {
         file.map()?;
     }
     Ok((Part { path: path.to_path_buf(), file: Arc::new(file), tensors: header.tensors }, header.metadata))

@@ -12,22 +12,13 @@ use super::{
 use crate::{
     Result,
     ir::{DType, Packed},
-    weights::{TensorSource, source::FileSource},
+    weights::{FileLimits, TensorSource, source::FileSource},
 };
 
 /// The first part that is read: no vocabulary fits, any table of tensors does.
 const FIRST_PART: u64 = 64 << 10;
-/// As for safetensors. The header of a model with 262,144 tokens has 7 MB.
-const MAX_HEADER: u64 = 100_000_000;
-const MAX_PAIRS: u64 = 10_000;
-const MAX_TENSORS: u64 = 100_000;
-/// By the format's specification.
-const MAX_KEY: u64 = 65_535;
-/// llama.cpp's own limit is 63.
-const MAX_NAME: u64 = 256;
 const MAX_DIMENSIONS: u32 = 4;
 const DEFAULT_ALIGNMENT: usize = 32;
-const MAX_ALIGNMENT: usize = 1 << 20;
 
 /// One tensor, its place in the file checked.
 pub(crate) struct Entry {
@@ -39,7 +30,7 @@ pub(crate) struct Entry {
     /// First byte, from the start of the file.
     pub(super) offset: u64,
     /// As stored; 0 where the type is not known.
-    bytes: u64,
+    pub(super) bytes: u64,
 }
 
 /// What a file says of itself.
@@ -49,35 +40,35 @@ pub(super) struct Header {
 }
 
 /// Reads and checks the header.
-pub(super) fn read(file: &FileSource) -> Result<Header> {
+pub(super) fn read(file: &FileSource, limits: &FileLimits) -> Result<Header> {
     let mut part = FIRST_PART;
     loop {
         let length = part.min(file.len());
         let mut bytes = vec![0; length as usize];
         file.read(0, &mut bytes)?;
-        match parse(bytes, file.len()) {
+        match parse(bytes, file.len(), limits) {
             Ok(header) => return Ok(header),
             Err(Problem::Bad(problem)) => return Err(file.format(problem)),
             Err(Problem::Short(needed)) if needed > file.len() => {
                 let missing = needed - file.len();
                 return Err(file.format(format!("truncated: file is {missing} bytes short; fetch it again")));
             }
-            Err(Problem::Short(needed)) if needed > MAX_HEADER => {
-                return Err(file.format(format!("a header of {needed} bytes or more (at most {MAX_HEADER})")));
+            Err(Problem::Short(needed)) if needed > limits.header_bytes => {
+                return Err(file.format(format!("a header of {needed} bytes or more (at most {})", limits.header_bytes)));
             }
             // At least doubled, so that all attempts together cost no more than the last two.
-            Err(Problem::Short(needed)) => part = needed.max(2 * part).min(MAX_HEADER),
+            Err(Problem::Short(needed)) => part = needed.max(2 * part).min(limits.header_bytes),
         }
     }
 }
 
 /// The header at the start of `bytes`, which are the first ones of a file of `file_len` bytes.
-fn parse(bytes: Vec<u8>, file_len: u64) -> Result<Header, Problem> {
+fn parse(bytes: Vec<u8>, file_len: u64, limits: &FileLimits) -> Result<Header, Problem> {
     let mut cursor = Cursor::new(&bytes, 0);
-    let (tensors, pairs) = preamble(&mut cursor)?;
+    let (tensors, pairs) = preamble(&mut cursor, limits)?;
     let mut places = BTreeMap::new();
     for _ in 0..pairs {
-        let key = cursor.text("a key", MAX_KEY)?;
+        let key = cursor.text("a key", limits.key_bytes)?;
         let ty = cursor.value_type().map_err(|problem| at_key(key, problem))?;
         if places.insert(key.into(), (ty, cursor.position())).is_some() {
             return Err(Problem::Bad(format!("key '{}' twice", key.escape_debug())));
@@ -87,7 +78,7 @@ fn parse(bytes: Vec<u8>, file_len: u64) -> Result<Header, Problem> {
     let table = cursor.position();
     let mut entries = Vec::with_capacity(tensors as usize);
     for _ in 0..tensors {
-        entries.push(entry(&mut cursor)?);
+        entries.push(entry(&mut cursor, limits)?);
     }
     let mut names: Vec<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
     names.sort_unstable();
@@ -99,7 +90,7 @@ fn parse(bytes: Vec<u8>, file_len: u64) -> Result<Header, Problem> {
     bytes.truncate(table);
     bytes.shrink_to_fit();
     let metadata = Metadata::new(bytes, places);
-    place(&mut entries, end, alignment(&metadata)?, file_len)?;
+    place(&mut entries, end, alignment(&metadata, limits)?, file_len)?;
     Ok(Header { metadata, tensors: entries })
 }
 
@@ -111,7 +102,7 @@ fn at_key(key: &str, problem: Problem) -> Problem {
 }
 
 /// Magic, version and the numbers of tensors and of pairs.
-fn preamble(cursor: &mut Cursor<'_>) -> Result<(u64, u64), Problem> {
+fn preamble(cursor: &mut Cursor<'_>, limits: &FileLimits) -> Result<(u64, u64), Problem> {
     let magic = cursor.take(4)?;
     if magic != b"GGUF" {
         return Err(Problem::Bad(format!(
@@ -129,19 +120,19 @@ fn preamble(cursor: &mut Cursor<'_>) -> Result<(u64, u64), Problem> {
         version => return Err(Problem::Bad(format!("GGUF version {version}, expected 2 or 3"))),
     }
     let (tensors, pairs) = (cursor.u64()?, cursor.u64()?);
-    for (count, max, what) in [(tensors, MAX_TENSORS, "tensors"), (pairs, MAX_PAIRS, "metadata keys")] {
+    for (count, max, what) in [(tensors, limits.tensors, "tensors"), (pairs, limits.metadata_keys, "metadata keys")] {
         if count > max {
             return Err(Problem::Bad(format!("{count} {what} (at most {max})")));
         }
     }
     // The least that so many take: a key is at least 13 bytes, a tensor 24.
-    cursor.clone().take(pairs * 13 + tensors * 24)?;
+    cursor.clone().take(pairs.saturating_mul(13).saturating_add(tensors.saturating_mul(24)))?;
     Ok((tensors, pairs))
 }
 
 /// One row of the tensor table; its offset still counts from the data's start.
-fn entry(cursor: &mut Cursor<'_>) -> Result<Entry, Problem> {
-    let name = cursor.text("a tensor's name", MAX_NAME)?;
+fn entry(cursor: &mut Cursor<'_>, limits: &FileLimits) -> Result<Entry, Problem> {
+    let name = cursor.text("a tensor's name", limits.name_bytes)?;
     let bad = |problem: String| Problem::Bad(format!("tensor '{}' {problem}", name.escape_debug()));
     let dimensions = cursor.u32()?;
     if dimensions > MAX_DIMENSIONS {
@@ -186,16 +177,18 @@ fn size(shape: &[usize], dtype: DType) -> Result<u64, String> {
         .ok_or_else(|| format!("has a shape, {shape:?}, whose size in bytes is no 64-bit number"))
 }
 
-fn alignment(metadata: &Metadata) -> Result<u64, String> {
-    match metadata.size("general.alignment")?.unwrap_or(DEFAULT_ALIGNMENT) {
-        alignment if alignment.is_power_of_two() && alignment <= MAX_ALIGNMENT => Ok(alignment as u64),
-        alignment => Err(format!("general.alignment is {alignment}, expected a power of two up to {MAX_ALIGNMENT}")),
+fn alignment(metadata: &Metadata, limits: &FileLimits) -> Result<u64, String> {
+    match metadata.size("general.alignment")?.unwrap_or(DEFAULT_ALIGNMENT) as u64 {
+        alignment if alignment.is_power_of_two() && alignment <= limits.alignment => Ok(alignment),
+        alignment => Err(format!("general.alignment is {alignment}, expected a power of two up to {}", limits.alignment)),
     }
 }
 
 /// Gives tensors their places in the file, aligned, within it and apart from each other, and sorts them by these.
 fn place(entries: &mut [Entry], header_end: u64, alignment: u64, file_len: u64) -> Result<(), Problem> {
-    let start = header_end.next_multiple_of(alignment);
+    let Some(start) = header_end.checked_next_multiple_of(alignment) else {
+        return Err(Problem::Bad(format!("general.alignment is {alignment}, larger than any file")));
+    };
     entries.sort_by_key(|entry| entry.offset);
     let mut next = (0, "");
     for entry in &*entries {

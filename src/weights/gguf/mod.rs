@@ -5,6 +5,7 @@
 
 mod cursor;
 mod files;
+mod fused;
 mod header;
 mod less_one;
 mod value;
@@ -18,7 +19,7 @@ pub(crate) use files::GgufFiles;
 pub(crate) use value::Metadata;
 
 use self::{files::Part, header::Entry, less_one::LessOne};
-use super::{ReadMode, Tensor, TensorInfo, WeightLoader, WeightMap};
+use super::{ReadOptions, Tensor, TensorInfo, WeightLoader, WeightMap};
 use crate::{
     Result,
     gemma::{gguf_key, gguf_stack},
@@ -26,6 +27,8 @@ use crate::{
 };
 
 /// The weights of a GGUF file, or of one in parts (`NAME-00001-of-00003.gguf` names them all).
+///
+/// Projections of query, key and value that are one matrix (`attn_qkv`) come as three.
 ///
 /// Keys are Hugging Face's names, as for every [`WeightLoader`], and so are the values: norms come without the 1 that GGUF files
 /// have added. Tensors that have no such name, and all of families that this crate does not run, keep the file's. Elements stay in
@@ -46,21 +49,23 @@ impl GgufLoader {
     /// [`Error::Io`](crate::Error::Io) where a file cannot be opened; [`Error::Format`](crate::Error::Format) where it is truncated,
     /// its header lies, or its parts do not belong together.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
-        Self::from_file_with(path, ReadMode::default())
+        Self::from_file_with(path, ReadOptions::default())
     }
 
-    /// As [`from_file`](Self::from_file), read as `mode` says.
+    /// As [`from_file`](Self::from_file), read as the [`ReadOptions`] or [`ReadMode`](super::ReadMode) say.
     ///
     /// # Errors
     /// As [`from_file`](Self::from_file).
-    pub fn from_file_with(path: impl AsRef<Path>, mode: ReadMode) -> Result<Self> {
-        let files = GgufFiles::open(path.as_ref(), mode)?;
+    pub fn from_file_with(path: impl AsRef<Path>, options: impl Into<ReadOptions>) -> Result<Self> {
+        let files = GgufFiles::open(path.as_ref(), options.into())?;
         let architecture = files.architecture()?.to_string();
         let paths = files.parts.iter().map(|part| part.path.clone()).collect();
         let mut loader = Self { weights: WeightMap::default(), drafts: WeightMap::default(), architecture, files: paths };
         for Part { file, tensors, .. } in files.parts {
             for entry in tensors {
-                loader.add(&file, entry)?;
+                let entries =
+                    fused::split(entry, &files.metadata, &loader.architecture).map_err(|problem| file.format(problem))?;
+                entries.into_iter().try_for_each(|entry| loader.add(&file, entry))?;
             }
         }
         Ok(loader)

@@ -1,0 +1,141 @@
+//! Models by name from the Hugging Face Hub (feature `hub`).
+//!
+//! ```no_run
+//! use gemmaflow::{gemma::GemmaConfig, generate::GemmaGenerator, hub::{self, HubOptions}, runtime::Device};
+//!
+//! # fn main() -> gemmaflow::Result<()> {
+//! // Nothing larger than 20 GiB.
+//! let on_progress: hub::OnDownload = Box::new(|progress| progress.total <= 20 << 30);
+//! let options = HubOptions { on_progress: Some(on_progress), ..HubOptions::new("models") };
+//! let path = hub::download(&"google/gemma-3-270m-it".parse()?, options)?;
+//! let generator = GemmaGenerator::from_path(GemmaConfig::near_weights(&path)?, &path, Device::Auto)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The cache has the layout of Hugging Face's own libraries and can be shared with them: `blobs/` holds files under the server's
+//! names of their contents, `snapshots/COMMIT/` links to them, `refs/main` names the commit. A file that is being fetched lies in
+//! `blobs/NAME.part`; it gets its name when its length is right and, for large files, its SHA-256. So an interrupted download goes
+//! on where it ended, and half a file is never taken for a whole one.
+//!
+//! The token goes to the endpoint alone, never to a server that it redirects to. What the server says (commit, names of contents,
+//! shards that an index names) is checked before it becomes a path. No wait is longer than a minute.
+
+mod cache;
+mod client;
+mod name;
+mod part;
+mod transfer;
+
+use std::path::PathBuf;
+
+pub use name::HubModel;
+
+use self::{cache::Store, client::Client, transfer::Transfer};
+use crate::{Error, Result, weights::index_shards};
+
+const CONFIG: &str = "config.json";
+/// Taken where the repository has them.
+const OPTIONAL: [&str; 2] = ["generation_config.json", "tokenizer.json"];
+const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// How far a download is. `done` begins with what an interrupted download has left, and ends equal to `total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DownloadProgress {
+    /// Bytes of the files to fetch that are there.
+    pub done: u64,
+    /// Bytes of the files to fetch, as far as they are known: it grows once where an index names shards.
+    pub total: u64,
+}
+
+/// Called before every request and after every portion of at most 256 KiB; `false` cancels with [`Error::Cancelled`].
+pub type OnDownload = Box<dyn FnMut(DownloadProgress) -> bool + Send>;
+
+/// Where models come from and where they are kept.
+pub struct HubOptions {
+    /// The hub: `https://huggingface.co`, or a mirror that answers as it does.
+    pub endpoint: String,
+    /// The folder that all models share; Hugging Face's libraries use `hub` in `HF_HOME`.
+    pub cache: PathBuf,
+    /// An access token, for gated and private models.
+    pub token: Option<String>,
+    /// Use what is in the cache and nothing else: no request is made.
+    pub offline: bool,
+    /// An HTTP proxy, such as `http://proxy:3128`.
+    pub proxy: Option<String>,
+    /// Progress, and the way to cancel.
+    pub on_progress: Option<OnDownload>,
+}
+
+impl HubOptions {
+    /// The public hub without a token, kept in `cache`.
+    pub fn new(cache: impl Into<PathBuf>) -> Self {
+        let endpoint = "https://huggingface.co".to_string();
+        Self { endpoint, cache: cache.into(), token: None, offline: false, proxy: None, on_progress: None }
+    }
+}
+
+/// Brings a model into the cache and says where it lies: a folder with `config.json` and safetensors weights, or the GGUF file that
+/// `model` names. What is in the cache already is not fetched again; where all of it is, the hub is asked for the newest commit alone.
+///
+/// # Errors
+/// [`Error::HubAccess`] for a gated or private model; [`Error::HubMissing`] where the hub has no such repository or file, or the
+/// repository has no weights that can be taken without naming them; [`Error::HubOffline`] where offline mode asks for a file that
+/// is not in the cache; [`Error::HubTransfer`] where the connection fails or the disk is full, after which the same call goes on from
+/// there; [`Error::HubOption`]; [`Error::Format`] for an index that leads out of its folder; [`Error::Cancelled`]; [`Error::Io`].
+pub fn download(model: &HubModel, options: HubOptions) -> Result<PathBuf> {
+    let store = Store::new(&options.cache, model.repository());
+    if options.offline {
+        return in_cache(model, &store);
+    }
+    let client = Client::new(model.repository(), &options)?;
+    let listing = client.listing()?;
+    let folder = store.snapshot(&listing.commit);
+    let mut transfer = Transfer::new(&client, &store, &listing, options.on_progress);
+    let wanted = match model.parts() {
+        Some(parts) => parts,
+        None if listing.has(WEIGHTS) => checkpoint(&listing.files, [WEIGHTS.to_string()]),
+        None if listing.has(INDEX) => {
+            transfer.fetch(&[INDEX.to_string()])?;
+            checkpoint(&listing.files, name::plain(&folder.join(INDEX), index_shards(&folder.join(INDEX))?)?)
+        }
+        None => return Err(no_weights(model, &listing.files)),
+    };
+    transfer.fetch(&wanted)?;
+    store.point_to(&listing.commit, &wanted[0])?;
+    Ok(model.within(folder))
+}
+
+/// The files of a checkpoint in a repository that has `files`.
+fn checkpoint(files: &[String], weights: impl IntoIterator<Item = String>) -> Vec<String> {
+    let optional = OPTIONAL.into_iter().filter(|name| files.iter().any(|file| file == name));
+    [CONFIG].into_iter().chain(optional).map(str::to_string).chain(weights).collect()
+}
+
+/// The model without a request. Optional files that are missing may not exist, so that only the others are asked for.
+fn in_cache(model: &HubModel, store: &Store) -> Result<PathBuf> {
+    let find = |file: &str| store.find(file).ok_or_else(|| store.absent(file));
+    if let Some(parts) = model.parts() {
+        let paths = parts.iter().map(|part| find(part)).collect::<Result<Vec<_>>>()?;
+        return paths.into_iter().next().ok_or_else(|| store.absent(CONFIG));
+    }
+    let config = find(CONFIG)?;
+    if store.find(WEIGHTS).is_none() {
+        let index = store.find(INDEX).ok_or_else(|| store.absent(WEIGHTS))?;
+        for shard in name::plain(&index, index_shards(&index)?)? {
+            find(&shard)?;
+        }
+    }
+    Ok(config.parent().map(PathBuf::from).unwrap_or_default())
+}
+
+fn no_weights(model: &HubModel, files: &[String]) -> Error {
+    let gguf = files.iter().find(|file| file.ends_with(".gguf"));
+    let advice = match gguf {
+        Some(file) => format!("but GGUF files: name the one to take, as in {}/{}", model.repository(), file.escape_debug()),
+        None => "nor a GGUF file; is this the repository of a model's weights?".to_string(),
+    };
+    let problem = format!("the repository has neither {WEIGHTS} nor {INDEX}, {advice}");
+    Error::HubMissing { model: model.to_string(), problem }
+}
