@@ -95,9 +95,9 @@ impl Lora {
         let rank = 8;
         let numbers =
             |shape: [usize; 2], seed| Tensor::from_f32("random", shape.to_vec(), &Case::numbers(shape[0] * shape[1], seed, 0.05));
-        let outs = [(LayerWeight::Query, config.q_proj_dim()), (LayerWeight::Value, config.kv_proj_dim())];
-        let layers = 0..config.active_num_layers();
-        let places = layers.flat_map(|layer| outs.map(|(weight, out)| (WeightPosition::Layer(layer, weight), out)));
+        let adapted =
+            |position: &WeightPosition| matches!(position, WeightPosition::Layer(_, LayerWeight::Query | LayerWeight::Value));
+        let places = config.weights().filter(adapted).map(|position| (position, config.weight_shape(position)[0]));
         let target = |(seed, (position, out)): (usize, (WeightPosition, usize))| {
             let seed = 2 * seed as u64;
             (position.to_string(), [numbers([rank, config.hidden_size], seed), numbers([out, rank], seed + 1)])

@@ -2,7 +2,8 @@
 // One table for all ids: STRIDE = 0; a table of STRIDE rows for every GROUP ids else.
 // The table is the shard that holds the rows FIRST .. FIRST+ROWS; ids outside leave their row of out as it is.
 // One workgroup: LANES chunks of eight elements, one an invocation. Grid: ceil(R*ceil(C/8) / LANES) folded over x and y.
-// Overrides: R, C, FIRST, ROWS, STRIDE, GROUP. Options: LANES, WEIGHT, VEC (8: C divisible by 8 | 1), WEIGHTS = 1.
+// Ids from LIMIT on take row 0.
+// Overrides: R, C, FIRST, ROWS, STRIDE, GROUP, LIMIT. Options: LANES, WEIGHT, VEC (8: C divisible by 8 | 1), WEIGHTS = 1.
 // Hole: epilogue(i: u32, v: f32) -> f32.
 override R: u32;
 override C: u32;
@@ -10,6 +11,7 @@ override FIRST: u32;
 override ROWS: u32;
 override STRIDE: u32;
 override GROUP: u32;
+override LIMIT: u32;
 override IN: u32 = C;
 
 const LANES = ${LANES}u;
@@ -28,7 +30,8 @@ fn main(
     let i = (wid.x + wid.y * groups.x) * LANES + lane;
     let r = i / chunks;
     if r >= R { return; }
-    let id = ids[r];
+    let given = ids[r];
+    let id = select(given, 0u, given >= LIMIT);
     if id < FIRST || id - FIRST >= ROWS { return; }
     let chunk = i % chunks;
     var values = weight0(id - FIRST + r / GROUP * STRIDE, chunk);

@@ -1,5 +1,7 @@
 //! What a decode step is made of: the dispatches of its plan, counted for every sort of device. No hardware.
 
+use std::collections::BTreeSet;
+
 use gemmaflow::{
     gemma::{GemmaConfig, GemmaFlow},
     ir::{
@@ -10,6 +12,7 @@ use gemmaflow::{
     },
     lower::{Together, Unplaced, lower},
     plan::{Plan, SlotKind, sampling},
+    shader::Sizes,
     weights::random_weights,
 };
 
@@ -40,11 +43,15 @@ fn layer(plan: &Plan) -> Vec<&str> {
 
 /// Gemma 2 and 3: the products of q, k and v; attention in parts and their combination, with norms, rotation and cache writes;
 /// its output; norm, residual and next norm; gate and up; down; norm, residual and next norm. Gemma 1 has no norms after
-/// attention and FFW, and its products norm their operand themselves.
+/// attention and FFW, and its products norm their operand themselves. Gemma 4 norms its values besides, and its E-series has the
+/// gate, the projection and the norm of each layer's own input; the factor on the stream costs nothing.
 #[test]
 fn a_layer_of_a_step_is_few_dispatches_on_a_gpu() {
     for tier in [8, 32, 64].map(Tier::Subgroup).into_iter().chain([Tier::Portable]) {
-        for (name, most) in [("gemma-2b", 6), ("gemma-2-2b", 8), ("gemma-3-270m", 8), ("gemma-3-1b", 8), ("gemma-3-4b", 8)] {
+        for (name, most) in [("gemma-2b", 6), ("gemma-2-2b", 8), ("gemma-3-270m", 8), ("gemma-3-1b", 8), ("gemma-3-4b", 8)]
+            .into_iter()
+            .chain(FOUR)
+        {
             for rows in [256, 8192] {
                 let plan = plan(name, &gpu(tier), 1, rows);
                 let labels = layer(&plan);
@@ -54,11 +61,13 @@ fn a_layer_of_a_step_is_few_dispatches_on_a_gpu() {
     }
 }
 
+const FOUR: [(&str, usize); 3] = [("gemma-4-31b", 9), ("gemma-4-e4b", 12), ("gemma-4-e2b", 12)];
+
 /// On a software driver products do not norm their operand; see `shaders/README.md`.
 #[test]
 fn a_layer_of_a_step_is_few_dispatches_on_a_software_driver() {
     let target = Target { software: true, ..gpu(Tier::Subgroup(8)) };
-    for (name, most) in [("gemma-2b", 8), ("gemma-2-2b", 8), ("gemma-3-270m", 8), ("gemma-3-1b", 8)] {
+    for (name, most) in [("gemma-2b", 8), ("gemma-2-2b", 8), ("gemma-3-270m", 8), ("gemma-3-1b", 8)].into_iter().chain(FOUR) {
         let plan = plan(name, &target, 1, 8192);
         assert!(layer(&plan).len() <= most, "{name}: {:?}", layer(&plan));
     }
@@ -82,6 +91,23 @@ fn a_chunk_has_no_joined_products_and_no_new_row() {
     assert!(!plan.dispatches.iter().any(|dispatch| dispatch.bindings.iter().any(joined)));
     let new = ("NEW", "yes".to_string());
     assert!(!plan.dispatches.iter().any(|dispatch| dispatch.kernel.options.contains(&new)));
+}
+
+/// Where sizes are data, layers that read different parts of one value share their kernels: those that begin at its start, and all others.
+#[test]
+fn the_inputs_of_all_layers_are_gated_by_two_kernels() {
+    let target = Target { software: true, ..gpu(Tier::Subgroup(8)) };
+    let mut config = GemmaConfig::preset("gemma-4-e4b").expect("a preset");
+    config.effective_num_layers = Some(5);
+    let mut loader = random_weights(&config, DType::BF16, 1).expect("weights of a preset");
+    let built = GemmaFlow::resident(&config).last_token_logits().build(&mut loader).expect("a graph");
+    for tokens in [1, 16] {
+        let binding = DimBinding::new().with(sym::SEQ, tokens).with(sym::CACHE, 256).with(sym::RING, 640);
+        let plan = lower(&built.graph, &binding, &target, &LowerOptions::default(), &Unplaced).expect("a plan");
+        let gates = plan.dispatches.iter().filter(|dispatch| dispatch.label.ends_with(".per_layer_gate"));
+        let kernels: Vec<String> = gates.map(|dispatch| Sizes::Uniform.key(&dispatch.kernel)).collect();
+        assert_eq!((kernels.len(), kernels.iter().collect::<BTreeSet<_>>().len()), (5, 2), "{kernels:?}");
+    }
 }
 
 /// Dispatches that choose a token of the plan's logits.

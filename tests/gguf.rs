@@ -36,6 +36,18 @@ fn tensors_are_widened_to_the_bit() {
             for (name, expected) in oracle.info["tensors"].as_object().unwrap() {
                 let (key, less_one) = key(oracle.architecture(), name);
                 let shape: Vec<usize> = serde_json::from_value(expected["shape"].clone()).unwrap();
+                if let [count, rows, columns] = shape[..] {
+                    // A stack comes as its matrices.
+                    let stem = if name.contains("unembd") { "altup_unembed_projections" } else { "altup_projections" };
+                    let one = |j: usize| {
+                        let key = format!("{stem}.{j}.weight");
+                        assert_eq!(loader.peek(&key).unwrap().shape, [rows, columns], "{} {name}", oracle.name);
+                        stored(&mut loader, &key, false)
+                    };
+                    let values = (0..count).flat_map(one).collect::<Vec<f32>>();
+                    assert_eq!(sum(&values), expected["sha256"].as_str().unwrap(), "{} {name}", oracle.name);
+                    continue;
+                }
                 assert_eq!(loader.peek(&key).unwrap().shape, shape, "{} {name}", oracle.name);
                 let values = stored(&mut loader, &key, less_one);
                 assert_eq!(sum(&values), expected["sha256"].as_str().unwrap(), "{} {name}", oracle.name);
@@ -119,7 +131,7 @@ fn drafting_tensors_are_hidden_until_asked_for() {
 fn a_file_holds_the_configuration_it_was_made_from() {
     for oracle in GgufOracle::all() {
         let found = GemmaConfig::from_gguf(&oracle.path);
-        if !["gemma", "gemma2", "gemma3"].contains(&oracle.architecture()) {
+        if !["gemma", "gemma2", "gemma3", "gemma3n", "gemma4"].contains(&oracle.architecture()) {
             let error = found.unwrap_err();
             assert!(matches!(error, Error::Unsupported(_)), "{error}");
             let text = error.to_string();
@@ -168,6 +180,8 @@ fn what_a_file_leaves_out_is_what_llama_cpp_takes() {
     let g3 = config(&model("gemma3")).unwrap();
     assert_eq!((g3.sliding_window, g3.final_logit_softcapping, g3.layer_types[0]), (None, None, LayerKind::Full));
     assert_eq!((g3.query_pre_attn_scalar, g3.tie_word_embeddings), (Some(16.0), true));
+    let g4 = config(&model("gemma4")).unwrap();
+    assert_eq!((g4.query_pre_attn_scalar, g4.final_logit_softcapping), (Some(1.0), Some(30.0)));
     // The largest models have another score scale, and the file does not say so.
     let wide = |arch: &str, layers| {
         config(&model(arch).u32(&format!("{arch}.block_count"), layers).u32(&format!("{arch}.attention.key_length"), 8))
@@ -200,8 +214,17 @@ fn configurations_that_cannot_be_computed_name_the_key() {
     let g3 = || model("gemma3").u32("gemma3.attention.sliding_window", 8);
     let cases = [
         (model("llama"), "\"llama\""),
-        (model("gemma4"), "\"gemma4\""),
-        (model("gemma3").array("gemma3.feed_forward_length", 4, &mixed), "feed_forward_length"),
+        (model("gemma-embedding"), "\"gemma-embedding\""),
+        (model("gemma3").array("gemma3.feed_forward_length", 4, &mixed), "feed_forward_length has 2 entries"),
+        (model("gemma4").u32("gemma4.expert_count", 8), "gemma4.expert_count"),
+        (model("gemma4").tensor("rope_freqs.weight", &[8], 0, &[0; 32]), "rope_freqs.weight"),
+        (model("gemma4").tensor("rope_freqs.weight", &[1 << 13], 0, &[0; 4 << 13]), "rope_freqs.weight"),
+        (
+            model("gemma4").u32("gemma4.attention.key_length_swa", 12).u32("gemma4.rope.dimension_count_swa", 8),
+            "dimension_count_swa is 8",
+        ),
+        (model("gemma4").u32("gemma4.attention.shared_kv_layers", 6), "num_kv_shared_layers is 6"),
+        (model("gemma4").u32("gemma4.embedding_length_per_layer_input", 8), "vocab_size_per_layer_input"),
         (model("gemma3").text("gemma3.block_count", "six"), "gemma3.block_count is \"six\" (string)"),
         (model("gemma3").u32("gemma3.block_count", 4_000_000_000), "block_count is 4000000000"),
         (model("gemma3").u32("gemma3.attention.head_count", 0), "num_attention_heads is 0"),

@@ -49,8 +49,8 @@ fn fill(generator: &mut GemmaGenerator, context: usize) {
 
 fn models() -> Vec<std::path::PathBuf> {
     let checkpoints = CHECKPOINTS.iter().map(|name| data("checkpoints").join(name));
-    let gguf =
-        ["gemma1-k-q4_k_m", "gemma2-s-q4_0-pure", "gemma3-s-iq4_nl"].map(|name| data("gguf").join(name).join("model.gguf"));
+    let gguf = ["gemma1-k-q4_k_m", "gemma2-s-q4_0-pure", "gemma3-s-iq4_nl", "gemma4-e-s-q5_1"]
+        .map(|name| data("gguf").join(name).join("model.gguf"));
     checkpoints.chain(gguf).chain([DEMO.into()]).collect()
 }
 

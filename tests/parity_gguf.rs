@@ -4,7 +4,7 @@ mod common;
 
 use common::{
     gguf::GgufOracle,
-    oracle::{GATE, worst},
+    oracle::{gate, worst},
 };
 use gemmaflow::{
     gemma::GemmaConfig,
@@ -44,6 +44,7 @@ fn logits_are_exact_and_greedy_tokens_equal() {
 /// Every prompt in chunks (on the reference, whose kernels need no compiling, the short ones in one pass), and the long one by steps
 /// from its first token on.
 fn check_logits(oracle: &GgufOracle, generator: &mut GemmaGenerator, device: &Device, what: &str) {
+    let gate = gate(generator.config().arch);
     for prompt in ["p1", "p7", "p33"] {
         let tokens = oracle.tokens(&format!("{prompt}.input_ids"));
         let exact = oracle.f32(&format!("exact.{prompt}.logits"));
@@ -57,7 +58,7 @@ fn check_logits(oracle: &GgufOracle, generator: &mut GemmaGenerator, device: &De
         let theirs = oracle.f32(&format!("llamacpp.{prompt}.logits"));
         let distance = rms(&logits[logits.len() - theirs.len()..], &theirs);
         println!("{what}: {prompt} to exact {error:.1e}, to llama.cpp rms {distance:.1e}");
-        assert!(error < GATE, "{what} {prompt}: {error}");
+        assert!(error < gate, "{what} {prompt}: {error}");
         // Their activations have 8 bits, the logits a standard deviation of 2.5: this is a bound on sanity only.
         assert!(distance < 0.5, "{what} {prompt}: {distance} from llama.cpp");
     }
@@ -68,11 +69,12 @@ fn check_logits(oracle: &GgufOracle, generator: &mut GemmaGenerator, device: &De
     }
     let error = worst(&logits, &oracle.f32("exact.p33.logits"));
     println!("{what}: p33 by steps to exact {error:.1e}");
-    assert!(error < GATE, "{what} by steps: {error}");
+    assert!(error < gate, "{what} by steps: {error}");
 }
 
 fn check_greedy(oracle: &GgufOracle, generator: &mut GemmaGenerator, what: &str) {
-    assert!(oracle.f32("exact.gen.margin").iter().all(|margin| *margin > 2.0 * GATE), "{what}: too near to a tie");
+    let gate = gate(generator.config().arch);
+    assert!(oracle.f32("exact.gen.margin").iter().all(|margin| *margin > 2.0 * gate), "{what}: too near to a tie");
     let expected = oracle.tokens("exact.gen.tokens");
     generator.prefill(&oracle.tokens("gen.input_ids")).unwrap();
     let found: Vec<u32> = expected.iter().map(|_| generator.step_cached(&SampleOpts::greedy()).unwrap()).collect();

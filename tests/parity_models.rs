@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::oracle::{CHECKPOINTS, GATE, Oracle, worst};
+use common::oracle::{CHECKPOINTS, Oracle, worst};
 use gemmaflow::{
     generate::{GemmaGenerator, GeneratorOptions, SampleOpts},
     runtime::{Device, GpuOptions, KernelTier},
@@ -39,7 +39,7 @@ fn for_each(
             let oracle = Oracle::open(name);
             let error = check(&oracle, generator(&oracle, &device, &gpu, chunk));
             println!("{device_name:24} {name:26} {error:.1e}");
-            assert!(error < GATE, "{device_name} {name}: {error}");
+            assert!(error < oracle.gate(), "{device_name} {name}: {error}");
         }
     }
 }

@@ -42,10 +42,18 @@ fn targets() -> Vec<Target> {
 /// The plans of real models: prefill chunk, small chunk and decode step, with what samples from them.
 fn model_plans(target: &Target, options: &LowerOptions) -> Vec<(String, Plan)> {
     let mut plans = Vec::new();
-    for (name, dtype) in [("gemma-2b", DType::F16), ("gemma-2-2b", DType::BF16), ("gemma-3-270m", DType::F32)] {
+    for (name, dtype) in
+        [("gemma-2b", DType::F16), ("gemma-2-2b", DType::BF16), ("gemma-3-270m", DType::F32), ("gemma-4-e2b", DType::BF16)]
+    {
         let mut config = GemmaConfig::preset(name).expect("a preset");
-        // One full and one sliding layer say all that the others do.
-        config.effective_num_layers = Some(if name == "gemma-3-270m" { 6 } else { 2 });
+        // One full and one sliding layer say all that the others do, and in Gemma 4 one of each that owns no keys.
+        config.num_kv_shared_layers = if name == "gemma-4-e2b" { 30 } else { 0 };
+        config.effective_num_layers = Some(match name {
+            "gemma-3-270m" => 6,
+            "gemma-3n-e2b" => 5,
+            "gemma-4-e2b" => 10,
+            _ => 2,
+        });
         let mut loader = random_weights(&config, dtype, 1).expect("weights of a preset");
         let built = GemmaFlow::resident(&config).last_token_logits().build(&mut loader).expect("a graph");
         for tokens in [1, 4, 128] {

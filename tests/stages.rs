@@ -147,9 +147,14 @@ fn a_tap_in_the_wrong_place_is_refused() {
     assert!(refused(after(GemmaKvTapStage::layer(7))).contains("layer 7"));
     let before = prefill(config).before_layers([FlowStage::block(GemmaKvTapStage::layer(0))]);
     assert!(refused(build(&oracle, before)).contains("layer 0"));
-    assert!(
-        matches!(after(GemmaKvTapStage::layer(2).with_k_eq_v(true)), Err(Error::Unsupported(text)) if text.contains("layer 2"))
-    );
+    assert!(refused(after(GemmaKvTapStage::layer(2).with_k_eq_v(true))).contains("layer 2 projects its own"));
+    let shared = Oracle::open("gemma4-e2b");
+    let tap = |layer: usize| prefill(&shared.config).after_layers([FlowStage::block(GemmaKvTapStage::layer(layer))]);
+    assert_eq!(build(&shared, tap(4)).unwrap().output_names()[1..], ["k_4", "v_4"]);
+    assert!(refused(build(&shared, tap(5))).contains("no keys of its own"));
+    let dense = Oracle::open("gemma4-dense");
+    let tap = FlowStage::block(GemmaKvTapStage::layer(5).with_k_eq_v(true).with_rope_table("rope_full"));
+    assert_eq!(build(&dense, prefill(&dense.config).after_layers([tap])).unwrap().output_names()[1..], ["k_5", "v_5"]);
 }
 
 #[test]
@@ -330,7 +335,10 @@ fn what_this_version_does_not_compute_is_unsupported() {
         })
     };
     unsupported(attn(|attn| attn.n_rot = 10), "rotating 10 of 20");
-    unsupported(attn(|attn| attn.k_eq_v = true), "k_eq_v");
+    let values = build(&oracle, attn(|attn| attn.k_eq_v = true)).unwrap();
+    assert!(values.params().keys().all(|name| !name.ends_with(".value")), "values that are keys have no projection");
+    let text = refused(build(&oracle, attn(|attn| attn.kv_source = Some(6))));
+    assert!(text.contains("layer 0 attends to the keys of layer 6"), "{text}");
     fn experts() -> MoeFfnStage {
         MoeFfnStage::hf("layers.0.moe", 8, 2, 48, 20)
     }

@@ -10,7 +10,7 @@ use crate::{
     gemma::GemmaArch,
     ir::{
         DType, Dim, MaskKind, NodeId, Shape, Symbol,
-        ops::{Attention, CacheWrite, Concat, Gain, Role, Rope},
+        ops::{Attention, CacheWrite, Concat, Gain, RmsNorm, Role, Rope},
         sym,
     },
 };
@@ -38,11 +38,13 @@ pub struct SelfAttnPrefillSpec {
     pub softcap: Option<f32>,
     /// The rotary table, by name.
     pub rope_table: String,
-    /// Whether the values are the keys.
+    /// Whether the values are the keys, before norm and rotation.
     pub k_eq_v: bool,
-    /// Whose names the weights have, and whether there are norms on queries and keys.
+    /// The earlier layer whose keys and values this one attends to, having none; none: its own.
+    pub kv_source: Option<usize>,
+    /// Whose names the weights have, and whether there are norms on queries, keys and values.
     pub style: GemmaLayerStyle,
-    /// Added under the root of the norms on queries and keys.
+    /// Added under the root of those norms.
     pub eps: f32,
 }
 
@@ -69,6 +71,7 @@ pub fn gemma_attn_spec(
         softcap,
         rope_table: "rope".into(),
         k_eq_v: false,
+        kv_source: None,
         style: GemmaLayerStyle::Gemma,
         eps: 1e-6,
     }
@@ -88,10 +91,12 @@ impl SelfAttnPrefillSpec {
     /// The attention of a layer of `config`.
     pub fn of(config: &GemmaConfig, layer: usize) -> Self {
         let options = config.layer_attn_options(layer);
-        let (heads, kv_heads, head_dim) = (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
+        let (heads, kv_heads) = (config.num_attention_heads, config.layer_kv_heads(layer));
+        let head_dim = config.layer_head_dim(layer);
         let spec = gemma_attn_spec(layer, heads, head_dim, kv_heads, head_dim, options.mask, options.scale, options.softcap);
-        let spec = Self { style: config.layer_style(), eps: config.rms_norm_eps, ..spec };
-        spec.with_rope_table(super::rope_table_name(config, layer))
+        let kv_source = config.kv_source_layer(layer).filter(|source| *source != layer);
+        let spec = Self { style: config.layer_style(), eps: config.rms_norm_eps, kv_source, ..spec };
+        spec.with_rope_table(super::rope_table_name(config, layer)).with_k_eq_v(config.layer_k_eq_v(layer))
     }
 
     /// Rotates `n_rot` dimensions of each head. This version rotates all of them: another number is an error when emitted.
@@ -106,7 +111,7 @@ impl SelfAttnPrefillSpec {
         self
     }
 
-    /// Takes the keys as values. No family of this version does: `true` is an error when emitted.
+    /// Takes the keys, as they are projected, as values: there is no value projection.
     pub fn with_k_eq_v(mut self, k_eq_v: bool) -> Self {
         self.k_eq_v = k_eq_v;
         self
@@ -114,9 +119,6 @@ impl SelfAttnPrefillSpec {
 
     fn check(&self) -> Result<()> {
         let Self { layer, n_rot, head_dim, .. } = self;
-        if self.k_eq_v {
-            return Err(Error::Unsupported(format!("layer {layer}: values that are the keys (k_eq_v)")));
-        }
         if n_rot != head_dim {
             return Err(Error::Unsupported(format!("layer {layer}: rotating {n_rot} of {head_dim} dimensions")));
         }
@@ -137,7 +139,7 @@ impl SelfAttentionStage {
         Self { spec, export: None }
     }
 
-    /// Adds K (after RoPE) and V as outputs `k_{i}` and `v_{i}`: `[B, T, K·H]`, or `[B, past + T, K·H]` where the caller holds the
+    /// Adds K (after RoPE) and V, where the layer owns some, as outputs `k_{i}` and `v_{i}`: `[B, T, K·H]`, or `[B, past + T, K·H]` where the caller holds the
     /// cache.
     pub fn with_export(mut self, outputs: SideOutputs) -> Self {
         self.export = Some(outputs);
@@ -148,69 +150,118 @@ impl SelfAttentionStage {
         self.spec.style.arch()
     }
 
-    /// A projection split into heads, `[B, T, heads, H]`, with its norm where the family has one.
-    fn heads(
-        &self,
-        context: &mut EmitContext,
-        h: NodeId,
-        weight: LayerWeight,
-        heads: usize,
-        norm: Option<LayerWeight>,
-    ) -> Result<NodeId> {
+    /// A projection split into heads, `[B, T, heads, H]`.
+    fn heads(&self, context: &mut EmitContext, h: NodeId, weight: LayerWeight, heads: usize) -> Result<NodeId> {
         let SelfAttnPrefillSpec { layer, head_dim, .. } = self.spec;
         let flat = project(context, h, self.arch(), WeightPosition::Layer(layer, weight), heads * head_dim)?;
         let shape = context.shape(&[heads, head_dim]);
-        let x = context.graph.reshape(flat, shape)?;
-        let Some(norm) = norm else { return Ok(x) };
+        context.graph.reshape(flat, shape)
+    }
+
+    /// The norm of each head, where the family has one.
+    fn normed(&self, context: &mut EmitContext, x: NodeId, norm: LayerWeight) -> Result<NodeId> {
+        let SelfAttnPrefillSpec { layer, head_dim, eps, .. } = self.spec;
         let position = WeightPosition::Layer(layer, norm);
         let Ok(key) = weight_key(self.arch(), position) else { return Ok(x) };
         let gain = context.weight(&position.to_string(), &key, &[head_dim])?;
-        let x = context.graph.rms_norm(x, gain, self.spec.eps, Gain::OnePlus)?;
+        let x = context.graph.rms_norm(x, gain, eps, self.arch().gain())?;
         Ok(context.graph.label(x, norm.name()))
     }
 
-    /// Keys, values and key positions, those of earlier tokens included, and the keep-mask where there is one.
-    fn keys_and_values(&self, context: &mut EmitContext, k: NodeId, v: NodeId, positions: NodeId) -> Result<Keys> {
+    /// The rotated keys of the new tokens, and their values.
+    fn new_rows(&self, context: &mut EmitContext, h: NodeId, table: NodeId) -> Result<[NodeId; 2]> {
+        let SelfAttnPrefillSpec { layer, num_kv_heads, eps, k_eq_v, .. } = self.spec;
+        let projected = self.heads(context, h, LayerWeight::Key, num_kv_heads)?;
+        let k = self.normed(context, projected, LayerWeight::KeyNorm)?;
+        let v = match k_eq_v {
+            true => projected,
+            false => self.heads(context, h, LayerWeight::Value, num_kv_heads)?,
+        };
+        let v = match self.arch().norms_values() {
+            true => {
+                let v = context.graph.push(RmsNorm { eps, gain: Gain::None }, &[v])?;
+                context.graph.label(v, "value_norm")
+            }
+            false => v,
+        };
+        let k = context.graph.push(Rope, &[k, table])?;
+        let k = context.graph.label(k, "rotated_key");
+        for (what, node) in [("key_rows", k), ("value_rows", v), (&format!("rope_table.{}", self.spec.rope_table), table)] {
+            context.share(format!("layer.{layer}.{what}"), node);
+        }
+        if k_eq_v {
+            context.share(format!("layer.{layer}.k_eq_v"), v);
+        }
+        Ok([k, v])
+    }
+
+    /// What the layer attends to: its own keys and values, which it makes and keeps, or those of the layer whose it shares.
+    fn attended(&self, context: &mut EmitContext, h: NodeId, table: NodeId, positions: NodeId) -> Result<Keys> {
+        let layer = self.spec.layer;
+        let Some(source) = self.spec.kv_source else {
+            let new = self.new_rows(context, h, table)?;
+            let [k, v] = self.all_rows(context, new, positions)?;
+            self.export(context, [k, v], new)?;
+            for (what, node) in [("keys", k), ("values", v)] {
+                context.share(format!("layer.{layer}.{what}"), node);
+            }
+            return self.keys(context, k, v, positions);
+        };
+        let find = |what: &str| {
+            let missing = || format!("layer {layer} attends to the keys of layer {source}, which no stage before it makes");
+            context.find_shared(&format!("layer.{source}.{what}")).ok_or_else(|| Error::Builder(missing()))
+        };
+        let (k, v) = (find("keys")?, find("values")?);
+        self.keys(context, k, v, positions)
+    }
+
+    /// Keys and values of the new tokens with those of earlier ones.
+    fn all_rows(&self, context: &mut EmitContext, [k, v]: [NodeId; 2], positions: NodeId) -> Result<[NodeId; 2]> {
+        let SelfAttnPrefillSpec { layer, num_kv_heads, head_dim, mask, .. } = self.spec;
+        let batch = Dim::from(context.batch);
+        let rows = |len: Dim| Shape(vec![batch, len, num_kv_heads.into(), head_dim.into()]);
+        let kv = context.kv.clone();
+        if let KvSource::Caller { past, mask: true } = kv {
+            // The caller's mask comes before the rows of the layers.
+            context.key_mask(past)?;
+        }
+        let mut extend = |what: &str, new: NodeId| -> Result<NodeId> {
+            match kv {
+                KvSource::None => Ok(new),
+                KvSource::Caller { past, .. } => {
+                    let flat = Shape(vec![batch, past, (num_kv_heads * head_dim).into()]);
+                    let old = context.graph.input(format!("past_{what}_{layer}"), Role::Caller, DType::F32, flat)?;
+                    let old = context.graph.reshape(old, rows(past))?;
+                    context.graph.push(Concat { axis: 1 }, &[old, new])
+                }
+                KvSource::Resident { dtype } => {
+                    let dims = rows(resident_cache(mask).0.into());
+                    let cache = context.graph.input(format!("cache.{what}.{layer}"), Role::Cache, dtype, dims)?;
+                    context.graph.push(CacheWrite, &[cache, new, positions])
+                }
+            }
+        };
+        Ok([extend("k", k)?, extend("v", v)?])
+    }
+
+    /// Keys and values with the positions of their rows, and the keep-mask where there is one.
+    fn keys(&self, context: &mut EmitContext, k: NodeId, v: NodeId, positions: NodeId) -> Result<Keys> {
         match context.kv.clone() {
             KvSource::None => Ok(Keys { k, v, positions, keep: None }),
-            KvSource::Caller { past, mask } => self.after_callers(context, k, v, past, mask),
-            KvSource::Resident { dtype } => self.after_resident(context, k, v, positions, dtype),
+            KvSource::Caller { past, mask } => {
+                let keep = if mask { Some(context.key_mask(past)?) } else { None };
+                Ok(Keys { k, v, positions: context.key_positions(past)?, keep })
+            }
+            KvSource::Resident { .. } => {
+                let (rows, name) = resident_cache(self.spec.mask);
+                let dims = Shape(vec![context.batch.into(), rows.into()]);
+                let positions = context.shared(name, |context| {
+                    let cache = context.graph.input(name, Role::Cache, DType::I32, dims)?;
+                    context.graph.push(CacheWrite, &[cache, positions, positions])
+                })?;
+                Ok(Keys { k, v, positions, keep: None })
+            }
         }
-    }
-
-    fn after_callers(&self, context: &mut EmitContext, k: NodeId, v: NodeId, past: Dim, mask: bool) -> Result<Keys> {
-        let SelfAttnPrefillSpec { layer, num_kv_heads, head_dim, .. } = self.spec;
-        let batch = Dim::from(context.batch);
-        let keep = if mask { Some(context.key_mask(past)?) } else { None };
-        let mut append = |what: &str, new: NodeId| -> Result<NodeId> {
-            let flat = Shape(vec![batch, past, (num_kv_heads * head_dim).into()]);
-            let name = format!("past_{what}_{layer}");
-            let old = context.graph.input(name, Role::Caller, DType::F32, flat)?;
-            let rows = Shape(vec![batch, past, num_kv_heads.into(), head_dim.into()]);
-            let old = context.graph.reshape(old, rows)?;
-            context.graph.push(Concat { axis: 1 }, &[old, new])
-        };
-        let (k, v) = (append("k", k)?, append("v", v)?);
-        let positions = context.key_positions(past)?;
-        Ok(Keys { k, v, positions, keep })
-    }
-
-    fn after_resident(&self, context: &mut EmitContext, k: NodeId, v: NodeId, positions: NodeId, dtype: DType) -> Result<Keys> {
-        let SelfAttnPrefillSpec { layer, num_kv_heads, head_dim, .. } = self.spec;
-        let (rows, position_cache) = resident_cache(self.spec.mask);
-        let batch = Dim::from(context.batch);
-        let dims = Shape(vec![batch, rows.into(), num_kv_heads.into(), head_dim.into()]);
-        let mut write = |what: &str, new: NodeId| -> Result<NodeId> {
-            let cache = context.graph.input(format!("cache.{what}.{layer}"), Role::Cache, dtype, dims.clone())?;
-            context.graph.push(CacheWrite, &[cache, new, positions])
-        };
-        let (k, v) = (write("k", k)?, write("v", v)?);
-        let positions = context.shared(position_cache, |context| {
-            let dims = Shape(vec![batch, rows.into()]);
-            let cache = context.graph.input(position_cache, Role::Cache, DType::I32, dims)?;
-            context.graph.push(CacheWrite, &[cache, positions, positions])
-        })?;
-        Ok(Keys { k, v, positions, keep: None })
     }
 
     /// The mask by positions. `Custom` leaves all to the caller's mask, which then must be there.
@@ -227,10 +278,10 @@ impl SelfAttentionStage {
     }
 
     /// Adds K and V, with the rows of a cache that the caller holds, as outputs.
-    fn export(&self, context: &mut EmitContext, keys: &Keys, new: [NodeId; 2]) -> Result<()> {
+    fn export(&self, context: &mut EmitContext, all: [NodeId; 2], new: [NodeId; 2]) -> Result<()> {
         let Some(outputs) = &self.export else { return Ok(()) };
         let nodes = match context.kv {
-            KvSource::Caller { .. } => [keys.k, keys.v],
+            KvSource::Caller { .. } => all,
             KvSource::None | KvSource::Resident { .. } => new,
         };
         for (what, node) in ["k", "v"].into_iter().zip(nodes) {
@@ -255,22 +306,15 @@ impl BlockStage for SelfAttentionStage {
     fn emit(&self, context: &mut EmitContext, h: NodeId) -> Result<NodeId> {
         let spec = &self.spec;
         spec.check()?;
-        let q = self.heads(context, h, LayerWeight::Query, spec.num_heads, Some(LayerWeight::QueryNorm))?;
-        let k = self.heads(context, h, LayerWeight::Key, spec.num_kv_heads, Some(LayerWeight::KeyNorm))?;
-        let v = self.heads(context, h, LayerWeight::Value, spec.num_kv_heads, None)?;
         let table = context.find_shared(&spec.rope_table).ok_or_else(|| {
             let (layer, name) = (spec.layer, &spec.rope_table);
             Error::Builder(format!("layer {layer} uses the rotary table '{name}', which no stage before it declares"))
         })?;
+        let q = self.heads(context, h, LayerWeight::Query, spec.num_heads)?;
+        let q = self.normed(context, q, LayerWeight::QueryNorm)?;
         let q = context.graph.push(Rope, &[q, table])?;
-        let k = context.graph.push(Rope, &[k, table])?;
-        let k = context.graph.label(k, "rotated_key");
-        for (what, node) in [("key_rows", k), ("value_rows", v), (&format!("rope_table.{}", spec.rope_table), table)] {
-            context.share(format!("layer.{}.{what}", spec.layer), node);
-        }
         let positions = context.query_positions()?;
-        let keys = self.keys_and_values(context, k, v, positions)?;
-        self.export(context, &keys, [k, v])?;
+        let keys = self.attended(context, h, table, positions)?;
         let keep = keys.keep.is_some();
         let op = Attention { mask: self.rule(keep)?, scale: spec.score_scale, softcap: spec.softcap, keep };
         let operands = [q, keys.k, keys.v, positions, keys.positions].into_iter().chain(keys.keep);

@@ -4,7 +4,10 @@ use super::{GemmaArch, GemmaConfig, LayerWeight, WeightPosition};
 use crate::{
     Error, Result,
     flow::{BlockStage, EmitContext, SideOutputs},
-    ir::{NodeId, Shape, ops::Gain},
+    ir::{
+        BinaryFn, Dim, Graph, NodeId, Shape, UnaryFn,
+        ops::{Reduce, ReduceFn, Unary},
+    },
 };
 
 /// The loader's key of a weight.
@@ -35,7 +38,7 @@ pub(super) fn project(
     context.project(x, &position.to_string(), &key, out)
 }
 
-/// RMSNorm with the gain `1 + w` (gemma-spec §1): `[…, D]` to `[…, D]`.
+/// RMSNorm with the family's gain, `1 + w` up to Gemma 3 and `w` after (gemma-spec §1): `[…, D]` to `[…, D]`.
 #[derive(Debug, Clone)]
 pub struct GemmaRmsNormStage {
     arch: GemmaArch,
@@ -64,7 +67,7 @@ impl BlockStage for GemmaRmsNormStage {
     fn emit(&self, context: &mut EmitContext, x: NodeId) -> Result<NodeId> {
         let width = context.width(x)?;
         let weight = model_weight(context, self.arch, self.weight, &[width])?;
-        let y = context.graph.rms_norm(x, weight, self.eps, Gain::OnePlus)?;
+        let y = context.graph.rms_norm(x, weight, self.eps, self.arch.gain())?;
         let name = match self.weight {
             WeightPosition::Layer(_, weight) => weight.name(),
             _ => "final_norm",
@@ -74,17 +77,20 @@ impl BlockStage for GemmaRmsNormStage {
 }
 
 /// The gated feed-forward block: `down · (gelu(gate · x) ∘ (up · x))`, GELU in its tanh form (Shazeer 2020, arXiv 2002.05202).
+/// In some layers of Gemma 3n gates that are not far above their mean count nothing (gemma-spec §4).
 #[derive(Debug, Clone)]
 pub struct GeGluStage {
     arch: GemmaArch,
     layer: usize,
     width: usize,
+    /// Standard deviations above their mean that gates must exceed; `None`: all count.
+    sparsity: Option<f32>,
 }
 
 impl GeGluStage {
     /// The block of a layer.
     pub fn hf_mlp(config: &GemmaConfig, layer: usize) -> Self {
-        Self { arch: config.arch, layer, width: config.intermediate_size }
+        Self { arch: config.arch, layer, width: config.layer_intermediate_size(layer), sparsity: config.layer_sparsity(layer) }
     }
 }
 
@@ -94,11 +100,33 @@ impl BlockStage for GeGluStage {
         let width = context.width(x)?;
         let gate = project(context, x, self.arch, at(LayerWeight::FfwGate), self.width)?;
         let up = project(context, x, self.arch, at(LayerWeight::FfwUp), self.width)?;
+        let gate = match self.sparsity {
+            Some(deviations) => above(context.graph, gate, deviations)?,
+            None => gate,
+        };
         let gate = context.graph.gelu(gate)?;
         let h = context.graph.mul(gate, up)?;
         context.graph.label(h, "geglu");
         project(context, h, self.arch, at(LayerWeight::FfwDown), width)
     }
+}
+
+/// `max(x − (mean + deviations · std), 0)` along the innermost dimension, the standard deviation that of the whole row (÷n).
+fn above(g: &mut Graph, x: NodeId, deviations: f32) -> Result<NodeId> {
+    let columns = g.shape(x).last().and_then(Dim::fixed).unwrap_or(1);
+    let mean = |g: &mut Graph, x: NodeId| -> Result<NodeId> {
+        let sum = g.push(Reduce { f: ReduceFn::Sum }, &[x])?;
+        g.scale(sum, 1.0 / columns as f32)
+    };
+    let middle = mean(g, x)?;
+    let centred = g.binary(BinaryFn::Sub, x, middle)?;
+    let squares = g.mul(centred, centred)?;
+    let variance = mean(g, squares)?;
+    let deviation = g.push(Unary { f: UnaryFn::Sqrt }, &[variance])?;
+    let cut = g.scale(deviation, deviations)?;
+    let rest = g.binary(BinaryFn::Sub, centred, cut)?;
+    let zero = g.constant(0.0)?;
+    g.binary(BinaryFn::Max, rest, zero)
 }
 
 /// A feed-forward block of experts. This version computes none: emitting it is an error.
@@ -154,7 +182,7 @@ impl RopeTablesStage {
         for layer in 0..config.active_num_layers() {
             let name = super::rope_table_name(config, layer);
             if !tables.iter().any(|(other, _)| other == name) {
-                let inv_freq = super::resolve_inv_freq(config.layer_rope(layer), config.head_dim, None)?;
+                let inv_freq = super::resolve_inv_freq(config.layer_rope(layer), config.layer_head_dim(layer), None)?;
                 tables.push((name.to_string(), inv_freq));
             }
         }
@@ -287,7 +315,7 @@ impl GemmaKvTapStage {
         self
     }
 
-    /// Expects a layer whose values are its keys. No family of this version has such layers.
+    /// Refuses a layer whose values are not its keys; without it the tap takes either.
     pub fn with_k_eq_v(mut self, k_eq_v: bool) -> Self {
         self.k_eq_v = k_eq_v;
         self
@@ -297,13 +325,16 @@ impl GemmaKvTapStage {
 impl BlockStage for GemmaKvTapStage {
     fn emit(&self, context: &mut EmitContext, x: NodeId) -> Result<NodeId> {
         let layer = self.layer;
-        if self.k_eq_v {
-            return Err(Error::Unsupported(format!("layer {layer}: values that are the keys (k_eq_v)")));
+        if self.k_eq_v && context.find_shared(&format!("layer.{layer}.k_eq_v")).is_none() {
+            return Err(Error::Builder(format!(
+                "the tap expects values that are the keys (k_eq_v), layer {layer} projects its own"
+            )));
         }
         for what in ["key", "value"] {
             let shared = format!("layer.{layer}.{what}_rows");
             let node = context.find_shared(&shared).ok_or_else(|| {
-                Error::Builder(format!("the tap of layer {layer} stands where that layer's attention has not been computed"))
+                let why = "stands where that layer's attention has not been computed, or the layer has no keys of its own";
+                Error::Builder(format!("the tap of layer {layer} {why}"))
             })?;
             let dims = context.graph.shape(node).0.clone();
             let (heads, head_dim) = (dims[2].fixed().unwrap_or(0), dims[3].fixed().unwrap_or(0));

@@ -53,7 +53,8 @@ type PatchHook = dyn Fn(ModelFlow) -> ModelFlow + Send + Sync;
 /// Builds the graph of a Gemma model. Consumed by [`build`](Self::build).
 ///
 /// What is emitted, in this order and in both modes: scaled embedding, `before_layers`, layers, `after_layers`, `patch_flow`,
-/// gather of the last token, final norm, head, softcap.
+/// gather of the last token, final norm, head, softcap. In Gemma 3n the value between layers is `[B, T, N, D]`, N streams; before the
+/// first and after the last layer it is `[B, T, D]` as in every family.
 ///
 /// # Which options go together
 ///
@@ -74,7 +75,8 @@ type PatchHook = dyn Fn(ModelFlow) -> ModelFlow + Send + Sync;
 ///
 /// Prefill, graph `gemma`: inputs `input_ids` `[B, T]` u32; from B = 2 on, optionally, `attention_mask` `[B, T]` f32 (1 live, 0
 /// padding, on either side); with `dynamic_seq` and `last_token_logits`, `last_token_idx` `[B]` u32. Outputs `logits` `[B, T, V]` (or
-/// `[B, 1, V]`), or `hidden` `[B, T, D]`; with `export_kv` then `k_0`, `v_0`, `k_1`, … `[B, T, K·H]`.
+/// `[B, 1, V]`), or `hidden` `[B, T, D]`; with `export_kv` then `k_0`, `v_0`, `k_1`, … `[B, T, K·H]`, K and H
+/// those of the layer, for each layer that owns keys and values ([`GemmaConfig::num_kv_layers`]).
 ///
 /// Decode, graph `gemma_decode`: inputs `input_ids` `[B, 1]` u32; with `dynamic_past`, `position` `[B]` u32, the number of live rows
 /// and so the new token's position; optionally the caller's own rotary rows `rope_cos`, `rope_sin` `[1, H/2]` (models with two

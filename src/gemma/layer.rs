@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    GeGluStage, GemmaConfig, GemmaLayerStyle, LayerKind, LayerWeight, MoeFfnStage, SelfAttentionStage, SelfAttnPrefillSpec,
+    GeGluStage, GemmaConfig, GemmaLayerStyle, LayerKind, LayerScalarStage, LayerWeight, MoeFfnStage, PerLayerGateStage,
+    SelfAttentionStage, SelfAttnPrefillSpec, StreamsLayerStage,
 };
 use crate::{
     flow::{FlowStage, LayerStack, SideOutputs},
@@ -27,8 +28,10 @@ pub struct GemmaDecodeLayerSpec {
     pub n_rot: usize,
     /// The rotary table, by name.
     pub rope_table: String,
-    /// Whether the values are the keys.
+    /// Whether the values are the keys, before norm and rotation.
     pub k_eq_v: bool,
+    /// The earlier layer whose keys and values this one attends to; none: its own.
+    pub kv_source: Option<usize>,
     /// Added under the root of the norms on queries and keys.
     pub eps: f32,
     /// Whether the caller gives a mask over the keys. Tells; the flow decides.
@@ -51,10 +54,11 @@ impl GemmaDecodeLayerSpec {
             num_heads: attn.num_heads,
             head_dim: attn.head_dim,
             num_kv_heads: attn.num_kv_heads,
-            kv_group_size: config.kv_group_size(),
+            kv_group_size: attn.num_heads / attn.num_kv_heads.max(1),
             n_rot: attn.n_rot,
             rope_table: attn.rope_table,
             k_eq_v: attn.k_eq_v,
+            kv_source: attn.kv_source,
             eps: attn.eps,
             use_custom_mask,
             hidden_shape: Shape::from([batch, 1, config.hidden_size]),
@@ -77,6 +81,7 @@ impl GemmaDecodeLayerSpec {
             softcap: self.attn_logit_softcap,
             rope_table: self.rope_table.clone(),
             k_eq_v: self.k_eq_v,
+            kv_source: self.kv_source,
             style: self.style,
             eps: self.eps,
         }
@@ -161,7 +166,11 @@ pub fn gemma_prefill_layer_composed(config: &GemmaConfig, attn: &SelfAttnPrefill
         Some(outputs) => attention.with_export(outputs.clone()),
         None => attention,
     };
-    around_attention(config, attn.layer, attention).stage(GeGluStage::hf_mlp(config, attn.layer)).close(config, attn.layer)
+    let ffw = GeGluStage::hf_mlp(config, attn.layer);
+    match config.altup_num_inputs {
+        0 => around_attention(config, attn.layer, attention).stage(ffw).close(config, attn.layer),
+        _ => FlowStage::block(StreamsLayerStage::new(config, attn.layer, attention, ffw)).named(format!("layer.{}", attn.layer)),
+    }
 }
 
 /// A decoder layer whose FFW is a mixture of experts. This version computes none: emitting it is an error.
@@ -194,14 +203,25 @@ fn around_attention(config: &GemmaConfig, layer: usize, attention: SelfAttention
 impl LayerStack {
     /// Ends a layer after its FFW.
     fn close(self, config: &GemmaConfig, layer: usize) -> FlowStage {
-        self.norm(config, layer, LayerWeight::PostFfwNorm).residual_add().build()
+        let stack = self.norm(config, layer, LayerWeight::PostFfwNorm).residual_add();
+        let stack = match PerLayerGateStage::of(config, layer) {
+            Some(gate) => stack.residual_save().stage(gate).norm(config, layer, LayerWeight::PostPerLayerNorm).residual_add(),
+            None => stack,
+        };
+        match LayerScalarStage::of(config, layer) {
+            Some(scalar) => stack.stage(scalar).build(),
+            None => stack.build(),
+        }
     }
 }
 
 /// The rotary table that a layer uses: one name where all layers share a table.
 pub(super) fn rope_table_name(config: &GemmaConfig, layer: usize) -> &'static str {
+    let head_dim = config.layer_head_dim(layer);
+    let alike = config.rope_full == config.rope_sliding
+        && (0..config.num_hidden_layers).all(|other| config.layer_head_dim(other) == head_dim);
     match config.layer_types[layer] {
-        _ if config.rope_full == config.rope_sliding => "rope",
+        _ if alike => "rope",
         LayerKind::Full => "rope_full",
         LayerKind::Sliding => "rope_sliding",
     }

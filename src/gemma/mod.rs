@@ -7,7 +7,10 @@ mod flow;
 mod layer;
 mod names;
 mod opts;
+mod per_layer;
 mod rope;
+mod streams;
+mod weights;
 
 pub use crate::profile::gemma_profile_near_weights;
 pub use attention::{SelfAttentionStage, SelfAttnPrefillSpec, gemma_attn_spec, gemma_strided_layer_mask, gemma2_layer_mask};
@@ -15,7 +18,7 @@ pub use blocks::{
     DecodeRopeParamsStage, EmbedScaleStage, GeGluStage, GemmaKvTapStage, GemmaRmsNormStage, LmHeadStage, LogitSoftcapStage,
     MoeFfnStage, RopeTablesStage,
 };
-pub use config::{GemmaArch, GemmaConfig, GemmaLayerStyle, LayerAttnOptions, LayerKind, RopeConfig, RopeScaling};
+pub use config::{GemmaArch, GemmaConfig, GemmaLayerStyle, LayerAttnOptions, LayerKind, LayerOverrides, RopeConfig, RopeScaling};
 pub use flow::{GemmaFlow, GemmaMode};
 use layer::rope_table_name;
 pub use layer::{
@@ -23,9 +26,11 @@ pub use layer::{
     gemma_prefill_layer_composed,
 };
 pub use names::{LayerWeight, WeightPosition};
-pub(crate) use names::{gguf_key, text_weight};
+pub(crate) use names::{gguf_key, gguf_stack, text_weight};
 pub use opts::{
     GemmaDecodeOpts, GemmaPrefillOpts, build_gemma_decode_built, build_gemma_decode_flow, build_gemma_decode_graph,
     build_gemma_prefill_built, build_gemma_prefill_flow,
 };
+pub use per_layer::{LayerScalarStage, PerLayerGateStage, PerLayerInputsStage};
 pub use rope::{build_rope_tables, default_inv_freq, resolve_inv_freq, rope_slice};
+pub use streams::{MergeStreamsStage, SplitStreamsStage, StreamsLayerStage};

@@ -3,7 +3,8 @@
 //! Ours go by position in the model. The trap that this table exists for: `post_attention_layernorm` is the norm *before* the FFW
 //! in Gemma 1 and the norm *after* attention from Gemma 2 on.
 
-use crate::gemma::GemmaArch;
+use super::config::MOST_STREAMS;
+use crate::{gemma::GemmaArch, ir::ops::Gain};
 
 /// Where in the model a weight stands, as it is named everywhere in this crate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -14,6 +15,16 @@ pub enum WeightPosition {
     Unembed,
     /// Norm after the last layer `[D]`.
     FinalNorm,
+    /// What each token brings each layer, `[rows, layers·P]` (Gemma 3n and 4).
+    PerLayerEmbed,
+    /// Projection of the embedding to what each layer gets of it, `[layers·P, D]` (Gemma 3n and 4).
+    PerLayerModelProjection,
+    /// Norm of that projection, for each layer `[P]` (Gemma 3n and 4).
+    PerLayerProjectionNorm,
+    /// What makes stream j + 1 of the embedding, `[D, D]` (Gemma 3n).
+    StreamProjection(usize),
+    /// What makes stream j + 1 part of the result, `[D, D]` (Gemma 3n).
+    StreamUnembed(usize),
     /// A weight of one decoder layer.
     Layer(usize, LayerWeight),
 }
@@ -46,15 +57,27 @@ layer_weights! {
     Query "query" "Query projection `[N·H, D]`.",
     Key "key" "Key projection `[K·H, D]`.",
     Value "value" "Value projection `[K·H, D]`.",
-    QueryNorm "query_norm" "Norm of each query head `[H]` (Gemma 3).",
-    KeyNorm "key_norm" "Norm of each key head `[H]` (Gemma 3).",
+    QueryNorm "query_norm" "Norm of each query head `[H]` (from Gemma 3 on).",
+    KeyNorm "key_norm" "Norm of each key head `[H]` (from Gemma 3 on).",
     AttentionOutput "attention_output" "Output projection of attention `[D, N·H]`.",
-    PostAttentionNorm "post_attention_norm" "Norm of attention's output `[D]` (Gemma 2 and 3).",
+    PostAttentionNorm "post_attention_norm" "Norm of attention's output `[D]` (from Gemma 2 on).",
     PreFfwNorm "pre_ffw_norm" "Norm of the stream before the FFW `[D]`.",
     FfwGate "ffw_gate" "Gate projection `[F, D]`.",
     FfwUp "ffw_up" "Up projection `[F, D]`.",
     FfwDown "ffw_down" "Down projection `[D, F]`.",
-    PostFfwNorm "post_ffw_norm" "Norm of the FFW's output `[D]` (Gemma 2 and 3).",
+    PostFfwNorm "post_ffw_norm" "Norm of the FFW's output `[D]` (from Gemma 2 on).",
+    PerLayerGate "per_layer_gate" "Projection of the stream that gates what the layer gets of each token `[P, D]` (Gemma 3n and 4).",
+    PerLayerProjection "per_layer_projection" "Projection of that to the stream `[D, P]` (Gemma 3n and 4).",
+    PostPerLayerNorm "post_per_layer_norm" "Norm of that projection `[D]` (Gemma 3n and 4).",
+    StreamRouterNorm "stream_router_norm" "Norm of what decides how streams mix `[D]` (Gemma 3n).",
+    StreamRouter "stream_router" "Projection of that to one number a stream `[N, D]` (Gemma 3n).",
+    StreamPredict "stream_predict" "From those to how each stream is predicted from all `[N·N, N]` (Gemma 3n).",
+    StreamCorrect "stream_correct" "From those to how each stream follows the computed one `[N, N]` (Gemma 3n).",
+    StreamScale "stream_scale" "Factor on the computed stream where it gates the layer's own input `[D]` (Gemma 3n).",
+    LowRankDown "low_rank_down" "The path beside attention, to its rank r `[r, D]` (Gemma 3n).",
+    LowRankUp "low_rank_up" "The path beside attention, back to the stream `[D, r]` (Gemma 3n).",
+    PostLowRankNorm "post_low_rank_norm" "Norm of that path `[D]` (Gemma 3n).",
+    LayerScalar "layer_scalar" "Factor on the stream after the layer `[1]` (Gemma 4).",
 }
 
 impl std::fmt::Display for WeightPosition {
@@ -63,6 +86,11 @@ impl std::fmt::Display for WeightPosition {
             WeightPosition::Embed => f.write_str("embed"),
             WeightPosition::Unembed => f.write_str("unembed"),
             WeightPosition::FinalNorm => f.write_str("final_norm"),
+            WeightPosition::PerLayerEmbed => f.write_str("per_layer_embed"),
+            WeightPosition::PerLayerModelProjection => f.write_str("per_layer_model_projection"),
+            WeightPosition::PerLayerProjectionNorm => f.write_str("per_layer_projection_norm"),
+            WeightPosition::StreamProjection(j) => write!(f, "stream_projection.{j}"),
+            WeightPosition::StreamUnembed(j) => write!(f, "stream_unembed.{j}"),
             WeightPosition::Layer(layer, weight) => write!(f, "layer.{layer}.{}", weight.name()),
         }
     }
@@ -76,14 +104,24 @@ enum Convention {
 }
 
 impl WeightPosition {
-    /// Every weight that a model of `arch` with `layers` layers has, the LM head included.
-    pub fn all(arch: GemmaArch, layers: usize) -> impl Iterator<Item = WeightPosition> {
-        let layer = move |i| {
-            let present = move |weight: &&LayerWeight| layer_name(arch, **weight, Convention::HuggingFace).is_some();
-            LayerWeight::ALL.iter().filter(present).map(move |&weight| WeightPosition::Layer(i, weight))
-        };
-        let ends = [WeightPosition::FinalNorm, WeightPosition::Unembed];
-        std::iter::once(WeightPosition::Embed).chain((0..layers).flat_map(layer)).chain(ends)
+    /// The weights that belong to no layer.
+    pub(super) const ENDS: [WeightPosition; 6] = [
+        WeightPosition::Embed,
+        WeightPosition::PerLayerEmbed,
+        WeightPosition::PerLayerModelProjection,
+        WeightPosition::PerLayerProjectionNorm,
+        WeightPosition::FinalNorm,
+        WeightPosition::Unembed,
+    ];
+
+    /// Every weight that a model of `arch` with `layers` layers may have; [`GemmaConfig::weights`](super::GemmaConfig::weights) are
+    /// those that it has.
+    pub(super) fn known(arch: GemmaArch, layers: usize) -> impl Iterator<Item = WeightPosition> {
+        let of_layer = |layer| LayerWeight::ALL.iter().map(move |&weight| WeightPosition::Layer(layer, weight));
+        let of_stream = |j| [WeightPosition::StreamProjection(j), WeightPosition::StreamUnembed(j)];
+        let ends = Self::ENDS.into_iter().chain((0..MOST_STREAMS - 1).flat_map(of_stream));
+        let all = ends.chain((0..layers).flat_map(of_layer));
+        all.filter(move |position| position.hugging_face(arch).is_some())
     }
 
     /// Hugging Face's name, without the checkpoint's prefix; `None` where `arch` has no such weight.
@@ -108,13 +146,12 @@ impl WeightPosition {
 
     /// Whether the weight is a norm's gain.
     fn is_norm(self) -> bool {
-        use LayerWeight::{KeyNorm, PostAttentionNorm, PostFfwNorm, PreAttentionNorm, PreFfwNorm, QueryNorm};
+        use LayerWeight::{KeyNorm, PostAttentionNorm, PostFfwNorm, PostPerLayerNorm, PreAttentionNorm, PreFfwNorm, QueryNorm};
+        const NORMS: [LayerWeight; 7] =
+            [PreAttentionNorm, QueryNorm, KeyNorm, PostAttentionNorm, PreFfwNorm, PostFfwNorm, PostPerLayerNorm];
         match self {
-            WeightPosition::FinalNorm => true,
-            WeightPosition::Embed | WeightPosition::Unembed => false,
-            WeightPosition::Layer(_, weight) => {
-                [PreAttentionNorm, QueryNorm, KeyNorm, PostAttentionNorm, PreFfwNorm, PostFfwNorm].contains(&weight)
-            }
+            WeightPosition::Layer(_, weight) => NORMS.contains(&weight),
+            end => matches!(end, WeightPosition::FinalNorm | WeightPosition::PerLayerProjectionNorm),
         }
     }
 
@@ -125,20 +162,25 @@ impl WeightPosition {
         match self {
             WeightPosition::Layer(layer, weight) => {
                 let name = layer_name(arch, weight, convention)?;
-                Some(format!("{}{layer}.{name}.weight", layers_prefix(convention)))
+                Some(format!("{}{layer}.{name}{}", layers_prefix(convention), suffix(weight, convention)))
             }
-            end => Some(end_name(end, convention).to_string()),
+            WeightPosition::StreamProjection(j) | WeightPosition::StreamUnembed(j) => {
+                let stem = stream_stem(self)?;
+                let known = arch == GemmaArch::Gemma3n && convention == Convention::HuggingFace;
+                known.then(|| format!("{stem}{j}.weight"))
+            }
+            end => Some(end_name(arch, end, convention)?.to_string()),
         }
     }
 
     fn from_foreign(arch: GemmaArch, name: &str, convention: Convention) -> Option<Self> {
         let Some(rest) = name.strip_prefix(layers_prefix(convention)) else {
-            let ends = [WeightPosition::Embed, WeightPosition::Unembed, WeightPosition::FinalNorm];
+            let ends = Self::known(arch, 0);
             return ends.into_iter().find(|end| end.foreign(arch, convention).as_deref() == Some(name));
         };
         let (layer, weight) = rest.split_once('.')?;
-        let weight = weight.strip_suffix(".weight")?;
-        let found = LayerWeight::ALL.iter().find(|&&w| layer_name(arch, w, convention) == Some(weight))?;
+        let fits = |w: LayerWeight| weight.strip_suffix(suffix(w, convention)) == layer_name(arch, w, convention);
+        let found = LayerWeight::ALL.iter().find(|&&w| layer_name(arch, w, convention).is_some() && fits(w))?;
         let position = WeightPosition::Layer(layer.parse().ok()?, *found);
         (position.foreign(arch, convention).as_deref() == Some(name)).then_some(position)
     }
@@ -152,13 +194,29 @@ pub(crate) fn gguf_key(architecture: &str, name: &str) -> (String, bool) {
         "gemma2" => Some(GemmaArch::Gemma2),
         // An embedding model is a Gemma 3 without a head.
         "gemma3" | "gemma-embedding" => Some(GemmaArch::Gemma3),
+        "gemma3n" => Some(GemmaArch::Gemma3n),
+        "gemma4" => Some(GemmaArch::Gemma4),
         _ => None,
     };
     let found = arch.and_then(|arch| {
         let position = WeightPosition::from_gguf(arch, name)?;
-        Some((position.hugging_face(arch)?, position.is_norm()))
+        Some((position.hugging_face(arch)?, position.is_norm() && arch.gain() == Gain::OnePlus))
     });
     found.unwrap_or_else(|| (name.to_string(), false))
+}
+
+/// The loader's keys of the matrices that llama.cpp stacks in the tensor `name` of three dimensions, `count` of them; `None` where it
+/// is no such stack.
+pub(crate) fn gguf_stack(architecture: &str, name: &str, count: usize) -> Option<Vec<String>> {
+    let position = match (architecture, name) {
+        ("gemma3n", "altup_proj.weight") => WeightPosition::StreamProjection,
+        ("gemma3n", "altup_unembd_proj.weight") => WeightPosition::StreamUnembed,
+        _ => return None,
+    };
+    if count >= MOST_STREAMS {
+        return None;
+    }
+    (0..count).map(|j| position(j).hugging_face(GemmaArch::Gemma3n)).collect()
 }
 
 /// What may stand before a text weight's name, by the class that saved it; the longest that fits is taken off.
@@ -172,9 +230,8 @@ pub(crate) fn text_weight(name: &str) -> Option<&str> {
     if OTHER_MODALITIES.iter().any(|part| name.contains(part)) {
         return None;
     }
-    let head = end_name(WeightPosition::Unembed, Convention::HuggingFace);
-    if name.strip_prefix("language_model.") == Some(head) {
-        return Some(head);
+    if name.strip_prefix("language_model.") == Some(HEAD) {
+        return Some(HEAD);
     }
     Some(PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name))
 }
@@ -186,38 +243,80 @@ const fn layers_prefix(convention: Convention) -> &'static str {
     }
 }
 
-const fn end_name(end: WeightPosition, convention: Convention) -> &'static str {
-    match (end, convention) {
-        (WeightPosition::Embed, Convention::HuggingFace) => "embed_tokens.weight",
-        (WeightPosition::Embed, Convention::Gguf) => "token_embd.weight",
-        (WeightPosition::FinalNorm, Convention::HuggingFace) => "norm.weight",
-        (WeightPosition::FinalNorm, Convention::Gguf) => "output_norm.weight",
-        (_, Convention::HuggingFace) => "lm_head.weight",
-        (_, Convention::Gguf) => "output.weight",
+/// What stands before the number in Hugging Face's name of a stream's weight.
+const fn stream_stem(position: WeightPosition) -> Option<&'static str> {
+    match position {
+        WeightPosition::StreamProjection(_) => Some("altup_projections."),
+        WeightPosition::StreamUnembed(_) => Some("altup_unembed_projections."),
+        _ => None,
     }
 }
 
-/// The name within a layer, without `.weight`.
+/// Hugging Face's name of an LM head of its own.
+const HEAD: &str = "lm_head.weight";
+
+const fn end_name(arch: GemmaArch, end: WeightPosition, convention: Convention) -> Option<&'static str> {
+    use GemmaArch::{Gemma3n, Gemma4};
+    let (hugging_face, gguf) = match (end, arch) {
+        (WeightPosition::Embed, _) => ("embed_tokens.weight", "token_embd.weight"),
+        (WeightPosition::FinalNorm, _) => ("norm.weight", "output_norm.weight"),
+        (WeightPosition::Unembed, _) => (HEAD, "output.weight"),
+        (WeightPosition::PerLayerEmbed, Gemma3n | Gemma4) => ("embed_tokens_per_layer.weight", "per_layer_token_embd.weight"),
+        (WeightPosition::PerLayerModelProjection, Gemma3n | Gemma4) => {
+            ("per_layer_model_projection.weight", "per_layer_model_proj.weight")
+        }
+        (WeightPosition::PerLayerProjectionNorm, Gemma3n | Gemma4) => {
+            ("per_layer_projection_norm.weight", "per_layer_proj_norm.weight")
+        }
+        _ => return None,
+    };
+    Some(match convention {
+        Convention::HuggingFace => hugging_face,
+        Convention::Gguf => gguf,
+    })
+}
+
+/// What ends a layer's weight's name.
+const fn suffix(weight: LayerWeight, convention: Convention) -> &'static str {
+    match (weight, convention) {
+        (LayerWeight::LayerScalar | LayerWeight::StreamScale, Convention::HuggingFace) => "",
+        _ => ".weight",
+    }
+}
+
+/// The name within a layer, without its suffix.
 const fn layer_name(arch: GemmaArch, weight: LayerWeight, convention: Convention) -> Option<&'static str> {
-    use GemmaArch::{Gemma, Gemma2, Gemma3};
+    use GemmaArch::{Gemma, Gemma2, Gemma3, Gemma3n, Gemma4};
     let (hugging_face, gguf) = match (weight, arch) {
         (LayerWeight::PreAttentionNorm, _) => ("input_layernorm", "attn_norm"),
         (LayerWeight::Query, _) => ("self_attn.q_proj", "attn_q"),
         (LayerWeight::Key, _) => ("self_attn.k_proj", "attn_k"),
         (LayerWeight::Value, _) => ("self_attn.v_proj", "attn_v"),
-        (LayerWeight::QueryNorm, Gemma3) => ("self_attn.q_norm", "attn_q_norm"),
-        (LayerWeight::KeyNorm, Gemma3) => ("self_attn.k_norm", "attn_k_norm"),
+        (LayerWeight::QueryNorm, Gemma3 | Gemma3n | Gemma4) => ("self_attn.q_norm", "attn_q_norm"),
+        (LayerWeight::KeyNorm, Gemma3 | Gemma3n | Gemma4) => ("self_attn.k_norm", "attn_k_norm"),
         (LayerWeight::AttentionOutput, _) => ("self_attn.o_proj", "attn_output"),
-        (LayerWeight::PostAttentionNorm, Gemma2 | Gemma3) => ("post_attention_layernorm", "post_attention_norm"),
+        (LayerWeight::PostAttentionNorm, Gemma2 | Gemma3 | Gemma3n | Gemma4) => {
+            ("post_attention_layernorm", "post_attention_norm")
+        }
         (LayerWeight::PreFfwNorm, Gemma) => ("post_attention_layernorm", "ffn_norm"),
         (LayerWeight::PreFfwNorm, _) => ("pre_feedforward_layernorm", "ffn_norm"),
         (LayerWeight::FfwGate, _) => ("mlp.gate_proj", "ffn_gate"),
         (LayerWeight::FfwUp, _) => ("mlp.up_proj", "ffn_up"),
         (LayerWeight::FfwDown, _) => ("mlp.down_proj", "ffn_down"),
-        (LayerWeight::PostFfwNorm, Gemma2 | Gemma3) => ("post_feedforward_layernorm", "post_ffw_norm"),
-        (LayerWeight::QueryNorm | LayerWeight::KeyNorm | LayerWeight::PostAttentionNorm | LayerWeight::PostFfwNorm, _) => {
-            return None;
-        }
+        (LayerWeight::PostFfwNorm, Gemma2 | Gemma3 | Gemma3n | Gemma4) => ("post_feedforward_layernorm", "post_ffw_norm"),
+        (LayerWeight::PerLayerGate, Gemma3n | Gemma4) => ("per_layer_input_gate", "inp_gate"),
+        (LayerWeight::PerLayerProjection, Gemma3n | Gemma4) => ("per_layer_projection", "proj"),
+        (LayerWeight::PostPerLayerNorm, Gemma3n | Gemma4) => ("post_per_layer_input_norm", "post_norm"),
+        (LayerWeight::StreamRouterNorm, Gemma3n) => ("altup.router_norm", "altup_router_norm"),
+        (LayerWeight::StreamRouter, Gemma3n) => ("altup.modality_router", "altup_router"),
+        (LayerWeight::StreamPredict, Gemma3n) => ("altup.prediction_coefs", "altup_predict_coef"),
+        (LayerWeight::StreamCorrect, Gemma3n) => ("altup.correction_coefs", "altup_correct_coef"),
+        (LayerWeight::StreamScale, Gemma3n) => ("altup.correct_output_scale", "altup_correct_scale"),
+        (LayerWeight::LowRankDown, Gemma3n) => ("laurel.linear_left", "laurel_l"),
+        (LayerWeight::LowRankUp, Gemma3n) => ("laurel.linear_right", "laurel_r"),
+        (LayerWeight::PostLowRankNorm, Gemma3n) => ("laurel.post_laurel_norm", "laurel_post_norm"),
+        (LayerWeight::LayerScalar, Gemma4) => ("layer_scalar", "layer_output_scale"),
+        _ => return None,
     };
     Some(match convention {
         Convention::HuggingFace => hugging_face,
@@ -226,65 +325,4 @@ const fn layer_name(arch: GemmaArch, weight: LayerWeight, convention: Convention
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ARCHS: [GemmaArch; 4] = [GemmaArch::Gemma, GemmaArch::Gemma2, GemmaArch::VaultGemma, GemmaArch::Gemma3];
-
-    #[test]
-    fn names_go_both_ways() {
-        for arch in ARCHS {
-            for position in WeightPosition::all(arch, 12) {
-                let name = position.hugging_face(arch).unwrap();
-                assert_eq!(WeightPosition::from_hugging_face(arch, &name), Some(position), "{arch:?} {name}");
-                match position.gguf(arch) {
-                    Some(name) => assert_eq!(WeightPosition::from_gguf(arch, &name), Some(position), "{arch:?} {name}"),
-                    None => assert_eq!(arch, GemmaArch::VaultGemma),
-                }
-            }
-        }
-        let counts = ARCHS.map(|arch| WeightPosition::all(arch, 1).count());
-        assert_eq!(counts, [3 + 9, 3 + 11, 3 + 9, 3 + 13]);
-    }
-
-    #[test]
-    fn one_foreign_name_has_two_positions() {
-        let name = "layers.3.post_attention_layernorm.weight";
-        let position = |arch| WeightPosition::from_hugging_face(arch, name);
-        assert_eq!(position(GemmaArch::Gemma), Some(WeightPosition::Layer(3, LayerWeight::PreFfwNorm)));
-        assert_eq!(position(GemmaArch::Gemma2), Some(WeightPosition::Layer(3, LayerWeight::PostAttentionNorm)));
-        assert_eq!(position(GemmaArch::VaultGemma), None);
-        assert_eq!(
-            WeightPosition::Layer(3, LayerWeight::PreFfwNorm).gguf(GemmaArch::Gemma).as_deref(),
-            Some("blk.3.ffn_norm.weight")
-        );
-        assert_eq!(WeightPosition::Layer(3, LayerWeight::PreFfwNorm).to_string(), "layer.3.pre_ffw_norm");
-    }
-
-    #[test]
-    fn prefixes_come_off_and_other_modalities_are_left_out() {
-        for prefix in ["model.", "language_model.model.", "model.language_model.", ""] {
-            assert_eq!(text_weight(&format!("{prefix}layers.0.mlp.up_proj.weight")), Some("layers.0.mlp.up_proj.weight"));
-        }
-        assert_eq!(text_weight("lm_head.weight"), Some("lm_head.weight"));
-        assert_eq!(text_weight("language_model.lm_head.weight"), Some("lm_head.weight"));
-        for name in [
-            "model.vision_tower.x",
-            "multi_modal_projector.mm_soft_emb_norm.weight",
-            "model.embed_audio.x",
-            "vision_tower.layers.0",
-        ] {
-            assert_eq!(text_weight(name), None, "{name}");
-        }
-    }
-
-    #[test]
-    fn names_that_are_not_ours_have_no_position() {
-        for name in
-            ["layers.x.mlp.up_proj.weight", "layers.03.mlp.up_proj.weight", "layers.3.mlp.up_proj", "layers.3", "", "norm"]
-        {
-            assert_eq!(WeightPosition::from_hugging_face(GemmaArch::Gemma3, name), None, "{name}");
-        }
-        assert_eq!(WeightPosition::Layer(0, LayerWeight::QueryNorm).hugging_face(GemmaArch::Gemma2), None);
-    }
-}
+mod tests;

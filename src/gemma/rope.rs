@@ -33,6 +33,11 @@ pub fn resolve_inv_freq(rope: &RopeConfig, head_dim: usize, factors: Option<&[f3
             let length = original_max_position_embeddings as f32;
             inv_freq.iter_mut().for_each(|f| *f = llama3(*f, factor, low_freq_factor, high_freq_factor, length));
         }
+        RopeScaling::Proportional { partial_rotary_factor, factor } => {
+            let rotated = (f64::from(partial_rotary_factor) * head_dim as f64 / 2.0) as usize;
+            inv_freq.iter_mut().for_each(|f| *f /= factor);
+            inv_freq.iter_mut().skip(rotated).for_each(|f| *f = 0.0);
+        }
     }
     let Some(factors) = factors else { return Ok(inv_freq) };
     let refuse = |problem| Err(Error::Input { name: "rope factors".into(), problem });
@@ -151,6 +156,15 @@ mod tests {
         let (cos, sin) = build_rope_tables(&inv_freq, 34);
         assert_eq!((&cos[330..], &sin[330..]), (&rope_slice(&inv_freq, 33).0[..], &rope_slice(&inv_freq, 33).1[..]));
         assert_eq!((cos.len(), cos[0], sin[9]), (340, 1.0, 0.0));
+    }
+
+    #[test]
+    fn proportional_tables_keep_the_exponents_of_the_whole_head() {
+        let scaling = RopeScaling::Proportional { partial_rotary_factor: 0.25, factor: 2.0 };
+        let found = resolve_inv_freq(&RopeConfig { theta: 1e6, scaling }, 32, None).unwrap();
+        let whole = default_inv_freq(1e6, 32);
+        assert_eq!(found[..4], whole[..4].iter().map(|f| f / 2.0).collect::<Vec<_>>());
+        assert_eq!(found[4..], [0.0; 12]);
     }
 
     #[test]

@@ -190,16 +190,18 @@ impl Arg {
 /// An elementwise function of an op's result, with operands of its own, that runs in the op's kernel.
 #[derive(Debug, Clone)]
 pub struct Epilogue {
-    /// WGSL: bindings from 16 on and `fn epilogue(i, v…)`.
+    /// WGSL: sizes, bindings from 16 on and `fn epilogue(i, v…)`.
     pub text: String,
-    /// Operands of the bindings 16, 17, …; each has the shape of the result.
+    /// Those sizes.
+    pub overrides: Vec<(&'static str, f64)>,
+    /// Operands of the bindings 16, 17, ….
     pub operands: Vec<Arg>,
 }
 
 impl Epilogue {
     /// The function that changes nothing.
     pub fn identity() -> Self {
-        Self { text: "fn epilogue(i: u32, v: f32) -> f32 { return v; }\n".into(), operands: Vec::new() }
+        Self { text: "fn epilogue(i: u32, v: f32) -> f32 { return v; }\n".into(), overrides: Vec::new(), operands: Vec::new() }
     }
 }
 
@@ -285,8 +287,11 @@ impl Emit<'_> {
     }
 
     /// Appends a dispatch of `count` workgroups in x (folded into y past the limit of a dimension) and `layers` in z.
-    pub fn dispatch(&mut self, kernel: Kernel, bindings: Vec<(u32, Operand)>, count: usize, layers: usize) {
+    pub fn dispatch(&mut self, mut kernel: Kernel, bindings: Vec<(u32, Operand)>, count: usize, layers: usize) {
         let label = self.label.clone();
+        if kernel.hole == self.epilogue.text {
+            kernel.overrides.extend(&self.epilogue.overrides);
+        }
         self.dispatches.push(Dispatch { label, kernel, bindings, workgroups: grid(count, layers) });
     }
 

@@ -264,10 +264,14 @@ fn is_pair(bound: &Bound, a: NodeId, b: NodeId) -> bool {
 fn fits(bound: &Bound, expression: &Expression, roots: &[NodeId]) -> bool {
     let sharded = roots.iter().flat_map(|id| bound.operands(*id)).any(|x| bound.shards(x).len() > 1);
     let extras: Vec<&Leaf> = expression.leaves.iter().filter(|leaf| !roots.contains(&leaf.node)).collect();
-    // A shard's dispatch binds its operands from its first column on, which a weight cannot be.
+    // A shard's dispatch binds its operands from its first column on, which those that are read at other places, or are weights or
+    // narrower than a word, cannot be.
     let readable = |leaf: &&Leaf| {
-        let weight = bound.shards(leaf.node).len();
-        leaf.same_index && bound.ty(leaf.node).dtype.is_word() && (weight == 0 || (weight == 1 && !sharded))
+        let (weight, dtype) = (bound.shards(leaf.node).len(), bound.ty(leaf.node).dtype);
+        match sharded {
+            true => leaf.same_index && dtype.is_word() && weight == 0,
+            false => dtype.scalar_bytes().is_some() && weight <= 1,
+        }
     };
     let own = bound.graph.node(roots[0]).inputs.len() + roots.len();
     extras.iter().all(readable) && own + extras.len() <= bound.target.max_storage_buffers as usize

@@ -129,7 +129,7 @@ impl Placer<'_> {
         let sequel = group.sequel.map(|norm| self.sequel(norm, &label)).transpose()?;
         let maxima = group.maxima.then(|| self.maxima(group.sink, &label)).transpose()?;
         let epilogue = match root {
-            Some(root) if root != group.sink => Epilogue { text: region::epilogue(bound, group)?, operands: extras.clone() },
+            Some(root) if root != group.sink => region::epilogue(bound, group, extras.clone())?,
             _ => Epilogue::identity(),
         };
         let (target, compute) = (bound.target, root.map_or(Compute::F32, |root| bound.compute(root)));

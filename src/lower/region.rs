@@ -7,7 +7,7 @@ use crate::{
     Error, Result,
     ir::{
         DType, NodeId, Op,
-        kernel::Kernel,
+        kernel::{Arg, Epilogue, Kernel},
         ops::{Broadcast, Concat, strides},
     },
 };
@@ -15,22 +15,30 @@ use crate::{
 /// The first binding of operands of generated text.
 pub(super) const FIRST_BINDING: u32 = 16;
 
-/// `fn epilogue(i, v) -> f32` over the result of the group's root, or `(i, v0, v1)` over those of its pair, with its bindings.
-pub(super) fn epilogue(bound: &Bound, group: &Group) -> Result<String> {
+/// Where slices begin: sizes of the kernel instead of text, so that those which differ in them alone share a pipeline where sizes are data.
+const STARTS: [&str; 8] = ["START0", "START1", "START2", "START3", "START4", "START5", "START6", "START7"];
+
+/// `fn epilogue(i, v) -> f32` over the result of the group's root, or `(i, v0, v1)` over those of its pair, with its bindings for
+/// `operands`.
+pub(super) fn epilogue(bound: &Bound, group: &Group, operands: Vec<Arg>) -> Result<Epilogue> {
     let names: &[&str] = if group.roots.len() == 2 { &["v0", "v1"] } else { &["v"] };
     let values = group.roots.iter().copied().zip(names.iter().copied()).collect();
-    let (body, result) = Text::write(bound, group, values)?;
+    let Written { body, result, overrides } = Text::write(bound, group, values)?;
     let parameters: String = names.iter().map(|name| format!(", {name}: f32")).collect();
-    Ok(format!("{}fn epilogue(i: u32{parameters}) -> f32 {{\n{body}    return {result};\n}}\n", bindings(bound, group)))
+    let declared = declarations(bound, group, &overrides);
+    let text = format!("{declared}fn epilogue(i: u32{parameters}) -> f32 {{\n{body}    return {result};\n}}\n");
+    Ok(Epilogue { text, overrides, operands })
 }
 
 /// The kernel of a region of its own: binding 0 is the result.
 pub(super) fn kernel(bound: &Bound, group: &Group) -> Result<Kernel> {
-    let (body, result) = Text::write(bound, group, BTreeMap::new())?;
+    let Written { body, result, mut overrides } = Text::write(bound, group, BTreeMap::new())?;
     let ty = bound.ty(group.sink);
     let out = element(ty.dtype);
-    let hole = format!("{}fn element(i: u32) -> {out} {{\n{body}    return {result};\n}}\n", bindings(bound, group));
-    Ok(Kernel { shader: "region", options: vec![("OUT", out.into())], overrides: vec![("TOTAL", ty.len() as f64)], hole })
+    let declared = declarations(bound, group, &overrides);
+    let hole = format!("{declared}fn element(i: u32) -> {out} {{\n{body}    return {result};\n}}\n");
+    overrides.insert(0, ("TOTAL", ty.len() as f64));
+    Ok(Kernel { shader: "region", options: vec![("OUT", out.into())], overrides, hole })
 }
 
 /// What an element is once it is in a register.
@@ -42,6 +50,12 @@ fn element(dtype: DType) -> &'static str {
     }
 }
 
+/// Sizes, then bindings.
+fn declarations(bound: &Bound, group: &Group, overrides: &[(&'static str, f64)]) -> String {
+    let sizes: String = overrides.iter().map(|(name, _)| format!("override {name}: u32;\n")).collect();
+    sizes + &bindings(bound, group)
+}
+
 fn bindings(bound: &Bound, group: &Group) -> String {
     let declare = |(binding, id): (u32, &NodeId)| {
         let dtype = bound.ty(*id).dtype;
@@ -49,6 +63,13 @@ fn bindings(bound: &Bound, group: &Group) -> String {
         format!("@group(0) @binding({binding}) var<storage, read> x{binding}: array<{array}>;\n")
     };
     (FIRST_BINDING..).zip(&group.extras).map(declare).collect()
+}
+
+/// The statements, the name of the sink's element `i`, and the sizes that they read.
+struct Written {
+    body: String,
+    result: String,
+    overrides: Vec<(&'static str, f64)>,
 }
 
 struct Text<'a> {
@@ -61,15 +82,29 @@ struct Text<'a> {
     /// Names of what was written, by node and index.
     values: BTreeMap<(NodeId, String), String>,
     indices: BTreeMap<String, String>,
+    overrides: Vec<(&'static str, f64)>,
 }
 
 impl<'a> Text<'a> {
-    /// The statements and the name of the sink's element `i`.
-    fn write(bound: &'a Bound, group: &'a Group, parameters: BTreeMap<NodeId, &'static str>) -> Result<(String, String)> {
-        let (values, indices) = (BTreeMap::new(), BTreeMap::new());
-        let mut text = Text { bound, extras: &group.extras, parameters, body: String::new(), lets: 0, values, indices };
+    fn write(bound: &'a Bound, group: &'a Group, parameters: BTreeMap<NodeId, &'static str>) -> Result<Written> {
+        let (values, indices, overrides) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        let mut text =
+            Text { bound, extras: &group.extras, parameters, body: String::new(), lets: 0, values, indices, overrides };
         let result = text.value(group.sink, "i")?;
-        Ok((text.body, result))
+        Ok(Written { body: text.body, result, overrides: text.overrides })
+    }
+
+    /// The element at which a slice begins, as text; nothing for the first.
+    fn start(&mut self, first: usize) -> Option<String> {
+        if first == 0 {
+            return None;
+        }
+        if let Some((name, _)) = self.overrides.iter().find(|(_, value)| *value == first as f64) {
+            return Some((*name).into());
+        }
+        let Some(name) = STARTS.get(self.overrides.len()) else { return Some(format!("{first}u")) };
+        self.overrides.push((name, first as f64));
+        Some((*name).into())
     }
 
     fn bind(&mut self, expression: &str) -> String {
@@ -146,6 +181,7 @@ impl<'a> Text<'a> {
             Op::Slice(slice) => (own.clone(), slice.start * own[slice.axis]),
             _ => (own, 0),
         };
+        let first = self.start(first);
         match transformed(index, to, &by_dimension, first) {
             Some(expression) => self.index(expression),
             None => index.to_string(),
@@ -194,7 +230,7 @@ fn literal(value: f32, label: &str) -> Result<String> {
 }
 
 /// `first + Σ coordinate · stride` over the coordinates of the flat `index` in `shape`; `None` where that is `index` itself.
-fn transformed(index: &str, shape: &[usize], by_dimension: &[usize], first: usize) -> Option<String> {
+fn transformed(index: &str, shape: &[usize], by_dimension: &[usize], first: Option<String>) -> Option<String> {
     // (size, stride) of the dimensions that matter, neighbours merged where one stride steps through both.
     let mut dimensions: Vec<(usize, usize)> = Vec::new();
     for (&size, &stride) in shape.iter().zip(by_dimension).filter(|(size, _)| **size != 1) {
@@ -203,7 +239,7 @@ fn transformed(index: &str, shape: &[usize], by_dimension: &[usize], first: usiz
             _ => dimensions.push((size, stride)),
         }
     }
-    if first == 0 && (dimensions.is_empty() || matches!(dimensions[..], [(_, 1)])) {
+    if first.is_none() && (dimensions.is_empty() || matches!(dimensions[..], [(_, 1)])) {
         return if dimensions.is_empty() { Some("0u".into()) } else { None };
     }
     let mut terms = Vec::new();
@@ -216,8 +252,8 @@ fn transformed(index: &str, shape: &[usize], by_dimension: &[usize], first: usiz
         }
         below *= size;
     }
-    if first > 0 || terms.is_empty() {
-        terms.push(format!("{first}u"));
+    if first.is_some() || terms.is_empty() {
+        terms.push(first.unwrap_or_else(|| "0u".into()));
     }
     Some(terms.join(" + "))
 }

@@ -257,18 +257,22 @@ fn the_embedding_scale_and_the_final_softcap_are_epilogues() {
 }
 
 #[test]
-fn an_operand_that_moves_keeps_a_region_apart() {
+fn an_epilogue_reads_what_moves_unless_the_product_is_in_shards() {
     let mut g = Graph::new("bias");
     let input = x(&mut g, "x", &[1, 3, 4]);
-    let (w, bias) = (g.weight("w", DType::F32, &[8, 4]).unwrap(), g.weight("bias", DType::BF16, &[8]).unwrap());
+    let (w, bias) = (g.weight("w", DType::F32, &[128, 4]).unwrap(), g.weight("bias", DType::BF16, &[128]).unwrap());
     let y = g.linear(input, w).unwrap();
     let bias = g.push(crate::ir::ops::Cast, &[bias]).unwrap();
     let y = g.add(y, bias).unwrap();
     g.output("y", y);
     let plan = lowered(&g);
-    assert_eq!(shaders(&plan), ["linear_vec", "region"]);
-    assert_eq!(plan.dispatches[1].kernel.overrides, [("TOTAL", 24.0)]);
-    assert!(plan.dispatches[1].kernel.hole.contains("let t1 = (i % 8u);"), "{}", plan.dispatches[1].kernel.hole);
+    assert_eq!(shaders(&plan), ["linear_vec"]);
+    assert!(plan.dispatches[0].kernel.hole.contains("(i % 128u)"), "{}", plan.dispatches[0].kernel.hole);
+    // A shard's epilogue counts from the shard's first column.
+    let small = Target { max_binding: 128 * 3 * 4 + 16, ..Target::portable() };
+    let plan = lowered_for(&g, &DimBinding::new(), &small);
+    assert_eq!(shaders(&plan), ["linear_vec", "linear_vec", "region"]);
+    assert_eq!(plan.dispatches.last().unwrap().kernel.overrides, [("TOTAL", 3.0 * 128.0)]);
 }
 
 /// One attention layer with its cache, as a decode step has it.

@@ -7,17 +7,17 @@ use half::{bf16, f16};
 use super::{Tensor, TensorSource, WeightMap, tensor::RandomFill};
 use crate::{
     Error, Result,
-    gemma::{GemmaConfig, LayerWeight, WeightPosition},
-    ir::DType,
+    gemma::GemmaConfig,
+    ir::{DType, ops::Gain},
 };
 
-/// Norm gains deviate from 1 by at most this.
+/// Norm gains that count from 1 deviate from it by at most this.
 const GAIN_SCALE: f32 = 0.02;
 
 /// Weights of every layer that the configuration runs, made when they are read or, without host memory, on the device.
 ///
 /// Matrices `[rows, columns]` are uniform in ±√(3/columns): each keeps the root mean square of what it is given, so that
-/// activations and logits stay near 1. The same seed gives the same bits everywhere.
+/// activations and logits stay near 1. So are gains that do not count from 1. The same seed gives the same bits everywhere.
 ///
 /// # Errors
 /// [`Error::Config`] for a configuration that does not fit together, [`Error::WeightType`] for integers and packed formats.
@@ -26,40 +26,18 @@ pub fn random_weights(config: &GemmaConfig, dtype: DType, seed: u32) -> Result<W
     let (DType::F32 | DType::F16 | DType::BF16, Some(size)) = (dtype, dtype.scalar_bytes()) else {
         return Err(Error::WeightType { name: "random".into(), found: dtype.to_string() });
     };
-    let positions = WeightPosition::all(config.arch, config.active_num_layers())
-        .filter(|position| !(config.tie_word_embeddings && *position == WeightPosition::Unembed));
-    let tensors = positions.enumerate().filter_map(|(index, position)| {
+    let tensors = config.weights().enumerate().filter_map(|(index, position)| {
         let name = position.hugging_face(config.arch)?;
-        let shape = shape(config, position);
+        let shape = config.weight_shape(position);
         let scale = match shape[..] {
             [_, columns] => (3.0 / columns as f32).sqrt(),
-            _ => GAIN_SCALE,
+            _ if config.arch.gain() == Gain::OnePlus => GAIN_SCALE,
+            _ => 3.0f32.sqrt(),
         };
         let fill = RandomFill { seed: pcg(pcg(seed).wrapping_add(index as u32)), scale };
         Some(Tensor::new(name, dtype, shape, Arc::new(RandomSource { fill, dtype, size }), 0))
     });
     Ok(WeightMap::from_tensors(tensors.collect()))
-}
-
-/// The shape that the configuration gives a weight.
-fn shape(config: &GemmaConfig, position: WeightPosition) -> Vec<usize> {
-    let (d, f, v) = (config.hidden_size, config.intermediate_size, config.vocab_size);
-    let weight = match position {
-        WeightPosition::Embed | WeightPosition::Unembed => return vec![v, d],
-        WeightPosition::FinalNorm => return vec![d],
-        WeightPosition::Layer(_, weight) => weight,
-    };
-    match weight {
-        LayerWeight::Query => vec![config.q_proj_dim(), d],
-        LayerWeight::Key | LayerWeight::Value => vec![config.kv_proj_dim(), d],
-        LayerWeight::QueryNorm | LayerWeight::KeyNorm => vec![config.head_dim],
-        LayerWeight::AttentionOutput => vec![d, config.q_proj_dim()],
-        LayerWeight::FfwGate | LayerWeight::FfwUp => vec![f, d],
-        LayerWeight::FfwDown => vec![d, f],
-        LayerWeight::PreAttentionNorm | LayerWeight::PostAttentionNorm | LayerWeight::PreFfwNorm | LayerWeight::PostFfwNorm => {
-            vec![d]
-        }
-    }
 }
 
 /// The values of one tensor. `shaders/fill_random.wgsl` makes the same bits on a device.

@@ -49,7 +49,7 @@ impl GgufOracle {
 
     /// Every file of a family that this version computes.
     pub fn runnable() -> Vec<Self> {
-        let computed = ["gemma", "gemma2", "gemma3"];
+        let computed = ["gemma", "gemma2", "gemma3", "gemma3n", "gemma4"];
         let found: Vec<Self> = Self::all().into_iter().filter(|oracle| computed.contains(&oracle.architecture())).collect();
         assert!(computed.iter().all(|arch| found.iter().any(|oracle| oracle.architecture() == *arch)), "a family has no file");
         found
@@ -78,10 +78,13 @@ pub fn key(architecture: &str, name: &str) -> (String, bool) {
         "gemma" => GemmaArch::Gemma,
         "gemma2" => GemmaArch::Gemma2,
         "gemma3" | "gemma-embedding" => GemmaArch::Gemma3,
+        "gemma3n" => GemmaArch::Gemma3n,
+        "gemma4" => GemmaArch::Gemma4,
         _ => return (name.into(), false),
     };
+    let counts_from_one = !matches!(arch, GemmaArch::Gemma3n | GemmaArch::Gemma4);
     match WeightPosition::from_gguf(arch, name).and_then(|position| position.hugging_face(arch)) {
-        Some(key) => (key, name.ends_with("norm.weight")),
+        Some(key) => (key, counts_from_one && name.ends_with("norm.weight")),
         None => (name.into(), false),
     }
 }

@@ -6,13 +6,13 @@ use std::{
 };
 
 use gemmaflow::{
-    gemma::GemmaConfig,
+    gemma::{GemmaArch, GemmaConfig},
     weights::{WeightLoader, load_from_path},
 };
 use safetensors::SafeTensors;
 
 /// Every checkpoint that this version computes.
-pub const CHECKPOINTS: [&str; 8] = [
+pub const CHECKPOINTS: [&str; 13] = [
     "gemma1-mha",
     "gemma1-mqa-bf16-sharded",
     "gemma2",
@@ -20,11 +20,28 @@ pub const CHECKPOINTS: [&str; 8] = [
     "gemma3-mm-bf16",
     "gemma3-text",
     "gemma3-untied-native",
+    "gemma3n",
+    "gemma4-dense",
+    "gemma4-e2b",
+    "gemma4-target",
+    "gemma4-unified",
     "vaultgemma",
 ];
 
-/// The gate on logits, hidden states, K and V in f32 (gemma-spec §8: the oracle's own error against f64 is 2.3e-5 at most).
+/// The gate on logits, hidden states, K and V in f32 up to Gemma 3 (gemma-spec §8: the oracle's own error against f64 is 2.3e-5 at
+/// most).
 pub const GATE: f32 = 2e-4;
+
+/// The gate from Gemma 3n on, where gates and norms of values amplify: the oracle's own error against f64 is 1.3e-4.
+pub const WIDE_GATE: f32 = 1e-3;
+
+/// The gate of a family.
+pub fn gate(arch: GemmaArch) -> f32 {
+    match arch {
+        GemmaArch::Gemma | GemmaArch::Gemma2 | GemmaArch::VaultGemma | GemmaArch::Gemma3 => GATE,
+        _ => WIDE_GATE,
+    }
+}
 
 pub fn data(path: impl AsRef<Path>) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(path)
@@ -46,6 +63,11 @@ impl Oracle {
         let file = SafeTensors::deserialize(&bytes).expect("the oracle's values are safetensors");
         let tensors = file.tensors().into_iter().map(|(k, v)| (k, (v.shape().to_vec(), v.data().to_vec()))).collect();
         Self { name: name.into(), folder, config, tensors }
+    }
+
+    /// The gate of its family.
+    pub fn gate(&self) -> f32 {
+        gate(self.config.arch)
     }
 
     pub fn loader(&self) -> Box<dyn WeightLoader> {

@@ -79,12 +79,36 @@ impl Fields {
         }
     }
 
+    /// The list under `key`, used up; what is no list stays.
+    pub(super) fn list(&mut self, key: &str) -> Result<Option<Vec<Value>>> {
+        if !self.map.get(key).is_some_and(Value::is_array) {
+            return Ok(None);
+        }
+        match self.take(key) {
+            Some(Value::Array(list)) => Ok(Some(list)),
+            _ => Ok(None),
+        }
+    }
+
     pub(super) fn object(&mut self, key: &str) -> Result<Option<Fields>> {
         match self.take(key) {
             None => Ok(None),
             Some(Value::Object(map)) => Ok(Some(Fields::new(map, format!("{}{key}.", self.prefix)))),
             Some(value) => Err(self.refuse(key, &value, "an object")),
         }
+    }
+
+    /// The objects that this one holds, by their keys. Another value comes as an object with it under no name.
+    pub(super) fn entries(self) -> impl Iterator<Item = (String, Fields)> {
+        let prefix = self.prefix;
+        self.map.into_iter().map(move |(key, value)| {
+            let inner = format!("{prefix}{key}.");
+            let map = match value {
+                Value::Object(map) => map,
+                other => Map::from_iter([(String::new(), other)]),
+            };
+            (key, Fields::new(map, inner))
+        })
     }
 
     /// One token id: absent means `default`, `null` none.

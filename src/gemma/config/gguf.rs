@@ -2,7 +2,12 @@
 
 use std::path::Path;
 
-use super::{GemmaArch, GemmaConfig, LayerKind, RopeConfig, RopeScaling, json::named, preset::layer_pattern};
+use super::{
+    GemmaArch, GemmaConfig, LayerKind, LayerOverrides, RopeConfig, RopeScaling,
+    json::named,
+    json_layers::{LayerFacts, differing},
+    preset::layer_pattern,
+};
 use crate::{
     Error, Result,
     weights::{FileLimits, GgufFiles, GgufMetadata, ReadMode, ReadOptions},
@@ -20,31 +25,42 @@ fn read(files: &GgufFiles) -> Result<GemmaConfig> {
     let Some(embedding) = files.tensor("token_embd.weight") else {
         return Err(files.error("tensor 'token_embd.weight' is missing; is the file complete?".into()));
     };
-    if files.tensor("rope_freqs.weight").is_some() {
-        return Err(Error::Unsupported(format!("rope_freqs.weight in a {name} file: a rotary scaling of its own, which")));
+    if keys.size("expert_count")?.unwrap_or(0) > 0 {
+        return Err(Error::Unsupported(format!("architecture {name:?} with {name}.expert_count: a mixture of experts, which")));
     }
     let num_hidden_layers = keys.required_size("block_count")?;
     let num_attention_heads = keys.required_size("attention.head_count")?;
     let hidden_size = keys.required_size("embedding_length")?;
-    let head_dim = match keys.size("attention.key_length")? {
-        Some(head_dim) => head_dim,
-        None => hidden_size / num_attention_heads.max(1),
-    };
-    if let Some(value) = keys.size("attention.value_length")?.filter(|value| *value != head_dim) {
-        return Err(Error::Unsupported(format!("attention.value_length {value} beside key_length {head_dim}: it")));
-    }
-    if let Some(rotated) = keys.size("rope.dimension_count")?.filter(|rotated| *rotated != head_dim) {
-        return Err(Error::Config(format!("{name}.rope.dimension_count is {rotated}, expected the head dimension, {head_dim}")));
-    }
     let (layer_types, sliding_window) = layers(&keys, arch, num_hidden_layers)?;
-    let (rope_full, rope_sliding) = rope(&keys, arch)?;
+    let wide_head = keys.head_dim("", hidden_size / num_attention_heads.max(1))?;
+    let head_dim = keys.head_dim("_swa", wide_head)?;
+    let kv_heads = keys.of_layers("attention.head_count_kv", num_hidden_layers)?;
+    let widths = keys.of_layers("feed_forward_length", num_hidden_layers)?;
+    let widths = keys.required("feed_forward_length", widths)?;
+    let kv_heads = kv_heads.unwrap_or_else(|| vec![num_attention_heads; num_hidden_layers]);
+    // The model's own heads are those of sliding layers, its width that of the first layers.
+    let usual = layer_types.iter().position(|kind| *kind == LayerKind::Sliding).unwrap_or(0);
+    let first = |sizes: &[usize], at: usize| sizes.get(at).copied().unwrap_or(0);
+    let (num_key_value_heads, intermediate_size) = (first(&kv_heads, usual), first(&widths, 0));
+    let overrides = layer_types.iter().zip(kv_heads.iter().zip(&widths)).map(|(kind, (kv_heads, width))| LayerOverrides {
+        head_dim: Some(if *kind == LayerKind::Full { wide_head } else { head_dim }),
+        num_key_value_heads: Some(*kv_heads),
+        intermediate_size: Some(*width),
+    });
+    let overrides = differing(overrides.enumerate().collect(), [head_dim, num_key_value_heads, intermediate_size]);
+    let facts = match arch {
+        GemmaArch::Gemma3n => gemma3n(&keys, files, num_hidden_layers)?,
+        GemmaArch::Gemma4 => gemma4(&keys, files, &layer_types)?,
+        _ => LayerFacts::default(),
+    };
+    let (rope_full, rope_sliding) = rope(&keys, arch, files, wide_head)?;
     let config = GemmaConfig {
         arch,
         hidden_size,
-        intermediate_size: keys.required_size("feed_forward_length")?,
+        intermediate_size,
         num_hidden_layers,
         num_attention_heads,
-        num_key_value_heads: keys.size("attention.head_count_kv")?.unwrap_or(num_attention_heads),
+        num_key_value_heads,
         head_dim,
         vocab_size: embedding.shape.first().copied().unwrap_or(0),
         rms_norm_eps: keys.required("attention.layer_norm_rms_epsilon", keys.number("attention.layer_norm_rms_epsilon")?)?,
@@ -55,14 +71,28 @@ fn read(files: &GgufFiles) -> Result<GemmaConfig> {
         attn_logit_softcapping: keys.cap("attn_logit_softcapping", arch, Some(50.0))?,
         final_logit_softcapping: match arch {
             GemmaArch::Gemma3 => keys.number("final_logit_softcapping")?.filter(|cap| *cap != 0.0),
+            GemmaArch::Gemma3n | GemmaArch::Gemma4 => {
+                keys.number("final_logit_softcapping")?.or(Some(30.0)).filter(|cap| *cap != 0.0)
+            }
             _ => keys.cap("final_logit_softcapping", arch, Some(30.0))?,
         },
-        tie_word_embeddings: arch != GemmaArch::Gemma3 || files.tensor("output.weight").is_none(),
+        tie_word_embeddings: !matches!(arch, GemmaArch::Gemma3 | GemmaArch::Gemma3n | GemmaArch::Gemma4)
+            || files.tensor("output.weight").is_none(),
         eos_token_ids: stop_tokens(&keys)?,
         bos_token_id: Some(keys.token("bos_token_id")?.unwrap_or(2)),
         pad_token_id: Some(keys.token("padding_token_id")?.unwrap_or(0)),
         rope_full,
         rope_sliding,
+        per_layer_config: overrides,
+        attention_k_eq_v: facts.attention_k_eq_v,
+        num_kv_shared_layers: facts.num_kv_shared_layers,
+        hidden_size_per_layer_input: facts.hidden_size_per_layer_input,
+        vocab_size_per_layer_input: facts.vocab_size_per_layer_input,
+        altup_num_inputs: facts.altup_num_inputs,
+        altup_active_idx: facts.altup_active_idx,
+        altup_correct_scale: facts.altup_correct_scale,
+        laurel_rank: facts.laurel_rank,
+        activation_sparsity: facts.activation_sparsity,
         effective_num_layers: None,
     };
     config.validate()?;
@@ -74,13 +104,15 @@ fn arch_of(name: &str) -> Result<GemmaArch> {
         "gemma" => return Ok(GemmaArch::Gemma),
         "gemma2" => return Ok(GemmaArch::Gemma2),
         "gemma3" => return Ok(GemmaArch::Gemma3),
-        "gemma3n" => "Gemma 3n has alternating updates, per-layer embeddings and shared K/V, which",
-        "gemma4" => "Gemma 4 has per-layer head dimensions, value norms and layer scalars, which",
+        "gemma3n" => return Ok(GemmaArch::Gemma3n),
+        "gemma4" => return Ok(GemmaArch::Gemma4),
         "gemma4-assistant" => "a drafter attends to another model's K/V, which",
         "gemma-embedding" => "an embedding model has no language model's head and bidirectional attention, which",
         other => {
             let shown: String = other.chars().take(60).collect();
-            return Err(Error::Config(format!("general.architecture is {shown:?}, expected gemma, gemma2 or gemma3")));
+            return Err(Error::Config(format!(
+                "general.architecture is {shown:?}, expected gemma, gemma2, gemma3, gemma3n or gemma4"
+            )));
         }
     };
     Err(Error::Unsupported(format!("architecture {name:?}: {why}")))
@@ -109,6 +141,32 @@ impl Keys<'_> {
             Some((first, rest)) if rest.iter().all(|size| size == first) => Ok(Some(*first)),
             _ => Err(Error::Unsupported(format!("{key} that differs from layer to layer"))),
         }
+    }
+
+    /// A size of each layer: an array of them, or one for all.
+    fn of_layers(&self, key: &str, layers: usize) -> Result<Option<Vec<usize>>> {
+        let key = self.full(key);
+        let Some(sizes) = self.metadata.sizes(&key).map_err(Error::Config)? else { return Ok(None) };
+        match sizes[..] {
+            [size] => Ok(Some(vec![size; layers])),
+            _ if sizes.len() == layers => Ok(Some(sizes)),
+            _ => Err(Error::Config(format!("{key} has {} entries, the model {layers} layers", sizes.len()))),
+        }
+    }
+
+    /// The head dimension of the layers that `suffix` stands for, the same for keys, values and rotation.
+    fn head_dim(&self, suffix: &str, absent: usize) -> Result<usize> {
+        let [key, value, rotated] = ["attention.key_length", "attention.value_length", "rope.dimension_count"]
+            .map(|key| self.size(&format!("{key}{suffix}")));
+        let head_dim = key?.unwrap_or(absent);
+        if let Some(value) = value?.filter(|value| *value != head_dim) {
+            return Err(Error::Unsupported(format!("attention.value_length{suffix} {value} beside key_length {head_dim}: it")));
+        }
+        if let Some(rotated) = rotated?.filter(|rotated| *rotated != head_dim) {
+            let key = self.full(&format!("rope.dimension_count{suffix}"));
+            return Err(Error::Config(format!("{key} is {rotated}, expected the head dimension, {head_dim}")));
+        }
+        Ok(head_dim)
     }
 
     fn required_size(&self, key: &str) -> Result<usize> {
@@ -151,6 +209,7 @@ fn stop_tokens(keys: &Keys) -> Result<Vec<u32>> {
 fn query_scalar(arch: GemmaArch, layers: usize, [hidden_size, heads, head_dim]: [usize; 3]) -> Option<f32> {
     match (arch, layers) {
         (GemmaArch::Gemma, _) => None,
+        (GemmaArch::Gemma3n | GemmaArch::Gemma4, _) => Some(1.0),
         (GemmaArch::Gemma2, 46) | (GemmaArch::Gemma3, 62) => Some(hidden_size as f32 / heads as f32),
         _ => Some(head_dim as f32),
     }
@@ -183,8 +242,45 @@ fn layers(keys: &Keys, arch: GemmaArch, count: usize) -> Result<(Vec<LayerKind>,
     Ok((kinds, Some(window)))
 }
 
+/// What Gemma 3n adds. Where a file says nothing of it, llama.cpp's constants hold.
+fn gemma3n(keys: &Keys, files: &GgufFiles, layers: usize) -> Result<LayerFacts> {
+    const SPARSE: f32 = 1.644_853_6;
+    let rows = |tensor: &str| files.tensor(tensor).and_then(|tensor| tensor.shape.first().copied());
+    let key = keys.full("activation_sparsity_scale");
+    let deviations = keys.metadata.numbers(&key).map_err(Error::Config)?;
+    let deviations = deviations.unwrap_or_else(|| (0..layers).map(|i| if i < 10 { SPARSE } else { f32::NEG_INFINITY }).collect());
+    let sparse: Vec<Option<f32>> = deviations.into_iter().map(|x| (x != f32::NEG_INFINITY).then_some(x)).collect();
+    Ok(LayerFacts {
+        num_kv_shared_layers: keys.size("attention.shared_kv_layers")?.unwrap_or(layers.saturating_sub(20)),
+        hidden_size_per_layer_input: keys.size("embedding_length_per_layer_input")?.unwrap_or(256),
+        vocab_size_per_layer_input: rows("per_layer_token_embd.weight").unwrap_or(0),
+        altup_num_inputs: keys.size("altup.num_inputs")?.unwrap_or(4),
+        altup_active_idx: keys.size("altup.active_idx")?.unwrap_or(0),
+        altup_correct_scale: true,
+        laurel_rank: rows("blk.0.laurel_l.weight").unwrap_or(64),
+        activation_sparsity: if sparse.iter().all(Option::is_none) { Vec::new() } else { sparse },
+        ..LayerFacts::default()
+    })
+}
+
+/// What Gemma 4 adds. That keys are values shows in full layers without a projection of values.
+fn gemma4(keys: &Keys, files: &GgufFiles, kinds: &[LayerKind]) -> Result<LayerFacts> {
+    let num_kv_shared_layers = keys.size("attention.shared_kv_layers")?.unwrap_or(0);
+    let own = kinds.len().saturating_sub(num_kv_shared_layers);
+    let projects = |layer: usize| files.tensor(&format!("blk.{layer}.attn_v.weight")).is_some();
+    let width = keys.size("embedding_length_per_layer_input")?.unwrap_or(0);
+    let table = files.tensor("per_layer_token_embd.weight").and_then(|table| table.shape.first().copied());
+    Ok(LayerFacts {
+        attention_k_eq_v: (0..own).any(|layer| kinds[layer] == LayerKind::Full && !projects(layer)),
+        num_kv_shared_layers,
+        hidden_size_per_layer_input: width,
+        vocab_size_per_layer_input: if width == 0 { 0 } else { table.unwrap_or(0) },
+        ..LayerFacts::default()
+    })
+}
+
 /// The tables of full and of sliding layers. Only full layers are scaled.
-fn rope(keys: &Keys, arch: GemmaArch) -> Result<(RopeConfig, RopeConfig)> {
+fn rope(keys: &Keys, arch: GemmaArch, files: &GgufFiles, head_dim: usize) -> Result<(RopeConfig, RopeConfig)> {
     let factor = match keys.number("rope.scaling.factor")? {
         Some(factor) => Some(factor),
         None => keys.number("rope.scale_linear")?,
@@ -199,9 +295,31 @@ fn rope(keys: &Keys, arch: GemmaArch) -> Result<(RopeConfig, RopeConfig)> {
             return Err(Error::Unsupported(format!("rope.scaling.type {shown:?} (\"none\" and \"linear\" are): it")));
         }
     };
+    let scaling = match (files.values("rope_freqs.weight", 1 << 12)?, scaling) {
+        (None, scaling) => scaling,
+        (Some(factors), RopeScaling::None) if arch == GemmaArch::Gemma4 => proportional(&factors, head_dim)?,
+        (Some(_), _) => {
+            let why = "a rotary scaling of its own, which";
+            return Err(Error::Unsupported(format!("rope_freqs.weight in a {} file: {why}", keys.prefix)));
+        }
+    };
     let full = RopeConfig { theta: keys.number("rope.freq_base")?.unwrap_or(1e4), scaling };
     match arch {
-        GemmaArch::Gemma3 => Ok((full, RopeConfig::new(keys.number("rope.freq_base_swa")?.unwrap_or(1e4)))),
+        GemmaArch::Gemma3 | GemmaArch::Gemma3n | GemmaArch::Gemma4 => {
+            Ok((full, RopeConfig::new(keys.number("rope.freq_base_swa")?.unwrap_or(1e4))))
+        }
         _ => Ok((full, full)),
     }
+}
+
+/// The divisors of the H/2 frequencies: 1 for the pairs that rotate, first, and 1e30 for the others.
+fn proportional(factors: &[f32], head_dim: usize) -> Result<RopeScaling> {
+    let rotated = factors.iter().take_while(|factor| **factor == 1.0).count();
+    let whole = factors.len() == head_dim / 2 && factors[rotated..].iter().all(|factor| *factor >= 1e30);
+    if !whole {
+        let what = format!("{} divisors, {rotated} of them 1, for heads of {head_dim}", factors.len());
+        return Err(Error::Unsupported(format!("rope_freqs.weight with {what} (1, then 1e30, are): it")));
+    }
+    let partial_rotary_factor = (2 * rotated) as f32 / head_dim as f32;
+    Ok(RopeScaling::Proportional { partial_rotary_factor, factor: 1.0 })
 }

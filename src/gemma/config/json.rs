@@ -5,9 +5,9 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::{
-    GemmaArch, GemmaConfig, LayerKind,
+    GemmaArch, GemmaConfig,
     fields::{Fields, short},
-    preset::layer_pattern,
+    json_layers::{self, LayerFacts, differing, layer_types, window},
     rope,
 };
 use crate::{Error, Result};
@@ -30,11 +30,23 @@ const HARMLESS: &[&str] = &[
     "transformers_version", "typical_p", "unsloth_fixed", "unsloth_version", "use_bfloat16", "use_cache",
 ];
 
-/// Keys of a multimodal wrapper that concern only images.
+/// Keys of a multimodal wrapper that concern only images, sounds and films.
 #[rustfmt::skip]
 const HARMLESS_IN_WRAPPER: &[&str] = &[
-    "boi_token_id", "boi_token_index", "eoi_token_id", "eoi_token_index", "image_token_id", "image_token_index",
-    "mm_tokens_per_image", "vision_config",
+    "audio_config", "audio_soft_tokens_per_image", "audio_token_id", "boa_token_id", "boi_token_id", "boi_token_index",
+    "eoa_token_id", "eoa_token_index", "eoi_token_id", "eoi_token_index", "image_token_id", "image_token_index", "mm_embed_dim",
+    "mm_tokens_per_image", "video_token_id", "vision_config", "vision_soft_tokens_per_image",
+];
+
+/// Keys of experts, which say nothing where `enable_moe_block` is off.
+const HARMLESS_WITHOUT_EXPERTS: &[&str] = &["moe_intermediate_size", "num_experts", "top_k_experts"];
+
+/// Multimodal wrappers, and the text models in them.
+const WRAPPERS: [(&str, &str); 4] = [
+    ("gemma3", "gemma3_text"),
+    ("gemma3n", "gemma3n_text"),
+    ("gemma4", "gemma4_text"),
+    ("gemma4_unified", "gemma4_unified_text"),
 ];
 
 /// Switches that change the mathematics when they are on.
@@ -92,20 +104,19 @@ pub(super) fn from_json(text: &str) -> Result<GemmaConfig> {
     let Some(model_type) = fields.text("model_type")? else {
         return Err(Error::Config("model_type is missing; is this the model's config.json?".into()));
     };
-    match model_type.as_str() {
-        "gemma3" => from_wrapper(fields),
-        text_model => from_text(fields, arch_of(text_model)?),
+    match WRAPPERS.iter().find(|(wrapper, _)| *wrapper == model_type) {
+        Some((wrapper, text_model)) => from_wrapper(fields, wrapper, text_model),
+        None => from_text(fields, &model_type),
     }
 }
 
-/// A `gemma3` wrapper: ids and the tied head may stand at the top or in `text_config`.
-fn from_wrapper(mut top: Fields) -> Result<GemmaConfig> {
+/// A multimodal wrapper: ids and the tied head may stand at the top or in `text_config`.
+fn from_wrapper(mut top: Fields, wrapper: &str, text_model: &str) -> Result<GemmaConfig> {
     let Some(mut text) = top.object("text_config")? else {
-        return Err(Error::Config("model_type is \"gemma3\", but there is no text_config".into()));
+        return Err(Error::Config(format!("model_type is {wrapper:?}, but there is no text_config")));
     };
-    match text.text("model_type")?.as_deref() {
-        None | Some("gemma3_text") => {}
-        Some(other) => return Err(Error::Config(format!("text_config.model_type is {other:?}, expected \"gemma3_text\""))),
+    if let Some(other) = text.text("model_type")?.filter(|other| other != text_model) {
+        return Err(Error::Config(format!("text_config.model_type is {other:?}, expected {text_model:?}")));
     }
     let mut stop = top.tokens("eos_token_id")?;
     if let Some(stop) = &mut stop {
@@ -119,7 +130,7 @@ fn from_wrapper(mut top: Fields) -> Result<GemmaConfig> {
     top.drop_repeated(&text);
     refuse_switches(&mut top)?;
     top.finish(&[HARMLESS, HARMLESS_IN_WRAPPER])?;
-    let mut config = from_text(text, GemmaArch::Gemma3)?;
+    let mut config = from_text(text, text_model)?;
     if let Some(stop) = stop {
         config.eos_token_ids = stop;
     }
@@ -134,13 +145,20 @@ fn add_tokens(list: &mut Vec<u32>, more: Vec<u32>) {
     }
 }
 
-fn from_text(mut f: Fields, arch: GemmaArch) -> Result<GemmaConfig> {
-    // D, F, layers, N, K, V, context.
+fn from_text(mut f: Fields, model_type: &str) -> Result<GemmaConfig> {
+    let arch = arch_of(model_type)?;
+    let unified = model_type == "gemma4_unified_text";
+    // D, F, layers, N, K, V, context, window.
     let defaults = match arch {
-        GemmaArch::Gemma => [3072, 24576, 28, 16, 16, 256_000, 8192],
-        GemmaArch::Gemma2 | GemmaArch::VaultGemma => [2304, 9216, 26, 8, 4, 256_000, 8192],
-        GemmaArch::Gemma3 => [2304, 9216, 26, 8, 4, 262_208, 131_072],
+        GemmaArch::Gemma => [3072, 24576, 28, 16, 16, 256_000, 8192, 4096],
+        GemmaArch::Gemma2 | GemmaArch::VaultGemma => [2304, 9216, 26, 8, 4, 256_000, 8192, 4096],
+        GemmaArch::Gemma3 => [2304, 9216, 26, 8, 4, 262_208, 131_072, 4096],
+        GemmaArch::Gemma3n => [2048, 16384, 35, 8, 2, 262_400, 32768, 512],
+        GemmaArch::Gemma4 => [2304, 9216, 30, 8, 4, 262_144, 131_072, if unified { 1024 } else { 512 }],
     };
+    if arch == GemmaArch::Gemma4 {
+        refuse_gemma4(&mut f, model_type)?;
+    }
     refuse_switches(&mut f)?;
     refuse_activations(&mut f)?;
     let caps = matches!(arch, GemmaArch::Gemma2 | GemmaArch::VaultGemma);
@@ -148,27 +166,40 @@ fn from_text(mut f: Fields, arch: GemmaArch) -> Result<GemmaConfig> {
     let max_position_embeddings = f.required_size("max_position_embeddings", defaults[6])?;
     let layer_types = layer_types(&mut f, arch, num_hidden_layers)?;
     let (rope_full, rope_sliding) = rope::read(&mut f, arch, max_position_embeddings)?;
+    let widths = match arch {
+        GemmaArch::Gemma3n => json_layers::widths(&mut f, num_hidden_layers, defaults[1])?,
+        _ => vec![f.required_size("intermediate_size", defaults[1])?],
+    };
+    let intermediate_size = widths.first().copied().unwrap_or(defaults[1]);
+    let num_key_value_heads = f.required_size("num_key_value_heads", defaults[4])?;
+    let head_dim = f.required_size("head_dim", 256)?;
+    let facts = match arch {
+        GemmaArch::Gemma3n => json_layers::gemma3n(&mut f, &widths)?,
+        GemmaArch::Gemma4 => json_layers::gemma4(&mut f, &layer_types, intermediate_size, unified)?,
+        _ => LayerFacts::default(),
+    };
     let config = GemmaConfig {
         arch,
         hidden_size: f.required_size("hidden_size", defaults[0])?,
-        intermediate_size: f.required_size("intermediate_size", defaults[1])?,
+        intermediate_size,
         num_hidden_layers,
         num_attention_heads: f.required_size("num_attention_heads", defaults[3])?,
-        num_key_value_heads: f.required_size("num_key_value_heads", defaults[4])?,
-        head_dim: f.required_size("head_dim", 256)?,
+        num_key_value_heads,
+        head_dim,
         vocab_size: f.required_size("vocab_size", defaults[5])?,
         rms_norm_eps: f.number("rms_norm_eps")?.unwrap_or(1e-6),
         max_position_embeddings,
         layer_types,
-        sliding_window: window(&mut f, arch)?,
+        sliding_window: window(&mut f, arch, defaults[7])?,
         query_pre_attn_scalar: match arch {
             GemmaArch::Gemma => None,
+            GemmaArch::Gemma3n | GemmaArch::Gemma4 => Some(1.0),
             _ => Some(f.number("query_pre_attn_scalar")?.unwrap_or(256.0)),
         },
         attn_logit_softcapping: attention_softcap(&mut f, arch)?,
         final_logit_softcapping: match arch {
             GemmaArch::Gemma => None,
-            _ => f.cap("final_logit_softcapping", caps.then_some(30.0))?,
+            _ => f.cap("final_logit_softcapping", (caps || arch == GemmaArch::Gemma3n).then_some(30.0))?,
         },
         tie_word_embeddings: f.switch("tie_word_embeddings")?.unwrap_or(true),
         eos_token_ids: f.tokens("eos_token_id")?.unwrap_or_else(|| vec![1]),
@@ -176,16 +207,32 @@ fn from_text(mut f: Fields, arch: GemmaArch) -> Result<GemmaConfig> {
         pad_token_id: f.token("pad_token_id", 0)?,
         rope_full,
         rope_sliding,
+        per_layer_config: differing(facts.overrides, [head_dim, num_key_value_heads, intermediate_size]),
+        attention_k_eq_v: facts.attention_k_eq_v,
+        num_kv_shared_layers: facts.num_kv_shared_layers,
+        hidden_size_per_layer_input: facts.hidden_size_per_layer_input,
+        vocab_size_per_layer_input: facts.vocab_size_per_layer_input,
+        altup_num_inputs: facts.altup_num_inputs,
+        altup_active_idx: facts.altup_active_idx,
+        altup_correct_scale: facts.altup_correct_scale,
+        laurel_rank: facts.laurel_rank,
+        activation_sparsity: facts.activation_sparsity,
         effective_num_layers: None,
     };
-    f.finish(&[HARMLESS])?;
+    let family: &[&str] = match arch {
+        // What training clips.
+        GemmaArch::Gemma3n => &["altup_coef_clip"],
+        GemmaArch::Gemma4 => HARMLESS_WITHOUT_EXPERTS,
+        _ => &[],
+    };
+    f.finish(&[HARMLESS, family])?;
     config.validate()?;
     Ok(config)
 }
 
 fn attention_softcap(f: &mut Fields, arch: GemmaArch) -> Result<Option<f32>> {
     match arch {
-        GemmaArch::Gemma => Ok(None),
+        GemmaArch::Gemma | GemmaArch::Gemma3n | GemmaArch::Gemma4 => Ok(None),
         GemmaArch::Gemma2 | GemmaArch::VaultGemma => f.cap("attn_logit_softcapping", Some(50.0)),
         GemmaArch::Gemma3 => {
             // transformers keeps the field in Gemma 3 and never uses it.
@@ -197,49 +244,16 @@ fn attention_softcap(f: &mut Fields, arch: GemmaArch) -> Result<Option<f32>> {
     }
 }
 
-/// An explicit `layer_types` wins; else the family's pattern.
-fn layer_types(f: &mut Fields, arch: GemmaArch, layers: usize) -> Result<Vec<LayerKind>> {
-    if layers == 0 || layers > 1024 {
-        return Err(Error::Config(format!("num_hidden_layers is {layers}, expected 1 to 1024")));
+/// Refuses experts, and attention in both directions. Among the tokens of a picture alone ("vision") it changes nothing for text.
+fn refuse_gemma4(f: &mut Fields, model_type: &str) -> Result<()> {
+    if f.switch("enable_moe_block")?.unwrap_or(false) {
+        let why = "enable_moe_block is true: a mixture of experts, which";
+        return Err(Error::Unsupported(format!("model_type {model_type:?}: {why}")));
     }
-    let mut period = None;
-    for key in ["sliding_window_pattern", "_sliding_window_pattern"] {
-        let Some(found) = f.size(key)? else { continue };
-        let fits = match arch {
-            GemmaArch::Gemma => found == 1,
-            GemmaArch::Gemma2 | GemmaArch::VaultGemma => found == 2,
-            GemmaArch::Gemma3 => found > 0,
-        };
-        if !fits {
-            return Err(f.refuse(key, &found.into(), "the family's own pattern, or layer_types"));
-        }
-        period = period.or(Some(found));
-    }
-    let Some(value) = f.take("layer_types") else { return Ok(layer_pattern(arch, layers, period)) };
-    let kind = |name: &Value| match name.as_str() {
-        Some("full_attention") => Ok(LayerKind::Full),
-        Some("sliding_attention") if arch != GemmaArch::Gemma => Ok(LayerKind::Sliding),
-        _ => Err(f.refuse("layer_types", name, "\"full_attention\" or (from Gemma 2 on) \"sliding_attention\"")),
-    };
-    match &value {
-        Value::Array(list) => list.iter().map(kind).collect(),
-        other => Err(f.refuse("layer_types", other, "a list")),
-    }
-}
-
-fn window(f: &mut Fields, arch: GemmaArch) -> Result<Option<usize>> {
-    if arch == GemmaArch::Gemma {
-        return Ok(None);
-    }
-    let window = match f.has("sliding_window") {
-        true => f.size("sliding_window")?,
-        false => Some(4096),
-    };
-    match f.size("sliding_window_size")? {
-        Some(other) if Some(other) != window => {
-            Err(f.refuse("sliding_window_size", &other.into(), "the value of sliding_window"))
-        }
-        _ => Ok(window),
+    match f.take("use_bidirectional_attention") {
+        None | Some(Value::Bool(false)) => Ok(()),
+        Some(Value::String(text)) if text == "vision" => Ok(()),
+        Some(other) => Err(f.refuse("use_bidirectional_attention", &other, "null, false or \"vision\"")),
     }
 }
 
@@ -285,8 +299,9 @@ fn arch_of(model_type: &str) -> Result<GemmaArch> {
         "gemma2" => return Ok(GemmaArch::Gemma2),
         "vaultgemma" => return Ok(GemmaArch::VaultGemma),
         "gemma3_text" => return Ok(GemmaArch::Gemma3),
-        t if t.starts_with("gemma3n") => "Gemma 3n has alternating updates, per-layer embeddings and shared K/V, which",
-        t if t.starts_with("gemma4") => "Gemma 4 has per-layer head dimensions, value norms and layer scalars, which",
+        "gemma3n_text" => return Ok(GemmaArch::Gemma3n),
+        "gemma4_text" | "gemma4_unified_text" => return Ok(GemmaArch::Gemma4),
+        t if t.starts_with("gemma4") && t.ends_with("assistant") => "a drafter attends to another model's K/V, which",
         t if t.starts_with("embedding_gemma") => {
             "an embedding model has no language model's head and bidirectional attention, which"
         }
@@ -297,7 +312,9 @@ fn arch_of(model_type: &str) -> Result<GemmaArch> {
             "a model around a vision encoder other than Gemma 3's, which"
         }
         other => {
-            let problem = format!("model_type is {other:?}, expected gemma, gemma2, vaultgemma, gemma3_text or gemma3");
+            let known =
+                "gemma, gemma2, vaultgemma, gemma3_text, gemma3, gemma4_text, gemma4, gemma4_unified_text or gemma4_unified";
+            let problem = format!("model_type is {other:?}, expected {known}");
             return Err(Error::Config(problem));
         }
     };

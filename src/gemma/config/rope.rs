@@ -1,14 +1,14 @@
 //! The two spellings of rotary settings in `config.json`.
 //!
 //! Old: `rope_theta`, `rope_local_base_freq` (sliding layers of Gemma 3) and `rope_scaling` (full layers only).
-//! New: `rope_parameters`, one table, or in Gemma 3 one for each kind of layer; where it is silent, the old keys speak.
+//! New: `rope_parameters`, one table, or from Gemma 3 on one for each kind of layer; where it is silent, the old keys speak.
 
 use super::{GemmaArch, RopeConfig, RopeScaling, fields::Fields};
 use crate::{Error, Result};
 
 /// The tables of full and of sliding layers.
 pub(super) fn read(f: &mut Fields, arch: GemmaArch, context: usize) -> Result<(RopeConfig, RopeConfig)> {
-    let two_tables = arch == GemmaArch::Gemma3;
+    let two_tables = matches!(arch, GemmaArch::Gemma3 | GemmaArch::Gemma3n | GemmaArch::Gemma4);
     let theta = f.number("rope_theta")?.unwrap_or(if two_tables { 1e6 } else { 1e4 });
     let old_scaling = f.object("rope_scaling")?.map(|s| table(s, theta, context)).transpose()?;
     let parameters = f.object("rope_parameters")?;
@@ -30,7 +30,11 @@ pub(super) fn read(f: &mut Fields, arch: GemmaArch, context: usize) -> Result<(R
         let problem = format!("rope_scaling says {:?}, rope_parameters {:?}; remove one", old.scaling, new.scaling);
         return Err(Error::Config(problem));
     }
-    let full = new_full.or(old_scaling).unwrap_or(RopeConfig::new(theta));
+    let stock = match arch {
+        GemmaArch::Gemma4 => RopeScaling::Proportional { partial_rotary_factor: 0.25, factor: 1.0 },
+        _ => RopeScaling::None,
+    };
+    let full = new_full.or(old_scaling).unwrap_or(RopeConfig { theta, scaling: stock });
     let sliding = match (two_tables, sliding) {
         (false, _) => full,
         (true, Some(sliding)) => sliding,
@@ -65,7 +69,14 @@ fn table(mut t: Fields, theta: f32, context: usize) -> Result<RopeConfig> {
             high_freq_factor: required(&mut t, "high_freq_factor")?,
             original_max_position_embeddings: t.size("original_max_position_embeddings")?.unwrap_or(context),
         },
-        Some(other) => return Err(t.refuse("rope_type", &other.into(), "\"default\", \"linear\" or \"llama3\"")),
+        Some("proportional") => RopeScaling::Proportional {
+            partial_rotary_factor: t.number("partial_rotary_factor")?.unwrap_or(1.0),
+            factor: t.number("factor")?.unwrap_or(1.0),
+        },
+        Some(other) => {
+            let known = "\"default\", \"linear\", \"llama3\" or \"proportional\"";
+            return Err(t.refuse("rope_type", &other.into(), known));
+        }
     };
     t.finish(&[&["original_max_position_embeddings"]])?;
     Ok(RopeConfig { theta, scaling })

@@ -1,6 +1,10 @@
+mod layers;
+
 use super::*;
 
 use serde_json::{Value, json};
+
+use crate::{Error, ir::MaskKind};
 
 /// A complete small configuration of each family, to which tests add keys.
 fn with(model_type: &str, extra: Value) -> Result<GemmaConfig> {
@@ -189,9 +193,7 @@ fn rope_settings_that_are_not_known_are_refused() {
 
 #[test]
 fn later_families_are_refused_as_unsupported() {
-    for model_type in
-        ["gemma3n", "gemma3n_text", "gemma4", "gemma4_text", "gemma4_unified", "embedding_gemma2_text", "recurrent_gemma"]
-    {
+    for model_type in ["gemma4_assistant", "gemma4_unified_assistant", "embedding_gemma2_text", "recurrent_gemma"] {
         match with(model_type, json!({})) {
             Err(Error::Unsupported(what)) => assert!(what.contains(model_type), "{what}"),
             other => panic!("{model_type}: {other:?}"),
@@ -220,7 +222,7 @@ fn presets_and_the_tiny_model_are_valid() {
     for name in GemmaConfig::preset_names() {
         GemmaConfig::preset(name).unwrap().validate().unwrap_or_else(|e| panic!("{name}: {e}"));
     }
-    assert_eq!(GemmaConfig::preset_names().count(), 11);
+    assert_eq!(GemmaConfig::preset_names().count(), 16);
     assert_eq!(GemmaConfig::preset("gemma-9"), None);
     let big = GemmaConfig::preset("gemma-3-27b").unwrap();
     assert_eq!(big.query_pre_attn_scalar, Some((big.hidden_size / big.num_attention_heads) as f32));
@@ -256,6 +258,21 @@ fn the_golden_checkpoints_have_the_sizes_their_files_say() {
     assert_eq!((mm.layer_types, mm.rope_full.scaling), (vec![S, S, F, S, S, F], RopeScaling::Linear { factor: 8.0 }));
     assert_eq!((text.layer_types, text.rope_sliding), (vec![S, S, S, S, S, F, S], RopeConfig::new(1e4)));
     assert!(!untied.tie_word_embeddings && text.tie_word_embeddings);
+    let three = read("gemma3n");
+    assert_eq!((three.num_kv_layers(), three.kv_source_layer(9), three.kv_source_layer(8)), (5, Some(4), Some(3)));
+    assert_eq!((three.altup_num_inputs, three.laurel_rank, three.vocab_size_per_layer_input), (4, 6, 136));
+    let sparse: Vec<Option<f32>> =
+        [Some(1.644_853_6), Some(1.281_551_6), Some(0.841_621_2)].into_iter().chain([None; 7]).collect();
+    assert_eq!(three.activation_sparsity, sparse);
+    let (dense, unified) = (read("gemma4-dense"), read("gemma4-unified"));
+    assert_eq!((dense.layer_types, dense.final_logit_softcapping), (vec![S, S, S, S, S, F], Some(6.0)));
+    let wide = LayerOverrides { head_dim: Some(32), num_key_value_heads: Some(1), intermediate_size: None };
+    assert_eq!(dense.per_layer_config, BTreeMap::from([(5, wide)]));
+    assert_eq!((unified.per_layer_config, unified.attention_k_eq_v), (dense.per_layer_config, true));
+    let e2b = read("gemma4-e2b");
+    assert_eq!((e2b.num_kv_layers(), (5..10).map(|i| e2b.kv_source_layer(i).unwrap()).collect()), (5, vec![3, 3, 3, 3, 4]));
+    assert_eq!((e2b.layer_intermediate_size(4), e2b.layer_intermediate_size(5)), (56, 112));
+    assert_eq!((e2b.hidden_size_per_layer_input, e2b.vocab_size_per_layer_input), (12, 155));
     let vault = read("vaultgemma");
     assert_eq!((vault.layer_style(), vault.layer_types), (GemmaLayerStyle::VaultGemma, vec![S, F, S]));
 }
@@ -266,7 +283,17 @@ fn no_value_of_any_key_brings_a_panic() {
     let odd = json!([null, true, 0, 1, -1, 7, 1e300, u64::MAX, i64::MIN, 0.5, "", "full_attention", [], [0], [[]], {}, {"rope_type": "linear"},
         {"full_attention": 3}, {"factor": -0.0, "rope_type": "linear"}, ["full_attention"]]);
     let mut read = 0;
-    for name in ["gemma1-mha", "gemma2", "gemma3-text", "gemma3-mm-bf16", "gemma3-untied-native", "vaultgemma"] {
+    for name in [
+        "gemma1-mha",
+        "gemma2",
+        "gemma3-text",
+        "gemma3-mm-bf16",
+        "gemma3-untied-native",
+        "gemma3n",
+        "gemma4-e2b",
+        "gemma4-unified",
+        "vaultgemma",
+    ] {
         let whole: Value = serde_json::from_str(&std::fs::read_to_string(root.join(name).join("config.json")).unwrap()).unwrap();
         let pointers =
             |at: &str| whole.pointer(at).unwrap().as_object().unwrap().keys().map(|k| format!("{at}/{k}")).collect::<Vec<_>>();
@@ -282,6 +309,7 @@ fn no_value_of_any_key_brings_a_panic() {
             if let Ok(config) = GemmaConfig::from_json(&changed.to_string()) {
                 config.validate().unwrap();
                 for layer in 0..config.num_hidden_layers {
+                    assert!(config.kv_source_layer(layer).is_some() && config.layer_q_dim(layer) > 0);
                     assert!(config.layer_attn_options(layer).scale.is_finite() && config.layer_rope(layer).theta > 0.0);
                 }
                 read += 1;

@@ -8,7 +8,8 @@ use crate::{
     flow::{FlowStage, ModelFlow, SideOutputs},
     gemma::{
         DecodeRopeParamsStage, EmbedScaleStage, GemmaConfig, GemmaDecodeLayerSpec, GemmaLayerCtx, GemmaRmsNormStage, LmHeadStage,
-        LogitSoftcapStage, RopeTablesStage, SelfAttnPrefillSpec, WeightPosition, blocks::weight_key,
+        LogitSoftcapStage, MergeStreamsStage, PerLayerInputsStage, RopeTablesStage, SelfAttnPrefillSpec, SplitStreamsStage,
+        WeightPosition, blocks::weight_key,
     },
     ir::{DType, Dim, Shape, sym},
     profile::CompileProfile,
@@ -64,15 +65,21 @@ impl GemmaFlow<'_> {
             .with_profile(profile.clone())
             .token_embed(&WeightPosition::Embed.to_string(), &key, [config.vocab_size, config.hidden_size])
             .stage(EmbedScaleStage);
+        let flow = match PerLayerInputsStage::of(config) {
+            Some(inputs) => flow.stage(inputs),
+            None => flow,
+        };
         let flow = match self.mode {
             GemmaMode::Prefill => flow.stage(RopeTablesStage::new(config)?),
             GemmaMode::Decode => flow.stage(DecodeRopeParamsStage::new(config)?),
         };
         let shared = Arc::new(config.clone());
-        let flow = flow
-            .raw_stages(self.before_layers.clone())
-            .repeat_layers(config.active_num_layers(), |index| self.layer_stage(index, &shared))
-            .raw_stages(self.after_layers.clone());
+        let flow = flow.raw_stages(self.before_layers.clone());
+        let several = config.altup_num_inputs > 0;
+        let flow = if several { flow.stage(SplitStreamsStage::new(config)) } else { flow };
+        let flow = flow.repeat_layers(config.active_num_layers(), |index| self.layer_stage(index, &shared));
+        let flow = if several { flow.stage(MergeStreamsStage::new(config)) } else { flow };
+        let flow = flow.raw_stages(self.after_layers.clone());
         let flow = match &self.patch_flow {
             Some(patch) => patch(flow),
             None => flow,
@@ -112,7 +119,7 @@ impl GemmaFlow<'_> {
                 attn: SelfAttnPrefillSpec::of(config, index),
                 kv_sink: outputs,
                 export_kv: self.export_kv,
-                head_dim: config.head_dim,
+                head_dim: config.layer_head_dim(index),
                 eps: config.rms_norm_eps,
                 config: config.clone(),
             },

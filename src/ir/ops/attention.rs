@@ -253,6 +253,7 @@ impl OpDef for Attention {
         let causal = Attention { mask: MaskKind::Causal, scale: 0.3, softcap: None, keep: false };
         let window = Attention { mask: MaskKind::SlidingWindow(9), ..causal.clone() };
         let capped = Attention { softcap: Some(4.0), ..causal.clone() };
+        let faint = Attention { scale: 0.05, ..causal.clone() };
         let all = Attention { mask: MaskKind::None, ..causal.clone() };
         let keep = Attention { keep: true, ..window.clone() };
         let ring = Value::i32([1, 12], vec![24, 25, 26, 15, 16, 17, 18, 19, 20, 21, 22, 23]);
@@ -282,6 +283,9 @@ impl OpDef for Attention {
             case("dead rows", causal.clone(), [1, 4, 2, 16], positions(4, 1), dead),
             case("nothing visible", window, [2, 2, 1, 16], positions(50, 2), positions(0, 9)),
             case("wide heads", causal.clone(), [5, 4, 1, 256], positions(36, 5), positions(0, 41)),
+            case("widest heads", faint.clone(), [5, 4, 1, 512], positions(36, 5), positions(0, 41)),
+            case("widest decode", faint.clone(), [1, 8, 1, 512], positions(1029, 1), positions(0, 1030)),
+            narrow(case("widest chunk", faint, [20, 4, 2, 512], positions(60, 20), positions(0, 80))),
             case("chunk", causal, [16, 4, 1, 64], positions(100, 16), positions(0, 116)),
         ]
     }

@@ -12,16 +12,19 @@ use crate::{
 /// `out[…, :] = table[ids[…], :]`, widened to f32. With `per_batch` the table is `[B, R, C]`, the ids `[B, J]`, and each batch
 /// entry takes rows of its own part.
 ///
-/// An id outside the table is the caller's mistake: the reference refuses it, a kernel leaves the row unwritten.
+/// An id outside the table takes row 0 with `or_first`; else it is the caller's mistake: the reference refuses it, a kernel leaves the
+/// row unwritten.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gather {
     /// Whether the outermost dimension of table and ids is a batch.
     pub per_batch: bool,
+    /// Whether an id outside the table takes row 0.
+    pub or_first: bool,
 }
 
 impl Gather {
     pub(super) fn example() -> Self {
-        Self { per_batch: false }
+        Self { per_batch: false, or_first: false }
     }
 }
 
@@ -31,7 +34,12 @@ impl OpDef for Gather {
     }
 
     fn attributes(&self) -> String {
-        if self.per_batch { "{per_batch}".into() } else { String::new() }
+        match (self.per_batch, self.or_first) {
+            (false, false) => String::new(),
+            (true, false) => "{per_batch}".into(),
+            (false, true) => "{or_first}".into(),
+            (true, true) => "{per_batch, or_first}".into(),
+        }
     }
 
     fn infer(&self, inputs: &[&Type]) -> Result<Type, String> {
@@ -54,6 +62,7 @@ impl OpDef for Gather {
         let per_part = if self.per_batch { ids.len() / ids.len().min(table.shape[0]).max(1) } else { ids.len() };
         let mut out = vec![0.0; output.len()];
         for (i, (row, &id)) in out.chunks_exact_mut(columns.max(1)).zip(&ids).enumerate() {
+            let id = if self.or_first && id >= rows { 0 } else { id };
             if id >= rows {
                 return Err(Error::TokenOutOfRange { token: id as u32, index: i, vocab_size: rows });
             }
@@ -76,6 +85,7 @@ impl OpDef for Gather {
             true => (emit.inputs[0].ty.shape[1], emit.inputs[1].ty.last()),
             false => (0, ids),
         };
+        let total = emit.inputs[0].ty.shape[usize::from(self.per_batch)];
         for (rows, table) in emit.inputs[0].shards() {
             let held = if self.per_batch { stride } else { rows.len() };
             let overrides = vec![
@@ -85,6 +95,7 @@ impl OpDef for Gather {
                 ("ROWS", held as f64),
                 ("STRIDE", stride as f64),
                 ("GROUP", group as f64),
+                ("LIMIT", if self.or_first { total as f64 } else { f64::from(u32::MAX) }),
             ];
             let vector = if columns.is_multiple_of(8) { "8" } else { "1" };
             let stored = weight_option(emit.inputs[0].ty.dtype);
@@ -106,12 +117,18 @@ impl OpDef for Gather {
         let ids = Value::u32([2, 3], vec![0, 7, 3, 12, 12, 1]);
         let stored = |dtype, columns: usize| {
             let table = Case::weight(&[13, columns], 1, 1.0, dtype);
-            Case::new(format!("{dtype} {columns} columns"), Gather { per_batch: false }, vec![table, ids.clone()])
+            Case::new(
+                format!("{dtype} {columns} columns"),
+                Gather { per_batch: false, or_first: false },
+                vec![table, ids.clone()],
+            )
         };
         let batched = vec![Case::values(&[2, 5, 9], 3, 1.0), Value::u32([2, 1], vec![4, 2])];
         let scalar = [(DType::F32, 33), (DType::F16, 64), (DType::BF16, 7), (DType::BF16, 130)];
         let packed = Packed::all().map(|format| stored(DType::Packed(format), 3 * format.block_elements()));
-        let batched = Case::new("per batch", Gather { per_batch: true }, batched);
-        scalar.map(|(dtype, columns)| stored(dtype, columns)).into_iter().chain(packed).chain([batched]).collect()
+        let batched = Case::new("per batch", Gather { per_batch: true, or_first: false }, batched);
+        let outside = vec![Case::weight(&[5, 24], 4, 1.0, DType::BF16), Value::u32([1, 4], vec![4, 5, 0, 200])];
+        let outside = Case::new("or the first row", Gather { per_batch: false, or_first: true }, outside);
+        scalar.map(|(dtype, columns)| stored(dtype, columns)).into_iter().chain(packed).chain([batched, outside]).collect()
     }
 }

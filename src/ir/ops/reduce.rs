@@ -5,7 +5,7 @@ use crate::{
     Result,
     ir::{
         Case, DType, Data, FixedType, Type, Value, expect_dtype,
-        kernel::{Emit, Kernel},
+        kernel::{Emit, Kernel, Tier},
     },
 };
 
@@ -64,23 +64,24 @@ impl OpDef for Reduce {
 
     fn emit(&self, emit: &mut Emit) -> Result<()> {
         let (rows, columns) = (emit.inputs[0].ty.rows(), emit.inputs[0].ty.last());
-        let (start, text) = match self.f {
-            ReduceFn::Sum => ("0.0", "a + b"),
-            ReduceFn::Max => ("-3.4028234e38", "max(a, b)"),
+        let (tier, lanes) = match emit.target.tier {
+            Tier::Subgroup(size) => ("subgroup", size),
+            Tier::Portable => ("portable", 64),
         };
+        let reduce = if self.f == ReduceFn::Sum { "sum" } else { "max" };
         let kernel = Kernel {
             shader: "reduce",
-            options: vec![("START", start.into()), ("COMBINE", text.into())],
+            options: vec![("TIER", tier.into()), ("LANES", lanes.to_string()), ("REDUCE", reduce.into())],
             overrides: vec![("R", rows as f64), ("C", columns as f64)],
             hole: String::new(),
         };
         let bindings = vec![(0, emit.inputs[0].operand()), (1, emit.output.operand())];
-        emit.dispatch(kernel, bindings, rows.div_ceil(64), 1);
+        emit.dispatch(kernel, bindings, rows, 1);
         Ok(())
     }
 
     fn cases(&self) -> Vec<Case> {
-        let shapes: [&[usize]; 3] = [&[1, 1], &[3, 65], &[70, 33]];
+        let shapes: [&[usize]; 4] = [&[1, 1], &[3, 65], &[70, 33], &[2, 5000]];
         let case = |f, s: &[usize]| Case::new(format!("{f:?} {s:?}"), Reduce { f }, vec![Case::values(s, 1, 2.0)]);
         [ReduceFn::Sum, ReduceFn::Max].into_iter().flat_map(|f| shapes.map(|s| case(f, s))).collect()
     }

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     Result,
     flow::BuiltModel,
+    gemma::WeightPosition,
     generate::{Model, ModelStats, Profiles, Want},
     ir::{
         DType, DimBinding, LowerOptions,
@@ -82,9 +83,10 @@ impl GpuModel {
         Ok(())
     }
 
-    /// Elements of all weights.
+    /// Elements of the weights that each token is multiplied by.
     pub(super) fn elements(&self) -> u64 {
-        self.weights.values().map(ResidentWeight::elements).sum()
+        let looked_up = WeightPosition::PerLayerEmbed.to_string();
+        self.weights.iter().filter(|(name, _)| **name != looked_up).map(|(_, weight)| weight.elements()).sum()
     }
 
     /// Sizes of what is shared.
@@ -92,8 +94,13 @@ impl GpuModel {
         let bytes = |name: &str| self.weights.get(name).map_or(0, ResidentWeight::byte_len);
         let weight_bytes: u64 = self.weights.values().map(ResidentWeight::byte_len).sum();
         let config = &self.model.config;
-        let row = bytes("embed") / config.vocab_size as u64;
-        let unread = if config.tie_word_embeddings { 0 } else { bytes("embed") - row };
+        // Of a table that is only looked up one row is read.
+        let unread = |name: WeightPosition, rows: usize| {
+            let bytes = bytes(&name.to_string());
+            bytes - bytes / rows.max(1) as u64
+        };
+        let untied = if config.tie_word_embeddings { 0 } else { unread(WeightPosition::Embed, config.vocab_size) };
+        let unread = untied + unread(WeightPosition::PerLayerEmbed, config.vocab_size_per_layer_input);
         ModelStats {
             device: self.context.capabilities().adapter.clone(),
             weight_bytes,

@@ -7,7 +7,7 @@ use crate::{
     ir::{
         DType, Data, Dim, DimBinding, Graph, NodeId, Op, Shape, Value,
         derive::Inputs,
-        ops::{Input, Role},
+        ops::{Gather, Input, Role},
     },
 };
 
@@ -196,7 +196,7 @@ pub(super) fn check(graph: &Graph, inputs: &[(&str, RunInput)], live: &DimBindin
 /// Refuses ids and indices outside of the tables that they index: a kernel would leave their rows as they were.
 fn check_indices(graph: &Graph, inputs: &Inputs, live: &DimBinding) -> Result<()> {
     for node in graph.nodes() {
-        let Op::Gather(gather) = &node.op else { continue };
+        let Op::Gather(gather @ Gather { or_first: false, .. }) = &node.op else { continue };
         let Op::Input(input) = &graph.node(source(graph, node.inputs[1])).op else { continue };
         let Some(value) = inputs.get(&input.name) else { continue };
         let rows = graph.shape(node.inputs[0]).0[usize::from(gather.per_batch)].bind(live)?;

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    weights::{ReadMode, ReadOptions, source::FileSource},
+    weights::{ReadMode, ReadOptions, Tensor, source::FileSource},
 };
 
 /// One file and its tensors, in the order of their bytes.
@@ -52,6 +52,23 @@ impl GgufFiles {
     /// A tensor's entry by the file's own name.
     pub(crate) fn tensor(&self, name: &str) -> Option<&Entry> {
         self.parts.iter().flat_map(|part| &part.tensors).find(|entry| entry.name == name)
+    }
+
+    /// The values of a small tensor by the file's own name; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`Error::Format`] for a type that is not read here or more values than `most`; [`Error::Io`] where the file cannot be read.
+    pub(crate) fn values(&self, name: &str, most: usize) -> Result<Option<Vec<f32>>> {
+        let entries = self.parts.iter().flat_map(|part| part.tensors.iter().map(|entry| (&part.file, entry)));
+        let Some((file, entry)) = entries.into_iter().find(|(_, entry)| entry.name == name) else { return Ok(None) };
+        let count = entry.shape.iter().fold(1usize, |all, size| all.saturating_mul(*size));
+        match &entry.dtype {
+            Ok(dtype) if count <= most => {
+                Tensor::new(name, *dtype, entry.shape.clone(), file.clone(), entry.offset).to_f32().map(Some)
+            }
+            Ok(_) => Err(file.format(format!("tensor '{name}' has {count} values, expected {most} at most"))),
+            Err(number) => Err(file.format(format!("tensor '{name}' has type number {number}"))),
+        }
     }
 
     /// An error of the first file.

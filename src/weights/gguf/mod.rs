@@ -20,7 +20,11 @@ pub(crate) use value::Metadata;
 
 use self::{files::Part, header::Entry, less_one::LessOne};
 use super::{ReadOptions, Tensor, TensorInfo, WeightLoader, WeightMap};
-use crate::{Result, gemma::gguf_key, ir::DType};
+use crate::{
+    Result,
+    gemma::{gguf_key, gguf_stack},
+    ir::DType,
+};
 
 /// The weights of a GGUF file, or of one in parts (`NAME-00001-of-00003.gguf` names them all).
 ///
@@ -96,6 +100,19 @@ impl GgufLoader {
                 return Ok(());
             }
         };
+        if let ([count, rows, columns], Some(row)) = (&shape[..], shape.last().and_then(|row| dtype.row_bytes(*row)))
+            && let Some(keys) = gguf_stack(&self.architecture, &name, *count)
+        {
+            // Of a stack every matrix is a weight of its own.
+            for (at, key) in (0u64..).zip(keys) {
+                if self.weights.contains(&key) {
+                    return Err(file.format(format!("tensor '{name}': there is already a weight '{key}'")));
+                }
+                let offset = offset + at * *rows as u64 * row;
+                self.weights.insert(Tensor::new(key, dtype, vec![*rows, *columns], file.clone(), offset));
+            }
+            return Ok(());
+        }
         let tensor = Tensor::new(&key, dtype, shape, file.clone(), offset);
         weights.insert(match less_one {
             true => Tensor::new(key, DType::F32, tensor.shape().to_vec(), Arc::new(LessOne(tensor)), 0),

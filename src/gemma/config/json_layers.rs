@@ -1,0 +1,204 @@
+//! What `config.json` says of single layers: kinds, heads, widths, and whose keys and values they attend to.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::{GemmaArch, LayerKind, LayerOverrides, fields::Fields, preset::layer_pattern, sparsity::deviations};
+use crate::{Error, Result};
+
+/// In what layers differ, beside their kinds.
+#[derive(Default)]
+pub(super) struct LayerFacts {
+    pub(super) overrides: BTreeMap<usize, LayerOverrides>,
+    pub(super) attention_k_eq_v: bool,
+    pub(super) num_kv_shared_layers: usize,
+    pub(super) hidden_size_per_layer_input: usize,
+    pub(super) vocab_size_per_layer_input: usize,
+    pub(super) altup_num_inputs: usize,
+    pub(super) altup_active_idx: usize,
+    pub(super) altup_correct_scale: bool,
+    pub(super) laurel_rank: usize,
+    pub(super) activation_sparsity: Vec<Option<f32>>,
+}
+
+/// The keys that Gemma 4 has for layers of these kinds; a unified model has no tables of its own for each layer unless it says so.
+pub(super) fn gemma4(f: &mut Fields, kinds: &[LayerKind], intermediate_size: usize, unified: bool) -> Result<LayerFacts> {
+    let attention_k_eq_v = f.switch("attention_k_eq_v")?.unwrap_or(false);
+    let num_kv_shared_layers = f.size("num_kv_shared_layers")?.unwrap_or(0);
+    let mut overrides = heads(f, kinds, attention_k_eq_v)?;
+    if f.switch("use_double_wide_mlp")?.unwrap_or(false) {
+        for layer in kinds.len().saturating_sub(num_kv_shared_layers)..kinds.len() {
+            overrides.entry(layer).or_default().intermediate_size = Some(intermediate_size.saturating_mul(2));
+        }
+    }
+    let width = match f.has("hidden_size_per_layer_input") {
+        true => f.size("hidden_size_per_layer_input")?.unwrap_or(0),
+        false if unified => 0,
+        false => 256,
+    };
+    let rows = f.size("vocab_size_per_layer_input")?.unwrap_or(262_144);
+    Ok(LayerFacts {
+        overrides,
+        attention_k_eq_v,
+        num_kv_shared_layers,
+        hidden_size_per_layer_input: width,
+        vocab_size_per_layer_input: if width == 0 { 0 } else { rows },
+        ..LayerFacts::default()
+    })
+}
+
+/// The keys that Gemma 3n has for its layers, of which `widths` says the FFW's.
+pub(super) fn gemma3n(f: &mut Fields, widths: &[usize]) -> Result<LayerFacts> {
+    let layers = widths.len();
+    let own = |(layer, width): (usize, &usize)| {
+        (layer, LayerOverrides { intermediate_size: Some(*width), ..LayerOverrides::default() })
+    };
+    let width = f.size("hidden_size_per_layer_input")?.unwrap_or(256);
+    Ok(LayerFacts {
+        overrides: widths.iter().enumerate().map(own).collect(),
+        num_kv_shared_layers: f.size("num_kv_shared_layers")?.unwrap_or(15),
+        hidden_size_per_layer_input: width,
+        vocab_size_per_layer_input: f.size("vocab_size_per_layer_input")?.unwrap_or(262_144),
+        altup_num_inputs: f.size("altup_num_inputs")?.unwrap_or(4),
+        altup_active_idx: f.size("altup_active_idx")?.unwrap_or(0),
+        altup_correct_scale: f.switch("altup_correct_scale")?.unwrap_or(true),
+        laurel_rank: f.size("laurel_rank")?.unwrap_or(64),
+        activation_sparsity: sparsity(f, layers)?,
+        ..LayerFacts::default()
+    })
+}
+
+/// The widths of the FFW by layer: one for all, or a list.
+pub(super) fn widths(f: &mut Fields, layers: usize, default: usize) -> Result<Vec<usize>> {
+    const KEY: &str = "intermediate_size";
+    let Some(list) = f.list(KEY)? else { return Ok(vec![f.required_size(KEY, default)?; layers]) };
+    let sizes: Option<Vec<usize>> = list.iter().map(|size| usize::try_from(size.as_u64()?).ok()).collect();
+    match sizes.filter(|sizes| sizes.len() == layers) {
+        Some(sizes) => Ok(sizes),
+        None => Err(f.refuse(KEY, &Value::Array(list), &format!("a whole number, or {layers} of them"))),
+    }
+}
+
+/// The share of the gates that count nothing, by layer or for all; without the key 0.95 in the first ten of more than ten layers.
+fn sparsity(f: &mut Fields, layers: usize) -> Result<Vec<Option<f32>>> {
+    const KEY: &str = "activation_sparsity_pattern";
+    let shares: Vec<f64> = match f.list(KEY)? {
+        Some(list) => {
+            let shares: Option<Vec<f64>> = list.iter().map(Value::as_f64).collect();
+            shares.ok_or_else(|| f.refuse(KEY, &Value::Array(list), "a list of numbers"))?
+        }
+        None => match f.take(KEY) {
+            Some(share) => vec![share.as_f64().ok_or_else(|| f.refuse(KEY, &share, "a number or a list of numbers"))?; layers],
+            None => (0..layers).map(|layer| if layers > 10 && layer < 10 { 0.95 } else { 0.0 }).collect(),
+        },
+    };
+    if shares.len() != layers || !shares.iter().all(|share| (0.0..1.0).contains(share)) {
+        return Err(Error::Config(format!(
+            "{KEY} is {shares:?}, expected a share from 0 to below 1 for each of {layers} layers"
+        )));
+    }
+    let of = |share: &f64| (*share > 0.0).then(|| deviations(*share) as f32);
+    let sparse: Vec<Option<f32>> = shares.iter().map(of).collect();
+    Ok(if sparse.iter().all(Option::is_none) { Vec::new() } else { sparse })
+}
+
+/// The heads of single layers, in either spelling: `per_layer_config`, or `global_head_dim` and `num_global_key_value_heads` of all
+/// full layers, of which the latter counts where keys are values.
+fn heads(f: &mut Fields, kinds: &[LayerKind], k_eq_v: bool) -> Result<BTreeMap<usize, LayerOverrides>> {
+    const GLOBAL: [&str; 2] = ["global_head_dim", "num_global_key_value_heads"];
+    let Some(own) = f.object("per_layer_config")? else {
+        let [head_dim, kv_heads] = [f.size(GLOBAL[0])?.unwrap_or(512), f.size(GLOBAL[1])?.unwrap_or(0)];
+        let kv_heads = (k_eq_v && kv_heads > 0).then_some(kv_heads);
+        let full = kinds.iter().enumerate().filter(|(_, kind)| **kind == LayerKind::Full);
+        let sizes = LayerOverrides { head_dim: Some(head_dim), num_key_value_heads: kv_heads, ..LayerOverrides::default() };
+        return Ok(full.map(|(layer, _)| (layer, sizes)).collect());
+    };
+    for key in GLOBAL {
+        if let Some(value) = f.take(key) {
+            return Err(f.refuse(key, &value, "nothing beside per_layer_config, which decides alone"));
+        }
+    }
+    own.entries()
+        .map(|(layer, mut sizes)| {
+            let known = layer.parse().ok().filter(|index| *index < kinds.len());
+            let index: usize = known.ok_or_else(|| {
+                Error::Config(format!("per_layer_config names layer {layer:?}, expected 0 to {}", kinds.len().saturating_sub(1)))
+            })?;
+            let own = LayerOverrides {
+                head_dim: sizes.size("head_dim")?,
+                num_key_value_heads: sizes.size("num_key_value_heads")?,
+                intermediate_size: None,
+            };
+            sizes.finish(&[])?;
+            Ok((index, own))
+        })
+        .collect()
+}
+
+/// Drops what is said of a layer and is the model's own size.
+pub(super) fn differing(
+    overrides: BTreeMap<usize, LayerOverrides>,
+    [head_dim, kv_heads, intermediate]: [usize; 3],
+) -> BTreeMap<usize, LayerOverrides> {
+    let differs = |own: Option<usize>, size: usize| own.filter(|own| *own != size);
+    let of = |(layer, own): (usize, LayerOverrides)| {
+        let own = LayerOverrides {
+            head_dim: differs(own.head_dim, head_dim),
+            num_key_value_heads: differs(own.num_key_value_heads, kv_heads),
+            intermediate_size: differs(own.intermediate_size, intermediate),
+        };
+        (own != LayerOverrides::default()).then_some((layer, own))
+    };
+    overrides.into_iter().filter_map(of).collect()
+}
+
+/// An explicit `layer_types` wins; else the family's pattern. The last layer of Gemma 4 is full, whatever the list says.
+pub(super) fn layer_types(f: &mut Fields, arch: GemmaArch, layers: usize) -> Result<Vec<LayerKind>> {
+    if layers == 0 || layers > 1024 {
+        return Err(Error::Config(format!("num_hidden_layers is {layers}, expected 1 to 1024")));
+    }
+    let mut period = None;
+    for key in ["sliding_window_pattern", "_sliding_window_pattern"] {
+        let Some(found) = f.size(key)? else { continue };
+        let fits = match arch {
+            GemmaArch::Gemma => found == 1,
+            GemmaArch::Gemma2 | GemmaArch::VaultGemma => found == 2,
+            GemmaArch::Gemma3 | GemmaArch::Gemma3n | GemmaArch::Gemma4 => found > 0,
+        };
+        if !fits {
+            return Err(f.refuse(key, &found.into(), "the family's own pattern, or layer_types"));
+        }
+        period = period.or(Some(found));
+    }
+    let Some(value) = f.take("layer_types") else { return Ok(layer_pattern(arch, layers, period)) };
+    let kind = |name: &Value| match name.as_str() {
+        Some("full_attention") => Ok(LayerKind::Full),
+        Some("sliding_attention") if arch != GemmaArch::Gemma => Ok(LayerKind::Sliding),
+        _ => Err(f.refuse("layer_types", name, "\"full_attention\" or (from Gemma 2 on) \"sliding_attention\"")),
+    };
+    let mut kinds: Vec<LayerKind> = match &value {
+        Value::Array(list) => list.iter().map(kind).collect::<Result<_>>()?,
+        other => return Err(f.refuse("layer_types", other, "a list")),
+    };
+    if let (GemmaArch::Gemma4, Some(last)) = (arch, kinds.last_mut()) {
+        *last = LayerKind::Full;
+    }
+    Ok(kinds)
+}
+
+pub(super) fn window(f: &mut Fields, arch: GemmaArch, default: usize) -> Result<Option<usize>> {
+    if arch == GemmaArch::Gemma {
+        return Ok(None);
+    }
+    let window = match f.has("sliding_window") {
+        true => f.size("sliding_window")?,
+        false => Some(default),
+    };
+    match f.size("sliding_window_size")? {
+        Some(other) if Some(other) != window => {
+            Err(f.refuse("sliding_window_size", &other.into(), "the value of sliding_window"))
+        }
+        _ => Ok(window),
+    }
+}

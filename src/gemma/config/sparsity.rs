@@ -1,0 +1,39 @@
+//! Shares of a normal distribution, in standard deviations.
+
+/// The inverse of the normal distribution function: the number of standard deviations below which the share `p` lies, 0 < p < 1, to
+/// f64's precision or so.
+pub(super) fn deviations(p: f64) -> f64 {
+    let (mut low, mut high) = (-9.0, 9.0);
+    for _ in 0..100 {
+        let middle = 0.5 * (low + high);
+        if share_below(middle) < p { low = middle } else { high = middle }
+    }
+    0.5 * (low + high)
+}
+
+/// Φ(x) by the series ½ + φ(x)·(x + x³/3 + x⁵/(3·5) + …) (Marsaglia 2004).
+fn share_below(x: f64) -> f64 {
+    let (mut term, mut sum, mut odd) = (x, x, 1.0);
+    while term.abs() > sum.abs() * 1e-18 {
+        odd += 2.0;
+        term *= x * x / odd;
+        sum += term;
+    }
+    0.5 + sum * (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Quantiles of the standard normal distribution as tables give them.
+    #[test]
+    fn known_quantiles() {
+        for (p, x) in [(0.95, 1.644_853_626_951_472_2), (0.9, 1.281_551_565_544_600_4), (0.8, 0.841_621_233_572_914_2)] {
+            assert!((deviations(p) - x).abs() < 1e-13, "{p}: {}", deviations(p));
+            assert!((deviations(1.0 - p) + x).abs() < 1e-13);
+        }
+        assert_eq!(deviations(0.95) as f32, 1.644_853_6);
+        assert!(deviations(0.5).abs() < 1e-15);
+    }
+}

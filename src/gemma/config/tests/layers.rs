@@ -1,0 +1,100 @@
+//! Families whose layers differ.
+
+use super::*;
+
+#[test]
+fn gemma_3n_has_streams_and_layers_of_several_widths() {
+    let bare = GemmaConfig::from_json(r#"{"model_type": "gemma3n_text"}"#).unwrap();
+    assert_eq!((bare.num_hidden_layers, bare.num_kv_layers(), bare.vocab_size), (35, 20, 262_400));
+    assert_eq!((bare.altup_num_inputs, bare.laurel_rank, bare.altup_correct_scale), (4, 64, true));
+    assert_eq!((bare.final_logit_softcapping, bare.attn_score_scale(), bare.sliding_window), (Some(30.0), 1.0, Some(512)));
+    assert_eq!((bare.layer_sparsity(9), bare.layer_sparsity(10)), (Some(1.644_853_6), None));
+    assert_eq!((&bare.layer_types[3..6], bare.rope_full), (&[S, F, S][..], RopeConfig::new(1e6)));
+    let three = |extra: Value| {
+        let mut small = json!({"num_kv_shared_layers": 0, "hidden_size_per_layer_input": 8, "layer_types": [
+            "sliding_attention", "full_attention", "sliding_attention", "full_attention"]});
+        small.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        with("gemma3n_text", small)
+    };
+    let widths = three(json!({"intermediate_size": [96, 96, 128, 96], "vocab_size_per_layer_input": 100})).unwrap();
+    assert_eq!((0..4).map(|i| widths.layer_intermediate_size(i)).collect::<Vec<_>>(), [96, 96, 128, 96]);
+    assert_eq!(three(json!({"activation_sparsity_pattern": 0.0})).unwrap().activation_sparsity, []);
+    for (extra, word) in [
+        (json!({"intermediate_size": [96, 96]}), "intermediate_size"),
+        (json!({"activation_sparsity_pattern": [0.5]}), "activation_sparsity_pattern"),
+        (json!({"activation_sparsity_pattern": [1.0, 0.0, 0.0, 0.0]}), "activation_sparsity_pattern"),
+        (json!({"activation_sparsity_pattern": ["a", 0, 0, 0]}), "activation_sparsity_pattern"),
+        (json!({"altup_num_inputs": 1}), "altup_num_inputs"),
+        (json!({"altup_num_inputs": 99}), "altup_num_inputs"),
+        (json!({"altup_active_idx": 4}), "altup_active_idx"),
+        (json!({"laurel_rank": 0}), "laurel_rank"),
+        (json!({"hidden_size_per_layer_input": 0}), "hidden_size_per_layer_input"),
+        (json!({"attention_k_eq_v": true}), "attention_k_eq_v"),
+    ] {
+        let problem = three(extra).unwrap_err().to_string();
+        assert!(problem.contains(word), "{word}: {problem}");
+    }
+    assert!(with("gemma2", json!({"laurel_rank": 8})).is_err());
+}
+
+#[test]
+fn gemma_4_has_layers_of_two_sizes() {
+    let bare = GemmaConfig::from_json(r#"{"model_type": "gemma4_text"}"#).unwrap();
+    assert_eq!((bare.num_hidden_layers, bare.vocab_size, bare.sliding_window), (30, 262_144, Some(512)));
+    assert_eq!((bare.layer_head_dim(0), bare.layer_head_dim(5), bare.layer_kv_heads(5)), (256, 512, 4));
+    assert_eq!((bare.hidden_size_per_layer_input, bare.vocab_size_per_layer_input), (256, 262_144));
+    let proportional = RopeScaling::Proportional { partial_rotary_factor: 0.25, factor: 1.0 };
+    assert_eq!((bare.rope_full, bare.rope_sliding), (RopeConfig { theta: 1e6, scaling: proportional }, RopeConfig::new(1e4)));
+    assert_eq!((bare.attn_score_scale(), bare.final_logit_softcapping), (1.0, None));
+    let unified = GemmaConfig::from_json(r#"{"model_type": "gemma4_unified_text"}"#).unwrap();
+    assert_eq!((unified.sliding_window, unified.hidden_size_per_layer_input), (Some(1024), 0));
+
+    // Both spellings; the number of KV heads of full layers counts where keys are values.
+    let kinds = json!(["full_attention", "sliding_attention", "sliding_attention", "sliding_attention"]);
+    let four = |mut extra: Value| {
+        extra["layer_types"] = kinds.clone();
+        extra["hidden_size_per_layer_input"] = json!(0);
+        with("gemma4_text", extra)
+    };
+    let global = json!({"global_head_dim": 32, "num_global_key_value_heads": 1, "attention_k_eq_v": true});
+    let own = json!({"head_dim": 32, "num_key_value_heads": 1});
+    let listed = json!({"attention_k_eq_v": true, "per_layer_config": {"0": own, "3": own}});
+    let config = four(global).unwrap();
+    assert_eq!(config, four(listed).unwrap());
+    assert_eq!(config.layer_types, [F, S, S, F], "the last layer is full, whatever the list says");
+    assert_eq!(
+        (config.layer_k_eq_v(0), config.layer_k_eq_v(1), config.layer_kv_dim(0), config.layer_kv_dim(1)),
+        (true, false, 32, 32)
+    );
+    let projected = four(json!({"global_head_dim": 32, "num_global_key_value_heads": 1})).unwrap();
+    assert_eq!((projected.layer_kv_heads(0), projected.layer_head_dim(0)), (2, 32));
+    let none = four(json!({"per_layer_config": {}})).unwrap();
+    assert_eq!((none.layer_head_dim(0), none.per_layer_config.len()), (16, 0));
+    for (extra, word) in [
+        (json!({"per_layer_config": {"0": own}, "global_head_dim": 32}), "global_head_dim"),
+        (json!({"per_layer_config": {"4": own}}), "\"4\""),
+        (json!({"per_layer_config": {"x": own}}), "\"x\""),
+        (json!({"per_layer_config": {"0": 7}}), "per_layer_config.0."),
+        (json!({"per_layer_config": {"0": {"window": 7}}}), "per_layer_config.0.window"),
+        (json!({"per_layer_config": {"0": {"head_dim": 32}}}), "layer 3"),
+        (json!({"per_layer_config": {"0": {"head_dim": 0}}}), "head_dim is 0"),
+        (json!({"per_layer_config": {"1": {"num_key_value_heads": 3}}}), "num_key_value_heads 3"),
+        (json!({"num_kv_shared_layers": 4}), "num_kv_shared_layers"),
+        (json!({"num_kv_shared_layers": 3}), "num_kv_shared_layers"),
+        (json!({"use_bidirectional_attention": "all"}), "use_bidirectional_attention"),
+        (json!({"enable_moe_block": true}), "enable_moe_block"),
+        (json!({"query_pre_attn_scalar": 256}), "query_pre_attn_scalar"),
+    ] {
+        let problem = four(extra).unwrap_err().to_string();
+        assert!(problem.contains(word), "{word}: {problem}");
+    }
+    assert!(four(json!({"use_bidirectional_attention": "vision", "num_experts": 8, "enable_moe_block": false})).is_ok());
+    assert!(with("gemma4_text", json!({"vocab_size_per_layer_input": 100})).unwrap_err().to_string().contains("have no row"));
+    let wide = with(
+        "gemma4_text",
+        json!({"use_double_wide_mlp": true, "num_kv_shared_layers": 1, "layer_types": ["full_attention",
+        "sliding_attention", "full_attention", "full_attention"]}),
+    )
+    .unwrap();
+    assert_eq!([2, 3].map(|i| (wide.layer_intermediate_size(i), wide.kv_source_layer(i))), [(96, Some(2)), (192, Some(2))]);
+}

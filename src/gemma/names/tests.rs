@@ -1,0 +1,69 @@
+//! The tables of foreign names.
+
+use super::*;
+
+const ARCHS: [GemmaArch; 6] =
+    [GemmaArch::Gemma, GemmaArch::Gemma2, GemmaArch::VaultGemma, GemmaArch::Gemma3, GemmaArch::Gemma3n, GemmaArch::Gemma4];
+
+#[test]
+fn names_go_both_ways() {
+    for arch in ARCHS {
+        for position in WeightPosition::known(arch, 12) {
+            let name = position.hugging_face(arch).unwrap();
+            assert_eq!(WeightPosition::from_hugging_face(arch, &name), Some(position), "{arch:?} {name}");
+            match position.gguf(arch) {
+                Some(name) => assert_eq!(WeightPosition::from_gguf(arch, &name), Some(position), "{arch:?} {name}"),
+                None => {
+                    let stacked = matches!(position, WeightPosition::StreamProjection(_) | WeightPosition::StreamUnembed(_));
+                    assert!(stacked || arch == GemmaArch::VaultGemma, "{arch:?} {position}");
+                }
+            }
+        }
+    }
+    let counts = ARCHS.map(|arch| WeightPosition::known(arch, 1).count());
+    assert_eq!(counts, [3 + 9, 3 + 11, 3 + 9, 3 + 13, 6 + 2 * 15 + 24, 6 + 17]);
+}
+
+#[test]
+fn one_foreign_name_has_two_positions() {
+    let name = "layers.3.post_attention_layernorm.weight";
+    let position = |arch| WeightPosition::from_hugging_face(arch, name);
+    assert_eq!(position(GemmaArch::Gemma), Some(WeightPosition::Layer(3, LayerWeight::PreFfwNorm)));
+    assert_eq!(position(GemmaArch::Gemma2), Some(WeightPosition::Layer(3, LayerWeight::PostAttentionNorm)));
+    assert_eq!(position(GemmaArch::VaultGemma), None);
+    assert_eq!(
+        WeightPosition::Layer(3, LayerWeight::PreFfwNorm).gguf(GemmaArch::Gemma).as_deref(),
+        Some("blk.3.ffn_norm.weight")
+    );
+    assert_eq!(WeightPosition::Layer(3, LayerWeight::PreFfwNorm).to_string(), "layer.3.pre_ffw_norm");
+}
+
+#[test]
+fn prefixes_come_off_and_other_modalities_are_left_out() {
+    for prefix in ["model.", "language_model.model.", "model.language_model.", ""] {
+        assert_eq!(text_weight(&format!("{prefix}layers.0.mlp.up_proj.weight")), Some("layers.0.mlp.up_proj.weight"));
+    }
+    assert_eq!(text_weight("lm_head.weight"), Some("lm_head.weight"));
+    assert_eq!(text_weight("language_model.lm_head.weight"), Some("lm_head.weight"));
+    for name in
+        ["model.vision_tower.x", "multi_modal_projector.mm_soft_emb_norm.weight", "model.embed_audio.x", "vision_tower.layers.0"]
+    {
+        assert_eq!(text_weight(name), None, "{name}");
+    }
+}
+
+#[test]
+fn names_that_are_not_ours_have_no_position() {
+    for name in ["layers.x.mlp.up_proj.weight", "layers.03.mlp.up_proj.weight", "layers.3.mlp.up_proj", "layers.3", "", "norm"] {
+        assert_eq!(WeightPosition::from_hugging_face(GemmaArch::Gemma3, name), None, "{name}");
+    }
+    assert_eq!(WeightPosition::Layer(0, LayerWeight::QueryNorm).hugging_face(GemmaArch::Gemma2), None);
+}
+
+#[test]
+fn stacked_matrices_have_a_name_each() {
+    let keys = gguf_stack("gemma3n", "altup_proj.weight", 3).unwrap();
+    assert_eq!(keys, ["altup_projections.0.weight", "altup_projections.1.weight", "altup_projections.2.weight"]);
+    assert_eq!(gguf_stack("gemma3n", "blk.0.altup_router.weight", 3), None);
+    assert_eq!(gguf_stack("gemma4", "altup_proj.weight", 3), None);
+}

@@ -1,0 +1,125 @@
+//! What Gemma 3n and 4 add to each layer: a gated input of its own for each token, and a factor on the stream.
+
+use super::{
+    GemmaArch, GemmaConfig, LayerWeight, WeightPosition,
+    blocks::{model_weight, project},
+};
+use crate::{
+    Error, Result,
+    flow::{BlockStage, EmitContext},
+    ir::{
+        Dim, NodeId,
+        ops::{Cast, Gather, Slice},
+    },
+};
+
+/// The name under which later stages find what all layers get, `[B, T, layers, P]`.
+const INPUTS: &str = "per_layer_inputs";
+
+/// What each layer gets of each token, from its scaled embedding and from a table of its own (gemma-spec §3); the stream passes
+/// through.
+///
+/// `p = (norm(W·e / √D) + table[id]·√P) / √2`, by layer; an id that the table does not have takes its first row.
+#[derive(Debug, Clone)]
+pub struct PerLayerInputsStage {
+    arch: GemmaArch,
+    layers: usize,
+    /// P.
+    width: usize,
+    /// Rows of the table.
+    rows: usize,
+    eps: f32,
+}
+
+impl PerLayerInputsStage {
+    /// The inputs of all layers; `None` where the model has none.
+    pub fn of(config: &GemmaConfig) -> Option<Self> {
+        let (width, rows) = (config.hidden_size_per_layer_input, config.vocab_size_per_layer_input);
+        let (arch, layers, eps) = (config.arch, config.num_hidden_layers, config.rms_norm_eps);
+        (width > 0).then_some(Self { arch, layers, width, rows, eps })
+    }
+}
+
+impl BlockStage for PerLayerInputsStage {
+    fn emit(&self, context: &mut EmitContext, embed: NodeId) -> Result<NodeId> {
+        let Self { arch, layers, width, rows, eps } = *self;
+        let missing = || Error::Builder("inputs of each layer need the tokens, 'input_ids'".into());
+        let ids = context.find_shared("input_ids").ok_or_else(missing)?;
+        let by_layer = context.shape(&[layers, width]);
+
+        let root = (context.width(embed)? as f32).sqrt();
+        let projected = project(context, embed, arch, WeightPosition::PerLayerModelProjection, layers * width)?;
+        let projected = context.graph.reshape(projected, by_layer.clone())?;
+        let projected = context.graph.scale(projected, 1.0 / root)?;
+        let gain = model_weight(context, arch, WeightPosition::PerLayerProjectionNorm, &[width])?;
+        let projected = context.graph.rms_norm(projected, gain, eps, arch.gain())?;
+        context.graph.label(projected, "per_layer_projection_norm");
+
+        let table = model_weight(context, arch, WeightPosition::PerLayerEmbed, &[rows, layers * width])?;
+        let own = context.graph.push(Gather { per_batch: false, or_first: true }, &[table, ids])?;
+        context.graph.label(own, "per_layer_embed");
+        let own = context.graph.reshape(own, by_layer)?;
+        let own = context.graph.scale(own, (width as f32).sqrt())?;
+        let both = context.graph.add(projected, own)?;
+        let both = context.graph.scale(both, std::f32::consts::FRAC_1_SQRT_2)?;
+        context.graph.label(both, INPUTS);
+        context.share(INPUTS, both);
+        Ok(embed)
+    }
+}
+
+/// `projection · (gelu(gate · x) ∘ p)` with the input p of one layer: `[B, T, D]` to `[B, T, D]`.
+#[derive(Debug, Clone)]
+pub struct PerLayerGateStage {
+    arch: GemmaArch,
+    layer: usize,
+    width: usize,
+}
+
+impl PerLayerGateStage {
+    /// The block of a layer; `None` where the model has none.
+    pub fn of(config: &GemmaConfig, layer: usize) -> Option<Self> {
+        let width = config.hidden_size_per_layer_input;
+        (width > 0).then_some(Self { arch: config.arch, layer, width })
+    }
+}
+
+impl BlockStage for PerLayerGateStage {
+    fn emit(&self, context: &mut EmitContext, x: NodeId) -> Result<NodeId> {
+        let Self { arch, layer, width } = *self;
+        let missing = || Error::Builder(format!("layer {layer} has an input of its own, and no stage before it makes those"));
+        let inputs = context.find_shared(INPUTS).ok_or_else(missing)?;
+        let out = context.width(x)?;
+        let gate = project(context, x, arch, WeightPosition::Layer(layer, LayerWeight::PerLayerGate), width)?;
+        let gate = context.graph.gelu(gate)?;
+        let own = context.graph.push(Slice { axis: 2, start: layer, len: Dim::from(1) }, &[inputs])?;
+        let shape = context.shape(&[width]);
+        let own = context.graph.reshape(own, shape)?;
+        let h = context.graph.mul(gate, own)?;
+        context.graph.label(h, "per_layer_geglu");
+        project(context, h, arch, WeightPosition::Layer(layer, LayerWeight::PerLayerProjection), out)
+    }
+}
+
+/// The whole stream times the layer's factor.
+#[derive(Debug, Clone)]
+pub struct LayerScalarStage {
+    arch: GemmaArch,
+    layer: usize,
+}
+
+impl LayerScalarStage {
+    /// The factor of a layer; `None` where the family has none.
+    pub fn of(config: &GemmaConfig, layer: usize) -> Option<Self> {
+        let position = WeightPosition::Layer(layer, LayerWeight::LayerScalar);
+        position.hugging_face(config.arch).map(|_| Self { arch: config.arch, layer })
+    }
+}
+
+impl BlockStage for LayerScalarStage {
+    fn emit(&self, context: &mut EmitContext, x: NodeId) -> Result<NodeId> {
+        let factor = model_weight(context, self.arch, WeightPosition::Layer(self.layer, LayerWeight::LayerScalar), &[1])?;
+        let factor = context.graph.push(Cast, &[factor])?;
+        context.graph.mul(x, factor)
+    }
+}

@@ -1,0 +1,71 @@
+//! Which weights a model has, and their shapes.
+
+use super::{GemmaConfig, LayerWeight, WeightPosition};
+
+impl GemmaConfig {
+    /// Every weight that the layers which run and the ends of the model read.
+    pub fn weights(&self) -> impl Iterator<Item = WeightPosition> + '_ {
+        WeightPosition::known(self.arch, self.active_num_layers()).filter(|position| self.has_weight(*position))
+    }
+
+    /// Whether the model reads this weight, where its family knows it. Checkpoints may hold more, such as projections of keys for
+    /// layers that attend to those of others.
+    fn has_weight(&self, position: WeightPosition) -> bool {
+        use LayerWeight::{Key, KeyNorm, PerLayerGate, PerLayerProjection, PostPerLayerNorm, Value};
+        let per_layer = self.hidden_size_per_layer_input > 0;
+        match position {
+            WeightPosition::Embed | WeightPosition::FinalNorm => true,
+            WeightPosition::Unembed => !self.tie_word_embeddings,
+            WeightPosition::PerLayerEmbed
+            | WeightPosition::PerLayerModelProjection
+            | WeightPosition::PerLayerProjectionNorm
+            | WeightPosition::Layer(_, PerLayerGate | PerLayerProjection | PostPerLayerNorm) => per_layer,
+            WeightPosition::StreamProjection(j) | WeightPosition::StreamUnembed(j) => j + 1 < self.altup_num_inputs,
+            WeightPosition::Layer(_, LayerWeight::StreamScale) => self.altup_correct_scale,
+            WeightPosition::Layer(layer, Key | KeyNorm) => self.kv_source_layer(layer) == Some(layer),
+            WeightPosition::Layer(layer, Value) => self.kv_source_layer(layer) == Some(layer) && !self.layer_k_eq_v(layer),
+            WeightPosition::Layer(..) => true,
+        }
+    }
+
+    /// The shape of a weight of this model.
+    pub fn weight_shape(&self, position: WeightPosition) -> Vec<usize> {
+        let (d, p) = (self.hidden_size, self.hidden_size_per_layer_input);
+        let all_layers = self.num_hidden_layers * p;
+        let (layer, weight) = match position {
+            WeightPosition::Embed | WeightPosition::Unembed => return vec![self.vocab_size, d],
+            WeightPosition::FinalNorm => return vec![d],
+            WeightPosition::PerLayerEmbed => return vec![self.vocab_size_per_layer_input, all_layers],
+            WeightPosition::PerLayerModelProjection => return vec![all_layers, d],
+            WeightPosition::PerLayerProjectionNorm => return vec![p],
+            WeightPosition::StreamProjection(_) | WeightPosition::StreamUnembed(_) => return vec![d, d],
+            WeightPosition::Layer(layer, weight) => (layer, weight),
+        };
+        let (streams, rank) = (self.altup_num_inputs, self.laurel_rank);
+        let f = self.layer_intermediate_size(layer);
+        match weight {
+            LayerWeight::Query => vec![self.layer_q_dim(layer), d],
+            LayerWeight::Key | LayerWeight::Value => vec![self.layer_kv_dim(layer), d],
+            LayerWeight::QueryNorm | LayerWeight::KeyNorm => vec![self.layer_head_dim(layer)],
+            LayerWeight::AttentionOutput => vec![d, self.layer_q_dim(layer)],
+            LayerWeight::FfwGate | LayerWeight::FfwUp => vec![f, d],
+            LayerWeight::FfwDown => vec![d, f],
+            LayerWeight::PerLayerGate => vec![p, d],
+            LayerWeight::PerLayerProjection => vec![d, p],
+            LayerWeight::StreamRouter => vec![streams, d],
+            LayerWeight::StreamPredict => vec![streams * streams, streams],
+            LayerWeight::StreamCorrect => vec![streams, streams],
+            LayerWeight::LowRankDown => vec![rank, d],
+            LayerWeight::LowRankUp => vec![d, rank],
+            LayerWeight::LayerScalar => vec![1],
+            LayerWeight::PreAttentionNorm
+            | LayerWeight::PostAttentionNorm
+            | LayerWeight::PreFfwNorm
+            | LayerWeight::PostFfwNorm
+            | LayerWeight::PostPerLayerNorm
+            | LayerWeight::StreamRouterNorm
+            | LayerWeight::StreamScale
+            | LayerWeight::PostLowRankNorm => vec![d],
+        }
+    }
+}
