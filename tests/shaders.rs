@@ -168,6 +168,9 @@ fn every_variant_translates_for_every_backend() {
     for shader in ["linear_vec", "linear_tile", "linear_wide"] {
         reached(shader, &[("MAXIMA", "yes")]);
     }
+    for words in ["1", "2"] {
+        reached("linear_tile", &[("WORDS", words)]);
+    }
     for stage in ["slices", "merge", "maxima"] {
         reached("argmax", &[("STAGE", stage)]);
     }

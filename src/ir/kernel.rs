@@ -318,9 +318,11 @@ pub fn weight_option(dtype: DType) -> (&'static str, String) {
     ("WEIGHT", dtype.name().into())
 }
 
-/// The text option `WORDS` for a stored element type: how many words of a packed weight a load takes.
-pub fn words_option(dtype: DType, words: usize) -> Option<(&'static str, String)> {
-    matches!(dtype, DType::Packed(_)).then(|| ("WORDS", words.to_string()))
+/// The text option `WORDS` for a stored element type: how many words of a packed weight a load takes, two where a device pays for
+/// loads and not for their width (`wide`).
+pub fn words_option(dtype: DType, wide: bool) -> Option<(&'static str, String)> {
+    let DType::Packed(format) = dtype else { return None };
+    Some(("WORDS", if wide && format.in_pairs() { "2" } else { "1" }.into()))
 }
 
 #[cfg(test)]

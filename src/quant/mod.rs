@@ -23,8 +23,8 @@ struct Format {
     elements: usize,
     /// Bytes of one block.
     bytes: usize,
-    /// The bytes of a block that hold its factors: 1, 2 or a multiple of 4, at its start or end. The rest is whole words, an even
-    /// number of them where scales beside the factors make it so: some devices load two at a time.
+    /// The bytes of a block that hold its factors: 1, 2 or a multiple of 4, at its start or end. The rest is whole words; scales lie
+    /// with the factors where that leaves an even number of words.
     factors: Range<usize>,
     /// Widens one block.
     widen: fn(&[u8], &mut [f32]),
@@ -106,6 +106,12 @@ impl Packed {
     /// second two of IQ4_XS.
     pub(crate) fn factors(self) -> Range<usize> {
         self.format().factors.clone()
+    }
+
+    /// Whether the words of a row on a device pair up, so that a load may take two.
+    pub(crate) fn in_pairs(self) -> bool {
+        let Format { bytes, factors, .. } = self.format();
+        (bytes - factors.len()).is_multiple_of(8)
     }
 
     /// Widens whole blocks; `out` holds their elements, `blocks` their bytes.

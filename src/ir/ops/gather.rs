@@ -100,7 +100,7 @@ impl OpDef for Gather {
             let vector = if columns.is_multiple_of(8) { "8" } else { "1" };
             let stored = weight_option(emit.inputs[0].ty.dtype);
             let mut options = vec![("LANES", "64".into()), stored, ("VEC", vector.into()), ("WEIGHTS", "1".into())];
-            options.extend(words_option(emit.inputs[0].ty.dtype, 1));
+            options.extend(words_option(emit.inputs[0].ty.dtype, false));
             let kernel = Kernel { shader: "gather", options, overrides, hole: emit.epilogue.text.clone() };
             let mut bindings = vec![(0, emit.inputs[1].operand()), (1, emit.output.operand()), (2, table)];
             bindings.extend(emit.epilogue_bindings(0));

@@ -111,7 +111,7 @@ fn kernel(emit: &Emit, weights: &[Arg], rows: usize, inner: usize, part: &Range<
         let sizes = [lanes, ("NR", tile), ("ROWS", held), ("VEC", vector), ("WEIGHTS", weights.len())];
         let mut options = vec![weight_option(weights[0].ty.dtype), ("COMPUTE", emit.compute.name().into())];
         options.extend(sizes.map(|(name, size)| (name, size.to_string())));
-        options.extend(words_option(weights[0].ty.dtype, if wide { 2 } else { 1 }));
+        options.extend(words_option(weights[0].ty.dtype, wide));
         options
     };
     let kernel = |shader, options| Kernel { shader, options, overrides, hole: emit.epilogue.text.clone() };
@@ -236,8 +236,8 @@ impl OpDef for Linear {
         // A row that is padded and one that is not, tiles that end within the columns. Kernels differ in how they ask for a packed
         // format's elements by these numbers of rows alone, so that two formats have them all.
         let packed = Packed::all().flat_map(|format| {
-            let blocks = [(1, 2, 130), (9, 3, 70), (3, 1, 65), (33, 2, 66)];
-            let count = if ["Q5_0", "Q6_K"].contains(&format.name()) { 4 } else { 2 };
+            let blocks = [(1, 2, 130), (33, 2, 66), (3, 1, 65), (9, 3, 70)];
+            let count = if ["Q4_0", "Q6_K"].contains(&format.name()) { 4 } else { 2 };
             let case = move |(rows, blocks, out)| case(rows, blocks * format.block_elements(), out, DType::Packed(format));
             blocks.into_iter().take(count).map(case)
         });

@@ -55,7 +55,7 @@ impl HalfRows {
     pub(super) fn kernel(&self, emit: &Emit, weights: &[Arg], out: usize, stride: usize) -> (Kernel, usize, usize) {
         let (rows, inner) = (emit.output.ty.rows(), emit.inputs[0].ty.last());
         let mut options = vec![weight_option(weights[0].ty.dtype), vector(inner), compute(emit)];
-        options.extend(words_option(weights[0].ty.dtype, 1));
+        options.extend(words_option(weights[0].ty.dtype, false));
         options.extend(
             [("SIZE", self.side), ("LANES", self.lanes), ("WEIGHTS", weights.len())].map(|(n, size)| (n, size.to_string())),
         );
