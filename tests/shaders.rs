@@ -105,8 +105,12 @@ fn translate(kernel: &Kernel) -> Result<(), String> {
         .map_err(|e| format!("SPIR-V with sizes as data: {e}"))?;
     let Reflected { module, info, bindings, .. } = reflect(kernel, Sizes::Constants).map_err(|e| e.to_string())?;
     let bound = bindings.iter().filter(|b| b.access != Access::Uniform).count();
-    // A device that binds no more than WebGPU's 8 makes a new row in steps.
-    let most = if kernel.options.contains(&("NEW", "yes".into())) { 11 } else { 8 };
+    // A device that binds no more than WebGPU's 8 makes a new row in steps, and what reads more values in parts.
+    let most = match kernel.shader {
+        "region" => 16,
+        _ if kernel.options.contains(&("NEW", "yes".into())) => 11,
+        _ => 8,
+    };
     if bound > most {
         return Err(format!("binds {bound} storage buffers, expected at most {most}"));
     }
