@@ -42,9 +42,13 @@ fn targets() -> Vec<Target> {
 /// The plans of real models: prefill chunk, small chunk and decode step, with what samples from them.
 fn model_plans(target: &Target, options: &LowerOptions) -> Vec<(String, Plan)> {
     let mut plans = Vec::new();
-    for (name, dtype) in
-        [("gemma-2b", DType::F16), ("gemma-2-2b", DType::BF16), ("gemma-3-270m", DType::F32), ("gemma-4-e2b", DType::BF16)]
-    {
+    for (name, dtype) in [
+        ("gemma-2b", DType::F16),
+        ("gemma-2-2b", DType::BF16),
+        ("gemma-3-270m", DType::F32),
+        ("gemma-3n-e2b", DType::BF16),
+        ("gemma-4-e2b", DType::BF16),
+    ] {
         let mut config = GemmaConfig::preset(name).expect("a preset");
         // One full and one sliding layer say all that the others do, and in Gemma 4 one of each that owns no keys.
         config.num_kv_shared_layers = if name == "gemma-4-e2b" { 30 } else { 0 };
@@ -101,8 +105,12 @@ fn translate(kernel: &Kernel) -> Result<(), String> {
         .map_err(|e| format!("SPIR-V with sizes as data: {e}"))?;
     let Reflected { module, info, bindings, .. } = reflect(kernel, Sizes::Constants).map_err(|e| e.to_string())?;
     let bound = bindings.iter().filter(|b| b.access != Access::Uniform).count();
-    // A device that binds no more than WebGPU's 8 makes a new row in steps.
-    let most = if kernel.options.contains(&("NEW", "yes".into())) { 11 } else { 8 };
+    // A device that binds no more than WebGPU's 8 makes a new row in steps, and what reads more values in parts.
+    let most = match kernel.shader {
+        "region" => 16,
+        _ if kernel.options.contains(&("NEW", "yes".into())) => 11,
+        _ => 8,
+    };
     if bound > most {
         return Err(format!("binds {bound} storage buffers, expected at most {most}"));
     }

@@ -267,7 +267,9 @@ fn gemma3n(keys: &Keys, files: &GgufFiles, layers: usize) -> Result<LayerFacts> 
 fn gemma4(keys: &Keys, files: &GgufFiles, kinds: &[LayerKind]) -> Result<LayerFacts> {
     let num_kv_shared_layers = keys.size("attention.shared_kv_layers")?.unwrap_or(0);
     let own = kinds.len().saturating_sub(num_kv_shared_layers);
-    let projects = |layer: usize| files.tensor(&format!("blk.{layer}.attn_v.weight")).is_some();
+    // In one matrix with those of queries and keys, too.
+    let holds = |layer: usize, name: &str| files.tensor(&format!("blk.{layer}.{name}.weight")).is_some();
+    let projects = |layer: usize| holds(layer, "attn_v") || holds(layer, "attn_qkv");
     let width = keys.size("embedding_length_per_layer_input")?.unwrap_or(0);
     let table = files.tensor("per_layer_token_embd.weight").and_then(|table| table.shape.first().copied());
     Ok(LayerFacts {
