@@ -367,12 +367,11 @@ fn new_row_bindings(
     options.push(NormArg::option(norms[0].op.gain));
     overrides.push(("EPS", f64::from(norms[0].op.eps)));
     for (norm, binding) in norms.into_iter().zip(12..) {
-        if let Some(gain) = norm.gain {
-            if binding == 12 {
-                options.extend([weight_option(gain.ty.dtype), ("WEIGHTS", "2".into())]);
-            }
-            bindings.push((binding, gain.operand()));
+        let Some(gain) = norm.gain else { continue };
+        if binding == 12 {
+            options.extend([weight_option(gain.ty.dtype), ("WEIGHTS", "2".into())]);
         }
+        bindings.push((binding, gain.operand()));
     }
 }
 
@@ -390,9 +389,8 @@ fn parts(groups: usize, cached: usize, software: bool) -> usize {
     (wanted / groups.max(1)).min(cached / least_keys).clamp(1, 64)
 }
 
-/// `cap · tanh(x / cap)`, shared with the final logits.
 impl Graph {
-    /// `cap · tanh(x / cap)`.
+    /// `cap · tanh(x / cap)`, of scores and of the final logits.
     #[track_caller]
     pub fn softcap(&mut self, x: NodeId, cap: f32) -> Result<NodeId> {
         let scaled = self.scale(x, 1.0 / cap)?;
