@@ -48,7 +48,8 @@ pub struct GemmaConfig {
     pub layer_types: Vec<LayerKind>,
     /// Keys a sliding layer keeps, the query's own position included. `None` only without sliding layers.
     pub sliding_window: Option<usize>,
-    /// Scores are multiplied by this to the power −1/2; in Gemma 3n and 4 it is 1. `None` (Gemma 1): by `head_dim` to the power −1/2.
+    /// Scores are multiplied by this to the power −1/2; in Gemma 3n and 4 it is 1. `None` (Gemma 1): by `head_dim` to the power
+    /// −1/2.
     pub query_pre_attn_scalar: Option<f32>,
     /// Softcap of the attention scores.
     pub attn_logit_softcapping: Option<f32>,
@@ -84,8 +85,8 @@ pub struct GemmaConfig {
     pub altup_correct_scale: bool,
     /// Rank of the low-rank path beside attention (Gemma 3n); 0 without.
     pub laurel_rank: usize,
-    /// For each layer the standard deviations above their mean that a gate of the FFW must exceed to count; `None` where all count. Empty
-    /// where that is so in every layer.
+    /// For each layer the standard deviations above their mean that a gate of the FFW must exceed to count; `None` where all count.
+    /// Empty where that is so in every layer.
     pub activation_sparsity: Vec<Option<f32>>,
     /// Run only this many layers, the first ones. Never read from a file.
     pub effective_num_layers: Option<usize>,
@@ -95,8 +96,8 @@ impl GemmaConfig {
     /// Reads `config.json` (or the `config.json` of a folder). Stop tokens of a `generation_config.json` beside it are added.
     ///
     /// # Errors
-    /// [`Error::Io`] where a file cannot be read; [`Error::Config`] and [`Error::Unsupported`] as [`from_json`](Self::from_json),
-    /// with the file's name in front.
+    /// [`Error::Io`](crate::Error::Io) where a file cannot be read; [`Error::Config`](crate::Error::Config) and
+    /// [`Error::Unsupported`](crate::Error::Unsupported) as [`from_json`](Self::from_json), with the file's name in front.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         json::from_file(path.as_ref())
     }
@@ -107,8 +108,9 @@ impl GemmaConfig {
     /// for the family. Tokens that end a turn count among `eos_token_ids`.
     ///
     /// # Errors
-    /// [`Error::Io`] and [`Error::Format`] as [`GgufLoader::from_file`](crate::weights::GgufLoader::from_file); [`Error::Config`]
-    /// and [`Error::Unsupported`] as [`from_json`](Self::from_json), with the file's name in front.
+    /// [`Error::Io`](crate::Error::Io) and [`Error::Format`](crate::Error::Format) as
+    /// [`GgufLoader::from_file`](crate::weights::GgufLoader::from_file); [`Error::Config`](crate::Error::Config) and
+    /// [`Error::Unsupported`](crate::Error::Unsupported) as [`from_json`](Self::from_json), with the file's name in front.
     pub fn from_gguf(path: impl AsRef<Path>) -> Result<Self> {
         Self::from_gguf_with(path, FileLimits::default())
     }
@@ -135,11 +137,12 @@ impl GemmaConfig {
         }
     }
 
-    /// Reads the text of a `config.json`: a text model, or a wrapper (`gemma3`, `gemma3n`, `gemma4`, `gemma4_unified`) with its `text_config`.
+    /// Reads the text of a `config.json`: a text model, or a wrapper (`gemma3`, `gemma3n`, `gemma4`, `gemma4_unified`) with its
+    /// `text_config`.
     ///
     /// # Errors
-    /// [`Error::Config`] names the key and value that cannot be computed faithfully or make no sense; [`Error::Unsupported`]
-    /// names a model family that this crate does not run.
+    /// [`Error::Config`](crate::Error::Config) names the key and value that cannot be computed faithfully or make no sense;
+    /// [`Error::Unsupported`](crate::Error::Unsupported) names a model family that this crate does not run.
     pub fn from_json(text: &str) -> Result<Self> {
         json::from_json(text)
     }

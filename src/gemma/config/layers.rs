@@ -34,12 +34,12 @@ impl GemmaConfig {
         self.effective_num_layers.map_or(self.num_hidden_layers, |n| n.min(self.num_hidden_layers))
     }
 
-    /// Whether layers have experts. No family of [`GemmaArch`] has.
+    /// Whether layers have experts. No family of [`GemmaArch`](super::GemmaArch) has.
     pub fn is_moe(&self) -> bool {
         false
     }
 
-    /// FFW dimension of one expert. No family of [`GemmaArch`] has experts.
+    /// FFW dimension of one expert. No family of [`GemmaArch`](super::GemmaArch) has experts.
     pub fn expert_ffn_dim(&self) -> Option<usize> {
         None
     }

@@ -53,7 +53,7 @@ pub(crate) fn plan_memory(device: &Capabilities, model: &Model, profiles: &Profi
     let weights = PlannedWeights::of(device, &built)?;
     let planner = Planner { device, target: device.target(), model, profiles, weights: &weights, chunk: asked.chunk };
     let longest = model.config.max_position_embeddings;
-    let bindable = largest(longest, |context| planner.largest_cache(context).map(|bytes| bytes <= planner.target.max_binding))?;
+    let bindable = largest(longest, planner.target.max_binding, |context| planner.largest_cache(context))?;
     let at = |context: usize| -> Result<MemoryPlan> {
         // Rows that cannot be bound are counted, but no run can be lowered with them.
         let runs = planner.runs(context.min(bindable).max(1))?;
@@ -75,21 +75,29 @@ pub(crate) fn plan_memory(device: &Capabilities, model: &Model, profiles: &Profi
     };
     let plan = at(asked.context)?;
     let Some(budget) = asked.budget else { return Ok(plan) };
-    let longest_context = largest(bindable, |context| at(context).map(|plan| plan.peak() <= budget))?;
+    let longest_context = largest(bindable, budget, |context| at(context).map(|plan| plan.peak()))?;
     Ok(MemoryPlan { longest_context, ..plan })
 }
 
-/// The largest number from 1 to `most` of which `fits` holds, where it holds of every smaller one; 0 where it holds of none.
-fn largest(most: usize, fits: impl Fn(usize) -> Result<bool>) -> Result<usize> {
-    if most == 0 || fits(most)? {
-        return Ok(most);
+/// The largest number from 1 to `most` whose `cost`, which never falls, is `limit` at most; 0 where none is.
+fn largest(most: usize, limit: u64, cost: impl Fn(usize) -> Result<u64>) -> Result<usize> {
+    if most == 0 {
+        return Ok(0);
     }
-    let (mut good, mut bad) = (0, most);
+    let (mut good, mut bad) = (1, most);
+    let (mut low, mut high) = (cost(good)?, cost(bad)?);
+    if high <= limit || low > limit {
+        return Ok(if high <= limit { most } else { 0 });
+    }
+    let mut straight = true;
     while bad - good > 1 {
-        let middle = good + (bad - good) / 2;
-        match fits(middle)? {
-            true => good = middle,
-            false => bad = middle,
+        // Memory grows almost evenly, so that every other guess is on the straight line between the two.
+        let share = if straight { (limit - low) as f64 / (high - low) as f64 } else { 0.5 };
+        let guess = (good + ((bad - good) as f64 * share) as usize).clamp(good + 1, bad - 1);
+        straight = !straight;
+        match cost(guess)? {
+            bytes if bytes <= limit => (good, low) = (guess, bytes),
+            bytes => (bad, high) = (guess, bytes),
         }
     }
     Ok(good)
@@ -273,11 +281,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_search_finds_the_last_that_fits() {
-        for most in 0..20 {
-            for last in 0..=most {
-                assert_eq!(largest(most, |n| Ok(n <= last)).unwrap(), last, "of {most}");
+    fn the_search_finds_the_last_that_fits_in_few_guesses() {
+        let costs: [fn(usize) -> u64; 4] =
+            [|n| n as u64, |n| 1_000_000 + 12_288 * n as u64, |n| n.next_multiple_of(64) as u64 * 100, |n| 1 << n.min(60)];
+        for cost in costs {
+            for most in 1..40 {
+                for limit in (0..=most).map(cost).chain([0, 1, u64::MAX]) {
+                    let expected = (1..=most).rev().find(|n| cost(*n) <= limit).unwrap_or(0);
+                    assert_eq!(largest(most, limit, |n| Ok(cost(n))).unwrap(), expected, "{limit} of {most}");
+                }
             }
+            let guesses = std::cell::Cell::new(0);
+            let counted = |n| {
+                guesses.set(guesses.get() + 1);
+                Ok(cost(n))
+            };
+            largest(131_072, cost(40_000), counted).unwrap();
+            assert!(guesses.get() < 40, "{} guesses", guesses.get());
         }
+        let guesses = std::cell::Cell::new(0);
+        let even = |n| {
+            guesses.set(guesses.get() + 1);
+            Ok(1_000_000 + 12_288 * n as u64)
+        };
+        assert_eq!(largest(131_072, 1_000_000 + 12_288 * 40_000 + 5, even).unwrap(), 40_000);
+        assert!(guesses.get() <= 6, "{} guesses", guesses.get());
     }
 }
