@@ -181,11 +181,7 @@ impl Metadata {
     pub(crate) fn text(&self, key: &str) -> Result<Option<&str>, String> {
         self.typed(key, "a text in UTF-8", utf8)
     }
-}
 
-/// What tokenizers are made of.
-#[cfg(feature = "tokenizer")]
-impl Metadata {
     /// An array, each value of it by `of`.
     fn list<'a, T>(&'a self, key: &str, expected: &str, of: impl Fn(Value<'a>) -> Option<T>) -> Result<Option<Vec<T>>, String> {
         self.typed(key, expected, |value| match value {
@@ -197,7 +193,8 @@ impl Metadata {
         })
     }
 
-    /// An array of texts.
+    /// An array of texts: a tokenizer's.
+    #[cfg(feature = "tokenizer")]
     pub(crate) fn texts(&self, key: &str) -> Result<Option<Vec<&str>>, String> {
         self.list(key, "an array of texts in UTF-8", utf8)
     }
