@@ -1,4 +1,4 @@
-mod layers;
+mod layer_tests;
 
 use super::*;
 
