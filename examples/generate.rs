@@ -61,6 +61,9 @@ struct Arguments {
     /// Pack 16-bit and f32 matrices as they are loaded
     #[arg(long, value_enum, value_name = "FORMAT")]
     quantize: Option<common::Packing>,
+    /// Try several tokens in a run: those of a drafter (DIR or a .gguf file), or with `lookup` those that followed earlier in the text
+    #[arg(long, value_name = "DIR")]
+    draft: Option<PathBuf>,
     /// List the GPU adapters and exit
     #[arg(long)]
     list_devices: bool,
@@ -87,7 +90,11 @@ fn run(mut arguments: Arguments) -> Result<()> {
     let (context, quantise) = (arguments.context, arguments.quantize.map(Into::into));
     let options = GeneratorOptions { context, quantise, ..GeneratorOptions::near_weights(&arguments.model)? };
     let (generator, load) = common::load(config, weights.as_mut(), arguments.device, options)?;
-    let mut generator = generator.with_stop_tokens(&stop);
+    let generator = generator.with_stop_tokens(&stop);
+    let mut generator = match &arguments.draft {
+        Some(drafter) => generator.with_drafter(common::drafter(drafter)?)?,
+        None => generator,
+    };
     let start = Instant::now();
     // One step compiles the shaders; its row stays in the cache, as every prompt begins with this token.
     generator.prefill_get_last_logits(&prompt[..1])?;
@@ -181,4 +188,13 @@ fn report(generator: &GemmaGenerator, [load, compile]: [Duration; 2], prompt: us
     eprintln!("first token: {:.3} s", times.first.as_secs_f64());
     eprintln!("prefill:     {} ({prompt} tokens)", rate(prompt, times.first));
     eprintln!("decode:      {} ({} tokens)", rate(times.tokens.saturating_sub(1), times.rest), times.tokens);
+    let drafted = generator.draft_stats();
+    if drafted.runs > 0 {
+        eprintln!(
+            "drafts:      {:.0} % of {} tokens taken, in {} runs",
+            drafted.acceptance() * 100.0,
+            drafted.drafted,
+            drafted.runs
+        );
+    }
 }

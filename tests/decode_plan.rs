@@ -113,7 +113,7 @@ fn the_inputs_of_all_layers_are_gated_by_two_kernels() {
 /// Dispatches that choose a token of the plan's logits.
 fn choosing(plan: &Plan, target: &Target) -> usize {
     let maxima = plan.output(&sampling::maxima_of("logits")).is_some();
-    sampling::argmax(plan.output("logits").expect("logits").ty.len(), maxima, target).dispatches.len()
+    sampling::argmax(1, plan.output("logits").expect("logits").ty.len(), maxima, target).dispatches.len()
 }
 
 /// The head keeps the largest logits of a step and of a chunk, of which only the last row is computed, whether it lies in one piece

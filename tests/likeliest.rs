@@ -179,7 +179,7 @@ impl Chooser {
         let scratch = &mut ScratchPool::default();
         let argmax = [true, false].map(|maxima| {
             let bound = Bound { weights: &weights, inputs: &inputs, step: &step };
-            PreparedPlan::new(&pipelines, &sampling::argmax(VOCAB, maxima, target), bound, scratch).unwrap()
+            PreparedPlan::new(&pipelines, &sampling::argmax(1, VOCAB, maxima, target), bound, scratch).unwrap()
         });
         assert_eq!(argmax.each_ref().map(PreparedPlan::dispatch_count), [1, 2]);
         Self { context: context.clone(), x, plan, argmax }

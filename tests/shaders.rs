@@ -65,8 +65,9 @@ fn model_plans(target: &Target, options: &LowerOptions) -> Vec<(String, Plan)> {
             let plan = lower(&built.graph, &binding, target, options, &Unplaced).unwrap_or_else(|e| panic!("{name}: {e}"));
             plans.push((format!("{name}, {tokens} tokens"), plan));
         }
-        plans.extend([false, true].map(|maxima| (name.into(), sampling::argmax(config.vocab_size, maxima, target))));
-        plans.push((name.into(), sampling::top_k(config.vocab_size, 64, target)));
+        plans.extend([false, true].map(|maxima| (name.into(), sampling::argmax(1, config.vocab_size, maxima, target))));
+        plans.push((name.into(), sampling::argmax(4, config.vocab_size, false, target)));
+        plans.extend([1, 4].map(|rows| (name.into(), sampling::top_k(rows, config.vocab_size, 64, target))));
     }
     plans
 }

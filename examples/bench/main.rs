@@ -4,6 +4,7 @@ mod chart;
 #[path = "../common/mod.rs"]
 mod common;
 mod dispatches;
+mod drafting;
 mod first_token;
 #[path = "../../tests/common/heap.rs"]
 mod heap;
@@ -87,6 +88,12 @@ struct Arguments {
     /// With --load: drop the files from the system's cache first (GNU dd)
     #[arg(long, requires = "load")]
     cold: bool,
+    /// Decode with a drafter (its folder or file, or `lookup`) instead, beside decode without, after the first of the prompts
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["profile", "first_token", "load"])]
+    draft: Option<PathBuf>,
+    /// With --draft: tokens that are tried at once
+    #[arg(long, value_name = "N", requires = "draft")]
+    drafted: Option<usize>,
     /// Compiled pipelines: taken from this file where it is there, written to it at the end
     #[arg(long, value_name = "FILE", requires = "first_token")]
     pipelines: Option<PathBuf>,
@@ -162,6 +169,9 @@ fn run(mut arguments: Arguments) -> Result<()> {
     }
     let options = options(&arguments);
     let (mut generator, load) = common::load(config, weights.as_mut(), arguments.device.clone(), options)?;
+    if let Some(path) = &arguments.draft {
+        return drafting::run(&name, generator, common::drafter(path)?, &arguments);
+    }
     if arguments.profile {
         return profile::run(&name, &mut generator, &arguments);
     }

@@ -14,7 +14,7 @@ use anyhow::{Result, anyhow, bail};
 use clap::{Parser, ValueEnum};
 use gemmaflow::{
     gemma::GemmaConfig,
-    generate::{GemmaGenerator, GeneratorOptions, SampleOpts},
+    generate::{Drafter, GemmaGenerator, GeneratorOptions, SampleOpts},
     runtime::{Device, adapters},
     text::Tokenizer,
     weights::{Quantise, WeightLoader, load_from_path},
@@ -126,6 +126,15 @@ pub fn tokenizer(model: &Path) -> Result<Tokenizer> {
         bail!("{}: no such file; the model's tokenizer.json must lie beside its config.json", path.display());
     }
     Ok(Tokenizer::from_file(path)?)
+}
+
+/// The drafter of a folder or file, or with `lookup` the text itself.
+pub fn drafter(path: &Path) -> Result<Drafter> {
+    match path.to_str() {
+        Some("lookup") => Ok(Drafter::prompt_lookup()),
+        _ if !path.exists() => bail!("{}: no such file or folder; --draft takes a drafter's, or 'lookup'", path.display()),
+        _ => Ok(Drafter::from_path(path)?),
+    }
 }
 
 /// The shape of a released model.

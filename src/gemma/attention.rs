@@ -236,7 +236,7 @@ impl SelfAttentionStage {
                 }
                 KvSource::Resident { dtype } => {
                     let dims = rows(resident_cache(mask).0.into());
-                    let cache = context.graph.input(format!("cache.{what}.{layer}"), Role::Cache, dtype, dims)?;
+                    let cache = context.graph.input(cache_name(what, layer), Role::Cache, dtype, dims)?;
                     context.graph.push(CacheWrite, &[cache, new, positions])
                 }
             }
@@ -327,8 +327,13 @@ impl BlockStage for SelfAttentionStage {
     }
 }
 
+/// The resident cache of the keys (`k`) or values (`v`) of a layer.
+pub(super) fn cache_name(what: &str, layer: usize) -> String {
+    format!("cache.{what}.{layer}")
+}
+
 /// The capacity of a resident cache, and the cache of key positions that layers of one kind share.
-fn resident_cache(mask: MaskKind) -> (Symbol, &'static str) {
+pub(super) fn resident_cache(mask: MaskKind) -> (Symbol, &'static str) {
     match mask {
         MaskKind::SlidingWindow(_) => (sym::RING, "cache.positions.sliding"),
         _ => (sym::CACHE, "cache.positions.full"),

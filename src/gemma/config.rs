@@ -1,5 +1,6 @@
 //! What a model is: sizes and per-layer facts, as plain data.
 
+mod drafter;
 mod fields;
 mod gguf;
 mod json;
@@ -13,6 +14,7 @@ mod validate;
 
 use std::{collections::BTreeMap, path::Path};
 
+pub use drafter::GemmaDrafterConfig;
 pub use types::{GemmaArch, GemmaLayerStyle, LayerAttnOptions, LayerKind, LayerOverrides, RopeConfig, RopeScaling};
 pub(super) use validate::MOST_STREAMS;
 

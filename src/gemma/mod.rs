@@ -3,6 +3,7 @@
 mod attention;
 mod blocks;
 mod config;
+mod drafter;
 mod flow;
 mod layer;
 mod names;
@@ -18,7 +19,11 @@ pub use blocks::{
     DecodeRopeParamsStage, EmbedScaleStage, GeGluStage, GemmaKvTapStage, GemmaRmsNormStage, LmHeadStage, LogitSoftcapStage,
     MoeFfnStage, RopeTablesStage,
 };
-pub use config::{GemmaArch, GemmaConfig, GemmaLayerStyle, LayerAttnOptions, LayerKind, LayerOverrides, RopeConfig, RopeScaling};
+pub use config::{
+    GemmaArch, GemmaConfig, GemmaDrafterConfig, GemmaLayerStyle, LayerAttnOptions, LayerKind, LayerOverrides, RopeConfig,
+    RopeScaling,
+};
+pub(crate) use drafter::{HIDDEN, TARGET_EMBED, drafter_flow};
 pub use flow::{GemmaFlow, GemmaMode};
 use layer::rope_table_name;
 pub use layer::{

@@ -25,6 +25,10 @@ pub enum WeightPosition {
     StreamProjection(usize),
     /// What makes stream j + 1 part of the result, `[D, D]` (Gemma 3n).
     StreamUnembed(usize),
+    /// From the target's embedding and hidden state to a drafter's stream, `[D, 2·B]` (drafters of Gemma 4).
+    DraftInput,
+    /// From a drafter's stream to what stands for the target's next hidden state, `[B, D]` (drafters of Gemma 4).
+    DraftOutput,
     /// A weight of one decoder layer.
     Layer(usize, LayerWeight),
 }
@@ -91,6 +95,8 @@ impl std::fmt::Display for WeightPosition {
             WeightPosition::PerLayerProjectionNorm => f.write_str("per_layer_projection_norm"),
             WeightPosition::StreamProjection(j) => write!(f, "stream_projection.{j}"),
             WeightPosition::StreamUnembed(j) => write!(f, "stream_unembed.{j}"),
+            WeightPosition::DraftInput => f.write_str("draft_input"),
+            WeightPosition::DraftOutput => f.write_str("draft_output"),
             WeightPosition::Layer(layer, weight) => write!(f, "layer.{layer}.{}", weight.name()),
         }
     }
@@ -105,13 +111,15 @@ enum Convention {
 
 impl WeightPosition {
     /// The weights that belong to no layer.
-    pub(super) const ENDS: [WeightPosition; 6] = [
+    pub(super) const ENDS: [WeightPosition; 8] = [
         WeightPosition::Embed,
         WeightPosition::PerLayerEmbed,
         WeightPosition::PerLayerModelProjection,
         WeightPosition::PerLayerProjectionNorm,
         WeightPosition::FinalNorm,
         WeightPosition::Unembed,
+        WeightPosition::DraftInput,
+        WeightPosition::DraftOutput,
     ];
 
     /// Every weight that a model of `arch` with `layers` layers may have; [`GemmaConfig::weights`](super::GemmaConfig::weights) are
@@ -195,7 +203,7 @@ pub(crate) fn gguf_key(architecture: &str, name: &str) -> (String, bool) {
         // An embedding model is a Gemma 3 without a head.
         "gemma3" | "gemma-embedding" => Some(GemmaArch::Gemma3),
         "gemma3n" => Some(GemmaArch::Gemma3n),
-        "gemma4" => Some(GemmaArch::Gemma4),
+        "gemma4" | "gemma4-assistant" => Some(GemmaArch::Gemma4),
         _ => None,
     };
     let found = arch.and_then(|arch| {
@@ -258,6 +266,8 @@ const HEAD: &str = "lm_head.weight";
 const fn end_name(arch: GemmaArch, end: WeightPosition, convention: Convention) -> Option<&'static str> {
     use GemmaArch::{Gemma3n, Gemma4};
     let (hugging_face, gguf) = match (end, arch) {
+        (WeightPosition::DraftInput, Gemma4) => ("pre_projection.weight", "nextn.pre_projection.weight"),
+        (WeightPosition::DraftOutput, Gemma4) => ("post_projection.weight", "nextn.post_projection.weight"),
         (WeightPosition::Embed, _) => ("embed_tokens.weight", "token_embd.weight"),
         (WeightPosition::FinalNorm, _) => ("norm.weight", "output_norm.weight"),
         (WeightPosition::Unembed, _) => (HEAD, "output.weight"),

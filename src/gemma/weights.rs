@@ -20,6 +20,8 @@ impl GemmaConfig {
             | WeightPosition::PerLayerModelProjection
             | WeightPosition::PerLayerProjectionNorm
             | WeightPosition::Layer(_, PerLayerGate | PerLayerProjection | PostPerLayerNorm) => per_layer,
+            // A model has no drafter's weights: `GemmaDrafterConfig`.
+            WeightPosition::DraftInput | WeightPosition::DraftOutput => false,
             WeightPosition::StreamProjection(j) | WeightPosition::StreamUnembed(j) => j + 1 < self.altup_num_inputs,
             WeightPosition::Layer(_, LayerWeight::StreamScale) => self.altup_correct_scale,
             WeightPosition::Layer(layer, Key | KeyNorm) => self.kv_source_layer(layer) == Some(layer),
@@ -28,13 +30,14 @@ impl GemmaConfig {
         }
     }
 
-    /// The shape of a weight of this model.
+    /// The shape of a weight of this model; none for a drafter's.
     pub fn weight_shape(&self, position: WeightPosition) -> Vec<usize> {
         let (d, p) = (self.hidden_size, self.hidden_size_per_layer_input);
         let all_layers = self.num_hidden_layers * p;
         let (layer, weight) = match position {
             WeightPosition::Embed | WeightPosition::Unembed => return vec![self.vocab_size, d],
             WeightPosition::FinalNorm => return vec![d],
+            WeightPosition::DraftInput | WeightPosition::DraftOutput => return Vec::new(),
             WeightPosition::PerLayerEmbed => return vec![self.vocab_size_per_layer_input, all_layers],
             WeightPosition::PerLayerModelProjection => return vec![all_layers, d],
             WeightPosition::PerLayerProjectionNorm => return vec![p],

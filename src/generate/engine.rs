@@ -5,18 +5,18 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{PlanPolicy, Profiles, SampleOpts};
+use super::{DraftModel, PlanPolicy, Profiles, SampleOpts};
 use crate::{
     Error, Result,
     flow::BuiltModel,
-    gemma::{GemmaConfig, GemmaFlow},
+    gemma::{GemmaConfig, GemmaFlow, WeightPosition},
     ir::{
         DType, Graph, MaskKind, Node, Op,
         ops::{Attention, Input, Role},
     },
     profile::{CompileProfile, Precision},
     runtime::{CacheStats, Clock, CounterSnapshot, PipelineBlob, RunTimes},
-    weights::{WeightLoader, WeightMap},
+    weights::{Tensor, WeightLoader, WeightMap},
 };
 
 /// Most tokens of one prefill submit, unless [`GeneratorOptions`](super::GeneratorOptions) say otherwise.
@@ -28,6 +28,9 @@ pub const SMALLEST_BUCKET: usize = 256;
 /// Changes the flow of every graph of a model, such as with a [`layer`](GemmaFlow::layer) hook.
 pub type FlowHook = Arc<dyn for<'a> Fn(GemmaFlow<'a>) -> GemmaFlow<'a> + Send + Sync>;
 
+/// The hidden state that the head reads, by its label in the graph: `[B, T, D]`.
+pub(crate) const FINAL_NORM: &str = "final_norm";
+
 /// What a run is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Want {
@@ -37,6 +40,8 @@ pub(crate) enum Want {
     Last,
     /// Logits of every token.
     All,
+    /// The token that follows each token.
+    Each,
 }
 
 /// The outcome of a run that samples.
@@ -84,6 +89,17 @@ pub(crate) trait Engine: Send {
     /// Waits for the run that was begun first: the token that follows `history`. Where the device did not foresee it, what was begun
     /// after that run is to be begun again.
     fn finish(&mut self, history: &[u32], opts: &SampleOpts) -> Result<Sampled>;
+
+    /// Runs the last token of `history`, all others being in the cache, and `drafted` ones after it: the tokens that follow `history`, as
+    /// far as they were drafted, and the one after those. Drops what was begun.
+    fn verify(&mut self, history: &[u32], drafted: &[u32], opts: &SampleOpts) -> Result<Vec<u32>>;
+
+    /// Puts a drafter on the device, to go on from what later runs leave. After an error everything is as it was.
+    fn set_drafter(&mut self, drafter: &Arc<DraftModel>) -> Result<()>;
+
+    /// Up to `count` tokens that the drafter takes for likely after `history`, whose rows but the last are in the cache; none where no run
+    /// chose the last token of it.
+    fn draft(&mut self, history: &[u32], count: usize) -> Result<Vec<u32>>;
 
     /// Drops what was begun and not finished. What it wrote into the caches stays.
     fn forget(&mut self);
@@ -149,20 +165,28 @@ impl Model {
     /// Takes all that is left in the loader.
     pub(crate) fn new(config: GemmaConfig, loader: &mut dyn WeightLoader, flow: Option<FlowHook>) -> Result<Self> {
         config.validate()?;
-        let mut tensors = Vec::new();
-        for key in loader.remaining_keys() {
-            match loader.take(&key) {
-                Ok(tensor) => tensors.push(tensor),
-                // Of no use to a model; where one is needed, building names it.
-                Err(Error::WeightType { .. }) => tracing::debug!(%key, "skipped: not a weight type"),
-                Err(error) => return Err(error),
-            }
+        let weights = WeightMap::from_tensors(take_all(loader)?);
+        Ok(Self { config, weights, flow, built: Mutex::default() })
+    }
+
+    /// A weight by its position.
+    pub(crate) fn weight(&self, position: WeightPosition) -> Result<Tensor> {
+        let found = self.built(true, Want::All, DType::F32)?.params.get(&position.to_string()).cloned();
+        found.ok_or_else(|| Error::MissingWeight { name: position.to_string(), nearest: None })
+    }
+
+    /// As [`built`](Self::built), and where `hidden` with what a drafter goes on from ([`FINAL_NORM`]) as a second output.
+    pub(crate) fn built_for(&self, resident: bool, want: Want, kv: DType, hidden: bool) -> Result<Arc<BuiltModel>> {
+        let made = self.built(resident, want, kv)?;
+        match hidden && resident && want != Want::Nothing {
+            true => Ok(Arc::new(BuiltModel::clone(&made).with_extra_hir_outputs([FINAL_NORM])?)),
+            false => Ok(made),
         }
-        Ok(Self { config, weights: WeightMap::from_tensors(tensors), flow, built: Mutex::default() })
     }
 
     /// The graph for `want`, with caches of `kv` or without.
     pub(crate) fn built(&self, resident: bool, want: Want, kv: DType) -> Result<Arc<BuiltModel>> {
+        let want = if want == Want::Each { Want::All } else { want };
         let mut built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(found) = built.get(&(resident, want, kv)) {
             return Ok(found.clone());
@@ -184,7 +208,7 @@ impl Model {
         let flow = match want {
             Want::Nothing => flow.hidden_only(),
             Want::Last => flow.last_token_logits(),
-            Want::All => flow.lm_head(),
+            Want::All | Want::Each => flow.lm_head(),
         };
         let made = Arc::new(flow.build(&mut self.weights.clone())?);
         check_inputs(&made.graph)?;
@@ -208,6 +232,20 @@ impl Model {
     }
 }
 
+/// All weights that are left.
+pub(super) fn take_all(loader: &mut dyn WeightLoader) -> Result<Vec<Tensor>> {
+    let mut tensors = Vec::new();
+    for key in loader.remaining_keys() {
+        match loader.take(&key) {
+            Ok(tensor) => tensors.push(tensor),
+            // Of no use to a model; where one is needed, building names it.
+            Err(Error::WeightType { .. }) => tracing::debug!(%key, "skipped: not a weight type"),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(tensors)
+}
+
 /// Refuses inputs that a hook added: the generator has no values for them.
 fn check_inputs(graph: &Graph) -> Result<()> {
     let own = |input: &&Input| !["input_ids", "last_token_idx"].contains(&input.name.as_str());
@@ -219,6 +257,20 @@ fn check_inputs(graph: &Graph) -> Result<()> {
         }
         None => Ok(()),
     }
+}
+
+/// The tokens after the first `known` of `text`, `choose` giving the one that follows a number of them: as far as `text` has the same,
+/// and the first that it has not.
+pub(crate) fn agreed(text: &[u32], known: usize, mut choose: impl FnMut(usize) -> Result<u32>) -> Result<Vec<u32>> {
+    let mut chosen = Vec::new();
+    for length in known..=text.len() {
+        let token = choose(length)?;
+        chosen.push(token);
+        if text.get(length) != Some(&token) {
+            break;
+        }
+    }
+    Ok(chosen)
 }
 
 /// The positions of `rows` tokens from `start` on.

@@ -1,5 +1,6 @@
 //! Tokens in, tokens out: the generator, its sampler, and the engines that run the graphs for it.
 
+mod draft;
 mod engine;
 mod generator;
 mod kv_state;
@@ -9,7 +10,9 @@ mod profiles;
 mod reference_engine;
 mod sample;
 
-pub(crate) use engine::{Engine, Model, Sampled, Want};
+pub(crate) use draft::{DraftModel, MOST_DRAFTED};
+pub use draft::{DraftStats, Drafter};
+pub(crate) use engine::{Engine, FINAL_NORM, Model, Sampled, Want, agreed};
 pub use engine::{FlowHook, ModelStats, PREFILL_CHUNK, SMALLEST_BUCKET};
 pub use generator::{GemmaGenerator, GeneratorOptions, OnProgress};
 pub use kv_state::{KvCacheState, bucket_decode_mask, kv_from_prefill_outputs, split_decode_logits_kv};

@@ -11,7 +11,7 @@ const PREFILL_PLANS: usize = 16;
 const DECODE_PLANS: usize = 32;
 
 /// The kinds of results, each of which has plans of its own.
-const RESULTS: usize = [Want::Nothing, Want::Last, Want::All].len();
+const RESULTS: usize = [Want::Nothing, Want::Last, Want::All, Want::Each].len();
 
 /// Plans for runs of several tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,15 +3,18 @@
 use std::{collections::BTreeMap, rc::Rc, sync::Arc};
 
 use super::{
-    Engine, Model, ModelStats, PREFILL_CHUNK, PlanPolicy, Profiles, SampleOpts, Sampled, Want, engine::positions,
+    DraftModel, Engine, Model, ModelStats, PREFILL_CHUNK, PlanPolicy, Profiles, SampleOpts, Sampled, Want,
+    engine::{agreed, positions},
     sample_token_after,
 };
 use crate::{
     Error, Result,
+    flow::BuiltModel,
+    gemma::HIDDEN,
     ir::{
         DType, Data, DimBinding, Op, PassReport, Value,
         derive::Inputs,
-        ops::{DEAD_KEY, Role, rope_rows},
+        ops::{DEAD_KEY, PositionRule, Role, rope_rows},
         passes::prepare_reference,
         sym,
     },
@@ -31,53 +34,83 @@ pub(crate) struct ReferenceEngine {
     ring: usize,
     /// Logits of the run that was begun and not finished.
     begun: Vec<f32>,
+    drafter: Option<Arc<DraftModel>>,
+    hidden: Hidden,
+}
+
+/// What a drafter goes on from.
+#[derive(Clone, Default)]
+struct Hidden {
+    /// Tokens of the text that the first row chose the next token of.
+    first: usize,
+    /// `[rows, B]`.
+    values: Vec<f32>,
 }
 
 impl ReferenceEngine {
     pub(crate) fn new(model: Model, profiles: Profiles, chunk: Option<usize>) -> Result<Self> {
         let (policy, chunk) = (PlanPolicy::default(), chunk.unwrap_or(PREFILL_CHUNK));
         let ring = model.ring(chunk)?;
-        Ok(Self { model: Arc::new(model), caches: BTreeMap::new(), rows: 0, policy, profiles, chunk, ring, begun: Vec::new() })
+        let (model, caches, begun) = (Arc::new(model), BTreeMap::new(), Vec::new());
+        let (drafter, hidden) = (None, Hidden::default());
+        Ok(Self { model, caches, rows: 0, policy, profiles, chunk, ring, begun, drafter, hidden })
     }
 
     fn execute(&mut self, tokens: &[u32], start: usize, resident: bool, want: Want) -> Result<Vec<f32>> {
         if resident {
             self.reserve(start + tokens.len())?;
         }
+        let built = self.model.built_for(resident, want, self.profiles.kv(), self.drafter.is_some())?;
+        let mut outputs = self.outputs(&built, resident, tokens, start, &[])?.into_iter();
+        if want == Want::Nothing {
+            return Ok(Vec::new());
+        }
+        let logits = outputs.next().unwrap_or_default();
+        if let Some(values) = outputs.next() {
+            let first = if want == Want::Last { start + tokens.len() } else { start + 1 };
+            self.hidden = Hidden { first, values };
+        }
+        Ok(logits)
+    }
+
+    /// Runs a graph over tokens at positions from `start` on; `hidden` is for a drafter's.
+    fn outputs(
+        &mut self,
+        built: &BuiltModel,
+        resident: bool,
+        tokens: &[u32],
+        start: usize,
+        hidden: &[f32],
+    ) -> Result<Vec<Vec<f32>>> {
         let rows = tokens.len();
         let binding = DimBinding::new().with(sym::SEQ, rows).with(sym::CACHE, self.rows).with(sym::RING, self.ring);
-        let built = self.model.built(resident, want, self.profiles.kv())?;
         let options = self.profiles.of(resident, rows).options("cpu");
         let graph = prepare_reference(&built.graph, &options, &mut PassReport::default())?;
+        let after = |rule: &PositionRule| if let PositionRule::From(more) = rule { start + more } else { start };
         let mut values = Inputs::new();
         for node in graph.nodes() {
             let Op::Input(input) = &node.op else { continue };
             let shape = input.ty.shape.bind(&binding)?;
             let value = match &input.role {
-                Role::Positions(_) => Value::i32(shape, positions(start, rows)),
-                Role::RopeTable(table) => Value::f32(shape, rope_rows(&table.inv_freq, start, rows)),
+                Role::Positions(rule) => Value::i32(shape, positions(after(rule), rows)),
+                Role::RopeTable(table) => Value::f32(shape, rope_rows(&table.inv_freq, after(&table.rule), rows)),
                 Role::Cache => resized(self.caches.remove(&input.name), shape, input.ty.dtype),
                 Role::Caller if input.name == "last_token_idx" => Value::u32(shape, vec![rows as u32 - 1]),
+                Role::Caller if input.name == HIDDEN => Value::f32(shape, hidden.to_vec()),
                 Role::Caller => Value::u32(shape, tokens.to_vec()),
                 // Graphs of the generator have none of these.
                 Role::Optional | Role::KeyPositions { .. } | Role::LastToken(_) => continue,
             };
             values.insert(input.name.clone(), Rc::new(value));
         }
-        let mut outcome = match reference::run(&graph, &binding, &values, &built.params) {
-            Ok(outcome) => outcome,
-            Err(error) => {
-                // Nothing is lost: the caches are as they were.
-                let caches = values.into_iter().filter(|(name, _)| name.starts_with("cache."));
-                self.caches.extend(caches.map(|(name, value)| (name, Value::clone(&value))));
-                return Err(error);
-            }
-        };
+        let outcome = reference::run(&graph, &binding, &values, &built.params);
+        // Caches that were not written are as they were, all of them after an error.
+        let caches = values.into_iter().filter(|(name, _)| name.starts_with("cache."));
+        self.caches.extend(caches.map(|(name, value)| (name, Rc::unwrap_or_clone(value))));
+        let outcome = outcome?;
         self.caches.extend(outcome.caches);
-        match (want, outcome.outputs.drain(..).next().map(|(_, value)| value.data)) {
-            (Want::Last | Want::All, Some(Data::F32(logits))) => Ok(logits),
-            _ => Ok(Vec::new()),
-        }
+        let numbers = |(_, value): (String, Value)| if let Data::F32(numbers) = value.data { numbers } else { Vec::new() };
+        Ok(outcome.outputs.into_iter().map(numbers).collect())
     }
 }
 
@@ -120,6 +153,39 @@ impl Engine for ReferenceEngine {
     fn finish(&mut self, history: &[u32], opts: &SampleOpts) -> Result<Sampled> {
         let logits = std::mem::take(&mut self.begun);
         Ok(Sampled { token: sample_token_after(&logits, opts, history)?, bytes_read: 0, foreseen: false })
+    }
+
+    fn verify(&mut self, history: &[u32], drafted: &[u32], opts: &SampleOpts) -> Result<Vec<u32>> {
+        self.forget();
+        let (text, start) = ([history, drafted].concat(), history.len() - 1);
+        let logits = self.execute(&text[start..], start, true, Want::Each)?;
+        let rows: Vec<&[f32]> = logits.chunks(self.model.config.vocab_size).collect();
+        agreed(&text, history.len(), |length| sample_token_after(rows[length - 1 - start], opts, &text[..length]))
+    }
+
+    fn set_drafter(&mut self, drafter: &Arc<DraftModel>) -> Result<()> {
+        drafter.built(&self.model, self.profiles.kv())?;
+        (self.drafter, self.hidden) = (Some(drafter.clone()), Hidden::default());
+        Ok(())
+    }
+
+    fn draft(&mut self, history: &[u32], count: usize) -> Result<Vec<u32>> {
+        let (Some(drafter), Some((last, before))) = (self.drafter.clone(), history.split_last()) else { return Ok(Vec::new()) };
+        let width = drafter.config.backbone_hidden_size;
+        // The row that chose the last token.
+        let row = before.len().checked_sub(self.hidden.first).and_then(|row| self.hidden.values.chunks(width).nth(row));
+        let (Some(mut hidden), Some(position)) = (row.map(<[f32]>::to_vec), before.len().checked_sub(1)) else {
+            return Ok(Vec::new());
+        };
+        let built = drafter.built(&self.model, self.profiles.kv())?;
+        let (mut drafted, mut token) = (Vec::new(), *last);
+        while drafted.len() < count {
+            let mut outputs = self.outputs(&built, true, &[token], position, &hidden)?.into_iter();
+            hidden = outputs.next().unwrap_or_default();
+            token = sample_token_after(&outputs.next().unwrap_or_default(), &SampleOpts::greedy(), &[])?;
+            drafted.push(token);
+        }
+        Ok(drafted)
     }
 
     fn forget(&mut self) {
@@ -193,3 +259,6 @@ impl Engine for ReferenceEngine {
         PipelineBlob::None
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -168,11 +168,11 @@ mod tests {
 
     #[test]
     fn an_unknown_kernel_costs_its_slots() {
-        let plan = sampling::argmax(1000, false, &crate::ir::kernel::Target::portable());
+        let plan = sampling::argmax(1, 1000, false, &crate::ir::kernel::Target::portable());
         let found = cost(&plan, &plan.dispatches[0], Live { tokens: 1, start: 0 }, &|_, _| 0);
         assert_eq!(found, Cost { bytes: 4000 + plan.slots[1].bytes, flops: 0 });
         // Two maxima, one slice of 512 logits and the id.
-        let plan = sampling::argmax(1000, true, &crate::ir::kernel::Target::portable());
+        let plan = sampling::argmax(1, 1000, true, &crate::ir::kernel::Target::portable());
         let found = cost(&plan, &plan.dispatches[0], Live { tokens: 1, start: 0 }, &|_, _| 0);
         assert_eq!(found, Cost { bytes: 4 * (2 + 512 + 1), flops: 0 });
     }

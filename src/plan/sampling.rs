@@ -1,4 +1,4 @@
-//! Choosing a token from a row of logits on the device, as plans of their own.
+//! Choosing a token from each row of logits on the device, as plans of their own.
 
 use super::{Plan, PlanOutput, SlotInfo, SlotKind};
 use crate::ir::{
@@ -29,45 +29,46 @@ pub fn slice_of(vocab_size: usize) -> usize {
     SLICE.max(vocab_size.div_ceil(MAX_SLICES).next_multiple_of(64))
 }
 
-/// The id of the largest of `vocab_size` logits (the smallest id among equals): output `token` u32 `[1]`. With `maxima` it has the
-/// input `maxima` beside `logits`: the largest of each slice, as a plan's output [`maxima_of`] holds them.
-pub fn argmax(vocab_size: usize, maxima: bool, target: &Target) -> Plan {
+/// The id of the largest of `vocab_size` logits (the smallest id among equals) in each of `rows` rows: output `token` u32 `[rows]`.
+/// With `maxima` it has the input `maxima` beside `logits`: the largest of each slice, as a plan's output [`maxima_of`] holds them.
+pub fn argmax(rows: usize, vocab_size: usize, maxima: bool, target: &Target) -> Plan {
     let slice = slice_of(vocab_size);
     let slices = vocab_size.div_ceil(slice);
-    let overrides = vec![("R", 1.0), ("V", vocab_size as f64), ("SLICE", slice as f64)];
+    let overrides = vec![("R", rows as f64), ("V", vocab_size as f64), ("SLICE", slice as f64)];
     let stage =
         |stage| Kernel { shader: "argmax", options: options(target, stage), overrides: overrides.clone(), hole: String::new() };
     let dispatches = match maxima {
-        true => vec![dispatch(stage("maxima"), vec![(0, LOGITS), (1, RESULT), (2, PARTIALS)], false, 1)],
+        true => vec![dispatch(stage("maxima"), vec![(0, LOGITS), (1, RESULT), (2, PARTIALS)], false, rows)],
         false => vec![
-            dispatch(stage("slices"), vec![(0, LOGITS), (1, PARTIALS)], false, slices),
-            dispatch(stage("merge"), vec![(0, PARTIALS), (1, RESULT)], false, 1),
+            dispatch(stage("slices"), vec![(0, LOGITS), (1, PARTIALS)], false, rows * slices),
+            dispatch(stage("merge"), vec![(0, PARTIALS), (1, RESULT)], false, rows),
         ],
     };
-    let ty = FixedType { dtype: DType::U32, shape: vec![1] };
+    let ty = FixedType { dtype: DType::U32, shape: vec![rows] };
     if !maxima {
-        return plan("argmax", vocab_size, slices * 8, ty, dispatches);
+        return plan("argmax", [rows, vocab_size], rows * slices * 8, ty, dispatches);
     }
-    let mut plan = plan("argmax", vocab_size, slices * 4, ty, dispatches);
-    let ty = FixedType { dtype: DType::U32, shape: vec![slices] };
+    let mut plan = plan("argmax", [rows, vocab_size], rows * slices * 4, ty, dispatches);
+    let ty = FixedType { dtype: DType::U32, shape: vec![rows * slices] };
     plan.slots[PARTIALS.0].kind = SlotKind::Input { name: "maxima".into(), role: Role::Caller, ty };
     plan
 }
 
-/// The `top` largest of `vocab_size` logits, largest first, with what turns them into probabilities: output `token` u32
-/// `[2·top + 3]`: ids, bits of their logits, bits of the maximum, bits of Σ exp((l − max) / temperature), and the id that the draw
-/// described by the step ends at, as far as the list and f32 can tell.
-pub fn top_k(vocab_size: usize, top: usize, target: &Target) -> Plan {
+/// The `top` largest of `vocab_size` logits in each of `rows` rows, largest first, with what turns them into probabilities: output
+/// `token` u32 `[rows, 2·top + 3]`: ids, bits of their logits, bits of the maximum, bits of Σ exp((l − max) / temperature), and the
+/// id that the draw described by the step ends at, as far as the list and f32 can tell.
+pub fn top_k(rows: usize, vocab_size: usize, top: usize, target: &Target) -> Plan {
     let slice = slice_of(vocab_size);
     let slices = vocab_size.div_ceil(slice);
-    let shared = vec![("R", 1.0), ("V", vocab_size as f64), ("SLICE", slice as f64), ("SLICES", slices as f64)];
+    let shared = vec![("R", rows as f64), ("V", vocab_size as f64), ("SLICE", slice as f64), ("SLICES", slices as f64)];
     let merged = shared.iter().copied().chain([("TOP", top as f64)]).collect();
     let stage = |stage, overrides| Kernel { shader: "top_k", options: options(target, stage), overrides, hole: String::new() };
     let dispatches = vec![
-        dispatch(stage("slices", shared), vec![(0, LOGITS), (1, PARTIALS)], true, slices),
-        dispatch(stage("merge", merged), vec![(0, LOGITS), (1, RESULT), (2, PARTIALS)], true, 1),
+        dispatch(stage("slices", shared), vec![(0, LOGITS), (1, PARTIALS)], true, rows * slices),
+        dispatch(stage("merge", merged), vec![(0, LOGITS), (1, RESULT), (2, PARTIALS)], true, rows),
     ];
-    plan("top_k", vocab_size, slices * 16, FixedType { dtype: DType::U32, shape: vec![2 * top + 3] }, dispatches)
+    let ty = FixedType { dtype: DType::U32, shape: vec![rows, 2 * top + 3] };
+    plan("top_k", [rows, vocab_size], rows * slices * 16, ty, dispatches)
 }
 
 fn options(target: &Target, stage: &str) -> Vec<(&'static str, String)> {
@@ -84,11 +85,11 @@ fn dispatch(kernel: Kernel, slots: Vec<(u32, Slot)>, step: bool, count: usize) -
     Dispatch { label: "sample".into(), kernel, bindings, workgroups: grid(count, 1) }
 }
 
-fn plan(name: &str, vocab_size: usize, partials: usize, ty: FixedType, dispatches: Vec<Dispatch>) -> Plan {
-    let logits = FixedType { dtype: DType::F32, shape: vec![vocab_size] };
+fn plan(name: &str, [rows, vocab_size]: [usize; 2], partials: usize, ty: FixedType, dispatches: Vec<Dispatch>) -> Plan {
+    let logits = FixedType { dtype: DType::F32, shape: vec![rows, vocab_size] };
     let input = SlotKind::Input { name: "logits".into(), role: Role::Caller, ty: logits };
     let slots = vec![
-        SlotInfo { bytes: vocab_size as u64 * 4, kind: input },
+        SlotInfo { bytes: (rows * vocab_size) as u64 * 4, kind: input },
         SlotInfo { bytes: partials as u64, kind: SlotKind::Scratch },
         SlotInfo { bytes: ty.len() as u64 * 4, kind: SlotKind::Scratch },
     ];

@@ -6,7 +6,7 @@ use std::{
 };
 
 use gemmaflow::{
-    gemma::{GemmaArch, GemmaConfig},
+    gemma::{GemmaArch, GemmaConfig, GemmaDrafterConfig},
     weights::{WeightLoader, load_from_path},
 };
 use safetensors::SafeTensors;
@@ -59,6 +59,17 @@ impl Oracle {
     pub fn open(name: &str) -> Self {
         let folder = data("checkpoints").join(name);
         let config = GemmaConfig::from_file(&folder).expect("the oracle's configuration is read");
+        Self::of(name, folder, config)
+    }
+
+    /// A drafter, with the configuration of its layers.
+    pub fn open_drafter(name: &str) -> Self {
+        let folder = data("checkpoints").join(name);
+        let config = GemmaDrafterConfig::near_weights(&folder).expect("the oracle's configuration is read");
+        Self::of(name, folder, config.layers)
+    }
+
+    fn of(name: &str, folder: PathBuf, config: GemmaConfig) -> Self {
         let bytes = std::fs::read(folder.join("oracle.safetensors")).expect("the oracle's values are in the tree");
         let file = SafeTensors::deserialize(&bytes).expect("the oracle's values are safetensors");
         let tensors = file.tensors().into_iter().map(|(k, v)| (k, (v.shape().to_vec(), v.data().to_vec()))).collect();

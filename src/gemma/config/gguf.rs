@@ -13,14 +13,27 @@ use crate::{
     weights::{FileLimits, GgufFiles, GgufMetadata, ReadMode, ReadOptions},
 };
 
+/// The architecture of drafters.
+pub(super) const DRAFTER: &str = "gemma4-assistant";
+
 pub(super) fn from_file(path: &Path, limits: FileLimits) -> Result<GemmaConfig> {
     let files = GgufFiles::open(path, ReadOptions { mode: ReadMode::Positioned, limits })?;
     read(&files).map_err(|error| named(path, error))
 }
 
 fn read(files: &GgufFiles) -> Result<GemmaConfig> {
+    let arch = arch_of(files.architecture()?)?;
+    read_as(files, arch, false)
+}
+
+/// A drafter's layers, which own no keys and values, and the dimension of its target.
+pub(super) fn read_drafter(files: &GgufFiles) -> Result<(GemmaConfig, usize)> {
+    let keys = Keys { metadata: &files.metadata, prefix: files.architecture()? };
+    Ok((read_as(files, GemmaArch::Gemma4, true)?, keys.required_size("embedding_length_out")?))
+}
+
+fn read_as(files: &GgufFiles, arch: GemmaArch, drafter: bool) -> Result<GemmaConfig> {
     let name = files.architecture()?;
-    let arch = arch_of(name)?;
     let keys = Keys { metadata: &files.metadata, prefix: name };
     let Some(embedding) = files.tensor("token_embd.weight") else {
         return Err(files.error("tensor 'token_embd.weight' is missing; is the file complete?".into()));
@@ -50,7 +63,7 @@ fn read(files: &GgufFiles) -> Result<GemmaConfig> {
     let overrides = differing(overrides.enumerate().collect(), [head_dim, num_key_value_heads, intermediate_size]);
     let facts = match arch {
         GemmaArch::Gemma3n => gemma3n(&keys, files, num_hidden_layers)?,
-        GemmaArch::Gemma4 => gemma4(&keys, files, &layer_types)?,
+        GemmaArch::Gemma4 if !drafter => gemma4(&keys, files, &layer_types)?,
         _ => LayerFacts::default(),
     };
     let (rope_full, rope_sliding) = rope(&keys, arch, files, wide_head)?;
@@ -70,6 +83,7 @@ fn read(files: &GgufFiles) -> Result<GemmaConfig> {
         query_pre_attn_scalar: query_scalar(arch, num_hidden_layers, [hidden_size, num_attention_heads, head_dim]),
         attn_logit_softcapping: keys.cap("attn_logit_softcapping", arch, Some(50.0))?,
         final_logit_softcapping: match arch {
+            GemmaArch::Gemma4 if drafter => None,
             GemmaArch::Gemma3 => keys.number("final_logit_softcapping")?.filter(|cap| *cap != 0.0),
             GemmaArch::Gemma3n | GemmaArch::Gemma4 => {
                 keys.number("final_logit_softcapping")?.or(Some(30.0)).filter(|cap| *cap != 0.0)
@@ -106,7 +120,7 @@ fn arch_of(name: &str) -> Result<GemmaArch> {
         "gemma3" => return Ok(GemmaArch::Gemma3),
         "gemma3n" => return Ok(GemmaArch::Gemma3n),
         "gemma4" => return Ok(GemmaArch::Gemma4),
-        "gemma4-assistant" => "a drafter attends to another model's K/V, which",
+        DRAFTER => "a drafter continues nothing by itself; give it to the generator of its model (Drafter::from_path), as it",
         "gemma-embedding" => "an embedding model has no language model's head and bidirectional attention, which",
         other => {
             let shown: String = other.chars().take(60).collect();

@@ -17,7 +17,7 @@ const MAX_BYTES: u64 = 16 << 20;
 
 /// Keys that cannot change what a text model computes: training, bookkeeping, and defaults of text generation.
 #[rustfmt::skip]
-const HARMLESS: &[&str] = &[
+pub(super) const HARMLESS: &[&str] = &[
     "_attn_implementation", "_attn_implementation_autoset", "_name_or_path", "attention_dropout", "auto_map",
     "bad_words_ids", "begin_suppress_tokens", "cache_implementation", "chunk_size_feed_forward", "decoder_start_token_id",
     "diversity_penalty", "do_sample", "dtype", "early_stopping", "encoder_no_repeat_ngram_size",
@@ -80,7 +80,7 @@ pub(super) fn named(path: &Path, error: Error) -> Error {
     }
 }
 
-fn read_text(path: &Path) -> Result<String> {
+pub(super) fn read_text(path: &Path) -> Result<String> {
     let io = |source| Error::Io { path: path.to_path_buf(), source };
     let format = |problem| Error::Format { path: path.to_path_buf(), problem };
     let bytes = std::fs::metadata(path).map_err(io)?.len();
@@ -90,7 +90,7 @@ fn read_text(path: &Path) -> Result<String> {
     String::from_utf8(std::fs::read(path).map_err(io)?).map_err(|e| format(format!("not UTF-8 text: {e}")))
 }
 
-fn parse(text: &str) -> Result<Fields> {
+pub(super) fn parse(text: &str) -> Result<Fields> {
     match serde_json::from_str(text) {
         Ok(Value::Object(map)) => Ok(Fields::new(map, "")),
         Ok(other) => Err(Error::Config(format!("expected a JSON object, found {}", short(&other)))),
@@ -145,7 +145,7 @@ fn add_tokens(list: &mut Vec<u32>, more: Vec<u32>) {
     }
 }
 
-fn from_text(mut f: Fields, model_type: &str) -> Result<GemmaConfig> {
+pub(super) fn from_text(mut f: Fields, model_type: &str) -> Result<GemmaConfig> {
     let arch = arch_of(model_type)?;
     let unified = model_type == "gemma4_unified_text";
     // D, F, layers, N, K, V, context, window.
@@ -301,7 +301,9 @@ fn arch_of(model_type: &str) -> Result<GemmaArch> {
         "gemma3_text" => return Ok(GemmaArch::Gemma3),
         "gemma3n_text" => return Ok(GemmaArch::Gemma3n),
         "gemma4_text" | "gemma4_unified_text" => return Ok(GemmaArch::Gemma4),
-        t if t.starts_with("gemma4") && t.ends_with("assistant") => "a drafter attends to another model's K/V, which",
+        t if t.starts_with("gemma4") && t.ends_with("assistant") => {
+            "a drafter continues nothing by itself; give it to the generator of its model (Drafter::from_path), as it"
+        }
         t if t.starts_with("embedding_gemma") => {
             "an embedding model has no language model's head and bidirectional attention, which"
         }

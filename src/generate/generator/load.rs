@@ -6,7 +6,7 @@ use super::{GemmaGenerator, history::History};
 use crate::{
     Error, Result,
     gemma::{GemmaConfig, GemmaFlow},
-    generate::{Engine, FlowHook, MemoryPlan, Model, PlanPolicy, Profiles, reference_engine::ReferenceEngine},
+    generate::{DraftStats, Engine, FlowHook, MemoryPlan, Model, PlanPolicy, Profiles, reference_engine::ReferenceEngine},
     profile::CompileProfile,
     runtime::{Capabilities, Device, GpuEngine, GpuOptions, Opened, UploadProgress},
     weights::{Quantise, QuantisedLoader, WeightLoader, load_from_path},
@@ -171,7 +171,8 @@ impl GemmaGenerator {
         }
         let stop = config.eos_token_ids.clone();
         let history = History::new(window, engine.largest_chunk());
-        Ok(Self { config, engine, history, capacity, reserved, stop })
+        let (drafter, drafted) = (None, DraftStats::default());
+        Ok(Self { config, engine, history, capacity, reserved, stop, drafter, drafted })
     }
 
     /// Another generator on the same weights, pipelines and graphs, with the same settings and an empty history. No weight
@@ -199,7 +200,8 @@ impl GemmaGenerator {
     }
 
     fn beside(&self, engine: Box<dyn Engine>, history: History) -> Self {
-        let (config, stop) = (self.config.clone(), self.stop.clone());
-        Self { config, engine, history, capacity: self.capacity, reserved: self.reserved, stop }
+        let (config, stop, drafter) = (self.config.clone(), self.stop.clone(), self.drafter.clone());
+        let (capacity, reserved, drafted) = (self.capacity, self.reserved, DraftStats::default());
+        Self { config, engine, history, capacity, reserved, stop, drafter, drafted }
     }
 }

@@ -3,13 +3,14 @@
 mod history;
 mod load;
 mod plans;
+mod speculate;
 mod steps;
 mod timing;
 
 use history::History;
 pub use load::{GeneratorOptions, OnProgress};
 
-use super::{Engine, ModelStats};
+use super::{DraftStats, Drafter, Engine, ModelStats};
 use crate::{
     gemma::GemmaConfig,
     runtime::{CounterSnapshot, PipelineBlob},
@@ -32,6 +33,8 @@ pub struct GemmaGenerator {
     /// Rows of cache that were asked for in advance.
     reserved: usize,
     stop: Vec<u32>,
+    drafter: Option<Drafter>,
+    drafted: DraftStats,
 }
 
 impl GemmaGenerator {

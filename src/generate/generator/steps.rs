@@ -48,12 +48,17 @@ impl GemmaGenerator {
     }
 
     fn begin_step(&mut self, opts: &SampleOpts) -> Result<()> {
+        self.ready_for_step(opts)?;
+        self.history.writes(self.history.len());
+        self.engine.begin(self.history.tokens(), self.history.cached(), opts)
+    }
+
+    /// Computes rows until one run is left that ends with the last token.
+    pub(super) fn ready_for_step(&mut self, opts: &SampleOpts) -> Result<()> {
         self.check_step("step_cached", opts)?;
         // The low-level pair leaves a full cache; the last row is then computed again for its logits.
         self.history.rewind(self.history.len() - 1);
-        self.fill_all_but_the_last_chunk()?;
-        self.history.writes(self.history.len());
-        self.engine.begin(self.history.tokens(), self.history.cached(), opts)
+        self.fill_all_but_the_last_chunk()
     }
 
     /// Begins the step after the one that was begun last, if the device can and there is room.
@@ -108,6 +113,9 @@ impl GemmaGenerator {
         opts: &SampleOpts,
         mut on_token: impl FnMut(u32) -> ControlFlow<()>,
     ) -> Result<Vec<u32>> {
+        if let Some(drafter) = self.drafter.clone() {
+            return self.generate_drafted(&drafter, n, opts, &mut on_token);
+        }
         let generated = self.generate_ahead(n, opts, &mut on_token);
         self.engine.forget();
         generated

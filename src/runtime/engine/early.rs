@@ -42,7 +42,7 @@ pub(super) fn kernels(
         let binding = DimBinding::new().with(sym::SEQ, tokens).with(sym::CACHE, SMALLEST_BUCKET).with(sym::RING, ring);
         let options = options(profiles.of(true, tokens), context.capabilities());
         if let Ok(plan) = lower(&built.graph, &binding, &target, &options, &together) {
-            let sampler = argmax(model.config.vocab_size, &plan, &target);
+            let sampler = argmax(1, model.config.vocab_size, &plan, &target);
             kernels.extend(plan.dispatches.into_iter().chain(sampler.dispatches).map(|dispatch| dispatch.kernel));
         }
     }

@@ -10,7 +10,7 @@ use crate::{
     Result,
     ir::{
         Graph,
-        ops::{DEAD_KEY, Input, Role, rope_rows},
+        ops::{DEAD_KEY, Input, PositionRule, Role, rope_rows},
     },
 };
 
@@ -45,11 +45,18 @@ impl InputBlock {
             Role::RopeTable(table) => Some((input.name.clone(), tokens * table.inv_freq.len() * 2 * 4)),
             _ => None,
         };
+        // What is copied to it on the device.
+        let other = |(_, input): (_, &Input)| match &input.role {
+            Role::Caller => Some((input.name.clone(), input.ty.shape.fixed()?.iter().product::<usize>() * 4)),
+            _ => None,
+        };
         let mut offsets = BTreeMap::new();
         let mut end = 0;
-        for (name, bytes) in
-            parts.map(|(name, bytes)| (name.to_string(), bytes)).into_iter().chain(graph.inputs().filter_map(table))
-        {
+        let parts = parts.map(|(name, bytes)| (name.to_string(), bytes)).into_iter();
+        for (name, bytes) in parts.chain(graph.inputs().filter_map(table)).chain(graph.inputs().filter_map(other)) {
+            if offsets.contains_key(&name) {
+                continue;
+            }
             offsets.insert(name, end);
             end = (end + bytes + 16).next_multiple_of(ALIGNMENT);
         }
@@ -86,16 +93,17 @@ impl InputBlock {
         self.put("last_token_idx", &(tokens.len() as u32 - 1).to_le_bytes());
         for (_, input) in graph.inputs() {
             if let Role::RopeTable(table) = &input.role {
-                self.put(&input.name, bytemuck::cast_slice(&rope_rows(&table.inv_freq, start, tokens.len())));
+                let first = if let PositionRule::From(more) = table.rule { start + more } else { start };
+                self.put(&input.name, bytemuck::cast_slice(&rope_rows(&table.inv_freq, first, tokens.len())));
             }
         }
         context.write(&self.buffer, 0, &self.host)
     }
 
-    /// Takes the token of the run from `offset` of `source` instead, which an earlier run fills.
-    pub(super) fn copy_token(&self, encoder: &mut wgpu::CommandEncoder, source: &Buffer, offset: u64) {
-        if let Some(to) = self.offsets.get("input_ids") {
-            encoder.copy_buffer_to_buffer(source.raw(), offset, self.buffer.raw(), *to as u64, 4);
+    /// Takes the input `name` from `offset` of `source` instead, which an earlier run fills: so many bytes.
+    pub(super) fn copy(&self, encoder: &mut wgpu::CommandEncoder, name: &str, (source, offset, bytes): (&Buffer, u64, u64)) {
+        if let Some(to) = self.offsets.get(name) {
+            encoder.copy_buffer_to_buffer(source.raw(), offset, self.buffer.raw(), *to as u64, bytes);
         }
     }
 

@@ -227,8 +227,8 @@ impl Planner<'_> {
             let (plan, built) = self.lowered(*want, *tokens, context)?;
             runs.bytes += *count as u64 * (InputBlock::bytes(&built.graph, *tokens) + self.size_blocks(&plan)?);
             if *want == Want::Last {
-                samplers.push(argmax(vocab_size, &plan, &self.target));
-                samplers.push(sampling::top_k(vocab_size, SHORT_LIST.min(vocab_size), &self.target));
+                samplers.push(argmax(1, vocab_size, &plan, &self.target));
+                samplers.push(sampling::top_k(1, vocab_size, SHORT_LIST.min(vocab_size), &self.target));
             }
             plans.push(plan);
         }

@@ -1,17 +1,20 @@
 //! The generator on a GPU: resident weights and caches, plans prepared once a bucket, one submit a run.
 
 mod caches;
+mod draft;
 mod early;
 mod inputs;
 mod memory;
 mod model;
 mod pace;
 mod plans;
+mod speculate;
 mod timing;
 
 use std::{collections::VecDeque, sync::Arc};
 
 use caches::Caches;
+use draft::GpuDrafter;
 pub(crate) use memory::{MemoryAsked, plan_memory};
 use model::GpuModel;
 use pace::Pace;
@@ -24,8 +27,8 @@ use super::{
 use crate::{
     Error, Result,
     generate::{
-        DeviceDraw, Engine, Model, ModelStats, PREFILL_CHUNK, PlanPolicy, Profiles, SampleOpts, Sampled, ShortList, Want,
-        sample_token_after, token_bucket,
+        DeviceDraw, DraftModel, Engine, FINAL_NORM, Model, ModelStats, PREFILL_CHUNK, PlanPolicy, Profiles, SampleOpts, Sampled,
+        ShortList, Want, sample_token_after, token_bucket,
     },
 };
 
@@ -43,6 +46,7 @@ pub(crate) struct GpuEngine {
     in_flight: Option<super::wgpu::SubmissionIndex>,
     /// Runs that will choose a token, oldest first.
     begun: VecDeque<Begun>,
+    drafter: Option<GpuDrafter>,
 }
 
 /// A run that was submitted and whose result is not yet read.
@@ -82,7 +86,14 @@ impl GpuEngine {
     }
 
     fn fresh(model: Arc<GpuModel>, caches: Caches, policy: PlanPolicy, profiles: Profiles, pace: Pace) -> Self {
-        Self { model, caches, policy, profiles, plans: Plans::new(&policy), pace, in_flight: None, begun: VecDeque::new() }
+        let (plans, in_flight, begun, drafter) = (Plans::new(&policy), None, VecDeque::new(), None);
+        Self { model, caches, policy, profiles, plans, pace, in_flight, begun, drafter }
+    }
+
+    /// Another engine of the same model.
+    fn beside(&self, caches: Caches) -> Self {
+        let fresh = Self::fresh(self.model.clone(), caches, self.policy, self.profiles.clone(), self.pace.idle());
+        Self { drafter: self.drafter.as_ref().map(GpuDrafter::another), ..fresh }
     }
 
     /// Prepares the plan of a run, if it is new.
@@ -91,11 +102,15 @@ impl GpuEngine {
             true => {
                 self.reserve(end)?;
                 let rows = self.policy.rows(tokens, end, self.caches.rows());
-                PlanKey { resident, want, tokens: self.policy.tokens(tokens, self.chunk(want)), rows }
+                // A few drafted tokens are no prompt.
+                let tokens = if want == Want::Each { token_bucket(tokens) } else { self.policy.tokens(tokens, self.chunk(want)) };
+                PlanKey { resident, want, tokens, rows }
             }
             false => PlanKey { resident, want, tokens: token_bucket(tokens), rows: 0 },
         };
-        self.plans.of(&key).prepare(key, &self.model, &self.profiles, &self.caches)?;
+        let hidden = self.drafter.is_some();
+        self.drafter.iter_mut().try_for_each(|drafter| drafter.make_room(&self.model.context))?;
+        self.plans.of(&key).prepare(key, &self.model, &self.profiles, &self.caches, hidden)?;
         Ok(key)
     }
 
@@ -128,7 +143,7 @@ impl GpuEngine {
         let mut staged = None;
         let submission = context.run("a run of the model", |encoder| {
             if let Tokens::Chosen(buffer, offset) = tokens {
-                block.copy_token(encoder, buffer, offset);
+                block.copy(encoder, "input_ids", (buffer, offset, 4));
             }
             plan.reset(encoder);
             let mut pass = encoder.begin_compute_pass(&super::wgpu::ComputePassDescriptor::default());
@@ -137,8 +152,12 @@ impl GpuEngine {
                 sampler.record(&mut pass);
             }
             drop(pass);
+            if let (Some(drafter), Some(hidden)) = (&mut self.drafter, plan.output(FINAL_NORM)) {
+                drafter.keep_hidden(encoder, hidden, key.want, start..start + given.len());
+            }
             if let Some((buffer, offset, bytes)) = source {
-                let live = if key.want == Want::All { bytes / key.tokens as u64 * given.len() as u64 } else { bytes };
+                let of_each = matches!(key.want, Want::All | Want::Each);
+                let live = if of_each { bytes / key.tokens as u64 * given.len() as u64 } else { bytes };
                 staged = Some(context.stage_read(encoder, buffer, offset, live)?);
             }
             Ok(())
@@ -255,6 +274,18 @@ impl Engine for GpuEngine {
         Ok(Sampled { token, bytes_read, foreseen: false })
     }
 
+    fn verify(&mut self, history: &[u32], drafted: &[u32], opts: &SampleOpts) -> Result<Vec<u32>> {
+        self.verify_drafted(history, drafted, opts)
+    }
+
+    fn set_drafter(&mut self, drafter: &Arc<DraftModel>) -> Result<()> {
+        self.attach(drafter)
+    }
+
+    fn draft(&mut self, history: &[u32], count: usize) -> Result<Vec<u32>> {
+        self.draft_after(history, count)
+    }
+
     fn forget(&mut self) {
         self.begun.drain(..).for_each(|begun| self.model.context.discard(begun.staged));
     }
@@ -274,6 +305,7 @@ impl Engine for GpuEngine {
             self.caches.allocate(&self.model.context, &built.graph, rows)?;
             // Their bind groups hold the smaller caches.
             self.plans.forget_caches();
+            self.drafter.iter_mut().for_each(GpuDrafter::forget_caches);
         }
         Ok(())
     }
@@ -296,18 +328,18 @@ impl Engine for GpuEngine {
         self.caches = Caches::new(self.caches.ring());
         self.plans = Plans::new(&self.policy);
         self.profiles = profiles;
+        self.drafter.iter_mut().for_each(GpuDrafter::forget_caches);
         Ok(())
     }
 
     fn another(&self) -> Box<dyn Engine> {
-        let caches = Caches::new(self.caches.ring());
-        Box::new(Self::fresh(self.model.clone(), caches, self.policy, self.profiles.clone(), self.pace.idle()))
+        Box::new(self.beside(Caches::new(self.caches.ring())))
     }
 
     fn fork(&self) -> Result<Box<dyn Engine>> {
         // A prefill chunk in flight was submitted before the copy and is done before it.
         let caches = self.caches.copy(&self.model.context)?;
-        Ok(Box::new(Self::fresh(self.model.clone(), caches, self.policy, self.profiles.clone(), self.pace.idle())))
+        Ok(Box::new(self.beside(caches)))
     }
 
     fn chunk(&self, want: Want) -> usize {
@@ -315,7 +347,7 @@ impl Engine for GpuEngine {
         // A slot has 16 bytes more than its rows.
         let bindable = (self.model.target.max_binding.saturating_sub(16) / row).max(1) as usize;
         let paced = match want {
-            Want::All => self.pace.chunk().min(pace::bucket_below(bindable)),
+            Want::All | Want::Each => self.pace.chunk().min(pace::bucket_below(bindable)),
             Want::Nothing | Want::Last => self.pace.chunk(),
         };
         self.policy.chunk(paced)

@@ -68,9 +68,9 @@ impl GpuModel {
         lower(&built.graph, binding, &self.target, &options, &Placed(&self.weights))
     }
 
-    /// What chooses the likeliest token of the logits that `plan` makes.
-    pub(super) fn argmax(&self, plan: &Plan) -> Plan {
-        argmax(self.model.config.vocab_size, plan, &self.target)
+    /// What chooses the likeliest token of each of the `rows` rows of logits that `plan` makes.
+    pub(super) fn argmax(&self, rows: usize, plan: &Plan) -> Plan {
+        argmax(rows, self.model.config.vocab_size, plan, &self.target)
     }
 
     /// Finds out what the profiles ask for and this device or model does not do, before anything runs.
@@ -117,12 +117,12 @@ pub(super) fn options(profile: &CompileProfile, capabilities: &Capabilities) -> 
 }
 
 /// As [`GpuModel::argmax`].
-pub(super) fn argmax(vocab_size: usize, plan: &Plan, target: &Target) -> Plan {
+pub(super) fn argmax(rows: usize, vocab_size: usize, plan: &Plan, target: &Target) -> Plan {
     let maxima = plan.output(&sampling::maxima_of(LOGITS)).is_some();
-    sampling::argmax(vocab_size, maxima, target)
+    sampling::argmax(rows, vocab_size, maxima, target)
 }
 
-fn upload(
+pub(super) fn upload(
     context: &Arc<GpuContext>,
     built: &BuiltModel,
     on_progress: Option<Box<dyn FnMut(UploadProgress) -> bool + Send>>,

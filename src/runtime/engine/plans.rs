@@ -67,21 +67,34 @@ impl PlanCache {
     }
 
     /// Prepares the plan, unless it is there. What must go for it goes first.
-    pub(super) fn prepare(&mut self, key: PlanKey, model: &GpuModel, profiles: &Profiles, caches: &Caches) -> Result<()> {
+    /// With `hidden` what a drafter goes on from is an output too.
+    pub(super) fn prepare(
+        &mut self,
+        key: PlanKey,
+        model: &GpuModel,
+        profiles: &Profiles,
+        caches: &Caches,
+        hidden: bool,
+    ) -> Result<()> {
         if self.plans.get(&key).is_some() {
             return Ok(());
         }
         self.plans.make_room();
-        let built = model.model.built(key.resident, key.want, profiles.kv())?;
+        let built = model.model.built_for(key.resident, key.want, profiles.kv(), hidden)?;
         let binding = DimBinding::new().with(sym::SEQ, key.tokens).with(sym::CACHE, key.rows).with(sym::RING, caches.ring());
         let lowered = model.lower(&built, &binding, profiles.of(key.resident, key.tokens))?;
         let block = InputBlock::new(&model.context, &built.graph, key.tokens)?;
         let inputs = block.bindings().chain(caches.bindings()).collect();
         let bound = Bound { weights: &model.weights, inputs: &inputs, step: block.buffer() };
         let plan = PreparedPlan::new(&model.pipelines, &lowered, bound, &mut self.scratch)?;
-        let samplers = match key.want {
-            Want::Last => Some(self.samplers(&plan, model.argmax(&lowered), &block, model)?),
-            Want::Nothing | Want::All => None,
+        let chosen = match key.want {
+            Want::Last => 1,
+            Want::Each => key.tokens,
+            Want::Nothing | Want::All => 0,
+        };
+        let samplers = match chosen {
+            0 => None,
+            rows => Some(self.samplers(rows, &plan, model.argmax(rows, &lowered), &block, model)?),
         };
         tracing::debug!(?key, dispatches = plan.dispatch_count(), "plan prepared");
         self.compiles += 1;
@@ -89,16 +102,21 @@ impl PlanCache {
         Ok(())
     }
 
-    fn samplers(&mut self, plan: &PreparedPlan, argmax: Plan, block: &InputBlock, model: &GpuModel) -> Result<Samplers> {
-        let (logits, offset, _) = output(plan, LOGITS)?;
-        let mut inputs = HashMap::from([("logits".to_string(), (logits.clone(), offset))]);
-        let maxima = plan.output(&sampling::maxima_of(LOGITS));
-        inputs.extend(maxima.map(|(maxima, offset, _)| ("maxima".to_string(), (maxima.clone(), offset))));
+    /// What chooses a token from each of the `rows` rows of logits.
+    fn samplers(
+        &mut self,
+        rows: usize,
+        plan: &PreparedPlan,
+        argmax: Plan,
+        block: &InputBlock,
+        model: &GpuModel,
+    ) -> Result<Samplers> {
+        let inputs = logits_of(plan)?;
         let bound = Bound { weights: &model.weights, inputs: &inputs, step: block.buffer() };
         let vocab_size = model.model.config.vocab_size;
         let mut make = |plan: Plan| PreparedPlan::new(&model.pipelines, &plan, bound, &mut self.sampler_scratch);
         let top = SHORT_LIST.min(vocab_size);
-        Ok(Samplers { argmax: make(argmax)?, top_k: make(sampling::top_k(vocab_size, top, &model.target))? })
+        Ok(Samplers { argmax: make(argmax)?, top_k: make(sampling::top_k(rows, vocab_size, top, &model.target))? })
     }
 
     /// The plan that was prepared.
@@ -150,6 +168,15 @@ impl Plans {
         let greedy = |ready: &Ready| Some(ready.plan.dispatch_count() + ready.samplers.as_ref()?.argmax.dispatch_count());
         self.decode.plans.values().find_map(greedy).unwrap_or(0)
     }
+}
+
+/// What a sampler binds of a plan.
+pub(super) fn logits_of(plan: &PreparedPlan) -> Result<HashMap<String, (Arc<Buffer>, u64)>> {
+    let (logits, offset, _) = output(plan, LOGITS)?;
+    let mut inputs = HashMap::from([("logits".to_string(), (logits.clone(), offset))]);
+    let maxima = plan.output(&sampling::maxima_of(LOGITS));
+    inputs.extend(maxima.map(|(maxima, offset, _)| ("maxima".to_string(), (maxima.clone(), offset))));
+    Ok(inputs)
 }
 
 /// Buffer, offset and bytes of an output.

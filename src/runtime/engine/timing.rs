@@ -33,7 +33,7 @@ impl GpuEngine {
         // What was prepared came from these plans: lowering is a function of its arguments.
         let binding = DimBinding::new().with(sym::SEQ, key.tokens).with(sym::CACHE, key.rows).with(sym::RING, self.caches.ring());
         let lowered = self.model.lower(built, &binding, self.profiles.of(key.resident, key.tokens))?;
-        let sampler = self.model.argmax(&lowered);
+        let sampler = self.model.argmax(1, &lowered);
         let live = Live { tokens: tokens.len(), start };
         let shard_bytes = |name: &str, shard: usize| {
             let weight = self.model.weights.get(name).and_then(|weight| weight.shards.get(shard));

@@ -1,0 +1,159 @@
+//! What a drafter is: the small model beside a Gemma 4 that proposes tokens (gemma-spec §6).
+
+use std::path::Path;
+
+use super::{
+    GemmaConfig, LayerKind,
+    fields::Fields,
+    gguf,
+    json::{self, HARMLESS, named, parse, read_text},
+};
+use crate::{
+    Error, Result,
+    weights::{GgufFiles, ReadMode, ReadOptions, is_gguf},
+};
+
+/// The `model_type`s of drafters, and of the text models in them.
+const MODEL_TYPES: [(&str, &str); 2] = [("gemma4_assistant", "gemma4_text"), ("gemma4_unified_assistant", "gemma4_unified_text")];
+
+/// The configuration of a drafter (`gemma4_assistant`): a few layers of Gemma 4 that attend to the keys and values of the model that it
+/// drafts for, its target, and own none.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct GemmaDrafterConfig {
+    /// Its layers, embedding and norms. What this says of keys and values has no meaning: they are the target's.
+    pub layers: GemmaConfig,
+    /// Model dimension B of the target.
+    pub backbone_hidden_size: usize,
+    /// Keys before the drafted token that a sliding layer sees.
+    pub draft_window: usize,
+}
+
+impl GemmaDrafterConfig {
+    /// Reads the configuration of a drafter that is given as its weights: a `.gguf` file, a folder with a `config.json`, or a file with
+    /// one beside it.
+    ///
+    /// transformers lets sliding layers see one key more than the target's window, llama.cpp one less; files of each keep its
+    /// rule. It changes what is drafted, never what is generated.
+    ///
+    /// # Errors
+    /// As [`GemmaConfig::near_weights`]; [`Error::Config`] where the file is no drafter's.
+    pub fn near_weights(weights: impl AsRef<Path>) -> Result<Self> {
+        let path = weights.as_ref();
+        if is_gguf(path) {
+            let files = GgufFiles::open(path, ReadOptions { mode: ReadMode::Positioned, ..ReadOptions::default() })?;
+            return Self::from_gguf(&files).map_err(|error| named(path, error));
+        }
+        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
+        let file = folder.join("config.json");
+        Self::from_json(&read_text(&file)?).map_err(|error| named(&file, error))
+    }
+
+    fn from_gguf(files: &GgufFiles) -> Result<Self> {
+        let found = files.architecture()?;
+        if found != gguf::DRAFTER {
+            return Err(not_a_drafter("general.architecture", found, gguf::DRAFTER));
+        }
+        let (layers, backbone_hidden_size) = gguf::read_drafter(files)?;
+        let draft_window = layers.sliding_window.unwrap_or(1).saturating_sub(1);
+        Self { layers, backbone_hidden_size, draft_window }.checked()
+    }
+
+    /// Reads the text of a drafter's `config.json`.
+    ///
+    /// # Errors
+    /// As [`GemmaConfig::from_json`]; [`Error::Config`] where it is no drafter's.
+    pub fn from_json(text: &str) -> Result<Self> {
+        let mut top = parse(text)?;
+        top.take("architectures");
+        let found = top.text("model_type")?.unwrap_or_default();
+        let Some((_, text_model)) = MODEL_TYPES.iter().find(|(drafter, _)| *drafter == found) else {
+            return Err(not_a_drafter("model_type", &found, MODEL_TYPES[0].0));
+        };
+        let Some(mut layers) = top.object("text_config")? else {
+            return Err(Error::Config(format!("model_type is {found:?}, but there is no text_config")));
+        };
+        layers.take("model_type");
+        // All layers attend to the target's keys and values.
+        layers.set("num_kv_shared_layers", 0.into());
+        let backbone_hidden_size = top.required_size("backbone_hidden_size", 1536)?;
+        Self::refuse_centroids(&mut top)?;
+        top.drop_repeated(&layers);
+        top.finish(&[HARMLESS, &["tie_word_embeddings"]])?;
+        let layers = json::from_text(layers, text_model)?;
+        let draft_window = layers.sliding_window.unwrap_or(0).saturating_add(1);
+        Self { layers, backbone_hidden_size, draft_window }.checked()
+    }
+
+    fn refuse_centroids(top: &mut Fields) -> Result<()> {
+        let ordered = top.switch("use_ordered_embeddings")?.unwrap_or(false);
+        top.take("num_centroids");
+        top.take("centroid_intermediate_top_k");
+        match ordered {
+            true => Err(Error::Unsupported("use_ordered_embeddings: a head over the tokens of some centroids, which".into())),
+            false => Ok(()),
+        }
+    }
+
+    fn checked(self) -> Result<Self> {
+        let most = 1 << 20;
+        let problem = if self.backbone_hidden_size == 0 || self.backbone_hidden_size > most {
+            format!("backbone_hidden_size is {}, expected 1 to {most}", self.backbone_hidden_size)
+        } else if self.layers.hidden_size_per_layer_input > 0 {
+            let width = self.layers.hidden_size_per_layer_input;
+            format!("hidden_size_per_layer_input is {width}, expected 0: drafters have no inputs of single layers")
+        } else if !self.layers.tie_word_embeddings {
+            "tie_word_embeddings is false, expected true: a drafter's head is its embedding".to_string()
+        } else {
+            return Ok(self);
+        };
+        Err(Error::Config(problem))
+    }
+
+    /// The layer of `target` whose keys and values a layer of this drafter attends to.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where the two do not belong together; it names what differs.
+    pub fn kv_source(&self, layer: usize, target: &GemmaConfig) -> Result<usize> {
+        let kind = self.layers.layer_types[layer];
+        let own = &target.layer_types[..target.num_kv_layers()];
+        let none = || {
+            let kind = if kind == LayerKind::Full { "full" } else { "sliding" };
+            Error::Config(format!(
+                "layer {layer} of the drafter attends to a {kind} layer's keys, and the target has no such layer"
+            ))
+        };
+        let source = own.iter().rposition(|other| *other == kind).ok_or_else(none)?;
+        let heads = (self.layers.num_attention_heads, target.layer_kv_heads(source));
+        let dims = (self.layers.layer_head_dim(layer), target.layer_head_dim(source));
+        if dims.0 != dims.1 || !heads.0.is_multiple_of(heads.1.max(1)) {
+            return Err(Error::Config(format!(
+                "layer {layer} of the drafter has {} heads of {}, and layer {source} of the target has {} of {}: the drafter is another model's",
+                heads.0, dims.0, heads.1, dims.1
+            )));
+        }
+        Ok(source)
+    }
+
+    /// Checks that this drafter is one for `target`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] names what differs.
+    pub fn validate_for(&self, target: &GemmaConfig) -> Result<()> {
+        for (what, own, other) in [
+            ("backbone_hidden_size", self.backbone_hidden_size, target.hidden_size),
+            ("vocab_size", self.layers.vocab_size, target.vocab_size),
+        ] {
+            if own != other {
+                let problem = format!("the drafter's {what} is {own}, the target has {other}: the drafter is another model's");
+                return Err(Error::Config(problem));
+            }
+        }
+        (0..self.layers.num_hidden_layers).try_for_each(|layer| self.kv_source(layer, target).map(|_| ()))
+    }
+}
+
+fn not_a_drafter(key: &str, found: &str, expected: &str) -> Error {
+    let shown: String = found.chars().take(60).collect();
+    Error::Config(format!("{key} is {shown:?}, a drafter's is {expected:?}"))
+}

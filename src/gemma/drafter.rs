@@ -1,0 +1,107 @@
+//! The graph of a drafter (gemma-spec §6): one token in, one step of its layers over the target's keys and values, logits and a stand-in
+//! for the target's next hidden state out.
+
+use std::sync::Arc;
+
+use super::{
+    GemmaConfig, GemmaDrafterConfig, GemmaRmsNormStage, LayerKind, LmHeadStage, LogitSoftcapStage, RopeTablesStage,
+    SelfAttnPrefillSpec, WeightPosition,
+    attention::{cache_name, resident_cache},
+    blocks::project,
+    gemma_prefill_layer_composed,
+};
+use crate::{
+    Result,
+    flow::{EmitContext, ModelFlow},
+    ir::{
+        DType, MaskKind, NodeId, Shape,
+        ops::{Concat, PositionRule, Role},
+    },
+};
+
+/// The name in a drafter's graph of the target's embedding.
+pub(crate) const TARGET_EMBED: &str = "target.embed";
+
+/// The name of the input and output `[1, 1, B]` that hold the target's hidden state after its final norm, or what stands for it.
+pub(crate) const HIDDEN: &str = "hidden";
+
+/// The flow of a drafter for `target`, whose embedding is of type `embed` and whose caches are of type `kv`.
+///
+/// Inputs `input_ids` `[1, 1]` and `hidden` `[1, 1, B]`, the target's caches, and positions: that of the last cached key, the rotary rows
+/// being those of the position after it. Outputs `hidden` `[1, 1, B]` and `logits` `[1, 1, V]`.
+///
+/// # Errors
+/// As [`GemmaDrafterConfig::validate_for`].
+pub(crate) fn drafter_flow(drafter: &GemmaDrafterConfig, target: &GemmaConfig, embed: DType, kv: DType) -> Result<ModelFlow> {
+    drafter.validate_for(target)?;
+    let (own, width) = (Arc::new(drafter.layers.clone()), drafter.backbone_hidden_size);
+    let vocab = target.vocab_size;
+    let flow = ModelFlow::new("gemma_drafter", 1, 1).input("input_ids", DType::U32, [1, 1]).bind_resident_cache(kv);
+    let config = own.clone();
+    let flow = flow.custom("draft_input", move |context, ids| {
+        let table = context.graph.weight(TARGET_EMBED, embed, &[vocab, width])?;
+        let token = context.graph.gather(table, ids)?;
+        let token = context.graph.scale(token, (width as f32).sqrt())?;
+        let hidden = context.graph.input(HIDDEN, Role::Caller, DType::F32, [1, 1, width])?;
+        let both = context.graph.push(Concat { axis: 2 }, &[token, hidden])?;
+        Ok(project(context, both, config.arch, WeightPosition::DraftInput, config.hidden_size)?)
+    });
+    let flow = flow
+        .custom("next_position", |context, x| {
+            context.positions = PositionRule::From(1);
+            Ok(x)
+        })
+        .stage(RopeTablesStage::new(&own)?)
+        .custom("last_position", |context, x| {
+            context.positions = PositionRule::From(0);
+            Ok(x)
+        });
+    let layers = (0..own.num_hidden_layers).map(|layer| layer_attention(drafter, target, layer)).collect::<Result<Vec<_>>>()?;
+    let shared = layers.clone();
+    let flow = flow.custom("target_keys", move |context, x| {
+        shared.iter().try_for_each(|spec| share_keys(context, spec, kv))?;
+        Ok(x)
+    });
+    let flow = layers.iter().fold(flow, |flow, spec| flow.raw_stage(gemma_prefill_layer_composed(&own, spec, None)));
+    let config = own.clone();
+    let flow = flow.stage(GemmaRmsNormStage::final_norm(&own)).custom("draft_output", move |context, x| {
+        let hidden = project(context, x, config.arch, WeightPosition::DraftOutput, width)?;
+        context.output(HIDDEN, hidden);
+        Ok(x)
+    });
+    let flow = flow.stage(LmHeadStage::tied(&own));
+    let flow = match own.final_logit_softcapping {
+        Some(cap) => flow.stage(LogitSoftcapStage::new(cap)),
+        None => flow,
+    };
+    Ok(flow.output("logits"))
+}
+
+/// The attention of a layer, over the keys of a layer of the target.
+fn layer_attention(drafter: &GemmaDrafterConfig, target: &GemmaConfig, layer: usize) -> Result<SelfAttnPrefillSpec> {
+    let source = drafter.kv_source(layer, target)?;
+    let mask = match drafter.layers.layer_types[layer] {
+        LayerKind::Full => MaskKind::Causal,
+        LayerKind::Sliding => MaskKind::SlidingWindow(drafter.draft_window),
+    };
+    let num_kv_heads = target.layer_kv_heads(source);
+    Ok(SelfAttnPrefillSpec { mask, num_kv_heads, kv_source: Some(source), ..SelfAttnPrefillSpec::of(&drafter.layers, layer) })
+}
+
+/// Lets attention find the target's caches as it finds the keys of an earlier layer.
+fn share_keys(context: &mut EmitContext, spec: &SelfAttnPrefillSpec, kv: DType) -> Result<()> {
+    let Some(source) = spec.kv_source else { return Ok(()) };
+    let (rows, positions) = resident_cache(spec.mask);
+    let rows_of = Shape(vec![1.into(), rows.into(), spec.num_kv_heads.into(), spec.head_dim.into()]);
+    for (what, name) in [("keys", cache_name("k", source)), ("values", cache_name("v", source))] {
+        let (dims, name) = (rows_of.clone(), name.clone());
+        context.shared(&format!("layer.{source}.{what}"), |context| cache(context, &name, kv, dims))?;
+    }
+    let dims = Shape(vec![1.into(), rows.into()]);
+    context.shared(positions, |context| cache(context, positions, DType::I32, dims))?;
+    Ok(())
+}
+
+fn cache(context: &mut EmitContext, name: &str, dtype: DType, dims: Shape) -> Result<NodeId> {
+    context.graph.input(name, Role::Cache, dtype, dims)
+}

@@ -1,0 +1,184 @@
+//! Tokens that a step tries before the model has chosen them.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use super::{Model, engine::take_all};
+use crate::{
+    Error, Result,
+    flow::BuiltModel,
+    gemma::{GemmaDrafterConfig, TARGET_EMBED, WeightPosition, drafter_flow},
+    ir::DType,
+    weights::{WeightLoader, WeightMap, load_from_path},
+};
+
+/// Tokens that are tried at once unless [`Drafter::with_tokens`] says otherwise: with the one before them they fill a bucket of runs.
+const TOKENS: usize = 3;
+
+/// Most tokens that are tried at once.
+pub(crate) const MOST_DRAFTED: usize = 63;
+
+/// The longest end of a text that is looked for in it, and the shortest.
+const LONGEST_END: usize = 4;
+const SHORTEST_END: usize = 2;
+
+/// Where the tokens come from that a generator tries before its model has chosen them
+/// ([`GemmaGenerator::with_drafter`](super::GemmaGenerator::with_drafter)).
+///
+/// Source: speculative decoding, Leviathan et al. 2023. A drafted token counts only if it is the one that the model itself takes at its
+/// position, by its own logits and its own draw: so the text is the one without a drafter, and follows the model's distribution.
+#[derive(Debug, Clone)]
+pub struct Drafter {
+    tokens: usize,
+    /// None: what followed earlier in the text.
+    model: Option<Arc<DraftModel>>,
+}
+
+impl Drafter {
+    /// Takes what followed when the last few tokens occurred before, prompt included: nothing to load, and much found where a
+    /// text repeats what it was given, as code, tables and quotations do.
+    ///
+    /// Source: Saxena 2023, Prompt Lookup Decoding.
+    pub fn prompt_lookup() -> Self {
+        Self { tokens: TOKENS, model: None }
+    }
+
+    /// Takes what a drafter says, a small model that was trained beside the generator's own (`gemma4_assistant`): the files of a folder,
+    /// or one file.
+    ///
+    /// # Errors
+    /// As [`GemmaDrafterConfig::near_weights`], and what is wrong with the files. Whether it is the drafter of a model shows when
+    /// it is given to its generator.
+    pub fn from_path(path: impl AsRef<Path>) -> Result<Self> {
+        let config = GemmaDrafterConfig::near_weights(&path)?;
+        Self::from_loader(config, load_from_path(path)?.as_mut())
+    }
+
+    /// As [`from_path`](Self::from_path), with the weights that are left in the loader.
+    ///
+    /// # Errors
+    /// A weight that cannot be read.
+    pub fn from_loader(config: GemmaDrafterConfig, loader: &mut dyn WeightLoader) -> Result<Self> {
+        let weights = WeightMap::from_tensors(take_all(loader)?);
+        let model = DraftModel { config, weights, built: Mutex::default() };
+        Ok(Self { tokens: TOKENS, model: Some(Arc::new(model)) })
+    }
+
+    /// Tries up to `tokens` at once, 1 to 63. Runs come in sizes of 4, 16 and 64, the last known token included: 3, 15 and 63 fill
+    /// one.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for another number.
+    pub fn with_tokens(self, tokens: usize) -> Result<Self> {
+        match tokens {
+            1..=MOST_DRAFTED => Ok(Self { tokens, ..self }),
+            found => Err(Error::Option { option: "Drafter::with_tokens", found, expected: format!("1 to {MOST_DRAFTED}") }),
+        }
+    }
+
+    /// Most tokens that are tried at once.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// The model that drafts; none where the text itself does.
+    pub(super) fn model(&self) -> Option<&Arc<DraftModel>> {
+        self.model.as_ref()
+    }
+}
+
+/// A drafter that is a model.
+pub(crate) struct DraftModel {
+    pub(crate) config: GemmaDrafterConfig,
+    weights: WeightMap,
+    built: Mutex<BTreeMap<DType, Arc<BuiltModel>>>,
+}
+
+impl DraftModel {
+    /// Its graph beside `target`, whose caches are of type `kv`. The target's embedding is among the weights.
+    pub(crate) fn built(&self, target: &Model, kv: DType) -> Result<Arc<BuiltModel>> {
+        let mut built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = built.get(&kv) {
+            return Ok(found.clone());
+        }
+        let embed = target.weight(WeightPosition::Embed)?;
+        let flow = drafter_flow(&self.config, &target.config, embed.dtype(), kv)?;
+        let mut made = flow.build(&mut self.weights.clone())?;
+        made.params.insert(TARGET_EMBED.to_string(), embed);
+        let made = Arc::new(made);
+        built.insert(kv, made.clone());
+        Ok(made)
+    }
+}
+
+impl std::fmt::Debug for DraftModel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DraftModel").field("layers", &self.config.layers.num_hidden_layers).finish_non_exhaustive()
+    }
+}
+
+/// What trying tokens has come to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DraftStats {
+    /// Runs that tried tokens.
+    pub runs: u64,
+    /// Tokens that were tried.
+    pub drafted: u64,
+    /// Those among them that the model took.
+    pub accepted: u64,
+}
+
+impl DraftStats {
+    /// The share of the tokens tried that the model took; 0 before the first.
+    pub fn acceptance(&self) -> f64 {
+        self.accepted as f64 / self.drafted.max(1) as f64
+    }
+}
+
+/// `count` tokens that followed the latest earlier place in `text` that has its longest end; where the text ends before, it goes round.
+pub(super) fn look_up(text: &[u32], count: usize) -> Vec<u32> {
+    for length in (SHORTEST_END..=LONGEST_END.min(text.len().saturating_sub(1))).rev() {
+        let end = &text[text.len() - length..];
+        // The windows that end before the last token.
+        let earlier = text[..text.len() - 1].windows(length).rposition(|window| window == end);
+        if let Some(at) = earlier {
+            return text[at + length..].iter().copied().cycle().take(count).collect();
+        }
+    }
+    Vec::new()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_latest_place_with_the_longest_end_is_taken() {
+        assert_eq!(
+            look_up(&[1, 2, 3, 9, 9, 2, 3, 7, 1, 2, 3], 3),
+            [9, 9, 2],
+            "three tokens agree at the first place, two at the second"
+        );
+        assert_eq!(look_up(&[2, 3, 7, 2, 3, 8, 2, 3], 2), [8, 2]);
+        assert_eq!(look_up(&[5, 5, 5, 5], 3), [5, 5, 5]);
+        assert_eq!(look_up(&[1, 2, 3, 1, 2, 3], 5), [1, 2, 3, 1, 2]);
+        for short in [&[][..], &[4], &[4, 4], &[1, 2, 3, 4, 5, 4]] {
+            assert!(look_up(short, 3).is_empty(), "{short:?}");
+        }
+    }
+
+    #[test]
+    fn a_drafter_tries_as_many_as_a_run_has() {
+        assert_eq!(Drafter::prompt_lookup().with_tokens(63).map(|d| d.tokens()).ok(), Some(63));
+        for wrong in [0, 64] {
+            assert!(Drafter::prompt_lookup().with_tokens(wrong).unwrap_err().to_string().contains("1 to 63"));
+        }
+        assert_eq!(
+            (DraftStats::default().acceptance(), DraftStats { runs: 1, drafted: 4, accepted: 3 }.acceptance()),
+            (0.0, 0.75)
+        );
+    }
+}
