@@ -117,6 +117,15 @@ impl<'a> EmitContext<'a> {
     /// [`Error::MissingWeight`], [`Error::WeightShape`], [`Error::WeightType`]; [`Error::Builder`] where the name is
     /// another weight's.
     pub fn weight(&mut self, name: &str, key: &str, shape: &[usize]) -> Result<NodeId> {
+        self.host_weight(name, key, shape)?;
+        self.graph.weight(name, self.params[name].dtype(), shape)
+    }
+
+    /// As [`weight`](Self::weight), for a weight that no node of the graph is: it is among the model's and stays on the host.
+    ///
+    /// # Errors
+    /// As [`weight`](Self::weight).
+    pub(crate) fn host_weight(&mut self, name: &str, key: &str, shape: &[usize]) -> Result<()> {
         let misshapen =
             |found: &[usize]| Error::WeightShape { name: key.into(), found: found.to_vec(), expected: shape.to_vec() };
         match self.params.get(name) {
@@ -135,7 +144,7 @@ impl<'a> EmitContext<'a> {
                 self.keys.insert(name.to_string(), key.to_string());
             }
         }
-        self.graph.weight(name, self.params[name].dtype(), shape)
+        Ok(())
     }
 
     /// Adds a weight that is not in the checkpoint, such as an adapter's.

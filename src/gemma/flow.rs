@@ -98,6 +98,7 @@ pub struct GemmaFlow<'a> {
     head: Option<Head>,
     export_kv: bool,
     custom_mask: bool,
+    host_tables: bool,
     profile: ProfileSource,
     before_layers: Vec<FlowStage>,
     after_layers: Vec<FlowStage>,
@@ -123,6 +124,7 @@ impl<'a> GemmaFlow<'a> {
             head: None,
             export_kv: false,
             custom_mask: false,
+            host_tables: false,
             profile: ProfileSource::Preset,
             before_layers: Vec::new(),
             after_layers: Vec::new(),
@@ -146,6 +148,12 @@ impl<'a> GemmaFlow<'a> {
     /// compiled.
     pub fn resident(config: &'a GemmaConfig) -> Self {
         Self { resident: true, ..Self::new(config) }.dynamic_seq()
+    }
+
+    /// Leaves tables that each layer has of its own on the host, for a generator.
+    pub(crate) fn host_tables(mut self, host: bool) -> Self {
+        self.host_tables = host;
+        self
     }
 
     /// Whole sequences.

@@ -2,14 +2,14 @@
 
 use super::{
     GemmaArch, GemmaConfig, LayerWeight, WeightPosition,
-    blocks::{model_weight, project},
+    blocks::{model_weight, project, weight_key},
 };
 use crate::{
     Error, Result,
     flow::{BlockStage, EmitContext},
     ir::{
-        Dim, NodeId,
-        ops::{Cast, Gather, Slice},
+        DType, Dim, NodeId,
+        ops::{Cast, Gather, Role, Slice},
     },
 };
 
@@ -29,6 +29,7 @@ pub struct PerLayerInputsStage {
     /// Rows of the table.
     rows: usize,
     eps: f32,
+    on_host: bool,
 }
 
 impl PerLayerInputsStage {
@@ -36,13 +37,35 @@ impl PerLayerInputsStage {
     pub fn of(config: &GemmaConfig) -> Option<Self> {
         let (width, rows) = (config.hidden_size_per_layer_input, config.vocab_size_per_layer_input);
         let (arch, layers, eps) = (config.arch, config.num_hidden_layers, config.rms_norm_eps);
-        (width > 0).then_some(Self { arch, layers, width, rows, eps })
+        (width > 0).then_some(Self { arch, layers, width, rows, eps, on_host: false })
+    }
+
+    /// Leaves the table on the host: the rows of a run's tokens are an input, which a generator fills.
+    pub(super) fn on_host(self, on_host: bool) -> Self {
+        Self { on_host, ..self }
+    }
+
+    /// The table's rows of the tokens, `[B, T, layers·P]`.
+    fn table_rows(&self, context: &mut EmitContext, ids: NodeId) -> Result<NodeId> {
+        let (position, width) = (WeightPosition::PerLayerEmbed, self.layers * self.width);
+        let rows = match self.on_host {
+            true => {
+                let shape = context.shape(&[width]);
+                context.host_weight(&position.to_string(), &weight_key(self.arch, position)?, &[self.rows, width])?;
+                context.graph.input("per_layer_rows", Role::TableRows(position.to_string()), DType::F32, shape)?
+            }
+            false => {
+                let table = model_weight(context, self.arch, position, &[self.rows, width])?;
+                context.graph.push(Gather { per_batch: false, or_first: true }, &[table, ids])?
+            }
+        };
+        Ok(context.graph.label(rows, "per_layer_embed"))
     }
 }
 
 impl BlockStage for PerLayerInputsStage {
     fn emit(&self, context: &mut EmitContext, embed: NodeId) -> Result<NodeId> {
-        let Self { arch, layers, width, rows, eps } = *self;
+        let Self { arch, layers, width, eps, .. } = *self;
         let missing = || Error::Builder("inputs of each layer need the tokens, 'input_ids'".into());
         let ids = context.find_shared("input_ids").ok_or_else(missing)?;
         let by_layer = context.shape(&[layers, width]);
@@ -55,9 +78,7 @@ impl BlockStage for PerLayerInputsStage {
         let projected = context.graph.rms_norm(projected, gain, eps, arch.gain())?;
         context.graph.label(projected, "per_layer_projection_norm");
 
-        let table = model_weight(context, arch, WeightPosition::PerLayerEmbed, &[rows, layers * width])?;
-        let own = context.graph.push(Gather { per_batch: false, or_first: true }, &[table, ids])?;
-        context.graph.label(own, "per_layer_embed");
+        let own = self.table_rows(context, ids)?;
         let own = context.graph.reshape(own, by_layer)?;
         let own = context.graph.scale(own, (width as f32).sqrt())?;
         let both = context.graph.add(projected, own)?;

@@ -8,7 +8,7 @@ use std::{
 use super::{DraftModel, PlanPolicy, Profiles, SampleOpts};
 use crate::{
     Error, Result,
-    flow::BuiltModel,
+    flow::{BuiltModel, ModelParams},
     gemma::{GemmaConfig, GemmaFlow, WeightPosition},
     ir::{
         DType, Graph, MaskKind, Node, Op,
@@ -158,6 +158,8 @@ pub(crate) struct Model {
     pub(crate) config: GemmaConfig,
     weights: WeightMap,
     flow: Option<FlowHook>,
+    /// Whether the tables that each layer has of its own stay on the host.
+    pub(crate) host_tables: bool,
     built: Mutex<BTreeMap<(bool, Want, DType), Arc<BuiltModel>>>,
 }
 
@@ -166,7 +168,13 @@ impl Model {
     pub(crate) fn new(config: GemmaConfig, loader: &mut dyn WeightLoader, flow: Option<FlowHook>) -> Result<Self> {
         config.validate()?;
         let weights = WeightMap::from_tensors(take_all(loader)?);
-        Ok(Self { config, weights, flow, built: Mutex::default() })
+        Ok(Self { config, weights, flow, host_tables: false, built: Mutex::default() })
+    }
+
+    /// The same model with the tables that each layer has of its own on the host.
+    pub(crate) fn with_host_tables(self) -> Self {
+        let host_tables = self.config.hidden_size_per_layer_input > 0;
+        Self { host_tables, built: Mutex::default(), ..self }
     }
 
     /// A weight by its position.
@@ -199,6 +207,7 @@ impl Model {
             Some(change) => change(flow),
             None => flow,
         };
+        let flow = flow.host_tables(self.host_tables);
         if flow.has_profile() {
             let advice = "give it to the generator: GeneratorOptions::prefill_profile and decode_profile";
             return Err(Error::Builder(format!("a profile has no effect in with_flow; {advice}")));
@@ -271,6 +280,18 @@ pub(crate) fn agreed(text: &[u32], known: usize, mut choose: impl FnMut(usize) -
         }
     }
     Ok(chosen)
+}
+
+/// The rows of a table `[rows, width]` that tokens choose, the first for tokens that it does not have.
+pub(crate) fn table_rows(params: &ModelParams, table: &str, tokens: &[u32]) -> Result<Vec<f32>> {
+    let tensor = params.get(table).ok_or_else(|| Error::MissingWeight { name: table.into(), nearest: None })?;
+    let [rows, width] = [0, 1].map(|axis| tensor.shape().get(axis).copied().unwrap_or(1));
+    let mut values = vec![0.0; tokens.len() * width];
+    for (token, row) in tokens.iter().zip(values.chunks_mut(width.max(1))) {
+        let at = if (*token as usize) < rows { *token as usize } else { 0 };
+        tensor.read_f32(at * width, row)?;
+    }
+    Ok(values)
 }
 
 /// The positions of `rows` tokens from `start` on.

@@ -91,7 +91,7 @@ impl MemoryPlan {
     ) -> Result<Self> {
         let context = options.capacity(&config)?;
         let profiles = Profiles::new(options.prefill_profile.clone(), options.decode_profile.clone())?;
-        let model = options.model(&config, loader)?;
+        let model = options.placed(device, options.model(&config, loader)?, &profiles, context)?;
         Self::of(device, &model, &profiles, context, options)
     }
 

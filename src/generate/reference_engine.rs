@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, rc::Rc, sync::Arc};
 
 use super::{
     DraftModel, Engine, Model, ModelStats, PREFILL_CHUNK, PlanPolicy, Profiles, SampleOpts, Sampled, Want,
-    engine::{agreed, positions},
+    engine::{agreed, positions, table_rows},
     sample_token_after,
 };
 use crate::{
@@ -94,6 +94,7 @@ impl ReferenceEngine {
             let value = match &input.role {
                 Role::Positions(rule) => Value::i32(shape, positions(after(rule), rows)),
                 Role::RopeTable(table) => Value::f32(shape, rope_rows(&table.inv_freq, after(&table.rule), rows)),
+                Role::TableRows(table) => Value::f32(shape, table_rows(&built.params, table, tokens)?),
                 Role::Cache => resized(self.caches.remove(&input.name), shape, input.ty.dtype),
                 Role::Caller if input.name == "last_token_idx" => Value::u32(shape, vec![rows as u32 - 1]),
                 Role::Caller if input.name == HIDDEN => Value::f32(shape, hidden.to_vec()),

@@ -34,6 +34,7 @@ pub fn derive(graph: &Graph, binding: &DimBinding, given: &mut Inputs) -> Result
                 let values = last_live(&positions(rule, &[shape[0], tokens], given)?, tokens, rule)?;
                 Value::u32(shape, values)
             }
+            Role::TableRows(_) => return wrong(&input.name, "its rows are on the host, where only a generator looks them up"),
             Role::RopeTable(table) => {
                 let values = rope(input, table, &shape, given)?;
                 Value::f32(shape, values)

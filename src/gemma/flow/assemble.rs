@@ -66,7 +66,7 @@ impl GemmaFlow<'_> {
             .token_embed(&WeightPosition::Embed.to_string(), &key, [config.vocab_size, config.hidden_size])
             .stage(EmbedScaleStage);
         let flow = match PerLayerInputsStage::of(config) {
-            Some(inputs) => flow.stage(inputs),
+            Some(inputs) => flow.stage(inputs.on_host(self.host_tables)),
             None => flow,
         };
         let flow = match self.mode {

@@ -15,6 +15,19 @@ use crate::{
 /// Called before the device's memory is reserved, while weights travel to it, and before the end is waited for; `false` cancels.
 pub type OnProgress = Box<dyn FnMut(UploadProgress) -> bool + Send>;
 
+/// Where a table is kept of which each token reads one row.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum TablePlacement {
+    /// On the device, unless a [`memory_budget`](GeneratorOptions::memory_budget) leaves no room for it there.
+    #[default]
+    Auto,
+    /// On the device.
+    Device,
+    /// On the host, in the file: rows travel with the tokens of a run. As the host must know a token to look up its row, no step
+    /// begins before the last one is read.
+    Host,
+}
+
 /// How to load a model for generation.
 #[derive(Default)]
 pub struct GeneratorOptions {
@@ -37,6 +50,8 @@ pub struct GeneratorOptions {
     pub decode_profile: CompileProfile,
     /// Packs f32, f16 and bf16 matrices as they are loaded ([`QuantisedLoader`] says which). Default: they stay as they are.
     pub quantise: Option<Quantise>,
+    /// Where the tables are kept that each layer has of its own (Gemma 3n, Gemma 4's E-series). No effect on other families.
+    pub per_layer_tables: TablePlacement,
     /// Load progress.
     pub on_progress: Option<OnProgress>,
     /// Changes the flow; see [`with_flow`](Self::with_flow).
@@ -63,6 +78,23 @@ impl GeneratorOptions {
             Some(to) => Model::new(config.clone(), &mut QuantisedLoader::new(loader, to), self.flow.clone()),
             None => Model::new(config.clone(), loader, self.flow.clone()),
         }
+    }
+
+    /// The model with its tables where these options want them.
+    pub(in crate::generate) fn placed(
+        &self,
+        device: &Capabilities,
+        model: Model,
+        profiles: &Profiles,
+        context: usize,
+    ) -> Result<Model> {
+        let host = match self.per_layer_tables {
+            TablePlacement::Device => false,
+            TablePlacement::Host => true,
+            TablePlacement::Auto if self.memory_budget.is_none() => false,
+            TablePlacement::Auto => !MemoryPlan::of(device, &model, profiles, context, self)?.fits(),
+        };
+        Ok(if host { model.with_host_tables() } else { model })
     }
 
     /// The context that the device has room for.
@@ -159,9 +191,13 @@ impl GemmaGenerator {
         let (window, mut reserved) = (model.window()?, 0);
         let mut engine: Box<dyn Engine> = match device.open(&options.gpu)? {
             Opened::Gpu(context) => {
+                let model = options.placed(context.capabilities(), model, &profiles, capacity)?;
                 capacity = options.fitting(context.capabilities(), &model, &profiles, capacity)?;
                 reserved = options.memory_budget.map_or(0, |_| capacity);
                 Box::new(GpuEngine::new(context, model, profiles, chunk, options.on_progress)?)
+            }
+            Opened::Reference if options.per_layer_tables == TablePlacement::Host => {
+                Box::new(ReferenceEngine::new(model.with_host_tables(), profiles, chunk)?)
             }
             Opened::Reference => Box::new(ReferenceEngine::new(model, profiles, chunk)?),
         };

@@ -8,7 +8,7 @@ mod steps;
 mod timing;
 
 use history::History;
-pub use load::{GeneratorOptions, OnProgress};
+pub use load::{GeneratorOptions, OnProgress, TablePlacement};
 
 use super::{DraftStats, Drafter, Engine, ModelStats};
 use crate::{

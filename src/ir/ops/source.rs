@@ -29,6 +29,9 @@ pub enum Role {
     LastToken(PositionRule),
     /// The runtime, from the positions: rows `[B, T, H]` of cosines and sines.
     RopeTable(RopeTable),
+    /// The runtime: of this weight, which stays on the host, the row of each token `[B, T, width]`; of a token that it does not have the
+    /// first.
+    TableRows(String),
     /// The runtime: the resident cache, written in place.
     Cache,
 }
@@ -40,6 +43,7 @@ impl fmt::Display for Role {
             Role::Optional => f.write_str("optional"),
             Role::Positions(_) | Role::KeyPositions { .. } | Role::LastToken(_) => f.write_str("derived"),
             Role::RopeTable(table) => write!(f, "rope table of {}", table.inv_freq.len()),
+            Role::TableRows(table) => write!(f, "rows of {table}"),
             Role::Cache => f.write_str("cache"),
         }
     }

@@ -151,7 +151,7 @@ impl GpuEngine {
         let (context, row, count) = (&self.model.context, drafter.shared.row, count.min(MOST_DRAFTED));
         let step = Step { end: before.len() as u32, capacity: rows as u32, ..Step::all(1) };
         // Only what is cached is seen: a row at the next position is of a token that was drafted and wrong.
-        ready.block.write(context, step, &[*last], before.len() - 1, &ready.built.graph, true)?;
+        ready.block.write(context, step, &[*last], before.len() - 1, &ready.built, true)?;
         let from = (before.len() - drafter.lengths.start) as u64 * row;
         let (token, token_at, _) = output(&ready.argmax, "token")?;
         let (next, next_at, _) = output(&ready.plan, HIDDEN)?;

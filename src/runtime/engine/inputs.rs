@@ -8,6 +8,8 @@ use super::{
 };
 use crate::{
     Result,
+    flow::BuiltModel,
+    generate::table_rows,
     ir::{
         Graph,
         ops::{DEAD_KEY, Input, PositionRule, Role, rope_rows},
@@ -43,6 +45,7 @@ impl InputBlock {
         let parts = [("step", size_of::<Step>()), ("input_ids", tokens * 4), ("positions", tokens * 4), ("last_token_idx", 4)];
         let table = |(_, input): (_, &Input)| match &input.role {
             Role::RopeTable(table) => Some((input.name.clone(), tokens * table.inv_freq.len() * 2 * 4)),
+            Role::TableRows(_) => Some((input.name.clone(), tokens * input.ty.shape.last()?.fixed()? * 4)),
             _ => None,
         };
         // What is copied to it on the device.
@@ -80,7 +83,7 @@ impl InputBlock {
         step: Step,
         tokens: &[u32],
         start: usize,
-        graph: &Graph,
+        built: &BuiltModel,
         resident: bool,
     ) -> Result<()> {
         debug_assert!(tokens.len() <= self.tokens && !tokens.is_empty(), "a run fits its bucket");
@@ -91,7 +94,10 @@ impl InputBlock {
         (start as i32..).zip(&mut positions[..tokens.len()]).for_each(|(p, slot)| *slot = p);
         self.put("positions", bytemuck::cast_slice(&positions));
         self.put("last_token_idx", &(tokens.len() as u32 - 1).to_le_bytes());
-        for (_, input) in graph.inputs() {
+        for (_, input) in built.graph.inputs() {
+            if let Role::TableRows(table) = &input.role {
+                self.put(&input.name, bytemuck::cast_slice(&table_rows(&built.params, table, tokens)?));
+            }
             if let Role::RopeTable(table) = &input.role {
                 let first = if let PositionRule::From(more) = table.rule { start + more } else { start };
                 self.put(&input.name, bytemuck::cast_slice(&rope_rows(&table.inv_freq, first, tokens.len())));

@@ -61,7 +61,7 @@ pub(crate) fn plan_memory(device: &Capabilities, model: &Model, profiles: &Profi
         Ok(MemoryPlan {
             device: device.adapter.clone(),
             context,
-            tensors: built.params.len(),
+            tensors: upload_order(&built).len(),
             weights: weights.bytes,
             full_cache,
             sliding_cache,

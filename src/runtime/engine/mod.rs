@@ -129,7 +129,7 @@ impl GpuEngine {
             let DeviceDraw { temperature, draw, top_k, top_p, min_p } = opts.on_device(start + given.len());
             step = Step { temperature, draw, top_k, top_p, min_p, ..step };
         }
-        block.write(context, step, given, start, &built.graph, key.resident)?;
+        block.write(context, step, given, start, built, key.resident)?;
         let sampler = samplers.as_ref().and_then(|s| match follow {
             Follow::Argmax => Some(&s.argmax),
             Follow::Draw(_) => Some(&s.top_k),
@@ -235,6 +235,9 @@ impl Engine for GpuEngine {
     }
 
     fn begin_next(&mut self, position: usize, opts: &SampleOpts) -> Result<bool> {
+        if self.model.model.host_tables {
+            return Ok(false); // The host looks up the token's rows.
+        }
         let Some((buffer, offset)) = self.begun.back().and_then(|begun| begun.token.clone()) else { return Ok(false) };
         let key = self.prepare(1, position + 1, true, Want::Last)?;
         let begun = self.submit(key, Tokens::Chosen(&buffer, offset), position, Follow::for_choosing(opts))?;

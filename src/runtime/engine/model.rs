@@ -1,7 +1,7 @@
 //! What every generator of one model on one GPU shares.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -18,7 +18,7 @@ use crate::{
     gemma::WeightPosition,
     generate::{Model, ModelStats, Profiles, Want},
     ir::{
-        DType, DimBinding, LowerOptions,
+        DType, DimBinding, LowerOptions, Op,
         kernel::{Target, row_shards},
         sym,
     },
@@ -140,9 +140,18 @@ pub(super) fn upload(
     Ok(weights)
 }
 
-/// All weights, those that multiply one value together, so that they adjoin where their sizes allow.
+/// All weights that the graph reads, those that multiply one value together, so that they adjoin where their sizes allow.
 pub(super) fn upload_order(built: &BuiltModel) -> Vec<(&String, &Tensor)> {
-    let mut left: BTreeMap<&String, &Tensor> = built.params.iter().collect();
+    let read: BTreeSet<&str> = built
+        .graph
+        .nodes()
+        .iter()
+        .filter_map(|node| match &node.op {
+            Op::Weight(weight) => Some(weight.name.as_str()),
+            _ => None,
+        })
+        .collect();
+    let mut left: BTreeMap<&String, &Tensor> = built.params.iter().filter(|(name, _)| read.contains(name.as_str())).collect();
     let mut order = Vec::new();
     for name in weights_of_one_operand(&built.graph).iter().flatten() {
         order.extend(left.remove_entry(name));
@@ -155,7 +164,7 @@ pub(super) fn upload_order(built: &BuiltModel) -> Vec<(&String, &Tensor)> {
 /// bound whole.
 pub(super) fn check_bindings(capabilities: &Capabilities, built: &BuiltModel) -> Result<()> {
     let target = capabilities.target();
-    for (name, tensor) in &built.params {
+    for (name, tensor) in upload_order(built) {
         let (whole, shape) = (tensor.byte_len() as u64, tensor.shape());
         let matrix = shape.len() == 2;
         let fits = match matrix {
