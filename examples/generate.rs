@@ -9,13 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Parser;
 use gemmaflow::{
-    gemma::{GemmaArch, GemmaConfig},
     generate::{GemmaGenerator, GeneratorOptions, SampleOpts},
     runtime::Device,
-    text::{ChatFormat, Message, TextStream, Tokenizer},
+    text::{ChatEvent, ChatFormat, ChatParser, Instructions, Message, TextStream, Tokenizer},
 };
 
 /// Tokens between two moves of the progress bar of a long prompt.
@@ -55,6 +54,9 @@ struct Arguments {
     /// Lay the prompt out as a turn of a conversation (instruction-tuned models)
     #[arg(long)]
     chat: bool,
+    /// Let the model think before it answers; its thoughts go to stderr (Gemma 4)
+    #[arg(long, requires = "chat")]
+    thinking: bool,
     /// Most tokens of prompt and text together [default: what the model was made for]
     #[arg(long, value_name = "N")]
     context: Option<usize>,
@@ -85,7 +87,10 @@ fn run(mut arguments: Arguments) -> Result<()> {
     arguments.model = common::local(&arguments.model)?;
     let (config, mut weights) = common::open(&arguments.model)?;
     let tokenizer = common::tokenizer(&arguments.model)?;
-    let (prompt, stop) = encode(&arguments, &config, &tokenizer)?;
+    let format = if arguments.chat { Some(ChatFormat::of(&config)?) } else { None };
+    let prompt = encode(&arguments, format, &tokenizer)?;
+    let stop = format.map_or(Vec::new(), |format| format.stop_tokens(&tokenizer));
+    let reader = format.map_or_else(|| Reader::Plain(tokenizer.stream()), |format| Reader::Chat(format.parser(&tokenizer)));
 
     let (context, quantise) = (arguments.context, arguments.quantize.map(Into::into));
     let options = GeneratorOptions { context, quantise, ..GeneratorOptions::near_weights(&arguments.model)? };
@@ -102,7 +107,7 @@ fn run(mut arguments: Arguments) -> Result<()> {
 
     let room = generator.max_context().saturating_sub(prompt.len());
     let wanted = arguments.max_tokens.min(room.max(1));
-    let times = stream(&mut generator, &prompt, wanted, &opts, tokenizer.stream())?;
+    let times = stream(&mut generator, &prompt, wanted, &opts, reader)?;
     if wanted < arguments.max_tokens && times.tokens == wanted {
         eprintln!("the context of {} tokens is full; --context sets its size", generator.max_context());
     }
@@ -110,22 +115,72 @@ fn run(mut arguments: Arguments) -> Result<()> {
     Ok(())
 }
 
-/// The prompt in tokens, and the tokens that end an answer.
-fn encode(arguments: &Arguments, config: &GemmaConfig, tokenizer: &Tokenizer) -> Result<(Vec<u32>, Vec<u32>)> {
-    if !arguments.chat {
+/// The prompt in tokens.
+fn encode(arguments: &Arguments, format: Option<ChatFormat>, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+    let Some(format) = format else {
         let prompt = arguments.prompt.as_deref().unwrap_or("ROMEO:\n");
         eprintln!("prompt: {prompt:?}");
-        return Ok((tokenizer.encode(prompt, true)?, Vec::new()));
-    }
-    let format = match config.arch {
-        GemmaArch::Gemma | GemmaArch::Gemma2 => ChatFormat::Gemma,
-        GemmaArch::Gemma3 => ChatFormat::Gemma3,
-        other => bail!("{} models know no turns of a conversation; leave --chat out", other.model_type()),
+        return Ok(tokenizer.encode(prompt, true)?);
     };
     let message = arguments.prompt.as_deref().unwrap_or("Who goes there?");
     eprintln!("user: {message:?}");
-    let prompt = format.encode(tokenizer, &[Message::user(message)], true)?;
-    Ok((prompt, tokenizer.special_id(ChatFormat::END_OF_TURN).into_iter().collect()))
+    let thinking = Message::System(Instructions { thinking: true, ..Instructions::default() });
+    let messages = if arguments.thinking { vec![thinking, Message::user(message)] } else { vec![Message::user(message)] };
+    Ok(format.encode(tokenizer, &messages, true)?)
+}
+
+/// What makes events of tokens.
+enum Reader {
+    Plain(TextStream),
+    Chat(ChatParser),
+}
+
+impl Reader {
+    fn push(&mut self, token: u32) -> Vec<ChatEvent> {
+        match self {
+            Reader::Plain(text) => text.push(token).map(ChatEvent::Text).into_iter().collect(),
+            Reader::Chat(parser) => parser.push(token),
+        }
+    }
+
+    fn finish(&mut self) -> Vec<ChatEvent> {
+        match self {
+            Reader::Plain(text) => vec![ChatEvent::Text(text.finish())],
+            Reader::Chat(parser) => parser.finish(),
+        }
+    }
+}
+
+/// Where the output stands: text on stdout, all else on stderr.
+#[derive(Default)]
+struct Writer {
+    /// Text has been written that does not end a line.
+    in_line: bool,
+    /// The last that was written is a thought.
+    thinking: bool,
+}
+
+impl Writer {
+    fn write(&mut self, events: Vec<ChatEvent>) -> std::io::Result<()> {
+        for event in events {
+            let thinking = matches!(event, ChatEvent::Thought(_));
+            if thinking != self.thinking {
+                eprint!("{}", if thinking { "thought: " } else { "\n" });
+                self.thinking = thinking;
+            }
+            match event {
+                ChatEvent::Text(text) => {
+                    self.in_line = if text.is_empty() { self.in_line } else { !text.ends_with('\n') };
+                    common::print(&text)?;
+                }
+                ChatEvent::Thought(text) => eprint!("{text}"),
+                ChatEvent::ToolCall(call) => eprintln!("calls {} with {}", call.name, serde_json::Value::Object(call.arguments)),
+                ChatEvent::BrokenToolCall { text, problem } => eprintln!("a tool call that cannot be read: {problem}: {text:?}"),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
 }
 
 struct Times {
@@ -135,31 +190,21 @@ struct Times {
 }
 
 /// Generates, writing text as it becomes certain.
-fn stream(
-    generator: &mut GemmaGenerator,
-    prompt: &[u32],
-    wanted: usize,
-    opts: &SampleOpts,
-    mut text: TextStream,
-) -> Result<Times> {
+fn stream(generator: &mut GemmaGenerator, prompt: &[u32], wanted: usize, opts: &SampleOpts, mut reader: Reader) -> Result<Times> {
     let start = Instant::now();
     prefill(generator, prompt)?;
-    let (mut first, mut tokens, mut at_line_start) = (None, 0, true);
+    let (mut first, mut tokens, mut writer) = (None, 0, Writer::default());
     let mut written = Ok(());
-    let mut write = |piece: &str| {
-        at_line_start = if piece.is_empty() { at_line_start } else { piece.ends_with('\n') };
-        common::print(piece)
-    };
     let outcome = generator.generate_cached_with(wanted, opts, |token| {
         first.get_or_insert_with(|| start.elapsed());
         tokens += 1;
-        written = text.push(token).map_or(Ok(()), |piece| write(&piece));
+        written = writer.write(reader.push(token));
         if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
     let total = start.elapsed();
     written?;
-    write(&text.finish())?;
-    if !at_line_start {
+    writer.write(reader.finish())?;
+    if writer.in_line {
         common::print("\n")?;
     }
     outcome?;

@@ -1,4 +1,4 @@
-//! Text in and out: tokenizers from a `tokenizer.json` or a GGUF file, text as it streams out of a model, and the chat turns of Gemma 1 to 3.
+//! Text in and out: tokenizers from a `tokenizer.json` or a GGUF file, text as it streams out of a model, and chat turns.
 //!
 //! Two rules hold everywhere here. Text never becomes a control token: what a user types is encoded as plain text, also where
 //! it spells `<end_of_turn>`. And control tokens never become text: decoding leaves them out.
@@ -18,12 +18,14 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! What a model answers to such a prompt comes back as text, thoughts and tool calls through a [`ChatParser`].
 
 mod chat;
 mod gguf;
 mod stream;
 mod tokenizer;
 
-pub use chat::{ChatFormat, Message, Role};
+pub use chat::{ChatEvent, ChatFormat, ChatParser, EndReason, Instructions, Message, ModelTurn, Tool, ToolCall, ToolResponse};
 pub use stream::TextStream;
 pub use tokenizer::Tokenizer;

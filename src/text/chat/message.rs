@@ -1,0 +1,115 @@
+//! What a conversation is made of.
+
+use serde_json::{Map, Value};
+
+use super::ChatEvent;
+
+/// One message of a conversation. All text in it is plain text: control tokens that it spells out stay the characters that they are.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Message {
+    /// Instructions (`system` or `developer` in many APIs). Gemma 1 and 2 have none, Gemma 3 only as the first message.
+    System(Instructions),
+    /// What the person (or program) says that the model answers. White space around it is dropped, as Gemma's templates do.
+    User(String),
+    /// What the model said (`assistant` in many APIs).
+    Model(ModelTurn),
+    /// What a tool gave back, after the turn of the model that called it. Gemma 4 only.
+    Tool(ToolResponse),
+}
+
+impl Message {
+    /// Instructions for the whole conversation.
+    pub fn system(text: impl Into<String>) -> Self {
+        Self::System(Instructions { text: text.into(), ..Instructions::default() })
+    }
+
+    /// A user's turn.
+    pub fn user(text: impl Into<String>) -> Self {
+        Self::User(text.into())
+    }
+
+    /// A turn of the model that is text alone.
+    pub fn model(text: impl Into<String>) -> Self {
+        Self::Model(ModelTurn { text: text.into(), ..ModelTurn::default() })
+    }
+
+    /// The response of the tool `name`.
+    pub fn tool(name: impl Into<String>, response: impl Into<Value>) -> Self {
+        Self::Tool(ToolResponse { name: name.into(), response: response.into() })
+    }
+
+    /// Who speaks, for error messages.
+    pub(super) fn role(&self) -> &'static str {
+        match self {
+            Self::System(_) => "system",
+            Self::User(_) => "user",
+            Self::Model(_) => "model",
+            Self::Tool(_) => "tool",
+        }
+    }
+}
+
+/// What holds for the whole conversation.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Instructions {
+    /// What the model is told; may be empty. White space around it is dropped in Gemma 4 and kept in Gemma 3, as their templates do.
+    pub text: String,
+    /// Lets the model think before it speaks. Gemma 4 only.
+    pub thinking: bool,
+    /// What the model may call. Gemma 4 only.
+    pub tools: Vec<Tool>,
+}
+
+/// A function that the model may call.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tool {
+    /// The name that calls use.
+    pub name: String,
+    /// What it does, for the model to read.
+    pub description: String,
+    /// Its arguments: a JSON schema of type `object`, or null for none. What Gemma 4's template shows of a schema is `properties`
+    /// (nested ones too), `required`, `type`, `description`, `nullable`, the `enum` of a string and all of the `items` of an array.
+    pub parameters: Value,
+}
+
+/// A call of a tool.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ToolCall {
+    /// The tool's name, as the model wrote it: it may name a tool that was not declared.
+    pub name: String,
+    /// Arguments by name, as the model wrote them: they may not fit the tool's schema.
+    pub arguments: Map<String, Value>,
+}
+
+/// What a call of a tool gave back.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ToolResponse {
+    /// The tool's name.
+    pub name: String,
+    /// Its response: an object's fields are shown to the model one by one, anything else as the one field `value`.
+    pub response: Value,
+}
+
+/// What the model said in one turn.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ModelTurn {
+    /// What it thought before. Gemma 4 sees it again where no user has spoken since; elsewhere it is left out, as in the template.
+    pub thought: String,
+    /// The tools that it called, in order. Gemma 4 only.
+    pub tool_calls: Vec<ToolCall>,
+    /// Its text. White space around it is dropped, as Gemma's templates do. Beside calls it comes after them and their responses.
+    pub text: String,
+}
+
+impl ModelTurn {
+    /// Adds what a [`ChatParser`](super::ChatParser) gave: the turn of all its events is the message for the conversation's next
+    /// prompt. A call that could not be read, and the end, add nothing.
+    pub fn push(&mut self, event: ChatEvent) {
+        match event {
+            ChatEvent::Text(text) => self.text.push_str(&text),
+            ChatEvent::Thought(text) => self.thought.push_str(&text),
+            ChatEvent::ToolCall(call) => self.tool_calls.push(call),
+            ChatEvent::BrokenToolCall { .. } | ChatEvent::End(_) => {}
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! The chat turns of all families: conversations to tokens, and the tokens of an answer to events.
+
+mod call;
+mod declaration;
+mod gemma;
+mod gemma4;
+mod layout;
+mod message;
+mod parser;
+mod value;
+
+use crate::gemma::{GemmaArch, GemmaConfig};
+use crate::text::Tokenizer;
+use crate::{Error, Result};
+use layout::{Layout, Segment};
+
+pub use message::{Instructions, Message, ModelTurn, Tool, ToolCall, ToolResponse};
+pub use parser::{ChatEvent, ChatParser, EndReason};
+
+/// How a conversation is laid out in tokens. These are the formats of the instruction-tuned models; pre-trained ones and
+/// VaultGemma know no turns.
+///
+/// Source: the chat templates that Google publishes with the models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ChatFormat {
+    /// Gemma 1 and 2: user and model in turn, no instructions.
+    Gemma,
+    /// Gemma 3 and 3n: the same, and instructions open the first user turn.
+    Gemma3,
+    /// Gemma 4: turns in any order, instructions of their own, a channel for thoughts, tools, their calls and responses. Without
+    /// [thinking](Instructions::thinking) the model's turn opens with a thought that is empty.
+    Gemma4,
+    /// Gemma 4's E-series (E2B, E4B): the same, and no thought is put into the model's mouth.
+    Gemma4E,
+}
+
+impl ChatFormat {
+    /// The format that a model's instruction-tuned form was trained on. Gemma 3n has that of Gemma 3.
+    ///
+    /// # Errors
+    /// [`Error::Chat`] for VaultGemma, of which there are only pre-trained models.
+    pub fn of(config: &GemmaConfig) -> Result<Self> {
+        match config.arch {
+            GemmaArch::Gemma | GemmaArch::Gemma2 => Ok(Self::Gemma),
+            GemmaArch::Gemma3 | GemmaArch::Gemma3n => Ok(Self::Gemma3),
+            GemmaArch::Gemma4 if config.hidden_size_per_layer_input > 0 => Ok(Self::Gemma4E),
+            GemmaArch::Gemma4 => Ok(Self::Gemma4),
+            GemmaArch::VaultGemma => Err(Error::Chat(
+                "VaultGemma models are pre-trained only and know no turns of a conversation; give them plain text to continue"
+                    .into(),
+            )),
+        }
+    }
+
+    /// The conversation as text, BOS token included; `open_turn` opens the model's next turn, unless it is open already:
+    /// in Gemma 4 a turn that called tools goes on after their responses.
+    ///
+    /// This is for eyes and logs. In text, control tokens and a user who types them look alike: to run a model, use
+    /// [`encode`](Self::encode).
+    ///
+    /// # Errors
+    /// [`Error::Chat`] if the format cannot express the conversation. All: no messages. Gemma 1 to 3: user and model not in turn,
+    /// anything of tools, instructions that are not first (or any in Gemma 1 and 2) or that switch thinking on. Gemma 4: responses
+    /// that follow no call, calls that are followed by another turn and not by a response, tools or thinking in instructions that
+    /// are not first.
+    pub fn render(self, messages: &[Message], open_turn: bool) -> Result<String> {
+        let layout = self.lay_out(messages, open_turn)?;
+        let parts = layout.segments.iter().map(|segment| match segment {
+            Segment::Control(name) => name,
+            Segment::Text(text) => text.as_str(),
+        });
+        Ok(parts.collect())
+    }
+
+    /// The conversation as token ids, BOS token included; `open_turn` as in [`render`](Self::render).
+    ///
+    /// Control tokens come from the format alone. What messages and tools hold is encoded as plain text, whatever it spells.
+    ///
+    /// # Errors
+    /// As [`render`](Self::render), and [`Error::Tokenizer`] if the tokenizer lacks a control token that the format needs.
+    pub fn encode(self, tokenizer: &Tokenizer, messages: &[Message], open_turn: bool) -> Result<Vec<u32>> {
+        let mut ids = Vec::new();
+        for segment in self.lay_out(messages, open_turn)?.segments {
+            match segment {
+                Segment::Control(name) => ids.push(tokenizer.required_id(name)?),
+                Segment::Text(text) => tokenizer.encode_onto(&text, &mut ids)?,
+            }
+        }
+        Ok(ids)
+    }
+
+    /// The tokens after which the model's answer is over, as far as the tokenizer has them: `<eos>`, the end of its turn, the start of
+    /// another, and in Gemma 4 the token with which it waits for the response to a call.
+    pub fn stop_tokens(self, tokenizer: &Tokenizer) -> Vec<u32> {
+        parser::ends(self, tokenizer)
+    }
+
+    /// Reads what the model emits after a prompt that [`encode`](Self::encode) made with `open_turn`, for one turn.
+    pub fn parser(self, tokenizer: &Tokenizer) -> ChatParser {
+        ChatParser::new(self, tokenizer)
+    }
+
+    fn lay_out(self, messages: &[Message], open_turn: bool) -> Result<Layout> {
+        if messages.is_empty() {
+            return Err(Error::Chat("there is no message; a conversation starts with a user's".into()));
+        }
+        match self {
+            Self::Gemma | Self::Gemma3 => gemma::lay_out(self == Self::Gemma3, messages, open_turn),
+            Self::Gemma4 => gemma4::lay_out(messages, open_turn, gemma4::Opening::EmptyThought),
+            Self::Gemma4E => gemma4::lay_out(messages, open_turn, gemma4::Opening::Bare),
+        }
+    }
+}
