@@ -257,6 +257,10 @@ fn every_family_has_a_format_or_a_reason() {
     for (preset, format) in presets {
         assert_eq!(ChatFormat::of(&GemmaConfig::preset(preset).expect("a preset")).expect("a format"), format, "{preset}");
     }
+    for (folder, format) in [("gemma4-unified", ChatFormat::Gemma4), ("gemma4-e2b", ChatFormat::Gemma4E)] {
+        let config = GemmaConfig::from_file(root("tests/data/checkpoints").join(folder)).expect("a configuration");
+        assert_eq!(ChatFormat::of(&config).expect("a format"), format, "{folder}");
+    }
     let error = ChatFormat::of(&GemmaConfig::preset("vaultgemma-1b").expect("a preset")).expect_err("it was never tuned");
     assert!(matches!(&error, Error::Chat(text) if text.contains("pre-trained only")), "{error}");
 }

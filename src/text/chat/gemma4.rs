@@ -2,12 +2,14 @@
 //!
 //! Source: the chat templates of the published models, of 2026-05-06, and of 2026-07-09 where that corrects: what the model says in
 //! messages that follow each other is one turn, a turn that ends with a response is closed before another role's begins, `null`,
-//! thoughts without calls. Neither opens a turn for the model after one that is closed and had responses; here the prompt does.
+//! thoughts without calls. The newer one also opens a thought after a response where thinking is on; here the model does so itself.
+//! Neither opens a turn for the model after one that had responses and is closed; here the prompt does.
+
+use serde_json::Value;
 
 use super::layout::{Layout, trim};
 use super::{Instructions, Message, ModelTurn, ToolResponse, declaration, value};
 use crate::{Error, Result};
-use serde_json::Value;
 
 pub(super) const TURN: &str = "<|turn>";
 pub(super) const TURN_END: &str = "<turn|>";
