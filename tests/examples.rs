@@ -382,7 +382,7 @@ fn help_names_every_flag() {
     let flags = [
         (
             "generate",
-            "--model --prompt --max-tokens --temperature --top-k --top-p --min-p --seed --device --chat --context --list-devices",
+            "--model --prompt --max-tokens --temperature --top-k --top-p --min-p --seed --device --chat --thinking --context --draft --list-devices",
         ),
         ("early_exit", "--model --prompt --exit --max-tokens --reps --device"),
         ("lora", "--model --adapter --prompt --max-tokens --reps --device"),
