@@ -176,6 +176,9 @@ fn attention(graph: &mut Graph, change: impl Fn(&mut Attention)) {
     }
 }
 
+/// Makes a graph wrong.
+type Plant = Box<dyn Fn(&mut Graph)>;
+
 #[test]
 fn planted_mistakes_are_noticed() {
     for name in EMBEDDERS {
@@ -190,7 +193,7 @@ fn planted_mistakes_are_noticed() {
                 }
             }
         };
-        let planted: [(&str, Box<dyn Fn(&mut Graph)>); 6] = [
+        let planted: [(&str, Plant); 6] = [
             ("causal", Box::new(|graph| attention(graph, |op| op.mask = MaskKind::Causal))),
             ("no windows", Box::new(|graph| attention(graph, |op| op.mask = MaskKind::None))),
             ("a window wider by one", Box::new(move |graph| attention(graph, radius(1)))),
@@ -235,7 +238,7 @@ fn generating_is_refused_and_so_is_embedding_by_a_generating_model() {
     let oracle = Oracle::open("embeddinggemma");
     let options = GeneratorOptions::default();
     let generator = GemmaGenerator::with_options(oracle.config.clone(), oracle.loader().as_mut(), Device::Cpu, options);
-    let error = generator.err().expect("an embedding model generates nothing");
+    let error = generator.unwrap_err();
     assert!(matches!(&error, Error::Unsupported(what) if what.contains("GemmaEmbedder")), "{error}");
     for flow in [
         GemmaFlow::for_decode(&oracle.config, 1, 4),

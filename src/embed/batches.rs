@@ -34,6 +34,16 @@ pub(super) fn batches(lengths: &[usize], run_tokens: usize, most: usize) -> Vec<
     batches
 }
 
+/// The largest run of each number of texts that [`batches`] makes: how many, and the tokens that it has room for.
+pub(super) fn largest_runs(run_tokens: usize, most: usize) -> Vec<(usize, usize)> {
+    let several = (1..=MOST.ilog2()).filter_map(|power| {
+        let (texts, room) = (1 << power, run_tokens >> power);
+        let room = if most <= room { most } else { 1 << room.checked_ilog2()? };
+        (room >= FEWEST_TOKENS.min(most)).then_some((texts, room))
+    });
+    std::iter::once((1, most)).chain(several).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,5 +60,22 @@ mod tests {
             assert!(tokens <= room && *room <= 300 && (texts.len() == 1 || texts.len() * room <= 256), "{texts:?} {room}");
         }
         assert_eq!(batches.iter().map(|batch| batch.texts.len()).max(), Some(MOST), "short texts come together");
+    }
+
+    #[test]
+    fn no_run_is_larger_than_the_largest_of_its_number_of_texts() {
+        for (run_tokens, most) in [(256, 300), (2048, 2048), (100, 512), (1, 7), (64, 20), (1000, 9)] {
+            let largest = largest_runs(run_tokens, most);
+            let mut reached = vec![(1, most)];
+            for length in 1..=most {
+                for batch in batches(&[length; MOST], run_tokens, most) {
+                    let run = (batch.texts.len(), batch.room);
+                    let room = largest.iter().find(|(texts, _)| *texts == run.0).map(|(_, room)| *room);
+                    assert!(room.is_some_and(|room| run.1 <= room), "{run:?} of {largest:?}");
+                    reached.push(run);
+                }
+            }
+            assert!(largest.iter().all(|run| reached.contains(run)), "{largest:?}");
+        }
     }
 }

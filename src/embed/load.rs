@@ -4,6 +4,7 @@ use std::{path::Path, sync::Arc, sync::Mutex};
 
 use super::{
     GemmaEmbedder, TaskPrompts,
+    memory::plan,
     runs::{EmbedModel, Runs, build},
 };
 use crate::{
@@ -26,6 +27,9 @@ pub struct EmbedderOptions {
     /// Most tokens of a run of several texts, padding included; a longer text is a run of its own. Intermediate results grow with
     /// it. Default: 2048.
     pub run_tokens: Option<usize>,
+    /// Most bytes of device memory that loading and running may take, as [`GemmaEmbedder::memory_plan`] counts them; a model that
+    /// needs more is refused before anything is allocated. No effect on the reference. Default: no limit.
+    pub memory_budget: Option<u64>,
     /// How to open the GPU.
     pub gpu: GpuOptions,
     /// How runs are compiled. Default: the preset.
@@ -59,7 +63,7 @@ impl EmbedderOptions {
     }
 
     /// Most tokens of a text, and of a run of several.
-    fn sizes(&self, config: &GemmaConfig) -> Result<(usize, usize)> {
+    pub(super) fn sizes(&self, config: &GemmaConfig) -> Result<(usize, usize)> {
         let limit = config.max_position_embeddings;
         let most = self.context.unwrap_or(limit);
         if !(1..=limit).contains(&most) {
@@ -97,7 +101,8 @@ impl GemmaEmbedder {
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a model that generates text instead of embedding it; [`Error::Option`] for options out of their
-    /// range; a weight that is missing or misshapen; a device that cannot be opened or is too small; [`Error::Cancelled`].
+    /// range; a weight that is missing or misshapen; a device that cannot be opened or is too small; [`Error::DoesNotFit`] under a
+    /// budget; [`Error::Cancelled`].
     pub fn with_options(
         config: GemmaConfig,
         loader: &mut dyn WeightLoader,
@@ -110,7 +115,7 @@ impl GemmaEmbedder {
             return Err(Error::Unsupported(format!("embedding texts with a model {why}")));
         }
         let (most, run_tokens) = options.sizes(&config)?;
-        let flow = options.flow;
+        let flow = options.flow.clone();
         let single = match options.quantise {
             Some(to) => build(&config, (1, most), flow.as_ref(), &mut QuantisedLoader::new(loader, to))?,
             None => build(&config, (1, most), flow.as_ref(), loader)?,
@@ -121,7 +126,12 @@ impl GemmaEmbedder {
             );
         }
         let session = match device.open(&options.gpu)? {
-            Opened::Gpu(context) => Session::on(&context),
+            Opened::Gpu(context) => {
+                if options.memory_budget.is_some() {
+                    plan(&config, &single.params, context.capabilities(), &options)?.check()?;
+                }
+                Session::on(&context)
+            }
             Opened::Reference => Session::reference(),
         };
         let resident = session.load_with(&single.params, options.on_progress)?;

@@ -20,6 +20,7 @@
 
 mod batches;
 mod load;
+mod memory;
 mod runs;
 mod task;
 #[cfg(feature = "tokenizer")]

@@ -21,7 +21,7 @@ use gemmaflow::{
     Error,
     embed::{EmbedderOptions, EmbeddingTask, GemmaEmbedder, TaskPrompts},
     gemma::GemmaConfig,
-    runtime::Device,
+    runtime::{Device, GpuOptions, Opened},
     text::Tokenizer,
     weights::{Quantise, load_from_path},
 };
@@ -145,6 +145,37 @@ fn loading_can_be_watched_and_cancelled_and_packs_weights() {
     let tokens = [oracle.tokens("p7.input_ids"), oracle.tokens("p7.input_ids")];
     let (a, b) = (stock.embed(&tokens).unwrap(), open(hooked).unwrap().embed(&tokens).unwrap());
     assert!(apart(&a[0], &a[1]) < GATE && apart(&b[0], &b[1]) < GATE && apart(&a[0], &b[0]) > 1e-3);
+}
+
+#[test]
+fn the_plan_of_memory_is_what_is_taken() {
+    let oracle = Oracle::open("embeddinggemma");
+    let context = match Device::Gpu.open(&GpuOptions::default()).unwrap() {
+        Opened::Gpu(context) => context,
+        Opened::Reference => panic!("Device::Gpu opened the reference"),
+    };
+    let options =
+        |memory_budget| EmbedderOptions { context: Some(64), run_tokens: Some(64), memory_budget, ..EmbedderOptions::default() };
+    let plan =
+        |budget| GemmaEmbedder::memory_plan(&oracle.config, oracle.loader().as_mut(), context.capabilities(), &options(budget));
+    let whole = plan(None).unwrap();
+    assert_eq!((whole.caches(), whole.context, whole.longest_context), (0, 64, 64));
+    let open = |budget| {
+        let device = Device::Context(context.clone());
+        GemmaEmbedder::with_options(oracle.config.clone(), oracle.loader().as_mut(), device, options(budget))
+    };
+    let before = context.counters().snapshot();
+    let Err(Error::DoesNotFit(refused)) = open(Some(whole.peak() - 1)) else { panic!("a byte too little") };
+    assert!(refused.longest_context < 64 && refused.budget == Some(whole.peak() - 1), "{refused}");
+    assert_eq!(context.counters().snapshot().bytes_live, before.bytes_live, "nothing was allocated");
+    let embedder = open(Some(whole.peak())).unwrap();
+    // The longest text, then the largest runs of two and of four.
+    for (texts, tokens) in [(1, 64), (2, 32), (4, 16)] {
+        embedder.embed(&vec![vec![5; tokens]; texts]).unwrap();
+    }
+    context.release_staging();
+    let taken = context.counters().snapshot().bytes_live - before.bytes_live;
+    assert_eq!(taken, whole.running(), "{whole}");
 }
 
 /// Wakes by a flag.

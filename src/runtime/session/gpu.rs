@@ -44,7 +44,7 @@ impl GpuGraph {
         let mut inputs = HashMap::new();
         for slot in &plan.slots {
             if let SlotKind::Input { name, .. } = &slot.kind {
-                let buffer = context.create_buffer(name, slot.bytes.next_multiple_of(16) + 16, usage)?;
+                let buffer = context.create_buffer(name, input_bytes(slot.bytes), usage)?;
                 inputs.insert(name.clone(), (Arc::new(buffer), 0));
             }
         }
@@ -148,6 +148,11 @@ impl GpuGraph {
     fn missing(&self, what: &str) -> Error {
         Error::Graph { graph: self.plan.name.clone(), problem: format!("its {what} has no buffer") }
     }
+}
+
+/// Bytes of the buffer of an input.
+pub(super) fn input_bytes(bytes: u64) -> u64 {
+    bytes.next_multiple_of(16) + 16
 }
 
 /// A run that was submitted, and the copies of its outputs.

@@ -3,6 +3,7 @@
 mod compiled;
 mod gpu;
 mod inputs;
+mod memory;
 mod padding;
 
 use std::{collections::HashMap, sync::Arc};
@@ -11,6 +12,7 @@ pub use compiled::CompiledGraph;
 pub(crate) use compiled::Running;
 pub use inputs::RunInput;
 pub(super) use inputs::sizes;
+pub(crate) use memory::{RunMemory, WeightMemory};
 
 use super::{
     Device, GpuContext, GpuOptions, Opened, ResidentWeight, WeightUploader, pipeline::PipelineCache, prepared::ScratchPool,
