@@ -2,7 +2,8 @@
 // z[s] = SCALE · q[b, t, n, :]·k[b, s, n/G, :], with SOFTCAP = yes z = CAP·tanh(z/CAP); G = N/K. No visible key: zeros.
 // q, out [B, T, N, H]; k, v [B, S, K, H]; query_positions [B, T]; key_positions [B, S] (dead rows 0x7fffffff).
 // Key s is seen by query t iff 0 <= key position < 0x7fffffff, and with MASK = causal it is <= the query position, and
-// with MASK = window also query position − key position < WINDOW, and with KEEP = yes keep[b, s] >= 0.5.
+// with MASK = window also query position − key position < WINDOW, with MASK = symmetric |query position − key position| <= WINDOW,
+// and with KEEP = yes keep[b, s] >= 0.5.
 // One workgroup: QUERIES (t, head) pairs of one KV head, t slowest, over the keys [0, min(S, step.end)), or with
 // SPLITS = yes over one of PARTS ranges of them; keys before the first and after the last visible one are not read.
 // Grid: x, y: B*K*ceil(T*G/QUERIES) folded; z: PARTS with SPLITS = yes, else 1. Rows t >= step.rows are not written.
@@ -103,6 +104,9 @@ fn sees(position: i32, key: i32, i: u32) -> bool {
     seen = seen && key <= position;
 #elif MASK == window
     seen = seen && key <= position && position - key < WINDOW;
+#elif MASK == symmetric
+    // Neither is negative here, so that the difference is no overflow.
+    seen = seen && abs(position - key) <= WINDOW;
 #endif
     return seen;
 }

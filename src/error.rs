@@ -151,6 +151,25 @@ pub enum Error {
         /// Tokens that fit.
         capacity: usize,
     },
+    /// A text without tokens.
+    #[error("text {index} is empty; leave it out, or give the tokens that the model wants around every text (BOS and EOS)")]
+    EmptyText {
+        /// Its index among the texts given.
+        index: usize,
+    },
+    /// A text has more tokens than the model, or the embedder, takes. Nothing was computed.
+    #[error("text {index} has {tokens} tokens, at most {most} are taken; cut it into parts and embed those")]
+    TextTooLong {
+        /// Its index among the texts given.
+        index: usize,
+        /// Its tokens, prompt included.
+        tokens: usize,
+        /// Most tokens of a text.
+        most: usize,
+    },
+    /// A text cannot be embedded as asked.
+    #[error("embedding: {0}")]
+    Embedding(String),
     /// Sampling options that have no meaning.
     #[error("sampling options: {0}")]
     Sampling(String),

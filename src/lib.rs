@@ -1,6 +1,7 @@
 #![doc = include_str!("../docs/guide.md")]
 #![deny(missing_docs)]
 
+pub mod embed;
 mod error;
 pub mod flow;
 pub mod gemma;

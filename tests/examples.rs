@@ -13,7 +13,11 @@ use common::{
     gguf::GgufOracle,
     oracle::{GATE, Oracle, data, worst},
 };
-use gemmaflow::text::Tokenizer;
+use gemmaflow::{
+    embed::{EmbeddingTask, GemmaEmbedder},
+    runtime::Device,
+    text::Tokenizer,
+};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -348,6 +352,51 @@ fn inspect_shows_the_profile_in_effect() {
 }
 
 #[test]
+fn embed_ranks_the_lines_of_a_file() {
+    let model = GgufOracle::open("embeddinggemma-s-q4_0").path;
+    let (embedder, tokenizer) =
+        (GemmaEmbedder::from_path(&model, Device::Cpu).expect("a model"), Tokenizer::from_gguf(&model).expect("a tokenizer"));
+    let lines = ["the red planet", "a cup of tea", "Mars", "tea and cake", "the night sky"];
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("lines.txt");
+    // The second line is empty and has a number all the same.
+    std::fs::write(&file, format!("{}\n\n{}\n", lines[0], lines[1..].join("\n"))).expect("written");
+    let numbers = [1, 3, 4, 5, 6];
+    let (model, file) = (model.display().to_string(), file.display().to_string());
+    for (device, dimensions) in [("cpu", 64), ("gpu", 64), ("cpu", 16)] {
+        let embedder = embedder.clone().with_dimensions(dimensions).expect("a length");
+        let query = embedder.embed_texts(&tokenizer, &EmbeddingTask::Query, &["planets"]).expect("a vector").concat();
+        let vectors = embedder.embed_texts(&tokenizer, &EmbeddingTask::document(), &lines).expect("vectors");
+        let cosine = |vector: &Vec<f32>| vector.iter().zip(&query).map(|(a, b)| a * b).sum::<f32>();
+        let mut expected: Vec<(f32, usize, &str)> =
+            vectors.iter().zip(numbers).zip(lines).map(|((vector, number), line)| (cosine(vector), number, line)).collect();
+        expected.sort_by(|(a, ..), (b, ..)| b.total_cmp(a));
+        let cut = dimensions.to_string();
+        let arguments = ["--model", &model, "--query", "planets", &file, "--dimensions", &cut, "--device", device, "--top", "4"];
+        let found = succeeds("embed", &arguments);
+        assert_eq!(found.lines().count(), 4, "{found}");
+        for (found, (score, number, line)) in found.lines().zip(&expected) {
+            let mut words = found.split_whitespace();
+            let printed: f32 = words.next().and_then(|word| word.parse().ok()).expect("a score");
+            assert!((printed - score).abs() < 1e-3, "{found}, expected {score}");
+            assert_eq!(words.next(), Some(&*number.to_string()), "{found}");
+            assert!(found.ends_with(line), "{found}");
+        }
+    }
+    let long = "a ".repeat(600);
+    std::fs::write(&file, &long).expect("written");
+    let arguments = ["--model", &model, "--query", "planets", &file, "--device", "cpu"];
+    assert!(fails("embed", &arguments).contains("at most 512 are taken"));
+    std::fs::write(&file, "\n \n").expect("written");
+    assert!(fails("embed", &arguments).contains("no line with text"));
+    let generating = GgufOracle::open("gemma2-s-q4_0-pure").path.display().to_string();
+    std::fs::write(&file, "a line").expect("written");
+    assert!(fails("embed", &["--model", &generating, "--query", "planets", &file, "--device", "cpu"]).contains("GemmaGenerator"));
+    assert!(fails("embed", &[&arguments[..], &["--dimensions", "65"]].concat()).contains("65, expected 1 to 64"));
+    assert!(fails("generate", &["--model", &model, "--device", "cpu"]).contains("GemmaEmbedder"));
+}
+
+#[test]
 fn mistakes_are_explained() {
     let model = data("checkpoints/gemma3-text").display().to_string();
     let logits = |more: &[&str]| fails("logits", &[&["--model", &model, "--device", "cpu", "--out", "/dev/null"], more].concat());
@@ -388,6 +437,7 @@ fn help_names_every_flag() {
         ("lora", "--model --adapter --prompt --max-tokens --reps --device"),
         ("probe", "--model --prompt --layers --top --reps --device"),
         ("logits", "--model --tokens --device --path --chunk --out"),
+        ("embed", "--model --query --dimensions --top --device"),
         (
             "bench",
             "--model --shape --weights --layers --prompt --depth --gen --reps --profile --clock --svg --first-token --pipelines --load --cold --device --json",

@@ -12,6 +12,7 @@ use std::{
 
 use gemmaflow::{
     Error,
+    embed::GemmaEmbedder,
     gemma::GemmaConfig,
     generate::{GemmaGenerator, SampleOpts},
     hub::{DownloadProgress, HubOptions, download},
@@ -368,6 +369,26 @@ fn shards_come_with_their_index() {
     case.hub.state().files.remove(&shards[3]);
     let error = case.get().unwrap_err();
     assert!(matches!(&error, Error::HubMissing { problem, .. } if problem.contains(&shards[3])), "{error}");
+}
+
+#[test]
+fn a_model_that_embeds_texts_comes_with_its_modules() {
+    let folder = Path::new(ROOT).join("tests/data/checkpoints/embeddinggemma");
+    let files = [
+        "config.json",
+        "model.safetensors",
+        "modules.json",
+        "1_Pooling/config.json",
+        "2_Dense/config.json",
+        "2_Dense/model.safetensors",
+        "3_Dense/config.json",
+        "3_Dense/model.safetensors",
+    ];
+    let case = Case::new(Hub::of_folder(&folder, &files));
+    let config = GemmaConfig::near_weights(case.get().unwrap()).unwrap();
+    assert_eq!(config, GemmaConfig::near_weights(&folder).unwrap());
+    assert_eq!(config.embedding_dense, [96, 48]);
+    assert!(GemmaEmbedder::from_path(case.offline().unwrap(), Device::Cpu).is_ok());
 }
 
 #[test]

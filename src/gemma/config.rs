@@ -16,7 +16,7 @@ use std::{collections::BTreeMap, path::Path};
 
 pub use drafter::GemmaDrafterConfig;
 pub use types::{GemmaArch, GemmaLayerStyle, LayerAttnOptions, LayerKind, LayerOverrides, RopeConfig, RopeScaling};
-pub(super) use validate::MOST_STREAMS;
+pub(super) use validate::{MOST_DENSE, MOST_STREAMS};
 
 use crate::{Result, weights::FileLimits};
 
@@ -48,9 +48,12 @@ pub struct GemmaConfig {
     pub max_position_embeddings: usize,
     /// One kind a layer.
     pub layer_types: Vec<LayerKind>,
-    /// Keys a sliding layer keeps, the query's own position included. `None` only without sliding layers.
+    /// Keys a sliding layer keeps, the query's own position included; where attention looks both ways, so many in all, half of
+    /// them on either side (EmbeddingGemma 2: so many on either side). `None` only without sliding layers.
     pub sliding_window: Option<usize>,
-    /// Scores are multiplied by this to the power −1/2; in Gemma 3n and 4 it is 1. `None` (Gemma 1): by `head_dim` to the power
+    /// Whether queries see later tokens too, as in models that embed whole texts.
+    pub use_bidirectional_attention: bool,
+    /// Scores are multiplied by this to the power −1/2; in Gemma 3n, 4 and EmbeddingGemma 2 it is 1. `None` (Gemma 1): by `head_dim` to the power
     /// −1/2.
     pub query_pre_attn_scalar: Option<f32>,
     /// Softcap of the attention scores.
@@ -90,16 +93,24 @@ pub struct GemmaConfig {
     /// For each layer the standard deviations above their mean that a gate of the FFW must exceed to count; `None` where all count.
     /// Empty where that is so in every layer.
     pub activation_sparsity: Vec<Option<f32>>,
+    /// Width that each token's final state is projected to before the mean (EmbeddingGemma 2); 0 without.
+    pub embedding_dim: usize,
+    /// Widths of the products after the mean of a text's tokens, in order (EmbeddingGemma 1: 3072, 768); empty without. Not in
+    /// `config.json`, but beside it (`modules.json`).
+    pub embedding_dense: Vec<usize>,
     /// Run only this many layers, the first ones. Never read from a file.
     pub effective_num_layers: Option<usize>,
 }
 
 impl GemmaConfig {
-    /// Reads `config.json` (or the `config.json` of a folder). Stop tokens of a `generation_config.json` beside it are added.
+    /// Reads `config.json` (or the `config.json` of a folder). Stop tokens of a `generation_config.json` beside it are added, and
+    /// for a model with bidirectional attention what the `modules.json` beside it says of the way from tokens to a text's vector.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) where a file cannot be read; [`Error::Config`](crate::Error::Config) and
-    /// [`Error::Unsupported`](crate::Error::Unsupported) as [`from_json`](Self::from_json), with the file's name in front.
+    /// [`Error::Unsupported`](crate::Error::Unsupported) as [`from_json`](Self::from_json), with the file's name in front, and for
+    /// modules of a text embedding model that this crate does not compute; [`Error::Format`](crate::Error::Format) for a
+    /// `modules.json` that is none.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         json::from_file(path.as_ref())
     }
@@ -139,7 +150,7 @@ impl GemmaConfig {
         }
     }
 
-    /// Reads the text of a `config.json`: a text model, or a wrapper (`gemma3`, `gemma3n`, `gemma4`, `gemma4_unified`) with its
+    /// Reads the text of a `config.json`: a text model, or a wrapper (`gemma3`, `gemma3n`, `gemma4`, `gemma4_unified`, `embedding_gemma2`) with its
     /// `text_config`.
     ///
     /// # Errors

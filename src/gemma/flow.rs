@@ -34,6 +34,8 @@ enum Head {
     AllLogits,
     /// Logits at one position a sequence.
     LastLogits,
+    /// One vector a sequence.
+    Sentence,
 }
 
 /// Where the compile profile comes from.
@@ -65,9 +67,12 @@ type PatchHook = dyn Fn(ModelFlow) -> ModelFlow + Send + Sync;
 /// | `past`, `dynamic_past` | no: there is no past | one of them; with both, `past` is the most |
 /// | `lm_head`, `hidden_only` | yes (without either: hidden) | yes (without either: logits) |
 /// | `last_token_logits` | yes | no: there is one token |
+/// | `sentence_vectors` | yes | no: there is one token |
 /// | `export_kv` | yes | no: K and V are always outputs |
 /// | `custom_mask` | no | yes |
 /// | hooks | yes | yes |
+///
+/// A model whose attention looks both ways (EmbeddingGemma) has no decode, no resident caches and no logits.
 ///
 /// What the table refuses is an error at `build` that names the option. Where an option is called twice the later call holds.
 ///
@@ -75,7 +80,7 @@ type PatchHook = dyn Fn(ModelFlow) -> ModelFlow + Send + Sync;
 ///
 /// Prefill, graph `gemma`: inputs `input_ids` `[B, T]` u32; from B = 2 on, optionally, `attention_mask` `[B, T]` f32 (1 live, 0
 /// padding, on either side); with `dynamic_seq` and `last_token_logits`, `last_token_idx` `[B]` u32. Outputs `logits` `[B, T, V]` (or
-/// `[B, 1, V]`), or `hidden` `[B, T, D]`; with `export_kv` then `k_0`, `v_0`, `k_1`, … `[B, T, K·H]`, K and H
+/// `[B, 1, V]`), or `hidden` `[B, T, D]`, or `sentence` `[B, W]`; with `export_kv` then `k_0`, `v_0`, `k_1`, … `[B, T, K·H]`, K and H
 /// those of the layer, for each layer that owns keys and values ([`GemmaConfig::num_kv_layers`]).
 ///
 /// Decode, graph `gemma_decode`: inputs `input_ids` `[B, 1]` u32; with `dynamic_past`, `position` `[B]` u32, the number of live rows
@@ -219,6 +224,13 @@ impl<'a> GemmaFlow<'a> {
         self
     }
 
+    /// One vector a sequence, as a model that embeds texts has it before it is made a unit vector: the mean of the live tokens' final
+    /// hidden states (EmbeddingGemma 2: projected), then the products of [`GemmaConfig::embedding_dense`].
+    pub fn sentence_vectors(mut self) -> Self {
+        self.head = Some(Head::Sentence);
+        self
+    }
+
     /// Adds each layer's K (after RoPE) and V as outputs `k_0`, `v_0`, `k_1`, … `[B, T, K·H]`.
     pub fn export_kv(mut self) -> Self {
         self.export_kv = true;
@@ -287,6 +299,7 @@ impl<'a> GemmaFlow<'a> {
     ///
     /// # Errors
     /// [`Error::Profile`](crate::Error::Profile) for a profile that cannot be understood, [`Error::Builder`](crate::Error::Builder) for sizes of zero and for an option that can have no effect (see the table above),
+    /// [`Error::Unsupported`](crate::Error::Unsupported) for what a model whose attention looks both ways cannot do,
     /// [`Error::ContextFull`](crate::Error::ContextFull) for sizes past the model's context, [`Error::Config`](crate::Error::Config), what a hook's stages say, and what the loader
     /// says of a weight.
     pub fn build(self, loader: &mut dyn WeightLoader) -> Result<BuiltModel> {

@@ -10,6 +10,7 @@ mod names;
 mod opts;
 mod per_layer;
 mod rope;
+mod sentence;
 mod streams;
 mod weights;
 
@@ -31,11 +32,12 @@ pub use layer::{
     gemma_prefill_layer_composed,
 };
 pub use names::{LayerWeight, WeightPosition};
-pub(crate) use names::{gguf_key, gguf_stack, text_weight};
+pub(crate) use names::{dense_key, gguf_key, gguf_stack, text_weight};
 pub use opts::{
     GemmaDecodeOpts, GemmaPrefillOpts, build_gemma_decode_built, build_gemma_decode_flow, build_gemma_decode_graph,
     build_gemma_prefill_built, build_gemma_prefill_flow,
 };
 pub use per_layer::{LayerScalarStage, PerLayerGateStage, PerLayerInputsStage};
 pub use rope::{build_rope_tables, default_inv_freq, resolve_inv_freq, rope_slice};
+pub use sentence::SentenceStage;
 pub use streams::{MergeStreamsStage, SplitStreamsStage, StreamsLayerStage};

@@ -3,7 +3,7 @@
 //! Ours go by position in the model. The trap that this table exists for: `post_attention_layernorm` is the norm *before* the FFW
 //! in Gemma 1 and the norm *after* attention from Gemma 2 on.
 
-use super::config::MOST_STREAMS;
+use super::config::{MOST_DENSE, MOST_STREAMS};
 use crate::{gemma::GemmaArch, ir::ops::Gain};
 
 /// Where in the model a weight stands, as it is named everywhere in this crate.
@@ -17,9 +17,9 @@ pub enum WeightPosition {
     FinalNorm,
     /// What each token brings each layer, `[rows, layers·P]` (Gemma 3n and 4).
     PerLayerEmbed,
-    /// Projection of the embedding to what each layer gets of it, `[layers·P, D]` (Gemma 3n and 4).
+    /// Projection of the embedding to what each layer gets of it, `[layers·P, D]` (Gemma 3n, 4 and EmbeddingGemma 2).
     PerLayerModelProjection,
-    /// Norm of that projection, for each layer `[P]` (Gemma 3n and 4).
+    /// Norm of that projection, for each layer `[P]` (Gemma 3n, 4 and EmbeddingGemma 2).
     PerLayerProjectionNorm,
     /// What makes stream j + 1 of the embedding, `[D, D]` (Gemma 3n).
     StreamProjection(usize),
@@ -29,6 +29,10 @@ pub enum WeightPosition {
     DraftInput,
     /// From a drafter's stream to what stands for the target's next hidden state, `[B, D]` (drafters of Gemma 4).
     DraftOutput,
+    /// Projection of each token's final state, `[width, D]` (EmbeddingGemma 2).
+    EmbeddingProjection,
+    /// Product j after the mean of a text's tokens, `[out, in]` (EmbeddingGemma 1).
+    EmbeddingDense(usize),
     /// A weight of one decoder layer.
     Layer(usize, LayerWeight),
 }
@@ -70,9 +74,9 @@ layer_weights! {
     FfwUp "ffw_up" "Up projection `[F, D]`.",
     FfwDown "ffw_down" "Down projection `[D, F]`.",
     PostFfwNorm "post_ffw_norm" "Norm of the FFW's output `[D]` (from Gemma 2 on).",
-    PerLayerGate "per_layer_gate" "Projection of the stream that gates what the layer gets of each token `[P, D]` (Gemma 3n and 4).",
-    PerLayerProjection "per_layer_projection" "Projection of that to the stream `[D, P]` (Gemma 3n and 4).",
-    PostPerLayerNorm "post_per_layer_norm" "Norm of that projection `[D]` (Gemma 3n and 4).",
+    PerLayerGate "per_layer_gate" "Projection of the stream that gates what the layer gets of each token `[P, D]` (Gemma 3n, 4 and EmbeddingGemma 2).",
+    PerLayerProjection "per_layer_projection" "Projection of that to the stream `[D, P]` (Gemma 3n, 4 and EmbeddingGemma 2).",
+    PostPerLayerNorm "post_per_layer_norm" "Norm of that projection `[D]` (Gemma 3n, 4 and EmbeddingGemma 2).",
     StreamRouterNorm "stream_router_norm" "Norm of what decides how streams mix `[D]` (Gemma 3n).",
     StreamRouter "stream_router" "Projection of that to one number a stream `[N, D]` (Gemma 3n).",
     StreamPredict "stream_predict" "From those to how each stream is predicted from all `[N·N, N]` (Gemma 3n).",
@@ -81,7 +85,7 @@ layer_weights! {
     LowRankDown "low_rank_down" "The path beside attention, to its rank r `[r, D]` (Gemma 3n).",
     LowRankUp "low_rank_up" "The path beside attention, back to the stream `[D, r]` (Gemma 3n).",
     PostLowRankNorm "post_low_rank_norm" "Norm of that path `[D]` (Gemma 3n).",
-    LayerScalar "layer_scalar" "Factor on the stream after the layer `[1]` (Gemma 4).",
+    LayerScalar "layer_scalar" "Factor on the stream after the layer `[1]` (Gemma 4 and EmbeddingGemma 2).",
 }
 
 impl std::fmt::Display for WeightPosition {
@@ -97,6 +101,8 @@ impl std::fmt::Display for WeightPosition {
             WeightPosition::StreamUnembed(j) => write!(f, "stream_unembed.{j}"),
             WeightPosition::DraftInput => f.write_str("draft_input"),
             WeightPosition::DraftOutput => f.write_str("draft_output"),
+            WeightPosition::EmbeddingProjection => f.write_str("embedding_projection"),
+            WeightPosition::EmbeddingDense(j) => write!(f, "embedding_dense_{j}"),
             WeightPosition::Layer(layer, weight) => write!(f, "layer.{layer}.{}", weight.name()),
         }
     }
@@ -111,7 +117,7 @@ enum Convention {
 
 impl WeightPosition {
     /// The weights that belong to no layer.
-    pub(super) const ENDS: [WeightPosition; 8] = [
+    pub(super) const ENDS: [WeightPosition; 9] = [
         WeightPosition::Embed,
         WeightPosition::PerLayerEmbed,
         WeightPosition::PerLayerModelProjection,
@@ -120,6 +126,7 @@ impl WeightPosition {
         WeightPosition::Unembed,
         WeightPosition::DraftInput,
         WeightPosition::DraftOutput,
+        WeightPosition::EmbeddingProjection,
     ];
 
     /// Every weight that a model of `arch` with `layers` layers may have; [`GemmaConfig::weights`](super::GemmaConfig::weights) are
@@ -128,6 +135,7 @@ impl WeightPosition {
         let of_layer = |layer| LayerWeight::ALL.iter().map(move |&weight| WeightPosition::Layer(layer, weight));
         let of_stream = |j| [WeightPosition::StreamProjection(j), WeightPosition::StreamUnembed(j)];
         let ends = Self::ENDS.into_iter().chain((0..MOST_STREAMS - 1).flat_map(of_stream));
+        let ends = ends.chain((0..MOST_DENSE).map(WeightPosition::EmbeddingDense));
         let all = ends.chain((0..layers).flat_map(of_layer));
         all.filter(move |position| position.hugging_face(arch).is_some())
     }
@@ -164,7 +172,7 @@ impl WeightPosition {
     }
 
     fn foreign(self, arch: GemmaArch, convention: Convention) -> Option<String> {
-        if convention == Convention::Gguf && arch == GemmaArch::VaultGemma {
+        if convention == Convention::Gguf && matches!(arch, GemmaArch::VaultGemma | GemmaArch::EmbeddingGemma2) {
             return None;
         }
         match self {
@@ -176,6 +184,13 @@ impl WeightPosition {
                 let stem = stream_stem(self)?;
                 let known = arch == GemmaArch::Gemma3n && convention == Convention::HuggingFace;
                 known.then(|| format!("{stem}{j}.weight"))
+            }
+            WeightPosition::EmbeddingDense(j) => {
+                let known = arch == GemmaArch::Gemma3 && j < MOST_DENSE;
+                known.then(|| match convention {
+                    Convention::HuggingFace => dense_key(j),
+                    Convention::Gguf => format!("dense_{}.weight", j + 2),
+                })
             }
             end => Some(end_name(arch, end, convention)?.to_string()),
         }
@@ -227,8 +242,13 @@ pub(crate) fn gguf_stack(architecture: &str, name: &str, count: usize) -> Option
     (0..count).map(|j| position(j).hugging_face(GemmaArch::Gemma3n)).collect()
 }
 
-/// What may stand before a text weight's name, by the class that saved it; the longest that fits is taken off.
-const PREFIXES: [&str; 3] = ["model.language_model.", "language_model.model.", "model."];
+/// The loader's key of the weight of dense module `j`, which has a file of its own in sentence-transformers' layout.
+pub(crate) fn dense_key(j: usize) -> String {
+    format!("{}_Dense.linear.weight", j + 2)
+}
+
+/// What may stand before a text weight's name, by the class that saved it; the first that fits is taken off.
+const PREFIXES: [&str; 4] = ["model.language_model.", "language_model.model.", "model.", "language_model."];
 
 /// Parts of a name by which the weights of other modalities are known.
 const OTHER_MODALITIES: [&str; 3] = ["vision", "audio", "multi_modal_projector"];
@@ -264,10 +284,14 @@ const fn stream_stem(position: WeightPosition) -> Option<&'static str> {
 const HEAD: &str = "lm_head.weight";
 
 const fn end_name(arch: GemmaArch, end: WeightPosition, convention: Convention) -> Option<&'static str> {
-    use GemmaArch::{Gemma3n, Gemma4};
+    use GemmaArch::{EmbeddingGemma2, Gemma3n, Gemma4};
     let (hugging_face, gguf) = match (end, arch) {
         (WeightPosition::DraftInput, Gemma4) => ("pre_projection.weight", "nextn.pre_projection.weight"),
         (WeightPosition::DraftOutput, Gemma4) => ("post_projection.weight", "nextn.post_projection.weight"),
+        (WeightPosition::Unembed, EmbeddingGemma2) => return None,
+        (WeightPosition::EmbeddingProjection, EmbeddingGemma2) => ("embedding_projection.weight", ""),
+        (WeightPosition::PerLayerModelProjection, EmbeddingGemma2) => ("ple.per_layer_model_projection.weight", ""),
+        (WeightPosition::PerLayerProjectionNorm, EmbeddingGemma2) => ("ple.per_layer_projection_norm.weight", ""),
         (WeightPosition::Embed, _) => ("embed_tokens.weight", "token_embd.weight"),
         (WeightPosition::FinalNorm, _) => ("norm.weight", "output_norm.weight"),
         (WeightPosition::Unembed, _) => (HEAD, "output.weight"),
@@ -296,8 +320,13 @@ const fn suffix(weight: LayerWeight, convention: Convention) -> &'static str {
 
 /// The name within a layer, without its suffix.
 const fn layer_name(arch: GemmaArch, weight: LayerWeight, convention: Convention) -> Option<&'static str> {
-    use GemmaArch::{Gemma, Gemma2, Gemma3, Gemma3n, Gemma4};
+    use GemmaArch::{EmbeddingGemma2, Gemma, Gemma2, Gemma3, Gemma3n, Gemma4};
     let (hugging_face, gguf) = match (weight, arch) {
+        (LayerWeight::PerLayerGate, EmbeddingGemma2) => ("ple_block.per_layer_input_gate", ""),
+        (LayerWeight::PerLayerProjection, EmbeddingGemma2) => ("ple_block.per_layer_projection", ""),
+        (LayerWeight::PostPerLayerNorm, EmbeddingGemma2) => ("ple_block.post_per_layer_input_norm", ""),
+        // All else is called as in Gemma 4.
+        (_, EmbeddingGemma2) => return layer_name(Gemma4, weight, convention),
         (LayerWeight::PreAttentionNorm, _) => ("input_layernorm", "attn_norm"),
         (LayerWeight::Query, _) => ("self_attn.q_proj", "attn_q"),
         (LayerWeight::Key, _) => ("self_attn.k_proj", "attn_k"),

@@ -1,4 +1,4 @@
-//! What Gemma 3n and 4 add to each layer: a gated input of its own for each token, and a factor on the stream.
+//! What Gemma 3n, 4 and EmbeddingGemma 2 add to each layer: a gated input of its own for each token, and a factor on the stream.
 
 use super::{
     GemmaArch, GemmaConfig, LayerWeight, WeightPosition,
@@ -19,14 +19,15 @@ const INPUTS: &str = "per_layer_inputs";
 /// What each layer gets of each token, from its scaled embedding and from a table of its own (gemma-spec §3); the stream passes
 /// through.
 ///
-/// `p = (norm(W·e / √D) + table[id]·√P) / √2`, by layer; an id that the table does not have takes its first row.
+/// `p = (norm(W·e / √D) + table[id]·√P) / √2`, by layer; an id that the table does not have takes its first row. Without a table
+/// (EmbeddingGemma 2) `p = norm(W·e / √D)`.
 #[derive(Debug, Clone)]
 pub struct PerLayerInputsStage {
     arch: GemmaArch,
     layers: usize,
     /// P.
     width: usize,
-    /// Rows of the table.
+    /// Rows of the table; 0 without.
     rows: usize,
     eps: f32,
     on_host: bool,
@@ -65,9 +66,7 @@ impl PerLayerInputsStage {
 
 impl BlockStage for PerLayerInputsStage {
     fn emit(&self, context: &mut EmitContext, embed: NodeId) -> Result<NodeId> {
-        let Self { arch, layers, width, eps, .. } = *self;
-        let missing = || Error::Builder("inputs of each layer need the tokens, 'input_ids'".into());
-        let ids = context.find_shared("input_ids").ok_or_else(missing)?;
+        let Self { arch, layers, width, rows, eps, .. } = *self;
         let by_layer = context.shape(&[layers, width]);
 
         let root = (context.width(embed)? as f32).sqrt();
@@ -77,7 +76,12 @@ impl BlockStage for PerLayerInputsStage {
         let gain = model_weight(context, arch, WeightPosition::PerLayerProjectionNorm, &[width])?;
         let projected = context.graph.rms_norm(projected, gain, eps, arch.gain())?;
         context.graph.label(projected, "per_layer_projection_norm");
-
+        if rows == 0 {
+            context.share(INPUTS, projected);
+            return Ok(embed);
+        }
+        let missing = || Error::Builder("inputs of each layer need the tokens, 'input_ids'".into());
+        let ids = context.find_shared("input_ids").ok_or_else(missing)?;
         let own = self.table_rows(context, ids)?;
         let own = context.graph.reshape(own, by_layer)?;
         let own = context.graph.scale(own, (width as f32).sqrt())?;

@@ -16,6 +16,8 @@ impl GemmaConfig {
         match position {
             WeightPosition::Embed | WeightPosition::FinalNorm => true,
             WeightPosition::Unembed => !self.tie_word_embeddings,
+            WeightPosition::EmbeddingProjection => self.embedding_dim > 0,
+            WeightPosition::EmbeddingDense(j) => j < self.embedding_dense.len(),
             WeightPosition::PerLayerEmbed
             | WeightPosition::PerLayerModelProjection
             | WeightPosition::PerLayerProjectionNorm
@@ -42,6 +44,11 @@ impl GemmaConfig {
             WeightPosition::PerLayerModelProjection => return vec![all_layers, d],
             WeightPosition::PerLayerProjectionNorm => return vec![p],
             WeightPosition::StreamProjection(_) | WeightPosition::StreamUnembed(_) => return vec![d, d],
+            WeightPosition::EmbeddingProjection => return vec![self.embedding_dim, d],
+            WeightPosition::EmbeddingDense(j) => {
+                let width = |j: usize| self.embedding_dense.get(j).copied().unwrap_or(0);
+                return vec![width(j), if j == 0 { d } else { width(j - 1) }];
+            }
             WeightPosition::Layer(layer, weight) => (layer, weight),
         };
         let (streams, rank) = (self.altup_num_inputs, self.laurel_rank);

@@ -35,8 +35,19 @@ use self::{cache::Store, client::Client, transfer::Transfer};
 use crate::{Error, Result, weights::index_shards};
 
 const CONFIG: &str = "config.json";
-/// Taken where the repository has them.
-const OPTIONAL: [&str; 2] = ["generation_config.json", "tokenizer.json"];
+/// Taken where the repository has them; the last ones are those of a model that embeds texts, as sentence-transformers names them.
+const OPTIONAL: [&str; 10] = [
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "config_sentence_transformers.json",
+    "modules.json",
+    "1_Pooling/config.json",
+    "2_Dense/config.json",
+    "2_Dense/model.safetensors",
+    "3_Dense/config.json",
+    "3_Dense/model.safetensors",
+];
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 

@@ -11,6 +11,8 @@ pub enum MaskKind {
     Causal,
     /// `q - w < k <= q`: exactly `w` keys, the query's own among them. `k = q - w` is not visible.
     SlidingWindow(usize),
+    /// `|q - k| <= r`: the query's own key and up to `r` on either side.
+    SymmetricWindow(usize),
     /// A keep-mask operand decides: below 0.5 drops.
     Custom,
     /// An operand is added to the scores.
@@ -26,6 +28,7 @@ impl MaskKind {
             MaskKind::None | MaskKind::Custom | MaskKind::Bias => true,
             MaskKind::Causal => k <= q,
             MaskKind::SlidingWindow(w) => k <= q && q - k < w,
+            MaskKind::SymmetricWindow(r) => q.abs_diff(k) <= r,
         }
     }
 }
@@ -36,6 +39,7 @@ impl std::fmt::Display for MaskKind {
             MaskKind::None => f.write_str("none"),
             MaskKind::Causal => f.write_str("causal"),
             MaskKind::SlidingWindow(w) => write!(f, "window({w})"),
+            MaskKind::SymmetricWindow(r) => write!(f, "symmetric window({r})"),
             MaskKind::Custom => f.write_str("custom"),
             MaskKind::Bias => f.write_str("bias"),
         }
@@ -53,6 +57,17 @@ mod tests {
                 let seen: Vec<usize> = (0..20).filter(|&k| MaskKind::SlidingWindow(w).allows(q, k)).collect();
                 assert_eq!(seen.len(), w.min(q + 1), "w {w} q {q}");
                 assert_eq!(seen.last(), Some(&q));
+            }
+        }
+    }
+
+    #[test]
+    fn a_symmetric_window_keeps_its_radius_on_either_side() {
+        for r in [0, 1, 4] {
+            for q in 0..20usize {
+                let seen: Vec<usize> = (0..20).filter(|&k| MaskKind::SymmetricWindow(r).allows(q, k)).collect();
+                assert_eq!((seen.first(), seen.last()), (Some(&q.saturating_sub(r)), Some(&(q + r).min(19))), "r {r} q {q}");
+                assert_eq!(seen.len(), 1 + r.min(q) + r.min(19 - q));
             }
         }
     }

@@ -40,14 +40,16 @@ pub use counters::{CounterSnapshot, Counters};
 pub use device::{AdapterDescription, Device, Opened, OwnDevice, adapters, adapters_async};
 pub use dispatch_timer::{Clock, DispatchTime, RunTimes};
 pub use driver_cache::PipelineBlob;
-pub(crate) use engine::{GpuEngine, MemoryAsked, plan_memory};
+pub(crate) use engine::{GpuEngine, MemoryAsked, largest, plan_memory};
 pub use lru::CacheStats;
+pub(crate) use lru::Lru;
 pub use pipeline::{Pipeline, PipelineCache};
 pub use prepared::{Bound, PreparedPlan, ScratchPool, Step};
 pub use read_back::StagedRead;
 pub use requirements::{required_features, required_limits, wanted_features, wanted_limits};
 pub use resident::{ResidentWeight, Shard};
 pub use session::{CompileOptions, CompiledGraph, RunInput, Session, SessionWeights};
+pub(crate) use session::{RunMemory, Running, WeightMemory};
 pub use upload::{UploadPhase, UploadProgress, WeightUploader};
 /// The `wgpu` that this crate is built against, for applications that hand over their own device.
 pub use wgpu;

@@ -18,7 +18,7 @@ use tokenizers::{
     normalizers::Replace,
 };
 
-use super::tokenizer::SPACE;
+use super::{frame::Frame, tokenizer::SPACE};
 use crate::{
     Result,
     weights::{FileLimits, GgufFiles, GgufMetadata, ReadMode, ReadOptions},
@@ -32,10 +32,16 @@ const NORMAL: i32 = 1;
 const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 
-/// Reads the file's metadata (of one in parts: the first).
-pub(super) fn read(path: &Path, limits: FileLimits) -> Result<Tokenizer> {
+/// Reads the file's metadata (of one in parts: the first), and what it says of the tokens around a text: llama.cpp takes BOS before
+/// and nothing after it where the file is silent.
+pub(super) fn read(path: &Path, limits: FileLimits) -> Result<(Tokenizer, Frame)> {
     let files = GgufFiles::open(path, ReadOptions { mode: ReadMode::Positioned, limits })?;
-    build(&files.metadata).map_err(|problem| files.error(problem))
+    let whole = build(&files.metadata).and_then(|tokenizer| {
+        let flag = |key: &str, absent| Ok::<_, String>(Some(files.metadata.flag(key)?.unwrap_or(absent)));
+        let (bos, eos) = (flag("tokenizer.ggml.add_bos_token", true)?, flag("tokenizer.ggml.add_eos_token", false)?);
+        Ok((tokenizer, Frame { bos, eos }))
+    });
+    whole.map_err(|problem| files.error(problem))
 }
 
 fn build(metadata: &GgufMetadata) -> Result<Tokenizer, String> {

@@ -22,6 +22,7 @@
 //! What a model answers to such a prompt comes back as text, thoughts and tool calls through a [`ChatParser`].
 
 mod chat;
+mod frame;
 mod gguf;
 mod stream;
 mod tokenizer;

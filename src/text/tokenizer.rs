@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokenizers::AddedToken;
 
-use crate::text::TextStream;
+use crate::text::{TextStream, frame::Frame};
 use crate::{Error, Result, weights::FileLimits};
 
 /// Gemma's tokens that mark structure and have no text of their own, beside those that `tokenizer.json` itself calls special.
@@ -64,6 +64,8 @@ struct Shared {
     control: HashMap<String, u32>,
     control_ids: HashMap<u32, String>,
     bytes: HashMap<u32, u8>,
+    /// What stands before and after every text.
+    frame: [Vec<u32>; 2],
 }
 
 impl Tokenizer {
@@ -77,7 +79,8 @@ impl Tokenizer {
             path.push("tokenizer.json");
         }
         let bytes = std::fs::read(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
-        Self::parse(&bytes).map_err(|problem| Error::Format { path, problem })
+        let settings = Frame::beside(&path)?;
+        Self::parse(&bytes, settings).map_err(|problem| Error::Format { path, problem })
     }
 
     /// Reads the tokenizer that a GGUF file carries (of one in parts: the first). It gives the ids of Hugging Face's
@@ -96,7 +99,8 @@ impl Tokenizer {
     /// As [`from_gguf`](Self::from_gguf).
     pub fn from_gguf_with(path: impl AsRef<Path>, limits: FileLimits) -> Result<Self> {
         let path = path.as_ref();
-        Self::wrap(super::gguf::read(path, limits)?).map_err(|problem| Error::Format { path: path.to_path_buf(), problem })
+        let (inner, frame) = super::gguf::read(path, limits)?;
+        Self::wrap(inner, frame).map_err(|problem| Error::Format { path: path.to_path_buf(), problem })
     }
 
     /// Takes the content of a `tokenizer.json`.
@@ -104,15 +108,15 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenizer`] if it is not a `tokenizer.json` of the kind that Gemma has.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        Self::parse(bytes).map_err(Error::Tokenizer)
+        Self::parse(bytes, Frame::default()).map_err(Error::Tokenizer)
     }
 
-    fn parse(bytes: &[u8]) -> Result<Self, String> {
+    fn parse(bytes: &[u8], frame: Frame) -> Result<Self, String> {
         let inner = tokenizers::Tokenizer::from_bytes(bytes);
-        Self::wrap(inner.map_err(|e| format!("this is not a tokenizer.json that can be read: {e}"))?)
+        Self::wrap(inner.map_err(|e| format!("this is not a tokenizer.json that can be read: {e}"))?, frame)
     }
 
-    fn wrap(mut inner: tokenizers::Tokenizer) -> Result<Self, String> {
+    fn wrap(mut inner: tokenizers::Tokenizer, frame: Frame) -> Result<Self, String> {
         // A file may carry the truncation and padding of whoever saved it.
         inner.with_truncation(None).map_err(|e| e.to_string())?.with_padding(None);
 
@@ -136,7 +140,8 @@ impl Tokenizer {
         }
         let bytes = (0..=u8::MAX).filter_map(|b| inner.token_to_id(&format!("<0x{b:02X}>")).map(|id| (id, b))).collect();
         let control = control_ids.iter().map(|(&id, name)| (name.clone(), id)).collect();
-        Ok(Self { shared: Arc::new(Shared { inner, control, control_ids, bytes }) })
+        let frame = frame.ids(&inner)?;
+        Ok(Self { shared: Arc::new(Shared { inner, control, control_ids, bytes, frame }) })
     }
 
     /// The token ids of plain text, after the BOS token if `add_bos`.
@@ -152,6 +157,20 @@ impl Tokenizer {
             ids.push(self.required_id("<bos>")?);
         }
         self.encode_onto(text, &mut ids)?;
+        Ok(ids)
+    }
+
+    /// The token ids of plain text between those that the tokenizer puts around every text: what the post-processor of its
+    /// `tokenizer.json` says, or where a `tokenizer_config.json` lies beside it the `add_bos_token` and `add_eos_token` there, or those
+    /// keys of a GGUF file. Generating models have BOS in front, EmbeddingGemma also EOS at the end.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_framed(&self, text: &str) -> Result<Vec<u32>> {
+        let [front, end] = &self.shared.frame;
+        let mut ids = front.clone();
+        self.encode_onto(text, &mut ids)?;
+        ids.extend(end);
         Ok(ids)
     }
 

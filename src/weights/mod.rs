@@ -17,6 +17,7 @@ mod options;
 mod quantised;
 mod random;
 mod safetensors;
+mod sentence;
 mod source;
 mod tensor;
 mod transposed;
@@ -33,6 +34,7 @@ pub use random::random_weights;
 pub use safetensors::SafetensorsLoader;
 #[cfg(feature = "hub")]
 pub(crate) use safetensors::index_shards;
+pub(crate) use sentence::{SentenceModules, prompts_beside};
 pub use tensor::{RandomFill, Tensor, TensorSource};
 
 use crate::Result;

@@ -100,7 +100,9 @@ mod tests {
             let mut config = GemmaConfig::preset(name).unwrap();
             config.effective_num_layers = Some(2);
             let mut weights = random_weights(&config, DType::BF16, 1).unwrap();
-            GemmaFlow::new(&config).lm_head().build(&mut weights).unwrap();
+            let flow = GemmaFlow::new(&config);
+            let flow = if config.use_bidirectional_attention { flow.sentence_vectors() } else { flow.lm_head() };
+            flow.build(&mut weights).unwrap();
             assert!(weights.is_empty(), "{name}: {:?}", weights.remaining_keys());
         }
     }

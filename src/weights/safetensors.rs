@@ -9,10 +9,14 @@ use std::{
 use safetensors::Dtype;
 
 use super::{
-    ReadMode, ReadOptions, Tensor, TensorInfo, TensorSource, WeightLoader, WeightMap, header, options::FileLimits,
+    ReadMode, ReadOptions, Tensor, TensorInfo, TensorSource, WeightLoader, WeightMap, header, options::FileLimits, sentence,
     source::FileSource,
 };
-use crate::{Error, Result, gemma::text_weight, ir::DType};
+use crate::{
+    Error, Result,
+    gemma::{dense_key, text_weight},
+    ir::DType,
+};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -21,6 +25,9 @@ const INDEX: &str = "model.safetensors.index.json";
 ///
 /// The prefixes `model.`, `language_model.model.` and `model.language_model.` are found and taken off; weights of vision and audio
 /// towers are left out. Files are read as [`ReadMode`] says.
+///
+/// Where a `modules.json` lies beside the files, as sentence-transformers has it, the weights of its dense modules are among those
+/// of the model.
 #[derive(Debug)]
 pub struct SafetensorsLoader {
     weights: WeightMap,
@@ -61,6 +68,9 @@ impl SafetensorsLoader {
         } else {
             loader.add(&path, options, None, &mut skipped)?;
         }
+        for (j, dense) in sentence::dense_files(&path)? {
+            loader.add_dense(j, &dense, options)?;
+        }
         if skipped.tensors > 0 {
             tracing::debug!(tensors = skipped.tensors, bytes = skipped.bytes, "left out weights that are not text");
         }
@@ -92,6 +102,22 @@ impl SafetensorsLoader {
                 continue;
             }
             self.add_entry(&file, entry, skipped)?;
+        }
+        self.files.push(path.to_path_buf());
+        Ok(())
+    }
+
+    /// Adds dense module `j`, which has a file of its own.
+    fn add_dense(&mut self, j: usize, path: &Path, options: ReadOptions) -> Result<()> {
+        let mut file = FileSource::open(path)?;
+        let entries = header::read(&file, &options.limits)?;
+        if options.mode == ReadMode::Mapped {
+            file.map()?;
+        }
+        let file = Arc::new(file);
+        for mut entry in entries.into_iter().filter(|entry| entry.name == "linear.weight") {
+            entry.name = dense_key(j);
+            self.add_entry(&file, entry, &mut Skipped::default())?;
         }
         self.files.push(path.to_path_buf());
         Ok(())

@@ -55,6 +55,13 @@ impl GgufOracle {
         found
     }
 
+    /// Every file of a model that embeds texts.
+    pub fn embedders() -> Vec<Self> {
+        let found: Vec<Self> = Self::all().into_iter().filter(|oracle| oracle.architecture() == "gemma-embedding").collect();
+        assert!(found.len() >= 3, "{} files", found.len());
+        found
+    }
+
     pub fn architecture(&self) -> &str {
         self.info["arch"].as_str().expect("a text")
     }

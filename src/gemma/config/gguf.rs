@@ -66,6 +66,7 @@ fn read_as(files: &GgufFiles, arch: GemmaArch, drafter: bool) -> Result<GemmaCon
         GemmaArch::Gemma4 if !drafter => gemma4(&keys, files, &layer_types)?,
         _ => LayerFacts::default(),
     };
+    let embedding_dense = if name == EMBEDDING { dense(&keys, files, hidden_size)? } else { Vec::new() };
     let (rope_full, rope_sliding) = rope(&keys, arch, files, wide_head)?;
     let config = GemmaConfig {
         arch,
@@ -80,6 +81,7 @@ fn read_as(files: &GgufFiles, arch: GemmaArch, drafter: bool) -> Result<GemmaCon
         max_position_embeddings: keys.required_size("context_length")?,
         layer_types,
         sliding_window,
+        use_bidirectional_attention: name == EMBEDDING,
         query_pre_attn_scalar: query_scalar(arch, num_hidden_layers, [hidden_size, num_attention_heads, head_dim]),
         attn_logit_softcapping: keys.cap("attn_logit_softcapping", arch, Some(50.0))?,
         final_logit_softcapping: match arch {
@@ -107,25 +109,30 @@ fn read_as(files: &GgufFiles, arch: GemmaArch, drafter: bool) -> Result<GemmaCon
         altup_correct_scale: facts.altup_correct_scale,
         laurel_rank: facts.laurel_rank,
         activation_sparsity: facts.activation_sparsity,
+        embedding_dim: 0,
+        embedding_dense,
         effective_num_layers: None,
     };
     config.validate()?;
     Ok(config)
 }
 
+/// llama.cpp's name of a Gemma 3 that embeds texts.
+const EMBEDDING: &str = "gemma-embedding";
+
 fn arch_of(name: &str) -> Result<GemmaArch> {
     let why = match name {
         "gemma" => return Ok(GemmaArch::Gemma),
         "gemma2" => return Ok(GemmaArch::Gemma2),
-        "gemma3" => return Ok(GemmaArch::Gemma3),
+        // An embedding model is a Gemma 3 that looks both ways.
+        "gemma3" | EMBEDDING => return Ok(GemmaArch::Gemma3),
         "gemma3n" => return Ok(GemmaArch::Gemma3n),
         "gemma4" => return Ok(GemmaArch::Gemma4),
         DRAFTER => "a drafter continues nothing by itself; give it to the generator of its model (Drafter::from_path), as it",
-        "gemma-embedding" => "an embedding model has no language model's head and bidirectional attention, which",
         other => {
             let shown: String = other.chars().take(60).collect();
             return Err(Error::Config(format!(
-                "general.architecture is {shown:?}, expected gemma, gemma2, gemma3, gemma3n or gemma4"
+                "general.architecture is {shown:?}, expected gemma, gemma2, gemma3, gemma3n, gemma4 or gemma-embedding"
             )));
         }
     };
@@ -254,6 +261,38 @@ fn layers(keys: &Keys, arch: GemmaArch, count: usize) -> Result<(Vec<LayerKind>,
         }
     };
     Ok((kinds, Some(window)))
+}
+
+/// The widths of the products after the mean of a text's tokens, where the file has them; refuses other ways to a text's vector.
+fn dense(keys: &Keys, files: &GgufFiles, hidden_size: usize) -> Result<Vec<usize>> {
+    const POOLING: [&str; 5] = ["none", "mean", "cls", "last", "rank"];
+    match keys.size("pooling_type")? {
+        None | Some(1) => {}
+        Some(other) => {
+            let (key, name) = (keys.full("pooling_type"), POOLING.get(other).copied().unwrap_or("unknown"));
+            return Err(Error::Unsupported(format!("{key} {other} ({name}; 1, the mean of all tokens, is): it")));
+        }
+    }
+    let (mut widths, mut width) = (Vec::new(), hidden_size);
+    for j in 2.. {
+        let Some(tensor) = files.tensor(&format!("dense_{j}.weight")) else { break };
+        let [written, read] = tensor.shape[..] else {
+            return Err(files.error(format!("tensor 'dense_{j}.weight' has shape {:?}, expected a matrix", tensor.shape)));
+        };
+        for (side, found) in [("in", read), ("out", written)] {
+            let key = format!("dense_{j}_feat_{side}");
+            if let Some(said) = keys.size(&key)?.filter(|said| *said != found) {
+                let key = keys.full(&key);
+                return Err(Error::Config(format!("{key} is {said}, the tensor 'dense_{j}.weight' has {found}")));
+            }
+        }
+        if read != width {
+            return Err(Error::Config(format!("the tensor 'dense_{j}.weight' takes {read} numbers, what it gets has {width}")));
+        }
+        widths.push(written);
+        width = written;
+    }
+    Ok(widths)
 }
 
 /// What Gemma 3n adds. Where a file says nothing of it, llama.cpp's constants hold.

@@ -10,7 +10,7 @@ use super::{
     json_layers::{self, LayerFacts, differing, layer_types, window},
     rope,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, weights::SentenceModules};
 
 /// A configuration is a few kilobytes; anything far larger is another file.
 const MAX_BYTES: u64 = 16 << 20;
@@ -42,11 +42,12 @@ const HARMLESS_IN_WRAPPER: &[&str] = &[
 const HARMLESS_WITHOUT_EXPERTS: &[&str] = &["moe_intermediate_size", "num_experts", "top_k_experts"];
 
 /// Multimodal wrappers, and the text models in them.
-const WRAPPERS: [(&str, &str); 4] = [
+const WRAPPERS: [(&str, &str); 5] = [
     ("gemma3", "gemma3_text"),
     ("gemma3n", "gemma3n_text"),
     ("gemma4", "gemma4_text"),
     ("gemma4_unified", "gemma4_unified_text"),
+    ("embedding_gemma2", "embedding_gemma2_text"),
 ];
 
 /// Switches that change the mathematics when they are on.
@@ -69,7 +70,25 @@ pub(super) fn from_file(path: &Path) -> Result<GemmaConfig> {
         let more = fields.tokens("eos_token_id").map_err(|e| named(&generation, e))?;
         add_tokens(&mut config.eos_token_ids, more.unwrap_or_default());
     }
+    if config.use_bidirectional_attention {
+        add_modules(&mut config, &path)?;
+    }
     Ok(config)
+}
+
+/// What the modules beside `config.json` do after the last layer.
+fn add_modules(config: &mut GemmaConfig, path: &Path) -> Result<()> {
+    let Some(modules) = SentenceModules::beside(path)? else { return Ok(()) };
+    let mut width = config.embedding_width();
+    for (read, written) in modules.dense {
+        if read != width {
+            let problem = format!("a dense module of modules.json has in_features {read}, what it gets has {width}");
+            return Err(named(path, Error::Config(problem)));
+        }
+        config.embedding_dense.push(written);
+        width = written;
+    }
+    config.validate().map_err(|error| named(path, error))
 }
 
 pub(super) fn named(path: &Path, error: Error) -> Error {
@@ -148,6 +167,7 @@ fn add_tokens(list: &mut Vec<u32>, more: Vec<u32>) {
 pub(super) fn from_text(mut f: Fields, model_type: &str) -> Result<GemmaConfig> {
     let arch = arch_of(model_type)?;
     let unified = model_type == "gemma4_unified_text";
+    let use_bidirectional_attention = bidirectional(&mut f, arch)?;
     // D, F, layers, N, K, V, context, window.
     let defaults = match arch {
         GemmaArch::Gemma => [3072, 24576, 28, 16, 16, 256_000, 8192, 4096],
@@ -155,6 +175,7 @@ pub(super) fn from_text(mut f: Fields, model_type: &str) -> Result<GemmaConfig> 
         GemmaArch::Gemma3 => [2304, 9216, 26, 8, 4, 262_208, 131_072, 4096],
         GemmaArch::Gemma3n => [2048, 16384, 35, 8, 2, 262_400, 32768, 512],
         GemmaArch::Gemma4 => [2304, 9216, 30, 8, 4, 262_144, 131_072, if unified { 1024 } else { 512 }],
+        GemmaArch::EmbeddingGemma2 => [512, 2048, 24, 4, 2, 262_144, 262_144, 512],
     };
     if arch == GemmaArch::Gemma4 {
         refuse_gemma4(&mut f, model_type)?;
@@ -176,6 +197,7 @@ pub(super) fn from_text(mut f: Fields, model_type: &str) -> Result<GemmaConfig> 
     let facts = match arch {
         GemmaArch::Gemma3n => json_layers::gemma3n(&mut f, &widths)?,
         GemmaArch::Gemma4 => json_layers::gemma4(&mut f, &layer_types, intermediate_size, unified)?,
+        GemmaArch::EmbeddingGemma2 => json_layers::embedding_gemma2(&mut f, &layer_types)?,
         _ => LayerFacts::default(),
     };
     let config = GemmaConfig {
@@ -191,14 +213,15 @@ pub(super) fn from_text(mut f: Fields, model_type: &str) -> Result<GemmaConfig> 
         max_position_embeddings,
         layer_types,
         sliding_window: window(&mut f, arch, defaults[7])?,
+        use_bidirectional_attention,
         query_pre_attn_scalar: match arch {
             GemmaArch::Gemma => None,
-            GemmaArch::Gemma3n | GemmaArch::Gemma4 => Some(1.0),
+            GemmaArch::Gemma3n | GemmaArch::Gemma4 | GemmaArch::EmbeddingGemma2 => Some(1.0),
             _ => Some(f.number("query_pre_attn_scalar")?.unwrap_or(256.0)),
         },
         attn_logit_softcapping: attention_softcap(&mut f, arch)?,
         final_logit_softcapping: match arch {
-            GemmaArch::Gemma => None,
+            GemmaArch::Gemma | GemmaArch::EmbeddingGemma2 => None,
             _ => f.cap("final_logit_softcapping", (caps || arch == GemmaArch::Gemma3n).then_some(30.0))?,
         },
         tie_word_embeddings: f.switch("tie_word_embeddings")?.unwrap_or(true),
@@ -217,6 +240,11 @@ pub(super) fn from_text(mut f: Fields, model_type: &str) -> Result<GemmaConfig> 
         altup_correct_scale: facts.altup_correct_scale,
         laurel_rank: facts.laurel_rank,
         activation_sparsity: facts.activation_sparsity,
+        embedding_dim: match arch {
+            GemmaArch::EmbeddingGemma2 => f.size("embedding_dim")?.unwrap_or(768),
+            _ => 0,
+        },
+        embedding_dense: Vec::new(),
         effective_num_layers: None,
     };
     let family: &[&str] = match arch {
@@ -232,7 +260,7 @@ pub(super) fn from_text(mut f: Fields, model_type: &str) -> Result<GemmaConfig> 
 
 fn attention_softcap(f: &mut Fields, arch: GemmaArch) -> Result<Option<f32>> {
     match arch {
-        GemmaArch::Gemma | GemmaArch::Gemma3n | GemmaArch::Gemma4 => Ok(None),
+        GemmaArch::Gemma | GemmaArch::Gemma3n | GemmaArch::Gemma4 | GemmaArch::EmbeddingGemma2 => Ok(None),
         GemmaArch::Gemma2 | GemmaArch::VaultGemma => f.cap("attn_logit_softcapping", Some(50.0)),
         GemmaArch::Gemma3 => {
             // transformers keeps the field in Gemma 3 and never uses it.
@@ -244,17 +272,32 @@ fn attention_softcap(f: &mut Fields, arch: GemmaArch) -> Result<Option<f32>> {
     }
 }
 
-/// Refuses experts, and attention in both directions. Among the tokens of a picture alone ("vision") it changes nothing for text.
+/// Whether attention looks both ways. Among the tokens of a picture alone ("vision") it changes nothing for text.
+fn bidirectional(f: &mut Fields, arch: GemmaArch) -> Result<bool> {
+    const KEY: &str = "use_bidirectional_attention";
+    let (value, expected) = match (arch, f.take(KEY)) {
+        (GemmaArch::EmbeddingGemma2, None) => return Ok(true),
+        (GemmaArch::EmbeddingGemma2, Some(value)) => (value, "true"),
+        (_, None | Some(Value::Bool(false))) => return Ok(false),
+        (GemmaArch::Gemma4, Some(Value::String(text))) if text == "vision" => return Ok(false),
+        (GemmaArch::Gemma4, Some(Value::String(text))) if text == "all" => return Ok(true),
+        (GemmaArch::Gemma4, Some(value)) => (value, "null, false, \"vision\" or \"all\""),
+        (GemmaArch::Gemma3, Some(value)) => (value, "true or false"),
+        (_, Some(value)) => (value, "false; this crate does not compute it otherwise"),
+    };
+    match (arch, &value) {
+        (GemmaArch::Gemma3 | GemmaArch::EmbeddingGemma2, Value::Bool(true)) => Ok(true),
+        _ => Err(f.refuse(KEY, &value, expected)),
+    }
+}
+
+/// Refuses experts.
 fn refuse_gemma4(f: &mut Fields, model_type: &str) -> Result<()> {
     if f.switch("enable_moe_block")?.unwrap_or(false) {
         let why = "enable_moe_block is true: a mixture of experts, which";
         return Err(Error::Unsupported(format!("model_type {model_type:?}: {why}")));
     }
-    match f.take("use_bidirectional_attention") {
-        None | Some(Value::Bool(false)) => Ok(()),
-        Some(Value::String(text)) if text == "vision" => Ok(()),
-        Some(other) => Err(f.refuse("use_bidirectional_attention", &other, "null, false or \"vision\"")),
-    }
+    Ok(())
 }
 
 fn refuse_switches(f: &mut Fields) -> Result<()> {
@@ -301,11 +344,9 @@ fn arch_of(model_type: &str) -> Result<GemmaArch> {
         "gemma3_text" => return Ok(GemmaArch::Gemma3),
         "gemma3n_text" => return Ok(GemmaArch::Gemma3n),
         "gemma4_text" | "gemma4_unified_text" => return Ok(GemmaArch::Gemma4),
+        "embedding_gemma2_text" => return Ok(GemmaArch::EmbeddingGemma2),
         t if t.starts_with("gemma4") && t.ends_with("assistant") => {
             "a drafter continues nothing by itself; give it to the generator of its model (Drafter::from_path), as it"
-        }
-        t if t.starts_with("embedding_gemma") => {
-            "an embedding model has no language model's head and bidirectional attention, which"
         }
         t if t.starts_with("recurrent_gemma") => "RecurrentGemma has recurrent layers, which",
         t if t.contains("diffusion") => "a diffusion model does not predict the next token, which",
@@ -314,8 +355,8 @@ fn arch_of(model_type: &str) -> Result<GemmaArch> {
             "a model around a vision encoder other than Gemma 3's, which"
         }
         other => {
-            let known =
-                "gemma, gemma2, vaultgemma, gemma3_text, gemma3, gemma4_text, gemma4, gemma4_unified_text or gemma4_unified";
+            let known = "gemma, gemma2, vaultgemma, gemma3_text, gemma3, gemma3n_text, gemma3n, gemma4_text, gemma4, \
+                         gemma4_unified_text, gemma4_unified, embedding_gemma2_text or embedding_gemma2";
             let problem = format!("model_type is {other:?}, expected {known}");
             return Err(Error::Config(problem));
         }

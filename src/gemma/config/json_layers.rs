@@ -26,7 +26,7 @@ pub(super) struct LayerFacts {
 pub(super) fn gemma4(f: &mut Fields, kinds: &[LayerKind], intermediate_size: usize, unified: bool) -> Result<LayerFacts> {
     let attention_k_eq_v = f.switch("attention_k_eq_v")?.unwrap_or(false);
     let num_kv_shared_layers = f.size("num_kv_shared_layers")?.unwrap_or(0);
-    let mut overrides = heads(f, kinds, attention_k_eq_v)?;
+    let mut overrides = heads(f, kinds, attention_k_eq_v, 0)?;
     if f.switch("use_double_wide_mlp")?.unwrap_or(false) {
         for layer in kinds.len().saturating_sub(num_kv_shared_layers)..kinds.len() {
             overrides.entry(layer).or_default().intermediate_size = Some(intermediate_size.saturating_mul(2));
@@ -44,6 +44,15 @@ pub(super) fn gemma4(f: &mut Fields, kinds: &[LayerKind], intermediate_size: usi
         num_kv_shared_layers,
         hidden_size_per_layer_input: width,
         vocab_size_per_layer_input: if width == 0 { 0 } else { rows },
+        ..LayerFacts::default()
+    })
+}
+
+/// The keys that EmbeddingGemma 2 has for layers of these kinds. There are no tables for single layers.
+pub(super) fn embedding_gemma2(f: &mut Fields, kinds: &[LayerKind]) -> Result<LayerFacts> {
+    Ok(LayerFacts {
+        overrides: heads(f, kinds, true, 1)?,
+        hidden_size_per_layer_input: f.size("hidden_size_per_layer_input")?.unwrap_or(512),
         ..LayerFacts::default()
     })
 }
@@ -104,12 +113,12 @@ fn sparsity(f: &mut Fields, layers: usize) -> Result<Vec<Option<f32>>> {
 }
 
 /// The heads of single layers, in either spelling: `per_layer_config`, or `global_head_dim` and `num_global_key_value_heads` of all
-/// full layers, of which the latter counts where keys are values.
-fn heads(f: &mut Fields, kinds: &[LayerKind], k_eq_v: bool) -> Result<BTreeMap<usize, LayerOverrides>> {
+/// full layers, of which the latter counts where `own_kv_heads` says so and is `kv_heads` without the key (0: the model's own).
+fn heads(f: &mut Fields, kinds: &[LayerKind], own_kv_heads: bool, kv_heads: usize) -> Result<BTreeMap<usize, LayerOverrides>> {
     const GLOBAL: [&str; 2] = ["global_head_dim", "num_global_key_value_heads"];
     let Some(own) = f.object("per_layer_config")? else {
-        let [head_dim, kv_heads] = [f.size(GLOBAL[0])?.unwrap_or(512), f.size(GLOBAL[1])?.unwrap_or(0)];
-        let kv_heads = (k_eq_v && kv_heads > 0).then_some(kv_heads);
+        let [head_dim, kv_heads] = [f.size(GLOBAL[0])?.unwrap_or(512), f.size(GLOBAL[1])?.unwrap_or(kv_heads)];
+        let kv_heads = (own_kv_heads && kv_heads > 0).then_some(kv_heads);
         let full = kinds.iter().enumerate().filter(|(_, kind)| **kind == LayerKind::Full);
         let sizes = LayerOverrides { head_dim: Some(head_dim), num_key_value_heads: kv_heads, ..LayerOverrides::default() };
         return Ok(full.map(|(layer, _)| (layer, sizes)).collect());
@@ -153,7 +162,8 @@ pub(super) fn differing(
     overrides.into_iter().filter_map(of).collect()
 }
 
-/// An explicit `layer_types` wins; else the family's pattern. The last layer of Gemma 4 is full, whatever the list says.
+/// An explicit `layer_types` wins; else the family's pattern. The last layer of Gemma 4 and EmbeddingGemma 2 is full, whatever the
+/// list says.
 pub(super) fn layer_types(f: &mut Fields, arch: GemmaArch, layers: usize) -> Result<Vec<LayerKind>> {
     if layers == 0 || layers > 1024 {
         return Err(Error::Config(format!("num_hidden_layers is {layers}, expected 1 to 1024")));
@@ -164,7 +174,7 @@ pub(super) fn layer_types(f: &mut Fields, arch: GemmaArch, layers: usize) -> Res
         let fits = match arch {
             GemmaArch::Gemma => found == 1,
             GemmaArch::Gemma2 | GemmaArch::VaultGemma => found == 2,
-            GemmaArch::Gemma3 | GemmaArch::Gemma3n | GemmaArch::Gemma4 => found > 0,
+            GemmaArch::Gemma3 | GemmaArch::Gemma3n | GemmaArch::Gemma4 | GemmaArch::EmbeddingGemma2 => found > 0,
         };
         if !fits {
             return Err(f.refuse(key, &found.into(), "the family's own pattern, or layer_types"));
@@ -181,7 +191,7 @@ pub(super) fn layer_types(f: &mut Fields, arch: GemmaArch, layers: usize) -> Res
         Value::Array(list) => list.iter().map(kind).collect::<Result<_>>()?,
         other => return Err(f.refuse("layer_types", other, "a list")),
     };
-    if let (GemmaArch::Gemma4, Some(last)) = (arch, kinds.last_mut()) {
+    if let (GemmaArch::Gemma4 | GemmaArch::EmbeddingGemma2, Some(last)) = (arch, kinds.last_mut()) {
         *last = LayerKind::Full;
     }
     Ok(kinds)

@@ -1,6 +1,6 @@
 //! What a configuration says of the model's parts, layer by layer.
 
-use super::{GemmaConfig, GemmaLayerStyle, LayerAttnOptions, LayerKind, LayerOverrides, RopeConfig};
+use super::{GemmaArch, GemmaConfig, GemmaLayerStyle, LayerAttnOptions, LayerKind, LayerOverrides, RopeConfig};
 use crate::ir::MaskKind;
 
 impl GemmaConfig {
@@ -109,14 +109,24 @@ impl GemmaConfig {
         scalar.powf(-0.5) as f32
     }
 
+    /// Width of the vector that a text is embedded as.
+    pub fn embedding_width(&self) -> usize {
+        let projected = if self.embedding_dim > 0 { self.embedding_dim } else { self.hidden_size };
+        self.embedding_dense.last().copied().unwrap_or(projected)
+    }
+
     /// Mask, scale and softcap of `layer`.
     ///
     /// # Panics
     /// `layer` must be below `num_hidden_layers` and the configuration valid.
     pub fn layer_attn_options(&self, layer: usize) -> LayerAttnOptions {
-        let mask = match (self.layer_types[layer], self.sliding_window) {
-            (LayerKind::Sliding, Some(window)) => MaskKind::SlidingWindow(window),
-            _ => MaskKind::Causal,
+        let window = self.sliding_window.filter(|_| self.layer_types[layer] == LayerKind::Sliding);
+        let mask = match (window, self.use_bidirectional_attention) {
+            (Some(radius), true) if self.arch == GemmaArch::EmbeddingGemma2 => MaskKind::SymmetricWindow(radius),
+            (Some(window), true) => MaskKind::SymmetricWindow(window / 2),
+            (Some(window), false) => MaskKind::SlidingWindow(window),
+            (None, true) => MaskKind::None,
+            (None, false) => MaskKind::Causal,
         };
         LayerAttnOptions { mask, scale: self.attn_score_scale(), softcap: self.attn_logit_softcapping }
     }

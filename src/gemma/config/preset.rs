@@ -15,14 +15,16 @@ struct Shape {
     context: usize,
     rope_factor: Option<f32>,
     wide: Wide,
+    /// Of a model that embeds texts: the widths of the products after the mean.
+    embeds: Option<&'static [usize]>,
 }
 
-/// What Gemma 3n and 4 have of their own.
+/// What Gemma 3n, 4 and EmbeddingGemma 2 have of their own.
 #[derive(Clone, Copy)]
 struct Wide {
     /// Every so many-th layer is full.
     period: Option<usize>,
-    /// KV heads of full layers, whose keys are values.
+    /// KV heads of full layers, whose keys are values in Gemma 4.
     kv_heads: Option<usize>,
     /// Layers at the end without K and V of their own.
     shared: usize,
@@ -35,17 +37,17 @@ struct Wide {
 /// Rows of the tables of each layer's own input.
 const PER_LAYER_ROWS: usize = 262_144;
 
-/// The width of the heads of Gemma 4's full layers.
+/// The width of the heads of full layers in Gemma 4 and EmbeddingGemma 2.
 const WIDE_HEAD: usize = 512;
 
 const fn shape(name: &'static str, arch: GemmaArch, sizes: [usize; 7], window: Option<usize>, context: usize) -> Shape {
     let query_pre_attn_scalar = match arch {
         GemmaArch::Gemma => None,
-        GemmaArch::Gemma3n | GemmaArch::Gemma4 => Some(1.0),
+        GemmaArch::Gemma3n | GemmaArch::Gemma4 | GemmaArch::EmbeddingGemma2 => Some(1.0),
         _ => Some(256.0),
     };
     let wide = Wide { period: None, kv_heads: None, shared: 0, double: false, per_layer: 0 };
-    Shape { name, arch, sizes, window, query_pre_attn_scalar, context, rope_factor: None, wide }
+    Shape { name, arch, sizes, window, query_pre_attn_scalar, context, rope_factor: None, wide, embeds: None }
 }
 
 impl Shape {
@@ -59,6 +61,11 @@ impl Shape {
         self
     }
 
+    const fn embeds(mut self, dense: &'static [usize]) -> Self {
+        self.embeds = Some(dense);
+        self
+    }
+
     const fn rope_linear(mut self, factor: f32) -> Self {
         self.rope_factor = Some(factor);
         self
@@ -66,12 +73,13 @@ impl Shape {
 }
 
 #[rustfmt::skip]
-const SHAPES: [Shape; 16] = {
-    use GemmaArch::{Gemma, Gemma2, Gemma3, Gemma3n, Gemma4, VaultGemma};
+const SHAPES: [Shape; 18] = {
+    use GemmaArch::{EmbeddingGemma2, Gemma, Gemma2, Gemma3, Gemma3n, Gemma4, VaultGemma};
     const N2B: Wide = Wide { period: None, kv_heads: None, shared: 10, double: false, per_layer: 256 };
     const N4B: Wide = Wide { shared: 15, ..N2B };
     const E2B: Wide = Wide { period: Some(5), kv_heads: None, shared: 20, double: true, per_layer: 256 };
     const E4B: Wide = Wide { period: Some(6), kv_heads: None, shared: 18, double: false, per_layer: 256 };
+    const EMBED: Wide = Wide { period: Some(6), kv_heads: Some(1), shared: 0, double: false, per_layer: 512 };
     const DENSE: Wide = Wide { period: Some(6), kv_heads: Some(4), shared: 0, double: false, per_layer: 0 };
     [
         shape("gemma-2b", Gemma, [2048, 18, 8, 1, 256, 16384, 256000], None, 8192),
@@ -85,10 +93,12 @@ const SHAPES: [Shape; 16] = {
         shape("gemma-3-4b", Gemma3, [2560, 34, 8, 4, 256, 10240, 262208], Some(1024), 131072).rope_linear(8.0),
         shape("gemma-3-12b", Gemma3, [3840, 48, 16, 8, 256, 15360, 262208], Some(1024), 131072).rope_linear(8.0),
         shape("gemma-3-27b", Gemma3, [5376, 62, 32, 16, 128, 21504, 262208], Some(1024), 131072).rope_linear(8.0).scalar(168.0),
+        shape("embeddinggemma-300m", Gemma3, [768, 24, 3, 1, 256, 1152, 262144], Some(512), 2048).embeds(&[3072, 768]),
         shape("gemma-3n-e2b", Gemma3n, [2048, 30, 8, 2, 256, 8192, 262400], Some(512), 32768).wide(N2B),
         shape("gemma-3n-e4b", Gemma3n, [2048, 35, 8, 2, 256, 16384, 262400], Some(512), 32768).wide(N4B),
         shape("gemma-4-e2b", Gemma4, [1536, 35, 8, 1, 256, 6144, 262144], Some(512), 131072).wide(E2B),
         shape("gemma-4-e4b", Gemma4, [2560, 42, 8, 2, 256, 10240, 262144], Some(512), 131072).wide(E4B),
+        shape("embeddinggemma-2", EmbeddingGemma2, [512, 24, 4, 2, 256, 2048, 262144], Some(512), 262144).wide(EMBED).embeds(&[]),
         shape("gemma-4-31b", Gemma4, [5376, 60, 32, 16, 256, 21504, 262144], Some(1024), 131072).wide(DENSE),
     ]
 };
@@ -102,15 +112,15 @@ pub(super) fn by_name(name: &str) -> Option<GemmaConfig> {
 }
 
 /// The kinds of `layers` layers where the configuration names none: every `period`-th is full, Gemma 1's
-/// all, and Gemma 4's last.
+/// all, and the last of Gemma 4 and EmbeddingGemma 2.
 pub(super) fn layer_pattern(arch: GemmaArch, layers: usize, period: Option<usize>) -> Vec<LayerKind> {
     let period = match arch {
         GemmaArch::Gemma => 1,
         GemmaArch::Gemma2 | GemmaArch::VaultGemma => 2,
-        GemmaArch::Gemma3 | GemmaArch::Gemma4 => period.unwrap_or(6),
+        GemmaArch::Gemma3 | GemmaArch::Gemma4 | GemmaArch::EmbeddingGemma2 => period.unwrap_or(6),
         GemmaArch::Gemma3n => period.unwrap_or(5),
     };
-    let forced = |i: usize| arch == GemmaArch::Gemma4 && i == layers;
+    let forced = |i: usize| matches!(arch, GemmaArch::Gemma4 | GemmaArch::EmbeddingGemma2) && i == layers;
     (1..=layers).map(|i| if i % period == 0 || forced(i) { LayerKind::Full } else { LayerKind::Sliding }).collect()
 }
 
@@ -120,7 +130,8 @@ impl Shape {
             self.sizes;
         let caps = matches!(self.arch, GemmaArch::Gemma2 | GemmaArch::VaultGemma);
         let (four, streams) = (self.arch == GemmaArch::Gemma4, self.arch == GemmaArch::Gemma3n);
-        let theta = if four || streams || self.arch == GemmaArch::Gemma3 { 1e6 } else { 1e4 };
+        let projects = self.arch == GemmaArch::EmbeddingGemma2;
+        let theta = if four || streams || projects || self.arch == GemmaArch::Gemma3 { 1e6 } else { 1e4 };
         let scaling = match self.rope_factor {
             Some(factor) => RopeScaling::Linear { factor },
             None if four => RopeScaling::Proportional { partial_rotary_factor: 0.25, factor: 1.0 },
@@ -138,9 +149,10 @@ impl Shape {
             vocab_size,
             rms_norm_eps: 1e-6,
             max_position_embeddings: self.context,
-            per_layer_config: self.wide.overrides(&layer_types, intermediate_size, four),
+            per_layer_config: self.wide.overrides(&layer_types, intermediate_size, four || projects),
             layer_types,
             sliding_window: self.window,
+            use_bidirectional_attention: self.embeds.is_some(),
             query_pre_attn_scalar: self.query_pre_attn_scalar,
             attn_logit_softcapping: caps.then_some(50.0),
             final_logit_softcapping: (caps || streams || four).then_some(30.0),
@@ -150,15 +162,17 @@ impl Shape {
             pad_token_id: Some(0),
             rope_full: RopeConfig { theta, scaling },
             rope_sliding: RopeConfig::new(1e4),
-            attention_k_eq_v: self.wide.kv_heads.is_some(),
+            attention_k_eq_v: four && self.wide.kv_heads.is_some(),
             num_kv_shared_layers: self.wide.shared,
             hidden_size_per_layer_input: self.wide.per_layer,
-            vocab_size_per_layer_input: if self.wide.per_layer > 0 { PER_LAYER_ROWS } else { 0 },
+            vocab_size_per_layer_input: if self.wide.per_layer > 0 && !projects { PER_LAYER_ROWS } else { 0 },
             altup_num_inputs: if streams { 4 } else { 0 },
             altup_active_idx: 0,
             altup_correct_scale: streams,
             laurel_rank: if streams { 64 } else { 0 },
             activation_sparsity: if streams { sparse(num_hidden_layers) } else { Vec::new() },
+            embedding_dim: if projects { 768 } else { 0 },
+            embedding_dense: self.embeds.map(<[usize]>::to_vec).unwrap_or_default(),
             effective_num_layers: None,
         }
     }

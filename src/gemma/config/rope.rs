@@ -8,7 +8,8 @@ use crate::{Error, Result};
 
 /// The tables of full and of sliding layers.
 pub(super) fn read(f: &mut Fields, arch: GemmaArch, context: usize) -> Result<(RopeConfig, RopeConfig)> {
-    let two_tables = matches!(arch, GemmaArch::Gemma3 | GemmaArch::Gemma3n | GemmaArch::Gemma4);
+    use GemmaArch::{EmbeddingGemma2, Gemma3, Gemma3n, Gemma4};
+    let two_tables = matches!(arch, Gemma3 | Gemma3n | Gemma4 | EmbeddingGemma2);
     let theta = f.number("rope_theta")?.unwrap_or(if two_tables { 1e6 } else { 1e4 });
     let old_scaling = f.object("rope_scaling")?.map(|s| table(s, theta, context)).transpose()?;
     let parameters = f.object("rope_parameters")?;
@@ -31,7 +32,7 @@ pub(super) fn read(f: &mut Fields, arch: GemmaArch, context: usize) -> Result<(R
         return Err(Error::Config(problem));
     }
     let stock = match arch {
-        GemmaArch::Gemma4 => RopeScaling::Proportional { partial_rotary_factor: 0.25, factor: 1.0 },
+        Gemma4 | EmbeddingGemma2 => RopeScaling::Proportional { partial_rotary_factor: 0.25, factor: 1.0 },
         _ => RopeScaling::None,
     };
     let full = new_full.or(old_scaling).unwrap_or(RopeConfig { theta, scaling: stock });

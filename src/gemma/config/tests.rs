@@ -126,8 +126,13 @@ fn layer_options_follow_the_kinds() {
 fn what_would_change_the_mathematics_is_refused_by_name() {
     for (model_type, key, value) in [
         ("gemma2", "attention_bias", json!(true)),
-        ("gemma3_text", "use_bidirectional_attention", json!(true)),
+        ("gemma2", "use_bidirectional_attention", json!(true)),
         ("gemma3_text", "use_bidirectional_attention", json!("all")),
+        ("embedding_gemma2_text", "use_bidirectional_attention", json!(false)),
+        ("embedding_gemma2_text", "embedding_dim", json!(0)),
+        ("embedding_gemma2_text", "hidden_size_per_layer_input", json!(0)),
+        ("embedding_gemma2_text", "vocab_size_per_layer_input", json!(151)),
+        ("gemma3_text", "embedding_dim", json!(24)),
         ("gemma2", "hidden_activation", json!("silu")),
         ("gemma2", "hidden_activation", json!("gelu")),
         ("gemma", "hidden_act", json!("relu")),
@@ -193,7 +198,7 @@ fn rope_settings_that_are_not_known_are_refused() {
 
 #[test]
 fn later_families_are_refused_as_unsupported() {
-    for model_type in ["gemma4_assistant", "gemma4_unified_assistant", "embedding_gemma2_text", "recurrent_gemma"] {
+    for model_type in ["gemma4_assistant", "gemma4_unified_assistant", "recurrent_gemma"] {
         match with(model_type, json!({})) {
             Err(Error::Unsupported(what)) => assert!(what.contains(model_type), "{what}"),
             other => panic!("{model_type}: {other:?}"),
@@ -222,7 +227,7 @@ fn presets_and_the_tiny_model_are_valid() {
     for name in GemmaConfig::preset_names() {
         GemmaConfig::preset(name).unwrap().validate().unwrap_or_else(|e| panic!("{name}: {e}"));
     }
-    assert_eq!(GemmaConfig::preset_names().count(), 16);
+    assert_eq!(GemmaConfig::preset_names().count(), 18);
     assert_eq!(GemmaConfig::preset("gemma-9"), None);
     let big = GemmaConfig::preset("gemma-3-27b").unwrap();
     assert_eq!(big.query_pre_attn_scalar, Some((big.hidden_size / big.num_attention_heads) as f32));
@@ -293,6 +298,8 @@ fn no_value_of_any_key_brings_a_panic() {
         "gemma4-e2b",
         "gemma4-unified",
         "vaultgemma",
+        "embeddinggemma",
+        "embeddinggemma2-text",
     ] {
         let whole: Value = serde_json::from_str(&std::fs::read_to_string(root.join(name).join("config.json")).unwrap()).unwrap();
         let pointers =

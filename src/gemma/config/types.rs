@@ -18,6 +18,9 @@ pub enum GemmaArch {
     Gemma3n,
     /// Gemma 4 text (`gemma4_text`, `gemma4_unified_text`, or the text part of `gemma4` and `gemma4_unified`).
     Gemma4,
+    /// EmbeddingGemma 2 text (`embedding_gemma2_text`, or the text part of `embedding_gemma2`). EmbeddingGemma 1 is a
+    /// [`Gemma3`](GemmaArch::Gemma3) with bidirectional attention.
+    EmbeddingGemma2,
 }
 
 impl GemmaArch {
@@ -30,6 +33,7 @@ impl GemmaArch {
             GemmaArch::Gemma3 => "gemma3_text",
             GemmaArch::Gemma3n => "gemma3n_text",
             GemmaArch::Gemma4 => "gemma4_text",
+            GemmaArch::EmbeddingGemma2 => "embedding_gemma2_text",
         }
     }
 
@@ -42,6 +46,7 @@ impl GemmaArch {
             GemmaArch::Gemma3 => GemmaLayerStyle::Gemma3,
             GemmaArch::Gemma3n => GemmaLayerStyle::Gemma3n,
             GemmaArch::Gemma4 => GemmaLayerStyle::Gemma4,
+            GemmaArch::EmbeddingGemma2 => GemmaLayerStyle::EmbeddingGemma2,
         }
     }
 
@@ -49,13 +54,13 @@ impl GemmaArch {
     pub const fn gain(self) -> Gain {
         match self {
             GemmaArch::Gemma | GemmaArch::Gemma2 | GemmaArch::VaultGemma | GemmaArch::Gemma3 => Gain::OnePlus,
-            GemmaArch::Gemma3n | GemmaArch::Gemma4 => Gain::Plain,
+            GemmaArch::Gemma3n | GemmaArch::Gemma4 | GemmaArch::EmbeddingGemma2 => Gain::Plain,
         }
     }
 
     /// Whether each head's values are normed, without a weight.
     pub const fn norms_values(self) -> bool {
-        matches!(self, GemmaArch::Gemma3n | GemmaArch::Gemma4)
+        matches!(self, GemmaArch::Gemma3n | GemmaArch::Gemma4 | GemmaArch::EmbeddingGemma2)
     }
 }
 
@@ -75,6 +80,8 @@ pub enum GemmaLayerStyle {
     Gemma3n,
     /// As `Gemma3`, with a norm on values and a factor on the stream after each layer.
     Gemma4,
+    /// As `Gemma4`; what each layer gets of each token comes from the token's embedding alone.
+    EmbeddingGemma2,
 }
 
 impl GemmaLayerStyle {
@@ -87,16 +94,17 @@ impl GemmaLayerStyle {
             GemmaLayerStyle::VaultGemma => GemmaArch::VaultGemma,
             GemmaLayerStyle::Gemma3n => GemmaArch::Gemma3n,
             GemmaLayerStyle::Gemma4 => GemmaArch::Gemma4,
+            GemmaLayerStyle::EmbeddingGemma2 => GemmaArch::EmbeddingGemma2,
         }
     }
 }
 
-/// How far back a layer attends.
+/// How far a layer attends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LayerKind {
-    /// The last `sliding_window` positions.
+    /// The positions of `sliding_window`.
     Sliding,
-    /// Every earlier position.
+    /// Every earlier position, or with bidirectional attention every position.
     Full,
 }
 

@@ -3,6 +3,9 @@
 use super::{GemmaArch, GemmaConfig, LayerKind, RopeScaling};
 use crate::{Error, Result};
 
+/// Most products after the mean of a text's tokens: those for which files have names.
+pub(in crate::gemma) const MOST_DENSE: usize = 2;
+
 /// Most streams of a model.
 pub(in crate::gemma) const MOST_STREAMS: usize = 16;
 
@@ -26,10 +29,13 @@ impl GemmaConfig {
         within("max_position_embeddings", self.max_position_embeddings, 1 << 30)?;
         if self.hidden_size_per_layer_input > 0 {
             within("hidden_size_per_layer_input", self.hidden_size_per_layer_input, 1 << 16)?;
+        }
+        let has_table = self.hidden_size_per_layer_input > 0 && self.arch != GemmaArch::EmbeddingGemma2;
+        if has_table {
             within("vocab_size_per_layer_input", self.vocab_size_per_layer_input, 1 << 20)?;
         }
         let rows = self.vocab_size_per_layer_input;
-        if self.arch != GemmaArch::Gemma3n && self.hidden_size_per_layer_input > 0 && rows < self.vocab_size {
+        if self.arch != GemmaArch::Gemma3n && has_table && rows < self.vocab_size {
             let tokens = self.vocab_size;
             return Err(Error::Config(format!("vocab_size_per_layer_input is {rows}: tokens up to {tokens} have no row")));
         }
@@ -46,6 +52,7 @@ impl GemmaConfig {
         self.validate_relations()?;
         self.validate_layers()?;
         self.validate_streams()?;
+        self.validate_embedding()?;
         self.validate_scalars()
     }
 
@@ -119,6 +126,33 @@ impl GemmaConfig {
             format!("activation_sparsity has {} entries, num_hidden_layers is {}", sparse.len(), self.num_hidden_layers)
         } else if let Some(odd) = sparse.iter().flatten().find(|deviations| !deviations.is_finite()) {
             format!("activation_sparsity has {odd}, expected finite numbers")
+        } else {
+            return Ok(());
+        };
+        Err(Error::Config(problem))
+    }
+
+    /// What models that embed texts have, and they alone.
+    fn validate_embedding(&self) -> Result<()> {
+        let (arch, dim, dense) = (self.arch, self.embedding_dim, &self.embedding_dense);
+        let both_ways = self.use_bidirectional_attention;
+        let problem = if both_ways && !matches!(arch, GemmaArch::Gemma3 | GemmaArch::Gemma4 | GemmaArch::EmbeddingGemma2) {
+            format!("use_bidirectional_attention is true, which is not for {arch:?}")
+        } else if arch == GemmaArch::EmbeddingGemma2 && (!both_ways || dim == 0 || self.hidden_size_per_layer_input == 0) {
+            let width = self.hidden_size_per_layer_input;
+            format!(
+                "use_bidirectional_attention is {both_ways}, embedding_dim {dim}, hidden_size_per_layer_input {width}; {arch:?} \
+                 needs all three"
+            )
+        } else if arch != GemmaArch::EmbeddingGemma2 && dim > 0 {
+            format!("embedding_dim is {dim}, which is not for {arch:?}")
+        } else if !dense.is_empty() && (arch != GemmaArch::Gemma3 || !both_ways || dense.len() > MOST_DENSE) {
+            let found = format!("embedding_dense is {dense:?}, use_bidirectional_attention {both_ways}");
+            format!("{found}; at most {MOST_DENSE} products go with Gemma 3 and bidirectional attention, none with {arch:?}")
+        } else if let Some(odd) = dense.iter().chain([&dim]).find(|width| **width > 1 << 20) {
+            format!("embedding_dense is {dense:?}, embedding_dim {dim}: {odd} is too large")
+        } else if dense.contains(&0) {
+            format!("embedding_dense is {dense:?}, expected widths of 1 or more")
         } else {
             return Ok(());
         };

@@ -8,8 +8,8 @@ use crate::{
     flow::{FlowStage, ModelFlow, SideOutputs},
     gemma::{
         DecodeRopeParamsStage, EmbedScaleStage, GemmaConfig, GemmaDecodeLayerSpec, GemmaLayerCtx, GemmaRmsNormStage, LmHeadStage,
-        LogitSoftcapStage, MergeStreamsStage, PerLayerInputsStage, RopeTablesStage, SelfAttnPrefillSpec, SplitStreamsStage,
-        WeightPosition, blocks::weight_key,
+        LogitSoftcapStage, MergeStreamsStage, PerLayerInputsStage, RopeTablesStage, SelfAttnPrefillSpec, SentenceStage,
+        SplitStreamsStage, WeightPosition, blocks::weight_key,
     },
     ir::{DType, Dim, Shape, sym},
     profile::CompileProfile,
@@ -35,6 +35,7 @@ impl GemmaFlow<'_> {
             (decode && self.seq.is_some(), "seq has no effect in decode, where there is one new token"),
             (decode && self.dynamic_seq, "dynamic_seq has no effect in decode, where there is one new token"),
             (decode && last, "last_token_logits has no effect in decode, where there is one token; use lm_head"),
+            (decode && self.head == Some(Head::Sentence), "sentence_vectors has no effect in decode, where there is one token"),
             (decode && self.export_kv, "export_kv has no effect in decode, whose K and V are outputs already"),
             (decode && self.past.is_none() && !self.dynamic_past, "decode needs past or dynamic_past"),
             (decode && self.past == Some(0), "past is 0: a first token has no past, use prefill for it"),
@@ -47,6 +48,17 @@ impl GemmaFlow<'_> {
         ];
         if let Some((_, problem)) = refused.iter().find(|(refuse, _)| *refuse) {
             return Err(Error::Builder((*problem).into()));
+        }
+        if self.config.use_bidirectional_attention {
+            let asked = match self.head {
+                _ if decode || self.resident => Some("generating text"),
+                Some(Head::AllLogits | Head::LastLogits) => Some("logits"),
+                _ => None,
+            };
+            if let Some(asked) = asked {
+                let why = "whose attention looks both ways, and which embeds whole texts by GemmaEmbedder,";
+                return Err(Error::Unsupported(format!("{asked} with a model {why}")));
+            }
         }
         let capacity = self.config.max_position_embeddings;
         let needed = if decode { self.past.map_or(0, |past| past.saturating_add(1)) } else { self.seq.unwrap_or(0) };
@@ -143,9 +155,12 @@ impl GemmaFlow<'_> {
         let flow = match head {
             Head::LastLogits if self.dynamic_seq || self.batch > 1 => flow.gather_last_token_dynamic(self.dynamic_seq),
             Head::LastLogits => flow.gather_last_token_at(self.seq.unwrap_or(DEFAULT_SEQ) - 1),
-            Head::Hidden | Head::AllLogits => flow,
+            Head::Hidden | Head::AllLogits | Head::Sentence => flow,
         };
         let flow = flow.stage(GemmaRmsNormStage::final_norm(config));
+        if head == Head::Sentence {
+            return flow.stage(SentenceStage::of(config)).output("sentence");
+        }
         if head == Head::Hidden {
             return flow.output("hidden");
         }

@@ -2,8 +2,15 @@
 
 use super::*;
 
-const ARCHS: [GemmaArch; 6] =
-    [GemmaArch::Gemma, GemmaArch::Gemma2, GemmaArch::VaultGemma, GemmaArch::Gemma3, GemmaArch::Gemma3n, GemmaArch::Gemma4];
+const ARCHS: [GemmaArch; 7] = [
+    GemmaArch::Gemma,
+    GemmaArch::Gemma2,
+    GemmaArch::VaultGemma,
+    GemmaArch::Gemma3,
+    GemmaArch::Gemma3n,
+    GemmaArch::Gemma4,
+    GemmaArch::EmbeddingGemma2,
+];
 
 #[test]
 fn names_go_both_ways() {
@@ -15,13 +22,14 @@ fn names_go_both_ways() {
                 Some(name) => assert_eq!(WeightPosition::from_gguf(arch, &name), Some(position), "{arch:?} {name}"),
                 None => {
                     let stacked = matches!(position, WeightPosition::StreamProjection(_) | WeightPosition::StreamUnembed(_));
-                    assert!(stacked || arch == GemmaArch::VaultGemma, "{arch:?} {position}");
+                    let unknown = matches!(arch, GemmaArch::VaultGemma | GemmaArch::EmbeddingGemma2);
+                    assert!(stacked || unknown, "{arch:?} {position}");
                 }
             }
         }
     }
     let counts = ARCHS.map(|arch| WeightPosition::known(arch, 1).count());
-    assert_eq!(counts, [3 + 9, 3 + 11, 3 + 9, 3 + 13, 6 + 2 * 15 + 24, 8 + 17]);
+    assert_eq!(counts, [3 + 9, 3 + 11, 3 + 9, 5 + 13, 6 + 2 * 15 + 24, 8 + 17, 5 + 17]);
 }
 
 #[test]
@@ -40,7 +48,7 @@ fn one_foreign_name_has_two_positions() {
 
 #[test]
 fn prefixes_come_off_and_other_modalities_are_left_out() {
-    for prefix in ["model.", "language_model.model.", "model.language_model.", ""] {
+    for prefix in ["model.", "language_model.model.", "model.language_model.", "language_model.", ""] {
         assert_eq!(text_weight(&format!("{prefix}layers.0.mlp.up_proj.weight")), Some("layers.0.mlp.up_proj.weight"));
     }
     assert_eq!(text_weight("lm_head.weight"), Some("lm_head.weight"));

@@ -51,6 +51,7 @@ fn sees(mask: MaskKind, query: i32, key: i32) -> bool {
     let age = i64::from(query) - i64::from(key);
     let near = match mask {
         MaskKind::SlidingWindow(window) => (0..window as i64).contains(&age),
+        MaskKind::SymmetricWindow(radius) => age.unsigned_abs() <= radius as u64,
         MaskKind::None => true,
         _ => age >= 0,
     };

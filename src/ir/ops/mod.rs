@@ -2,6 +2,7 @@
 
 mod attend;
 mod attention;
+mod attention_cases;
 mod cache_write;
 mod elementwise;
 mod gather;

@@ -80,7 +80,7 @@ pub(crate) fn plan_memory(device: &Capabilities, model: &Model, profiles: &Profi
 }
 
 /// The largest number from 1 to `most` whose `cost`, which never falls, is `limit` at most; 0 where none is.
-fn largest(most: usize, limit: u64, cost: impl Fn(usize) -> Result<u64>) -> Result<usize> {
+pub(crate) fn largest(most: usize, limit: u64, cost: impl Fn(usize) -> Result<u64>) -> Result<usize> {
     if most == 0 {
         return Ok(0);
     }

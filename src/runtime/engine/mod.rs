@@ -15,7 +15,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use caches::Caches;
 use draft::GpuDrafter;
-pub(crate) use memory::{MemoryAsked, plan_memory};
+pub(crate) use memory::{MemoryAsked, largest, plan_memory};
 use model::GpuModel;
 use pace::Pace;
 use plans::{PlanKey, Plans, Ready, output};

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::{
     Backend, RunInput, ScratchPool, Session, SessionWeights,
-    gpu::GpuGraph,
+    gpu::{Begun, GpuGraph},
     inputs::{check, is_callers, sizes},
     padding::Padding,
 };
@@ -88,7 +88,7 @@ impl CompiledGraph {
     }
 
     /// Bytes of what is not shared with other graphs.
-    pub(in crate::runtime) fn own_bytes(&self) -> u64 {
+    pub(crate) fn own_bytes(&self) -> u64 {
         self.gpu.as_ref().map_or(0, GpuGraph::own_bytes)
     }
 
@@ -103,11 +103,46 @@ impl CompiledGraph {
             return Err(Error::MissingWeight { name: name.into(), nearest });
         };
         fits(weight, &tensor, &self.dims)?;
-        self.session.upload(&mut self.weights, &ModelParams::from([(name.to_string(), tensor)]))?;
+        self.session.upload(&mut self.weights, &ModelParams::from([(name.to_string(), tensor)]), None)?;
         if let Some(gpu) = &mut self.gpu {
             gpu.forget_bindings();
         }
         Ok(())
+    }
+
+    /// The sizes of a run, and all its inputs: on a device as large as the graph is compiled for.
+    fn given<'i, I>(&self, inputs: &'i [(&str, I)]) -> Result<(DimBinding, Inputs)>
+    where
+        &'i I: Into<RunInput<'i>>,
+    {
+        let inputs: Vec<(&str, RunInput)> = inputs.iter().map(|(name, input)| (*name, input.into())).collect();
+        let live = sizes(&self.graph, &inputs, &self.dims)?;
+        let mut given = check(&self.graph, &inputs, &live)?;
+        derive(&self.graph, &live, &mut given)?;
+        if self.gpu.is_some() {
+            pad(&self.graph, &live, &self.dims, &mut given)?;
+        }
+        Ok((live, given))
+    }
+
+    /// As [`run`](Self::run), for a graph whose outputs have no symbolic size and at most 16 MiB each: on a device the run is only
+    /// begun, and another may begin, of this graph or of one that shares its scratch, before its outputs are waited for.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub(crate) fn begin<'i, I>(&mut self, inputs: &'i [(&str, I)]) -> Result<Running>
+    where
+        &'i I: Into<RunInput<'i>>,
+    {
+        let (live, given) = self.given(inputs)?;
+        let names = self.graph.outputs().iter().map(|(name, _)| name.clone()).collect();
+        match &mut self.gpu {
+            None => Ok(Running::Done(reference::run(&self.graph, &live, &given, &self.weights.params)?.outputs)),
+            Some(gpu) => {
+                gpu.prepare(&self.weights)?;
+                Ok(Running::Submitted(names, gpu.begin(&given, step(&live, &self.dims))?))
+            }
+        }
     }
 
     /// Runs the graph; inputs are given by name, as slices of the graph's own shapes or as arrays. Returns the outputs in order.
@@ -119,18 +154,12 @@ impl CompiledGraph {
     where
         &'i I: Into<RunInput<'i>>,
     {
-        let inputs: Vec<(&str, RunInput)> = inputs.iter().map(|(name, input)| (*name, input.into())).collect();
-        let live = sizes(&self.graph, &inputs, &self.dims)?;
-        let mut given = check(&self.graph, &inputs, &live)?;
-        derive(&self.graph, &live, &mut given)?;
+        let (live, given) = self.given(inputs)?;
         match &mut self.gpu {
             None => Ok(reference::run(&self.graph, &live, &given, &self.weights.params)?.outputs),
             Some(gpu) => {
-                pad(&self.graph, &live, &self.dims, &mut given)?;
                 gpu.prepare(&self.weights)?;
-                let rows = live.get(sym::SEQ).map_or(u32::MAX, |rows| rows as u32);
-                let cache = self.dims.get(sym::CACHE).map_or(0, |rows| rows as u32);
-                let outputs = gpu.run(&given, Step { capacity: cache, ..Step::all(rows) })?;
+                let outputs = gpu.run(&given, step(&live, &self.dims))?;
                 self.graph
                     .outputs()
                     .iter()
@@ -143,6 +172,34 @@ impl CompiledGraph {
             }
         }
     }
+}
+
+/// A run that was begun.
+pub(crate) enum Running {
+    /// On the reference, which is done.
+    Done(Vec<(String, Value)>),
+    /// On a device; outputs by their names.
+    Submitted(Vec<String>, Begun),
+}
+
+impl Running {
+    /// The outputs in order.
+    ///
+    /// # Errors
+    /// As [`GpuContext::wait`](crate::runtime::GpuContext::wait).
+    pub(crate) async fn outputs(self) -> Result<Vec<(String, Value)>> {
+        match self {
+            Running::Done(outputs) => Ok(outputs),
+            Running::Submitted(names, begun) => Ok(names.into_iter().zip(begun.outputs().await?).collect()),
+        }
+    }
+}
+
+/// What a run of so many tokens is told.
+fn step(live: &DimBinding, dims: &DimBinding) -> Step {
+    let rows = live.get(sym::SEQ).map_or(u32::MAX, |rows| rows as u32);
+    let cache = dims.get(sym::CACHE).map_or(0, |rows| rows as u32);
+    Step { capacity: cache, ..Step::all(rows) }
 }
 
 /// The weights that the graph names.

@@ -7,6 +7,7 @@ use super::{
         Buffer, GpuContext,
         pipeline::PipelineCache,
         prepared::{Bound, PreparedPlan, ScratchPool, Step},
+        read_back::StagedRead,
         wgpu,
     },
     SessionWeights,
@@ -43,7 +44,7 @@ impl GpuGraph {
         let mut inputs = HashMap::new();
         for slot in &plan.slots {
             if let SlotKind::Input { name, .. } = &slot.kind {
-                let buffer = context.create_buffer(name, slot.bytes.next_multiple_of(16) + 16, usage)?;
+                let buffer = context.create_buffer(name, input_bytes(slot.bytes), usage)?;
                 inputs.insert(name.clone(), (Arc::new(buffer), 0));
             }
         }
@@ -85,6 +86,40 @@ impl GpuGraph {
     pub(super) fn run(&mut self, inputs: &Inputs, step: Step) -> Result<Vec<Value>> {
         let Some(prepared) = &self.prepared else { return Err(self.missing("plan")) };
         let context: &Arc<GpuContext> = self.pipelines.context();
+        self.write(inputs, step)?;
+        let submission = context.run(&self.plan.name, |encoder| {
+            prepared.reset(encoder);
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            prepared.record(&mut pass);
+            Ok(())
+        })?;
+        context.wait(&submission, &self.plan.name)?;
+        self.plan.outputs.iter().map(|output| self.read(prepared, &output.name, &output.ty)).collect()
+    }
+
+    /// Writes the inputs and submits a run together with the copies of its outputs, each of at most 16 MiB: another run may begin
+    /// before they are read.
+    pub(super) fn begin(&mut self, inputs: &Inputs, step: Step) -> Result<Begun> {
+        let Some(prepared) = &self.prepared else { return Err(self.missing("plan")) };
+        let context: &Arc<GpuContext> = self.pipelines.context();
+        self.write(inputs, step)?;
+        let mut outputs = Vec::new();
+        let submission = context.run(&self.plan.name, |encoder| {
+            prepared.reset(encoder);
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            prepared.record(&mut pass);
+            drop(pass);
+            for output in &self.plan.outputs {
+                let (buffer, offset, bytes) = prepared.output(&output.name).ok_or_else(|| self.missing(&output.name))?;
+                outputs.push((context.stage_read(encoder, buffer, offset, bytes)?, output.ty.clone()));
+            }
+            Ok(())
+        })?;
+        Ok(Begun { context: context.clone(), submission, outputs })
+    }
+
+    fn write(&self, inputs: &Inputs, step: Step) -> Result<()> {
+        let context = self.pipelines.context();
         for (name, value) in inputs {
             let bytes: &[u8] = match &value.data {
                 Data::F32(v) => bytemuck::cast_slice(v),
@@ -98,15 +133,7 @@ impl GpuGraph {
                 context.write(buffer, *offset, bytes)?;
             }
         }
-        context.write(&self.step, 0, bytemuck::bytes_of(&step))?;
-        let submission = context.run(&self.plan.name, |encoder| {
-            prepared.reset(encoder);
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            prepared.record(&mut pass);
-            Ok(())
-        })?;
-        context.wait(&submission, &self.plan.name)?;
-        self.plan.outputs.iter().map(|output| self.read(prepared, &output.name, &output.ty)).collect()
+        context.write(&self.step, 0, bytemuck::bytes_of(&step))
     }
 
     fn read(&self, prepared: &PreparedPlan, name: &str, ty: &FixedType) -> Result<Value> {
@@ -115,16 +142,46 @@ impl GpuGraph {
         for (part, start) in raw.chunks_mut(READ_BACK).zip((0..).step_by(READ_BACK)) {
             self.pipelines.context().read_back(buffer, offset + start, part)?;
         }
-        let data = match ty.dtype {
-            DType::I32 => Data::I32(bytemuck::pod_collect_to_vec(&raw)),
-            DType::U32 => Data::U32(bytemuck::pod_collect_to_vec(&raw)),
-            DType::F16 => Data::F16(bytemuck::pod_collect_to_vec(&raw)),
-            _ => Data::F32(bytemuck::pod_collect_to_vec(&raw)),
-        };
-        Ok(Value { shape: ty.shape.clone(), data })
+        Ok(value(ty, &raw))
     }
 
     fn missing(&self, what: &str) -> Error {
         Error::Graph { graph: self.plan.name.clone(), problem: format!("its {what} has no buffer") }
     }
+}
+
+/// Bytes of the buffer of an input.
+pub(super) fn input_bytes(bytes: u64) -> u64 {
+    bytes.next_multiple_of(16) + 16
+}
+
+/// A run that was submitted, and the copies of its outputs.
+pub(crate) struct Begun {
+    context: Arc<GpuContext>,
+    submission: wgpu::SubmissionIndex,
+    outputs: Vec<(StagedRead, FixedType)>,
+}
+
+impl Begun {
+    /// The outputs, once the device has made them.
+    pub(super) async fn outputs(self) -> Result<Vec<Value>> {
+        let mut values = Vec::new();
+        for (staged, ty) in self.outputs {
+            let mut raw = vec![0u8; staged.len()];
+            self.context.collect_async(staged, self.submission.clone(), &mut raw).await?;
+            values.push(value(&ty, &raw));
+        }
+        Ok(values)
+    }
+}
+
+/// The elements of an output.
+fn value(ty: &FixedType, raw: &[u8]) -> Value {
+    let data = match ty.dtype {
+        DType::I32 => Data::I32(bytemuck::pod_collect_to_vec(raw)),
+        DType::U32 => Data::U32(bytemuck::pod_collect_to_vec(raw)),
+        DType::F16 => Data::F16(bytemuck::pod_collect_to_vec(raw)),
+        _ => Data::F32(bytemuck::pod_collect_to_vec(raw)),
+    };
+    Value { shape: ty.shape.clone(), data }
 }

@@ -3,13 +3,16 @@
 mod compiled;
 mod gpu;
 mod inputs;
+mod memory;
 mod padding;
 
 use std::{collections::HashMap, sync::Arc};
 
 pub use compiled::CompiledGraph;
+pub(crate) use compiled::Running;
 pub use inputs::RunInput;
 pub(super) use inputs::sizes;
+pub(crate) use memory::{RunMemory, WeightMemory};
 
 use super::{
     Device, GpuContext, GpuOptions, Opened, ResidentWeight, WeightUploader, pipeline::PipelineCache, prepared::ScratchPool,
@@ -17,6 +20,7 @@ use super::{
 use crate::{
     Error, Result,
     flow::ModelParams,
+    generate::OnProgress,
     ir::{DimBinding, Graph, LowerOptions, Symbol, kernel::Target, sym},
     profile::CompileProfile,
     weights::Tensor,
@@ -100,9 +104,14 @@ impl Session {
     /// As [`Device::open`].
     pub fn with_options(device: &Device, options: &GpuOptions) -> Result<Self> {
         Ok(match device.open(options)? {
-            Opened::Reference => Self { backend: Backend::Reference },
+            Opened::Reference => Self::reference(),
             Opened::Gpu(context) => Self::on(&context),
         })
+    }
+
+    /// A session on the reference, which needs no device.
+    pub(crate) fn reference() -> Self {
+        Self { backend: Backend::Reference }
     }
 
     /// A session on an opened device.
@@ -124,15 +133,26 @@ impl Session {
     /// # Errors
     /// As [`WeightUploader::upload`].
     pub fn load(&self, params: &ModelParams) -> Result<SessionWeights> {
+        self.load_with(params, None)
+    }
+
+    /// As [`load`](Self::load); `on_progress` is called as [`WeightUploader::on_progress`] says, and may cancel.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), and [`Error::Cancelled`].
+    pub fn load_with(&self, params: &ModelParams, on_progress: Option<OnProgress>) -> Result<SessionWeights> {
         let mut weights = SessionWeights::default();
-        self.upload(&mut weights, params)?;
+        self.upload(&mut weights, params, on_progress)?;
         Ok(weights)
     }
 
-    fn upload(&self, weights: &mut SessionWeights, params: &ModelParams) -> Result<()> {
+    fn upload(&self, weights: &mut SessionWeights, params: &ModelParams, on_progress: Option<OnProgress>) -> Result<()> {
         if let (Backend::Gpu { pipelines, .. }, false) = (&self.backend, params.is_empty()) {
             let resident = Arc::make_mut(&mut weights.resident);
             let mut uploader = WeightUploader::new(pipelines.context())?;
+            if let Some(on_progress) = on_progress {
+                uploader = uploader.on_progress(on_progress);
+            }
             uploader.reserve(params.values().map(|t| (t.dtype(), t.shape())))?;
             for (name, tensor) in params {
                 resident.insert(name.clone(), uploader.upload(tensor)?);
@@ -168,7 +188,7 @@ impl Session {
     }
 
     /// As [`compile_with`](Self::compile_with), with scratch buffers shared by graphs that never run at once.
-    pub(super) fn compile_into(
+    pub(crate) fn compile_into(
         &self,
         graph: &Graph,
         options: &CompileOptions,

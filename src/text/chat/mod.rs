@@ -39,9 +39,12 @@ impl ChatFormat {
     /// The format that a model's instruction-tuned form was trained on. Gemma 3n has that of Gemma 3.
     ///
     /// # Errors
-    /// [`Error::Chat`] for VaultGemma, of which there are only pre-trained models.
+    /// [`Error::Chat`] for VaultGemma, of which there are only pre-trained models, and for EmbeddingGemma.
     pub fn of(config: &GemmaConfig) -> Result<Self> {
+        let embeds = || Err(Error::Chat("EmbeddingGemma embeds texts and knows no turns of a conversation".into()));
         match config.arch {
+            _ if config.use_bidirectional_attention => embeds(),
+            GemmaArch::EmbeddingGemma2 => embeds(),
             GemmaArch::Gemma | GemmaArch::Gemma2 => Ok(Self::Gemma),
             GemmaArch::Gemma3 | GemmaArch::Gemma3n => Ok(Self::Gemma3),
             GemmaArch::Gemma4 if config.hidden_size_per_layer_input > 0 => Ok(Self::Gemma4E),

@@ -155,6 +155,12 @@ impl Metadata {
         })
     }
 
+    /// A truth value.
+    #[cfg(feature = "tokenizer")]
+    pub(crate) fn flag(&self, key: &str) -> Result<Option<bool>, String> {
+        self.typed(key, "a bool", |value| if let Value::Bool(flag) = value { Some(flag) } else { None })
+    }
+
     /// An array of truth values.
     pub(crate) fn flags(&self, key: &str) -> Result<Option<Vec<bool>>, String> {
         self.typed(key, "an array of bool", |value| match value {

@@ -81,7 +81,7 @@ fn gemma_4_has_layers_of_two_sizes() {
         (json!({"per_layer_config": {"1": {"num_key_value_heads": 3}}}), "num_key_value_heads 3"),
         (json!({"num_kv_shared_layers": 4}), "num_kv_shared_layers"),
         (json!({"num_kv_shared_layers": 3}), "num_kv_shared_layers"),
-        (json!({"use_bidirectional_attention": "all"}), "use_bidirectional_attention"),
+        (json!({"use_bidirectional_attention": true}), "use_bidirectional_attention"),
         (json!({"enable_moe_block": true}), "enable_moe_block"),
         (json!({"query_pre_attn_scalar": 256}), "query_pre_attn_scalar"),
     ] {
@@ -89,6 +89,8 @@ fn gemma_4_has_layers_of_two_sizes() {
         assert!(problem.contains(word), "{word}: {problem}");
     }
     assert!(four(json!({"use_bidirectional_attention": "vision", "num_experts": 8, "enable_moe_block": false})).is_ok());
+    let both = four(json!({"use_bidirectional_attention": "all", "sliding_window": 9})).unwrap();
+    assert_eq!([0, 1].map(|layer| both.layer_attn_options(layer).mask), [MaskKind::None, MaskKind::SymmetricWindow(4)]);
     assert!(with("gemma4_text", json!({"vocab_size_per_layer_input": 100})).unwrap_err().to_string().contains("have no row"));
     let wide = with(
         "gemma4_text",

@@ -1,0 +1,96 @@
+//! Ranks the lines of a file by how near their meaning is to a query.
+
+mod common;
+
+use std::{path::PathBuf, process::ExitCode, time::Instant};
+
+use anyhow::{Result, anyhow, bail};
+use clap::Parser;
+use gemmaflow::{
+    embed::{EmbedderOptions, EmbeddingTask, GemmaEmbedder},
+    runtime::{Device, UploadProgress},
+};
+
+/// Embeds a query and every line of a file with EmbeddingGemma and prints the lines, the nearest first, each after its cosine
+/// with the query and its number in the file.
+#[derive(Parser)]
+struct Arguments {
+    /// Folder with config.json, tokenizer.json, safetensors weights and the folders of modules.json, a .gguf file, or
+    /// OWNER/NAME[/FILE.gguf] on the Hugging Face Hub
+    #[arg(long, value_name = "PATH")]
+    model: PathBuf,
+    /// What to look for
+    #[arg(long, value_name = "TEXT")]
+    query: String,
+    /// Text file with a document a line; empty lines are passed over
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Keep the first N numbers of each vector, such as 512, 256 or 128 [default: all]
+    #[arg(long, value_name = "N")]
+    dimensions: Option<usize>,
+    /// Lines to print
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    top: usize,
+    /// Pack 16-bit and f32 matrices as they are loaded
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    quantize: Option<common::Packing>,
+    /// auto, gpu, cpu (the slow reference), or a part of an adapter's name
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    device: Device,
+}
+
+fn main() -> ExitCode {
+    common::main(run)
+}
+
+fn run(mut arguments: Arguments) -> Result<()> {
+    let text = std::fs::read_to_string(&arguments.file).map_err(|e| anyhow!("{}: {e}", arguments.file.display()))?;
+    let lines: Vec<(usize, &str)> = (1..).zip(text.lines().map(str::trim)).filter(|(_, line)| !line.is_empty()).collect();
+    if lines.is_empty() {
+        bail!("{}: there is no line with text in it", arguments.file.display());
+    }
+    arguments.model = common::local(&arguments.model)?;
+    let tokenizer = common::tokenizer(&arguments.model)?;
+    let mut embedder = load(&arguments)?;
+    if let Some(dimensions) = arguments.dimensions {
+        embedder = embedder.with_dimensions(dimensions)?;
+    }
+
+    let start = Instant::now();
+    let query = embedder.embed_texts(&tokenizer, &EmbeddingTask::Query, &[&arguments.query])?.concat();
+    let documents: Vec<&str> = lines.iter().map(|(_, line)| *line).collect();
+    let vectors = embedder.embed_texts(&tokenizer, &EmbeddingTask::document(), &documents)?;
+    let time = start.elapsed();
+
+    let cosine = |vector: &[f32]| vector.iter().zip(&query).map(|(a, b)| a * b).sum::<f32>();
+    let mut ranked: Vec<(f32, usize, &str)> =
+        vectors.iter().zip(&lines).map(|(vector, (number, line))| (cosine(vector), *number, *line)).collect();
+    ranked.sort_by(|(a, ..), (b, ..)| b.total_cmp(a));
+    let width = lines.last().map_or(1, |(number, _)| number.to_string().len());
+    let shown = ranked.iter().take(arguments.top);
+    let table: String = shown.map(|(score, number, line)| format!("{score:7.4}  {number:width$}  {line}\n")).collect();
+    common::print(&table)?;
+    let (count, adapter) = (lines.len() + 1, embedder.adapter().unwrap_or("CPU reference"));
+    eprintln!("{count} texts, {} numbers each, in {:.2} s on {adapter}", embedder.dimensions(), time.as_secs_f64());
+    Ok(())
+}
+
+/// Loads the model with a progress bar.
+fn load(arguments: &Arguments) -> Result<GemmaEmbedder> {
+    let (config, mut weights) = common::open(&arguments.model)?;
+    let bar = common::bar(0, "loading {bar:30} {bytes}/{total_bytes}");
+    let shown = bar.clone();
+    let on_progress = Box::new(move |progress: UploadProgress| {
+        shown.set_length(progress.total);
+        shown.set_position(progress.done);
+        true
+    });
+    let options = EmbedderOptions {
+        on_progress: Some(on_progress),
+        quantise: arguments.quantize.map(Into::into),
+        ..EmbedderOptions::near_weights(&arguments.model)?
+    };
+    let embedder = GemmaEmbedder::with_options(config, weights.as_mut(), arguments.device.clone(), options);
+    bar.finish_and_clear();
+    Ok(embedder?)
+}

@@ -1,0 +1,154 @@
+//! How an embedder comes to be.
+
+use std::{path::Path, sync::Arc, sync::Mutex};
+
+use super::{
+    GemmaEmbedder, TaskPrompts,
+    memory::plan,
+    runs::{EmbedModel, Runs, build},
+};
+use crate::{
+    Error, Result,
+    gemma::{GemmaArch, GemmaConfig, GemmaFlow},
+    generate::{FlowHook, OnProgress},
+    profile::CompileProfile,
+    runtime::{Device, GpuOptions, Opened, Session},
+    weights::{Quantise, QuantisedLoader, WeightLoader, WeightMap, load_from_path},
+};
+
+/// Tokens of a run of several texts, unless the options say otherwise.
+const RUN_TOKENS: usize = 2048;
+
+/// How to load a model that embeds texts.
+#[derive(Default)]
+pub struct EmbedderOptions {
+    /// Most tokens of a text; default and upper limit: the model's own `max_position_embeddings`.
+    pub context: Option<usize>,
+    /// Most tokens of a run of several texts, padding included; a longer text is a run of its own. Intermediate results grow with
+    /// it. Default: 2048.
+    pub run_tokens: Option<usize>,
+    /// Most bytes of device memory that loading and running may take, as [`GemmaEmbedder::memory_plan`] counts them; a model that
+    /// needs more is refused before anything is allocated. No effect on the reference. Default: no limit.
+    pub memory_budget: Option<u64>,
+    /// How to open the GPU.
+    pub gpu: GpuOptions,
+    /// How runs are compiled. Default: the preset.
+    pub profile: CompileProfile,
+    /// Packs f32, f16 and bf16 matrices as they are loaded ([`QuantisedLoader`] says which). Default: they stay as they are.
+    pub quantise: Option<Quantise>,
+    /// What goes before texts. Default: as EmbeddingGemma's model card has it; [`GemmaEmbedder::from_path`] takes what lies beside the
+    /// weights.
+    pub prompts: TaskPrompts,
+    /// Load progress.
+    pub on_progress: Option<OnProgress>,
+    /// Changes the flow; see [`with_flow`](Self::with_flow).
+    pub flow: Option<FlowHook>,
+}
+
+impl EmbedderOptions {
+    /// The defaults with the profile of the file [`GEMMA_PROFILE_FILE`](crate::profile::GEMMA_PROFILE_FILE) beside the weights and the
+    /// prompts of the `config_sentence_transformers.json` there, each where there is one.
+    ///
+    /// # Errors
+    /// As [`CompileProfile::near_weights`] and [`TaskPrompts::near_weights`].
+    pub fn near_weights(weights: impl AsRef<Path>) -> Result<Self> {
+        let profile = CompileProfile::near_weights(&weights, false)?;
+        Ok(Self { profile, prompts: TaskPrompts::near_weights(&weights)?, ..Self::default() })
+    }
+
+    /// Changes the flow of every graph, such as with a [`layer`](GemmaFlow::layer) hook.
+    pub fn with_flow(mut self, f: impl for<'a> Fn(GemmaFlow<'a>) -> GemmaFlow<'a> + Send + Sync + 'static) -> Self {
+        self.flow = Some(Arc::new(f));
+        self
+    }
+
+    /// Most tokens of a text, and of a run of several.
+    pub(super) fn sizes(&self, config: &GemmaConfig) -> Result<(usize, usize)> {
+        let limit = config.max_position_embeddings;
+        let most = self.context.unwrap_or(limit);
+        if !(1..=limit).contains(&most) {
+            let expected = format!("1 to {limit}, the model's max_position_embeddings");
+            return Err(Error::Option { option: "EmbedderOptions::context", found: most, expected });
+        }
+        match self.run_tokens.unwrap_or(RUN_TOKENS) {
+            0 => Err(Error::Option { option: "EmbedderOptions::run_tokens", found: 0, expected: "1 or more".into() }),
+            tokens => Ok((most, tokens)),
+        }
+    }
+}
+
+impl GemmaEmbedder {
+    /// Loads a folder with `config.json` and safetensors weights (as sentence-transformers lays it out, dense modules and prompts
+    /// included), a file of weights in such a folder, or a GGUF file.
+    ///
+    /// # Errors
+    /// As [`with_options`](Self::with_options), and what is wrong with the files.
+    pub fn from_path(path: impl AsRef<Path>, device: Device) -> Result<Self> {
+        let path = path.as_ref();
+        let (config, options) = (GemmaConfig::near_weights(path)?, EmbedderOptions::near_weights(path)?);
+        Self::with_options(config, load_from_path(path)?.as_mut(), device, options)
+    }
+
+    /// Takes the weights out of a loader and puts them on the device.
+    ///
+    /// # Errors
+    /// As [`with_options`](Self::with_options).
+    pub fn from_loader(config: GemmaConfig, loader: &mut dyn WeightLoader, device: Device) -> Result<Self> {
+        Self::with_options(config, loader, device, EmbedderOptions::default())
+    }
+
+    /// As [`from_loader`](Self::from_loader), with options.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a model that generates text instead of embedding it; [`Error::Option`] for options out of their
+    /// range; a weight that is missing or misshapen; a device that cannot be opened or is too small; [`Error::DoesNotFit`] under a
+    /// budget; [`Error::Cancelled`].
+    pub fn with_options(
+        config: GemmaConfig,
+        loader: &mut dyn WeightLoader,
+        device: Device,
+        options: EmbedderOptions,
+    ) -> Result<Self> {
+        config.validate()?;
+        if !config.use_bidirectional_attention {
+            let why = "whose attention looks back alone, and which generates text (GemmaGenerator),";
+            return Err(Error::Unsupported(format!("embedding texts with a model {why}")));
+        }
+        let (most, run_tokens) = options.sizes(&config)?;
+        let flow = options.flow.clone();
+        let single = match options.quantise {
+            Some(to) => build(&config, (1, most), flow.as_ref(), &mut QuantisedLoader::new(loader, to))?,
+            None => build(&config, (1, most), flow.as_ref(), loader)?,
+        };
+        if config.arch == GemmaArch::Gemma3 && config.embedding_dense.is_empty() {
+            tracing::warn!(
+                "no dense modules after the mean: right for no EmbeddingGemma; are modules.json, 2_Dense and 3_Dense there?"
+            );
+        }
+        let session = match device.open(&options.gpu)? {
+            Opened::Gpu(context) => {
+                if options.memory_budget.is_some() {
+                    plan(&config, &single.params, context.capabilities(), &options)?.check()?;
+                }
+                Session::on(&context)
+            }
+            Opened::Reference => Session::reference(),
+        };
+        let resident = session.load_with(&single.params, options.on_progress)?;
+        let weights = WeightMap::from_tensors(single.params.values().cloned().collect());
+        let dimensions = config.embedding_width();
+        let model = EmbedModel {
+            config,
+            prompts: options.prompts,
+            most,
+            run_tokens,
+            flow,
+            profile: options.profile,
+            weights,
+            session,
+            resident,
+            runs: Mutex::new(Runs::new(single)),
+        };
+        Ok(Self { model: Arc::new(model), dimensions })
+    }
+}

@@ -1,0 +1,78 @@
+//! What an embedder takes of a device's memory, before any of it is taken.
+
+use super::{EmbedderOptions, GemmaEmbedder, batches::largest_runs, runs::build};
+use crate::{
+    Result,
+    flow::{BuiltModel, ModelParams},
+    gemma::GemmaConfig,
+    generate::MemoryPlan,
+    ir::{DimBinding, sym},
+    runtime::{Capabilities, RunMemory, WeightMemory, largest},
+    weights::{QuantisedLoader, WeightLoader, WeightMap},
+};
+
+impl GemmaEmbedder {
+    /// What an embedder with these options takes on a device with these capabilities, of which `context` is the most tokens of a
+    /// text: the weights, and inputs and intermediate results of the longest text and of the largest runs of 2, 4, 8 and 16 texts, in
+    /// this order. There are no caches. Takes the weights out of the loader and reads none.
+    ///
+    /// The figures leave out the inputs of smaller runs, a few MB in all, and scratch that runs in ascending sizes make up to four
+    /// times as large.
+    ///
+    /// # Errors
+    /// [`Error::Option`](crate::Error::Option) for options out of their range; a weight that is missing or misshapen; [`Error::Limit`](crate::Error::Limit) for one that no
+    /// kernel could bind, and for a text so long that no kernel could bind its intermediate results.
+    pub fn memory_plan(
+        config: &GemmaConfig,
+        loader: &mut dyn WeightLoader,
+        device: &Capabilities,
+        options: &EmbedderOptions,
+    ) -> Result<MemoryPlan> {
+        config.validate()?;
+        let (most, _) = options.sizes(config)?;
+        let single = match options.quantise {
+            Some(to) => build(config, (1, most), options.flow.as_ref(), &mut QuantisedLoader::new(loader, to))?,
+            None => build(config, (1, most), options.flow.as_ref(), loader)?,
+        };
+        plan(config, &single.params, device, options)
+    }
+}
+
+/// As [`GemmaEmbedder::memory_plan`], of weights that were taken.
+pub(super) fn plan(
+    config: &GemmaConfig,
+    params: &ModelParams,
+    device: &Capabilities,
+    options: &EmbedderOptions,
+) -> Result<MemoryPlan> {
+    let (most, run_tokens) = options.sizes(config)?;
+    let weights = WeightMemory::of(device, params)?;
+    let map = WeightMap::from_tensors(params.values().cloned().collect());
+    let graphs: Vec<(usize, BuiltModel)> = largest_runs(run_tokens, most)
+        .into_iter()
+        .map(|(texts, _)| Ok((texts, build(config, (texts, most), options.flow.as_ref(), &mut map.clone())?)))
+        .collect::<Result<_>>()?;
+    let at = |context: usize| -> Result<MemoryPlan> {
+        let rooms = largest_runs(run_tokens, context);
+        let graph = |texts: usize| graphs.iter().find(|(own, _)| *own == texts).map(|(_, built)| &built.graph);
+        let runs = rooms.iter().filter_map(|(texts, room)| Some((graph(*texts)?, DimBinding::new().with(sym::SEQ, *room))));
+        let runs = RunMemory::of(device, runs, &options.profile)?;
+        Ok(MemoryPlan {
+            device: device.adapter.clone(),
+            context,
+            tensors: params.len(),
+            weights: weights.bytes,
+            scratch: runs.bytes,
+            loading: weights.loading,
+            largest_binding: runs.largest_binding,
+            max_binding: device.target().max_binding,
+            budget: options.memory_budget,
+            longest_context: most,
+            ..MemoryPlan::default()
+        })
+    };
+    let plan = at(most)?;
+    let Some(budget) = options.memory_budget else { return Ok(plan) };
+    let longest_context = largest(most, budget, |context| at(context).map(|plan| plan.peak()))?;
+    Ok(MemoryPlan { longest_context, ..plan })
+}

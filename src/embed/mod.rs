@@ -1,0 +1,162 @@
+//! Texts in, unit vectors out: EmbeddingGemma.
+//!
+//! A model that embeds texts looks both ways, has no caches and no language model's head: a run takes whole texts, several at a
+//! time, and gives one vector each. Two vectors' dot product is the cosine between them.
+//!
+//! ```no_run
+//! use gemmaflow::{embed::{EmbeddingTask, GemmaEmbedder}, runtime::Device, text::Tokenizer};
+//!
+//! # fn main() -> gemmaflow::Result<()> {
+//! let model = "models/embeddinggemma-300m";
+//! let (embedder, tokenizer) = (GemmaEmbedder::from_path(model, Device::Auto)?, Tokenizer::from_file(model)?);
+//! let query = embedder.embed_texts(&tokenizer, &EmbeddingTask::Query, &["which planet is red?"])?;
+//! let lines = ["Venus is like Earth.", "Mars is called the red planet."];
+//! let lines = embedder.embed_texts(&tokenizer, &EmbeddingTask::document(), &lines)?;
+//! let cosine = |line: &[f32]| line.iter().zip(&query[0]).map(|(a, b)| a * b).sum::<f32>();
+//! assert!(cosine(&lines[1]) > cosine(&lines[0]));
+//! # Ok(())
+//! # }
+//! ```
+
+mod batches;
+mod load;
+mod memory;
+mod runs;
+mod task;
+#[cfg(feature = "tokenizer")]
+mod texts;
+
+use std::sync::Arc;
+
+pub use load::EmbedderOptions;
+pub use task::{EmbeddingTask, TaskPrompts};
+
+use self::runs::EmbedModel;
+use crate::{Error, Result, gemma::GemmaConfig, runtime::CacheStats};
+
+/// A model that embeds texts. A handle: clones share the model, and threads may use it at the same time.
+#[derive(Clone)]
+pub struct GemmaEmbedder {
+    model: Arc<EmbedModel>,
+    /// Numbers of a vector that are kept.
+    dimensions: usize,
+}
+
+const _: () = {
+    const fn shareable<T: Send + Sync + Clone + 'static>() {}
+    shareable::<GemmaEmbedder>();
+    shareable::<EmbeddingTask>();
+    shareable::<TaskPrompts>();
+};
+
+impl GemmaEmbedder {
+    /// A handle whose vectors are cut to their first `dimensions` numbers and made unit vectors again (Matryoshka
+    /// representations, arXiv 2205.13147). EmbeddingGemma is trained for 768, 512, 256 and 128.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for 0, and for more than the model's vectors have.
+    pub fn with_dimensions(self, dimensions: usize) -> Result<Self> {
+        let most = self.config().embedding_width();
+        match (1..=most).contains(&dimensions) {
+            true => Ok(Self { dimensions, ..self }),
+            false => {
+                let expected = format!("1 to {most}, the numbers of the model's vectors");
+                Err(Error::Option { option: "with_dimensions: dimensions", found: dimensions, expected })
+            }
+        }
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &GemmaConfig {
+        &self.model.config
+    }
+
+    /// Numbers of a vector.
+    pub fn dimensions(&self) -> usize {
+        self.dimensions
+    }
+
+    /// Most tokens that a text may have.
+    pub fn max_tokens(&self) -> usize {
+        self.model.most
+    }
+
+    /// The prompts that go before texts.
+    pub fn prompts(&self) -> &TaskPrompts {
+        &self.model.prompts
+    }
+
+    /// The adapter's name; `None` on the reference.
+    pub fn adapter(&self) -> Option<&str> {
+        self.model.adapter()
+    }
+
+    /// What the compiled runs have done and hold: one for each number of texts and rank of lengths; zeros on the reference.
+    pub fn run_stats(&self) -> CacheStats {
+        self.model.stats()
+    }
+
+    /// The unit vectors of texts that are given as token ids, in the order of the texts. The ids are taken as they are: with BOS, EOS and
+    /// a prompt where the model wants them (feature `tokenizer`: `embed_texts` adds them).
+    ///
+    /// Texts of unequal lengths share runs, the shorter ones filled up with padding that no token sees, so that a text has the same
+    /// vector, but for rounding, whatever is beside it.
+    ///
+    /// # Errors
+    /// [`Error::EmptyText`], [`Error::TextTooLong`], [`Error::TokenOutOfRange`], before anything runs;
+    /// [`Error::Embedding`] for a text whose vector is zero or not finite; what the device says.
+    pub fn embed<T: AsRef<[u32]>>(&self, texts: &[T]) -> Result<Vec<Vec<f32>>> {
+        pollster::block_on(self.embed_async(texts))
+    }
+
+    /// [`embed`](Self::embed) without blocking the calling thread while a device computes; needs no particular executor. On the
+    /// reference, and where a run is compiled for the first time, the thread that polls does the work.
+    ///
+    /// # Errors
+    /// As [`embed`](Self::embed).
+    pub async fn embed_async<T: AsRef<[u32]>>(&self, texts: &[T]) -> Result<Vec<Vec<f32>>> {
+        let texts: Vec<&[u32]> = texts.iter().map(AsRef::as_ref).collect();
+        let mut vectors = self.model.vectors(&texts).await?;
+        for (index, vector) in vectors.iter_mut().enumerate() {
+            shorten(vector, self.dimensions, index)?;
+        }
+        Ok(vectors)
+    }
+}
+
+impl std::fmt::Debug for GemmaEmbedder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GemmaEmbedder")
+            .field("arch", &self.config().arch)
+            .field("dimensions", &self.dimensions)
+            .field("max_tokens", &self.max_tokens())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Makes the vector of text `index` a unit vector of its first `dimensions` numbers.
+fn shorten(vector: &mut Vec<f32>, dimensions: usize, index: usize) -> Result<()> {
+    vector.truncate(dimensions);
+    let length = vector.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+    if !length.is_finite() || length == 0.0 {
+        let problem = format!("the vector of text {index} has length {length} and so no direction; are the weights whole?");
+        return Err(Error::Embedding(problem));
+    }
+    vector.iter_mut().for_each(|x| *x = (f64::from(*x) / length) as f32);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shorten;
+
+    #[test]
+    fn a_cut_vector_is_a_unit_vector_again() {
+        let mut vector = vec![3.0, 4.0, 12.0];
+        shorten(&mut vector, 2, 0).unwrap();
+        assert_eq!(vector, [0.6, 0.8]);
+        for odd in [[0.0, 0.0], [f32::NAN, 1.0], [f32::INFINITY, 1.0]] {
+            assert!(shorten(&mut odd.to_vec(), 2, 7).unwrap_err().to_string().contains("text 7"));
+        }
+    }
+}

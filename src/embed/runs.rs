@@ -1,0 +1,177 @@
+//! The model behind a handle, and its compiled runs.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use super::{
+    TaskPrompts,
+    batches::{Batch, batches},
+};
+use crate::{
+    Error, Result,
+    flow::BuiltModel,
+    gemma::{GemmaConfig, GemmaFlow},
+    generate::FlowHook,
+    ir::{DimBinding, sym},
+    profile::CompileProfile,
+    runtime::{CacheStats, CompileOptions, CompiledGraph, Lru, RunInput, Running, ScratchPool, Session, SessionWeights},
+    weights::{WeightLoader, WeightMap},
+};
+
+/// Most compiled runs that are kept.
+const KEPT: usize = 16;
+
+/// Runs that may be under way at once: the host prepares one while the device computes another.
+const UNDER_WAY: usize = 2;
+
+/// What all handles of a model share.
+pub(super) struct EmbedModel {
+    pub(super) config: GemmaConfig,
+    pub(super) prompts: TaskPrompts,
+    /// Most tokens of a text.
+    pub(super) most: usize,
+    /// Most tokens of a run of several texts.
+    pub(super) run_tokens: usize,
+    pub(super) flow: Option<FlowHook>,
+    pub(super) profile: CompileProfile,
+    /// Handles, from which graphs for other numbers of texts are built.
+    pub(super) weights: WeightMap,
+    pub(super) session: Session,
+    pub(super) resident: SessionWeights,
+    pub(super) runs: Mutex<Runs>,
+}
+
+/// Graphs by their number of texts, and their compiled forms by that and the tokens that they have room for. All share scratch:
+/// a run is submitted together with the copy of what it gives, before the next one begins.
+pub(super) struct Runs {
+    graphs: BTreeMap<usize, Arc<BuiltModel>>,
+    compiled: Lru<(usize, usize), CompiledGraph>,
+    scratch: ScratchPool,
+    compiles: u64,
+}
+
+impl Runs {
+    /// With the graph for one text.
+    pub(super) fn new(single: BuiltModel) -> Self {
+        let graphs = BTreeMap::from([(1, Arc::new(single))]);
+        Self { graphs, compiled: Lru::new(KEPT), scratch: ScratchPool::default(), compiles: 0 }
+    }
+}
+
+/// The graph for `texts` texts of up to `most` tokens.
+pub(super) fn build(
+    config: &GemmaConfig,
+    (texts, most): (usize, usize),
+    flow: Option<&FlowHook>,
+    loader: &mut dyn WeightLoader,
+) -> Result<BuiltModel> {
+    let stock = GemmaFlow::new(config).batch(texts).dynamic_seq().seq(most).sentence_vectors();
+    let flow = match flow {
+        Some(change) => change(stock),
+        None => stock,
+    };
+    if flow.has_profile() {
+        return Err(Error::Builder("a profile has no effect in with_flow; give it as EmbedderOptions::profile".into()));
+    }
+    flow.build(loader)
+}
+
+impl EmbedModel {
+    pub(super) fn adapter(&self) -> Option<&str> {
+        self.session.context().map(|context| context.capabilities().adapter.as_str())
+    }
+
+    pub(super) fn stats(&self) -> CacheStats {
+        let runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        let own: u64 = runs.compiled.values().map(CompiledGraph::own_bytes).sum();
+        CacheStats { compiles: runs.compiles, bytes: own + runs.scratch.bytes(), ..runs.compiled.stats() }
+    }
+
+    /// The vectors of texts, not yet unit vectors.
+    pub(super) async fn vectors(&self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>> {
+        self.check(texts)?;
+        let lengths: Vec<usize> = texts.iter().map(|text| text.len()).collect();
+        let mut vectors = vec![Vec::new(); texts.len()];
+        let mut under_way: VecDeque<(Batch, Running)> = VecDeque::new();
+        for batch in batches(&lengths, self.run_tokens, self.most) {
+            if under_way.len() == UNDER_WAY {
+                finish(&mut under_way, &mut vectors).await?;
+            }
+            let running = self.begin(&batch, texts)?;
+            under_way.push_back((batch, running));
+        }
+        while !under_way.is_empty() {
+            finish(&mut under_way, &mut vectors).await?;
+        }
+        Ok(vectors)
+    }
+
+    fn check(&self, texts: &[&[u32]]) -> Result<()> {
+        let (most, vocab_size) = (self.most, self.config.vocab_size);
+        for (index, text) in texts.iter().enumerate() {
+            if text.is_empty() {
+                return Err(Error::EmptyText { index });
+            }
+            if text.len() > most {
+                return Err(Error::TextTooLong { index, tokens: text.len(), most });
+            }
+            if let Some(at) = text.iter().position(|token| *token as usize >= vocab_size) {
+                return Err(Error::TokenOutOfRange { token: text[at], index: at, vocab_size });
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins the run of a batch, padded on the right.
+    fn begin(&self, batch: &Batch, texts: &[&[u32]]) -> Result<Running> {
+        let (count, tokens) = (batch.texts.len(), batch.tokens);
+        let filler = self.config.pad_token_id.filter(|id| (*id as usize) < self.config.vocab_size).unwrap_or(0);
+        let (mut ids, mut live) = (vec![filler; count * tokens], vec![0.0; count * tokens]);
+        for (row, text) in batch.texts.iter().map(|&text| texts[text]).enumerate() {
+            ids[row * tokens..][..text.len()].copy_from_slice(text);
+            live[row * tokens..][..text.len()].fill(1.0);
+        }
+        let inputs = [("input_ids", RunInput::U32(&ids)), ("attention_mask", RunInput::F32(&live))];
+        let given = if count > 1 { &inputs[..] } else { &inputs[..1] };
+        let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        self.compiled(&mut runs, (count, batch.room))?.begin(given)
+    }
+
+    fn compiled<'r>(&self, runs: &'r mut Runs, key: (usize, usize)) -> Result<&'r mut CompiledGraph> {
+        if runs.compiled.get(&key).is_none() {
+            runs.compiled.make_room();
+            let graph = match runs.graphs.get(&key.0) {
+                Some(graph) => graph.clone(),
+                None => {
+                    let built = build(&self.config, (key.0, self.most), self.flow.as_ref(), &mut self.weights.clone())?;
+                    let built = Arc::new(built);
+                    runs.graphs.insert(key.0, built.clone());
+                    built
+                }
+            };
+            let dims = DimBinding::new().with(sym::SEQ, key.1);
+            let options = CompileOptions::default().with_dims(dims).with_weights(&self.resident).with_profile(&self.profile);
+            let compiled = self.session.compile_into(&graph.graph, &options, &mut runs.scratch)?;
+            runs.compiles += 1;
+            runs.compiled.insert(key, compiled);
+        }
+        let lost = || Error::Graph { graph: "gemma".into(), problem: "its compiled form is gone".into() };
+        runs.compiled.peek_mut(&key).ok_or_else(lost)
+    }
+}
+
+/// Waits for the run that was begun first and puts its vectors where their texts are.
+async fn finish(under_way: &mut VecDeque<(Batch, Running)>, vectors: &mut [Vec<f32>]) -> Result<()> {
+    let Some((batch, running)) = under_way.pop_front() else { return Ok(()) };
+    let outputs = running.outputs().await?;
+    let missing = || Error::Graph { graph: "gemma".into(), problem: "it has no output 'sentence'".into() };
+    let (_, sentence) = outputs.iter().find(|(name, _)| name == "sentence").ok_or_else(missing)?;
+    let values = sentence.to_f32()?;
+    let width = values.len() / batch.texts.len();
+    for (text, vector) in batch.texts.iter().zip(values.chunks_exact(width.max(1))) {
+        vectors[*text] = vector.to_vec();
+    }
+    Ok(())
+}

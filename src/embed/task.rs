@@ -1,0 +1,155 @@
+//! What a text is embedded for, and the prompt that says so.
+
+use std::{collections::BTreeMap, path::Path};
+
+use crate::{
+    Error, Result,
+    weights::{is_gguf, prompts_beside},
+};
+
+/// What a text is embedded for. Queries and documents are to be compared with each other, all other tasks with themselves.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum EmbeddingTask {
+    /// Nothing is said: the text alone.
+    Plain,
+    /// A query that looks for documents.
+    Query,
+    /// A document that queries look for, and its title where it has one.
+    Document {
+        /// The title.
+        title: Option<String>,
+    },
+    /// A question that looks for documents which answer it.
+    QuestionAnswering,
+    /// A claim that looks for documents which support or refute it.
+    FactChecking,
+    /// A text that is sorted into one of several classes.
+    Classification,
+    /// A text that is grouped with others of its sort.
+    Clustering,
+    /// A text that is compared with others by its meaning; not for looking up documents.
+    SentenceSimilarity,
+    /// A description in words that looks for code.
+    CodeRetrieval,
+    /// The prompt that the checkpoint has under this name.
+    Named(String),
+}
+
+impl EmbeddingTask {
+    /// A document without a title.
+    pub const fn document() -> Self {
+        EmbeddingTask::Document { title: None }
+    }
+
+    /// A document with a title.
+    pub fn titled(title: impl Into<String>) -> Self {
+        EmbeddingTask::Document { title: Some(title.into()) }
+    }
+
+    /// The names that a checkpoint may have for the task's prompt, and the prompt of the model card.
+    fn known(&self) -> (&[&'static str], &'static str) {
+        match self {
+            EmbeddingTask::Plain | EmbeddingTask::Named(_) => (&[], ""),
+            EmbeddingTask::Query => (&["query", "Retrieval-query"], "task: search result | query: "),
+            EmbeddingTask::Document { .. } => (&["document", "Retrieval-document"], "title: none | text: "),
+            EmbeddingTask::QuestionAnswering => (&["QuestionAnswering"], "task: question answering | query: "),
+            EmbeddingTask::FactChecking => (&["FactChecking"], "task: fact checking | query: "),
+            EmbeddingTask::Classification => (&["Classification"], "task: classification | query: "),
+            EmbeddingTask::Clustering => (&["Clustering"], "task: clustering | query: "),
+            EmbeddingTask::SentenceSimilarity => (&["STS"], "task: sentence similarity | query: "),
+            EmbeddingTask::CodeRetrieval => (&["InstructionRetrieval"], "task: code retrieval | query: "),
+        }
+    }
+}
+
+/// Where a document's prompt has its title.
+const NO_TITLE: &str = "title: none";
+
+/// The prompts of a checkpoint by their names there; where it has none for a task, that of EmbeddingGemma's model card holds.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TaskPrompts {
+    named: BTreeMap<String, String>,
+}
+
+impl TaskPrompts {
+    /// These prompts by their names.
+    pub fn new(named: impl IntoIterator<Item = (String, String)>) -> Self {
+        Self { named: named.into_iter().collect() }
+    }
+
+    /// The `prompts` of the `config_sentence_transformers.json` beside safetensors weights; none beside a GGUF file, and where there is
+    /// no such file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and [`Error::Format`] for a file that cannot be read.
+    pub fn near_weights(weights: impl AsRef<Path>) -> Result<Self> {
+        match is_gguf(weights.as_ref()) {
+            true => Ok(Self::default()),
+            false => Ok(Self { named: prompts_beside(weights.as_ref())? }),
+        }
+    }
+
+    /// The names of the checkpoint's own prompts.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.named.keys().map(String::as_str)
+    }
+
+    /// What goes before a text.
+    ///
+    /// # Errors
+    /// [`Error::Embedding`] for a name that the checkpoint does not have, and for a title where its prompt for documents has no place
+    /// for one.
+    pub fn prompt(&self, task: &EmbeddingTask) -> Result<String> {
+        if let EmbeddingTask::Named(name) = task {
+            let missing = || {
+                let there = self.names().collect::<Vec<_>>().join(", ");
+                Error::Embedding(format!("the checkpoint has no prompt '{name}'; it has: {there}"))
+            };
+            return self.named.get(name).cloned().ok_or_else(missing);
+        }
+        let (names, card) = task.known();
+        let prompt = names.iter().find_map(|name| self.named.get(*name)).map_or(card, String::as_str);
+        match task {
+            EmbeddingTask::Document { title: Some(title) } => match prompt.split_once(NO_TITLE) {
+                Some((before, after)) => Ok(format!("{before}title: {title}{after}")),
+                None => Err(Error::Embedding(format!("the prompt {prompt:?} of documents has no place for a title"))),
+            },
+            _ => Ok(prompt.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_prompts_of_the_model_card() {
+        let prompt = |task| TaskPrompts::default().prompt(&task).unwrap();
+        assert_eq!(prompt(EmbeddingTask::Plain), "");
+        assert_eq!(prompt(EmbeddingTask::Query), "task: search result | query: ");
+        assert_eq!(prompt(EmbeddingTask::document()), "title: none | text: ");
+        assert_eq!(prompt(EmbeddingTask::titled("Mars")), "title: Mars | text: ");
+        assert_eq!(prompt(EmbeddingTask::QuestionAnswering), "task: question answering | query: ");
+        assert_eq!(prompt(EmbeddingTask::FactChecking), "task: fact checking | query: ");
+        assert_eq!(prompt(EmbeddingTask::Classification), "task: classification | query: ");
+        assert_eq!(prompt(EmbeddingTask::Clustering), "task: clustering | query: ");
+        assert_eq!(prompt(EmbeddingTask::SentenceSimilarity), "task: sentence similarity | query: ");
+        assert_eq!(prompt(EmbeddingTask::CodeRetrieval), "task: code retrieval | query: ");
+    }
+
+    #[test]
+    fn the_checkpoints_own_prompts_win() {
+        let own = [("query", "q: "), ("document", "d: "), ("STS", ""), ("Reranking", "r: ")];
+        let prompts = TaskPrompts::new(own.map(|(name, prompt)| (name.to_string(), prompt.to_string())));
+        let prompt = |task| prompts.prompt(&task);
+        assert_eq!(prompt(EmbeddingTask::Query).unwrap(), "q: ");
+        assert_eq!(prompt(EmbeddingTask::SentenceSimilarity).unwrap(), "");
+        assert_eq!(prompt(EmbeddingTask::Clustering).unwrap(), "task: clustering | query: ");
+        assert_eq!(prompt(EmbeddingTask::Named("Reranking".into())).unwrap(), "r: ");
+        assert!(prompt(EmbeddingTask::titled("Mars")).unwrap_err().to_string().contains("no place for a title"));
+        let missing = prompt(EmbeddingTask::Named("rank".into())).unwrap_err().to_string();
+        assert!(missing.contains("'rank'") && missing.contains("Reranking"), "{missing}");
+    }
+}

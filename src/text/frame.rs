@@ -1,0 +1,53 @@
+//! The tokens that a tokenizer puts around every text.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use tokenizers::Tokenizer;
+
+use crate::{Error, Result};
+
+/// Whether BOS stands before every text and EOS after it, where something beside the tokenizer says so.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub(super) struct Frame {
+    /// `<bos>` before it.
+    #[serde(default, rename = "add_bos_token")]
+    pub(super) bos: Option<bool>,
+    /// `<eos>` after it.
+    #[serde(default, rename = "add_eos_token")]
+    pub(super) eos: Option<bool>,
+}
+
+impl Frame {
+    /// What the `tokenizer_config.json` beside a `tokenizer.json` says.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it cannot be read, [`Error::Format`] where it is none.
+    pub(super) fn beside(tokenizer: &Path) -> Result<Self> {
+        let path = tokenizer.with_file_name("tokenizer_config.json");
+        if !path.is_file() {
+            return Ok(Self::default());
+        }
+        let bytes = std::fs::read(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
+        serde_json::from_slice(&bytes).map_err(|e| Error::Format { path, problem: e.to_string() })
+    }
+
+    /// The ids before and after a text; where nothing is said, those of the tokenizer's own post-processor.
+    pub(super) fn ids(self, tokenizer: &Tokenizer) -> Result<[Vec<u32>; 2], String> {
+        // A space is a token of its own in every vocabulary of Gemma.
+        let around = tokenizer.encode_fast(" ", true).map_err(|e| e.to_string())?;
+        let special = |(_, flag): &(&u32, &u32)| **flag == 1;
+        let mut ids = around.get_ids().iter().zip(around.get_special_tokens_mask());
+        let front: Vec<u32> = ids.by_ref().take_while(special).map(|(id, _)| *id).collect();
+        let end: Vec<u32> = ids.filter(special).map(|(id, _)| *id).collect();
+        let chosen = |said: Option<bool>, name: &str, own: Vec<u32>| match said {
+            None => Ok(own),
+            Some(false) => Ok(Vec::new()),
+            Some(true) => {
+                let missing = || format!("there is no token '{name}', which is to stand beside every text");
+                tokenizer.token_to_id(name).map(|id| vec![id]).ok_or_else(missing)
+            }
+        };
+        Ok([chosen(self.bos, "<bos>", front)?, chosen(self.eos, "<eos>", end)?])
+    }
+}

@@ -1,0 +1,178 @@
+//! What sentence-transformers lays beside a checkpoint: `modules.json` with a folder for each module, and the prompts of tasks.
+
+use std::{
+    collections::BTreeMap,
+    path::{Component, Path, PathBuf},
+};
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::{Error, Result};
+
+/// A list of modules or prompts is a few kilobytes; anything far larger is another file.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// The prompts of a model by the names of tasks.
+type Prompts = BTreeMap<String, String>;
+
+/// How a checkpoint's hidden states become a text's vector: the mean of its tokens, then products.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SentenceModules {
+    /// What each product reads and writes, in order.
+    pub(crate) dense: Vec<(usize, usize)>,
+}
+
+/// One entry of `modules.json`.
+struct Module {
+    kind: String,
+    folder: PathBuf,
+}
+
+impl SentenceModules {
+    /// The modules that lie beside `file`; `None` where there are none.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Format`] for files that are not what they should be, [`Error::Unsupported`] for modules that
+    /// compute something else.
+    pub(crate) fn beside(file: &Path) -> Result<Option<Self>> {
+        let path = modules_path(file);
+        let Some(modules) = modules(&path)? else { return Ok(None) };
+        let (mut dense, mut pooled) = (Vec::new(), false);
+        for (at, Module { kind, folder }) in modules.iter().enumerate() {
+            match (kind.as_str(), pooled) {
+                ("Transformer", _) if at == 0 => {}
+                ("Pooling", false) if at == 1 => {
+                    check_pooling(&folder.join("config.json"))?;
+                    pooled = true;
+                }
+                ("Dense", true) => dense.push(dense_sizes(&folder.join("config.json"))?),
+                ("Normalize", true) if at + 1 == modules.len() => {}
+                (other, _) => {
+                    let order = "a Transformer, a Pooling, any Dense, and a Normalize at the end are";
+                    let what = format!("{}: module {at}, '{other}' ({order}),", path.display());
+                    return Err(Error::Unsupported(what));
+                }
+            }
+        }
+        match pooled {
+            true => Ok(Some(Self { dense })),
+            false => Err(Error::Unsupported(format!("{}: modules without a Pooling, one vector a token,", path.display()))),
+        }
+    }
+}
+
+/// The prompts that lie beside `file`; empty where there are none.
+///
+/// # Errors
+/// As [`SentenceModules::beside`].
+pub(crate) fn prompts_beside(file: &Path) -> Result<Prompts> {
+    #[derive(Deserialize)]
+    struct File {
+        #[serde(default)]
+        prompts: Prompts,
+    }
+    let path = folder_of(file).join("config_sentence_transformers.json");
+    match path.is_file() {
+        true => Ok(parse::<File>(&path)?.prompts),
+        false => Ok(Prompts::new()),
+    }
+}
+
+/// The files with the weights of the dense modules beside `file`, by their order; those that are not there are left out.
+pub(super) fn dense_files(file: &Path) -> Result<Vec<(usize, PathBuf)>> {
+    let modules = modules(&modules_path(file))?.unwrap_or_default();
+    let dense = modules.into_iter().filter(|module| module.kind == "Dense");
+    let files = dense.map(|module| module.folder.join("model.safetensors")).enumerate();
+    Ok(files.filter(|(_, path)| path.is_file()).collect())
+}
+
+fn folder_of(file: &Path) -> &Path {
+    match file.is_dir() {
+        true => file,
+        false => file.parent().unwrap_or(Path::new("")),
+    }
+}
+
+fn modules_path(file: &Path) -> PathBuf {
+    folder_of(file).join("modules.json")
+}
+
+/// The modules that `path` lists; `None` where there is no such file.
+fn modules(path: &Path) -> Result<Option<Vec<Module>>> {
+    #[derive(Deserialize)]
+    struct Listed {
+        #[serde(default)]
+        path: String,
+        #[serde(rename = "type")]
+        kind: String,
+    }
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let module = |listed: Listed| {
+        let mut parts = Path::new(&listed.path).components();
+        // A module lies in a folder of its own or beside the list: a list must not lead elsewhere.
+        if !matches!((parts.next(), parts.next()), (None | Some(Component::Normal(_)), None)) {
+            let problem = format!("a module lies in {:?}, expected the name of a folder beside it", listed.path);
+            return Err(Error::Format { path: path.to_path_buf(), problem });
+        }
+        let kind = listed.kind.rsplit('.').next().unwrap_or_default().to_string();
+        Ok(Module { kind, folder: folder_of(path).join(&listed.path) })
+    };
+    parse::<Vec<Listed>>(path)?.into_iter().map(module).collect::<Result<_>>().map(Some)
+}
+
+/// Refuses every pooling but the mean of all tokens.
+fn check_pooling(path: &Path) -> Result<()> {
+    let config: Map<String, Value> = parse(path)?;
+    let refuse = |what: String| Err(Error::Unsupported(format!("{}: {what} (the mean of all tokens is)", path.display())));
+    let mut mean = false;
+    for (key, value) in &config {
+        match (key.as_str(), value) {
+            ("pooling_mode", Value::String(mode)) if mode == "mean" => mean = true,
+            ("pooling_mode", mode) => return refuse(format!("pooling_mode {mode}")),
+            ("pooling_mode_mean_tokens", Value::Bool(on)) => mean = *on,
+            (mode, Value::Bool(true)) if mode.starts_with("pooling_mode_") => return refuse(mode.to_string()),
+            ("include_prompt", Value::Bool(false)) => return refuse("include_prompt false".to_string()),
+            _ => {}
+        }
+    }
+    if mean { Ok(()) } else { refuse("no pooling_mode_mean_tokens".to_string()) }
+}
+
+/// What a dense module reads and writes; refuses one that computes more than a product.
+fn dense_sizes(path: &Path) -> Result<(usize, usize)> {
+    #[derive(Deserialize)]
+    struct Dense {
+        in_features: usize,
+        out_features: usize,
+        #[serde(default = "yes")]
+        bias: bool,
+        #[serde(default)]
+        activation_function: Option<String>,
+    }
+    let Dense { in_features, out_features, bias, activation_function } = parse(path)?;
+    let refuse = |what: String| Err(Error::Unsupported(format!("{}: {what}", path.display())));
+    match activation_function.as_deref().and_then(|name| name.rsplit('.').next()) {
+        Some("Identity") if !bias => Ok((in_features, out_features)),
+        Some("Identity") => refuse("a dense module with a bias".into()),
+        // sentence-transformers takes tanh where nothing is said.
+        Some(other) => refuse(format!("the activation_function {other:?} of a dense module (Identity is)")),
+        None => refuse("a dense module without an activation_function (Identity is)".into()),
+    }
+}
+
+const fn yes() -> bool {
+    true
+}
+
+fn parse<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+    let io = |source| Error::Io { path: path.to_path_buf(), source };
+    let format = |problem| Error::Format { path: path.to_path_buf(), problem };
+    let bytes = std::fs::metadata(path).map_err(io)?.len();
+    if bytes > MAX_BYTES {
+        return Err(format(format!("{bytes} bytes are too many for it (at most {MAX_BYTES})")));
+    }
+    serde_json::from_slice(&std::fs::read(path).map_err(io)?).map_err(|e| format(e.to_string()))
+}
