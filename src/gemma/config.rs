@@ -90,6 +90,12 @@ pub struct GemmaConfig {
     /// For each layer the standard deviations above their mean that a gate of the FFW must exceed to count; `None` where all count.
     /// Empty where that is so in every layer.
     pub activation_sparsity: Vec<Option<f32>>,
+    /// Experts E of each layer, beside its FFW (Gemma 4); 0 without.
+    pub num_experts: usize,
+    /// Experts that each token takes; 0 without.
+    pub top_k_experts: usize,
+    /// FFW dimension of one expert; 0 without.
+    pub moe_intermediate_size: usize,
     /// Run only this many layers, the first ones. Never read from a file.
     pub effective_num_layers: Option<usize>,
 }

@@ -38,9 +38,6 @@ const HARMLESS_IN_WRAPPER: &[&str] = &[
     "mm_tokens_per_image", "video_token_id", "vision_config", "vision_soft_tokens_per_image",
 ];
 
-/// Keys of experts, which say nothing where `enable_moe_block` is off.
-const HARMLESS_WITHOUT_EXPERTS: &[&str] = &["moe_intermediate_size", "num_experts", "top_k_experts"];
-
 /// Multimodal wrappers, and the text models in them.
 const WRAPPERS: [(&str, &str); 4] = [
     ("gemma3", "gemma3_text"),
@@ -157,7 +154,7 @@ pub(super) fn from_text(mut f: Fields, model_type: &str) -> Result<GemmaConfig> 
         GemmaArch::Gemma4 => [2304, 9216, 30, 8, 4, 262_144, 131_072, if unified { 1024 } else { 512 }],
     };
     if arch == GemmaArch::Gemma4 {
-        refuse_gemma4(&mut f, model_type)?;
+        refuse_gemma4(&mut f)?;
     }
     refuse_switches(&mut f)?;
     refuse_activations(&mut f)?;
@@ -217,12 +214,14 @@ pub(super) fn from_text(mut f: Fields, model_type: &str) -> Result<GemmaConfig> 
         altup_correct_scale: facts.altup_correct_scale,
         laurel_rank: facts.laurel_rank,
         activation_sparsity: facts.activation_sparsity,
+        num_experts: facts.experts.count,
+        top_k_experts: facts.experts.top,
+        moe_intermediate_size: facts.experts.width,
         effective_num_layers: None,
     };
     let family: &[&str] = match arch {
         // What training clips.
         GemmaArch::Gemma3n => &["altup_coef_clip"],
-        GemmaArch::Gemma4 => HARMLESS_WITHOUT_EXPERTS,
         _ => &[],
     };
     f.finish(&[HARMLESS, family])?;
@@ -244,12 +243,8 @@ fn attention_softcap(f: &mut Fields, arch: GemmaArch) -> Result<Option<f32>> {
     }
 }
 
-/// Refuses experts, and attention in both directions. Among the tokens of a picture alone ("vision") it changes nothing for text.
-fn refuse_gemma4(f: &mut Fields, model_type: &str) -> Result<()> {
-    if f.switch("enable_moe_block")?.unwrap_or(false) {
-        let why = "enable_moe_block is true: a mixture of experts, which";
-        return Err(Error::Unsupported(format!("model_type {model_type:?}: {why}")));
-    }
+/// Refuses attention in both directions. Among the tokens of a picture alone ("vision") it changes nothing for text.
+fn refuse_gemma4(f: &mut Fields) -> Result<()> {
     match f.take("use_bidirectional_attention") {
         None | Some(Value::Bool(false)) => Ok(()),
         Some(Value::String(text)) if text == "vision" => Ok(()),

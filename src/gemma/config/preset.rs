@@ -15,6 +15,8 @@ struct Shape {
     context: usize,
     rope_factor: Option<f32>,
     wide: Wide,
+    /// Experts, those of a token, and their width.
+    experts: [usize; 3],
 }
 
 /// What Gemma 3n and 4 have of their own.
@@ -45,7 +47,7 @@ const fn shape(name: &'static str, arch: GemmaArch, sizes: [usize; 7], window: O
         _ => Some(256.0),
     };
     let wide = Wide { period: None, kv_heads: None, shared: 0, double: false, per_layer: 0 };
-    Shape { name, arch, sizes, window, query_pre_attn_scalar, context, rope_factor: None, wide }
+    Shape { name, arch, sizes, window, query_pre_attn_scalar, context, rope_factor: None, wide, experts: [0; 3] }
 }
 
 impl Shape {
@@ -59,6 +61,11 @@ impl Shape {
         self
     }
 
+    const fn experts(mut self, count: usize, top: usize, width: usize) -> Self {
+        self.experts = [count, top, width];
+        self
+    }
+
     const fn rope_linear(mut self, factor: f32) -> Self {
         self.rope_factor = Some(factor);
         self
@@ -66,13 +73,14 @@ impl Shape {
 }
 
 #[rustfmt::skip]
-const SHAPES: [Shape; 16] = {
+const SHAPES: [Shape; 17] = {
     use GemmaArch::{Gemma, Gemma2, Gemma3, Gemma3n, Gemma4, VaultGemma};
     const N2B: Wide = Wide { period: None, kv_heads: None, shared: 10, double: false, per_layer: 256 };
     const N4B: Wide = Wide { shared: 15, ..N2B };
     const E2B: Wide = Wide { period: Some(5), kv_heads: None, shared: 20, double: true, per_layer: 256 };
     const E4B: Wide = Wide { period: Some(6), kv_heads: None, shared: 18, double: false, per_layer: 256 };
     const DENSE: Wide = Wide { period: Some(6), kv_heads: Some(4), shared: 0, double: false, per_layer: 0 };
+    const A4B: Wide = Wide { kv_heads: Some(2), ..DENSE };
     [
         shape("gemma-2b", Gemma, [2048, 18, 8, 1, 256, 16384, 256000], None, 8192),
         shape("gemma-7b", Gemma, [3072, 28, 16, 16, 256, 24576, 256000], None, 8192),
@@ -89,6 +97,7 @@ const SHAPES: [Shape; 16] = {
         shape("gemma-3n-e4b", Gemma3n, [2048, 35, 8, 2, 256, 16384, 262400], Some(512), 32768).wide(N4B),
         shape("gemma-4-e2b", Gemma4, [1536, 35, 8, 1, 256, 6144, 262144], Some(512), 131072).wide(E2B),
         shape("gemma-4-e4b", Gemma4, [2560, 42, 8, 2, 256, 10240, 262144], Some(512), 131072).wide(E4B),
+        shape("gemma-4-26b-a4b", Gemma4, [2816, 30, 16, 8, 256, 2112, 262144], Some(1024), 131072).wide(A4B).experts(128, 8, 704),
         shape("gemma-4-31b", Gemma4, [5376, 60, 32, 16, 256, 21504, 262144], Some(1024), 131072).wide(DENSE),
     ]
 };
@@ -158,6 +167,9 @@ impl Shape {
             altup_active_idx: 0,
             altup_correct_scale: streams,
             laurel_rank: if streams { 64 } else { 0 },
+            num_experts: self.experts[0],
+            top_k_experts: self.experts[1],
+            moe_intermediate_size: self.experts[2],
             activation_sparsity: if streams { sparse(num_hidden_layers) } else { Vec::new() },
             effective_num_layers: None,
         }
