@@ -4,8 +4,9 @@
 // n0 + lane + LANES*r and reads their rows of W; eight lanes read eight neighbouring x and hand them round by shuffles.
 // Grid, folded over x and y: ceil(T/ROWS) * ceil(OUT/(NR*LANES)), t fastest.
 // MAXIMA = yes: T = 1, WEIGHTS = 1; the largest of each slice of y goes to binding 5, see lib/maxima.wgsl. NR*LANES divides SLICE.
+// EXPERTS = no | each | tiles: rows t may be products with experts, WEIGHTS = 1; see lib/rows.wgsl, also for its overrides.
 // Overrides: T, IN, OUT, OUT_STRIDE, FIRST and SLICE with MAXIMA. Options: LANES (the subgroup size, 8 or more), NR, ROWS, WEIGHT,
-// VEC, WEIGHTS, COMPUTE, MAXIMA (no | yes), GROUPS (no | yes: a turn takes 32 elements of k, and what they share of a packed weight
+// VEC, WEIGHTS, COMPUTE, EXPERTS, MAXIMA (no | yes), GROUPS (no | yes: a turn takes 32 elements of k, and what they share of a packed weight
 // is loaded once).
 // Hole: WEIGHTS = 1: epilogue(i: u32, v: f32) -> f32; WEIGHTS = 2: epilogue(i: u32, v0: f32, v1: f32) -> f32.
 override T: u32;
@@ -30,6 +31,8 @@ const NR = ${NR}u;
 const ROWS = ${ROWS}u;
 // Columns of a lane: NR of w0, then NR of w1.
 const HELD = NR * ${WEIGHTS}u;
+const HEIGHT = ROWS;
+#include lib/rows.wgsl
 #include lib/store_columns.wgsl
 
 #if GROUPS == yes
@@ -52,26 +55,26 @@ fn main(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let tiles = (T + ROWS - 1u) / ROWS;
     let group = wid.x + wid.y * groups.x;
-    let t0 = (group % tiles) * ROWS;
-    let n0 = (group / tiles) * NR * LANES;
+    let n0 = (group / tile_count()) * NR * LANES;
     if n0 >= OUT { return; }
+    let tile = tile_of(group % tile_count());
+    if is_idle(tile, n0, NR * LANES) { return; }
     var acc: array<f32, HELD * ROWS>;
     for (var g = 0u; g < (IN + 8u * PARTS - 1u) / (8u * PARTS); g++) {
         for (var part = 0u; part < PARTS; part++) {
             let c = g * PARTS + part;
             var a: array<Eight, HELD>;
-            for (var r = 0u; r < NR; r++) { a[r] = part0(min(n0 + lane + r * LANES, OUT - 1u), g, part); }
+            for (var r = 0u; r < NR; r++) { a[r] = part0(weight_row(tile, min(n0 + lane + r * LANES, OUT - 1u)), g, part); }
 #if WEIGHTS == 2
-            for (var r = 0u; r < NR; r++) { a[NR + r] = part1(min(n0 + lane + r * LANES, OUT - 1u), g, part); }
+            for (var r = 0u; r < NR; r++) { a[NR + r] = part1(weight_row(tile, min(n0 + lane + r * LANES, OUT - 1u)), g, part); }
 #endif
             for (var j = 0u; j < ROWS; j++) {
 #if VEC == 8
-                let mine = f32(number(x[min(t0 + j, T - 1u) * IN + c * 8u + lane % 8u]));
+                let mine = f32(number(x[x_row(tile, j) * IN + c * 8u + lane % 8u]));
 #else
                 let k = c * 8u + lane % 8u;
-                let mine = f32(number(select(0.0, x[min(t0 + j, T - 1u) * IN + min(k, IN - 1u)], k < IN)));
+                let mine = f32(number(select(0.0, x[x_row(tile, j) * IN + min(k, IN - 1u)], k < IN)));
 #endif
                 for (var e = 0u; e < 8u; e++) {
                     let v = subgroupShuffle(mine, e);
@@ -80,5 +83,5 @@ fn main(
             }
         }
     }
-    store_columns(&acc, t0, n0, lane);
+    store_columns(&acc, tile, n0, lane);
 }

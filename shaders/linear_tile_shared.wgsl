@@ -3,8 +3,9 @@
 // One workgroup: 16*ROWS rows t by 16*NR columns n with 16x16 invocations, each with the t0 + 16j + (its row) and
 // n0 + 16r + (its column); k goes by DEPTH through tiles of x and W in workgroup memory.
 // Grid, folded over x and y: ceil(T/(16*ROWS)) * ceil(OUT/(16*NR)), t fastest.
+// EXPERTS = no | each | tiles: rows t may be products with experts, WEIGHTS = 1; see lib/rows.wgsl, also for its overrides.
 // Overrides: T, IN, OUT, OUT_STRIDE. Options: NR, ROWS, DEPTH (a multiple of 8; (ROWS + NR*WEIGHTS)*DEPTH <= 256),
-// WEIGHT, VEC, WEIGHTS, COMPUTE.
+// WEIGHT, VEC, WEIGHTS, COMPUTE, EXPERTS.
 // Hole: WEIGHTS = 1: epilogue(i: u32, v: f32) -> f32; WEIGHTS = 2: epilogue(i: u32, v0: f32, v1: f32) -> f32.
 override T: u32;
 override IN: u32;
@@ -26,6 +27,8 @@ const ROWS = ${ROWS}u;
 const DEPTH = ${DEPTH}u;
 const TT = 16u * ROWS;
 const TN = 16u * NR;
+const HEIGHT = TT;
+#include lib/rows.wgsl
 // Tiles lie [DEPTH][rows].
 var<workgroup> tile_x: array<Number, DEPTH * TT>;
 var<workgroup> tile0: array<Number, DEPTH * TN>;
@@ -39,11 +42,11 @@ fn main(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let tiles = (T + TT - 1u) / TT;
     let group = wid.x + wid.y * groups.x;
-    let t0 = (group % tiles) * TT;
-    let n0 = (group / tiles) * TN;
+    let n0 = (group / tile_count()) * TN;
     if n0 >= OUT { return; }
+    let tile = tile_of(group % tile_count());
+    if is_idle(tile, n0, TN) { return; }
     let row = lane / 16u;
     let column = lane % 16u;
     var acc: array<f32, NR * ROWS>;
@@ -55,12 +58,12 @@ fn main(
         for (var i = lane; i < TT * (DEPTH / 8u); i += 256u) {
             let c = c0 + i / TT;
             var v: mat2x4<f32>;
-            if c < chunks { v = x8(min(t0 + i % TT, T - 1u), c); }
+            if c < chunks { v = x8(x_row(tile, i % TT), c); }
             for (var e = 0u; e < 8u; e++) { tile_x[(i / TT * 8u + e) * TT + i % TT] = number(v[e / 4u][e % 4u]); }
         }
         for (var i = lane; i < TN * (DEPTH / 8u); i += 256u) {
             let c = c0 + i / TN;
-            let n = min(n0 + i % TN, OUT - 1u);
+            let n = weight_row(tile, min(n0 + i % TN, OUT - 1u));
             var v: mat2x4<f32>;
             if c < chunks { v = weight0(n, c); }
             for (var e = 0u; e < 8u; e++) { tile0[(i / TN * 8u + e) * TN + i % TN] = number(v[e / 4u][e % 4u]); }
@@ -86,9 +89,9 @@ fn main(
     }
     for (var i = 0u; i < NR * ROWS; i++) {
         let n = n0 + (i / ROWS) * 16u + column;
-        let t = t0 + (i % ROWS) * 16u + row;
-        if n < OUT && t < T {
-            let o = t * OUT_STRIDE + n;
+        let j = (i % ROWS) * 16u + row;
+        if n < OUT && j < tile.count && is_held(tile, n) {
+            let o = y_row(tile, j) * OUT_STRIDE + n;
 #if WEIGHTS == 2
             y[o] = epilogue(o, acc[i], acc1[i]);
 #else

@@ -3,8 +3,9 @@
 // words of a row of W. Grid: ceil(OUT/NR) folded over x and y; z = ceil(T/ROWS).
 // NORM = one_plus | plain: x is normed first, as rms_norm.wgsl does, with the gain at binding 4; COMPUTE = f32 only.
 // MAXIMA = yes: T = 1, WEIGHTS = 1; the largest of each slice of y goes to binding 5, see lib/maxima.wgsl. NR divides SLICE.
+// EXPERTS = no | each | tiles: rows t may be products with experts, WEIGHTS = 1, NORM = none; see lib/rows.wgsl, also for its overrides.
 // Overrides: T, IN, OUT, OUT_STRIDE, EPS with a NORM, FIRST and SLICE with MAXIMA. Options: TIER, LANES (subgroup: the subgroup size), NR, ROWS, WEIGHT, VEC,
-// WEIGHTS, COMPUTE, NORM (none | plain | one_plus) with GAIN_WEIGHT, MAXIMA (no | yes). portable needs (NR*WEIGHTS + 1)*ROWS*LANES <= 4096.
+// WEIGHTS, COMPUTE, NORM (none | plain | one_plus) with GAIN_WEIGHT, MAXIMA (no | yes), EXPERTS. portable needs (NR*WEIGHTS + 1)*ROWS*LANES <= 4096.
 // Hole: WEIGHTS = 1: epilogue(i: u32, v: f32) -> f32; WEIGHTS = 2: epilogue(i: u32, v0: f32, v1: f32) -> f32.
 override T: u32;
 override IN: u32;
@@ -28,6 +29,8 @@ const LANES = ${LANES}u;
 const NR = ${NR}u;
 const ROWS = ${ROWS}u;
 const TILE = NR * ROWS * ${WEIGHTS}u;
+const HEIGHT = ROWS;
+#include lib/rows.wgsl
 #if NORM == none
 const SUMS = TILE;
 #else
@@ -46,23 +49,24 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let n0 = (wid.x + wid.y * groups.x) * NR;
-    let t0 = wid.z * ROWS;
-    if n0 >= OUT || t0 >= T { return; }
+    if n0 >= OUT || wid.z >= tile_count() { return; }
+    let tile = tile_of(wid.z);
+    if is_idle(tile, n0, NR) { return; }
     var acc: array<f32, SUMS>;
     for (var c = lane; c < (IN + 7u) / 8u; c += LANES) {
         var xs: array<Eight, ROWS>;
 #if NORM == none
-        for (var j = 0u; j < ROWS; j++) { xs[j] = eight(x8(min(t0 + j, T - 1u), c)); }
+        for (var j = 0u; j < ROWS; j++) { xs[j] = eight(x8(x_row(tile, j), c)); }
 #else
         let gains = gain8(c);
         for (var j = 0u; j < ROWS; j++) {
-            let raw = x8(min(t0 + j, T - 1u), c);
+            let raw = x8(x_row(tile, j), c);
             acc[TILE + j] = dot8(raw, raw, acc[TILE + j]);
             xs[j] = mat2x4<f32>(raw[0] * gains[0], raw[1] * gains[1]);
         }
 #endif
         for (var r = 0u; r < NR; r++) {
-            let n = min(n0 + r, OUT - 1u);
+            let n = weight_row(tile, min(n0 + r, OUT - 1u));
             let a = eight(weight0(n, c));
             for (var j = 0u; j < ROWS; j++) { acc[r * ROWS + j] = dot8(a, xs[j], acc[r * ROWS + j]); }
 #if WEIGHTS == 2
@@ -81,9 +85,9 @@ fn main(
 #endif
     for (var i = 0u; i < NR * ROWS; i++) {
         let n = n0 + i / ROWS;
-        let t = t0 + i % ROWS;
-        if n < OUT && t < T {
-            let o = t * OUT_STRIDE + n;
+        let j = i % ROWS;
+        if n < OUT && j < tile.count && is_held(tile, n) {
+            let o = y_row(tile, j) * OUT_STRIDE + n;
 #if NORM == none
             let scale = 1.0;
 #else
@@ -108,9 +112,9 @@ fn main(
     workgroupBarrier();
     for (var i = lane; i < NR * ROWS; i += LANES) {
         let n = n0 + i / ROWS;
-        let t = t0 + i % ROWS;
-        if n < OUT && t < T {
-            let o = t * OUT_STRIDE + n;
+        let j = i % ROWS;
+        if n < OUT && j < tile.count && is_held(tile, n) {
+            let o = y_row(tile, j) * OUT_STRIDE + n;
 #if NORM == none
             let scale = 1.0;
 #else

@@ -4,8 +4,9 @@
 // rows of W by sixteen elements; of each row of x it reads every LANES-th eight elements, and shuffles hand them round.
 // Grid, folded over x and y: ceil(T/ROWS) * ceil(OUT/(NR*LANES)), t fastest. Needs 64-bit integers.
 // MAXIMA = yes: T = 1, WEIGHTS = 1; the largest of each slice of y goes to binding 5, see lib/maxima.wgsl. NR*LANES divides SLICE.
+// EXPERTS = no | each | tiles: rows t may be products with experts, WEIGHTS = 1; see lib/rows.wgsl, also for its overrides.
 // Overrides: T, IN (divisible by 16), OUT, OUT_STRIDE, FIRST and SLICE with MAXIMA. Options: LANES (the subgroup size), NR,
-// ROWS (at most 8), WEIGHT = f16 | bf16, WEIGHTS, COMPUTE, MAXIMA (no | yes).
+// ROWS (at most 8), WEIGHT = f16 | bf16, WEIGHTS, COMPUTE, EXPERTS, MAXIMA (no | yes).
 // Hole: WEIGHTS = 1: epilogue(i: u32, v: f32) -> f32; WEIGHTS = 2: epilogue(i: u32, v0: f32, v1: f32) -> f32.
 override T: u32;
 override IN: u32;
@@ -29,6 +30,8 @@ const NR = ${NR}u;
 const ROWS = ${ROWS}u;
 // Columns of a lane: NR of w0, then NR of w1.
 const HELD = NR * ${WEIGHTS}u;
+const HEIGHT = ROWS;
+#include lib/rows.wgsl
 #include lib/store_columns.wgsl
 
 // Adds the products of the sixteen elements from k = 16*s of a chunk, for the rows j and j + 1. Compilers unroll loops up to a
@@ -54,23 +57,23 @@ fn main(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let tiles = (T + ROWS - 1u) / ROWS;
     let group = wid.x + wid.y * groups.x;
-    let t0 = (group % tiles) * ROWS;
-    let n0 = (group / tiles) * NR * LANES;
+    let n0 = (group / tile_count()) * NR * LANES;
     if n0 >= OUT { return; }
+    let tile = tile_of(group % tile_count());
+    if is_idle(tile, n0, NR * LANES) { return; }
     var acc: array<f32, HELD * ROWS>;
     for (var c0 = 0u; c0 < IN / 16u; c0 += LANES / 2u) {
         var xs: array<Eight, ROWS>;
         for (var j = 0u; j < ROWS; j++) {
             let c = min(c0 * 2u + lane, IN / 8u - 1u);
-            xs[j] = eight(words(x[min(t0 + j, T - 1u) * (IN / 8u) + c]));
+            xs[j] = eight(words(x[x_row(tile, j) * (IN / 8u) + c]));
         }
         let end = min(c0 + LANES / 2u, IN / 16u);
         for (var s = c0; s < end; s++) {
             var a: array<Sixteen, HELD>;
             for (var r = 0u; r < NR; r++) {
-                let at = min(n0 + lane + r * LANES, OUT - 1u) * (IN / 16u) + s;
+                let at = weight_row(tile, min(n0 + lane + r * LANES, OUT - 1u)) * (IN / 16u) + s;
                 a[r] = sixteen(w0[at]);
 #if WEIGHTS == 2
                 a[NR + r] = sixteen(w1[at]);
@@ -82,5 +85,5 @@ fn main(
             add(&acc, &a, &xs, s - c0, 6u);
         }
     }
-    store_columns(&acc, t0, n0, lane);
+    store_columns(&acc, tile, n0, lane);
 }

@@ -36,8 +36,9 @@ fn tensors_are_widened_to_the_bit() {
             for (name, expected) in oracle.info["tensors"].as_object().unwrap() {
                 let (key, less_one) = key(oracle.architecture(), name);
                 let shape: Vec<usize> = serde_json::from_value(expected["shape"].clone()).unwrap();
-                if let [count, rows, columns] = shape[..] {
+                if let ([count, rows, columns], true) = (&shape[..], name.starts_with("altup")) {
                     // A stack comes as its matrices.
+                    let (count, rows, columns) = (*count, *rows, *columns);
                     let stem = if name.contains("unembd") { "altup_unembed_projections" } else { "altup_projections" };
                     let one = |j: usize| {
                         let key = format!("{stem}.{j}.weight");
@@ -216,11 +217,24 @@ fn configurations_that_cannot_be_computed_name_the_key() {
     let mixed: Vec<Vec<u8>> = [1u32, 2].map(|n| n.to_le_bytes().to_vec()).to_vec();
     let flags = |n| vec![vec![1]; n];
     let g3 = || model("gemma3").u32("gemma3.attention.sliding_window", 8);
+    let experts = |count, used| {
+        let writer = model("gemma4").u32("gemma4.expert_count", count).u32("gemma4.expert_used_count", used);
+        writer.u32("gemma4.expert_feed_forward_length", 16)
+    };
     let cases = [
         (model("llama"), "\"llama\""),
         (model("gemma-embedding").u32("gemma-embedding.pooling_type", 2), "gemma-embedding.pooling_type 2 (cls"),
         (model("gemma3").array("gemma3.feed_forward_length", 4, &mixed), "feed_forward_length has 2 entries"),
-        (model("gemma4").u32("gemma4.expert_count", 8), "gemma4.expert_count"),
+        (model("gemma4").u32("gemma4.expert_count", 8), "gemma4.expert_used_count is missing"),
+        (experts(8, 9), "top_k_experts is 9"),
+        (experts(4096, 8), "num_experts is 4096"),
+        (
+            model("gemma3")
+                .u32("gemma3.expert_count", 8)
+                .u32("gemma3.expert_used_count", 2)
+                .u32("gemma3.expert_feed_forward_length", 16),
+            "num_experts is 8",
+        ),
         (model("gemma4").tensor("rope_freqs.weight", &[8], 0, &[0; 32]), "rope_freqs.weight"),
         (model("gemma4").tensor("rope_freqs.weight", &[1 << 13], 0, &[0; 4 << 13]), "rope_freqs.weight"),
         (
@@ -250,6 +264,46 @@ fn configurations_that_cannot_be_computed_name_the_key() {
     let mut gone = model("gemma3");
     gone.pairs.retain(|(key, _, _)| key != "gemma3.context_length");
     assert!(config(&gone).unwrap_err().to_string().contains("gemma3.context_length is missing"));
+}
+
+/// Gate and up projections of experts may be two stacks: what is read is the one stack that other files have.
+#[test]
+fn experts_of_two_stacks_are_the_experts_of_one() {
+    let oracle = GgufOracle::open("gemma4-moe-s-q8_0");
+    let key = "layers.1.experts.gate_up_proj";
+    let whole = GgufLoader::from_file(&oracle.path).unwrap().take(key).unwrap();
+    let [experts, rows, columns] = whole.shape().try_into().unwrap();
+    let mut bytes = vec![0; whole.byte_len()];
+    whole.read_bytes(0, &mut bytes).unwrap();
+    let half = |which: usize| bytes.chunks(bytes.len() / experts / 2).skip(which).step_by(2).collect::<Vec<_>>().concat();
+    let dims = [columns as u64, rows as u64 / 2, experts as u64];
+    let stack =
+        |writer: Writer, name: &str, which| writer.tensor(&format!("blk.1.ffn_{name}_exps.weight"), &dims, 8, &half(which));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("two.gguf");
+    let open = |writer: Writer| {
+        writer.write(&path);
+        GgufLoader::from_file(&path)
+    };
+    let gate = || stack(model("gemma4"), "gate", 0);
+    let mut loader = open(stack(gate(), "up", 1)).unwrap();
+    assert_eq!(loader.remaining_keys(), ["embed_tokens.weight", key]);
+    let joined = loader.take(key).unwrap();
+    assert_eq!((joined.dtype(), joined.shape()), (whole.dtype(), whole.shape()));
+    for (start, len) in [(0, bytes.len()), (1, 33), (bytes.len() / 16 - 5, 10), (bytes.len() / 8 - 1, 200), (bytes.len() - 1, 1)]
+    {
+        let mut part = vec![0; len];
+        joined.read_bytes(start, &mut part).unwrap();
+        assert!(part == bytes[start..start + len], "{start} {len}");
+    }
+    let refused = |writer: Writer, says: &str| {
+        let text = open(writer).unwrap_err().to_string();
+        assert!(text.contains(says) && text.contains("two.gguf"), "{text}");
+    };
+    refused(gate(), "no tensor 'blk.1.ffn_up_exps.weight'");
+    refused(gate().tensor("blk.1.ffn_up_exps.weight", &[32, 2], 0, &[0; 256]), "no two stacks of one format");
+    let both = stack(gate(), "up", 1).tensor("blk.1.ffn_gate_up_exps.weight", &[32, 2], 0, &[0; 256]);
+    refused(both, "already a weight 'layers.1.experts.gate_up_proj'");
 }
 
 /// An oracle's tensors, copied into parts.

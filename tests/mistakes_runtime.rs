@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use gemmaflow::{
     Error,
-    flow::FlowStage,
+    flow::{BuiltModel, FlowStage},
     gemma::{GemmaConfig, GemmaFlow, GemmaKvTapStage, MoeFfnStage},
     generate::{GemmaGenerator, GeneratorOptions, SampleOpts, sample_token_after},
     ir::{DType, DimBinding, Op, ops::Role},
@@ -184,7 +184,19 @@ fn mistake_16_a_mixture_of_experts_built_dense() {
     let mut loader = random_weights(&config, DType::F32, 1).unwrap();
     let flow = GemmaFlow::new(&config).layer(|_| FlowStage::block(MoeFfnStage::hf("layers.0.moe", 8, 2, 64, 128)));
     let error = flow.build(&mut loader).unwrap_err();
-    assert!(matches!(error, Error::Unsupported(_)) && error.to_string().contains("8 experts"), "{error}");
+    assert!(matches!(error, Error::MissingWeight { .. }) && error.to_string().contains("layers.0.moe.router"), "{error}");
+    // A model with experts has them in every layer, or is not built.
+    let mixture = oracle::Oracle::open("gemma4-moe");
+    let experts = |model: &BuiltModel| {
+        let chosen = model.graph.nodes().iter().filter(|node| matches!(node.op, Op::ExpertLinear(_)));
+        chosen.count()
+    };
+    let built = GemmaFlow::new(&mixture.config).build(mixture.loader().as_mut()).unwrap();
+    assert_eq!((mixture.config.is_moe(), mixture.config.expert_ffn_dim(), experts(&built)), (true, Some(20), 2 * 6));
+    let mut gone = mixture.loader();
+    gone.take("layers.3.experts.down_proj").unwrap();
+    let error = GemmaFlow::new(&mixture.config).build(gone.as_mut()).unwrap_err().to_string();
+    assert!(error.contains("layers.3.experts.down_proj"), "{error}");
 }
 
 #[test]

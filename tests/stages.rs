@@ -339,18 +339,40 @@ fn what_this_version_does_not_compute_is_unsupported() {
     assert!(values.params().keys().all(|name| !name.ends_with(".value")), "values that are keys have no projection");
     let text = refused(build(&oracle, attn(|attn| attn.kv_source = Some(6))));
     assert!(text.contains("layer 0 attends to the keys of layer 6"), "{text}");
-    fn experts() -> MoeFfnStage {
-        MoeFfnStage::hf("layers.0.moe", 8, 2, 48, 20)
-    }
-    let moe = |layer: GemmaLayerCtx| match &layer {
-        GemmaLayerCtx::Prefill { attn, config, .. } => gemma_moe_prefill_layer_composed(config, attn, experts()),
-        GemmaLayerCtx::Decode { index, spec, config, .. } => gemma_moe_decode_layer_composed(config, *index, spec, experts()),
-        _ => FlowStage::identity(),
-    };
-    unsupported(prefill(&oracle.config).layer(moe), "8 experts (top 2, 48 to 20) at 'layers.0.moe'");
-    unsupported(GemmaFlow::for_decode(&oracle.config, 1, 4).layer(moe), "8 experts");
     let text = refused(build(&oracle, attn(|attn| attn.rope_table = "zork".into())));
     assert!(text.contains("'zork'"), "{text}");
+}
+
+/// A hook that composes the layers with experts itself makes the stock graph, in both modes; with fewer experts a token another one.
+#[test]
+fn layers_with_experts_are_composed_by_hand() {
+    let oracle = Oracle::open("gemma4-moe");
+    let experts = |layer: usize, top| MoeFfnStage::hf(format!("layers.{layer}"), 8, top, 40, 20).with_eps(1e-6);
+    let hook = move |top| {
+        move |layer: GemmaLayerCtx| match &layer {
+            GemmaLayerCtx::Prefill { index, attn, config, kv_sink, export_kv, .. } => {
+                gemma_moe_prefill_layer_composed(config, attn, experts(*index, top), export_kv.then_some(kv_sink))
+            }
+            GemmaLayerCtx::Decode { index, spec, config, kv_out, .. } => {
+                gemma_moe_decode_layer_composed(config, *index, spec, experts(*index, top), Some(kv_out))
+            }
+            _ => FlowStage::identity(),
+        }
+    };
+    let text = |flow: GemmaFlow| build(&oracle, flow).unwrap().graph.to_string();
+    for decode in [false, true] {
+        let flow = || match decode {
+            false => prefill(&oracle.config).export_kv(),
+            true => GemmaFlow::for_decode(&oracle.config, 1, 4),
+        };
+        let stock = text(flow());
+        assert_eq!(text(flow().layer(hook(3))), stock);
+        assert_ne!(text(flow().layer(hook(2))), stock);
+    }
+    let elsewhere = MoeFfnStage::hf("layers.0.moe", 8, 3, 40, 20);
+    let flow = prefill(&oracle.config).layer(move |_| FlowStage::block(elsewhere.clone()));
+    let error = build(&oracle, flow).unwrap_err();
+    assert!(matches!(error, Error::MissingWeight { .. }) && error.to_string().contains("layers.0.moe.router.scale"), "{error}");
 }
 
 /// A model that is none of Gemma's, from the same parts: two rows of a table, projected.

@@ -15,7 +15,7 @@ use gemmaflow::{
 };
 use oracle::{Oracle, worst};
 
-const MODELS: [&str; 6] = ["gemma1-mha", "gemma2", "gemma3-text", "gemma3n", "gemma4-dense", "gemma4-e2b"];
+const MODELS: [&str; 7] = ["gemma1-mha", "gemma2", "gemma3-text", "gemma3n", "gemma4-dense", "gemma4-e2b", "gemma4-moe"];
 
 fn sessions() -> Vec<(&'static str, Session)> {
     let open = |device| Session::new(&device).expect("a device");

@@ -71,7 +71,7 @@ fn variants(bench: &Bench, weight: &Weight, dtype: DType, rows: usize, out: usiz
     };
     let variant = |shader: &'static str, text: &[(&'static str, &dyn std::fmt::Display)], count: usize, layers: usize| {
         let vector = if weight.inner.is_multiple_of(8) { 8 } else { 1 };
-        let mut all = vec![weight_option(dtype), ("COMPUTE", "f32".to_string())];
+        let mut all = vec![weight_option(dtype), ("COMPUTE", "f32".to_string()), ("EXPERTS", "no".to_string())];
         all.extend(options(&[("WEIGHTS", &weight.pair)]));
         if shader != "linear_wide" {
             all.extend(options(&[("VEC", &vector)]));

@@ -1,19 +1,19 @@
-// The end of linear_wide and linear_tile: a lane's sums of the columns n0 + lane + LANES*r, row t0 + j in acc[r*ROWS + j] and, with
+// The end of linear_wide and linear_tile: a lane's sums of the columns n0 + lane + LANES*r, row j of the tile in acc[r*ROWS + j] and, with
 // WEIGHTS = 2, of the second weight in acc[(NR + r)*ROWS + j], through the epilogue into y; with MAXIMA = yes into the maxima too.
 // Drivers on the CPU compile a store for long: the loop over them is not unrolled, and what it reads lies in memory.
-fn store_columns(acc: ptr<function, array<f32, HELD * ROWS>>, t0: u32, n0: u32, lane: u32) {
+fn store_columns(acc: ptr<function, array<f32, HELD * ROWS>>, tile: Tile, n0: u32, lane: u32) {
     var sums: array<f32, HELD * ROWS>;
     for (var i = 0u; i < HELD * ROWS; i++) { sums[i] = acc[i]; }
 #if MAXIMA == yes
     var most = 0u;
 #endif
-    let live = min(ROWS, T - t0);
+    let live = tile.count;
     for (var i = 0u; i < NR * live; i++) {
         let r = i / live;
         let j = i % live;
         let n = n0 + lane + r * LANES;
-        if n < OUT {
-            let o = (t0 + j) * OUT_STRIDE + n;
+        if n < OUT && is_held(tile, n) {
+            let o = y_row(tile, j) * OUT_STRIDE + n;
 #if WEIGHTS == 2
             y[o] = epilogue(o, sums[r * ROWS + j], sums[(NR + r) * ROWS + j]);
 #else

@@ -117,7 +117,7 @@ impl<'a> EmitContext<'a> {
     /// [`Error::MissingWeight`], [`Error::WeightShape`], [`Error::WeightType`]; [`Error::Builder`] where the name is
     /// another weight's.
     pub fn weight(&mut self, name: &str, key: &str, shape: &[usize]) -> Result<NodeId> {
-        self.host_weight(name, key, shape)?;
+        self.take_weight(name, key, shape, shape)?;
         self.graph.weight(name, self.params[name].dtype(), shape)
     }
 
@@ -126,8 +126,13 @@ impl<'a> EmitContext<'a> {
     /// # Errors
     /// As [`weight`](Self::weight).
     pub(crate) fn host_weight(&mut self, name: &str, key: &str, shape: &[usize]) -> Result<()> {
+        self.take_weight(name, key, shape, shape)
+    }
+
+    /// Takes a weight of `stored` dimensions in the loader and `shape` in the model: those, or the matrix that they are a stack of.
+    fn take_weight(&mut self, name: &str, key: &str, stored: &[usize], shape: &[usize]) -> Result<()> {
         let misshapen =
-            |found: &[usize]| Error::WeightShape { name: key.into(), found: found.to_vec(), expected: shape.to_vec() };
+            |found: &[usize]| Error::WeightShape { name: key.into(), found: found.to_vec(), expected: stored.to_vec() };
         match self.params.get(name) {
             Some(_) if self.keys.get(name).is_none_or(|known| known != key) => {
                 return Err(Error::Builder(format!("two weights are called '{name}'; '{key}' needs another name")));
@@ -136,15 +141,27 @@ impl<'a> EmitContext<'a> {
             Some(_) => {}
             None => {
                 let info = self.loader.peek(key)?;
-                if info.shape != shape {
+                if info.shape != stored {
                     return Err(misshapen(info.shape));
                 }
                 let tensor = self.loader.take(key)?;
+                let tensor = if stored == shape { tensor } else { tensor.into_matrix() };
                 self.params.insert(name.to_string(), tensor);
                 self.keys.insert(name.to_string(), key.to_string());
             }
         }
         Ok(())
+    }
+
+    /// The weight called `name` in the graph and `key` in the loader, a stack of matrices `[E, N, K]` that the graph has as one,
+    /// `[E·N, K]`. Its bytes are not read.
+    ///
+    /// # Errors
+    /// As [`weight`](Self::weight).
+    pub fn stacked_weight(&mut self, name: &str, key: &str, shape: [usize; 3]) -> Result<NodeId> {
+        let matrix = [shape[0] * shape[1], shape[2]];
+        self.take_weight(name, key, &shape, &matrix)?;
+        self.graph.weight(name, self.params[name].dtype(), &matrix)
     }
 
     /// Adds a weight that is not in the checkpoint, such as an adapter's.

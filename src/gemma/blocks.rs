@@ -129,31 +129,6 @@ fn above(g: &mut Graph, x: NodeId, deviations: f32) -> Result<NodeId> {
     g.binary(BinaryFn::Max, rest, zero)
 }
 
-/// A feed-forward block of experts. This version computes none: emitting it is an error.
-#[derive(Debug, Clone)]
-pub struct MoeFfnStage {
-    prefix: String,
-    experts: usize,
-    top_k: usize,
-    n_embd: usize,
-    n_ff: usize,
-}
-
-impl MoeFfnStage {
-    /// `experts` blocks of `[n_ff, n_embd]` below the checkpoint's `prefix`, of which each token takes `top_k`.
-    pub fn hf(prefix: impl Into<String>, experts: usize, top_k: usize, n_embd: usize, n_ff: usize) -> Self {
-        Self { prefix: prefix.into(), experts, top_k, n_embd, n_ff }
-    }
-}
-
-impl BlockStage for MoeFfnStage {
-    fn emit(&self, _: &mut EmitContext, _: NodeId) -> Result<NodeId> {
-        let Self { prefix, experts, top_k, n_embd, n_ff } = self;
-        let what = format!("the mixture of {experts} experts (top {top_k}, {n_embd} to {n_ff}) at '{prefix}'");
-        Err(Error::Unsupported(what))
-    }
-}
-
 /// `x · √D`, the factor not rounded (gemma-spec §1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EmbedScaleStage;

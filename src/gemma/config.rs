@@ -98,6 +98,12 @@ pub struct GemmaConfig {
     /// Widths of the products after the mean of a text's tokens, in order (EmbeddingGemma 1: 3072, 768); empty without. Not in
     /// `config.json`, but beside it (`modules.json`).
     pub embedding_dense: Vec<usize>,
+    /// Experts E of each layer, beside its FFW (Gemma 4); 0 without.
+    pub num_experts: usize,
+    /// Experts that each token takes; 0 without.
+    pub top_k_experts: usize,
+    /// FFW dimension of one expert; 0 without.
+    pub moe_intermediate_size: usize,
     /// Run only this many layers, the first ones. Never read from a file.
     pub effective_num_layers: Option<usize>,
 }

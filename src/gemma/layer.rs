@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     GeGluStage, GemmaConfig, GemmaLayerStyle, LayerKind, LayerScalarStage, LayerWeight, MoeFfnStage, PerLayerGateStage,
-    SelfAttentionStage, SelfAttnPrefillSpec, StreamsLayerStage,
+    SelfAttentionStage, SelfAttnPrefillSpec, StreamsLayerStage, moe::BesideExperts,
 };
 use crate::{
     flow::{FlowStage, LayerStack, SideOutputs},
@@ -161,21 +161,29 @@ impl GemmaLayerCtx {
 /// A decoder layer, attention and FFW each around the residual stream, with the norms that the family has (gemma-spec §3); with
 /// `export`, K and V become outputs. Also the layer of decode: attention takes its past from where the flow says.
 pub fn gemma_prefill_layer_composed(config: &GemmaConfig, attn: &SelfAttnPrefillSpec, export: Option<&SideOutputs>) -> FlowStage {
-    let attention = SelfAttentionStage::new(attn.clone());
-    let attention = match export {
-        Some(outputs) => attention.with_export(outputs.clone()),
-        None => attention,
-    };
+    if let Some(experts) = MoeFfnStage::of(config, attn.layer) {
+        return gemma_moe_prefill_layer_composed(config, attn, experts, export);
+    }
+    let attention = self_attention(attn, export);
     let ffw = GeGluStage::hf_mlp(config, attn.layer);
     match config.altup_num_inputs {
-        0 => around_attention(config, attn.layer, attention).stage(ffw).close(config, attn.layer),
+        0 => {
+            let stack = around_attention(config, attn.layer, attention).norm(config, attn.layer, LayerWeight::PreFfwNorm);
+            stack.stage(ffw).close(config, attn.layer)
+        }
         _ => FlowStage::block(StreamsLayerStage::new(config, attn.layer, attention, ffw)).named(format!("layer.{}", attn.layer)),
     }
 }
 
-/// A decoder layer whose FFW is a mixture of experts. This version computes none: emitting it is an error.
-pub fn gemma_moe_prefill_layer_composed(config: &GemmaConfig, attn: &SelfAttnPrefillSpec, experts: MoeFfnStage) -> FlowStage {
-    around_attention(config, attn.layer, SelfAttentionStage::new(attn.clone())).stage(experts).close(config, attn.layer)
+/// As [`gemma_prefill_layer_composed`], with experts beside the FFW; in a family that has them, the stock layer of a model with experts.
+pub fn gemma_moe_prefill_layer_composed(
+    config: &GemmaConfig,
+    attn: &SelfAttnPrefillSpec,
+    experts: MoeFfnStage,
+    export: Option<&SideOutputs>,
+) -> FlowStage {
+    let ffw = BesideExperts::new(config, attn.layer, experts);
+    around_attention(config, attn.layer, self_attention(attn, export)).stage(ffw).close(config, attn.layer)
 }
 
 /// As [`gemma_moe_prefill_layer_composed`], from a decode layer.
@@ -184,11 +192,20 @@ pub fn gemma_moe_decode_layer_composed(
     layer: usize,
     spec: &GemmaDecodeLayerSpec,
     experts: MoeFfnStage,
+    export: Option<&SideOutputs>,
 ) -> FlowStage {
-    gemma_moe_prefill_layer_composed(config, &spec.attention(layer), experts)
+    gemma_moe_prefill_layer_composed(config, &spec.attention(layer), experts, export)
 }
 
-/// A layer up to its FFW.
+fn self_attention(attn: &SelfAttnPrefillSpec, export: Option<&SideOutputs>) -> SelfAttentionStage {
+    let attention = SelfAttentionStage::new(attn.clone());
+    match export {
+        Some(outputs) => attention.with_export(outputs.clone()),
+        None => attention,
+    }
+}
+
+/// A layer up to what stands before its FFW.
 fn around_attention(config: &GemmaConfig, layer: usize, attention: SelfAttentionStage) -> LayerStack {
     LayerStack::named(format!("layer.{layer}"))
         .residual_save()
@@ -197,7 +214,6 @@ fn around_attention(config: &GemmaConfig, layer: usize, attention: SelfAttention
         .norm(config, layer, LayerWeight::PostAttentionNorm)
         .residual_add()
         .residual_save()
-        .norm(config, layer, LayerWeight::PreFfwNorm)
 }
 
 impl LayerStack {

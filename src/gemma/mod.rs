@@ -6,6 +6,7 @@ mod config;
 mod drafter;
 mod flow;
 mod layer;
+mod moe;
 mod names;
 mod opts;
 mod per_layer;
@@ -18,7 +19,7 @@ pub use crate::profile::gemma_profile_near_weights;
 pub use attention::{SelfAttentionStage, SelfAttnPrefillSpec, gemma_attn_spec, gemma_strided_layer_mask, gemma2_layer_mask};
 pub use blocks::{
     DecodeRopeParamsStage, EmbedScaleStage, GeGluStage, GemmaKvTapStage, GemmaRmsNormStage, LmHeadStage, LogitSoftcapStage,
-    MoeFfnStage, RopeTablesStage,
+    RopeTablesStage,
 };
 pub use config::{
     GemmaArch, GemmaConfig, GemmaDrafterConfig, GemmaLayerStyle, LayerAttnOptions, LayerKind, LayerOverrides, RopeConfig,
@@ -31,6 +32,7 @@ pub use layer::{
     GemmaDecodeLayerSpec, GemmaLayerCtx, gemma_moe_decode_layer_composed, gemma_moe_prefill_layer_composed,
     gemma_prefill_layer_composed,
 };
+pub use moe::MoeFfnStage;
 pub use names::{LayerWeight, WeightPosition};
 pub(crate) use names::{dense_key, gguf_key, gguf_stack, text_weight};
 pub use opts::{

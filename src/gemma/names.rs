@@ -73,6 +73,14 @@ layer_weights! {
     FfwGate "ffw_gate" "Gate projection `[F, D]`.",
     FfwUp "ffw_up" "Up projection `[F, D]`.",
     FfwDown "ffw_down" "Down projection `[D, F]`.",
+    PostDenseNorm "post_dense_norm" "Norm of the FFW's output beside experts `[D]` (Gemma 4).",
+    RouterScale "router_scale" "Gain of the norm of the stream that the router sees `[D]` (Gemma 4).",
+    Router "router" "Projection of that to a number an expert `[E, D]` (Gemma 4).",
+    ExpertScale "expert_scale" "Factor on what an expert gives `[E]` (Gemma 4).",
+    PreExpertNorm "pre_expert_norm" "Norm of the stream before the experts `[D]` (Gemma 4).",
+    ExpertGateUp "expert_gate_up" "Gate, then up projections of all experts `[E, 2·F, D]` (Gemma 4).",
+    ExpertDown "expert_down" "Down projections of all experts `[E, D, F]` (Gemma 4).",
+    PostExpertNorm "post_expert_norm" "Norm of what the experts give together `[D]` (Gemma 4).",
     PostFfwNorm "post_ffw_norm" "Norm of the FFW's output `[D]` (from Gemma 2 on).",
     PerLayerGate "per_layer_gate" "Projection of the stream that gates what the layer gets of each token `[P, D]` (Gemma 3n, 4 and EmbeddingGemma 2).",
     PerLayerProjection "per_layer_projection" "Projection of that to the stream `[D, P]` (Gemma 3n, 4 and EmbeddingGemma 2).",
@@ -163,8 +171,19 @@ impl WeightPosition {
     /// Whether the weight is a norm's gain.
     fn is_norm(self) -> bool {
         use LayerWeight::{KeyNorm, PostAttentionNorm, PostFfwNorm, PostPerLayerNorm, PreAttentionNorm, PreFfwNorm, QueryNorm};
-        const NORMS: [LayerWeight; 7] =
-            [PreAttentionNorm, QueryNorm, KeyNorm, PostAttentionNorm, PreFfwNorm, PostFfwNorm, PostPerLayerNorm];
+        use LayerWeight::{PostDenseNorm, PostExpertNorm, PreExpertNorm};
+        const NORMS: [LayerWeight; 10] = [
+            PreAttentionNorm,
+            QueryNorm,
+            KeyNorm,
+            PostAttentionNorm,
+            PreFfwNorm,
+            PostFfwNorm,
+            PostPerLayerNorm,
+            PostDenseNorm,
+            PreExpertNorm,
+            PostExpertNorm,
+        ];
         match self {
             WeightPosition::Layer(_, weight) => NORMS.contains(&weight),
             end => matches!(end, WeightPosition::FinalNorm | WeightPosition::PerLayerProjectionNorm),
@@ -314,6 +333,8 @@ const fn end_name(arch: GemmaArch, end: WeightPosition, convention: Convention) 
 const fn suffix(weight: LayerWeight, convention: Convention) -> &'static str {
     match (weight, convention) {
         (LayerWeight::LayerScalar | LayerWeight::StreamScale, Convention::HuggingFace) => "",
+        (LayerWeight::ExpertGateUp | LayerWeight::ExpertDown, Convention::HuggingFace) => "",
+        (LayerWeight::RouterScale | LayerWeight::ExpertScale, _) => "",
         _ => ".weight",
     }
 }
@@ -354,6 +375,14 @@ const fn layer_name(arch: GemmaArch, weight: LayerWeight, convention: Convention
         (LayerWeight::LowRankDown, Gemma3n) => ("laurel.linear_left", "laurel_l"),
         (LayerWeight::LowRankUp, Gemma3n) => ("laurel.linear_right", "laurel_r"),
         (LayerWeight::PostLowRankNorm, Gemma3n) => ("laurel.post_laurel_norm", "laurel_post_norm"),
+        (LayerWeight::PostDenseNorm, Gemma4) => ("post_feedforward_layernorm_1", "post_ffw_norm_1"),
+        (LayerWeight::RouterScale, Gemma4) => ("router.scale", "ffn_gate_inp.scale"),
+        (LayerWeight::Router, Gemma4) => ("router.proj", "ffn_gate_inp"),
+        (LayerWeight::ExpertScale, Gemma4) => ("router.per_expert_scale", "ffn_down_exps.scale"),
+        (LayerWeight::PreExpertNorm, Gemma4) => ("pre_feedforward_layernorm_2", "pre_ffw_norm_2"),
+        (LayerWeight::ExpertGateUp, Gemma4) => ("experts.gate_up_proj", "ffn_gate_up_exps"),
+        (LayerWeight::ExpertDown, Gemma4) => ("experts.down_proj", "ffn_down_exps"),
+        (LayerWeight::PostExpertNorm, Gemma4) => ("post_feedforward_layernorm_2", "post_ffw_norm_2"),
         (LayerWeight::LayerScalar, Gemma4) => ("layer_scalar", "layer_output_scale"),
         _ => return None,
     };

@@ -11,6 +11,9 @@ impl GemmaConfig {
     /// Whether the model reads this weight, where its family knows it. Checkpoints may hold more, such as projections of keys for
     /// layers that attend to those of others.
     fn has_weight(&self, position: WeightPosition) -> bool {
+        use LayerWeight::{
+            ExpertDown, ExpertGateUp, ExpertScale, PostDenseNorm, PostExpertNorm, PreExpertNorm, Router, RouterScale,
+        };
         use LayerWeight::{Key, KeyNorm, PerLayerGate, PerLayerProjection, PostPerLayerNorm, Value};
         let per_layer = self.hidden_size_per_layer_input > 0;
         match position {
@@ -26,6 +29,10 @@ impl GemmaConfig {
             WeightPosition::DraftInput | WeightPosition::DraftOutput => false,
             WeightPosition::StreamProjection(j) | WeightPosition::StreamUnembed(j) => j + 1 < self.altup_num_inputs,
             WeightPosition::Layer(_, LayerWeight::StreamScale) => self.altup_correct_scale,
+            WeightPosition::Layer(
+                _,
+                PostDenseNorm | RouterScale | Router | ExpertScale | PreExpertNorm | ExpertGateUp | ExpertDown | PostExpertNorm,
+            ) => self.is_moe(),
             WeightPosition::Layer(layer, Key | KeyNorm) => self.kv_source_layer(layer) == Some(layer),
             WeightPosition::Layer(layer, Value) => self.kv_source_layer(layer) == Some(layer) && !self.layer_k_eq_v(layer),
             WeightPosition::Layer(..) => true,
@@ -68,10 +75,18 @@ impl GemmaConfig {
             LayerWeight::LowRankDown => vec![rank, d],
             LayerWeight::LowRankUp => vec![d, rank],
             LayerWeight::LayerScalar => vec![1],
+            LayerWeight::Router => vec![self.num_experts, d],
+            LayerWeight::ExpertScale => vec![self.num_experts],
+            LayerWeight::ExpertGateUp => vec![self.num_experts, 2 * self.moe_intermediate_size, d],
+            LayerWeight::ExpertDown => vec![self.num_experts, d, self.moe_intermediate_size],
             LayerWeight::PreAttentionNorm
             | LayerWeight::PostAttentionNorm
             | LayerWeight::PreFfwNorm
             | LayerWeight::PostFfwNorm
+            | LayerWeight::PostDenseNorm
+            | LayerWeight::RouterScale
+            | LayerWeight::PreExpertNorm
+            | LayerWeight::PostExpertNorm
             | LayerWeight::PostPerLayerNorm
             | LayerWeight::StreamRouterNorm
             | LayerWeight::StreamScale

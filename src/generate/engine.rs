@@ -64,7 +64,7 @@ pub struct ModelStats {
     pub weight_bytes: u64,
     /// Weights that exceed the largest binding and are split by rows; 0 on the reference.
     pub split_weights: usize,
-    /// Bytes of weights that one decode step reads (all but the rows of the embedding that are not looked up).
+    /// Bytes of weights that one decode step reads (all but the rows of the embedding that are not looked up, and experts that are not chosen).
     pub bytes_per_token: u64,
     /// Bytes of the caches now.
     pub cache_bytes: u64,

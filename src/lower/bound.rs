@@ -99,7 +99,7 @@ impl<'a> Bound<'a> {
     /// The numbers that the op computes with.
     pub(super) fn compute(&self, id: NodeId) -> Compute {
         let weight = match self.op(id) {
-            Op::Linear(_) => self.operands(id).nth(1).map(|weight| self.op(weight)),
+            Op::Linear(_) | Op::ExpertLinear(_) => self.operands(id).nth(1).map(|weight| self.op(weight)),
             _ => None,
         };
         match weight {

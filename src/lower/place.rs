@@ -393,7 +393,7 @@ fn joined_weight(inputs: &[Arg]) -> Arg {
 /// Whether the op's kernel runs once for each shard of the operand.
 fn takes_shards(op: &Op, operand: usize) -> bool {
     match op {
-        Op::Linear(_) => operand == 1,
+        Op::Linear(_) | Op::ExpertLinear(_) => operand == 1,
         Op::Gather(gather) => operand == 0 && !gather.per_batch,
         _ => false,
     }

@@ -1,6 +1,7 @@
 //! Plans of small graphs: which dispatches they have, and that no value is overwritten before it was read.
 
 mod absorbed_tests;
+mod expert_tests;
 
 use std::collections::BTreeMap;
 
@@ -27,7 +28,8 @@ fn written(kernel: &Kernel) -> &'static [u32] {
         "region" => &[0],
         "linear_vec" | "linear_tile" | "linear_wide" | "linear_tile_shared" | "linear_coop" => &[1],
         "half_rows" => &[1, 2],
-        "gather" | "rope" | "reduce" | "cache_write" => &[1],
+        "gather" | "rope" | "route" | "reduce" | "cache_write" => &[1],
+        "expert_tiles" => &[1, 2],
         "rms_norm" => &[1, 4],
         "matmul" => &[2],
         "attention" if new_row => &[5, 7, 1, 2],

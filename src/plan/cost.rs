@@ -43,6 +43,9 @@ pub fn cost(plan: &Plan, dispatch: &Dispatch, live: Live, shard_bytes: &dyn Fn(&
         .sum();
     let extras = dispatch.bindings.iter().filter(|(binding, _)| *binding >= 16).count() as u64;
     match kernel.shader {
+        shader if shader.starts_with("linear_") && option(kernel, "EXPERTS").is_some_and(|experts| experts != "no") => {
+            of_experts(kernel, weights)
+        }
         shader if shader.starts_with("linear_") => {
             let (rows, inner, out) = (size("T"), size("IN"), size("OUT"));
             let products = option(kernel, "WEIGHTS").and_then(|text| text.parse().ok()).unwrap_or(1);
@@ -50,6 +53,8 @@ pub fn cost(plan: &Plan, dispatch: &Dispatch, live: Live, shard_bytes: &dyn Fn(&
             let norm = if option(kernel, "NORM").is_none_or(|norm| norm == "none") { 0 } else { 4 };
             Cost { bytes, flops: rows * inner * (2 * out * products + norm) }
         }
+        "route" => Cost { bytes: weights + 4 * size("R") * (size("E") + 2 * size("TOP")), flops: 0 },
+        "expert_tiles" => Cost { bytes: 8 * size("P") + 16 * size("TILES"), flops: 0 },
         "half_rows" => Cost { bytes: size("T") * (6 * size("IN") + 4), flops: 0 },
         "rms_norm" => {
             let elements = size("R") * size("C");
@@ -84,6 +89,15 @@ pub fn cost(plan: &Plan, dispatch: &Dispatch, live: Live, shard_bytes: &dyn Fn(&
             Cost { bytes: weights + dispatch.bindings.iter().map(|(_, operand)| slot(operand)).sum::<u64>(), flops: 0 }
         }
     }
+}
+
+/// Of the matrices of all experts those that the products can take, each once. `weights` are the bytes of the part that is bound.
+fn of_experts(kernel: &Kernel, weights: u64) -> Cost {
+    let size = |name: &str| number(kernel, name);
+    let (products, inner, out, experts) = (size("T"), size("IN"), size("OUT"), size("E"));
+    let part = |of_all: u64| (u128::from(of_all) * u128::from(size("BOUND")) / u128::from(experts * out)) as u64;
+    let bytes = weights * products.min(experts) / experts + 4 * (products / size("SHARE") * inner + part(products * out));
+    Cost { bytes, flops: part(2 * products * inner * out) }
 }
 
 /// Q, the visible rows of K, V and their positions, and the result or its parts; two products a visible pair.
@@ -148,6 +162,17 @@ mod tests {
         let sizes = [("T", 3.0), ("IN", 10.0), ("OUT", 7.0)];
         let found = of(&dispatch("linear_vec", &[("WEIGHTS", "2")], &sizes), 3, 0);
         assert_eq!(found, Cost { bytes: 1000 + 4 * (30 + 21), flops: 2 * 3 * 10 * 7 * 2 });
+    }
+
+    #[test]
+    fn of_experts_those_that_are_chosen_are_read() {
+        let sizes = |products: f64| {
+            let all =
+                [("T", products), ("IN", 10.0), ("OUT", 7.0), ("E", 8.0), ("SHARE", 3.0), ("FIRST_ROW", 0.0), ("BOUND", 56.0)];
+            of(&dispatch("linear_vec", &[("WEIGHTS", "1"), ("EXPERTS", "each")], &all), 1, 0)
+        };
+        assert_eq!(sizes(3.0), Cost { bytes: 1000 * 3 / 8 + 4 * (10 + 21), flops: 2 * 3 * 70 });
+        assert_eq!(sizes(24.0), Cost { bytes: 1000 + 4 * (80 + 168), flops: 2 * 24 * 70 });
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub(super) const SOURCES: &[(&str, &str)] = table!(
     "attention.wgsl"
     "attention_combine.wgsl"
     "cache_write.wgsl"
+    "expert_tiles.wgsl"
     "gather.wgsl"
     "half_rows.wgsl"
     "lib/fifths.wgsl"
@@ -35,6 +36,7 @@ pub(super) const SOURCES: &[(&str, &str)] = table!(
     "lib/packed/Q8_0.wgsl"
     "lib/packed_weight.wgsl"
     "lib/product.wgsl"
+    "lib/rows.wgsl"
     "lib/scalar_weight.wgsl"
     "lib/scales_k.wgsl"
     "lib/step.wgsl"
@@ -51,6 +53,7 @@ pub(super) const SOURCES: &[(&str, &str)] = table!(
     "region.wgsl"
     "rms_norm.wgsl"
     "rope.wgsl"
+    "route.wgsl"
     "top_k.wgsl"
 );
 

@@ -8,7 +8,7 @@ use crate::{Result, ir::DType, quant::Quantise};
 /// Blocks that are made at once, on the stack.
 const BLOCKS: usize = 64;
 
-/// The weights of a loader, its matrices in a packed format: those of f32, f16 or bf16 whose rows are whole blocks, which are all
+/// The weights of a loader, its matrices and its stacks of them in a packed format: those of f32, f16 or bf16 whose rows are whole blocks, which are all
 /// projections and embeddings of a Gemma. Everything else, and a matrix taken transposed, stays as it is.
 ///
 /// Blocks are made whenever they are read, on one thread: once for a GPU, with every run for the reference.
@@ -25,7 +25,7 @@ impl<'a> QuantisedLoader<'a> {
 
     fn packs(&self, info: TensorInfo<'_>) -> bool {
         let scalar = matches!(info.dtype, DType::F32 | DType::F16 | DType::BF16);
-        scalar && matches!(info.shape, [_, row] if row.is_multiple_of(self.to.format().block_elements()))
+        scalar && matches!(info.shape, [_, row] | [_, _, row] if row.is_multiple_of(self.to.format().block_elements()))
     }
 }
 

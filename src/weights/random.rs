@@ -16,7 +16,7 @@ const GAIN_SCALE: f32 = 0.02;
 
 /// Weights of every layer that the configuration runs, made when they are read or, without host memory, on the device.
 ///
-/// Matrices `[rows, columns]` are uniform in ±√(3/columns): each keeps the root mean square of what it is given, so that
+/// Matrices `[rows, columns]`, and those of each expert, are uniform in ±√(3/columns): each keeps the root mean square of what it is given, so that
 /// activations and logits stay near 1. So are gains that do not count from 1. The same seed gives the same bits everywhere.
 ///
 /// # Errors
@@ -30,7 +30,7 @@ pub fn random_weights(config: &GemmaConfig, dtype: DType, seed: u32) -> Result<W
         let name = position.hugging_face(config.arch)?;
         let shape = config.weight_shape(position);
         let scale = match shape[..] {
-            [_, columns] => (3.0 / columns as f32).sqrt(),
+            [_, columns] | [_, _, columns] => (3.0 / columns as f32).sqrt(),
             _ if config.arch.gain() == Gain::OnePlus => GAIN_SCALE,
             _ => 3.0f32.sqrt(),
         };

@@ -90,6 +90,14 @@ impl Tensor {
         &self.shape
     }
 
+    /// The same rows as one matrix: a stack `[E, N, K]` is `[E·N, K]` then.
+    pub fn into_matrix(mut self) -> Self {
+        if let [lead @ .., rows, columns] = &self.shape[..] {
+            self.shape = vec![lead.iter().product::<usize>() * rows, *columns];
+        }
+        self
+    }
+
     /// Number of elements.
     pub fn len(&self) -> usize {
         self.shape.iter().product()

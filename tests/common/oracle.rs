@@ -12,7 +12,7 @@ use gemmaflow::{
 use safetensors::SafeTensors;
 
 /// Every checkpoint that this version computes.
-pub const CHECKPOINTS: [&str; 13] = [
+pub const CHECKPOINTS: [&str; 15] = [
     "gemma1-mha",
     "gemma1-mqa-bf16-sharded",
     "gemma2",
@@ -23,6 +23,8 @@ pub const CHECKPOINTS: [&str; 13] = [
     "gemma3n",
     "gemma4-dense",
     "gemma4-e2b",
+    "gemma4-moe",
+    "gemma4-moe-mm-bf16",
     "gemma4-target",
     "gemma4-unified",
     "vaultgemma",

@@ -62,12 +62,13 @@ pub fn tolerance(case: &Case) -> Tolerance {
             // IEEE 754 rounds these correctly, and no case has subnormals.
             _ => exact,
         },
-        Op::MatMul(_) | Op::Linear(_) => of(sum(inner), Scale::Absolute, 0.0),
+        Op::MatMul(_) | Op::Linear(_) | Op::ExpertLinear(_) => of(sum(inner), Scale::Absolute, 0.0),
         Op::Reduce(op) if op.f == ReduceFn::Sum => of(sum(inner), Scale::Absolute, 0.0),
         // A sum of squares under a root (half its error), a division, a root, the gain's 1 + γ and two products.
         Op::RmsNorm(RmsNorm { .. }) => of(sum(inner) + 10.0 * EPS, Scale::Result, 1e-7),
-        // exp of up to 3 + 2|x − max| ULP, which vanishes together with what it multiplies; a sum, a division.
-        Op::Softmax(_) => of(sum(inner) + 50.0 * EPS, Scale::Result, 1e-7),
+        // exp of up to 3 + 2|x − max| ULP, which vanishes together with what it multiplies; a sum, a division. Indices
+        // of experts are whole numbers, far below where this is a half.
+        Op::Softmax(_) | Op::Route(_) => of(sum(inner) + 50.0 * EPS, Scale::Result, 1e-7),
         // Two products and a sum; cosines and sines are given.
         Op::Rope(_) => of(4.0 * EPS, Scale::Largest(0), 0.0),
         // Keys and values of 16 bits are the same numbers for both sides. Weights are off by the error of a score, √H·ε·|q||k|, and their mean of v is off by as much of the largest v.

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{
     GemmaArch, GemmaConfig, LayerKind, LayerOverrides, RopeConfig, RopeScaling,
     json::named,
-    json_layers::{LayerFacts, differing},
+    json_layers::{Experts, LayerFacts, differing},
     preset::layer_pattern,
 };
 use crate::{
@@ -38,9 +38,6 @@ fn read_as(files: &GgufFiles, arch: GemmaArch, drafter: bool) -> Result<GemmaCon
     let Some(embedding) = files.tensor("token_embd.weight") else {
         return Err(files.error("tensor 'token_embd.weight' is missing; is the file complete?".into()));
     };
-    if keys.size("expert_count")?.unwrap_or(0) > 0 {
-        return Err(Error::Unsupported(format!("architecture {name:?} with {name}.expert_count: a mixture of experts, which")));
-    }
     let num_hidden_layers = keys.required_size("block_count")?;
     let num_attention_heads = keys.required_size("attention.head_count")?;
     let hidden_size = keys.required_size("embedding_length")?;
@@ -67,6 +64,7 @@ fn read_as(files: &GgufFiles, arch: GemmaArch, drafter: bool) -> Result<GemmaCon
         _ => LayerFacts::default(),
     };
     let embedding_dense = if name == EMBEDDING { dense(&keys, files, hidden_size)? } else { Vec::new() };
+    let experts = experts(&keys)?;
     let (rope_full, rope_sliding) = rope(&keys, arch, files, wide_head)?;
     let config = GemmaConfig {
         arch,
@@ -111,6 +109,9 @@ fn read_as(files: &GgufFiles, arch: GemmaArch, drafter: bool) -> Result<GemmaCon
         activation_sparsity: facts.activation_sparsity,
         embedding_dim: 0,
         embedding_dense,
+        num_experts: experts.count,
+        top_k_experts: experts.top,
+        moe_intermediate_size: experts.width,
         effective_num_layers: None,
     };
     config.validate()?;
@@ -332,6 +333,15 @@ fn gemma4(keys: &Keys, files: &GgufFiles, kinds: &[LayerKind]) -> Result<LayerFa
         vocab_size_per_layer_input: if width == 0 { 0 } else { table.unwrap_or(0) },
         ..LayerFacts::default()
     })
+}
+
+/// The experts of each layer; a file of a model without them has no `expert_count`, or 0.
+fn experts(keys: &Keys) -> Result<Experts> {
+    let count = keys.size("expert_count")?.unwrap_or(0);
+    if count == 0 {
+        return Ok(Experts::default());
+    }
+    Ok(Experts { count, top: keys.required_size("expert_used_count")?, width: keys.required_size("expert_feed_forward_length")? })
 }
 
 /// The tables of full and of sliding layers. Only full layers are scaled.

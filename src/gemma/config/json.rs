@@ -38,9 +38,6 @@ const HARMLESS_IN_WRAPPER: &[&str] = &[
     "mm_tokens_per_image", "video_token_id", "vision_config", "vision_soft_tokens_per_image",
 ];
 
-/// Keys of experts, which say nothing where `enable_moe_block` is off.
-const HARMLESS_WITHOUT_EXPERTS: &[&str] = &["moe_intermediate_size", "num_experts", "top_k_experts"];
-
 /// Multimodal wrappers, and the text models in them.
 const WRAPPERS: [(&str, &str); 5] = [
     ("gemma3", "gemma3_text"),
@@ -177,9 +174,6 @@ pub(super) fn from_text(mut f: Fields, model_type: &str) -> Result<GemmaConfig> 
         GemmaArch::Gemma4 => [2304, 9216, 30, 8, 4, 262_144, 131_072, if unified { 1024 } else { 512 }],
         GemmaArch::EmbeddingGemma2 => [512, 2048, 24, 4, 2, 262_144, 262_144, 512],
     };
-    if arch == GemmaArch::Gemma4 {
-        refuse_gemma4(&mut f, model_type)?;
-    }
     refuse_switches(&mut f)?;
     refuse_activations(&mut f)?;
     let caps = matches!(arch, GemmaArch::Gemma2 | GemmaArch::VaultGemma);
@@ -245,12 +239,14 @@ pub(super) fn from_text(mut f: Fields, model_type: &str) -> Result<GemmaConfig> 
             _ => 0,
         },
         embedding_dense: Vec::new(),
+        num_experts: facts.experts.count,
+        top_k_experts: facts.experts.top,
+        moe_intermediate_size: facts.experts.width,
         effective_num_layers: None,
     };
     let family: &[&str] = match arch {
         // What training clips.
         GemmaArch::Gemma3n => &["altup_coef_clip"],
-        GemmaArch::Gemma4 => HARMLESS_WITHOUT_EXPERTS,
         _ => &[],
     };
     f.finish(&[HARMLESS, family])?;
@@ -289,15 +285,6 @@ fn bidirectional(f: &mut Fields, arch: GemmaArch) -> Result<bool> {
         (GemmaArch::Gemma3 | GemmaArch::EmbeddingGemma2, Value::Bool(true)) => Ok(true),
         _ => Err(f.refuse(KEY, &value, expected)),
     }
-}
-
-/// Refuses experts.
-fn refuse_gemma4(f: &mut Fields, model_type: &str) -> Result<()> {
-    if f.switch("enable_moe_block")?.unwrap_or(false) {
-        let why = "enable_moe_block is true: a mixture of experts, which";
-        return Err(Error::Unsupported(format!("model_type {model_type:?}: {why}")));
-    }
-    Ok(())
 }
 
 fn refuse_switches(f: &mut Fields) -> Result<()> {

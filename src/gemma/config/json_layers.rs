@@ -20,6 +20,34 @@ pub(super) struct LayerFacts {
     pub(super) altup_correct_scale: bool,
     pub(super) laurel_rank: usize,
     pub(super) activation_sparsity: Vec<Option<f32>>,
+    pub(super) experts: Experts,
+}
+
+/// The experts of each layer; zeros without.
+#[derive(Default, Clone, Copy)]
+pub(super) struct Experts {
+    pub(super) count: usize,
+    pub(super) top: usize,
+    pub(super) width: usize,
+}
+
+/// The experts where `enable_moe_block` is on; the other keys say nothing where it is off. A unified model has none.
+fn experts(f: &mut Fields, unified: bool) -> Result<Experts> {
+    const KEYS: [&str; 3] = ["num_experts", "top_k_experts", "moe_intermediate_size"];
+    let on = f.switch("enable_moe_block")?.unwrap_or(false);
+    let [count, top, width] = [f.size(KEYS[0])?, f.size(KEYS[1])?, f.size(KEYS[2])?];
+    if !on {
+        return Ok(Experts::default());
+    }
+    if unified {
+        let expected = "false in a unified model, which has no experts";
+        return Err(f.refuse("enable_moe_block", &Value::Bool(true), expected));
+    }
+    let given = |size: Option<usize>, key: &str| match size {
+        Some(size) if size > 0 => Ok(size),
+        found => Err(Error::Config(format!("{key} is {found:?}, expected 1 or more, as enable_moe_block is true"))),
+    };
+    Ok(Experts { count: given(count, KEYS[0])?, top: given(top, KEYS[1])?, width: given(width, KEYS[2])? })
 }
 
 /// The keys that Gemma 4 has for layers of these kinds; a unified model has no tables of its own for each layer unless it says so.
@@ -44,6 +72,7 @@ pub(super) fn gemma4(f: &mut Fields, kinds: &[LayerKind], intermediate_size: usi
         num_kv_shared_layers,
         hidden_size_per_layer_input: width,
         vocab_size_per_layer_input: if width == 0 { 0 } else { rows },
+        experts: experts(f, unified)?,
         ..LayerFacts::default()
     })
 }

@@ -34,14 +34,14 @@ impl GemmaConfig {
         self.effective_num_layers.map_or(self.num_hidden_layers, |n| n.min(self.num_hidden_layers))
     }
 
-    /// Whether layers have experts. No family of [`GemmaArch`](super::GemmaArch) has.
+    /// Whether every layer has experts beside its FFW.
     pub fn is_moe(&self) -> bool {
-        false
+        self.num_experts > 0
     }
 
-    /// FFW dimension of one expert. No family of [`GemmaArch`](super::GemmaArch) has experts.
+    /// FFW dimension of one expert; `None` without experts.
     pub fn expert_ffn_dim(&self) -> Option<usize> {
-        None
+        self.is_moe().then_some(self.moe_intermediate_size)
     }
 
     /// Head dimension H of `layer`.

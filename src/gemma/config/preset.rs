@@ -17,6 +17,8 @@ struct Shape {
     wide: Wide,
     /// Of a model that embeds texts: the widths of the products after the mean.
     embeds: Option<&'static [usize]>,
+    /// Experts, those of a token, and their width.
+    experts: [usize; 3],
 }
 
 /// What Gemma 3n, 4 and EmbeddingGemma 2 have of their own.
@@ -47,7 +49,7 @@ const fn shape(name: &'static str, arch: GemmaArch, sizes: [usize; 7], window: O
         _ => Some(256.0),
     };
     let wide = Wide { period: None, kv_heads: None, shared: 0, double: false, per_layer: 0 };
-    Shape { name, arch, sizes, window, query_pre_attn_scalar, context, rope_factor: None, wide, embeds: None }
+    Shape { name, arch, sizes, window, query_pre_attn_scalar, context, rope_factor: None, wide, embeds: None, experts: [0; 3] }
 }
 
 impl Shape {
@@ -66,6 +68,11 @@ impl Shape {
         self
     }
 
+    const fn experts(mut self, count: usize, top: usize, width: usize) -> Self {
+        self.experts = [count, top, width];
+        self
+    }
+
     const fn rope_linear(mut self, factor: f32) -> Self {
         self.rope_factor = Some(factor);
         self
@@ -73,7 +80,7 @@ impl Shape {
 }
 
 #[rustfmt::skip]
-const SHAPES: [Shape; 18] = {
+const SHAPES: [Shape; 19] = {
     use GemmaArch::{EmbeddingGemma2, Gemma, Gemma2, Gemma3, Gemma3n, Gemma4, VaultGemma};
     const N2B: Wide = Wide { period: None, kv_heads: None, shared: 10, double: false, per_layer: 256 };
     const N4B: Wide = Wide { shared: 15, ..N2B };
@@ -81,6 +88,7 @@ const SHAPES: [Shape; 18] = {
     const E4B: Wide = Wide { period: Some(6), kv_heads: None, shared: 18, double: false, per_layer: 256 };
     const EMBED: Wide = Wide { period: Some(6), kv_heads: Some(1), shared: 0, double: false, per_layer: 512 };
     const DENSE: Wide = Wide { period: Some(6), kv_heads: Some(4), shared: 0, double: false, per_layer: 0 };
+    const A4B: Wide = Wide { kv_heads: Some(2), ..DENSE };
     [
         shape("gemma-2b", Gemma, [2048, 18, 8, 1, 256, 16384, 256000], None, 8192),
         shape("gemma-7b", Gemma, [3072, 28, 16, 16, 256, 24576, 256000], None, 8192),
@@ -99,6 +107,7 @@ const SHAPES: [Shape; 18] = {
         shape("gemma-4-e2b", Gemma4, [1536, 35, 8, 1, 256, 6144, 262144], Some(512), 131072).wide(E2B),
         shape("gemma-4-e4b", Gemma4, [2560, 42, 8, 2, 256, 10240, 262144], Some(512), 131072).wide(E4B),
         shape("embeddinggemma-2", EmbeddingGemma2, [512, 24, 4, 2, 256, 2048, 262144], Some(512), 262144).wide(EMBED).embeds(&[]),
+        shape("gemma-4-26b-a4b", Gemma4, [2816, 30, 16, 8, 256, 2112, 262144], Some(1024), 131072).wide(A4B).experts(128, 8, 704),
         shape("gemma-4-31b", Gemma4, [5376, 60, 32, 16, 256, 21504, 262144], Some(1024), 131072).wide(DENSE),
     ]
 };
@@ -170,6 +179,9 @@ impl Shape {
             altup_active_idx: 0,
             altup_correct_scale: streams,
             laurel_rank: if streams { 64 } else { 0 },
+            num_experts: self.experts[0],
+            top_k_experts: self.experts[1],
+            moe_intermediate_size: self.experts[2],
             activation_sparsity: if streams { sparse(num_hidden_layers) } else { Vec::new() },
             embedding_dim: if projects { 768 } else { 0 },
             embedding_dense: self.embeds.map(<[usize]>::to_vec).unwrap_or_default(),

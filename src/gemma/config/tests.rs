@@ -227,7 +227,7 @@ fn presets_and_the_tiny_model_are_valid() {
     for name in GemmaConfig::preset_names() {
         GemmaConfig::preset(name).unwrap().validate().unwrap_or_else(|e| panic!("{name}: {e}"));
     }
-    assert_eq!(GemmaConfig::preset_names().count(), 18);
+    assert_eq!(GemmaConfig::preset_names().count(), 19);
     assert_eq!(GemmaConfig::preset("gemma-9"), None);
     let big = GemmaConfig::preset("gemma-3-27b").unwrap();
     assert_eq!(big.query_pre_attn_scalar, Some((big.hidden_size / big.num_attention_heads) as f32));

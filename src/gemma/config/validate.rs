@@ -1,7 +1,7 @@
 //! Whether the fields of a configuration fit together.
 
 use super::{GemmaArch, GemmaConfig, LayerKind, RopeScaling};
-use crate::{Error, Result};
+use crate::{Error, Result, ir::ops::MOST_EXPERTS};
 
 /// Most products after the mean of a text's tokens: those for which files have names.
 pub(in crate::gemma) const MOST_DENSE: usize = 2;
@@ -53,6 +53,7 @@ impl GemmaConfig {
         self.validate_layers()?;
         self.validate_streams()?;
         self.validate_embedding()?;
+        self.validate_experts()?;
         self.validate_scalars()
     }
 
@@ -153,6 +154,25 @@ impl GemmaConfig {
             format!("embedding_dense is {dense:?}, embedding_dim {dim}: {odd} is too large")
         } else if dense.contains(&0) {
             format!("embedding_dense is {dense:?}, expected widths of 1 or more")
+        } else {
+            return Ok(());
+        };
+        Err(Error::Config(problem))
+    }
+
+    /// What a mixture of experts has, all of it or nothing.
+    fn validate_experts(&self) -> Result<()> {
+        let [experts, top, width] = [self.num_experts, self.top_k_experts, self.moe_intermediate_size];
+        let problem = if [experts, top, width] == [0; 3] {
+            return Ok(());
+        } else if self.arch != GemmaArch::Gemma4 {
+            format!("num_experts is {experts}, which is not for {:?}", self.arch)
+        } else if !(1..=MOST_EXPERTS).contains(&experts) {
+            format!("num_experts is {experts}, expected 1 to {MOST_EXPERTS}")
+        } else if !(1..=experts).contains(&top) {
+            format!("top_k_experts is {top}, expected 1 to num_experts, {experts}")
+        } else if !(1..=1 << 22).contains(&width) {
+            format!("moe_intermediate_size is {width}, expected 1 to {}", 1 << 22)
         } else {
             return Ok(());
         };

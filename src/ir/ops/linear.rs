@@ -21,13 +21,13 @@ use crate::{
 pub struct Linear;
 
 /// The most rows of x for which lanes split k.
-const FEW_ROWS: usize = 8;
+pub(super) const FEW_ROWS: usize = 8;
 
 /// Columns that a lane has of a product of one row on a software driver.
 const ONE_ROW_COLUMNS: usize = 2;
 
 /// Rows of the weight that a thread of the reference widens at a time: few enough that they stay in its cache.
-const TILE: usize = 64;
+pub(super) const TILE: usize = 64;
 
 impl Linear {
     pub(super) fn example() -> Self {
@@ -84,6 +84,47 @@ impl Linear {
     }
 }
 
+/// What the choice of a kernel goes by, beside the sizes.
+#[derive(Clone, Copy)]
+pub(super) struct Means {
+    pub(super) tier: &'static str,
+    /// Lanes of a workgroup.
+    pub(super) lanes: usize,
+    /// Whether the kernels for drivers on the CPU run: such a driver pays for each lane's loads and for barriers, and little for
+    /// shuffles.
+    pub(super) software: bool,
+    /// Whether loads of 64 bits cost what those of 32 do: a driver on the CPU pays for each load of a lane, whatever its width.
+    pub(super) wide: bool,
+}
+
+impl Means {
+    pub(super) fn of(target: &Target) -> Self {
+        let (tier, lanes) = match target.tier {
+            Tier::Subgroup(size) => ("subgroup", size as usize),
+            Tier::Portable => ("portable", 64),
+        };
+        let software = target.software && tier == "subgroup" && lanes >= 8;
+        Self { tier, lanes, software, wide: software && target.int64 }
+    }
+
+    /// The options of a kernel whose workgroups have `tile` columns (a lane) and `held` rows.
+    pub(super) fn options(
+        &self,
+        emit: &Emit,
+        weights: &[Arg],
+        lanes: (&'static str, usize),
+        tile: usize,
+        held: usize,
+    ) -> Vec<(&'static str, String)> {
+        let (dtype, vector) = (weights[0].ty.dtype, if emit.inputs[0].ty.last().is_multiple_of(8) { 8 } else { 1 });
+        let sizes = [lanes, ("NR", tile), ("ROWS", held), ("VEC", vector), ("WEIGHTS", weights.len())];
+        let mut options = vec![weight_option(dtype), ("COMPUTE", emit.compute.name().into())];
+        options.extend(sizes.map(|(name, size)| (name, size.to_string())));
+        options.extend(words_option(dtype, self.wide));
+        options
+    }
+}
+
 /// What `linear_vec` needs of the norm of its operand.
 fn norm_options(norm: Option<&NormArg>) -> Vec<(&'static str, String)> {
     match norm.and_then(|norm| Some((NormArg::option(norm.op.gain).1, norm.gain.as_ref()?.ty.dtype))) {
@@ -99,19 +140,11 @@ fn kernel(emit: &Emit, weights: &[Arg], rows: usize, inner: usize, part: &Range<
     let kept = emit.maxima.iter().flat_map(|maxima| [("FIRST", part.start as f64), ("SLICE", maxima.slice as f64)]);
     overrides.extend(kept);
     let maxima = ("MAXIMA", if emit.maxima.is_some() { "yes" } else { "no" }.to_string());
-    let (tier, lanes) = match emit.target.tier {
-        Tier::Subgroup(size) => ("subgroup", size as usize),
-        Tier::Portable => ("portable", 64),
-    };
-    let vector = if inner.is_multiple_of(8) { 8 } else { 1 };
-    let software = emit.target.software && tier == "subgroup" && lanes >= 8;
-    // A driver on the CPU pays for each load of a lane, whatever its width.
-    let wide = software && emit.target.int64;
-    let sizes = |lanes: (&'static str, usize), tile: usize, held: usize| {
-        let sizes = [lanes, ("NR", tile), ("ROWS", held), ("VEC", vector), ("WEIGHTS", weights.len())];
-        let mut options = vec![weight_option(weights[0].ty.dtype), ("COMPUTE", emit.compute.name().into())];
-        options.extend(sizes.map(|(name, size)| (name, size.to_string())));
-        options.extend(words_option(weights[0].ty.dtype, wide));
+    let means = Means::of(emit.target);
+    let Means { tier, lanes, software, wide } = means;
+    let sizes = |lanes, tile, held| {
+        let mut options = means.options(emit, weights, lanes, tile, held);
+        options.push(("EXPERTS", "no".into()));
         options
     };
     let kernel = |shader, options| Kernel { shader, options, overrides, hole: emit.epilogue.text.clone() };
@@ -124,7 +157,6 @@ fn kernel(emit: &Emit, weights: &[Arg], rows: usize, inner: usize, part: &Range<
         options.push(maxima);
         (kernel("linear_wide", options), count, 1)
     } else if software {
-        // A driver on the CPU pays for each lane's loads and for barriers, and little for shuffles.
         let tile = if rows == 1 || weights.len() == 2 { ONE_ROW_COLUMNS } else { 4 };
         let held = rows.min(6);
         let count = rows.div_ceil(held) * out.div_ceil(tile * lanes);

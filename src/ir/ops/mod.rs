@@ -5,6 +5,7 @@ mod attention;
 mod attention_cases;
 mod cache_write;
 mod elementwise;
+mod expert_linear;
 mod gather;
 mod linear;
 mod linear_coop;
@@ -13,12 +14,15 @@ mod movement;
 mod reduce;
 mod rms_norm;
 mod rope;
+mod route;
 mod softmax;
 mod source;
 
 pub use attention::{Attention, DEAD_KEY};
 pub use cache_write::CacheWrite;
 pub use elementwise::{Binary, Cast, Select, Unary};
+pub use expert_linear::ExpertLinear;
+pub(crate) use expert_linear::MOST_EXPERTS;
 pub use gather::Gather;
 pub use linear::Linear;
 pub use matmul::MatMul;
@@ -27,6 +31,7 @@ pub use movement::{Broadcast, Concat, Permute, Reshape, Slice};
 pub use reduce::{Reduce, ReduceFn};
 pub use rms_norm::{Gain, RmsNorm};
 pub use rope::{Rope, cos_sin, rope_row, rope_rows};
+pub use route::Route;
 pub use softmax::Softmax;
 pub use source::{Const, Input, PositionRule, Role, RopeTable, Weight};
 
@@ -123,8 +128,29 @@ macro_rules! ops {
 }
 
 ops!(
-    Input, Weight, Const, Unary, Binary, Select, Cast, Reshape, Permute, Broadcast, Slice, Concat, MatMul, Reduce, Gather,
-    CacheWrite, RmsNorm, Softmax, Rope, Linear, Attention,
+    Input,
+    Weight,
+    Const,
+    Unary,
+    Binary,
+    Select,
+    Cast,
+    Reshape,
+    Permute,
+    Broadcast,
+    Slice,
+    Concat,
+    MatMul,
+    Reduce,
+    Gather,
+    CacheWrite,
+    RmsNorm,
+    Softmax,
+    Rope,
+    Linear,
+    Attention,
+    Route,
+    ExpertLinear,
 );
 
 impl std::ops::Deref for Op {

@@ -86,7 +86,19 @@ impl GpuModel {
     /// Elements of the weights that each token is multiplied by.
     pub(super) fn elements(&self) -> u64 {
         let looked_up = WeightPosition::PerLayerEmbed.to_string();
-        self.weights.iter().filter(|(name, _)| **name != looked_up).map(|(_, weight)| weight.elements()).sum()
+        let multiplied = self.weights.iter().filter(|(name, _)| **name != looked_up);
+        multiplied.map(|(name, weight)| weight.elements() - self.unchosen(name, weight.elements())).sum()
+    }
+
+    /// Of a weight's bytes or elements those of experts that a token does not take.
+    fn unchosen(&self, name: &str, all: u64) -> u64 {
+        let config = &self.model.config;
+        match name.rsplit('.').next() {
+            Some("expert_gate_up" | "expert_down") if config.is_moe() => {
+                all / config.num_experts as u64 * (config.num_experts - config.top_k_experts) as u64
+            }
+            _ => 0,
+        }
     }
 
     /// Sizes of what is shared.
@@ -101,11 +113,12 @@ impl GpuModel {
         };
         let untied = if config.tie_word_embeddings { 0 } else { unread(WeightPosition::Embed, config.vocab_size) };
         let unread = untied + unread(WeightPosition::PerLayerEmbed, config.vocab_size_per_layer_input);
+        let unchosen: u64 = self.weights.iter().map(|(name, weight)| self.unchosen(name, weight.byte_len())).sum();
         ModelStats {
             device: self.context.capabilities().adapter.clone(),
             weight_bytes,
             split_weights: self.weights.values().filter(|w| w.shards.len() > 1).count(),
-            bytes_per_token: weight_bytes - unread,
+            bytes_per_token: weight_bytes - unread - unchosen,
             ..ModelStats::default()
         }
     }

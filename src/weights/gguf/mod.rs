@@ -4,6 +4,7 @@
 //! checked before it is used: a file can be refused, but not make the reader panic, wait or take more memory than it is worth.
 
 mod cursor;
+mod experts;
 mod files;
 mod fused;
 mod header;
@@ -21,14 +22,15 @@ pub(crate) use value::Metadata;
 use self::{files::Part, header::Entry, less_one::LessOne};
 use super::{ReadOptions, Tensor, TensorInfo, WeightLoader, WeightMap};
 use crate::{
-    Result,
+    Error, Result,
     gemma::{gguf_key, gguf_stack},
     ir::DType,
 };
 
 /// The weights of a GGUF file, or of one in parts (`NAME-00001-of-00003.gguf` names them all).
 ///
-/// Projections of query, key and value that are one matrix (`attn_qkv`) come as three.
+/// Projections of query, key and value that are one matrix (`attn_qkv`) come as three, gate and up projections of experts that are
+/// two stacks as one.
 ///
 /// Keys are Hugging Face's names, as for every [`WeightLoader`], and so are the values: norms come without the 1 that GGUF files
 /// have added. Tensors that have no such name, and all of families that this crate does not run, keep the file's. Elements stay in
@@ -68,6 +70,8 @@ impl GgufLoader {
                 entries.into_iter().try_for_each(|entry| loader.add(&file, entry))?;
             }
         }
+        experts::join(&mut loader.weights, &loader.architecture)
+            .map_err(|problem| Error::Format { path: path.as_ref().to_path_buf(), problem })?;
         Ok(loader)
     }
 

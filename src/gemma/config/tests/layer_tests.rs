@@ -82,15 +82,32 @@ fn gemma_4_has_layers_of_two_sizes() {
         (json!({"num_kv_shared_layers": 4}), "num_kv_shared_layers"),
         (json!({"num_kv_shared_layers": 3}), "num_kv_shared_layers"),
         (json!({"use_bidirectional_attention": true}), "use_bidirectional_attention"),
-        (json!({"enable_moe_block": true}), "enable_moe_block"),
+        (json!({"enable_moe_block": true}), "num_experts is None"),
+        (
+            json!({"enable_moe_block": true, "num_experts": 8, "top_k_experts": 9, "moe_intermediate_size": 4}),
+            "top_k_experts is 9",
+        ),
+        (
+            json!({"enable_moe_block": true, "num_experts": 8, "top_k_experts": 0, "moe_intermediate_size": 4}),
+            "top_k_experts is Some(0)",
+        ),
+        (
+            json!({"enable_moe_block": true, "num_experts": 2000, "top_k_experts": 2, "moe_intermediate_size": 4}),
+            "num_experts is 2000",
+        ),
         (json!({"query_pre_attn_scalar": 256}), "query_pre_attn_scalar"),
     ] {
         let problem = four(extra).unwrap_err().to_string();
         assert!(problem.contains(word), "{word}: {problem}");
     }
-    assert!(four(json!({"use_bidirectional_attention": "vision", "num_experts": 8, "enable_moe_block": false})).is_ok());
     let both = four(json!({"use_bidirectional_attention": "all", "sliding_window": 9})).unwrap();
     assert_eq!([0, 1].map(|layer| both.layer_attn_options(layer).mask), [MaskKind::None, MaskKind::SymmetricWindow(4)]);
+    let dense = four(json!({"use_bidirectional_attention": "vision", "num_experts": 8, "enable_moe_block": false})).unwrap();
+    assert!(!dense.is_moe() && dense.expert_ffn_dim().is_none());
+    let experts = json!({"enable_moe_block": true, "num_experts": 8, "top_k_experts": 3, "moe_intermediate_size": 20});
+    let mixture = four(experts.clone()).unwrap();
+    assert_eq!((mixture.is_moe(), mixture.expert_ffn_dim(), mixture.top_k_experts), (true, Some(20), 3));
+    assert!(with("gemma4_unified_text", experts).unwrap_err().to_string().contains("enable_moe_block"));
     assert!(with("gemma4_text", json!({"vocab_size_per_layer_input": 100})).unwrap_err().to_string().contains("have no row"));
     let wide = with(
         "gemma4_text",
