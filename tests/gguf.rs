@@ -118,7 +118,12 @@ fn any_part_of_a_packed_tensor_can_be_read() {
 
 #[test]
 fn drafting_tensors_are_hidden_until_asked_for() {
-    let path = data("gguf/gemma4-assistant-q4_1/model.gguf");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    // A model with a drafter's tensors in its own file.
+    let tensors = ["output_norm.weight", "nextn.pre_projection.weight", "nextn.post_projection.weight"];
+    let writer = tensors.iter().fold(Writer::new("gemma4"), |writer, name| writer.tensor(name, &[2], 0, &[0; 8]));
+    writer.write(&path);
     let keys = |loader: &GgufLoader| loader.remaining_keys().iter().filter(|key| key.starts_with("nextn.")).count();
     let loader = GgufLoader::from_file(&path).unwrap();
     let hidden = loader.len();
@@ -126,6 +131,9 @@ fn drafting_tensors_are_hidden_until_asked_for() {
     let loader = loader.include_mtp(true);
     assert_eq!((keys(&loader), loader.len()), (2, hidden + 2));
     assert_eq!(loader.include_mtp(false).len(), hidden);
+    // In a drafter's file they are the model.
+    let loader = GgufLoader::from_file(data("gguf/gemma4-assistant-q4_1/model.gguf")).unwrap();
+    assert!(loader.peek("pre_projection.weight").is_ok() && loader.peek("post_projection.weight").is_ok());
 }
 
 #[test]

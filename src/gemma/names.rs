@@ -242,6 +242,9 @@ pub(crate) fn gguf_key(architecture: &str, name: &str) -> (String, bool) {
     };
     let found = arch.and_then(|arch| {
         let position = WeightPosition::from_gguf(arch, name)?;
+        // In another model's file they are of a drafter that came with it.
+        let drafts = matches!(position, WeightPosition::DraftInput | WeightPosition::DraftOutput);
+        (!drafts || architecture == "gemma4-assistant").then_some(())?;
         Some((position.hugging_face(arch)?, position.is_norm() && arch.gain() == Gain::OnePlus))
     });
     found.unwrap_or_else(|| (name.to_string(), false))

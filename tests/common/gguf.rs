@@ -86,7 +86,7 @@ pub fn key(architecture: &str, name: &str) -> (String, bool) {
         "gemma2" => GemmaArch::Gemma2,
         "gemma3" | "gemma-embedding" => GemmaArch::Gemma3,
         "gemma3n" => GemmaArch::Gemma3n,
-        "gemma4" => GemmaArch::Gemma4,
+        "gemma4" | "gemma4-assistant" => GemmaArch::Gemma4,
         _ => return (name.into(), false),
     };
     let counts_from_one = !matches!(arch, GemmaArch::Gemma3n | GemmaArch::Gemma4);
