@@ -27,6 +27,9 @@ fn drafter() -> Drafter {
     Drafter::from_path(data("checkpoints/gemma4-assistant")).unwrap()
 }
 
+/// With a head over all tokens, and with one over the tokens of some centroids.
+const DRAFTERS: [&str; 2] = ["gemma4-assistant", "gemma4-assistant-ordered"];
+
 /// A prompt in which ends of the text occur before.
 fn repeating(oracle: &Oracle) -> Vec<u32> {
     let tokens = oracle.tokens("p33.input_ids");
@@ -35,9 +38,10 @@ fn repeating(oracle: &Oracle) -> Vec<u32> {
 
 #[test]
 fn what_a_drafter_says_is_what_transformers_says() {
-    for device in DEVICES {
-        let (target, oracle) = (Oracle::open("gemma4-target"), Oracle::open_drafter("gemma4-assistant"));
-        let mut generator = generator(&target, &device).with_drafter(drafter()).unwrap();
+    for (device, name) in DEVICES.iter().flat_map(|device| DRAFTERS.map(|name| (device.clone(), name))) {
+        let (target, oracle) = (Oracle::open("gemma4-target"), Oracle::open_drafter(name));
+        let drafter = Drafter::from_path(&oracle.folder).unwrap();
+        let mut generator = generator(&target, &device).with_drafter(drafter).unwrap();
         for prompt in ["p2", "p7", "p33"] {
             generator.prefill(&oracle.tokens(&format!("{prompt}.input_ids"))).unwrap();
             assert!(generator.draft(6).unwrap().is_empty(), "{device:?} {prompt}: nothing to go on from");
@@ -78,6 +82,7 @@ fn greedy_text_is_the_models_own() {
             let mut drafters = vec![Drafter::prompt_lookup(), Drafter::prompt_lookup().with_tokens(7).unwrap()];
             if name == "gemma4-target" {
                 drafters.extend([1, 3, 6].map(|tokens| drafter().with_tokens(tokens).unwrap()));
+                drafters.push(Drafter::from_path(data("checkpoints/gemma4-assistant-ordered")).unwrap());
             }
             let prompts = [repeating(&oracle), oracle.tokens("p7.input_ids"), oracle.tokens("p1.input_ids")];
             let mut plain = generator(&oracle, &device);

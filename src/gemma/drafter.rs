@@ -15,8 +15,9 @@ use crate::{
     flow::{EmitContext, ModelFlow},
     ir::{
         DType, MaskKind, NodeId, Shape,
-        ops::{Concat, PositionRule, Role},
+        ops::{Concat, ExpertLinear, PositionRule, Role, Route},
     },
+    weights::Tensor,
 };
 
 /// The name in a drafter's graph of the target's embedding.
@@ -25,10 +26,17 @@ pub(crate) const TARGET_EMBED: &str = "target.embed";
 /// The name of the input and output `[1, 1, B]` that hold the target's hidden state after its final norm, or what stands for it.
 pub(crate) const HIDDEN: &str = "hidden";
 
+/// The drafter's embedding with its rows in the order in which centroids have the tokens, by its name and its loader's key.
+pub(crate) const ORDERED_EMBED: &str = "draft.ordered_embed";
+
+/// The output that says which centroids were chosen.
+pub(crate) const CHOSEN: &str = "chosen";
+
 /// The flow of a drafter for `target`, whose embedding is of type `embed` and whose caches are of type `kv`.
 ///
 /// Inputs `input_ids` `[1, 1]` and `hidden` `[1, 1, B]`, the target's caches, and positions: that of the last cached key, the rotary rows
-/// being those of the position after it. Outputs `hidden` `[1, 1, B]` and `logits` `[1, 1, V]`.
+/// being those of the position after it. Outputs `hidden` `[1, 1, B]` and `logits` `[1, 1, V]`; where the head has centroids the logits
+/// are of some tokens, and the output [`CHOSEN`] says of which.
 ///
 /// # Errors
 /// As [`GemmaDrafterConfig::validate_for`].
@@ -69,12 +77,33 @@ pub(crate) fn drafter_flow(drafter: &GemmaDrafterConfig, target: &GemmaConfig, e
         context.output(HIDDEN, hidden);
         Ok(x)
     });
-    let flow = flow.stage(LmHeadStage::tied(&own));
+    let flow = match drafter.num_centroids {
+        0 => flow.stage(LmHeadStage::tied(&own)),
+        _ => chosen_tokens(flow, drafter),
+    };
     let flow = match own.final_logit_softcapping {
         Some(cap) => flow.stage(LogitSoftcapStage::new(cap)),
         None => flow,
     };
     Ok(flow.output("logits"))
+}
+
+/// Logits `[1, 1, k·V/C]` of the tokens of the likeliest centroids, and which those are: the output `chosen` `[1, 1, 2, k]`, a
+/// [`Route`]. A centroid's tokens are the rows of the embedding in the order of the tokens: an expert's matrix.
+fn chosen_tokens(flow: ModelFlow, drafter: &GemmaDrafterConfig) -> ModelFlow {
+    let (arch, width, vocab) = (drafter.layers.arch, drafter.layers.hidden_size, drafter.layers.vocab_size);
+    let (experts, k) = (drafter.num_centroids, drafter.centroid_top_k);
+    flow.custom("chosen_tokens", move |context, x| {
+        let likely = project(context, x, arch, WeightPosition::DraftCentroids, experts)?;
+        let evenly = Tensor::from_f32("draft_centroid_scales", vec![experts], &vec![1.0; experts]);
+        let evenly = context.own_weight("draft_centroid_scales", evenly)?;
+        let route = context.graph.push(Route { k }, &[likely, evenly])?;
+        context.side_output(CHOSEN, route);
+        let embed = context.weight(ORDERED_EMBED, ORDERED_EMBED, &[vocab, width])?;
+        let x = context.graph.reshape(x, [1, 1, 1, width])?;
+        let logits = context.graph.push(ExpertLinear { experts }, &[x, embed, route])?;
+        Ok(context.graph.reshape(logits, [1, 1, k * (vocab / experts)])?)
+    })
 }
 
 /// The attention of a layer, over the keys of a layer of the target.

@@ -25,7 +25,7 @@ pub use config::{
     GemmaArch, GemmaConfig, GemmaDrafterConfig, GemmaLayerStyle, LayerAttnOptions, LayerKind, LayerOverrides, RopeConfig,
     RopeScaling,
 };
-pub(crate) use drafter::{HIDDEN, TARGET_EMBED, drafter_flow};
+pub(crate) use drafter::{CHOSEN, HIDDEN, ORDERED_EMBED, TARGET_EMBED, drafter_flow};
 pub use flow::{GemmaFlow, GemmaMode};
 use layer::rope_table_name;
 pub use layer::{
@@ -34,7 +34,7 @@ pub use layer::{
 };
 pub use moe::MoeFfnStage;
 pub use names::{LayerWeight, WeightPosition};
-pub(crate) use names::{dense_key, gguf_key, gguf_stack, text_weight};
+pub(crate) use names::{TOKEN_ORDER, dense_key, gguf_key, gguf_stack, text_weight};
 pub use opts::{
     GemmaDecodeOpts, GemmaPrefillOpts, build_gemma_decode_built, build_gemma_decode_flow, build_gemma_decode_graph,
     build_gemma_prefill_built, build_gemma_prefill_flow,

@@ -33,6 +33,8 @@ pub enum WeightPosition {
     EmbeddingProjection,
     /// Product j after the mean of a text's tokens, `[out, in]` (EmbeddingGemma 1).
     EmbeddingDense(usize),
+    /// The centroids by which a drafter chooses among tokens, `[C, D]` (drafters of Gemma 4).
+    DraftCentroids,
     /// A weight of one decoder layer.
     Layer(usize, LayerWeight),
 }
@@ -109,6 +111,7 @@ impl std::fmt::Display for WeightPosition {
             WeightPosition::StreamUnembed(j) => write!(f, "stream_unembed.{j}"),
             WeightPosition::DraftInput => f.write_str("draft_input"),
             WeightPosition::DraftOutput => f.write_str("draft_output"),
+            WeightPosition::DraftCentroids => f.write_str("draft_centroids"),
             WeightPosition::EmbeddingProjection => f.write_str("embedding_projection"),
             WeightPosition::EmbeddingDense(j) => write!(f, "embedding_dense_{j}"),
             WeightPosition::Layer(layer, weight) => write!(f, "layer.{layer}.{}", weight.name()),
@@ -125,7 +128,7 @@ enum Convention {
 
 impl WeightPosition {
     /// The weights that belong to no layer.
-    pub(super) const ENDS: [WeightPosition; 9] = [
+    pub(super) const ENDS: [WeightPosition; 10] = [
         WeightPosition::Embed,
         WeightPosition::PerLayerEmbed,
         WeightPosition::PerLayerModelProjection,
@@ -134,6 +137,7 @@ impl WeightPosition {
         WeightPosition::Unembed,
         WeightPosition::DraftInput,
         WeightPosition::DraftOutput,
+        WeightPosition::DraftCentroids,
         WeightPosition::EmbeddingProjection,
     ];
 
@@ -302,6 +306,9 @@ const fn stream_stem(position: WeightPosition) -> Option<&'static str> {
     }
 }
 
+/// Hugging Face's name of the order in which a drafter's centroids have the tokens, `[V]` in 64-bit integers.
+pub(crate) const TOKEN_ORDER: &str = "masked_embedding.token_ordering";
+
 /// Hugging Face's name of an LM head of its own.
 const HEAD: &str = "lm_head.weight";
 
@@ -310,6 +317,7 @@ const fn end_name(arch: GemmaArch, end: WeightPosition, convention: Convention) 
     let (hugging_face, gguf) = match (end, arch) {
         (WeightPosition::DraftInput, Gemma4) => ("pre_projection.weight", "nextn.pre_projection.weight"),
         (WeightPosition::DraftOutput, Gemma4) => ("post_projection.weight", "nextn.post_projection.weight"),
+        (WeightPosition::DraftCentroids, Gemma4) => ("masked_embedding.centroids.weight", "masked_embd_centroids.weight"),
         (WeightPosition::Unembed, EmbeddingGemma2) => return None,
         (WeightPosition::EmbeddingProjection, EmbeddingGemma2) => ("embedding_projection.weight", ""),
         (WeightPosition::PerLayerModelProjection, EmbeddingGemma2) => ("ple.per_layer_model_projection.weight", ""),

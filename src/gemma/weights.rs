@@ -26,7 +26,7 @@ impl GemmaConfig {
             | WeightPosition::PerLayerProjectionNorm
             | WeightPosition::Layer(_, PerLayerGate | PerLayerProjection | PostPerLayerNorm) => per_layer,
             // A model has no drafter's weights: `GemmaDrafterConfig`.
-            WeightPosition::DraftInput | WeightPosition::DraftOutput => false,
+            WeightPosition::DraftInput | WeightPosition::DraftOutput | WeightPosition::DraftCentroids => false,
             WeightPosition::StreamProjection(j) | WeightPosition::StreamUnembed(j) => j + 1 < self.altup_num_inputs,
             WeightPosition::Layer(_, LayerWeight::StreamScale) => self.altup_correct_scale,
             WeightPosition::Layer(
@@ -46,7 +46,7 @@ impl GemmaConfig {
         let (layer, weight) = match position {
             WeightPosition::Embed | WeightPosition::Unembed => return vec![self.vocab_size, d],
             WeightPosition::FinalNorm => return vec![d],
-            WeightPosition::DraftInput | WeightPosition::DraftOutput => return Vec::new(),
+            WeightPosition::DraftInput | WeightPosition::DraftOutput | WeightPosition::DraftCentroids => return Vec::new(),
             WeightPosition::PerLayerEmbed => return vec![self.vocab_size_per_layer_input, all_layers],
             WeightPosition::PerLayerModelProjection => return vec![all_layers, d],
             WeightPosition::PerLayerProjectionNorm => return vec![p],

@@ -6,13 +6,13 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{Model, engine::take_all};
+use super::{Model, engine::take_all, token_order::TokenOrder};
 use crate::{
     Error, Result,
     flow::BuiltModel,
-    gemma::{GemmaDrafterConfig, TARGET_EMBED, WeightPosition, drafter_flow},
+    gemma::{GemmaDrafterConfig, TARGET_EMBED, TOKEN_ORDER, WeightPosition, drafter_flow},
     ir::DType,
-    weights::{WeightLoader, WeightMap, load_from_path},
+    weights::{Tensor, WeightLoader, WeightMap, load_from_path},
 };
 
 /// Tokens that are tried at once unless [`Drafter::with_tokens`] says otherwise: with the one before them they fill a bucket of runs.
@@ -62,8 +62,9 @@ impl Drafter {
     /// # Errors
     /// A weight that cannot be read.
     pub fn from_loader(config: GemmaDrafterConfig, loader: &mut dyn WeightLoader) -> Result<Self> {
-        let weights = WeightMap::from_tensors(take_all(loader)?);
-        let model = DraftModel { config, weights, built: Mutex::default() };
+        let mut tensors = take_all(loader)?;
+        let order = if config.num_centroids > 0 { Some(order_embedding(&mut tensors, &config)?) } else { None };
+        let model = DraftModel { config, order, weights: WeightMap::from_tensors(tensors), built: Mutex::default() };
         Ok(Self { tokens: TOKENS, model: Some(Arc::new(model)) })
     }
 
@@ -90,9 +91,24 @@ impl Drafter {
     }
 }
 
+/// Adds the embedding in the order of the centroids' tokens, and says which that is.
+fn order_embedding(tensors: &mut Vec<Tensor>, config: &GemmaDrafterConfig) -> Result<TokenOrder> {
+    let find = |key: &str| {
+        let found = tensors.iter().find(|tensor| tensor.name() == key).cloned();
+        found.ok_or_else(|| Error::MissingWeight { name: key.into(), nearest: None })
+    };
+    let order = TokenOrder::read(&find(TOKEN_ORDER)?, config)?;
+    let embed = WeightPosition::Embed.hugging_face(config.layers.arch).unwrap_or_default();
+    let ordered = order.ordered(find(&embed)?);
+    tensors.push(ordered);
+    Ok(order)
+}
+
 /// A drafter that is a model.
 pub(crate) struct DraftModel {
     pub(crate) config: GemmaDrafterConfig,
+    /// Where the head has logits of some tokens: which.
+    pub(crate) order: Option<TokenOrder>,
     weights: WeightMap,
     built: Mutex<BTreeMap<DType, Arc<BuiltModel>>>,
 }

@@ -9,6 +9,7 @@ mod policy;
 mod profiles;
 mod reference_engine;
 mod sample;
+mod token_order;
 
 pub(crate) use draft::{DraftModel, MOST_DRAFTED};
 pub use draft::{DraftStats, Drafter};
@@ -22,6 +23,7 @@ pub(crate) use profiles::Profiles;
 pub use profiles::decode_profile_for_device;
 pub(crate) use sample::{DeviceDraw, SHORT_LIST, ShortList};
 pub use sample::{SampleOpts, sample_token, sample_token_after};
+pub(crate) use token_order::TokenOrder;
 
 const _: () = {
     const fn sendable<T: Send + 'static>() {}

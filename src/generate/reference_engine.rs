@@ -183,7 +183,12 @@ impl Engine for ReferenceEngine {
         while drafted.len() < count {
             let mut outputs = self.outputs(&built, true, &[token], position, &hidden)?.into_iter();
             hidden = outputs.next().unwrap_or_default();
-            token = sample_token_after(&outputs.next().unwrap_or_default(), &SampleOpts::greedy(), &[])?;
+            let logits = outputs.next().unwrap_or_default();
+            let chosen = drafter.order.as_ref().and_then(|order| order.likeliest(&logits, &outputs.next().unwrap_or_default()));
+            token = match chosen {
+                Some(token) => token,
+                None => sample_token_after(&logits, &SampleOpts::greedy(), &[])?,
+            };
             drafted.push(token);
         }
         Ok(drafted)

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    gemma::{dense_key, text_weight},
+    gemma::{TOKEN_ORDER, dense_key, text_weight},
     ir::DType,
 };
 
@@ -133,6 +133,11 @@ impl SafetensorsLoader {
             return Err(file.format(format!("tensor '{}': there is already a weight '{key}'", entry.name)));
         }
         match dtype(entry.dtype) {
+            None if key == TOKEN_ORDER && entry.dtype == Dtype::I64 => {
+                // As pairs of 32-bit integers, the low one first.
+                let (source, shape): (Arc<dyn TensorSource>, _) = (file.clone(), [&entry.shape[..], &[2]].concat());
+                self.weights.insert(Tensor::new(key, DType::I32, shape, source, entry.offset));
+            }
             None => self.weights.insert_foreign(key, format!("{:?}", entry.dtype)),
             Some(dtype) => {
                 let source: Arc<dyn TensorSource> = file.clone();

@@ -3,13 +3,12 @@
 use std::path::Path;
 
 use super::{
-    GemmaConfig, LayerKind,
-    fields::Fields,
-    gguf,
+    GemmaConfig, LayerKind, gguf,
     json::{self, HARMLESS, named, parse, read_text},
 };
 use crate::{
     Error, Result,
+    ir::ops::MOST_UNGROUPED,
     weights::{GgufFiles, ReadMode, ReadOptions, is_gguf},
 };
 
@@ -27,6 +26,10 @@ pub struct GemmaDrafterConfig {
     pub backbone_hidden_size: usize,
     /// Keys before the drafted token that a sliding layer sees.
     pub draft_window: usize,
+    /// Centroids C, each of V/C tokens, by which the head chooses among tokens (`use_ordered_embeddings`); 0: it has logits of all tokens.
+    pub num_centroids: usize,
+    /// Centroids whose tokens have logits.
+    pub centroid_top_k: usize,
 }
 
 impl GemmaDrafterConfig {
@@ -56,7 +59,8 @@ impl GemmaDrafterConfig {
         }
         let (layers, backbone_hidden_size) = gguf::read_drafter(files)?;
         let draft_window = layers.sliding_window.unwrap_or(1).saturating_sub(1);
-        Self { layers, backbone_hidden_size, draft_window }.checked()
+        // The converter drops centroids; logits of all tokens need none.
+        Self { layers, backbone_hidden_size, draft_window, num_centroids: 0, centroid_top_k: 0 }.checked()
     }
 
     /// Reads the text of a drafter's `config.json`.
@@ -77,21 +81,18 @@ impl GemmaDrafterConfig {
         // All layers attend to the target's keys and values.
         layers.set("num_kv_shared_layers", 0.into());
         let backbone_hidden_size = top.required_size("backbone_hidden_size", 1536)?;
-        Self::refuse_centroids(&mut top)?;
+        let ordered = top.switch("use_ordered_embeddings")?.unwrap_or(false);
+        let centroids = top.size("num_centroids")?.unwrap_or(2048);
+        let top_k = top.size("centroid_intermediate_top_k")?.unwrap_or(32);
+        let (num_centroids, centroid_top_k) = if ordered { (centroids, top_k) } else { (0, 0) };
         top.drop_repeated(&layers);
         top.finish(&[HARMLESS, &["tie_word_embeddings"]])?;
         let layers = json::from_text(layers, text_model)?;
         let draft_window = layers.sliding_window.unwrap_or(0).saturating_add(1);
-        Self { layers, backbone_hidden_size, draft_window }.checked()
-    }
-
-    fn refuse_centroids(top: &mut Fields) -> Result<()> {
-        let ordered = top.switch("use_ordered_embeddings")?.unwrap_or(false);
-        top.take("num_centroids");
-        top.take("centroid_intermediate_top_k");
-        match ordered {
-            true => Err(Error::Unsupported("use_ordered_embeddings: a head over the tokens of some centroids, which".into())),
-            false => Ok(()),
+        let config = Self { layers, backbone_hidden_size, draft_window, num_centroids, centroid_top_k };
+        match ordered && num_centroids == 0 {
+            true => Err(Error::Config("num_centroids is 0, but use_ordered_embeddings is true".into())),
+            false => config.checked(),
         }
     }
 
@@ -102,12 +103,24 @@ impl GemmaDrafterConfig {
         } else if self.layers.hidden_size_per_layer_input > 0 {
             let width = self.layers.hidden_size_per_layer_input;
             format!("hidden_size_per_layer_input is {width}, expected 0: drafters have no inputs of single layers")
+        } else if self.num_centroids > 0 && !self.fits_centroids() {
+            let (centroids, top_k, vocab) = (self.num_centroids, self.centroid_top_k, self.layers.vocab_size);
+            format!(
+                "num_centroids is {centroids}, centroid_intermediate_top_k {top_k}; expected a divisor of vocab_size {vocab}, at most \
+                 {MOST_UNGROUPED}, and 1 to {centroids}"
+            )
         } else if !self.layers.tie_word_embeddings {
             "tie_word_embeddings is false, expected true: a drafter's head is its embedding".to_string()
         } else {
             return Ok(self);
         };
         Err(Error::Config(problem))
+    }
+
+    fn fits_centroids(&self) -> bool {
+        let Self { num_centroids, centroid_top_k, .. } = *self;
+        let divides = num_centroids <= MOST_UNGROUPED && self.layers.vocab_size.is_multiple_of(num_centroids);
+        divides && (1..=num_centroids).contains(&centroid_top_k)
     }
 
     /// The layer of `target` whose keys and values a layer of this drafter attends to.

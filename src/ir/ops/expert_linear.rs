@@ -16,8 +16,11 @@ use crate::{
     },
 };
 
-/// Most experts of a layer.
+/// Most experts whose products can be grouped: the kernel counts each one's in workgroup memory.
 pub(crate) const MOST_EXPERTS: usize = 1024;
+
+/// Most experts of any product.
+pub(crate) const MOST_UNGROUPED: usize = 1 << 16;
 
 /// The average number of products of an expert up to which lanes split k.
 const FEW_PRODUCTS: usize = 8;
@@ -145,7 +148,7 @@ impl OpDef for ExpertLinear {
         let wrong = || format!("expected x […, 1 or k, K], a weight [E·N, K] of {} experts and a route […, 2, k]", self.experts);
         let rank = x.shape.rank();
         let rows = weight.shape.0.first().and_then(|rows| rows.fixed()).unwrap_or(0);
-        if !(1..=MOST_EXPERTS).contains(&self.experts) || weight.shape.rank() != 2 || !rows.is_multiple_of(self.experts) {
+        if !(1..=MOST_UNGROUPED).contains(&self.experts) || weight.shape.rank() != 2 || !rows.is_multiple_of(self.experts) {
             return Err(wrong());
         }
         if rank < 2 || route.shape.rank() != rank || weight.shape.last() != x.shape.last() {
@@ -205,7 +208,7 @@ impl OpDef for ExpertLinear {
         let [top, columns] = [shape[shape.len() - 2], shape[shape.len() - 1]];
         let count = emit.output.ty.rows();
         let products = Products { count, top, share: count / x.ty.rows().max(1) };
-        let grouped = count / top > FEW_ROWS;
+        let grouped = count / top > FEW_ROWS && self.experts <= MOST_EXPERTS;
         let form = Form::of(emit, &weight, grouped.then_some(count / self.experts));
         let (lists, tiles) = match grouped {
             true => self.group(emit, &route, &products, form.height),
@@ -258,6 +261,7 @@ fn cases() -> Vec<Case> {
         ([33, 8, 2], [64, 34], true),
         ([40, 5, 4], [36, 70], false),
         ([70, 2, 1], [80, 66], true),
+        ([9, 1100, 2], [8, 3], true),
     ];
     let types = [DType::F32, DType::F16, DType::BF16];
     let scalar =

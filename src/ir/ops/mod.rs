@@ -22,7 +22,7 @@ pub use attention::{Attention, DEAD_KEY};
 pub use cache_write::CacheWrite;
 pub use elementwise::{Binary, Cast, Select, Unary};
 pub use expert_linear::ExpertLinear;
-pub(crate) use expert_linear::MOST_EXPERTS;
+pub(crate) use expert_linear::{MOST_EXPERTS, MOST_UNGROUPED};
 pub use gather::Gather;
 pub use linear::Linear;
 pub use matmul::MatMul;

@@ -114,6 +114,7 @@ impl OpDef for Route {
             case(33, 6, 6, DType::F16),
             case(2, 65, 3, DType::F32),
             case(9, 128, 8, DType::BF16),
+            case(1, 2048, 32, DType::F32),
             own("ties", 6, 70, ties),
             own("all equal", 4, 9, vec![0.25; 18]),
             own("no numbers", 4, 5, odd),

@@ -12,15 +12,15 @@ use super::{
     GpuEngine, GpuModel,
     caches::Caches,
     inputs::InputBlock,
-    model::{options, upload},
+    model::{LOGITS, options, upload},
     output,
     plans::{Plans, logits_of},
 };
 use crate::{
     Result,
     flow::BuiltModel,
-    gemma::{HIDDEN, TARGET_EMBED, WeightPosition},
-    generate::{DraftModel, MOST_DRAFTED, Profiles, Want},
+    gemma::{CHOSEN, HIDDEN, TARGET_EMBED, WeightPosition},
+    generate::{DraftModel, MOST_DRAFTED, Profiles, TokenOrder, Want},
     ir::{DType, DimBinding, sym},
     lower::lower,
 };
@@ -57,7 +57,8 @@ struct Ready {
     block: InputBlock,
     built: Arc<BuiltModel>,
     plan: PreparedPlan,
-    argmax: PreparedPlan,
+    /// None where the host chooses, as only it knows the order of the tokens.
+    argmax: Option<PreparedPlan>,
 }
 
 impl GpuDrafter {
@@ -91,7 +92,9 @@ impl GpuDrafter {
         self.ready = None;
         let built = self.shared.model.built(&model.model, kv)?;
         let binding = DimBinding::new().with(sym::SEQ, 1).with(sym::CACHE, rows).with(sym::RING, caches.ring());
-        let options = options(profiles.decode(), model.context.capabilities());
+        let mut options = options(profiles.decode(), model.context.capabilities());
+        let on_host = self.shared.model.order.is_some();
+        options.chosen_from = options.chosen_from.filter(|_| !on_host);
         let lowered = lower(&built.graph, &binding, &model.target, &options, &Placed(&self.shared.weights))?;
         let block = InputBlock::new(&model.context, &built.graph, 1)?;
         let inputs = block.bindings().chain(caches.bindings()).collect();
@@ -100,7 +103,10 @@ impl GpuDrafter {
         let plan = PreparedPlan::new(&model.pipelines, &lowered, bound, &mut scratch)?;
         let inputs = logits_of(&plan)?;
         let bound = Bound { inputs: &inputs, ..bound };
-        let argmax = PreparedPlan::new(&model.pipelines, &model.argmax(1, &lowered), bound, &mut ScratchPool::default())?;
+        let argmax = match on_host {
+            true => None,
+            false => Some(PreparedPlan::new(&model.pipelines, &model.argmax(1, &lowered), bound, &mut ScratchPool::default())?),
+        };
         self.ready = Some(Ready { rows, kv, block, built, plan, argmax });
         Ok(())
     }
@@ -119,6 +125,47 @@ impl GpuDrafter {
             encoder.copy_buffer_to_buffer(from.raw(), offset, hidden.raw(), 0, bytes);
             self.lengths = lengths;
         }
+    }
+}
+
+impl Ready {
+    /// As [`GpuEngine::draft_after`], the host choosing each token from what it reads of the step.
+    fn draft_by_order(
+        &mut self,
+        context: &GpuContext,
+        order: Option<&TokenOrder>,
+        (hidden, from, row): (&Buffer, u64, u64),
+        step: &Step,
+        history: &[u32],
+        count: usize,
+    ) -> Result<Vec<u32>> {
+        let (mut drafted, last) = (Vec::new(), history.last().copied().unwrap_or(0));
+        let [(logits, logits_at, logits_bytes), (chosen, chosen_at, chosen_bytes)] =
+            [output(&self.plan, LOGITS)?, output(&self.plan, CHOSEN)?];
+        let (next, next_at, _) = output(&self.plan, HIDDEN)?;
+        while drafted.len() < count {
+            let token = drafted.last().copied().unwrap_or(last);
+            self.block.write(context, *step, &[token], history.len() - 2, &self.built, true)?;
+            let source = if drafted.is_empty() { (hidden, from, row) } else { (&**next, next_at, row) };
+            let mut staged = None;
+            let submission = context.run("drafting", |encoder| {
+                self.block.copy(encoder, HIDDEN, source);
+                self.plan.reset(encoder);
+                self.plan.record(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()));
+                let logits = context.stage_read(encoder, logits, logits_at, logits_bytes)?;
+                staged = Some((logits, context.stage_read(encoder, chosen, chosen_at, chosen_bytes)?));
+                Ok(())
+            })?;
+            let Some((logits, chosen)) = staged else { break };
+            let (mut of_tokens, mut of_centroids) = (vec![0; logits.len()], vec![0; chosen.len()]);
+            context.collect(logits, &submission, &mut of_tokens)?;
+            context.collect(chosen, &submission, &mut of_centroids)?;
+            let [of_tokens, of_centroids] =
+                [of_tokens, of_centroids].map(|bytes| bytemuck::pod_collect_to_vec::<u8, f32>(&bytes));
+            let Some(token) = order.and_then(|order| order.likeliest(&of_tokens, &of_centroids)) else { break };
+            drafted.push(token);
+        }
+        Ok(drafted)
     }
 }
 
@@ -153,7 +200,11 @@ impl GpuEngine {
         // Only what is cached is seen: a row at the next position is of a token that was drafted and wrong.
         ready.block.write(context, step, &[*last], before.len() - 1, &ready.built, true)?;
         let from = (before.len() - drafter.lengths.start) as u64 * row;
-        let (token, token_at, _) = output(&ready.argmax, "token")?;
+        let (Some(argmax), None) = (&ready.argmax, &drafter.shared.model.order) else {
+            let order = drafter.shared.model.order.clone();
+            return ready.draft_by_order(context, order.as_ref(), (&buffers.hidden, from, row), &step, history, count);
+        };
+        let (token, token_at, _) = output(argmax, "token")?;
         let (next, next_at, _) = output(&ready.plan, HIDDEN)?;
         let mut staged = None;
         let submission = context.run("drafting", |encoder| {
@@ -166,7 +217,7 @@ impl GpuEngine {
                 ready.plan.reset(encoder);
                 let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
                 ready.plan.record(&mut pass);
-                ready.argmax.record(&mut pass);
+                argmax.record(&mut pass);
                 drop(pass);
                 encoder.copy_buffer_to_buffer(token.raw(), token_at, buffers.drafted.raw(), i as u64 * 4, 4);
             }
