@@ -163,6 +163,15 @@ fn files_that_are_no_gemma_tokenizer_are_refused() {
 }
 
 /// Settings of whoever saved the file must not cut or pad a prompt.
+/// Found by fuzzing: the tokenizers crate panics at it.
+#[test]
+fn a_fault_of_the_syntax_within_a_decoder_is_an_error() {
+    for text in [r#"{"decoder": {"type": oops}}"#, r#"{"decoder": {1: 2}}"#, r#"{"decoder": {"type": "Fuse""#] {
+        let error = Tokenizer::from_bytes(text.as_bytes()).err().map(|error| error.to_string());
+        assert!(error.as_deref().is_some_and(|error| error.contains("tokenizer.json")), "{text}: {error:?}");
+    }
+}
+
 #[test]
 fn truncation_and_padding_in_the_file_are_ignored() {
     let mut file = json("assets/demo/tokenizer.json");

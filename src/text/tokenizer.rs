@@ -112,8 +112,10 @@ impl Tokenizer {
     }
 
     fn parse(bytes: &[u8], frame: Frame) -> Result<Self, String> {
-        let inner = tokenizers::Tokenizer::from_bytes(bytes);
-        Self::wrap(inner.map_err(|e| format!("this is not a tokenizer.json that can be read: {e}"))?, frame)
+        let unreadable = |e: &dyn std::fmt::Display| format!("this is not a tokenizer.json that can be read: {e}");
+        // The tokenizers crate panics at a fault of the syntax within a decoder.
+        serde_json::from_slice::<serde::de::IgnoredAny>(bytes).map_err(|e| unreadable(&e))?;
+        Self::wrap(tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| unreadable(&e))?, frame)
     }
 
     fn wrap(mut inner: tokenizers::Tokenizer, frame: Frame) -> Result<Self, String> {

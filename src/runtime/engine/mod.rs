@@ -123,13 +123,7 @@ impl GpuEngine {
         }
         let Ready { plan, block, built, warm, samplers } = self.plans.of(&key).ready(&key)?;
         let given = if let Tokens::Given(tokens) = tokens { tokens } else { &[0] };
-        let end = if key.resident { (start + given.len()) as u32 } else { u32::MAX };
-        let mut step = Step { rows: given.len() as u32, end, capacity: key.rows as u32, ..Step::all(0) };
-        if let Follow::Draw(opts) = follow {
-            let DeviceDraw { temperature, draw, top_k, top_p, min_p } = opts.on_device(start + given.len());
-            step = Step { temperature, draw, top_k, top_p, min_p, ..step };
-        }
-        block.write(context, step, given, start, built, key.resident)?;
+        block.write(context, follow.step(&key, start, given.len()), given, start, built, key.resident)?;
         let sampler = samplers.as_ref().and_then(|s| match follow {
             Follow::Argmax => Some(&s.argmax),
             Follow::Draw(_) => Some(&s.top_k),
@@ -205,6 +199,15 @@ enum Follow {
 }
 
 impl Follow {
+    /// The step of a run of `rows` tokens from `start` on.
+    fn step(self, key: &PlanKey, start: usize, rows: usize) -> Step {
+        let end = if key.resident { (start + rows) as u32 } else { u32::MAX };
+        let step = Step { rows: rows as u32, end, capacity: key.rows as u32, ..Step::all(0) };
+        let Follow::Draw(opts) = self else { return step };
+        let DeviceDraw { temperature, draw, top_k, top_p, min_p } = opts.on_device(start + rows);
+        Step { temperature, draw, top_k, top_p, min_p, ..step }
+    }
+
     /// What a token is chosen by.
     fn for_choosing(opts: &SampleOpts) -> Self {
         match (opts.penalises(), opts.is_greedy()) {
