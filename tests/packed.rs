@@ -123,8 +123,8 @@ fn two_packed_weights_share_a_kernel_on_every_tier() {
 /// A weight's bytes on the device by hand: blocks, and 0 to 15 bytes a row.
 fn resident_bytes(tensor: &Tensor) -> u64 {
     let bytes = match (tensor.dtype(), tensor.shape()) {
-        (DType::Packed(format), [rows, columns]) => {
-            rows * (columns / format.block_elements() * layout(format).0).next_multiple_of(16)
+        (DType::Packed(format), [rows @ .., columns]) => {
+            rows.iter().product::<usize>() * (columns / format.block_elements() * layout(format).0).next_multiple_of(16)
         }
         (dtype, shape) => dtype.scalar_bytes().expect("a type of weights") * shape.iter().product::<usize>(),
     };
@@ -141,7 +141,8 @@ fn generator(oracle: &GgufOracle, max_binding: Option<u64>) -> GemmaGenerator {
 
 #[test]
 fn weights_take_their_packed_bytes_on_the_device() {
-    for oracle in GgufOracle::runnable() {
+    // A file of 16-bit weights is there for the drafter of its model.
+    for oracle in GgufOracle::runnable().into_iter().filter(|oracle| !oracle.name.ends_with("-f16")) {
         let mut loader = load_from_path(&oracle.path).unwrap();
         // Not what a file holds besides, such as divisors of rotary frequencies.
         let config = GemmaConfig::from_gguf(&oracle.path).unwrap();
