@@ -17,6 +17,10 @@ use gemmaflow::{
 /// The gate of f16 (gemma-spec §8): root mean square error of the logits, and the likeliest token wherever the oracle's margin
 /// over the second exceeds [`MARGIN`].
 const RMS: f64 = 1e-2;
+
+/// That of models with experts, where a rounding may decide which expert a token takes: the oracle's gate for f16 activations from Gemma
+/// 3n on.
+const RMS_WITH_EXPERTS: f64 = 3e-2;
 const MARGIN: f32 = 0.05;
 
 fn profile(text: &str) -> CompileProfile {
@@ -83,7 +87,8 @@ fn within_the_gate(oracle: &Oracle, what: &str, found: &[f32]) -> f32 {
         oracle.name,
         clear - wrong
     );
-    assert!(rms <= RMS && share <= RMS, "{} {what}: rms {rms}, {share} of the logits'", oracle.name);
+    let gate = if oracle.config.is_moe() { RMS_WITH_EXPERTS } else { RMS };
+    assert!(rms <= gate && share <= gate, "{} {what}: rms {rms}, {share} of the logits'", oracle.name);
     assert!(clear > 10 && wrong == 0, "{} {what}: {wrong} of {clear} top-1", oracle.name);
     largest
 }
