@@ -166,8 +166,17 @@ fn files_that_are_no_gemma_tokenizer_are_refused() {
 /// Found by fuzzing: the tokenizers crate panics at it.
 #[test]
 fn a_fault_of_the_syntax_within_a_decoder_is_an_error() {
-    for text in [r#"{"decoder": {"type": oops}}"#, r#"{"decoder": {1: 2}}"#, r#"{"decoder": {"type": "Fuse""#] {
-        let error = Tokenizer::from_bytes(text.as_bytes()).err().map(|error| error.to_string());
+    let faults: [&[u8]; 6] = [
+        br#"{"decoder": {"type": oops}}"#,
+        br#"{"decoder": {1: 2}}"#,
+        br#"{"decoder": {"type": "Fuse""#,
+        b"{\"decoder\": {\"type\": \"\xe2\x28\"}}",
+        br#"{"decoder": {"type": "\ud800"}}"#,
+        br#"{"decoder": {"type": 1e999}}"#,
+    ];
+    for bytes in faults {
+        let text = String::from_utf8_lossy(bytes);
+        let error = Tokenizer::from_bytes(bytes).err().map(|error| error.to_string());
         assert!(error.as_deref().is_some_and(|error| error.contains("tokenizer.json")), "{text}: {error:?}");
     }
 }
