@@ -5,6 +5,7 @@ mod chart;
 mod common;
 mod dispatches;
 mod drafting;
+mod embedding;
 mod first_token;
 #[path = "../../tests/common/heap.rs"]
 mod heap;
@@ -186,6 +187,9 @@ fn run(mut arguments: Arguments) -> Result<()> {
     }
     if arguments.first_token {
         return first_token::run(&name, config, weights.as_mut(), &arguments);
+    }
+    if config.use_bidirectional_attention {
+        return embedding::run(&name, config, weights.as_mut(), &arguments);
     }
     let options = options(&arguments);
     let (mut generator, load) = common::load(config, weights.as_mut(), arguments.device.clone(), options)?;
