@@ -11,7 +11,7 @@ use common::{
 use gemmaflow::{
     Error,
     gemma::{GemmaConfig, GemmaDrafterConfig},
-    generate::{Drafter, GemmaGenerator, GeneratorOptions, SampleOpts},
+    generate::{Drafter, GemmaGenerator, GeneratorOptions, SMALLEST_BUCKET, SampleOpts},
     runtime::Device,
     weights::{Tensor, WeightLoader, WeightMap, load_from_path},
 };
@@ -53,6 +53,26 @@ fn what_a_drafter_says_is_what_transformers_says() {
             }
             assert_eq!(generator.draft(2).unwrap(), expected[..2]);
         }
+    }
+}
+
+/// The text has one token more than the smallest caches have rows; then what there is to go on from is of another text of that length.
+#[test]
+fn drafts_are_of_the_text_at_the_border_of_a_bucket_too() {
+    let target = Oracle::open("gemma4-target");
+    let tokens: Vec<u32> = target.tokens("p33.input_ids").into_iter().cycle().take(SMALLEST_BUCKET + 1).collect();
+    for name in DRAFTERS {
+        let drafts = DEVICES.map(|device| {
+            let drafter = Drafter::from_path(data("checkpoints").join(name)).unwrap();
+            let mut generator = generator(&target, &device).with_drafter(drafter).unwrap();
+            generator.prefill(&tokens[..SMALLEST_BUCKET]).unwrap();
+            generator.step_cached(&SampleOpts::greedy()).unwrap();
+            let drafts = generator.draft(4).unwrap();
+            generator.prefill(&tokens).unwrap();
+            assert!(generator.draft(4).unwrap().is_empty(), "{device:?} {name}: nothing ran for this text");
+            drafts
+        });
+        assert_eq!((drafts[0].len(), &drafts[0]), (4, &drafts[1]), "{name}: the reference has no buckets");
     }
 }
 

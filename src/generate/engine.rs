@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{DraftModel, PlanPolicy, Profiles, SampleOpts};
+use super::{DraftModel, PlanPolicy, Profiles, SampleOpts, sample_token_after};
 use crate::{
     Error, Result,
     flow::{BuiltModel, ModelParams},
@@ -101,7 +101,7 @@ pub(crate) trait Engine: Send {
     /// chose the last token of it.
     fn draft(&mut self, history: &[u32], count: usize) -> Result<Vec<u32>>;
 
-    /// Drops what was begun and not finished. What it wrote into the caches stays.
+    /// Drops what was begun and not finished, and what a drafter would go on from. What was written into the caches stays.
     fn forget(&mut self);
 
     /// Times the dispatches of the run that [`begin`](Self::begin) makes, greedily; changes no row but its own.
@@ -153,6 +153,9 @@ pub(crate) trait Engine: Send {
     fn pipeline_blob(&self) -> PipelineBlob;
 }
 
+/// Whether caches are resident, what is wanted, the type of keys and values, and whether a drafter goes on from it.
+type GraphKey = (bool, Want, DType, bool);
+
 /// The graphs of a model, built when they are first needed.
 pub(crate) struct Model {
     pub(crate) config: GemmaConfig,
@@ -160,7 +163,7 @@ pub(crate) struct Model {
     flow: Option<FlowHook>,
     /// Whether the tables that each layer has of its own stay on the host.
     pub(crate) host_tables: bool,
-    built: Mutex<BTreeMap<(bool, Want, DType), Arc<BuiltModel>>>,
+    built: Mutex<BTreeMap<GraphKey, Arc<BuiltModel>>>,
 }
 
 impl Model {
@@ -183,20 +186,17 @@ impl Model {
         found.ok_or_else(|| Error::MissingWeight { name: position.to_string(), nearest: None })
     }
 
-    /// As [`built`](Self::built), and where `hidden` with what a drafter goes on from ([`FINAL_NORM`]) as a second output.
-    pub(crate) fn built_for(&self, resident: bool, want: Want, kv: DType, hidden: bool) -> Result<Arc<BuiltModel>> {
-        let made = self.built(resident, want, kv)?;
-        match hidden && resident && want != Want::Nothing {
-            true => Ok(Arc::new(BuiltModel::clone(&made).with_extra_hir_outputs([FINAL_NORM])?)),
-            false => Ok(made),
-        }
-    }
-
     /// The graph for `want`, with caches of `kv` or without.
     pub(crate) fn built(&self, resident: bool, want: Want, kv: DType) -> Result<Arc<BuiltModel>> {
+        self.built_for(resident, want, kv, false)
+    }
+
+    /// As [`built`](Self::built), and where `hidden` with what a drafter goes on from ([`FINAL_NORM`]) as a second output.
+    pub(crate) fn built_for(&self, resident: bool, want: Want, kv: DType, hidden: bool) -> Result<Arc<BuiltModel>> {
         let want = if want == Want::Each { Want::All } else { want };
+        let hidden = hidden && resident && want != Want::Nothing;
         let mut built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = built.get(&(resident, want, kv)) {
+        if let Some(found) = built.get(&(resident, want, kv, hidden)) {
             return Ok(found.clone());
         }
         let flow = match resident {
@@ -219,9 +219,10 @@ impl Model {
             Want::Last => flow.last_token_logits(),
             Want::All | Want::Each => flow.lm_head(),
         };
-        let made = Arc::new(flow.build(&mut self.weights.clone())?);
+        let made = flow.build(&mut self.weights.clone())?;
+        let made = Arc::new(if hidden { made.with_extra_hir_outputs([FINAL_NORM])? } else { made });
         check_inputs(&made.graph)?;
-        built.insert((resident, want, kv), made.clone());
+        built.insert((resident, want, kv, hidden), made.clone());
         Ok(made)
     }
 
@@ -268,18 +269,22 @@ fn check_inputs(graph: &Graph) -> Result<()> {
     }
 }
 
-/// The tokens after the first `known` of `text`, `choose` giving the one that follows a number of them: as far as `text` has the same,
-/// and the first that it has not.
-pub(crate) fn agreed(text: &[u32], known: usize, mut choose: impl FnMut(usize) -> Result<u32>) -> Result<Vec<u32>> {
+/// What `choose` gives after each of the first `drafted` tokens, none of them first: as far as it is the next of them, and one more.
+pub(crate) fn agreed(drafted: &[u32], mut choose: impl FnMut(usize) -> Result<u32>) -> Result<Vec<u32>> {
     let mut chosen = Vec::new();
-    for length in known..=text.len() {
-        let token = choose(length)?;
+    for known in 0..=drafted.len() {
+        let token = choose(known)?;
         chosen.push(token);
-        if text.get(length) != Some(&token) {
+        if drafted.get(known) != Some(&token) {
             break;
         }
     }
     Ok(chosen)
+}
+
+/// The token that `opts` choose from a row of logits to follow `history` and `drafted`.
+pub(crate) fn sample_after_draft(row: &[f32], opts: &SampleOpts, history: &[u32], drafted: &[u32]) -> Result<u32> {
+    sample_token_after(row, opts, &[history, drafted].concat())
 }
 
 /// The rows of a table `[rows, width]` that tokens choose, the first for tokens that it does not have.

@@ -13,7 +13,7 @@ mod token_order;
 
 pub(crate) use draft::{DraftModel, MOST_DRAFTED};
 pub use draft::{DraftStats, Drafter};
-pub(crate) use engine::{Engine, FINAL_NORM, Model, Sampled, Want, agreed, table_rows};
+pub(crate) use engine::{Engine, FINAL_NORM, Model, Sampled, Want, agreed, sample_after_draft, table_rows};
 pub use engine::{FlowHook, ModelStats, PREFILL_CHUNK, SMALLEST_BUCKET};
 pub use generator::{GemmaGenerator, GeneratorOptions, OnProgress, TablePlacement};
 pub use kv_state::{KvCacheState, bucket_decode_mask, kv_from_prefill_outputs, split_decode_logits_kv};

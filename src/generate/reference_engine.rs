@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, rc::Rc, sync::Arc};
 
 use super::{
     DraftModel, Engine, Model, ModelStats, PREFILL_CHUNK, PlanPolicy, Profiles, SampleOpts, Sampled, Want,
-    engine::{agreed, positions, table_rows},
+    engine::{agreed, positions, sample_after_draft, table_rows},
     sample_token_after,
 };
 use crate::{
@@ -158,10 +158,10 @@ impl Engine for ReferenceEngine {
 
     fn verify(&mut self, history: &[u32], drafted: &[u32], opts: &SampleOpts) -> Result<Vec<u32>> {
         self.forget();
-        let (text, start) = ([history, drafted].concat(), history.len() - 1);
-        let logits = self.execute(&text[start..], start, true, Want::Each)?;
+        let start = history.len() - 1;
+        let logits = self.execute(&[&history[start..], drafted].concat(), start, true, Want::Each)?;
         let rows: Vec<&[f32]> = logits.chunks(self.model.config.vocab_size).collect();
-        agreed(&text, history.len(), |length| sample_token_after(rows[length - 1 - start], opts, &text[..length]))
+        agreed(drafted, |known| sample_after_draft(rows[known], opts, history, &drafted[..known]))
     }
 
     fn set_drafter(&mut self, drafter: &Arc<DraftModel>) -> Result<()> {
@@ -195,7 +195,7 @@ impl Engine for ReferenceEngine {
     }
 
     fn forget(&mut self) {
-        self.begun = Vec::new();
+        (self.begun, self.hidden) = (Vec::new(), Hidden::default());
     }
 
     fn time_run(&mut self, _: &[u32], _: usize, _: usize, _: Option<Clock>) -> Result<RunTimes> {

@@ -13,7 +13,8 @@ impl GemmaGenerator {
     /// run. The tokens are those without a drafter, greedy or drawn: a run of several tokens rounds otherwise than a run of one, so
     /// where two tokens are as likely up to that either may come.
     ///
-    /// A drafter that is a model goes to the device here; plans made so far are made again.
+    /// A drafter that is a model goes to the device here; plans made so far are made again. Its memory is in no
+    /// [`MemoryPlan`](crate::generate::MemoryPlan) and counts towards no budget.
     ///
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) for the drafter of another model; a weight of it that is missing or misshapen, and what

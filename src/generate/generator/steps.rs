@@ -23,6 +23,7 @@ impl GemmaGenerator {
         self.check_tokens(tokens, 0)?;
         self.check_room(tokens.len())?;
         self.history.replace(tokens);
+        self.engine.forget();
         Ok(())
     }
 

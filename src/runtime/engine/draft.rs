@@ -57,8 +57,15 @@ struct Ready {
     block: InputBlock,
     built: Arc<BuiltModel>,
     plan: PreparedPlan,
-    /// None where the host chooses, as only it knows the order of the tokens.
-    argmax: Option<PreparedPlan>,
+    choice: Choice,
+}
+
+/// Who chooses a drafted token.
+enum Choice {
+    /// The device, which goes on with it.
+    Device(Box<PreparedPlan>),
+    /// The host, which knows the order of the tokens.
+    Host(TokenOrder),
 }
 
 impl GpuDrafter {
@@ -78,9 +85,14 @@ impl GpuDrafter {
         Ok(())
     }
 
-    /// Drops what is bound to the caches, and what belongs to a text.
+    /// Drops what is bound to the caches.
     pub(super) fn forget_caches(&mut self) {
-        (self.lengths, self.ready) = (0..0, None);
+        self.ready = None;
+    }
+
+    /// Drops what belongs to a text.
+    pub(super) fn forget_text(&mut self) {
+        self.lengths = 0..0;
     }
 
     /// Makes a step over caches of `rows` rows, unless the last one was for those.
@@ -93,8 +105,8 @@ impl GpuDrafter {
         let built = self.shared.model.built(&model.model, kv)?;
         let binding = DimBinding::new().with(sym::SEQ, 1).with(sym::CACHE, rows).with(sym::RING, caches.ring());
         let mut options = options(profiles.decode(), model.context.capabilities());
-        let on_host = self.shared.model.order.is_some();
-        options.chosen_from = options.chosen_from.filter(|_| !on_host);
+        let order = &self.shared.model.order;
+        options.chosen_from = options.chosen_from.filter(|_| order.is_none());
         let lowered = lower(&built.graph, &binding, &model.target, &options, &Placed(&self.shared.weights))?;
         let block = InputBlock::new(&model.context, &built.graph, 1)?;
         let inputs = block.bindings().chain(caches.bindings()).collect();
@@ -103,11 +115,14 @@ impl GpuDrafter {
         let plan = PreparedPlan::new(&model.pipelines, &lowered, bound, &mut scratch)?;
         let inputs = logits_of(&plan)?;
         let bound = Bound { inputs: &inputs, ..bound };
-        let argmax = match on_host {
-            true => None,
-            false => Some(PreparedPlan::new(&model.pipelines, &model.argmax(1, &lowered), bound, &mut ScratchPool::default())?),
+        let choice = match order {
+            Some(order) => Choice::Host(order.clone()),
+            None => {
+                let argmax = model.argmax(1, &lowered);
+                Choice::Device(PreparedPlan::new(&model.pipelines, &argmax, bound, &mut ScratchPool::default())?.into())
+            }
         };
-        self.ready = Some(Ready { rows, kv, block, built, plan, argmax });
+        self.ready = Some(Ready { rows, kv, block, built, plan, choice });
         Ok(())
     }
 
@@ -128,41 +143,80 @@ impl GpuDrafter {
     }
 }
 
+/// Where a draft begins.
+struct Start<'a> {
+    /// The last token of the text.
+    token: u32,
+    /// The position before it, the last that the caches hold.
+    position: usize,
+    /// The hidden state that chose it: buffer, offset, bytes.
+    hidden: (&'a Buffer, u64, u64),
+}
+
 impl Ready {
-    /// As [`GpuEngine::draft_after`], the host choosing each token from what it reads of the step.
-    fn draft_by_order(
-        &mut self,
-        context: &GpuContext,
-        order: Option<&TokenOrder>,
-        (hidden, from, row): (&Buffer, u64, u64),
-        step: &Step,
-        history: &[u32],
-        count: usize,
-    ) -> Result<Vec<u32>> {
-        let (mut drafted, last) = (Vec::new(), history.last().copied().unwrap_or(0));
-        let [(logits, logits_at, logits_bytes), (chosen, chosen_at, chosen_bytes)] =
-            [output(&self.plan, LOGITS)?, output(&self.plan, CHOSEN)?];
-        let (next, next_at, _) = output(&self.plan, HIDDEN)?;
+    /// Writes the inputs of a step after `token`, but for the hidden state.
+    fn write(&mut self, context: &GpuContext, token: u32, position: usize) -> Result<()> {
+        // Only what is cached is seen: a row at the next position is of a token that was drafted and wrong.
+        let step = Step { end: position as u32 + 1, capacity: self.rows as u32, ..Step::all(1) };
+        self.block.write(context, step, &[token], position, &self.built, true)
+    }
+
+    /// All steps in one submit, each going on from the last on the device; the tokens go through `drafted`.
+    fn draft_on_device(&mut self, context: &GpuContext, start: &Start, drafted: &Buffer, count: usize) -> Result<Vec<u32>> {
+        self.write(context, start.token, start.position)?;
+        let Choice::Device(argmax) = &self.choice else { return Ok(Vec::new()) };
+        let (token, token_at, _) = output(argmax, "token")?;
+        let (next, next_at, bytes) = output(&self.plan, HIDDEN)?;
+        let mut staged = None;
+        let submission = context.run("drafting", |encoder| {
+            self.block.copy(encoder, HIDDEN, start.hidden);
+            for i in 0..count {
+                if i > 0 {
+                    self.block.copy(encoder, "input_ids", (token, token_at, 4));
+                    self.block.copy(encoder, HIDDEN, (next, next_at, bytes));
+                }
+                self.plan.reset(encoder);
+                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+                self.plan.record(&mut pass);
+                argmax.record(&mut pass);
+                drop(pass);
+                encoder.copy_buffer_to_buffer(token.raw(), token_at, drafted.raw(), i as u64 * 4, 4);
+            }
+            staged = Some(context.stage_read(encoder, drafted, 0, count as u64 * 4)?);
+            Ok(())
+        })?;
+        let mut tokens = vec![0u32; count];
+        if let Some(staged) = staged {
+            context.collect(staged, &submission, bytemuck::cast_slice_mut(&mut tokens))?;
+        }
+        Ok(tokens)
+    }
+
+    /// A submit a step, the host choosing each token by `order` from what it reads of the step.
+    fn draft_by_order(&mut self, context: &GpuContext, start: &Start, order: &TokenOrder, count: usize) -> Result<Vec<u32>> {
+        let mut drafted: Vec<u32> = Vec::new();
         while drafted.len() < count {
-            let token = drafted.last().copied().unwrap_or(last);
-            self.block.write(context, *step, &[token], history.len() - 2, &self.built, true)?;
-            let source = if drafted.is_empty() { (hidden, from, row) } else { (&**next, next_at, row) };
-            let mut staged = None;
+            self.write(context, drafted.last().copied().unwrap_or(start.token), start.position)?;
+            let (next, next_at, bytes) = output(&self.plan, HIDDEN)?;
+            let hidden = if drafted.is_empty() { start.hidden } else { (&**next, next_at, bytes) };
+            let mut staged = Vec::new();
             let submission = context.run("drafting", |encoder| {
-                self.block.copy(encoder, HIDDEN, source);
+                self.block.copy(encoder, HIDDEN, hidden);
                 self.plan.reset(encoder);
                 self.plan.record(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()));
-                let logits = context.stage_read(encoder, logits, logits_at, logits_bytes)?;
-                staged = Some((logits, context.stage_read(encoder, chosen, chosen_at, chosen_bytes)?));
+                for name in [LOGITS, CHOSEN] {
+                    let (buffer, offset, bytes) = output(&self.plan, name)?;
+                    staged.push(context.stage_read(encoder, buffer, offset, bytes)?);
+                }
                 Ok(())
             })?;
-            let Some((logits, chosen)) = staged else { break };
-            let (mut of_tokens, mut of_centroids) = (vec![0; logits.len()], vec![0; chosen.len()]);
-            context.collect(logits, &submission, &mut of_tokens)?;
-            context.collect(chosen, &submission, &mut of_centroids)?;
-            let [of_tokens, of_centroids] =
-                [of_tokens, of_centroids].map(|bytes| bytemuck::pod_collect_to_vec::<u8, f32>(&bytes));
-            let Some(token) = order.and_then(|order| order.likeliest(&of_tokens, &of_centroids)) else { break };
+            let mut read = Vec::new();
+            for part in staged {
+                let mut bytes = vec![0; part.len()];
+                context.collect(part, &submission, &mut bytes)?;
+                read.push(bytemuck::pod_collect_to_vec::<u8, f32>(&bytes));
+            }
+            let Some(token) = order.likeliest(&read[0], &read[1]) else { break };
             drafted.push(token);
         }
         Ok(drafted)
@@ -186,48 +240,25 @@ impl GpuEngine {
         Ok(())
     }
 
-    /// As [`Engine::draft`](crate::generate::Engine::draft): all steps in one submit, each going on from the last on the device.
+    /// As [`Engine::draft`](crate::generate::Engine::draft).
     pub(super) fn draft_after(&mut self, history: &[u32], count: usize) -> Result<Vec<u32>> {
         let Some((last, before)) = history.split_last() else { return Ok(Vec::new()) };
-        let rows = self.policy.rows(1, history.len(), self.caches.rows());
+        // The last token has no row yet, and the caches may have none for it.
+        let rows = self.policy.rows(1, before.len(), self.caches.rows());
         let Some(drafter) = self.drafter.as_mut().filter(|drafter| drafter.lengths.contains(&before.len())) else {
             return Ok(Vec::new());
         };
         drafter.prepare(rows, &self.model, &self.profiles, &self.caches)?;
         let (Some(ready), Some(buffers)) = (&mut drafter.ready, &drafter.buffers) else { return Ok(Vec::new()) };
         let (context, row, count) = (&self.model.context, drafter.shared.row, count.min(MOST_DRAFTED));
-        let step = Step { end: before.len() as u32, capacity: rows as u32, ..Step::all(1) };
-        // Only what is cached is seen: a row at the next position is of a token that was drafted and wrong.
-        ready.block.write(context, step, &[*last], before.len() - 1, &ready.built, true)?;
         let from = (before.len() - drafter.lengths.start) as u64 * row;
-        let (Some(argmax), None) = (&ready.argmax, &drafter.shared.model.order) else {
-            let order = drafter.shared.model.order.clone();
-            return ready.draft_by_order(context, order.as_ref(), (&buffers.hidden, from, row), &step, history, count);
-        };
-        let (token, token_at, _) = output(argmax, "token")?;
-        let (next, next_at, _) = output(&ready.plan, HIDDEN)?;
-        let mut staged = None;
-        let submission = context.run("drafting", |encoder| {
-            ready.block.copy(encoder, HIDDEN, (&buffers.hidden, from, row));
-            for i in 0..count {
-                if i > 0 {
-                    ready.block.copy(encoder, "input_ids", (token, token_at, 4));
-                    ready.block.copy(encoder, HIDDEN, (next, next_at, row));
-                }
-                ready.plan.reset(encoder);
-                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-                ready.plan.record(&mut pass);
-                argmax.record(&mut pass);
-                drop(pass);
-                encoder.copy_buffer_to_buffer(token.raw(), token_at, buffers.drafted.raw(), i as u64 * 4, 4);
+        let start = Start { token: *last, position: before.len() - 1, hidden: (&buffers.hidden, from, row) };
+        match &ready.choice {
+            Choice::Device(_) => ready.draft_on_device(context, &start, &buffers.drafted, count),
+            Choice::Host(order) => {
+                let order = order.clone();
+                ready.draft_by_order(context, &start, &order, count)
             }
-            staged = Some(context.stage_read(encoder, &buffers.drafted, 0, count as u64 * 4)?);
-            Ok(())
-        })?;
-        let mut tokens = vec![0u32; count];
-        if let Some(staged) = staged {
-            context.collect(staged, &submission, bytemuck::cast_slice_mut(&mut tokens))?;
         }
-        Ok(tokens)
     }
 }

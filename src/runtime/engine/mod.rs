@@ -294,6 +294,7 @@ impl Engine for GpuEngine {
 
     fn forget(&mut self) {
         self.begun.drain(..).for_each(|begun| self.model.context.discard(begun.staged));
+        self.drafter.iter_mut().for_each(GpuDrafter::forget_text);
     }
 
     fn time_run(&mut self, history: &[u32], start: usize, reps: usize, clock: Option<Clock>) -> Result<RunTimes> {

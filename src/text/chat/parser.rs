@@ -113,10 +113,11 @@ enum State {
 /// let mut messages = vec![Message::user("Why is the sky blue?")];
 /// let prompt = ChatFormat::Gemma4.encode(&tokenizer, &messages, true)?;
 /// let (mut parser, mut turn) = (ChatFormat::Gemma4.parser(&tokenizer), ModelTurn::default());
+/// let mut shown = String::new();
 /// for token in generated(&prompt) {
 ///     for event in parser.push(token) {
 ///         if let ChatEvent::Text(text) = &event {
-///             print!("{text}");
+///             shown.push_str(text);
 ///         }
 ///         turn.push(event);
 ///     }
