@@ -216,6 +216,17 @@ pub enum Error {
         /// The time limit.
         seconds: u64,
     },
+    /// A saved history or conversation that cannot be written or taken.
+    #[error("the saved conversation {0}")]
+    Saved(String),
+    /// A function that the caller gave panicked. What it was called for was given up, all else goes on.
+    #[error("{what} panicked: {message}")]
+    Panicked {
+        /// The function.
+        what: &'static str,
+        /// What it said.
+        message: String,
+    },
     /// The caller's own check asked to stop.
     #[error("{0} was cancelled")]
     Cancelled(&'static str),
@@ -314,4 +325,12 @@ pub enum Error {
         /// What happened.
         problem: String,
     },
+}
+
+impl Error {
+    /// What a caller's function said when it panicked.
+    pub(crate) fn panicked(what: &'static str, panic: &(dyn std::any::Any + Send)) -> Self {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        Self::Panicked { what, message: text.unwrap_or("no message").to_owned() }
+    }
 }

@@ -1,6 +1,9 @@
 #![doc = include_str!("../docs/guide.md")]
 #![deny(missing_docs)]
 
+mod checksum;
+#[cfg(feature = "tokenizer")]
+pub mod conversation;
 pub mod embed;
 mod error;
 pub mod flow;

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -11,11 +12,11 @@ use crate::{
     flow::{BuiltModel, ModelParams},
     gemma::{GemmaConfig, GemmaFlow, WeightPosition},
     ir::{
-        DType, Graph, MaskKind, Node, Op,
+        DType, Graph, MaskKind, Node, Op, Value,
         ops::{Attention, Input, Role},
     },
     profile::{CompileProfile, Precision},
-    runtime::{CacheStats, Clock, CounterSnapshot, PipelineBlob, RunTimes},
+    runtime::{Buffer, CacheStats, Clock, CounterSnapshot, GpuContext, Pending, PipelineBlob, RunTimes},
     weights::{Tensor, WeightLoader, WeightMap},
 };
 
@@ -70,6 +71,14 @@ pub struct ModelStats {
     pub cache_bytes: u64,
     /// Dispatches of one greedy decode step; 0 on the reference.
     pub dispatches_per_token: usize,
+}
+
+/// The sliding layers' caches as they were, in the hands of the engine that copied them.
+pub(crate) enum RingCopy {
+    /// Buffers by the names of the caches.
+    Device(BTreeMap<String, Arc<Buffer>>),
+    /// Values by the names of the caches.
+    Host(BTreeMap<String, Value>),
 }
 
 /// What one sequence needs of a device: the model, shared with other engines, and caches and plans of its own.
@@ -131,6 +140,27 @@ pub(crate) trait Engine: Send {
     /// As [`another`](Self::another), with a copy of the caches.
     fn fork(&self) -> Result<Box<dyn Engine>>;
 
+    /// A copy of the sliding layers' caches, after all that was begun.
+    fn copy_rings(&self) -> Result<RingCopy>;
+
+    /// Puts a copy that was made by this engine or another of its model in place of the sliding layers' caches.
+    fn put_rings(&mut self, copy: &RingCopy) -> Result<()>;
+
+    /// Hands over the bytes of each cache by its name: the first `rows` rows of those that grow, and rings whole.
+    fn read_caches(&mut self, rows: usize, sink: &mut dyn FnMut(&str, &[u8]) -> Result<()>) -> Result<()>;
+
+    /// Takes what [`read_caches`](Self::read_caches) gave, of each cache in the same order.
+    fn write_caches(&mut self, rows: usize, source: &mut dyn FnMut(&str, &mut [u8]) -> Result<()>) -> Result<()>;
+
+    /// What the next call would wait for; none where it would not, and on the reference.
+    fn pending(&self) -> Option<Pending>;
+
+    /// The GPU; none on the reference.
+    fn context(&self) -> Option<&Arc<GpuContext>>;
+
+    /// The model, from which an engine on another device can be made.
+    fn model(&self) -> &Arc<Model>;
+
     /// Most tokens that the next run for `want` should have: what the device does in a bounded time and can bind.
     fn chunk(&self, want: Want) -> usize;
 
@@ -159,7 +189,7 @@ type GraphKey = (bool, Want, DType, bool);
 /// The graphs of a model, built when they are first needed.
 pub(crate) struct Model {
     pub(crate) config: GemmaConfig,
-    weights: WeightMap,
+    pub(super) weights: WeightMap,
     flow: Option<FlowHook>,
     /// Whether the tables that each layer has of its own stay on the host.
     pub(crate) host_tables: bool,
@@ -204,7 +234,7 @@ impl Model {
             false => GemmaFlow::new(&self.config).dynamic_seq(),
         };
         let flow = match &self.flow {
-            Some(change) => change(flow),
+            Some(change) => guarded(|| Ok(change(flow)))?,
             None => flow,
         };
         let flow = flow.host_tables(self.host_tables);
@@ -219,7 +249,7 @@ impl Model {
             Want::Last => flow.last_token_logits(),
             Want::All | Want::Each => flow.lm_head(),
         };
-        let made = flow.build(&mut self.weights.clone())?;
+        let made = guarded(|| flow.build(&mut self.weights.clone()))?;
         let made = Arc::new(if hidden { made.with_extra_hir_outputs([FINAL_NORM])? } else { made });
         check_inputs(&made.graph)?;
         built.insert((resident, want, kv, hidden), made.clone());
@@ -240,6 +270,12 @@ impl Model {
         };
         Ok(built.graph.nodes().iter().filter_map(window).max())
     }
+}
+
+/// What a caller's hook or stage takes part in: its panic is an error.
+fn guarded<T>(build: impl FnOnce() -> Result<T>) -> Result<T> {
+    let built = catch_unwind(AssertUnwindSafe(build));
+    built.unwrap_or_else(|panic| Err(Error::panicked("a hook or stage of the flow", panic.as_ref())))
 }
 
 /// All weights that are left.

@@ -1,8 +1,10 @@
 //! Tokens in, tokens out: the generator, its sampler, and the engines that run the graphs for it.
 
+mod cancel;
 mod draft;
 mod engine;
 mod generator;
+mod identity;
 mod kv_state;
 mod memory;
 mod policy;
@@ -11,11 +13,13 @@ mod reference_engine;
 mod sample;
 mod token_order;
 
+pub use cancel::CancelToken;
 pub(crate) use draft::{DraftModel, MOST_DRAFTED};
 pub use draft::{DraftStats, Drafter};
-pub(crate) use engine::{Engine, FINAL_NORM, Model, Sampled, Want, agreed, sample_after_draft, table_rows};
+pub(crate) use engine::{Engine, FINAL_NORM, Model, RingCopy, Sampled, Want, agreed, sample_after_draft, table_rows};
 pub use engine::{FlowHook, ModelStats, PREFILL_CHUNK, SMALLEST_BUCKET};
 pub use generator::{GemmaGenerator, GeneratorOptions, OnProgress, TablePlacement};
+pub(crate) use identity::CacheRow;
 pub use kv_state::{KvCacheState, bucket_decode_mask, kv_from_prefill_outputs, split_decode_logits_kv};
 pub use memory::{CacheMemory, MemoryPlan};
 pub(crate) use policy::{PlanPolicy, token_bucket};
@@ -31,6 +35,8 @@ const _: () = {
     sendable::<GemmaGenerator>();
     sendable::<GeneratorOptions>();
     sendable::<OnProgress>();
+    shareable::<CancelToken>();
+    shareable::<RingCopy>();
     shareable::<SampleOpts>();
     shareable::<ModelStats>();
     shareable::<KvCacheState>();

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, rc::Rc, sync::Arc};
 
 use super::{
-    DraftModel, Engine, Model, ModelStats, PREFILL_CHUNK, PlanPolicy, Profiles, SampleOpts, Sampled, Want,
+    DraftModel, Engine, Model, ModelStats, PREFILL_CHUNK, PlanPolicy, Profiles, RingCopy, SampleOpts, Sampled, Want,
     engine::{agreed, positions, sample_after_draft, table_rows},
     sample_token_after,
 };
@@ -19,7 +19,7 @@ use crate::{
         sym,
     },
     reference,
-    runtime::{CacheStats, Clock, CounterSnapshot, PipelineBlob, RunTimes},
+    runtime::{CacheStats, Clock, CounterSnapshot, GpuContext, Pending, PipelineBlob, RunTimes},
 };
 
 #[derive(Clone)]
@@ -48,10 +48,10 @@ struct Hidden {
 }
 
 impl ReferenceEngine {
-    pub(crate) fn new(model: Model, profiles: Profiles, chunk: Option<usize>) -> Result<Self> {
+    pub(crate) fn new(model: Arc<Model>, profiles: Profiles, chunk: Option<usize>) -> Result<Self> {
         let (policy, chunk) = (PlanPolicy::default(), chunk.unwrap_or(PREFILL_CHUNK));
         let ring = model.ring(chunk)?;
-        let (model, caches, begun) = (Arc::new(model), BTreeMap::new(), Vec::new());
+        let (caches, begun) = (BTreeMap::new(), Vec::new());
         let (drafter, hidden) = (None, Hidden::default());
         Ok(Self { model, caches, rows: 0, policy, profiles, chunk, ring, begun, drafter, hidden })
     }
@@ -112,6 +112,26 @@ impl ReferenceEngine {
         self.caches.extend(outcome.caches);
         let numbers = |(_, value): (String, Value)| if let Data::F32(numbers) = value.data { numbers } else { Vec::new() };
         Ok(outcome.outputs.into_iter().map(numbers).collect())
+    }
+}
+
+fn bytes_of(data: &Data) -> &[u8] {
+    match data {
+        Data::F32(values) => bytemuck::cast_slice(values),
+        Data::F16(values) => bytemuck::cast_slice(values),
+        Data::I32(values) => bytemuck::cast_slice(values),
+        Data::U32(values) => bytemuck::cast_slice(values),
+        Data::Stored(_) => &[],
+    }
+}
+
+fn bytes_of_mut(data: &mut Data) -> &mut [u8] {
+    match data {
+        Data::F32(values) => bytemuck::cast_slice_mut(values),
+        Data::F16(values) => bytemuck::cast_slice_mut(values),
+        Data::I32(values) => bytemuck::cast_slice_mut(values),
+        Data::U32(values) => bytemuck::cast_slice_mut(values),
+        Data::Stored(_) => &mut [],
     }
 }
 
@@ -234,6 +254,59 @@ impl Engine for ReferenceEngine {
 
     fn fork(&self) -> Result<Box<dyn Engine>> {
         Ok(Box::new(self.clone()))
+    }
+
+    fn copy_rings(&self) -> Result<RingCopy> {
+        let rows = self.model.caches(self.profiles.kv())?;
+        let rings = self.caches.iter().filter(|(name, _)| rows.get(*name).is_some_and(|row| row.slides));
+        Ok(RingCopy::Host(rings.map(|(name, value)| (name.clone(), value.clone())).collect()))
+    }
+
+    fn put_rings(&mut self, copy: &RingCopy) -> Result<()> {
+        self.forget();
+        match copy {
+            RingCopy::Host(rings) => self.caches.extend(rings.clone()),
+            RingCopy::Device(_) => return Err(Error::Unsupported("putting a device's caches on the reference".into())),
+        }
+        Ok(())
+    }
+
+    fn read_caches(&mut self, rows: usize, sink: &mut dyn FnMut(&str, &[u8]) -> Result<()>) -> Result<()> {
+        for (name, row) in self.model.caches(self.profiles.kv())? {
+            let mut bytes = self.caches.get(&name).map_or(Vec::new(), |value| bytes_of(&value.data).to_vec());
+            bytes.resize(if row.slides { self.ring } else { rows } * row.bytes, 0);
+            sink(&name, &bytes)?;
+        }
+        Ok(())
+    }
+
+    fn write_caches(&mut self, rows: usize, source: &mut dyn FnMut(&str, &mut [u8]) -> Result<()>) -> Result<()> {
+        self.forget();
+        self.reserve(rows)?;
+        let built = self.model.built(true, Want::Nothing, self.profiles.kv())?;
+        let binding = DimBinding::new().with(sym::SEQ, 1).with(sym::CACHE, self.rows).with(sym::RING, self.ring);
+        let mut caches = BTreeMap::new();
+        for (name, row) in self.model.caches(self.profiles.kv())? {
+            let Some((_, input)) = built.graph.inputs().find(|(_, input)| input.name == name) else { continue };
+            let mut value = resized(None, input.ty.shape.bind(&binding)?, input.ty.dtype);
+            let live = if row.slides { self.ring } else { rows } * row.bytes;
+            source(&name, &mut bytes_of_mut(&mut value.data)[..live])?;
+            caches.insert(name, value);
+        }
+        self.caches = caches;
+        Ok(())
+    }
+
+    fn pending(&self) -> Option<Pending> {
+        None
+    }
+
+    fn context(&self) -> Option<&Arc<GpuContext>> {
+        None
+    }
+
+    fn model(&self) -> &Arc<Model> {
+        &self.model
     }
 
     fn chunk(&self, _: Want) -> usize {

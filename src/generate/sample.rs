@@ -11,7 +11,7 @@ pub(crate) const SHORT_LIST: usize = 64;
 ///
 /// The draw at position p is a function of the seed and p alone: the same seed gives the same text however it was reached. A device
 /// hands over its 64 likeliest tokens; where they decide, it has drawn the same token itself (but for rounding) and gone on with it.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct SampleOpts {
     temperature: f32,
     seed: u64,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{context::GpuContext, counters::Counters, requirements::limit};
-use crate::Result;
+use crate::{Error, Result};
 
 /// A buffer on the device; its bytes leave the live count when it is dropped.
 #[derive(Debug)]
@@ -40,8 +40,8 @@ impl GpuContext {
     /// Memory of `bytes` (rounded up to a multiple of 4, at least 4), zero until written.
     ///
     /// # Errors
-    /// [`crate::Error::Limit`] above the largest buffer, [`crate::Error::OutOfMemory`], [`crate::Error::DeviceLost`],
-    /// [`crate::Error::Driver`] for a usage the driver refuses.
+    /// [`Error::Limit`] above the largest buffer, [`Error::OutOfMemory`], [`Error::DeviceLost`],
+    /// [`Error::Driver`] for a usage the driver refuses.
     pub fn create_buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<Buffer> {
         self.allocate(label, bytes, usage, false)
     }
@@ -55,9 +55,14 @@ impl GpuContext {
             return Err(limit(&self.capabilities().adapter, "max_buffer_size", most, size, &advice));
         }
         let descriptor = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: mapped };
-        let raw = self.scoped_allocation(label, size, || self.device().create_buffer(&descriptor))?;
-        self.check_alive()?;
-        self.counters().buffer_created(size);
+        if !self.counters().admit(size, self.memory_limit()) {
+            let adapter = self.capabilities().adapter.clone();
+            return Err(Error::OutOfMemory { what: label.to_owned(), bytes: size, adapter });
+        }
+        let made = self.scoped_allocation(label, size, || self.device().create_buffer(&descriptor));
+        let alive = made.and_then(|raw| self.check_alive().map(|()| raw));
+        let raw = alive.inspect_err(|_| self.counters().buffer_dropped(size))?;
+        self.counters().buffer_created();
         Ok(Buffer { raw, label: label.to_owned(), counters: self.shared_counters() })
     }
 }

@@ -28,6 +28,10 @@ pub struct GpuOptions {
     pub max_binding: Option<u64>,
     /// Lower the largest buffer to this many bytes.
     pub max_buffer: Option<u64>,
+    /// Most bytes that buffers may have at once, all models on this device together; one too many is refused with
+    /// [`Error::OutOfMemory`], and what exists goes on. For applications that need the rest of the device's memory themselves.
+    /// Default: as much as the driver gives.
+    pub memory_limit: Option<u64>,
     /// How long any single wait for the device may take. Default: 60 s; 300 s for an adapter that computes on the CPU, which
     /// compiles kernels when they first run.
     pub timeout: Option<Duration>,
@@ -52,6 +56,7 @@ impl std::fmt::Debug for GpuOptions {
         f.debug_struct("GpuOptions")
             .field("max_binding", &self.max_binding)
             .field("max_buffer", &self.max_buffer)
+            .field("memory_limit", &self.memory_limit)
             .field("timeout", &self.timeout)
             .field("cooperative_matrices", &self.cooperative_matrices)
             .field("kernels", &self.kernels)
@@ -64,7 +69,8 @@ impl std::fmt::Debug for GpuOptions {
 impl Default for GpuOptions {
     fn default() -> Self {
         let (cooperative_matrices, checked, kernels) = (false, cfg!(feature = "checked"), KernelTier::Auto);
-        Self { max_binding: None, max_buffer: None, timeout: None, cooperative_matrices, kernels, checked, pipeline_cache: None }
+        let (max_binding, max_buffer, memory_limit, timeout, pipeline_cache) = (None, None, None, None, None);
+        Self { max_binding, max_buffer, memory_limit, timeout, cooperative_matrices, kernels, checked, pipeline_cache }
     }
 }
 
@@ -80,6 +86,7 @@ pub struct GpuContext {
     queue: wgpu::Queue,
     capabilities: Capabilities,
     timeout: Duration,
+    memory_limit: u64,
     faults: Arc<Faults>,
     counters: Arc<Counters>,
     pub(super) staging: Mutex<StagingPool>,
@@ -160,6 +167,7 @@ impl GpuContext {
             queue,
             capabilities,
             timeout,
+            memory_limit: options.memory_limit.unwrap_or(u64::MAX),
             faults,
             counters: Arc::default(),
             staging: Mutex::default(),
@@ -224,6 +232,11 @@ impl GpuContext {
     /// Whether shaders are compiled with checks; see [`GpuOptions::checked`].
     pub fn checked(&self) -> bool {
         self.checked
+    }
+
+    /// Most bytes that buffers may have at once.
+    pub(super) fn memory_limit(&self) -> u64 {
+        self.memory_limit
     }
 
     /// How long a single wait may take.

@@ -55,10 +55,16 @@ impl Counters {
         }
     }
 
-    pub(crate) fn buffer_created(&self, bytes: u64) {
+    /// Counts a buffer that is about to be made, unless all would then have more than `most` bytes.
+    pub(crate) fn admit(&self, bytes: u64, most: u64) -> bool {
+        let sum = |live: u64| live.checked_add(bytes).filter(|sum| *sum <= most);
+        let admitted = self.bytes_live.fetch_update(Relaxed, Relaxed, sum).is_ok();
+        self.buffers_live.fetch_add(u64::from(admitted), Relaxed);
+        admitted
+    }
+
+    pub(crate) fn buffer_created(&self) {
         self.buffers_created.fetch_add(1, Relaxed);
-        self.buffers_live.fetch_add(1, Relaxed);
-        self.bytes_live.fetch_add(bytes, Relaxed);
     }
 
     pub(crate) fn buffer_dropped(&self, bytes: u64) {

@@ -51,6 +51,7 @@ pub use resident::{ResidentWeight, Shard};
 pub use session::{CompileOptions, CompiledGraph, RunInput, Session, SessionWeights};
 pub(crate) use session::{RunMemory, Running, WeightMemory};
 pub use upload::{UploadPhase, UploadProgress, WeightUploader};
+pub(crate) use waiter::Pending;
 /// The `wgpu` that this crate is built against, for applications that hand over their own device.
 pub use wgpu;
 

@@ -1,6 +1,9 @@
 //! Brings weights to the device, in their storage type, without a host copy of any whole tensor.
 
-use std::sync::Arc;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use super::{
     context::GpuContext,
@@ -189,8 +192,10 @@ fn advance(progress: &mut UploadProgress, on_progress: &mut Option<OnProgress>, 
 
 fn report(progress: &mut UploadProgress, on_progress: &mut Option<OnProgress>, phase: UploadPhase) -> Result<()> {
     progress.phase = phase;
-    match on_progress.as_mut().is_none_or(|go_on| go_on(*progress)) {
-        true => Ok(()),
-        false => Err(Error::Cancelled("the upload of the weights")),
+    let Some(go_on) = on_progress else { return Ok(()) };
+    match catch_unwind(AssertUnwindSafe(|| go_on(*progress))) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Error::Cancelled("the upload of the weights")),
+        Err(panic) => Err(Error::panicked("the callback for load progress", panic.as_ref())),
     }
 }

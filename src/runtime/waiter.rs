@@ -51,6 +51,26 @@ impl Future for Waited {
     }
 }
 
+/// A submit that is not known to be done.
+pub(crate) struct Pending {
+    context: Arc<GpuContext>,
+    submission: wgpu::SubmissionIndex,
+}
+
+impl Pending {
+    pub(super) fn new(context: &Arc<GpuContext>, submission: &wgpu::SubmissionIndex) -> Self {
+        Self { context: context.clone(), submission: submission.clone() }
+    }
+
+    /// Resolves when it is.
+    ///
+    /// # Errors
+    /// As [`GpuContext::wait`].
+    pub(crate) async fn done(self) -> Result<()> {
+        self.context.waited(self.submission, "a run of the model").await
+    }
+}
+
 impl GpuContext {
     /// [`GpuContext::wait`] as a future of no particular executor.
     ///

@@ -7,7 +7,10 @@ use std::sync::Arc;
 use tokenizers::AddedToken;
 
 use crate::text::{TextStream, frame::Frame};
-use crate::{Error, Result, weights::FileLimits};
+use crate::{
+    Error, Result,
+    weights::{FileLimits, is_gguf},
+};
 
 /// Gemma's tokens that mark structure and have no text of their own, beside those that `tokenizer.json` itself calls special.
 /// Files differ in which of these they flag.
@@ -108,6 +111,19 @@ impl Tokenizer {
         let path = path.as_ref();
         let (inner, frame) = super::gguf::read(path, limits)?;
         Self::wrap(inner, frame).map_err(|problem| Error::Format { path: path.to_path_buf(), problem })
+    }
+
+    /// Reads the tokenizer of a model: that inside a GGUF file, else the `tokenizer.json` in the folder of its weights.
+    ///
+    /// # Errors
+    /// As [`from_gguf`](Self::from_gguf) and [`from_file`](Self::from_file).
+    pub fn near_weights(weights: impl AsRef<Path>) -> Result<Self> {
+        let path = weights.as_ref();
+        match path.parent() {
+            _ if is_gguf(path) => Self::from_gguf(path),
+            Some(folder) if !path.is_dir() => Self::from_file(folder.join("tokenizer.json")),
+            _ => Self::from_file(path),
+        }
     }
 
     /// Takes the content of a `tokenizer.json`.

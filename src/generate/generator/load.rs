@@ -2,11 +2,18 @@
 
 use std::{path::Path, sync::Arc};
 
-use super::{GemmaGenerator, history::History};
+use super::{
+    GemmaGenerator,
+    advance::Ahead,
+    history::History,
+    marks::{MARKS, Marks},
+};
 use crate::{
     Error, Result,
     gemma::{GemmaConfig, GemmaFlow},
-    generate::{DraftStats, Engine, FlowHook, MemoryPlan, Model, PlanPolicy, Profiles, reference_engine::ReferenceEngine},
+    generate::{
+        CancelToken, DraftStats, Engine, FlowHook, MemoryPlan, Model, PlanPolicy, Profiles, reference_engine::ReferenceEngine,
+    },
     profile::CompileProfile,
     runtime::{Capabilities, Device, GpuEngine, GpuOptions, Opened, UploadProgress},
     weights::{Quantise, QuantisedLoader, WeightLoader, load_from_path},
@@ -27,6 +34,9 @@ pub enum TablePlacement {
     /// begins before the last one is read.
     Host,
 }
+
+/// Tokens of a run that a deterministic generator computes rows with: what any device does in bounded time.
+const SQUARE: usize = 16;
 
 /// How to load a model for generation.
 #[derive(Default)]
@@ -52,8 +62,18 @@ pub struct GeneratorOptions {
     pub quantise: Option<Quantise>,
     /// Where the tables are kept that each layer has of its own (Gemma 3n, Gemma 4's E-series). No effect on other families.
     pub per_layer_tables: TablePlacement,
+    /// The same tokens give the same logits, to the bit, on one device with one driver: whatever was cached before, however a text came
+    /// about, in one prompt or step by step, alone or [together](GemmaGenerator::step_together) with others. Without it numbers of
+    /// different kernels meet, and where two tokens are as likely up to rounding either may come. Costs speed: prompts go in runs of 16
+    /// tokens and of one, steps together one after the other, and every 16th step takes a run of 16. Default: no.
+    pub deterministic: bool,
+    /// Marked positions ([`GemmaGenerator::mark`]) that a generator keeps, each of which may come to hold a copy of the sliding layers'
+    /// caches ([`MemoryPlan::sliding_cache`]). Default: 2.
+    pub marks: Option<usize>,
     /// Load progress.
     pub on_progress: Option<OnProgress>,
+    /// Ends loading with [`Error::Cancelled`] when it is cancelled.
+    pub cancel: Option<CancelToken>,
     /// Changes the flow; see [`with_flow`](Self::with_flow).
     pub flow: Option<FlowHook>,
 }
@@ -194,21 +214,25 @@ impl GemmaGenerator {
                 let model = options.placed(context.capabilities(), model, &profiles, capacity)?;
                 capacity = options.fitting(context.capabilities(), &model, &profiles, capacity)?;
                 reserved = options.memory_budget.map_or(0, |_| capacity);
-                Box::new(GpuEngine::new(context, model, profiles, chunk, options.on_progress)?)
+                let on_progress = stoppable(options.on_progress, options.cancel);
+                Box::new(GpuEngine::new(context, Arc::new(model), profiles, chunk, on_progress)?)
             }
-            Opened::Reference if options.per_layer_tables == TablePlacement::Host => {
-                Box::new(ReferenceEngine::new(model.with_host_tables(), profiles, chunk)?)
+            Opened::Reference => {
+                let host = options.per_layer_tables == TablePlacement::Host;
+                let model = if host { model.with_host_tables() } else { model };
+                Box::new(ReferenceEngine::new(Arc::new(model), profiles, chunk)?)
             }
-            Opened::Reference => Box::new(ReferenceEngine::new(model, profiles, chunk)?),
         };
         engine.set_policy(PlanPolicy { most: capacity, ..engine.policy() });
         if reserved > 0 {
             engine.reserve(reserved)?;
         }
         let stop = config.eos_token_ids.clone();
-        let history = History::new(window, engine.largest_chunk());
+        let square = options.deterministic.then(|| SQUARE.min(engine.largest_chunk()));
+        let history = History::new(window, engine.largest_chunk(), square);
         let (drafter, drafted) = (None, DraftStats::default());
-        Ok(Self { config, engine, history, capacity, reserved, stop, drafter, drafted })
+        let (ahead, marks) = (Ahead::default(), Marks::new(options.marks.unwrap_or(MARKS)));
+        Ok(Self { config, engine, history, capacity, reserved, stop, drafter, drafted, ahead, marks })
     }
 
     /// Another generator on the same weights, pipelines and graphs, with the same settings and an empty history. No weight
@@ -223,7 +247,7 @@ impl GemmaGenerator {
         if self.reserved > 0 {
             engine.reserve(self.reserved)?;
         }
-        Ok(self.beside(engine, self.history.fresh()))
+        Ok(self.beside(engine, self.history.fresh(), self.marks.fresh()))
     }
 
     /// A generator that goes on from the same history, with a copy of the caches that is made on the device: nothing crosses the
@@ -232,12 +256,54 @@ impl GemmaGenerator {
     /// # Errors
     /// [`Error::OutOfMemory`] for the copy of the caches; [`Error::DeviceLost`].
     pub fn fork(&self) -> Result<Self> {
-        Ok(self.beside(self.engine.fork()?, self.history.fork()))
+        Ok(self.beside(self.engine.fork()?, self.history.fork(), self.marks.clone()))
     }
 
-    fn beside(&self, engine: Box<dyn Engine>, history: History) -> Self {
+    /// A generator with the same weights, read again from their files, the same settings and the same history on a device that is opened
+    /// anew or is another: what is left to do after [`Error::DeviceLost`]. Its rows are computed again when they are needed, and others
+    /// share its weights through [`share_weights`](Self::share_weights).
+    ///
+    /// # Errors
+    /// As [`with_options`](Self::with_options).
+    pub fn recovered(&self, device: Device, gpu: &GpuOptions) -> Result<Self> {
+        let (model, profiles) = (self.engine.model().clone(), self.engine.profiles().clone());
+        let chunk = Some(self.engine.largest_chunk());
+        let mut engine: Box<dyn Engine> = match device.open(gpu)? {
+            Opened::Gpu(context) => Box::new(GpuEngine::new(context, model, profiles, chunk, None)?),
+            Opened::Reference => Box::new(ReferenceEngine::new(model, profiles, chunk)?),
+        };
+        engine.set_policy(self.engine.policy());
+        if let Some(drafter) = self.drafter.as_ref().and_then(|drafter| drafter.model()) {
+            engine.set_drafter(drafter)?;
+        }
+        if self.reserved > 0 {
+            engine.reserve(self.reserved)?;
+        }
+        Ok(self.beside(engine, self.history.uncached(), self.marks.fresh()))
+    }
+
+    /// As [`share_weights`](Self::share_weights), with the history of another generator, whose rows are computed again when they are
+    /// needed.
+    ///
+    /// # Errors
+    /// As [`share_weights`](Self::share_weights).
+    #[cfg(feature = "tokenizer")]
+    pub(crate) fn going_on_as(&self, other: &Self) -> Result<Self> {
+        let mut new = self.share_weights()?;
+        new.history = other.history.uncached();
+        Ok(new)
+    }
+
+    fn beside(&self, engine: Box<dyn Engine>, history: History, marks: Marks) -> Self {
         let (config, stop, drafter) = (self.config.clone(), self.stop.clone(), self.drafter.clone());
         let (capacity, reserved, drafted) = (self.capacity, self.reserved, DraftStats::default());
-        Self { config, engine, history, capacity, reserved, stop, drafter, drafted }
+        Self { config, engine, history, capacity, reserved, stop, drafter, drafted, ahead: Ahead::default(), marks }
     }
+}
+
+/// Progress that also ends when `cancel` does.
+fn stoppable(on_progress: Option<OnProgress>, cancel: Option<CancelToken>) -> Option<OnProgress> {
+    let Some(cancel) = cancel else { return on_progress };
+    let mut on_progress = on_progress.unwrap_or_else(|| Box::new(|_| true));
+    Some(Box::new(move |progress| !cancel.is_cancelled() && on_progress(progress)))
 }

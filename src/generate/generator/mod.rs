@@ -1,19 +1,26 @@
 //! One sequence being continued.
 
+mod advance;
 mod history;
 mod load;
+mod marks;
 mod plans;
+mod saved;
 mod speculate;
 mod steps;
 mod timing;
 
+use std::sync::Arc;
+
+use advance::Ahead;
 use history::History;
 pub use load::{GeneratorOptions, OnProgress, TablePlacement};
+use marks::Marks;
 
 use super::{DraftStats, Drafter, Engine, ModelStats};
 use crate::{
     gemma::GemmaConfig,
-    runtime::{CounterSnapshot, PipelineBlob},
+    runtime::{CounterSnapshot, GpuContext, PipelineBlob},
 };
 
 /// A model that continues one token sequence, with its cache on the device.
@@ -35,6 +42,8 @@ pub struct GemmaGenerator {
     stop: Vec<u32>,
     drafter: Option<Drafter>,
     drafted: DraftStats,
+    ahead: Ahead,
+    marks: Marks,
 }
 
 impl GemmaGenerator {
@@ -78,6 +87,11 @@ impl GemmaGenerator {
     /// Sizes of the loaded model.
     pub fn stats(&self) -> ModelStats {
         self.engine.stats()
+    }
+
+    /// The GPU that it runs on, to be shared with others; `None` on the reference.
+    pub fn gpu(&self) -> Option<Arc<GpuContext>> {
+        self.engine.context().cloned()
     }
 
     /// What the device has been asked for so far, by all who share it; `None` on the reference.

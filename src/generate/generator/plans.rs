@@ -89,7 +89,8 @@ impl GemmaGenerator {
     /// and `precision.mixed` is `none`; [`Error::Unfused`] as `fusion.assert_clean` asks; [`Error::OutOfMemory`].
     pub fn with_compile_profiles(mut self, prefill: CompileProfile, decode: CompileProfile) -> Result<Self> {
         self.engine.set_profiles(Profiles::new(prefill, decode)?)?;
-        self.history.rewind(0);
+        self.stop_ahead();
+        (self.marks, self.history) = (self.marks.fresh(), self.history.uncached());
         if self.reserved > 0 {
             self.engine.reserve(self.reserved)?;
         }

@@ -1,10 +1,8 @@
 //! Generating with a drafter.
 
-use std::ops::ControlFlow;
-
 use super::GemmaGenerator;
 use crate::{
-    Result,
+    Error, Result,
     generate::{DraftStats, Drafter, MOST_DRAFTED, SampleOpts, Want, draft::look_up},
 };
 
@@ -17,9 +15,15 @@ impl GemmaGenerator {
     /// [`MemoryPlan`](crate::generate::MemoryPlan) and counts towards no budget.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) for the drafter of another model; a weight of it that is missing or misshapen, and what
+    /// [`Error::Unsupported`] with [`GeneratorOptions::deterministic`](super::GeneratorOptions::deterministic).
+    /// [`Error::Config`] for the drafter of another model; a weight of it that is missing or misshapen, and what
     /// the device says.
     pub fn with_drafter(mut self, drafter: Drafter) -> Result<Self> {
+        if self.history.on_grid() {
+            return Err(Error::Unsupported(
+                "a drafter with GeneratorOptions::deterministic: its runs have any number of rows, which".into(),
+            ));
+        }
         if let Some(model) = drafter.model() {
             self.engine.set_drafter(model)?;
         }
@@ -46,51 +50,35 @@ impl GemmaGenerator {
         self.drafted
     }
 
-    /// Up to `n` tokens, several from one run where what was drafted is right.
-    pub(super) fn generate_drafted(
-        &mut self,
-        drafter: &Drafter,
-        n: usize,
-        opts: &SampleOpts,
-        on_token: &mut dyn FnMut(u32) -> ControlFlow<()>,
-    ) -> Result<Vec<u32>> {
-        let mut new = Vec::new();
-        while new.len() < n {
-            for token in self.step_drafted(drafter, n - new.len(), opts)? {
-                self.history.push(token);
-                new.push(token);
-                if on_token(token).is_break() || self.is_stop(token) {
-                    self.history.rewind(self.history.len() - 1);
-                    return Ok(new);
-                }
-            }
-            // The rows of drafted tokens that were wrong are written again.
-            self.history.rewind(self.history.len() - 1);
-        }
-        Ok(new)
-    }
-
-    /// At least one token that follows the history, and at most `most`; the history stays as it is.
-    fn step_drafted(&mut self, drafter: &Drafter, most: usize, opts: &SampleOpts) -> Result<Vec<u32>> {
-        self.ready_for_step(opts)?;
+    /// At least one token that follows the history, and at most `most`, none of them after a stop token.
+    pub(super) fn step_drafted(&mut self, drafter: &Drafter, most: usize, opts: &SampleOpts) -> Result<Vec<u32>> {
         let known = self.history.len();
         let room = (self.capacity - known).min(self.engine.chunk(Want::Each)).min(most);
         let count = drafter.tokens().min(room.saturating_sub(1));
         let drafted = if known - self.history.cached() == 1 { self.draft(count)? } else { Vec::new() };
         let end = known + drafted.len();
         self.engine.reserve(end)?;
-        self.history.writes(end);
-        if drafted.is_empty() {
-            self.engine.begin(self.history.tokens(), self.history.cached(), opts)?;
-            let token = self.engine.finish(self.history.tokens(), opts)?.token;
-            self.history.wrote(end);
-            return Ok(vec![token]);
-        }
-        let chosen = self.engine.verify(self.history.tokens(), &drafted, opts)?;
+        self.will_write(end);
+        let mut chosen = match drafted.is_empty() {
+            true => {
+                self.engine.begin(self.history.tokens(), self.history.cached(), opts)?;
+                vec![self.engine.finish(self.history.tokens(), opts)?.token]
+            }
+            false => {
+                let chosen = self.engine.verify(self.history.tokens(), &drafted, opts)?;
+                self.drafted.runs += 1;
+                self.drafted.drafted += drafted.len() as u64;
+                self.drafted.accepted += chosen.len() as u64 - 1;
+                chosen
+            }
+        };
         self.history.wrote(end);
-        self.drafted.runs += 1;
-        self.drafted.drafted += drafted.len() as u64;
-        self.drafted.accepted += chosen.len() as u64 - 1;
+        if let Some(last) = chosen.iter().position(|token| self.is_stop(*token)) {
+            chosen.truncate(last + 1);
+        }
+        chosen.iter().for_each(|token| self.history.push(*token));
+        // The rows of drafted tokens that were wrong are written again.
+        self.rewind_rows(self.history.len() - 1)?;
         Ok(chosen)
     }
 }

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use super::GemmaGenerator;
 use crate::{
     Error, Result,
-    generate::{SampleOpts, Sampled, Want, sample_token_after},
+    generate::{SampleOpts, Want, sample_token_after},
 };
 
 impl GemmaGenerator {
@@ -22,8 +22,10 @@ impl GemmaGenerator {
         }
         self.check_tokens(tokens, 0)?;
         self.check_room(tokens.len())?;
+        self.stop_ahead();
+        self.rewind_rows(self.history.common(tokens))?;
+        self.forget_marks(self.history.common_tokens(tokens));
         self.history.replace(tokens);
-        self.engine.forget();
         Ok(())
     }
 
@@ -44,42 +46,11 @@ impl GemmaGenerator {
     /// # Errors
     /// As [`step`](Self::step).
     pub fn step_cached(&mut self, opts: &SampleOpts) -> Result<u32> {
-        self.begin_step(opts)?;
-        Ok(self.finish_step(opts)?.token)
-    }
-
-    fn begin_step(&mut self, opts: &SampleOpts) -> Result<()> {
-        self.ready_for_step(opts)?;
-        self.history.writes(self.history.len());
-        self.engine.begin(self.history.tokens(), self.history.cached(), opts)
-    }
-
-    /// Computes rows until one run is left that ends with the last token.
-    pub(super) fn ready_for_step(&mut self, opts: &SampleOpts) -> Result<()> {
-        self.check_step("step_cached", opts)?;
-        // The low-level pair leaves a full cache; the last row is then computed again for its logits.
-        self.history.rewind(self.history.len() - 1);
-        self.fill_all_but_the_last_chunk()
-    }
-
-    /// Begins the step after the one that was begun last, if the device can and there is room.
-    fn begin_next_step(&mut self, opts: &SampleOpts) -> Result<bool> {
-        let position = self.history.len();
-        if self.check_room(position + 2).is_err() {
-            return Ok(false);
+        loop {
+            if let Some(token) = self.advance(opts, 1)?.first() {
+                return Ok(*token);
+            }
         }
-        let begun = self.engine.begin_next(position, opts);
-        if !matches!(begun, Ok(false)) {
-            self.history.writes(position + 1);
-        }
-        begun
-    }
-
-    fn finish_step(&mut self, opts: &SampleOpts) -> Result<Sampled> {
-        let sampled = self.engine.finish(self.history.tokens(), opts)?;
-        self.history.wrote(self.history.len());
-        self.history.push(sampled.token);
-        Ok(sampled)
     }
 
     /// Up to `n` tokens by [`step`](Self::step); ends after a stop token, which is part of the result and the history.
@@ -114,37 +85,28 @@ impl GemmaGenerator {
         opts: &SampleOpts,
         mut on_token: impl FnMut(u32) -> ControlFlow<()>,
     ) -> Result<Vec<u32>> {
-        if let Some(drafter) = self.drafter.clone() {
-            return self.generate_drafted(&drafter, n, opts, &mut on_token);
-        }
-        let generated = self.generate_ahead(n, opts, &mut on_token);
-        self.engine.forget();
+        let generated = self.generate_each(n, opts, &mut on_token);
+        self.stop_ahead();
         generated
     }
 
     /// Leaves a step under way where it ends before `n` tokens.
-    fn generate_ahead(
+    fn generate_each(
         &mut self,
         n: usize,
         opts: &SampleOpts,
         on_token: &mut dyn FnMut(u32) -> ControlFlow<()>,
     ) -> Result<Vec<u32>> {
         let mut new = Vec::new();
-        let mut begun = false;
-        // After a token that the device did not foresee one step is made alone: where it rarely does, little is run in vain.
-        let mut foreseen = true;
         while new.len() < n {
-            if !begun {
-                self.begin_step(opts)?;
+            let tokens = self.advance(opts, n - new.len())?;
+            for (index, token) in tokens.iter().enumerate() {
+                new.push(*token);
+                if on_token(*token).is_break() || self.is_stop(*token) {
+                    self.take_back(tokens.len() - index - 1);
+                    return Ok(new);
+                }
             }
-            let next = if foreseen && new.len() + 1 < n { self.begin_next_step(opts) } else { Ok(false) };
-            let sampled = self.finish_step(opts)?;
-            new.push(sampled.token);
-            if on_token(sampled.token).is_break() || self.is_stop(sampled.token) {
-                break;
-            }
-            foreseen = sampled.foreseen;
-            begun = next? && foreseen;
         }
         Ok(new)
     }
@@ -168,6 +130,7 @@ impl GemmaGenerator {
         }
         self.check_tokens(&[token], self.history.len())?;
         self.check_room(self.history.len() + 1)?;
+        self.stop_ahead();
         self.history.push(token);
         self.last_logits().inspect_err(|_| self.history.pop())
     }
@@ -183,6 +146,9 @@ impl GemmaGenerator {
         while self.history.cached() < self.history.len() {
             let end = self.history.len().min(self.history.cached() + self.engine.chunk(Want::All));
             logits.extend(self.run(end, Want::All)?);
+        }
+        if self.history.on_grid() {
+            self.history.rewind(0); // Its runs were cut otherwise.
         }
         Ok(logits)
     }
@@ -209,16 +175,16 @@ impl GemmaGenerator {
     /// Computes rows until one run is left that ends with the last token.
     pub(super) fn fill_all_but_the_last_chunk(&mut self) -> Result<()> {
         self.engine.reserve(self.history.len())?;
-        while self.history.len() - self.history.cached() > self.engine.chunk(Want::Last) {
-            self.run(self.history.cached() + self.engine.chunk(Want::Nothing), Want::Nothing)?;
+        while let Some(end) = self.next_fill() {
+            self.run(end, Want::Nothing)?;
         }
         Ok(())
     }
 
     /// Runs the tokens from the cached ones up to `end`.
-    fn run(&mut self, end: usize, want: Want) -> Result<Vec<f32>> {
+    pub(super) fn run(&mut self, end: usize, want: Want) -> Result<Vec<f32>> {
         let start = self.history.cached();
-        self.history.writes(end);
+        self.will_write(end);
         let logits = self.engine.run(&self.history.tokens()[start..end], start, want)?;
         self.history.wrote(end);
         Ok(logits)
@@ -232,7 +198,7 @@ impl GemmaGenerator {
         self.check_room(self.history.len() + 1)
     }
 
-    fn check_room(&self, needed: usize) -> Result<()> {
+    pub(super) fn check_room(&self, needed: usize) -> Result<()> {
         match needed > self.capacity {
             true => Err(Error::ContextFull { needed, capacity: self.capacity }),
             false => Ok(()),

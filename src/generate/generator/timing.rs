@@ -20,9 +20,10 @@ impl GemmaGenerator {
     /// that the device does not have.
     pub fn time_dispatches(&mut self, reps: usize, clock: Option<Clock>) -> Result<RunTimes> {
         self.check_step("time_dispatches", &SampleOpts::greedy())?;
-        self.history.rewind(self.history.len() - 1);
+        self.stop_ahead();
+        self.rewind_rows(self.history.len() - 1)?;
         self.fill_all_but_the_last_chunk()?;
-        self.history.writes(self.history.len());
+        self.will_write(self.history.len());
         self.engine.time_run(self.history.tokens(), self.history.cached(), reps, clock)
     }
 }

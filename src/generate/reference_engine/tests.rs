@@ -13,7 +13,7 @@ fn a_drafter_computes_what_transformers_does() {
     let config = GemmaConfig::from_file(&target).unwrap();
     let model = Model::new(config.clone(), load_from_path(&target).unwrap().as_mut(), None).unwrap();
     let mut engine = ReferenceEngine::new(
-        model,
+        model.into(),
         Profiles::new(CompileProfile::gemma_prefill(), CompileProfile::gemma_decode()).unwrap(),
         Some(64),
     )

@@ -59,6 +59,16 @@ impl Caches {
         self.buffers.iter().map(|(name, buffer)| (name.clone(), (buffer.clone(), 0)))
     }
 
+    /// The buffers by the names of the graph's inputs.
+    pub(super) fn buffers(&self) -> impl Iterator<Item = (&String, &Arc<Buffer>)> {
+        self.buffers.iter()
+    }
+
+    /// The buffer of one cache, if it was allocated.
+    pub(super) fn buffer(&self, name: &str) -> Option<&Arc<Buffer>> {
+        self.buffers.get(name)
+    }
+
     /// The same rows in buffers of their own, copied on the device after all that was submitted before.
     pub(super) fn copy(&self, context: &GpuContext) -> Result<Self> {
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;

@@ -1,5 +1,6 @@
 //! The generator on a GPU: resident weights and caches, plans prepared once a bucket, one submit a run.
 
+mod cache_rows;
 mod caches;
 mod draft;
 mod early;
@@ -21,14 +22,14 @@ use pace::Pace;
 use plans::{PlanKey, Plans, Ready, output};
 
 use super::{
-    AdapterKind, Buffer, CacheStats, Clock, CounterSnapshot, GpuContext, PipelineBlob, RunTimes, UploadProgress, prepared::Step,
-    read_back::StagedRead,
+    AdapterKind, Buffer, CacheStats, Clock, CounterSnapshot, GpuContext, Pending, PipelineBlob, RunTimes, UploadProgress,
+    prepared::Step, read_back::StagedRead,
 };
 use crate::{
     Error, Result,
     generate::{
-        DeviceDraw, DraftModel, Engine, FINAL_NORM, Model, ModelStats, PREFILL_CHUNK, PlanPolicy, Profiles, SampleOpts, Sampled,
-        ShortList, Want, sample_token_after, token_bucket,
+        DeviceDraw, DraftModel, Engine, FINAL_NORM, Model, ModelStats, PREFILL_CHUNK, PlanPolicy, Profiles, RingCopy, SampleOpts,
+        Sampled, ShortList, Want, sample_token_after, token_bucket,
     },
 };
 
@@ -71,7 +72,7 @@ impl GpuEngine {
     /// Uploads the weights.
     pub(crate) fn new(
         context: Arc<GpuContext>,
-        model: Model,
+        model: Arc<Model>,
         profiles: Profiles,
         chunk: Option<usize>,
         on_progress: Option<Box<dyn FnMut(UploadProgress) -> bool + Send>>,
@@ -347,6 +348,39 @@ impl Engine for GpuEngine {
         // A prefill chunk in flight was submitted before the copy and is done before it.
         let caches = self.caches.copy(&self.model.context)?;
         Ok(Box::new(self.beside(caches)))
+    }
+
+    fn copy_rings(&self) -> Result<RingCopy> {
+        self.rings().map(RingCopy::Device)
+    }
+
+    fn put_rings(&mut self, copy: &RingCopy) -> Result<()> {
+        self.forget();
+        match copy {
+            RingCopy::Device(rings) => self.set_rings(rings),
+            RingCopy::Host(_) => Err(Error::Unsupported("putting the reference's caches on a device".into())),
+        }
+    }
+
+    fn read_caches(&mut self, rows: usize, sink: &mut dyn FnMut(&str, &[u8]) -> Result<()>) -> Result<()> {
+        self.read_rows(rows, sink)
+    }
+
+    fn write_caches(&mut self, rows: usize, source: &mut dyn FnMut(&str, &mut [u8]) -> Result<()>) -> Result<()> {
+        self.write_rows(rows, source)
+    }
+
+    fn pending(&self) -> Option<Pending> {
+        let submission = self.begun.front().map(|begun| &begun.submission).or(self.in_flight.as_ref())?;
+        Some(Pending::new(&self.model.context, submission))
+    }
+
+    fn context(&self) -> Option<&Arc<GpuContext>> {
+        Some(&self.model.context)
+    }
+
+    fn model(&self) -> &Arc<Model> {
+        &self.model.model
     }
 
     fn chunk(&self, want: Want) -> usize {

@@ -37,7 +37,7 @@ pub(super) struct GpuModel {
     pub(super) target: Target,
     pub(super) pipelines: PipelineCache,
     pub(super) weights: HashMap<String, ResidentWeight>,
-    pub(super) model: Model,
+    pub(super) model: Arc<Model>,
 }
 
 const _: () = {
@@ -50,7 +50,7 @@ impl GpuModel {
     /// `ring` rows.
     pub(super) fn new(
         context: Arc<GpuContext>,
-        model: Model,
+        model: Arc<Model>,
         profiles: &Profiles,
         (chunk, ring): (usize, usize),
         on_progress: Option<Box<dyn FnMut(UploadProgress) -> bool + Send>>,

@@ -1,11 +1,12 @@
 //! What a conversation is made of.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::ChatEvent;
 
 /// One message of a conversation. All text in it is plain text: control tokens that it spells out stay the characters that they are.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Message {
     /// Instructions (`system` or `developer` in many APIs). Gemma 1 and 2 have none, Gemma 3 only as the first message.
     System(Instructions),
@@ -50,7 +51,7 @@ impl Message {
 }
 
 /// What holds for the whole conversation.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Instructions {
     /// What the model is told; may be empty. White space around it is dropped in Gemma 4 and kept in Gemma 3, as their templates do.
     pub text: String,
@@ -61,7 +62,7 @@ pub struct Instructions {
 }
 
 /// A function that the model may call.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Tool {
     /// The name that calls use.
     pub name: String,
@@ -73,7 +74,7 @@ pub struct Tool {
 }
 
 /// A call of a tool.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ToolCall {
     /// The tool's name, as the model wrote it: it may name a tool that was not declared.
     pub name: String,
@@ -82,7 +83,7 @@ pub struct ToolCall {
 }
 
 /// What a call of a tool gave back.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ToolResponse {
     /// The tool's name.
     pub name: String,
@@ -91,7 +92,7 @@ pub struct ToolResponse {
 }
 
 /// What the model said in one turn.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ModelTurn {
     /// What it thought before. Gemma 4 sees it again where no user has spoken since; elsewhere it is left out, as in the template.
     pub thought: String,

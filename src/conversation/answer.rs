@@ -1,0 +1,101 @@
+//! An answer under way.
+
+use std::collections::VecDeque;
+
+use super::{AnswerOptions, Ending, Event, Usage, stop::StopTexts};
+use crate::text::{ChatEvent, ChatParser, EndReason, ModelTurn, TextStream};
+
+/// What makes events of tokens.
+#[derive(Clone, Debug)]
+pub(super) enum Reader {
+    Text(TextStream),
+    Turn(ChatParser),
+}
+
+impl Reader {
+    fn push(&mut self, token: u32) -> Vec<ChatEvent> {
+        match self {
+            Self::Text(text) => text.push(token).map(ChatEvent::Text).into_iter().collect(),
+            Self::Turn(parser) => parser.push(token),
+        }
+    }
+
+    fn finish(&mut self) -> Vec<ChatEvent> {
+        match self {
+            Self::Text(text) => vec![ChatEvent::Text(text.finish())],
+            Self::Turn(parser) => parser.finish(),
+        }
+    }
+}
+
+/// What was said so far, and what is needed to read on.
+#[derive(Clone, Debug)]
+pub(super) struct Answer {
+    reader: Reader,
+    stops: StopTexts,
+    /// All that was said, as a message.
+    pub(super) turn: ModelTurn,
+    pub(super) usage: Usage,
+    /// The tokens of it.
+    pub(super) tokens: Vec<u32>,
+}
+
+impl Answer {
+    pub(super) fn new(reader: Reader, options: &AnswerOptions, usage: Usage) -> Self {
+        Self { reader, stops: StopTexts::new(&options.stop), turn: ModelTurn::default(), usage, tokens: Vec::new() }
+    }
+
+    /// Takes the next token; `is_stop` says that no other follows. Returns why the answer ends with it, if it does.
+    pub(super) fn push(&mut self, token: u32, is_stop: bool, events: &mut VecDeque<Event>) -> Option<Ending> {
+        self.tokens.push(token);
+        self.usage.answer += 1;
+        let mut ending = None;
+        for event in self.reader.push(token) {
+            ending = match event {
+                ChatEvent::End(EndReason::ToolResponse) => Some(Ending::ToolResponse),
+                ChatEvent::End(_) => Some(Ending::Turn),
+                event => self.say(event, events),
+            };
+            if ending.is_some() {
+                break;
+            }
+        }
+        ending.or(is_stop.then_some(Ending::Turn))
+    }
+
+    /// Ends it: what was held back is said, unless a stop text ended it, and `ending` is told.
+    pub(super) fn finish(&mut self, ending: Ending, events: &mut VecDeque<Event>) {
+        if !matches!(ending, Ending::Stop(_)) {
+            for event in self.reader.finish() {
+                self.say(event, events);
+            }
+            let rest = self.stops.finish();
+            self.tell(Event::Text(rest), events);
+        }
+        events.push_back(Event::End { ending, usage: self.usage });
+    }
+
+    fn say(&mut self, event: ChatEvent, events: &mut VecDeque<Event>) -> Option<Ending> {
+        let ChatEvent::Text(text) = event else {
+            // Text that was held back came before.
+            let rest = self.stops.finish();
+            self.tell(Event::Text(rest), events);
+            self.turn.push(event.clone());
+            events.extend(Event::of(event));
+            return None;
+        };
+        let (text, stop) = self.stops.push(&text);
+        self.tell(Event::Text(text), events);
+        stop.map(Ending::Stop)
+    }
+
+    fn tell(&mut self, event: Event, events: &mut VecDeque<Event>) {
+        if let Event::Text(text) = &event {
+            if text.is_empty() {
+                return;
+            }
+            self.turn.text.push_str(text);
+        }
+        events.push_back(event);
+    }
+}

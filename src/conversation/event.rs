@@ -1,0 +1,90 @@
+//! What comes of an answer.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::text::{ChatEvent, ToolCall};
+
+/// A part of an answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Event {
+    /// A part of the prompt was read.
+    Prompt {
+        /// Tokens that have been read, those that were cached among them.
+        done: usize,
+        /// Tokens of the whole prompt.
+        total: usize,
+    },
+    /// More of the answer's text, in whole characters and without any stop string.
+    Text(String),
+    /// More of what the model thinks before it answers, in whole characters. Not for the user.
+    Thought(String),
+    /// A call of a tool, once it is complete.
+    ToolCall(ToolCall),
+    /// A call of a tool that cannot be read.
+    BrokenToolCall {
+        /// What the model emitted between the tokens of the call.
+        text: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The answer is over. Always the last event.
+    End {
+        /// Why.
+        ending: Ending,
+        /// What it took.
+        usage: Usage,
+    },
+}
+
+/// Why an answer is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Ending {
+    /// The model ended its turn.
+    Turn,
+    /// The model waits for the responses to the tools that it called.
+    ToolResponse,
+    /// One of [`AnswerOptions::stop`](super::AnswerOptions::stop), by its index.
+    Stop(usize),
+    /// [`AnswerOptions::max_tokens`](super::AnswerOptions::max_tokens) were generated.
+    Length,
+    /// It was cancelled. What had been said stays.
+    Cancelled,
+}
+
+/// Tokens of an answer and of its prompt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Usage {
+    /// Tokens of the prompt: all that the model saw before its answer.
+    pub prompt: usize,
+    /// Tokens of the prompt that were not computed, because their rows were cached.
+    pub cached: usize,
+    /// Tokens of the answer, thoughts and control tokens among them.
+    pub answer: usize,
+}
+
+impl Event {
+    /// The event of a parser, but for the end, which is the conversation's to tell.
+    pub(super) fn of(event: ChatEvent) -> Option<Self> {
+        match event {
+            ChatEvent::Text(text) => Some(Self::Text(text)),
+            ChatEvent::Thought(text) => Some(Self::Thought(text)),
+            ChatEvent::ToolCall(call) => Some(Self::ToolCall(call)),
+            ChatEvent::BrokenToolCall { text, problem } => Some(Self::BrokenToolCall { text, problem }),
+            ChatEvent::End(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Event {
+    /// The answer's text; nothing for all else.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => f.write_str(text),
+            _ => Ok(()),
+        }
+    }
+}

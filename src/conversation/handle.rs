@@ -1,0 +1,272 @@
+//! The handle on one conversation.
+
+use std::{collections::VecDeque, fmt};
+
+use super::{
+    AnswerOptions, Event, Model, Overflow, Usage,
+    answer::{Answer, Reader},
+    script::Script,
+};
+use crate::{
+    Error, Result,
+    generate::{CancelToken, GemmaGenerator},
+    text::Message,
+};
+
+/// One conversation with a [`Model`]: its messages (or plain text), its cache, its sampler. It may go from thread to thread, and keeps
+/// its model alive.
+///
+/// An error leaves it as it was, a partial answer included: [`next_event`](Self::next_event) tries again, [`stop`](Self::stop) gives the
+/// answer up and keeps what was said. After [`Error::DeviceLost`] and [`Model::recover`] it goes on from its history.
+pub struct Conversation {
+    pub(super) model: Model,
+    /// The recovery of the model that the generator is of.
+    pub(super) generation: u64,
+    pub(super) generator: GemmaGenerator,
+    pub(super) options: AnswerOptions,
+    pub(super) cancel: CancelToken,
+    pub(super) script: Script,
+    pub(super) answer: Option<Answer>,
+    pub(super) events: VecDeque<Event>,
+    /// Whether the rows of the next prompt shall be offered to later conversations.
+    pub(super) is_new: bool,
+}
+
+/// A place in a conversation to come back to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bookmark {
+    messages: usize,
+    tokens: usize,
+}
+
+impl Conversation {
+    pub(super) fn new(model: Model, generator: GemmaGenerator, generation: u64) -> Self {
+        let (options, cancel, script) = (AnswerOptions::default(), CancelToken::new(), Script::Empty);
+        let (answer, events, is_new) = (None, VecDeque::new(), true);
+        Self { model, generation, generator, options, cancel, script, answer, events, is_new }
+    }
+
+    /// The same conversation with other options.
+    pub fn with_options(mut self, options: AnswerOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// How it answers.
+    pub fn options(&self) -> &AnswerOptions {
+        &self.options
+    }
+
+    /// Changes how it answers, from the next token on; stop texts and the most tokens from the next answer on.
+    pub fn set_options(&mut self, options: AnswerOptions) {
+        self.options = options;
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// A token that cancels the answer under way, from any thread: it then ends with [`Ending::Cancelled`](super::Ending::Cancelled)
+    /// after the submit that the device is at. Clones stay valid for later answers.
+    pub fn cancel_token(&self) -> CancelToken {
+        self.cancel.clone()
+    }
+
+    /// The messages so far, forgotten ones included; none in plain text.
+    pub fn messages(&self) -> &[Message] {
+        self.script.messages()
+    }
+
+    /// The tokens that the model saw last: prompt and answer.
+    pub fn tokens(&self) -> &[u32] {
+        self.generator.tokens()
+    }
+
+    /// Adds a message that is not to be answered yet: instructions, an example, a tool's response. An answer under way is stopped.
+    ///
+    /// # Errors
+    /// [`Error::Chat`] in plain text.
+    pub fn push(&mut self, message: Message) -> Result<()> {
+        self.stop();
+        self.script.push(message)
+    }
+
+    /// Adds plain text for the model to continue, without turns. An answer under way is stopped.
+    ///
+    /// # Errors
+    /// [`Error::Chat`] among messages; [`Error::Tokenizer`].
+    pub fn write(&mut self, text: &str) -> Result<()> {
+        self.stop();
+        self.script.write(self.model.tokenizer(), text)
+    }
+
+    /// Says something as the user and opens the model's answer, whose [events](Self::events) come next. A message that was cancelled
+    /// before a word of its answer counts as answered with nothing.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push) and [`answer`](Self::answer); nothing was said then.
+    pub fn say(&mut self, text: impl Into<String>) -> Result<()> {
+        self.stop();
+        let before = self.script.clone();
+        if let Some(Message::User(_)) = self.messages().last() {
+            self.script.push(Message::model(""))?;
+        }
+        let said = self.script.push(Message::user(text)).and_then(|()| self.answer());
+        said.inspect_err(|_| self.script = before)
+    }
+
+    /// Opens the model's answer to what was said. Nothing is computed yet.
+    ///
+    /// # Errors
+    /// [`Error::EmptyPrompt`] where nothing was said; [`Error::Chat`] where the format has no such conversation; [`Error::ContextFull`]
+    /// where it does not fit, and [`Overflow::Forget`] is not set or not enough; what the device says.
+    pub fn answer(&mut self) -> Result<()> {
+        self.stop();
+        self.catch_up()?;
+        let script = self.script.clone();
+        self.open().inspect_err(|_| self.script = script)
+    }
+
+    fn open(&mut self) -> Result<()> {
+        let tokens = self.prompt()?;
+        let own = self.generator.rows_kept(&tokens);
+        if let Some(further) = self.model.further(&tokens, own) {
+            self.generator = further;
+        }
+        self.generator.prefill(&tokens)?;
+        self.cancel.reset();
+        self.events.clear();
+        let usage = Usage { prompt: tokens.len(), cached: self.generator.cached_rows(), answer: 0 };
+        self.answer = Some(Answer::new(self.reader()?, &self.options, usage));
+        Ok(())
+    }
+
+    pub(super) fn reader(&self) -> Result<Reader> {
+        let tokenizer = self.model.tokenizer();
+        Ok(match self.script {
+            Script::Turns { .. } => Reader::Turn(self.model.format()?.parser(tokenizer)),
+            Script::Empty | Script::Text(_) => Reader::Text(tokenizer.stream()),
+        })
+    }
+
+    /// What was said as tokens, the model's turn opened; what does not fit is forgotten, if it may be.
+    fn prompt(&mut self) -> Result<Vec<u32>> {
+        loop {
+            let tokens = self.script.tokens(self.model.format(), self.model.tokenizer(), true)?;
+            let (needed, capacity) = (tokens.len() + 1, self.max_context());
+            if needed <= capacity {
+                return Ok(tokens);
+            }
+            if self.options.overflow == Overflow::Refuse || !self.forget_to(capacity / 2)? {
+                return Err(Error::ContextFull { needed, capacity });
+            }
+        }
+    }
+
+    /// Forgets until the prompt has at most `most` tokens, or nothing can be spared; `false` where nothing could.
+    fn forget_to(&mut self, most: usize) -> Result<bool> {
+        let mut spared = false;
+        while self.script.tokens(self.model.format(), self.model.tokenizer(), true)?.len() > most && self.script.forget() {
+            spared = true;
+        }
+        Ok(spared)
+    }
+
+    /// Makes room in a full context for the rest of the answer.
+    pub(super) fn make_room(&mut self, full: Error) -> Result<()> {
+        let (capacity, before) = (self.max_context(), self.script.clone());
+        let said = self.answer.as_ref().map_or(Vec::new(), |answer| answer.tokens.clone());
+        let tokens = match &mut self.script {
+            Script::Text(tokens) => {
+                *tokens = self.generator.tokens().to_vec();
+                if self.script.forget() { self.script.tokens(self.model.format(), self.model.tokenizer(), true)? } else { said }
+            }
+            _ => {
+                self.forget_to((capacity / 2).saturating_sub(said.len()))?;
+                let prompt = self.script.tokens(self.model.format(), self.model.tokenizer(), true)?;
+                [prompt, said].concat()
+            }
+        };
+        if tokens.len() >= capacity {
+            self.script = before;
+            return Err(full);
+        }
+        self.generator.prefill(&tokens)
+    }
+
+    /// Gives up the answer under way; what was said of it stays, and is a message. Events that were not taken yet are dropped. Does
+    /// nothing where there is none.
+    pub fn stop(&mut self) {
+        if self.answer.is_some() {
+            self.end(super::Ending::Cancelled);
+        }
+        self.events.clear();
+    }
+
+    /// Most tokens that prompt and answer may have together.
+    pub fn max_context(&self) -> usize {
+        self.generator.max_context()
+    }
+
+    /// Tokens of the context that are taken: what was said, and what was answered.
+    pub fn used(&self) -> usize {
+        if self.answer.is_some() {
+            return self.generator.tokens().len();
+        }
+        match &self.script {
+            Script::Text(tokens) => tokens.len(),
+            script => script.tokens(self.model.format(), self.model.tokenizer(), false).map_or(0, |tokens| tokens.len()),
+        }
+    }
+
+    /// Tokens of the context that are free.
+    pub fn left(&self) -> usize {
+        self.max_context().saturating_sub(self.used())
+    }
+
+    /// The conversation as it is now, to go on a second way: the cache is copied on the device, an answer under way goes on in both. It
+    /// has a cancel token of its own.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] for the copy of the cache; [`Error::DeviceLost`].
+    pub fn fork(&mut self) -> Result<Self> {
+        self.catch_up()?;
+        let (model, generator, options) = (self.model.clone(), self.generator.fork()?, self.options.clone());
+        let (script, answer, events) = (self.script.clone(), self.answer.clone(), self.events.clone());
+        let (generation, cancel) = (self.generation, CancelToken::new());
+        Ok(Self { model, generation, generator, options, cancel, script, answer, events, is_new: false })
+    }
+
+    /// The end of what was said so far, to [`rewind`](Self::rewind) to.
+    pub fn bookmark(&self) -> Bookmark {
+        let tokens = if let Script::Text(tokens) = &self.script { tokens.len() } else { 0 };
+        Bookmark { messages: self.messages().len(), tokens }
+    }
+
+    /// Goes back to a bookmark; later messages or text are gone, an answer under way too. The next answer computes nothing again that the
+    /// cache still holds: of sliding layers what lies within a prefill chunk of the end, and up to the starts of the last two answers
+    /// ([`GeneratorOptions::marks`](crate::generate::GeneratorOptions::marks)).
+    pub fn rewind(&mut self, to: &Bookmark) {
+        self.stop();
+        self.script.truncate(to.messages, to.tokens);
+    }
+
+    /// Follows its model to another device.
+    pub(super) fn catch_up(&mut self) -> Result<()> {
+        if let Some((generator, generation)) = self.model.moved_on(&self.generator, self.generation)? {
+            (self.generator, self.generation) = (generator, generation);
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Conversation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Conversation")
+            .field("messages", &self.messages().len())
+            .field("generator", &self.generator)
+            .field("answering", &self.answer.is_some())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,45 @@
+//! One model, many conversations: what an application holds.
+//!
+//! A [`Model`] is a cheap handle on weights, pipelines and a tokenizer, for any number of threads. A [`Conversation`] has its own
+//! cache, history and sampler; it is said something to, and what the model answers comes as [`Event`]s: by an iterator, a callback
+//! or a stream, all of which do the same pieces of work, each of them at most one submit long.
+//!
+//! ```no_run
+//! use gemmaflow::{conversation::Model, generate::GeneratorOptions, runtime::Device};
+//!
+//! # fn main() -> gemmaflow::Result<()> {
+//! let model = Model::open("models/gemma-3-1b-it", Device::Auto, GeneratorOptions::default())?;
+//! let mut conversation = model.conversation()?;
+//! conversation.say("Why is the sky blue?")?;
+//! for event in conversation.events() {
+//!     print!("{}", event?);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod answer;
+mod event;
+mod handle;
+mod model;
+mod options;
+mod saved;
+mod script;
+mod stop;
+mod trunks;
+mod work;
+
+pub use event::{Ending, Event, Usage};
+pub use handle::{Bookmark, Conversation};
+pub use model::Model;
+pub use options::{AnswerOptions, Overflow};
+
+const _: () = {
+    const fn sendable<T: Send + 'static>() {}
+    const fn shareable<T: Clone + Send + Sync + 'static>() {}
+    sendable::<Conversation>();
+    shareable::<AnswerOptions>();
+    shareable::<Bookmark>();
+    shareable::<Event>();
+    shareable::<Model>();
+};

@@ -1,0 +1,195 @@
+//! The handle on a model.
+
+use std::{
+    fmt,
+    path::Path,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use super::{Conversation, Event, trunks::Trunks};
+use crate::{
+    Result,
+    gemma::GemmaConfig,
+    generate::{GemmaGenerator, GeneratorOptions, ModelStats},
+    runtime::{CounterSnapshot, Device, GpuContext, GpuOptions},
+    text::{ChatFormat, Tokenizer},
+    weights::{WeightLoader, load_from_path},
+};
+
+/// Bytes of caches that are kept of prompts, unless [`Model::keep_prompts`] says otherwise.
+const KEPT_PROMPTS: u64 = 256 << 20;
+
+/// A model on a device: weights, pipelines and tokenizer. Clones are the same model; the memory comes back when the last clone and the
+/// last conversation are gone.
+#[derive(Clone)]
+pub struct Model(Arc<Shared>);
+
+struct Shared {
+    /// What all generators of the model descend from.
+    base: Mutex<GemmaGenerator>,
+    trunks: Mutex<Trunks>,
+    config: GemmaConfig,
+    tokenizer: Tokenizer,
+    gpu: GpuOptions,
+    /// How often the model was recovered; changes while the base is locked.
+    generation: AtomicU64,
+}
+
+impl Model {
+    /// Loads a model: a folder with `config.json`, `tokenizer.json` and safetensors, or a GGUF file.
+    ///
+    /// # Errors
+    /// As [`GemmaGenerator::from_path`] and [`Tokenizer::near_weights`]; [`Error::Cancelled`](crate::Error::Cancelled).
+    pub fn open(path: impl AsRef<Path>, device: Device, options: GeneratorOptions) -> Result<Self> {
+        let path = path.as_ref();
+        let (config, tokenizer) = (GemmaConfig::near_weights(path)?, Tokenizer::near_weights(path)?);
+        Self::from_loader(config, load_from_path(path)?.as_mut(), tokenizer, device, options)
+    }
+
+    /// As [`open`](Self::open), from parts: takes all weights of the loader.
+    ///
+    /// # Errors
+    /// As [`GemmaGenerator::with_options`].
+    pub fn from_loader(
+        config: GemmaConfig,
+        loader: &mut dyn WeightLoader,
+        tokenizer: Tokenizer,
+        device: Device,
+        options: GeneratorOptions,
+    ) -> Result<Self> {
+        let gpu = options.gpu.clone();
+        let generator = GemmaGenerator::with_options(config.clone(), loader, device, options)?;
+        let stop = ChatFormat::of(&config).map_or(Vec::new(), |format| format.stop_tokens(&tokenizer));
+        let base = Mutex::new(generator.with_stop_tokens(&stop));
+        let trunks = Mutex::new(Trunks::new(KEPT_PROMPTS));
+        Ok(Self(Arc::new(Shared { base, trunks, config, tokenizer, gpu, generation: AtomicU64::new(0) })))
+    }
+
+    /// A new conversation, with no history. Its cache comes when it is needed; under a memory budget at once.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory) under a memory budget.
+    pub fn conversation(&self) -> Result<Conversation> {
+        let base = self.base();
+        Ok(Conversation::new(self.clone(), base.share_weights()?, self.0.generation.load(Relaxed)))
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &GemmaConfig {
+        &self.0.config
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.0.tokenizer
+    }
+
+    /// How turns are laid out.
+    ///
+    /// # Errors
+    /// As [`ChatFormat::of`].
+    pub fn format(&self) -> Result<ChatFormat> {
+        ChatFormat::of(&self.0.config)
+    }
+
+    /// Most tokens that a conversation may have.
+    pub fn max_context(&self) -> usize {
+        self.base().max_context()
+    }
+
+    /// Sizes of the model, without those of its conversations.
+    pub fn stats(&self) -> ModelStats {
+        self.base().stats()
+    }
+
+    /// The GPU that it runs on, to be shared with others; `None` on the reference.
+    pub fn gpu(&self) -> Option<Arc<GpuContext>> {
+        self.base().gpu()
+    }
+
+    /// What the device has been asked for so far, by all who share it; `None` on the reference.
+    pub fn counters(&self) -> Option<CounterSnapshot> {
+        self.base().counters()
+    }
+
+    /// What tells this model from others in a saved conversation.
+    ///
+    /// # Errors
+    /// As [`GemmaGenerator::fingerprint`].
+    pub fn fingerprint(&self) -> Result<u64> {
+        self.base().fingerprint()
+    }
+
+    /// Sets how many bytes of device memory may hold the rows of earlier conversations' first prompts, so that later ones which begin
+    /// alike need not compute them. What is kept beyond that goes at once; 0 keeps none. Default: 256 MiB.
+    ///
+    /// A prompt is found again where it differs from a kept one in at most the last
+    /// [`prefill_chunk`](GeneratorOptions::prefill_chunk) tokens of the kept one, or where no layer slides.
+    pub fn keep_prompts(&self, bytes: u64) {
+        *self.trunks() = Trunks::new(bytes);
+    }
+
+    /// Bytes that [`keep_prompts`](Self::keep_prompts) has come to.
+    pub fn kept_prompt_bytes(&self) -> u64 {
+        self.trunks().bytes()
+    }
+
+    /// One step of several conversations whose answers are under way, at most a submit for each whose prompt is still being read and one
+    /// for all others together: what each has to tell, in the order given. Conversations may come and go between steps. One without
+    /// an answer under way tells nothing; one that fails keeps its answer open and does not disturb the others.
+    pub fn step(&self, conversations: &mut [&mut Conversation]) -> Vec<Result<Vec<Event>>> {
+        conversations.iter_mut().map(|conversation| conversation.step_alone()).collect()
+    }
+
+    /// Loads the model again after its device was lost, on the same device opened anew or on another, from the files that it was opened
+    /// from. Conversations follow when they are next asked for anything, and compute their rows again.
+    ///
+    /// # Errors
+    /// As [`Model::open`]; the model is then as it was.
+    pub fn recover(&self, device: Device) -> Result<()> {
+        let mut base = self.base();
+        *base = base.recovered(device, &self.0.gpu)?;
+        self.trunks().clear();
+        self.0.generation.fetch_add(1, Relaxed);
+        Ok(())
+    }
+
+    /// A generator with the history of `generator`, of the model as it is now, if that was of the model as it was.
+    pub(super) fn moved_on(&self, generator: &GemmaGenerator, generation: u64) -> Result<Option<(GemmaGenerator, u64)>> {
+        // Nobody waits here for a recovery that is under way.
+        if self.0.generation.load(Relaxed) == generation {
+            return Ok(None);
+        }
+        let base = self.base();
+        Ok(Some((base.going_on_as(generator)?, self.0.generation.load(Relaxed))))
+    }
+
+    /// A generator with more rows of a prompt than `own`, from an earlier conversation.
+    pub(super) fn further(&self, tokens: &[u32], own: usize) -> Option<GemmaGenerator> {
+        let found = self.trunks().with_more(tokens, own);
+        // They are computed instead.
+        found.inspect_err(|error| tracing::debug!(%error, "a kept prompt cannot be copied")).ok().flatten()
+    }
+
+    /// Offers the rows of a prompt to later conversations.
+    pub(super) fn offer(&self, generator: &GemmaGenerator) {
+        self.trunks().offer(generator);
+    }
+
+    fn base(&self) -> MutexGuard<'_, GemmaGenerator> {
+        self.0.base.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn trunks(&self) -> MutexGuard<'_, Trunks> {
+        self.0.trunks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Model").field("arch", &self.0.config.arch).finish_non_exhaustive()
+    }
+}

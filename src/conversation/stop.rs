@@ -1,0 +1,73 @@
+//! Texts that end an answer, wherever tokens cut them.
+
+/// Looks for stop texts in a text that comes in parts, and holds back what may be the beginning of one.
+#[derive(Clone, Debug, Default)]
+pub(super) struct StopTexts {
+    stops: Vec<String>,
+    held: String,
+}
+
+impl StopTexts {
+    pub(super) fn new(stops: &[String]) -> Self {
+        Self { stops: stops.to_vec(), held: String::new() }
+    }
+
+    /// Takes the next part: the text that is certain now, and the index of the stop text that ends it.
+    pub(super) fn push(&mut self, part: &str) -> (String, Option<usize>) {
+        self.held.push_str(part);
+        let found = |(index, stop): (usize, &String)| Some((self.held.find(stop.as_str())?, index)).filter(|_| !stop.is_empty());
+        if let Some((at, index)) = self.stops.iter().enumerate().filter_map(found).min() {
+            self.held.truncate(at);
+            return (std::mem::take(&mut self.held), Some(index));
+        }
+        let begins = |at: &usize| self.stops.iter().any(|stop| stop.starts_with(&self.held[*at..]));
+        let starts = self.held.char_indices().map(|(at, _)| at);
+        // A beginning is shorter than its text.
+        let longest = self.stops.iter().map(String::len).max().unwrap_or(0);
+        let certain = starts.filter(|at| self.held.len() - at < longest).find(begins).unwrap_or(self.held.len());
+        let rest = self.held.split_off(certain);
+        (std::mem::replace(&mut self.held, rest), None)
+    }
+
+    /// Nothing more comes: what was held back is text.
+    pub(super) fn finish(&mut self) -> String {
+        std::mem::take(&mut self.held)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Against a search in the whole text, for every way to cut it.
+    #[test]
+    fn a_stop_text_is_found_wherever_it_is_cut() {
+        let texts = ["", "ab", "aab", "abab", "xaabaaby", "éééa", "aaaaab", "no stop", "ends in aa"];
+        let stops = ["aab".to_string(), "é".into(), "abab".into(), String::new()];
+        for text in texts {
+            let found = stops.iter().enumerate().filter(|(_, stop)| !stop.is_empty());
+            let first = found.filter_map(|(index, stop)| Some((text.find(stop.as_str())?, index))).min();
+            let chars: Vec<char> = text.chars().collect();
+            for cuts in 0..1u32 << chars.len().saturating_sub(1) {
+                let (mut search, mut out, mut hit, mut part) = (StopTexts::new(&stops), String::new(), None, String::new());
+                for (at, c) in chars.iter().enumerate() {
+                    part.push(*c);
+                    if cuts >> at & 1 == 1 || at + 1 == chars.len() {
+                        let (certain, stop) = search.push(&std::mem::take(&mut part));
+                        out.push_str(&certain);
+                        hit = stop;
+                    }
+                    if hit.is_some() {
+                        break;
+                    }
+                }
+                if hit.is_none() {
+                    out.push_str(&search.finish());
+                }
+                // Of two that end at the same part the one that begins first counts, so that a later cut may find another.
+                let expected = first.map_or(text.len(), |(at, _)| at);
+                assert_eq!((out.as_str(), hit), (&text[..expected], first.map(|(_, index)| index)), "{text:?} {cuts:b}");
+            }
+        }
+    }
+}

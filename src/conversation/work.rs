@@ -1,0 +1,202 @@
+//! Answering, one piece of work at a time.
+
+use std::{
+    future::Future,
+    ops::ControlFlow,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use futures_core::Stream;
+
+use super::{Conversation, Ending, Event, Overflow, script::Script};
+use crate::{Error, Result, text::Message};
+
+impl Conversation {
+    /// The next event of the answer under way; `None` where there is none. Blocks for a submit at a time, between which a cancelled
+    /// answer ends.
+    ///
+    /// # Errors
+    /// [`Error::ContextFull`], and what the device says; the answer stays open, and the next call tries again.
+    pub fn next_event(&mut self) -> Result<Option<Event>> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Ok(Some(event));
+            }
+            if self.answer.is_none() {
+                return Ok(None);
+            }
+            self.work()?;
+        }
+    }
+
+    /// [`next_event`](Self::next_event) without blocking the thread longer than a submit takes to record; needs no particular executor.
+    ///
+    /// # Errors
+    /// As [`next_event`](Self::next_event).
+    pub async fn next_event_async(&mut self) -> Result<Option<Event>> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Ok(Some(event));
+            }
+            if self.answer.is_none() {
+                return Ok(None);
+            }
+            self.generator.settled().await?;
+            self.work()?;
+        }
+    }
+
+    /// The events of the answer under way; the last is its end, or an error.
+    pub fn events(&mut self) -> impl Iterator<Item = Result<Event>> + '_ {
+        let mut failed = false;
+        std::iter::from_fn(move || {
+            let event = if failed { None } else { self.next_event().transpose() };
+            failed = matches!(event, Some(Err(_)));
+            event
+        })
+    }
+
+    /// As [`events`](Self::events), as a stream for any executor.
+    pub fn stream(&mut self) -> impl Stream<Item = Result<Event>> + Send + Unpin + '_ {
+        EventStream { conversation: Some(self), next: None }
+    }
+
+    /// Calls `on_event` for each event up to the end; `Break` stops the answer, and what was said stays. Returns what was said.
+    ///
+    /// # Errors
+    /// As [`next_event`](Self::next_event); [`Error::Panicked`] where `on_event` panics. The answer is stopped then too.
+    pub fn finish(&mut self, mut on_event: impl FnMut(&Event) -> ControlFlow<()>) -> Result<String> {
+        let mut said = String::new();
+        loop {
+            let event = match self.next_event() {
+                Ok(Some(event)) => event,
+                Ok(None) => return Ok(said),
+                Err(error) => {
+                    self.stop();
+                    return Err(error);
+                }
+            };
+            if let Event::Text(text) = &event {
+                said.push_str(text);
+            }
+            match catch_unwind(AssertUnwindSafe(|| on_event(&event))) {
+                Ok(ControlFlow::Continue(())) => {}
+                Ok(ControlFlow::Break(())) => {
+                    self.stop();
+                    return Ok(said);
+                }
+                Err(panic) => {
+                    self.stop();
+                    return Err(Error::panicked("the callback for events", panic.as_ref()));
+                }
+            }
+        }
+    }
+
+    /// Does one piece of work for the answer under way.
+    fn work(&mut self) -> Result<()> {
+        self.catch_up()?;
+        let Some(left) = self.left_to_say() else { return Ok(()) };
+        match self.generator.advance(&self.options.sampling, left) {
+            Err(full @ Error::ContextFull { .. }) if self.options.overflow == Overflow::Forget => self.make_room(full),
+            outcome => {
+                self.take(&outcome?);
+                Ok(())
+            }
+        }
+    }
+
+    /// One piece of work, and what there is to tell.
+    pub(super) fn step_alone(&mut self) -> Result<Vec<Event>> {
+        self.work()?;
+        Ok(self.events.drain(..).collect())
+    }
+
+    /// How many tokens the answer under way may still have; `None` where it ends here, or there is none.
+    pub(super) fn left_to_say(&mut self) -> Option<usize> {
+        let said = self.answer.as_ref()?.tokens.len();
+        let left = self.options.max_tokens.map_or(usize::MAX, |most| most.saturating_sub(said));
+        let ending = match left {
+            _ if self.cancel.is_cancelled() => Ending::Cancelled,
+            0 => Ending::Length,
+            left => return Some(left),
+        };
+        self.end(ending);
+        None
+    }
+
+    /// Takes what a piece of work gave.
+    pub(super) fn take(&mut self, tokens: &[u32]) {
+        let Some(answer) = &mut self.answer else { return };
+        let (said, prompt) = (answer.tokens.len(), answer.usage.prompt);
+        if said == 0 {
+            let done = if tokens.is_empty() { self.generator.cached_rows().min(prompt) } else { prompt };
+            if done > answer.usage.cached || !tokens.is_empty() {
+                self.events.push_back(Event::Prompt { done, total: prompt });
+            }
+        }
+        if said == 0 && !tokens.is_empty() {
+            // The next prompt begins with this one.
+            self.generator.mark();
+            if std::mem::take(&mut self.is_new) {
+                self.model.offer(&self.generator);
+            }
+        }
+        for (index, token) in tokens.iter().enumerate() {
+            let Some(answer) = &mut self.answer else { return };
+            let ending = answer.push(*token, self.generator.is_stop(*token), &mut self.events);
+            let full = self.options.max_tokens.is_some_and(|most| answer.tokens.len() >= most);
+            if let Some(ending) = ending.or(full.then_some(Ending::Length)) {
+                self.generator.take_back(tokens.len() - index - 1);
+                return self.end(ending);
+            }
+        }
+    }
+
+    /// Ends the answer under way; what was said becomes a message, or part of the text.
+    pub(super) fn end(&mut self, ending: Ending) {
+        let Some(mut answer) = self.answer.take() else { return };
+        self.generator.stop_ahead();
+        let nothing = answer.tokens.is_empty();
+        answer.finish(ending, &mut self.events);
+        match &mut self.script {
+            Script::Turns { messages, .. } if !nothing => messages.push(Message::Model(answer.turn)),
+            Script::Text(tokens) => *tokens = self.generator.tokens().to_vec(),
+            Script::Turns { .. } | Script::Empty => {}
+        }
+    }
+}
+
+/// Events as they come; the conversation is let go with the last of them.
+struct EventStream<'a> {
+    conversation: Option<&'a mut Conversation>,
+    next: Option<NextEvent<'a>>,
+}
+
+/// An event under way, which gives the conversation back.
+type NextEvent<'a> = Pin<Box<dyn Future<Output = (&'a mut Conversation, Result<Option<Event>>)> + Send + 'a>>;
+
+impl Stream for EventStream<'_> {
+    type Item = Result<Event>;
+
+    fn poll_next(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(conversation) = self.conversation.take() {
+            self.next = Some(Box::pin(async {
+                let event = conversation.next_event_async().await;
+                (conversation, event)
+            }));
+        }
+        let Some(next) = &mut self.next else { return Poll::Ready(None) };
+        let (conversation, event) = match next.as_mut().poll(task) {
+            Poll::Ready(ready) => ready,
+            Poll::Pending => return Poll::Pending,
+        };
+        self.next = None;
+        if let Ok(Some(_)) = event {
+            self.conversation = Some(conversation);
+        }
+        Poll::Ready(event.transpose())
+    }
+}

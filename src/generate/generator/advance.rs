@@ -1,0 +1,123 @@
+//! Generating, one piece of work at a time: what all ways to generate are made of.
+
+use super::GemmaGenerator;
+use crate::{
+    Error, Result,
+    generate::{SampleOpts, Sampled, Want},
+};
+
+/// What is under way between two pieces of work.
+#[derive(Debug, Default)]
+pub(super) struct Ahead {
+    /// Whether the step that chooses the next token was begun.
+    begun: bool,
+    /// Whether the token chosen last was not the one that the device foresaw: one step is then made alone. Where the device rarely
+    /// foresees, little is run in vain.
+    surprised: bool,
+    /// Why the step after the token that came last could not be begun.
+    failed: Option<Error>,
+}
+
+impl GemmaGenerator {
+    /// Does the next piece of work: submits a run over a part of the tokens that have no rows yet, or a step, or waits for the step that
+    /// was begun and returns its token, while the step after that runs (with a drafter several tokens may come at once). Tokens that are
+    /// returned are in the history, none of them after a stop token. At most `most`, which is not 0, will still be asked for.
+    ///
+    /// # Errors
+    /// As [`step_cached`](Self::step_cached). What was begun is dropped; history and rows stay usable.
+    pub(crate) fn advance(&mut self, opts: &SampleOpts, most: usize) -> Result<Vec<u32>> {
+        let outcome = self.piece_of_work(opts, most);
+        if outcome.is_err() {
+            self.stop_ahead();
+        }
+        outcome
+    }
+
+    fn piece_of_work(&mut self, opts: &SampleOpts, most: usize) -> Result<Vec<u32>> {
+        if let Some(failed) = self.ahead.failed.take() {
+            return Err(failed);
+        }
+        if self.ahead.begun {
+            return self.finish_step(opts, most).map(|token| vec![token]);
+        }
+        self.check_step("step_cached", opts)?;
+        // The low-level pair leaves a full cache; the last row is then computed again for its logits.
+        self.rewind_rows(self.history.len() - 1)?;
+        self.engine.reserve(self.history.len())?;
+        if let Some(end) = self.next_fill() {
+            self.run(end, Want::Nothing)?;
+            return Ok(Vec::new());
+        }
+        if let Some(drafter) = self.drafter.clone() {
+            return self.step_drafted(&drafter, most, opts);
+        }
+        self.will_write(self.history.len());
+        self.engine.begin(self.history.tokens(), self.history.cached(), opts)?;
+        self.ahead.begun = true;
+        Ok(Vec::new())
+    }
+
+    /// Where the next run ends that is wanted for its rows alone; `None` where one run is left, which ends with the last token.
+    pub(super) fn next_fill(&mut self) -> Option<usize> {
+        if self.history.on_grid() {
+            return self.history.next_on_grid();
+        }
+        let left = self.history.len() - self.history.cached();
+        (left > self.engine.chunk(Want::Last)).then(|| self.history.cached() + self.engine.chunk(Want::Nothing))
+    }
+
+    fn finish_step(&mut self, opts: &SampleOpts, most: usize) -> Result<u32> {
+        let next = if most > 1 && !self.ahead.surprised { self.begin_next(opts) } else { Ok(false) };
+        let Sampled { token, foreseen, .. } = self.engine.finish(self.history.tokens(), opts)?;
+        self.history.wrote(self.history.len());
+        self.history.push(token);
+        let begun = matches!(next, Ok(true)) && foreseen;
+        self.ahead = Ahead { begun, surprised: !foreseen, failed: next.err() };
+        Ok(token)
+    }
+
+    /// Begins the step after the one that was begun last, if the device can and there is room.
+    fn begin_next(&mut self, opts: &SampleOpts) -> Result<bool> {
+        let position = self.history.len();
+        if self.check_room(position + 2).is_err() || self.history.square_is_full(position + 1) {
+            return Ok(false);
+        }
+        self.will_write(position + 1);
+        self.engine.begin_next(position, opts)
+    }
+
+    /// Drops what was begun: the next token will be another's.
+    pub(crate) fn stop_ahead(&mut self) {
+        self.ahead = Ahead::default();
+        self.engine.forget();
+    }
+
+    /// Takes the last `count` tokens back.
+    pub(crate) fn take_back(&mut self, count: usize) {
+        self.stop_ahead();
+        (0..count).for_each(|_| self.history.pop());
+        self.forget_marks(self.history.len());
+    }
+
+    /// [`step_cached`](Self::step_cached) without blocking the thread longer than a submit takes; needs no particular executor.
+    /// Dropped before it is done, it leaves history and rows usable.
+    ///
+    /// # Errors
+    /// As [`step_cached`](Self::step_cached).
+    pub async fn step_async(&mut self, opts: &SampleOpts) -> Result<u32> {
+        loop {
+            self.settled().await?;
+            if let Some(token) = self.advance(opts, 1)?.first() {
+                return Ok(*token);
+            }
+        }
+    }
+
+    /// Resolves when the next piece of work would not wait.
+    pub(crate) async fn settled(&mut self) -> Result<()> {
+        match self.engine.pending() {
+            Some(pending) => pending.done().await,
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Positions that a history may go back to although the rings of its sliding layers have moved on.
+
+use std::sync::Arc;
+
+use super::GemmaGenerator;
+use crate::{Result, generate::RingCopy};
+
+/// Marked positions that are kept, unless [`GeneratorOptions::marks`](super::GeneratorOptions::marks) says otherwise.
+pub(crate) const MARKS: usize = 2;
+
+/// The newest marks, the oldest of them first.
+#[derive(Clone)]
+pub(super) struct Marks {
+    most: usize,
+    kept: Vec<Mark>,
+}
+
+/// A position, and once the rings lose what it reads, their content before that.
+#[derive(Clone)]
+struct Mark {
+    rows: usize,
+    rings: Option<Rings>,
+}
+
+#[derive(Clone)]
+struct Rings {
+    copy: Arc<RingCopy>,
+    /// The oldest row.
+    floor: usize,
+}
+
+impl Marks {
+    pub(super) fn new(most: usize) -> Self {
+        Self { most, kept: Vec::new() }
+    }
+
+    pub(super) fn fresh(&self) -> Self {
+        Self::new(self.most)
+    }
+}
+
+impl GemmaGenerator {
+    /// Marks the rows that are cached now. Going back to them, or to the few before that the rings hold besides, then costs no
+    /// recompute, whatever was generated since. The rings are copied on the device when they would lose these rows, and not
+    /// before; the oldest mark goes when there are too many.
+    pub fn mark(&mut self) {
+        let rows = self.history.cached();
+        self.marks.kept.retain(|mark| mark.rows != rows);
+        self.marks.kept.push(Mark { rows, rings: None });
+        let surplus = self.marks.kept.len().saturating_sub(self.marks.most);
+        self.marks.kept.drain(..surplus);
+    }
+
+    /// Notes that a run is about to write the rows up to `end`, and saves what marks need of the rings before.
+    pub(super) fn will_write(&mut self, end: usize) {
+        let (history, engine) = (&self.history, &self.engine);
+        let mut copied = None;
+        self.marks.kept.retain_mut(|mark| {
+            if mark.rings.is_some() || !history.would_lose(mark.rows, end) {
+                return mark.rings.is_some() || history.holds(mark.rows);
+            }
+            let copy = copied.get_or_insert_with(|| engine.copy_rings().map(Arc::new));
+            match copy {
+                Ok(copy) => mark.rings = Some(Rings { copy: copy.clone(), floor: history.floor() }),
+                // What it would have saved is computed again.
+                Err(error) => tracing::debug!(%error, rows = mark.rows, "a mark is given up"),
+            }
+            mark.rings.is_some()
+        });
+        self.history.writes(end);
+    }
+
+    /// Rows that [`prefill`](Self::prefill) of these tokens would keep.
+    pub fn rows_kept(&self, tokens: &[u32]) -> usize {
+        let rows = self.history.common(tokens);
+        match self.history.holds(rows) {
+            true => rows,
+            false => self.mark_before(rows).map_or(0, |(_, mark)| mark.rows.min(rows)),
+        }
+    }
+
+    /// The mark whose rings serve the most of `rows` rows.
+    fn mark_before(&self, rows: usize) -> Option<(&Rings, &Mark)> {
+        let marks = self.marks.kept.iter().filter_map(|mark| Some((mark.rings.as_ref()?, mark)));
+        let serving = marks.filter(|(rings, mark)| self.history.serves(mark.rows.min(rows), rings.floor));
+        serving.max_by_key(|(_, mark)| mark.rows.min(rows))
+    }
+
+    /// Keeps the first `rows` rows, from the rings as they are or as they were at a mark; fewer, or none, where neither has them.
+    pub(super) fn rewind_rows(&mut self, rows: usize) -> Result<()> {
+        let rows = rows.min(self.history.cached());
+        let found = if self.history.holds(rows) { None } else { self.mark_before(rows) };
+        match found.map(|(rings, mark)| (rings.clone(), mark.rows.min(rows))) {
+            Some((rings, kept)) => {
+                // Should the copy fail half way, no row counts.
+                self.engine.put_rings(&rings.copy).inspect_err(|_| self.history.rewind(0))?;
+                self.history.restored(kept, rings.floor);
+            }
+            None => self.history.rewind(rows),
+        }
+        Ok(())
+    }
+
+    /// Notes that only the first `tokens` tokens of the history stay as they are.
+    pub(super) fn forget_marks(&mut self, tokens: usize) {
+        self.marks.kept.retain(|mark| mark.rows <= tokens);
+    }
+}

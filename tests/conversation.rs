@@ -1,0 +1,495 @@
+//! What an application holds: events by every road, cancelling anywhere, going back, saving, sharing prompts, recovering.
+
+use std::{
+    ops::ControlFlow,
+    path::Path,
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    task::{Context, Poll, Wake, Waker},
+    thread::Thread,
+};
+
+use futures_core::Stream;
+use gemmaflow::{
+    Error,
+    conversation::{AnswerOptions, Conversation, Ending, Event, Model, Overflow, Usage},
+    gemma::GemmaConfig,
+    generate::{CancelToken, GemmaGenerator, GeneratorOptions, SampleOpts},
+    runtime::Device,
+    text::{ChatFormat, Message, ModelTurn, Tokenizer},
+};
+
+const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo");
+
+fn devices() -> [Device; 2] {
+    [Device::Cpu, Device::Gpu]
+}
+
+fn open(device: &Device, options: GeneratorOptions) -> Model {
+    Model::open(DEMO, device.clone(), options).unwrap()
+}
+
+/// One model on the GPU for the tests that do not change it.
+fn model() -> Model {
+    static MODEL: OnceLock<Model> = OnceLock::new();
+    MODEL.get_or_init(|| open(&Device::Gpu, GeneratorOptions::default())).clone()
+}
+
+/// Greedy answers of at most `most` tokens.
+fn greedy(most: usize) -> AnswerOptions {
+    AnswerOptions { sampling: SampleOpts::greedy(), max_tokens: Some(most), ..AnswerOptions::default() }
+}
+
+fn conversation(model: &Model, most: usize) -> Conversation {
+    model.conversation().unwrap().with_options(greedy(most))
+}
+
+fn events(conversation: &mut Conversation) -> Vec<Event> {
+    conversation.events().collect::<Result<_, _>>().unwrap()
+}
+
+fn text(events: &[Event]) -> String {
+    events.iter().map(Event::to_string).collect()
+}
+
+fn end(events: &[Event]) -> (Ending, Usage) {
+    match events.last() {
+        Some(Event::End { ending, usage }) => (*ending, *usage),
+        other => panic!("the last event is {other:?}"),
+    }
+}
+
+/// The demo model's answer without any of this: a prompt in its chat format, tokens, text.
+fn by_hand(device: Device, messages: &[Message], most: usize) -> (Vec<u32>, String) {
+    let (tokenizer, format) = (Tokenizer::from_file(DEMO).unwrap(), ChatFormat::Gemma3);
+    let mut generator = GemmaGenerator::from_path(GemmaConfig::from_file(DEMO).unwrap(), DEMO, device)
+        .unwrap()
+        .with_stop_tokens(&format.stop_tokens(&tokenizer));
+    generator.prefill(&format.encode(&tokenizer, messages, true).unwrap()).unwrap();
+    let tokens = generator.generate_cached(most, &SampleOpts::greedy()).unwrap();
+    let text = tokenizer.decode(&tokens).unwrap();
+    (tokens, text)
+}
+
+#[test]
+fn an_answer_is_the_generators_text_and_becomes_a_message() {
+    for device in devices() {
+        let model = open(&device, GeneratorOptions::default());
+        let mut conversation = conversation(&model, 40);
+        assert_eq!((conversation.used(), conversation.left(), conversation.max_context()), (0, 2048, 2048));
+        let mut messages = Vec::new();
+        for said in ["Who goes there?", "Speak, or I shall call the watch."] {
+            messages.push(Message::user(said));
+            let (tokens, expected) = by_hand(device.clone(), &messages, 40);
+            conversation.say(said).unwrap();
+            let told = events(&mut conversation);
+            assert_eq!(text(&told), expected, "{device}");
+            let (ending, usage) = end(&told);
+            assert_eq!((ending, usage.answer), (Ending::Length, tokens.len()), "{device}");
+            assert!(usage.cached < usage.prompt && usage.prompt + usage.answer == conversation.tokens().len());
+            messages.push(Message::Model(ModelTurn { text: expected, ..ModelTurn::default() }));
+            assert_eq!(conversation.messages(), messages, "{device}");
+            assert_eq!(conversation.used() + conversation.left(), 2048);
+            assert!(conversation.next_event().unwrap().is_none(), "nothing more is said");
+        }
+        // The second prompt begins as the first one and its answer did.
+        let usage = model.counters().map(|counters| counters.bytes_read_back);
+        assert!(usage.is_none_or(|bytes| bytes < 4 * 200), "greedy answers read their tokens: {usage:?}");
+    }
+}
+
+#[test]
+fn plain_text_goes_on_without_turns() {
+    let model = model();
+    let mut story = conversation(&model, 24);
+    story.write("ROMEO:\n").unwrap();
+    story.answer().unwrap();
+    let first = text(&events(&mut story));
+    // What transformers writes (assets/demo/expected.json).
+    let expected: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(Path::new(DEMO).join("expected.json")).unwrap()).unwrap();
+    assert!(expected.to_string().contains(first.split('\n').next().unwrap()), "{first:?}");
+    story.answer().unwrap();
+    let second = text(&events(&mut story));
+    let mut whole = conversation(&model, 48);
+    whole.write("ROMEO:\n").unwrap();
+    whole.answer().unwrap();
+    assert_eq!(text(&events(&mut whole)), format!("{first}{second}"));
+    story.write(" And so").unwrap();
+    assert!(story.used() > 48 && story.messages().is_empty());
+    assert!(matches!(story.push(Message::user("x")), Err(Error::Chat(_))));
+    assert!(matches!(conversation_with_a_message(&model).write("x"), Err(Error::Chat(_))));
+    assert!(matches!(model.conversation().unwrap().answer(), Err(Error::EmptyPrompt)));
+}
+
+fn conversation_with_a_message(model: &Model) -> Conversation {
+    let mut conversation = conversation(model, 8);
+    conversation.push(Message::user("x")).unwrap();
+    conversation
+}
+
+/// Wakes a thread that waits.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// The items of a stream, and how often it had none yet.
+fn drain<S: Stream + Unpin + Send>(mut stream: S) -> (Vec<S::Item>, usize) {
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let (mut items, mut waits) = (Vec::new(), 0);
+    loop {
+        match Pin::new(&mut stream).poll_next(&mut Context::from_waker(&waker)) {
+            Poll::Ready(Some(item)) => items.push(item),
+            Poll::Ready(None) => return (items, waits),
+            Poll::Pending => {
+                waits += 1;
+                std::thread::park();
+            }
+        }
+    }
+}
+
+#[test]
+fn iterator_callback_stream_and_steps_tell_the_same() {
+    for device in devices() {
+        let model = open(&device, GeneratorOptions::default());
+        model.keep_prompts(0);
+        let said = "What light through yonder window breaks?";
+        let ask = || {
+            let mut conversation = conversation(&model, 30);
+            conversation.say(said).unwrap();
+            conversation
+        };
+        let expected = events(&mut ask());
+        let mut called = Vec::new();
+        let answer = ask().finish(|event| {
+            called.push(event.clone());
+            ControlFlow::Continue(())
+        });
+        assert_eq!((called, answer.unwrap()), (expected.clone(), text(&expected)));
+        let (streamed, waits) = drain(ask().stream());
+        assert_eq!(streamed.into_iter().collect::<Result<Vec<_>, _>>().unwrap(), expected, "{device}");
+        assert_eq!(waits > 0, device == Device::Gpu, "{device}: {waits} waits");
+        let mut stepped = ask();
+        let mut told = Vec::new();
+        while told.last().is_none_or(|event| !matches!(event, Event::End { .. })) {
+            told.extend(model.step(&mut [&mut stepped]).remove(0).unwrap());
+        }
+        assert_eq!(told, expected, "{device}");
+        assert_eq!(model.step(&mut [&mut stepped]).remove(0).unwrap(), []);
+        // By hand, event by event.
+        let mut pulled = ask();
+        let mut by_event = Vec::new();
+        while let Some(event) = pollster::block_on(pulled.next_event_async()).unwrap() {
+            by_event.push(event);
+        }
+        assert_eq!(by_event, expected);
+    }
+}
+
+#[test]
+fn a_stop_text_ends_an_answer_wherever_tokens_cut_it() {
+    let model = model();
+    let mut plain = conversation(&model, 60);
+    plain.say("Who goes there?").unwrap();
+    let whole = text(&events(&mut plain));
+    let chars: Vec<(usize, char)> = whole.char_indices().collect();
+    for from in (4..chars.len() - 9).step_by(7) {
+        let stop = &whole[chars[from].0..chars[from + 8].0];
+        let at = whole.find(stop).unwrap();
+        let options = AnswerOptions { stop: vec!["never in it\u{1}".into(), stop.into()], ..greedy(60) };
+        let mut conversation = model.conversation().unwrap().with_options(options);
+        conversation.say("Who goes there?").unwrap();
+        let told = events(&mut conversation);
+        assert_eq!((text(&told).as_str(), end(&told).0), (&whole[..at], Ending::Stop(1)), "{stop:?}");
+        assert!(matches!(conversation.messages().last(), Some(Message::Model(turn)) if turn.text == whole[..at]));
+    }
+}
+
+#[test]
+fn text_comes_in_whole_characters() {
+    let model = model();
+    let mut conversation = conversation(&model, 80);
+    conversation.write("Épée, naïve façade: 🜁 ").unwrap();
+    conversation.answer().unwrap();
+    for event in events(&mut conversation) {
+        if let Event::Text(text) = event {
+            assert!(!text.is_empty() && text.chars().all(|c| c != char::REPLACEMENT_CHARACTER) || text.contains('\u{fffd}'));
+        }
+    }
+}
+
+#[test]
+fn an_answer_is_cancelled_in_prefill_and_in_decode_and_goes_on() {
+    for device in devices() {
+        let options = GeneratorOptions { prefill_chunk: Some(16), ..GeneratorOptions::default() };
+        let model = open(&device, options);
+        let long = "To be, or not to be, that is the question. ".repeat(12);
+        // While the prompt is read: after its first part.
+        let mut conversation = conversation(&model, 20);
+        let cancel = conversation.cancel_token();
+        conversation.say(long.as_str()).unwrap();
+        let first = conversation.next_event().unwrap().unwrap();
+        assert!(matches!(first, Event::Prompt { done, total } if done < total), "{device}: {first:?}");
+        let submits = model.counters().map(|counters| counters.submits);
+        cancel.cancel();
+        let (ending, usage) = end(&events(&mut conversation));
+        assert_eq!((ending, usage.answer), (Ending::Cancelled, 0), "{device}");
+        assert_eq!(model.counters().map(|counters| counters.submits), submits, "{device}: nothing more was submitted");
+        assert_eq!(conversation.messages().len(), 1);
+        // The same answer again goes on from the rows that were read.
+        conversation.answer().unwrap();
+        let told = events(&mut conversation);
+        assert!(end(&told).1.cached >= 16, "{device}");
+        let mut undisturbed = model.conversation().unwrap().with_options(greedy(20));
+        undisturbed.say(long.as_str()).unwrap();
+        assert_eq!(text(&events(&mut undisturbed)), text(&told), "{device}");
+
+        // While it answers, from another thread: what was said stays.
+        let mut conversation = model.conversation().unwrap().with_options(greedy(1000));
+        conversation.say("Who goes there?").unwrap();
+        let cancel = conversation.cancel_token();
+        let mut said = String::new();
+        let mut told = Vec::new();
+        while let Some(event) = conversation.next_event().unwrap() {
+            said.push_str(&event.to_string());
+            told.push(event);
+            if said.len() > 20 {
+                let cancel = cancel.clone();
+                std::thread::spawn(move || cancel.cancel()).join().unwrap();
+            }
+        }
+        assert_eq!(end(&told).0, Ending::Cancelled);
+        assert!(matches!(conversation.messages().last(), Some(Message::Model(turn)) if turn.text == said && said.len() < 60));
+        conversation.say("Nay, answer me.").unwrap();
+        assert!(!text(&events_of(&mut conversation, 30)).is_empty(), "the next answer is not cancelled");
+        // Dropping an iterator half way, stopping, and a callback that breaks keep what was said too.
+        conversation.stop();
+        let messages = conversation.messages().len();
+        conversation.say("Long live the king!").unwrap();
+        let answer = conversation.finish(|event| match event {
+            Event::Text(_) => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        });
+        assert!(!answer.unwrap().is_empty());
+        assert_eq!(conversation.messages().len(), messages + 2);
+        assert!(conversation.next_event().unwrap().is_none());
+    }
+}
+
+/// The first events, and no more.
+fn events_of(conversation: &mut Conversation, count: usize) -> Vec<Event> {
+    conversation.events().take(count).collect::<Result<_, _>>().unwrap()
+}
+
+#[test]
+fn loading_is_cancelled_by_a_token_and_by_its_callback() {
+    let cancel = CancelToken::new();
+    cancel.cancel();
+    let options = GeneratorOptions { cancel: Some(cancel.clone()), ..GeneratorOptions::default() };
+    assert!(matches!(Model::open(DEMO, Device::Gpu, options), Err(Error::Cancelled(_))));
+    let (cancel, seen) = (CancelToken::new(), cancel);
+    let token = cancel.clone();
+    let on_progress = Box::new(move |progress: gemmaflow::runtime::UploadProgress| {
+        if progress.done > 0 {
+            token.cancel();
+        }
+        true
+    });
+    let options = GeneratorOptions { cancel: Some(cancel), on_progress: Some(on_progress), ..GeneratorOptions::default() };
+    assert!(matches!(Model::open(DEMO, Device::Gpu, options), Err(Error::Cancelled(_))));
+    assert!(seen.is_cancelled());
+}
+
+#[test]
+fn a_fork_goes_on_beside_the_original_and_a_bookmark_leads_back() {
+    for device in devices() {
+        let model = open(&device, GeneratorOptions::default());
+        let mut first = conversation(&model, 16);
+        first.say("Who goes there?").unwrap();
+        let start = first.bookmark();
+        events_of(&mut first, 6);
+        // In the middle of an answer.
+        let mut second = first.fork().unwrap();
+        let (a, b) = (text(&events(&mut first)), text(&events(&mut second)));
+        assert_eq!(a, b, "{device}");
+        assert_eq!(first.messages(), second.messages());
+        second.say("A friend.").unwrap();
+        events(&mut second);
+        assert_eq!((first.messages().len(), second.messages().len()), (2, 4));
+        let after = first.bookmark();
+        first.say("Stand, ho!").unwrap();
+        let answer = text(&events(&mut first));
+        first.rewind(&after);
+        assert_eq!(first.messages().len(), 2);
+        first.say("Stand, ho!").unwrap();
+        let told = events(&mut first);
+        assert_eq!(text(&told), answer, "{device}");
+        assert_eq!(end(&told).1.cached, end(&told).1.prompt - 1, "{device}: nothing is computed again");
+        first.rewind(&start);
+        assert_eq!(first.messages().len(), 1, "the user's message came before the bookmark");
+    }
+}
+
+#[test]
+fn a_saved_conversation_goes_on_in_the_middle_of_an_answer() {
+    for device in devices() {
+        let model = open(&device, GeneratorOptions::default());
+        let mut original = conversation(&model, 30);
+        original.push(Message::system("Speak as a king.")).unwrap();
+        original.say("Who goes there?").unwrap();
+        let told = text(&events_of(&mut original, 8));
+        let mut bytes = Vec::new();
+        original.save(&mut bytes).unwrap();
+        let rest = events(&mut original);
+        for other in devices() {
+            let model = open(&other, GeneratorOptions::default());
+            let mut restored = model.restore(&bytes[..]).unwrap();
+            let gone_on = events(&mut restored);
+            assert_eq!(text(&gone_on), text(&rest), "{device} to {other}: after {told:?}");
+            assert_eq!(end(&gone_on), end(&rest));
+            assert_eq!((restored.messages(), restored.options()), (original.messages(), original.options()));
+        }
+        for len in (0..bytes.len()).step_by(bytes.len() / 150) {
+            assert!(matches!(model.restore(&bytes[..len]), Err(Error::Saved(_))), "cut at {len}");
+            let mut wrong = bytes.clone();
+            wrong[len] ^= 16;
+            assert!(matches!(model.restore(&wrong[..]), Err(Error::Saved(_))), "changed at {len}");
+        }
+    }
+}
+
+#[test]
+fn a_prompt_that_begins_as_an_earlier_one_is_not_computed_again() {
+    for device in devices() {
+        let model = open(&device, GeneratorOptions::default());
+        let system = "You are a courtier of King Henry, and answer in blank verse. ".repeat(8);
+        let ask = |question: &str| {
+            let mut conversation = conversation(&model, 12);
+            conversation.push(Message::system(system.as_str())).unwrap();
+            conversation.say(question).unwrap();
+            let told = events(&mut conversation);
+            (text(&told), end(&told).1)
+        };
+        let (_, first) = ask("Who goes there?");
+        assert_eq!(first.cached, 0);
+        let (answer, second) = ask("Where is the Duke of York?");
+        assert!(second.cached > 100 && second.cached < second.prompt, "{device}: {second:?}");
+        assert!(model.kept_prompt_bytes() > 0);
+        model.keep_prompts(0);
+        assert_eq!(model.kept_prompt_bytes(), 0);
+        let (anew, third) = ask("Where is the Duke of York?");
+        assert_eq!((anew, third.cached), (answer, 0), "{device}");
+    }
+}
+
+#[test]
+fn drawn_text_is_the_same_with_and_without_a_kept_prompt() {
+    let options = GeneratorOptions { deterministic: true, ..GeneratorOptions::default() };
+    let model = open(&Device::Gpu, options);
+    let ask = |question: &str| {
+        let sampling = SampleOpts::temperature(1.3, 11);
+        let options = AnswerOptions { sampling, max_tokens: Some(40), ..AnswerOptions::default() };
+        let mut conversation = model.conversation().unwrap().with_options(options);
+        conversation.push(Message::system("You are a courtier of King Henry. ".repeat(5))).unwrap();
+        conversation.say(question).unwrap();
+        let told = events(&mut conversation);
+        (text(&told), end(&told).1.cached)
+    };
+    let (alone, none) = ask("Where is the Duke of York?");
+    model.keep_prompts(64 << 20);
+    ask("Who goes there?");
+    let (after, cached) = ask("Where is the Duke of York?");
+    assert_eq!((none, after), (0, alone));
+    assert!(cached > 30, "{cached}");
+}
+
+#[test]
+fn a_full_context_is_an_error_or_forgets_the_oldest() {
+    for device in devices() {
+        let options = || GeneratorOptions { context: Some(96), ..GeneratorOptions::default() };
+        let model = open(&device, options());
+        let mut strict = conversation(&model, 500);
+        strict.say("Who goes there?").unwrap();
+        let mut said = String::new();
+        let error = loop {
+            match strict.next_event() {
+                Ok(Some(event)) => said.push_str(&event.to_string()),
+                Ok(None) => panic!("{device}: the answer ended"),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, Error::ContextFull { capacity: 96, .. }), "{error}");
+        assert!(matches!(strict.next_event(), Err(Error::ContextFull { .. })), "it stays open");
+        assert_eq!(strict.left(), 0);
+        strict.stop();
+        assert!(
+            matches!(strict.messages().last(), Some(Message::Model(turn)) if turn.text.starts_with(said.trim_end()) || said.starts_with(&turn.text))
+        );
+        let before = strict.messages().to_vec();
+        assert!(matches!(strict.say("And now?"), Err(Error::ContextFull { .. })));
+        assert_eq!(strict.messages(), before, "nothing was said");
+
+        let mut forgetful = model.conversation().unwrap();
+        forgetful.push(Message::system("Be brief.")).unwrap();
+        for turn in 0..8 {
+            let options = AnswerOptions { overflow: Overflow::Forget, ..greedy(20) };
+            forgetful.set_options(options);
+            forgetful.say(format!("Question {turn}: where is the king?")).unwrap();
+            let (_, usage) = end(&events(&mut forgetful));
+            assert!(usage.prompt + usage.answer <= 96, "{device}: {usage:?}");
+        }
+        assert_eq!(forgetful.messages().len(), 17, "the caller still has them all");
+        // In the middle of an answer too: of text the oldest half goes.
+        let mut story = model.conversation().unwrap();
+        story.set_options(AnswerOptions { overflow: Overflow::Forget, ..greedy(300) });
+        story.write("ROMEO:\n").unwrap();
+        story.answer().unwrap();
+        let told = events(&mut story);
+        assert!(end(&told).1.answer > 96, "{device}");
+        assert!(story.used() <= 96);
+    }
+}
+
+#[test]
+fn conversations_follow_their_model_to_another_device() {
+    let model = open(&Device::Gpu, GeneratorOptions::default());
+    let mut undisturbed = conversation(&model, 40);
+    undisturbed.say("Who goes there?").unwrap();
+    let expected = text(&events(&mut undisturbed));
+    let mut conversation = conversation(&model, 40);
+    conversation.say("Who goes there?").unwrap();
+    let mut told = text(&events_of(&mut conversation, 10));
+    for device in [Device::Cpu, Device::Gpu] {
+        model.recover(device).unwrap();
+        told += &text(&events_of(&mut conversation, 5));
+    }
+    told += &text(&events(&mut conversation));
+    assert_eq!(told, expected);
+    assert!(!undisturbed.messages().is_empty());
+    undisturbed.say("A friend.").unwrap();
+    assert!(!text(&events(&mut undisturbed)).is_empty());
+}
+
+#[test]
+fn conversations_of_many_threads_are_those_of_one() {
+    let model = open(&Device::Gpu, GeneratorOptions::default());
+    let ask = |model: &Model, number: usize| {
+        let sampling = SampleOpts::temperature(1.0, number as u64);
+        let options = AnswerOptions { sampling, max_tokens: Some(25), ..AnswerOptions::default() };
+        let mut conversation = model.conversation().unwrap().with_options(options);
+        conversation.say(format!("Question {number}: who is king?")).unwrap();
+        text(&events(&mut conversation))
+    };
+    let expected: Vec<String> = (0..6).map(|number| ask(&model, number)).collect();
+    let found: Vec<String> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..6).map(|number| (number, model.clone())).collect();
+        let threads: Vec<_> = threads.into_iter().map(|(n, model)| scope.spawn(move || ask(&model, n))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert_eq!(found, expected);
+}
