@@ -28,7 +28,7 @@ fn live(context: &GpuContext) -> u64 {
 
 /// Takes all memory but `free` bytes.
 fn ballast(context: &GpuContext, free: u64) -> Buffer {
-    context.create_buffer("ballast", LIMIT - live(context) - free & !3, BufferUsages::COPY_DST).unwrap()
+    context.create_buffer("ballast", (LIMIT - live(context) - free) & !3, BufferUsages::COPY_DST).unwrap()
 }
 
 fn is_full(error: &Error) -> bool {
@@ -70,7 +70,7 @@ fn fault_17_no_memory_for_a_newcomer() {
         let mut witness = asked(&model, MOST);
         let told = some(&mut witness, 8);
         let before = live(&context);
-        let full = ballast(&context, step * 160 << 10);
+        let full = ballast(&context, (step * 160) << 10);
         let mut newcomer = asked(&model, MOST);
         let outcome = rest(&mut newcomer);
         assert_eq!(told + &rest(&mut witness).unwrap(), expected(MOST), "{step}: the witness");
