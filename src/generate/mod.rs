@@ -3,6 +3,7 @@
 mod draft;
 mod engine;
 mod generator;
+mod hooks;
 mod kv_state;
 mod memory;
 mod policy;
@@ -13,9 +14,10 @@ mod token_order;
 
 pub(crate) use draft::{DraftModel, MOST_DRAFTED};
 pub use draft::{DraftStats, Drafter};
-pub(crate) use engine::{Engine, FINAL_NORM, Model, Sampled, Want, agreed, sample_after_draft, table_rows};
+pub(crate) use engine::{Engine, FINAL_NORM, Looked, Model, Sampled, Want, agreed, sample_after_draft, table_rows};
 pub use engine::{FlowHook, ModelStats, PREFILL_CHUNK, SMALLEST_BUCKET};
 pub use generator::{GemmaGenerator, GeneratorOptions, OnProgress, TablePlacement};
+pub use hooks::{Chosen, LogitBias, LogitChanges, LogitProcessor, SampleHooks, Sampler, TokenSet};
 pub use kv_state::{KvCacheState, bucket_decode_mask, kv_from_prefill_outputs, split_decode_logits_kv};
 pub use memory::{CacheMemory, MemoryPlan};
 pub(crate) use policy::{PlanPolicy, token_bucket};
@@ -31,6 +33,7 @@ const _: () = {
     sendable::<GemmaGenerator>();
     sendable::<GeneratorOptions>();
     sendable::<OnProgress>();
+    sendable::<SampleHooks>();
     shareable::<SampleOpts>();
     shareable::<ModelStats>();
     shareable::<KvCacheState>();

@@ -1,6 +1,7 @@
 //! One sequence being continued.
 
 mod history;
+mod hooked;
 mod load;
 mod plans;
 mod speculate;

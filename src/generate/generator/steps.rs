@@ -76,6 +76,7 @@ impl GemmaGenerator {
     }
 
     fn finish_step(&mut self, opts: &SampleOpts) -> Result<Sampled> {
+        let _span = self.step_span().entered();
         let sampled = self.engine.finish(self.history.tokens(), opts)?;
         self.history.wrote(self.history.len());
         self.history.push(sampled.token);
@@ -209,6 +210,8 @@ impl GemmaGenerator {
     /// Computes rows until one run is left that ends with the last token.
     pub(super) fn fill_all_but_the_last_chunk(&mut self) -> Result<()> {
         self.engine.reserve(self.history.len())?;
+        let (rows, chunk) = (self.history.len() - self.history.cached(), self.engine.chunk(Want::Nothing));
+        let _span = (rows > 1).then(|| tracing::debug_span!("prefill", tokens = self.history.len(), rows, chunk).entered());
         while self.history.len() - self.history.cached() > self.engine.chunk(Want::Last) {
             self.run(self.history.cached() + self.engine.chunk(Want::Nothing), Want::Nothing)?;
         }
@@ -222,6 +225,12 @@ impl GemmaGenerator {
         let logits = self.engine.run(&self.history.tokens()[start..end], start, want)?;
         self.history.wrote(end);
         Ok(logits)
+    }
+
+    /// A step that runs the tokens without a row and chooses the one after them.
+    pub(super) fn step_span(&self) -> tracing::Span {
+        let (position, cached) = (self.history.len(), self.history.cached());
+        tracing::trace_span!("step", position, tokens = position - cached)
     }
 
     pub(super) fn check_step(&self, name: &'static str, opts: &SampleOpts) -> Result<()> {

@@ -4,6 +4,7 @@ mod caches;
 mod draft;
 mod early;
 mod inputs;
+mod look;
 mod memory;
 mod model;
 mod pace;
@@ -15,6 +16,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use caches::Caches;
 use draft::GpuDrafter;
+use look::{chosen, short_list};
 pub(crate) use memory::{MemoryAsked, largest, plan_memory};
 use model::GpuModel;
 use pace::Pace;
@@ -27,8 +29,8 @@ use super::{
 use crate::{
     Error, Result,
     generate::{
-        DeviceDraw, DraftModel, Engine, FINAL_NORM, Model, ModelStats, PREFILL_CHUNK, PlanPolicy, Profiles, SampleOpts, Sampled,
-        ShortList, Want, sample_token_after, token_bucket,
+        DeviceDraw, DraftModel, Engine, FINAL_NORM, Looked, Model, ModelStats, PREFILL_CHUNK, PlanPolicy, Profiles, SampleOpts,
+        Sampled, Want, sample_token_after, token_bucket,
     },
 };
 
@@ -46,6 +48,8 @@ pub(crate) struct GpuEngine {
     in_flight: Option<super::wgpu::SubmissionIndex>,
     /// Runs that will choose a token, oldest first.
     begun: VecDeque<Begun>,
+    /// The plan whose logits were looked at last.
+    looked: Option<PlanKey>,
     drafter: Option<GpuDrafter>,
 }
 
@@ -86,8 +90,8 @@ impl GpuEngine {
     }
 
     fn fresh(model: Arc<GpuModel>, caches: Caches, policy: PlanPolicy, profiles: Profiles, pace: Pace) -> Self {
-        let (plans, in_flight, begun, drafter) = (Plans::new(&policy), None, VecDeque::new(), None);
-        Self { model, caches, policy, profiles, plans, pace, in_flight, begun, drafter }
+        let (plans, in_flight, begun, looked, drafter) = (Plans::new(&policy), None, VecDeque::new(), None, None);
+        Self { model, caches, policy, profiles, plans, pace, in_flight, begun, looked, drafter }
     }
 
     /// Another engine of the same model.
@@ -254,9 +258,10 @@ impl Engine for GpuEngine {
         let bytes = self.collect(begun)?;
         let mut bytes_read = bytes.len() as u64;
         let row = match follow {
-            Follow::Argmax => return Ok(Sampled { token: bytemuck::pod_read_unaligned(&bytes), bytes_read, foreseen: true }),
+            Follow::Argmax => return Ok(Sampled { token: chosen(&bytes, history.len())?, bytes_read, foreseen: true }),
             Follow::Draw(_) => {
                 let (list, drawn) = short_list(&bytes);
+                list.check(history.len())?;
                 if let Some(token) = list.choose(opts, history.len()) {
                     return Ok(Sampled { token, bytes_read, foreseen: token == drawn });
                 }
@@ -278,6 +283,18 @@ impl Engine for GpuEngine {
         };
         let token = sample_token_after(&bytemuck::pod_collect_to_vec::<u8, f32>(&row), opts, history)?;
         Ok(Sampled { token, bytes_read, foreseen: false })
+    }
+
+    fn begin_look(&mut self, history: &[u32], start: usize, temperature: f32) -> Result<()> {
+        self.begin(history, start, &SampleOpts::temperature(temperature, 0))
+    }
+
+    fn look(&mut self, ids: &[u32]) -> Result<Looked> {
+        self.look_at(ids)
+    }
+
+    fn whole_row(&mut self) -> Result<Vec<f32>> {
+        self.row_looked_at()
     }
 
     fn verify(&mut self, history: &[u32], drafted: &[u32], opts: &SampleOpts) -> Result<Vec<u32>> {
@@ -384,13 +401,4 @@ impl Engine for GpuEngine {
     fn pipeline_blob(&self) -> PipelineBlob {
         self.model.context.pipeline_blob().clone()
     }
-}
-
-/// Ids, logits, maximum and sum, and the device's draw, as `shaders/top_k.wgsl` lays them out.
-fn short_list(bytes: &[u8]) -> (ShortList, u32) {
-    let words: Vec<u32> = bytemuck::pod_collect_to_vec(bytes);
-    let top = (words.len() - 3) / 2;
-    let entries = (0..top).map(|i| (words[i], f32::from_bits(words[top + i])));
-    let total = f64::from(f32::from_bits(words[2 * top + 1]));
-    (ShortList { entries: entries.filter(|(id, _)| *id != u32::MAX).collect(), total, complete: false }, words[2 * top + 2])
 }
