@@ -1,6 +1,6 @@
 //! Logits as hooks look at them: the likeliest tokens and some by name, and the whole row where those do not suffice.
 
-use super::{GpuEngine, model::LOGITS, nothing_begun, output};
+use super::{GpuEngine, PlanKey, model::LOGITS, nothing_begun, output};
 use crate::{
     Error, Result,
     generate::{Looked, ShortList},
@@ -32,10 +32,9 @@ impl GpuEngine {
         Ok(Looked::List { list: short_list(&list).0, logits })
     }
 
-    /// As [`Engine::whole_row`](crate::generate::Engine::whole_row).
-    pub(super) fn row_looked_at(&mut self) -> Result<Vec<f32>> {
-        let key = self.looked.ok_or_else(nothing_begun)?;
-        let (buffer, offset, bytes) = output(&self.plans.of(&key).ready(&key)?.plan, LOGITS)?;
+    /// The logits of the last token that the plan of `key` has run.
+    pub(super) fn row_of(&mut self, key: &PlanKey) -> Result<Vec<f32>> {
+        let (buffer, offset, bytes) = output(&self.plans.of(key).ready(key)?.plan, LOGITS)?;
         let mut row = vec![0u8; bytes as usize];
         self.model.context.read_back(buffer, offset, &mut row)?;
         Ok(bytemuck::pod_collect_to_vec(&row))

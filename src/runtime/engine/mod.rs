@@ -257,7 +257,7 @@ impl Engine for GpuEngine {
         let (key, follow) = (begun.key, begun.follow);
         let bytes = self.collect(begun)?;
         let mut bytes_read = bytes.len() as u64;
-        let row = match follow {
+        let row: Vec<f32> = match follow {
             Follow::Argmax => return Ok(Sampled { token: chosen(&bytes, history.len())?, bytes_read, foreseen: true }),
             Follow::Draw(_) => {
                 let (list, drawn) = short_list(&bytes);
@@ -266,23 +266,20 @@ impl Engine for GpuEngine {
                     return Ok(Sampled { token, bytes_read, foreseen: token == drawn });
                 }
                 // The list's mass falls short of what the options ask for: the whole row decides.
-                if !self.begun.is_empty() {
-                    self.forget();
-                    let last = history.len() - 1;
-                    let row = self.logits(&history[last..], last, true, Want::Last)?;
-                    let token = sample_token_after(&row, opts, history)?;
-                    return Ok(Sampled { token, bytes_read: bytes_read + row.len() as u64 * 4, foreseen: false });
-                }
-                let (buffer, offset, len) = output(&self.plans.of(&key).ready(&key)?.plan, "logits")?;
-                let mut row = vec![0u8; len as usize];
-                self.model.context.read_back(buffer, offset, &mut row)?;
-                bytes_read += len;
+                let row = match self.begun.is_empty() {
+                    true => self.row_of(&key)?,
+                    false => {
+                        self.forget();
+                        let last = history.len() - 1;
+                        self.logits(&history[last..], last, true, Want::Last)?
+                    }
+                };
+                bytes_read += row.len() as u64 * 4;
                 row
             }
-            Follow::Logits | Follow::Nothing => bytes,
+            Follow::Logits | Follow::Nothing => bytemuck::pod_collect_to_vec(&bytes),
         };
-        let token = sample_token_after(&bytemuck::pod_collect_to_vec::<u8, f32>(&row), opts, history)?;
-        Ok(Sampled { token, bytes_read, foreseen: false })
+        Ok(Sampled { token: sample_token_after(&row, opts, history)?, bytes_read, foreseen: false })
     }
 
     fn begin_look(&mut self, history: &[u32], start: usize, temperature: f32) -> Result<()> {
@@ -294,7 +291,8 @@ impl Engine for GpuEngine {
     }
 
     fn whole_row(&mut self) -> Result<Vec<f32>> {
-        self.row_looked_at()
+        let key = self.looked.ok_or_else(nothing_begun)?;
+        self.row_of(&key)
     }
 
     fn verify(&mut self, history: &[u32], drafted: &[u32], opts: &SampleOpts) -> Result<Vec<u32>> {
