@@ -149,11 +149,11 @@ fn a_hooked_token_is_that_of_the_changed_row() {
             let before = read_back(&hooked);
             let chosen = hooked.step_hooked(&opts, &mut hooks).unwrap();
             by_row += u64::from(read_back(&hooked) - before > LIST + 64 * 4);
-            let expected = sample_token_after(&changed, &opts, &rows.tokens()[..]).unwrap();
+            let expected = sample_token_after(&changed, &opts, rows.tokens()).unwrap();
             assert_eq!(chosen.token, expected, "{device} {round} {opts:?} {hooks:?}");
             if rows.tokens().len() > 60 {
                 row = rows.prefill_get_last_logits(&[2, 4 + n.below(500) as u32]).unwrap();
-                hooked.prefill(&rows.tokens().to_vec()).unwrap();
+                hooked.prefill(rows.tokens()).unwrap();
             } else {
                 row = rows.decode_get_logits(chosen.token).unwrap();
             }

@@ -25,7 +25,7 @@ const WRITE: [&str; 2] = ["--write-to-stdout", "--write-to-stderr"];
 fn main() {
     match std::env::args().nth(1).as_deref() {
         Some(WORK) => work(),
-        Some(part) if part == WRITE[0] => print!("\n"),
+        Some(part) if part == WRITE[0] => println!(),
         Some(part) if part == WRITE[1] => eprint!(" "),
         // What test runners ask of a harness before they run it.
         Some("--list") => {}

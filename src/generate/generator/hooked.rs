@@ -17,8 +17,9 @@ impl GemmaGenerator {
     /// may choose, and log-probabilities are told. Processors work while the device does.
     ///
     /// # Errors
-    /// As [`step`](Self::step); [`Error::Hook`] where a processor or the sampler fails or panics, [`Error::NoTokenAllowed`],
-    /// [`Error::BrokenLogits`], [`Error::Option`] for more than 64 log-probabilities. History and caches stay usable.
+    /// As [`step`](Self::step); [`Error::Hook`](crate::Error::Hook) where a processor or the sampler fails or panics,
+    /// [`Error::NoTokenAllowed`](crate::Error::NoTokenAllowed), [`Error::BrokenLogits`](crate::Error::BrokenLogits), and
+    /// [`Error::Option`](crate::Error::Option) for more than 64 log-probabilities. History and caches stay usable.
     pub fn step_hooked(&mut self, opts: &SampleOpts, hooks: &mut SampleHooks) -> Result<Chosen> {
         self.check_step("step_hooked", opts)?;
         hooks.validate()?;

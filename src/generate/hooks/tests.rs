@@ -191,8 +191,15 @@ fn rows_that_are_no_numbers_are_refused() {
     assert!(choose_from_whole_row(&infinite, &none, hooks, &SampleOpts::temperature(1.0, 1), &[]).is_err());
 }
 
+type Process = fn(&mut LogitChanges) -> anyhow::Result<()>;
+
 /// Does as it is told.
-struct Told(fn(&mut LogitChanges) -> anyhow::Result<()>);
+struct Told(Process);
+
+fn bias(changes: &mut LogitChanges, token: u32, bias: f32) -> anyhow::Result<()> {
+    changes.bias(token, bias);
+    Ok(())
+}
 
 impl LogitProcessor for Told {
     fn name(&self) -> &str {
@@ -206,12 +213,12 @@ impl LogitProcessor for Told {
 
 #[test]
 fn a_processors_fault_is_an_error_with_its_name() {
-    let cases: [(fn(&mut LogitChanges) -> anyhow::Result<()>, &str); 5] = [
+    let cases: [(Process, &str); 5] = [
         (|_| anyhow::bail!("no thanks"), "told: no thanks"),
         (|_| panic!("at {}", 3), "told: it panicked: at 3"),
-        (|changes| Ok(changes.bias(1, f32::NAN)), "told: the bias of token 1 is NaN"),
-        (|changes| Ok(changes.bias(1, f32::INFINITY)), "told: the bias of token 1 is inf"),
-        (|changes| Ok(changes.ban(50)), "told: token 50 is outside the vocabulary of 50"),
+        (|changes| bias(changes, 1, f32::NAN), "told: the bias of token 1 is NaN"),
+        (|changes| bias(changes, 1, f32::INFINITY), "told: the bias of token 1 is inf"),
+        (|changes| bias(changes, 50, f32::NEG_INFINITY), "told: token 50 is outside the vocabulary of 50"),
     ];
     for (process, expected) in cases {
         let mut hooks = SampleHooks::new().with_processor(LogitBias::new().with(1, 2.0)).with_processor(Told(process));
