@@ -1,10 +1,11 @@
 // Argmax of each row of logits [R, V], the lowest index among equals, in two dispatches (slices, merge) or, where the kernel that
 // wrote the logits kept the largest of each slice (lib/maxima.wgsl), in one (maxima).
 // STAGE = slices: one workgroup finds the largest of SLICE neighbouring logits; grid: R*ceil(V/SLICE) folded over x and y;
-//   0 logits f32 [R, V], 1 partials [R, ceil(V/SLICE)] of (bits of the value, index).
+//   0 logits f32 [R, V], 1 partials [R, ceil(V/SLICE)] of (the value as lib/ordered.wgsl orders it, index).
 // STAGE = merge: one workgroup a row; grid: R folded over x and y; 0 partials, 1 ids u32 [R].
 // STAGE = maxima: one workgroup a row finds the first slice with the largest value, and in it the first logit that has it;
 //   grid: R folded over x and y; 0 logits, 1 ids u32 [R], 2 maxima u32 [R, ceil(V/SLICE)].
+// A row with NaN in it, or with nothing above LOWEST, has the id 0xffffffff.
 // Overrides: R, V, SLICE. Options: TIER, LANES, STAGE.
 override R: u32;
 override V: u32;
@@ -49,32 +50,31 @@ fn main(
         if ordered(logits[group * V + i]) == top { id = min(id, i); }
     }
     let least = lanes_least(id, lane);
-    if lane == 0u { ids[group] = select(least, 0u, top == 0u || least == NONE); }
+    if lane == 0u { ids[group] = select(least, NONE, top == 0u || top == NOT_A_NUMBER); }
 #else
-    var best = LOWEST;
+    var best = 0u;
     var id = NONE;
 #if STAGE == slices
     if group >= R * slices { return; }
     let row = group / slices;
     let first = group % slices * SLICE;
     for (var i = first + lane; i < min(first + SLICE, V); i += LANES) {
-        let v = logits[row * V + i];
+        let v = ordered(logits[row * V + i]);
         if v > best { best = v; id = i; }
     }
 #elif STAGE == merge
     if group >= R { return; }
     for (var i = lane; i < slices; i += LANES) {
         let p = partials[group * slices + i];
-        let v = bitcast<f32>(p.x);
-        if v > best { best = v; id = p.y; }
+        if p.x > best { best = p.x; id = p.y; }
     }
 #endif
-    let top = lanes_max(best, lane);
+    let top = ~lanes_least(~best, lane);
     let least = lanes_least(select(NONE, id, best == top), lane);
 #if STAGE == slices
-    if lane == 0u { partials[group] = vec2<u32>(bitcast<u32>(top), least); }
+    if lane == 0u { partials[group] = vec2<u32>(top, least); }
 #elif STAGE == merge
-    if lane == 0u { ids[group] = select(least, 0u, least == NONE); }
+    if lane == 0u { ids[group] = select(least, NONE, top == 0u || top == NOT_A_NUMBER); }
 #endif
 #endif
 }

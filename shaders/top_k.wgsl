@@ -5,7 +5,7 @@
 // STAGE = merge: one workgroup a row picks the best slice TOP times and looks through that slice for its next; grid: R
 //   folded over x and y; 0 logits, 1 result u32 [R, 2*TOP + 3], 2 partials, 8 step.
 //   A row of the result: TOP indices, bits of their TOP values, bits of the maximum, bits of the sum, the index that is drawn; past
-//   V: index 0xffffffff. The draw walks down the list in f32; the host walks in f64 and has the last word.
+//   V: index 0xffffffff. The sum of a row with NaN in it is NaN. The draw walks down the list in f32; the host walks in f64 and has the last word.
 // Overrides: R, V, SLICE, SLICES (= ceil(V/SLICE), at most 1024), TOP (merge only). Options: TIER, LANES, STAGE.
 override R: u32;
 override V: u32;
@@ -19,6 +19,7 @@ const LANES = ${LANES}u;
 const MAX_SLICES = 1024u;
 const NONE = 0xffffffffu;
 const LOWEST = -3.4e38;
+const NAN_BITS = 0x7fc00000u;
 #include lib/lanes.wgsl
 #include lib/step.wgsl
 @group(0) @binding(0) var<storage, read> logits: array<f32>;
@@ -31,6 +32,9 @@ const LOWEST = -3.4e38;
 var<workgroup> head_value: array<f32, MAX_SLICES>;
 var<workgroup> head_id: array<u32, MAX_SLICES>;
 #endif
+
+// By its bits: a driver may compute as though there were no NaN.
+fn is_nan(bits: u32) -> bool { return (bits & 0x7fffffffu) > 0x7f800000u; }
 
 #if STAGE == merge
 // Entry i of the list from `to` on, as a part of the largest probability.
@@ -93,9 +97,11 @@ fn main(
     let end = min(first + SLICE, V);
     var best = LOWEST;
     var id = NONE;
+    var broken = NONE;
     for (var i = first + lane; i < end; i += LANES) {
         let v = logits[row + i];
         if v > best { best = v; id = i; }
+        if is_nan(bitcast<u32>(v)) { broken = 0u; }
     }
     let top = lanes_max(best, lane);
     let least = lanes_least(select(NONE, id, best == top), lane);
@@ -104,7 +110,8 @@ fn main(
         sum += exp(max((logits[row + i] - top) / step.temperature, -100.0));
     }
     let total = lanes_sum(sum, lane);
-    if lane == 0u { partials[group] = vec4<u32>(bitcast<u32>(top), least, bitcast<u32>(total), 0u); }
+    let bits = select(bitcast<u32>(total), NAN_BITS, lanes_least(broken, lane) == 0u);
+    if lane == 0u { partials[group] = vec4<u32>(bitcast<u32>(top), least, bits, 0u); }
 #elif STAGE == merge
     if group >= R { return; }
     let row = group * V;
@@ -118,14 +125,17 @@ fn main(
     }
     let top = lanes_max(most, lane);
     var sum = 0.0;
+    var broken = NONE;
     for (var s = lane; s < SLICES; s += LANES) {
         let p = partials[group * SLICES + s];
+        if is_nan(p.z) { broken = 0u; }
         sum += bitcast<f32>(p.z) * exp(max((bitcast<f32>(p.x) - top) / step.temperature, -100.0));
     }
     let total = lanes_sum(sum, lane);
+    let bits = select(bitcast<u32>(total), NAN_BITS, lanes_least(broken, lane) == 0u);
     if lane == 0u {
         result[to + 2u * TOP] = bitcast<u32>(top);
-        result[to + 2u * TOP + 1u] = bitcast<u32>(total);
+        result[to + 2u * TOP + 1u] = bits;
     }
     for (var k = 0u; k < TOP; k++) {
         var best = LOWEST;

@@ -173,6 +173,33 @@ pub enum Error {
     /// Sampling options that have no meaning.
     #[error("sampling options: {0}")]
     Sampling(String),
+    /// Logits that no token can be chosen from: one is NaN, all are −∞, or a draw meets +∞. History and caches are as they were.
+    #[error(
+        "the model's logits after {tokens} tokens are no numbers to choose from (NaN or infinite): a weight is broken, or numbers overflow; check the file, and compile without mixed precision"
+    )]
+    BrokenLogits {
+        /// Tokens of the history.
+        tokens: usize,
+    },
+    /// Every token is forbidden by what a processor banned or allowed. History and caches are as they were.
+    #[error(
+        "no token may follow the {tokens} tokens of the history: the logit processors forbid every one that has a probability"
+    )]
+    NoTokenAllowed {
+        /// Tokens of the history.
+        tokens: usize,
+    },
+    /// A caller's logit processor or sampler failed or panicked. History and caches are as they were.
+    #[error("{hook}: {source:#}")]
+    Hook {
+        /// Its name.
+        hook: String,
+        /// What it returned, or the message of its panic.
+        source: anyhow::Error,
+    },
+    /// A grammar or schema that output cannot be held to.
+    #[error("grammar: {0}")]
+    Grammar(String),
     /// No adapter fits what was asked for.
     #[error("no GPU adapter: {0}")]
     NoAdapter(String),

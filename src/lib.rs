@@ -9,6 +9,8 @@ mod error;
 pub mod flow;
 pub mod gemma;
 pub mod generate;
+#[cfg(feature = "guidance")]
+pub mod guide;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod ir;

@@ -397,6 +397,27 @@ fn embed_ranks_the_lines_of_a_file() {
 }
 
 #[test]
+fn json_fulfils_its_schema_or_says_that_it_is_cut() {
+    for (device, seed) in [("cpu", "1"), ("gpu", "2"), ("gpu", "3")] {
+        let text = succeeds("json", &["--device", device, "--seed", seed]);
+        let value: Value = serde_json::from_str(&text).expect("JSON");
+        assert!(value["age"].as_u64().is_some_and(|age| (1..100).contains(&age)) && value["friends"].is_array(), "{text}");
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let schema = |text: &str| {
+        let path = folder.path().join("schema.json");
+        std::fs::write(&path, text).expect("written");
+        path.display().to_string()
+    };
+    let words = schema(r#"{"type": "array", "items": {"enum": ["to", "be"]}, "minItems": 3, "maxItems": 3}"#);
+    let text = succeeds("json", &["--device", "cpu", "--temperature", "0", "--schema", &words]);
+    assert_eq!(serde_json::from_str::<Vec<String>>(&text).expect("words").len(), 3);
+    let cut = fails("json", &["--device", "cpu", "--max-tokens", "2", "--schema", &words]);
+    assert!(cut.contains("not complete after 2 tokens"), "{cut}");
+    assert!(fails("json", &["--schema", &schema("{\"type\": \"poem\"}")]).contains("error: grammar: "));
+}
+
+#[test]
 fn mistakes_are_explained() {
     let model = data("checkpoints/gemma3-text").display().to_string();
     let logits = |more: &[&str]| fails("logits", &[&["--model", &model, "--device", "cpu", "--out", "/dev/null"], more].concat());
@@ -436,6 +457,7 @@ fn help_names_every_flag() {
         ("early_exit", "--model --prompt --exit --max-tokens --reps --device"),
         ("lora", "--model --adapter --prompt --max-tokens --reps --device"),
         ("probe", "--model --prompt --layers --top --reps --device"),
+        ("json", "--model --prompt --schema --max-tokens --temperature --top-k --seed --device --chat"),
         ("logits", "--model --tokens --device --path --chunk --out"),
         ("embed", "--model --query --dimensions --top --device"),
         (

@@ -127,6 +127,7 @@ fn each_library_has_its_module() {
     only_in("safetensors", &["src/weights/"]);
     only_in("memmap2", &["src/weights/"]);
     only_in("tokenizers", &["src/text/"]);
+    only_in("llguidance", &["src/guide/"]);
     only_in("gemm", &["src/reference/", "src/ir/ops/"]);
     for library in ["hf_hub", "ureq", "sha2"] {
         only_in(library, &["src/hub/"]);
@@ -135,7 +136,7 @@ fn each_library_has_its_module() {
 
 #[test]
 fn lower_layers_do_not_know_the_higher_ones() {
-    let rules: [(&str, &[&str]); 12] = [
+    let rules: [(&str, &[&str]); 13] = [
         ("src/quant/", &["runtime", "generate", "reference", "gemma", "lower", "text", "plan", "ir", "weights", "flow"]),
         ("src/reference/", &["kernel", "plan", "runtime", "lower", "shader", "generate", "gemma"]),
         ("src/gemma/", &["kernel", "plan", "runtime", "lower", "shader", "generate", "text"]),
@@ -146,6 +147,7 @@ fn lower_layers_do_not_know_the_higher_ones() {
         ("src/ir/", &["runtime", "generate", "plan", "lower", "gemma", "text"]),
         ("src/profile/", &["kernel", "plan", "runtime", "lower", "shader", "generate", "reference", "flow", "gemma", "text"]),
         ("src/text/", &["runtime", "generate", "ir", "plan", "lower"]),
+        ("src/guide/", &["runtime", "ir", "plan", "lower", "gemma", "flow", "shader", "reference", "weights"]),
         ("src/embed/", &["kernel", "lower", "shader", "reference"]),
         ("src/hub/", &["runtime", "generate", "ir", "plan", "lower", "gemma", "text", "flow", "shader", "reference"]),
     ];

@@ -63,12 +63,16 @@ fn rows() -> Vec<Row> {
     ]
 }
 
+/// What stands for no token.
+const NONE: u32 = u32::MAX;
+
 /// Rows with numbers that are none.
 fn odd_rows() -> Vec<Row> {
-    let all = |name, value| Row { name, logits: vec![value; VOCAB], token: 0 };
+    let all = |name, value| Row { name, logits: vec![value; VOCAB], token: NONE };
     let (nan, most) = (f32::NAN, f32::INFINITY);
     vec![
-        row("beside NaN", 800, &[(3, nan), (799, nan), (800, 17.0), (801, nan), (1400, 17.0)]),
+        Row { token: NONE, ..row("beside NaN", 800, &[(3, nan), (799, nan), (800, 17.0), (801, nan), (1400, 17.0)]) },
+        Row { token: NONE, ..row("the last NaN", 800, &[(800, 17.0), (1499, -nan)]) },
         row("infinite", 900, &[(900, most), (20, -most), (1300, most)]),
         all("NaN alone", nan),
         all("minus infinity alone", -most),
@@ -250,7 +254,7 @@ fn the_largest_of_the_slices_is_the_largest_of_all() {
 }
 
 #[test]
-fn what_is_no_number_is_never_chosen() {
+fn a_row_that_is_no_numbers_has_no_likeliest_token() {
     let context = open(&GpuOptions::default());
     let rows = odd_rows();
     for row in &rows {

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{DraftModel, PlanPolicy, Profiles, SampleOpts, sample_token_after};
+use super::{DraftModel, PlanPolicy, Profiles, SampleOpts, ShortList, sample_token_after};
 use crate::{
     Error, Result,
     flow::{BuiltModel, ModelParams},
@@ -56,6 +56,14 @@ pub(crate) struct Sampled {
     pub(crate) foreseen: bool,
 }
 
+/// The logits of a run, as far as a look at them goes.
+pub(crate) enum Looked {
+    /// All of them `[V]`.
+    Row(Vec<f32>),
+    /// The likeliest, and those of the tokens asked for, in their order.
+    List { list: ShortList, logits: Vec<f32> },
+}
+
 /// Sizes of a loaded model.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ModelStats {
@@ -98,6 +106,17 @@ pub(crate) trait Engine: Send {
     /// Waits for the run that was begun first: the token that follows `history`. Where the device did not foresee it, what was begun
     /// after that run is to be begun again.
     fn finish(&mut self, history: &[u32], opts: &SampleOpts) -> Result<Sampled>;
+
+    /// As [`begin`](Self::begin), to [`look`](Self::look) at the logits that choose the token after `history`. A list then has the sum at
+    /// `temperature`.
+    fn begin_look(&mut self, history: &[u32], start: usize, temperature: f32) -> Result<()>;
+
+    /// Waits for the run of [`begin_look`](Self::begin_look); the logits of `ids`, none of them outside of the vocabulary, are wanted in
+    /// any case.
+    fn look(&mut self, ids: &[u32]) -> Result<Looked>;
+
+    /// All logits of the run that [`look`](Self::look) gave a list of, until the next run.
+    fn whole_row(&mut self) -> Result<Vec<f32>>;
 
     /// Runs the last token of `history`, all others being in the cache, and `drafted` ones after it: the tokens that follow `history`, as
     /// far as they were drafted, and the one after those. Drops what was begun.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, rc::Rc, sync::Arc};
 
 use super::{
-    DraftModel, Engine, Model, ModelStats, PREFILL_CHUNK, PlanPolicy, Profiles, RingCopy, SampleOpts, Sampled, Want,
+    DraftModel, Engine, Looked, Model, ModelStats, PREFILL_CHUNK, PlanPolicy, Profiles, RingCopy, SampleOpts, Sampled, Want,
     engine::{agreed, positions, sample_after_draft, table_rows},
     sample_token_after,
 };
@@ -21,6 +21,9 @@ use crate::{
     reference,
     runtime::{CacheStats, Clock, CounterSnapshot, GpuContext, Pending, PipelineBlob, RunTimes},
 };
+
+/// Its name among devices.
+const REFERENCE: &str = "CPU reference";
 
 #[derive(Clone)]
 pub(crate) struct ReferenceEngine {
@@ -52,6 +55,10 @@ impl ReferenceEngine {
         let (policy, chunk) = (PlanPolicy::default(), chunk.unwrap_or(PREFILL_CHUNK));
         let ring = model.ring(chunk)?;
         let (caches, begun) = (BTreeMap::new(), Vec::new());
+        let weights = model.built(true, Want::All, DType::F32)?;
+        // Weights stay in their file.
+        let bytes = || weights.params.values().map(|tensor| tensor.byte_len() as u64).sum::<u64>();
+        tracing::debug_span!("load", device = REFERENCE, tensors = weights.params.len(), bytes = bytes()).in_scope(|| ());
         let (drafter, hidden) = (None, Hidden::default());
         Ok(Self { model, caches, rows: 0, policy, profiles, chunk, ring, begun, drafter, hidden })
     }
@@ -174,6 +181,18 @@ impl Engine for ReferenceEngine {
     fn finish(&mut self, history: &[u32], opts: &SampleOpts) -> Result<Sampled> {
         let logits = std::mem::take(&mut self.begun);
         Ok(Sampled { token: sample_token_after(&logits, opts, history)?, bytes_read: 0, foreseen: false })
+    }
+
+    fn begin_look(&mut self, history: &[u32], start: usize, _: f32) -> Result<()> {
+        self.begin(history, start, &SampleOpts::greedy())
+    }
+
+    fn look(&mut self, _: &[u32]) -> Result<Looked> {
+        Ok(Looked::Row(std::mem::take(&mut self.begun)))
+    }
+
+    fn whole_row(&mut self) -> Result<Vec<f32>> {
+        Err(Error::Graph { graph: "gemma_resident".into(), problem: "its row was handed over".into() })
     }
 
     fn verify(&mut self, history: &[u32], drafted: &[u32], opts: &SampleOpts) -> Result<Vec<u32>> {
@@ -319,7 +338,7 @@ impl Engine for ReferenceEngine {
 
     fn stats(&self) -> ModelStats {
         let cache_bytes = self.caches.values().filter_map(|v| Some((v.len() * v.dtype().scalar_bytes()?) as u64)).sum();
-        ModelStats { device: "CPU reference".into(), cache_bytes, ..ModelStats::default() }
+        ModelStats { device: REFERENCE.into(), cache_bytes, ..ModelStats::default() }
     }
 
     fn plan_stats(&self) -> (CacheStats, CacheStats) {

@@ -7,6 +7,9 @@ use crate::{Error, Result};
 /// Logits that the device hands over for a draw; more only where they do not suffice.
 pub(crate) const SHORT_LIST: usize = 64;
 
+/// Tokens of a row on the host that are sorted before all of them are.
+const FIRST_OF_ROW: usize = 1024;
+
 /// How the next token is chosen.
 ///
 /// The draw at position p is a function of the seed and p alone: the same seed gives the same text however it was reached. A device
@@ -77,8 +80,13 @@ impl SampleOpts {
         self.repetition_penalty != 1.0
     }
 
+    /// Tokens that are kept; 0 keeps all.
+    pub(crate) fn top_k(&self) -> usize {
+        self.top_k
+    }
+
     /// The row as the repetition penalty leaves it. Ids outside of the row are passed over.
-    fn penalised<'a>(&self, row: &'a [f32], history: &[u32]) -> Cow<'a, [f32]> {
+    pub(crate) fn penalised<'a>(&self, row: &'a [f32], history: &[u32]) -> Cow<'a, [f32]> {
         if !self.penalises() || history.is_empty() {
             return Cow::Borrowed(row);
         }
@@ -119,7 +127,7 @@ impl SampleOpts {
     }
 
     /// A number in [0, 1) for `position`: SplitMix64 (Steele et al. 2014) of seed and position.
-    fn draw(&self, position: usize) -> f64 {
+    pub(crate) fn draw(&self, position: usize) -> f64 {
         let mix = |mut z: u64| {
             z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
             z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -154,13 +162,24 @@ pub(crate) struct ShortList {
 }
 
 impl ShortList {
-    /// The whole row, sorted.
-    fn of_row(row: &[f32], temperature: f32) -> Self {
-        let mut entries: Vec<(u32, f32)> = (0..).zip(row.iter().copied()).collect();
-        entries.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        let max = entries.first().map_or(0.0, |e| e.1);
+    /// The `count` likeliest tokens of a row that holds a number; tokens that cannot be drawn are none of them.
+    pub(crate) fn of_row(row: &[f32], temperature: f32, count: usize) -> Self {
+        let mut entries: Vec<(u32, f32)> = (0..).zip(row.iter().copied()).filter(|e| e.1 > f32::NEG_INFINITY).collect();
+        let max = entries.iter().map(|e| e.1).fold(f32::NEG_INFINITY, f32::max);
         let total = entries.iter().map(|e| f64::from((e.1 - max) / temperature).exp()).sum();
-        Self { entries, total, complete: true }
+        let complete = count >= entries.len();
+        if !complete && count > 0 {
+            entries.select_nth_unstable_by(count - 1, likelier);
+            entries.truncate(count);
+        }
+        entries.sort_unstable_by(likelier);
+        Self { entries, total, complete }
+    }
+
+    /// Refuses a list of a row that nothing can be drawn from.
+    pub(crate) fn check(&self, tokens: usize) -> Result<()> {
+        let max = self.entries.first().map_or(f32::NAN, |e| e.1);
+        if self.total.is_nan() || !max.is_finite() { Err(Error::BrokenLogits { tokens }) } else { Ok(()) }
     }
 
     /// Draws by walking down the list; `None` when the list is too short to decide.
@@ -209,11 +228,16 @@ impl ShortList {
     }
 }
 
+/// The order of tokens with their logits: the largest logit first, the smallest id first among equals, −0 being 0.
+pub(crate) fn likelier(a: &(u32, f32), b: &(u32, f32)) -> std::cmp::Ordering {
+    (b.1 + 0.0).total_cmp(&(a.1 + 0.0)).then(a.0.cmp(&b.0))
+}
+
 /// The token that `opts` choose from a row of logits `[V]` as the first of a text: at position 0, with no history to penalise.
 /// [`sample_token_after`] takes the history.
 ///
 /// # Errors
-/// [`Error::Sampling`] for options without meaning or an empty row.
+/// [`Error::Sampling`] for options without meaning or an empty row; [`Error::BrokenLogits`].
 pub fn sample_token(row: &[f32], opts: &SampleOpts) -> Result<u32> {
     sample_token_after(row, opts, &[])
 }
@@ -225,13 +249,30 @@ pub fn sample_token(row: &[f32], opts: &SampleOpts) -> Result<u32> {
 /// As [`sample_token`].
 pub fn sample_token_after(row: &[f32], opts: &SampleOpts, history: &[u32]) -> Result<u32> {
     opts.validate()?;
-    let none = || Error::Sampling("there are no logits to choose from".into());
-    let row = opts.penalised(row, history);
-    if opts.is_greedy() {
-        let best = row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0)));
-        return best.map(|(id, _)| id as u32).ok_or_else(none);
+    if row.is_empty() {
+        return Err(Error::Sampling("there are no logits to choose from".into()));
     }
-    ShortList::of_row(&row, opts.temperature).choose(opts, history.len()).ok_or_else(none)
+    let chosen = choose_from_row(&opts.penalised(row, history), opts, history.len())?;
+    chosen.ok_or(Error::BrokenLogits { tokens: history.len() })
+}
+
+/// The token that greedy or a draw at `position` chooses from a row to which nothing is to be done any more; `None` where every logit
+/// is −∞.
+pub(crate) fn choose_from_row(row: &[f32], opts: &SampleOpts, position: usize) -> Result<Option<u32>> {
+    let broken = |x: &f32| x.is_nan() || (!opts.is_greedy() && *x == f32::INFINITY);
+    if row.iter().any(broken) {
+        return Err(Error::BrokenLogits { tokens: position });
+    }
+    if opts.is_greedy() {
+        let entries = (0..).zip(row.iter().copied()).filter(|e| e.1 > f32::NEG_INFINITY);
+        return Ok(entries.min_by(likelier).map(|e| e.0));
+    }
+    // Most draws end among the first: the whole row is sorted for the others alone.
+    let first = ShortList::of_row(row, opts.temperature, FIRST_OF_ROW);
+    if first.complete {
+        return Ok(first.choose(opts, position));
+    }
+    Ok(first.choose(opts, position).or_else(|| ShortList::of_row(row, opts.temperature, row.len()).choose(opts, position)))
 }
 
 #[cfg(test)]
@@ -279,7 +320,7 @@ mod tests {
     #[test]
     fn a_short_list_decides_as_the_row_does_or_not_at_all() {
         let row = row();
-        let all = ShortList::of_row(&row, 0.8);
+        let all = ShortList::of_row(&row, 0.8, row.len());
         let short = ShortList { entries: all.entries[..SHORT_LIST].to_vec(), total: all.total, complete: false };
         let mut decided = 0;
         for seed in 0..2000 {

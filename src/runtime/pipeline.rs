@@ -66,6 +66,10 @@ impl PipelineCache {
     pub fn prepare<'a>(&self, kernels: impl IntoIterator<Item = &'a Kernel>) -> Result<()> {
         let mut missing = self.distinct(kernels);
         missing.retain(|kernel| self.find(&self.sizes().key(kernel)).is_none());
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let _span = tracing::debug_span!("compile", pipelines = missing.len()).entered();
         let next = AtomicUsize::new(0);
         let compile = || {
             while let Some(kernel) = missing.get(next.fetch_add(1, Relaxed)) {

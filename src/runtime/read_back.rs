@@ -52,13 +52,32 @@ impl GpuContext {
                 format!("reading {bytes} bytes at {offset} of {} (offsets are multiples of 4, 1 B to 16 MiB)", source.size());
             return Err(Error::Input { name: source.label().to_owned(), problem });
         }
-        let class = copied.next_power_of_two().max(SMALLEST_STAGING);
-        let staging = match self.idle_staging(class) {
-            Some(buffer) => buffer,
-            None => self.create_buffer("read-back", class, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST)?,
-        };
+        let staging = self.staging_of(copied)?;
         encoder.copy_buffer_to_buffer(source.raw(), offset, staging.raw(), 0, copied);
         Ok(StagedRead { staging, bytes })
+    }
+
+    /// As [`GpuContext::stage_read`] for the words at `offsets`, one behind the other.
+    pub(super) fn stage_words(&self, encoder: &mut wgpu::CommandEncoder, source: &Buffer, offsets: &[u64]) -> Result<StagedRead> {
+        if let Some(offset) = offsets.iter().find(|offset| !offset.is_multiple_of(4) || **offset + 4 > source.size()) {
+            let problem = format!("reading a word at {offset} of {} bytes (offsets are multiples of 4)", source.size());
+            return Err(Error::Input { name: source.label().to_owned(), problem });
+        }
+        let bytes = offsets.len() as u64 * 4;
+        let staging = self.staging_of(bytes)?;
+        for (to, offset) in (0..).step_by(4).zip(offsets) {
+            encoder.copy_buffer_to_buffer(source.raw(), *offset, staging.raw(), to, 4);
+        }
+        Ok(StagedRead { staging, bytes })
+    }
+
+    /// A staging buffer of at least so many bytes.
+    fn staging_of(&self, bytes: u64) -> Result<Buffer> {
+        let class = bytes.next_power_of_two().max(SMALLEST_STAGING);
+        match self.idle_staging(class) {
+            Some(buffer) => Ok(buffer),
+            None => self.create_buffer("read-back", class, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST),
+        }
     }
 
     fn idle_staging(&self, class: u64) -> Option<Buffer> {

@@ -29,4 +29,6 @@ mod tokenizer;
 
 pub use chat::{ChatEvent, ChatFormat, ChatParser, EndReason, Instructions, Message, ModelTurn, Tool, ToolCall, ToolResponse};
 pub use stream::TextStream;
+#[cfg(feature = "guidance")]
+pub(crate) use tokenizer::Piece;
 pub use tokenizer::Tokenizer;

@@ -45,7 +45,7 @@ const CONTROL_TOKENS: [&str; 24] = [
 pub(super) const SPACE: &str = "▁";
 
 /// What a token id stands for.
-pub(super) enum Piece {
+pub(crate) enum Piece {
     /// Whole characters.
     Text(String),
     /// One byte of a character that has no token of its own (byte fallback).
@@ -270,7 +270,7 @@ impl Tokenizer {
         self.shared.inner.get_vocab_size(true)
     }
 
-    pub(super) fn piece(&self, id: u32) -> Piece {
+    pub(crate) fn piece(&self, id: u32) -> Piece {
         if self.is_control(id) {
             return Piece::Control;
         }

@@ -40,12 +40,7 @@ impl GemmaGenerator {
         if self.ahead.begun {
             return self.finish_step(opts, most).map(|token| vec![token]);
         }
-        self.check_step("step_cached", opts)?;
-        // The low-level pair leaves a full cache; the last row is then computed again for its logits.
-        self.rewind_rows(self.history.len() - 1)?;
-        self.engine.reserve(self.history.len())?;
-        if let Some(end) = self.next_fill() {
-            self.run(end, Want::Nothing)?;
+        if !self.ready_in_part(opts)? {
             return Ok(Vec::new());
         }
         if let Some(drafter) = self.drafter.clone() {
@@ -55,6 +50,21 @@ impl GemmaGenerator {
         self.engine.begin(self.history.tokens(), self.history.cached(), opts)?;
         self.ahead.begun = true;
         Ok(Vec::new())
+    }
+
+    /// Runs the next part of the tokens that have no rows yet; whether one run is left, which ends with the last token. What was begun
+    /// is dropped.
+    pub(crate) fn ready_in_part(&mut self, opts: &SampleOpts) -> Result<bool> {
+        self.check_step("step_cached", opts)?;
+        if self.ahead.begun {
+            self.stop_ahead();
+        }
+        // The low-level pair leaves a full cache; the last row is then computed again for its logits.
+        self.rewind_rows(self.history.len() - 1)?;
+        self.engine.reserve(self.history.len())?;
+        let Some(end) = self.next_fill() else { return Ok(true) };
+        self.run(end, Want::Nothing)?;
+        Ok(false)
     }
 
     /// Where the next run ends that is wanted for its rows alone; `None` where one run is left, which ends with the last token.
@@ -67,6 +77,7 @@ impl GemmaGenerator {
     }
 
     fn finish_step(&mut self, opts: &SampleOpts, most: usize) -> Result<u32> {
+        let _span = self.step_span().entered();
         let next = if most > 1 && !self.ahead.surprised { self.begin_next(opts) } else { Ok(false) };
         let Sampled { token, foreseen, .. } = self.engine.finish(self.history.tokens(), opts)?;
         self.history.wrote(self.history.len());

@@ -2,6 +2,7 @@
 
 mod advance;
 mod history;
+mod hooked;
 mod load;
 mod marks;
 mod plans;

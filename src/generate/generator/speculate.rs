@@ -57,6 +57,7 @@ impl GemmaGenerator {
         let count = drafter.tokens().min(room.saturating_sub(1));
         let drafted = if known - self.history.cached() == 1 { self.draft(count)? } else { Vec::new() };
         let end = known + drafted.len();
+        let _span = tracing::trace_span!("step", position = known, tokens = end - self.history.cached()).entered();
         self.engine.reserve(end)?;
         self.will_write(end);
         let mut chosen = match drafted.is_empty() {

@@ -172,6 +172,12 @@ impl GemmaGenerator {
         self.run(self.history.len(), Want::Last)
     }
 
+    /// Computes rows until one run is left that ends with the last token. What was begun is dropped.
+    pub(super) fn ready_for_step(&mut self, opts: &SampleOpts) -> Result<()> {
+        while !self.ready_in_part(opts)? {}
+        Ok(())
+    }
+
     /// Computes rows until one run is left that ends with the last token.
     pub(super) fn fill_all_but_the_last_chunk(&mut self) -> Result<()> {
         self.engine.reserve(self.history.len())?;
@@ -184,10 +190,18 @@ impl GemmaGenerator {
     /// Runs the tokens from the cached ones up to `end`.
     pub(super) fn run(&mut self, end: usize, want: Want) -> Result<Vec<f32>> {
         let start = self.history.cached();
+        let rows = end - start;
+        let _span = (want == Want::Nothing).then(|| tracing::debug_span!("prefill", tokens = self.history.len(), start, rows).entered());
         self.will_write(end);
         let logits = self.engine.run(&self.history.tokens()[start..end], start, want)?;
         self.history.wrote(end);
         Ok(logits)
+    }
+
+    /// A step that runs the tokens without a row and chooses the one after them.
+    pub(super) fn step_span(&self) -> tracing::Span {
+        let (position, cached) = (self.history.len(), self.history.cached());
+        tracing::trace_span!("step", position, tokens = position - cached)
     }
 
     pub(super) fn check_step(&self, name: &'static str, opts: &SampleOpts) -> Result<()> {

@@ -5,6 +5,7 @@ mod caches;
 mod draft;
 mod early;
 mod inputs;
+mod look;
 mod memory;
 mod model;
 mod pace;
@@ -16,6 +17,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use caches::Caches;
 use draft::GpuDrafter;
+use look::{chosen, short_list};
 pub(crate) use memory::{MemoryAsked, largest, plan_memory};
 use model::GpuModel;
 use pace::Pace;
@@ -28,8 +30,8 @@ use super::{
 use crate::{
     Error, Result,
     generate::{
-        DeviceDraw, DraftModel, Engine, FINAL_NORM, Model, ModelStats, PREFILL_CHUNK, PlanPolicy, Profiles, RingCopy, SampleOpts,
-        Sampled, ShortList, Want, sample_token_after, token_bucket,
+        DeviceDraw, DraftModel, Engine, FINAL_NORM, Looked, Model, ModelStats, PREFILL_CHUNK, PlanPolicy, Profiles, RingCopy, SampleOpts,
+        Sampled, Want, sample_token_after, token_bucket,
     },
 };
 
@@ -47,6 +49,8 @@ pub(crate) struct GpuEngine {
     in_flight: Option<super::wgpu::SubmissionIndex>,
     /// Runs that will choose a token, oldest first.
     begun: VecDeque<Begun>,
+    /// The plan whose logits were looked at last.
+    looked: Option<PlanKey>,
     drafter: Option<GpuDrafter>,
 }
 
@@ -87,8 +91,8 @@ impl GpuEngine {
     }
 
     fn fresh(model: Arc<GpuModel>, caches: Caches, policy: PlanPolicy, profiles: Profiles, pace: Pace) -> Self {
-        let (plans, in_flight, begun, drafter) = (Plans::new(&policy), None, VecDeque::new(), None);
-        Self { model, caches, policy, profiles, plans, pace, in_flight, begun, drafter }
+        let (plans, in_flight, begun, looked, drafter) = (Plans::new(&policy), None, VecDeque::new(), None, None);
+        Self { model, caches, policy, profiles, plans, pace, in_flight, begun, looked, drafter }
     }
 
     /// Another engine of the same model.
@@ -254,31 +258,42 @@ impl Engine for GpuEngine {
         let (key, follow) = (begun.key, begun.follow);
         let bytes = self.collect(begun)?;
         let mut bytes_read = bytes.len() as u64;
-        let row = match follow {
-            Follow::Argmax => return Ok(Sampled { token: bytemuck::pod_read_unaligned(&bytes), bytes_read, foreseen: true }),
+        let row: Vec<f32> = match follow {
+            Follow::Argmax => return Ok(Sampled { token: chosen(&bytes, history.len())?, bytes_read, foreseen: true }),
             Follow::Draw(_) => {
                 let (list, drawn) = short_list(&bytes);
+                list.check(history.len())?;
                 if let Some(token) = list.choose(opts, history.len()) {
                     return Ok(Sampled { token, bytes_read, foreseen: token == drawn });
                 }
                 // The list's mass falls short of what the options ask for: the whole row decides.
-                if !self.begun.is_empty() {
-                    self.forget();
-                    let last = history.len() - 1;
-                    let row = self.logits(&history[last..], last, true, Want::Last)?;
-                    let token = sample_token_after(&row, opts, history)?;
-                    return Ok(Sampled { token, bytes_read: bytes_read + row.len() as u64 * 4, foreseen: false });
-                }
-                let (buffer, offset, len) = output(&self.plans.of(&key).ready(&key)?.plan, "logits")?;
-                let mut row = vec![0u8; len as usize];
-                self.model.context.read_back(buffer, offset, &mut row)?;
-                bytes_read += len;
+                let row = match self.begun.is_empty() {
+                    true => self.row_of(&key)?,
+                    false => {
+                        self.forget();
+                        let last = history.len() - 1;
+                        self.logits(&history[last..], last, true, Want::Last)?
+                    }
+                };
+                bytes_read += row.len() as u64 * 4;
                 row
             }
-            Follow::Logits | Follow::Nothing => bytes,
+            Follow::Logits | Follow::Nothing => bytemuck::pod_collect_to_vec(&bytes),
         };
-        let token = sample_token_after(&bytemuck::pod_collect_to_vec::<u8, f32>(&row), opts, history)?;
-        Ok(Sampled { token, bytes_read, foreseen: false })
+        Ok(Sampled { token: sample_token_after(&row, opts, history)?, bytes_read, foreseen: false })
+    }
+
+    fn begin_look(&mut self, history: &[u32], start: usize, temperature: f32) -> Result<()> {
+        self.begin(history, start, &SampleOpts::temperature(temperature, 0))
+    }
+
+    fn look(&mut self, ids: &[u32]) -> Result<Looked> {
+        self.look_at(ids)
+    }
+
+    fn whole_row(&mut self) -> Result<Vec<f32>> {
+        let key = self.looked.ok_or_else(nothing_begun)?;
+        self.row_of(&key)
     }
 
     fn verify(&mut self, history: &[u32], drafted: &[u32], opts: &SampleOpts) -> Result<Vec<u32>> {
@@ -418,13 +433,4 @@ impl Engine for GpuEngine {
     fn pipeline_blob(&self) -> PipelineBlob {
         self.model.context.pipeline_blob().clone()
     }
-}
-
-/// Ids, logits, maximum and sum, and the device's draw, as `shaders/top_k.wgsl` lays them out.
-fn short_list(bytes: &[u8]) -> (ShortList, u32) {
-    let words: Vec<u32> = bytemuck::pod_collect_to_vec(bytes);
-    let top = (words.len() - 3) / 2;
-    let entries = (0..top).map(|i| (words[i], f32::from_bits(words[top + i])));
-    let total = f64::from(f32::from_bits(words[2 * top + 1]));
-    (ShortList { entries: entries.filter(|(id, _)| *id != u32::MAX).collect(), total, complete: false }, words[2 * top + 2])
 }

@@ -146,6 +146,9 @@ pub(super) fn upload(
         uploader = uploader.on_progress(on_progress);
     }
     let order = upload_order(built);
+    let bytes = || order.iter().map(|(_, tensor)| tensor.byte_len() as u64).sum::<u64>();
+    let device = &context.capabilities().adapter;
+    let _span = tracing::debug_span!("load", %device, tensors = order.len(), bytes = bytes()).entered();
     uploader.reserve(order.iter().map(|(_, t)| (t.dtype(), t.shape())))?;
     let upload = |(name, tensor): (&String, &Tensor)| Ok((name.clone(), uploader.upload(tensor)?));
     let weights = order.into_iter().map(upload).collect::<Result<_>>()?;

@@ -1,6 +1,6 @@
 //! Trying tokens before the model has chosen them.
 
-use super::{Follow, GpuEngine, PlanKey, Tokens, model::LOGITS, nothing_begun, output, short_list};
+use super::{Follow, GpuEngine, PlanKey, Tokens, chosen, model::LOGITS, nothing_begun, output, short_list};
 use crate::{
     Result,
     generate::{Engine, SampleOpts, Want, agreed, sample_after_draft},
@@ -20,11 +20,15 @@ impl GpuEngine {
         agreed(drafted, |known| {
             let row = &bytes[known * row_bytes..][..row_bytes];
             let logits = match follow {
-                Follow::Argmax => return Ok(bytemuck::pod_read_unaligned(row)),
-                Follow::Draw(_) => match short_list(row).0.choose(opts, history.len() + known) {
-                    Some(token) => return Ok(token),
-                    None => self.logits_of_row(&key, known)?,
-                },
+                Follow::Argmax => return chosen(row, history.len() + known),
+                Follow::Draw(_) => {
+                    let list = short_list(row).0;
+                    list.check(history.len() + known)?;
+                    match list.choose(opts, history.len() + known) {
+                        Some(token) => return Ok(token),
+                        None => self.logits_of_row(&key, known)?,
+                    }
+                }
                 Follow::Logits | Follow::Nothing => bytemuck::pod_collect_to_vec(row),
             };
             sample_after_draft(&logits, opts, history, &drafted[..known])

@@ -1,0 +1,104 @@
+//! Streams JSON that fulfils a schema, whatever the model would rather say.
+
+mod common;
+
+use std::{ops::ControlFlow, path::PathBuf, process::ExitCode};
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use gemmaflow::{
+    generate::{GeneratorOptions, SampleHooks, SampleOpts},
+    guide::Guides,
+    runtime::Device,
+    text::{ChatFormat, Message},
+};
+
+/// A schema for a person of the play.
+const PERSON: &str = r#"{
+    "type": "object",
+    "properties": {
+        "name": { "type": "string", "pattern": "^[A-Z][a-z]{2,11}( [A-Z][a-z]{2,11})?$" },
+        "mood": { "enum": ["merry", "grave", "wroth"] },
+        "age": { "type": "integer", "minimum": 1, "maximum": 99 },
+        "friends": { "type": "array", "items": { "type": "string", "pattern": "^[A-Z][a-z]{2,11}$" }, "maxItems": 3 }
+    },
+    "required": ["name", "mood", "age", "friends"],
+    "additionalProperties": false
+}"#;
+
+/// Answers a prompt in JSON that fulfils a schema. The JSON goes to stdout, all else to stderr.
+#[derive(Parser)]
+struct Arguments {
+    /// Folder with config.json, tokenizer.json and safetensors weights, a .gguf file, or OWNER/NAME[/FILE.gguf] on the Hugging Face
+    /// Hub
+    #[arg(long, value_name = "DIR", default_value = common::DEMO, hide_default_value = true)]
+    model: PathBuf,
+    /// Text to continue, or with --chat the user's message
+    #[arg(long, value_name = "TEXT", default_value = "ROMEO:\n", hide_default_value = true)]
+    prompt: String,
+    /// File with a JSON schema [default: one for a person of a play]
+    #[arg(long, value_name = "FILE")]
+    schema: Option<PathBuf>,
+    /// Most tokens to generate; JSON that is longer is an error
+    #[arg(long, value_name = "N", default_value_t = 500)]
+    max_tokens: usize,
+    /// Divisor of the logits; 0 always takes the likeliest token
+    #[arg(long, allow_negative_numbers = true, value_name = "T", default_value_t = 0.8)]
+    temperature: f32,
+    /// Keep the K likeliest of the tokens that the schema allows; 0 keeps all
+    #[arg(long, value_name = "K", default_value_t = 40)]
+    top_k: usize,
+    /// The same seed gives the same text
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+    /// auto, gpu, cpu (the slow reference), or a part of an adapter's name
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    device: Device,
+    /// Lay the prompt out as a turn of a conversation (instruction-tuned models)
+    #[arg(long)]
+    chat: bool,
+}
+
+fn main() -> ExitCode {
+    common::main(run)
+}
+
+fn run(mut arguments: Arguments) -> Result<()> {
+    let opts = SampleOpts::temperature(arguments.temperature, arguments.seed).with_top_k(arguments.top_k);
+    opts.validate()?;
+    let schema = match &arguments.schema {
+        Some(path) => std::fs::read_to_string(path).with_context(|| path.display().to_string())?,
+        None => PERSON.to_string(),
+    };
+    arguments.model = common::local(&arguments.model)?;
+    let (config, mut weights) = common::open(&arguments.model)?;
+    let tokenizer = common::tokenizer(&arguments.model)?;
+    let format = if arguments.chat { Some(ChatFormat::of(&config)?) } else { None };
+    let prompt = match format {
+        Some(format) => format.encode(&tokenizer, &[Message::user(&arguments.prompt)], true)?,
+        None => tokenizer.encode(&arguments.prompt, true)?,
+    };
+    // An answer ends with the model's own token or with that of a turn.
+    let mut ends = config.eos_token_ids.clone();
+    ends.extend(format.map_or(Vec::new(), |format| format.stop_tokens(&tokenizer)));
+    ends.sort_unstable();
+    ends.dedup();
+    let guide = Guides::new(&tokenizer, &ends)?.json_schema(&schema)?.starting_at(prompt.len());
+
+    let options = GeneratorOptions::near_weights(&arguments.model)?;
+    let (generator, _) = common::load(config, weights.as_mut(), arguments.device, options)?;
+    let mut generator = generator.with_stop_tokens(&ends);
+    generator.prefill(&prompt)?;
+    let (mut hooks, mut text) = (SampleHooks::new().with_processor(guide), tokenizer.stream());
+    let mut written = Ok(());
+    let new = generator.generate_hooked(arguments.max_tokens, &opts, &mut hooks, |chosen| {
+        written = text.push(chosen.token).map_or(Ok(()), |piece| common::print(&piece));
+        if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    written?;
+    common::print("\n")?;
+    if !new.last().is_some_and(|token| generator.is_stop(*token)) {
+        bail!("the JSON is not complete after {} tokens; give --max-tokens, or a schema that bounds its strings", new.len());
+    }
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! Steps in which a caller has a say.
+
+use super::GemmaGenerator;
+use crate::{
+    Result,
+    generate::{
+        Chosen, LogitChanges, Looked, SHORT_LIST, SampleHooks, SampleOpts, ShortList,
+        hooks::{choose_from_list, choose_from_whole_row, list_logprobs},
+    },
+};
+
+/// Most tokens whose logits are read beside the list; with more of them the whole row is.
+const MOST_NAMED: usize = 64;
+
+impl GemmaGenerator {
+    /// The next token, with the cache and with hooks: as [`step_cached`](Self::step_cached), but processors change the logits, a sampler
+    /// may choose, and log-probabilities are told. Processors work while the device does.
+    ///
+    /// # Errors
+    /// As [`step`](Self::step); [`Error::Hook`](crate::Error::Hook) where a processor or the sampler fails or panics,
+    /// [`Error::NoTokenAllowed`](crate::Error::NoTokenAllowed), [`Error::BrokenLogits`](crate::Error::BrokenLogits), and
+    /// [`Error::Option`](crate::Error::Option) for more than 64 log-probabilities. History and caches stay usable.
+    pub fn step_hooked(&mut self, opts: &SampleOpts, hooks: &mut SampleHooks) -> Result<Chosen> {
+        self.check_step("step_hooked", opts)?;
+        hooks.validate()?;
+        self.ready_for_step(opts)?;
+        let _span = self.step_span().entered();
+        self.will_write(self.history.len());
+        // A greedy step has no temperature; at 1 the list's sum gives log-probabilities.
+        let temperature = if opts.is_greedy() { 1.0 } else { opts.on_device(0).temperature };
+        self.engine.begin_look(self.history.tokens(), self.history.cached(), temperature)?;
+        let changes = hooks.changes(self.history.tokens(), self.config.vocab_size).inspect_err(|_| self.engine.forget())?;
+        let whole = hooks.has_sampler() || opts.penalises() || (hooks.logprobs().is_some() && temperature != 1.0);
+        let named = if whole { None } else { changes.named(MOST_NAMED) };
+        let looked = self.engine.look(named.as_deref().unwrap_or_default())?;
+        self.history.wrote(self.history.len());
+        let chosen = self.chosen(looked, named, &changes, opts, hooks)?;
+        self.history.push(chosen.token);
+        Ok(chosen)
+    }
+
+    /// Up to `n` tokens by [`step_hooked`](Self::step_hooked), each handed over as it comes; `Break` and a stop token end generation.
+    ///
+    /// # Errors
+    /// As [`step_hooked`](Self::step_hooked); tokens generated before the error are in the history.
+    pub fn generate_hooked(
+        &mut self,
+        n: usize,
+        opts: &SampleOpts,
+        hooks: &mut SampleHooks,
+        mut on_token: impl FnMut(&Chosen) -> std::ops::ControlFlow<()>,
+    ) -> Result<Vec<u32>> {
+        let mut new = Vec::new();
+        while new.len() < n {
+            let chosen = self.step_hooked(opts, hooks)?;
+            new.push(chosen.token);
+            if on_token(&chosen).is_break() || self.is_stop(chosen.token) {
+                break;
+            }
+        }
+        Ok(new)
+    }
+
+    /// Chooses from what was looked at, or from the whole row where that does not decide.
+    fn chosen(
+        &mut self,
+        looked: Looked,
+        named: Option<Vec<u32>>,
+        changes: &LogitChanges,
+        opts: &SampleOpts,
+        hooks: &mut SampleHooks,
+    ) -> Result<Chosen> {
+        let tokens = self.history.len();
+        let row = match (looked, named) {
+            (Looked::Row(row), _) => row,
+            (Looked::List { .. }, None) => self.engine.whole_row()?,
+            (Looked::List { list, logits }, Some(named)) => {
+                list.check(tokens).or_else(|error| if opts.is_greedy() && !list.total.is_nan() { Ok(()) } else { Err(error) })?;
+                let named: Vec<(u32, f32)> = named.into_iter().zip(logits).collect();
+                if let Some(token) = choose_from_list(&list, &named, changes, opts, tokens) {
+                    let top = hooks.logprobs();
+                    let (logprob, top) = top.map_or((None, Vec::new()), |top| list_logprobs(&list, &named, token, top));
+                    return Ok(Chosen { token, logprob, top });
+                }
+                self.engine.whole_row()?
+            }
+        };
+        let token = choose_from_whole_row(&row, changes, hooks, opts, self.history.tokens())?;
+        let (logprob, top) = match hooks.logprobs() {
+            Some(top) => {
+                let list = ShortList::of_row(&row, 1.0, SHORT_LIST);
+                list_logprobs(&list, &[(token, row[token as usize])], token, top)
+            }
+            None => (None, Vec::new()),
+        };
+        Ok(Chosen { token, logprob, top })
+    }
+}

@@ -1,0 +1,114 @@
+//! Sets of tokens.
+
+/// A set of tokens of a vocabulary, one bit a token.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TokenSet {
+    words: Vec<u32>,
+    vocab_size: usize,
+}
+
+impl TokenSet {
+    /// None of `vocab_size` tokens.
+    pub fn none(vocab_size: usize) -> Self {
+        Self { words: vec![0; vocab_size.div_ceil(32)], vocab_size }
+    }
+
+    /// All of `vocab_size` tokens.
+    pub fn all(vocab_size: usize) -> Self {
+        Self::from_words(vocab_size, vec![u32::MAX; vocab_size.div_ceil(32)])
+    }
+
+    /// From a bit mask: token 32·w + b is bit b of word w. Words that are missing hold no token; bits from `vocab_size` on are dropped.
+    pub fn from_words(vocab_size: usize, mut words: Vec<u32>) -> Self {
+        words.resize(vocab_size.div_ceil(32), 0);
+        if let (Some(last), rest @ 1..) = (words.last_mut(), vocab_size % 32) {
+            *last &= (1 << rest) - 1;
+        }
+        Self { words, vocab_size }
+    }
+
+    /// Tokens of the vocabulary.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// The same tokens in a vocabulary of another size; those outside of it are dropped.
+    pub fn resize(&mut self, vocab_size: usize) {
+        *self = Self::from_words(vocab_size, std::mem::take(&mut self.words));
+    }
+
+    /// Adds a token; one outside of the vocabulary is passed over.
+    pub fn insert(&mut self, token: u32) {
+        if (token as usize) < self.vocab_size {
+            self.words[token as usize / 32] |= 1 << (token % 32);
+        }
+    }
+
+    /// Takes a token out.
+    pub fn remove(&mut self, token: u32) {
+        if let Some(word) = self.words.get_mut(token as usize / 32) {
+            *word &= !(1 << (token % 32));
+        }
+    }
+
+    /// Whether a token is in it.
+    pub fn contains(&self, token: u32) -> bool {
+        self.words.get(token as usize / 32).is_some_and(|word| word >> (token % 32) & 1 == 1)
+    }
+
+    /// How many tokens are in it.
+    pub fn len(&self) -> usize {
+        self.words.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
+    /// Whether no token is in it.
+    pub fn is_empty(&self) -> bool {
+        self.words.iter().all(|word| *word == 0)
+    }
+
+    /// Keeps the tokens that are in both.
+    pub fn intersect(&mut self, other: &Self) {
+        for (i, word) in self.words.iter_mut().enumerate() {
+            *word &= other.words.get(i).copied().unwrap_or(0);
+        }
+    }
+
+    /// The tokens, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = u32> {
+        (0..self.vocab_size as u32).filter(|token| self.contains(*token))
+    }
+}
+
+impl std::fmt::Debug for TokenSet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TokenSet").field("tokens", &self.len()).field("vocab_size", &self.vocab_size).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn it_is_a_set_of_the_vocabulary() {
+        let model: BTreeSet<u32> = (0..100).map(|i| i * 37 % 70).filter(|t| t % 3 != 1).collect();
+        let mut set = TokenSet::none(70);
+        model.iter().chain(&[70, 71, 95, 96, 4000]).for_each(|token| set.insert(*token));
+        assert_eq!((set.iter().collect::<BTreeSet<_>>(), set.len()), (model.clone(), model.len()));
+        let mut other = TokenSet::all(70);
+        assert_eq!(other.len(), 70);
+        (0..35).chain([99]).for_each(|token| other.remove(token));
+        set.intersect(&other);
+        assert_eq!(set.iter().collect::<Vec<_>>(), model.into_iter().filter(|t| *t >= 35).collect::<Vec<_>>());
+        set.intersect(&TokenSet::all(40));
+        assert!(set.iter().all(|token| (35..40).contains(&token)) && !set.is_empty());
+        assert_eq!(TokenSet::from_words(40, vec![3]).iter().collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(TokenSet::from_words(33, vec![0, u32::MAX, 9]).iter().collect::<Vec<_>>(), [32]);
+        other.resize(37);
+        other.resize(60);
+        assert_eq!((other.vocab_size(), other.iter().collect::<Vec<_>>()), (60, vec![35, 36]));
+        assert!(TokenSet::all(0).is_empty() && TokenSet::all(64).len() == 64);
+    }
+}

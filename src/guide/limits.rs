@@ -1,0 +1,59 @@
+//! What a grammar may ask for: whoever wrote it may mean harm.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::{Error, Result};
+
+/// Most bytes of a grammar.
+const MOST_BYTES: usize = 256 << 10;
+/// Most brackets that are open at once, counted as though none of them stood in a text.
+const MOST_OPEN: usize = 100;
+/// Stack for compiling: llguidance walks through a grammar by calls of calls.
+const STACK: usize = 256 << 20;
+/// Most characters of what llguidance says.
+const MOST_SAID: usize = 1000;
+
+/// Refuses a grammar by its size and depth.
+pub(super) fn check(text: &str) -> Result<()> {
+    if text.len() > MOST_BYTES {
+        return Err(Error::Grammar(format!("it has {} bytes, at most {MOST_BYTES} are read", text.len())));
+    }
+    let (mut open, mut most) = (0usize, 0);
+    for byte in text.bytes() {
+        match byte {
+            b'(' | b'[' | b'{' => open += 1,
+            b')' | b']' | b'}' => open = open.saturating_sub(1),
+            _ => {}
+        }
+        most = most.max(open);
+    }
+    match most > MOST_OPEN {
+        true => Err(Error::Grammar(format!("{most} brackets are open at once, at most {MOST_OPEN} are read"))),
+        false => Ok(()),
+    }
+}
+
+/// Runs llguidance; a panic in it is an error like any other.
+pub(super) fn guarded<T>(f: impl FnOnce() -> anyhow::Result<T>) -> Result<T> {
+    let outcome = catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|_| Err(anyhow::anyhow!("llguidance failed")));
+    outcome.map_err(|error| Error::Grammar(plain(&format!("{error:#}"))))
+}
+
+/// As [`guarded`], on a thread with a large stack.
+pub(super) fn with_room<T: Send>(f: impl FnOnce() -> anyhow::Result<T> + Send) -> Result<T> {
+    let failed = |what: &str| Error::Grammar(format!("compiling it failed: {what}"));
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, || guarded(f));
+        let thread = thread.map_err(|error| failed(&error.to_string()))?;
+        thread.join().unwrap_or_else(|_| Err(failed("its thread ended")))
+    })
+}
+
+/// A message without the backtrace that llguidance puts behind that of a panic.
+fn plain(message: &str) -> String {
+    let message = message.split("\n<backtrace>").next().unwrap_or_default();
+    match message.char_indices().nth(MOST_SAID) {
+        Some((end, _)) => format!("{} …", &message[..end]),
+        None => message.to_string(),
+    }
+}
