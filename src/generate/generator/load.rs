@@ -1,6 +1,6 @@
 //! How a generator comes to be.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use super::{GemmaGenerator, history::History};
 use crate::{
@@ -35,6 +35,13 @@ pub struct GeneratorOptions {
     pub context: Option<usize>,
     /// Most tokens of one prefill submit; a power of two. Default: 128.
     pub prefill_chunk: Option<usize>,
+    /// About how long one submit of a run may keep the device: an application that draws on the same device gets its own submits in
+    /// between. A run that takes longer goes to the device in several submits of consecutive dispatches, each when the one before is
+    /// done; the values are the same to the bit. A dispatch is never cut: of a prompt fewer tokens are run at once where one would take
+    /// longer, and the largest dispatch of a single token, mostly the head's product, is the least that can be had. The first run of a
+    /// plan is cut by what the slowest device would take, later ones by what was measured. Steps run ahead only where two fit. Uploads
+    /// while loading and a drafter's steps are not cut. No effect on the reference. Default: no bound, one submit a run.
+    pub submit_time: Option<Duration>,
     /// Most bytes of device memory that loading and running may take, as [`MemoryPlan::peak`] counts them; a model that needs
     /// more is refused before anything is allocated. The caches are then made at once for the whole context and never grow.
     /// No effect on the reference. Default: no limit.
@@ -194,7 +201,8 @@ impl GemmaGenerator {
                 let model = options.placed(context.capabilities(), model, &profiles, capacity)?;
                 capacity = options.fitting(context.capabilities(), &model, &profiles, capacity)?;
                 reserved = options.memory_budget.map_or(0, |_| capacity);
-                Box::new(GpuEngine::new(context, model, profiles, chunk, options.on_progress)?)
+                let (submit_time, on_progress) = (options.submit_time, options.on_progress);
+                Box::new(GpuEngine::new(context, model, profiles, chunk, submit_time, on_progress)?)
             }
             Opened::Reference if options.per_layer_tables == TablePlacement::Host => {
                 Box::new(ReferenceEngine::new(model.with_host_tables(), profiles, chunk)?)

@@ -11,13 +11,14 @@ use super::{
     caches::Caches,
     inputs::InputBlock,
     model::{GpuModel, LOGITS},
+    slices::estimate,
 };
 use crate::{
     Error, Result,
     flow::BuiltModel,
-    generate::{PlanPolicy, Profiles, SHORT_LIST, Want},
+    generate::{PlanPolicy, Profiles, SHORT_LIST, ShortList, Want},
     ir::{DimBinding, sym},
-    plan::{Plan, sampling},
+    plan::{Live, Plan, sampling},
 };
 
 /// Plans without caches that are kept: one for each kind of result.
@@ -42,6 +43,8 @@ pub(super) struct Ready {
     /// Whether it has run: drivers may compile at the first run, whose time says nothing.
     pub(super) warm: bool,
     pub(super) samplers: Option<Samplers>,
+    /// Seconds of its dispatches on the slowest device, with full caches.
+    pub(super) estimates: Vec<f64>,
 }
 
 pub(super) struct Samplers {
@@ -96,9 +99,11 @@ impl PlanCache {
             0 => None,
             rows => Some(self.samplers(rows, &plan, model.argmax(rows, &lowered), &block, model)?),
         };
+        let live = Live { tokens: key.tokens, start: key.rows.saturating_sub(key.tokens) };
+        let estimates = estimate(&lowered, live, &|name, shard| model.shard_bytes(name, shard));
         tracing::debug!(?key, dispatches = plan.dispatch_count(), "plan prepared");
         self.compiles += 1;
-        self.plans.insert(key, Ready { plan, block, built, warm: false, samplers });
+        self.plans.insert(key, Ready { plan, block, built, warm: false, samplers, estimates });
         Ok(())
     }
 
@@ -182,6 +187,15 @@ pub(super) fn logits_of(plan: &PreparedPlan) -> Result<HashMap<String, (Arc<Buff
 /// Buffer, offset and bytes of an output.
 pub(super) fn output<'a>(plan: &'a PreparedPlan, name: &str) -> Result<(&'a Arc<Buffer>, u64, u64)> {
     plan.output(name).ok_or_else(|| lost_plan(name))
+}
+
+/// Ids, logits, maximum and sum, and the device's draw, as `shaders/top_k.wgsl` lays them out.
+pub(super) fn short_list(bytes: &[u8]) -> (ShortList, u32) {
+    let words: Vec<u32> = bytemuck::pod_collect_to_vec(bytes);
+    let top = (words.len() - 3) / 2;
+    let entries = (0..top).map(|i| (words[i], f32::from_bits(words[top + i])));
+    let total = f64::from(f32::from_bits(words[2 * top + 1]));
+    (ShortList { entries: entries.filter(|(id, _)| *id != u32::MAX).collect(), total, complete: false }, words[2 * top + 2])
 }
 
 /// What was prepared is there until it is dropped with its engine; this is for the type's sake.
