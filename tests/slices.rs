@@ -10,7 +10,10 @@ use gemmaflow::{
     Error,
     gemma::GemmaConfig,
     generate::{Drafter, GemmaGenerator, GeneratorOptions, SampleOpts},
-    runtime::{Device, GpuContext, GpuOptions, Opened},
+    runtime::{
+        Device, GpuContext, GpuOptions, Opened, OwnDevice, wanted_features, wanted_limits,
+        wgpu::{DeviceDescriptor, Features},
+    },
     weights::load_from_path,
 };
 use oracle::{Oracle, worst};
@@ -133,6 +136,28 @@ fn a_prompt_is_run_in_as_many_tokens_as_the_time_allows() {
     assert!(worst(&found, &oracle.f32("p70.logits")) <= oracle.gate());
     // A run a token, a submit a dispatch.
     assert!(submits(&short) > submits(&whole) + prompt.len() as u64 * oracle.config.num_hidden_layers as u64);
+}
+
+#[test]
+fn without_timestamps_the_host_times() {
+    let context = open();
+    let adapter = context.adapter().clone();
+    let timestamps = Features::TIMESTAMP_QUERY | Features::TIMESTAMP_QUERY_INSIDE_PASSES;
+    let descriptor = DeviceDescriptor {
+        required_features: wanted_features(&adapter) - timestamps,
+        required_limits: wanted_limits(&adapter),
+        ..Default::default()
+    };
+    let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).expect("a device");
+    for submit_time in [SHORTEST, Some(Duration::from_millis(1)), LONG] {
+        let own = OwnDevice { adapter: adapter.clone(), device: device.clone(), queue: queue.clone() };
+        let mut generator = demo(Device::Own(own), options(submit_time));
+        for _ in 0..3 {
+            generator.prefill(&PROMPT[..1]).unwrap();
+            generator.prefill(&PROMPT).unwrap();
+            assert_eq!(generator.generate_cached(8, &SampleOpts::greedy()).unwrap(), EXPECTED);
+        }
+    }
 }
 
 #[test]

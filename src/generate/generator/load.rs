@@ -38,7 +38,8 @@ pub struct GeneratorOptions {
     /// About how long one submit of a run may keep the device: an application that draws on the same device gets its own submits in
     /// between. A run that takes longer goes to the device in several submits of consecutive dispatches, each when the one before is
     /// done; the values are the same to the bit. A dispatch is never cut: of a prompt fewer tokens are run at once where one would take
-    /// longer, and the largest dispatch of a single token, mostly the head's product, is the least that can be had. The first run of a
+    /// longer, and the largest dispatch of a single token, mostly the head's product, is the least that can be had; a lower
+    /// [`GpuOptions::max_binding`] makes several dispatches of it. The first run of a
     /// plan is cut by what the slowest device would take, later ones by what was measured. Steps run ahead only where two fit. Uploads
     /// while loading and a drafter's steps are not cut. No effect on the reference. Default: no bound, one submit a run.
     pub submit_time: Option<Duration>,
