@@ -447,6 +447,45 @@ fn mistakes_are_explained() {
     }
 }
 
+/// The pixels of a PNG file that have the colour of generated text, and how many colours the picture has.
+fn ink(path: &Path) -> (Vec<usize>, usize) {
+    let file = std::io::BufReader::new(std::fs::File::open(path).expect("written"));
+    let mut reader = png::Decoder::new(file).read_info().expect("a PNG file");
+    let mut bytes = vec![0; reader.output_buffer_size().expect("a size")];
+    let info = reader.next_frame(&mut bytes).expect("a picture");
+    assert_eq!((info.width, info.height, bytes.len()), (640, 360, 640 * 360 * 3));
+    let pixels: Vec<&[u8]> = bytes.chunks_exact(3).collect();
+    let inked = (0..).zip(&pixels).filter(|(_, pixel)| **pixel == [245, 240, 224]).map(|(index, _)| index);
+    (inked.collect(), pixels.iter().collect::<std::collections::BTreeSet<_>>().len())
+}
+
+#[test]
+fn a_model_writes_into_the_picture_of_an_application() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let picture = |name: &str, more: &[&str]| {
+        let [png, csv] = ["png", "csv"].map(|end| folder.path().join(name).with_extension(end));
+        let files = ["--out", png.to_str().expect("UTF-8"), "--frames-csv", csv.to_str().expect("UTF-8")];
+        let output = start("embed_in_app", &[&["--idle", "3"], &files[..], more].concat());
+        let report = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && output.stdout.is_empty(), "{report}");
+        assert!(report.contains("idle:        3 frames") && report.contains("generating:  "), "{report}");
+        assert!(std::fs::read_to_string(&csv).expect("written").lines().count() > 3);
+        ink(&png)
+    };
+    let (silent, colours) = picture("silent", &["--tokens", "0"]);
+    assert!(silent.is_empty() && colours > 4, "{} pixels of text, {colours} colours", silent.len());
+    let (written, _) = picture("written", &["--tokens", "12"]);
+    // A dozen pieces of text, four pixels for each dot of a glyph.
+    assert!(written.len() > 400, "{} pixels of text", written.len());
+    assert_eq!(picture("sliced", &["--tokens", "12", "--submit-ms", "0.1"]).0, written);
+    assert!(picture("cut", &["--frames", "6", "--tokens", "2000"]).1 > 4);
+    assert!(fails("embed_in_app", &["--model", "/no/such/folder"]).contains("/no/such/folder"));
+    assert!(fails("embed_in_app", &["--submit-ms", "-1"]).contains("--submit-ms -1"));
+    if cfg!(not(feature = "window")) {
+        assert!(fails("embed_in_app", &["--window"]).contains("--features window"));
+    }
+}
+
 #[test]
 fn help_names_every_flag() {
     let flags = [
@@ -460,6 +499,10 @@ fn help_names_every_flag() {
         ("json", "--model --prompt --schema --max-tokens --temperature --top-k --seed --device --chat"),
         ("logits", "--model --tokens --device --path --chunk --out"),
         ("embed", "--model --query --dimensions --top --device"),
+        (
+            "embed_in_app",
+            "--model --shape --layers --prompt --tokens --seed --submit-ms --max-binding --frames --idle --out --frames-csv --window",
+        ),
         (
             "bench",
             "--model --shape --weights --layers --prompt --depth --gen --reps --profile --clock --svg --first-token --pipelines --load --cold --device --json",

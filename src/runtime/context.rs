@@ -304,11 +304,23 @@ impl GpuContext {
     /// # Errors
     /// Those of `record`; as [`GpuContext::scoped`].
     pub fn run(&self, what: &str, record: impl FnOnce(&mut wgpu::CommandEncoder) -> Result<()>) -> Result<wgpu::SubmissionIndex> {
-        let commands = self.scoped(what, || {
+        let commands = self.record(what, record)?;
+        self.submit(what, [commands])
+    }
+
+    /// Records commands for a later [`GpuContext::submit`].
+    ///
+    /// # Errors
+    /// As [`GpuContext::run`].
+    pub(super) fn record(
+        &self,
+        what: &str,
+        record: impl FnOnce(&mut wgpu::CommandEncoder) -> Result<()>,
+    ) -> Result<wgpu::CommandBuffer> {
+        self.scoped(what, || {
             let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(what) });
             record(&mut encoder).map(|()| encoder.finish())
-        })??;
-        self.submit(what, [commands])
+        })?
     }
 
     /// Hands commands to the device.

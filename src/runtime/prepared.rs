@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     num::NonZeroU64,
+    ops::Range,
     sync::{Arc, Weak},
 };
 
@@ -190,9 +191,12 @@ impl PreparedPlan {
 
     /// Records every dispatch; makes nothing.
     pub fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
-        for index in 0..self.steps.len() {
-            self.record_dispatch(pass, index);
-        }
+        self.record_part(pass, 0..self.steps.len());
+    }
+
+    /// Records the dispatches `part`, which are there. Parts that run in order, in one submit or several, are the whole.
+    pub(super) fn record_part(&self, pass: &mut wgpu::ComputePass<'_>, part: Range<usize>) {
+        part.for_each(|index| self.record_dispatch(pass, index));
     }
 
     /// Records the dispatch `index` alone, for tools that look between dispatches.

@@ -1,6 +1,6 @@
 //! How a generator comes to be.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use super::{
     GemmaGenerator,
@@ -45,6 +45,14 @@ pub struct GeneratorOptions {
     pub context: Option<usize>,
     /// Most tokens of one prefill submit; a power of two. Default: 128.
     pub prefill_chunk: Option<usize>,
+    /// About how long one submit of a run may keep the device: an application that draws on the same device gets its own submits in
+    /// between. A run that takes longer goes to the device in several submits of consecutive dispatches, each when the one before is
+    /// done; the values are the same to the bit. A dispatch is never cut: of a prompt fewer tokens are run at once where one would take
+    /// longer, and the largest dispatch of a single token, mostly the head's product, is the least that can be had; a lower
+    /// [`GpuOptions::max_binding`] makes several dispatches of it. The first run of a
+    /// plan is cut by what the slowest device would take, later ones by what was measured. Steps run ahead only where two fit. Uploads
+    /// while loading and a drafter's steps are not cut. No effect on the reference. Default: no bound, one submit a run.
+    pub submit_time: Option<Duration>,
     /// Most bytes of device memory that loading and running may take, as [`MemoryPlan::peak`] counts them; a model that needs
     /// more is refused before anything is allocated. The caches are then made at once for the whole context and never grow.
     /// No effect on the reference. Default: no limit.
@@ -215,7 +223,7 @@ impl GemmaGenerator {
                 capacity = options.fitting(context.capabilities(), &model, &profiles, capacity)?;
                 reserved = options.memory_budget.map_or(0, |_| capacity);
                 let on_progress = stoppable(options.on_progress, options.cancel);
-                Box::new(GpuEngine::new(context, Arc::new(model), profiles, chunk, on_progress)?)
+                Box::new(GpuEngine::new(context, Arc::new(model), profiles, chunk, options.submit_time, on_progress)?)
             }
             Opened::Reference => {
                 let host = options.per_layer_tables == TablePlacement::Host;
@@ -230,9 +238,9 @@ impl GemmaGenerator {
         let stop = config.eos_token_ids.clone();
         let square = options.deterministic.then(|| SQUARE.min(engine.largest_chunk()));
         let history = History::new(window, engine.largest_chunk(), square);
-        let (drafter, drafted) = (None, DraftStats::default());
+        let (drafter, drafted, submit_time) = (None, DraftStats::default(), options.submit_time);
         let (ahead, marks) = (Ahead::default(), Marks::new(options.marks.unwrap_or(MARKS)));
-        Ok(Self { config, engine, history, capacity, reserved, stop, drafter, drafted, ahead, marks })
+        Ok(Self { config, engine, history, capacity, submit_time, reserved, stop, drafter, drafted, ahead, marks })
     }
 
     /// Another generator on the same weights, pipelines and graphs, with the same settings and an empty history. No weight
@@ -269,7 +277,7 @@ impl GemmaGenerator {
         let (model, profiles) = (self.engine.model().clone(), self.engine.profiles().clone());
         let chunk = Some(self.engine.largest_chunk());
         let mut engine: Box<dyn Engine> = match device.open(gpu)? {
-            Opened::Gpu(context) => Box::new(GpuEngine::new(context, model, profiles, chunk, None)?),
+            Opened::Gpu(context) => Box::new(GpuEngine::new(context, model, profiles, chunk, self.submit_time, None)?),
             Opened::Reference => Box::new(ReferenceEngine::new(model, profiles, chunk)?),
         };
         engine.set_policy(self.engine.policy());
@@ -297,7 +305,8 @@ impl GemmaGenerator {
     fn beside(&self, engine: Box<dyn Engine>, history: History, marks: Marks) -> Self {
         let (config, stop, drafter) = (self.config.clone(), self.stop.clone(), self.drafter.clone());
         let (capacity, reserved, drafted) = (self.capacity, self.reserved, DraftStats::default());
-        Self { config, engine, history, capacity, reserved, stop, drafter, drafted, ahead: Ahead::default(), marks }
+        let (submit_time, ahead) = (self.submit_time, Ahead::default());
+        Self { config, engine, history, capacity, submit_time, reserved, stop, drafter, drafted, ahead, marks }
     }
 }
 

@@ -11,7 +11,7 @@ mod speculate;
 mod steps;
 mod timing;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use advance::Ahead;
 use history::History;
@@ -38,6 +38,8 @@ pub struct GemmaGenerator {
     history: History,
     /// Most tokens that the history may hold.
     capacity: usize,
+    /// How long a submit may keep the device.
+    submit_time: Option<Duration>,
     /// Rows of cache that were asked for in advance.
     reserved: usize,
     stop: Vec<u32>,

@@ -10,10 +10,11 @@ mod memory;
 mod model;
 mod pace;
 mod plans;
+mod slices;
 mod speculate;
 mod timing;
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use caches::Caches;
 use draft::GpuDrafter;
@@ -22,6 +23,7 @@ pub(crate) use memory::{MemoryAsked, largest, plan_memory};
 use model::GpuModel;
 use pace::Pace;
 use plans::{PlanKey, Plans, Ready, output};
+use slices::{Slices, Timed, nothing_begun};
 
 use super::{
     AdapterKind, Buffer, CacheStats, Clock, CounterSnapshot, GpuContext, Pending, PipelineBlob, RunTimes, UploadProgress,
@@ -46,7 +48,8 @@ pub(crate) struct GpuEngine {
     profiles: Profiles,
     plans: Plans,
     pace: Pace,
-    in_flight: Option<super::wgpu::SubmissionIndex>,
+    slices: Slices,
+    in_flight: Option<(super::wgpu::SubmissionIndex, Option<Timed>)>,
     /// Runs that will choose a token, oldest first.
     begun: VecDeque<Begun>,
     /// The plan whose logits were looked at last.
@@ -60,6 +63,7 @@ struct Begun {
     follow: Follow,
     staged: StagedRead,
     submission: super::wgpu::SubmissionIndex,
+    timed: Option<Timed>,
     /// Where the device puts the token that it chooses itself.
     token: Option<(Arc<Buffer>, u64)>,
 }
@@ -73,12 +77,13 @@ enum Tokens<'a> {
 }
 
 impl GpuEngine {
-    /// Uploads the weights.
+    /// Uploads the weights. A submit of a run takes at most about `submit_time`.
     pub(crate) fn new(
         context: Arc<GpuContext>,
         model: Arc<Model>,
         profiles: Profiles,
         chunk: Option<usize>,
+        submit_time: Option<Duration>,
         on_progress: Option<Box<dyn FnMut(UploadProgress) -> bool + Send>>,
     ) -> Result<Self> {
         let chunk = chunk.unwrap_or(PREFILL_CHUNK);
@@ -86,18 +91,19 @@ impl GpuEngine {
         let software = context.capabilities().kind == AdapterKind::Software;
         let model = Arc::new(GpuModel::new(context, model, &profiles, (chunk, ring), on_progress)?);
         model.check(&profiles, ring)?;
-        let pace = Pace::new(chunk, model.elements(), software);
-        Ok(Self::fresh(model, Caches::new(ring), PlanPolicy::default(), profiles, pace))
+        let pace = Pace::new(chunk, model.elements(), software, submit_time);
+        Ok(Self::fresh(model, Caches::new(ring), PlanPolicy::default(), profiles, pace, Slices::new(submit_time)))
     }
 
-    fn fresh(model: Arc<GpuModel>, caches: Caches, policy: PlanPolicy, profiles: Profiles, pace: Pace) -> Self {
+    fn fresh(model: Arc<GpuModel>, caches: Caches, policy: PlanPolicy, profiles: Profiles, pace: Pace, slices: Slices) -> Self {
         let (plans, in_flight, begun, looked, drafter) = (Plans::new(&policy), None, VecDeque::new(), None, None);
-        Self { model, caches, policy, profiles, plans, pace, in_flight, begun, looked, drafter }
+        Self { model, caches, policy, profiles, plans, pace, slices, in_flight, begun, looked, drafter }
     }
 
     /// Another engine of the same model.
     fn beside(&self, caches: Caches) -> Self {
-        let fresh = Self::fresh(self.model.clone(), caches, self.policy, self.profiles.clone(), self.pace.idle());
+        let (pace, slices) = (self.pace.idle(), self.slices.another());
+        let fresh = Self::fresh(self.model.clone(), caches, self.policy, self.profiles.clone(), pace, slices);
         Self { drafter: self.drafter.as_ref().map(GpuDrafter::another), ..fresh }
     }
 
@@ -121,12 +127,9 @@ impl GpuEngine {
 
     /// Writes the inputs and submits the plan and what follows it; what is to be read back is staged.
     fn submit(&mut self, key: PlanKey, tokens: Tokens, start: usize, follow: Follow) -> Result<Option<Begun>> {
+        self.settle()?;
         let context = &self.model.context;
-        if let Some(earlier) = self.in_flight.take() {
-            context.wait(&earlier, "the previous prefill chunk")?;
-            self.pace.finished();
-        }
-        let Ready { plan, block, built, warm, samplers } = self.plans.of(&key).ready(&key)?;
+        let Ready { plan, block, built, warm, samplers, estimates } = self.plans.of(&key).ready(&key)?;
         let given = if let Tokens::Given(tokens) = tokens { tokens } else { &[0] };
         block.write(context, follow.step(&key, start, given.len()), given, start, built, key.resident)?;
         let sampler = samplers.as_ref().and_then(|s| match follow {
@@ -139,14 +142,23 @@ impl GpuEngine {
             (_, Some(sampler)) => Some(output(sampler, "token")?),
             (_, None) => Some(output(plan, "logits")?),
         };
+        let warm = std::mem::replace(warm, true);
+        if source.is_none() && warm {
+            self.pace.started(given.len());
+        }
         let mut staged = None;
-        let submission = context.run("a run of the model", |encoder| {
-            if let Tokens::Chosen(buffer, offset) = tokens {
-                block.copy(encoder, "input_ids", (buffer, offset, 4));
+        let (submission, timed) = self.slices.submit(context, estimates, (key.tokens, warm), |encoder, slice| {
+            if slice.first {
+                if let Tokens::Chosen(buffer, offset) = tokens {
+                    block.copy(encoder, "input_ids", (buffer, offset, 4));
+                }
+                plan.reset(encoder);
             }
-            plan.reset(encoder);
-            let mut pass = encoder.begin_compute_pass(&super::wgpu::ComputePassDescriptor::default());
-            plan.record(&mut pass);
+            let mut pass = slice.begin_pass(encoder);
+            plan.record_part(&mut pass, slice.dispatches.clone());
+            if !slice.last {
+                return Ok(());
+            }
             if let Some(sampler) = sampler {
                 sampler.record(&mut pass);
             }
@@ -162,10 +174,7 @@ impl GpuEngine {
             Ok(())
         })?;
         let Some(staged) = staged else {
-            if std::mem::replace(warm, true) {
-                self.pace.started(given.len());
-            }
-            self.in_flight = Some(submission);
+            self.in_flight = Some((submission, timed));
             return Ok(None);
         };
         let token = source.and_then(|(buffer, offset, bytes)| match follow {
@@ -174,7 +183,7 @@ impl GpuEngine {
             Follow::Draw(_) if given.len() == 1 => Some((buffer.clone(), offset + bytes - 4)),
             Follow::Draw(_) | Follow::Nothing | Follow::Logits => None,
         });
-        Ok(Some(Begun { key, follow, staged, submission, token }))
+        Ok(Some(Begun { key, follow, staged, submission, timed, token }))
     }
 
     fn logits(&mut self, tokens: &[u32], start: usize, resident: bool, want: Want) -> Result<Vec<f32>> {
@@ -185,12 +194,6 @@ impl GpuEngine {
             None => Vec::new(),
         };
         Ok(bytemuck::pod_collect_to_vec(&bytes))
-    }
-
-    fn collect(&self, begun: Begun) -> Result<Vec<u8>> {
-        let mut bytes = vec![0; begun.staged.len()];
-        self.model.context.collect(begun.staged, &begun.submission, &mut bytes)?;
-        Ok(bytes)
     }
 }
 
@@ -223,11 +226,6 @@ impl Follow {
     }
 }
 
-/// A generator finishes only what it began.
-fn nothing_begun() -> Error {
-    Error::Graph { graph: "gemma_resident".into(), problem: "no run was begun".into() }
-}
-
 impl Engine for GpuEngine {
     fn run(&mut self, tokens: &[u32], start: usize, want: Want) -> Result<Vec<f32>> {
         self.logits(tokens, start, true, want)
@@ -248,6 +246,9 @@ impl Engine for GpuEngine {
         }
         let Some((buffer, offset)) = self.begun.back().and_then(|begun| begun.token.clone()) else { return Ok(false) };
         let key = self.prepare(1, position + 1, true, Want::Last)?;
+        if !self.slices.allow_two(&self.plans.of(&key).ready(&key)?.estimates, key.tokens) {
+            return Ok(false);
+        }
         let begun = self.submit(key, Tokens::Chosen(&buffer, offset), position, Follow::for_choosing(opts))?;
         self.begun.extend(begun);
         Ok(true)
@@ -309,7 +310,7 @@ impl Engine for GpuEngine {
     }
 
     fn forget(&mut self) {
-        self.begun.drain(..).for_each(|begun| self.model.context.discard(begun.staged));
+        self.begun.drain(..).for_each(|begun| begun.discard(&self.model.context));
         self.drafter.iter_mut().for_each(GpuDrafter::forget_text);
     }
 
@@ -386,7 +387,8 @@ impl Engine for GpuEngine {
     }
 
     fn pending(&self) -> Option<Pending> {
-        let submission = self.begun.front().map(|begun| &begun.submission).or(self.in_flight.as_ref())?;
+        let in_flight = self.in_flight.as_ref().map(|(submission, _)| submission);
+        let submission = self.begun.front().map(|begun| &begun.submission).or(in_flight)?;
         Some(Pending::new(&self.model.context, submission))
     }
 

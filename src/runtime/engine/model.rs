@@ -68,6 +68,12 @@ impl GpuModel {
         lower(&built.graph, binding, &self.target, &options, &Placed(&self.weights))
     }
 
+    /// Bytes of a shard of a weight; 0 for none.
+    pub(super) fn shard_bytes(&self, name: &str, shard: usize) -> u64 {
+        let shard = self.weights.get(name).and_then(|weight| weight.shards.get(shard));
+        shard.map_or(0, |shard| shard.bytes)
+    }
+
     /// What chooses the likeliest token of each of the `rows` rows of logits that `plan` makes.
     pub(super) fn argmax(&self, rows: usize, plan: &Plan) -> Plan {
         argmax(rows, self.model.config.vocab_size, plan, &self.target)

@@ -9,7 +9,7 @@ const BUDGET: Duration = Duration::from_millis(500);
 const SOFTWARE_BUDGET: Duration = Duration::from_secs(5);
 
 /// Multiplications and additions a second of the slowest GPU that the first submit must fit.
-const SLOWEST: u64 = 100_000_000_000;
+pub(super) const SLOWEST: u64 = 100_000_000_000;
 
 /// The largest bucket of new tokens that is at most `tokens`: 1, 4, 16, 64, …
 pub(super) fn bucket_below(tokens: usize) -> usize {
@@ -22,16 +22,22 @@ pub(super) struct Pace {
     largest: usize,
     chunk: usize,
     budget: Duration,
+    /// How long a dispatch may take, where that is bounded: it cannot be cut.
+    dispatch: Option<Duration>,
+    /// Tokens of which no dispatch takes longer.
+    bound: f64,
     running: Option<(Instant, usize)>,
 }
 
 impl Pace {
-    /// For a model with `elements` weights; every chunk has at most `largest` tokens.
-    pub(super) fn new(largest: usize, elements: u64, software: bool) -> Self {
+    /// For a model with `elements` weights; every chunk has at most `largest` tokens, and no dispatch takes longer than `dispatch`
+    /// where fewer tokens help.
+    pub(super) fn new(largest: usize, elements: u64, software: bool, dispatch: Option<Duration>) -> Self {
         let budget = if software { SOFTWARE_BUDGET } else { BUDGET };
-        let first = SLOWEST as f64 * budget.as_secs_f64() / (2 * elements).max(1) as f64;
-        let mut pace = Self { largest, chunk: 1, budget, running: None };
-        pace.set(first);
+        let first = |time: Duration| SLOWEST as f64 * time.as_secs_f64() / (2 * elements).max(1) as f64;
+        let bound = dispatch.map_or(f64::INFINITY, first);
+        let mut pace = Self { largest, chunk: 1, budget, dispatch, bound, running: None };
+        pace.set(first(budget));
         pace
     }
 
@@ -61,8 +67,15 @@ impl Pace {
         }
     }
 
+    /// Notes that of a chunk of `tokens` the longest dispatch took so many seconds.
+    pub(super) fn longest_dispatch(&mut self, seconds: f64, tokens: usize) {
+        if let Some(dispatch) = self.dispatch {
+            self.bound = dispatch.as_secs_f64() * tokens as f64 / seconds.max(1e-9);
+        }
+    }
+
     fn set(&mut self, tokens: f64) {
-        let tokens = tokens.min(self.largest as f64) as usize;
+        let tokens = tokens.min(self.bound).min(self.largest as f64) as usize;
         self.chunk = if tokens >= self.largest { self.largest } else { bucket_below(tokens) };
     }
 }
@@ -74,7 +87,7 @@ mod tests {
     #[test]
     fn chunks_are_buckets_within_the_budget() {
         assert_eq!([1, 3, 4, 15, 16, 63, 127, 300].map(bucket_below), [1, 1, 4, 4, 16, 16, 64, 256]);
-        let mut pace = Pace::new(128, 2_600_000_000, false);
+        let mut pace = Pace::new(128, 2_600_000_000, false, None);
         assert_eq!(pace.chunk(), 4, "9 tokens fit half a second of the slowest GPU");
         pace.set(1000.0);
         assert_eq!(pace.chunk(), 128);
@@ -82,6 +95,11 @@ mod tests {
         assert_eq!(pace.chunk(), 64);
         pace.set(0.2);
         assert_eq!(pace.chunk(), 1);
-        assert_eq!(Pace::new(16, 1_000_000, false).chunk(), 16);
+        assert_eq!(Pace::new(16, 1_000_000, false, None).chunk(), 16);
+        let mut pace = Pace::new(128, 1_000_000_000, false, Some(Duration::from_millis(100)));
+        assert_eq!(pace.chunk(), 4, "5 tokens, until the dispatches are known");
+        pace.longest_dispatch(0.004, 4);
+        pace.set(1000.0);
+        assert_eq!(pace.chunk(), 64);
     }
 }

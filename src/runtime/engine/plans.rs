@@ -11,13 +11,14 @@ use super::{
     caches::Caches,
     inputs::InputBlock,
     model::{GpuModel, LOGITS},
+    slices::estimate,
 };
 use crate::{
     Error, Result,
     flow::BuiltModel,
     generate::{PlanPolicy, Profiles, SHORT_LIST, Want},
     ir::{DimBinding, sym},
-    plan::{Plan, sampling},
+    plan::{Live, Plan, sampling},
 };
 
 /// Plans without caches that are kept: one for each kind of result.
@@ -42,6 +43,8 @@ pub(super) struct Ready {
     /// Whether it has run: drivers may compile at the first run, whose time says nothing.
     pub(super) warm: bool,
     pub(super) samplers: Option<Samplers>,
+    /// Seconds of its dispatches on the slowest device, with full caches.
+    pub(super) estimates: Vec<f64>,
 }
 
 pub(super) struct Samplers {
@@ -96,9 +99,11 @@ impl PlanCache {
             0 => None,
             rows => Some(self.samplers(rows, &plan, model.argmax(rows, &lowered), &block, model)?),
         };
+        let live = Live { tokens: key.tokens, start: key.rows.saturating_sub(key.tokens) };
+        let estimates = estimate(&lowered, live, &|name, shard| model.shard_bytes(name, shard));
         tracing::debug!(?key, dispatches = plan.dispatch_count(), "plan prepared");
         self.compiles += 1;
-        self.plans.insert(key, Ready { plan, block, built, warm: false, samplers });
+        self.plans.insert(key, Ready { plan, block, built, warm: false, samplers, estimates });
         Ok(())
     }
 

@@ -19,10 +19,7 @@ impl GpuEngine {
         let tokens = &history[start..];
         let key = self.prepare(tokens.len(), history.len(), true, Want::Last)?;
         let context = self.model.context.clone();
-        if let Some(earlier) = self.in_flight.take() {
-            context.wait(&earlier, "the previous prefill chunk")?;
-            self.pace.finished();
-        }
+        self.settle()?;
         let clock = clock.unwrap_or_else(|| Clock::best(context.capabilities()));
         let Ready { plan, block, built, samplers, .. } = self.plans.of(&key).ready(&key)?;
         let step = Step { end: history.len() as u32, capacity: key.rows as u32, ..Step::all(tokens.len() as u32) };
@@ -35,17 +32,13 @@ impl GpuEngine {
         let lowered = self.model.lower(built, &binding, self.profiles.of(key.resident, key.tokens))?;
         let sampler = self.model.argmax(1, &lowered);
         let live = Live { tokens: tokens.len(), start };
-        let shard_bytes = |name: &str, shard: usize| {
-            let weight = self.model.weights.get(name).and_then(|weight| weight.shards.get(shard));
-            weight.map_or(0, |shard| shard.bytes)
-        };
         let described = |plan: &Plan| -> Vec<DispatchTime> {
             let one = |dispatch: &Dispatch| DispatchTime {
                 label: dispatch.label.clone(),
                 shader: dispatch.kernel.shader,
                 kernel: dispatch.kernel.to_string(),
                 seconds: 0.0,
-                cost: cost(plan, dispatch, live, &shard_bytes),
+                cost: cost(plan, dispatch, live, &|name, shard| self.model.shard_bytes(name, shard)),
             };
             plan.dispatches.iter().map(one).collect()
         };

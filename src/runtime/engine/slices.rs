@@ -1,0 +1,282 @@
+//! Runs in several submits, so that none keeps the device for longer than an application wants.
+
+use std::{
+    collections::HashMap,
+    ops::Range,
+    time::{Duration, Instant},
+};
+
+use super::{
+    super::{Buffer, GpuContext, read_back::StagedRead, wgpu},
+    Begun, GpuEngine,
+    pace::SLOWEST,
+};
+use crate::{
+    Error, Result,
+    plan::{Live, Plan, cost},
+};
+
+/// Bytes a second of the slowest GPU, by which runs are cut that were never measured.
+const SLOWEST_MEMORY: f64 = 10e9;
+
+/// Seconds that a dispatch takes which moves and computes nothing.
+const LEAST: f64 = 20e-6;
+
+/// The host's clock also counts what an application has submitted in between: by it no device is taken for slower than this many
+/// times the slowest.
+const HOST_CLOCK_MOST: f64 = 4.0;
+
+/// Slices of one run that are timed, the first ones.
+const TIMED: usize = 64;
+
+/// Seconds of each dispatch of a run on the slowest device.
+pub(super) fn estimate(plan: &Plan, live: Live, shard_bytes: &dyn Fn(&str, usize) -> u64) -> Vec<f64> {
+    let seconds = |dispatch| {
+        let cost = cost(plan, dispatch, live, shard_bytes);
+        LEAST + cost.bytes as f64 / SLOWEST_MEMORY + cost.flops as f64 / SLOWEST as f64
+    };
+    plan.dispatches.iter().map(seconds).collect()
+}
+
+/// Consecutive dispatches that take at most `most` together, or one that takes longer alone. One slice at least.
+fn cut(estimates: &[f64], most: f64) -> Vec<Range<usize>> {
+    let (mut slices, mut start, mut time) = (Vec::new(), 0, 0.0);
+    for (index, estimate) in estimates.iter().enumerate() {
+        if index > start && time + estimate > most {
+            slices.push(start..index);
+            (start, time) = (index, 0.0);
+        }
+        time += estimate;
+    }
+    slices.push(start..estimates.len());
+    slices
+}
+
+/// How runs are cut, and what earlier ones took.
+pub(super) struct Slices {
+    most: Option<Duration>,
+    /// Measured time over estimated time, by the plan's tokens.
+    rates: HashMap<usize, f64>,
+    timer: Option<Timer>,
+}
+
+/// A part of a run that is one submit.
+pub(super) struct Slice<'a> {
+    /// The dispatches of the plan.
+    pub(super) dispatches: Range<usize>,
+    /// Whether the run begins with it.
+    pub(super) first: bool,
+    /// Whether the run ends with it.
+    pub(super) last: bool,
+    /// Where its times go: the set and the first of two queries.
+    times: Option<(&'a wgpu::QuerySet, u32)>,
+}
+
+impl Slice<'_> {
+    /// The pass of its dispatches.
+    pub(super) fn begin_pass<'e>(&self, encoder: &'e mut wgpu::CommandEncoder) -> wgpu::ComputePass<'e> {
+        let timestamp_writes = self.times.map(|(query_set, at)| wgpu::ComputePassTimestampWrites {
+            query_set,
+            beginning_of_pass_write_index: Some(at),
+            end_of_pass_write_index: Some(at + 1),
+        });
+        encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes })
+    }
+}
+
+/// A run whose time will be known when it is done.
+pub(super) struct Timed {
+    time: Time,
+    tokens: usize,
+    /// Estimated seconds of what is timed, and of the longest dispatch.
+    estimated: f64,
+    longest: f64,
+}
+
+enum Time {
+    /// Ticks before and after each slice.
+    Device(StagedRead),
+    /// Seconds on the host.
+    Host(f64),
+}
+
+impl Begun {
+    /// Gives up a run that nobody will read; it may still be under way.
+    pub(super) fn discard(self, context: &GpuContext) {
+        context.discard(self.staged);
+        if let Some(Timed { time: Time::Device(staged), .. }) = self.timed {
+            context.discard(staged);
+        }
+    }
+}
+
+/// A generator finishes only what it began.
+pub(super) fn nothing_begun() -> Error {
+    Error::Graph { graph: "gemma_resident".into(), problem: "no run was begun".into() }
+}
+
+/// The device's own clock at the edges of slices.
+struct Timer {
+    queries: wgpu::QuerySet,
+    ticks: Buffer,
+}
+
+impl Timer {
+    fn new(context: &GpuContext) -> Result<Self> {
+        let count = 2 * TIMED as u32;
+        let descriptor = wgpu::QuerySetDescriptor { label: Some("slices"), ty: wgpu::QueryType::Timestamp, count };
+        let queries = context.scoped("timestamps", || context.device().create_query_set(&descriptor))?;
+        let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
+        Ok(Self { queries, ticks: context.create_buffer("timestamps", u64::from(count) * 8, usage)? })
+    }
+
+    fn stage(&self, context: &GpuContext, encoder: &mut wgpu::CommandEncoder, slices: usize) -> Result<StagedRead> {
+        let count = 2 * slices as u32;
+        encoder.resolve_query_set(&self.queries, 0..count, self.ticks.raw(), 0);
+        context.stage_read(encoder, &self.ticks, 0, u64::from(count) * 8)
+    }
+}
+
+impl Slices {
+    /// No submit shall keep the device for longer than about `most`.
+    pub(super) fn new(most: Option<Duration>) -> Self {
+        Self { most, rates: HashMap::new(), timer: None }
+    }
+
+    /// What was learnt, for another engine.
+    pub(super) fn another(&self) -> Self {
+        Self { most: self.most, rates: self.rates.clone(), timer: None }
+    }
+
+    /// How much slower than the slowest device it runs plans for so many tokens; until one was measured, as slow.
+    fn rate(&self, tokens: usize) -> f64 {
+        self.rates.get(&tokens).copied().unwrap_or(1.0)
+    }
+
+    /// Whether a run may be submitted while another of the same kind is under way.
+    pub(super) fn allow_two(&self, estimates: &[f64], tokens: usize) -> bool {
+        let both = 2.0 * self.rate(tokens) * estimates.iter().sum::<f64>();
+        self.most.is_none_or(|most| both <= most.as_secs_f64())
+    }
+
+    /// Submits a run of a plan for `tokens` tokens slice by slice, each when the one before is done; the last may be under way
+    /// at the end. A run is timed where its plan is `warm`: drivers may compile at the first.
+    pub(super) fn submit(
+        &mut self,
+        context: &GpuContext,
+        estimates: &[f64],
+        (tokens, warm): (usize, bool),
+        mut record: impl FnMut(&mut wgpu::CommandEncoder, &Slice) -> Result<()>,
+    ) -> Result<(wgpu::SubmissionIndex, Option<Timed>)> {
+        let most = self.most.map_or(f64::INFINITY, |most| most.as_secs_f64() / self.rate(tokens));
+        let parts = cut(estimates, most);
+        let is_timed = warm && self.most.is_some();
+        if is_timed && self.timer.is_none() && context.capabilities().timestamps {
+            self.timer = Some(Timer::new(context)?);
+        }
+        let timer = self.timer.as_ref().filter(|_| is_timed);
+        let (mut under_way, mut staged, mut waited) = (None::<(wgpu::SubmissionIndex, Instant)>, None, 0.0);
+        for (index, dispatches) in parts.iter().enumerate() {
+            let times = timer.filter(|_| index < TIMED).map(|timer| (&timer.queries, 2 * index as u32));
+            let slice = Slice { dispatches: dispatches.clone(), first: index == 0, last: index + 1 == parts.len(), times };
+            let commands = context.record("a run of the model", |encoder| {
+                record(encoder, &slice)?;
+                if let Some(timer) = timer.filter(|_| slice.last) {
+                    staged = Some(timer.stage(context, encoder, parts.len().min(TIMED))?);
+                }
+                Ok(())
+            })?;
+            if let Some((earlier, since)) = under_way.take() {
+                context.wait(&earlier, "a part of a run")?;
+                waited += since.elapsed().as_secs_f64();
+            }
+            under_way = Some((context.submit("a run of the model", [commands])?, Instant::now()));
+        }
+        let sum = |parts: &[Range<usize>]| parts.iter().flat_map(|part| &estimates[part.clone()]).sum::<f64>();
+        let timed = match staged {
+            Some(staged) => Some((Time::Device(staged), sum(&parts[..parts.len().min(TIMED)]))),
+            // The last slice is still under way.
+            None => (is_timed && waited > 0.0).then(|| (Time::Host(waited), sum(&parts[..parts.len() - 1]))),
+        };
+        let longest = estimates.iter().copied().fold(0.0, f64::max);
+        let timed = timed.map(|(time, estimated)| Timed { time, tokens, estimated, longest });
+        under_way.map(|(submission, _)| (submission, timed)).ok_or_else(nothing_begun)
+    }
+
+    /// Takes the time of a run that is done: the seconds of its longest dispatch.
+    pub(super) fn learn(
+        &mut self,
+        context: &GpuContext,
+        submission: &wgpu::SubmissionIndex,
+        timed: Timed,
+    ) -> Result<Option<f64>> {
+        let Timed { time, tokens, estimated, longest } = timed;
+        let found = match time {
+            Time::Host(seconds) => (seconds / estimated).min(HOST_CLOCK_MOST),
+            Time::Device(staged) => {
+                let mut bytes = vec![0; staged.len()];
+                context.collect(staged, submission, &mut bytes)?;
+                let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&bytes);
+                let ticks: u64 = ticks.chunks_exact(2).map(|pair| pair[1].saturating_sub(pair[0])).sum();
+                ticks as f64 * f64::from(context.capabilities().timestamp_period) * 1e-9 / estimated
+            }
+        };
+        // A clock that stands still says nothing.
+        if !found.is_finite() || found <= 0.0 {
+            return Ok(None);
+        }
+        let rate = self.rates.get(&tokens).map_or(found, |known| (known + found) / 2.0);
+        self.rates.insert(tokens, rate);
+        Ok(Some(rate * longest))
+    }
+}
+
+impl GpuEngine {
+    /// Waits for the prefill chunk that is under way.
+    pub(super) fn settle(&mut self) -> Result<()> {
+        let Some((submission, timed)) = self.in_flight.take() else { return Ok(()) };
+        self.model.context.wait(&submission, "the previous prefill chunk")?;
+        if let Some(timed) = timed {
+            let tokens = timed.tokens;
+            if let Some(longest) = self.slices.learn(&self.model.context, &submission, timed)? {
+                self.pace.longest_dispatch(longest, tokens);
+            }
+        }
+        self.pace.finished();
+        Ok(())
+    }
+
+    /// Waits for a run and takes what was staged.
+    pub(super) fn collect(&mut self, begun: Begun) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; begun.staged.len()];
+        self.model.context.collect(begun.staged, &begun.submission, &mut bytes)?;
+        if let Some(timed) = begun.timed {
+            self.slices.learn(&self.model.context, &begun.submission, timed)?;
+        }
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_are_consecutive_and_within_the_time_where_a_dispatch_is() {
+        let ends =
+            |estimates: &[f64], most| cut(estimates, most).iter().map(|slice| (slice.start, slice.end)).collect::<Vec<_>>();
+        assert_eq!(ends(&[1.0, 1.0, 1.0, 5.0, 1.0, 1.0], 2.0), [(0, 2), (2, 3), (3, 4), (4, 6)]);
+        assert_eq!(ends(&[1.0; 3], f64::INFINITY), [(0, 3)]);
+        assert_eq!(ends(&[1.0; 3], 0.0), [(0, 1), (1, 2), (2, 3)]);
+        assert_eq!(ends(&[], 1.0), [(0, 0)]);
+    }
+
+    #[test]
+    fn a_second_run_is_begun_where_both_fit() {
+        let mut slices = Slices::new(Some(Duration::from_millis(10)));
+        assert!(!slices.allow_two(&[0.003, 0.003], 1), "as slow as the slowest until measured");
+        slices.rates.insert(1, 0.5);
+        assert!(slices.allow_two(&[0.003, 0.003], 1) && !slices.allow_two(&[0.003, 0.003], 16));
+        assert!(Slices::new(None).allow_two(&[9.0], 1));
+    }
+}
