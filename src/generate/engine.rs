@@ -15,7 +15,7 @@ use crate::{
         ops::{Attention, Input, Role},
     },
     profile::{CompileProfile, Precision},
-    runtime::{CacheStats, Clock, CounterSnapshot, PipelineBlob, RunTimes},
+    runtime::{CacheStats, Clock, CounterSnapshot, GpuEngine, PipelineBlob, RunTimes},
     weights::{Tensor, WeightLoader, WeightMap},
 };
 
@@ -136,6 +136,11 @@ pub(crate) trait Engine: Send {
 
     /// Most tokens that any run has.
     fn largest_chunk(&self) -> usize;
+
+    /// The engine where it runs on a GPU, which takes a step of several sequences in one pass.
+    fn on_device(&mut self) -> Option<&mut GpuEngine> {
+        None
+    }
 
     /// Sizes.
     fn stats(&self) -> ModelStats;

@@ -6,6 +6,7 @@ mod plans;
 mod speculate;
 mod steps;
 mod timing;
+mod together;
 
 use history::History;
 pub use load::{GeneratorOptions, OnProgress, TablePlacement};

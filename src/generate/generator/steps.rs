@@ -216,7 +216,7 @@ impl GemmaGenerator {
     }
 
     /// Runs the tokens from the cached ones up to `end`.
-    fn run(&mut self, end: usize, want: Want) -> Result<Vec<f32>> {
+    pub(super) fn run(&mut self, end: usize, want: Want) -> Result<Vec<f32>> {
         let start = self.history.cached();
         self.history.writes(end);
         let logits = self.engine.run(&self.history.tokens()[start..end], start, want)?;

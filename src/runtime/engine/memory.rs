@@ -9,8 +9,8 @@ use std::{
 use super::{
     super::{
         Capabilities,
-        prepared::pooled_bytes,
         resident::{Arrangement, split},
+        scratch::pooled_bytes,
         size_blocks::size_block_bytes,
         staging_ring::StagingRing,
     },
@@ -225,7 +225,7 @@ impl Planner<'_> {
         let (mut plans, mut samplers) = (Vec::new(), Vec::new());
         for (want, tokens, count) in sort {
             let (plan, built) = self.lowered(*want, *tokens, context)?;
-            runs.bytes += *count as u64 * (InputBlock::bytes(&built.graph, *tokens) + self.size_blocks(&plan)?);
+            runs.bytes += *count as u64 * (InputBlock::bytes(&built.graph, *tokens, 0) + self.size_blocks(&plan)?);
             if *want == Want::Last {
                 samplers.push(argmax(1, vocab_size, &plan, &self.target));
                 samplers.push(sampling::top_k(1, vocab_size, SHORT_LIST.min(vocab_size), &self.target));
@@ -266,11 +266,12 @@ impl Planner<'_> {
         let slots = plan.slots.iter().map(|slot| match &slot.kind {
             SlotKind::Input { name, .. } => (slot.bytes, format!("input {name}")),
             SlotKind::Scratch | SlotKind::Zeroed => (slot.bytes, "scratch".to_string()),
+            SlotKind::CacheOf { name, .. } => (slot.bytes, format!("input {name}")),
         });
         let operands = plan.dispatches.iter().flat_map(|dispatch| &dispatch.bindings);
         let joined = operands.filter_map(|(_, operand)| match operand {
             Operand::Joined(names) => Some((self.weights.joined(names), format!("weights {}", names.join(" + ")))),
-            Operand::Slot(..) | Operand::Weight(..) | Operand::Step => None,
+            Operand::Slot(..) | Operand::Weight(..) | Operand::Step | Operand::StepOf(_) => None,
         });
         slots.chain(joined).collect()
     }

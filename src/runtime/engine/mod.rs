@@ -1,8 +1,10 @@
 //! The generator on a GPU: resident weights and caches, plans prepared once a bucket, one submit a run.
 
+mod batch;
 mod caches;
 mod draft;
 mod early;
+mod follow;
 mod inputs;
 mod memory;
 mod model;
@@ -13,22 +15,25 @@ mod timing;
 
 use std::{collections::VecDeque, sync::Arc};
 
+pub(crate) use batch::DeviceTurn;
+use batch::Seated;
 use caches::Caches;
 use draft::GpuDrafter;
+use follow::{Follow, short_list};
 pub(crate) use memory::{MemoryAsked, largest, plan_memory};
 use model::GpuModel;
 use pace::Pace;
 use plans::{PlanKey, Plans, Ready, output};
 
 use super::{
-    AdapterKind, Buffer, CacheStats, Clock, CounterSnapshot, GpuContext, PipelineBlob, RunTimes, UploadProgress, prepared::Step,
+    AdapterKind, Buffer, CacheStats, Clock, CounterSnapshot, GpuContext, PipelineBlob, RunTimes, UploadProgress,
     read_back::StagedRead,
 };
 use crate::{
     Error, Result,
     generate::{
-        DeviceDraw, DraftModel, Engine, FINAL_NORM, Model, ModelStats, PREFILL_CHUNK, PlanPolicy, Profiles, SampleOpts, Sampled,
-        ShortList, Want, sample_token_after, token_bucket,
+        DraftModel, Engine, FINAL_NORM, Model, ModelStats, PREFILL_CHUNK, PlanPolicy, Profiles, SampleOpts, Sampled, Want,
+        sample_token_after, token_bucket,
     },
 };
 
@@ -47,6 +52,8 @@ pub(crate) struct GpuEngine {
     /// Runs that will choose a token, oldest first.
     begun: VecDeque<Begun>,
     drafter: Option<GpuDrafter>,
+    /// In plans for several sequences, those used last at the end.
+    seats: Vec<Seated>,
 }
 
 /// A run that was submitted and whose result is not yet read.
@@ -87,7 +94,7 @@ impl GpuEngine {
 
     fn fresh(model: Arc<GpuModel>, caches: Caches, policy: PlanPolicy, profiles: Profiles, pace: Pace) -> Self {
         let (plans, in_flight, begun, drafter) = (Plans::new(&policy), None, VecDeque::new(), None);
-        Self { model, caches, policy, profiles, plans, pace, in_flight, begun, drafter }
+        Self { model, caches, policy, profiles, plans, pace, in_flight, begun, drafter, seats: Vec::new() }
     }
 
     /// Another engine of the same model.
@@ -116,11 +123,8 @@ impl GpuEngine {
 
     /// Writes the inputs and submits the plan and what follows it; what is to be read back is staged.
     fn submit(&mut self, key: PlanKey, tokens: Tokens, start: usize, follow: Follow) -> Result<Option<Begun>> {
+        self.settle()?;
         let context = &self.model.context;
-        if let Some(earlier) = self.in_flight.take() {
-            context.wait(&earlier, "the previous prefill chunk")?;
-            self.pace.finished();
-        }
         let Ready { plan, block, built, warm, samplers } = self.plans.of(&key).ready(&key)?;
         let given = if let Tokens::Given(tokens) = tokens { tokens } else { &[0] };
         block.write(context, follow.step(&key, start, given.len()), given, start, built, key.resident)?;
@@ -172,6 +176,15 @@ impl GpuEngine {
         Ok(Some(Begun { key, follow, staged, submission, token }))
     }
 
+    /// Waits for the prefill chunk before, if there is one.
+    fn settle(&mut self) -> Result<()> {
+        if let Some(earlier) = self.in_flight.take() {
+            self.model.context.wait(&earlier, "the previous prefill chunk")?;
+            self.pace.finished();
+        }
+        Ok(())
+    }
+
     fn logits(&mut self, tokens: &[u32], start: usize, resident: bool, want: Want) -> Result<Vec<f32>> {
         let key = self.prepare(tokens.len(), start + tokens.len(), resident, want)?;
         let follow = if want == Want::Nothing { Follow::Nothing } else { Follow::Logits };
@@ -186,35 +199,6 @@ impl GpuEngine {
         let mut bytes = vec![0; begun.staged.len()];
         self.model.context.collect(begun.staged, &begun.submission, &mut bytes)?;
         Ok(bytes)
-    }
-}
-
-/// What runs after the plan, and what is read back.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Follow {
-    Nothing,
-    Logits,
-    Argmax,
-    Draw(SampleOpts),
-}
-
-impl Follow {
-    /// The step of a run of `rows` tokens from `start` on.
-    fn step(self, key: &PlanKey, start: usize, rows: usize) -> Step {
-        let end = if key.resident { (start + rows) as u32 } else { u32::MAX };
-        let step = Step { rows: rows as u32, end, capacity: key.rows as u32, ..Step::all(0) };
-        let Follow::Draw(opts) = self else { return step };
-        let DeviceDraw { temperature, draw, top_k, top_p, min_p } = opts.on_device(start + rows);
-        Step { temperature, draw, top_k, top_p, min_p, ..step }
-    }
-
-    /// What a token is chosen by.
-    fn for_choosing(opts: &SampleOpts) -> Self {
-        match (opts.penalises(), opts.is_greedy()) {
-            (true, _) => Follow::Logits,
-            (false, true) => Follow::Argmax,
-            (false, false) => Follow::Draw(*opts),
-        }
     }
 }
 
@@ -312,6 +296,7 @@ impl Engine for GpuEngine {
             self.caches.allocate(&self.model.context, &built.graph, rows)?;
             // Their bind groups hold the smaller caches.
             self.plans.forget_caches();
+            self.seats.clear();
             self.drafter.iter_mut().for_each(GpuDrafter::forget_caches);
         }
         Ok(())
@@ -333,6 +318,7 @@ impl Engine for GpuEngine {
     fn set_profiles(&mut self, profiles: Profiles) -> Result<()> {
         self.model.check(&profiles, self.caches.ring())?;
         self.caches = Caches::new(self.caches.ring());
+        self.seats.clear();
         self.plans = Plans::new(&self.policy);
         self.profiles = profiles;
         self.drafter.iter_mut().for_each(GpuDrafter::forget_caches);
@@ -364,6 +350,10 @@ impl Engine for GpuEngine {
         self.pace.largest()
     }
 
+    fn on_device(&mut self) -> Option<&mut GpuEngine> {
+        Some(self)
+    }
+
     fn stats(&self) -> ModelStats {
         let (cache_bytes, dispatches_per_token) = (self.caches.bytes(), self.plans.dispatches_per_token());
         ModelStats { cache_bytes, dispatches_per_token, ..self.model.stats() }
@@ -384,13 +374,4 @@ impl Engine for GpuEngine {
     fn pipeline_blob(&self) -> PipelineBlob {
         self.model.context.pipeline_blob().clone()
     }
-}
-
-/// Ids, logits, maximum and sum, and the device's draw, as `shaders/top_k.wgsl` lays them out.
-fn short_list(bytes: &[u8]) -> (ShortList, u32) {
-    let words: Vec<u32> = bytemuck::pod_collect_to_vec(bytes);
-    let top = (words.len() - 3) / 2;
-    let entries = (0..top).map(|i| (words[i], f32::from_bits(words[top + i])));
-    let total = f64::from(f32::from_bits(words[2 * top + 1]));
-    (ShortList { entries: entries.filter(|(id, _)| *id != u32::MAX).collect(), total, complete: false }, words[2 * top + 2])
 }
