@@ -112,20 +112,20 @@ fn every_sort_of_kernels_and_plan_does() {
         let (prefill_profile, decode_profile) = (profile.clone(), profile);
         GeneratorOptions { prefill_profile, decode_profile, ..options() }
     };
-    let subgroup = || GeneratorOptions { gpu: gpu(KernelTier::Subgroup), ..options() };
+    let subgroup = GeneratorOptions { gpu: gpu(KernelTier::Subgroup), ..options() };
     let cases = [
-        ("gemma3-text", subgroup(), "kernels of GPUs"),
-        ("gemma4-e2b", subgroup(), "kernels of GPUs"),
-        ("gemma2", GeneratorOptions { gpu: gpu(KernelTier::Portable), ..options() }, "portable kernels"),
-        ("gemma3-text", profiled(unfused.clone()), "unfused"),
+        ("gemma3-text", subgroup, "kernels of GPUs"),
+        ("gemma1-mha", GeneratorOptions { gpu: gpu(KernelTier::Portable), ..options() }, "portable kernels"),
         ("gemma4-e2b", profiled(unfused), "unfused"),
-        ("gemma3-text", profiled(half.clone()), "f16 caches"),
+        ("gemma3-text", profiled(half), "f16 caches"),
         ("gemma3n", host, "tables on the host"),
     ];
     for (name, options, what) in cases {
+        let start = std::time::Instant::now();
         let oracle = Oracle::open(name);
         let first = generator(&oracle, Device::Gpu, options).with_decode_cache(512).unwrap();
-        check(&oracle, &first, &[3, 8], &format!("{name}, {what}"));
+        check(&oracle, &first, &[3], &format!("{name}, {what}"));
+        eprintln!("{what} {:?}", start.elapsed());
     }
     let oracle = Oracle::open("gemma3-text");
     check(&oracle, &generator(&oracle, Device::Cpu, options()), &[3], "the reference");
@@ -182,33 +182,30 @@ fn they_come_and_go_between_steps() {
 #[test]
 fn each_has_its_own_options() {
     let oracle = Oracle::open("gemma3-text");
-    for kernels in [KernelTier::Auto, KernelTier::Subgroup] {
-        let gpu = GpuOptions { kernels, ..GpuOptions::default() };
-        let first = generator(&oracle, Device::Gpu, GeneratorOptions { gpu, ..options() });
-        let prompts = prompts(&oracle, 9);
-        let warm = SampleOpts::temperature;
-        let opts = [
-            GREEDY,
-            warm(0.8, 1),
-            warm(1.3, 2).with_top_k(5),
-            GREEDY.with_repetition_penalty(1.3),
-            warm(1.0, 3).with_top_p(0.7),
-            warm(0.7, 4).with_repetition_penalty(1.2),
-            // The short list cannot decide: the vocabulary is larger, and so hot that all of it counts.
-            warm(50.0, 5),
-            GREEDY,
-            warm(0.9, 6).with_min_p(0.05),
-        ];
-        let expected = alone(&first, &prompts, &opts, 16);
-        assert_eq!(together(&mut started(&first, &prompts), &opts, 16), expected, "{kernels:?}");
-        // In other rows, and with draws alone.
-        let (mut prompts, mut opts, mut expected) = (prompts, opts, expected);
-        prompts.reverse();
-        opts.reverse();
-        expected.reverse();
-        assert_eq!(together(&mut started(&first, &prompts), &opts, 16), expected, "{kernels:?}, reversed");
-        assert_eq!(together(&mut started(&first, &prompts[2..5]), &opts[2..5], 16), expected[2..5], "{kernels:?}, a few");
-    }
+    let first = generator(&oracle, Device::Gpu, options());
+    let prompts = prompts(&oracle, 9);
+    let warm = SampleOpts::temperature;
+    let opts = [
+        GREEDY,
+        warm(0.8, 1),
+        warm(1.3, 2).with_top_k(5),
+        GREEDY.with_repetition_penalty(1.3),
+        warm(1.0, 3).with_top_p(0.7),
+        warm(0.7, 4).with_repetition_penalty(1.2),
+        // The short list cannot decide: the vocabulary is larger, and so hot that all of it counts.
+        warm(50.0, 5),
+        GREEDY,
+        warm(0.9, 6).with_min_p(0.05),
+    ];
+    let expected = alone(&first, &prompts, &opts, 16);
+    assert_eq!(together(&mut started(&first, &prompts), &opts, 16), expected);
+    // In other rows, and with draws alone.
+    let (mut prompts, mut opts, mut expected) = (prompts, opts, expected);
+    prompts.reverse();
+    opts.reverse();
+    expected.reverse();
+    assert_eq!(together(&mut started(&first, &prompts), &opts, 16), expected, "reversed");
+    assert_eq!(together(&mut started(&first, &prompts[2..5]), &opts[2..5], 16), expected[2..5], "a few");
 }
 
 #[test]

@@ -90,15 +90,14 @@ pub(super) struct Batches {
     plans: Lru<[usize; 2], Option<Batch>>,
     /// What they were compiled by.
     profiles: Profiles,
-    scratch: ScratchPool,
-    sampler_scratch: ScratchPool,
+    /// Of the steps, and of the two sorts of samplers, both of which may follow one step.
+    scratch: [ScratchPool; 3],
     made: u64,
 }
 
 impl Batches {
     pub(super) fn new(profiles: &Profiles) -> Self {
-        let (scratch, sampler_scratch) = (ScratchPool::default(), ScratchPool::default());
-        Self { plans: Lru::new(KEPT_PLANS), profiles: profiles.clone(), scratch, sampler_scratch, made: 0 }
+        Self { plans: Lru::new(KEPT_PLANS), profiles: profiles.clone(), scratch: Default::default(), made: 0 }
     }
 
     /// The plan for so many sequences and rows, made if it is new.
@@ -134,11 +133,12 @@ impl Batches {
         let block = InputBlock::new(context, &built.graph, rows, rows)?;
         let inputs = block.bindings().collect();
         let bound = Bound { weights: &model.weights, inputs: &inputs, step: block.buffer() };
-        let plan = PreparedPlan::new(pipelines, &lowered.step, bound, &mut self.scratch)?;
+        let [scratch, of_argmax, of_lists] = &mut self.scratch;
+        let plan = PreparedPlan::new(pipelines, &lowered.step, bound, scratch)?;
         let inputs = logits_of(&plan)?;
         let bound = Bound { inputs: &inputs, ..bound };
-        let mut sampler = |plan: &Plan| PreparedPlan::new(pipelines, plan, bound, &mut self.sampler_scratch);
-        let (argmax, lists) = (sampler(&lowered.argmax)?, sampler(&lowered.lists)?);
+        let argmax = PreparedPlan::new(pipelines, &lowered.argmax, bound, of_argmax)?;
+        let lists = PreparedPlan::new(pipelines, &lowered.lists, bound, of_lists)?;
         tracing::debug!(?sizes, dispatches = plan.dispatch_count(), "plan for several sequences prepared");
         self.made += 1;
         Ok(Batch { id: self.made, lowered: lowered.step, plan, block, built, argmax, lists })
