@@ -4,7 +4,7 @@ use super::{Engine, SampleOpts};
 use crate::{Error, Result, runtime::DeviceTurn};
 
 /// Most sequences of one pass.
-pub(crate) const MOST_TOGETHER: usize = 32;
+const MOST_TOGETHER: usize = 32;
 
 /// One sequence's part in a step of several.
 pub(crate) struct Turn<'a> {
@@ -46,11 +46,14 @@ fn groups(turns: &mut [Turn<'_>]) -> Vec<Vec<usize>> {
             None => kinds.push(vec![index]),
         }
     }
-    let parts = |kind: &Vec<usize>| {
-        let size = kind.len().div_ceil(kind.len().div_ceil(MOST_TOGETHER));
-        kind.chunks(size).map(<[usize]>::to_vec).collect::<Vec<_>>()
-    };
-    kinds.iter().flat_map(parts).collect()
+    let parts = |mut kind: Vec<usize>| parts_of(kind.len()).map(|size| kind.drain(..size).collect()).collect::<Vec<_>>();
+    kinds.into_iter().flat_map(parts).collect()
+}
+
+/// The sizes of passes for so many sequences: as equal as can be, the largest first.
+pub(crate) fn parts_of(sequences: usize) -> impl Iterator<Item = usize> {
+    let passes = sequences.div_ceil(MOST_TOGETHER);
+    (0..passes).map(move |pass| (sequences - pass).div_ceil(passes))
 }
 
 /// In one pass; `None` where the device cannot.

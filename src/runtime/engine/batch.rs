@@ -48,7 +48,7 @@ pub(crate) struct DeviceTurn<'a> {
 /// The seat of a sequence in the plan `batch`.
 pub(super) struct Seated {
     batch: u64,
-    row: usize,
+    pub(super) row: usize,
     seat: Seat,
 }
 
@@ -126,6 +126,13 @@ impl Batches {
         Ok(self.plans.peek_mut(&key).and_then(Option::as_mut))
     }
 
+    /// The plan, where there is one alone.
+    #[cfg(test)]
+    pub(super) fn only(&self) -> Option<&Batch> {
+        let mut plans = self.plans.values().flatten();
+        plans.next().filter(|_| plans.next().is_none())
+    }
+
     fn make(&mut self, model: &GpuModel, sizes: [usize; 3]) -> Result<Batch> {
         let (context, pipelines, rows) = (&model.context, &model.pipelines, sizes[0]);
         let built = model.model.built(true, Want::Each, self.profiles.kv())?;
@@ -146,10 +153,10 @@ impl Batches {
 }
 
 /// A prepared plan with its inputs and what chooses tokens.
-struct Batch {
-    id: u64,
+pub(super) struct Batch {
+    pub(super) id: u64,
     lowered: Plan,
-    plan: PreparedPlan,
+    pub(super) plan: PreparedPlan,
     block: InputBlock,
     built: Arc<BuiltModel>,
     argmax: PreparedPlan,
@@ -203,7 +210,7 @@ impl GpuEngine {
         Ok(Some(chosen.into_iter().map(|(_, token)| token).collect()))
     }
 
-    fn seat_in(&self, batch: u64) -> Option<&Seated> {
+    pub(super) fn seat_in(&self, batch: u64) -> Option<&Seated> {
         self.seats.iter().find(|seated| seated.batch == batch)
     }
 }

@@ -11,6 +11,8 @@ mod model;
 mod pace;
 mod plans;
 mod speculate;
+#[cfg(test)]
+mod tests;
 mod timing;
 
 use std::{collections::VecDeque, sync::Arc};
