@@ -121,11 +121,9 @@ fn every_sort_of_kernels_and_plan_does() {
         ("gemma3n", host, "tables on the host"),
     ];
     for (name, options, what) in cases {
-        let start = std::time::Instant::now();
         let oracle = Oracle::open(name);
         let first = generator(&oracle, Device::Gpu, options).with_decode_cache(512).unwrap();
         check(&oracle, &first, &[3], &format!("{name}, {what}"));
-        eprintln!("{what} {:?}", start.elapsed());
     }
     let oracle = Oracle::open("gemma3-text");
     check(&oracle, &generator(&oracle, Device::Cpu, options()), &[3], "the reference");

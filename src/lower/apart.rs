@@ -4,10 +4,11 @@ use super::bound::Bound;
 use crate::{
     Error, Result,
     ir::{
-        Op,
-        kernel::{Arg, Emit, NewRow, Operand, Place},
+        FixedType, Op,
+        kernel::{Arg, Emit, NewRow, Operand, Place, Slot},
         ops::Attention,
     },
+    plan::{Plan, SlotInfo, SlotKind},
 };
 
 /// Whether the op is one that a sequence has dispatches of its own for.
@@ -64,4 +65,17 @@ fn of_sequence(arg: &Arg, sequence: usize, cached: bool) -> Arg {
 /// What has no dispatches of its own for each sequence reads a cache.
 pub(super) fn mixed(label: &str) -> Error {
     Error::Unsupported(format!("{label}: several sequences in one step, which would see each other here,"))
+}
+
+/// A slot for the cache of each sequence, one after the other: the first.
+pub(super) fn caches(plan: &mut Plan, name: &str, ty: &FixedType, bytes: u64, sequences: usize) -> Slot {
+    let kind = |sequence| SlotKind::CacheOf { sequence, name: name.into(), ty: ty.clone() };
+    plan.slots.extend((0..sequences).map(|sequence| SlotInfo { bytes, kind: kind(sequence) }));
+    Slot(plan.slots.len() - sequences)
+}
+
+/// Whether the operand lies in the cache of a sequence.
+pub(super) fn is_cache(plan: &Plan, arg: &Arg) -> bool {
+    let Place::Slot(slot, _) = arg.place else { return false };
+    plan.slots.get(slot.0).is_some_and(|info| matches!(info.kind, SlotKind::CacheOf { .. }))
 }

@@ -102,7 +102,9 @@ impl Placer<'_> {
             let bytes = self.slot_bytes(bytes_of(&ty, &input.name)?, &input.name)?;
             let name = input.name.clone();
             let slot = match self.bound.apart {
-                sequences if sequences > 0 && input.role == Role::Cache => self.caches_apart(&name, &ty, bytes, sequences),
+                sequences if sequences > 0 && input.role == Role::Cache => {
+                    apart::caches(&mut self.plan, &name, &ty, bytes, sequences)
+                }
                 _ => self.new_slot(bytes, SlotKind::Input { name, role: input.role.clone(), ty }),
             };
             self.hold(slot, id);
@@ -130,7 +132,7 @@ impl Placer<'_> {
         let extras = group.extras.iter().map(|x| self.arg(*x, false, &label)).collect::<Result<Vec<_>>>()?;
         let new_row = group.new_row.as_ref().map(|row| self.new_row(row, &label)).transpose()?;
         let of_a_sequence = bound.apart > 0 && root.is_some_and(|root| apart::is_of_a_sequence(bound.op(root)));
-        if !of_a_sequence && inputs.iter().chain(&extras).any(|arg| self.is_cache_of_a_sequence(arg)) {
+        if !of_a_sequence && inputs.iter().chain(&extras).any(|arg| apart::is_cache(&self.plan, arg)) {
             return Err(apart::mixed(&label));
         }
         // An epilogue's result lies in memory as the root's, whatever the sink's dimensions are.
@@ -172,7 +174,7 @@ impl Placer<'_> {
                 Linear::emit_products(&mut emit, &weights)?;
             }
             [root] if of_a_sequence => {
-                emit = apart::emit(bound, bound.op(root), emit, |arg| self.is_cache_of_a_sequence(arg))?;
+                emit = apart::emit(bound, bound.op(root), emit, |arg| apart::is_cache(&self.plan, arg))?;
             }
             [root] => bound.op(root).emit(&mut emit)?,
             _ => {
@@ -358,18 +360,6 @@ impl Placer<'_> {
             return Err(Error::Unsupported(what));
         }
         Ok(bytes)
-    }
-
-    /// A slot for the cache of each sequence, one after the other: the first.
-    fn caches_apart(&mut self, name: &str, ty: &FixedType, bytes: u64, sequences: usize) -> Slot {
-        let kind = |sequence| SlotKind::CacheOf { sequence, name: name.into(), ty: ty.clone() };
-        self.plan.slots.extend((0..sequences).map(|sequence| SlotInfo { bytes, kind: kind(sequence) }));
-        Slot(self.plan.slots.len() - sequences)
-    }
-
-    fn is_cache_of_a_sequence(&self, arg: &Arg) -> bool {
-        let Place::Slot(slot, _) = arg.place else { return false };
-        self.plan.slots.get(slot.0).is_some_and(|info| matches!(info.kind, SlotKind::CacheOf { .. }))
     }
 
     fn new_slot(&mut self, bytes: u64, kind: SlotKind) -> Slot {
