@@ -7,6 +7,7 @@
 // One workgroup: QUERIES (t, head) pairs of one KV head, t slowest, over the keys [0, min(S, step.end)), or with
 // SPLITS = yes over one of PARTS ranges of them; keys before the first and after the last visible one are not read.
 // Grid: x, y: B*K*ceil(T*G/QUERIES) folded; z: PARTS with SPLITS = yes, else 1. Rows t >= step.rows are not written.
+// Row t of q, query_positions, out, new rows and table lies at row t + step.sequence.
 // SPLITS = yes writes scratch f32: [B*T*N, PARTS, H] weighted V, then [B*T*N, PARTS, 2] (max, sum); see attention_combine.
 // NEW = yes (T = 1, KEEP = no): q is a projection, neither normed nor rotated, and so are the new row's 9 key and 10 value
 // [B, K, H]; 11 table as in rope.wgsl; 12, 13 the gains of the norms on q and k unless GAIN = none. Key and value go into the row
@@ -136,17 +137,18 @@ fn main(
     let capacity = select(S, step.capacity, S == 0u);
 #if NEW == yes
     // A token at no position has no row.
-    let placed = sees(query_positions[b], query_positions[b], 0u);
-    let new_row = select(0xffffffffu, u32(query_positions[b]) % capacity, placed);
-    prepare_row(b, kv, block, lane);
+    let at = query_positions[b + step.sequence];
+    let placed = sees(at, at, 0u);
+    let new_row = select(0xffffffffu, u32(at) % capacity, placed);
+    prepare_row(b + step.sequence, kv, block, lane);
 #endif
     let queries = min(QUERIES, T * g - block * QUERIES);
     var base: array<u32, QUERIES>;
     var position: array<i32, QUERIES>;
     for (var r = 0u; r < queries; r++) {
         let t = (block * QUERIES + r) / g;
-        base[r] = ((b * T + t) * N + kv * g + block * QUERIES + r - t * g) * (H / VEC);
-        position[r] = query_positions[b * T + t];
+        base[r] = ((b * T + t + step.sequence) * N + kv * g + block * QUERIES + r - t * g) * (H / VEC);
+        position[r] = query_positions[b * T + t + step.sequence];
     }
 
     let live = min(capacity, step.end);
@@ -279,10 +281,11 @@ fn main(
         if (block * QUERIES + r) / g >= step.rows { break; }
         let o = base[r] / (H / VEC);
 #if SPLITS == yes
-        let to = (o * PARTS + wid.z) * H;
+        let part = (o - step.sequence * N) * PARTS + wid.z;
+        let to = part * H;
         let scale = 1.0;
         if lane == 0u {
-            let tail = B * T * N * PARTS * H + (o * PARTS + wid.z) * 2u;
+            let tail = B * T * N * PARTS * H + part * 2u;
             scratch[tail] = mosts[r];
             scratch[tail + 1u] = totals[r];
         }

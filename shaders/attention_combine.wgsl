@@ -1,5 +1,6 @@
 // Merges the partial results of attention with SPLITS = yes: out[i, h] = Σ_p e_p·o[i, p, h] / Σ_p e_p·sum[i, p],
 // e_p = exp(max[i, p] − max_p max[i, p]); i runs over (b, t, n). A row that saw no key gives zeros.
+// Row i of out lies at row i + step.sequence * N.
 // One workgroup: one row i. Grid: B*T*N folded over x and y. Rows t >= step.rows are not written.
 // 5 out [B, T, N, H], 7 scratch f32: [B*T*N, PARTS, H], then [B*T*N, PARTS, 2] (max, sum), 8 step.
 // Overrides: B, T, N, H, PARTS. Options: LANES.
@@ -35,6 +36,6 @@ fn main(
         for (var p = 0u; p < PARTS; p++) {
             v += exp(max(scratch[tail + 2u * p] - most, -100.0)) * scratch[(i * PARTS + p) * H + h];
         }
-        out[i * H + h] = v * scale;
+        out[(i + step.sequence * N) * H + h] = v * scale;
     }
 }

@@ -1,6 +1,7 @@
 // Cache write: cache[b, positions[b, t] mod S, :] = rows[b, t, :] for t < step.rows; negative positions are skipped.
 // rows [B, T, C] 32-bit words of any type, cache [B, S, C]; with KV = f16 rows are f32, C is even and the cache holds
 // f16 pairs [B, S, C/2], the earlier element in the low half, rounded within ±65504. Two live rows of one call must not meet in one cache row.
+// Row t of rows and positions lies at row t + step.sequence.
 // One workgroup: LANES words of the cache, one an invocation. Grid: ceil(B*T*words / LANES) folded over x and y, where
 // words = C (KV = f32) or C/2 (KV = f16).
 // Overrides: B, T, S (0: step.capacity), C. Options: LANES, KV = f32 (copies words of any type) | f16.
@@ -30,13 +31,14 @@ fn main(
     let row = i / words;
     if row >= B * T || row % T >= step.rows { return; }
     let capacity = select(S, step.capacity, S == 0u);
-    let position = positions[row];
+    let position = positions[row + step.sequence];
     if position < 0 { return; }
+    let source = i + step.sequence * words;
     let to = (row / T * capacity + u32(position) % capacity) * words + i % words;
 #if KV == f32
-    cache[to] = rows[i];
+    cache[to] = rows[source];
 #elif KV == f16
-    let pair = bitcast<vec2<f32>>(vec2<u32>(rows[2u * i], rows[2u * i + 1u]));
+    let pair = bitcast<vec2<f32>>(vec2<u32>(rows[2u * source], rows[2u * source + 1u]));
     cache[to] = pack2x16float(clamp(pair, vec2<f32>(-65504.0), vec2<f32>(65504.0)));
 #endif
 }

@@ -6,6 +6,7 @@
 //   folded over x and y; 0 logits, 1 result u32 [R, 2*TOP + 3], 2 partials, 8 step.
 //   A row of the result: TOP indices, bits of their TOP values, bits of the maximum, bits of the sum, the index that is drawn; past
 //   V: index 0xffffffff. The sum of a row with NaN in it is NaN. The draw walks down the list in f32; the host walks in f64 and has the last word.
+// Row r of logits and result lies at row r + step.sequence.
 // Overrides: R, V, SLICE, SLICES (= ceil(V/SLICE), at most 1024), TOP (merge only). Options: TIER, LANES, STAGE.
 override R: u32;
 override V: u32;
@@ -92,7 +93,7 @@ fn main(
     let group = wid.x + wid.y * groups.x;
 #if STAGE == slices
     if group >= R * SLICES { return; }
-    let row = group / SLICES * V;
+    let row = (group / SLICES + step.sequence) * V;
     let first = group % SLICES * SLICE;
     let end = min(first + SLICE, V);
     var best = LOWEST;
@@ -114,8 +115,8 @@ fn main(
     if lane == 0u { partials[group] = vec4<u32>(bitcast<u32>(top), least, bits, 0u); }
 #elif STAGE == merge
     if group >= R { return; }
-    let row = group * V;
-    let to = group * (2u * TOP + 3u);
+    let row = (group + step.sequence) * V;
+    let to = (group + step.sequence) * (2u * TOP + 3u);
     var most = LOWEST;
     for (var s = lane; s < SLICES; s += LANES) {
         let p = partials[group * SLICES + s];

@@ -166,9 +166,11 @@ struct Chooser {
 impl Chooser {
     fn new(context: &Arc<GpuContext>, head: &Head, target: &Target) -> Self {
         let (weights, pipelines) = (resident(context, &head.params, target), PipelineCache::new(context));
-        let (x, step) = (storage(context, &[0; WIDTH * 4]), context.create_buffer("step", 32, BufferUsages::UNIFORM).unwrap());
+        let (x, step) = (
+            storage(context, &[0; WIDTH * 4]),
+            context.create_buffer("step", size_of::<Step>() as u64, BufferUsages::UNIFORM).unwrap(),
+        );
         let (step, scratch) = (Arc::new(step), &mut ScratchPool::default());
-        assert_eq!(size_of::<Step>(), 32);
         let mut prepare = |plan: &Plan, inputs: HashMap<String, (Arc<Buffer>, u64)>| {
             let bound = Bound { weights: &weights, inputs: &inputs, step: &step };
             PreparedPlan::new(&pipelines, plan, bound, scratch).unwrap()

@@ -77,6 +77,32 @@ fn a_generator_takes_what_was_planned() {
 }
 
 #[test]
+fn conversations_at_once_take_what_was_planned() {
+    let context = open(&GpuOptions::default());
+    let models = ["gemma2", "gemma3-text", "gemma4-e2b", "gemma4-moe"].map(|name| data("checkpoints").join(name));
+    for (path, conversations) in models.into_iter().zip([2, 3, 5, 8]).chain([(DEMO.into(), 35)]) {
+        let name = path.display();
+        context.release_staging();
+        let before = live(&context);
+        let asked = GeneratorOptions { context: Some(CONTEXT), conversations: Some(conversations), ..Default::default() };
+        let config = GemmaConfig::near_weights(&path).unwrap();
+        let mut loader = load_from_path(&path).unwrap();
+        let plan = MemoryPlan::for_options(config, loader.as_mut(), context.capabilities(), &asked).unwrap();
+        assert_eq!(plan.conversations, conversations);
+        assert!(plan.to_string().contains(&format!("for each of {conversations} conversations")), "{plan}");
+        let first = generator(&path, &context, asked).unwrap();
+        let mut all: Vec<GemmaGenerator> = (1..conversations).map(|_| first.share_weights().unwrap()).collect();
+        all.push(first);
+        all.iter_mut().for_each(|generator| fill(generator, CONTEXT));
+        let opts = vec![SampleOpts::greedy(); conversations];
+        let stepped = GemmaGenerator::step_together(&mut all.iter_mut().collect::<Vec<_>>(), &opts);
+        stepped.into_iter().for_each(|token| _ = token.unwrap());
+        context.release_staging();
+        assert_eq!(live(&context) - before, plan.running(), "{name}: {plan:?}");
+    }
+}
+
+#[test]
 fn small_bindings_and_portable_kernels_are_planned_too() {
     let gpu = GpuOptions { max_binding: Some(1 << 20), max_buffer: Some(1 << 20), ..GpuOptions::default() };
     let kernels = gemmaflow::runtime::KernelTier::Portable;
@@ -156,4 +182,19 @@ fn a_context_whose_cache_exceeds_a_binding_is_refused() {
 fn the_reference_has_no_plan() {
     let error = MemoryPlan::for_model(DEMO, 64, Device::Cpu).unwrap_err();
     assert!(error.to_string().contains("reference"), "{error}");
+}
+
+#[test]
+fn a_budget_for_several_conversations_leaves_each_a_shorter_context() {
+    let context = open(&GpuOptions::default());
+    let plan = |conversations, memory_budget| {
+        let config = GemmaConfig { max_position_embeddings: 1 << 17, ..GemmaConfig::from_file(DEMO).unwrap() };
+        let options = GeneratorOptions { conversations, memory_budget, ..Default::default() };
+        MemoryPlan::for_options(config, load_from_path(DEMO).unwrap().as_mut(), context.capabilities(), &options)
+    };
+    let budget = Some(plan(None, None).unwrap().peak());
+    let (one, four) = (plan(None, budget).unwrap(), plan(Some(4), budget).unwrap());
+    assert!(one.fits() && !four.fits(), "{one} {four}");
+    assert!(four.longest_context > 0 && four.longest_context < one.longest_context / 3, "{four}");
+    assert!(matches!(plan(Some(0), None), Err(Error::Option { found: 0, .. })));
 }

@@ -134,7 +134,9 @@ fn run(
         context.write(&buffer, 0, content).unwrap();
         buffers.insert(name.clone(), (Arc::new(buffer), 0));
     }
-    let step = Arc::new(context.create_buffer("step", 32, BufferUsages::UNIFORM | BufferUsages::COPY_DST).unwrap());
+    let step = Arc::new(
+        context.create_buffer("step", size_of::<Step>() as u64, BufferUsages::UNIFORM | BufferUsages::COPY_DST).unwrap(),
+    );
     let values = Step { end: POSITION as u32 + 1, capacity: CACHE as u32, ..Step::all(1) };
     context.write(&step, 0, bytemuck::bytes_of(&values)).unwrap();
     let bound = Bound { weights, inputs: &buffers, step: &step };

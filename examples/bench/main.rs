@@ -3,6 +3,7 @@
 mod chart;
 #[path = "../common/mod.rs"]
 mod common;
+mod conversations;
 mod dispatches;
 mod drafting;
 mod embedding;
@@ -98,6 +99,9 @@ struct Arguments {
     /// With --draft: tokens that are tried at once
     #[arg(long, value_name = "N", requires = "draft")]
     drafted: Option<usize>,
+    /// Decode several conversations at once instead, so many of them, beside one alone, after the first of the prompts
+    #[arg(long, value_name = "N,N", value_delimiter = ',', conflicts_with_all = ["profile", "first_token", "load", "draft"])]
+    conversations: Vec<usize>,
     /// Compiled pipelines: taken from this file where it is there, written to it at the end
     #[arg(long, value_name = "FILE", requires = "first_token")]
     pipelines: Option<PathBuf>,
@@ -196,6 +200,9 @@ fn run(mut arguments: Arguments) -> Result<()> {
     if let Some(path) = &arguments.draft {
         return drafting::run(&name, generator, common::drafter(path)?, &arguments);
     }
+    if !arguments.conversations.is_empty() {
+        return conversations::run(&name, generator, &arguments);
+    }
     if arguments.profile {
         return profile::run(&name, &mut generator, &arguments);
     }
@@ -218,9 +225,12 @@ fn context(arguments: &Arguments) -> usize {
 
 /// Puts the sizes that fit where none are given.
 fn sizes(arguments: &mut Arguments, limit: usize) -> Result<()> {
-    for (flag, values) in
-        [("--prompt", &arguments.prompt), ("--gen", &vec![arguments.generated]), ("--reps", &vec![arguments.reps])]
-    {
+    for (flag, values) in [
+        ("--prompt", &arguments.prompt),
+        ("--conversations", &arguments.conversations),
+        ("--gen", &vec![arguments.generated]),
+        ("--reps", &vec![arguments.reps]),
+    ] {
         if values.contains(&0) {
             bail!("{flag} is 0, expected at least 1");
         }

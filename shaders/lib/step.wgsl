@@ -8,6 +8,7 @@ struct Step {
     capacity: u32,    // rows of the caches that grow: what S = 0 stands for
     top_p: f32,       // part of the mass that a draw keeps
     min_p: f32,       // least probability that a draw keeps, as a part of the largest
+    sequence: u32,    // where sequences lie apart: the row of this dispatch's sequence in all but its caches; else 0
 }
 
 @group(0) @binding(8) var<uniform> step: Step;

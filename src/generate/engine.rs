@@ -16,7 +16,7 @@ use crate::{
         ops::{Attention, Input, Role},
     },
     profile::{CompileProfile, Precision},
-    runtime::{Buffer, CacheStats, Clock, CounterSnapshot, GpuContext, Pending, PipelineBlob, RunTimes},
+    runtime::{Buffer, CacheStats, Clock, CounterSnapshot, GpuContext, GpuEngine, Pending, PipelineBlob, RunTimes},
     weights::{Tensor, WeightLoader, WeightMap},
 };
 
@@ -185,6 +185,11 @@ pub(crate) trait Engine: Send {
 
     /// Most tokens that any run has.
     fn largest_chunk(&self) -> usize;
+
+    /// The engine where it runs on a GPU, which takes a step of several sequences in one pass.
+    fn on_device(&mut self) -> Option<&mut GpuEngine> {
+        None
+    }
 
     /// Sizes.
     fn stats(&self) -> ModelStats;

@@ -13,7 +13,8 @@ use crate::{
 /// What a generator takes of a device's memory, from the headers of a model's files alone.
 ///
 /// The figures are those of the buffers that the generator makes, to the byte, for prompts that fill the context in runs of the
-/// longest kind, followed by greedy steps. What they leave out: `all_logits` and the paths without caches, whose scratch
+/// longest kind, followed by greedy steps; of several conversations each takes that for itself, and steps of all together are counted
+/// besides. What they leave out: `all_logits` and the paths without caches, whose scratch
 /// grows with what is asked; runs that come in ascending sizes, which may make scratch up to four times as large; a few KiB for
 /// reading results back; and what the driver itself takes for pipelines and buffers.
 ///
@@ -23,15 +24,17 @@ use crate::{
 pub struct MemoryPlan {
     /// The adapter.
     pub device: String,
-    /// Tokens that the caches hold.
+    /// Tokens that the caches hold, of each conversation.
     pub context: usize,
+    /// Conversations that run at once ([`GeneratorOptions::conversations`]).
+    pub conversations: usize,
     /// Number of weights.
     pub tensors: usize,
     /// Bytes of the weights as they lie on the device, with the padding between them.
     pub weights: u64,
-    /// Keys, values and their positions of the layers that see everything.
+    /// Keys, values and their positions of the layers that see everything, of all conversations.
     pub full_cache: CacheMemory,
-    /// Keys, values and their positions of the layers that see a window.
+    /// Keys, values and their positions of the layers that see a window, of all conversations.
     pub sliding_cache: CacheMemory,
     /// Bytes of intermediate results and inputs.
     pub scratch: u64,
@@ -54,7 +57,7 @@ pub struct CacheMemory {
     pub bytes: u64,
     /// Positions that each layer holds.
     pub rows: usize,
-    /// Number of buffers: two a layer, and one for the positions of all.
+    /// Number of buffers: for each conversation two a layer, and one for the positions of all.
     pub buffers: usize,
 }
 
@@ -103,7 +106,8 @@ impl MemoryPlan {
         options: &GeneratorOptions,
     ) -> Result<Self> {
         let chunk = options.prefill_chunk.unwrap_or(PREFILL_CHUNK);
-        plan_memory(device, model, profiles, MemoryAsked { context, chunk, budget: options.memory_budget })
+        let conversations = options.conversations.unwrap_or(1);
+        plan_memory(device, model, profiles, MemoryAsked { context, conversations, chunk, budget: options.memory_budget })
     }
 
     /// Bytes of all caches.
@@ -142,9 +146,13 @@ impl MemoryPlan {
 impl fmt::Display for MemoryPlan {
     /// One line with every figure.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { context, device, weights, scratch, max_binding, longest_context, .. } = self;
+        let Self { context, conversations, device, weights, scratch, max_binding, longest_context, .. } = self;
         let (full, sliding, peak) = (self.full_cache.bytes, self.sliding_cache.bytes, self.peak());
-        write!(f, "with a context of {context} tokens it takes {peak} bytes of '{device}' (weights {weights}, caches of ")?;
+        write!(f, "with a context of {context} tokens")?;
+        if *conversations > 1 {
+            write!(f, " for each of {conversations} conversations")?;
+        }
+        write!(f, " it takes {peak} bytes of '{device}' (weights {weights}, caches of ")?;
         write!(f, "full layers {full} and of sliding layers {sliding}, scratch {scratch})")?;
         match self.budget {
             Some(budget) => write!(f, ", the budget is {budget}")?,

@@ -12,6 +12,7 @@ mod policy;
 mod profiles;
 mod reference_engine;
 mod sample;
+mod together;
 mod token_order;
 
 pub use cancel::CancelToken;
@@ -29,6 +30,7 @@ pub(crate) use profiles::Profiles;
 pub use profiles::decode_profile_for_device;
 pub(crate) use sample::{DeviceDraw, SHORT_LIST, ShortList};
 pub use sample::{SampleOpts, sample_token, sample_token_after};
+pub(crate) use together::{Turn, parts_of};
 pub(crate) use token_order::TokenOrder;
 
 const _: () = {

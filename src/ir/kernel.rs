@@ -59,6 +59,15 @@ pub enum Operand {
     Joined(Vec<String>),
     /// The small uniform that changes with every run: live rows, cache end, sampling draw.
     Step,
+    /// The one of a sequence, by its row, where sequences lie apart ([`LowerOptions::apart`](super::LowerOptions)).
+    StepOf(usize),
+}
+
+impl Operand {
+    /// Whether it is a uniform; all others are storage buffers.
+    pub fn is_step(&self) -> bool {
+        matches!(self, Operand::Step | Operand::StepOf(_))
+    }
 }
 
 /// One dispatch.
@@ -250,6 +259,7 @@ pub struct Maxima {
 }
 
 /// Collects the dispatches of one op (or of an op with its epilogue, or of two ops in one kernel).
+#[derive(Clone)]
 pub struct Emit<'a> {
     /// The device.
     pub target: &'a Target,

@@ -45,6 +45,10 @@ pub struct LowerOptions {
     /// The output that a token is chosen from: where its kernel can, it keeps the largest of each slice as a further output of the
     /// plan ([`sampling::maxima_of`](crate::plan::sampling::maxima_of)).
     pub chosen_from: Option<String>,
+    /// Whether each new token is of a sequence of its own, whose caches lie apart from those of the others: one plan for a step of
+    /// several sequences. The graph is one with resident caches, bound to as many new tokens as there are sequences; what reads
+    /// or writes caches is dispatched for each sequence, all else for all of them.
+    pub apart: bool,
 }
 
 impl Default for LowerOptions {
@@ -60,6 +64,7 @@ impl Default for LowerOptions {
             compute,
             mixed: true,
             chosen_from: None,
+            apart: false,
         }
     }
 }

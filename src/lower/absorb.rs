@@ -32,7 +32,7 @@ impl NewRow {
     /// The new row of `attention`, where all that leads to it is read by nothing else.
     pub(super) fn of(bound: &Bound, readers: &Readers, attention: NodeId) -> Option<Self> {
         let Op::Attention(Attention { keep: false, .. }) = bound.op(attention) else { return None };
-        let one_row = bound.ty(attention).shape[1] == 1;
+        let one_row = bound.apart > 0 || bound.ty(attention).shape[1] == 1;
         let inputs = &bound.graph.node(attention).inputs;
         let only = |value: NodeId, reader: NodeId| readers.get(&value).is_some_and(|r| r.iter().eq([&reader]));
         let free = |value: NodeId, reader: NodeId| only(value, reader) && !bound.is_alone(value);

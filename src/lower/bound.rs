@@ -6,7 +6,7 @@ use super::Residency;
 use crate::{
     Error, Result,
     ir::{
-        Compute, DimBinding, FixedType, Graph, LowerOptions, NodeId, Op,
+        Compute, Dim, DimBinding, FixedType, Graph, LowerOptions, NodeId, Op,
         kernel::{Target, row_shards},
         ops::Lowering,
         sym,
@@ -24,6 +24,8 @@ pub(super) struct Bound<'a> {
     /// Values that share no dispatch.
     alone: Vec<bool>,
     shards: BTreeMap<NodeId, Vec<Range<usize>>>,
+    /// Sequences whose caches lie apart, each with one new token; 0 where there is one sequence, or a batch in common caches.
+    pub(super) apart: usize,
 }
 
 impl<'a> Bound<'a> {
@@ -35,6 +37,7 @@ impl<'a> Bound<'a> {
         residency: &'a dyn Residency,
     ) -> Result<Self> {
         let types = graph.fixed_types(binding)?;
+        let apart = if options.apart { Dim::from(sym::SEQ).bind(binding)? } else { 0 };
         let mut resolved: Vec<NodeId> = Vec::with_capacity(types.len());
         let mut alone = vec![false; types.len()];
         let mut shards = BTreeMap::new();
@@ -52,7 +55,7 @@ impl<'a> Bound<'a> {
                 shards.insert(id, cut);
             }
         }
-        Ok(Self { graph, target, options, residency, types, resolved, alone, shards })
+        Ok(Self { graph, target, options, residency, types, resolved, alone, shards, apart })
     }
 
     pub(super) fn op(&self, id: NodeId) -> &'a Op {

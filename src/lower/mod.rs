@@ -1,8 +1,10 @@
 //! From a graph to a plan: decompose, decide what is materialised, write the generated WGSL, place values in slots.
 
 mod absorb;
+mod apart;
 mod bound;
 mod fuse;
+mod joined;
 mod place;
 mod region;
 #[cfg(test)]

@@ -2,13 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use super::{absorb, bound::Bound, fuse::Group, region};
+use super::{
+    absorb, apart,
+    bound::Bound,
+    fuse::Group,
+    joined::{joined_type, joined_weight},
+    region,
+};
 use crate::{
     Error, Result,
     ir::{
         Compute, DType, FixedType, NodeId, Op,
         kernel::{Arg, Dispatch, Emit, Epilogue, Maxima, NewRow, NormArg, Operand, Place, Slot},
-        ops::Linear,
+        ops::{Linear, Role},
     },
     plan::{Plan, PlanOutput, SlotInfo, SlotKind, sampling},
 };
@@ -94,8 +100,13 @@ impl Placer<'_> {
             let Op::Input(input) = self.bound.op(id) else { continue };
             let ty = self.bound.ty(id).clone();
             let bytes = self.slot_bytes(bytes_of(&ty, &input.name)?, &input.name)?;
-            let kind = SlotKind::Input { name: input.name.clone(), role: input.role.clone(), ty };
-            let slot = self.new_slot(bytes, kind);
+            let name = input.name.clone();
+            let slot = match self.bound.apart {
+                sequences if sequences > 0 && input.role == Role::Cache => {
+                    apart::caches(&mut self.plan, &name, &ty, bytes, sequences)
+                }
+                _ => self.new_slot(bytes, SlotKind::Input { name, role: input.role.clone(), ty }),
+            };
             self.hold(slot, id);
         }
         Ok(())
@@ -120,6 +131,10 @@ impl Placer<'_> {
         let inputs = self.inputs_of(group, &label)?;
         let extras = group.extras.iter().map(|x| self.arg(*x, false, &label)).collect::<Result<Vec<_>>>()?;
         let new_row = group.new_row.as_ref().map(|row| self.new_row(row, &label)).transpose()?;
+        let of_a_sequence = bound.apart > 0 && root.is_some_and(|root| apart::is_of_a_sequence(bound.op(root)));
+        if !of_a_sequence && inputs.iter().chain(&extras).any(|arg| apart::is_cache(&self.plan, arg)) {
+            return Err(apart::mixed(&label));
+        }
         // An epilogue's result lies in memory as the root's, whatever the sink's dimensions are.
         let result = root.unwrap_or(group.sink);
         let ty = if group.is_joined() { joined_type(bound, &group.roots) } else { bound.ty(result).clone() };
@@ -157,6 +172,9 @@ impl Placer<'_> {
             _ if group.is_joined() => {
                 let weights = [joined_weight(&emit.inputs)];
                 Linear::emit_products(&mut emit, &weights)?;
+            }
+            [root] if of_a_sequence => {
+                emit = apart::emit(bound, bound.op(root), emit, |arg| apart::is_cache(&self.plan, arg))?;
             }
             [root] => bound.op(root).emit(&mut emit)?,
             _ => {
@@ -248,7 +266,7 @@ impl Placer<'_> {
                     *slot = scratch[slot.0 - first_scratch];
                 }
             }
-            let buffers = dispatch.bindings.iter().filter(|(_, operand)| *operand != Operand::Step).count();
+            let buffers = dispatch.bindings.iter().filter(|(_, operand)| !operand.is_step()).count();
             let most = self.bound.target.max_storage_buffers;
             if buffers > most as usize {
                 let what = format!("{label}: a dispatch with {buffers} storage buffers on a device that binds at most {most}");
@@ -370,24 +388,6 @@ impl Placer<'_> {
 fn bytes_of(ty: &FixedType, label: &str) -> Result<u64> {
     let bytes = ty.byte_len().map(|bytes| bytes as u64);
     bytes.ok_or_else(|| Error::Unsupported(format!("{label}: {} in a buffer that is no weight", ty.dtype)))
-}
-
-/// The type of results that lie one behind the other.
-fn joined_type(bound: &Bound, roots: &[NodeId]) -> FixedType {
-    let columns = roots.iter().map(|root| bound.ty(*root).last()).sum();
-    FixedType { dtype: DType::F32, shape: vec![1, columns] }
-}
-
-/// The weights of joined products, whose operands are `inputs`, as one.
-fn joined_weight(inputs: &[Arg]) -> Arg {
-    let weights = || inputs.iter().skip(1).step_by(2);
-    let rows = weights().filter_map(|weight| weight.ty.shape.first()).sum();
-    let names = weights().filter_map(|weight| match &weight.place {
-        Place::Weight(name, _) => Some(name.clone()),
-        Place::Slot(..) | Place::Joined(_) => None,
-    });
-    let ty = FixedType { dtype: inputs[1].ty.dtype, shape: vec![rows, inputs[1].ty.last()] };
-    Arg { ty, place: Place::Joined(names.collect()), grows: false }
 }
 
 /// Whether the op's kernel runs once for each shard of the operand.

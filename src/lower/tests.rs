@@ -97,7 +97,7 @@ fn check(graph: &Graph, binding: &DimBinding, target: &Target, options: &LowerOp
         assert_eq!((&output.name, held.get(&output.slot)), (name, Some(&bound.resolve(*id))), "{plan}");
     }
     for dispatch in &plan.dispatches {
-        let buffers = dispatch.bindings.iter().filter(|(_, o)| *o != Operand::Step).count();
+        let buffers = dispatch.bindings.iter().filter(|(_, o)| !o.is_step()).count();
         assert!(buffers <= target.max_storage_buffers as usize, "{}", dispatch.label);
     }
 }

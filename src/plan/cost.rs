@@ -38,7 +38,7 @@ pub fn cost(plan: &Plan, dispatch: &Dispatch, live: Live, shard_bytes: &dyn Fn(&
         .map(|(_, operand)| match operand {
             Operand::Weight(name, shard) => shard_bytes(name, *shard),
             Operand::Joined(names) => names.iter().map(|name| shard_bytes(name, 0)).sum(),
-            Operand::Slot(..) | Operand::Step => 0,
+            Operand::Slot(..) | Operand::Step | Operand::StepOf(_) => 0,
         })
         .sum();
     let extras = dispatch.bindings.iter().filter(|(binding, _)| *binding >= 16).count() as u64;
@@ -84,7 +84,7 @@ pub fn cost(plan: &Plan, dispatch: &Dispatch, live: Live, shard_bytes: &dyn Fn(&
             let most = if shader == "region" { 4 * size("TOTAL") } else { u64::MAX };
             let slot = |operand: &Operand| match operand {
                 Operand::Slot(slot, from) => plan.slots.get(slot.0).map_or(0, |s| s.bytes.saturating_sub(*from)).min(most),
-                Operand::Weight(..) | Operand::Joined(_) | Operand::Step => 0,
+                Operand::Weight(..) | Operand::Joined(_) | Operand::Step | Operand::StepOf(_) => 0,
             };
             Cost { bytes: weights + dispatch.bindings.iter().map(|(_, operand)| slot(operand)).sum::<u64>(), flops: 0 }
         }

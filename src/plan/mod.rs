@@ -29,6 +29,15 @@ pub enum SlotKind {
         /// Its type.
         ty: FixedType,
     },
+    /// The cache of one sequence, where sequences lie apart; each may have rows of its own number.
+    CacheOf {
+        /// The sequence's row.
+        sequence: usize,
+        /// The name of the graph's input.
+        name: String,
+        /// The type with the most rows that the plan was lowered for.
+        ty: FixedType,
+    },
 }
 
 impl SlotKind {
@@ -97,7 +106,7 @@ impl Plan {
             .flat_map(|(_, operand)| match operand {
                 Operand::Weight(name, _) => std::slice::from_ref(name),
                 Operand::Joined(names) => names,
-                Operand::Slot(..) | Operand::Step => &[],
+                Operand::Slot(..) | Operand::Step | Operand::StepOf(_) => &[],
             })
             .map(String::as_str)
             .collect();
@@ -117,6 +126,10 @@ impl fmt::Display for Plan {
                 SlotKind::Input { name, role, ty } => {
                     writeln!(f, "  slot {index}: {} bytes, input {name} ({role}) {}{:?}", slot.bytes, ty.dtype, ty.shape)?;
                 }
+                SlotKind::CacheOf { sequence, name, ty } => {
+                    let (bytes, FixedType { dtype, shape }) = (slot.bytes, ty);
+                    writeln!(f, "  slot {index}: {bytes} bytes, {name} of sequence {sequence} {dtype}{shape:?}")?;
+                }
             }
         }
         for dispatch in &self.dispatches {
@@ -129,6 +142,7 @@ impl fmt::Display for Plan {
                     Operand::Weight(name, shard) => writeln!(f, "      {binding} = weight {name} shard {shard}")?,
                     Operand::Joined(names) => writeln!(f, "      {binding} = weights {}", names.join(" + "))?,
                     Operand::Step => writeln!(f, "      {binding} = step")?,
+                    Operand::StepOf(sequence) => writeln!(f, "      {binding} = step of sequence {sequence}")?,
                 }
             }
         }

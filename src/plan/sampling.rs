@@ -58,17 +58,35 @@ pub fn argmax(rows: usize, vocab_size: usize, maxima: bool, target: &Target) -> 
 /// `token` u32 `[rows, 2·top + 3]`: ids, bits of their logits, bits of the maximum, bits of Σ exp((l − max) / temperature), and the
 /// id that the draw described by the step ends at, as far as the list and f32 can tell.
 pub fn top_k(rows: usize, vocab_size: usize, top: usize, target: &Target) -> Plan {
+    lists(rows, rows, vocab_size, top, target)
+}
+
+/// As [`top_k`], each row by dispatches and the step of its own sequence ([`Operand::StepOf`]).
+pub fn top_k_apart(rows: usize, vocab_size: usize, top: usize, target: &Target) -> Plan {
+    let mut plan = lists(rows, 1, vocab_size, top, target);
+    let one = std::mem::take(&mut plan.dispatches);
+    for sequence in 0..rows {
+        let mut own = one.clone();
+        let steps = own.iter_mut().flat_map(|dispatch| &mut dispatch.bindings).filter(|(_, operand)| operand.is_step());
+        steps.for_each(|(_, operand)| *operand = Operand::StepOf(sequence));
+        plan.dispatches.extend(own);
+    }
+    plan
+}
+
+/// As [`top_k`] of `rows` rows, `at_once` of them by a dispatch.
+fn lists(rows: usize, at_once: usize, vocab_size: usize, top: usize, target: &Target) -> Plan {
     let slice = slice_of(vocab_size);
     let slices = vocab_size.div_ceil(slice);
-    let shared = vec![("R", rows as f64), ("V", vocab_size as f64), ("SLICE", slice as f64), ("SLICES", slices as f64)];
+    let shared = vec![("R", at_once as f64), ("V", vocab_size as f64), ("SLICE", slice as f64), ("SLICES", slices as f64)];
     let merged = shared.iter().copied().chain([("TOP", top as f64)]).collect();
     let stage = |stage, overrides| Kernel { shader: "top_k", options: options(target, stage), overrides, hole: String::new() };
     let dispatches = vec![
-        dispatch(stage("slices", shared), vec![(0, LOGITS), (1, PARTIALS)], true, rows * slices),
-        dispatch(stage("merge", merged), vec![(0, LOGITS), (1, RESULT), (2, PARTIALS)], true, rows),
+        dispatch(stage("slices", shared), vec![(0, LOGITS), (1, PARTIALS)], true, at_once * slices),
+        dispatch(stage("merge", merged), vec![(0, LOGITS), (1, RESULT), (2, PARTIALS)], true, at_once),
     ];
     let ty = FixedType { dtype: DType::U32, shape: vec![rows, 2 * top + 3] };
-    plan("top_k", [rows, vocab_size], rows * slices * 16, ty, dispatches)
+    plan("top_k", [rows, vocab_size], at_once * slices * 16, ty, dispatches)
 }
 
 fn options(target: &Target, stage: &str) -> Vec<(&'static str, String)> {

@@ -120,6 +120,7 @@ impl CompileProfile {
             compute: self.precision.compute,
             mixed: self.precision.mixed == Mixed::Auto,
             chosen_from: None,
+            apart: false,
         }
     }
 }

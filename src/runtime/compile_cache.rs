@@ -4,7 +4,7 @@
 use super::{
     CacheStats, CompileOptions, CompiledGraph, RunInput, Session,
     lru::Lru,
-    prepared::ScratchPool,
+    scratch::ScratchPool,
     session::{capacity, sizes},
 };
 use crate::{

@@ -1,17 +1,13 @@
 //! A plan with its buffers and bind groups made: what is left is to record it.
 
-use std::{
-    collections::HashMap,
-    num::NonZeroU64,
-    ops::Range,
-    sync::{Arc, Weak},
-};
+use std::{collections::HashMap, num::NonZeroU64, ops::Range, sync::Arc};
 
 use super::{
     buffer::Buffer,
     context::GpuContext,
     pipeline::{Pipeline, PipelineCache},
     resident::{ResidentWeight, Shard},
+    scratch::{ScratchPool, owned, padded},
     size_blocks::SizeBlocks,
 };
 use crate::{
@@ -41,82 +37,18 @@ pub struct Step {
     pub top_p: f32,
     /// Least probability that a draw keeps, as a part of the largest.
     pub min_p: f32,
+    /// Where sequences lie apart: the row of the dispatch's sequence in all but its caches; else 0.
+    pub sequence: u32,
 }
+
+/// Bytes from one step to the next, where each sequence has one: the largest alignment of uniforms that a device may ask for.
+pub(super) const STEP_STRIDE: u64 = 256;
 
 impl Step {
     /// All `rows` live, the whole cache live, no sampling.
     pub fn all(rows: u32) -> Self {
-        Self { rows, end: u32::MAX, draw: 0.0, top_k: 0, temperature: 1.0, capacity: 0, top_p: 1.0, min_p: 0.0 }
+        Self { rows, end: u32::MAX, draw: 0.0, top_k: 0, temperature: 1.0, capacity: 0, top_p: 1.0, min_p: 0.0, sequence: 0 }
     }
-}
-
-/// Scratch buffers that plans which never run at once share: the n-th largest slot of each plan lies in the n-th buffer.
-///
-/// A buffer lives as long as a plan uses it. One that a plan outgrows lives on in the earlier plans, and its successor has at
-/// least twice its size (where a binding may be so large), so that all buffers together hold at most four times the scratch of
-/// the largest plan. Prepare the plan with the largest scratch first and they hold no more than that plan's.
-#[derive(Debug, Clone, Default)]
-pub struct ScratchPool {
-    newest: Vec<Weak<Buffer>>,
-    outgrown: Vec<Weak<Buffer>>,
-}
-
-impl ScratchPool {
-    /// Bytes of the buffers that plans hold now.
-    pub fn bytes(&self) -> u64 {
-        let live = self.newest.iter().chain(&self.outgrown).filter_map(Weak::upgrade);
-        live.map(|buffer| buffer.size()).sum()
-    }
-
-    fn take(&mut self, context: &GpuContext, index: usize, bytes: u64) -> Result<Arc<Buffer>> {
-        let known = self.newest.get(index).and_then(Weak::upgrade);
-        if let Some(found) = known.as_ref().filter(|buffer| buffer.size() >= bytes) {
-            return Ok(found.clone());
-        }
-        let doubled = known.as_ref().map_or(0, |small| small.size() * 2).min(context.capabilities().target().max_binding);
-        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
-        let buffer = Arc::new(context.create_buffer("scratch", bytes.max(doubled), usage)?);
-        self.outgrown.retain(|buffer| buffer.strong_count() > 0);
-        self.outgrown.extend(known.as_ref().map(Arc::downgrade));
-        match self.newest.get_mut(index) {
-            Some(small) => *small = Arc::downgrade(&buffer),
-            None => self.newest.push(Arc::downgrade(&buffer)),
-        }
-        Ok(buffer)
-    }
-}
-
-/// The slots that a plan's runner owns, largest first, with the bytes of their buffers: whole vectors, so that vector loads of a
-/// tail stay inside.
-fn owned(plan: &Plan) -> Vec<(usize, u64)> {
-    let mut order: Vec<usize> = (0..plan.slots.len()).filter(|&index| plan.slots[index].kind.is_owned()).collect();
-    order.sort_by_key(|&index| std::cmp::Reverse(plan.slots[index].bytes));
-    order.into_iter().map(|index| (index, padded(plan, index))).collect()
-}
-
-fn padded(plan: &Plan, index: usize) -> u64 {
-    plan.slots[index].bytes.max(1).next_multiple_of(16)
-}
-
-/// Bytes that a [`ScratchPool`] comes to when these plans are prepared in this order and all live, on a device that binds at most
-/// `max_binding` bytes.
-pub(super) fn pooled_bytes<'a>(plans: impl IntoIterator<Item = &'a Plan>, max_binding: u64) -> u64 {
-    let (mut newest, mut together) = (Vec::<u64>::new(), 0);
-    for plan in plans {
-        for (rank, (_, bytes)) in owned(plan).into_iter().enumerate() {
-            let known = newest.get(rank).copied().unwrap_or(0);
-            if known >= bytes {
-                continue;
-            }
-            let grown = bytes.max((known * 2).min(max_binding));
-            together += grown;
-            match newest.get_mut(rank) {
-                Some(small) => *small = grown,
-                None => newest.push(grown),
-            }
-        }
-    }
-    together
 }
 
 /// What a plan's operands refer to.
@@ -127,14 +59,15 @@ pub struct Bound<'a> {
     /// The buffer of each input slot by the input's name, and where in it the value begins (a multiple of 256). Inputs that a
     /// dispatch reads while it writes another, such as caches, must not share a buffer with it.
     pub inputs: &'a HashMap<String, (Arc<Buffer>, u64)>,
-    /// The buffer of a [`Step`].
+    /// The buffer of a [`Step`]; where sequences lie apart those of the sequences follow, each 256 bytes after the one before.
     pub step: &'a Arc<Buffer>,
 }
 
 /// A plan that is ready to be recorded any number of times.
 #[derive(Debug)]
 pub struct PreparedPlan {
-    slots: Vec<Region>,
+    /// None for the caches of sequences that lie apart.
+    slots: Vec<Option<Region>>,
     zeroed: Vec<Region>,
     steps: Vec<Recorded>,
     outputs: HashMap<String, (Slot, u64)>,
@@ -154,9 +87,22 @@ struct Region {
 struct Recorded {
     label: String,
     pipeline: Arc<Pipeline>,
-    group: wgpu::BindGroup,
+    group: Group,
+    /// The sequence that it serves, where they lie apart.
+    sequence: Option<usize>,
     workgroups: [u32; 3],
 }
+
+#[derive(Debug)]
+enum Group {
+    Own(wgpu::BindGroup),
+    /// That of the sequence's [`Seat`], by its index there.
+    Seat(usize),
+}
+
+/// The bind groups of one sequence in a plan where sequences lie apart: all that binds its caches. Whoever owns the caches owns it.
+#[derive(Debug, Default)]
+pub(super) struct Seat(Vec<wgpu::BindGroup>);
 
 impl PreparedPlan {
     /// Compiles what is missing, takes scratch buffers and makes the bind groups.
@@ -169,16 +115,24 @@ impl PreparedPlan {
         pipelines.prepare(plan.dispatches.iter().map(|dispatch| &dispatch.kernel))?;
         let slots = regions(context, plan, bound.inputs, scratch)?;
         let sizes = SizeBlocks::new(pipelines, plan)?;
+        let mut seated = HashMap::<usize, usize>::new();
         let make = |dispatch: &Dispatch| {
-            let pipeline = pipelines.get(&dispatch.kernel)?;
-            let group = bind(context, dispatch, &pipeline, &slots, bound, &sizes)?;
-            Ok(Recorded { label: dispatch.label.clone(), pipeline, group, workgroups: dispatch.workgroups })
+            let (pipeline, sequence) = (pipelines.get(&dispatch.kernel)?, sequence_of(dispatch));
+            let group = match sequence.filter(|_| binds_caches(plan, dispatch)) {
+                Some(sequence) => {
+                    let count = seated.entry(sequence).or_default();
+                    *count += 1;
+                    Group::Seat(*count - 1)
+                }
+                None => Group::Own(bind(context, dispatch, &pipeline, &slots, bound, &sizes)?),
+            };
+            Ok(Recorded { label: dispatch.label.clone(), pipeline, group, sequence, workgroups: dispatch.workgroups })
         };
         let steps = plan.dispatches.iter().map(make).collect::<Result<_>>()?;
         let bytes = |ty: &crate::ir::FixedType| ty.byte_len().unwrap_or(0) as u64;
         let outputs = plan.outputs.iter().map(|o| (o.name.clone(), (o.slot, bytes(&o.ty)))).collect();
         let is_zeroed = |index: &usize| plan.slots[*index].kind == SlotKind::Zeroed;
-        let zeroed = (0..slots.len()).filter(is_zeroed).map(|index| slots[index].clone()).collect();
+        let zeroed = (0..slots.len()).filter(is_zeroed).filter_map(|index| slots[index].clone()).collect();
         Ok(Self { slots, zeroed, steps, outputs, scratch_bytes: plan.scratch_bytes(), sizes })
     }
 
@@ -201,7 +155,48 @@ impl PreparedPlan {
 
     /// Records the dispatch `index` alone, for tools that look between dispatches.
     pub fn record_dispatch(&self, pass: &mut wgpu::ComputePass<'_>, index: usize) {
-        let Recorded { pipeline, group, workgroups: [x, y, z], .. } = &self.steps[index];
+        self.record_step(pass, &self.steps[index], None);
+    }
+
+    /// Records what serves all sequences and what serves those that `seats` has one for, by their rows.
+    pub(super) fn record_seated(&self, pass: &mut wgpu::ComputePass<'_>, seats: &[Option<&Seat>]) {
+        for step in &self.steps {
+            let seat = step.sequence.and_then(|sequence| seats.get(sequence).copied().flatten());
+            if step.sequence.is_none() || seat.is_some() {
+                self.record_step(pass, step, seat);
+            }
+        }
+    }
+
+    /// A seat in the row `sequence`; the caches are among the inputs of `bound`, by the names of the graph's inputs. All else is as
+    /// it was given for `plan`, of which this was made.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub(super) fn seat(&self, context: &GpuContext, plan: &Plan, bound: Bound<'_>, sequence: usize) -> Result<Seat> {
+        let mut slots = self.slots.clone();
+        for (slot, info) in slots.iter_mut().zip(&plan.slots) {
+            if let SlotKind::CacheOf { sequence: row, name, .. } = &info.kind
+                && *row == sequence
+            {
+                let missing = || Error::Input { name: name.clone(), problem: "has no buffer; give one".into() };
+                let (buffer, offset) = bound.inputs.get(name).ok_or_else(missing)?;
+                *slot = Some(Region { buffer: buffer.clone(), offset: *offset, bytes: buffer.size() - offset });
+            }
+        }
+        let own = plan.dispatches.iter().zip(&self.steps);
+        let own = own.filter(|(_, step)| step.sequence == Some(sequence) && matches!(step.group, Group::Seat(_)));
+        let groups = own.map(|(dispatch, step)| bind(context, dispatch, &step.pipeline, &slots, bound, &self.sizes));
+        Ok(Seat(groups.collect::<Result<_>>()?))
+    }
+
+    fn record_step(&self, pass: &mut wgpu::ComputePass<'_>, step: &Recorded, seat: Option<&Seat>) {
+        let Recorded { pipeline, group, workgroups: [x, y, z], .. } = step;
+        let group = match group {
+            Group::Own(group) => Some(group),
+            Group::Seat(index) => seat.and_then(|seat| seat.0.get(*index)),
+        };
+        let Some(group) = group else { return };
         pass.set_pipeline(&pipeline.raw);
         pass.set_bind_group(0, group, &[]);
         pass.dispatch_workgroups(*x, *y, *z);
@@ -210,7 +205,7 @@ impl PreparedPlan {
     /// Buffer, offset and bytes of the output `name`.
     pub fn output(&self, name: &str) -> Option<(&Arc<Buffer>, u64, u64)> {
         let (slot, bytes) = self.outputs.get(name)?;
-        let region = self.slots.get(slot.0)?;
+        let region = self.slots.get(slot.0)?.as_ref()?;
         Some((&region.buffer, region.offset, *bytes))
     }
 
@@ -241,14 +236,14 @@ fn regions(
     plan: &Plan,
     inputs: &HashMap<String, (Arc<Buffer>, u64)>,
     scratch: &mut ScratchPool,
-) -> Result<Vec<Region>> {
+) -> Result<Vec<Option<Region>>> {
     let mut taken = HashMap::new();
     for (rank, (index, bytes)) in owned(plan).into_iter().enumerate() {
         taken.insert(index, Region { buffer: scratch.take(context, rank, bytes)?, offset: 0, bytes });
     }
     let region = |index: usize| match &plan.slots[index].kind {
         SlotKind::Scratch | SlotKind::Zeroed => {
-            taken.remove(&index).ok_or_else(|| malformed(plan, format!("slot {index} has no buffer")))
+            taken.remove(&index).map(Some).ok_or_else(|| malformed(plan, format!("slot {index} has no buffer")))
         }
         SlotKind::Input { name, ty, .. } => {
             let wrong = |problem: String| Error::Input { name: name.clone(), problem };
@@ -257,8 +252,9 @@ fn regions(
             if room < needed {
                 return Err(wrong(format!("its buffer has {room} bytes from {offset} on, expected at least {needed}")));
             }
-            Ok(Region { buffer: buffer.clone(), offset: *offset, bytes: padded(plan, index).min(room) })
+            Ok(Some(Region { buffer: buffer.clone(), offset: *offset, bytes: padded(plan, index).min(room) }))
         }
+        SlotKind::CacheOf { .. } => Ok(None),
     };
     (0..plan.slots.len()).map(region).collect()
 }
@@ -271,7 +267,7 @@ fn bind(
     context: &GpuContext,
     dispatch: &Dispatch,
     pipeline: &Pipeline,
-    slots: &[Region],
+    slots: &[Option<Region>],
     bound: Bound,
     sizes: &SizeBlocks,
 ) -> Result<wgpu::BindGroup> {
@@ -312,10 +308,14 @@ fn bind(
 }
 
 /// The bytes that an operand refers to; `None` for one that does not exist.
-fn resource<'a>(operand: &Operand, slots: &'a [Region], bound: Bound<'a>) -> Result<wgpu::BufferBinding<'a>, Option<Error>> {
+fn resource<'a>(
+    operand: &Operand,
+    slots: &'a [Option<Region>],
+    bound: Bound<'a>,
+) -> Result<wgpu::BufferBinding<'a>, Option<Error>> {
     match operand {
         Operand::Slot(slot, from) => {
-            let region = slots.get(slot.0).filter(|region| *from < region.bytes).ok_or(None)?;
+            let region = slots.get(slot.0).and_then(Option::as_ref).filter(|region| *from < region.bytes).ok_or(None)?;
             let size = NonZeroU64::new(region.bytes - from);
             Ok(wgpu::BufferBinding { buffer: region.buffer.raw(), offset: region.offset + from, size })
         }
@@ -332,8 +332,24 @@ fn resource<'a>(operand: &Operand, slots: &'a [Region], bound: Bound<'a>) -> Res
             let size = NonZeroU64::new((end - first.offset).next_multiple_of(16));
             Ok(wgpu::BufferBinding { buffer: first.buffer.raw(), offset: first.offset, size })
         }
-        Operand::Step => {
-            Ok(wgpu::BufferBinding { buffer: bound.step.raw(), offset: 0, size: NonZeroU64::new(size_of::<Step>() as u64) })
-        }
+        Operand::Step => Ok(step(bound.step, 0)),
+        Operand::StepOf(sequence) => Ok(step(bound.step, (*sequence as u64 + 1) * STEP_STRIDE)),
     }
+}
+
+fn step(buffer: &Buffer, offset: u64) -> wgpu::BufferBinding<'_> {
+    wgpu::BufferBinding { buffer: buffer.raw(), offset, size: NonZeroU64::new(size_of::<Step>() as u64) }
+}
+
+/// The sequence whose step the dispatch binds.
+fn sequence_of(dispatch: &Dispatch) -> Option<usize> {
+    dispatch.bindings.iter().find_map(|(_, operand)| match operand {
+        Operand::StepOf(sequence) => Some(*sequence),
+        _ => None,
+    })
+}
+
+fn binds_caches(plan: &Plan, dispatch: &Dispatch) -> bool {
+    let cache = |slot: &Slot| plan.slots.get(slot.0).is_some_and(|info| matches!(info.kind, SlotKind::CacheOf { .. }));
+    dispatch.bindings.iter().any(|(_, operand)| matches!(operand, Operand::Slot(slot, _) if cache(slot)))
 }

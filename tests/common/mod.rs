@@ -147,7 +147,8 @@ pub fn prepare(pipelines: &PipelineCache, plan: &Plan, case: &Case) -> Result<(P
         };
         inputs.insert(name, (storage(context, bytes)?, 0));
     }
-    let step = Arc::new(context.create_buffer("step", 32, BufferUsages::UNIFORM | BufferUsages::COPY_DST)?);
+    let step =
+        Arc::new(context.create_buffer("step", size_of::<Step>() as u64, BufferUsages::UNIFORM | BufferUsages::COPY_DST)?);
     context.write(&step, 0, bytemuck::bytes_of(&Step::all(u32::MAX)))?;
     let bound = Bound { weights: &weights, inputs: &inputs, step: &step };
     Ok((PreparedPlan::new(pipelines, plan, bound, &mut ScratchPool::default())?, inputs))

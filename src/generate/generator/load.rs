@@ -53,6 +53,9 @@ pub struct GeneratorOptions {
     /// plan is cut by what the slowest device would take, later ones by what was measured. Steps run ahead only where two fit. Uploads
     /// while loading and a drafter's steps are not cut. No effect on the reference. Default: no bound, one submit a run.
     pub submit_time: Option<Duration>,
+    /// Conversations that shall run at once, each with a context of that length: [`MemoryPlan`] counts their caches, and what steps of all
+    /// together take ([`GemmaGenerator::step_together`]). More can be opened as long as there is memory. Default: 1.
+    pub conversations: Option<usize>,
     /// Most bytes of device memory that loading and running may take, as [`MemoryPlan::peak`] counts them; a model that needs
     /// more is refused before anything is allocated. The caches are then made at once for the whole context and never grow.
     /// No effect on the reference. Default: no limit.
@@ -92,6 +95,10 @@ impl GeneratorOptions {
         if let Some(found) = self.prefill_chunk.filter(|c| !c.is_power_of_two()) {
             let (option, expected) = ("GeneratorOptions::prefill_chunk", "a power of two".to_string());
             return Err(Error::Option { option, found, expected });
+        }
+        if self.conversations == Some(0) {
+            let (option, expected) = ("GeneratorOptions::conversations", "at least 1".to_string());
+            return Err(Error::Option { option, found: 0, expected });
         }
         let limit = config.max_position_embeddings;
         match self.context.unwrap_or(limit) {

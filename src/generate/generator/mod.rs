@@ -10,6 +10,7 @@ mod saved;
 mod speculate;
 mod steps;
 mod timing;
+mod together;
 
 use std::{sync::Arc, time::Duration};
 

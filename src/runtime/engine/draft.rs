@@ -5,8 +5,9 @@ use std::{collections::HashMap, ops::Range, sync::Arc};
 use super::{
     super::{
         Buffer, GpuContext, ResidentWeight,
-        prepared::{Bound, PreparedPlan, ScratchPool, Step},
+        prepared::{Bound, PreparedPlan, Step},
         resident::Placed,
+        scratch::ScratchPool,
         wgpu,
     },
     GpuEngine, GpuModel,
@@ -108,7 +109,7 @@ impl GpuDrafter {
         let order = &self.shared.model.order;
         options.chosen_from = options.chosen_from.filter(|_| order.is_none());
         let lowered = lower(&built.graph, &binding, &model.target, &options, &Placed(&self.shared.weights))?;
-        let block = InputBlock::new(&model.context, &built.graph, 1)?;
+        let block = InputBlock::new(&model.context, &built.graph, 1, 0)?;
         let inputs = block.bindings().chain(caches.bindings()).collect();
         let bound = Bound { weights: &self.shared.weights, inputs: &inputs, step: block.buffer() };
         let mut scratch = ScratchPool::default();

@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{
-    super::{Buffer, GpuContext, wgpu},
-    Step,
+use super::super::{
+    Buffer, GpuContext,
+    prepared::{STEP_STRIDE, Step},
+    wgpu,
 };
 use crate::{
     Result,
@@ -12,7 +13,7 @@ use crate::{
     generate::table_rows,
     ir::{
         Graph,
-        ops::{DEAD_KEY, Input, PositionRule, Role, rope_rows},
+        ops::{DEAD_KEY, Input, PositionRule, Role, rope_row},
     },
 };
 
@@ -28,21 +29,23 @@ pub(super) struct InputBlock {
 }
 
 impl InputBlock {
-    pub(super) fn new(context: &GpuContext, graph: &Graph, tokens: usize) -> Result<Self> {
-        let (offsets, end) = Self::layout(graph, tokens);
+    /// With a step for each of so many `sequences` besides that of all, where they lie apart; else none.
+    pub(super) fn new(context: &GpuContext, graph: &Graph, tokens: usize, sequences: usize) -> Result<Self> {
+        let (offsets, end) = Self::layout(graph, tokens, sequences);
         let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
         let buffer = Arc::new(context.create_buffer("inputs", end as u64, usage)?);
         Ok(Self { buffer, host: vec![0; end], tokens, offsets })
     }
 
-    /// Bytes of the block for so many tokens.
-    pub(super) fn bytes(graph: &Graph, tokens: usize) -> u64 {
-        Self::layout(graph, tokens).1 as u64
+    /// Bytes of the block that [`new`](Self::new) makes.
+    pub(super) fn bytes(graph: &Graph, tokens: usize, sequences: usize) -> u64 {
+        Self::layout(graph, tokens, sequences).1 as u64
     }
 
     /// Where each part begins, and where the last one ends.
-    fn layout(graph: &Graph, tokens: usize) -> (BTreeMap<String, usize>, usize) {
-        let parts = [("step", size_of::<Step>()), ("input_ids", tokens * 4), ("positions", tokens * 4), ("last_token_idx", 4)];
+    fn layout(graph: &Graph, tokens: usize, sequences: usize) -> (BTreeMap<String, usize>, usize) {
+        let steps = sequences * STEP_STRIDE as usize + size_of::<Step>();
+        let parts = [("step", steps), ("input_ids", tokens * 4), ("positions", tokens * 4), ("last_token_idx", 4)];
         let table = |(_, input): (_, &Input)| match &input.role {
             Role::RopeTable(table) => Some((input.name.clone(), tokens * table.inv_freq.len() * 2 * 4)),
             Role::TableRows(_) => Some((input.name.clone(), tokens * input.ty.shape.last()?.fixed()? * 4)),
@@ -88,22 +91,48 @@ impl InputBlock {
     ) -> Result<()> {
         debug_assert!(tokens.len() <= self.tokens && !tokens.is_empty(), "a run fits its bucket");
         self.put("step", bytemuck::bytes_of(&step));
+        let positions: Vec<usize> = (start..start + tokens.len()).collect();
+        self.fill(tokens, &positions, built, if resident { 0 } else { DEAD_KEY })?;
+        context.write(&self.buffer, 0, &self.host)
+    }
+
+    /// As [`write`](Self::write) where sequences lie apart: the step, the token and the position of each.
+    pub(super) fn write_apart(
+        &mut self,
+        context: &GpuContext,
+        steps: &[Step],
+        tokens: &[u32],
+        positions: &[usize],
+        built: &BuiltModel,
+    ) -> Result<()> {
+        debug_assert!(steps.len() <= self.tokens && !steps.is_empty(), "the sequences fit their bucket");
+        let first = self.offsets.get("step").copied().unwrap_or(0);
+        self.put("step", bytemuck::bytes_of(&Step::all(tokens.len() as u32)));
+        for (step, block) in steps.iter().zip(self.host[first..].chunks_mut(STEP_STRIDE as usize).skip(1)) {
+            block[..size_of::<Step>()].copy_from_slice(bytemuck::bytes_of(step));
+        }
+        self.fill(tokens, positions, built, 0)?;
+        context.write(&self.buffer, 0, &self.host)
+    }
+
+    /// Tokens and what follows from their positions; rows of padding are at the position `padding`.
+    fn fill(&mut self, tokens: &[u32], positions: &[usize], built: &BuiltModel, padding: i32) -> Result<()> {
         self.put("input_ids", bytemuck::cast_slice(tokens));
-        let padding = if resident { 0 } else { DEAD_KEY };
-        let mut positions = vec![padding; self.tokens];
-        (start as i32..).zip(&mut positions[..tokens.len()]).for_each(|(p, slot)| *slot = p);
-        self.put("positions", bytemuck::cast_slice(&positions));
+        let mut all = vec![padding; self.tokens];
+        positions.iter().zip(&mut all).for_each(|(position, slot)| *slot = *position as i32);
+        self.put("positions", bytemuck::cast_slice(&all));
         self.put("last_token_idx", &(tokens.len() as u32 - 1).to_le_bytes());
         for (_, input) in built.graph.inputs() {
             if let Role::TableRows(table) = &input.role {
                 self.put(&input.name, bytemuck::cast_slice(&table_rows(&built.params, table, tokens)?));
             }
             if let Role::RopeTable(table) = &input.role {
-                let first = if let PositionRule::From(more) = table.rule { start + more } else { start };
-                self.put(&input.name, bytemuck::cast_slice(&rope_rows(&table.inv_freq, first, tokens.len())));
+                let more = if let PositionRule::From(more) = table.rule { more } else { 0 };
+                let rows = positions.iter().flat_map(|position| rope_row(&table.inv_freq, position + more));
+                self.put(&input.name, bytemuck::cast_slice(&rows.collect::<Vec<f32>>()));
             }
         }
-        context.write(&self.buffer, 0, &self.host)
+        Ok(())
     }
 
     /// Takes the input `name` from `offset` of `source` instead, which an earlier run fills: so many bytes.

@@ -9,19 +9,20 @@ use std::{
 use super::{
     super::{
         Capabilities,
-        prepared::pooled_bytes,
         resident::{Arrangement, split},
+        scratch::pooled_bytes,
         size_blocks::size_block_bytes,
         staging_ring::StagingRing,
     },
+    batch::{BatchPlans, rows_for},
     caches,
     inputs::InputBlock,
     model::{argmax, check_bindings, options, upload_order},
 };
 use crate::{
-    Result,
+    Error, Result,
     flow::BuiltModel,
-    generate::{CacheMemory, MemoryPlan, Model, PlanPolicy, Profiles, SHORT_LIST, Want},
+    generate::{CacheMemory, MemoryPlan, Model, PlanPolicy, Profiles, SHORT_LIST, Want, parts_of},
     ir::{
         DType, DimBinding,
         kernel::{Operand, Target},
@@ -35,8 +36,10 @@ use crate::{
 /// What is asked of a device.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MemoryAsked {
-    /// Tokens that the caches shall hold.
+    /// Tokens that the caches shall hold, of each conversation.
     pub(crate) context: usize,
+    /// Conversations that run at once.
+    pub(crate) conversations: usize,
     /// Most tokens of a run.
     pub(crate) chunk: usize,
     /// Most bytes.
@@ -51,7 +54,8 @@ pub(crate) fn plan_memory(device: &Capabilities, model: &Model, profiles: &Profi
     let built = model.built(true, Want::All, DType::F32)?;
     check_bindings(device, &built)?;
     let weights = PlannedWeights::of(device, &built)?;
-    let planner = Planner { device, target: device.target(), model, profiles, weights: &weights, chunk: asked.chunk };
+    let MemoryAsked { conversations, chunk, .. } = asked;
+    let planner = Planner { device, target: device.target(), model, profiles, weights: &weights, conversations, chunk };
     let longest = model.config.max_position_embeddings;
     let bindable = largest(longest, planner.target.max_binding, |context| planner.largest_cache(context))?;
     let at = |context: usize| -> Result<MemoryPlan> {
@@ -61,6 +65,7 @@ pub(crate) fn plan_memory(device: &Capabilities, model: &Model, profiles: &Profi
         Ok(MemoryPlan {
             device: device.adapter.clone(),
             context,
+            conversations,
             tensors: upload_order(&built).len(),
             weights: weights.bytes,
             full_cache,
@@ -166,6 +171,7 @@ struct Planner<'a> {
     model: &'a Model,
     profiles: &'a Profiles,
     weights: &'a PlannedWeights,
+    conversations: usize,
     chunk: usize,
 }
 
@@ -198,8 +204,8 @@ impl Planner<'_> {
             for (input, bytes) in sizes {
                 let slides = input.ty.shape.0.iter().any(|dim| dim.symbols().any(|symbol| symbol == sym::RING));
                 let memory = &mut memory[usize::from(slides)];
-                memory.bytes += bytes;
-                memory.buffers += 1;
+                memory.bytes += bytes * self.conversations as u64;
+                memory.buffers += self.conversations;
             }
             memory
         })
@@ -216,7 +222,35 @@ impl Planner<'_> {
         for sort in [&[fill, last][usize::from(fill.2 == 0)..], &[(Want::Last, 1, 1)]] {
             self.add(&mut runs, sort, context)?;
         }
+        runs.bytes *= self.conversations as u64;
+        self.add_steps_together(&mut runs, context)?;
         Ok(runs)
+    }
+
+    /// Adds steps of all conversations together.
+    fn add_steps_together(&self, runs: &mut Runs, context: usize) -> Result<()> {
+        if self.conversations == 1 {
+            return Ok(());
+        }
+        let (rows, ring) = (self.policy(context).reserved(context), self.model.ring(self.chunk)?);
+        let built = self.model.built(true, Want::Each, self.profiles.kv())?;
+        let mut plans: [Vec<Plan>; 3] = Default::default();
+        for sequences in parts_of(self.conversations).map(rows_for).collect::<BTreeSet<usize>>().into_iter().rev() {
+            let lowered = BatchPlans::lower(self.device, &built, self.profiles, self.weights, [sequences, rows, ring]);
+            let BatchPlans { step, argmax, lists } = match lowered {
+                // One after the other they take nothing more.
+                Err(Error::Unsupported(_) | Error::Limit { .. }) => continue,
+                lowered => lowered?,
+            };
+            runs.bytes += InputBlock::bytes(&built.graph, sequences, sequences);
+            runs.largest_binding = self.bindings(&step).into_iter().fold(runs.largest_binding.clone(), Ord::max);
+            [step, argmax, lists].into_iter().zip(&mut plans).for_each(|(plan, all)| all.push(plan));
+        }
+        for pool in &plans {
+            runs.bytes += pooled_bytes(pool, self.target.max_binding);
+            runs.bytes += pool.iter().map(|plan| self.size_blocks(plan)).sum::<Result<u64>>()?;
+        }
+        Ok(())
     }
 
     /// Adds runs whose plans share scratch buffers: what they are for, their tokens, and how many plans differ in rows alone.
@@ -225,7 +259,7 @@ impl Planner<'_> {
         let (mut plans, mut samplers) = (Vec::new(), Vec::new());
         for (want, tokens, count) in sort {
             let (plan, built) = self.lowered(*want, *tokens, context)?;
-            runs.bytes += *count as u64 * (InputBlock::bytes(&built.graph, *tokens) + self.size_blocks(&plan)?);
+            runs.bytes += *count as u64 * (InputBlock::bytes(&built.graph, *tokens, 0) + self.size_blocks(&plan)?);
             if *want == Want::Last {
                 samplers.push(argmax(1, vocab_size, &plan, &self.target));
                 samplers.push(sampling::top_k(1, vocab_size, SHORT_LIST.min(vocab_size), &self.target));
@@ -266,11 +300,12 @@ impl Planner<'_> {
         let slots = plan.slots.iter().map(|slot| match &slot.kind {
             SlotKind::Input { name, .. } => (slot.bytes, format!("input {name}")),
             SlotKind::Scratch | SlotKind::Zeroed => (slot.bytes, "scratch".to_string()),
+            SlotKind::CacheOf { name, .. } => (slot.bytes, format!("input {name}")),
         });
         let operands = plan.dispatches.iter().flat_map(|dispatch| &dispatch.bindings);
         let joined = operands.filter_map(|(_, operand)| match operand {
             Operand::Joined(names) => Some((self.weights.joined(names), format!("weights {}", names.join(" + ")))),
-            Operand::Slot(..) | Operand::Weight(..) | Operand::Step => None,
+            Operand::Slot(..) | Operand::Weight(..) | Operand::Step | Operand::StepOf(_) => None,
         });
         slots.chain(joined).collect()
     }

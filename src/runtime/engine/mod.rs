@@ -1,9 +1,11 @@
 //! The generator on a GPU: resident weights and caches, plans prepared once a bucket, one submit a run.
 
+mod batch;
 mod cache_rows;
 mod caches;
 mod draft;
 mod early;
+mod follow;
 mod inputs;
 mod look;
 mod memory;
@@ -12,12 +14,17 @@ mod pace;
 mod plans;
 mod slices;
 mod speculate;
+#[cfg(test)]
+mod tests;
 mod timing;
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
+pub(crate) use batch::DeviceTurn;
+use batch::Seated;
 use caches::Caches;
 use draft::GpuDrafter;
+use follow::Follow;
 use look::{chosen, short_list};
 pub(crate) use memory::{MemoryAsked, largest, plan_memory};
 use model::GpuModel;
@@ -27,12 +34,12 @@ use slices::{Slices, Timed, nothing_begun};
 
 use super::{
     AdapterKind, Buffer, CacheStats, Clock, CounterSnapshot, GpuContext, Pending, PipelineBlob, RunTimes, UploadProgress,
-    prepared::Step, read_back::StagedRead,
+    read_back::StagedRead,
 };
 use crate::{
     Error, Result,
     generate::{
-        DeviceDraw, DraftModel, Engine, FINAL_NORM, Looked, Model, ModelStats, PREFILL_CHUNK, PlanPolicy, Profiles, RingCopy, SampleOpts,
+        DraftModel, Engine, FINAL_NORM, Looked, Model, ModelStats, PREFILL_CHUNK, PlanPolicy, Profiles, RingCopy, SampleOpts,
         Sampled, Want, sample_token_after, token_bucket,
     },
 };
@@ -55,6 +62,8 @@ pub(crate) struct GpuEngine {
     /// The plan whose logits were looked at last.
     looked: Option<PlanKey>,
     drafter: Option<GpuDrafter>,
+    /// In plans for several sequences, those used last at the end.
+    seats: Vec<Seated>,
 }
 
 /// A run that was submitted and whose result is not yet read.
@@ -97,7 +106,8 @@ impl GpuEngine {
 
     fn fresh(model: Arc<GpuModel>, caches: Caches, policy: PlanPolicy, profiles: Profiles, pace: Pace, slices: Slices) -> Self {
         let (plans, in_flight, begun, looked, drafter) = (Plans::new(&policy), None, VecDeque::new(), None, None);
-        Self { model, caches, policy, profiles, plans, pace, slices, in_flight, begun, looked, drafter }
+        let seats = Vec::new();
+        Self { model, caches, policy, profiles, plans, pace, slices, in_flight, begun, looked, drafter, seats }
     }
 
     /// Another engine of the same model.
@@ -194,35 +204,6 @@ impl GpuEngine {
             None => Vec::new(),
         };
         Ok(bytemuck::pod_collect_to_vec(&bytes))
-    }
-}
-
-/// What runs after the plan, and what is read back.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Follow {
-    Nothing,
-    Logits,
-    Argmax,
-    Draw(SampleOpts),
-}
-
-impl Follow {
-    /// The step of a run of `rows` tokens from `start` on.
-    fn step(self, key: &PlanKey, start: usize, rows: usize) -> Step {
-        let end = if key.resident { (start + rows) as u32 } else { u32::MAX };
-        let step = Step { rows: rows as u32, end, capacity: key.rows as u32, ..Step::all(0) };
-        let Follow::Draw(opts) = self else { return step };
-        let DeviceDraw { temperature, draw, top_k, top_p, min_p } = opts.on_device(start + rows);
-        Step { temperature, draw, top_k, top_p, min_p, ..step }
-    }
-
-    /// What a token is chosen by.
-    fn for_choosing(opts: &SampleOpts) -> Self {
-        match (opts.penalises(), opts.is_greedy()) {
-            (true, _) => Follow::Logits,
-            (false, true) => Follow::Argmax,
-            (false, false) => Follow::Draw(*opts),
-        }
     }
 }
 
@@ -329,6 +310,7 @@ impl Engine for GpuEngine {
             self.caches.allocate(&self.model.context, &built.graph, rows)?;
             // Their bind groups hold the smaller caches.
             self.plans.forget_caches();
+            self.seats.clear();
             self.drafter.iter_mut().for_each(GpuDrafter::forget_caches);
         }
         Ok(())
@@ -350,6 +332,7 @@ impl Engine for GpuEngine {
     fn set_profiles(&mut self, profiles: Profiles) -> Result<()> {
         self.model.check(&profiles, self.caches.ring())?;
         self.caches = Caches::new(self.caches.ring());
+        self.seats.clear();
         self.plans = Plans::new(&self.policy);
         self.profiles = profiles;
         self.drafter.iter_mut().for_each(GpuDrafter::forget_caches);
@@ -413,6 +396,10 @@ impl Engine for GpuEngine {
 
     fn largest_chunk(&self) -> usize {
         self.pace.largest()
+    }
+
+    fn on_device(&mut self) -> Option<&mut GpuEngine> {
+        Some(self)
     }
 
     fn stats(&self) -> ModelStats {

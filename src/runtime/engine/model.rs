@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 
 use super::{
@@ -10,7 +10,9 @@ use super::{
         Capabilities, GpuContext, ResidentWeight, UploadProgress, WeightUploader, pipeline::PipelineCache, requirements::limit,
         resident::Placed,
     },
-    BINDING_LIMIT, early,
+    BINDING_LIMIT,
+    batch::{BatchPlans, Batches},
+    early,
 };
 use crate::{
     Result,
@@ -38,6 +40,8 @@ pub(super) struct GpuModel {
     pub(super) pipelines: PipelineCache,
     pub(super) weights: HashMap<String, ResidentWeight>,
     pub(super) model: Arc<Model>,
+    /// For steps of several sequences.
+    pub(super) batches: Mutex<Batches>,
 }
 
 const _: () = {
@@ -59,7 +63,8 @@ impl GpuModel {
         let (target, pipelines) = (context.capabilities().target(), PipelineCache::new(&context));
         let kernels = early::kernels(&model, &context, profiles, chunk, ring)?;
         let weights = early::beside(&pipelines, &kernels, || upload(&context, &built, on_progress))?;
-        Ok(Self { context, target, pipelines, weights, model })
+        let batches = Mutex::new(Batches::new(profiles));
+        Ok(Self { context, target, pipelines, weights, model, batches })
     }
 
     /// The plan of a run, its sizes bound, as the profile of that run says.
@@ -72,6 +77,11 @@ impl GpuModel {
     pub(super) fn shard_bytes(&self, name: &str, shard: usize) -> u64 {
         let shard = self.weights.get(name).and_then(|weight| weight.shards.get(shard));
         shard.map_or(0, |shard| shard.bytes)
+    }
+
+    /// The plans of a step of several sequences; see [`BatchPlans::lower`].
+    pub(super) fn lower_batch(&self, built: &BuiltModel, profiles: &Profiles, sizes: [usize; 3]) -> Result<BatchPlans> {
+        BatchPlans::lower(self.context.capabilities(), built, profiles, &Placed(&self.weights), sizes)
     }
 
     /// What chooses the likeliest token of each of the `rows` rows of logits that `plan` makes.

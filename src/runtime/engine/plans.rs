@@ -6,7 +6,8 @@ use super::{
     super::{
         Buffer, CacheStats,
         lru::Lru,
-        prepared::{Bound, PreparedPlan, ScratchPool},
+        prepared::{Bound, PreparedPlan},
+        scratch::ScratchPool,
     },
     caches::Caches,
     inputs::InputBlock,
@@ -86,7 +87,7 @@ impl PlanCache {
         let built = model.model.built_for(key.resident, key.want, profiles.kv(), hidden)?;
         let binding = DimBinding::new().with(sym::SEQ, key.tokens).with(sym::CACHE, key.rows).with(sym::RING, caches.ring());
         let lowered = model.lower(&built, &binding, profiles.of(key.resident, key.tokens))?;
-        let block = InputBlock::new(&model.context, &built.graph, key.tokens)?;
+        let block = InputBlock::new(&model.context, &built.graph, key.tokens, 0)?;
         let inputs = block.bindings().chain(caches.bindings()).collect();
         let bound = Bound { weights: &model.weights, inputs: &inputs, step: block.buffer() };
         let plan = PreparedPlan::new(&model.pipelines, &lowered, bound, &mut self.scratch)?;

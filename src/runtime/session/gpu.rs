@@ -6,8 +6,9 @@ use super::{
     super::{
         Buffer, GpuContext,
         pipeline::PipelineCache,
-        prepared::{Bound, PreparedPlan, ScratchPool, Step},
+        prepared::{Bound, PreparedPlan, Step},
         read_back::StagedRead,
+        scratch::ScratchPool,
         wgpu,
     },
     SessionWeights,

@@ -2,8 +2,8 @@
 
 use super::super::{
     Capabilities, Step,
-    prepared::pooled_bytes,
     resident::{Arrangement, split},
+    scratch::pooled_bytes,
     size_blocks::size_block_bytes,
     staging_ring::StagingRing,
 };
@@ -71,6 +71,7 @@ impl RunMemory {
                         format!("input {name}")
                     }
                     SlotKind::Scratch | SlotKind::Zeroed => "scratch".to_string(),
+                    SlotKind::CacheOf { name, .. } => format!("cache {name}"),
                 };
                 memory.largest_binding = memory.largest_binding.max((slot.bytes, what));
             }

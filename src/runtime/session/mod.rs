@@ -15,7 +15,7 @@ pub(super) use inputs::sizes;
 pub(crate) use memory::{RunMemory, WeightMemory};
 
 use super::{
-    Device, GpuContext, GpuOptions, Opened, ResidentWeight, WeightUploader, pipeline::PipelineCache, prepared::ScratchPool,
+    Device, GpuContext, GpuOptions, Opened, ResidentWeight, WeightUploader, pipeline::PipelineCache, scratch::ScratchPool,
 };
 use crate::{
     Error, Result,
