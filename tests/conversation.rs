@@ -14,7 +14,7 @@ use gemmaflow::{
     Error,
     conversation::{AnswerOptions, Conversation, Ending, Event, Model, Overflow, Usage},
     gemma::GemmaConfig,
-    generate::{CancelToken, GemmaGenerator, GeneratorOptions, SampleOpts},
+    generate::{CancelToken, Chosen, GemmaGenerator, GeneratorOptions, LogitBias, SampleHooks, SampleOpts},
     runtime::Device,
     text::{ChatFormat, Message, ModelTurn, Tokenizer},
 };
@@ -492,4 +492,68 @@ fn conversations_of_many_threads_are_those_of_one() {
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     assert_eq!(found, expected);
+}
+
+#[test]
+fn conversations_in_steps_together_say_what_they_say_alone() {
+    for device in devices() {
+        let model = open(&device, GeneratorOptions { prefill_chunk: Some(16), ..GeneratorOptions::default() });
+        model.keep_prompts(0);
+        let asked = |number: usize| {
+            let mut conversation = conversation(&model, 10 + 3 * number);
+            conversation.say("Speak. ".repeat(1 + 5 * number)).unwrap();
+            conversation
+        };
+        let expected: Vec<String> = (0..5).map(|number| text(&events(&mut asked(number)))).collect();
+        let mut waiting: Vec<usize> = (0..5).rev().collect();
+        let mut all: Vec<(usize, Conversation, Vec<Event>)> = Vec::new();
+        let mut ended = 0;
+        // They come one by one and go when they have ended.
+        while ended < 5 {
+            all.extend(waiting.pop().map(|number| (number, asked(number), Vec::new())));
+            let mut conversations: Vec<&mut Conversation> = all.iter_mut().map(|(_, conversation, _)| conversation).collect();
+            for (outcome, (_, _, told)) in model.step(&mut conversations).into_iter().zip(&mut all) {
+                told.extend(outcome.unwrap());
+            }
+            all.retain(|(number, conversation, told)| {
+                let over = matches!(told.last(), Some(Event::End { .. }));
+                if over {
+                    assert_eq!(text(told), expected[*number], "{device} {number}");
+                    assert!(conversation.messages().len() == 2);
+                    ended += 1;
+                }
+                !over
+            });
+        }
+    }
+}
+
+#[test]
+fn hooks_have_a_say_and_tell_probabilities() {
+    let model = model();
+    let mut plain = conversation(&model, 12);
+    plain.say("Who goes there?").unwrap();
+    events(&mut plain);
+    let banned = plain.tokens()[plain.tokens().len() - 12];
+    let hooks = SampleHooks::new().with_processor(LogitBias::new().banning([banned])).with_logprobs(3);
+    let mut hooked = conversation(&model, 12).with_hooks(hooks);
+    hooked.say("Who goes there?").unwrap();
+    let told = events(&mut hooked);
+    let chosen: Vec<&Chosen> =
+        told.iter().filter_map(|event| if let Event::Token(chosen) = event { Some(chosen) } else { None }).collect();
+    assert_eq!(chosen.len(), 12);
+    assert!(
+        chosen.iter().all(|chosen| chosen.token != banned && chosen.top.len() == 3 && chosen.logprob.is_some_and(|p| p <= 0.0))
+    );
+    assert_eq!(chosen[0].top[0].0, banned, "the model's own distribution");
+    assert_eq!(hooked.tokens()[hooked.tokens().len() - 12..], chosen.iter().map(|chosen| chosen.token).collect::<Vec<_>>());
+    // In steps with others too.
+    let hooks = SampleHooks::new().with_processor(LogitBias::new().banning([banned]));
+    let (mut with, mut without) = (conversation(&model, 12).with_hooks(hooks), conversation(&model, 12));
+    with.say("Who goes there?").unwrap();
+    without.say("Who goes there?").unwrap();
+    for _ in 0..40 {
+        assert!(model.step(&mut [&mut with, &mut without]).iter().all(Result::is_ok));
+    }
+    assert_eq!((with.messages(), without.messages()), (hooked.messages(), plain.messages()));
 }

@@ -4,7 +4,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::text::{ChatEvent, ToolCall};
+use crate::{
+    generate::Chosen,
+    text::{ChatEvent, ToolCall},
+};
 
 /// A part of an answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -17,6 +20,9 @@ pub enum Event {
         /// Tokens of the whole prompt.
         total: usize,
     },
+    /// A token was chosen, with its log-probability and those of the likeliest tokens; only where hooks ask for them, and before what it
+    /// says.
+    Token(Chosen),
     /// More of the answer's text, in whole characters and without any stop string.
     Text(String),
     /// More of what the model thinks before it answers, in whole characters. Not for the user.

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    generate::{CancelToken, GemmaGenerator},
+    generate::{CancelToken, GemmaGenerator, SampleHooks},
     text::Message,
 };
 
@@ -28,6 +28,7 @@ pub struct Conversation {
     pub(super) script: Script,
     pub(super) answer: Option<Answer>,
     pub(super) events: VecDeque<Event>,
+    pub(super) hooks: Option<SampleHooks>,
     /// Whether the rows of the next prompt shall be offered to later conversations.
     pub(super) is_new: bool,
 }
@@ -42,8 +43,8 @@ pub struct Bookmark {
 impl Conversation {
     pub(super) fn new(model: Model, generator: GemmaGenerator, generation: u64) -> Self {
         let (options, cancel, script) = (AnswerOptions::default(), CancelToken::new(), Script::Empty);
-        let (answer, events, is_new) = (None, VecDeque::new(), true);
-        Self { model, generation, generator, options, cancel, script, answer, events, is_new }
+        let (answer, events, hooks, is_new) = (None, VecDeque::new(), None, true);
+        Self { model, generation, generator, options, cancel, script, answer, events, hooks, is_new }
     }
 
     /// The same conversation with other options.
@@ -60,6 +61,13 @@ impl Conversation {
     /// Changes how it answers, from the next token on; stop texts and the most tokens from the next answer on.
     pub fn set_options(&mut self, options: AnswerOptions) {
         self.options = options;
+    }
+
+    /// The same conversation with a say in how tokens are chosen: logit processors, a sampler, log-probabilities, which come as
+    /// [`Event::Token`]. Forks and saved conversations are without.
+    pub fn with_hooks(mut self, hooks: SampleHooks) -> Self {
+        self.hooks = Some(hooks);
+        self
     }
 
     /// The model.
@@ -226,7 +234,7 @@ impl Conversation {
     }
 
     /// The conversation as it is now, to go on a second way: the cache is copied on the device, an answer under way goes on in both. It
-    /// has a cancel token of its own.
+    /// has a cancel token of its own and no hooks.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] for the copy of the cache; [`Error::DeviceLost`].
@@ -235,7 +243,8 @@ impl Conversation {
         let (model, generator, options) = (self.model.clone(), self.generator.fork()?, self.options.clone());
         let (script, answer, events) = (self.script.clone(), self.answer.clone(), self.events.clone());
         let (generation, cancel) = (self.generation, CancelToken::new());
-        Ok(Self { model, generation, generator, options, cancel, script, answer, events, is_new: false })
+        let (hooks, is_new) = (None, false);
+        Ok(Self { model, generation, generator, options, cancel, script, answer, events, hooks, is_new })
     }
 
     /// The end of what was said so far, to [`rewind`](Self::rewind) to.

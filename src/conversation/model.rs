@@ -138,10 +138,23 @@ impl Model {
     }
 
     /// One step of several conversations whose answers are under way, at most a submit for each whose prompt is still being read and one
-    /// for all others together: what each has to tell, in the order given. Conversations may come and go between steps. One without
+    /// pass for all others together ([`GemmaGenerator::step_together`]): what each has to tell, in the order given. Conversations may come and go between steps. One without
     /// an answer under way tells nothing; one that fails keeps its answer open and does not disturb the others.
     pub fn step(&self, conversations: &mut [&mut Conversation]) -> Vec<Result<Vec<Event>>> {
-        conversations.iter_mut().map(|conversation| conversation.step_alone()).collect()
+        let ready: Vec<Result<bool>> = conversations.iter_mut().map(|conversation| conversation.ready_to_step()).collect();
+        let steps = |(_, ready): &(&mut &mut Conversation, &Result<bool>)| matches!(ready, Ok(true));
+        let together = conversations.iter_mut().zip(&ready).filter(steps).map(|(conversation, _)| conversation);
+        let (mut generators, opts): (Vec<_>, Vec<_>) =
+            together.map(|conversation| (&mut conversation.generator, conversation.options.sampling)).unzip();
+        let mut tokens = GemmaGenerator::step_together(&mut generators, &opts).into_iter();
+        let told = |(conversation, ready): (&mut &mut Conversation, Result<bool>)| {
+            if ready? {
+                let token = tokens.next().transpose()?;
+                conversation.take(token.as_slice(), None);
+            }
+            Ok(conversation.events.drain(..).collect())
+        };
+        conversations.iter_mut().zip(ready).map(told).collect()
     }
 
     /// Loads the model again after its device was lost, on the same device opened anew or on another, from the files that it was opened

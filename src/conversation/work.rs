@@ -11,7 +11,7 @@ use std::{
 use futures_core::Stream;
 
 use super::{Conversation, Ending, Event, Overflow, script::Script};
-use crate::{Error, Result, text::Message};
+use crate::{Error, Result, generate::Chosen, text::Message};
 
 impl Conversation {
     /// The next event of the answer under way; `None` where there is none. Blocks for a submit at a time, between which a cancelled
@@ -99,19 +99,43 @@ impl Conversation {
     fn work(&mut self) -> Result<()> {
         self.catch_up()?;
         let Some(left) = self.left_to_say() else { return Ok(()) };
-        match self.generator.advance(&self.options.sampling, left) {
+        let sampling = &self.options.sampling;
+        let outcome = match &mut self.hooks {
+            None => self.generator.advance(sampling, left).map(|tokens| (tokens, None)),
+            Some(hooks) => match self.generator.ready_in_part(sampling) {
+                Ok(true) => self.generator.step_hooked(sampling, hooks).map(|chosen| (vec![chosen.token], Some(chosen))),
+                unready => unready.map(|_| (Vec::new(), None)),
+            },
+        };
+        match outcome {
             Err(full @ Error::ContextFull { .. }) if self.options.overflow == Overflow::Forget => self.make_room(full),
             outcome => {
-                self.take(&outcome?);
+                let (tokens, chosen) = outcome?;
+                self.take(&tokens, chosen);
                 Ok(())
             }
         }
     }
 
-    /// One piece of work, and what there is to tell.
-    pub(super) fn step_alone(&mut self) -> Result<Vec<Event>> {
-        self.work()?;
-        Ok(self.events.drain(..).collect())
+    /// Does what comes before a step together with others; whether such a step is next. Those with hooks take theirs alone.
+    pub(super) fn ready_to_step(&mut self) -> Result<bool> {
+        if self.hooks.is_some() {
+            return self.work().map(|()| false);
+        }
+        self.catch_up()?;
+        if self.left_to_say().is_none() {
+            return Ok(false);
+        }
+        match self.generator.ready_in_part(&self.options.sampling) {
+            Err(full @ Error::ContextFull { .. }) if self.options.overflow == Overflow::Forget => {
+                self.make_room(full).map(|()| false)
+            }
+            Ok(false) => {
+                self.take(&[], None);
+                Ok(false)
+            }
+            ready => ready,
+        }
     }
 
     /// How many tokens the answer under way may still have; `None` where it ends here, or there is none.
@@ -128,7 +152,7 @@ impl Conversation {
     }
 
     /// Takes what a piece of work gave.
-    pub(super) fn take(&mut self, tokens: &[u32]) {
+    pub(super) fn take(&mut self, tokens: &[u32], chosen: Option<Chosen>) {
         let Some(answer) = &mut self.answer else { return };
         let (said, prompt) = (answer.tokens.len(), answer.usage.prompt);
         if said == 0 {
@@ -144,6 +168,7 @@ impl Conversation {
                 self.model.offer(&self.generator);
             }
         }
+        self.events.extend(chosen.filter(|chosen| chosen.logprob.is_some()).map(Event::Token));
         for (index, token) in tokens.iter().enumerate() {
             let Some(answer) = &mut self.answer else { return };
             let ending = answer.push(*token, self.generator.is_stop(*token), &mut self.events);

@@ -14,6 +14,8 @@ pub(crate) struct Turn<'a> {
     pub(crate) history: &'a [u32],
     /// How the next one is chosen.
     pub(crate) opts: &'a SampleOpts,
+    /// Whether it takes its step alone, so that its numbers do not depend on who else does.
+    pub(crate) alone: bool,
 }
 
 /// For each sequence the token that follows its history: sequences of one model in passes of up to [`MOST_TOGETHER`], where the device
@@ -36,10 +38,16 @@ fn groups(turns: &mut [Turn<'_>]) -> Vec<Vec<usize>> {
     let mut kinds: Vec<Vec<usize>> = Vec::new();
     for index in 0..turns.len() {
         let (before, rest) = turns.split_at_mut(index);
+        if rest[0].alone {
+            kinds.push(vec![index]);
+            continue;
+        }
         let own = rest[0].engine.on_device();
         let kind = kinds.iter_mut().find(|kind| {
-            let first = before[kind[0]].engine.on_device();
-            own.as_deref().zip(first.as_deref()).is_some_and(|(own, first)| own.goes_with(first))
+            let first = &mut before[kind[0]];
+            let together = !first.alone;
+            let first = first.engine.on_device();
+            together && own.as_deref().zip(first.as_deref()).is_some_and(|(own, first)| own.goes_with(first))
         });
         match kind {
             Some(kind) => kind.push(index),
@@ -59,7 +67,7 @@ pub(crate) fn parts_of(sequences: usize) -> impl Iterator<Item = usize> {
 /// In one pass; `None` where the device cannot.
 fn on_device(turns: &mut [&mut Turn<'_>]) -> Option<Vec<Result<u32>>> {
     let turns = turns.iter_mut().map(|turn| {
-        let Turn { engine, history, opts } = &mut **turn;
+        let Turn { engine, history, opts, .. } = &mut **turn;
         Some(DeviceTurn { engine: engine.on_device()?, history, opts })
     });
     let mut turns = turns.collect::<Option<Vec<_>>>()?;
@@ -72,7 +80,7 @@ fn on_device(turns: &mut [&mut Turn<'_>]) -> Option<Vec<Result<u32>>> {
 /// Each alone.
 fn one_by_one(turns: &mut [&mut Turn<'_>]) -> Vec<Result<u32>> {
     let step = |turn: &mut &mut Turn<'_>| {
-        let Turn { engine, history, opts } = &mut **turn;
+        let Turn { engine, history, opts, .. } = &mut **turn;
         engine.begin(history, history.len().saturating_sub(1), opts)?;
         Ok(engine.finish(history, opts)?.token)
     };

@@ -191,7 +191,8 @@ impl GemmaGenerator {
     pub(super) fn run(&mut self, end: usize, want: Want) -> Result<Vec<f32>> {
         let start = self.history.cached();
         let rows = end - start;
-        let _span = (want == Want::Nothing).then(|| tracing::debug_span!("prefill", tokens = self.history.len(), start, rows).entered());
+        let _span =
+            (want == Want::Nothing).then(|| tracing::debug_span!("prefill", tokens = self.history.len(), start, rows).entered());
         self.will_write(end);
         let logits = self.engine.run(&self.history.tokens()[start..end], start, want)?;
         self.history.wrote(end);

@@ -9,8 +9,8 @@ use crate::{
 impl GemmaGenerator {
     /// The next token of each generator, as [`step_cached`](Self::step_cached) would give it with its own of `opts`. Generators of one
     /// model ([`share_weights`](Self::share_weights), [`fork`](Self::fork)) that are compiled alike take the step together, up to 32 in a
-    /// pass that reads the weights once for all of them; on the reference, and with a flow of which a device cannot, one after the
-    /// other. Their lengths and options may differ, and which of them take a step together may change with every step.
+    /// pass that reads the weights once for all of them; on the reference, with a flow of which a device cannot, and with
+    /// [`deterministic`](super::GeneratorOptions::deterministic) one after the other. Their lengths and options may differ, and which of them take a step together may change with every step.
     ///
     /// Rows that a generator lacks, such as those of its prompt, are computed before, for one generator after the other.
     ///
@@ -32,7 +32,7 @@ impl GemmaGenerator {
             results.push(generator.ready_for_step_together(opts).map(|()| 0));
             if let Some(Ok(_)) = results.last() {
                 let GemmaGenerator { engine, history, .. } = &mut **generator;
-                turns.push(Turn { engine: engine.as_mut(), history: history.tokens(), opts });
+                turns.push(Turn { engine: engine.as_mut(), history: history.tokens(), opts, alone: history.on_grid() });
             }
         }
         let mut tokens = step_together(&mut turns).into_iter();

@@ -89,7 +89,7 @@ pub struct SampleHooks {
 }
 
 /// A token that was chosen with hooks.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Chosen {
     /// The token.
     pub token: u32,
