@@ -260,10 +260,10 @@ impl GpuEngine {
     pub(super) fn settle(&mut self) -> Result<()> {
         let Some((submission, timed)) = self.in_flight.take() else { return Ok(()) };
         self.model.context.wait(&submission, "the previous prefill chunk")?;
-        if let Some(timed) = timed {
-            if let Some(tokens) = self.slices.learn(&self.model.context, &submission, timed)? {
-                self.pace.bound(tokens);
-            }
+        if let Some(timed) = timed
+            && let Some(tokens) = self.slices.learn(&self.model.context, &submission, timed)?
+        {
+            self.pace.bound(tokens);
         }
         self.pace.finished();
         Ok(())
