@@ -22,21 +22,18 @@ pub(super) struct Pace {
     largest: usize,
     chunk: usize,
     budget: Duration,
-    /// How long a dispatch may take, where that is bounded: it cannot be cut.
-    dispatch: Option<Duration>,
-    /// Tokens of which no dispatch takes longer.
+    /// Tokens with which no dispatch takes too long: it cannot be cut.
     bound: f64,
     running: Option<(Instant, usize)>,
 }
 
 impl Pace {
-    /// For a model with `elements` weights; every chunk has at most `largest` tokens, and no dispatch takes longer than `dispatch`
-    /// where fewer tokens help.
-    pub(super) fn new(largest: usize, elements: u64, software: bool, dispatch: Option<Duration>) -> Self {
+    /// For a model with `elements` weights; every chunk has at most `largest` tokens; the first ones fit `submit_time`.
+    pub(super) fn new(largest: usize, elements: u64, software: bool, submit_time: Option<Duration>) -> Self {
         let budget = if software { SOFTWARE_BUDGET } else { BUDGET };
         let first = |time: Duration| SLOWEST as f64 * time.as_secs_f64() / (2 * elements).max(1) as f64;
-        let bound = dispatch.map_or(f64::INFINITY, first);
-        let mut pace = Self { largest, chunk: 1, budget, dispatch, bound, running: None };
+        let bound = submit_time.map_or(f64::INFINITY, first);
+        let mut pace = Self { largest, chunk: 1, budget, bound, running: None };
         pace.set(first(budget));
         pace
     }
@@ -67,11 +64,9 @@ impl Pace {
         }
     }
 
-    /// Notes that of a chunk of `tokens` the longest dispatch took so many seconds.
-    pub(super) fn longest_dispatch(&mut self, seconds: f64, tokens: usize) {
-        if let Some(dispatch) = self.dispatch {
-            self.bound = dispatch.as_secs_f64() * tokens as f64 / seconds.max(1e-9);
-        }
+    /// Notes that no dispatch takes too long with at most so many tokens.
+    pub(super) fn bound(&mut self, tokens: f64) {
+        self.bound = tokens;
     }
 
     fn set(&mut self, tokens: f64) {
@@ -98,7 +93,7 @@ mod tests {
         assert_eq!(Pace::new(16, 1_000_000, false, None).chunk(), 16);
         let mut pace = Pace::new(128, 1_000_000_000, false, Some(Duration::from_millis(100)));
         assert_eq!(pace.chunk(), 4, "5 tokens, until the dispatches are known");
-        pace.longest_dispatch(0.004, 4);
+        pace.bound(100.0);
         pace.set(1000.0);
         assert_eq!(pace.chunk(), 64);
     }

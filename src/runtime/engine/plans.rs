@@ -12,7 +12,7 @@ use super::{
     caches::Caches,
     inputs::InputBlock,
     model::{GpuModel, LOGITS},
-    slices::estimate,
+    slices::{Estimate, estimate},
 };
 use crate::{
     Error, Result,
@@ -44,8 +44,8 @@ pub(super) struct Ready {
     /// Whether it has run: drivers may compile at the first run, whose time says nothing.
     pub(super) warm: bool,
     pub(super) samplers: Option<Samplers>,
-    /// Seconds of its dispatches on the slowest device, with full caches.
-    pub(super) estimates: Vec<f64>,
+    /// Of its dispatches, with full caches.
+    pub(super) estimates: Arc<[Estimate]>,
 }
 
 pub(super) struct Samplers {

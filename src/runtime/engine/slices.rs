@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     ops::Range,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -29,24 +30,44 @@ const HOST_CLOCK_MOST: f64 = 4.0;
 /// Slices of one run that are timed, the first ones.
 const TIMED: usize = 64;
 
-/// Seconds of each dispatch of a run on the slowest device.
-pub(super) fn estimate(plan: &Plan, live: Live, shard_bytes: &dyn Fn(&str, usize) -> u64) -> Vec<f64> {
-    let seconds = |dispatch| {
+/// Seconds of a dispatch on the slowest device.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Estimate {
+    /// To move what it reads and writes, which hardly grows with the tokens of a run.
+    moving: f64,
+    /// To compute, which grows with them.
+    computing: f64,
+}
+
+impl Estimate {
+    fn seconds(&self) -> f64 {
+        self.moving + self.computing
+    }
+}
+
+/// What each dispatch of a run takes.
+pub(super) fn estimate(plan: &Plan, live: Live, shard_bytes: &dyn Fn(&str, usize) -> u64) -> Arc<[Estimate]> {
+    let of = |dispatch| {
         let cost = cost(plan, dispatch, live, shard_bytes);
-        LEAST + cost.bytes as f64 / SLOWEST_MEMORY + cost.flops as f64 / SLOWEST as f64
+        let moving = LEAST + cost.bytes as f64 / SLOWEST_MEMORY;
+        Estimate { moving, computing: cost.flops as f64 / SLOWEST as f64 }
     };
-    plan.dispatches.iter().map(seconds).collect()
+    plan.dispatches.iter().map(of).collect()
+}
+
+fn total(estimates: &[Estimate]) -> f64 {
+    estimates.iter().map(Estimate::seconds).sum()
 }
 
 /// Consecutive dispatches that take at most `most` together, or one that takes longer alone. One slice at least.
-fn cut(estimates: &[f64], most: f64) -> Vec<Range<usize>> {
+fn cut(estimates: &[Estimate], most: f64) -> Vec<Range<usize>> {
     let (mut slices, mut start, mut time) = (Vec::new(), 0, 0.0);
     for (index, estimate) in estimates.iter().enumerate() {
-        if index > start && time + estimate > most {
+        if index > start && time + estimate.seconds() > most {
             slices.push(start..index);
             (start, time) = (index, 0.0);
         }
-        time += estimate;
+        time += estimate.seconds();
     }
     slices.push(start..estimates.len());
     slices
@@ -88,9 +109,10 @@ impl Slice<'_> {
 pub(super) struct Timed {
     time: Time,
     tokens: usize,
-    /// Estimated seconds of what is timed, and of the longest dispatch.
+    /// Estimated seconds of what is timed.
     estimated: f64,
-    longest: f64,
+    /// Those of all dispatches.
+    estimates: Arc<[Estimate]>,
 }
 
 enum Time {
@@ -154,8 +176,8 @@ impl Slices {
     }
 
     /// Whether a run may be submitted while another of the same kind is under way.
-    pub(super) fn allow_two(&self, estimates: &[f64], tokens: usize) -> bool {
-        let both = 2.0 * self.rate(tokens) * estimates.iter().sum::<f64>();
+    pub(super) fn allow_two(&self, estimates: &[Estimate], tokens: usize) -> bool {
+        let both = 2.0 * self.rate(tokens) * total(estimates);
         self.most.is_none_or(|most| both <= most.as_secs_f64())
     }
 
@@ -164,7 +186,7 @@ impl Slices {
     pub(super) fn submit(
         &mut self,
         context: &GpuContext,
-        estimates: &[f64],
+        estimates: &Arc<[Estimate]>,
         (tokens, warm): (usize, bool),
         mut record: impl FnMut(&mut wgpu::CommandEncoder, &Slice) -> Result<()>,
     ) -> Result<(wgpu::SubmissionIndex, Option<Timed>)> {
@@ -192,25 +214,25 @@ impl Slices {
             }
             under_way = Some((context.submit("a run of the model", [commands])?, Instant::now()));
         }
-        let sum = |parts: &[Range<usize>]| parts.iter().flat_map(|part| &estimates[part.clone()]).sum::<f64>();
+        let sum = |parts: &[Range<usize>]| parts.iter().map(|part| total(&estimates[part.clone()])).sum::<f64>();
         let timed = match staged {
             Some(staged) => Some((Time::Device(staged), sum(&parts[..parts.len().min(TIMED)]))),
             // The last slice is still under way.
             None => (is_timed && waited > 0.0).then(|| (Time::Host(waited), sum(&parts[..parts.len() - 1]))),
         };
-        let longest = estimates.iter().copied().fold(0.0, f64::max);
-        let timed = timed.map(|(time, estimated)| Timed { time, tokens, estimated, longest });
+        let timed = timed.map(|(time, estimated)| Timed { time, tokens, estimated, estimates: estimates.clone() });
         under_way.map(|(submission, _)| (submission, timed)).ok_or_else(nothing_begun)
     }
 
-    /// Takes the time of a run that is done: the seconds of its longest dispatch.
+    /// Takes the time of a run that is done, and gives the tokens with which none of its dispatches takes too long, as far as fewer
+    /// tokens help.
     pub(super) fn learn(
         &mut self,
         context: &GpuContext,
         submission: &wgpu::SubmissionIndex,
         timed: Timed,
     ) -> Result<Option<f64>> {
-        let Timed { time, tokens, estimated, longest } = timed;
+        let Timed { time, tokens, estimated, estimates } = timed;
         let found = match time {
             Time::Host(seconds) => (seconds / estimated).min(HOST_CLOCK_MOST),
             Time::Device(staged) => {
@@ -227,7 +249,9 @@ impl Slices {
         }
         let rate = self.rates.get(&tokens).map_or(found, |known| (known + found) / 2.0);
         self.rates.insert(tokens, rate);
-        Ok(Some(rate * longest))
+        let most = self.most.map_or(f64::INFINITY, |most| most.as_secs_f64() / rate);
+        let tokens = |estimate: &Estimate| (most - estimate.moving) / estimate.computing.max(1e-12) * tokens as f64;
+        Ok(Some(estimates.iter().map(tokens).fold(f64::INFINITY, f64::min)))
     }
 }
 
@@ -236,11 +260,10 @@ impl GpuEngine {
     pub(super) fn settle(&mut self) -> Result<()> {
         let Some((submission, timed)) = self.in_flight.take() else { return Ok(()) };
         self.model.context.wait(&submission, "the previous prefill chunk")?;
-        if let Some(timed) = timed {
-            let tokens = timed.tokens;
-            if let Some(longest) = self.slices.learn(&self.model.context, &submission, timed)? {
-                self.pace.longest_dispatch(longest, tokens);
-            }
+        if let Some(timed) = timed
+            && let Some(tokens) = self.slices.learn(&self.model.context, &submission, timed)?
+        {
+            self.pace.bound(tokens);
         }
         self.pace.finished();
         Ok(())
@@ -261,10 +284,16 @@ impl GpuEngine {
 mod tests {
     use super::*;
 
+    fn moving(seconds: &[f64]) -> Vec<Estimate> {
+        seconds.iter().map(|moving| Estimate { moving: *moving, computing: 0.0 }).collect()
+    }
+
     #[test]
     fn slices_are_consecutive_and_within_the_time_where_a_dispatch_is() {
-        let ends =
-            |estimates: &[f64], most| cut(estimates, most).iter().map(|slice| (slice.start, slice.end)).collect::<Vec<_>>();
+        let ends = |seconds: &[f64], most| {
+            let slices = cut(&moving(seconds), most);
+            slices.iter().map(|slice| (slice.start, slice.end)).collect::<Vec<_>>()
+        };
         assert_eq!(ends(&[1.0, 1.0, 1.0, 5.0, 1.0, 1.0], 2.0), [(0, 2), (2, 3), (3, 4), (4, 6)]);
         assert_eq!(ends(&[1.0; 3], f64::INFINITY), [(0, 3)]);
         assert_eq!(ends(&[1.0; 3], 0.0), [(0, 1), (1, 2), (2, 3)]);
@@ -274,9 +303,10 @@ mod tests {
     #[test]
     fn a_second_run_is_begun_where_both_fit() {
         let mut slices = Slices::new(Some(Duration::from_millis(10)));
-        assert!(!slices.allow_two(&[0.003, 0.003], 1), "as slow as the slowest until measured");
+        let estimates = moving(&[0.003, 0.003]);
+        assert!(!slices.allow_two(&estimates, 1), "as slow as the slowest until measured");
         slices.rates.insert(1, 0.5);
-        assert!(slices.allow_two(&[0.003, 0.003], 1) && !slices.allow_two(&[0.003, 0.003], 16));
-        assert!(Slices::new(None).allow_two(&[9.0], 1));
+        assert!(slices.allow_two(&estimates, 1) && !slices.allow_two(&estimates, 16));
+        assert!(Slices::new(None).allow_two(&moving(&[9.0]), 1));
     }
 }
