@@ -1,10 +1,13 @@
-//! What an application holds: events by every road, cancelling anywhere, going back, saving, sharing prompts, recovering.
+//! What an application hears: events by every road, stop texts, cancelling anywhere, hooks.
+
+#[path = "common/talk.rs"]
+mod talk;
 
 use std::{
     ops::ControlFlow,
     path::Path,
     pin::Pin,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     task::{Context, Poll, Wake, Waker},
     thread::Thread,
 };
@@ -12,52 +15,13 @@ use std::{
 use futures_core::Stream;
 use gemmaflow::{
     Error,
-    conversation::{AnswerOptions, Conversation, Ending, Event, Model, Overflow, Usage},
+    conversation::{AnswerOptions, Conversation, Ending, Event, Model},
     gemma::GemmaConfig,
     generate::{CancelToken, Chosen, GemmaGenerator, GeneratorOptions, LogitBias, SampleHooks, SampleOpts},
     runtime::Device,
     text::{ChatFormat, Message, ModelTurn, Tokenizer},
 };
-
-const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo");
-
-fn devices() -> [Device; 2] {
-    [Device::Cpu, Device::Gpu]
-}
-
-fn open(device: &Device, options: GeneratorOptions) -> Model {
-    Model::open(DEMO, device.clone(), options).unwrap()
-}
-
-/// One model on the GPU for the tests that do not change it.
-fn model() -> Model {
-    static MODEL: OnceLock<Model> = OnceLock::new();
-    MODEL.get_or_init(|| open(&Device::Gpu, GeneratorOptions::default())).clone()
-}
-
-/// Greedy answers of at most `most` tokens.
-fn greedy(most: usize) -> AnswerOptions {
-    AnswerOptions { sampling: SampleOpts::greedy(), max_tokens: Some(most), ..AnswerOptions::default() }
-}
-
-fn conversation(model: &Model, most: usize) -> Conversation {
-    model.conversation().unwrap().with_options(greedy(most))
-}
-
-fn events(conversation: &mut Conversation) -> Vec<Event> {
-    conversation.events().collect::<Result<_, _>>().unwrap()
-}
-
-fn text(events: &[Event]) -> String {
-    events.iter().map(Event::to_string).collect()
-}
-
-fn end(events: &[Event]) -> (Ending, Usage) {
-    match events.last() {
-        Some(Event::End { ending, usage }) => (*ending, *usage),
-        other => panic!("the last event is {other:?}"),
-    }
-}
+use talk::{DEMO, conversation, devices, end, events, events_of, greedy, model, open, text};
 
 /// The demo model's answer without any of this: a prompt in its chat format, tokens, text.
 fn by_hand(device: Device, messages: &[Message], most: usize) -> (Vec<u32>, String) {
@@ -281,11 +245,6 @@ fn an_answer_is_cancelled_in_prefill_and_in_decode_and_goes_on() {
     }
 }
 
-/// The first events, and no more.
-fn events_of(conversation: &mut Conversation, count: usize) -> Vec<Event> {
-    conversation.events().take(count).collect::<Result<_, _>>().unwrap()
-}
-
 #[test]
 fn loading_is_cancelled_by_a_token_and_by_its_callback() {
     let cancel = CancelToken::new();
@@ -303,229 +262,6 @@ fn loading_is_cancelled_by_a_token_and_by_its_callback() {
     let options = GeneratorOptions { cancel: Some(cancel), on_progress: Some(on_progress), ..GeneratorOptions::default() };
     assert!(matches!(Model::open(DEMO, Device::Gpu, options), Err(Error::Cancelled(_))));
     assert!(seen.is_cancelled());
-}
-
-#[test]
-fn a_fork_goes_on_beside_the_original_and_a_bookmark_leads_back() {
-    for device in devices() {
-        let model = open(&device, GeneratorOptions::default());
-        let mut first = conversation(&model, 16);
-        first.say("Who goes there?").unwrap();
-        let start = first.bookmark();
-        events_of(&mut first, 6);
-        // In the middle of an answer.
-        let mut second = first.fork().unwrap();
-        let (a, b) = (text(&events(&mut first)), text(&events(&mut second)));
-        assert_eq!(a, b, "{device}");
-        assert_eq!(first.messages(), second.messages());
-        second.say("A friend.").unwrap();
-        events(&mut second);
-        assert_eq!((first.messages().len(), second.messages().len()), (2, 4));
-        let after = first.bookmark();
-        first.say("Stand, ho!").unwrap();
-        let answer = text(&events(&mut first));
-        first.rewind(&after);
-        assert_eq!(first.messages().len(), 2);
-        first.say("Stand, ho!").unwrap();
-        let told = events(&mut first);
-        assert_eq!(text(&told), answer, "{device}");
-        assert_eq!(end(&told).1.cached, end(&told).1.prompt - 1, "{device}: nothing is computed again");
-        first.rewind(&start);
-        assert_eq!(first.messages().len(), 1, "the user's message came before the bookmark");
-    }
-}
-
-#[test]
-fn a_saved_conversation_goes_on_in_the_middle_of_an_answer() {
-    for device in devices() {
-        let model = open(&device, GeneratorOptions::default());
-        let mut original = conversation(&model, 30);
-        original.push(Message::system("Speak as a king.")).unwrap();
-        original.say("Who goes there?").unwrap();
-        let told = text(&events_of(&mut original, 8));
-        let mut bytes = Vec::new();
-        original.save(&mut bytes).unwrap();
-        let rest = events(&mut original);
-        for other in devices() {
-            let model = open(&other, GeneratorOptions::default());
-            let mut restored = model.restore(&bytes[..]).unwrap();
-            let gone_on = events(&mut restored);
-            assert_eq!(text(&gone_on), text(&rest), "{device} to {other}: after {told:?}");
-            assert_eq!(end(&gone_on), end(&rest));
-            assert_eq!((restored.messages(), restored.options()), (original.messages(), original.options()));
-        }
-        for len in (0..bytes.len()).step_by(bytes.len() / 150) {
-            assert!(matches!(model.restore(&bytes[..len]), Err(Error::Saved(_))), "cut at {len}");
-            let mut wrong = bytes.clone();
-            wrong[len] ^= 16;
-            assert!(matches!(model.restore(&wrong[..]), Err(Error::Saved(_))), "changed at {len}");
-        }
-    }
-}
-
-#[test]
-fn a_prompt_that_begins_as_an_earlier_one_is_not_computed_again() {
-    for device in devices() {
-        let model = open(&device, GeneratorOptions::default());
-        let system = "You are a courtier of King Henry, and answer in blank verse. ".repeat(8);
-        let ask = |question: &str| {
-            let mut conversation = conversation(&model, 12);
-            conversation.push(Message::system(system.as_str())).unwrap();
-            conversation.say(question).unwrap();
-            let told = events(&mut conversation);
-            (text(&told), end(&told).1)
-        };
-        let (_, first) = ask("Who goes there?");
-        assert_eq!(first.cached, 0);
-        let (answer, second) = ask("Where is the Duke of York?");
-        assert!(second.cached > 100 && second.cached < second.prompt, "{device}: {second:?}");
-        assert!(model.kept_prompt_bytes() > 0);
-        model.keep_prompts(0);
-        assert_eq!(model.kept_prompt_bytes(), 0);
-        let (anew, third) = ask("Where is the Duke of York?");
-        assert_eq!((anew, third.cached), (answer, 0), "{device}");
-    }
-}
-
-#[test]
-fn drawn_text_is_the_same_with_and_without_a_kept_prompt() {
-    let options = GeneratorOptions { deterministic: true, ..GeneratorOptions::default() };
-    let model = open(&Device::Gpu, options);
-    let ask = |question: &str| {
-        let sampling = SampleOpts::temperature(1.3, 11);
-        let options = AnswerOptions { sampling, max_tokens: Some(40), ..AnswerOptions::default() };
-        let mut conversation = model.conversation().unwrap().with_options(options);
-        conversation.push(Message::system("You are a courtier of King Henry. ".repeat(5))).unwrap();
-        conversation.say(question).unwrap();
-        let told = events(&mut conversation);
-        (text(&told), end(&told).1.cached)
-    };
-    let (alone, none) = ask("Where is the Duke of York?");
-    model.keep_prompts(64 << 20);
-    ask("Who goes there?");
-    let (after, cached) = ask("Where is the Duke of York?");
-    assert_eq!((none, after), (0, alone));
-    assert!(cached > 30, "{cached}");
-}
-
-#[test]
-fn a_full_context_is_an_error_or_forgets_the_oldest() {
-    for device in devices() {
-        let options = || GeneratorOptions { context: Some(96), ..GeneratorOptions::default() };
-        let model = open(&device, options());
-        let mut strict = conversation(&model, 500);
-        strict.say("Who goes there?").unwrap();
-        let mut said = String::new();
-        let error = loop {
-            match strict.next_event() {
-                Ok(Some(event)) => said.push_str(&event.to_string()),
-                Ok(None) => panic!("{device}: the answer ended"),
-                Err(error) => break error,
-            }
-        };
-        assert!(matches!(error, Error::ContextFull { capacity: 96, .. }), "{error}");
-        assert!(matches!(strict.next_event(), Err(Error::ContextFull { .. })), "it stays open");
-        assert_eq!(strict.left(), 0);
-        strict.stop();
-        assert!(
-            matches!(strict.messages().last(), Some(Message::Model(turn)) if turn.text.starts_with(said.trim_end()) || said.starts_with(&turn.text))
-        );
-        let before = strict.messages().to_vec();
-        assert!(matches!(strict.say("And now?"), Err(Error::ContextFull { .. })));
-        assert_eq!(strict.messages(), before, "nothing was said");
-
-        let mut forgetful = model.conversation().unwrap();
-        forgetful.push(Message::system("Be brief.")).unwrap();
-        for turn in 0..8 {
-            let options = AnswerOptions { overflow: Overflow::Forget, ..greedy(20) };
-            forgetful.set_options(options);
-            forgetful.say(format!("Question {turn}: where is the king?")).unwrap();
-            let (_, usage) = end(&events(&mut forgetful));
-            assert!(usage.prompt + usage.answer <= 96, "{device}: {usage:?}");
-        }
-        assert_eq!(forgetful.messages().len(), 17, "the caller still has them all");
-        // In the middle of an answer too: of text the oldest half goes.
-        let mut story = model.conversation().unwrap();
-        story.set_options(AnswerOptions { overflow: Overflow::Forget, ..greedy(300) });
-        story.write("ROMEO:\n").unwrap();
-        story.answer().unwrap();
-        let told = events(&mut story);
-        assert!(end(&told).1.answer > 96, "{device}");
-        assert!(story.used() <= 96);
-    }
-}
-
-#[test]
-fn conversations_follow_their_model_to_another_device() {
-    let model = open(&Device::Gpu, GeneratorOptions::default());
-    let mut undisturbed = conversation(&model, 40);
-    undisturbed.say("Who goes there?").unwrap();
-    let expected = text(&events(&mut undisturbed));
-    let mut conversation = conversation(&model, 40);
-    conversation.say("Who goes there?").unwrap();
-    let mut told = text(&events_of(&mut conversation, 10));
-    for device in [Device::Cpu, Device::Gpu] {
-        model.recover(device).unwrap();
-        told += &text(&events_of(&mut conversation, 5));
-    }
-    told += &text(&events(&mut conversation));
-    assert_eq!(told, expected);
-    assert!(!undisturbed.messages().is_empty());
-    undisturbed.say("A friend.").unwrap();
-    assert!(!text(&events(&mut undisturbed)).is_empty());
-}
-
-#[test]
-fn conversations_of_many_threads_are_those_of_one() {
-    let model = open(&Device::Gpu, GeneratorOptions::default());
-    let ask = |model: &Model, number: usize| {
-        let sampling = SampleOpts::temperature(1.0, number as u64);
-        let options = AnswerOptions { sampling, max_tokens: Some(25), ..AnswerOptions::default() };
-        let mut conversation = model.conversation().unwrap().with_options(options);
-        conversation.say(format!("Question {number}: who is king?")).unwrap();
-        text(&events(&mut conversation))
-    };
-    let expected: Vec<String> = (0..6).map(|number| ask(&model, number)).collect();
-    let found: Vec<String> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..6).map(|number| (number, model.clone())).collect();
-        let threads: Vec<_> = threads.into_iter().map(|(n, model)| scope.spawn(move || ask(&model, n))).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-    });
-    assert_eq!(found, expected);
-}
-
-#[test]
-fn conversations_in_steps_together_say_what_they_say_alone() {
-    for device in devices() {
-        let model = open(&device, GeneratorOptions { prefill_chunk: Some(16), ..GeneratorOptions::default() });
-        model.keep_prompts(0);
-        let asked = |number: usize| {
-            let mut conversation = conversation(&model, 10 + 3 * number);
-            conversation.say("Speak. ".repeat(1 + 5 * number)).unwrap();
-            conversation
-        };
-        let expected: Vec<String> = (0..5).map(|number| text(&events(&mut asked(number)))).collect();
-        let mut waiting: Vec<usize> = (0..5).rev().collect();
-        let mut all: Vec<(usize, Conversation, Vec<Event>)> = Vec::new();
-        let mut ended = 0;
-        // They come one by one and go when they have ended.
-        while ended < 5 {
-            all.extend(waiting.pop().map(|number| (number, asked(number), Vec::new())));
-            let mut conversations: Vec<&mut Conversation> = all.iter_mut().map(|(_, conversation, _)| conversation).collect();
-            for (outcome, (_, _, told)) in model.step(&mut conversations).into_iter().zip(&mut all) {
-                told.extend(outcome.unwrap());
-            }
-            all.retain(|(number, conversation, told)| {
-                let over = matches!(told.last(), Some(Event::End { .. }));
-                if over {
-                    assert_eq!(text(told), expected[*number], "{device} {number}");
-                    assert!(conversation.messages().len() == 2);
-                    ended += 1;
-                }
-                !over
-            });
-        }
-    }
 }
 
 #[test]

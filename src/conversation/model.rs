@@ -61,10 +61,12 @@ impl Model {
         options: GeneratorOptions,
     ) -> Result<Self> {
         let gpu = options.gpu.clone();
+        // A plan of memory does not count them.
+        let kept = if options.memory_budget.is_some() { 0 } else { KEPT_PROMPTS };
         let generator = GemmaGenerator::with_options(config.clone(), loader, device, options)?;
         let stop = ChatFormat::of(&config).map_or(Vec::new(), |format| format.stop_tokens(&tokenizer));
         let base = Mutex::new(generator.with_stop_tokens(&stop));
-        let trunks = Mutex::new(Trunks::new(KEPT_PROMPTS));
+        let trunks = Mutex::new(Trunks::new(kept));
         Ok(Self(Arc::new(Shared { base, trunks, config, tokenizer, gpu, generation: AtomicU64::new(0) })))
     }
 
@@ -124,7 +126,8 @@ impl Model {
     }
 
     /// Sets how many bytes of device memory may hold the rows of earlier conversations' first prompts, so that later ones which begin
-    /// alike need not compute them. What is kept beyond that goes at once; 0 keeps none. Default: 256 MiB.
+    /// alike need not compute them. What is kept beyond that goes at once; 0 keeps none. Default: 256 MiB; none under a
+    /// [`memory_budget`](GeneratorOptions::memory_budget).
     ///
     /// A prompt is found again where it differs from a kept one in at most the last
     /// [`prefill_chunk`](GeneratorOptions::prefill_chunk) tokens of the kept one, or where no layer slides.

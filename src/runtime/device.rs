@@ -4,7 +4,8 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use super::{
     capabilities::{AdapterKind, driver_text},
-    context::{GpuContext, GpuOptions},
+    context::GpuContext,
+    gpu_options::GpuOptions,
     requirements,
 };
 use crate::{Error, Result};

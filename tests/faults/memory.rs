@@ -70,7 +70,7 @@ fn fault_17_no_memory_for_a_newcomer() {
         let mut witness = asked(&model, MOST);
         let told = some(&mut witness, 8);
         let before = live(&context);
-        let full = ballast(&context, (step * 160) << 10);
+        let full = ballast(&context, (step * 32) << 10);
         let mut newcomer = asked(&model, MOST);
         let outcome = rest(&mut newcomer);
         assert_eq!(told + &rest(&mut witness).unwrap(), expected(MOST), "{step}: the witness");

@@ -79,7 +79,7 @@ pub struct GeneratorOptions {
     /// tokens and of one, steps together one after the other, and every 16th step takes a run of 16. Default: no.
     pub deterministic: bool,
     /// Marked positions ([`GemmaGenerator::mark`]) that a generator keeps, each of which may come to hold a copy of the sliding layers'
-    /// caches ([`MemoryPlan::sliding_cache`]). Default: 2.
+    /// caches ([`MemoryPlan::sliding_cache`]), which no plan counts. Default: 2; none under a memory budget.
     pub marks: Option<usize>,
     /// Load progress.
     pub on_progress: Option<OnProgress>,
@@ -246,7 +246,7 @@ impl GemmaGenerator {
         let square = options.deterministic.then(|| SQUARE.min(engine.largest_chunk()));
         let history = History::new(window, engine.largest_chunk(), square);
         let (drafter, drafted, submit_time) = (None, DraftStats::default(), options.submit_time);
-        let (ahead, marks) = (Ahead::default(), Marks::new(options.marks.unwrap_or(MARKS)));
+        let (ahead, marks) = (Ahead::default(), Marks::new(options.marks.unwrap_or(if reserved > 0 { 0 } else { MARKS })));
         Ok(Self { config, engine, history, capacity, submit_time, reserved, stop, drafter, drafted, ahead, marks })
     }
 
