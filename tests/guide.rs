@@ -209,7 +209,10 @@ fn a_model_may_think_before_it_answers() {
 fn grammars_that_cannot_be_are_errors() {
     let tokenizer = tokenizer();
     let guides = Guides::new(&tokenizer, &ends(&tokenizer)).unwrap();
-    let chain: String = (0..8000).map(|i| format!("r{i}: r{}\n", i + 1)).collect();
+    let long: String = (0..8000).map(|i| format!("r{i}: r{}\n", i + 1)).collect();
+    let references: String = (0..3000).map(|i| format!(r##", "d{i}": {{"$ref": "#/$defs/d{}"}}"##, i + 1)).collect();
+    let references = format!(r##"{{"$ref": "#/$defs/d0", "$defs": {{"d3000": true{references}}}}}"##);
+    let chain: String = (0..900).map(|i| format!("r{i}: r{}\n", i + 1)).collect();
     let refused: Vec<(&str, Result<Guide, Error>)> = vec![
         ("no JSON", guides.json_schema("{\"type\": ")),
         ("an unknown type", guides.json_schema(r#"{"type": "poem"}"#)),
@@ -226,6 +229,8 @@ fn grammars_that_cannot_be_are_errors() {
         ("no Lark", guides.lark("start: \"a")),
         ("no start", guides.lark("begin: \"a\"")),
         ("itself", guides.lark("start: start")),
+        ("too many rules", guides.lark(&format!("start: r0\n{long}"))),
+        ("too many references", guides.json_schema(&references)),
         ("a chain without an end", guides.lark(&format!("start: r0\n{chain}"))),
         ("empty", guides.lark("")),
     ];
@@ -248,7 +253,7 @@ fn grammars_that_cannot_be_are_errors() {
         assert!(outcome.as_ref().map_or(true, |left| left.as_ref().is_ok_and(BTreeSet::is_empty)), "{grammar}: {outcome:?}");
     }
     // A chain that ends is none the worse for its length.
-    let ends_well = chain.replace("r7999: r8000", "r7999: \"a\"");
+    let ends_well = chain.replace("r899: r900", "r899: \"a\"");
     assert!(guides.lark(&format!("start: r0\n{ends_well}")).is_ok());
 }
 

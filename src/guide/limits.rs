@@ -8,13 +8,15 @@ use crate::{Error, Result};
 const MOST_BYTES: usize = 256 << 10;
 /// Most brackets that are open at once, counted as though none of them stood in a text.
 const MOST_OPEN: usize = 100;
+/// Most rules of a grammar, or references of a schema: compiling takes the square of them, a second for so many.
+const MOST_RULES: usize = 1000;
 /// Stack for compiling: llguidance walks through a grammar by calls of calls.
 const STACK: usize = 256 << 20;
 /// Most characters of what llguidance says.
 const MOST_SAID: usize = 1000;
 
-/// Refuses a grammar by its size and depth.
-pub(super) fn check(text: &str) -> Result<()> {
+/// Refuses a grammar by its size and depth, and by how often it says what every rule says.
+pub(super) fn check(text: &str, rule: &str) -> Result<()> {
     if text.len() > MOST_BYTES {
         return Err(Error::Grammar(format!("it has {} bytes, at most {MOST_BYTES} are read", text.len())));
     }
@@ -27,9 +29,11 @@ pub(super) fn check(text: &str) -> Result<()> {
         }
         most = most.max(open);
     }
-    match most > MOST_OPEN {
-        true => Err(Error::Grammar(format!("{most} brackets are open at once, at most {MOST_OPEN} are read"))),
-        false => Ok(()),
+    let rules = text.matches(rule).count();
+    match (most > MOST_OPEN, rules > MOST_RULES) {
+        (true, _) => Err(Error::Grammar(format!("{most} brackets are open at once, at most {MOST_OPEN} are read"))),
+        (_, true) => Err(Error::Grammar(format!("it has {rules} times '{rule}', at most {MOST_RULES} are read"))),
+        _ => Ok(()),
     }
 }
 

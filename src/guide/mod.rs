@@ -91,7 +91,7 @@ impl Guides {
     /// [`Error::Grammar`] for what is no JSON, for a keyword that cannot be held to, for references to other documents, a schema that
     /// nothing fulfils, and one that is too large or too deep.
     pub fn json_schema(&self, schema: &str) -> Result<Guide> {
-        limits::check(schema)?;
+        limits::check(schema, "$ref")?;
         let mut schema = serde_json::from_str(schema).map_err(|e| Error::Grammar(format!("the schema is no JSON: {e}")))?;
         if let serde_json::Value::Object(fields) = &mut schema {
             let options = serde_json::json!({ "whitespace_flexible": false, "item_separator": ", ", "key_separator": ": " });
@@ -105,7 +105,7 @@ impl Guides {
     /// # Errors
     /// [`Error::Grammar`] for an expression that cannot be read, that nothing matches, or that is too large.
     pub fn regex(&self, pattern: &str) -> Result<Guide> {
-        limits::check(pattern)?;
+        limits::check(pattern, "(?")?;
         self.guide(TopLevelGrammar::from_regex(pattern))
     }
 
@@ -114,7 +114,7 @@ impl Guides {
     /// # Errors
     /// As [`regex`](Self::regex).
     pub fn lark(&self, grammar: &str) -> Result<Guide> {
-        limits::check(grammar)?;
+        limits::check(grammar, ":")?;
         self.guide(TopLevelGrammar::from_lark(grammar.to_string()))
     }
 
