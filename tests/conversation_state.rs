@@ -6,8 +6,8 @@ mod talk;
 use gemmaflow::{
     Error,
     conversation::{AnswerOptions, Conversation, Event, Model, Overflow},
-    generate::{GeneratorOptions, SampleOpts},
-    runtime::Device,
+    generate::{GeneratorOptions, MemoryPlan, SampleHooks, SampleOpts, Sampler},
+    runtime::{Device, GpuOptions, Opened},
     text::Message,
 };
 use talk::{conversation, devices, end, events, events_of, greedy, open, text};
@@ -233,4 +233,146 @@ fn conversations_in_steps_together_say_what_they_say_alone() {
             });
         }
     }
+}
+
+#[test]
+fn a_conversation_is_saved_before_its_first_answer() {
+    let model = open(&Device::Gpu, GeneratorOptions::default());
+    let mut original = conversation(&model, 12);
+    original.push(Message::system("Speak as a king.")).unwrap();
+    let mut bytes = Vec::new();
+    original.save(&mut bytes).unwrap();
+    let mut restored = model.restore(&bytes[..]).unwrap();
+    for conversation in [&mut original, &mut restored] {
+        conversation.say("Who goes there?").unwrap();
+    }
+    assert_eq!(text(&events(&mut restored)), text(&events(&mut original)));
+    let mut empty = Vec::new();
+    model.conversation().unwrap().save(&mut empty).unwrap();
+    assert!(model.restore(&empty[..]).unwrap().messages().is_empty());
+}
+
+#[test]
+fn options_change_with_the_next_token() {
+    let model = open(&Device::Gpu, GeneratorOptions::default());
+    let mut one = conversation(&model, 30);
+    one.say("Who goes there?").unwrap();
+    events_of(&mut one, 6);
+    let mut other = one.fork().unwrap();
+    let sampling = SampleOpts::temperature(1.5, 3);
+    for conversation in [&mut one, &mut other] {
+        conversation.set_options(AnswerOptions { sampling, ..greedy(30) });
+    }
+    assert_eq!(text(&events(&mut one)), text(&events(&mut other)), "nothing was under way in the fork");
+}
+
+#[test]
+fn a_bookmark_of_text_is_found_after_its_beginning_was_forgotten() {
+    let model = open(&Device::Gpu, GeneratorOptions { context: Some(96), ..GeneratorOptions::default() });
+    let mut story = model.conversation().unwrap().with_options(AnswerOptions { overflow: Overflow::Forget, ..greedy(60) });
+    story.write("ROMEO:\n").unwrap();
+    story.answer().unwrap();
+    events(&mut story);
+    let (bookmark, before) = (story.bookmark(), story.used());
+    story.answer().unwrap();
+    events(&mut story);
+    assert!(story.used() < before + 60, "something was forgotten");
+    let rest = story.tokens().to_vec();
+    story.rewind(&bookmark);
+    assert!(story.used() < before, "what was forgotten stays so");
+    story.answer().unwrap();
+    assert!(rest.starts_with(story.tokens()), "the text up to the bookmark, without what was forgotten");
+}
+
+#[test]
+fn text_goes_on_behind_what_was_said_and_not_behind_a_stop_text() {
+    let model = open(&Device::Gpu, GeneratorOptions::default());
+    let mut plain = conversation(&model, 40);
+    plain.write("ROMEO:\n").unwrap();
+    plain.answer().unwrap();
+    let whole = text(&events(&mut plain));
+    let stop = whole.chars().skip(20).take(3).collect::<String>();
+    let at = whole.find(&stop).unwrap();
+    let mut stopped = model.conversation().unwrap().with_options(AnswerOptions { stop: vec![stop], ..greedy(40) });
+    stopped.write("ROMEO:\n").unwrap();
+    stopped.answer().unwrap();
+    events(&mut stopped);
+    stopped.write("!").unwrap();
+    stopped.answer().unwrap();
+    let seen = model.tokenizer().decode(stopped.tokens()).unwrap();
+    assert_eq!(seen, format!("ROMEO:\n{}!", &whole[..at]));
+}
+
+#[test]
+fn a_model_under_a_budget_has_one_cache_a_conversation() {
+    let context = match Device::Gpu.open(&GpuOptions::default()).unwrap() {
+        Opened::Gpu(context) => context,
+        Opened::Reference => panic!("Device::Gpu opened the reference"),
+    };
+    let options = |budget| GeneratorOptions { context: Some(512), memory_budget: budget, ..GeneratorOptions::default() };
+    let config = gemmaflow::gemma::GemmaConfig::from_file(talk::DEMO).unwrap();
+    let mut loader = gemmaflow::weights::load_from_path(talk::DEMO).unwrap();
+    let plan = MemoryPlan::for_options(config, loader.as_mut(), context.capabilities(), &options(Some(1 << 30))).unwrap();
+    let model = Model::open(talk::DEMO, Device::Context(context.clone()), options(Some(plan.peak()))).unwrap();
+    let mut conversation = conversation(&model, 8);
+    conversation.say("Who goes there?").unwrap();
+    events(&mut conversation);
+    context.wait_idle("a test").unwrap();
+    context.release_staging();
+    let live = context.counters().snapshot().bytes_live;
+    assert!(live <= plan.peak(), "{live} bytes of {}", plan.peak());
+}
+
+#[test]
+fn more_room_for_prompts_keeps_those_that_are_there() {
+    let model = open(&Device::Gpu, GeneratorOptions::default());
+    let mut conversation = conversation(&model, 4);
+    conversation.say("Who goes there? ".repeat(6)).unwrap();
+    events(&mut conversation);
+    let kept = model.kept_prompt_bytes();
+    model.keep_prompts(512 << 20);
+    assert_eq!(model.kept_prompt_bytes(), kept);
+    model.keep_prompts(kept - 1);
+    assert!(kept > 0 && model.kept_prompt_bytes() == 0);
+}
+
+/// A sampler that recovers the model while a conversation of the old device is at work.
+struct Recovers(Option<Model>);
+
+impl Sampler for Recovers {
+    fn name(&self) -> &str {
+        "recovers"
+    }
+
+    fn choose(&mut self, _: &[f32], _: &[u32]) -> anyhow::Result<u32> {
+        self.0.take().map_or(Ok(()), |model| model.recover(Device::Cpu))?;
+        Ok(700)
+    }
+}
+
+#[test]
+fn a_prompt_of_the_device_before_a_recovery_is_not_kept() {
+    let model = open(&Device::Gpu, GeneratorOptions::default());
+    let before = model.gpu().unwrap();
+    let hooks = SampleHooks::new().with_sampler(Recovers(Some(model.clone())));
+    let mut first = conversation(&model, 4).with_hooks(hooks);
+    first.say("Who goes there? ".repeat(6)).unwrap();
+    events(&mut first);
+    assert_eq!(model.kept_prompt_bytes(), 0);
+    let mut second = conversation(&model, 4);
+    second.say("Who goes there? ".repeat(6)).unwrap();
+    let submits = before.counters().snapshot().submits;
+    events(&mut second);
+    assert_eq!(before.counters().snapshot().submits, submits, "it runs on the new device");
+}
+
+#[test]
+fn the_parts_of_a_prompt_are_told_once() {
+    let model = open(&Device::Gpu, GeneratorOptions { prefill_chunk: Some(16), ..GeneratorOptions::default() });
+    let mut conversation = conversation(&model, 2);
+    conversation.say("Speak, or I shall call the watch. ".repeat(6)).unwrap();
+    let told = events(&mut conversation);
+    let parts: Vec<usize> =
+        told.iter().filter_map(|event| if let Event::Prompt { done, .. } = event { Some(*done) } else { None }).collect();
+    assert!(parts.len() > 3 && parts.windows(2).all(|pair| pair[0] < pair[1]), "{parts:?}");
 }

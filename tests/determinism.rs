@@ -286,3 +286,43 @@ fn a_step_as_a_future_is_the_step() {
         assert_eq!(waiting.step_cached(&GREEDY).unwrap(), blocking.step_cached(&GREEDY).unwrap(), "{device}");
     }
 }
+
+#[test]
+fn rows_of_a_plain_generator_are_none_of_a_deterministic_one() {
+    let oracle = Oracle::open("gemma3-text");
+    let text = tokens(&oracle, 14);
+    let mut plain = with(&oracle, &Device::Gpu, GeneratorOptions::default());
+    plain.prefill_get_last_logits(&text[..12]).unwrap();
+    let mut bytes = Vec::new();
+    plain.save(&mut bytes).unwrap();
+    let mut restored = deterministic(&oracle, &Device::Gpu);
+    restored.restore(&bytes[..]).unwrap();
+    assert_eq!(restored.cached_rows(), 0);
+    let expected = deterministic(&oracle, &Device::Gpu).prefill_get_last_logits(&text).unwrap();
+    assert_eq!(restored.prefill_get_last_logits(&text).unwrap(), expected);
+}
+
+#[test]
+fn what_was_begun_for_another_step_is_not_taken_for_this_one() {
+    let oracle = Oracle::open("gemma3-text");
+    let prompt = oracle.tokens("p33.input_ids");
+    let draw = SampleOpts::temperature(1.4, 5);
+    let begun = |generator: &mut GemmaGenerator| {
+        let mut future = Box::pin(generator.step_async(&GREEDY));
+        let polled = future.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+        assert!(polled.is_pending(), "the reference waits for nobody, a device takes its time");
+    };
+    let fresh = || {
+        let mut generator = with(&oracle, &Device::Gpu, GeneratorOptions::default());
+        generator.prefill(&prompt).unwrap();
+        generator
+    };
+    let drawn = fresh().step_cached(&draw).unwrap();
+    let mut generator = fresh();
+    begun(&mut generator);
+    assert_eq!(generator.step_cached(&draw).unwrap(), drawn, "other options");
+    let (mut generator, mut expected) = (fresh(), fresh());
+    begun(&mut generator);
+    assert_eq!(generator.step(&GREEDY).unwrap(), expected.step_cached(&GREEDY).unwrap());
+    assert_eq!(generator.generate_cached(8, &GREEDY).unwrap(), expected.generate_cached(8, &GREEDY).unwrap());
+}

@@ -4,8 +4,9 @@ use std::{collections::BTreeSet, ops::ControlFlow, path::Path};
 
 use gemmaflow::{
     Error,
+    conversation::{AnswerOptions, Model},
     gemma::GemmaConfig,
-    generate::{GemmaGenerator, LogitBias, LogitProcessor, SampleHooks, SampleOpts},
+    generate::{GemmaGenerator, GeneratorOptions, LogitBias, LogitProcessor, SampleHooks, SampleOpts},
     guide::{Guide, Guides},
     ir::DType,
     runtime::Device,
@@ -280,5 +281,19 @@ fn a_step_of_a_large_grammar_ends() {
             let typed = matches!(&outcome, Ok(_) | Err(Error::Hook { .. } | Error::NoTokenAllowed { .. }));
             assert!(typed, "{which} {length}: {outcome:?}");
         }
+    }
+}
+
+#[test]
+fn every_answer_of_a_conversation_is_held_to_its_grammar() {
+    let (tokenizer, options) = (tokenizer(), AnswerOptions { sampling: SampleOpts::greedy(), ..AnswerOptions::default() });
+    let guide = Guides::new(&tokenizer, &ends(&tokenizer)).unwrap().regex("(yes|no), my (lord|lady)").unwrap();
+    let model = Model::open(demo(), Device::Gpu, GeneratorOptions::default()).unwrap();
+    let mut conversation =
+        model.conversation().unwrap().with_options(options).with_hooks(SampleHooks::new().with_processor(guide));
+    for asked in ["Who goes there?", "Art thou a friend?", "Speak!"] {
+        conversation.say(asked).unwrap();
+        let said = conversation.finish(|_| ControlFlow::Continue(())).unwrap();
+        assert!(["yes, my lord", "yes, my lady", "no, my lord", "no, my lady"].contains(&said.as_str()), "{asked} {said:?}");
     }
 }

@@ -4,12 +4,19 @@
 #[allow(dead_code)] // Each test binary uses a part.
 mod oracle;
 
-use std::{ops::ControlFlow, path::Path, sync::Arc, time::Duration};
+use std::{
+    ops::ControlFlow,
+    path::Path,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
 
 use gemmaflow::{
     Error,
+    conversation::{AnswerOptions, Ending, Event, Model},
     gemma::GemmaConfig,
-    generate::{Drafter, GemmaGenerator, GeneratorOptions, SampleOpts},
+    generate::{Drafter, GemmaGenerator, GeneratorOptions, LogitBias, SampleHooks, SampleOpts},
     runtime::{
         Device, GpuContext, GpuOptions, Opened, OwnDevice, wanted_features, wanted_limits,
         wgpu::{DeviceDescriptor, Features},
@@ -22,6 +29,7 @@ use oracle::{Oracle, worst};
 const SHORTEST: Option<Duration> = Some(Duration::from_nanos(1));
 /// Longer than any run.
 const LONG: Option<Duration> = Some(Duration::from_secs(3600));
+const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo");
 const PROMPT: [u32; 3] = [2, 910, 262];
 /// What transformers writes after "ROMEO:" (assets/demo/expected.json).
 const EXPECTED: [u32; 8] = [282, 459, 391, 415, 382, 358, 268, 303];
@@ -37,7 +45,7 @@ fn of(oracle: &Oracle, submit_time: Option<Duration>) -> GemmaGenerator {
 }
 
 fn demo(device: Device, options: GeneratorOptions) -> GemmaGenerator {
-    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo"));
+    let folder = Path::new(DEMO);
     let (config, mut loader) = (GemmaConfig::from_file(folder).unwrap(), load_from_path(folder).unwrap());
     GemmaGenerator::with_options(config, loader.as_mut(), device, options).unwrap()
 }
@@ -194,4 +202,100 @@ fn a_device_lost_between_slices_is_an_error_and_the_history_stays() {
     });
     assert!(matches!(outcome, Err(Error::DeviceLost(_))), "{outcome:?}");
     assert_eq!((&sliced.tokens()[..3], &sliced.tokens()[3..]), (&PROMPT[..], &EXPECTED[..2]));
+}
+
+/// Polls `future` once and says whether it has to wait.
+fn is_pending<T>(future: &mut std::pin::Pin<Box<impl Future<Output = T>>>) -> bool {
+    future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending()
+}
+
+#[test]
+fn a_step_given_up_between_slices_loses_nothing() {
+    let context = open();
+    let mut sliced = demo(Device::Context(context.clone()), options(SHORTEST));
+    // The prompt's rows first, then slices of the step.
+    for given_up_after in (1..30).step_by(4) {
+        sliced.prefill(&[PROMPT[0], 700 + given_up_after as u32]).unwrap();
+        sliced.prefill(&PROMPT).unwrap();
+        let (before, greedy) = (submits(&sliced), SampleOpts::greedy());
+        let mut step = Box::pin(sliced.step_async(&greedy));
+        while context.counters().snapshot().submits - before < given_up_after {
+            assert!(is_pending(&mut step));
+        }
+        drop(step);
+        assert_eq!(sliced.tokens(), PROMPT);
+        assert_eq!(sliced.generate_cached(8, &SampleOpts::greedy()).unwrap(), EXPECTED, "after {given_up_after} slices");
+    }
+}
+
+#[test]
+fn steps_together_are_submits_of_slices_with_the_same_tokens() {
+    let step = |submit_time| {
+        let mut first = demo(Device::Gpu, options(submit_time));
+        first.prefill(&PROMPT).unwrap();
+        let (mut second, mut third) = (first.fork().unwrap(), first.share_weights().unwrap());
+        third.prefill(&[PROMPT[0], 700]).unwrap();
+        let (mut tokens, mut made) = (Vec::new(), 0);
+        for _ in 0..6 {
+            let before = submits(&first);
+            let opts = [SampleOpts::greedy(), SampleOpts::temperature(0.9, 4), SampleOpts::greedy()];
+            let chosen = GemmaGenerator::step_together(&mut [&mut first, &mut second, &mut third], &opts);
+            tokens.push(chosen.into_iter().collect::<Result<Vec<u32>, _>>().unwrap());
+            made = submits(&first) - before;
+        }
+        (tokens, made)
+    };
+    let ((whole, one), (sliced, many)) = (step(LONG), step(SHORTEST));
+    assert_eq!(sliced, whole);
+    assert_eq!((one, many > 20), (1, true), "{many} slices");
+}
+
+#[test]
+fn an_answer_is_cancelled_between_two_slices() {
+    let model = Model::open(DEMO, Device::Gpu, options(SHORTEST)).unwrap();
+    let greedy = AnswerOptions { sampling: SampleOpts::greedy(), max_tokens: Some(8), ..AnswerOptions::default() };
+    let ban = SampleHooks::new().with_processor(LogitBias::new().with(700, -1.0));
+    for hooks in [None, Some(ban)] {
+        let mut conversation = model.conversation().unwrap().with_options(greedy.clone());
+        conversation.set_hooks(hooks);
+        conversation.write("ROMEO:\n").unwrap();
+        conversation.answer().unwrap();
+        let mut event = Box::pin(async { conversation.next_event_async().await });
+        assert!(is_pending(&mut event), "a slice is under way");
+        drop(event);
+        let before = model.counters().unwrap().submits;
+        conversation.cancel_token().cancel();
+        let events: Vec<Event> = conversation.events().map(Result::unwrap).collect();
+        assert!(matches!(events[..], [Event::End { ending: Ending::Cancelled, .. }]), "{events:?}");
+        assert_eq!(model.counters().unwrap().submits, before, "nothing is submitted for an answer that is cancelled");
+        conversation.answer().unwrap();
+        conversation.finish(|_| ControlFlow::Continue(())).unwrap();
+        assert_eq!(conversation.tokens(), [&PROMPT[..], &EXPECTED].concat());
+    }
+}
+
+#[test]
+fn steps_with_hooks_wait_for_the_device_without_blocking() {
+    let model = Model::open(DEMO, Device::Gpu, options(None)).unwrap();
+    let ban = SampleHooks::new().with_processor(LogitBias::new().with(700, -1.0));
+    let greedy = AnswerOptions { sampling: SampleOpts::greedy(), max_tokens: Some(8), ..AnswerOptions::default() };
+    let mut conversation = model.conversation().unwrap().with_options(greedy).with_hooks(ban);
+    conversation.write("ROMEO:\n").unwrap();
+    conversation.answer().unwrap();
+    let mut waits = 0;
+    loop {
+        let mut event = Box::pin(async { conversation.next_event_async().await });
+        let told = loop {
+            match event.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(told) => break told.unwrap(),
+                Poll::Pending => waits += 1,
+            }
+            std::thread::yield_now();
+        };
+        if told.is_none() {
+            break;
+        }
+    }
+    assert_eq!(conversation.tokens(), [&PROMPT[..], &EXPECTED].concat());
+    assert!(waits > 0, "some step takes longer than it takes to ask");
 }

@@ -1,6 +1,6 @@
 //! Mixed load for a while: threads, batches, cancels, forks, saved and restored conversations, lost devices. Every text is that of an
 //! undisturbed run, and memory stays flat. The suite runs it for seconds; for an hour:
-//! `cargo test --release --test soak -- --ignored --nocapture`.
+//! `SOAK_MINUTES=60 cargo test --release --test soak -- --nocapture`.
 
 use std::{
     ops::ControlFlow,
@@ -275,11 +275,8 @@ fn lose(model: &Model) {
 
 #[test]
 fn a_while_of_mixed_load() {
-    soak(Duration::from_secs(20), Duration::from_secs(4));
-}
-
-#[test]
-#[ignore = "an hour"]
-fn an_hour_of_mixed_load() {
-    soak(Duration::from_secs(3600), Duration::from_secs(60));
+    match std::env::var("SOAK_MINUTES") {
+        Ok(minutes) => soak(Duration::from_secs(60 * minutes.parse::<u64>().unwrap()), Duration::from_secs(60)),
+        Err(_) => soak(Duration::from_secs(20), Duration::from_secs(4)),
+    }
 }

@@ -38,11 +38,14 @@ pub(super) struct Answer {
     pub(super) usage: Usage,
     /// The tokens of it.
     pub(super) tokens: Vec<u32>,
+    /// Tokens of the prompt that were told to be read.
+    pub(super) read: usize,
 }
 
 impl Answer {
     pub(super) fn new(reader: Reader, options: &AnswerOptions, usage: Usage) -> Self {
-        Self { reader, stops: StopTexts::new(&options.stop), turn: ModelTurn::default(), usage, tokens: Vec::new() }
+        let (stops, turn, tokens, read) = (StopTexts::new(&options.stop), ModelTurn::default(), Vec::new(), usage.cached);
+        Self { reader, stops, turn, usage, tokens, read }
     }
 
     /// Takes the next token; `is_stop` says that no other follows. Returns why the answer ends with it, if it does.

@@ -70,6 +70,12 @@ impl Conversation {
         self
     }
 
+    /// Changes who has a say, from the next token on; `None` for nobody.
+    pub fn set_hooks(&mut self, hooks: Option<SampleHooks>) {
+        self.generator.stop_ahead();
+        self.hooks = hooks;
+    }
+
     /// The model.
     pub fn model(&self) -> &Model {
         &self.model
@@ -139,10 +145,11 @@ impl Conversation {
     fn open(&mut self) -> Result<()> {
         let tokens = self.prompt()?;
         let own = self.generator.rows_kept(&tokens);
-        if let Some(further) = self.model.further(&tokens, own) {
+        if let Some(further) = self.model.further(&tokens, own, self.generation) {
             self.generator = further;
         }
         self.generator.prefill(&tokens)?;
+        self.hooks.iter_mut().try_for_each(|hooks| hooks.begin(tokens.len()))?;
         self.cancel.reset();
         self.events.clear();
         let usage = Usage { prompt: tokens.len(), cached: self.generator.cached_rows(), answer: 0 };
@@ -154,7 +161,7 @@ impl Conversation {
         let tokenizer = self.model.tokenizer();
         Ok(match self.script {
             Script::Turns { .. } => Reader::Turn(self.model.format()?.parser(tokenizer)),
-            Script::Empty | Script::Text(_) => Reader::Text(tokenizer.stream()),
+            Script::Empty | Script::Text { .. } => Reader::Text(tokenizer.stream()),
         })
     }
 
@@ -186,9 +193,10 @@ impl Conversation {
         let (capacity, before) = (self.max_context(), self.script.clone());
         let said = self.answer.as_ref().map_or(Vec::new(), |answer| answer.tokens.clone());
         let tokens = match &mut self.script {
-            Script::Text(tokens) => {
+            Script::Text { tokens, .. } => {
                 *tokens = self.generator.tokens().to_vec();
-                if self.script.forget() { self.script.tokens(self.model.format(), self.model.tokenizer(), true)? } else { said }
+                self.script.forget();
+                self.script.tokens(self.model.format(), self.model.tokenizer(), true)?
             }
             _ => {
                 self.forget_to((capacity / 2).saturating_sub(said.len()))?;
@@ -200,7 +208,9 @@ impl Conversation {
             self.script = before;
             return Err(full);
         }
-        self.generator.prefill(&tokens)
+        self.generator.prefill(&tokens)?;
+        let said = self.answer.as_ref().map_or(0, |answer| answer.tokens.len());
+        self.hooks.iter_mut().try_for_each(|hooks| hooks.begin(tokens.len().saturating_sub(said)))
     }
 
     /// Gives up the answer under way; what was said of it stays, and is a message. Events that were not taken yet are dropped. Does
@@ -223,7 +233,7 @@ impl Conversation {
             return self.generator.tokens().len();
         }
         match &self.script {
-            Script::Text(tokens) => tokens.len(),
+            Script::Text { tokens, .. } => tokens.len(),
             script => script.tokens(self.model.format(), self.model.tokenizer(), false).map_or(0, |tokens| tokens.len()),
         }
     }
@@ -249,7 +259,7 @@ impl Conversation {
 
     /// The end of what was said so far, to [`rewind`](Self::rewind) to.
     pub fn bookmark(&self) -> Bookmark {
-        let tokens = if let Script::Text(tokens) = &self.script { tokens.len() } else { 0 };
+        let tokens = if let Script::Text { tokens, forgotten } = &self.script { tokens.len() + forgotten } else { 0 };
         Bookmark { messages: self.messages().len(), tokens }
     }
 

@@ -11,8 +11,9 @@
 //! let model = Model::open("models/gemma-3-1b-it", Device::Auto, GeneratorOptions::default())?;
 //! let mut conversation = model.conversation()?;
 //! conversation.say("Why is the sky blue?")?;
+//! let mut said = String::new();
 //! for event in conversation.events() {
-//!     print!("{}", event?);
+//!     said += &event?.to_string();
 //! }
 //! # Ok(())
 //! # }

@@ -65,7 +65,7 @@ impl Model {
         let kept = if options.memory_budget.is_some() { 0 } else { KEPT_PROMPTS };
         let generator = GemmaGenerator::with_options(config.clone(), loader, device, options)?;
         let stop = ChatFormat::of(&config).map_or(Vec::new(), |format| format.stop_tokens(&tokenizer));
-        let base = Mutex::new(generator.with_stop_tokens(&stop));
+        let base = Mutex::new(generator.with_stop_tokens(&stop).without_cache());
         let trunks = Mutex::new(Trunks::new(kept));
         Ok(Self(Arc::new(Shared { base, trunks, config, tokenizer, gpu, generation: AtomicU64::new(0) })))
     }
@@ -132,7 +132,7 @@ impl Model {
     /// A prompt is found again where it differs from a kept one in at most the last
     /// [`prefill_chunk`](GeneratorOptions::prefill_chunk) tokens of the kept one, or where no layer slides.
     pub fn keep_prompts(&self, bytes: u64) {
-        *self.trunks() = Trunks::new(bytes);
+        self.trunks().set_budget(bytes);
     }
 
     /// Bytes that [`keep_prompts`](Self::keep_prompts) has come to.
@@ -167,9 +167,9 @@ impl Model {
     /// As [`Model::open`]; the model is then as it was.
     pub fn recover(&self, device: Device) -> Result<()> {
         let mut base = self.base();
-        *base = base.recovered(device, &self.0.gpu)?;
-        self.trunks().clear();
-        self.0.generation.fetch_add(1, Relaxed);
+        *base = base.recovered(device, &self.0.gpu)?.without_cache();
+        let generation = self.0.generation.fetch_add(1, Relaxed) + 1;
+        self.trunks().restart(generation);
         Ok(())
     }
 
@@ -184,15 +184,15 @@ impl Model {
     }
 
     /// A generator with more rows of a prompt than `own`, from an earlier conversation.
-    pub(super) fn further(&self, tokens: &[u32], own: usize) -> Option<GemmaGenerator> {
-        let found = self.trunks().with_more(tokens, own);
+    pub(super) fn further(&self, tokens: &[u32], own: usize, generation: u64) -> Option<GemmaGenerator> {
+        let found = self.trunks().with_more(tokens, own, generation);
         // They are computed instead.
         found.inspect_err(|error| tracing::debug!(%error, "a kept prompt cannot be copied")).ok().flatten()
     }
 
     /// Offers the rows of a prompt to later conversations.
-    pub(super) fn offer(&self, generator: &GemmaGenerator) {
-        self.trunks().offer(generator);
+    pub(super) fn offer(&self, generator: &GemmaGenerator, generation: u64) {
+        self.trunks().offer(generator, generation);
     }
 
     fn base(&self) -> MutexGuard<'_, GemmaGenerator> {

@@ -53,7 +53,7 @@ impl Conversation {
         let (messages, forgotten, text) = match &self.script {
             Script::Empty => (Vec::new(), 0, None),
             Script::Turns { messages, forgotten } => (messages.clone(), *forgotten, None),
-            Script::Text(tokens) => (Vec::new(), 0, Some(tokens.clone())),
+            Script::Text { tokens, forgotten } => (Vec::new(), *forgotten, Some(tokens.clone())),
         };
         let answer = self.answer.as_ref().map(|answer| {
             let Usage { prompt, cached, .. } = answer.usage;
@@ -88,7 +88,7 @@ impl Model {
         conversation.options = saved.options;
         conversation.is_new = false;
         conversation.script = match saved.text {
-            Some(tokens) => Script::Text(tokens),
+            Some(tokens) => Script::Text { tokens, forgotten: saved.forgotten },
             None if saved.messages.is_empty() => Script::Empty,
             None => Script::turns(saved.messages, saved.forgotten)?,
         };

@@ -16,15 +16,20 @@ pub(super) enum Script {
         /// Messages after the instructions that the model sees no more.
         forgotten: usize,
     },
-    /// Tokens of a text, beginning with BOS.
-    Text(Vec<u32>),
+    /// A text.
+    Text {
+        /// Its tokens, beginning with BOS.
+        tokens: Vec<u32>,
+        /// Tokens behind the first that are gone.
+        forgotten: usize,
+    },
 }
 
 impl Script {
     pub(super) fn messages(&self) -> &[Message] {
         match self {
             Self::Turns { messages, .. } => messages,
-            Self::Empty | Self::Text(_) => &[],
+            Self::Empty | Self::Text { .. } => &[],
         }
     }
 
@@ -47,7 +52,7 @@ impl Script {
         match self {
             Self::Empty => *self = Self::Turns { messages: vec![message], forgotten: 0 },
             Self::Turns { messages, .. } => messages.push(message),
-            Self::Text(_) => return Err(Error::Chat("this conversation is plain text; start another for messages".into())),
+            Self::Text { .. } => return Err(Error::Chat("this conversation is plain text; start another for messages".into())),
         }
         Ok(())
     }
@@ -61,7 +66,7 @@ impl Script {
                 let seen = messages.len() - instructions(messages) > *forgotten;
                 *forgotten = if seen { *forgotten } else { 0 };
             }
-            Self::Text(tokens) if kept_tokens > 0 => tokens.truncate(kept_tokens),
+            Self::Text { tokens, forgotten } if kept_tokens > 0 => tokens.truncate(kept_tokens.saturating_sub(*forgotten).max(1)),
             _ => *self = Self::Empty,
         }
     }
@@ -71,14 +76,13 @@ impl Script {
     /// # Errors
     /// [`Error::Chat`] among messages, and those of encoding.
     pub(super) fn write(&mut self, tokenizer: &Tokenizer, text: &str) -> Result<()> {
-        let tokens = match self {
+        match self {
             Self::Turns { .. } => {
                 return Err(Error::Chat("this conversation consists of messages; start another for plain text".into()));
             }
-            Self::Empty => tokenizer.encode(text, true)?,
-            Self::Text(tokens) => [std::mem::take(tokens), tokenizer.encode(text, false)?].concat(),
-        };
-        *self = Self::Text(tokens);
+            Self::Empty => *self = Self::Text { tokens: tokenizer.encode(text, true)?, forgotten: 0 },
+            Self::Text { tokens, .. } => tokens.extend(tokenizer.encode(text, false)?),
+        }
         Ok(())
     }
 
@@ -89,7 +93,7 @@ impl Script {
     pub(super) fn tokens(&self, format: Result<ChatFormat>, tokenizer: &Tokenizer, open: bool) -> Result<Vec<u32>> {
         match self {
             Self::Empty => Ok(Vec::new()),
-            Self::Text(tokens) => Ok(tokens.clone()),
+            Self::Text { tokens, .. } => Ok(tokens.clone()),
             Self::Turns { messages, forgotten: 0 } => format?.encode(tokenizer, messages, open),
             Self::Turns { messages, forgotten } => {
                 let instructions = instructions(messages);
@@ -109,10 +113,13 @@ impl Script {
                 let next = seen.iter().skip(1).position(|message| matches!(message, Message::User(_)));
                 next.inspect(|next| *forgotten += next + 1).is_some()
             }
-            Self::Text(tokens) => {
-                let spared = tokens.len() / 2;
-                tokens.drain(1.min(tokens.len())..spared.max(1).min(tokens.len()));
-                spared > 1
+            Self::Text { tokens, forgotten } => {
+                let spared = (tokens.len() / 2).saturating_sub(1);
+                if spared > 0 {
+                    tokens.drain(1..=spared);
+                }
+                *forgotten += spared;
+                spared > 0
             }
         }
     }

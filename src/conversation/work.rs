@@ -102,10 +102,10 @@ impl Conversation {
         let sampling = &self.options.sampling;
         let outcome = match &mut self.hooks {
             None => self.generator.advance(sampling, left).map(|tokens| (tokens, None)),
-            Some(hooks) => match self.generator.ready_in_part(sampling) {
-                Ok(true) => self.generator.step_hooked(sampling, hooks).map(|chosen| (vec![chosen.token], Some(chosen))),
-                unready => unready.map(|_| (Vec::new(), None)),
-            },
+            Some(hooks) => self.generator.advance_hooked(sampling, hooks).map(|chosen| {
+                let token = chosen.as_ref().map(|chosen| chosen.token);
+                (token.into_iter().collect(), chosen)
+            }),
         };
         match outcome {
             Err(full @ Error::ContextFull { .. }) if self.options.overflow == Overflow::Forget => self.make_room(full),
@@ -157,7 +157,7 @@ impl Conversation {
         let (said, prompt) = (answer.tokens.len(), answer.usage.prompt);
         if said == 0 {
             let done = if tokens.is_empty() { self.generator.cached_rows().min(prompt) } else { prompt };
-            if done > answer.usage.cached || !tokens.is_empty() {
+            if done > std::mem::replace(&mut answer.read, done) || !tokens.is_empty() {
                 self.events.push_back(Event::Prompt { done, total: prompt });
             }
         }
@@ -165,7 +165,7 @@ impl Conversation {
             // The next prompt begins with this one.
             self.generator.mark();
             if std::mem::take(&mut self.is_new) {
-                self.model.offer(&self.generator);
+                self.model.offer(&self.generator, self.generation);
             }
         }
         self.events.extend(chosen.filter(|chosen| chosen.logprob.is_some()).map(Event::Token));
@@ -188,7 +188,19 @@ impl Conversation {
         answer.finish(ending, &mut self.events);
         match &mut self.script {
             Script::Turns { messages, .. } if !nothing => messages.push(Message::Model(answer.turn)),
-            Script::Text(tokens) => *tokens = self.generator.tokens().to_vec(),
+            Script::Text { tokens, .. } => {
+                let (history, tokenizer) = (self.generator.tokens(), self.model.tokenizer());
+                let prompt = history.len().saturating_sub(answer.tokens.len()).clamp(history.len().min(1), history.len());
+                let said = match ending {
+                    // The last tokens hold more than what was said.
+                    Ending::Stop(_) => tokenizer.encode(&answer.turn.text, false).unwrap_or_default(),
+                    Ending::Turn => answer.tokens[..answer.tokens.len().saturating_sub(1)].to_vec(),
+                    _ => answer.tokens.clone(),
+                };
+                // Of an answer longer than the context the beginning is forgotten.
+                let gone = answer.tokens.len() - (history.len() - prompt).min(answer.tokens.len());
+                *tokens = [&history[..prompt], &said[gone.min(said.len())..]].concat();
+            }
             Script::Turns { .. } | Script::Empty => {}
         }
     }

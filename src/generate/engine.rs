@@ -95,15 +95,31 @@ pub(crate) trait Engine: Send {
     /// Rows of earlier positions must be in the cache.
     fn run(&mut self, tokens: &[u32], start: usize, want: Want) -> Result<Vec<f32>>;
 
+    /// As [`run`](Self::run) for the rows alone, of which no more than a first slice need be submitted: they are there when no
+    /// [slices are left](Self::slices_left).
+    fn begin_rows(&mut self, tokens: &[u32], start: usize) -> Result<()> {
+        self.run(tokens, start, Want::Nothing).map(|_| ())
+    }
+
+    /// Whether slices of the run that was begun last are left to submit, by [`go_on`](Self::go_on) or not at all.
+    fn slices_left(&self) -> bool {
+        false
+    }
+
+    /// Submits the next slice, if one is left, when the one before is done.
+    fn go_on(&mut self) -> Result<()> {
+        Ok(())
+    }
+
     /// As [`run`](Self::run) for the tokens of `history` from `start` on, to choose the token that follows `history`; drops what was
-    /// begun before and not finished.
+    /// begun before and not finished. No more than a first slice need be submitted.
     fn begin(&mut self, history: &[u32], start: usize, opts: &SampleOpts) -> Result<()>;
 
     /// Begins to run the token at `position`, which is the one that the device will choose in the run begun last, to choose the one
     /// after it. `false` where only the host can choose.
     fn begin_next(&mut self, position: usize, opts: &SampleOpts) -> Result<bool>;
 
-    /// Waits for the run that was begun first: the token that follows `history`. Where the device did not foresee it, what was begun
+    /// Waits for the run that was begun first, submitting what slices are left of it: the token that follows `history`. Where the device did not foresee it, what was begun
     /// after that run is to be begun again.
     fn finish(&mut self, history: &[u32], opts: &SampleOpts) -> Result<Sampled>;
 
@@ -111,7 +127,7 @@ pub(crate) trait Engine: Send {
     /// `temperature`.
     fn begin_look(&mut self, history: &[u32], start: usize, temperature: f32) -> Result<()>;
 
-    /// Waits for the run of [`begin_look`](Self::begin_look); the logits of `ids`, none of them outside of the vocabulary, are wanted in
+    /// As [`finish`](Self::finish) waits for the run of [`begin_look`](Self::begin_look); the logits of `ids`, none of them outside of the vocabulary, are wanted in
     /// any case.
     fn look(&mut self, ids: &[u32]) -> Result<Looked>;
 

@@ -141,7 +141,8 @@ impl std::fmt::Debug for Guides {
 
 /// Lets a model say what a grammar allows: a [`LogitProcessor`].
 ///
-/// What it constrains begins where the history ends when it is first asked, or where [`starting_at`](Self::starting_at) says. It
+/// What it constrains begins where the history ends when it is first asked, or where [`starting_at`](Self::starting_at) says; in a
+/// conversation with each answer. It
 /// follows rewinds, forks and changes of the history behind that. A clone goes on by itself.
 #[derive(Clone)]
 pub struct Guide {
@@ -241,6 +242,10 @@ impl Guide {
 impl LogitProcessor for Guide {
     fn name(&self) -> &str {
         "Guide"
+    }
+
+    fn begin(&mut self, history: usize) {
+        self.start = Some(history);
     }
 
     fn process(&mut self, history: &[u32], changes: &mut LogitChanges) -> anyhow::Result<()> {

@@ -3,6 +3,7 @@
 //! The reference and the shaders share nothing but this table.
 
 // Arguments of WGSL's `tanh` are clamped to ±15: drivers with fast mathematics turn large ones into NaN, and tanh(15) is 1 in f32.
+// A clamp makes a number of NaN; that of broken logits must stay to be noticed, which only its bits tell on such drivers.
 
 fn gelu_tanh(x: f64) -> f64 {
     0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh())
@@ -47,7 +48,7 @@ scalar_table! {
     /// 1/x
     Recip "recip" |x| 1.0 / x, "(1.0 / §)";
     /// tanh x
-    Tanh "tanh" f64::tanh, "tanh(clamp(§, -15.0, 15.0))";
+    Tanh "tanh" f64::tanh, "select(tanh(clamp(§, -15.0, 15.0)), §, (bitcast<u32>(§) & 0x7fffffffu) > 0x7f800000u)";
     /// ½x(1 + tanh(√(2/π)(x + 0.044715x³))), the GELU of every Gemma (gemma-spec §1)
     GeluTanh "gelu_tanh" gelu_tanh, "(0.5 * § * (1.0 + tanh(clamp(0.7978845608028654 * (§ + 0.044715 * § * § * §), -15.0, 15.0))))";
 }

@@ -158,9 +158,9 @@ impl PreparedPlan {
         self.record_step(pass, &self.steps[index], None);
     }
 
-    /// Records what serves all sequences and what serves those that `seats` has one for, by their rows.
-    pub(super) fn record_seated(&self, pass: &mut wgpu::ComputePass<'_>, seats: &[Option<&Seat>]) {
-        for step in &self.steps {
+    /// As [`record_part`](Self::record_part), what serves all sequences and what serves those that `seats` has one for, by their rows.
+    pub(super) fn record_seated(&self, pass: &mut wgpu::ComputePass<'_>, seats: &[Option<&Seat>], part: Range<usize>) {
+        for step in &self.steps[part] {
             let seat = step.sequence.and_then(|sequence| seats.get(sequence).copied().flatten());
             if step.sequence.is_none() || seat.is_some() {
                 self.record_step(pass, step, seat);

@@ -199,7 +199,7 @@ fn fault_13_lost_while_a_task_waits() {
 
 #[test]
 fn fault_14_no_device_to_recover_on() {
-    let (_, model, mut conversation, told) = lost_after(3);
+    let (_, model, mut conversation, told) = lost_after(9);
     let error = model.recover(Device::Named("Voodoo 2".into())).unwrap_err();
     assert!(matches!(error, Error::NoAdapter(_)), "{error}");
     assert!(is_lost(&rest(&mut conversation).unwrap_err()), "it is as it was");

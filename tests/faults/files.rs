@@ -203,10 +203,7 @@ fn fault_36_weights_that_are_no_numbers() {
             for opts in [SampleOpts::greedy(), SampleOpts::temperature(1.0, 3), SampleOpts::temperature(1.0, 3).with_top_k(5)] {
                 generator.prefill(&oracle.tokens("p7.input_ids")).unwrap();
                 let outcome = generator.generate_cached(4, &opts);
-                let noticed = matches!(outcome, Err(Error::BrokenLogits { .. }));
-                // A softcap's tanh is clamped on the device, where NaN becomes a number.
-                let capped = oracle.config.final_logit_softcapping.is_some() && outcome.is_ok();
-                assert!(noticed || capped, "{device} {name}: {outcome:?}");
+                assert!(matches!(outcome, Err(Error::BrokenLogits { .. })), "{device} {name}: {outcome:?}");
             }
             healthy.prefill(&oracle.tokens("p7.input_ids")).unwrap();
             let expected = oracle.tokens("p7.gen_tokens");

@@ -1,6 +1,6 @@
 //! Generating, one piece of work at a time: what all ways to generate are made of.
 
-use super::GemmaGenerator;
+use super::{GemmaGenerator, hooked::Look};
 use crate::{
     Error, Result,
     generate::{SampleOpts, Sampled, Want},
@@ -9,8 +9,12 @@ use crate::{
 /// What is under way between two pieces of work.
 #[derive(Debug, Default)]
 pub(super) struct Ahead {
-    /// Whether the step that chooses the next token was begun.
-    begun: bool,
+    /// How the step that was begun, if one was, chooses its token.
+    begun: Option<SampleOpts>,
+    /// The step with hooks that was begun.
+    pub(super) look: Option<Look>,
+    /// Where the run ends that was begun for its rows and of which slices are left.
+    rows: Option<usize>,
     /// Whether the token chosen last was not the one that the device foresaw: one step is then made alone. Where the device rarely
     /// foresees, little is run in vain.
     surprised: bool,
@@ -19,8 +23,8 @@ pub(super) struct Ahead {
 }
 
 impl GemmaGenerator {
-    /// Does the next piece of work: submits a run over a part of the tokens that have no rows yet, or a step, or waits for the step that
-    /// was begun and returns its token, while the step after that runs (with a drafter several tokens may come at once). Tokens that are
+    /// Does the next piece of work: submits a slice of a run over a part of the tokens that have no rows yet, or of a step, or waits for
+    /// the step that was begun and returns its token, while the step after that runs (with a drafter several tokens may come at once). Tokens that are
     /// returned are in the history, none of them after a stop token. At most `most`, which is not 0, will still be asked for.
     ///
     /// # Errors
@@ -37,7 +41,10 @@ impl GemmaGenerator {
         if let Some(failed) = self.ahead.failed.take() {
             return Err(failed);
         }
-        if self.ahead.begun {
+        if self.ahead.begun.is_some_and(|begun| begun == *opts) {
+            if self.engine.slices_left() {
+                return self.engine.go_on().map(|()| Vec::new());
+            }
             return self.finish_step(opts, most).map(|token| vec![token]);
         }
         if !self.ready_in_part(opts)? {
@@ -48,7 +55,7 @@ impl GemmaGenerator {
         }
         self.will_write(self.history.len());
         self.engine.begin(self.history.tokens(), self.history.cached(), opts)?;
-        self.ahead.begun = true;
+        self.ahead.begun = Some(*opts);
         Ok(Vec::new())
     }
 
@@ -56,15 +63,32 @@ impl GemmaGenerator {
     /// is dropped.
     pub(crate) fn ready_in_part(&mut self, opts: &SampleOpts) -> Result<bool> {
         self.check_step("step_cached", opts)?;
-        if self.ahead.begun {
+        if self.ahead.begun.is_some() || self.ahead.look.is_some() {
             self.stop_ahead();
+        }
+        if let Some(end) = self.ahead.rows.take() {
+            self.engine.go_on()?;
+            self.wrote_in_part(end);
+            return Ok(false);
         }
         // The low-level pair leaves a full cache; the last row is then computed again for its logits.
         self.rewind_rows(self.history.len() - 1)?;
         self.engine.reserve(self.history.len())?;
         let Some(end) = self.next_fill() else { return Ok(true) };
-        self.run(end, Want::Nothing)?;
+        let start = self.history.cached();
+        let _span = self.prefill_span(end).entered();
+        self.will_write(end);
+        self.engine.begin_rows(&self.history.tokens()[start..end], start)?;
+        self.wrote_in_part(end);
         Ok(false)
+    }
+
+    /// Counts the rows up to `end`, once all slices of their run are submitted.
+    fn wrote_in_part(&mut self, end: usize) {
+        self.ahead.rows = self.engine.slices_left().then_some(end);
+        if self.ahead.rows.is_none() {
+            self.history.wrote(end);
+        }
     }
 
     /// Where the next run ends that is wanted for its rows alone; `None` where one run is left, which ends with the last token.
@@ -82,8 +106,8 @@ impl GemmaGenerator {
         let Sampled { token, foreseen, .. } = self.engine.finish(self.history.tokens(), opts)?;
         self.history.wrote(self.history.len());
         self.history.push(token);
-        let begun = matches!(next, Ok(true)) && foreseen;
-        self.ahead = Ahead { begun, surprised: !foreseen, failed: next.err() };
+        let begun = (matches!(next, Ok(true)) && foreseen).then_some(*opts);
+        self.ahead = Ahead { begun, surprised: !foreseen, failed: next.err(), ..Ahead::default() };
         Ok(token)
     }
 
@@ -101,6 +125,12 @@ impl GemmaGenerator {
     pub(crate) fn stop_ahead(&mut self) {
         self.ahead = Ahead::default();
         self.engine.forget();
+    }
+
+    /// No history.
+    pub(super) fn clear(&mut self) {
+        self.stop_ahead();
+        (self.history, self.marks) = (self.history.fresh(), self.marks.fresh());
     }
 
     /// Takes the last `count` tokens back.

@@ -12,6 +12,19 @@ use crate::{
 /// Most tokens whose logits are read beside the list; with more of them the whole row is.
 const MOST_NAMED: usize = 64;
 
+/// A step with hooks that was begun.
+#[derive(Debug)]
+pub(super) struct Look {
+    opts: SampleOpts,
+    /// What processors want of its logits.
+    changes: LogitChanges,
+}
+
+/// The temperature that a list's sum is at. A greedy step has none; at 1 the sum gives log-probabilities.
+fn temperature(opts: &SampleOpts) -> f32 {
+    if opts.is_greedy() { 1.0 } else { opts.on_device(0).temperature }
+}
+
 impl GemmaGenerator {
     /// The next token, with the cache and with hooks: as [`step_cached`](Self::step_cached), but processors change the logits, a sampler
     /// may choose, and log-probabilities are told. Processors work while the device does.
@@ -21,22 +34,60 @@ impl GemmaGenerator {
     /// [`Error::NoTokenAllowed`](crate::Error::NoTokenAllowed), [`Error::BrokenLogits`](crate::Error::BrokenLogits), and
     /// [`Error::Option`](crate::Error::Option) for more than 64 log-probabilities. History and caches stay usable.
     pub fn step_hooked(&mut self, opts: &SampleOpts, hooks: &mut SampleHooks) -> Result<Chosen> {
+        self.stop_ahead(); // It may have been begun with other hooks.
+        loop {
+            if let Some(chosen) = self.advance_hooked(opts, hooks)? {
+                return Ok(chosen);
+            }
+        }
+    }
+
+    /// As [`advance`](Self::advance), with hooks, which are those that a step was begun with.
+    ///
+    /// # Errors
+    /// As [`step_hooked`](Self::step_hooked).
+    pub(crate) fn advance_hooked(&mut self, opts: &SampleOpts, hooks: &mut SampleHooks) -> Result<Option<Chosen>> {
+        let outcome = self.piece_of_hooked_work(opts, hooks);
+        if outcome.is_err() {
+            self.stop_ahead();
+        }
+        outcome
+    }
+
+    fn piece_of_hooked_work(&mut self, opts: &SampleOpts, hooks: &mut SampleHooks) -> Result<Option<Chosen>> {
         self.check_step("step_hooked", opts)?;
         hooks.validate()?;
-        self.ready_for_step(opts)?;
-        let _span = self.step_span().entered();
+        if self.ahead.look.as_ref().is_some_and(|look| look.opts == *opts) {
+            if self.engine.slices_left() {
+                return self.engine.go_on().map(|()| None);
+            }
+            return self.finish_look(hooks);
+        }
+        if self.ready_in_part(opts)? {
+            self.begin_look(opts, hooks)?;
+        }
+        Ok(None)
+    }
+
+    /// Processors work while the device does.
+    fn begin_look(&mut self, opts: &SampleOpts, hooks: &mut SampleHooks) -> Result<()> {
         self.will_write(self.history.len());
-        // A greedy step has no temperature; at 1 the list's sum gives log-probabilities.
-        let temperature = if opts.is_greedy() { 1.0 } else { opts.on_device(0).temperature };
-        self.engine.begin_look(self.history.tokens(), self.history.cached(), temperature)?;
-        let changes = hooks.changes(self.history.tokens(), self.config.vocab_size).inspect_err(|_| self.engine.forget())?;
-        let whole = hooks.has_sampler() || opts.penalises() || (hooks.logprobs().is_some() && temperature != 1.0);
+        self.engine.begin_look(self.history.tokens(), self.history.cached(), temperature(opts))?;
+        let changes = hooks.changes(self.history.tokens(), self.config.vocab_size)?;
+        self.ahead.look = Some(Look { opts: *opts, changes });
+        Ok(())
+    }
+
+    fn finish_look(&mut self, hooks: &mut SampleHooks) -> Result<Option<Chosen>> {
+        let Some(Look { opts, changes }) = self.ahead.look.take() else { return Ok(None) };
+        let _span = self.step_span().entered();
+        let whole = hooks.has_sampler() || opts.penalises() || (hooks.logprobs().is_some() && temperature(&opts) != 1.0);
         let named = if whole { None } else { changes.named(MOST_NAMED) };
         let looked = self.engine.look(named.as_deref().unwrap_or_default())?;
         self.history.wrote(self.history.len());
-        let chosen = self.chosen(looked, named, &changes, opts, hooks)?;
+        let chosen = self.chosen(looked, named, &changes, &opts, hooks)?;
         self.history.push(chosen.token);
-        Ok(chosen)
+        Ok(Some(chosen))
     }
 
     /// Up to `n` tokens by [`step_hooked`](Self::step_hooked), each handed over as it comes; `Break` and a stop token end generation.

@@ -50,8 +50,9 @@ pub struct GeneratorOptions {
     /// done; the values are the same to the bit. A dispatch is never cut: of a prompt fewer tokens are run at once where one would take
     /// longer, and the largest dispatch of a single token, mostly the head's product, is the least that can be had; a lower
     /// [`GpuOptions::max_binding`] makes several dispatches of it. The first run of a
-    /// plan is cut by what the slowest device would take, later ones by what was measured. Steps run ahead only where two fit. Uploads
-    /// while loading and a drafter's steps are not cut. No effect on the reference. Default: no bound, one submit a run.
+    /// plan is cut by what the slowest device would take, later ones by what was measured. Steps run ahead only where two fit. An answer
+    /// is cancelled between two slices, and async ways to generate wait for none of them; steps of several generators together wait for
+    /// all of theirs. Uploads while loading and a drafter's steps are not cut. No effect on the reference. Default: no bound, one submit a run.
     pub submit_time: Option<Duration>,
     /// Conversations that shall run at once, each with a context of that length: [`MemoryPlan`] counts their caches, and what steps of all
     /// together take ([`GemmaGenerator::step_together`]). More can be opened as long as there is memory. Default: 1.
@@ -295,6 +296,14 @@ impl GemmaGenerator {
             engine.reserve(self.reserved)?;
         }
         Ok(self.beside(engine, self.history.uncached(), self.marks.fresh()))
+    }
+
+    /// The same generator without a cache, also where one was reserved: for what only others descend from.
+    #[cfg(feature = "tokenizer")]
+    pub(crate) fn without_cache(mut self) -> Self {
+        self.engine = self.engine.another();
+        self.history = self.history.uncached();
+        self
     }
 
     /// As [`share_weights`](Self::share_weights), with the history of another generator, whose rows are computed again when they are

@@ -108,11 +108,13 @@ impl GemmaGenerator {
     }
 
     fn set_prefill(&mut self, prefill: PrefillPlans) {
+        self.stop_ahead();
         let policy = self.engine.policy();
         self.engine.set_policy(crate::generate::PlanPolicy { prefill, ..policy });
     }
 
     fn set_decode(mut self, decode: DecodePlans, rows: usize) -> Result<Self> {
+        self.stop_ahead();
         let policy = self.engine.policy();
         self.engine.set_policy(crate::generate::PlanPolicy { decode, ..policy });
         self.reserve(rows)?;

@@ -71,7 +71,10 @@ impl GemmaGenerator {
         if saved.fingerprint != self.fingerprint()? {
             return Err(self::saved("is of another model: load the one that it was saved with".into()));
         }
-        self.prefill(&saved.tokens)?;
+        match saved.tokens.is_empty() {
+            true => self.clear(),
+            false => self.prefill(&saved.tokens)?,
+        }
         self.history.rewind(0);
         self.marks = self.marks.fresh();
         if saved.layout != self.row_layout()? || saved.cached == 0 {
@@ -92,7 +95,8 @@ impl GemmaGenerator {
     /// A number that rows of another layout do not have.
     fn row_layout(&self) -> Result<u64> {
         let caches = self.engine.model().caches(self.engine.profiles().kv())?;
-        let text = format!("{caches:?} {:?} {}", self.engine.profiles().kv(), self.engine.largest_chunk());
+        let (profiles, chunk, grid) = (self.engine.profiles(), self.engine.largest_chunk(), self.history.on_grid());
+        let text = format!("{caches:?} {:?} {:?} {chunk} {grid}", profiles.prefill(), profiles.decode());
         Ok(Fnv::of(text.as_bytes()))
     }
 }

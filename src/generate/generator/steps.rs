@@ -35,6 +35,7 @@ impl GemmaGenerator {
     /// [`Error::EmptyHistory`], [`Error::ContextFull`], [`Error::Sampling`], and what the device says.
     pub fn step(&mut self, opts: &SampleOpts) -> Result<u32> {
         self.check_step("step", opts)?;
+        self.stop_ahead();
         let logits = self.engine.recompute(self.history.tokens(), Want::Last)?;
         let token = sample_token_after(&logits, opts, self.history.tokens())?;
         self.history.push(token);
@@ -164,6 +165,7 @@ impl GemmaGenerator {
         }
         self.check_tokens(tokens, 0)?;
         self.check_room(tokens.len())?;
+        self.stop_ahead();
         self.engine.recompute(tokens, Want::All)
     }
 
@@ -190,13 +192,17 @@ impl GemmaGenerator {
     /// Runs the tokens from the cached ones up to `end`.
     pub(super) fn run(&mut self, end: usize, want: Want) -> Result<Vec<f32>> {
         let start = self.history.cached();
-        let rows = end - start;
-        let _span =
-            (want == Want::Nothing).then(|| tracing::debug_span!("prefill", tokens = self.history.len(), start, rows).entered());
+        let _span = (want == Want::Nothing).then(|| self.prefill_span(end).entered());
         self.will_write(end);
         let logits = self.engine.run(&self.history.tokens()[start..end], start, want)?;
         self.history.wrote(end);
         Ok(logits)
+    }
+
+    /// A run of the tokens up to `end` for their rows.
+    pub(super) fn prefill_span(&self, end: usize) -> tracing::Span {
+        let start = self.history.cached();
+        tracing::debug_span!("prefill", tokens = self.history.len(), start, rows = end - start)
     }
 
     /// A step that runs the tokens without a row and chooses the one after them.

@@ -20,6 +20,12 @@ pub trait LogitProcessor: Send {
     /// Its name in errors.
     fn name(&self) -> &str;
 
+    /// Hears that an answer begins behind the first `history` tokens: a conversation says so for each of its answers, and again where it
+    /// has forgotten what came before. Does nothing unless the processor wants to know.
+    fn begin(&mut self, history: usize) {
+        let _ = history;
+    }
+
     /// Adds to `changes` what shall change in the logits of the token that follows `history` (prompt and generated tokens). Histories
     /// need not grow token by token: a generator may be rewound, or go on with another text.
     ///
@@ -143,6 +149,19 @@ impl SampleHooks {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Tells all processors where an answer begins.
+    #[cfg(feature = "tokenizer")]
+    pub(crate) fn begin(&mut self, history: usize) -> Result<()> {
+        for processor in &mut self.processors {
+            let begun = guarded(|| {
+                processor.begin(history);
+                Ok(())
+            });
+            begun.map_err(|source| Error::Hook { hook: name_of(|| processor.name()), source })?;
+        }
+        Ok(())
     }
 
     /// What all processors want of the logits of the token after `history`.

@@ -18,6 +18,7 @@ use super::{
     output,
     plans::logits_of,
     short_list,
+    slices::{Estimate, Slices, estimate},
 };
 use crate::{
     Error, Result,
@@ -25,7 +26,7 @@ use crate::{
     generate::{Engine, Profiles, SHORT_LIST, SampleOpts, Want, sample_token_after},
     ir::{DimBinding, LowerOptions, kernel::Target, sym},
     lower::{Residency, lower},
-    plan::{Plan, sampling},
+    plan::{Live, Plan, sampling},
     runtime::Capabilities,
 };
 
@@ -101,7 +102,13 @@ impl Batches {
     }
 
     /// The plan for so many sequences and rows, made if it is new.
-    fn ready(&mut self, model: &GpuModel, profiles: &Profiles, [rows, capacity, ring]: [usize; 3]) -> Result<Option<&mut Batch>> {
+    fn ready(
+        &mut self,
+        model: &GpuModel,
+        profiles: &Profiles,
+        [rows, capacity, ring]: [usize; 3],
+        slices: &Slices,
+    ) -> Result<Option<&mut Batch>> {
         if self.profiles != *profiles {
             self.plans.clear();
             self.profiles = profiles.clone();
@@ -109,7 +116,7 @@ impl Batches {
         let key = [rows, capacity];
         if self.plans.get(&key).is_none() {
             self.plans.make_room();
-            let made = match self.make(model, [rows, capacity, ring]) {
+            let made = match self.make(model, [rows, capacity, ring], slices.another()) {
                 Ok(batch) => Some(batch),
                 Err(Error::Unsupported(why)) => {
                     tracing::debug!(why, "sequences run one after the other");
@@ -133,7 +140,7 @@ impl Batches {
         plans.next().filter(|_| plans.next().is_none())
     }
 
-    fn make(&mut self, model: &GpuModel, sizes: [usize; 3]) -> Result<Batch> {
+    fn make(&mut self, model: &GpuModel, sizes: [usize; 3], slices: Slices) -> Result<Batch> {
         let (context, pipelines, rows) = (&model.context, &model.pipelines, sizes[0]);
         let built = model.model.built(true, Want::Each, self.profiles.kv())?;
         let lowered = model.lower_batch(&built, &self.profiles, sizes)?;
@@ -148,7 +155,10 @@ impl Batches {
         let lists = PreparedPlan::new(pipelines, &lowered.lists, bound, of_lists)?;
         tracing::debug!(?sizes, dispatches = plan.dispatch_count(), "plan for several sequences prepared");
         self.made += 1;
-        Ok(Batch { id: self.made, lowered: lowered.step, plan, block, built, argmax, lists })
+        let live = Live { tokens: rows, start: sizes[1].saturating_sub(1) };
+        let estimates = estimate(&lowered.step, live, &|name, shard| model.shard_bytes(name, shard));
+        let (id, lowered, warm) = (self.made, lowered.step, false);
+        Ok(Batch { id, lowered, plan, block, built, argmax, lists, slices, estimates, warm })
     }
 }
 
@@ -161,6 +171,11 @@ pub(super) struct Batch {
     built: Arc<BuiltModel>,
     argmax: PreparedPlan,
     lists: PreparedPlan,
+    slices: Slices,
+    /// Of its dispatches, with full caches.
+    estimates: Arc<[Estimate]>,
+    /// Whether it has run.
+    warm: bool,
 }
 
 /// What a step brings back.
@@ -191,7 +206,12 @@ impl GpuEngine {
         }
         // Held for the whole step: the plan's inputs and results are this step's.
         let mut batches = model.batches.lock().unwrap_or_else(PoisonError::into_inner);
-        let seated = match batches.ready(&model, &profiles, [rows_for(turns.len()), capacity, ring]) {
+        for turn in turns.iter_mut() {
+            // A seat keeps its plan's buffers.
+            turn.engine.seats.retain(|seated| batches.plans.values().flatten().any(|batch| batch.id == seated.batch));
+        }
+        let sizes = [rows_for(turns.len()), capacity, ring];
+        let seated = match batches.ready(&model, &profiles, sizes, &turns[0].engine.slices) {
             Ok(None) => return Ok(None),
             Ok(Some(batch)) => batch.seat(&model, turns).map(|order| (batch, order)),
             Err(error) => Err(error),
@@ -265,7 +285,7 @@ impl Batch {
         self.block.write_apart(&model.context, &steps, &tokens, &positions, &self.built)
     }
 
-    fn run(&self, model: &GpuModel, turns: &[DeviceTurn<'_>], order: &[usize], follows: &[Follow]) -> Result<Read> {
+    fn run(&mut self, model: &GpuModel, turns: &[DeviceTurn<'_>], order: &[usize], follows: &[Follow]) -> Result<Read> {
         let context = &model.context;
         let seat = |turn: &usize| turns[*turn].engine.seat_in(self.id).map(|seated| &seated.seat);
         let seats: Vec<Option<&Seat>> = order.iter().map(seat).collect();
@@ -274,27 +294,37 @@ impl Batch {
         let last_drawn = follows.iter().rposition(draws);
         let greedy = follows.contains(&Follow::Argmax);
         let mut staged: [Option<StagedRead>; 2] = [None, None];
-        let submission = context.run("a step of several sequences", |encoder| {
-            self.plan.reset(encoder);
-            let mut pass = encoder.begin_compute_pass(&super::super::wgpu::ComputePassDescriptor::default());
-            self.plan.record_seated(&mut pass, &seats);
-            if greedy {
-                self.argmax.record(&mut pass);
-            }
-            if last_drawn.is_some() {
-                self.lists.record_seated(&mut pass, &drawn);
-            }
-            drop(pass);
-            if greedy {
-                let (buffer, offset, _) = output(&self.argmax, "token")?;
-                staged[0] = Some(context.stage_read(encoder, buffer, offset, order.len() as u64 * 4)?);
-            }
-            if let Some(last) = last_drawn {
-                let (buffer, offset, _) = output(&self.lists, "token")?;
-                staged[1] = Some(context.stage_read(encoder, buffer, offset, (last as u64 + 1) * self.list_bytes()?)?);
-            }
-            Ok(())
-        })?;
+        let warm = std::mem::replace(&mut self.warm, true);
+        let mut run = self.slices.of_run(context, &self.estimates, seats.len(), warm);
+        while !run.is_whole() {
+            self.slices.submit_next(context, &mut run, |encoder, slice| {
+                if slice.first {
+                    self.plan.reset(encoder);
+                }
+                let mut pass = slice.begin_pass(encoder);
+                self.plan.record_seated(&mut pass, &seats, slice.dispatches.clone());
+                if !slice.last {
+                    return Ok(());
+                }
+                if greedy {
+                    self.argmax.record(&mut pass);
+                }
+                if last_drawn.is_some() {
+                    self.lists.record_seated(&mut pass, &drawn, 0..self.lists.dispatch_count());
+                }
+                drop(pass);
+                if greedy {
+                    let (buffer, offset, _) = output(&self.argmax, "token")?;
+                    staged[0] = Some(context.stage_read(encoder, buffer, offset, order.len() as u64 * 4)?);
+                }
+                if let Some(last) = last_drawn {
+                    let (buffer, offset, _) = output(&self.lists, "token")?;
+                    staged[1] = Some(context.stage_read(encoder, buffer, offset, (last as u64 + 1) * self.list_bytes()?)?);
+                }
+                Ok(())
+            })?;
+        }
+        let (submission, timed) = run.done()?;
         let collect = |staged: Option<StagedRead>| -> Result<Vec<u8>> {
             let Some(staged) = staged else { return Ok(Vec::new()) };
             let mut bytes = vec![0; staged.len()];
@@ -302,7 +332,9 @@ impl Batch {
             Ok(bytes)
         };
         let [tokens, lists] = staged;
-        Ok(Read { tokens: collect(tokens)?, lists: collect(lists)? })
+        let read = Read { tokens: collect(tokens)?, lists: collect(lists)? };
+        timed.map(|timed| self.slices.learn(context, &submission, timed)).transpose()?;
+        Ok(read)
     }
 
     /// Bytes of the short list of a row.

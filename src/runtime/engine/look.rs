@@ -9,6 +9,7 @@ use crate::{
 impl GpuEngine {
     /// As [`Engine::look`](crate::generate::Engine::look).
     pub(super) fn look_at(&mut self, ids: &[u32]) -> Result<Looked> {
+        self.submit_all()?;
         let begun = self.begun.pop_front().ok_or_else(nothing_begun)?;
         let context = &self.model.context;
         self.looked = Some(begun.key);

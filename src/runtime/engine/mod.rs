@@ -19,7 +19,7 @@ mod speculate;
 mod tests;
 mod timing;
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, ops::Range, sync::Arc, time::Duration};
 
 pub(crate) use batch::DeviceTurn;
 use batch::Seated;
@@ -31,7 +31,7 @@ pub(crate) use memory::{MemoryAsked, largest, plan_memory};
 use model::GpuModel;
 use pace::Pace;
 use plans::{PlanKey, Plans, Ready, output};
-use slices::{Slices, Timed, nothing_begun};
+use slices::{Sliced, Slices, Timed, nothing_begun};
 
 use super::{
     AdapterKind, Buffer, CacheStats, Clock, CounterSnapshot, GpuContext, Pending, PipelineBlob, RunTimes, UploadProgress,
@@ -58,6 +58,8 @@ pub(crate) struct GpuEngine {
     pace: Pace,
     slices: Slices,
     in_flight: Option<(super::wgpu::SubmissionIndex, Option<Timed>)>,
+    /// The run of which slices are left.
+    sliced: Option<SlicedRun>,
     /// Runs that will choose a token, oldest first.
     begun: VecDeque<Begun>,
     /// The plan whose logits were looked at last.
@@ -65,6 +67,14 @@ pub(crate) struct GpuEngine {
     drafter: Option<GpuDrafter>,
     /// In plans for several sequences, those used last at the end.
     seats: Vec<Seated>,
+}
+
+/// A run of which slices are left to submit.
+struct SlicedRun {
+    key: PlanKey,
+    follow: Follow,
+    rows: Range<usize>,
+    slices: Sliced,
 }
 
 /// A run that was submitted and whose result is not yet read.
@@ -106,9 +116,9 @@ impl GpuEngine {
     }
 
     fn fresh(model: Arc<GpuModel>, caches: Caches, policy: PlanPolicy, profiles: Profiles, pace: Pace, slices: Slices) -> Self {
-        let (plans, in_flight, begun, looked, drafter) = (Plans::new(&policy), None, VecDeque::new(), None, None);
-        let seats = Vec::new();
-        Self { model, caches, policy, profiles, plans, pace, slices, in_flight, begun, looked, drafter, seats }
+        let (plans, in_flight, sliced, begun) = (Plans::new(&policy), None, None, VecDeque::new());
+        let (looked, drafter, seats) = (None, None, Vec::new());
+        Self { model, caches, policy, profiles, plans, pace, slices, in_flight, sliced, begun, looked, drafter, seats }
     }
 
     /// Another engine of the same model.
@@ -128,7 +138,23 @@ impl Engine for GpuEngine {
         self.forget();
         let tokens = &history[start..];
         let key = self.prepare(tokens.len(), history.len(), true, Want::Last)?;
-        let begun = self.submit(key, Tokens::Given(tokens), start, Follow::for_choosing(opts))?;
+        let begun = self.submit_first(key, Tokens::Given(tokens), start, Follow::for_choosing(opts))?;
+        self.begun.extend(begun);
+        Ok(())
+    }
+
+    fn begin_rows(&mut self, tokens: &[u32], start: usize) -> Result<()> {
+        let key = self.prepare(tokens.len(), start + tokens.len(), true, Want::Nothing)?;
+        self.submit_first(key, Tokens::Given(tokens), start, Follow::Nothing)?;
+        Ok(())
+    }
+
+    fn slices_left(&self) -> bool {
+        self.sliced.is_some()
+    }
+
+    fn go_on(&mut self) -> Result<()> {
+        let begun = self.submit_slice(None)?;
         self.begun.extend(begun);
         Ok(())
     }
@@ -148,6 +174,7 @@ impl Engine for GpuEngine {
     }
 
     fn finish(&mut self, history: &[u32], opts: &SampleOpts) -> Result<Sampled> {
+        self.submit_all()?;
         let begun = self.begun.pop_front().ok_or_else(nothing_begun)?;
         let (key, follow) = (begun.key, begun.follow);
         let bytes = self.collect(begun)?;
@@ -161,7 +188,9 @@ impl Engine for GpuEngine {
                     return Ok(Sampled { token, bytes_read, foreseen: token == drawn });
                 }
                 // The list's mass falls short of what the options ask for: the whole row decides.
-                let row = match self.begun.is_empty() {
+                // Growing caches take their plans along.
+                let is_there = self.begun.is_empty() && self.plans.of(&key).ready(&key).is_ok();
+                let row = match is_there {
                     true => self.row_of(&key)?,
                     false => {
                         self.forget();
@@ -204,6 +233,9 @@ impl Engine for GpuEngine {
 
     fn forget(&mut self) {
         self.begun.drain(..).for_each(|begun| begun.discard(&self.model.context));
+        if let Some(submission) = self.sliced.take().and_then(|run| run.slices.submission().cloned()) {
+            self.in_flight = Some((submission, None));
+        }
         self.drafter.iter_mut().for_each(GpuDrafter::forget_text);
     }
 
@@ -218,6 +250,7 @@ impl Engine for GpuEngine {
     fn reserve(&mut self, rows: usize) -> Result<()> {
         let rows = self.policy.reserved(rows);
         if rows > self.caches.rows() {
+            self.submit_all()?;
             let built = self.model.model.built(true, Want::Nothing, self.profiles.kv())?;
             self.caches.allocate(&self.model.context, &built.graph, rows)?;
             // Their bind groups hold the smaller caches.
@@ -283,6 +316,7 @@ impl Engine for GpuEngine {
 
     fn pending(&self) -> Option<Pending> {
         let in_flight = self.in_flight.as_ref().map(|(submission, _)| submission);
+        let in_flight = self.sliced.as_ref().and_then(|run| run.slices.submission()).or(in_flight);
         let submission = self.begun.front().map(|begun| &begun.submission).or(in_flight)?;
         Some(Pending::new(&self.model.context, submission))
     }

@@ -1,6 +1,6 @@
 //! One run of the model: its plan, its inputs, and what is read back.
 
-use super::{Begun, Follow, GpuEngine, PlanKey, Ready, Tokens, output};
+use super::{super::Buffer, Begun, Follow, GpuEngine, PlanKey, Ready, SlicedRun, Tokens, output};
 use crate::{
     Result,
     generate::{Engine, FINAL_NORM, Want, token_bucket},
@@ -27,30 +27,54 @@ impl GpuEngine {
 
     /// Writes the inputs and submits the plan and what follows it; what is to be read back is staged.
     pub(super) fn submit(&mut self, key: PlanKey, tokens: Tokens, start: usize, follow: Follow) -> Result<Option<Begun>> {
+        let mut begun = self.submit_first(key, tokens, start, follow)?;
+        while self.sliced.is_some() {
+            begun = self.submit_slice(None)?;
+        }
+        Ok(begun)
+    }
+
+    /// As [`submit`](Self::submit), of the first slice; the run is whole if no other is left.
+    pub(super) fn submit_first(&mut self, key: PlanKey, tokens: Tokens, start: usize, follow: Follow) -> Result<Option<Begun>> {
         self.settle()?;
         let context = &self.model.context;
-        let Ready { plan, block, built, warm, samplers, estimates } = self.plans.of(&key).ready(&key)?;
-        let given = if let Tokens::Given(tokens) = tokens { tokens } else { &[0] };
+        let Ready { block, built, warm, estimates, .. } = self.plans.of(&key).ready(&key)?;
+        let (given, chosen) = match tokens {
+            Tokens::Given(tokens) => (tokens, None),
+            Tokens::Chosen(buffer, offset) => (&[0][..], Some((buffer, offset, 4))),
+        };
         block.write(context, follow.step(&key, start, given.len()), given, start, built, key.resident)?;
+        let warm = std::mem::replace(warm, true);
+        if follow == Follow::Nothing && warm {
+            self.pace.started(given.len());
+        }
+        let slices = self.slices.of_run(context, estimates, key.tokens, warm);
+        self.sliced = Some(SlicedRun { key, follow, rows: start..start + given.len(), slices });
+        self.submit_slice(chosen)
+    }
+
+    /// Submits the next slice of the run under way, if one is left; its first token may be `chosen` by the device. A run that becomes
+    /// whole is in flight or, where something is read back, returned; one that fails is given up.
+    pub(super) fn submit_slice(&mut self, chosen: Option<(&Buffer, u64, u64)>) -> Result<Option<Begun>> {
+        let Some(mut run) = self.sliced.take() else { return Ok(None) };
+        let SlicedRun { key, follow, rows, slices } = &mut run;
+        let context = &self.model.context;
+        let Ready { plan, block, samplers, .. } = self.plans.of(key).ready(key)?;
         let sampler = samplers.as_ref().and_then(|s| match follow {
             Follow::Argmax => Some(&s.argmax),
             Follow::Draw(_) => Some(&s.top_k),
             Follow::Nothing | Follow::Logits => None,
         });
-        let source = match (follow, sampler) {
+        let source = match (*follow, sampler) {
             (Follow::Nothing, _) => None,
             (_, Some(sampler)) => Some(output(sampler, "token")?),
             (_, None) => Some(output(plan, "logits")?),
         };
-        let warm = std::mem::replace(warm, true);
-        if source.is_none() && warm {
-            self.pace.started(given.len());
-        }
         let mut staged = None;
-        let (submission, timed) = self.slices.submit(context, estimates, (key.tokens, warm), |encoder, slice| {
+        self.slices.submit_next(context, slices, |encoder, slice| {
             if slice.first {
-                if let Tokens::Chosen(buffer, offset) = tokens {
-                    block.copy(encoder, "input_ids", (buffer, offset, 4));
+                if let Some(chosen) = chosen {
+                    block.copy(encoder, "input_ids", chosen);
                 }
                 plan.reset(encoder);
             }
@@ -64,26 +88,40 @@ impl GpuEngine {
             }
             drop(pass);
             if let (Some(drafter), Some(hidden)) = (&mut self.drafter, plan.output(FINAL_NORM)) {
-                drafter.keep_hidden(encoder, hidden, key.want, start..start + given.len());
+                drafter.keep_hidden(encoder, hidden, key.want, rows.clone());
             }
             if let Some((buffer, offset, bytes)) = source {
                 let of_each = matches!(key.want, Want::All | Want::Each);
-                let live = if of_each { bytes / key.tokens as u64 * given.len() as u64 } else { bytes };
+                let live = if of_each { bytes / key.tokens as u64 * rows.len() as u64 } else { bytes };
                 staged = Some(context.stage_read(encoder, buffer, offset, live)?);
             }
             Ok(())
         })?;
+        if !run.slices.is_whole() {
+            self.sliced = Some(run);
+            return Ok(None);
+        }
+        let token = source.and_then(|(buffer, offset, bytes)| match run.follow {
+            Follow::Argmax => Some((buffer.clone(), offset)),
+            // A draw that the list cannot decide runs its token again, by the same plan, if its logits are gone.
+            Follow::Draw(_) if run.rows.len() == 1 => Some((buffer.clone(), offset + bytes - 4)),
+            Follow::Draw(_) | Follow::Nothing | Follow::Logits => None,
+        });
+        let (submission, timed) = run.slices.done()?;
         let Some(staged) = staged else {
             self.in_flight = Some((submission, timed));
             return Ok(None);
         };
-        let token = source.and_then(|(buffer, offset, bytes)| match follow {
-            Follow::Argmax => Some((buffer.clone(), offset)),
-            // A draw that the list cannot decide runs its token again, by the same plan, if its logits are gone.
-            Follow::Draw(_) if given.len() == 1 => Some((buffer.clone(), offset + bytes - 4)),
-            Follow::Draw(_) | Follow::Nothing | Follow::Logits => None,
-        });
-        Ok(Some(Begun { key, follow, staged, submission, timed, token }))
+        Ok(Some(Begun { key: run.key, follow: run.follow, staged, submission, timed, token }))
+    }
+
+    /// Submits what slices are left of the run under way.
+    pub(super) fn submit_all(&mut self) -> Result<()> {
+        while self.sliced.is_some() {
+            let begun = self.submit_slice(None)?;
+            self.begun.extend(begun);
+        }
+        Ok(())
     }
 
     pub(super) fn logits(&mut self, tokens: &[u32], start: usize, resident: bool, want: Want) -> Result<Vec<f32>> {

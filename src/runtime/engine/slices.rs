@@ -105,6 +105,46 @@ impl Slice<'_> {
     }
 }
 
+/// A run that is submitted slice by slice.
+pub(super) struct Sliced {
+    parts: Vec<Range<usize>>,
+    next: usize,
+    /// The slice that was submitted last, and when.
+    under_way: Option<(wgpu::SubmissionIndex, Instant)>,
+    /// Seconds that slices took on the host's clock.
+    waited: f64,
+    /// Those on the device's, once the last slice is recorded.
+    ticks: Option<StagedRead>,
+    is_timed: bool,
+    tokens: usize,
+    estimates: Arc<[Estimate]>,
+}
+
+impl Sliced {
+    /// Whether no slice is left to submit.
+    pub(super) fn is_whole(&self) -> bool {
+        self.next == self.parts.len()
+    }
+
+    /// The slice under way.
+    pub(super) fn submission(&self) -> Option<&wgpu::SubmissionIndex> {
+        self.under_way.as_ref().map(|(submission, _)| submission)
+    }
+
+    /// The last slice of a run that is whole, and what will tell its time.
+    pub(super) fn done(self) -> Result<(wgpu::SubmissionIndex, Option<Timed>)> {
+        let Self { parts, under_way, waited, ticks, is_timed, tokens, estimates, .. } = self;
+        let sum = |parts: &[Range<usize>]| parts.iter().map(|part| total(&estimates[part.clone()])).sum::<f64>();
+        let timed = match ticks {
+            Some(ticks) => Some((Time::Device(ticks), sum(&parts[..parts.len().min(TIMED)]))),
+            // The last slice is still under way.
+            None => (is_timed && waited > 0.0).then(|| (Time::Host(waited), sum(&parts[..parts.len() - 1]))),
+        };
+        let timed = timed.map(|(time, estimated)| Timed { time, tokens, estimated, estimates: estimates.clone() });
+        under_way.map(|(submission, _)| (submission, timed)).ok_or_else(nothing_begun)
+    }
+}
+
 /// A run whose time will be known when it is done.
 pub(super) struct Timed {
     time: Time,
@@ -165,7 +205,7 @@ impl Slices {
         Self { most, rates: HashMap::new(), timer: None }
     }
 
-    /// What was learnt, for another engine.
+    /// What was learnt, for another engine or plan.
     pub(super) fn another(&self) -> Self {
         Self { most: self.most, rates: self.rates.clone(), timer: None }
     }
@@ -181,47 +221,45 @@ impl Slices {
         self.most.is_none_or(|most| both <= most.as_secs_f64())
     }
 
-    /// Submits a run of a plan for `tokens` tokens slice by slice, each when the one before is done; the last may be under way
-    /// at the end. A run is timed where its plan is `warm`: drivers may compile at the first.
-    pub(super) fn submit(
-        &mut self,
-        context: &GpuContext,
-        estimates: &Arc<[Estimate]>,
-        (tokens, warm): (usize, bool),
-        mut record: impl FnMut(&mut wgpu::CommandEncoder, &Slice) -> Result<()>,
-    ) -> Result<(wgpu::SubmissionIndex, Option<Timed>)> {
+    /// The slices of a run of a plan for `tokens` tokens. It is timed where its plan is `warm`: drivers may compile at the first.
+    pub(super) fn of_run(&mut self, context: &GpuContext, estimates: &Arc<[Estimate]>, tokens: usize, warm: bool) -> Sliced {
         let most = self.most.map_or(f64::INFINITY, |most| most.as_secs_f64() / self.rate(tokens));
-        let parts = cut(estimates, most);
         let is_timed = warm && self.most.is_some();
         if is_timed && self.timer.is_none() && context.capabilities().timestamps {
-            self.timer = Some(Timer::new(context)?);
+            let timer = Timer::new(context);
+            // The host's clock serves too.
+            self.timer = timer.inspect_err(|error| tracing::debug!(%error, "no clock of the device")).ok();
         }
-        let timer = self.timer.as_ref().filter(|_| is_timed);
-        let (mut under_way, mut staged, mut waited) = (None::<(wgpu::SubmissionIndex, Instant)>, None, 0.0);
-        for (index, dispatches) in parts.iter().enumerate() {
-            let times = timer.filter(|_| index < TIMED).map(|timer| (&timer.queries, 2 * index as u32));
-            let slice = Slice { dispatches: dispatches.clone(), first: index == 0, last: index + 1 == parts.len(), times };
-            let commands = context.record("a run of the model", |encoder| {
-                record(encoder, &slice)?;
-                if let Some(timer) = timer.filter(|_| slice.last) {
-                    staged = Some(timer.stage(context, encoder, parts.len().min(TIMED))?);
-                }
-                Ok(())
-            })?;
-            if let Some((earlier, since)) = under_way.take() {
-                context.wait(&earlier, "a part of a run")?;
-                waited += since.elapsed().as_secs_f64();
+        let (parts, estimates) = (cut(estimates, most), estimates.clone());
+        Sliced { parts, next: 0, under_way: None, waited: 0.0, ticks: None, is_timed, tokens, estimates }
+    }
+
+    /// Submits the next slice of a run when the one before is done; there is one.
+    pub(super) fn submit_next(
+        &self,
+        context: &GpuContext,
+        run: &mut Sliced,
+        record: impl FnOnce(&mut wgpu::CommandEncoder, &Slice) -> Result<()>,
+    ) -> Result<()> {
+        let (index, count) = (run.next, run.parts.len());
+        let timer = self.timer.as_ref().filter(|_| run.is_timed);
+        let times = timer.filter(|_| index < TIMED).map(|timer| (&timer.queries, 2 * index as u32));
+        let dispatches = run.parts.get(index).cloned().ok_or_else(nothing_begun)?;
+        let slice = Slice { dispatches, first: index == 0, last: index + 1 == count, times };
+        let commands = context.record("a run of the model", |encoder| {
+            record(encoder, &slice)?;
+            if let Some(timer) = timer.filter(|_| slice.last) {
+                run.ticks = Some(timer.stage(context, encoder, count.min(TIMED))?);
             }
-            under_way = Some((context.submit("a run of the model", [commands])?, Instant::now()));
+            Ok(())
+        })?;
+        if let Some((earlier, since)) = run.under_way.take() {
+            context.wait(&earlier, "a part of a run")?;
+            run.waited += since.elapsed().as_secs_f64();
         }
-        let sum = |parts: &[Range<usize>]| parts.iter().map(|part| total(&estimates[part.clone()])).sum::<f64>();
-        let timed = match staged {
-            Some(staged) => Some((Time::Device(staged), sum(&parts[..parts.len().min(TIMED)]))),
-            // The last slice is still under way.
-            None => (is_timed && waited > 0.0).then(|| (Time::Host(waited), sum(&parts[..parts.len() - 1]))),
-        };
-        let timed = timed.map(|(time, estimated)| Timed { time, tokens, estimated, estimates: estimates.clone() });
-        under_way.map(|(submission, _)| (submission, timed)).ok_or_else(nothing_begun)
+        run.under_way = Some((context.submit("a run of the model", [commands])?, Instant::now()));
+        run.next += 1;
+        Ok(())
     }
 
     /// Takes the time of a run that is done, and gives the tokens with which none of its dispatches takes too long, as far as fewer
