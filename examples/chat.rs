@@ -4,22 +4,19 @@ mod common;
 
 use std::{
     fs::File,
-    io::{BufRead, BufReader, BufWriter, IsTerminal, Write},
-    path::{Path, PathBuf},
+    io::{BufRead, BufReader, BufWriter, IsTerminal},
+    path::Path,
     process::ExitCode,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
 use anyhow::{Context, Result};
 use clap::Parser;
 use gemmaflow::{
+    Error,
     conversation::{AnswerOptions, Bookmark, Conversation, Ending, Event, Model, Overflow, Usage},
     generate::{CancelToken, GeneratorOptions, SampleOpts},
-    runtime::Device,
     text::{Instructions, Message},
 };
 
@@ -27,11 +24,9 @@ const HELP: &str = "/save FILE, /load FILE, /undo (the last exchange), /new, /co
 
 /// Talks with a Gemma model. Answers go to stdout, all else to stderr; lines are read from stdin.
 #[derive(Parser)]
-struct Arguments {
-    /// Folder with config.json, tokenizer.json and safetensors weights, a .gguf file, or OWNER/NAME[/FILE.gguf] on the Hugging Face
-    /// Hub
-    #[arg(long, value_name = "DIR", default_value = common::DEMO, hide_default_value = true)]
-    model: PathBuf,
+pub struct Arguments {
+    #[command(flatten)]
+    source: common::Source,
     /// Instructions for the whole conversation
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
@@ -50,9 +45,6 @@ struct Arguments {
     /// Most tokens of the whole conversation; beyond it the oldest messages are forgotten [default: what the model was made for]
     #[arg(long, value_name = "N")]
     context: Option<usize>,
-    /// auto, gpu, cpu (the slow reference), or a part of an adapter's name
-    #[arg(long, value_name = "NAME", default_value = "auto")]
-    device: Device,
 }
 
 fn main() -> ExitCode {
@@ -60,27 +52,21 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<()> {
-    let folder = common::local(&arguments.model)?;
-    let bar = common::bar(0, "loading {bar:30} {bytes}/{total_bytes}");
-    let shown = bar.clone();
-    let on_progress = Box::new(move |progress: gemmaflow::runtime::UploadProgress| {
-        shown.set_length(progress.total);
-        shown.set_position(progress.done);
-        true
-    });
-    let options = GeneratorOptions {
-        context: arguments.context,
-        on_progress: Some(on_progress),
-        ..GeneratorOptions::near_weights(&folder)?
-    };
-    let model = Model::open(&folder, arguments.device.clone(), options)?;
+    let folder = common::local(&arguments.source.model)?;
+    let (bar, on_progress) = common::loading();
+    let (context, on_progress) = (arguments.context, Some(on_progress));
+    let options = GeneratorOptions { context, on_progress, ..GeneratorOptions::near_weights(&folder)? };
+    let model = Model::open(&folder, arguments.source.device.clone(), options)?;
     bar.finish_and_clear();
     model.format()?;
-    eprintln!("{:?} on {}; {HELP}", model.config().arch, model.stats().device);
 
-    let answering = Answering::default();
-    let handler = answering.clone();
-    ctrlc::set_handler(move || handler.interrupt())?;
+    let under_way = UnderWay::default();
+    let stoppable = under_way.clone();
+    ctrlc::set_handler(move || match &*lock(&stoppable) {
+        Some(answer) => answer.cancel(),
+        None => std::process::exit(130),
+    })?;
+    eprintln!("{:?} on {}; {HELP}", model.config().arch, model.stats().device);
     let mut talk = Talk::new(&model, &arguments)?;
     for line in lines() {
         let line = line?;
@@ -88,11 +74,11 @@ fn run(arguments: Arguments) -> Result<()> {
             "" => {}
             "/quit" => break,
             command if command.starts_with('/') => {
-                if let Err(error) = talk.command(&model, &arguments, command) {
+                if let Err(error) = talk.command(command) {
                     eprintln!("{error:#}");
                 }
             }
-            said => talk.say(said, &answering)?,
+            said => talk.say(said, &under_way)?,
         }
     }
     Ok(())
@@ -110,81 +96,50 @@ fn lines() -> impl Iterator<Item = std::io::Result<String>> {
     })
 }
 
-/// What Ctrl-C means at the moment.
-#[derive(Clone, Default)]
-struct Answering {
-    under_way: Arc<AtomicBool>,
-    cancel: Arc<std::sync::Mutex<CancelToken>>,
-}
+/// The answer under way, which Ctrl-C stops; where there is none it ends the program.
+pub type UnderWay = Arc<Mutex<Option<CancelToken>>>;
 
-impl Answering {
-    fn interrupt(&self) {
-        match (self.under_way.load(Relaxed), self.cancel.lock()) {
-            (true, Ok(cancel)) => cancel.cancel(),
-            _ => std::process::exit(130),
-        }
-    }
-
-    fn begin(&self, conversation: &Conversation) {
-        if let Ok(mut cancel) = self.cancel.lock() {
-            *cancel = conversation.cancel_token();
-        }
-        self.under_way.store(true, Relaxed);
-    }
-
-    fn end(&self) {
-        self.under_way.store(false, Relaxed);
-    }
+fn lock(under_way: &UnderWay) -> MutexGuard<'_, Option<CancelToken>> {
+    under_way.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The conversation, and where its exchanges begin.
-struct Talk {
-    conversation: Conversation,
+pub struct Talk<'a> {
+    model: &'a Model,
+    arguments: &'a Arguments,
+    pub conversation: Conversation,
     exchanges: Vec<Bookmark>,
 }
 
-impl Talk {
-    fn new(model: &Model, arguments: &Arguments) -> Result<Self> {
+impl<'a> Talk<'a> {
+    pub fn new(model: &'a Model, arguments: &'a Arguments) -> Result<Self> {
         let mut conversation = model.conversation()?.with_options(answers(arguments));
         if arguments.system.is_some() || arguments.thinking {
             let text = arguments.system.clone().unwrap_or_default();
             let instructions = Instructions { text, thinking: arguments.thinking, ..Instructions::default() };
             conversation.push(Message::System(instructions))?;
         }
-        Ok(Self { conversation, exchanges: Vec::new() })
+        Ok(Self { model, arguments, conversation, exchanges: Vec::new() })
     }
 
-    fn command(&mut self, model: &Model, arguments: &Arguments, command: &str) -> Result<()> {
+    fn command(&mut self, command: &str) -> Result<()> {
         match command.split_once(' ').map_or((command, ""), |(name, file)| (name, file.trim())) {
-            ("/save", file) if !file.is_empty() => self.save(Path::new(file)),
+            ("/save", file) if !file.is_empty() => self.save(Path::new(file))?,
             ("/load", file) if !file.is_empty() => {
                 let reader = BufReader::new(File::open(file).with_context(|| file.to_owned())?);
-                let conversation = model.restore(reader)?.with_options(answers(arguments));
-                eprintln!("{} messages", conversation.messages().len());
-                *self = Self { conversation, exchanges: Vec::new() };
-                Ok(())
+                self.conversation = self.model.restore(reader)?.with_options(answers(self.arguments));
+                self.exchanges.clear();
+                eprintln!("{} messages", self.conversation.messages().len());
             }
-            ("/undo", "") => {
-                match self.exchanges.pop() {
-                    Some(before) => self.conversation.rewind(&before),
-                    None => eprintln!("there is nothing to undo"),
-                }
-                Ok(())
-            }
-            ("/new", "") => {
-                *self = Self::new(model, arguments)?;
-                Ok(())
-            }
-            ("/context", "") => {
-                let (used, most) = (self.conversation.used(), self.conversation.max_context());
-                eprintln!("{used} of {most} tokens");
-                Ok(())
-            }
-            _ => {
-                eprintln!("{HELP}");
-                Ok(())
-            }
+            ("/undo", "") => match self.exchanges.pop() {
+                Some(before) => self.conversation.rewind(&before),
+                None => eprintln!("there is nothing to undo"),
+            },
+            ("/new", "") => *self = Self::new(self.model, self.arguments)?,
+            ("/context", "") => eprintln!("{} of {} tokens", self.conversation.used(), self.conversation.max_context()),
+            _ => eprintln!("{HELP}"),
         }
+        Ok(())
     }
 
     /// Writes beside the file and renames, so that an old one is never lost to a failure.
@@ -198,30 +153,49 @@ impl Talk {
         Ok(())
     }
 
-    fn say(&mut self, said: &str, answering: &Answering) -> Result<()> {
-        self.exchanges.push(self.conversation.bookmark());
-        if let Err(error) = self.conversation.say(said) {
-            self.exchanges.pop();
+    /// Says something, and prints the answer as it comes.
+    pub fn say(&mut self, said: &str, under_way: &UnderWay) -> Result<()> {
+        let before = self.conversation.bookmark();
+        // Ctrl-C waits until the answer has begun, as that makes its token new.
+        let mut stoppable = lock(under_way);
+        if let Err(error) = self.surely(|conversation| conversation.say(said)) {
             eprintln!("{error}");
             return Ok(());
         }
-        answering.begin(&self.conversation);
+        *stoppable = Some(self.conversation.cancel_token());
+        drop(stoppable);
+        self.exchanges.push(before);
         let (start, mut first) = (Instant::now(), None);
-        for event in self.conversation.events() {
-            match event {
-                Ok(Event::Thought(text)) => eprint!("{text}"),
-                Ok(Event::End { ending, usage }) => {
+        loop {
+            match self.surely(Conversation::next_event) {
+                Ok(Some(Event::Thought(text))) => eprint!("{text}"),
+                Ok(Some(Event::End { ending, usage })) => {
                     common::print("\n")?;
                     report(ending, usage, start, first);
                 }
-                Ok(Event::Prompt { done, total }) if done == total => first = Some(Instant::now()),
-                Ok(event) => common::print(&event.to_string())?,
-                Err(error) => eprintln!("\n{error}"),
+                Ok(Some(Event::Prompt { done, total })) if done == total => first = Some(Instant::now()),
+                Ok(Some(event)) => common::print(&event.to_string())?,
+                Ok(None) => break,
+                Err(error) => {
+                    eprintln!("\n{error}");
+                    break;
+                }
             }
         }
-        answering.end();
-        std::io::stderr().flush()?;
+        *lock(under_way) = None;
         Ok(())
+    }
+
+    /// Does something with the conversation; where the device is lost, once more when the model is loaded again.
+    fn surely<T>(&mut self, act: impl Fn(&mut Conversation) -> gemmaflow::Result<T>) -> Result<T> {
+        match act(&mut self.conversation) {
+            Err(lost @ Error::DeviceLost(_)) => {
+                eprintln!("\n{lost}; loading the model again");
+                self.model.recover(self.arguments.source.device.clone())?;
+                Ok(act(&mut self.conversation)?)
+            }
+            outcome => Ok(outcome?),
+        }
     }
 }
 

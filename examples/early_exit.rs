@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::Parser;
@@ -10,7 +10,6 @@ use gemmaflow::{
     flow::FlowStage,
     gemma::GemmaFlow,
     generate::{GemmaGenerator, GeneratorOptions},
-    runtime::Device,
 };
 
 /// Generates greedily with the first layers of a model alone, at several depths, beside the whole model.
@@ -18,9 +17,8 @@ use gemmaflow::{
 /// A layer that is left out has no weights on the device, no cache and no dispatch.
 #[derive(Parser)]
 struct Arguments {
-    /// Folder with config.json, tokenizer.json and safetensors weights, or OWNER/NAME on the Hugging Face Hub
-    #[arg(long, value_name = "DIR", default_value = common::DEMO, hide_default_value = true)]
-    model: PathBuf,
+    #[command(flatten)]
+    source: common::Source,
     /// Text to continue
     #[arg(long, value_name = "TEXT", default_value = "ROMEO:\n", hide_default_value = true)]
     prompt: String,
@@ -33,9 +31,6 @@ struct Arguments {
     /// Repetitions, whose median speed counts
     #[arg(long, value_name = "N", default_value_t = 3)]
     reps: usize,
-    /// auto, gpu, cpu (the slow reference), or a part of an adapter's name
-    #[arg(long, value_name = "NAME", default_value = "auto")]
-    device: Device,
 }
 
 /// The flow with its first `layers` layers alone; final norm and head follow the last of them.
@@ -48,14 +43,14 @@ fn main() -> ExitCode {
 }
 
 fn run(mut arguments: Arguments) -> Result<()> {
-    arguments.model = common::local(&arguments.model)?;
-    let (config, _) = common::open(&arguments.model)?;
+    arguments.source.model = common::local(&arguments.source.model)?;
+    let (config, _) = common::open(&arguments.source.model)?;
     let layers = config.active_num_layers();
     if let Some(exit) = arguments.exit.iter().find(|exit| **exit == 0 || **exit > layers) {
         bail!("--exit {exit}: the model has layers 1 to {layers}");
     }
     let exits = if arguments.exit.is_empty() { (1..layers).collect() } else { arguments.exit.clone() };
-    let tokenizer = common::tokenizer(&arguments.model)?;
+    let tokenizer = common::tokenizer(&arguments.source.model)?;
     let prompt = tokenizer.encode(&arguments.prompt, true)?;
 
     // The stock model, without a hook, comes first.
@@ -74,6 +69,6 @@ fn run(mut arguments: Arguments) -> Result<()> {
 }
 
 fn load(arguments: &Arguments, options: GeneratorOptions) -> Result<GemmaGenerator> {
-    let (config, mut weights) = common::open(&arguments.model)?;
-    Ok(common::load(config, weights.as_mut(), arguments.device.clone(), options)?.0)
+    let (config, mut weights) = common::open(&arguments.source.model)?;
+    Ok(common::load(config, weights.as_mut(), arguments.source.device.clone(), options)?.0)
 }

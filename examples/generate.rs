@@ -13,7 +13,6 @@ use anyhow::Result;
 use clap::Parser;
 use gemmaflow::{
     generate::{GemmaGenerator, GeneratorOptions, SampleOpts},
-    runtime::Device,
     text::{ChatEvent, ChatFormat, ChatParser, Instructions, Message, TextStream, Tokenizer},
 };
 
@@ -23,10 +22,8 @@ const PREFILL_PART: usize = 256;
 /// Continues a prompt with a Gemma model. The text goes to stdout, all else to stderr.
 #[derive(Parser)]
 struct Arguments {
-    /// Folder with config.json, tokenizer.json and safetensors weights, a .gguf file, or OWNER/NAME[/FILE.gguf] on the Hugging Face
-    /// Hub
-    #[arg(long, value_name = "DIR", default_value = common::DEMO, hide_default_value = true)]
-    model: PathBuf,
+    #[command(flatten)]
+    source: common::Source,
     /// Text to continue, or with --chat the user's message [default: a line that opens a scene]
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
@@ -48,9 +45,6 @@ struct Arguments {
     /// The same seed gives the same text
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
-    /// auto, gpu, cpu (the slow reference), or a part of an adapter's name
-    #[arg(long, value_name = "NAME", default_value = "auto")]
-    device: Device,
     /// Lay the prompt out as a turn of a conversation (instruction-tuned models)
     #[arg(long)]
     chat: bool,
@@ -75,7 +69,7 @@ fn main() -> ExitCode {
     common::main(run)
 }
 
-fn run(mut arguments: Arguments) -> Result<()> {
+fn run(arguments: Arguments) -> Result<()> {
     if arguments.list_devices {
         return common::list_devices();
     }
@@ -84,17 +78,17 @@ fn run(mut arguments: Arguments) -> Result<()> {
         .with_top_p(arguments.top_p)
         .with_min_p(arguments.min_p);
     opts.validate()?;
-    arguments.model = common::local(&arguments.model)?;
-    let (config, mut weights) = common::open(&arguments.model)?;
-    let tokenizer = common::tokenizer(&arguments.model)?;
+    let model = common::local(&arguments.source.model)?;
+    let (config, mut weights) = common::open(&model)?;
+    let tokenizer = common::tokenizer(&model)?;
     let format = if arguments.chat { Some(ChatFormat::of(&config)?) } else { None };
     let prompt = encode(&arguments, format, &tokenizer)?;
     let stop = format.map_or(Vec::new(), |format| format.stop_tokens(&tokenizer));
     let reader = format.map_or_else(|| Reader::Plain(tokenizer.stream()), |format| Reader::Chat(format.parser(&tokenizer)));
 
     let (context, quantise) = (arguments.context, arguments.quantize.map(Into::into));
-    let options = GeneratorOptions { context, quantise, ..GeneratorOptions::near_weights(&arguments.model)? };
-    let (generator, load) = common::load(config, weights.as_mut(), arguments.device, options)?;
+    let options = GeneratorOptions { context, quantise, ..GeneratorOptions::near_weights(&model)? };
+    let (generator, load) = common::load(config, weights.as_mut(), arguments.source.device, options)?;
     let generator = generator.with_stop_tokens(&stop);
     let mut generator = match &arguments.draft {
         Some(drafter) => generator.with_drafter(common::drafter(drafter)?)?,

@@ -9,7 +9,6 @@ use clap::Parser;
 use gemmaflow::{
     generate::{GeneratorOptions, SampleHooks, SampleOpts},
     guide::Guides,
-    runtime::Device,
     text::{ChatFormat, Message},
 };
 
@@ -29,10 +28,8 @@ const PERSON: &str = r#"{
 /// Answers a prompt in JSON that fulfils a schema. The JSON goes to stdout, all else to stderr.
 #[derive(Parser)]
 struct Arguments {
-    /// Folder with config.json, tokenizer.json and safetensors weights, a .gguf file, or OWNER/NAME[/FILE.gguf] on the Hugging Face
-    /// Hub
-    #[arg(long, value_name = "DIR", default_value = common::DEMO, hide_default_value = true)]
-    model: PathBuf,
+    #[command(flatten)]
+    source: common::Source,
     /// Text to continue, or with --chat the user's message
     #[arg(long, value_name = "TEXT", default_value = "ROMEO:\n", hide_default_value = true)]
     prompt: String,
@@ -51,9 +48,6 @@ struct Arguments {
     /// The same seed gives the same text
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
-    /// auto, gpu, cpu (the slow reference), or a part of an adapter's name
-    #[arg(long, value_name = "NAME", default_value = "auto")]
-    device: Device,
     /// Lay the prompt out as a turn of a conversation (instruction-tuned models)
     #[arg(long)]
     chat: bool,
@@ -63,16 +57,16 @@ fn main() -> ExitCode {
     common::main(run)
 }
 
-fn run(mut arguments: Arguments) -> Result<()> {
+fn run(arguments: Arguments) -> Result<()> {
     let opts = SampleOpts::temperature(arguments.temperature, arguments.seed).with_top_k(arguments.top_k);
     opts.validate()?;
     let schema = match &arguments.schema {
         Some(path) => std::fs::read_to_string(path).with_context(|| path.display().to_string())?,
         None => PERSON.to_string(),
     };
-    arguments.model = common::local(&arguments.model)?;
-    let (config, mut weights) = common::open(&arguments.model)?;
-    let tokenizer = common::tokenizer(&arguments.model)?;
+    let model = common::local(&arguments.source.model)?;
+    let (config, mut weights) = common::open(&model)?;
+    let tokenizer = common::tokenizer(&model)?;
     let format = if arguments.chat { Some(ChatFormat::of(&config)?) } else { None };
     let prompt = match format {
         Some(format) => format.encode(&tokenizer, &[Message::user(&arguments.prompt)], true)?,
@@ -85,8 +79,8 @@ fn run(mut arguments: Arguments) -> Result<()> {
     ends.dedup();
     let guide = Guides::new(&tokenizer, &ends)?.json_schema(&schema)?.starting_at(prompt.len());
 
-    let options = GeneratorOptions::near_weights(&arguments.model)?;
-    let (generator, _) = common::load(config, weights.as_mut(), arguments.device, options)?;
+    let options = GeneratorOptions::near_weights(&model)?;
+    let (generator, _) = common::load(config, weights.as_mut(), arguments.source.device, options)?;
     let mut generator = generator.with_stop_tokens(&ends);
     generator.prefill(&prompt)?;
     let (mut hooks, mut text) = (SampleHooks::new().with_processor(guide), tokenizer.stream());

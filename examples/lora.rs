@@ -16,16 +16,14 @@ use gemmaflow::{
     gemma::{GemmaConfig, GemmaFlow, LayerWeight, WeightPosition},
     generate::GeneratorOptions,
     ir::{Case, NodeId},
-    runtime::Device,
     weights::{Tensor, load_from_path},
 };
 
 /// Generates greedily with and without an adapter, and compares their speed.
 #[derive(Parser)]
 struct Arguments {
-    /// Folder with config.json, tokenizer.json and safetensors weights, or OWNER/NAME on the Hugging Face Hub
-    #[arg(long, value_name = "DIR", default_value = common::DEMO, hide_default_value = true)]
-    model: PathBuf,
+    #[command(flatten)]
+    source: common::Source,
     /// Folder with adapter_model.safetensors and adapter_config.json as PEFT writes them, or a safetensors file
     /// [default: random values of rank 8 on q_proj and v_proj of every layer]
     #[arg(long, value_name = "PATH")]
@@ -39,9 +37,6 @@ struct Arguments {
     /// Repetitions, whose median speed counts
     #[arg(long, value_name = "N", default_value_t = 3)]
     reps: usize,
-    /// auto, gpu, cpu (the slow reference), or a part of an adapter's name
-    #[arg(long, value_name = "NAME", default_value = "auto")]
-    device: Device,
 }
 
 /// An adapter: A `[r, in]` and B `[out, r]` for each projection, by the projection's name in the graph.
@@ -178,22 +173,22 @@ fn main() -> ExitCode {
     common::main(run)
 }
 
-fn run(mut arguments: Arguments) -> Result<()> {
-    arguments.model = common::local(&arguments.model)?;
-    let (config, _) = common::open(&arguments.model)?;
+fn run(arguments: Arguments) -> Result<()> {
+    let model = common::local(&arguments.source.model)?;
+    let (config, _) = common::open(&model)?;
     let lora = Arc::new(match &arguments.adapter {
         Some(path) => Lora::open(path, &config)?,
         None => Lora::random(&config),
     });
-    let tokenizer = common::tokenizer(&arguments.model)?;
+    let tokenizer = common::tokenizer(&model)?;
     let prompt = tokenizer.encode(&arguments.prompt, true)?;
     let count = lora.targets.len();
 
     let adapted = GeneratorOptions::default().with_flow(move |flow| lora.apply(flow));
     let mut generators = Vec::new();
     for options in [GeneratorOptions::default(), adapted] {
-        let (config, mut weights) = common::open(&arguments.model)?;
-        generators.push(common::load(config, weights.as_mut(), arguments.device.clone(), options)?.0);
+        let (config, mut weights) = common::open(&model)?;
+        generators.push(common::load(config, weights.as_mut(), arguments.source.device.clone(), options)?.0);
     }
     let raced = common::race(&mut generators, &prompt, arguments.max_tokens, arguments.reps)?;
     let titles = ["stock".to_string(), format!("with {count} adapted projections")];

@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::{path::PathBuf, process::ExitCode, time::Instant};
+use std::{process::ExitCode, time::Instant};
 
 use anyhow::{Result, anyhow, bail};
 use clap::Parser;
@@ -10,16 +10,15 @@ use gemmaflow::{
     flow::{BlockStage, FlowStage},
     gemma::{GemmaConfig, GemmaFlow, GemmaRmsNormStage, LmHeadStage},
     ir::ops::Slice,
-    runtime::{CompileOptions, Device, Session},
+    runtime::{CompileOptions, Session},
 };
 
 /// Prints, for each layer, how long the hidden state of the prompt's last token is and which tokens the final norm and the head
 /// make of it (the logit lens).
 #[derive(Parser)]
 struct Arguments {
-    /// Folder with config.json, tokenizer.json and safetensors weights, or OWNER/NAME on the Hugging Face Hub
-    #[arg(long, value_name = "DIR", default_value = common::DEMO, hide_default_value = true)]
-    model: PathBuf,
+    #[command(flatten)]
+    source: common::Source,
     /// Text to read
     #[arg(long, value_name = "TEXT", default_value = "ROMEO:\nI will not", hide_default_value = true)]
     prompt: String,
@@ -32,9 +31,6 @@ struct Arguments {
     /// Repetitions, whose median speed counts
     #[arg(long, value_name = "N", default_value_t = 5)]
     reps: usize,
-    /// auto, gpu, cpu (the slow reference), or a part of an adapter's name
-    #[arg(long, value_name = "NAME", default_value = "auto")]
-    device: Device,
 }
 
 /// The flow with two more outputs for each of `layers`: `hidden_{i}` `[B, T, D]`, the stream after the layer, and `lens_{i}`
@@ -71,21 +67,21 @@ fn main() -> ExitCode {
     common::main(run)
 }
 
-fn run(mut arguments: Arguments) -> Result<()> {
-    arguments.model = common::local(&arguments.model)?;
-    let (config, mut weights) = common::open(&arguments.model)?;
+fn run(arguments: Arguments) -> Result<()> {
+    let model = common::local(&arguments.source.model)?;
+    let (config, mut weights) = common::open(&model)?;
     let count = config.active_num_layers();
     if let Some(layer) = arguments.layers.iter().find(|layer| **layer >= count) {
         bail!("--layers {layer}: the model has layers 0 to {}", count - 1);
     }
     let layers = if arguments.layers.is_empty() { (0..count).collect() } else { arguments.layers.clone() };
-    let tokenizer = common::tokenizer(&arguments.model)?;
+    let tokenizer = common::tokenizer(&model)?;
     let tokens = tokenizer.encode(&arguments.prompt, true)?;
 
-    let session = Session::new(&arguments.device)?;
+    let session = Session::new(&arguments.source.device)?;
     let stock = GemmaFlow::for_prefill(&config, 1, tokens.len()).last_token_logits();
     let probed = probe(stock.clone(), &layers).build(weights.as_mut())?;
-    let stock = stock.build(common::open(&arguments.model)?.1.as_mut())?;
+    let stock = stock.build(common::open(&model)?.1.as_mut())?;
     let options = CompileOptions::default().with_weights(&session.load(probed.params())?);
     let mut graphs = [session.compile_with(&stock.graph, &options)?, session.compile_with(&probed.graph, &options)?];
 

@@ -11,11 +11,11 @@ use std::{
 };
 
 use anyhow::{Result, anyhow, bail};
-use clap::{Parser, ValueEnum};
+use clap::{Args, Parser, ValueEnum};
 use gemmaflow::{
     gemma::GemmaConfig,
-    generate::{Drafter, GemmaGenerator, GeneratorOptions, SampleOpts},
-    runtime::{Device, adapters},
+    generate::{Drafter, GemmaGenerator, GeneratorOptions, OnProgress, SampleOpts},
+    runtime::{Device, UploadProgress, adapters},
     text::Tokenizer,
     weights::{Quantise, WeightLoader, load_from_path},
 };
@@ -43,6 +43,18 @@ impl From<Packing> for Quantise {
 
 /// The model that comes with the source tree.
 pub const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo");
+
+/// Which model, and what it runs on.
+#[derive(Args)]
+pub struct Source {
+    /// Folder with config.json, tokenizer.json and safetensors weights, a .gguf file, or OWNER/NAME[/FILE.gguf] on the Hugging Face
+    /// Hub
+    #[arg(long, value_name = "DIR", default_value = DEMO, hide_default_value = true)]
+    pub model: PathBuf,
+    /// auto, gpu, cpu (the slow reference), or a part of an adapter's name
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    pub device: Device,
+}
 
 /// Parses the command line and runs; an error is one line on stderr and exit code 1.
 pub fn main<C: Parser>(run: impl FnOnce(C) -> Result<()>) -> ExitCode {
@@ -151,18 +163,23 @@ pub fn load(
     options: GeneratorOptions,
 ) -> Result<(GemmaGenerator, Duration)> {
     let start = Instant::now();
-    let style = "loading {bar:30} {bytes}/{total_bytes}";
-    let bar = bar(0, style);
-    let shown = bar.clone();
-    let on_progress = Box::new(move |progress: gemmaflow::runtime::UploadProgress| {
-        shown.set_length(progress.total);
-        shown.set_position(progress.done);
-        true
-    });
+    let (bar, on_progress) = loading();
     let options = GeneratorOptions { on_progress: Some(on_progress), ..options };
     let generator = GemmaGenerator::with_options(config, weights, device, options);
     bar.finish_and_clear();
     Ok((generator?, start.elapsed()))
+}
+
+/// A bar for a model that loads, and what moves it.
+pub fn loading() -> (ProgressBar, OnProgress) {
+    let bar = bar(0, "loading {bar:30} {bytes}/{total_bytes}");
+    let shown = bar.clone();
+    let on_progress = move |progress: UploadProgress| {
+        shown.set_length(progress.total);
+        shown.set_position(progress.done);
+        true
+    };
+    (bar, Box::new(on_progress))
 }
 
 /// A progress bar on stderr; hidden where that is no terminal.
