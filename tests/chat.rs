@@ -1,5 +1,7 @@
 //! Chat turns against the text that the published templates render (see `tests/data/README.md`), and what models emit as events.
 
+#[path = "common/draws.rs"]
+mod draws;
 #[path = "chat/events.rs"]
 mod events;
 

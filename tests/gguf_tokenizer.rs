@@ -1,5 +1,7 @@
 //! The tokenizer inside GGUF files against the goldens of its vocabulary and against the `tokenizer.json` of the same.
 
+#[path = "common/draws.rs"]
+mod draws;
 #[path = "common/gguf.rs"]
 #[allow(dead_code)] // Each test binary uses a part.
 mod gguf;
@@ -7,6 +9,7 @@ mod gguf;
 #[allow(dead_code)] // Each test binary uses a part.
 mod oracle;
 
+use draws::Draws;
 use gemmaflow::text::Tokenizer;
 use gguf::{Writer, string};
 use oracle::data;
@@ -60,18 +63,6 @@ fn texts_have_the_ids_of_the_goldens() {
             assert_eq!(tokenizer.decode(&tokens).expect("known ids"), text.replace('▁', " "), "{file}");
         }
         assert_eq!(apart, if folder == "gemma4" { 23 } else { 0 }, "{file}: rows that were not compared");
-    }
-}
-
-/// SplitMix64, Steele 2014.
-struct Draws(u64);
-
-impl Draws {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ (mixed >> 31)) % end as u64) as usize
     }
 }
 

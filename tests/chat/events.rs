@@ -3,7 +3,7 @@
 use gemmaflow::text::{ChatEvent, ChatFormat, EndReason, Message, ModelTurn, Tokenizer, ToolCall};
 use serde_json::{Map, Value, json};
 
-use super::{gemma4, goldens, messages, of_family, spm};
+use super::{draws::Draws, gemma4, goldens, messages, of_family, spm};
 
 fn events(format: ChatFormat, tokenizer: &Tokenizer, tokens: &[u32]) -> Vec<ChatEvent> {
     let mut parser = format.parser(tokenizer);
@@ -199,17 +199,7 @@ fn older_formats_have_text_and_an_end() {
     assert_eq!(ChatFormat::Gemma4.stop_tokens(&gemma4()), names.map(|id| id.expect("a control token")));
 }
 
-/// SplitMix64, Steele 2014.
-struct Draws(u64);
-
 impl Draws {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ (mixed >> 31)) % end as u64) as usize
-    }
-
     fn text(&mut self) -> String {
         let pieces =
             ["<|\"|>", "<tool_call|>", "}", "{", ",", ":", "[", "\"", "\n", " ", "Oslo", "ü", "𝄞", "null", "1", "<turn|>"];
