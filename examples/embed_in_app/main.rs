@@ -22,7 +22,7 @@ use frames::{Beside, Frames};
 use gemmaflow::runtime::wgpu;
 use page::{Page, Style};
 use picture::Picture;
-use writer::{Event, Job, Writer};
+use writer::{Job, News, Writer};
 
 /// The picture in pixels.
 const SIZE: [u32; 2] = [640, 360];
@@ -38,7 +38,7 @@ struct Arguments {
     /// Hub
     #[arg(long, value_name = "DIR", default_value = common::DEMO, hide_default_value = true)]
     model: PathBuf,
-    /// Random weights of a released model's shape instead, such as gemma-3-1b; the text is the tokens' numbers
+    /// Random weights of a released model's shape instead, such as gemma-3-1b; the text means nothing
     #[arg(long, value_name = "NAME", conflicts_with = "model")]
     shape: Option<String>,
     /// Of a shape only the first N layers
@@ -132,9 +132,9 @@ impl App {
     fn listen(&mut self, arguments: &Arguments) -> Result<()> {
         loop {
             match self.writer.events.try_recv() {
-                Ok(Event::Ready) => self.state = State::Idle(0),
-                Ok(Event::Text(text)) => self.page.push(&text, Style::Body),
-                Ok(Event::Done(tokens, time)) => self.state = State::Done(tokens, time),
+                Ok(News::Ready) => self.state = State::Idle(0),
+                Ok(News::Text(text)) => self.page.push(&text, Style::Body),
+                Ok(News::Done(tokens, time)) => self.state = State::Done(tokens, time),
                 Err(TryRecvError::Empty) => break,
                 // It has ended, with an error unless it was done; `finish` tells.
                 Err(TryRecvError::Disconnected) if matches!(self.state, State::Done(..)) => break,
@@ -169,9 +169,11 @@ impl App {
         Ok(())
     }
 
-    /// Ends the text and says how it went.
-    fn finish(self, arguments: &Arguments) -> Result<()> {
+    /// Ends the text and says how it went; `outcome` is that of the drawing.
+    fn finish(mut self, outcome: Result<()>, arguments: &Arguments) -> Result<()> {
+        // What went wrong in the thread says more.
         self.writer.finish()?;
+        outcome?;
         if let Some(path) = &arguments.frames_csv {
             self.frames.write_csv(path)?;
         }
@@ -203,14 +205,11 @@ fn headless(arguments: &Arguments) -> Result<()> {
         }
         std::thread::sleep(FRAME.saturating_sub(begun.elapsed()));
     };
-    if outcome.is_err() {
-        // What went wrong in the thread says more.
-        return app.writer.finish().and(outcome);
-    }
-    if let Some(path) = &arguments.out {
-        write_png(path, &app.picture.read(&canvas)?)?;
-    }
-    app.finish(arguments)
+    let outcome = outcome.and_then(|()| match &arguments.out {
+        Some(path) => write_png(path, &app.picture.read(&canvas)?),
+        None => Ok(()),
+    });
+    app.finish(outcome, arguments)
 }
 
 fn write_png(path: &Path, pixels: &[u8]) -> Result<()> {

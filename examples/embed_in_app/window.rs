@@ -19,10 +19,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let events = EventLoop::new()?;
     let mut shown = Shown { arguments, open: None, outcome: Ok(()) };
     events.run_app(&mut shown)?;
-    shown.outcome?;
     match shown.open {
-        Some(open) => open.app.finish(arguments),
-        None => Ok(()),
+        Some(open) => open.app.finish(shown.outcome, arguments),
+        None => shown.outcome,
     }
 }
 

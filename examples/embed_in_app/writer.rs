@@ -3,21 +3,19 @@
 use std::{
     ops::ControlFlow,
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-        mpsc::{self, Receiver, Sender},
-    },
+    sync::mpsc::{self, Receiver, Sender},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use anyhow::{Result, anyhow};
 use gemmaflow::{
-    generate::{GemmaGenerator, GeneratorOptions, SampleOpts},
+    Error,
+    conversation::{AnswerOptions, Conversation, Event, Model},
+    generate::{CancelToken, GeneratorOptions, SampleOpts},
     ir::DType,
     runtime::{Device, GpuOptions, OwnDevice},
-    text::{TextStream, Tokenizer},
+    text::Tokenizer,
     weights::random_weights,
 };
 
@@ -37,7 +35,7 @@ pub struct Job {
 }
 
 /// What the thread tells.
-pub enum Event {
+pub enum News {
     /// The model is loaded, and every kernel has run.
     Ready,
     Text(String),
@@ -45,12 +43,12 @@ pub enum Event {
     Done(usize, Duration),
 }
 
-/// A handle of the thread.
+/// A handle of the thread, which ends with it.
 pub struct Writer {
-    pub events: Receiver<Event>,
+    pub events: Receiver<News>,
     begin: Sender<()>,
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<Result<()>>,
+    cancel: CancelToken,
+    thread: Option<JoinHandle<Result<()>>>,
 }
 
 impl Writer {
@@ -58,10 +56,10 @@ impl Writer {
     pub fn start(own: OwnDevice, job: Job) -> Self {
         let (sender, events) = mpsc::channel();
         let (begin, begun) = mpsc::channel();
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
-        let thread = std::thread::spawn(move || write(own, &job, &sender, &begun, &stopped));
-        Self { events, begin, stop, thread }
+        let cancel = CancelToken::new();
+        let cancelled = cancel.clone();
+        let thread = std::thread::spawn(move || write(own, &job, &sender, &begun, &cancelled));
+        Self { events, begin, cancel, thread: Some(thread) }
     }
 
     /// Lets it write.
@@ -70,82 +68,87 @@ impl Writer {
         self.begin.send(()).ok();
     }
 
-    /// Ends it after the token that it is at.
-    pub fn finish(self) -> Result<()> {
-        self.stop.store(true, Relaxed);
-        drop(self.begin);
-        self.thread.join().map_err(|_| anyhow!("the thread that writes has panicked"))?
+    /// Ends it after the submit that it is at, and says how it went.
+    pub fn finish(&mut self) -> Result<()> {
+        self.cancel.cancel();
+        // It may be waiting for this.
+        self.begin();
+        let Some(thread) = self.thread.take() else { return Ok(()) };
+        match thread.join().map_err(|_| anyhow!("the thread that writes has panicked"))? {
+            Err(error) if matches!(error.downcast_ref(), Some(Error::Cancelled(_))) => Ok(()),
+            outcome => outcome,
+        }
     }
 }
 
-fn write(own: OwnDevice, job: &Job, events: &Sender<Event>, begun: &Receiver<()>, stop: &AtomicBool) -> Result<()> {
-    let (mut generator, mut speech) = load(own, job)?;
-    let prompt = speech.encode(&job.prompt)?;
-    let opts = SampleOpts::temperature(0.8, job.seed).with_top_k(40);
-    // Drivers compile at a kernel's first run, and how submits are cut is learnt from the runs after it.
-    for _ in 0..2 {
-        generator.prefill(&[prompt[0]])?;
-        generator.prefill(&prompt)?;
-        generator.generate_cached(4, &opts)?;
+/// A thread that uses the device must not outlive the application.
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.finish().ok();
     }
-    generator.prefill(&[prompt[0]])?;
-    generator.prefill(&prompt)?;
-    events.send(Event::Ready)?;
-    if begun.recv().is_err() {
-        return Ok(());
+}
+
+fn write(own: OwnDevice, job: &Job, events: &Sender<News>, begun: &Receiver<()>, cancel: &CancelToken) -> Result<()> {
+    let model = load(own, job, cancel)?;
+    let sampling = SampleOpts::temperature(0.8, job.seed).with_top_k(40);
+    let mut conversation = model.conversation()?.with_options(AnswerOptions { sampling, ..AnswerOptions::default() });
+    let empty = conversation.bookmark();
+    // Drivers compile at a kernel's first run, and how submits are cut is learnt from the runs after it. The prompt is then read anew:
+    // no row of it is kept, as the text before was another.
+    model.keep_prompts(0);
+    let other: String = job.prompt.chars().rev().collect();
+    for text in [&job.prompt, &other] {
+        go_on(&mut conversation, text, 4, cancel, |_| {})?;
+        conversation.rewind(&empty);
     }
-    let (start, mut tokens) = (Instant::now(), 0);
-    if job.tokens > 0 {
-        generator.generate_cached_with(job.tokens, &opts, |token| {
-            tokens += 1;
-            let heard = speech.push(token).is_none_or(|text| events.send(Event::Text(text)).is_ok());
-            if heard && !stop.load(Relaxed) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        })?;
-    }
-    // Whoever does not listen any more has seen enough.
-    events.send(Event::Done(tokens, start.elapsed())).ok();
+    events.send(News::Ready)?;
+    begun.recv()?;
+    let start = Instant::now();
+    go_on(&mut conversation, &job.prompt, job.tokens, cancel, |event| {
+        let news = match event {
+            Event::Text(text) => News::Text(text.clone()),
+            Event::End { usage, .. } => News::Done(usage.answer, start.elapsed()),
+            _ => return,
+        };
+        // Whoever does not listen any more has cancelled.
+        events.send(news).ok();
+    })
+}
+
+/// Goes on from a text with so many tokens, unless it is cancelled.
+fn go_on(
+    conversation: &mut Conversation,
+    text: &str,
+    tokens: usize,
+    cancel: &CancelToken,
+    mut tell: impl FnMut(&Event),
+) -> Result<()> {
+    conversation.set_options(AnswerOptions { max_tokens: Some(tokens), ..conversation.options().clone() });
+    conversation.write(text)?;
+    conversation.answer()?;
+    conversation.finish(|event| {
+        if cancel.is_cancelled() {
+            return ControlFlow::Break(());
+        }
+        tell(event);
+        ControlFlow::Continue(())
+    })?;
     Ok(())
 }
 
-/// Between text and tokens.
-enum Speech {
-    Of(Box<Tokenizer>, TextStream),
-    /// Random weights have no text: the numbers of the tokens.
-    Numbers,
-}
-
-impl Speech {
-    fn encode(&self, prompt: &str) -> Result<Vec<u32>> {
-        match self {
-            Speech::Of(tokenizer, _) => Ok(tokenizer.encode(prompt, true)?),
-            Speech::Numbers => Ok((2..18).collect()),
-        }
-    }
-
-    fn push(&mut self, token: u32) -> Option<String> {
-        match self {
-            Speech::Of(_, stream) => stream.push(token),
-            Speech::Numbers => Some(format!("{token} ")),
-        }
-    }
-}
-
-fn load(own: OwnDevice, job: &Job) -> Result<(GemmaGenerator, Speech)> {
+fn load(own: OwnDevice, job: &Job, cancel: &CancelToken) -> Result<Model> {
     let gpu = GpuOptions { max_binding: job.max_binding, ..GpuOptions::default() };
-    let options = |defaults| GeneratorOptions { submit_time: job.submit_time, gpu: gpu.clone(), ..defaults };
+    let (submit_time, cancel) = (job.submit_time, Some(cancel.clone()));
     let Some(shape) = &job.shape else {
-        let model = common::local(&job.model)?;
-        let (config, mut weights) = common::open(&model)?;
-        let tokenizer = common::tokenizer(&model)?;
-        let options = options(GeneratorOptions::near_weights(&model)?);
-        let (generator, _) = common::load(config, weights.as_mut(), Device::Own(own), options)?;
-        let stream = tokenizer.stream();
-        return Ok((generator, Speech::Of(Box::new(tokenizer), stream)));
+        let path = common::local(&job.model)?;
+        let options = GeneratorOptions { submit_time, gpu, cancel, ..GeneratorOptions::near_weights(&path)? };
+        return Ok(Model::open(path, Device::Own(own), options)?);
     };
     let mut config = common::preset(shape)?;
     config.effective_num_layers = job.layers;
-    config.eos_token_ids.clear();
     let mut weights = random_weights(&config, DType::BF16, 1)?;
-    let (generator, _) = common::load(config, &mut weights, Device::Own(own), options(GeneratorOptions::default()))?;
-    Ok((generator, Speech::Numbers))
+    let options = GeneratorOptions { submit_time, gpu, cancel, ..GeneratorOptions::default() };
+    // Of the tokens that come by chance it knows a few.
+    let tokenizer = Tokenizer::from_file(common::DEMO)?;
+    Ok(Model::from_loader(config, &mut weights, tokenizer, Device::Own(own), options)?)
 }
