@@ -1,11 +1,15 @@
 //! Devices, limits, errors and counters, on a real driver. A machine without any adapter fails these tests.
 
+#[path = "common/own.rs"]
+mod devices;
+
 use std::{sync::Arc, time::Duration};
 
+use devices::{adopt, any_adapter, huge_texture, own};
 use gemmaflow::{
     Error, Result,
     runtime::{
-        AdapterKind, Device, GpuContext, GpuOptions, Opened, OwnDevice, adapters, measure_copy_bandwidth, required_features,
+        AdapterKind, Device, GpuContext, GpuOptions, Opened, adapters, measure_copy_bandwidth, required_features,
         required_limits, wanted_features, wanted_limits,
         wgpu::{self, BufferUsages},
     },
@@ -24,26 +28,6 @@ fn context() -> Arc<GpuContext> {
 
 fn storage() -> BufferUsages {
     BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST
-}
-
-/// The first adapter, found without this crate.
-fn any_adapter() -> wgpu::Adapter {
-    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
-    let found = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::PRIMARY));
-    found.into_iter().next().expect("a GPU adapter")
-}
-
-fn own(adapter: wgpu::Adapter, features: wgpu::Features, limits: wgpu::Limits) -> OwnDevice {
-    let descriptor = wgpu::DeviceDescriptor { required_features: features, required_limits: limits, ..Default::default() };
-    let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).expect("a device");
-    OwnDevice { adapter, device, queue }
-}
-
-fn adopt(own: OwnDevice) -> Result<Arc<GpuContext>> {
-    match Device::Own(own).open(&GpuOptions::default())? {
-        Opened::Gpu(context) => Ok(context),
-        Opened::Reference => panic!("an own device opened the reference"),
-    }
 }
 
 #[test]
@@ -202,23 +186,10 @@ fn a_buffer_beyond_the_limit_is_an_error_and_the_context_works_on() {
 
 #[test]
 fn memory_that_the_driver_does_not_have_is_an_error_and_the_context_works_on() {
-    // Software drivers promise buffers that they do not have; a texture of 8 TiB is more than any driver promises.
     let adapter = any_adapter();
     let limits = adapter.limits();
-    let context = adopt(own(adapter, wgpu::Features::empty(), limits.clone())).unwrap();
-    let side = limits.max_texture_dimension_2d;
-    let size = wgpu::Extent3d { width: side, height: side, depth_or_array_layers: limits.max_texture_array_layers };
-    let descriptor = wgpu::TextureDescriptor {
-        label: None,
-        size,
-        mip_level_count: 1,
-        sample_count: 1,
-        dimension: wgpu::TextureDimension::D2,
-        format: wgpu::TextureFormat::Rgba32Uint,
-        usage: wgpu::TextureUsages::COPY_DST,
-        view_formats: &[],
-    };
-    let error = context.scoped("a huge texture", || context.device().create_texture(&descriptor)).unwrap_err();
+    let context = adopt(own(adapter, wgpu::Features::empty(), limits)).unwrap();
+    let error = huge_texture(&context).unwrap_err();
     assert!(matches!(&error, Error::OutOfMemory { what, .. } if what == "a huge texture"), "{error}");
     assert_eq!(round_trip(&context, 8), 8);
 }

@@ -7,6 +7,8 @@ mod callbacks;
 mod conversations;
 #[path = "faults/device.rs"]
 mod device;
+#[path = "common/own.rs"]
+mod devices;
 #[path = "faults/files.rs"]
 mod files;
 #[path = "faults/memory.rs"]

@@ -31,20 +31,24 @@ fn is_panic(error: &Error) -> bool {
     matches!(error, Error::Panicked { message, .. } if message.contains("on purpose"))
 }
 
+/// A panic on purpose ends the loading with an error, and leaves the device as good as new.
+fn panics_while_loading(options: GeneratorOptions) {
+    let context = open_context(&GpuOptions::default());
+    let error = quietly(|| Model::open(DEMO, Device::Context(context.clone()), options)).unwrap_err();
+    assert!(is_panic(&error), "{error}");
+    context.wait_idle("a test").unwrap();
+    assert_eq!(context.counters().snapshot().bytes_live, 0);
+    assert_eq!(rest(&mut asked(&model_on(&context), 6)).unwrap(), expected(6));
+}
+
 #[test]
 fn fault_24_load_progress_panics() {
     for phase in [UploadPhase::Reserving, UploadPhase::Moving, UploadPhase::Finishing] {
-        let context = open_context(&GpuOptions::default());
         let on_progress = move |progress: UploadProgress| {
             assert!(progress.phase != phase, "on purpose");
             true
         };
-        let options = GeneratorOptions { on_progress: Some(Box::new(on_progress)), ..GeneratorOptions::default() };
-        let error = quietly(|| Model::open(DEMO, Device::Context(context.clone()), options)).unwrap_err();
-        assert!(is_panic(&error), "{phase:?}: {error}");
-        context.wait_idle("a test").unwrap();
-        assert_eq!(context.counters().snapshot().bytes_live, 0, "{phase:?}");
-        assert_eq!(rest(&mut asked(&model_on(&context), 6)).unwrap(), expected(6), "{phase:?}: the device is as good as new");
+        panics_while_loading(GeneratorOptions { on_progress: Some(Box::new(on_progress)), ..GeneratorOptions::default() });
     }
 }
 
@@ -83,16 +87,13 @@ impl BlockStage for Panics {
 
 #[test]
 fn fault_26_a_hook_of_the_flow_panics() {
-    let options = GeneratorOptions::default().with_flow(|_| panic!("on purpose"));
-    let error = quietly(|| Model::open(DEMO, Device::Gpu, options)).unwrap_err();
-    assert!(is_panic(&error), "{error}");
+    panics_while_loading(GeneratorOptions::default().with_flow(|_| panic!("on purpose")));
 }
 
 #[test]
 fn fault_27_a_stage_panics() {
-    let options = GeneratorOptions::default().with_flow(|flow| flow.after_layers([FlowStage::Block(Arc::new(Panics))]));
-    let error = quietly(|| Model::open(DEMO, Device::Gpu, options)).unwrap_err();
-    assert!(is_panic(&error), "{error}");
+    let stage = || FlowStage::Block(Arc::new(Panics));
+    panics_while_loading(GeneratorOptions::default().with_flow(move |flow| flow.after_layers([stage()])));
 }
 
 /// Whoever drops a conversation while it panics harms no other.

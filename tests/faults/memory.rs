@@ -5,13 +5,14 @@ use std::sync::Arc;
 use gemmaflow::{
     Error,
     conversation::Model,
-    runtime::{
-        Buffer, Device, GpuContext, GpuOptions,
-        wgpu::{self, BufferUsages},
-    },
+    runtime::{Buffer, Device, GpuContext, GpuOptions, wanted_features, wgpu::BufferUsages},
 };
 
-use crate::{DEMO, asked, chunks_of_16, expected, model_on, open_context, rest, some};
+use crate::{
+    DEMO, asked, chunks_of_16,
+    devices::{adopt, any_adapter, huge_texture, own},
+    expected, model_on, open_context, rest, some,
+};
 
 const MOST: usize = 20;
 
@@ -142,15 +143,16 @@ fn fault_19_no_memory_for_a_fork() {
 fn fault_20_no_memory_to_keep_a_prompt() {
     let context = limited(LIMIT);
     let model = model_on(&context);
-    rest(&mut asked(&model, 2)).unwrap();
-    let mut conversation = asked(&model, MOST);
-    some(&mut conversation, 1);
-    model.keep_prompts(64 << 20);
-    let full = ballast(&context, 64 << 10);
-    let outcome = rest(&mut conversation);
-    drop(full);
-    let told = outcome.or_else(|_| rest(&mut conversation)).unwrap();
-    assert_eq!(told, expected(MOST));
+    for free in [LIMIT / 2, 64 << 10] {
+        let mut conversation = asked(&model, MOST);
+        some(&mut conversation, 1);
+        model.keep_prompts(64 << 20);
+        let full = ballast(&context, free);
+        assert_eq!(rest(&mut conversation).unwrap(), expected(MOST), "{free}");
+        drop(full);
+        assert_eq!(model.kept_prompt_bytes() > 0, free > 64 << 10, "{free}: {} bytes are kept", model.kept_prompt_bytes());
+        model.keep_prompts(0);
+    }
 }
 
 #[test]
@@ -185,27 +187,16 @@ fn fault_22_no_memory_to_restore_a_conversation() {
     assert_eq!(told + &rest(&mut model.restore(&bytes[..]).unwrap()).unwrap(), expected(MOST));
 }
 
-/// A driver without memory: buffers that it cannot make, through its error scope.
+/// A driver without memory says so through its error scope.
 #[test]
 fn fault_23_a_driver_that_has_no_memory_left() {
-    let context = open_context(&GpuOptions::default());
+    let adapter = any_adapter();
+    let (features, limits) = (wanted_features(&adapter), adapter.limits());
+    let context = adopt(own(adapter, features, limits)).unwrap();
     let model = model_on(&context);
     let mut conversation = asked(&model, MOST);
     let told = some(&mut conversation, 8);
-    // Software drivers promise buffers that they do not have; a texture of 8 TiB is more than any driver promises.
-    let limits = context.device().limits();
-    let side = limits.max_texture_dimension_2d;
-    let descriptor = wgpu::TextureDescriptor {
-        label: None,
-        size: wgpu::Extent3d { width: side, height: side, depth_or_array_layers: limits.max_texture_array_layers },
-        mip_level_count: 1,
-        sample_count: 1,
-        dimension: wgpu::TextureDimension::D2,
-        format: wgpu::TextureFormat::Rgba32Uint,
-        usage: wgpu::TextureUsages::COPY_DST,
-        view_formats: &[],
-    };
-    let error = context.scoped("a huge texture", || context.device().create_texture(&descriptor)).unwrap_err();
-    assert!(matches!(&error, Error::OutOfMemory { .. } | Error::Driver { .. }), "{error}");
+    let error = huge_texture(&context).unwrap_err();
+    assert!(matches!(&error, Error::OutOfMemory { what, .. } if what == "a huge texture"), "{error}");
     assert_eq!(told + &rest(&mut conversation).unwrap(), expected(MOST));
 }
