@@ -116,7 +116,7 @@ impl Batches {
         let key = [rows, capacity];
         if self.plans.get(&key).is_none() {
             self.plans.make_room();
-            let made = match self.make(model, [rows, capacity, ring], slices.another()) {
+            let made = match self.make(model, [rows, capacity, ring], slices.apart()) {
                 Ok(batch) => Some(batch),
                 Err(Error::Unsupported(why)) => {
                     tracing::debug!(why, "sequences run one after the other");

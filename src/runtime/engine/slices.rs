@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     ops::Range,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -76,8 +76,9 @@ fn cut(estimates: &[Estimate], most: f64) -> Vec<Range<usize>> {
 /// How runs are cut, and what earlier ones took.
 pub(super) struct Slices {
     most: Option<Duration>,
-    /// Measured time over estimated time, by the plan's tokens.
-    rates: HashMap<usize, f64>,
+    /// Measured time over estimated time, by the plan's tokens and whether they are of several sequences: of all engines of a model.
+    rates: Arc<Mutex<HashMap<(usize, bool), f64>>>,
+    apart: bool,
     timer: Option<Timer>,
 }
 
@@ -202,17 +203,26 @@ impl Timer {
 impl Slices {
     /// No submit shall keep the device for longer than about `most`.
     pub(super) fn new(most: Option<Duration>) -> Self {
-        Self { most, rates: HashMap::new(), timer: None }
+        Self { most, rates: Arc::default(), apart: false, timer: None }
     }
 
-    /// What was learnt, for another engine or plan.
+    /// Those of another engine of the model.
     pub(super) fn another(&self) -> Self {
-        Self { most: self.most, rates: self.rates.clone(), timer: None }
+        Self { most: self.most, rates: self.rates.clone(), apart: self.apart, timer: None }
+    }
+
+    /// Those of a plan for several sequences.
+    pub(super) fn apart(&self) -> Self {
+        Self { apart: true, ..self.another() }
     }
 
     /// How much slower than the slowest device it runs plans for so many tokens; until one was measured, as slow.
     fn rate(&self, tokens: usize) -> f64 {
-        self.rates.get(&tokens).copied().unwrap_or(1.0)
+        self.rates().get(&(tokens, self.apart)).copied().unwrap_or(1.0)
+    }
+
+    fn rates(&self) -> MutexGuard<'_, HashMap<(usize, bool), f64>> {
+        self.rates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a run may be submitted while another of the same kind is under way.
@@ -264,12 +274,7 @@ impl Slices {
 
     /// Takes the time of a run that is done, and gives the tokens with which none of its dispatches takes too long, as far as fewer
     /// tokens help.
-    pub(super) fn learn(
-        &mut self,
-        context: &GpuContext,
-        submission: &wgpu::SubmissionIndex,
-        timed: Timed,
-    ) -> Result<Option<f64>> {
+    pub(super) fn learn(&self, context: &GpuContext, submission: &wgpu::SubmissionIndex, timed: Timed) -> Result<Option<f64>> {
         let Timed { time, tokens, estimated, estimates } = timed;
         let found = match time {
             Time::Host(seconds) => (seconds / estimated).min(HOST_CLOCK_MOST),
@@ -285,8 +290,9 @@ impl Slices {
         if !found.is_finite() || found <= 0.0 {
             return Ok(None);
         }
-        let rate = self.rates.get(&tokens).map_or(found, |known| (known + found) / 2.0);
-        self.rates.insert(tokens, rate);
+        let known = self.rates().get(&(tokens, self.apart)).copied();
+        let rate = known.map_or(found, |known| (known + found) / 2.0);
+        self.rates().insert((tokens, self.apart), rate);
         let most = self.most.map_or(f64::INFINITY, |most| most.as_secs_f64() / rate);
         let tokens = |estimate: &Estimate| (most - estimate.moving) / estimate.computing.max(1e-12) * tokens as f64;
         Ok(Some(estimates.iter().map(tokens).fold(f64::INFINITY, f64::min)))
@@ -340,11 +346,13 @@ mod tests {
 
     #[test]
     fn a_second_run_is_begun_where_both_fit() {
-        let mut slices = Slices::new(Some(Duration::from_millis(10)));
+        let slices = Slices::new(Some(Duration::from_millis(10)));
         let estimates = moving(&[0.003, 0.003]);
         assert!(!slices.allow_two(&estimates, 1), "as slow as the slowest until measured");
-        slices.rates.insert(1, 0.5);
+        slices.rates().insert((1, false), 0.5);
         assert!(slices.allow_two(&estimates, 1) && !slices.allow_two(&estimates, 16));
+        assert!(slices.another().allow_two(&estimates, 1), "what was learnt serves the whole model");
+        assert!(!slices.apart().allow_two(&estimates, 1), "several sequences are another run");
         assert!(Slices::new(None).allow_two(&moving(&[9.0]), 1));
     }
 }
