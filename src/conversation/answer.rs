@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{AnswerOptions, Ending, Event, Usage, stop::StopTexts};
+use super::{Ending, Event, Usage, stop::StopTexts};
 use crate::text::{ChatEvent, ChatParser, EndReason, ModelTurn, TextStream};
 
 /// What makes events of tokens.
@@ -43,9 +43,14 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    pub(super) fn new(reader: Reader, options: &AnswerOptions, usage: Usage) -> Self {
-        let (stops, turn, tokens, read) = (StopTexts::new(&options.stop), ModelTurn::default(), Vec::new(), usage.cached);
+    pub(super) fn new(reader: Reader, stop: &[String], usage: Usage) -> Self {
+        let (stops, turn, tokens, read) = (StopTexts::new(stop), ModelTurn::default(), Vec::new(), usage.cached);
         Self { reader, stops, turn, usage, tokens, read }
+    }
+
+    /// The texts that end it.
+    pub(super) fn stop_texts(&self) -> &[String] {
+        self.stops.texts()
     }
 
     /// Takes the next token; `is_stop` says that no other follows. Returns why the answer ends with it, if it does.

@@ -1,6 +1,6 @@
 //! The handle on one conversation.
 
-use std::{collections::VecDeque, fmt};
+use std::{cell::Cell, collections::VecDeque, fmt};
 
 use super::{
     AnswerOptions, Event, Model, Overflow, Usage,
@@ -31,6 +31,16 @@ pub struct Conversation {
     pub(super) hooks: Option<SampleHooks>,
     /// Whether the rows of the next prompt shall be offered to later conversations.
     pub(super) is_new: bool,
+    counted: Cell<Option<Counted>>,
+}
+
+/// How many tokens the messages take.
+#[derive(Clone, Copy)]
+struct Counted {
+    /// The messages, and how many of them were forgotten, when they were counted.
+    messages: usize,
+    forgotten: usize,
+    tokens: usize,
 }
 
 /// A place in a conversation to come back to.
@@ -43,8 +53,8 @@ pub struct Bookmark {
 impl Conversation {
     pub(super) fn new(model: Model, generator: GemmaGenerator, generation: u64) -> Self {
         let (options, cancel, script) = (AnswerOptions::default(), CancelToken::new(), Script::Empty);
-        let (answer, events, hooks, is_new) = (None, VecDeque::new(), None, true);
-        Self { model, generation, generator, options, cancel, script, answer, events, hooks, is_new }
+        let (answer, events, hooks, is_new, counted) = (None, VecDeque::new(), None, true, Cell::new(None));
+        Self { model, generation, generator, options, cancel, script, answer, events, hooks, is_new, counted }
     }
 
     /// The same conversation with other options.
@@ -58,7 +68,7 @@ impl Conversation {
         &self.options
     }
 
-    /// Changes how it answers, from the next token on; stop texts and the most tokens from the next answer on.
+    /// Changes how it answers, from the next token on; stop texts from the next answer on.
     pub fn set_options(&mut self, options: AnswerOptions) {
         self.options = options;
     }
@@ -153,7 +163,7 @@ impl Conversation {
         self.cancel.reset();
         self.events.clear();
         let usage = Usage { prompt: tokens.len(), cached: self.generator.cached_rows(), answer: 0 };
-        self.answer = Some(Answer::new(self.reader()?, &self.options, usage));
+        self.answer = Some(Answer::new(self.reader()?, &self.options.stop, usage));
         Ok(())
     }
 
@@ -168,49 +178,60 @@ impl Conversation {
     /// What was said as tokens, the model's turn opened; what does not fit is forgotten, if it may be.
     fn prompt(&mut self) -> Result<Vec<u32>> {
         loop {
-            let tokens = self.script.tokens(self.model.format(), self.model.tokenizer(), true)?;
+            let tokens = self.opened(&self.script)?;
             let (needed, capacity) = (tokens.len() + 1, self.max_context());
             if needed <= capacity {
                 return Ok(tokens);
             }
-            if self.options.overflow == Overflow::Refuse || !self.forget_to(capacity / 2)? {
+            let mut shorter = self.script.clone();
+            if self.options.overflow == Overflow::Refuse || !self.forget_to(&mut shorter, capacity / 2)? {
                 return Err(Error::ContextFull { needed, capacity });
             }
+            self.script = shorter;
         }
     }
 
+    /// The tokens of a script, with the model's turn opened.
+    fn opened(&self, script: &Script) -> Result<Vec<u32>> {
+        script.tokens(self.model.format(), self.model.tokenizer(), true)
+    }
+
     /// Forgets until the prompt has at most `most` tokens, or nothing can be spared; `false` where nothing could.
-    fn forget_to(&mut self, most: usize) -> Result<bool> {
+    fn forget_to(&self, script: &mut Script, most: usize) -> Result<bool> {
         let mut spared = false;
-        while self.script.tokens(self.model.format(), self.model.tokenizer(), true)?.len() > most && self.script.forget() {
+        while self.opened(script)?.len() > most && script.forget() {
             spared = true;
         }
         Ok(spared)
     }
 
-    /// Makes room in a full context for the rest of the answer.
+    /// Makes room in a full context for the rest of the answer, at least for one token. An error leaves everything as it was.
     pub(super) fn make_room(&mut self, full: Error) -> Result<()> {
-        let (capacity, before) = (self.max_context(), self.script.clone());
-        let said = self.answer.as_ref().map_or(Vec::new(), |answer| answer.tokens.clone());
-        let tokens = match &mut self.script {
+        let (capacity, mut script) = (self.max_context(), self.script.clone());
+        let said = self.answer.as_ref().map_or(&[][..], |answer| &answer.tokens);
+        let (tokens, kept) = match &mut script {
             Script::Text { tokens, .. } => {
                 *tokens = self.generator.tokens().to_vec();
-                self.script.forget();
-                self.script.tokens(self.model.format(), self.model.tokenizer(), true)?
+                script.forget();
+                let tokens = self.opened(&script)?;
+                let kept = said.len().min(tokens.len().saturating_sub(1));
+                (tokens, kept)
             }
             _ => {
-                self.forget_to((capacity / 2).saturating_sub(said.len()))?;
-                let prompt = self.script.tokens(self.model.format(), self.model.tokenizer(), true)?;
-                [prompt, said].concat()
+                self.forget_to(&mut script, (capacity / 2).saturating_sub(said.len()))?;
+                let prompt = self.opened(&script)?;
+                let free = capacity.saturating_sub(prompt.len());
+                let kept = if said.len() < free { said.len() } else { free / 2 };
+                ([&prompt, &said[said.len() - kept..]].concat(), kept)
             }
         };
         if tokens.len() >= capacity {
-            self.script = before;
             return Err(full);
         }
+        self.hooks.iter_mut().try_for_each(|hooks| hooks.begin(tokens.len() - kept))?;
         self.generator.prefill(&tokens)?;
-        let said = self.answer.as_ref().map_or(0, |answer| answer.tokens.len());
-        self.hooks.iter_mut().try_for_each(|hooks| hooks.begin(tokens.len().saturating_sub(said)))
+        self.script = script;
+        Ok(())
     }
 
     /// Gives up the answer under way; what was said of it stays, and is a message. Events that were not taken yet are dropped. Does
@@ -227,14 +248,32 @@ impl Conversation {
         self.generator.max_context()
     }
 
-    /// Tokens of the context that are taken: what was said, and what was answered.
+    /// Tokens of the context that are taken: what was said, and what was answered. Messages are counted when this is first asked for
+    /// after they have changed. As long as they are no conversation in the model's format (instructions alone, for one) it is what the
+    /// model saw last, that is [`tokens`](Self::tokens).
     pub fn used(&self) -> usize {
-        if self.answer.is_some() {
-            return self.generator.tokens().len();
-        }
         match &self.script {
+            _ if self.answer.is_some() => self.generator.tokens().len(),
+            Script::Empty => 0,
             Script::Text { tokens, .. } => tokens.len(),
-            script => script.tokens(self.model.format(), self.model.tokenizer(), false).map_or(0, |tokens| tokens.len()),
+            Script::Turns { messages, forgotten } => self.count(messages.len(), *forgotten),
+        }
+    }
+
+    fn count(&self, messages: usize, forgotten: usize) -> usize {
+        let same = |counted: &Counted| (counted.messages, counted.forgotten) == (messages, forgotten);
+        if let Some(counted) = self.counted.get().filter(same) {
+            return counted.tokens;
+        }
+        match self.script.tokens(self.model.format(), self.model.tokenizer(), false) {
+            Ok(tokens) => {
+                self.counted.set(Some(Counted { messages, forgotten, tokens: tokens.len() }));
+                tokens.len()
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the messages cannot be counted");
+                self.generator.tokens().len()
+            }
         }
     }
 
@@ -253,8 +292,8 @@ impl Conversation {
         let (model, generator, options) = (self.model.clone(), self.generator.fork()?, self.options.clone());
         let (script, answer, events) = (self.script.clone(), self.answer.clone(), self.events.clone());
         let (generation, cancel) = (self.generation, CancelToken::new());
-        let (hooks, is_new) = (None, false);
-        Ok(Self { model, generation, generator, options, cancel, script, answer, events, hooks, is_new })
+        let (hooks, is_new, counted) = (None, false, self.counted.clone());
+        Ok(Self { model, generation, generator, options, cancel, script, answer, events, hooks, is_new, counted })
     }
 
     /// The end of what was said so far, to [`rewind`](Self::rewind) to.
@@ -268,6 +307,8 @@ impl Conversation {
     /// ([`GeneratorOptions::marks`](crate::generate::GeneratorOptions::marks)).
     pub fn rewind(&mut self, to: &Bookmark) {
         self.stop();
+        // Others may come in the place of those that go.
+        self.counted.set(None);
         self.script.truncate(to.messages, to.tokens);
     }
 

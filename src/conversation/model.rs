@@ -13,7 +13,7 @@ use super::{Conversation, Event, trunks::Trunks};
 use crate::{
     Result,
     gemma::GemmaConfig,
-    generate::{GemmaGenerator, GeneratorOptions, ModelStats},
+    generate::{CancelToken, GemmaGenerator, GeneratorOptions, ModelStats, OnProgress},
     runtime::{CounterSnapshot, Device, GpuContext, GpuOptions},
     text::{ChatFormat, Tokenizer},
     weights::{WeightLoader, load_from_path},
@@ -31,6 +31,8 @@ struct Shared {
     /// What all generators of the model descend from.
     base: Mutex<GemmaGenerator>,
     trunks: Mutex<Trunks>,
+    /// Held by the thread that recovers the model; never asked for while the base is locked.
+    recovery: Mutex<()>,
     config: GemmaConfig,
     tokenizer: Tokenizer,
     gpu: GpuOptions,
@@ -66,8 +68,8 @@ impl Model {
         let generator = GemmaGenerator::with_options(config.clone(), loader, device, options)?;
         let stop = ChatFormat::of(&config).map_or(Vec::new(), |format| format.stop_tokens(&tokenizer));
         let base = Mutex::new(generator.with_stop_tokens(&stop).without_cache());
-        let trunks = Mutex::new(Trunks::new(kept));
-        Ok(Self(Arc::new(Shared { base, trunks, config, tokenizer, gpu, generation: AtomicU64::new(0) })))
+        let (trunks, recovery) = (Mutex::new(Trunks::new(kept)), Mutex::new(()));
+        Ok(Self(Arc::new(Shared { base, trunks, recovery, config, tokenizer, gpu, generation: AtomicU64::new(0) })))
     }
 
     /// A new conversation, with no history. Its cache comes when it is needed; under a memory budget at once.
@@ -141,8 +143,10 @@ impl Model {
     }
 
     /// One step of several conversations whose answers are under way, at most a submit for each whose prompt is still being read and one
-    /// pass for all others together ([`GemmaGenerator::step_together`]): what each has to tell, in the order given. Conversations may come and go between steps. One without
-    /// an answer under way tells nothing; one that fails keeps its answer open and does not disturb the others.
+    /// pass for all others together ([`GemmaGenerator::step_together`]): what each has to tell, in the order given. Conversations may
+    /// come and go between steps. One without an answer under way tells nothing; one that fails keeps its answer open and does not
+    /// disturb the others. One with [hooks](Conversation::with_hooks) takes its step alone, before the others take theirs together: its
+    /// processors and sampler are asked within it.
     pub fn step(&self, conversations: &mut [&mut Conversation]) -> Vec<Result<Vec<Event>>> {
         let ready: Vec<Result<bool>> = conversations.iter_mut().map(|conversation| conversation.ready_to_step()).collect();
         let steps = |(_, ready): &(&mut &mut Conversation, &Result<bool>)| matches!(ready, Ok(true));
@@ -163,19 +167,45 @@ impl Model {
     /// Loads the model again after its device was lost, on the same device opened anew or on another, from the files that it was opened
     /// from. Conversations follow when they are next asked for anything, and compute their rows again.
     ///
+    /// Any number of threads that notice the loss may call this: one of them loads, and those that came meanwhile wait for it and
+    /// are done when it is, whatever device they named. Where it fails the next of them tries with its own. A call after that loads once
+    /// more, as it may be meant to move a model that works; a thread that comes late can ask
+    /// [`gpu`](Self::gpu) whether the device is [lost](GpuContext::check) still. All other calls go on while the model loads, with the
+    /// model as it was.
+    ///
     /// # Errors
     /// As [`Model::open`]; the model is then as it was.
     pub fn recover(&self, device: Device) -> Result<()> {
+        self.recover_with(device, None, None)
+    }
+
+    /// As [`recover`](Self::recover), with reports and an end as
+    /// [`GeneratorOptions::on_progress`] and [`GeneratorOptions::cancel`] when a model is opened. `on_progress` may ask the model
+    /// anything, but not recover it. A call that waits for another's load reports nothing.
+    ///
+    /// # Errors
+    /// As [`recover`](Self::recover), and [`Error::Cancelled`](crate::Error::Cancelled).
+    pub fn recover_with(&self, device: Device, on_progress: Option<OnProgress>, cancel: Option<CancelToken>) -> Result<()> {
+        let before = self.0.generation.load(Relaxed);
+        let _recovery = self.0.recovery.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.0.generation.load(Relaxed) != before {
+            return Ok(());
+        }
+        let was = self.base().without_cache();
+        let recovered = was.recovered_with(device, &self.0.gpu, on_progress, cancel)?.without_cache();
         let mut base = self.base();
-        *base = base.recovered(device, &self.0.gpu)?.without_cache();
+        let replaced = std::mem::replace(&mut *base, recovered);
         let generation = self.0.generation.fetch_add(1, Relaxed) + 1;
+        drop(base);
         self.trunks().restart(generation);
+        // What frees a device's memory may take its time, and is done while nobody waits.
+        drop((replaced, was));
         Ok(())
     }
 
     /// A generator with the history of `generator`, of the model as it is now, if that was of the model as it was.
     pub(super) fn moved_on(&self, generator: &GemmaGenerator, generation: u64) -> Result<Option<(GemmaGenerator, u64)>> {
-        // Nobody waits here for a recovery that is under way.
+        // Asked for with every piece of work.
         if self.0.generation.load(Relaxed) == generation {
             return Ok(None);
         }

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::generate::SampleOpts;
 
-/// How a conversation answers.
+/// How a conversation answers. [Hooks](super::Conversation::with_hooks) come on top: a conversation that has any takes its steps alone,
+/// also among others in [`Model::step`](super::Model::step).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AnswerOptions {
     /// How tokens are chosen. Default: temperature 1, top-k 64, top-p 0.95, as Google recommends for Gemma 3 and 4, with seed 0.
@@ -31,6 +32,8 @@ pub enum Overflow {
     #[default]
     Refuse,
     /// The model forgets the oldest exchanges (never its instructions), or of plain text the oldest tokens, until half of the context is
-    /// free; what is left is computed anew. What it still cannot hold is refused.
+    /// free; what is left is computed anew. Of an answer under way that is too long even then it forgets the beginning, until half of
+    /// what its prompt leaves is free; the caller has it all. [Hooks](super::Conversation::with_hooks) are told again where the answer
+    /// begins, and see of it what the model sees. A prompt that leaves no room at all is refused.
     Forget,
 }

@@ -39,12 +39,16 @@ struct SavedAnswer {
     /// Tokens of its prompt, and how many of them were cached.
     prompt: usize,
     cached: usize,
+    /// Tokens of the prompt that were told to be read.
+    read: usize,
     tokens: Vec<u32>,
+    /// The stop texts that it began with; the options may have others since.
+    stop: Vec<String>,
 }
 
 impl Conversation {
     /// Writes the conversation: messages, options, an answer under way, and the history with its rows, so that
-    /// [`Model::restore`] goes on without computing anything again.
+    /// [`Model::restore`] goes on without computing anything again. [Hooks](Self::with_hooks) are not in it, nor is a wish to cancel.
     ///
     /// # Errors
     /// [`Error::Saved`] where the writer fails; what the device says. The conversation goes on as it was.
@@ -57,7 +61,8 @@ impl Conversation {
         };
         let answer = self.answer.as_ref().map(|answer| {
             let Usage { prompt, cached, .. } = answer.usage;
-            SavedAnswer { prompt, cached, tokens: answer.tokens.clone() }
+            let (tokens, stop) = (answer.tokens.clone(), answer.stop_texts().to_vec());
+            SavedAnswer { prompt, cached, read: answer.read, tokens, stop }
         });
         let events = self.events.iter().cloned().collect();
         let saved = Saved { messages, forgotten, text, options: self.options.clone(), answer, events };
@@ -73,7 +78,7 @@ impl Conversation {
 
 impl Model {
     /// A conversation that [`Conversation::save`] wrote, on any device. Its history may come from an untrusted place: it is refused or
-    /// taken whole.
+    /// taken whole. Reads what was written and not a byte more: hand in `&mut reader` to go on reading behind it.
     ///
     /// # Errors
     /// As [`GemmaGenerator::restore`](crate::generate::GemmaGenerator::restore): [`Error::Saved`] for another model's, and for bytes that
@@ -92,8 +97,9 @@ impl Model {
             None if saved.messages.is_empty() => Script::Empty,
             None => Script::turns(saved.messages, saved.forgotten)?,
         };
-        if let Some(SavedAnswer { prompt, cached, tokens }) = saved.answer {
-            let mut answer = Answer::new(conversation.reader()?, &conversation.options, Usage { prompt, cached, answer: 0 });
+        if let Some(SavedAnswer { prompt, cached, read, tokens, stop }) = saved.answer {
+            let mut answer = Answer::new(conversation.reader()?, &stop, Usage { prompt, cached, answer: 0 });
+            answer.read = read;
             // What it said was told before, or is among the events.
             let mut told = VecDeque::new();
             for token in tokens {

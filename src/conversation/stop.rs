@@ -12,6 +12,11 @@ impl StopTexts {
         Self { stops: stops.to_vec(), held: String::new() }
     }
 
+    /// The texts that it looks for.
+    pub(super) fn texts(&self) -> &[String] {
+        &self.stops
+    }
+
     /// Takes the next part: the text that is certain now, and the index of the stop text that ends it.
     pub(super) fn push(&mut self, part: &str) -> (String, Option<usize>) {
         self.held.push_str(part);

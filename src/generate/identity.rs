@@ -6,12 +6,13 @@ use super::{Model, Want};
 use crate::{
     Result,
     checksum::Fnv,
+    gemma::{GemmaConfig, LayerKind, RopeConfig, RopeScaling},
     ir::{
         DType, DimBinding, FixedType,
         ops::{Input, Role},
         sym,
     },
-    weights::WeightLoader,
+    weights::{RandomFill, WeightLoader},
 };
 
 /// Bytes of the beginning and of the end of each weight that a fingerprint looks at.
@@ -27,19 +28,21 @@ pub(crate) struct CacheRow {
 }
 
 impl Model {
-    /// A number that other weights, other shapes or another configuration change: the hash of the configuration and of each weight's
-    /// name, type, shape, and first and last bytes.
+    /// A number that other weights, other shapes or another configuration change: the hash of what the configuration says of values
+    /// ([`described`]) and of each weight's name, type, shape, and first and last bytes.
     ///
     /// # Errors
     /// Those of reading the weights.
     pub(crate) fn fingerprint(&self) -> Result<u64> {
         let mut weights = self.weights.clone();
         let mut sum = Fnv::new();
-        sum.add(format!("{:?}", self.config).as_bytes());
+        sum.add(described(&self.config).as_bytes());
         for name in self.weights.remaining_keys() {
             let tensor = weights.take(&name)?;
-            sum.add(format!("{name} {:?} {:?} {:?}", tensor.dtype(), tensor.shape(), tensor.random()).as_bytes());
-            if tensor.random().is_some() {
+            let shape: Vec<String> = tensor.shape().iter().map(usize::to_string).collect();
+            sum.add(format!("{name} {} {}\n", tensor.dtype(), shape.join("x")).as_bytes());
+            if let Some(RandomFill { seed, scale }) = tensor.random() {
+                sum.add(format!("random {seed} {}\n", bits(scale)).as_bytes());
                 continue;
             }
             let mut sample = vec![0; tensor.byte_len().min(SAMPLE)];
@@ -63,4 +66,71 @@ impl Model {
         };
         caches.map(row).collect()
     }
+}
+
+/// What a configuration says of the values that a model computes, a line each. Where a text ends and how long it may be does not change
+/// them, and may differ between files of one model.
+///
+/// Conversations are saved with the hash of it: names and spelling are the fingerprint's own, whatever the fields are called. A field
+/// that is new gets a line only where it is not what all models had before.
+fn described(config: &GemmaConfig) -> String {
+    #[rustfmt::skip]
+    let GemmaConfig {
+        arch, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, num_key_value_heads, head_dim, vocab_size,
+        rms_norm_eps, layer_types, sliding_window, use_bidirectional_attention, query_pre_attn_scalar, attn_logit_softcapping,
+        final_logit_softcapping, tie_word_embeddings, rope_full, rope_sliding, per_layer_config, attention_k_eq_v,
+        num_kv_shared_layers, hidden_size_per_layer_input, vocab_size_per_layer_input, altup_num_inputs, altup_active_idx,
+        altup_correct_scale, laurel_rank, activation_sparsity, embedding_dim, embedding_dense, num_experts, top_k_experts,
+        moe_intermediate_size, effective_num_layers,
+        max_position_embeddings: _, eos_token_ids: _, bos_token_id: _, pad_token_id: _,
+    } = config;
+    let kind = |kind: &LayerKind| if *kind == LayerKind::Sliding { "s" } else { "f" };
+    let layers: String = layer_types.iter().map(kind).collect();
+    let overrides = per_layer_config.iter().map(|(layer, own)| {
+        let sizes = [own.head_dim, own.num_key_value_heads, own.intermediate_size].map(|size| or_none(size, |n| n.to_string()));
+        format!("{layer}:{}", sizes.join(","))
+    });
+    let (overrides, of_bits) = (overrides.collect::<Vec<_>>().join(" "), |value: &Option<f32>| or_none(*value, bits));
+    let sparsity = activation_sparsity.iter().map(of_bits).collect::<Vec<_>>().join(" ");
+    let dense = embedding_dense.iter().map(usize::to_string).collect::<Vec<_>>().join(" ");
+    let (window, first_layers) = [sliding_window, effective_num_layers].map(|n| or_none(*n, |n| n.to_string())).into();
+    let (scalar, attention_cap, cap) =
+        [query_pre_attn_scalar, attn_logit_softcapping, final_logit_softcapping].map(of_bits).into();
+    [
+        format!("arch {}", arch.model_type()),
+        format!("stream {hidden_size} vocabulary {vocab_size} tied {tie_word_embeddings} epsilon {}", bits(*rms_norm_eps)),
+        format!("layers {num_hidden_layers} run {first_layers} {layers} window {window} both {use_bidirectional_attention}"),
+        format!("heads {num_attention_heads} {num_key_value_heads} {head_dim} scale {scalar} caps {attention_cap} {cap}"),
+        format!("rotary {} {}", rotary(rope_full), rotary(rope_sliding)),
+        format!("own {overrides} keys {attention_k_eq_v} shared {num_kv_shared_layers}"),
+        format!("feed {intermediate_size} sparse {sparsity} experts {num_experts} {top_k_experts} {moe_intermediate_size}"),
+        format!("inputs {hidden_size_per_layer_input} {vocab_size_per_layer_input}"),
+        format!("streams {altup_num_inputs} {altup_active_idx} {altup_correct_scale} rank {laurel_rank}"),
+        format!("vector {embedding_dim} {dense}\n"),
+    ]
+    .join("\n")
+}
+
+fn rotary(table: &RopeConfig) -> String {
+    let theta = bits(table.theta);
+    match table.scaling {
+        RopeScaling::None => theta,
+        RopeScaling::Linear { factor } => format!("{theta} linear {}", bits(factor)),
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+            let [factor, low, high] = [factor, low_freq_factor, high_freq_factor].map(bits);
+            format!("{theta} llama3 {factor} {low} {high} {original_max_position_embeddings}")
+        }
+        RopeScaling::Proportional { partial_rotary_factor, factor } => {
+            format!("{theta} proportional {} {}", bits(partial_rotary_factor), bits(factor))
+        }
+    }
+}
+
+/// A number as it is, not as it is printed.
+fn bits(number: f32) -> String {
+    format!("{:08x}", number.to_bits())
+}
+
+fn or_none<T>(value: Option<T>, text: impl Fn(T) -> String) -> String {
+    value.map_or_else(|| "none".into(), text)
 }

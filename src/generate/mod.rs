@@ -8,6 +8,7 @@ mod hooks;
 mod identity;
 mod kv_state;
 mod memory;
+mod numbers;
 mod policy;
 mod profiles;
 mod reference_engine;

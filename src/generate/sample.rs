@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, collections::BTreeSet};
 
+use super::numbers;
 use crate::{Error, Result};
 
 /// Logits that the device hands over for a draw; more only where they do not suffice.
@@ -16,11 +17,15 @@ const FIRST_OF_ROW: usize = 1024;
 /// hands over its 64 likeliest tokens; where they decide, it has drawn the same token itself (but for rounding) and gone on with it.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct SampleOpts {
+    #[serde(with = "numbers::one")]
     temperature: f32,
     seed: u64,
     top_k: usize,
+    #[serde(with = "numbers::one")]
     top_p: f32,
+    #[serde(with = "numbers::one")]
     min_p: f32,
+    #[serde(with = "numbers::one")]
     repetition_penalty: f32,
 }
 

@@ -143,20 +143,24 @@ impl History {
         self.grid = self.grid.map(|grid| Grid { filled, ..grid });
     }
 
-    /// Keeps the first `rows` rows, or none where the ring has moved on; on a grid only whole squares of those that squares have written.
+    /// The rows among the first `rows` that a rewind to them keeps: on a grid only whole squares of those that squares have written.
+    pub(super) fn whole(&self, rows: usize) -> usize {
+        if rows < self.filled() { self.whole_squares(rows) } else { rows }
+    }
+
+    /// Whole squares of the first `rows` rows; all of them without a grid.
+    pub(super) fn whole_squares(&self, rows: usize) -> usize {
+        self.grid.map_or(rows, |grid| rows / grid.square * grid.square)
+    }
+
+    /// Keeps the [`whole`](Self::whole) ones of the first `rows` rows, or none where the ring has moved on.
     pub(super) fn rewind(&mut self, rows: usize) {
-        let rows = match &mut self.grid {
-            Some(grid) if rows < grid.filled => {
-                grid.filled = rows / grid.square * grid.square;
-                grid.filled
-            }
-            _ => rows,
-        };
+        let rows = self.whole(rows);
         self.cached = if self.holds(rows) { rows.min(self.cached) } else { 0 };
         if self.cached == 0 {
             self.floor = 0;
-            self.grid = self.grid.map(|grid| Grid { filled: 0, ..grid });
         }
+        self.grid = self.grid.map(|grid| Grid { filled: grid.filled.min(self.cached), ..grid });
     }
 
     /// Whether runs are cut on a grid.

@@ -77,7 +77,9 @@ pub struct GeneratorOptions {
     /// The same tokens give the same logits, to the bit, on one device with one driver: whatever was cached before, however a text came
     /// about, in one prompt or step by step, alone or [together](GemmaGenerator::step_together) with others. Without it numbers of
     /// different kernels meet, and where two tokens are as likely up to rounding either may come. Costs speed: prompts go in runs of 16
-    /// tokens and of one, steps together one after the other, and every 16th step takes a run of 16. Default: no.
+    /// tokens and of one, steps together one after the other, and every 16th step takes a run of 16. The bits are those of the plans for
+    /// steps too ([`GemmaGenerator::with_decode_cache`]), of the context's length where it is no power of two, and of the profiles.
+    /// Default: no.
     pub deterministic: bool,
     /// Marked positions ([`GemmaGenerator::mark`]) that a generator keeps, each of which may come to hold a copy of the sliding layers'
     /// caches ([`MemoryPlan::sliding_cache`]), which no plan counts. Default: 2; none under a memory budget.
@@ -282,10 +284,24 @@ impl GemmaGenerator {
     /// # Errors
     /// As [`with_options`](Self::with_options).
     pub fn recovered(&self, device: Device, gpu: &GpuOptions) -> Result<Self> {
+        self.recovered_with(device, gpu, None, None)
+    }
+
+    /// As [`recovered`](Self::recovered), with reports and an end as [`GeneratorOptions::on_progress`] and [`GeneratorOptions::cancel`].
+    ///
+    /// # Errors
+    /// As [`recovered`](Self::recovered), and [`Error::Cancelled`].
+    pub fn recovered_with(
+        &self,
+        device: Device,
+        gpu: &GpuOptions,
+        on_progress: Option<OnProgress>,
+        cancel: Option<CancelToken>,
+    ) -> Result<Self> {
         let (model, profiles) = (self.engine.model().clone(), self.engine.profiles().clone());
-        let chunk = Some(self.engine.largest_chunk());
+        let (chunk, on_progress) = (Some(self.engine.largest_chunk()), stoppable(on_progress, cancel));
         let mut engine: Box<dyn Engine> = match device.open(gpu)? {
-            Opened::Gpu(context) => Box::new(GpuEngine::new(context, model, profiles, chunk, self.submit_time, None)?),
+            Opened::Gpu(context) => Box::new(GpuEngine::new(context, model, profiles, chunk, self.submit_time, on_progress)?),
             Opened::Reference => Box::new(ReferenceEngine::new(model, profiles, chunk)?),
         };
         engine.set_policy(self.engine.policy());
@@ -300,10 +316,8 @@ impl GemmaGenerator {
 
     /// The same generator without a cache, also where one was reserved: for what only others descend from.
     #[cfg(feature = "tokenizer")]
-    pub(crate) fn without_cache(mut self) -> Self {
-        self.engine = self.engine.another();
-        self.history = self.history.uncached();
-        self
+    pub(crate) fn without_cache(&self) -> Self {
+        self.beside(self.engine.another(), self.history.uncached(), self.marks.fresh())
     }
 
     /// As [`share_weights`](Self::share_weights), with the history of another generator, whose rows are computed again when they are

@@ -42,9 +42,10 @@ impl Marks {
 impl GemmaGenerator {
     /// Marks the rows that are cached now. Going back to them, or to the few before that the rings hold besides, then costs no
     /// recompute, whatever was generated since. The rings are copied on the device when they would lose these rows, and not
-    /// before; the oldest mark goes when there are too many.
+    /// before; the oldest mark goes when there are too many. With [`deterministic`](super::GeneratorOptions::deterministic) the mark
+    /// lies at the last whole run of 16 tokens: rows behind it are those of single tokens, which a later run writes anew.
     pub fn mark(&mut self) {
-        let rows = self.history.cached();
+        let rows = self.history.whole_squares(self.history.cached());
         self.marks.kept.retain(|mark| mark.rows != rows);
         self.marks.kept.push(Mark { rows, rings: None });
         let surplus = self.marks.kept.len().saturating_sub(self.marks.most);
@@ -72,25 +73,26 @@ impl GemmaGenerator {
 
     /// Rows that [`prefill`](Self::prefill) of these tokens would keep.
     pub fn rows_kept(&self, tokens: &[u32]) -> usize {
-        let rows = self.history.common(tokens);
+        let rows = self.history.whole(self.history.common(tokens));
         match self.history.holds(rows) {
             true => rows,
-            false => self.mark_before(rows).map_or(0, |(_, mark)| mark.rows.min(rows)),
+            false => self.mark_before(rows).map_or(0, |(_, kept)| kept),
         }
     }
 
-    /// The mark whose rings serve the most of `rows` rows.
-    fn mark_before(&self, rows: usize) -> Option<(&Rings, &Mark)> {
-        let marks = self.marks.kept.iter().filter_map(|mark| Some((mark.rings.as_ref()?, mark)));
-        let serving = marks.filter(|(rings, mark)| self.history.serves(mark.rows.min(rows), rings.floor));
-        serving.max_by_key(|(_, mark)| mark.rows.min(rows))
+    /// The rings of the mark that keeps the most of `rows` rows, and how many.
+    fn mark_before(&self, rows: usize) -> Option<(&Rings, usize)> {
+        let kept = |mark: &Mark| self.history.whole(mark.rows.min(rows));
+        let marks = self.marks.kept.iter().filter_map(|mark| Some((mark.rings.as_ref()?, kept(mark))));
+        let serving = marks.filter(|(rings, kept)| *kept > 0 && self.history.serves(*kept, rings.floor));
+        serving.max_by_key(|(_, kept)| *kept)
     }
 
     /// Keeps the first `rows` rows, from the rings as they are or as they were at a mark; fewer, or none, where neither has them.
     pub(super) fn rewind_rows(&mut self, rows: usize) -> Result<()> {
-        let rows = rows.min(self.history.cached());
+        let rows = self.history.whole(rows.min(self.history.cached()));
         let found = if self.history.holds(rows) { None } else { self.mark_before(rows) };
-        match found.map(|(rings, mark)| (rings.clone(), mark.rows.min(rows))) {
+        match found.map(|(rings, kept)| (rings.clone(), kept)) {
             Some((rings, kept)) => {
                 // Should the copy fail half way, no row counts.
                 self.engine.put_rings(&rings.copy).inspect_err(|_| self.history.rewind(0))?;

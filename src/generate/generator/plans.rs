@@ -38,9 +38,17 @@ impl GemmaGenerator {
     /// GPU gets a smaller one while the first runs show what it manages in bounded time.
     ///
     /// # Errors
-    /// [`Error::Option`] for 0, and for more than the model's `max_position_embeddings`; [`Error::OutOfMemory`].
+    /// [`Error::Option`] for 0, and for more than the model's `max_position_embeddings`; [`Error::OutOfMemory`];
+    /// [`Error::Unsupported`] with [`GeneratorOptions::deterministic`](super::GeneratorOptions::deterministic): the plan's size, and
+    /// with it the order of sums, depends on the device's pace and on the longest history so far.
     pub fn with_dynamic_prefill_cache(mut self, capacity: usize) -> Result<Self> {
         self.check_option("with_dynamic_prefill_cache: capacity", capacity)?;
+        if self.history.on_grid() {
+            return Err(Error::Unsupported(
+                "with_dynamic_prefill_cache with GeneratorOptions::deterministic: a plan that does not follow from the tokens alone"
+                    .into(),
+            ));
+        }
         self.set_prefill(PrefillPlans::Single(capacity));
         self.reserve(capacity)?;
         Ok(self)
@@ -48,6 +56,8 @@ impl GemmaGenerator {
 
     /// Decode plans for 1, 2, 3–4, 5–8, … rows, each bound at its upper bound, and caches that hold `max_past` rows from the
     /// start; the context is at most `max_past` tokens. A step reads no more of the caches than its bucket has.
+    ///
+    /// A [deterministic](super::GeneratorOptions::deterministic) generator computes its rows again: their bits are those of its plans.
     ///
     /// All buckets share their pipelines; there are at most ⌈log₂ `max_past`⌉ + 1 of them, each with an input block (2 KiB
     /// and 8·H bytes), and four times the activations of one token in all.
@@ -117,6 +127,12 @@ impl GemmaGenerator {
         self.stop_ahead();
         let policy = self.engine.policy();
         self.engine.set_policy(crate::generate::PlanPolicy { decode, ..policy });
+        if self.history.on_grid() {
+            // A plan's cache rows decide in how many parts attention is summed.
+            self.stop_ahead();
+            self.history.rewind(0);
+            self.marks = self.marks.fresh();
+        }
         self.reserve(rows)?;
         self.capacity = self.capacity.min(rows);
         Ok(self)

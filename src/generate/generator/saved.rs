@@ -5,24 +5,24 @@
 //! | 8 | `GEMMAFHR` |
 //! | 4 | version, 1, little-endian as all that follows |
 //! | 8 | the model's fingerprint |
-//! | 8 | hash of the rows' layout: names and sizes of the caches, tokens of the longest run |
-//! | 8 · 4 | tokens; rows cached; the oldest row in the rings; rows that runs of a square wrote |
+//! | 8 | hash of the rows' layout: names and sizes of the caches, tokens of the longest run, how it is compiled |
+//! | 8 · 5 | tokens; rows cached; the oldest row in the rings; rows that runs of a square wrote; bytes of the cached rows |
 //! | 4 a token | the history |
 //! | … | the cached rows of each cache, rings whole, in the order of their names |
 //! | 8 | FNV-1a (64 bits) of all before |
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 
 use super::GemmaGenerator;
 use crate::{Error, Result, checksum::Fnv};
 
 const MAGIC: &[u8; 8] = b"GEMMAFHR";
 const VERSION: u32 = 1;
-const HEADER: usize = 60;
+const HEADER: usize = 68;
 
 impl GemmaGenerator {
-    /// A number that another model does not have, up to accidents: of the configuration, the weights' names, types and shapes, and samples
-    /// of their bytes.
+    /// A number that another model does not have, up to accidents: of what the configuration says of the values that it computes, the
+    /// weights' names, types and shapes, and samples of their bytes. The same in every release.
     ///
     /// # Errors
     /// Those of reading the weights.
@@ -40,7 +40,8 @@ impl GemmaGenerator {
         let (cached, tokens) = (self.history.cached(), self.history.tokens());
         out.put(MAGIC)?;
         out.put(&VERSION.to_le_bytes())?;
-        let numbers = [tokens.len(), cached, self.history.floor(), self.history.filled()].map(|n| n as u64);
+        let (floor, filled, bytes) = (self.history.floor(), self.history.filled(), self.row_bytes(cached)?);
+        let numbers = [tokens.len(), cached, floor, filled, bytes].map(|n| n as u64);
         for number in [self.fingerprint()?, self.row_layout()?].into_iter().chain(numbers) {
             out.put(&number.to_le_bytes())?;
         }
@@ -54,50 +55,76 @@ impl GemmaGenerator {
     }
 
     /// Takes the history that [`save`](Self::save) wrote, and its rows, if they are of this generator's layout (type of keys and values,
-    /// prefill chunk); if not they are computed again when they are needed. All is read and checked before anything changes; the host
-    /// holds as many bytes as were written.
+    /// prefill chunk, profiles); of another layout the tokens are taken, and their rows are computed again when they are needed.
+    ///
+    /// Reads what was written and not a byte more: what follows is there for whoever goes on reading (hand in `&mut reader`). All is
+    /// read and checked before anything changes. The host holds the tokens and the rows that are taken, as they come; no number in the
+    /// bytes makes it allocate. Rows that are not taken are read to check the sum, and not held: of a source that may have no end, give
+    /// a part ([`Read::take`]).
     ///
     /// # Errors
     /// [`Error::Saved`] for the history of another model, bytes that are cut or corrupt or that no release wrote, and where the reader
-    /// fails; as [`prefill`](Self::prefill); [`Error::OutOfMemory`], after which the history is there and has no rows.
+    /// fails; [`Error::ContextFull`] for more tokens than the context holds, and all else as [`prefill`](Self::prefill);
+    /// [`Error::OutOfMemory`], after which the history is there and has no rows.
     pub fn restore(&mut self, reader: impl Read) -> Result<()> {
-        let layout = self.engine.model().caches(self.engine.profiles().kv())?;
-        let row: usize = layout.values().map(|row| row.bytes).sum();
-        let rows = self.capacity.saturating_add(self.engine.model().ring(self.engine.largest_chunk())?);
-        let most = HEADER.saturating_add(8).saturating_add(rows.saturating_mul(row.saturating_add(4)));
-        let mut bytes = Vec::new();
-        reader.take(most as u64 + 1).read_to_end(&mut bytes).map_err(|error| saved(format!("cannot be read: {error}")))?;
-        let saved = Saved::parse(&bytes)?;
-        if saved.fingerprint != self.fingerprint()? {
-            return Err(self::saved("is of another model: load the one that it was saved with".into()));
+        let mut source = Checking { reader, sum: Fnv::new(), read: 0 };
+        let header = Header::read(&mut source)?;
+        if header.fingerprint != self.fingerprint()? {
+            return Err(saved("is of another model: load the one that it was saved with".into()));
         }
-        match saved.tokens.is_empty() {
+        let own_layout = header.layout == self.row_layout()?;
+        if own_layout && header.bytes != self.row_bytes(header.cached)? as u64 {
+            return Err(saved(format!("has {} bytes for {} rows: corrupt", header.bytes, header.cached)));
+        }
+        let fits = header.tokens <= self.capacity;
+        let tokens = source.take(header.tokens as u64 * 4, fits)?;
+        let rows = source.take(header.bytes, fits && own_layout)?;
+        source.check()?;
+        if !fits {
+            return Err(Error::ContextFull { needed: header.tokens, capacity: self.capacity });
+        }
+        let tokens: Vec<u32> = tokens.chunks_exact(4).map(|id| u32::from_le_bytes([id[0], id[1], id[2], id[3]])).collect();
+        match tokens.is_empty() {
             true => self.clear(),
-            false => self.prefill(&saved.tokens)?,
+            false => self.prefill(&tokens)?,
         }
         self.history.rewind(0);
         self.marks = self.marks.fresh();
-        if saved.layout != self.row_layout()? || saved.cached == 0 {
-            return Ok(());
+        match own_layout && header.cached > 0 {
+            true => self.put_rows(&header, &rows),
+            false => Ok(()),
         }
-        let mut rest = saved.rows;
-        self.engine.write_caches(saved.cached, &mut |name, out| {
-            let (own, others) =
-                rest.split_at_checked(out.len()).ok_or_else(|| self::saved(format!("has too few rows of '{name}'")))?;
+    }
+
+    fn put_rows(&mut self, header: &Header, mut rows: &[u8]) -> Result<()> {
+        self.engine.write_caches(header.cached, &mut |name, out| {
+            let (own, others) = rows.split_at_checked(out.len()).ok_or_else(|| saved(format!("has too few rows of '{name}'")))?;
             out.copy_from_slice(own);
-            rest = others;
+            rows = others;
             Ok(())
         })?;
-        self.history.put_back(saved.cached, saved.floor, saved.filled);
+        self.history.put_back(header.cached, header.floor, header.filled);
         Ok(())
     }
 
-    /// A number that rows of another layout do not have.
+    /// A number that rows of another layout do not have, nor on a grid those of other plans, whose bits differ.
     fn row_layout(&self) -> Result<u64> {
         let caches = self.engine.model().caches(self.engine.profiles().kv())?;
-        let (profiles, chunk, grid) = (self.engine.profiles(), self.engine.largest_chunk(), self.history.on_grid());
-        let text = format!("{caches:?} {:?} {:?} {chunk} {grid}", profiles.prefill(), profiles.decode());
+        let (profiles, chunk) = (self.engine.profiles(), self.engine.largest_chunk());
+        let plans = self.history.on_grid().then(|| self.engine.policy());
+        let text = format!("{caches:?} {:?} {:?} {chunk} {plans:?}", profiles.prefill(), profiles.decode());
         Ok(Fnv::of(text.as_bytes()))
+    }
+
+    /// Bytes of `cached` rows: those of the caches that grow, and rings whole.
+    fn row_bytes(&self, cached: usize) -> Result<usize> {
+        if cached == 0 {
+            return Ok(0);
+        }
+        let ring = self.engine.model().ring(self.engine.largest_chunk())?;
+        let caches = self.engine.model().caches(self.engine.profiles().kv())?;
+        let bytes = caches.values().map(|row| row.bytes.saturating_mul(if row.slides { ring } else { cached }));
+        Ok(bytes.fold(0, usize::saturating_add))
     }
 }
 
@@ -122,39 +149,91 @@ impl<W: Write> Sealing<W> {
     }
 }
 
-/// What was written, its sum and its numbers checked.
-struct Saved<'a> {
+/// A reader that sums what comes through it.
+struct Checking<R> {
+    reader: R,
+    sum: Fnv,
+    read: u64,
+}
+
+impl<R: Read> Checking<R> {
+    fn fill(&mut self, bytes: &mut [u8]) -> Result<()> {
+        self.reader.read_exact(bytes).map_err(|error| match error.kind() {
+            ErrorKind::UnexpectedEof => self.cut(),
+            _ => unread(error),
+        })?;
+        self.sum.add(bytes);
+        self.read += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// The next `count` bytes; none of them where they are not `wanted`.
+    fn take(&mut self, count: u64, wanted: bool) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        if wanted {
+            self.reader.by_ref().take(count).read_to_end(&mut bytes).map_err(unread)?;
+            self.sum.add(&bytes);
+            self.read += bytes.len() as u64;
+            return if bytes.len() as u64 == count { Ok(bytes) } else { Err(self.cut()) };
+        }
+        let (mut left, mut buffer) = (count, [0; 4096]);
+        while left > 0 {
+            let part = left.min(buffer.len() as u64);
+            self.fill(&mut buffer[..part as usize])?;
+            left -= part;
+        }
+        Ok(bytes)
+    }
+
+    /// Reads the sum of all before.
+    fn check(mut self) -> Result<()> {
+        let (expected, mut sum) = (self.sum.value(), [0; 8]);
+        self.fill(&mut sum)?;
+        match u64::from_le_bytes(sum) == expected {
+            true => Ok(()),
+            false => Err(saved("has a wrong checksum: corrupt".into())),
+        }
+    }
+
+    fn cut(&self) -> Error {
+        saved(format!("ends too early, after more than {} bytes: cut?", self.read))
+    }
+}
+
+fn unread(error: std::io::Error) -> Error {
+    saved(format!("cannot be read: {error}"))
+}
+
+/// The numbers at the beginning; they do not contradict each other.
+struct Header {
     fingerprint: u64,
     layout: u64,
+    tokens: usize,
     cached: usize,
     floor: usize,
     filled: usize,
-    tokens: Vec<u32>,
-    rows: &'a [u8],
+    bytes: u64,
 }
 
-impl<'a> Saved<'a> {
-    fn parse(bytes: &'a [u8]) -> Result<Self> {
-        let cut = || saved(format!("has {} bytes, which are too few, or too many for this context: cut?", bytes.len()));
-        let (body, sum) = bytes.split_last_chunk::<8>().filter(|(body, _)| body.len() >= HEADER).ok_or_else(cut)?;
-        if &body[..8] != MAGIC {
+impl Header {
+    fn read(source: &mut Checking<impl Read>) -> Result<Self> {
+        let mut header = [0; HEADER];
+        source.fill(&mut header)?;
+        if &header[..8] != MAGIC {
             return Err(saved("does not begin as save() begins it: another file?".into()));
         }
-        let word = |at: usize| body.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
+        let word = |at: usize| header.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
         let version = word(8) as u32;
         if version != VERSION {
             return Err(saved(format!("has version {version}, this release reads {VERSION}")));
         }
-        if Fnv::of(body) != u64::from_le_bytes(*sum) {
-            return Err(saved("has a wrong checksum: cut or corrupt".into()));
+        let [count, cached, floor, filled, bytes] = [0, 1, 2, 3, 4].map(|index| word(28 + 8 * index));
+        // More tokens than a number of 32 bits counts have no positions.
+        if cached > count || floor > cached || filled > cached || count > u64::from(u32::MAX) || (cached == 0 && bytes > 0) {
+            let rows = format!("{cached} rows of {bytes} bytes, from {floor} on, {filled} in squares");
+            return Err(saved(format!("has {rows}, for {count} tokens: corrupt")));
         }
-        let number = |index: usize| usize::try_from(word(28 + 8 * index)).unwrap_or(usize::MAX);
-        let [count, cached, floor, filled] = [0, 1, 2, 3].map(number);
-        let (tokens, rows) = count.checked_mul(4).and_then(|len| body[HEADER..].split_at_checked(len)).ok_or_else(cut)?;
-        if cached > count || floor > cached || filled > cached {
-            return Err(saved(format!("has {cached} rows from {floor} on, {filled} in squares, for {count} tokens")));
-        }
-        let tokens = tokens.chunks_exact(4).map(|id| u32::from_le_bytes([id[0], id[1], id[2], id[3]])).collect();
-        Ok(Self { fingerprint: word(12), layout: word(20), cached, floor, filled, tokens, rows })
+        let [tokens, cached, floor, filled] = [count, cached, floor, filled].map(|number| number as usize);
+        Ok(Self { fingerprint: word(12), layout: word(20), tokens, cached, floor, filled, bytes })
     }
 }

@@ -10,7 +10,7 @@ pub use changes::LogitChanges;
 pub(crate) use choose::{choose_from_list, choose_from_whole_row, list_logprobs};
 pub use tokens::TokenSet;
 
-use super::SHORT_LIST;
+use super::{SHORT_LIST, numbers};
 use crate::{Error, Result};
 
 /// Changes the logits of a step before a token is chosen.
@@ -100,8 +100,10 @@ pub struct Chosen {
     /// The token.
     pub token: u32,
     /// Its log-probability, where asked for.
+    #[serde(default, with = "numbers::any")]
     pub logprob: Option<f32>,
     /// The likeliest tokens with their log-probabilities, the likeliest first; as many as asked for.
+    #[serde(with = "numbers::pairs")]
     pub top: Vec<(u32, f32)>,
 }
 

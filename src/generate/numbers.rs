@@ -1,0 +1,121 @@
+//! Floating-point numbers for serde. Formats such as JSON have no infinities and nothing that is no number: there these are the texts
+//! `inf`, `-inf` and `NaN`.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Visitor};
+
+/// A number that is as it was when it is read again.
+struct Number(f32);
+
+impl Serialize for Number {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0.is_finite() || !serializer.is_human_readable() {
+            true => serializer.serialize_f32(self.0),
+            false => serializer.collect_str(&self.0),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Number {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match deserializer.is_human_readable() {
+            true => deserializer.deserialize_any(NumberOrText).map(Self),
+            false => f32::deserialize(deserializer).map(Self),
+        }
+    }
+}
+
+struct NumberOrText;
+
+impl Visitor<'_> for NumberOrText {
+    type Value = f32;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a number, or one of the texts inf, -inf and NaN")
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<f32, E> {
+        Ok(value as f32)
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<f32, E> {
+        Ok(value as f32)
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<f32, E> {
+        Ok(value as f32)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<f32, E> {
+        let known = [f32::INFINITY, f32::NEG_INFINITY, f32::NAN].into_iter().find(|number| number.to_string() == text);
+        known.ok_or_else(|| E::invalid_value(serde::de::Unexpected::Str(text), &self))
+    }
+}
+
+/// A field that is a number.
+pub(super) mod one {
+    use super::{Deserialize, Deserializer, Number, Serialize, Serializer};
+
+    pub(in crate::generate) fn serialize<S: Serializer>(value: &f32, serializer: S) -> Result<S::Ok, S::Error> {
+        Number(*value).serialize(serializer)
+    }
+
+    pub(in crate::generate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f32, D::Error> {
+        Number::deserialize(deserializer).map(|number| number.0)
+    }
+}
+
+/// A field that is a number or nothing.
+pub(super) mod any {
+    use super::{Deserialize, Deserializer, Number, Serialize, Serializer};
+
+    pub(in crate::generate) fn serialize<S: Serializer>(value: &Option<f32>, serializer: S) -> Result<S::Ok, S::Error> {
+        value.map(Number).serialize(serializer)
+    }
+
+    pub(in crate::generate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f32>, D::Error> {
+        Ok(Option::<Number>::deserialize(deserializer)?.map(|number| number.0))
+    }
+}
+
+/// A field that is a list of tokens with a number each.
+pub(super) mod pairs {
+    use super::{Deserialize, Deserializer, Number, Serializer};
+
+    pub(in crate::generate) fn serialize<S: Serializer>(value: &[(u32, f32)], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(value.iter().map(|(token, number)| (token, Number(*number))))
+    }
+
+    pub(in crate::generate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(u32, f32)>, D::Error> {
+        let pairs = Vec::<(u32, Number)>::deserialize(deserializer)?;
+        Ok(pairs.into_iter().map(|(token, number)| (token, number.0)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::generate::{Chosen, SampleOpts};
+
+    #[test]
+    fn numbers_that_json_does_not_have_are_read_as_they_were_written() {
+        for number in [0.0, -0.0, 0.1, 1.0, f32::MAX, f32::MIN_POSITIVE, f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
+            let chosen = Chosen { token: 1, logprob: Some(number), top: vec![(1, number), (2, 0.5)] };
+            let text = serde_json::to_string(&chosen).unwrap();
+            let read: Chosen = serde_json::from_str(&text).unwrap();
+            let bits = |chosen: &Chosen| {
+                (chosen.logprob.map(f32::to_bits), chosen.top.iter().map(|t| t.1.to_bits()).collect::<Vec<_>>())
+            };
+            assert_eq!(bits(&read), bits(&chosen), "{text}");
+            let options =
+                SampleOpts::temperature(number, 3).with_top_p(number).with_min_p(number).with_repetition_penalty(number);
+            let text = serde_json::to_string(&options).unwrap();
+            let read: SampleOpts = serde_json::from_str(&text).unwrap();
+            assert_eq!(format!("{read:?}"), format!("{options:?}"), "{text}");
+        }
+        let none = Chosen { token: 1, logprob: None, top: Vec::new() };
+        assert_eq!(serde_json::from_str::<Chosen>(&serde_json::to_string(&none).unwrap()).unwrap(), none);
+        let wrong = r#"{"token":1,"logprob":"much","top":[]}"#;
+        assert!(serde_json::from_str::<Chosen>(wrong).unwrap_err().to_string().contains("-inf"));
+    }
+}

@@ -1,0 +1,190 @@
+//! Answers that are longer than the context, and how full it is.
+
+#[path = "common/talk.rs"]
+mod talk;
+
+use gemmaflow::{
+    Error,
+    conversation::{AnswerOptions, Conversation, Ending, Event, Overflow},
+    generate::{GeneratorOptions, LogitChanges, LogitProcessor, SampleHooks},
+    runtime::Device,
+    text::Message,
+};
+use talk::{conversation, devices, end, events, greedy, open, text};
+
+/// Answers of `most` tokens in a context that forgets.
+fn forgetful(device: &Device, context: usize, most: usize) -> Conversation {
+    let model = open(device, GeneratorOptions { context: Some(context), ..GeneratorOptions::default() });
+    model.conversation().unwrap().with_options(AnswerOptions { overflow: Overflow::Forget, ..greedy(most) })
+}
+
+/// Forbids what ends a turn, and notes where answers begin; the `failing`th of them is an error.
+struct Endless {
+    ends: Vec<u32>,
+    begun: usize,
+    failing: Option<usize>,
+    start: Option<usize>,
+}
+
+impl Endless {
+    fn new(conversation: &Conversation, failing: Option<usize>) -> Self {
+        let model = conversation.model();
+        let mut ends = model.format().unwrap().stop_tokens(model.tokenizer());
+        ends.extend(&model.config().eos_token_ids);
+        Self { ends, begun: 0, failing, start: None }
+    }
+}
+
+impl LogitProcessor for Endless {
+    fn name(&self) -> &str {
+        "endless"
+    }
+
+    fn begin(&mut self, history: usize) {
+        self.begun += 1;
+        assert_ne!(Some(self.begun), self.failing, "as the test wants it");
+        self.start = Some(history);
+    }
+
+    fn process(&mut self, history: &[u32], changes: &mut LogitChanges) -> anyhow::Result<()> {
+        let start = self.start.take_if(|start| *start > history.len());
+        anyhow::ensure!(start.is_none(), "an answer that begins at {start:?} of {} tokens", history.len());
+        self.ends.iter().for_each(|end| changes.ban(*end));
+        Ok(())
+    }
+}
+
+/// The text of an answer of 300 tokens, which is also what the conversation keeps.
+fn long_answer(conversation: &mut Conversation, context: usize) -> String {
+    let mut told = Vec::new();
+    while let Some(event) = conversation.next_event().unwrap() {
+        assert!(conversation.tokens().len() <= context);
+        told.push(event);
+    }
+    let (ending, usage) = end(&told);
+    assert_eq!((ending, usage.answer), (Ending::Length, 300));
+    text(&told)
+}
+
+#[test]
+fn an_answer_outgrows_its_context_many_times() {
+    for device in devices() {
+        for context in [32, 96] {
+            let mut turns = forgetful(&device, context, 300);
+            turns.set_hooks(Some(SampleHooks::new().with_processor(Endless::new(&turns, None))));
+            turns.push(Message::system("Be brief.")).unwrap();
+            turns.say("Speak.").unwrap();
+            let told = long_answer(&mut turns, context);
+            let Some(Message::Model(turn)) = turns.messages().last() else { panic!("it answered") };
+            assert_eq!(turn.text, told, "{device} {context}: nothing is lost");
+            // The answer cannot be held, and goes with its question.
+            turns.set_hooks(None);
+            turns.set_options(AnswerOptions { overflow: Overflow::Forget, ..greedy(5) });
+            turns.say("And now?").unwrap();
+            assert_eq!(end(&events(&mut turns)).0, Ending::Length);
+            assert_eq!(turns.messages().len(), 5);
+
+            let mut story = forgetful(&device, context, 300);
+            story.write("ROMEO:\n").unwrap();
+            story.answer().unwrap();
+            let told = long_answer(&mut story, context);
+            assert!(story.used() <= context && told.len() > 300, "{device} {context}: {}", told.len());
+            let kept = story.model().tokenizer().decode(&story.tokens()[1..]).unwrap();
+            assert!(told.ends_with(kept.trim_start_matches('\u{fffd}')), "{device} {context}: {kept:?} is its end");
+        }
+    }
+}
+
+/// Also without hooks, where steps run ahead, and in steps with others.
+#[test]
+fn steps_ahead_and_together_outgrow_a_context_alike() {
+    let mut alone = forgetful(&Device::Gpu, 64, 300);
+    let mut together = alone.fork().unwrap();
+    for conversation in [&mut alone, &mut together] {
+        conversation.write("JULIET:\n").unwrap();
+        conversation.answer().unwrap();
+    }
+    let whole = events(&mut alone);
+    assert_eq!(end(&whole).1.answer, 300);
+    let (model, mut told) = (together.model().clone(), Vec::new());
+    while !matches!(told.last(), Some(Event::End { .. })) {
+        told.extend(model.step(&mut [&mut together]).remove(0).unwrap());
+    }
+    assert_eq!(text(&told), text(&whole));
+}
+
+#[test]
+fn a_prompt_that_leaves_no_room_is_refused_and_nothing_is_forgotten() {
+    for device in devices() {
+        let mut full = forgetful(&device, 40, 500);
+        full.push(Message::system("Speak as a king, and of nothing but the weather in the north, and never of love.")).unwrap();
+        let error = full.say("Who goes there?").unwrap_err();
+        assert!(matches!(error, Error::ContextFull { capacity: 40, .. }), "{device}: {error}");
+        assert_eq!(full.messages().len(), 1, "{device}: it was not said");
+    }
+}
+
+/// The second time that an answer begins, in a full context, is an error; everything is then as it was.
+#[test]
+fn room_that_cannot_be_made_is_asked_for_again() {
+    for device in devices() {
+        for plain in [false, true] {
+            let open = |failing: Option<usize>| {
+                let mut conversation = forgetful(&device, 64, 120);
+                conversation.set_hooks(Some(SampleHooks::new().with_processor(Endless::new(&conversation, failing))));
+                if plain {
+                    conversation.write("ROMEO:\n").and_then(|()| conversation.answer()).unwrap();
+                } else {
+                    conversation.say("Speak.").unwrap();
+                }
+                conversation
+            };
+            let expected = text(&events(&mut open(None)));
+            let mut disturbed = open(Some(2));
+            let (mut told, mut errors) = (String::new(), 0);
+            loop {
+                let before = (disturbed.tokens().to_vec(), disturbed.bookmark());
+                match disturbed.next_event() {
+                    Ok(Some(event)) => told.push_str(&event.to_string()),
+                    Ok(None) => break,
+                    Err(error) => {
+                        assert!(matches!(error, Error::Hook { .. }), "{error}");
+                        assert_eq!((disturbed.tokens().to_vec(), disturbed.bookmark()), before, "{device}");
+                        errors += 1;
+                    }
+                }
+            }
+            assert_eq!((told, errors), (expected, 1), "{device} plain {plain}");
+        }
+    }
+}
+
+#[test]
+fn what_is_used_follows_the_messages() {
+    let model = talk::model();
+    let mut talk = conversation(&model, 6);
+    let counted = |talk: &Conversation| {
+        let format = model.format().unwrap();
+        format.encode(model.tokenizer(), talk.messages(), false).map(|tokens| tokens.len())
+    };
+    assert_eq!(talk.used(), 0);
+    talk.push(Message::system("Speak as a king.")).unwrap();
+    assert_eq!(talk.used(), 0, "no prompt yet, and the model has seen nothing");
+    talk.push(Message::user("Who goes there?")).unwrap();
+    let bookmark = talk.bookmark();
+    assert_eq!((talk.used(), talk.left()), (counted(&talk).unwrap(), 2048 - counted(&talk).unwrap()));
+    talk.answer().unwrap();
+    events(&mut talk);
+    assert_eq!(talk.used(), counted(&talk).unwrap());
+    // Other messages, as many as before.
+    for text in ["Well.", "That is a long story, and it is late."] {
+        talk.rewind(&bookmark);
+        talk.push(Message::model(text)).unwrap();
+        assert_eq!(talk.used(), counted(&talk).unwrap(), "{text}");
+        assert_eq!(talk.fork().unwrap().used(), talk.used());
+    }
+    talk.push(Message::model("Out of turn.")).unwrap();
+    assert!(counted(&talk).is_err());
+    assert_eq!(talk.used(), talk.tokens().len(), "what the model saw last");
+    assert!(talk.used() > 0);
+}
