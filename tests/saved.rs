@@ -261,7 +261,11 @@ fn a_thought_goes_on_from_every_token() {
         restored.set_hooks(hooks());
         ways.push([&told[..], &events(&mut restored)].concat());
         assert!(matches!(restored.messages().last(), Some(Message::Model(turn)) if !turn.tool_calls.is_empty()));
-        told.extend(step(&model, &mut original));
+        // A save drops a step that was begun: the next token takes as many steps as it does without one.
+        let known = original.tokens().len();
+        while original.tokens().len() == known && !matches!(told.last(), Some(Event::End { .. })) {
+            told.extend(step(&model, &mut original));
+        }
     }
     let expected = joined(&told);
     assert_eq!(expected[..2], ["Let me see: a café?", "The café is shut, I say."]);
