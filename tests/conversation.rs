@@ -293,3 +293,16 @@ fn hooks_have_a_say_and_tell_probabilities() {
     }
     assert_eq!((with.messages(), without.messages()), (hooked.messages(), plain.messages()));
 }
+
+#[test]
+fn a_step_takes_a_conversation_with_hooks_a_token_on() {
+    let model = model();
+    let bias = SampleHooks::new().with_processor(LogitBias::new().with(700, -1.0));
+    let mut hooked = conversation(&model, 4).with_hooks(bias);
+    hooked.say("Who goes there?").unwrap();
+    let prompt = hooked.tokens().len();
+    for answered in 1..=4 {
+        let told = model.step(&mut [&mut hooked]).remove(0).unwrap();
+        assert!(!told.is_empty() && hooked.tokens().len() == prompt + answered, "{told:?}");
+    }
+}

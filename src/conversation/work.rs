@@ -120,7 +120,11 @@ impl Conversation {
     /// Does what comes before a step together with others; whether such a step is next. Those with hooks take theirs alone.
     pub(super) fn ready_to_step(&mut self) -> Result<bool> {
         if self.hooks.is_some() {
-            return self.work().map(|()| false);
+            self.work()?;
+            while self.generator.looks_ahead() {
+                self.work()?;
+            }
+            return Ok(false);
         }
         self.catch_up()?;
         if self.left_to_say().is_none() {

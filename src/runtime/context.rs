@@ -204,13 +204,28 @@ impl GpuContext {
     /// loss callback must stay; but a tiny mapped buffer is only mapped on a live device.
     pub(super) fn check_alive(&self) -> Result<()> {
         self.check()?;
+        match self.maps_a_probe() {
+            true => Ok(()),
+            false => Err(self.lose("destroyed or lost")),
+        }
+    }
+
+    fn maps_a_probe(&self) -> bool {
         let usage = wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC;
         let descriptor = wgpu::BufferDescriptor { label: Some("probe"), size: 4, usage, mapped_at_creation: true };
-        let probe = self.scoped("a probe of the device", || self.device.create_buffer(&descriptor))?;
-        if probe.slice(..).get_mapped_range_mut().is_err() {
-            return Err(self.lose("destroyed or lost"));
+        let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let probe = self.device.create_buffer(&descriptor);
+        let refused = pollster::block_on(scope.pop()).is_some();
+        !refused && probe.slice(..).get_mapped_range_mut().is_ok()
+    }
+
+    /// What wgpu said against a call. Of a device that was just destroyed it may say so before anything tells of the loss.
+    pub(super) fn refused(&self, what: &str, message: String) -> Error {
+        match self.faults.lost() {
+            Some(lost) => lost,
+            None if !self.maps_a_probe() => self.lose("destroyed or lost"),
+            None => Error::Driver { what: what.to_owned(), message },
         }
-        Ok(())
     }
 
     fn lose(&self, reason: &str) -> Error {
@@ -241,9 +256,7 @@ impl GpuContext {
             Some(wgpu::Error::OutOfMemory { .. }) => {
                 Err(Error::OutOfMemory { what: what.to_owned(), bytes, adapter: self.capabilities.adapter.clone() })
             }
-            Some(error) => {
-                Err(self.faults.lost().unwrap_or_else(|| Error::Driver { what: what.to_owned(), message: error.to_string() }))
-            }
+            Some(error) => Err(self.refused(what, error.to_string())),
         }
     }
 

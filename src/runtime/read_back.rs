@@ -163,9 +163,8 @@ impl GpuContext {
             let problem = format!("holds {} bytes, {} were staged", out.len(), staged.bytes);
             return Err(Error::Input { name: "read-back".into(), problem });
         }
-        let refused = |message: String| Error::Driver { what: "mapping a read-back".into(), message };
+        let refused = |message: String| self.refused("mapping a read-back", message);
         if !self.settled(mapped)? {
-            self.check_alive()?;
             return Err(refused("the buffer could not be mapped".into()));
         }
         {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use super::{buffer::Buffer, capabilities::Capabilities, context::GpuContext};
-use crate::{Error, Result};
+use crate::Result;
 
 const SLOTS: usize = 3;
 /// Bytes of one slot.
@@ -82,7 +82,7 @@ impl StagingRing {
             let padded = portion.next_multiple_of(8);
             self.scratch[portion as usize..padded as usize].fill(0);
             read(done, &mut self.scratch[..portion as usize])?;
-            self.write(padded)?;
+            self.write(context, padded)?;
             self.record(to, at + done, padded);
             self.filled += padded;
             done += portion;
@@ -91,11 +91,10 @@ impl StagingRing {
         Ok(())
     }
 
-    fn write(&self, padded: u64) -> Result<()> {
+    fn write(&self, context: &GpuContext, padded: u64) -> Result<()> {
         let range = self.filled..self.filled + padded;
         let mapped = self.slots[self.current].buffer.raw().get_mapped_range_mut(range);
-        let mut view =
-            mapped.map_err(|e| Error::Driver { what: "writing to a staging buffer".into(), message: e.to_string() })?;
+        let mut view = mapped.map_err(|error| context.refused("writing to a staging buffer", error.to_string()))?;
         view.copy_from_slice(&self.scratch[..padded as usize]);
         Ok(())
     }
@@ -144,8 +143,7 @@ impl StagingRing {
         if context.settled(&mapped)? {
             return Ok(());
         }
-        context.check_alive()?;
-        Err(Error::Driver { what: "mapping a staging buffer".into(), message: "the buffer could not be mapped".into() })
+        Err(context.refused("mapping a staging buffer", "the buffer could not be mapped".into()))
     }
 
     /// Submits what is left and waits until the device has all of it.

@@ -1,10 +1,10 @@
-//! Faults 1 to 15: the device is lost, or does not answer in time.
+//! Faults 1 to 15 and 43: the device is lost, or does not answer in time.
 
 use std::{
     future::{Future, poll_fn},
     pin::pin,
     sync::{Arc, mpsc},
-    task::Poll,
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -248,4 +248,21 @@ fn fault_15_a_wait_that_takes_too_long() {
     assert!(matches!(error, Error::Timeout { .. }), "{error}");
     let model = Model::open(DEMO, Device::Gpu, chunks_of_16()).unwrap();
     assert_eq!(rest(&mut asked(&model, MOST)).unwrap(), expected(MOST));
+}
+
+#[test]
+fn fault_43_lost_while_a_step_runs_that_nobody_waits_for() {
+    let context = open_context(&GpuOptions::default());
+    let model = Model::open(DEMO, Device::Context(context.clone()), GeneratorOptions::default()).unwrap();
+    let mut conversation = asked(&model, MOST);
+    let now = {
+        let mut next = pin!(conversation.next_event_async());
+        next.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+    };
+    assert!(now.is_pending(), "the prompt takes its time");
+    context.device().destroy();
+    let error = conversation.next_event().unwrap_err();
+    assert!(is_lost(&error), "{error}");
+    model.recover(Device::Gpu).unwrap();
+    assert_eq!(rest(&mut conversation).unwrap(), expected(MOST));
 }

@@ -54,6 +54,12 @@ impl GemmaGenerator {
         outcome
     }
 
+    /// Whether a step with hooks was begun.
+    #[cfg(feature = "tokenizer")]
+    pub(crate) fn looks_ahead(&self) -> bool {
+        self.ahead.look.is_some()
+    }
+
     fn piece_of_hooked_work(&mut self, opts: &SampleOpts, hooks: &mut SampleHooks) -> Result<Option<Chosen>> {
         self.check_step("step_hooked", opts)?;
         hooks.validate()?;
