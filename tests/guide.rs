@@ -296,4 +296,14 @@ fn every_answer_of_a_conversation_is_held_to_its_grammar() {
         let said = conversation.finish(|_| ControlFlow::Continue(())).unwrap();
         assert!(["yes, my lord", "yes, my lady", "no, my lord", "no, my lady"].contains(&said.as_str()), "{asked} {said:?}");
     }
+    // A guide that comes in the middle of an answer holds for the whole of it.
+    let guide = Guides::new(&tokenizer, &ends(&tokenizer)).unwrap().regex("(yes|no), my (lord|lady)").unwrap();
+    let mut conversation = model.conversation().unwrap().with_hooks(SampleHooks::new().with_processor(guide.clone()));
+    conversation.say("Who goes there?").unwrap();
+    let told: Vec<_> = conversation.events().take(3).map(|event| event.unwrap().to_string()).collect();
+    let mut saved = Vec::new();
+    conversation.save(&mut saved).unwrap();
+    let mut restored = model.restore(&saved[..]).unwrap().with_hooks(SampleHooks::new().with_processor(guide));
+    let said = told.concat() + &restored.finish(|_| ControlFlow::Continue(())).unwrap();
+    assert!(["yes, my lord", "yes, my lady", "no, my lord", "no, my lady"].contains(&said.as_str()), "{said:?}");
 }

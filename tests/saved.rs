@@ -19,7 +19,7 @@ use gemmaflow::{
     weights::random_weights,
 };
 use oracle::Oracle;
-use talk::{conversation, devices, end, events, events_of, greedy, open, text};
+use talk::{conversation, devices, end, events, events_of, greedy, model, open, text};
 
 const GREEDY: SampleOpts = SampleOpts::greedy();
 
@@ -302,4 +302,26 @@ fn the_fingerprint_of_a_model_is_the_same_in_every_release() {
     for device in devices() {
         assert_eq!(open(&device, GeneratorOptions::default()).fingerprint().unwrap(), 0x6506_322b_ebd4_5315);
     }
+}
+
+/// FNV-1a with 64 bits (Fowler, Noll, Vo).
+fn fnv(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[test]
+fn a_text_that_forgets_more_than_a_text_can_have_is_refused() {
+    let model = model();
+    let mut conversation = model.conversation().unwrap();
+    conversation.write("To be, or not to be").unwrap();
+    let mut saved = Vec::new();
+    conversation.save(&mut saved).unwrap();
+    let len = u64::from_le_bytes(saved[12..20].try_into().unwrap()) as usize;
+    let text = std::str::from_utf8(&saved[28..28 + len]).unwrap();
+    let refused = text.replace("\"forgotten\":0", &format!("\"forgotten\":{}", u64::MAX));
+    assert_ne!(text, refused);
+    let (sizes, sum) = ((refused.len() as u64).to_le_bytes(), fnv(refused.as_bytes()).to_le_bytes());
+    let crafted = [&saved[..12], &sizes, &sum, refused.as_bytes(), &saved[28 + len..]].concat();
+    let error = model.restore(&crafted[..]).unwrap_err();
+    assert!(matches!(&error, Error::Saved(problem) if problem.contains("forgets")), "{error}");
 }

@@ -299,3 +299,18 @@ fn steps_with_hooks_wait_for_the_device_without_blocking() {
     assert_eq!(conversation.tokens(), [&PROMPT[..], &EXPECTED].concat());
     assert!(waits > 0, "some step takes longer than it takes to ask");
 }
+
+#[test]
+fn steps_with_hooks_make_no_buffer_for_their_times() {
+    let mut sliced = demo(Device::Gpu, options(SHORTEST));
+    sliced.prefill(&PROMPT).unwrap();
+    let mut hooks = SampleHooks::new().with_processor(LogitBias::new().with(700, -1.0));
+    let mut steps = || {
+        let mut step = || sliced.step_hooked(&SampleOpts::greedy(), &mut hooks).unwrap().token;
+        let tokens: Vec<u32> = (0..4).map(|_| step()).collect();
+        (tokens, sliced.counters().unwrap().buffers_created)
+    };
+    let ((first, made), (second, then)) = (steps(), steps());
+    assert_eq!([first, second].concat(), EXPECTED);
+    assert_eq!(made, then);
+}

@@ -29,6 +29,8 @@ pub struct Conversation {
     pub(super) answer: Option<Answer>,
     pub(super) events: VecDeque<Event>,
     pub(super) hooks: Option<SampleHooks>,
+    /// Where the answer under way begins, as long as the hooks have not heard of it.
+    pub(super) unheard: Option<usize>,
     /// Whether the rows of the next prompt shall be offered to later conversations.
     pub(super) is_new: bool,
     counted: Cell<Option<Counted>>,
@@ -53,8 +55,9 @@ pub struct Bookmark {
 impl Conversation {
     pub(super) fn new(model: Model, generator: GemmaGenerator, generation: u64) -> Self {
         let (options, cancel, script) = (AnswerOptions::default(), CancelToken::new(), Script::Empty);
-        let (answer, events, hooks, is_new, counted) = (None, VecDeque::new(), None, true, Cell::new(None));
-        Self { model, generation, generator, options, cancel, script, answer, events, hooks, is_new, counted }
+        let (answer, events, hooks, unheard) = (None, VecDeque::new(), None, None);
+        let (is_new, counted) = (true, Cell::new(None));
+        Self { model, generation, generator, options, cancel, script, answer, events, hooks, unheard, is_new, counted }
     }
 
     /// The same conversation with other options.
@@ -76,7 +79,7 @@ impl Conversation {
     /// The same conversation with a say in how tokens are chosen: logit processors, a sampler, log-probabilities, which come as
     /// [`Event::Token`]. Forks and saved conversations are without.
     pub fn with_hooks(mut self, hooks: SampleHooks) -> Self {
-        self.hooks = Some(hooks);
+        self.set_hooks(Some(hooks));
         self
     }
 
@@ -84,6 +87,7 @@ impl Conversation {
     pub fn set_hooks(&mut self, hooks: Option<SampleHooks>) {
         self.generator.stop_ahead();
         self.hooks = hooks;
+        self.unheard = self.answer.as_ref().map(|answer| self.generator.tokens().len().saturating_sub(answer.tokens.len()));
     }
 
     /// The model.
@@ -159,7 +163,7 @@ impl Conversation {
             self.generator = further;
         }
         self.generator.prefill(&tokens)?;
-        self.hooks.iter_mut().try_for_each(|hooks| hooks.begin(tokens.len()))?;
+        self.unheard = Some(tokens.len());
         self.cancel.reset();
         self.events.clear();
         let usage = Usage { prompt: tokens.len(), cached: self.generator.cached_rows(), answer: 0 };
@@ -228,9 +232,8 @@ impl Conversation {
         if tokens.len() >= capacity {
             return Err(full);
         }
-        self.hooks.iter_mut().try_for_each(|hooks| hooks.begin(tokens.len() - kept))?;
         self.generator.prefill(&tokens)?;
-        self.script = script;
+        (self.script, self.unheard) = (script, Some(tokens.len() - kept));
         Ok(())
     }
 
@@ -292,8 +295,8 @@ impl Conversation {
         let (model, generator, options) = (self.model.clone(), self.generator.fork()?, self.options.clone());
         let (script, answer, events) = (self.script.clone(), self.answer.clone(), self.events.clone());
         let (generation, cancel) = (self.generation, CancelToken::new());
-        let (hooks, is_new, counted) = (None, false, self.counted.clone());
-        Ok(Self { model, generation, generator, options, cancel, script, answer, events, hooks, is_new, counted })
+        let (hooks, unheard, is_new, counted) = (None, None, false, self.counted.clone());
+        Ok(Self { model, generation, generator, options, cancel, script, answer, events, hooks, unheard, is_new, counted })
     }
 
     /// The end of what was said so far, to [`rewind`](Self::rewind) to.

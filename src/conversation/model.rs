@@ -192,7 +192,7 @@ impl Model {
             return Ok(());
         }
         let was = self.base().without_cache();
-        let recovered = was.recovered_with(device, &self.0.gpu, on_progress, cancel)?.without_cache();
+        let recovered = was.reloaded(device, &self.0.gpu, on_progress, cancel)?;
         let mut base = self.base();
         let replaced = std::mem::replace(&mut *base, recovered);
         let generation = self.0.generation.fetch_add(1, Relaxed) + 1;

@@ -93,7 +93,7 @@ impl Model {
         conversation.options = saved.options;
         conversation.is_new = false;
         conversation.script = match saved.text {
-            Some(tokens) => Script::Text { tokens, forgotten: saved.forgotten },
+            Some(tokens) => Script::text(tokens, saved.forgotten)?,
             None if saved.messages.is_empty() => Script::Empty,
             None => Script::turns(saved.messages, saved.forgotten)?,
         };

@@ -44,6 +44,16 @@ impl Script {
         }
     }
 
+    /// # Errors
+    /// [`Error::Saved`] for more forgotten tokens than a text may have.
+    pub(super) fn text(tokens: Vec<u32>, forgotten: usize) -> Result<Self> {
+        match u32::try_from(forgotten) {
+            Ok(_) if tokens.is_empty() => Ok(Self::Empty),
+            Ok(_) => Ok(Self::Text { tokens, forgotten }),
+            Err(_) => Err(Error::Saved(format!("is a text that forgets {forgotten} tokens"))),
+        }
+    }
+
     /// Adds a message.
     ///
     /// # Errors

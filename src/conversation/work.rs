@@ -43,6 +43,8 @@ impl Conversation {
             if self.answer.is_none() {
                 return Ok(None);
             }
+            // First, as it waits for nothing any more that was begun on a device since lost.
+            self.catch_up()?;
             self.generator.settled().await?;
             self.work()?;
         }
@@ -99,6 +101,10 @@ impl Conversation {
     fn work(&mut self) -> Result<()> {
         self.catch_up()?;
         let Some(left) = self.left_to_say() else { return Ok(()) };
+        if let (Some(begin), Some(hooks)) = (self.unheard, &mut self.hooks) {
+            hooks.begin(begin)?;
+            self.unheard = None;
+        }
         let sampling = &self.options.sampling;
         let outcome = match &mut self.hooks {
             None => self.generator.advance(sampling, left).map(|tokens| (tokens, None)),
@@ -130,7 +136,7 @@ impl Conversation {
         if self.left_to_say().is_none() {
             return Ok(false);
         }
-        match self.generator.ready_in_part(&self.options.sampling) {
+        match self.generator.ready_but_for_the_last(&self.options.sampling) {
             Err(full @ Error::ContextFull { .. }) if self.options.overflow == Overflow::Forget => {
                 self.make_room(full).map(|()| false)
             }
@@ -161,7 +167,9 @@ impl Conversation {
         let (said, prompt) = (answer.tokens.len(), answer.usage.prompt);
         if said == 0 {
             let done = if tokens.is_empty() { self.generator.cached_rows().min(prompt) } else { prompt };
-            if done > std::mem::replace(&mut answer.read, done) || !tokens.is_empty() {
+            // Whether the last token is run by itself is no news.
+            let further = done > std::mem::replace(&mut answer.read, done) && done + 1 < prompt;
+            if further || !tokens.is_empty() {
                 self.events.push_back(Event::Prompt { done, total: prompt });
             }
         }
@@ -197,7 +205,7 @@ impl Conversation {
                 let prompt = history.len().saturating_sub(answer.tokens.len()).clamp(history.len().min(1), history.len());
                 let said = match ending {
                     // The last tokens hold more than what was said.
-                    Ending::Stop(_) => tokenizer.encode(&answer.turn.text, false).unwrap_or_default(),
+                    Ending::Stop(_) => tokenizer.encode(&answer.turn.text, false).unwrap_or_else(|_| answer.tokens.clone()),
                     Ending::Turn => answer.tokens[..answer.tokens.len().saturating_sub(1)].to_vec(),
                     _ => answer.tokens.clone(),
                 };

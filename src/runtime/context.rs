@@ -213,10 +213,12 @@ impl GpuContext {
     fn maps_a_probe(&self) -> bool {
         let usage = wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC;
         let descriptor = wgpu::BufferDescriptor { label: Some("probe"), size: 4, usage, mapped_at_creation: true };
-        let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let internal = self.device.push_error_scope(wgpu::ErrorFilter::Internal);
         let probe = self.device.create_buffer(&descriptor);
-        let refused = pollster::block_on(scope.pop()).is_some();
-        !refused && probe.slice(..).get_mapped_range_mut().is_ok()
+        // Without memory for four bytes nothing is known.
+        let errors = [internal, memory].map(|scope| pollster::block_on(scope.pop()));
+        errors.iter().any(Option::is_some) || probe.slice(..).get_mapped_range_mut().is_ok()
     }
 
     /// What wgpu said against a call. Of a device that was just destroyed it may say so before anything tells of the loss.

@@ -75,12 +75,28 @@ impl GemmaGenerator {
         self.rewind_rows(self.history.len() - 1)?;
         self.engine.reserve(self.history.len())?;
         let Some(end) = self.next_fill() else { return Ok(true) };
+        self.begin_rows(end).map(|()| false)
+    }
+
+    /// As [`ready_in_part`](Self::ready_in_part), up to the run of the last token alone.
+    pub(crate) fn ready_but_for_the_last(&mut self, opts: &SampleOpts) -> Result<bool> {
+        if !self.ready_in_part(opts)? {
+            return Ok(false);
+        }
+        let (cached, last) = (self.history.cached(), self.history.len() - 1);
+        if cached >= last {
+            return Ok(true);
+        }
+        self.begin_rows(last.min(cached + self.engine.chunk(Want::Nothing))).map(|()| false)
+    }
+
+    fn begin_rows(&mut self, end: usize) -> Result<()> {
         let start = self.history.cached();
         let _span = self.prefill_span(end).entered();
         self.will_write(end);
         self.engine.begin_rows(&self.history.tokens()[start..end], start)?;
         self.wrote_in_part(end);
-        Ok(false)
+        Ok(())
     }
 
     /// Counts the rows up to `end`, once all slices of their run are submitted.
@@ -141,7 +157,7 @@ impl GemmaGenerator {
     }
 
     /// [`step_cached`](Self::step_cached) without blocking the thread longer than a submit takes; needs no particular executor.
-    /// Dropped before it is done, it leaves history and rows usable.
+    /// Dropped before it is done, it leaves history and rows usable. With a drafter it waits for a whole run.
     ///
     /// # Errors
     /// As [`step_cached`](Self::step_cached).

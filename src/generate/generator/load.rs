@@ -51,8 +51,9 @@ pub struct GeneratorOptions {
     /// longer, and the largest dispatch of a single token, mostly the head's product, is the least that can be had; a lower
     /// [`GpuOptions::max_binding`] makes several dispatches of it. The first run of a
     /// plan is cut by what the slowest device would take, later ones by what was measured. Steps run ahead only where two fit. An answer
-    /// is cancelled between two slices, and async ways to generate wait for none of them; steps of several generators together wait for
-    /// all of theirs. Uploads while loading and a drafter's steps are not cut. No effect on the reference. Default: no bound, one submit a run.
+    /// is cancelled between two slices, and async ways to generate wait for none of them; steps of several generators, with a drafter, and
+    /// with hooks beside others wait for all slices of a step. Uploads while loading and the drafter's own runs are not cut. No effect on
+    /// the reference. Default: no bound, one submit a run.
     pub submit_time: Option<Duration>,
     /// Conversations that shall run at once, each with a context of that length: [`MemoryPlan`] counts their caches, and what steps of all
     /// together take ([`GemmaGenerator::step_together`]). More can be opened as long as there is memory. Default: 1.
@@ -298,8 +299,24 @@ impl GemmaGenerator {
         on_progress: Option<OnProgress>,
         cancel: Option<CancelToken>,
     ) -> Result<Self> {
+        let mut recovered = self.reloaded(device, gpu, on_progress, cancel)?;
+        if self.reserved > 0 {
+            recovered.engine.reserve(self.reserved)?;
+        }
+        Ok(recovered)
+    }
+
+    /// As [`recovered`](Self::recovered), without the cache that was reserved.
+    pub(crate) fn reloaded(
+        &self,
+        device: Device,
+        gpu: &GpuOptions,
+        on_progress: Option<OnProgress>,
+        cancel: Option<CancelToken>,
+    ) -> Result<Self> {
+        let on_progress = stoppable(on_progress, cancel);
         let (model, profiles) = (self.engine.model().clone(), self.engine.profiles().clone());
-        let (chunk, on_progress) = (Some(self.engine.largest_chunk()), stoppable(on_progress, cancel));
+        let chunk = Some(self.engine.largest_chunk());
         let mut engine: Box<dyn Engine> = match device.open(gpu)? {
             Opened::Gpu(context) => Box::new(GpuEngine::new(context, model, profiles, chunk, self.submit_time, on_progress)?),
             Opened::Reference => Box::new(ReferenceEngine::new(model, profiles, chunk)?),
@@ -307,9 +324,6 @@ impl GemmaGenerator {
         engine.set_policy(self.engine.policy());
         if let Some(drafter) = self.drafter.as_ref().and_then(|drafter| drafter.model()) {
             engine.set_drafter(drafter)?;
-        }
-        if self.reserved > 0 {
-            engine.reserve(self.reserved)?;
         }
         Ok(self.beside(engine, self.history.uncached(), self.marks.fresh()))
     }

@@ -46,6 +46,9 @@ impl GemmaGenerator {
     /// lies at the last whole run of 16 tokens: rows behind it are those of single tokens, which a later run writes anew.
     pub fn mark(&mut self) {
         let rows = self.history.whole_squares(self.history.cached());
+        if rows == 0 {
+            return;
+        }
         self.marks.kept.retain(|mark| mark.rows != rows);
         self.marks.kept.push(Mark { rows, rings: None });
         let surplus = self.marks.kept.len().saturating_sub(self.marks.most);

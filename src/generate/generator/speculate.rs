@@ -24,6 +24,7 @@ impl GemmaGenerator {
                 "a drafter with GeneratorOptions::deterministic: its runs have any number of rows, which".into(),
             ));
         }
+        self.stop_ahead();
         if let Some(model) = drafter.model() {
             self.engine.set_drafter(model)?;
         }

@@ -174,12 +174,6 @@ impl GemmaGenerator {
         self.run(self.history.len(), Want::Last)
     }
 
-    /// Computes rows until one run is left that ends with the last token. What was begun is dropped.
-    pub(super) fn ready_for_step(&mut self, opts: &SampleOpts) -> Result<()> {
-        while !self.ready_in_part(opts)? {}
-        Ok(())
-    }
-
     /// Computes rows until one run is left that ends with the last token.
     pub(super) fn fill_all_but_the_last_chunk(&mut self) -> Result<()> {
         self.engine.reserve(self.history.len())?;

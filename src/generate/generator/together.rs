@@ -3,7 +3,7 @@
 use super::GemmaGenerator;
 use crate::{
     Error, Result,
-    generate::{SampleOpts, Turn, Want, together::step_together},
+    generate::{SampleOpts, Turn, together::step_together},
 };
 
 impl GemmaGenerator {
@@ -49,13 +49,8 @@ impl GemmaGenerator {
 
     /// Computes all rows but that of the last token, and makes room for that.
     fn ready_for_step_together(&mut self, opts: &SampleOpts) -> Result<()> {
-        self.ready_for_step(opts)?;
-        let (known, last) = (self.history.len(), self.history.len() - 1);
-        while self.history.cached() < last {
-            let end = last.min(self.history.cached() + self.engine.chunk(Want::Nothing));
-            self.run(end, Want::Nothing)?;
-        }
-        self.will_write(known);
+        while !self.ready_but_for_the_last(opts)? {}
+        self.will_write(self.history.len());
         Ok(())
     }
 

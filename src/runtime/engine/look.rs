@@ -30,6 +30,9 @@ impl GpuEngine {
         if let (Some(staged), Some(submission)) = (staged, submission) {
             context.collect(staged, &submission, bytemuck::cast_slice_mut(&mut logits))?;
         }
+        if let Some(timed) = begun.timed {
+            self.slices.learn(context, &begun.submission, timed)?;
+        }
         Ok(Looked::List { list: short_list(&list).0, logits })
     }
 

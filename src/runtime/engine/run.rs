@@ -45,10 +45,10 @@ impl GpuEngine {
         };
         block.write(context, follow.step(&key, start, given.len()), given, start, built, key.resident)?;
         let warm = std::mem::replace(warm, true);
-        if follow == Follow::Nothing && warm {
+        let slices = self.slices.of_run(context, estimates, key.tokens, warm);
+        if follow == Follow::Nothing && warm && slices.is_one() {
             self.pace.started(given.len());
         }
-        let slices = self.slices.of_run(context, estimates, key.tokens, warm);
         self.sliced = Some(SlicedRun { key, follow, rows: start..start + given.len(), slices });
         self.submit_slice(chosen)
     }
@@ -71,7 +71,7 @@ impl GpuEngine {
             (_, None) => Some(output(plan, "logits")?),
         };
         let mut staged = None;
-        self.slices.submit_next(context, slices, |encoder, slice| {
+        let submitted = self.slices.submit_next(context, slices, |encoder, slice| {
             if slice.first {
                 if let Some(chosen) = chosen {
                     block.copy(encoder, "input_ids", chosen);
@@ -96,7 +96,11 @@ impl GpuEngine {
                 staged = Some(context.stage_read(encoder, buffer, offset, live)?);
             }
             Ok(())
-        })?;
+        });
+        if let Err(error) = submitted {
+            self.in_flight = run.slices.submission().map(|earlier| (earlier.clone(), None));
+            return Err(error);
+        }
         if !run.slices.is_whole() {
             self.sliced = Some(run);
             return Ok(None);

@@ -117,11 +117,18 @@ pub(super) struct Sliced {
     /// Those on the device's, once the last slice is recorded.
     ticks: Option<StagedRead>,
     is_timed: bool,
+    /// Whether the host waited for each slice, so that its clock tells what they took.
+    is_watched: bool,
     tokens: usize,
     estimates: Arc<[Estimate]>,
 }
 
 impl Sliced {
+    /// Whether one submit is all.
+    pub(super) fn is_one(&self) -> bool {
+        self.parts.len() == 1
+    }
+
     /// Whether no slice is left to submit.
     pub(super) fn is_whole(&self) -> bool {
         self.next == self.parts.len()
@@ -134,12 +141,12 @@ impl Sliced {
 
     /// The last slice of a run that is whole, and what will tell its time.
     pub(super) fn done(self) -> Result<(wgpu::SubmissionIndex, Option<Timed>)> {
-        let Self { parts, under_way, waited, ticks, is_timed, tokens, estimates, .. } = self;
+        let Self { parts, under_way, waited, ticks, is_timed, is_watched, tokens, estimates, .. } = self;
         let sum = |parts: &[Range<usize>]| parts.iter().map(|part| total(&estimates[part.clone()])).sum::<f64>();
         let timed = match ticks {
             Some(ticks) => Some((Time::Device(ticks), sum(&parts[..parts.len().min(TIMED)]))),
             // The last slice is still under way.
-            None => (is_timed && waited > 0.0).then(|| (Time::Host(waited), sum(&parts[..parts.len() - 1]))),
+            None => (is_timed && is_watched && waited > 0.0).then(|| (Time::Host(waited), sum(&parts[..parts.len() - 1]))),
         };
         let timed = timed.map(|(time, estimated)| Timed { time, tokens, estimated, estimates: estimates.clone() });
         under_way.map(|(submission, _)| (submission, timed)).ok_or_else(nothing_begun)
@@ -241,7 +248,7 @@ impl Slices {
             self.timer = timer.inspect_err(|error| tracing::debug!(%error, "no clock of the device")).ok();
         }
         let (parts, estimates) = (cut(estimates, most), estimates.clone());
-        Sliced { parts, next: 0, under_way: None, waited: 0.0, ticks: None, is_timed, tokens, estimates }
+        Sliced { parts, next: 0, under_way: None, waited: 0.0, ticks: None, is_timed, is_watched: true, tokens, estimates }
     }
 
     /// Submits the next slice of a run when the one before is done; there is one.
@@ -263,9 +270,12 @@ impl Slices {
             }
             Ok(())
         })?;
-        if let Some((earlier, since)) = run.under_way.take() {
-            context.wait(&earlier, "a part of a run")?;
+        if let Some((earlier, since)) = &run.under_way {
+            let asked = Instant::now();
+            context.wait(earlier, "a part of a run")?;
             run.waited += since.elapsed().as_secs_f64();
+            // What was done before anybody asked tells how long the host was away.
+            run.is_watched &= 2 * asked.elapsed() > since.elapsed();
         }
         run.under_way = Some((context.submit("a run of the model", [commands])?, Instant::now()));
         run.next += 1;
