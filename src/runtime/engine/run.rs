@@ -1,6 +1,14 @@
 //! One run of the model: its plan, its inputs, and what is read back.
 
-use super::{super::Buffer, Begun, Follow, GpuEngine, PlanKey, Ready, SlicedRun, Tokens, output};
+use std::sync::Arc;
+
+use super::{
+    super::{Buffer, prepared::PreparedPlan},
+    Begun, Follow, GpuEngine, PlanKey, Ready, SlicedRun, Tokens,
+    model::LOGITS,
+    output,
+    plans::Samplers,
+};
 use crate::{
     Result,
     generate::{Engine, FINAL_NORM, Want, token_bucket},
@@ -60,16 +68,7 @@ impl GpuEngine {
         let SlicedRun { key, follow, rows, slices } = &mut run;
         let context = &self.model.context;
         let Ready { plan, block, samplers, .. } = self.plans.of(key).ready(key)?;
-        let sampler = samplers.as_ref().and_then(|s| match follow {
-            Follow::Argmax => Some(&s.argmax),
-            Follow::Draw(_) => Some(&s.top_k),
-            Follow::Nothing | Follow::Logits => None,
-        });
-        let source = match (*follow, sampler) {
-            (Follow::Nothing, _) => None,
-            (_, Some(sampler)) => Some(output(sampler, "token")?),
-            (_, None) => Some(output(plan, "logits")?),
-        };
+        let (sampler, source) = result(plan, samplers.as_ref(), *follow)?;
         let mut staged = None;
         let submitted = self.slices.submit_next(context, slices, |encoder, slice| {
             if slice.first {
@@ -137,4 +136,26 @@ impl GpuEngine {
         };
         Ok(bytemuck::pod_collect_to_vec(&bytes))
     }
+}
+
+/// Buffer, offset and bytes of what is read back.
+type Source<'a> = (&'a Arc<Buffer>, u64, u64);
+
+/// What chooses a token of the run's logits, if the device does, and what is read back.
+fn result<'a>(
+    plan: &'a PreparedPlan,
+    samplers: Option<&'a Samplers>,
+    follow: Follow,
+) -> Result<(Option<&'a PreparedPlan>, Option<Source<'a>>)> {
+    let sampler = samplers.and_then(|samplers| match follow {
+        Follow::Argmax => Some(&samplers.argmax),
+        Follow::Draw(_) => Some(&samplers.top_k),
+        Follow::Nothing | Follow::Logits => None,
+    });
+    let source = match (follow, sampler) {
+        (Follow::Nothing, _) => None,
+        (_, Some(sampler)) => Some(output(sampler, "token")?),
+        (_, None) => Some(output(plan, LOGITS)?),
+    };
+    Ok((sampler, source))
 }
