@@ -47,8 +47,10 @@ impl Model {
     /// As [`GemmaGenerator::from_path`] and [`Tokenizer::near_weights`]; [`Error::Cancelled`](crate::Error::Cancelled).
     pub fn open(path: impl AsRef<Path>, device: Device, options: GeneratorOptions) -> Result<Self> {
         let path = path.as_ref();
+        // First, as it says best what is wrong with a path.
+        let mut loader = load_from_path(path)?;
         let (config, tokenizer) = (GemmaConfig::near_weights(path)?, Tokenizer::near_weights(path)?);
-        Self::from_loader(config, load_from_path(path)?.as_mut(), tokenizer, device, options)
+        Self::from_loader(config, loader.as_mut(), tokenizer, device, options)
     }
 
     /// As [`open`](Self::open), from parts: takes all weights of the loader.

@@ -95,6 +95,8 @@ fn fault_32_files_of_a_model_that_are_not_there_or_broken() {
         assert!(matches!(error, Error::Io { .. } | Error::Format { .. } | Error::Config(_)), "{file} {content:?}: {error}");
         assert!(error.to_string().contains(file), "{file} {content:?}: {error}");
     }
+    let error = Model::open("/no/such/folder", Device::Gpu, GeneratorOptions::default()).unwrap_err();
+    assert!(error.to_string().contains("/no/such/folder"), "{error}");
 }
 
 #[test]
