@@ -142,8 +142,7 @@ impl std::fmt::Debug for Guides {
 /// Lets a model say what a grammar allows: a [`LogitProcessor`].
 ///
 /// What it constrains begins where the history ends when it is first asked, or where [`starting_at`](Self::starting_at) says; in a
-/// conversation with each answer. It
-/// follows rewinds, forks and changes of the history behind that. A clone goes on by itself.
+/// conversation with each answer. It follows rewinds, forks and changes of the history behind that. A clone goes on by itself.
 #[derive(Clone)]
 pub struct Guide {
     guides: Guides,
