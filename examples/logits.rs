@@ -16,7 +16,7 @@ use gemmaflow::{
 };
 use safetensors::{Dtype, tensor::TensorView};
 
-/// Writes `logits` F32 [T, V] of T token ids; row t follows tokens 0..=t.
+/// Writes `tokens` I32 [T] and `logits` F32 [T, V]; row t follows tokens 0..=t.
 #[derive(Parser)]
 struct Arguments {
     /// Folder with config.json and safetensors weights, a weights file beside its config.json, a .gguf file, or
@@ -24,8 +24,14 @@ struct Arguments {
     #[arg(long, value_name = "PATH")]
     model: PathBuf,
     /// Token ids: 1,2,3 or @FILE with a JSON array of them
-    #[arg(long, value_name = "IDS")]
-    tokens: String,
+    #[arg(long, value_name = "IDS", required_unless_present = "text")]
+    tokens: Option<String>,
+    /// Text, or @FILE with it, as the model's tokenizer reads it
+    #[arg(long, value_name = "TEXT", conflicts_with = "tokens")]
+    text: Option<String>,
+    /// Read the first N tokens alone
+    #[arg(long, value_name = "N")]
+    first: Option<usize>,
     /// auto, gpu, cpu (the slow reference), or a part of an adapter's name
     #[arg(long, value_name = "NAME", default_value = "auto")]
     device: Device,
@@ -62,7 +68,6 @@ fn main() -> ExitCode {
 }
 
 fn run(mut arguments: Arguments) -> Result<()> {
-    let tokens = tokens(&arguments.tokens)?;
     if let Some(folder) = arguments.out.parent().filter(|folder| *folder != Path::new("") && !folder.is_dir()) {
         bail!("--out: {} is no folder", folder.display());
     }
@@ -70,6 +75,7 @@ fn run(mut arguments: Arguments) -> Result<()> {
         bail!("--chunk is {}, expected a power of two", arguments.chunk);
     }
     arguments.model = common::local(&arguments.model)?;
+    let tokens = tokens(&arguments)?;
     let (config, mut weights) = common::open(&arguments.model)?;
     let prefill_chunk = (arguments.path == Way::Chunked).then_some(arguments.chunk);
     let quantise = arguments.quantize.map(Into::into);
@@ -82,7 +88,7 @@ fn run(mut arguments: Arguments) -> Result<()> {
     let logits = logits(&mut generator, &tokens, arguments.path)?;
     let time = start.elapsed();
     let shape = [tokens.len(), generator.config().vocab_size];
-    write(&arguments.out, shape, &logits)?;
+    write(&arguments.out, &tokens, shape, &logits)?;
     eprintln!("{}: logits {shape:?} in {:.2} s on {}", arguments.out.display(), time.as_secs_f64(), generator.stats().device);
     Ok(())
 }
@@ -115,8 +121,26 @@ fn logits(generator: &mut GemmaGenerator, tokens: &[u32], way: Way) -> Result<Ve
     Ok(logits)
 }
 
+/// The tokens that the arguments name.
+fn tokens(arguments: &Arguments) -> Result<Vec<u32>> {
+    let mut tokens = match &arguments.text {
+        Some(text) => text_tokens(&arguments.model, text)?,
+        None => ids(arguments.tokens.as_deref().unwrap_or_default())?,
+    };
+    tokens.truncate(arguments.first.unwrap_or(usize::MAX));
+    Ok(tokens)
+}
+
+fn text_tokens(model: &Path, text: &str) -> Result<Vec<u32>> {
+    let text = match text.strip_prefix('@') {
+        Some(path) => std::fs::read_to_string(path).map_err(|e| anyhow!("--text: {path}: {e}"))?,
+        None => text.to_string(),
+    };
+    Ok(common::tokenizer(model)?.encode(&text, true)?)
+}
+
 /// `1,2,3` or `@FILE`.
-fn tokens(text: &str) -> Result<Vec<u32>> {
+fn ids(text: &str) -> Result<Vec<u32>> {
     if let Some(path) = text.strip_prefix('@') {
         let json = std::fs::read_to_string(path).map_err(|e| anyhow!("--tokens: {path}: {e}"))?;
         return serde_json::from_str(&json).map_err(|e| anyhow!("--tokens: {path} is no JSON array of token ids: {e}"));
@@ -125,8 +149,11 @@ fn tokens(text: &str) -> Result<Vec<u32>> {
     ids.map(|id| id.parse().map_err(|_| anyhow!("--tokens: '{id}' is no token id; give ids as in 1,2,3, or @FILE"))).collect()
 }
 
-fn write(path: &Path, shape: [usize; 2], logits: &[f32]) -> Result<()> {
-    let bytes: Vec<u8> = logits.iter().flat_map(|x| x.to_le_bytes()).collect();
-    let view = TensorView::new(Dtype::F32, shape.to_vec(), &bytes)?;
-    safetensors::serialize_to_file([("logits", view)], None, path).map_err(|e| anyhow!("--out: {}: {e}", path.display()))
+fn write(path: &Path, tokens: &[u32], shape: [usize; 2], logits: &[f32]) -> Result<()> {
+    let ids: Vec<u8> = tokens.iter().flat_map(|id| id.to_le_bytes()).collect();
+    let rows: Vec<u8> = logits.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let tokens = TensorView::new(Dtype::I32, vec![tokens.len()], &ids)?;
+    let logits = TensorView::new(Dtype::F32, shape.to_vec(), &rows)?;
+    let tensors = [("tokens", tokens), ("logits", logits)];
+    safetensors::serialize_to_file(tensors, None, path).map_err(|e| anyhow!("--out: {}: {e}", path.display()))
 }
