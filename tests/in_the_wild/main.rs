@@ -1,6 +1,5 @@
 //! Files and texts as people have them: each is computed as its maker meant or refused by name, never taken for something else.
 
-#[allow(dead_code)] // The suites use a part.
 #[path = "../common/mod.rs"]
 mod common;
 
