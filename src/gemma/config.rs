@@ -7,6 +7,7 @@ mod json;
 mod json_layers;
 mod layers;
 mod preset;
+mod quantised;
 mod rope;
 mod sparsity;
 mod types;
