@@ -34,8 +34,8 @@ pub use layer::{
     gemma_prefill_layer_composed,
 };
 pub use moe::MoeFfnStage;
-pub use names::{LayerWeight, WeightPosition};
 pub(crate) use names::{EMBED_KEY, HEAD_KEY, TOKEN_ORDER, dense_key, gguf_key, gguf_stack, text_weight};
+pub use names::{LayerWeight, WeightPosition};
 pub use opts::{
     GemmaDecodeOpts, GemmaPrefillOpts, build_gemma_decode_built, build_gemma_decode_flow, build_gemma_decode_graph,
     build_gemma_prefill_built, build_gemma_prefill_flow,

@@ -18,7 +18,11 @@ const OTHERS: [(usize, &[u8], &str); 18] = [
     (0, b"<!doctype", "a web page, perhaps a message of the server that the file came from: fetch the file again"),
     (0, b"<html", "a web page, perhaps a message of the server that the file came from: fetch the file again"),
     (0, b"<?xml", "an XML document, perhaps a message of the server that the file came from: fetch the file again"),
-    (0, b"PK\x03\x04", "a zip archive, as PyTorch's .bin, .pt and .pth and MediaPipe's .task are: take the model's safetensors or GGUF"),
+    (
+        0,
+        b"PK\x03\x04",
+        "a zip archive, as PyTorch's .bin, .pt and .pth and MediaPipe's .task are: take the model's safetensors or GGUF",
+    ),
     (0, b"\x80\x02", "a Python pickle, as PyTorch's .bin and .pt are: take the model's safetensors or GGUF"),
     (0, b"lmgg", "a file of ggml, from before GGUF: convert the model again, or take its GGUF file"),
     (0, b"fmgg", "a file of ggml (ggmf), from before GGUF: convert the model again, or take its GGUF file"),
@@ -62,10 +66,11 @@ pub(super) fn instead(file: &FileSource) -> Result<Option<String>> {
     let other = OTHERS.iter().find(|(at, magic, _)| bytes.get(*at..).is_some_and(|bytes| bytes.starts_with(magic)));
     Ok(match other {
         Some((_, _, what)) => Some((*what).to_string()),
-        None if bytes.is_empty() => Some("empty: fetch it again".into()),
         None if bytes.starts_with(GGUF) => Some("a GGUF file: open it with load_from_path or GgufLoader".into()),
         None if is_json(&bytes) => Some("a JSON text, and no weights".into()),
-        None if bytes.iter().all(|byte| *byte == 0) => Some("full of zeros, as a download that never came is: fetch it again".into()),
+        None if bytes.len() == FIRST && bytes.iter().all(|byte| *byte == 0) => {
+            Some("full of zeros, as a download that never came is: fetch it again".into())
+        }
         None => None,
     })
 }
@@ -77,7 +82,8 @@ pub(super) fn piece(path: &Path) -> Option<String> {
     let (part, count) = end.split_once("of")?;
     let (part, count): (usize, usize) = (part.parse().ok()?, count.parse().ok()?);
     let joined = format!("cat {stem}.part?of{count} > {stem}");
-    (count > 1).then(|| format!("piece {part} of {count} that a file was cut into: join them in order and open the whole ({joined})"))
+    (count > 1)
+        .then(|| format!("piece {part} of {count} that a file was cut into: join them in order and open the whole ({joined})"))
 }
 
 fn first_bytes(path: &Path) -> Option<Vec<u8>> {

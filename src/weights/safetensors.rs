@@ -10,11 +10,7 @@ use safetensors::Dtype;
 
 use super::{
     ReadMode, ReadOptions, StoredHead, Tensor, TensorInfo, TensorSource, WeightLoader, WeightMap, foreign, header,
-    kind::is_index,
-    narrowed::narrowed,
-    options::FileLimits,
-    scheme, sentence,
-    source::FileSource,
+    kind::is_index, narrowed::narrowed, options::FileLimits, scheme, sentence, source::FileSource,
 };
 use crate::{
     Error, Result,

@@ -23,7 +23,8 @@ const TORCHAO: Scheme = scheme("torchao", "a checkpoint quantised by torchao", "
 const MLX: Scheme = scheme("mlx", "a checkpoint quantised by MLX", "Q8_0, of 4 bits Q4_K");
 const FP8: Scheme = scheme("fp8", "a checkpoint in FP8 with scales", "Q8_0");
 const MODELOPT: Scheme = scheme("modelopt", "a checkpoint quantised by NVIDIA's ModelOpt", "Q8_0, of 4 bits Q4_K");
-const GEMMA: Scheme = scheme("gemma", "a checkpoint quantised in Gemma's own format (packed integers, ranges of activations)", "Q4_0");
+const GEMMA: Scheme =
+    scheme("gemma", "a checkpoint quantised in Gemma's own format (packed integers, ranges of activations)", "Q4_0");
 const HQQ: Scheme = scheme("hqq", "a checkpoint quantised by HQQ", "Q4_K");
 const QUANTO: Scheme = scheme("quanto", "a checkpoint quantised by quanto", "Q8_0, of 4 bits Q4_K");
 const EETQ: Scheme = scheme("eetq", "a checkpoint quantised by EETQ", "Q8_0");
@@ -71,7 +72,19 @@ const BY_TENSOR: [(&str, &Scheme); 35] = [
 
 /// The schemes that a configuration may name, those of which no tensor is known among them.
 const BY_METHOD: [Scheme; 30] = [
-    GPTQ, AWQ, COMPRESSED, TORCHAO, MLX, FP8, MODELOPT, GEMMA, HQQ, QUANTO, EETQ, AQLM, EXL,
+    GPTQ,
+    AWQ,
+    COMPRESSED,
+    TORCHAO,
+    MLX,
+    FP8,
+    MODELOPT,
+    GEMMA,
+    HQQ,
+    QUANTO,
+    EETQ,
+    AQLM,
+    EXL,
     scheme("exl3", EXL.name, EXL.nearest),
     scheme("fbgemm_fp8", "a checkpoint quantised by FBGEMM (FP8)", "Q8_0"),
     scheme("vptq", "a checkpoint quantised by VPTQ", "Q2_K"),

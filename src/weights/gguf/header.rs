@@ -53,7 +53,10 @@ pub(super) fn read(file: &FileSource, limits: &FileLimits) -> Result<Header> {
     if begun {
         file.read(0, &mut magic)?;
     }
-    if begun && magic != *GGUF && let Some(what) = instead(file)? {
+    if begun
+        && magic != *GGUF
+        && let Some(what) = instead(file)?
+    {
         return Err(file.format(format!("begins with {:?}, not with \"GGUF\"; this is {what}", magic.escape_ascii().to_string())));
     }
     let mut part = FIRST_PART;

@@ -41,7 +41,8 @@ pub(super) fn siblings(path: &Path, split: &Split, metadata: &Metadata, options:
     match found.keys().copied().eq(1..count) && found.values().all(|paths| paths.len() == 1) {
         true => Ok(found.into_values().flatten().collect()),
         false => {
-            let there: Vec<String> = found.iter().map(|(index, paths)| format!("{} ({} times)", index + 1, paths.len())).collect();
+            let there: Vec<String> =
+                found.iter().map(|(index, paths)| format!("{} ({} times)", index + 1, paths.len())).collect();
             let expected = format!("NAME-{:05}-of-{count:05}.gguf", 1);
             let there = if there.is_empty() { "none".to_string() } else { there.join(", ") };
             bad(format!(
