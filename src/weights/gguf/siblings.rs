@@ -31,7 +31,7 @@ pub(super) fn siblings(path: &Path, split: &Split, metadata: &Metadata, options:
     }
     let named = Name::of(path, split);
     if split.index != 0 {
-        let first = named.map_or("the part whose split.no is 0".to_string(), |name| name.part(0).display().to_string());
+        let first = named.map_or("the part whose split.no is 0".to_string(), |name| name.of_part(0));
         return bad(format!("part {} of {count}; open {first}", split.index + 1));
     }
     if let Some(name) = named {
@@ -68,8 +68,12 @@ impl<'a> Name<'a> {
         Some(Self { path, before, after, count: split.count })
     }
 
+    fn of_part(&self, index: usize) -> String {
+        format!("{}{:05}-of-{:05}{}", self.before, index + 1, self.count, self.after)
+    }
+
     fn part(&self, index: usize) -> PathBuf {
-        self.path.with_file_name(format!("{}{:05}-of-{:05}{}", self.before, index + 1, self.count, self.after))
+        self.path.with_file_name(self.of_part(index))
     }
 }
 
