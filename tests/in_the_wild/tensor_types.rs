@@ -24,7 +24,7 @@ fn load(path: &Path) -> Result<GemmaGenerator> {
 }
 
 fn refused(path: &Path) -> Error {
-    load(path).err().expect("refused")
+    load(path).expect_err("refused")
 }
 
 #[test]

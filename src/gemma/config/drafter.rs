@@ -35,7 +35,7 @@ pub struct GemmaDrafterConfig {
 }
 
 impl GemmaDrafterConfig {
-    /// Reads the configuration of a drafter that is given as its weights: a `.gguf` file, a folder with a `config.json`, or a file with
+    /// Reads the configuration of a drafter that is given as its weights: a GGUF file, a folder with a `config.json`, or a file with
     /// one beside it.
     ///
     /// transformers lets sliding layers see one key more than the target's window, llama.cpp one less; files of each keep its
