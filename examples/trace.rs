@@ -37,7 +37,7 @@ struct Args {
 fn main() -> Result<()> {
     let mut args = Args::parse();
     args.model = common::local(&args.model)?;
-    let config = GemmaConfig::from_file(&args.model)?;
+    let config = GemmaConfig::near_weights(&args.model)?;
     if let Some(token) = args.tokens.iter().find(|t| **t as usize >= config.vocab_size) {
         bail!("token {token} is outside the vocabulary of {}", config.vocab_size);
     }

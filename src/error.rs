@@ -52,7 +52,7 @@ pub enum Error {
     },
     /// A tensor's element type cannot be used here.
     #[error(
-        "weight '{name}' has element type {found}; supported are F32, F16, BF16 and, in GGUF files, {}",
+        "weight '{name}' has element type {found}; supported are F32, F16, BF16, F64 and, in GGUF files, {}; {advice}",
         crate::quant::packed_names()
     )]
     WeightType {
@@ -60,6 +60,20 @@ pub enum Error {
         name: String,
         /// Its element type in the file.
         found: String,
+        /// The nearest that works, and how to come by it.
+        advice: String,
+    },
+    /// A checkpoint in a quantised format that this crate does not read.
+    #[error(
+        "{scheme} is not supported (found {found}); expected weights in F32, F16, BF16 or F64, or a GGUF file; take the model's unquantised safetensors, or a GGUF file of it: the nearest is {nearest}"
+    )]
+    Quantised {
+        /// Whose format, and of what kind where it says so.
+        scheme: String,
+        /// What shows it: a key of the configuration, or a tensor, with the file.
+        found: String,
+        /// The nearest format of GGUF files that works.
+        nearest: &'static str,
     },
     /// A graph was put together with operands that do not fit.
     #[error("{op}: {problem} (at {location})")]

@@ -16,7 +16,7 @@ use gemmaflow::{
     gemma::{GemmaConfig, GemmaFlow},
     generate::{GemmaGenerator, GeneratorOptions, MemoryPlan, SampleOpts},
     runtime::{Device, GpuContext, GpuOptions, Opened, Session},
-    weights::{GgufLoader, SafetensorsLoader, Tensor, TensorSource, load_from_path},
+    weights::{GgufLoader, SafetensorsLoader, Tensor, TensorSource, is_gguf, load_from_path},
 };
 use indicatif::HumanBytes;
 use serde_json::json;
@@ -105,7 +105,7 @@ pub fn run(name: &str, config: GemmaConfig, path: &Path, arguments: &Arguments) 
 
 /// The files of a model.
 fn files(path: &Path) -> Result<Vec<PathBuf>> {
-    match path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
+    match is_gguf(path) {
         true => Ok(GgufLoader::from_file(path)?.files().to_vec()),
         false => Ok(SafetensorsLoader::open(path)?.files().to_vec()),
     }

@@ -17,7 +17,7 @@ use gemmaflow::{
     generate::{Drafter, GemmaGenerator, GeneratorOptions, OnProgress, SampleOpts},
     runtime::{Device, UploadProgress, adapters},
     text::Tokenizer,
-    weights::{Quantise, WeightLoader, load_from_path},
+    weights::{Quantise, WeightLoader, is_gguf, load_from_path},
 };
 pub use hub::local;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -122,15 +122,17 @@ pub fn folder(path: &Path) -> PathBuf {
 /// headers only.
 pub fn open(path: &Path) -> Result<(GemmaConfig, Box<dyn WeightLoader>)> {
     if !path.exists() {
-        let wanted = "--model takes a .gguf file, a folder with config.json and safetensors weights, or OWNER/NAME on the hub";
+        let wanted = "--model takes a GGUF file, a folder with config.json and safetensors weights, or OWNER/NAME on the hub";
         bail!("{}: no such file or folder; {wanted}", path.display());
     }
-    Ok((GemmaConfig::near_weights(path)?, load_from_path(path)?))
+    // First, as it says best what is wrong with a file.
+    let weights = load_from_path(path)?;
+    Ok((GemmaConfig::near_weights(path)?, weights))
 }
 
 /// The tokenizer of a model: that inside a GGUF file, else the `tokenizer.json` of its folder.
 pub fn tokenizer(model: &Path) -> Result<Tokenizer> {
-    if model.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
+    if is_gguf(model) {
         return Ok(Tokenizer::from_gguf(model)?);
     }
     let path = folder(model).join("tokenizer.json");

@@ -67,7 +67,8 @@ impl Model {
         let gpu = options.gpu.clone();
         // A plan of memory does not count them.
         let kept = if options.memory_budget.is_some() { 0 } else { KEPT_PROMPTS };
-        let generator = GemmaGenerator::with_options(config.clone(), loader, device, options)?;
+        let generator = GemmaGenerator::with_options(config, loader, device, options)?;
+        let config = generator.config().clone();
         let stop = ChatFormat::of(&config).map_or(Vec::new(), |format| format.stop_tokens(&tokenizer));
         let base = Mutex::new(generator.with_stop_tokens(&stop).without_cache());
         let (trunks, recovery) = (Mutex::new(Trunks::new(kept)), Mutex::new(()));

@@ -7,6 +7,7 @@ mod json;
 mod json_layers;
 mod layers;
 mod preset;
+mod quantised;
 mod rope;
 mod sparsity;
 mod types;
@@ -142,7 +143,7 @@ impl GemmaConfig {
         gguf::from_file(path.as_ref(), limits)
     }
 
-    /// The configuration of a model that is given as its weights: a `.gguf` file, a folder with a `config.json`, or a file with a
+    /// The configuration of a model that is given as its weights: a GGUF file, a folder with a `config.json`, or a file with a
     /// `config.json` beside it.
     ///
     /// # Errors

@@ -78,7 +78,8 @@ pub(crate) fn drafter_flow(drafter: &GemmaDrafterConfig, target: &GemmaConfig, e
         Ok(x)
     });
     let flow = match drafter.num_centroids {
-        0 => flow.stage(LmHeadStage::tied(&own)),
+        0 if own.tie_word_embeddings => flow.stage(LmHeadStage::tied(&own)),
+        0 => flow.stage(LmHeadStage::separate(&own)),
         _ => chosen_tokens(flow, drafter),
     };
     let flow = match own.final_logit_softcapping {

@@ -295,7 +295,9 @@ impl<'a> GemmaFlow<'a> {
         self
     }
 
-    /// Emits the graph. Weights are taken from the loader as handles; none of their bytes are read.
+    /// Emits the graph. Weights are taken from the loader as handles, and none of their bytes are read but where a head is stored
+    /// beside the embedding: then of both as much as tells whether they are the same ([`GemmaConfig::settle_head`]). Warns of weights
+    /// that are left in the loader and not known to be of no use.
     ///
     /// # Errors
     /// [`Error::Profile`](crate::Error::Profile) for a profile that cannot be understood, [`Error::Builder`](crate::Error::Builder) for sizes of zero and for an option that can have no effect (see the table above),
@@ -303,6 +305,16 @@ impl<'a> GemmaFlow<'a> {
     /// [`Error::ContextFull`](crate::Error::ContextFull) for sizes past the model's context, [`Error::Config`](crate::Error::Config), what a hook's stages say, and what the loader
     /// says of a weight.
     pub fn build(self, loader: &mut dyn WeightLoader) -> Result<BuiltModel> {
+        self.config.validate()?;
+        let mut config = self.config.clone();
+        config.settle_head(loader)?;
+        let built = GemmaFlow { config: &config, ..self }.emit(loader)?;
+        config.tell_unused(loader.remaining_keys());
+        Ok(built)
+    }
+
+    /// As [`build`](Self::build), of a configuration whose head is settled; says nothing of weights that are left.
+    pub(crate) fn emit(self, loader: &mut dyn WeightLoader) -> Result<BuiltModel> {
         self.config.validate()?;
         self.check()?;
         let profile = self.resolve_profile()?;

@@ -13,6 +13,7 @@ mod per_layer;
 mod rope;
 mod sentence;
 mod streams;
+mod unused;
 mod weights;
 
 pub use crate::profile::gemma_profile_near_weights;
@@ -33,8 +34,8 @@ pub use layer::{
     gemma_prefill_layer_composed,
 };
 pub use moe::MoeFfnStage;
+pub(crate) use names::{EMBED_KEY, HEAD_KEY, TOKEN_ORDER, dense_key, gguf_key, gguf_stack, text_weight};
 pub use names::{LayerWeight, WeightPosition};
-pub(crate) use names::{TOKEN_ORDER, dense_key, gguf_key, gguf_stack, text_weight};
 pub use opts::{
     GemmaDecodeOpts, GemmaPrefillOpts, build_gemma_decode_built, build_gemma_decode_flow, build_gemma_decode_graph,
     build_gemma_prefill_built, build_gemma_prefill_flow,

@@ -284,8 +284,8 @@ pub(crate) fn text_weight(name: &str) -> Option<&str> {
     if OTHER_MODALITIES.iter().any(|part| name.contains(part)) {
         return None;
     }
-    if name.strip_prefix("language_model.") == Some(HEAD) {
-        return Some(HEAD);
+    if name.strip_prefix("language_model.") == Some(HEAD_KEY) {
+        return Some(HEAD_KEY);
     }
     Some(PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name))
 }
@@ -310,7 +310,10 @@ const fn stream_stem(position: WeightPosition) -> Option<&'static str> {
 pub(crate) const TOKEN_ORDER: &str = "masked_embedding.token_ordering";
 
 /// Hugging Face's name of an LM head of its own.
-const HEAD: &str = "lm_head.weight";
+pub(crate) const HEAD_KEY: &str = "lm_head.weight";
+
+/// Hugging Face's name of the embedding.
+pub(crate) const EMBED_KEY: &str = "embed_tokens.weight";
 
 const fn end_name(arch: GemmaArch, end: WeightPosition, convention: Convention) -> Option<&'static str> {
     use GemmaArch::{EmbeddingGemma2, Gemma3n, Gemma4};
@@ -322,9 +325,9 @@ const fn end_name(arch: GemmaArch, end: WeightPosition, convention: Convention) 
         (WeightPosition::EmbeddingProjection, EmbeddingGemma2) => ("embedding_projection.weight", ""),
         (WeightPosition::PerLayerModelProjection, EmbeddingGemma2) => ("ple.per_layer_model_projection.weight", ""),
         (WeightPosition::PerLayerProjectionNorm, EmbeddingGemma2) => ("ple.per_layer_projection_norm.weight", ""),
-        (WeightPosition::Embed, _) => ("embed_tokens.weight", "token_embd.weight"),
+        (WeightPosition::Embed, _) => (EMBED_KEY, "token_embd.weight"),
         (WeightPosition::FinalNorm, _) => ("norm.weight", "output_norm.weight"),
-        (WeightPosition::Unembed, _) => (HEAD, "output.weight"),
+        (WeightPosition::Unembed, _) => (HEAD_KEY, "output.weight"),
         (WeightPosition::PerLayerEmbed, Gemma3n | Gemma4) => ("embed_tokens_per_layer.weight", "per_layer_token_embd.weight"),
         (WeightPosition::PerLayerModelProjection, Gemma3n | Gemma4) => {
             ("per_layer_model_projection.weight", "per_layer_model_proj.weight")

@@ -1,8 +1,42 @@
 //! Which weights a model has, and their shapes.
 
 use super::{GemmaConfig, LayerWeight, WeightPosition};
+use crate::{
+    Error, Result,
+    weights::{StoredHead, WeightLoader},
+};
 
 impl GemmaConfig {
+    /// Sets [`tie_word_embeddings`](Self::tie_word_embeddings) to what the weights say, whatever the configuration does: a head that is
+    /// not the embedding is a head, a copy of the embedding is none. Where nothing of the kind is stored, the flag stays.
+    ///
+    /// Whatever loads a model does this first; call it where the flag is asked for before that.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where the flag is false and there is one matrix alone; those of reading the weights
+    /// ([`WeightLoader::stored_head`]).
+    pub fn settle_head(&mut self, loader: &dyn WeightLoader) -> Result<()> {
+        if WeightPosition::Unembed.hugging_face(self.arch).is_none() {
+            return Ok(());
+        }
+        let tied = match loader.stored_head()? {
+            StoredHead::Absent => self.tie_word_embeddings,
+            StoredHead::Own => false,
+            StoredHead::Copy => true,
+            StoredHead::Alone if self.tie_word_embeddings => true,
+            StoredHead::Alone => {
+                let found = "tie_word_embeddings is false, but the weights hold the LM head without an embedding";
+                let advice = "set it to true if the head is the embedding, else fetch the weights again";
+                return Err(Error::Config(format!("{found}; {advice}")));
+            }
+        };
+        if tied != self.tie_word_embeddings {
+            tracing::info!(tied, "tie_word_embeddings follows the weights, not the configuration");
+        }
+        self.tie_word_embeddings = tied;
+        Ok(())
+    }
+
     /// Every weight that the layers which run and the ends of the model read.
     pub fn weights(&self) -> impl Iterator<Item = WeightPosition> + '_ {
         WeightPosition::known(self.arch, self.active_num_layers()).filter(|position| self.has_weight(*position))
@@ -10,7 +44,7 @@ impl GemmaConfig {
 
     /// Whether the model reads this weight, where its family knows it. Checkpoints may hold more, such as projections of keys for
     /// layers that attend to those of others.
-    fn has_weight(&self, position: WeightPosition) -> bool {
+    pub(super) fn has_weight(&self, position: WeightPosition) -> bool {
         use LayerWeight::{
             ExpertDown, ExpertGateUp, ExpertScale, PostDenseNorm, PostExpertNorm, PreExpertNorm, Router, RouterScale,
         };

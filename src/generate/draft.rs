@@ -6,13 +6,13 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{Model, engine::take_all, token_order::TokenOrder};
+use super::{Model, token_order::TokenOrder};
 use crate::{
     Error, Result,
     flow::BuiltModel,
-    gemma::{GemmaDrafterConfig, TARGET_EMBED, TOKEN_ORDER, WeightPosition, drafter_flow},
+    gemma::{EMBED_KEY, GemmaDrafterConfig, HEAD_KEY, TARGET_EMBED, TOKEN_ORDER, WeightPosition, drafter_flow},
     ir::DType,
-    weights::{Tensor, WeightLoader, WeightMap, load_from_path},
+    weights::{WeightLoader, WeightMap, load_from_path},
 };
 
 /// Tokens that are tried at once unless [`Drafter::with_tokens`] says otherwise: with the one before them they fill a bucket of runs.
@@ -62,9 +62,12 @@ impl Drafter {
     /// # Errors
     /// A weight that cannot be read.
     pub fn from_loader(config: GemmaDrafterConfig, loader: &mut dyn WeightLoader) -> Result<Self> {
-        let mut tensors = take_all(loader)?;
-        let order = if config.num_centroids > 0 { Some(order_embedding(&mut tensors, &config)?) } else { None };
-        let model = DraftModel { config, order, weights: WeightMap::from_tensors(tensors), built: Mutex::default() };
+        let mut config = config;
+        config.layers.settle_head(loader)?;
+        let mut weights = WeightMap::take_all(loader)?;
+        config.tell_unused(weights.remaining_keys());
+        let order = if config.num_centroids > 0 { Some(order_head(&mut weights, &config)?) } else { None };
+        let model = DraftModel { config, order, weights, built: Mutex::default() };
         Ok(Self { tokens: TOKENS, model: Some(Arc::new(model)) })
     }
 
@@ -91,16 +94,12 @@ impl Drafter {
     }
 }
 
-/// Adds the embedding in the order of the centroids' tokens, and says which that is.
-fn order_embedding(tensors: &mut Vec<Tensor>, config: &GemmaDrafterConfig) -> Result<TokenOrder> {
-    let find = |key: &str| {
-        let found = tensors.iter().find(|tensor| tensor.name() == key).cloned();
-        found.ok_or_else(|| Error::MissingWeight { name: key.into(), nearest: None })
-    };
-    let order = TokenOrder::read(&find(TOKEN_ORDER)?, config)?;
-    let embed = WeightPosition::Embed.hugging_face(config.layers.arch).unwrap_or_default();
-    let ordered = order.ordered(find(&embed)?);
-    tensors.push(ordered);
+/// Adds the head's rows in the order of the centroids' tokens, and says which that is.
+fn order_head(weights: &mut WeightMap, config: &GemmaDrafterConfig) -> Result<TokenOrder> {
+    let order = TokenOrder::read(&weights.clone().take(TOKEN_ORDER)?, config)?;
+    let head = if config.layers.tie_word_embeddings { EMBED_KEY } else { HEAD_KEY };
+    let ordered = order.ordered(weights.clone().take(head)?);
+    weights.insert(ordered);
     Ok(order)
 }
 

@@ -1,7 +1,7 @@
 //! What the generator asks of a device.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -237,10 +237,11 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    /// Takes all that is left in the loader.
-    pub(crate) fn new(config: GemmaConfig, loader: &mut dyn WeightLoader, flow: Option<FlowHook>) -> Result<Self> {
+    /// Takes all that is left in the loader. Whether the head is the embedding is as the weights say.
+    pub(crate) fn new(mut config: GemmaConfig, loader: &mut dyn WeightLoader, flow: Option<FlowHook>) -> Result<Self> {
         config.validate()?;
-        let weights = WeightMap::from_tensors(take_all(loader)?);
+        config.settle_head(loader)?;
+        let weights = WeightMap::take_all(loader)?;
         Ok(Self { config, weights, flow, host_tables: false, built: Mutex::default() })
     }
 
@@ -248,6 +249,17 @@ impl Model {
     pub(crate) fn with_host_tables(self) -> Self {
         let host_tables = self.config.hidden_size_per_layer_input > 0;
         Self { host_tables, built: Mutex::default(), ..self }
+    }
+
+    /// Warns of weights that the model does not use and that are not known to be of no use.
+    ///
+    /// # Errors
+    /// As [`built`](Self::built).
+    pub(super) fn tell_unused(&self) -> Result<()> {
+        let built = self.built(true, Want::All, DType::F32)?;
+        let used: BTreeSet<&str> = built.params.values().map(Tensor::name).collect();
+        self.config.tell_unused(self.weights.remaining_keys().into_iter().filter(|key| !used.contains(key.as_str())));
+        Ok(())
     }
 
     /// A weight by its position.
@@ -289,7 +301,7 @@ impl Model {
             Want::Last => flow.last_token_logits(),
             Want::All | Want::Each => flow.lm_head(),
         };
-        let made = guarded(|| flow.build(&mut self.weights.clone()))?;
+        let made = guarded(|| flow.emit(&mut self.weights.clone()))?;
         let made = Arc::new(if hidden { made.with_extra_hir_outputs([FINAL_NORM])? } else { made });
         check_inputs(&made.graph)?;
         built.insert((resident, want, kv, hidden), made.clone());
@@ -316,20 +328,6 @@ impl Model {
 fn guarded<T>(build: impl FnOnce() -> Result<T>) -> Result<T> {
     let built = catch_unwind(AssertUnwindSafe(build));
     built.unwrap_or_else(|panic| Err(Error::panicked("a hook or stage of the flow", panic.as_ref())))
-}
-
-/// All weights that are left.
-pub(super) fn take_all(loader: &mut dyn WeightLoader) -> Result<Vec<Tensor>> {
-    let mut tensors = Vec::new();
-    for key in loader.remaining_keys() {
-        match loader.take(&key) {
-            Ok(tensor) => tensors.push(tensor),
-            // Of no use to a model; where one is needed, building names it.
-            Err(Error::WeightType { .. }) => tracing::debug!(%key, "skipped: not a weight type"),
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(tensors)
 }
 
 /// Refuses inputs that a hook added: the generator has no values for them.

@@ -12,7 +12,11 @@ use super::{
     resident::{Arenas, Piece, ResidentWeight, Shard, split},
     staging_ring::StagingRing,
 };
-use crate::{Error, Result, ir::DType, weights::Tensor};
+use crate::{
+    Error, Result,
+    ir::DType,
+    weights::{RANDOM, Tensor},
+};
 
 /// What an upload is about to do or has done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -129,7 +133,7 @@ impl WeightUploader {
     /// [`Error::WeightType`] for integers and packed formats; [`Error::Limit`], [`Error::OutOfMemory`], [`Error::Cancelled`].
     pub fn upload_random(&mut self, shape: &[usize], dtype: DType, seed: u32, scale: f32) -> Result<ResidentWeight> {
         if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
-            return Err(Error::WeightType { name: "random".into(), found: dtype.to_string() });
+            return Err(Error::WeightType { name: "random".into(), found: dtype.to_string(), advice: RANDOM.to_string() });
         }
         let shards = self.place("random", dtype, shape)?;
         let fill = match self.random.take() {

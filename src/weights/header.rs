@@ -8,7 +8,11 @@ use std::collections::{HashMap, HashSet};
 use safetensors::{Dtype, tensor::TensorInfo};
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
-use super::{FileLimits, TensorSource, source::FileSource};
+use super::{
+    FileLimits, TensorSource,
+    kind::{instead, piece},
+    source::FileSource,
+};
 use crate::Result;
 
 /// One tensor of the header, its place checked.
@@ -23,7 +27,13 @@ pub(super) struct Entry {
 
 /// Reads and checks the header: the tensors in the order of their bytes, which fill the file exactly.
 pub(super) fn read(file: &FileSource, limits: &FileLimits) -> Result<Vec<Entry>> {
-    let short = |needed: u64| file.format(format!("truncated: file is {} bytes short; fetch it again", needed - file.len()));
+    let short = |needed: u64| {
+        let what = piece(file.path()).map_or("fetch it again".into(), |piece| format!("it is {piece}"));
+        file.format(format!("truncated: file is {} bytes short; {what}", needed - file.len()))
+    };
+    if let Some(what) = instead(file)? {
+        return Err(file.format(format!("expected a safetensors file, this is {what}")));
+    }
     if file.len() < 8 {
         return Err(short(8));
     }

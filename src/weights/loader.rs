@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Tensor, transposed::transposed};
-use crate::{Error, Result, ir::DType};
+use super::{StoredHead, Tensor, foreign::Foreign, transposed::transposed};
+use crate::{Error, Result, gemma::HEAD_KEY, ir::DType};
 
 /// What is known of a weight without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,8 +17,8 @@ pub struct TensorInfo<'a> {
 /// Weights by name, each to be taken once.
 ///
 /// Keys are Hugging Face's names without the checkpoint's prefix: `layers.0.mlp.up_proj.weight`, `lm_head.weight`;
-/// [`WeightPosition`](crate::gemma::WeightPosition) makes them. Weights that nobody takes (a stray `lm_head.weight` where the head
-/// is the embedding) do no harm.
+/// [`WeightPosition`](crate::gemma::WeightPosition) makes them. Weights that nobody takes do no harm; loading a model tells of those
+/// that it does not know, by a warning.
 pub trait WeightLoader: Send {
     /// How many weights are left.
     fn len(&self) -> usize;
@@ -62,6 +62,18 @@ pub trait WeightLoader: Send {
 
     /// The architecture that the file itself names, in the file's words. Safetensors name none.
     fn arch_hint(&self) -> Option<&str>;
+
+    /// What there is of an LM head, as long as neither it nor the embedding was taken. Reads of both as much as tells whether they are
+    /// the same, a little at a time; here, that there is one which is not the embedding, where it has a key.
+    ///
+    /// # Errors
+    /// Those of reading the two.
+    fn stored_head(&self) -> Result<StoredHead> {
+        match self.peek(HEAD_KEY) {
+            Err(Error::MissingWeight { .. }) => Ok(StoredHead::Absent),
+            _ => Ok(StoredHead::Own),
+        }
+    }
 }
 
 /// Weights in a map; also what a file's loader fills.
@@ -69,26 +81,58 @@ pub trait WeightLoader: Send {
 pub struct WeightMap {
     tensors: BTreeMap<String, Tensor>,
     /// Weights of an element type that [`DType`] lacks, with the type's name.
-    foreign: BTreeMap<String, String>,
+    foreign: BTreeMap<String, Foreign>,
+    /// Whether the embedding's key is that of a head which a file holds without an embedding.
+    pub(super) head_alone: bool,
 }
 
 impl WeightMap {
     /// Weights under the tensors' own names. Of two with one name the later stays.
     pub fn from_tensors(tensors: Vec<Tensor>) -> Self {
         let tensors = tensors.into_iter().map(|t| (t.name().to_string(), t)).collect();
-        Self { tensors, foreign: BTreeMap::new() }
+        Self { tensors, ..Self::default() }
+    }
+
+    /// All that is left in a loader, weights of foreign types among it.
+    ///
+    /// # Errors
+    /// Those of taking a weight.
+    pub(crate) fn take_all(loader: &mut dyn WeightLoader) -> Result<Self> {
+        let mut all = Self::default();
+        for key in loader.remaining_keys() {
+            match loader.take(&key) {
+                Ok(tensor) => all.insert(tensor),
+                Err(Error::WeightType { found, advice, .. }) => all.insert_foreign(&key, Foreign { name: found, advice }),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(all)
+    }
+
+    /// A weight that was not taken.
+    pub(super) fn get(&self, key: &str) -> Option<&Tensor> {
+        self.tensors.get(key)
+    }
+
+    /// Gives the weight `from` the key `to`.
+    pub(super) fn rename(&mut self, from: &str, to: &str) {
+        if let Some(tensor) = self.tensors.remove(from) {
+            self.insert(tensor.renamed(to));
+        } else if let Some(foreign) = self.foreign.remove(from) {
+            self.insert_foreign(to, foreign);
+        }
     }
 
     pub(super) fn contains(&self, key: &str) -> bool {
         self.tensors.contains_key(key) || self.foreign.contains_key(key)
     }
 
-    pub(super) fn insert(&mut self, tensor: Tensor) {
+    pub(crate) fn insert(&mut self, tensor: Tensor) {
         self.tensors.insert(tensor.name().to_string(), tensor);
     }
 
-    pub(super) fn insert_foreign(&mut self, key: &str, dtype: String) {
-        self.foreign.insert(key.to_string(), dtype);
+    pub(super) fn insert_foreign(&mut self, key: &str, foreign: Foreign) {
+        self.foreign.insert(key.to_string(), foreign);
     }
 
     /// Takes over every weight of another map.
@@ -102,12 +146,15 @@ impl WeightMap {
         Self {
             tensors: self.tensors.extract_if(.., |key, _| wanted(key)).collect(),
             foreign: self.foreign.extract_if(.., |key, _| wanted(key)).collect(),
+            head_alone: false,
         }
     }
 
     fn absent(&self, key: &str) -> Error {
         match self.foreign.get(key) {
-            Some(dtype) => Error::WeightType { name: key.to_string(), found: dtype.clone() },
+            Some(Foreign { name, advice }) => {
+                Error::WeightType { name: key.to_string(), found: name.clone(), advice: advice.clone() }
+            }
             None => Error::MissingWeight { name: key.to_string(), nearest: nearest(key, self.tensors.keys()) },
         }
     }
@@ -137,6 +184,10 @@ impl WeightLoader for WeightMap {
 
     fn arch_hint(&self) -> Option<&str> {
         None
+    }
+
+    fn stored_head(&self) -> Result<StoredHead> {
+        self.compare_head()
     }
 }
 
@@ -195,9 +246,9 @@ mod tests {
     #[test]
     fn a_weight_of_a_foreign_type_is_refused_by_its_type() {
         let mut map = map();
-        map.insert_foreign("x.weight", "F8_E4M3".into());
+        map.insert_foreign("x.weight", Foreign { name: "F8_E4M3".into(), advice: "take another".into() });
         let text = map.take("x.weight").unwrap_err().to_string();
-        assert!(text.contains("x.weight") && text.contains("F8_E4M3"), "{text}");
+        assert!(text.contains("x.weight") && text.contains("F8_E4M3") && text.contains("take another"), "{text}");
         assert_eq!((map.len(), map.remaining_keys()[4].as_str()), (5, "x.weight"));
     }
 

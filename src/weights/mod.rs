@@ -10,13 +10,18 @@
 //! it and rename. Where that cannot be promised (network file systems, downloads in progress), use [`ReadMode::Positioned`]: the
 //! same accident is then an error or wrong values, never a crash.
 
+mod foreign;
 mod gguf;
+mod head;
 mod header;
+mod kind;
 mod loader;
+mod narrowed;
 mod options;
 mod quantised;
 mod random;
 mod safetensors;
+mod scheme;
 mod sentence;
 mod source;
 mod tensor;
@@ -24,23 +29,29 @@ mod transposed;
 
 use std::path::Path;
 
+pub(crate) use foreign::NO_NUMBERS;
 pub use gguf::GgufLoader;
 pub(crate) use gguf::{GgufFiles, Metadata as GgufMetadata};
+pub use head::StoredHead;
+pub use kind::is_gguf;
 pub(crate) use loader::nearest;
 pub use loader::{TensorInfo, WeightLoader, WeightMap};
 pub use options::{FileLimits, ReadMode, ReadOptions};
 pub use quantised::QuantisedLoader;
+pub(crate) use random::RANDOM;
 pub use random::random_weights;
 pub use safetensors::SafetensorsLoader;
 #[cfg(feature = "hub")]
 pub(crate) use safetensors::index_shards;
+pub(crate) use scheme::{Scheme, of_method as quantised_by};
 pub(crate) use sentence::{SentenceModules, prompts_beside};
 pub use tensor::{RandomFill, Tensor, TensorSource};
 
 use crate::Result;
 pub use crate::quant::Quantise;
 
-/// Opens a checkpoint, memory-mapped: a folder, a `.safetensors` file, a `model.safetensors.index.json`, or a `.gguf` file.
+/// Opens a checkpoint, memory-mapped: a folder, a safetensors file, a `model.safetensors.index.json`, or a GGUF file, whatever it is
+/// called ([`is_gguf`]).
 ///
 /// # Errors
 /// As [`SafetensorsLoader::open`] and [`GgufLoader::from_file`].
@@ -49,9 +60,4 @@ pub fn load_from_path(path: impl AsRef<Path>) -> Result<Box<dyn WeightLoader>> {
         true => Ok(Box::new(GgufLoader::from_file(path)?)),
         false => Ok(Box::new(SafetensorsLoader::open(path)?)),
     }
-}
-
-/// Whether a path is that of a GGUF file, by its extension.
-pub(crate) fn is_gguf(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Tensor, TensorInfo, TensorSource, WeightLoader};
+use super::{StoredHead, Tensor, TensorInfo, TensorSource, WeightLoader};
 use crate::{Result, ir::DType, quant::Quantise};
 
 /// Blocks that are made at once, on the stack.
@@ -60,6 +60,10 @@ impl WeightLoader for QuantisedLoader<'_> {
 
     fn arch_hint(&self) -> Option<&str> {
         self.inner.arch_hint()
+    }
+
+    fn stored_head(&self) -> Result<StoredHead> {
+        self.inner.stored_head()
     }
 }
 

@@ -11,6 +11,9 @@ use crate::{
     ir::{DType, ops::Gain},
 };
 
+/// What to do about a type that is not made.
+pub(crate) const RANDOM: &str = "random values are made in F32, F16 and BF16";
+
 /// Norm gains that count from 1 deviate from it by at most this.
 const GAIN_SCALE: f32 = 0.02;
 
@@ -24,7 +27,7 @@ const GAIN_SCALE: f32 = 0.02;
 pub fn random_weights(config: &GemmaConfig, dtype: DType, seed: u32) -> Result<WeightMap> {
     config.validate()?;
     let (DType::F32 | DType::F16 | DType::BF16, Some(size)) = (dtype, dtype.scalar_bytes()) else {
-        return Err(Error::WeightType { name: "random".into(), found: dtype.to_string() });
+        return Err(Error::WeightType { name: "random".into(), found: dtype.to_string(), advice: RANDOM.to_string() });
     };
     let tensors = config.weights().enumerate().filter_map(|(index, position)| {
         let name = position.hugging_face(config.arch)?;

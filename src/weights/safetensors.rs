@@ -9,8 +9,8 @@ use std::{
 use safetensors::Dtype;
 
 use super::{
-    ReadMode, ReadOptions, Tensor, TensorInfo, TensorSource, WeightLoader, WeightMap, header, options::FileLimits, sentence,
-    source::FileSource,
+    ReadMode, ReadOptions, StoredHead, Tensor, TensorInfo, TensorSource, WeightLoader, WeightMap, foreign, header,
+    kind::is_index, narrowed::narrowed, options::FileLimits, scheme, sentence, source::FileSource,
 };
 use crate::{
     Error, Result,
@@ -46,7 +46,8 @@ impl SafetensorsLoader {
     ///
     /// # Errors
     /// [`Error::Io`] where a file cannot be opened; [`Error::Format`] where it is truncated, its header lies or its shards do not
-    /// fit the index, or there are only files of another format.
+    /// fit the index, or there are only files of another format; [`Error::Quantised`] for a checkpoint in another library's quantised
+    /// format.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::open_with(path, ReadOptions::default())
     }
@@ -60,7 +61,7 @@ impl SafetensorsLoader {
         let path = resolve(path.as_ref())?;
         let mut loader = Self { weights: WeightMap::default(), files: Vec::new() };
         let mut skipped = Skipped::default();
-        if path.extension().is_some_and(|e| e == "json") {
+        if is_index(&path) {
             let index = read_index(&path, &options.limits)?;
             for shard in index.values().collect::<BTreeSet<_>>() {
                 loader.add(&path.with_file_name(shard), options, Some((&index, shard)), &mut skipped)?;
@@ -71,10 +72,19 @@ impl SafetensorsLoader {
         for (j, dense) in sentence::dense_files(&path)? {
             loader.add_dense(j, &dense, options)?;
         }
+        loader.refuse_quantised(&path)?;
+        loader.weights.embed_by_head();
         if skipped.tensors > 0 {
             tracing::debug!(tensors = skipped.tensors, bytes = skipped.bytes, "left out weights that are not text");
         }
         Ok(loader)
+    }
+
+    fn refuse_quantised(&self, path: &Path) -> Result<()> {
+        let keys = self.weights.remaining_keys();
+        let Some((scheme, key)) = scheme::of_tensors(keys.iter().map(String::as_str)) else { return Ok(()) };
+        let found = format!("the tensor '{key}' in {}", path.display());
+        Err(Error::Quantised { scheme: scheme.name.into(), found, nearest: scheme.nearest })
     }
 
     /// The files that the weights lie in, shards in the order of their names.
@@ -138,7 +148,8 @@ impl SafetensorsLoader {
                 let (source, shape): (Arc<dyn TensorSource>, _) = (file.clone(), [&entry.shape[..], &[2]].concat());
                 self.weights.insert(Tensor::new(key, DType::I32, shape, source, entry.offset));
             }
-            None => self.weights.insert_foreign(key, format!("{:?}", entry.dtype)),
+            None if entry.dtype == Dtype::F64 => self.weights.insert(narrowed(key, entry.shape, file.clone(), entry.offset)),
+            None => self.weights.insert_foreign(key, foreign::of_safetensors(entry.dtype)),
             Some(dtype) => {
                 let source: Arc<dyn TensorSource> = file.clone();
                 self.weights.insert(Tensor::new(key, dtype, entry.shape, source, entry.offset));
@@ -167,6 +178,10 @@ impl WeightLoader for SafetensorsLoader {
 
     fn arch_hint(&self) -> Option<&str> {
         None
+    }
+
+    fn stored_head(&self) -> Result<StoredHead> {
+        self.weights.stored_head()
     }
 }
 

@@ -32,6 +32,10 @@ impl FileSource {
         Ok(Self { path: path.to_path_buf(), len, file, map: None })
     }
 
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     pub(super) fn len(&self) -> u64 {
         self.len
     }

@@ -7,6 +7,7 @@ use half::{
     slice::{HalfBitsSliceExt, HalfFloatSliceExt},
 };
 
+use super::NO_NUMBERS;
 use crate::{
     Error, Result,
     ir::{DType, Packed},
@@ -90,6 +91,11 @@ impl Tensor {
         &self.shape
     }
 
+    /// The same under another name.
+    pub(super) fn renamed(self, name: &str) -> Self {
+        Self { name: name.to_string(), ..self }
+    }
+
     /// The same rows as one matrix: a stack `[E, N, K]` is `[E·N, K]` then.
     pub fn into_matrix(mut self) -> Self {
         if let [lead @ .., rows, columns] = &self.shape[..] {
@@ -146,7 +152,10 @@ impl Tensor {
                 }
                 Ok(())
             }
-            DType::I32 | DType::U32 => Err(Error::WeightType { name: self.name.clone(), found: self.dtype.to_string() }),
+            DType::I32 | DType::U32 => {
+                let (name, found) = (self.name.clone(), self.dtype.to_string());
+                Err(Error::WeightType { name, found, advice: NO_NUMBERS.to_string() })
+            }
         }
     }
 

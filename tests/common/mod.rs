@@ -1,6 +1,7 @@
 //! Op cases on a device and on the reference.
 #![allow(dead_code)] // Each test binary uses a part.
 
+pub mod files;
 pub mod gguf;
 pub mod oracle;
 pub mod tolerance;

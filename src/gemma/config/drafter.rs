@@ -5,9 +5,11 @@ use std::path::Path;
 use super::{
     GemmaConfig, LayerKind, gguf,
     json::{self, HARMLESS, named, parse, read_text},
+    quantised,
 };
 use crate::{
     Error, Result,
+    gemma::{TOKEN_ORDER, WeightPosition},
     ir::ops::MOST_UNGROUPED,
     weights::{GgufFiles, ReadMode, ReadOptions, is_gguf},
 };
@@ -33,7 +35,7 @@ pub struct GemmaDrafterConfig {
 }
 
 impl GemmaDrafterConfig {
-    /// Reads the configuration of a drafter that is given as its weights: a `.gguf` file, a folder with a `config.json`, or a file with
+    /// Reads the configuration of a drafter that is given as its weights: a GGUF file, a folder with a `config.json`, or a file with
     /// one beside it.
     ///
     /// transformers lets sliding layers see one key more than the target's window, llama.cpp one less; files of each keep its
@@ -70,6 +72,7 @@ impl GemmaDrafterConfig {
     pub fn from_json(text: &str) -> Result<Self> {
         let mut top = parse(text)?;
         top.take("architectures");
+        quantised::refuse(&mut top)?;
         let found = top.text("model_type")?.unwrap_or_default();
         let Some((_, text_model)) = MODEL_TYPES.iter().find(|(drafter, _)| *drafter == found) else {
             return Err(not_a_drafter("model_type", &found, MODEL_TYPES[0].0));
@@ -85,8 +88,11 @@ impl GemmaDrafterConfig {
         let centroids = top.size("num_centroids")?.unwrap_or(2048);
         let top_k = top.size("centroid_intermediate_top_k")?.unwrap_or(32);
         let (num_centroids, centroid_top_k) = if ordered { (centroids, top_k) } else { (0, 0) };
+        if let Some(tied) = top.take("tie_word_embeddings") {
+            layers.set("tie_word_embeddings", tied);
+        }
         top.drop_repeated(&layers);
-        top.finish(&[HARMLESS, &["tie_word_embeddings"]])?;
+        top.finish(&[HARMLESS])?;
         let layers = json::from_text(layers, text_model)?;
         let draft_window = layers.sliding_window.unwrap_or(0).saturating_add(1);
         let config = Self { layers, backbone_hidden_size, draft_window, num_centroids, centroid_top_k };
@@ -109,12 +115,20 @@ impl GemmaDrafterConfig {
                 "num_centroids is {centroids}, centroid_intermediate_top_k {top_k}; expected a divisor of vocab_size {vocab}, at most \
                  {MOST_UNGROUPED}, and 1 to {centroids}"
             )
-        } else if !self.layers.tie_word_embeddings {
-            "tie_word_embeddings is false, expected true: a drafter's head is its embedding".to_string()
         } else {
             return Ok(self);
         };
         Err(Error::Config(problem))
+    }
+
+    /// As [`GemmaConfig::tell_unused`], of a drafter's weights.
+    pub(crate) fn tell_unused(&self, left: impl IntoIterator<Item = String>) {
+        let own = |key: &str| {
+            let position = WeightPosition::from_hugging_face(self.layers.arch, key);
+            let drafts = [WeightPosition::DraftInput, WeightPosition::DraftOutput, WeightPosition::DraftCentroids];
+            key == TOKEN_ORDER || position.is_some_and(|position| drafts.contains(&position))
+        };
+        self.layers.tell_unused(left.into_iter().filter(|key| !own(key)));
     }
 
     fn fits_centroids(&self) -> bool {

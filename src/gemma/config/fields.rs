@@ -34,6 +34,11 @@ impl Fields {
         self.map.remove(key).filter(|v| !v.is_null())
     }
 
+    /// A key with its value, cut short.
+    pub(super) fn shown(&self, key: &str, value: &Value) -> String {
+        format!("{}{key} = {}", self.prefix, short(value))
+    }
+
     pub(super) fn refuse(&self, key: &str, value: &Value, expected: &str) -> Error {
         Error::Config(format!("{}{key} is {}, expected {expected}", self.prefix, short(value)))
     }

@@ -35,7 +35,8 @@ pub(super) fn read_drafter(files: &GgufFiles) -> Result<(GemmaConfig, usize)> {
 fn read_as(files: &GgufFiles, arch: GemmaArch, drafter: bool) -> Result<GemmaConfig> {
     let name = files.architecture()?;
     let keys = Keys { metadata: &files.metadata, prefix: name };
-    let Some(embedding) = files.tensor("token_embd.weight") else {
+    let head = files.tensor("output.weight");
+    let Some(embedding) = files.tensor("token_embd.weight").or(head) else {
         return Err(files.error("tensor 'token_embd.weight' is missing; is the file complete?".into()));
     };
     let num_hidden_layers = keys.required_size("block_count")?;
@@ -90,8 +91,8 @@ fn read_as(files: &GgufFiles, arch: GemmaArch, drafter: bool) -> Result<GemmaCon
             }
             _ => keys.cap("final_logit_softcapping", arch, Some(30.0))?,
         },
-        tie_word_embeddings: !matches!(arch, GemmaArch::Gemma3 | GemmaArch::Gemma3n | GemmaArch::Gemma4)
-            || files.tensor("output.weight").is_none(),
+        // A head alone is the embedding.
+        tie_word_embeddings: head.is_none_or(|head| head.name == embedding.name),
         eos_token_ids: stop_tokens(&keys)?,
         bos_token_id: Some(keys.token("bos_token_id")?.unwrap_or(2)),
         pad_token_id: Some(keys.token("padding_token_id")?.unwrap_or(0)),

@@ -8,7 +8,7 @@ use super::{
     GemmaArch, GemmaConfig,
     fields::{Fields, short},
     json_layers::{self, LayerFacts, differing, layer_types, window},
-    rope,
+    quantised, rope,
 };
 use crate::{Error, Result, weights::SentenceModules};
 
@@ -117,6 +117,7 @@ pub(super) fn parse(text: &str) -> Result<Fields> {
 pub(super) fn from_json(text: &str) -> Result<GemmaConfig> {
     let mut fields = parse(text)?;
     refuse_other_heads(&mut fields)?;
+    quantised::refuse(&mut fields)?;
     let Some(model_type) = fields.text("model_type")? else {
         return Err(Error::Config("model_type is missing; is this the model's config.json?".into()));
     };
@@ -163,6 +164,7 @@ fn add_tokens(list: &mut Vec<u32>, more: Vec<u32>) {
 
 pub(super) fn from_text(mut f: Fields, model_type: &str) -> Result<GemmaConfig> {
     let arch = arch_of(model_type)?;
+    quantised::refuse(&mut f)?;
     let unified = model_type == "gemma4_unified_text";
     let use_bidirectional_attention = bidirectional(&mut f, arch)?;
     // D, F, layers, N, K, V, context, window.

@@ -143,7 +143,6 @@ fn what_would_change_the_mathematics_is_refused_by_name() {
         ("gemma2", "sliding_window_pattern", json!(3)),
         ("gemma3_text", "sliding_window_pattern", json!(0)),
         ("gemma3_text", "num_kv_shared_layers", json!(2)),
-        ("gemma3_text", "quantization_config", json!({"bits": 4})),
         ("gemma3_text", "partial_rotary_factor", json!(0.5)),
         ("gemma3_text", "layer_types", json!(["full_attention"])),
         ("gemma3_text", "layer_types", json!(["chunked_attention", "full_attention", "full_attention", "full_attention"])),

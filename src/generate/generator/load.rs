@@ -113,10 +113,13 @@ impl GeneratorOptions {
 
     /// The model whose weights `loader` gives, as these options change them.
     pub(in crate::generate) fn model(&self, config: &GemmaConfig, loader: &mut dyn WeightLoader) -> Result<Model> {
-        match self.quantise {
-            Some(to) => Model::new(config.clone(), &mut QuantisedLoader::new(loader, to), self.flow.clone()),
-            None => Model::new(config.clone(), loader, self.flow.clone()),
-        }
+        let (config, flow) = (config.clone(), self.flow.clone());
+        let model = match self.quantise {
+            Some(to) => Model::new(config, &mut QuantisedLoader::new(loader, to), flow)?,
+            None => Model::new(config, loader, flow)?,
+        };
+        model.tell_unused()?;
+        Ok(model)
     }
 
     /// The model with its tables where these options want them.
@@ -227,7 +230,7 @@ impl GemmaGenerator {
         let (chunk, mut capacity) = (options.prefill_chunk, options.capacity(&config)?);
         let profiles = Profiles::new(options.prefill_profile.clone(), options.decode_profile.clone())?;
         let model = options.model(&config, loader)?;
-        let (window, mut reserved) = (model.window()?, 0);
+        let (config, window, mut reserved) = (model.config.clone(), model.window()?, 0);
         let mut engine: Box<dyn Engine> = match device.open(&options.gpu)? {
             Opened::Gpu(context) => {
                 let model = options.placed(context.capabilities(), model, &profiles, capacity)?;

@@ -218,7 +218,8 @@ fn fits(weight: &Weight, tensor: &Tensor, dims: &DimBinding) -> Result<()> {
     }
     if tensor.dtype() != weight.ty.dtype {
         let found = format!("{}, where the graph is built for {}", tensor.dtype(), weight.ty.dtype);
-        return Err(Error::WeightType { name: weight.name.clone(), found });
+        let advice = "build the graph from weights of that type".to_string();
+        return Err(Error::WeightType { name: weight.name.clone(), found, advice });
     }
     Ok(())
 }

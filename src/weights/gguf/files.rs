@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     header::{self, Entry},
+    siblings::siblings,
     value::Metadata,
 };
 use crate::{
@@ -39,7 +40,7 @@ impl GgufFiles {
         let split = Split::of(&metadata).map_err(bad)?;
         let mut parts = vec![first];
         if split.count > 1 {
-            for path in siblings(path, &split).map_err(bad)? {
+            for path in siblings(path, &split, &metadata, options)? {
                 let (part, metadata) = part(&path, options)?;
                 split.check(parts.len(), &metadata).map_err(|problem| Error::Format { path, problem })?;
                 parts.push(part);
@@ -78,7 +79,7 @@ impl GgufFiles {
     }
 }
 
-fn part(path: &Path, options: ReadOptions) -> Result<(Part, Metadata)> {
+pub(super) fn part(path: &Path, options: ReadOptions) -> Result<(Part, Metadata)> {
     let mut file = FileSource::open(path)?;
     let header = header::read(&file, &options.limits)?;
     if options.mode == ReadMode::Mapped {
@@ -89,14 +90,14 @@ fn part(path: &Path, options: ReadOptions) -> Result<(Part, Metadata)> {
 
 /// A part's place among the parts.
 #[derive(PartialEq)]
-struct Split {
-    index: usize,
-    count: usize,
-    tensors: Option<usize>,
+pub(super) struct Split {
+    pub(super) index: usize,
+    pub(super) count: usize,
+    pub(super) tensors: Option<usize>,
 }
 
 impl Split {
-    fn of(metadata: &Metadata) -> Result<Self, String> {
+    pub(super) fn of(metadata: &Metadata) -> Result<Self, String> {
         Ok(Self {
             index: metadata.size("split.no")?.unwrap_or(0),
             count: metadata.size("split.count")?.unwrap_or(1),
@@ -114,26 +115,6 @@ impl Split {
         let shown = |s: &Self| format!("split.no {}, split.count {}, split.tensors.count {:?}", s.index, s.count, s.tensors);
         Err(format!("{}, but the first part implies {}; fetch the parts again", shown(&found), shown(&expected)))
     }
-}
-
-/// The paths of the other parts: `NAME-00001-of-00003.gguf` gives 2 and 3.
-fn siblings(path: &Path, split: &Split) -> Result<Vec<PathBuf>, String> {
-    let count = split.count;
-    if count > 99_999 {
-        return Err(format!("split.count is {count}, expected 99999 at most"));
-    }
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let Some(stem) = name.strip_suffix(&format!("-{:05}-of-{count:05}.gguf", split.index + 1)) else {
-        let expected = format!("NAME-{:05}-of-{count:05}.gguf", split.index + 1);
-        return Err(format!(
-            "part {} of {count}, expected the name {expected}; the other parts are found by it",
-            split.index + 1
-        ));
-    };
-    if split.index != 0 {
-        return Err(format!("part {} of {count}; open {stem}-00001-of-{count:05}.gguf", split.index + 1));
-    }
-    Ok((2..=count).map(|i| path.with_file_name(format!("{stem}-{i:05}-of-{count:05}.gguf"))).collect())
 }
 
 fn check_together(parts: &[Part], split: &Split) -> Result<(), String> {

@@ -1,6 +1,9 @@
 //! Query, key and value projections that a file holds as one matrix.
 
-use super::{header::Entry, value::Metadata};
+use super::{
+    header::{Entry, row_bytes},
+    value::Metadata,
+};
 
 const FUSED: &str = ".attn_qkv.weight";
 const PARTS: [&str; 3] = [".attn_q.weight", ".attn_k.weight", ".attn_v.weight"];
@@ -11,7 +14,7 @@ const PARTS: [&str; 3] = [".attn_q.weight", ".attn_k.weight", ".attn_v.weight"];
 /// # Errors
 /// Says which rows there are where they are not those of so many heads.
 pub(super) fn split(entry: Entry, metadata: &Metadata, architecture: &str) -> Result<Vec<Entry>, String> {
-    let (Some(block), [rows, inner], Ok(dtype)) = (entry.name.strip_suffix(FUSED), &entry.shape[..], entry.dtype) else {
+    let (Some(block), [rows, inner]) = (entry.name.strip_suffix(FUSED), &entry.shape[..]) else {
         return Ok(vec![entry]);
     };
     let layer: usize = block.strip_prefix("blk.").and_then(|layer| layer.parse().ok()).unwrap_or(0);
@@ -22,7 +25,7 @@ pub(super) fn split(entry: Entry, metadata: &Metadata, architecture: &str) -> Re
     let Some(query) = heads("head_count")? else { return Ok(vec![entry]) };
     let key = heads("head_count_kv")?.unwrap_or(query);
     let all = key.checked_mul(2).and_then(|both| both.checked_add(query)).filter(|all| *all > 0 && rows.is_multiple_of(*all));
-    let (Some(all), Some(row_bytes)) = (all, dtype.row_bytes(*inner)) else {
+    let (Some(all), Some(row_bytes)) = (all, row_bytes(entry.dtype, *inner)) else {
         return Err(format!("tensor '{}' has {rows} rows, expected as many as {query} + 2 · {key} heads have", entry.name));
     };
     let head_dim = rows / all;
@@ -31,7 +34,7 @@ pub(super) fn split(entry: Entry, metadata: &Metadata, architecture: &str) -> Re
         let shape = vec![heads * head_dim, *inner];
         let offset = entry.offset + first as u64 * row_bytes;
         first += shape[0];
-        Entry { name: format!("{block}{part}"), bytes: shape[0] as u64 * row_bytes, shape, dtype: Ok(dtype), offset }
+        Entry { name: format!("{block}{part}"), bytes: shape[0] as u64 * row_bytes, shape, dtype: entry.dtype, offset }
     });
     Ok(parts.collect())
 }

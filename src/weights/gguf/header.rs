@@ -12,13 +12,20 @@ use super::{
 use crate::{
     Result,
     ir::{DType, Packed},
-    weights::{FileLimits, TensorSource, source::FileSource},
+    weights::{
+        FileLimits, TensorSource,
+        kind::{GGUF, instead, piece},
+        source::FileSource,
+    },
 };
 
 /// The first part that is read: no vocabulary fits, any table of tensors does.
 const FIRST_PART: u64 = 64 << 10;
 const MAX_DIMENSIONS: u32 = 4;
 const DEFAULT_ALIGNMENT: usize = 32;
+
+/// GGUF's number of the one foreign type that is read: as f32.
+pub(super) const F64: u32 = 28;
 
 /// One tensor, its place in the file checked.
 pub(crate) struct Entry {
@@ -41,6 +48,17 @@ pub(super) struct Header {
 
 /// Reads and checks the header.
 pub(super) fn read(file: &FileSource, limits: &FileLimits) -> Result<Header> {
+    let mut magic = [0; 4];
+    let begun = file.len() >= 4;
+    if begun {
+        file.read(0, &mut magic)?;
+    }
+    if begun
+        && magic != *GGUF
+        && let Some(what) = instead(file)?
+    {
+        return Err(file.format(format!("begins with {:?}, not with \"GGUF\"; this is {what}", magic.escape_ascii().to_string())));
+    }
     let mut part = FIRST_PART;
     loop {
         let length = part.min(file.len());
@@ -51,7 +69,8 @@ pub(super) fn read(file: &FileSource, limits: &FileLimits) -> Result<Header> {
             Err(Problem::Bad(problem)) => return Err(file.format(problem)),
             Err(Problem::Short(needed)) if needed > file.len() => {
                 let missing = needed - file.len();
-                return Err(file.format(format!("truncated: file is {missing} bytes short; fetch it again")));
+                let what = piece(file.path()).map_or("fetch it again".into(), |piece| format!("it is {piece}"));
+                return Err(file.format(format!("truncated: file is {missing} bytes short; {what}")));
             }
             Err(Problem::Short(needed)) if needed > limits.header_bytes => {
                 return Err(file.format(format!("a header of {needed} bytes or more (at most {})", limits.header_bytes)));
@@ -104,7 +123,7 @@ fn at_key(key: &str, problem: Problem) -> Problem {
 /// Magic, version and the numbers of tensors and of pairs.
 fn preamble(cursor: &mut Cursor<'_>, limits: &FileLimits) -> Result<(u64, u64), Problem> {
     let magic = cursor.take(4)?;
-    if magic != b"GGUF" {
+    if magic != GGUF {
         return Err(Problem::Bad(format!(
             "begins with {:?}, not with \"GGUF\"; is this a GGUF file?",
             magic.escape_ascii().to_string()
@@ -152,9 +171,20 @@ fn entry(cursor: &mut Cursor<'_>, limits: &FileLimits) -> Result<Entry, Problem>
     let dtype = dtype(ggml_type).ok_or(ggml_type);
     let bytes = match dtype {
         Ok(dtype) => size(&shape, dtype).map_err(bad)?,
+        // Twice as many as of F32.
+        Err(F64) => size(&shape, DType::F32).map_err(bad)?.saturating_mul(2),
         Err(_) => 0,
     };
     Ok(Entry { name: name.into(), shape, dtype, offset, bytes })
+}
+
+/// Bytes of a row of `elements` elements; 0 of a type whose blocks are not known, `None` where the elements are no whole blocks.
+pub(super) fn row_bytes(dtype: Result<DType, u32>, elements: usize) -> Option<u64> {
+    match dtype {
+        Ok(dtype) => dtype.row_bytes(elements),
+        Err(F64) => (elements as u64).checked_mul(8),
+        Err(_) => Some(0),
+    }
 }
 
 /// The type with a number of `enum ggml_type`.

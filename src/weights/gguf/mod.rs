@@ -9,6 +9,7 @@ mod files;
 mod fused;
 mod header;
 mod less_one;
+mod siblings;
 mod value;
 
 use std::{
@@ -20,7 +21,9 @@ pub(crate) use files::GgufFiles;
 pub(crate) use value::Metadata;
 
 use self::{files::Part, header::Entry, less_one::LessOne};
-use super::{ReadOptions, Tensor, TensorInfo, WeightLoader, WeightMap};
+use super::{
+    ReadOptions, StoredHead, Tensor, TensorInfo, WeightLoader, WeightMap, foreign, narrowed::narrowed, source::FileSource,
+};
 use crate::{
     Error, Result,
     gemma::{gguf_key, gguf_stack},
@@ -72,6 +75,7 @@ impl GgufLoader {
         }
         experts::join(&mut loader.weights, &loader.architecture)
             .map_err(|problem| Error::Format { path: path.as_ref().to_path_buf(), problem })?;
+        loader.weights.embed_by_head();
         Ok(loader)
     }
 
@@ -90,34 +94,37 @@ impl GgufLoader {
         &self.files
     }
 
-    fn add(&mut self, file: &Arc<super::source::FileSource>, entry: Entry) -> Result<()> {
+    fn add(&mut self, file: &Arc<FileSource>, entry: Entry) -> Result<()> {
+        let (key, less_one) = gguf_key(&self.architecture, &entry.name);
+        let stacked = match entry.shape[..] {
+            [count, rows, columns] => gguf_stack(&self.architecture, &entry.name, count).zip(Some([rows, columns])),
+            _ => None,
+        };
+        let Some((keys, [rows, columns])) = stacked else { return self.insert(file, entry, key, less_one) };
+        // Of a stack every matrix is a weight of its own.
+        let row = header::row_bytes(entry.dtype, columns).unwrap_or(0);
+        for (at, key) in (0u64..).zip(keys) {
+            let offset = entry.offset + at * rows as u64 * row;
+            let matrix = Entry { name: entry.name.clone(), shape: vec![rows, columns], offset, ..entry };
+            self.insert(file, matrix, key, less_one)?;
+        }
+        Ok(())
+    }
+
+    fn insert(&mut self, file: &Arc<FileSource>, entry: Entry, key: String, less_one: bool) -> Result<()> {
         let Entry { name, shape, dtype, offset, .. } = entry;
-        let (key, less_one) = gguf_key(&self.architecture, &name);
         let weights = if is_draft(&key) { &mut self.drafts } else { &mut self.weights };
         if weights.contains(&key) {
             return Err(file.format(format!("tensor '{name}': there is already a weight '{key}'")));
         }
-        let dtype = match dtype {
-            Ok(dtype) => dtype,
+        let tensor = match dtype {
+            Ok(dtype) => Tensor::new(&key, dtype, shape, file.clone(), offset),
+            Err(header::F64) => narrowed(&key, shape, file.clone(), offset),
             Err(ggml_type) => {
-                weights.insert_foreign(&key, format!("number {ggml_type} of GGUF files"));
+                weights.insert_foreign(&key, foreign::of_ggml(ggml_type));
                 return Ok(());
             }
         };
-        if let ([count, rows, columns], Some(row)) = (&shape[..], shape.last().and_then(|row| dtype.row_bytes(*row)))
-            && let Some(keys) = gguf_stack(&self.architecture, &name, *count)
-        {
-            // Of a stack every matrix is a weight of its own.
-            for (at, key) in (0u64..).zip(keys) {
-                if self.weights.contains(&key) {
-                    return Err(file.format(format!("tensor '{name}': there is already a weight '{key}'")));
-                }
-                let offset = offset + at * *rows as u64 * row;
-                self.weights.insert(Tensor::new(key, dtype, vec![*rows, *columns], file.clone(), offset));
-            }
-            return Ok(());
-        }
-        let tensor = Tensor::new(&key, dtype, shape, file.clone(), offset);
         weights.insert(match less_one {
             true => Tensor::new(key, DType::F32, tensor.shape().to_vec(), Arc::new(LessOne(tensor)), 0),
             false => tensor,
@@ -160,5 +167,9 @@ impl WeightLoader for GgufLoader {
 
     fn arch_hint(&self) -> Option<&str> {
         Some(&self.architecture)
+    }
+
+    fn stored_head(&self) -> Result<StoredHead> {
+        self.weights.stored_head()
     }
 }

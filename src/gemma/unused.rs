@@ -1,0 +1,42 @@
+//! What a file holds and a model does not use.
+
+use super::{GemmaConfig, LayerWeight, WeightPosition};
+
+/// Names that a warning shows; of the rest it says how many there are.
+const SHOWN: usize = 16;
+
+/// What ends the names of tensors that only repeat what the configuration says: older versions of transformers stored such buffers.
+const BUFFERS: [&str; 4] = ["inv_freq", "embed_scale", "position_ids", "rope_freqs.weight"];
+
+/// What begins the names of other modalities' tensors in a GGUF file that has them beside the text model's.
+const MODALITIES: [&str; 3] = ["v.", "a.", "mm."];
+
+impl GemmaConfig {
+    /// Warns of the weights `left` over after loading, by their keys, that are not known to be of no use to this model.
+    pub(crate) fn tell_unused(&self, left: impl IntoIterator<Item = String>) {
+        let keys: Vec<String> = left.into_iter().filter(|key| !self.may_leave(key)).collect();
+        if keys.is_empty() {
+            return;
+        }
+        let mut names = keys.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+        if keys.len() > SHOWN {
+            names.push_str(&format!(" and {} more", keys.len() - SHOWN));
+        }
+        let family = self.arch.model_type();
+        tracing::warn!("the file holds weights that a model of {family} with this configuration does not use: {names}");
+    }
+
+    /// Whether a weight that was not taken changes nothing: one that the stock model takes, which was left out on purpose or stands
+    /// under another name; keys and values of layers that attend to those of others; buffers; other modalities.
+    fn may_leave(&self, key: &str) -> bool {
+        use LayerWeight::{Key, KeyNorm, StreamScale, Value};
+        match WeightPosition::from_hugging_face(self.arch, key) {
+            Some(WeightPosition::Unembed) => true,
+            Some(WeightPosition::Layer(layer, _)) if layer >= self.num_hidden_layers => false,
+            Some(WeightPosition::Layer(_, StreamScale)) => true,
+            Some(WeightPosition::Layer(layer, Key | KeyNorm | Value)) if self.kv_source_layer(layer) != Some(layer) => true,
+            Some(position) => self.has_weight(position),
+            None => BUFFERS.iter().any(|end| key.ends_with(end)) || MODALITIES.iter().any(|start| key.starts_with(start)),
+        }
+    }
+}

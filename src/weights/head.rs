@@ -1,0 +1,130 @@
+//! Whether a checkpoint's LM head is its embedding: by what is stored, as flags say either or nothing.
+
+use super::{Tensor, WeightMap};
+use crate::{
+    Result,
+    gemma::{EMBED_KEY, HEAD_KEY},
+    ir::DType,
+};
+
+/// Elements of each matrix that are compared at a time.
+const AT_ONCE: usize = 1 << 16;
+
+/// What a checkpoint holds of an LM head (`lm_head.weight`, in GGUF files `output.weight`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoredHead {
+    /// Nothing.
+    Absent,
+    /// A matrix that is not the embedding.
+    Own,
+    /// The embedding once more.
+    Copy,
+    /// The head without an embedding. It has the embedding's key.
+    Alone,
+}
+
+impl WeightMap {
+    /// Gives a head that is stored without an embedding the embedding's key: of two tensors that share their memory, safetensors keeps
+    /// one, and which one is chance.
+    pub(super) fn embed_by_head(&mut self) {
+        if self.contains(EMBED_KEY) || !self.contains(HEAD_KEY) {
+            return;
+        }
+        self.rename(HEAD_KEY, EMBED_KEY);
+        self.head_alone = true;
+    }
+
+    /// As [`WeightLoader::stored_head`](super::WeightLoader::stored_head).
+    pub(super) fn compare_head(&self) -> Result<StoredHead> {
+        match (self.get(EMBED_KEY), self.get(HEAD_KEY)) {
+            (Some(embed), Some(head)) if equal(embed, head)? => Ok(StoredHead::Copy),
+            (_, None) if self.head_alone => Ok(StoredHead::Alone),
+            (_, None) if !self.contains(HEAD_KEY) => Ok(StoredHead::Absent),
+            _ => Ok(StoredHead::Own),
+        }
+    }
+}
+
+/// Whether two tensors have the same shape and values. Reads as far as they agree, a few hundred KiB at a time.
+fn equal(a: &Tensor, b: &Tensor) -> Result<bool> {
+    let number = |tensor: &Tensor| !matches!(tensor.dtype(), DType::I32 | DType::U32);
+    if a.shape() != b.shape() || !number(a) || !number(b) {
+        return Ok(false);
+    }
+    if a.dtype() == b.dtype() {
+        return same(a.byte_len(), 4 * AT_ONCE, |start, one: &mut [u8], other| {
+            a.read_bytes(start, one)?;
+            b.read_bytes(start, other)
+        });
+    }
+    same(a.len(), AT_ONCE, |start, one: &mut [u32], other| {
+        a.read_f32(start, bytemuck::cast_slice_mut(one))?;
+        b.read_f32(start, bytemuck::cast_slice_mut(other))
+    })
+}
+
+/// Whether `read` fills both slices alike at every `step` of `length`.
+fn same<T: Copy + Default + PartialEq>(
+    length: usize,
+    step: usize,
+    mut read: impl FnMut(usize, &mut [T], &mut [T]) -> Result<()>,
+) -> Result<bool> {
+    let mut one = vec![T::default(); step.min(length)];
+    let mut other = one.clone();
+    for start in (0..length).step_by(step) {
+        let count = step.min(length - start);
+        read(start, &mut one[..count], &mut other[..count])?;
+        if one[..count] != other[..count] {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weights::WeightLoader;
+
+    /// Values that f16 and bf16 hold exactly, more than are compared at a time.
+    fn values() -> Vec<f32> {
+        (0..2 * AT_ONCE + 6).map(|i| (i % 127) as f32 - 63.0).collect()
+    }
+
+    fn tensor(name: &str, dtype: DType, values: &[f32]) -> Tensor {
+        let shape = vec![values.len() / 2, 2];
+        let bytes: Vec<u8> = match dtype {
+            DType::BF16 => values.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect(),
+            DType::F16 => values.iter().flat_map(|x| half::f16::from_f32(*x).to_le_bytes()).collect(),
+            _ => return Tensor::from_f32(name, shape, values),
+        };
+        Tensor::from_bytes(name, dtype, shape, bytes).unwrap()
+    }
+
+    fn stored(head: Tensor) -> StoredHead {
+        WeightMap::from_tensors(vec![tensor(EMBED_KEY, DType::F32, &values()), head]).stored_head().unwrap()
+    }
+
+    #[test]
+    fn a_copy_is_one_in_any_type_and_another_value_anywhere_makes_a_head() {
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            assert_eq!(stored(tensor(HEAD_KEY, dtype, &values())), StoredHead::Copy, "{dtype}");
+            for at in [0, AT_ONCE - 1, AT_ONCE, 2 * AT_ONCE + 5] {
+                let mut changed = values();
+                changed[at] += 1.0;
+                assert_eq!(stored(tensor(HEAD_KEY, dtype, &changed)), StoredHead::Own, "{dtype} {at}");
+            }
+        }
+        assert_eq!(stored(tensor(HEAD_KEY, DType::F32, &values()[2..])), StoredHead::Own, "fewer rows");
+        assert_eq!(stored(tensor("norm.weight", DType::F32, &[1.0; 2])), StoredHead::Absent);
+    }
+
+    #[test]
+    fn a_head_alone_stands_in_the_embeddings_place() {
+        let mut map = WeightMap::from_tensors(vec![tensor(HEAD_KEY, DType::BF16, &values())]);
+        assert_eq!(map.stored_head().unwrap(), StoredHead::Own, "as it was given");
+        map.embed_by_head();
+        assert_eq!((map.stored_head().unwrap(), map.remaining_keys()), (StoredHead::Alone, vec![EMBED_KEY.to_string()]));
+        assert_eq!(map.take(EMBED_KEY).unwrap().to_f32().unwrap(), values());
+    }
+}

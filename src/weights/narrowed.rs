@@ -1,0 +1,70 @@
+//! Numbers of 64 bits as f32.
+
+use std::sync::Arc;
+
+use super::{Tensor, TensorSource};
+use crate::{Result, ir::DType};
+
+/// Elements that are made at once, on the stack.
+const AT_ONCE: usize = 512;
+
+/// The tensor of F64 whose bytes begin at `offset` of `source`, each element rounded to f32.
+pub(super) fn narrowed(name: &str, shape: Vec<usize>, source: Arc<dyn TensorSource>, offset: u64) -> Tensor {
+    Tensor::new(name, DType::F32, shape, Arc::new(Narrowed { source, offset }), 0)
+}
+
+struct Narrowed {
+    source: Arc<dyn TensorSource>,
+    offset: u64,
+}
+
+impl TensorSource for Narrowed {
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        let (mut wide, mut values) = ([0u8; 8 * AT_ONCE], [0f32; AT_ONCE]);
+        let (mut at, mut rest) = (offset as usize, out);
+        while !rest.is_empty() {
+            let (first, skip) = (at / 4, at % 4);
+            let wanted = (skip + rest.len()).div_ceil(4).min(AT_ONCE);
+            let wide = &mut wide[..8 * wanted];
+            self.source.read(self.offset + 8 * first as u64, wide)?;
+            for (value, bytes) in values.iter_mut().zip(wide.as_chunks().0) {
+                *value = f64::from_le_bytes(*bytes) as f32;
+            }
+            let made = &bytemuck::cast_slice::<f32, u8>(&values[..wanted])[skip..];
+            let count = made.len().min(rest.len());
+            let (now, later) = rest.split_at_mut(count);
+            now.copy_from_slice(&made[..count]);
+            (at, rest) = (at + count, later);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Bytes(Vec<u8>);
+
+    impl TensorSource for Bytes {
+        fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+            out.copy_from_slice(&self.0[offset as usize..][..out.len()]);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn elements_are_rounded_and_any_part_can_be_read() {
+        let numbers: Vec<f64> = (0..AT_ONCE * 2 + 3).map(|i| i as f64 / 3.0 - 100.0).collect();
+        let bytes = [vec![7; 16], numbers.iter().flat_map(|x| x.to_le_bytes()).collect()].concat();
+        let tensor = narrowed("x", vec![numbers.len()], Arc::new(Bytes(bytes)), 16);
+        let expected: Vec<f32> = numbers.iter().map(|x| *x as f32).collect();
+        assert_eq!(tensor.to_f32().unwrap(), expected);
+        let all: Vec<u8> = expected.iter().flat_map(|x| x.to_le_bytes()).collect();
+        for (start, length) in [(0, 1), (3, 7), (4 * AT_ONCE - 1, 6), (all.len() - 1, 1), (5, 0)] {
+            let mut part = vec![0; length];
+            tensor.read_bytes(start, &mut part).unwrap();
+            assert_eq!(part, all[start..start + length], "{start}");
+        }
+    }
+}
