@@ -1,7 +1,9 @@
 //! What the examples share: command line, model files, progress, errors in plain words.
 #![allow(dead_code)] // Each example uses a part.
 
+pub mod environment;
 mod hub;
+mod text;
 
 use std::{
     io::{IsTerminal, Write},

@@ -4,11 +4,12 @@ use std::path::Path;
 
 use super::{
     GemmaConfig, LayerKind, gguf,
-    json::{self, HARMLESS, named, parse, read_text},
+    json::{self, HARMLESS, named, parse},
 };
 use crate::{
     Error, Result,
     ir::ops::MOST_UNGROUPED,
+    text_file,
     weights::{GgufFiles, ReadMode, ReadOptions, is_gguf},
 };
 
@@ -49,7 +50,7 @@ impl GemmaDrafterConfig {
         }
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
         let file = folder.join("config.json");
-        Self::from_json(&read_text(&file)?).map_err(|error| named(&file, error))
+        Self::from_json(&text_file::read(&file)?).map_err(|error| named(&file, error))
     }
 
     fn from_gguf(files: &GgufFiles) -> Result<Self> {
