@@ -5,7 +5,7 @@ use std::{
     path::Path,
 };
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 
 /// How a text's bytes are read.
 #[derive(Clone, Copy, PartialEq)]
@@ -53,13 +53,10 @@ fn not_utf8(bytes: &[u8], error: std::str::Utf8Error) -> anyhow::Error {
 
 /// The text of a file: UTF-8, or UTF-16 with a byte-order mark. The mark is no part of it.
 pub fn read_text(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).with_context(|| path.display().to_string());
-    let text = bytes.and_then(|bytes| {
-        let (encoding, mark) = encoding(&bytes)?;
-        decode(&bytes[mark..], encoding)
-    });
-    // An error is printed in one line.
-    text.map_err(|error| if error.chain().count() > 1 { anyhow!("{error:#}") } else { anyhow!("{}: {error}", path.display()) })
+    let named = |error| anyhow!("{}: {error}", path.display());
+    let bytes = std::fs::read(path).map_err(|error| named(error.into()))?;
+    let (encoding, mark) = encoding(&bytes).map_err(named)?;
+    decode(&bytes[mark..], encoding).map_err(named)
 }
 
 /// The lines of a text that comes in piece by piece, without their ends. A line that cannot be decoded is an error, and the next one
