@@ -118,7 +118,9 @@ pub fn download(model: &HubModel, options: HubOptions) -> Result<PathBuf> {
     let listing = match (client.listing(kept.is_some()), kept) {
         (Ok(listing), _) => listing,
         (Err(Failed { unreachable: Some(why), .. }), Some(path)) => {
-            tracing::warn!("{model}: the hub cannot be reached ({why}); the copy in the cache is used, which may not be the newest");
+            tracing::warn!(
+                "{model}: the hub cannot be reached ({why}); the copy in the cache is used, which may not be the newest"
+            );
             return Ok(path);
         }
         (Err(failed), _) => return Err(failed.error),

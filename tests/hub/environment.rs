@@ -16,7 +16,7 @@ const TABLE: &[Row] = &[
     (&[("HF_HOME", "$HOME/b")], "HOME/b/hub", false, "https://huggingface.co", None),
     (&[("HF_HOME", "${HOME}/b/$UNSET/${UNSET}/$")], "HOME/b/$UNSET/${UNSET}/$/hub", false, "https://huggingface.co", None),
     (&[("HF_HOME", "~"), ("X", "1")], "HOME/hub", false, "https://huggingface.co", None),
-    (&[("HF_HOME", "/x/$X$Y-${X}z/$X_"), ("X", "1"), ("Y", "$X")], "/x/11-1z/$X_/hub", false, "https://huggingface.co", None),
+    (&[("HF_HOME", "/x/$X$Y-${X}z/$X_"), ("X", "1"), ("Y", "2")], "/x/12-1z/$X_/hub", false, "https://huggingface.co", None),
     (&[("XDG_CACHE_HOME", "~/xdg")], "HOME/xdg/huggingface/hub", false, "https://huggingface.co", None),
     (&[("XDG_CACHE_HOME", "/xdg"), ("HF_HOME", "/h")], "/h/hub", false, "https://huggingface.co", None),
     (&[("HF_HUB_CACHE", "$HOME/c")], "HOME/c", false, "https://huggingface.co", Some("hf_stored")),

@@ -145,7 +145,9 @@ fn from_json(map: Map<String, Value>, file: &Path) -> Result<Option<SampleOpts>>
     keys.warn_of_the_rest();
     if draws.is_none() && filters {
         let file = file.display();
-        tracing::warn!("{file}: it has settings for draws, but no do_sample; the likeliest token is taken, as transformers does then");
+        tracing::warn!(
+            "{file}: it has settings for draws, but no do_sample; the likeliest token is taken, as transformers does then"
+        );
     }
     let opts = match draws {
         Some(true) => SampleOpts::temperature(temperature.unwrap_or(1.0), 0)
@@ -186,7 +188,9 @@ fn from_gguf(metadata: &GgufMetadata, file: &Path) -> Result<Option<SampleOpts>>
     let shown = file.display();
     for (name, neutral) in FOREIGN {
         if let Some(value) = number(name)?.filter(|value| *value != neutral) {
-            tracing::warn!("{shown}: general.sampling.{name} is {value}, which this crate does not compute; tokens are chosen without it");
+            tracing::warn!(
+                "{shown}: general.sampling.{name} is {value}, which this crate does not compute; tokens are chosen without it"
+            );
         }
     }
     let penalty = match (penalty, number("penalty_last_n")?) {
@@ -194,7 +198,9 @@ fn from_gguf(metadata: &GgufMetadata, file: &Path) -> Result<Option<SampleOpts>>
         (Some(penalty), last) => {
             if penalty != 1.0 && last != Some(-1.0) {
                 let last = last.unwrap_or(64.0);
-                tracing::warn!("{shown}: the repetition penalty {penalty} is meant for the last {last} tokens; here it counts all of them");
+                tracing::warn!(
+                    "{shown}: the repetition penalty {penalty} is meant for the last {last} tokens; here it counts all of them"
+                );
             }
             penalty
         }
