@@ -29,7 +29,7 @@ fn encoding(start: &[u8]) -> Result<(Encoding, usize)> {
 /// Text without its mark.
 fn decode(bytes: &[u8], encoding: Encoding) -> Result<String> {
     let unit = match encoding {
-        Encoding::Utf8 => return String::from_utf8(bytes.to_vec()).map_err(|error| not_utf8(bytes, error.utf8_error())),
+        Encoding::Utf8 => return utf8(bytes),
         Encoding::Utf16Le => u16::from_le_bytes,
         Encoding::Utf16Be => u16::from_be_bytes,
     };
@@ -42,13 +42,19 @@ fn decode(bytes: &[u8], encoding: Encoding) -> Result<String> {
     }
 }
 
-fn not_utf8(bytes: &[u8], error: std::str::Utf8Error) -> anyhow::Error {
-    let (at, nuls) = (error.valid_up_to(), bytes.iter().filter(|byte| **byte == 0).count());
-    if nuls > bytes.len() / 4 {
-        return anyhow!("this looks like UTF-16 text without a byte-order mark; save it as UTF-8");
+fn utf8(bytes: &[u8]) -> Result<String> {
+    // Of UTF-16 text in Latin letters half of the bytes are NUL, which UTF-8 allows.
+    if bytes.iter().filter(|byte| **byte == 0).count() > bytes.len() / 4 {
+        return Err(anyhow!("this looks like UTF-16 text without a byte-order mark; save it as UTF-8"));
     }
-    let byte = bytes.get(at).copied().unwrap_or_default();
-    anyhow!("this is no UTF-8 text: byte {} is {byte:#04x}; save it as UTF-8", at + 1)
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Ok(text.to_string()),
+        Err(error) => {
+            let at = error.valid_up_to();
+            let byte = bytes.get(at).copied().unwrap_or_default();
+            Err(anyhow!("this is no UTF-8 text: byte {} is {byte:#04x}; save it as UTF-8", at + 1))
+        }
+    }
 }
 
 /// The text of a file: UTF-8, or UTF-16 with a byte-order mark. The mark is no part of it.

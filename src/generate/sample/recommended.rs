@@ -205,20 +205,22 @@ fn from_gguf(metadata: &GgufMetadata, file: &Path) -> Result<Option<SampleOpts>>
             penalty
         }
     };
-    let temperature = temperature.unwrap_or(1.0).max(0.0);
+    // What is below 0 is none to llama.cpp; NaN stays, to be refused.
+    let from_zero = |value: f32| if value < 0.0 { 0.0 } else { value };
+    let temperature = from_zero(temperature.unwrap_or(1.0));
     let warmed = place(SAMPLERS[1].1).flatten();
     let is_before = |(_, names): &(&str, &[&str])| place(names).flatten().is_some_and(|at| Some(at) < warmed);
     if temperature != 1.0 && SAMPLERS[2..].iter().any(is_before) {
         tracing::warn!("{shown}: general.sampling.sequence has the temperature after other samplers; here it comes before them");
     }
-    let top_k = top_k.unwrap_or(0.0).max(0.0);
+    let top_k = from_zero(top_k.unwrap_or(0.0));
     if top_k.fract() != 0.0 {
         return Err(wrong(file, format!("general.sampling.top_k is {top_k}, expected a whole number")));
     }
     SampleOpts::temperature(temperature, 0)
         .with_top_k(top_k as usize)
-        .with_top_p(top_p.unwrap_or(1.0).min(1.0))
-        .with_min_p(min_p.unwrap_or(0.0).max(0.0))
+        .with_top_p(top_p.map_or(1.0, |p| if p > 1.0 { 1.0 } else { p }))
+        .with_min_p(from_zero(min_p.unwrap_or(0.0)))
         .with_repetition_penalty(penalty)
         .checked(file)
 }
