@@ -4,7 +4,7 @@ mod common;
 
 use std::{
     fs::File,
-    io::{BufRead, BufReader, BufWriter, IsTerminal},
+    io::{BufReader, BufWriter, IsTerminal},
     path::Path,
     process::ExitCode,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -23,6 +23,9 @@ use gemmaflow::{
 const HELP: &str = "/save FILE, /load FILE, /undo (the last exchange), /new, /context, /quit; Ctrl-C stops an answer";
 
 /// Talks with a Gemma model. Answers go to stdout, all else to stderr; lines are read from stdin.
+///
+/// Tokens are chosen as the model's maker recommends (generation_config.json, or the sampling keys of a GGUF file); where that says
+/// nothing, with temperature 1 of the 64 likeliest that together have probability 0.95.
 #[derive(Parser)]
 pub struct Arguments {
     #[command(flatten)]
@@ -33,12 +36,8 @@ pub struct Arguments {
     /// Let the model think before it answers; its thoughts go to stderr (Gemma 4)
     #[arg(long)]
     thinking: bool,
-    /// Divisor of the logits; 0 always takes the likeliest token
-    #[arg(long, allow_negative_numbers = true, value_name = "T", default_value_t = 1.0)]
-    temperature: f32,
-    /// The same seed gives the same answers
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    sampling: common::Sampling,
     /// Most tokens of an answer
     #[arg(long, value_name = "N", default_value_t = 1000)]
     max_tokens: usize,
@@ -52,6 +51,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<()> {
+    arguments.sampling.validate()?;
     let folder = common::local(&arguments.source.model)?;
     let (bar, on_progress) = common::loading();
     let (context, on_progress) = (arguments.context, Some(on_progress));
@@ -68,8 +68,19 @@ fn run(arguments: Arguments) -> Result<()> {
     })?;
     eprintln!("{:?} on {}; {HELP}", model.config().arch, model.stats().device);
     let mut talk = Talk::new(&model, &arguments)?;
-    for line in lines() {
-        let line = line?;
+    let (asks, mut lines) = (std::io::stdin().is_terminal(), common::text::Lines::new(std::io::stdin().lock()));
+    loop {
+        if asks {
+            eprint!("> ");
+        }
+        let Some(line) = lines.next_line()? else { break };
+        let line = match line {
+            Ok(line) => line,
+            Err(problem) => {
+                eprintln!("{problem}; the line is passed over");
+                continue;
+            }
+        };
         match line.trim() {
             "" => {}
             "/quit" => break,
@@ -84,18 +95,6 @@ fn run(arguments: Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Lines of stdin, asked for where somebody sits there.
-fn lines() -> impl Iterator<Item = std::io::Result<String>> {
-    let asks = std::io::stdin().is_terminal();
-    let mut lines = std::io::stdin().lock().lines();
-    std::iter::from_fn(move || {
-        if asks {
-            eprint!("> ");
-        }
-        lines.next()
-    })
-}
-
 /// The answer under way, which Ctrl-C stops; where there is none it ends the program.
 pub type UnderWay = Arc<Mutex<Option<CancelToken>>>;
 
@@ -107,19 +106,25 @@ fn lock(under_way: &UnderWay) -> MutexGuard<'_, Option<CancelToken>> {
 pub struct Talk<'a> {
     model: &'a Model,
     arguments: &'a Arguments,
+    sampling: SampleOpts,
     pub conversation: Conversation,
     exchanges: Vec<Bookmark>,
 }
 
 impl<'a> Talk<'a> {
     pub fn new(model: &'a Model, arguments: &'a Arguments) -> Result<Self> {
-        let mut conversation = model.conversation()?.with_options(answers(arguments));
+        let sampling = arguments.sampling.over(model.recommended_sampling(), AnswerOptions::default().sampling)?;
+        Self::with_sampling(model, arguments, sampling)
+    }
+
+    fn with_sampling(model: &'a Model, arguments: &'a Arguments, sampling: SampleOpts) -> Result<Self> {
+        let mut conversation = model.conversation()?.with_options(answers(arguments, sampling));
         if arguments.system.is_some() || arguments.thinking {
             let text = arguments.system.clone().unwrap_or_default();
             let instructions = Instructions { text, thinking: arguments.thinking, ..Instructions::default() };
             conversation.push(Message::System(instructions))?;
         }
-        Ok(Self { model, arguments, conversation, exchanges: Vec::new() })
+        Ok(Self { model, arguments, sampling, conversation, exchanges: Vec::new() })
     }
 
     fn command(&mut self, command: &str) -> Result<()> {
@@ -127,7 +132,7 @@ impl<'a> Talk<'a> {
             ("/save", file) if !file.is_empty() => self.save(Path::new(file))?,
             ("/load", file) if !file.is_empty() => {
                 let reader = BufReader::new(File::open(file).with_context(|| file.to_owned())?);
-                self.conversation = self.model.restore(reader)?.with_options(answers(self.arguments));
+                self.conversation = self.model.restore(reader)?.with_options(answers(self.arguments, self.sampling));
                 self.exchanges.clear();
                 eprintln!("{} messages", self.conversation.messages().len());
             }
@@ -135,7 +140,7 @@ impl<'a> Talk<'a> {
                 Some(before) => self.conversation.rewind(&before),
                 None => eprintln!("there is nothing to undo"),
             },
-            ("/new", "") => *self = Self::new(self.model, self.arguments)?,
+            ("/new", "") => *self = Self::with_sampling(self.model, self.arguments, self.sampling)?,
             ("/context", "") => eprintln!("{} of {} tokens", self.conversation.used(), self.conversation.max_context()),
             _ => eprintln!("{HELP}"),
         }
@@ -199,13 +204,9 @@ impl<'a> Talk<'a> {
     }
 }
 
-fn answers(arguments: &Arguments) -> AnswerOptions {
-    let defaults = AnswerOptions::default();
-    let sampling = match arguments.temperature {
-        0.0 => SampleOpts::greedy(),
-        temperature => SampleOpts::temperature(temperature, arguments.seed).with_top_k(64).with_top_p(0.95),
-    };
-    AnswerOptions { sampling, max_tokens: Some(arguments.max_tokens), overflow: Overflow::Forget, ..defaults }
+fn answers(arguments: &Arguments, sampling: SampleOpts) -> AnswerOptions {
+    let max_tokens = Some(arguments.max_tokens);
+    AnswerOptions { sampling, max_tokens, overflow: Overflow::Forget, ..AnswerOptions::default() }
 }
 
 /// What the answer took, in a line on stderr.

@@ -4,7 +4,7 @@ mod common;
 
 use std::{path::PathBuf, process::ExitCode, time::Instant};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 use clap::Parser;
 use gemmaflow::{
     embed::{EmbedderOptions, EmbeddingTask, GemmaEmbedder},
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
 }
 
 fn run(mut arguments: Arguments) -> Result<()> {
-    let text = std::fs::read_to_string(&arguments.file).map_err(|e| anyhow!("{}: {e}", arguments.file.display()))?;
+    let text = common::text::read_text(&arguments.file)?;
     let lines: Vec<(usize, &str)> = (1..).zip(text.lines().map(str::trim)).filter(|(_, line)| !line.is_empty()).collect();
     if lines.is_empty() {
         bail!("{}: there is no line with text in it", arguments.file.display());

@@ -20,6 +20,9 @@ use gemmaflow::{
 const PREFILL_PART: usize = 256;
 
 /// Continues a prompt with a Gemma model. The text goes to stdout, all else to stderr.
+///
+/// Tokens are chosen as the model's maker recommends (generation_config.json, or the sampling keys of a GGUF file); where that says
+/// nothing, with temperature 0.8 of the 40 likeliest.
 #[derive(Parser)]
 struct Arguments {
     #[command(flatten)]
@@ -30,21 +33,8 @@ struct Arguments {
     /// Most tokens to generate
     #[arg(long, value_name = "N", default_value_t = 200)]
     max_tokens: usize,
-    /// Divisor of the logits; 0 always takes the likeliest token
-    #[arg(long, allow_negative_numbers = true, value_name = "T", default_value_t = 0.8)]
-    temperature: f32,
-    /// Keep the K likeliest tokens; 0 keeps all
-    #[arg(long, value_name = "K", default_value_t = 40)]
-    top_k: usize,
-    /// Keep the likeliest tokens that together have probability P
-    #[arg(long, allow_negative_numbers = true, value_name = "P", default_value_t = 1.0)]
-    top_p: f32,
-    /// Keep tokens at least P times as likely as the likeliest
-    #[arg(long, allow_negative_numbers = true, value_name = "P", default_value_t = 0.0)]
-    min_p: f32,
-    /// The same seed gives the same text
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    sampling: common::Sampling,
     /// Lay the prompt out as a turn of a conversation (instruction-tuned models)
     #[arg(long)]
     chat: bool,
@@ -73,13 +63,10 @@ fn run(arguments: Arguments) -> Result<()> {
     if arguments.list_devices {
         return common::list_devices();
     }
-    let opts = SampleOpts::temperature(arguments.temperature, arguments.seed)
-        .with_top_k(arguments.top_k)
-        .with_top_p(arguments.top_p)
-        .with_min_p(arguments.min_p);
-    opts.validate()?;
+    arguments.sampling.validate()?;
     let model = common::local(&arguments.source.model)?;
     let (config, mut weights) = common::open(&model)?;
+    let opts = arguments.sampling.over(SampleOpts::recommended(&model)?, SampleOpts::temperature(0.8, 0).with_top_k(40))?;
     let tokenizer = common::tokenizer(&model)?;
     let format = if arguments.chat { Some(ChatFormat::of(&config)?) } else { None };
     let prompt = encode(&arguments, format, &tokenizer)?;
@@ -99,10 +86,8 @@ fn run(arguments: Arguments) -> Result<()> {
     generator.prefill_get_last_logits(&prompt[..1])?;
     let compile = start.elapsed();
 
-    let room = generator.max_context().saturating_sub(prompt.len());
-    let wanted = arguments.max_tokens.min(room.max(1));
-    let times = stream(&mut generator, &prompt, wanted, &opts, reader)?;
-    if wanted < arguments.max_tokens && times.tokens == wanted {
+    let times = stream(&mut generator, &prompt, arguments.max_tokens, &opts, reader)?;
+    if times.tokens < arguments.max_tokens && generator.tokens().len() == generator.max_context() {
         eprintln!("the context of {} tokens is full; --context sets its size", generator.max_context());
     }
     report(&generator, [load, compile], prompt.len(), &times);

@@ -4,7 +4,7 @@ mod common;
 
 use std::{ops::ControlFlow, path::PathBuf, process::ExitCode};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Parser;
 use gemmaflow::{
     generate::{GeneratorOptions, SampleHooks, SampleOpts},
@@ -26,6 +26,9 @@ const PERSON: &str = r#"{
 }"#;
 
 /// Answers a prompt in JSON that fulfils a schema. The JSON goes to stdout, all else to stderr.
+///
+/// Tokens are chosen as the model's maker recommends (generation_config.json, or the sampling keys of a GGUF file); where that says
+/// nothing, with temperature 0.8 of the 40 likeliest.
 #[derive(Parser)]
 struct Arguments {
     #[command(flatten)]
@@ -39,15 +42,8 @@ struct Arguments {
     /// Most tokens to generate; JSON that is longer is an error
     #[arg(long, value_name = "N", default_value_t = 500)]
     max_tokens: usize,
-    /// Divisor of the logits; 0 always takes the likeliest token
-    #[arg(long, allow_negative_numbers = true, value_name = "T", default_value_t = 0.8)]
-    temperature: f32,
-    /// Keep the K likeliest of the tokens that the schema allows; 0 keeps all
-    #[arg(long, value_name = "K", default_value_t = 40)]
-    top_k: usize,
-    /// The same seed gives the same text
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    sampling: common::Sampling,
     /// Lay the prompt out as a turn of a conversation (instruction-tuned models)
     #[arg(long)]
     chat: bool,
@@ -58,14 +54,14 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<()> {
-    let opts = SampleOpts::temperature(arguments.temperature, arguments.seed).with_top_k(arguments.top_k);
-    opts.validate()?;
+    arguments.sampling.validate()?;
     let schema = match &arguments.schema {
-        Some(path) => std::fs::read_to_string(path).with_context(|| path.display().to_string())?,
+        Some(path) => common::text::read_text(path)?,
         None => PERSON.to_string(),
     };
     let model = common::local(&arguments.source.model)?;
     let (config, mut weights) = common::open(&model)?;
+    let opts = arguments.sampling.over(SampleOpts::recommended(&model)?, SampleOpts::temperature(0.8, 0).with_top_k(40))?;
     let tokenizer = common::tokenizer(&model)?;
     let format = if arguments.chat { Some(ChatFormat::of(&config)?) } else { None };
     let prompt = match format {
@@ -92,6 +88,9 @@ fn run(arguments: Arguments) -> Result<()> {
     written?;
     common::print("\n")?;
     if !new.last().is_some_and(|token| generator.is_stop(*token)) {
+        if generator.tokens().len() == generator.max_context() {
+            bail!("the JSON is not complete, and the context of {} tokens is full", generator.max_context());
+        }
         bail!("the JSON is not complete after {} tokens; give --max-tokens, or a schema that bounds its strings", new.len());
     }
     Ok(())

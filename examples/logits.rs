@@ -142,7 +142,7 @@ fn text_tokens(model: &Path, text: &str) -> Result<Vec<u32>> {
 /// `1,2,3` or `@FILE`.
 fn ids(text: &str) -> Result<Vec<u32>> {
     if let Some(path) = text.strip_prefix('@') {
-        let json = std::fs::read_to_string(path).map_err(|e| anyhow!("--tokens: {path}: {e}"))?;
+        let json = common::text::read_text(Path::new(path)).map_err(|e| anyhow!("--tokens: {e}"))?;
         return serde_json::from_str(&json).map_err(|e| anyhow!("--tokens: {path} is no JSON array of token ids: {e}"));
     }
     let ids = text.split(',').map(str::trim).filter(|id| !id.is_empty());

@@ -2,13 +2,15 @@
 //!
 //! Every variant says what was found, what was expected and what to do about it.
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
 /// Result with the crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Everything that can go wrong between a checkpoint on disk and a token.
-#[derive(Debug, thiserror::Error)]
+///
+/// `Debug` writes the sentence of `Display`, so that a `main` that returns [`Result`] ends with it. Match on the variants for their fields.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A file could not be opened or read.
@@ -366,6 +368,12 @@ pub enum Error {
         /// What happened.
         problem: String,
     },
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl Error {

@@ -23,6 +23,7 @@ pub mod runtime;
 pub mod shader;
 #[cfg(feature = "tokenizer")]
 pub mod text;
+mod text_file;
 pub mod trace;
 pub mod weights;
 

@@ -120,11 +120,13 @@ fn a_step_ahead_grows_the_cache_and_ends_with_the_context() {
     let mut ahead = GemmaGenerator::with_options(config, load_from_path(demo()).unwrap().as_mut(), Device::Gpu, options).unwrap();
     ahead.prefill(&prompt).unwrap();
     let mut found = Vec::new();
-    let error = ahead.generate_cached_with(20, &SampleOpts::greedy(), |token| {
+    let new = ahead.generate_cached_with(20, &SampleOpts::greedy(), |token| {
         found.push(token);
         ControlFlow::Continue(())
     });
-    assert!(matches!(error, Err(Error::ContextFull { needed: 263, capacity: 262 })), "{error:?}");
+    assert_eq!(new.unwrap(), expected);
+    let error = ahead.generate_cached(1, &SampleOpts::greedy()).unwrap_err();
+    assert!(matches!(error, Error::ContextFull { needed: 263, capacity: 262 }), "{error}");
     assert_eq!((&found, &ahead.tokens()[250..]), (&expected, &expected[..]));
 }
 

@@ -313,8 +313,9 @@ fn the_context_ends_where_it_ends() {
         let mut drafting = generator.with_drafter(Drafter::prompt_lookup()).unwrap();
         drafting.prefill(&repeating(&oracle)).unwrap();
         let left = 66 - drafting.tokens().len();
+        assert_eq!(drafting.generate_cached(100, &SampleOpts::greedy()).unwrap().len(), left, "{device:?}: what fits");
         let error = drafting.generate_cached(100, &SampleOpts::greedy()).unwrap_err();
-        assert!(matches!(error, Error::ContextFull { capacity: 66, .. }), "{error}");
+        assert!(matches!(error, Error::ContextFull { needed: 67, capacity: 66 }), "{error}");
         assert!(left > 0 && drafting.tokens().len() == 66, "{device:?}: what was generated stays");
     }
 }

@@ -525,7 +525,11 @@ fn a_model_is_taken_from_the_hub_as_the_environment_says() {
     let home = tempfile::tempdir().expect("a temporary folder");
     let inspect = |model: &str, variables: &[(&str, &str)]| {
         let mut command = Command::new(program("inspect"));
-        for name in ["HF_HUB_CACHE", "HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_OFFLINE"] {
+        let hub =
+            ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_HUB_OFFLINE"];
+        let more =
+            ["TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_IMPLICIT_TOKEN", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
+        for name in hub.into_iter().chain(more) {
             command.env_remove(name);
         }
         command.env("HF_HOME", home.path()).env("HF_ENDPOINT", server.endpoint()).envs(variables.iter().copied());

@@ -3,14 +3,19 @@
 #[path = "common/talk.rs"]
 mod talk;
 
+use std::{future::poll_fn, ops::ControlFlow, pin::Pin};
+
+use futures_core::Stream;
 use gemmaflow::{
     Error,
-    conversation::{AnswerOptions, Conversation, Ending, Event, Overflow},
-    generate::{GeneratorOptions, LogitChanges, LogitProcessor, SampleHooks},
+    conversation::{AnswerOptions, Conversation, Ending, Event, Model, Overflow},
+    gemma::GemmaConfig,
+    generate::{GemmaGenerator, GeneratorOptions, LogitChanges, LogitProcessor, SampleHooks, SampleOpts},
     runtime::Device,
     text::Message,
+    weights::load_from_path,
 };
-use talk::{conversation, devices, end, events, greedy, open, text};
+use talk::{DEMO, conversation, devices, end, events, greedy, open, text};
 
 /// Answers of `most` tokens in a context that forgets.
 fn forgetful(device: &Device, context: usize, most: usize) -> Conversation {
@@ -111,6 +116,141 @@ fn steps_ahead_and_together_outgrow_a_context_alike() {
         told.extend(model.step(&mut [&mut together]).remove(0).unwrap());
     }
     assert_eq!(text(&told), text(&whole));
+}
+
+/// What an answer of a model with a large context says in the room of a small one.
+fn in_room(large: &Model, begin: &impl Fn(&Model) -> Conversation, context: usize) -> (Vec<u32>, usize) {
+    let mut conversation = begin(large);
+    let prompt = conversation.tokens().len();
+    conversation.set_options(greedy(context - prompt));
+    events(&mut conversation);
+    (conversation.tokens()[..context].to_vec(), context - prompt)
+}
+
+fn turns(model: &Model) -> Conversation {
+    let mut turns = model.conversation().unwrap();
+    turns.set_hooks(Some(SampleHooks::new().with_processor(Endless::new(&turns, None))));
+    turns.say("Who goes there?").unwrap();
+    turns
+}
+
+fn story(model: &Model) -> Conversation {
+    let mut story = model.conversation().unwrap();
+    story.write("JULIET:\n").unwrap();
+    story.answer().unwrap();
+    story
+}
+
+/// Takes all that an answer tells, one way or another.
+type Way = fn(&mut Conversation) -> Vec<Event>;
+
+/// Every way to take an answer: an iterator, an event at a time, a callback, a stream, and steps with others.
+const WAYS: [Way; 5] = [
+    |conversation| events(conversation),
+    |conversation| std::iter::from_fn(|| conversation.next_event().unwrap()).collect(),
+    |conversation| {
+        let mut told = Vec::new();
+        conversation
+            .finish(|event| {
+                told.push(event.clone());
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        told
+    },
+    |conversation| {
+        let (mut stream, mut told) = (conversation.stream(), Vec::new());
+        pollster::block_on(async {
+            while let Some(event) = poll_fn(|task| Pin::new(&mut stream).poll_next(task)).await {
+                told.push(event.unwrap());
+            }
+        });
+        told
+    },
+    |conversation| {
+        let (model, mut told) = (conversation.model().clone(), Vec::new());
+        let mut other = story(&model);
+        while !matches!(told.last(), Some(Event::End { .. })) {
+            let mut steps = model.step(&mut [conversation, &mut other]);
+            told.extend(steps.remove(0).unwrap());
+        }
+        told
+    },
+];
+
+#[test]
+fn an_answer_that_meets_the_end_of_the_context_ends_with_its_reason() {
+    const CONTEXT: usize = 48;
+    for device in devices() {
+        let large = open(&device, GeneratorOptions::default());
+        let small = open(&device, GeneratorOptions { context: Some(CONTEXT), ..GeneratorOptions::default() });
+        for begin in [turns, story] {
+            let (tokens, room) = in_room(&large, &begin, CONTEXT);
+            for (way, take) in WAYS.iter().enumerate() {
+                let mut answering = begin(&small);
+                let greedy = AnswerOptions { max_tokens: None, ..greedy(0) };
+                answering.set_options(greedy.clone());
+                let told = take(&mut answering);
+                let (ending, usage) = end(&told);
+                assert_eq!((ending, usage.answer), (Ending::Length, room), "{device} way {way}");
+                assert_eq!(answering.tokens(), tokens, "{device} way {way}: as with more room");
+                assert_eq!(answering.left(), 0, "{device} way {way}");
+                if let Some(Message::Model(turn)) = answering.messages().last() {
+                    assert_eq!(turn.text, text(&told), "{device} way {way}: what was said stays");
+                }
+                // The next prompt is the one that does not fit.
+                let (before, again) = (answering.messages().to_vec(), answering.say("And now?"));
+                if !before.is_empty() {
+                    assert!(matches!(again, Err(Error::ContextFull { capacity: CONTEXT, .. })), "{device} way {way}");
+                    assert_eq!(answering.messages(), before);
+                }
+                // It goes on where the oldest may be forgotten.
+                answering.set_options(AnswerOptions { overflow: Overflow::Forget, max_tokens: Some(5), ..greedy });
+                if !before.is_empty() {
+                    answering.say("And now?").unwrap();
+                    assert_eq!(end(&events(&mut answering)).1.answer, 5, "{device} way {way}");
+                }
+            }
+        }
+    }
+}
+
+/// The loops of a generator end likewise; a step alone has no token to give.
+#[test]
+fn loops_of_a_generator_end_with_the_context() {
+    for device in devices() {
+        let load = |context| {
+            let options = GeneratorOptions { context, ..GeneratorOptions::default() };
+            let config = GemmaConfig::from_file(DEMO).unwrap();
+            GemmaGenerator::with_options(config, load_from_path(DEMO).unwrap().as_mut(), device.clone(), options).unwrap()
+        };
+        let (mut large, mut small, opts) = (load(None), load(Some(24)), SampleOpts::greedy());
+        let prompt: Vec<u32> = (0..12).map(|i| 4 + i * 7).collect();
+        large.prefill(&prompt).unwrap();
+        let expected = large.generate_cached(12, &opts).unwrap();
+        type Loop = fn(&mut GemmaGenerator, usize, &SampleOpts) -> gemmaflow::Result<Vec<u32>>;
+        let loops: [Loop; 4] = [
+            |generator, n, opts| generator.generate(n, opts),
+            |generator, n, opts| generator.generate_cached(n, opts),
+            |generator, n, opts| generator.generate_hooked(n, opts, &mut SampleHooks::new(), |_| ControlFlow::Continue(())),
+            |generator, n, opts| {
+                let mut told = Vec::new();
+                generator.generate_cached_with(n, opts, |token| {
+                    told.push(token);
+                    ControlFlow::Continue(())
+                })?;
+                Ok(told)
+            },
+        ];
+        for (index, generate) in loops.iter().enumerate() {
+            small.prefill(&prompt).unwrap();
+            assert_eq!(generate(&mut small, 100, &opts).unwrap(), expected, "{device} loop {index}");
+            assert_eq!(small.tokens().len(), small.max_context(), "{device} loop {index}");
+            let error = generate(&mut small, 1, &opts).unwrap_err();
+            assert!(matches!(error, Error::ContextFull { needed: 25, capacity: 24 }), "{device} loop {index}: {error}");
+            assert!(generate(&mut small, 0, &opts).unwrap().is_empty(), "{device} loop {index}: nothing was asked for");
+        }
+    }
 }
 
 #[test]

@@ -161,6 +161,7 @@ fn mistake_15_a_compile_for_each_token_past_the_top_bucket() {
     let tokens = oracle.tokens("p70.input_ids");
     let mut generator = generator(&oracle, Device::Gpu, 16).with_decode_cache(24).unwrap();
     generator.prefill(&tokens[..20]).unwrap();
+    assert_eq!(generator.generate_cached(20, &GREEDY).unwrap().len(), 4);
     let error = generator.generate_cached(20, &GREEDY).unwrap_err();
     assert!(matches!(error, Error::ContextFull { needed: 25, capacity: 24 }), "{error}");
     let before = counters(&generator);

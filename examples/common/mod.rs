@@ -1,7 +1,9 @@
 //! What the examples share: command line, model files, progress, errors in plain words.
 #![allow(dead_code)] // Each example uses a part.
 
+pub mod environment;
 mod hub;
+pub mod text;
 
 use std::{
     io::{IsTerminal, Write},
@@ -54,6 +56,62 @@ pub struct Source {
     /// auto, gpu, cpu (the slow reference), or a part of an adapter's name
     #[arg(long, value_name = "NAME", default_value = "auto")]
     pub device: Device,
+}
+
+/// How tokens are chosen. What is not given is as the model's maker recommends.
+#[derive(Args)]
+pub struct Sampling {
+    /// Divisor of the logits; 0 always takes the likeliest token
+    #[arg(long, allow_negative_numbers = true, value_name = "T")]
+    pub temperature: Option<f32>,
+    /// Keep the K likeliest tokens (of those that are allowed); 0 keeps all
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<usize>,
+    /// Keep the likeliest tokens that together have probability P
+    #[arg(long, allow_negative_numbers = true, value_name = "P")]
+    pub top_p: Option<f32>,
+    /// Keep tokens at least P times as likely as the likeliest
+    #[arg(long, allow_negative_numbers = true, value_name = "P")]
+    pub min_p: Option<f32>,
+    /// The same seed gives the same text
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub seed: u64,
+}
+
+impl Sampling {
+    /// Over what the model's maker recommends, which is told on stderr, or else over `usual`, what was asked for.
+    pub fn over(&self, recommended: Option<SampleOpts>, usual: SampleOpts) -> Result<SampleOpts> {
+        if let Some(recommended) = recommended {
+            eprintln!("sampling as the model's maker recommends: {recommended}");
+        }
+        let opts = self.changed(recommended.unwrap_or(usual));
+        if recommended.is_some_and(|recommended| recommended != opts.with_seed(0)) {
+            eprintln!("sampling as asked for: {opts}");
+        }
+        opts.validate()?;
+        Ok(opts)
+    }
+
+    /// Checks what was asked for, before a model is loaded.
+    pub fn validate(&self) -> Result<()> {
+        Ok(self.changed(SampleOpts::greedy()).validate()?)
+    }
+
+    fn changed(&self, mut opts: SampleOpts) -> SampleOpts {
+        if let Some(temperature) = self.temperature {
+            opts = opts.with_temperature(temperature);
+        }
+        if let Some(k) = self.top_k {
+            opts = opts.with_top_k(k);
+        }
+        if let Some(p) = self.top_p {
+            opts = opts.with_top_p(p);
+        }
+        if let Some(p) = self.min_p {
+            opts = opts.with_min_p(p);
+        }
+        opts.with_seed(self.seed)
+    }
 }
 
 /// Parses the command line and runs; an error is one line on stderr and exit code 1.

@@ -55,7 +55,9 @@ pub enum Ending {
     ToolResponse,
     /// One of [`AnswerOptions::stop`](super::AnswerOptions::stop), by its index.
     Stop(usize),
-    /// [`AnswerOptions::max_tokens`](super::AnswerOptions::max_tokens) were generated.
+    /// [`AnswerOptions::max_tokens`](super::AnswerOptions::max_tokens) were generated, or the context is full and
+    /// [`Overflow::Forget`](super::Overflow::Forget) is not set: [`Conversation::left`](super::Conversation::left) is then 0. What had
+    /// been said stays.
     Length,
     /// It was cancelled. What had been said stays.
     Cancelled,

@@ -209,7 +209,8 @@ impl Conversation {
         Ok(spared)
     }
 
-    /// Makes room in a full context for the rest of the answer, at least for one token. An error leaves everything as it was.
+    /// Makes room in a full context for the rest of the answer, at least for one token; where that cannot be had, an answer that has
+    /// begun ends. An error leaves everything as it was.
     pub(super) fn make_room(&mut self, full: Error) -> Result<()> {
         let (capacity, mut script) = (self.max_context(), self.script.clone());
         let said = self.answer.as_ref().map_or(&[][..], |answer| &answer.tokens);
@@ -230,7 +231,11 @@ impl Conversation {
             }
         };
         if tokens.len() >= capacity {
-            return Err(full);
+            if said.is_empty() {
+                return Err(full);
+            }
+            self.end(super::Ending::Length);
+            return Ok(());
         }
         self.generator.prefill(&tokens)?;
         (self.script, self.unheard) = (script, Some(tokens.len() - kept));

@@ -13,7 +13,7 @@ use super::{Conversation, Event, trunks::Trunks};
 use crate::{
     Result,
     gemma::GemmaConfig,
-    generate::{CancelToken, GemmaGenerator, GeneratorOptions, ModelStats, OnProgress},
+    generate::{CancelToken, GemmaGenerator, GeneratorOptions, ModelStats, OnProgress, SampleOpts},
     runtime::{CounterSnapshot, Device, GpuContext, GpuOptions},
     text::{ChatFormat, Tokenizer},
     weights::{WeightLoader, load_from_path},
@@ -35,6 +35,8 @@ struct Shared {
     recovery: Mutex<()>,
     config: GemmaConfig,
     tokenizer: Tokenizer,
+    /// Sampling as the files of the model recommend it.
+    recommended: Option<SampleOpts>,
     gpu: GpuOptions,
     /// How often the model was recovered; changes while the base is locked.
     generation: AtomicU64,
@@ -44,13 +46,15 @@ impl Model {
     /// Loads a model: a folder with `config.json`, `tokenizer.json` and safetensors, or a GGUF file.
     ///
     /// # Errors
-    /// As [`GemmaGenerator::from_path`] and [`Tokenizer::near_weights`]; [`Error::Cancelled`](crate::Error::Cancelled).
+    /// As [`GemmaGenerator::from_path`], [`Tokenizer::near_weights`] and [`SampleOpts::recommended`];
+    /// [`Error::Cancelled`](crate::Error::Cancelled).
     pub fn open(path: impl AsRef<Path>, device: Device, options: GeneratorOptions) -> Result<Self> {
         let path = path.as_ref();
         // First, as it says best what is wrong with a path.
         let mut loader = load_from_path(path)?;
         let (config, tokenizer) = (GemmaConfig::near_weights(path)?, Tokenizer::near_weights(path)?);
-        Self::from_loader(config, loader.as_mut(), tokenizer, device, options)
+        let recommended = SampleOpts::recommended(path)?;
+        Self::load(config, loader.as_mut(), tokenizer, device, options, recommended)
     }
 
     /// As [`open`](Self::open), from parts: takes all weights of the loader.
@@ -64,6 +68,17 @@ impl Model {
         device: Device,
         options: GeneratorOptions,
     ) -> Result<Self> {
+        Self::load(config, loader, tokenizer, device, options, None)
+    }
+
+    fn load(
+        config: GemmaConfig,
+        loader: &mut dyn WeightLoader,
+        tokenizer: Tokenizer,
+        device: Device,
+        options: GeneratorOptions,
+        recommended: Option<SampleOpts>,
+    ) -> Result<Self> {
         let gpu = options.gpu.clone();
         // A plan of memory does not count them.
         let kept = if options.memory_budget.is_some() { 0 } else { KEPT_PROMPTS };
@@ -72,7 +87,8 @@ impl Model {
         let stop = ChatFormat::of(&config).map_or(Vec::new(), |format| format.stop_tokens(&tokenizer));
         let base = Mutex::new(generator.with_stop_tokens(&stop).without_cache());
         let (trunks, recovery) = (Mutex::new(Trunks::new(kept)), Mutex::new(()));
-        Ok(Self(Arc::new(Shared { base, trunks, recovery, config, tokenizer, gpu, generation: AtomicU64::new(0) })))
+        let generation = AtomicU64::new(0);
+        Ok(Self(Arc::new(Shared { base, trunks, recovery, config, tokenizer, recommended, gpu, generation })))
     }
 
     /// A new conversation, with no history. Its cache comes when it is needed; under a memory budget at once.
@@ -92,6 +108,12 @@ impl Model {
     /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.0.tokenizer
+    }
+
+    /// Sampling as the model's maker recommends it, for [`AnswerOptions::sampling`](super::AnswerOptions::sampling); `None` where its
+    /// files say nothing of it, and for a model from parts.
+    pub fn recommended_sampling(&self) -> Option<SampleOpts> {
+        self.0.recommended
     }
 
     /// How turns are laid out.

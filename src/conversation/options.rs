@@ -9,12 +9,13 @@ use crate::generate::SampleOpts;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AnswerOptions {
     /// How tokens are chosen. Default: temperature 1, top-k 64, top-p 0.95, as Google recommends for Gemma 3 and 4, with seed 0.
+    /// [`Model::recommended_sampling`](super::Model::recommended_sampling) says what the model's own files recommend.
     pub sampling: SampleOpts,
     /// Most tokens of an answer. Default: as many as the context has room for.
     pub max_tokens: Option<usize>,
     /// Texts that end an answer; they and what follows are not part of it. An empty one never does. Default: none.
     pub stop: Vec<String>,
-    /// What happens when the context is full. Default: an error.
+    /// What happens when the context is full. Default: the answer ends, and a prompt that does not fit is an error.
     pub overflow: Overflow,
 }
 
@@ -28,7 +29,8 @@ impl Default for AnswerOptions {
 /// What happens when the context is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Overflow {
-    /// [`Error::ContextFull`](crate::Error::ContextFull), and nothing is forgotten.
+    /// Nothing is forgotten. An answer under way ends with [`Ending::Length`](super::Ending::Length); a prompt that leaves no room for an
+    /// answer is refused with [`Error::ContextFull`](crate::Error::ContextFull).
     #[default]
     Refuse,
     /// The model forgets the oldest exchanges (never its instructions), or of plain text the oldest tokens, until half of the context is

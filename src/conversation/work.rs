@@ -18,7 +18,7 @@ impl Conversation {
     /// answer ends.
     ///
     /// # Errors
-    /// [`Error::ContextFull`], and what the device says; the answer stays open, and the next call tries again.
+    /// What the device says, and what hooks say; the answer stays open, and the next call tries again.
     pub fn next_event(&mut self) -> Result<Option<Event>> {
         loop {
             if let Some(event) = self.events.pop_front() {
@@ -152,9 +152,11 @@ impl Conversation {
     pub(super) fn left_to_say(&mut self) -> Option<usize> {
         let said = self.answer.as_ref()?.tokens.len();
         let left = self.options.max_tokens.map_or(usize::MAX, |most| most.saturating_sub(said));
+        let is_full = said > 0 && self.options.overflow == Overflow::Refuse && self.generator.is_full();
         let ending = match left {
             _ if self.cancel.is_cancelled() => Ending::Cancelled,
             0 => Ending::Length,
+            _ if is_full => Ending::Length,
             left => return Some(left),
         };
         self.end(ending);

@@ -1,6 +1,8 @@
 //! From logits to a token.
 
-use std::{borrow::Cow, collections::BTreeSet};
+mod recommended;
+
+use std::{borrow::Cow, collections::BTreeSet, fmt};
 
 use super::numbers;
 use crate::{Error, Result};
@@ -44,6 +46,18 @@ impl SampleOpts {
     /// A draw from softmax(logits / `temperature`). A temperature of 0 is greedy.
     pub const fn temperature(temperature: f32, seed: u64) -> Self {
         Self { temperature, seed, ..Self::greedy() }
+    }
+
+    /// Another temperature; 0 is greedy.
+    pub const fn with_temperature(mut self, temperature: f32) -> Self {
+        self.temperature = temperature;
+        self
+    }
+
+    /// Another seed.
+    pub const fn with_seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
     }
 
     /// Keeps the `k` likeliest tokens; 0 keeps all.
@@ -141,6 +155,24 @@ impl SampleOpts {
         let state = mix(self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15))
             .wrapping_add((position as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         (mix(state) >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+impl fmt::Display for SampleOpts {
+    /// What has an effect, such as `temperature 1, top-k 64, top-p 0.95` or `greedy`; not the seed.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let filters = [
+            (self.top_k != 0).then(|| format!("top-k {}", self.top_k)),
+            (self.top_p != 1.0).then(|| format!("top-p {}", self.top_p)),
+            (self.min_p != 0.0).then(|| format!("min-p {}", self.min_p)),
+        ];
+        match self.is_greedy() {
+            true => f.write_str("greedy")?,
+            false => write!(f, "temperature {}", self.temperature)?,
+        }
+        let penalty = self.penalises().then(|| format!("repetition penalty {}", self.repetition_penalty));
+        let filters = filters.into_iter().flatten().filter(|_| !self.is_greedy());
+        filters.chain(penalty).try_for_each(|part| write!(f, ", {part}"))
     }
 }
 

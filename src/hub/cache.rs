@@ -1,12 +1,13 @@
 //! One repository's folder in the cache, in the layout that `hf-hub` defines.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use hf_hub::{Cache, CacheRepo, Repo};
 
+use super::lock::{self, Lock};
 use crate::{Error, Result};
 
 /// A repository in the cache.
@@ -37,28 +38,45 @@ impl Store {
         self.layout.pointer_path(commit)
     }
 
-    /// The folder of contents, made if it is not there.
-    pub(super) fn blobs(&self) -> Result<PathBuf> {
-        // Beside the folder that holds the snapshots.
+    /// The repository's folder, which holds that of the snapshots.
+    fn folder(&self) -> PathBuf {
         let mut folder = self.snapshot("");
         folder.pop();
-        folder.push("blobs");
+        folder
+    }
+
+    /// The folder of contents, made if it is not there.
+    pub(super) fn blobs(&self) -> Result<PathBuf> {
+        let folder = self.folder().join("blobs");
         fs::create_dir_all(&folder).map_err(|source| Error::Io { path: folder.clone(), source })?;
         Ok(folder)
     }
 
-    /// Makes `file` of a commit show the content at `blob`.
+    /// Waits for the right to write the content with this ETag; see [`Lock::take`].
+    pub(super) fn lock(&self, etag: &str, on_wait: impl FnMut() -> Result<u64>) -> Result<Option<Lock>> {
+        Lock::take(&lock::path(&self.cache, &self.folder(), etag), on_wait)
+    }
+
+    /// Bytes that are on disk of the content with this ETag, whoever fetches them.
+    pub(super) fn bytes_of(&self, etag: &str) -> u64 {
+        let Ok(entries) = self.folder().join("blobs").read_dir() else { return 0 };
+        let of_it = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(etag));
+        of_it.filter_map(|entry| entry.metadata().ok()).map(|found| found.len()).sum()
+    }
+
+    /// Makes `file` of a commit show the content at `blob`, whose lock is held.
     pub(super) fn link(&self, commit: &str, file: &str, blob: &Path) -> Result<()> {
         let path = self.snapshot(commit).join(file);
         let io = |source| Error::Io { path: path.clone(), source };
         fs::create_dir_all(path.parent().unwrap_or(&path)).map_err(io)?;
-        if path.symlink_metadata().is_ok() {
-            fs::remove_file(&path).map_err(io)?;
-        }
+        let name = blob.file_name().unwrap_or_default();
         // From `snapshots/COMMIT/` up, and from each folder of the repository.
         let up: PathBuf = std::iter::repeat_n("..", 2 + file.matches('/').count()).collect();
-        let target = up.join("blobs").join(blob.file_name().unwrap_or_default());
-        link(&target, &path).or_else(|_| fs::rename(blob, &path)).map_err(io)
+        // Others may read the snapshot at any time: it has the old link or the new one.
+        let beside = path.with_file_name(format!(".{}.link", name.to_string_lossy()));
+        remove(&beside).map_err(io)?;
+        link(&up.join("blobs").join(name), &beside).or_else(|_| fs::rename(blob, &beside)).map_err(io)?;
+        fs::rename(&beside, &path).map_err(io)
     }
 
     /// Makes `commit`, of which `file` is one and all are there, the one that is found offline.
@@ -66,22 +84,36 @@ impl Store {
         if self.find(file) == Some(self.snapshot(commit).join(file)) {
             return Ok(());
         }
-        self.layout.create_ref(commit).map_err(|source| Error::Io { path: self.cache.clone(), source })
+        let path = self.folder().join("refs").join("main");
+        let io = |source| Error::Io { path: path.clone(), source };
+        fs::create_dir_all(path.parent().unwrap_or(&path)).map_err(io)?;
+        // Nobody reads half a name, and of two who write the same one both succeed.
+        let _lock = self.lock("refs-main", || Ok(0))?;
+        let beside = path.with_file_name(".main.part");
+        fs::write(&beside, commit).map_err(io)?;
+        fs::rename(&beside, &path).map_err(io)
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
     }
 }
 
 #[cfg(unix)]
-fn link(target: &Path, path: &Path) -> std::io::Result<()> {
+fn link(target: &Path, path: &Path) -> io::Result<()> {
     std::os::unix::fs::symlink(target, path)
 }
 
 /// Windows lets only some users make links; the content then lies in the snapshot itself.
 #[cfg(windows)]
-fn link(target: &Path, path: &Path) -> std::io::Result<()> {
+fn link(target: &Path, path: &Path) -> io::Result<()> {
     std::os::windows::fs::symlink_file(target, path)
 }
 
 #[cfg(not(any(unix, windows)))]
-fn link(_: &Path, _: &Path) -> std::io::Result<()> {
-    Err(std::io::ErrorKind::Unsupported.into())
+fn link(_: &Path, _: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }

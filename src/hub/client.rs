@@ -7,11 +7,13 @@ use ureq::{
     http::{HeaderMap, Response, Uri},
 };
 
-use super::HubOptions;
+use super::{HubOptions, proxy::Direct};
 use crate::{Error, Result};
 
 /// No wait for a server is longer.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Nor for a listing, where the cache can serve instead.
+const SHORT_PATIENCE: Duration = Duration::from_secs(10);
 /// The list of a repository's files; the longest known have some megabytes.
 const MAX_LISTING: u64 = 32 << 20;
 const MAX_REDIRECTS: usize = 10;
@@ -20,7 +22,11 @@ const LISTING: &str = "the list of files";
 
 /// The hub, and the repository that is asked for.
 pub(super) struct Client {
+    /// Through the proxy, if there is one.
     agent: Agent,
+    /// To servers that are asked without it.
+    direct: Agent,
+    no_proxy: Direct,
     repository: String,
     /// Without a slash at its end.
     endpoint: String,
@@ -61,6 +67,25 @@ impl Listing {
     }
 }
 
+/// What did not come.
+pub(super) struct Failed {
+    pub(super) error: Error,
+    /// Why the hub cannot be reached at all, or answers nobody; none where it has answered.
+    pub(super) unreachable: Option<String>,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self { error, unreachable: None }
+    }
+}
+
+impl From<Failed> for Error {
+    fn from(failed: Failed) -> Self {
+        failed.error
+    }
+}
+
 /// A request.
 struct Ask<'a> {
     url: String,
@@ -69,6 +94,8 @@ struct Ask<'a> {
     head: bool,
     /// First byte to send.
     start: u64,
+    /// How long to wait for the server, and then for its answer.
+    patience: Duration,
 }
 
 /// An answer.
@@ -102,28 +129,39 @@ impl Client {
         }
         let proxy = options.proxy.as_deref().map(Proxy::new).transpose();
         let proxy = proxy.map_err(|error| wrong("proxy", format!("{error}; expected one such as http://proxy:3128")))?;
-        let config = Agent::config_builder().http_status_as_error(false).max_redirects(0).proxy(proxy);
-        let config = config.user_agent("gemmaflow").accept_encoding("identity").timeout_resolve(Some(PATIENCE));
-        let config = config.timeout_connect(Some(PATIENCE)).timeout_recv_response(Some(PATIENCE));
-        let config = config.timeout_per_read(Some(PATIENCE)).timeout_per_write(Some(PATIENCE));
-        let (repository, endpoint, token) = (repository.to_string(), endpoint.to_string(), token.map(str::to_string));
-        Ok(Self { agent: config.build().into(), repository, endpoint, token })
+        let agent = |proxy| {
+            let config = Agent::config_builder().http_status_as_error(false).max_redirects(0).proxy(proxy);
+            let config = config.user_agent("gemmaflow").accept_encoding("identity");
+            config.timeout_per_read(Some(PATIENCE)).timeout_per_write(Some(PATIENCE)).build().into()
+        };
+        Ok(Self {
+            agent: agent(proxy),
+            direct: agent(None),
+            no_proxy: Direct::new(&options.no_proxy),
+            repository: repository.to_string(),
+            endpoint: endpoint.to_string(),
+            token: token.map(str::to_string),
+        })
     }
 
-    /// The repository's newest commit and its files.
-    pub(super) fn listing(&self) -> Result<Listing> {
+    /// The repository's newest commit and its files. `hurried`: there is something else to take where the hub does not answer soon.
+    pub(super) fn listing(&self, hurried: bool) -> Result<Listing, Failed> {
         let url = format!("{}/api/models/{}/revision/main", self.endpoint, self.repository);
-        let told = self.send(&Ask { url, file: LISTING, head: false, start: 0 }, |_| false)?;
-        if !told.response.status().is_success() {
-            return Err(self.refusal(&told, None));
+        let patience = if hurried { SHORT_PATIENCE } else { PATIENCE };
+        let told = self.send(&Ask { url, file: LISTING, head: false, start: 0, patience }, |_| false)?;
+        let status = told.response.status();
+        if !status.is_success() {
+            // Out of order, or too busy: as good as away.
+            let away = status.is_server_error() || matches!(status.as_u16(), 408 | 429);
+            let unreachable = away.then(|| format!("the server answers {status}"));
+            return Err(Failed { error: self.refusal(&told, None), unreachable });
         }
         let body = told.response.into_body().into_with_config().limit(MAX_LISTING).read_to_vec();
-        let body = body.map_err(|error| self.failure(LISTING, error))?;
+        let body = body.map_err(|error| self.unreached(LISTING, &error))?;
         let listing: Listing = serde_json::from_slice(&body).map_err(|error| self.failure(LISTING, error))?;
         if listing.commit.len() != 40 || !listing.commit.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Err(
-                self.failure(LISTING, format!("it names the commit {:?}, expected 40 hexadecimal digits", listing.commit))
-            );
+            let problem = format!("it names the commit {:?}, expected 40 hexadecimal digits", listing.commit);
+            return Err(self.failure(LISTING, problem).into());
         }
         Ok(listing)
     }
@@ -131,7 +169,7 @@ impl Client {
     /// Length and name of a file's content.
     pub(super) fn look(&self, commit: &str, file: &str) -> Result<Remote> {
         let linked = |headers: &HeaderMap| ["x-linked-etag", "x-linked-size"].iter().all(|name| header(headers, name).is_some());
-        let ask = Ask { url: self.address(commit, file), file, head: true, start: 0 };
+        let ask = Ask { url: self.address(commit, file), file, head: true, start: 0, patience: PATIENCE };
         let told = self.send(&ask, linked)?;
         let (status, headers) = (told.response.status(), told.response.headers());
         let linked = linked(headers);
@@ -158,7 +196,8 @@ impl Client {
     /// The bytes of a file from `start` on, and whether they begin there: a server may send the whole file instead.
     pub(super) fn bytes(&self, commit: &str, remote: &Remote, start: u64) -> Result<(Body, bool)> {
         let file = &remote.name;
-        let told = self.send(&Ask { url: self.address(commit, file), file, head: false, start }, |_| false)?;
+        let ask = Ask { url: self.address(commit, file), file, head: false, start, patience: PATIENCE };
+        let told = self.send(&ask, |_| false)?;
         if !told.response.status().is_success() {
             return Err(self.refusal(&told, Some(file)));
         }
@@ -179,10 +218,14 @@ impl Client {
 
     /// A request with its redirects. The token goes to the endpoint's own origin alone. `enough` says of an answer's headers
     /// that no redirect need be followed.
-    fn send(&self, ask: &Ask<'_>, enough: impl Fn(&HeaderMap) -> bool) -> Result<Told> {
+    fn send(&self, ask: &Ask<'_>, enough: impl Fn(&HeaderMap) -> bool) -> Result<Told, Failed> {
         let (mut url, home) = (ask.url.clone(), origin(&self.endpoint));
         for _ in 0..=MAX_REDIRECTS {
-            let mut request = if ask.head { self.agent.head(&url) } else { self.agent.get(&url) };
+            let agent = self.agent_for(&url);
+            let request = if ask.head { agent.head(&url) } else { agent.get(&url) };
+            let patience = Some(ask.patience);
+            let request = request.config().timeout_resolve(patience).timeout_connect(patience);
+            let mut request = request.timeout_recv_response(patience).build();
             if ask.start > 0 {
                 request = request.header("range", format!("bytes={}-", ask.start));
             }
@@ -190,18 +233,32 @@ impl Client {
             if let Some(token) = self.token.as_ref().filter(|_| by_hub) {
                 request = request.header("authorization", format!("Bearer {token}"));
             }
-            let response = request.call().map_err(|error| self.failure(ask.file, error))?;
+            let response = request.call().map_err(|error| self.unreached(ask.file, &error))?;
             let location = header(response.headers(), "location").filter(|_| response.status().is_redirection());
             let Some(location) = location.filter(|_| !enough(response.headers())) else {
                 return Ok(Told { response, by_hub });
             };
             let Some(next) = target(&url, location) else {
                 let shown = location.split('?').next().unwrap_or_default();
-                return Err(self.failure(ask.file, format!("the server points to {shown:?}, which cannot be followed")));
+                let problem = format!("the server points to {shown:?}, which cannot be followed");
+                return Err(self.failure(ask.file, problem).into());
             };
             url = next;
         }
-        Err(self.failure(ask.file, format!("the server redirects more than {MAX_REDIRECTS} times")))
+        Err(self.failure(ask.file, format!("the server redirects more than {MAX_REDIRECTS} times")).into())
+    }
+
+    fn agent_for(&self, url: &str) -> &Agent {
+        match origin(url) {
+            Some((scheme, host, port)) if self.no_proxy.has(&scheme, &host, port) => &self.direct,
+            _ => &self.agent,
+        }
+    }
+
+    /// No answer. A proxy that refuses to connect has answered: its settings are wrong.
+    fn unreached(&self, file: &str, error: &ureq::Error) -> Failed {
+        let unreachable = !matches!(error, ureq::Error::ConnectProxyFailed(_));
+        Failed { error: self.failure(file, error), unreachable: unreachable.then(|| error.to_string()) }
     }
 
     /// What an answer that is no success means.

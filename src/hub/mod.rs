@@ -16,22 +16,30 @@
 //! The cache has the layout of Hugging Face's own libraries and can be shared with them: `blobs/` holds files under the server's
 //! names of their contents, `snapshots/COMMIT/` links to them, `refs/main` names the commit. A file that is being fetched lies in
 //! `blobs/NAME.part`; it gets its name when its length is right and, for large files, its SHA-256. So an interrupted download goes
-//! on where it ended, and half a file is never taken for a whole one.
+//! on where it ended, and half a file is never taken for a whole one. Of several processes that want one file, Hugging Face's own among
+//! them, one fetches it and the others wait (`.locks/`). Where the hub cannot be reached, a complete copy in the cache is taken, and a
+//! `tracing` warning says so.
 //!
 //! The token goes to the endpoint alone, never to a server that it redirects to. What the server says (commit, names of contents,
 //! shards that an index names) is checked before it becomes a path. No wait is longer than a minute.
 
 mod cache;
 mod client;
+mod lock;
 mod name;
 mod part;
+mod proxy;
 mod transfer;
 
 use std::path::PathBuf;
 
 pub use name::HubModel;
 
-use self::{cache::Store, client::Client, transfer::Transfer};
+use self::{
+    cache::Store,
+    client::{Client, Failed},
+    transfer::Transfer,
+};
 use crate::{Error, Result, weights::index_shards};
 
 const CONFIG: &str = "config.json";
@@ -73,8 +81,11 @@ pub struct HubOptions {
     pub token: Option<String>,
     /// Use what is in the cache and nothing else: no request is made.
     pub offline: bool,
-    /// An HTTP proxy, such as `http://proxy:3128`.
+    /// A proxy, such as `http://proxy:3128` or `socks5h://proxy:1080`.
     pub proxy: Option<String>,
+    /// Servers that are asked without the proxy, as the entries of `NO_PROXY`: `example.com` with all below it, `.example.com`,
+    /// `10.0.0.0/8`, `localhost:8080`, `*`. An entry that is none of them is passed over.
+    pub no_proxy: Vec<String>,
     /// Progress, and the way to cancel.
     pub on_progress: Option<OnDownload>,
 }
@@ -83,12 +94,14 @@ impl HubOptions {
     /// The public hub without a token, kept in `cache`.
     pub fn new(cache: impl Into<PathBuf>) -> Self {
         let endpoint = "https://huggingface.co".to_string();
-        Self { endpoint, cache: cache.into(), token: None, offline: false, proxy: None, on_progress: None }
+        let no_proxy = Vec::new();
+        Self { endpoint, cache: cache.into(), token: None, offline: false, proxy: None, no_proxy, on_progress: None }
     }
 }
 
 /// Brings a model into the cache and says where it lies: a folder with `config.json` and safetensors weights, or the GGUF file that
-/// `model` names. What is in the cache already is not fetched again; where all of it is, the hub is asked for the newest commit alone.
+/// `model` names. What is in the cache already is not fetched again; where all of it is, the hub is asked for the newest commit alone,
+/// and where the hub cannot be reached then (no connection, no answer within 10 s, HTTP 408, 429 or 5xx) the copy in the cache is taken.
 ///
 /// # Errors
 /// [`Error::HubAccess`] for a gated or private model; [`Error::HubMissing`] where the hub has no such repository or file, or the
@@ -101,7 +114,17 @@ pub fn download(model: &HubModel, options: HubOptions) -> Result<PathBuf> {
         return in_cache(model, &store);
     }
     let client = Client::new(model.repository(), &options)?;
-    let listing = client.listing()?;
+    let kept = in_cache(model, &store).ok();
+    let listing = match (client.listing(kept.is_some()), kept) {
+        (Ok(listing), _) => listing,
+        (Err(Failed { unreachable: Some(why), .. }), Some(path)) => {
+            tracing::warn!(
+                "{model}: the hub cannot be reached ({why}); the copy in the cache is used, which may not be the newest"
+            );
+            return Ok(path);
+        }
+        (Err(failed), _) => return Err(failed.error),
+    };
     let folder = store.snapshot(&listing.commit);
     let mut transfer = Transfer::new(&client, &store, &listing, options.on_progress);
     let wanted = match model.parts() {

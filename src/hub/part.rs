@@ -1,7 +1,7 @@
 //! A file while it is being fetched.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
+    fs::{File, OpenOptions},
     io::{self, ErrorKind, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 /// Bytes moved at a time.
 pub(super) const PORTION: usize = 256 << 10;
 
-/// The beginning of a file, which grows at its end, and the checksum of what is there. One process at a time holds it.
+/// The beginning of a file, which grows at its end, and the checksum of what is there. Whoever opens it holds the lock of its content.
 pub(super) struct Part {
     path: PathBuf,
     file: File,
@@ -20,17 +20,9 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// Opens what an interrupted download has left, or an empty file; with `hashed` reads it once for its checksum. `None` where
-    /// another process holds it.
-    pub(super) fn open(path: PathBuf, hashed: bool) -> io::Result<Option<Self>> {
+    /// Opens what an interrupted download has left, or an empty file; with `hashed` reads it once for its checksum.
+    pub(super) fn open(path: PathBuf, hashed: bool) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).append(true).create(true).open(&path)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(None),
-            // Some network file systems know no locks.
-            Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {}
-            Err(TryLockError::Error(error)) => return Err(error),
-        }
         let mut part = Self { path, file, bytes: 0, hash: hashed.then(Sha256::new) };
         part.bytes = part.file.metadata()?.len();
         if let Some(hash) = &mut part.hash {
@@ -43,7 +35,7 @@ impl Part {
                 left -= count as u64;
             }
         }
-        Ok(Some(part))
+        Ok(part)
     }
 
     /// Bytes that are there.
@@ -78,6 +70,11 @@ impl Part {
     /// Gives the whole file its name, after its bytes have reached the disk: a name must not outlive a power failure that they
     /// do not.
     pub(super) fn finish(self, path: &Path) -> io::Result<()> {
+        // Some network file systems grant a lock to everybody. Then another process may have appended too.
+        if self.file.metadata()?.len() != self.bytes {
+            self.file.set_len(0)?;
+            return Err(io::Error::other("another process wrote to it at the same time; it was thrown away, try again"));
+        }
         self.file.sync_all()?;
         std::fs::rename(&self.path, path)
     }

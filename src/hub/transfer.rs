@@ -9,6 +9,7 @@ use super::{
     DownloadProgress, OnDownload,
     cache::Store,
     client::{Client, Listing, Remote},
+    lock::Lock,
     part::{PORTION, Part},
 };
 use crate::{Error, Result};
@@ -42,13 +43,29 @@ impl<'a> Transfer<'a> {
         self.progress.total = missing.iter().fold(self.progress.total, |total, remote| total.saturating_add(remote.bytes));
         for remote in &missing {
             self.advance(0)?;
+            let _lock = self.lock(remote)?;
             let blob = self.content(remote)?;
             self.store.link(commit, &remote.name, &blob)?;
         }
         Ok(())
     }
 
-    /// The content of a file, fetched if it is not in the cache under this or another name.
+    /// The right to write a file's content; waits for another process that fetches the same one.
+    fn lock(&mut self, remote: &Remote) -> Result<Lock> {
+        let (store, client) = (self.store, self.client);
+        let mut told = false;
+        let lock = store.lock(&remote.etag, || {
+            if !told {
+                tracing::warn!("another process is fetching {}; waiting until it has come", remote.name);
+                told = true;
+            }
+            self.advance(0)?;
+            Ok(store.bytes_of(&remote.etag))
+        })?;
+        lock.ok_or_else(|| client.failure(&remote.name, "another process is fetching it, but nothing has come for two minutes"))
+    }
+
+    /// The content of a file, fetched if it is not in the cache under this or another name. Its lock is held.
     fn content(&mut self, remote: &Remote) -> Result<PathBuf> {
         let path = self.store.blobs()?.join(&remote.etag);
         let is_there = || path.metadata().is_ok_and(|found| found.is_file() && found.len() == remote.bytes);
@@ -58,15 +75,7 @@ impl<'a> Transfer<'a> {
         }
         let part_path = path.with_file_name(format!("{}.part", remote.etag));
         let io = |source: io::Error| Error::Io { path: part_path.clone(), source };
-        let Some(mut part) = Part::open(part_path.clone(), remote.sha256.is_some()).map_err(io)? else {
-            return Err(self.client.failure(&remote.name, "another process is fetching it; wait until that is done"));
-        };
-        // Whoever held it before may have brought it to its end.
-        if is_there() {
-            part.remove().map_err(io)?;
-            self.advance(remote.bytes)?;
-            return Ok(path);
-        }
+        let mut part = Part::open(part_path.clone(), remote.sha256.is_some()).map_err(io)?;
         if part.bytes() > remote.bytes {
             part.clear().map_err(io)?;
         }

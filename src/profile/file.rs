@@ -9,7 +9,7 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use super::{Backends, CompileProfile, Fusion, GEMMA_PROFILE_FILE, Passes, Precision};
-use crate::{Error, Result};
+use crate::{Error, Result, text_file};
 
 /// A file: the sections for both modes, and those that override them.
 #[derive(Default, Deserialize)]
@@ -26,7 +26,8 @@ struct File {
 
 pub(super) fn read(path: &Path, decode: bool) -> Result<CompileProfile> {
     let bytes = fs::read(path).map_err(|source| Error::Io { path: path.into(), source })?;
-    match std::str::from_utf8(&bytes) {
+    let bytes = text_file::without_mark(&bytes).map_err(|problem| at(path, "", 0, problem))?;
+    match std::str::from_utf8(bytes) {
         Ok(text) => parse(path, text, decode),
         Err(error) => {
             let valid = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);

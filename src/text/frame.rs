@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Deserialize;
 use tokenizers::Tokenizer;
 
-use crate::{Error, Result};
+use crate::{Error, Result, text_file};
 
 /// Whether BOS stands before every text and EOS after it, where something beside the tokenizer says so.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -29,7 +29,9 @@ impl Frame {
             return Ok(Self::default());
         }
         let bytes = std::fs::read(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
-        serde_json::from_slice(&bytes).map_err(|e| Error::Format { path, problem: e.to_string() })
+        let text = text_file::without_mark(&bytes);
+        let frame = text.and_then(|text| serde_json::from_slice(text).map_err(|e| e.to_string()));
+        frame.map_err(|problem| Error::Format { path, problem })
     }
 
     /// The ids before and after a text; where nothing is said, those of the tokenizer's own post-processor.

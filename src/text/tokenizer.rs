@@ -8,7 +8,7 @@ use tokenizers::AddedToken;
 
 use crate::text::{TextStream, frame::Frame};
 use crate::{
-    Error, Result,
+    Error, Result, text_file,
     weights::{FileLimits, is_gguf},
 };
 
@@ -136,6 +136,7 @@ impl Tokenizer {
 
     fn parse(bytes: &[u8], frame: Frame) -> Result<Self, String> {
         let unreadable = |e: &dyn std::fmt::Display| format!("this is not a tokenizer.json that can be read: {e}");
+        let bytes = text_file::without_mark(bytes)?;
         serde_json::from_slice::<Fragile>(bytes).map_err(|e| unreadable(&e))?;
         Self::wrap(tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| unreadable(&e))?, frame)
     }

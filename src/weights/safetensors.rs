@@ -16,6 +16,7 @@ use crate::{
     Error, Result,
     gemma::{TOKEN_ORDER, dense_key, text_weight},
     ir::DType,
+    text_file,
 };
 
 const SINGLE: &str = "model.safetensors";
@@ -251,7 +252,8 @@ fn read_index(path: &Path, limits: &FileLimits) -> Result<Index> {
     }
     let mut text = vec![0; source.len() as usize];
     source.read(0, &mut text)?;
-    let File { weight_map } = serde_json::from_slice(&text).map_err(|e| source.format(format!("index: {e}")))?;
+    let text = text_file::without_mark(&text).map_err(|problem| source.format(problem))?;
+    let File { weight_map } = serde_json::from_slice(text).map_err(|e| source.format(format!("index: {e}")))?;
     if weight_map.is_empty() {
         return Err(source.format("weight_map names no tensor".into()));
     }

@@ -8,7 +8,7 @@ use std::{
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::{Error, Result};
+use crate::{Error, Result, text_file};
 
 /// A list of modules or prompts is a few kilobytes; anything far larger is another file.
 const MAX_BYTES: u64 = 1 << 20;
@@ -174,5 +174,6 @@ fn parse<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
     if bytes > MAX_BYTES {
         return Err(format(format!("{bytes} bytes are too many for it (at most {MAX_BYTES})")));
     }
-    serde_json::from_slice(&std::fs::read(path).map_err(io)?).map_err(|e| format(e.to_string()))
+    let bytes = std::fs::read(path).map_err(io)?;
+    serde_json::from_slice(text_file::without_mark(&bytes).map_err(format)?).map_err(|e| format(e.to_string()))
 }

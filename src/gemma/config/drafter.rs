@@ -4,13 +4,14 @@ use std::path::Path;
 
 use super::{
     GemmaConfig, LayerKind, gguf,
-    json::{self, HARMLESS, named, parse, read_text},
+    json::{self, HARMLESS, named, parse},
     quantised,
 };
 use crate::{
     Error, Result,
     gemma::{TOKEN_ORDER, WeightPosition},
     ir::ops::MOST_UNGROUPED,
+    text_file,
     weights::{GgufFiles, ReadMode, ReadOptions, is_gguf},
 };
 
@@ -51,7 +52,7 @@ impl GemmaDrafterConfig {
         }
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
         let file = folder.join("config.json");
-        Self::from_json(&read_text(&file)?).map_err(|error| named(&file, error))
+        Self::from_json(&text_file::read(&file)?).map_err(|error| named(&file, error))
     }
 
     fn from_gguf(files: &GgufFiles) -> Result<Self> {

@@ -10,10 +10,7 @@ use super::{
     json_layers::{self, LayerFacts, differing, layer_types, window},
     quantised, rope,
 };
-use crate::{Error, Result, weights::SentenceModules};
-
-/// A configuration is a few kilobytes; anything far larger is another file.
-const MAX_BYTES: u64 = 16 << 20;
+use crate::{Error, Result, text_file, weights::SentenceModules};
 
 /// Keys that cannot change what a text model computes: training, bookkeeping, and defaults of text generation.
 #[rustfmt::skip]
@@ -60,10 +57,10 @@ const MUST_BE_OFF: &[&str] = &[
 
 pub(super) fn from_file(path: &Path) -> Result<GemmaConfig> {
     let path = if path.is_dir() { path.join("config.json") } else { path.to_path_buf() };
-    let mut config = from_json(&read_text(&path)?).map_err(|e| named(&path, e))?;
+    let mut config = from_json(&text_file::read(&path)?).map_err(|e| named(&path, e))?;
     let generation = path.with_file_name("generation_config.json");
     if generation.is_file() {
-        let mut fields = parse(&read_text(&generation)?).map_err(|e| named(&generation, e))?;
+        let mut fields = parse(&text_file::read(&generation)?).map_err(|e| named(&generation, e))?;
         let more = fields.tokens("eos_token_id").map_err(|e| named(&generation, e))?;
         add_tokens(&mut config.eos_token_ids, more.unwrap_or_default());
     }
@@ -96,18 +93,9 @@ pub(super) fn named(path: &Path, error: Error) -> Error {
     }
 }
 
-pub(super) fn read_text(path: &Path) -> Result<String> {
-    let io = |source| Error::Io { path: path.to_path_buf(), source };
-    let format = |problem| Error::Format { path: path.to_path_buf(), problem };
-    let bytes = std::fs::metadata(path).map_err(io)?.len();
-    if bytes > MAX_BYTES {
-        return Err(format(format!("{bytes} bytes are too many for a configuration (at most {MAX_BYTES})")));
-    }
-    String::from_utf8(std::fs::read(path).map_err(io)?).map_err(|e| format(format!("not UTF-8 text: {e}")))
-}
-
 pub(super) fn parse(text: &str) -> Result<Fields> {
-    match serde_json::from_str(text) {
+    // A byte-order mark, as some editors write it.
+    match serde_json::from_str(text.trim_start_matches('\u{feff}')) {
         Ok(Value::Object(map)) => Ok(Fields::new(map, "")),
         Ok(other) => Err(Error::Config(format!("expected a JSON object, found {}", short(&other)))),
         Err(e) => Err(Error::Config(format!("not valid JSON: {e}"))),

@@ -96,10 +96,12 @@ impl GemmaGenerator {
         Ok(Some(chosen))
     }
 
-    /// Up to `n` tokens by [`step_hooked`](Self::step_hooked), each handed over as it comes; `Break` and a stop token end generation.
+    /// Up to `n` tokens by [`step_hooked`](Self::step_hooked), each handed over as it comes. `Break`, a stop token and a full context end
+    /// generation.
     ///
     /// # Errors
-    /// As [`step_hooked`](Self::step_hooked); tokens generated before the error are in the history.
+    /// As [`step_hooked`](Self::step_hooked), [`Error::ContextFull`](crate::Error::ContextFull) where the history leaves no room for the
+    /// first token. Tokens generated before the error are in the history.
     pub fn generate_hooked(
         &mut self,
         n: usize,
@@ -108,10 +110,10 @@ impl GemmaGenerator {
         mut on_token: impl FnMut(&Chosen) -> std::ops::ControlFlow<()>,
     ) -> Result<Vec<u32>> {
         let mut new = Vec::new();
-        while new.len() < n {
+        while new.len() < n && !self.ends_with(&new) {
             let chosen = self.step_hooked(opts, hooks)?;
             new.push(chosen.token);
-            if on_token(&chosen).is_break() || self.is_stop(chosen.token) {
+            if on_token(&chosen).is_break() {
                 break;
             }
         }

@@ -54,16 +54,28 @@ impl GemmaGenerator {
         }
     }
 
-    /// Up to `n` tokens by [`step`](Self::step); ends after a stop token, which is part of the result and the history.
+    /// Up to `n` tokens by [`step`](Self::step). Ends after a stop token, which is part of the result and the history, and where the
+    /// context is full: [`tokens`](Self::tokens) then has [`max_context`](Self::max_context) of them.
     ///
     /// # Errors
-    /// As [`step`](Self::step); tokens generated before the error are in the history.
+    /// As [`step`](Self::step), [`Error::ContextFull`] where the history leaves no room for the first token. Tokens generated before the
+    /// error are in the history.
     pub fn generate(&mut self, n: usize, opts: &SampleOpts) -> Result<Vec<u32>> {
         let mut new = Vec::new();
-        while new.len() < n && !new.last().is_some_and(|t| self.is_stop(*t)) {
+        while new.len() < n && !self.ends_with(&new) {
             new.push(self.step(opts)?);
         }
         Ok(new)
+    }
+
+    /// Whether generation ends with the last of these new tokens: it is a stop token, or the context is full.
+    pub(super) fn ends_with(&self, new: &[u32]) -> bool {
+        new.last().is_some_and(|token| self.is_stop(*token) || self.is_full())
+    }
+
+    /// Whether the context has no room for another token.
+    pub(crate) fn is_full(&self) -> bool {
+        self.history.len() >= self.capacity
     }
 
     /// Up to `n` tokens by [`step_cached`](Self::step_cached); ends as [`generate`](Self::generate) does.
@@ -99,7 +111,7 @@ impl GemmaGenerator {
         on_token: &mut dyn FnMut(u32) -> ControlFlow<()>,
     ) -> Result<Vec<u32>> {
         let mut new = Vec::new();
-        while new.len() < n {
+        while new.len() < n && !self.ends_with(&new) {
             let tokens = self.advance(opts, n - new.len())?;
             for (index, token) in tokens.iter().enumerate() {
                 new.push(*token);

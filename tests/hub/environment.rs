@@ -1,0 +1,105 @@
+//! The environment of the Hub, against what huggingface_hub 2.4 makes of it.
+
+use std::{ffi::OsString, fs, path::Path};
+
+use gemmaflow::hub::HubOptions;
+
+use crate::environment::Environment;
+
+/// Variables, and what huggingface_hub takes as cache, offline mode, endpoint and token. `HOME` is a folder with two stored tokens.
+type Row = (&'static [(&'static str, &'static str)], &'static str, bool, &'static str, Option<&'static str>);
+
+#[rustfmt::skip]
+const TABLE: &[Row] = &[
+    (&[], "HOME/.cache/huggingface/hub", false, "https://huggingface.co", Some("hf_stored")),
+    (&[("HF_HOME", "~/a")], "HOME/a/hub", false, "https://huggingface.co", Some("hf_of_a")),
+    (&[("HF_HOME", "$HOME/b")], "HOME/b/hub", false, "https://huggingface.co", None),
+    (&[("HF_HOME", "${HOME}/b/$UNSET/${UNSET}/$")], "HOME/b/$UNSET/${UNSET}/$/hub", false, "https://huggingface.co", None),
+    (&[("HF_HOME", "~"), ("X", "1")], "HOME/hub", false, "https://huggingface.co", None),
+    (&[("HF_HOME", "/x/$X$Y-${X}z/$X_"), ("X", "1"), ("Y", "2")], "/x/12-1z/$X_/hub", false, "https://huggingface.co", None),
+    (&[("XDG_CACHE_HOME", "~/xdg")], "HOME/xdg/huggingface/hub", false, "https://huggingface.co", None),
+    (&[("XDG_CACHE_HOME", "/xdg"), ("HF_HOME", "/h")], "/h/hub", false, "https://huggingface.co", None),
+    (&[("HF_HUB_CACHE", "$HOME/c")], "HOME/c", false, "https://huggingface.co", Some("hf_stored")),
+    (&[("HF_HUB_CACHE", "/c"), ("HUGGINGFACE_HUB_CACHE", "/d")], "/c", false, "https://huggingface.co", Some("hf_stored")),
+    (&[("HUGGINGFACE_HUB_CACHE", "~/d")], "HOME/d", false, "https://huggingface.co", Some("hf_stored")),
+    (&[("HUGGINGFACE_HUB_CACHE", "$D/d"), ("HF_HOME", "/h"), ("D", "/e")], "/e/d", false, "https://huggingface.co", None),
+    (&[("HF_HOME", "/h/~/x")], "/h/~/x/hub", false, "https://huggingface.co", None),
+    (&[("HF_HOME", "rel/$N"), ("N", "n")], "rel/n/hub", false, "https://huggingface.co", None),
+    (&[("HF_HOME", "~root/x")], "/root/x/hub", false, "https://huggingface.co", None),
+    (&[("HF_HUB_OFFLINE", "1")], "HOME/.cache/huggingface/hub", true, "https://huggingface.co", Some("hf_stored")),
+    (&[("HF_HUB_OFFLINE", "true")], "HOME/.cache/huggingface/hub", true, "https://huggingface.co", Some("hf_stored")),
+    (&[("HF_HUB_OFFLINE", "On")], "HOME/.cache/huggingface/hub", true, "https://huggingface.co", Some("hf_stored")),
+    (&[("HF_HUB_OFFLINE", "y")], "HOME/.cache/huggingface/hub", false, "https://huggingface.co", Some("hf_stored")),
+    (&[("HF_HUB_OFFLINE", "2")], "HOME/.cache/huggingface/hub", false, "https://huggingface.co", Some("hf_stored")),
+    (&[("HF_HUB_OFFLINE", "yes")], "HOME/.cache/huggingface/hub", true, "https://huggingface.co", Some("hf_stored")),
+    (&[("TRANSFORMERS_OFFLINE", "1")], "HOME/.cache/huggingface/hub", true, "https://huggingface.co", Some("hf_stored")),
+    (&[("TRANSFORMERS_OFFLINE", "YES")], "HOME/.cache/huggingface/hub", true, "https://huggingface.co", Some("hf_stored")),
+    (&[("HF_HUB_OFFLINE", "0"), ("TRANSFORMERS_OFFLINE", "1")], "HOME/.cache/huggingface/hub", false, "https://huggingface.co", Some("hf_stored")),
+    (&[("HF_HUB_OFFLINE", ""), ("TRANSFORMERS_OFFLINE", "1")], "HOME/.cache/huggingface/hub", true, "https://huggingface.co", Some("hf_stored")),
+    (&[("HF_TOKEN", "hf_x")], "HOME/.cache/huggingface/hub", false, "https://huggingface.co", Some("hf_x")),
+    (&[("HF_TOKEN", " hf_x\r\n")], "HOME/.cache/huggingface/hub", false, "https://huggingface.co", Some("hf_x")),
+    (&[("HUGGING_FACE_HUB_TOKEN", "hf_old")], "HOME/.cache/huggingface/hub", false, "https://huggingface.co", Some("hf_old")),
+    (&[("HF_TOKEN", "hf_x"), ("HUGGING_FACE_HUB_TOKEN", "hf_old")], "HOME/.cache/huggingface/hub", false, "https://huggingface.co", Some("hf_x")),
+    (&[("HF_TOKEN", ""), ("HUGGING_FACE_HUB_TOKEN", "hf_old")], "HOME/.cache/huggingface/hub", false, "https://huggingface.co", Some("hf_old")),
+    (&[("HF_TOKEN", "  "), ("HUGGING_FACE_HUB_TOKEN", "hf_old")], "HOME/.cache/huggingface/hub", false, "https://huggingface.co", Some("hf_stored")),
+    (&[("HF_TOKEN_PATH", "~/a/token")], "HOME/.cache/huggingface/hub", false, "https://huggingface.co", Some("hf_of_a")),
+    (&[("HF_TOKEN_PATH", "$HOME/none")], "HOME/.cache/huggingface/hub", false, "https://huggingface.co", None),
+    (&[("HF_TOKEN", "hf_x"), ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")], "HOME/.cache/huggingface/hub", false, "https://huggingface.co", None),
+    (&[("HF_HUB_DISABLE_IMPLICIT_TOKEN", "true")], "HOME/.cache/huggingface/hub", false, "https://huggingface.co", None),
+    (&[("HF_HUB_DISABLE_IMPLICIT_TOKEN", "0")], "HOME/.cache/huggingface/hub", false, "https://huggingface.co", Some("hf_stored")),
+    (&[("HF_ENDPOINT", "https://mirror.example/")], "HOME/.cache/huggingface/hub", false, "https://mirror.example", Some("hf_stored")),
+    (&[("HF_ENDPOINT", "http://localhost:8080/sub//")], "HOME/.cache/huggingface/hub", false, "http://localhost:8080/sub", Some("hf_stored")),
+];
+
+fn read(home: &Path, variables: &[(&str, &str)]) -> anyhow::Result<HubOptions> {
+    let lookup = |name: &str| {
+        let set = variables.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value));
+        set.or_else(|| (name == "HOME").then(|| home.as_os_str().to_owned()))
+    };
+    Environment(&lookup).hub_options()
+}
+
+#[cfg(unix)]
+#[test]
+fn variables_mean_what_hugging_faces_client_makes_of_them() {
+    let home = tempfile::tempdir().unwrap();
+    for (file, token) in [(".cache/huggingface/token", "hf_stored\n"), ("a/token", " hf_of_a ")] {
+        let file = home.path().join(file);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, token).unwrap();
+    }
+    for (variables, cache, offline, endpoint, token) in TABLE {
+        let options = read(home.path(), variables).unwrap();
+        let cache = cache.replace("HOME", home.path().to_str().unwrap()).replace(&format!("${}", home.path().display()), "$HOME");
+        assert_eq!(options.cache, Path::new(&cache), "{variables:?}");
+        assert_eq!(options.offline, *offline, "{variables:?}");
+        assert_eq!(options.endpoint.trim_end_matches('/'), *endpoint, "{variables:?}");
+        assert_eq!(options.token.as_deref(), *token, "{variables:?}");
+    }
+}
+
+#[test]
+fn a_proxy_is_that_of_the_endpoints_scheme_and_lower_case_comes_first() {
+    let home = tempfile::tempdir().unwrap();
+    let proxy = |variables: &[(&str, &str)]| read(home.path(), variables).unwrap().proxy;
+    let plain = ("HF_ENDPOINT", "http://mirror.example");
+    assert_eq!(proxy(&[]), None);
+    assert_eq!(proxy(&[("HTTPS_PROXY", "a"), ("HTTP_PROXY", "b"), ("ALL_PROXY", "c")]).unwrap(), "a");
+    assert_eq!(proxy(&[("https_proxy", "a"), ("HTTPS_PROXY", "b")]).unwrap(), "a");
+    assert_eq!(proxy(&[("https_proxy", ""), ("HTTPS_PROXY", "b")]), None);
+    assert_eq!(proxy(&[("HTTP_PROXY", "b"), ("all_proxy", "c")]).unwrap(), "c");
+    assert_eq!(proxy(&[plain, ("HTTPS_PROXY", "a"), ("http_proxy", "b")]).unwrap(), "b");
+    assert_eq!(proxy(&[plain, ("HTTPS_PROXY", "a"), ("ALL_PROXY", "c")]).unwrap(), "c");
+    let direct = |variables: &[(&str, &str)]| read(home.path(), variables).unwrap().no_proxy;
+    assert_eq!(direct(&[("NO_PROXY", "a, .b")]), ["a", " .b"]);
+    assert_eq!(direct(&[("no_proxy", "c"), ("NO_PROXY", "a,b")]), ["c"]);
+}
+
+#[test]
+fn what_cannot_be_used_is_named() {
+    let home = tempfile::tempdir().unwrap();
+    let problem = |variables: &[(&str, &str)]| format!("{:#}", read(home.path(), variables).err().unwrap());
+    assert!(problem(&[("HF_HOME", "~no-such-user/x")]).contains("HF_HOME begins with ~no-such-user"));
+    let folder = home.path().to_str().unwrap();
+    assert!(problem(&[("HF_TOKEN_PATH", folder)]).contains(folder));
+}
