@@ -1,8 +1,11 @@
 //! What a model is: sizes and per-layer facts, as plain data.
 
+mod absent;
 mod drafter;
 mod fields;
 mod gguf;
+mod gguf_keys;
+mod gguf_rope;
 mod json;
 mod json_layers;
 mod layers;
@@ -10,6 +13,7 @@ mod preset;
 mod rope;
 mod sparsity;
 mod types;
+mod unknown;
 mod validate;
 
 use std::{collections::BTreeMap, path::Path};
