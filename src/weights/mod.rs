@@ -34,7 +34,7 @@ pub use random::random_weights;
 pub use safetensors::SafetensorsLoader;
 #[cfg(feature = "hub")]
 pub(crate) use safetensors::index_shards;
-pub(crate) use sentence::{SentenceModules, prompts_beside};
+pub(crate) use sentence::{SentenceModules, SentenceSettings};
 pub use tensor::{RandomFill, Tensor, TensorSource};
 
 use crate::Result;

@@ -168,17 +168,27 @@ impl Fields {
         let left = self.map.iter().filter(|(key, value)| !value.is_null() && !known(key));
         let ignored = left.map(|(key, value)| match unknown::changes_nothing(key, value) {
             true => Ok(format!("{}{key}", self.prefix)),
-            false => Err(Error::Config(format!(
-                "{}{key} = {} is not known here and may change what the model computes; remove the key if it does not",
-                self.prefix,
-                short(value)
-            ))),
+            false => Err(self.unknown(key, value)),
         });
         let ignored: Vec<String> = ignored.collect::<Result<_>>()?;
         if !ignored.is_empty() {
             tracing::warn!(keys = ignored.join(", "), "the configuration has keys that nothing here reads");
         }
         Ok(())
+    }
+
+    /// Refuses every key that nobody has used up and that is neither `null` nor among `harmless`: in a table of the mathematics each
+    /// counts.
+    pub(super) fn finish_table(self, harmless: &[&str]) -> Result<()> {
+        match self.map.iter().find(|(key, value)| !value.is_null() && !harmless.contains(&key.as_str())) {
+            Some((key, value)) => Err(self.unknown(key, value)),
+            None => Ok(()),
+        }
+    }
+
+    fn unknown(&self, key: &str, value: &Value) -> Error {
+        let found = format!("{}{key} = {}", self.prefix, short(value));
+        Error::Config(format!("{found} is not known here and may change what the model computes; remove the key if it does not"))
     }
 }
 

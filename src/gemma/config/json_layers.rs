@@ -174,7 +174,7 @@ fn heads(
                 num_key_value_heads: sizes.size("num_key_value_heads")?,
                 intermediate_size: None,
             };
-            sizes.finish(&[])?;
+            sizes.finish_table(&[])?;
             Ok((index, own))
         })
         .collect()

@@ -40,7 +40,7 @@ fn two_tables(f: &mut Fields, context: usize, defaults: &Defaults) -> Result<(Ro
     if let Some(mut nested) = f.object("rope_parameters")? {
         full = nested.object("full_attention")?.map(|t| table(t, theta, context)).transpose()?;
         sliding = nested.object("sliding_attention")?.map(|t| table(t, local, context)).transpose()?;
-        nested.finish(&[])?;
+        nested.finish_table(&[])?;
     }
     Ok((agreed(old, full)?.unwrap_or(RopeConfig::new(theta)), sliding.unwrap_or(RopeConfig::new(local))))
 }
@@ -66,7 +66,7 @@ fn new_alone(f: &mut Fields, context: usize, defaults: &Defaults) -> Result<(Rop
                 Some(given) => table(given, 0.0, context),
             };
             let tables = (whole("full_attention")?, whole("sliding_attention")?);
-            nested.finish(&[])?;
+            nested.finish_table(&[])?;
             tables
         }
     };
@@ -132,6 +132,6 @@ fn table(mut t: Fields, theta: f32, context: usize) -> Result<RopeConfig> {
             return Err(t.refuse("rope_type", &other.into(), known));
         }
     };
-    t.finish(&[&["original_max_position_embeddings"]])?;
+    t.finish_table(&["original_max_position_embeddings"])?;
     Ok(RopeConfig { theta, scaling })
 }
