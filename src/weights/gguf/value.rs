@@ -168,7 +168,10 @@ impl Metadata {
     /// An array of truth values, or of integers that are 0 or 1.
     pub(crate) fn flags(&self, key: &str) -> Result<Option<Vec<bool>>, String> {
         self.typed(key, "an array of bool", |value| match value {
-            Value::Array(array) if array.count <= MAX_LIST => array.values().map(flag).collect::<Option<Vec<bool>>>(),
+            Value::Array(array) if array.count <= MAX_LIST => {
+                let flags: Vec<bool> = array.values().map_while(flag).collect();
+                (flags.len() as u64 == array.count).then_some(flags)
+            }
             _ => None,
         })
     }
