@@ -159,7 +159,7 @@ pub(super) const CONFIG_JSON: &[Row] = &[
     row("hidden_activation", ALL, Derived, "the tanh form of GELU, which every family has; Gemma 1's hidden_act \"gelu\" means it too"),
     row("tie_word_embeddings", ALL, Switch(true), CLASS),
     row("use_bidirectional_attention", EMBEDS, Switch(true), "the class has no such key and always looks both ways"),
-    row("use_bidirectional_attention", CAUSAL, Switch(false), "its class: false, null, or in Gemma 4 \"vision\", which is of pictures alone"),
+    row("use_bidirectional_attention", CAUSAL, Switch(false), "its class: false, or in Gemma 4 \"vision\", which is of pictures"),
     row("query_pre_attn_scalar", WITH_SCALAR, Number(256.0), CLASS),
     row("attn_logit_softcapping", WITH_CAPS, Number(50.0), CLASS),
     row("attn_logit_softcapping", THREE, Off, "the class has the key and no code that reads it"),
@@ -172,7 +172,7 @@ pub(super) const CONFIG_JSON: &[Row] = &[
     row("sliding_window", FOUR, Size(512), CLASS),
     row("sliding_window", UNIFIED, Size(1024), CLASS),
     row("sliding_window", EMBEDS, Size(512), CLASS),
-    row("layer_types", ALL, Derived, "sliding_window_pattern: every so many-th layer is full, in Gemma 4 and EmbeddingGemma 2 the last too"),
+    row("layer_types", ALL, Derived, "sliding_window_pattern; the last layer of Gemma 4 and EmbeddingGemma 2 is full"),
     row("sliding_window_pattern", GEMMA, Size(1), "every layer is full"),
     row("sliding_window_pattern", WITH_CAPS, Size(2), CLASS),
     row("sliding_window_pattern", THREE, Size(6), CLASS),
@@ -231,11 +231,13 @@ const FROM_3: &[&str] = &["gemma3", "gemma-embedding", "gemma3n", "gemma4", "gem
 const ANY: &[&str] = &["gemma", "gemma2", "gemma3", "gemma-embedding", "gemma3n", "gemma4", "gemma4-assistant"];
 
 /// No converter has a key for it in this family: it is part of what the architecture's name says.
-const CONSTANT: &str =
-    "llama.cpp's converter writes no such key for the family, whose models and whose class in transformers all have it";
+const CONSTANT: &str = "llama.cpp's converter has no such key for the family, whose models and class in transformers all have it";
 
 /// The row of `rope.scaling.factor` for a Gemma 3 of 4B and larger whose converter left the scaling out.
 pub(super) const LARGE_SCALING: &str = "rope.scaling.factor of 4B and larger";
+
+/// llama.cpp fails to convert a Gemma 2 whose configuration says `null`.
+const FIRST: &str = "the first converters left it out; every Gemma 2 has this, and one without fails to convert";
 
 /// Keys after the architecture and a dot. `block_count`, `context_length`, `embedding_length`, `feed_forward_length` and
 /// `attention.head_count` have no row in any family, `attention.sliding_window` none from Gemma 3 on, and
@@ -243,7 +245,7 @@ pub(super) const LARGE_SCALING: &str = "rope.scaling.factor of 4B and larger";
 #[rustfmt::skip]
 pub(super) const GGUF: &[Row] = &[
     told("attention.layer_norm_rms_epsilon", ANY, Number(1e-6), "Ollama's converter leaves it out; every Gemma has this"),
-    row("attention.key_length", ANY, Derived, "the rows of blk.N.attn_q.weight for each head; no default, as 1/N of the model's width is wrong for most"),
+    row("attention.key_length", ANY, Derived, "the rows of blk.N.attn_q.weight for each head, or the length of its norm"),
     row("attention.key_length_swa", ANY, Derived, "as attention.key_length, of the first sliding layer"),
     row("attention.value_length", ANY, Derived, "attention.key_length: no Gemma has others"),
     row("rope.dimension_count", ANY, Derived, "attention.key_length: the tables span whole heads"),
@@ -252,8 +254,8 @@ pub(super) const GGUF: &[Row] = &[
     row("attention.sliding_window_pattern", &G2, Size(2), CONSTANT),
     row("attention.sliding_window_pattern", &G3, Size(6), CONSTANT),
     row("attention.sliding_window_pattern", &G3N, Size(5), "the first converters left it out; every Gemma 3n has this"),
-    row("attn_logit_softcapping", &G2, Number(50.0), "the first converters left it out; every Gemma 2 has this, and one without fails to convert"),
-    row("final_logit_softcapping", &G2, Number(30.0), "the first converters left it out; every Gemma 2 has this, and one without fails to convert"),
+    row("attn_logit_softcapping", &G2, Number(50.0), FIRST),
+    row("final_logit_softcapping", &G2, Number(30.0), FIRST),
     row("final_logit_softcapping", &G3, Off, "llama.cpp's converter writes the key only for a model that has a cap"),
     row("final_logit_softcapping", &G3N, Number(30.0), CONSTANT),
     row("final_logit_softcapping", DRAFTER, Off, "the head of a drafter has no cap"),
@@ -261,15 +263,15 @@ pub(super) const GGUF: &[Row] = &[
     told("rope.freq_base", FROM_3, Number(1e6), "every model of the family has this; llama.cpp would take 1e4"),
     row("rope.freq_base_swa", FROM_3, Number(1e4), "converters wrote no such key before 2026; every model has this"),
     row("rope.scaling.factor", ANY, Off, "unscaled, but for files of the larger Gemma 3 that Ollama made"),
-    told(LARGE_SCALING, &G3, Number(8.0), "Ollama's converter leaves the scaling of Gemma 3 4B, 12B and 27B out; all have linear 8 on full layers"),
+    told(LARGE_SCALING, &G3, Number(8.0), "Ollama's converter leaves it out; 4B, 12B and 27B have linear 8 on full layers"),
     row("rope_freqs.weight", &["gemma", "gemma2", "gemma3", "gemma-embedding", "gemma3n"], Off, "tables without divisors"),
     row("query_pre_attn_scalar", &G1, Derived, "the head dimension: the family has no such number"),
-    row("query_pre_attn_scalar", &G2, Derived, "no key says it: the head dimension, in 27B (46 layers, or heads of 128 of 4608) 1/N of the model's width"),
-    row("query_pre_attn_scalar", &G3, Derived, "no key says it: the head dimension, in 27B (62 layers, or heads of 128 of 5376) 1/N of the model's width"),
+    row("query_pre_attn_scalar", &G2, Derived, "no key says it: the head dimension, in 27B (46 layers, or its heads) D/N"),
+    row("query_pre_attn_scalar", &G3, Derived, "no key says it: the head dimension, in 27B (62 layers, or its heads) D/N"),
     row("query_pre_attn_scalar", &["gemma3n", "gemma4", "gemma4-assistant"], Number(1.0), "scores are not scaled in the family"),
     row("attention.shared_kv_layers", &G3N, Derived, "llama.cpp's constant: all but the first 20 layers, as in every Gemma 3n"),
-    row("attention.shared_kv_layers", &G4, Size(0), "only models with tables for single layers share keys, and a file with those must say how many"),
-    row("embedding_length_per_layer_input", ANY, Derived, "the columns of per_layer_token_embd.weight for each layer; 0 without that tensor"),
+    row("attention.shared_kv_layers", &G4, Size(0), "only models with tables for single layers share keys, and must say it"),
+    row("embedding_length_per_layer_input", ANY, Derived, "per_layer_token_embd.weight's columns for each layer, or 0"),
     row("altup.num_inputs", &G3N, Size(4), CONSTANT),
     row("altup.active_idx", &G3N, Size(0), CONSTANT),
     row("activation_sparsity_scale", &G3N, Derived, "llama.cpp's constant: 1.6448536 deviations in the first ten layers, as in every Gemma 3n"),
