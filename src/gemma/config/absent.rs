@@ -274,7 +274,7 @@ pub(super) const GGUF: &[Row] = &[
     row("embedding_length_per_layer_input", ANY, Derived, "per_layer_token_embd.weight's columns for each layer, or 0"),
     row("altup.num_inputs", &G3N, Size(4), CONSTANT),
     row("altup.active_idx", &G3N, Size(0), CONSTANT),
-    row("activation_sparsity_scale", &G3N, Derived, "llama.cpp's constant: 1.6448536 deviations in the first ten layers, as in every Gemma 3n"),
+    row("activation_sparsity_scale", &G3N, Derived, "llama.cpp's constant, that of every Gemma 3n: 1.6448536 in the first ten layers"),
     row("laurel_rank", &G3N, Derived, "the rows of blk.0.laurel_l.weight"),
     row("expert_count", ANY, Size(0), "a model without blk.N.ffn_gate_inp.weight has no experts; a file with it must say how many"),
     row("pooling_type", EMBEDDING, Size(1), "the mean, as every EmbeddingGemma has it"),

@@ -241,7 +241,7 @@ fn final_softcap(keys: &Keys, arch: GemmaArch, layers: usize) -> Result<Option<f
         return Ok(None);
     }
     let cap = keys.cap("final_logit_softcapping")?;
-    if arch == GemmaArch::Gemma3 && layers == 26 && cap == Some(30.0) && keys.from_ollama() {
+    if arch == GemmaArch::Gemma3 && layers == 26 && cap == Some(30.0) && keys.has_ollama_keys() {
         tracing::warn!("final_logit_softcapping 30 in a Gemma 3 1B that Ollama made: the model has none, and none is computed");
         return Ok(None);
     }

@@ -68,7 +68,7 @@ impl<'a> Keys<'a> {
     }
 
     /// Whether the file is from Ollama's converter, or one that writes for it.
-    pub(super) fn from_ollama(&self) -> bool {
+    pub(super) fn has_ollama_keys(&self) -> bool {
         let tokenizer = ["tokenizer.ggml.add_padding_token", "tokenizer.ggml.add_unknown_token"];
         OLLAMA.iter().any(|key| self.has(&format!("{}.{key}", self.prefix))) || tokenizer.iter().any(|key| self.has(key))
     }

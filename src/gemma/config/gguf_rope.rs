@@ -55,7 +55,7 @@ fn left_out(keys: &Keys, layers: usize) -> Result<RopeScaling> {
     let long = keys.size_or_default("context_length")? >= 131_072;
     let width = keys.size_or_default("embedding_length")?;
     let released = [(34, 2560), (48, 3840), (62, 5376)].contains(&(layers, width));
-    if released || (long && (LARGE.contains(&layers) || keys.from_ollama())) {
+    if released || (long && (LARGE.contains(&layers) || keys.has_ollama_keys())) {
         let factor = keys.defaults.number(LARGE_SCALING);
         return keys.required("rope.scaling.factor", factor).map(|factor| RopeScaling::Linear { factor });
     }
