@@ -169,6 +169,7 @@ impl GemmaEmbedder {
             config,
             prompts: options.prompts,
             most,
+            #[cfg(feature = "tokenizer")]
             truncate: options.truncate,
             run_tokens,
             flow,

@@ -33,6 +33,7 @@ pub(super) struct EmbedModel {
     /// Most tokens of a text.
     pub(super) most: usize,
     /// Whether a longer text is cut.
+    #[cfg(feature = "tokenizer")]
     pub(super) truncate: bool,
     /// Most tokens of a run of several texts.
     pub(super) run_tokens: usize,
