@@ -28,6 +28,9 @@ struct Arguments {
     /// Keep the first N numbers of each vector, such as 512, 256 or 128 [default: all]
     #[arg(long, value_name = "N")]
     dimensions: Option<usize>,
+    /// Cut a line that is too long for the model, as sentence-transformers does [default: such a line is told and left out]
+    #[arg(long)]
+    truncate: bool,
     /// Lines to print
     #[arg(long, value_name = "N", default_value_t = 10)]
     top: usize,
@@ -59,18 +62,21 @@ fn run(mut arguments: Arguments) -> Result<()> {
     let start = Instant::now();
     let query = embedder.embed_texts(&tokenizer, &EmbeddingTask::Query, &[&arguments.query])?.concat();
     let documents: Vec<&str> = lines.iter().map(|(_, line)| *line).collect();
-    let vectors = embedder.embed_texts(&tokenizer, &EmbeddingTask::document(), &documents)?;
+    let vectors = embedder.embed_texts_each(&tokenizer, &EmbeddingTask::document(), &documents)?;
     let time = start.elapsed();
+    for (number, error) in lines.iter().zip(&vectors).filter_map(|((number, _), vector)| Some((number, vector.as_ref().err()?))) {
+        eprintln!("{}, line {number} is left out: {error}", arguments.file.display());
+    }
 
     let cosine = |vector: &[f32]| vector.iter().zip(&query).map(|(a, b)| a * b).sum::<f32>();
-    let mut ranked: Vec<(f32, usize, &str)> =
-        vectors.iter().zip(&lines).map(|(vector, (number, line))| (cosine(vector), *number, *line)).collect();
+    let embedded = vectors.iter().zip(&lines).filter_map(|(vector, line)| Some((vector.as_ref().ok()?, line)));
+    let mut ranked: Vec<(f32, usize, &str)> = embedded.map(|(vector, (number, line))| (cosine(vector), *number, *line)).collect();
     ranked.sort_by(|(a, ..), (b, ..)| b.total_cmp(a));
     let width = lines.last().map_or(1, |(number, _)| number.to_string().len());
     let shown = ranked.iter().take(arguments.top);
     let table: String = shown.map(|(score, number, line)| format!("{score:7.4}  {number:width$}  {line}\n")).collect();
     common::print(&table)?;
-    let (count, adapter) = (lines.len() + 1, embedder.adapter().unwrap_or("CPU reference"));
+    let (count, adapter) = (ranked.len() + 1, embedder.adapter().unwrap_or("CPU reference"));
     eprintln!("{count} texts, {} numbers each, in {:.2} s on {adapter}", embedder.dimensions(), time.as_secs_f64());
     Ok(())
 }
@@ -88,6 +94,7 @@ fn load(arguments: &Arguments) -> Result<GemmaEmbedder> {
     let options = EmbedderOptions {
         on_progress: Some(on_progress),
         quantise: arguments.quantize.map(Into::into),
+        truncate: arguments.truncate,
         ..EmbedderOptions::near_weights(&arguments.model)?
     };
     let embedder = GemmaEmbedder::with_options(config, weights.as_mut(), arguments.device.clone(), options);

@@ -6,6 +6,8 @@ mod common;
 mod embedder;
 #[path = "embeddings/files.rs"]
 mod files;
+#[path = "embeddings/texts.rs"]
+mod texts;
 
 use common::{
     gguf::GgufOracle,

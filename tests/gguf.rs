@@ -172,8 +172,22 @@ fn model(architecture: &str) -> Writer {
         ("attention.head_count_kv", 2),
     ];
     let writer = Writer::new(architecture).f32(&format!("{architecture}.attention.layer_norm_rms_epsilon"), 1e-6);
-    let writer = sizes.iter().fold(writer, |w, (key, size)| w.u32(&format!("{architecture}.{key}"), *size));
+    let mut writer = sizes.iter().fold(writer, |w, (key, size)| w.u32(&format!("{architecture}.{key}"), *size));
+    if !["gemma", "gemma2"].contains(&architecture) {
+        writer = writer.u32(&format!("{architecture}.attention.sliding_window"), 0);
+    }
+    if architecture == "gemma4" {
+        let divisors: Vec<u8> = [1.0, 1.0, 1e30, 1e30, 1e30, 1e30, 1e30, 1e30f32].iter().flat_map(|x| x.to_le_bytes()).collect();
+        writer = writer.f32("gemma4.final_logit_softcapping", 30.0).tensor("rope_freqs.weight", &[8], 0, &divisors);
+    }
     writer.tensor("token_embd.weight", &[64, 40], 0, &[0; 4 * 64 * 40])
+}
+
+/// The file of a Gemma 4 with other divisors.
+fn with_divisors(count: u64, bytes: &[u8]) -> Writer {
+    let mut writer = model("gemma4");
+    writer.tensors.retain(|(name, ..)| name != "rope_freqs.weight");
+    writer.tensor("rope_freqs.weight", &[count], 0, bytes)
 }
 
 fn config(writer: &Writer) -> Result<GemmaConfig> {
@@ -184,7 +198,7 @@ fn config(writer: &Writer) -> Result<GemmaConfig> {
 }
 
 #[test]
-fn what_a_file_leaves_out_is_what_llama_cpp_takes() {
+fn what_a_file_leaves_out_is_what_its_family_has() {
     let g1 = config(&model("gemma")).unwrap();
     assert_eq!((g1.head_dim, g1.vocab_size, g1.query_pre_attn_scalar, g1.rope_full.theta), (16, 40, None, 1e4));
     let g2 = config(&model("gemma2")).unwrap();
@@ -243,8 +257,8 @@ fn configurations_that_cannot_be_computed_name_the_key() {
                 .u32("gemma3.expert_feed_forward_length", 16),
             "num_experts is 8",
         ),
-        (model("gemma4").tensor("rope_freqs.weight", &[8], 0, &[0; 32]), "rope_freqs.weight"),
-        (model("gemma4").tensor("rope_freqs.weight", &[1 << 13], 0, &[0; 4 << 13]), "rope_freqs.weight"),
+        (with_divisors(8, &[0; 32]), "rope_freqs.weight"),
+        (with_divisors(1 << 13, &[0; 4 << 13]), "rope_freqs.weight"),
         (
             model("gemma4").u32("gemma4.attention.key_length_swa", 12).u32("gemma4.rope.dimension_count_swa", 8),
             "dimension_count_swa is 8",
@@ -295,7 +309,7 @@ fn experts_of_two_stacks_are_the_experts_of_one() {
     };
     let gate = || stack(model("gemma4"), "gate", 0);
     let mut loader = open(stack(gate(), "up", 1)).unwrap();
-    assert_eq!(loader.remaining_keys(), ["embed_tokens.weight", key]);
+    assert_eq!(loader.remaining_keys(), ["embed_tokens.weight", key, "rope_freqs.weight"]);
     let joined = loader.take(key).unwrap();
     assert_eq!((joined.dtype(), joined.shape()), (whole.dtype(), whole.shape()));
     for (start, len) in [(0, bytes.len()), (1, 33), (bytes.len() / 16 - 5, 10), (bytes.len() / 8 - 1, 200), (bytes.len() - 1, 1)]

@@ -13,7 +13,7 @@ use crate::{
     generate::{FlowHook, OnProgress},
     profile::CompileProfile,
     runtime::{Device, GpuOptions, Opened, Session},
-    weights::{Quantise, QuantisedLoader, WeightLoader, WeightMap, load_from_path},
+    weights::{Quantise, QuantisedLoader, SentenceSettings, WeightLoader, WeightMap, is_gguf, load_from_path},
 };
 
 /// Tokens of a run of several texts, unless the options say otherwise.
@@ -22,8 +22,17 @@ const RUN_TOKENS: usize = 2048;
 /// How to load a model that embeds texts.
 #[derive(Default)]
 pub struct EmbedderOptions {
-    /// Most tokens of a text; default and upper limit: the model's own `max_position_embeddings`.
+    /// Most tokens of a text. Upper limit: the model's own `max_position_embeddings`; default: `max_seq_length`, or that limit.
     pub context: Option<usize>,
+    /// Most tokens of a text as sentence-transformers has it, without effect beside `context` and above the model's own limit.
+    /// [`near_weights`](Self::near_weights) takes what lies beside the weights.
+    pub max_seq_length: Option<usize>,
+    /// Cut a text that is too long, as sentence-transformers does: the tokens that go around a text stay, of those between them as many
+    /// of the first as there is room for. Default: such a text is refused. No effect on texts that are given as token ids.
+    pub truncate: bool,
+    /// Numbers of a vector that are kept, as [`GemmaEmbedder::with_dimensions`] keeps them; more than it has keeps all.
+    /// [`near_weights`](Self::near_weights) takes what lies beside the weights. Default: all.
+    pub truncate_dim: Option<usize>,
     /// Most tokens of a run of several texts, padding included; a longer text is a run of its own. Intermediate results grow with
     /// it. Default: 2048.
     pub run_tokens: Option<usize>,
@@ -46,14 +55,26 @@ pub struct EmbedderOptions {
 }
 
 impl EmbedderOptions {
-    /// The defaults with the profile of the file [`GEMMA_PROFILE_FILE`](crate::profile::GEMMA_PROFILE_FILE) beside the weights and the
-    /// prompts of the `config_sentence_transformers.json` there, each where there is one.
+    /// The defaults with what lies beside the weights: the profile of the file
+    /// [`GEMMA_PROFILE_FILE`](crate::profile::GEMMA_PROFILE_FILE), and beside safetensors the prompts and `truncate_dim` of
+    /// `config_sentence_transformers.json` and the `max_seq_length` of `sentence_bert_config.json` (else the `model_max_length` of
+    /// `tokenizer_config.json`).
     ///
     /// # Errors
-    /// As [`CompileProfile::near_weights`] and [`TaskPrompts::near_weights`].
+    /// As [`CompileProfile::near_weights`] and [`TaskPrompts::near_weights`]; [`Error::Unsupported`] for texts that are to be lower-cased.
     pub fn near_weights(weights: impl AsRef<Path>) -> Result<Self> {
         let profile = CompileProfile::near_weights(&weights, false)?;
-        Ok(Self { profile, prompts: TaskPrompts::near_weights(&weights)?, ..Self::default() })
+        let settings = match is_gguf(weights.as_ref()) {
+            true => SentenceSettings::default(),
+            false => SentenceSettings::beside(weights.as_ref())?,
+        };
+        Ok(Self {
+            profile,
+            prompts: TaskPrompts::new(settings.prompts),
+            truncate_dim: settings.truncate_dim,
+            max_seq_length: settings.max_seq_length,
+            ..Self::default()
+        })
     }
 
     /// Changes the flow of every graph, such as with a [`layer`](GemmaFlow::layer) hook.
@@ -65,7 +86,7 @@ impl EmbedderOptions {
     /// Most tokens of a text, and of a run of several.
     pub(super) fn sizes(&self, config: &GemmaConfig) -> Result<(usize, usize)> {
         let limit = config.max_position_embeddings;
-        let most = self.context.unwrap_or(limit);
+        let most = self.context.unwrap_or(self.max_seq_length.unwrap_or(limit).min(limit));
         if !(1..=limit).contains(&most) {
             let expected = format!("1 to {limit}, the model's max_position_embeddings");
             return Err(Error::Option { option: "EmbedderOptions::context", found: most, expected });
@@ -115,6 +136,10 @@ impl GemmaEmbedder {
             return Err(Error::Unsupported(format!("embedding texts with a model {why}")));
         }
         let (most, run_tokens) = options.sizes(&config)?;
+        if options.truncate_dim == Some(0) {
+            let expected = "1 or more".into();
+            return Err(Error::Option { option: "EmbedderOptions::truncate_dim", found: 0, expected });
+        }
         let flow = options.flow.clone();
         let single = match options.quantise {
             Some(to) => build(&config, (1, most), flow.as_ref(), &mut QuantisedLoader::new(loader, to))?,
@@ -122,7 +147,9 @@ impl GemmaEmbedder {
         };
         if config.arch == GemmaArch::Gemma3 && config.embedding_dense.is_empty() {
             tracing::warn!(
-                "no dense modules after the mean: right for no EmbeddingGemma; are modules.json, 2_Dense and 3_Dense there?"
+                "there are no dense modules after the mean, so that vectors differ from those of EmbeddingGemma and compare with none of \
+                 them: are modules.json, 2_Dense and 3_Dense there, or dense_2.weight and dense_3.weight in a GGUF file (converted with \
+                 --sentence-transformers-dense-modules)?"
             );
         }
         let session = match device.open(&options.gpu)? {
@@ -136,11 +163,14 @@ impl GemmaEmbedder {
         };
         let resident = session.load_with(&single.params, options.on_progress)?;
         let weights = WeightMap::from_tensors(single.params.values().cloned().collect());
-        let dimensions = config.embedding_width();
+        let width = config.embedding_width();
+        let dimensions = options.truncate_dim.unwrap_or(width).min(width);
         let model = EmbedModel {
             config,
             prompts: options.prompts,
             most,
+            #[cfg(feature = "tokenizer")]
+            truncate: options.truncate,
             run_tokens,
             flow,
             profile: options.profile,

@@ -115,12 +115,34 @@ impl GemmaEmbedder {
     /// # Errors
     /// As [`embed`](Self::embed).
     pub async fn embed_async<T: AsRef<[u32]>>(&self, texts: &[T]) -> Result<Vec<Vec<f32>>> {
-        let texts: Vec<&[u32]> = texts.iter().map(AsRef::as_ref).collect();
-        let mut vectors = self.model.vectors(&texts).await?;
-        for (index, vector) in vectors.iter_mut().enumerate() {
-            shorten(vector, self.dimensions, index)?;
-        }
-        Ok(vectors)
+        texts.iter().enumerate().try_for_each(|(index, text)| self.model.check(index, text.as_ref()))?;
+        self.embed_each_async(texts).await?.into_iter().collect()
+    }
+
+    /// As [`embed`](Self::embed), where a text that cannot be embedded has an error of its own and the others their vectors: one that is
+    /// empty, too long, or has a token or a vector that is none.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn embed_each<T: AsRef<[u32]>>(&self, texts: &[T]) -> Result<Vec<Result<Vec<f32>>>> {
+        pollster::block_on(self.embed_each_async(texts))
+    }
+
+    /// [`embed_each`](Self::embed_each) as [`embed_async`](Self::embed_async).
+    ///
+    /// # Errors
+    /// As [`embed_each`](Self::embed_each).
+    pub async fn embed_each_async<T: AsRef<[u32]>>(&self, texts: &[T]) -> Result<Vec<Result<Vec<f32>>>> {
+        let checked: Vec<Result<()>> = (0..).zip(texts).map(|(index, text)| self.model.check(index, text.as_ref())).collect();
+        let fit: Vec<&[u32]> = checked.iter().zip(texts).filter(|(own, _)| own.is_ok()).map(|(_, text)| text.as_ref()).collect();
+        let mut vectors = self.model.vectors(&fit).await?.into_iter();
+        let vector = |(index, own): (usize, Result<()>)| {
+            own?;
+            let mut vector = vectors.next().unwrap_or_default();
+            shorten(&mut vector, self.dimensions, index)?;
+            Ok(vector)
+        };
+        Ok(checked.into_iter().enumerate().map(vector).collect())
     }
 }
 

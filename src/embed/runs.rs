@@ -32,6 +32,9 @@ pub(super) struct EmbedModel {
     pub(super) prompts: TaskPrompts,
     /// Most tokens of a text.
     pub(super) most: usize,
+    /// Whether a longer text is cut.
+    #[cfg(feature = "tokenizer")]
+    pub(super) truncate: bool,
     /// Most tokens of a run of several texts.
     pub(super) run_tokens: usize,
     pub(super) flow: Option<FlowHook>,
@@ -89,9 +92,8 @@ impl EmbedModel {
         CacheStats { compiles: runs.compiles, bytes: own + runs.scratch.bytes(), ..runs.compiled.stats() }
     }
 
-    /// The vectors of texts, not yet unit vectors.
+    /// The vectors of texts that were checked, not yet unit vectors.
     pub(super) async fn vectors(&self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>> {
-        self.check(texts)?;
         let lengths: Vec<usize> = texts.iter().map(|text| text.len()).collect();
         let mut vectors = vec![Vec::new(); texts.len()];
         let mut under_way: VecDeque<(Batch, Running)> = VecDeque::new();
@@ -108,20 +110,19 @@ impl EmbedModel {
         Ok(vectors)
     }
 
-    fn check(&self, texts: &[&[u32]]) -> Result<()> {
+    /// Whether a text can be run.
+    pub(super) fn check(&self, index: usize, text: &[u32]) -> Result<()> {
         let (most, vocab_size) = (self.most, self.config.vocab_size);
-        for (index, text) in texts.iter().enumerate() {
-            if text.is_empty() {
-                return Err(Error::EmptyText { index });
-            }
-            if text.len() > most {
-                return Err(Error::TextTooLong { index, tokens: text.len(), most });
-            }
-            if let Some(at) = text.iter().position(|token| *token as usize >= vocab_size) {
-                return Err(Error::TokenOutOfRange { token: text[at], index: at, vocab_size });
-            }
+        if text.is_empty() {
+            return Err(Error::EmptyText { index });
         }
-        Ok(())
+        if text.len() > most {
+            return Err(Error::TextTooLong { index, tokens: text.len(), most });
+        }
+        match text.iter().position(|token| *token as usize >= vocab_size) {
+            Some(at) => Err(Error::TokenOutOfRange { token: text[at], index: at, vocab_size }),
+            None => Ok(()),
+        }
     }
 
     /// Begins the run of a batch, padded on the right.

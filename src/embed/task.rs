@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use crate::{
     Error, Result,
-    weights::{is_gguf, prompts_beside},
+    weights::{SentenceSettings, is_gguf},
 };
 
 /// What a text is embedded for. Queries and documents are to be compared with each other, all other tasks with themselves.
@@ -86,7 +86,7 @@ impl TaskPrompts {
     pub fn near_weights(weights: impl AsRef<Path>) -> Result<Self> {
         match is_gguf(weights.as_ref()) {
             true => Ok(Self::default()),
-            false => Ok(Self { named: prompts_beside(weights.as_ref())? }),
+            false => Ok(Self { named: SentenceSettings::beside(weights.as_ref())?.prompts }),
         }
     }
 

@@ -28,16 +28,45 @@ impl GemmaEmbedder {
         self.embed_async(&tokens).await
     }
 
-    /// The token ids that [`embed_texts`](Self::embed_texts) runs.
+    /// As [`embed_texts`](Self::embed_texts), where a text that cannot be embedded has an error of its own and the others their vectors,
+    /// as [`embed_each`](Self::embed_each).
+    ///
+    /// # Errors
+    /// [`Error::Embedding`] as [`TaskPrompts::prompt`](super::TaskPrompts::prompt); what the device says.
+    pub fn embed_texts_each<T: AsRef<str>>(
+        &self,
+        tokenizer: &Tokenizer,
+        task: &EmbeddingTask,
+        texts: &[T],
+    ) -> Result<Vec<Result<Vec<f32>>>> {
+        let prompt = self.prompts().prompt(task)?;
+        let mut tokens: Vec<Result<Vec<u32>>> =
+            (0..).zip(texts).map(|(index, text)| self.tokens_of(tokenizer, &prompt, index, text.as_ref())).collect();
+        // A text without tokens is refused there; its own error takes that one's place.
+        let ids: Vec<Vec<u32>> = tokens.iter_mut().map(|own| own.as_mut().map(std::mem::take).unwrap_or_default()).collect();
+        let vectors = self.embed_each(&ids)?;
+        Ok(tokens.into_iter().zip(vectors).map(|(own, vector)| own.and(vector)).collect())
+    }
+
+    /// The token ids that [`embed_texts`](Self::embed_texts) runs; with [`EmbedderOptions::truncate`](super::EmbedderOptions::truncate)
+    /// at most [`max_tokens`](Self::max_tokens) of each text.
     ///
     /// # Errors
     /// [`Error::EmptyText`]; [`Error::Embedding`] as [`TaskPrompts::prompt`](super::TaskPrompts::prompt); [`Error::Tokenizer`].
     pub fn tokens<T: AsRef<str>>(&self, tokenizer: &Tokenizer, task: &EmbeddingTask, texts: &[T]) -> Result<Vec<Vec<u32>>> {
         let prompt = self.prompts().prompt(task)?;
-        let tokens = |(index, text): (usize, &T)| match text.as_ref() {
-            "" => Err(Error::EmptyText { index }),
-            text => tokenizer.encode_framed(&format!("{prompt}{text}")),
-        };
-        texts.iter().enumerate().map(tokens).collect()
+        (0..).zip(texts).map(|(index, text)| self.tokens_of(tokenizer, &prompt, index, text.as_ref())).collect()
+    }
+
+    fn tokens_of(&self, tokenizer: &Tokenizer, prompt: &str, index: usize, text: &str) -> Result<Vec<u32>> {
+        if text.is_empty() {
+            return Err(Error::EmptyText { index });
+        }
+        let mut ids = tokenizer.encode_framed(&format!("{prompt}{text}"))?;
+        let (most, end) = (self.max_tokens(), tokenizer.frame_end());
+        if self.model.truncate && ids.len() > most && end < most {
+            ids.drain(most - end..ids.len() - end);
+        }
+        Ok(ids)
     }
 }

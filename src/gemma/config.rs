@@ -1,8 +1,11 @@
 //! What a model is: sizes and per-layer facts, as plain data.
 
+mod absent;
 mod drafter;
 mod fields;
 mod gguf;
+mod gguf_keys;
+mod gguf_rope;
 mod json;
 mod json_layers;
 mod layers;
@@ -11,6 +14,7 @@ mod quantised;
 mod rope;
 mod sparsity;
 mod types;
+mod unknown;
 mod validate;
 
 use std::{collections::BTreeMap, path::Path};
@@ -124,8 +128,10 @@ impl GemmaConfig {
 
     /// Reads the metadata of a GGUF file (of one in parts: the first).
     ///
-    /// Files say neither `query_pre_attn_scalar` nor, in Gemma 1 and 2, anything of the rotary table; both are what llama.cpp takes
-    /// for the family. Tokens that end a turn count among `eos_token_ids`.
+    /// Files say neither `query_pre_attn_scalar` nor, in Gemma 1 and 2, anything of the rotary table; both are what the family has. The
+    /// names that Ollama's converter has for some keys are read too. A key that is absent and in which models of the family differ is
+    /// refused by name, as is one that is not known and may change what is computed; a `tracing` warning tells what else was taken for
+    /// granted or passed over. Tokens that end a turn count among `eos_token_ids`.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) and [`Error::Format`](crate::Error::Format) as
@@ -159,6 +165,9 @@ impl GemmaConfig {
 
     /// Reads the text of a `config.json`: a text model, or a wrapper (`gemma3`, `gemma3n`, `gemma4`, `gemma4_unified`, `embedding_gemma2`) with its
     /// `text_config`.
+    ///
+    /// Keys that are absent are what the family's class in transformers has. Keys that no Gemma has are refused by name where they may
+    /// change what a model computes; of the others one `tracing` warning tells.
     ///
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) names the key and value that cannot be computed faithfully or make no sense;

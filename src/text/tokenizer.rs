@@ -199,6 +199,11 @@ impl Tokenizer {
         Ok(ids)
     }
 
+    /// How many tokens [`encode_framed`](Self::encode_framed) puts after a text.
+    pub(crate) fn frame_end(&self) -> usize {
+        self.shared.frame[1].len()
+    }
+
     /// Appends the ids of plain text.
     pub(super) fn encode_onto(&self, text: &str, ids: &mut Vec<u32>) -> Result<()> {
         let whole = self.encode_span(text)?;

@@ -1,4 +1,21 @@
-//! What sentence-transformers lays beside a checkpoint: `modules.json` with a folder for each module, and the prompts of tasks.
+//! What sentence-transformers lays beside a checkpoint: `modules.json` with a folder for each module, the prompts of tasks, and how
+//! long texts and vectors are.
+//!
+//! What is absent there, and why:
+//!
+//! | File | Key | Absent |
+//! |---|---|---|
+//! | `modules.json` | the file | no products after the mean; an embedder tells so by a warning |
+//! | pooling | `pooling_mode`, `pooling_mode_mean_tokens` | refused: files always name one |
+//! | pooling | `include_prompt` | true, the class's default and the one way that is computed |
+//! | dense | `bias` | true, the class's default, which is refused |
+//! | dense | `activation_function` | tanh, the class's default, which is refused |
+//! | dense | `use_residual` | false, the class's default |
+//! | dense | `module_input_name`, `module_output_name` | `sentence_embedding`, the class's default |
+//! | `sentence_bert_config.json` | `max_seq_length` | the tokenizer's `model_max_length`, at most `max_position_embeddings` |
+//! | `sentence_bert_config.json` | `do_lower_case` | false, the class's default |
+//! | `config_sentence_transformers.json` | `prompts` | those of EmbeddingGemma's model card |
+//! | `config_sentence_transformers.json` | `truncate_dim` | whole vectors |
 
 use std::{
     collections::BTreeMap,
@@ -10,8 +27,8 @@ use serde_json::{Map, Value};
 
 use crate::{Error, Result, text_file};
 
-/// A list of modules or prompts is a few kilobytes; anything far larger is another file.
-const MAX_BYTES: u64 = 1 << 20;
+/// A list of modules or prompts is a few kilobytes, a tokenizer's settings about a megabyte; anything far larger is another file.
+const MAX_BYTES: u64 = 16 << 20;
 
 /// The prompts of a model by the names of tasks.
 type Prompts = BTreeMap<String, String>;
@@ -62,20 +79,60 @@ impl SentenceModules {
     }
 }
 
-/// The prompts that lie beside `file`; empty where there are none.
-///
-/// # Errors
-/// As [`SentenceModules::beside`].
-pub(crate) fn prompts_beside(file: &Path) -> Result<Prompts> {
-    #[derive(Deserialize)]
-    struct File {
-        #[serde(default)]
-        prompts: Prompts,
+/// What sentence-transformers' own files say of texts and vectors.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct SentenceSettings {
+    pub(crate) prompts: Prompts,
+    /// Numbers of a vector that are kept; more than it has keeps all.
+    pub(crate) truncate_dim: Option<usize>,
+    /// Most tokens of a text; more than the model takes says nothing.
+    pub(crate) max_seq_length: Option<usize>,
+}
+
+impl SentenceSettings {
+    /// The settings that lie beside `file`; none of a file that is not there.
+    ///
+    /// # Errors
+    /// As [`SentenceModules::beside`].
+    pub(crate) fn beside(file: &Path) -> Result<Self> {
+        #[derive(Deserialize, Default)]
+        struct Settings {
+            #[serde(default)]
+            prompts: Prompts,
+            #[serde(default)]
+            truncate_dim: Option<usize>,
+        }
+        #[derive(Deserialize, Default)]
+        struct Transformer {
+            #[serde(default)]
+            max_seq_length: Option<usize>,
+            #[serde(default)]
+            do_lower_case: Option<bool>,
+        }
+        #[derive(Deserialize, Default)]
+        struct Tokenizer {
+            #[serde(default)]
+            model_max_length: Option<f64>,
+        }
+        let folder = folder_of(file);
+        let own: Settings = parse_if_there(&folder.join("config_sentence_transformers.json"))?;
+        let path = folder.join("sentence_bert_config.json");
+        let transformer: Transformer = parse_if_there(&path)?;
+        if transformer.do_lower_case == Some(true) {
+            return Err(Error::Unsupported(format!("{}: do_lower_case (false is), which", path.display())));
+        }
+        let tokenizer: Tokenizer = parse_if_there(&folder.join("tokenizer_config.json"))?;
+        // Tokenizers without a limit have 1e30.
+        let tokens = tokenizer.model_max_length.filter(|tokens| (1.0..1e9).contains(tokens)).map(|tokens| tokens as usize);
+        let max_seq_length = transformer.max_seq_length.or(tokens);
+        Ok(Self { prompts: own.prompts, truncate_dim: own.truncate_dim, max_seq_length })
     }
-    let path = folder_of(file).join("config_sentence_transformers.json");
+}
+
+fn parse_if_there<T: serde::de::DeserializeOwned + Default>(path: &Path) -> Result<T> {
     match path.is_file() {
-        true => Ok(parse::<File>(&path)?.prompts),
-        false => Ok(Prompts::new()),
+        true => parse(path),
+        false => Ok(T::default()),
     }
 }
 
@@ -131,6 +188,7 @@ fn check_pooling(path: &Path) -> Result<()> {
     for (key, value) in &config {
         match (key.as_str(), value) {
             ("pooling_mode", Value::String(mode)) if mode == "mean" => mean = true,
+            ("pooling_mode", Value::Array(modes)) if modes[..] == [Value::from("mean")] => mean = true,
             ("pooling_mode", mode) => return refuse(format!("pooling_mode {mode}")),
             ("pooling_mode_mean_tokens", Value::Bool(on)) => mean = *on,
             (mode, Value::Bool(true)) if mode.starts_with("pooling_mode_") => return refuse(mode.to_string()),
@@ -151,11 +209,25 @@ fn dense_sizes(path: &Path) -> Result<(usize, usize)> {
         bias: bool,
         #[serde(default)]
         activation_function: Option<String>,
+        #[serde(default)]
+        use_residual: bool,
+        #[serde(default)]
+        module_input_name: Option<String>,
+        #[serde(default)]
+        module_output_name: Option<String>,
     }
-    let Dense { in_features, out_features, bias, activation_function } = parse(path)?;
+    let dense: Dense = parse(path)?;
     let refuse = |what: String| Err(Error::Unsupported(format!("{}: {what}", path.display())));
-    match activation_function.as_deref().and_then(|name| name.rsplit('.').next()) {
-        Some("Identity") if !bias => Ok((in_features, out_features)),
+    for (key, name) in [("module_input_name", &dense.module_input_name), ("module_output_name", &dense.module_output_name)] {
+        if let Some(name) = name.as_ref().filter(|name| *name != "sentence_embedding") {
+            return refuse(format!("{key} {name:?} of a dense module (\"sentence_embedding\" is), which"));
+        }
+    }
+    if dense.use_residual {
+        return refuse("use_residual of a dense module (false is), which".into());
+    }
+    match dense.activation_function.as_deref().and_then(|name| name.rsplit('.').next()) {
+        Some("Identity") if !dense.bias => Ok((dense.in_features, dense.out_features)),
         Some("Identity") => refuse("a dense module with a bias".into()),
         // sentence-transformers takes tanh where nothing is said.
         Some(other) => refuse(format!("the activation_function {other:?} of a dense module (Identity is)")),

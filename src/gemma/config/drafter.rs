@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use super::{
-    GemmaConfig, LayerKind, gguf,
+    GemmaConfig, LayerKind,
+    absent::Defaults,
+    gguf,
     json::{self, HARMLESS, named, parse},
     quantised,
 };
@@ -75,19 +77,20 @@ impl GemmaDrafterConfig {
         top.take("architectures");
         quantised::refuse(&mut top)?;
         let found = top.text("model_type")?.unwrap_or_default();
-        let Some((_, text_model)) = MODEL_TYPES.iter().find(|(drafter, _)| *drafter == found) else {
+        let Some((model_type, text_model)) = MODEL_TYPES.iter().find(|(drafter, _)| *drafter == found) else {
             return Err(not_a_drafter("model_type", &found, MODEL_TYPES[0].0));
         };
+        let defaults = Defaults::config_json(model_type);
         let Some(mut layers) = top.object("text_config")? else {
             return Err(Error::Config(format!("model_type is {found:?}, but there is no text_config")));
         };
         layers.take("model_type");
         // All layers attend to the target's keys and values.
         layers.set("num_kv_shared_layers", 0.into());
-        let backbone_hidden_size = top.required_size("backbone_hidden_size", 1536)?;
-        let ordered = top.switch("use_ordered_embeddings")?.unwrap_or(false);
-        let centroids = top.size("num_centroids")?.unwrap_or(2048);
-        let top_k = top.size("centroid_intermediate_top_k")?.unwrap_or(32);
+        let backbone_hidden_size = top.size_or(&defaults, "backbone_hidden_size")?;
+        let ordered = top.switch_or(&defaults, "use_ordered_embeddings")?;
+        let centroids = top.size_or(&defaults, "num_centroids")?;
+        let top_k = top.size_or(&defaults, "centroid_intermediate_top_k")?;
         let (num_centroids, centroid_top_k) = if ordered { (centroids, top_k) } else { (0, 0) };
         if let Some(tied) = top.take("tie_word_embeddings") {
             layers.set("tie_word_embeddings", tied);

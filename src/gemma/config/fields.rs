@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use super::{absent::Defaults, unknown};
 use crate::{Error, Result};
 
 /// One JSON object that is being used up, key by key.
@@ -18,6 +19,10 @@ impl Fields {
 
     pub(super) fn has(&self, key: &str) -> bool {
         self.map.contains_key(key)
+    }
+
+    pub(super) fn is_null(&self, key: &str) -> bool {
+        self.map.get(key).is_some_and(Value::is_null)
     }
 
     pub(super) fn set(&mut self, key: &str, value: Value) {
@@ -56,19 +61,40 @@ impl Fields {
         }
     }
 
-    pub(super) fn required_size(&mut self, key: &str, default: usize) -> Result<usize> {
-        match self.map.get(key) {
-            Some(Value::Null) => Err(self.refuse(key, &Value::Null, "a whole number")),
-            _ => Ok(self.size(key)?.unwrap_or(default)),
+    /// A size; where the key is absent what the table says, and where that says nothing an error.
+    pub(super) fn size_or(&mut self, defaults: &Defaults, key: &str) -> Result<usize> {
+        self.not_null(key, "a whole number")?;
+        self.size(key)?.or_else(|| defaults.size(key)).ok_or_else(|| self.missing(key))
+    }
+
+    /// As [`size_or`](Self::size_or), a number.
+    pub(super) fn number_or(&mut self, defaults: &Defaults, key: &str) -> Result<f32> {
+        self.not_null(key, "a number")?;
+        self.number(key)?.or_else(|| defaults.number(key)).ok_or_else(|| self.missing(key))
+    }
+
+    /// As [`size_or`](Self::size_or), a switch, for which `null` is absent.
+    pub(super) fn switch_or(&mut self, defaults: &Defaults, key: &str) -> Result<bool> {
+        self.switch(key)?.or_else(|| defaults.switch(key)).ok_or_else(|| self.missing(key))
+    }
+
+    /// A softcap: absent means what the table says, `null` off.
+    pub(super) fn cap(&mut self, defaults: &Defaults, key: &str) -> Result<Option<f32>> {
+        match self.has(key) {
+            true => self.number(key),
+            false => defaults.cap(key).ok_or_else(|| self.missing(key)),
         }
     }
 
-    /// A softcap: absent means the family's default, `null` means off.
-    pub(super) fn cap(&mut self, key: &str, default: Option<f32>) -> Result<Option<f32>> {
-        match self.has(key) {
-            true => self.number(key),
-            false => Ok(default),
+    fn not_null(&self, key: &str, expected: &str) -> Result<()> {
+        match self.map.get(key) {
+            Some(Value::Null) => Err(self.refuse(key, &Value::Null, expected)),
+            _ => Ok(()),
         }
+    }
+
+    fn missing(&self, key: &str) -> Error {
+        Error::Config(format!("{}{key} is missing, and the family has no value for all its models", self.prefix))
     }
 
     pub(super) fn switch(&mut self, key: &str) -> Result<Option<bool>> {
@@ -116,13 +142,17 @@ impl Fields {
         })
     }
 
-    /// One token id: absent means `default`, `null` none.
-    pub(super) fn token(&mut self, key: &str, default: u32) -> Result<Option<u32>> {
+    /// One token id: absent means what the table says, `null` none.
+    pub(super) fn token(&mut self, defaults: &Defaults, key: &str) -> Result<Option<u32>> {
         if !self.has(key) {
-            return Ok(Some(default));
+            return Ok(defaults.size(key).and_then(|id| u32::try_from(id).ok()));
         }
         let Some(value) = self.take(key) else { return Ok(None) };
-        token_id(&value).map(Some).ok_or_else(|| self.refuse(key, &value, "a token id"))
+        let id = match value.as_array().map(Vec::as_slice) {
+            Some([lone]) => token_id(lone),
+            _ => token_id(&value),
+        };
+        id.map(Some).ok_or_else(|| self.refuse(key, &value, "a token id"))
     }
 
     /// A token id or a list of them; `None` where the key is absent.
@@ -136,17 +166,34 @@ impl Fields {
         ids.map(Some).ok_or_else(|| self.refuse(key, &value, "a token id or a list of token ids"))
     }
 
-    /// Refuses every key that nobody has used up and that is neither `null` nor among `harmless`.
+    /// Settles the keys that nobody has used up: those that may change what a model computes are refused by name, others are told by one
+    /// warning. `harmless` are keys that say nothing of the mathematics.
     pub(super) fn finish(self, harmless: &[&[&str]]) -> Result<()> {
         let known = |key: &str| harmless.iter().any(|list| list.contains(&key));
-        match self.map.iter().find(|(key, value)| !value.is_null() && !known(key)) {
-            None => Ok(()),
-            Some((key, value)) => Err(Error::Config(format!(
-                "{}{key} = {} is not known here and may change what the model computes; remove the key if it does not",
-                self.prefix,
-                short(value)
-            ))),
+        let left = self.map.iter().filter(|(key, value)| !value.is_null() && !known(key));
+        let ignored = left.map(|(key, value)| match unknown::changes_nothing(key, value) {
+            true => Ok(format!("{}{key}", self.prefix)),
+            false => Err(self.unknown(key, value)),
+        });
+        let ignored: Vec<String> = ignored.collect::<Result<_>>()?;
+        if !ignored.is_empty() {
+            tracing::warn!(keys = ignored.join(", "), "the configuration has keys that nothing here reads");
         }
+        Ok(())
+    }
+
+    /// Refuses every key that nobody has used up and that is neither `null` nor among `harmless`: in a table of the mathematics each
+    /// counts.
+    pub(super) fn finish_table(self, harmless: &[&str]) -> Result<()> {
+        match self.map.iter().find(|(key, value)| !value.is_null() && !harmless.contains(&key.as_str())) {
+            Some((key, value)) => Err(self.unknown(key, value)),
+            None => Ok(()),
+        }
+    }
+
+    fn unknown(&self, key: &str, value: &Value) -> Error {
+        let found = format!("{}{key} = {}", self.prefix, short(value));
+        Error::Config(format!("{found} is not known here and may change what the model computes; remove the key if it does not"))
     }
 }
 

@@ -6,16 +6,18 @@ use serde_json::{Map, Value};
 
 use super::{
     GemmaArch, GemmaConfig,
+    absent::Defaults,
     fields::{Fields, short},
     json_layers::{self, LayerFacts, differing, layer_types, window},
     quantised, rope,
+    unknown::MULTIMODAL,
 };
 use crate::{Error, Result, text_file, weights::SentenceModules};
 
 /// Keys that cannot change what a text model computes: training, bookkeeping, and defaults of text generation.
 #[rustfmt::skip]
 pub(super) const HARMLESS: &[&str] = &[
-    "_attn_implementation", "_attn_implementation_autoset", "_name_or_path", "attention_dropout", "auto_map",
+    "_attn_implementation", "_attn_implementation_autoset", "_name_or_path", "attention_dropout",
     "bad_words_ids", "begin_suppress_tokens", "cache_implementation", "chunk_size_feed_forward", "decoder_start_token_id",
     "diversity_penalty", "do_sample", "dtype", "early_stopping", "encoder_no_repeat_ngram_size",
     "exponential_decay_length_penalty", "finetuning_task", "forced_bos_token_id", "forced_eos_token_id", "id2label",
@@ -25,14 +27,6 @@ pub(super) const HARMLESS: &[&str] = &[
     "return_dict", "return_dict_in_generate", "sep_token_id", "suppress_tokens", "task_specific_params", "temperature",
     "tf_legacy_loss", "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript", "transformers.js_config",
     "transformers_version", "typical_p", "unsloth_fixed", "unsloth_version", "use_bfloat16", "use_cache",
-];
-
-/// Keys of a multimodal wrapper that concern only images, sounds and films.
-#[rustfmt::skip]
-const HARMLESS_IN_WRAPPER: &[&str] = &[
-    "audio_config", "audio_soft_tokens_per_image", "audio_token_id", "boa_token_id", "boi_token_id", "boi_token_index",
-    "eoa_token_id", "eoa_token_index", "eoi_token_id", "eoi_token_index", "image_token_id", "image_token_index", "mm_embed_dim",
-    "mm_tokens_per_image", "video_token_id", "vision_config", "vision_soft_tokens_per_image",
 ];
 
 /// Multimodal wrappers, and the text models in them.
@@ -134,7 +128,7 @@ fn from_wrapper(mut top: Fields, wrapper: &str, text_model: &str) -> Result<Gemm
     }
     top.drop_repeated(&text);
     refuse_switches(&mut top)?;
-    top.finish(&[HARMLESS, HARMLESS_IN_WRAPPER])?;
+    top.finish(&[HARMLESS, MULTIMODAL])?;
     let mut config = from_text(text, text_model)?;
     if let Some(stop) = stop {
         config.eos_token_ids = stop;
@@ -151,67 +145,61 @@ fn add_tokens(list: &mut Vec<u32>, more: Vec<u32>) {
 }
 
 pub(super) fn from_text(mut f: Fields, model_type: &str) -> Result<GemmaConfig> {
-    let arch = arch_of(model_type)?;
+    let (arch, model_type) = arch_of(model_type)?;
     quantised::refuse(&mut f)?;
-    let unified = model_type == "gemma4_unified_text";
-    let use_bidirectional_attention = bidirectional(&mut f, arch)?;
-    // D, F, layers, N, K, V, context, window.
-    let defaults = match arch {
-        GemmaArch::Gemma => [3072, 24576, 28, 16, 16, 256_000, 8192, 4096],
-        GemmaArch::Gemma2 | GemmaArch::VaultGemma => [2304, 9216, 26, 8, 4, 256_000, 8192, 4096],
-        GemmaArch::Gemma3 => [2304, 9216, 26, 8, 4, 262_208, 131_072, 4096],
-        GemmaArch::Gemma3n => [2048, 16384, 35, 8, 2, 262_400, 32768, 512],
-        GemmaArch::Gemma4 => [2304, 9216, 30, 8, 4, 262_144, 131_072, if unified { 1024 } else { 512 }],
-        GemmaArch::EmbeddingGemma2 => [512, 2048, 24, 4, 2, 262_144, 262_144, 512],
-    };
+    let defaults = Defaults::config_json(model_type);
+    let d = &defaults;
+    let use_bidirectional_attention = bidirectional(&mut f, arch, d)?;
     refuse_switches(&mut f)?;
     refuse_activations(&mut f)?;
-    let caps = matches!(arch, GemmaArch::Gemma2 | GemmaArch::VaultGemma);
-    let num_hidden_layers = f.required_size("num_hidden_layers", defaults[2])?;
-    let max_position_embeddings = f.required_size("max_position_embeddings", defaults[6])?;
-    let layer_types = layer_types(&mut f, arch, num_hidden_layers)?;
-    let (rope_full, rope_sliding) = rope::read(&mut f, arch, max_position_embeddings)?;
+    let num_hidden_layers = f.size_or(d, "num_hidden_layers")?;
+    let max_position_embeddings = f.size_or(d, "max_position_embeddings")?;
+    let layer_types = layer_types(&mut f, arch, num_hidden_layers, d)?;
+    let (rope_full, rope_sliding) = rope::read(&mut f, arch, max_position_embeddings, d)?;
     let widths = match arch {
-        GemmaArch::Gemma3n => json_layers::widths(&mut f, num_hidden_layers, defaults[1])?,
-        _ => vec![f.required_size("intermediate_size", defaults[1])?],
+        GemmaArch::Gemma3n => json_layers::widths(&mut f, num_hidden_layers, d)?,
+        _ => vec![f.size_or(d, "intermediate_size")?],
     };
-    let intermediate_size = widths.first().copied().unwrap_or(defaults[1]);
-    let num_key_value_heads = f.required_size("num_key_value_heads", defaults[4])?;
-    let head_dim = f.required_size("head_dim", 256)?;
+    let intermediate_size = widths.first().copied().unwrap_or(0);
+    let num_key_value_heads = f.size_or(d, "num_key_value_heads")?;
+    let head_dim = f.size_or(d, "head_dim")?;
     let facts = match arch {
-        GemmaArch::Gemma3n => json_layers::gemma3n(&mut f, &widths)?,
-        GemmaArch::Gemma4 => json_layers::gemma4(&mut f, &layer_types, intermediate_size, unified)?,
-        GemmaArch::EmbeddingGemma2 => json_layers::embedding_gemma2(&mut f, &layer_types)?,
+        GemmaArch::Gemma3n => json_layers::gemma3n(&mut f, &widths, d)?,
+        GemmaArch::Gemma4 => json_layers::gemma4(&mut f, &layer_types, intermediate_size, d)?,
+        GemmaArch::EmbeddingGemma2 => json_layers::embedding_gemma2(&mut f, &layer_types, d)?,
         _ => LayerFacts::default(),
     };
     let config = GemmaConfig {
         arch,
-        hidden_size: f.required_size("hidden_size", defaults[0])?,
+        hidden_size: f.size_or(d, "hidden_size")?,
         intermediate_size,
         num_hidden_layers,
-        num_attention_heads: f.required_size("num_attention_heads", defaults[3])?,
+        num_attention_heads: f.size_or(d, "num_attention_heads")?,
         num_key_value_heads,
         head_dim,
-        vocab_size: f.required_size("vocab_size", defaults[5])?,
-        rms_norm_eps: f.number("rms_norm_eps")?.unwrap_or(1e-6),
+        vocab_size: f.size_or(d, "vocab_size")?,
+        rms_norm_eps: f.number_or(d, "rms_norm_eps")?,
         max_position_embeddings,
         layer_types,
-        sliding_window: window(&mut f, arch, defaults[7])?,
+        sliding_window: window(&mut f, arch, d)?,
         use_bidirectional_attention,
         query_pre_attn_scalar: match arch {
             GemmaArch::Gemma => None,
             GemmaArch::Gemma3n | GemmaArch::Gemma4 | GemmaArch::EmbeddingGemma2 => Some(1.0),
-            _ => Some(f.number("query_pre_attn_scalar")?.unwrap_or(256.0)),
+            _ => Some(f.number_or(d, "query_pre_attn_scalar")?),
         },
-        attn_logit_softcapping: attention_softcap(&mut f, arch)?,
+        attn_logit_softcapping: attention_softcap(&mut f, arch, d)?,
         final_logit_softcapping: match arch {
             GemmaArch::Gemma | GemmaArch::EmbeddingGemma2 => None,
-            _ => f.cap("final_logit_softcapping", (caps || arch == GemmaArch::Gemma3n).then_some(30.0))?,
+            _ => f.cap(d, "final_logit_softcapping")?,
         },
-        tie_word_embeddings: f.switch("tie_word_embeddings")?.unwrap_or(true),
-        eos_token_ids: f.tokens("eos_token_id")?.unwrap_or_else(|| vec![1]),
-        bos_token_id: f.token("bos_token_id", 2)?,
-        pad_token_id: f.token("pad_token_id", 0)?,
+        tie_word_embeddings: f.switch_or(d, "tie_word_embeddings")?,
+        eos_token_ids: match f.tokens("eos_token_id")? {
+            Some(ids) => ids,
+            None => defaults.size("eos_token_id").and_then(|id| u32::try_from(id).ok()).into_iter().collect(),
+        },
+        bos_token_id: f.token(d, "bos_token_id")?,
+        pad_token_id: f.token(d, "pad_token_id")?,
         rope_full,
         rope_sliding,
         per_layer_config: differing(facts.overrides, [head_dim, num_key_value_heads, intermediate_size]),
@@ -225,7 +213,7 @@ pub(super) fn from_text(mut f: Fields, model_type: &str) -> Result<GemmaConfig> 
         laurel_rank: facts.laurel_rank,
         activation_sparsity: facts.activation_sparsity,
         embedding_dim: match arch {
-            GemmaArch::EmbeddingGemma2 => f.size("embedding_dim")?.unwrap_or(768),
+            GemmaArch::EmbeddingGemma2 => f.size_or(d, "embedding_dim")?,
             _ => 0,
         },
         embedding_dense: Vec::new(),
@@ -235,8 +223,8 @@ pub(super) fn from_text(mut f: Fields, model_type: &str) -> Result<GemmaConfig> 
         effective_num_layers: None,
     };
     let family: &[&str] = match arch {
-        // What training clips.
-        GemmaArch::Gemma3n => &["altup_coef_clip"],
+        // What training clips, and a scale that the released files have and the family's attention does not.
+        GemmaArch::Gemma3n => &["altup_coef_clip", "query_pre_attn_scalar"],
         _ => &[],
     };
     f.finish(&[HARMLESS, family])?;
@@ -244,10 +232,10 @@ pub(super) fn from_text(mut f: Fields, model_type: &str) -> Result<GemmaConfig> 
     Ok(config)
 }
 
-fn attention_softcap(f: &mut Fields, arch: GemmaArch) -> Result<Option<f32>> {
+fn attention_softcap(f: &mut Fields, arch: GemmaArch, defaults: &Defaults) -> Result<Option<f32>> {
     match arch {
         GemmaArch::Gemma | GemmaArch::Gemma3n | GemmaArch::Gemma4 | GemmaArch::EmbeddingGemma2 => Ok(None),
-        GemmaArch::Gemma2 | GemmaArch::VaultGemma => f.cap("attn_logit_softcapping", Some(50.0)),
+        GemmaArch::Gemma2 | GemmaArch::VaultGemma => f.cap(defaults, "attn_logit_softcapping"),
         GemmaArch::Gemma3 => {
             // transformers keeps the field in Gemma 3 and never uses it.
             if let Some(cap) = f.number("attn_logit_softcapping")? {
@@ -259,12 +247,12 @@ fn attention_softcap(f: &mut Fields, arch: GemmaArch) -> Result<Option<f32>> {
 }
 
 /// Whether attention looks both ways. Among the tokens of a picture alone ("vision") it changes nothing for text.
-fn bidirectional(f: &mut Fields, arch: GemmaArch) -> Result<bool> {
+fn bidirectional(f: &mut Fields, arch: GemmaArch, defaults: &Defaults) -> Result<bool> {
     const KEY: &str = "use_bidirectional_attention";
     let (value, expected) = match (arch, f.take(KEY)) {
-        (GemmaArch::EmbeddingGemma2, None) => return Ok(true),
+        (_, None) => return Ok(defaults.switch(KEY).unwrap_or(false)),
         (GemmaArch::EmbeddingGemma2, Some(value)) => (value, "true"),
-        (_, None | Some(Value::Bool(false))) => return Ok(false),
+        (_, Some(Value::Bool(false))) => return Ok(false),
         (GemmaArch::Gemma4, Some(Value::String(text))) if text == "vision" => return Ok(false),
         (GemmaArch::Gemma4, Some(Value::String(text))) if text == "all" => return Ok(true),
         (GemmaArch::Gemma4, Some(value)) => (value, "null, false, \"vision\" or \"all\""),
@@ -291,9 +279,11 @@ fn refuse_switches(f: &mut Fields) -> Result<()> {
 
 /// Every Gemma has the tanh form of GELU. `hidden_act` is the older key, in which "gelu" was written and the tanh form meant.
 fn refuse_activations(f: &mut Fields) -> Result<()> {
-    for (key, accepted) in [("hidden_activation", ["gelu_pytorch_tanh"; 2]), ("hidden_act", ["gelu_pytorch_tanh", "gelu"])] {
+    const TANH: [&str; 4] = ["gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu_python_tanh"];
+    for (key, older) in [("hidden_activation", None), ("hidden_act", Some("gelu"))] {
         if let Some(name) = f.text(key)?
-            && !accepted.contains(&name.as_str())
+            && !TANH.contains(&name.as_str())
+            && older != Some(name.as_str())
         {
             return Err(f.refuse(key, &name.into(), "\"gelu_pytorch_tanh\""));
         }
@@ -313,15 +303,17 @@ fn refuse_other_heads(f: &mut Fields) -> Result<()> {
     }
 }
 
-fn arch_of(model_type: &str) -> Result<GemmaArch> {
+/// The family of a text model, and its `model_type` as the tables of defaults have it.
+fn arch_of(model_type: &str) -> Result<(GemmaArch, &'static str)> {
     let why = match model_type {
-        "gemma" => return Ok(GemmaArch::Gemma),
-        "gemma2" => return Ok(GemmaArch::Gemma2),
-        "vaultgemma" => return Ok(GemmaArch::VaultGemma),
-        "gemma3_text" => return Ok(GemmaArch::Gemma3),
-        "gemma3n_text" => return Ok(GemmaArch::Gemma3n),
-        "gemma4_text" | "gemma4_unified_text" => return Ok(GemmaArch::Gemma4),
-        "embedding_gemma2_text" => return Ok(GemmaArch::EmbeddingGemma2),
+        "gemma" => return Ok((GemmaArch::Gemma, "gemma")),
+        "gemma2" => return Ok((GemmaArch::Gemma2, "gemma2")),
+        "vaultgemma" => return Ok((GemmaArch::VaultGemma, "vaultgemma")),
+        "gemma3_text" => return Ok((GemmaArch::Gemma3, "gemma3_text")),
+        "gemma3n_text" => return Ok((GemmaArch::Gemma3n, "gemma3n_text")),
+        "gemma4_text" => return Ok((GemmaArch::Gemma4, "gemma4_text")),
+        "gemma4_unified_text" => return Ok((GemmaArch::Gemma4, "gemma4_unified_text")),
+        "embedding_gemma2_text" => return Ok((GemmaArch::EmbeddingGemma2, "embedding_gemma2_text")),
         t if t.starts_with("gemma4") && t.ends_with("assistant") => {
             "a drafter continues nothing by itself; give it to the generator of its model (Drafter::from_path), as it"
         }

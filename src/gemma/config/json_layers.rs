@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{GemmaArch, LayerKind, LayerOverrides, fields::Fields, preset::layer_pattern, sparsity::deviations};
+use super::{
+    GemmaArch, LayerKind, LayerOverrides, absent::Defaults, fields::Fields, preset::layer_pattern, sparsity::deviations,
+};
 use crate::{Error, Result};
 
 /// In what layers differ, beside their kinds.
@@ -32,14 +34,14 @@ pub(super) struct Experts {
 }
 
 /// The experts where `enable_moe_block` is on; the other keys say nothing where it is off. A unified model has none.
-fn experts(f: &mut Fields, unified: bool) -> Result<Experts> {
+fn experts(f: &mut Fields, defaults: &Defaults) -> Result<Experts> {
     const KEYS: [&str; 3] = ["num_experts", "top_k_experts", "moe_intermediate_size"];
-    let on = f.switch("enable_moe_block")?.unwrap_or(false);
+    let on = f.switch_or(defaults, "enable_moe_block")?;
     let [count, top, width] = [f.size(KEYS[0])?, f.size(KEYS[1])?, f.size(KEYS[2])?];
     if !on {
         return Ok(Experts::default());
     }
-    if unified {
+    if defaults.family() == "gemma4_unified_text" {
         let expected = "false in a unified model, which has no experts";
         return Err(f.refuse("enable_moe_block", &Value::Bool(true), expected));
     }
@@ -51,66 +53,64 @@ fn experts(f: &mut Fields, unified: bool) -> Result<Experts> {
 }
 
 /// The keys that Gemma 4 has for layers of these kinds; a unified model has no tables of its own for each layer unless it says so.
-pub(super) fn gemma4(f: &mut Fields, kinds: &[LayerKind], intermediate_size: usize, unified: bool) -> Result<LayerFacts> {
-    let attention_k_eq_v = f.switch("attention_k_eq_v")?.unwrap_or(false);
-    let num_kv_shared_layers = f.size("num_kv_shared_layers")?.unwrap_or(0);
-    let mut overrides = heads(f, kinds, attention_k_eq_v, 0)?;
-    if f.switch("use_double_wide_mlp")?.unwrap_or(false) {
+pub(super) fn gemma4(f: &mut Fields, kinds: &[LayerKind], intermediate_size: usize, d: &Defaults) -> Result<LayerFacts> {
+    let attention_k_eq_v = f.switch_or(d, "attention_k_eq_v")?;
+    let num_kv_shared_layers = f.size_or(d, "num_kv_shared_layers")?;
+    let mut overrides = heads(f, kinds, attention_k_eq_v, d)?;
+    if f.switch_or(d, "use_double_wide_mlp")? {
         for layer in kinds.len().saturating_sub(num_kv_shared_layers)..kinds.len() {
             overrides.entry(layer).or_default().intermediate_size = Some(intermediate_size.saturating_mul(2));
         }
     }
-    let width = match f.has("hidden_size_per_layer_input") {
-        true => f.size("hidden_size_per_layer_input")?.unwrap_or(0),
-        false if unified => 0,
-        false => 256,
+    let width = match f.is_null("hidden_size_per_layer_input") {
+        true => 0,
+        false => f.size_or(d, "hidden_size_per_layer_input")?,
     };
-    let rows = f.size("vocab_size_per_layer_input")?.unwrap_or(262_144);
+    let rows = f.size_or(d, "vocab_size_per_layer_input")?;
     Ok(LayerFacts {
         overrides,
         attention_k_eq_v,
         num_kv_shared_layers,
         hidden_size_per_layer_input: width,
         vocab_size_per_layer_input: if width == 0 { 0 } else { rows },
-        experts: experts(f, unified)?,
+        experts: experts(f, d)?,
         ..LayerFacts::default()
     })
 }
 
 /// The keys that EmbeddingGemma 2 has for layers of these kinds. There are no tables for single layers.
-pub(super) fn embedding_gemma2(f: &mut Fields, kinds: &[LayerKind]) -> Result<LayerFacts> {
+pub(super) fn embedding_gemma2(f: &mut Fields, kinds: &[LayerKind], d: &Defaults) -> Result<LayerFacts> {
     Ok(LayerFacts {
-        overrides: heads(f, kinds, true, 1)?,
-        hidden_size_per_layer_input: f.size("hidden_size_per_layer_input")?.unwrap_or(512),
+        overrides: heads(f, kinds, true, d)?,
+        hidden_size_per_layer_input: f.size_or(d, "hidden_size_per_layer_input")?,
         ..LayerFacts::default()
     })
 }
 
 /// The keys that Gemma 3n has for its layers, of which `widths` says the FFW's.
-pub(super) fn gemma3n(f: &mut Fields, widths: &[usize]) -> Result<LayerFacts> {
+pub(super) fn gemma3n(f: &mut Fields, widths: &[usize], d: &Defaults) -> Result<LayerFacts> {
     let layers = widths.len();
     let own = |(layer, width): (usize, &usize)| {
         (layer, LayerOverrides { intermediate_size: Some(*width), ..LayerOverrides::default() })
     };
-    let width = f.size("hidden_size_per_layer_input")?.unwrap_or(256);
     Ok(LayerFacts {
         overrides: widths.iter().enumerate().map(own).collect(),
-        num_kv_shared_layers: f.size("num_kv_shared_layers")?.unwrap_or(15),
-        hidden_size_per_layer_input: width,
-        vocab_size_per_layer_input: f.size("vocab_size_per_layer_input")?.unwrap_or(262_144),
-        altup_num_inputs: f.size("altup_num_inputs")?.unwrap_or(4),
-        altup_active_idx: f.size("altup_active_idx")?.unwrap_or(0),
-        altup_correct_scale: f.switch("altup_correct_scale")?.unwrap_or(true),
-        laurel_rank: f.size("laurel_rank")?.unwrap_or(64),
+        num_kv_shared_layers: f.size_or(d, "num_kv_shared_layers")?,
+        hidden_size_per_layer_input: f.size_or(d, "hidden_size_per_layer_input")?,
+        vocab_size_per_layer_input: f.size_or(d, "vocab_size_per_layer_input")?,
+        altup_num_inputs: f.size_or(d, "altup_num_inputs")?,
+        altup_active_idx: f.size_or(d, "altup_active_idx")?,
+        altup_correct_scale: f.switch_or(d, "altup_correct_scale")?,
+        laurel_rank: f.size_or(d, "laurel_rank")?,
         activation_sparsity: sparsity(f, layers)?,
         ..LayerFacts::default()
     })
 }
 
 /// The widths of the FFW by layer: one for all, or a list.
-pub(super) fn widths(f: &mut Fields, layers: usize, default: usize) -> Result<Vec<usize>> {
+pub(super) fn widths(f: &mut Fields, layers: usize, defaults: &Defaults) -> Result<Vec<usize>> {
     const KEY: &str = "intermediate_size";
-    let Some(list) = f.list(KEY)? else { return Ok(vec![f.required_size(KEY, default)?; layers]) };
+    let Some(list) = f.list(KEY)? else { return Ok(vec![f.size_or(defaults, KEY)?; layers]) };
     let sizes: Option<Vec<usize>> = list.iter().map(|size| usize::try_from(size.as_u64()?).ok()).collect();
     match sizes.filter(|sizes| sizes.len() == layers) {
         Some(sizes) => Ok(sizes),
@@ -142,12 +142,18 @@ fn sparsity(f: &mut Fields, layers: usize) -> Result<Vec<Option<f32>>> {
 }
 
 /// The heads of single layers, in either spelling: `per_layer_config`, or `global_head_dim` and `num_global_key_value_heads` of all
-/// full layers, of which the latter counts where `own_kv_heads` says so and is `kv_heads` without the key (0: the model's own).
-fn heads(f: &mut Fields, kinds: &[LayerKind], own_kv_heads: bool, kv_heads: usize) -> Result<BTreeMap<usize, LayerOverrides>> {
+/// full layers, of which the latter counts where `own_kv_heads` says so.
+fn heads(
+    f: &mut Fields,
+    kinds: &[LayerKind],
+    own_kv_heads: bool,
+    defaults: &Defaults,
+) -> Result<BTreeMap<usize, LayerOverrides>> {
     const GLOBAL: [&str; 2] = ["global_head_dim", "num_global_key_value_heads"];
     let Some(own) = f.object("per_layer_config")? else {
-        let [head_dim, kv_heads] = [f.size(GLOBAL[0])?.unwrap_or(512), f.size(GLOBAL[1])?.unwrap_or(kv_heads)];
-        let kv_heads = (own_kv_heads && kv_heads > 0).then_some(kv_heads);
+        let head_dim = f.size_or(defaults, GLOBAL[0])?;
+        let kv_heads = f.size(GLOBAL[1])?.or_else(|| defaults.size(GLOBAL[1]));
+        let kv_heads = kv_heads.filter(|heads| own_kv_heads && *heads > 0);
         let full = kinds.iter().enumerate().filter(|(_, kind)| **kind == LayerKind::Full);
         let sizes = LayerOverrides { head_dim: Some(head_dim), num_key_value_heads: kv_heads, ..LayerOverrides::default() };
         return Ok(full.map(|(layer, _)| (layer, sizes)).collect());
@@ -168,7 +174,7 @@ fn heads(f: &mut Fields, kinds: &[LayerKind], own_kv_heads: bool, kv_heads: usiz
                 num_key_value_heads: sizes.size("num_key_value_heads")?,
                 intermediate_size: None,
             };
-            sizes.finish(&[])?;
+            sizes.finish_table(&[])?;
             Ok((index, own))
         })
         .collect()
@@ -191,26 +197,39 @@ pub(super) fn differing(
     overrides.into_iter().filter_map(of).collect()
 }
 
-/// An explicit `layer_types` wins; else the family's pattern. The last layer of Gemma 4 and EmbeddingGemma 2 is full, whatever the
+/// An explicit `layer_types` wins; else every so many-th layer is full. The last layer of Gemma 4 and EmbeddingGemma 2 is, whatever the
 /// list says.
-pub(super) fn layer_types(f: &mut Fields, arch: GemmaArch, layers: usize) -> Result<Vec<LayerKind>> {
+///
+/// `sliding_window_pattern` counts in Gemma 3 and EmbeddingGemma 2; in other families transformers ignores it and other programs
+/// follow it. `_sliding_window_pattern` is what transformers writes beside `layer_types`, and never reads.
+pub(super) fn layer_types(f: &mut Fields, arch: GemmaArch, layers: usize, defaults: &Defaults) -> Result<Vec<LayerKind>> {
+    const KEY: &str = "sliding_window_pattern";
     if layers == 0 || layers > 1024 {
         return Err(Error::Config(format!("num_hidden_layers is {layers}, expected 1 to 1024")));
     }
-    let mut period = None;
-    for key in ["sliding_window_pattern", "_sliding_window_pattern"] {
-        let Some(found) = f.size(key)? else { continue };
-        let fits = match arch {
-            GemmaArch::Gemma => found == 1,
-            GemmaArch::Gemma2 | GemmaArch::VaultGemma => found == 2,
-            GemmaArch::Gemma3 | GemmaArch::Gemma3n | GemmaArch::Gemma4 | GemmaArch::EmbeddingGemma2 => found > 0,
-        };
-        if !fits {
-            return Err(f.refuse(key, &found.into(), "the family's own pattern, or layer_types"));
-        }
-        period = period.or(Some(found));
+    let given = f.size(KEY)?;
+    let written = f.size("_sliding_window_pattern")?;
+    if given == Some(0) {
+        return Err(f.refuse(KEY, &0.into(), "1 or more"));
     }
-    let Some(value) = f.take("layer_types") else { return Ok(layer_pattern(arch, layers, period)) };
+    let own = defaults.size(KEY);
+    let period = match arch {
+        GemmaArch::Gemma3 | GemmaArch::EmbeddingGemma2 => given.or(own),
+        _ => own,
+    };
+    let pattern = || layer_pattern(arch, layers, period);
+    let Some(value) = f.take("layer_types") else {
+        if given.is_some_and(|given| layer_pattern(arch, layers, Some(given)) != pattern()) {
+            let expected = "the family's own pattern, or layer_types beside it, which decides alone";
+            return Err(f.refuse(KEY, &given.into(), expected));
+        }
+        if written.is_some() && written != period {
+            tracing::warn!(?written, ?period, "_sliding_window_pattern without layer_types has no effect, as in transformers");
+        }
+        return Ok(pattern());
+    };
+    // Older programs list the kinds under another name, too.
+    f.take("attention_types");
     let kind = |name: &Value| match name.as_str() {
         Some("full_attention") => Ok(LayerKind::Full),
         Some("sliding_attention") if arch != GemmaArch::Gemma => Ok(LayerKind::Sliding),
@@ -226,13 +245,13 @@ pub(super) fn layer_types(f: &mut Fields, arch: GemmaArch, layers: usize) -> Res
     Ok(kinds)
 }
 
-pub(super) fn window(f: &mut Fields, arch: GemmaArch, default: usize) -> Result<Option<usize>> {
+pub(super) fn window(f: &mut Fields, arch: GemmaArch, defaults: &Defaults) -> Result<Option<usize>> {
     if arch == GemmaArch::Gemma {
         return Ok(None);
     }
     let window = match f.has("sliding_window") {
         true => f.size("sliding_window")?,
-        false => Some(default),
+        false => Some(f.size_or(defaults, "sliding_window")?),
     };
     match f.size("sliding_window_size")? {
         Some(other) if Some(other) != window => {

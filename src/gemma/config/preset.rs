@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{GemmaArch, GemmaConfig, LayerKind, LayerOverrides, RopeConfig, RopeScaling, sparsity::deviations};
+use super::{GemmaArch, GemmaConfig, LayerKind, LayerOverrides, RopeConfig, RopeScaling, absent::Defaults, sparsity::deviations};
 
 /// One released model: the numbers in which it differs from its family.
 struct Shape {
@@ -120,15 +120,9 @@ pub(super) fn by_name(name: &str) -> Option<GemmaConfig> {
     SHAPES.iter().find(|s| s.name == name).map(Shape::config)
 }
 
-/// The kinds of `layers` layers where the configuration names none: every `period`-th is full, Gemma 1's
-/// all, and the last of Gemma 4 and EmbeddingGemma 2.
+/// The kinds of `layers` layers of which every `period`-th is full, and in Gemma 4 and EmbeddingGemma 2 the last; without a period all.
 pub(super) fn layer_pattern(arch: GemmaArch, layers: usize, period: Option<usize>) -> Vec<LayerKind> {
-    let period = match arch {
-        GemmaArch::Gemma => 1,
-        GemmaArch::Gemma2 | GemmaArch::VaultGemma => 2,
-        GemmaArch::Gemma3 | GemmaArch::Gemma4 | GemmaArch::EmbeddingGemma2 => period.unwrap_or(6),
-        GemmaArch::Gemma3n => period.unwrap_or(5),
-    };
+    let period = period.unwrap_or(1).max(1);
     let forced = |i: usize| matches!(arch, GemmaArch::Gemma4 | GemmaArch::EmbeddingGemma2) && i == layers;
     (1..=layers).map(|i| if i % period == 0 || forced(i) { LayerKind::Full } else { LayerKind::Sliding }).collect()
 }
@@ -146,7 +140,9 @@ impl Shape {
             None if four => RopeScaling::Proportional { partial_rotary_factor: 0.25, factor: 1.0 },
             None => RopeScaling::None,
         };
-        let layer_types = layer_pattern(self.arch, num_hidden_layers, self.wide.period);
+        let family = Defaults::config_json(self.arch.model_type());
+        let period = self.wide.period.or_else(|| family.size("sliding_window_pattern"));
+        let layer_types = layer_pattern(self.arch, num_hidden_layers, period);
         GemmaConfig {
             arch: self.arch,
             hidden_size,

@@ -1,47 +1,100 @@
 //! The two spellings of rotary settings in `config.json`.
 //!
 //! Old: `rope_theta`, `rope_local_base_freq` (sliding layers of Gemma 3) and `rope_scaling` (full layers only).
-//! New: `rope_parameters`, one table, or from Gemma 3 on one for each kind of layer; where it is silent, the old keys speak.
+//! New: `rope_parameters`, one table, or from Gemma 3 on one for each kind of layer; where it is silent, the old keys speak. Gemma 4 and
+//! EmbeddingGemma 2 know the new spelling alone, and old keys may only repeat it.
 
-use super::{GemmaArch, RopeConfig, RopeScaling, fields::Fields};
+use serde_json::Value;
+
+use super::{GemmaArch, RopeConfig, RopeScaling, absent::Defaults, fields::Fields};
 use crate::{Error, Result};
 
 /// The tables of full and of sliding layers.
-pub(super) fn read(f: &mut Fields, arch: GemmaArch, context: usize) -> Result<(RopeConfig, RopeConfig)> {
-    use GemmaArch::{EmbeddingGemma2, Gemma3, Gemma3n, Gemma4};
-    let two_tables = matches!(arch, Gemma3 | Gemma3n | Gemma4 | EmbeddingGemma2);
-    let theta = f.number("rope_theta")?.unwrap_or(if two_tables { 1e6 } else { 1e4 });
-    let old_scaling = f.object("rope_scaling")?.map(|s| table(s, theta, context)).transpose()?;
-    let parameters = f.object("rope_parameters")?;
-
-    let (new_full, sliding) = match parameters {
-        None => (None, None),
-        Some(flat) if !two_tables => (Some(table(flat, theta, context)?), None),
-        Some(mut nested) => {
-            let full = nested.object("full_attention")?.map(|t| table(t, theta, context)).transpose()?;
-            let local = f.number("rope_local_base_freq")?.unwrap_or(1e4);
-            let sliding = nested.object("sliding_attention")?.map(|t| table(t, local, context)).transpose()?;
-            nested.finish(&[])?;
-            (full, Some(sliding.unwrap_or(RopeConfig::new(local))))
+pub(super) fn read(f: &mut Fields, arch: GemmaArch, context: usize, defaults: &Defaults) -> Result<(RopeConfig, RopeConfig)> {
+    let tables = match arch {
+        GemmaArch::Gemma4 | GemmaArch::EmbeddingGemma2 => new_alone(f, context, defaults)?,
+        GemmaArch::Gemma3 | GemmaArch::Gemma3n => two_tables(f, context, defaults)?,
+        GemmaArch::Gemma | GemmaArch::Gemma2 | GemmaArch::VaultGemma => {
+            let table = one_table(f, context, defaults)?;
+            (table, table)
         }
     };
-    if let (Some(old), Some(new)) = (old_scaling, new_full)
-        && old.scaling != new.scaling
-    {
-        let problem = format!("rope_scaling says {:?}, rope_parameters {:?}; remove one", old.scaling, new.scaling);
-        return Err(Error::Config(problem));
+    // The name that some programs have for rope_theta, which the others do not read.
+    repeats(f, "rope_global_base_freq", tables.0.theta)?;
+    Ok(tables)
+}
+
+/// One table for all layers.
+fn one_table(f: &mut Fields, context: usize, defaults: &Defaults) -> Result<RopeConfig> {
+    let theta = f.number_or(defaults, "rope_theta")?;
+    let old = f.object("rope_scaling")?.map(|scaling| table(scaling, theta, context)).transpose()?;
+    let new = f.object("rope_parameters")?.map(|parameters| table(parameters, theta, context)).transpose()?;
+    agreed(old, new).map(|table| table.unwrap_or(RopeConfig::new(theta)))
+}
+
+/// A table for full and one for sliding layers, in either spelling.
+fn two_tables(f: &mut Fields, context: usize, defaults: &Defaults) -> Result<(RopeConfig, RopeConfig)> {
+    let (theta, local) = (f.number_or(defaults, "rope_theta")?, f.number_or(defaults, "rope_local_base_freq")?);
+    let old = f.object("rope_scaling")?.map(|scaling| table(scaling, theta, context)).transpose()?;
+    let (mut full, mut sliding) = (None, None);
+    if let Some(mut nested) = f.object("rope_parameters")? {
+        full = nested.object("full_attention")?.map(|t| table(t, theta, context)).transpose()?;
+        sliding = nested.object("sliding_attention")?.map(|t| table(t, local, context)).transpose()?;
+        nested.finish_table(&[])?;
     }
-    let stock = match arch {
-        Gemma4 | EmbeddingGemma2 => RopeScaling::Proportional { partial_rotary_factor: 0.25, factor: 1.0 },
-        _ => RopeScaling::None,
+    Ok((agreed(old, full)?.unwrap_or(RopeConfig::new(theta)), sliding.unwrap_or(RopeConfig::new(local))))
+}
+
+/// Both tables whole in `rope_parameters`, or neither: their class has no bases for tables that are given.
+fn new_alone(f: &mut Fields, context: usize, defaults: &Defaults) -> Result<(RopeConfig, RopeConfig)> {
+    let stock = |kind: &str| -> Result<RopeConfig> {
+        let key = format!("rope_parameters.{kind}.rope_theta");
+        let theta = defaults.number(&key).ok_or_else(|| Error::Config(format!("{key} is missing")))?;
+        let share = defaults.number(&format!("rope_parameters.{kind}.partial_rotary_factor"));
+        let scaling =
+            share.map_or(RopeScaling::None, |share| RopeScaling::Proportional { partial_rotary_factor: share, factor: 1.0 });
+        Ok(RopeConfig { theta, scaling })
     };
-    let full = new_full.or(old_scaling).unwrap_or(RopeConfig { theta, scaling: stock });
-    let sliding = match (two_tables, sliding) {
-        (false, _) => full,
-        (true, Some(sliding)) => sliding,
-        (true, None) => RopeConfig::new(f.number("rope_local_base_freq")?.unwrap_or(1e4)),
+    let (full, sliding) = match f.object("rope_parameters")? {
+        None => (stock("full_attention")?, stock("sliding_attention")?),
+        Some(mut nested) => {
+            let mut whole = |kind: &str| match nested.object(kind)? {
+                None => {
+                    Err(nested.refuse(kind, &Value::Null, "a table: where one kind of layer has one, each must have its own"))
+                }
+                Some(given) if !given.has("rope_theta") => Err(given.refuse("rope_theta", &Value::Null, "a number")),
+                Some(given) => table(given, 0.0, context),
+            };
+            let tables = (whole("full_attention")?, whole("sliding_attention")?);
+            nested.finish_table(&[])?;
+            tables
+        }
     };
+    if let Some(value) = f.take("rope_scaling") {
+        return Err(f.refuse("rope_scaling", &value, "nothing: the family reads rope_parameters alone"));
+    }
+    repeats(f, "rope_theta", full.theta)?;
+    repeats(f, "rope_local_base_freq", sliding.theta)?;
     Ok((full, sliding))
+}
+
+/// The scaling that both spellings give, or the one that is there.
+fn agreed(old: Option<RopeConfig>, new: Option<RopeConfig>) -> Result<Option<RopeConfig>> {
+    match (old, new) {
+        (Some(old), Some(new)) if old.scaling != new.scaling => {
+            let problem = format!("rope_scaling says {:?}, rope_parameters {:?}; remove one", old.scaling, new.scaling);
+            Err(Error::Config(problem))
+        }
+        (old, new) => Ok(new.or(old)),
+    }
+}
+
+/// Refuses a base under a key that is not read here and says something else.
+fn repeats(f: &mut Fields, key: &str, theta: f32) -> Result<()> {
+    match f.number(key)? {
+        Some(other) if other != theta => Err(f.refuse(key, &other.into(), &format!("{theta}, or the table in rope_parameters"))),
+        _ => Ok(()),
+    }
 }
 
 /// One table: `rope_type` (or `type`), `rope_theta` and what the type takes.
@@ -79,6 +132,6 @@ fn table(mut t: Fields, theta: f32, context: usize) -> Result<RopeConfig> {
             return Err(t.refuse("rope_type", &other.into(), known));
         }
     };
-    t.finish(&[&["original_max_position_embeddings"]])?;
+    t.finish_table(&["original_max_position_embeddings"])?;
     Ok(RopeConfig { theta, scaling })
 }

@@ -141,9 +141,14 @@ impl Metadata {
         }
     }
 
-    /// A count or size, of any integer type.
+    /// The keys, in order.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.places.keys().map(AsRef::as_ref)
+    }
+
+    /// A count or size: a whole number of any type, or an array of nothing but it.
     pub(crate) fn size(&self, key: &str) -> Result<Option<usize>, String> {
-        self.typed(key, "an integer from 0 on", size)
+        self.typed(key, "an integer from 0 on", |value| lone(value, size))
     }
 
     /// A size, or an array of them; a lone size comes as an array of one.
@@ -156,17 +161,15 @@ impl Metadata {
     }
 
     /// A truth value.
-    #[cfg(feature = "tokenizer")]
     pub(crate) fn flag(&self, key: &str) -> Result<Option<bool>, String> {
         self.typed(key, "a bool", |value| if let Value::Bool(flag) = value { Some(flag) } else { None })
     }
 
-    /// An array of truth values.
+    /// An array of truth values, or of integers that are 0 or 1.
     pub(crate) fn flags(&self, key: &str) -> Result<Option<Vec<bool>>, String> {
         self.typed(key, "an array of bool", |value| match value {
-            Value::Array(array) if array.count <= MAX_LIST && array.element == ValueType::Bool => {
-                let flags: Vec<bool> =
-                    array.values().filter_map(|v| if let Value::Bool(v) = v { Some(v) } else { None }).collect();
+            Value::Array(array) if array.count <= MAX_LIST => {
+                let flags: Vec<bool> = array.values().map_while(flag).collect();
                 (flags.len() as u64 == array.count).then_some(flags)
             }
             _ => None,
@@ -178,9 +181,14 @@ impl Metadata {
         self.places.get(key).is_some_and(|(ty, _)| *ty == ValueType::Array)
     }
 
-    /// A number.
+    /// A number, or an array of nothing but it.
     pub(crate) fn number(&self, key: &str) -> Result<Option<f32>, String> {
-        self.typed(key, "a number", number)
+        self.typed(key, "a number", |value| lone(value, number))
+    }
+
+    /// The value of a key for a message, cut short.
+    pub(crate) fn shown(&self, key: &str) -> String {
+        self.get(key).ok().flatten().map(|(_, value)| shown(value)).unwrap_or_default()
     }
 
     /// A text.
@@ -214,9 +222,30 @@ impl Metadata {
 /// Lists that are read here have an entry a layer.
 const MAX_LIST: u64 = 4096;
 
+/// A value, or the one that all elements of an array are.
+fn lone<T: PartialEq>(value: Value<'_>, of: impl Fn(Value<'_>) -> Option<T>) -> Option<T> {
+    let Value::Array(array) = value else { return of(value) };
+    if array.count == 0 || array.count > MAX_LIST {
+        return None;
+    }
+    let mut values = array.values().map(of);
+    let first = values.next()??;
+    values.all(|value| value.as_ref() == Some(&first)).then_some(first)
+}
+
+/// A whole number that some writers have as a float.
 fn size(value: Value<'_>) -> Option<usize> {
     match value {
         Value::Integer(value) => usize::try_from(value).ok(),
+        Value::Float(value) if value.fract() == 0.0 && (0.0..9e15).contains(&value) => Some(value as usize),
+        _ => None,
+    }
+}
+
+fn flag(value: Value<'_>) -> Option<bool> {
+    match value {
+        Value::Bool(flag) => Some(flag),
+        Value::Integer(bit @ 0..=1) => Some(bit == 1),
         _ => None,
     }
 }
