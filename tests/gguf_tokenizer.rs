@@ -159,7 +159,6 @@ fn files_without_a_tokenizer_or_with_a_strange_one_are_refused() {
         (small().array("tokenizer.ggml.scores", 6, &[vec![0; 4]]), "has 1 entries"),
         (small().array("tokenizer.ggml.scores", 8, &texts(&["a"])), "expected an array of numbers"),
         (small().array("tokenizer.ggml.tokens", 8, &[string(&[0xff])]), "texts in UTF-8"),
-        (tokens(&["<pad>", "<eos>", "<bos>", "<unk>", "▁", "a", "a", "ab"]), "5 and 6 are both \"a\""),
         (tokens(&["<pad>", "<eos>", "<bos>", "<unk>", "_", "a", "b", "ab"]), "another model's file"),
         (listed(&["ab"]), "expected two tokens and a space between"),
         (listed(&["a x"]), "do not fit its vocabulary"),
