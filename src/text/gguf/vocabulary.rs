@@ -1,6 +1,6 @@
 //! The tokens of a GGUF file: their strings as Hugging Face spells them, and what each is.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use tokenizers::{AddedToken, models::bpe::Vocab};
 
@@ -181,9 +181,9 @@ impl Vocabulary {
     fn find_unlearned(&self) -> Vec<bool> {
         let Some(scores) = &self.scores else { return vec![false; self.strings.len()] };
         let bytes = self.strings.iter().position(|string| string == "<0x00>").unwrap_or(0);
-        let (mut seen, mut shared) = (HashSet::new(), BTreeSet::new());
+        let mut seen = HashSet::new();
         let learned = (0..self.strings.len()).filter(|id| self.kinds[*id] == Kind::Normal);
-        learned.map(|id| scores[id].to_bits()).filter(|score| !seen.insert(*score)).for_each(|score| drop(shared.insert(score)));
+        let shared: HashSet<u32> = learned.map(|id| scores[id].to_bits()).filter(|score| !seen.insert(*score)).collect();
         let unlearned = |(id, string): (usize, &String)| {
             let apart = id < bytes || if self.scores_differ { shared.contains(&scores[id].to_bits()) } else { is_white(string) };
             self.kinds[id] == Kind::Normal && apart && (is_white(string) || is_tag(string))
