@@ -252,7 +252,9 @@ impl LogitProcessor for Guide {
         let Some(said) = history.get(start..) else { return Ok(()) };
         let mut allowed = match self.part(said) {
             Part::Thought => {
-                self.guides.ends.iter().for_each(|end| changes.ban(*end));
+                // A model may have fewer tokens than its tokenizer.
+                let vocab_size = changes.vocab_size();
+                self.guides.ends.iter().filter(|end| (**end as usize) < vocab_size).for_each(|end| changes.ban(*end));
                 return Ok(());
             }
             Part::Begin => {
@@ -262,7 +264,7 @@ impl LogitProcessor for Guide {
             }
             Part::Answer(answer) => self.allowed(answer)?,
         };
-        // A model's vocabulary may be larger than the tokenizer's.
+        // A model's vocabulary may be larger than the tokenizer's, or smaller.
         allowed.resize(changes.vocab_size());
         changes.allow_only(allowed);
         Ok(())

@@ -10,12 +10,18 @@ use crate::{Error, Result, text_file};
 /// Whether BOS stands before every text and EOS after it, where something beside the tokenizer says so.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 pub(super) struct Frame {
-    /// `<bos>` before it.
+    /// BOS before it.
     #[serde(default, rename = "add_bos_token")]
     pub(super) bos: Option<bool>,
-    /// `<eos>` after it.
+    /// EOS after it.
     #[serde(default, rename = "add_eos_token")]
     pub(super) eos: Option<bool>,
+    /// The id of BOS where it is not known by its name, `<bos>`.
+    #[serde(skip)]
+    pub(super) bos_id: Option<u32>,
+    /// The same of EOS, `<eos>`.
+    #[serde(skip)]
+    pub(super) eos_id: Option<u32>,
 }
 
 impl Frame {
@@ -42,14 +48,14 @@ impl Frame {
         let mut ids = around.get_ids().iter().zip(around.get_special_tokens_mask());
         let front: Vec<u32> = ids.by_ref().take_while(special).map(|(id, _)| *id).collect();
         let end: Vec<u32> = ids.filter(special).map(|(id, _)| *id).collect();
-        let chosen = |said: Option<bool>, name: &str, own: Vec<u32>| match said {
+        let chosen = |said: Option<bool>, id: Option<u32>, name: &str, own: Vec<u32>| match said {
             None => Ok(own),
             Some(false) => Ok(Vec::new()),
             Some(true) => {
                 let missing = || format!("there is no token '{name}', which is to stand beside every text");
-                tokenizer.token_to_id(name).map(|id| vec![id]).ok_or_else(missing)
+                id.or_else(|| tokenizer.token_to_id(name)).map(|id| vec![id]).ok_or_else(missing)
             }
         };
-        Ok([chosen(self.bos, "<bos>", front)?, chosen(self.eos, "<eos>", end)?])
+        Ok([chosen(self.bos, self.bos_id, "<bos>", front)?, chosen(self.eos, self.eos_id, "<eos>", end)?])
     }
 }

@@ -22,8 +22,10 @@
 //! What a model answers to such a prompt comes back as text, thoughts and tool calls through a [`ChatParser`].
 
 mod chat;
+mod control;
 mod frame;
 mod gguf;
+mod listed;
 mod stream;
 mod tokenizer;
 

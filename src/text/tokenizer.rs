@@ -6,40 +6,16 @@ use std::sync::Arc;
 
 use tokenizers::AddedToken;
 
-use crate::text::{TextStream, frame::Frame};
+use crate::text::{
+    TextStream,
+    control::Named,
+    frame::Frame,
+    listed::{self, Listed},
+};
 use crate::{
     Error, Result, text_file,
     weights::{FileLimits, is_gguf},
 };
-
-/// Gemma's tokens that mark structure and have no text of their own, beside those that `tokenizer.json` itself calls special.
-/// Files differ in which of these they flag.
-const CONTROL_TOKENS: [&str; 24] = [
-    "<pad>",
-    "<eos>",
-    "<bos>",
-    "<unk>",
-    "<mask>",
-    "<2mass>",
-    "[@BOS@]",
-    "<start_of_turn>",
-    "<end_of_turn>",
-    "<start_of_image>",
-    "<end_of_image>",
-    "<image_soft_token>",
-    "<|turn>",
-    "<turn|>",
-    "<|channel>",
-    "<channel|>",
-    "<|think|>",
-    "<|tool>",
-    "<tool|>",
-    "<|tool_call>",
-    "<tool_call|>",
-    "<|tool_response>",
-    "<tool_response|>",
-    "<|\"|>",
-];
 
 /// Gemma's space.
 pub(super) const SPACE: &str = "▁";
@@ -50,7 +26,7 @@ pub(crate) enum Piece {
     Text(String),
     /// One byte of a character that has no token of its own (byte fallback).
     Byte(u8),
-    /// A control token: nothing to show.
+    /// A control token, or an id without a string: nothing to show.
     Control,
     /// An id that the tokenizer does not know.
     Unknown,
@@ -67,15 +43,19 @@ struct Shared {
     control: HashMap<String, u32>,
     control_ids: HashMap<u32, String>,
     bytes: HashMap<u32, u8>,
+    listed: Listed,
+    /// The token before a text, where the file says which.
+    bos: Option<u32>,
     /// What stands before and after every text.
     frame: [Vec<u32>; 2],
 }
 
-/// The part of a `tokenizer.json` in which the tokenizers crate panics at faults of the syntax, so that it is read first.
-#[derive(serde::Deserialize)]
-struct Fragile {
-    #[serde(rename = "decoder")]
-    _decoder: Option<serde_json::Value>,
+/// What a file says of its tokens beyond what the tokenizers crate keeps.
+#[derive(Default)]
+pub(super) struct Facts {
+    pub(super) frame: Frame,
+    pub(super) named: Named,
+    pub(super) listed: Listed,
 }
 
 impl Tokenizer {
@@ -89,12 +69,13 @@ impl Tokenizer {
             path.push("tokenizer.json");
         }
         let bytes = std::fs::read(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
-        let settings = Frame::beside(&path)?;
-        Self::parse(&bytes, settings).map_err(|problem| Error::Format { path, problem })
+        let facts = Facts { frame: Frame::beside(&path)?, named: Named::beside(&path), ..Facts::default() };
+        Self::parse(&bytes, facts).map_err(|problem| Error::Format { path, problem })
     }
 
     /// Reads the tokenizer that a GGUF file carries (of one in parts: the first). It gives the ids of Hugging Face's
-    /// `tokenizer.json` for the same model; llama.cpp gives others for a literal `▁` and for runs of more than 30 spaces.
+    /// `tokenizer.json` for the same model; llama.cpp gives others for a
+    /// literal `▁`, and for runs of white space in Gemma 1.
     ///
     /// # Errors
     /// [`Error::Io`] and [`Error::Format`] as [`GgufLoader::from_file`](crate::weights::GgufLoader::from_file); [`Error::Format`] if
@@ -109,8 +90,8 @@ impl Tokenizer {
     /// As [`from_gguf`](Self::from_gguf).
     pub fn from_gguf_with(path: impl AsRef<Path>, limits: FileLimits) -> Result<Self> {
         let path = path.as_ref();
-        let (inner, frame) = super::gguf::read(path, limits)?;
-        Self::wrap(inner, frame).map_err(|problem| Error::Format { path: path.to_path_buf(), problem })
+        let (inner, facts) = super::gguf::read(path, limits)?;
+        Self::wrap(inner, facts).map_err(|problem| Error::Format { path: path.to_path_buf(), problem })
     }
 
     /// Reads the tokenizer of a model: that inside a GGUF file, else the `tokenizer.json` in the folder of its weights.
@@ -131,26 +112,23 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenizer`] if it is not a `tokenizer.json` of the kind that Gemma has.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        Self::parse(bytes, Frame::default()).map_err(Error::Tokenizer)
+        Self::parse(bytes, Facts::default()).map_err(Error::Tokenizer)
     }
 
-    fn parse(bytes: &[u8], frame: Frame) -> Result<Self, String> {
-        let unreadable = |e: &dyn std::fmt::Display| format!("this is not a tokenizer.json that can be read: {e}");
-        let bytes = text_file::without_mark(bytes)?;
-        serde_json::from_slice::<Fragile>(bytes).map_err(|e| unreadable(&e))?;
-        Self::wrap(tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| unreadable(&e))?, frame)
+    fn parse(bytes: &[u8], facts: Facts) -> Result<Self, String> {
+        let (inner, listed) = listed::read(text_file::without_mark(bytes)?)?;
+        Self::wrap(inner, Facts { listed, ..facts })
     }
 
-    fn wrap(mut inner: tokenizers::Tokenizer, frame: Frame) -> Result<Self, String> {
+    fn wrap(mut inner: tokenizers::Tokenizer, facts: Facts) -> Result<Self, String> {
+        let Facts { frame, named, listed } = facts;
         // A file may carry the truncation and padding of whoever saved it.
         inner.with_truncation(None).map_err(|e| e.to_string())?.with_padding(None);
 
+        let mut control_ids = named.of(&inner);
         let added = inner.get_added_vocabulary().get_added_tokens_decoder();
-        let is_control = |t: &AddedToken| t.special || CONTROL_TOKENS.contains(&t.content.as_str()) || is_unused(&t.content);
-        let control_ids: HashMap<u32, String> =
-            added.iter().filter(|(_, t)| is_control(t)).map(|(&id, t)| (id, t.content.clone())).collect();
-        let missing: Vec<AddedToken> =
-            added.values().filter(|t| is_control(t) && !t.special).map(|t| AddedToken { special: true, ..t.clone() }).collect();
+        let set_apart = added.iter().filter(|(id, token)| control_ids.contains_key(id) && !token.special);
+        let missing: Vec<AddedToken> = set_apart.map(|(_, token)| AddedToken { special: true, ..token.clone() }).collect();
         if !missing.is_empty() {
             inner.add_special_tokens(&missing);
         }
@@ -164,9 +142,15 @@ impl Tokenizer {
             ));
         }
         let bytes = (0..=u8::MAX).filter_map(|b| inner.token_to_id(&format!("<0x{b:02X}>")).map(|id| (id, b))).collect();
-        let control = control_ids.iter().map(|(&id, name)| (name.clone(), id)).collect();
+        let control: HashMap<String, u32> = control_ids.iter().map(|(&id, name)| (name.clone(), id)).collect();
+        for (id, stands) in &listed.aliases {
+            if let Some(name) = control_ids.get(stands) {
+                control_ids.insert(*id, name.clone());
+            }
+        }
+        let bos = frame.bos_id;
         let frame = frame.ids(&inner)?;
-        Ok(Self { shared: Arc::new(Shared { inner, control, control_ids, bytes, frame }) })
+        Ok(Self { shared: Arc::new(Shared { inner, control, control_ids, bytes, listed, bos, frame }) })
     }
 
     /// The token ids of plain text, after the BOS token if `add_bos`.
@@ -179,7 +163,7 @@ impl Tokenizer {
     pub fn encode(&self, text: &str, add_bos: bool) -> Result<Vec<u32>> {
         let mut ids = Vec::new();
         if add_bos {
-            ids.push(self.required_id("<bos>")?);
+            ids.push(self.shared.bos.map_or_else(|| self.required_id("<bos>"), Ok)?);
         }
         self.encode_onto(text, &mut ids)?;
         Ok(ids)
@@ -271,20 +255,22 @@ impl Tokenizer {
         })
     }
 
-    /// How many tokens there are, added ones included. A model's vocabulary may be larger (padding), never smaller.
+    /// How many ids there are, those of added tokens and any without a string included: every token's id is less. A model's vocabulary
+    /// may be larger (padding), or smaller by tokens that no text becomes.
     pub fn vocab_size(&self) -> usize {
-        self.shared.inner.get_vocab_size(true)
+        self.shared.listed.size
     }
 
     pub(crate) fn piece(&self, id: u32) -> Piece {
         if self.is_control(id) {
             return Piece::Control;
         }
+        let id = self.shared.listed.aliases.get(&id).copied().unwrap_or(id);
         if let Some(&byte) = self.shared.bytes.get(&id) {
             return Piece::Byte(byte);
         }
-        if self.shared.inner.id_to_token(id).is_none() {
-            return Piece::Unknown;
+        if self.shared.inner.id_to_token(id).is_none_or(|string| listed::is_filler(&string)) {
+            return if (id as usize) < self.vocab_size() { Piece::Control } else { Piece::Unknown };
         }
         self.shared.inner.decode(&[id], false).map_or(Piece::Unknown, Piece::Text)
     }
@@ -294,14 +280,6 @@ impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tokenizer").field("vocab_size", &self.vocab_size()).finish_non_exhaustive()
     }
-}
-
-/// Gemma's spare tokens: `<unused0>`, `<unused1>`, …
-fn is_unused(content: &str) -> bool {
-    content
-        .strip_prefix("<unused")
-        .and_then(|rest| rest.strip_suffix('>'))
-        .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// Cuts `text` after the first character of every occurrence of every name.

@@ -44,7 +44,7 @@ pub use safetensors::SafetensorsLoader;
 #[cfg(feature = "hub")]
 pub(crate) use safetensors::index_shards;
 pub(crate) use scheme::{Scheme, of_method as quantised_by};
-pub(crate) use sentence::{SentenceModules, SentenceSettings, prompts_beside};
+pub(crate) use sentence::{SentenceModules, SentenceSettings};
 pub use tensor::{RandomFill, Tensor, TensorSource};
 
 use crate::Result;

@@ -160,6 +160,23 @@ impl Metadata {
         })
     }
 
+    /// Every key.
+    #[cfg(feature = "tokenizer")]
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.places.keys().map(AsRef::as_ref)
+    }
+
+    /// The tokens that a value names: an integer, or an array of them. Values that are none, such as the -1 that some files write, name
+    /// nothing.
+    #[cfg(feature = "tokenizer")]
+    pub(crate) fn token_ids(&self, key: &str) -> Vec<usize> {
+        match self.get(key) {
+            Ok(Some((_, Value::Array(array)))) if array.count <= MAX_LIST => array.values().filter_map(size).collect(),
+            Ok(Some((_, lone))) => size(lone).into_iter().collect(),
+            _ => Vec::new(),
+        }
+    }
+
     /// A truth value.
     pub(crate) fn flag(&self, key: &str) -> Result<Option<bool>, String> {
         self.typed(key, "a bool", |value| if let Value::Bool(flag) = value { Some(flag) } else { None })
