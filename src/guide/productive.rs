@@ -19,12 +19,15 @@ use crate::generate::TokenSet;
 pub(super) struct Spelling {
     /// Tokens that have a text.
     pub(super) tokens: TokenSet,
-    /// Texts of one byte or one character each, of which all texts can be made. Empty: there is a token for every byte.
+    /// Texts of one byte or one character each, of which all texts can be made.
     units: Vec<Vec<u8>>,
+    /// Whether there is a token for every byte.
+    is_whole: bool,
 }
 
-/// Most states that are looked at of one terminal, in vocabularies that lack bytes.
-const MOST_STATES: usize = 20_000;
+/// Most states that are looked at of one terminal: llguidance knows of larger ones that none is a dead end, but where bytes are lacking.
+const MOST_STATES: usize = 2_000;
+const MOST_STATES_WITHOUT_BYTES: usize = 20_000;
 
 impl Spelling {
     /// Of tokens by their bytes.
@@ -33,10 +36,11 @@ impl Spelling {
         let mut units: Vec<Vec<u8>> = words.iter().filter(|word| word.len() == 1 || is_char(word)).cloned().collect();
         units.sort_unstable();
         units.dedup();
-        if units.iter().filter(|unit| unit.len() == 1).count() == 256 {
-            units.clear();
+        let is_whole = units.iter().filter(|unit| unit.len() == 1).count() == 256;
+        if is_whole {
+            units.retain(|unit| unit.len() == 1);
         }
-        Self { tokens, units }
+        Self { tokens, units, is_whole }
     }
 }
 
@@ -74,9 +78,10 @@ pub(super) fn check(grammar: &Grammar, lexemes: &LexerSpec, limits: &ParserLimit
         .filter(|symbol| !productive[&symbol.as_index()])
         .map(|symbol| grammar.sym_data(*symbol).name.as_str())
         .collect();
-    // Names that the grammar's author knows come first.
-    let named = barren.iter().find(|name| name.starts_with('#')).or(barren.first()).copied().unwrap_or_default();
-    ensure!(barren.is_empty(), "no text can fulfil '{named}': what begins with it could not be ended");
+    // References of a schema are names that its author knows.
+    let named = barren.iter().find(|name| **name == "#" || name.starts_with("#/"));
+    let named = named.map_or(String::new(), |name| format!(" '{name}'"));
+    ensure!(barren.is_empty(), "some text could be begun and not ended, as nothing fulfils a part of it{named}");
     Ok(())
 }
 
@@ -107,10 +112,6 @@ fn can_be_spelled(lexeme: LexemeIdx, lexemes: &LexerSpec, regexes: &mut RegexVec
         let terminal = lexemes.lexeme_spec(lexeme);
         return Ok(spelling.tokens.iter().any(|token| terminal.contains_token(token)));
     }
-    // States from which no text leads on are dead already.
-    if spelling.units.is_empty() {
-        return Ok(true);
-    }
     let mut states = vec![initial];
     let mut numbers = HashMap::from([(initial, 0)]);
     let mut before: Vec<Vec<usize>> = vec![Vec::new()];
@@ -128,7 +129,11 @@ fn can_be_spelled(lexeme: LexemeIdx, lexemes: &LexerSpec, regexes: &mut RegexVec
             }
             before[number].push(next);
         }
-        ensure!(states.len() <= MOST_STATES && !regexes.has_error(), "a terminal is too large for a vocabulary that lacks bytes");
+        let most = if spelling.is_whole { MOST_STATES } else { MOST_STATES_WITHOUT_BYTES };
+        if states.len() > most || regexes.has_error() {
+            ensure!(spelling.is_whole, "a terminal is too large for a vocabulary that lacks bytes");
+            return Ok(true);
+        }
         next += 1;
     }
     let mut ends: Vec<usize> =

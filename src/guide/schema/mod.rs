@@ -1,6 +1,7 @@
 //! JSON schemas before a grammar is made of them: where their subschemas are, and what their references mean.
 
 mod document;
+mod numbers;
 mod place;
 mod uri;
 
@@ -17,6 +18,7 @@ pub(super) fn prepared(schema: Value) -> Result<Value> {
     let at = |(place, problem): (Place, String)| Error::Grammar(format!("at {place}: {problem}"));
     let mut schema = document::with_plain_references(schema).map_err(at)?;
     drop_idle_keywords(&mut schema);
+    numbers::list_multiples(&mut schema);
     Ok(schema)
 }
 

@@ -100,8 +100,46 @@ fn method(state: &mut State, value: &Value, name: &str, arguments: &[Value]) -> 
     match (sides, value.as_str(), arguments) {
         (Some(sides), Some(text), []) => Ok(stripped(text, None, sides).into()),
         (Some(sides), Some(text), [of]) if of.is_none() => Ok(stripped(text, None, sides).into()),
-        _ => pycompat::unknown_method_callback(state, value, name, arguments),
+        (None, Some(separator), [items]) if name == "join" => joined(state, separator, items),
+        _ => {
+            if value.kind() != ValueKind::String && name == "count" {
+                charge(state, value)?;
+            }
+            pycompat::unknown_method_callback(state, value, name, arguments)
+        }
     }
+}
+
+/// Fuel for a text of so many bytes.
+fn charge_bytes(state: &State, bytes: usize) -> Result<(), Error> {
+    state.consume_fuel(bytes as u64 / 64 + 1)
+}
+
+/// Fuel for all that a value holds, before it is walked through: a list may be longer than memory, as items that are made when they are
+/// asked for.
+fn charge(state: &State, value: &Value) -> Result<(), Error> {
+    charge_bytes(state, value.as_str().map_or(0, str::len))?;
+    match value.kind() {
+        ValueKind::Seq | ValueKind::Iterable => value.try_iter()?.try_for_each(|item| charge(state, &item)),
+        ValueKind::Map => value.try_iter()?.try_for_each(|key| {
+            charge(state, &key)?;
+            charge(state, &value.get_item(&key)?)
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// `str.join`.
+fn joined(state: &State, separator: &str, items: &Value) -> Result<Value, Error> {
+    let mut out = String::new();
+    for (index, item) in items.try_iter()?.enumerate() {
+        charge(state, &item)?;
+        let text = item.to_string();
+        charge_bytes(state, text.len() + separator.len())?;
+        out.push_str(if index > 0 { separator } else { "" });
+        out.push_str(&text);
+    }
+    Ok(out.into())
 }
 
 /// A text without white space, or characters of a set, at its start and its end.
@@ -127,11 +165,12 @@ fn stripped<'t>(text: &'t str, of: Option<&str>, [start, end]: [bool; 2]) -> &'t
 }
 
 /// Writes what `str` gives in Python: `True`, `None`, and containers as `repr` has them.
-fn format_as_python(out: &mut Output, _: &mut State, value: &Value) -> Result<(), Error> {
+fn format_as_python(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
     let written = match value.kind() {
         ValueKind::Undefined => Ok(()),
         ValueKind::String => out.write_str(value.as_str().unwrap_or_default()),
         _ => {
+            charge(state, value)?;
             let mut text = String::new();
             repr(value, &mut text)?;
             out.write_str(&text)
@@ -153,7 +192,7 @@ fn repr(value: &Value, out: &mut String) -> Result<(), Error> {
             out.push_str(&escaped);
             out.push(quote);
         }
-        ValueKind::Seq => {
+        ValueKind::Seq | ValueKind::Iterable => {
             out.push('[');
             for (index, item) in value.try_iter()?.enumerate() {
                 out.push_str(if index > 0 { ", " } else { "" });
@@ -177,7 +216,8 @@ fn repr(value: &Value, out: &mut String) -> Result<(), Error> {
 }
 
 /// `json.dumps`, with the options that transformers' filter has.
-fn to_json(value: Value, options: Kwargs) -> Result<Value, Error> {
+fn to_json(state: &mut State, value: Value, options: Kwargs) -> Result<Value, Error> {
+    charge(state, &value)?;
     let ascii: Option<bool> = options.get("ensure_ascii")?;
     let indent: Option<usize> = options.get("indent")?;
     let separators: Option<Vec<String>> = options.get("separators")?;
