@@ -5,12 +5,12 @@ use std::collections::HashMap;
 use anyhow::{Result, ensure};
 use llguidance::{
     api::ParserLimits,
-    toktrie::TokTrie,
     earley::{
         CGrammar, CSymIdx, Grammar,
         lexerspec::{LexemeIdx, LexerSpec},
         regexvec::{LexemeSet, RegexVec},
     },
+    toktrie::TokTrie,
 };
 
 use crate::generate::TokenSet;

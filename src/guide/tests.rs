@@ -34,7 +34,8 @@ fn walk(guide: &Guide, tokenizer: &Tokenizer, draws: &mut Draws) -> Result<Strin
     const WILD: usize = 40;
     const MOST: usize = 1500;
     let mut guide = guide.clone();
-    let closing: Vec<u32> = ["\"", "}", "]", "0", "e", "l"].iter().filter_map(|text| tokenizer.encode(text, false).ok()?.first().copied()).collect();
+    let closing: Vec<u32> =
+        ["\"", "}", "]", "0", "e", "l"].iter().filter_map(|text| tokenizer.encode(text, false).ok()?.first().copied()).collect();
     let mut said = Vec::new();
     let text = |said: &[u32]| tokenizer.decode(said).unwrap();
     loop {
@@ -61,7 +62,8 @@ fn tried(schema: &Value, tokenizer: &Tokenizer, guides: &Guides, walks: u64) -> 
     let guide = guides.json_schema(&schema.to_string()).map_err(|error| error.to_string())?;
     let judge = jsonschema::options().should_validate_formats(true).build(schema).unwrap_or_else(|e| panic!("{schema}: {e}"));
     let texts = (1..=walks).map(|seed| {
-        let text = walk(&guide, tokenizer, &mut Draws(seed * 0x9E37_79B9)).unwrap_or_else(|problem| panic!("{schema}: {problem}"));
+        let text =
+            walk(&guide, tokenizer, &mut Draws(seed * 0x9E37_79B9)).unwrap_or_else(|problem| panic!("{schema}: {problem}"));
         let value: Value = match serde_json::from_str(&text) {
             // JSON all the same: the format does not bound numbers.
             Err(error) if error.to_string().contains("number out of range") => return text,
@@ -79,8 +81,15 @@ fn what_cannot_be_fulfilled_is_refused_at_its_place() {
     let (tokenizer, guides) = guides();
     let refused = [
         (json!({"type": "integer", "minimum": 5, "maximum": 4}), "#"),
-        (json!({"type": "object", "properties": {"a": {"type": "integer", "minimum": 5, "maximum": 4}}, "required": ["a"]}), "#/properties/a"),
-        (json!({"properties": {"a/b": {"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": 4, "multipleOf": 5}}}}), "#/properties/a~1b/items"),
+        (
+            json!({"type": "object", "properties": {"a": {"type": "integer", "minimum": 5, "maximum": 4}}, "required": ["a"]}),
+            "#/properties/a",
+        ),
+        (
+            json!({"type": "object", "required": ["a/b"], "properties": {"a/b": {"type": "array", "minItems": 1,
+                "items": {"type": "integer", "minimum": 1, "maximum": 4, "multipleOf": 5}}}}),
+            "#/properties/a~1b/items",
+        ),
         (json!({"type": "number", "minimum": 1, "maximum": 4, "multipleOf": 5}), "#"),
         (json!({"type": "string", "enum": [1, 2]}), "#"),
         (json!({"type": "object", "properties": {"a": false}, "required": ["a"]}), "#/properties/a"),
@@ -97,8 +106,11 @@ fn what_cannot_be_fulfilled_is_refused_at_its_place() {
         (json!({"contains": {"type": "string"}}), "#"),
         (json!({"unevaluatedProperties": false}), "#"),
         (json!({"$ref": "#"}), "#"),
-        (json!({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}}), "#/$defs/a"),
-        (json!({"type": "object", "properties": {"next": {"$ref": "#"}}, "required": ["next"], "additionalProperties": false}), "#/properties/next"),
+        (json!({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}), "#/$defs/a"),
+        (
+            json!({"type": "object", "properties": {"next": {"$ref": "#"}}, "required": ["next"], "additionalProperties": false}),
+            "#",
+        ),
         (
             json!({"type": "object", "properties": {"x": {"$ref": "#/$defs/endless"}},
                 "$defs": {"endless": {"type": "array", "items": {"$ref": "#/$defs/endless"}, "minItems": 1}}}),
@@ -123,7 +135,9 @@ fn what_cannot_be_fulfilled_is_refused_at_its_place() {
     for (schema, place) in &refused {
         match guides.json_schema(&schema.to_string()) {
             Ok(guide) => wrong.push(format!("{schema} was taken: {:?}", walk(&guide, &tokenizer, &mut Draws(7)))),
-            Err(error) if !error.to_string().contains(&format!("at {place}: ")) => wrong.push(format!("{schema}: not at {place}: {error}")),
+            Err(error) if !error.to_string().contains(&format!("at {place}: ")) => {
+                wrong.push(format!("{schema}: not at {place}: {error}"))
+            }
             Err(_) => {}
         }
     }

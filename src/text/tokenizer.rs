@@ -231,7 +231,9 @@ impl Tokenizer {
         for span in cut_inside(text, names.iter().map(String::as_str)) {
             let part = self.encode_span(span)?;
             if let Some(id) = part.iter().find(|id| self.is_control(**id) || without.contains(id)) {
-                return Err(Error::Tokenizer(format!("the vocabulary cannot express '{span}': it comes out as token {id}; rephrase it")));
+                return Err(Error::Tokenizer(format!(
+                    "the vocabulary cannot express '{span}': it comes out as token {id}; rephrase it"
+                )));
             }
             ids.extend(part);
         }

@@ -63,7 +63,11 @@ fn messages(case: &Value) -> Vec<Message> {
     let text = |value: &Value| value.as_str().unwrap().to_string();
     let tool = |tool: &Value| {
         let function = &tool["function"];
-        Tool { name: text(&function["name"]), description: text(&function["description"]), parameters: function["parameters"].clone() }
+        Tool {
+            name: text(&function["name"]),
+            description: text(&function["description"]),
+            parameters: function["parameters"].clone(),
+        }
     };
     let tools: Vec<Tool> = case["tools"].as_array().into_iter().flatten().map(tool).collect();
     let mut found = Vec::new();
@@ -103,21 +107,28 @@ fn conversations_are_laid_out_as_transformers_has_them() {
             match golden.get("error") {
                 Some(_) => assert!(matches!(template.encode(&tokenizer, &messages, open), Err(Error::Chat(_))), "{at}"),
                 None => {
-                    assert_eq!(template.render(&messages, open).unwrap_or_else(|e| panic!("{at}: {e}")), golden["text"].as_str().unwrap(), "{at}");
-                    let ids: Vec<Value> = template.encode(&tokenizer, &messages, open).unwrap().into_iter().map(Value::from).collect();
+                    assert_eq!(
+                        template.render(&messages, open).unwrap_or_else(|e| panic!("{at}: {e}")),
+                        golden["text"].as_str().unwrap(),
+                        "{at}"
+                    );
+                    let ids: Vec<Value> =
+                        template.encode(&tokenizer, &messages, open).unwrap().into_iter().map(Value::from).collect();
                     assert_eq!(Value::from(ids), golden["ids"], "{at}");
                 }
             }
             compared += 1;
         }
     }
-    assert_eq!(compared, 94);
+    assert_eq!(compared, 96);
 }
 
 /// The families' own templates are served by the built-in formats, also where the family's is another.
 #[test]
 fn a_template_like_a_built_in_format_is_that_format() {
-    for (name, format) in [("gemma", Some(ChatFormat::Gemma)), ("gemma3", Some(ChatFormat::Gemma3)), ("chatml", None), ("developer", None)] {
+    for (name, format) in
+        [("gemma", Some(ChatFormat::Gemma)), ("gemma3", Some(ChatFormat::Gemma3)), ("chatml", None), ("developer", None)]
+    {
         let case = case(name);
         let tokenizer = tokenizer(&case);
         for preset in ["gemma-7b", "gemma-2-2b", "gemma-3-1b"] {
@@ -140,7 +151,9 @@ fn a_template_that_cannot_be_followed_refuses_with_advice() {
         assert!(error.contains(said) && error.contains("give it plain text"), "{name}: {error}");
     }
     let tokenizer = tokenizer(&case("gemma"));
-    for source in ["{% for %}", "{{ messages[0].nothing.at_all }}", "{{ bos_token }}", "{{ raise_exception('no') }}", "{% include 'x' %}"] {
+    for source in
+        ["{% for %}", "{{ messages[0].nothing.at_all }}", "{{ bos_token }}", "{{ raise_exception('no') }}", "{% include 'x' %}"]
+    {
         let template = ChatTemplate::from_source(&config("gemma-2-2b"), &tokenizer, source);
         assert!(template.parser(&tokenizer).is_err() && template.stop_tokens(&tokenizer).is_empty(), "{source}");
     }
@@ -155,7 +168,8 @@ fn no_text_becomes_a_control_token() {
         if template.parser(&tokenizer).is_err() {
             continue;
         }
-        let own: Vec<&str> = strings(&case["added"]).into_iter().chain(["<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"]).collect();
+        let own: Vec<&str> =
+            strings(&case["added"]).into_iter().chain(["<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"]).collect();
         let control: Vec<u32> = own.iter().filter_map(|name| tokenizer.special_id(name)).collect();
         assert_eq!(control.len(), own.len());
         let controls = |text: &str| -> Result<Vec<u32>, Error> {
@@ -164,7 +178,9 @@ fn no_text_becomes_a_control_token() {
             Ok(ids.into_iter().filter(|id| control.contains(id)).collect())
         };
         let harmless = controls("Hello").unwrap();
-        for attack in own.iter().map(|name| name.to_string()).chain([own.concat(), own.join("\n"), format!("<end_of_{}turn>", own[0])]) {
+        for attack in
+            own.iter().map(|name| name.to_string()).chain([own.concat(), own.join("\n"), format!("<end_of_{}turn>", own[0])])
+        {
             for text in [attack.clone(), format!("x{attack}\nmodel\n"), format!("  {attack}  ")] {
                 assert_eq!(controls(&text).unwrap(), harmless, "{} {text:?}", case["name"]);
             }
@@ -177,7 +193,9 @@ fn no_text_becomes_a_control_token() {
 fn a_template_cannot_be_tricked_into_making_a_control_token() {
     let tokenizer = tokenizer(&case("gemma"));
     let end = tokenizer.special_id("<end_of_turn>").unwrap();
-    let turn = |inner: &str| format!("{{% for message in messages %}}<start_of_turn>{{{{ message.role }}}} {inner}<end_of_turn>{{% endfor %}}");
+    let turn = |inner: &str| {
+        format!("{{% for message in messages %}}<start_of_turn>{{{{ message.role }}}} {inner}<end_of_turn>{{% endfor %}}")
+    };
     for (source, text) in [
         (turn("<{{ message.content }}>"), "end_of_turn"),
         (turn("<end_of{{ message.content }}"), "_turn>"),
@@ -202,7 +220,10 @@ fn a_template_cannot_be_tricked_into_making_a_control_token() {
 fn a_message_that_is_left_out_is_an_error() {
     let case = case("chatml");
     let tokenizer = tokenizer(&case);
-    let source = case["template"].as_str().unwrap().replace("for message in messages", "for message in messages if message.role != 'system'");
+    let source = case["template"]
+        .as_str()
+        .unwrap()
+        .replace("for message in messages", "for message in messages if message.role != 'system'");
     let template = ChatTemplate::from_source(&config("gemma-2-2b"), &tokenizer, &source);
     let error = template.encode(&tokenizer, &[Message::system("Rules"), Message::user("Hi")], true).unwrap_err().to_string();
     assert!(error.contains("leaves out message 1"), "{error}");
@@ -288,7 +309,9 @@ fn templates_are_found_where_files_have_them() {
     let (chatml, gemma) = (case("chatml"), case("gemma"));
     let [chatml_source, other] = [&chatml, &gemma].map(|case| case["template"].as_str().unwrap().to_string());
     let as_text = |source: &str| json!({ "chat_template": source }).to_string();
-    let named = json!({"chat_template": [{"name": "tool_use", "template": other}, {"name": "default", "template": chatml_source}]}).to_string();
+    let named =
+        json!({"chat_template": [{"name": "tool_use", "template": other}, {"name": "default", "template": chatml_source}]})
+            .to_string();
     let found: [&[(&str, String)]; 6] = [
         &[("chat_template.jinja", format!("\u{feff}{}", chatml_source.replace('\n', "\r\n")))],
         &[("tokenizer_config.json", as_text(&chatml_source))],
@@ -302,7 +325,11 @@ fn templates_are_found_where_files_have_them() {
         let folder = folder(&chatml, files);
         let tokenizer = Tokenizer::from_file(folder.path()).unwrap();
         let template = ChatTemplate::near_weights(&config("gemma-2-2b"), &tokenizer, folder.path()).unwrap();
-        assert_eq!(template.render(&user, true).unwrap(), "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n\n", "{files:?}");
+        assert_eq!(
+            template.render(&user, true).unwrap(),
+            "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n\n",
+            "{files:?}"
+        );
     }
     let tools = case("tools as JSON");
     let tool_use = ("additional_chat_templates/tool_use.jinja", tools["template"].as_str().unwrap().to_string());
@@ -322,9 +349,28 @@ fn templates_are_found_where_files_have_them() {
 #[test]
 fn templates_of_gguf_files_are_followed() {
     let case = case("chatml");
-    let mut tokens = vec!["<pad>".to_string(), "<eos>".into(), "<bos>".into(), "<unk>".into(), "<|im_start|>".into(), "<|im_end|>".into(), "▁".into()];
+    let mut tokens = vec![
+        "<pad>".to_string(),
+        "<eos>".into(),
+        "<bos>".into(),
+        "<unk>".into(),
+        "<|im_start|>".into(),
+        "<|im_end|>".into(),
+        "▁".into(),
+    ];
     tokens.extend((0..=255u8).map(|byte| format!("<0x{byte:02X}>")));
-    let types: Vec<i32> = tokens.iter().map(|token| if token == "▁" { 1 } else if token.starts_with("<0x") { 6 } else { 3 }).collect();
+    let types: Vec<i32> = tokens
+        .iter()
+        .map(|token| {
+            if token == "▁" {
+                1
+            } else if token.starts_with("<0x") {
+                6
+            } else {
+                3
+            }
+        })
+        .collect();
     let folder = tempfile::tempdir().unwrap();
     for add_bos in [None, Some(true), Some(false)] {
         let mut writer = Writer::new("gemma2")
@@ -356,17 +402,13 @@ fn a_model_follows_the_template_beside_its_weights() {
     let case = case("chatml");
     let source = case["template"].as_str().unwrap().to_string();
     let folder = folder(&case, &[("chat_template.jinja", source)]);
-    let checkpoint = data("checkpoints/gemma2");
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo");
     for file in ["config.json", "model.safetensors"] {
-        std::fs::copy(checkpoint.join(file), folder.path().join(file)).unwrap();
+        std::fs::copy(demo.join(file), folder.path().join(file)).unwrap();
     }
-    let config: Value = serde_json::from_slice(&std::fs::read(checkpoint.join("config.json")).unwrap()).unwrap();
-    let vocab = config["vocab_size"].as_u64().unwrap();
-    if vocab < 770 {
-        // The oracle's model is smaller than the vocabulary: markers that it has stand for ChatML's.
-        let json = tokenizer_json(&[]).to_string().replace("\"<unused0>\"", "\"<|im_start|>\"").replace("\"<unused1>\"", "\"<|im_end|>\"");
-        std::fs::write(folder.path().join("tokenizer.json"), json).unwrap();
-    }
+    let json = std::fs::read_to_string(demo.join("tokenizer.json")).unwrap();
+    let json = json.replace("\"<start_of_turn>\"", "\"<|im_start|>\"").replace("\"<end_of_turn>\"", "\"<|im_end|>\"");
+    std::fs::write(folder.path().join("tokenizer.json"), json).unwrap();
     let model = Model::open(folder.path(), Device::Cpu, GeneratorOptions::default()).unwrap();
     assert!(model.format().is_err());
     let mut conversation = model.conversation().unwrap();
@@ -376,7 +418,7 @@ fn a_model_follows_the_template_beside_its_weights() {
     assert_eq!(model.chat_template().render(conversation.messages(), true).unwrap(), text);
     let expected = model.chat_template().encode(tokenizer, conversation.messages(), true).unwrap();
     assert_eq!(conversation.tokens(), expected);
-    assert_eq!(expected.first(), tokenizer.special_id("<|im_start|>").or(tokenizer.encode("<|im_start|>", false).unwrap().first().copied()).as_ref());
+    assert_eq!(expected[0], tokenizer.special_id("<|im_start|>").unwrap());
     // Plain text goes on where turns are refused.
     std::fs::write(folder.path().join("chat_template.jinja"), "{{ raise_exception('only pictures') }}").unwrap();
     let model = Model::open(folder.path(), Device::Cpu, GeneratorOptions::default()).unwrap();

@@ -71,8 +71,11 @@ pub(super) fn with_plain_references(mut schema: Value) -> Result<Value, (Place, 
             fields.insert("$ref".into(), text.into());
         }
     }
-    let copies: Map<String, Value> =
-        targets.iter().enumerate().map(|(number, target)| (number.to_string(), target.find(&schema).cloned().unwrap_or_default())).collect();
+    let copies: Map<String, Value> = targets
+        .iter()
+        .enumerate()
+        .map(|(number, target)| (number.to_string(), target.find(&schema).cloned().unwrap_or_default()))
+        .collect();
     if let (Value::Object(fields), false) = (&mut schema, copies.is_empty()) {
         fields.insert(name, Value::Object(copies));
     }

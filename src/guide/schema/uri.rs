@@ -43,7 +43,8 @@ pub(super) fn unescaped(fragment: &str) -> Result<String, String> {
     let mut rest = fragment.as_bytes();
     while let [first, after @ ..] = rest {
         let escape = after.get(..2).filter(|_| *first == b'%').and_then(|hex| std::str::from_utf8(hex).ok());
-        let byte = escape.filter(|hex| hex.bytes().all(|c| c.is_ascii_hexdigit())).and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        let byte =
+            escape.filter(|hex| hex.bytes().all(|c| c.is_ascii_hexdigit())).and_then(|hex| u8::from_str_radix(hex, 16).ok());
         bytes.push(byte.unwrap_or(*first));
         rest = &after[if byte.is_some() { 2 } else { 0 }..];
     }
@@ -101,7 +102,9 @@ mod tests {
     #[test]
     fn references_of_the_specification() {
         let base = "http://a/b/c/d";
-        for (reference, joined) in [("g", "http://a/b/c/g"), ("/g", "http://a/g"), ("//g", "http://g"), ("g:h", "g:h"), ("", base)] {
+        for (reference, joined) in
+            [("g", "http://a/b/c/g"), ("/g", "http://a/g"), ("//g", "http://g"), ("g:h", "g:h"), ("", base)]
+        {
             assert_eq!(join(base, reference), joined, "{reference}");
         }
         assert_eq!(join("", "g.json"), "g.json");

@@ -142,7 +142,10 @@ fn of_gguf(path: &Path) -> Result<Sources> {
             sources.add("default", template);
         }
         for name in ["default", "tool_use"] {
-            if let Some(template) = metadata.text(&format!("tokenizer.chat_template.{name}"))?.filter(|_| name != "default" || sources.default.is_none()) {
+            if let Some(template) = metadata
+                .text(&format!("tokenizer.chat_template.{name}"))?
+                .filter(|_| name != "default" || sources.default.is_none())
+            {
                 sources.add(name, template);
             }
         }

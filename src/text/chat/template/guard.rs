@@ -49,8 +49,10 @@ impl Markers {
     pub(super) fn of(source: &str, tokenizer: &Tokenizer) -> Result<Self, String> {
         let mut found: Vec<(String, u32)> = tokenizer.control_tokens().map(|(name, id)| (name.to_string(), id)).collect();
         let known: HashSet<u32> = found.iter().map(|(_, id)| *id).collect();
-        let mut own: Vec<(String, u32)> =
-            spelled(source).filter_map(|name| Some((name.to_string(), tokenizer.token_id(name)?))).filter(|(_, id)| !known.contains(id)).collect();
+        let mut own: Vec<(String, u32)> = spelled(source)
+            .filter_map(|name| Some((name.to_string(), tokenizer.token_id(name)?)))
+            .filter(|(_, id)| !known.contains(id))
+            .collect();
         own.sort_unstable();
         own.dedup();
         found.extend(own);
@@ -191,7 +193,10 @@ impl Starts for AhoCorasick {
 fn spelled(source: &str) -> impl Iterator<Item = &str> {
     source.char_indices().filter(|(_, c)| matches!(c, '<' | '[')).filter_map(|(at, open)| {
         let close = if open == '<' { '>' } else { ']' };
-        let end = source[at + 1..].find(|c: char| c == close || c.is_whitespace() || matches!(c, '<' | '[' | '\'' | '{' | '}'))? + at + 1;
+        let end = source[at + 1..]
+            .find(|c: char| c == close || c.is_whitespace() || matches!(c, '<' | '[' | '\'' | '{' | '}'))?
+            + at
+            + 1;
         source[end..].starts_with(close).then(|| &source[at..=end])
     })
 }

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use minijinja::value::{Kwargs, ValueKind};
 use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State, Value};
 use minijinja_contrib::pycompat;
 
@@ -53,7 +53,9 @@ fn value_of(json: &serde_json::Value) -> Value {
         },
         serde_json::Value::String(text) => Value::from(text.as_str()),
         serde_json::Value::Array(items) => items.iter().map(value_of).collect::<Vec<_>>().into(),
-        serde_json::Value::Object(fields) => Value::from_pairs(fields.iter().map(|(name, value)| (name.as_str(), value_of(value)))),
+        serde_json::Value::Object(fields) => {
+            Value::from_pairs(fields.iter().map(|(name, value)| (name.as_str(), value_of(value))))
+        }
     }
 }
 
@@ -223,7 +225,8 @@ fn to_json(state: &mut State, value: Value, options: Kwargs) -> Result<Value, Er
     let separators: Option<Vec<String>> = options.get("separators")?;
     let sorted: Option<bool> = options.get("sort_keys")?;
     options.assert_all_used()?;
-    let mut parsed: serde_json::Value = serde_json::to_value(&value).map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))?;
+    let mut parsed: serde_json::Value =
+        serde_json::to_value(&value).map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))?;
     if sorted == Some(true) {
         parsed.sort_all_objects();
     }
@@ -248,7 +251,9 @@ struct JsonStyle {
 impl JsonStyle {
     fn write(&self, value: &serde_json::Value, depth: usize, out: &mut String) {
         match value {
-            serde_json::Value::Array(items) => self.list(['[', ']'], items.iter(), depth, out, |item, out| self.write(item, depth + 1, out)),
+            serde_json::Value::Array(items) => {
+                self.list(['[', ']'], items.iter(), depth, out, |item, out| self.write(item, depth + 1, out))
+            }
             serde_json::Value::Object(fields) => self.list(['{', '}'], fields.iter(), depth, out, |(name, value), out| {
                 self.text(name, out);
                 out.push_str(&self.key);
@@ -259,7 +264,14 @@ impl JsonStyle {
         }
     }
 
-    fn list<T>(&self, [open, close]: [char; 2], items: impl ExactSizeIterator<Item = T>, depth: usize, out: &mut String, mut one: impl FnMut(T, &mut String)) {
+    fn list<T>(
+        &self,
+        [open, close]: [char; 2],
+        items: impl ExactSizeIterator<Item = T>,
+        depth: usize,
+        out: &mut String,
+        mut one: impl FnMut(T, &mut String),
+    ) {
         out.push(open);
         let is_empty = items.len() == 0;
         let line = |depth: usize, out: &mut String| {
@@ -297,7 +309,18 @@ impl JsonStyle {
 /// The date and time of seconds since 1970, in UTC, by the directives that chat templates use.
 fn strftime(format: &str, seconds: u64) -> Result<String, String> {
     const MONTHS: [&str; 12] = [
-        "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December",
+        "January",
+        "February",
+        "March",
+        "April",
+        "May",
+        "June",
+        "July",
+        "August",
+        "September",
+        "October",
+        "November",
+        "December",
     ];
     const DAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
     let days = seconds / 86_400;

@@ -47,7 +47,10 @@ impl ChatTemplate {
         let chosen = Self::chosen(family.as_ref().ok().copied(), tokenizer, sources);
         match &chosen.0 {
             Kind::BuiltIn(_) => {}
-            Kind::Own(own) => tracing::info!(origin = own.origin(), "the model's own chat template lays out turns; it is not that of its family"),
+            Kind::Own(own) => tracing::info!(
+                origin = own.origin(),
+                "the model's own chat template lays out turns; it is not that of its family"
+            ),
             Kind::Refused(problem) => tracing::warn!(problem = &**problem, "the model's chat template cannot be followed"),
         }
         Ok(chosen)
@@ -71,7 +74,9 @@ impl ChatTemplate {
         let origin = sources.origin.clone();
         let refused = |problem: String| {
             let advice = "give it plain text to continue, or a chat template that this crate can follow";
-            Self(Kind::Refused(format!("the model's own chat template ({origin}) cannot be followed: {problem}; {advice}").into()))
+            Self(Kind::Refused(
+                format!("the model's own chat template ({origin}) cannot be followed: {problem}; {advice}").into(),
+            ))
         };
         let own = match OwnTemplate::new(tokenizer, sources) {
             Ok(own) => own,
@@ -156,7 +161,9 @@ fn built_in_like(own: &OwnTemplate, family: ChatFormat) -> Option<ChatFormat> {
                 _ => false,
             }
         };
-        let beyond = |messages: &[Message]| own.rendered(messages, true).map_or(true, |theirs| format.render(messages, true).is_ok_and(|ours| ours == theirs));
+        let beyond = |messages: &[Message]| {
+            own.rendered(messages, true).map_or(true, |theirs| format.render(messages, true).is_ok_and(|ours| ours == theirs))
+        };
         let is_newest = matches!(format, ChatFormat::Gemma4 | ChatFormat::Gemma4E);
         probes().iter().all(|probe| laid_out(probe)) && (!is_newest || probes_beyond().iter().all(|probe| beyond(probe)))
     })
@@ -176,7 +183,8 @@ fn probes() -> [Vec<Message>; 4] {
 /// Conversations of formats that know thoughts and tools.
 fn probes_beyond() -> [Vec<Message>; 2] {
     let instructed = |instructions: Instructions| vec![Message::System(instructions), Message::user("a question")];
-    let parameters = serde_json::json!({"type": "object", "properties": {"town": {"type": "string", "description": "where"}}, "required": ["town"]});
+    let town = serde_json::json!({"town": {"type": "string", "description": "where"}});
+    let parameters = serde_json::json!({"type": "object", "properties": town, "required": ["town"]});
     let tool = Tool { name: "weather".into(), description: "what it is like".into(), parameters };
     [
         instructed(Instructions { text: "rules".into(), thinking: true, tools: Vec::new() }),

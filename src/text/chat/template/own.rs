@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::super::layout::{EOS, trim};
-use super::super::{ChatParser, Message, parser};
+use super::super::{ChatParser, Message, Tool, ToolCall, parser};
 use super::files::Sources;
 use super::guard::{self, Guard, Markers, Part};
 use super::jinja;
@@ -78,7 +78,9 @@ impl OwnTemplate {
         let ends = self.marker_ids(&behind).into_iter().next();
         let ends = ends.ok_or_else(|| {
             let shown: String = behind.chars().take(40).collect();
-            format!("{shown:?}, with which it ends the model's turn, has no token of the vocabulary that an answer could end with")
+            format!(
+                "{shown:?}, with which it ends the model's turn, has no token of the vocabulary that an answer could end with"
+            )
         })?;
         self.ends = [Some(ends), begins, self.markers.id(EOS), tokenizer.special_id(EOS)].into_iter().flatten().collect();
         self.ends.sort_unstable();
@@ -164,8 +166,9 @@ impl OwnTemplate {
                 if !turn.thought.is_empty() {
                     fields["reasoning_content"] = text(&turn.thought);
                 }
-                let call = |call: &super::super::ToolCall| {
-                    json!({"type": "function", "function": {"name": text(&call.name), "arguments": texts(&Value::Object(call.arguments.clone()))}})
+                let call = |call: &ToolCall| {
+                    let arguments = texts(&Value::Object(call.arguments.clone()));
+                    json!({"type": "function", "function": {"name": text(&call.name), "arguments": arguments}})
                 };
                 if !turn.tool_calls.is_empty() {
                     fields["tool_calls"] = turn.tool_calls.iter().map(call).collect();
@@ -187,7 +190,12 @@ impl OwnTemplate {
             match part {
                 Part::Marker(id) => ids.push(id),
                 Part::Text(text) => {
-                    tokenizer.encode_onto_without(&text.replace(&rendering.mark, ""), self.markers.names(), self.markers.ids(), &mut ids)?;
+                    tokenizer.encode_onto_without(
+                        &text.replace(&rendering.mark, ""),
+                        self.markers.names(),
+                        self.markers.ids(),
+                        &mut ids,
+                    )?;
                 }
             }
         }
@@ -238,7 +246,7 @@ impl OwnTemplate {
 /// The tools that a message declares, as transformers has them within `function`.
 fn tools(message: &Message) -> Vec<Value> {
     let Message::System(instructions) = message else { return Vec::new() };
-    let declared = |tool: &super::super::Tool| {
+    let declared = |tool: &Tool| {
         let mut fields = json!({"name": tool.name, "description": tool.description});
         if !tool.parameters.is_null() {
             fields["parameters"] = tool.parameters.clone();
