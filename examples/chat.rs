@@ -58,7 +58,8 @@ fn run(arguments: Arguments) -> Result<()> {
     let options = GeneratorOptions { context, on_progress, ..GeneratorOptions::near_weights(&folder)? };
     let model = Model::open(&folder, arguments.source.device.clone(), options)?;
     bar.finish_and_clear();
-    model.format()?;
+    // Whether it knows turns.
+    model.chat_template().parser(model.tokenizer())?;
 
     let under_way = UnderWay::default();
     let stoppable = under_way.clone();

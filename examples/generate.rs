@@ -13,7 +13,7 @@ use anyhow::Result;
 use clap::Parser;
 use gemmaflow::{
     generate::{GemmaGenerator, GeneratorOptions, SampleOpts},
-    text::{ChatEvent, ChatFormat, ChatParser, Instructions, Message, TextStream, Tokenizer},
+    text::{ChatEvent, ChatParser, ChatTemplate, Instructions, Message, TextStream, Tokenizer},
 };
 
 /// Tokens between two moves of the progress bar of a long prompt.
@@ -68,10 +68,13 @@ fn run(arguments: Arguments) -> Result<()> {
     let (config, mut weights) = common::open(&model)?;
     let opts = arguments.sampling.over(SampleOpts::recommended(&model)?, SampleOpts::temperature(0.8, 0).with_top_k(40))?;
     let tokenizer = common::tokenizer(&model)?;
-    let format = if arguments.chat { Some(ChatFormat::of(&config)?) } else { None };
-    let prompt = encode(&arguments, format, &tokenizer)?;
-    let stop = format.map_or(Vec::new(), |format| format.stop_tokens(&tokenizer));
-    let reader = format.map_or_else(|| Reader::Plain(tokenizer.stream()), |format| Reader::Chat(format.parser(&tokenizer)));
+    let chat = if arguments.chat { Some(ChatTemplate::near_weights(&config, &tokenizer, &model)?) } else { None };
+    let prompt = encode(&arguments, chat.as_ref(), &tokenizer)?;
+    let stop = chat.as_ref().map_or(Vec::new(), |chat| chat.stop_tokens(&tokenizer));
+    let reader = match &chat {
+        Some(chat) => Reader::Chat(chat.parser(&tokenizer)?),
+        None => Reader::Plain(tokenizer.stream()),
+    };
 
     let (context, quantise) = (arguments.context, arguments.quantize.map(Into::into));
     let options = GeneratorOptions { context, quantise, ..GeneratorOptions::near_weights(&model)? };
@@ -95,8 +98,8 @@ fn run(arguments: Arguments) -> Result<()> {
 }
 
 /// The prompt in tokens.
-fn encode(arguments: &Arguments, format: Option<ChatFormat>, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
-    let Some(format) = format else {
+fn encode(arguments: &Arguments, chat: Option<&ChatTemplate>, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+    let Some(chat) = chat else {
         let prompt = arguments.prompt.as_deref().unwrap_or("ROMEO:\n");
         eprintln!("prompt: {prompt:?}");
         return Ok(tokenizer.encode(prompt, true)?);
@@ -105,7 +108,7 @@ fn encode(arguments: &Arguments, format: Option<ChatFormat>, tokenizer: &Tokeniz
     eprintln!("user: {message:?}");
     let thinking = Message::System(Instructions { thinking: true, ..Instructions::default() });
     let messages = if arguments.thinking { vec![thinking, Message::user(message)] } else { vec![Message::user(message)] };
-    Ok(format.encode(tokenizer, &messages, true)?)
+    Ok(chat.encode(tokenizer, &messages, true)?)
 }
 
 /// What makes events of tokens.

@@ -9,7 +9,7 @@ use clap::Parser;
 use gemmaflow::{
     generate::{GeneratorOptions, SampleHooks, SampleOpts},
     guide::Guides,
-    text::{ChatFormat, Message},
+    text::{ChatTemplate, Message},
 };
 
 /// A schema for a person of the play.
@@ -63,14 +63,14 @@ fn run(arguments: Arguments) -> Result<()> {
     let (config, mut weights) = common::open(&model)?;
     let opts = arguments.sampling.over(SampleOpts::recommended(&model)?, SampleOpts::temperature(0.8, 0).with_top_k(40))?;
     let tokenizer = common::tokenizer(&model)?;
-    let format = if arguments.chat { Some(ChatFormat::of(&config)?) } else { None };
-    let prompt = match format {
-        Some(format) => format.encode(&tokenizer, &[Message::user(&arguments.prompt)], true)?,
+    let chat = if arguments.chat { Some(ChatTemplate::near_weights(&config, &tokenizer, &model)?) } else { None };
+    let prompt = match &chat {
+        Some(chat) => chat.encode(&tokenizer, &[Message::user(&arguments.prompt)], true)?,
         None => tokenizer.encode(&arguments.prompt, true)?,
     };
     // An answer ends with the model's own token or with that of a turn.
     let mut ends = config.eos_token_ids.clone();
-    ends.extend(format.map_or(Vec::new(), |format| format.stop_tokens(&tokenizer)));
+    ends.extend(chat.map_or(Vec::new(), |chat| chat.stop_tokens(&tokenizer)));
     ends.sort_unstable();
     ends.dedup();
     let guide = Guides::new(&tokenizer, &ends)?.json_schema(&schema)?.starting_at(prompt.len());

@@ -174,7 +174,7 @@ impl Conversation {
     pub(super) fn reader(&self) -> Result<Reader> {
         let tokenizer = self.model.tokenizer();
         Ok(match self.script {
-            Script::Turns { .. } => Reader::Turn(self.model.format()?.parser(tokenizer)),
+            Script::Turns { .. } => Reader::Turn(self.model.chat_template().parser(tokenizer)?),
             Script::Empty | Script::Text { .. } => Reader::Text(tokenizer.stream()),
         })
     }
@@ -197,7 +197,7 @@ impl Conversation {
 
     /// The tokens of a script, with the model's turn opened.
     fn opened(&self, script: &Script) -> Result<Vec<u32>> {
-        script.tokens(self.model.format(), self.model.tokenizer(), true)
+        script.tokens(self.model.chat_template(), self.model.tokenizer(), true)
     }
 
     /// Forgets until the prompt has at most `most` tokens, or nothing can be spared; `false` where nothing could.
@@ -273,7 +273,7 @@ impl Conversation {
         if let Some(counted) = self.counted.get().filter(same) {
             return counted.tokens;
         }
-        match self.script.tokens(self.model.format(), self.model.tokenizer(), false) {
+        match self.script.tokens(self.model.chat_template(), self.model.tokenizer(), false) {
             Ok(tokens) => {
                 self.counted.set(Some(Counted { messages, forgotten, tokens: tokens.len() }));
                 tokens.len()

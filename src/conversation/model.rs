@@ -15,7 +15,7 @@ use crate::{
     gemma::GemmaConfig,
     generate::{CancelToken, GemmaGenerator, GeneratorOptions, ModelStats, OnProgress, SampleOpts},
     runtime::{CounterSnapshot, Device, GpuContext, GpuOptions},
-    text::{ChatFormat, Tokenizer},
+    text::{ChatFormat, ChatTemplate, Tokenizer},
     weights::{WeightLoader, load_from_path},
 };
 
@@ -37,6 +37,7 @@ struct Shared {
     tokenizer: Tokenizer,
     /// Sampling as the files of the model recommend it.
     recommended: Option<SampleOpts>,
+    chat: ChatTemplate,
     gpu: GpuOptions,
     /// How often the model was recovered; changes while the base is locked.
     generation: AtomicU64,
@@ -46,18 +47,19 @@ impl Model {
     /// Loads a model: a folder with `config.json`, `tokenizer.json` and safetensors, or a GGUF file.
     ///
     /// # Errors
-    /// As [`GemmaGenerator::from_path`], [`Tokenizer::near_weights`] and [`SampleOpts::recommended`];
+    /// As [`GemmaGenerator::from_path`], [`Tokenizer::near_weights`], [`ChatTemplate::near_weights`] and [`SampleOpts::recommended`];
     /// [`Error::Cancelled`](crate::Error::Cancelled).
     pub fn open(path: impl AsRef<Path>, device: Device, options: GeneratorOptions) -> Result<Self> {
         let path = path.as_ref();
         // First, as it says best what is wrong with a path.
         let mut loader = load_from_path(path)?;
         let (config, tokenizer) = (GemmaConfig::near_weights(path)?, Tokenizer::near_weights(path)?);
+        let chat = ChatTemplate::near_weights(&config, &tokenizer, path)?;
         let recommended = SampleOpts::recommended(path)?;
-        Self::load(config, loader.as_mut(), tokenizer, device, options, recommended)
+        Self::load(config, loader.as_mut(), (tokenizer, chat), device, options, recommended)
     }
 
-    /// As [`open`](Self::open), from parts: takes all weights of the loader.
+    /// As [`open`](Self::open), from parts: takes all weights of the loader. Turns are laid out in the built-in format of the family.
     ///
     /// # Errors
     /// As [`GemmaGenerator::with_options`].
@@ -68,13 +70,29 @@ impl Model {
         device: Device,
         options: GeneratorOptions,
     ) -> Result<Self> {
-        Self::load(config, loader, tokenizer, device, options, None)
+        let chat = ChatTemplate::built_in(&config);
+        Self::with_template(config, loader, tokenizer, chat, device, options)
+    }
+
+    /// As [`from_loader`](Self::from_loader), with turns as a chat template has them.
+    ///
+    /// # Errors
+    /// As [`from_loader`](Self::from_loader).
+    pub fn with_template(
+        config: GemmaConfig,
+        loader: &mut dyn WeightLoader,
+        tokenizer: Tokenizer,
+        chat: ChatTemplate,
+        device: Device,
+        options: GeneratorOptions,
+    ) -> Result<Self> {
+        Self::load(config, loader, (tokenizer, chat), device, options, None)
     }
 
     fn load(
         config: GemmaConfig,
         loader: &mut dyn WeightLoader,
-        tokenizer: Tokenizer,
+        (tokenizer, chat): (Tokenizer, ChatTemplate),
         device: Device,
         options: GeneratorOptions,
         recommended: Option<SampleOpts>,
@@ -84,11 +102,11 @@ impl Model {
         let kept = if options.memory_budget.is_some() { 0 } else { KEPT_PROMPTS };
         let generator = GemmaGenerator::with_options(config, loader, device, options)?;
         let config = generator.config().clone();
-        let stop = ChatFormat::of(&config).map_or(Vec::new(), |format| format.stop_tokens(&tokenizer));
+        let stop = chat.stop_tokens(&tokenizer);
         let base = Mutex::new(generator.with_stop_tokens(&stop).without_cache());
         let (trunks, recovery) = (Mutex::new(Trunks::new(kept)), Mutex::new(()));
         let generation = AtomicU64::new(0);
-        Ok(Self(Arc::new(Shared { base, trunks, recovery, config, tokenizer, recommended, gpu, generation })))
+        Ok(Self(Arc::new(Shared { base, trunks, recovery, config, tokenizer, chat, recommended, gpu, generation })))
     }
 
     /// A new conversation, with no history. Its cache comes when it is needed; under a memory budget at once.
@@ -117,11 +135,16 @@ impl Model {
     }
 
     /// How turns are laid out.
+    pub fn chat_template(&self) -> &ChatTemplate {
+        &self.0.chat
+    }
+
+    /// The built-in format in which turns are laid out.
     ///
     /// # Errors
-    /// As [`ChatFormat::of`].
+    /// As [`ChatTemplate::format`].
     pub fn format(&self) -> Result<ChatFormat> {
-        ChatFormat::of(&self.0.config)
+        self.0.chat.format()
     }
 
     /// Most tokens that a conversation may have.

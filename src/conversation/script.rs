@@ -2,7 +2,7 @@
 
 use crate::{
     Error, Result,
-    text::{ChatFormat, Message, Tokenizer},
+    text::{ChatTemplate, Message, Tokenizer},
 };
 
 /// Turns, or plain text.
@@ -99,16 +99,16 @@ impl Script {
     /// The tokens that the model sees, with its turn opened or not.
     ///
     /// # Errors
-    /// As [`ChatFormat::encode`].
-    pub(super) fn tokens(&self, format: Result<ChatFormat>, tokenizer: &Tokenizer, open: bool) -> Result<Vec<u32>> {
+    /// As [`ChatTemplate::encode`].
+    pub(super) fn tokens(&self, chat: &ChatTemplate, tokenizer: &Tokenizer, open: bool) -> Result<Vec<u32>> {
         match self {
             Self::Empty => Ok(Vec::new()),
             Self::Text { tokens, .. } => Ok(tokens.clone()),
-            Self::Turns { messages, forgotten: 0 } => format?.encode(tokenizer, messages, open),
+            Self::Turns { messages, forgotten: 0 } => chat.encode(tokenizer, messages, open),
             Self::Turns { messages, forgotten } => {
                 let instructions = instructions(messages);
                 let seen = [&messages[..instructions], &messages[instructions + forgotten..]].concat();
-                format?.encode(tokenizer, &seen, open)
+                chat.encode(tokenizer, &seen, open)
             }
         }
     }

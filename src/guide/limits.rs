@@ -2,6 +2,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use llguidance::api::ParserLimits;
+
 use crate::{Error, Result};
 
 /// Most bytes of a grammar.
@@ -14,6 +16,16 @@ const MOST_RULES: usize = 1000;
 const STACK: usize = 256 << 20;
 /// Most characters of what llguidance says.
 const MOST_SAID: usize = 1000;
+
+/// Room for a step of every grammar that [`check`] lets pass: where llguidance gives up, an answer would end in its middle. A step may
+/// then take about a second.
+pub(super) fn widen(limits: &mut ParserLimits) {
+    limits.max_items_in_row = 200_000;
+    limits.step_lexer_fuel = 10_000_000;
+    limits.step_max_items = 2_000_000;
+    limits.max_lexer_states = 500_000;
+    limits.verbose_errors = false;
+}
 
 /// Refuses a grammar by its size and depth, and by how often it says what every rule says.
 pub(super) fn check(text: &str, rule: &str) -> Result<()> {

@@ -20,15 +20,21 @@
 //! ```
 
 mod limits;
+mod productive;
+mod schema;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
 use anyhow::Context;
 use llguidance::{
     Matcher, ParserFactory,
-    api::{StopReason, TopLevelGrammar},
+    api::{GrammarInit, StopReason, TopLevelGrammar},
     toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie},
 };
+
+use productive::Spelling;
 
 use crate::{
     Error, Result,
@@ -40,8 +46,7 @@ use crate::{
 #[derive(Clone)]
 pub struct Guides {
     factory: Arc<ParserFactory>,
-    /// Tokens that have a text.
-    spelled: Arc<TokenSet>,
+    spelling: Arc<Spelling>,
     ends: Arc<[u32]>,
 }
 
@@ -78,26 +83,32 @@ impl Guides {
             let slices = llguidance::earley::SlicedBiasComputer::general_slices();
             let mut factory = ParserFactory::new(&env, InferenceCapabilities::default(), &slices)?;
             factory.quiet();
-            factory.limits_mut().verbose_errors = false;
+            limits::widen(factory.limits_mut());
             Ok(factory)
         })?;
-        Ok(Self { factory: Arc::new(made), spelled: Arc::new(spelled), ends: ends.into() })
+        let spelling = Spelling::of(spelled, &words);
+        Ok(Self { factory: Arc::new(made), spelling: Arc::new(spelling), ends: ends.into() })
     }
 
     /// A guide to JSON of a schema. The text has one space after each comma and colon between values and no other white space, so that
     /// a schema whose strings, numbers and arrays are bounded bounds the text.
     ///
+    /// References lead to places, anchors and identifiers of the schema itself; their pointers may have the escapes of RFC 6901.
+    /// Nothing is fetched.
+    ///
     /// # Errors
-    /// [`Error::Grammar`] for what is no JSON, for a keyword that cannot be held to, for references to other documents, a schema that
-    /// nothing fulfils, and one that is too large or too deep.
+    /// [`Error::Grammar`] with the place in the schema for what is no JSON, for a keyword that cannot be held to, for references that
+    /// lead nowhere, for a schema of which any part that a text may begin cannot be fulfilled, and for one that is too large or too
+    /// deep.
     pub fn json_schema(&self, schema: &str) -> Result<Guide> {
         limits::check(schema, "$ref")?;
-        let mut schema = serde_json::from_str(schema).map_err(|e| Error::Grammar(format!("the schema is no JSON: {e}")))?;
-        if let serde_json::Value::Object(fields) = &mut schema {
-            let options = serde_json::json!({ "whitespace_flexible": false, "item_separator": ", ", "key_separator": ": " });
-            fields.insert("x-guidance".into(), options);
-        }
-        self.guide(TopLevelGrammar::from_json_schema(schema))
+        let schema = serde_json::from_str(schema).map_err(|e| Error::Grammar(format!("the schema is no JSON: {e}")))?;
+        let schema = schema::prepared(schema)?;
+        let made = self.guide(json_grammar(&schema));
+        let Err(Error::Grammar(problem)) = made else { return made };
+        let refused = |part: &serde_json::Value| self.guide(json_grammar(part)).err().map(|error| error.to_string());
+        let place = schema::locate(&schema, &problem, refused);
+        Err(Error::Grammar(format!("at {place}: {problem}")))
     }
 
     /// A guide to texts that a regular expression (syntax of the crate `regex`, without look-around) matches as a whole.
@@ -120,7 +131,12 @@ impl Guides {
 
     fn guide(&self, grammar: TopLevelGrammar) -> Result<Guide> {
         let fresh = limits::with_room(|| {
-            let mut matcher = Matcher::new(self.factory.create_parser(grammar));
+            let limits = self.factory.limits();
+            let (grammar, lexemes) =
+                GrammarInit::Serialized(grammar).to_internal(Some(self.factory.tok_env().clone()), limits.clone())?;
+            productive::check(&grammar, &lexemes, limits, &self.spelling)?;
+            let init = GrammarInit::Internal(grammar, lexemes);
+            let mut matcher = Matcher::new(self.factory.create_parser_from_init_default(init));
             // Finds a grammar that allows nothing, and errors that Matcher keeps.
             let mut first = matcher.clone();
             match first.is_stopped() && !first.is_error() {
@@ -131,6 +147,16 @@ impl Guides {
         let state = State { matcher: fresh.clone(), consumed: Vec::new() };
         Ok(Guide { guides: self.clone(), fresh, state, start: None, thinking: None })
     }
+}
+
+/// The grammar of a schema.
+fn json_grammar(schema: &serde_json::Value) -> TopLevelGrammar {
+    let mut schema = schema.clone();
+    if let serde_json::Value::Object(fields) = &mut schema {
+        let options = serde_json::json!({ "whitespace_flexible": false, "item_separator": ", ", "key_separator": ": " });
+        fields.insert("x-guidance".into(), options);
+    }
+    TopLevelGrammar::from_json_schema(schema)
 }
 
 impl std::fmt::Debug for Guides {
@@ -199,7 +225,7 @@ impl Guide {
 
     /// The tokens that may follow an answer.
     fn allowed(&mut self, answer: &[u32]) -> anyhow::Result<TokenSet> {
-        let vocab_size = self.guides.spelled.vocab_size();
+        let vocab_size = self.guides.spelling.tokens.vocab_size();
         let mut allowed = TokenSet::none(vocab_size);
         let ended = answer.iter().position(|token| self.guides.ends.contains(token));
         let answer = &answer[..ended.unwrap_or(answer.len())];
@@ -214,7 +240,7 @@ impl Guide {
         if !over {
             let mask = matcher.compute_mask()?;
             allowed = TokenSet::from_words(vocab_size, mask.as_slice().to_vec());
-            allowed.intersect(&self.guides.spelled);
+            allowed.intersect(&self.guides.spelling.tokens);
         }
         if over || matcher.is_accepting()? {
             self.guides.ends.iter().for_each(|end| allowed.insert(*end));

@@ -44,10 +44,13 @@ use crate::{Error, Result, weights::index_shards};
 
 const CONFIG: &str = "config.json";
 /// Taken where the repository has them; the last ones are those of a model that embeds texts, as sentence-transformers names them.
-const OPTIONAL: [&str; 10] = [
+const OPTIONAL: [&str; 13] = [
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "additional_chat_templates/tool_use.jinja",
     "config_sentence_transformers.json",
     "modules.json",
     "1_Pooling/config.json",

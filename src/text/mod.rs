@@ -29,7 +29,9 @@ mod listed;
 mod stream;
 mod tokenizer;
 
-pub use chat::{ChatEvent, ChatFormat, ChatParser, EndReason, Instructions, Message, ModelTurn, Tool, ToolCall, ToolResponse};
+pub use chat::{
+    ChatEvent, ChatFormat, ChatParser, ChatTemplate, EndReason, Instructions, Message, ModelTurn, Tool, ToolCall, ToolResponse,
+};
 pub use stream::TextStream;
 #[cfg(feature = "guidance")]
 pub(crate) use tokenizer::Piece;

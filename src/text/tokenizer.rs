@@ -210,6 +210,36 @@ impl Tokenizer {
         Ok(())
     }
 
+    /// As [`encode_onto`](Self::encode_onto), and no part of the text becomes one of these tokens either.
+    pub(super) fn encode_onto_without(&self, text: &str, names: &[String], without: &[u32], ids: &mut Vec<u32>) -> Result<()> {
+        let start = ids.len();
+        self.encode_onto(text, ids)?;
+        if !ids[start..].iter().any(|id| without.contains(id)) {
+            return Ok(());
+        }
+        ids.truncate(start);
+        for span in cut_inside(text, names.iter().map(String::as_str)) {
+            let part = self.encode_span(span)?;
+            if let Some(id) = part.iter().find(|id| self.is_control(**id) || without.contains(id)) {
+                return Err(Error::Tokenizer(format!(
+                    "the vocabulary cannot express '{span}': it comes out as token {id}; rephrase it"
+                )));
+            }
+            ids.extend(part);
+        }
+        Ok(())
+    }
+
+    /// The control tokens by name.
+    pub(super) fn control_tokens(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.shared.control.iter().map(|(name, id)| (name.as_str(), *id))
+    }
+
+    /// The id of any token by the string that the vocabulary has for it.
+    pub(super) fn token_id(&self, name: &str) -> Option<u32> {
+        self.shared.inner.token_to_id(name)
+    }
+
     fn encode_span(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.shared.inner.encode_fast(text, false).map_err(|e| Error::Tokenizer(e.to_string()))?;
         Ok(encoding.get_ids().to_vec())

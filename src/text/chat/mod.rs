@@ -7,6 +7,7 @@ mod gemma4;
 mod layout;
 mod message;
 mod parser;
+mod template;
 mod value;
 
 use crate::gemma::{GemmaArch, GemmaConfig};
@@ -16,6 +17,7 @@ use layout::{Layout, Segment};
 
 pub use message::{Instructions, Message, ModelTurn, Tool, ToolCall, ToolResponse};
 pub use parser::{ChatEvent, ChatParser, EndReason};
+pub use template::ChatTemplate;
 
 /// How a conversation is laid out in tokens. These are the formats of the instruction-tuned models; pre-trained ones and
 /// VaultGemma know no turns.

@@ -44,7 +44,7 @@ pub enum EndReason {
 
 /// A control token that structures an answer.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Mark {
+pub(super) enum Mark {
     Channel,
     ChannelEnd,
     Call,
@@ -71,6 +71,25 @@ fn marks(format: ChatFormat, tokenizer: &Tokenizer) -> Vec<(u32, Mark)> {
         ],
     };
     names.iter().filter_map(|(name, mark)| Some((tokenizer.special_id(name)?, *mark))).collect()
+}
+
+/// The marks of a template by its ends, and by the ids of the names that it knows: thoughts and calls as Gemma 4 and FunctionGemma
+/// have them.
+pub(super) fn marks_of_template(ends: &[u32], known: impl Fn(&str) -> Option<u32>) -> Vec<(u32, Mark)> {
+    let names = [
+        (gemma4::RESPONSE, Mark::End(EndReason::ToolResponse)),
+        (gemma4::CHANNEL, Mark::Channel),
+        (gemma4::CHANNEL_END, Mark::ChannelEnd),
+        (gemma4::CALL, Mark::Call),
+        (gemma4::CALL_END, Mark::CallEnd),
+        (QUOTE, Mark::Quote),
+        ("<start_function_response>", Mark::End(EndReason::ToolResponse)),
+        ("<start_function_call>", Mark::Call),
+        ("<end_function_call>", Mark::CallEnd),
+        ("<escape>", Mark::Quote),
+    ];
+    let named = names.into_iter().filter_map(|(name, mark)| Some((known(name)?, mark)));
+    ends.iter().map(|end| (*end, Mark::End(EndReason::Turn))).chain(named).collect()
 }
 
 /// The ids of the marks that end an answer.
@@ -136,7 +155,11 @@ pub struct ChatParser {
 
 impl ChatParser {
     pub(super) fn new(format: ChatFormat, tokenizer: &Tokenizer) -> Self {
-        Self { marks: marks(format, tokenizer), text: tokenizer.stream(), state: State::Text }
+        Self::with_marks(marks(format, tokenizer), tokenizer)
+    }
+
+    pub(super) fn with_marks(marks: Vec<(u32, Mark)>, tokenizer: &Tokenizer) -> Self {
+        Self { marks, text: tokenizer.stream(), state: State::Text }
     }
 
     /// Takes the next token. What is certain now.
