@@ -532,7 +532,8 @@ fn every_case_lowers() {
 
 #[test]
 fn definitions_of_composites_lower() {
-    for op in [Op::from(Attention { mask: MaskKind::Causal, scale: 1.0, softcap: None, keep: false }), Op::from(Rope::default())] {
+    for op in [Op::from(Attention { mask: MaskKind::Causal, scale: 1.0, softcap: None, keep: false }), Op::from(Rope::default())]
+    {
         for case in op.cases() {
             let mut g = Graph::new(case.name.clone());
             let operand = |(i, value): (usize, &Value)| g.input(format!("x{i}"), Role::Caller, value.dtype(), &value.shape[..]);

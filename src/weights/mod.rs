@@ -16,6 +16,8 @@ mod loader;
 mod options;
 mod quantised;
 mod random;
+#[cfg(feature = "lora")]
+mod raw;
 mod safetensors;
 mod sentence;
 mod source;
@@ -31,11 +33,15 @@ pub use loader::{TensorInfo, WeightLoader, WeightMap};
 pub use options::{FileLimits, ReadMode, ReadOptions};
 pub use quantised::QuantisedLoader;
 pub use random::random_weights;
+#[cfg(feature = "lora")]
+pub(crate) use raw::{is_gguf_file, safetensors_file};
 pub use safetensors::SafetensorsLoader;
 #[cfg(feature = "hub")]
 pub(crate) use safetensors::index_shards;
 pub(crate) use sentence::{SentenceModules, prompts_beside};
 pub use tensor::{RandomFill, Tensor, TensorSource};
+#[cfg(feature = "lora")]
+pub(crate) use transposed::transposed;
 
 use crate::Result;
 pub use crate::quant::Quantise;

@@ -6,8 +6,8 @@ mod common;
 
 mod adapters;
 mod cancel;
-mod chat_formats;
 mod changed_files;
+mod chat_formats;
 mod control_tokens;
 mod file_kinds;
 mod keys;
