@@ -32,15 +32,16 @@ impl Lora {
         let head = projection.kind == ProjectionKind::Matrix && projection.name == embed;
         let target = if head { WeightPosition::Unembed.to_string() } else { projection.name.to_string() };
         let Some(part) = self.parts.get(&target) else { return Ok(projection.output) };
+        self.compare(context, projection, &target)?;
         let delta = match projection.kind {
-            ProjectionKind::Matrix => matrix(context, &target, projection, part)?,
-            ProjectionKind::Rows { or_first } => rows(context, &target, projection, part, or_first)?,
-            ProjectionKind::Experts { count, route } => experts(context, &target, projection, part, count, route)?,
+            ProjectionKind::Matrix => self.matrix(context, &target, projection, part)?,
+            ProjectionKind::Rows { or_first } => self.rows(context, &target, projection, part, or_first)?,
+            ProjectionKind::Experts { count, route } => self.experts(context, &target, projection, part, count, route)?,
         };
         context.graph.label(delta, "lora_b");
         let delta = match &part.bias {
             Some(bias) => {
-                let bias = vector(context, &format!("{target}.lora_bias"), bias)?;
+                let bias = self.vector(context, &format!("{target}.lora_bias"), bias)?;
                 context.graph.add(delta, bias)?
             }
             None => delta,
@@ -49,11 +50,27 @@ impl Lora {
         let mut sum = context.graph.add(projection.output, scaled)?;
         if let Some(wanted) = &part.magnitude {
             let factors = self.factors(context, projection, &target, part, wanted)?;
-            let factors = vector(context, &format!("{target}.lora_magnitude"), &factors)?;
+            let factors = self.vector(context, &format!("{target}.lora_magnitude"), &factors)?;
             sum = context.graph.mul(sum, factors)?;
         }
         context.share(met(&target), sum);
         Ok(sum)
+    }
+
+    /// Refuses a model whose weight is not the one that came with the adapter.
+    fn compare(&self, context: &EmitContext, projection: &Projection, target: &str) -> Result<()> {
+        let (Some(copy), Some(own)) = (self.copies.get(target), context.taken_weight(projection.name)) else { return Ok(()) };
+        let differs = || format!("{target} came with the adapter and is another than the model's; {}", super::MERGE);
+        ensure!(copy.shape() == own.shape(), "{}: shapes {:?} and {:?}", differs(), copy.shape(), own.shape());
+        const AT_ONCE: usize = 1 << 16;
+        let [mut theirs, mut ours] = [vec![0.0; AT_ONCE], vec![0.0; AT_ONCE]];
+        for start in (0..own.len()).step_by(AT_ONCE) {
+            let count = AT_ONCE.min(own.len() - start);
+            copy.read_f32(start, &mut theirs[..count])?;
+            own.read_f32(start, &mut ours[..count])?;
+            ensure!(theirs[..count] == ours[..count], "{}", differs());
+        }
+        Ok(())
     }
 
     /// DoRA's factors on a product, computed once for all flows.
@@ -90,6 +107,70 @@ impl Lora {
             None => Ok(x),
         }
     }
+
+    /// A weight of this adapter. Products of one weight at several places, as Gemma 3n's router of streams is, share it.
+    fn own(&self, context: &mut EmitContext, name: &str, tensor: &Tensor) -> Result<NodeId> {
+        let shared = format!("{name} of {self:p}");
+        Ok(context.shared(&shared, |context| context.own_weight(name, tensor.clone()))?)
+    }
+
+    /// A and B in the graph.
+    fn weights(&self, context: &mut EmitContext, target: &str, part: &LoraPart) -> Result<[NodeId; 2]> {
+        let a = self.own(context, &format!("{target}.lora_a"), &part.a)?;
+        let b = self.own(context, &format!("{target}.lora_b"), &part.b)?;
+        Ok([a, b])
+    }
+
+    /// A vector of the adapter's, in f32.
+    fn vector(&self, context: &mut EmitContext, name: &str, values: &Tensor) -> Result<NodeId> {
+        let values = self.own(context, name, values)?;
+        Ok(context.graph.push(Cast, &[values])?)
+    }
+
+    fn matrix(&self, context: &mut EmitContext, target: &str, projection: &Projection, part: &LoraPart) -> Result<NodeId> {
+        let rank = part.a.shape().first().copied().unwrap_or(0);
+        check_shapes(target, part, [[rank, context.width(projection.input)?], [context.width(projection.output)?, rank]])?;
+        let [a, b] = self.weights(context, target, part)?;
+        let low = context.graph.linear(projection.input, a)?;
+        context.graph.label(low, "lora_a");
+        Ok(context.graph.linear(low, b)?)
+    }
+
+    fn rows(
+        &self,
+        context: &mut EmitContext,
+        target: &str,
+        projection: &Projection,
+        part: &LoraPart,
+        or_first: bool,
+    ) -> Result<NodeId> {
+        let rank = part.a.shape().last().copied().unwrap_or(0);
+        let table = context.taken_weight(projection.name).and_then(|table| table.shape().first().copied());
+        check_shapes(target, part, [[table.unwrap_or(0), rank], [context.width(projection.output)?, rank]])?;
+        let [a, b] = self.weights(context, target, part)?;
+        let low = context.graph.push(Gather { per_batch: false, or_first }, &[a, projection.input])?;
+        context.graph.label(low, "lora_a");
+        Ok(context.graph.linear(low, b)?)
+    }
+
+    fn experts(
+        &self,
+        context: &mut EmitContext,
+        target: &str,
+        projection: &Projection,
+        part: &LoraPart,
+        count: usize,
+        route: NodeId,
+    ) -> Result<NodeId> {
+        let rank = part.b.shape().last().copied().unwrap_or(0);
+        let (inner, out) = (context.width(projection.input)?, context.width(projection.output)?);
+        check_shapes(target, part, [[count * rank, inner], [count * out, rank]])?;
+        let [a, b] = self.weights(context, target, part)?;
+        let op = ExpertLinear { experts: count };
+        let low = context.graph.push(op.clone(), &[projection.input, a, route])?;
+        context.graph.label(low, "lora_a");
+        Ok(context.graph.push(op, &[low, b, route])?)
+    }
 }
 
 /// The name by which the last stage knows that a target was met.
@@ -102,54 +183,4 @@ fn check_shapes(target: &str, part: &LoraPart, expected: [[usize; 2]; 2]) -> Res
     let shapes = [part.a.shape(), part.b.shape()];
     ensure!(shapes == expected, "A and B have shapes {shapes:?}, {target} takes {expected:?}");
     Ok(())
-}
-
-/// A and B in the graph.
-fn weights(context: &mut EmitContext, target: &str, part: &LoraPart) -> Result<[NodeId; 2]> {
-    let a = context.own_weight(&format!("{target}.lora_a"), part.a.clone())?;
-    let b = context.own_weight(&format!("{target}.lora_b"), part.b.clone())?;
-    Ok([a, b])
-}
-
-/// A vector of the adapter's, in f32.
-fn vector(context: &mut EmitContext, name: &str, values: &Tensor) -> Result<NodeId> {
-    let values = context.own_weight(name, values.clone())?;
-    Ok(context.graph.push(Cast, &[values])?)
-}
-
-fn matrix(context: &mut EmitContext, target: &str, projection: &Projection, part: &LoraPart) -> Result<NodeId> {
-    let rank = part.a.shape().first().copied().unwrap_or(0);
-    check_shapes(target, part, [[rank, context.width(projection.input)?], [context.width(projection.output)?, rank]])?;
-    let [a, b] = weights(context, target, part)?;
-    let low = context.graph.linear(projection.input, a)?;
-    context.graph.label(low, "lora_a");
-    Ok(context.graph.linear(low, b)?)
-}
-
-fn rows(context: &mut EmitContext, target: &str, projection: &Projection, part: &LoraPart, or_first: bool) -> Result<NodeId> {
-    let rank = part.a.shape().last().copied().unwrap_or(0);
-    let table = context.taken_weight(projection.name).and_then(|table| table.shape().first().copied());
-    check_shapes(target, part, [[table.unwrap_or(0), rank], [context.width(projection.output)?, rank]])?;
-    let [a, b] = weights(context, target, part)?;
-    let low = context.graph.push(Gather { per_batch: false, or_first }, &[a, projection.input])?;
-    context.graph.label(low, "lora_a");
-    Ok(context.graph.linear(low, b)?)
-}
-
-fn experts(
-    context: &mut EmitContext,
-    target: &str,
-    projection: &Projection,
-    part: &LoraPart,
-    count: usize,
-    route: NodeId,
-) -> Result<NodeId> {
-    let rank = part.b.shape().last().copied().unwrap_or(0);
-    let (inner, out) = (context.width(projection.input)?, context.width(projection.output)?);
-    check_shapes(target, part, [[count * rank, inner], [count * out, rank]])?;
-    let [a, b] = weights(context, target, part)?;
-    let op = ExpertLinear { experts: count };
-    let low = context.graph.push(op.clone(), &[projection.input, a, route])?;
-    context.graph.label(low, "lora_a");
-    Ok(context.graph.push(op, &[low, b, route])?)
 }

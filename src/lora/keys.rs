@@ -17,6 +17,8 @@ pub(super) enum Role {
     TableA,
     /// B of a table, `[N, r]`.
     TableB,
+    /// A copy of the adapted weight, which PEFT saves of embeddings and heads.
+    Copy,
 }
 
 impl Role {
@@ -29,6 +31,7 @@ impl Role {
             Role::Magnitude => "lora_magnitude_vector",
             Role::TableA => "lora_embedding_A",
             Role::TableB => "lora_embedding_B",
+            Role::Copy => "base_layer.weight",
         }
     }
 }
@@ -59,6 +62,9 @@ pub(super) fn peft(key: &str) -> Result<Key, String> {
     if words.first() == Some(&"module") {
         words.remove(0);
     }
+    if let [module @ .., "base_layer", "weight"] = &words[..] {
+        return Ok(Key { module: module.join("."), role: Role::Copy, adapter: None });
+    }
     let Some(at) = words.iter().rposition(|word| word.starts_with("lora_")) else { return Err(other(&words)) };
     let mut rest = words[at + 1..].to_vec();
     let role = match (words[at], rest.last()) {
@@ -87,7 +93,6 @@ fn other(words: &[&str]) -> String {
         }
         _ if has("modules_to_save") => "a whole weight that was trained (modules_to_save)",
         _ if has("prompt_embeddings") => "a prompt that was trained, which is no LoRA",
-        Some(_) if has("base_layer") => "the weight below an adapted one, saved with it (save_embedding_layers)",
         Some(&"bias") => "a bias, and Gemma's projections have none",
         Some(&"weight") => "a whole weight beside the low ranks (modules_to_save, or an embedding that was resized)",
         _ => "neither lora_A nor lora_B of a product",

@@ -99,7 +99,10 @@ fn modules(weights: &Path) -> Result<BTreeMap<String, Module>> {
             Some((module, "lora_b")) => (module, Role::B),
             Some((module, "m")) => (module, Role::Magnitude),
             _ => {
-                return Err(refuse(weights, format!("'{name}' is neither lora_a nor lora_b of a product; fuse it (mlx_lm.fuse)")));
+                return Err(refuse(
+                    weights,
+                    format!("'{name}' is neither lora_a nor lora_b of a product; fuse it (mlx_lm.fuse)"),
+                ));
             }
         };
         let tensor =

@@ -70,6 +70,8 @@ pub struct LoraPart {
 pub struct Lora {
     path: PathBuf,
     parts: BTreeMap<String, LoraPart>,
+    /// Copies of the adapted weights that came with the adapter; they must be the model's.
+    copies: BTreeMap<String, Tensor>,
     /// DoRA's factor on each product, once a flow has been built.
     factors: Mutex<BTreeMap<String, Tensor>>,
 }
@@ -104,7 +106,7 @@ impl Lora {
     }
 
     fn of(path: PathBuf, parts: BTreeMap<String, LoraPart>) -> Self {
-        Self { path, parts, factors: Mutex::default() }
+        Self { path, parts, copies: BTreeMap::new(), factors: Mutex::default() }
     }
 
     /// The names of the products that it adapts, in ascending order.

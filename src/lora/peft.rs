@@ -16,7 +16,7 @@ use super::{
 use crate::{
     Result,
     gemma::{GemmaConfig, WeightPosition},
-    weights::{safetensors_file, transposed},
+    weights::{Tensor, safetensors_file, transposed},
 };
 
 /// What the configuration says of the numbers.
@@ -80,25 +80,29 @@ impl PeftConfig {
 
 /// Opens an adapter by its file of weights, its configuration beside it.
 pub(super) fn open(weights: &Path, model: &GemmaConfig) -> Result<Lora> {
-    let modules = modules(weights)?;
+    let mut placed = Vec::new();
+    let (mut unused, mut foreign) = (0, 0);
+    for (module, tensors) in modules(weights)? {
+        match place::of_module(&module, model) {
+            Ok(Place::Unused) => unused += 1,
+            Ok(Place::OtherModality) => foreign += 1,
+            Ok(place) => placed.push((module, place, tensors)),
+            Err(problem) => {
+                let word = tensors.tensors.keys().next().map_or("", |role| role.word());
+                return Err(refuse(weights, format!("'{module}.{word}' {problem}")));
+            }
+        }
+    }
     let (path, text) = file::config_beside(weights)?;
     let config = PeftConfig::parse(&text).map_err(|problem| refuse(&path, problem))?;
     let mut parts: BTreeMap<String, LoraPart> = BTreeMap::new();
-    let (mut unused, mut foreign) = (0, 0);
-    for (module, tensors) in modules {
-        match place::of_module(&module, model).map_err(|problem| refuse(weights, format!("'{module}' {problem}")))? {
-            Place::Unused => unused += 1,
-            Place::OtherModality => foreign += 1,
-            place => {
-                let (at, part) = part(&config, model, &module, place, tensors)
-                    .map_err(|(in_config, problem)| refuse(if in_config { &path } else { weights }, problem))?;
-                if parts.insert(at.to_string(), part).is_some() {
-                    return Err(refuse(
-                        weights,
-                        format!("two of its modules adapt {at}, '{module}' is one; expected one of them"),
-                    ));
-                }
-            }
+    let mut copies = BTreeMap::new();
+    for (module, place, tensors) in placed {
+        let found = part(&config, model, &module, place, tensors);
+        let (at, part, copy) = found.map_err(|(own, problem)| refuse(if own { &path } else { weights }, problem))?;
+        copies.extend(copy.map(|copy| (at.to_string(), copy)));
+        if parts.insert(at.to_string(), part).is_some() {
+            return Err(refuse(weights, format!("two of its modules adapt {at}, '{module}' is one; expected one of them")));
         }
     }
     if foreign > 0 {
@@ -114,7 +118,7 @@ pub(super) fn open(weights: &Path, model: &GemmaConfig) -> Result<Lora> {
         let left = if foreign + unused > 0 { ": all that it adapts has no part in this model" } else { "" };
         return Err(refuse(weights, format!("there is no lora_A and no lora_B in it{left}")));
     }
-    Ok(Lora::of(weights.to_path_buf(), parts))
+    Ok(Lora { copies, ..Lora::of(weights.to_path_buf(), parts) })
 }
 
 /// The tensors of a file by their modules.
@@ -129,7 +133,9 @@ fn modules(weights: &Path) -> Result<BTreeMap<String, Module>> {
             let why = "saved without its parts of other devices (DeepSpeed ZeRO-3, FSDP); gather them and save it again";
             return Err(refuse(weights, format!("'{name}' has shape {:?}: the adapter was {why}", tensor.shape())));
         }
-        adapters.entry(key.adapter).or_insert(name.clone());
+        if key.role != Role::Copy {
+            adapters.entry(key.adapter).or_insert(name.clone());
+        }
         let twice = |role: Role| refuse(weights, format!("'{name}': there is already a {} of '{}'", role.word(), key.module));
         modules.entry(key.module.clone()).or_default().insert(key.role, tensor).map_err(twice)?;
     }
@@ -153,7 +159,7 @@ fn part(
     module: &str,
     place: Place,
     mut tensors: Module,
-) -> Result<(WeightPosition, LoraPart), Problem> {
+) -> Result<(WeightPosition, LoraPart, Option<Tensor>), Problem> {
     let in_config = |problem: String| (true, problem);
     let in_weights = |problem: String| (false, problem);
     let (rank, scale) = config.of_module(module).map_err(in_config)?;
@@ -201,6 +207,7 @@ fn part(
         (true, Some(size), [_, _]) => transposed(a, size),
         _ => a,
     };
+    let copy = tensors.tensors.remove(&Role::Copy);
     let bias = tensors.tensors.remove(&Role::Bias);
     let magnitude = tensors.tensors.remove(&Role::Magnitude);
     if let Some(role) = tensors.tensors.keys().next() {
@@ -214,7 +221,7 @@ fn part(
             format!("use_dora is true, and '{module}' is no matrix, where its lengths are others; {}", super::MERGE),
         ));
     }
-    Ok((at, LoraPart { a, b, scale, bias, magnitude }))
+    Ok((at, LoraPart { a, b, scale, bias, magnitude }, copy))
 }
 
 /// A flag of the configuration and the tensor that it asks for.

@@ -21,6 +21,7 @@ fn names_of_tensors_are_read_in_every_spelling() {
         ),
         ("base_model.model.model.layers.0.self_attn.q_proj.lora_embedding_A", Role::TableA, None),
         ("base_model.model.model.layers.0.self_attn.q_proj.lora_embedding_B.default", Role::TableB, Some("default")),
+        ("base_model.model.model.layers.0.self_attn.q_proj.base_layer.weight", Role::Copy, None),
     ] {
         let found = keys::peft(name).unwrap();
         assert_eq!((found.module.as_str(), found.role, found.adapter.as_deref()), (module, role, adapter), "{name}");
@@ -28,7 +29,6 @@ fn names_of_tensors_are_read_in_every_spelling() {
     for (name, word) in [
         ("base_model.model.lm_head.weight", "whole weight"),
         ("base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta", "trainable_token_indices"),
-        ("base_model.model.model.embed_tokens.base_layer.weight", "save_embedding_layers"),
         ("base_model.model.model.layers.0.self_attn.q_proj.bias", "bias"),
         ("prompt_embeddings", "prompt"),
         ("base_model.model.model.layers.0.self_attn.q_proj.lora_diag", "KaSA"),

@@ -6,7 +6,7 @@ use gemmaflow::{
     flow::{FlowStage, SideOutputs},
     gemma::{GemmaConfig, GemmaFlow, GemmaKvTapStage, GemmaLayerCtx, LayerKind, RopeScaling, default_inv_freq},
     generate::{GemmaGenerator, GeneratorOptions},
-    runtime::{CompileOptions, Device, GpuOptions, KernelTier, Session},
+    runtime::{CompileOptions, Device, GpuOptions, KernelTier, RunInput, Session},
     weights::load_from_path,
 };
 use safetensors::SafeTensors;
@@ -142,8 +142,8 @@ fn a_decode_graph_rotates_as_prefill_does() {
         let built = rotating(flow, &oracle.config, n, own).build(oracle.loader().as_mut()).unwrap();
         let weights = session.load(built.params()).unwrap();
         let mut graph = session.compile_with(&built.graph, &CompileOptions::default().with_weights(&weights)).unwrap();
-        let mut inputs = vec![("input_ids", gemmaflow::runtime::RunInput::from(ids))];
-        inputs.extend(given.iter().map(|(name, values)| (name.as_str(), (&values[..]).into())));
+        let mut inputs = vec![("input_ids", RunInput::from(&ids))];
+        inputs.extend(given.iter().map(|(name, values)| (name.as_str(), values.into())));
         graph.run(&inputs).unwrap()
     };
     let prefill = run(GemmaFlow::for_prefill(&oracle.config, 1, 32).export_kv(), &[], &tokens[..32]);
