@@ -265,7 +265,10 @@ fn names_in_other_spellings_are_the_same_adapter() {
         // Patterns go by the path of the model that was adapted.
         let changed = Changed::of("gemma2-patterns").renamed(rename);
         let changed = match i {
-            4 => changed.field("alpha_pattern", json!({r"model\.language_model\.layers\.[02]\..*": 7, "up_proj": 5})),
+            4 => changed.field(
+                "alpha_pattern",
+                json!({"layers.0.mlp.up_proj": 99, r"model\.language_model\.layers\.[02]\..*": 7, "up_proj": 5}),
+            ),
             _ => changed,
         };
         let lora = changed.open(&oracle.config).unwrap();
