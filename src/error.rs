@@ -292,6 +292,14 @@ pub enum Error {
     /// Something this version does not do.
     #[error("{0} is not supported")]
     Unsupported(String),
+    /// An adapter that cannot be computed as it was trained.
+    #[error("{}: {problem}", path.display())]
+    Adapter {
+        /// The adapter's file.
+        path: PathBuf,
+        /// What was found, what was expected, and what to do.
+        problem: String,
+    },
     /// A custom stage failed.
     #[error("custom stage '{stage}': {source:#}")]
     Stage {

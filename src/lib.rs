@@ -14,6 +14,8 @@ pub mod guide;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod ir;
+#[cfg(feature = "lora")]
+pub mod lora;
 pub mod lower;
 pub mod plan;
 pub mod profile;

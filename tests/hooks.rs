@@ -351,13 +351,14 @@ fn an_adapter_without_a_place_is_refused_by_its_key() {
     let file = |keys: &[&str]| {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), keys.iter().map(|key| (format!("base_model.model.model.{key}.weight"), &a)).collect());
+        std::fs::write(folder.path().join("adapter_config.json"), r#"{"peft_type": "LORA", "r": 3, "lora_alpha": 6}"#).unwrap();
         Lora::open(folder.path(), config).err().map(|e| format!("{e:#}")).unwrap_or_default()
     };
     for (keys, word) in [
         (&["layers.0.self_attn.qkv_proj.lora_A"][..], "layers.0.self_attn.qkv_proj.lora_A"),
         (&["layers.4.self_attn.q_proj.lora_A"], "adapts layer 4, the model has 4"),
         (&["layers.0.input_layernorm.lora_A"], "layers.0.input_layernorm.lora_A"),
-        (&["layers.0.self_attn.q_proj.lora_magnitude_vector"], "lora_magnitude_vector"),
+        (&["layers.0.self_attn.q_proj.lora_magnitude_vector"], "layer.0.query has no lora_A"),
         (&["layers.0.self_attn.q_proj.lora_A"], "layer.0.query has no lora_B"),
         (&["embed_tokens.lora_A"], "embed_tokens.lora_A"),
         (&[], "no lora_A"),
@@ -371,8 +372,11 @@ fn an_adapter_without_a_place_is_refused_by_its_key() {
         Err(Error::Stage { stage, source }) => format!("{stage}: {source}"),
         other => panic!("{other:?}"),
     };
-    // Another hook in the adapter's place, and an adapter of another model.
-    let text = refused(lora.apply(GemmaFlow::new(config)).layer(|layer| layer.default_stage()));
+    // A hook that leaves the layer out, and an adapter of another model.
+    let text = refused(lora.apply(GemmaFlow::new(config)).layer(|layer| match layer.index() {
+        0 => FlowStage::identity(),
+        _ => layer.default_stage(),
+    }));
     assert!(text.contains("lora: the adapter's target layer.0.query is in no layer"), "{text}");
     let wide = GemmaConfig { hidden_size: 80, ..config.clone() };
     let wide = adapter(&wide, &TARGETS[..1]);

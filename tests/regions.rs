@@ -237,7 +237,7 @@ fn a_split_region_and_shared_values_agree() {
 #[test]
 fn rotation_from_its_definition_agrees() {
     let regions = Regions::open();
-    for case in Op::from(Rope).cases() {
+    for case in Op::from(Rope::default()).cases() {
         let (mut g, ids, operands) = sources(&case.name, &case.inputs);
         let y = case.op.decompose(&mut g, &ids).unwrap().unwrap();
         g.output("y", y);

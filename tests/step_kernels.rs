@@ -13,7 +13,7 @@ use std::{
 use common::open;
 use gemmaflow::{
     flow::BuiltModel,
-    gemma::{GemmaConfig, GemmaFlow},
+    gemma::{GemmaConfig, GemmaFlow, GemmaLayerCtx},
     ir::{
         DType, Data, DimBinding, LowerOptions, Op, Value,
         kernel::{Operand, Target, Tier},
@@ -38,6 +38,11 @@ const RING: usize = 640;
 
 /// A model with wide heads and little else.
 fn model(name: &str, kv: DType) -> BuiltModel {
+    rotating(name, kv, None)
+}
+
+/// The same, of whose heads the first `n_rot` dimensions rotate.
+fn rotating(name: &str, kv: DType, n_rot: Option<usize>) -> BuiltModel {
     let mut config = GemmaConfig::preset(name).expect("a preset");
     (config.hidden_size, config.intermediate_size, config.vocab_size) = (64, 128, 256);
     if name.starts_with("gemma-4") {
@@ -53,6 +58,12 @@ fn model(name: &str, kv: DType) -> BuiltModel {
     });
     let precision = Precision { kv, ..Precision::default() };
     let flow = GemmaFlow::resident(&config).profile(CompileProfile { precision, ..CompileProfile::default() });
+    let flow = flow.layer(move |mut layer| {
+        if let GemmaLayerCtx::Prefill { attn, .. } = &mut layer {
+            attn.n_rot = n_rot.unwrap_or(attn.n_rot);
+        }
+        layer.default_stage()
+    });
     flow.last_token_logits().build(&mut random_weights(&config, DType::BF16, 3).unwrap()).unwrap()
 }
 
@@ -253,6 +264,24 @@ fn steps_of_gemma_4_agree_with_the_reference() {
         let [rows, ..] = check(&context, &built, DType::F32, target, &format!("gemma-4-e2b, {sort}"));
         let made_inside = own.max_storage_buffers >= 11 && (sort != "own" || own.tier != Tier::Portable);
         assert_eq!(rows, if made_inside { 3 } else { 0 }, "{sort}");
+    }
+}
+
+/// Rows made inside attention of which a part rotates: with norms on queries and keys and without.
+#[test]
+fn steps_that_rotate_a_part_of_a_head_agree_with_the_reference() {
+    let context = open(&GpuOptions::default());
+    let own = context.capabilities().target();
+    let gpu = Target { software: false, int64: false, ..own.clone() };
+    let portable = Target { tier: Tier::Portable, ..gpu.clone() };
+    for (name, n_rot) in [("gemma-3-270m", 64), ("gemma-2b", 130)] {
+        let built = rotating(name, DType::F32, Some(n_rot));
+        for (sort, target) in [("own", &own), ("gpu", &gpu), ("portable", &portable)] {
+            let [rows, ..] = check(&context, &built, DType::F32, target, &format!("{name}, {n_rot} rotate, {sort}"));
+            let enough = own.max_storage_buffers >= if name == "gemma-3-270m" { 11 } else { 9 };
+            let made_inside = enough && (sort != "own" || own.tier != Tier::Portable);
+            assert_eq!(rows > 0, made_inside, "{name} {sort}");
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 // Attention over a new row that is still a projection: norms and rotates the queries of a block and the key, and keeps key and
-// value in the caches. Options: LANES, QUERIES, VEC, HV, KV of attention.wgsl; GAIN = none | plain | one_plus with WEIGHT and
-// WEIGHTS = 2.
+// value in the caches. Of a head the first N_ROT dimensions rotate, by a table of TABLE columns, as in rope.wgsl. Overrides: N_ROT,
+// TABLE. Options: LANES, QUERIES, VEC, HV, KV of attention.wgsl; GAIN = none | plain | one_plus with WEIGHT and WEIGHTS = 2.
+override N_ROT: u32;
+override TABLE: u32;
 @group(0) @binding(0) var<storage, read> q: array<f32>;
 @group(0) @binding(1) var<storage, read_write> keys: array<Cached>;
 @group(0) @binding(2) var<storage, read_write> values: array<Cached>;
@@ -37,13 +39,15 @@ fn rounded(v: Values) -> Values {
 #endif
 }
 
-fn partner(h: u32) -> u32 { return select(h - H / 2u, h + H / 2u, h < H / 2u); }
+// The other element of the pair of h; h itself where it does not rotate.
+fn partner(h: u32) -> u32 { return select(h, select(h - N_ROT / 2u, h + N_ROT / 2u, h < N_ROT / 2u), h < N_ROT); }
 
 // Element h of a rotated head: `own` is its element h, `other` that at partner(h).
 fn rotated(own: f32, other: f32, h: u32, b: u32) -> f32 {
-    let j = b * H + h % (H / 2u);
-    let turned = other * table[j + H / 2u];
-    return own * table[j] + select(turned, -turned, h < H / 2u);
+    if h >= N_ROT { return own; }
+    let j = b * TABLE + h % (N_ROT / 2u);
+    let turned = other * table[j + TABLE / 2u];
+    return own * table[j] + select(turned, -turned, h < N_ROT / 2u);
 }
 
 fn query_scale(at: u32, lane: u32) -> f32 {

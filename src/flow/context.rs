@@ -7,7 +7,7 @@ use crate::{
     Error, Result,
     ir::{
         DType, Dim, Graph, NodeId, Op, Shape, Type,
-        ops::{Input, PositionRule, Role, RopeTable},
+        ops::{ExpertLinear, Gather, Input, PositionRule, Role, RopeTable},
     },
     weights::{Tensor, WeightLoader},
 };
@@ -37,12 +37,35 @@ pub enum KvSource {
 /// A product with a weight, as an adapter sees it.
 #[derive(Debug, Clone)]
 pub struct Projection<'a> {
-    /// The weight's name in the graph, such as `layer.3.query`.
+    /// The weight's name in the graph, such as `layer.3.query`. A tied LM head is called as the embedding is, `embed`; the kinds differ.
     pub name: &'a str,
-    /// What is multiplied, `[…, K]`.
+    /// What is multiplied, `[…, K]`; of rows of a table the token ids.
     pub input: NodeId,
     /// The product, `[…, N]`.
     pub output: NodeId,
+    /// How the weight is multiplied.
+    pub kind: ProjectionKind,
+}
+
+/// How a weight is multiplied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ProjectionKind {
+    /// `W · x` with a weight `[N, K]`.
+    Matrix,
+    /// The rows of a weight `[V, N]` that token ids `[B, T]` u32 name.
+    Rows {
+        /// Whether an id past the last row takes the first; otherwise there is none such.
+        or_first: bool,
+    },
+    /// `Wₑ · x` with the matrices `[N, K]` that a route chooses of a stack `[E·N, K]`: x is `[B, T, 1 or k, K]`, the product
+    /// `[B, T, k, N]`.
+    Experts {
+        /// E.
+        count: usize,
+        /// Which k experts each token takes, and how much of each: `[B, T, 2, k]`, as [`Route`](crate::ir::ops::Route) gives them.
+        route: NodeId,
+    },
 }
 
 /// The graph being built, the weights it may name, and values that stages share.
@@ -184,16 +207,57 @@ impl<'a> EmitContext<'a> {
     /// As [`weight`](Self::weight); what an adapter says, as [`Error::Stage`].
     pub fn project(&mut self, x: NodeId, name: &str, key: &str, out: usize) -> Result<NodeId> {
         let weight = self.weight(name, key, &[out, self.width(x)?])?;
-        let mut y = self.graph.linear(x, weight)?;
+        let y = self.graph.linear(x, weight)?;
         self.graph.label(y, name.rsplit('.').next().unwrap_or(name));
+        self.through_adapters(Projection { name, input: x, output: y, kind: ProjectionKind::Matrix })
+    }
+
+    /// The rows `[B, T, width]` that `ids` `[B, T]` name of the weight called `name` in the graph and `key` in the loader, `[rows, width]`,
+    /// through the adapters in effect. An id past the last row takes the first where `or_first`.
+    ///
+    /// # Errors
+    /// As [`project`](Self::project).
+    pub fn look_up(&mut self, ids: NodeId, name: &str, key: &str, shape: [usize; 2], or_first: bool) -> Result<NodeId> {
+        let table = self.weight(name, key, &shape)?;
+        let output = self.graph.push(Gather { per_batch: false, or_first }, &[table, ids])?;
+        self.through_adapters(Projection { name, input: ids, output, kind: ProjectionKind::Rows { or_first } })
+    }
+
+    /// The products of `x` `[B, T, 1 or k, K]` with the matrices that `route` `[B, T, 2, k]` chooses of the stack called `name` in the
+    /// graph and `key` in the loader, `[experts, out, K]`, through the adapters in effect: `[B, T, k, out]`.
+    ///
+    /// # Errors
+    /// As [`project`](Self::project).
+    pub fn project_experts(
+        &mut self,
+        [x, route]: [NodeId; 2],
+        name: &str,
+        key: &str,
+        [count, out]: [usize; 2],
+    ) -> Result<NodeId> {
+        let weight = self.stacked_weight(name, key, [count, out, self.width(x)?])?;
+        let output = self.graph.push(ExpertLinear { experts: count }, &[x, weight, route])?;
+        self.graph.label(output, name.rsplit('.').next().unwrap_or(name));
+        self.through_adapters(Projection { name, input: x, output, kind: ProjectionKind::Experts { count, route } })
+    }
+
+    /// What stands for a product after the adapters in effect, those around the whole model first.
+    pub(crate) fn through_adapters(&mut self, projection: Projection) -> Result<NodeId> {
         // An adapter's own products are not adapted again.
         let adapters = std::mem::take(&mut self.adapters);
+        let mut projection = projection;
         for adapter in &adapters {
-            let projection = Projection { name, input: x, output: y };
-            y = adapter(self, &projection).map_err(|source| Error::Stage { stage: format!("adapter of {name}"), source })?;
+            let stage = || format!("adapter of {}", projection.name);
+            let output = adapter(self, &projection).map_err(|source| Error::Stage { stage: stage(), source })?;
+            projection.output = output;
         }
         self.adapters = adapters;
-        Ok(y)
+        Ok(projection.output)
+    }
+
+    /// The weight called `name` in the graph, once a stage has taken it: a handle to its bytes.
+    pub fn taken_weight(&self, name: &str) -> Option<&Tensor> {
+        self.params.get(name)
     }
 
     /// The innermost size of a value.

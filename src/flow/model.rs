@@ -1,6 +1,8 @@
 //! A whole model: inputs, stages in order, outputs.
 
-use super::{BlockStage, EmitContext, FlowStage, KvSource, ModelParams};
+use std::sync::Arc;
+
+use super::{Adapter, BlockStage, EmitContext, FlowStage, KvSource, ModelParams, Projection};
 use crate::{
     Error, Result,
     ir::{
@@ -135,6 +137,20 @@ impl ModelFlow {
         self.raw_stages((0..count).map(stage))
     }
 
+    /// Lets every product of a weight in the stages so far go through `adapter`; see [`FlowStage::adapted`].
+    pub fn adapted(
+        mut self,
+        adapter: impl Fn(&mut EmitContext, &Projection) -> anyhow::Result<NodeId> + Send + Sync + 'static,
+    ) -> Self {
+        self.adapt(Arc::new(adapter));
+        self
+    }
+
+    pub(crate) fn adapt(&mut self, adapter: Arc<Adapter>) {
+        let stages = std::mem::take(&mut self.stages);
+        self.stages = stages.into_iter().map(|stage| FlowStage::Adapted(Box::new(stage), adapter.clone())).collect();
+    }
+
     /// Declares rotary tables by name with their H/2 inverse frequencies; see [`EmitContext::rope_table`].
     pub fn rope_tables<N: Into<String>>(self, tables: impl IntoIterator<Item = (N, Vec<f32>)>) -> Self {
         let tables: Vec<(String, Vec<f32>)> = tables.into_iter().map(|(name, inv_freq)| (name.into(), inv_freq)).collect();
@@ -149,10 +165,7 @@ impl ModelFlow {
     /// Replaces ids `[B, T]` by rows of the weight `key` `[vocab, width]`, called `name` in the graph.
     pub fn token_embed(self, name: &str, key: &str, [vocab, width]: [usize; 2]) -> Self {
         let (name, key) = (name.to_string(), key.to_string());
-        self.custom("token_embed", move |context, ids| {
-            let table = context.weight(&name, &key, &[vocab, width])?;
-            Ok(context.graph.gather(table, ids)?)
-        })
+        self.custom("token_embed", move |context, ids| Ok(context.look_up(ids, &name, &key, [vocab, width], false)?))
     }
 
     /// Replaces `[B, T, D]` by the row at `index` of each sequence, `[B, 1, D]`.

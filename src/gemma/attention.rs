@@ -28,7 +28,7 @@ pub struct SelfAttnPrefillSpec {
     pub head_dim: usize,
     /// KV heads K.
     pub num_kv_heads: usize,
-    /// Dimensions of a head that are rotated.
+    /// Dimensions of a head that are rotated, the first ones: even, from 2 to H. See [`with_n_rot`](Self::with_n_rot).
     pub n_rot: usize,
     /// Which keys a query sees.
     pub mask: MaskKind,
@@ -99,7 +99,13 @@ impl SelfAttnPrefillSpec {
         spec.with_rope_table(super::rope_table_name(config, layer)).with_k_eq_v(config.layer_k_eq_v(layer))
     }
 
-    /// Rotates `n_rot` dimensions of each head. This version rotates all of them: another number is an error when emitted.
+    /// Rotates the first `n_rot` dimensions of each head, in pairs (j, j + n_rot/2); the others pass through.
+    ///
+    /// Pair j turns by frequency j of the layer's rotary table. A stock table has the H/2 frequencies θ^(−2j/H) of the whole head, of which
+    /// the first n_rot/2 count. For θ^(−2j/n_rot), which transformers' `partial_rotary_factor` and llama.cpp's `rope.dimension_count` mean,
+    /// declare a table of [`default_inv_freq(θ, n_rot)`](super::default_inv_freq) in
+    /// [`before_layers`](super::GemmaFlow::before_layers) ([`EmitContext::rope_table`]) and name it here
+    /// ([`with_rope_table`](Self::with_rope_table)).
     pub fn with_n_rot(mut self, n_rot: usize) -> Self {
         self.n_rot = n_rot;
         self
@@ -117,12 +123,18 @@ impl SelfAttnPrefillSpec {
         self
     }
 
-    fn check(&self) -> Result<()> {
-        let Self { layer, n_rot, head_dim, .. } = self;
-        if n_rot != head_dim {
-            return Err(Error::Unsupported(format!("layer {layer}: rotating {n_rot} of {head_dim} dimensions")));
+    /// The rotation of queries and keys by a table of `columns`.
+    fn rope(&self, columns: usize) -> Result<Rope> {
+        let Self { layer, n_rot, head_dim, rope_table, .. } = self;
+        if *n_rot == 0 || !n_rot.is_multiple_of(2) || n_rot > head_dim {
+            let expected = format!("an even number from 2 to the head's {head_dim} dimensions");
+            return Err(Error::Builder(format!("layer {layer}: n_rot is {n_rot}, expected {expected}")));
         }
-        Ok(())
+        if *n_rot > columns {
+            let table = format!("its rotary table '{rope_table}' has {} frequencies", columns / 2);
+            return Err(Error::Builder(format!("layer {layer}: n_rot is {n_rot}, and {table}, expected at least {}", n_rot / 2)));
+        }
+        Ok(Rope::first(*n_rot, *head_dim))
     }
 }
 
@@ -184,7 +196,8 @@ impl SelfAttentionStage {
             }
             false => v,
         };
-        let k = context.graph.push(Rope, &[k, table])?;
+        let rope = self.spec.rope(context.width(table)?)?;
+        let k = context.graph.push(rope, &[k, table])?;
         let k = context.graph.label(k, "rotated_key");
         for (what, node) in [("key_rows", k), ("value_rows", v), (&format!("rope_table.{}", self.spec.rope_table), table)] {
             context.share(format!("layer.{layer}.{what}"), node);
@@ -305,14 +318,14 @@ struct Keys {
 impl BlockStage for SelfAttentionStage {
     fn emit(&self, context: &mut EmitContext, h: NodeId) -> Result<NodeId> {
         let spec = &self.spec;
-        spec.check()?;
         let table = context.find_shared(&spec.rope_table).ok_or_else(|| {
             let (layer, name) = (spec.layer, &spec.rope_table);
             Error::Builder(format!("layer {layer} uses the rotary table '{name}', which no stage before it declares"))
         })?;
         let q = self.heads(context, h, LayerWeight::Query, spec.num_heads)?;
         let q = self.normed(context, q, LayerWeight::QueryNorm)?;
-        let q = context.graph.push(Rope, &[q, table])?;
+        let rope = spec.rope(context.width(table)?)?;
+        let q = context.graph.push(rope, &[q, table])?;
         let positions = context.query_positions()?;
         let keys = self.attended(context, h, table, positions)?;
         let keep = keys.keep.is_some();

@@ -5,7 +5,7 @@ use crate::{
     Error, Result,
     flow::{BlockStage, EmitContext, SideOutputs},
     ir::{
-        BinaryFn, Dim, Graph, NodeId, Shape, UnaryFn,
+        BinaryFn, Dim, Graph, NodeId, Op, Shape, UnaryFn,
         ops::{Reduce, ReduceFn, Unary},
     },
 };
@@ -313,9 +313,15 @@ impl BlockStage for GemmaKvTapStage {
             })?;
             let dims = context.graph.shape(node).0.clone();
             let (heads, head_dim) = (dims[2].fixed().unwrap_or(0), dims[3].fixed().unwrap_or(0));
-            if let Some(n_rot) = self.n_rot.filter(|n| *n != head_dim) {
+            let rotated = match &context.graph.node(node).op {
+                Op::Rope(rope) => Some(rope.rotated(head_dim)),
+                _ => None,
+            };
+            if let (Some(n_rot), Some(rotated)) = (self.n_rot, rotated)
+                && n_rot != rotated
+            {
                 return Err(Error::Builder(format!(
-                    "the tap expects {n_rot} rotated dimensions, layer {layer} rotates {head_dim}"
+                    "the tap expects {n_rot} rotated dimensions, layer {layer} rotates {rotated}"
                 )));
             }
             let table = format!("layer.{layer}.rope_table.");

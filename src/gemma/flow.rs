@@ -11,7 +11,8 @@ use std::{
 use super::{GemmaConfig, GemmaLayerCtx};
 use crate::{
     Result,
-    flow::{BuiltModel, FlowStage, ModelFlow},
+    flow::{Adapter, BuiltModel, EmitContext, FlowStage, ModelFlow, Projection},
+    ir::NodeId,
     profile::CompileProfile,
     weights::WeightLoader,
 };
@@ -55,7 +56,7 @@ type PatchHook = dyn Fn(ModelFlow) -> ModelFlow + Send + Sync;
 /// Builds the graph of a Gemma model. Consumed by [`build`](Self::build).
 ///
 /// What is emitted, in this order and in both modes: scaled embedding, `before_layers`, layers, `after_layers`, `patch_flow`,
-/// gather of the last token, final norm, head, softcap. In Gemma 3n the value between layers is `[B, T, N, D]`, N streams; before the
+/// gather of the last token, final norm, head, softcap, `at_end`. In Gemma 3n the value between layers is `[B, T, N, D]`, N streams; before the
 /// first and after the last layer it is `[B, T, D]` as in every family.
 ///
 /// # Which options go together
@@ -109,6 +110,8 @@ pub struct GemmaFlow<'a> {
     after_layers: Vec<FlowStage>,
     layer: Option<Arc<LayerHook>>,
     patch_flow: Option<Arc<PatchHook>>,
+    adapters: Vec<Arc<Adapter>>,
+    at_end: Vec<FlowStage>,
 }
 
 /// Tokens of a prefill where nothing else is said.
@@ -135,6 +138,8 @@ impl<'a> GemmaFlow<'a> {
             after_layers: Vec::new(),
             layer: None,
             patch_flow: None,
+            adapters: Vec::new(),
+            at_end: Vec::new(),
         }
     }
 
@@ -243,6 +248,22 @@ impl<'a> GemmaFlow<'a> {
         self
     }
 
+    /// Lets every product of a weight go through `adapter`, in the whole model: layers, whatever hook makes them, and what stands before
+    /// and behind them, embedding and LM head included. [`FlowStage::adapted`] does so for one stage.
+    pub fn adapted(
+        mut self,
+        adapter: impl Fn(&mut EmitContext, &Projection) -> anyhow::Result<NodeId> + Send + Sync + 'static,
+    ) -> Self {
+        self.adapters.push(Arc::new(adapter));
+        self
+    }
+
+    /// Emits `stages` behind all else: they get the model's output and see what all stages shared. What they return is not read.
+    pub fn at_end(mut self, stages: impl IntoIterator<Item = FlowStage>) -> Self {
+        self.at_end.extend(stages);
+        self
+    }
+
     /// Compiles as `profile` says instead of as the mode's preset does.
     pub fn profile(mut self, profile: CompileProfile) -> Self {
         self.profile = ProfileSource::Given(profile);
@@ -341,6 +362,8 @@ impl fmt::Debug for GemmaFlow<'_> {
             .field("after_layers", &self.after_layers.len())
             .field("layer hooks", &usize::from(self.layer.is_some()))
             .field("patch hooks", &usize::from(self.patch_flow.is_some()))
+            .field("adapters", &self.adapters.len())
+            .field("at_end", &self.at_end.len())
             .finish()
     }
 }

@@ -24,7 +24,7 @@ pub struct GemmaDecodeLayerSpec {
     pub num_kv_heads: usize,
     /// Query heads to a KV head: G = N/K. Tells; the numbers of heads decide.
     pub kv_group_size: usize,
-    /// Dimensions of a head that are rotated.
+    /// Dimensions of a head that are rotated, the first ones; as [`SelfAttnPrefillSpec::with_n_rot`] has it.
     pub n_rot: usize,
     /// The rotary table, by name.
     pub rope_table: String,

@@ -6,7 +6,7 @@ use crate::{
     flow::{BlockStage, EmitContext},
     ir::{
         Dim, NodeId,
-        ops::{ExpertLinear, Gain, Route, Slice},
+        ops::{Gain, Route, Slice},
     },
 };
 
@@ -19,7 +19,7 @@ const CHOSEN: usize = 2;
 /// The router sees `norm(x) ∘ scale / √D`, the experts another norm of x; of the softmax over all experts the `top_k` largest count, made
 /// to a sum of 1, times a factor of each expert. An expert is `down · (gelu(gate · y) ∘ (up · y))`, and what they give together is normed.
 ///
-/// Adapters see the router's projection; the experts' own products are none of theirs.
+/// Adapters see the router's projection, and the experts' products as [`ProjectionKind::Experts`](crate::flow::ProjectionKind).
 #[derive(Debug, Clone)]
 pub struct MoeFfnStage {
     prefix: String,
@@ -82,10 +82,7 @@ impl MoeFfnStage {
     /// The products of `x` `[B, T, 1 or k, K]` with the chosen ones of a stack of matrices, `[B, T, k, out]`.
     fn product(&self, context: &mut EmitContext, [x, route]: [NodeId; 2], weight: &str, out: usize) -> Result<NodeId> {
         let (name, key) = self.names(weight);
-        let shape = [self.experts, out, context.width(x)?];
-        let weight = context.stacked_weight(&name, &key, shape)?;
-        let y = context.graph.push(ExpertLinear { experts: self.experts }, &[x, weight, route])?;
-        Ok(context.graph.label(y, name.rsplit('.').next().unwrap_or(&name)))
+        context.project_experts([x, route], &name, &key, [self.experts, out])
     }
 
     /// The sum of what the experts give, each by its share.

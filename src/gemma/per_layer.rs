@@ -6,10 +6,10 @@ use super::{
 };
 use crate::{
     Error, Result,
-    flow::{BlockStage, EmitContext},
+    flow::{BlockStage, EmitContext, Projection, ProjectionKind},
     ir::{
         DType, Dim, NodeId,
-        ops::{Cast, Gather, Role, Slice},
+        ops::{Cast, Role, Slice},
     },
 };
 
@@ -49,16 +49,16 @@ impl PerLayerInputsStage {
     /// The table's rows of the tokens, `[B, T, layers·P]`.
     fn table_rows(&self, context: &mut EmitContext, ids: NodeId) -> Result<NodeId> {
         let (position, width) = (WeightPosition::PerLayerEmbed, self.layers * self.width);
+        let (name, key) = (position.to_string(), weight_key(self.arch, position)?);
         let rows = match self.on_host {
             true => {
                 let shape = context.shape(&[width]);
-                context.host_weight(&position.to_string(), &weight_key(self.arch, position)?, &[self.rows, width])?;
-                context.graph.input("per_layer_rows", Role::TableRows(position.to_string()), DType::F32, shape)?
+                context.host_weight(&name, &key, &[self.rows, width])?;
+                let output = context.graph.input("per_layer_rows", Role::TableRows(name.clone()), DType::F32, shape)?;
+                let kind = ProjectionKind::Rows { or_first: true };
+                context.through_adapters(Projection { name: &name, input: ids, output, kind })?
             }
-            false => {
-                let table = model_weight(context, self.arch, position, &[self.rows, width])?;
-                context.graph.push(Gather { per_batch: false, or_first: true }, &[table, ids])?
-            }
+            false => context.look_up(ids, &name, &key, [self.rows, width], true)?,
         };
         Ok(context.graph.label(rows, "per_layer_embed"))
     }

@@ -4,7 +4,7 @@ use std::{fmt, ops::Range};
 
 use super::{
     Compute, DType, FixedType,
-    ops::{Gain, RmsNorm},
+    ops::{Gain, RmsNorm, Rope},
 };
 use crate::{Error, Result};
 
@@ -245,6 +245,8 @@ pub struct NewRow {
     pub value: Arg,
     /// Cosines and sines of its position.
     pub table: Arg,
+    /// The rotation of query and key.
+    pub rope: Rope,
     /// The norms of query and key.
     pub norms: Option<[NormArg; 2]>,
 }

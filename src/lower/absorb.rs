@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::bound::Bound;
 use crate::ir::{
     DType, Graph, NodeId, Op,
-    ops::{Attention, Gain, Linear, RmsNorm},
+    ops::{Attention, Gain, Linear, RmsNorm, Rope},
 };
 
 /// The values that each value is read by; an output is also read by itself.
@@ -20,6 +20,8 @@ pub(super) struct NewRow {
     pub(super) value: NodeId,
     /// The rotary rows.
     pub(super) table: NodeId,
+    /// The rotation of query and key.
+    pub(super) rope: Rope,
     /// The caches of keys and values before the writes.
     pub(super) caches: [NodeId; 2],
     /// The norms of query and key.
@@ -55,16 +57,20 @@ impl NewRow {
             (fits && matches!(bound.op(own), Op::Input(_))).then_some((cache, row))
         };
         let turn = |rope: NodeId, reader: NodeId| match bound.op(rope) {
-            Op::Rope(_) if free(rope, reader) => Some((bound.graph.node(rope).inputs[0], bound.graph.node(rope).inputs[1])),
+            Op::Rope(turn) if free(rope, reader) => {
+                let inputs = &bound.graph.node(rope).inputs;
+                Some((inputs[0], inputs[1], turn))
+            }
             _ => None,
         };
         let (key_cache, rotated_key) = write(key)?;
         let (value_cache, value_row) = write(value)?;
         let rotated = bound.resolve(rotated_key);
-        let ((q, table), (k, key_table)) = (turn(query, attention)?, turn(rotated, key)?);
+        let (q, table, rope) = turn(query, attention)?;
+        let (k, key_table, key_rope) = turn(rotated, key)?;
         let key_heads = &bound.ty(inputs[1]).shape[2..];
         let by_head = *bound.ty(query) == heads && bound.ty(rotated).shape[2..] == *key_heads;
-        if bound.resolve(table) != bound.resolve(key_table) || !by_head {
+        if bound.resolve(table) != bound.resolve(key_table) || rope != key_rope || !by_head {
             return None;
         }
         let mut absorbed = vec![query, rotated, key, value];
@@ -78,7 +84,7 @@ impl NewRow {
         let buffers = 9 + 2 * usize::from(norms.is_some());
         let fits = buffers <= bound.target.max_storage_buffers as usize;
         let caches = [key_cache, value_cache];
-        fits.then_some(Self { query: q, key: k, value: value_row, table, caches, norms, absorbed })
+        fits.then(|| Self { query: q, key: k, value: value_row, table, rope: rope.clone(), caches, norms, absorbed })
     }
 }
 

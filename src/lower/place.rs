@@ -213,7 +213,7 @@ impl Placer<'_> {
             Some([q, k]) => Some([self.norm(q, label)?, self.norm(k, label)?]),
             None => None,
         };
-        Ok(NewRow { key: arg(row.key)?, value: arg(row.value)?, table: arg(row.table)?, norms })
+        Ok(NewRow { key: arg(row.key)?, value: arg(row.value)?, table: arg(row.table)?, rope: row.rope.clone(), norms })
     }
 
     fn norm(&self, id: NodeId, label: &str) -> Result<NormArg> {

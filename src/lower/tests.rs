@@ -289,7 +289,7 @@ fn attend(g: &mut Graph, h: NodeId, [positions, table]: [NodeId; 2], layer: usiz
         g.reshape(y, Shape(vec![1.into(), sym::SEQ.into(), count.into(), 8.into()]))
     };
     let (q, k, v) = (heads(g, "q", 2)?, heads(g, "k", 1)?, heads(g, "v", 1)?);
-    let (q, k) = (g.push(Rope, &[q, table])?, g.push(Rope, &[k, table])?);
+    let (q, k) = (g.push(Rope::default(), &[q, table])?, g.push(Rope::default(), &[k, table])?);
     let k = g.push(CacheWrite, &[k_cache?, k, positions])?;
     let v = g.push(CacheWrite, &[v_cache?, v, positions])?;
     let key_positions = g.push(CacheWrite, &[key_positions, positions, positions])?;
@@ -532,7 +532,8 @@ fn every_case_lowers() {
 
 #[test]
 fn definitions_of_composites_lower() {
-    for op in [Op::from(Attention { mask: MaskKind::Causal, scale: 1.0, softcap: None, keep: false }), Op::from(Rope)] {
+    for op in [Op::from(Attention { mask: MaskKind::Causal, scale: 1.0, softcap: None, keep: false }), Op::from(Rope::default())]
+    {
         for case in op.cases() {
             let mut g = Graph::new(case.name.clone());
             let operand = |(i, value): (usize, &Value)| g.input(format!("x{i}"), Role::Caller, value.dtype(), &value.shape[..]);

@@ -63,7 +63,8 @@ pub fn cost(plan: &Plan, dispatch: &Dispatch, live: Live, shard_bytes: &dyn Fn(&
         }
         "rope" => {
             let (rows, width) = (size("ROWS"), size("HEADS") * size("H"));
-            Cost { bytes: 4 * rows * (2 * width + size("H")), flops: 3 * rows * width }
+            let rotated = size("N_ROT");
+            Cost { bytes: 4 * rows * (2 * width + rotated), flops: 3 * rows * size("HEADS") * rotated }
         }
         "cache_write" => Cost { bytes: size("B") * size("T") * size("C") * (4 + element(kernel, "KV")), flops: 0 },
         "gather" => Cost { bytes: size("R") * (4 * size("C") * (1 + extras) + row(kernel, size("C"))), flops: 0 },
@@ -116,10 +117,11 @@ fn attention(kernel: &Kernel, live: Live) -> Cost {
         return pairs;
     }
     // Key and value are read and written once more, with their angles; the norm of an element is four operations, its turn three.
-    let turned = size("B") * (heads + kv_heads) * width;
+    let turned = size("B") * (heads + kv_heads);
+    let rotated = size("N_ROT");
     let norm = if option(kernel, "GAIN") == Some("none") { 0 } else { 4 };
-    let moved = 4 * size("B") * width * (2 * kv_heads + 1);
-    Cost { bytes: pairs.bytes + moved, flops: pairs.flops + turned * (3 + norm) }
+    let moved = 4 * size("B") * (2 * kv_heads * width + rotated);
+    Cost { bytes: pairs.bytes + moved, flops: pairs.flops + turned * (3 * rotated + norm * width) }
 }
 
 fn number(kernel: &Kernel, name: &str) -> u64 {

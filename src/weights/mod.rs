@@ -20,6 +20,8 @@ mod narrowed;
 mod options;
 mod quantised;
 mod random;
+#[cfg(feature = "lora")]
+mod raw;
 mod safetensors;
 mod scheme;
 mod sentence;
@@ -40,12 +42,16 @@ pub use options::{FileLimits, ReadMode, ReadOptions};
 pub use quantised::QuantisedLoader;
 pub(crate) use random::RANDOM;
 pub use random::random_weights;
+#[cfg(feature = "lora")]
+pub(crate) use raw::{is_gguf_file, safetensors_file};
 pub use safetensors::SafetensorsLoader;
 #[cfg(feature = "hub")]
 pub(crate) use safetensors::index_shards;
 pub(crate) use scheme::{Scheme, of_method as quantised_by};
 pub(crate) use sentence::{SentenceModules, SentenceSettings};
 pub use tensor::{RandomFill, Tensor, TensorSource};
+#[cfg(feature = "lora")]
+pub(crate) use transposed::transposed;
 
 use crate::Result;
 pub use crate::quant::Quantise;

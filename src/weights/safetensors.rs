@@ -186,7 +186,7 @@ impl WeightLoader for SafetensorsLoader {
     }
 }
 
-fn dtype(found: Dtype) -> Option<DType> {
+pub(super) fn dtype(found: Dtype) -> Option<DType> {
     match found {
         Dtype::F32 => Some(DType::F32),
         Dtype::F16 => Some(DType::F16),

@@ -6,7 +6,7 @@ use super::{Tensor, TensorSource};
 use crate::Result;
 
 /// The tensor `[N, K]`, of elements of `size` bytes, as `[K, N]`.
-pub(super) fn transposed(matrix: Tensor, size: usize) -> Tensor {
+pub(crate) fn transposed(matrix: Tensor, size: usize) -> Tensor {
     let [rows, columns] = [0, 1].map(|axis| matrix.shape().get(axis).copied().unwrap_or(1));
     let (name, dtype) = (matrix.name().to_string(), matrix.dtype());
     Tensor::new(name, dtype, vec![columns, rows], Arc::new(Transposed { matrix, rows, columns, size }), 0)

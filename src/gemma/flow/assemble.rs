@@ -96,7 +96,9 @@ impl GemmaFlow<'_> {
             Some(patch) => patch(flow),
             None => flow,
         };
-        Ok(self.end(flow))
+        let mut flow = self.end(flow);
+        self.adapters.iter().for_each(|adapter| flow.adapt(adapter.clone()));
+        Ok(flow.raw_stages(self.at_end.clone()))
     }
 
     /// The inputs, with the sizes and the past.

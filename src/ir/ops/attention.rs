@@ -226,6 +226,7 @@ impl OpDef for Attention {
         let mut bindings: Vec<(u32, Operand)> = (0..5).zip(&emit.inputs).map(|(i, arg)| (i, arg.operand())).collect();
         bindings.push((8, Operand::Step));
         if let Some(new_row) = new_row {
+            overrides.extend(new_row.rope.overrides(head_dim, new_row.table.ty.last()));
             new_row_bindings(new_row, &mut options, &mut overrides, &mut bindings);
         }
         let kernel = Kernel { shader: "attention", options, overrides, hole: String::new() };

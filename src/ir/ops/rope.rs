@@ -9,24 +9,42 @@ use crate::{
     },
 };
 
-/// Rotates the pairs (j, j + H/2) of every head by the angle of its position (Su et al. 2021, half-split form; gemma-spec §1).
+/// Rotates the pairs (j, j + n/2) of the first n dimensions of every head by the angle of its position; the other dimensions pass
+/// through (Su et al. 2021, half-split form; gemma-spec §1).
 ///
-/// Operands: x `[B, T, heads, H]`, table `[B, T, H]`: H/2 cosines, then H/2 sines, of each position's angles.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Rope;
+/// Operands: x `[B, T, heads, H]`, table `[B, T, W]`: W/2 cosines, then W/2 sines, of each position's angles. Pair j takes angle j, so
+/// that of a table with W > n the first n/2 angles count.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Rope {
+    /// n, even; none: all dimensions of a head.
+    pub n_rot: Option<usize>,
+}
 
 impl Rope {
     pub(super) fn example() -> Self {
-        Self
+        Self::default()
     }
 
-    fn definition(g: &mut Graph, x: NodeId, table: NodeId) -> Result<NodeId> {
+    /// The rotation of the first `n_rot` of `head_dim` dimensions.
+    pub fn first(n_rot: usize, head_dim: usize) -> Self {
+        Self { n_rot: Some(n_rot).filter(|n| *n != head_dim) }
+    }
+
+    /// Rotated dimensions of a head of `head_dim`.
+    pub fn rotated(&self, head_dim: usize) -> usize {
+        self.n_rot.unwrap_or(head_dim)
+    }
+
+    fn definition(&self, g: &mut Graph, x: NodeId, table: NodeId) -> Result<NodeId> {
         let shape = g.shape(x).clone();
-        let half = shape.last().and_then(|d| d.fixed()).unwrap_or(0) / 2;
-        let table_shape = Shape(vec![shape.0[0], shape.0[1], 1.into(), (2 * half).into()]);
+        let fixed = |shape: &Shape| shape.last().and_then(|d| d.fixed()).unwrap_or(0);
+        let (head_dim, width) = (fixed(&shape), fixed(g.shape(table)));
+        let rotated = self.rotated(head_dim);
+        let half = rotated / 2;
+        let table_shape = Shape(vec![shape.0[0], shape.0[1], 1.into(), width.into()]);
         let table = g.push(Reshape { shape: table_shape }, &[table])?;
         let part = |g: &mut Graph, node, start| g.push(Slice { axis: 3, start, len: half.into() }, &[node]);
-        let (cos, sin) = (part(g, table, 0)?, part(g, table, half)?);
+        let (cos, sin) = (part(g, table, 0)?, part(g, table, width / 2)?);
         let half_shape = shape.with_last(half);
         let cos = g.push(Broadcast { shape: half_shape.clone() }, &[cos])?;
         let sin = g.push(Broadcast { shape: half_shape }, &[sin])?;
@@ -35,7 +53,19 @@ impl Rope {
         let (bc, as_) = (g.binary(BinaryFn::Mul, b, cos)?, g.binary(BinaryFn::Mul, a, sin)?);
         let first = g.binary(BinaryFn::Sub, ac, bs)?;
         let second = g.binary(BinaryFn::Add, bc, as_)?;
-        g.push(Concat { axis: 3 }, &[first, second])
+        let turned = g.push(Concat { axis: 3 }, &[first, second])?;
+        if rotated == head_dim {
+            return Ok(turned);
+        }
+        let rest = g.push(Slice { axis: 3, start: rotated, len: (head_dim - rotated).into() }, &[x])?;
+        g.push(Concat { axis: 3 }, &[turned, rest])
+    }
+}
+
+impl Rope {
+    /// What kernels know of the rotation: `N_ROT`, and `TABLE`, the columns of the table.
+    pub(super) fn overrides(&self, head_dim: usize, width: usize) -> [(&'static str, f64); 2] {
+        [("N_ROT", self.rotated(head_dim) as f64), ("TABLE", width as f64)]
     }
 }
 
@@ -46,13 +76,13 @@ pub fn cos_sin(inv_freq: f32, position: usize) -> (f32, f32) {
     (angle.cos() as f32, angle.sin() as f32)
 }
 
-/// One row `[H]` of a rotary table: H/2 cosines, then H/2 sines.
+/// One row `[W]` of a rotary table: W/2 cosines, then W/2 sines.
 pub fn rope_row(inv_freq: &[f32], position: usize) -> impl Iterator<Item = f32> {
     let cos = inv_freq.iter().map(move |&f| cos_sin(f, position).0);
     cos.chain(inv_freq.iter().map(move |&f| cos_sin(f, position).1))
 }
 
-/// Rows `[rows, H]` of the positions from `start` on.
+/// Rows `[rows, W]` of the positions from `start` on.
 pub fn rope_rows(inv_freq: &[f32], start: usize, rows: usize) -> Vec<f32> {
     (start..start + rows).flat_map(|position| rope_row(inv_freq, position)).collect()
 }
@@ -62,20 +92,35 @@ impl OpDef for Rope {
         "rope"
     }
 
+    fn attributes(&self) -> String {
+        self.n_rot.map(|n| format!("{{n_rot={n}}}")).unwrap_or_default()
+    }
+
     fn infer(&self, inputs: &[&Type]) -> Result<Type, String> {
         let [x, table] = expect_operands(inputs)?;
         expect_dtype("x", x, &[DType::F32])?;
         expect_dtype("the table", table, &[DType::F32])?;
-        let even = x.shape.last().and_then(|d| d.fixed()).is_some_and(|h| h % 2 == 0);
-        let fits = x.shape.rank() == 4 && table.shape.rank() == 3 && even;
-        if !fits || x.shape.0[..2] != table.shape.0[..2] || x.shape.last() != table.shape.last() {
-            return Err("expected x [B, T, heads, H] with even H and a table [B, T, H]".into());
+        let [head_dim, width] = [x, table].map(|ty| ty.shape.last().and_then(|d| d.fixed()).filter(|n| n % 2 == 0));
+        let (Some(head_dim), Some(width), 4, 3) = (head_dim, width, x.shape.rank(), table.shape.rank()) else {
+            return Err("expected x [B, T, heads, H] and a table [B, T, W] with even H and W".into());
+        };
+        if x.shape.0[..2] != table.shape.0[..2] {
+            return Err("expected as many rows of the table as of x".into());
+        }
+        let rotated = self.rotated(head_dim);
+        if rotated == 0 || !rotated.is_multiple_of(2) || rotated > head_dim {
+            return Err(format!("n_rot is {rotated}, expected an even number from 2 to the head's {head_dim} dimensions"));
+        }
+        if self.n_rot.is_none() && width != head_dim || rotated > width {
+            return Err(format!(
+                "a table of {width} columns for {rotated} rotated dimensions of {head_dim}; a table needs two columns for each pair"
+            ));
         }
         Ok(x.clone())
     }
 
     fn decompose(&self, graph: &mut Graph, inputs: &[NodeId]) -> Option<Result<NodeId>> {
-        Some(Self::definition(graph, inputs[0], inputs[1]))
+        Some(self.definition(graph, inputs[0], inputs[1]))
     }
 
     fn runs_decomposed(&self) -> bool {
@@ -90,7 +135,9 @@ impl OpDef for Rope {
         let ty = emit.output.ty.clone();
         let (heads, head_dim) = (ty.shape[2], ty.shape[3]);
         let rows = ty.shape[0] * ty.shape[1];
-        let overrides = vec![("ROWS", rows as f64), ("HEADS", heads as f64), ("H", head_dim as f64)];
+        let width = emit.inputs[1].ty.last();
+        let mut overrides = vec![("ROWS", rows as f64), ("HEADS", heads as f64), ("H", head_dim as f64)];
+        overrides.extend(self.overrides(head_dim, width));
         let options = vec![("LANES", "64".into())];
         let kernel = Kernel { shader: "rope", options, overrides, hole: String::new() };
         let bindings = vec![(0, emit.inputs[0].operand()), (1, emit.output.operand()), (2, emit.inputs[1].operand())];
@@ -111,8 +158,24 @@ impl OpDef for Rope {
         };
         let case = |first, rows: usize, heads: usize, head_dim: usize| {
             let operands = vec![Case::values(&[1, rows, heads, head_dim], 1, 2.0), table(first, rows, head_dim)];
-            Case::new(format!("position {first}, {rows} rows, {heads} heads of {head_dim}"), Rope, operands)
+            Case::new(format!("position {first}, {rows} rows, {heads} heads of {head_dim}"), Rope::default(), operands)
         };
-        vec![case(0, 1, 1, 2), case(5, 3, 4, 20), case(32_768, 2, 1, 256), case(131_071, 1, 4, 64)]
+        // With a table of the rotated dimensions, of the whole head and of a width between them.
+        let partial = |rows: usize, heads: usize, [n_rot, head_dim, width]: [usize; 3]| {
+            let operands = vec![Case::values(&[1, rows, heads, head_dim], 3, 2.0), table(77, rows, width)];
+            let name = format!("{rows} rows, {heads} heads, {n_rot} of {head_dim} by a table of {width}");
+            Case::new(name, Rope::first(n_rot, head_dim), operands)
+        };
+        vec![
+            case(0, 1, 1, 2),
+            case(5, 3, 4, 20),
+            case(32_768, 2, 1, 256),
+            case(131_071, 1, 4, 64),
+            partial(3, 4, [6, 20, 6]),
+            partial(2, 3, [10, 20, 20]),
+            partial(5, 2, [2, 24, 12]),
+            partial(1, 4, [64, 256, 256]),
+            partial(70, 1, [128, 256, 128]),
+        ]
     }
 }

@@ -57,7 +57,7 @@ fn attention(norm_by_head: bool, values_of_keys: bool) -> Graph {
                 g.reshape(normed, split).unwrap()
             }
         };
-        g.push(Rope, &[normed, table]).unwrap()
+        g.push(Rope::default(), &[normed, table]).unwrap()
     };
     let (q, k) = (row(&mut g, "q"), row(&mut g, "k"));
     let v = x(&mut g, "v", &[1, 1, heads, width]);

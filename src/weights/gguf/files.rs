@@ -50,6 +50,16 @@ impl GgufFiles {
         Ok(Self { metadata, parts })
     }
 
+    /// Every tensor by the file's own name; of a type that is not one of ours the number.
+    #[cfg(feature = "lora")]
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = (String, Result<Tensor, String>)> {
+        let entries = self.parts.iter().flat_map(|part| part.tensors.iter().map(|entry| (&part.file, entry)));
+        entries.map(|(file, entry)| {
+            let tensor = |dtype| Tensor::new(&entry.name, dtype, entry.shape.clone(), file.clone(), entry.offset);
+            (entry.name.clone(), entry.dtype.map(tensor).map_err(|number| format!("type number {number}")))
+        })
+    }
+
     /// A tensor's entry by the file's own name.
     pub(crate) fn tensor(&self, name: &str) -> Option<&Entry> {
         self.parts.iter().flat_map(|part| &part.tensors).find(|entry| entry.name == name)

@@ -1,0 +1,132 @@
+//! LoRA adapters (Hu et al. 2021, arXiv 2106.09685): `y + scale · B·(A·x)` for products `y = W·x` of a model.
+//!
+//! [`Lora::open`] reads the adapters of PEFT (`adapter_config.json` with `adapter_model.safetensors`), of mlx-lm (`adapters.safetensors`) and
+//! of llama.cpp (GGUF). What an adapter's files say is computed as their maker meant it or refused by name; nothing is left out in
+//! silence. [`Lora::apply`] puts an adapter into a flow, through the public hook [`GemmaFlow::adapted`], and so into a generator:
+//!
+//! ```no_run
+//! use std::{path::Path, sync::Arc};
+//!
+//! use gemmaflow::{gemma::GemmaConfig, generate::{GemmaGenerator, GeneratorOptions}, lora::Lora, runtime::Device, weights::load_from_path};
+//!
+//! # fn main() -> gemmaflow::Result<()> {
+//! let model = "models/gemma-3-270m-it";
+//! let config = GemmaConfig::near_weights(model)?;
+//! let lora = Arc::new(Lora::open(Path::new("my-adapter"), &config)?);
+//! let options = GeneratorOptions::default().with_flow(move |flow| lora.apply(flow));
+//! let generator = GemmaGenerator::with_options(config, load_from_path(model)?.as_mut(), Device::Gpu, options)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What is computed
+//! Every product that a decoder has: projections of attention and FFW, the router and the experts of Gemma 4, gates and projections of inputs
+//! of each layer, the products of Gemma 3n's streams, the LM head, and the rows of both embeddings. With them rank-stabilised scales,
+//! patterns of ranks and alphas, a bias on B, and DoRA (Liu et al. 2024, arXiv 2402.09353) on matrices. Layers that attend to the keys and
+//! values of others never multiply their own `k_proj` and `v_proj`, so that an adapter's parts for those count nothing, as in PEFT; parts
+//! for vision and audio towers count nothing for text.
+
+mod apply;
+mod experts;
+mod fields;
+mod file;
+mod gguf;
+mod keys;
+mod magnitude;
+mod mlx;
+mod patterns;
+mod peft;
+mod place;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
+
+use crate::{
+    Error, Result,
+    gemma::GemmaConfig,
+    weights::{Tensor, is_gguf_file},
+};
+
+/// What an adapter adds to one product.
+#[derive(Debug, Clone)]
+pub struct LoraPart {
+    /// A `[r, K]`; of a table `[V, r]`; of experts `[E·r, K]`, each one's rows together.
+    pub a: Tensor,
+    /// B `[N, r]`; of experts `[E·N, r]`.
+    pub b: Tensor,
+    /// The factor on `B·A·x`.
+    pub scale: f32,
+    /// Added to `B·A·x` before the factor, `[N]`.
+    pub bias: Option<Tensor>,
+    /// DoRA's length of each row of the adapted weight, `[N]`.
+    pub magnitude: Option<Tensor>,
+}
+
+/// An adapter for a model.
+#[derive(Debug)]
+pub struct Lora {
+    path: PathBuf,
+    parts: BTreeMap<String, LoraPart>,
+    /// Copies of the adapted weights that came with the adapter; they must be the model's.
+    copies: BTreeMap<String, Tensor>,
+    /// DoRA's factor on each product, once a flow has been built.
+    factors: Mutex<BTreeMap<String, Tensor>>,
+}
+
+impl Lora {
+    /// Reads an adapter for a model of `config`: a folder as PEFT or mlx-lm writes it, its file of weights (the configuration lies beside
+    /// it), or a GGUF file of llama.cpp.
+    ///
+    /// # Errors
+    /// [`Error::Adapter`] names what cannot be computed as it was trained: a field of the configuration, a tensor without a place in the
+    /// model, a rank or shape that the configuration does not imply. [`Error::Io`] and [`Error::Format`] where files are missing or broken.
+    pub fn open(path: &Path, config: &GemmaConfig) -> Result<Self> {
+        if path.is_dir() {
+            return match file::in_folder(path)? {
+                file::Found::Peft(weights) => peft::open(&weights, config),
+                file::Found::Mlx(weights) => mlx::open(&weights, config),
+                file::Found::Gguf(weights) => gguf::open(&weights, config),
+            };
+        }
+        if is_gguf_file(path)? {
+            return gguf::open(path, config);
+        }
+        match path.file_name().is_some_and(|name| name == file::MLX) {
+            true => mlx::open(path, config),
+            false => peft::open(path, config),
+        }
+    }
+
+    /// An adapter from its parts, by the names that [`Projection`](crate::flow::Projection)s have; the LM head's is `unembed`, tied or not.
+    pub fn from_parts(parts: impl IntoIterator<Item = (String, LoraPart)>) -> Self {
+        Self::of(PathBuf::from("adapter"), parts.into_iter().collect())
+    }
+
+    fn of(path: PathBuf, parts: BTreeMap<String, LoraPart>) -> Self {
+        Self { path, parts, copies: BTreeMap::new(), factors: Mutex::default() }
+    }
+
+    /// The names of the products that it adapts, in ascending order.
+    pub fn targets(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.parts.keys().map(String::as_str)
+    }
+
+    /// The part for a product.
+    pub fn part(&self, target: &str) -> Option<&LoraPart> {
+        self.parts.get(target)
+    }
+}
+
+/// An error of an adapter's file.
+fn refuse(path: &Path, problem: impl Into<String>) -> Error {
+    Error::Adapter { path: path.to_path_buf(), problem: problem.into() }
+}
+
+/// What to do with an adapter that is more than products.
+const MERGE: &str = "merge it into its model where it was trained (PEFT: merge_and_unload) and load the merged model";
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,89 @@
+//! Which product of a model a module of an adapter is.
+
+use crate::gemma::{GemmaConfig, LayerWeight, WeightPosition, text_weight};
+
+/// What a module is to a model.
+#[derive(Debug, PartialEq)]
+pub(super) enum Place {
+    /// A matrix `W` of `W·x`.
+    Matrix(WeightPosition),
+    /// A table of which rows are read.
+    Rows(WeightPosition),
+    /// The experts of a layer, whose stacks are told by their shapes.
+    Experts(usize),
+    /// Part of a vision or audio tower, which text never meets.
+    OtherModality,
+    /// Keys or values of a layer that attends to those of another: never multiplied.
+    Unused,
+}
+
+/// The place of the module that Hugging Face calls `module`.
+///
+/// # Errors
+/// Why it is none of the model's products.
+pub(super) fn of_module(module: &str, config: &GemmaConfig) -> Result<Place, String> {
+    let key = format!("{module}.weight");
+    let Some(name) = text_weight(&key) else { return Ok(Place::OtherModality) };
+    let stem = name.strip_suffix(".weight").unwrap_or(name);
+    if let Some(layer) = experts(stem) {
+        check_layer(layer, config)?;
+        return match config.weights().any(|at| at == WeightPosition::Layer(layer, LayerWeight::ExpertGateUp)) {
+            true => Ok(Place::Experts(layer)),
+            false => Err("adapts experts, and the model has none".into()),
+        };
+    }
+    if stem.ends_with(".base_layer") {
+        return Err("adapts what another adapter had adapted before; merge that one into the model first".into());
+    }
+    match WeightPosition::from_hugging_face(config.arch, name) {
+        Some(at) => of_position(at, config),
+        None => Err(format!("adapts '{stem}', and a {:?} model has no product of that name", config.arch)),
+    }
+}
+
+/// The place of a weight.
+pub(super) fn of_position(at: WeightPosition, config: &GemmaConfig) -> Result<Place, String> {
+    use LayerWeight::{
+        AttentionOutput, FfwDown, FfwGate, FfwUp, Key, LowRankDown, LowRankUp, PerLayerGate, PerLayerProjection, Query, Router,
+        StreamCorrect, StreamPredict, StreamRouter, Value,
+    };
+    if let WeightPosition::Layer(layer, weight) = at {
+        check_layer(layer, config)?;
+        if matches!(weight, Key | Value) && config.kv_source_layer(layer) != Some(layer) {
+            return Ok(Place::Unused);
+        }
+    }
+    let has = |at| config.weights().any(|own| own == at);
+    let place = match at {
+        WeightPosition::Embed | WeightPosition::PerLayerEmbed => Place::Rows(at),
+        // A tied head multiplies the embedding; an adapter of it is its own all the same.
+        WeightPosition::Unembed if !config.use_bidirectional_attention => return Ok(Place::Matrix(at)),
+        WeightPosition::PerLayerModelProjection
+        | WeightPosition::StreamProjection(_)
+        | WeightPosition::StreamUnembed(_)
+        | WeightPosition::EmbeddingProjection => Place::Matrix(at),
+        WeightPosition::Layer(_, Query | Key | Value | AttentionOutput | FfwGate | FfwUp | FfwDown | Router) => Place::Matrix(at),
+        WeightPosition::Layer(_, PerLayerGate | PerLayerProjection) => Place::Matrix(at),
+        WeightPosition::Layer(_, StreamRouter | StreamPredict | StreamCorrect | LowRankDown | LowRankUp) => Place::Matrix(at),
+        _ => return Err(format!("adapts {at}, which is multiplied with no vector: a gain or a factor")),
+    };
+    if has(at) {
+        return Ok(place);
+    }
+    Err(format!("adapts {at}, which this model has not"))
+}
+
+/// The layer of `layers.N.experts`, with the words that PEFT adds where it adapts both stacks.
+fn experts(stem: &str) -> Option<usize> {
+    let stem = stem.strip_suffix(".base_layer").unwrap_or(stem);
+    let layer = stem.strip_prefix("layers.")?.strip_suffix(".experts")?;
+    layer.parse().ok()
+}
+
+fn check_layer(layer: usize, config: &GemmaConfig) -> Result<(), String> {
+    let layers = config.active_num_layers();
+    if layer < layers {
+        return Ok(());
+    }
+    Err(format!("adapts layer {layer}, the model has {layers}"))
+}

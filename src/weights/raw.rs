@@ -1,0 +1,41 @@
+//! Tensors of one file under the file's own names: what is no checkpoint, such as an adapter.
+
+use std::{io::Read, path::Path, sync::Arc};
+
+use super::{ReadOptions, Tensor, TensorSource, header, safetensors::dtype, source::FileSource};
+use crate::{Error, Result};
+
+/// Tensors by their names; of an element type that [`DType`](crate::ir::DType) lacks the type's name.
+pub(crate) type Tensors = Vec<(String, Result<Tensor, String>)>;
+
+/// The tensors of a safetensors file, read at their positions: nothing is mapped.
+///
+/// # Errors
+/// [`Error::Io`], and [`Error::Format`] where the header lies.
+pub(crate) fn safetensors_file(path: &Path) -> Result<Tensors> {
+    let file = Arc::new(FileSource::open(path)?);
+    let entries = header::read(&file, &ReadOptions::default().limits)?;
+    let tensor = |entry: header::Entry| {
+        let source: Arc<dyn TensorSource> = file.clone();
+        let tensor = match dtype(entry.dtype) {
+            Some(dtype) => Ok(Tensor::new(&entry.name, dtype, entry.shape, source, entry.offset)),
+            None => Err(format!("{:?}", entry.dtype)),
+        };
+        (entry.name, tensor)
+    };
+    Ok(entries.into_iter().map(tensor).collect())
+}
+
+/// Whether a file begins as a GGUF file does.
+///
+/// # Errors
+/// [`Error::Io`] where it cannot be read.
+pub(crate) fn is_gguf_file(path: &Path) -> Result<bool> {
+    let io = |source| Error::Io { path: path.to_path_buf(), source };
+    if !std::fs::metadata(path).map_err(io)?.is_file() {
+        return Ok(false);
+    }
+    let mut first = Vec::new();
+    std::fs::File::open(path).map_err(io)?.take(4).read_to_end(&mut first).map_err(io)?;
+    Ok(first == b"GGUF")
+}
