@@ -160,12 +160,6 @@ impl Metadata {
         })
     }
 
-    /// Every key.
-    #[cfg(feature = "tokenizer")]
-    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
-        self.places.keys().map(AsRef::as_ref)
-    }
-
     /// The tokens that a value names: an integer, or an array of them. Values that are none, such as the -1 that some files write, name
     /// nothing.
     #[cfg(feature = "tokenizer")]
