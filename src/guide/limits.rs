@@ -1,8 +1,8 @@
 //! What a grammar may ask for: whoever wrote it may mean harm.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::AssertUnwindSafe;
 
-use llguidance::api::ParserLimits;
+use llguidance::{api::ParserLimits, panic_utils::catch_unwind};
 
 use crate::{Error, Result};
 
@@ -17,13 +17,13 @@ const STACK: usize = 256 << 20;
 /// Most characters of what llguidance says.
 const MOST_SAID: usize = 1000;
 
-/// Room for a step of every grammar that [`check`] lets pass: where llguidance gives up, an answer would end in its middle. A step may
-/// then take about a second.
+/// Room for a step, several times llguidance's own: where it gives up, an answer ends in its middle. More would let a grammar of
+/// somebody who means harm hold a step for minutes.
 pub(super) fn widen(limits: &mut ParserLimits) {
-    limits.max_items_in_row = 200_000;
-    limits.step_lexer_fuel = 10_000_000;
-    limits.step_max_items = 2_000_000;
-    limits.max_lexer_states = 500_000;
+    limits.max_items_in_row = 20_000;
+    limits.step_lexer_fuel = 1_000_000;
+    limits.step_max_items = 200_000;
+    limits.max_lexer_states = 250_000;
     limits.verbose_errors = false;
 }
 
@@ -49,10 +49,9 @@ pub(super) fn check(text: &str, rule: &str) -> Result<()> {
     }
 }
 
-/// Runs llguidance; a panic in it is an error like any other.
+/// Runs llguidance; a panic in it is an error like any other, and silent.
 pub(super) fn guarded<T>(f: impl FnOnce() -> anyhow::Result<T>) -> Result<T> {
-    let outcome = catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|_| Err(anyhow::anyhow!("llguidance failed")));
-    outcome.map_err(|error| Error::Grammar(plain(&format!("{error:#}"))))
+    catch_unwind(AssertUnwindSafe(f)).map_err(|error| Error::Grammar(plain(&format!("{error:#}"))))
 }
 
 /// As [`guarded`], on a thread with a large stack.

@@ -51,10 +51,9 @@ impl Rule {
         if let Some(network) = network(entry) {
             return any(network);
         }
-        let (scheme, place) = match entry.split_once("://") {
-            Some((scheme, place)) => (Some(scheme).filter(|scheme| *scheme != "all"), place),
-            None => (None, entry),
-        };
+        let parts = entry.split_once("://");
+        let scheme = parts.map(|(scheme, _)| scheme).filter(|scheme| *scheme != "all");
+        let place = parts.map_or(entry, |(_, place)| place);
         let (host, port) = split_port(place)?;
         let hosts = match host {
             "" if scheme.is_none() => return None,
@@ -65,7 +64,7 @@ impl Rule {
                 (Some(domain), _) => Hosts::Below(domain.to_string()),
                 (None, Some(domain)) => Hosts::Domain(domain.to_string()),
                 // A scheme before it, or the machine's own name, stands for one host.
-                _ if scheme.is_some() || place == "localhost" => Hosts::One(host.to_string()),
+                _ if parts.is_some() || place == "localhost" => Hosts::One(host.to_string()),
                 _ => Hosts::Domain(host.to_string()),
             },
         };

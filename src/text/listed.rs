@@ -10,7 +10,7 @@ use serde::{
     Deserialize, Deserializer,
     de::{MapAccess, Visitor},
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokenizers::Tokenizer;
 
 /// The largest id that a file may give: twenty times that of the largest vocabulary.
@@ -96,7 +96,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<(Tokenizer, Listed), String> {
     let known: HashSet<&str> =
         if moved.peek().is_some() { vocabulary().map(|(string, _)| string).collect() } else { HashSet::new() };
     if moved.any(|string| !known.contains(string)) {
-        tokenizer = Tokenizer::from_bytes(filled(bytes, all()).map_err(|e| unreadable(&e))?).map_err(|e| unreadable(&e))?;
+        tokenizer = Tokenizer::from_bytes(filled(bytes).map_err(|e| unreadable(&e))?).map_err(|e| unreadable(&e))?;
     }
     let mut listed = Listed { aliases: BTreeMap::new(), size: last as usize + 1 };
     for (string, id) in all().filter(|(string, _)| !string.is_empty()) {
@@ -109,33 +109,16 @@ pub(super) fn read(bytes: &[u8]) -> Result<(Tokenizer, Listed), String> {
     Ok((tokenizer, listed))
 }
 
-/// The file with a string for every id that lacks one, and its added tokens by id: then the crate gives the ids that the file says. No
-/// merge leads to such a string.
-fn filled<'a>(bytes: &[u8], tokens: impl Iterator<Item = (&'a str, u32)>) -> serde_json::Result<Vec<u8>> {
+/// The file with its added tokens in the vocabulary too, at the ids that it gives them: the crate keeps those. No merge leads to them.
+fn filled(bytes: &[u8]) -> serde_json::Result<Vec<u8>> {
     let mut file: Value = serde_json::from_slice(bytes)?;
-    if let Some(added) = file["added_tokens"].as_array_mut() {
-        added.sort_by_key(|token| token["id"].as_u64());
-    }
-    let mut ids: Vec<u32> = tokens.map(|(_, id)| id).collect();
-    ids.sort_unstable();
+    let added = file["added_tokens"].as_array().cloned().unwrap_or_default();
     if let Some(vocabulary) = file["model"]["vocab"].as_object_mut() {
-        let mut next = 0;
-        for id in ids {
-            for gap in next..id {
-                vocabulary.insert(filler(gap), json!(gap));
+        for token in added {
+            if let Some(content) = token["content"].as_str() {
+                vocabulary.entry(content).or_insert_with(|| token["id"].clone());
             }
-            next = next.max(id + 1);
         }
     }
     serde_json::to_vec(&file)
-}
-
-/// What stands for an id without a string, in characters that no text has.
-fn filler(id: u32) -> String {
-    format!("\u{fdd0}{id}\u{fdd1}")
-}
-
-/// Whether a string is one that stands for none.
-pub(super) fn is_filler(string: &str) -> bool {
-    string.starts_with('\u{fdd0}') && string.ends_with('\u{fdd1}') && string.chars().nth(2).is_some()
 }

@@ -299,7 +299,7 @@ impl Tokenizer {
         if let Some(&byte) = self.shared.bytes.get(&id) {
             return Piece::Byte(byte);
         }
-        if self.shared.inner.id_to_token(id).is_none_or(|string| listed::is_filler(&string)) {
+        if self.shared.inner.id_to_token(id).is_none() {
             return if (id as usize) < self.vocab_size() { Piece::Control } else { Piece::Unknown };
         }
         self.shared.inner.decode(&[id], false).map_or(Piece::Unknown, Piece::Text)

@@ -177,7 +177,7 @@ impl Changed {
 
     /// What refuses it; a typed error that names a file.
     fn refused(&self, config: &GemmaConfig) -> String {
-        let error = self.open(config).err().expect("refused");
+        let Err(error) = self.open(config) else { panic!("not refused") };
         assert!(matches!(error, Error::Adapter { .. }), "{error:?}");
         error.to_string()
     }

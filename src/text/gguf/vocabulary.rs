@@ -185,7 +185,9 @@ impl Vocabulary {
         let learned = (0..self.strings.len()).filter(|id| self.kinds[*id] == Kind::Normal);
         let shared: HashSet<u32> = learned.map(|id| scores[id].to_bits()).filter(|score| !seen.insert(*score)).collect();
         let unlearned = |(id, string): (usize, &String)| {
-            let apart = id < bytes || if self.scores_differ { shared.contains(&scores[id].to_bits()) } else { is_white(string) };
+            let shares = self.scores_differ && shared.contains(&scores[id].to_bits());
+            let told = !self.scores_differ && (is_white(string) || string.starts_with('['));
+            let apart = id < bytes || shares || told;
             self.kinds[id] == Kind::Normal && apart && (is_white(string) || is_tag(string))
         };
         self.strings.iter().enumerate().map(unlearned).collect()
