@@ -2,7 +2,7 @@
 //!
 //! [`Lora::open`] reads the adapters of PEFT (`adapter_config.json` with `adapter_model.safetensors`), of mlx-lm (`adapters.safetensors`) and
 //! of llama.cpp (GGUF). What an adapter's files say is computed as their maker meant it or refused by name; nothing is left out in
-//! silence. [`Lora::apply`] puts an adapter into a flow, through the public hook [`GemmaFlow::adapted`], and so into a generator:
+//! silence. [`Lora::apply`] puts an adapter into a flow, through the public hook [`GemmaFlow::adapted`](crate::gemma::GemmaFlow::adapted), and so into a generator:
 //!
 //! ```no_run
 //! use std::{path::Path, sync::Arc};
