@@ -17,13 +17,8 @@ const STACK: usize = 256 << 20;
 /// Most characters of what llguidance says.
 const MOST_SAID: usize = 1000;
 
-/// Room for a step, several times llguidance's own: where it gives up, an answer ends in its middle. More would let a grammar of
-/// somebody who means harm hold a step for minutes.
-pub(super) fn widen(limits: &mut ParserLimits) {
-    limits.max_items_in_row = 20_000;
-    limits.step_lexer_fuel = 1_000_000;
-    limits.step_max_items = 200_000;
-    limits.max_lexer_states = 250_000;
+/// llguidance's own limits, without its verbose errors: wider ones let a grammar of somebody who means harm hold a step for minutes.
+pub(super) fn quiet(limits: &mut ParserLimits) {
     limits.verbose_errors = false;
 }
 

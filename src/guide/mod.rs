@@ -83,7 +83,7 @@ impl Guides {
             let slices = llguidance::earley::SlicedBiasComputer::general_slices();
             let mut factory = ParserFactory::new(&env, InferenceCapabilities::default(), &slices)?;
             factory.quiet();
-            limits::widen(factory.limits_mut());
+            limits::quiet(factory.limits_mut());
             Ok(factory)
         })?;
         let spelling = Spelling::of(spelled, &words);

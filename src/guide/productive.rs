@@ -28,6 +28,8 @@ pub(super) struct Spelling {
 /// Most states that are looked at of one terminal: llguidance knows of larger ones that none is a dead end, but where bytes are lacking.
 const MOST_STATES: usize = 2_000;
 const MOST_STATES_WITHOUT_BYTES: usize = 20_000;
+/// Most that llguidance may count for a terminal's derivatives; as much as it allows a step.
+const FUEL: u64 = 200_000;
 
 impl Spelling {
     /// Of tokens by their bytes.
@@ -112,12 +114,17 @@ fn can_be_spelled(lexeme: LexemeIdx, lexemes: &LexerSpec, regexes: &mut RegexVec
         let terminal = lexemes.lexeme_spec(lexeme);
         return Ok(spelling.tokens.iter().any(|token| terminal.contains_token(token)));
     }
+    // Derivatives of a large terminal are large themselves: their sizes count, not their number alone.
+    regexes.set_fuel(FUEL);
     let mut states = vec![initial];
     let mut numbers = HashMap::from([(initial, 0)]);
     let mut before: Vec<Vec<usize>> = vec![Vec::new()];
     let mut next = 0;
     while next < states.len() {
         for unit in &spelling.units {
+            if regexes.has_error() {
+                break;
+            }
             let to = unit.iter().fold(states[next], |state, byte| regexes.transition(state, *byte));
             if to.is_dead() {
                 continue;
