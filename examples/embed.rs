@@ -71,6 +71,9 @@ fn run(mut arguments: Arguments) -> Result<()> {
     let cosine = |vector: &[f32]| vector.iter().zip(&query).map(|(a, b)| a * b).sum::<f32>();
     let embedded = vectors.iter().zip(&lines).filter_map(|(vector, line)| Some((vector.as_ref().ok()?, line)));
     let mut ranked: Vec<(f32, usize, &str)> = embedded.map(|(vector, (number, line))| (cosine(vector), *number, *line)).collect();
+    if ranked.is_empty() {
+        bail!("{}: no line is left to rank", arguments.file.display());
+    }
     ranked.sort_by(|(a, ..), (b, ..)| b.total_cmp(a));
     let width = lines.last().map_or(1, |(number, _)| number.to_string().len());
     let shown = ranked.iter().take(arguments.top);

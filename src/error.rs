@@ -29,6 +29,19 @@ pub enum Error {
         /// What is wrong, where, and what to do.
         problem: String,
     },
+    /// A file of weights was written to while a model was reading it.
+    #[error(
+        "{}: it was changed while the model was using it (it had {opened} bytes when it was opened and has {found}); open the model again, and replace files of a model by renaming new ones over them, never by writing into them",
+        path.display()
+    )]
+    FileChanged {
+        /// The file.
+        path: PathBuf,
+        /// Its bytes when it was opened.
+        opened: u64,
+        /// Its bytes now; as many where its contents changed.
+        found: u64,
+    },
     /// `config.json` names something this crate cannot compute faithfully.
     #[error("model configuration: {0}")]
     Config(String),

@@ -1,6 +1,7 @@
 #![doc = include_str!("../docs/guide.md")]
 #![deny(missing_docs)]
 
+mod cancel;
 mod checksum;
 #[cfg(feature = "tokenizer")]
 pub mod conversation;

@@ -386,7 +386,8 @@ fn embed_ranks_the_lines_of_a_file() {
     let long = "a ".repeat(600);
     std::fs::write(&file, &long).expect("written");
     let arguments = ["--model", &model, "--query", "planets", &file, "--device", "cpu"];
-    assert!(fails("embed", &arguments).contains("at most 512 are taken"));
+    let wrong = fails("embed", &arguments);
+    assert!(wrong.contains("at most 512 are taken") && wrong.contains("no line is left to rank"), "{wrong}");
     std::fs::write(&file, "\n \n").expect("written");
     assert!(fails("embed", &arguments).contains("no line with text"));
     let generating = GgufOracle::open("gemma2-s-q4_0-pure").path.display().to_string();

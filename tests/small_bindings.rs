@@ -9,7 +9,7 @@ use common::{
 use gemmaflow::{
     Error,
     gemma::GemmaConfig,
-    generate::{GemmaGenerator, GeneratorOptions},
+    generate::{Drafter, GemmaGenerator, GeneratorOptions, SampleHooks, SampleOpts},
     ir::DType,
     runtime::{Device, GpuOptions},
     weights::{WeightLoader, load_from_path, random_weights},
@@ -112,6 +112,66 @@ fn a_table_larger_than_a_buffer_gives_the_same_logits() {
         let error = worst(&logits, &expected);
         assert!(error < GATE, "{mib} MiB: {error}");
     }
+}
+
+/// A real vocabulary, whose row of logits has 1 MiB, on a device of WebGPU's default limits: 127 rows are more than a binding.
+#[test]
+fn every_row_of_a_real_vocabulary_comes_out() {
+    let config = GemmaConfig { vocab_size: 262_144, ..GemmaConfig::tiny_test() };
+    let load = |device| {
+        let gpu = GpuOptions { max_binding: Some(128 << 20), max_buffer: Some(256 << 20), ..GpuOptions::default() };
+        let options = GeneratorOptions { gpu, ..GeneratorOptions::default() };
+        let mut weights = random_weights(&config, DType::BF16, 5).unwrap();
+        GemmaGenerator::with_options(config.clone(), &mut weights, device, options).unwrap()
+    };
+    let tokens: Vec<u32> = (0..130).map(|i| (2 + i * 7919) % 262_144).collect();
+    let (mut reference, mut device) = (load(Device::Cpu), load(Device::Gpu));
+    let row = |logits: &[f32], index: usize| logits[index * config.vocab_size..][..config.vocab_size].to_vec();
+    let expected = reference.all_logits(&tokens).unwrap();
+    assert_eq!(expected.len(), tokens.len() * config.vocab_size);
+    for end in [1, 64, 65, 128, 130] {
+        let last = reference.prefill_get_last_logits(&tokens[..end]).unwrap();
+        assert!(worst(&row(&expected, end - 1), &last) < GATE, "row {end} of the reference");
+    }
+    assert!(worst(&device.all_logits(&tokens).unwrap(), &expected) < GATE, "in chunks");
+    device.prefill(&tokens[..40]).unwrap();
+    for generator in [&mut reference, &mut device] {
+        assert!(worst(&generator.recompute_all_logits(&tokens).unwrap(), &expected) < GATE, "at once");
+    }
+    assert_eq!(device.tokens(), &tokens[..40], "the history is as it was");
+    // A step's row, its log-probabilities, and the tokens that follow, alone, together and drafted.
+    let last = row(&expected, 129);
+    assert!(worst(&device.prefill_get_last_logits(&tokens).unwrap(), &last) < GATE);
+    assert!(worst(&device.prefill_get_last_logits(&tokens[..129]).unwrap(), &row(&expected, 128)) < GATE);
+    assert!(worst(&device.decode_get_logits(tokens[129]).unwrap(), &last) < GATE);
+    let greedy = SampleOpts::greedy();
+    let chosen = device.step_hooked(&greedy, &mut SampleHooks::new().with_logprobs(3)).unwrap();
+    let most = last.iter().fold(f32::NEG_INFINITY, |most, x| most.max(*x));
+    let sum = last.iter().map(|x| f64::from(x - most).exp()).sum::<f64>();
+    let logprob = f64::from(chosen.logprob.expect("asked for"));
+    let of_row = f64::from(last[chosen.token as usize] - most) - sum.ln();
+    assert!((logprob - of_row).abs() < 1e-3 && chosen.top.len() == 3, "{logprob} {of_row}");
+    let texts: Vec<Vec<u32>> = [&mut reference, &mut device]
+        .into_iter()
+        .map(|generator| {
+            generator.prefill(&tokens).unwrap();
+            generator.generate_cached(6, &greedy).unwrap()
+        })
+        .collect();
+    assert_eq!(texts[0], texts[1]);
+    let (mut first, mut second) = (device.share_weights().unwrap(), device.share_weights().unwrap());
+    first.prefill(&tokens).unwrap();
+    second.prefill(&tokens).unwrap();
+    let together = GemmaGenerator::step_together(&mut [&mut first, &mut second], &[greedy; 2]);
+    together.into_iter().for_each(|token| assert_eq!(token.unwrap(), texts[0][0]));
+    // Drafted tokens with a penalty are chosen from whole rows.
+    let penalised = greedy.with_repetition_penalty(1.1);
+    let repeated = [&tokens[..20], &tokens[..20], &tokens[..12]].concat();
+    device.prefill(&repeated).unwrap();
+    let plain = device.generate_cached(8, &penalised).unwrap();
+    let mut drafting = device.with_drafter(Drafter::prompt_lookup()).unwrap();
+    drafting.prefill(&repeated).unwrap();
+    assert_eq!(drafting.generate_cached(8, &penalised).unwrap(), plain);
 }
 
 #[test]

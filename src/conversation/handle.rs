@@ -96,7 +96,7 @@ impl Conversation {
     }
 
     /// A token that cancels the answer under way, from any thread: it then ends with [`Ending::Cancelled`](super::Ending::Cancelled)
-    /// after the submit that the device is at. Clones stay valid for later answers.
+    /// within a moment, whatever the device is at. Clones stay valid for later answers.
     pub fn cancel_token(&self) -> CancelToken {
         self.cancel.clone()
     }

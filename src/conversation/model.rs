@@ -199,13 +199,11 @@ impl Model {
         let ready: Vec<Result<bool>> = conversations.iter_mut().map(|conversation| conversation.ready_to_step()).collect();
         let steps = |(_, ready): &(&mut &mut Conversation, &Result<bool>)| matches!(ready, Ok(true));
         let together = conversations.iter_mut().zip(&ready).filter(steps).map(|(conversation, _)| conversation);
-        let (mut generators, opts): (Vec<_>, Vec<_>) =
-            together.map(|conversation| (&mut conversation.generator, conversation.options.sampling)).unzip();
+        let (mut generators, opts): (Vec<_>, Vec<_>) = together.map(|conversation| conversation.for_step()).unzip();
         let mut tokens = GemmaGenerator::step_together(&mut generators, &opts).into_iter();
         let told = |(conversation, ready): (&mut &mut Conversation, Result<bool>)| {
-            if ready? {
-                let token = tokens.next().transpose()?;
-                conversation.take(token.as_slice(), None);
+            if ready? && let Some(token) = tokens.next() {
+                conversation.take_step(token)?;
             }
             Ok(conversation.events.drain(..).collect())
         };

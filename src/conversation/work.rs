@@ -11,11 +11,15 @@ use std::{
 use futures_core::Stream;
 
 use super::{Conversation, Ending, Event, Overflow, script::Script};
-use crate::{Error, Result, generate::Chosen, text::Message};
+use crate::{
+    Error, Result,
+    generate::{CancelToken, Chosen, GemmaGenerator, SampleOpts},
+    text::Message,
+};
 
 impl Conversation {
-    /// The next event of the answer under way; `None` where there is none. Blocks for a submit at a time, between which a cancelled
-    /// answer ends.
+    /// The next event of the answer under way; `None` where there is none. A cancelled answer ends within a moment, whatever the device
+    /// is at.
     ///
     /// # Errors
     /// What the device says, and what hooks say; the answer stays open, and the next call tries again.
@@ -45,7 +49,7 @@ impl Conversation {
             }
             // First, as it waits for nothing any more that was begun on a device since lost.
             self.catch_up()?;
-            self.generator.settled().await?;
+            self.generator.settled(&self.cancel).await?;
             self.work()?;
         }
     }
@@ -106,6 +110,7 @@ impl Conversation {
             self.unheard = None;
         }
         let sampling = &self.options.sampling;
+        self.generator.set_cancel(self.cancel.clone());
         let outcome = match &mut self.hooks {
             None => self.generator.advance(sampling, left).map(|tokens| (tokens, None)),
             Some(hooks) => self.generator.advance_hooked(sampling, hooks).map(|chosen| {
@@ -113,8 +118,13 @@ impl Conversation {
                 (token.into_iter().collect(), chosen)
             }),
         };
+        self.generator.set_cancel(CancelToken::new());
         match outcome {
             Err(full @ Error::ContextFull { .. }) if self.options.overflow == Overflow::Forget => self.make_room(full),
+            Err(Error::Cancelled(_)) if self.cancel.is_cancelled() => {
+                self.end(Ending::Cancelled);
+                Ok(())
+            }
             outcome => {
                 let (tokens, chosen) = outcome?;
                 self.take(&tokens, chosen);
@@ -136,7 +146,14 @@ impl Conversation {
         if self.left_to_say().is_none() {
             return Ok(false);
         }
-        match self.generator.ready_but_for_the_last(&self.options.sampling) {
+        self.generator.set_cancel(self.cancel.clone());
+        let ready = self.generator.ready_but_for_the_last(&self.options.sampling);
+        self.generator.set_cancel(CancelToken::new());
+        match ready {
+            Err(Error::Cancelled(_)) if self.cancel.is_cancelled() => {
+                self.end(Ending::Cancelled);
+                Ok(false)
+            }
             Err(full @ Error::ContextFull { .. }) if self.options.overflow == Overflow::Forget => {
                 self.make_room(full).map(|()| false)
             }
@@ -161,6 +178,23 @@ impl Conversation {
         };
         self.end(ending);
         None
+    }
+
+    /// What takes a step together with others.
+    pub(super) fn for_step(&mut self) -> (&mut GemmaGenerator, SampleOpts) {
+        self.generator.set_cancel(self.cancel.clone());
+        (&mut self.generator, self.options.sampling)
+    }
+
+    /// Takes its part of a step together with others. One that was cancelled ends it for all of them: the others take it again.
+    pub(super) fn take_step(&mut self, stepped: Result<u32>) -> Result<()> {
+        self.generator.set_cancel(CancelToken::new());
+        match stepped {
+            Err(Error::Cancelled(_)) if self.cancel.is_cancelled() => self.end(Ending::Cancelled),
+            Err(Error::Cancelled(_)) => {}
+            token => self.take(&[token?], None),
+        }
+        Ok(())
     }
 
     /// Takes what a piece of work gave.

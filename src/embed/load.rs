@@ -10,7 +10,7 @@ use super::{
 use crate::{
     Error, Result,
     gemma::{GemmaArch, GemmaConfig, GemmaFlow},
-    generate::{FlowHook, OnProgress},
+    generate::{CancelToken, FlowHook, OnProgress},
     profile::CompileProfile,
     runtime::{Device, GpuOptions, Opened, Session},
     weights::{Quantise, QuantisedLoader, SentenceSettings, WeightLoader, WeightMap, is_gguf, load_from_path},
@@ -179,6 +179,6 @@ impl GemmaEmbedder {
             resident,
             runs: Mutex::new(Runs::new(single)),
         };
-        Ok(Self { model: Arc::new(model), dimensions })
+        Ok(Self { model: Arc::new(model), dimensions, cancel: CancelToken::new() })
     }
 }

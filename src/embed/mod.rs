@@ -32,7 +32,7 @@ pub use load::EmbedderOptions;
 pub use task::{EmbeddingTask, TaskPrompts};
 
 use self::runs::EmbedModel;
-use crate::{Error, Result, gemma::GemmaConfig, runtime::CacheStats};
+use crate::{Error, Result, gemma::GemmaConfig, generate::CancelToken, runtime::CacheStats};
 
 /// A model that embeds texts. A handle: clones share the model, and threads may use it at the same time.
 #[derive(Clone)]
@@ -40,6 +40,7 @@ pub struct GemmaEmbedder {
     model: Arc<EmbedModel>,
     /// Numbers of a vector that are kept.
     dimensions: usize,
+    cancel: CancelToken,
 }
 
 const _: () = {
@@ -64,6 +65,12 @@ impl GemmaEmbedder {
                 Err(Error::Option { option: "with_dimensions: dimensions", found: dimensions, expected })
             }
         }
+    }
+
+    /// A handle whose work ends with [`Error::Cancelled`] when `cancel` is cancelled: within a moment, whatever the device is at, and
+    /// without the vectors of any text. Other handles are as they were.
+    pub fn with_cancel(self, cancel: CancelToken) -> Self {
+        Self { cancel, ..self }
     }
 
     /// The configuration.
@@ -104,7 +111,7 @@ impl GemmaEmbedder {
     ///
     /// # Errors
     /// [`Error::EmptyText`], [`Error::TextTooLong`], [`Error::TokenOutOfRange`], before anything runs;
-    /// [`Error::Embedding`] for a text whose vector is zero or not finite; what the device says.
+    /// [`Error::Embedding`] for a text whose vector is zero or not finite; [`Error::Cancelled`]; what the device says.
     pub fn embed<T: AsRef<[u32]>>(&self, texts: &[T]) -> Result<Vec<Vec<f32>>> {
         pollster::block_on(self.embed_async(texts))
     }
@@ -135,7 +142,7 @@ impl GemmaEmbedder {
     pub async fn embed_each_async<T: AsRef<[u32]>>(&self, texts: &[T]) -> Result<Vec<Result<Vec<f32>>>> {
         let checked: Vec<Result<()>> = (0..).zip(texts).map(|(index, text)| self.model.check(index, text.as_ref())).collect();
         let fit: Vec<&[u32]> = checked.iter().zip(texts).filter(|(own, _)| own.is_ok()).map(|(_, text)| text.as_ref()).collect();
-        let mut vectors = self.model.vectors(&fit).await?.into_iter();
+        let mut vectors = self.model.vectors(&fit, &self.cancel).await?.into_iter();
         let vector = |(index, own): (usize, Result<()>)| {
             own?;
             let mut vector = vectors.next().unwrap_or_default();

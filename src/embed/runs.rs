@@ -13,7 +13,7 @@ use crate::{
     Error, Result,
     flow::BuiltModel,
     gemma::{GemmaConfig, GemmaFlow},
-    generate::FlowHook,
+    generate::{CancelToken, FlowHook},
     ir::{DimBinding, sym},
     profile::CompileProfile,
     runtime::{CacheStats, CompileOptions, CompiledGraph, Lru, RunInput, Running, ScratchPool, Session, SessionWeights},
@@ -22,6 +22,9 @@ use crate::{
 
 /// Most compiled runs that are kept.
 const KEPT: usize = 16;
+
+/// What is cancelled.
+const EMBEDDING: &str = "the embedding of texts";
 
 /// Runs that may be under way at once: the host prepares one while the device computes another.
 const UNDER_WAY: usize = 2;
@@ -92,20 +95,21 @@ impl EmbedModel {
         CacheStats { compiles: runs.compiles, bytes: own + runs.scratch.bytes(), ..runs.compiled.stats() }
     }
 
-    /// The vectors of texts that were checked, not yet unit vectors.
-    pub(super) async fn vectors(&self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>> {
+    /// The vectors of texts that were checked, not yet unit vectors, unless `cancel` is cancelled before they are there.
+    pub(super) async fn vectors(&self, texts: &[&[u32]], cancel: &CancelToken) -> Result<Vec<Vec<f32>>> {
         let lengths: Vec<usize> = texts.iter().map(|text| text.len()).collect();
         let mut vectors = vec![Vec::new(); texts.len()];
         let mut under_way: VecDeque<(Batch, Running)> = VecDeque::new();
         for batch in batches(&lengths, self.run_tokens, self.most) {
+            cancel.check(EMBEDDING)?;
             if under_way.len() == UNDER_WAY {
-                finish(&mut under_way, &mut vectors).await?;
+                finish(&mut under_way, &mut vectors, cancel).await?;
             }
-            let running = self.begin(&batch, texts)?;
+            let running = self.begin(&batch, texts, cancel)?;
             under_way.push_back((batch, running));
         }
         while !under_way.is_empty() {
-            finish(&mut under_way, &mut vectors).await?;
+            finish(&mut under_way, &mut vectors, cancel).await?;
         }
         Ok(vectors)
     }
@@ -126,7 +130,7 @@ impl EmbedModel {
     }
 
     /// Begins the run of a batch, padded on the right.
-    fn begin(&self, batch: &Batch, texts: &[&[u32]]) -> Result<Running> {
+    fn begin(&self, batch: &Batch, texts: &[&[u32]], cancel: &CancelToken) -> Result<Running> {
         let (count, tokens) = (batch.texts.len(), batch.tokens);
         let filler = self.config.pad_token_id.filter(|id| (*id as usize) < self.config.vocab_size).unwrap_or(0);
         let (mut ids, mut live) = (vec![filler; count * tokens], vec![0.0; count * tokens]);
@@ -137,10 +141,10 @@ impl EmbedModel {
         let inputs = [("input_ids", RunInput::U32(&ids)), ("attention_mask", RunInput::F32(&live))];
         let given = if count > 1 { &inputs[..] } else { &inputs[..1] };
         let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
-        self.compiled(&mut runs, (count, batch.room))?.begin(given)
+        self.compiled(&mut runs, (count, batch.room), cancel)?.begin(given, cancel)
     }
 
-    fn compiled<'r>(&self, runs: &'r mut Runs, key: (usize, usize)) -> Result<&'r mut CompiledGraph> {
+    fn compiled<'r>(&self, runs: &'r mut Runs, key: (usize, usize), cancel: &CancelToken) -> Result<&'r mut CompiledGraph> {
         if runs.compiled.get(&key).is_none() {
             runs.compiled.make_room();
             let graph = match runs.graphs.get(&key.0) {
@@ -154,7 +158,7 @@ impl EmbedModel {
             };
             let dims = DimBinding::new().with(sym::SEQ, key.1);
             let options = CompileOptions::default().with_dims(dims).with_weights(&self.resident).with_profile(&self.profile);
-            let compiled = self.session.compile_into(&graph.graph, &options, &mut runs.scratch)?;
+            let compiled = self.session.compile_into(&graph.graph, &options, &mut runs.scratch, cancel)?;
             runs.compiles += 1;
             runs.compiled.insert(key, compiled);
         }
@@ -164,9 +168,9 @@ impl EmbedModel {
 }
 
 /// Waits for the run that was begun first and puts its vectors where their texts are.
-async fn finish(under_way: &mut VecDeque<(Batch, Running)>, vectors: &mut [Vec<f32>]) -> Result<()> {
+async fn finish(under_way: &mut VecDeque<(Batch, Running)>, vectors: &mut [Vec<f32>], cancel: &CancelToken) -> Result<()> {
     let Some((batch, running)) = under_way.pop_front() else { return Ok(()) };
-    let outputs = running.outputs().await?;
+    let outputs = running.outputs(cancel).await?;
     let missing = || Error::Graph { graph: "gemma".into(), problem: "it has no output 'sentence'".into() };
     let (_, sentence) = outputs.iter().find(|(name, _)| name == "sentence").ok_or_else(missing)?;
     let values = sentence.to_f32()?;

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{DraftModel, PlanPolicy, Profiles, SampleOpts, ShortList, sample_token_after};
+use super::{CancelToken, DraftModel, PlanPolicy, Profiles, SampleOpts, ShortList, sample_token_after};
 use crate::{
     Error, Result,
     flow::{BuiltModel, ModelParams},
@@ -28,6 +28,9 @@ pub const SMALLEST_BUCKET: usize = 256;
 
 /// Changes the flow of every graph of a model, such as with a [`layer`](GemmaFlow::layer) hook.
 pub type FlowHook = Arc<dyn for<'a> Fn(GemmaFlow<'a>) -> GemmaFlow<'a> + Send + Sync>;
+
+/// Most bytes of logits that one run makes, unless one row has more.
+pub(crate) const MOST_LOGITS: u64 = 256 << 20;
 
 /// The hidden state that the head reads, by its label in the graph: `[B, T, D]`.
 pub(crate) const FINAL_NORM: &str = "final_norm";
@@ -163,6 +166,10 @@ pub(crate) trait Engine: Send {
     /// Drops all plans and uses others from now on.
     fn set_policy(&mut self, policy: PlanPolicy);
 
+    /// What ends its waits for the device, and its work on the host, with [`Error::Cancelled`]. Rows and what was begun are then as after any
+    /// other error; a submit under way runs to its end, which the next run waits for.
+    fn cancel_token(&mut self) -> &mut CancelToken;
+
     /// How its graphs are compiled.
     fn profiles(&self) -> &Profiles;
 
@@ -198,6 +205,9 @@ pub(crate) trait Engine: Send {
 
     /// Most tokens that the next run for `want` should have: what the device does in a bounded time and can bind.
     fn chunk(&self, want: Want) -> usize;
+
+    /// Most tokens that a run without caches should have which gives the logits of all: what can be bound, and [`MOST_LOGITS`].
+    fn rows_at_once(&self) -> usize;
 
     /// Most tokens that any run has.
     fn largest_chunk(&self) -> usize;

@@ -1,6 +1,5 @@
 //! Tokens in, tokens out: the generator, its sampler, and the engines that run the graphs for it.
 
-mod cancel;
 mod draft;
 mod engine;
 mod generator;
@@ -16,10 +15,11 @@ mod sample;
 mod together;
 mod token_order;
 
-pub use cancel::CancelToken;
 pub(crate) use draft::{DraftModel, MOST_DRAFTED};
 pub use draft::{DraftStats, Drafter};
-pub(crate) use engine::{Engine, FINAL_NORM, Looked, Model, RingCopy, Sampled, Want, agreed, sample_after_draft, table_rows};
+pub(crate) use engine::{
+    Engine, FINAL_NORM, Looked, MOST_LOGITS, Model, RingCopy, Sampled, Want, agreed, sample_after_draft, table_rows,
+};
 pub use engine::{FlowHook, ModelStats, PREFILL_CHUNK, SMALLEST_BUCKET};
 pub use generator::{GemmaGenerator, GeneratorOptions, OnProgress, TablePlacement};
 pub use hooks::{Chosen, LogitBias, LogitChanges, LogitProcessor, SampleHooks, Sampler, TokenSet};
@@ -33,6 +33,8 @@ pub(crate) use sample::{DeviceDraw, SHORT_LIST, ShortList};
 pub use sample::{SampleOpts, sample_token, sample_token_after};
 pub(crate) use together::{Turn, parts_of};
 pub(crate) use token_order::TokenOrder;
+
+pub use crate::cancel::CancelToken;
 
 const _: () = {
     const fn sendable<T: Send + 'static>() {}

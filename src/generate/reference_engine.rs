@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, rc::Rc, sync::Arc};
 
 use super::{
-    DraftModel, Engine, Looked, Model, ModelStats, PREFILL_CHUNK, PlanPolicy, Profiles, RingCopy, SampleOpts, Sampled, Want,
+    CancelToken, DraftModel, Engine, Looked, MOST_LOGITS, Model, ModelStats, PREFILL_CHUNK, PlanPolicy, Profiles, RingCopy,
+    SampleOpts, Sampled, Want,
     engine::{agreed, positions, sample_after_draft, table_rows},
     sample_token_after,
 };
@@ -39,6 +40,8 @@ pub(crate) struct ReferenceEngine {
     begun: Vec<f32>,
     drafter: Option<Arc<DraftModel>>,
     hidden: Hidden,
+    /// Ends a run between two reads of a weight.
+    cancel: CancelToken,
 }
 
 /// What a drafter goes on from.
@@ -59,8 +62,8 @@ impl ReferenceEngine {
         // Weights stay in their file.
         let bytes = || weights.params.values().map(|tensor| tensor.byte_len() as u64).sum::<u64>();
         tracing::debug_span!("load", device = REFERENCE, tensors = weights.params.len(), bytes = bytes()).in_scope(|| ());
-        let (drafter, hidden) = (None, Hidden::default());
-        Ok(Self { model, caches, rows: 0, policy, profiles, chunk, ring, begun, drafter, hidden })
+        let (drafter, hidden, cancel) = (None, Hidden::default(), CancelToken::new());
+        Ok(Self { model, caches, rows: 0, policy, profiles, chunk, ring, begun, drafter, hidden, cancel })
     }
 
     fn execute(&mut self, tokens: &[u32], start: usize, resident: bool, want: Want) -> Result<Vec<f32>> {
@@ -111,7 +114,7 @@ impl ReferenceEngine {
             };
             values.insert(input.name.clone(), Rc::new(value));
         }
-        let outcome = reference::run(&graph, &binding, &values, &built.params);
+        let outcome = reference::run_unless(&graph, &binding, &values, &built.params, &self.cancel);
         // Caches that were not written are as they were, all of them after an error.
         let caches = values.into_iter().filter(|(name, _)| name.starts_with("cache."));
         self.caches.extend(caches.map(|(name, value)| (name, Rc::unwrap_or_clone(value))));
@@ -262,17 +265,21 @@ impl Engine for ReferenceEngine {
         &self.profiles
     }
 
+    fn cancel_token(&mut self) -> &mut CancelToken {
+        &mut self.cancel
+    }
+
     fn set_profiles(&mut self, profiles: Profiles) -> Result<()> {
         (self.caches, self.rows, self.profiles) = (BTreeMap::new(), 0, profiles);
         Ok(())
     }
 
     fn another(&self) -> Box<dyn Engine> {
-        Box::new(Self { caches: BTreeMap::new(), rows: 0, ..self.clone() })
+        Box::new(Self { caches: BTreeMap::new(), rows: 0, cancel: CancelToken::new(), ..self.clone() })
     }
 
     fn fork(&self) -> Result<Box<dyn Engine>> {
-        Ok(Box::new(self.clone()))
+        Ok(Box::new(Self { cancel: CancelToken::new(), ..self.clone() }))
     }
 
     fn copy_rings(&self) -> Result<RingCopy> {
@@ -330,6 +337,10 @@ impl Engine for ReferenceEngine {
 
     fn chunk(&self, _: Want) -> usize {
         self.chunk
+    }
+
+    fn rows_at_once(&self) -> usize {
+        (MOST_LOGITS / (self.model.config.vocab_size as u64 * 4)).max(1) as usize
     }
 
     fn largest_chunk(&self) -> usize {

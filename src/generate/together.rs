@@ -91,6 +91,7 @@ fn one_by_one(turns: &mut [&mut Turn<'_>]) -> Vec<Result<u32>> {
 fn for_all(error: Error, sequences: usize) -> Vec<Result<u32>> {
     let again = |error: &Error| match error {
         Error::DeviceLost(reason) => Error::DeviceLost(reason.clone()),
+        Error::Cancelled(what) => Error::Cancelled(what),
         Error::Timeout { what, seconds } => Error::Timeout { what: what.clone(), seconds: *seconds },
         Error::OutOfMemory { what, bytes, adapter } => {
             Error::OutOfMemory { what: what.clone(), bytes: *bytes, adapter: adapter.clone() }

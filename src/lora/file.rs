@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::refuse;
-use crate::{Error, Result};
+use crate::{Error, Result, text_file};
 
 /// PEFT's file of weights.
 pub(super) const PEFT: &str = "adapter_model.safetensors";
@@ -13,9 +13,6 @@ pub(super) const MLX: &str = "adapters.safetensors";
 
 /// What both say of their weights.
 pub(super) const CONFIG: &str = "adapter_config.json";
-
-/// Largest configuration that is read: patterns of ranks for each module of a large model take some 100 KB.
-const MOST_CONFIG_BYTES: u64 = 16 << 20;
 
 /// An adapter's file of weights.
 pub(super) enum Found {
@@ -49,18 +46,9 @@ pub(super) fn in_folder(folder: &Path) -> Result<Found> {
 /// The configuration beside a file of weights.
 pub(super) fn config_beside(weights: &Path) -> Result<(PathBuf, String)> {
     let path = weights.with_file_name(CONFIG);
-    let io = |source| Error::Io { path: path.clone(), source };
-    let length = match std::fs::metadata(&path) {
-        Ok(found) => found.len(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(refuse(weights, format!("there is no {CONFIG} beside it, which says what the weights are scaled by")));
-        }
-        Err(error) => return Err(io(error)),
-    };
-    if length > MOST_CONFIG_BYTES {
-        return Err(refuse(&path, format!("{length} bytes are too many for a configuration (at most {MOST_CONFIG_BYTES})")));
+    if !path.exists() {
+        return Err(refuse(weights, format!("there is no {CONFIG} beside it, which says what the weights are scaled by")));
     }
-    let text = std::fs::read_to_string(&path).map_err(io)?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(&text).to_string();
+    let text = text_file::read(&path)?;
     Ok((path, text))
 }

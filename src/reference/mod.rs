@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, rc::Rc};
 
 use crate::{
     Error, Result,
+    cancel::CancelToken,
     ir::{Data, DimBinding, FixedType, Graph, NodeId, Op, Type, Value, derive::Inputs, ops::Role},
     weights::Tensor,
 };
@@ -28,6 +29,21 @@ pub type Weights = BTreeMap<String, Tensor>;
 /// [`Error::Input`] for a missing or misshapen input, [`Error::MissingWeight`], and what an op says of its operands.
 pub fn run(graph: &Graph, binding: &DimBinding, inputs: &Inputs, weights: &Weights) -> Result<Outcome> {
     run_observed(graph, binding, inputs, weights, &mut |_, _| Ok(()))
+}
+
+/// As [`run`], until `cancel` is cancelled: between two nodes, and before a part of a weight is read.
+///
+/// # Errors
+/// As [`run`]; [`Error::Cancelled`].
+pub(crate) fn run_unless(
+    graph: &Graph,
+    binding: &DimBinding,
+    inputs: &Inputs,
+    weights: &Weights,
+    cancel: &CancelToken,
+) -> Result<Outcome> {
+    let weights = weights.iter().map(|(name, tensor)| (name.clone(), tensor.unless(cancel))).collect();
+    run_observed(graph, binding, inputs, &weights, &mut |_, _| cancel.check("a run of the model"))
 }
 
 /// As [`run`], and shows the value of every node to `observe`, in order.

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     Error, Result,
+    cancel::CancelToken,
     ir::{DimBinding, Graph, Symbol, Value},
 };
 
@@ -36,7 +37,7 @@ impl Template {
 
     fn compile(&mut self, dims: DimBinding) -> Result<CompiledGraph> {
         let options = self.options.clone().with_dims(dims);
-        let graph = self.session.compile_into(&self.graph, &options, &mut self.scratch)?;
+        let graph = self.session.compile_into(&self.graph, &options, &mut self.scratch, &CancelToken::new())?;
         self.compiles += 1;
         Ok(graph)
     }

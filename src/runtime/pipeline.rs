@@ -12,6 +12,7 @@ use std::{
 use super::context::GpuContext;
 use crate::{
     Error, Result,
+    cancel::CancelToken,
     ir::kernel::Kernel,
     shader::{Access, Binding, Reflected, Size, Sizes, reflect},
 };
@@ -64,6 +65,14 @@ impl PipelineCache {
     /// # Errors
     /// As [`PipelineCache::get`]; the first failure.
     pub fn prepare<'a>(&self, kernels: impl IntoIterator<Item = &'a Kernel>) -> Result<()> {
+        self.prepare_unless(kernels, &CancelToken::new())
+    }
+
+    /// As [`PipelineCache::prepare`], until `cancel` is cancelled: what was compiled stays.
+    ///
+    /// # Errors
+    /// As [`PipelineCache::prepare`]; [`Error::Cancelled`].
+    pub(super) fn prepare_unless<'a>(&self, kernels: impl IntoIterator<Item = &'a Kernel>, cancel: &CancelToken) -> Result<()> {
         let mut missing = self.distinct(kernels);
         missing.retain(|kernel| self.find(&self.sizes().key(kernel)).is_none());
         if missing.is_empty() {
@@ -73,6 +82,7 @@ impl PipelineCache {
         let next = AtomicUsize::new(0);
         let compile = || {
             while let Some(kernel) = missing.get(next.fetch_add(1, Relaxed)) {
+                cancel.check("compiling a run of the model")?;
                 self.get(kernel)?;
             }
             Ok(())

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use super::{buffer::Buffer, context::GpuContext};
-use crate::{Error, Result};
+use crate::{Error, Result, cancel::CancelToken};
 
 /// Bytes of one staging copy; longer reads go in several.
 const LARGEST_STAGING: u64 = 16 << 20;
@@ -55,6 +55,19 @@ impl GpuContext {
         let staging = self.staging_of(copied)?;
         encoder.copy_buffer_to_buffer(source.raw(), offset, staging.raw(), 0, copied);
         Ok(StagedRead { staging, bytes })
+    }
+
+    /// As [`GpuContext::stage_read`], of any length, in as many pieces as that takes, in order.
+    pub(super) fn stage_reads(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        source: &Buffer,
+        offset: u64,
+        bytes: u64,
+    ) -> Result<Vec<StagedRead>> {
+        let starts = (0..bytes).step_by(LARGEST_STAGING as usize);
+        let mut piece = |start: u64| self.stage_read(encoder, source, offset + start, (bytes - start).min(LARGEST_STAGING));
+        starts.map(&mut piece).collect()
     }
 
     /// As [`GpuContext::stage_read`] for the words at `offsets`, one behind the other.
@@ -111,8 +124,36 @@ impl GpuContext {
     /// # Errors
     /// As [`GpuContext::wait`]; [`Error::Input`] if `out` has another length.
     pub fn collect(&self, staged: StagedRead, submission: &wgpu::SubmissionIndex, out: &mut [u8]) -> Result<()> {
+        self.collect_unless(staged, submission, out, &CancelToken::new())
+    }
+
+    /// As [`GpuContext::collect`], until `cancel` is cancelled: what was staged is then given up.
+    ///
+    /// # Errors
+    /// As [`GpuContext::collect`]; [`Error::Cancelled`].
+    pub(super) fn collect_unless(
+        &self,
+        staged: StagedRead,
+        submission: &wgpu::SubmissionIndex,
+        out: &mut [u8],
+        cancel: &CancelToken,
+    ) -> Result<()> {
+        self.collect_while(staged, submission, out, &mut || cancel.check("a run of the model"))
+    }
+
+    /// As [`GpuContext::collect`], as long as `go_on` has no error: what was staged is then given up.
+    ///
+    /// # Errors
+    /// As [`GpuContext::collect`], and those of `go_on`.
+    pub(super) fn collect_while(
+        &self,
+        staged: StagedRead,
+        submission: &wgpu::SubmissionIndex,
+        out: &mut [u8],
+        go_on: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
         let mapping = self.start_mapping(&staged)?;
-        self.wait(submission, "a read-back")?;
+        self.wait_while(Some(submission), "a read-back", go_on)?;
         self.finish_mapping(staged, &mapping, out)
     }
 
@@ -126,8 +167,23 @@ impl GpuContext {
         submission: wgpu::SubmissionIndex,
         out: &mut [u8],
     ) -> Result<()> {
+        self.collect_async_unless(staged, submission, out, &CancelToken::new()).await
+    }
+
+    /// As [`GpuContext::collect_async`], until `cancel` is cancelled: what was staged is then given up.
+    ///
+    /// # Errors
+    /// As [`GpuContext::collect`]; [`Error::Cancelled`].
+    pub(super) async fn collect_async_unless(
+        self: &Arc<Self>,
+        staged: StagedRead,
+        submission: wgpu::SubmissionIndex,
+        out: &mut [u8],
+        cancel: &CancelToken,
+    ) -> Result<()> {
         let mapping = self.start_mapping(&staged)?;
-        self.waited(submission, "a read-back").await?;
+        self.waited_unless(submission, "a read-back", cancel).await?;
+        cancel.check("a run of the model")?;
         self.finish_mapping(staged, &mapping, out)
     }
 

@@ -61,7 +61,8 @@ impl StagingRing {
 
     /// Moves `bytes` bytes that `read` gives to `at` of `to`, padded with zeros to a multiple of 8 (what a
     /// mapped range begins at). `read(start, out)` fills
-    /// `out` from byte `start` on; `moved(bytes)` is told after each portion and may stop with an error.
+    /// `out` from byte `start` on; `moved(bytes)` is told after each portion and, with 0, again and again while the device is waited for,
+    /// and may stop with an error.
     pub fn push(
         &mut self,
         context: &GpuContext,
@@ -77,7 +78,7 @@ impl StagingRing {
             if self.filled == capacity {
                 self.flush(context)?;
             }
-            self.reclaim(context)?;
+            self.reclaim(context, moved)?;
             let portion = (bytes - done).min(capacity - self.filled).min(SCRATCH_BYTES as u64);
             let padded = portion.next_multiple_of(8);
             self.scratch[portion as usize..padded as usize].fill(0);
@@ -137,20 +138,20 @@ impl StagingRing {
     }
 
     /// Waits until the current slot is the host's again.
-    fn reclaim(&mut self, context: &GpuContext) -> Result<()> {
+    fn reclaim(&mut self, context: &GpuContext, moved: &mut dyn FnMut(u64) -> Result<()>) -> Result<()> {
         let Some((submission, mapped)) = self.slots[self.current].in_flight.take() else { return Ok(()) };
-        context.wait(&submission, "an upload")?;
+        context.wait_while(Some(&submission), "an upload", &mut || moved(0))?;
         if context.settled(&mapped)? {
             return Ok(());
         }
         Err(context.refused("mapping a staging buffer", "the buffer could not be mapped".into()))
     }
 
-    /// Submits what is left and waits until the device has all of it.
-    pub fn finish(mut self, context: &GpuContext) -> Result<()> {
+    /// Submits what is left and waits until the device has all of it, as long as `go_on` has no error.
+    pub fn finish(mut self, context: &GpuContext, go_on: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         if self.filled > 0 {
             self.flush(context)?;
         }
-        context.wait_idle("the end of an upload")
+        context.wait_while(None, "the end of an upload", go_on)
     }
 }

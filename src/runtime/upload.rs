@@ -77,8 +77,8 @@ impl WeightUploader {
         })
     }
 
-    /// Calls `on_progress` before memory is reserved, after every portion of at most 1 MiB, and before the end is waited for;
-    /// `false` stops the upload with [`Error::Cancelled`].
+    /// Calls `on_progress` before memory is reserved, after every portion of at most 1 MiB, and now and again while the device is waited
+    /// for, at the end at least once; `false` stops the upload with [`Error::Cancelled`].
     pub fn on_progress(mut self, on_progress: impl FnMut(UploadProgress) -> bool + Send + 'static) -> Self {
         self.on_progress = Some(Box::new(on_progress));
         self
@@ -154,8 +154,9 @@ impl WeightUploader {
     /// # Errors
     /// As [`GpuContext::wait`]; [`Error::Cancelled`].
     pub fn finish(mut self) -> Result<()> {
-        report(&mut self.progress, &mut self.on_progress, UploadPhase::Finishing)?;
-        self.ring.finish(&self.context)
+        let (progress, on_progress) = (&mut self.progress, &mut self.on_progress);
+        let mut go_on = || report(progress, on_progress, UploadPhase::Finishing);
+        self.ring.finish(&self.context, &mut go_on)
     }
 
     fn place(&mut self, name: &str, dtype: DType, shape: &[usize]) -> Result<Vec<Shard>> {

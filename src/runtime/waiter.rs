@@ -1,17 +1,19 @@
 //! Waits as futures: one thread per context, started by the first of them, blocks in the driver and wakes the task.
 
 use std::{
+    collections::VecDeque,
     future::Future,
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
-        mpsc::{self, Sender},
+        mpsc::{self, Receiver, Sender},
     },
     task::{Context, Poll, Waker},
+    time::Instant,
 };
 
 use super::context::GpuContext;
-use crate::{Error, Result};
+use crate::{Error, Result, cancel::CancelToken};
 
 /// The thread's inbox; the thread ends with the context.
 #[derive(Debug, Default)]
@@ -24,6 +26,9 @@ struct Job {
     context: Arc<GpuContext>,
     submission: wgpu::SubmissionIndex,
     what: &'static str,
+    cancel: CancelToken,
+    /// When it was first waited for.
+    since: Option<Instant>,
     done: Arc<Mutex<Completion>>,
 }
 
@@ -62,12 +67,12 @@ impl Pending {
         Self { context: context.clone(), submission: submission.clone() }
     }
 
-    /// Resolves when it is.
+    /// Resolves when it is, or `cancel` is cancelled.
     ///
     /// # Errors
     /// As [`GpuContext::wait`].
-    pub(crate) async fn done(self) -> Result<()> {
-        self.context.waited(self.submission, "a run of the model").await
+    pub(crate) async fn done(self, cancel: &CancelToken) -> Result<()> {
+        self.context.waited_unless(self.submission, "a run of the model", cancel).await
     }
 }
 
@@ -77,8 +82,21 @@ impl GpuContext {
     /// # Errors
     /// As [`GpuContext::wait`].
     pub async fn waited(self: &Arc<Self>, submission: wgpu::SubmissionIndex, what: &'static str) -> Result<()> {
-        let done = Arc::new(Mutex::new(Completion::default()));
-        self.waiter.send(Job { context: self.clone(), submission, what, done: done.clone() })?;
+        self.waited_unless(submission, what, &CancelToken::new()).await
+    }
+
+    /// As [`GpuContext::waited`]; resolves sooner where `cancel` is cancelled.
+    ///
+    /// # Errors
+    /// As [`GpuContext::wait`].
+    pub(super) async fn waited_unless(
+        self: &Arc<Self>,
+        submission: wgpu::SubmissionIndex,
+        what: &'static str,
+        cancel: &CancelToken,
+    ) -> Result<()> {
+        let (done, cancel) = (Arc::new(Mutex::new(Completion::default())), cancel.clone());
+        self.waiter.send(Job { context: self.clone(), submission, what, cancel, since: None, done: done.clone() })?;
         Waited(done).await
     }
 }
@@ -89,7 +107,7 @@ impl Waiter {
         let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
         if inbox.is_none() {
             let (sender, jobs) = mpsc::channel::<Job>();
-            let body = move || jobs.into_iter().for_each(Job::run);
+            let body = move || serve(&jobs);
             std::thread::Builder::new().name("gemmaflow-wait".into()).spawn(body).map_err(|e| failed(e.to_string()))?;
             *inbox = Some(sender);
         }
@@ -100,9 +118,36 @@ impl Waiter {
     }
 }
 
+/// Ends jobs as the device does, which is in the order of their submits, until nobody can send any more.
+fn serve(inbox: &Receiver<Job>) {
+    let mut jobs = VecDeque::new();
+    loop {
+        if jobs.is_empty() {
+            let Ok(job) = inbox.recv() else { return };
+            jobs.push_back(job);
+        }
+        jobs.extend(inbox.try_iter());
+        let (cancelled, left): (VecDeque<Job>, VecDeque<Job>) = jobs.into_iter().partition(|job| job.cancel.is_cancelled());
+        cancelled.into_iter().for_each(|job| job.end(Ok(())));
+        jobs = left;
+        let Some(mut first) = jobs.pop_front() else { continue };
+        match first.wait_a_moment() {
+            Ok(false) => jobs.push_front(first),
+            Ok(true) => first.end(Ok(())),
+            Err(error) => first.end(Err(error)),
+        }
+    }
+}
+
 impl Job {
-    fn run(self) {
-        let result = self.context.wait(&self.submission, self.what);
+    /// Whether it is done after a moment.
+    fn wait_a_moment(&mut self) -> Result<bool> {
+        let since = *self.since.get_or_insert_with(Instant::now);
+        self.context.wait_a_moment(&self.submission, self.what, self.context.deadline_after(since))
+    }
+
+    fn end(self, result: Result<()>) {
+        self.context.counters().waited(self.since.map_or_else(Default::default, |since| since.elapsed()));
         // The context may be waiting to be freed by the task; it must not outlive the wake-up through this job.
         drop(self.context);
         let waker = {

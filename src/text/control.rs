@@ -8,6 +8,8 @@ use std::{
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
+use crate::text_file;
+
 /// Of every family.
 const COMMON: [&str; 11] = [
     "<pad>",
@@ -63,8 +65,8 @@ impl Named {
     pub(super) fn beside(tokenizer: &Path) -> Self {
         let mut named = Self::default();
         let read = |name: &str| -> Option<Value> {
-            let path = tokenizer.with_file_name(name);
-            serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+            let text = text_file::read(&tokenizer.with_file_name(name)).ok()?;
+            serde_json::from_str(&text).ok()
         };
         for file in ["tokenizer_config.json", "special_tokens_map.json"] {
             read(file).iter().for_each(|config| named.add_strings(config));

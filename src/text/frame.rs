@@ -34,10 +34,8 @@ impl Frame {
         if !path.is_file() {
             return Ok(Self::default());
         }
-        let bytes = std::fs::read(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
-        let text = text_file::without_mark(&bytes);
-        let frame = text.and_then(|text| serde_json::from_slice(text).map_err(|e| e.to_string()));
-        frame.map_err(|problem| Error::Format { path, problem })
+        let text = text_file::read(&path)?;
+        serde_json::from_str(&text).map_err(|error| Error::Format { path, problem: error.to_string() })
     }
 
     /// The ids before and after a text; where nothing is said, those of the tokenizer's own post-processor.

@@ -3,12 +3,15 @@
 //! The only module that knows file formats. Opening a checkpoint reads headers; a weight's bytes are read when somebody reads the
 //! taken [`Tensor`], a tile at a time if they like.
 //!
-//! # Memory maps
-//! Files are memory-mapped by default ([`ReadMode::Mapped`]). All lengths are checked before the map is touched, but a map shows
-//! the file as it is *now*: if another process truncates it while the model is loaded, reading the lost pages ends the process
-//! with a bus error, and if it is overwritten the weights change. Do not write over a checkpoint in use; put the new file beside
-//! it and rename. Where that cannot be promised (network file systems, downloads in progress), use [`ReadMode::Positioned`]: the
-//! same accident is then an error or wrong values, never a crash.
+//! # Files that change
+//! Files are read at an offset, a system call at a time ([`ReadMode::Positioned`]), and stay open as long as a tensor of theirs lives. A
+//! file that was cut or written to since it was opened, as its length and its time of modification tell, is
+//! [`Error::FileChanged`](crate::Error::FileChanged) for whoever reads of it next: a generator on the reference at its next run, one with
+//! tables on the host at its next token, a recovery. A file that was renamed, removed, or replaced by renaming another over it is read on as it
+//! was. So put a new file beside the old one and rename it.
+//!
+//! [`ReadMode::Mapped`] asks for a memory map. A map shows the file as it is *now*: if another process cuts it, reading the lost pages ends
+//! the process with a bus error, and if it is overwritten the weights change.
 
 mod foreign;
 mod gguf;
@@ -56,7 +59,7 @@ pub(crate) use transposed::transposed;
 use crate::Result;
 pub use crate::quant::Quantise;
 
-/// Opens a checkpoint, memory-mapped: a folder, a safetensors file, a `model.safetensors.index.json`, or a GGUF file, whatever it is
+/// Opens a checkpoint: a folder, a safetensors file, a `model.safetensors.index.json`, or a GGUF file, whatever it is
 /// called ([`is_gguf`]).
 ///
 /// # Errors

@@ -3,11 +3,12 @@
 /// How a checkpoint's bytes are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ReadMode {
-    /// A memory map; see the [module](crate::weights) for its hazard.
+    /// A system call each time, at an offset. A file that was written to, cut or taken away meanwhile is
+    /// [`Error::FileChanged`](crate::Error::FileChanged).
     #[default]
-    Mapped,
-    /// A system call each time, at an offset; safe against files that change underneath.
     Positioned,
+    /// A memory map; see the [module](crate::weights) for its hazard.
+    Mapped,
 }
 
 /// How a checkpoint is opened. A [`ReadMode`] alone is one with the default limits.

@@ -43,7 +43,7 @@ struct Skipped {
 }
 
 impl SafetensorsLoader {
-    /// Opens a folder, a `.safetensors` file, or an index of shards, memory-mapped.
+    /// Opens a folder, a `.safetensors` file, or an index of shards.
     ///
     /// # Errors
     /// [`Error::Io`] where a file cannot be opened; [`Error::Format`] where it is truncated, its header lies or its shards do not

@@ -27,9 +27,6 @@ use serde_json::{Map, Value};
 
 use crate::{Error, Result, text_file};
 
-/// A list of modules or prompts is a few kilobytes, a tokenizer's settings about a megabyte; anything far larger is another file.
-const MAX_BYTES: u64 = 16 << 20;
-
 /// The prompts of a model by the names of tasks.
 type Prompts = BTreeMap<String, String>;
 
@@ -240,12 +237,6 @@ const fn yes() -> bool {
 }
 
 fn parse<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
-    let io = |source| Error::Io { path: path.to_path_buf(), source };
     let format = |problem| Error::Format { path: path.to_path_buf(), problem };
-    let bytes = std::fs::metadata(path).map_err(io)?.len();
-    if bytes > MAX_BYTES {
-        return Err(format(format!("{bytes} bytes are too many for it (at most {MAX_BYTES})")));
-    }
-    let bytes = std::fs::read(path).map_err(io)?;
-    serde_json::from_slice(text_file::without_mark(&bytes).map_err(format)?).map_err(|e| format(e.to_string()))
+    serde_json::from_str(&text_file::read(path)?).map_err(|e| format(e.to_string()))
 }

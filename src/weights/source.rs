@@ -1,8 +1,9 @@
 //! Files as tensor sources: a memory map or positioned reads.
 
 use std::{
-    fs::File,
+    fs::{File, Metadata},
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use memmap2::Mmap;
@@ -13,10 +14,25 @@ use crate::{Error, Result};
 /// An open checkpoint file.
 pub(super) struct FileSource {
     path: PathBuf,
-    /// Length in bytes when it was opened; nothing beyond is ever read.
-    len: u64,
+    /// As it was when it was opened; nothing beyond that length is ever read.
+    opened: Stamp,
     file: File,
     map: Option<Mmap>,
+}
+
+/// What tells that a file was written to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Stamp {
+    /// Bytes.
+    len: u64,
+    /// Where the file system knows it.
+    modified: Option<SystemTime>,
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        Self { len: metadata.len(), modified: metadata.modified().ok() }
+    }
 }
 
 impl FileSource {
@@ -28,8 +44,8 @@ impl FileSource {
             return Err(Error::Format { path: path.to_path_buf(), problem: "not a regular file".into() });
         }
         let file = File::open(path).map_err(io)?;
-        let len = file.metadata().map_err(io)?.len();
-        Ok(Self { path: path.to_path_buf(), len, file, map: None })
+        let opened = Stamp::of(&file.metadata().map_err(io)?);
+        Ok(Self { path: path.to_path_buf(), opened, file, map: None })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -37,7 +53,7 @@ impl FileSource {
     }
 
     pub(super) fn len(&self) -> u64 {
-        self.len
+        self.opened.len
     }
 
     /// Maps the file, whose lengths the caller has checked.
@@ -45,7 +61,7 @@ impl FileSource {
         // SAFETY: the map is only ever copied from, as plain bytes. That nobody changes the file meanwhile cannot be enforced;
         // the module documents it and offers positioned reads instead.
         let map = unsafe { Mmap::map(&self.file) }.map_err(|source| Error::Io { path: self.path.clone(), source })?;
-        if map.len() as u64 != self.len {
+        if map.len() as u64 != self.opened.len {
             return Err(self.format("its length changed while it was being opened".into()));
         }
         self.map = Some(map);
@@ -57,19 +73,32 @@ impl FileSource {
     }
 }
 
+impl FileSource {
+    /// Fails where the file is no longer as it was opened. Asked after bytes were read, it says that they are those of the file as it was.
+    fn check_unchanged(&self) -> Result<()> {
+        let metadata = self.file.metadata().map_err(|source| Error::Io { path: self.path.clone(), source })?;
+        match Stamp::of(&metadata) {
+            now if now == self.opened => Ok(()),
+            now => Err(Error::FileChanged { path: self.path.clone(), opened: self.opened.len, found: now.len }),
+        }
+    }
+}
+
 impl TensorSource for FileSource {
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
-        let end = offset.checked_add(out.len() as u64).filter(|end| *end <= self.len);
+        let len = self.opened.len;
+        let end = offset.checked_add(out.len() as u64).filter(|end| *end <= len);
         let Some(end) = end else {
-            return Err(self.format(format!("{} bytes at {offset} were asked for, it has {}", out.len(), self.len)));
+            return Err(self.format(format!("{} bytes at {offset} were asked for, it has {len}", out.len())));
         };
-        match &self.map {
-            Some(map) => {
-                out.copy_from_slice(&map[offset as usize..end as usize]);
-                Ok(())
-            }
-            None => read_exact_at(&self.file, out, offset).map_err(|source| Error::Io { path: self.path.clone(), source }),
+        if let Some(map) = &self.map {
+            out.copy_from_slice(&map[offset as usize..end as usize]);
+            return Ok(());
         }
+        let read = read_exact_at(&self.file, out, offset);
+        // A file that was cut ends early: the change says more than the end.
+        self.check_unchanged()?;
+        read.map_err(|source| Error::Io { path: self.path.clone(), source })
     }
 }
 

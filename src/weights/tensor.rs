@@ -10,6 +10,7 @@ use half::{
 use super::NO_NUMBERS;
 use crate::{
     Error, Result,
+    cancel::CancelToken,
     ir::{DType, Packed},
     quant::MAX_BLOCK_ELEMENTS,
 };
@@ -104,6 +105,12 @@ impl Tensor {
         self
     }
 
+    /// The same tensor, which cannot be read once `cancel` is cancelled.
+    pub(crate) fn unless(&self, cancel: &CancelToken) -> Self {
+        let source = Arc::new(Unless { source: self.source.clone(), cancel: cancel.clone() });
+        Self { source, ..self.clone() }
+    }
+
     /// Number of elements.
     pub fn len(&self) -> usize {
         self.shape.iter().product()
@@ -138,8 +145,8 @@ impl Tensor {
             DType::F32 => self.read_bytes(4 * start, bytemuck::cast_slice_mut(out)),
             DType::Packed(format) => self.read_packed(format, start, out),
             DType::F16 | DType::BF16 => {
-                // A few at a time, so that what lies between the file and `out` stays in the nearest cache.
-                const AT_ONCE: usize = 2048;
+                // As many at a time as a near cache holds: each time is a system call.
+                const AT_ONCE: usize = 16384;
                 let mut raw = [0u16; AT_ONCE];
                 for (i, out) in out.chunks_mut(raw.len()).enumerate() {
                     let raw = &mut raw[..out.len()];
@@ -162,7 +169,7 @@ impl Tensor {
     /// As [`read_f32`](Self::read_f32): whole blocks straight into `out`, and of the first and the last what is asked for.
     fn read_packed(&self, format: Packed, start: usize, out: &mut [f32]) -> Result<()> {
         // Blocks that are read at a time, as above.
-        const BYTES: usize = 8192;
+        const BYTES: usize = 32768;
         let (elements, bytes) = self.dtype.block();
         let mut raw = [0; BYTES];
         let mut one = [0.0; MAX_BLOCK_ELEMENTS];
@@ -196,6 +203,23 @@ impl Tensor {
 impl std::fmt::Debug for Tensor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} {} {:?}", self.name, self.dtype, self.shape)
+    }
+}
+
+/// A source that is not read after a token was cancelled.
+struct Unless {
+    source: Arc<dyn TensorSource>,
+    cancel: CancelToken,
+}
+
+impl TensorSource for Unless {
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        self.cancel.check("a run of the model")?;
+        self.source.read(offset, out)
+    }
+
+    fn random(&self) -> Option<RandomFill> {
+        self.source.random()
     }
 }
 

@@ -48,24 +48,18 @@ fn harmed_while_loading(harm: impl Fn(&Path) + Send + 'static) -> gemmaflow::Res
 fn fault_29_a_file_that_is_cut_while_it_loads() {
     let error =
         harmed_while_loading(|path| OpenOptions::new().write(true).open(path).unwrap().set_len(200_000).unwrap()).unwrap_err();
-    assert!(
-        matches!(&error, Error::Io { path, .. } | Error::Format { path, .. } if path.ends_with("model.safetensors")),
-        "{error}"
-    );
+    let said = |path: &Path, found: &u64| path.ends_with("model.safetensors") && *found == 200_000;
+    assert!(matches!(&error, Error::FileChanged { path, found, .. } if said(path, found)), "{error}");
 }
 
 #[test]
 fn fault_30_a_file_that_is_written_over_while_it_loads() {
-    // Its shapes are known; the values are whatever was written, and nothing else breaks.
-    let model = harmed_while_loading(|path| {
+    let error = harmed_while_loading(|path| {
         let length = fs::metadata(path).unwrap().len() as usize;
         OpenOptions::new().write(true).open(path).unwrap().write_all(&vec![0x3c; length]).unwrap();
     })
-    .unwrap();
-    match rest(&mut asked(&model, 5)) {
-        Ok(text) => assert_ne!(text, expected(5), "the weights were not written over"),
-        Err(error) => assert!(matches!(error, Error::BrokenLogits { .. }), "{error}"),
-    }
+    .unwrap_err();
+    assert!(matches!(&error, Error::FileChanged { opened, found, .. } if opened == found), "{error}");
 }
 
 #[cfg(unix)]

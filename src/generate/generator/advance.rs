@@ -3,7 +3,7 @@
 use super::{GemmaGenerator, hooked::Look};
 use crate::{
     Error, Result,
-    generate::{SampleOpts, Sampled, Want},
+    generate::{CancelToken, SampleOpts, Sampled, Want},
 };
 
 /// What is under way between two pieces of work.
@@ -38,6 +38,7 @@ impl GemmaGenerator {
     }
 
     fn piece_of_work(&mut self, opts: &SampleOpts, most: usize) -> Result<Vec<u32>> {
+        self.engine.cancel_token().check("a run of the model")?;
         if let Some(failed) = self.ahead.failed.take() {
             return Err(failed);
         }
@@ -163,17 +164,18 @@ impl GemmaGenerator {
     /// As [`step_cached`](Self::step_cached).
     pub async fn step_async(&mut self, opts: &SampleOpts) -> Result<u32> {
         loop {
-            self.settled().await?;
+            let cancel = self.engine.cancel_token().clone();
+            self.settled(&cancel).await?;
             if let Some(token) = self.advance(opts, 1)?.first() {
                 return Ok(*token);
             }
         }
     }
 
-    /// Resolves when the next piece of work would not wait.
-    pub(crate) async fn settled(&mut self) -> Result<()> {
+    /// Resolves when the next piece of work would not wait, or `cancel` is cancelled.
+    pub(crate) async fn settled(&mut self, cancel: &CancelToken) -> Result<()> {
         match self.engine.pending() {
-            Some(pending) => pending.done().await,
+            Some(pending) => pending.done(cancel).await,
             None => Ok(()),
         }
     }

@@ -61,6 +61,7 @@ impl GemmaGenerator {
     }
 
     fn piece_of_hooked_work(&mut self, opts: &SampleOpts, hooks: &mut SampleHooks) -> Result<Option<Chosen>> {
+        self.engine.cancel_token().check("a run of the model")?;
         self.check_step("step_hooked", opts)?;
         hooks.validate()?;
         if self.ahead.look.as_ref().is_some_and(|look| look.opts == *opts) {

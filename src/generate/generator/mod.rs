@@ -19,7 +19,7 @@ use history::History;
 pub use load::{GeneratorOptions, OnProgress, TablePlacement};
 use marks::Marks;
 
-use super::{DraftStats, Drafter, Engine, ModelStats};
+use super::{CancelToken, DraftStats, Drafter, Engine, ModelStats};
 use crate::{
     gemma::GemmaConfig,
     runtime::{CounterSnapshot, GpuContext, PipelineBlob},
@@ -55,6 +55,15 @@ impl GemmaGenerator {
     pub fn with_stop_tokens(mut self, stop: &[u32]) -> Self {
         self.stop.extend(stop);
         self
+    }
+
+    /// Ends the work of this generator when `cancel` is cancelled: the call under way, and each that comes later until another token is
+    /// given, returns [`Error::Cancelled`](crate::Error::Cancelled), within a moment and whatever the device is at. History and rows stay
+    /// usable; a run under way has written none. A fork, and a generator that shares the weights, begin without a token.
+    ///
+    /// Generators that take a [step together](Self::step_together) end it together.
+    pub fn set_cancel(&mut self, cancel: CancelToken) {
+        *self.engine.cancel_token() = cancel;
     }
 
     /// The configuration.

@@ -158,7 +158,7 @@ impl GemmaGenerator {
         let mut logits = Vec::with_capacity(tokens.len() * self.config.vocab_size);
         while self.history.cached() < self.history.len() {
             let end = self.history.len().min(self.history.cached() + self.engine.chunk(Want::All));
-            logits.extend(self.run(end, Want::All)?);
+            logits.append(&mut self.run(end, Want::All)?);
         }
         if self.history.on_grid() {
             self.history.rewind(0); // Its runs were cut otherwise.
@@ -166,11 +166,11 @@ impl GemmaGenerator {
         Ok(logits)
     }
 
-    /// The logits `[T, V]` of a sequence in one pass without caches; the history stays as it is.
+    /// The logits `[T, V]` of a sequence in one pass without caches; the history stays as it is. Where so many rows are more than the
+    /// device binds, or more than 256 MiB, they come in chunks, through caches that live as long as this call.
     ///
     /// # Errors
-    /// [`Error::EmptyPrompt`], [`Error::TokenOutOfRange`], [`Error::ContextFull`], and a limit of the device that a pass of this
-    /// length exceeds: [`all_logits`](Self::all_logits) works in chunks.
+    /// [`Error::EmptyPrompt`], [`Error::TokenOutOfRange`], [`Error::ContextFull`], and what the device says.
     pub fn recompute_all_logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
         if tokens.is_empty() {
             return Err(Error::EmptyPrompt);
@@ -178,7 +178,21 @@ impl GemmaGenerator {
         self.check_tokens(tokens, 0)?;
         self.check_room(tokens.len())?;
         self.stop_ahead();
-        self.engine.recompute(tokens, Want::All)
+        if tokens.len() <= self.engine.rows_at_once() {
+            return self.engine.recompute(tokens, Want::All);
+        }
+        // Caches of its own: those of the history stay as they are.
+        let mut apart = self.engine.another();
+        *apart.cancel_token() = self.engine.cancel_token().clone();
+        apart.reserve(tokens.len())?;
+        let mut logits = Vec::with_capacity(tokens.len() * self.config.vocab_size);
+        let mut start = 0;
+        while start < tokens.len() {
+            let end = tokens.len().min(start + apart.chunk(Want::All));
+            logits.append(&mut apart.run(&tokens[start..end], start, Want::All)?);
+            start = end;
+        }
+        Ok(logits)
     }
 
     fn last_logits(&mut self) -> Result<Vec<f32>> {

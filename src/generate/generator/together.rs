@@ -16,7 +16,8 @@ impl GemmaGenerator {
     ///
     /// # Errors
     /// Each generator has its own result, an error as [`step_cached`](Self::step_cached) gives it; what befalls the device is an error
-    /// of all whose step it was. A generator with an error keeps its history, and may go on. [`Error::Option`] for all where there are not
+    /// of all whose step it was, and so is [`Error::Cancelled`] where one of them [is](Self::set_cancel). A generator with an error keeps
+    /// its history, and may go on. [`Error::Option`] for all where there are not
     /// as many `opts` as generators.
     pub fn step_together(generators: &mut [&mut GemmaGenerator], opts: &[SampleOpts]) -> Vec<Result<u32>> {
         if generators.len() != opts.len() {

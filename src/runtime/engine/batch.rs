@@ -287,6 +287,7 @@ impl Batch {
 
     fn run(&mut self, model: &GpuModel, turns: &[DeviceTurn<'_>], order: &[usize], follows: &[Follow]) -> Result<Read> {
         let context = &model.context;
+        let mut go_on = || turns.iter().try_for_each(|turn| turn.engine.cancel.check("a step of several sequences"));
         let seat = |turn: &usize| turns[*turn].engine.seat_in(self.id).map(|seated| &seated.seat);
         let seats: Vec<Option<&Seat>> = order.iter().map(seat).collect();
         let (listed, draws) = (Seat::default(), |follow: &Follow| matches!(follow, Follow::Draw(_)));
@@ -297,7 +298,7 @@ impl Batch {
         let warm = std::mem::replace(&mut self.warm, true);
         let mut run = self.slices.of_run(context, &self.estimates, seats.len(), warm);
         while !run.is_whole() {
-            self.slices.submit_next(context, &mut run, |encoder, slice| {
+            self.slices.submit_next(context, &mut go_on, &mut run, |encoder, slice| {
                 if slice.first {
                     self.plan.reset(encoder);
                 }
@@ -325,10 +326,10 @@ impl Batch {
             })?;
         }
         let (submission, timed) = run.done()?;
-        let collect = |staged: Option<StagedRead>| -> Result<Vec<u8>> {
+        let mut collect = |staged: Option<StagedRead>| -> Result<Vec<u8>> {
             let Some(staged) = staged else { return Ok(Vec::new()) };
             let mut bytes = vec![0; staged.len()];
-            context.collect(staged, &submission, &mut bytes)?;
+            context.collect_while(staged, &submission, &mut bytes, &mut go_on)?;
             Ok(bytes)
         };
         let [tokens, lists] = staged;

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     Result,
+    cancel::CancelToken,
     flow::BuiltModel,
     gemma::{CHOSEN, HIDDEN, TARGET_EMBED, WeightPosition},
     generate::{DraftModel, MOST_DRAFTED, Profiles, TokenOrder, Want},
@@ -144,6 +145,13 @@ impl GpuDrafter {
     }
 }
 
+/// What makes a draft.
+struct By<'a> {
+    context: &'a GpuContext,
+    /// Ends its waits.
+    cancel: &'a CancelToken,
+}
+
 /// Where a draft begins.
 struct Start<'a> {
     /// The last token of the text.
@@ -163,7 +171,8 @@ impl Ready {
     }
 
     /// All steps in one submit, each going on from the last on the device; the tokens go through `drafted`.
-    fn draft_on_device(&mut self, context: &GpuContext, start: &Start, drafted: &Buffer, count: usize) -> Result<Vec<u32>> {
+    fn draft_on_device(&mut self, by: &By, start: &Start, drafted: &Buffer, count: usize) -> Result<Vec<u32>> {
+        let By { context, cancel } = by;
         self.write(context, start.token, start.position)?;
         let Choice::Device(argmax) = &self.choice else { return Ok(Vec::new()) };
         let (token, token_at, _) = output(argmax, "token")?;
@@ -188,13 +197,14 @@ impl Ready {
         })?;
         let mut tokens = vec![0u32; count];
         if let Some(staged) = staged {
-            context.collect(staged, &submission, bytemuck::cast_slice_mut(&mut tokens))?;
+            context.collect_unless(staged, &submission, bytemuck::cast_slice_mut(&mut tokens), cancel)?;
         }
         Ok(tokens)
     }
 
     /// A submit a step, the host choosing each token by `order` from what it reads of the step.
-    fn draft_by_order(&mut self, context: &GpuContext, start: &Start, order: &TokenOrder, count: usize) -> Result<Vec<u32>> {
+    fn draft_by_order(&mut self, by: &By, start: &Start, order: &TokenOrder, count: usize) -> Result<Vec<u32>> {
+        let By { context, cancel } = by;
         let mut drafted: Vec<u32> = Vec::new();
         while drafted.len() < count {
             self.write(context, drafted.last().copied().unwrap_or(start.token), start.position)?;
@@ -214,7 +224,7 @@ impl Ready {
             let mut read = Vec::new();
             for part in staged {
                 let mut bytes = vec![0; part.len()];
-                context.collect(part, &submission, &mut bytes)?;
+                context.collect_unless(part, &submission, &mut bytes, cancel)?;
                 read.push(bytemuck::pod_collect_to_vec::<u8, f32>(&bytes));
             }
             let Some(token) = order.likeliest(&read[0], &read[1]) else { break };
@@ -251,14 +261,15 @@ impl GpuEngine {
         };
         drafter.prepare(rows, &self.model, &self.profiles, &self.caches)?;
         let (Some(ready), Some(buffers)) = (&mut drafter.ready, &drafter.buffers) else { return Ok(Vec::new()) };
-        let (context, row, count) = (&self.model.context, drafter.shared.row, count.min(MOST_DRAFTED));
+        let (row, count) = (drafter.shared.row, count.min(MOST_DRAFTED));
+        let by = By { context: &self.model.context, cancel: &self.cancel };
         let from = (before.len() - drafter.lengths.start) as u64 * row;
         let start = Start { token: *last, position: before.len() - 1, hidden: (&buffers.hidden, from, row) };
         match &ready.choice {
-            Choice::Device(_) => ready.draft_on_device(context, &start, &buffers.drafted, count),
+            Choice::Device(_) => ready.draft_on_device(&by, &start, &buffers.drafted, count),
             Choice::Host(order) => {
                 let order = order.clone();
-                ready.draft_by_order(context, &start, &order, count)
+                ready.draft_by_order(&by, &start, &order, count)
             }
         }
     }

@@ -7,7 +7,7 @@ use super::{
     model::{argmax, options},
 };
 use crate::{
-    Result,
+    Error, Result,
     flow::BuiltModel,
     generate::{Model, Profiles, SMALLEST_BUCKET, Want},
     ir::{
@@ -21,8 +21,9 @@ use crate::{
 /// New tokens of the prompt that is prepared for: a short one, whose first token should come soon.
 const PROMPT: usize = 16;
 
-/// Kernels between two looks at whether the upload has failed.
-const COMPILED_AT_ONCE: usize = 8;
+/// Kernels between two looks at whether the upload has failed. So many are in the queue of a driver that compiles there: it ends when
+/// they have compiled.
+const COMPILED_AT_ONCE: usize = 4;
 
 /// What a short prompt and a greedy step after it run, where runs have at most `chunk` tokens and rings `ring` rows. What cannot be
 /// lowered at these sizes is left out: the sizes that are asked for later may fit. For an adapter that computes on the CPU the prompt
@@ -49,6 +50,10 @@ pub(super) fn kernels(
     Ok(kernels)
 }
 
+fn stopped(failed: &AtomicBool) -> Result<()> {
+    if failed.load(Relaxed) { Err(Error::Cancelled("compiling beside the upload")) } else { Ok(()) }
+}
+
 /// Runs `upload` while another thread compiles `kernels`; ends when both have, or soon after an upload that failed. A kernel that does
 /// not compile is reported by the run that needs it.
 pub(super) fn beside<T>(pipelines: &PipelineCache, kernels: &[Kernel], upload: impl FnOnce() -> Result<T>) -> Result<T> {
@@ -56,12 +61,18 @@ pub(super) fn beside<T>(pipelines: &PipelineCache, kernels: &[Kernel], upload: i
     let kernels = pipelines.distinct(kernels);
     let software = pipelines.context().capabilities().target().software;
     std::thread::scope(|scope| {
-        let compiled = |part: &[&Kernel]| {
+        let mut queued = None;
+        let mut compiled = move |part: &[&Kernel]| {
             pipelines.prepare(part.iter().copied())?;
-            if software { first_use(pipelines, part) } else { Ok(()) }
+            let context = pipelines.context();
+            if let Some(earlier) = &queued {
+                context.wait_while(Some(earlier), "compiling", &mut || stopped(failed))?;
+            }
+            queued = if software { Some(first_use(pipelines, part)?) } else { None };
+            stopped(failed)
         };
         let mut parts = kernels.chunks(COMPILED_AT_ONCE);
-        let compile = move || parts.all(|part| !failed.load(Relaxed) && compiled(part).is_ok());
+        let compile = move || parts.all(|part| compiled(part).is_ok());
         // Without a thread they are compiled when they are needed.
         let compiler = (!kernels.is_empty()).then(|| std::thread::Builder::new().spawn_scoped(scope, compile));
         let uploaded = upload();

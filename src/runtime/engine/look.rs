@@ -24,14 +24,10 @@ impl GpuEngine {
                 Ok(())
             })?),
         };
-        let mut list = vec![0; begun.staged.len()];
-        context.collect(begun.staged, &begun.submission, &mut list)?;
         let mut logits = vec![0f32; offsets.len()];
+        let list = self.collect(begun)?;
         if let (Some(staged), Some(submission)) = (staged, submission) {
-            context.collect(staged, &submission, bytemuck::cast_slice_mut(&mut logits))?;
-        }
-        if let Some(timed) = begun.timed {
-            self.slices.learn(context, &begun.submission, timed)?;
+            self.model.context.collect_unless(staged, &submission, bytemuck::cast_slice_mut(&mut logits), &self.cancel)?;
         }
         Ok(Looked::List { list: short_list(&list).0, logits })
     }

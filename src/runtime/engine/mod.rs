@@ -40,8 +40,8 @@ use super::{
 use crate::{
     Error, Result,
     generate::{
-        DraftModel, Engine, Looked, Model, ModelStats, PREFILL_CHUNK, PlanPolicy, Profiles, RingCopy, SampleOpts, Sampled, Want,
-        sample_token_after,
+        CancelToken, DraftModel, Engine, Looked, MOST_LOGITS, Model, ModelStats, PREFILL_CHUNK, PlanPolicy, Profiles, RingCopy,
+        SampleOpts, Sampled, Want, sample_token_after,
     },
 };
 
@@ -67,6 +67,8 @@ pub(crate) struct GpuEngine {
     drafter: Option<GpuDrafter>,
     /// In plans for several sequences, those used last at the end.
     seats: Vec<Seated>,
+    /// Ends waits for the device.
+    cancel: CancelToken,
 }
 
 /// A run of which slices are left to submit.
@@ -81,7 +83,8 @@ struct SlicedRun {
 struct Begun {
     key: PlanKey,
     follow: Follow,
-    staged: StagedRead,
+    /// Pieces of what is read back, in order.
+    staged: Vec<StagedRead>,
     submission: super::wgpu::SubmissionIndex,
     timed: Option<Timed>,
     /// Where the device puts the token that it chooses itself.
@@ -112,13 +115,14 @@ impl GpuEngine {
         let model = Arc::new(GpuModel::new(context, model, &profiles, (chunk, ring), on_progress)?);
         model.check(&profiles, ring)?;
         let pace = Pace::new(chunk, model.elements(), software, submit_time);
-        Ok(Self::fresh(model, Caches::new(ring), PlanPolicy::default(), profiles, pace, Slices::new(submit_time)))
+        Ok(Self::fresh(model, Caches::new(ring), PlanPolicy::default(), profiles, pace, Slices::new(submit_time, software)))
     }
 
     fn fresh(model: Arc<GpuModel>, caches: Caches, policy: PlanPolicy, profiles: Profiles, pace: Pace, slices: Slices) -> Self {
         let (plans, in_flight, sliced, begun) = (Plans::new(&policy), None, None, VecDeque::new());
         let (looked, drafter, seats) = (None, None, Vec::new());
-        Self { model, caches, policy, profiles, plans, pace, slices, in_flight, sliced, begun, looked, drafter, seats }
+        let cancel = CancelToken::new();
+        Self { model, caches, policy, profiles, plans, pace, slices, in_flight, sliced, begun, looked, drafter, seats, cancel }
     }
 
     /// Another engine of the same model.
@@ -274,6 +278,10 @@ impl Engine for GpuEngine {
         &self.profiles
     }
 
+    fn cancel_token(&mut self) -> &mut CancelToken {
+        &mut self.cancel
+    }
+
     fn set_profiles(&mut self, profiles: Profiles) -> Result<()> {
         self.model.check(&profiles, self.caches.ring())?;
         self.caches = Caches::new(self.caches.ring());
@@ -330,14 +338,18 @@ impl Engine for GpuEngine {
     }
 
     fn chunk(&self, want: Want) -> usize {
-        let row = self.model.model.config.vocab_size as u64 * 4;
-        // A slot has 16 bytes more than its rows.
-        let bindable = (self.model.target.max_binding.saturating_sub(16) / row).max(1) as usize;
         let paced = match want {
-            Want::All | Want::Each => self.pace.chunk().min(pace::bucket_below(bindable)),
+            Want::All | Want::Each => self.pace.chunk().min(self.rows_at_once()),
             Want::Nothing | Want::Last => self.pace.chunk(),
         };
         self.policy.chunk(paced)
+    }
+
+    fn rows_at_once(&self) -> usize {
+        let row = self.model.model.config.vocab_size as u64 * 4;
+        // A slot has 16 bytes more than its rows.
+        let bindable = (self.model.target.max_binding.min(MOST_LOGITS).saturating_sub(16) / row).max(1) as usize;
+        pace::bucket_below(bindable)
     }
 
     fn largest_chunk(&self) -> usize {

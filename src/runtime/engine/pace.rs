@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 const BUDGET: Duration = Duration::from_millis(500);
 
 /// Nobody watches a software driver; long submits cost it less.
-const SOFTWARE_BUDGET: Duration = Duration::from_secs(5);
+pub(super) const SOFTWARE_BUDGET: Duration = Duration::from_secs(5);
 
 /// Multiplications and additions a second of the slowest GPU that the first submit must fit.
 pub(super) const SLOWEST: u64 = 100_000_000_000;

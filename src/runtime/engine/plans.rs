@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     Error, Result,
+    cancel::CancelToken,
     flow::BuiltModel,
     generate::{PlanPolicy, Profiles, SHORT_LIST, Want},
     ir::{DimBinding, sym},
@@ -79,6 +80,7 @@ impl PlanCache {
         profiles: &Profiles,
         caches: &Caches,
         hidden: bool,
+        cancel: &CancelToken,
     ) -> Result<()> {
         if self.plans.get(&key).is_some() {
             return Ok(());
@@ -87,6 +89,7 @@ impl PlanCache {
         let built = model.model.built_for(key.resident, key.want, profiles.kv(), hidden)?;
         let binding = DimBinding::new().with(sym::SEQ, key.tokens).with(sym::CACHE, key.rows).with(sym::RING, caches.ring());
         let lowered = model.lower(&built, &binding, profiles.of(key.resident, key.tokens))?;
+        model.pipelines.prepare_unless(lowered.dispatches.iter().map(|dispatch| &dispatch.kernel), cancel)?;
         let block = InputBlock::new(&model.context, &built.graph, key.tokens, 0)?;
         let inputs = block.bindings().chain(caches.bindings()).collect();
         let bound = Bound { weights: &model.weights, inputs: &inputs, step: block.buffer() };

@@ -29,7 +29,7 @@ impl GpuEngine {
         };
         let hidden = self.drafter.is_some();
         self.drafter.iter_mut().try_for_each(|drafter| drafter.make_room(&self.model.context))?;
-        self.plans.of(&key).prepare(key, &self.model, &self.profiles, &self.caches, hidden)?;
+        self.plans.of(&key).prepare(key, &self.model, &self.profiles, &self.caches, hidden, &self.cancel)?;
         Ok(key)
     }
 
@@ -69,33 +69,34 @@ impl GpuEngine {
         let context = &self.model.context;
         let Ready { plan, block, samplers, .. } = self.plans.of(key).ready(key)?;
         let (sampler, source) = result(plan, samplers.as_ref(), *follow)?;
-        let mut staged = None;
-        let submitted = self.slices.submit_next(context, slices, |encoder, slice| {
-            if slice.first {
-                if let Some(chosen) = chosen {
-                    block.copy(encoder, "input_ids", chosen);
+        let mut staged = Vec::new();
+        let submitted =
+            self.slices.submit_next(context, &mut || self.cancel.check("a run of the model"), slices, |encoder, slice| {
+                if slice.first {
+                    if let Some(chosen) = chosen {
+                        block.copy(encoder, "input_ids", chosen);
+                    }
+                    plan.reset(encoder);
                 }
-                plan.reset(encoder);
-            }
-            let mut pass = slice.begin_pass(encoder);
-            plan.record_part(&mut pass, slice.dispatches.clone());
-            if !slice.last {
-                return Ok(());
-            }
-            if let Some(sampler) = sampler {
-                sampler.record(&mut pass);
-            }
-            drop(pass);
-            if let (Some(drafter), Some(hidden)) = (&mut self.drafter, plan.output(FINAL_NORM)) {
-                drafter.keep_hidden(encoder, hidden, key.want, rows.clone());
-            }
-            if let Some((buffer, offset, bytes)) = source {
-                let of_each = matches!(key.want, Want::All | Want::Each);
-                let live = if of_each { bytes / key.tokens as u64 * rows.len() as u64 } else { bytes };
-                staged = Some(context.stage_read(encoder, buffer, offset, live)?);
-            }
-            Ok(())
-        });
+                let mut pass = slice.begin_pass(encoder);
+                plan.record_part(&mut pass, slice.dispatches.clone());
+                if !slice.last {
+                    return Ok(());
+                }
+                if let Some(sampler) = sampler {
+                    sampler.record(&mut pass);
+                }
+                drop(pass);
+                if let (Some(drafter), Some(hidden)) = (&mut self.drafter, plan.output(FINAL_NORM)) {
+                    drafter.keep_hidden(encoder, hidden, key.want, rows.clone());
+                }
+                if let Some((buffer, offset, bytes)) = source {
+                    let of_each = matches!(key.want, Want::All | Want::Each);
+                    let live = if of_each { bytes / key.tokens as u64 * rows.len() as u64 } else { bytes };
+                    staged = context.stage_reads(encoder, buffer, offset, live)?;
+                }
+                Ok(())
+            });
         if let Err(error) = submitted {
             self.in_flight = run.slices.submission().map(|earlier| (earlier.clone(), None));
             return Err(error);
@@ -111,10 +112,10 @@ impl GpuEngine {
             Follow::Draw(_) | Follow::Nothing | Follow::Logits => None,
         });
         let (submission, timed) = run.slices.done()?;
-        let Some(staged) = staged else {
+        if staged.is_empty() {
             self.in_flight = Some((submission, timed));
             return Ok(None);
-        };
+        }
         Ok(Some(Begun { key: run.key, follow: run.follow, staged, submission, timed, token }))
     }
 

@@ -10,7 +10,7 @@ use std::{
 use super::{
     super::{Buffer, GpuContext, read_back::StagedRead, wgpu},
     Begun, GpuEngine,
-    pace::SLOWEST,
+    pace::{SLOWEST, SOFTWARE_BUDGET},
 };
 use crate::{
     Error, Result,
@@ -29,6 +29,13 @@ const HOST_CLOCK_MOST: f64 = 4.0;
 
 /// Slices of one run that are timed, the first ones.
 const TIMED: usize = 64;
+
+/// How long a submit may keep a driver on the CPU where nothing else was asked for: a run that is given up ends soon, and so does its
+/// process. Each submit costs such a driver some 0.1 ms.
+const SOFTWARE_MOST: Duration = Duration::from_millis(500);
+
+/// How much slower than the slowest GPU such a driver is taken for until it was measured.
+const SOFTWARE_RATE: f64 = 8.0;
 
 /// Seconds of a dispatch on the slowest device.
 #[derive(Debug, Clone, Copy)]
@@ -76,6 +83,10 @@ fn cut(estimates: &[Estimate], most: f64) -> Vec<Range<usize>> {
 /// How runs are cut, and what earlier ones took.
 pub(super) struct Slices {
     most: Option<Duration>,
+    /// The rate of runs that were never measured.
+    unmeasured: f64,
+    /// Whether `most` was asked for: other work has its turn between two submits, and no dispatch may take longer either.
+    is_asked: bool,
     /// Measured time over estimated time, by the plan's tokens and whether they are of several sequences: of all engines of a model.
     rates: Arc<Mutex<HashMap<(usize, bool), f64>>>,
     apart: bool,
@@ -173,7 +184,7 @@ enum Time {
 impl Begun {
     /// Gives up a run that nobody will read; it may still be under way.
     pub(super) fn discard(self, context: &GpuContext) {
-        context.discard(self.staged);
+        self.staged.into_iter().for_each(|staged| context.discard(staged));
         if let Some(Timed { time: Time::Device(staged), .. }) = self.timed {
             context.discard(staged);
         }
@@ -183,6 +194,11 @@ impl Begun {
 /// A generator finishes only what it began.
 pub(super) fn nothing_begun() -> Error {
     Error::Graph { graph: "gemma_resident".into(), problem: "no run was begun".into() }
+}
+
+/// Whether what failed may still be under way.
+fn is_cancelled(error: &Error) -> bool {
+    matches!(error, Error::Cancelled(_))
 }
 
 /// The device's own clock at the edges of slices.
@@ -208,14 +224,17 @@ impl Timer {
 }
 
 impl Slices {
-    /// No submit shall keep the device for longer than about `most`.
-    pub(super) fn new(most: Option<Duration>) -> Self {
-        Self { most, rates: Arc::default(), apart: false, timer: None }
+    /// No submit shall keep the device for longer than about `most`; on a driver on the CPU, for longer than [`SOFTWARE_MOST`] where
+    /// nothing is asked for.
+    pub(super) fn new(most: Option<Duration>, software: bool) -> Self {
+        let unmeasured = if software { SOFTWARE_RATE } else { 1.0 };
+        let (is_asked, most) = (most.is_some(), most.or(software.then_some(SOFTWARE_MOST)));
+        Self { most, unmeasured, is_asked, rates: Arc::default(), apart: false, timer: None }
     }
 
     /// Those of another engine of the model.
     pub(super) fn another(&self) -> Self {
-        Self { most: self.most, rates: self.rates.clone(), apart: self.apart, timer: None }
+        Self { rates: self.rates.clone(), timer: None, ..*self }
     }
 
     /// Those of a plan for several sequences.
@@ -225,7 +244,7 @@ impl Slices {
 
     /// How much slower than the slowest device it runs plans for so many tokens; until one was measured, as slow.
     fn rate(&self, tokens: usize) -> f64 {
-        self.rates().get(&(tokens, self.apart)).copied().unwrap_or(1.0)
+        self.rates().get(&(tokens, self.apart)).copied().unwrap_or(self.unmeasured)
     }
 
     fn rates(&self) -> MutexGuard<'_, HashMap<(usize, bool), f64>> {
@@ -234,27 +253,31 @@ impl Slices {
 
     /// Whether a run may be submitted while another of the same kind is under way.
     pub(super) fn allow_two(&self, estimates: &[Estimate], tokens: usize) -> bool {
-        let both = 2.0 * self.rate(tokens) * total(estimates);
+        let one = self.rate(tokens) * total(estimates);
+        let both = if self.is_asked { 2.0 * one } else { one };
         self.most.is_none_or(|most| both <= most.as_secs_f64())
     }
 
     /// The slices of a run of a plan for `tokens` tokens. It is timed where its plan is `warm`: drivers may compile at the first.
     pub(super) fn of_run(&mut self, context: &GpuContext, estimates: &Arc<[Estimate]>, tokens: usize, warm: bool) -> Sliced {
         let most = self.most.map_or(f64::INFINITY, |most| most.as_secs_f64() / self.rate(tokens));
-        let is_timed = warm && self.most.is_some();
-        if is_timed && self.timer.is_none() && context.capabilities().timestamps {
+        // Of what is far shorter in any case nobody asks how long it takes.
+        let matters = self.is_asked || self.unmeasured * total(estimates) > SOFTWARE_MOST.as_secs_f64() / 8.0;
+        let is_timed = warm && self.most.is_some() && matters;
+        // The host's clock serves too, and of a driver on the CPU it is the same.
+        if is_timed && self.is_asked && self.timer.is_none() && context.capabilities().timestamps {
             let timer = Timer::new(context);
-            // The host's clock serves too.
             self.timer = timer.inspect_err(|error| tracing::debug!(%error, "no clock of the device")).ok();
         }
         let (parts, estimates) = (cut(estimates, most), estimates.clone());
         Sliced { parts, next: 0, under_way: None, waited: 0.0, ticks: None, is_timed, is_watched: true, tokens, estimates }
     }
 
-    /// Submits the next slice of a run when the one before is done; there is one.
+    /// Submits the next slice of a run when the one before is done, which is waited for as long as `go_on` has no error; there is one.
     pub(super) fn submit_next(
         &self,
         context: &GpuContext,
+        go_on: &mut dyn FnMut() -> Result<()>,
         run: &mut Sliced,
         record: impl FnOnce(&mut wgpu::CommandEncoder, &Slice) -> Result<()>,
     ) -> Result<()> {
@@ -272,7 +295,7 @@ impl Slices {
         })?;
         if let Some((earlier, since)) = &run.under_way {
             let asked = Instant::now();
-            context.wait(earlier, "a part of a run")?;
+            context.wait_while(Some(earlier), "a part of a run", go_on)?;
             run.waited += since.elapsed().as_secs_f64();
             // What was done before anybody asked tells how long the host was away.
             run.is_watched &= 2 * asked.elapsed() > since.elapsed();
@@ -303,7 +326,9 @@ impl Slices {
         let known = self.rates().get(&(tokens, self.apart)).copied();
         let rate = known.map_or(found, |known| (known + found) / 2.0);
         self.rates().insert((tokens, self.apart), rate);
-        let most = self.most.map_or(f64::INFINITY, |most| most.as_secs_f64() / rate);
+        // A dispatch that is longer than a submit should be only delays the next run.
+        let most = if self.is_asked { self.most } else { Some(SOFTWARE_BUDGET) };
+        let most = most.map_or(f64::INFINITY, |most| most.as_secs_f64() / rate);
         let tokens = |estimate: &Estimate| (most - estimate.moving) / estimate.computing.max(1e-12) * tokens as f64;
         Ok(Some(estimates.iter().map(tokens).fold(f64::INFINITY, f64::min)))
     }
@@ -313,7 +338,10 @@ impl GpuEngine {
     /// Waits for the prefill chunk that is under way.
     pub(super) fn settle(&mut self) -> Result<()> {
         let Some((submission, timed)) = self.in_flight.take() else { return Ok(()) };
-        self.model.context.wait(&submission, "the previous prefill chunk")?;
+        if let Err(error) = self.model.context.wait_unless(&submission, "the previous prefill chunk", &self.cancel) {
+            self.in_flight = is_cancelled(&error).then_some((submission, timed));
+            return Err(error);
+        }
         if let Some(timed) = timed
             && let Some(tokens) = self.slices.learn(&self.model.context, &submission, timed)?
         {
@@ -325,12 +353,28 @@ impl GpuEngine {
 
     /// Waits for a run and takes what was staged.
     pub(super) fn collect(&mut self, begun: Begun) -> Result<Vec<u8>> {
-        let mut bytes = vec![0; begun.staged.len()];
-        self.model.context.collect(begun.staged, &begun.submission, &mut bytes)?;
-        if let Some(timed) = begun.timed {
-            self.slices.learn(&self.model.context, &begun.submission, timed)?;
+        let Begun { staged, submission, timed, .. } = begun;
+        let mut bytes = vec![0; staged.iter().map(StagedRead::len).sum()];
+        let (mut rest, mut collected) = (&mut bytes[..], Ok(()));
+        for staged in staged {
+            let (piece, later) = rest.split_at_mut(staged.len());
+            rest = later;
+            collected = collected.and_then(|()| self.model.context.collect_unless(staged, &submission, piece, &self.cancel));
         }
+        self.collected(submission, timed, collected)?;
         Ok(bytes)
+    }
+
+    /// Takes the time of a run that was waited for; the next one waits for it where this wait was cancelled.
+    fn collected(&mut self, submission: wgpu::SubmissionIndex, timed: Option<Timed>, collected: Result<()>) -> Result<()> {
+        if let Err(error) = collected {
+            self.in_flight = is_cancelled(&error).then_some((submission, timed));
+            return Err(error);
+        }
+        if let Some(timed) = timed {
+            self.slices.learn(&self.model.context, &submission, timed)?;
+        }
+        Ok(())
     }
 }
 
@@ -356,13 +400,22 @@ mod tests {
 
     #[test]
     fn a_second_run_is_begun_where_both_fit() {
-        let slices = Slices::new(Some(Duration::from_millis(10)));
+        let slices = Slices::new(Some(Duration::from_millis(10)), false);
         let estimates = moving(&[0.003, 0.003]);
         assert!(!slices.allow_two(&estimates, 1), "as slow as the slowest until measured");
         slices.rates().insert((1, false), 0.5);
         assert!(slices.allow_two(&estimates, 1) && !slices.allow_two(&estimates, 16));
         assert!(slices.another().allow_two(&estimates, 1), "what was learnt serves the whole model");
         assert!(!slices.apart().allow_two(&estimates, 1), "several sequences are another run");
-        assert!(Slices::new(None).allow_two(&moving(&[9.0]), 1));
+        assert!(Slices::new(None, false).allow_two(&moving(&[9.0]), 1));
+    }
+
+    #[test]
+    fn runs_on_the_processor_are_cut_unless_they_are_short() {
+        let slices = Slices::new(None, true);
+        assert!(slices.allow_two(&moving(&[0.06]), 1), "two of them take less than twice the longest submit");
+        assert!(!slices.allow_two(&moving(&[0.07]), 1), "eight times slower than the slowest GPU until measured");
+        slices.rates().insert((1, false), 1.0);
+        assert!(slices.allow_two(&moving(&[0.07]), 1));
     }
 }

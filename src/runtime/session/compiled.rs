@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     Error, Result,
+    cancel::CancelToken,
     flow::ModelParams,
     ir::{
         DimBinding, Graph, LowerOptions, Op, PassReport, Value,
@@ -43,6 +44,7 @@ impl CompiledGraph {
         dims: DimBinding,
         weights: SessionWeights,
         scratch: &mut ScratchPool,
+        cancel: &CancelToken,
     ) -> Result<Self> {
         let mut graph = graph.clone();
         for weight in weights_of(&graph) {
@@ -56,6 +58,7 @@ impl CompiledGraph {
             }
             Backend::Gpu { pipelines, target } => {
                 let plan = lower(&graph, &dims, target, options, &Replaceable(&weights.resident))?;
+                pipelines.prepare_unless(plan.dispatches.iter().map(|dispatch| &dispatch.kernel), cancel)?;
                 Some(GpuGraph::new(pipelines, plan, &weights, scratch)?)
             }
         };
@@ -126,18 +129,19 @@ impl CompiledGraph {
     }
 
     /// As [`run`](Self::run), for a graph whose outputs have no symbolic size and at most 16 MiB each: on a device the run is only
-    /// begun, and another may begin, of this graph or of one that shares its scratch, before its outputs are waited for.
+    /// begun, and another may begin, of this graph or of one that shares its scratch, before its outputs are waited for. On the reference
+    /// it ends when `cancel` is cancelled.
     ///
     /// # Errors
-    /// As [`run`](Self::run).
-    pub(crate) fn begin<'i, I>(&mut self, inputs: &'i [(&str, I)]) -> Result<Running>
+    /// As [`run`](Self::run); [`Error::Cancelled`].
+    pub(crate) fn begin<'i, I>(&mut self, inputs: &'i [(&str, I)], cancel: &CancelToken) -> Result<Running>
     where
         &'i I: Into<RunInput<'i>>,
     {
         let (live, given) = self.given(inputs)?;
         let names = self.graph.outputs().iter().map(|(name, _)| name.clone()).collect();
         match &mut self.gpu {
-            None => Ok(Running::Done(reference::run(&self.graph, &live, &given, &self.weights.params)?.outputs)),
+            None => Ok(Running::Done(reference::run_unless(&self.graph, &live, &given, &self.weights.params, cancel)?.outputs)),
             Some(gpu) => {
                 gpu.prepare(&self.weights)?;
                 Ok(Running::Submitted(names, gpu.begin(&given, step(&live, &self.dims))?))
@@ -183,14 +187,14 @@ pub(crate) enum Running {
 }
 
 impl Running {
-    /// The outputs in order.
+    /// The outputs in order, unless `cancel` is cancelled before they are there.
     ///
     /// # Errors
-    /// As [`GpuContext::wait`](crate::runtime::GpuContext::wait).
-    pub(crate) async fn outputs(self) -> Result<Vec<(String, Value)>> {
+    /// As [`GpuContext::wait`](crate::runtime::GpuContext::wait); [`Error::Cancelled`].
+    pub(crate) async fn outputs(self, cancel: &CancelToken) -> Result<Vec<(String, Value)>> {
         match self {
             Running::Done(outputs) => Ok(outputs),
-            Running::Submitted(names, begun) => Ok(names.into_iter().zip(begun.outputs().await?).collect()),
+            Running::Submitted(names, begun) => Ok(names.into_iter().zip(begun.outputs(cancel).await?).collect()),
         }
     }
 }

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     Error, Result,
+    cancel::CancelToken,
     ir::{DType, Data, FixedType, Value, derive::Inputs},
     plan::{Plan, SlotKind},
 };
@@ -165,11 +166,11 @@ pub(crate) struct Begun {
 
 impl Begun {
     /// The outputs, once the device has made them.
-    pub(super) async fn outputs(self) -> Result<Vec<Value>> {
+    pub(super) async fn outputs(self, cancel: &CancelToken) -> Result<Vec<Value>> {
         let mut values = Vec::new();
         for (staged, ty) in self.outputs {
             let mut raw = vec![0u8; staged.len()];
-            self.context.collect_async(staged, self.submission.clone(), &mut raw).await?;
+            self.context.collect_async_unless(staged, self.submission.clone(), &mut raw, cancel).await?;
             values.push(value(&ty, &raw));
         }
         Ok(values)

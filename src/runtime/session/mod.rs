@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     Error, Result,
+    cancel::CancelToken,
     flow::ModelParams,
     generate::OnProgress,
     ir::{DimBinding, Graph, LowerOptions, Symbol, kernel::Target, sym},
@@ -184,18 +185,19 @@ impl Session {
     /// [`Error::Input`] for a size without a value or past its limit, an op or size that the device cannot run,
     /// [`Error::OutOfMemory`]; what the profile asks for and the device lacks or lowering finds, as [`lower`](crate::lower::lower).
     pub fn compile_with(&self, graph: &Graph, options: &CompileOptions) -> Result<CompiledGraph> {
-        self.compile_into(graph, options, &mut ScratchPool::default())
+        self.compile_into(graph, options, &mut ScratchPool::default(), &CancelToken::new())
     }
 
-    /// As [`compile_with`](Self::compile_with), with scratch buffers shared by graphs that never run at once.
+    /// As [`compile_with`](Self::compile_with), with scratch buffers shared by graphs that never run at once, until `cancel` is cancelled.
     pub(crate) fn compile_into(
         &self,
         graph: &Graph,
         options: &CompileOptions,
         scratch: &mut ScratchPool,
+        cancel: &CancelToken,
     ) -> Result<CompiledGraph> {
         let dims = capacity(graph, &options.dims)?;
-        CompiledGraph::new(self, graph, &self.lower_options(&options.profile), dims, options.weights.clone(), scratch)
+        CompiledGraph::new(self, graph, &self.lower_options(&options.profile), dims, options.weights.clone(), scratch, cancel)
     }
 }
 

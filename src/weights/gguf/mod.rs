@@ -48,7 +48,7 @@ pub struct GgufLoader {
 }
 
 impl GgufLoader {
-    /// Opens a GGUF file, memory-mapped.
+    /// Opens a GGUF file.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) where a file cannot be opened; [`Error::Format`](crate::Error::Format) where it is truncated,

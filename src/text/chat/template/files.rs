@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use crate::weights::{FileLimits, GgufFiles, ReadMode, ReadOptions, is_gguf};
-use crate::{Error, Result};
+use crate::{
+    Error, Result, text_file,
+    weights::{FileLimits, GgufFiles, ReadMode, ReadOptions, is_gguf},
+};
 
 /// Larger ones than any published template are not read.
 const MOST_BYTES: u64 = 1 << 20;
@@ -161,24 +163,22 @@ fn default_tokens() -> Map<String, Value> {
 }
 
 fn text(path: &Path) -> Result<Option<String>> {
-    let failed = |source| Error::Io { path: path.to_path_buf(), source };
     if !path.is_file() {
         return Ok(None);
     }
-    let bytes = std::fs::metadata(path).map_err(failed)?.len();
-    if bytes > MOST_BYTES {
-        return Err(format_error(path, format!("it has {bytes} bytes, at most {MOST_BYTES} are read of a chat template")));
+    let text = text_file::read(path)?;
+    if text.len() as u64 > MOST_BYTES {
+        let problem = format!("it has {} bytes, at most {MOST_BYTES} are read of a chat template", text.len());
+        return Err(format_error(path, problem));
     }
-    let text = String::from_utf8(std::fs::read(path).map_err(failed)?);
-    text.map(Some).map_err(|_| format_error(path, "it is no UTF-8".into()))
+    Ok(Some(text))
 }
 
 fn json(path: &Path) -> Result<Option<Value>> {
     if !path.is_file() {
         return Ok(None);
     }
-    let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_path_buf(), source })?;
-    serde_json::from_slice(&bytes).map(Some).map_err(|e| format_error(path, e.to_string()))
+    serde_json::from_str(&text_file::read(path)?).map(Some).map_err(|e| format_error(path, e.to_string()))
 }
 
 fn format_error(path: &Path, problem: String) -> Error {

@@ -5,8 +5,13 @@ use std::sync::{
     atomic::{AtomicBool, Ordering::Relaxed},
 };
 
-/// Asks for the end of what is under way: loading, reading a prompt, an answer. Clones are the same token; any thread may cancel, and
-/// the work ends after the submit that the device is at.
+use crate::{Error, Result};
+
+/// Asks for the end of what is under way: loading, reading a prompt, an answer, embedding texts. Clones are the same token; any thread
+/// may cancel.
+///
+/// Work that is cancelled does not wait for the device: a submit that was handed over runs to its end while the caller goes on, and
+/// what is asked for next waits for it.
 #[derive(Debug, Clone, Default)]
 pub struct CancelToken(Arc<AtomicBool>);
 
@@ -24,6 +29,11 @@ impl CancelToken {
     /// Whether the end was asked for.
     pub fn is_cancelled(&self) -> bool {
         self.0.load(Relaxed)
+    }
+
+    /// Fails where the end of `what` was asked for.
+    pub(crate) fn check(&self, what: &'static str) -> Result<()> {
+        if self.is_cancelled() { Err(Error::Cancelled(what)) } else { Ok(()) }
     }
 
     /// For what begins now nobody has asked yet.
