@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Context;
 use clap::Parser;
-use gemmaflow::text::Tokenizer;
+use gemmaflow::{text::Tokenizer, weights::is_gguf};
 use serde_json::json;
 
 /// Token ids of texts, and what they decode to.
@@ -26,10 +26,7 @@ struct Args {
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    let tokenizer = match args.model.extension() {
-        Some(extension) if extension == "gguf" => Tokenizer::from_gguf(&args.model)?,
-        _ => Tokenizer::from_file(&args.model)?,
-    };
+    let tokenizer = if is_gguf(&args.model) { Tokenizer::from_gguf(&args.model)? } else { Tokenizer::from_file(&args.model)? };
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     if args.vocabulary {
         for id in 0..tokenizer.vocab_size() as u32 {

@@ -220,8 +220,9 @@ fn is_white(string: &str) -> bool {
     }
 }
 
-/// `<table>`, `[toxicity=0]`.
+/// `<table>`, `[toxicity=0]`, `[@BOS@]`; not `[...]`, which was learned.
 fn is_tag(string: &str) -> bool {
-    let within = |open, close| string.len() > 2 && string.starts_with(open) && string.ends_with(close);
-    (within('<', '>') || within('[', ']')) && !string.contains(char::is_whitespace)
+    let inner = |open, close| string.strip_prefix(open)?.strip_suffix(close).filter(|inner: &&str| !inner.is_empty());
+    let named = |inner: &str| inner.starts_with(|c: char| c.is_alphabetic() || c == '@');
+    (inner('<', '>').is_some() || inner('[', ']').is_some_and(named)) && !string.contains(char::is_whitespace)
 }
