@@ -8,6 +8,7 @@ use common::{
 };
 use gemmaflow::{
     Error,
+    embed::{EmbedderOptions, GemmaEmbedder},
     gemma::GemmaConfig,
     generate::{Drafter, GemmaGenerator, GeneratorOptions, SampleHooks, SampleOpts},
     ir::DType,
@@ -139,6 +140,8 @@ fn every_row_of_a_real_vocabulary_comes_out() {
         assert!(worst(&generator.recompute_all_logits(&tokens).unwrap(), &expected) < GATE, "at once");
     }
     assert_eq!(device.tokens(), &tokens[..40], "the history is as it was");
+    let mut bucketed = device.share_weights().unwrap().with_decode_cache(256).unwrap();
+    assert!(worst(&bucketed.all_logits(&tokens).unwrap(), &expected) < GATE, "bucketed");
     // A step's row, its log-probabilities, and the tokens that follow, alone, together and drafted.
     let last = row(&expected, 129);
     assert!(worst(&device.prefill_get_last_logits(&tokens).unwrap(), &last) < GATE);
@@ -172,6 +175,21 @@ fn every_row_of_a_real_vocabulary_comes_out() {
     let mut drafting = device.with_drafter(Drafter::prompt_lookup()).unwrap();
     drafting.prefill(&repeated).unwrap();
     assert_eq!(drafting.generate_cached(8, &penalised).unwrap(), plain);
+}
+
+#[test]
+fn texts_of_a_real_vocabulary_are_embedded() {
+    let config = Oracle::open("embeddinggemma").config;
+    let config = GemmaConfig { vocab_size: 262_144, ..config };
+    let texts: [Vec<u32>; 3] = [1, 40, 300].map(|n| (0..n).map(|i| (2 + i * 7919) % 262_144).collect());
+    let embed = |device| {
+        let gpu = GpuOptions { max_binding: Some(16 << 20), max_buffer: Some(16 << 20), ..GpuOptions::default() };
+        let options = EmbedderOptions { gpu, ..EmbedderOptions::default() };
+        let mut weights = random_weights(&config, DType::F32, 5).unwrap();
+        let embedder = GemmaEmbedder::with_options(config.clone(), &mut weights, device, options).unwrap();
+        embedder.embed(&texts).unwrap().concat()
+    };
+    assert!(worst(&embed(Device::Gpu), &embed(Device::Cpu)) < GATE);
 }
 
 #[test]

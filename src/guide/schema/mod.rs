@@ -1,6 +1,7 @@
 //! JSON schemas before a grammar is made of them: where their subschemas are, and what their references mean.
 
 mod document;
+mod looseness;
 mod numbers;
 mod place;
 mod uri;
@@ -13,11 +14,13 @@ pub(super) use place::Place;
 /// A schema as llguidance reads it: references are pointers to places that it finds, keywords that ask for nothing are left out.
 ///
 /// # Errors
-/// [`Error::Grammar`] for a reference that leads nowhere, with its place.
+/// [`Error::Grammar`] with its place for a reference that leads nowhere, and for what a grammar would not keep out.
 pub(super) fn prepared(schema: Value) -> Result<Value> {
     let at = |(place, problem): (Place, String)| Error::Grammar(format!("at {place}: {problem}"));
     let mut schema = document::with_plain_references(schema).map_err(at)?;
+    looseness::check(&schema).map_err(at)?;
     drop_idle_keywords(&mut schema);
+    looseness::tighten_formats(&mut schema);
     numbers::list_multiples(&mut schema);
     Ok(schema)
 }
