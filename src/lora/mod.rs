@@ -1,8 +1,9 @@
 //! LoRA adapters (Hu et al. 2021, arXiv 2106.09685): `y + scale · B·(A·x)` for products `y = W·x` of a model.
 //!
-//! [`Lora::open`] reads the adapters of PEFT (`adapter_config.json` with `adapter_model.safetensors`), of mlx-lm (`adapters.safetensors`) and
-//! of llama.cpp (GGUF). What an adapter's files say is computed as their maker meant it or refused by name; nothing is left out in
-//! silence. [`Lora::apply`] puts an adapter into a flow, through the public hook [`GemmaFlow::adapted`](crate::gemma::GemmaFlow::adapted), and so into a generator:
+//! [`Lora::open`] reads the adapters of PEFT (`adapter_config.json` with `adapter_model.safetensors`), of mlx-lm (`adapters.safetensors`)
+//! and of llama.cpp (GGUF). What an adapter's files say is computed as their maker meant it or refused by name; nothing is left out in
+//! silence. [`Lora::apply`] puts an adapter into a flow, through the public hook
+//! [`GemmaFlow::adapted`](crate::gemma::GemmaFlow::adapted), and so into a generator:
 //!
 //! ```no_run
 //! use std::{path::Path, sync::Arc};

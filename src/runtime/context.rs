@@ -1,9 +1,8 @@
 //! An opened device: submits, bounded waits, typed errors.
 
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use super::{
@@ -17,13 +16,7 @@ use super::{
     requirements,
     waiter::Waiter,
 };
-use crate::{Error, Result, cancel::CancelToken};
-
-/// A wait is cut into slices of this length, so that a device lost meanwhile is noticed and a missed wake-up is retried.
-const WAIT_SLICE: Duration = Duration::from_secs(1);
-
-/// As [`WAIT_SLICE`], of a wait that may be cancelled.
-const ATTENTIVE: Duration = Duration::from_millis(50);
+use crate::{Error, Result};
 
 /// The longest wait where the options say nothing.
 fn default_timeout(capabilities: &Capabilities) -> Duration {
@@ -130,17 +123,6 @@ impl GpuContext {
         context
     }
 
-    /// When a wait that begins now has taken too long; a century stands for no limit.
-    pub(super) fn deadline(&self) -> Instant {
-        self.deadline_after(Instant::now())
-    }
-
-    /// As [`deadline`](Self::deadline), of a wait that began at `start`.
-    pub(super) fn deadline_after(&self, start: Instant) -> Instant {
-        let century = Duration::from_secs(100 * 365 * 24 * 3600);
-        start + self.timeout.min(century)
-    }
-
     /// The adapter that was opened.
     pub fn adapter(&self) -> &wgpu::Adapter {
         &self.adapter
@@ -238,7 +220,7 @@ impl GpuContext {
         }
     }
 
-    fn lose(&self, reason: &str) -> Error {
+    pub(super) fn lose(&self, reason: &str) -> Error {
         if self.faults.lost().is_none() {
             self.faults.lose(reason);
         }
@@ -313,111 +295,6 @@ impl GpuContext {
         self.scoped(buffer.label(), || self.queue.write_buffer(buffer.raw(), offset, bytes))?;
         self.counters.uploaded(bytes.len() as u64);
         Ok(())
-    }
-
-    /// Blocks until `submission` is done. `what` is for the error's text.
-    ///
-    /// # Errors
-    /// [`Error::Timeout`] after the context's time limit, [`Error::DeviceLost`].
-    pub fn wait(&self, submission: &wgpu::SubmissionIndex, what: &str) -> Result<()> {
-        self.wait_for(Some(submission), what, None)
-    }
-
-    /// As [`GpuContext::wait`], until `cancel` is cancelled: the submission is then still under way.
-    ///
-    /// # Errors
-    /// As [`GpuContext::wait`]; [`Error::Cancelled`].
-    pub(super) fn wait_unless(&self, submission: &wgpu::SubmissionIndex, what: &str, cancel: &CancelToken) -> Result<()> {
-        self.wait_while(Some(submission), what, &mut || cancel.check("a run of the model"))
-    }
-
-    /// As [`GpuContext::wait`] for `submission`, or for all that was submitted so far, as long as `go_on` has no error.
-    ///
-    /// # Errors
-    /// As [`GpuContext::wait`], and those of `go_on`.
-    pub(super) fn wait_while(
-        &self,
-        submission: Option<&wgpu::SubmissionIndex>,
-        what: &str,
-        go_on: &mut dyn FnMut() -> Result<()>,
-    ) -> Result<()> {
-        self.wait_for(submission, what, Some(go_on))
-    }
-
-    /// Blocks until `submission` is done, but for a moment at most; whether it is. The whole wait ends at `deadline`.
-    ///
-    /// # Errors
-    /// As [`GpuContext::wait`].
-    pub(super) fn wait_a_moment(&self, submission: &wgpu::SubmissionIndex, what: &str, deadline: Instant) -> Result<bool> {
-        self.check()?;
-        let left = deadline.saturating_duration_since(Instant::now());
-        match self.wait_slice(Some(submission), left.min(ATTENTIVE))? {
-            false if left <= ATTENTIVE => Err(self.timed_out(what)),
-            done => Ok(done),
-        }
-    }
-
-    /// Blocks until all that was submitted so far is done.
-    ///
-    /// # Errors
-    /// As [`GpuContext::wait`].
-    pub fn wait_idle(&self, what: &str) -> Result<()> {
-        self.wait_for(None, what, None)
-    }
-
-    fn wait_for(
-        &self,
-        submission: Option<&wgpu::SubmissionIndex>,
-        what: &str,
-        go_on: Option<&mut dyn FnMut() -> Result<()>>,
-    ) -> Result<()> {
-        let start = Instant::now();
-        let outcome = self.wait_in_slices(submission, what, go_on);
-        self.counters.waited(start.elapsed());
-        outcome
-    }
-
-    fn wait_in_slices(
-        &self,
-        submission: Option<&wgpu::SubmissionIndex>,
-        what: &str,
-        go_on: Option<&mut dyn FnMut() -> Result<()>>,
-    ) -> Result<()> {
-        let deadline = self.deadline();
-        let most = if go_on.is_some() { ATTENTIVE } else { WAIT_SLICE };
-        let mut go_on = go_on;
-        loop {
-            self.check()?;
-            go_on.as_mut().map_or(Ok(()), |go_on| go_on())?;
-            let left = deadline.saturating_duration_since(Instant::now());
-            if self.wait_slice(submission, left.min(most))? {
-                return Ok(());
-            }
-            if left <= most {
-                return Err(self.timed_out(what));
-            }
-        }
-    }
-
-    /// Whether `submission`, or all that was submitted, was done within `most`.
-    fn wait_slice(&self, submission: Option<&wgpu::SubmissionIndex>, most: Duration) -> Result<bool> {
-        let poll = wgpu::PollType::Wait { submission_index: submission.cloned(), timeout: Some(most) };
-        match self.poll(poll)? {
-            Ok(_) => self.check().map(|()| true),
-            Err(wgpu::PollError::Timeout) => Ok(false),
-            // The submit was refused without an error in its scope: only a lost device does that.
-            Err(wgpu::PollError::WrongSubmissionIndex(..)) => Err(self.lose("a submit was refused")),
-        }
-    }
-
-    pub(super) fn timed_out(&self, what: &str) -> Error {
-        Error::Timeout { what: what.to_owned(), seconds: self.timeout.as_secs_f64().ceil() as u64 }
-    }
-
-    /// `Device::poll` panics when the driver reports the loss of the device from inside a wait. The loss itself is recorded
-    /// before that, and no lock is held, so the panic is caught here and becomes an error.
-    fn poll(&self, poll: wgpu::PollType) -> Result<Result<wgpu::PollStatus, wgpu::PollError>> {
-        catch_unwind(AssertUnwindSafe(|| self.device.poll(poll))).map_err(|_| self.lose("the driver failed during a wait"))
     }
 }
 

@@ -31,6 +31,7 @@ mod size_blocks;
 mod staging_ring;
 mod upload;
 mod waiter;
+mod waits;
 
 pub use arithmetic::measure_arithmetic_rate;
 pub use bandwidth::measure_copy_bandwidth;

@@ -13,12 +13,13 @@ use super::{
         scratch::ScratchPool,
     },
     Follow, GpuEngine, chosen,
+    estimate::{Estimate, estimate},
     inputs::InputBlock,
     model::{GpuModel, LOGITS, options},
     output,
     plans::logits_of,
     short_list,
-    slices::{Estimate, Slices, estimate},
+    slices::Slices,
 };
 use crate::{
     Error, Result,

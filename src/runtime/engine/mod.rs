@@ -5,6 +5,7 @@ mod cache_rows;
 mod caches;
 mod draft;
 mod early;
+mod estimate;
 mod follow;
 mod inputs;
 mod look;

@@ -10,9 +10,9 @@ use super::{
         scratch::ScratchPool,
     },
     caches::Caches,
+    estimate::{Estimate, estimate},
     inputs::InputBlock,
     model::{GpuModel, LOGITS},
-    slices::{Estimate, estimate},
 };
 use crate::{
     Error, Result,

@@ -10,18 +10,10 @@ use std::{
 use super::{
     super::{Buffer, GpuContext, read_back::StagedRead, wgpu},
     Begun, GpuEngine,
-    pace::{SLOWEST, SOFTWARE_BUDGET},
+    estimate::{Estimate, cut, total},
+    pace::SOFTWARE_BUDGET,
 };
-use crate::{
-    Error, Result,
-    plan::{Live, Plan, cost},
-};
-
-/// Bytes a second of the slowest GPU, by which runs are cut that were never measured.
-const SLOWEST_MEMORY: f64 = 10e9;
-
-/// Seconds that a dispatch takes which moves and computes nothing.
-const LEAST: f64 = 20e-6;
+use crate::{Error, Result};
 
 /// The host's clock also counts what an application has submitted in between: by it no device is taken for slower than this many
 /// times the slowest.
@@ -36,49 +28,6 @@ const SOFTWARE_MOST: Duration = Duration::from_millis(500);
 
 /// How much slower than the slowest GPU such a driver is taken for until it was measured.
 const SOFTWARE_RATE: f64 = 8.0;
-
-/// Seconds of a dispatch on the slowest device.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Estimate {
-    /// To move what it reads and writes, which hardly grows with the tokens of a run.
-    moving: f64,
-    /// To compute, which grows with them.
-    computing: f64,
-}
-
-impl Estimate {
-    fn seconds(&self) -> f64 {
-        self.moving + self.computing
-    }
-}
-
-/// What each dispatch of a run takes.
-pub(super) fn estimate(plan: &Plan, live: Live, shard_bytes: &dyn Fn(&str, usize) -> u64) -> Arc<[Estimate]> {
-    let of = |dispatch| {
-        let cost = cost(plan, dispatch, live, shard_bytes);
-        let moving = LEAST + cost.bytes as f64 / SLOWEST_MEMORY;
-        Estimate { moving, computing: cost.flops as f64 / SLOWEST as f64 }
-    };
-    plan.dispatches.iter().map(of).collect()
-}
-
-fn total(estimates: &[Estimate]) -> f64 {
-    estimates.iter().map(Estimate::seconds).sum()
-}
-
-/// Consecutive dispatches that take at most `most` together, or one that takes longer alone. One slice at least.
-fn cut(estimates: &[Estimate], most: f64) -> Vec<Range<usize>> {
-    let (mut slices, mut start, mut time) = (Vec::new(), 0, 0.0);
-    for (index, estimate) in estimates.iter().enumerate() {
-        if index > start && time + estimate.seconds() > most {
-            slices.push(start..index);
-            (start, time) = (index, 0.0);
-        }
-        time += estimate.seconds();
-    }
-    slices.push(start..estimates.len());
-    slices
-}
 
 /// How runs are cut, and what earlier ones took.
 pub(super) struct Slices {
@@ -329,8 +278,8 @@ impl Slices {
         // A dispatch that is longer than a submit should be only delays the next run.
         let most = if self.is_asked { self.most } else { Some(SOFTWARE_BUDGET) };
         let most = most.map_or(f64::INFINITY, |most| most.as_secs_f64() / rate);
-        let tokens = |estimate: &Estimate| (most - estimate.moving) / estimate.computing.max(1e-12) * tokens as f64;
-        Ok(Some(estimates.iter().map(tokens).fold(f64::INFINITY, f64::min)))
+        let within = |estimate: &Estimate| estimate.tokens_within(most, tokens);
+        Ok(Some(estimates.iter().map(within).fold(f64::INFINITY, f64::min)))
     }
 }
 
@@ -380,23 +329,7 @@ impl GpuEngine {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
-    fn moving(seconds: &[f64]) -> Vec<Estimate> {
-        seconds.iter().map(|moving| Estimate { moving: *moving, computing: 0.0 }).collect()
-    }
-
-    #[test]
-    fn slices_are_consecutive_and_within_the_time_where_a_dispatch_is() {
-        let ends = |seconds: &[f64], most| {
-            let slices = cut(&moving(seconds), most);
-            slices.iter().map(|slice| (slice.start, slice.end)).collect::<Vec<_>>()
-        };
-        assert_eq!(ends(&[1.0, 1.0, 1.0, 5.0, 1.0, 1.0], 2.0), [(0, 2), (2, 3), (3, 4), (4, 6)]);
-        assert_eq!(ends(&[1.0; 3], f64::INFINITY), [(0, 3)]);
-        assert_eq!(ends(&[1.0; 3], 0.0), [(0, 1), (1, 2), (2, 3)]);
-        assert_eq!(ends(&[], 1.0), [(0, 0)]);
-    }
+    use super::{super::estimate::moving, *};
 
     #[test]
     fn a_second_run_is_begun_where_both_fit() {
