@@ -91,7 +91,7 @@ const VEC = ${VEC}u;
 #elif SPLITS == no
 @group(0) @binding(5) var<storage, read_write> out: array<f32>;
 #endif
-#if TIER == portable
+#if TIER != subgroup
 var<workgroup> shared_p: array<f32, QUERIES * LANES>;
 #endif
 
@@ -125,7 +125,9 @@ fn main(
     @builtin(workgroup_id) wid: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
+#include lib/subgroup_inputs.wgsl
 ) {
+#include lib/subgroup_begin.wgsl
     let g = N / K;
     let blocks = (T * g + QUERIES - 1u) / QUERIES;
     let group = wid.x + wid.y * groups.x;
@@ -231,11 +233,21 @@ fn main(
         workgroupBarrier();
         for (var r = 0u; r < QUERIES; r++) { shared_p[r * LANES + lane] = z[r]; }
         workgroupBarrier();
+#elif TIER == subgroups
+        workgroupBarrier();
+        for (var r = 0u; r < QUERIES; r++) {
+            let own = subgroupMax(z[r]);
+            if subgroup.lane == 0u { shared_p[r * LANES + subgroup.id] = own; }
+        }
+        workgroupBarrier();
 #endif
         for (var r = 0u; r < QUERIES; r++) {
 #if TIER == portable
             var block_most = HIDDEN;
             for (var l = 0u; l < LANES; l++) { block_most = max(block_most, shared_p[r * LANES + l]); }
+#elif TIER == subgroups
+            var block_most = HIDDEN;
+            for (var l = 0u; l < subgroup.count; l++) { block_most = max(block_most, shared_p[r * LANES + l]); }
 #else
             let block_most = subgroupMax(z[r]);
 #endif
@@ -246,7 +258,7 @@ fn main(
             most[r] = now;
             for (var i = 0u; i < HV; i++) { acc[r * HV + i] *= shrink; }
         }
-#if TIER == portable
+#if TIER != subgroup
         workgroupBarrier();
         for (var r = 0u; r < QUERIES; r++) { shared_p[r * LANES + lane] = z[r]; }
         workgroupBarrier();
@@ -255,7 +267,7 @@ fn main(
             let row = ((b * capacity + s0 + l) * K + kv) * (H / VEC);
             var p: array<f32, QUERIES>;
             for (var r = 0u; r < QUERIES; r++) {
-#if TIER == portable
+#if TIER != subgroup
                 p[r] = shared_p[r * LANES + l];
 #else
                 p[r] = subgroupShuffle(z[r], l);

@@ -4,7 +4,7 @@
 // NORM = one_plus | plain: x is normed first, as rms_norm.wgsl does, with the gain at binding 4; COMPUTE = f32 only.
 // MAXIMA = yes: T = 1, WEIGHTS = 1; the largest of each slice of y goes to binding 5, see lib/maxima.wgsl. NR divides SLICE.
 // EXPERTS = no | each | tiles: rows t may be products with experts, WEIGHTS = 1, NORM = none; see lib/rows.wgsl, also for its overrides.
-// Overrides: T, IN, OUT, OUT_STRIDE, EPS with a NORM, FIRST and SLICE with MAXIMA. Options: TIER, LANES (subgroup: the subgroup size), NR, ROWS, WEIGHT, VEC,
+// Overrides: T, IN, OUT, OUT_STRIDE, EPS with a NORM, FIRST and SLICE with MAXIMA. Options: TIER (as in lib/lanes.wgsl), LANES (subgroup: the subgroup size), NR, ROWS, WEIGHT, VEC,
 // WEIGHTS, COMPUTE, NORM (none | plain | one_plus) with GAIN_WEIGHT, MAXIMA (no | yes), EXPERTS. portable needs (NR*WEIGHTS + 1)*ROWS*LANES <= 4096.
 // Hole: WEIGHTS = 1: epilogue(i: u32, v: f32) -> f32; WEIGHTS = 2: epilogue(i: u32, v0: f32, v1: f32) -> f32.
 override T: u32;
@@ -38,8 +38,14 @@ const SUMS = TILE;
 const SUMS = TILE + ROWS;
 #include lib/norm_operand.wgsl
 #endif
+#include lib/subgroup.wgsl
 #if TIER == portable
-var<workgroup> partial: array<f32, SUMS * LANES>;
+const PARTIALS = LANES;
+#elif TIER == subgroups
+const PARTIALS = MOST_SUBGROUPS;
+#endif
+#if TIER != subgroup
+var<workgroup> partial: array<f32, SUMS * PARTIALS>;
 #endif
 
 @compute @workgroup_size(LANES)
@@ -47,7 +53,9 @@ fn main(
     @builtin(workgroup_id) wid: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
+#include lib/subgroup_inputs.wgsl
 ) {
+#include lib/subgroup_begin.wgsl
     let n0 = (wid.x + wid.y * groups.x) * NR;
     if n0 >= OUT || wid.z >= tile_count() { return; }
     let tile = tile_of(wid.z);
@@ -108,7 +116,14 @@ fn main(
     keep(n0, most);
 #endif
 #else
-    for (var i = 0u; i < SUMS; i++) { partial[i * LANES + lane] = acc[i]; }
+#if TIER == portable
+    for (var i = 0u; i < SUMS; i++) { partial[i * PARTIALS + lane] = acc[i]; }
+#elif TIER == subgroups
+    for (var i = 0u; i < SUMS; i++) {
+        let own = subgroupAdd(acc[i]);
+        if subgroup.lane == 0u { partial[i * PARTIALS + subgroup.id] = own; }
+    }
+#endif
     workgroupBarrier();
     for (var i = lane; i < NR * ROWS; i += LANES) {
         let n = n0 + i / ROWS;
@@ -137,7 +152,14 @@ fn main(
 
 fn total(i: u32) -> f32 {
     var sum = 0.0;
-    for (var l = 0u; l < LANES; l++) { sum += partial[i * LANES + l]; }
+    for (var l = 0u; l < LANES; l++) { sum += partial[i * PARTIALS + l]; }
+    return sum;
+}
+#elif TIER == subgroups
+
+fn total(i: u32) -> f32 {
+    var sum = 0.0;
+    for (var l = 0u; l < subgroup.count; l++) { sum += partial[i * PARTIALS + l]; }
     return sum;
 }
 #endif

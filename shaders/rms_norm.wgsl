@@ -45,7 +45,9 @@ fn main(
     @builtin(workgroup_id) wid: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
+#include lib/subgroup_inputs.wgsl
 ) {
+#include lib/subgroup_begin.wgsl
     let row = wid.x + wid.y * groups.x;
     if row >= R { return; }
     var squares = 0.0;

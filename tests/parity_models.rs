@@ -98,6 +98,18 @@ fn cached_decode_after_prefill() {
     });
 }
 
+/// Sliding windows with softcaps, and experts.
+#[test]
+fn subgroups_of_any_size() {
+    for name in ["gemma2", "gemma4-moe"] {
+        let oracle = Oracle::open(name);
+        let gpu = GpuOptions { kernels: KernelTier::Subgroups, ..GpuOptions::default() };
+        let mut generator = generator(&oracle, &Device::Gpu, &gpu, Some(16));
+        let found = stepwise(&mut generator, &oracle.tokens("p70.input_ids"), 40);
+        assert!(worst(&found, &oracle.f32("p70.logits")) < oracle.gate(), "{name}");
+    }
+}
+
 #[test]
 fn bucketed_decode_at_every_edge() {
     // From one token on, every past from 1 to 69: each bucket's upper bound, one less and one more among them.

@@ -36,7 +36,8 @@ fn targets() -> Vec<Target> {
     // NVIDIA, Metal and Mesa's software driver.
     let cooperative =
         [(32, 16), (32, 8), (8, 8)].map(|(lanes, side)| Target { cooperative: Some(side), ..with(Tier::Subgroup(lanes), false) });
-    [vec![Target::portable(), wide], sizes.to_vec(), software.to_vec(), cooperative.to_vec()].concat()
+    let several = [with(Tier::Subgroups, false), with(Tier::Subgroups, true)];
+    [vec![Target::portable(), wide], several.to_vec(), sizes.to_vec(), software.to_vec(), cooperative.to_vec()].concat()
 }
 
 /// The plans of real models: prefill chunk, small chunk and decode step, with what samples from them.

@@ -142,6 +142,8 @@ enum Kernels {
     Portable,
     /// Those made for GPUs
     Subgroup,
+    /// Those made for GPUs whose subgroups differ in size
+    Subgroups,
     /// Those made for adapters that compute on the CPU
     Software,
 }
@@ -152,6 +154,7 @@ impl From<Kernels> for KernelTier {
             Kernels::Auto => KernelTier::Auto,
             Kernels::Portable => KernelTier::Portable,
             Kernels::Subgroup => KernelTier::Subgroup,
+            Kernels::Subgroups => KernelTier::Subgroups,
             Kernels::Software => KernelTier::Software,
         }
     }

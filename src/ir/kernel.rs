@@ -88,8 +88,29 @@ pub struct Dispatch {
 pub enum Tier {
     /// WebGPU's defaults: 256 invocations, 16 KiB workgroup memory, no subgroup operations.
     Portable,
+    /// Subgroup operations of any size from 4 to 128, which may differ from shader to shader: workgroups of several subgroups.
+    Subgroups,
     /// Subgroup operations with one fixed subgroup size.
     Subgroup(u32),
+}
+
+impl Tier {
+    /// The value of the option TIER, and the invocations of a workgroup.
+    pub(crate) fn option(self) -> (&'static str, u32) {
+        match self {
+            Self::Portable => ("portable", 64),
+            Self::Subgroups => ("subgroups", 64),
+            Self::Subgroup(size) => ("subgroup", size),
+        }
+    }
+
+    /// As [`option`](Self::option), of a kernel whose workgroups have more to do than one subgroup does in time.
+    pub(crate) fn wide_option(self) -> (&'static str, u32) {
+        match self {
+            Self::Portable => ("portable", 256),
+            Self::Subgroups | Self::Subgroup(_) => ("subgroups", 256),
+        }
+    }
 }
 
 /// What the device offers, as far as kernels are chosen by it.

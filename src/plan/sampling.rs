@@ -3,7 +3,7 @@
 use super::{Plan, PlanOutput, SlotInfo, SlotKind};
 use crate::ir::{
     DType, FixedType,
-    kernel::{Dispatch, Kernel, Operand, Slot, Target, Tier, grid},
+    kernel::{Dispatch, Kernel, Operand, Slot, Target, grid},
     ops::Role,
 };
 
@@ -90,10 +90,7 @@ fn lists(rows: usize, at_once: usize, vocab_size: usize, top: usize, target: &Ta
 }
 
 fn options(target: &Target, stage: &str) -> Vec<(&'static str, String)> {
-    let (tier, lanes) = match target.tier {
-        Tier::Subgroup(size) => ("subgroup", size),
-        Tier::Portable => ("portable", 64),
-    };
+    let (tier, lanes) = target.tier.option();
     vec![("TIER", tier.into()), ("LANES", lanes.to_string()), ("STAGE", stage.into())]
 }
 

@@ -53,13 +53,16 @@ impl std::fmt::Display for AdapterKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum KernelTier {
     /// Those that suit the adapter: [`Software`](Self::Software) where it computes on the CPU, else [`Subgroup`](Self::Subgroup),
-    /// each as far as the adapter has one subgroup size, else [`Portable`](Self::Portable).
+    /// each as far as the adapter has one subgroup size, else [`Subgroups`](Self::Subgroups) where it has subgroup operations, else
+    /// [`Portable`](Self::Portable).
     #[default]
     Auto,
     /// Those that need no optional feature: no subgroup operations, no cooperative matrices.
     Portable,
     /// Those made for GPUs, also on an adapter that computes on the CPU.
     Subgroup,
+    /// Those made for GPUs whose subgroups differ in size, also on an adapter that has one size.
+    Subgroups,
     /// Those made for adapters that compute on the CPU: no barriers on the hot path, one subgroup a workgroup, several rows each.
     Software,
 }
@@ -205,11 +208,12 @@ impl Capabilities {
 }
 
 impl Capabilities {
-    /// What kernels are chosen by. Subgroup kernels need one fixed subgroup size, as a shader cannot ask for one.
+    /// What kernels are chosen by. A shader cannot ask for one subgroup size where a device has several.
     pub fn target(&self) -> Target {
-        let fixed = self.subgroups && self.subgroup_min == self.subgroup_max;
+        let fixed = self.subgroup_min == self.subgroup_max && self.kernels != KernelTier::Subgroups;
         let tier = match self.subgroup_min {
-            size @ (4 | 8 | 16 | 32 | 64) if fixed => Tier::Subgroup(size),
+            size @ (4 | 8 | 16 | 32 | 64) if self.subgroups && fixed => Tier::Subgroup(size),
+            4.. if self.subgroups && self.subgroup_max <= 128 => Tier::Subgroups,
             _ => Tier::Portable,
         };
         Target {
@@ -221,7 +225,7 @@ impl Capabilities {
             int64: self.int64,
             cooperative: self.cooperative_tile(tier),
             software: match self.kernels {
-                KernelTier::Auto | KernelTier::Portable => self.kind == AdapterKind::Software,
+                KernelTier::Auto | KernelTier::Portable | KernelTier::Subgroups => self.kind == AdapterKind::Software,
                 KernelTier::Subgroup => false,
                 KernelTier::Software => true,
             },

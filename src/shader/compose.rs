@@ -2,7 +2,7 @@
 //!
 //! A preprocessor rather than a WGSL dialect: overrides cannot choose element types, bindings and register tiles, and the
 //! dialects at hand do not know every instruction that naga does. Directives stand at the start of a line:
-//! `#include lib/x.wgsl` (each file once), `#if NAME == value`, `#elif NAME == value`, `#else`, `#endif`. `${NAME}` anywhere,
+//! `#include lib/x.wgsl` (each file once), `#if NAME == value` (or `!=`), `#elif NAME == value`, `#else`, `#endif`. `${NAME}` anywhere,
 //! also in an `#include`, is the text of an option.
 
 use std::collections::BTreeSet;
@@ -127,8 +127,8 @@ impl Composer<'_> {
                 // What an option names can be looked at only where the option counts.
                 return if kept || !text.contains("${") { self.file(&file, kept, at) } else { Ok(()) };
             }
-            ["if", name, "==", value] => {
-                let holds = self.option(name, kept, at)?.is_some_and(|found| found == value);
+            ["if", name, relation @ ("==" | "!="), value] => {
+                let holds = self.option(name, kept, at)?.is_some_and(|found| (found == value) == (relation == "=="));
                 branches.push(Branch { outer: kept, taken: holds, kept: kept && holds, line: at.line });
             }
             ["elif", name, "==", value] => {

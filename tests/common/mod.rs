@@ -40,10 +40,14 @@ pub fn tiers() -> Vec<(&'static str, Arc<GpuContext>)> {
     let portable = open(&GpuOptions { kernels: KernelTier::Portable, ..GpuOptions::default() });
     assert_eq!(portable.capabilities().target().tier, Tier::Portable);
     let gpu = open(&GpuOptions { kernels: KernelTier::Subgroup, ..GpuOptions::default() });
+    let several = open(&GpuOptions { kernels: KernelTier::Subgroups, ..GpuOptions::default() });
     match best.capabilities().target() {
         Target { tier: Tier::Portable, .. } => vec![("portable", portable)],
-        Target { software: true, .. } => vec![("software", best), ("subgroup", gpu), ("portable", portable)],
-        _ => vec![("subgroup", best), ("portable", portable)],
+        Target { tier: Tier::Subgroups, .. } => vec![("subgroups", best), ("portable", portable)],
+        Target { software: true, .. } => {
+            vec![("software", best), ("subgroup", gpu), ("subgroups", several), ("portable", portable)]
+        }
+        _ => vec![("subgroup", best), ("subgroups", several), ("portable", portable)],
     }
 }
 

@@ -71,6 +71,12 @@ impl<'a> Flow<'a> {
         }
     }
 
+    /// Whether a workgroup holds several subgroups, each with results of its own.
+    fn several(&self) -> bool {
+        let counts = |b: &Option<naga::Binding>| matches!(b, Some(naga::Binding::BuiltIn(BuiltIn::NumSubgroups)));
+        self.module.entry_points[0].function.arguments.iter().any(|argument| counts(&argument.binding))
+    }
+
     /// The local variable that a pointer leads into, if it is one.
     fn local(&self, pointer: Handle<E>) -> Option<Handle<LocalVariable>> {
         match &self.function.expressions[pointer] {
@@ -136,6 +142,10 @@ impl<'a> Flow<'a> {
                 self.varying.extend(result.map(|result| (result, true)));
             }
             S::ControlBarrier(_) => guard("a barrier")?,
+            S::WorkGroupUniformLoad { result, .. } => {
+                guard("a barrier")?;
+                self.varying.insert(*result, false);
+            }
             S::Call { function, arguments, result } => {
                 let varying = arguments.iter().map(|a| self.varies(*a)).collect();
                 let returned = Flow::run(self.module, &self.module.functions[*function], varying, control)?;
@@ -145,7 +155,7 @@ impl<'a> Flow<'a> {
             S::SubgroupCollectiveOperation { op, collective_op, result, .. } => {
                 guard("a subgroup operation")?;
                 let reduces = *collective_op == CollectiveOperation::Reduce || matches!(op, SubgroupOperation::All);
-                self.varying.insert(*result, !reduces);
+                self.varying.insert(*result, !reduces || self.several());
             }
             S::SubgroupGather { mode, result, .. } => {
                 guard("a subgroup operation")?;

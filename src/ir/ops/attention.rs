@@ -5,7 +5,7 @@ use crate::{
     Result,
     ir::{
         BinaryFn, Case, DType, Data, FixedType, Graph, MaskKind, NodeId, Shape, Type, UnaryFn, Value, expect_dtype,
-        kernel::{Emit, Kernel, NewRow, NormArg, Operand, Target, Tier, weight_option},
+        kernel::{Emit, Kernel, NewRow, NormArg, Operand, Target, weight_option},
     },
 };
 
@@ -266,10 +266,8 @@ struct Tiles {
 
 impl Tiles {
     fn of(emit: &Emit, new: usize, rows: usize, head_dim: usize, new_row: bool) -> Result<Self> {
-        let (tier, lanes) = match emit.target.tier {
-            Tier::Subgroup(size) => ("subgroup", size as usize),
-            Tier::Portable => ("portable", 64),
-        };
+        let (tier, lanes) = emit.target.tier.option();
+        let lanes = lanes as usize;
         let vector = match head_dim {
             h if h.is_multiple_of(4) => 4,
             h if h.is_multiple_of(2) => 2,
@@ -281,7 +279,7 @@ impl Tiles {
         // As many queries at a time as registers hold; each key is read once for all of them. On the CPU a spilled register is
         // read faster than a key, but one token's queries are few and fill the cores as small groups. Software drivers take
         // seconds to compile what is unrolled over many queries and barriers.
-        let most = if software && tier == "portable" { 2 } else { 8 };
+        let most = if software && tier != "subgroup" { 2 } else { 8 };
         let vectors = match new {
             1 => 16,
             2..=16 if shuffles => 32,
@@ -302,12 +300,12 @@ const NEW_ROW_BYTES: usize = 10 << 10;
 impl Attention {
     /// Whether the kernel can make a new row with heads of `width`: queries, key and value lie in workgroup memory.
     pub(crate) fn makes_rows(target: &Target, width: usize) -> bool {
-        let lanes = match target.tier {
-            Tier::Subgroup(size) => size as usize,
-            // A driver on the CPU compiles the barriers of the portable kernel for many seconds.
-            Tier::Portable if target.software => return false,
-            Tier::Portable => 64,
-        };
+        let (tier, lanes) = target.tier.option();
+        // A driver on the CPU compiles the barriers of such a kernel for many seconds.
+        if target.software && tier != "subgroup" {
+            return false;
+        }
+        let lanes = lanes as usize;
         width.is_multiple_of(2) && 3 * 4 * width.next_multiple_of(4 * lanes) <= NEW_ROW_BYTES
     }
 }

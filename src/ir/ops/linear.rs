@@ -99,12 +99,9 @@ pub(super) struct Means {
 
 impl Means {
     pub(super) fn of(target: &Target) -> Self {
-        let (tier, lanes) = match target.tier {
-            Tier::Subgroup(size) => ("subgroup", size as usize),
-            Tier::Portable => ("portable", 64),
-        };
+        let (tier, lanes) = target.tier.option();
         let software = target.software && tier == "subgroup" && lanes >= 8;
-        Self { tier, lanes, software, wide: software && target.int64 }
+        Self { tier, lanes: lanes as usize, software, wide: software && target.int64 }
     }
 
     /// The options of a kernel whose workgroups have `tile` columns (a lane) and `held` rows.

@@ -33,7 +33,8 @@ impl HalfRows {
             side,
             lanes: lanes as usize,
         };
-        let options = [("TIER", "portable".into()), ("LANES", "256".into()), vector(inner), compute(emit)].to_vec();
+        let (tier, lanes) = emit.target.tier.wide_option();
+        let options = [("TIER", tier.into()), ("LANES", lanes.to_string()), vector(inner), compute(emit)].to_vec();
         let overrides = vec![("T", rows as f64), ("IN", inner as f64)];
         let kernel = Kernel { shader: "half_rows", options, overrides, hole: String::new() };
         let bindings = vec![(0, emit.inputs[0].operand()), (1, halves.operand()), (2, halves.scales())];

@@ -5,7 +5,7 @@ use crate::{
     Result,
     ir::{
         Case, DType, Data, FixedType, Type, Value, expect_dtype,
-        kernel::{Emit, Kernel, Tier},
+        kernel::{Emit, Kernel},
     },
 };
 
@@ -64,10 +64,7 @@ impl OpDef for Reduce {
 
     fn emit(&self, emit: &mut Emit) -> Result<()> {
         let (rows, columns) = (emit.inputs[0].ty.rows(), emit.inputs[0].ty.last());
-        let (tier, lanes) = match emit.target.tier {
-            Tier::Subgroup(size) => ("subgroup", size),
-            Tier::Portable => ("portable", 64),
-        };
+        let (tier, lanes) = emit.target.tier.option();
         let reduce = if self.f == ReduceFn::Sum { "sum" } else { "max" };
         let kernel = Kernel {
             shader: "reduce",

@@ -5,7 +5,7 @@ use crate::{
     Result,
     ir::{
         BinaryFn, Case, DType, Graph, NodeId, Type, UnaryFn, expect_dtype,
-        kernel::{Emit, Kernel, NormArg, Tier, weight_option},
+        kernel::{Emit, Kernel, NormArg, weight_option},
     },
 };
 
@@ -97,9 +97,8 @@ impl OpDef for RmsNorm {
         let (rows, columns) = (emit.output.ty.rows(), emit.output.ty.last());
         // A row is long for one subgroup; a driver on the CPU would rather be spared the barriers.
         let (tier, lanes) = match emit.target.tier {
-            Tier::Subgroup(size) if emit.target.software => ("subgroup", size),
-            Tier::Portable if emit.target.software => ("portable", 64),
-            _ => ("portable", 256),
+            tier if emit.target.software => tier.option(),
+            tier => tier.wide_option(),
         };
         let stored = emit.inputs.get(1).map_or(DType::F32, |a| a.ty.dtype);
         let sequel = emit.sequel.take();

@@ -5,7 +5,7 @@ use crate::{
     Result,
     ir::{
         Case, DType, Data, Dim, FixedType, Type, Value, expect_dtype, expect_weight,
-        kernel::{Emit, Kernel, Tier, weight_option},
+        kernel::{Emit, Kernel, weight_option},
     },
 };
 
@@ -83,10 +83,7 @@ impl OpDef for Route {
 
     fn emit(&self, emit: &mut Emit) -> Result<()> {
         let (rows, experts) = (emit.inputs[0].ty.rows(), emit.inputs[0].ty.last());
-        let (tier, lanes) = match emit.target.tier {
-            Tier::Subgroup(size) => ("subgroup", size),
-            Tier::Portable => ("portable", 64),
-        };
+        let (tier, lanes) = emit.target.tier.option();
         let options = [("TIER", tier.into()), ("LANES", lanes.to_string()), weight_option(emit.inputs[1].ty.dtype)];
         let options = options.into_iter().chain([("VEC", "1".into()), ("WEIGHTS", "1".into())]).collect();
         let overrides = vec![("R", rows as f64), ("E", experts as f64), ("TOP", self.k as f64)];
