@@ -4,6 +4,7 @@
 mod common;
 
 mod adapters;
+mod calls;
 mod cancel;
 mod changed_files;
 mod chat_formats;
