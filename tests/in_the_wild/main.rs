@@ -14,6 +14,7 @@ mod keys;
 mod partial_rotation;
 mod programs;
 mod recommended;
+mod saved_again;
 mod tensor_types;
 mod tying;
 mod vocabularies;
