@@ -15,6 +15,7 @@ mod partial_rotation;
 mod programs;
 mod recommended;
 mod saved_again;
+mod schemas;
 mod tensor_types;
 mod tying;
 mod vocabularies;
