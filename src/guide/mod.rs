@@ -151,9 +151,14 @@ impl Guides {
 
 /// The grammar of a schema.
 fn json_grammar(schema: &serde_json::Value) -> TopLevelGrammar {
+    // Without `\u` a name is spelt in one way only: llguidance takes `\u0061` for another name than `a`. A schema with control characters
+    // of its own cannot do without.
+    let escapes = if schema.to_string().contains("\\u00") { "nrbtf\\\"u" } else { "nrbtf\\\"" };
     let mut schema = schema.clone();
     if let serde_json::Value::Object(fields) = &mut schema {
-        let options = serde_json::json!({ "whitespace_flexible": false, "item_separator": ", ", "key_separator": ": " });
+        let options = serde_json::json!({
+            "whitespace_flexible": false, "item_separator": ", ", "key_separator": ": ", "json_allowed_escapes": escapes,
+        });
         fields.insert("x-guidance".into(), options);
     }
     TopLevelGrammar::from_json_schema(schema)

@@ -151,7 +151,7 @@ fn arguments_that_are_none_are_named() {
         ("x:", "expected a value, found '}'"),
         ("x:,y:1", "expected a value, found ','"),
         ("x:Oslo", "'Oslo' is no value; texts stand between <|\"|> tokens"),
-        ("x:\"Oslo\"", "is no value"),
+        ("x:\"Oslo", "a text in it does not end"),
         ("x:NaN", "'NaN' is no value"),
         ("x:1e999", "'1e999' is no value"),
         ("x:1,x:2", "the argument 'x' is there twice"),

@@ -4,6 +4,7 @@
 mod common;
 
 mod adapters;
+mod calls;
 mod cancel;
 mod changed_files;
 mod chat_formats;
@@ -13,6 +14,8 @@ mod keys;
 mod partial_rotation;
 mod programs;
 mod recommended;
+mod saved_again;
+mod schemas;
 mod tensor_types;
 mod tying;
 mod vocabularies;

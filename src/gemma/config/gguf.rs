@@ -8,7 +8,7 @@ use super::{
     gguf_keys::Keys,
     gguf_rope,
     json::named,
-    json_layers::{Experts, LayerFacts, differing},
+    json_layers::{Experts, LayerFacts, differing, tell_halved},
 };
 use crate::{
     Error, Result,
@@ -126,6 +126,7 @@ fn read_as(files: &GgufFiles, keys: &Keys, arch: GemmaArch, drafter: bool) -> Re
     }
     keys.finish()?;
     config.validate()?;
+    tell_halved(&config);
     Ok(config)
 }
 

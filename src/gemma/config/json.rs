@@ -8,7 +8,7 @@ use super::{
     GemmaArch, GemmaConfig,
     absent::Defaults,
     fields::{Fields, short},
-    json_layers::{self, LayerFacts, differing, layer_types, window},
+    json_layers::{self, LayerFacts, differing, layer_types, tell_halved, window},
     quantised, rope,
     unknown::MULTIMODAL,
 };
@@ -229,6 +229,7 @@ pub(super) fn from_text(mut f: Fields, model_type: &str) -> Result<GemmaConfig> 
     };
     f.finish(&[HARMLESS, family])?;
     config.validate()?;
+    tell_halved(&config);
     Ok(config)
 }
 

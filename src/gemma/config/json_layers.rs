@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::{
-    GemmaArch, LayerKind, LayerOverrides, absent::Defaults, fields::Fields, preset::layer_pattern, sparsity::deviations,
+    GemmaArch, GemmaConfig, LayerKind, LayerOverrides, absent::Defaults, fields::Fields, preset::layer_pattern,
+    sparsity::deviations,
 };
 use crate::{Error, Result};
 
@@ -258,5 +259,20 @@ pub(super) fn window(f: &mut Fields, arch: GemmaArch, defaults: &Defaults) -> Re
             Err(f.refuse("sliding_window_size", &other.into(), "the value of sliding_window"))
         }
         _ => Ok(window),
+    }
+}
+
+/// Tells of a window that transformers has halved: until August 2026 it saved a model that looks both ways with half the window, made
+/// odd, and halves that again when it reads it, as every program does. Models that are made for tests may have odd windows too.
+pub(super) fn tell_halved(config: &GemmaConfig) {
+    let halved = config.use_bidirectional_attention && config.arch != GemmaArch::EmbeddingGemma2;
+    if let Some(window) = config.sliding_window.filter(|window| halved && *window > 32 && window % 2 == 1) {
+        let made_with = (window - 1).saturating_mul(2);
+        tracing::warn!(
+            window,
+            made_with,
+            "the sliding window of a model that looks both ways is odd, as transformers saved it by mistake: half of what the model was \
+             made with; write the whole one to its configuration"
+        );
     }
 }

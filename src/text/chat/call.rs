@@ -123,6 +123,30 @@ impl<'a> Reader<'a> {
         Ok(Some(&self.text[start..end]))
     }
 
+    /// A text between quotation tokens, or between the marks of JSON or Python, which models fall back to within lists and objects.
+    fn text(&mut self) -> Result<Option<String>, String> {
+        if let Some(text) = self.quoted()? {
+            return Ok(Some(text.into()));
+        }
+        let unquoted = self.unquoted();
+        let Some(mark) = unquoted.chars().next().filter(|c| matches!(c, '"' | '\'')) else { return Ok(None) };
+        let mut escaped = false;
+        let ends = |c: char| {
+            let ends = c == mark && !escaped;
+            escaped = c == '\\' && !escaped;
+            ends
+        };
+        let inner = unquoted[1..].find(ends).map(|end| &unquoted[1..=end]).ok_or("a text in it does not end")?;
+        self.at += inner.len() + 2;
+        let json = match mark {
+            '"' => inner.to_string(),
+            _ => inner.replace("\\\"", "\"").replace('"', "\\\"").replace("\\'", "'"),
+        };
+        let text =
+            serde_json::from_str(&format!("\"{json}\"")).map_err(|e| format!("the text {mark}{inner}{mark} in it: {e}"))?;
+        Ok(Some(text))
+    }
+
     /// The fields of an object that is open.
     fn object(&mut self, depth: usize) -> Result<Map<String, Value>, String> {
         let mut fields = Map::new();
@@ -130,15 +154,15 @@ impl<'a> Reader<'a> {
             if !fields.is_empty() && !self.take(',') {
                 return Err(format!("expected ',' or '}}', {}", self.found()));
             }
-            let key = match self.quoted()? {
+            let key = match self.text()? {
                 Some(key) => key,
-                None => self.bare(),
+                None => self.bare().to_string(),
             };
             if key.is_empty() || !self.take(':') {
                 return Err(format!("expected a name and ':', {}", self.found()));
             }
             let value = self.value(depth + 1)?;
-            if fields.insert(key.into(), value).is_some() {
+            if fields.insert(key.clone(), value).is_some() {
                 return Err(format!("the argument '{key}' is there twice"));
             }
         }
@@ -160,8 +184,8 @@ impl<'a> Reader<'a> {
         if depth > MAX_DEPTH {
             return Err(format!("more than {MAX_DEPTH} lists and objects lie within each other"));
         }
-        if let Some(text) = self.quoted()? {
-            return Ok(Value::String(text.into()));
+        if let Some(text) = self.text()? {
+            return Ok(Value::String(text));
         }
         if self.take('{') {
             return Ok(Value::Object(self.object(depth)?));

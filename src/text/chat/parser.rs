@@ -121,6 +121,7 @@ enum State {
 /// - a channel that is not closed ends where a call begins or the answer ends;
 /// - a call that is not closed ends where another, a channel, or the answer's end begins, as [`ChatEvent::BrokenToolCall`];
 /// - a token that begins a turn ends the answer; after the end nothing is read;
+/// - texts of a call that stand between `"` or `'` in place of its quotation tokens are read as JSON and Python have them;
 /// - all other control tokens, and closing ones without an opening one, give nothing.
 ///
 /// ```no_run
