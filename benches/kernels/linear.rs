@@ -67,7 +67,7 @@ pub fn run(bench: &Bench, context: &Arc<GpuContext>, shape: &str, weight: &Weigh
 fn variants(bench: &Bench, weight: &Weight, dtype: DType, rows: usize, out: usize) -> Vec<Variant> {
     let lanes = match bench.context().capabilities().target().tier {
         Tier::Subgroup(size) => Some(size as usize),
-        Tier::Portable => None,
+        Tier::Portable | Tier::Subgroups => None,
     };
     let variant = |shader: &'static str, text: &[(&'static str, &dyn std::fmt::Display)], count: usize, layers: usize| {
         let vector = if weight.inner.is_multiple_of(8) { 8 } else { 1 };

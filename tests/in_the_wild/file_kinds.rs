@@ -153,3 +153,19 @@ fn other_kinds_of_files_are_refused_by_what_they_are() {
     let text = GgufLoader::from_file(Oracle::open("gemma2").folder.join("model.safetensors")).unwrap_err().to_string();
     assert!(text.contains("GGUF"), "{text}");
 }
+
+#[test]
+fn files_that_go_with_a_model_are_not_taken_for_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |writer: Writer| {
+        let path = folder.path().join("model.gguf");
+        writer.write(&path);
+        GemmaConfig::near_weights(&path).unwrap_err().to_string()
+    };
+    let text = refused(Writer::new("clip").text("general.type", "mmproj"));
+    assert!(text.contains("mmproj") && text.contains("text model's own file"), "{text}");
+    let mut matrix = Writer::new("none").text("general.type", "imatrix");
+    matrix.pairs.retain(|(key, ..)| key != "general.architecture");
+    let text = refused(matrix);
+    assert!(text.contains("importance matrix"), "{text}");
+}

@@ -207,6 +207,9 @@ fn arch_of(name: &str) -> Result<GemmaArch> {
         "gemma3n" => return Ok(GemmaArch::Gemma3n),
         "gemma4" => return Ok(GemmaArch::Gemma4),
         DRAFTER => "a drafter continues nothing by itself; give it to the generator of its model (Drafter::from_path), as it",
+        "clip" => {
+            "it is what reads pictures or sound for a model (mmproj); open the text model's own file, which lies beside it, as it"
+        }
         other => {
             let shown: String = other.chars().take(60).collect();
             return Err(Error::Config(format!(

@@ -142,7 +142,12 @@ impl GgufFiles {
     pub(crate) fn architecture(&self) -> Result<&str> {
         match self.metadata.text("general.architecture") {
             Ok(Some(name)) => Ok(name),
-            Ok(None) => Err(self.error("general.architecture is missing; is this a model's GGUF file?".into())),
+            Ok(None) => match self.metadata.text("general.type") {
+                Ok(Some("imatrix")) => {
+                    Err(self.error("an importance matrix, by which models are quantised; open the model's own file".into()))
+                }
+                _ => Err(self.error("general.architecture is missing; is this a model's GGUF file?".into())),
+            },
             Err(problem) => Err(self.error(problem)),
         }
     }
