@@ -12,10 +12,10 @@
 // NEW = yes (T = 1, KEEP = no): q is a projection, neither normed nor rotated, and so are the new row's 9 key and 10 value
 // [B, K, H]; 11 table as in rope.wgsl; 12, 13 the gains of the norms on q and k unless GAIN = none. Key and value go into the row
 // query position mod S of the caches. No other workgroup uses what it reads of that row.
-// Overrides: B, T, S (0: step.capacity), N, K, H, SCALE, CAP, WINDOW, PARTS, with NEW = yes N_ROT and TABLE, EPS with a GAIN. Options: TIER, LANES, QUERIES, MASK,
-// SOFTCAP, KEEP, SPLITS, READ = load (lanes read the same q) | shuffle (subgroup of 8 lanes or more, H divisible by 8: eight lanes
-// read eight neighbouring q and hand them round), KV = f32 | f16 (packed pairs), VEC = 4 (H divisible by 4) | 2,
-// HV = ceil(H/(VEC*LANES)), WIDE = yes (keys and values by 64 bits; VEC = 4, 64-bit integers) | no, NEW; with NEW = yes GAIN, WEIGHT and WEIGHTS = 2 as in rms_norm.wgsl.
+// Overrides: B, T, S (0: step.capacity), N, K, H, SCALE, CAP, WINDOW, PARTS, with NEW = yes N_ROT and TABLE, EPS with a GAIN. Options:
+// TIER, LANES, QUERIES, MASK, SOFTCAP, KEEP, SPLITS, READ = load (lanes read the same q) | shuffle (subgroup of 8 lanes or more, H
+// divisible by 8: eight lanes read eight neighbouring q and hand them round), KV = f32 | f16 (packed pairs), VEC = 4 (H divisible by 4)
+// | 2, HV = ceil(H/(VEC*LANES)), WIDE = yes (keys and values by 64 bits; VEC = 4, 64-bit integers) | no, NEW; with NEW = yes GAIN, WEIGHT and WEIGHTS = 2 as in rms_norm.wgsl.
 override B: u32;
 override T: u32;
 override S: u32;

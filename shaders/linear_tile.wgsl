@@ -6,8 +6,8 @@
 // MAXIMA = yes: T = 1, WEIGHTS = 1; the largest of each slice of y goes to binding 5, see lib/maxima.wgsl. NR*LANES divides SLICE.
 // EXPERTS = no | each | tiles: rows t may be products with experts, WEIGHTS = 1; see lib/rows.wgsl, also for its overrides.
 // Overrides: T, IN, OUT, OUT_STRIDE, FIRST and SLICE with MAXIMA. Options: LANES (the subgroup size, 8 or more), NR, ROWS, WEIGHT,
-// VEC, WEIGHTS, COMPUTE, EXPERTS, MAXIMA (no | yes), GROUPS (no | yes: a turn takes 32 elements of k, and what they share of a packed weight
-// is loaded once).
+// VEC, WEIGHTS, COMPUTE, EXPERTS, MAXIMA (no | yes), GROUPS (no | yes: a turn takes 32 elements of k, and what they share of a packed
+// weight is loaded once).
 // Hole: WEIGHTS = 1: epilogue(i: u32, v: f32) -> f32; WEIGHTS = 2: epilogue(i: u32, v0: f32, v1: f32) -> f32.
 override T: u32;
 override IN: u32;

@@ -4,8 +4,9 @@
 // NORM = one_plus | plain: x is normed first, as rms_norm.wgsl does, with the gain at binding 4; COMPUTE = f32 only.
 // MAXIMA = yes: T = 1, WEIGHTS = 1; the largest of each slice of y goes to binding 5, see lib/maxima.wgsl. NR divides SLICE.
 // EXPERTS = no | each | tiles: rows t may be products with experts, WEIGHTS = 1, NORM = none; see lib/rows.wgsl, also for its overrides.
-// Overrides: T, IN, OUT, OUT_STRIDE, EPS with a NORM, FIRST and SLICE with MAXIMA. Options: TIER (as in lib/lanes.wgsl), LANES (subgroup: the subgroup size), NR, ROWS, WEIGHT, VEC,
-// WEIGHTS, COMPUTE, NORM (none | plain | one_plus) with GAIN_WEIGHT, MAXIMA (no | yes), EXPERTS. portable needs (NR*WEIGHTS + 1)*ROWS*LANES <= 4096.
+// Overrides: T, IN, OUT, OUT_STRIDE, EPS with a NORM, FIRST and SLICE with MAXIMA. Options: TIER (as in lib/lanes.wgsl), LANES
+// (subgroup: the subgroup size), NR, ROWS, WEIGHT, VEC, WEIGHTS, COMPUTE, NORM (none | plain | one_plus) with GAIN_WEIGHT, MAXIMA (no |
+// yes), EXPERTS. portable needs (NR*WEIGHTS + 1)*ROWS*LANES <= 4096.
 // Hole: WEIGHTS = 1: epilogue(i: u32, v: f32) -> f32; WEIGHTS = 2: epilogue(i: u32, v0: f32, v1: f32) -> f32.
 override T: u32;
 override IN: u32;

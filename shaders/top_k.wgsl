@@ -5,7 +5,8 @@
 // STAGE = merge: one workgroup a row picks the best slice TOP times and looks through that slice for its next; grid: R
 //   folded over x and y; 0 logits, 1 result u32 [R, 2*TOP + 3], 2 partials, 8 step.
 //   A row of the result: TOP indices, bits of their TOP values, bits of the maximum, bits of the sum, the index that is drawn; past
-//   V: index 0xffffffff. The sum of a row with NaN in it is NaN. The draw walks down the list in f32; the host walks in f64 and has the last word.
+//   V: index 0xffffffff. The sum of a row with NaN in it is NaN. The draw walks down the list in f32; the host walks in f64 and has the
+//   last word.
 // Row r of logits and result lies at row r + step.sequence.
 // Overrides: R, V, SLICE, SLICES (= ceil(V/SLICE), at most 1024), TOP (merge only). Options: TIER, LANES, STAGE.
 override R: u32;

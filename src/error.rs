@@ -31,7 +31,8 @@ pub enum Error {
     },
     /// A file of weights was written to while a model was reading it.
     #[error(
-        "{}: it was changed while the model was using it (it had {opened} bytes when it was opened and has {found}); open the model again, and replace files of a model by renaming new ones over them, never by writing into them",
+        "{}: it was changed while the model was using it (it had {opened} bytes when it was opened and has {found}); \
+         open the model again, and replace files of a model by renaming new ones over them, never by writing into them",
         path.display()
     )]
     FileChanged {

@@ -151,8 +151,8 @@ impl SelfAttentionStage {
         Self { spec, export: None }
     }
 
-    /// Adds K (after RoPE) and V, where the layer owns some, as outputs `k_{i}` and `v_{i}`: `[B, T, K·H]`, or `[B, past + T, K·H]` where the caller holds the
-    /// cache.
+    /// Adds K (after RoPE) and V, where the layer owns some, as outputs `k_{i}` and `v_{i}`: `[B, T, K·H]`, or `[B, past + T, K·H]`
+    /// where the caller holds the cache.
     pub fn with_export(mut self, outputs: SideOutputs) -> Self {
         self.export = Some(outputs);
         self

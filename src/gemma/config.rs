@@ -58,8 +58,8 @@ pub struct GemmaConfig {
     pub sliding_window: Option<usize>,
     /// Whether queries see later tokens too, as in models that embed whole texts.
     pub use_bidirectional_attention: bool,
-    /// Scores are multiplied by this to the power −1/2; in Gemma 3n, 4 and EmbeddingGemma 2 it is 1. `None` (Gemma 1): by `head_dim` to the power
-    /// −1/2.
+    /// Scores are multiplied by this to the power −1/2; in Gemma 3n, 4 and EmbeddingGemma 2 it is 1. `None` (Gemma 1): by `head_dim` to
+    /// the power −1/2.
     pub query_pre_attn_scalar: Option<f32>,
     /// Softcap of the attention scores.
     pub attn_logit_softcapping: Option<f32>,
@@ -163,8 +163,8 @@ impl GemmaConfig {
         }
     }
 
-    /// Reads the text of a `config.json`: a text model, or a wrapper (`gemma3`, `gemma3n`, `gemma4`, `gemma4_unified`, `embedding_gemma2`) with its
-    /// `text_config`.
+    /// Reads the text of a `config.json`: a text model, or a wrapper (`gemma3`, `gemma3n`, `gemma4`, `gemma4_unified`,
+    /// `embedding_gemma2`) with its `text_config`.
     ///
     /// Keys that are absent are what the family's class in transformers has. Keys that no Gemma has are refused by name where they may
     /// change what a model computes; of the others one `tracing` warning tells.

@@ -56,8 +56,8 @@ type PatchHook = dyn Fn(ModelFlow) -> ModelFlow + Send + Sync;
 /// Builds the graph of a Gemma model. Consumed by [`build`](Self::build).
 ///
 /// What is emitted, in this order and in both modes: scaled embedding, `before_layers`, layers, `after_layers`, `patch_flow`,
-/// gather of the last token, final norm, head, softcap, `at_end`. In Gemma 3n the value between layers is `[B, T, N, D]`, N streams; before the
-/// first and after the last layer it is `[B, T, D]` as in every family.
+/// gather of the last token, final norm, head, softcap, `at_end`. In Gemma 3n the value between layers is `[B, T, N, D]`, N streams;
+/// before the first and after the last layer it is `[B, T, D]` as in every family.
 ///
 /// # Which options go together
 ///
@@ -154,8 +154,8 @@ impl<'a> GemmaFlow<'a> {
     }
 
     /// The form that generation uses, for prefill chunks and decode steps alike: any number of new tokens of one sequence, keys
-    /// and values in caches that stay on the device. The sizes [`sym::SEQ`](crate::ir::sym::SEQ), [`sym::CACHE`](crate::ir::sym::CACHE) and [`sym::RING`](crate::ir::sym::RING) are bound when it is
-    /// compiled.
+    /// and values in caches that stay on the device. The sizes [`sym::SEQ`](crate::ir::sym::SEQ), [`sym::CACHE`](crate::ir::sym::CACHE)
+    /// and [`sym::RING`](crate::ir::sym::RING) are bound when it is compiled.
     pub fn resident(config: &'a GemmaConfig) -> Self {
         Self { resident: true, ..Self::new(config) }.dynamic_seq()
     }
@@ -196,15 +196,15 @@ impl<'a> GemmaFlow<'a> {
         self
     }
 
-    /// [`sym::SEQ`](crate::ir::sym::SEQ) instead of a number: one graph for every length, up to [`seq`](Self::seq) where it is given, else up to the
-    /// model's context.
+    /// [`sym::SEQ`](crate::ir::sym::SEQ) instead of a number: one graph for every length, up to [`seq`](Self::seq) where it is given,
+    /// else up to the model's context.
     pub fn dynamic_seq(mut self) -> Self {
         self.dynamic_seq = true;
         self
     }
 
-    /// [`sym::PAST_SEQ`](crate::ir::sym::PAST_SEQ) instead of a number: one graph for every length of the past, up to [`past`](Self::past) where it is given,
-    /// else up to the model's context.
+    /// [`sym::PAST_SEQ`](crate::ir::sym::PAST_SEQ) instead of a number: one graph for every length of the past, up to
+    /// [`past`](Self::past) where it is given, else up to the model's context.
     pub fn dynamic_past(mut self) -> Self {
         self.dynamic_past = true;
         self
@@ -321,10 +321,10 @@ impl<'a> GemmaFlow<'a> {
     /// that are left in the loader and not known to be of no use.
     ///
     /// # Errors
-    /// [`Error::Profile`](crate::Error::Profile) for a profile that cannot be understood, [`Error::Builder`](crate::Error::Builder) for sizes of zero and for an option that can have no effect (see the table above),
-    /// [`Error::Unsupported`](crate::Error::Unsupported) for what a model whose attention looks both ways cannot do,
-    /// [`Error::ContextFull`](crate::Error::ContextFull) for sizes past the model's context, [`Error::Config`](crate::Error::Config), what a hook's stages say, and what the loader
-    /// says of a weight.
+    /// [`Error::Profile`](crate::Error::Profile) for a profile that cannot be understood, [`Error::Builder`](crate::Error::Builder) for
+    /// sizes of zero and for an option that can have no effect (see the table above), [`Error::Unsupported`](crate::Error::Unsupported)
+    /// for what a model whose attention looks both ways cannot do, [`Error::ContextFull`](crate::Error::ContextFull) for sizes past the
+    /// model's context, [`Error::Config`](crate::Error::Config), what a hook's stages say, and what the loader says of a weight.
     pub fn build(self, loader: &mut dyn WeightLoader) -> Result<BuiltModel> {
         self.config.validate()?;
         let mut config = self.config.clone();

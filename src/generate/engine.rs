@@ -76,7 +76,8 @@ pub struct ModelStats {
     pub weight_bytes: u64,
     /// Weights that exceed the largest binding and are split by rows; 0 on the reference.
     pub split_weights: usize,
-    /// Bytes of weights that one decode step reads (all but the rows of the embedding that are not looked up, and experts that are not chosen).
+    /// Bytes of weights that one decode step reads (all but the rows of the embedding that are not looked up, and experts that are not
+    /// chosen).
     pub bytes_per_token: u64,
     /// Bytes of the caches now.
     pub cache_bytes: u64,
@@ -122,16 +123,16 @@ pub(crate) trait Engine: Send {
     /// after it. `false` where only the host can choose.
     fn begin_next(&mut self, position: usize, opts: &SampleOpts) -> Result<bool>;
 
-    /// Waits for the run that was begun first, submitting what slices are left of it: the token that follows `history`. Where the device did not foresee it, what was begun
-    /// after that run is to be begun again.
+    /// Waits for the run that was begun first, submitting what slices are left of it: the token that follows `history`. Where the device
+    /// did not foresee it, what was begun after that run is to be begun again.
     fn finish(&mut self, history: &[u32], opts: &SampleOpts) -> Result<Sampled>;
 
     /// As [`begin`](Self::begin), to [`look`](Self::look) at the logits that choose the token after `history`. A list then has the sum at
     /// `temperature`.
     fn begin_look(&mut self, history: &[u32], start: usize, temperature: f32) -> Result<()>;
 
-    /// As [`finish`](Self::finish) waits for the run of [`begin_look`](Self::begin_look); the logits of `ids`, none of them outside of the vocabulary, are wanted in
-    /// any case.
+    /// As [`finish`](Self::finish) waits for the run of [`begin_look`](Self::begin_look); the logits of `ids`, none of them outside of
+    /// the vocabulary, are wanted in any case.
     fn look(&mut self, ids: &[u32]) -> Result<Looked>;
 
     /// All logits of the run that [`look`](Self::look) gave a list of, until the next run.
@@ -166,8 +167,8 @@ pub(crate) trait Engine: Send {
     /// Drops all plans and uses others from now on.
     fn set_policy(&mut self, policy: PlanPolicy);
 
-    /// What ends its waits for the device, and its work on the host, with [`Error::Cancelled`]. Rows and what was begun are then as after any
-    /// other error; a submit under way runs to its end, which the next run waits for.
+    /// What ends its waits for the device, and its work on the host, with [`Error::Cancelled`]. Rows and what was begun are then as
+    /// after any other error; a submit under way runs to its end, which the next run waits for.
     fn cancel_token(&mut self) -> &mut CancelToken;
 
     /// How its graphs are compiled.

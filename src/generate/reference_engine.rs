@@ -62,8 +62,9 @@ impl ReferenceEngine {
         // Weights stay in their file.
         let bytes = || weights.params.values().map(|tensor| tensor.byte_len() as u64).sum::<u64>();
         tracing::debug_span!("load", device = REFERENCE, tensors = weights.params.len(), bytes = bytes()).in_scope(|| ());
-        let (drafter, hidden, cancel) = (None, Hidden::default(), CancelToken::new());
-        Ok(Self { model, caches, rows: 0, policy, profiles, chunk, ring, begun, drafter, hidden, cancel })
+        let hidden = Hidden::default();
+        let cancel = CancelToken::new();
+        Ok(Self { model, caches, rows: 0, policy, profiles, chunk, ring, begun, drafter: None, hidden, cancel })
     }
 
     fn execute(&mut self, tokens: &[u32], start: usize, resident: bool, want: Want) -> Result<Vec<f32>> {

@@ -139,13 +139,24 @@ impl Guides {
             let mut matcher = Matcher::new(self.factory.create_parser_from_init_default(init));
             // Finds a grammar that allows nothing, and errors that Matcher keeps.
             let mut first = matcher.clone();
-            match first.is_stopped() && !first.is_error() {
-                true => Ok(matcher),
-                false => first.compute_mask().and_then(|_| matcher.is_accepting()).map(|_| matcher),
+            if first.is_stopped() && !first.is_error() {
+                return Ok(matcher);
             }
+            first.compute_mask().and_then(|_| matcher.is_accepting()).map(|_| matcher)
         })?;
         let state = State { matcher: fresh.clone(), consumed: Vec::new() };
         Ok(Guide { guides: self.clone(), fresh, state, start: None, thinking: None })
+    }
+}
+
+/// Whether a text or a name of a schema has control characters that JSON spells by `\u` alone.
+fn has_controls(schema: &serde_json::Value) -> bool {
+    let spells = |text: &str| text.chars().any(|c| c < ' ' && !matches!(c, '\n' | '\r' | '\t' | '\u{8}' | '\u{c}'));
+    match schema {
+        serde_json::Value::String(text) => spells(text),
+        serde_json::Value::Array(items) => items.iter().any(has_controls),
+        serde_json::Value::Object(fields) => fields.iter().any(|(name, value)| spells(name) || has_controls(value)),
+        _ => false,
     }
 }
 
@@ -153,7 +164,7 @@ impl Guides {
 fn json_grammar(schema: &serde_json::Value) -> TopLevelGrammar {
     // Without `\u` a name is spelt in one way only: llguidance takes `\u0061` for another name than `a`. A schema with control characters
     // of its own cannot do without.
-    let escapes = if schema.to_string().contains("\\u00") { "nrbtf\\\"u" } else { "nrbtf\\\"" };
+    let escapes = if has_controls(schema) { "nrbtf\\\"u" } else { "nrbtf\\\"" };
     let mut schema = schema.clone();
     if let serde_json::Value::Object(fields) = &mut schema {
         let options = serde_json::json!({

@@ -86,8 +86,8 @@ impl LowerOptions {
         if self.mixed && Self::keeps_f32(weight) { Compute::F32 } else { self.compute }
     }
 
-    /// Whether a product stays f32 with [`mixed`](Self::mixed): the projection out of the FFW or of an expert, whose operand is a product of two
-    /// activations and the largest of a Gemma layer, and the LM head, whose results are compared with each other.
+    /// Whether a product stays f32 with [`mixed`](Self::mixed): the projection out of the FFW or of an expert, whose operand is a
+    /// product of two activations and the largest of a Gemma layer, and the LM head, whose results are compared with each other.
     pub fn keeps_f32(weight: &str) -> bool {
         matches!(weight.rsplit('.').next(), Some("ffw_down" | "expert_down" | "unembed" | "embed"))
     }

@@ -21,11 +21,11 @@
 //! ```
 //!
 //! # What is computed
-//! Every product that a decoder has: projections of attention and FFW, the router and the experts of Gemma 4, gates and projections of inputs
-//! of each layer, the products of Gemma 3n's streams, the LM head, and the rows of both embeddings. With them rank-stabilised scales,
-//! patterns of ranks and alphas, a bias on B, and DoRA (Liu et al. 2024, arXiv 2402.09353) on matrices. Layers that attend to the keys and
-//! values of others never multiply their own `k_proj` and `v_proj`, so that an adapter's parts for those count nothing, as in PEFT; parts
-//! for vision and audio towers count nothing for text.
+//! Every product that a decoder has: projections of attention and FFW, the router and the experts of Gemma 4, gates and projections of
+//! inputs of each layer, the products of Gemma 3n's streams, the LM head, and the rows of both embeddings. With them rank-stabilised
+//! scales, patterns of ranks and alphas, a bias on B, and DoRA (Liu et al. 2024, arXiv 2402.09353) on matrices. Layers that attend to
+//! the keys and values of others never multiply their own `k_proj` and `v_proj`, so that an adapter's parts for those count nothing, as
+//! in PEFT; parts for vision and audio towers count nothing for text.
 
 mod apply;
 mod experts;

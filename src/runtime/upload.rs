@@ -99,7 +99,8 @@ impl WeightUploader {
         self.arenas.reserve(&self.context, &pieces)
     }
 
-    /// Uploads a tensor as it is stored, rows of packed formats arranged as [`Packed`](crate::ir::Packed) says. Random values ([`Tensor::random`]) are made on the device instead.
+    /// Uploads a tensor as it is stored, rows of packed formats arranged as [`Packed`](crate::ir::Packed) says. Random values
+    /// ([`Tensor::random`]) are made on the device instead.
     ///
     /// # Errors
     /// Those of reading the tensor; [`Error::Limit`], [`Error::OutOfMemory`], [`Error::Cancelled`], [`Error::DeviceLost`].

@@ -19,8 +19,8 @@ const GAIN_SCALE: f32 = 0.02;
 
 /// Weights of every layer that the configuration runs, made when they are read or, without host memory, on the device.
 ///
-/// Matrices `[rows, columns]`, and those of each expert, are uniform in ±√(3/columns): each keeps the root mean square of what it is given, so that
-/// activations and logits stay near 1. So are gains that do not count from 1. The same seed gives the same bits everywhere.
+/// Matrices `[rows, columns]`, and those of each expert, are uniform in ±√(3/columns): each keeps the root mean square of what it is
+/// given, so that activations and logits stay near 1. So are gains that do not count from 1. The same seed gives the same bits everywhere.
 ///
 /// # Errors
 /// [`Error::Config`] for a configuration that does not fit together, [`Error::WeightType`] for integers and packed formats.

@@ -71,7 +71,8 @@ pub fn tolerance(case: &Case) -> Tolerance {
         Op::Softmax(_) | Op::Route(_) => of(sum(inner) + 50.0 * EPS, Scale::Result, 1e-7),
         // Two products and a sum; cosines and sines are given.
         Op::Rope(_) => of(4.0 * EPS, Scale::Largest(0), 0.0),
-        // Keys and values of 16 bits are the same numbers for both sides. Weights are off by the error of a score, √H·ε·|q||k|, and their mean of v is off by as much of the largest v.
+        // Keys and values of 16 bits are the same numbers for both sides. Weights are off by the error of a score, √H·ε·|q||k|, and
+        // their mean of v is off by as much of the largest v.
         Op::Attention(_) => of(16.0 * sum(inner), Scale::Largest(2), 0.0),
         // They move elements, widen them without rounding, round them to nearest in the same way (f16 caches), or choose one.
         Op::Reduce(_) | Op::Select(_) | Op::Cast(_) | Op::Reshape(_) | Op::Permute(_) | Op::Broadcast(_) => exact,

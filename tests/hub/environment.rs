@@ -25,7 +25,6 @@ const TABLE: &[Row] = &[
     (&[("HUGGINGFACE_HUB_CACHE", "$D/d"), ("HF_HOME", "/h"), ("D", "/e")], "/e/d", false, "https://huggingface.co", None),
     (&[("HF_HOME", "/h/~/x")], "/h/~/x/hub", false, "https://huggingface.co", None),
     (&[("HF_HOME", "rel/$N"), ("N", "n")], "rel/n/hub", false, "https://huggingface.co", None),
-    (&[("HF_HOME", "~root/x")], "/root/x/hub", false, "https://huggingface.co", None),
     (&[("HF_HUB_OFFLINE", "1")], "HOME/.cache/huggingface/hub", true, "https://huggingface.co", Some("hf_stored")),
     (&[("HF_HUB_OFFLINE", "true")], "HOME/.cache/huggingface/hub", true, "https://huggingface.co", Some("hf_stored")),
     (&[("HF_HUB_OFFLINE", "On")], "HOME/.cache/huggingface/hub", true, "https://huggingface.co", Some("hf_stored")),
@@ -76,6 +75,17 @@ fn variables_mean_what_hugging_faces_client_makes_of_them() {
         assert_eq!(options.endpoint.trim_end_matches('/'), *endpoint, "{variables:?}");
         assert_eq!(options.token.as_deref(), *token, "{variables:?}");
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn the_home_of_a_named_user_is_the_systems() {
+    let home = tempfile::tempdir().unwrap();
+    let users = fs::read_to_string("/etc/passwd").unwrap();
+    let root = users.lines().find(|line| line.starts_with("root:")).expect("every system has this user");
+    let folder = root.split(':').nth(5).expect("a home");
+    let options = read(home.path(), &[("HF_HOME", "~root/x")]).unwrap();
+    assert_eq!(options.cache, Path::new(folder).join("x/hub"));
 }
 
 #[test]

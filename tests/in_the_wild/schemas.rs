@@ -35,7 +35,11 @@ fn allows(schema: &Value, answer: &str) -> bool {
 fn a_name_with_escapes_is_not_another_name() {
     let named = json!({"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]});
     let by_pattern = json!({"type": "object", "patternProperties": {"^x_": {"type": "integer"}}});
+    // A pattern that spells a character by its number has none of those characters.
+    let numbered = json!({"type": "object", "properties": {"age": {"type": "integer"}, "b": {"pattern": "^\\u0041$"}},
+        "required": ["age"]});
     for (schema, answer, expected) in [
+        (&numbered, r#"{"age": 3, "\u0061ge": "old""#, false),
         (&named, r#"{"age": 3, "bag\n": "old""#, true),
         (&named, r#"{"age": 3, "\u0061ge": "old""#, false),
         (&named, r#"{"age": 3, "ag\u0065": "old""#, false),

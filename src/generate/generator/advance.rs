@@ -25,7 +25,8 @@ pub(super) struct Ahead {
 impl GemmaGenerator {
     /// Does the next piece of work: submits a slice of a run over a part of the tokens that have no rows yet, or of a step, or waits for
     /// the step that was begun and returns its token, while the step after that runs (with a drafter several tokens may come at once).
-    /// Tokens that are returned are in the history, none of them after a stop token. At most `most`, which is not 0, will still be asked for.
+    /// Tokens that are returned are in the history, none of them after a stop token. At most `most`, which is not 0, will still be asked
+    /// for.
     ///
     /// # Errors
     /// As [`step_cached`](Self::step_cached). What was begun is dropped; history and rows stay usable.

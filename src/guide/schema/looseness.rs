@@ -58,8 +58,8 @@ fn repeated_names(schema: &Value) -> Option<String> {
     let told_apart = required as u64 + 1;
     (least > told_apart && !is_closed).then(|| {
         format!(
-            "minProperties {least} cannot be held to, as names that are not listed may repeat: {told_apart} are told apart; list more names \
-             in required, or set additionalProperties to false"
+            "minProperties {least} cannot be held to, as names that are not listed may repeat: {told_apart} are told apart; list more \
+             names in required, or set additionalProperties to false"
         )
     })
 }

@@ -17,8 +17,8 @@ const MASKED: f32 = -1e30;
 
 /// `softmax(mask(cap(scale · q·kᵀ))) · v` per head; query head n uses KV head n / G (gemma-spec §1).
 ///
-/// Operands: q `[B, T, N, H]` f32, k and v `[B, S, K, H]` f32 or both f16, query positions `[B, T]` i32, key positions `[B, S]` i32, and with `keep`
-/// a mask `[B, S]` f32 whose entries below 0.5 drop the key. Result `[B, T, N, H]`.
+/// Operands: q `[B, T, N, H]` f32, k and v `[B, S, K, H]` f32 or both f16, query positions `[B, T]` i32, key positions `[B, S]` i32, and
+/// with `keep` a mask `[B, S]` f32 whose entries below 0.5 drop the key. Result `[B, T, N, H]`.
 ///
 /// The mask compares positions, never rows of a buffer: a ring, a padded batch and a bucket with a gap are the same to it. A
 /// row at [`DEAD_KEY`] is never visible. A query that sees no key gives zeros.

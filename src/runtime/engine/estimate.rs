@@ -47,11 +47,14 @@ pub(super) fn total(estimates: &[Estimate]) -> f64 {
 
 /// Consecutive dispatches that take at most `most` together, or one that takes longer alone. One slice at least.
 pub(super) fn cut(estimates: &[Estimate], most: f64) -> Vec<Range<usize>> {
-    let (mut slices, mut start, mut time) = (Vec::new(), 0, 0.0);
+    let mut slices = Vec::new();
+    let mut start = 0;
+    let mut time = 0.0;
     for (index, estimate) in estimates.iter().enumerate() {
         if index > start && time + estimate.seconds() > most {
             slices.push(start..index);
-            (start, time) = (index, 0.0);
+            start = index;
+            time = 0.0;
         }
         time += estimate.seconds();
     }

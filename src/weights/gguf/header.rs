@@ -1,7 +1,7 @@
 //! The header of a GGUF file: metadata and the table of tensors, every length checked before it is believed.
 //!
-//! All of opening a file takes at most 16 times the header's bytes of heap, and 128 KiB. The header's end is not known beforehand, so that a first
-//! part of the file is read and parsed, and a larger one where it was too small.
+//! All of opening a file takes at most 16 times the header's bytes of heap, and 128 KiB. The header's end is not known beforehand, so
+//! that a first part of the file is read and parsed, and a larger one where it was too small.
 
 use std::collections::BTreeMap;
 
