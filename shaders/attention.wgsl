@@ -1,19 +1,18 @@
-// Attention with online softmax: out[b, t, n, :] = Σ_s p[s]·v[b, s, n/G, :], p = softmax_s(z[s]) over the visible keys,
+// Attention for drivers that compute on the CPU, one subgroup a workgroup, with online softmax: out[b, t, n, :] = Σ_s p[s]·v[b, s, n/G, :], p = softmax_s(z[s]) over the visible keys,
 // z[s] = SCALE · q[b, t, n, :]·k[b, s, n/G, :], with SOFTCAP = yes z = CAP·tanh(z/CAP); G = N/K. No visible key: zeros.
-// q, out [B, T, N, H]; k, v [B, S, K, H]; query_positions [B, T]; key_positions [B, S] (dead rows 0x7fffffff).
-// Key s is seen by query t iff 0 <= key position < 0x7fffffff, and with MASK = causal it is <= the query position, and
-// with MASK = window also query position − key position < WINDOW, with MASK = symmetric |query position − key position| <= WINDOW,
-// and with KEEP = yes keep[b, s] >= 0.5.
+// q, out [B, T, N, H]; k, v [B, S, K, H]; visible [B, T]; key_positions [B, S] (dead rows 0x7fffffff).
+// Key s is seen by query t iff its position is neither 0x7fffffff nor before the first or behind the last that `visible` says, and with
+// KEEP = yes keep[b, s] >= 0.5.
 // One workgroup: QUERIES (t, head) pairs of one KV head, t slowest, over the keys [0, min(S, step.end)), or with
 // SPLITS = yes over one of PARTS ranges of them; keys before the first and after the last visible one are not read.
 // Grid: x, y: B*K*ceil(T*G/QUERIES) folded; z: PARTS with SPLITS = yes, else 1. Rows t >= step.rows are not written.
-// Row t of q, query_positions, out, new rows and table lies at row t + step.sequence.
+// Row t of q, visible, out, new rows and table lies at row t + step.sequence.
 // SPLITS = yes writes scratch f32: [B*T*N, PARTS, H] weighted V, then [B*T*N, PARTS, 2] (max, sum); see attention_combine.
 // NEW = yes (T = 1, KEEP = no): q is a projection, neither normed nor rotated, and so are the new row's 9 key and 10 value
 // [B, K, H]; 11 table as in rope.wgsl; 12, 13 the gains of the norms on q and k unless GAIN = none. Key and value go into the row
-// query position mod S of the caches. No other workgroup uses what it reads of that row.
-// Overrides: B, T, S (0: step.capacity), N, K, H, SCALE, CAP, WINDOW, PARTS, with NEW = yes N_ROT and TABLE, EPS with a GAIN. Options:
-// TIER, LANES, QUERIES, MASK, SOFTCAP, KEEP, SPLITS, READ = load (lanes read the same q) | shuffle (subgroup of 8 lanes or more, H
+// p mod S of the caches, where p is the last position that the query sees: its own. No other workgroup uses what it reads of that row.
+// Overrides: B, T, S (0: step.capacity), N, K, H, SCALE, CAP, PARTS, with NEW = yes N_ROT and TABLE, EPS with a GAIN. Options:
+// LANES (the subgroup size), QUERIES, SOFTCAP, KEEP, SPLITS, READ = load (lanes read the same q) | shuffle (subgroup of 8 lanes or more, H
 // divisible by 8: eight lanes read eight neighbouring q and hand them round), KV = f32 | f16 (packed pairs), VEC = 4 (H divisible by 4)
 // | 2, HV = ceil(H/(VEC*LANES)), WIDE = yes (keys and values by 64 bits; VEC = 4, 64-bit integers) | no, NEW; with NEW = yes GAIN, WEIGHT and WEIGHTS = 2 as in rms_norm.wgsl.
 override B: u32;
@@ -24,7 +23,6 @@ override K: u32;
 override H: u32;
 override SCALE: f32;
 override CAP: f32;
-override WINDOW: i32;
 override PARTS: u32;
 
 const LANES = ${LANES}u;
@@ -32,42 +30,9 @@ const QUERIES = ${QUERIES}u;
 const HV = ${HV}u;
 const HIDDEN = -1e30;
 #include lib/lanes.wgsl
+#include lib/lanes_ends.wgsl
 #include lib/step.wgsl
-#if VEC == 4
-alias Values = vec4<f32>;
-#elif VEC == 2
-alias Values = vec2<f32>;
-#endif
-#if WIDE == yes
-#if KV == f32
-alias Cached = vec2<u64>;
-fn widened(s: Cached) -> Values {
-    let low = vec2<u32>(s);
-    let high = vec2<u32>(s >> vec2<u32>(32u));
-    return bitcast<vec4<f32>>(vec4<u32>(low.x, high.x, low.y, high.y));
-}
-fn narrowed(v: Values) -> Cached {
-    let words = bitcast<vec4<u32>>(v);
-    return vec2<u64>(words.xz) | (vec2<u64>(words.yw) << vec2<u32>(32u));
-}
-#elif KV == f16
-alias Cached = u64;
-fn widened(s: Cached) -> Values { return vec4<f32>(unpack2x16float(u32(s)), unpack2x16float(u32(s >> 32u))); }
-fn narrowed(v: Values) -> Cached { return u64(pack2x16float(v.xy)) | (u64(pack2x16float(v.zw)) << 32u); }
-#endif
-#elif KV == f32
-alias Cached = Values;
-fn widened(s: Cached) -> Values { return s; }
-fn narrowed(v: Values) -> Cached { return v; }
-#elif VEC == 4
-alias Cached = vec2<u32>;
-fn widened(s: Cached) -> Values { return vec4<f32>(unpack2x16float(s.x), unpack2x16float(s.y)); }
-fn narrowed(v: Values) -> Cached { return vec2<u32>(pack2x16float(v.xy), pack2x16float(v.zw)); }
-#elif VEC == 2
-alias Cached = u32;
-fn widened(s: Cached) -> Values { return unpack2x16float(s); }
-fn narrowed(v: Values) -> Cached { return pack2x16float(v); }
-#endif
+#include lib/cached.wgsl
 const VEC = ${VEC}u;
 
 #if NEW == yes
@@ -81,44 +46,14 @@ const VEC = ${VEC}u;
 @group(0) @binding(1) var<storage, read> keys: array<Cached>;
 @group(0) @binding(2) var<storage, read> values: array<Cached>;
 #endif
-@group(0) @binding(3) var<storage, read> query_positions: array<i32>;
-@group(0) @binding(4) var<storage, read> key_positions: array<i32>;
-#if KEEP == yes
-@group(0) @binding(6) var<storage, read> keep: array<f32>;
-#endif
+#include lib/visible.wgsl
 #if SPLITS == yes
 @group(0) @binding(7) var<storage, read_write> scratch: array<f32>;
 #elif SPLITS == no
 @group(0) @binding(5) var<storage, read_write> out: array<f32>;
 #endif
-#if TIER != subgroup
-var<workgroup> shared_p: array<f32, QUERIES * LANES>;
-#endif
 
-// Whether a query at `position` sees the key of row i = b*S + s, whose position is `key`.
-fn sees(position: i32, key: i32, i: u32) -> bool {
-    var seen = key >= 0 && key < 0x7fffffff;
-#if KEEP == yes
-    seen = seen && keep[i] >= 0.5;
-#endif
-#if MASK == causal
-    seen = seen && key <= position;
-#elif MASK == window
-    seen = seen && key <= position && position - key < WINDOW;
-#elif MASK == symmetric
-    // Neither is negative here, so that the difference is no overflow.
-    seen = seen && abs(position - key) <= WINDOW;
-#endif
-    return seen;
-}
-
-fn score(z: f32) -> f32 {
-#if SOFTCAP == yes
-    return CAP * tanh(clamp(z * SCALE / CAP, -15.0, 15.0));
-#else
-    return z * SCALE;
-#endif
-}
+#include lib/score.wgsl
 
 @compute @workgroup_size(LANES)
 fn main(
@@ -139,18 +74,18 @@ fn main(
     let capacity = select(S, step.capacity, S == 0u);
 #if NEW == yes
     // A token at no position has no row.
-    let at = query_positions[b + step.sequence];
-    let placed = sees(at, at, 0u);
-    let new_row = select(0xffffffffu, u32(at) % capacity, placed);
+    let own = visible[b + step.sequence];
+    let placed = own.x <= own.y;
+    let new_row = select(0xffffffffu, u32(own.y) % capacity, placed);
     prepare_row(b + step.sequence, kv, block, lane);
 #endif
     let queries = min(QUERIES, T * g - block * QUERIES);
     var base: array<u32, QUERIES>;
-    var position: array<i32, QUERIES>;
+    var bounds: array<vec2<i32>, QUERIES>;
     for (var r = 0u; r < queries; r++) {
         let t = (block * QUERIES + r) / g;
         base[r] = ((b * T + t + step.sequence) * N + kv * g + block * QUERIES + r - t * g) * (H / VEC);
-        position[r] = query_positions[b * T + t + step.sequence];
+        bounds[r] = visible[b * T + t + step.sequence];
     }
 
     let live = min(capacity, step.end);
@@ -167,14 +102,15 @@ fn main(
     for (var s = begin + lane; s < end; s += LANES) {
         let key = key_positions[b * capacity + s];
         var seen = false;
-        for (var r = 0u; r < QUERIES; r++) { seen = seen || sees(position[r], key, b * capacity + s); }
+        for (var r = 0u; r < QUERIES; r++) { seen = seen || sees(bounds[r], key, b * capacity + s); }
 #if NEW == yes
         seen = seen && s != new_row;
 #endif
         if seen { first = min(first, s); last = s + 1u; }
     }
-    first = lanes_least(first, lane);
-    last = ~lanes_least(~last, lane);
+    let ends = lanes_ends(first, last, lane);
+    first = ends.x;
+    last = ends.y;
 
     var most: array<f32, QUERIES>;
     var sum: array<f32, QUERIES>;
@@ -223,34 +159,14 @@ fn main(
         let key = key_positions[b * capacity + s];
         var seen: array<bool, QUERIES>;
         for (var r = 0u; r < QUERIES; r++) {
-            seen[r] = s0 + lane < last && sees(position[r], key, b * capacity + s);
+            seen[r] = s0 + lane < last && sees(bounds[r], key, b * capacity + s);
 #if NEW == yes
             seen[r] = seen[r] && s != new_row;
 #endif
             z[r] = select(HIDDEN, score(z[r]), seen[r]);
         }
-#if TIER == portable
-        workgroupBarrier();
-        for (var r = 0u; r < QUERIES; r++) { shared_p[r * LANES + lane] = z[r]; }
-        workgroupBarrier();
-#elif TIER == subgroups
-        workgroupBarrier();
         for (var r = 0u; r < QUERIES; r++) {
-            let own = subgroupMax(z[r]);
-            if subgroup.lane == 0u { shared_p[r * LANES + subgroup.id] = own; }
-        }
-        workgroupBarrier();
-#endif
-        for (var r = 0u; r < QUERIES; r++) {
-#if TIER == portable
-            var block_most = HIDDEN;
-            for (var l = 0u; l < LANES; l++) { block_most = max(block_most, shared_p[r * LANES + l]); }
-#elif TIER == subgroups
-            var block_most = HIDDEN;
-            for (var l = 0u; l < subgroup.count; l++) { block_most = max(block_most, shared_p[r * LANES + l]); }
-#else
             let block_most = subgroupMax(z[r]);
-#endif
             let now = max(most[r], block_most);
             let shrink = exp(max(most[r] - now, -100.0));
             z[r] = select(0.0, exp(max(z[r] - now, -100.0)), seen[r]);
@@ -258,20 +174,11 @@ fn main(
             most[r] = now;
             for (var i = 0u; i < HV; i++) { acc[r * HV + i] *= shrink; }
         }
-#if TIER != subgroup
-        workgroupBarrier();
-        for (var r = 0u; r < QUERIES; r++) { shared_p[r * LANES + lane] = z[r]; }
-        workgroupBarrier();
-#endif
         for (var l = 0u; l < min(LANES, last - s0); l++) {
             let row = ((b * capacity + s0 + l) * K + kv) * (H / VEC);
             var p: array<f32, QUERIES>;
             for (var r = 0u; r < QUERIES; r++) {
-#if TIER != subgroup
-                p[r] = shared_p[r * LANES + l];
-#else
                 p[r] = subgroupShuffle(z[r], l);
-#endif
             }
             for (var i = 0u; i < HV; i++) {
                 let v = widened(values[row + min(i * LANES + lane, H / VEC - 1u)]);

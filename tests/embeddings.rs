@@ -20,7 +20,7 @@ use gemmaflow::{
     generate::{GemmaGenerator, GeneratorOptions},
     ir::{
         DimBinding, Graph, MaskKind, Op, Value,
-        ops::{Attention, Const, DEAD_KEY},
+        ops::{Const, DEAD_KEY, Input, Role},
     },
     runtime::{CompileOptions, Device, GpuOptions, KernelTier, RunInput, Session},
     weights::load_from_path,
@@ -168,12 +168,12 @@ fn error(oracle: &Oracle, graph: &Graph, model: &BuiltModel) -> f64 {
     found.chunks(width).zip(expected.chunks(width)).map(|(a, b)| apart(a, b)).fold(0.0, f64::max)
 }
 
-/// Changes every attention.
-fn attention(graph: &mut Graph, change: impl Fn(&mut Attention)) {
+/// Changes what the layers see.
+fn masks(graph: &mut Graph, change: impl Fn(MaskKind) -> MaskKind) {
     for node in graph.ids().collect::<Vec<_>>() {
-        if let Op::Attention(mut op) = graph.node(node).op.clone() {
-            change(&mut op);
-            graph.replace_op(node, op);
+        if let Op::Input(Input { role: Role::Visible { rule, mask }, name, ty }) = graph.node(node).op.clone() {
+            let role = Role::Visible { rule, mask: change(mask) };
+            graph.replace_op(node, Input { role, name, ty });
         }
     }
 }
@@ -189,24 +189,22 @@ fn planted_mistakes_are_noticed() {
         let right = error(&oracle, &model.graph, &model);
         assert!(right < GATE, "{name}: {right:e}");
         let radius = |by: isize| {
-            move |op: &mut Attention| {
-                if let MaskKind::SymmetricWindow(radius) = &mut op.mask {
-                    *radius = radius.saturating_add_signed(by);
-                }
+            move |mask: MaskKind| match mask {
+                MaskKind::SymmetricWindow(radius) => MaskKind::SymmetricWindow(radius.saturating_add_signed(by)),
+                mask => mask,
             }
         };
         let planted: [(&str, Plant); 6] = [
-            ("causal", Box::new(|graph| attention(graph, |op| op.mask = MaskKind::Causal))),
-            ("no windows", Box::new(|graph| attention(graph, |op| op.mask = MaskKind::None))),
-            ("a window wider by one", Box::new(move |graph| attention(graph, radius(1)))),
-            ("a window narrower by one", Box::new(move |graph| attention(graph, radius(-1)))),
+            ("causal", Box::new(|graph| masks(graph, |_| MaskKind::Causal))),
+            ("no windows", Box::new(|graph| masks(graph, |_| MaskKind::None))),
+            ("a window wider by one", Box::new(move |graph| masks(graph, radius(1)))),
+            ("a window narrower by one", Box::new(move |graph| masks(graph, radius(-1)))),
             (
                 "a window that looks back alone",
                 Box::new(|graph| {
-                    attention(graph, |op| {
-                        if let MaskKind::SymmetricWindow(radius) = op.mask {
-                            op.mask = MaskKind::SlidingWindow(radius + 1);
-                        }
+                    masks(graph, |mask| match mask {
+                        MaskKind::SymmetricWindow(radius) => MaskKind::SlidingWindow(radius + 1),
+                        mask => mask,
                     })
                 }),
             ),

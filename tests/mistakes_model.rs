@@ -110,6 +110,16 @@ fn attention(graph: &mut Graph, change: impl Fn(&mut Attention)) {
     }
 }
 
+/// Changes what the layers see.
+fn masks(graph: &mut Graph, change: impl Fn(MaskKind) -> MaskKind) {
+    for node in graph.ids().collect::<Vec<_>>() {
+        if let Op::Input(Input { role: Role::Visible { rule, mask }, name, ty }) = graph.node(node).op.clone() {
+            let role = Role::Visible { rule, mask: change(mask) };
+            graph.replace_op(node, Input { role, name, ty });
+        }
+    }
+}
+
 #[test]
 fn mistake_01_bucketed_decode() {
     let oracle = Oracle::open("gemma3-text");
@@ -199,18 +209,17 @@ fn mistake_05_every_gemma2_layer_sliding() {
     let window = model.oracle.config.sliding_window.unwrap();
     let kinds: Vec<LayerKind> = model.oracle.config.layer_types.clone();
     assert!(kinds.iter().enumerate().all(|(i, kind)| (*kind == LayerKind::Sliding) == i.is_multiple_of(2)));
-    model.right_and_red("all layers sliding", |graph| attention(graph, |op| op.mask = MaskKind::SlidingWindow(window)));
-    model.right_and_red("all layers full", |graph| attention(graph, |op| op.mask = MaskKind::Causal));
+    model.right_and_red("all layers sliding", |graph| masks(graph, |_| MaskKind::SlidingWindow(window)));
+    model.right_and_red("all layers full", |graph| masks(graph, |_| MaskKind::Causal));
 }
 
 #[test]
 fn mistake_06_a_window_of_one_more() {
     for (name, by) in [("gemma2", 1), ("gemma3-text", 1), ("gemma3-text", -1)] {
         Prefill::of(name).right_and_red(&format!("window {by:+}"), |graph| {
-            attention(graph, |op| {
-                if let MaskKind::SlidingWindow(w) = op.mask {
-                    op.mask = MaskKind::SlidingWindow(w.saturating_add_signed(by));
-                }
+            masks(graph, |mask| match mask {
+                MaskKind::SlidingWindow(w) => MaskKind::SlidingWindow(w.saturating_add_signed(by)),
+                mask => mask,
             });
         });
     }
@@ -236,7 +245,7 @@ fn masked_step(plant: impl FnOnce(&mut Graph)) -> f32 {
 #[test]
 fn mistake_07_a_custom_mask_that_replaces_the_layers_own() {
     assert!(masked_step(|_| ()) < GATE);
-    assert!(masked_step(|graph| attention(graph, |op| op.mask = MaskKind::None)) > RED, "the window is dropped");
+    assert!(masked_step(|graph| masks(graph, |_| MaskKind::None)) > RED, "the window is dropped");
     assert!(masked_step(|graph| attention(graph, |op| op.scale = 1.0)) > RED, "the scale is dropped");
     assert!(masked_step(|graph| attention(graph, |op| op.softcap = None)) > RED, "the softcap is dropped");
 }

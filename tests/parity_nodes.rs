@@ -8,7 +8,11 @@ use gemmaflow::{
     flow::BuiltModel,
     gemma::GemmaFlow,
     generate::{GemmaGenerator, GeneratorOptions},
-    ir::{Case, DimBinding, MaskKind, Op, Value, ops::Attention, sym},
+    ir::{
+        Case, DimBinding, MaskKind, Op, Value,
+        ops::{Attention, Input, Role},
+        sym,
+    },
     runtime::{CompileOptions, Device, Session},
     trace::first_difference,
 };
@@ -101,13 +105,23 @@ fn a_planted_mistake_is_found_at_its_node() {
         |on_device| first_difference(&session, &built.graph, on_device, &built.params, &binding, &inputs, 1e-4).unwrap();
     assert_eq!(compare(&built.graph), None, "without a mistake nothing differs");
 
-    // "window w+1" of the oracle's MUTANTS.md, in one layer: p33 is longer than the window of 9.
-    let label = "layer.2.attention";
-    let node = built.graph.ids().find(|id| built.graph.node(*id).name == label).expect("the layer has attention");
-    let Op::Attention(stock) = built.graph.node(node).op.clone() else { panic!("{label} is no attention") };
-    let MaskKind::SlidingWindow(window) = stock.mask else { panic!("layer 2 slides") };
+    let node = |label: &str| built.graph.ids().find(|id| built.graph.node(*id).name == label).expect("the layer has it");
+    // "window w+1" of the oracle's MUTANTS.md: p33 is longer than the window of 9, and the first layer slides.
+    let first = node("layer.0.attention");
+    let visible = built.graph.node(first).inputs[3];
+    let Op::Input(stock) = built.graph.node(visible).op.clone() else { panic!("what a layer sees is an input") };
+    let Role::Visible { rule, mask: MaskKind::SlidingWindow(window) } = stock.role.clone() else { panic!("layer 0 slides") };
     let mut broken = built.graph.clone();
-    broken.replace_op(node, Attention { mask: MaskKind::SlidingWindow(window + 1), ..stock });
+    let role = Role::Visible { rule, mask: MaskKind::SlidingWindow(window + 1) };
+    broken.replace_op(visible, Input { role, ..stock });
     let found = compare(&broken).expect("the mistake shows");
-    assert_eq!((found.node, found.label.as_str()), (node, label));
+    assert_eq!((found.node, found.label.as_str()), (first, "layer.0.attention"));
+
+    // A scale, in one layer.
+    let third = node("layer.2.attention");
+    let Op::Attention(stock) = built.graph.node(third).op.clone() else { panic!("layer 2 has no attention") };
+    let mut broken = built.graph.clone();
+    broken.replace_op(third, Attention { scale: stock.scale * 1.1, ..stock });
+    let found = compare(&broken).expect("the mistake shows");
+    assert_eq!((found.node, found.label.as_str()), (third, "layer.2.attention"));
 }

@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::collections::BTreeSet;
+
 use common::{
     cases, cooperative, expected, open, plan, plan_with, run, tiers, title,
     tolerance::{compare, compare_with},
@@ -18,13 +20,17 @@ use gemmaflow::{
     weights::Tensor,
 };
 
-/// What `found` is reported for, over all cases of one tier.
-fn failures(tier: &str, pipelines: &PipelineCache) -> Vec<String> {
+/// What `found` is reported for, over all cases of one tier. A case whose plan another tier ran too is left out.
+fn failures(tier: &str, pipelines: &PipelineCache, ran: &mut BTreeSet<String>) -> Vec<String> {
     let target = pipelines.context().capabilities().target();
     let mut failures = Vec::new();
     for case in cases() {
         let start = std::time::Instant::now();
-        let found = plan(&case, &target).and_then(|plan| run(pipelines, &plan, &case));
+        let lowered = plan(&case, &target);
+        if lowered.as_ref().is_ok_and(|plan| !ran.insert(format!("{} {plan:?}", title(&case)))) {
+            continue;
+        }
+        let found = lowered.and_then(|plan| run(pipelines, &plan, &case));
         let outcome = match (found, expected(&case)) {
             (Ok(found), Ok(expected)) => compare(&case, &expected, &found),
             (Err(error), _) | (_, Err(error)) => Err(error.to_string()),
@@ -40,7 +46,9 @@ fn failures(tier: &str, pipelines: &PipelineCache) -> Vec<String> {
 #[test]
 fn every_op_agrees_with_the_reference_on_every_tier() {
     assert!(cases().len() > 100, "the ops lost their cases");
-    let all: Vec<String> = tiers().iter().flat_map(|(tier, context)| failures(tier, &PipelineCache::new(context))).collect();
+    let mut ran = BTreeSet::new();
+    let all: Vec<String> =
+        tiers().iter().flat_map(|(tier, context)| failures(tier, &PipelineCache::new(context), &mut ran)).collect();
     assert!(all.is_empty(), "{} cases differ:\n{}", all.len(), all.join("\n"));
 }
 

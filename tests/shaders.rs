@@ -168,7 +168,17 @@ fn every_variant_translates_for_every_backend() {
             "no case reaches {shader} {options:?}"
         );
     };
-    for shader in ["attention", "attention_combine", "gather", "linear_vec", "linear_tile", "linear_tile_shared", "region"] {
+    for shader in [
+        "attention",
+        "attention_few",
+        "attention_tile",
+        "attention_combine",
+        "gather",
+        "linear_vec",
+        "linear_tile",
+        "linear_tile_shared",
+        "region",
+    ] {
         reached(shader, &[]);
     }
     for shader in ["linear_vec", "linear_tile", "linear_wide"] {

@@ -106,6 +106,7 @@ fn inputs(built: &BuiltModel, binding: &DimBinding) -> BTreeMap<String, Rc<Value
         let held = |row: usize| (0..POSITION).rev().find(|p| p % rows == row).map_or(DEAD_KEY, |p| p as i32);
         let value = match &input.role {
             Role::Positions(_) => Value::i32(shape, vec![POSITION as i32]),
+            Role::Visible { mask, .. } => Value::i32(shape, mask.visible(POSITION as i32).to_vec()),
             Role::RopeTable(table) => Value::f32(shape, rope_rows(&table.inv_freq, POSITION, 1)),
             Role::Cache if input.ty.dtype == DType::I32 => Value::i32(shape, (0..len).map(held).collect::<Vec<_>>()),
             Role::Cache => {

@@ -30,15 +30,6 @@ fn gain1(h: u32) -> f32 { return element1(0u, h); }
 // Queries of the block, then the key and the value, each H/VEC vectors.
 var<workgroup> fresh: array<Values, (QUERIES + 2u) * HV * LANES>;
 
-// As a cache would give it back.
-fn rounded(v: Values) -> Values {
-#if KV == f16
-    return widened(narrowed(clamp(v, Values(-65504.0), Values(65504.0))));
-#elif KV == f32
-    return v;
-#endif
-}
-
 // The other element of the pair of h; h itself where it does not rotate.
 fn partner(h: u32) -> u32 { return select(h, select(h - N_ROT / 2u, h + N_ROT / 2u, h < N_ROT / 2u), h < N_ROT); }
 

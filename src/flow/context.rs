@@ -6,7 +6,7 @@ use super::Adapter;
 use crate::{
     Error, Result,
     ir::{
-        DType, Dim, Graph, NodeId, Op, Shape, Type,
+        DType, Dim, Graph, MaskKind, NodeId, Op, Shape, Type,
         ops::{ExpertLinear, Gather, Input, PositionRule, Role, RopeTable},
     },
     weights::{Tensor, WeightLoader},
@@ -313,6 +313,21 @@ impl<'a> EmitContext<'a> {
     pub fn query_positions(&mut self) -> Result<NodeId> {
         let (rule, shape) = (self.positions.clone(), self.shape(&[]));
         self.runtime_input("positions", Role::Positions(rule), DType::I32, shape)
+    }
+
+    /// The first and the last position that each new token sees by the rule `mask`, `[B, T, 2]` i32.
+    ///
+    /// # Errors
+    /// [`Error::Builder`] where the name stands for something else.
+    pub fn visible_positions(&mut self, mask: MaskKind) -> Result<NodeId> {
+        let (rule, shape) = (self.positions.clone(), self.shape(&[2]));
+        let name = match mask {
+            MaskKind::None | MaskKind::Custom | MaskKind::Bias => "visible_all".to_string(),
+            MaskKind::Causal => "visible_causal".to_string(),
+            MaskKind::SlidingWindow(window) => format!("visible_window_{window}"),
+            MaskKind::SymmetricWindow(radius) => format!("visible_within_{radius}"),
+        };
+        self.runtime_input(&name, Role::Visible { rule, mask }, DType::I32, shape)
     }
 
     /// The positions of the keys of a caller's cache followed by those of the new tokens, `[B, past + T]` i32.

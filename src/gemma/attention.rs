@@ -329,8 +329,9 @@ impl BlockStage for SelfAttentionStage {
         let positions = context.query_positions()?;
         let keys = self.attended(context, h, table, positions)?;
         let keep = keys.keep.is_some();
-        let op = Attention { mask: self.rule(keep)?, scale: spec.score_scale, softcap: spec.softcap, keep };
-        let operands = [q, keys.k, keys.v, positions, keys.positions].into_iter().chain(keys.keep);
+        let visible = context.visible_positions(self.rule(keep)?)?;
+        let op = Attention { scale: spec.score_scale, softcap: spec.softcap, keep };
+        let operands = [q, keys.k, keys.v, visible, keys.positions].into_iter().chain(keys.keep);
         let mixed = context.graph.push(op, &operands.collect::<Vec<_>>())?;
         context.graph.label(mixed, "attention");
         let flat = context.shape(&[spec.num_heads * spec.head_dim]);

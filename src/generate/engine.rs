@@ -13,7 +13,7 @@ use crate::{
     gemma::{GemmaConfig, GemmaFlow, WeightPosition},
     ir::{
         DType, Graph, MaskKind, Node, Op, Value,
-        ops::{Attention, Input, Role},
+        ops::{Input, Role},
     },
     profile::{CompileProfile, Precision},
     runtime::{Buffer, CacheStats, Clock, CounterSnapshot, GpuContext, GpuEngine, Pending, PipelineBlob, RunTimes},
@@ -328,7 +328,7 @@ impl Model {
     pub(crate) fn window(&self) -> Result<Option<usize>> {
         let built = self.built(true, Want::All, DType::F32)?;
         let window = |node: &Node| match &node.op {
-            Op::Attention(Attention { mask: MaskKind::SlidingWindow(window), .. }) => Some(*window),
+            Op::Input(Input { role: Role::Visible { mask: MaskKind::SlidingWindow(window), .. }, .. }) => Some(*window),
             _ => None,
         };
         Ok(built.graph.nodes().iter().filter_map(window).max())

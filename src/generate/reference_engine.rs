@@ -104,6 +104,10 @@ impl ReferenceEngine {
             let shape = input.ty.shape.bind(&binding)?;
             let value = match &input.role {
                 Role::Positions(rule) => Value::i32(shape, positions(after(rule), rows)),
+                Role::Visible { rule, mask } => {
+                    let bounds = positions(after(rule), rows).into_iter().flat_map(|position| mask.visible(position));
+                    Value::i32(shape, bounds.collect::<Vec<_>>())
+                }
                 Role::RopeTable(table) => Value::f32(shape, rope_rows(&table.inv_freq, after(&table.rule), rows)),
                 Role::TableRows(table) => Value::f32(shape, table_rows(&built.params, table, tokens)?),
                 Role::Cache => resized(self.caches.remove(&input.name), shape, input.ty.dtype),

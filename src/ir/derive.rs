@@ -24,6 +24,10 @@ pub fn derive(graph: &Graph, binding: &DimBinding, given: &mut Inputs) -> Result
         let value = match &input.role {
             Role::Caller | Role::Optional | Role::Cache => continue,
             Role::Positions(rule) => Value::i32(shape.clone(), positions(rule, &shape, given)?),
+            Role::Visible { rule, mask } => {
+                let positions = positions(rule, &shape[..2], given)?;
+                Value::i32(shape, positions.into_iter().flat_map(|position| mask.visible(position)).collect::<Vec<_>>())
+            }
             Role::KeyPositions { rule, past } => {
                 let past = past.bind(binding)?;
                 let values = key_positions(rule, &shape, past, given)?;

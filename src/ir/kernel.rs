@@ -131,13 +131,24 @@ pub struct Target {
     pub cooperative: Option<u32>,
     /// Whether the adapter runs shaders on the CPU: few workgroups suffice to fill it, barriers cost much.
     pub software: bool,
+    /// Whether loops of kernels for GPUs stay loops: drivers on the CPU take seconds to compile what is unrolled.
+    pub rolled: bool,
 }
 
 impl Target {
     /// WebGPU's default limits and no optional feature: what every device has.
     pub fn portable() -> Self {
-        let (f16, int64, cooperative, software) = (false, false, None, false);
-        Self { tier: Tier::Portable, max_binding: 128 << 20, max_storage_buffers: 8, f16, int64, cooperative, software }
+        let (f16, int64, cooperative) = (false, false, None);
+        Self {
+            tier: Tier::Portable,
+            max_binding: 128 << 20,
+            max_storage_buffers: 8,
+            f16,
+            int64,
+            cooperative,
+            software: false,
+            rolled: false,
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! Which keys a query may see.
 
-/// The mask of an attention op, as a rule instead of a tensor.
+use super::ops::DEAD_KEY;
+
+/// Which keys the queries of a layer see, as a rule instead of a tensor.
 ///
 /// Positions are those of the sequence, never rows of a buffer: query at position `q`, key at position `k`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -31,6 +33,24 @@ impl MaskKind {
             MaskKind::SymmetricWindow(r) => q.abs_diff(k) <= r,
         }
     }
+
+    /// The first and the last position that the query at `position` sees, as [`Attention`](super::ops::Attention) takes them. A
+    /// query at [`DEAD_KEY`] sees none: its last comes before its first.
+    ///
+    /// `Custom` and `Bias` leave the decision to their operand and give all positions.
+    pub fn visible(self, position: i32) -> [i32; 2] {
+        let most = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
+        let last = DEAD_KEY - 1;
+        if position == DEAD_KEY {
+            return [0, -1];
+        }
+        match self {
+            MaskKind::None | MaskKind::Custom | MaskKind::Bias => [0, last],
+            MaskKind::Causal => [0, position],
+            MaskKind::SlidingWindow(w) => [position.saturating_sub(most(w)).saturating_add(1).max(0), position],
+            MaskKind::SymmetricWindow(r) => [position.saturating_sub(most(r)).max(0), position.saturating_add(most(r)).min(last)],
+        }
+    }
 }
 
 impl std::fmt::Display for MaskKind {
@@ -48,7 +68,7 @@ impl std::fmt::Display for MaskKind {
 
 #[cfg(test)]
 mod tests {
-    use super::MaskKind;
+    use super::{DEAD_KEY, MaskKind};
 
     #[test]
     fn a_window_keeps_exactly_its_own_number_of_keys() {
@@ -70,6 +90,26 @@ mod tests {
                 assert_eq!(seen.len(), 1 + r.min(q) + r.min(19 - q));
             }
         }
+    }
+
+    #[test]
+    fn the_positions_between_the_bounds_are_those_that_the_rule_allows() {
+        let windows = [0, 1, 4, 30].into_iter().flat_map(|n| [MaskKind::SlidingWindow(n), MaskKind::SymmetricWindow(n)]);
+        for mask in windows.chain([MaskKind::None, MaskKind::Causal]) {
+            for q in 0..20usize {
+                let [first, last] = mask.visible(q as i32);
+                let between = |k: usize| (first..=last).contains(&(k as i32));
+                assert!((0..20).all(|k| between(k) == mask.allows(q, k)), "{mask}, query {q}: {first} to {last}");
+            }
+            let [first, last] = mask.visible(DEAD_KEY);
+            assert!(last < first, "{mask}: padding sees nothing");
+            for position in [0, 7, DEAD_KEY - 1] {
+                let [first, last] = mask.visible(position);
+                assert!(first >= 0 && last < DEAD_KEY, "{mask}: {first} to {last}");
+            }
+        }
+        let widest = [MaskKind::SlidingWindow(usize::MAX), MaskKind::SymmetricWindow(usize::MAX)];
+        assert_eq!(widest.map(|mask| mask.visible(9)), [[0, 9], [0, DEAD_KEY - 1]]);
     }
 
     #[test]

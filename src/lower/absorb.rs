@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::bound::Bound;
 use crate::ir::{
-    DType, Graph, NodeId, Op,
-    ops::{Attention, Gain, Linear, RmsNorm, Rope},
+    DType, Graph, MaskKind, NodeId, Op,
+    ops::{Attention, Gain, Input, Linear, RmsNorm, Role, Rope},
 };
 
 /// The values that each value is read by; an output is also read by itself.
@@ -38,17 +38,12 @@ impl NewRow {
         let inputs = &bound.graph.node(attention).inputs;
         let only = |value: NodeId, reader: NodeId| readers.get(&value).is_some_and(|r| r.iter().eq([&reader]));
         let free = |value: NodeId, reader: NodeId| only(value, reader) && !bound.is_alone(value);
-        let [query, key, value, positions] = [0, 1, 2, 3].map(|i| bound.resolve(inputs[i]));
+        let [query, key, value] = [0, 1, 2].map(|i| bound.resolve(inputs[i]));
         let heads = bound.ty(attention).clone();
-        if !one_row || key == value || bound.is_alone(attention) || !Attention::makes_rows(bound.target, heads.last()) {
+        if !one_row || key == value || bound.is_alone(attention) {
             return None;
         }
-        // The new row is seen because its own position is.
-        let keys = bound.resolve(inputs[4]);
-        let kept: Vec<NodeId> = bound.operands(keys).skip(1).collect();
-        if !matches!(bound.op(keys), Op::CacheWrite(_)) || kept != [positions, positions] {
-            return None;
-        }
+        let positions = own_positions(bound, attention)?;
         let write = |cache_write: NodeId| {
             let Op::CacheWrite(_) = bound.op(cache_write) else { return None };
             let [cache, row, at] = bound.graph.node(cache_write).inputs[..] else { return None };
@@ -71,6 +66,9 @@ impl NewRow {
         let key_heads = &bound.ty(inputs[1]).shape[2..];
         let by_head = *bound.ty(query) == heads && bound.ty(rotated).shape[2..] == *key_heads;
         if bound.resolve(table) != bound.resolve(key_table) || rope != key_rope || !by_head {
+            return None;
+        }
+        if !Attention::makes_rows(bound.target, heads.last(), rope, bound.ty(table).last()) {
             return None;
         }
         let mut absorbed = vec![query, rotated, key, value];
@@ -102,6 +100,21 @@ impl NewRow {
         let own = self.of_attention(bound, attention).into_iter();
         own.chain([self.key, self.value, self.table]).chain(gains).collect()
     }
+}
+
+/// The positions that the attention's own rows are written at, where each row sees itself and none behind it: the last position that
+/// a query sees is its own.
+fn own_positions(bound: &Bound, attention: NodeId) -> Option<NodeId> {
+    let [visible, keys] = [3, 4].map(|i| bound.resolve(bound.graph.node(attention).inputs[i]));
+    let Op::CacheWrite(_) = bound.op(keys) else { return None };
+    let [positions, rows] = bound.operands(keys).skip(1).collect::<Vec<_>>()[..] else { return None };
+    let role = |value: NodeId| match bound.op(value) {
+        Op::Input(Input { role, .. }) => Some(role),
+        _ => None,
+    };
+    let Role::Positions(of_rows) = role(positions)? else { return None };
+    let Role::Visible { rule, mask: MaskKind::Causal | MaskKind::SlidingWindow(1..) } = role(visible)? else { return None };
+    (rows == positions && rule == of_rows).then_some(positions)
 }
 
 /// Two norms with weights of one sort, over rows of one head.

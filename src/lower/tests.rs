@@ -32,8 +32,8 @@ fn written(kernel: &Kernel) -> &'static [u32] {
         "expert_tiles" => &[1, 2],
         "rms_norm" => &[1, 4],
         "matmul" => &[2],
-        "attention" if new_row => &[5, 7, 1, 2],
-        "attention" => &[5, 7],
+        "attention" | "attention_few" if new_row => &[5, 7, 1, 2],
+        "attention" | "attention_few" | "attention_tile" => &[5, 7],
         "attention_combine" => &[5],
         other => panic!("no known output of {other}"),
     }
@@ -278,7 +278,7 @@ fn an_epilogue_reads_what_moves_unless_the_product_is_in_shards() {
 }
 
 /// One attention layer with its cache, as a decode step has it.
-fn attend(g: &mut Graph, h: NodeId, [positions, table]: [NodeId; 2], layer: usize) -> Result<NodeId> {
+fn attend(g: &mut Graph, h: NodeId, [positions, visible, table]: [NodeId; 3], layer: usize) -> Result<NodeId> {
     let cached = Shape(vec![1.into(), sym::CACHE.into(), 1.into(), 8.into()]);
     let [k_cache, v_cache] = ["k", "v"].map(|n| g.input(format!("{n}{layer}"), Role::Cache, DType::F32, cached.clone()));
     let rows = Shape(vec![1.into(), sym::CACHE.into()]);
@@ -293,8 +293,8 @@ fn attend(g: &mut Graph, h: NodeId, [positions, table]: [NodeId; 2], layer: usiz
     let k = g.push(CacheWrite, &[k_cache?, k, positions])?;
     let v = g.push(CacheWrite, &[v_cache?, v, positions])?;
     let key_positions = g.push(CacheWrite, &[key_positions, positions, positions])?;
-    let op = Attention { mask: MaskKind::Causal, scale: 0.25, softcap: None, keep: false };
-    let mixed = g.push(op, &[q, k, v, positions, key_positions])?;
+    let op = Attention { scale: 0.25, softcap: None, keep: false };
+    let mixed = g.push(op, &[q, k, v, visible, key_positions])?;
     let mixed = g.reshape(mixed, Shape(vec![1.into(), sym::SEQ.into(), 16.into()]))?;
     let w = g.weight(format!("{layer}.o"), DType::BF16, &[16, 16])?;
     let out = g.linear(mixed, w)?;
@@ -310,6 +310,8 @@ fn decoder(layers: usize) -> Graph {
     let mut h = g.input("h", Role::Caller, DType::F32, rows(16)).unwrap();
     let positions =
         g.input("positions", Role::Positions(PositionRule::From(0)), DType::I32, Shape(vec![1.into(), sym::SEQ.into()])).unwrap();
+    let role = Role::Visible { rule: PositionRule::From(0), mask: MaskKind::Causal };
+    let visible = g.input("visible", role, DType::I32, rows(2)).unwrap();
     let table = g
         .input(
             "rope",
@@ -319,7 +321,7 @@ fn decoder(layers: usize) -> Graph {
         )
         .unwrap();
     for layer in 0..layers {
-        h = attend(&mut g, h, [positions, table], layer).unwrap();
+        h = attend(&mut g, h, [positions, visible, table], layer).unwrap();
         let y = feed_forward(&mut g, h, 16, 48).unwrap();
         h = g.add(h, y).unwrap();
     }
@@ -532,8 +534,7 @@ fn every_case_lowers() {
 
 #[test]
 fn definitions_of_composites_lower() {
-    for op in [Op::from(Attention { mask: MaskKind::Causal, scale: 1.0, softcap: None, keep: false }), Op::from(Rope::default())]
-    {
+    for op in [Op::from(Attention { scale: 1.0, softcap: None, keep: false }), Op::from(Rope::default())] {
         for case in op.cases() {
             let mut g = Graph::new(case.name.clone());
             let operand = |(i, value): (usize, &Value)| g.input(format!("x{i}"), Role::Caller, value.dtype(), &value.shape[..]);

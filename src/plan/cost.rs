@@ -1,9 +1,10 @@
 //! What a dispatch moves and computes, from the plan alone.
 
-use super::Plan;
+use super::{Plan, SlotKind};
 use crate::ir::{
-    DType,
+    DType, MaskKind,
     kernel::{Dispatch, Kernel, Operand},
+    ops::Role,
 };
 
 /// Bytes and operations that a dispatch cannot do without.
@@ -68,8 +69,8 @@ pub fn cost(plan: &Plan, dispatch: &Dispatch, live: Live, shard_bytes: &dyn Fn(&
         }
         "cache_write" => Cost { bytes: size("B") * size("T") * size("C") * (4 + element(kernel, "KV")), flops: 0 },
         "gather" => Cost { bytes: size("R") * (4 * size("C") * (1 + extras) + row(kernel, size("C"))), flops: 0 },
-        "attention" => {
-            let Cost { bytes, flops } = attention(kernel, live);
+        "attention" | "attention_few" | "attention_tile" => {
+            let Cost { bytes, flops } = attention(kernel, window(plan, dispatch), live);
             Cost { bytes: bytes + weights, flops }
         }
         "attention_combine" => {
@@ -101,12 +102,21 @@ fn of_experts(kernel: &Kernel, weights: u64) -> Cost {
     Cost { bytes, flops: part(2 * products * inner * out) }
 }
 
+/// Keys that a query of this attention sees at most.
+fn window(plan: &Plan, dispatch: &Dispatch) -> u64 {
+    let visible = dispatch.bindings.iter().find(|(binding, _)| *binding == 3);
+    let Some((_, Operand::Slot(slot, _))) = visible else { return u64::MAX };
+    match plan.slots.get(slot.0).map(|slot| &slot.kind) {
+        Some(SlotKind::Input { role: Role::Visible { mask: MaskKind::SlidingWindow(window), .. }, .. }) => *window as u64,
+        _ => u64::MAX,
+    }
+}
+
 /// Q, the visible rows of K, V and their positions, and the result or its parts; two products a visible pair.
-fn attention(kernel: &Kernel, live: Live) -> Cost {
+fn attention(kernel: &Kernel, window: u64, live: Live) -> Cost {
     let size = |name: &str| number(kernel, name);
     let (heads, kv_heads, width) = (size("N"), size("K"), size("H"));
     let (tokens, start) = (live.tokens as u64, live.start as u64);
-    let window = if option(kernel, "MASK") == Some("window") { size("WINDOW") } else { u64::MAX };
     let rows = (start + tokens).min(window.saturating_add(tokens.saturating_sub(1)));
     let pairs: u64 = (start..start + tokens).map(|position| window.min(position + 1)).sum();
     let results = size("B") * size("T") * heads;
@@ -146,7 +156,10 @@ fn row(kernel: &Kernel, columns: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::sampling;
+    use crate::{
+        ir::{FixedType, kernel::Slot, ops::PositionRule},
+        plan::{SlotInfo, sampling},
+    };
 
     fn dispatch(shader: &'static str, options: &[(&'static str, &str)], overrides: &[(&'static str, f64)]) -> Dispatch {
         let options = options.iter().map(|(name, text)| (*name, (*text).to_owned())).collect();
@@ -179,18 +192,25 @@ mod tests {
 
     #[test]
     fn attention_counts_what_its_rows_see() {
-        let sizes = [("B", 1.0), ("T", 4.0), ("N", 2.0), ("K", 1.0), ("H", 8.0), ("WINDOW", 5.0), ("PARTS", 1.0)];
+        let sizes = [("B", 1.0), ("T", 4.0), ("N", 2.0), ("K", 1.0), ("H", 8.0), ("PARTS", 1.0)];
+        let dispatch = dispatch("attention", &[("KV", "f16"), ("SPLITS", "no")], &sizes);
         let flops = |mask, tokens, start| {
-            let options = [("MASK", mask), ("KV", "f16"), ("SPLITS", "no")];
-            of(&dispatch("attention", &options, &sizes), tokens, start)
+            let mut plan = Plan::default();
+            let role = Role::Visible { rule: PositionRule::From(0), mask };
+            let ty = FixedType { dtype: DType::I32, shape: vec![1, 4, 2] };
+            plan.slots.push(SlotInfo { bytes: 32, kind: SlotKind::Input { name: "visible".into(), role, ty } });
+            let mut dispatch = dispatch.clone();
+            dispatch.bindings.push((3, Operand::Slot(Slot(plan.slots.len() - 1), 0)));
+            cost(&plan, &dispatch, Live { tokens, start }, &|_, _| 1000)
         };
+        let (causal, window) = (MaskKind::Causal, MaskKind::SlidingWindow(5));
         // By hand: position p sees p + 1 keys, at most 5 in the window; 4 · heads · width operations a pair.
-        assert_eq!(flops("causal", 4, 10).flops, 4 * 2 * 8 * (11 + 12 + 13 + 14));
-        assert_eq!(flops("window", 4, 2).flops, 4 * 2 * 8 * (3 + 4 + 5 + 5));
+        assert_eq!(flops(causal, 4, 10).flops, 4 * 2 * 8 * (11 + 12 + 13 + 14));
+        assert_eq!(flops(window, 4, 2).flops, 4 * 2 * 8 * (3 + 4 + 5 + 5));
         let activations = 4 * 4 * 2 * (8 + 8);
         // The gains of norms that it takes in are weights.
-        assert_eq!(flops("causal", 1, 99).bytes, 1000 + activations + 100 * (2 * 8 * 2 + 4));
-        assert_eq!(flops("window", 4, 50).bytes, 1000 + activations + 8 * (2 * 8 * 2 + 4));
+        assert_eq!(flops(causal, 1, 99).bytes, 1000 + activations + 100 * (2 * 8 * 2 + 4));
+        assert_eq!(flops(window, 4, 50).bytes, 1000 + activations + 8 * (2 * 8 * 2 + 4));
     }
 
     #[test]

@@ -229,6 +229,7 @@ impl Capabilities {
                 KernelTier::Subgroup => false,
                 KernelTier::Software => true,
             },
+            rolled: self.kind == AdapterKind::Software,
         }
     }
 

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::{Attention, DEAD_KEY};
 use crate::{
     Result,
-    ir::{Data, FixedType, MaskKind, Value},
+    ir::{Data, FixedType, Value},
 };
 
 /// Partial sums of a dot product: as many as a vector register or two hold.
@@ -14,7 +14,7 @@ const LANES: usize = 16;
 /// The value of [`Attention`]: dot products and sums over keys in f32, as in a matrix product, all else in f64.
 pub(super) fn attend(op: &Attention, inputs: &[&Value], output: &FixedType) -> Result<Data> {
     let (q, k, v) = (inputs[0].to_f32()?, inputs[1].to_f32()?, inputs[2].to_f32()?);
-    let (queries, keys) = (positions(inputs[3])?, positions(inputs[4])?);
+    let (bounds, keys) = (positions(inputs[3])?, positions(inputs[4])?);
     let keep = inputs.get(5).map(|keep| keep.to_f32()).transpose()?;
     let (new, heads, width) = (output.shape[1], output.shape[2], output.shape[3]);
     let (cached, kv_heads) = (inputs[1].shape[1], inputs[1].shape[2]);
@@ -22,7 +22,9 @@ pub(super) fn attend(op: &Attention, inputs: &[&Value], output: &FixedType) -> R
     let visible = |query: usize| -> Vec<usize> {
         let first = query / new * cached;
         let kept = |row: usize| keep.as_ref().is_none_or(|keep| keep[row] >= 0.5);
-        (first..first + cached).filter(|&row| sees(op.mask, queries[query], keys[row]) && kept(row)).collect()
+        let [from, to] = [bounds[2 * query], bounds[2 * query + 1]];
+        let sees = |key: i32| key < DEAD_KEY && (from..=to).contains(&key);
+        (first..first + cached).filter(|&row| sees(keys[row]) && kept(row)).collect()
     };
     let mut out = vec![0.0; output.len()];
     out.par_chunks_mut((heads * width).max(1)).enumerate().for_each(|(query, out)| {
@@ -45,17 +47,6 @@ fn positions(value: &Value) -> Result<Vec<i32>> {
         Data::I32(positions) => Ok(positions.clone()),
         _ => Ok(value.to_indices()?.into_iter().map(|i| i as i32).collect()),
     }
-}
-
-fn sees(mask: MaskKind, query: i32, key: i32) -> bool {
-    let age = i64::from(query) - i64::from(key);
-    let near = match mask {
-        MaskKind::SlidingWindow(window) => (0..window as i64).contains(&age),
-        MaskKind::SymmetricWindow(radius) => age.unsigned_abs() <= radius as u64,
-        MaskKind::None => true,
-        _ => age >= 0,
-    };
-    key < DEAD_KEY && near
 }
 
 fn score(op: &Attention, product: f32) -> f64 {

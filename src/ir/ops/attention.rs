@@ -1,12 +1,11 @@
 //! Grouped-query attention over keys with positions.
 
-use super::{Broadcast, Cast, Gain, Lowering, MatMul, OpDef, Permute, Reshape, Select, Softmax, Unary, attend::attend};
+use super::{
+    Broadcast, Cast, Lowering, MatMul, OpDef, Permute, Reshape, Select, Slice, Softmax, Unary, attend::attend, attention_kernels,
+};
 use crate::{
     Result,
-    ir::{
-        BinaryFn, Case, DType, Data, FixedType, Graph, MaskKind, NodeId, Shape, Type, UnaryFn, Value, expect_dtype,
-        kernel::{Emit, Kernel, NewRow, NormArg, Operand, Target, weight_option},
-    },
+    ir::{BinaryFn, Case, DType, Data, FixedType, Graph, NodeId, Shape, Type, UnaryFn, Value, expect_dtype, kernel::Emit},
 };
 
 /// The position of a cache row that holds nothing: no query sees it.
@@ -17,26 +16,27 @@ const MASKED: f32 = -1e30;
 
 /// `softmax(mask(cap(scale · q·kᵀ))) · v` per head; query head n uses KV head n / G (gemma-spec §1).
 ///
-/// Operands: q `[B, T, N, H]` f32, k and v `[B, S, K, H]` f32 or both f16, query positions `[B, T]` i32, key positions `[B, S]` i32, and
-/// with `keep` a mask `[B, S]` f32 whose entries below 0.5 drop the key. Result `[B, T, N, H]`.
+/// Operands: q `[B, T, N, H]` f32, k and v `[B, S, K, H]` f32 or both f16, the first and the last position that each query sees
+/// `[B, T, 2]` i32, key positions `[B, S]` i32, and with `keep` a mask `[B, S]` f32 whose entries below 0.5 drop the key. Result
+/// `[B, T, N, H]`.
 ///
-/// The mask compares positions, never rows of a buffer: a ring, a padded batch and a bucket with a gap are the same to it. A
-/// row at [`DEAD_KEY`] is never visible. A query that sees no key gives zeros.
+/// Masks are data: a query sees the keys between two positions, never rows of a buffer. So one kernel serves causal and sliding
+/// layers, those that look both ways, and tokens that see each other within a causal sequence; a ring, a padded batch and a bucket
+/// with a gap are the same to it. [`MaskKind::visible`](crate::ir::MaskKind::visible) gives the positions of the usual rules. A key
+/// at [`DEAD_KEY`] is never visible. A query that sees no key gives zeros.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Attention {
-    /// Which keys a query sees.
-    pub mask: MaskKind,
     /// Multiplies the scores.
     pub scale: f32,
     /// `cap · tanh(score / cap)` after the scale and before the mask.
     pub softcap: Option<f32>,
-    /// Whether there is a keep-mask operand; it combines with `mask`.
+    /// Whether there is a keep-mask operand; a key must be visible and kept.
     pub keep: bool,
 }
 
 impl Attention {
     pub(super) fn example() -> Self {
-        Self { mask: MaskKind::Causal, scale: 1.0, softcap: None, keep: false }
+        Self { scale: 1.0, softcap: None, keep: false }
     }
 
     /// 1 where a query sees a key, else 0, `[B, 1, 1, T, S]` broadcast to `shape`.
@@ -48,26 +48,20 @@ impl Attention {
             let placed = g.push(Reshape { shape: from }, &[wide])?;
             g.push(Broadcast { shape: shape.clone() }, &[placed])
         };
-        let query = spread(g, inputs[3], one_by(new, 1.into()))?;
+        let bound = |g: &mut Graph, start| -> Result<NodeId> {
+            let bound = g.push(Slice { axis: 2, start, len: 1.into() }, &[inputs[3]])?;
+            spread(g, bound, one_by(new, 1.into()))
+        };
+        let first = bound(g, 0)?;
+        let last = bound(g, 1)?;
         let key = spread(g, inputs[4], one_by(1.into(), cached))?;
         let dead = g.constant(DEAD_KEY as f32)?;
         let mut visible = g.binary(BinaryFn::Less, key, dead)?;
-        let age = g.binary(BinaryFn::Sub, query, key)?;
-        if let MaskKind::Causal | MaskKind::SlidingWindow(_) = self.mask {
-            let before_self = g.constant(-0.5)?;
-            let past = g.binary(BinaryFn::Less, before_self, age)?;
-            visible = g.binary(BinaryFn::Mul, visible, past)?;
-        }
-        if let MaskKind::SlidingWindow(window) = self.mask {
-            let window = g.constant(window as f32)?;
-            let near = g.binary(BinaryFn::Less, age, window)?;
-            visible = g.binary(BinaryFn::Mul, visible, near)?;
-        }
-        if let MaskKind::SymmetricWindow(radius) = self.mask {
-            let distance = g.push(Unary { f: UnaryFn::Abs }, &[age])?;
-            let past_it = g.constant(radius as f32 + 0.5)?;
-            let near = g.binary(BinaryFn::Less, distance, past_it)?;
-            visible = g.binary(BinaryFn::Mul, visible, near)?;
+        let before = g.constant(-0.5)?;
+        for (from, to) in [(key, first), (last, key)] {
+            let distance = g.binary(BinaryFn::Sub, from, to)?;
+            let within = g.binary(BinaryFn::Less, before, distance)?;
+            visible = g.binary(BinaryFn::Mul, visible, within)?;
         }
         if self.keep {
             let keep = spread(g, inputs[5], one_by(1.into(), cached))?;
@@ -118,20 +112,6 @@ impl Attention {
         let out = g.push(Permute { order: vec![0, 3, 1, 2, 4] }, &[mixed])?;
         g.push(Reshape { shape: q_shape }, &[out])
     }
-
-    /// The option `MASK` and the window or radius. Where sizes are data all layers share a kernel: no position is `i32::MAX` behind
-    /// another, and none further away.
-    fn mask_options(&self, target: &Target) -> Option<(&'static str, usize)> {
-        match self.mask {
-            MaskKind::None if target.software => Some(("symmetric", i32::MAX as usize)),
-            MaskKind::None => Some(("none", 0)),
-            MaskKind::SymmetricWindow(radius) => Some(("symmetric", radius.min(i32::MAX as usize))),
-            MaskKind::Causal if target.software => Some(("window", i32::MAX as usize)),
-            MaskKind::Causal => Some(("causal", 0)),
-            MaskKind::SlidingWindow(window) => Some(("window", window)),
-            MaskKind::Custom | MaskKind::Bias => None,
-        }
-    }
 }
 
 impl OpDef for Attention {
@@ -142,7 +122,7 @@ impl OpDef for Attention {
     fn attributes(&self) -> String {
         let cap = self.softcap.map(|c| format!(", softcap={c}")).unwrap_or_default();
         let keep = if self.keep { ", keep" } else { "" };
-        format!("{{mask={}, scale={}{cap}{keep}}}", self.mask, self.scale)
+        format!("{{scale={}{cap}{keep}}}", self.scale)
     }
 
     fn infer(&self, inputs: &[&Type]) -> Result<Type, String> {
@@ -150,22 +130,18 @@ impl OpDef for Attention {
         if inputs.len() != operands {
             return Err(format!("{} operands, expected {operands}", inputs.len()));
         }
-        if matches!(self.mask, MaskKind::Custom | MaskKind::Bias) {
-            return Err(
-                "the mask is none, causal or a window of either sort; further masking goes through the keep operand".into()
-            );
-        }
-        let [q, k, v, query, key] = [inputs[0], inputs[1], inputs[2], inputs[3], inputs[4]];
+        let [q, k, v, visible, key] = [inputs[0], inputs[1], inputs[2], inputs[3], inputs[4]];
         expect_dtype("q", q, &[DType::F32])?;
         expect_dtype("k", k, &[DType::F32, DType::F16])?;
-        expect_dtype("query positions", query, &[DType::I32])?;
+        expect_dtype("visible positions", visible, &[DType::I32])?;
         expect_dtype("key positions", key, &[DType::I32])?;
         let rank = q.shape.rank() == 4 && k.shape.rank() == 4 && k == v;
         if !rank || q.shape.0[0] != k.shape.0[0] || q.shape.0[3] != k.shape.0[3] {
             return Err("expected q [B, T, N, H] and equal k and v [B, S, K, H]".into());
         }
-        if query.shape.0[..] != q.shape.0[..2] || key.shape.0[..] != k.shape.0[..2] {
-            return Err("expected query positions [B, T] and key positions [B, S]".into());
+        let bounds = [q.shape.0[0], q.shape.0[1], 2.into()];
+        if visible.shape.0[..] != bounds || key.shape.0[..] != k.shape.0[..2] {
+            return Err("expected visible positions [B, T, 2] and key positions [B, S]".into());
         }
         match (q.shape.0[2].fixed(), k.shape.0[2].fixed()) {
             (Some(heads), Some(kv_heads)) if kv_heads > 0 && heads % kv_heads == 0 => Ok(q.clone()),
@@ -186,165 +162,12 @@ impl OpDef for Attention {
     }
 
     fn emit(&self, emit: &mut Emit) -> Result<()> {
-        let Some((mask, window)) = self.mask_options(emit.target) else { return Err(emit.refuse("no kernel for this mask")) };
-        let (q, k) = (emit.inputs[0].ty.shape.clone(), emit.inputs[1].ty.shape.clone());
-        let (batch, new, heads, head_dim) = (q[0], q[1], q[2], q[3]);
-        let (cached, kv_heads) = (k[1], k[2]);
-        let rows = new * (heads / kv_heads);
-        let new_row = emit.new_row.take();
-        let Tiles { tier, lanes, vector, held, queries, shuffles } = Tiles::of(emit, new, rows, head_dim, new_row.is_some())?;
-        let groups = batch * kv_heads * rows.div_ceil(queries);
-        let parts = parts(groups, cached, emit.target.software);
-        let yes = |b: bool| if b { "yes" } else { "no" }.to_string();
-        let mut options = vec![
-            ("TIER", tier.into()),
-            ("LANES", lanes.to_string()),
-            ("QUERIES", queries.to_string()),
-            ("MASK", mask.into()),
-            ("SOFTCAP", yes(self.softcap.is_some())),
-            ("KEEP", yes(self.keep)),
-            ("SPLITS", yes(parts > 1)),
-            ("READ", if shuffles { "shuffle" } else { "load" }.into()),
-            ("KV", emit.inputs[1].ty.dtype.name().into()),
-            ("VEC", vector.to_string()),
-            ("HV", held.to_string()),
-            ("WIDE", yes(shuffles && emit.target.int64 && vector == 4)),
-            ("NEW", yes(new_row.is_some())),
-        ];
-        let mut overrides = vec![
-            ("B", batch as f64),
-            ("T", new as f64),
-            ("S", emit.inputs[1].rows_override()),
-            ("N", heads as f64),
-            ("K", kv_heads as f64),
-            ("H", head_dim as f64),
-            ("SCALE", f64::from(self.scale)),
-            ("CAP", f64::from(self.softcap.unwrap_or(1.0))),
-            ("WINDOW", window as f64),
-            ("PARTS", parts as f64),
-        ];
-        let mut bindings: Vec<(u32, Operand)> = (0..5).zip(&emit.inputs).map(|(i, arg)| (i, arg.operand())).collect();
-        bindings.push((8, Operand::Step));
-        if let Some(new_row) = new_row {
-            overrides.extend(new_row.rope.overrides(head_dim, new_row.table.ty.last()));
-            new_row_bindings(new_row, &mut options, &mut overrides, &mut bindings);
-        }
-        let kernel = Kernel { shader: "attention", options, overrides, hole: String::new() };
-        if self.keep {
-            bindings.push((6, emit.inputs[5].operand()));
-        }
-        if parts == 1 {
-            bindings.push((5, emit.output.operand()));
-            emit.dispatch(kernel, bindings, groups, 1);
-            return Ok(());
-        }
-        let results = batch * new * heads;
-        let partial = Operand::Slot(emit.scratch((results * parts * (head_dim + 2) * 4) as u64), 0);
-        bindings.push((7, partial.clone()));
-        emit.dispatch(kernel, bindings, groups, parts);
-        combine(emit, [("B", batch), ("T", new), ("N", heads), ("H", head_dim), ("PARTS", parts)], partial, results);
-        Ok(())
+        attention_kernels::emit(self, emit)
     }
 
     fn cases(&self) -> Vec<Case> {
         super::attention_cases::cases()
     }
-}
-
-/// How a workgroup is laid out.
-struct Tiles {
-    tier: &'static str,
-    lanes: usize,
-    /// Elements of a vector.
-    vector: usize,
-    /// Vectors of a head that a lane holds.
-    held: usize,
-    /// Queries of a workgroup.
-    queries: usize,
-    shuffles: bool,
-}
-
-impl Tiles {
-    fn of(emit: &Emit, new: usize, rows: usize, head_dim: usize, new_row: bool) -> Result<Self> {
-        let (tier, lanes) = emit.target.tier.option();
-        let lanes = lanes as usize;
-        let vector = match head_dim {
-            h if h.is_multiple_of(4) => 4,
-            h if h.is_multiple_of(2) => 2,
-            _ => return Err(emit.refuse("no kernel for an odd head dimension")),
-        };
-        let held = head_dim.div_ceil(vector * lanes);
-        let software = emit.target.software;
-        let shuffles = software && tier == "subgroup" && lanes >= 8 && head_dim.is_multiple_of(8);
-        // As many queries at a time as registers hold; each key is read once for all of them. On the CPU a spilled register is
-        // read faster than a key, but one token's queries are few and fill the cores as small groups. Software drivers take
-        // seconds to compile what is unrolled over many queries and barriers.
-        let most = if software && tier != "subgroup" { 2 } else { 8 };
-        let vectors = match new {
-            1 => 16,
-            2..=16 if shuffles => 32,
-            _ if shuffles => 64,
-            _ => 16,
-        };
-        let queries = (vectors / held).clamp(1, most).min(rows.next_power_of_two());
-        // Queries of a new row lie in workgroup memory, beside its key and value.
-        let room = (NEW_ROW_BYTES / (held * lanes * vector * 4)).saturating_sub(2).max(1);
-        let queries = if new_row { queries.min(room) } else { queries };
-        Ok(Self { tier, lanes, vector, held, queries, shuffles })
-    }
-}
-
-/// Workgroup memory for queries, key and value that the kernel makes itself, of the 16 KiB that every device has.
-const NEW_ROW_BYTES: usize = 10 << 10;
-
-impl Attention {
-    /// Whether the kernel can make a new row with heads of `width`: queries, key and value lie in workgroup memory.
-    pub(crate) fn makes_rows(target: &Target, width: usize) -> bool {
-        let (tier, lanes) = target.tier.option();
-        // A driver on the CPU compiles the barriers of such a kernel for many seconds.
-        if target.software && tier != "subgroup" {
-            return false;
-        }
-        let lanes = lanes as usize;
-        width.is_multiple_of(2) && 3 * 4 * width.next_multiple_of(4 * lanes) <= NEW_ROW_BYTES
-    }
-}
-
-/// What the kernel needs to make a new row.
-fn new_row_bindings(
-    new_row: NewRow,
-    options: &mut Vec<(&'static str, String)>,
-    overrides: &mut Vec<(&'static str, f64)>,
-    bindings: &mut Vec<(u32, Operand)>,
-) {
-    bindings.extend([(9, new_row.key.operand()), (10, new_row.value.operand()), (11, new_row.table.operand())]);
-    let Some(norms) = new_row.norms else {
-        options.push(NormArg::option(Gain::None));
-        return;
-    };
-    options.push(NormArg::option(norms[0].op.gain));
-    overrides.push(("EPS", f64::from(norms[0].op.eps)));
-    for (norm, binding) in norms.into_iter().zip(12..) {
-        let Some(gain) = norm.gain else { continue };
-        if binding == 12 {
-            options.extend([weight_option(gain.ty.dtype), ("WEIGHTS", "2".into())]);
-        }
-        bindings.push((binding, gain.operand()));
-    }
-}
-
-/// Puts the parts of `results` rows together.
-fn combine(emit: &mut Emit, sizes: [(&'static str, usize); 5], partial: Operand, results: usize) {
-    let overrides = sizes.map(|(name, size)| (name, size as f64)).to_vec();
-    let options = vec![("LANES", "64".into())];
-    let kernel = Kernel { shader: "attention_combine", options, overrides, hole: String::new() };
-    emit.dispatch(kernel, vec![(5, emit.output.operand()), (7, partial), (8, Operand::Step)], results, 1);
-}
-
-/// Parts that the keys are split into, so that the workgroups of a decode step fill the device.
-fn parts(groups: usize, cached: usize, software: bool) -> usize {
-    let (wanted, least_keys) = if software { (8, 512) } else { (512, 64) };
-    (wanted / groups.max(1)).min(cached / least_keys).clamp(1, 64)
 }
 
 impl Graph {

@@ -3,6 +3,7 @@
 mod attend;
 mod attention;
 mod attention_cases;
+mod attention_kernels;
 mod cache_write;
 mod elementwise;
 mod expert_linear;

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use super::{Lowering, OpDef, expect_operands};
 use crate::{
     Result,
-    ir::{DType, Data, Dim, FixedType, Shape, Type, Value},
+    ir::{DType, Data, Dim, FixedType, MaskKind, Shape, Type, Value},
 };
 
 /// Who provides an input.
@@ -17,6 +17,14 @@ pub enum Role {
     Optional,
     /// The runtime: the positions of the new tokens, `[B, T]`.
     Positions(PositionRule),
+    /// The runtime, from the positions: the first and the last position that each new token sees, `[B, T, 2]`; tokens at no position
+    /// see none.
+    Visible {
+        /// How positions follow from what is given.
+        rule: PositionRule,
+        /// What a token at a position sees.
+        mask: MaskKind,
+    },
     /// The runtime: the positions of the `past` rows of a cache that the caller holds, then those of the new tokens,
     /// `[B, past + T]`. Rows that are not live are at [`DEAD_KEY`](super::DEAD_KEY).
     KeyPositions {
@@ -41,7 +49,7 @@ impl fmt::Display for Role {
         match self {
             Role::Caller => f.write_str("caller"),
             Role::Optional => f.write_str("optional"),
-            Role::Positions(_) | Role::KeyPositions { .. } | Role::LastToken(_) => f.write_str("derived"),
+            Role::Positions(_) | Role::Visible { .. } | Role::KeyPositions { .. } | Role::LastToken(_) => f.write_str("derived"),
             Role::RopeTable(table) => write!(f, "rope table of {}", table.inv_freq.len()),
             Role::TableRows(table) => write!(f, "rows of {table}"),
             Role::Cache => f.write_str("cache"),

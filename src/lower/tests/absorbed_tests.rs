@@ -36,7 +36,7 @@ fn a_norm_with_a_computed_gain_waits_for_it() {
 }
 
 /// Attention of one token over caches, as a layer emits it; `norm_by_head` as Gemma 3 does, or over the whole row.
-fn attention(norm_by_head: bool, values_of_keys: bool) -> Graph {
+fn attention(norm_by_head: bool, values_of_keys: bool, mask: MaskKind) -> Graph {
     let (heads, width) = (2, 32);
     let mut g = Graph::new("step");
     let positions = g.input("positions", Role::Positions(PositionRule::From(0)), DType::I32, [1, 1]).unwrap();
@@ -69,8 +69,10 @@ fn attention(norm_by_head: bool, values_of_keys: bool) -> Graph {
     let values = if values_of_keys { keys } else { cache(&mut g, "values", v) };
     let held = g.input("held", Role::Cache, DType::I32, [1, 8]).unwrap();
     let held = g.push(CacheWrite, &[held, positions, positions]).unwrap();
-    let op = Attention { mask: MaskKind::Causal, scale: 1.0, softcap: None, keep: false };
-    let y = g.push(op, &[q, keys, values, positions, held]).unwrap();
+    let op = Attention { scale: 1.0, softcap: None, keep: false };
+    let role = Role::Visible { rule: PositionRule::From(0), mask };
+    let visible = g.input("visible", role, DType::I32, [1, 1, 2]).unwrap();
+    let y = g.push(op, &[q, keys, values, visible, held]).unwrap();
     g.output("y", y);
     g
 }
@@ -78,11 +80,17 @@ fn attention(norm_by_head: bool, values_of_keys: bool) -> Graph {
 #[test]
 fn attention_makes_rows_that_are_normed_by_head() {
     let plan = |graph: &Graph| lowered_for(graph, &DimBinding::new(), &device());
-    let stock = plan(&attention(true, false));
-    assert_eq!(shaders(&stock), ["cache_write", "attention"]);
+    let stock = plan(&attention(true, false, MaskKind::Causal));
+    assert_eq!(shaders(&stock), ["cache_write", "attention_few"]);
     // The norm of a whole row stays a step of its own; the rest is absorbed.
-    assert_eq!(shaders(&plan(&attention(false, false))), ["rms_norm", "rms_norm", "cache_write", "attention"]);
+    assert_eq!(
+        shaders(&plan(&attention(false, false, MaskKind::Causal))),
+        ["rms_norm", "rms_norm", "cache_write", "attention_few"]
+    );
     // Keys that are also the values are written once.
-    let shared = plan(&attention(true, true));
+    let shared = plan(&attention(true, true, MaskKind::Causal));
     assert_eq!(option(&shared, shared.dispatches.len() - 1, "NEW"), "no");
+    // Where a query's own position is not the last that it sees, the kernel does not know it.
+    let around = plan(&attention(true, false, MaskKind::SymmetricWindow(3)));
+    assert_eq!(option(&around, around.dispatches.len() - 1, "NEW"), "no");
 }

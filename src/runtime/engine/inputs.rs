@@ -12,7 +12,7 @@ use crate::{
     flow::BuiltModel,
     generate::table_rows,
     ir::{
-        Graph,
+        Graph, MaskKind,
         ops::{DEAD_KEY, Input, PositionRule, Role, rope_row},
     },
 };
@@ -47,6 +47,7 @@ impl InputBlock {
         let steps = sequences * STEP_STRIDE as usize + size_of::<Step>();
         let parts = [("step", steps), ("input_ids", tokens * 4), ("positions", tokens * 4), ("last_token_idx", 4)];
         let table = |(_, input): (_, &Input)| match &input.role {
+            Role::Visible { .. } => Some((input.name.clone(), tokens * 2 * 4)),
             Role::RopeTable(table) => Some((input.name.clone(), tokens * table.inv_freq.len() * 2 * 4)),
             Role::TableRows(_) => Some((input.name.clone(), tokens * input.ty.shape.last()?.fixed()? * 4)),
             _ => None,
@@ -123,6 +124,13 @@ impl InputBlock {
         self.put("positions", bytemuck::cast_slice(&all));
         self.put("last_token_idx", &(tokens.len() as u32 - 1).to_le_bytes());
         for (_, input) in built.graph.inputs() {
+            if let Role::Visible { rule, mask } = &input.role {
+                let more = if let PositionRule::From(more) = rule { *more as i32 } else { 0 };
+                let mut bounds = vec![MaskKind::visible(*mask, DEAD_KEY); self.tokens];
+                let seen = positions.iter().map(|position| mask.visible(*position as i32 + more));
+                bounds.iter_mut().zip(seen).for_each(|(slot, seen)| *slot = seen);
+                self.put(&input.name, bytemuck::cast_slice(&bounds));
+            }
             if let Role::TableRows(table) = &input.role {
                 self.put(&input.name, bytemuck::cast_slice(&table_rows(&built.params, table, tokens)?));
             }

@@ -1,0 +1,260 @@
+//! The kernels of attention, and which of them an attention takes.
+
+use super::{Attention, Gain, Rope};
+use crate::{
+    Result,
+    ir::kernel::{Emit, Kernel, NewRow, NormArg, Operand, Target, Tier, weight_option},
+};
+
+/// The most queries of a KV head that lie in registers of one workgroup, on GPUs.
+const FEW_QUERIES: usize = 16;
+
+/// Workgroup memory that every device has, less what a kernel declares besides its arrays.
+const WORKGROUP_BYTES: usize = (16 << 10) - 64;
+
+/// Workgroup memory for queries, key and value that the kernel of drivers on the CPU makes itself.
+const NEW_ROW_BYTES: usize = 10 << 10;
+
+/// Sizes of an attention.
+#[derive(Clone, Copy)]
+struct Sizes {
+    batch: usize,
+    new: usize,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    cached: usize,
+}
+
+impl Sizes {
+    fn of(emit: &Emit) -> Self {
+        let (q, k) = (&emit.inputs[0].ty.shape, &emit.inputs[1].ty.shape);
+        Self { batch: q[0], new: q[1], heads: q[2], kv_heads: k[2], head_dim: q[3], cached: k[1] }
+    }
+
+    /// Queries of a KV head: pairs of a new token and a head.
+    fn queries(&self) -> usize {
+        self.new * (self.heads / self.kv_heads)
+    }
+
+    /// Elements of a vector.
+    fn vector(&self) -> Option<usize> {
+        [4, 2].into_iter().find(|vector| self.head_dim.is_multiple_of(*vector))
+    }
+}
+
+/// A kernel's file, its layout as options, and the queries of a workgroup.
+struct Layout {
+    shader: &'static str,
+    options: Vec<(&'static str, String)>,
+    queries: usize,
+}
+
+/// Whether a driver on the CPU takes its own kernel.
+fn is_of_software(target: &Target) -> bool {
+    target.software && matches!(target.tier, Tier::Subgroup(_))
+}
+
+/// The options TIER, LANES and ROLLED of the kernels for GPUs, where a workgroup has several subgroups.
+fn gpu_options(target: &Target, lanes: usize) -> Vec<(&'static str, String)> {
+    let tier = if target.tier == Tier::Portable { "portable" } else { "subgroups" };
+    vec![("TIER", tier.into()), ("LANES", lanes.to_string()), ("ROLLED", yes(target.rolled))]
+}
+
+impl Layout {
+    fn of(emit: &Emit, sizes: &Sizes, new_row: bool) -> Result<Self> {
+        let Some(vector) = sizes.vector() else { return Err(emit.refuse("no kernel for an odd head dimension")) };
+        if is_of_software(emit.target) {
+            return Ok(Self::software(emit.target, sizes, vector, new_row));
+        }
+        let width = sizes.head_dim / vector;
+        if width > Self::MOST_WIDTH {
+            return Err(emit.refuse(format!("no kernel for heads of {} elements", sizes.head_dim)));
+        }
+        Ok(if sizes.queries() <= FEW_QUERIES {
+            Self::few(emit.target, sizes, vector, new_row)
+        } else {
+            Self::tile(emit.target, width, vector)
+        })
+    }
+
+    /// The most vectors of a head: one a lane of the largest workgroup.
+    const MOST_WIDTH: usize = 256;
+
+    /// One subgroup a workgroup, and as many queries at a time as registers hold; each key is read once for all of them. On the CPU a
+    /// spilled register is read faster than a key, but one token's queries are few and fill the cores as small groups.
+    fn software(target: &Target, sizes: &Sizes, vector: usize, new_row: bool) -> Self {
+        let lanes = target.tier.option().1 as usize;
+        let held = sizes.head_dim.div_ceil(vector * lanes);
+        let shuffles = lanes >= 8 && sizes.head_dim.is_multiple_of(8);
+        let vectors = match sizes.new {
+            1 => 16,
+            2..=16 if shuffles => 32,
+            _ if shuffles => 64,
+            _ => 16,
+        };
+        let queries = (vectors / held).clamp(1, 8).min(sizes.queries().next_power_of_two());
+        // Queries of a new row lie in workgroup memory, beside its key and value.
+        let room = (NEW_ROW_BYTES / (held * lanes * vector * 4)).saturating_sub(2).max(1);
+        let queries = if new_row { queries.min(room) } else { queries };
+        let options = vec![
+            ("TIER", "subgroup".into()),
+            ("LANES", lanes.to_string()),
+            ("QUERIES", queries.to_string()),
+            ("READ", if shuffles { "shuffle" } else { "load" }.into()),
+            ("VEC", vector.to_string()),
+            ("HV", held.to_string()),
+            ("WIDE", yes(shuffles && target.int64 && vector == 4)),
+        ];
+        Self { shader: "attention", options, queries }
+    }
+
+    /// Queries in workgroup memory, keys split among lanes.
+    fn few(target: &Target, sizes: &Sizes, vector: usize, new_row: bool) -> Self {
+        let width = sizes.head_dim / vector;
+        let lanes = if width > 128 { 256 } else { 128 };
+        let split = if target.tier != Tier::Portable && width.is_multiple_of(4) { 4 } else { 1 };
+        let fits = |queries: &usize| Self::few_bytes(target, *queries, width, vector, lanes) <= WORKGROUP_BYTES;
+        let wanted = sizes.queries().next_power_of_two().min(8);
+        let queries = [8, 4, 2].into_iter().filter(|queries| *queries <= wanted).find(fits).unwrap_or(1);
+        let mut options = gpu_options(target, lanes);
+        options.extend([
+            ("QUERIES", queries.to_string()),
+            ("ROOM", (queries * width).next_power_of_two().to_string()),
+            ("VEC", vector.to_string()),
+            ("SPLIT", split.to_string()),
+            ("WIDE", yes(false)),
+            ("NEW", yes(new_row)),
+        ]);
+        Self { shader: "attention_few", options, queries }
+    }
+
+    /// Workgroup memory of `attention_few`.
+    fn few_bytes(target: &Target, queries: usize, width: usize, vector: usize, lanes: usize) -> usize {
+        // Of each reduction a number for each lane, or for each subgroup of at least four.
+        let met = if target.tier == Tier::Portable { lanes } else { lanes / 4 };
+        let vectors = (queries * width).next_power_of_two() + lanes;
+        4 * (vectors * vector + queries * lanes + (queries + 1) * met + 2 * met)
+    }
+
+    /// Tiles of queries and keys in workgroup memory; at most 16 vectors of results lie in a lane's registers.
+    fn tile(target: &Target, width: usize, vector: usize) -> Self {
+        let held = width.div_ceil(16);
+        let rows = [4, 2].into_iter().find(|rows| rows * held <= 16).unwrap_or(1);
+        let mut options = gpu_options(target, 128);
+        options.extend([("ROWS", rows.to_string()), ("HV", held.to_string()), ("VEC", vector.to_string()), ("WIDE", yes(false))]);
+        Self { shader: "attention_tile", options, queries: 8 * rows }
+    }
+}
+
+fn yes(is: bool) -> String {
+    if is { "yes".into() } else { "no".into() }
+}
+
+/// Emits the dispatches of `op`.
+pub(super) fn emit(op: &Attention, emit: &mut Emit) -> Result<()> {
+    let sizes = Sizes::of(emit);
+    let new_row = emit.new_row.take();
+    let Layout { shader, mut options, queries } = Layout::of(emit, &sizes, new_row.is_some())?;
+    let groups = sizes.batch * sizes.kv_heads * sizes.queries().div_ceil(queries);
+    let parts = parts(groups, sizes.cached, is_of_software(emit.target));
+    options.extend([
+        ("SOFTCAP", yes(op.softcap.is_some())),
+        ("KEEP", yes(op.keep)),
+        ("SPLITS", yes(parts > 1)),
+        ("KV", emit.inputs[1].ty.dtype.name().into()),
+    ]);
+    if shader == "attention" {
+        options.push(("NEW", yes(new_row.is_some())));
+    }
+    let mut overrides = vec![
+        ("B", sizes.batch as f64),
+        ("T", sizes.new as f64),
+        ("S", emit.inputs[1].rows_override()),
+        ("N", sizes.heads as f64),
+        ("K", sizes.kv_heads as f64),
+        ("H", sizes.head_dim as f64),
+        ("SCALE", f64::from(op.scale)),
+        ("CAP", f64::from(op.softcap.unwrap_or(1.0))),
+        ("PARTS", parts as f64),
+    ];
+    let mut bindings: Vec<(u32, Operand)> = (0..5).zip(&emit.inputs).map(|(i, arg)| (i, arg.operand())).collect();
+    bindings.push((8, Operand::Step));
+    if let Some(new_row) = new_row {
+        overrides.extend(new_row.rope.overrides(sizes.head_dim, new_row.table.ty.last()));
+        new_row_bindings(new_row, &mut options, &mut overrides, &mut bindings);
+    }
+    let kernel = Kernel { shader, options, overrides, hole: String::new() };
+    if op.keep {
+        bindings.push((6, emit.inputs[5].operand()));
+    }
+    if parts == 1 {
+        bindings.push((5, emit.output.operand()));
+        emit.dispatch(kernel, bindings, groups, 1);
+        return Ok(());
+    }
+    let results = sizes.batch * sizes.new * sizes.heads;
+    let partial = Operand::Slot(emit.scratch((results * parts * (sizes.head_dim + 2) * 4) as u64), 0);
+    bindings.push((7, partial.clone()));
+    emit.dispatch(kernel, bindings, groups, parts);
+    combine(emit, &sizes, parts, partial);
+    Ok(())
+}
+
+impl Attention {
+    /// Whether the kernel can make a new row with heads of `width`, rotated by a table of so many columns: queries, key and value
+    /// lie in workgroup memory, and lanes turn whole vectors.
+    pub(crate) fn makes_rows(target: &Target, width: usize, rope: &Rope, columns: usize) -> bool {
+        let Some(vector) = [4, 2].into_iter().find(|vector| width.is_multiple_of(*vector)) else { return false };
+        if is_of_software(target) {
+            let lanes = target.tier.option().1 as usize;
+            return 3 * 4 * width.next_multiple_of(4 * lanes) <= NEW_ROW_BYTES;
+        }
+        let whole = |dimensions: usize| dimensions.is_multiple_of(2 * vector);
+        width / vector <= Layout::MOST_WIDTH && whole(rope.rotated(width)) && whole(columns)
+    }
+}
+
+/// What the kernel needs to make a new row.
+fn new_row_bindings(
+    new_row: NewRow,
+    options: &mut Vec<(&'static str, String)>,
+    overrides: &mut Vec<(&'static str, f64)>,
+    bindings: &mut Vec<(u32, Operand)>,
+) {
+    bindings.extend([(9, new_row.key.operand()), (10, new_row.value.operand()), (11, new_row.table.operand())]);
+    let Some(norms) = new_row.norms else {
+        options.push(NormArg::option(Gain::None));
+        return;
+    };
+    options.push(NormArg::option(norms[0].op.gain));
+    overrides.push(("EPS", f64::from(norms[0].op.eps)));
+    for (norm, binding) in norms.into_iter().zip(12..) {
+        let Some(gain) = norm.gain else { continue };
+        if binding == 12 {
+            options.extend([weight_option(gain.ty.dtype), ("WEIGHTS", "2".into())]);
+        }
+        bindings.push((binding, gain.operand()));
+    }
+}
+
+/// Puts the parts of all results together.
+fn combine(emit: &mut Emit, sizes: &Sizes, parts: usize, partial: Operand) {
+    let overrides = vec![
+        ("B", sizes.batch as f64),
+        ("T", sizes.new as f64),
+        ("N", sizes.heads as f64),
+        ("H", sizes.head_dim as f64),
+        ("PARTS", parts as f64),
+    ];
+    let kernel = Kernel { shader: "attention_combine", options: vec![("LANES", "64".into())], overrides, hole: String::new() };
+    let bindings = vec![(5, emit.output.operand()), (7, partial), (8, Operand::Step)];
+    emit.dispatch(kernel, bindings, sizes.batch * sizes.new * sizes.heads, 1);
+}
+
+/// Parts that the keys are split into, so that the workgroups of a decode step fill the device: on GPUs a few workgroups for each of
+/// a hundred compute units, of at least a pass over the keys each.
+fn parts(groups: usize, cached: usize, software: bool) -> usize {
+    let (wanted, least_keys) = if software { (8, 512) } else { (256, 64) };
+    (wanted / groups.max(1)).min(cached / least_keys).clamp(1, 64)
+}
