@@ -22,6 +22,17 @@ pub fn compose(kernel: &Kernel, sizes: Sizes) -> Result<String> {
     Composed::new(kernel, sizes).map(|composed| composed.text)
 }
 
+/// As [`compose`], as the standard has it and browsers take it, with constant sizes: the text enables subgroup operations, which naga
+/// neither needs nor knows.
+///
+/// # Errors
+/// As [`compose`].
+pub fn standard(kernel: &Kernel) -> Result<String> {
+    let text = compose(kernel, Sizes::Constants)?;
+    let enable = if text.contains("subgroup") { "enable subgroups;\n" } else { "" };
+    Ok(enable.to_owned() + &text)
+}
+
 /// What the uniform with the sizes of `kernel` holds; see [`Sizes::Uniform`].
 ///
 /// # Errors
