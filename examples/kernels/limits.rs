@@ -4,7 +4,7 @@ use std::{fmt::Write, path::Path};
 
 use anyhow::{Context, Result, anyhow};
 
-use crate::radv::Compiled;
+use crate::radv::{Compiled, Sweep};
 
 /// Vector instructions above the limit that are let pass: compilers order alike code in unlike ways.
 const SLACK: f64 = 1.02;
@@ -28,30 +28,44 @@ struct Code {
 }
 
 pub struct Limits {
-    /// The lines before the first limit.
-    head: String,
+    /// The comment at the start.
+    head: Vec<String>,
+    /// The compiler that the figures are of.
+    driver: String,
     lines: Vec<Line>,
 }
+
+/// How the line of the compiler begins.
+const DRIVER: &str = "# driver: ";
 
 impl Limits {
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-        let (head, lines): (Vec<_>, Vec<_>) = text.lines().partition(|line| line.starts_with('#'));
-        let lines = lines.iter().map(|line| Line::parse(line).ok_or_else(|| anyhow!("{}: no limit: {line}", path.display())));
-        Ok(Self { head: head.join("\n"), lines: lines.collect::<Result<_>>()? })
+        let (mut head, mut driver, mut lines) = (Vec::new(), String::new(), Vec::new());
+        for line in text.lines() {
+            if let Some(name) = line.strip_prefix(DRIVER) {
+                driver = name.to_owned();
+            } else if line.starts_with('#') {
+                head.push(line.to_owned());
+            } else {
+                lines.push(Line::parse(line).ok_or_else(|| anyhow!("{}: no limit: {line}", path.display()))?);
+            }
+        }
+        Ok(Self { head, driver, lines })
     }
 
     /// The table as text, with the figures of today.
     fn text(&self) -> String {
-        let mut text = self.head.clone() + "\n";
+        let mut text = format!("{}\n{DRIVER}{}\n", self.head.join("\n"), self.driver);
         for Line { family, code: Code { vgprs, valu, narrowest, mean }, words } in &self.lines {
             writeln!(text, "{family:10} {vgprs:5} {valu:5} {narrowest:9} {mean:5}  {words}").expect("text takes text");
         }
         text
     }
 
-    /// Writes the figures of `kernels` for a family; lines of other families stay.
-    pub fn accept(&mut self, family: &str, kernels: &[Compiled]) -> Result<()> {
+    /// Takes the figures of a family; lines of other families stay.
+    pub fn accept(&mut self, family: &str, Sweep { driver, kernels }: &Sweep) -> Result<()> {
+        self.driver.clone_from(driver);
         for line in self.lines.iter_mut().filter(|line| line.family == family) {
             line.code = Code::worst(kernels, &line.words).with_context(|| format!("{family}: no kernel has {}", line.words))?;
         }
@@ -62,8 +76,11 @@ impl Limits {
         Ok(std::fs::write(path, self.text())?)
     }
 
-    /// What is worse than a limit, and how many limits could be stricter.
-    pub fn faults(&self, family: &str, kernels: &[Compiled]) -> (Vec<String>, usize) {
+    /// What is worse than a limit, and how many limits could be stricter. Another compiler's code says nothing about the shaders.
+    pub fn faults(&self, family: &str, Sweep { driver, kernels }: &Sweep) -> (Vec<String>, usize) {
+        if *driver != self.driver {
+            return (vec![format!("{family}: the limits are those of {}, this is {driver}", self.driver)], 0);
+        }
         let (mut faults, mut better) = (Vec::new(), 0);
         for line in self.lines.iter().filter(|line| line.family == family) {
             match Code::worst(kernels, &line.words) {

@@ -111,6 +111,7 @@ fn compile(shapes: &[String], device: &Device, cooperative: bool) -> Result<()> 
     let Opened::Gpu(context) = device.open(&options)? else { bail!("--device: the reference compiles no kernels") };
     let mut kernels = Kernels::default();
     kernels.add_models(shapes, &context.capabilities().target())?;
+    eprintln!("driver: {}", context.capabilities().driver);
     let pipelines = PipelineCache::new(&context);
     let (mut total, mut failed) = (Duration::ZERO, 0);
     for (key, (kernel, from)) in &kernels.0 {
@@ -146,18 +147,24 @@ fn radv(shapes: &[String], families: &[String], table: &Path, update: bool) -> R
         work();
     });
     let mut faults = Vec::new();
-    for (family, kernels) in done.into_inner().expect("no thread panics") {
-        match kernels {
-            Err(error) => faults.push(error.to_string()),
-            Ok(kernels) if update => {
-                limits.accept(family, &kernels)?;
-                faults.extend(judge(family, &kernels));
+    for (family, swept) in done.into_inner().expect("no thread panics") {
+        let sweep = match swept {
+            Ok(sweep) => sweep,
+            Err(error) => {
+                faults.push(error.to_string());
+                continue;
             }
-            Ok(kernels) => {
-                let (worse, better) = limits.faults(family, &kernels);
-                println!("{}, {better} limits could be stricter", summary(family, &kernels));
-                faults.extend(judge(family, &kernels).into_iter().chain(worse));
-            }
+        };
+        println!("{}", summary(family, &sweep.kernels));
+        faults.extend(spills(family, &sweep.kernels));
+        if update {
+            limits.accept(family, &sweep)?;
+            continue;
+        }
+        let (worse, better) = limits.faults(family, &sweep);
+        faults.extend(worse);
+        if better > 0 {
+            println!("{family}: {better} limits could be stricter");
         }
     }
     if update {
@@ -170,12 +177,12 @@ fn radv(shapes: &[String], families: &[String], table: &Path, update: bool) -> R
 }
 
 /// Kernels whose values did not find room in the registers.
-fn judge(family: &str, kernels: &[Compiled]) -> Vec<String> {
-    let spills = kernels.iter().filter(|kernel| kernel.scratch > 0 || kernel.spilled_vgprs > 0);
+fn spills(family: &str, kernels: &[Compiled]) -> Vec<String> {
+    let spilled = kernels.iter().filter(|kernel| kernel.scratch > 0 || kernel.spilled_vgprs > 0);
     let fault = |Compiled { key, scratch, spilled_vgprs, .. }: &Compiled| {
         format!("{family}: {scratch} bytes of scratch, {spilled_vgprs} VGPRs spilled: {key}")
     };
-    spills.map(fault).collect()
+    spilled.map(fault).collect()
 }
 
 fn summary(family: &str, kernels: &[Compiled]) -> String {

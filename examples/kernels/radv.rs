@@ -24,8 +24,16 @@ pub struct Compiled {
     described: bool,
 }
 
+/// What became of all kernels on one family of GPUs.
+#[derive(Default)]
+pub struct Sweep {
+    /// The driver's name and version.
+    pub driver: String,
+    pub kernels: Vec<Compiled>,
+}
+
 /// Compiles the kernels of `shapes` for one family of GPUs, in a process of its own.
-pub fn sweep(family: &str, shapes: &[String]) -> Result<Vec<Compiled>> {
+pub fn sweep(family: &str, shapes: &[String]) -> Result<Sweep> {
     let mut child = Command::new(std::env::current_exe()?)
         .args(["--shapes", &shapes.join(","), "compile", "--cooperative"])
         .env("RADV_FORCE_FAMILY", family)
@@ -34,22 +42,22 @@ pub fn sweep(family: &str, shapes: &[String]) -> Result<Vec<Compiled>> {
         .stderr(Stdio::piped())
         .spawn()?;
     let stderr = child.stderr.take().context("a pipe")?;
-    let (kernels, rest) = read(stderr)?;
+    let (sweep, rest) = read(stderr)?;
     let status = child.wait()?;
-    let last = kernels.last().map_or("none", |kernel| kernel.key.as_str());
+    let last = sweep.kernels.last().map_or("none", |kernel| kernel.key.as_str());
     if !status.success() {
         bail!("{family}: {status}; the last kernel was {last}\n{}", rest.join("\n"));
     }
-    match kernels.iter().find(|kernel| !kernel.described) {
-        Some(kernel) => bail!("{family}: the driver says nothing about {}: is it RADV?", kernel.key),
-        None if kernels.is_empty() => bail!("{family}: no kernel was compiled"),
-        None => Ok(kernels),
+    match sweep.kernels.iter().find(|kernel| !kernel.described) {
+        Some(kernel) => bail!("{family}: the driver {} says nothing about {}: is it RADV?", sweep.driver, kernel.key),
+        None if sweep.kernels.is_empty() => bail!("{family}: no kernel was compiled"),
+        None => Ok(sweep),
     }
 }
 
 /// The kernels, and the lines that tell of failures.
-fn read(stderr: impl Read) -> Result<(Vec<Compiled>, Vec<String>)> {
-    let (mut kernels, mut rest) = (Vec::<Compiled>::new(), Vec::new());
+fn read(stderr: impl Read) -> Result<(Sweep, Vec<String>)> {
+    let (mut sweep, mut rest) = (Sweep::default(), Vec::new());
     let mut descriptors = Descriptors::default();
     let mut lines = BufReader::new(stderr);
     let mut bytes = Vec::new();
@@ -57,15 +65,17 @@ fn read(stderr: impl Read) -> Result<(Vec<Compiled>, Vec<String>)> {
         let text = String::from_utf8_lossy(&bytes).trim().to_owned();
         bytes.clear();
         if let Some(key) = text.strip_prefix("kernel: ") {
-            kernels.push(Compiled { key: key.to_owned(), ..Compiled::default() });
+            sweep.kernels.push(Compiled { key: key.to_owned(), ..Compiled::default() });
             descriptors = Descriptors::default();
+        } else if let Some(driver) = text.strip_prefix("driver: ") {
+            sweep.driver = driver.to_owned();
         } else if text.starts_with("failed: ") || text.starts_with("error: ") {
             rest.push(text);
-        } else if let Some(kernel) = kernels.last_mut() {
+        } else if let Some(kernel) = sweep.kernels.last_mut() {
             kernel.take(&text, &mut descriptors)?;
         }
     }
-    Ok((kernels, rest))
+    Ok((sweep, rest))
 }
 
 impl Compiled {
