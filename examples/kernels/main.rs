@@ -143,7 +143,7 @@ fn radv(shapes: &[String], families: &[String], table: &Path, update: bool) -> R
         }
     };
     std::thread::scope(|scope| {
-        scope.spawn(&work);
+        scope.spawn(work);
         work();
     });
     let mut faults = Vec::new();

@@ -20,8 +20,8 @@ pub struct Compiled {
     pub valu: u32,
     /// Bits of each load of weights, or of keys and values.
     pub loads: Vec<u32>,
-    /// Whether the compiler wrote statistics.
-    described: bool,
+    /// How many of the four statistics the compiler wrote.
+    statistics: usize,
 }
 
 /// What became of all kernels on one family of GPUs.
@@ -48,7 +48,7 @@ pub fn sweep(family: &str, shapes: &[String]) -> Result<Sweep> {
     if !status.success() {
         bail!("{family}: {status}; the last kernel was {last}\n{}", rest.join("\n"));
     }
-    match sweep.kernels.iter().find(|kernel| !kernel.described) {
+    match sweep.kernels.iter().find(|kernel| kernel.statistics != 4) {
         Some(kernel) => bail!("{family}: the driver {} says nothing about {}: is it RADV?", sweep.driver, kernel.key),
         None if sweep.kernels.is_empty() => bail!("{family}: no kernel was compiled"),
         None => Ok(sweep),
@@ -87,15 +87,19 @@ impl Compiled {
             }
             return Ok(());
         };
-        let number = || value.parse().unwrap_or_default();
-        match name {
-            "VGPRs" => (self.vgprs, self.described) = (number(), true),
-            "Spilled VGPRs" => self.spilled_vgprs = number(),
-            "Scratch size" => self.scratch = number(),
-            "VALU" => self.valu = number(),
-            "compiled" => self.ms = value.trim_end_matches(" ms").parse()?,
-            _ => {}
-        }
+        let statistic = match name {
+            "VGPRs" => &mut self.vgprs,
+            "Spilled VGPRs" => &mut self.spilled_vgprs,
+            "Scratch size" => &mut self.scratch,
+            "VALU" => &mut self.valu,
+            "compiled" => {
+                self.ms = value.trim_end_matches(" ms").parse()?;
+                return Ok(());
+            }
+            _ => return Ok(()),
+        };
+        *statistic = value.parse().with_context(|| line.to_owned())?;
+        self.statistics += 1;
         Ok(())
     }
 

@@ -1,5 +1,5 @@
-// Two writes of one buffer with no barrier between them: the validation layer must tell of SYNC-HAZARD-WRITE-AFTER-WRITE, or its silence
-// about other programs means nothing.
+// Two writes of one buffer with no barrier between them: the validation layer must tell of SYNC-HAZARD-WRITE-AFTER-WRITE, or its
+// silence about other programs means nothing.
 #include <vulkan/vulkan.h>
 
 static void must(VkResult result) {
@@ -26,7 +26,8 @@ static VkDevice open_device(VkQueue *queue) {
 }
 
 static VkBuffer make_buffer(VkDevice device) {
-  VkBufferCreateInfo info = {.sType = VK_STRUCTURE_TYPE_BUFFER_CREATE_INFO, .size = 4096, .usage = VK_BUFFER_USAGE_TRANSFER_DST_BIT};
+  VkBufferCreateInfo info = {
+      .sType = VK_STRUCTURE_TYPE_BUFFER_CREATE_INFO, .size = 4096, .usage = VK_BUFFER_USAGE_TRANSFER_DST_BIT};
   VkBuffer buffer;
   must(vkCreateBuffer(device, &info, NULL, &buffer));
   VkMemoryRequirements needs;

@@ -1,5 +1,5 @@
-// A Vulkan layer for drivers that compile shaders and have no GPU: one memory type is made up, commands and submits do nothing, and a
-// semaphore is a number. Without it wgpu cannot open a device of RADV's null winsys.
+// A Vulkan layer for drivers that compile shaders and have no GPU: one memory type is made up, commands and submits do nothing, and
+// a semaphore is a number. Without it wgpu cannot open a device of RADV's null winsys.
 #include <stdlib.h>
 #include <string.h>
 #include <vulkan/vk_layer.h>

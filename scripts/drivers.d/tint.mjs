@@ -32,6 +32,11 @@ async function problem({ wgsl, constants }) {
   return error?.message;
 }
 
+// Silence means nothing unless a barrier that one invocation alone reaches is noticed.
+const planted =
+  '@compute @workgroup_size(64) fn main(@builtin(local_invocation_index) i: u32) { if i == 0u { workgroupBarrier(); } }';
+if (!(await problem({ wgsl: planted, constants: {} }))) throw new Error('Tint does not notice a planted mistake');
+
 const problems = new Map();
 for (const kernel of kernels) {
   const text = await problem(kernel);
