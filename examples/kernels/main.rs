@@ -27,7 +27,7 @@ use gemmaflow::{
 };
 use limits::Limits;
 use models::{Kernels, MODELS};
-use radv::Compiled;
+use radv::{Compiled, Sweep};
 
 /// Compiles every kernel that released models need, or writes them as WGSL.
 #[derive(Parser)]
@@ -61,6 +61,9 @@ enum What {
         /// Write today's figures into the table
         #[arg(long)]
         update: bool,
+        /// Fail where the driver is another than the table's; else its limits are then left out
+        #[arg(long)]
+        strict: bool,
     },
     /// Writes them, and those of the test cases, as standard WGSL with their constants: one JSON array
     Write {
@@ -100,7 +103,10 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<()> {
     match arguments.what {
         What::Compile { device, cooperative } => compile(&arguments.shapes, &device, cooperative),
-        What::Radv { families, limits, update } => radv(&arguments.shapes, &families, &limits, update),
+        What::Radv { families, limits, update, strict } => {
+            let kernels = sweep_all(&arguments.shapes, &families);
+            if update { accept(kernels, &limits) } else { compare(kernels, &limits, strict) }
+        }
         What::Write { tier, out } => write(&arguments.shapes, tier, out),
     }
 }
@@ -132,48 +138,68 @@ fn compile(shapes: &[String], device: &Device, cooperative: bool) -> Result<()> 
     Ok(())
 }
 
-/// Two families at a time: each compiles on one thread.
-fn radv(shapes: &[String], families: &[String], table: &Path, update: bool) -> Result<()> {
-    let mut limits = Limits::read(table)?;
+/// Two families at a time: each compiles on one thread. Says in a line how each went.
+fn sweep_all(shapes: &[String], families: &[String]) -> Swept {
     let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let work = || {
         while let Some(family) = families.get(next.fetch_add(1, Relaxed)) {
-            let kernels = radv::sweep(family, shapes);
-            done.lock().expect("no thread panics").push((family, kernels));
+            let sweep = radv::sweep(family, shapes);
+            if let Ok(sweep) = &sweep {
+                println!("{family}: {}", summary(&sweep.kernels));
+            }
+            done.lock().expect("no thread panics").push((family.clone(), sweep));
         }
     };
     std::thread::scope(|scope| {
         scope.spawn(work);
         work();
     });
+    done.into_inner().expect("no thread panics")
+}
+
+/// Families with what became of their kernels.
+type Swept = Vec<(String, Result<Sweep>)>;
+
+fn accept(swept: Swept, table: &Path) -> Result<()> {
+    let mut limits = Limits::read(table)?;
+    for (family, sweep) in swept {
+        limits.accept(&family, &sweep?)?;
+    }
+    limits.write(table)
+}
+
+fn compare(swept: Swept, table: &Path, strict: bool) -> Result<()> {
+    let limits = Limits::read(table)?;
     let mut faults = Vec::new();
-    for (family, swept) in done.into_inner().expect("no thread panics") {
-        let sweep = match swept {
+    for (family, sweep) in swept {
+        let sweep = match sweep {
             Ok(sweep) => sweep,
             Err(error) => {
                 faults.push(error.to_string());
                 continue;
             }
         };
-        println!("{}", summary(family, &sweep.kernels));
-        faults.extend(spills(family, &sweep.kernels));
-        if update {
-            limits.accept(family, &sweep)?;
+        faults.extend(spills(&family, &sweep.kernels));
+        // Another compiler's code says nothing about the shaders.
+        if sweep.driver != limits.driver {
+            let other = format!("{family}: the limits are those of {}, this is {}", limits.driver, sweep.driver);
+            if strict {
+                faults.push(other)
+            } else {
+                println!("{other}: left out")
+            }
             continue;
         }
-        let (worse, better) = limits.faults(family, &sweep);
+        let (worse, better) = limits.faults(&family, &sweep.kernels);
         faults.extend(worse);
         if better > 0 {
             println!("{family}: {better} limits could be stricter");
         }
     }
-    if update {
-        limits.write(table)?;
+    if !faults.is_empty() {
+        bail!("faults: {}\n{}", faults.len(), faults.join("\n"));
     }
-    match faults.len() {
-        0 => Ok(()),
-        count => bail!("{count} faults\n{}", faults.join("\n")),
-    }
+    Ok(())
 }
 
 /// Kernels whose values did not find room in the registers.
@@ -185,10 +211,10 @@ fn spills(family: &str, kernels: &[Compiled]) -> Vec<String> {
     spilled.map(fault).collect()
 }
 
-fn summary(family: &str, kernels: &[Compiled]) -> String {
+fn summary(kernels: &[Compiled]) -> String {
     let total: f64 = kernels.iter().map(|kernel| kernel.ms).sum();
     let slowest = kernels.iter().map(|kernel| kernel.ms).fold(0.0, f64::max);
-    format!("{family}: {} kernels in {:.1} s, the slowest in {slowest:.0} ms", kernels.len(), total / 1e3)
+    format!("{} kernels in {:.1} s, the slowest in {slowest:.0} ms", kernels.len(), total / 1e3)
 }
 
 fn write(shapes: &[String], tier: Sort, out: PathBuf) -> Result<()> {
