@@ -554,3 +554,17 @@ fn a_model_is_taken_from_the_hub_as_the_environment_says() {
     let (ok, _, error) = inspect("some-one/else", &[]);
     assert!(!ok && error.contains("there is no some-one/else here"), "{error}");
 }
+
+#[test]
+fn kernels_compiles_on_the_device_and_writes_standard_text() {
+    let compiled = succeeds("kernels", &["--shapes", "gemma-3-270m", "compile"]);
+    assert!(compiled.contains(" kernels in ") && compiled.ends_with(" 0 failed\n"), "{compiled}");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let out = folder.path().join("kernels.json").display().to_string();
+    succeeds("kernels", &["--shapes", "gemma-3-270m", "write", "--tier", "subgroups", &out]);
+    let written: Vec<Value> = serde_json::from_slice(&std::fs::read(&out).expect("written")).expect("JSON");
+    let has = |kernel: &Value, text: &str| kernel["wgsl"].as_str().is_some_and(|wgsl| wgsl.contains(text));
+    assert!(written.iter().any(|kernel| has(kernel, "enable subgroups;") && has(kernel, "subgroupAdd")));
+    assert!(written.iter().all(|kernel| kernel["constants"].is_object() && has(kernel, "@compute")));
+    assert!(fails("kernels", &["--shapes", "gemma-9", "compile"]).contains("gemma-9"));
+}

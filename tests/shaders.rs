@@ -16,7 +16,7 @@ use gemmaflow::{
     },
     lower::{Unplaced, lower},
     plan::{Plan, sampling},
-    shader::{Access, Reflected, Sizes, compose, reflect},
+    shader::{Access, Reflected, Sizes, compose, reflect, standard},
     weights::random_weights,
 };
 use naga::back::{self, pipeline_constants::process_overrides};
@@ -267,6 +267,17 @@ fn a_divergent_cooperative_matrix_is_noticed() {
     for statement in [load, store, "s = coopMultiplyAdd(coop_mat16x16<f16, A>(), coop_mat16x16<f16, B>(), s);"] {
         assert!(module(&format!("if lane == 0u {{ {statement} }}")).is_err(), "{statement}");
     }
+}
+
+#[test]
+fn standard_text_enables_subgroups_where_they_are_used() {
+    let text = |tier: &str| {
+        let options = [("TIER", tier), ("LANES", "64"), ("VEC", "1"), ("COMPUTE", "f16")];
+        let options = options.map(|(name, value)| (name, value.to_string())).to_vec();
+        standard(&Kernel { shader: "half_rows", options, overrides: vec![], hole: String::new() }).unwrap()
+    };
+    assert!(text("subgroups").starts_with("enable f16;\nenable subgroups;\ndiagnostic(off, subgroup_uniformity);\n"));
+    assert!(text("portable").contains("// ") && !text("portable").contains("enable subgroups"));
 }
 
 fn region(options: Vec<(&'static str, String)>, hole: &str) -> Kernel {

@@ -1,5 +1,5 @@
 //! What the examples share: command line, model files, progress, errors in plain words.
-#![allow(dead_code)] // Each example uses a part.
+#![allow(dead_code, unused_imports)] // Each example uses a part.
 
 pub mod environment;
 mod hub;

@@ -22,6 +22,22 @@ pub fn compose(kernel: &Kernel, sizes: Sizes) -> Result<String> {
     Composed::new(kernel, sizes).map(|composed| composed.text)
 }
 
+/// As [`compose`] with constant sizes, for other compilers than naga, such as those of browsers: subgroup operations are enabled, which
+/// naga neither needs nor knows. Their uniformity is for the tests to show: no compiler takes a subgroup's result for uniform.
+///
+/// # Errors
+/// As [`compose`].
+pub fn standard(kernel: &Kernel) -> Result<String> {
+    let text = compose(kernel, Sizes::Constants)?;
+    let code = |line: &str| line.split("//").next().is_some_and(|code| code.contains("subgroup"));
+    if !text.lines().any(code) {
+        return Ok(text);
+    }
+    let (enables, rest): (Vec<_>, Vec<_>) = text.lines().partition(|line| line.starts_with("enable "));
+    let directives = ["enable subgroups;", "diagnostic(off, subgroup_uniformity);"];
+    Ok([enables, directives.to_vec(), rest].concat().join("\n") + "\n")
+}
+
 /// What the uniform with the sizes of `kernel` holds; see [`Sizes::Uniform`].
 ///
 /// # Errors

@@ -5,6 +5,6 @@ mod reflect;
 mod sizes;
 mod sources;
 
-pub use compose::{compose, uniform_sizes};
+pub use compose::{compose, standard, uniform_sizes};
 pub use reflect::{Access, Binding, Reflected, reflect};
 pub use sizes::{SIZES_BINDING, Size, Sizes, size_words};
