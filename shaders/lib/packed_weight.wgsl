@@ -56,7 +56,10 @@ fn word_of(which: u32, at: u32, i: u32) -> u32 {
     return w0[at + i / 4u][i % 4u];
 }
 fn quad(which: u32, at: u32, i: u32) -> vec4<u32> { return stored(which, at + i / 4u); }
-#else
+#elif WORDS == 2
+fn word_of(which: u32, at: u32, i: u32) -> u32 { return word(which, at * 4u + i); }
+fn quad(which: u32, at: u32, i: u32) -> vec4<u32> { return vec4<u32>(pair(which, at * 4u + i), pair(which, at * 4u + i + 2u)); }
+#elif WORDS == 1
 fn word_of(which: u32, at: u32, i: u32) -> u32 { return word(which, at * 4u + i); }
 fn quad(which: u32, at: u32, i: u32) -> vec4<u32> {
     return vec4<u32>(word_of(which, at, i), word_of(which, at, i + 1u), word_of(which, at, i + 2u), word_of(which, at, i + 3u));
@@ -107,4 +110,4 @@ fn pair_of(q: vec4<u32>, e: u32) -> vec2<u32> { return vec2<u32>(q[e % 2u * 2u],
 fn nibbles(q: vec4<u32>, e: u32) -> vec2<u32> { return (pair_of(q, e) >> vec2<u32>(e / 2u * 4u)) & vec2<u32>(0x0f0f0f0fu); }
 
 // Each byte of two words as a number.
-fn bytes(q: vec2<u32>) -> mat2x4<f32> { return mat2x4<f32>(vec4<f32>(fields(q.x, 255u)), vec4<f32>(fields(q.y, 255u))); }
+fn bytes(q: vec2<u32>) -> mat2x4<f32> { return mat2x4<f32>(numbers(fields(q.x, 255u), 0i), numbers(fields(q.y, 255u), 0i)); }

@@ -41,6 +41,9 @@ const WAVE: usize = 64;
 const WAIT: usize = 1000;
 const CYCLES: usize = 2;
 
+/// Packed formats of which a lane holds few words at a time.
+const BRIEF: [&str; 7] = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q4_K"];
+
 /// Words of workgroup memory that every device has, less what alignment may take.
 const MEMORY: usize = 4088;
 
@@ -80,8 +83,8 @@ impl Division {
     fn fits(&self, few: &Few) -> bool {
         let own = self.tile * few.weights;
         let registers = match (few.dtype, few.weights) {
-            (DType::Packed(_), 1) => own <= 4,
-            (DType::Packed(_), _) => own <= 4 && own * few.held <= 12,
+            (DType::Packed(format), 2) => own <= 4 && (own * few.held <= 12 || BRIEF.contains(&format.name())),
+            (DType::Packed(_), _) => own <= 4,
             _ => own * few.held <= 16,
         };
         let sums = (own + usize::from(few.normed)) * few.held;
