@@ -80,6 +80,9 @@ fn variants(bench: &Bench, weight: &Weight, dtype: DType, rows: usize, out: usiz
         if shader != "linear_tile_shared" {
             all.extend(options(&[("MAXIMA", &"no")]));
         }
+        if shader == "linear_tile" {
+            all.extend(options(&[("GROUPS", &"no")]));
+        }
         let overrides = vec![("T", rows as f64), ("IN", weight.inner as f64), ("OUT", out as f64), ("OUT_STRIDE", out as f64)];
         let hole = match weight.pair {
             1 => "fn epilogue(i: u32, v: f32) -> f32 { return v; }\n",
@@ -93,12 +96,15 @@ fn variants(bench: &Bench, weight: &Weight, dtype: DType, rows: usize, out: usiz
     };
     let held = |most: &[usize]| -> Vec<usize> { most.iter().copied().filter(|held| *held == 1 || *held <= rows).collect() };
     let mut found = Vec::new();
-    let tiers = [Some(("portable", 64)), lanes.map(|size| ("subgroup", size))];
-    for (tier, lanes) in tiers.into_iter().flatten() {
+    for (lanes, span) in [(64, 64), (64, 16), (128, 128), (256, 256)] {
         for (tile, held) in pairs(&[1, 2, 4], &held(&[1, 2, 4])) {
+            // Sums of all lanes meet in workgroup memory.
+            if tile * weight.pair * held * (lanes + 4) + lanes > 4088 {
+                continue;
+            }
             let text: [(&str, &dyn std::fmt::Display); 5] =
-                [("TIER", &tier), ("LANES", &lanes), ("NR", &tile), ("ROWS", &held), ("NORM", &"none")];
-            found.push(variant("linear_vec", &text, out.div_ceil(tile), rows.div_ceil(held)));
+                [("LANES", &lanes), ("SPAN", &span), ("NR", &tile), ("ROWS", &held), ("NORM", &"none")];
+            found.push(variant("linear_vec", &text, out.div_ceil(tile * lanes / span), rows.div_ceil(held)));
         }
     }
     if let Some(lanes) = lanes.filter(|lanes| *lanes >= 8) {

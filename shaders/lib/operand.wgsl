@@ -17,11 +17,5 @@ fn x8(t: u32, c: u32) -> mat2x4<f32> {
 }
 #endif
 
-fn dot8(a: Eight, b: Eight, sum: f32) -> f32 {
-    let a0 = vec4<f32>(a[0]);
-    let a1 = vec4<f32>(a[1]);
-    let b0 = vec4<f32>(b[0]);
-    let b1 = vec4<f32>(b[1]);
-    let low = fma(a0.w, b0.w, fma(a0.z, b0.z, fma(a0.y, b0.y, fma(a0.x, b0.x, sum))));
-    return fma(a1.w, b1.w, fma(a1.z, b1.z, fma(a1.y, b1.y, fma(a1.x, b1.x, low))));
-}
+fn dot4(a: vec4<f32>, b: vec4<f32>, sum: f32) -> f32 { return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, sum)))); }
+fn dot8(a: mat2x4<f32>, b: mat2x4<f32>, sum: f32) -> f32 { return dot4(a[1], b[1], dot4(a[0], b[0], sum)); }

@@ -22,9 +22,11 @@ fn widen(s: Stored) -> mat2x4<f32> {
 }
 #endif
 
-fn weight0(row: u32, c: u32) -> mat2x4<f32> { return widen(w0[row * (IN / 8u) + c]); }
+// Where row n starts, for those who read many eights of it.
+fn row_start(n: u32) -> u32 { return n * (IN / 8u); }
+fn eight0(start: u32, c: u32) -> mat2x4<f32> { return widen(w0[start + c]); }
 #if WEIGHTS == 2
-fn weight1(row: u32, c: u32) -> mat2x4<f32> { return widen(w1[row * (IN / 8u) + c]); }
+fn eight1(start: u32, c: u32) -> mat2x4<f32> { return widen(w1[start + c]); }
 #endif
 #else
 #if WEIGHT == f32
@@ -41,12 +43,13 @@ fn word_of(e: u32) -> u32 { return e >> 1u; }
 fn widen(s: Stored, e: u32) -> f32 { return bitcast<f32>((s >> ((e & 1u) * 16u)) << 16u); }
 #endif
 
+fn row_start(n: u32) -> u32 { return n; }
 fn element0(row: u32, k: u32) -> f32 {
     if k >= IN { return 0.0; }
     let e = row * IN + k;
     return widen(w0[word_of(e)], e);
 }
-fn weight0(row: u32, c: u32) -> mat2x4<f32> {
+fn eight0(row: u32, c: u32) -> mat2x4<f32> {
     let k = c * 8u;
     return mat2x4<f32>(
         element0(row, k), element0(row, k + 1u), element0(row, k + 2u), element0(row, k + 3u),
@@ -59,7 +62,7 @@ fn element1(row: u32, k: u32) -> f32 {
     let e = row * IN + k;
     return widen(w1[word_of(e)], e);
 }
-fn weight1(row: u32, c: u32) -> mat2x4<f32> {
+fn eight1(row: u32, c: u32) -> mat2x4<f32> {
     let k = c * 8u;
     return mat2x4<f32>(
         element1(row, k), element1(row, k + 1u), element1(row, k + 2u), element1(row, k + 3u),
@@ -67,4 +70,8 @@ fn weight1(row: u32, c: u32) -> mat2x4<f32> {
     );
 }
 #endif
+#endif
+fn weight0(row: u32, c: u32) -> mat2x4<f32> { return eight0(row_start(row), c); }
+#if WEIGHTS == 2
+fn weight1(row: u32, c: u32) -> mat2x4<f32> { return eight1(row_start(row), c); }
 #endif

@@ -1,13 +1,19 @@
-// Scale and minimum of group j of eight times their factors: from word `at` (even) on the factors in f16, scale first, then 12
-// bytes with 6 bits of each.
-fn scale_and_minimum(which: u32, at: u32, j: u32) -> vec2<f32> {
-    let shift = j % 4u * 8u;
-    let head = pair(which, at);
-    let tail = pair(which, at + 2u) >> vec2<u32>(shift);
-    let first = head.y >> shift;
-    let second = tail.x;
-    let third = tail.y;
-    let later = vec2<u32>(third & 15u, (third >> 4u) & 15u) | ((vec2<u32>(first, second) >> vec2<u32>(2u)) & vec2<u32>(48u));
-    let packed = select(vec2<u32>(first & 63u, second & 63u), later, j >= 4u);
-    return unpack2x16float(head.x) * vec2<f32>(bitcast<vec2<i32>>(packed));
+// Scales and minima of two neighbouring groups, one in each of the two low bytes, and their factors.
+struct TwoScales { scales: u32, minima: u32, dm: u32 }
+
+// Of the groups 2p and 2p + 1 of eight; `own` holds the factors in f16, scale first, then 12 bytes with 6 bits of each group's scale and
+// minimum.
+fn two_scales(own: vec4<u32>, p: u32) -> TwoScales {
+    let parts = own.yzw >> vec3<u32>(p % 2u * 16u);
+    let first = parts.xy & vec2<u32>(0x3f3fu);
+    let low = vec2<u32>(parts.z, parts.z >> 4u) & vec2<u32>(0x0f0fu);
+    let later = low | ((parts.xy >> vec2<u32>(2u)) & vec2<u32>(0x3030u));
+    let both = select(first, later, p >= 2u);
+    return TwoScales(both.x, both.y, own.x);
+}
+
+// What the numbers of group h of the two are multiplied by, and what is added then.
+fn scale_and_offset(two: TwoScales, h: u32) -> vec2<f32> {
+    let both = (vec2<u32>(two.scales, two.minima) >> vec2<u32>(h * 8u)) & vec2<u32>(255u);
+    return unpack2x16float(two.dm) * vec2<f32>(both) * vec2<f32>(1.0, -1.0);
 }

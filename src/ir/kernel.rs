@@ -369,6 +369,12 @@ pub fn words_option(dtype: DType, wide: bool) -> Option<(&'static str, String)> 
     Some(("WORDS", if wide && format.in_pairs() { "2" } else { "1" }.into()))
 }
 
+/// The text option `WORDS` of a kernel that loads four words at a time where words of a packed weight come in fours.
+pub fn quads_option(dtype: DType) -> Option<(&'static str, String)> {
+    let DType::Packed(format) = dtype else { return None };
+    Some(("WORDS", if format.in_fours() { "4" } else { "1" }.into()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

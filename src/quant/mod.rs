@@ -114,6 +114,12 @@ impl Packed {
         (bytes - factors.len()).is_multiple_of(8)
     }
 
+    /// Whether the words of a row's blocks on a device come in fours, so that a load may take four.
+    pub(crate) fn in_fours(self) -> bool {
+        let Format { bytes, factors, .. } = self.format();
+        (bytes - factors.len()).is_multiple_of(16)
+    }
+
     /// Widens whole blocks; `out` holds their elements, `blocks` their bytes.
     pub(crate) fn widen(self, blocks: &[u8], out: &mut [f32]) {
         let format = self.format();

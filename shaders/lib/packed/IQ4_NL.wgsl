@@ -14,3 +14,14 @@ fn unpack(which: u32, row: u32, g: u32, e: u32) -> mat2x4<f32> {
         d * lookup(fields(q.y, 15u), values),
     );
 }
+
+const APART = 2u;
+const SHARES = 1u;
+struct Stretch { q: vec4<u32>, d: u32 }
+fn stretch(which: u32, at: u32, s: u32) -> Stretch { return Stretch(quad(which, at, s * BODY), factor_bits(which, at, s)); }
+fn raw(held: Stretch, s: u32, e: u32) -> mat2x4<f32> {
+    let q = nibbles(held.q, e);
+    let values = vec4<u32>(0xbfad9881u, 0xf6eaddcfu, 0x26190d01u, 0x71594535u);
+    return mat2x4<f32>(lookup(fields(q.x, 15u), values), lookup(fields(q.y, 15u), values));
+}
+fn share(held: Stretch, s: u32, h: u32) -> vec2<f32> { return vec2<f32>(unpack2x16float(held.d).x, 0.0); }

@@ -25,3 +25,26 @@ fn unpack(which: u32, row: u32, g: u32, e: u32) -> mat2x4<f32> {
         scale * numbers(second, 4i),
     );
 }
+
+const APART = 8u;
+const SHARES = 2u;
+struct Stretch { q: vec4<u32>, third: vec4<u32>, low: vec2<u32>, high: u32, d: u32 }
+fn stretch(which: u32, at: u32, s: u32) -> Stretch {
+    let block = s / 8u * BODY;
+    let half = s / 4u % 2u;
+    let c = s / 2u % 2u;
+    let q = quad(which, at, block + 8u + half * 8u + s % 2u * 4u) >> vec4<u32>(c * 2u);
+    let third = quad(which, at, block + s % 2u * 4u) >> vec4<u32>(half * 4u + c);
+    let low = vec2<u32>(word_of(which, at, block + 24u), word_of(which, at, block + 25u)) >> vec2<u32>(s % 4u * 8u + half * 4u);
+    let high = word_of(which, at, block + 26u) >> (s % 4u * 8u + half * 4u);
+    return Stretch(q, third, low, high, factor_bits(which, at, s / 8u));
+}
+fn raw(held: Stretch, s: u32, e: u32) -> mat2x4<f32> {
+    let low = (pair_of(held.q, e) >> vec2<u32>(e / 2u * 4u)) & vec2<u32>(0x03030303u);
+    let third = (pair_of(held.third, e) >> vec2<u32>(e / 2u * 2u)) & vec2<u32>(0x01010101u);
+    return bytes(low | (third << vec2<u32>(2u)));
+}
+fn share(held: Stretch, s: u32, h: u32) -> vec2<f32> {
+    let scale = (held.low[h] & 15u) | (((held.high >> (h * 2u)) & 3u) << 4u);
+    return unpack2x16float(held.d).x * f32(i32(scale) - 32i) * vec2<f32>(1.0, -4.0);
+}

@@ -12,3 +12,10 @@ fn unpack(which: u32, row: u32, g: u32, e: u32) -> mat2x4<f32> {
         numbers(fields(q.y, 15u), 8i) * d,
     );
 }
+
+const APART = 2u;
+const SHARES = 1u;
+struct Stretch { q: vec4<u32>, d: u32 }
+fn stretch(which: u32, at: u32, s: u32) -> Stretch { return Stretch(quad(which, at, s * BODY), factor_bits(which, at, s)); }
+fn raw(held: Stretch, s: u32, e: u32) -> mat2x4<f32> { return bytes(nibbles(held.q, e)); }
+fn share(held: Stretch, s: u32, h: u32) -> vec2<f32> { return unpack2x16float(held.d).x * vec2<f32>(1.0, -8.0); }

@@ -18,3 +18,13 @@ fn unpack(which: u32, row: u32, g: u32, e: u32) -> mat2x4<f32> {
         numbers(high, 0i) * dm.x + dm.y,
     );
 }
+
+const APART = 2u;
+const SHARES = 1u;
+struct Stretch { q: vec4<u32>, own: vec2<u32> }
+fn stretch(which: u32, at: u32, s: u32) -> Stretch {
+    let own = vec2<u32>(factor_bits(which, at, s), word_of(which, at, factor_word(s) + 1u));
+    return Stretch(quad(which, at, s * BODY), own);
+}
+fn raw(held: Stretch, s: u32, e: u32) -> mat2x4<f32> { return bytes(nibbles(held.q, e) | eight_fifths(held.own.y >> (e * 8u))); }
+fn share(held: Stretch, s: u32, h: u32) -> vec2<f32> { return unpack2x16float(held.own.x); }

@@ -22,3 +22,22 @@ fn unpack(which: u32, row: u32, g: u32, e: u32) -> mat2x4<f32> {
         scale * numbers(second, 32i),
     );
 }
+
+const APART = 8u;
+const SHARES = 2u;
+struct Stretch { low: vec4<u32>, high: vec4<u32>, scales: vec2<u32>, d: u32 }
+fn stretch(which: u32, at: u32, s: u32) -> Stretch {
+    let block = s / 8u * BODY;
+    let half = s / 4u % 2u;
+    let high = quad(which, at, block + 32u + half * 8u + s % 2u * 4u) >> vec4<u32>(s / 2u % 2u * 2u);
+    let scales = vec2<u32>(word_of(which, at, block + 48u + half * 2u), word_of(which, at, block + 49u + half * 2u));
+    return Stretch(quad(which, at, block + s % 8u * 4u), high, scales, factor_bits(which, at, s / 8u));
+}
+fn raw(held: Stretch, s: u32, e: u32) -> mat2x4<f32> {
+    let high = pair_of(held.high, e) >> vec2<u32>(e / 2u * 4u);
+    return bytes(nibbles(held.low, e) | ((high & vec2<u32>(0x03030303u)) << vec2<u32>(4u)));
+}
+fn share(held: Stretch, s: u32, h: u32) -> vec2<f32> {
+    let scale = bitcast<i32>(held.scales[h] << (24u - s % 4u * 8u)) >> 24u;
+    return unpack2x16float(held.d).x * f32(scale) * vec2<f32>(1.0, -32.0);
+}

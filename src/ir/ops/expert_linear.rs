@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use super::{
     Lowering, MatMul, OpDef, expect_operands,
     linear::{FEW_ROWS, Means, TILE},
+    linear_vec::{Division, Few},
 };
 use crate::{
     Result,
@@ -70,9 +71,13 @@ impl Form {
         } else if few <= FEW_PRODUCTS {
             // Experts differ in how many they have.
             let height = average.map_or(1, |_| (2 * few).min(4));
-            let mut options = means.options(emit, weights, ("LANES", means.lanes), 4, height);
-            options.extend([("TIER", means.tier.into()), ("MAXIMA", "no".into()), ("NORM", "none".into()), experts]);
-            Self { shader: "linear_vec", options, height, width: 4 }
+            let (columns, products) = (emit.output.ty.last(), emit.output.ty.rows());
+            let layers = products.div_ceil(height);
+            let few = Few { dtype, weights: 1, held: height, normed: false, inner, columns, layers };
+            let division = Division::of(&few);
+            let mut options = division.options(&few, emit.compute);
+            options.extend([("MAXIMA", "no".into()), ("NORM", "none".into()), experts]);
+            Self { shader: "linear_vec", options, height, width: division.width() }
         } else {
             let held = few.div_ceil(16).next_power_of_two().min(4);
             let mut options = means.options(emit, weights, ("DEPTH", 16), 4, held);

@@ -4,7 +4,11 @@ use std::{borrow::Cow, ops::Range};
 
 use rayon::prelude::*;
 
-use super::{Cast, Lowering, MatMul, OpDef, Permute, expect_operands, linear_coop::HalfRows};
+use super::{
+    Cast, Lowering, MatMul, OpDef, Permute, expect_operands,
+    linear_coop::HalfRows,
+    linear_vec::{Division, Few},
+};
 use crate::{
     Result,
     ir::{
@@ -87,8 +91,7 @@ impl Linear {
 /// What the choice of a kernel goes by, beside the sizes.
 #[derive(Clone, Copy)]
 pub(super) struct Means {
-    pub(super) tier: &'static str,
-    /// Lanes of a workgroup.
+    /// Lanes of a workgroup of one subgroup.
     pub(super) lanes: usize,
     /// Whether the kernels for drivers on the CPU run: such a driver pays for each lane's loads and for barriers, and little for
     /// shuffles.
@@ -101,7 +104,7 @@ impl Means {
     pub(super) fn of(target: &Target) -> Self {
         let (tier, lanes) = target.tier.option();
         let software = target.software && tier == "subgroup" && lanes >= 8;
-        Self { tier, lanes: lanes as usize, software, wide: software && target.int64 }
+        Self { lanes: lanes as usize, software, wide: software && target.int64 }
     }
 
     /// The options of a kernel whose workgroups have `tile` columns (a lane) and `held` rows.
@@ -138,7 +141,7 @@ fn kernel(emit: &Emit, weights: &[Arg], rows: usize, inner: usize, part: &Range<
     overrides.extend(kept);
     let maxima = ("MAXIMA", if emit.maxima.is_some() { "yes" } else { "no" }.to_string());
     let means = Means::of(emit.target);
-    let Means { tier, lanes, software, wide } = means;
+    let Means { lanes, software, wide } = means;
     let sizes = |lanes, tile, held| {
         let mut options = means.options(emit, weights, lanes, tile, held);
         options.push(("EXPERTS", "no".into()));
@@ -162,13 +165,15 @@ fn kernel(emit: &Emit, weights: &[Arg], rows: usize, inner: usize, part: &Range<
         options.extend([maxima, ("GROUPS", if packed && rows <= 2 { "yes" } else { "no" }.into())]);
         (kernel("linear_tile", options), count, 1)
     } else if rows <= FEW_ROWS {
-        let (tile, held) = (4, rows.min(4));
-        let mut options = sizes(("LANES", lanes), tile, held);
-        options.extend([("TIER", tier.into()), maxima]);
+        let (dtype, held, layers) = (weights[0].ty.dtype, rows.min(4), rows.div_ceil(4));
+        let few = Few { dtype, weights: weights.len(), held, normed: emit.norm.is_some(), inner, columns: out, layers };
+        let division = Division::of(&few);
+        let mut options = division.options(&few, emit.compute);
+        options.extend([("EXPERTS", "no".into()), maxima]);
         options.extend(norm_options(emit.norm.as_ref()));
         let mut kernel = kernel("linear_vec", options);
         kernel.overrides.extend(emit.norm.as_ref().map(|norm| ("EPS", f64::from(norm.op.eps))));
-        (kernel, out.div_ceil(tile), rows.div_ceil(held))
+        (kernel, out.div_ceil(division.width()), layers)
     } else {
         let (tile, held) = (4, rows.div_ceil(16).next_power_of_two().min(4));
         let count = rows.div_ceil(16 * held) * out.div_ceil(16 * tile);

@@ -10,6 +10,7 @@ mod expert_linear;
 mod gather;
 mod linear;
 mod linear_coop;
+mod linear_vec;
 mod matmul;
 mod movement;
 mod reduce;

@@ -1,0 +1,152 @@
+//! How the kernel for products of few rows divides them among workgroups.
+
+use crate::ir::{
+    Compute, DType,
+    kernel::{quads_option, weight_option},
+};
+
+/// What a division is chosen by.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Few {
+    pub(super) dtype: DType,
+    /// Weights that the kernel multiplies by: two share one epilogue.
+    pub(super) weights: usize,
+    /// Rows of x of a workgroup, 1 to 4.
+    pub(super) held: usize,
+    /// Whether the kernel norms its operand.
+    pub(super) normed: bool,
+    pub(super) inner: usize,
+    pub(super) columns: usize,
+    /// Workgroups for the same columns.
+    pub(super) layers: usize,
+}
+
+/// A workgroup's lanes and columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Division {
+    lanes: usize,
+    /// Lanes that split k for the same columns; it divides the lanes.
+    span: usize,
+    /// Columns of a lane, of each weight.
+    tile: usize,
+}
+
+/// SIMD units that an unknown GPU may have: those of a large one, AMD's Navi 31. A smaller one gets more workgroups than it needs.
+const UNITS: usize = 192;
+
+/// Lanes that such a unit computes with at a time.
+const WAVE: usize = 64;
+
+/// Cycles for which a lane waits for what it loads, and that an instruction takes, roughly.
+const WAIT: usize = 1000;
+const CYCLES: usize = 2;
+
+/// Packed formats of which a lane holds few words at a time.
+const BRIEF: [&str; 7] = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q4_K"];
+
+/// Words of workgroup memory that every device has, less what alignment may take.
+const MEMORY: usize = 4088;
+
+impl Division {
+    /// The one that is done first by the estimate [`cycles`](Self::cycles); nothing of it is measured.
+    pub(super) fn of(few: &Few) -> Self {
+        let spans = [(64, 64), (64, 32), (64, 16), (64, 8), (128, 128), (256, 256)];
+        let all = [4, 2, 1].into_iter().flat_map(|tile| spans.map(|(lanes, span)| Self { lanes, span, tile }));
+        let fitting = all.filter(|division| division.fits(few));
+        fitting.min_by_key(|division| division.cycles(few)).unwrap_or(Self { lanes: 64, span: 64, tile: 1 })
+    }
+
+    /// Columns of a workgroup; they divide 64.
+    pub(super) fn width(&self) -> usize {
+        self.tile * self.lanes / self.span
+    }
+
+    /// The options of the kernel that follow from the division.
+    pub(super) fn options(&self, few: &Few, compute: Compute) -> Vec<(&'static str, String)> {
+        let vector = if few.inner.is_multiple_of(8) { 8 } else { 1 };
+        let sizes = [
+            ("LANES", self.lanes),
+            ("SPAN", self.span),
+            ("NR", self.tile),
+            ("ROWS", few.held),
+            ("VEC", vector),
+            ("WEIGHTS", few.weights),
+        ];
+        let mut options = vec![weight_option(few.dtype), ("COMPUTE", compute.name().into())];
+        options.extend(sizes.map(|(name, size)| (name, size.to_string())));
+        options.extend(quads_option(few.dtype));
+        options
+    }
+
+    /// Whether a lane's numbers stay in registers, and the sums in workgroup memory. Beyond 128 registers AMD's compiler keeps all
+    /// that it may and leaves too few waves to hide a load.
+    fn fits(&self, few: &Few) -> bool {
+        let own = self.tile * few.weights;
+        let registers = match (few.dtype, few.weights) {
+            (DType::Packed(format), 2) => own <= 4 && (own * few.held <= 12 || BRIEF.contains(&format.name())),
+            (DType::Packed(_), _) => own <= 4,
+            _ => own * few.held <= 16,
+        };
+        let sums = (own + usize::from(few.normed)) * few.held;
+        let totals = sums * self.lanes / self.span;
+        registers && sums * (self.lanes + 4) + totals.max(self.lanes) <= MEMORY
+    }
+
+    /// Cycles until a large GPU is done: its units take turns at computing, and each turn of a lane waits once for its loads. The
+    /// instructions of a turn are those that ACO makes for Navi 31.
+    fn cycles(&self, few: &Few) -> usize {
+        let (elements, decoding) = if matches!(few.dtype, DType::Packed(_)) { (32, 55) } else { (8, 10) };
+        let of_x = usize::from(decoding == 55) + 3 * usize::from(few.normed);
+        let column = decoding + elements * few.held;
+        let turn = 8 + elements * few.held * of_x + self.tile * few.weights * column;
+        let turns = few.inner.div_ceil(elements).div_ceil(self.span);
+        let waves = few.columns.div_ceil(self.width()) * few.layers * self.lanes / WAVE;
+        turns * (waves.div_ceil(UNITS) * turn * CYCLES + WAIT)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::Packed;
+
+    fn types() -> impl Iterator<Item = DType> {
+        [DType::F32, DType::F16, DType::BF16].into_iter().chain(Packed::all().map(DType::Packed))
+    }
+
+    #[test]
+    fn divisions_fit_every_device() {
+        let sizes = [(1, 1), (640, 1024), (1152, 6912), (2560, 2560), (2560, 262_144), (10_240, 2560), (5376, 21_504)];
+        for (dtype, (inner, columns)) in types().flat_map(|dtype| sizes.map(|size| (dtype, size))) {
+            for (weights, held) in [(1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2), (2, 3), (2, 4)] {
+                for normed in [false, true] {
+                    let few = Few { dtype, weights, held, normed, inner, columns, layers: 1 };
+                    let division = Division::of(&few);
+                    assert!(division.fits(&few), "{few:?}: {division:?}");
+                    assert!(64 % division.width() == 0, "{few:?}: {division:?}");
+                    assert!(division.lanes % division.span == 0 && division.span % 4 == 0, "{few:?}: {division:?}");
+                }
+            }
+        }
+    }
+
+    /// By hand for 192 units: a matrix of 2560 columns is less than four workgroups of 64 lanes and four columns for each.
+    #[test]
+    fn few_columns_get_more_lanes_and_many_keep_all_lanes_busy() {
+        let of = |dtype, inner, columns| {
+            let few = Few { dtype, weights: 1, held: 1, normed: false, inner, columns, layers: 1 };
+            let Division { lanes, span, tile } = Division::of(&few);
+            (lanes, span, tile)
+        };
+        let packed = DType::Packed(Packed::by_name("Q4_0").unwrap());
+        assert_eq!(of(DType::BF16, 2560, 2560), (128, 128, 4));
+        assert_eq!(of(DType::BF16, 10_240, 2560), (256, 256, 4));
+        // 320 times eight elements are five turns of 64 lanes.
+        assert_eq!(of(DType::BF16, 2560, 262_144), (64, 64, 4));
+        // 80 stretches are one turn of 128 lanes, and five of 16.
+        assert_eq!(of(packed, 2560, 2560), (128, 128, 4));
+        assert_eq!(of(packed, 2560, 262_144), (64, 16, 4));
+        // 20 stretches: 64 lanes would be mostly idle.
+        assert_eq!(of(packed, 640, 1024), (64, 32, 1));
+    }
+}
