@@ -161,11 +161,11 @@ fn main(
     let groups = LANES / width;
     for (var s0 = first; s0 < last; s0 += LANES) {
         var z: array<f32, QUERIES>;
-        for (var p = 0u; p < times(SPLIT); p++) {
+        for (var p = 0u; p < rolled(SPLIT); p++) {
             let s = min(s0 + p * (LANES / SPLIT) + lane / SPLIT, last - 1u);
             let row = ((b * capacity + s) * K + kv) * width;
             var product: array<f32, QUERIES>;
-            for (var i = 0u; i < times(width / SPLIT); i++) {
+            for (var i = 0u; i < rolled(width / SPLIT); i++) {
                 let h = i * SPLIT + lane % SPLIT;
                 let k = widened(keys[row + h]);
                 for (var r = 0u; r < times(QUERIES); r++) { product[r] += dot(k, queries[r * width + h]); }
