@@ -145,6 +145,60 @@ fn cooperative_matrices_stay_within_the_gate_where_there_are_any() {
     }
 }
 
+/// What the profile says when nobody says anything: runs of many tokens go through matrices, all else is exact.
+#[test]
+fn prefill_goes_through_cooperative_matrices_by_default_where_there_are_any() {
+    let Some(context) = cooperative() else { return };
+    let (oracle, device) = (Oracle::open("gemma3-text"), Device::Context(context));
+    let (tokens, exact) = (oracle.tokens("p70.input_ids"), "[precision]\ncompute = 'f32'");
+    let whole = |text: &str| generator(&oracle, &device, text).recompute_all_logits(&tokens).unwrap();
+    assert!(within_the_gate(&oracle, "cooperative matrices, the default", &whole("")) > GATE, "nothing was rounded");
+    assert!(within_the_gate(&oracle, "no cooperative matrices, compute f32", &whole(exact)) <= GATE);
+    let short = logits(&mut generator(&oracle, &device, ""), &tokens);
+    assert!(within_the_gate(&oracle, "runs of 16 and steps, the default", &short) <= GATE);
+    // A grid has runs of 16: its bits are those of exact products.
+    let last = |text: &str, deterministic: bool| {
+        let profiles = [profile(text), profile(text)];
+        let [prefill_profile, decode_profile] = profiles;
+        let options = GeneratorOptions { prefill_profile, decode_profile, deterministic, ..GeneratorOptions::default() };
+        let (config, mut loader) = (oracle.config.clone(), oracle.loader());
+        let mut generator = GemmaGenerator::with_options(config, loader.as_mut(), device.clone(), options).unwrap();
+        let row = generator.prefill_get_last_logits(&tokens).unwrap();
+        let mut saved = Vec::new();
+        generator.save(&mut saved).unwrap();
+        (row, saved)
+    };
+    let [free, free_exact] = ["", exact].map(|text| last(text, false));
+    assert_ne!(free.0, free_exact.0, "nothing was rounded");
+    assert_eq!(last("", true), last(exact, true));
+    // Rows that differ are not taken for each other's.
+    assert_ne!(layout(&free.1), layout(&free_exact.1));
+}
+
+/// The hash of the layout in a saved history.
+fn layout(saved: &[u8]) -> &[u8] {
+    &saved[20..28]
+}
+
+/// Without matrices the default is exact, and its rows are those of a profile that says so.
+#[test]
+fn without_cooperative_matrices_the_default_is_exact() {
+    let oracle = Oracle::open("gemma3-text");
+    let tokens = oracle.tokens("p70.input_ids");
+    let gpu = || GpuOptions { cooperative_matrices: false, kernels: KernelTier::Subgroup, ..GpuOptions::default() };
+    let found = |text: &str| {
+        let mut generator = on(&oracle, &Device::Gpu, text, gpu());
+        let rows = generator.recompute_all_logits(&tokens).unwrap();
+        generator.prefill(&tokens).unwrap();
+        let mut saved = Vec::new();
+        generator.save(&mut saved).unwrap();
+        (rows, saved)
+    };
+    let default = found("");
+    assert!(within_the_gate(&oracle, "cooperative matrices off, the default", &default.0) <= GATE);
+    assert_eq!(default, found("[precision]\ncompute = 'f32'"));
+}
+
 #[test]
 fn an_f16_cache_is_half_as_large() {
     for device in [Device::Gpu, Device::Cpu] {
