@@ -6,9 +6,8 @@
 // k goes by DEPTH through workgroup memory, rows of a tile one behind the other; the next step's loads are under way while one is
 // multiplied. Results go through workgroup memory, one row of tiles at a time, as a matrix gives no access to its elements.
 // Grid, folded over x and y: ceil(T/TT) * ceil(OUT/TN), t fastest.
-// Overrides: T, IN, OUT, OUT_STRIDE. Options: M, N and K (the tile that the device multiplies f16 to f32 in; powers of two from 8 to
-// 16), LANES (a power of two up to 256), WEIGHT, VEC, WEIGHTS, COMPUTE = f16. Subgroups may have any size, also one that differs from shader to
-// shader.
+// Overrides: T, IN, OUT, OUT_STRIDE. Options: M, N and K (the tile that the device multiplies f16 to f32 in; each 8 or 16), LANES (a
+// power of two up to 256), WEIGHT, VEC, WEIGHTS, COMPUTE = f16. Subgroups may have any size, also one that differs from shader to shader.
 // Hole: WEIGHTS = 1: epilogue(i: u32, v: f32) -> f32; WEIGHTS = 2: epilogue(i: u32, v0: f32, v1: f32) -> f32.
 enable wgpu_cooperative_matrix;
 override T: u32;

@@ -9,7 +9,7 @@ use common::{
 use gemmaflow::{
     Error,
     ir::{
-        BinaryFn, Case, Compute, DType, Data, DimBinding, Graph, LowerOptions, Op, Value,
+        BinaryFn, Case, Compute, DType, Data, DimBinding, Graph, LowerOptions, Op, Packed, Value,
         kernel::{CooperativeTile, Target, Tier},
         ops::{Linear, Role},
     },
@@ -118,7 +118,9 @@ fn products_agree_through_cooperative_matrices_where_there_are_any() {
     // One workgroup and several, tiles that end within rows, columns and the step of k; rows of weights that share a word.
     let sizes = [(32, 32, 16), (33, 256, 66), (40, 35, 7), (64, 64, 128), (70, 84, 130), (129, 640, 200)];
     let types = [DType::F32, DType::F16, DType::BF16];
-    for case in types.into_iter().flat_map(|d| sizes.map(|(rows, inner, out)| product(rows, inner, out, d))) {
+    let stored = types.into_iter().flat_map(|d| sizes.map(|(rows, inner, out)| product(rows, inner, out, d)));
+    let packed = ["Q4_0", "Q6_K"].map(|name| product(33, 512, 66, DType::Packed(Packed::by_name(name).expect("a format"))));
+    for case in stored.chain(packed) {
         let right = expected(&case).unwrap();
         let found = through_matrices(&pipelines, &plan_with(&case, &target, &f16).unwrap(), &case);
         let worst = compare_with(&case, Compute::F16, &right, &found).unwrap_or_else(|e| panic!("{}: {e}", title(&case)));

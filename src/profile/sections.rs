@@ -24,7 +24,7 @@ pub enum Policy {
 pub enum Mixed {
     /// Nothing; with `f16` a device without it is an error.
     None,
-    /// The projection out of each FFW and the LM head
+    /// The projection out of each FFW, the LM head and routers
     /// ([`LowerOptions::keeps_f32`](crate::ir::LowerOptions::keeps_f32)); on a device without f16 everything, with a warning.
     #[default]
     Auto,
