@@ -8,7 +8,7 @@
 // the first block does it with the key, and writes key and value. N_ROT and TABLE are divisible by 2*VEC.
 // Overrides: B, T, S (0: step.capacity), N, K, H, SCALE, CAP, PARTS, with NEW = yes N_ROT and TABLE, EPS with a GAIN. Options: TIER = subgroups
 // | portable, LANES >= width = H/VEC, QUERIES, ROOM >= QUERIES*width, VEC = 4 | 2, SPLIT = 4 (TIER = subgroups, width divisible by 4) | 1,
-// SOFTCAP, KEEP,
+// DEPTH (SPLIT*DEPTH divides width: vectors of a key that a lane loads at once), SOFTCAP, KEEP,
 // SPLITS, KV = f32 | f16 (packed pairs), WIDE = no, NEW; with NEW = yes GAIN, WEIGHT and WEIGHTS = 2 as in rms_norm.wgsl.
 override B: u32;
 override T: u32;
@@ -24,6 +24,7 @@ const LANES = ${LANES}u;
 const QUERIES = ${QUERIES}u;
 const VEC = ${VEC}u;
 const SPLIT = ${SPLIT}u;
+const DEPTH = ${DEPTH}u;
 const FLIGHT = 8u;
 const HIDDEN = -1e30;
 // The queries and the new key.
@@ -165,10 +166,12 @@ fn main(
             let s = min(s0 + p * (LANES / SPLIT) + lane / SPLIT, last - 1u);
             let row = ((b * capacity + s) * K + kv) * width;
             var product: array<f32, QUERIES>;
-            for (var i = 0u; i < rolled(width / SPLIT); i++) {
-                let h = i * SPLIT + lane % SPLIT;
-                let k = widened(keys[row + h]);
-                for (var r = 0u; r < times(QUERIES); r++) { product[r] += dot(k, queries[r * width + h]); }
+            for (var h = lane % SPLIT; h < rolled(width); h += SPLIT * DEPTH) {
+                var k: array<Values, DEPTH>;
+                for (var e = 0u; e < times(DEPTH); e++) { k[e] = widened(keys[row + h + e * SPLIT]); }
+                for (var e = 0u; e < times(DEPTH); e++) {
+                    for (var r = 0u; r < times(QUERIES); r++) { product[r] += dot(k[e], queries[r * width + h + e * SPLIT]); }
+                }
             }
             for (var r = 0u; r < times(QUERIES); r++) {
                 let whole = split_sum(product[r]);

@@ -136,7 +136,7 @@ fn main(
                 tile[(TQ + i / DEPTH) * STRIDE + i % DEPTH] = widened(keys[((b * capacity + s) * K + kv) * width + h]);
             }
             workgroupBarrier();
-            for (var i = 0u; i < times(DEPTH); i++) {
+            for (var i = 0u; i < rolled(DEPTH); i++) {
                 let k0 = tile[(TQ + x) * STRIDE + i];
                 let k1 = tile[(TQ + x + 16u) * STRIDE + i];
                 for (var r = 0u; r < times(ROWS); r++) {
@@ -161,7 +161,7 @@ fn main(
         var now: array<f32, ROWS>;
         for (var r = 0u; r < times(ROWS); r++) {
             var tops = weights4((y + r * 8u) * ACROSS);
-            for (var i = 4u; i < times(TK); i += 4u) { tops = max(tops, weights4((y + r * 8u) * ACROSS + i)); }
+            for (var i = 4u; i < rolled(TK); i += 4u) { tops = max(tops, weights4((y + r * 8u) * ACROSS + i)); }
             now[r] = max(most[r], max(max(tops.x, tops.y), max(tops.z, tops.w)));
         }
         workgroupBarrier();
@@ -182,7 +182,7 @@ fn main(
                 tile[j] = widened(values[((b * capacity + s) * K + kv) * width + h]);
             }
             workgroupBarrier();
-            for (var k = 0u; k < times(TK / 4u); k++) {
+            for (var k = 0u; k < rolled(TK / 4u); k++) {
                 var v: array<Values, 4>;
                 for (var e = 0u; e < times(4u); e++) { v[e] = tile[(k * 4u + e) * 16u + x]; }
                 for (var r = 0u; r < times(ROWS); r++) {

@@ -6,7 +6,7 @@ use crate::{
     Result,
     flow::ModelParams,
     ir::{
-        Data, DimBinding, Graph, NodeId, Value,
+        Compute, Data, DimBinding, Graph, NodeId, Value,
         derive::{Inputs, derive},
     },
     reference,
@@ -83,7 +83,8 @@ struct DeviceRun<'a> {
 impl DeviceRun<'_> {
     fn difference(&self, node: NodeId, expected: &[f32], tolerance: f32) -> Result<Option<Difference>> {
         let graph = self.graph.with_outputs(vec![("value".into(), node)]);
-        let options = CompileOptions::default().with_dims(self.binding.clone()).with_weights(&self.weights);
+        let mut options = CompileOptions::default().with_dims(self.binding.clone()).with_weights(&self.weights);
+        options.profile.precision.compute = Compute::F32;
         let mut outputs = self.session.compile_with(&graph, &options)?.run(self.inputs)?;
         let found = outputs.pop().map(|(_, value)| value);
         let found = found.as_ref().map(Value::to_f32).transpose()?.unwrap_or_default();

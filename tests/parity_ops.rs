@@ -11,7 +11,8 @@ use common::{
 use gemmaflow::{
     Error,
     ir::{
-        BinaryFn, Case, Compute, DType, Data, DimBinding, Graph, LowerOptions, Op, Value,
+        BinaryFn, Case, Compute, DType, Data, DimBinding, Graph, LowerOptions, Op, Packed, Value,
+        kernel::{CooperativeTile, Target, Tier},
         ops::{Linear, Role},
     },
     lower::{Unplaced, lower},
@@ -125,12 +126,34 @@ fn products_agree_through_cooperative_matrices_where_there_are_any() {
     // One workgroup and several, tiles that end within rows, columns and the step of k; rows of weights that share a word.
     let sizes = [(32, 32, 16), (33, 256, 66), (40, 35, 7), (64, 64, 128), (70, 84, 130), (129, 640, 200)];
     let types = [DType::F32, DType::F16, DType::BF16];
-    for case in types.into_iter().flat_map(|d| sizes.map(|(rows, inner, out)| product(rows, inner, out, d))) {
+    let stored = types.into_iter().flat_map(|d| sizes.map(|(rows, inner, out)| product(rows, inner, out, d)));
+    let packed = ["Q4_0", "Q6_K"].map(|name| product(33, 512, 66, DType::Packed(Packed::by_name(name).expect("a format"))));
+    for case in stored.chain(packed) {
         let right = expected(&case).unwrap();
         let found = through_matrices(&pipelines, &plan_with(&case, &target, &f16).unwrap(), &case);
         let worst = compare_with(&case, Compute::F16, &right, &found).unwrap_or_else(|e| panic!("{}: {e}", title(&case)));
         assert!(compare(&case, &right, &found).is_err(), "{}: nothing was rounded", title(&case));
         eprintln!("{:?}: {}: {worst:.2} of what is allowed", target.cooperative, title(&case));
+    }
+}
+
+/// Workgroups of one subgroup, which takes all pieces in turn, up to many, most of which only load; and the kernels for subgroups of
+/// any size.
+#[test]
+fn workgroups_of_any_number_of_subgroups_multiply_all_where_there_are_cooperative_matrices() {
+    let Some(context) = cooperative() else { return };
+    let (pipelines, target) = (PipelineCache::new(&context), context.capabilities().target());
+    let f16 = LowerOptions { compute: Compute::F16, mixed: false, ..LowerOptions::default() };
+    let (tile, size) = (target.cooperative.expect("matrices"), context.capabilities().subgroup_min);
+    let case = product(70, 72, 130, DType::BF16);
+    let right = expected(&case).unwrap();
+    for subgroups in [1, 2, 8, 16, 32].into_iter().filter(|count| count * size <= 256) {
+        let cooperative = Some(CooperativeTile { lanes: subgroups * size, ..tile });
+        let target = Target { tier: Tier::Subgroups, cooperative, ..target.clone() };
+        let found = through_matrices(&pipelines, &plan_with(&case, &target, &f16).unwrap(), &case);
+        let worst = compare_with(&case, Compute::F16, &right, &found);
+        let worst = worst.unwrap_or_else(|e| panic!("{subgroups} subgroups: {}: {e}", title(&case)));
+        eprintln!("{subgroups} subgroups of {size}: {}: {worst:.2} of what is allowed", title(&case));
     }
 }
 
@@ -152,13 +175,18 @@ fn pairs_agree_through_cooperative_matrices_where_there_are_any() {
     });
     let result = graph.binary(BinaryFn::Sub, products[0], products[1]).unwrap();
     graph.output("result", result);
-    let plan = lower(&graph, &DimBinding::new(), &context.capabilities().target(), &f16, &Unplaced).unwrap();
-    let found = through_matrices(&PipelineCache::new(&context), &plan, &pair);
     let twice: Vec<f32> = x.chunks(inner).flat_map(|row| [row, row].concat()).collect();
     let negative: Vec<f32> = b.iter().map(|w| -w).collect();
     let both: Vec<f32> = a.chunks(inner).zip(negative.chunks(inner)).flat_map(|(a, b)| [a, b].concat()).collect();
     let one = Case::new("one", Linear, vec![Value::f32([1, rows, 2 * inner], twice), stored("ab", 2 * inner, &both)]);
-    compare_with(&one, Compute::F16, &expected(&one).unwrap(), &found).unwrap();
+    let (pipelines, target) = (PipelineCache::new(&context), context.capabilities().target());
+    let tile = target.cooperative.expect("matrices");
+    for lanes in [context.capabilities().subgroup_min, tile.lanes, 256] {
+        let target = Target { cooperative: Some(CooperativeTile { lanes, ..tile }), ..target.clone() };
+        let plan = lower(&graph, &DimBinding::new(), &target, &f16, &Unplaced).unwrap();
+        let found = through_matrices(&pipelines, &plan, &pair);
+        compare_with(&one, Compute::F16, &expected(&one).unwrap(), &found).unwrap_or_else(|e| panic!("{lanes} lanes: {e}"));
+    }
 }
 
 /// Activations as large as Gemma's, beyond f16 and far above the rest of their row: rows are divided, not cut off.

@@ -18,9 +18,8 @@ use gemmaflow::{
 /// over the second exceeds [`MARGIN`].
 const RMS: f64 = 1e-2;
 
-/// That of models with experts, where a rounding may decide which expert a token takes: the oracle's gate for f16 activations from Gemma
-/// 3n on.
-const RMS_WITH_EXPERTS: f64 = 3e-2;
+/// The oracle's gate for f16 activations from Gemma 3n on. f16 caches need it only where there are experts, of which a rounding may decide.
+const RMS_FROM_3N: f64 = 3e-2;
 const MARGIN: f32 = 0.05;
 
 fn profile(text: &str) -> CompileProfile {
@@ -78,6 +77,10 @@ fn has_f16() -> bool {
 
 /// Holds the gate against the oracle's logits of `p70` and gives the largest error.
 fn within_the_gate(oracle: &Oracle, what: &str, found: &[f32]) -> f32 {
+    within(if oracle.config.is_moe() { RMS_FROM_3N } else { RMS }, oracle, what, found)
+}
+
+fn within(gate: f64, oracle: &Oracle, what: &str, found: &[f32]) -> f32 {
     let expected = oracle.f32("p70.logits");
     let size = (expected.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / expected.len() as f64).sqrt();
     let (rms, largest, clear, wrong) = measure(found, &expected, oracle.config.vocab_size);
@@ -87,7 +90,6 @@ fn within_the_gate(oracle: &Oracle, what: &str, found: &[f32]) -> f32 {
         oracle.name,
         clear - wrong
     );
-    let gate = if oracle.config.is_moe() { RMS_WITH_EXPERTS } else { RMS };
     assert!(rms <= gate && share <= gate, "{} {what}: rms {rms}, {share} of the logits'", oracle.name);
     assert!(clear > 10 && wrong == 0, "{} {what}: {wrong} of {clear} top-1", oracle.name);
     largest
@@ -143,6 +145,73 @@ fn cooperative_matrices_stay_within_the_gate_where_there_are_any() {
         let largest = within_the_gate(&oracle, "cooperative matrices, mixed none", &found);
         assert!(largest > GATE, "{name}: nothing was rounded");
     }
+}
+
+/// Every checkpoint as it is computed when nobody asks for anything.
+#[test]
+fn every_checkpoint_stays_within_the_gate_by_default_where_there_are_cooperative_matrices() {
+    let Some(context) = cooperative() else { return };
+    for name in CHECKPOINTS {
+        let oracle = Oracle::open(name);
+        let gate = if name.starts_with("gemma3n") || name.starts_with("gemma4") { RMS_FROM_3N } else { RMS };
+        let mut generator = generator(&oracle, &Device::Context(context.clone()), "");
+        let found = generator.recompute_all_logits(&oracle.tokens("p70.input_ids")).unwrap();
+        within(gate, &oracle, "cooperative matrices, the default", &found);
+    }
+}
+
+/// What the profile says when nobody says anything: runs of many tokens go through matrices, all else is exact.
+#[test]
+fn prefill_goes_through_cooperative_matrices_by_default_where_there_are_any() {
+    let Some(context) = cooperative() else { return };
+    let (oracle, device) = (Oracle::open("gemma3-text"), Device::Context(context));
+    let (tokens, exact) = (oracle.tokens("p70.input_ids"), "[precision]\ncompute = 'f32'");
+    let whole = |text: &str| generator(&oracle, &device, text).recompute_all_logits(&tokens).unwrap();
+    assert!(within_the_gate(&oracle, "cooperative matrices, the default", &whole("")) > GATE, "nothing was rounded");
+    assert!(within_the_gate(&oracle, "no cooperative matrices, compute f32", &whole(exact)) <= GATE);
+    let short = logits(&mut generator(&oracle, &device, ""), &tokens);
+    assert!(within_the_gate(&oracle, "runs of 16 and steps, the default", &short) <= GATE);
+    // A grid has runs of 16: its bits are those of exact products.
+    let last = |text: &str, deterministic: bool| {
+        let profiles = [profile(text), profile(text)];
+        let [prefill_profile, decode_profile] = profiles;
+        let options = GeneratorOptions { prefill_profile, decode_profile, deterministic, ..GeneratorOptions::default() };
+        let (config, mut loader) = (oracle.config.clone(), oracle.loader());
+        let mut generator = GemmaGenerator::with_options(config, loader.as_mut(), device.clone(), options).unwrap();
+        let row = generator.prefill_get_last_logits(&tokens).unwrap();
+        let mut saved = Vec::new();
+        generator.save(&mut saved).unwrap();
+        (row, saved)
+    };
+    let [free, free_exact] = ["", exact].map(|text| last(text, false));
+    assert_ne!(free.0, free_exact.0, "nothing was rounded");
+    assert_eq!(last("", true), last(exact, true));
+    // Rows that differ are not taken for each other's.
+    assert_ne!(layout(&free.1), layout(&free_exact.1));
+}
+
+/// The hash of the layout in a saved history.
+fn layout(saved: &[u8]) -> &[u8] {
+    &saved[20..28]
+}
+
+/// Without matrices the default is exact, and its rows are those of a profile that says so.
+#[test]
+fn without_cooperative_matrices_the_default_is_exact() {
+    let oracle = Oracle::open("gemma3-text");
+    let tokens = oracle.tokens("p70.input_ids");
+    let gpu = || GpuOptions { cooperative_matrices: false, kernels: KernelTier::Subgroup, ..GpuOptions::default() };
+    let found = |text: &str| {
+        let mut generator = on(&oracle, &Device::Gpu, text, gpu());
+        let rows = generator.recompute_all_logits(&tokens).unwrap();
+        generator.prefill(&tokens).unwrap();
+        let mut saved = Vec::new();
+        generator.save(&mut saved).unwrap();
+        (rows, saved)
+    };
+    let default = found("");
+    assert!(within_the_gate(&oracle, "cooperative matrices off, the default", &default.0) <= GATE);
+    assert_eq!(default, found("[precision]\ncompute = 'f32'"));
 }
 
 #[test]

@@ -9,7 +9,12 @@ use common::{
 use gemmaflow::{
     Error,
     gemma::GemmaFlow,
-    ir::{DType, DimBinding, Graph, kernel::Target, ops::Role, sym},
+    ir::{
+        DType, DimBinding, Graph,
+        kernel::{CooperativeTile, Dispatch, Kernel, Target, Tier},
+        ops::Role,
+        sym,
+    },
     lower::{Unplaced, lower},
     plan::Plan,
     profile::CompileProfile,
@@ -25,7 +30,11 @@ fn resident(oracle: &Oracle) -> Graph {
 }
 
 fn plan(graph: &Graph, target: &Target, backend: &str, text: &str) -> Result<Plan, Error> {
-    let binding = DimBinding::new().with(sym::SEQ, 1).with(sym::CACHE, 256).with(sym::RING, 24);
+    plan_of(1, graph, target, backend, text)
+}
+
+fn plan_of(tokens: usize, graph: &Graph, target: &Target, backend: &str, text: &str) -> Result<Plan, Error> {
+    let binding = DimBinding::new().with(sym::SEQ, tokens).with(sym::CACHE, 256).with(sym::RING, 24);
     lower(graph, &binding, target, &profile(text).options(backend), &Unplaced)
 }
 
@@ -125,6 +134,30 @@ fn a_device_without_f16_is_an_error_or_a_note() {
     let fallback = plan(&graph, &portable, "vulkan", "[precision]\ncompute = 'f16'").unwrap();
     assert!(fallback.report.notes.iter().any(|note| note.contains("f16")));
     assert_eq!(fallback.dispatches, plan(&graph, &portable, "vulkan", "").unwrap().dispatches);
+}
+
+/// What goes through cooperative matrices is what `mixed` leaves to f16, and nothing else of the plan changes.
+#[test]
+fn the_default_takes_cooperative_matrices_and_is_else_exact() {
+    let graph = resident(&Oracle::open("gemma3-text"));
+    let tile = CooperativeTile { m: 16, n: 16, k: 16, lanes: 128 };
+    let with = Target { f16: true, tier: Tier::Subgroup(32), cooperative: Some(tile), ..Target::portable() };
+    let [default, exact] = ["", "[precision]\ncompute = 'f32'"].map(|text| plan_of(64, &graph, &with, "vulkan", text).unwrap());
+    let through = |dispatch: &&Dispatch| matches!(dispatch.kernel.shader, "half_rows" | "linear_coop");
+    assert!(default.dispatches.iter().filter(through).count() > 0, "{default}");
+    let others = default.dispatches.iter().filter(|dispatch| !through(dispatch));
+    let kept: Vec<&Kernel> = others.map(|dispatch| &dispatch.kernel).collect();
+    assert!(kept.iter().all(|kernel| exact.dispatches.iter().any(|dispatch| dispatch.kernel == **kernel)), "{default}");
+    let down = |dispatch: &&Dispatch| dispatch.label.ends_with("ffw_down");
+    assert!(!default.dispatches.iter().filter(down).any(|dispatch| through(&dispatch)), "{default}");
+    let short = ["", "[precision]\ncompute = 'f32'"].map(|text| plan_of(16, &graph, &with, "vulkan", text).unwrap().dispatches);
+    assert_eq!(short[0], short[1], "runs of a deterministic generator");
+    let without = Target { cooperative: None, ..with };
+    let found = plan_of(64, &graph, &without, "vulkan", "").unwrap();
+    assert_eq!(
+        found.dispatches.iter().map(|d| &d.kernel).collect::<Vec<_>>(),
+        exact.dispatches.iter().map(|d| &d.kernel).collect::<Vec<_>>()
+    );
 }
 
 #[test]

@@ -11,7 +11,7 @@ use gemmaflow::{
     gemma::{GemmaConfig, GemmaFlow},
     ir::{
         Compute, DType, DimBinding, LowerOptions, Packed,
-        kernel::{Kernel, Target, Tier},
+        kernel::{CooperativeTile, Kernel, Target, Tier},
         sym,
     },
     lower::{Unplaced, lower},
@@ -33,9 +33,13 @@ fn targets() -> Vec<Target> {
     let sizes = [4, 8, 16, 32, 64].map(|size| with(Tier::Subgroup(size), false));
     let software = [Tier::Portable, Tier::Subgroup(4), Tier::Subgroup(8)].map(|tier| with(tier, true));
     let wide = Target { int64: true, ..with(Tier::Subgroup(8), true) };
-    // NVIDIA, Metal and Mesa's software driver.
+    // NVIDIA, RDNA3, Metal and Mesa's software driver.
     let cooperative =
-        [(32, 16), (32, 8), (8, 8)].map(|(lanes, side)| Target { cooperative: Some(side), ..with(Tier::Subgroup(lanes), false) });
+        [(Tier::Subgroup(32), 16, 128), (Tier::Subgroups, 16, 256), (Tier::Subgroups, 8, 128), (Tier::Subgroup(8), 8, 32)];
+    let cooperative = cooperative.map(|(tier, side, lanes)| Target {
+        cooperative: Some(CooperativeTile { m: side, n: side, k: side, lanes }),
+        ..with(tier, false)
+    });
     let several = [with(Tier::Subgroups, false), with(Tier::Subgroups, true)];
     [vec![Target::portable(), wide], several.to_vec(), sizes.to_vec(), software.to_vec(), cooperative.to_vec()].concat()
 }
@@ -134,7 +138,7 @@ fn translate(kernel: &Kernel) -> Result<(), String> {
     back::spv::write_vec(&module, &info, &back::spv::Options { lang_version: (1, 3), ..Default::default() }, None)
         .map_err(|e| format!("SPIR-V: {e}"))?;
     // Metal multiplies tiles of 8 alone, Direct3D none.
-    let vulkan_alone = cooperative && kernel.options.contains(&("SIZE", "16".into()));
+    let vulkan_alone = cooperative && kernel.options.contains(&("M", "16".into()));
     let msl = back::msl::Options { lang_version: (2, 3), ..Default::default() };
     if !vulkan_alone {
         back::msl::write_string(&module, &info, &msl, &Default::default()).map_err(|e| format!("MSL: {e}"))?;
@@ -192,7 +196,7 @@ fn every_variant_translates_for_every_backend() {
     }
     for (size, dtype) in ["16", "8"].into_iter().flat_map(|size| ["f32", "f16", "bf16"].map(|dtype| (size, dtype))) {
         for weights in ["1", "2"] {
-            reached("linear_coop", &[("SIZE", size), ("WEIGHT", dtype), ("WEIGHTS", weights)]);
+            reached("linear_coop", &[("M", size), ("WEIGHT", dtype), ("WEIGHTS", weights)]);
         }
     }
     for format in Packed::all() {
@@ -256,7 +260,11 @@ fn a_divergent_cooperative_matrix_is_noticed() {
         let text = format!(
             "enable f16; enable wgpu_cooperative_matrix;
             var<workgroup> tile: array<f16, 256>; var<workgroup> sum: array<f32, 256>;
-            @compute @workgroup_size(32) fn main(@builtin(local_invocation_index) lane: u32) {{
+            @compute @workgroup_size(32) fn main(
+                @builtin(local_invocation_index) lane: u32,
+                @builtin(subgroup_id) subgroup: u32,
+                @builtin(num_subgroups) subgroups: u32,
+            ) {{
             var s: coop_mat16x16<f32, C>;
             {body} }}"
         );
@@ -266,6 +274,10 @@ fn a_divergent_cooperative_matrix_is_noticed() {
     assert_eq!(module(&format!("{load} {store}")), Ok(()));
     for statement in [load, store, "s = coopMultiplyAdd(coop_mat16x16<f16, A>(), coop_mat16x16<f16, B>(), s);"] {
         assert!(module(&format!("if lane == 0u {{ {statement} }}")).is_err(), "{statement}");
+        assert!(module(&format!("if lane / 32u == subgroup {{ {statement} }}")).is_err(), "{statement}");
+        assert_eq!(module(&format!("if subgroup < 3u {{ {statement} }}")), Ok(()), "a subgroup goes its own way as one");
+        assert_eq!(module(&format!("if subgroups < 3u {{ {statement} workgroupBarrier(); }}")), Ok(()));
+        assert!(module(&format!("if subgroup < 3u {{ {statement} workgroupBarrier(); }}")).is_err(), "a barrier is for all");
     }
 }
 

@@ -71,9 +71,9 @@ struct Arguments {
     /// Which kernels run: to compare them on one device
     #[arg(long, value_enum, default_value = "auto", conflicts_with = "first_token")]
     kernels: Kernels,
-    /// Products with f16 operands, through cooperative matrices where the device has them
-    #[arg(long, conflicts_with = "first_token")]
-    f16: bool,
+    /// The numbers of products: f16 through cooperative matrices where there are any, always f32, or always f16
+    #[arg(long, value_enum, default_value = "auto", conflicts_with = "first_token")]
+    compute: Numbers,
     /// Where the time goes instead, kernel by kernel: one decode step at the first depth, the last chunk of the first prompt
     #[arg(long)]
     profile: bool,
@@ -115,6 +115,23 @@ enum Storage {
     Bf16,
     F16,
     F32,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Numbers {
+    Auto,
+    F32,
+    F16,
+}
+
+impl From<Numbers> for Compute {
+    fn from(numbers: Numbers) -> Self {
+        match numbers {
+            Numbers::Auto => Compute::Auto,
+            Numbers::F32 => Compute::F32,
+            Numbers::F16 => Compute::F16,
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -252,11 +269,9 @@ fn sizes(arguments: &mut Arguments, limit: usize) -> Result<()> {
 }
 
 fn options(arguments: &Arguments) -> GeneratorOptions {
-    let gpu = GpuOptions { kernels: arguments.kernels.into(), cooperative_matrices: arguments.f16, ..GpuOptions::default() };
+    let gpu = GpuOptions { kernels: arguments.kernels.into(), ..GpuOptions::default() };
     let profile = |mut profile: CompileProfile| {
-        if arguments.f16 {
-            profile.precision.compute = Compute::F16;
-        }
+        profile.precision.compute = arguments.compute.into();
         profile
     };
     let (prefill_profile, decode_profile) = (profile(CompileProfile::gemma_prefill()), profile(CompileProfile::gemma_decode()));

@@ -2,6 +2,7 @@
 
 use std::{fmt, ops::Range};
 
+pub use super::cooperative::CooperativeTile;
 use super::{
     Compute, DType, FixedType,
     ops::{Gain, RmsNorm, Rope},
@@ -126,9 +127,8 @@ pub struct Target {
     pub f16: bool,
     /// Whether shaders may use 64-bit integers.
     pub int64: bool,
-    /// Side of the square tiles that cooperative matrices multiply f16 in and sum in f32; `None` without such instructions or one
-    /// fixed subgroup size.
-    pub cooperative: Option<u32>,
+    /// What cooperative matrices multiply f16 in and sum in f32; `None` without such instructions.
+    pub cooperative: Option<CooperativeTile>,
     /// Whether the adapter runs shaders on the CPU: few workgroups suffice to fill it, barriers cost much.
     pub software: bool,
     /// Whether loops of kernels for GPUs stay loops: drivers on the CPU take seconds to compile what is unrolled.

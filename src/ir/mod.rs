@@ -2,6 +2,7 @@
 
 mod build;
 mod case;
+mod cooperative;
 mod decompose;
 pub mod derive;
 mod dim;

@@ -5,6 +5,9 @@ use super::Node;
 /// The numbers that products of weights are computed with. Sums are f32 in either case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Compute {
+    /// As `F16` where a product goes through cooperative matrices, else as `F32`: products of many rows on a device that multiplies
+    /// tiles of f16 and sums them in f32, and no step of several sequences.
+    Auto,
     /// Both operands as f32.
     #[default]
     F32,
@@ -13,9 +16,10 @@ pub enum Compute {
 }
 
 impl Compute {
-    /// The word used in profiles and as a shader's option.
+    /// The word used in profiles, and but for `auto` as a shader's option.
     pub const fn name(self) -> &'static str {
         match self {
+            Compute::Auto => "auto",
             Compute::F32 => "f32",
             Compute::F16 => "f16",
         }
@@ -40,7 +44,7 @@ pub struct LowerOptions {
     /// The numbers that products are computed with.
     pub compute: Compute,
     /// Whether the products that suffer most from f16 stay f32 ([`keeps_f32`](Self::keeps_f32)), and all of them on a device
-    /// without f16. Otherwise such a device is an error.
+    /// without f16. Otherwise such a device is an error with [`Compute::F16`].
     pub mixed: bool,
     /// The output that a token is chosen from: where its kernel can, it keeps the largest of each slice as a further output of the
     /// plan ([`sampling::maxima_of`](crate::plan::sampling::maxima_of)).
@@ -87,9 +91,9 @@ impl LowerOptions {
     }
 
     /// Whether a product stays f32 with [`mixed`](Self::mixed): the projection out of the FFW or of an expert, whose operand is a
-    /// product of two activations and the largest of a Gemma layer, and the LM head, whose results are compared with each other.
+    /// product of two activations and the largest of a Gemma layer, and the LM head and routers, whose results are compared with each other.
     pub fn keeps_f32(weight: &str) -> bool {
-        matches!(weight.rsplit('.').next(), Some("ffw_down" | "expert_down" | "unembed" | "embed"))
+        matches!(weight.rsplit('.').next(), Some("ffw_down" | "expert_down" | "unembed" | "embed" | "router" | "stream_router"))
     }
 }
 

@@ -99,9 +99,10 @@ impl<'a> Bound<'a> {
         self.alone[id.index()]
     }
 
-    /// The numbers that the op computes with.
+    /// The numbers that the op computes with. No expert's product goes through cooperative matrices.
     pub(super) fn compute(&self, id: NodeId) -> Compute {
         let weight = match self.op(id) {
+            Op::ExpertLinear(_) if self.options.compute == Compute::Auto => None,
             Op::Linear(_) | Op::ExpertLinear(_) => self.operands(id).nth(1).map(|weight| self.op(weight)),
             _ => None,
         };

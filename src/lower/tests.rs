@@ -1,6 +1,7 @@
 //! Plans of small graphs: which dispatches they have, and that no value is overwritten before it was read.
 
 mod absorbed_tests;
+mod cooperative_tests;
 mod expert_tests;
 
 use std::collections::BTreeMap;
@@ -463,53 +464,6 @@ fn limits_of_the_device_are_named() {
     }
     let error = lower(&g, &DimBinding::new(), &Target::portable(), &LowerOptions::default(), &Cut).unwrap_err().to_string();
     assert!(error.contains("'w'") && error.contains("gelu_tanh"), "{error}");
-}
-
-/// The shaders of one product in f16 by the weight `name`, whose rows are `inner` long.
-fn product_shaders(target: &Target, options: &LowerOptions, name: &str, [rows, inner]: [usize; 2]) -> Vec<&'static str> {
-    let mut g = Graph::new("product");
-    let input = x(&mut g, "x", &[1, rows, inner]);
-    let w = g.weight(name, DType::F32, &[128, inner]).unwrap();
-    let y = g.linear(input, w).unwrap();
-    let other = x(&mut g, "other", &[1, rows, 128]);
-    let y = g.add(other, y).unwrap();
-    g.output("y", y);
-    let plan = lower(&g, &DimBinding::new(), target, options, &Unplaced).unwrap();
-    check(&g, &DimBinding::new(), target, options, &plan);
-    plan.dispatches.iter().map(|dispatch| dispatch.kernel.shader).collect()
-}
-
-#[test]
-fn many_rows_in_f16_go_through_cooperative_matrices() {
-    let target = Target { tier: Tier::Subgroup(32), f16: true, cooperative: Some(16), ..Target::portable() };
-    let f16 = LowerOptions { compute: Compute::F16, ..LowerOptions::default() };
-    let through = |target: &Target, options: &LowerOptions, name: &str, size: [usize; 2]| {
-        let found = product_shaders(target, options, name, size);
-        assert_eq!(found.contains(&"half_rows"), found.contains(&"linear_coop"), "{found:?}");
-        found.contains(&"linear_coop")
-    };
-    for (rows, inner) in [(32, 32), (33, 35), (128, 256)] {
-        assert!(through(&target, &f16, "w", [rows, inner]), "{rows} rows of {inner}");
-        assert!(through(&Target { cooperative: Some(8), tier: Tier::Subgroup(8), ..target.clone() }, &f16, "w", [rows, inner]));
-    }
-    assert!(!through(&target, &LowerOptions::default(), "w", [128, 256]), "f32 stays f32");
-    assert!(!through(&target, &f16, "ffw_down", [128, 256]), "what keeps f32 stays f32");
-    assert!(through(&target, &LowerOptions { mixed: false, ..f16.clone() }, "ffw_down", [128, 256]));
-    for (rows, inner) in [(1, 256), (31, 256), (128, 24)] {
-        assert!(!through(&target, &f16, "w", [rows, inner]), "{rows} rows of {inner}");
-    }
-    let others = [
-        Target { cooperative: None, ..target.clone() },
-        Target { tier: Tier::Portable, ..target.clone() },
-        Target { software: true, ..target.clone() },
-        // x, y, the weight and the epilogue's operand leave no room for the scales.
-        Target { max_storage_buffers: 4, ..target.clone() },
-    ];
-    for other in &others {
-        assert!(!through(other, &f16, "w", [128, 256]), "{other:?}");
-    }
-    let small = Target { max_binding: 64 * 256 * 4, ..target };
-    assert_eq!(product_shaders(&small, &f16, "w", [32, 256]), ["half_rows", "linear_coop", "linear_coop"]);
 }
 
 #[test]

@@ -29,15 +29,18 @@ use std::{
 pub use sections::{Backend, Backends, Fusion, Mixed, Passes, Policy, Precision};
 use serde::Deserialize;
 
-use crate::{Result, ir::LowerOptions};
+use crate::{
+    Result,
+    ir::{Compute, LowerOptions},
+};
 
 /// The profile's file beside the weights.
 pub const GEMMA_PROFILE_FILE: &str = "gemma.rlx.toml";
 
 /// How graphs are lowered and in which precision they are computed. Keys that are not given have the preset's value.
 ///
-/// It changes how a graph is computed, never what it means: in f32 every setting gives the same logits within the tolerance of
-/// f32 sums. A file may hold all sections once more below `prefill` and `decode`; those override key by key for that mode.
+/// It changes how a graph is computed, never what it means: in f32 ([`Precision::compute`]) every setting gives the same logits
+/// within the tolerance of f32 sums. A file may hold all sections once more below `prefill` and `decode`; those override key by key for that mode.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CompileProfile {
@@ -52,7 +55,8 @@ pub struct CompileProfile {
 }
 
 impl CompileProfile {
-    /// The preset of prefill graphs: everything fused, all passes, f32.
+    /// The preset of prefill graphs: everything fused, all passes, exact products but for those of many rows on a device with
+    /// cooperative matrices.
     ///
     /// It equals [`gemma_decode`](Self::gemma_decode): what is best for many tokens or for one is chosen by shape and device.
     pub fn gemma_prefill() -> Self {
@@ -99,6 +103,16 @@ impl CompileProfile {
     /// [`Error::Io`](crate::Error::Io) where that cannot be told.
     pub fn file_near_weights(weights: impl AsRef<Path>) -> Result<Option<PathBuf>> {
         file::near(weights.as_ref())
+    }
+
+    /// The profile with what `auto` comes to on a device, with or without cooperative matrices for products. Equal where equal numbers
+    /// are computed.
+    pub(crate) fn settled(&self, matrices: bool) -> Self {
+        let mut settled = self.clone();
+        if settled.precision.compute == Compute::Auto && !matrices {
+            settled.precision.compute = Compute::F32;
+        }
+        settled
     }
 
     /// What the profile comes down to on a backend: `vulkan`, `metal`, `dx12`, or `cpu` for the reference. Other backends have no

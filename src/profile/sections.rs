@@ -18,13 +18,13 @@ pub enum Policy {
     Fusable,
 }
 
-/// What stays f32 when [`Precision::compute`] is f16.
+/// What stays f32 when [`Precision::compute`] is f16, or auto on a device with cooperative matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mixed {
-    /// Nothing; a device without f16 is an error.
+    /// Nothing; with `f16` a device without it is an error.
     None,
-    /// The projection out of each FFW and the LM head
+    /// The projection out of each FFW, the LM head and routers
     /// ([`LowerOptions::keeps_f32`](crate::ir::LowerOptions::keeps_f32)); on a device without f16 everything, with a warning.
     #[default]
     Auto,
@@ -67,11 +67,13 @@ impl Default for Passes {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Precision {
-    /// The numbers that products of weights take: `f16` rounds both operands and sums in f32. The reference, which says what is
-    /// right, computes in f32 whatever this is. `bf16` is refused: WGSL stores it and does not compute with it. Default: `f32`.
+    /// The numbers that products of weights take. `f16` rounds both operands and sums in f32. `auto` does so where a product of many
+    /// rows goes through cooperative matrices (its rows are scaled to lie within f16) and is exact elsewhere: in steps, and in all
+    /// that a device without such matrices computes. `f32` is exact everywhere. The reference, which says what is right, computes in
+    /// f32 whatever this is. `bf16` is refused: WGSL stores it and does not compute with it. Default: `auto`.
     #[serde(deserialize_with = "compute")]
     pub compute: Compute,
-    /// What stays f32 when `compute` is `f16`. Default: `auto`.
+    /// What stays f32 when `compute` is `f16` or `auto`. Default: `auto`.
     pub mixed: Mixed,
     /// The type of keys and values in caches that live on the device (and in the reference's); keys and values that the caller
     /// holds are f32. Needs no feature of the device. Default: `f32`.
@@ -81,16 +83,17 @@ pub struct Precision {
 
 impl Default for Precision {
     fn default() -> Self {
-        Self { compute: Compute::F32, mixed: Mixed::Auto, kv: DType::F32 }
+        Self { compute: Compute::Auto, mixed: Mixed::Auto, kv: DType::F32 }
     }
 }
 
 fn compute<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Compute, D::Error> {
     match String::deserialize(deserializer)?.as_str() {
+        "auto" => Ok(Compute::Auto),
         "f32" => Ok(Compute::F32),
         "f16" => Ok(Compute::F16),
-        "bf16" => Err(D::Error::custom("bf16 is a storage type: WGSL has no arithmetic on it; expected `f32` or `f16`")),
-        other => Err(D::Error::unknown_variant(other, &["f32", "f16"])),
+        "bf16" => Err(D::Error::custom("bf16 is a storage type: WGSL has no arithmetic on it; expected `auto`, `f32` or `f16`")),
+        other => Err(D::Error::unknown_variant(other, &["auto", "f32", "f16"])),
     }
 }
 

@@ -58,7 +58,7 @@ fn an_empty_profile_is_the_preset() {
     let empty = CompileProfile::from_toml("", false).unwrap();
     assert_eq!((&empty, &empty), (&CompileProfile::gemma_prefill(), &CompileProfile::gemma_decode()));
     for backend in ["vulkan", "metal", "dx12", "cpu", "noop"] {
-        assert_eq!(empty.options(backend), LowerOptions::default());
+        assert_eq!(empty.options(backend), LowerOptions { compute: Compute::Auto, ..LowerOptions::default() });
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::ir::{
     DType,
-    kernel::{Target, Tier},
+    kernel::{CooperativeTile, Target, Tier},
 };
 
 /// What sort of hardware an adapter is.
@@ -131,7 +131,8 @@ pub struct Capabilities {
     pub min_storage_offset_alignment: u32,
     /// Which kernels were asked for.
     pub kernels: KernelTier,
-    /// Shapes of cooperative matrices; empty unless asked for when opening.
+    /// Shapes of cooperative matrices; empty where the adapter has none or
+    /// [`GpuOptions::cooperative_matrices`](super::GpuOptions::cooperative_matrices) is off.
     pub cooperative_matrices: Vec<CooperativeMatrix>,
 }
 
@@ -171,7 +172,7 @@ impl Capabilities {
         let (features, limits) = (device.features(), device.limits());
         let has = |feature| features.contains(feature);
         let cooperative_matrices = match has(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
-            true => adapter.cooperative_matrix_properties().iter().filter_map(cooperative_matrix).collect(),
+            true => adapter.cooperative_matrix_properties().iter().map(cooperative_matrix).collect(),
             false => Vec::new(),
         };
         Self {
@@ -208,13 +209,19 @@ impl Capabilities {
 }
 
 impl Capabilities {
-    /// What kernels are chosen by. A shader cannot ask for one subgroup size where a device has several.
+    /// What kernels are chosen by. A shader cannot ask for one subgroup size where a device has several. The kernels for drivers that
+    /// compute on the CPU use no cooperative matrices, which are emulated there.
     pub fn target(&self) -> Target {
         let fixed = self.subgroup_min == self.subgroup_max && self.kernels != KernelTier::Subgroups;
         let tier = match self.subgroup_min {
             size @ (4 | 8 | 16 | 32 | 64) if self.subgroups && fixed => Tier::Subgroup(size),
             4.. if self.subgroups && self.subgroup_max <= 128 => Tier::Subgroups,
             _ => Tier::Portable,
+        };
+        let software = match self.kernels {
+            KernelTier::Auto | KernelTier::Portable | KernelTier::Subgroups => self.kind == AdapterKind::Software,
+            KernelTier::Subgroup => false,
+            KernelTier::Software => true,
         };
         Target {
             tier,
@@ -223,25 +230,25 @@ impl Capabilities {
             max_storage_buffers: self.max_storage_buffers,
             f16: self.f16,
             int64: self.int64,
-            cooperative: self.cooperative_tile(tier),
-            software: match self.kernels {
-                KernelTier::Auto | KernelTier::Portable | KernelTier::Subgroups => self.kind == AdapterKind::Software,
-                KernelTier::Subgroup => false,
-                KernelTier::Software => true,
-            },
+            cooperative: if software { None } else { self.cooperative_tile(tier) },
+            software,
             rolled: self.kind == AdapterKind::Software,
         }
     }
 
-    /// The tiles of `linear_coop`, the largest first: four subgroups a workgroup and 23 KiB of its memory.
-    fn cooperative_tile(&self, tier: Tier) -> Option<u32> {
-        let Tier::Subgroup(lanes) = tier else { return None };
-        let fits = self.f16 && self.max_workgroup_storage >= 24 << 10 && self.max_invocations >= 4 * lanes;
-        let halves = |side: &u32| {
-            let tile = |shape: &CooperativeMatrix| (shape.m, shape.n, shape.k) == (*side, *side, *side);
-            self.cooperative_matrices.iter().any(|s| tile(s) && s.input == DType::F16 && s.output == DType::F32)
+    /// The tile of the kernels that multiply f16 and sum in f32.
+    fn cooperative_tile(&self, tier: Tier) -> Option<CooperativeTile> {
+        let lanes = match tier {
+            Tier::Portable => return None,
+            Tier::Subgroup(size) => 4 * size,
+            // Metal's GPUs with such matrices have subgroups of 32, whatever sizes are reported.
+            Tier::Subgroups if self.backend == "metal" => 128,
+            Tier::Subgroups => 256,
         };
-        [16, 8].into_iter().filter(|_| fits).find(halves)
+        let halves = |shape: &&CooperativeMatrix| shape.input == DType::F16 && shape.output == DType::F32;
+        let shapes = self.cooperative_matrices.iter().filter(halves).map(|shape| [shape.m, shape.n, shape.k]);
+        let runs = self.f16 && lanes <= self.max_invocations && lanes <= self.max_workgroup_size[0];
+        if runs { CooperativeTile::choose(shapes, lanes, self.max_workgroup_storage) } else { None }
     }
 }
 
@@ -250,7 +257,7 @@ pub(super) fn driver_text(info: &wgpu::AdapterInfo) -> String {
     format!("{} {}", info.driver, info.driver_info).trim().to_owned()
 }
 
-fn cooperative_matrix(shape: &wgpu::CooperativeMatrixProperties) -> Option<CooperativeMatrix> {
+fn cooperative_matrix(shape: &wgpu::CooperativeMatrixProperties) -> CooperativeMatrix {
     use wgpu::CooperativeScalarType as Scalar;
     let dtype = |scalar| match scalar {
         Scalar::F32 => DType::F32,
@@ -258,15 +265,13 @@ fn cooperative_matrix(shape: &wgpu::CooperativeMatrixProperties) -> Option<Coope
         Scalar::I32 => DType::I32,
         Scalar::U32 => DType::U32,
     };
-    // WGSL has square tiles of 8 and 16 only.
-    let square = shape.m_size == shape.n_size && shape.n_size == shape.k_size && matches!(shape.m_size, 8 | 16);
-    square.then(|| CooperativeMatrix {
+    CooperativeMatrix {
         m: shape.m_size,
         n: shape.n_size,
         k: shape.k_size,
         input: dtype(shape.ab_type),
         output: dtype(shape.cr_type),
-    })
+    }
 }
 
 #[cfg(test)]
@@ -297,22 +302,31 @@ mod tests {
     }
 
     #[test]
-    fn cooperative_tiles_are_square_from_f16_to_f32() {
+    fn cooperative_tiles_go_from_f16_to_f32_whatever_the_subgroups() {
         let shape = |[m, n, k]: [u32; 3], input, output| CooperativeMatrix { m, n, k, input, output };
         let tile = |side, output| shape([side; 3], DType::F16, output);
         let (large, small) = (tile(16, DType::F32), tile(8, DType::F32));
-        let found = |shapes: &[CooperativeMatrix]| gpu(shapes.to_vec()).target().cooperative;
-        assert_eq!(found(&[]), None);
-        assert_eq!(found(&[small, large]), Some(16));
-        assert_eq!(found(&[small, tile(16, DType::F16)]), Some(8));
-        assert_eq!(found(&[tile(16, DType::F16), shape([8; 3], DType::F32, DType::F32)]), None);
-        assert_eq!(found(&[shape([16, 8, 16], DType::F16, DType::F32)]), None);
+        let found = |capabilities: &Capabilities| capabilities.target().cooperative.map(|tile| (tile.m, tile.lanes));
+        assert_eq!(found(&gpu(vec![])), None);
+        assert_eq!(found(&gpu(vec![small, large])), Some((16, 128)));
+        assert_eq!(found(&gpu(vec![small, tile(16, DType::F16)])), Some((8, 128)));
+        assert_eq!(found(&gpu(vec![tile(16, DType::F16), shape([8; 3], DType::F32, DType::F32)])), None);
+        let varying = |min, max| Capabilities { subgroup_min: min, subgroup_max: max, ..gpu(vec![large]) };
+        assert_eq!(found(&varying(32, 64)), Some((16, 256)));
+        assert_eq!(found(&varying(64, 64)), Some((16, 256)));
+        let metal = Capabilities { backend: "metal".into(), cooperative_matrices: vec![small], ..varying(4, 64) };
+        assert_eq!(found(&metal), Some((8, 128)));
         let without = [
             Capabilities { f16: false, ..gpu(vec![large]) },
-            Capabilities { subgroup_max: 64, ..gpu(vec![large]) },
+            Capabilities { subgroups: false, ..gpu(vec![large]) },
             Capabilities { max_workgroup_storage: 16 << 10, ..gpu(vec![large]) },
             Capabilities { max_invocations: 64, ..gpu(vec![large]) },
+            Capabilities { kind: AdapterKind::Software, ..gpu(vec![large]) },
         ];
-        assert!(without.iter().all(|capabilities| capabilities.target().cooperative.is_none()));
+        for capabilities in &without {
+            assert_eq!(found(capabilities), None, "{capabilities:?}");
+        }
+        let tested = Capabilities { kind: AdapterKind::Software, kernels: KernelTier::Subgroup, ..gpu(vec![large]) };
+        assert_eq!(found(&tested), Some((16, 128)), "a software driver where the kernels for GPUs are asked for");
     }
 }

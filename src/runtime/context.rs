@@ -53,10 +53,10 @@ impl GpuContext {
             features.remove(wgpu::Features::SUBGROUP);
         }
         let mut experimental = wgpu::ExperimentalFeatures::disabled();
-        let cooperative = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
-        if options.cooperative_matrices && options.kernels != KernelTier::Portable && adapter.features().contains(cooperative) {
-            features |= cooperative;
-            // SAFETY: the caller opted in; shaders that use the feature are this crate's own and pass naga's validation.
+        if requirements::multiplies_matrices(&adapter, options) {
+            features |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+            // SAFETY: a shader that uses an experimental feature wrongly may do anything. Those that use this one are the crate's own:
+            // naga validates them, and the tests show that each subgroup meets every matrix together.
             experimental = unsafe { wgpu::ExperimentalFeatures::enabled() };
         }
         let descriptor = wgpu::DeviceDescriptor {
@@ -98,6 +98,9 @@ impl GpuContext {
         capabilities.kernels = options.kernels;
         if options.kernels == KernelTier::Portable {
             capabilities.subgroups = false;
+        }
+        // An application's own device may have them, whatever the options say.
+        if options.kernels == KernelTier::Portable || !options.cooperative_matrices {
             capabilities.cooperative_matrices.clear();
         }
         tracing::info!(

@@ -22,9 +22,10 @@ pub struct GpuOptions {
     /// How long any single wait for the device may take. Default: 60 s; 300 s for an adapter that computes on the CPU, which
     /// compiles kernels when they first run.
     pub timeout: Option<Duration>,
-    /// Ask for cooperative matrices where the adapter has them; an experimental feature of wgpu. Products of 32 rows or more then go
-    /// through them where a profile asks for f16 and the device multiplies square tiles of f16 and sums them in f32
-    /// ([`Capabilities::cooperative_matrices`]). Default: off.
+    /// Use cooperative matrices where the adapter has them. Products of 32 rows or more then go through them where the device multiplies
+    /// square tiles of f16 and sums them in f32 ([`Capabilities::cooperative_matrices`]), unless a profile says
+    /// `precision.compute = "f32"`. They are an experimental feature of wgpu: off, the device is opened without any such feature, and its
+    /// products are exact. Default: on.
     pub cooperative_matrices: bool,
     /// Which kernels run. Default: those that suit the adapter.
     pub kernels: KernelTier,
@@ -55,7 +56,7 @@ impl std::fmt::Debug for GpuOptions {
 
 impl Default for GpuOptions {
     fn default() -> Self {
-        let (cooperative_matrices, checked, kernels) = (false, cfg!(feature = "checked"), KernelTier::Auto);
+        let (cooperative_matrices, checked, kernels) = (true, cfg!(feature = "checked"), KernelTier::Auto);
         let (max_binding, max_buffer, memory_limit, timeout, pipeline_cache) = (None, None, None, None, None);
         Self { max_binding, max_buffer, memory_limit, timeout, cooperative_matrices, kernels, checked, pipeline_cache }
     }

@@ -3,6 +3,10 @@
 //! An application that makes its own `wgpu::Device` asks for [`wanted_features`] and [`wanted_limits`]; a device that
 //! falls short of [`required_features`] or [`required_limits`] is refused with [`Error::Limit`].
 
+use super::{
+    capabilities::{AdapterKind, KernelTier},
+    gpu_options::GpuOptions,
+};
 use crate::{Error, Result};
 
 /// Smallest binding that anything here works with; what a model needs beyond it, 64 rows of its widest tensor, is checked when it
@@ -43,6 +47,17 @@ pub fn wanted_features(adapter: &wgpu::Adapter) -> wgpu::Features {
         | wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES
         | wgpu::Features::PIPELINE_CACHE;
     wanted & adapter.features()
+}
+
+/// Whether to open `adapter` with cooperative matrices, an experimental feature: where its kernels can use them, and the options do not
+/// say otherwise. Software drivers emulate them: only where the kernels made for GPUs are asked for. Mesa's (26.2) has them with
+/// subgroups of 8 alone. With 4 it lists tiles and lacks the feature, which wgpu 30 does not look at; with 16 it crashes as it compiles.
+pub(super) fn multiplies_matrices(adapter: &wgpu::Adapter, options: &GpuOptions) -> bool {
+    let info = adapter.get_info();
+    let sound = AdapterKind::of(info.device_type) != AdapterKind::Software
+        || (options.kernels == KernelTier::Subgroup && info.subgroup_max_size == 8);
+    let offered = adapter.features().contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
+    options.cooperative_matrices && options.kernels != KernelTier::Portable && sound && offered
 }
 
 /// The limits worth asking `adapter` for: its own, for all that compute shaders touch. Valid together with

@@ -78,7 +78,7 @@ pub struct GeneratorOptions {
     /// The same tokens give the same logits, to the bit, on one device with one driver: whatever was cached before, however a text came
     /// about, in one prompt or step by step, alone or [together](GemmaGenerator::step_together) with others. Without it numbers of
     /// different kernels meet, and where two tokens are as likely up to rounding either may come. Costs speed: prompts go in runs of 16
-    /// tokens and of one, steps together one after the other, and every 16th step takes a run of 16. The bits are those of the plans for
+    /// tokens and of one, too few for cooperative matrices, steps together one after the other, and every 16th step takes a run of 16. The bits are those of the plans for
     /// steps too ([`GemmaGenerator::with_decode_cache`]), of the context's length where it is no power of two, and of the profiles.
     /// Default: no.
     pub deterministic: bool,

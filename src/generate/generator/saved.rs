@@ -112,7 +112,11 @@ impl GemmaGenerator {
         let caches = self.engine.model().caches(self.engine.profiles().kv())?;
         let (profiles, chunk) = (self.engine.profiles(), self.engine.largest_chunk());
         let plans = self.history.on_grid().then(|| self.engine.policy());
-        let text = format!("{caches:?} {:?} {:?} {chunk} {plans:?}", profiles.prefill(), profiles.decode());
+        let target = self.engine.context().map(|context| context.capabilities().target());
+        // The runs of a grid have too few rows for cooperative matrices.
+        let matrices = target.is_some_and(|target| target.cooperative.is_some()) && plans.is_none();
+        let [prefill, decode] = [profiles.prefill(), profiles.decode()].map(|profile| profile.settled(matrices));
+        let text = format!("{caches:?} {prefill:?} {decode:?} {chunk} {plans:?}");
         Ok(Fnv::of(text.as_bytes()))
     }
 

@@ -117,12 +117,15 @@ impl Layout {
         let fits = |queries: &usize| Self::few_bytes(target, *queries, width, vector, lanes) <= WORKGROUP_BYTES;
         let wanted = sizes.queries().next_power_of_two().min(8);
         let queries = [8, 4, 2].into_iter().filter(|queries| *queries <= wanted).find(fits).unwrap_or(1);
+        // The products of so many vectors of a key with all queries fit registers.
+        let depth = [8, 4, 2].into_iter().find(|depth| depth * queries <= 16 && (width / split).is_multiple_of(*depth)).unwrap_or(1);
         let mut options = gpu_options(target, lanes);
         options.extend([
             ("QUERIES", queries.to_string()),
             ("ROOM", (queries * width).next_power_of_two().to_string()),
             ("VEC", vector.to_string()),
             ("SPLIT", split.to_string()),
+            ("DEPTH", depth.to_string()),
             ("WIDE", yes(false)),
             ("NEW", yes(new_row)),
         ]);

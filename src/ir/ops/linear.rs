@@ -50,7 +50,7 @@ impl Linear {
     /// Whether the kernel for `rows` rows can norm its operand on the way. On a software driver that costs each workgroup more than
     /// the dispatch that it saves.
     pub(crate) fn norms_operand(target: &Target, rows: usize, compute: Compute) -> bool {
-        !target.software && rows <= FEW_ROWS && compute == Compute::F32
+        !target.software && rows <= FEW_ROWS && compute != Compute::F16
     }
 
     /// Whether the kernel for one row can keep the largest of each slice of the result: the columns of a workgroup must lie in one
@@ -66,6 +66,9 @@ impl Linear {
         let inner = emit.inputs[0].ty.last();
         let shards: Vec<_> = weights.iter().map(Arg::shards).collect();
         let halves = HalfRows::emit(emit, weights.len());
+        if emit.compute == Compute::Auto {
+            emit.compute = Compute::F32;
+        }
         for s in 0..shards[0].len() {
             let (range, _) = &shards[0][s];
             if !range.start.is_multiple_of(64) {

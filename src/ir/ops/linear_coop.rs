@@ -2,7 +2,7 @@
 
 use crate::ir::{
     Compute,
-    kernel::{Arg, Emit, Kernel, Operand, Slot, Tier, weight_option, words_option},
+    kernel::{Arg, CooperativeTile, Emit, Kernel, Operand, Slot, weight_option, words_option},
 };
 
 /// The fewest rows that fill enough of a workgroup's tile.
@@ -12,17 +12,15 @@ const LEAST_ROWS: usize = 32;
 pub(super) struct HalfRows {
     rows: Slot,
     scales: Slot,
-    side: usize,
-    lanes: usize,
+    tile: CooperativeTile,
 }
 
 impl HalfRows {
-    /// Emits the dispatch that makes them, where the device multiplies tiles of f16, the product is asked for in f16 and has enough
-    /// rows. Rows shorter than one step of the kernel are left to the others.
+    /// Emits the dispatch that makes them, where the device multiplies tiles of f16, the product may be in f16 and has enough rows.
+    /// Rows shorter than one step of the kernel are left to the others.
     pub(super) fn emit(emit: &mut Emit, weights: usize) -> Option<Self> {
         let (rows, inner) = (emit.output.ty.rows(), emit.inputs[0].ty.last());
-        let Tier::Subgroup(lanes) = emit.target.tier else { return None };
-        let side = emit.target.cooperative.filter(|_| emit.compute == Compute::F16 && !emit.target.software)? as usize;
+        let tile = emit.target.cooperative.filter(|_| emit.compute != Compute::F32)?;
         let buffers = 3 + weights + emit.epilogue.operands.len();
         if rows < LEAST_ROWS || inner < 32 || buffers > emit.target.max_storage_buffers as usize {
             return None;
@@ -30,11 +28,10 @@ impl HalfRows {
         let halves = Self {
             rows: emit.scratch((rows * inner.next_multiple_of(32) * 2) as u64),
             scales: emit.scratch((rows * 4) as u64),
-            side,
-            lanes: lanes as usize,
+            tile,
         };
         let (tier, lanes) = emit.target.tier.wide_option();
-        let options = [("TIER", tier.into()), ("LANES", lanes.to_string()), vector(inner), compute(emit)].to_vec();
+        let options = vec![("TIER", tier.into()), ("LANES", lanes.to_string()), vector(inner), compute()];
         let overrides = vec![("T", rows as f64), ("IN", inner as f64)];
         let kernel = Kernel { shader: "half_rows", options, overrides, hole: String::new() };
         let bindings = vec![(0, emit.inputs[0].operand()), (1, halves.operand()), (2, halves.scales())];
@@ -55,13 +52,13 @@ impl HalfRows {
     /// The kernel for `out` columns of a result whose rows are `stride` long, with its workgroups and layers.
     pub(super) fn kernel(&self, emit: &Emit, weights: &[Arg], out: usize, stride: usize) -> (Kernel, usize, usize) {
         let (rows, inner) = (emit.output.ty.rows(), emit.inputs[0].ty.last());
-        let mut options = vec![weight_option(weights[0].ty.dtype), vector(inner), compute(emit)];
+        let mut options = vec![weight_option(weights[0].ty.dtype), vector(inner), compute()];
         options.extend(words_option(weights[0].ty.dtype, false));
-        options.extend(
-            [("SIZE", self.side), ("LANES", self.lanes), ("WEIGHTS", weights.len())].map(|(n, size)| (n, size.to_string())),
-        );
+        let CooperativeTile { m, n, k, lanes } = self.tile;
+        let sizes = [("M", m), ("N", n), ("K", k), ("LANES", lanes), ("WEIGHTS", weights.len() as u32)];
+        options.extend(sizes.map(|(name, size)| (name, size.to_string())));
         let overrides = vec![("T", rows as f64), ("IN", inner as f64), ("OUT", out as f64), ("OUT_STRIDE", stride as f64)];
-        let count = rows.div_ceil(4 * self.side) * out.div_ceil(8 * self.side / weights.len());
+        let count = rows.div_ceil(self.tile.rows()) * out.div_ceil(self.tile.weight_rows() / weights.len());
         (Kernel { shader: "linear_coop", options, overrides, hole: emit.epilogue.text.clone() }, count, 1)
     }
 }
@@ -70,6 +67,6 @@ fn vector(inner: usize) -> (&'static str, String) {
     ("VEC", if inner.is_multiple_of(8) { "8" } else { "1" }.into())
 }
 
-fn compute(emit: &Emit) -> (&'static str, String) {
-    ("COMPUTE", emit.compute.name().into())
+fn compute() -> (&'static str, String) {
+    ("COMPUTE", Compute::F16.name().into())
 }

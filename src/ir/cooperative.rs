@@ -1,0 +1,68 @@
+//! The matrix units of a device, as kernels use them.
+
+/// A tile that cooperative matrix instructions multiply, `C[m, n] += A[m, k] · B[k, n]`: A and B in f16, C in f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CooperativeTile {
+    /// Rows of A and C.
+    pub m: u32,
+    /// Columns of B and C.
+    pub n: u32,
+    /// Columns of A, rows of B.
+    pub k: u32,
+    /// Invocations of a workgroup: four subgroups of the size that the device likely takes. Any size is right.
+    pub lanes: u32,
+}
+
+impl CooperativeTile {
+    /// Elements of a row of a tile in the workgroup memory of `linear_coop`, and those that follow a row of its results.
+    const DEPTH: u32 = 32 + 8;
+    const GAP: u32 = 16;
+
+    /// The best of the shapes `[m, n, k]` that kernels can take, in workgroups of `lanes` invocations with at most `memory` bytes: the one that
+    /// does most at once.
+    pub fn choose(shapes: impl IntoIterator<Item = [u32; 3]>, lanes: u32, memory: u32) -> Option<Self> {
+        let tiles = shapes.into_iter().map(|[m, n, k]| Self { m, n, k, lanes });
+        let fitting = tiles.filter(|tile| tile.has_a_name() && tile.product_bytes() <= memory);
+        fitting.max_by_key(|tile| tile.m * tile.n * tile.k)
+    }
+
+    /// Whether WGSL has types for all three matrices. It names square ones of 8 and of 16.
+    fn has_a_name(&self) -> bool {
+        let named = |columns, rows| columns == rows && matches!(rows, 8 | 16);
+        named(self.k, self.m) && named(self.n, self.k) && named(self.n, self.m)
+    }
+
+    /// Rows of the operand that a workgroup of `linear_coop` multiplies.
+    pub(crate) fn rows(&self) -> usize {
+        4 * self.m as usize
+    }
+
+    /// Rows of weights that it multiplies them with, those of all weights together.
+    pub(crate) fn weight_rows(&self) -> usize {
+        8 * self.n as usize
+    }
+
+    /// Bytes of workgroup memory that `linear_coop` takes: operands in f16, a row of tiles of results in f32.
+    fn product_bytes(&self) -> u32 {
+        2 * Self::DEPTH * (4 * self.m + 8 * self.n) + 4 * self.m * (8 * self.n + Self::GAP)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_tile_that_has_a_name_and_fits_is_taken() {
+        let found = |shapes: &[[u32; 3]], memory| {
+            CooperativeTile::choose(shapes.iter().copied(), 128, memory).map(|tile| [tile.m, tile.n, tile.k])
+        };
+        let (small, large) = ([8, 8, 8], [16, 16, 16]);
+        assert_eq!(found(&[], 1 << 16), None);
+        assert_eq!(found(&[small, large, small], 24 << 10), Some(large));
+        assert_eq!(found(&[small, large], (24 << 10) - 1), Some(small));
+        assert_eq!(found(&[small, large], 8 << 10), None);
+        // NVIDIA's and Intel's others, of which WGSL has no type.
+        assert_eq!(found(&[[16, 8, 16], [16, 8, 8], [8, 16, 16], [32, 32, 16]], 1 << 16), None);
+    }
+}

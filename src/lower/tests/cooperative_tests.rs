@@ -1,0 +1,77 @@
+//! Which products go through cooperative matrices.
+
+use super::*;
+use crate::ir::kernel::CooperativeTile;
+
+/// The kernels of one product by the weight `name`, whose rows are `inner` long.
+fn product_kernels(target: &Target, options: &LowerOptions, name: &str, [rows, inner]: [usize; 2]) -> Vec<Kernel> {
+    let mut g = Graph::new("product");
+    let input = x(&mut g, "x", &[1, rows, inner]);
+    let w = g.weight(name, DType::F32, &[128, inner]).unwrap();
+    let y = g.linear(input, w).unwrap();
+    let other = x(&mut g, "other", &[1, rows, 128]);
+    let y = g.add(other, y).unwrap();
+    g.output("y", y);
+    // As many tokens, should they be of sequences that lie apart.
+    let binding = DimBinding::new().with(sym::SEQ, rows);
+    let plan = lower(&g, &binding, target, options, &Unplaced).unwrap();
+    check(&g, &binding, target, options, &plan);
+    plan.dispatches.into_iter().map(|dispatch| dispatch.kernel).collect()
+}
+
+fn product_shaders(target: &Target, options: &LowerOptions, name: &str, size: [usize; 2]) -> Vec<&'static str> {
+    product_kernels(target, options, name, size).iter().map(|kernel| kernel.shader).collect()
+}
+
+#[test]
+fn many_rows_in_f16_go_through_cooperative_matrices() {
+    let tile = CooperativeTile { m: 16, n: 16, k: 16, lanes: 128 };
+    let target = Target { tier: Tier::Subgroup(32), f16: true, cooperative: Some(tile), ..Target::portable() };
+    let f16 = LowerOptions { compute: Compute::F16, ..LowerOptions::default() };
+    let exact = LowerOptions::default();
+    let auto = LowerOptions { compute: Compute::Auto, ..LowerOptions::default() };
+    let through = |target: &Target, options: &LowerOptions, name: &str, size: [usize; 2]| {
+        let found = product_shaders(target, options, name, size);
+        assert_eq!(found.contains(&"half_rows"), found.contains(&"linear_coop"), "{found:?}");
+        found.contains(&"linear_coop")
+    };
+    for (rows, inner) in [(32, 32), (33, 35), (128, 256)] {
+        assert!(through(&target, &f16, "w", [rows, inner]), "{rows} rows of {inner}");
+        let small = CooperativeTile { m: 8, n: 8, k: 8, lanes: 256 };
+        assert!(through(&Target { cooperative: Some(small), tier: Tier::Subgroups, ..target.clone() }, &f16, "w", [rows, inner]));
+        assert!(through(&target, &auto, "w", [rows, inner]), "{rows} rows of {inner}");
+    }
+    assert!(!through(&target, &LowerOptions::default(), "w", [128, 256]), "f32 stays f32");
+    assert!(!through(&target, &f16, "ffw_down", [128, 256]), "what keeps f32 stays f32");
+    for name in ["layer.0.ffw_down", "layer.0.router", "embed"] {
+        assert!(!through(&target, &auto, name, [128, 256]), "{name} stays f32");
+    }
+    assert!(through(&target, &LowerOptions { mixed: false, ..f16.clone() }, "ffw_down", [128, 256]));
+    assert!(through(&target, &LowerOptions { mixed: false, ..auto.clone() }, "ffw_down", [128, 256]));
+    for (rows, inner) in [(1, 256), (31, 256), (128, 24)] {
+        assert!(!through(&target, &f16, "w", [rows, inner]), "{rows} rows of {inner}");
+        assert_eq!(product_kernels(&target, &auto, "w", [rows, inner]), product_kernels(&target, &exact, "w", [rows, inner]));
+    }
+    let others = [
+        Target { cooperative: None, ..target.clone() },
+        // x, y, the weight and the epilogue's operand leave no room for the scales.
+        Target { max_storage_buffers: 4, ..target.clone() },
+    ];
+    for other in &others {
+        assert!(!through(other, &f16, "w", [128, 256]), "{other:?}");
+        assert_eq!(product_kernels(other, &auto, "w", [128, 256]), product_kernels(other, &exact, "w", [128, 256]));
+    }
+    let small = Target { max_binding: 64 * 256 * 4, ..target };
+    assert_eq!(product_shaders(&small, &f16, "w", [32, 256]), ["half_rows", "linear_coop", "linear_coop"]);
+}
+
+/// Steps stay exact: also one of several sequences, whose rows are many.
+#[test]
+fn steps_of_several_sequences_stay_exact() {
+    let tile = CooperativeTile { m: 16, n: 16, k: 16, lanes: 128 };
+    let target = Target { tier: Tier::Subgroup(32), f16: true, cooperative: Some(tile), ..Target::portable() };
+    let of = |compute, apart| LowerOptions { compute, apart, ..LowerOptions::default() };
+    let kernels = |options: &LowerOptions| product_kernels(&target, options, "w", [32, 256]);
+    assert_ne!(kernels(&of(Compute::Auto, false)), kernels(&of(Compute::F32, false)));
+    assert_eq!(kernels(&of(Compute::Auto, true)), kernels(&of(Compute::F32, true)));
+}
