@@ -7,7 +7,7 @@
 // NEW = yes (T = 1, KEEP = no): the operands are those of attention.wgsl. Every workgroup norms and rotates its queries; the first part of
 // the first block does it with the key, and writes key and value. N_ROT and TABLE are divisible by 2*VEC.
 // Overrides: B, T, S (0: step.capacity), N, K, H, SCALE, CAP, PARTS, with NEW = yes N_ROT and TABLE, EPS with a GAIN. Options: TIER = subgroups
-// | portable, LANES >= width = H/VEC, QUERIES, ROOM >= QUERIES*width, VEC = 4 | 2, SPLIT = 4 (TIER = subgroups, width divisible by 4) | 1,
+// | portable, LANES >= width = H/VEC, QUERIES, ROOM >= QUERIES*width and LANES, VEC = 4 | 2, SPLIT = 4 (TIER = subgroups, width divisible by 4) | 1,
 // DEPTH (SPLIT*DEPTH divides width: vectors of a key that a lane loads at once), SOFTCAP, KEEP,
 // SPLITS, KV = f32 | f16 (packed pairs), WIDE = no, NEW; with NEW = yes GAIN, WEIGHT and WEIGHTS = 2 as in rms_norm.wgsl.
 override B: u32;
@@ -51,10 +51,10 @@ const EACH = QUERIES + 1u;
 #else
 @group(0) @binding(5) var<storage, read_write> out: array<Values>;
 #endif
+// The queries; at the end what lanes have of a result.
 var<workgroup> queries: array<Values, ${ROOM}u>;
 // exp(score − largest score) of each query and key of a tile.
 var<workgroup> weights: array<f32, QUERIES * LANES>;
-var<workgroup> merged: array<Values, LANES>;
 
 #if SPLIT == 4
 // The sum over four neighbouring lanes.
@@ -227,12 +227,12 @@ fn main(
     sums = lanes_sum_each(sums, lane);
     for (var r = 0u; r < times(QUERIES); r++) {
         workgroupBarrier();
-        merged[lane] = acc[r];
+        queries[lane] = acc[r];
         workgroupBarrier();
         let query = block * QUERIES + r;
         if lane < width && query < T * g && query / g < step.rows {
-            var result = merged[lane];
-            for (var i = 1u; i < times(groups); i++) { result += merged[i * width + lane]; }
+            var result = queries[lane];
+            for (var i = 1u; i < times(groups); i++) { result += queries[i * width + lane]; }
 #if SPLITS == yes
             let part = (head[r] - step.sequence * N) * PARTS + wid.z;
             for (var e = 0u; e < times(VEC); e++) { scratch[(part * width + lane) * VEC + e] = result[e]; }

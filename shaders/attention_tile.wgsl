@@ -182,12 +182,12 @@ fn main(
                 tile[j] = widened(values[((b * capacity + s) * K + kv) * width + h]);
             }
             workgroupBarrier();
-            for (var k = 0u; k < rolled(TK / 4u); k++) {
-                var v: array<Values, 4>;
-                for (var e = 0u; e < times(4u); e++) { v[e] = tile[(k * 4u + e) * 16u + x]; }
+            for (var k = 0u; k < rolled(TK); k += 2u) {
+                let v0 = tile[k * 16u + x];
+                let v1 = tile[(k + 1u) * 16u + x];
                 for (var r = 0u; r < times(ROWS); r++) {
-                    let p = weights4((y + r * 8u) * ACROSS + k * 4u);
-                    acc[r * HV + i] += p.x * v[0] + p.y * v[1] + p.z * v[2] + p.w * v[3];
+                    let at = (y + r * 8u) * ACROSS + k;
+                    acc[r * HV + i] += weights[at] * v0 + weights[at + 1u] * v1;
                 }
             }
         }

@@ -115,14 +115,16 @@ impl Layout {
         let lanes = if width > 128 { 256 } else { 128 };
         let split = if target.tier != Tier::Portable && width.is_multiple_of(4) { 4 } else { 1 };
         let fits = |queries: &usize| Self::few_bytes(target, *queries, width, vector, lanes) <= WORKGROUP_BYTES;
-        let wanted = sizes.queries().next_power_of_two().min(8);
-        let queries = [8, 4, 2].into_iter().filter(|queries| *queries <= wanted).find(fits).unwrap_or(1);
+        let wanted = sizes.queries().next_power_of_two().min(4);
+        let queries = [4, 2].into_iter().filter(|queries| *queries <= wanted).find(fits).unwrap_or(1);
+        let most = if width > 64 { 8 } else { 16 };
         // The products of so many vectors of a key with all queries fit registers.
-        let depth = [8, 4, 2].into_iter().find(|depth| depth * queries <= 16 && (width / split).is_multiple_of(*depth)).unwrap_or(1);
+        let depth =
+            [8, 4, 2].into_iter().find(|depth| depth * queries <= most && (width / split).is_multiple_of(*depth)).unwrap_or(1);
         let mut options = gpu_options(target, lanes);
         options.extend([
             ("QUERIES", queries.to_string()),
-            ("ROOM", (queries * width).next_power_of_two().to_string()),
+            ("ROOM", Self::room(queries, width, lanes).to_string()),
             ("VEC", vector.to_string()),
             ("SPLIT", split.to_string()),
             ("DEPTH", depth.to_string()),
@@ -132,12 +134,16 @@ impl Layout {
         Self { shader: "attention_few", options, queries }
     }
 
+    /// Vectors of queries, or of one a lane, in workgroup memory.
+    fn room(queries: usize, width: usize, lanes: usize) -> usize {
+        (queries * width).max(lanes).next_power_of_two()
+    }
+
     /// Workgroup memory of `attention_few`.
     fn few_bytes(target: &Target, queries: usize, width: usize, vector: usize, lanes: usize) -> usize {
         // Of each reduction a number for each lane, or for each subgroup of at least four.
         let met = if target.tier == Tier::Portable { lanes } else { lanes / 4 };
-        let vectors = (queries * width).next_power_of_two() + lanes;
-        4 * (vectors * vector + queries * lanes + (queries + 1) * met + 2 * met)
+        4 * (Self::room(queries, width, lanes) * vector + queries * lanes + (queries + 1) * met + 2 * met)
     }
 
     /// Tiles of queries and keys in workgroup memory; at most 16 vectors of results lie in a lane's registers.
