@@ -4,7 +4,7 @@ use anyhow::Result;
 use gemmaflow::{
     gemma::GemmaConfig,
     ir::{
-        Case, DType, Value,
+        Case, DType, MaskKind, Value,
         kernel::{Kernel, Operand, Tier},
     },
     plan::Live,
@@ -17,8 +17,10 @@ pub fn run(bench: &Bench, shape: &str, config: &GemmaConfig, kv: DType, rows: &[
     for &depth in depths {
         for &new in rows {
             let cached = depth + new;
-            let positions =
-                |from: usize, count: usize| Value::i32([1, count], (from..from + count).map(|p| p as i32).collect::<Vec<_>>());
+            let visible = |from: usize, count: usize| {
+                let bounds = (from..from + count).flat_map(|position| MaskKind::Causal.visible(position as i32));
+                Value::i32([1, count, 2], bounds.collect::<Vec<_>>())
+            };
             let cache = |seed| match kv {
                 DType::F16 => Case::halves(&[1, cached, kv_heads, width], seed, 1.0),
                 _ => Case::values(&[1, cached, kv_heads, width], seed, 1.0),
@@ -27,8 +29,8 @@ pub fn run(bench: &Bench, shape: &str, config: &GemmaConfig, kv: DType, rows: &[
                 Case::values(&[1, new, heads, width], 1, 1.0),
                 cache(2),
                 cache(3),
-                positions(depth, new),
-                positions(0, cached),
+                visible(depth, new),
+                Value::i32([1, cached], (0..cached as i32).collect::<Vec<_>>()),
             ];
             let live = Some(Live { tokens: new, start: depth });
             let operands = Operands { result: new * heads * width, inputs, live, ..Operands::default() };
@@ -49,46 +51,83 @@ struct Sizes {
     kv: DType,
 }
 
-fn variants(bench: &Bench, sizes: &Sizes) -> Vec<Variant> {
-    let mut tiers = vec![("portable", 64, "load")];
-    if let Tier::Subgroup(size) = bench.context().capabilities().target().tier {
-        tiers.push(("subgroup", size as usize, "load"));
-        if size >= 8 && sizes.width.is_multiple_of(8) {
-            tiers.push(("subgroup", size as usize, "shuffle"));
-        }
-    }
-    let rows = sizes.new * (sizes.heads / sizes.kv_heads);
-    let mut found = Vec::new();
-    let software = bench.context().capabilities().target().software;
-    for tier in tiers {
-        // A driver on the CPU takes minutes to compile what is unrolled over many queries with barriers between.
-        let most = if software && tier.0 == "portable" { 2 } else { 8 };
-        let held = sizes.width.div_ceil(4 * tier.1);
-        for queries in [1, 2, 4, 8] {
-            if queries <= most.min(rows.next_power_of_two()) && (queries * held <= 16 || queries == 1) {
-                let splits = [1, 4, 16].into_iter().filter(|parts| *parts == 1 || (sizes.cached / parts >= 64 && sizes.new <= 8));
-                found.extend(splits.map(|parts| variant(sizes, tier, queries, parts)));
-            }
-        }
-    }
-    found
+/// A kernel's file, its options, and the queries of a workgroup.
+struct Layout {
+    shader: &'static str,
+    name: String,
+    options: Vec<(&'static str, String)>,
+    queries: usize,
 }
 
-fn variant(sizes: &Sizes, (tier, lanes, read): (&str, usize, &str), queries: usize, parts: usize) -> Variant {
+fn variants(bench: &Bench, sizes: &Sizes) -> Vec<Variant> {
+    let target = bench.context().capabilities().target();
+    let width = sizes.width / 4;
+    let rows = sizes.new * (sizes.heads / sizes.kv_heads);
+    let rolled = if target.rolled { "yes" } else { "no" };
+    let mut layouts = Vec::new();
+    let tiers = if target.tier == Tier::Portable { vec!["portable"] } else { vec!["portable", "subgroups"] };
+    for tier in tiers {
+        let shared = options(&[("TIER", &tier), ("LANES", &128), ("ROLLED", &rolled), ("VEC", &4), ("WIDE", &"no")]);
+        for queries in [1, 2, 4].into_iter().filter(|queries| rows <= 16 && *queries <= rows && width <= 128) {
+            let split = if tier == "subgroups" && width.is_multiple_of(4) { 4 } else { 1 };
+            let depth = if (width / split).is_multiple_of(4) { 4 } else { 1 };
+            let room = (queries * width).max(128).next_power_of_two();
+            let own = [("QUERIES", &queries), ("ROOM", &room), ("SPLIT", &split), ("DEPTH", &depth)];
+            let mut text = shared.clone();
+            text.extend(own.map(|(name, value)| (name, value.to_string())));
+            text.push(("NEW", "no".into()));
+            layouts.push(Layout { shader: "attention_few", name: format!("{tier} QUERIES={queries}"), options: text, queries });
+        }
+        let held = width.div_ceil(16);
+        for rows in [1, 2, 4].into_iter().filter(|rows| rows * held <= 16) {
+            let mut text = shared.clone();
+            text.extend(options(&[("ROWS", &rows), ("HV", &held)]));
+            layouts.push(Layout {
+                shader: "attention_tile",
+                name: format!("{tier} ROWS={rows}"),
+                options: text,
+                queries: 8 * rows,
+            });
+        }
+    }
+    if let Tier::Subgroup(lanes) = target.tier {
+        layouts.extend(software_layouts(sizes, lanes as usize, rows));
+    }
+    let splits = |parts: &usize| *parts == 1 || sizes.cached / parts >= 64;
+    let parts: Vec<usize> = [1, 4, 16, 64].into_iter().filter(splits).collect();
+    layouts.iter().flat_map(|layout| parts.iter().map(|parts| variant(sizes, layout, *parts))).collect()
+}
+
+/// Those of the kernel for drivers on the CPU.
+fn software_layouts(sizes: &Sizes, lanes: usize, rows: usize) -> Vec<Layout> {
+    let held = sizes.width.div_ceil(4 * lanes);
+    let reads: &[&str] = if lanes >= 8 && sizes.width.is_multiple_of(8) { &["load", "shuffle"] } else { &["load"] };
+    let mut layouts = Vec::new();
+    for read in reads {
+        let fits = |queries: &usize| *queries <= rows.next_power_of_two() && (queries * held <= 16 || *queries == 1);
+        for queries in [1, 2, 4, 8].into_iter().filter(fits) {
+            let mut text = options(&[("TIER", &"subgroup"), ("LANES", &lanes), ("QUERIES", &queries), ("READ", read)]);
+            text.extend(options(&[("VEC", &4), ("HV", &held), ("WIDE", &"no"), ("NEW", &"no")]));
+            let name = format!("subgroup READ={read} QUERIES={queries}");
+            layouts.push(Layout { shader: "attention", name, options: text, queries });
+        }
+    }
+    layouts
+}
+
+fn variant(sizes: &Sizes, layout: &Layout, parts: usize) -> Variant {
     let Sizes { new, cached, heads, kv_heads, width, kv } = *sizes;
     let splits = if parts > 1 { "yes" } else { "no" };
-    let mut text = options(&[("TIER", &tier), ("LANES", &lanes), ("QUERIES", &queries), ("MASK", &"causal")]);
-    text.extend(options(&[("SOFTCAP", &"no"), ("KEEP", &"no"), ("SPLITS", &splits), ("READ", &read), ("KV", &kv.name())]));
-    text.extend(options(&[("VEC", &4), ("HV", &width.div_ceil(4 * lanes)), ("NEW", &"no")]));
+    let mut text = layout.options.clone();
+    text.extend(options(&[("SOFTCAP", &"no"), ("KEEP", &"no"), ("SPLITS", &splits), ("KV", &kv.name())]));
     let number = |name, value: usize| (name, value as f64);
     let mut overrides = vec![number("B", 1), number("T", new), number("S", cached), number("N", heads), number("K", kv_heads)];
-    overrides.extend([number("H", width), ("SCALE", 1.0 / (width as f64).sqrt()), ("CAP", 1.0)]);
-    overrides.extend([number("WINDOW", 0), number("PARTS", parts)]);
-    let kernel = Kernel { shader: "attention", options: text, overrides, hole: String::new() };
+    overrides.extend([number("H", width), ("SCALE", 1.0 / (width as f64).sqrt()), ("CAP", 1.0), number("PARTS", parts)]);
+    let kernel = Kernel { shader: layout.shader, options: text, overrides, hole: String::new() };
     let mut bindings: Vec<(u32, Operand)> = (0..5).map(|i| (i as u32, slot(i + 1))).collect();
     bindings.push((8, Operand::Step));
-    let groups = kv_heads * (new * (heads / kv_heads)).div_ceil(queries);
-    let name = format!("attention {tier} LANES={lanes} READ={read} QUERIES={queries} PARTS={parts}");
+    let groups = kv_heads * (new * (heads / kv_heads)).div_ceil(layout.queries);
+    let name = format!("{} {} PARTS={parts}", layout.shader, layout.name);
     if parts == 1 {
         bindings.push((5, slot(0)));
         return Variant::new(name, vec![dispatch(kernel, bindings, groups, 1)]);
