@@ -107,7 +107,7 @@ impl Compiled {
     fn reads(&self) -> &'static [u32] {
         let (shader, options) = self.key.split_once(' ').unwrap_or((&self.key, ""));
         match shader {
-            "attention" => &[1, 2],
+            "attention_few" | "attention_tile" => &[1, 2],
             _ if !shader.starts_with("linear_") => &[],
             _ if options.contains("WEIGHTS=2") => &[2, 3],
             _ => &[2],
