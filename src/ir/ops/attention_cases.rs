@@ -3,11 +3,10 @@
 use std::ops::Range;
 
 use super::{Attention, DEAD_KEY};
-use crate::ir::{Case, Data, MaskKind, Value};
+use crate::ir::{Case, MaskKind, Value};
 
-/// What queries at `positions` `[B, T]` see by a rule.
-fn visible(mask: MaskKind, positions: &Value) -> Value {
-    let Data::I32(positions) = &positions.data else { unreachable!("positions are i32") };
+/// What queries at `positions` see by a rule.
+fn visible(mask: MaskKind, positions: &[i32]) -> Value {
     let bounds = positions.iter().flat_map(|&position| mask.visible(position));
     Value::i32([1, positions.len(), 2], bounds.collect::<Vec<_>>())
 }
@@ -21,12 +20,12 @@ pub(super) fn cases() -> Vec<Case> {
     let faint = Attention { scale: 0.05, ..plain.clone() };
     let keep = Attention { keep: true, ..plain.clone() };
     let capped_kept = Attention { keep: true, ..capped.clone() };
-    let case = |name: &str, op: &Attention, mask: MaskKind, sizes: [usize; 4], positions: Value, keys: Value| {
+    let case = |name: &str, op: &Attention, mask: MaskKind, sizes: [usize; 4], positions: Vec<i32>, keys: Vec<i32>| {
         seen(name, op, sizes, visible(mask, &positions), keys)
     };
-    let ring = Value::i32([1, 12], vec![24, 25, 26, 15, 16, 17, 18, 19, 20, 21, 22, 23]);
-    let dead = Value::i32([1, 9], vec![0, 1, 2, 3, 4, DEAD_KEY, DEAD_KEY, DEAD_KEY, DEAD_KEY]);
-    let padded = Value::i32([1, 9], vec![DEAD_KEY, DEAD_KEY, 0, 1, 2, 3, 4, 5, 6]);
+    let ring = vec![24, 25, 26, 15, 16, 17, 18, 19, 20, 21, 22, 23];
+    let dead = vec![0, 1, 2, 3, 4, DEAD_KEY, DEAD_KEY, DEAD_KEY, DEAD_KEY];
+    let padded = vec![DEAD_KEY, DEAD_KEY, 0, 1, 2, 3, 4, 5, 6];
     vec![
         narrow(case("one", &plain, causal, [1, 1, 1, 2], count(0, 1), count(0, 1))),
         narrow(case("decode", &capped, causal, [1, 8, 4, 64], count(299, 1), count(0, 300))),
@@ -61,8 +60,8 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// The positions from `from` on.
-fn count(from: i32, len: usize) -> Value {
-    Value::i32([1, len], (from..from + len as i32).collect::<Vec<_>>())
+fn count(from: i32, len: usize) -> Vec<i32> {
+    (from..from + len as i32).collect()
 }
 
 /// What queries at `positions` see by a rule, where those in `block` see each other too, as the tokens of a picture do.
@@ -75,14 +74,14 @@ fn with_block(mask: MaskKind, positions: Range<i32>, block: Range<i32>) -> Value
 }
 
 /// A case of q `[1, T, N, H]` over K heads, for `[T, N, K, H]`.
-fn seen(name: &str, op: &Attention, [new, heads, kv_heads, head_dim]: [usize; 4], visible: Value, keys: Value) -> Case {
-    let cached = keys.shape[1];
+fn seen(name: &str, op: &Attention, [new, heads, kv_heads, head_dim]: [usize; 4], visible: Value, keys: Vec<i32>) -> Case {
+    let cached = keys.len();
     let mut operands = vec![
         Case::values(&[1, new, heads, head_dim], 1, 2.0),
         Case::values(&[1, cached, kv_heads, head_dim], 2, 2.0),
         Case::values(&[1, cached, kv_heads, head_dim], 3, 1.0),
         visible,
-        keys,
+        Value::i32([1, cached], keys),
     ];
     if op.keep {
         operands.push(Value::f32([1, cached], (0..cached).map(|i| f32::from(i % 3 != 0)).collect::<Vec<_>>()));

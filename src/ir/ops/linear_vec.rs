@@ -124,7 +124,10 @@ mod tests {
                     let division = Division::of(&few);
                     assert!(division.fits(&few), "{few:?}: {division:?}");
                     assert!(64 % division.width() == 0, "{few:?}: {division:?}");
-                    assert!(division.lanes % division.span == 0 && division.span % 4 == 0, "{few:?}: {division:?}");
+                    assert!(
+                        division.lanes.is_multiple_of(division.span) && division.span.is_multiple_of(4),
+                        "{few:?}: {division:?}"
+                    );
                 }
             }
         }

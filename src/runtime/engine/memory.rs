@@ -211,16 +211,18 @@ impl Planner<'_> {
         })
     }
 
-    /// What a prompt that fills the context and greedy steps after it take, the longest run first.
+    /// What a prompt that fills the context and greedy steps after it take, run after run.
     fn runs(&self, context: usize) -> Result<Runs> {
         let policy = self.policy(context);
         // Runs before the last chunk end at multiples of it, each with the plan of its bucket of rows.
         let ends = (1..context.div_ceil(self.chunk)).map(|run| policy.reserved(run * self.chunk));
-        let fill = (Want::Nothing, self.chunk, ends.collect::<BTreeSet<usize>>().len());
-        let last = (Want::Last, policy.tokens(context.min(self.chunk), self.chunk), 1);
+        let rows = policy.reserved(context);
+        let ends = ends.collect::<BTreeSet<usize>>().into_iter();
+        let mut prompt: Vec<_> = ends.map(|end| (Want::Nothing, self.chunk, end)).collect();
+        prompt.push((Want::Last, policy.tokens(context.min(self.chunk), self.chunk), rows));
         let mut runs = Runs::default();
-        for sort in [&[fill, last][usize::from(fill.2 == 0)..], &[(Want::Last, 1, 1)]] {
-            self.add(&mut runs, sort, context)?;
+        for sort in [&prompt[..], &[(Want::Last, 1, rows)]] {
+            self.add(&mut runs, sort)?;
         }
         runs.bytes *= self.conversations as u64;
         self.add_steps_together(&mut runs, context)?;
@@ -253,13 +255,13 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// Adds runs whose plans share scratch buffers: what they are for, their tokens, and how many plans differ in rows alone.
-    fn add(&self, runs: &mut Runs, sort: &[(Want, usize, usize)], context: usize) -> Result<()> {
+    /// Adds runs whose plans share scratch buffers: what they are for, their tokens, and the rows of the caches that grow.
+    fn add(&self, runs: &mut Runs, sort: &[(Want, usize, usize)]) -> Result<()> {
         let vocab_size = self.model.config.vocab_size;
         let (mut plans, mut samplers) = (Vec::new(), Vec::new());
-        for (want, tokens, count) in sort {
-            let (plan, built) = self.lowered(*want, *tokens, context)?;
-            runs.bytes += *count as u64 * (InputBlock::bytes(&built.graph, *tokens, 0) + self.size_blocks(&plan)?);
+        for (want, tokens, rows) in sort {
+            let (plan, built) = self.lowered(*want, *tokens, *rows)?;
+            runs.bytes += InputBlock::bytes(&built.graph, *tokens, 0) + self.size_blocks(&plan)?;
             if *want == Want::Last {
                 samplers.push(argmax(1, vocab_size, &plan, &self.target));
                 samplers.push(sampling::top_k(1, vocab_size, SHORT_LIST.min(vocab_size), &self.target));
@@ -287,9 +289,9 @@ impl Planner<'_> {
         if self.target.software { size_block_bytes(plan) } else { Ok(0) }
     }
 
-    fn lowered(&self, want: Want, tokens: usize, context: usize) -> Result<(Plan, Arc<BuiltModel>)> {
+    fn lowered(&self, want: Want, tokens: usize, rows: usize) -> Result<(Plan, Arc<BuiltModel>)> {
         let built = self.model.built(true, want, self.profiles.kv())?;
-        let (rows, ring) = (self.policy(context).reserved(context), self.model.ring(self.chunk)?);
+        let ring = self.model.ring(self.chunk)?;
         let binding = DimBinding::new().with(sym::SEQ, tokens).with(sym::CACHE, rows).with(sym::RING, ring);
         let options = options(self.profiles.of(true, tokens), self.device);
         Ok((lower(&built.graph, &binding, &self.target, &options, self.weights)?, built))
