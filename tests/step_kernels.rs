@@ -241,8 +241,7 @@ fn steps_agree_with_the_reference_by_every_shortcut() {
                 let [rows, sequels, joined, norms] = check(&context, &built, kv, target, &format!("{name}, {kv} cache, {sort}"));
                 // Norms of queries and keys, which Gemma 3 has, are two buffers more.
                 let enough = own.max_storage_buffers >= if name == "gemma-3-270m" { 11 } else { 9 };
-                let made_inside = enough && (sort != "own" || own.tier != Tier::Portable);
-                assert_eq!((rows, joined), (if made_inside { layers } else { 0 }, layers), "{name} {sort}");
+                assert_eq!((rows, joined), (if enough { layers } else { 0 }, layers), "{name} {sort}");
                 // Gemma 1 has no norms after attention and FFW: each of its norms precedes products. Otherwise only the first does,
                 // and the last, which reads the last token alone.
                 let (following, first) = if name == "gemma-2b" { (0, 2 * layers + 1) } else { (2 * layers - 1, 2) };
@@ -263,8 +262,7 @@ fn steps_of_gemma_4_agree_with_the_reference() {
     let built = model("gemma-4-e2b", DType::F32);
     for (sort, target) in [("own", &own), ("gpu", &gpu), ("portable", &portable)] {
         let [rows, ..] = check(&context, &built, DType::F32, target, &format!("gemma-4-e2b, {sort}"));
-        let made_inside = own.max_storage_buffers >= 11 && (sort != "own" || own.tier != Tier::Portable);
-        assert_eq!(rows, if made_inside { 3 } else { 0 }, "{sort}");
+        assert_eq!(rows, if own.max_storage_buffers >= 11 { 3 } else { 0 }, "{sort}");
     }
 }
 
@@ -275,13 +273,14 @@ fn steps_that_rotate_a_part_of_a_head_agree_with_the_reference() {
     let own = context.capabilities().target();
     let gpu = Target { software: false, int64: false, ..own.clone() };
     let portable = Target { tier: Tier::Portable, ..gpu.clone() };
-    for (name, n_rot) in [("gemma-3-270m", 64), ("gemma-2b", 130)] {
+    for (name, n_rot) in [("gemma-3-270m", 64), ("gemma-2b", 130), ("gemma-2b", 136)] {
         let built = rotating(name, DType::F32, Some(n_rot));
         for (sort, target) in [("own", &own), ("gpu", &gpu), ("portable", &portable)] {
             let [rows, ..] = check(&context, &built, DType::F32, target, &format!("{name}, {n_rot} rotate, {sort}"));
             let enough = own.max_storage_buffers >= if name == "gemma-3-270m" { 11 } else { 9 };
-            let made_inside = enough && (sort != "own" || own.tier != Tier::Portable);
-            assert_eq!(rows > 0, made_inside, "{name} {sort}");
+            // Kernels for GPUs turn whole vectors of each half.
+            let whole = sort == "own" || n_rot % 8 == 0;
+            assert_eq!(rows > 0, enough && whole, "{name} {sort}");
         }
     }
 }
