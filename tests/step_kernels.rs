@@ -279,7 +279,7 @@ fn steps_that_rotate_a_part_of_a_head_agree_with_the_reference() {
             let [rows, ..] = check(&context, &built, DType::F32, target, &format!("{name}, {n_rot} rotate, {sort}"));
             let enough = own.max_storage_buffers >= if name == "gemma-3-270m" { 11 } else { 9 };
             // Kernels for GPUs turn whole vectors of each half.
-            let whole = sort == "own" || n_rot % 8 == 0;
+            let whole = sort == "own" || n_rot.is_multiple_of(8);
             assert_eq!(rows > 0, enough && whole, "{name} {sort}");
         }
     }
