@@ -175,7 +175,9 @@ struct Times {
 fn stream(generator: &mut GemmaGenerator, prompt: &[u32], wanted: usize, opts: &SampleOpts, mut reader: Reader) -> Result<Times> {
     let start = Instant::now();
     prefill(generator, prompt)?;
-    let (mut first, mut tokens, mut writer) = (None, 0, Writer::default());
+    let mut first = None;
+    let mut tokens = 0;
+    let mut writer = Writer::default();
     let mut written = Ok(());
     let outcome = generator.generate_cached_with(wanted, opts, |token| {
         first.get_or_insert_with(|| start.elapsed());

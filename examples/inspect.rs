@@ -169,7 +169,9 @@ fn memory(arguments: &Arguments, config: GemmaConfig, weights: &mut dyn WeightLo
         ..GeneratorOptions::default()
     };
     let plan = MemoryPlan::for_options(config, weights, &capabilities(&arguments.device)?, &options)?;
-    let (full, sliding, (binding, bound)) = (plan.full_cache, plan.sliding_cache, &plan.largest_binding);
+    let full = plan.full_cache;
+    let sliding = plan.sliding_cache;
+    let (binding, bound) = &plan.largest_binding;
     let most = HumanBytes(plan.max_binding);
     let rows = [
         ("weights", plan.weights, format!("{} tensors, with the padding between them", plan.tensors)),

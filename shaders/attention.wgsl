@@ -1,6 +1,7 @@
-// Attention for drivers that compute on the CPU, one subgroup a workgroup, with online softmax: out[b, t, n, :] = Σ_s p[s]·v[b, s, n/G, :], p = softmax_s(z[s]) over the visible keys,
+// Attention for drivers that compute on the CPU, one subgroup a workgroup, with online softmax:
+// out[b, t, n, :] = Σ_s p[s]·v[b, s, n/G, :], p = softmax_s(z[s]) over the visible keys,
 // z[s] = SCALE · q[b, t, n, :]·k[b, s, n/G, :], with SOFTCAP = yes z = CAP·tanh(z/CAP); G = N/K. No visible key: zeros.
-// q, out [B, T, N, H]; k, v [B, S, K, H]; visible [B, T]; key_positions [B, S] (dead rows 0x7fffffff).
+// q, out [B, T, N, H]; k, v [B, S, K, H]; visible [B, T] (first, last); key_positions [B, S] (dead rows 0x7fffffff).
 // Key s is seen by query t iff its position is neither 0x7fffffff nor before the first or behind the last that `visible` says, and with
 // KEEP = yes keep[b, s] >= 0.5.
 // One workgroup: QUERIES (t, head) pairs of one KV head, t slowest, over the keys [0, min(S, step.end)), or with
@@ -14,26 +15,14 @@
 // Overrides: B, T, S (0: step.capacity), N, K, H, SCALE, CAP, PARTS, with NEW = yes N_ROT and TABLE, EPS with a GAIN. Options:
 // LANES (the subgroup size), QUERIES, SOFTCAP, KEEP, SPLITS, READ = load (lanes read the same q) | shuffle (subgroup of 8 lanes or more, H
 // divisible by 8: eight lanes read eight neighbouring q and hand them round), KV = f32 | f16 (packed pairs), VEC = 4 (H divisible by 4)
-// | 2, HV = ceil(H/(VEC*LANES)), WIDE = yes (keys and values by 64 bits; VEC = 4, 64-bit integers) | no, NEW; with NEW = yes GAIN, WEIGHT and WEIGHTS = 2 as in rms_norm.wgsl.
-override B: u32;
-override T: u32;
-override S: u32;
-override N: u32;
-override K: u32;
-override H: u32;
-override SCALE: f32;
-override CAP: f32;
-override PARTS: u32;
-
+// | 2, HV = ceil(H/(VEC*LANES)), WIDE = yes (keys and values by 64 bits; VEC = 4, 64-bit integers) | no, NEW; with NEW = yes GAIN, WEIGHT
+// and WEIGHTS = 2 as in rms_norm.wgsl.
 const LANES = ${LANES}u;
 const QUERIES = ${QUERIES}u;
 const HV = ${HV}u;
-const HIDDEN = -1e30;
 #include lib/lanes.wgsl
 #include lib/lanes_ends.wgsl
-#include lib/step.wgsl
-#include lib/cached.wgsl
-const VEC = ${VEC}u;
+#include lib/attention.wgsl
 
 #if NEW == yes
 #include lib/new_row.wgsl
@@ -43,26 +32,17 @@ const VEC = ${VEC}u;
 #elif READ == shuffle
 @group(0) @binding(0) var<storage, read> q: array<f32>;
 #endif
-@group(0) @binding(1) var<storage, read> keys: array<Cached>;
-@group(0) @binding(2) var<storage, read> values: array<Cached>;
 #endif
-#include lib/visible.wgsl
-#if SPLITS == yes
-@group(0) @binding(7) var<storage, read_write> scratch: array<f32>;
-#elif SPLITS == no
+#if SPLITS == no
 @group(0) @binding(5) var<storage, read_write> out: array<f32>;
 #endif
-
-#include lib/score.wgsl
 
 @compute @workgroup_size(LANES)
 fn main(
     @builtin(workgroup_id) wid: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
-#include lib/subgroup_inputs.wgsl
 ) {
-#include lib/subgroup_begin.wgsl
     let g = N / K;
     let blocks = (T * g + QUERIES - 1u) / QUERIES;
     let group = wid.x + wid.y * groups.x;

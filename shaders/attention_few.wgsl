@@ -1,54 +1,32 @@
 // Attention of few queries, as attention.wgsl has it, for GPUs: the step of a decoder.
 // One workgroup: QUERIES (t, head) pairs of one KV head, t slowest, over the keys [0, min(S, step.end)), or with SPLITS = yes over one
-// of PARTS ranges of them. Keys go by tiles of LANES. SPLIT neighbouring lanes share the product with a key, so that they read neighbouring
-// words; as many lanes as a row has vectors share a row of values, and the workgroup's groups of so many lanes take rows in turn, eight at a time.
+// of PARTS ranges of them. Keys go by tiles of LANES. SPLIT neighbouring lanes share the product with a key, so that they read
+// neighbouring words. As many lanes as a row has vectors share a row of values; groups of so many lanes take rows in turn, eight at a time.
 // Grid: x, y: B*K*ceil(T*(N/K)/QUERIES) folded; z: PARTS with SPLITS = yes, else 1. Rows t >= step.rows are not written.
 // Row t of q, visible, out, new rows and table lies at row t + step.sequence. Scratch as in attention.wgsl.
 // NEW = yes (T = 1, KEEP = no): the operands are those of attention.wgsl. Every workgroup norms and rotates its queries; the first part of
 // the first block does it with the key, and writes key and value. N_ROT and TABLE are divisible by 2*VEC.
-// Overrides: B, T, S (0: step.capacity), N, K, H, SCALE, CAP, PARTS, with NEW = yes N_ROT and TABLE, EPS with a GAIN. Options: TIER = subgroups
-// | portable, LANES >= width = H/VEC, QUERIES, ROOM >= QUERIES*width and LANES, VEC = 4 | 2, SPLIT = 4 (TIER = subgroups, width divisible by 4) | 1,
-// DEPTH (SPLIT*DEPTH divides width: vectors of a key that a lane loads at once), SOFTCAP, KEEP,
-// SPLITS, KV = f32 | f16 (packed pairs), WIDE = no, NEW; with NEW = yes GAIN, WEIGHT and WEIGHTS = 2 as in rms_norm.wgsl.
-override B: u32;
-override T: u32;
-override S: u32;
-override N: u32;
-override K: u32;
-override H: u32;
-override SCALE: f32;
-override CAP: f32;
-override PARTS: u32;
-
+// Overrides: B, T, S (0: step.capacity), N, K, H, SCALE, CAP, PARTS, with NEW = yes N_ROT and TABLE, EPS with a GAIN. Options:
+// TIER = subgroups | portable, LANES >= width = H/VEC, ROLLED (lib/times.wgsl), QUERIES, ROOM >= QUERIES*width and LANES, VEC = 4 | 2,
+// SPLIT = 4 (TIER = subgroups, width divisible by 4) | 1, DEPTH (vectors of a key that a lane loads at once; SPLIT*DEPTH divides width),
+// SOFTCAP, KEEP, SPLITS, KV = f32 | f16 (packed pairs), WIDE = no, NEW; with NEW = yes those of lib/row_gains.wgsl.
 const LANES = ${LANES}u;
 const QUERIES = ${QUERIES}u;
-const VEC = ${VEC}u;
 const SPLIT = ${SPLIT}u;
 const DEPTH = ${DEPTH}u;
 const FLIGHT = 8u;
-const HIDDEN = -1e30;
 // The queries and the new key.
 const EACH = QUERIES + 1u;
 #include lib/subgroup.wgsl
 #include lib/lanes_ends.wgsl
 #include lib/lanes_each.wgsl
-#include lib/step.wgsl
+#include lib/attention.wgsl
 #include lib/times.wgsl
-#include lib/cached.wgsl
-#include lib/visible.wgsl
-#include lib/score.wgsl
 @group(0) @binding(0) var<storage, read> q: array<Values>;
 #if NEW == yes
-@group(0) @binding(1) var<storage, read_write> keys: array<Cached>;
-@group(0) @binding(2) var<storage, read_write> values: array<Cached>;
 #include lib/turned_row.wgsl
-#else
-@group(0) @binding(1) var<storage, read> keys: array<Cached>;
-@group(0) @binding(2) var<storage, read> values: array<Cached>;
 #endif
-#if SPLITS == yes
-@group(0) @binding(7) var<storage, read_write> scratch: array<f32>;
-#else
+#if SPLITS == no
 @group(0) @binding(5) var<storage, read_write> out: array<Values>;
 #endif
 // The queries; at the end what lanes have of a result.

@@ -5,42 +5,23 @@
 // memory by 8 vectors, values by 16, scores of a tile at once.
 // Grid: x, y: B*K*ceil(T*(N/K)/TQ) folded; z: PARTS with SPLITS = yes, else 1. Rows t >= step.rows are not written.
 // Row t of q, visible and out lies at row t + step.sequence. Scratch as in attention.wgsl.
-// Overrides: B, T, S (0: step.capacity), N, K, H, SCALE, CAP, PARTS. Options: TIER = subgroups | portable, LANES = 128, ROWS,
-// HV = ceil(H/(16*VEC)), VEC = 4 | 2, SOFTCAP, KEEP, SPLITS, KV = f32 | f16 (packed pairs), WIDE = no.
-override B: u32;
-override T: u32;
-override S: u32;
-override N: u32;
-override K: u32;
-override H: u32;
-override SCALE: f32;
-override CAP: f32;
-override PARTS: u32;
-
+// Overrides: B, T, S (0: step.capacity), N, K, H, SCALE, CAP, PARTS. Options: TIER = subgroups | portable, LANES = 128, ROLLED, ROWS,
+// HV = ceil(H/(16*VEC)), VEC = 4 | 2, SOFTCAP, KEEP, SPLITS, KV = f32 | f16 (packed pairs), WIDE = no, NEW = no.
 const LANES = ${LANES}u;
 const ROWS = ${ROWS}u;
 const HV = ${HV}u;
-const VEC = ${VEC}u;
 const TQ = 8u * ROWS;
 const TK = 32u;
 const DEPTH = 8u;
 // Rows of a tile begin at different banks.
 const STRIDE = DEPTH + 1u;
 const ACROSS = TK + 4u;
-const HIDDEN = -1e30;
 #include lib/subgroup.wgsl
 #include lib/lanes_ends.wgsl
-#include lib/step.wgsl
+#include lib/attention.wgsl
 #include lib/times.wgsl
-#include lib/cached.wgsl
-#include lib/visible.wgsl
-#include lib/score.wgsl
 @group(0) @binding(0) var<storage, read> q: array<Values>;
-@group(0) @binding(1) var<storage, read> keys: array<Cached>;
-@group(0) @binding(2) var<storage, read> values: array<Cached>;
-#if SPLITS == yes
-@group(0) @binding(7) var<storage, read_write> scratch: array<f32>;
-#else
+#if SPLITS == no
 @group(0) @binding(5) var<storage, read_write> out: array<Values>;
 #endif
 // Queries, then keys, by slices of their vectors; or values.

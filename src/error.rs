@@ -47,7 +47,10 @@ pub enum Error {
     #[error("model configuration: {0}")]
     Config(String),
     /// A tensor that the model needs is not in the checkpoint.
-    #[error("weight '{name}' is missing{}; is this the right checkpoint for this config.json?", nearest.as_ref().map(|n| format!(" (nearest key present: '{n}')")).unwrap_or_default())]
+    #[error(
+        "weight '{name}' is missing{}; is this the right checkpoint for this config.json?",
+        nearest.as_ref().map(|n| format!(" (nearest key present: '{n}')")).unwrap_or_default()
+    )]
     MissingWeight {
         /// The name looked for, without the checkpoint's prefix.
         name: String,
@@ -81,7 +84,8 @@ pub enum Error {
     },
     /// A checkpoint in a quantised format that this crate does not read.
     #[error(
-        "{scheme} is not supported (found {found}); expected weights in F32, F16, BF16 or F64, or a GGUF file; take the model's unquantised safetensors, or a GGUF file of it: the nearest is {nearest}"
+        "{scheme} is not supported (found {found}); expected weights in F32, F16, BF16 or F64, or a GGUF file; \
+         take the model's unquantised safetensors, or a GGUF file of it: the nearest is {nearest}"
     )]
     Quantised {
         /// Whose format, and of what kind where it says so.
@@ -123,7 +127,8 @@ pub enum Error {
     },
     /// Elementwise arithmetic took dispatches of its own where a profile forbids it.
     #[error(
-        "graph '{graph}': fusion.assert_clean is set, and these share no dispatch with another op: {}; clear it, or what keeps them apart (fusion.policy, fusion.skip, the backend's table)",
+        "graph '{graph}': fusion.assert_clean is set, and these share no dispatch with another op: {}; \
+         clear it, or what keeps them apart (fusion.policy, fusion.skip, the backend's table)",
         regions.join(", ")
     )]
     Unfused {
@@ -173,7 +178,8 @@ pub enum Error {
     EmptyPrompt,
     /// The context would grow past what the model or the cache holds. Nothing was changed.
     #[error(
-        "the context would hold {needed} tokens, the capacity is {capacity}; shorten the prompt, generate fewer tokens, or build the generator with a larger capacity"
+        "the context would hold {needed} tokens, the capacity is {capacity}; \
+         shorten the prompt, generate fewer tokens, or build the generator with a larger capacity"
     )]
     ContextFull {
         /// Tokens that the request needs.
@@ -205,7 +211,8 @@ pub enum Error {
     Sampling(String),
     /// Logits that no token can be chosen from: one is NaN, all are −∞, or a draw meets +∞. History and caches are as they were.
     #[error(
-        "the model's logits after {tokens} tokens are no numbers to choose from (NaN or infinite): a weight is broken, or numbers overflow; check the file, and compile without mixed precision"
+        "the model's logits after {tokens} tokens are no numbers to choose from (NaN or infinite): \
+         a weight is broken, or numbers overflow; check the file, and compile without mixed precision"
     )]
     BrokenLogits {
         /// Tokens of the history.
@@ -346,7 +353,8 @@ pub enum Error {
     },
     /// The hub does not hand out a model: its licence was not accepted, or the account may not read it.
     #[error(
-        "{model}: the hub refuses it (HTTP {status}) {}; check the name, accept its licence on {page}, and give an access token of the same account (HubOptions::token; the examples take HF_TOKEN, or what `hf auth login` has stored)",
+        "{model}: the hub refuses it (HTTP {status}) {}; \
+         check the name, accept its licence on {page}, and give an access token of the same account (HubOptions::token; the examples take HF_TOKEN, or what `hf auth login` has stored)",
         if *token { "with the access token given" } else { "without an access token" }
     )]
     HubAccess {
@@ -369,7 +377,8 @@ pub enum Error {
     },
     /// Offline mode, and a file is not in the cache.
     #[error(
-        "{file} of {model} is not in the cache {}, and offline mode downloads nothing; fetch the model once without it (HubOptions::offline; the examples take HF_HUB_OFFLINE)",
+        "{file} of {model} is not in the cache {}, and offline mode downloads nothing; \
+         fetch the model once without it (HubOptions::offline; the examples take HF_HUB_OFFLINE)",
         cache.display()
     )]
     HubOffline {

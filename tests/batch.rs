@@ -198,7 +198,9 @@ fn each_has_its_own_options() {
     let expected = alone(&first, &prompts, &opts, 16);
     assert_eq!(together(&mut started(&first, &prompts), &opts, 16), expected);
     // In other rows, and with draws alone.
-    let (mut prompts, mut opts, mut expected) = (prompts, opts, expected);
+    let mut prompts = prompts;
+    let mut opts = opts;
+    let mut expected = expected;
     prompts.reverse();
     opts.reverse();
     expected.reverse();

@@ -227,7 +227,9 @@ impl Model {
     fn rows(&self, prompt: &str, what: &str, layer: usize) -> Vec<f32> {
         let name = format!("{prompt}.{what}.{layer}");
         let (values, shape) = (self.oracle.f32(&name), self.oracle.shape(&name));
-        let (heads, tokens, dim) = (shape[1], shape[2], shape[3]);
+        let heads = shape[1];
+        let tokens = shape[2];
+        let dim = shape[3];
         let at = |t: usize, k: usize| &values[(k * tokens + t) * dim..][..dim];
         (0..tokens).flat_map(|t| (0..heads).flat_map(move |k| at(t, k))).copied().collect()
     }

@@ -83,7 +83,9 @@ fn devices_parse_and_print() {
 #[test]
 fn capabilities_are_those_of_the_opened_device() {
     let context = context();
-    let (capabilities, limits, features) = (context.capabilities(), context.device().limits(), context.device().features());
+    let capabilities = context.capabilities();
+    let limits = context.device().limits();
+    let features = context.device().features();
     assert_eq!(capabilities.max_binding, context.adapter().limits().max_storage_buffer_binding_size);
     assert_eq!(capabilities.max_buffer, context.adapter().limits().max_buffer_size);
     assert_eq!(capabilities.max_workgroups, limits.max_compute_workgroups_per_dimension);

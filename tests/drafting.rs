@@ -252,7 +252,9 @@ fn draws_follow_the_models_distribution() {
         }
         expected = longer;
     }
-    let (mut chi, mut cells, mut rare) = (0.0, 0, (0.0, 0.0));
+    let mut chi = 0.0;
+    let mut cells = 0;
+    let mut rare = (0.0, 0.0);
     for (text, probability) in &expected {
         let found = counts.remove(text).unwrap_or(0.0);
         let mean = probability * SEEDS as f64;

@@ -492,7 +492,8 @@ fn help_names_every_flag() {
     let flags = [
         (
             "generate",
-            "--model --prompt --max-tokens --temperature --top-k --top-p --min-p --seed --device --chat --thinking --context --draft --list-devices",
+            "--model --prompt --max-tokens --temperature --top-k --top-p --min-p --seed --device \
+             --chat --thinking --context --draft --list-devices",
         ),
         ("early_exit", "--model --prompt --exit --max-tokens --reps --device"),
         ("lora", "--model --adapter --prompt --max-tokens --reps --device"),
@@ -506,7 +507,8 @@ fn help_names_every_flag() {
         ),
         (
             "bench",
-            "--model --shape --weights --layers --prompt --depth --gen --reps --profile --clock --svg --first-token --pipelines --load --cold --device --json",
+            "--model --shape --weights --layers --prompt --depth --gen --reps \
+             --profile --clock --svg --first-token --pipelines --load --cold --device --json",
         ),
         ("inspect", "--model --shape --graph --plan --shader --memory --devices --tokens --context --budget --profile --device"),
     ];

@@ -31,7 +31,11 @@ const RED: f32 = 0.05;
 /// Many rows, grouped by expert, and each row on its own: the same numbers to within rounding, and those of the reference, in every tier.
 #[test]
 fn grouped_rows_are_the_rows_one_by_one() {
-    let (rows, experts, top, inner, out) = (37, 6, 2, 48, 70);
+    let rows = 37;
+    let experts = 6;
+    let top = 2;
+    let inner = 48;
+    let out = 70;
     // Most rows want expert 4, one expert nobody.
     let ids: Vec<f32> = (0..rows).flat_map(|t| [4.0, [0.0, 1.0, 2.0, 5.0][t * t % 4]]).collect();
     let route = |from: usize, count: usize| {

@@ -224,7 +224,9 @@ fn loops_of_a_generator_end_with_the_context() {
             let config = GemmaConfig::from_file(DEMO).unwrap();
             GemmaGenerator::with_options(config, load_from_path(DEMO).unwrap().as_mut(), device.clone(), options).unwrap()
         };
-        let (mut large, mut small, opts) = (load(None), load(Some(24)), SampleOpts::greedy());
+        let mut large = load(None);
+        let mut small = load(Some(24));
+        let opts = SampleOpts::greedy();
         let prompt: Vec<u32> = (0..12).map(|i| 4 + i * 7).collect();
         large.prefill(&prompt).unwrap();
         let expected = large.generate_cached(12, &opts).unwrap();

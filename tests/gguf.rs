@@ -38,7 +38,9 @@ fn tensors_are_widened_to_the_bit() {
                 let shape: Vec<usize> = serde_json::from_value(expected["shape"].clone()).unwrap();
                 if let ([count, rows, columns], true) = (&shape[..], name.starts_with("altup")) {
                     // A stack comes as its matrices.
-                    let (count, rows, columns) = (*count, *rows, *columns);
+                    let count = *count;
+                    let rows = *rows;
+                    let columns = *columns;
                     let stem = if name.contains("unembd") { "altup_unembed_projections" } else { "altup_projections" };
                     let one = |j: usize| {
                         let key = format!("{stem}.{j}.weight");

@@ -296,7 +296,9 @@ fn merged(oracle: &Oracle, adapter: &Adapter) -> BTreeMap<String, Tensor> {
     let mut all = weights(oracle);
     for (name, [a, b]) in &adapter.parts {
         let key = format!("{name}.weight");
-        let (a, b, mut w) = (a.to_f32().unwrap(), b.to_f32().unwrap(), all[&key].to_f32().unwrap());
+        let a = a.to_f32().unwrap();
+        let b = b.to_f32().unwrap();
+        let mut w = all[&key].to_f32().unwrap();
         let inner = a.len() / 3;
         for (i, w) in w.iter_mut().enumerate() {
             let (row, column) = (i / inner, i % inner);

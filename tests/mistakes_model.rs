@@ -123,7 +123,9 @@ fn masks(graph: &mut Graph, change: impl Fn(MaskKind) -> MaskKind) {
 #[test]
 fn mistake_01_bucketed_decode() {
     let oracle = Oracle::open("gemma3-text");
-    let (tokens, expected, vocab) = (oracle.tokens("p70.input_ids"), oracle.f32("p70.logits"), oracle.config.vocab_size);
+    let tokens = oracle.tokens("p70.input_ids");
+    let expected = oracle.f32("p70.logits");
+    let vocab = oracle.config.vocab_size;
     let width = oracle.config.kv_proj_dim();
     let reference = session(Device::Cpu);
     let prefill = GemmaFlow::for_prefill(&oracle.config, 1, 70).export_kv().build(oracle.loader().as_mut()).unwrap();

@@ -88,7 +88,9 @@ fn two_packed_weights_share_a_kernel_on_every_tier() {
     for (tier, context) in tiers() {
         let (pipelines, target) = (PipelineCache::new(&context), context.capabilities().target());
         for format in Packed::all() {
-            let (dtype, inner, out) = (DType::Packed(format), 2 * format.block_elements(), 70);
+            let dtype = DType::Packed(format);
+            let inner = 2 * format.block_elements();
+            let out = 70;
             // Barriers make software drivers compile for seconds: many rows where they cost none.
             for rows in if tier == "software" { vec![1, 9] } else { vec![1] } {
                 let (x, a) = (Case::values(&[1, rows, inner], 1, 1.0), Case::weight(&[out, inner], 2, 1.0, dtype));

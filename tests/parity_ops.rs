@@ -162,8 +162,12 @@ fn workgroups_of_any_number_of_subgroups_multiply_all_where_there_are_cooperativ
 fn pairs_agree_through_cooperative_matrices_where_there_are_any() {
     let Some(context) = cooperative() else { return };
     let f16 = LowerOptions { compute: Compute::F16, mixed: false, ..LowerOptions::default() };
-    let (rows, inner, out) = (45, 72, 75);
-    let (x, a, b) = (Case::numbers(rows * inner, 1, 1.0), Case::numbers(out * inner, 2, 1.0), Case::numbers(out * inner, 3, 1.0));
+    let rows = 45;
+    let inner = 72;
+    let out = 75;
+    let x = Case::numbers(rows * inner, 1, 1.0);
+    let a = Case::numbers(out * inner, 2, 1.0);
+    let b = Case::numbers(out * inner, 3, 1.0);
     let stored = |name: &str, columns: usize, values: &[f32]| Value::stored(Tensor::from_f32(name, vec![out, columns], values));
     let operands = vec![Value::f32([1, rows, inner], x.clone()), stored("a", inner, &a), stored("b", inner, &b)];
     let pair = Case::new("pair", Linear, operands);
@@ -195,7 +199,9 @@ fn large_activations_agree_through_cooperative_matrices_where_there_are_any() {
     let Some(context) = cooperative() else { return };
     let (pipelines, target) = (PipelineCache::new(&context), context.capabilities().target());
     let f16 = LowerOptions { compute: Compute::F16, mixed: false, ..LowerOptions::default() };
-    let (rows, inner, out) = (48, 640, 40);
+    let rows = 48;
+    let inner = 640;
+    let out = 40;
     let mut x = Case::numbers(rows * inner, 5, 1.0);
     let mut w = Case::numbers(out * inner, 6, 4.0);
     for (t, row) in x.chunks_mut(inner).enumerate() {

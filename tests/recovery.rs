@@ -84,7 +84,9 @@ fn threads_that_come_during_a_recovery_do_not_load_again() {
     let first = at_first(move || {
         let (enter, entered) = mpsc::channel();
         for device in [Device::Gpu, Device::Cpu, Device::Gpu] {
-            let (model, on_progress, enter) = (model_of_others.clone(), counting(), enter.clone());
+            let model = model_of_others.clone();
+            let on_progress = counting();
+            let enter = enter.clone();
             let recover = move || {
                 enter.send(()).unwrap();
                 model.recover_with(device, Some(on_progress), None)

@@ -170,7 +170,9 @@ fn an_answer_goes_on_from_every_token() {
         let stops = [&[stop][..], &begins].concat();
         let expected = events(&mut asked(stops.clone()));
         assert_eq!(end(&expected).0, Ending::Stop(0));
-        let (mut original, mut told, mut saves) = (asked(stops), Vec::new(), 0);
+        let mut original = asked(stops);
+        let mut told = Vec::new();
+        let mut saves = 0;
         while !matches!(told.last(), Some(Event::End { .. })) {
             let rest = events(&mut restored(&model, &mut original));
             let prompts = |events: &[Event]| events.iter().filter(|event| matches!(event, Event::Prompt { .. })).count();

@@ -136,7 +136,9 @@ fn a_prompt_is_run_in_as_many_tokens_as_the_time_allows() {
         let options = GeneratorOptions { submit_time, ..GeneratorOptions::default() };
         GemmaGenerator::with_options(config, loader.as_mut(), Device::Gpu, options).unwrap()
     };
-    let (mut whole, mut long, mut short) = (with(None), with(LONG), with(SHORTEST));
+    let mut whole = with(None);
+    let mut long = with(LONG);
+    let mut short = with(SHORTEST);
     let expected = whole.all_logits(&prompt).unwrap();
     assert_eq!(bits(&long.all_logits(&prompt).unwrap()), bits(&expected));
     assert_eq!(submits(&long), submits(&whole));

@@ -128,7 +128,9 @@ fn keys_and_values(oracle: &Oracle) -> Vec<[Vec<f32>; 2]> {
 
 /// Runs one decode step for sequences whose pasts are the beginnings of `p70`, and checks logits and the grown K and V.
 fn check_step(graph: &mut CompiledGraph, oracle: &Oracle, kv: &[[Vec<f32>; 2]], batch: &Batch, extra: &[(&str, RunInput)]) {
-    let (tokens, expected, vocab) = (oracle.tokens("p70.input_ids"), oracle.f32("p70.logits"), oracle.config.vocab_size);
+    let tokens = oracle.tokens("p70.input_ids");
+    let expected = oracle.f32("p70.logits");
+    let vocab = oracle.config.vocab_size;
     let ids: Vec<u32> = batch.lengths.iter().map(|&len| tokens[len]).collect();
     let names: Vec<[String; 2]> = (0..kv.len()).map(|i| ["k", "v"].map(|what| format!("past_{what}_{i}"))).collect();
     // What lies in rows that are not live must not matter.

@@ -13,7 +13,9 @@ use gemmaflow::{
 use crate::ladder::{Bench, Operands, Variant, dispatch, options, slot};
 
 pub fn run(bench: &Bench, shape: &str, config: &GemmaConfig, kv: DType, rows: &[usize], depths: &[usize]) -> Result<()> {
-    let (heads, kv_heads, width) = (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
+    let heads = config.num_attention_heads;
+    let kv_heads = config.num_key_value_heads;
+    let width = config.head_dim;
     for &depth in depths {
         for &new in rows {
             let cached = depth + new;
@@ -75,7 +77,6 @@ fn variants(bench: &Bench, sizes: &Sizes) -> Vec<Variant> {
             let own = [("QUERIES", &queries), ("ROOM", &room), ("SPLIT", &split), ("DEPTH", &depth)];
             let mut text = shared.clone();
             text.extend(own.map(|(name, value)| (name, value.to_string())));
-            text.push(("NEW", "no".into()));
             layouts.push(Layout { shader: "attention_few", name: format!("{tier} QUERIES={queries}"), options: text, queries });
         }
         let held = width.div_ceil(16);
@@ -107,7 +108,7 @@ fn software_layouts(sizes: &Sizes, lanes: usize, rows: usize) -> Vec<Layout> {
         let fits = |queries: &usize| *queries <= rows.next_power_of_two() && (queries * held <= 16 || *queries == 1);
         for queries in [1, 2, 4, 8].into_iter().filter(fits) {
             let mut text = options(&[("TIER", &"subgroup"), ("LANES", &lanes), ("QUERIES", &queries), ("READ", read)]);
-            text.extend(options(&[("VEC", &4), ("HV", &held), ("WIDE", &"no"), ("NEW", &"no")]));
+            text.extend(options(&[("VEC", &4), ("HV", &held), ("WIDE", &"no")]));
             let name = format!("subgroup READ={read} QUERIES={queries}");
             layouts.push(Layout { shader: "attention", name, options: text, queries });
         }
@@ -119,7 +120,7 @@ fn variant(sizes: &Sizes, layout: &Layout, parts: usize) -> Variant {
     let Sizes { new, cached, heads, kv_heads, width, kv } = *sizes;
     let splits = if parts > 1 { "yes" } else { "no" };
     let mut text = layout.options.clone();
-    text.extend(options(&[("SOFTCAP", &"no"), ("KEEP", &"no"), ("SPLITS", &splits), ("KV", &kv.name())]));
+    text.extend(options(&[("SOFTCAP", &"no"), ("KEEP", &"no"), ("SPLITS", &splits), ("KV", &kv.name()), ("NEW", &"no")]));
     let number = |name, value: usize| (name, value as f64);
     let mut overrides = vec![number("B", 1), number("T", new), number("S", cached), number("N", heads), number("K", kv_heads)];
     overrides.extend([number("H", width), ("SCALE", 1.0 / (width as f64).sqrt()), ("CAP", 1.0), number("PARTS", parts)]);

@@ -83,7 +83,9 @@ impl Arguments {
             None => None,
         };
         let (shape, prompt) = (self.shape.clone(), self.prompt.clone());
-        let (layers, tokens, seed) = (self.layers, self.tokens, self.seed);
+        let layers = self.layers;
+        let tokens = self.tokens;
+        let seed = self.seed;
         let max_binding = self.max_binding.map(|mebibytes| mebibytes << 20);
         Ok(Job { model: self.model.clone(), shape, layers, prompt, tokens, seed, submit_time, max_binding })
     }

@@ -41,7 +41,9 @@ const DRIVER: &str = "# driver: ";
 impl Limits {
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-        let (mut head, mut driver, mut lines) = (Vec::new(), String::new(), Vec::new());
+        let mut head = Vec::new();
+        let mut driver = String::new();
+        let mut lines = Vec::new();
         for line in text.lines() {
             if let Some(name) = line.strip_prefix(DRIVER) {
                 driver = name.to_owned();

@@ -1,31 +1,13 @@
 // Attention over a new row that is still a projection: norms and rotates the queries of a block and the key, and keeps key and
 // value in the caches. Of a head the first N_ROT dimensions rotate, by a table of TABLE columns, as in rope.wgsl. Overrides: N_ROT,
-// TABLE. Options: LANES, QUERIES, VEC, HV, KV of attention.wgsl; GAIN = none | plain | one_plus with WEIGHT and WEIGHTS = 2.
+// TABLE. Options: LANES, QUERIES, VEC, HV, KV of attention.wgsl; those of lib/row_gains.wgsl.
 override N_ROT: u32;
 override TABLE: u32;
 @group(0) @binding(0) var<storage, read> q: array<f32>;
-@group(0) @binding(1) var<storage, read_write> keys: array<Cached>;
-@group(0) @binding(2) var<storage, read_write> values: array<Cached>;
 @group(0) @binding(9) var<storage, read> new_key: array<f32>;
 @group(0) @binding(10) var<storage, read> new_value: array<f32>;
 @group(0) @binding(11) var<storage, read> table: array<f32>;
-#if GAIN == none
-fn gain0(h: u32) -> f32 { return 1.0; }
-fn gain1(h: u32) -> f32 { return 1.0; }
-#else
-override EPS: f32;
-override IN: u32 = H;
-#include lib/weight.wgsl
-@group(0) @binding(12) var<storage, read> w0: array<Stored>;
-@group(0) @binding(13) var<storage, read> w1: array<Stored>;
-#if GAIN == one_plus
-fn gain0(h: u32) -> f32 { return 1.0 + element0(0u, h); }
-fn gain1(h: u32) -> f32 { return 1.0 + element1(0u, h); }
-#elif GAIN == plain
-fn gain0(h: u32) -> f32 { return element0(0u, h); }
-fn gain1(h: u32) -> f32 { return element1(0u, h); }
-#endif
-#endif
+#include lib/row_gains.wgsl
 
 // Queries of the block, then the key and the value, each H/VEC vectors.
 var<workgroup> fresh: array<Values, (QUERIES + 2u) * HV * LANES>;

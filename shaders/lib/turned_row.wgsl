@@ -1,36 +1,22 @@
 // A new row that is still a projection, for a workgroup of at least H/VEC lanes: lane i has vector i of each head. Of a head the first
 // N_ROT dimensions rotate, by a table of TABLE columns, as in rope.wgsl. Overrides: N_ROT, TABLE. Options: QUERIES, VEC of the
-// kernel; GAIN = none | plain | one_plus with WEIGHT and WEIGHTS = 2.
+// kernel; those of lib/row_gains.wgsl.
 override N_ROT: u32;
 override TABLE: u32;
 @group(0) @binding(9) var<storage, read> new_key: array<Values>;
 @group(0) @binding(10) var<storage, read> new_value: array<Values>;
 @group(0) @binding(11) var<storage, read> table: array<Values>;
-#if GAIN == none
-fn query_gain(i: u32) -> Values { return Values(1.0); }
-fn key_gain(i: u32) -> Values { return Values(1.0); }
-#else
-override EPS: f32;
-override IN: u32 = H;
-#include lib/weight.wgsl
-@group(0) @binding(12) var<storage, read> w0: array<Stored>;
-@group(0) @binding(13) var<storage, read> w1: array<Stored>;
-#if GAIN == one_plus
-const LEAST = Values(1.0);
-#elif GAIN == plain
-const LEAST = Values(0.0);
-#endif
+#include lib/row_gains.wgsl
 fn query_gain(i: u32) -> Values {
-    var v = LEAST;
-    for (var e = 0u; e < times(VEC); e++) { v[e] += element0(0u, i * VEC + e); }
+    var v: Values;
+    for (var e = 0u; e < times(VEC); e++) { v[e] = gain0(i * VEC + e); }
     return v;
 }
 fn key_gain(i: u32) -> Values {
-    var v = LEAST;
-    for (var e = 0u; e < times(VEC); e++) { v[e] += element1(0u, i * VEC + e); }
+    var v: Values;
+    for (var e = 0u; e < times(VEC); e++) { v[e] = gain1(i * VEC + e); }
     return v;
 }
-#endif
 
 struct TurnedRow {
     // Of each query and, behind them, of nothing: the part of its product with the key that this lane's vectors give.
@@ -46,8 +32,8 @@ fn turned(own: Values, other: Values, i: u32, cos: Values, sin: Values) -> Value
     return own * cos + select(other * sin, -other * sin, i < half);
 }
 
-// The queries of `block`, which it leaves in `queries`, the key and the value of row b and KV head kv, as a cache gives the two back. Called
-// in uniform control flow; a barrier must follow before `queries` are read.
+// The queries of `block`, which it leaves in `queries`, the key and the value of row b and KV head kv, as a cache gives the two back.
+// Called in uniform control flow; a barrier must follow before `queries` are read.
 fn turned_rows(b: u32, kv: u32, block: u32, lane: u32) -> TurnedRow {
     let width = H / VEC;
     let g = N / K;

@@ -44,7 +44,10 @@ pub(super) struct Answer {
 
 impl Answer {
     pub(super) fn new(reader: Reader, stop: &[String], usage: Usage) -> Self {
-        let (stops, turn, tokens, read) = (StopTexts::new(stop), ModelTurn::default(), Vec::new(), usage.cached);
+        let stops = StopTexts::new(stop);
+        let turn = ModelTurn::default();
+        let tokens = Vec::new();
+        let read = usage.cached;
         Self { reader, stops, turn, usage, tokens, read }
     }
 

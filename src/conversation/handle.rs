@@ -54,8 +54,13 @@ pub struct Bookmark {
 
 impl Conversation {
     pub(super) fn new(model: Model, generator: GemmaGenerator, generation: u64) -> Self {
-        let (options, cancel, script) = (AnswerOptions::default(), CancelToken::new(), Script::Empty);
-        let (answer, events, hooks, unheard) = (None, VecDeque::new(), None, None);
+        let options = AnswerOptions::default();
+        let cancel = CancelToken::new();
+        let script = Script::Empty;
+        let answer = None;
+        let events = VecDeque::new();
+        let hooks = None;
+        let unheard = None;
         let (is_new, counted) = (true, Cell::new(None));
         Self { model, generation, generator, options, cancel, script, answer, events, hooks, unheard, is_new, counted }
     }
@@ -297,10 +302,17 @@ impl Conversation {
     /// [`Error::OutOfMemory`] for the copy of the cache; [`Error::DeviceLost`].
     pub fn fork(&mut self) -> Result<Self> {
         self.catch_up()?;
-        let (model, generator, options) = (self.model.clone(), self.generator.fork()?, self.options.clone());
-        let (script, answer, events) = (self.script.clone(), self.answer.clone(), self.events.clone());
+        let model = self.model.clone();
+        let generator = self.generator.fork()?;
+        let options = self.options.clone();
+        let script = self.script.clone();
+        let answer = self.answer.clone();
+        let events = self.events.clone();
         let (generation, cancel) = (self.generation, CancelToken::new());
-        let (hooks, unheard, is_new, counted) = (None, None, false, self.counted.clone());
+        let hooks = None;
+        let unheard = None;
+        let is_new = false;
+        let counted = self.counted.clone();
         Ok(Self { model, generation, generator, options, cancel, script, answer, events, hooks, unheard, is_new, counted })
     }
 

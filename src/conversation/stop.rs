@@ -54,7 +54,10 @@ mod tests {
             let first = found.filter_map(|(index, stop)| Some((text.find(stop.as_str())?, index))).min();
             let chars: Vec<char> = text.chars().collect();
             for cuts in 0..1u32 << chars.len().saturating_sub(1) {
-                let (mut search, mut out, mut hit, mut part) = (StopTexts::new(&stops), String::new(), None, String::new());
+                let mut search = StopTexts::new(&stops);
+                let mut out = String::new();
+                let mut hit = None;
+                let mut part = String::new();
                 for (at, c) in chars.iter().enumerate() {
                     part.push(*c);
                     if cuts >> at & 1 == 1 || at + 1 == chars.len() {

@@ -92,7 +92,9 @@ pub(crate) fn drafter_flow(drafter: &GemmaDrafterConfig, target: &GemmaConfig, e
 /// Logits `[1, 1, k·V/C]` of the tokens of the likeliest centroids, and which those are: the output `chosen` `[1, 1, 2, k]`, a
 /// [`Route`]. A centroid's tokens are the rows of the embedding in the order of the tokens: an expert's matrix.
 fn chosen_tokens(flow: ModelFlow, drafter: &GemmaDrafterConfig) -> ModelFlow {
-    let (arch, width, vocab) = (drafter.layers.arch, drafter.layers.hidden_size, drafter.layers.vocab_size);
+    let arch = drafter.layers.arch;
+    let width = drafter.layers.hidden_size;
+    let vocab = drafter.layers.vocab_size;
     let (experts, k) = (drafter.num_centroids, drafter.centroid_top_k);
     flow.custom("chosen_tokens", move |context, x| {
         let likely = project(context, x, arch, WeightPosition::DraftCentroids, experts)?;

@@ -84,7 +84,7 @@ layer_weights! {
     ExpertDown "expert_down" "Down projections of all experts `[E, D, F]` (Gemma 4).",
     PostExpertNorm "post_expert_norm" "Norm of what the experts give together `[D]` (Gemma 4).",
     PostFfwNorm "post_ffw_norm" "Norm of the FFW's output `[D]` (from Gemma 2 on).",
-    PerLayerGate "per_layer_gate" "Projection of the stream that gates what the layer gets of each token `[P, D]` (Gemma 3n, 4 and EmbeddingGemma 2).",
+    PerLayerGate "per_layer_gate" "Gate of what the layer gets of each token, from the stream `[P, D]` (Gemma 3n, 4 and EmbeddingGemma 2).",
     PerLayerProjection "per_layer_projection" "Projection of that to the stream `[D, P]` (Gemma 3n, 4 and EmbeddingGemma 2).",
     PostPerLayerNorm "post_per_layer_norm" "Norm of that projection `[D]` (Gemma 3n, 4 and EmbeddingGemma 2).",
     StreamRouterNorm "stream_router_norm" "Norm of what decides how streams mix `[D]` (Gemma 3n).",

@@ -37,7 +37,9 @@ impl PerLayerInputsStage {
     /// The inputs of all layers; `None` where the model has none.
     pub fn of(config: &GemmaConfig) -> Option<Self> {
         let (width, rows) = (config.hidden_size_per_layer_input, config.vocab_size_per_layer_input);
-        let (arch, layers, eps) = (config.arch, config.num_hidden_layers, config.rms_norm_eps);
+        let arch = config.arch;
+        let layers = config.num_hidden_layers;
+        let eps = config.rms_norm_eps;
         (width > 0).then_some(Self { arch, layers, width, rows, eps, on_host: false })
     }
 

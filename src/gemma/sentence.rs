@@ -48,7 +48,9 @@ impl BlockStage for SentenceStage {
 
 /// The mean of the live tokens, `[B, T, D]` to `[B, 1, D]`; zeros for a sequence without one.
 fn mean(context: &mut EmitContext, x: NodeId) -> Result<NodeId> {
-    let (batch, tokens, width) = (Dim::from(context.batch), context.seq, Dim::from(context.width(x)?));
+    let batch = Dim::from(context.batch);
+    let tokens = context.seq;
+    let width = Dim::from(context.width(x)?);
     let positions = context.query_positions()?;
     let g = &mut *context.graph;
     let positions = g.push(Cast, &[positions])?;

@@ -159,7 +159,9 @@ fn collect(outputs: Vec<(String, Value)>) -> Result<KvCacheState> {
 
 /// The elements of an f32 value, as many as its shape says.
 fn numbers(name: &str, value: Value) -> Result<Vec<f32>> {
-    let (dtype, shape, expected) = (value.dtype(), value.shape.clone(), value.len());
+    let dtype = value.dtype();
+    let shape = value.shape.clone();
+    let expected = value.len();
     match value.data {
         Data::F32(values) if values.len() == expected => Ok(values),
         Data::F32(values) => Err(wrong(name, format!("found {} elements, its shape {shape:?} has {expected}", values.len()))),

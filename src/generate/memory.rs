@@ -147,7 +147,9 @@ impl fmt::Display for MemoryPlan {
     /// One line with every figure.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { context, conversations, device, weights, scratch, max_binding, longest_context, .. } = self;
-        let (full, sliding, peak) = (self.full_cache.bytes, self.sliding_cache.bytes, self.peak());
+        let full = self.full_cache.bytes;
+        let sliding = self.sliding_cache.bytes;
+        let peak = self.peak();
         write!(f, "with a context of {context} tokens")?;
         if *conversations > 1 {
             write!(f, " for each of {conversations} conversations")?;

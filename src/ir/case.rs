@@ -4,8 +4,11 @@ use std::fmt::Display;
 
 use half::{bf16, f16};
 
-use super::{DType, Op, Packed, Value};
-use crate::weights::Tensor;
+use super::{
+    DType, Data, Graph, Op, Packed, Type, Value,
+    ops::{Input, Role},
+};
+use crate::{Result, weights::Tensor};
 
 /// One op with operands. Stored operands stand for weights.
 #[derive(Debug, Clone)]
@@ -22,6 +25,26 @@ impl Case {
     /// A case.
     pub fn new(name: impl Display, op: impl Into<Op>, inputs: Vec<Value>) -> Self {
         Self { name: name.to_string(), op: op.into(), inputs }
+    }
+
+    /// A graph of the op alone, whose result is called `result`. Stored operands are weights; a cache that is written is a cache.
+    ///
+    /// # Errors
+    /// [`Error::Graph`](crate::Error::Graph) where the op does not take the operands.
+    pub fn graph(&self) -> Result<Graph> {
+        let mut graph = Graph::new(self.op.name());
+        let mut operands = Vec::new();
+        for (i, value) in self.inputs.iter().enumerate() {
+            let name = format!("operand {i}");
+            let role = if i == 0 && matches!(self.op, Op::CacheWrite(_)) { Role::Cache } else { Role::Caller };
+            operands.push(match &value.data {
+                Data::Stored(tensor) => graph.weight(name, tensor.dtype(), &value.shape)?,
+                _ => graph.push(Input { name, role, ty: Type::new(value.dtype(), value.shape.as_slice()) }, &[])?,
+            });
+        }
+        let result = graph.push(self.op.clone(), &operands)?;
+        graph.output("result", result);
+        Ok(graph)
     }
 
     /// Numbers in ±`scale`, the same for the same seed.

@@ -18,8 +18,8 @@ impl CooperativeTile {
     const DEPTH: u32 = 32 + 8;
     const GAP: u32 = 16;
 
-    /// The best of the shapes `[m, n, k]` that kernels can take, in workgroups of `lanes` invocations with at most `memory` bytes: the one that
-    /// does most at once.
+    /// The best of the shapes `[m, n, k]` that kernels can take, in workgroups of `lanes` invocations with at most
+    /// `memory` bytes: the one that does most at once.
     pub fn choose(shapes: impl IntoIterator<Item = [u32; 3]>, lanes: u32, memory: u32) -> Option<Self> {
         let tiles = shapes.into_iter().map(|[m, n, k]| Self { m, n, k, lanes });
         let fitting = tiles.filter(|tile| tile.has_a_name() && tile.product_bytes() <= memory);

@@ -138,14 +138,13 @@ pub struct Target {
 impl Target {
     /// WebGPU's default limits and no optional feature: what every device has.
     pub fn portable() -> Self {
-        let (f16, int64, cooperative) = (false, false, None);
         Self {
             tier: Tier::Portable,
             max_binding: 128 << 20,
             max_storage_buffers: 8,
-            f16,
-            int64,
-            cooperative,
+            f16: false,
+            int64: false,
+            cooperative: None,
             software: false,
             rolled: false,
         }

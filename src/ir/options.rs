@@ -91,7 +91,8 @@ impl LowerOptions {
     }
 
     /// Whether a product stays f32 with [`mixed`](Self::mixed): the projection out of the FFW or of an expert, whose operand is a
-    /// product of two activations and the largest of a Gemma layer, and the LM head and routers, whose results are compared with each other.
+    /// product of two activations and the largest of a Gemma layer, and the LM head and routers, whose results are compared with
+    /// each other.
     pub fn keeps_f32(weight: &str) -> bool {
         matches!(weight.rsplit('.').next(), Some("ffw_down" | "expert_down" | "unembed" | "embed" | "router" | "stream_router"))
     }

@@ -9,7 +9,9 @@ use crate::{Result, weights::Tensor};
 pub(super) fn factors(weight: &Tensor, part: &LoraPart, magnitude: &Tensor) -> Result<Tensor> {
     let inner = weight.shape().last().copied().unwrap_or(1);
     let rank = part.a.shape().first().copied().unwrap_or(1);
-    let (a, b, wanted) = (part.a.to_f32()?, part.b.to_f32()?, magnitude.to_f32()?);
+    let a = part.a.to_f32()?;
+    let b = part.b.to_f32()?;
+    let wanted = magnitude.to_f32()?;
     let factor = |(row, wanted): (usize, &f32)| -> Result<f32> {
         let mut sum = vec![0.0; inner];
         weight.read_f32(row * inner, &mut sum)?;

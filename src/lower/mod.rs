@@ -110,7 +110,8 @@ fn possible(target: &Target, options: &LowerOptions, report: &mut PassReport) ->
         return Ok(options.clone());
     }
     if !options.mixed {
-        let what = "precision.compute = \"f16\" with precision.mixed = \"none\" on a device without WGSL's f16 (mixed = \"auto\" would compute in f32 there)";
+        let what = "precision.compute = \"f16\" with precision.mixed = \"none\" on a device without WGSL's f16 \
+                    (mixed = \"auto\" would compute in f32 there)";
         return Err(Error::Unsupported(what.into()));
     }
     report.note("precision.compute = \"f16\": this device has no f16, products are computed in f32".into());

@@ -87,7 +87,9 @@ struct Text<'a> {
 
 impl<'a> Text<'a> {
     fn write(bound: &'a Bound, group: &'a Group, parameters: BTreeMap<NodeId, &'static str>) -> Result<Written> {
-        let (values, indices, overrides) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        let values = BTreeMap::new();
+        let indices = BTreeMap::new();
+        let overrides = Vec::new();
         let mut text =
             Text { bound, extras: &group.extras, parameters, body: String::new(), lets: 0, values, indices, overrides };
         let result = text.value(group.sink, "i")?;
@@ -194,7 +196,9 @@ impl<'a> Text<'a> {
         let inputs = &bound.graph.node(id).inputs;
         let [a, b] = [inputs[0], inputs[1]];
         let block = |id: NodeId| bound.ty(id).shape[concat.axis..].iter().product::<usize>();
-        let (left, right, both) = (block(a), block(b), block(id));
+        let left = block(a);
+        let right = block(b);
+        let both = block(id);
         match (left, right) {
             (0, _) => return self.value(bound.resolve(b), index),
             (_, 0) => return self.value(bound.resolve(a), index),

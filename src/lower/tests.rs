@@ -58,7 +58,9 @@ fn check(graph: &Graph, binding: &DimBinding, target: &Target, options: &LowerOp
         if matches!(bound.op(group.sink), Op::CacheWrite(_)) {
             in_place.push(expected.remove(0));
         }
-        let (mut own, mut result, mut sequel) = (Vec::new(), None, None);
+        let mut own = Vec::new();
+        let mut result = None;
+        let mut sequel = None;
         assert!(dispatches.peek().is_some_and(|d| d.label == label), "{label} has no dispatch");
         while let Some(dispatch) = dispatches.next_if(|d| d.label == label) {
             let outputs = written(&dispatch.kernel);
@@ -289,7 +291,9 @@ fn attend(g: &mut Graph, h: NodeId, [positions, visible, table]: [NodeId; 3], la
         let y = g.linear(h, w)?;
         g.reshape(y, Shape(vec![1.into(), sym::SEQ.into(), count.into(), 8.into()]))
     };
-    let (q, k, v) = (heads(g, "q", 2)?, heads(g, "k", 1)?, heads(g, "v", 1)?);
+    let q = heads(g, "q", 2)?;
+    let k = heads(g, "k", 1)?;
+    let v = heads(g, "v", 1)?;
     let (q, k) = (g.push(Rope::default(), &[q, table])?, g.push(Rope::default(), &[k, table])?);
     let k = g.push(CacheWrite, &[k_cache?, k, positions])?;
     let v = g.push(CacheWrite, &[v_cache?, v, positions])?;

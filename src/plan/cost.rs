@@ -47,13 +47,7 @@ pub fn cost(plan: &Plan, dispatch: &Dispatch, live: Live, shard_bytes: &dyn Fn(&
         shader if shader.starts_with("linear_") && option(kernel, "EXPERTS").is_some_and(|experts| experts != "no") => {
             of_experts(kernel, weights)
         }
-        shader if shader.starts_with("linear_") => {
-            let (rows, inner, out) = (size("T"), size("IN"), size("OUT"));
-            let products = option(kernel, "WEIGHTS").and_then(|text| text.parse().ok()).unwrap_or(1);
-            let bytes = weights + 4 * rows * (inner + out * (1 + extras));
-            let norm = if option(kernel, "NORM").is_none_or(|norm| norm == "none") { 0 } else { 4 };
-            Cost { bytes, flops: rows * inner * (2 * out * products + norm) }
-        }
+        shader if shader.starts_with("linear_") => of_products(kernel, weights, extras),
         "route" => Cost { bytes: weights + 4 * size("R") * (size("E") + 2 * size("TOP")), flops: 0 },
         "expert_tiles" => Cost { bytes: 8 * size("P") + 16 * size("TILES"), flops: 0 },
         "half_rows" => Cost { bytes: size("T") * (6 * size("IN") + 4), flops: 0 },
@@ -74,7 +68,9 @@ pub fn cost(plan: &Plan, dispatch: &Dispatch, live: Live, shard_bytes: &dyn Fn(&
             Cost { bytes: bytes + weights, flops }
         }
         "attention_combine" => {
-            let (results, width, parts) = (size("B") * size("T") * size("N"), size("H"), size("PARTS"));
+            let results = size("B") * size("T") * size("N");
+            let width = size("H");
+            let parts = size("PARTS");
             Cost { bytes: 4 * results * (parts * (width + 2) + width), flops: 2 * results * parts * width }
         }
         // Of the logits one slice is looked through.
@@ -93,10 +89,25 @@ pub fn cost(plan: &Plan, dispatch: &Dispatch, live: Live, shard_bytes: &dyn Fn(&
     }
 }
 
+/// Products with every element of the weights; `extras` are the operands of the epilogue.
+fn of_products(kernel: &Kernel, weights: u64, extras: u64) -> Cost {
+    let size = |name: &str| number(kernel, name);
+    let rows = size("T");
+    let inner = size("IN");
+    let out = size("OUT");
+    let products = option(kernel, "WEIGHTS").and_then(|text| text.parse().ok()).unwrap_or(1);
+    let bytes = weights + 4 * rows * (inner + out * (1 + extras));
+    let norm = if option(kernel, "NORM").is_none_or(|norm| norm == "none") { 0 } else { 4 };
+    Cost { bytes, flops: rows * inner * (2 * out * products + norm) }
+}
+
 /// Of the matrices of all experts those that the products can take, each once. `weights` are the bytes of the part that is bound.
 fn of_experts(kernel: &Kernel, weights: u64) -> Cost {
     let size = |name: &str| number(kernel, name);
-    let (products, inner, out, experts) = (size("T"), size("IN"), size("OUT"), size("E"));
+    let products = size("T");
+    let inner = size("IN");
+    let out = size("OUT");
+    let experts = size("E");
     let part = |of_all: u64| (u128::from(of_all) * u128::from(size("BOUND")) / u128::from(experts * out)) as u64;
     let bytes = weights * products.min(experts) / experts + 4 * (products / size("SHARE") * inner + part(products * out));
     Cost { bytes, flops: part(2 * products * inner * out) }
@@ -115,7 +126,9 @@ fn window(plan: &Plan, dispatch: &Dispatch) -> u64 {
 /// Q, the visible rows of K, V and their positions, and the result or its parts; two products a visible pair.
 fn attention(kernel: &Kernel, window: u64, live: Live) -> Cost {
     let size = |name: &str| number(kernel, name);
-    let (heads, kv_heads, width) = (size("N"), size("K"), size("H"));
+    let heads = size("N");
+    let kv_heads = size("K");
+    let width = size("H");
     let (tokens, start) = (live.tokens as u64, live.start as u64);
     let rows = (start + tokens).min(window.saturating_add(tokens.saturating_sub(1)));
     let pairs: u64 = (start..start + tokens).map(|position| window.min(position + 1)).sum();

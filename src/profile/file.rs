@@ -80,7 +80,9 @@ fn at(path: &Path, text: &str, offset: usize, problem: String) -> Error {
 
 /// The key that a byte of the text belongs to, with its table: that of the last line up to there that begins with one.
 fn key_at(text: &str, offset: usize) -> Option<String> {
-    let (mut table, mut key, mut start) = ("", None, 0);
+    let mut table = "";
+    let mut key = None;
+    let mut start = 0;
     for line in text.split_inclusive('\n').take_while(|line| {
         let here = start <= offset;
         start += line.len();

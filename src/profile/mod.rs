@@ -40,7 +40,8 @@ pub const GEMMA_PROFILE_FILE: &str = "gemma.rlx.toml";
 /// How graphs are lowered and in which precision they are computed. Keys that are not given have the preset's value.
 ///
 /// It changes how a graph is computed, never what it means: in f32 ([`Precision::compute`]) every setting gives the same logits
-/// within the tolerance of f32 sums. A file may hold all sections once more below `prefill` and `decode`; those override key by key for that mode.
+/// within the tolerance of f32 sums. A file may hold all sections once more below `prefill` and `decode`; those override key by key
+/// for that mode.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CompileProfile {

@@ -8,7 +8,9 @@ pub(super) fn q2_k(block: &[u8], out: &mut [f32]) {
     let (d, min) = (half_at(block, 80), half_at(block, 82));
     for (i, out) in out.chunks_exact_mut(16).enumerate() {
         // Half of the super-block, place of the two bits, half of the 32 bytes.
-        let (half, shift, from) = (i / 8, i / 2 % 4 * 2, i % 2 * 16);
+        let half = i / 8;
+        let shift = i / 2 % 4 * 2;
+        let from = i % 2 * 16;
         let scale = d * f32::from(scales[i] & 15);
         let minimum = min * f32::from(scales[i] >> 4);
         for (out, q) in out.iter_mut().zip(&quants[half * 32 + from..]) {
@@ -19,10 +21,14 @@ pub(super) fn q2_k(block: &[u8], out: &mut [f32]) {
 
 /// 32 bytes of third bits, 64 of two low bits each, 16 scales of 6 bits in 12 bytes, an f16 factor.
 pub(super) fn q3_k(block: &[u8], out: &mut [f32]) {
-    let (third, quants, packed) = (&block[..32], &block[32..96], &block[96..108]);
+    let third = &block[..32];
+    let quants = &block[32..96];
+    let packed = &block[96..108];
     let d = half_at(block, 108);
     for (i, out) in out.chunks_exact_mut(16).enumerate() {
-        let (half, place, from) = (i / 8, i / 2 % 4, i % 2 * 16);
+        let half = i / 8;
+        let place = i / 2 % 4;
+        let from = i % 2 * 16;
         let low = packed[i % 8] >> (i / 8 * 4) & 15;
         let high = packed[8 + i % 4] >> (i / 4 * 2) & 3;
         let scale = d * (i32::from(low | high << 4) - 32) as f32;
@@ -72,11 +78,15 @@ pub(super) fn q5_k(block: &[u8], out: &mut [f32]) {
 
 /// 128 bytes of four low bits, 64 of two high bits, 16 signed scales, an f16 factor.
 pub(super) fn q6_k(block: &[u8], out: &mut [f32]) {
-    let (low, high, scales) = (&block[..128], &block[128..192], &block[192..208]);
+    let low = &block[..128];
+    let high = &block[128..192];
+    let scales = &block[192..208];
     let d = half_at(block, 208);
     for (i, out) in out.chunks_exact_mut(16).enumerate() {
         // Half of the super-block, quarter of the half, half of the quarter.
-        let (half, quarter, from) = (i / 8, i / 2 % 4, i % 2 * 16);
+        let half = i / 8;
+        let quarter = i / 2 % 4;
+        let from = i % 2 * 16;
         let scale = d * f32::from(scales[i] as i8);
         for (l, out) in out.iter_mut().enumerate() {
             let low = low[half * 64 + quarter % 2 * 32 + from + l] >> (quarter / 2 * 4) & 15;

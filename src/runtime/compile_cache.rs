@@ -25,7 +25,9 @@ struct Template {
 
 impl Template {
     fn new(session: &Session, graph: &Graph, options: &CompileOptions) -> Self {
-        let (session, graph, options) = (session.clone(), graph.clone(), options.clone());
+        let session = session.clone();
+        let graph = graph.clone();
+        let options = options.clone();
         Self { session, graph, options, scratch: ScratchPool::default(), compiles: 0 }
     }
 

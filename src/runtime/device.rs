@@ -157,7 +157,9 @@ fn rank(info: &wgpu::AdapterInfo) -> (u8, u8) {
 }
 
 fn describe(index: usize, adapter: &wgpu::Adapter) -> AdapterDescription {
-    let (info, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
+    let info = adapter.get_info();
+    let limits = adapter.limits();
+    let features = adapter.features();
     AdapterDescription {
         index,
         kind: AdapterKind::of(info.device_type),

@@ -56,8 +56,14 @@ impl std::fmt::Debug for GpuOptions {
 
 impl Default for GpuOptions {
     fn default() -> Self {
-        let (cooperative_matrices, checked, kernels) = (true, cfg!(feature = "checked"), KernelTier::Auto);
-        let (max_binding, max_buffer, memory_limit, timeout, pipeline_cache) = (None, None, None, None, None);
+        let cooperative_matrices = true;
+        let checked = cfg!(feature = "checked");
+        let kernels = KernelTier::Auto;
+        let max_binding = None;
+        let max_buffer = None;
+        let memory_limit = None;
+        let timeout = None;
+        let pipeline_cache = None;
         Self { max_binding, max_buffer, memory_limit, timeout, cooperative_matrices, kernels, checked, pipeline_cache }
     }
 }

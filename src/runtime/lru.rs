@@ -155,7 +155,9 @@ mod tests {
     /// Against a list kept in order of use, over a long pseudo-random sequence.
     #[test]
     fn it_agrees_with_a_list_in_order_of_use() {
-        let (mut map, mut list, mut state) = (Lru::new(7), Vec::<u32>::new(), 1u32);
+        let mut map = Lru::new(7);
+        let mut list = Vec::<u32>::new();
+        let mut state = 1u32;
         for _ in 0..5000 {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             let key = (state >> 24) % 12;

@@ -108,7 +108,9 @@ impl WeightUploader {
         if let Some(fill) = tensor.random() {
             return self.upload_random(tensor.shape(), tensor.dtype(), fill.seed, fill.scale);
         }
-        let (name, dtype, shape) = (tensor.name(), tensor.dtype(), tensor.shape());
+        let name = tensor.name();
+        let dtype = tensor.dtype();
+        let shape = tensor.shape();
         match PackedRows::of(tensor)? {
             Some(mut rows) => self.upload_with(name, dtype, shape, |start, out| rows.read(start, out)),
             None => self.upload_with(name, dtype, shape, |start, out| tensor.read_bytes(start as usize, out)),

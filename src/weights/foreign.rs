@@ -41,8 +41,8 @@ pub(super) fn of_ggml(number: u32) -> Foreign {
 
 /// A type of safetensors files that is not read.
 pub(super) fn of_safetensors(dtype: Dtype) -> Foreign {
-    let float = "the file is of a quantised checkpoint, whose scales lie elsewhere: take the model's BF16 safetensors, or a GGUF file of it; \
-                 the nearest is";
+    let float = "the file is of a quantised checkpoint, whose scales lie elsewhere: take the model's BF16 safetensors, or a GGUF \
+                 file of it; the nearest is";
     let advice = match dtype {
         Dtype::F8_E4M3 | Dtype::F8_E5M2 | Dtype::F8_E8M0 | Dtype::F8_E4M3FNUZ | Dtype::F8_E5M2FNUZ => format!("{float} Q8_0"),
         Dtype::F6_E2M3 | Dtype::F6_E3M2 => format!("{float} Q6_K"),

@@ -12,9 +12,8 @@ use std::{collections::HashMap, rc::Rc, sync::Arc};
 use gemmaflow::{
     Result,
     ir::{
-        Case, DType, Data, DimBinding, FixedType, Graph, LowerOptions, NodeId, Op, Type, Value,
+        Case, DType, Data, DimBinding, FixedType, LowerOptions, Op, Value,
         kernel::{Target, Tier},
-        ops::{Input, Role},
     },
     lower::{Unplaced, lower},
     plan::Plan,
@@ -73,23 +72,6 @@ pub fn title(case: &Case) -> String {
     format!("{} '{}'", case.op.name(), case.name)
 }
 
-/// A graph of one op whose result is called `result`. Stored operands are weights; a cache that is written is a cache.
-pub fn graph(case: &Case) -> Result<Graph> {
-    let mut graph = Graph::new(case.op.name());
-    let mut operands: Vec<NodeId> = Vec::new();
-    for (i, value) in case.inputs.iter().enumerate() {
-        let name = format!("operand {i}");
-        let role = if i == 0 && matches!(case.op, Op::CacheWrite(_)) { Role::Cache } else { Role::Caller };
-        operands.push(match &value.data {
-            Data::Stored(tensor) => graph.weight(name, tensor.dtype(), &value.shape)?,
-            _ => graph.push(Input { name, role, ty: Type::new(value.dtype(), value.shape.as_slice()) }, &[])?,
-        });
-    }
-    let result = graph.push(case.op.clone(), &operands)?;
-    graph.output("result", result);
-    Ok(graph)
-}
-
 /// The plan of a case on a device.
 pub fn plan(case: &Case, target: &Target) -> Result<Plan> {
     plan_with(case, target, &LowerOptions::default())
@@ -97,12 +79,12 @@ pub fn plan(case: &Case, target: &Target) -> Result<Plan> {
 
 /// As [`plan`], lowered as `options` say.
 pub fn plan_with(case: &Case, target: &Target, options: &LowerOptions) -> Result<Plan> {
-    lower(&graph(case)?, &DimBinding::new(), target, options, &Unplaced)
+    lower(&case.graph()?, &DimBinding::new(), target, options, &Unplaced)
 }
 
 /// What the reference says.
 pub fn expected(case: &Case) -> Result<Value> {
-    let graph = graph(case)?;
+    let graph = case.graph()?;
     let ty = graph.fixed_types(&DimBinding::new())?.pop().expect("a graph with a result");
     let operands: Vec<Rc<Value>> = case.inputs.iter().cloned().map(Rc::new).collect();
     reference::evaluate(&case.op, &operands, &ty)

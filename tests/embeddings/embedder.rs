@@ -195,7 +195,9 @@ fn threads_and_futures_share_a_model() {
         let embedder = GemmaEmbedder::from_path(&oracle.folder, device).unwrap();
         std::thread::scope(|scope| {
             for at in 0..4 {
-                let (embedder, tokens, expected) = (embedder.clone(), &tokens, &expected);
+                let embedder = embedder.clone();
+                let tokens = &tokens;
+                let expected = &expected;
                 scope.spawn(move || {
                     let found = embedder.embed(&tokens[at..at + 2]).unwrap();
                     assert!(found.iter().zip(&expected[at..]).all(|(found, expected)| apart(found, expected) < GATE), "{at}");

@@ -299,7 +299,9 @@ fn gguf_files_of_other_converters_say_the_same() {
 fn numbers_come_in_every_type() {
     let usual = read(&three()).unwrap();
     for (key, size) in KINDS.iter().chain(&[("attention.sliding_window", 8), ("attention.key_length", 24)]) {
-        let (key, wide, float) = (format!("gemma3.{key}"), i64::from(*size).to_le_bytes(), f64::from(*size).to_le_bytes());
+        let key = format!("gemma3.{key}");
+        let wide = i64::from(*size).to_le_bytes();
+        let float = f64::from(*size).to_le_bytes();
         assert_eq!(read(&three().pair(&key, 11, wide.to_vec())).unwrap(), usual, "{key} as i64");
         assert_eq!(read(&three().pair(&key, 10, wide.to_vec())).unwrap(), usual, "{key} as u64");
         assert_eq!(read(&three().pair(&key, 12, float.to_vec())).unwrap(), usual, "{key} as f64");

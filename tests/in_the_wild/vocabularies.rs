@@ -60,7 +60,9 @@ enum Converter {
 /// The vocabulary of a part of a real one.
 fn converted(vocabulary: &Value, converter: Converter) -> Vec<(String, i32, f32)> {
     let list = |key: &str| numbers(&vocabulary[key]);
-    let (learned, special, added) = (list("learned"), list("special"), list("added"));
+    let learned = list("learned");
+    let special = list("special");
+    let added = list("added");
     let tokens = vocabulary["tokens"].as_array().expect("tokens").iter().map(|token| token.as_str().expect("a string"));
     let has_bytes = vocabulary["tokens"].as_array().is_some_and(|tokens| tokens.contains(&json!("<0x09>")));
     (0..)
@@ -120,7 +122,8 @@ fn a_string_that_stands_there_twice_is_one_text_of_two_ids() {
     assert_eq!(stream.push(4_000_000_000).as_deref(), Some("\u{fffd}"));
 }
 
-/// A `tokenizer.json` with a gap in its vocabulary, an added token behind another gap, and one that repeats a string of the vocabulary.
+/// A `tokenizer.json` with a gap in its vocabulary, an added token behind another gap, and one that repeats a string
+/// of the vocabulary.
 fn gapped() -> Value {
     let added = |id: u32, content: &str, special: bool| json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": special});
     json!({

@@ -20,11 +20,7 @@ fn unpack(which: u32, row: u32, g: u32, e: u32) -> mat2x4<f32> {
     let own = pair(which, factors_at(at, g / 8u));
     let d = scale_of(own, j);
     let q = pair(which, block + j * 4u + e % 2u * 2u) >> vec2<u32>(e / 2u * 4u);
-    let values = vec4<u32>(0xbfad9881u, 0xf6eaddcfu, 0x26190d01u, 0x71594535u);
-    return mat2x4<f32>(
-        d * lookup(fields(q.x, 15u), values),
-        d * lookup(fields(q.y, 15u), values),
-    );
+    return d * lookup8(q, IQ4);
 }
 
 const APART = 2u;
@@ -34,9 +30,5 @@ fn stretch(which: u32, at: u32, s: u32) -> Stretch {
     let own = vec2<u32>(factor_bits(which, at, s / 8u), word_of(which, at, factor_word(s / 8u) + 1u));
     return Stretch(quad(which, at, s * 4u), own);
 }
-fn raw(held: Stretch, s: u32, e: u32) -> mat2x4<f32> {
-    let q = nibbles(held.q, e);
-    let values = vec4<u32>(0xbfad9881u, 0xf6eaddcfu, 0x26190d01u, 0x71594535u);
-    return mat2x4<f32>(lookup(fields(q.x, 15u), values), lookup(fields(q.y, 15u), values));
-}
+fn raw(held: Stretch, s: u32, e: u32) -> mat2x4<f32> { return lookup8(nibbles(held.q, e), IQ4); }
 fn share(held: Stretch, s: u32, h: u32) -> vec2<f32> { return vec2<f32>(scale_of(held.own, s % 8u), 0.0); }

@@ -13,20 +13,12 @@ fn unpack(which: u32, row: u32, g: u32, e: u32) -> mat2x4<f32> {
     let at = row_at(row);
     let half = half_of(factors(which, at, g) & 0xffu);
     let q = pair(which, at + g * BODY + e % 2u * 2u) >> vec2<u32>(e / 2u * 4u);
-    let values = vec4<u32>(0x03020100u, 0x0c080604u, 0xfdfeff00u, 0xf4f8fafcu);
-    return mat2x4<f32>(
-        half * lookup(fields(q.x, 15u), values),
-        half * lookup(fields(q.y, 15u), values),
-    );
+    return half * lookup8(q, E2M1);
 }
 
 const APART = 2u;
 const SHARES = 1u;
 struct Stretch { q: vec4<u32>, power: u32 }
 fn stretch(which: u32, at: u32, s: u32) -> Stretch { return Stretch(quad(which, at, s * BODY), factor_bits(which, at, s)); }
-fn raw(held: Stretch, s: u32, e: u32) -> mat2x4<f32> {
-    let q = nibbles(held.q, e);
-    let values = vec4<u32>(0x03020100u, 0x0c080604u, 0xfdfeff00u, 0xf4f8fafcu);
-    return mat2x4<f32>(lookup(fields(q.x, 15u), values), lookup(fields(q.y, 15u), values));
-}
+fn raw(held: Stretch, s: u32, e: u32) -> mat2x4<f32> { return lookup8(nibbles(held.q, e), E2M1); }
 fn share(held: Stretch, s: u32, h: u32) -> vec2<f32> { return vec2<f32>(half_of(held.power & 0xffu), 0.0); }

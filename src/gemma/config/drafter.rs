@@ -114,7 +114,9 @@ impl GemmaDrafterConfig {
             let width = self.layers.hidden_size_per_layer_input;
             format!("hidden_size_per_layer_input is {width}, expected 0: drafters have no inputs of single layers")
         } else if self.num_centroids > 0 && !self.fits_centroids() {
-            let (centroids, top_k, vocab) = (self.num_centroids, self.centroid_top_k, self.layers.vocab_size);
+            let centroids = self.num_centroids;
+            let top_k = self.centroid_top_k;
+            let vocab = self.layers.vocab_size;
             format!(
                 "num_centroids is {centroids}, centroid_intermediate_top_k {top_k}; expected a divisor of vocab_size {vocab}, at most \
                  {MOST_UNGROUPED}, and 1 to {centroids}"
@@ -159,7 +161,8 @@ impl GemmaDrafterConfig {
         let dims = (self.layers.layer_head_dim(layer), target.layer_head_dim(source));
         if dims.0 != dims.1 || !heads.0.is_multiple_of(heads.1.max(1)) {
             return Err(Error::Config(format!(
-                "layer {layer} of the drafter has {} heads of {}, and layer {source} of the target has {} of {}: the drafter is another model's",
+                "layer {layer} of the drafter has {} heads of {}, and layer {source} of the target has {} of {}: \
+                 the drafter is another model's",
                 heads.0, dims.0, heads.1, dims.1
             )));
         }

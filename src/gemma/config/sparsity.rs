@@ -13,7 +13,9 @@ pub(super) fn deviations(p: f64) -> f64 {
 
 /// Φ(x) by the series ½ + φ(x)·(x + x³/3 + x⁵/(3·5) + …) (Marsaglia 2004).
 fn share_below(x: f64) -> f64 {
-    let (mut term, mut sum, mut odd) = (x, x, 1.0);
+    let mut term = x;
+    let mut sum = x;
+    let mut odd = 1.0;
     while term.abs() > sum.abs() * 1e-18 {
         odd += 2.0;
         term *= x * x / odd;

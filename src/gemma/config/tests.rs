@@ -258,7 +258,9 @@ fn the_golden_checkpoints_have_the_sizes_their_files_say() {
         (Some(27.0), Some(4.0), Some(7.5))
     );
     assert_eq!((native.layer_types, native.attn_logit_softcapping), (vec![S, F, S, F], Some(50.0)));
-    let (mm, text, untied) = (read("gemma3-mm-bf16"), read("gemma3-text"), read("gemma3-untied-native"));
+    let mm = read("gemma3-mm-bf16");
+    let text = read("gemma3-text");
+    let untied = read("gemma3-untied-native");
     assert_eq!((mm.layer_types, mm.rope_full.scaling), (vec![S, S, F, S, S, F], RopeScaling::Linear { factor: 8.0 }));
     assert_eq!((text.layer_types, text.rope_sliding), (vec![S, S, S, S, S, F, S], RopeConfig::new(1e4)));
     assert!(!untied.tie_word_embeddings && text.tie_word_embeddings);
@@ -284,7 +286,8 @@ fn the_golden_checkpoints_have_the_sizes_their_files_say() {
 #[test]
 fn no_value_of_any_key_brings_a_panic() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/checkpoints");
-    let odd = json!([null, true, 0, 1, -1, 7, 1e300, u64::MAX, i64::MIN, 0.5, "", "full_attention", [], [0], [[]], {}, {"rope_type": "linear"},
+    let odd = json!([null, true, 0, 1, -1, 7, 1e300, u64::MAX, i64::MIN, 0.5, "", "full_attention", [], [0], [[]], {},
+        {"rope_type": "linear"},
         {"full_attention": 3}, {"factor": -0.0, "rope_type": "linear"}, ["full_attention"]]);
     let mut read = 0;
     for name in [

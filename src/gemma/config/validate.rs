@@ -76,7 +76,9 @@ impl GemmaConfig {
             return Err(Error::Config(format!("per_layer_config names layer {layer}, num_hidden_layers is {layers}")));
         }
         for layer in 0..self.num_hidden_layers {
-            let (n, k, h) = (self.num_attention_heads, self.layer_kv_heads(layer), self.layer_head_dim(layer));
+            let n = self.num_attention_heads;
+            let k = self.layer_kv_heads(layer);
+            let h = self.layer_head_dim(layer);
             let f = self.layer_intermediate_size(layer);
             let first = self.layer_types.iter().position(|kind| *kind == self.layer_types[layer]).unwrap_or(layer);
             let kind_dim = self.layer_head_dim(first);
@@ -105,7 +107,9 @@ impl GemmaConfig {
 
     /// What Gemma 3n has, and it alone.
     fn validate_streams(&self) -> Result<()> {
-        let (streams, rank, sparse) = (self.altup_num_inputs, self.laurel_rank, &self.activation_sparsity);
+        let streams = self.altup_num_inputs;
+        let rank = self.laurel_rank;
+        let sparse = &self.activation_sparsity;
         let problem = if self.arch != GemmaArch::Gemma3n {
             if streams == 0 && rank == 0 && sparse.is_empty() {
                 return Ok(());
@@ -135,7 +139,9 @@ impl GemmaConfig {
 
     /// What models that embed texts have, and they alone.
     fn validate_embedding(&self) -> Result<()> {
-        let (arch, dim, dense) = (self.arch, self.embedding_dim, &self.embedding_dense);
+        let arch = self.arch;
+        let dim = self.embedding_dim;
+        let dense = &self.embedding_dense;
         let both_ways = self.use_bidirectional_attention;
         let problem = if both_ways && !matches!(arch, GemmaArch::Gemma3 | GemmaArch::Gemma4 | GemmaArch::EmbeddingGemma2) {
             format!("use_bidirectional_attention is true, which is not for {arch:?}")

@@ -78,8 +78,8 @@ pub struct GeneratorOptions {
     /// The same tokens give the same logits, to the bit, on one device with one driver: whatever was cached before, however a text came
     /// about, in one prompt or step by step, alone or [together](GemmaGenerator::step_together) with others. Without it numbers of
     /// different kernels meet, and where two tokens are as likely up to rounding either may come. Costs speed: prompts go in runs of 16
-    /// tokens and of one, too few for cooperative matrices, steps together one after the other, and every 16th step takes a run of 16. The bits are those of the plans for
-    /// steps too ([`GemmaGenerator::with_decode_cache`]), of the context's length where it is no power of two, and of the profiles.
+    /// tokens and of one, too few for cooperative matrices, steps together one after the other, and every 16th step takes a run of
+    /// 16. The bits are those of the plans for steps too ([`GemmaGenerator::with_decode_cache`]), of the context's length where it is no power of two, and of the profiles.
     /// Default: no.
     pub deterministic: bool,
     /// Marked positions ([`GemmaGenerator::mark`]) that a generator keeps, each of which may come to hold a copy of the sliding layers'
@@ -230,7 +230,9 @@ impl GemmaGenerator {
         let (chunk, mut capacity) = (options.prefill_chunk, options.capacity(&config)?);
         let profiles = Profiles::new(options.prefill_profile.clone(), options.decode_profile.clone())?;
         let model = options.model(&config, loader)?;
-        let (config, window, mut reserved) = (model.config.clone(), model.window()?, 0);
+        let config = model.config.clone();
+        let window = model.window()?;
+        let mut reserved = 0;
         let mut engine: Box<dyn Engine> = match device.open(&options.gpu)? {
             Opened::Gpu(context) => {
                 let model = options.placed(context.capabilities(), model, &profiles, capacity)?;
@@ -252,7 +254,9 @@ impl GemmaGenerator {
         let stop = config.eos_token_ids.clone();
         let square = options.deterministic.then(|| SQUARE.min(engine.largest_chunk()));
         let history = History::new(window, engine.largest_chunk(), square);
-        let (drafter, drafted, submit_time) = (None, DraftStats::default(), options.submit_time);
+        let drafter = None;
+        let drafted = DraftStats::default();
+        let submit_time = options.submit_time;
         let (ahead, marks) = (Ahead::default(), Marks::new(options.marks.unwrap_or(if reserved > 0 { 0 } else { MARKS })));
         Ok(Self { config, engine, history, capacity, submit_time, reserved, stop, drafter, drafted, ahead, marks })
     }
@@ -350,8 +354,12 @@ impl GemmaGenerator {
     }
 
     fn beside(&self, engine: Box<dyn Engine>, history: History, marks: Marks) -> Self {
-        let (config, stop, drafter) = (self.config.clone(), self.stop.clone(), self.drafter.clone());
-        let (capacity, reserved, drafted) = (self.capacity, self.reserved, DraftStats::default());
+        let config = self.config.clone();
+        let stop = self.stop.clone();
+        let drafter = self.drafter.clone();
+        let capacity = self.capacity;
+        let reserved = self.reserved;
+        let drafted = DraftStats::default();
         let (submit_time, ahead) = (self.submit_time, Ahead::default());
         Self { config, engine, history, capacity, submit_time, reserved, stop, drafter, drafted, ahead, marks }
     }

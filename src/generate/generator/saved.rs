@@ -40,7 +40,9 @@ impl GemmaGenerator {
         let (cached, tokens) = (self.history.cached(), self.history.tokens());
         out.put(MAGIC)?;
         out.put(&VERSION.to_le_bytes())?;
-        let (floor, filled, bytes) = (self.history.floor(), self.history.filled(), self.row_bytes(cached)?);
+        let floor = self.history.floor();
+        let filled = self.history.filled();
+        let bytes = self.row_bytes(cached)?;
         let numbers = [tokens.len(), cached, floor, filled, bytes].map(|n| n as u64);
         for number in [self.fingerprint()?, self.row_layout()?].into_iter().chain(numbers) {
             out.put(&number.to_le_bytes())?;

@@ -70,8 +70,9 @@ impl Asked {
             _ => None,
         };
         let temperature = n.of(&[0.0, 0.0, 0.3, 1.0, 1.0, 2.5]);
-        let (top_k, top_p, min_p) =
-            (n.of(&[0, 0, 1, 10, 64, 100]), n.of(&[1.0, 1.0, 0.3, 0.9, 0.999]), n.of(&[0.0, 0.0, 0.05, 0.5]));
+        let top_k = n.of(&[0, 0, 1, 10, 64, 100]);
+        let top_p = n.of(&[1.0, 1.0, 0.3, 0.9, 0.999]);
+        let min_p = n.of(&[0.0, 0.0, 0.05, 0.5]);
         let opts = SampleOpts::temperature(temperature, n.next()).with_top_k(top_k).with_top_p(top_p).with_min_p(min_p);
         Self { row, biases, allowed, temperature, top_k, top_p, min_p, opts, position: n.below(1000) }
     }

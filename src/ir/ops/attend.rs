@@ -13,10 +13,14 @@ const LANES: usize = 16;
 
 /// The value of [`Attention`]: dot products and sums over keys in f32, as in a matrix product, all else in f64.
 pub(super) fn attend(op: &Attention, inputs: &[&Value], output: &FixedType) -> Result<Data> {
-    let (q, k, v) = (inputs[0].to_f32()?, inputs[1].to_f32()?, inputs[2].to_f32()?);
+    let q = inputs[0].to_f32()?;
+    let k = inputs[1].to_f32()?;
+    let v = inputs[2].to_f32()?;
     let (bounds, keys) = (positions(inputs[3])?, positions(inputs[4])?);
     let keep = inputs.get(5).map(|keep| keep.to_f32()).transpose()?;
-    let (new, heads, width) = (output.shape[1], output.shape[2], output.shape[3]);
+    let new = output.shape[1];
+    let heads = output.shape[2];
+    let width = output.shape[3];
     let (cached, kv_heads) = (inputs[1].shape[1], inputs[1].shape[2]);
     // Positions first: every head of a query sees the same keys.
     let visible = |query: usize| -> Vec<usize> {

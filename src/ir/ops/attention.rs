@@ -41,7 +41,9 @@ impl Attention {
 
     /// 1 where a query sees a key, else 0, `[B, 1, 1, T, S]` broadcast to `shape`.
     fn visible(&self, g: &mut Graph, inputs: &[NodeId], shape: &Shape) -> Result<NodeId> {
-        let (batch, new, cached) = (shape.0[0], shape.0[3], shape.0[4]);
+        let batch = shape.0[0];
+        let new = shape.0[3];
+        let cached = shape.0[4];
         let one_by = |rows, columns| Shape(vec![batch, 1.into(), 1.into(), rows, columns]);
         let spread = |g: &mut Graph, node, from: Shape| -> Result<NodeId> {
             let wide = g.push(Cast, &[node])?;
@@ -78,9 +80,13 @@ impl Attention {
         let q_shape = g.shape(inputs[0]).clone();
         let k_shape = g.shape(inputs[1]).clone();
         let fixed = |s: &Shape, i: usize| s.0[i].fixed().unwrap_or(1);
-        let (heads, kv_heads, head_dim) = (fixed(&q_shape, 2), fixed(&k_shape, 2), fixed(&q_shape, 3));
+        let heads = fixed(&q_shape, 2);
+        let kv_heads = fixed(&k_shape, 2);
+        let head_dim = fixed(&q_shape, 3);
         let group = heads / kv_heads.max(1);
-        let (batch, new, cached) = (q_shape.0[0], q_shape.0[1], k_shape.0[1]);
+        let batch = q_shape.0[0];
+        let new = q_shape.0[1];
+        let cached = k_shape.0[1];
         let dims = |rest: [crate::ir::Dim; 2]| Shape(vec![batch, kv_heads.into(), group.into(), rest[0], rest[1]]);
 
         let grouped = Shape(vec![batch, new, kv_heads.into(), group.into(), head_dim.into()]);

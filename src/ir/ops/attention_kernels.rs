@@ -36,11 +36,11 @@ impl Sizes {
     fn queries(&self) -> usize {
         self.new * (self.heads / self.kv_heads)
     }
+}
 
-    /// Elements of a vector.
-    fn vector(&self) -> Option<usize> {
-        [4, 2].into_iter().find(|vector| self.head_dim.is_multiple_of(*vector))
-    }
+/// Elements of the vectors that heads of `width` are read by; none for an odd width.
+fn vector_of(width: usize) -> Option<usize> {
+    [4, 2].into_iter().find(|vector| width.is_multiple_of(*vector))
 }
 
 /// A kernel's file, its layout as options, and the queries of a workgroup.
@@ -63,7 +63,7 @@ fn gpu_options(target: &Target, lanes: usize) -> Vec<(&'static str, String)> {
 
 impl Layout {
     fn of(emit: &Emit, sizes: &Sizes, new_row: bool) -> Result<Self> {
-        let Some(vector) = sizes.vector() else { return Err(emit.refuse("no kernel for an odd head dimension")) };
+        let Some(vector) = vector_of(sizes.head_dim) else { return Err(emit.refuse("no kernel for an odd head dimension")) };
         if is_of_software(emit.target) {
             return Ok(Self::software(emit.target, sizes, vector, new_row));
         }
@@ -72,7 +72,7 @@ impl Layout {
             return Err(emit.refuse(format!("no kernel for heads of {} elements", sizes.head_dim)));
         }
         Ok(if sizes.queries() <= FEW_QUERIES {
-            Self::few(emit.target, sizes, vector, new_row)
+            Self::few(emit.target, sizes, vector)
         } else {
             Self::tile(emit.target, width, vector)
         })
@@ -110,7 +110,7 @@ impl Layout {
     }
 
     /// Queries in workgroup memory, keys split among lanes.
-    fn few(target: &Target, sizes: &Sizes, vector: usize, new_row: bool) -> Self {
+    fn few(target: &Target, sizes: &Sizes, vector: usize) -> Self {
         let width = sizes.head_dim / vector;
         let lanes = if width > 128 { 256 } else { 128 };
         let split = if target.tier != Tier::Portable && width.is_multiple_of(4) { 4 } else { 1 };
@@ -129,7 +129,6 @@ impl Layout {
             ("SPLIT", split.to_string()),
             ("DEPTH", depth.to_string()),
             ("WIDE", yes(false)),
-            ("NEW", yes(new_row)),
         ]);
         Self { shader: "attention_few", options, queries }
     }
@@ -172,10 +171,8 @@ pub(super) fn emit(op: &Attention, emit: &mut Emit) -> Result<()> {
         ("KEEP", yes(op.keep)),
         ("SPLITS", yes(parts > 1)),
         ("KV", emit.inputs[1].ty.dtype.name().into()),
+        ("NEW", yes(new_row.is_some())),
     ]);
-    if shader == "attention" {
-        options.push(("NEW", yes(new_row.is_some())));
-    }
     let mut overrides = vec![
         ("B", sizes.batch as f64),
         ("T", sizes.new as f64),
@@ -214,7 +211,7 @@ impl Attention {
     /// Whether the kernel can make a new row with heads of `width`, rotated by a table of so many columns: queries, key and value
     /// lie in workgroup memory, and lanes turn whole vectors.
     pub(crate) fn makes_rows(target: &Target, width: usize, rope: &Rope, columns: usize) -> bool {
-        let Some(vector) = [4, 2].into_iter().find(|vector| width.is_multiple_of(*vector)) else { return false };
+        let Some(vector) = vector_of(width) else { return false };
         if is_of_software(target) {
             let lanes = target.tier.option().1 as usize;
             return 3 * 4 * width.next_multiple_of(4 * lanes) <= NEW_ROW_BYTES;
@@ -261,8 +258,8 @@ fn combine(emit: &mut Emit, sizes: &Sizes, parts: usize, partial: Operand) {
     emit.dispatch(kernel, bindings, sizes.batch * sizes.new * sizes.heads, 1);
 }
 
-/// Parts that the keys are split into, so that the workgroups of a decode step fill the device: on GPUs a few workgroups for each of
-/// a hundred compute units, of at least a pass over the keys each.
+/// Parts that the keys are split into, so that the workgroups of a decode step fill the device: on GPUs 256 workgroups, as the large
+/// ones have about a hundred compute units, of at least 64 keys each.
 fn parts(groups: usize, cached: usize, software: bool) -> usize {
     let (wanted, least_keys) = if software { (8, 512) } else { (256, 64) };
     (wanted / groups.max(1)).min(cached / least_keys).clamp(1, 64)

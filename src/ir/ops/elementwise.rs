@@ -120,7 +120,9 @@ impl OpDef for Select {
     }
 
     fn eval(&self, inputs: &[&Value], _: &FixedType) -> Result<Data> {
-        let (c, a, b) = (inputs[0].to_f32()?, inputs[1].to_f32()?, inputs[2].to_f32()?);
+        let c = inputs[0].to_f32()?;
+        let a = inputs[1].to_f32()?;
+        let b = inputs[2].to_f32()?;
         Ok(Data::F32((0..c.len()).map(|i| if c[i] > 0.5 { a[i] } else { b[i] }).collect()))
     }
 

@@ -53,7 +53,9 @@ impl Form {
     /// The kernel where each expert has `average` products, or where they are not grouped.
     fn of(emit: &Emit, weight: &Arg, average: Option<usize>) -> Self {
         let (means, weights) = (Means::of(emit.target), std::slice::from_ref(weight));
-        let (dtype, inner, few) = (weight.ty.dtype, emit.inputs[0].ty.last(), average.unwrap_or(1).max(1));
+        let dtype = weight.ty.dtype;
+        let inner = emit.inputs[0].ty.last();
+        let few = average.unwrap_or(1).max(1);
         let experts = ("EXPERTS", if average.is_some() { "tiles" } else { "each" }.to_string());
         let one_row = |held: usize| if held <= 2 { 2 } else { 4 };
         if means.wide && dtype.is_half_word() && inner.is_multiple_of(16) {
@@ -296,7 +298,9 @@ mod tests {
             let Op::ExpertLinear(ExpertLinear { experts }) = case.op else { panic!("another op") };
             let (shape, weight) = (&case.inputs[0].shape, case.inputs[1].to_f32().unwrap());
             let (route, inner) = (case.inputs[2].to_f32().unwrap(), shape[3]);
-            let (rows, top, columns) = (shape[1], case.inputs[2].shape[3], case.inputs[1].shape[0] / experts);
+            let rows = shape[1];
+            let top = case.inputs[2].shape[3];
+            let columns = case.inputs[1].shape[0] / experts;
             let ty = FixedType { dtype: DType::F32, shape: vec![1, rows, top, columns] };
             let operands: Vec<&Value> = case.inputs.iter().collect();
             let Data::F32(found) = case.op.eval(&operands, &ty).unwrap() else { panic!("not f32") };

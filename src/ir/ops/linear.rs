@@ -168,7 +168,9 @@ fn kernel(emit: &Emit, weights: &[Arg], rows: usize, inner: usize, part: &Range<
         options.extend([maxima, ("GROUPS", if packed && rows <= 2 { "yes" } else { "no" }.into())]);
         (kernel("linear_tile", options), count, 1)
     } else if rows <= FEW_ROWS {
-        let (dtype, held, layers) = (weights[0].ty.dtype, rows.min(4), rows.div_ceil(4));
+        let dtype = weights[0].ty.dtype;
+        let held = rows.min(4);
+        let layers = rows.div_ceil(4);
         let few = Few { dtype, weights: weights.len(), held, normed: emit.norm.is_some(), inner, columns: out, layers };
         let division = Division::of(&few);
         let mut options = division.options(&few, emit.compute);

@@ -71,7 +71,9 @@ impl OpDef for MatMul {
     fn eval(&self, inputs: &[&Value], output: &FixedType) -> Result<Data> {
         let (a, b) = (inputs[0].to_f32()?, inputs[1].to_f32()?);
         let rank = output.shape.len();
-        let (m, n, k) = (output.shape[rank - 2], output.shape[rank - 1], inputs[0].shape[rank - 1]);
+        let m = output.shape[rank - 2];
+        let n = output.shape[rank - 1];
+        let k = inputs[0].shape[rank - 1];
         let mut out = vec![0.0; output.len()];
         for (i, c) in out.chunks_exact_mut((m * n).max(1)).enumerate() {
             Self::multiply(c, &a[i * m * k..], &b[i * k * n..], [m, k, n], (n as isize, 1));

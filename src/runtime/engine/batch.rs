@@ -142,7 +142,9 @@ impl Batches {
     }
 
     fn make(&mut self, model: &GpuModel, sizes: [usize; 3], slices: Slices) -> Result<Batch> {
-        let (context, pipelines, rows) = (&model.context, &model.pipelines, sizes[0]);
+        let context = &model.context;
+        let pipelines = &model.pipelines;
+        let rows = sizes[0];
         let built = model.model.built(true, Want::Each, self.profiles.kv())?;
         let lowered = model.lower_batch(&built, &self.profiles, sizes)?;
         let block = InputBlock::new(context, &built.graph, rows, rows)?;
@@ -158,7 +160,9 @@ impl Batches {
         self.made += 1;
         let live = Live { tokens: rows, start: sizes[1].saturating_sub(1) };
         let estimates = estimate(&lowered.step, live, &|name, shard| model.shard_bytes(name, shard));
-        let (id, lowered, warm) = (self.made, lowered.step, false);
+        let id = self.made;
+        let lowered = lowered.step;
+        let warm = false;
         Ok(Batch { id, lowered, plan, block, built, argmax, lists, slices, estimates, warm })
     }
 }
@@ -199,7 +203,9 @@ impl GpuEngine {
     /// `None` where the device cannot, or has no memory for it: nothing has run.
     pub(crate) fn step_together(turns: &mut [DeviceTurn<'_>]) -> Result<Option<Vec<Result<u32>>>> {
         let Some(first) = turns.first() else { return Ok(Some(Vec::new())) };
-        let (model, profiles, ring) = (first.engine.model.clone(), first.engine.profiles.clone(), first.engine.caches.ring());
+        let model = first.engine.model.clone();
+        let profiles = first.engine.profiles.clone();
+        let ring = first.engine.caches.ring();
         let capacity = turns.iter().map(|turn| turn.engine.caches.rows()).max().unwrap_or(1);
         for turn in turns.iter_mut() {
             turn.engine.forget();
@@ -275,7 +281,9 @@ impl Batch {
     }
 
     fn write(&mut self, model: &GpuModel, turns: &[DeviceTurn<'_>], order: &[usize], follows: &[Follow]) -> Result<()> {
-        let (mut steps, mut tokens, mut positions) = (Vec::new(), Vec::new(), Vec::new());
+        let mut steps = Vec::new();
+        let mut tokens = Vec::new();
+        let mut positions = Vec::new();
         for (row, (turn, follow)) in order.iter().zip(follows).enumerate() {
             let DeviceTurn { engine, history, .. } = &turns[*turn];
             let (end, capacity) = (history.len() as u32, engine.caches.rows() as u32);

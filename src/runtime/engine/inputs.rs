@@ -12,7 +12,7 @@ use crate::{
     flow::BuiltModel,
     generate::table_rows,
     ir::{
-        Graph, MaskKind,
+        Graph,
         ops::{DEAD_KEY, Input, PositionRule, Role, rope_row},
     },
 };
@@ -119,17 +119,16 @@ impl InputBlock {
     /// Tokens and what follows from their positions; rows of padding are at the position `padding`.
     fn fill(&mut self, tokens: &[u32], positions: &[usize], built: &BuiltModel, padding: i32) -> Result<()> {
         self.put("input_ids", bytemuck::cast_slice(tokens));
-        let mut all = vec![padding; self.tokens];
-        positions.iter().zip(&mut all).for_each(|(position, slot)| *slot = *position as i32);
-        self.put("positions", bytemuck::cast_slice(&all));
+        let all = positions.iter().map(|position| *position as i32).chain(std::iter::repeat(padding));
+        self.put_each("positions", all.take(self.tokens));
         self.put("last_token_idx", &(tokens.len() as u32 - 1).to_le_bytes());
         for (_, input) in built.graph.inputs() {
             if let Role::Visible { rule, mask } = &input.role {
                 let more = if let PositionRule::From(more) = rule { *more as i32 } else { 0 };
-                let mut bounds = vec![MaskKind::visible(*mask, DEAD_KEY); self.tokens];
+                let of_padding = mask.visible(DEAD_KEY);
                 let seen = positions.iter().map(|position| mask.visible(*position as i32 + more));
-                bounds.iter_mut().zip(seen).for_each(|(slot, seen)| *slot = seen);
-                self.put(&input.name, bytemuck::cast_slice(&bounds));
+                let all = seen.chain(std::iter::repeat(of_padding)).take(self.tokens);
+                self.put_each(&input.name, all);
             }
             if let Role::TableRows(table) = &input.role {
                 self.put(&input.name, bytemuck::cast_slice(&table_rows(&built.params, table, tokens)?));
@@ -148,6 +147,13 @@ impl InputBlock {
         if let Some(to) = self.offsets.get(name) {
             encoder.copy_buffer_to_buffer(source.raw(), offset, self.buffer.raw(), *to as u64, bytes);
         }
+    }
+
+    /// Writes elements one behind the other.
+    fn put_each<T: bytemuck::NoUninit>(&mut self, name: &str, elements: impl Iterator<Item = T>) {
+        let Some(&offset) = self.offsets.get(name) else { return };
+        let slots = self.host[offset..].chunks_exact_mut(size_of::<T>());
+        slots.zip(elements).for_each(|(slot, element)| slot.copy_from_slice(bytemuck::bytes_of(&element)));
     }
 
     fn put(&mut self, name: &str, bytes: &[u8]) {

@@ -120,8 +120,13 @@ impl GpuEngine {
     }
 
     fn fresh(model: Arc<GpuModel>, caches: Caches, policy: PlanPolicy, profiles: Profiles, pace: Pace, slices: Slices) -> Self {
-        let (plans, in_flight, sliced, begun) = (Plans::new(&policy), None, None, VecDeque::new());
-        let (looked, drafter, seats) = (None, None, Vec::new());
+        let plans = Plans::new(&policy);
+        let in_flight = None;
+        let sliced = None;
+        let begun = VecDeque::new();
+        let looked = None;
+        let drafter = None;
+        let seats = Vec::new();
         let cancel = CancelToken::new();
         Self { model, caches, policy, profiles, plans, pace, slices, in_flight, sliced, begun, looked, drafter, seats, cancel }
     }

@@ -1,0 +1,28 @@
+// What the kernels of attention share: sizes, caches, which keys a query sees, scores, and where results of parts go. Options: VEC = 4 | 2, KV,
+// WIDE, KEEP, SOFTCAP of the included files; SPLITS = yes | no; NEW = yes (a new row is written into the caches) | no.
+override B: u32;
+override T: u32;
+override S: u32;
+override N: u32;
+override K: u32;
+override H: u32;
+override SCALE: f32;
+override CAP: f32;
+override PARTS: u32;
+
+const VEC = ${VEC}u;
+const HIDDEN = -1e30;
+#include lib/step.wgsl
+#include lib/cached.wgsl
+#include lib/visible.wgsl
+#include lib/score.wgsl
+#if NEW == yes
+@group(0) @binding(1) var<storage, read_write> keys: array<Cached>;
+@group(0) @binding(2) var<storage, read_write> values: array<Cached>;
+#elif NEW == no
+@group(0) @binding(1) var<storage, read> keys: array<Cached>;
+@group(0) @binding(2) var<storage, read> values: array<Cached>;
+#endif
+#if SPLITS == yes
+@group(0) @binding(7) var<storage, read_write> scratch: array<f32>;
+#endif
