@@ -4,10 +4,8 @@
 mod common;
 
 use common::{
-    expected,
     oracle::{Oracle, worst},
     plan, run, tiers, title,
-    tolerance::compare,
 };
 use gemmaflow::{
     flow::BuiltModel,
@@ -21,6 +19,7 @@ use gemmaflow::{
     },
     lower::{Unplaced, lower},
     plan::{Live, Plan, cost},
+    reference::tolerance::{compare, expected},
     runtime::{CompileOptions, Device, PipelineCache, RunInput, Session},
     weights::{Tensor, random_weights},
 };

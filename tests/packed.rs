@@ -7,7 +7,6 @@ use common::{
     open,
     oracle::{GATE, worst},
     tiers, title,
-    tolerance::compare,
 };
 use gemmaflow::{
     gemma::GemmaConfig,
@@ -17,6 +16,7 @@ use gemmaflow::{
         ops::{Linear, Role},
     },
     lower::{Unplaced, lower},
+    reference::tolerance::{compare, expected},
     runtime::{Device, GpuOptions, PipelineCache, WeightUploader},
     weights::{Tensor, load_from_path},
 };
@@ -114,7 +114,7 @@ fn two_packed_weights_share_a_kernel_on_every_tier() {
                 let both: Vec<f32> = rows_of_both.flat_map(|(a, b)| [a, b].concat()).collect();
                 let weight = Value::stored(Tensor::from_f32("ab", vec![out, 2 * inner], &both));
                 let one = Case::new("one", Linear, vec![Value::f32([1, rows, 2 * inner], twice), weight]);
-                let worst = compare(&one, &common::expected(&one).unwrap(), &found);
+                let worst = compare(&one, &expected(&one).unwrap(), &found);
                 let worst = worst.unwrap_or_else(|e| panic!("{tier}, {}: {e}", title(&pair)));
                 println!("{tier}, {}: {worst:.2} of what is allowed", title(&pair));
             }
@@ -184,7 +184,7 @@ fn the_reference_multiplies_what_the_blocks_mean() {
         let inner = 2 * format.block_elements();
         let (x, w) = (Case::values(&[1, 3, inner], 1, 1.0), Case::weight(&[65, inner], 2, 1.0, DType::Packed(format)));
         let wide = Value::stored(Tensor::from_f32("wide", vec![65, inner], &w.to_f32().unwrap()));
-        let product = |w| common::expected(&Case::new("product", Linear, vec![x.clone(), w])).unwrap();
+        let product = |w| expected(&Case::new("product", Linear, vec![x.clone(), w])).unwrap();
         assert_eq!(product(w).to_f32().unwrap(), product(wide).to_f32().unwrap(), "{format:?}");
     }
 }

@@ -4,10 +4,7 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use common::{
-    cases, cooperative, expected, open, plan, plan_with, run, tiers, title,
-    tolerance::{compare, compare_with},
-};
+use common::{cases, cooperative, open, plan, plan_with, run, tiers, title};
 use gemmaflow::{
     Error,
     ir::{
@@ -17,6 +14,7 @@ use gemmaflow::{
     },
     lower::{Unplaced, lower},
     plan::Plan,
+    reference::tolerance::{compare, compare_with, expected},
     runtime::{GpuOptions, PipelineCache},
     weights::Tensor,
 };

@@ -2,6 +2,8 @@
 //!
 //! It shares nothing with shaders but the scalar table and never sees kernels, plans or the runtime.
 
+pub mod tolerance;
+
 use std::{collections::BTreeMap, rc::Rc};
 
 use crate::{

@@ -4,10 +4,9 @@
 pub mod files;
 pub mod gguf;
 pub mod oracle;
-pub mod tolerance;
 pub mod uniformity;
 
-use std::{collections::HashMap, rc::Rc, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use gemmaflow::{
     Result,
@@ -17,7 +16,6 @@ use gemmaflow::{
     },
     lower::{Unplaced, lower},
     plan::Plan,
-    reference,
     runtime::{
         Bound, Buffer, Device, GpuContext, GpuOptions, KernelTier, Opened, PipelineCache, PreparedPlan, ResidentWeight,
         ScratchPool, Shard, Step, WeightUploader, wgpu::BufferUsages,
@@ -80,14 +78,6 @@ pub fn plan(case: &Case, target: &Target) -> Result<Plan> {
 /// As [`plan`], lowered as `options` say.
 pub fn plan_with(case: &Case, target: &Target, options: &LowerOptions) -> Result<Plan> {
     lower(&case.graph()?, &DimBinding::new(), target, options, &Unplaced)
-}
-
-/// What the reference says.
-pub fn expected(case: &Case) -> Result<Value> {
-    let graph = case.graph()?;
-    let ty = graph.fixed_types(&DimBinding::new())?.pop().expect("a graph with a result");
-    let operands: Vec<Rc<Value>> = case.inputs.iter().cloned().map(Rc::new).collect();
-    reference::evaluate(&case.op, &operands, &ty)
 }
 
 fn storage(context: &GpuContext, bytes: &[u8]) -> Result<Arc<Buffer>> {
