@@ -3,9 +3,11 @@
 mod common;
 #[path = "common/hub.rs"]
 mod hub;
+#[path = "common/program.rs"]
+mod program;
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Output},
 };
 
@@ -18,17 +20,11 @@ use gemmaflow::{
     runtime::Device,
     text::Tokenizer,
 };
+use program::program;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
 const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo");
-
-/// `cargo test` builds the examples beside the tests; with `--test` it does not.
-fn program(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("the test's own path");
-    let folder = test.ancestors().nth(2).expect("target/<profile>/deps/<test>");
-    folder.join("examples").join(name).with_extension(std::env::consts::EXE_EXTENSION)
-}
 
 fn start(name: &str, arguments: &[&str]) -> Output {
     Command::new(program(name)).args(arguments).output().expect("an example, built by `cargo test` or `cargo build --examples`")

@@ -4,11 +4,11 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use common::{cases, cooperative, open, plan, plan_with, run, tiers, title};
+use common::{cases, cooperative, open, plan, plan_with, product, products, run, tiers, title};
 use gemmaflow::{
     Error,
     ir::{
-        BinaryFn, Case, Compute, DType, Data, DimBinding, Graph, LowerOptions, Op, Packed, Value,
+        BinaryFn, Case, Compute, DType, Data, DimBinding, Graph, LowerOptions, Op, Value,
         kernel::{CooperativeTile, Target, Tier},
         ops::{Linear, Role},
     },
@@ -109,11 +109,6 @@ fn through_matrices(pipelines: &PipelineCache, plan: &Plan, case: &Case) -> Valu
     run(pipelines, plan, case).unwrap_or_else(|e| panic!("{}: {e}", title(case)))
 }
 
-fn product(rows: usize, inner: usize, out: usize, dtype: DType) -> Case {
-    let operands = vec![Case::values(&[1, rows, inner], 1, 1.0), Case::weight(&[out, inner], 2, 1.0, dtype)];
-    Case::new(format!("{rows}x{inner}x{out} {dtype}"), Linear, operands)
-}
-
 /// Runs where the adapter multiplies tiles of f16 and sums them in f32, which most software drivers do not: there `tests/shaders.rs`
 /// alone says something of this kernel.
 #[test]
@@ -121,12 +116,7 @@ fn products_agree_through_cooperative_matrices_where_there_are_any() {
     let Some(context) = cooperative() else { return };
     let (pipelines, target) = (PipelineCache::new(&context), context.capabilities().target());
     let f16 = LowerOptions { compute: Compute::F16, mixed: false, ..LowerOptions::default() };
-    // One workgroup and several, tiles that end within rows, columns and the step of k; rows of weights that share a word.
-    let sizes = [(32, 32, 16), (33, 256, 66), (40, 35, 7), (64, 64, 128), (70, 84, 130), (129, 640, 200)];
-    let types = [DType::F32, DType::F16, DType::BF16];
-    let stored = types.into_iter().flat_map(|d| sizes.map(|(rows, inner, out)| product(rows, inner, out, d)));
-    let packed = ["Q4_0", "Q6_K"].map(|name| product(33, 512, 66, DType::Packed(Packed::by_name(name).expect("a format"))));
-    for case in stored.chain(packed) {
+    for case in products() {
         let right = expected(&case).unwrap();
         let found = through_matrices(&pipelines, &plan_with(&case, &target, &f16).unwrap(), &case);
         let worst = compare_with(&case, Compute::F16, &right, &found).unwrap_or_else(|e| panic!("{}: {e}", title(&case)));

@@ -19,7 +19,10 @@ use gemmaflow::{
     shader::{Access, Reflected, Sizes, compose, reflect, standard},
     weights::random_weights,
 };
-use naga::back::{self, pipeline_constants::process_overrides};
+use naga::{
+    back::{self, pipeline_constants::process_overrides},
+    valid::{Capabilities, ValidationFlags, Validator},
+};
 
 fn targets() -> Vec<Target> {
     let with = |tier, software| Target {
@@ -278,6 +281,22 @@ fn a_divergent_cooperative_matrix_is_noticed() {
         assert_eq!(module(&format!("if subgroup < 3u {{ {statement} }}")), Ok(()), "a subgroup goes its own way as one");
         assert_eq!(module(&format!("if subgroups < 3u {{ {statement} workgroupBarrier(); }}")), Ok(()));
         assert!(module(&format!("if subgroup < 3u {{ {statement} workgroupBarrier(); }}")).is_err(), "a barrier is for all");
+    }
+}
+
+/// The shader that measures the rate of matrices, which no kernel is made of.
+#[test]
+fn the_measured_matrices_are_valid_and_multiplied_by_whole_subgroups() {
+    for (side, lanes) in [(16, 128), (16, 256), (8, 128), (8, 32)] {
+        let put = |text: String, (name, value): (&str, u32)| text.replace(name, &value.to_string());
+        let sizes = [("${M}", side), ("${N}", side), ("${K}", side), ("${LANES}", lanes)];
+        let text = sizes.into_iter().fold(include_str!("../shaders/multiply_matrices.wgsl").to_owned(), put);
+        let module = naga::front::wgsl::parse_str(&text).unwrap_or_else(|e| panic!("{}", e.emit_to_string(&text)));
+        uniformity::check(&module).unwrap();
+        let info = Validator::new(ValidationFlags::all(), Capabilities::all()).validate(&module);
+        let info = info.unwrap_or_else(|e| panic!("{}", e.emit_to_string(&text)));
+        let options = back::spv::Options { lang_version: (1, 3), ..Default::default() };
+        back::spv::write_vec(&module, &info, &options, None).unwrap();
     }
 }
 

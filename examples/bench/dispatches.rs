@@ -5,23 +5,7 @@ use std::collections::BTreeMap;
 use gemmaflow::{plan::Cost, runtime::RunTimes};
 use serde_json::{Value, json};
 
-/// What the device reaches where nothing else holds it up.
-#[derive(Clone, Copy)]
-pub struct Roofline {
-    /// Bytes a second.
-    pub bandwidth: f64,
-    /// Operations a second in f32, without matrix units.
-    pub arithmetic: f64,
-    /// The same in f16, where the device has it.
-    pub half: Option<f64>,
-}
-
-impl Roofline {
-    /// The least seconds that `cost` takes.
-    fn seconds(&self, cost: Cost) -> f64 {
-        (cost.bytes as f64 / self.bandwidth).max(cost.flops as f64 / self.arithmetic)
-    }
-}
+use crate::roofline::Roofline;
 
 /// The dispatches of one shader in one role of a layer, all layers together.
 pub struct Group {
@@ -50,7 +34,7 @@ pub fn groups(times: &RunTimes, roofline: &Roofline) -> Vec<Group> {
         group.seconds += dispatch.seconds;
         group.cost.bytes += dispatch.cost.bytes;
         group.cost.flops += dispatch.cost.flops;
-        group.least += roofline.seconds(dispatch.cost);
+        group.least += roofline.seconds(dispatch);
     }
     let mut groups: Vec<Group> = found.into_values().collect();
     groups.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
@@ -135,10 +119,12 @@ pub fn json(times: &RunTimes, roofline: &Roofline) -> Value {
 
 /// What the shares are shares of.
 pub fn ceilings(roofline: &Roofline) -> String {
-    let half = roofline.half.map_or("not offered".into(), |rate| format!("{:.1} GFLOP/s", rate / 1e9));
+    let rate = |rate: Option<f64>| rate.map_or("not offered".into(), |rate| format!("{:.1} GFLOP/s", rate / 1e9));
     format!(
-        "measured: {:.2} GB/s read, {:.1} GFLOP/s of multiply-add in f32 ({half} in f16)\n",
+        "measured: {:.2} GB/s read, {:.1} GFLOP/s of multiply-add in f32 ({} in f16; {} by matrices)\n",
         roofline.bandwidth / 1e9,
-        roofline.arithmetic / 1e9
+        roofline.arithmetic / 1e9,
+        rate(roofline.half),
+        rate(roofline.matrices)
     )
 }

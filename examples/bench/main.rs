@@ -11,9 +11,15 @@ mod first_token;
 #[path = "../../tests/common/heap.rs"]
 mod heap;
 mod load;
+#[path = "../common/first_token.rs"]
+mod parts;
 mod profile;
 mod report;
+#[path = "../common/roofline.rs"]
+mod roofline;
 mod speed;
+#[path = "../common/svg.rs"]
+mod svg;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -27,6 +33,7 @@ use gemmaflow::{
     runtime::{Clock, Device, GpuOptions, KernelTier, Opened, measure_copy_bandwidth},
     weights::{WeightLoader, random_weights},
 };
+use parts::tokens;
 
 /// Measures tokens per second of prefill and decode, greedy, batch 1.
 ///
@@ -299,11 +306,6 @@ fn model(arguments: &mut Arguments) -> Result<(String, GemmaConfig, Box<dyn Weig
     };
     let weights = random_weights(&config, dtype, 1)?;
     Ok((format!("{shape}, random {dtype} weights"), config, Box::new(weights)))
-}
-
-/// Tokens that mean nothing; two of different `seed` begin differently, so that neither finds rows of the other.
-fn tokens(count: usize, seed: usize, vocab: usize) -> Vec<u32> {
-    (0..count).map(|i| ((i * 2_654_435_761 + seed * 40_503 + 17) % vocab) as u32).collect()
 }
 
 /// Opens the device without saying again what was said when the model was loaded.

@@ -3,16 +3,11 @@
 use anyhow::{Result, anyhow, bail};
 use gemmaflow::{
     generate::GemmaGenerator,
-    ir::DType,
-    runtime::{Clock, Device, Opened, measure_arithmetic_rate, measure_copy_bandwidth},
+    runtime::{Clock, Device, Opened},
 };
 use serde_json::{Value, json};
 
-use crate::{
-    Arguments, chart, common,
-    dispatches::{self, Roofline},
-    open_quietly, tokens,
-};
+use crate::{Arguments, chart, common, dispatches, open_quietly, roofline::Roofline, tokens};
 
 pub fn run(name: &str, generator: &mut GemmaGenerator, arguments: &Arguments) -> Result<()> {
     let vocab = generator.config().vocab_size;
@@ -38,6 +33,7 @@ pub fn run(name: &str, generator: &mut GemmaGenerator, arguments: &Arguments) ->
             "copy_bandwidth_read_gb_s": roofline.bandwidth / 1e9,
             "arithmetic_gflop_s": roofline.arithmetic / 1e9,
             "arithmetic_f16_gflop_s": roofline.half.map(|rate| rate / 1e9),
+            "matrices_gflop_s": roofline.matrices.map(|rate| rate / 1e9),
             "runs": runs,
         });
         return Ok(common::print(&format!("{report}\n"))?);
@@ -51,11 +47,7 @@ pub fn run(name: &str, generator: &mut GemmaGenerator, arguments: &Arguments) ->
 /// What the device reads and computes at best.
 fn roofline(device: &Device) -> Result<Roofline> {
     match open_quietly(device)? {
-        Opened::Gpu(context) => Ok(Roofline {
-            bandwidth: measure_copy_bandwidth(&context)?,
-            arithmetic: measure_arithmetic_rate(&context, DType::F32)?,
-            half: context.capabilities().f16.then(|| measure_arithmetic_rate(&context, DType::F16)).transpose()?,
-        }),
+        Opened::Gpu(context) => Roofline::measure(&context),
         Opened::Reference => bail!("--profile needs a GPU adapter; the CPU reference has no dispatches"),
     }
 }

@@ -6,6 +6,8 @@ mod common;
 mod limits;
 mod models;
 mod radv;
+#[path = "../common/stored.rs"]
+mod stored;
 
 use std::{
     fs,

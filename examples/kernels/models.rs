@@ -1,6 +1,6 @@
 //! The kernels that released models need, by lowering their graphs. No weight is read or packed.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use anyhow::{Result, anyhow};
 use gemmaflow::{
@@ -13,10 +13,10 @@ use gemmaflow::{
     },
     lower::{Together, lower},
     plan::{Plan, sampling},
-    weights::{Tensor, TensorInfo, TensorSource, WeightLoader, WeightMap, random_weights},
+    weights::random_weights,
 };
 
-use crate::common;
+use crate::{common, stored::Stored};
 
 /// One of each architecture, and the sizes between which kernels differ.
 pub const MODELS: [&str; 6] = ["gemma-3-270m", "gemma-3-1b", "gemma-3-4b", "gemma-2-2b", "gemma-4-e2b", "gemma-4-26b-a4b"];
@@ -90,55 +90,5 @@ fn build(config: &GemmaConfig, stored: &str) -> Result<BuiltModel> {
         return Ok(flow.build(&mut weights)?);
     }
     let format = Packed::by_name(stored).ok_or_else(|| anyhow!("there is no format {stored}"))?;
-    Ok(flow.build(&mut SaidToBe { weights: &mut weights, format })?)
-}
-
-/// Says that matrices are in a packed format.
-struct SaidToBe<'a> {
-    weights: &'a mut WeightMap,
-    format: Packed,
-}
-
-impl SaidToBe<'_> {
-    fn packs(&self, info: &TensorInfo<'_>) -> bool {
-        matches!(info.shape, [_, row] | [_, _, row] if row.is_multiple_of(self.format.block_elements()))
-    }
-}
-
-impl WeightLoader for SaidToBe<'_> {
-    fn len(&self) -> usize {
-        self.weights.len()
-    }
-
-    fn peek(&self, key: &str) -> gemmaflow::Result<TensorInfo<'_>> {
-        let info = self.weights.peek(key)?;
-        let dtype = if self.packs(&info) { DType::Packed(self.format) } else { info.dtype };
-        Ok(TensorInfo { dtype, ..info })
-    }
-
-    fn take(&mut self, key: &str) -> gemmaflow::Result<Tensor> {
-        let packs = self.packs(&self.weights.peek(key)?);
-        let tensor = self.weights.take(key)?;
-        if !packs {
-            return Ok(tensor);
-        }
-        Ok(Tensor::new(key, DType::Packed(self.format), tensor.shape().to_vec(), Arc::new(Zeros), 0))
-    }
-
-    fn remaining_keys(&self) -> Vec<String> {
-        self.weights.remaining_keys()
-    }
-
-    fn arch_hint(&self) -> Option<&str> {
-        None
-    }
-}
-
-struct Zeros;
-
-impl TensorSource for Zeros {
-    fn read(&self, _: u64, out: &mut [u8]) -> gemmaflow::Result<()> {
-        out.fill(0);
-        Ok(())
-    }
+    Ok(flow.build(&mut Stored::new(&mut weights, format))?)
 }

@@ -131,6 +131,48 @@ pub fn compare(case: &Case, expected: &Value, found: &Value) -> Result<f64, Stri
 /// # Errors
 /// Which element is wrong, and by how much.
 pub fn compare_with(case: &Case, compute: Compute, expected: &Value, found: &Value) -> Result<f64, String> {
+    let deviation = deviation(case, compute, expected, found)?;
+    if deviation.fits() { Ok(deviation.share) } else { Err(deviation.to_string()) }
+}
+
+/// How far a result is from the reference's: its worst element.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Deviation {
+    /// The error as a share of what is allowed; infinite where the result is no number, or differs and must not.
+    pub share: f64,
+    /// The element with the largest share, the first of equals.
+    pub element: usize,
+    /// The device's number.
+    pub found: f64,
+    /// The reference's number.
+    pub expected: f64,
+    /// How far the two may be apart.
+    pub allowed: f64,
+    /// Elements that are further off than allowed.
+    pub wrong: usize,
+    /// All elements.
+    pub elements: usize,
+}
+
+impl Deviation {
+    /// Whether no element is further off than allowed.
+    pub fn fits(&self) -> bool {
+        self.wrong == 0
+    }
+}
+
+impl std::fmt::Display for Deviation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { element, found, expected, allowed, wrong, elements, .. } = self;
+        write!(f, "element {element}: {found:e}, expected {expected:e} within {allowed:e} ({wrong} of {elements} differ by more)")
+    }
+}
+
+/// The element of a result that is furthest from the reference's, measured by what is allowed.
+///
+/// # Errors
+/// A result of another type or shape.
+pub fn deviation(case: &Case, compute: Compute, expected: &Value, found: &Value) -> Result<Deviation, String> {
     if expected.shape != found.shape || expected.dtype() != found.dtype() {
         let ty = |v: &Value| format!("{}{:?}", v.dtype(), v.shape);
         return Err(format!("found {}, expected {}", ty(found), ty(expected)));
@@ -146,25 +188,35 @@ pub fn compare_with(case: &Case, compute: Compute, expected: &Value, found: &Val
         Scale::Largest(n) => numbers(&case.inputs[n]).iter().fold(0.0, |m: f64, v| m.max(v.abs())),
         _ => 0.0,
     };
-    let mut worst = 0.0;
-    for (i, (w, h)) in want.iter().zip(&have).enumerate() {
+    let none = Deviation { share: -1.0, element: 0, found: 0.0, expected: 0.0, allowed: 0.0, wrong: 0, elements: want.len() };
+    let mut worst = none;
+    for (element, (&expected, &found)) in want.iter().zip(&have).enumerate() {
         let scale = match tolerance.scale {
-            Scale::Result => w.abs(),
-            Scale::Absolute => absolute[i].abs(),
+            Scale::Result => expected.abs(),
+            Scale::Absolute => absolute[element].abs(),
             Scale::Largest(_) => largest,
         };
         let allowed = tolerance.relative * scale + tolerance.absolute;
-        let error = (w - h).abs();
-        let fits = w == h || error <= allowed;
-        if !fits {
-            let wrong = want.iter().zip(&have).filter(|(w, h)| w != h).count();
-            return Err(format!("element {i}: {h:e}, expected {w:e} within {allowed:e} ({wrong} of {} differ)", want.len()));
-        }
-        if w != h {
-            worst = f64::max(worst, error / allowed);
+        let share = share(found, expected, allowed);
+        worst.wrong += usize::from(share > 1.0);
+        if share > worst.share {
+            worst = Deviation { share, element, found, expected, allowed, ..worst };
         }
     }
+    worst.share = worst.share.max(0.0);
     Ok(worst)
+}
+
+/// An error as a share of what is allowed.
+fn share(found: f64, expected: f64, allowed: f64) -> f64 {
+    let error = (found - expected).abs();
+    match found == expected {
+        true => 0.0,
+        false if error <= allowed => error / allowed,
+        // Also where nothing is allowed, and where one of the two is no number.
+        false if allowed > 0.0 && error.is_finite() => error / allowed,
+        false => f64::INFINITY,
+    }
 }
 
 /// The same case with absolute values.

@@ -1,15 +1,22 @@
 //! How fast the device multiplies and adds.
 
 use super::{bandwidth::best_rate, capabilities::AdapterKind, context::GpuContext};
-use crate::{Error, Result, ir::DType};
+use crate::{
+    Error, Result,
+    ir::{DType, kernel::CooperativeTile},
+};
 
 const SHADER: &str = include_str!("../../shaders/multiply_add.wgsl");
+const MATRICES: &str = include_str!("../../shaders/multiply_matrices.wgsl");
 /// Operations of one invocation: 128 rounds of 24 operations on vectors of four, each a multiplication and an addition.
 const INVOCATION: u64 = 128 * 24 * 4 * 2;
 const INVOCATIONS: u64 = 256;
 /// Enough for the largest GPUs to be full.
 const GPU_GROUPS: u64 = 2048;
 const SOFTWARE_GROUPS: u64 = 64;
+/// Rounds of a subgroup in `multiply_matrices`, and products of tiles in each.
+const ROUNDS: u64 = 256;
+const PRODUCTS: u64 = 8;
 
 /// Multiplications and additions a second that a shader reaches with all operands in registers, in `dtype` (f32, or f16 where
 /// the device has it), without matrix units: the upper bound of kernels that are bound by arithmetic and use none.
@@ -36,4 +43,43 @@ pub fn measure_arithmetic_rate(context: &GpuContext, dtype: DType) -> Result<f64
         (0..repeats).for_each(|_| pass.dispatch_workgroups(groups as u32, 1, 1));
     };
     best_rate(context, groups * INVOCATIONS * INVOCATION, compute)
+}
+
+/// Multiplications and additions a second that matrix units reach with all operands in registers, f16 summed in f32, in the tile that
+/// kernels take ([`Target::cooperative`](crate::ir::kernel::Target)); `None` where they take none. The upper bound of products of
+/// many rows.
+///
+/// Two by four tiles a subgroup, as the kernels have them, in workgroups of four subgroups; submits as
+/// [`measure_arithmetic_rate`] makes them.
+///
+/// # Errors
+/// As [`GpuContext::create_buffer`] and [`GpuContext::wait`].
+pub fn measure_matrix_rate(context: &GpuContext) -> Result<Option<f64>> {
+    let Some(tile) = context.capabilities().target().cooperative else { return Ok(None) };
+    let groups = if context.capabilities().kind == AdapterKind::Software { SOFTWARE_GROUPS } else { GPU_GROUPS };
+    let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC;
+    let counts = context.create_buffer("subgroup counts", 16, usage)?;
+    let tile_bytes = 4 * u64::from(tile.m) * u64::from(tile.n);
+    let sink = context.create_buffer("matrix sink", PRODUCTS * tile_bytes, usage)?;
+    let pipeline = context.compile_plain("multiply_matrices.wgsl", &matrix_shader(&tile))?;
+    let resources = [counts.raw().as_entire_binding(), sink.raw().as_entire_binding()];
+    let group = context.plain_bind_group(&pipeline, &resources)?;
+    let compute = |encoder: &mut wgpu::CommandEncoder, repeats: u32| {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        pass.set_pipeline(&pipeline);
+        pass.set_bind_group(0, &group, &[]);
+        (0..repeats).for_each(|_| pass.dispatch_workgroups(groups as u32, 1, 1));
+    };
+    let runs = best_rate(context, 1, compute)?;
+    let mut subgroups = [0; 4];
+    context.read_back(&counts, 0, &mut subgroups)?;
+    let operations = 2 * u64::from(tile.m) * u64::from(tile.n) * u64::from(tile.k);
+    let of_a_run = groups * u64::from(u32::from_le_bytes(subgroups)) * ROUNDS * PRODUCTS * operations;
+    Ok(Some(of_a_run as f64 * runs))
+}
+
+/// `multiply_matrices.wgsl` for a tile.
+fn matrix_shader(tile: &CooperativeTile) -> String {
+    let put = |text: String, (name, value): (&str, u32)| text.replace(name, &value.to_string());
+    [("${M}", tile.m), ("${N}", tile.n), ("${K}", tile.k), ("${LANES}", tile.lanes)].into_iter().fold(MATRICES.to_owned(), put)
 }

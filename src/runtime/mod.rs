@@ -11,6 +11,7 @@ mod compile_cache;
 mod context;
 mod counters;
 mod device;
+mod dispatch_cost;
 mod dispatch_timer;
 mod driver_cache;
 mod engine;
@@ -33,7 +34,7 @@ mod upload;
 mod waiter;
 mod waits;
 
-pub use arithmetic::measure_arithmetic_rate;
+pub use arithmetic::{measure_arithmetic_rate, measure_matrix_rate};
 pub use bandwidth::measure_copy_bandwidth;
 pub use buffer::Buffer;
 pub use capabilities::{AdapterKind, Capabilities, CooperativeMatrix, KernelTier};
@@ -41,6 +42,7 @@ pub use compile_cache::{BucketedCompileCache, CompileCache, DynamicDimCompileCac
 pub use context::GpuContext;
 pub use counters::{CounterSnapshot, Counters};
 pub use device::{AdapterDescription, Device, Opened, OwnDevice, adapters, adapters_async};
+pub use dispatch_cost::measure_dispatch_cost;
 pub use dispatch_timer::{Clock, DispatchTime, RunTimes};
 pub use driver_cache::PipelineBlob;
 pub(crate) use engine::{DeviceTurn, GpuEngine, MemoryAsked, largest, plan_memory};

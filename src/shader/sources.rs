@@ -81,7 +81,8 @@ mod tests {
     use crate::ir::Packed;
 
     /// Shaders that are complete as they are and compiled by the module that uses them.
-    const PLAIN: [&str; 3] = ["fill_random.wgsl", "multiply_add.wgsl", "read_memory.wgsl"];
+    const PLAIN: [&str; 5] =
+        ["fill_random.wgsl", "increment.wgsl", "multiply_add.wgsl", "multiply_matrices.wgsl", "read_memory.wgsl"];
 
     #[test]
     fn the_table_is_the_folder() {

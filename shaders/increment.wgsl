@@ -1,0 +1,8 @@
+// Adds 1 to what the dispatch before left, in one workgroup; for measuring what a dispatch costs that waits for another.
+
+@group(0) @binding(0) var<storage, read_write> count: array<u32>;
+
+@compute @workgroup_size(64)
+fn increment(@builtin(local_invocation_index) lane: u32) {
+    count[lane] += 1u;
+}
