@@ -124,13 +124,14 @@ pub fn examine_tier(
     let mut tier = Tier { name, cases: trials.len(), ..Tier::default() };
     let (mut losses, mut made) = (0, 0);
     for (index, trial) in trials.iter().enumerate() {
+        tier.not_reached = trials.len() - index;
+        publish(scope, &tier);
         if scope.over() || losses == MOST_LOSSES {
-            tier.not_reached = trials.len() - index;
             break;
         }
-        publish(scope, &tier);
         scope.at(&format!("tier {name}, {} '{}' in {}", trial.case.op.name(), trial.case.name, trial.compute.name()));
         let lost = try_one(&pipelines, &target, trial, known, &mut tier);
+        tier.not_reached -= 1;
         if lost {
             losses += 1;
             made += pipelines.context().counters().snapshot().pipelines_created;

@@ -128,7 +128,7 @@ fn rates_of(page: &mut Page, rates: &Rates) {
 fn verdicts(page: &mut Page, report: &Report) {
     page.section("Kernels against the reference");
     let columns = [430.0, 550.0, 630.0, 740.0, WIDTH - MARGIN];
-    for (x, head) in columns.into_iter().zip(["right", "same elsewhere", "wrong", "not reached", "worst of what is allowed"]) {
+    for (x, head) in columns.into_iter().zip(["right", "ran before", "wrong", "not reached", "worst of what is allowed"]) {
         page.right(x, "dim", head);
     }
     for tier in &report.kernels {

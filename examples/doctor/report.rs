@@ -91,7 +91,7 @@ pub struct Tier {
     /// Cases of all ops, in f32 and, where the device has it, in f16.
     pub cases: usize,
     pub right: usize,
-    /// Those whose kernels ran in another tier already.
+    /// Those whose kernels ran before, mostly in another tier.
     pub same: usize,
     pub wrong: Vec<Wrong>,
     pub not_reached: usize,

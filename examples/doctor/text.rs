@@ -61,7 +61,7 @@ fn together(steps: &[Step]) -> String {
 /// The same in a line.
 pub fn first_token(start: &FirstStart) -> String {
     let [cold, warm] = [&start.cold, &start.warm].map(|steps| together(steps));
-    format!("First token of {} from nothing: {cold}; with kept pipelines {warm}", start.model)
+    format!("First token of {}, from nothing: {cold}; with kept pipelines {warm}", start.model)
 }
 
 pub fn kernels(tiers: &[Tier]) -> String {
@@ -80,12 +80,15 @@ pub fn kernels(tiers: &[Tier]) -> String {
         }
         out.push('\n');
     }
-    line!(out, "  same: the kernels ran in another tier; worst: the largest error of a right case, of what is allowed");
+    line!(
+        out,
+        "  same: the kernels ran before, mostly in another tier; worst: the largest error of a right case, of what is allowed"
+    );
     for tier in tiers {
         for wrong in tier.wrong.iter().take(SHOWN) {
             line!(out, "  WRONG {} '{}' in {}, tier {}: {}", wrong.op, wrong.case, wrong.numbers, wrong.tier, wrong.problem);
             if let (Some(error), Some(allowed)) = (wrong.error, wrong.allowed) {
-                line!(out, "        the largest error is {error:e}, allowed are {allowed:e}");
+                line!(out, "        the largest error is {error:.2e}, allowed are {allowed:.2e}");
             }
             for kernel in &wrong.kernels {
                 line!(out, "        {kernel}");

@@ -164,7 +164,10 @@ impl Deviation {
 impl std::fmt::Display for Deviation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { element, found, expected, allowed, wrong, elements, .. } = self;
-        write!(f, "element {element}: {found:e}, expected {expected:e} within {allowed:e} ({wrong} of {elements} differ by more)")
+        write!(
+            f,
+            "element {element}: {found:.6e}, expected {expected:.6e} within {allowed:.1e} ({wrong} of {elements} differ by more)"
+        )
     }
 }
 
