@@ -6,7 +6,7 @@
 //! |---|---|
 //! | 8 | `GEMMAFPC` |
 //! | 4 | version of the envelope, 2, little-endian as all that follows |
-//! | 8 | FNV-1a (64 bits) of this crate's version, backend, adapter, vendor and device ids, driver and its version |
+//! | 8 | FNV-1a (64 bits) of this crate's shaders, backend, adapter, vendor and device ids, driver and its version |
 //! | 8 | length of the choices |
 //! | 8 | length of the driver's bytes |
 //! | 8 | FNV-1a (64 bits) of choices and driver's bytes |
@@ -14,7 +14,7 @@
 //! | … | the driver's bytes |
 
 use super::context::GpuContext;
-use crate::{checksum::Fnv, ir::KernelChoices};
+use crate::{checksum::Fnv, ir::KernelChoices, shader};
 
 const MAGIC: &[u8; 8] = b"GEMMAFPC";
 const VERSION: u32 = 2;
@@ -96,9 +96,8 @@ fn create(context: &GpuContext, data: Option<&[u8]>) -> Result<wgpu::PipelineCac
 /// What must be equal for one driver's bytes to mean anything to another.
 fn fingerprint(context: &GpuContext) -> u64 {
     let info = context.adapter().get_info();
-    let release = env!("CARGO_PKG_VERSION").to_owned();
-    let parts = [release, info.backend.to_string(), info.name, info.driver, info.driver_info];
-    Fnv::of(format!("{}|{}|{}", parts.join("|"), info.vendor, info.device).as_bytes())
+    let parts = [info.backend.to_string(), info.name, info.driver, info.driver_info];
+    Fnv::of(format!("{:x}|{}|{}|{}", shader::fingerprint(), parts.join("|"), info.vendor, info.device).as_bytes())
 }
 
 /// What travels.
@@ -136,7 +135,7 @@ impl<'a> Envelope<'a> {
             return Err(format!("they have version {}, this release reads {VERSION}", number(8, 4)));
         }
         if number(12, 8) != expected {
-            return Err("they are of another adapter, driver or release".into());
+            return Err("they are of another adapter, driver or version of the shaders".into());
         }
         let [choices, driver] = [number(20, 8), number(28, 8)];
         if choices.checked_add(driver) != Some(content.len() as u64) {

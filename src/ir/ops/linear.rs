@@ -178,8 +178,7 @@ impl Part {
         let tile = if self.rows == 1 || weights.len() == 2 { ONE_ROW_COLUMNS } else { 4 };
         let held = self.rows.min(6);
         let mut options = means.options(emit, weights, ("LANES", means.lanes), tile, held);
-        let groups = matches!(weights[0].ty.dtype, DType::Packed(_)) && self.rows <= 2;
-        options.extend([no_experts(), maxima(emit), ("GROUPS", if groups { "yes" } else { "no" }.into())]);
+        options.extend([no_experts(), maxima(emit), groups(weights[0].ty.dtype, self.rows)]);
         let count = self.rows.div_ceil(held) * self.columns.len().div_ceil(tile * means.lanes);
         (self.of("linear_tile", options, emit), count, 1)
     }
@@ -227,6 +226,19 @@ impl Part {
         overrides.extend(kept.map(|(name, size)| (name, size as f64)));
         Kernel { shader, options, overrides, hole: emit.epilogue.text.clone() }
     }
+}
+
+/// Packed formats whose factors a driver on the CPU applies to sums at a gain: those of many instructions a weight.
+const FOLDED: [&str; 6] = ["Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"];
+
+/// How `linear_tile` takes weights of a type, for so many rows of a workgroup.
+pub(super) fn groups(dtype: DType, rows: usize) -> (&'static str, String) {
+    let value = match dtype {
+        DType::Packed(format) if rows == 1 && FOLDED.contains(&format.name()) => "folded",
+        DType::Packed(_) if rows <= 2 => "yes",
+        _ => "no",
+    };
+    ("GROUPS", value.into())
 }
 
 fn no_experts() -> (&'static str, String) {

@@ -20,8 +20,6 @@ mod speculate;
 mod tests;
 mod timing;
 mod tune;
-#[cfg(test)]
-mod tune_tests;
 
 use std::{collections::VecDeque, ops::Range, sync::Arc, time::Duration};
 

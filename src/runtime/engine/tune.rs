@@ -1,5 +1,8 @@
 //! Trying a model's kernels on its device.
 
+#[cfg(test)]
+mod tests;
+
 use super::{
     super::{
         resident::Placed,

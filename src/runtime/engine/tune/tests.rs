@@ -7,12 +7,8 @@ use std::{
 };
 
 use super::{
-    super::{Device, GpuContext, GpuOptions, KernelTier, Opened, Tuning, tuning::Budget},
-    GpuEngine,
-    caches::Caches,
-    model::GpuModel,
-    pace::Pace,
-    slices::Slices,
+    super::{GpuEngine, caches::Caches, model::GpuModel, pace::Pace, slices::Slices},
+    Budget,
 };
 use crate::{
     Error,
@@ -20,6 +16,7 @@ use crate::{
     generate::{Engine, Model, PlanPolicy, Profiles, Want},
     ir::Fallback,
     plan::Plan,
+    runtime::{Device, GpuContext, GpuOptions, KernelTier, Opened, Tuning},
     weights::load_from_path,
 };
 
