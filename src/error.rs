@@ -302,6 +302,19 @@ pub enum Error {
         /// wgpu's message.
         message: String,
     },
+    /// A kernel computes something else than the reference on this device, and no safer one is right there.
+    #[error(
+        "wrong kernel {kernel} on {device}: {problem}; update the driver, choose another adapter, or compute on the CPU reference \
+         (Device::Cpu)"
+    )]
+    WrongKernel {
+        /// The kernel's shader, several where it takes more than one dispatch, and its position in the model.
+        kernel: String,
+        /// The adapter, and its driver's name and version.
+        device: String,
+        /// What is wrong.
+        problem: String,
+    },
     /// A shader could not be composed or compiled.
     #[error("shader '{shader}': {problem}")]
     Shader {

@@ -4,9 +4,15 @@
 #[allow(dead_code)] // Each test binary uses a part.
 mod oracle;
 
+use std::sync::Arc;
+
 use gemmaflow::{
     generate::{GemmaGenerator, GeneratorOptions},
-    runtime::{Device, GpuOptions, Opened, OwnDevice, PipelineBlob, PipelineCache, required_limits, wanted_features, wgpu},
+    ir::KernelChoices,
+    runtime::{
+        Device, GpuContext, GpuOptions, Opened, OwnDevice, PipelineBlob, PipelineCache, Tuning, required_limits, wanted_features,
+        wgpu,
+    },
 };
 use oracle::{GATE, Oracle, worst};
 
@@ -119,4 +125,38 @@ fn a_cache_of_pipelines_exports_too() {
     let Opened::Gpu(context) = Device::Gpu.open(&GpuOptions::default()).unwrap() else { panic!("no GPU") };
     let cache = PipelineCache::new(&context);
     assert_eq!(cache.pipeline_cache_bytes().is_some(), context.capabilities().pipeline_cache);
+}
+
+/// A device of the bytes of an earlier start, which tests its kernels.
+fn tested(blob: Option<Vec<u8>>) -> Arc<GpuContext> {
+    let options = GpuOptions { tuning: Tuning::Thorough, pipeline_cache: blob, ..GpuOptions::default() };
+    match Device::Gpu.open(&options).unwrap() {
+        Opened::Gpu(context) => context,
+        Opened::Reference => panic!("Device::Gpu opened the reference"),
+    }
+}
+
+#[test]
+fn what_was_found_out_about_kernels_travels_with_the_pipelines() {
+    let oracle = Oracle::open("gemma3-text");
+    let context = tested(None);
+    assert_eq!(context.kernel_choices(), KernelChoices::default());
+    let mut first = generator(&oracle, Device::Context(context.clone()), None);
+    assert!(error(&oracle, &mut first) < GATE);
+    let found = context.kernel_choices();
+    assert!(found.tested() > 5 && found.fallbacks().next().is_none(), "{found:?}");
+    let blob = first.pipeline_cache_bytes().expect("choices at least");
+    assert_eq!(tested(Some(blob.clone())).kernel_choices(), found);
+    let mut second = generator(&oracle, Device::Context(tested(Some(blob.clone()))), None);
+    assert!(error(&oracle, &mut second) < GATE);
+    let given = GpuOptions { tuning: Tuning::Given(found.clone()), ..GpuOptions::default() };
+    let Opened::Gpu(given) = Device::Gpu.open(&given).unwrap() else { panic!("no GPU") };
+    assert_eq!(given.kernel_choices(), found);
+    // Of another adapter or release, cut, damaged: nothing is believed.
+    for at in [9, 12, 50, blob.len() - 1] {
+        let mut wrong = blob.clone();
+        wrong[at] ^= 1;
+        assert_eq!(tested(Some(wrong)).kernel_choices(), KernelChoices::default(), "byte {at}");
+    }
+    assert_eq!(tested(Some(blob[..blob.len() / 2].to_vec())).kernel_choices(), KernelChoices::default());
 }

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, rc::Rc, sync::Arc};
 
 use super::{
     CancelToken, DraftModel, Engine, Looked, MOST_LOGITS, Model, ModelStats, PREFILL_CHUNK, PlanPolicy, Profiles, RingCopy,
-    SampleOpts, Sampled, Want,
-    engine::{agreed, positions, sample_after_draft, table_rows},
+    RunTokens, SampleOpts, Sampled, Want,
+    engine::{agreed, sample_after_draft},
     sample_token_after,
 };
 use crate::{
@@ -13,9 +13,9 @@ use crate::{
     flow::BuiltModel,
     gemma::HIDDEN,
     ir::{
-        DType, Data, DimBinding, Op, PassReport, Value,
+        DType, Data, DimBinding, PassReport, Value,
         derive::Inputs,
-        ops::{DEAD_KEY, PositionRule, Role, rope_rows},
+        ops::{DEAD_KEY, Role},
         passes::prepare_reference,
         sym,
     },
@@ -97,25 +97,17 @@ impl ReferenceEngine {
         let binding = DimBinding::new().with(sym::SEQ, rows).with(sym::CACHE, self.rows).with(sym::RING, self.ring);
         let options = self.profiles.of(resident, rows).options("cpu");
         let graph = prepare_reference(&built.graph, &options, &mut PassReport::default())?;
-        let after = |rule: &PositionRule| if let PositionRule::From(more) = rule { start + more } else { start };
+        let run = RunTokens { tokens, start };
         let mut values = Inputs::new();
-        for node in graph.nodes() {
-            let Op::Input(input) = &node.op else { continue };
-            let shape = input.ty.shape.bind(&binding)?;
+        for (_, input) in graph.inputs() {
+            let shape = || input.ty.shape.bind(&binding);
             let value = match &input.role {
-                Role::Positions(rule) => Value::i32(shape, positions(after(rule), rows)),
-                Role::Visible { rule, mask } => {
-                    let bounds = positions(after(rule), rows).into_iter().flat_map(|position| mask.visible(position));
-                    Value::i32(shape, bounds.collect::<Vec<_>>())
-                }
-                Role::RopeTable(table) => Value::f32(shape, rope_rows(&table.inv_freq, after(&table.rule), rows)),
-                Role::TableRows(table) => Value::f32(shape, table_rows(&built.params, table, tokens)?),
-                Role::Cache => resized(self.caches.remove(&input.name), shape, input.ty.dtype),
-                Role::Caller if input.name == "last_token_idx" => Value::u32(shape, vec![rows as u32 - 1]),
-                Role::Caller if input.name == HIDDEN => Value::f32(shape, hidden.to_vec()),
-                Role::Caller => Value::u32(shape, tokens.to_vec()),
-                // Graphs of the generator have none of these.
-                Role::Optional | Role::KeyPositions { .. } | Role::LastToken(_) => continue,
+                Role::Cache => resized(self.caches.remove(&input.name), shape()?, input.ty.dtype),
+                Role::Caller if input.name == HIDDEN => Value::f32(shape()?, hidden.to_vec()),
+                _ => match run.input(input, &binding, &built.params)? {
+                    Some(value) => value,
+                    None => continue,
+                },
             };
             values.insert(input.name.clone(), Rc::new(value));
         }

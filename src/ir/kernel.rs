@@ -1,10 +1,10 @@
 //! How an op runs on a GPU, as plain data: shader, options, bindings, grid. Nothing here names a GPU library.
 
-use std::{fmt, ops::Range};
+use std::{borrow::Cow, fmt, ops::Range, sync::Arc};
 
 pub use super::cooperative::CooperativeTile;
 use super::{
-    Compute, DType, FixedType,
+    Alternatives, Compute, DType, Fallback, FixedType, KernelChoices,
     ops::{Gain, RmsNorm, Rope},
 };
 use crate::{Error, Result};
@@ -133,6 +133,8 @@ pub struct Target {
     pub software: bool,
     /// Whether loops of kernels for GPUs stay loops: drivers on the CPU take seconds to compile what is unrolled.
     pub rolled: bool,
+    /// What was found out about its kernels.
+    pub choices: Arc<KernelChoices>,
 }
 
 impl Target {
@@ -147,6 +149,16 @@ impl Target {
             cooperative: None,
             software: false,
             rolled: false,
+            choices: Arc::default(),
+        }
+    }
+
+    /// What the kernels of the op called `op` are chosen by: less than the device offers where one of them was wrong there.
+    pub fn of_op(&self, op: &str) -> Cow<'_, Self> {
+        match self.choices.fallback(op) {
+            None => Cow::Borrowed(self),
+            Some(Fallback::NoMatrices) => Cow::Owned(Self { cooperative: None, ..self.clone() }),
+            Some(Fallback::Portable) => Cow::Owned(Self { tier: Tier::Portable, cooperative: None, ..self.clone() }),
         }
     }
 }
@@ -316,6 +328,8 @@ pub struct Emit<'a> {
     pub maxima: Option<Maxima>,
     /// Dispatches so far.
     pub dispatches: Vec<Dispatch>,
+    /// Between what kernels the op chose.
+    pub alternatives: Vec<Alternatives>,
     /// Byte sizes of scratch slots asked for; they are numbered from `first_scratch`.
     pub scratch: Vec<u64>,
     /// Number of the first scratch slot.
@@ -327,6 +341,17 @@ impl Emit<'_> {
     pub fn scratch(&mut self, bytes: u64) -> Slot {
         self.scratch.push(bytes);
         Slot(self.first_scratch + self.scratch.len() - 1)
+    }
+
+    /// Which of `count` kernels for `work` to take: the one that was fastest on this device, else the first.
+    pub fn choose(&mut self, work: String, count: usize) -> usize {
+        let alternatives = Alternatives { work, count };
+        if count < 2 {
+            return 0;
+        }
+        let chosen = self.target.choices.of(&alternatives);
+        self.alternatives.push(alternatives);
+        chosen
     }
 
     /// Appends a dispatch of `count` workgroups in x (folded into y past the limit of a dimension) and `layers` in z.

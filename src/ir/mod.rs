@@ -2,6 +2,7 @@
 
 mod build;
 mod case;
+mod choices;
 mod cooperative;
 mod decompose;
 pub mod derive;
@@ -17,6 +18,7 @@ mod scalar;
 mod value;
 
 pub use case::Case;
+pub use choices::{Alternatives, Fallback, KernelChoices};
 pub use decompose::decompose;
 pub use dim::{Dim, DimBinding, Shape, Symbol, sym};
 pub use dtype::{DType, Packed};

@@ -68,7 +68,7 @@ impl NewRow {
         if bound.resolve(table) != bound.resolve(key_table) || rope != key_rope || !by_head {
             return None;
         }
-        if !Attention::makes_rows(bound.target, heads.last(), rope, bound.ty(table).last()) {
+        if !Attention::makes_rows(bound.target_of(attention), heads.last(), rope, bound.ty(table).last()) {
             return None;
         }
         let mut absorbed = vec![query, rotated, key, value];
@@ -159,7 +159,8 @@ pub(super) fn norm(bound: &Bound, roots: &[NodeId], readers: &Readers, taken: &B
     let Op::RmsNorm(RmsNorm { gain: Gain::OnePlus | Gain::Plain, .. }) = bound.op(norm) else { return None };
     let free = !bound.is_alone(norm) && !taken.contains(&norm) && readers.get(&norm)?.iter().all(|reader| roots.contains(reader));
     let same_rows = bound.ty(norm).last() == bound.ty(bound.graph.node(first).inputs[0]).last();
-    (free && same_rows && Linear::norms_operand(bound.target, bound.ty(first).rows(), bound.compute(first))).then_some(norm)
+    (free && same_rows && Linear::norms_operand(bound.target_of(first), bound.ty(first).rows(), bound.compute(first)))
+        .then_some(norm)
 }
 
 /// Whether the kernel of `roots` keeps the largest of each slice of `sink`: one product of one row that makes the output which a
@@ -174,7 +175,7 @@ pub(super) fn maxima(bound: &Bound, roots: &[NodeId], sink: NodeId, buffers: usi
         && !bound.is_alone(*root)
         && !bound.is_alone(sink)
         && bound.graph.outputs().iter().any(chosen_from)
-        && Linear::keeps_maxima(bound.target)
+        && Linear::keeps_maxima(bound.target_of(*root))
         && buffers < bound.target.max_storage_buffers as usize
 }
 

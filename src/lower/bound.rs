@@ -1,6 +1,6 @@
 //! A graph whose sizes are known, with the operands that are the same elements in the same order seen as one value.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{borrow::Cow, collections::BTreeMap, ops::Range};
 
 use super::Residency;
 use crate::{
@@ -17,6 +17,8 @@ use crate::{
 pub(super) struct Bound<'a> {
     pub(super) graph: &'a Graph,
     pub(super) target: &'a Target,
+    /// What the kernels of some ops are chosen by instead.
+    safer: BTreeMap<&'static str, Target>,
     pub(super) options: &'a LowerOptions,
     pub(super) residency: &'a dyn Residency,
     types: Vec<FixedType>,
@@ -55,11 +57,22 @@ impl<'a> Bound<'a> {
                 shards.insert(id, cut);
             }
         }
-        Ok(Self { graph, target, options, residency, types, resolved, alone, shards, apart })
+        let ops = graph.nodes().iter().map(|node| node.op.name());
+        let safer = ops.filter_map(|op| match target.of_op(op) {
+            Cow::Owned(safer) => Some((op, safer)),
+            Cow::Borrowed(_) => None,
+        });
+        let safer = safer.collect();
+        Ok(Self { graph, target, safer, options, residency, types, resolved, alone, shards, apart })
     }
 
     pub(super) fn op(&self, id: NodeId) -> &'a Op {
         &self.graph.node(id).op
+    }
+
+    /// What the kernel of `id` is chosen by.
+    pub(super) fn target_of(&self, id: NodeId) -> &Target {
+        self.safer.get(self.op(id).name()).unwrap_or(self.target)
     }
 
     pub(super) fn ty(&self, id: NodeId) -> &FixedType {

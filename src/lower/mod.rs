@@ -5,6 +5,7 @@ mod apart;
 mod bound;
 mod fuse;
 mod joined;
+mod parts;
 mod place;
 mod region;
 #[cfg(test)]
@@ -14,6 +15,7 @@ use std::ops::Range;
 
 pub use absorb::weights_of_one_operand;
 use bound::Bound;
+pub use parts::{Part, parts};
 
 use crate::{
     Error, Result,

@@ -147,7 +147,8 @@ impl Placer<'_> {
             Some(root) if root != group.sink => region::epilogue(bound, group, extras.clone())?,
             _ => Epilogue::identity(),
         };
-        let (target, compute) = (bound.target, root.map_or(Compute::F32, |root| bound.compute(root)));
+        let target = bound.target_of(result);
+        let compute = root.map_or(Compute::F32, |root| bound.compute(root));
         let mut emit = Emit {
             target,
             compute,
@@ -160,6 +161,7 @@ impl Placer<'_> {
             sequel,
             maxima,
             dispatches: Vec::new(),
+            alternatives: Vec::new(),
             scratch: Vec::new(),
             first_scratch: self.plan.slots.len(),
         };
@@ -182,7 +184,12 @@ impl Placer<'_> {
                 Linear::emit_products(&mut emit, &weights)?;
             }
         }
-        let Emit { label, dispatches, scratch, first_scratch, .. } = emit;
+        let Emit { label, dispatches, alternatives, scratch, first_scratch, .. } = emit;
+        for new in alternatives {
+            if !self.plan.alternatives.contains(&new) {
+                self.plan.alternatives.push(new);
+            }
+        }
         self.append(dispatches, &scratch, first_scratch, &label)?;
         self.hold_results(slot, group);
         self.release(step, group);

@@ -8,7 +8,7 @@ use std::fmt;
 pub use cost::{Cost, Live, cost};
 
 use crate::ir::{
-    FixedType, PassReport,
+    Alternatives, FixedType, PassReport,
     kernel::{Dispatch, Operand, Slot},
     ops::Role,
 };
@@ -78,6 +78,8 @@ pub struct Plan {
     pub dispatches: Vec<Dispatch>,
     /// The results.
     pub outputs: Vec<PlanOutput>,
+    /// Between what kernels its ops chose, each once.
+    pub alternatives: Vec<Alternatives>,
     /// What the passes of lowering did.
     pub report: PassReport,
 }

@@ -1,5 +1,7 @@
 //! What a device can do, as plain data.
 
+use std::sync::Arc;
+
 use crate::ir::{
     DType,
     kernel::{CooperativeTile, Target, Tier},
@@ -233,6 +235,7 @@ impl Capabilities {
             cooperative: if software { None } else { self.cooperative_tile(tier) },
             software,
             rolled: self.kind == AdapterKind::Software,
+            choices: Arc::default(),
         }
     }
 

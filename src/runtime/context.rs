@@ -1,7 +1,7 @@
 //! An opened device: submits, bounded waits, typed errors.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -14,9 +14,13 @@ use super::{
     lost::Faults,
     read_back::StagingPool,
     requirements,
+    tuning::Tuning,
     waiter::Waiter,
 };
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    ir::{KernelChoices, kernel::Target},
+};
 
 /// The longest wait where the options say nothing.
 fn default_timeout(capabilities: &Capabilities) -> Duration {
@@ -36,6 +40,8 @@ pub struct GpuContext {
     pub(super) staging: Mutex<StagingPool>,
     pub(super) waiter: Waiter,
     driver_cache: DriverCache,
+    choices: Mutex<KernelChoices>,
+    tuning: Tuning,
     checked: bool,
 }
 
@@ -120,9 +126,16 @@ impl GpuContext {
             staging: Mutex::default(),
             waiter: Waiter::default(),
             driver_cache: DriverCache::default(),
+            choices: Mutex::default(),
+            tuning: options.tuning.clone(),
             checked: options.checked,
         };
-        context.driver_cache = DriverCache::open(&context, options.pipeline_cache.as_deref());
+        let (driver_cache, saved) = DriverCache::open(&context, options.pipeline_cache.as_deref());
+        context.driver_cache = driver_cache;
+        context.keep_choices(match &options.tuning {
+            Tuning::Given(choices) => choices.clone(),
+            _ => saved,
+        });
         context
     }
 
@@ -151,8 +164,27 @@ impl GpuContext {
         &self.counters
     }
 
-    /// The pipelines compiled so far, by all that share this device, as bytes for [`GpuOptions::pipeline_cache`]; `None` where
-    /// the driver hands out none (it must be Vulkan, and an application's own device must have `PIPELINE_CACHE`).
+    /// What was found out about the device's kernels by all that share it: by loading models, or by an earlier start.
+    pub fn kernel_choices(&self) -> KernelChoices {
+        self.choices.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn keep_choices(&self, choices: KernelChoices) {
+        *self.choices.lock().unwrap_or_else(PoisonError::into_inner) = choices;
+    }
+
+    /// What kernels are chosen by, with what was found out about them.
+    pub(super) fn target(&self) -> Target {
+        Target { choices: Arc::new(self.kernel_choices()), ..self.capabilities.target() }
+    }
+
+    pub(super) fn tuning(&self) -> &Tuning {
+        &self.tuning
+    }
+
+    /// The pipelines compiled so far, by all that share this device, and its [`kernel_choices`](Self::kernel_choices), as bytes for
+    /// [`GpuOptions::pipeline_cache`]. `None` where there is neither: drivers hand out pipelines with Vulkan alone, and an
+    /// application's own device must have `PIPELINE_CACHE`.
     pub fn pipeline_cache_bytes(&self) -> Option<Vec<u8>> {
         self.driver_cache.export(self)
     }

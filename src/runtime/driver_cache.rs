@@ -1,22 +1,24 @@
-//! Compiled pipelines as bytes, to be given back at the next start.
+//! Compiled pipelines and what was found out about kernels as bytes, to be given back at the next start.
 //!
-//! The driver's own bytes travel in an envelope that says for which adapter and driver they are and whether they arrived whole:
+//! They travel in an envelope that says for which adapter and driver they are and whether they arrived whole:
 //!
 //! | Bytes | Content |
 //! |---|---|
 //! | 8 | `GEMMAFPC` |
-//! | 4 | version of the envelope, 1, little-endian as all that follows |
-//! | 8 | FNV-1a (64 bits) of backend, adapter, vendor and device ids, driver and its version |
+//! | 4 | version of the envelope, 2, little-endian as all that follows |
+//! | 8 | FNV-1a (64 bits) of this crate's shaders, backend, adapter, vendor and device ids, driver and its version |
+//! | 8 | length of the choices |
 //! | 8 | length of the driver's bytes |
-//! | 8 | FNV-1a (64 bits) of the driver's bytes |
+//! | 8 | FNV-1a (64 bits) of choices and driver's bytes |
+//! | … | the [`KernelChoices`] as JSON |
 //! | … | the driver's bytes |
 
 use super::context::GpuContext;
-use crate::checksum::Fnv;
+use crate::{checksum::Fnv, ir::KernelChoices, shader};
 
 const MAGIC: &[u8; 8] = b"GEMMAFPC";
-const VERSION: u32 = 1;
-const HEADER: usize = 36;
+const VERSION: u32 = 2;
+const HEADER: usize = 44;
 
 /// What became of the pipeline bytes that were given when a device was opened
 /// ([`GpuOptions::pipeline_cache`](super::GpuOptions::pipeline_cache)).
@@ -39,23 +41,37 @@ pub(super) struct DriverCache {
 }
 
 impl DriverCache {
-    /// Opens the cache with the bytes of an earlier one, if they fit.
-    pub(super) fn open(context: &GpuContext, blob: Option<&[u8]>) -> Self {
+    /// Opens the cache with the bytes of an earlier one, if they fit, and what was found out then.
+    pub(super) fn open(context: &GpuContext, blob: Option<&[u8]>) -> (Self, KernelChoices) {
+        let (saved, refused) = match blob.map(|blob| Envelope::open(blob, fingerprint(context))) {
+            Some(Ok(envelope)) => (envelope, None),
+            Some(Err(why)) => (Envelope::default(), Some(why)),
+            None => (Envelope::default(), None),
+        };
+        let Envelope { choices, driver } = saved;
         if !context.capabilities().pipeline_cache {
-            let ignored = |_| PipelineBlob::Ignored("the device was opened without PIPELINE_CACHE (Vulkan only)".into());
-            return Self { raw: None, blob: blob.map_or(PipelineBlob::None, ignored) }.told();
+            let nowhere = || PipelineBlob::Ignored("the device was opened without PIPELINE_CACHE (Vulkan only)".into());
+            let nothing = refused.is_none() && driver.is_empty();
+            return (Self { raw: None, blob: if nothing { PipelineBlob::None } else { nowhere() } }.told(), choices);
         }
-        let opened = blob.map(|blob| unwrap(blob, fingerprint(context)).and_then(|bytes| create(context, Some(bytes))));
-        match opened {
-            Some(Ok(raw)) => Self { raw: Some(raw), blob: PipelineBlob::Used },
-            Some(Err(why)) => Self { raw: create(context, None).ok(), blob: PipelineBlob::Ignored(why) }.told(),
-            None => Self { raw: create(context, None).ok(), blob: PipelineBlob::None },
-        }
+        let ignored = PipelineBlob::Ignored;
+        let own = (!driver.is_empty()).then(|| create(context, Some(driver)));
+        let opened = match (own, refused) {
+            (Some(Ok(raw)), _) => Self { raw: Some(raw), blob: PipelineBlob::Used },
+            (Some(Err(why)), _) | (None, Some(why)) => Self { raw: create(context, None).ok(), blob: ignored(why) }.told(),
+            (None, None) => Self { raw: create(context, None).ok(), blob: PipelineBlob::None },
+        };
+        (opened, choices)
     }
 
-    /// The bytes to keep, where the driver has any.
+    /// The bytes to keep, where there are any.
     pub(super) fn export(&self, context: &GpuContext) -> Option<Vec<u8>> {
-        Some(wrap(&self.raw.as_ref()?.get_data()?, fingerprint(context)))
+        let choices = context.kernel_choices();
+        let driver = self.raw.as_ref().and_then(wgpu::PipelineCache::get_data);
+        if driver.is_none() && choices.is_empty() {
+            return None;
+        }
+        Envelope { choices, driver: &driver.unwrap_or_default() }.close(fingerprint(context))
     }
 
     fn told(self) -> Self {
@@ -81,62 +97,86 @@ fn create(context: &GpuContext, data: Option<&[u8]>) -> Result<wgpu::PipelineCac
 fn fingerprint(context: &GpuContext) -> u64 {
     let info = context.adapter().get_info();
     let parts = [info.backend.to_string(), info.name, info.driver, info.driver_info];
-    Fnv::of(format!("{}|{}|{}", parts.join("|"), info.vendor, info.device).as_bytes())
+    Fnv::of(format!("{:x}|{}|{}|{}", shader::fingerprint(), parts.join("|"), info.vendor, info.device).as_bytes())
 }
 
-fn wrap(bytes: &[u8], fingerprint: u64) -> Vec<u8> {
-    let mut out = Vec::with_capacity(HEADER + bytes.len());
-    out.extend(MAGIC);
-    out.extend(VERSION.to_le_bytes());
-    for number in [fingerprint, bytes.len() as u64, Fnv::of(bytes)] {
-        out.extend(number.to_le_bytes());
-    }
-    out.extend(bytes);
-    out
+/// What travels.
+#[derive(Debug, Default, PartialEq)]
+struct Envelope<'a> {
+    choices: KernelChoices,
+    driver: &'a [u8],
 }
 
-/// The driver's bytes, or why they are not to be used.
-fn unwrap(blob: &[u8], expected: u64) -> Result<&[u8], String> {
-    if blob.is_empty() {
-        return Err("they are empty".into());
+impl<'a> Envelope<'a> {
+    fn close(&self, fingerprint: u64) -> Option<Vec<u8>> {
+        let choices = serde_json::to_vec(&self.choices).ok()?;
+        let content = [choices.as_slice(), self.driver].concat();
+        let mut out = Vec::with_capacity(HEADER + content.len());
+        out.extend(MAGIC);
+        out.extend(VERSION.to_le_bytes());
+        for number in [fingerprint, choices.len() as u64, self.driver.len() as u64, Fnv::of(&content)] {
+            out.extend(number.to_le_bytes());
+        }
+        out.extend(content);
+        Some(out)
     }
-    if blob.len() < HEADER || &blob[..8] != MAGIC {
-        return Err(format!("{} bytes that pipeline_cache_bytes() did not make, or cut within their header", blob.len()));
+
+    /// What is in `blob`, or why it is not to be used.
+    fn open(blob: &'a [u8], expected: u64) -> Result<Self, String> {
+        if blob.is_empty() {
+            return Err("they are empty".into());
+        }
+        if blob.len() < HEADER || &blob[..8] != MAGIC {
+            return Err(format!("{} bytes that pipeline_cache_bytes() did not make, or cut within their header", blob.len()));
+        }
+        let (header, content) = blob.split_at(HEADER);
+        let number = |at: usize, len: usize| header[at..at + len].iter().rev().fold(0u64, |n, byte| n << 8 | u64::from(*byte));
+        if number(8, 4) != u64::from(VERSION) {
+            return Err(format!("they have version {}, this release reads {VERSION}", number(8, 4)));
+        }
+        if number(12, 8) != expected {
+            return Err("they are of another adapter, driver or version of the shaders".into());
+        }
+        let [choices, driver] = [number(20, 8), number(28, 8)];
+        if choices.checked_add(driver) != Some(content.len() as u64) {
+            let found = content.len();
+            return Err(format!("{found} bytes follow the header, which promises {choices} and {driver}: truncated?"));
+        }
+        if number(36, 8) != Fnv::of(content) {
+            return Err("their checksum is wrong: corrupt".into());
+        }
+        let (choices, driver) = content.split_at(choices as usize);
+        let choices = serde_json::from_slice(choices).map_err(|error| format!("their choices of kernels: {error}"))?;
+        Ok(Self { choices, driver })
     }
-    let (header, bytes) = blob.split_at(HEADER);
-    let number = |at: usize, len: usize| header[at..at + len].iter().rev().fold(0u64, |n, byte| n << 8 | u64::from(*byte));
-    if number(8, 4) != u64::from(VERSION) {
-        return Err(format!("they have version {}, this release reads {VERSION}", number(8, 4)));
-    }
-    if number(12, 8) != expected {
-        return Err("they are of another adapter or driver".into());
-    }
-    if number(20, 8) != bytes.len() as u64 {
-        return Err(format!("{} bytes follow the header, which promises {}: truncated?", bytes.len(), number(20, 8)));
-    }
-    if number(28, 8) != Fnv::of(bytes) {
-        return Err("their checksum is wrong: corrupt".into());
-    }
-    Ok(bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ir::{Alternatives, Fallback};
 
     #[test]
     fn an_envelope_gives_back_what_was_put_in_and_nothing_else() {
         let driver: Vec<u8> = (0..500u32).map(|i| (i * 7) as u8).collect();
-        let blob = wrap(&driver, 42);
-        assert_eq!(unwrap(&blob, 42), Ok(driver.as_slice()));
-        assert_eq!(unwrap(&wrap(&[], 42), 42), Ok(&[][..]));
-        assert!(unwrap(&blob, 43).unwrap_err().contains("another adapter"));
-        assert!((0..blob.len()).all(|len| unwrap(&blob[..len], 42).is_err()), "a cut one is refused wherever it is cut");
+        let mut choices = KernelChoices::default();
+        choices.take(&Alternatives { work: "a product".into(), count: 2 }, 1);
+        choices.fall_back("attention", Fallback::Portable);
+        choices.found_right(u64::MAX);
+        let full = Envelope { choices: choices.clone(), driver: &driver };
+        let blob = full.close(42).unwrap();
+        assert_eq!(Envelope::open(&blob, 42), Ok(full));
+        for part in [Envelope::default(), Envelope { driver: &[], choices }, Envelope { driver: &driver, ..Envelope::default() }]
+        {
+            assert_eq!(Envelope::open(&part.close(42).unwrap(), 42), Ok(part));
+        }
+        assert!(Envelope::open(&blob, 43).unwrap_err().contains("another adapter"));
+        assert!((0..blob.len()).all(|len| Envelope::open(&blob[..len], 42).is_err()), "a cut one is refused wherever it is cut");
         for bit in 0..blob.len() * 8 {
             let mut wrong = blob.clone();
             wrong[bit / 8] ^= 1 << (bit % 8);
-            assert!(unwrap(&wrong, 42).is_err(), "bit {bit}");
+            assert!(Envelope::open(&wrong, 42).is_err(), "bit {bit}");
         }
-        assert!(unwrap(&[blob, vec![0]].concat(), 42).is_err());
+        assert!(Envelope::open(&[blob, vec![0]].concat(), 42).is_err());
     }
 }

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::capabilities::KernelTier;
 #[cfg(doc)]
 use super::{Capabilities, GpuContext};
+use super::{capabilities::KernelTier, tuning::Tuning};
 #[cfg(doc)]
 use crate::Error;
 
@@ -32,6 +32,11 @@ pub struct GpuOptions {
     /// Compile shaders with wgpu's checks of bounds, loops and divisions: slower, for finding a fault in a kernel.
     /// Default: off, on with the feature `checked`.
     pub checked: bool,
+    /// Whether kernels are tested and timed when a model is loaded, and for how long. What is found is kept by the device
+    /// ([`GpuContext::kernel_choices`]) and travels with [`GpuContext::pipeline_cache_bytes`], so that a second start tries nothing.
+    /// Generators that are [deterministic](crate::generate::GeneratorOptions::deterministic) take no notice of what was timed.
+    /// Default: a second on adapters that do not compute on the CPU.
+    pub tuning: Tuning,
     /// The pipelines that an earlier run compiled, as [`GpuContext::pipeline_cache_bytes`] gave them (Vulkan): the driver then
     /// compiles little or nothing. Bytes of another adapter or driver, cut or corrupt ones are ignored with a warning, and
     /// [`GpuContext::pipeline_blob`] says why. A driver trusts these bytes as it trusts its own files, and the checksum finds
@@ -49,6 +54,7 @@ impl std::fmt::Debug for GpuOptions {
             .field("cooperative_matrices", &self.cooperative_matrices)
             .field("kernels", &self.kernels)
             .field("checked", &self.checked)
+            .field("tuning", &self.tuning)
             .field("pipeline_cache bytes", &self.pipeline_cache.as_ref().map(Vec::len))
             .finish()
     }
@@ -64,6 +70,7 @@ impl Default for GpuOptions {
         let memory_limit = None;
         let timeout = None;
         let pipeline_cache = None;
-        Self { max_binding, max_buffer, memory_limit, timeout, cooperative_matrices, kernels, checked, pipeline_cache }
+        let tuning = Tuning::Quick;
+        Self { max_binding, max_buffer, memory_limit, timeout, cooperative_matrices, kernels, checked, tuning, pipeline_cache }
     }
 }

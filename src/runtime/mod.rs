@@ -30,6 +30,7 @@ mod scratch;
 mod session;
 mod size_blocks;
 mod staging_ring;
+mod tuning;
 mod upload;
 mod waiter;
 mod waits;
@@ -45,7 +46,7 @@ pub use device::{AdapterDescription, Device, Opened, OwnDevice, adapters, adapte
 pub use dispatch_cost::measure_dispatch_cost;
 pub use dispatch_timer::{Clock, DispatchTime, RunTimes};
 pub use driver_cache::PipelineBlob;
-pub(crate) use engine::{DeviceTurn, GpuEngine, MemoryAsked, largest, plan_memory};
+pub(crate) use engine::{DeviceTurn, EngineOptions, GpuEngine, MemoryAsked, largest, plan_memory};
 pub use gpu_options::GpuOptions;
 pub use lru::CacheStats;
 pub(crate) use lru::Lru;
@@ -57,6 +58,7 @@ pub use resident::{ResidentWeight, Shard};
 pub use scratch::ScratchPool;
 pub use session::{CompileOptions, CompiledGraph, RunInput, Session, SessionWeights};
 pub(crate) use session::{RunMemory, Running, WeightMemory};
+pub use tuning::Tuning;
 pub use upload::{UploadPhase, UploadProgress, WeightUploader};
 pub(crate) use waiter::Pending;
 /// The `wgpu` that this crate is built against, for applications that hand over their own device.

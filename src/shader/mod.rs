@@ -8,3 +8,4 @@ mod sources;
 pub use compose::{compose, standard, uniform_sizes};
 pub use reflect::{Access, Binding, Reflected, reflect};
 pub use sizes::{SIZES_BINDING, Size, Sizes, size_words};
+pub(crate) use sources::fingerprint;

@@ -1,5 +1,7 @@
 //! The shader files, embedded.
 
+use crate::checksum::Fnv;
+
 macro_rules! table {
     ($($file:literal)+) => { &[$(($file, include_str!(concat!("../../shaders/", $file))),)+] };
 }
@@ -74,6 +76,13 @@ pub(super) const SOURCES: &[(&str, &str)] = table!(
     "route.wgsl"
     "top_k.wgsl"
 );
+
+/// A number for the whole table.
+pub(crate) fn fingerprint() -> u64 {
+    let mut hash = Fnv::new();
+    SOURCES.iter().for_each(|(_, text)| hash.add(text.as_bytes()));
+    hash.value()
+}
 
 #[cfg(test)]
 mod tests {

@@ -30,7 +30,8 @@ fn stretch(which: u32, at: u32, s: u32) -> Stretch {
     let block = s / 8u * BODY;
     let half = s / 4u % 2u;
     let high = quad(which, at, block + 32u + half * 8u + s % 2u * 4u) >> vec4<u32>(s / 2u % 2u * 2u);
-    let scales = vec2<u32>(word_of(which, at, block + 48u + half * 2u), word_of(which, at, block + 49u + half * 2u));
+    let all = quad(which, at, block + 48u);
+    let scales = select(all.xy, all.zw, half == 1u);
     return Stretch(quad(which, at, block + s % 8u * 4u), high, scales, factor_bits(which, at, s / 8u));
 }
 fn raw(held: Stretch, s: u32, e: u32) -> mat2x4<f32> {

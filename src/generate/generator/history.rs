@@ -132,6 +132,11 @@ impl History {
         self.rewind(rows);
     }
 
+    /// Whether runs are cut on a grid.
+    pub(super) fn has_grid(&self) -> bool {
+        self.grid.is_some()
+    }
+
     /// Of the cached rows those that runs of a square wrote; 0 without a grid.
     pub(super) fn filled(&self) -> usize {
         self.grid.map_or(0, |grid| grid.filled)

@@ -15,7 +15,7 @@ use crate::{
         CancelToken, DraftStats, Engine, FlowHook, MemoryPlan, Model, PlanPolicy, Profiles, reference_engine::ReferenceEngine,
     },
     profile::CompileProfile,
-    runtime::{Capabilities, Device, GpuEngine, GpuOptions, Opened, UploadProgress},
+    runtime::{Capabilities, Device, EngineOptions, GpuContext, GpuEngine, GpuOptions, Opened, UploadProgress},
     weights::{Quantise, QuantisedLoader, WeightLoader, load_from_path},
 };
 
@@ -239,7 +239,9 @@ impl GemmaGenerator {
                 capacity = options.fitting(context.capabilities(), &model, &profiles, capacity)?;
                 reserved = options.memory_budget.map_or(0, |_| capacity);
                 let on_progress = stoppable(options.on_progress, options.cancel);
-                Box::new(GpuEngine::new(context, Arc::new(model), profiles, chunk, options.submit_time, on_progress)?)
+                let (submit_time, untimed) = (options.submit_time, options.deterministic);
+                let how = EngineOptions { chunk, submit_time, untimed, on_progress };
+                on_gpu(&device, context, Arc::new(model), profiles, how)?
             }
             Opened::Reference => {
                 let host = options.per_layer_tables == TablePlacement::Host;
@@ -325,7 +327,10 @@ impl GemmaGenerator {
         let (model, profiles) = (self.engine.model().clone(), self.engine.profiles().clone());
         let chunk = Some(self.engine.largest_chunk());
         let mut engine: Box<dyn Engine> = match device.open(gpu)? {
-            Opened::Gpu(context) => Box::new(GpuEngine::new(context, model, profiles, chunk, self.submit_time, on_progress)?),
+            Opened::Gpu(context) => {
+                let (submit_time, untimed) = (self.submit_time, self.history.has_grid());
+                on_gpu(&device, context, model, profiles, EngineOptions { chunk, submit_time, untimed, on_progress })?
+            }
             Opened::Reference => Box::new(ReferenceEngine::new(model, profiles, chunk)?),
         };
         engine.set_policy(self.engine.policy());
@@ -362,6 +367,25 @@ impl GemmaGenerator {
         let drafted = DraftStats::default();
         let (submit_time, ahead) = (self.submit_time, Ahead::default());
         Self { config, engine, history, capacity, submit_time, reserved, stop, drafter, drafted, ahead, marks }
+    }
+}
+
+/// The engine on a device; where no kernel is right on one that was not asked for, that of the reference.
+fn on_gpu(
+    device: &Device,
+    context: Arc<GpuContext>,
+    model: Arc<Model>,
+    profiles: Profiles,
+    options: EngineOptions,
+) -> Result<Box<dyn Engine>> {
+    let chunk = options.chunk;
+    match GpuEngine::new(context, model.clone(), profiles.clone(), options) {
+        Ok(engine) => Ok(Box::new(engine)),
+        Err(why @ Error::WrongKernel { .. }) if *device == Device::Auto => {
+            tracing::warn!(%why, "computing on the CPU reference, which is slow");
+            Ok(Box::new(ReferenceEngine::new(model, profiles, chunk)?))
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -165,7 +165,7 @@ pub(super) fn emit(op: &Attention, emit: &mut Emit) -> Result<()> {
     let new_row = emit.new_row.take();
     let Layout { shader, mut options, queries } = Layout::of(emit, &sizes, new_row.is_some())?;
     let groups = sizes.batch * sizes.kv_heads * sizes.queries().div_ceil(queries);
-    let parts = parts(groups, sizes.cached, is_of_software(emit.target));
+    let parts = parts(emit, &sizes, groups);
     options.extend([
         ("SOFTCAP", yes(op.softcap.is_some())),
         ("KEEP", yes(op.keep)),
@@ -258,9 +258,19 @@ fn combine(emit: &mut Emit, sizes: &Sizes, parts: usize, partial: Operand) {
     emit.dispatch(kernel, bindings, sizes.batch * sizes.new * sizes.heads, 1);
 }
 
+/// Cached rows from which on a device may be faster with fewer parts.
+const MANY_ROWS: usize = 4096;
+
 /// Parts that the keys are split into, so that the workgroups of a decode step fill the device: on GPUs 256 workgroups, as the large
-/// ones have about a hundred compute units, of at least 64 keys each.
-fn parts(groups: usize, cached: usize, software: bool) -> usize {
-    let (wanted, least_keys) = if software { (8, 512) } else { (256, 64) };
-    (wanted / groups.max(1)).min(cached / least_keys).clamp(1, 64)
+/// ones have about a hundred compute units, of at least 64 keys each. Fewer may suffice: a half, a quarter.
+fn parts(emit: &mut Emit, sizes: &Sizes, groups: usize) -> usize {
+    let (wanted, least_keys) = if is_of_software(emit.target) { (8, 512) } else { (256, 64) };
+    let most = (wanted / groups.max(1)).min(sizes.cached / least_keys).clamp(1, 64);
+    if emit.target.software || sizes.cached < MANY_ROWS || most < 4 {
+        return most;
+    }
+    // Caches of any such size take the same share.
+    let Sizes { new, heads, kv_heads, head_dim, .. } = *sizes;
+    let work = format!("attention parts: {heads} heads on {kv_heads} of {head_dim}, {new} queries, {MANY_ROWS} rows and more");
+    most >> emit.choose(work, 3)
 }

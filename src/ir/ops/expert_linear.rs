@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::{
     Lowering, MatMul, OpDef, expect_operands,
-    linear::{FEW_ROWS, Means, TILE},
+    linear::{FEW_ROWS, Means, TILE, groups},
     linear_vec::{Division, Few},
 };
 use crate::{
@@ -67,8 +67,7 @@ impl Form {
         } else if means.software {
             let height = few.min(6);
             let mut options = means.options(emit, weights, ("LANES", means.lanes), one_row(height), height);
-            let groups = if matches!(dtype, DType::Packed(_)) && height <= 2 { "yes" } else { "no" };
-            options.extend([("MAXIMA", "no".into()), ("GROUPS", groups.into()), experts]);
+            options.extend([("MAXIMA", "no".into()), groups(dtype, height), experts]);
             Self { shader: "linear_tile", options, height, width: one_row(height) * means.lanes }
         } else if few <= FEW_PRODUCTS {
             // Experts differ in how many they have.

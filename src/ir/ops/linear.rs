@@ -65,7 +65,7 @@ impl Linear {
         let (rows, columns) = (emit.output.ty.rows(), emit.output.ty.last());
         let inner = emit.inputs[0].ty.last();
         let shards: Vec<_> = weights.iter().map(Arg::shards).collect();
-        let halves = HalfRows::emit(emit, weights.len());
+        let halves = HalfRows::emit(emit, weights);
         if emit.compute == Compute::Auto {
             emit.compute = Compute::F32;
         }
@@ -76,7 +76,7 @@ impl Linear {
             }
             let (kernel, count, layers) = match &halves {
                 Some(halves) => halves.kernel(emit, weights, range.len(), columns),
-                None => kernel(emit, weights, rows, inner, range, columns),
+                None => Part { rows, inner, columns: range.clone(), stride: columns }.kernel(emit, weights),
             };
             let operand = halves.as_ref().map_or_else(|| emit.inputs[0].operand(), HalfRows::operand);
             let mut bindings = vec![(0, operand), (1, emit.output.from_element(range.start))];
@@ -136,54 +136,117 @@ fn norm_options(norm: Option<&NormArg>) -> Vec<(&'static str, String)> {
     }
 }
 
-/// The kernel for the columns `part` of the result, with its workgroups and layers; `shaders/README.md` says what was measured.
-fn kernel(emit: &Emit, weights: &[Arg], rows: usize, inner: usize, part: &Range<usize>, stride: usize) -> (Kernel, usize, usize) {
-    let out = part.len();
-    let mut overrides = vec![("T", rows as f64), ("IN", inner as f64), ("OUT", out as f64), ("OUT_STRIDE", stride as f64)];
-    let kept = emit.maxima.iter().flat_map(|maxima| [("FIRST", part.start as f64), ("SLICE", maxima.slice as f64)]);
-    overrides.extend(kept);
-    let maxima = ("MAXIMA", if emit.maxima.is_some() { "yes" } else { "no" }.to_string());
-    let means = Means::of(emit.target);
-    let Means { lanes, software, wide } = means;
-    let sizes = |lanes, tile, held| {
-        let mut options = means.options(emit, weights, lanes, tile, held);
-        options.push(("EXPERTS", "no".into()));
-        options
-    };
-    let kernel = |shader, options| Kernel { shader, options, overrides, hole: emit.epilogue.text.clone() };
-    let narrow = weights[0].ty.dtype.is_half_word();
-    if wide && narrow && inner.is_multiple_of(16) {
-        let (tile, held) = (if rows <= 2 { ONE_ROW_COLUMNS } else { 4 / weights.len() }, rows.min(8));
-        let count = rows.div_ceil(held) * out.div_ceil(tile * lanes);
-        let mut options = sizes(("LANES", lanes), tile, held);
-        options.retain(|(name, _)| *name != "VEC");
-        options.push(maxima);
-        (kernel("linear_wide", options), count, 1)
-    } else if software {
-        let tile = if rows == 1 || weights.len() == 2 { ONE_ROW_COLUMNS } else { 4 };
-        let held = rows.min(6);
-        let count = rows.div_ceil(held) * out.div_ceil(tile * lanes);
-        let mut options = sizes(("LANES", lanes), tile, held);
-        let packed = matches!(weights[0].ty.dtype, DType::Packed(_));
-        options.extend([maxima, ("GROUPS", if packed && rows <= 2 { "yes" } else { "no" }.into())]);
-        (kernel("linear_tile", options), count, 1)
-    } else if rows <= FEW_ROWS {
-        let dtype = weights[0].ty.dtype;
-        let held = rows.min(4);
-        let layers = rows.div_ceil(4);
-        let few = Few { dtype, weights: weights.len(), held, normed: emit.norm.is_some(), inner, columns: out, layers };
-        let division = Division::of(&few);
-        let mut options = division.options(&few, emit.compute);
-        options.extend([("EXPERTS", "no".into()), maxima]);
-        options.extend(norm_options(emit.norm.as_ref()));
-        let mut kernel = kernel("linear_vec", options);
-        kernel.overrides.extend(emit.norm.as_ref().map(|norm| ("EPS", f64::from(norm.op.eps))));
-        (kernel, out.div_ceil(division.width()), layers)
-    } else {
-        let (tile, held) = (4, rows.div_ceil(16).next_power_of_two().min(4));
-        let count = rows.div_ceil(16 * held) * out.div_ceil(16 * tile);
-        (kernel("linear_tile_shared", sizes(("DEPTH", 16), tile, held)), count, 1)
+/// One product's kernel for some columns of the result, with its workgroups and layers.
+type Placed = (Kernel, usize, usize);
+
+/// Sizes of the part of a product that a dispatch computes.
+struct Part {
+    rows: usize,
+    inner: usize,
+    columns: Range<usize>,
+    /// Elements from one row of the result to the next.
+    stride: usize,
+}
+
+impl Part {
+    /// The kernel; `shaders/README.md` says what was measured.
+    fn kernel(&self, emit: &mut Emit, weights: &[Arg]) -> Placed {
+        let means = Means::of(emit.target);
+        let narrow = weights[0].ty.dtype.is_half_word();
+        if means.wide && narrow && self.inner.is_multiple_of(16) {
+            self.wide(emit, weights, means)
+        } else if means.software {
+            self.tile(emit, weights, means)
+        } else if self.rows <= FEW_ROWS {
+            self.few(emit, weights)
+        } else {
+            self.tile_shared(emit, weights, means)
+        }
     }
+
+    fn wide(&self, emit: &Emit, weights: &[Arg], means: Means) -> Placed {
+        let tile = if self.rows <= 2 { ONE_ROW_COLUMNS } else { 4 / weights.len() };
+        let held = self.rows.min(8);
+        let mut options = means.options(emit, weights, ("LANES", means.lanes), tile, held);
+        options.retain(|(name, _)| *name != "VEC");
+        options.extend([no_experts(), maxima(emit)]);
+        let count = self.rows.div_ceil(held) * self.columns.len().div_ceil(tile * means.lanes);
+        (self.of("linear_wide", options, emit), count, 1)
+    }
+
+    fn tile(&self, emit: &Emit, weights: &[Arg], means: Means) -> Placed {
+        let tile = if self.rows == 1 || weights.len() == 2 { ONE_ROW_COLUMNS } else { 4 };
+        let held = self.rows.min(6);
+        let mut options = means.options(emit, weights, ("LANES", means.lanes), tile, held);
+        options.extend([no_experts(), maxima(emit), groups(weights[0].ty.dtype, self.rows)]);
+        let count = self.rows.div_ceil(held) * self.columns.len().div_ceil(tile * means.lanes);
+        (self.of("linear_tile", options, emit), count, 1)
+    }
+
+    fn few(&self, emit: &mut Emit, weights: &[Arg]) -> Placed {
+        let few = Few {
+            dtype: weights[0].ty.dtype,
+            weights: weights.len(),
+            held: self.rows.min(4),
+            normed: emit.norm.is_some(),
+            inner: self.inner,
+            columns: self.columns.len(),
+            layers: self.rows.div_ceil(4),
+        };
+        let division = Division::choose(emit, &few);
+        let mut options = division.options(&few, emit.compute);
+        options.extend([no_experts(), maxima(emit)]);
+        options.extend(norm_options(emit.norm.as_ref()));
+        let mut kernel = self.of("linear_vec", options, emit);
+        kernel.overrides.extend(emit.norm.as_ref().map(|norm| ("EPS", f64::from(norm.op.eps))));
+        (kernel, self.columns.len().div_ceil(division.width()), few.layers)
+    }
+
+    fn tile_shared(&self, emit: &mut Emit, weights: &[Arg], means: Means) -> Placed {
+        let tile = 4;
+        let most = self.rows.div_ceil(16).next_power_of_two().min(4);
+        let held = most >> emit.choose(self.work("linear_tile_shared", weights), most.min(2));
+        let mut options = means.options(emit, weights, ("DEPTH", 16), tile, held);
+        options.push(no_experts());
+        let count = self.rows.div_ceil(16 * held) * self.columns.len().div_ceil(16 * tile);
+        (self.of("linear_tile_shared", options, emit), count, 1)
+    }
+
+    /// What the kernel `shader` works on, for [`Emit::choose`].
+    fn work(&self, shader: &str, weights: &[Arg]) -> String {
+        let (dtype, count) = (weights[0].ty.dtype, weights.len());
+        let Self { rows, inner, columns, .. } = self;
+        format!("{shader}: {count} {dtype} weights of {}x{inner}, {rows} rows", columns.len())
+    }
+
+    fn of(&self, shader: &'static str, options: Vec<(&'static str, String)>, emit: &Emit) -> Kernel {
+        let sizes = [("T", self.rows), ("IN", self.inner), ("OUT", self.columns.len()), ("OUT_STRIDE", self.stride)];
+        let mut overrides = Vec::from(sizes.map(|(name, size)| (name, size as f64)));
+        let kept = emit.maxima.iter().flat_map(|maxima| [("FIRST", self.columns.start), ("SLICE", maxima.slice)]);
+        overrides.extend(kept.map(|(name, size)| (name, size as f64)));
+        Kernel { shader, options, overrides, hole: emit.epilogue.text.clone() }
+    }
+}
+
+/// Packed formats whose factors a driver on the CPU applies to sums at a gain: those of many instructions a weight.
+const FOLDED: [&str; 6] = ["Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"];
+
+/// How `linear_tile` takes weights of a type, for so many rows of a workgroup.
+pub(super) fn groups(dtype: DType, rows: usize) -> (&'static str, String) {
+    let value = match dtype {
+        DType::Packed(format) if rows == 1 && FOLDED.contains(&format.name()) => "folded",
+        DType::Packed(_) if rows <= 2 => "yes",
+        _ => "no",
+    };
+    ("GROUPS", value.into())
+}
+
+fn no_experts() -> (&'static str, String) {
+    ("EXPERTS", "no".into())
+}
+
+fn maxima(emit: &Emit) -> (&'static str, String) {
+    ("MAXIMA", if emit.maxima.is_some() { "yes" } else { "no" }.into())
 }
 
 impl OpDef for Linear {

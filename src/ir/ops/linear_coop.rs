@@ -18,12 +18,19 @@ pub(super) struct HalfRows {
 impl HalfRows {
     /// Emits the dispatch that makes them, where the device multiplies tiles of f16, the product may be in f16 and has enough rows.
     /// Rows shorter than one step of the kernel are left to the others.
-    pub(super) fn emit(emit: &mut Emit, weights: usize) -> Option<Self> {
+    pub(super) fn emit(emit: &mut Emit, weights: &[Arg]) -> Option<Self> {
         let (rows, inner) = (emit.output.ty.rows(), emit.inputs[0].ty.last());
         let tile = emit.target.cooperative.filter(|_| emit.compute != Compute::F32)?;
-        let buffers = 3 + weights + emit.epilogue.operands.len();
+        let buffers = 3 + weights.len() + emit.epilogue.operands.len();
         if rows < LEAST_ROWS || inner < 32 || buffers > emit.target.max_storage_buffers as usize {
             return None;
+        }
+        if emit.compute == Compute::Auto {
+            let (count, dtype, columns) = (weights.len(), weights[0].ty.dtype, emit.output.ty.last());
+            let work = format!("cooperative matrices: {count} {dtype} weights of {columns}x{inner}, {rows} rows");
+            if emit.choose(work, 2) == 1 {
+                return None;
+            }
         }
         let halves = Self {
             rows: emit.scratch((rows * inner.next_multiple_of(32) * 2) as u64),

@@ -2,7 +2,7 @@
 
 use crate::ir::{
     Compute, DType,
-    kernel::{quads_option, weight_option},
+    kernel::{Emit, quads_option, weight_option},
 };
 
 /// What a division is chosen by.
@@ -21,6 +21,15 @@ pub(super) struct Few {
     pub(super) layers: usize,
 }
 
+impl Few {
+    /// What the kernel works on, for [`Emit::choose`].
+    fn work(&self) -> String {
+        let Self { dtype, weights, held, inner, columns, layers, .. } = self;
+        let norm = if self.normed { ", normed" } else { "" };
+        format!("linear_vec: {weights} {dtype} weights of {columns}x{inner}, {layers} times {held} rows{norm}")
+    }
+}
+
 /// A workgroup's lanes and columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Division {
@@ -30,6 +39,9 @@ pub(super) struct Division {
     /// Columns of a lane, of each weight.
     tile: usize,
 }
+
+/// Divisions of which a device may take the fastest.
+const MOST_TIMED: usize = 4;
 
 /// SIMD units that an unknown GPU may have: those of a large one, AMD's Navi 31. A smaller one gets more workgroups than it needs.
 const UNITS: usize = 192;
@@ -48,12 +60,28 @@ const BRIEF: [&str; 7] = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q4_K"
 const MEMORY: usize = 4088;
 
 impl Division {
-    /// The one that is done first by the estimate [`cycles`](Self::cycles); nothing of it is measured.
+    /// The one that is done first by the estimate [`cycles`](Self::cycles).
     pub(super) fn of(few: &Few) -> Self {
+        Self::best(few)[0]
+    }
+
+    /// The one that was fastest on the device, among the first by the estimate.
+    pub(super) fn choose(emit: &mut Emit, few: &Few) -> Self {
+        let best = Self::best(few);
+        best[emit.choose(few.work(), best.len())]
+    }
+
+    /// At most [`MOST_TIMED`], in the order of the estimate; at least one.
+    fn best(few: &Few) -> Vec<Self> {
         let spans = [(64, 64), (64, 32), (64, 16), (64, 8), (128, 128), (256, 256)];
         let all = [4, 2, 1].into_iter().flat_map(|tile| spans.map(|(lanes, span)| Self { lanes, span, tile }));
-        let fitting = all.filter(|division| division.fits(few));
-        fitting.min_by_key(|division| division.cycles(few)).unwrap_or(Self { lanes: 64, span: 64, tile: 1 })
+        let mut fitting: Vec<Self> = all.filter(|division| division.fits(few)).collect();
+        fitting.sort_by_key(|division| division.cycles(few));
+        fitting.truncate(MOST_TIMED);
+        if fitting.is_empty() {
+            fitting.push(Self { lanes: 64, span: 64, tile: 1 });
+        }
+        fitting
     }
 
     /// Columns of a workgroup; they divide 64.

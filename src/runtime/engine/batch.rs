@@ -70,18 +70,18 @@ impl BatchPlans {
     /// For `rows` sequences; the caches that grow have at most `capacity` rows, rings `ring`.
     pub(super) fn lower(
         device: &Capabilities,
+        target: &Target,
         built: &BuiltModel,
         profiles: &Profiles,
         residency: &dyn Residency,
         [rows, capacity, ring]: [usize; 3],
     ) -> Result<Self> {
-        let target: Target = device.target();
         let binding = DimBinding::new().with(sym::SEQ, rows).with(sym::CACHE, capacity).with(sym::RING, ring);
         let options = LowerOptions { apart: true, ..options(profiles.decode(), device) };
-        let step = lower(&built.graph, &binding, &target, &options, residency)?;
+        let step = lower(&built.graph, &binding, target, &options, residency)?;
         let vocab_size = step.output(LOGITS).map_or(1, |logits| logits.ty.last());
-        let argmax = sampling::argmax(rows, vocab_size, false, &target);
-        let lists = sampling::top_k_apart(rows, vocab_size, SHORT_LIST.min(vocab_size), &target);
+        let argmax = sampling::argmax(rows, vocab_size, false, target);
+        let lists = sampling::top_k_apart(rows, vocab_size, SHORT_LIST.min(vocab_size), target);
         Ok(Self { step, argmax, lists })
     }
 }

@@ -31,19 +31,18 @@ const COMPILED_AT_ONCE: usize = 4;
 pub(super) fn kernels(
     model: &Model,
     context: &GpuContext,
+    target: &Target,
     profiles: &Profiles,
-    chunk: usize,
-    ring: usize,
+    [chunk, ring]: [usize; 2],
 ) -> Result<Vec<Kernel>> {
-    let target: Target = context.capabilities().target();
     let built: &BuiltModel = &*model.built(true, Want::Last, profiles.kv())?;
     let together = Together::of(&built.graph);
     let mut kernels = Vec::new();
     for tokens in [PROMPT.min(chunk), 1].into_iter().take(if target.software { 1 } else { 2 }) {
         let binding = DimBinding::new().with(sym::SEQ, tokens).with(sym::CACHE, SMALLEST_BUCKET).with(sym::RING, ring);
         let options = options(profiles.of(true, tokens), context.capabilities());
-        if let Ok(plan) = lower(&built.graph, &binding, &target, &options, &together) {
-            let sampler = argmax(1, model.config.vocab_size, &plan, &target);
+        if let Ok(plan) = lower(&built.graph, &binding, target, &options, &together) {
+            let sampler = argmax(1, model.config.vocab_size, &plan, target);
             kernels.extend(plan.dispatches.into_iter().chain(sampler.dispatches).map(|dispatch| dispatch.kernel));
         }
     }

@@ -238,7 +238,8 @@ impl Planner<'_> {
         let built = self.model.built(true, Want::Each, self.profiles.kv())?;
         let mut plans: [Vec<Plan>; 3] = Default::default();
         for sequences in parts_of(self.conversations).map(rows_for).collect::<BTreeSet<usize>>().into_iter().rev() {
-            let lowered = BatchPlans::lower(self.device, &built, self.profiles, self.weights, [sequences, rows, ring]);
+            let lowered =
+                BatchPlans::lower(self.device, &self.target, &built, self.profiles, self.weights, [sequences, rows, ring]);
             let BatchPlans { step, argmax, lists } = match lowered {
                 // One after the other they take nothing more.
                 Err(Error::Unsupported(_) | Error::Limit { .. }) => continue,

@@ -19,6 +19,7 @@ mod speculate;
 #[cfg(test)]
 mod tests;
 mod timing;
+mod tune;
 
 use std::{collections::VecDeque, ops::Range, sync::Arc, time::Duration};
 
@@ -35,14 +36,13 @@ use plans::{PlanKey, Plans, Ready, output};
 use slices::{Sliced, Slices, Timed, nothing_begun};
 
 use super::{
-    AdapterKind, Buffer, CacheStats, Clock, CounterSnapshot, GpuContext, Pending, PipelineBlob, RunTimes, UploadProgress,
-    read_back::StagedRead,
+    AdapterKind, Buffer, CacheStats, Clock, CounterSnapshot, GpuContext, Pending, PipelineBlob, RunTimes, read_back::StagedRead,
 };
 use crate::{
     Error, Result,
     generate::{
-        CancelToken, DraftModel, Engine, Looked, MOST_LOGITS, Model, ModelStats, PREFILL_CHUNK, PlanPolicy, Profiles, RingCopy,
-        SampleOpts, Sampled, Want, sample_token_after,
+        CancelToken, DraftModel, Engine, Looked, MOST_LOGITS, Model, ModelStats, OnProgress, PREFILL_CHUNK, PlanPolicy, Profiles,
+        RingCopy, SampleOpts, Sampled, Want, sample_token_after,
     },
 };
 
@@ -100,23 +100,32 @@ enum Tokens<'a> {
     Chosen(&'a Buffer, u64),
 }
 
+/// How an engine is made.
+#[derive(Default)]
+pub(crate) struct EngineOptions {
+    /// Most tokens of a run.
+    pub(crate) chunk: Option<usize>,
+    /// About how long a submit of a run may take.
+    pub(crate) submit_time: Option<Duration>,
+    /// Whether kernels follow from the device alone, and not from what a clock said of them.
+    pub(crate) untimed: bool,
+    /// Hears of the upload.
+    pub(crate) on_progress: Option<OnProgress>,
+}
+
 impl GpuEngine {
-    /// Uploads the weights. A submit of a run takes at most about `submit_time`.
-    pub(crate) fn new(
-        context: Arc<GpuContext>,
-        model: Arc<Model>,
-        profiles: Profiles,
-        chunk: Option<usize>,
-        submit_time: Option<Duration>,
-        on_progress: Option<Box<dyn FnMut(UploadProgress) -> bool + Send>>,
-    ) -> Result<Self> {
+    /// Uploads the weights.
+    pub(crate) fn new(context: Arc<GpuContext>, model: Arc<Model>, profiles: Profiles, options: EngineOptions) -> Result<Self> {
+        let EngineOptions { chunk, submit_time, untimed, on_progress } = options;
         let chunk = chunk.unwrap_or(PREFILL_CHUNK);
         let ring = model.ring(chunk)?;
         let software = context.capabilities().kind == AdapterKind::Software;
-        let model = Arc::new(GpuModel::new(context, model, &profiles, (chunk, ring), on_progress)?);
+        let mut model = GpuModel::new(context, model, &profiles, (chunk, ring), untimed, on_progress)?;
         model.check(&profiles, ring)?;
+        model.tune(&profiles, (chunk, ring), untimed)?;
         let pace = Pace::new(chunk, model.elements(), software, submit_time);
-        Ok(Self::fresh(model, Caches::new(ring), PlanPolicy::default(), profiles, pace, Slices::new(submit_time, software)))
+        let slices = Slices::new(submit_time, software);
+        Ok(Self::fresh(Arc::new(model), Caches::new(ring), PlanPolicy::default(), profiles, pace, slices))
     }
 
     fn fresh(model: Arc<GpuModel>, caches: Caches, policy: PlanPolicy, profiles: Profiles, pace: Pace, slices: Slices) -> Self {

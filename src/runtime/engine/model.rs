@@ -57,11 +57,13 @@ impl GpuModel {
         model: Arc<Model>,
         profiles: &Profiles,
         (chunk, ring): (usize, usize),
+        untimed: bool,
         on_progress: Option<Box<dyn FnMut(UploadProgress) -> bool + Send>>,
     ) -> Result<Self> {
         let built = model.built(true, Want::All, DType::F32)?;
-        let (target, pipelines) = (context.capabilities().target(), PipelineCache::new(&context));
-        let kernels = early::kernels(&model, &context, profiles, chunk, ring)?;
+        let target = target(&context, untimed);
+        let pipelines = PipelineCache::new(&context);
+        let kernels = early::kernels(&model, &context, &target, profiles, [chunk, ring])?;
         let weights = early::beside(&pipelines, &kernels, || upload(&context, &built, on_progress))?;
         let batches = Mutex::new(Batches::new(profiles));
         Ok(Self { context, target, pipelines, weights, model, batches })
@@ -81,7 +83,7 @@ impl GpuModel {
 
     /// The plans of a step of several sequences; see [`BatchPlans::lower`].
     pub(super) fn lower_batch(&self, built: &BuiltModel, profiles: &Profiles, sizes: [usize; 3]) -> Result<BatchPlans> {
-        BatchPlans::lower(self.context.capabilities(), built, profiles, &Placed(&self.weights), sizes)
+        BatchPlans::lower(self.context.capabilities(), &self.target, built, profiles, &Placed(&self.weights), sizes)
     }
 
     /// What chooses the likeliest token of each of the `rows` rows of logits that `plan` makes.
@@ -138,6 +140,13 @@ impl GpuModel {
             ..ModelStats::default()
         }
     }
+}
+
+/// What a model's kernels are chosen by on a device, if `untimed` without what was timed there.
+pub(super) fn target(context: &GpuContext, untimed: bool) -> Target {
+    let choices = context.kernel_choices();
+    let choices = Arc::new(if untimed { choices.untimed() } else { choices });
+    Target { choices, ..context.capabilities().target() }
 }
 
 /// What `profile` comes down to for a generator.

@@ -4,7 +4,7 @@ use std::{path::Path, sync::PoisonError};
 
 use safetensors::SafeTensors;
 
-use super::{super::Opened, DeviceTurn, GpuEngine, model::LOGITS, output};
+use super::{super::Opened, DeviceTurn, EngineOptions, GpuEngine, model::LOGITS, output};
 use crate::{
     gemma::{GemmaArch, GemmaConfig},
     generate::{Engine, Model, Profiles, SampleOpts, Want},
@@ -77,7 +77,8 @@ fn logits_of_sequences_of_all_lengths_are_those_of_transformers() {
         let Opened::Gpu(context) = Device::Gpu.open(&GpuOptions::default()).expect("a GPU adapter (lavapipe will do)") else {
             panic!("Device::Gpu opened the reference");
         };
-        let first = GpuEngine::new(context, model.into(), Profiles::default(), Some(CHUNK), None, None).unwrap();
+        let options = EngineOptions { chunk: Some(CHUNK), ..EngineOptions::default() };
+        let first = GpuEngine::new(context, model.into(), Profiles::default(), options).unwrap();
         let another = |_: &usize| first.beside(super::Caches::new(first.caches.ring()));
         let mut engines: Vec<GpuEngine> = LENGTHS.iter().map(another).collect();
         engines.iter_mut().zip(LENGTHS).for_each(|(engine, length)| filled(engine, &tokens[..length]));

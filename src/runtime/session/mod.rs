@@ -117,7 +117,7 @@ impl Session {
 
     /// A session on an opened device.
     pub fn on(context: &Arc<GpuContext>) -> Self {
-        let (pipelines, target) = (Arc::new(PipelineCache::new(context)), context.capabilities().target());
+        let (pipelines, target) = (Arc::new(PipelineCache::new(context)), context.target());
         Self { backend: Backend::Gpu { pipelines, target } }
     }
 

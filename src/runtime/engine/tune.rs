@@ -1,0 +1,73 @@
+//! Trying a model's kernels on its device.
+
+#[cfg(test)]
+mod tests;
+
+use super::{
+    super::{
+        resident::Placed,
+        tuning::{Bench, Budget, Run},
+    },
+    model::{GpuModel, options, target},
+};
+use crate::{
+    Result,
+    generate::{Profiles, SMALLEST_BUCKET, Want},
+    lower::lower,
+    plan::Plan,
+};
+
+/// Rows of the caches that kernels are timed with.
+const ROWS: usize = 4096;
+
+/// New tokens of a prompt's run that are neither few nor many.
+const SOME_TOKENS: usize = 16;
+
+/// New tokens of a run whose products may go through cooperative matrices.
+const MANY_TOKENS: usize = 64;
+
+impl GpuModel {
+    /// Tests the kernels of a step and of a prompt, and takes the fastest unless `untimed`, as far as the device's options have time for
+    /// it and an earlier start or another model has not done it.
+    ///
+    /// # Errors
+    /// [`Error::WrongKernel`](crate::Error::WrongKernel); [`Error::DeviceLost`](crate::Error::DeviceLost).
+    pub(super) fn tune(&mut self, profiles: &Profiles, (chunk, ring): (usize, usize), untimed: bool) -> Result<()> {
+        let software = self.context.capabilities().target().software;
+        let Some(budget) = self.context.tuning().budget(software) else { return Ok(()) };
+        self.tune_with(profiles, [chunk, ring], untimed, budget, &|_| {})
+    }
+
+    /// As [`tune`](Self::tune), with plans that `change` has changed.
+    pub(super) fn tune_with(
+        &mut self,
+        profiles: &Profiles,
+        [chunk, ring]: [usize; 2],
+        untimed: bool,
+        budget: Budget,
+        change: &dyn Fn(&mut Plan),
+    ) -> Result<()> {
+        let built = self.model.built(true, Want::Last, profiles.kv())?;
+        let run = |tokens: usize, rows: usize| {
+            let options = options(profiles.of(true, tokens), self.context.capabilities());
+            Run { graph: &built.graph, options, tokens, rows, ring }
+        };
+        let mut runs = Vec::from([1, SOME_TOKENS, MANY_TOKENS, chunk].map(|tokens| run(tokens.min(chunk), SMALLEST_BUCKET)));
+        runs.push(run(1, ROWS));
+        let bench = Bench {
+            pipelines: &self.pipelines,
+            resident: &self.weights,
+            params: &built.params,
+            runs,
+            lower: &|part, run, target| {
+                let mut plan = lower(&part.graph, &run.binding(), target, &run.options, &Placed(&self.weights))?;
+                change(&mut plan);
+                Ok(plan)
+            },
+        };
+        let choices = bench.choose(&self.context.target(), budget, !untimed)?;
+        self.context.keep_choices(choices);
+        self.target = target(&self.context, untimed);
+        Ok(())
+    }
+}

@@ -1,0 +1,235 @@
+//! One kernel of a plan, run apart from its model.
+
+use std::{collections::HashMap, rc::Rc, sync::Arc};
+
+use super::{
+    super::{
+        Buffer,
+        prepared::{Bound, PreparedPlan, Step},
+        scratch::ScratchPool,
+        wgpu::BufferUsages,
+    },
+    Bench,
+};
+use crate::{
+    Error, Result,
+    generate::RunTokens,
+    ir::{
+        Case, Compute, DType, Data, DimBinding, FixedType, Graph, LowerOptions, Value,
+        derive::Inputs,
+        ops::{DEAD_KEY, Input, Role},
+        sym,
+    },
+    lower::Part,
+    plan::Plan,
+    reference,
+};
+
+/// Token ids that every vocabulary has.
+const TOKENS: u32 = 8;
+
+/// A run of a model in which kernels are tried.
+pub(in super::super) struct Run<'a> {
+    /// The whole graph.
+    pub(in super::super) graph: &'a Graph,
+    /// How it is lowered.
+    pub(in super::super) options: LowerOptions,
+    /// New tokens.
+    pub(in super::super) tokens: usize,
+    /// Rows of the caches that grow, half of which are live.
+    pub(in super::super) rows: usize,
+    /// Rows of the rings.
+    pub(in super::super) ring: usize,
+}
+
+impl Run<'_> {
+    pub(in super::super) fn binding(&self) -> DimBinding {
+        DimBinding::new().with(sym::SEQ, self.tokens).with(sym::CACHE, self.rows).with(sym::RING, self.ring)
+    }
+
+    /// Position of the first new token.
+    fn start(&self) -> usize {
+        (self.rows / 2).min(self.rows.saturating_sub(self.tokens))
+    }
+
+    fn step(&self) -> Step {
+        let end = (self.start() + self.tokens) as u32;
+        Step { end, capacity: self.rows as u32, ..Step::all(self.tokens as u32) }
+    }
+}
+
+/// Buffers of a graph's inputs by name, and where in them they begin.
+type InputBuffers = HashMap<String, (Arc<Buffer>, u64)>;
+
+/// A part of a plan with values for its inputs.
+pub(super) struct Trial<'a> {
+    bench: &'a Bench<'a>,
+    part: &'a Part,
+    run: &'a Run<'a>,
+    inputs: Inputs,
+}
+
+impl<'a> Trial<'a> {
+    pub(super) fn new(bench: &'a Bench<'a>, part: &'a Part, run: &'a Run<'a>) -> Result<Self> {
+        let tokens: Vec<u32> = (0..run.tokens as u32).map(|t| (t * 5 + 1) % TOKENS).collect();
+        let given = RunTokens { tokens: &tokens, start: run.start() };
+        let mut inputs = Inputs::new();
+        for (seed, (_, input)) in (1..).zip(part.graph.inputs()) {
+            let value = match given.input(input, &run.binding(), bench.params)? {
+                Some(value) => value,
+                None => random(input, run, seed)?,
+            };
+            inputs.insert(input.name.clone(), Rc::new(value));
+        }
+        Ok(Self { bench, part, run, inputs })
+    }
+
+    /// Compares what `plan` computes with the reference.
+    ///
+    /// # Errors
+    /// What is wrong, as text; [`Error`] for what says nothing of the kernel.
+    pub(super) fn check(&self, plan: &Plan) -> Result<std::result::Result<(), String>> {
+        let expected = self.expected(&self.inputs)?;
+        // What takes a root is given what has one.
+        let is_defined =
+            expected.outputs.iter().all(|(_, value)| value.to_f32().is_ok_and(|all| all.iter().all(|x| x.is_finite())));
+        if !is_defined && self.inputs.values().any(|value| has_negative(value)) {
+            let inputs = self.inputs.iter().map(|(name, value)| (name.clone(), Rc::new(absolute(value)))).collect();
+            return Self { inputs, ..*self }.check(plan);
+        }
+        let (prepared, buffers) = match self.prepare(plan) {
+            Ok(prepared) => prepared,
+            Err(Error::Shader { problem, .. } | Error::Driver { message: problem, .. }) => return Ok(Err(problem)),
+            Err(error) => return Err(error),
+        };
+        self.bench.pipelines.context().time_whole(&[&prepared])?;
+        let half = plan.dispatches.iter().any(|d| d.kernel.options.contains(&("COMPUTE", Compute::F16.name().into())));
+        for (name, value) in &expected.outputs {
+            let Some((buffer, offset, bytes)) = prepared.output(name) else { continue };
+            let found = self.read(buffer, offset, bytes, value)?;
+            if let Err(problem) = close(&found, value, half) {
+                return Ok(Err(problem));
+            }
+        }
+        for (name, value) in &expected.caches {
+            let Some((buffer, offset)) = buffers.get(name) else { continue };
+            let bytes = FixedType { dtype: value.dtype(), shape: value.shape.clone() }.byte_len().unwrap_or(0) as u64;
+            let found = self.read(buffer, *offset, bytes, value)?;
+            if let Err(problem) = close(&found, value, half) {
+                return Ok(Err(format!("{name}: {problem}")));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    fn expected(&self, inputs: &Inputs) -> Result<reference::Outcome> {
+        reference::run(&self.part.graph, &self.run.binding(), inputs, self.bench.params)
+    }
+
+    /// The plan with its inputs on the device.
+    pub(super) fn prepare(&self, plan: &Plan) -> Result<(PreparedPlan, InputBuffers)> {
+        let context = self.bench.pipelines.context();
+        let mut buffers = InputBuffers::new();
+        for (name, value) in &self.inputs {
+            buffers.insert(name.clone(), (self.upload(bytes_of(&value.data))?, 0));
+        }
+        let usage = BufferUsages::UNIFORM | BufferUsages::COPY_DST;
+        let step = Arc::new(context.create_buffer("step", size_of::<Step>() as u64, usage)?);
+        context.write(&step, 0, bytemuck::bytes_of(&self.run.step()))?;
+        let bound = Bound { weights: self.bench.resident, inputs: &buffers, step: &step };
+        let prepared = PreparedPlan::new(self.bench.pipelines, plan, bound, &mut ScratchPool::default())?;
+        for name in self.part.graph.outputs().iter().map(|(name, _)| name) {
+            let Some((buffer, _, _)) = prepared.output(name) else { continue };
+            // What a kernel leaves out must show.
+            if !buffers.values().any(|(input, _)| Arc::ptr_eq(input, buffer)) {
+                context.write(buffer, 0, &f32::NAN.to_le_bytes().repeat(buffer.size() as usize / 4))?;
+            }
+        }
+        Ok((prepared, buffers))
+    }
+
+    fn upload(&self, bytes: &[u8]) -> Result<Arc<Buffer>> {
+        let context = self.bench.pipelines.context();
+        let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
+        let mut padded = bytes.to_vec();
+        padded.resize(bytes.len().next_multiple_of(16) + 16, 0);
+        let buffer = context.create_buffer("operand", padded.len() as u64, usage)?;
+        context.write(&buffer, 0, &padded)?;
+        Ok(Arc::new(buffer))
+    }
+
+    /// A value of the type of `like`.
+    fn read(&self, buffer: &Arc<Buffer>, offset: u64, bytes: u64, like: &Value) -> Result<Value> {
+        let mut out = vec![0; bytes as usize];
+        self.bench.pipelines.context().read_back(buffer, offset, &mut out)?;
+        let shape = like.shape.clone();
+        Ok(match like.dtype() {
+            DType::I32 => Value::i32(shape, bytemuck::pod_collect_to_vec::<_, i32>(&out)),
+            DType::U32 => Value::u32(shape, bytemuck::pod_collect_to_vec::<_, u32>(&out)),
+            DType::F16 => Value { shape, data: Data::F16(bytemuck::pod_collect_to_vec(&out)) },
+            _ => Value::f32(shape, bytemuck::pod_collect_to_vec::<_, f32>(&out)),
+        })
+    }
+}
+
+/// A value of what no token decides: activations and cached rows are random, the positions of cached rows those of earlier tokens.
+fn random(input: &Input, run: &Run, seed: u64) -> Result<Value> {
+    let shape = input.ty.shape.bind(&run.binding())?;
+    let len = shape.iter().product();
+    Ok(match input.ty.dtype {
+        DType::I32 if input.role == Role::Cache => {
+            let rows = shape.get(1).copied().unwrap_or(1).max(1);
+            let last = |row: usize| (0..run.start()).rev().find(|position| position % rows == row);
+            let position = |index: usize| last(index % rows).map_or(DEAD_KEY, |position| position as i32);
+            Value::i32(shape, (0..len).map(position).collect::<Vec<_>>())
+        }
+        DType::I32 => Value::i32(shape, vec![0; len]),
+        DType::U32 => Value::u32(shape, vec![0; len]),
+        DType::F16 => Value::f16(shape, &Case::numbers(len, seed, 1.0)),
+        _ => Value::f32(shape, Case::numbers(len, seed, 1.0)),
+    })
+}
+
+fn has_negative(value: &Value) -> bool {
+    matches!(&value.data, Data::F32(numbers) if numbers.iter().any(|x| *x < 0.0))
+}
+
+fn absolute(value: &Value) -> Value {
+    match &value.data {
+        Data::F32(numbers) => Value::f32(value.shape.clone(), numbers.iter().map(|x| x.abs()).collect::<Vec<_>>()),
+        _ => value.clone(),
+    }
+}
+
+fn bytes_of(data: &Data) -> &[u8] {
+    match data {
+        Data::F32(values) => bytemuck::cast_slice(values),
+        Data::F16(values) => bytemuck::cast_slice(values),
+        Data::I32(values) => bytemuck::cast_slice(values),
+        Data::U32(values) => bytemuck::cast_slice(values),
+        Data::Stored(_) => &[],
+    }
+}
+
+/// Whether a kernel computed what the reference says, within what sums in another order may differ by. A kernel that its driver compiled
+/// wrongly is off by far more.
+fn close(found: &Value, expected: &Value, half: bool) -> std::result::Result<(), String> {
+    let text = |error: Error| error.to_string();
+    let have = found.to_f32().map_err(text)?;
+    let want = expected.to_f32().map_err(text)?;
+    let squares: f64 = want.iter().map(|x| f64::from(*x).powi(2)).sum();
+    let size = (squares / want.len().max(1) as f64).sqrt();
+    let gate = if half { 3e-2 } else { 1e-3 };
+    let is_wrong = |(have, want): (&f32, &f32)| {
+        let error = f64::from(have - want).abs();
+        have != want && (error.is_nan() || error > gate * (size + f64::from(want.abs())))
+    };
+    let wrong: Vec<usize> = (0..want.len()).filter(|i| have.get(*i).is_none_or(|have| is_wrong((have, &want[*i])))).collect();
+    match wrong.first() {
+        None => Ok(()),
+        Some(first) => {
+            let (found, expected) = (have.get(*first).copied().unwrap_or(f32::NAN), want[*first]);
+            Err(format!("element {first} is {found:e}, expected {expected:e} ({} of {} are off)", wrong.len(), want.len()))
+        }
+    }
+}
