@@ -11,8 +11,8 @@ use half::f16;
 /// Bytes of the pattern that a matrix repeats, about.
 const PATTERN: usize = 1 << 20;
 
-/// The weights of a map, its matrices and stacks of them in a packed format: those that packing a checkpoint packs. In Q8_0 and Q4_0,
-/// whose blocks begin with their factor, the numbers are as large as the map's random ones.
+/// The weights of a map, its matrices and stacks of them in a packed format: those that packing a checkpoint packs. In Q8_0 and
+/// Q4_0, whose blocks begin with their factor, the numbers are as large as the map's random ones.
 pub struct Stored<'a> {
     weights: &'a mut WeightMap,
     format: Packed,

@@ -23,6 +23,7 @@ mod stored;
 #[path = "../common/svg.rs"]
 mod svg;
 mod text;
+mod tuning;
 
 use std::{
     path::PathBuf,
@@ -33,16 +34,16 @@ use std::{
 
 use anyhow::{Result, anyhow};
 use clap::Parser;
-use gemmaflow::runtime::{Device, GpuContext, GpuOptions};
+use gemmaflow::runtime::{Device, GpuContext, GpuOptions, Tuning};
 use parts::{Record, Scope, Share, run};
 use report::Report;
 
-/// Examines a GPU: holds every kernel in every tier against the CPU reference, measures what the device reaches at best, and how near
-/// to that models of released shapes come.
+/// Examines a GPU: holds every kernel in every tier against the CPU reference, measures what the device reaches at best, and how
+/// near to that models of released shapes come.
 ///
 /// Needs no files: weights are random. Prints what it finds and writes report.json and report.svg. The report names adapter, driver,
-/// limits and figures, the operating system's kind and the number of processor threads; it has no host, user or file names, and nothing
-/// is sent anywhere. Ends with 0 where all kernels that were examined are right, 1 where one is wrong, 2 where none was examined.
+/// limits and figures, the operating system's kind and the number of processor threads; it has no host, user or file names, and
+/// nothing is sent anywhere. Ends with 0 where all kernels that were examined are right, 1 where one is wrong, 2 where none was examined.
 #[derive(Parser, Clone)]
 struct Arguments {
     /// gpu, or a part of an adapter's name; the best adapter if nothing is said
@@ -126,7 +127,8 @@ impl Visit {
         let (open, quick) = (opener(&arguments.device, GpuOptions::default(), software), arguments.quick);
         let roofline = self.record.report().rates.map(|rates| rates.roofline());
         self.part(1.0, "speed", move |scope| speed::measure(scope, quick, roofline, &open))?;
-        self.show(|report| Some(text::speed(&report.speed)))
+        self.show(|report| Some(text::speed(&report.speed)))?;
+        self.show(|report| report.tuning.as_ref().map(|tuned| text::tuning(tuned, software)))
     }
 
     fn part(&self, of_rest: f64, name: &'static str, part: impl FnOnce(&Scope) -> Result<()> + Send + 'static) -> Result<()> {
@@ -176,7 +178,9 @@ fn small_models(scope: &Scope, device: &Device, software: bool) -> Result<()> {
         if scope.over() {
             break;
         }
-        let context = opener(device, GpuOptions { kernels, ..GpuOptions::default() }, software)()?;
+        // Kernels as they are: none is replaced.
+        let options = GpuOptions { kernels, tuning: Tuning::Off, ..GpuOptions::default() };
+        let context = opener(device, options, software)()?;
         small::examine(name, scope, &context, &mut expected)?;
     }
     Ok(())

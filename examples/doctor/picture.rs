@@ -64,6 +64,11 @@ pub fn picture(report: &Report) -> String {
     verdicts(&mut page, report);
     if !report.speed.is_empty() {
         speeds(&mut page, &report.speed);
+        let software = report.adapter.as_ref().is_some_and(|adapter| adapter.software);
+        if let Some(tuned) = &report.tuning {
+            page.y += ROW + 8.0;
+            page.text(MARGIN, "dim", text::tuned_in_short(tuned, software));
+        }
     }
     let height = page.y + 20.0;
     page.svg.finish(WIDTH, height, STYLE)

@@ -29,6 +29,7 @@ pub struct Report {
     pub models_not_reached: usize,
     pub rates: Option<Rates>,
     pub speed: Vec<Speed>,
+    pub tuning: Option<Tuned>,
 }
 
 /// What the program was built for, and the threads of the processor.
@@ -149,7 +150,10 @@ pub struct Speed {
     pub weights: &'static str,
     /// Why there are no figures.
     pub problem: Option<String>,
+    /// Whether the reason is a kernel that is wrong.
+    pub wrong: bool,
     pub weight_bytes: u64,
+    /// With what the library tries of kernels meanwhile.
     pub load_s: f64,
     pub prompt: usize,
     pub dispatches_per_token: usize,
@@ -163,6 +167,29 @@ pub struct Rate {
     pub tokens_per_s: f64,
     pub roofline_tokens_per_s: Option<f64>,
     pub share: Option<f64>,
+}
+
+/// What the library found out as it loaded the measured shapes.
+#[derive(Serialize, Clone, Default)]
+pub struct Tuned {
+    /// Kernels that were compared with the reference and found right.
+    pub tested: usize,
+    pub replaced: Vec<Replaced>,
+    pub chosen: Vec<Chosen>,
+}
+
+/// An op of which a kernel was wrong.
+#[derive(Serialize, Clone)]
+pub struct Replaced {
+    pub op: String,
+    pub by: &'static str,
+}
+
+/// The fastest of kernels that compute the same; number 0 is the one that an estimate prefers.
+#[derive(Serialize, Clone)]
+pub struct Chosen {
+    pub work: String,
+    pub number: usize,
 }
 
 impl Report {
@@ -182,8 +209,9 @@ impl Report {
     pub fn count(&mut self) {
         let cases: usize = self.kernels.iter().map(|tier| tier.wrong.len()).sum();
         let models = self.models.iter().filter(|model| !model.right).count();
-        let speed = self.speed.iter().filter(|speed| speed.problem.as_deref() == Some(NO_NUMBERS)).count();
-        self.wrong = cases + models + speed;
+        let speed = self.speed.iter().filter(|speed| speed.wrong).count();
+        let replaced = self.tuning.as_ref().map_or(0, |tuned| tuned.replaced.len());
+        self.wrong = cases + models + speed + replaced;
     }
 
     /// 1 where a kernel is wrong, 2 where none was examined, else 0.
@@ -195,9 +223,6 @@ impl Report {
         }
     }
 }
-
-/// The problem of a model whose logits are no numbers.
-pub const NO_NUMBERS: &str = "WRONG: its logits are no finite numbers";
 
 /// A message without what it may say of the user: folders of this machine.
 pub fn without_folders(message: &str) -> String {

@@ -21,9 +21,10 @@ use crate::{
     first_token::tokens,
     memory,
     parts::{NOT_REACHED, Scope},
-    report::{NO_NUMBERS, Rate, Speed, without_folders},
+    report::{Rate, Speed, without_folders},
     roofline::Roofline,
     stored::Stored,
+    tuning,
 };
 
 /// The shapes, small ones first: what takes most memory comes last.
@@ -46,38 +47,63 @@ const SOFTWARE: Sizes = Sizes { prompt: 16, generated: 4, reps: 1 };
 /// Measures all that there is time and memory for.
 ///
 /// # Errors
-/// What `open`, which opens the device anew for each shape, says.
+/// What `open`, which opens the device, anew where it was lost, says.
 pub fn measure(scope: &Scope, quick: bool, roofline: Option<Roofline>, open: &dyn Fn() -> Result<Arc<GpuContext>>) -> Result<()> {
     let shapes = if quick { &SHAPES[..QUICK] } else { &SHAPES[..] };
     // Seconds that the last one took a byte of weights, by how they are stored.
     let mut paces = HashMap::new();
-    for shape in shapes {
-        scope.at(&format!("opening the device for {shape}"));
-        let context = open()?;
-        for weights in STORED {
-            scope.at(&format!("{shape} in {weights}"));
-            let start = Instant::now();
-            let mut speed = Speed { shape, weights, ..Speed::default() };
-            let pace = paces.get(weights).copied().unwrap_or(0.0);
-            match one(scope, &context, pace, roofline, &mut speed) {
-                Ok(()) => drop(paces.insert(weights, start.elapsed().as_secs_f64() / speed.weight_bytes.max(1) as f64)),
-                Err(error) => speed.problem = Some(problem(scope, &error)),
-            }
-            scope.update(|report| report.speed.push(speed));
+    scope.at("opening the device");
+    let mut context = open()?;
+    for (shape, weights) in shapes.iter().flat_map(|shape| STORED.map(|weights| (*shape, weights))) {
+        scope.at(&format!("{shape} in {weights}"));
+        if context.check().is_err() {
+            context = open()?;
         }
+        let start = Instant::now();
+        let mut speed = Speed { shape, weights, ..Speed::default() };
+        let pace = paces.get(weights).copied().unwrap_or(0.0);
+        match one(scope, &context, pace, roofline, &mut speed) {
+            Ok(()) => drop(paces.insert(weights, start.elapsed().as_secs_f64() / speed.weight_bytes.max(1) as f64)),
+            Err(error) => fail(scope, &error, &mut speed),
+        }
+        let choices = context.kernel_choices();
+        scope.update(|report| {
+            report.speed.push(speed);
+            report.tuning = Some(tuning::section(&choices));
+        });
     }
     Ok(())
 }
 
-/// Why there are no figures.
-fn problem(scope: &Scope, error: &anyhow::Error) -> String {
-    match error.downcast_ref::<Error>() {
+/// Says why there are no figures.
+fn fail(scope: &Scope, error: &anyhow::Error, speed: &mut Speed) {
+    speed.problem = Some(match error.downcast_ref::<Error>() {
         Some(Error::Cancelled(_)) => NOT_REACHED.into(),
         Some(Error::OutOfMemory { bytes, .. }) => format!("the device has no memory for it ({bytes} bytes more were refused)"),
+        Some(Error::WrongKernel { .. }) => {
+            speed.wrong = true;
+            format!("WRONG: {}", without_folders(&error.to_string()))
+        }
+        _ if error.is::<NoNumbers>() => {
+            speed.wrong = true;
+            error.to_string()
+        }
         _ if scope.over() => NOT_REACHED.into(),
         _ => without_folders(&error.to_string()),
+    });
+}
+
+/// A model's logits are infinite or no numbers.
+#[derive(Debug)]
+struct NoNumbers;
+
+impl std::fmt::Display for NoNumbers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("WRONG: its logits are no finite numbers")
     }
 }
+
+impl std::error::Error for NoNumbers {}
 
 fn options() -> GeneratorOptions {
     GeneratorOptions { context: Some(CONTEXT), ..GeneratorOptions::default() }
@@ -95,6 +121,8 @@ fn with_loader<T>(weights: &mut WeightMap, stored: &str, with: impl FnOnce(&mut 
 fn one(scope: &Scope, context: &Arc<GpuContext>, pace: f64, roofline: Option<Roofline>, speed: &mut Speed) -> Result<()> {
     let config = GemmaConfig::preset(speed.shape).ok_or_else(|| anyhow!("there is no shape {}", speed.shape))?;
     let capabilities = context.capabilities();
+    let sizes = if capabilities.kind == AdapterKind::Software { SOFTWARE } else { GPU };
+    speed.prompt = sizes.prompt;
     let random = || random_weights(&config, DType::BF16, 1);
     let plan = with_loader(&mut random()?, speed.weights, |loader| {
         MemoryPlan::for_options(config.clone(), loader, capabilities, &options())
@@ -118,16 +146,14 @@ fn one(scope: &Scope, context: &Arc<GpuContext>, pace: f64, roofline: Option<Roo
     context.wait_idle("the upload of the weights")?;
     generator.set_cancel(scope.cancel.clone());
     speed.load_s = start.elapsed().as_secs_f64();
-    let sizes = if capabilities.kind == AdapterKind::Software { SOFTWARE } else { GPU };
     run(scope, &mut generator, sizes, roofline, speed)
 }
 
 fn run(scope: &Scope, generator: &mut GemmaGenerator, sizes: Sizes, roofline: Option<Roofline>, speed: &mut Speed) -> Result<()> {
     let vocab = generator.config().vocab_size;
-    speed.prompt = sizes.prompt;
     let logits = generator.prefill_get_last_logits(&tokens(sizes.prompt, 0, vocab))?;
     if logits.iter().any(|logit| !logit.is_finite()) {
-        return Err(anyhow!(NO_NUMBERS));
+        return Err(NoNumbers.into());
     }
     // Compiles what a greedy step needs.
     generator.generate_cached(2, &SampleOpts::greedy())?;

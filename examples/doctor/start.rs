@@ -18,8 +18,7 @@ use crate::{
 
 const SHAPE: &str = "gemma-3-270m";
 
-/// The section of the report. The driver may keep compiled pipelines of its own, which nobody can turn off from here: cold is without
-/// ours.
+/// The section of the report. Cold is without pipelines that we kept: the driver may keep its own, which cannot be turned off here.
 ///
 /// # Errors
 /// What the device says.

@@ -6,7 +6,7 @@ use indicatif::HumanBytes;
 
 use crate::{
     first_token::FIRST,
-    report::{Adapter, FirstStart, Rate, Rates, Report, Speed, Step, Tier},
+    report::{Adapter, FirstStart, Rate, Rates, Report, Speed, Step, Tier, Tuned},
 };
 
 /// Wrong cases of a tier that are written out; the file has all.
@@ -185,6 +185,35 @@ pub fn rows(speeds: &[Speed]) -> Vec<Row> {
         Row { stored, weight_bytes: first.weight_bytes, load_s: first.load_s, figures }
     };
     speeds.chunk_by(alike).map(row).collect()
+}
+
+/// What the library found out about the kernels of these shapes.
+pub fn tuning(tuned: &Tuned, software: bool) -> String {
+    let mut out = String::from("\nTUNING of the kernels of these shapes, as the library does it by default\n");
+    line!(out, "  {}", tuned_in_short(tuned, software));
+    for replaced in &tuned.replaced {
+        line!(out, "  WRONG and replaced: a kernel of {}, now {}", replaced.op, replaced.by);
+    }
+    for chosen in tuned.chosen.iter().filter(|chosen| chosen.number > 0) {
+        line!(out, "  choice {} for {}", chosen.number, chosen.work);
+    }
+    out
+}
+
+/// The same in a sentence.
+pub fn tuned_in_short(tuned: &Tuned, software: bool) -> String {
+    let others = tuned.chosen.iter().filter(|chosen| chosen.number > 0).count();
+    match tuned {
+        Tuned { tested: 0, chosen, replaced } if chosen.is_empty() && replaced.is_empty() => match software {
+            true => "No kernel was tried: by default adapters that compute on the CPU try none.".into(),
+            false => "No kernel was tried.".into(),
+        },
+        Tuned { tested, chosen, replaced } => format!(
+            "{tested} kernels tested and right, ops with a replaced one: {}; {} choices timed, in {others} the estimate's is not the fastest.",
+            replaced.len(),
+            chosen.len()
+        ),
+    }
 }
 
 /// A share in per cent.

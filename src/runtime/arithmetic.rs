@@ -45,8 +45,8 @@ pub fn measure_arithmetic_rate(context: &GpuContext, dtype: DType) -> Result<f64
     best_rate(context, groups * INVOCATIONS * INVOCATION, compute)
 }
 
-/// Multiplications and additions a second that matrix units reach with all operands in registers, f16 summed in f32, in the tile that
-/// kernels take ([`Target::cooperative`](crate::ir::kernel::Target)); `None` where they take none. The upper bound of products of
+/// Multiplications and additions a second that matrix units reach with all operands in registers, f16 summed in f32, in the tile
+/// that kernels take ([`Target::cooperative`](crate::ir::kernel::Target)); `None` where they take none. The upper bound of products of
 /// many rows.
 ///
 /// Two by four tiles a subgroup, as the kernels have them, in workgroups of four subgroups; submits as
