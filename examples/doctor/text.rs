@@ -234,10 +234,10 @@ pub fn verdict(report: &Report) -> String {
 
 /// The verdict in a sentence.
 pub fn sentence(report: &Report) -> String {
-    let not_reached: usize = report.kernels.iter().map(|tier| tier.not_reached).sum();
-    let rest = match not_reached {
+    let cases: usize = report.kernels.iter().map(|tier| tier.not_reached).sum();
+    let rest = match cases + report.models_not_reached {
         0 => String::new(),
-        count => format!("; {count} cases were not reached in time"),
+        count => format!("; {count} cases and small models were not reached in time"),
     };
     match (report.wrong, report.examined()) {
         (0, false) => "No kernel was examined.".into(),
