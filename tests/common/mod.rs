@@ -7,7 +7,7 @@ pub mod oracle;
 pub mod tolerance;
 pub mod uniformity;
 
-use std::{collections::HashMap, rc::Rc, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use gemmaflow::{
     Result,
@@ -86,7 +86,7 @@ pub fn plan_with(case: &Case, target: &Target, options: &LowerOptions) -> Result
 pub fn expected(case: &Case) -> Result<Value> {
     let graph = case.graph()?;
     let ty = graph.fixed_types(&DimBinding::new())?.pop().expect("a graph with a result");
-    let operands: Vec<Rc<Value>> = case.inputs.iter().cloned().map(Rc::new).collect();
+    let operands: Vec<Arc<Value>> = case.inputs.iter().cloned().map(Arc::new).collect();
     reference::evaluate(&case.op, &operands, &ty)
 }
 
