@@ -1,6 +1,6 @@
 //! Reference and device side by side: the first node whose values differ.
 
-use std::{collections::HashMap, rc::Rc};
+use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     Result,
@@ -44,7 +44,7 @@ pub fn first_difference(
     tolerance: f32,
 ) -> Result<Option<Difference>> {
     let mut expected: HashMap<NodeId, Vec<f32>> = HashMap::new();
-    let mut given: Inputs = inputs.iter().map(|(name, value)| (name.to_string(), Rc::new(value.clone()))).collect();
+    let mut given: Inputs = inputs.iter().map(|(name, value)| (name.to_string(), Arc::new(value.clone()))).collect();
     derive(graph, binding, &mut given)?;
     reference::run_observed(graph, binding, &given, params, &mut |id, value| {
         if let (false, Data::F32(values)) = (graph.node(id).name.is_empty(), &value.data) {

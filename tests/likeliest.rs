@@ -5,7 +5,6 @@ mod common;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    rc::Rc,
     sync::Arc,
 };
 
@@ -124,7 +123,7 @@ impl Head {
     }
 
     fn logits(&self, x: &Value) -> Vec<f32> {
-        let given = BTreeMap::from([("x".to_string(), Rc::new(x.clone()))]);
+        let given = BTreeMap::from([("x".to_string(), Arc::new(x.clone()))]);
         let run = reference::run(&self.graph, &DimBinding::new(), &given, &self.params).unwrap();
         run.outputs[0].1.to_f32().unwrap().into_owned()
     }

@@ -6,7 +6,6 @@ mod common;
 use std::{
     collections::{BTreeMap, HashMap},
     ops::Range,
-    rc::Rc,
     sync::Arc,
 };
 
@@ -91,7 +90,7 @@ fn upload(context: &Arc<GpuContext>, built: &BuiltModel) -> HashMap<String, Resi
 }
 
 /// Values for every input: a token, its position, and caches of pseudo-random rows of the positions before it.
-fn inputs(built: &BuiltModel, binding: &DimBinding) -> BTreeMap<String, Rc<Value>> {
+fn inputs(built: &BuiltModel, binding: &DimBinding) -> BTreeMap<String, Arc<Value>> {
     let mut state = 1u32;
     let mut noise = move || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -116,7 +115,7 @@ fn inputs(built: &BuiltModel, binding: &DimBinding) -> BTreeMap<String, Rc<Value
             _ if input.name == "last_token_idx" => Value::u32(shape, vec![0]),
             _ => Value::u32(shape, vec![77; len]),
         };
-        given.insert(input.name.clone(), Rc::new(value));
+        given.insert(input.name.clone(), Arc::new(value));
     }
     given
 }
@@ -136,7 +135,7 @@ fn run(
     context: &Arc<GpuContext>,
     plan: &Plan,
     weights: &HashMap<String, ResidentWeight>,
-    given: &BTreeMap<String, Rc<Value>>,
+    given: &BTreeMap<String, Arc<Value>>,
 ) -> BTreeMap<String, Vec<u8>> {
     let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
     let mut buffers: HashMap<String, (Arc<Buffer>, u64)> = HashMap::new();

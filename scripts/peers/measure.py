@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import resource
+import signal
 import statistics
 import subprocess
 import sys
@@ -25,6 +26,11 @@ class Case:
     read: object  # from a command's output to figures by name
     env: dict = field(default_factory=dict)
     figures: dict = field(default_factory=dict)  # name -> [(tokens a second, void), ...]
+    failure: str = ""  # how a peer ended that gave no figures
+
+
+class Failed(Exception):
+    """A command that gave no figures."""
 
 
 def machine_busy():
@@ -42,11 +48,16 @@ def own_busy():
 def run(command, env, limit):
     """The output, and the share of the machine that other processes had meanwhile."""
     start, machine, own = time.monotonic(), machine_busy(), own_busy()
-    done = subprocess.run(command, env=os.environ | env, capture_output=True, text=True, timeout=limit, check=False)
+    try:
+        done = subprocess.run(command, env=os.environ | env, capture_output=True, text=True, timeout=limit, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise Failed(f"took more than {limit:g} s") from error
     wall = time.monotonic() - start
     others = max(0.0, (machine_busy() - machine) - (own_busy() - own)) / (wall * CORES)
     if done.returncode != 0:
-        sys.exit(f"{' '.join(map(str, command))}\nended with status {done.returncode}:\n{done.stderr[-3000:]}")
+        how = signal.Signals(-done.returncode).name if done.returncode < 0 else f"status {done.returncode}"
+        print(f"{' '.join(map(str, command))}\nended with {how}:\n{done.stderr[-3000:]}", file=sys.stderr)
+        raise Failed(f"ended with {how}")
     return done.stdout, others, wall
 
 
@@ -122,13 +133,15 @@ def file_cases(options, models):
 def cpu_cases(options, models):
     prompts = options.prompts[:1]
     texts = [",".join(map(str, prompts)), str(options.gen)]
-    cases = [gemmaflow(options, models / "bf16", ["--device", "cpu"], prompts, {})]
+    kinds = dict.fromkeys([*options.formats, "q8_0"])
+    packed = [kind for kind in kinds if kind not in ("f16", "bf16")]
+    files = [models / "bf16", *(models / f"{kind}.gguf" for kind in packed)]
+    cases = [gemmaflow(options, file, ["--device", "cpu"], prompts, {}) for file in files]
     if "candle" in options.peers:
         binary = options.scratch / "candle/target/release/candle-peer"
-        files = {"f32": models / "bf16", "f16": models / "f16", "q8_0": models / "q8_0.gguf"}
+        files = {"f32": models / "bf16", "f16": models / "f16"} | {kind: models / f"{kind}.gguf" for kind in packed}
         cases += [Case(f"candle {k}", [[binary, path, k, *texts]], read_object) for k, path in files.items()]
     if "llama" in options.peers:
-        kinds = dict.fromkeys([*options.formats, "q8_0"])
         cases += [llama(options, models, kind, ["-dev", "none", "-ngl", "0"], prompts, {}) for kind in kinds]
     if "transformers" in options.peers:
         command = [sys.executable, Path(__file__).with_name("transformers_peer.py"), models / "bf16", *texts]
@@ -137,13 +150,21 @@ def cpu_cases(options, models):
 
 
 def measure(cases, rounds, options):
-    """Interleaved: every case once, then every case again."""
+    """Interleaved: every case once, then every case again, but for a peer that failed."""
     for number in range(1, rounds + 1):
         for case in cases:
-            for command in case.commands:
-                out, others, wall = run(command, case.env, options.limit)
+            for command in case.commands if not case.failure else []:
+                try:
+                    out, others, wall = run(command, case.env, options.limit)
+                    figures = case.read(out)
+                except (Failed, ValueError, KeyError) as error:
+                    # A peer may crash on some machines; without this crate's figures there is nothing to compare.
+                    if case.who.startswith("gemmaflow"):
+                        sys.exit(f"{case.who}: {error!r}")
+                    case.failure = str(error)
+                    print(f"  round {number}: {case.who:18} {case.failure}", file=sys.stderr, flush=True)
+                    break
                 void = others > options.void / 100
-                figures = case.read(out)
                 for name, value in figures.items():
                     case.figures.setdefault(name, []).append((value, void))
                 shown = ", ".join(f"{name} {value:.2f}" for name, value in figures.items())
@@ -159,12 +180,13 @@ def median(measured):
 
 def cell(case, name, first):
     if name not in case.figures:
-        return "", ""
+        return case.failure, ""
     measured = case.figures[name]
     (value, void), (own, own_void) = median(measured), median(first.figures[name])
     values = [v for v, _ in measured]
     count = f"{sum(not v for _, v in measured)} of {len(measured)}"
     text = f"{value:.2f} ({min(values):.2f} to {max(values):.2f}; {count})"
+    text += f"; {case.failure}" if case.failure else ""
     ratio = "" if case is first else f"{own / value:.2f}" + (" void" if void or own_void else "")
     return (f"{text} void" if void else text), ratio
 
@@ -209,7 +231,7 @@ def arguments():
 def main():
     options = arguments()
     report = heading(options)
-    raw = {"heading": report, "figures": {}}
+    raw = {"heading": report, "figures": {}, "failures": {}}
     for part, make in (("vulkan", vulkan_cases), ("cpu", cpu_cases), ("files", file_cases)):
         for entry in options.shapes if part in options.parts else []:
             shape, _, rounds = entry.partition(":")
@@ -219,6 +241,7 @@ def main():
             for name, cases in groups:
                 title = f"{shape}, {name}"
                 raw["figures"][title] = {case.who: case.figures for case in cases}
+                raw["failures"] |= {f"{title}: {case.who}": case.failure for case in cases if case.failure}
                 report += "\n" + table(title, cases)
     results = options.scratch / "results"
     results.mkdir(exist_ok=True)

@@ -64,7 +64,7 @@ impl Drafter {
     pub fn from_loader(config: GemmaDrafterConfig, loader: &mut dyn WeightLoader) -> Result<Self> {
         let mut config = config;
         config.layers.settle_head(loader)?;
-        let mut weights = WeightMap::take_all(loader)?;
+        let mut weights = WeightMap::take_all(loader)?.kept();
         config.tell_unused(weights.remaining_keys());
         let order = if config.num_centroids > 0 { Some(order_head(&mut weights, &config)?) } else { None };
         let model = DraftModel { config, order, weights, built: Mutex::default() };

@@ -252,7 +252,7 @@ impl Model {
     pub(crate) fn new(mut config: GemmaConfig, loader: &mut dyn WeightLoader, flow: Option<FlowHook>) -> Result<Self> {
         config.validate()?;
         config.settle_head(loader)?;
-        let weights = WeightMap::take_all(loader)?;
+        let weights = WeightMap::take_all(loader)?.kept();
         Ok(Self { config, weights, flow, host_tables: false, built: Mutex::default() })
     }
 

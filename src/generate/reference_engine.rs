@@ -1,6 +1,6 @@
 //! The generator on the CPU reference.
 
-use std::{collections::BTreeMap, rc::Rc, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     CancelToken, DraftModel, Engine, Looked, MOST_LOGITS, Model, ModelStats, PREFILL_CHUNK, PlanPolicy, Profiles, RingCopy,
@@ -59,7 +59,7 @@ impl ReferenceEngine {
         let ring = model.ring(chunk)?;
         let (caches, begun) = (BTreeMap::new(), Vec::new());
         let weights = model.built(true, Want::All, DType::F32)?;
-        // Weights stay in their file.
+        // Weights stay in their file until a product needs them.
         let bytes = || weights.params.values().map(|tensor| tensor.byte_len() as u64).sum::<u64>();
         tracing::debug_span!("load", device = REFERENCE, tensors = weights.params.len(), bytes = bytes()).in_scope(|| ());
         let hidden = Hidden::default();
@@ -109,16 +109,13 @@ impl ReferenceEngine {
                     None => continue,
                 },
             };
-            values.insert(input.name.clone(), Rc::new(value));
+            values.insert(input.name.clone(), Arc::new(value));
         }
-        let outcome = reference::run_unless(&graph, &binding, &values, &built.params, &self.cancel);
-        // Caches that were not written are as they were, all of them after an error.
+        let outputs = reference::run_unless(&graph, &binding, &mut values, &built.params, &self.cancel);
         let caches = values.into_iter().filter(|(name, _)| name.starts_with("cache."));
-        self.caches.extend(caches.map(|(name, value)| (name, Rc::unwrap_or_clone(value))));
-        let outcome = outcome?;
-        self.caches.extend(outcome.caches);
+        self.caches.extend(caches.map(|(name, value)| (name, Arc::unwrap_or_clone(value))));
         let numbers = |(_, value): (String, Value)| if let Data::F32(numbers) = value.data { numbers } else { Vec::new() };
-        Ok(outcome.outputs.into_iter().map(numbers).collect())
+        Ok(outputs?.into_iter().map(numbers).collect())
     }
 }
 

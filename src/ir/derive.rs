@@ -1,6 +1,6 @@
 //! Inputs that follow from others: positions, rotary rows, the last live token.
 
-use std::{collections::BTreeMap, rc::Rc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     DimBinding, Graph, Value,
@@ -9,7 +9,7 @@ use super::{
 use crate::{Error, Result};
 
 /// Inputs by name.
-pub type Inputs = BTreeMap<String, Rc<Value>>;
+pub type Inputs = BTreeMap<String, Arc<Value>>;
 
 /// Adds to what the caller gives the inputs that the runtime provides. Caches are not among them.
 ///
@@ -44,7 +44,7 @@ pub fn derive(graph: &Graph, binding: &DimBinding, given: &mut Inputs) -> Result
                 Value::f32(shape, values)
             }
         };
-        given.insert(input.name.clone(), Rc::new(value));
+        given.insert(input.name.clone(), Arc::new(value));
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Element types.
 
 pub use crate::quant::Packed;
+use crate::quant::rows::{self, Rows};
 
 /// Element type of a tensor.
 ///
@@ -38,6 +39,17 @@ impl DType {
             DType::F32 | DType::I32 | DType::U32 => (1, 4),
             DType::F16 | DType::BF16 => (1, 2),
             DType::Packed(format) => (format.block_elements(), format.block_bytes()),
+        }
+    }
+
+    /// How rows of this type are widened and multiplied by; `None` for integers.
+    pub(crate) fn rows(self) -> Option<&'static Rows> {
+        match self {
+            DType::F32 => Some(&rows::F32),
+            DType::F16 => Some(&rows::F16),
+            DType::BF16 => Some(&rows::BF16),
+            DType::Packed(format) => Some(format.rows()),
+            DType::I32 | DType::U32 => None,
         }
     }
 

@@ -6,12 +6,22 @@
 // A clamp makes a number of NaN; that of broken logits must stay to be noticed, which only its bits tell on such drivers.
 
 fn gelu_tanh(x: f64) -> f64 {
-    0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh())
+    // ½(1 + tanh u) is 1 / (1 + e⁻²ᵘ).
+    let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+    x / (1.0 + (-2.0 * u).exp())
+}
+
+fn unary(out: &mut [f32], [x]: [&[f32]; 1], f: impl Fn(f64) -> f64) {
+    out.iter_mut().zip(x).for_each(|(out, x)| *out = f(f64::from(*x)) as f32);
+}
+
+fn binary(out: &mut [f32], [a, b]: [&[f32]; 2], f: impl Fn(f64, f64) -> f64) {
+    out.iter_mut().zip(a).zip(b).for_each(|((out, a), b)| *out = f(f64::from(*a), f64::from(*b)) as f32);
 }
 
 /// One row a function: documentation, variant, name, meaning in f64, and WGSL text in which `§` (and `‖`) stand for the operands.
 macro_rules! scalar_table {
-    ($(#[$doc:meta])* $kind:ident as $signature:ty; $($(#[$vdoc:meta])* $variant:ident $name:literal $eval:expr, $wgsl:literal;)+) => {
+    ($(#[$doc:meta])* $kind:ident as $signature:ty, $fill:ident($operands:ty); $($(#[$vdoc:meta])* $variant:ident $name:literal $eval:expr, $wgsl:literal;)+) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum $kind { $($(#[$vdoc])* $variant,)+ }
@@ -19,6 +29,12 @@ macro_rules! scalar_table {
         impl $kind {
             /// Every function of this kind.
             pub const ALL: &'static [$kind] = &[$($kind::$variant,)+];
+
+            /// The meaning, rounded to f32, of as many numbers as `out` holds.
+            pub(crate) fn fill(self, out: &mut [f32], operands: $operands) {
+                // One loop a function: one chosen for each number would be called for each.
+                match self { $($kind::$variant => $fill(out, operands, $eval),)+ }
+            }
 
             fn row(self) -> (&'static str, $signature, &'static str) {
                 match self { $($kind::$variant => ($name, $eval, $wgsl),)+ }
@@ -34,7 +50,7 @@ macro_rules! scalar_table {
 
 scalar_table! {
     /// A function of one number.
-    UnaryFn as fn(f64) -> f64;
+    UnaryFn as fn(f64) -> f64, unary([&[f32]; 1]);
     /// −x
     Neg "neg" |x| -x, "(-§)";
     /// |x|
@@ -55,7 +71,7 @@ scalar_table! {
 
 scalar_table! {
     /// A function of two numbers. Comparisons give 1 or 0.
-    BinaryFn as fn(f64, f64) -> f64;
+    BinaryFn as fn(f64, f64) -> f64, binary([&[f32]; 2]);
     /// a + b
     Add "add" |a, b| a + b, "(§ + ‖)";
     /// a − b

@@ -10,6 +10,7 @@ const UNEVEN: [f32; 16] =
 const DOUBLED_E2M1: [f32; 16] = [0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 0.0, -1.0, -2.0, -3.0, -4.0, -6.0, -8.0, -12.0];
 
 /// 32 elements: `j` in the low, `j + 16` in the high half of byte `j`.
+#[inline(always)]
 fn widen(scale: f32, values: &[f32; 16], quants: &[u8], out: &mut [f32]) {
     for (j, q) in quants.iter().enumerate() {
         out[j] = scale * values[usize::from(q & 15)];
@@ -18,12 +19,14 @@ fn widen(scale: f32, values: &[f32; 16], quants: &[u8], out: &mut [f32]) {
 }
 
 /// f16 scale, 16 bytes.
-pub(super) fn iq4_nl(block: &[u8], out: &mut [f32]) {
+#[inline(always)]
+pub(super) fn iq4_nl(block: &[u8; 18], out: &mut [f32; 32]) {
     widen(half_at(block, 0), &UNEVEN, &block[2..], out);
 }
 
 /// f16 factor, eight scales of 6 bits (two high bits in 2 bytes, four low ones in 4 bytes), 128 bytes.
-pub(super) fn iq4_xs(block: &[u8], out: &mut [f32]) {
+#[inline(always)]
+pub(super) fn iq4_xs(block: &[u8; 136], out: &mut [f32; 256]) {
     let d = half_at(block, 0);
     let high = u16::from_le_bytes([block[2], block[3]]);
     for (i, (quants, out)) in block[8..].chunks_exact(16).zip(out.chunks_exact_mut(32)).enumerate() {
@@ -34,7 +37,8 @@ pub(super) fn iq4_xs(block: &[u8], out: &mut [f32]) {
 }
 
 /// An exponent (E8M0), 16 bytes.
-pub(super) fn mxfp4(block: &[u8], out: &mut [f32]) {
+#[inline(always)]
+pub(super) fn mxfp4(block: &[u8; 17], out: &mut [f32; 32]) {
     // Half of 2^(e - 127), as the values are doubled; the two smallest are subnormal.
     let half = match block[0] {
         e @ (0 | 1) => 0x0020_0000 << e,

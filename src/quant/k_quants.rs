@@ -3,7 +3,8 @@
 use super::half_at;
 
 /// 16 scales and minima of 4 bits, 64 bytes of four 2-bit elements, f16 factors of both.
-pub(super) fn q2_k(block: &[u8], out: &mut [f32]) {
+#[inline(always)]
+pub(super) fn q2_k(block: &[u8; 84], out: &mut [f32; 256]) {
     let (scales, quants) = block.split_at(16);
     let (d, min) = (half_at(block, 80), half_at(block, 82));
     for (i, out) in out.chunks_exact_mut(16).enumerate() {
@@ -20,7 +21,8 @@ pub(super) fn q2_k(block: &[u8], out: &mut [f32]) {
 }
 
 /// 32 bytes of third bits, 64 of two low bits each, 16 scales of 6 bits in 12 bytes, an f16 factor.
-pub(super) fn q3_k(block: &[u8], out: &mut [f32]) {
+#[inline(always)]
+pub(super) fn q3_k(block: &[u8; 110], out: &mut [f32; 256]) {
     let third = &block[..32];
     let quants = &block[32..96];
     let packed = &block[96..108];
@@ -41,6 +43,7 @@ pub(super) fn q3_k(block: &[u8], out: &mut [f32]) {
 }
 
 /// The 6-bit scale and minimum of block `j` of eight, from 12 bytes.
+#[inline(always)]
 fn scale_and_minimum(packed: &[u8], j: usize) -> (f32, f32) {
     let (scale, minimum) = match j {
         0..4 => (packed[j] & 63, packed[j + 4] & 63),
@@ -50,7 +53,8 @@ fn scale_and_minimum(packed: &[u8], j: usize) -> (f32, f32) {
 }
 
 /// f16 factors of scales and minima, 12 bytes of both, 128 bytes: blocks `2n` in the low, `2n + 1` in the high halves.
-pub(super) fn q4_k(block: &[u8], out: &mut [f32]) {
+#[inline(always)]
+pub(super) fn q4_k(block: &[u8; 144], out: &mut [f32; 256]) {
     let (d, min) = (half_at(block, 0), half_at(block, 2));
     for (j, out) in out.chunks_exact_mut(32).enumerate() {
         let (scale, minimum) = scale_and_minimum(&block[4..16], j);
@@ -62,7 +66,8 @@ pub(super) fn q4_k(block: &[u8], out: &mut [f32]) {
 }
 
 /// As [`q4_k`], with bit `j` of 32 bytes as the fifth bits of block `j`.
-pub(super) fn q5_k(block: &[u8], out: &mut [f32]) {
+#[inline(always)]
+pub(super) fn q5_k(block: &[u8; 176], out: &mut [f32; 256]) {
     let (d, min) = (half_at(block, 0), half_at(block, 2));
     let (fifth, quants) = block[16..].split_at(32);
     for (j, out) in out.chunks_exact_mut(32).enumerate() {
@@ -77,7 +82,8 @@ pub(super) fn q5_k(block: &[u8], out: &mut [f32]) {
 }
 
 /// 128 bytes of four low bits, 64 of two high bits, 16 signed scales, an f16 factor.
-pub(super) fn q6_k(block: &[u8], out: &mut [f32]) {
+#[inline(always)]
+pub(super) fn q6_k(block: &[u8; 210], out: &mut [f32; 256]) {
     let low = &block[..128];
     let high = &block[128..192];
     let scales = &block[192..208];

@@ -7,11 +7,13 @@
 mod four_bits;
 mod k_quants;
 mod quantise;
+pub(crate) mod rows;
 mod simple;
 
 use std::{fmt, ops::Range};
 
 pub use quantise::Quantise;
+use rows::{Rows, rows};
 
 /// One row of the table.
 struct Format {
@@ -26,36 +28,39 @@ struct Format {
     /// The bytes of a block that hold its factors: 1, 2 or a multiple of 4, at its start or end. The rest is whole words; scales lie
     /// with the factors where that leaves an even number of words.
     factors: Range<usize>,
-    /// Widens one block.
-    widen: fn(&[u8], &mut [f32]),
+    /// Widens a row, or multiplies by it.
+    rows: Rows,
 }
 
-const fn format(
-    name: &'static str,
-    ggml_type: u32,
-    elements: usize,
-    bytes: usize,
-    factors: Range<usize>,
-    widen: fn(&[u8], &mut [f32]),
-) -> Format {
-    Format { name, ggml_type, elements, bytes, factors, widen }
+/// A row of the table; the last is the function that widens a block.
+macro_rules! format {
+    ($name:literal, $ggml_type:literal, $elements:literal, $bytes:literal, $factors:expr, $block:path) => {
+        Format {
+            name: $name,
+            ggml_type: $ggml_type,
+            elements: $elements,
+            bytes: $bytes,
+            factors: $factors,
+            rows: rows!($elements, $bytes, $block),
+        }
+    };
 }
 
 #[rustfmt::skip]
 const FORMATS: [Format; 13] = [
-    format("Q4_0",    2,  32,  18,     0..2, simple::q4_0),
-    format("Q4_1",    3,  32,  20,     0..4, simple::q4_1),
-    format("Q5_0",    6,  32,  22,     0..2, simple::q5_0),
-    format("Q5_1",    7,  32,  24,     0..8, simple::q5_1),
-    format("Q8_0",    8,  32,  34,     0..2, simple::q8_0),
-    format("Q2_K",   10, 256,  84,   80..84, k_quants::q2_k),
-    format("Q3_K",   11, 256, 110, 108..110, k_quants::q3_k),
-    format("Q4_K",   12, 256, 144,    0..16, k_quants::q4_k),
-    format("Q5_K",   13, 256, 176,    0..16, k_quants::q5_k),
-    format("Q6_K",   14, 256, 210, 208..210, k_quants::q6_k),
-    format("IQ4_NL", 20,  32,  18,     0..2, four_bits::iq4_nl),
-    format("IQ4_XS", 23, 256, 136,     0..8, four_bits::iq4_xs),
-    format("MXFP4",  39,  32,  17,     0..1, four_bits::mxfp4),
+    format!("Q4_0",    2,  32,  18,     0..2, simple::q4_0),
+    format!("Q4_1",    3,  32,  20,     0..4, simple::q4_1),
+    format!("Q5_0",    6,  32,  22,     0..2, simple::q5_0),
+    format!("Q5_1",    7,  32,  24,     0..8, simple::q5_1),
+    format!("Q8_0",    8,  32,  34,     0..2, simple::q8_0),
+    format!("Q2_K",   10, 256,  84,   80..84, k_quants::q2_k),
+    format!("Q3_K",   11, 256, 110, 108..110, k_quants::q3_k),
+    format!("Q4_K",   12, 256, 144,    0..16, k_quants::q4_k),
+    format!("Q5_K",   13, 256, 176,    0..16, k_quants::q5_k),
+    format!("Q6_K",   14, 256, 210, 208..210, k_quants::q6_k),
+    format!("IQ4_NL", 20,  32,  18,     0..2, four_bits::iq4_nl),
+    format!("IQ4_XS", 23, 256, 136,     0..8, four_bits::iq4_xs),
+    format!("MXFP4",  39,  32,  17,     0..1, four_bits::mxfp4),
 ];
 
 /// The largest block.
@@ -120,13 +125,9 @@ impl Packed {
         (bytes - factors.len()).is_multiple_of(16)
     }
 
-    /// Widens whole blocks; `out` holds their elements, `blocks` their bytes.
-    pub(crate) fn widen(self, blocks: &[u8], out: &mut [f32]) {
-        let format = self.format();
-        debug_assert_eq!(blocks.len() / format.bytes, out.len() / format.elements, "{}: bytes and elements differ", format.name);
-        for (block, out) in blocks.chunks_exact(format.bytes).zip(out.chunks_exact_mut(format.elements)) {
-            (format.widen)(block, out);
-        }
+    /// Widens rows of blocks and multiplies by them.
+    pub(crate) fn rows(self) -> &'static Rows {
+        &self.format().rows
     }
 
     /// Bytes of a row of `blocks` blocks as devices hold it; `None` where that is no 64-bit number.
@@ -168,8 +169,9 @@ pub(crate) fn packed_names() -> String {
 }
 
 /// The binary16 at byte `at`, widened.
+#[inline(always)]
 fn half_at(block: &[u8], at: usize) -> f32 {
-    half::f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
+    rows::half(u16::from_le_bytes([block[at], block[at + 1]]))
 }
 
 #[cfg(test)]
@@ -180,7 +182,7 @@ mod tests {
     fn blocks_of_zeros_are_finite_and_fill_their_elements() {
         for format in Packed::all() {
             let mut out = [f32::NAN; MAX_BLOCK_ELEMENTS];
-            format.widen(&vec![0; format.block_bytes()], &mut out[..format.block_elements()]);
+            format.rows().widen(&vec![0; format.block_bytes()], &mut out[..format.block_elements()]);
             let (filled, rest) = out.split_at(format.block_elements());
             assert!(filled.iter().all(|x| *x == 0.0) && rest.iter().all(|x| x.is_nan()), "{format:?}");
         }

@@ -3,7 +3,8 @@
 use super::half_at;
 
 /// f16 scale, 16 bytes: element `j` in the low, `j + 16` in the high half of byte `j`.
-pub(super) fn q4_0(block: &[u8], out: &mut [f32]) {
+#[inline(always)]
+pub(super) fn q4_0(block: &[u8; 18], out: &mut [f32; 32]) {
     let d = half_at(block, 0);
     for (j, q) in block[2..].iter().enumerate() {
         out[j] = (i32::from(q & 15) - 8) as f32 * d;
@@ -12,7 +13,8 @@ pub(super) fn q4_0(block: &[u8], out: &mut [f32]) {
 }
 
 /// As [`q4_0`] with an f16 minimum instead of the offset 8.
-pub(super) fn q4_1(block: &[u8], out: &mut [f32]) {
+#[inline(always)]
+pub(super) fn q4_1(block: &[u8; 20], out: &mut [f32; 32]) {
     let (d, m) = (half_at(block, 0), half_at(block, 2));
     for (j, q) in block[4..].iter().enumerate() {
         out[j] = f32::from(q & 15) * d + m;
@@ -21,13 +23,15 @@ pub(super) fn q4_1(block: &[u8], out: &mut [f32]) {
 }
 
 /// The fifth bits of elements `j` and `j + 16`, in their place.
+#[inline(always)]
 fn fifth_bits(block: &[u8], at: usize, j: usize) -> (u8, u8) {
     let bits = u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
     (((bits >> j) & 1) as u8 * 16, ((bits >> (j + 16)) & 1) as u8 * 16)
 }
 
 /// f16 scale, 32 fifth bits, 16 bytes as in [`q4_0`].
-pub(super) fn q5_0(block: &[u8], out: &mut [f32]) {
+#[inline(always)]
+pub(super) fn q5_0(block: &[u8; 22], out: &mut [f32; 32]) {
     let d = half_at(block, 0);
     for (j, q) in block[6..].iter().enumerate() {
         let (low, high) = fifth_bits(block, 2, j);
@@ -37,7 +41,8 @@ pub(super) fn q5_0(block: &[u8], out: &mut [f32]) {
 }
 
 /// As [`q5_0`] with an f16 minimum instead of the offset 16.
-pub(super) fn q5_1(block: &[u8], out: &mut [f32]) {
+#[inline(always)]
+pub(super) fn q5_1(block: &[u8; 24], out: &mut [f32; 32]) {
     let (d, m) = (half_at(block, 0), half_at(block, 2));
     for (j, q) in block[8..].iter().enumerate() {
         let (low, high) = fifth_bits(block, 4, j);
@@ -47,7 +52,8 @@ pub(super) fn q5_1(block: &[u8], out: &mut [f32]) {
 }
 
 /// f16 scale, 32 signed bytes.
-pub(super) fn q8_0(block: &[u8], out: &mut [f32]) {
+#[inline(always)]
+pub(super) fn q8_0(block: &[u8; 34], out: &mut [f32; 32]) {
     let d = half_at(block, 0);
     for (out, q) in out.iter_mut().zip(&block[2..]) {
         *out = f32::from(*q as i8) * d;

@@ -4,12 +4,16 @@
 
 pub mod tolerance;
 
-use std::{collections::BTreeMap, rc::Rc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     Error, Result,
     cancel::CancelToken,
-    ir::{Data, DimBinding, FixedType, Graph, NodeId, Op, Type, Value, derive::Inputs, ops::Role},
+    ir::{
+        Data, DimBinding, FixedType, Graph, NodeId, Op, Type, Value,
+        derive::Inputs,
+        ops::{CacheWrite, Role},
+    },
     weights::Tensor,
 };
 
@@ -33,21 +37,6 @@ pub fn run(graph: &Graph, binding: &DimBinding, inputs: &Inputs, weights: &Weigh
     run_observed(graph, binding, inputs, weights, &mut |_, _| Ok(()))
 }
 
-/// As [`run`], until `cancel` is cancelled: between two nodes, and before a part of a weight is read.
-///
-/// # Errors
-/// As [`run`]; [`Error::Cancelled`].
-pub(crate) fn run_unless(
-    graph: &Graph,
-    binding: &DimBinding,
-    inputs: &Inputs,
-    weights: &Weights,
-    cancel: &CancelToken,
-) -> Result<Outcome> {
-    let weights = weights.iter().map(|(name, tensor)| (name.clone(), tensor.unless(cancel))).collect();
-    run_observed(graph, binding, inputs, &weights, &mut |_, _| cancel.check("a run of the model"))
-}
-
 /// As [`run`], and shows the value of every node to `observe`, in order.
 ///
 /// # Errors
@@ -59,56 +48,160 @@ pub fn run_observed(
     weights: &Weights,
     observe: &mut dyn FnMut(NodeId, &Value) -> Result<()>,
 ) -> Result<Outcome> {
-    let types = graph.fixed_types(binding)?;
-    let mut left = graph.use_counts();
-    let mut values: Vec<Option<Rc<Value>>> = vec![None; types.len()];
-    let mut caches = Vec::new();
-    for id in graph.ids() {
-        let node = graph.node(id);
-        if matches!(node.op, Op::Input(_)) && left[id.index()] == 0 {
-            // Nothing reads it: others are derived from it, or it is optional and not given.
-            continue;
+    // What the caller still holds is copied before it is written.
+    let mut inputs = inputs.clone();
+    let mut run = Run::new(graph, binding, &mut inputs, weights)?;
+    let outputs = run.all(observe)?;
+    let written = run.undo.into_iter().filter_map(|(cache, _)| inputs.remove_entry(&cache));
+    Ok(Outcome { outputs, caches: written.map(owned).collect() })
+}
+
+/// As [`run`] with caches that are written where they are, until `cancel` is cancelled: between two nodes, and before a part of a
+/// weight is read. After an error the caches are as they were.
+///
+/// # Errors
+/// As [`run`], and [`Error::Cancelled`].
+pub(crate) fn run_unless(
+    graph: &Graph,
+    binding: &DimBinding,
+    inputs: &mut Inputs,
+    weights: &Weights,
+    cancel: &CancelToken,
+) -> Result<Vec<(String, Value)>> {
+    let weights = weights.iter().map(|(name, tensor)| (name.clone(), tensor.unless(cancel))).collect();
+    // On one of the threads that share the work: from outside, each op would wait for one to wake.
+    rayon::scope(|_| {
+        let mut run = Run::new(graph, binding, inputs, &weights)?;
+        let outputs = run.all(&mut |_, _| cancel.check("a run of the model"));
+        if outputs.is_err() {
+            run.restore()?;
         }
-        let operands: Vec<Rc<Value>> = node.inputs.iter().filter_map(|i| values[i.index()].clone()).collect();
-        let value = match &node.op {
-            Op::Input(input) => given(&input.name, inputs.get(&input.name), &types[id.index()])?,
-            Op::Weight(weight) => Rc::new(Value::stored(stored(&weight.name, weights)?)),
-            op => Rc::new(evaluate(op, &operands, &types[id.index()])?),
-        };
-        if let (Op::CacheWrite(_), Op::Input(cache)) = (&node.op, node.inputs.first().map_or(&node.op, |i| &graph.node(*i).op)) {
-            debug_assert_eq!(cache.role, Role::Cache);
-            caches.push((cache.name.clone(), value.clone()));
-        }
-        observe(id, &value)?;
-        values[id.index()] = Some(value);
-        for input in &node.inputs {
-            left[input.index()] -= 1;
-            if left[input.index()] == 0 {
-                values[input.index()] = None;
+        outputs
+    })
+}
+
+fn owned<K>((name, value): (K, Arc<Value>)) -> (K, Value) {
+    (name, Arc::unwrap_or_clone(value))
+}
+
+/// What puts a cache back as it was.
+enum Undo {
+    /// The rows that a write replaced.
+    Rows { op: CacheWrite, rows: Value, positions: Arc<Value> },
+    /// All of it.
+    Whole(Arc<Value>),
+}
+
+/// A run of a graph on the way.
+struct Run<'a> {
+    graph: &'a Graph,
+    inputs: &'a mut Inputs,
+    weights: &'a Weights,
+    types: Vec<FixedType>,
+    values: Vec<Option<Arc<Value>>>,
+    /// Readers of each value that are still to come.
+    left: Vec<usize>,
+    /// Of each write, with the cache's name.
+    undo: Vec<(String, Undo)>,
+}
+
+impl<'a> Run<'a> {
+    fn new(graph: &'a Graph, binding: &DimBinding, inputs: &'a mut Inputs, weights: &'a Weights) -> Result<Self> {
+        let types = graph.fixed_types(binding)?;
+        let values = vec![None; types.len()];
+        Ok(Self { graph, inputs, weights, types, values, left: graph.use_counts(), undo: Vec::new() })
+    }
+
+    /// Every node in order; gives the outputs.
+    fn all(&mut self, observe: &mut dyn FnMut(NodeId, &Value) -> Result<()>) -> Result<Vec<(String, Value)>> {
+        let graph = self.graph;
+        for id in graph.ids() {
+            let node = graph.node(id);
+            if matches!(node.op, Op::Input(_)) && self.left[id.index()] == 0 {
+                // Nothing reads it: others are derived from it, or it is optional and not given.
+                continue;
+            }
+            let value = self.value(id)?;
+            observe(id, &value)?;
+            self.values[id.index()] = Some(value);
+            for input in &node.inputs {
+                self.left[input.index()] -= 1;
+                if self.left[input.index()] == 0 {
+                    self.values[input.index()] = None;
+                }
             }
         }
+        let outputs = graph.outputs().iter().filter_map(|(name, id)| Some((name.clone(), self.values[id.index()].clone()?)));
+        let outputs: Vec<_> = outputs.collect();
+        self.values.clear();
+        Ok(outputs.into_iter().map(owned).collect())
     }
-    let outputs = graph.outputs().iter().filter_map(|(name, id)| Some((name.clone(), values[id.index()].clone()?)));
-    let outputs: Vec<_> = outputs.collect();
-    drop(values);
-    let owned = |(name, value)| (name, Rc::unwrap_or_clone(value));
-    Ok(Outcome { outputs: outputs.into_iter().map(owned).collect(), caches: caches.into_iter().map(owned).collect() })
+
+    fn value(&mut self, id: NodeId) -> Result<Arc<Value>> {
+        let node = self.graph.node(id);
+        let ty = &self.types[id.index()];
+        let operands = |run: &Self| node.inputs.iter().filter_map(|i| run.values[i.index()].clone()).collect::<Vec<_>>();
+        match &node.op {
+            Op::Input(input) => given(&input.name, self.inputs.get(&input.name), ty),
+            Op::Weight(weight) => Ok(Arc::new(Value::stored(stored(&weight.name, self.weights)?))),
+            Op::CacheWrite(op) if let Op::Input(cache) = &self.graph.node(node.inputs[0]).op => {
+                debug_assert_eq!(cache.role, Role::Cache);
+                self.write(op, &cache.name, [0, 1, 2].map(|i| node.inputs[i].index()))
+            }
+            op => Ok(Arc::new(evaluate(op, &operands(self), ty)?)),
+        }
+    }
+
+    /// Writes into a cache: where it is, if nobody else has it and nothing reads it as it was.
+    fn write(&mut self, op: &CacheWrite, name: &str, [cache, rows, positions]: [usize; 3]) -> Result<Arc<Value>> {
+        let operands = (self.values[cache].clone(), self.values[rows].clone(), self.values[positions].clone());
+        let ((Some(mut written), Some(rows), Some(positions)), Some(held)) = (operands, self.inputs.get(name).cloned()) else {
+            return Err(Error::Input { name: name.into(), problem: "missing".into() });
+        };
+        let undo = if self.left[cache] == 1 && Arc::ptr_eq(&held, &written) {
+            let rows = op.replaced(&held, &positions)?;
+            self.values[cache] = None;
+            self.inputs.remove(name);
+            drop(held);
+            Undo::Rows { op: op.clone(), rows, positions: positions.clone() }
+        } else {
+            Undo::Whole(held)
+        };
+        // A copy, if it is shared.
+        let done = op.write(Arc::make_mut(&mut written), &rows, &positions);
+        self.inputs.insert(name.into(), written.clone());
+        self.undo.push((name.into(), undo));
+        done.map(|()| written)
+    }
+
+    /// Puts the caches back as they were, the last write first.
+    fn restore(&mut self) -> Result<()> {
+        self.values.clear();
+        while let Some((cache, undo)) = self.undo.pop() {
+            match (undo, self.inputs.get_mut(&cache)) {
+                (Undo::Rows { op, rows, positions }, Some(held)) => op.write(Arc::make_mut(held), &rows, &positions)?,
+                (Undo::Whole(value), Some(held)) => *held = value,
+                (_, None) => {}
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The value of one op: by its own rule, or by running its decomposition.
 ///
 /// # Errors
 /// What the op says of its operands.
-pub fn evaluate(op: &Op, operands: &[Rc<Value>], ty: &FixedType) -> Result<Value> {
+pub fn evaluate(op: &Op, operands: &[Arc<Value>], ty: &FixedType) -> Result<Value> {
     if !op.runs_decomposed() {
-        let refs: Vec<&Value> = operands.iter().map(Rc::as_ref).collect();
+        let refs: Vec<&Value> = operands.iter().map(Arc::as_ref).collect();
         return Ok(Value { shape: ty.shape.clone(), data: op.eval(&refs, ty)? });
     }
     run_definition(op, operands)
 }
 
 /// The value of a composite by its decomposition.
-fn run_definition(op: &Op, operands: &[Rc<Value>]) -> Result<Value> {
+fn run_definition(op: &Op, operands: &[Arc<Value>]) -> Result<Value> {
     let mut graph = Graph::new(op.name());
     let (mut values, mut weights) = (Inputs::new(), Weights::new());
     let mut inputs = Vec::new();
@@ -139,7 +232,7 @@ fn run_definition(op: &Op, operands: &[Rc<Value>]) -> Result<Value> {
     }
 }
 
-fn given(name: &str, value: Option<&Rc<Value>>, ty: &FixedType) -> Result<Rc<Value>> {
+fn given(name: &str, value: Option<&Arc<Value>>, ty: &FixedType) -> Result<Arc<Value>> {
     let wrong = |problem: String| Err(Error::Input { name: name.into(), problem });
     match value {
         Some(value) if value.shape == ty.shape && value.dtype() == ty.dtype => Ok(value.clone()),
@@ -155,13 +248,16 @@ fn stored(name: &str, weights: &Weights) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ir::ops::{Attention, Linear};
+    use crate::ir::ops::Input;
+    use crate::ir::ops::{Attention, Gain, Linear, RmsNorm, Rope};
 
     #[test]
     fn an_op_with_a_rule_of_its_own_means_its_definition() {
-        let ops: [Op; 2] = [Attention { scale: 1.0, softcap: None, keep: false }.into(), Linear.into()];
+        let attention = Attention { scale: 1.0, softcap: None, keep: false };
+        let norm = RmsNorm { eps: 1e-6, gain: Gain::OnePlus };
+        let ops: [Op; 4] = [attention.into(), Linear.into(), norm.into(), Rope::default().into()];
         for case in ops.iter().flat_map(|op| op.cases()) {
-            let operands: Vec<_> = case.inputs.iter().cloned().map(Rc::new).collect();
+            let operands: Vec<_> = case.inputs.iter().cloned().map(Arc::new).collect();
             let defined = run_definition(&case.op, &operands).unwrap();
             let ty = FixedType { dtype: defined.dtype(), shape: defined.shape.clone() };
             let own = evaluate(&case.op, &operands, &ty).unwrap();
@@ -171,6 +267,72 @@ mod tests {
                 // Sums of the same f32 products in another order.
                 assert!((a - b).abs() <= 1e-5 * largest.max(1e-3), "{}: {a} and {b}", case.name);
             }
+        }
+    }
+
+    /// A graph that writes twice into one cache, and its inputs.
+    fn two_writes() -> (Graph, Inputs) {
+        let mut graph = Graph::new("writes");
+        let mut inputs = Inputs::new();
+        let mut input = |name: &str, role, value: Value| {
+            let ty = Type::new(value.dtype(), value.shape.as_slice());
+            inputs.insert(name.into(), Arc::new(value));
+            graph.push(Input { name: name.into(), role, ty }, &[]).unwrap()
+        };
+        let cache = input("cache", Role::Cache, Value::f32([1, 4, 2], (0..8).map(|x| x as f32).collect()));
+        let rows = input("rows", Role::Caller, Value::f32([1, 2, 2], vec![10.0, 11.0, 12.0, 13.0]));
+        let first = input("first", Role::Caller, Value::i32([1, 2], vec![3, 4]));
+        let second = input("second", Role::Caller, Value::i32([1, 2], vec![1, 2]));
+        let before = graph.push(CacheWrite, &[cache, rows, first]).unwrap();
+        let after = graph.push(CacheWrite, &[cache, rows, second]).unwrap();
+        graph.output("before", before);
+        graph.output("after", after);
+        (graph, inputs)
+    }
+
+    fn numbers(value: &Value) -> Vec<f32> {
+        value.to_f32().unwrap().into_owned()
+    }
+
+    #[test]
+    fn a_cache_is_written_where_it_is_and_means_the_same() {
+        let (graph, mut inputs) = two_writes();
+        let outcome = run(&graph, &DimBinding::new(), &inputs, &Weights::new()).unwrap();
+        let found: Vec<_> = outcome.outputs.iter().map(|(_, value)| numbers(value)).collect();
+        assert_eq!(found[0], [12.0, 13.0, 2.0, 3.0, 4.0, 5.0, 10.0, 11.0]);
+        assert_eq!(found[1], [0.0, 1.0, 10.0, 11.0, 12.0, 13.0, 6.0, 7.0], "what the cache was before the first write");
+        assert_eq!(numbers(&inputs["cache"]), (0..8).map(|x| x as f32).collect::<Vec<_>>(), "the caller's cache");
+        let address = |inputs: &Inputs| match &inputs["cache"].data {
+            Data::F32(numbers) => numbers.as_ptr(),
+            _ => panic!("another type"),
+        };
+        let mut one = Graph::new("write");
+        for node in graph.nodes().iter().filter(|node| !matches!(&node.op, Op::Input(input) if input.name == "second")).take(4) {
+            one.push(node.op.clone(), &node.inputs).unwrap();
+        }
+        let before = address(&inputs);
+        run_unless(&one, &DimBinding::new(), &mut inputs, &Weights::new(), &CancelToken::new()).unwrap();
+        assert_eq!(numbers(&inputs["cache"]), found[0]);
+        assert_eq!(address(&inputs), before, "no copy");
+    }
+
+    #[test]
+    fn caches_are_as_they_were_after_an_error() {
+        let (graph, mut inputs) = two_writes();
+        for last in 0..graph.nodes().len() {
+            let mut left = last;
+            let mut stop = |_: NodeId, _: &Value| match left {
+                0 => Err(Error::Cancelled("a test")),
+                _ => {
+                    left -= 1;
+                    Ok(())
+                }
+            };
+            let weights = Weights::new();
+            let mut run = Run::new(&graph, &DimBinding::new(), &mut inputs, &weights).unwrap();
+            assert!(run.all(&mut stop).is_err());
+            run.restore().unwrap();
+            assert_eq!(numbers(&inputs["cache"]), (0..8).map(|x| x as f32).collect::<Vec<_>>(), "after node {last}");
         }
     }
 }

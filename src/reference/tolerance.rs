@@ -1,6 +1,6 @@
 //! How far a kernel may be from the reference in the cases of its op, in one table, with reasons.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use super::evaluate;
 use crate::{
@@ -111,7 +111,7 @@ fn half_tolerance(case: &Case) -> Tolerance {
 /// What the op says of its operands.
 pub fn expected(case: &Case) -> Result<Value> {
     let graph = case.graph()?;
-    let operands: Vec<Rc<Value>> = case.inputs.iter().cloned().map(Rc::new).collect();
+    let operands: Vec<Arc<Value>> = case.inputs.iter().cloned().map(Arc::new).collect();
     match graph.fixed_types(&DimBinding::new())?.pop() {
         Some(ty) => evaluate(&case.op, &operands, &ty),
         None => Err(Error::Graph { graph: graph.name.clone(), problem: "a case without a result".into() }),

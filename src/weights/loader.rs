@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{StoredHead, Tensor, foreign::Foreign, transposed::transposed};
+use super::{StoredHead, Tensor, foreign::Foreign, kept, transposed::transposed};
 use crate::{Error, Result, gemma::HEAD_KEY, ir::DType};
 
 /// What is known of a weight without reading it.
@@ -107,6 +107,12 @@ impl WeightMap {
             }
         }
         Ok(all)
+    }
+
+    /// The same weights, with bytes that stay in memory once somebody asks for that.
+    pub(crate) fn kept(mut self) -> Self {
+        self.tensors = self.tensors.into_iter().map(|(key, tensor)| (key, kept(tensor))).collect();
+        self
     }
 
     /// A weight that was not taken.

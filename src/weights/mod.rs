@@ -7,8 +7,9 @@
 //! Files are read at an offset, a system call at a time ([`ReadMode::Positioned`]), and stay open as long as a tensor of theirs lives. A
 //! file that was cut or written to since it was opened, as its length and its time of modification tell, is
 //! [`Error::FileChanged`](crate::Error::FileChanged) for whoever reads of it next: a generator on the reference at its next run, one with
-//! tables on the host at its next token, a recovery. A file that was renamed, removed, or replaced by renaming another over it is read
-//! on as it was. So put a new file beside the old one and rename it.
+//! tables on the host at its next token, a recovery. The reference asks although it holds matrices in memory after their first product. A
+//! file that was renamed, removed, or replaced by renaming another over it is read on as it was. So put a new file beside the old one and
+//! rename it.
 //!
 //! [`ReadMode::Mapped`] asks for a memory map. A map shows the file as it is *now*: if another process cuts it, reading the lost pages ends
 //! the process with a bus error, and if it is overwritten the weights change.
@@ -17,6 +18,7 @@ mod foreign;
 mod gguf;
 mod head;
 mod header;
+mod kept;
 mod kind;
 mod loader;
 mod narrowed;
@@ -38,6 +40,7 @@ pub(crate) use foreign::NO_NUMBERS;
 pub use gguf::GgufLoader;
 pub(crate) use gguf::{GgufFiles, Metadata as GgufMetadata};
 pub use head::StoredHead;
+pub(crate) use kept::kept;
 pub use kind::is_gguf;
 pub(crate) use loader::nearest;
 pub use loader::{TensorInfo, WeightLoader, WeightMap};

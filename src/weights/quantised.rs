@@ -11,7 +11,7 @@ const BLOCKS: usize = 64;
 /// The weights of a loader, its matrices and its stacks of them in a packed format: those of f32, f16 or bf16 whose rows are whole
 /// blocks, which are all projections and embeddings of a Gemma. Everything else, and a matrix taken transposed, stays as it is.
 ///
-/// Blocks are made whenever they are read, on one thread: once for a GPU, with every run for the reference.
+/// Blocks are made whenever they are read, each by one thread: once for a GPU, and once for a generator on the reference.
 pub struct QuantisedLoader<'a> {
     inner: &'a mut dyn WeightLoader,
     to: Quantise,

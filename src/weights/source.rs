@@ -58,7 +58,7 @@ impl FileSource {
 
     /// Maps the file, whose lengths the caller has checked.
     pub(super) fn map(&mut self) -> Result<()> {
-        // SAFETY: the map is only ever copied from, as plain bytes. That nobody changes the file meanwhile cannot be enforced;
+        // SAFETY: the map is only ever read, as plain bytes. That nobody changes the file meanwhile cannot be enforced;
         // the module documents it and offers positioned reads instead.
         let map = unsafe { Mmap::map(&self.file) }.map_err(|source| Error::Io { path: self.path.clone(), source })?;
         if map.len() as u64 != self.opened.len {
@@ -86,19 +86,23 @@ impl FileSource {
 
 impl TensorSource for FileSource {
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
-        let len = self.opened.len;
-        let end = offset.checked_add(out.len() as u64).filter(|end| *end <= len);
-        let Some(end) = end else {
-            return Err(self.format(format!("{} bytes at {offset} were asked for, it has {len}", out.len())));
-        };
-        if let Some(map) = &self.map {
-            out.copy_from_slice(&map[offset as usize..end as usize]);
+        if let Some(bytes) = self.lend(offset, out.len())? {
+            out.copy_from_slice(bytes);
             return Ok(());
         }
         let read = read_exact_at(&self.file, out, offset);
         // A file that was cut ends early: the change says more than the end.
         self.check_unchanged()?;
         read.map_err(|source| Error::Io { path: self.path.clone(), source })
+    }
+
+    fn lend(&self, offset: u64, len: usize) -> Result<Option<&[u8]>> {
+        let end = offset.checked_add(len as u64).filter(|end| *end <= self.opened.len);
+        match (end, &self.map) {
+            (None, _) => Err(self.format(format!("{len} bytes at {offset} were asked for, it has {}", self.opened.len))),
+            (Some(end), Some(map)) => Ok(Some(&map[offset as usize..end as usize])),
+            (Some(_), None) => Ok(None),
+        }
     }
 }
 

@@ -2,23 +2,34 @@
 
 use std::sync::Arc;
 
-use half::{
-    f16,
-    slice::{HalfBitsSliceExt, HalfFloatSliceExt},
-};
-
 use super::NO_NUMBERS;
 use crate::{
     Error, Result,
     cancel::CancelToken,
-    ir::{DType, Packed},
-    quant::MAX_BLOCK_ELEMENTS,
+    ir::DType,
+    quant::{MAX_BLOCK_ELEMENTS, rows::Rows},
 };
 
 /// Where a tensor's bytes come from: a memory map, positioned reads of a file, or memory.
 pub trait TensorSource: Send + Sync {
     /// Fills `out` with the bytes at `offset` (in the source's own coordinates).
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<()>;
+
+    /// The `len` bytes at `offset` where they lie, for a source that has them in memory.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    fn lend(&self, _offset: u64, _len: usize) -> Result<Option<&[u8]>> {
+        Ok(None)
+    }
+
+    /// Has the bytes in memory from now on, for whoever reads them many times, where the source does so; `go_on` is asked on the way.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read), and what `go_on` says.
+    fn keep(&self, _go_on: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {
+        Ok(())
+    }
 
     /// The recipe of the bytes, if they are random values that a device can make for itself.
     fn random(&self) -> Option<RandomFill> {
@@ -139,52 +150,55 @@ impl Tensor {
         self.source.read(self.offset + start as u64, out)
     }
 
-    /// Widens the elements from element `start` on into `out`. Integers are not weights and are refused.
-    pub fn read_f32(&self, start: usize, out: &mut [f32]) -> Result<()> {
-        match self.dtype {
-            DType::F32 => self.read_bytes(4 * start, bytemuck::cast_slice_mut(out)),
-            DType::Packed(format) => self.read_packed(format, start, out),
-            DType::F16 | DType::BF16 => {
-                // As many at a time as a near cache holds: each time is a system call.
-                const AT_ONCE: usize = 16384;
-                let mut raw = [0u16; AT_ONCE];
-                for (i, out) in out.chunks_mut(raw.len()).enumerate() {
-                    let raw = &mut raw[..out.len()];
-                    self.read_bytes(2 * (start + i * AT_ONCE), bytemuck::cast_slice_mut(raw))?;
-                    // One loop a type: a function chosen for each element would be called for each.
-                    match self.dtype {
-                        DType::F16 => raw.reinterpret_cast::<f16>().convert_to_f32_slice(out),
-                        _ => out.iter_mut().zip(raw).for_each(|(o, bits)| *o = f32::from_bits(u32::from(*bits) << 16)),
-                    }
-                }
-                Ok(())
-            }
-            DType::I32 | DType::U32 => {
-                let (name, found) = (self.name.clone(), self.dtype.to_string());
-                Err(Error::WeightType { name, found, advice: NO_NUMBERS.to_string() })
-            }
+    /// The stored bytes from byte `start` on: where they lie, else copied into `buffer`.
+    pub(crate) fn bytes<'a>(&'a self, start: usize, len: usize, buffer: &'a mut Vec<u8>) -> Result<&'a [u8]> {
+        debug_assert!(start + len <= self.byte_len(), "read past the end of '{}'", self.name);
+        if let Some(bytes) = self.lend(start, len)? {
+            return Ok(bytes);
         }
+        buffer.resize(len, 0);
+        self.read_bytes(start, buffer)?;
+        Ok(buffer)
     }
 
-    /// As [`read_f32`](Self::read_f32): whole blocks straight into `out`, and of the first and the last what is asked for.
-    fn read_packed(&self, format: Packed, start: usize, out: &mut [f32]) -> Result<()> {
-        // Blocks that are read at a time, as above.
+    /// The stored bytes from byte `start` on where they lie, if that is in memory.
+    pub(super) fn lend(&self, start: usize, len: usize) -> Result<Option<&[u8]>> {
+        self.source.lend(self.offset + start as u64, len)
+    }
+
+    /// As [`TensorSource::keep`].
+    pub(crate) fn keep(&self, go_on: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {
+        self.source.keep(go_on)
+    }
+
+    /// What can be done with the stored rows. Integers are not weights and are refused.
+    pub(crate) fn rows(&self) -> Result<&'static Rows> {
+        self.dtype.rows().ok_or_else(|| {
+            let (name, found) = (self.name.clone(), self.dtype.to_string());
+            Error::WeightType { name, found, advice: NO_NUMBERS.to_string() }
+        })
+    }
+
+    /// Widens the elements from element `start` on into `out`. Integers are not weights and are refused.
+    pub fn read_f32(&self, start: usize, out: &mut [f32]) -> Result<()> {
+        // As many at a time as a near cache holds: each time may be a system call.
         const BYTES: usize = 32768;
+        let rows = self.rows()?;
         let (elements, bytes) = self.dtype.block();
-        let mut raw = [0; BYTES];
+        let mut raw = Vec::new();
         let mut one = [0.0; MAX_BLOCK_ELEMENTS];
         let (mut at, mut rest) = (start, out);
         while !rest.is_empty() {
             let (block, skip) = (at / elements, at % elements);
+            // Whole blocks straight into `out`, and of the first and the last what is asked for.
             let whole = if skip == 0 { (rest.len() / elements).min(BYTES / bytes) } else { 0 };
-            let raw = &mut raw[..whole.max(1) * bytes];
-            self.read_bytes(block * bytes, raw)?;
+            let raw = self.bytes(block * bytes, whole.max(1) * bytes, &mut raw)?;
             let count = if whole > 0 { whole * elements } else { rest.len().min(elements - skip) };
             let (now, later) = rest.split_at_mut(count);
             if whole > 0 {
-                format.widen(raw, now);
+                rows.widen(raw, now);
             } else {
-                format.widen(raw, &mut one[..elements]);
+                rows.widen(raw, &mut one[..elements]);
                 now.copy_from_slice(&one[skip..skip + count]);
             }
             (at, rest) = (at + count, later);
@@ -218,6 +232,15 @@ impl TensorSource for Unless {
         self.source.read(offset, out)
     }
 
+    fn lend(&self, offset: u64, len: usize) -> Result<Option<&[u8]>> {
+        self.cancel.check("a run of the model")?;
+        self.source.lend(offset, len)
+    }
+
+    fn keep(&self, go_on: &(dyn Fn() -> Result<()> + Sync)) -> Result<()> {
+        self.source.keep(&|| self.cancel.check("a run of the model").and_then(|()| go_on()))
+    }
+
     fn random(&self) -> Option<RandomFill> {
         self.source.random()
     }
@@ -230,5 +253,9 @@ impl TensorSource for Memory {
         let start = offset as usize;
         out.copy_from_slice(&self.0[start..start + out.len()]);
         Ok(())
+    }
+
+    fn lend(&self, offset: u64, len: usize) -> Result<Option<&[u8]>> {
+        Ok(Some(&self.0[offset as usize..][..len]))
     }
 }

@@ -1,8 +1,10 @@
 //! New rows into a cache.
 
+use std::ops::Range;
+
 use super::{Lowering, OpDef, expect_operands};
 use crate::{
-    Result,
+    Error, Result,
     ir::{
         Case, DType, Data, FixedType, Type, Value,
         kernel::{Emit, Kernel, Operand},
@@ -18,7 +20,54 @@ use crate::{
 #[derive(Debug, Clone, PartialEq)]
 pub struct CacheWrite;
 
+/// Where the rows of a write go, in order: elements of the cache.
+fn places(cache: &Value, positions: &Value) -> Result<impl Iterator<Item = Range<usize>> + use<>> {
+    let (slots, width) = (cache.shape[1], cache.shape[2..].iter().product::<usize>());
+    let per_batch = positions.shape[1].max(1);
+    let rows = positions.to_indices()?.into_iter().enumerate();
+    let first = move |(i, position)| ((i / per_batch) * slots + position % slots) * width;
+    Ok(rows.map(first).map(move |first| first..first + width))
+}
+
 impl CacheWrite {
+    /// Writes the rows where the cache is.
+    pub(crate) fn write(&self, cache: &mut Value, rows: &Value, positions: &Value) -> Result<()> {
+        fn copy<T: Copy>(cache: &mut [T], rows: &[T], places: impl Iterator<Item = Range<usize>>) {
+            let mut rest = rows;
+            for place in places {
+                let (row, later) = rest.split_at(place.len());
+                cache[place].copy_from_slice(row);
+                rest = later;
+            }
+        }
+        let places = places(cache, positions)?;
+        match (&mut cache.data, &rows.data) {
+            (Data::I32(c), Data::I32(r)) => copy(c, r, places),
+            (Data::U32(c), Data::U32(r)) => copy(c, r, places),
+            (Data::F16(c), Data::F16(r)) => copy(c, r, places),
+            (Data::F16(c), _) => copy(c, &rows.to_f32()?.iter().map(|x| Value::narrow(*x)).collect::<Vec<_>>(), places),
+            (Data::F32(c), _) => copy(c, &rows.to_f32()?, places),
+            _ => return Err(Error::Unsupported(format!("writing {} rows into a cache of {}", rows.dtype(), cache.dtype()))),
+        }
+        Ok(())
+    }
+
+    /// The rows that a write at these positions replaces.
+    pub(crate) fn replaced(&self, cache: &Value, positions: &Value) -> Result<Value> {
+        fn copy<T: Copy>(cache: &[T], places: impl Iterator<Item = Range<usize>>) -> Vec<T> {
+            places.flat_map(|place| cache[place].iter().copied()).collect()
+        }
+        let places = places(cache, positions)?;
+        let data = match &cache.data {
+            Data::I32(c) => Data::I32(copy(c, places)),
+            Data::U32(c) => Data::U32(copy(c, places)),
+            Data::F16(c) => Data::F16(copy(c, places)),
+            _ => Data::F32(copy(&cache.to_f32()?, places)),
+        };
+        let shape = positions.shape.iter().chain(&cache.shape[2..]).copied().collect();
+        Ok(Value { shape, data })
+    }
+
     pub(super) fn example() -> Self {
         Self
     }
@@ -44,27 +93,10 @@ impl OpDef for CacheWrite {
         Ok(cache.clone())
     }
 
-    fn eval(&self, inputs: &[&Value], output: &FixedType) -> Result<Data> {
-        fn write<T: Copy>(cache: &[T], rows: &[T], positions: &[usize], slots: usize, per_batch: usize) -> Vec<T> {
-            let width = rows.len() / positions.len().max(1);
-            let mut out = cache.to_vec();
-            for (i, &position) in positions.iter().enumerate() {
-                let row = (i / per_batch.max(1)) * slots + position % slots;
-                out[row * width..][..width].copy_from_slice(&rows[i * width..][..width]);
-            }
-            out
-        }
-        let positions = inputs[2].to_indices()?;
-        let (slots, per_batch) = (output.shape[1], inputs[2].shape[1]);
-        Ok(match (&inputs[0].data, &inputs[1].data) {
-            (Data::I32(c), Data::I32(r)) => Data::I32(write(c, r, &positions, slots, per_batch)),
-            (Data::U32(c), Data::U32(r)) => Data::U32(write(c, r, &positions, slots, per_batch)),
-            (Data::F16(c), _) => {
-                let rows: Vec<_> = inputs[1].to_f32()?.iter().map(|x| Value::narrow(*x)).collect();
-                Data::F16(write(c, &rows, &positions, slots, per_batch))
-            }
-            _ => Data::F32(write(&inputs[0].to_f32()?, &inputs[1].to_f32()?, &positions, slots, per_batch)),
-        })
+    fn eval(&self, inputs: &[&Value], _: &FixedType) -> Result<Data> {
+        let mut cache = inputs[0].clone();
+        self.write(&mut cache, inputs[1], inputs[2])?;
+        Ok(cache.data)
     }
 
     fn lowering(&self) -> Lowering {

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Elements below which a thread of the reference does not share its work.
-const SHARE: usize = 8192;
+pub(super) const SHARE: usize = 8192;
 
 /// `f(x)`, f32.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,7 +37,9 @@ impl OpDef for Unary {
 
     fn eval(&self, inputs: &[&Value], _: &FixedType) -> Result<Data> {
         let x = inputs[0].to_f32()?;
-        Ok(Data::F32(x.par_iter().with_min_len(SHARE).map(|&x| self.f.eval(x.into()) as f32).collect()))
+        let mut out = vec![0.0; x.len()];
+        out.par_chunks_mut(SHARE).zip(x.par_chunks(SHARE)).for_each(|(out, x)| self.f.fill(out, [x]));
+        Ok(Data::F32(out))
     }
 
     fn cases(&self) -> Vec<Case> {
@@ -85,8 +87,10 @@ impl OpDef for Binary {
 
     fn eval(&self, inputs: &[&Value], _: &FixedType) -> Result<Data> {
         let (a, b) = (inputs[0].to_f32()?, inputs[1].to_f32()?);
-        let pairs = a.par_iter().zip(b.par_iter()).with_min_len(SHARE);
-        Ok(Data::F32(pairs.map(|(&a, &b)| self.f.eval(a.into(), b.into()) as f32).collect()))
+        let mut out = vec![0.0; a.len()];
+        let parts = out.par_chunks_mut(SHARE).zip(a.par_chunks(SHARE)).zip(b.par_chunks(SHARE));
+        parts.for_each(|((out, a), b)| self.f.fill(out, [a, b]));
+        Ok(Data::F32(out))
     }
 
     fn cases(&self) -> Vec<Case> {

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 
 use super::{
-    Lowering, MatMul, OpDef, expect_operands,
-    linear::{FEW_ROWS, Means, TILE, groups},
+    Lowering, OpDef, expect_operands,
+    linear::{FEW_ROWS, Means, groups},
     linear_vec::{Division, Few},
+    product::{Matrix, Scratch},
 };
 use crate::{
     Result,
@@ -176,19 +177,16 @@ impl OpDef for ExpertLinear {
         let (top, columns) = (output.shape[output.shape.len() - 2], output.last());
         let inner = inputs[0].shape.last().copied().unwrap_or(1);
         let share = output.rows() * inner / x.len().max(1);
+        let matrix = Matrix::new(inputs[1])?;
         let product = |(expert, products): &(usize, Vec<usize>)| -> Result<Vec<f32>> {
             let mut rows = Vec::with_capacity(products.len() * inner);
             products.iter().for_each(|p| rows.extend_from_slice(&x[p / share * inner..][..inner]));
-            let mut out = vec![0.0; products.len() * columns];
-            for first in (0..columns).step_by(TILE) {
-                let count = TILE.min(columns - first);
-                let (mut part, start) = (vec![0.0; products.len() * count], (expert * columns + first) * inner);
-                let mut wide = vec![0.0; count * inner];
-                match &inputs[1].data {
-                    Data::Stored(tensor) => tensor.read_f32(start, &mut wide)?,
-                    _ => wide.copy_from_slice(&inputs[1].to_f32()?[start..][..count * inner]),
-                }
-                MatMul::multiply(&mut part, &rows, &wide, [products.len(), inner, count], (1, inner as isize));
+            let (mut out, mut scratch) = (vec![0.0; products.len() * columns], Scratch::default());
+            let tile = matrix.tile(products.len());
+            for first in (0..columns).step_by(tile) {
+                let count = tile.min(columns - first);
+                let start = expert * columns + first;
+                let part = matrix.multiply(&rows, start..start + count, &mut scratch)?;
                 let to = out.chunks_exact_mut(columns).zip(part.chunks_exact(count));
                 to.for_each(|(out, part)| out[first..first + count].copy_from_slice(part));
             }

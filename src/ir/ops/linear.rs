@@ -1,6 +1,6 @@
 //! A matrix product with a stored weight.
 
-use std::{borrow::Cow, ops::Range};
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -8,6 +8,7 @@ use super::{
     Cast, Lowering, MatMul, OpDef, Permute, expect_operands,
     linear_coop::HalfRows,
     linear_vec::{Division, Few},
+    product::{Matrix, Scratch},
 };
 use crate::{
     Result,
@@ -29,9 +30,6 @@ pub(super) const FEW_ROWS: usize = 8;
 
 /// Columns that a lane has of a product of one row on a software driver.
 const ONE_ROW_COLUMNS: usize = 2;
-
-/// Rows of the weight that a thread of the reference widens at a time: few enough that they stay in its cache.
-pub(super) const TILE: usize = 64;
 
 impl Linear {
     pub(super) fn example() -> Self {
@@ -267,28 +265,12 @@ impl OpDef for Linear {
     fn eval(&self, inputs: &[&Value], output: &FixedType) -> Result<Data> {
         let x = inputs[0].to_f32()?;
         let (rows, columns) = (output.rows(), output.last());
-        let inner = inputs[0].shape.last().copied().unwrap_or(1);
-        let host = match &inputs[1].data {
-            Data::Stored(_) => Cow::default(),
-            _ => inputs[1].to_f32()?,
-        };
-        let product = |wide: &mut Vec<f32>, tile: usize| -> Result<Vec<f32>> {
-            let first = tile * TILE;
-            let count = TILE.min(columns - first);
-            let mut part = vec![0.0; rows * count];
-            let weight = match &inputs[1].data {
-                Data::Stored(tensor) => {
-                    wide.resize(count * inner, 0.0);
-                    tensor.read_f32(first * inner, wide)?;
-                    &wide[..]
-                }
-                _ => &host[first * inner..][..count * inner],
-            };
-            MatMul::multiply(&mut part, &x, weight, [rows, inner, count], (1, inner as isize));
-            Ok(part)
-        };
-        let tiles = (0..columns.div_ceil(TILE)).into_par_iter();
-        let parts = tiles.map_init(Vec::new, product).collect::<Result<Vec<_>>>()?;
+        let matrix = Matrix::new(inputs[1])?;
+        matrix.keep()?;
+        let tile = matrix.tile(rows);
+        let starts = (0..columns).into_par_iter().step_by(tile);
+        let product = |scratch: &mut Scratch, start| matrix.multiply(&x, start..columns.min(start + tile), scratch);
+        let parts = starts.map_init(Scratch::default, product).collect::<Result<Vec<_>>>()?;
         let mut out = Vec::with_capacity(output.len());
         for r in 0..rows {
             parts.iter().for_each(|part| out.extend_from_slice(&part[part.len() / rows * r..][..part.len() / rows]));

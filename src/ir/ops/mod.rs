@@ -13,6 +13,7 @@ mod linear_coop;
 mod linear_vec;
 mod matmul;
 mod movement;
+mod product;
 mod reduce;
 mod rms_norm;
 mod rope;

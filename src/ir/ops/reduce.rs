@@ -18,6 +18,16 @@ pub enum ReduceFn {
     Max,
 }
 
+/// `Σ f(x)` in f64, in an order that is the same for every row of one length.
+pub(super) fn sum(row: &[f32], f: impl Fn(f64) -> f64) -> f64 {
+    let (parts, rest) = row.as_chunks::<8>();
+    let mut sums = [0.0; 8];
+    for part in parts {
+        sums.iter_mut().zip(part).for_each(|(sum, x)| *sum += f(f64::from(*x)));
+    }
+    sums.iter().sum::<f64>() + rest.iter().map(|x| f(f64::from(*x))).sum::<f64>()
+}
+
 /// Reduces the innermost dimension to 1, f32; the reference sums in f64.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reduce {
@@ -52,7 +62,7 @@ impl OpDef for Reduce {
         let x = inputs[0].to_f32()?;
         let width = inputs[0].shape.last().copied().unwrap_or(1).max(1);
         let reduce = |row: &[f32]| match self.f {
-            ReduceFn::Sum => row.iter().map(|&v| f64::from(v)).sum::<f64>() as f32,
+            ReduceFn::Sum => sum(row, |x| x) as f32,
             ReduceFn::Max => row.iter().copied().fold(f32::MIN, f32::max),
         };
         Ok(Data::F32(x.chunks_exact(width).map(reduce).collect()))

@@ -1,10 +1,12 @@
 //! Root-mean-square normalisation.
 
-use super::{Binary, Cast, Lowering, OpDef, Reduce, ReduceFn, Unary};
+use rayon::prelude::*;
+
+use super::{Binary, Cast, Lowering, OpDef, Reduce, ReduceFn, Unary, elementwise::SHARE, reduce::sum};
 use crate::{
     Result,
     ir::{
-        BinaryFn, Case, DType, Graph, NodeId, Type, UnaryFn, expect_dtype,
+        BinaryFn, Case, DType, Data, FixedType, Graph, NodeId, Type, UnaryFn, Value, expect_dtype,
         kernel::{Emit, Kernel, NormArg, weight_option},
     },
 };
@@ -85,8 +87,23 @@ impl OpDef for RmsNorm {
         Some(self.definition(graph, inputs))
     }
 
-    fn runs_decomposed(&self) -> bool {
-        true
+    fn eval(&self, inputs: &[&Value], _: &FixedType) -> Result<Data> {
+        let x = inputs[0].to_f32()?;
+        let width = inputs[0].shape.last().copied().unwrap_or(1).max(1);
+        let mut gain = inputs.get(1).map_or(Ok(vec![1.0; width]), |gain| Ok::<_, crate::Error>(gain.to_f32()?.into_owned()))?;
+        if self.gain == Gain::OnePlus {
+            gain.iter_mut().for_each(|gain| *gain += 1.0);
+        }
+        let mut out = vec![0.0; x.len()];
+        let rows = out.par_chunks_exact_mut(width).zip(x.par_chunks_exact(width)).with_min_len((SHARE / width).max(1));
+        rows.for_each(|(out, x)| {
+            let squares: f64 = sum(x, |x| x * x);
+            let factor = 1.0 / (squares / width as f64 + f64::from(self.eps)).sqrt();
+            for ((out, x), gain) in out.iter_mut().zip(x).zip(&gain) {
+                *out = (f64::from(*x) * factor * f64::from(*gain)) as f32;
+            }
+        });
+        Ok(Data::F32(out))
     }
 
     fn lowering(&self) -> Lowering {

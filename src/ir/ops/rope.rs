@@ -4,7 +4,7 @@ use super::{Broadcast, Concat, Lowering, OpDef, Reshape, Slice, expect_operands}
 use crate::{
     Result,
     ir::{
-        BinaryFn, Case, DType, Graph, NodeId, Shape, Type, Value, expect_dtype,
+        BinaryFn, Case, DType, Data, FixedType, Graph, NodeId, Shape, Type, Value, expect_dtype,
         kernel::{Emit, Kernel},
     },
 };
@@ -123,8 +123,24 @@ impl OpDef for Rope {
         Some(self.definition(graph, inputs[0], inputs[1]))
     }
 
-    fn runs_decomposed(&self) -> bool {
-        true
+    fn eval(&self, inputs: &[&Value], output: &FixedType) -> Result<Data> {
+        let (x, table) = (inputs[0].to_f32()?, inputs[1].to_f32()?);
+        let (heads, head_dim) = (output.shape[2], output.last());
+        let width = inputs[1].shape.last().copied().unwrap_or(head_dim);
+        let half = self.rotated(head_dim) / 2;
+        let mut out = x.into_owned();
+        for (row, table) in out.chunks_exact_mut((heads * head_dim).max(1)).zip(table.chunks_exact(width.max(1))) {
+            for head in row.chunks_exact_mut(head_dim) {
+                let (first, second) = head.split_at_mut(half);
+                let angles = table[..half].iter().zip(&table[width / 2..]);
+                for ((a, b), (cos, sin)) in first.iter_mut().zip(second).zip(angles) {
+                    let (wide_a, wide_b, cos, sin) = (f64::from(*a), f64::from(*b), f64::from(*cos), f64::from(*sin));
+                    *a = (wide_a * cos - wide_b * sin) as f32;
+                    *b = (wide_b * cos + wide_a * sin) as f32;
+                }
+            }
+        }
+        Ok(Data::F32(out))
     }
 
     fn lowering(&self) -> Lowering {

@@ -1,6 +1,6 @@
 //! A graph ready to run.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use super::{
     Backend, RunInput, ScratchPool, Session, SessionWeights,
@@ -138,10 +138,10 @@ impl CompiledGraph {
     where
         &'i I: Into<RunInput<'i>>,
     {
-        let (live, given) = self.given(inputs)?;
+        let (live, mut given) = self.given(inputs)?;
         let names = self.graph.outputs().iter().map(|(name, _)| name.clone()).collect();
         match &mut self.gpu {
-            None => Ok(Running::Done(reference::run_unless(&self.graph, &live, &given, &self.weights.params, cancel)?.outputs)),
+            None => Ok(Running::Done(reference::run_unless(&self.graph, &live, &mut given, &self.weights.params, cancel)?)),
             Some(gpu) => {
                 gpu.prepare(&self.weights)?;
                 Ok(Running::Submitted(names, gpu.begin(&given, step(&live, &self.dims))?))
@@ -234,7 +234,7 @@ fn pad(graph: &Graph, live: &DimBinding, dims: &DimBinding, given: &mut Inputs) 
         let Some(value) = given.get_mut(&input.name) else { continue };
         let padding = Padding::new(&input.ty.shape, live, dims)?;
         if !padding.is_none() {
-            *value = Rc::new(padding.pad(value, DEAD_KEY));
+            *value = Arc::new(padding.pad(value, DEAD_KEY));
         }
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! What a caller gives to a run, checked against what the graph takes.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::{
     Error, Result,
@@ -172,7 +172,7 @@ pub(super) fn check(graph: &Graph, inputs: &[(&str, RunInput)], live: &DimBindin
         if !same || given.dtype() != input.ty.dtype || given.len() != len {
             return wrong(name, format!("found {}, expected {}{shape:?}", given.found(), input.ty.dtype));
         }
-        if checked.insert(name.to_string(), Rc::new(given.to_value(shape))).is_some() {
+        if checked.insert(name.to_string(), Arc::new(given.to_value(shape))).is_some() {
             return wrong(name, "given twice".into());
         }
     }

@@ -1,6 +1,6 @@
 //! One kernel of a plan, run apart from its model.
 
-use std::{collections::HashMap, rc::Rc, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use super::{
     super::{
@@ -79,7 +79,7 @@ impl<'a> Trial<'a> {
                 Some(value) => value,
                 None => random(input, run, seed)?,
             };
-            inputs.insert(input.name.clone(), Rc::new(value));
+            inputs.insert(input.name.clone(), Arc::new(value));
         }
         Ok(Self { bench, part, run, inputs })
     }
@@ -94,7 +94,7 @@ impl<'a> Trial<'a> {
         let is_defined =
             expected.outputs.iter().all(|(_, value)| value.to_f32().is_ok_and(|all| all.iter().all(|x| x.is_finite())));
         if !is_defined && self.inputs.values().any(|value| has_negative(value)) {
-            let inputs = self.inputs.iter().map(|(name, value)| (name.clone(), Rc::new(absolute(value)))).collect();
+            let inputs = self.inputs.iter().map(|(name, value)| (name.clone(), Arc::new(absolute(value)))).collect();
             return Self { inputs, ..*self }.check(plan);
         }
         let (prepared, buffers) = match self.prepare(plan) {

@@ -1,0 +1,302 @@
+//! Rows of stored numbers, widened or multiplied by rows of f32 a block at a time.
+//!
+//! There is one meaning of a format, the function that widens one of its blocks. The compiler puts it into both loops, once for each
+//! instruction set that `pulp` tells at run time.
+
+use pulp::{Arch, NullaryFnOnce, Simd, WithSimd};
+
+/// Partial sums of a dot product: the same on every processor and for any number of rows.
+const LANES: usize = 32;
+
+/// Elements of a block of numbers that have no blocks of their own.
+pub(super) const PLAIN: usize = 32;
+
+/// The most rows of f32 that share the widening of a block.
+const SHARED: usize = 4;
+
+/// What can be done with rows of a type.
+pub(crate) struct Rows {
+    widen: fn(&[u8], &mut [f32]),
+    multiply: fn(&[u8], &[f32], usize, &mut [f32]),
+}
+
+impl Rows {
+    pub(super) const fn new(widen: fn(&[u8], &mut [f32]), multiply: fn(&[u8], &[f32], usize, &mut [f32])) -> Self {
+        Self { widen, multiply }
+    }
+
+    /// Widens whole blocks, or any number of elements of a type without blocks; `out` holds their elements.
+    pub(crate) fn widen(&self, stored: &[u8], out: &mut [f32]) {
+        (self.widen)(stored, out);
+    }
+
+    /// `out[n, m] = Σₖ stored[n, k] · x[m, k]`, k below `inner`: sums in f32, each in one order, whatever the number of rows.
+    pub(crate) fn multiply(&self, stored: &[u8], x: &[f32], inner: usize, out: &mut [f32]) {
+        (self.multiply)(stored, x, inner, out);
+    }
+}
+
+/// The [`Rows`] of blocks of `$elements` elements in `$bytes` bytes, which `$block` widens.
+macro_rules! rows {
+    ($elements:expr, $bytes:expr, $block:path) => {
+        $crate::quant::rows::Rows::new(
+            |stored, out| $crate::quant::rows::widen::<$elements, $bytes>(stored, out, $block),
+            |stored, x, inner, out| $crate::quant::rows::multiply::<$elements, $bytes>(stored, x, inner, out, $block),
+        )
+    };
+}
+
+pub(super) use rows;
+
+pub(crate) const F32: Rows = rows!(PLAIN, 128, f32_block);
+pub(crate) const F16: Rows = rows!(PLAIN, 64, f16_block);
+pub(crate) const BF16: Rows = rows!(PLAIN, 64, bf16_block);
+
+#[inline(always)]
+fn f32_block(block: &[u8; 128], out: &mut [f32; PLAIN]) {
+    out.iter_mut().zip(block.as_chunks().0).for_each(|(out, bytes)| *out = f32::from_le_bytes(*bytes));
+}
+
+#[inline(always)]
+fn f16_block(block: &[u8; 64], out: &mut [f32; PLAIN]) {
+    out.iter_mut().zip(block.as_chunks().0).for_each(|(out, bytes)| *out = half(u16::from_le_bytes(*bytes)));
+}
+
+#[inline(always)]
+fn bf16_block(block: &[u8; 64], out: &mut [f32; PLAIN]) {
+    let wide = |bytes| f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16);
+    out.iter_mut().zip(block.as_chunks().0).for_each(|(out, bytes)| *out = wide(*bytes));
+}
+
+/// The number of these bits of binary16: as `half` has it, without the branches and the call that keep a loop from vectors.
+#[inline(always)]
+pub(super) fn half(bits: u16) -> f32 {
+    // The sign, and exponent and fraction where binary32 has them; a product then moves the exponent, of subnormal numbers too.
+    let moved = ((i32::from(bits as i16) << 13) as u32) & 0x8fff_e000;
+    let number = f32::from_bits(moved) * f32::from_bits((127 + 112) << 23);
+    let finite = moved & 0x0f80_0000 != 0x0f80_0000;
+    f32::from_bits(number.to_bits() | if finite { 0 } else { 0x7f80_0000 })
+}
+
+pub(super) fn widen<const E: usize, const B: usize>(stored: &[u8], out: &mut [f32], block: impl Fn(&[u8; B], &mut [f32; E])) {
+    Arch::new().dispatch(Widen { stored, out, block });
+}
+
+pub(super) fn multiply<const E: usize, const B: usize>(
+    stored: &[u8],
+    x: &[f32],
+    inner: usize,
+    out: &mut [f32],
+    block: impl Fn(&[u8; B], &mut [f32; E]) + Copy,
+) {
+    if inner == 0 {
+        return out.fill(0.0);
+    }
+    let arch = Arch::new();
+    let rows = x.len() / inner;
+    let mut first = 0;
+    while first < rows {
+        let place = Place { stored, x, inner, first, rows, block };
+        match rows - first {
+            1 => arch.dispatch(Multiply::<_, E, B, 1> { place, out }),
+            _ => arch.dispatch(Multiply::<_, E, B, SHARED> { place, out }),
+        }
+        first += SHARED;
+    }
+}
+
+struct Widen<'a, F, const E: usize, const B: usize>
+where
+    F: Fn(&[u8; B], &mut [f32; E]),
+{
+    stored: &'a [u8],
+    out: &'a mut [f32],
+    block: F,
+}
+
+impl<F: Fn(&[u8; B], &mut [f32; E]), const E: usize, const B: usize> NullaryFnOnce for Widen<'_, F, E, B> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let (blocks, end) = self.stored.as_chunks::<B>();
+        let (places, rest) = self.out.as_chunks_mut::<E>();
+        for (block, place) in blocks.iter().zip(places) {
+            // On its own, where the compiler knows that it does not overlap the block.
+            let mut wide = [0.0; E];
+            (self.block)(block, &mut wide);
+            *place = wide;
+        }
+        if !rest.is_empty() {
+            let mut wide = [0.0; E];
+            (self.block)(&padded(end), &mut wide);
+            rest.copy_from_slice(&wide[..rest.len()]);
+        }
+    }
+}
+
+/// Rows of f32 from `first` on times stored rows.
+#[derive(Clone, Copy)]
+struct Place<'a, F> {
+    stored: &'a [u8],
+    x: &'a [f32],
+    inner: usize,
+    first: usize,
+    rows: usize,
+    block: F,
+}
+
+struct Multiply<'a, F, const E: usize, const B: usize, const R: usize> {
+    place: Place<'a, F>,
+    out: &'a mut [f32],
+}
+
+impl<F: Fn(&[u8; B], &mut [f32; E]) + Copy, const E: usize, const B: usize, const R: usize> WithSimd
+    for Multiply<'_, F, E, B, R>
+{
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Place { stored, x, inner, first, rows, block } = self.place;
+        let columns = self.out.len() / rows;
+        let width = stored.len() / columns.max(1);
+        // A row that is not there is the last once more.
+        let mut xs: [&[f32]; R] = [&[]; R];
+        for (r, row) in xs.iter_mut().enumerate() {
+            *row = &x[(first + r).min(rows - 1) * inner..][..inner];
+        }
+        for (row, out) in stored.chunks_exact(width).zip(self.out.chunks_exact_mut(rows)) {
+            let sums = dots(simd, row, xs, block);
+            for (out, sum) in out[first..].iter_mut().zip(sums) {
+                *out = sum;
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn dots<S: Simd, const E: usize, const B: usize, const R: usize>(
+    simd: S,
+    row: &[u8],
+    xs: [&[f32]; R],
+    block: impl Fn(&[u8; B], &mut [f32; E]),
+) -> [f32; R] {
+    let mut sums = [[0.0; LANES]; R];
+    let mut wide = [0.0; E];
+    let (blocks, end) = row.as_chunks::<B>();
+    for (i, stored) in blocks.iter().enumerate() {
+        block(stored, &mut wide);
+        for (x, sums) in xs.iter().zip(&mut sums) {
+            if let Some(x) = x.as_chunks().0.get(i) {
+                add(simd, sums, &wide, x);
+            }
+        }
+    }
+    if !end.is_empty() {
+        block(&padded(end), &mut wide);
+        for (x, sums) in xs.iter().zip(&mut sums) {
+            add(simd, sums, &wide, &padded(x.as_chunks::<E>().1));
+        }
+    }
+    let mut totals = [0.0; R];
+    for (total, sums) in totals.iter_mut().zip(sums) {
+        *total = sum(sums);
+    }
+    totals
+}
+
+#[inline(always)]
+fn add<S: Simd, const E: usize>(simd: S, sums: &mut [f32; LANES], wide: &[f32; E], x: &[f32; E]) {
+    let sums = S::as_mut_simd_f32s(sums).0;
+    for (wide, x) in wide.as_chunks::<LANES>().0.iter().zip(x.as_chunks::<LANES>().0) {
+        let products = S::as_simd_f32s(wide).0.iter().zip(S::as_simd_f32s(x).0);
+        for (sum, (wide, x)) in sums.iter_mut().zip(products) {
+            *sum = simd.mul_add_e_f32s(*wide, *x, *sum);
+        }
+    }
+}
+
+/// The sum of the lanes, as a tree.
+#[inline(always)]
+fn sum(mut sums: [f32; LANES]) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for lane in 0..half {
+            sums[lane] += sums[lane + half];
+        }
+        half /= 2;
+    }
+    sums[0]
+}
+
+/// What is left of a row, and zeros.
+#[inline(always)]
+fn padded<T: Copy + Default, const N: usize>(rest: &[T]) -> [T; N] {
+    let mut out = [T::default(); N];
+    out[..rest.len()].copy_from_slice(rest);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ir::{DType, Packed};
+
+    fn types() -> impl Iterator<Item = DType> {
+        [DType::F32, DType::F16, DType::BF16].into_iter().chain(Packed::all().map(DType::Packed))
+    }
+
+    /// Rows of bytes that stand for finite numbers in every type.
+    fn stored(dtype: DType, rows: usize, inner: usize) -> Vec<u8> {
+        let (elements, bytes) = dtype.block();
+        (0..rows * inner / elements * bytes).map(|i| (i * 37 % 61) as u8).collect()
+    }
+
+    #[test]
+    fn halves_are_those_of_half() {
+        for bits in 0..=u16::MAX {
+            let (found, expected) = (super::half(bits), half::f16::from_bits(bits).to_f32());
+            assert!(
+                found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan(),
+                "{bits:x}: {found}, {expected}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_product_is_the_sum_of_widened_numbers_for_every_format() {
+        for (dtype, inner) in types().flat_map(|dtype| {
+            let whole = dtype.block().0.max(64);
+            [whole, 3 * whole, if dtype.block().0 == 1 { 77 } else { whole }].map(|inner| (dtype, inner))
+        }) {
+            let (rows, columns) = (dtype.rows().unwrap(), 5);
+            let stored = stored(dtype, columns, inner);
+            let mut wide = vec![f32::NAN; columns * inner];
+            rows.widen(&stored, &mut wide);
+            let x: Vec<f32> = (0..7 * inner).map(|i| (i * 29 % 41) as f32 / 20.0 - 1.0).collect();
+            let mut out = vec![f32::NAN; 7 * columns];
+            rows.multiply(&stored, &x, inner, &mut out);
+            for (i, found) in out.iter().enumerate() {
+                let products = wide[i / 7 * inner..].iter().zip(&x[i % 7 * inner..]).take(inner);
+                let products: Vec<f64> = products.map(|(w, x)| f64::from(*w) * f64::from(*x)).collect();
+                let (sum, size) = products.iter().fold((0.0, 0.0), |(sum, size), x| (sum + x, size + x.abs()));
+                assert!((f64::from(*found) - sum).abs() <= 4e-7 * size, "{dtype} of {inner}, {i}: {found} and {sum}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_means_the_same_beside_any_others() {
+        for (dtype, inner) in types().map(|dtype| (dtype, dtype.block().0.max(96))) {
+            let (rows, stored) = (dtype.rows().unwrap(), stored(dtype, 3, inner));
+            let x: Vec<f32> = (0..6 * inner).map(|i| (i * 29 % 41) as f32 / 20.0 - 1.0).collect();
+            let mut all = vec![f32::NAN; 6 * 3];
+            rows.multiply(&stored, &x, inner, &mut all);
+            for (m, x) in x.chunks_exact(inner).enumerate() {
+                let mut one = vec![f32::NAN; 3];
+                rows.multiply(&stored, x, inner, &mut one);
+                assert!((0..3).all(|n| one[n].to_bits() == all[n * 6 + m].to_bits()), "{dtype}, row {m}");
+            }
+        }
+    }
+}
