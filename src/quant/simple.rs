@@ -7,8 +7,9 @@ use super::half_at;
 pub(super) fn q4_0(block: &[u8; 18], out: &mut [f32; 32]) {
     let d = half_at(block, 0);
     for (j, q) in block[2..].iter().enumerate() {
-        out[j] = (i32::from(q & 15) - 8) as f32 * d;
-        out[j + 16] = (i32::from(q >> 4) - 8) as f32 * d;
+        // In bytes, of which a vector has many.
+        out[j] = f32::from((q & 15) as i8 - 8) * d;
+        out[j + 16] = f32::from((q >> 4) as i8 - 8) * d;
     }
 }
 
@@ -35,8 +36,8 @@ pub(super) fn q5_0(block: &[u8; 22], out: &mut [f32; 32]) {
     let d = half_at(block, 0);
     for (j, q) in block[6..].iter().enumerate() {
         let (low, high) = fifth_bits(block, 2, j);
-        out[j] = (i32::from((q & 15) | low) - 16) as f32 * d;
-        out[j + 16] = (i32::from((q >> 4) | high) - 16) as f32 * d;
+        out[j] = f32::from(((q & 15) | low) as i8 - 16) * d;
+        out[j + 16] = f32::from(((q >> 4) | high) as i8 - 16) * d;
     }
 }
 

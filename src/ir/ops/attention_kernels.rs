@@ -62,7 +62,7 @@ fn gpu_options(target: &Target, lanes: usize) -> Vec<(&'static str, String)> {
 }
 
 impl Layout {
-    fn of(emit: &Emit, sizes: &Sizes, new_row: bool) -> Result<Self> {
+    fn of(emit: &mut Emit, sizes: &Sizes, new_row: bool) -> Result<Self> {
         let Some(vector) = vector_of(sizes.head_dim) else { return Err(emit.refuse("no kernel for an odd head dimension")) };
         if is_of_software(emit.target) {
             return Ok(Self::software(emit.target, sizes, vector, new_row));
@@ -71,11 +71,7 @@ impl Layout {
         if width > Self::MOST_WIDTH {
             return Err(emit.refuse(format!("no kernel for heads of {} elements", sizes.head_dim)));
         }
-        Ok(if sizes.queries() <= FEW_QUERIES {
-            Self::few(emit.target, sizes, vector)
-        } else {
-            Self::tile(emit.target, width, vector)
-        })
+        Ok(if sizes.queries() <= FEW_QUERIES { Self::few(emit.target, sizes, vector) } else { Self::tile(emit, sizes, vector) })
     }
 
     /// The most vectors of a head: one a lane of the largest workgroup.
@@ -145,11 +141,15 @@ impl Layout {
         4 * (Self::room(queries, width, lanes) * vector + queries * lanes + (queries + 1) * met + 2 * met)
     }
 
-    /// Tiles of queries and keys in workgroup memory; at most 16 vectors of results lie in a lane's registers.
-    fn tile(target: &Target, width: usize, vector: usize) -> Self {
-        let held = width.div_ceil(16);
-        let rows = [4, 2].into_iter().find(|rows| rows * held <= 16).unwrap_or(1);
-        let mut options = gpu_options(target, 128);
+    /// Tiles of queries and keys in workgroup memory; at most 16 vectors of results lie in a lane's registers. Half as many may be
+    /// faster, on a device that has fewer registers.
+    fn tile(emit: &mut Emit, sizes: &Sizes, vector: usize) -> Self {
+        let Sizes { new, heads, kv_heads, head_dim, .. } = *sizes;
+        let held = (head_dim / vector).div_ceil(16);
+        let most: usize = [4, 2].into_iter().find(|rows| rows * held <= 16).unwrap_or(1);
+        let work = format!("attention_tile: {heads} heads on {kv_heads} of {head_dim}, {new} queries");
+        let rows = most >> emit.choose(work, most.min(2));
+        let mut options = gpu_options(emit.target, 128);
         options.extend([("ROWS", rows.to_string()), ("HV", held.to_string()), ("VEC", vector.to_string()), ("WIDE", yes(false))]);
         Self { shader: "attention_tile", options, queries: 8 * rows }
     }
