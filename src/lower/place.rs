@@ -13,7 +13,7 @@ use crate::{
     Error, Result,
     ir::{
         Compute, DType, FixedType, NodeId, Op,
-        kernel::{Arg, Dispatch, Emit, Epilogue, Maxima, NewRow, NormArg, Operand, Place, Slot},
+        kernel::{Arg, Emit, Epilogue, Maxima, NewRow, NormArg, Operand, Place, Slot},
         ops::{Linear, Role},
     },
     plan::{Plan, PlanOutput, SlotInfo, SlotKind, sampling},
@@ -184,13 +184,7 @@ impl Placer<'_> {
                 Linear::emit_products(&mut emit, &weights)?;
             }
         }
-        let Emit { label, dispatches, alternatives, scratch, first_scratch, .. } = emit;
-        for new in alternatives {
-            if !self.plan.alternatives.contains(&new) {
-                self.plan.alternatives.push(new);
-            }
-        }
-        self.append(dispatches, &scratch, first_scratch, &label)?;
+        self.append(emit)?;
         self.hold_results(slot, group);
         self.release(step, group);
         Ok(())
@@ -262,9 +256,15 @@ impl Placer<'_> {
         }
     }
 
-    /// Adds dispatches with their scratch slots placed, which are free again afterwards.
-    fn append(&mut self, dispatches: Vec<Dispatch>, scratch: &[u64], first_scratch: usize, label: &str) -> Result<()> {
-        let scratch = scratch.iter().map(|bytes| self.scratch(*bytes, label)).collect::<Result<Vec<_>>>()?;
+    /// Adds an op's dispatches with their scratch slots placed, which are free again afterwards.
+    fn append(&mut self, emit: Emit) -> Result<()> {
+        let Emit { label, dispatches, alternatives, scratch, first_scratch, .. } = emit;
+        for new in alternatives {
+            if !self.plan.alternatives.contains(&new) {
+                self.plan.alternatives.push(new);
+            }
+        }
+        let scratch = scratch.iter().map(|bytes| self.scratch(*bytes, &label)).collect::<Result<Vec<_>>>()?;
         for mut dispatch in dispatches {
             for (_, operand) in &mut dispatch.bindings {
                 if let Operand::Slot(slot, _) = operand

@@ -238,9 +238,10 @@ impl GemmaGenerator {
                 let model = options.placed(context.capabilities(), model, &profiles, capacity)?;
                 capacity = options.fitting(context.capabilities(), &model, &profiles, capacity)?;
                 reserved = options.memory_budget.map_or(0, |_| capacity);
+                let cancel = options.cancel.clone();
                 let on_progress = stoppable(options.on_progress, options.cancel);
                 let (submit_time, untimed) = (options.submit_time, options.deterministic);
-                let how = EngineOptions { chunk, submit_time, untimed, on_progress };
+                let how = EngineOptions { chunk, submit_time, untimed, cancel, on_progress };
                 on_gpu(&device, context, Arc::new(model), profiles, how)?
             }
             Opened::Reference => {
@@ -323,13 +324,13 @@ impl GemmaGenerator {
         on_progress: Option<OnProgress>,
         cancel: Option<CancelToken>,
     ) -> Result<Self> {
-        let on_progress = stoppable(on_progress, cancel);
+        let on_progress = stoppable(on_progress, cancel.clone());
         let (model, profiles) = (self.engine.model().clone(), self.engine.profiles().clone());
         let chunk = Some(self.engine.largest_chunk());
         let mut engine: Box<dyn Engine> = match device.open(gpu)? {
             Opened::Gpu(context) => {
                 let (submit_time, untimed) = (self.submit_time, self.history.has_grid());
-                on_gpu(&device, context, model, profiles, EngineOptions { chunk, submit_time, untimed, on_progress })?
+                on_gpu(&device, context, model, profiles, EngineOptions { chunk, submit_time, untimed, cancel, on_progress })?
             }
             Opened::Reference => Box::new(ReferenceEngine::new(model, profiles, chunk)?),
         };

@@ -109,6 +109,8 @@ pub(crate) struct EngineOptions {
     pub(crate) submit_time: Option<Duration>,
     /// Whether kernels follow from the device alone, and not from what a clock said of them.
     pub(crate) untimed: bool,
+    /// Ends it while kernels are tried; what hears of the upload ends that.
+    pub(crate) cancel: Option<CancelToken>,
     /// Hears of the upload.
     pub(crate) on_progress: Option<OnProgress>,
 }
@@ -116,13 +118,13 @@ pub(crate) struct EngineOptions {
 impl GpuEngine {
     /// Uploads the weights.
     pub(crate) fn new(context: Arc<GpuContext>, model: Arc<Model>, profiles: Profiles, options: EngineOptions) -> Result<Self> {
-        let EngineOptions { chunk, submit_time, untimed, on_progress } = options;
+        let EngineOptions { chunk, submit_time, untimed, cancel, on_progress } = options;
         let chunk = chunk.unwrap_or(PREFILL_CHUNK);
         let ring = model.ring(chunk)?;
         let software = context.capabilities().kind == AdapterKind::Software;
         let mut model = GpuModel::new(context, model, &profiles, (chunk, ring), untimed, on_progress)?;
         model.check(&profiles, ring)?;
-        model.tune(&profiles, (chunk, ring), untimed)?;
+        model.tune(&profiles, (chunk, ring), untimed, cancel.unwrap_or_default())?;
         let pace = Pace::new(chunk, model.elements(), software, submit_time);
         let slices = Slices::new(submit_time, software);
         Ok(Self::fresh(Arc::new(model), Caches::new(ring), PlanPolicy::default(), profiles, pace, slices))

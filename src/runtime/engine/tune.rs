@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     Result,
-    generate::{Profiles, SMALLEST_BUCKET, Want},
+    generate::{CancelToken, Profiles, SMALLEST_BUCKET, Want},
     lower::lower,
     plan::Plan,
 };
@@ -31,11 +31,18 @@ impl GpuModel {
     /// it and an earlier start or another model has not done it.
     ///
     /// # Errors
-    /// [`Error::WrongKernel`](crate::Error::WrongKernel); [`Error::DeviceLost`](crate::Error::DeviceLost).
-    pub(super) fn tune(&mut self, profiles: &Profiles, (chunk, ring): (usize, usize), untimed: bool) -> Result<()> {
+    /// [`Error::WrongKernel`](crate::Error::WrongKernel); [`Error::Cancelled`](crate::Error::Cancelled);
+    /// [`Error::DeviceLost`](crate::Error::DeviceLost).
+    pub(super) fn tune(
+        &mut self,
+        profiles: &Profiles,
+        (chunk, ring): (usize, usize),
+        untimed: bool,
+        cancel: CancelToken,
+    ) -> Result<()> {
         let software = self.context.capabilities().target().software;
         let Some(budget) = self.context.tuning().budget(software) else { return Ok(()) };
-        self.tune_with(profiles, [chunk, ring], untimed, budget, &|_| {})
+        self.tune_with(profiles, [chunk, ring], untimed, (budget, cancel), &|_| {})
     }
 
     /// As [`tune`](Self::tune), with plans that `change` has changed.
@@ -44,7 +51,7 @@ impl GpuModel {
         profiles: &Profiles,
         [chunk, ring]: [usize; 2],
         untimed: bool,
-        budget: Budget,
+        (budget, cancel): (Budget, CancelToken),
         change: &dyn Fn(&mut Plan),
     ) -> Result<()> {
         let built = self.model.built(true, Want::Last, profiles.kv())?;
@@ -59,6 +66,7 @@ impl GpuModel {
             resident: &self.weights,
             params: &built.params,
             runs,
+            cancel,
             lower: &|part, run, target| {
                 let mut plan = lower(&part.graph, &run.binding(), target, &run.options, &Placed(&self.weights))?;
                 change(&mut plan);

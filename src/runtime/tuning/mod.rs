@@ -18,6 +18,7 @@ pub(super) use trial::Run;
 use super::{pipeline::PipelineCache, resident::ResidentWeight};
 use crate::{
     Result,
+    cancel::CancelToken,
     flow::ModelParams,
     ir::{KernelChoices, kernel::Target},
     lower::Part,
@@ -64,6 +65,8 @@ pub(super) struct Bench<'a> {
     pub(super) resident: &'a HashMap<String, ResidentWeight>,
     pub(super) params: &'a ModelParams,
     pub(super) runs: Vec<Run<'a>>,
+    /// Ends it between two kernels.
+    pub(super) cancel: CancelToken,
     /// Makes the plan of a part.
     pub(super) lower: &'a dyn Fn(&Part, &Run, &Target) -> Result<Plan>,
 }
@@ -72,7 +75,8 @@ impl Bench<'_> {
     /// Tests the kernels of the runs, then times those that compete if `timed`, and tests what was chosen.
     ///
     /// # Errors
-    /// [`Error::WrongKernel`](crate::Error::WrongKernel) where no kernel of an op is right; [`Error::DeviceLost`](crate::Error::DeviceLost).
+    /// [`Error::WrongKernel`](crate::Error::WrongKernel) where no kernel of an op is right; [`Error::Cancelled`](crate::Error::Cancelled),
+    /// [`Error::DeviceLost`](crate::Error::DeviceLost).
     pub(super) fn choose(&self, target: &Target, budget: Budget, timed: bool) -> Result<KernelChoices> {
         let start = Instant::now();
         let mut choices = (*target.choices).clone();
@@ -84,6 +88,10 @@ impl Bench<'_> {
         }
         tracing::debug!(kernels = choices.tested(), test = ?(tested - start), timing = ?tested.elapsed(), "kernels tried");
         Ok(choices)
+    }
+
+    fn go_on(&self) -> Result<()> {
+        self.cancel.check("trying a model's kernels")
     }
 
     fn with(target: &Target, choices: &KernelChoices) -> Target {

@@ -42,6 +42,7 @@ impl Bench<'_> {
                 if kernels.iter().all(|kernel| choices.is_right(*kernel)) {
                     continue;
                 }
+                self.go_on()?;
                 if Instant::now() > deadline {
                     tracing::debug!(tested = choices.tested(), "no time is left to test the other kernels");
                     return Ok(None);

@@ -19,6 +19,9 @@ use crate::{
 /// Parts with the same work that are run in turn, so that a large cache does not hold their weights.
 const MOST_PARTS: usize = 8;
 
+/// Bytes of weights from which that is worth making the inputs of more than one.
+const LARGE: u64 = 1 << 20;
+
 /// Times that each kernel is timed, the kernels in turn.
 const ROUNDS: usize = 5;
 
@@ -44,6 +47,7 @@ impl Bench<'_> {
     /// [`Error::DeviceLost`] and its like.
     pub(super) fn take_fastest(&self, target: &Target, choices: &mut KernelChoices, deadline: Instant) -> Result<()> {
         for work in self.untimed(&Self::with(target, choices))? {
+            self.go_on()?;
             if Instant::now() > deadline {
                 tracing::debug!(work.alternatives.work, "no time is left to time this and what reads less");
                 break;
@@ -72,7 +76,7 @@ impl Bench<'_> {
                     let empty = || Work { alternatives: alternatives.clone(), run, parts: Vec::new(), bytes: 0 };
                     let work = found.entry(alternatives.work.clone()).or_insert_with(empty);
                     work.bytes += bytes;
-                    if work.parts.len() < MOST_PARTS {
+                    if work.parts.len() < if bytes < LARGE { 1 } else { MOST_PARTS } {
                         work.parts.push(part.clone());
                     }
                 }
@@ -104,6 +108,7 @@ impl Bench<'_> {
             candidates.push(trials.iter().zip(&work.parts).map(prepare).collect::<Result<_>>()?);
             // Drivers may compile at the first run.
             context.time_whole(&candidates[chosen].iter().collect::<Vec<_>>())?;
+            self.go_on()?;
             if Instant::now() > deadline {
                 return Ok(None);
             }

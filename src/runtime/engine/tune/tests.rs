@@ -13,7 +13,7 @@ use super::{
 use crate::{
     Error,
     gemma::GemmaConfig,
-    generate::{Engine, Model, PlanPolicy, Profiles, Want},
+    generate::{CancelToken, Engine, Model, PlanPolicy, Profiles, Want},
     ir::Fallback,
     plan::Plan,
     runtime::{Device, GpuContext, GpuOptions, KernelTier, Opened, Tuning},
@@ -43,7 +43,7 @@ fn load(name: &str, context: &Arc<GpuContext>) -> (GpuModel, usize) {
 }
 
 fn tune(model: &mut GpuModel, ring: usize, change: &dyn Fn(&mut Plan)) -> crate::Result<()> {
-    model.tune_with(&Profiles::default(), [CHUNK, ring], true, AMPLE, change)
+    model.tune_with(&Profiles::default(), [CHUNK, ring], true, (AMPLE, CancelToken::new()), change)
 }
 
 /// Doubles the factor of the scores of the kernels that `is_wrong` names.
@@ -95,6 +95,16 @@ fn a_wrong_kernel_is_replaced_and_the_logits_are_right() {
 }
 
 #[test]
+fn cancelling_ends_it_between_two_kernels() {
+    let context = open(KernelTier::Subgroups);
+    let (mut model, ring) = load("gemma3-text", &context);
+    let cancel = CancelToken::new();
+    cancel.cancel();
+    let cancelled = model.tune_with(&Profiles::default(), [CHUNK, ring], true, (AMPLE, cancel), &|_| {});
+    assert!(matches!(cancelled, Err(Error::Cancelled(_))), "{cancelled:?}");
+}
+
+#[test]
 fn an_op_without_a_right_kernel_is_an_error_that_names_it() {
     let context = open(KernelTier::Subgroups);
     let (mut model, ring) = load("gemma3-text", &context);
@@ -130,7 +140,7 @@ fn of_two_kernels_the_one_that_is_slowed_on_purpose_is_not_kept() {
         let first = First::default();
         let change = |plan: &mut Plan| first.slow(plan, slows_first);
         // One token at a time has few kernels.
-        model.tune_with(&Profiles::default(), [1, ring], false, AMPLE, &change).unwrap();
+        model.tune_with(&Profiles::default(), [1, ring], false, (AMPLE, CancelToken::new()), &change).unwrap();
         let choices = context.kernel_choices();
         assert_eq!(model.target.choices.as_ref(), &choices);
         let work = "linear_vec: 1 f32 weights of 48x76, 1 times 1 rows";
