@@ -47,7 +47,7 @@ const NEUTRAL: [(&str, f64); 13] = [
 impl SampleOpts {
     /// What the maker of a model recommends, with seed 0: the `generation_config.json` beside its weights, or the sampling keys
     /// (`general.sampling.…`) of a GGUF file. `None` where these say nothing of sampling. `weights` is a path as
-    /// [`Model::open`](crate::conversation::Model::open) takes it.
+    /// `conversation::Model::open` takes it.
     ///
     /// A `generation_config.json` means what transformers makes of it: without `do_sample` the likeliest token, with it `top_k` 50
     /// where the file names none. Of a GGUF file what it does not say has no effect. What is recommended beyond temperature, top-k,
