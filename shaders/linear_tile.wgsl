@@ -36,10 +36,9 @@ const HEIGHT = ROWS;
 #include lib/store_columns.wgsl
 
 #if GROUPS == folded
-struct Sums {
-    products: array<f32, HELD * ROWS>,
-    of_x: array<f32, ROWS>,
-}
+const TILE = HELD * ROWS;
+const SUMS = TILE;
+#include lib/packed_share.wgsl
 
 // As in lib/packed_turn.wgsl, but for x, which lanes hand round.
 fn add_eighth(sums: ptr<function, Sums>, held: ptr<function, array<Stretch, HELD>>, tile: Tile, lane: u32, s: u32, e: u32) {
@@ -57,25 +56,7 @@ fn add_eighth(sums: ptr<function, Sums>, held: ptr<function, array<Stretch, HELD
     }
 }
 
-fn add_share(
-    acc: ptr<function, array<f32, HELD * ROWS>>,
-    sums: ptr<function, Sums>,
-    held: ptr<function, array<Stretch, HELD>>,
-    s: u32,
-    h: u32,
-) {
-    for (var r = 0u; r < HELD; r++) {
-        let f = share((*held)[r], s, h);
-        for (var j = 0u; j < ROWS; j++) {
-            let i = r * ROWS + j;
-            (*acc)[i] = fma(f.x, (*sums).products[i], fma(f.y, (*sums).of_x[j], (*acc)[i]));
-            (*sums).products[i] = 0.0;
-        }
-    }
-    for (var j = 0u; j < ROWS; j++) { (*sums).of_x[j] = 0.0; }
-}
-
-fn add_all(acc: ptr<function, array<f32, HELD * ROWS>>, tile: Tile, n0: u32, lane: u32) {
+fn add_all(acc: ptr<function, array<f32, SUMS>>, tile: Tile, n0: u32, lane: u32) {
     var rows: array<u32, NR>;
     for (var r = 0u; r < NR; r++) { rows[r] = row_start(weight_row(tile, min(n0 + lane + r * LANES, OUT - 1u))); }
     for (var s = 0u; s < IN / 32u; s++) {
@@ -87,10 +68,10 @@ fn add_all(acc: ptr<function, array<f32, HELD * ROWS>>, tile: Tile, n0: u32, lan
         var sums: Sums;
         add_eighth(&sums, &held, tile, lane, s, 0u);
         add_eighth(&sums, &held, tile, lane, s, 1u);
-        if SHARES == 2u { add_share(acc, &sums, &held, s, 0u); }
+        if SHARES == 2u { add_share(&sums, acc, &held, s, 0u); }
         add_eighth(&sums, &held, tile, lane, s, 2u);
         add_eighth(&sums, &held, tile, lane, s, 3u);
-        add_share(acc, &sums, &held, s, SHARES - 1u);
+        add_share(&sums, acc, &held, s, SHARES - 1u);
     }
 }
 #else

@@ -367,7 +367,8 @@ pub enum Error {
     /// The hub does not hand out a model: its licence was not accepted, or the account may not read it.
     #[error(
         "{model}: the hub refuses it (HTTP {status}) {}; \
-         check the name, accept its licence on {page}, and give an access token of the same account (HubOptions::token; the examples take HF_TOKEN, or what `hf auth login` has stored)",
+         check the name, accept its licence on {page}, and give an access token of the same account (HubOptions::token; the \
+         examples take HF_TOKEN, or what `hf auth login` has stored)",
         if *token { "with the access token given" } else { "without an access token" }
     )]
     HubAccess {

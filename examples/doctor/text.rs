@@ -209,7 +209,8 @@ pub fn tuned_in_short(tuned: &Tuned, software: bool) -> String {
             false => "No kernel was tried.".into(),
         },
         Tuned { tested, chosen, replaced } => format!(
-            "{tested} kernels tested and right, ops with a replaced one: {}; {} choices timed, in {others} the estimate's is not the fastest.",
+            "{tested} kernels tested and right, ops with a replaced one: {}; {} choices timed, in {others} the estimate's is not the \
+             fastest.",
             replaced.len(),
             chosen.len()
         ),

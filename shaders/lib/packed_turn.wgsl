@@ -2,10 +2,7 @@
 // each f·q + o, a product is f·Σ x·q + o·Σ x: the numbers are converted as they are, and Σ x serves all columns.
 const TURN = 32u;
 
-struct Sums {
-    products: array<f32, TILE>,
-    of_x: array<f32, ROWS>,
-}
+#include lib/packed_share.wgsl
 
 fn add_turn(acc: ptr<function, array<f32, SUMS>>, rows: ptr<function, array<u32, NR>>, tile: Tile, s: u32) {
     var held: array<Stretch, HELD>;
@@ -45,23 +42,4 @@ fn add_eighth(
             }
         }
     }
-}
-
-// The sums so far as share h of the stretch.
-fn add_share(
-    sums: ptr<function, Sums>,
-    acc: ptr<function, array<f32, SUMS>>,
-    held: ptr<function, array<Stretch, HELD>>,
-    s: u32,
-    h: u32,
-) {
-    for (var r = 0u; r < HELD; r++) {
-        let f = share((*held)[r], s, h);
-        for (var j = 0u; j < ROWS; j++) {
-            let i = r * ROWS + j;
-            (*acc)[i] = fma(f.x, (*sums).products[i], fma(f.y, (*sums).of_x[j], (*acc)[i]));
-            (*sums).products[i] = 0.0;
-        }
-    }
-    for (var j = 0u; j < ROWS; j++) { (*sums).of_x[j] = 0.0; }
 }

@@ -1,5 +1,5 @@
-// The gains of the norms on queries (gain0) and keys (gain1) of a new row, by element of a head. Options: GAIN = none | plain | one_plus with
-// WEIGHT and WEIGHTS = 2; VEC is not 8.
+// The gains of the norms on queries (gain0) and keys (gain1) of a new row, by element of a head.
+// Options: GAIN = none | plain | one_plus with WEIGHT and WEIGHTS = 2; VEC is not 8.
 #if GAIN == none
 fn gain0(h: u32) -> f32 { return 1.0; }
 fn gain1(h: u32) -> f32 { return 1.0; }

@@ -119,16 +119,6 @@ impl ReferenceEngine {
     }
 }
 
-fn bytes_of(data: &Data) -> &[u8] {
-    match data {
-        Data::F32(values) => bytemuck::cast_slice(values),
-        Data::F16(values) => bytemuck::cast_slice(values),
-        Data::I32(values) => bytemuck::cast_slice(values),
-        Data::U32(values) => bytemuck::cast_slice(values),
-        Data::Stored(_) => &[],
-    }
-}
-
 fn bytes_of_mut(data: &mut Data) -> &mut [u8] {
     match data {
         Data::F32(values) => bytemuck::cast_slice_mut(values),
@@ -293,7 +283,7 @@ impl Engine for ReferenceEngine {
 
     fn read_caches(&mut self, rows: usize, sink: &mut dyn FnMut(&str, &[u8]) -> Result<()>) -> Result<()> {
         for (name, row) in self.model.caches(self.profiles.kv())? {
-            let mut bytes = self.caches.get(&name).map_or(Vec::new(), |value| bytes_of(&value.data).to_vec());
+            let mut bytes = self.caches.get(&name).map_or(Vec::new(), |value| value.bytes().to_vec());
             bytes.resize(if row.slides { self.ring } else { rows } * row.bytes, 0);
             sink(&name, &bytes)?;
         }

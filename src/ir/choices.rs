@@ -87,6 +87,16 @@ impl KernelChoices {
         self.fastest.insert(alternatives.work.clone(), chosen);
     }
 
+    /// Adds what was found later.
+    pub(crate) fn learn(&mut self, later: Self) {
+        for (op, fallback) in later.fallbacks {
+            let known = self.fallbacks.entry(op).or_insert(fallback);
+            *known = (*known).max(fallback);
+        }
+        self.fastest.extend(later.fastest);
+        self.right.extend(later.right);
+    }
+
     pub(crate) fn fall_back(&mut self, op: &str, to: Fallback) {
         self.fallbacks.insert(op.to_owned(), to);
     }
@@ -103,6 +113,25 @@ impl KernelChoices {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_found_later_adds_to_what_is_known() {
+        let work = |work: &str| Alternatives { work: work.into(), count: 2 };
+        let mut known = KernelChoices::default();
+        known.take(&work("a"), 1);
+        known.take(&work("b"), 1);
+        known.fall_back("linear", Fallback::Portable);
+        known.found_right(1);
+        let mut later = KernelChoices::default();
+        later.take(&work("a"), 0);
+        later.fall_back("linear", Fallback::NoMatrices);
+        later.fall_back("attention", Fallback::Portable);
+        later.found_right(2);
+        known.learn(later);
+        assert_eq!(known.fastest().collect::<Vec<_>>(), [("a", 0), ("b", 1)]);
+        assert_eq!(known.fallbacks().collect::<Vec<_>>(), [("attention", Fallback::Portable), ("linear", Fallback::Portable)]);
+        assert_eq!(known.tested(), 2);
+    }
 
     #[test]
     fn a_choice_that_no_longer_exists_is_the_first() {

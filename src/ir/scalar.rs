@@ -21,7 +21,8 @@ fn binary(out: &mut [f32], [a, b]: [&[f32]; 2], f: impl Fn(f64, f64) -> f64) {
 
 /// One row a function: documentation, variant, name, meaning in f64, and WGSL text in which `§` (and `‖`) stand for the operands.
 macro_rules! scalar_table {
-    ($(#[$doc:meta])* $kind:ident as $signature:ty, $fill:ident($operands:ty); $($(#[$vdoc:meta])* $variant:ident $name:literal $eval:expr, $wgsl:literal;)+) => {
+    ($(#[$doc:meta])* $kind:ident as $signature:ty, $fill:ident($operands:ty);
+     $($(#[$vdoc:meta])* $variant:ident $name:literal $eval:expr, $wgsl:literal;)+) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum $kind { $($(#[$vdoc])* $variant,)+ }

@@ -126,6 +126,28 @@ impl Value {
         Self { shape: tensor.shape().to_vec(), data: Data::Stored(tensor) }
     }
 
+    /// The elements as a device holds them; none of a stored weight, which is not held here.
+    pub fn bytes(&self) -> &[u8] {
+        match &self.data {
+            Data::F32(values) => bytemuck::cast_slice(values),
+            Data::F16(values) => bytemuck::cast_slice(values),
+            Data::I32(values) => bytemuck::cast_slice(values),
+            Data::U32(values) => bytemuck::cast_slice(values),
+            Data::Stored(_) => &[],
+        }
+    }
+
+    /// The value whose [`bytes`](Self::bytes) these are.
+    pub fn from_bytes(ty: &FixedType, bytes: &[u8]) -> Self {
+        let data = match ty.dtype {
+            DType::I32 => Data::I32(bytemuck::pod_collect_to_vec(bytes)),
+            DType::U32 => Data::U32(bytemuck::pod_collect_to_vec(bytes)),
+            DType::F16 => Data::F16(bytemuck::pod_collect_to_vec(bytes)),
+            _ => Data::F32(bytemuck::pod_collect_to_vec(bytes)),
+        };
+        Self { shape: ty.shape.clone(), data }
+    }
+
     /// Number of elements.
     pub fn len(&self) -> usize {
         self.shape.iter().product()

@@ -248,8 +248,7 @@ fn stored(name: &str, weights: &Weights) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ir::ops::Input;
-    use crate::ir::ops::{Attention, Gain, Linear, RmsNorm, Rope};
+    use crate::ir::ops::{Attention, Gain, Input, Linear, RmsNorm, Rope};
 
     #[test]
     fn an_op_with_a_rule_of_its_own_means_its_definition() {

@@ -1,6 +1,6 @@
 //! How fast the device multiplies and adds.
 
-use super::{bandwidth::best_rate, capabilities::AdapterKind, context::GpuContext};
+use super::{bandwidth::best_dispatch_rate, capabilities::AdapterKind, context::GpuContext};
 use crate::{
     Error, Result,
     ir::{DType, kernel::CooperativeTile},
@@ -36,13 +36,7 @@ pub fn measure_arithmetic_rate(context: &GpuContext, dtype: DType) -> Result<f64
     let sink = context.create_buffer("arithmetic sink", 16, wgpu::BufferUsages::STORAGE)?;
     let pipeline = context.compile_plain("multiply_add.wgsl", &shader)?;
     let group = context.plain_bind_group(&pipeline, &[sink.raw().as_entire_binding()])?;
-    let compute = |encoder: &mut wgpu::CommandEncoder, repeats: u32| {
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        pass.set_pipeline(&pipeline);
-        pass.set_bind_group(0, &group, &[]);
-        (0..repeats).for_each(|_| pass.dispatch_workgroups(groups as u32, 1, 1));
-    };
-    best_rate(context, groups * INVOCATIONS * INVOCATION, compute)
+    best_dispatch_rate(context, groups * INVOCATIONS * INVOCATION, &pipeline, &group, [groups as u32, 1])
 }
 
 /// Multiplications and additions a second that matrix units reach with all operands in registers, f16 summed in f32, in the tile
@@ -64,13 +58,7 @@ pub fn measure_matrix_rate(context: &GpuContext) -> Result<Option<f64>> {
     let pipeline = context.compile_plain("multiply_matrices.wgsl", &matrix_shader(&tile))?;
     let resources = [counts.raw().as_entire_binding(), sink.raw().as_entire_binding()];
     let group = context.plain_bind_group(&pipeline, &resources)?;
-    let compute = |encoder: &mut wgpu::CommandEncoder, repeats: u32| {
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        pass.set_pipeline(&pipeline);
-        pass.set_bind_group(0, &group, &[]);
-        (0..repeats).for_each(|_| pass.dispatch_workgroups(groups as u32, 1, 1));
-    };
-    let runs = best_rate(context, 1, compute)?;
+    let runs = best_dispatch_rate(context, 1, &pipeline, &group, [groups as u32, 1])?;
     let mut subgroups = [0; 4];
     context.read_back(&counts, 0, &mut subgroups)?;
     let operations = 2 * u64::from(tile.m) * u64::from(tile.n) * u64::from(tile.k);

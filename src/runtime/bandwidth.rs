@@ -47,13 +47,7 @@ pub fn measure_copy_bandwidth(context: &GpuContext) -> Result<f64> {
     let resources = [wgpu::BindingResource::Buffer(shard.binding()), sink.raw().as_entire_binding()];
     let group = context.plain_bind_group(&pipeline, &resources)?;
     let (x, y) = context.spread(bytes / GROUP_BYTES)?;
-    let read = |encoder: &mut wgpu::CommandEncoder, repeats: u32| {
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        pass.set_pipeline(&pipeline);
-        pass.set_bind_group(0, &group, &[]);
-        (0..repeats).for_each(|_| pass.dispatch_workgroups(x, y, 1));
-    };
-    let by_shader = best_rate(context, bytes, read)?;
+    let by_shader = best_dispatch_rate(context, bytes, &pipeline, &group, [x, y])?;
     let target = context.create_buffer("bandwidth target", bytes, usage)?;
     let copy = |encoder: &mut wgpu::CommandEncoder, repeats: u32| {
         (0..repeats).for_each(|_| encoder.copy_buffer_to_buffer(shard.buffer.raw(), 0, target.raw(), 0, bytes));
@@ -61,8 +55,24 @@ pub fn measure_copy_bandwidth(context: &GpuContext) -> Result<f64> {
     Ok(by_shader.max(best_rate(context, bytes, copy)?))
 }
 
+/// The best rate, a second, at which a dispatch of `workgroups` does `amount` of something, each behind the one before in one pass.
+pub(super) fn best_dispatch_rate(
+    context: &GpuContext,
+    amount: u64,
+    pipeline: &wgpu::ComputePipeline,
+    group: &wgpu::BindGroup,
+    [x, y]: [u32; 2],
+) -> Result<f64> {
+    best_rate(context, amount, |encoder, repeats| {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        pass.set_pipeline(pipeline);
+        pass.set_bind_group(0, group, &[]);
+        (0..repeats).for_each(|_| pass.dispatch_workgroups(x, y, 1));
+    })
+}
+
 /// The best rate, a second, at which `record` does `amount` of something, several times in one submit.
-pub(super) fn best_rate(context: &GpuContext, amount: u64, record: impl Fn(&mut wgpu::CommandEncoder, u32)) -> Result<f64> {
+fn best_rate(context: &GpuContext, amount: u64, record: impl Fn(&mut wgpu::CommandEncoder, u32)) -> Result<f64> {
     let time = |repeats: u32| -> Result<Duration> {
         let start = Instant::now();
         let submission = context.run("a measurement", |encoder| {

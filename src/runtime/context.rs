@@ -132,7 +132,7 @@ impl GpuContext {
         };
         let (driver_cache, saved) = DriverCache::open(&context, options.pipeline_cache.as_deref());
         context.driver_cache = driver_cache;
-        context.keep_choices(match &options.tuning {
+        context.learn_choices(match &options.tuning {
             Tuning::Given(choices) => choices.clone(),
             _ => saved,
         });
@@ -169,8 +169,9 @@ impl GpuContext {
         self.choices.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn keep_choices(&self, choices: KernelChoices) {
-        *self.choices.lock().unwrap_or_else(PoisonError::into_inner) = choices;
+    /// Adds what was found to what is known.
+    pub(super) fn learn_choices(&self, found: KernelChoices) {
+        self.choices.lock().unwrap_or_else(PoisonError::into_inner).learn(found);
     }
 
     /// What kernels are chosen by, with what was found out about them.

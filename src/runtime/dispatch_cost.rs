@@ -1,6 +1,6 @@
 //! What it costs that one dispatch waits for another.
 
-use super::{bandwidth::best_rate, context::GpuContext};
+use super::{bandwidth::best_dispatch_rate, context::GpuContext};
 use crate::Result;
 
 const SHADER: &str = include_str!("../../shaders/increment.wgsl");
@@ -17,11 +17,5 @@ pub fn measure_dispatch_cost(context: &GpuContext) -> Result<f64> {
     let count = context.create_buffer("dispatch counts", 256, wgpu::BufferUsages::STORAGE)?;
     let pipeline = context.compile_plain("increment.wgsl", SHADER)?;
     let group = context.plain_bind_group(&pipeline, &[count.raw().as_entire_binding()])?;
-    let chain = |encoder: &mut wgpu::CommandEncoder, repeats: u32| {
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        pass.set_pipeline(&pipeline);
-        pass.set_bind_group(0, &group, &[]);
-        (0..repeats).for_each(|_| pass.dispatch_workgroups(1, 1, 1));
-    };
-    Ok(1.0 / best_rate(context, 1, chain)?)
+    Ok(1.0 / best_dispatch_rate(context, 1, &pipeline, &group, [1, 1])?)
 }

@@ -42,6 +42,7 @@ pub(super) const SOURCES: &[(&str, &str)] = table!(
     "lib/packed/Q5_K.wgsl"
     "lib/packed/Q6_K.wgsl"
     "lib/packed/Q8_0.wgsl"
+    "lib/packed_share.wgsl"
     "lib/packed_turn.wgsl"
     "lib/packed_weight.wgsl"
     "lib/product.wgsl"

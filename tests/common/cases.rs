@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use gemmaflow::{
     Error, Result,
-    ir::{Case, DType, Data, DimBinding, FixedType, LowerOptions, Op, Packed, Value, kernel::Target, ops::Linear},
+    ir::{Case, DType, Data, DimBinding, LowerOptions, Op, Packed, Value, kernel::Target, ops::Linear},
     lower::{Unplaced, lower},
     plan::Plan,
     runtime::{
@@ -83,17 +83,11 @@ pub fn prepare(pipelines: &PipelineCache, plan: &Plan, case: &Case) -> Result<(P
     let (mut inputs, mut weights) = (HashMap::new(), HashMap::new());
     for (i, value) in case.inputs.iter().enumerate() {
         let name = format!("operand {i}");
-        let bytes: &[u8] = match &value.data {
-            Data::F32(v) => bytemuck::cast_slice(v),
-            Data::F16(v) => bytemuck::cast_slice(v),
-            Data::I32(v) => bytemuck::cast_slice(v),
-            Data::U32(v) => bytemuck::cast_slice(v),
-            Data::Stored(tensor) => {
-                weights.insert(name, resident(context, tensor)?);
-                continue;
-            }
-        };
-        inputs.insert(name, (storage(context, bytes)?, 0));
+        if let Data::Stored(tensor) = &value.data {
+            weights.insert(name, resident(context, tensor)?);
+            continue;
+        }
+        inputs.insert(name, (storage(context, value.bytes())?, 0));
     }
     let step =
         Arc::new(context.create_buffer("step", size_of::<Step>() as u64, BufferUsages::UNIFORM | BufferUsages::COPY_DST)?);
@@ -120,15 +114,5 @@ pub fn run(pipelines: &PipelineCache, plan: &Plan, case: &Case) -> Result<Value>
     context.wait(&submission, "a case")?;
     let mut out = vec![0; bytes as usize];
     context.read_back(buffer, offset, &mut out)?;
-    Ok(value(&plan.outputs[0].ty, &out))
-}
-
-fn value(ty: &FixedType, bytes: &[u8]) -> Value {
-    let shape = ty.shape.clone();
-    match ty.dtype {
-        DType::I32 => Value::i32(shape, bytemuck::pod_collect_to_vec(bytes)),
-        DType::U32 => Value::u32(shape, bytemuck::pod_collect_to_vec(bytes)),
-        DType::F16 => Value { shape, data: Data::F16(bytemuck::pod_collect_to_vec(bytes)) },
-        _ => Value::f32(shape, bytemuck::pod_collect_to_vec(bytes)),
-    }
+    Ok(Value::from_bytes(&plan.outputs[0].ty, &out))
 }

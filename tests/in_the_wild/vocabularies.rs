@@ -125,7 +125,11 @@ fn a_string_that_stands_there_twice_is_one_text_of_two_ids() {
 /// A `tokenizer.json` with a gap in its vocabulary, an added token behind another gap, and one that repeats a string
 /// of the vocabulary.
 fn gapped() -> Value {
-    let added = |id: u32, content: &str, special: bool| json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": special});
+    let added = |id: u32, content: &str, special: bool| {
+        json!({
+            "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": special
+        })
+    };
     json!({
         "version": "1.0", "truncation": null, "padding": null, "pre_tokenizer": null, "post_processor": null,
         "added_tokens": [added(15, "<mine>", false), added(12, "<eos>", true), added(13, "ab", false)],

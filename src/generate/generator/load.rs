@@ -79,7 +79,8 @@ pub struct GeneratorOptions {
     /// about, in one prompt or step by step, alone or [together](GemmaGenerator::step_together) with others. Without it numbers of
     /// different kernels meet, and where two tokens are as likely up to rounding either may come. Costs speed: prompts go in runs of 16
     /// tokens and of one, too few for cooperative matrices, steps together one after the other, and every 16th step takes a run of
-    /// 16. The bits are those of the plans for steps too ([`GemmaGenerator::with_decode_cache`]), of the context's length where it is no power of two, and of the profiles.
+    /// 16. The bits are those of the plans for steps too ([`GemmaGenerator::with_decode_cache`]), of the context's length where it is no
+    /// power of two, and of the profiles.
     /// Default: no.
     pub deterministic: bool,
     /// Marked positions ([`GemmaGenerator::mark`]) that a generator keeps, each of which may come to hold a copy of the sliding layers'

@@ -1,5 +1,7 @@
 //! What is not absorbed: graphs that look like a model's and are not.
 
+#![cfg(test)]
+
 use super::*;
 use crate::ir::{kernel::Tier, ops::RmsNorm};
 

@@ -1,5 +1,7 @@
 //! Which products go through cooperative matrices.
 
+#![cfg(test)]
+
 use super::*;
 use crate::ir::kernel::CooperativeTile;
 

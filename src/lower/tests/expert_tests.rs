@@ -1,5 +1,7 @@
 //! Routes and products with experts.
 
+#![cfg(test)]
+
 use super::*;
 use crate::ir::ops::{ExpertLinear, Route};
 

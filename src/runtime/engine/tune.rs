@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
+
 use super::{
     super::{
         resident::Placed,
@@ -59,7 +61,8 @@ impl GpuModel {
             let options = options(profiles.of(true, tokens), self.context.capabilities());
             Run { graph: &built.graph, options, tokens, rows, ring }
         };
-        let mut runs = Vec::from([1, SOME_TOKENS, MANY_TOKENS, chunk].map(|tokens| run(tokens.min(chunk), SMALLEST_BUCKET)));
+        let tokens = BTreeSet::from([1, SOME_TOKENS, MANY_TOKENS, chunk].map(|tokens| tokens.min(chunk)));
+        let mut runs: Vec<Run> = tokens.into_iter().map(|tokens| run(tokens, SMALLEST_BUCKET)).collect();
         runs.push(run(1, ROWS));
         let bench = Bench {
             pipelines: &self.pipelines,
@@ -73,8 +76,8 @@ impl GpuModel {
                 Ok(plan)
             },
         };
-        let choices = bench.choose(&self.context.target(), budget, !untimed)?;
-        self.context.keep_choices(choices);
+        let found = bench.choose(&target(&self.context, untimed), budget, !untimed)?;
+        self.context.learn_choices(found);
         self.target = target(&self.context, untimed);
         Ok(())
     }

@@ -16,12 +16,9 @@ use super::{
 use crate::{
     Error, Result,
     cancel::CancelToken,
-    ir::{DType, Data, FixedType, Value, derive::Inputs},
+    ir::{FixedType, Value, derive::Inputs},
     plan::{Plan, SlotKind},
 };
-
-/// The most that one read-back holds.
-const READ_BACK: usize = 16 << 20;
 
 #[derive(Debug)]
 pub(super) struct GpuGraph {
@@ -123,16 +120,9 @@ impl GpuGraph {
     fn write(&self, inputs: &Inputs, step: Step) -> Result<()> {
         let context = self.pipelines.context();
         for (name, value) in inputs {
-            let bytes: &[u8] = match &value.data {
-                Data::F32(v) => bytemuck::cast_slice(v),
-                Data::F16(v) => bytemuck::cast_slice(v),
-                Data::I32(v) => bytemuck::cast_slice(v),
-                Data::U32(v) => bytemuck::cast_slice(v),
-                Data::Stored(_) => &[],
-            };
             // An input that no output depends on is in no dispatch.
             if let Some((buffer, offset)) = self.inputs.get(name) {
-                context.write(buffer, *offset, bytes)?;
+                context.write(buffer, *offset, value.bytes())?;
             }
         }
         context.write(&self.step, 0, bytemuck::bytes_of(&step))
@@ -141,10 +131,8 @@ impl GpuGraph {
     fn read(&self, prepared: &PreparedPlan, name: &str, ty: &FixedType) -> Result<Value> {
         let (buffer, offset, bytes) = prepared.output(name).ok_or_else(|| self.missing(name))?;
         let mut raw = vec![0u8; bytes as usize];
-        for (part, start) in raw.chunks_mut(READ_BACK).zip((0..).step_by(READ_BACK)) {
-            self.pipelines.context().read_back(buffer, offset + start, part)?;
-        }
-        Ok(value(ty, &raw))
+        self.pipelines.context().read_back(buffer, offset, &mut raw)?;
+        Ok(Value::from_bytes(ty, &raw))
     }
 
     fn missing(&self, what: &str) -> Error {
@@ -171,19 +159,8 @@ impl Begun {
         for (staged, ty) in self.outputs {
             let mut raw = vec![0u8; staged.len()];
             self.context.collect_async_unless(staged, self.submission.clone(), &mut raw, cancel).await?;
-            values.push(value(&ty, &raw));
+            values.push(Value::from_bytes(&ty, &raw));
         }
         Ok(values)
     }
-}
-
-/// The elements of an output.
-fn value(ty: &FixedType, raw: &[u8]) -> Value {
-    let data = match ty.dtype {
-        DType::I32 => Data::I32(bytemuck::pod_collect_to_vec(raw)),
-        DType::U32 => Data::U32(bytemuck::pod_collect_to_vec(raw)),
-        DType::F16 => Data::F16(bytemuck::pod_collect_to_vec(raw)),
-        _ => Data::F32(bytemuck::pod_collect_to_vec(raw)),
-    };
-    Value { shape: ty.shape.clone(), data }
 }

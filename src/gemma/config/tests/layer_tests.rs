@@ -1,5 +1,7 @@
 //! Families whose layers differ.
 
+#![cfg(test)]
+
 use super::*;
 
 #[test]

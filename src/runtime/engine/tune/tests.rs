@@ -14,13 +14,16 @@ use crate::{
     Error,
     gemma::GemmaConfig,
     generate::{CancelToken, Engine, Model, PlanPolicy, Profiles, Want},
-    ir::Fallback,
+    ir::{Alternatives, Fallback, KernelChoices},
     plan::Plan,
     runtime::{Device, GpuContext, GpuOptions, KernelTier, Opened, Tuning},
     weights::load_from_path,
 };
 
 const CHUNK: usize = 64;
+
+/// The product of one row with the FFW's last weight.
+const DOWN: &str = "linear_vec: 1 f32 weights of 48x76, 1 times 1 rows";
 
 /// As much as it takes.
 const AMPLE: Budget = Budget { test: Duration::from_secs(600), timing: Duration::from_secs(600) };
@@ -94,6 +97,32 @@ fn a_wrong_kernel_is_replaced_and_the_logits_are_right() {
     assert!(error < 1e-4, "{error}");
 }
 
+/// What a test sees of the product with the FFW's last weight, where a device knows that its second kernel is faster.
+fn options_of_down(untimed: bool) -> String {
+    let context = open(KernelTier::Subgroup);
+    let mut known = KernelChoices::default();
+    known.take(&Alternatives { work: DOWN.into(), count: 2 }, 1);
+    context.learn_choices(known.clone());
+    let (mut model, ring) = load("gemma3-text", &context);
+    let seen = Mutex::default();
+    let look = |plan: &mut Plan| {
+        for kernel in plan.dispatches.iter().map(|dispatch| &dispatch.kernel) {
+            if kernel.shader == "linear_vec" && kernel.key().contains(" T=1 IN=76 OUT=48 ") {
+                *seen.lock().unwrap() = format!("{:?}", kernel.options);
+            }
+        }
+    };
+    let untried = Budget { timing: Duration::ZERO, ..AMPLE };
+    model.tune_with(&Profiles::default(), [1, ring], untimed, (untried, CancelToken::new()), &look).unwrap();
+    assert_eq!(context.kernel_choices().fastest().collect::<Vec<_>>(), [(DOWN, 1)], "what is known stays known");
+    seen.into_inner().unwrap()
+}
+
+#[test]
+fn a_model_without_timed_kernels_tests_those_that_it_runs() {
+    assert_ne!(options_of_down(true), options_of_down(false));
+}
+
 #[test]
 fn cancelling_ends_it_between_two_kernels() {
     let context = open(KernelTier::Subgroups);
@@ -143,8 +172,7 @@ fn of_two_kernels_the_one_that_is_slowed_on_purpose_is_not_kept() {
         model.tune_with(&Profiles::default(), [1, ring], false, (AMPLE, CancelToken::new()), &change).unwrap();
         let choices = context.kernel_choices();
         assert_eq!(model.target.choices.as_ref(), &choices);
-        let work = "linear_vec: 1 f32 weights of 48x76, 1 times 1 rows";
-        choices.fastest().find(|(found, _)| *found == work).unwrap_or_else(|| panic!("{choices:?}")).1
+        choices.fastest().find(|(found, _)| *found == DOWN).unwrap_or_else(|| panic!("{choices:?}")).1
     };
     assert_ne!(chosen(true), 0);
     assert_eq!(chosen(false), 0);
