@@ -12,7 +12,7 @@
 // NEW = yes (T = 1, KEEP = no): q is a projection, neither normed nor rotated, and so are the new row's 9 key and 10 value
 // [B, K, H]; 11 table as in rope.wgsl; 12, 13 the gains of the norms on q and k unless GAIN = none. Key and value go into the row
 // p mod S of the caches, where p is the last position that the query sees: its own. No other workgroup uses what it reads of that row.
-// Overrides: B, T, S (0: step.capacity), N, K, H, SCALE, CAP, PARTS, with NEW = yes N_ROT and TABLE, EPS with a GAIN. Options:
+// Overrides: BATCH (B), T, S (0: step.capacity), N, K, H, SCALE, CAP, PARTS, with NEW = yes N_ROT and TABLE, EPS with a GAIN. Options:
 // LANES (the subgroup size), QUERIES, SOFTCAP, KEEP, SPLITS, READ = load (lanes read the same q) | shuffle (subgroup of 8 lanes or more, H
 // divisible by 8: eight lanes read eight neighbouring q and hand them round), KV = f32 | f16 (packed pairs), VEC = 4 (H divisible by 4)
 // | 2, HV = ceil(H/(VEC*LANES)), WIDE = yes (keys and values by 64 bits; VEC = 4, 64-bit integers) | no, NEW; with NEW = yes GAIN, WEIGHT
@@ -49,7 +49,7 @@ fn main(
     let block = group % blocks;
     let kv = group / blocks % K;
     let b = group / blocks / K;
-    if b >= B || block * QUERIES / g >= step.rows { return; }
+    if b >= BATCH || block * QUERIES / g >= step.rows { return; }
 
     let capacity = select(S, step.capacity, S == 0u);
 #if NEW == yes
@@ -184,7 +184,7 @@ fn main(
         let to = part * H;
         let scale = 1.0;
         if lane == 0u {
-            let tail = B * T * N * PARTS * H + part * 2u;
+            let tail = BATCH * T * N * PARTS * H + part * 2u;
             scratch[tail] = mosts[r];
             scratch[tail + 1u] = totals[r];
         }

@@ -3,8 +3,8 @@
 // Row i of out lies at row i + step.sequence * N.
 // One workgroup: one row i. Grid: B*T*N folded over x and y. Rows t >= step.rows are not written.
 // 5 out [B, T, N, H], 7 scratch f32: [B*T*N, PARTS, H], then [B*T*N, PARTS, 2] (max, sum), 8 step.
-// Overrides: B, T, N, H, PARTS. Options: LANES.
-override B: u32;
+// Overrides: BATCH (B), T, N, H, PARTS. Options: LANES.
+override BATCH: u32;
 override T: u32;
 override N: u32;
 override H: u32;
@@ -22,8 +22,8 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let i = wid.x + wid.y * groups.x;
-    if i >= B * T * N || i / N % T >= step.rows { return; }
-    let tail = B * T * N * PARTS * H + i * PARTS * 2u;
+    if i >= BATCH * T * N || i / N % T >= step.rows { return; }
+    let tail = BATCH * T * N * PARTS * H + i * PARTS * 2u;
     var most = -1e30;
     for (var p = 0u; p < PARTS; p++) { most = max(most, scratch[tail + 2u * p]); }
     var sum = 0.0;

@@ -6,7 +6,7 @@
 // Row t of q, visible, out, new rows and table lies at row t + step.sequence. Scratch as in attention.wgsl.
 // NEW = yes (T = 1, KEEP = no): the operands are those of attention.wgsl. Every workgroup norms and rotates its queries; the first part of
 // the first block does it with the key, and writes key and value. N_ROT and TABLE are divisible by 2*VEC.
-// Overrides: B, T, S (0: step.capacity), N, K, H, SCALE, CAP, PARTS, with NEW = yes N_ROT and TABLE, EPS with a GAIN. Options:
+// Overrides: BATCH (B), T, S (0: step.capacity), N, K, H, SCALE, CAP, PARTS, with NEW = yes N_ROT and TABLE, EPS with a GAIN. Options:
 // TIER = subgroups | portable, LANES >= width = H/VEC, ROLLED (lib/times.wgsl), QUERIES, ROOM >= QUERIES*width and LANES, VEC = 4 | 2,
 // SPLIT = 4 (TIER = subgroups, width divisible by 4) | 1, DEPTH (vectors of a key that a lane loads at once; SPLIT*DEPTH divides width),
 // SOFTCAP, KEEP, SPLITS, KV = f32 | f16 (packed pairs), WIDE = no, NEW; with NEW = yes those of lib/row_gains.wgsl.
@@ -65,7 +65,7 @@ fn main(
     let block = group % blocks;
     let kv = group / blocks % K;
     let b = group / blocks / K;
-    if b >= B || block * QUERIES / g >= step.rows { return; }
+    if b >= BATCH || block * QUERIES / g >= step.rows { return; }
 
     let capacity = select(S, step.capacity, S == 0u);
     // Heads of a query, rows of `visible`, and results, by query.
@@ -215,7 +215,7 @@ fn main(
             let part = (head[r] - step.sequence * N) * PARTS + wid.z;
             for (var e = 0u; e < times(VEC); e++) { scratch[(part * width + lane) * VEC + e] = result[e]; }
             if lane == 0u {
-                let tail = B * T * N * PARTS * width * VEC + part * 2u;
+                let tail = BATCH * T * N * PARTS * width * VEC + part * 2u;
                 scratch[tail] = most[r];
                 scratch[tail + 1u] = sums[r];
             }

@@ -5,7 +5,7 @@
 // memory by 8 vectors, values by 16, scores of a tile at once.
 // Grid: x, y: B*K*ceil(T*(N/K)/TQ) folded; z: PARTS with SPLITS = yes, else 1. Rows t >= step.rows are not written.
 // Row t of q, visible and out lies at row t + step.sequence. Scratch as in attention.wgsl.
-// Overrides: B, T, S (0: step.capacity), N, K, H, SCALE, CAP, PARTS. Options: TIER = subgroups | portable, LANES = 128, ROLLED, ROWS,
+// Overrides: BATCH (B), T, S (0: step.capacity), N, K, H, SCALE, CAP, PARTS. Options: TIER = subgroups | portable, LANES = 128, ROLLED, ROWS,
 // HV = ceil(H/(16*VEC)), VEC = 4 | 2, SOFTCAP, KEEP, SPLITS, KV = f32 | f16 (packed pairs), WIDE = no, NEW = no.
 const LANES = ${LANES}u;
 const ROWS = ${ROWS}u;
@@ -50,7 +50,7 @@ fn main(
     let block = group % blocks * TQ;
     let kv = group / blocks % K;
     let b = group / blocks / K;
-    if b >= B || block / g >= step.rows { return; }
+    if b >= BATCH || block / g >= step.rows { return; }
     let x = lane % 16u;
     let y = lane / 16u;
 
@@ -186,7 +186,7 @@ fn main(
         let row = (b * T + query / g) * N + kv * g + query % g;
 #if SPLITS == yes
         if x == 0u {
-            let tail = B * T * N * PARTS * width * VEC + (row * PARTS + wid.z) * 2u;
+            let tail = BATCH * T * N * PARTS * width * VEC + (row * PARTS + wid.z) * 2u;
             scratch[tail] = most[r];
             scratch[tail + 1u] = total;
         }

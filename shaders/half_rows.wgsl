@@ -1,7 +1,6 @@
-// Rows in f16, each times a power of two, for products whose operands must not exceed f16: with the largest |x[t, k]| of a row in
-// [2^b, 2^(b+1)), halves[t, k] = x[t, k]·2^(9-b), zeros from IN to the next multiple of 32, and scales[t] = 2^(b-9).
-// The largest element then lies below 2^10: elements down to 2^-24 of it are normal numbers of f16, and their products with weights
-// below 64 are within f16 too, whatever a device keeps them in.
+// Rows in f16, each times a power of two, for products whose operands must not exceed f16 (lib/half_units.wgsl): with the largest
+// |x[t, k]| of a row in [2^b, 2^(b+1)), halves[t, k] = x[t, k]·2^(9-b), zeros from IN to the next multiple of 32, and
+// scales[t] = 2^(b-9).
 // One workgroup: one row t. Grid: T folded over x and y.
 // Overrides: T, IN. Options: TIER, LANES, VEC, COMPUTE = f16.
 override T: u32;
@@ -11,6 +10,7 @@ const LANES = ${LANES}u;
 #include lib/lanes.wgsl
 #include lib/product.wgsl
 #include lib/operand.wgsl
+#include lib/half_units.wgsl
 @group(0) @binding(0) var<storage, read> x: array<Operand>;
 @group(0) @binding(1) var<storage, read_write> halves: array<Eight>;
 @group(0) @binding(2) var<storage, read_write> scales: array<f32>;
@@ -31,15 +31,12 @@ fn main(
         let v = x8(t, c);
         most = max(most, max(abs(v[0]), abs(v[1])));
     }
-    let largest = lanes_max(max(max(most.x, most.y), max(most.z, most.w)), lane);
-    // The biased exponent; its bounds keep both powers normal, also for a row of zeros.
-    let exponent = clamp(bitcast<u32>(largest) >> 23u, 10u, 254u);
-    if lane == 0u { scales[t] = bitcast<f32>((exponent - 9u) << 23u); }
-    let scale = bitcast<f32>((263u - exponent) << 23u);
+    let units = half_units(lanes_max(max(max(most.x, most.y), max(most.z, most.w)), lane));
+    if lane == 0u { scales[t] = units.x; }
     let stored = (IN + 31u) / 32u * 4u;
     for (var c = lane; c < stored; c += LANES) {
         var v: mat2x4<f32>;
         if c < chunks { v = x8(t, c); }
-        halves[t * stored + c] = eight(v * scale);
+        halves[t * stored + c] = eight(v * units.y);
     }
 }

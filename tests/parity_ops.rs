@@ -10,7 +10,7 @@ use gemmaflow::{
     ir::{
         BinaryFn, Case, Compute, DType, Data, DimBinding, Graph, LowerOptions, Op, Value,
         kernel::{CooperativeTile, Target, Tier},
-        ops::{Linear, Role},
+        ops::{Attention, Linear, Role},
     },
     lower::{Unplaced, lower},
     plan::Plan,
@@ -143,6 +143,32 @@ fn workgroups_of_any_number_of_subgroups_multiply_all_where_there_are_cooperativ
         let worst = worst.unwrap_or_else(|e| panic!("{subgroups} subgroups: {}: {e}", title(&case)));
         eprintln!("{subgroups} subgroups of {size}: {}: {worst:.2} of what is allowed", title(&case));
     }
+}
+
+/// Attention of many queries, by workgroups of one subgroup up to many: scores, values and what rescales sums are dealt out over them.
+#[test]
+fn attention_agrees_through_cooperative_matrices_where_there_are_any() {
+    let Some(context) = cooperative() else { return };
+    let (pipelines, target) = (PipelineCache::new(&context), context.capabilities().target());
+    let f16 = LowerOptions { compute: Compute::F16, mixed: false, ..LowerOptions::default() };
+    let (tile, size) = (target.cooperative.expect("matrices"), context.capabilities().subgroup_min);
+    let mut ran = 0;
+    for case in Op::from(Attention { scale: 1.0, softcap: None, keep: false }).cases() {
+        let right = expected(&case).unwrap();
+        for lanes in [size, 2 * size, tile.lanes, 256] {
+            let cooperative = Some(CooperativeTile { lanes, ..tile });
+            let plan = plan_with(&case, &Target { cooperative, ..target.clone() }, &f16).unwrap();
+            if plan.dispatches[0].kernel.shader != "attention_coop" {
+                continue;
+            }
+            let found = run(&pipelines, &plan, &case).unwrap_or_else(|e| panic!("{}: {e}", title(&case)));
+            let worst = compare_with(&case, Compute::F16, &right, &found);
+            let worst = worst.unwrap_or_else(|e| panic!("{lanes} lanes: {}: {e}", title(&case)));
+            eprintln!("{lanes} lanes: {}: {worst:.2} of what is allowed", title(&case));
+            ran += 1;
+        }
+    }
+    assert!(ran > 8, "{ran} cases ran");
 }
 
 /// x·a − x·b, two products in one kernel, is the one product of (x, x) with (a, −b).

@@ -18,7 +18,7 @@ const FAMILIES: [&str; 7] =
 
 fn targets() -> [Target; 3] {
     let gpu = Target { max_binding: 1 << 30, f16: true, int64: true, max_storage_buffers: 16, ..Target::portable() };
-    let tile = CooperativeTile { m: 16, n: 16, k: 16, lanes: 128 };
+    let tile = CooperativeTile { m: 16, n: 16, k: 16, lanes: 128, memory: 32 << 10 };
     [
         Target { tier: Tier::Subgroup(32), cooperative: Some(tile), ..gpu.clone() },
         Target { tier: Tier::Subgroup(8), software: true, rolled: true, ..gpu },

@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::collections::BTreeSet;
+
 use common::{
     open,
     oracle::{GATE, Oracle, worst},
@@ -140,10 +142,10 @@ fn a_device_without_f16_is_an_error_or_a_note() {
 #[test]
 fn the_default_takes_cooperative_matrices_and_is_else_exact() {
     let graph = resident(&Oracle::open("gemma3-text"));
-    let tile = CooperativeTile { m: 16, n: 16, k: 16, lanes: 128 };
+    let tile = CooperativeTile { m: 16, n: 16, k: 16, lanes: 128, memory: 32 << 10 };
     let with = Target { f16: true, tier: Tier::Subgroup(32), cooperative: Some(tile), ..Target::portable() };
     let [default, exact] = ["", "[precision]\ncompute = 'f32'"].map(|text| plan_of(64, &graph, &with, "vulkan", text).unwrap());
-    let through = |dispatch: &&Dispatch| matches!(dispatch.kernel.shader, "half_rows" | "linear_coop");
+    let through = |dispatch: &&Dispatch| dispatch.kernel.shader == "half_rows" || dispatch.kernel.uses_matrices();
     assert!(default.dispatches.iter().filter(through).count() > 0, "{default}");
     let others = default.dispatches.iter().filter(|dispatch| !through(dispatch));
     let kept: Vec<&Kernel> = others.map(|dispatch| &dispatch.kernel).collect();
@@ -158,6 +160,21 @@ fn the_default_takes_cooperative_matrices_and_is_else_exact() {
         found.dispatches.iter().map(|d| &d.kernel).collect::<Vec<_>>(),
         exact.dispatches.iter().map(|d| &d.kernel).collect::<Vec<_>>()
     );
+}
+
+/// A score that is off can choose another expert.
+#[test]
+fn attention_of_a_model_with_experts_stays_exact() {
+    let tile = CooperativeTile { m: 16, n: 16, k: 16, lanes: 128, memory: 32 << 10 };
+    let target = Target { f16: true, tier: Tier::Subgroup(32), cooperative: Some(tile), ..Target::portable() };
+    let shaders = |name: &str, text: &str| -> BTreeSet<&str> {
+        let plan = plan_of(64, &resident(&Oracle::open(name)), &target, "vulkan", text).unwrap();
+        plan.dispatches.iter().map(|dispatch| dispatch.kernel.shader).collect()
+    };
+    let with_experts = shaders("gemma4-moe", "");
+    assert!(with_experts.contains("linear_coop") && !with_experts.contains("attention_coop"), "{with_experts:?}");
+    assert!(shaders("gemma4-moe", "[precision]\nmixed = 'none'").contains("attention_coop"));
+    assert!(shaders("gemma4-dense", "").contains("attention_coop"));
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn targets() -> Vec<Target> {
     let cooperative =
         [(Tier::Subgroup(32), 16, 128), (Tier::Subgroups, 16, 256), (Tier::Subgroups, 8, 128), (Tier::Subgroup(8), 8, 32)];
     let cooperative = cooperative.map(|(tier, side, lanes)| Target {
-        cooperative: Some(CooperativeTile { m: side, n: side, k: side, lanes }),
+        cooperative: Some(CooperativeTile { m: side, n: side, k: side, lanes, memory: 32 << 10 }),
         ..with(tier, false)
     });
     let several = [with(Tier::Subgroups, false), with(Tier::Subgroups, true)];
@@ -133,15 +133,15 @@ fn translate(kernel: &Kernel) -> Result<(), String> {
         .map(|(_, global)| module.types[global.ty].inner.size(module.to_ctx()))
         .sum();
     // Where there are cooperative matrices there is more memory than WebGPU's; `Capabilities::target` asks for it.
-    let cooperative = kernel.shader == "linear_coop";
-    let room = if cooperative { 24 << 10 } else { 16352 };
+    let cooperative = kernel.uses_matrices();
+    let room = if cooperative { 32 << 10 } else { 16352 };
     if memory > room {
         return Err(format!("takes {memory} bytes of workgroup memory, expected at most {room}"));
     }
     back::spv::write_vec(&module, &info, &back::spv::Options { lang_version: (1, 3), ..Default::default() }, None)
         .map_err(|e| format!("SPIR-V: {e}"))?;
     // Metal multiplies tiles of 8 alone, Direct3D none.
-    let vulkan_alone = cooperative && kernel.options.contains(&("M", "16".into()));
+    let vulkan_alone = cooperative && ["M", "P"].iter().any(|side| kernel.options.contains(&(side, "16".into())));
     let msl = back::msl::Options { lang_version: (2, 3), ..Default::default() };
     if !vulkan_alone {
         back::msl::write_string(&module, &info, &msl, &Default::default()).map_err(|e| format!("MSL: {e}"))?;
@@ -201,6 +201,9 @@ fn every_variant_translates_for_every_backend() {
         for weights in ["1", "2"] {
             reached("linear_coop", &[("M", size), ("WEIGHT", dtype), ("WEIGHTS", weights)]);
         }
+    }
+    for (size, dtype) in ["16", "8"].into_iter().flat_map(|size| ["f32", "f16"].map(|dtype| (size, dtype))) {
+        reached("attention_coop", &[("P", size), ("KV", dtype)]);
     }
     for format in Packed::all() {
         for shader in ["linear_vec", "linear_tile", "linear_tile_shared", "linear_coop", "gather"] {

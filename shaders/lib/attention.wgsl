@@ -1,7 +1,7 @@
 // What the kernels of attention share: sizes, caches, which keys a query sees, scores, and where results of parts go.
 // Options: VEC = 4 | 2, KV, WIDE, KEEP, SOFTCAP of the included files; SPLITS = yes | no; NEW = no | yes (a new row is
 // written into the caches).
-override B: u32;
+override BATCH: u32;
 override T: u32;
 override S: u32;
 override N: u32;

@@ -11,6 +11,8 @@ pub struct CooperativeTile {
     pub k: u32,
     /// Invocations of a workgroup: four subgroups of the size that the device likely takes. Any size is right.
     pub lanes: u32,
+    /// Bytes of workgroup memory that a kernel may take.
+    pub memory: u32,
 }
 
 impl CooperativeTile {
@@ -21,7 +23,7 @@ impl CooperativeTile {
     /// The best of the shapes `[m, n, k]` that kernels can take, in workgroups of `lanes` invocations with at most
     /// `memory` bytes: the one that does most at once.
     pub fn choose(shapes: impl IntoIterator<Item = [u32; 3]>, lanes: u32, memory: u32) -> Option<Self> {
-        let tiles = shapes.into_iter().map(|[m, n, k]| Self { m, n, k, lanes });
+        let tiles = shapes.into_iter().map(|[m, n, k]| Self { m, n, k, lanes, memory });
         let fitting = tiles.filter(|tile| tile.has_a_name() && tile.product_bytes() <= memory);
         fitting.max_by_key(|tile| tile.m * tile.n * tile.k)
     }

@@ -23,6 +23,16 @@ pub struct Kernel {
 }
 
 impl Kernel {
+    /// Whether it multiplies with the device's matrix units.
+    pub fn uses_matrices(&self) -> bool {
+        matches!(self.shader, "linear_coop" | "attention_coop")
+    }
+
+    /// Whether it rounds what it multiplies to f16.
+    pub fn rounds_to_half(&self) -> bool {
+        self.uses_matrices() || self.options.contains(&("COMPUTE", Compute::F16.name().into()))
+    }
+
     /// A key that is equal exactly for equal kernels.
     pub fn key(&self) -> String {
         self.to_string()

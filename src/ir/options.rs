@@ -1,12 +1,12 @@
 //! How a graph is lowered, as plain data: what a compile profile comes down to for one device.
 
-use super::Node;
+use super::{Graph, Node, Op};
 
-/// The numbers that products of weights are computed with. Sums are f32 in either case.
+/// The numbers that products of weights, and attention by matrices, are computed with. Sums are f32 in either case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Compute {
-    /// As `F16` where a product goes through cooperative matrices, else as `F32`: products of many rows on a device that multiplies
-    /// tiles of f16 and sums them in f32, and no step of several sequences.
+    /// As `F16` where a product or an attention goes through cooperative matrices, else as `F32`: those of many rows on a device that
+    /// multiplies tiles of f16 and sums them in f32, and no step of several sequences.
     Auto,
     /// Both operands as f32.
     #[default]
@@ -46,6 +46,8 @@ pub struct LowerOptions {
     /// Whether the products that suffer most from f16 stay f32 ([`keeps_f32`](Self::keeps_f32)), and all of them on a device
     /// without f16. Otherwise such a device is an error with [`Compute::F16`].
     pub mixed: bool,
+    /// Whether attention stays f32 with [`mixed`](Self::mixed), as in a graph with experts ([`for_graph`](Self::for_graph)).
+    pub exact_attention: bool,
     /// The output that a token is chosen from: where its kernel can, it keeps the largest of each slice as a further output of the
     /// plan ([`sampling::maxima_of`](crate::plan::sampling::maxima_of)).
     pub chosen_from: Option<String>,
@@ -67,6 +69,7 @@ impl Default for LowerOptions {
             verbose: false,
             compute,
             mixed: true,
+            exact_attention: false,
             chosen_from: None,
             apart: false,
         }
@@ -83,6 +86,18 @@ impl LowerOptions {
     pub fn unmatched<'a>(&'a self, nodes: &[Node]) -> Vec<&'a str> {
         let matches = |name: &&String| !nodes.iter().any(|node| names(name, node));
         self.unfused.iter().filter(matches).map(String::as_str).collect()
+    }
+
+    /// The same for `graph`, and for parts of it: where routers choose experts, a score that is off can choose another one.
+    #[must_use]
+    pub fn for_graph(self, graph: &Graph) -> Self {
+        let routes = graph.nodes().iter().any(|node| matches!(node.op, Op::Route(_)));
+        Self { exact_attention: self.exact_attention || routes, ..self }
+    }
+
+    /// The numbers that attention is computed with.
+    pub fn compute_of_attention(&self) -> Compute {
+        if self.mixed && self.exact_attention { Compute::F32 } else { self.compute }
     }
 
     /// The numbers that the product with the weight called `weight` is computed with.

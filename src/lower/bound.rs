@@ -114,6 +114,9 @@ impl<'a> Bound<'a> {
 
     /// The numbers that the op computes with. No expert's product goes through cooperative matrices.
     pub(super) fn compute(&self, id: NodeId) -> Compute {
+        if matches!(self.op(id), Op::Attention(_)) {
+            return self.options.compute_of_attention();
+        }
         let weight = match self.op(id) {
             Op::ExpertLinear(_) if self.options.compute == Compute::Auto => None,
             Op::Linear(_) | Op::ExpertLinear(_) => self.operands(id).nth(1).map(|weight| self.op(weight)),

@@ -88,7 +88,7 @@ pub fn lower(
     residency: &dyn Residency,
 ) -> Result<Plan> {
     let mut report = PassReport::default();
-    let options = &possible(target, options, &mut report)?;
+    let options = &possible(target, options, &mut report)?.for_graph(graph);
     let graph = prepare(graph, options, &mut report)?;
     for name in options.unmatched(graph.nodes()) {
         report.note(unmatched(&graph, name));

@@ -42,7 +42,7 @@ pub fn parts(
     residency: &dyn Residency,
 ) -> Result<Vec<Part>> {
     let mut report = PassReport::default();
-    let options = &possible(target, options, &mut report)?;
+    let options = &possible(target, options, &mut report)?.for_graph(graph);
     let graph = prepare(graph, options, &mut report)?;
     let bound = Bound::new(&graph, binding, target, options, residency)?;
     let groups = fuse::groups(&bound)?;

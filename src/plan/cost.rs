@@ -63,12 +63,12 @@ pub fn cost(plan: &Plan, dispatch: &Dispatch, live: Live, shard_bytes: &dyn Fn(&
         }
         "cache_write" => Cost { bytes: size("B") * size("T") * size("C") * (4 + element(kernel, "KV")), flops: 0 },
         "gather" => Cost { bytes: size("R") * (4 * size("C") * (1 + extras) + row(kernel, size("C"))), flops: 0 },
-        "attention" | "attention_few" | "attention_tile" => {
+        "attention" | "attention_few" | "attention_tile" | "attention_coop" => {
             let Cost { bytes, flops } = attention(kernel, window(plan, dispatch), live);
             Cost { bytes: bytes + weights, flops }
         }
         "attention_combine" => {
-            let results = size("B") * size("T") * size("N");
+            let results = size("BATCH") * size("T") * size("N");
             let width = size("H");
             let parts = size("PARTS");
             Cost { bytes: 4 * results * (parts * (width + 2) + width), flops: 2 * results * parts * width }
@@ -132,18 +132,18 @@ fn attention(kernel: &Kernel, window: u64, live: Live) -> Cost {
     let (tokens, start) = (live.tokens as u64, live.start as u64);
     let rows = (start + tokens).min(window.saturating_add(tokens.saturating_sub(1)));
     let pairs: u64 = (start..start + tokens).map(|position| window.min(position + 1)).sum();
-    let results = size("B") * size("T") * heads;
+    let results = size("BATCH") * size("T") * heads;
     let written = if option(kernel, "SPLITS") == Some("yes") { size("PARTS") * (width + 2) } else { width };
-    let cached = size("B") * rows * (2 * kv_heads * width * element(kernel, "KV") + 4);
-    let pairs = Cost { bytes: 4 * results * (width + written) + cached, flops: 4 * size("B") * pairs * heads * width };
+    let cached = size("BATCH") * rows * (2 * kv_heads * width * element(kernel, "KV") + 4);
+    let pairs = Cost { bytes: 4 * results * (width + written) + cached, flops: 4 * size("BATCH") * pairs * heads * width };
     if option(kernel, "NEW") != Some("yes") {
         return pairs;
     }
     // Key and value are read and written once more, with their angles; the norm of an element is four operations, its turn three.
-    let turned = size("B") * (heads + kv_heads);
+    let turned = size("BATCH") * (heads + kv_heads);
     let rotated = size("N_ROT");
     let norm = if option(kernel, "GAIN") == Some("none") { 0 } else { 4 };
-    let moved = 4 * size("B") * (2 * kv_heads * width + rotated);
+    let moved = 4 * size("BATCH") * (2 * kv_heads * width + rotated);
     Cost { bytes: pairs.bytes + moved, flops: pairs.flops + turned * (3 * rotated + norm * width) }
 }
 
@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn attention_counts_what_its_rows_see() {
-        let sizes = [("B", 1.0), ("T", 4.0), ("N", 2.0), ("K", 1.0), ("H", 8.0), ("PARTS", 1.0)];
+        let sizes = [("BATCH", 1.0), ("T", 4.0), ("N", 2.0), ("K", 1.0), ("H", 8.0), ("PARTS", 1.0)];
         let dispatch = dispatch("attention", &[("KV", "f16"), ("SPLITS", "no")], &sizes);
         let flops = |mask, tokens, start| {
             let mut plan = Plan::default();

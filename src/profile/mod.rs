@@ -134,6 +134,7 @@ impl CompileProfile {
             verbose: self.passes.verbose,
             compute: self.precision.compute,
             mixed: self.precision.mixed == Mixed::Auto,
+            exact_attention: false,
             chosen_from: None,
             apart: false,
         }

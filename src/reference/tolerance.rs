@@ -101,6 +101,13 @@ fn half_tolerance(case: &Case) -> Tolerance {
             let rounding = f64::min(1.0, 4.0 / inner.sqrt()) * f64::exp2(-10.0);
             of(full.relative + rounding, Scale::Absolute, inner * f64::exp2(-24.0))
         }
+        // As above each term of a score is off by 2⁻¹⁰ of itself at most, a score by 2⁻¹⁰/√H of Σ|terms|; a weight is off by as much of
+        // itself, and once more as it is rounded, as are values.
+        Op::Attention(op) => {
+            let largest = |n: usize| numbers(&case.inputs[n]).iter().fold(0.0, |m: f64, v| m.max(v.abs()));
+            let score = f64::from(op.scale) * inner.sqrt() * largest(0) * largest(1);
+            of(full.relative + f64::exp2(-10.0) * (1.0 + 0.5 * score), Scale::Largest(2), 0.0)
+        }
         _ => full,
     }
 }

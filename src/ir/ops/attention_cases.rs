@@ -53,6 +53,9 @@ pub(super) fn cases() -> Vec<Case> {
         case("widest decode", &faint, causal, [1, 8, 1, 512], count(1029, 1), count(0, 1030)),
         narrow(case("widest chunk", &faint, causal, [20, 4, 2, 512], count(60, 20), count(0, 80))),
         case("chunk", &plain, causal, [16, 4, 1, 64], count(100, 16), count(0, 116)),
+        case("wide heads, many queries", &faint, causal, [40, 2, 1, 256], count(30, 40), count(0, 70)),
+        narrow(case("widest heads, many queries", &capped_kept, window, [36, 2, 1, 512], count(40, 36), count(0, 76))),
+        rising(case("rising scores", &plain, causal, [40, 4, 2, 64], count(100, 40), count(0, 140))),
         seen("a block", &plain, [33, 4, 2, 20], with_block(causal, 0..33, 5..24), count(0, 33)),
         seen("a block in a window", &plain, [33, 4, 1, 64], with_block(window, 20..53, 30..50), count(0, 53)),
         narrow(seen("a block in f16", &capped, [20, 4, 1, 256], with_block(causal, 60..80, 62..75), count(0, 80))),
@@ -87,6 +90,17 @@ fn seen(name: &str, op: &Attention, [new, heads, kv_heads, head_dim]: [usize; 4]
         operands.push(Value::f32([1, cached], (0..cached).map(|i| f32::from(i % 3 != 0)).collect::<Vec<_>>()));
     }
     Case::new(format!("{name} {new}x{heads}/{kv_heads}x{head_dim} over {cached}"), op.clone(), operands)
+}
+
+/// The same with keys that grow, so that the largest score of each run of keys exceeds all before it.
+fn rising(case: Case) -> Case {
+    let mut inputs = case.inputs;
+    let shape = inputs[1].shape.clone();
+    let per_key = shape[2] * shape[3];
+    let drawn = inputs[0].to_f32().unwrap_or_default();
+    let key = |i: usize| drawn[i % drawn.len()] * (i / per_key) as f32 / shape[1] as f32;
+    inputs[1] = Value::f32(shape.clone(), (0..shape.iter().product()).map(key).collect::<Vec<_>>());
+    Case { inputs, ..case }
 }
 
 /// The same keys and values in a narrow cache.

@@ -3,11 +3,17 @@
 use super::{Attention, Gain, Rope};
 use crate::{
     Result,
-    ir::kernel::{Emit, Kernel, NewRow, NormArg, Operand, Target, Tier, weight_option},
+    ir::{
+        Compute,
+        kernel::{Emit, Kernel, NewRow, NormArg, Operand, Target, Tier, weight_option},
+    },
 };
 
 /// The most queries of a KV head that lie in registers of one workgroup, on GPUs.
 const FEW_QUERIES: usize = 16;
+
+/// The fewest new tokens whose attention goes through cooperative matrices.
+const LEAST_MATRIX_ROWS: usize = 32;
 
 /// Workgroup memory that every device has, less what a kernel declares besides its arrays.
 const WORKGROUP_BYTES: usize = (16 << 10) - 64;
@@ -71,7 +77,10 @@ impl Layout {
         if width > Self::MOST_WIDTH {
             return Err(emit.refuse(format!("no kernel for heads of {} elements", sizes.head_dim)));
         }
-        Ok(if sizes.queries() <= FEW_QUERIES { Self::few(emit.target, sizes, vector) } else { Self::tile(emit, sizes, vector) })
+        if sizes.queries() <= FEW_QUERIES {
+            return Ok(Self::few(emit.target, sizes, vector));
+        }
+        Ok(Self::coop(emit, sizes, vector).unwrap_or_else(|| Self::tile(emit, sizes, vector)))
     }
 
     /// The most vectors of a head: one a lane of the largest workgroup.
@@ -141,6 +150,40 @@ impl Layout {
         4 * (Self::room(queries, width, lanes) * vector + queries * lanes + (queries + 1) * met + 2 * met)
     }
 
+    /// Products of tiles by the device's matrix units, where numbers may be f16 and there are new tokens enough.
+    fn coop(emit: &mut Emit, sizes: &Sizes, vector: usize) -> Option<Self> {
+        let tile = emit.target.cooperative.filter(|_| emit.compute != Compute::F32 && sizes.new >= LEAST_MATRIX_ROWS)?;
+        let (side, lanes) = (tile.m as usize, tile.lanes as usize);
+        let columns = sizes.head_dim.div_ceil(4 * side);
+        // Of the results a lane holds at most 64 numbers, if subgroups have the size that the device likely takes.
+        let held = |rows: usize| rows * columns * side * side / (lanes / 4);
+        let rows = [4, 2, 1]
+            .into_iter()
+            .find(|rows| held(*rows) <= 64 && Self::coop_bytes(*rows, columns, side) <= tile.memory as usize)?;
+        if emit.compute == Compute::Auto {
+            let Sizes { new, heads, kv_heads, head_dim, .. } = *sizes;
+            let work = format!("attention by matrices: {heads} heads on {kv_heads} of {head_dim}, {new} queries");
+            if emit.choose(work, 2) == 1 {
+                return None;
+            }
+        }
+        let mut options = gpu_options(emit.target, lanes);
+        let sizes = [("P", side), ("ROWS", rows), ("COLS", columns), ("VEC", vector)];
+        options.extend(sizes.map(|(name, size)| (name, size.to_string())));
+        options.push(("WIDE", yes(false)));
+        Some(Self { shader: "attention_coop", options, queries: rows * side })
+    }
+
+    /// Workgroup memory of `attention_coop`, as it declares it.
+    fn coop_bytes(rows: usize, columns: usize, side: usize) -> usize {
+        let queries = rows * side;
+        let keys = (4 * side / rows).max(32);
+        let halves =
+            queries * (4 * side * columns + 8) + (keys * (128 * side / keys + 8)).max(32 * (4 * side + 8)) + queries * (keys + 8);
+        let words = queries * (keys + 4) + 256 + queries + keys + 2 * 64 + 8;
+        2 * halves + 4 * words
+    }
+
     /// Tiles of queries and keys in workgroup memory; at most 16 vectors of results lie in a lane's registers. Half as many may be
     /// faster, on a device that has fewer registers.
     fn tile(emit: &mut Emit, sizes: &Sizes, vector: usize) -> Self {
@@ -174,7 +217,7 @@ pub(super) fn emit(op: &Attention, emit: &mut Emit) -> Result<()> {
         ("NEW", yes(new_row.is_some())),
     ]);
     let mut overrides = vec![
-        ("B", sizes.batch as f64),
+        ("BATCH", sizes.batch as f64),
         ("T", sizes.new as f64),
         ("S", emit.inputs[1].rows_override()),
         ("N", sizes.heads as f64),
@@ -247,7 +290,7 @@ fn new_row_bindings(
 /// Puts the parts of all results together.
 fn combine(emit: &mut Emit, sizes: &Sizes, parts: usize, partial: Operand) {
     let overrides = vec![
-        ("B", sizes.batch as f64),
+        ("BATCH", sizes.batch as f64),
         ("T", sizes.new as f64),
         ("N", sizes.heads as f64),
         ("H", sizes.head_dim as f64),

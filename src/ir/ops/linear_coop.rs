@@ -61,7 +61,7 @@ impl HalfRows {
         let (rows, inner) = (emit.output.ty.rows(), emit.inputs[0].ty.last());
         let mut options = vec![weight_option(weights[0].ty.dtype), vector(inner), compute()];
         options.extend(words_option(weights[0].ty.dtype, false));
-        let CooperativeTile { m, n, k, lanes } = self.tile;
+        let CooperativeTile { m, n, k, lanes, .. } = self.tile;
         let sizes = [("M", m), ("N", n), ("K", k), ("LANES", lanes), ("WEIGHTS", weights.len() as u32)];
         options.extend(sizes.map(|(name, size)| (name, size.to_string())));
         let overrides = vec![("T", rows as f64), ("IN", inner as f64), ("OUT", out as f64), ("OUT_STRIDE", stride as f64)];

@@ -27,7 +27,7 @@ fn product_shaders(target: &Target, options: &LowerOptions, name: &str, size: [u
 
 #[test]
 fn many_rows_in_f16_go_through_cooperative_matrices() {
-    let tile = CooperativeTile { m: 16, n: 16, k: 16, lanes: 128 };
+    let tile = CooperativeTile { m: 16, n: 16, k: 16, lanes: 128, memory: 32 << 10 };
     let target = Target { tier: Tier::Subgroup(32), f16: true, cooperative: Some(tile), ..Target::portable() };
     let f16 = LowerOptions { compute: Compute::F16, ..LowerOptions::default() };
     let exact = LowerOptions::default();
@@ -39,7 +39,7 @@ fn many_rows_in_f16_go_through_cooperative_matrices() {
     };
     for (rows, inner) in [(32, 32), (33, 35), (128, 256)] {
         assert!(through(&target, &f16, "w", [rows, inner]), "{rows} rows of {inner}");
-        let small = CooperativeTile { m: 8, n: 8, k: 8, lanes: 256 };
+        let small = CooperativeTile { m: 8, n: 8, k: 8, lanes: 256, memory: 16 << 10 };
         assert!(through(&Target { cooperative: Some(small), tier: Tier::Subgroups, ..target.clone() }, &f16, "w", [rows, inner]));
         assert!(through(&target, &auto, "w", [rows, inner]), "{rows} rows of {inner}");
     }
@@ -70,7 +70,7 @@ fn many_rows_in_f16_go_through_cooperative_matrices() {
 /// Steps stay exact: also one of several sequences, whose rows are many.
 #[test]
 fn steps_of_several_sequences_stay_exact() {
-    let tile = CooperativeTile { m: 16, n: 16, k: 16, lanes: 128 };
+    let tile = CooperativeTile { m: 16, n: 16, k: 16, lanes: 128, memory: 32 << 10 };
     let target = Target { tier: Tier::Subgroup(32), f16: true, cooperative: Some(tile), ..Target::portable() };
     let of = |compute, apart| LowerOptions { compute, apart, ..LowerOptions::default() };
     let kernels = |options: &LowerOptions| product_kernels(&target, options, "w", [32, 256]);

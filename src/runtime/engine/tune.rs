@@ -58,7 +58,7 @@ impl GpuModel {
     ) -> Result<()> {
         let built = self.model.built(true, Want::Last, profiles.kv())?;
         let run = |tokens: usize, rows: usize| {
-            let options = options(profiles.of(true, tokens), self.context.capabilities());
+            let options = options(profiles.of(true, tokens), self.context.capabilities()).for_graph(&built.graph);
             Run { graph: &built.graph, options, tokens, rows, ring }
         };
         let tokens = BTreeSet::from([1, SOME_TOKENS, MANY_TOKENS, chunk].map(|tokens| tokens.min(chunk)));

@@ -76,7 +76,7 @@ impl Bench<'_> {
             chosen.into_iter().for_each(|alternatives| choices.take(alternatives, 0));
             return Ok(());
         }
-        let matrices = target.cooperative.is_some() && plan.dispatches.iter().any(|d| d.kernel.shader == "linear_coop");
+        let matrices = target.cooperative.is_some() && plan.dispatches.iter().any(|d| d.kernel.uses_matrices());
         let safer = match choices.fallback(part.op) {
             None if matrices => Some(Fallback::NoMatrices),
             Some(Fallback::Portable) => None,

@@ -15,7 +15,7 @@ use crate::{
     Error, Result,
     generate::RunTokens,
     ir::{
-        Case, Compute, DType, Data, DimBinding, FixedType, Graph, LowerOptions, Value,
+        Case, DType, Data, DimBinding, FixedType, Graph, LowerOptions, Value,
         derive::Inputs,
         ops::{DEAD_KEY, Input, Role},
         sym,
@@ -103,7 +103,7 @@ impl<'a> Trial<'a> {
             Err(error) => return Err(error),
         };
         self.bench.pipelines.context().time_whole(&[&prepared])?;
-        let half = plan.dispatches.iter().any(|d| d.kernel.options.contains(&("COMPUTE", Compute::F16.name().into())));
+        let half = plan.dispatches.iter().any(|d| d.kernel.rounds_to_half());
         for (name, value) in &expected.outputs {
             let Some((buffer, offset, _)) = prepared.output(name) else { continue };
             let found = self.read(buffer, offset, value)?;
