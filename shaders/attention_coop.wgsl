@@ -35,6 +35,8 @@ const SCORES = ROWS * (TK / P) / 4u;
 // Lanes that weigh a row together, and how many rows a lane has.
 const TOGETHER = max(LANES / TQ, 1u);
 const OWN = TQ * TOGETHER / LANES;
+// Vectors of a slice of values that a lane moves at most.
+const OWN_VALUES = max(VALUES * VALUE_SLICE / VEC / LANES, 1u);
 // The largest logarithm of a weight.
 const NEAR = 8.0;
 #include lib/subgroup.wgsl
@@ -50,6 +52,8 @@ const NEAR = 8.0;
 alias Left = coop_mat${P}x${P}<f16, A>;
 alias Right = coop_mat${P}x${P}<f16, B>;
 alias Sum = coop_mat${P}x${P}<f32, C>;
+// Loops that index them must be unrolled, so that they lie in registers; others take the first and turn them.
+alias Sums = array<array<Sum, ROWS>, COLS>;
 var<workgroup> queries: array<f16, TQ * ACROSS_HEAD>;
 // A slice of keys or of values.
 var<workgroup> tile: array<f16, max(TK * ACROSS_KEYS, VALUES * ACROSS_VALUES)>;
@@ -81,6 +85,16 @@ fn sum_of(row: u32) -> f32 {
     var sum = 0.0;
     for (var i = 0u; i < TOGETHER; i++) { sum += met[row * TOGETHER + i]; }
     return sum;
+}
+
+// The second comes first, the first last. After all turns each is back in its place.
+fn turn(acc: ptr<function, Sums>) {
+    let first = (*acc)[0][0];
+    for (var c = 0u; c < COLS; c++) {
+        for (var r = 0u; r + 1u < ROWS; r++) { (*acc)[c][r] = (*acc)[c][r + 1u]; }
+        if c + 1u < COLS { (*acc)[c][ROWS - 1u] = (*acc)[c + 1u][0]; }
+    }
+    (*acc)[COLS - 1u][ROWS - 1u] = first;
 }
 
 // naga holds matrices to the rule for derivatives, which knows no subgroups. Here each subgroup takes its way as one.
@@ -159,7 +173,7 @@ fn main(
         var base: array<f32, OWN>;
         // This lane's part of the sums.
         var sum: array<f32, OWN>;
-        var acc: array<Sum, ROWS * COLS>;
+        var acc: Sums;
         for (var r = 0u; r < OWN; r++) { base[r] = HIDDEN; }
         for (var s0 = first; s0 < last; s0 += TK) {
             for (var i = lane; i < TK; i += LANES) {
@@ -242,33 +256,35 @@ fn main(
             }
             // Whether no row's base has moved: all lanes' least.
             if lanes_ends(follows, 0u, lane).x == 0u {
-                for (var i = 0u; i < ROWS * COLS; i++) {
+                for (var m = 0u; m < rolled(ROWS * COLS); m++) {
                     workgroupBarrier();
-                    if piece < 4u { coopStoreT(acc[i], &scores[subgroup_id * P * P], P); }
+                    if piece < 4u { coopStoreT(acc[0][0], &scores[subgroup_id * P * P], P); }
                     workgroupBarrier();
-                    for (var j = lane; j < 4u * P * P; j += LANES) { scores[j] *= factors[i / COLS * P + j / P % P]; }
+                    for (var i = lane; i < 4u * P * P; i += LANES) { scores[i] *= factors[m % ROWS * P + i / P % P]; }
                     workgroupBarrier();
-                    if piece < 4u { acc[i] = coopLoadT<Sum>(&scores[subgroup_id * P * P], P); }
+                    if piece < 4u { acc[0][0] = coopLoadT<Sum>(&scores[subgroup_id * P * P], P); }
+                    turn(&acc);
                 }
             }
             for (var c = 0u; c < COLS; c++) {
                 for (var s1 = 0u; s1 < TK; s1 += VALUES) {
                     workgroupBarrier();
-                    for (var i = lane; i < VALUES * VALUE_SLICE / VEC; i += LANES) {
+                    for (var j = 0u; j < OWN_VALUES; j++) {
+                        let i = j * LANES + lane;
                         let value = i / (VALUE_SLICE / VEC);
                         let column = i % (VALUE_SLICE / VEC) * VEC;
                         let h = (column / P * (COLS * P) + c * P + column % P) / VEC;
                         let s = min(s0 + s1 + value, last - 1u);
                         let at = ((b * capacity + s) * K + kv) * width + min(h, width - 1u);
-                        place(widened(values[at]), value * ACROSS_VALUES + column, h);
+                        if value < VALUES { place(widened(values[at]), value * ACROSS_VALUES + column, h); }
                     }
                     workgroupBarrier();
                     if piece < 4u {
-                        for (var k = 0u; k < rolled(VALUES); k += P) {
+                        for (var k = 0u; k < VALUES; k += P) {
                             let value = coopLoadT<Right>(&tile[k * ACROSS_VALUES + piece * P], ACROSS_VALUES);
                             for (var r = 0u; r < ROWS; r++) {
                                 let weight = coopLoadT<Left>(&weights[r * P * ACROSS_WEIGHTS + s1 + k], ACROSS_WEIGHTS);
-                                acc[r * COLS + c] = coopMultiplyAdd(weight, value, acc[r * COLS + c]);
+                                acc[c][r] = coopMultiplyAdd(weight, value, acc[c][r]);
                             }
                         }
                     }
@@ -295,22 +311,24 @@ fn main(
             factors[row] = select(0.0, 1.0 / total, total > 0.0);
 #endif
         }
-        for (var i = 0u; i < ROWS * COLS; i++) {
+        let pieces = min(num_subgroups, 4u - first_piece);
+        for (var m = 0u; m < rolled(ROWS * COLS); m++) {
             workgroupBarrier();
-            if piece < 4u { coopStoreT(acc[i], &scores[subgroup_id * P * P], P); }
+            if piece < 4u { coopStoreT(acc[0][0], &scores[subgroup_id * P * P], P); }
             workgroupBarrier();
-            for (var j = lane; j < min(num_subgroups, 4u - first_piece) * P * P; j += LANES) {
-                let row = i / COLS * P + j / P % P;
-                let h = ((first_piece + j / (P * P)) * COLS + i % COLS) * P + j % P;
+            for (var i = lane; i < pieces * P * P; i += LANES) {
+                let row = m % ROWS * P + i / P % P;
+                let h = ((first_piece + i / (P * P)) * COLS + m / ROWS) * P + i % P;
                 let query = block + row;
                 if query >= pairs || query / g >= step.rows || h >= H { continue; }
                 let result = (b * T + query / g) * N + kv * g + query % g;
 #if SPLITS == yes
-                scratch[(result * PARTS + wid.z) * H + h] = scores[j];
+                scratch[(result * PARTS + wid.z) * H + h] = scores[i];
 #else
-                out[(result + step.sequence * N) * H + h] = scores[j] * factors[row];
+                out[(result + step.sequence * N) * H + h] = scores[i] * factors[row];
 #endif
             }
+            turn(&acc);
         }
     }
 }

@@ -140,10 +140,14 @@ fn main(
         }
         workgroupBarrier();
         var now: array<f32, ROWS>;
+        // A loop around a rolled one is not unrolled either, and must not index what shall lie in registers.
+        var tops: array<vec4<f32>, ROWS>;
+        for (var r = 0u; r < times(ROWS); r++) { tops[r] = weights4((y + r * 8u) * ACROSS); }
+        for (var i = 4u; i < rolled(TK); i += 4u) {
+            for (var r = 0u; r < times(ROWS); r++) { tops[r] = max(tops[r], weights4((y + r * 8u) * ACROSS + i)); }
+        }
         for (var r = 0u; r < times(ROWS); r++) {
-            var tops = weights4((y + r * 8u) * ACROSS);
-            for (var i = 4u; i < rolled(TK); i += 4u) { tops = max(tops, weights4((y + r * 8u) * ACROSS + i)); }
-            now[r] = max(most[r], max(max(tops.x, tops.y), max(tops.z, tops.w)));
+            now[r] = max(most[r], max(max(tops[r].x, tops[r].y), max(tops[r].z, tops[r].w)));
         }
         workgroupBarrier();
         for (var r = 0u; r < times(ROWS); r++) {
@@ -153,7 +157,7 @@ fn main(
             weights[(y + r * 8u) * ACROSS + x + 16u] = p.y;
             sum[r] = sum[r] * shrink + p.x + p.y;
             most[r] = now[r];
-            for (var i = 0u; i < times(HV); i++) { acc[r * HV + i] *= shrink; }
+            for (var i = 0u; i < times(HV); i++) { acc[i * ROWS + r] *= shrink; }
         }
         for (var i = 0u; i < times(HV); i++) {
             workgroupBarrier();
@@ -168,8 +172,14 @@ fn main(
                 let v1 = tile[(k + 1u) * 16u + x];
                 for (var r = 0u; r < times(ROWS); r++) {
                     let at = (y + r * 8u) * ACROSS + k;
-                    acc[r * HV + i] += weights[at] * v0 + weights[at + 1u] * v1;
+                    acc[r] += weights[at] * v0 + weights[at + 1u] * v1;
                 }
+            }
+            // The next slice moves to the front, as this loop must not index `acc`; after the last each is back in its place.
+            for (var r = 0u; r < times(ROWS); r++) {
+                let done = acc[r];
+                for (var j = 1u; j < times(HV); j++) { acc[(j - 1u) * ROWS + r] = acc[j * ROWS + r]; }
+                acc[(HV - 1u) * ROWS + r] = done;
             }
         }
     }
@@ -197,7 +207,7 @@ fn main(
         for (var i = 0u; i < times(HV); i++) {
             let h = i * 16u + x;
             if h >= width { continue; }
-            let result = acc[r * HV + i] * scale;
+            let result = acc[i * ROWS + r] * scale;
 #if SPLITS == yes
             let to = (row * PARTS + wid.z) * width + h;
             for (var e = 0u; e < times(VEC); e++) { scratch[to * VEC + e] = result[e]; }

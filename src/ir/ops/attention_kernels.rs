@@ -38,6 +38,12 @@ impl Sizes {
         Self { batch: q[0], new: q[1], heads: q[2], kv_heads: k[2], head_dim: q[3], cached: k[1] }
     }
 
+    /// What a kernel works on, for [`Emit::choose`].
+    fn work(&self, kernel: &str) -> String {
+        let Self { new, heads, kv_heads, head_dim, .. } = self;
+        format!("{kernel}: {heads} heads on {kv_heads} of {head_dim}, {new} queries")
+    }
+
     /// Queries of a KV head: pairs of a new token and a head.
     fn queries(&self) -> usize {
         self.new * (self.heads / self.kv_heads)
@@ -61,6 +67,11 @@ fn is_of_software(target: &Target) -> bool {
     target.software && matches!(target.tier, Tier::Subgroup(_))
 }
 
+/// Devices without subgroup operations are mostly small ones, with 32 to 64 registers a lane.
+fn is_small(target: &Target) -> bool {
+    target.tier == Tier::Portable
+}
+
 /// The options TIER, LANES and ROLLED of the kernels for GPUs, where a workgroup has several subgroups.
 fn gpu_options(target: &Target, lanes: usize) -> Vec<(&'static str, String)> {
     let tier = if target.tier == Tier::Portable { "portable" } else { "subgroups" };
@@ -78,7 +89,7 @@ impl Layout {
             return Err(emit.refuse(format!("no kernel for heads of {} elements", sizes.head_dim)));
         }
         if sizes.queries() <= FEW_QUERIES {
-            return Ok(Self::few(emit.target, sizes, vector));
+            return Ok(Self::few(emit, sizes, vector));
         }
         Ok(Self::coop(emit, sizes, vector).unwrap_or_else(|| Self::tile(emit, sizes, vector)))
     }
@@ -115,17 +126,21 @@ impl Layout {
     }
 
     /// Queries in workgroup memory, keys split among lanes.
-    fn few(target: &Target, sizes: &Sizes, vector: usize) -> Self {
+    fn few(emit: &mut Emit, sizes: &Sizes, vector: usize) -> Self {
+        let target = emit.target;
         let width = sizes.head_dim / vector;
         let lanes = if width > 128 { 256 } else { 128 };
         let split = if target.tier != Tier::Portable && width.is_multiple_of(4) { 4 } else { 1 };
         let fits = |queries: &usize| Self::few_bytes(target, *queries, width, vector, lanes) <= WORKGROUP_BYTES;
-        let wanted = sizes.queries().next_power_of_two().min(4);
-        let queries = [4, 2].into_iter().filter(|queries| *queries <= wanted).find(fits).unwrap_or(1);
-        let most = if width > 64 { 8 } else { 16 };
+        let wanted = sizes.queries().next_power_of_two().min(if is_small(target) { 2 } else { 4 });
+        let most: usize = [4, 2].into_iter().filter(|queries| *queries <= wanted).find(fits).unwrap_or(1);
+        let queries = most >> emit.choose(sizes.work("attention_few"), most.min(2));
+        let products = if width > 64 { 8 } else { 16 };
         // The products of so many vectors of a key with all queries fit registers.
-        let depth =
-            [8, 4, 2].into_iter().find(|depth| depth * queries <= most && (width / split).is_multiple_of(*depth)).unwrap_or(1);
+        let depth = [8, 4, 2]
+            .into_iter()
+            .find(|depth| depth * queries <= products && (width / split).is_multiple_of(*depth))
+            .unwrap_or(1);
         let mut options = gpu_options(target, lanes);
         options.extend([
             ("QUERIES", queries.to_string()),
@@ -161,9 +176,7 @@ impl Layout {
             .into_iter()
             .find(|rows| held(*rows) <= 64 && Self::coop_bytes(*rows, columns, side) <= tile.memory as usize)?;
         if emit.compute == Compute::Auto {
-            let Sizes { new, heads, kv_heads, head_dim, .. } = *sizes;
-            let work = format!("attention by matrices: {heads} heads on {kv_heads} of {head_dim}, {new} queries");
-            if emit.choose(work, 2) == 1 {
+            if emit.choose(sizes.work("attention by matrices"), 2) == 1 {
                 return None;
             }
         }
@@ -184,14 +197,13 @@ impl Layout {
         2 * halves + 4 * words
     }
 
-    /// Tiles of queries and keys in workgroup memory; at most 16 vectors of results lie in a lane's registers. Half as many may be
-    /// faster, on a device that has fewer registers.
+    /// Tiles of queries and keys in workgroup memory; at most 16 vectors of results lie in a lane's registers, on small devices 4. Half
+    /// as many may be faster, on a device that has fewer registers.
     fn tile(emit: &mut Emit, sizes: &Sizes, vector: usize) -> Self {
-        let Sizes { new, heads, kv_heads, head_dim, .. } = *sizes;
-        let held = (head_dim / vector).div_ceil(16);
-        let most: usize = [4, 2].into_iter().find(|rows| rows * held <= 16).unwrap_or(1);
-        let work = format!("attention_tile: {heads} heads on {kv_heads} of {head_dim}, {new} queries");
-        let rows = most >> emit.choose(work, most.min(2));
+        let held = (sizes.head_dim / vector).div_ceil(16);
+        let vectors = if is_small(emit.target) { 4 } else { 16 };
+        let most: usize = [4, 2].into_iter().find(|rows| rows * held <= vectors).unwrap_or(1);
+        let rows = most >> emit.choose(sizes.work("attention_tile"), most.min(2));
         let mut options = gpu_options(emit.target, 128);
         options.extend([("ROWS", rows.to_string()), ("HV", held.to_string()), ("VEC", vector.to_string()), ("WIDE", yes(false))]);
         Self { shader: "attention_tile", options, queries: 8 * rows }
@@ -313,7 +325,6 @@ fn parts(emit: &mut Emit, sizes: &Sizes, groups: usize) -> usize {
         return most;
     }
     // Caches of any such size take the same share.
-    let Sizes { new, heads, kv_heads, head_dim, .. } = *sizes;
-    let work = format!("attention parts: {heads} heads on {kv_heads} of {head_dim}, {new} queries, {MANY_ROWS} rows and more");
+    let work = format!("{}, {MANY_ROWS} rows and more", sizes.work("attention parts"));
     most >> emit.choose(work, 3)
 }

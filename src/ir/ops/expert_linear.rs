@@ -75,7 +75,7 @@ impl Form {
             let height = average.map_or(1, |_| (2 * few).min(4));
             let (columns, products) = (emit.output.ty.last(), emit.output.ty.rows());
             let layers = products.div_ceil(height);
-            let few = Few { dtype, weights: 1, held: height, normed: false, inner, columns, layers };
+            let few = Few { dtype, weights: 1, held: height, normed: false, inner, columns, layers, tier: emit.target.tier };
             let division = Division::of(&few);
             let mut options = division.options(&few, emit.compute);
             options.extend([("MAXIMA", "no".into()), ("NORM", "none".into()), experts]);

@@ -190,6 +190,7 @@ impl Part {
             inner: self.inner,
             columns: self.columns.len(),
             layers: self.rows.div_ceil(4),
+            tier: emit.target.tier,
         };
         let division = Division::choose(emit, &few);
         let mut options = division.options(&few, emit.compute);

@@ -2,7 +2,7 @@
 
 use crate::ir::{
     Compute, DType,
-    kernel::{Emit, quads_option, weight_option},
+    kernel::{Emit, Tier, quads_option, weight_option},
 };
 
 /// What a division is chosen by.
@@ -19,6 +19,7 @@ pub(super) struct Few {
     pub(super) columns: usize,
     /// Workgroups for the same columns.
     pub(super) layers: usize,
+    pub(super) tier: Tier,
 }
 
 impl Few {
@@ -27,6 +28,11 @@ impl Few {
         let Self { dtype, weights, held, inner, columns, layers, .. } = self;
         let norm = if self.normed { ", normed" } else { "" };
         format!("linear_vec: {weights} {dtype} weights of {columns}x{inner}, {layers} times {held} rows{norm}")
+    }
+
+    /// Sums that a lane holds at most. Devices without subgroup operations are mostly small ones, with 32 to 64 registers a lane.
+    fn most_sums(&self) -> usize {
+        if self.tier == Tier::Portable { 4 } else { 16 }
     }
 }
 
@@ -71,13 +77,16 @@ impl Division {
         best[emit.choose(few.work(), best.len())]
     }
 
-    /// At most [`MOST_TIMED`], in the order of the estimate; at least one.
+    /// At most [`MOST_TIMED`], in the order of the estimate; at least one. The last has smaller tiles than the first, as devices with
+    /// fewer registers than the estimate is made for are faster with them.
     fn best(few: &Few) -> Vec<Self> {
         let spans = [(64, 64), (64, 32), (64, 16), (64, 8), (128, 128), (256, 256)];
         let all = [4, 2, 1].into_iter().flat_map(|tile| spans.map(|(lanes, span)| Self { lanes, span, tile }));
         let mut fitting: Vec<Self> = all.filter(|division| division.fits(few)).collect();
         fitting.sort_by_key(|division| division.cycles(few));
-        fitting.truncate(MOST_TIMED);
+        let smaller = fitting.iter().skip(MOST_TIMED - 1).find(|division| division.tile < fitting[0].tile).copied();
+        fitting.truncate(MOST_TIMED - usize::from(smaller.is_some()));
+        fitting.extend(smaller);
         if fitting.is_empty() {
             fitting.push(Self { lanes: 64, span: 64, tile: 1 });
         }
@@ -113,8 +122,9 @@ impl Division {
         let registers = match (few.dtype, few.weights) {
             (DType::Packed(format), 2) => own <= 4 && (own * few.held <= 12 || BRIEF.contains(&format.name())),
             (DType::Packed(_), _) => own <= 4,
-            _ => own * few.held <= 16,
+            _ => true,
         };
+        let registers = registers && own * few.held <= few.most_sums();
         let sums = (own + usize::from(few.normed)) * few.held;
         let totals = sums * self.lanes / self.span;
         registers && sums * (self.lanes + 4) + totals.max(self.lanes) <= MEMORY
@@ -147,10 +157,11 @@ mod tests {
         let sizes = [(1, 1), (640, 1024), (1152, 6912), (2560, 2560), (2560, 262_144), (10_240, 2560), (5376, 21_504)];
         for (dtype, (inner, columns)) in types().flat_map(|dtype| sizes.map(|size| (dtype, size))) {
             for (weights, held) in [(1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2), (2, 3), (2, 4)] {
-                for normed in [false, true] {
-                    let few = Few { dtype, weights, held, normed, inner, columns, layers: 1 };
+                for (normed, tier) in [(false, Tier::Subgroups), (true, Tier::Subgroups), (false, Tier::Portable)] {
+                    let few = Few { dtype, weights, held, normed, inner, columns, layers: 1, tier };
                     let division = Division::of(&few);
-                    assert!(division.fits(&few), "{few:?}: {division:?}");
+                    let least = tier == Tier::Portable && division.tile == 1;
+                    assert!(division.fits(&few) || least, "{few:?}: {division:?}");
                     assert!(64 % division.width() == 0, "{few:?}: {division:?}");
                     assert!(
                         division.lanes.is_multiple_of(division.span) && division.span.is_multiple_of(4),
@@ -165,7 +176,7 @@ mod tests {
     #[test]
     fn few_columns_get_more_lanes_and_many_keep_all_lanes_busy() {
         let of = |dtype, inner, columns| {
-            let few = Few { dtype, weights: 1, held: 1, normed: false, inner, columns, layers: 1 };
+            let few = Few { dtype, weights: 1, held: 1, normed: false, inner, columns, layers: 1, tier: Tier::Subgroups };
             let Division { lanes, span, tile } = Division::of(&few);
             (lanes, span, tile)
         };
