@@ -2,7 +2,8 @@
 
 usage: models.py FOLDER SHAPE
 FOLDER/SHAPE then holds bf16/ and f16/ (config.json, model.safetensors), bf16.gguf, f16.gguf and q8_0.gguf. llama.cpp's quantiser makes
-other formats from bf16.gguf. gemma-3-4b-4-layers has rows of whole blocks in every format, and a vocabulary of 32,768.
+other formats from bf16.gguf. gemma-3-4b-4-layers has rows of whole blocks in every format, and a vocabulary of 32,768. Of gemma-4-e2b
+there is q4_k.gguf alone, as people have it: matrices in Q4_K, tables in Q6_K, which the head is too.
 """
 
 import json
@@ -20,6 +21,9 @@ SHAPES = {
     "gemma-3-1b": (1152, 26, 4, 1, 256, 6912, 262144),
     "gemma-3-4b-4-layers": (2560, 4, 8, 4, 256, 10240, 32768),
 }
+# The same of Gemma 4 E2B, then the head width of full layers, columns of a layer's table, and layers without keys of their own, whose
+# FFW is twice as wide.
+E2B = (1536, 35, 8, 1, 256, 6144, 262144, 512, 256, 20)
 CONTEXT, WINDOW, PERIOD, EPS, THETA, THETA_SLIDING = 32768, 512, 6, 1e-6, 1e6, 1e4
 NAMES_GGUF = {
     "input_layernorm": "attn_norm",
@@ -144,10 +148,96 @@ def gguf_writer(path, shape, file_type):
     return writer
 
 
+def random_blocks(kind, size):
+    """Rows of random blocks, each block one of 1,024."""
+    rows, columns = size
+    rng = np.random.default_rng(1)
+    # Scales that leave the weights within about ±0.05.
+    small = {"Q4_K": (2e-5, [("d", "<f2", 2), ("rest", "u1", 140)]), "Q6_K": (1e-5, [("rest", "u1", 208), ("d", "<f2", 1)])}
+    scale, fields = small[kind.name]
+    blocks = np.zeros(1024, dtype=fields)
+    blocks["rest"] = rng.integers(0, 256, blocks["rest"].shape, dtype=np.uint8)
+    blocks["d"] = scale
+    data = np.resize(blocks.view(np.uint8), rows * columns // 256 * blocks.itemsize)
+    return data.reshape(rows, -1)
+
+
+def tensors_of_e2b():
+    """GGUF's name, the shape and the format of every weight."""
+    hidden, layers, heads, kv_heads, head, ffw, vocab, full_head, table, shared = E2B
+    yield "token_embd", (vocab, hidden), "Q6_K"
+    yield "per_layer_token_embd", (vocab, layers * table), "Q6_K"
+    yield "per_layer_model_proj", (layers * table, hidden), "F16"
+    yield "per_layer_proj_norm", (table,), "F32"
+    yield "rope_freqs", (full_head // 2,), "F32"
+    for layer in range(layers):
+        width = full_head if (layer + 1) % 5 == 0 else head
+        inner = ffw if layer < layers - shared else 2 * ffw
+        matrices = {"attn_q": (heads * width, hidden), "attn_output": (hidden, heads * width)}
+        if layer < layers - shared:
+            matrices |= {"attn_k": (kv_heads * width, hidden), "attn_v": (kv_heads * width, hidden)}
+        matrices |= {"ffn_gate": (inner, hidden), "ffn_up": (inner, hidden), "ffn_down": (hidden, inner)}
+        matrices |= {"inp_gate": (table, hidden), "proj": (hidden, table)}
+        for name, size in matrices.items():
+            yield f"blk.{layer}.{name}", size, "Q4_K"
+        norms = ["attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm", "post_norm"]
+        for name, size in {**dict.fromkeys(norms, hidden), "attn_q_norm": width, "attn_k_norm": width, "layer_output_scale": 1}.items():
+            yield f"blk.{layer}.{name}", (size,), "F32"
+    yield "output_norm", (hidden,), "F32"
+
+
+def write_e2b(path):
+    hidden, layers, heads, kv_heads, head, ffw, vocab, full_head, table, shared = E2B
+    writer = gguf.GGUFWriter(path, "gemma4")
+    writer.add_context_length(CONTEXT)
+    writer.add_embedding_length(hidden)
+    writer.add_block_count(layers)
+    writer.add_feed_forward_length([ffw if layer < layers - shared else 2 * ffw for layer in range(layers)])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    for name, width in {"": full_head, "_swa": head}.items():
+        writer.add_uint32(f"gemma4.attention.key_length{name}", width)
+        writer.add_uint32(f"gemma4.attention.value_length{name}", width)
+        writer.add_uint32(f"gemma4.rope.dimension_count{name}", width)
+    writer.add_layer_norm_rms_eps(EPS)
+    writer.add_rope_freq_base(THETA)
+    writer.add_float32("gemma4.rope.freq_base_swa", THETA_SLIDING)
+    writer.add_sliding_window(WINDOW)
+    writer.add_array("gemma4.attention.sliding_window_pattern", [(layer + 1) % 5 != 0 for layer in range(layers)])
+    writer.add_uint32("gemma4.attention.shared_kv_layers", shared)
+    writer.add_uint32("gemma4.embedding_length_per_layer_input", table)
+    writer.add_float32("gemma4.final_logit_softcapping", 30.0)
+    writer.add_vocab_size(vocab)
+    writer.add_tokenizer_model("no_vocab")
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_K_M)
+    for name, size, kind in tensors_of_e2b():
+        kind = gguf.GGMLQuantizationType[kind]
+        if kind.name == "F32":
+            values = np.ones(size, dtype=np.float32)
+        elif kind.name == "F16":
+            values = numbers(name, size).astype(np.float16)
+        else:
+            values = random_blocks(kind, size)
+        writer.add_tensor(f"{name}.weight", values, raw_dtype=kind)
+    write(writer)
+
+
+def write(writer):
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def main(folder, shape):
     folder = Path(folder) / shape
     done = folder / "complete"
     if done.exists():
+        return
+    if shape == "gemma-4-e2b":
+        folder.mkdir(parents=True, exist_ok=True)
+        write_e2b(folder / "q4_k.gguf")
+        done.touch()
         return
     files = {
         "bf16": Safetensors(folder / "bf16", shape, "BF16", "bfloat16"),
@@ -172,10 +262,7 @@ def main(folder, shape):
     for file in files.values():
         file.file.close()
     for writer in writers.values():
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        write(writer)
     done.touch()
 
 

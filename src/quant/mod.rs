@@ -32,27 +32,27 @@ struct Format {
     rows: Rows,
 }
 
-/// A row of the table; the last is the function that widens a block.
+/// A row of the table; the last is the function that widens a block, or does so but for its factor.
 macro_rules! format {
-    ($name:literal, $ggml_type:literal, $elements:literal, $bytes:literal, $factors:expr, $block:path) => {
+    ($name:literal, $ggml_type:literal, $elements:literal, $bytes:literal, $factors:expr, $($block:tt)+) => {
         Format {
             name: $name,
             ggml_type: $ggml_type,
             elements: $elements,
             bytes: $bytes,
             factors: $factors,
-            rows: rows!($elements, $bytes, $block),
+            rows: rows!($elements, $bytes, $($block)+),
         }
     };
 }
 
 #[rustfmt::skip]
 const FORMATS: [Format; 13] = [
-    format!("Q4_0",    2,  32,  18,     0..2, simple::q4_0),
+    format!("Q4_0",    2,  32,  18,     0..2, but for simple::q4_0),
     format!("Q4_1",    3,  32,  20,     0..4, simple::q4_1),
-    format!("Q5_0",    6,  32,  22,     0..2, simple::q5_0),
+    format!("Q5_0",    6,  32,  22,     0..2, but for simple::q5_0),
     format!("Q5_1",    7,  32,  24,     0..8, simple::q5_1),
-    format!("Q8_0",    8,  32,  34,     0..2, simple::q8_0),
+    format!("Q8_0",    8,  32,  34,     0..2, but for simple::q8_0),
     format!("Q2_K",   10, 256,  84,   80..84, k_quants::q2_k),
     format!("Q3_K",   11, 256, 110, 108..110, k_quants::q3_k),
     format!("Q4_K",   12, 256, 144,    0..16, k_quants::q4_k),
@@ -171,7 +171,7 @@ pub(crate) fn packed_names() -> String {
 /// The binary16 at byte `at`, widened.
 #[inline(always)]
 fn half_at(block: &[u8], at: usize) -> f32 {
-    rows::half(u16::from_le_bytes([block[at], block[at + 1]]))
+    block[at..].first_chunk().map_or(0.0, |bytes| rows::half(u16::from_le_bytes(*bytes)))
 }
 
 #[cfg(test)]

@@ -8,6 +8,9 @@ use pulp::{Arch, NullaryFnOnce, Simd, WithSimd};
 /// Partial sums of a dot product: the same on every processor and for any number of rows.
 const LANES: usize = 32;
 
+/// Those of a block that has a factor.
+const BLOCK_LANES: usize = 8;
+
 /// Elements of a block of numbers that have no blocks of their own.
 pub(super) const PLAIN: usize = 32;
 
@@ -36,9 +39,19 @@ impl Rows {
     }
 }
 
-/// The [`Rows`] of blocks of `$elements` elements in `$bytes` bytes, which `$block` widens.
+/// The [`Rows`] of blocks of `$elements` elements in `$bytes` bytes, which `$block` widens. What it widens `but for` a factor is still to
+/// be multiplied by the number that it returns.
 macro_rules! rows {
     ($elements:expr, $bytes:expr, $block:path) => {
+        $crate::quant::rows::rows!(of $elements, $bytes, |stored, out| {
+            $block(stored, out);
+            None
+        })
+    };
+    ($elements:expr, $bytes:expr, but for $block:path) => {
+        $crate::quant::rows::rows!(of $elements, $bytes, |stored, out| Some($block(stored, out)))
+    };
+    (of $elements:expr, $bytes:expr, $block:expr) => {
         $crate::quant::rows::Rows::new(
             |stored, out| $crate::quant::rows::widen::<$elements, $bytes>(stored, out, $block),
             |stored, x, inner, out| $crate::quant::rows::multiply::<$elements, $bytes>(stored, x, inner, out, $block),
@@ -78,7 +91,11 @@ pub(super) fn half(bits: u16) -> f32 {
     f32::from_bits(number.to_bits() | if finite { 0 } else { 0x7f80_0000 })
 }
 
-pub(super) fn widen<const E: usize, const B: usize>(stored: &[u8], out: &mut [f32], block: impl Fn(&[u8; B], &mut [f32; E])) {
+pub(super) fn widen<const E: usize, const B: usize>(
+    stored: &[u8],
+    out: &mut [f32],
+    block: impl Fn(&[u8; B], &mut [f32; E]) -> Option<f32>,
+) {
     Arch::new().dispatch(Widen { stored, out, block });
 }
 
@@ -87,7 +104,7 @@ pub(super) fn multiply<const E: usize, const B: usize>(
     x: &[f32],
     inner: usize,
     out: &mut [f32],
-    block: impl Fn(&[u8; B], &mut [f32; E]) + Copy,
+    block: impl Fn(&[u8; B], &mut [f32; E]) -> Option<f32> + Copy,
 ) {
     if inner == 0 {
         return out.fill(0.0);
@@ -107,30 +124,33 @@ pub(super) fn multiply<const E: usize, const B: usize>(
 
 struct Widen<'a, F, const E: usize, const B: usize>
 where
-    F: Fn(&[u8; B], &mut [f32; E]),
+    F: Fn(&[u8; B], &mut [f32; E]) -> Option<f32>,
 {
     stored: &'a [u8],
     out: &'a mut [f32],
     block: F,
 }
 
-impl<F: Fn(&[u8; B], &mut [f32; E]), const E: usize, const B: usize> NullaryFnOnce for Widen<'_, F, E, B> {
+impl<F: Fn(&[u8; B], &mut [f32; E]) -> Option<f32>, const E: usize, const B: usize> NullaryFnOnce for Widen<'_, F, E, B> {
     type Output = ();
 
     #[inline(always)]
     fn call(self) {
         let (blocks, end) = self.stored.as_chunks::<B>();
         let (places, rest) = self.out.as_chunks_mut::<E>();
-        for (block, place) in blocks.iter().zip(places) {
+        let widened = |block: &[u8; B]| {
             // On its own, where the compiler knows that it does not overlap the block.
             let mut wide = [0.0; E];
-            (self.block)(block, &mut wide);
-            *place = wide;
+            match (self.block)(block, &mut wide) {
+                Some(factor) => wide.map(|x| x * factor),
+                None => wide,
+            }
+        };
+        for (block, place) in blocks.iter().zip(places) {
+            *place = widened(block);
         }
         if !rest.is_empty() {
-            let mut wide = [0.0; E];
-            (self.block)(&padded(end), &mut wide);
-            rest.copy_from_slice(&wide[..rest.len()]);
+            rest.copy_from_slice(&widened(&padded(end))[..rest.len()]);
         }
     }
 }
@@ -151,8 +171,9 @@ struct Multiply<'a, F, const E: usize, const B: usize, const R: usize> {
     out: &'a mut [f32],
 }
 
-impl<F: Fn(&[u8; B], &mut [f32; E]) + Copy, const E: usize, const B: usize, const R: usize> WithSimd
-    for Multiply<'_, F, E, B, R>
+impl<F, const E: usize, const B: usize, const R: usize> WithSimd for Multiply<'_, F, E, B, R>
+where
+    F: Fn(&[u8; B], &mut [f32; E]) -> Option<f32> + Copy,
 {
     type Output = ();
 
@@ -180,23 +201,23 @@ fn dots<S: Simd, const E: usize, const B: usize, const R: usize>(
     simd: S,
     row: &[u8],
     xs: [&[f32]; R],
-    block: impl Fn(&[u8; B], &mut [f32; E]),
+    block: impl Fn(&[u8; B], &mut [f32; E]) -> Option<f32>,
 ) -> [f32; R] {
     let mut sums = [[0.0; LANES]; R];
     let mut wide = [0.0; E];
     let (blocks, end) = row.as_chunks::<B>();
     for (i, stored) in blocks.iter().enumerate() {
-        block(stored, &mut wide);
+        let factor = block(stored, &mut wide);
         for (x, sums) in xs.iter().zip(&mut sums) {
             if let Some(x) = x.as_chunks().0.get(i) {
-                add(simd, sums, &wide, x);
+                add(simd, sums, &wide, x, factor);
             }
         }
     }
     if !end.is_empty() {
-        block(&padded(end), &mut wide);
+        let factor = block(&padded(end), &mut wide);
         for (x, sums) in xs.iter().zip(&mut sums) {
-            add(simd, sums, &wide, &padded(x.as_chunks::<E>().1));
+            add(simd, sums, &wide, &padded(x.as_chunks::<E>().1), factor);
         }
     }
     let mut totals = [0.0; R];
@@ -207,13 +228,33 @@ fn dots<S: Simd, const E: usize, const B: usize, const R: usize>(
 }
 
 #[inline(always)]
-fn add<S: Simd, const E: usize>(simd: S, sums: &mut [f32; LANES], wide: &[f32; E], x: &[f32; E]) {
+fn add<S: Simd, const E: usize>(simd: S, sums: &mut [f32; LANES], wide: &[f32; E], x: &[f32; E], factor: Option<f32>) {
+    if let Some(factor) = factor {
+        return add_block(simd, sums, wide, x, factor);
+    }
     let sums = S::as_mut_simd_f32s(sums).0;
     for (wide, x) in wide.as_chunks::<LANES>().0.iter().zip(x.as_chunks::<LANES>().0) {
         let products = S::as_simd_f32s(wide).0.iter().zip(S::as_simd_f32s(x).0);
         for (sum, (wide, x)) in sums.iter_mut().zip(products) {
             *sum = simd.mul_add_e_f32s(*wide, *x, *sum);
         }
+    }
+}
+
+/// One multiplication of the block's sums by its factor, instead of one of each element.
+#[inline(always)]
+fn add_block<S: Simd, const E: usize>(simd: S, sums: &mut [f32; LANES], wide: &[f32; E], x: &[f32; E], factor: f32) {
+    let mut block = [0.0; BLOCK_LANES];
+    for (wide, x) in wide.as_chunks::<BLOCK_LANES>().0.iter().zip(x.as_chunks::<BLOCK_LANES>().0) {
+        let products = S::as_simd_f32s(wide).0.iter().zip(S::as_simd_f32s(x).0);
+        for (sum, (wide, x)) in S::as_mut_simd_f32s(&mut block).0.iter_mut().zip(products) {
+            *sum = simd.mul_add_e_f32s(*wide, *x, *sum);
+        }
+    }
+    let factor = simd.splat_f32s(factor);
+    let sums = S::as_mut_simd_f32s(&mut sums[..BLOCK_LANES]).0;
+    for (sum, block) in sums.iter_mut().zip(S::as_simd_f32s(&block).0) {
+        *sum = simd.mul_add_e_f32s(*block, factor, *sum);
     }
 }
 
