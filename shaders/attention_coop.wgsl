@@ -37,8 +37,9 @@ const TOGETHER = max(LANES / TQ, 1u);
 const OWN = TQ * TOGETHER / LANES;
 // Vectors of a slice of values that a lane moves at most.
 const OWN_VALUES = max(VALUES * VALUE_SLICE / VEC / LANES, 1u);
-// The largest logarithm of a weight.
+// The largest logarithm of a weight, and how far below the largest score a base moves, so that small weights are numbers of f16 too.
 const NEAR = 8.0;
+const BELOW = 3.0;
 #include lib/subgroup.wgsl
 #include lib/lanes_ends.wgsl
 #include lib/attention.wgsl
@@ -188,8 +189,8 @@ fn main(
             }
             if workgroupUniformLoad(&some_seen) == 0u { continue; }
 
-            for (var turn = 0u; turn < 4u; turn += num_subgroups) {
-                let part = turn + subgroup_id;
+            for (var first_part = 0u; first_part < 4u; first_part += num_subgroups) {
+                let part = first_part + subgroup_id;
                 var z: array<Sum, SCORES>;
                 for (var d = 0u; d < DEPTH; d += KEY_SLICE) {
                     workgroupBarrier();
@@ -240,16 +241,17 @@ fn main(
             for (var r = 0u; r < OWN; r++) {
                 let row = first_row + r * (LANES / TOGETHER);
                 let most = largest_of(row);
-                let now = select(base[r], most, most > base[r] + NEAR);
+                let now = select(base[r], most - BELOW, most > base[r] + NEAR);
                 let factor = exp(max(base[r] - now, -100.0));
-                if now != base[r] { follows = 0u; }
+                // Before a row's first visible key its sums are zeros.
+                if now != base[r] && base[r] > HIDDEN { follows = 0u; }
                 base[r] = now;
                 sum[r] *= factor;
                 if among == 0u { factors[row] = factor; }
                 for (var i = among; i < TK; i += TOGETHER) {
                     let z = scores[row * ACROSS_SCORES + i];
                     // As it is multiplied, so that what is divided by is what was summed.
-                    let weight = f16(select(0.0, exp(max(z - now, -100.0)), z > HIDDEN));
+                    let weight = f16(select(exp(max(z - now, -100.0)), 0.0, z <= HIDDEN));
                     weights[row * ACROSS_WEIGHTS + i] = weight;
                     sum[r] += f32(weight);
                 }
@@ -306,9 +308,8 @@ fn main(
                 scratch[tail] = base[r];
                 scratch[tail + 1u] = total;
             }
-            factors[row] = 1.0;
 #else
-            factors[row] = select(0.0, 1.0 / total, total > 0.0);
+            if among == 0u { factors[row] = select(0.0, 1.0 / total, total > 0.0); }
 #endif
         }
         let pieces = min(num_subgroups, 4u - first_piece);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use gemmaflow::{
     gemma::{GemmaConfig, GemmaFlow},
     ir::{
-        DType, DimBinding, Graph, LowerOptions,
+        Compute, DType, DimBinding, Graph, LowerOptions,
         kernel::{CooperativeTile, Target, Tier},
         sym,
     },
@@ -38,15 +38,19 @@ fn parts_take_the_kernels_of_the_whole() {
     for name in FAMILIES {
         let graph = graph(name);
         let residency = Together::of(&graph);
-        for (target, tokens) in targets().iter().flat_map(|target| [1, 16, 64].map(|tokens| (target, tokens))) {
-            let options = LowerOptions { chosen_from: Some("logits".into()), ..LowerOptions::default() };
+        let runs = targets().into_iter().flat_map(|target| [1, 16, 64].map(|tokens| (target.clone(), tokens)));
+        for ((target, tokens), compute) in
+            runs.flat_map(|run| [Compute::F32, Compute::Auto].map(|compute| (run.clone(), compute)))
+        {
+            let options =
+                LowerOptions { chosen_from: Some("logits".into()), compute, ..LowerOptions::default() }.for_graph(&graph);
             let binding = DimBinding::new().with(sym::SEQ, tokens).with(sym::CACHE, 4096).with(sym::RING, 640);
             let kernels = |graph: &Graph| -> BTreeSet<String> {
-                let plan = lower(graph, &binding, target, &options, &residency).expect("a plan");
+                let plan = lower(graph, &binding, &target, &options, &residency).expect("a plan");
                 plan.dispatches.iter().map(|dispatch| dispatch.kernel.key()).collect()
             };
             let whole = kernels(&graph);
-            let parts = parts(&graph, &binding, target, &options, &residency).expect("parts");
+            let parts = parts(&graph, &binding, &target, &options, &residency).expect("parts");
             for part in &parts {
                 part.graph.verify().unwrap_or_else(|e| panic!("{name}: {}: {e}", part.label));
             }
@@ -54,7 +58,7 @@ fn parts_take_the_kernels_of_the_whole() {
             // The results of products that are joined are put into one.
             let more = |kernel: &&String| !whole.contains(*kernel) && !kernel.starts_with("region");
             let missing: Vec<_> = whole.difference(&found).chain(found.iter().filter(more)).collect();
-            assert!(missing.is_empty(), "{name}, {:?}, {tokens} tokens: {missing:#?}", target.tier);
+            assert!(missing.is_empty(), "{name}, {:?}, {compute:?}, {tokens} tokens: {missing:#?}", target.tier);
         }
     }
 }

@@ -215,14 +215,19 @@ fn is_pending<T>(future: &mut std::pin::Pin<Box<impl Future<Output = T>>>) -> bo
 fn a_step_given_up_between_slices_loses_nothing() {
     let context = open();
     let mut sliced = demo(Device::Context(context.clone()), options(SHORTEST));
-    // The prompt's rows first, then slices of the step.
+    // The prompt's rows first, then slices of the step. How many there are goes by measured times.
     for given_up_after in (1..30).step_by(4) {
         sliced.prefill(&[PROMPT[0], 700 + given_up_after as u32]).unwrap();
         sliced.prefill(&PROMPT).unwrap();
         let (before, greedy) = (submits(&sliced), SampleOpts::greedy());
         let mut step = Box::pin(sliced.step_async(&greedy));
-        while context.counters().snapshot().submits - before < given_up_after {
-            assert!(is_pending(&mut step));
+        let mut waits = true;
+        while waits && context.counters().snapshot().submits - before < given_up_after {
+            waits = is_pending(&mut step);
+        }
+        if !waits {
+            assert!(given_up_after > 1, "a step of one slice");
+            break;
         }
         drop(step);
         assert_eq!(sliced.tokens(), PROMPT);

@@ -318,7 +318,7 @@ pub struct Maxima {
 pub struct Emit<'a> {
     /// The device.
     pub target: &'a Target,
-    /// The numbers that products are computed with.
+    /// The numbers that the op's products are computed with.
     pub compute: Compute,
     /// Position in the model.
     pub label: String,

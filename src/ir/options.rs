@@ -41,7 +41,7 @@ pub struct LowerOptions {
     pub constant_folding: bool,
     /// Whether the report holds the graph as text after each pass.
     pub verbose: bool,
-    /// The numbers that products are computed with.
+    /// The numbers that products and attention are computed with.
     pub compute: Compute,
     /// Whether the products that suffer most from f16 stay f32 ([`keeps_f32`](Self::keeps_f32)), and all of them on a device
     /// without f16. Otherwise such a device is an error with [`Compute::F16`].

@@ -25,7 +25,8 @@ pub enum Mixed {
     /// Nothing; with `f16` a device without it is an error.
     None,
     /// The projection out of each FFW, the LM head and routers
-    /// ([`LowerOptions::keeps_f32`](crate::ir::LowerOptions::keeps_f32)), and attention in a model with experts; on a device without f16 everything, with a warning.
+    /// ([`LowerOptions::keeps_f32`](crate::ir::LowerOptions::keeps_f32)), and attention in a model with experts; on a device without
+    /// f16 everything, with a warning.
     #[default]
     Auto,
 }

@@ -8,7 +8,7 @@ use pulp::{Arch, NullaryFnOnce, Simd, WithSimd};
 /// Partial sums of a dot product: the same on every processor and for any number of rows.
 const LANES: usize = 32;
 
-/// Those of a block that has a factor.
+/// Those of a block that has a factor: whole vectors, where vectors are no longer.
 const BLOCK_LANES: usize = 8;
 
 /// Elements of a block of numbers that have no blocks of their own.
@@ -229,9 +229,15 @@ fn dots<S: Simd, const E: usize, const B: usize, const R: usize>(
 
 #[inline(always)]
 fn add<S: Simd, const E: usize>(simd: S, sums: &mut [f32; LANES], wide: &[f32; E], x: &[f32; E], factor: Option<f32>) {
-    if let Some(factor) = factor {
-        return add_block(simd, sums, wide, x, factor);
+    match factor {
+        Some(factor) if size_of::<S::f32s>() <= size_of::<[f32; BLOCK_LANES]>() => add_block(simd, sums, wide, x, factor),
+        Some(factor) => add_each(simd, sums, &wide.map(|w| w * factor), x),
+        None => add_each(simd, sums, wide, x),
     }
+}
+
+#[inline(always)]
+fn add_each<S: Simd, const E: usize>(simd: S, sums: &mut [f32; LANES], wide: &[f32; E], x: &[f32; E]) {
     let sums = S::as_mut_simd_f32s(sums).0;
     for (wide, x) in wide.as_chunks::<LANES>().0.iter().zip(x.as_chunks::<LANES>().0) {
         let products = S::as_simd_f32s(wide).0.iter().zip(S::as_simd_f32s(x).0);

@@ -39,9 +39,9 @@ impl Sizes {
     }
 
     /// What a kernel works on, for [`Emit::choose`].
-    fn work(&self, kernel: &str) -> String {
+    fn work(&self, kernel: &str, target: &Target) -> String {
         let Self { new, heads, kv_heads, head_dim, .. } = self;
-        format!("{kernel}: {heads} heads on {kv_heads} of {head_dim}, {new} queries")
+        format!("{kernel}, {}: {heads} heads on {kv_heads} of {head_dim}, {new} queries", target.tier.option().0)
     }
 
     /// Queries of a KV head: pairs of a new token and a head.
@@ -55,11 +55,12 @@ fn vector_of(width: usize) -> Option<usize> {
     [4, 2].into_iter().find(|vector| width.is_multiple_of(*vector))
 }
 
-/// A kernel's file, its layout as options, and the queries of a workgroup.
+/// A kernel's file, its layout as options, the queries of a workgroup, and those that its parts are counted by.
 struct Layout {
     shader: &'static str,
     options: Vec<(&'static str, String)>,
     queries: usize,
+    counted: usize,
 }
 
 /// Whether a driver on the CPU takes its own kernel.
@@ -91,7 +92,11 @@ impl Layout {
         if sizes.queries() <= FEW_QUERIES {
             return Ok(Self::few(emit, sizes, vector));
         }
-        Ok(Self::coop(emit, sizes, vector).unwrap_or_else(|| Self::tile(emit, sizes, vector)))
+        let mut layouts = Self::many(emit, sizes, vector);
+        let first = layouts[0].queries;
+        let chosen = layouts.swap_remove(emit.choose(sizes.work("attention of many", emit.target), layouts.len()));
+        // No choice takes more parts, and scratch, than the first.
+        Ok(Self { counted: chosen.queries.min(first), ..chosen })
     }
 
     /// The most vectors of a head: one a lane of the largest workgroup.
@@ -122,7 +127,7 @@ impl Layout {
             ("HV", held.to_string()),
             ("WIDE", yes(shuffles && target.int64 && vector == 4)),
         ];
-        Self { shader: "attention", options, queries }
+        Self { shader: "attention", options, queries, counted: queries }
     }
 
     /// Queries in workgroup memory, keys split among lanes.
@@ -134,7 +139,7 @@ impl Layout {
         let fits = |queries: &usize| Self::few_bytes(target, *queries, width, vector, lanes) <= WORKGROUP_BYTES;
         let wanted = sizes.queries().next_power_of_two().min(if is_small(target) { 2 } else { 4 });
         let most: usize = [4, 2].into_iter().filter(|queries| *queries <= wanted).find(fits).unwrap_or(1);
-        let queries = most >> emit.choose(sizes.work("attention_few"), most.min(2));
+        let queries = most >> emit.choose(sizes.work("attention_few", target), most.min(2));
         let products = if width > 64 { 8 } else { 16 };
         // The products of so many vectors of a key with all queries fit registers.
         let depth = [8, 4, 2]
@@ -150,7 +155,7 @@ impl Layout {
             ("DEPTH", depth.to_string()),
             ("WIDE", yes(false)),
         ]);
-        Self { shader: "attention_few", options, queries }
+        Self { shader: "attention_few", options, queries, counted: queries }
     }
 
     /// Vectors of queries, or of one a lane, in workgroup memory.
@@ -165,48 +170,62 @@ impl Layout {
         4 * (Self::room(queries, width, lanes) * vector + queries * lanes + (queries + 1) * met + 2 * met)
     }
 
-    /// Products of tiles by the device's matrix units, where numbers may be f16 and there are new tokens enough.
-    fn coop(emit: &mut Emit, sizes: &Sizes, vector: usize) -> Option<Self> {
+    /// By the device's matrix units, where numbers may be f16 and there are new tokens enough; else, or where that may be faster, by
+    /// tiles without them.
+    fn many(emit: &Emit, sizes: &Sizes, vector: usize) -> Vec<Self> {
+        let mut layouts: Vec<Self> = Self::coop(emit, sizes, vector).into_iter().collect();
+        if layouts.is_empty() || emit.compute == Compute::Auto {
+            layouts.extend(Self::tiles(emit.target, sizes, vector));
+        }
+        layouts
+    }
+
+    /// Products of tiles by matrix units.
+    fn coop(emit: &Emit, sizes: &Sizes, vector: usize) -> Option<Self> {
         let tile = emit.target.cooperative.filter(|_| emit.compute != Compute::F32 && sizes.new >= LEAST_MATRIX_ROWS)?;
-        let (side, lanes) = (tile.m as usize, tile.lanes as usize);
+        let side = tile.m as usize;
+        let lanes = tile.lanes as usize;
         let columns = sizes.head_dim.div_ceil(4 * side);
         // Of the results a lane holds at most 64 numbers, if subgroups have the size that the device likely takes.
         let held = |rows: usize| rows * columns * side * side / (lanes / 4);
-        let rows = [4, 2, 1]
-            .into_iter()
-            .find(|rows| held(*rows) <= 64 && Self::coop_bytes(*rows, columns, side) <= tile.memory as usize)?;
-        if emit.compute == Compute::Auto {
-            if emit.choose(sizes.work("attention by matrices"), 2) == 1 {
-                return None;
-            }
-        }
+        let fits = |rows: usize| held(rows) <= 64 && Self::coop_bytes(rows, columns, side, lanes) <= tile.memory as usize;
+        let rows = [4, 2, 1].into_iter().find(|rows| fits(*rows))?;
         let mut options = gpu_options(emit.target, lanes);
         let sizes = [("P", side), ("ROWS", rows), ("COLS", columns), ("VEC", vector)];
         options.extend(sizes.map(|(name, size)| (name, size.to_string())));
         options.push(("WIDE", yes(false)));
-        Some(Self { shader: "attention_coop", options, queries: rows * side })
+        Some(Self { shader: "attention_coop", options, queries: rows * side, counted: rows * side })
     }
 
-    /// Workgroup memory of `attention_coop`, as it declares it.
-    fn coop_bytes(rows: usize, columns: usize, side: usize) -> usize {
+    /// Workgroup memory of `attention_coop`.
+    fn coop_bytes(rows: usize, columns: usize, side: usize, lanes: usize) -> usize {
         let queries = rows * side;
         let keys = (4 * side / rows).max(32);
-        let halves =
-            queries * (4 * side * columns + 8) + (keys * (128 * side / keys + 8)).max(32 * (4 * side + 8)) + queries * (keys + 8);
-        let words = queries * (keys + 4) + 256 + queries + keys + 2 * 64 + 8;
+        let key_slice = keys * (128 * side / keys + 8);
+        let value_slice = 32 * (4 * side + 8);
+        let halves = queries * (4 * side * columns + 8) + key_slice.max(value_slice) + queries * (keys + 8);
+        // Scores, a number for each lane, one for each row and key, ends for each subgroup of at least four, and what alignment takes.
+        let words = queries * (keys + 4) + lanes.max(queries) + queries + keys + 2 * (lanes / 4) + 8;
         2 * halves + 4 * words
     }
 
     /// Tiles of queries and keys in workgroup memory; at most 16 vectors of results lie in a lane's registers, on small devices 4. Half
     /// as many may be faster, on a device that has fewer registers.
-    fn tile(emit: &mut Emit, sizes: &Sizes, vector: usize) -> Self {
+    fn tiles(target: &Target, sizes: &Sizes, vector: usize) -> Vec<Self> {
         let held = (sizes.head_dim / vector).div_ceil(16);
-        let vectors = if is_small(emit.target) { 4 } else { 16 };
+        let vectors = if is_small(target) { 4 } else { 16 };
         let most: usize = [4, 2].into_iter().find(|rows| rows * held <= vectors).unwrap_or(1);
-        let rows = most >> emit.choose(sizes.work("attention_tile"), most.min(2));
-        let mut options = gpu_options(emit.target, 128);
-        options.extend([("ROWS", rows.to_string()), ("HV", held.to_string()), ("VEC", vector.to_string()), ("WIDE", yes(false))]);
-        Self { shader: "attention_tile", options, queries: 8 * rows }
+        let of = |rows: usize| {
+            let mut options = gpu_options(target, 128);
+            options.extend([
+                ("ROWS", rows.to_string()),
+                ("HV", held.to_string()),
+                ("VEC", vector.to_string()),
+                ("WIDE", yes(false)),
+            ]);
+            Self { shader: "attention_tile", options, queries: 8 * rows, counted: 8 * rows }
+        };
+        [most, most / 2].into_iter().filter(|rows| *rows > 0).map(of).collect()
     }
 }
 
@@ -218,9 +237,10 @@ fn yes(is: bool) -> String {
 pub(super) fn emit(op: &Attention, emit: &mut Emit) -> Result<()> {
     let sizes = Sizes::of(emit);
     let new_row = emit.new_row.take();
-    let Layout { shader, mut options, queries } = Layout::of(emit, &sizes, new_row.is_some())?;
-    let groups = sizes.batch * sizes.kv_heads * sizes.queries().div_ceil(queries);
-    let parts = parts(emit, &sizes, groups);
+    let Layout { shader, mut options, queries, counted } = Layout::of(emit, &sizes, new_row.is_some())?;
+    let groups = |queries: usize| sizes.batch * sizes.kv_heads * sizes.queries().div_ceil(queries);
+    let parts = parts(emit, &sizes, groups(counted));
+    let groups = groups(queries);
     options.extend([
         ("SOFTCAP", yes(op.softcap.is_some())),
         ("KEEP", yes(op.keep)),
@@ -325,6 +345,6 @@ fn parts(emit: &mut Emit, sizes: &Sizes, groups: usize) -> usize {
         return most;
     }
     // Caches of any such size take the same share.
-    let work = format!("{}, {MANY_ROWS} rows and more", sizes.work("attention parts"));
+    let work = format!("{} in {groups} groups, {MANY_ROWS} rows and more", sizes.work("attention parts", emit.target));
     most >> emit.choose(work, 3)
 }

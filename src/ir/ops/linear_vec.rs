@@ -26,8 +26,9 @@ impl Few {
     /// What the kernel works on, for [`Emit::choose`].
     fn work(&self) -> String {
         let Self { dtype, weights, held, inner, columns, layers, .. } = self;
+        let tier = self.tier.option().0;
         let norm = if self.normed { ", normed" } else { "" };
-        format!("linear_vec: {weights} {dtype} weights of {columns}x{inner}, {layers} times {held} rows{norm}")
+        format!("linear_vec, {tier}: {weights} {dtype} weights of {columns}x{inner}, {layers} times {held} rows{norm}")
     }
 
     /// Sums that a lane holds at most. Devices without subgroup operations are mostly small ones, with 32 to 64 registers a lane.

@@ -25,7 +25,7 @@ const ROWS: usize = 4096;
 /// New tokens of a prompt's run that are neither few nor many.
 const SOME_TOKENS: usize = 16;
 
-/// New tokens of a run whose products may go through cooperative matrices.
+/// New tokens of a run whose products and attention may go through cooperative matrices.
 const MANY_TOKENS: usize = 64;
 
 impl GpuModel {

@@ -23,7 +23,7 @@ use crate::{
 const CHUNK: usize = 64;
 
 /// The product of one row with the FFW's last weight.
-const DOWN: &str = "linear_vec: 1 f32 weights of 48x76, 1 times 1 rows";
+const DOWN: &str = "linear_vec, subgroup: 1 f32 weights of 48x76, 1 times 1 rows";
 
 /// As much as it takes.
 const AMPLE: Budget = Budget { test: Duration::from_secs(600), timing: Duration::from_secs(600) };
