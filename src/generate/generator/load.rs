@@ -5,6 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use super::{
     GemmaGenerator,
     advance::Ahead,
+    fallback::on_gpu,
     history::History,
     marks::{MARKS, Marks},
 };
@@ -15,7 +16,7 @@ use crate::{
         CancelToken, DraftStats, Engine, FlowHook, MemoryPlan, Model, PlanPolicy, Profiles, reference_engine::ReferenceEngine,
     },
     profile::CompileProfile,
-    runtime::{Capabilities, Device, EngineOptions, GpuContext, GpuEngine, GpuOptions, Opened, UploadProgress},
+    runtime::{Capabilities, Device, EngineOptions, GpuOptions, Opened, UploadProgress},
     weights::{Quantise, QuantisedLoader, WeightLoader, load_from_path},
 };
 
@@ -369,25 +370,6 @@ impl GemmaGenerator {
         let drafted = DraftStats::default();
         let (submit_time, ahead) = (self.submit_time, Ahead::default());
         Self { config, engine, history, capacity, submit_time, reserved, stop, drafter, drafted, ahead, marks }
-    }
-}
-
-/// The engine on a device; where no kernel is right on one that was not asked for, that of the reference.
-fn on_gpu(
-    device: &Device,
-    context: Arc<GpuContext>,
-    model: Arc<Model>,
-    profiles: Profiles,
-    options: EngineOptions,
-) -> Result<Box<dyn Engine>> {
-    let chunk = options.chunk;
-    match GpuEngine::new(context, model.clone(), profiles.clone(), options) {
-        Ok(engine) => Ok(Box::new(engine)),
-        Err(why @ Error::WrongKernel { .. }) if *device == Device::Auto => {
-            tracing::warn!(%why, "computing on the CPU reference, which is slow");
-            Ok(Box::new(ReferenceEngine::new(model, profiles, chunk)?))
-        }
-        Err(error) => Err(error),
     }
 }
 

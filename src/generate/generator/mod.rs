@@ -1,6 +1,7 @@
 //! One sequence being continued.
 
 mod advance;
+mod fallback;
 mod history;
 mod hooked;
 mod load;

@@ -1,0 +1,54 @@
+//! What computes where no kernel of a device is right.
+
+use std::sync::Arc;
+
+use crate::{
+    Error, Result,
+    generate::{Engine, Model, Profiles, reference_engine::ReferenceEngine},
+    runtime::{Device, EngineOptions, GpuContext, GpuEngine},
+};
+
+/// The engine on a device; where no kernel is right on one that was not asked for, that of the reference.
+pub(super) fn on_gpu(
+    device: &Device,
+    context: Arc<GpuContext>,
+    model: Arc<Model>,
+    profiles: Profiles,
+    options: EngineOptions,
+) -> Result<Box<dyn Engine>> {
+    let chunk = options.chunk;
+    let made = GpuEngine::new(context, model.clone(), profiles.clone(), options);
+    let made = made.map(|engine| Box::new(engine) as Box<dyn Engine>);
+    or_reference(device, made, || Ok(Box::new(ReferenceEngine::new(model, profiles, chunk)?)))
+}
+
+fn or_reference<T>(device: &Device, made: Result<T>, reference: impl FnOnce() -> Result<T>) -> Result<T> {
+    match made {
+        Err(why @ Error::WrongKernel { .. }) if *device == Device::Auto => {
+            tracing::warn!(%why, "computing on the CPU reference, which is slow");
+            reference()
+        }
+        made => made,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_takes_over_where_no_device_was_asked_for() {
+        let wrong = || {
+            let text = || String::from("text");
+            Err(Error::WrongKernel { kernel: text(), device: text(), problem: text() })
+        };
+        let reference = || Ok("reference");
+        assert_eq!(or_reference(&Device::Auto, wrong(), reference).unwrap(), "reference");
+        assert_eq!(or_reference(&Device::Auto, Ok("device"), reference).unwrap(), "device");
+        for device in [Device::Gpu, Device::Named("a".into())] {
+            assert!(matches!(or_reference(&device, wrong(), reference), Err(Error::WrongKernel { .. })), "{device}");
+        }
+        let lost = Err(Error::DeviceLost("lost".into()));
+        assert!(matches!(or_reference(&Device::Auto, lost, reference), Err(Error::DeviceLost(_))));
+    }
+}
