@@ -51,7 +51,7 @@ fn main(
     let b = group / blocks / K;
     if b >= BATCH || block * QUERIES / g >= step.rows { return; }
 
-    let capacity = select(S, step.capacity, S == 0u);
+    let capacity = cache_rows();
 #if NEW == yes
     // A token at no position has no row.
     let own = visible[b + step.sequence];
@@ -68,15 +68,9 @@ fn main(
         bounds[r] = visible[b * T + t + step.sequence];
     }
 
-    let live = min(capacity, step.end);
-#if SPLITS == yes
-    let share = ((live + PARTS - 1u) / PARTS + LANES - 1u) / LANES * LANES;
-    let begin = min(wid.z * share, live);
-    let end = min(begin + share, live);
-#else
-    let begin = 0u;
-    let end = live;
-#endif
+    let rows = rows_of_part(wid.z, LANES);
+    let begin = rows.x;
+    let end = rows.y;
     var first = 0xffffffffu;
     var last = 0u;
     for (var s = begin + lane; s < end; s += LANES) {

@@ -43,6 +43,7 @@ const BELOW = 3.0;
 #include lib/subgroup.wgsl
 #include lib/lanes_ends.wgsl
 #include lib/attention.wgsl
+#include lib/attention_block.wgsl
 #include lib/times.wgsl
 #include lib/half_units.wgsl
 @group(0) @binding(0) var<storage, read> q: array<Values>;
@@ -109,25 +110,14 @@ fn main(
 #include lib/subgroup_begin.wgsl
     let width = H / VEC;
     let g = N / K;
-    let pairs = T * g;
-    let blocks = (pairs + TQ - 1u) / TQ;
-    let group = wid.x + wid.y * groups.x;
-    let block = group % blocks * TQ;
-    let kv = group / blocks % K;
-    let b = group / blocks / K;
+    let pairs = pairs_of_head();
+    let here = block_of(wid.x + wid.y * groups.x);
+    let block = here.first;
+    let kv = here.kv;
+    let b = here.b;
     if b >= BATCH || block / g >= step.rows { return; }
 
-    let capacity = select(S, step.capacity, S == 0u);
-    let live = min(capacity, step.end);
-#if SPLITS == yes
-    let share = ((live + PARTS - 1u) / PARTS + TK - 1u) / TK * TK;
-    let begin = min(wid.z * share, live);
-    let end = min(begin + share, live);
-#else
-    let begin = 0u;
-    let end = live;
-#endif
-    // Of the lane's rows; then of all of the workgroup.
+    let capacity = cache_rows();
     let among = lane % TOGETHER;
     let first_row = lane / TOGETHER;
     var bounds: array<vec2<i32>, OWN>;
@@ -135,7 +125,7 @@ fn main(
     for (var r = 0u; r < OWN; r++) {
         let row = first_row + r * (LANES / TOGETHER);
         let query = min(block + row, pairs - 1u);
-        bounds[r] = visible[b * T + query / g + step.sequence];
+        bounds[r] = bounds_of(here, row);
         let at = ((b * T + query / g + step.sequence) * N + kv * g + query % g) * width;
         var most = 0.0;
         for (var h = among; h < width; h += TOGETHER) {
@@ -144,17 +134,8 @@ fn main(
         }
         met[row * TOGETHER + among] = most;
     }
-    var all = vec2<i32>(0x7fffffff, -1);
-    for (var t = block / g; t <= min(block + TQ - 1u, pairs - 1u) / g; t++) {
-        let seen = visible[b * T + t + step.sequence];
-        all = vec2<i32>(min(all.x, seen.x), max(all.y, seen.y));
-    }
-    var low = 0xffffffffu;
-    var high = 0u;
-    for (var s = begin + lane; s < end; s += LANES) {
-        if sees(all, key_positions[b * capacity + s], b * capacity + s) { low = min(low, s); high = s + 1u; }
-    }
-    let ends = lanes_ends(low, high, lane);
+    let all = bounds_of_all(here);
+    let ends = seen_rows(here, all, rows_of_part(wid.z, TK), lane);
     let first = ends.x;
     let last = ends.y;
     for (var r = 0u; r < OWN; r++) {

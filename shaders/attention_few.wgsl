@@ -67,7 +67,7 @@ fn main(
     let b = group / blocks / K;
     if b >= BATCH || block * QUERIES / g >= step.rows { return; }
 
-    let capacity = select(S, step.capacity, S == 0u);
+    let capacity = cache_rows();
     // Heads of a query, rows of `visible`, and results, by query.
     var head: array<u32, QUERIES>;
     var bounds: array<vec2<i32>, QUERIES>;
@@ -77,16 +77,9 @@ fn main(
         head[r] = (b * T + t + step.sequence) * N + kv * g + query % g;
         bounds[r] = visible[b * T + t + step.sequence];
     }
-    let live = min(capacity, step.end);
-#if SPLITS == yes
-    const STEP = LANES / SPLIT;
-    let share = ((live + PARTS - 1u) / PARTS + STEP - 1u) / STEP * STEP;
-    let begin = min(wid.z * share, live);
-    let end = min(begin + share, live);
-#else
-    let begin = 0u;
-    let end = live;
-#endif
+    let range = rows_of_part(wid.z, LANES / SPLIT);
+    let begin = range.x;
+    let end = range.y;
 
     var most: array<f32, QUERIES>;
     var sum: array<f32, QUERIES>;

@@ -19,6 +19,7 @@ const ACROSS = TK + 4u;
 #include lib/subgroup.wgsl
 #include lib/lanes_ends.wgsl
 #include lib/attention.wgsl
+#include lib/attention_block.wgsl
 #include lib/times.wgsl
 @group(0) @binding(0) var<storage, read> q: array<Values>;
 #if SPLITS == no
@@ -44,43 +45,20 @@ fn main(
 #include lib/subgroup_begin.wgsl
     let width = H / VEC;
     let g = N / K;
-    let pairs = T * g;
-    let blocks = (pairs + TQ - 1u) / TQ;
-    let group = wid.x + wid.y * groups.x;
-    let block = group % blocks * TQ;
-    let kv = group / blocks % K;
-    let b = group / blocks / K;
+    let pairs = pairs_of_head();
+    let here = block_of(wid.x + wid.y * groups.x);
+    let block = here.first;
+    let kv = here.kv;
+    let b = here.b;
     if b >= BATCH || block / g >= step.rows { return; }
     let x = lane % 16u;
     let y = lane / 16u;
 
-    let capacity = select(S, step.capacity, S == 0u);
-    let live = min(capacity, step.end);
-#if SPLITS == yes
-    let share = ((live + PARTS - 1u) / PARTS + TK - 1u) / TK * TK;
-    let begin = min(wid.z * share, live);
-    let end = min(begin + share, live);
-#else
-    let begin = 0u;
-    let end = live;
-#endif
-    // Of the lane's queries; then of all of the workgroup.
+    let capacity = cache_rows();
     var bounds: array<vec2<i32>, ROWS>;
-    for (var r = 0u; r < times(ROWS); r++) {
-        let query = min(block + y + r * 8u, pairs - 1u);
-        bounds[r] = visible[b * T + query / g + step.sequence];
-    }
-    var all = vec2<i32>(0x7fffffff, -1);
-    for (var t = block / g; t <= min(block + TQ - 1u, pairs - 1u) / g; t++) {
-        let seen = visible[b * T + t + step.sequence];
-        all = vec2<i32>(min(all.x, seen.x), max(all.y, seen.y));
-    }
-    var low = 0xffffffffu;
-    var high = 0u;
-    for (var s = begin + lane; s < end; s += LANES) {
-        if sees(all, key_positions[b * capacity + s], b * capacity + s) { low = min(low, s); high = s + 1u; }
-    }
-    let ends = lanes_ends(low, high, lane);
+    for (var r = 0u; r < times(ROWS); r++) { bounds[r] = bounds_of(here, y + r * 8u); }
+    let all = bounds_of_all(here);
+    let ends = seen_rows(here, all, rows_of_part(wid.z, TK), lane);
     let first = ends.x;
     let last = ends.y;
 

@@ -32,8 +32,7 @@ impl Roofline {
 
     /// The least seconds that a dispatch takes.
     pub fn seconds(&self, dispatch: &DispatchTime) -> f64 {
-        let uses_matrices = matches!(dispatch.shader, "linear_coop" | "attention_coop");
-        let rate = self.matrices.filter(|_| uses_matrices).unwrap_or(self.arithmetic);
+        let rate = self.matrices.filter(|_| dispatch.uses_matrices).unwrap_or(self.arithmetic);
         (dispatch.cost.bytes as f64 / self.bandwidth).max(dispatch.cost.flops as f64 / rate)
     }
 }

@@ -24,6 +24,20 @@ const HIDDEN = -1e30;
 @group(0) @binding(1) var<storage, read> keys: array<Cached>;
 @group(0) @binding(2) var<storage, read> values: array<Cached>;
 #endif
+// Rows of the caches.
+fn cache_rows() -> u32 { return select(S, step.capacity, S == 0u); }
+
+// The first and the end of the rows that a part looks through, in whole strides.
+fn rows_of_part(part: u32, stride: u32) -> vec2<u32> {
+    let live = min(cache_rows(), step.end);
+#if SPLITS == yes
+    let share = ((live + PARTS - 1u) / PARTS + stride - 1u) / stride * stride;
+    let begin = min(part * share, live);
+    return vec2<u32>(begin, min(begin + share, live));
+#else
+    return vec2<u32>(0u, live);
+#endif
+}
 #if SPLITS == yes
 @group(0) @binding(7) var<storage, read_write> scratch: array<f32>;
 #endif

@@ -20,9 +20,13 @@ impl CooperativeTile {
     const DEPTH: u32 = 32 + 8;
     const GAP: u32 = 16;
 
-    /// The best of the shapes `[m, n, k]` that kernels can take, in workgroups of `lanes` invocations with at most
+    /// Half of a compute unit's memory on AMD, and all that Apple has: with more a workgroup would be alone there.
+    const MOST_MEMORY: u32 = 32 << 10;
+
+    /// The best of the shapes `[m, n, k]` that kernels can take, in workgroups of `lanes` invocations on a device that gives each
     /// `memory` bytes: the one that does most at once.
     pub fn choose(shapes: impl IntoIterator<Item = [u32; 3]>, lanes: u32, memory: u32) -> Option<Self> {
+        let memory = memory.min(Self::MOST_MEMORY);
         let tiles = shapes.into_iter().map(|[m, n, k]| Self { m, n, k, lanes, memory });
         let fitting = tiles.filter(|tile| tile.has_a_name() && tile.product_bytes() <= memory);
         fitting.max_by_key(|tile| tile.m * tile.n * tile.k)

@@ -114,18 +114,14 @@ impl<'a> Bound<'a> {
 
     /// The numbers that the op computes with. No expert's product goes through cooperative matrices.
     pub(super) fn compute(&self, id: NodeId) -> Compute {
-        if matches!(self.op(id), Op::Attention(_)) {
-            return self.options.compute_of_attention();
-        }
-        let weight = match self.op(id) {
-            Op::ExpertLinear(_) if self.options.compute == Compute::Auto => None,
-            Op::Linear(_) | Op::ExpertLinear(_) => self.operands(id).nth(1).map(|weight| self.op(weight)),
-            _ => None,
-        };
-        match weight {
-            Some(Op::Weight(weight)) => self.options.compute_of(&weight.name),
-            Some(_) => self.options.compute,
-            None => Compute::F32,
+        match self.op(id) {
+            Op::Attention(_) => self.options.compute_of_attention(),
+            Op::ExpertLinear(_) if self.options.compute == Compute::Auto => Compute::F32,
+            Op::Linear(_) | Op::ExpertLinear(_) => match self.operands(id).nth(1).map(|weight| self.op(weight)) {
+                Some(Op::Weight(weight)) => self.options.compute_of(&weight.name),
+                _ => self.options.compute,
+            },
+            _ => Compute::F32,
         }
     }
 

@@ -251,7 +251,7 @@ impl Capabilities {
         let halves = |shape: &&CooperativeMatrix| shape.input == DType::F16 && shape.output == DType::F32;
         let shapes = self.cooperative_matrices.iter().filter(halves).map(|shape| [shape.m, shape.n, shape.k]);
         let runs = self.f16 && lanes <= self.max_invocations && lanes <= self.max_workgroup_size[0];
-        if runs { CooperativeTile::choose(shapes, lanes, self.max_workgroup_storage.min(32 << 10)) } else { None }
+        if runs { CooperativeTile::choose(shapes, lanes, self.max_workgroup_storage) } else { None }
     }
 }
 

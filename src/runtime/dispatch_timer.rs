@@ -61,6 +61,8 @@ pub struct DispatchTime {
     pub shader: &'static str,
     /// The whole kernel as text, options and sizes included.
     pub kernel: String,
+    /// Whether it multiplies with the device's matrix units.
+    pub uses_matrices: bool,
     /// Seconds, the median over the repetitions.
     pub seconds: f64,
     /// What it moves and computes.

@@ -19,6 +19,7 @@ pub(super) const SOURCES: &[(&str, &str)] = table!(
     "gather.wgsl"
     "half_rows.wgsl"
     "lib/attention.wgsl"
+    "lib/attention_block.wgsl"
     "lib/cached.wgsl"
     "lib/fifths.wgsl"
     "lib/half_units.wgsl"

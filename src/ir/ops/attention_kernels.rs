@@ -55,12 +55,11 @@ fn vector_of(width: usize) -> Option<usize> {
     [4, 2].into_iter().find(|vector| width.is_multiple_of(*vector))
 }
 
-/// A kernel's file, its layout as options, the queries of a workgroup, and those that its parts are counted by.
+/// A kernel's file, its layout as options, and the queries of a workgroup.
 struct Layout {
     shader: &'static str,
     options: Vec<(&'static str, String)>,
     queries: usize,
-    counted: usize,
 }
 
 /// Whether a driver on the CPU takes its own kernel.
@@ -93,10 +92,8 @@ impl Layout {
             return Ok(Self::few(emit, sizes, vector));
         }
         let mut layouts = Self::many(emit, sizes, vector);
-        let first = layouts[0].queries;
-        let chosen = layouts.swap_remove(emit.choose(sizes.work("attention of many", emit.target), layouts.len()));
-        // No choice takes more parts, and scratch, than the first.
-        Ok(Self { counted: chosen.queries.min(first), ..chosen })
+        let chosen = emit.choose(sizes.work("attention of many", emit.target), layouts.len());
+        Ok(layouts.swap_remove(chosen))
     }
 
     /// The most vectors of a head: one a lane of the largest workgroup.
@@ -127,7 +124,7 @@ impl Layout {
             ("HV", held.to_string()),
             ("WIDE", yes(shuffles && target.int64 && vector == 4)),
         ];
-        Self { shader: "attention", options, queries, counted: queries }
+        Self { shader: "attention", options, queries }
     }
 
     /// Queries in workgroup memory, keys split among lanes.
@@ -155,7 +152,7 @@ impl Layout {
             ("DEPTH", depth.to_string()),
             ("WIDE", yes(false)),
         ]);
-        Self { shader: "attention_few", options, queries, counted: queries }
+        Self { shader: "attention_few", options, queries }
     }
 
     /// Vectors of queries, or of one a lane, in workgroup memory.
@@ -171,12 +168,14 @@ impl Layout {
     }
 
     /// By the device's matrix units, where numbers may be f16 and there are new tokens enough; else, or where that may be faster, by
-    /// tiles without them.
+    /// tiles without them. None has more queries a workgroup than the first, so that none has more parts, which take scratch.
     fn many(emit: &Emit, sizes: &Sizes, vector: usize) -> Vec<Self> {
         let mut layouts: Vec<Self> = Self::coop(emit, sizes, vector).into_iter().collect();
         if layouts.is_empty() || emit.compute == Compute::Auto {
             layouts.extend(Self::tiles(emit.target, sizes, vector));
         }
+        let most = layouts.first().map_or(0, |layout| layout.queries);
+        layouts.retain(|layout| layout.queries <= most);
         layouts
     }
 
@@ -194,7 +193,7 @@ impl Layout {
         let sizes = [("P", side), ("ROWS", rows), ("COLS", columns), ("VEC", vector)];
         options.extend(sizes.map(|(name, size)| (name, size.to_string())));
         options.push(("WIDE", yes(false)));
-        Some(Self { shader: "attention_coop", options, queries: rows * side, counted: rows * side })
+        Some(Self { shader: "attention_coop", options, queries: rows * side })
     }
 
     /// Workgroup memory of `attention_coop`.
@@ -223,7 +222,7 @@ impl Layout {
                 ("VEC", vector.to_string()),
                 ("WIDE", yes(false)),
             ]);
-            Self { shader: "attention_tile", options, queries: 8 * rows, counted: 8 * rows }
+            Self { shader: "attention_tile", options, queries: 8 * rows }
         };
         [most, most / 2].into_iter().filter(|rows| *rows > 0).map(of).collect()
     }
@@ -237,10 +236,9 @@ fn yes(is: bool) -> String {
 pub(super) fn emit(op: &Attention, emit: &mut Emit) -> Result<()> {
     let sizes = Sizes::of(emit);
     let new_row = emit.new_row.take();
-    let Layout { shader, mut options, queries, counted } = Layout::of(emit, &sizes, new_row.is_some())?;
-    let groups = |queries: usize| sizes.batch * sizes.kv_heads * sizes.queries().div_ceil(queries);
-    let parts = parts(emit, &sizes, groups(counted));
-    let groups = groups(queries);
+    let Layout { shader, mut options, queries } = Layout::of(emit, &sizes, new_row.is_some())?;
+    let groups = sizes.batch * sizes.kv_heads * sizes.queries().div_ceil(queries);
+    let parts = parts(emit, &sizes, groups);
     options.extend([
         ("SOFTCAP", yes(op.softcap.is_some())),
         ("KEEP", yes(op.keep)),

@@ -37,6 +37,7 @@ impl GpuEngine {
                 label: dispatch.label.clone(),
                 shader: dispatch.kernel.shader,
                 kernel: dispatch.kernel.to_string(),
+                uses_matrices: dispatch.kernel.uses_matrices(),
                 seconds: 0.0,
                 cost: cost(plan, dispatch, live, &|name, shard| self.model.shard_bytes(name, shard)),
             };
