@@ -34,8 +34,9 @@ prepare_apt() {
   if [ "$codename" = bookworm ]; then
     backports_suite=$codename-backports
     if ! grep -qs "$backports_suite" "$scratch"/sources/*; then
-      cat "$scratch"/sources/*.list 2>/dev/null | sed -nE \
-        "s/^(deb[[:space:]]+(\[[^]]*\][[:space:]]+)?[^[:space:]]+[[:space:]]+)$codename([[:space:]])/\1$backports_suite\3/p" >"$added.list" || true
+      local entry='deb[[:space:]]+(\[[^]]*\][[:space:]]+)?[^[:space:]]+[[:space:]]+'
+      cat "$scratch"/sources/*.list 2>/dev/null |
+        sed -nE "s/^($entry)$codename([[:space:]])/\1$backports_suite\3/p" >"$added.list" || true
       local file
       for file in "$scratch"/sources/*.sources; do
         [ -f "$file" ] || continue

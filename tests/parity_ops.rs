@@ -55,7 +55,7 @@ fn every_op_agrees_with_the_reference_on_every_tier() {
 /// registers); on a device without them the error that says so, and with `mixed` the f32 kernel and a note.
 #[test]
 fn products_agree_with_f16_operands_on_every_tier() {
-    let f16 = LowerOptions { compute: Compute::F16, mixed: false, ..LowerOptions::default() };
+    let f16 = in_f16();
     let mixed = LowerOptions { mixed: true, ..f16.clone() };
     let (mut ran, mut rounded) = (0, 0);
     for (tier, context) in tiers() {
@@ -102,6 +102,29 @@ fn operands_beyond_f16_stay_finite() {
     }
 }
 
+/// A device that multiplies tiles of f16 and sums them in f32.
+struct Matrices {
+    pipelines: PipelineCache,
+    target: Target,
+    tile: CooperativeTile,
+    /// Of its least subgroup.
+    size: u32,
+}
+
+impl Matrices {
+    fn of_the_device() -> Option<Self> {
+        let context = cooperative()?;
+        let target = context.capabilities().target();
+        let tile = target.cooperative.expect("matrices");
+        Some(Self { pipelines: PipelineCache::new(&context), target, tile, size: context.capabilities().subgroup_min })
+    }
+}
+
+/// How what goes through matrices is lowered.
+fn in_f16() -> LowerOptions {
+    LowerOptions { compute: Compute::F16, mixed: false, ..LowerOptions::default() }
+}
+
 /// A product in f16 on the device with cooperative matrices, through them.
 fn through_matrices(pipelines: &PipelineCache, plan: &Plan, case: &Case) -> Value {
     let shaders: Vec<_> = plan.dispatches.iter().map(|dispatch| dispatch.kernel.shader).collect();
@@ -113,12 +136,10 @@ fn through_matrices(pipelines: &PipelineCache, plan: &Plan, case: &Case) -> Valu
 /// alone says something of this kernel.
 #[test]
 fn products_agree_through_cooperative_matrices_where_there_are_any() {
-    let Some(context) = cooperative() else { return };
-    let (pipelines, target) = (PipelineCache::new(&context), context.capabilities().target());
-    let f16 = LowerOptions { compute: Compute::F16, mixed: false, ..LowerOptions::default() };
+    let Some(Matrices { pipelines, target, .. }) = Matrices::of_the_device() else { return };
     for case in products() {
         let right = expected(&case).unwrap();
-        let found = through_matrices(&pipelines, &plan_with(&case, &target, &f16).unwrap(), &case);
+        let found = through_matrices(&pipelines, &plan_with(&case, &target, &in_f16()).unwrap(), &case);
         let worst = compare_with(&case, Compute::F16, &right, &found).unwrap_or_else(|e| panic!("{}: {e}", title(&case)));
         assert!(compare(&case, &right, &found).is_err(), "{}: nothing was rounded", title(&case));
         eprintln!("{:?}: {}: {worst:.2} of what is allowed", target.cooperative, title(&case));
@@ -129,16 +150,13 @@ fn products_agree_through_cooperative_matrices_where_there_are_any() {
 /// any size.
 #[test]
 fn workgroups_of_any_number_of_subgroups_multiply_all_where_there_are_cooperative_matrices() {
-    let Some(context) = cooperative() else { return };
-    let (pipelines, target) = (PipelineCache::new(&context), context.capabilities().target());
-    let f16 = LowerOptions { compute: Compute::F16, mixed: false, ..LowerOptions::default() };
-    let (tile, size) = (target.cooperative.expect("matrices"), context.capabilities().subgroup_min);
+    let Some(Matrices { pipelines, target, tile, size }) = Matrices::of_the_device() else { return };
     let case = product(70, 72, 130, DType::BF16);
     let right = expected(&case).unwrap();
     for subgroups in [1, 2, 8, 16, 32].into_iter().filter(|count| count * size <= 256) {
         let cooperative = Some(CooperativeTile { lanes: subgroups * size, ..tile });
         let target = Target { tier: Tier::Subgroups, cooperative, ..target.clone() };
-        let found = through_matrices(&pipelines, &plan_with(&case, &target, &f16).unwrap(), &case);
+        let found = through_matrices(&pipelines, &plan_with(&case, &target, &in_f16()).unwrap(), &case);
         let worst = compare_with(&case, Compute::F16, &right, &found);
         let worst = worst.unwrap_or_else(|e| panic!("{subgroups} subgroups: {}: {e}", title(&case)));
         eprintln!("{subgroups} subgroups of {size}: {}: {worst:.2} of what is allowed", title(&case));
@@ -148,16 +166,13 @@ fn workgroups_of_any_number_of_subgroups_multiply_all_where_there_are_cooperativ
 /// Attention of many queries, by workgroups of one subgroup up to many: scores, values and what rescales sums are dealt out over them.
 #[test]
 fn attention_agrees_through_cooperative_matrices_where_there_are_any() {
-    let Some(context) = cooperative() else { return };
-    let (pipelines, target) = (PipelineCache::new(&context), context.capabilities().target());
-    let f16 = LowerOptions { compute: Compute::F16, mixed: false, ..LowerOptions::default() };
-    let (tile, size) = (target.cooperative.expect("matrices"), context.capabilities().subgroup_min);
+    let Some(Matrices { pipelines, target, tile, size }) = Matrices::of_the_device() else { return };
     let mut ran = 0;
     for case in Op::from(Attention { scale: 1.0, softcap: None, keep: false }).cases() {
         let right = expected(&case).unwrap();
         for lanes in [size, 2 * size, tile.lanes, 256] {
             let cooperative = Some(CooperativeTile { lanes, ..tile });
-            let plan = plan_with(&case, &Target { cooperative, ..target.clone() }, &f16).unwrap();
+            let plan = plan_with(&case, &Target { cooperative, ..target.clone() }, &in_f16()).unwrap();
             if plan.dispatches[0].kernel.shader != "attention_coop" {
                 continue;
             }
@@ -174,8 +189,7 @@ fn attention_agrees_through_cooperative_matrices_where_there_are_any() {
 /// x·a − x·b, two products in one kernel, is the one product of (x, x) with (a, −b).
 #[test]
 fn pairs_agree_through_cooperative_matrices_where_there_are_any() {
-    let Some(context) = cooperative() else { return };
-    let f16 = LowerOptions { compute: Compute::F16, mixed: false, ..LowerOptions::default() };
+    let Some(Matrices { pipelines, target, tile, size }) = Matrices::of_the_device() else { return };
     let rows = 45;
     let inner = 72;
     let out = 75;
@@ -197,11 +211,9 @@ fn pairs_agree_through_cooperative_matrices_where_there_are_any() {
     let negative: Vec<f32> = b.iter().map(|w| -w).collect();
     let both: Vec<f32> = a.chunks(inner).zip(negative.chunks(inner)).flat_map(|(a, b)| [a, b].concat()).collect();
     let one = Case::new("one", Linear, vec![Value::f32([1, rows, 2 * inner], twice), stored("ab", 2 * inner, &both)]);
-    let (pipelines, target) = (PipelineCache::new(&context), context.capabilities().target());
-    let tile = target.cooperative.expect("matrices");
-    for lanes in [context.capabilities().subgroup_min, tile.lanes, 256] {
+    for lanes in [size, tile.lanes, 256] {
         let target = Target { cooperative: Some(CooperativeTile { lanes, ..tile }), ..target.clone() };
-        let plan = lower(&graph, &DimBinding::new(), &target, &f16, &Unplaced).unwrap();
+        let plan = lower(&graph, &DimBinding::new(), &target, &in_f16(), &Unplaced).unwrap();
         let found = through_matrices(&pipelines, &plan, &pair);
         compare_with(&one, Compute::F16, &expected(&one).unwrap(), &found).unwrap_or_else(|e| panic!("{lanes} lanes: {e}"));
     }
@@ -210,9 +222,7 @@ fn pairs_agree_through_cooperative_matrices_where_there_are_any() {
 /// Activations as large as Gemma's, beyond f16 and far above the rest of their row: rows are divided, not cut off.
 #[test]
 fn large_activations_agree_through_cooperative_matrices_where_there_are_any() {
-    let Some(context) = cooperative() else { return };
-    let (pipelines, target) = (PipelineCache::new(&context), context.capabilities().target());
-    let f16 = LowerOptions { compute: Compute::F16, mixed: false, ..LowerOptions::default() };
+    let Some(Matrices { pipelines, target, .. }) = Matrices::of_the_device() else { return };
     let rows = 48;
     let inner = 640;
     let out = 40;
@@ -231,7 +241,7 @@ fn large_activations_agree_through_cooperative_matrices_where_there_are_any() {
     w.iter_mut().skip(7).step_by(inner).for_each(|w| *w = 0.0);
     let weight = Value::stored(Tensor::from_f32("w", vec![out, inner], &w));
     let case = Case::new("large", Linear, vec![Value::f32([1, rows, inner], x), weight]);
-    let found = through_matrices(&pipelines, &plan_with(&case, &target, &f16).unwrap(), &case);
+    let found = through_matrices(&pipelines, &plan_with(&case, &target, &in_f16()).unwrap(), &case);
     compare_with(&case, Compute::F16, &expected(&case).unwrap(), &found).unwrap();
 }
 

@@ -1,4 +1,7 @@
-"""The comparison of real-model: GGUF TOKENIZER TEXT DEVICE. PyTorch on the CPU, float32, eager attention, the file's weights dequantised."""
+"""The comparison of real-model: GGUF TOKENIZER TEXT DEVICE.
+
+PyTorch on the CPU, float32, eager attention, the file's weights dequantised.
+"""
 
 import math
 import os
@@ -140,7 +143,8 @@ def main(path, tokenizer, text, device):
         count += len(tokens) - 1
     report(f"largest difference of logits {worst:.2e}, in windows of {LENGTH} tokens", worst < GATE)
     perplexity = [math.exp(total / count) for total in losses]
-    report(f"perplexity of {count} tokens {perplexity[0]:.4f}, transformers {perplexity[1]:.4f}", abs(math.log(perplexity[0] / perplexity[1])) < 1e-4)
+    close = abs(math.log(perplexity[0] / perplexity[1])) < 1e-4
+    report(f"perplexity of {count} tokens {perplexity[0]:.4f}, transformers {perplexity[1]:.4f}", close)
     print(f"{len(failed)} of {len(PROMPTS) + 3} comparisons failed")
     sys.exit(bool(failed))
 

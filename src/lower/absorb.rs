@@ -236,3 +236,6 @@ pub fn weights_of_one_operand(graph: &Graph) -> Vec<Vec<String>> {
     }
     lists.into_values().filter(|list| list.len() > 1).collect()
 }
+
+#[cfg(test)]
+mod tests;

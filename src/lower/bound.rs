@@ -156,3 +156,6 @@ fn keeps_flat_index(op: &Op, from: &FixedType, to: &FixedType) -> bool {
 pub(super) fn is_elementwise(op: &Op) -> bool {
     matches!(op, Op::Unary(_) | Op::Binary(_) | Op::Select(_) | Op::Cast(_))
 }
+
+#[cfg(test)]
+mod tests;

@@ -405,3 +405,6 @@ fn takes_shards(op: &Op, operand: usize) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,5 @@
 //! Plans of small graphs: which dispatches they have, and that no value is overwritten before it was read.
 
-mod absorbed_tests;
-mod cooperative_tests;
-mod expert_tests;
-
 use std::collections::BTreeMap;
 
 use naga::valid::{Capabilities, ValidationFlags, Validator};
@@ -12,8 +8,7 @@ use super::{Residency, Unplaced, bound::Bound, fuse, lower, place};
 use crate::{
     Error, Result,
     ir::{
-        Compute, DType, Data, DimBinding, Graph, LowerOptions, MaskKind, NodeId, Op, PassReport, Shape, UnaryFn, Value,
-        decompose,
+        DType, Data, DimBinding, Graph, LowerOptions, MaskKind, NodeId, Op, PassReport, Shape, UnaryFn, Value, decompose,
         kernel::{Kernel, Operand, Slot, Target, Tier},
         ops::{Attention, CacheWrite, Concat, Gain, Lowering, Permute, PositionRule, Role, Rope, RopeTable, Softmax, Unary},
         passes::prepare,
@@ -41,7 +36,7 @@ fn written(kernel: &Kernel) -> &'static [u32] {
 }
 
 /// Follows what every slot holds and checks each read against what the graph says is read there.
-fn check(graph: &Graph, binding: &DimBinding, target: &Target, options: &LowerOptions, plan: &Plan) {
+pub(super) fn check(graph: &Graph, binding: &DimBinding, target: &Target, options: &LowerOptions, plan: &Plan) {
     let bound = Bound::new(graph, binding, target, options, &Unplaced).unwrap();
     let mut held: BTreeMap<Slot, NodeId> = BTreeMap::new();
     for id in bound.values() {
@@ -128,12 +123,12 @@ fn validate(plan: &Plan) {
     }
 }
 
-fn lowered(graph: &Graph) -> Plan {
+pub(super) fn lowered(graph: &Graph) -> Plan {
     lowered_for(graph, &DimBinding::new(), &Target::portable())
 }
 
 /// Lowers and checks, also with each op on its own, with a name of its own for every node.
-fn lowered_for(graph: &Graph, binding: &DimBinding, target: &Target) -> Plan {
+pub(super) fn lowered_for(graph: &Graph, binding: &DimBinding, target: &Target) -> Plan {
     let mut graph = prepare(graph, &LowerOptions::default(), &mut PassReport::default()).unwrap();
     for id in graph.ids() {
         graph.label(id, &format!("n{}", id.0));
@@ -150,15 +145,15 @@ fn lowered_for(graph: &Graph, binding: &DimBinding, target: &Target) -> Plan {
     fused
 }
 
-fn shaders(plan: &Plan) -> Vec<&str> {
+pub(super) fn shaders(plan: &Plan) -> Vec<&str> {
     plan.dispatches.iter().map(|d| d.kernel.shader).collect()
 }
 
-fn option<'a>(plan: &'a Plan, dispatch: usize, name: &str) -> &'a str {
+pub(super) fn option<'a>(plan: &'a Plan, dispatch: usize, name: &str) -> &'a str {
     &plan.dispatches[dispatch].kernel.options.iter().find(|(n, _)| *n == name).unwrap().1
 }
 
-fn x(g: &mut Graph, name: &str, shape: &[usize]) -> NodeId {
+pub(super) fn x(g: &mut Graph, name: &str, shape: &[usize]) -> NodeId {
     g.input(name, Role::Caller, DType::F32, shape).unwrap()
 }
 

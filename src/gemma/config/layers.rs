@@ -142,3 +142,6 @@ impl GemmaConfig {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

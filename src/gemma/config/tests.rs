@@ -1,5 +1,3 @@
-mod layer_tests;
-
 use super::*;
 
 use serde_json::{Value, json};
@@ -7,7 +5,7 @@ use serde_json::{Value, json};
 use crate::{Error, ir::MaskKind};
 
 /// A complete small configuration of each family, to which tests add keys.
-fn with(model_type: &str, extra: Value) -> Result<GemmaConfig> {
+pub(super) fn with(model_type: &str, extra: Value) -> Result<GemmaConfig> {
     let mut text = json!({
         "model_type": model_type, "vocab_size": 151, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 4,
         "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16

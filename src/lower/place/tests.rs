@@ -1,9 +1,13 @@
 //! Routes and products with experts.
 
-#![cfg(test)]
-
-use super::*;
-use crate::ir::ops::{ExpertLinear, Route};
+use crate::{
+    ir::{
+        DType, DimBinding, Graph,
+        kernel::Target,
+        ops::{ExpertLinear, Route},
+    },
+    lower::tests::{lowered, lowered_for, option, shaders, x},
+};
 
 /// Two of six experts for each of `rows` rows, from 8 columns to 8 and on to 16.
 fn mixture(rows: usize) -> Graph {

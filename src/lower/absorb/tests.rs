@@ -1,9 +1,13 @@
 //! What is not absorbed: graphs that look like a model's and are not.
 
-#![cfg(test)]
-
-use super::*;
-use crate::ir::{kernel::Tier, ops::RmsNorm};
+use crate::{
+    ir::{
+        DType, DimBinding, Graph, MaskKind, NodeId, Shape,
+        kernel::{Target, Tier},
+        ops::{Attention, CacheWrite, Gain, PositionRule, RmsNorm, Role, Rope, RopeTable},
+    },
+    lower::tests::{lowered, lowered_for, option, shaders, x},
+};
 
 fn device() -> Target {
     Target { tier: Tier::Subgroup(32), max_storage_buffers: 16, ..Target::portable() }

@@ -1,8 +1,16 @@
 //! Families whose layers differ.
 
-#![cfg(test)]
+use serde_json::{Value, json};
 
-use super::*;
+use crate::{
+    gemma::{
+        GemmaConfig,
+        LayerKind::{Full as F, Sliding as S},
+        RopeConfig, RopeScaling,
+        config::tests::with,
+    },
+    ir::MaskKind,
+};
 
 #[test]
 fn gemma_3n_has_streams_and_layers_of_several_widths() {

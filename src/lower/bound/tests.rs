@@ -1,9 +1,16 @@
 //! Which products go through cooperative matrices.
 
-#![cfg(test)]
-
-use super::*;
-use crate::ir::kernel::CooperativeTile;
+use crate::{
+    ir::{
+        Compute, DType, DimBinding, Graph, LowerOptions,
+        kernel::{CooperativeTile, Kernel, Target, Tier},
+        sym,
+    },
+    lower::{
+        Unplaced, lower,
+        tests::{check, x},
+    },
+};
 
 /// The kernels of one product by the weight `name`, whose rows are `inner` long.
 fn product_kernels(target: &Target, options: &LowerOptions, name: &str, [rows, inner]: [usize; 2]) -> Vec<Kernel> {
