@@ -184,9 +184,9 @@ fn shortcuts(plan: &Plan) -> [usize; 4] {
         let has = |(n, t): &(&str, String)| *n == name && (t == text || text == "*" && t != "none");
         plan.dispatches.iter().filter(|dispatch| dispatch.kernel.options.iter().any(has)).count()
     };
-    let joined = |(_, operand): &(u32, Operand)| matches!(operand, Operand::Joined(_));
+    let joined = |(_, operand): &(u32, Operand)| matches!(operand, Operand::Concatenated(_));
     let joined = plan.dispatches.iter().filter(|dispatch| dispatch.bindings.iter().any(joined)).count();
-    [with("NEW", "yes"), with("SEQUEL", "yes"), joined, with("NORM", "*")]
+    [with("PROLOGUE", "yes"), with("SECOND_NORM", "yes"), joined, with("NORM", "*")]
 }
 
 /// The largest error as a share of the largest value. A key or value rounded to f16 may fall to the other side, and what follows with it;

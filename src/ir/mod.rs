@@ -8,6 +8,8 @@ mod decompose;
 pub mod derive;
 mod dim;
 mod dtype;
+pub mod emit;
+pub mod fusion;
 mod graph;
 pub mod kernel;
 mod mask;
@@ -16,6 +18,7 @@ mod options;
 pub mod passes;
 mod scalar;
 mod value;
+pub mod work;
 
 pub use case::Case;
 pub use choices::{Alternatives, Fallback, KernelChoices};

@@ -324,7 +324,7 @@ fn resource<'a>(
             let weight = bound.weights.get(name).ok_or_else(missing)?;
             Ok(weight.shards.get(*shard).ok_or(None)?.binding())
         }
-        Operand::Joined(names) => {
+        Operand::Concatenated(names) => {
             let mut parts = names.iter().map(|name| bound.weights.get(name).and_then(|weight| weight.shards.first()));
             let first = parts.next().flatten().ok_or(None)?;
             let adjoins = |end: u64, part: &&Shard| part.offset == end && Arc::ptr_eq(&part.buffer, &first.buffer);

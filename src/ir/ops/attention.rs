@@ -5,7 +5,7 @@ use super::{
 };
 use crate::{
     Result,
-    ir::{BinaryFn, Case, DType, Data, FixedType, Graph, NodeId, Shape, Type, UnaryFn, Value, expect_dtype, kernel::Emit},
+    ir::{BinaryFn, Case, DType, Data, FixedType, Graph, NodeId, Shape, Type, UnaryFn, Value, emit::Emit, expect_dtype},
 };
 
 /// The position of a cache row that holds nothing: no query sees it.

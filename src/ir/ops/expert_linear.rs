@@ -13,8 +13,11 @@ use super::{
 use crate::{
     Result,
     ir::{
-        Case, DType, Data, Dim, FixedType, Packed, Shape, Type, Value, expect_dtype, expect_weight,
-        kernel::{Arg, Emit, Kernel, Operand},
+        Case, DType, Data, Dim, FixedType, Packed, Shape, Type, Value,
+        emit::{Arg, Emit},
+        expect_dtype, expect_weight,
+        kernel::{Kernel, Operand},
+        work::{WeightsRead, Work},
     },
 };
 
@@ -122,8 +125,18 @@ impl ExpertLinear {
         let overrides = ["P", "TOP", "E", "TILES", "HEIGHT"].into_iter().zip(sizes.map(|size| size as f64)).collect();
         let options = vec![("LANES", lanes.into())];
         let kernel = Kernel { shader: "expert_tiles", options, overrides, hole: String::new() };
-        emit.dispatch(kernel, vec![(0, route.operand()), (1, order.clone()), (2, list.clone())], 1, 1);
+        let bindings = vec![(0, route.operand()), (1, order.clone()), (2, list.clone())];
+        emit.dispatch(kernel, bindings, [1, 1], Work::moves(8 * products.count + 16 * tiles));
         (vec![(6, list), (7, order)], tiles)
+    }
+
+    /// The work of the products with `bound` rows of the matrices of all experts, each of which has `columns` rows.
+    fn work(&self, products: &Products, inner: usize, columns: usize, bound: usize) -> Work {
+        let part = |of_all: usize| (of_all as u128 * bound as u128 / (self.experts * columns).max(1) as u128) as usize;
+        let bytes = 4 * (products.count / products.share * inner + part(products.count * columns));
+        let read = products.count.min(self.experts) as u64;
+        let weights = WeightsRead::Parts { read, of: self.experts as u64 };
+        Work { weights, ..Work::of(bytes, part(2 * products.count * inner * columns)) }
     }
 
     /// The products of each expert.
@@ -228,9 +241,13 @@ impl OpDef for ExpertLinear {
             let kernel = Kernel { shader: form.shader, options: form.options.clone(), overrides, hole };
             let mut bindings = vec![(0, x.operand()), (1, emit.output.operand()), (2, part)];
             bindings.extend(lists.iter().cloned());
-            emit.dispatch(kernel, bindings, workgroups, layers);
+            emit.dispatch(kernel, bindings, [workgroups, layers], self.work(&products, x.ty.last(), columns, rows.len()));
         }
         Ok(())
+    }
+
+    fn takes_shards(&self, operand: usize) -> bool {
+        operand == 1
     }
 
     fn cases(&self) -> Vec<Case> {

@@ -13,8 +13,12 @@ use super::{
 use crate::{
     Result,
     ir::{
-        Case, Compute, DType, Data, FixedType, Graph, NodeId, Packed, Type, Value, expect_dtype, expect_weight,
-        kernel::{Arg, Emit, Kernel, NormArg, Target, Tier, weight_option, words_option},
+        Case, Compute, DType, Data, FixedType, Graph, NodeId, Packed, Type, Value,
+        emit::{Arg, Emit},
+        expect_dtype, expect_weight,
+        fusion::{FusedNorm, Fusion},
+        kernel::{Kernel, Target, Tier, weight_option, words_option},
+        work::Work,
     },
 };
 
@@ -47,19 +51,41 @@ impl Linear {
 
     /// Whether the kernel for `rows` rows can norm its operand on the way. On a software driver that costs each workgroup more than
     /// the dispatch that it saves.
-    pub(crate) fn norms_operand(target: &Target, rows: usize, compute: Compute) -> bool {
+    pub(crate) fn has_norm_prologue(target: &Target, rows: usize, compute: Compute) -> bool {
         !target.software && rows <= FEW_ROWS && compute != Compute::F16
     }
 
     /// Whether the kernel for one row can keep the largest of each slice of the result: the columns of a workgroup must lie in one
     /// slice, whatever multiple of 64 a shard begins at.
-    pub(crate) fn keeps_maxima(target: &Target) -> bool {
+    pub(crate) fn has_block_maxima(target: &Target) -> bool {
         let columns = |lanes| ONE_ROW_COLUMNS * lanes;
         !matches!(target.tier, Tier::Subgroup(lanes) if target.software && 64 % columns(lanes as usize) != 0)
     }
 
+    /// The matrices of the kernel: one, a pair, or several that are read as one.
+    fn weights(emit: &mut Emit) -> Vec<Arg> {
+        let first = emit.inputs.remove(1);
+        for fusion in &emit.fusions {
+            match fusion {
+                Fusion::Pair(second) => return vec![first, second.clone()],
+                Fusion::Concatenated(rest) => return vec![Arg::concatenated(&first, rest)],
+                _ => {}
+            }
+        }
+        vec![first]
+    }
+
+    /// The work of products with `columns` columns of each of so many weights.
+    fn work(emit: &Emit, weights: usize, columns: usize) -> Work {
+        let rows = emit.output.ty.rows();
+        let inner = emit.inputs[0].ty.last();
+        let written_and_extras = 1 + emit.epilogue.operands.len();
+        let norm = if emit.norm_prologue().is_some() { 4 } else { 0 };
+        Work::of(4 * rows * (inner + columns * written_and_extras), rows * inner * (2 * columns * weights + norm))
+    }
+
     /// Emits `y = W·x` (or, with two weights, both products into one epilogue).
-    pub(crate) fn emit_products(emit: &mut Emit, weights: &[Arg]) -> Result<()> {
+    fn emit_products(emit: &mut Emit, weights: &[Arg]) -> Result<()> {
         let (rows, columns) = (emit.output.ty.rows(), emit.output.ty.last());
         let inner = emit.inputs[0].ty.last();
         let shards: Vec<_> = weights.iter().map(Arg::shards).collect();
@@ -80,10 +106,11 @@ impl Linear {
             let mut bindings = vec![(0, operand), (1, emit.output.from_element(range.start))];
             bindings.extend(shards.iter().zip(2..).map(|(shard, binding)| (binding, shard[s].1.clone())));
             bindings.extend(emit.epilogue_bindings(range.start));
-            bindings.extend(emit.norm.iter().filter_map(|norm| Some((4, norm.gain.as_ref()?.operand()))));
+            bindings.extend(emit.norm_prologue().and_then(|norm| Some((4, norm.gain.as_ref()?.operand()))));
             bindings.extend(halves.iter().map(|halves| (4, halves.scales())));
-            bindings.extend(emit.maxima.iter().map(|maxima| (5, maxima.to.clone())));
-            emit.dispatch(kernel, bindings, count, layers);
+            bindings.extend(emit.second_output.iter().map(|maxima| (5, maxima.operand())));
+            let work = Self::work(emit, weights.len(), range.len());
+            emit.dispatch(kernel, bindings, [count, layers], work);
         }
         Ok(())
     }
@@ -127,8 +154,8 @@ impl Means {
 }
 
 /// What `linear_vec` needs of the norm of its operand.
-fn norm_options(norm: Option<&NormArg>) -> Vec<(&'static str, String)> {
-    match norm.and_then(|norm| Some((NormArg::option(norm.op.gain).1, norm.gain.as_ref()?.ty.dtype))) {
+fn norm_options(norm: Option<&FusedNorm<Arg>>) -> Vec<(&'static str, String)> {
+    match norm.and_then(|norm| Some((norm.op.gain.option().1, norm.gain.as_ref()?.ty.dtype))) {
         Some((gain, dtype)) => vec![("NORM", gain), ("GAIN_WEIGHT", dtype.name().into())],
         None => vec![("NORM", "none".into())],
     }
@@ -186,7 +213,7 @@ impl Part {
             dtype: weights[0].ty.dtype,
             weights: weights.len(),
             held: self.rows.min(4),
-            normed: emit.norm.is_some(),
+            normed: emit.norm_prologue().is_some(),
             inner: self.inner,
             columns: self.columns.len(),
             layers: self.rows.div_ceil(4),
@@ -195,9 +222,9 @@ impl Part {
         let division = Division::choose(emit, &few);
         let mut options = division.options(&few, emit.compute);
         options.extend([no_experts(), maxima(emit)]);
-        options.extend(norm_options(emit.norm.as_ref()));
+        options.extend(norm_options(emit.norm_prologue()));
         let mut kernel = self.of("linear_vec", options, emit);
-        kernel.overrides.extend(emit.norm.as_ref().map(|norm| ("EPS", f64::from(norm.op.eps))));
+        kernel.overrides.extend(emit.norm_prologue().map(|norm| ("EPS", f64::from(norm.op.eps))));
         (kernel, self.columns.len().div_ceil(division.width()), few.layers)
     }
 
@@ -221,8 +248,9 @@ impl Part {
     fn of(&self, shader: &'static str, options: Vec<(&'static str, String)>, emit: &Emit) -> Kernel {
         let sizes = [("T", self.rows), ("IN", self.inner), ("OUT", self.columns.len()), ("OUT_STRIDE", self.stride)];
         let mut overrides = Vec::from(sizes.map(|(name, size)| (name, size as f64)));
-        let kept = emit.maxima.iter().flat_map(|maxima| [("FIRST", self.columns.start), ("SLICE", maxima.slice)]);
-        overrides.extend(kept.map(|(name, size)| (name, size as f64)));
+        if let Some(block) = emit.block_maxima() {
+            overrides.extend([("FIRST", self.columns.start as f64), ("SLICE", block as f64)]);
+        }
         Kernel { shader, options, overrides, hole: emit.epilogue.text.clone() }
     }
 }
@@ -245,7 +273,7 @@ fn no_experts() -> (&'static str, String) {
 }
 
 fn maxima(emit: &Emit) -> (&'static str, String) {
-    ("MAXIMA", if emit.maxima.is_some() { "yes" } else { "no" }.into())
+    ("MAXIMA", if emit.block_maxima().is_some() { "yes" } else { "no" }.into())
 }
 
 impl OpDef for Linear {
@@ -288,12 +316,16 @@ impl OpDef for Linear {
     }
 
     fn emit(&self, emit: &mut Emit) -> Result<()> {
-        let weights = emit.inputs.split_off(1);
+        let weights = Self::weights(emit);
         Self::emit_products(emit, &weights)
     }
 
     fn takes_epilogue(&self) -> bool {
         true
+    }
+
+    fn takes_shards(&self, operand: usize) -> bool {
+        operand == 1
     }
 
     fn cases(&self) -> Vec<Case> {

@@ -38,7 +38,7 @@ pub use route::Route;
 pub use softmax::Softmax;
 pub use source::{Const, Input, PositionRule, Role, RopeTable, Weight};
 
-use super::{Case, Data, FixedType, Graph, NodeId, Type, Value, kernel::Emit};
+use super::{Case, Data, FixedType, Graph, NodeId, Type, Value, emit::Emit};
 use crate::{Error, Result};
 
 /// What an op is. A primitive has [`eval`](OpDef::eval), a composite [`decompose`](OpDef::decompose) (and may have `eval` too,
@@ -84,6 +84,12 @@ pub trait OpDef {
 
     /// Whether the kernel applies an elementwise epilogue to each result.
     fn takes_epilogue(&self) -> bool {
+        false
+    }
+
+    /// Whether the kernel runs once for each shard of this operand, a weight that is larger than a binding.
+    fn takes_shards(&self, operand: usize) -> bool {
+        let _ = operand;
         false
     }
 

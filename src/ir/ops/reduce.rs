@@ -3,10 +3,7 @@
 use super::{Lowering, OpDef, expect_operands};
 use crate::{
     Result,
-    ir::{
-        Case, DType, Data, FixedType, Type, Value, expect_dtype,
-        kernel::{Emit, Kernel},
-    },
+    ir::{Case, DType, Data, FixedType, Type, Value, emit::Emit, expect_dtype, kernel::Kernel, work::Work},
 };
 
 /// What is accumulated.
@@ -83,7 +80,8 @@ impl OpDef for Reduce {
             hole: String::new(),
         };
         let bindings = vec![(0, emit.inputs[0].operand()), (1, emit.output.operand())];
-        emit.dispatch(kernel, bindings, rows, 1);
+        let adds = if self.f == ReduceFn::Sum { rows * columns } else { 0 };
+        emit.dispatch(kernel, bindings, [rows, 1], Work::of(4 * rows * (columns + 1), adds));
         Ok(())
     }
 

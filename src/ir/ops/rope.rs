@@ -4,8 +4,8 @@ use super::{Broadcast, Concat, Lowering, OpDef, Reshape, Slice, expect_operands}
 use crate::{
     Result,
     ir::{
-        BinaryFn, Case, DType, Data, FixedType, Graph, NodeId, Shape, Type, Value, expect_dtype,
-        kernel::{Emit, Kernel},
+        BinaryFn, Case, DType, Data, FixedType, Graph, NodeId, Shape, Type, Value, emit::Emit, expect_dtype, kernel::Kernel,
+        work::Work,
     },
 };
 
@@ -157,7 +157,9 @@ impl OpDef for Rope {
         let options = vec![("LANES", "64".into())];
         let kernel = Kernel { shader: "rope", options, overrides, hole: String::new() };
         let bindings = vec![(0, emit.inputs[0].operand()), (1, emit.output.operand()), (2, emit.inputs[1].operand())];
-        emit.dispatch(kernel, bindings, (ty.len() / 2).div_ceil(64), 1);
+        let rotated = self.rotated(head_dim);
+        let work = Work::of(4 * rows * (2 * heads * head_dim + rotated), 3 * rows * heads * rotated);
+        emit.dispatch(kernel, bindings, [(ty.len() / 2).div_ceil(64), 1], work);
         Ok(())
     }
 

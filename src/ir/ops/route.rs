@@ -4,8 +4,11 @@ use super::{Lowering, OpDef, expect_operands};
 use crate::{
     Result,
     ir::{
-        Case, DType, Data, Dim, FixedType, Type, Value, expect_dtype, expect_weight,
-        kernel::{Emit, Kernel, weight_option},
+        Case, DType, Data, Dim, FixedType, Type, Value,
+        emit::Emit,
+        expect_dtype, expect_weight,
+        kernel::{Kernel, weight_option},
+        work::Work,
     },
 };
 
@@ -89,7 +92,7 @@ impl OpDef for Route {
         let overrides = vec![("R", rows as f64), ("E", experts as f64), ("TOP", self.k as f64)];
         let kernel = Kernel { shader: "route", options, overrides, hole: String::new() };
         let bindings = vec![(0, emit.inputs[0].operand()), (1, emit.output.operand()), (2, emit.inputs[1].operand())];
-        emit.dispatch(kernel, bindings, rows, 1);
+        emit.dispatch(kernel, bindings, [rows, 1], Work::moves(4 * rows * (experts + 2 * self.k)));
         Ok(())
     }
 

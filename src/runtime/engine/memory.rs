@@ -307,7 +307,7 @@ impl Planner<'_> {
         });
         let operands = plan.dispatches.iter().flat_map(|dispatch| &dispatch.bindings);
         let joined = operands.filter_map(|(_, operand)| match operand {
-            Operand::Joined(names) => Some((self.weights.joined(names), format!("weights {}", names.join(" + ")))),
+            Operand::Concatenated(names) => Some((self.weights.joined(names), format!("weights {}", names.join(" + ")))),
             Operand::Slot(..) | Operand::Weight(..) | Operand::Step | Operand::StepOf(_) => None,
         });
         slots.chain(joined).collect()

@@ -1,139 +1,29 @@
-//! Decides which values are materialised and which ops share a dispatch.
+//! Regions: elementwise ops and data movement that become generated text, of their own or as the epilogue of a kernel.
 
 use std::collections::BTreeSet;
 
-use super::{
-    absorb::{self, NewRow, Readers},
-    bound::{Bound, is_elementwise},
-};
+use super::Group;
+use crate::lower::bound::{Bound, is_elementwise};
 use crate::{
     Error, Result,
     ir::{DType, NodeId, Op},
 };
 
-/// Ops that are computed together.
-pub(super) struct Group {
-    /// The value that is written.
-    pub(super) sink: NodeId,
-    /// The op with a kernel whose epilogue (or whose result) the sink is; two for a pair of products; none for a region. Products
-    /// whose weights adjoin are roots and results, and the sink is the first of them.
-    pub(super) roots: Vec<NodeId>,
-    /// What the generated text reads besides the roots.
-    pub(super) extras: Vec<NodeId>,
-    /// Of an attention: the row that its kernel makes first.
-    pub(super) new_row: Option<NewRow>,
-    /// Of products: the norm of their operand, which is computed on the way.
-    pub(super) norm: Option<NodeId>,
-    /// Of a norm: a norm of the sink, which is a second result.
-    pub(super) sequel: Option<NodeId>,
-    /// Of a product: whether the largest of each slice of the sink are kept.
-    pub(super) maxima: bool,
-}
-
-impl Group {
-    fn of(sink: NodeId, roots: Vec<NodeId>, extras: Vec<NodeId>) -> Self {
-        Self { sink, roots, extras, new_row: None, norm: None, sequel: None, maxima: false }
-    }
-
-    /// Whether every root is a result, in one binding with the others.
-    pub(super) fn is_joined(&self) -> bool {
-        self.roots.len() > 1 && self.roots.contains(&self.sink)
-    }
-
-    /// The values that are written.
-    pub(super) fn results(&self) -> Vec<NodeId> {
-        if self.is_joined() { self.roots.clone() } else { std::iter::once(self.sink).chain(self.sequel).collect() }
-    }
-}
-
 /// A value that a region reads.
-struct Leaf {
-    node: NodeId,
-    /// Whether element `i` of the region reads nothing but its element `i`.
+pub(super) struct Leaf {
+    pub(super) node: NodeId,
+    /// Whether element `i` of the region reads its element `i` and no other.
     same_index: bool,
 }
 
-/// What is inlined into one sink.
-struct Expression {
-    leaves: Vec<Leaf>,
+/// The expression of one sink.
+pub(super) struct Expression {
+    pub(super) leaves: Vec<Leaf>,
     inner: Vec<NodeId>,
 }
 
-/// The groups in an order in which each reads only what an earlier one wrote.
-pub(super) fn groups(bound: &Bound) -> Result<Vec<Group>> {
-    let mut stored = stored(bound);
-    split(bound, &mut stored)?;
-    let sinks: Vec<NodeId> = bound.values().filter(|id| bound.is_region(*id) && stored[id.index()]).collect();
-    let expressions: Vec<Expression> = sinks.iter().map(|sink| expression(bound, &stored, *sink)).collect();
-
-    let readers = readers(bound, &sinks, &expressions);
-    let mut groups = Vec::new();
-    let mut taken = BTreeSet::new();
-    for (sink, expression) in sinks.into_iter().zip(expressions) {
-        let only_reader = |leaf: &&Leaf| readers[&leaf.node].iter().eq([&sink]) && !bound.is_alone(leaf.node);
-        let roots = if bound.is_alone(sink) { Vec::new() } else { roots(bound, sink, &expression, only_reader) };
-        let extras = expression.leaves.iter().map(|leaf| leaf.node).filter(|id| !roots.contains(id)).collect();
-        taken.extend(roots.iter().copied());
-        groups.push(Group::of(sink, roots, extras));
-    }
-    for id in bound.values().filter(|id| bound.is_kernel(*id)) {
-        if let Some(new_row) = NewRow::of(bound, &readers, id) {
-            taken.extend(new_row.absorbed.iter().copied());
-            taken.insert(id);
-            groups.push(Group { new_row: Some(new_row), ..Group::of(id, vec![id], Vec::new()) });
-        }
-    }
-    for joined in absorb::joined(bound, &readers, &taken) {
-        taken.extend(joined.iter().copied());
-        groups.push(Group::of(joined[0], joined, Vec::new()));
-    }
-    let kernels = bound.values().filter(|id| bound.is_kernel(*id) && !taken.contains(id));
-    groups.extend(kernels.map(|id| Group::of(id, vec![id], Vec::new())));
-    let most = bound.target.max_storage_buffers as usize;
-    groups.sort_by_key(|group| group.sink);
-    let mut norms = BTreeSet::new();
-    // A norm that is a second result has none of its own.
-    for group in &mut groups {
-        if norms.contains(&group.sink) {
-            continue;
-        }
-        // Operand, two gains, two results and what the epilogue reads.
-        if let ([root], true) = (&group.roots[..], 5 + group.extras.len() <= most) {
-            group.sequel = absorb::sequel(bound, *root, group.sink, &readers, &taken);
-        }
-        norms.extend(group.sequel);
-    }
-    taken.extend(norms.iter().copied());
-    for group in &mut groups {
-        // Operand, result, weights and what the epilogue reads; then the gain, then the maxima.
-        let buffers = 2 + group.roots.len() + group.extras.len();
-        if buffers < most {
-            group.norm = absorb::norm(bound, &group.roots, &readers, &taken);
-        }
-        group.maxima = absorb::maxima(bound, &group.roots, group.sink, buffers + usize::from(group.norm.is_some()));
-        norms.extend(group.norm);
-    }
-    groups.retain(|group| !norms.contains(&group.sink));
-    Ok(groups)
-}
-
-/// Who reads each value.
-fn readers(bound: &Bound, sinks: &[NodeId], expressions: &[Expression]) -> Readers {
-    let mut readers = Readers::new();
-    let mut reads = |value, reader| readers.entry(value).or_default().insert(reader);
-    for (sink, expression) in sinks.iter().zip(expressions) {
-        expression.leaves.iter().for_each(|leaf| _ = reads(leaf.node, *sink));
-    }
-    for id in bound.values().filter(|id| bound.is_kernel(*id)) {
-        bound.operands(id).for_each(|x| _ = reads(x, id));
-    }
-    // An output counts as read by itself: nothing may absorb it.
-    bound.graph.outputs().iter().for_each(|(_, id)| _ = reads(bound.resolve(*id), bound.resolve(*id)));
-    readers
-}
-
 /// For each value, whether it gets a slot of its own.
-fn stored(bound: &Bound) -> Vec<bool> {
+pub(super) fn stored(bound: &Bound) -> Vec<bool> {
     let count = bound.graph.nodes().len();
     let mut arithmetic = vec![false; count];
     let mut constant = vec![false; count];
@@ -169,7 +59,7 @@ fn stored(bound: &Bound) -> Vec<bool> {
 }
 
 /// The labels of elementwise arithmetic in dispatches of its own.
-pub(super) fn own_regions(bound: &Bound, groups: &[Group]) -> Vec<String> {
+pub(in crate::lower) fn own_regions(bound: &Bound, groups: &[Group]) -> Vec<String> {
     let mut stored = vec![false; bound.graph.nodes().len()];
     groups.iter().for_each(|group| stored[group.sink.index()] = true);
     let computes = |group: &&Group| {
@@ -180,7 +70,7 @@ pub(super) fn own_regions(bound: &Bound, groups: &[Group]) -> Vec<String> {
 }
 
 /// Walks from `sink` through everything inlined into it.
-fn expression(bound: &Bound, stored: &[bool], sink: NodeId) -> Expression {
+pub(super) fn expression(bound: &Bound, stored: &[bool], sink: NodeId) -> Expression {
     let mut found = Expression { leaves: Vec::new(), inner: Vec::new() };
     let mut seen = BTreeSet::new();
     let mut stack = vec![(sink, true)];
@@ -205,7 +95,7 @@ fn expression(bound: &Bound, stored: &[bool], sink: NodeId) -> Expression {
 }
 
 /// Stores inner values of regions that read more buffers than one dispatch may bind.
-fn split(bound: &Bound, stored: &mut [bool]) -> Result<()> {
+pub(super) fn split(bound: &Bound, stored: &mut [bool]) -> Result<()> {
     let room = (bound.target.max_storage_buffers as usize).saturating_sub(1);
     let too_wide = |stored: &[bool]| {
         let sinks = bound.values().filter(|id| bound.is_region(*id) && stored[id.index()]);
@@ -233,7 +123,7 @@ fn split(bound: &Bound, stored: &mut [bool]) -> Result<()> {
 }
 
 /// The ops whose kernel computes the region as its epilogue: none, one, or a pair of products of one operand.
-fn roots(bound: &Bound, sink: NodeId, expression: &Expression, only_reader: impl Fn(&&Leaf) -> bool) -> Vec<NodeId> {
+pub(super) fn roots(bound: &Bound, sink: NodeId, expression: &Expression, only_reader: impl Fn(&&Leaf) -> bool) -> Vec<NodeId> {
     let candidates = expression.leaves.iter().filter(|leaf| leaf.same_index && bound.op(leaf.node).takes_epilogue());
     let candidates = candidates.filter(only_reader).map(|leaf| leaf.node);
     let mut candidates: Vec<NodeId> =

@@ -5,7 +5,8 @@ use crate::{
     Error, Result,
     ir::{
         FixedType, Op,
-        kernel::{Arg, Emit, NewRow, Operand, Place, Slot},
+        emit::{Arg, Emit, Place},
+        kernel::{Operand, Slot},
         ops::Attention,
     },
     plan::{Plan, SlotInfo, SlotKind},
@@ -34,10 +35,15 @@ pub(super) fn emit<'a>(bound: &Bound, op: &Op, mut all: Emit<'a>, cached: impl F
     }
     for sequence in 0..bound.apart {
         let of = |arg: &Arg| of_sequence(arg, sequence, cached(arg));
-        let new_row = all.new_row.as_ref().map(|row| NewRow { key: of(&row.key), value: of(&row.value), ..row.clone() });
-        let inputs = all.inputs.iter().map(of).collect();
-        let mut one =
-            Emit { inputs, output: of(&all.output), new_row, dispatches: Vec::new(), scratch: Vec::new(), ..all.clone() };
+        let place = |arg: &Arg| Ok::<_, Error>(of(arg));
+        let mut one = Emit {
+            inputs: all.inputs.iter().map(of).collect(),
+            output: of(&all.output),
+            fusions: all.fusions.iter().map(|fusion| fusion.try_map(place)).collect::<Result<_>>()?,
+            dispatches: Vec::new(),
+            scratch: Vec::new(),
+            ..all.clone()
+        };
         op.emit(&mut one)?;
         for dispatch in &mut one.dispatches {
             for (_, operand) in dispatch.bindings.iter_mut().filter(|(_, operand)| *operand == Operand::Step) {

@@ -27,7 +27,7 @@ fn of_a_chain_of_norms_two_share_a_kernel() {
     g.output("y", h);
     let plan = lowered(&g);
     assert_eq!(shaders(&plan), ["rms_norm"; 3]);
-    assert_eq!([0, 1, 2].map(|i| option(&plan, i, "SEQUEL")), ["yes", "yes", "no"]);
+    assert_eq!([0, 1, 2].map(|i| option(&plan, i, "SECOND_NORM")), ["yes", "yes", "no"]);
 }
 
 #[test]
@@ -95,8 +95,8 @@ fn attention_makes_rows_that_are_normed_by_head() {
     );
     // Keys that are also the values are written once.
     let shared = plan(&attention(true, true, MaskKind::Causal));
-    assert_eq!(option(&shared, shared.dispatches.len() - 1, "NEW"), "no");
+    assert_eq!(option(&shared, shared.dispatches.len() - 1, "PROLOGUE"), "no");
     // Where a query's own position is not the last that it sees, the kernel does not know it.
     let around = plan(&attention(true, false, MaskKind::SymmetricWindow(3)));
-    assert_eq!(option(&around, around.dispatches.len() - 1, "NEW"), "no");
+    assert_eq!(option(&around, around.dispatches.len() - 1, "PROLOGUE"), "no");
 }
