@@ -17,6 +17,7 @@ pub mod ops;
 mod options;
 pub mod passes;
 mod scalar;
+pub mod tolerance;
 mod value;
 pub mod work;
 

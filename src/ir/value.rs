@@ -96,6 +96,15 @@ pub struct Value {
 }
 
 impl Value {
+    /// All elements in f64; none of a stored value that cannot be read.
+    pub(crate) fn numbers(&self) -> Vec<f64> {
+        match &self.data {
+            Data::I32(numbers) => numbers.iter().map(|&x| x.into()).collect(),
+            Data::U32(numbers) => numbers.iter().map(|&x| x.into()).collect(),
+            _ => self.to_f32().map_or_else(|_| Vec::new(), |numbers| numbers.iter().map(|&x| x.into()).collect()),
+        }
+    }
+
     /// An f32 array.
     pub fn f32(shape: impl Into<Vec<usize>>, data: Vec<f32>) -> Self {
         Self { shape: shape.into(), data: Data::F32(data) }

@@ -5,7 +5,12 @@ use super::{
 };
 use crate::{
     Result,
-    ir::{BinaryFn, Case, DType, Data, FixedType, Graph, NodeId, Shape, Type, UnaryFn, Value, emit::Emit, expect_dtype},
+    ir::{
+        BinaryFn, Case, DType, Data, FixedType, Graph, NodeId, Shape, Type, UnaryFn, Value,
+        emit::Emit,
+        expect_dtype,
+        tolerance::{Scale, Tolerance},
+    },
 };
 
 /// The position of a cache row that holds nothing: no query sees it.
@@ -169,6 +174,20 @@ impl OpDef for Attention {
 
     fn emit(&self, emit: &mut Emit) -> Result<()> {
         attention_kernels::emit(self, emit)
+    }
+
+    fn tolerance(&self, case: &Case) -> Tolerance {
+        // Keys and values of 16 bits are the same numbers for both sides. Weights are off by the error of a score, √H·ε·|q||k|, and
+        // their mean of v is off by as much of the largest v.
+        Tolerance::new(16.0 * Tolerance::of_sum(case.width()), Scale::Largest(2), 0.0)
+    }
+
+    fn half_tolerance(&self, case: &Case) -> Tolerance {
+        // Each term of a score is off by 2⁻¹⁰ of itself at most, a score by 2⁻¹⁰/√H of Σ|terms|; a weight is off by as much of
+        // itself, and once more as it is rounded, as are values.
+        let score = f64::from(self.scale) * (case.width() as f64).sqrt() * case.largest(0) * case.largest(1);
+        let rounding = f64::exp2(-10.0) * (1.0 + 0.5 * score);
+        Tolerance::new(self.tolerance(case).relative + rounding, Scale::Largest(2), 0.0)
     }
 
     fn cases(&self) -> Vec<Case> {

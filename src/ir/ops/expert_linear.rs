@@ -17,6 +17,7 @@ use crate::{
         emit::{Arg, Emit},
         expect_dtype, expect_weight,
         kernel::{Kernel, Operand},
+        tolerance::{Scale, Tolerance},
         work::{WeightsRead, Work},
     },
 };
@@ -248,6 +249,10 @@ impl OpDef for ExpertLinear {
 
     fn takes_shards(&self, operand: usize) -> bool {
         operand == 1
+    }
+
+    fn tolerance(&self, case: &Case) -> Tolerance {
+        Tolerance::new(Tolerance::of_sum(case.width()), Scale::Absolute, 0.0)
     }
 
     fn cases(&self) -> Vec<Case> {

@@ -8,6 +8,7 @@ use crate::{
         emit::Emit,
         expect_dtype, expect_weight,
         kernel::{Kernel, weight_option, words_option},
+        tolerance::{EPS, Scale, Tolerance},
         work::{WeightsRead, Work},
     },
 };
@@ -122,6 +123,15 @@ impl OpDef for Gather {
 
     fn takes_shards(&self, operand: usize) -> bool {
         operand == 0 && !self.per_batch
+    }
+
+    fn tolerance(&self, case: &Case) -> Tolerance {
+        match case.inputs[0].dtype() {
+            // Packed numbers are a product less an offset, which devices may fuse; the offset may be as large as the table's
+            // numbers.
+            DType::Packed(_) => Tolerance::new(2.0 * EPS, Scale::Largest(0), 0.0),
+            _ => Tolerance::EXACT,
+        }
     }
 
     fn cases(&self) -> Vec<Case> {

@@ -18,6 +18,7 @@ use crate::{
         expect_dtype, expect_weight,
         fusion::{FusedNorm, Fusion},
         kernel::{Kernel, Target, Tier, weight_option, words_option},
+        tolerance::{Scale, Tolerance},
         work::Work,
     },
 };
@@ -326,6 +327,19 @@ impl OpDef for Linear {
 
     fn takes_shards(&self, operand: usize) -> bool {
         operand == 1
+    }
+
+    fn tolerance(&self, case: &Case) -> Tolerance {
+        Tolerance::new(Tolerance::of_sum(case.width()), Scale::Absolute, 0.0)
+    }
+
+    fn half_tolerance(&self, case: &Case) -> Tolerance {
+        // Each operand is off by 2⁻¹¹ of itself at most and so a product by 2⁻¹⁰; over n products whose errors are independent
+        // that is 2⁻¹⁰/√n of Σ|products|, here with room for 7 standard deviations of operands in ±1. Below 2⁻¹⁴ f16 rounds
+        // to multiples of 2⁻²⁴.
+        let inner = case.width() as f64;
+        let rounding = f64::min(1.0, 4.0 / inner.sqrt()) * f64::exp2(-10.0);
+        Tolerance::new(self.tolerance(case).relative + rounding, Scale::Absolute, inner * f64::exp2(-24.0))
     }
 
     fn cases(&self) -> Vec<Case> {

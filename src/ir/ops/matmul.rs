@@ -5,7 +5,14 @@ use gemm::Parallelism;
 use super::{Lowering, OpDef, expect_operands};
 use crate::{
     Result,
-    ir::{Case, DType, Data, FixedType, Type, Value, emit::Emit, expect_dtype, kernel::Kernel, work::Work},
+    ir::{
+        Case, DType, Data, FixedType, Type, Value,
+        emit::Emit,
+        expect_dtype,
+        kernel::Kernel,
+        tolerance::{Scale, Tolerance},
+        work::Work,
+    },
 };
 
 /// `c[…, m, n] = Σₖ a[…, m, k] · b[…, k, n]`, f32, with equal leading dimensions.
@@ -93,6 +100,10 @@ impl OpDef for MatMul {
         let elements = emit.inputs.iter().map(|x| x.ty.len()).sum::<usize>() + emit.output.ty.len();
         emit.dispatch(kernel, bindings, [count, 1], Work::of(4 * elements, 2 * k * emit.output.ty.len()));
         Ok(())
+    }
+
+    fn tolerance(&self, case: &Case) -> Tolerance {
+        Tolerance::new(Tolerance::of_sum(case.width()), Scale::Absolute, 0.0)
     }
 
     fn cases(&self) -> Vec<Case> {

@@ -3,7 +3,14 @@
 use super::{Lowering, OpDef, expect_operands};
 use crate::{
     Result,
-    ir::{Case, DType, Data, FixedType, Type, Value, emit::Emit, expect_dtype, kernel::Kernel, work::Work},
+    ir::{
+        Case, DType, Data, FixedType, Type, Value,
+        emit::Emit,
+        expect_dtype,
+        kernel::Kernel,
+        tolerance::{Scale, Tolerance},
+        work::Work,
+    },
 };
 
 /// What is accumulated.
@@ -83,6 +90,13 @@ impl OpDef for Reduce {
         let adds = if self.f == ReduceFn::Sum { rows * columns } else { 0 };
         emit.dispatch(kernel, bindings, [rows, 1], Work::of(4 * rows * (columns + 1), adds));
         Ok(())
+    }
+
+    fn tolerance(&self, case: &Case) -> Tolerance {
+        match self.f {
+            ReduceFn::Sum => Tolerance::new(Tolerance::of_sum(case.width()), Scale::Absolute, 0.0),
+            ReduceFn::Max => Tolerance::EXACT,
+        }
     }
 
     fn cases(&self) -> Vec<Case> {

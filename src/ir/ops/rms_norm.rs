@@ -10,6 +10,7 @@ use crate::{
         emit::Emit,
         expect_dtype,
         kernel::{Kernel, weight_option},
+        tolerance::{EPS, Scale, Tolerance},
         work::Work,
     },
 };
@@ -145,6 +146,11 @@ impl OpDef for RmsNorm {
 
     fn takes_epilogue(&self) -> bool {
         true
+    }
+
+    fn tolerance(&self, case: &Case) -> Tolerance {
+        // A sum of squares under a root (half its error), a division, a root, the gain's 1 + γ and two products.
+        Tolerance::new(Tolerance::of_sum(case.width()) + 10.0 * EPS, Scale::Result, 1e-7)
     }
 
     fn cases(&self) -> Vec<Case> {

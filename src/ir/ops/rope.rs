@@ -4,7 +4,11 @@ use super::{Broadcast, Concat, Lowering, OpDef, Reshape, Slice, expect_operands}
 use crate::{
     Result,
     ir::{
-        BinaryFn, Case, DType, Data, FixedType, Graph, NodeId, Shape, Type, Value, emit::Emit, expect_dtype, kernel::Kernel,
+        BinaryFn, Case, DType, Data, FixedType, Graph, NodeId, Shape, Type, Value,
+        emit::Emit,
+        expect_dtype,
+        kernel::Kernel,
+        tolerance::{EPS, Scale, Tolerance},
         work::Work,
     },
 };
@@ -161,6 +165,11 @@ impl OpDef for Rope {
         let work = Work::of(4 * rows * (2 * heads * head_dim + rotated), 3 * rows * heads * rotated);
         emit.dispatch(kernel, bindings, [(ty.len() / 2).div_ceil(64), 1], work);
         Ok(())
+    }
+
+    fn tolerance(&self, _: &Case) -> Tolerance {
+        // Two products and a sum; cosines and sines are given.
+        Tolerance::new(4.0 * EPS, Scale::Largest(0), 0.0)
     }
 
     fn cases(&self) -> Vec<Case> {

@@ -1,6 +1,6 @@
 //! Which experts a token takes, and how much of each.
 
-use super::{Lowering, OpDef, expect_operands};
+use super::{Lowering, OpDef, Softmax, expect_operands};
 use crate::{
     Result,
     ir::{
@@ -8,6 +8,7 @@ use crate::{
         emit::Emit,
         expect_dtype, expect_weight,
         kernel::{Kernel, weight_option},
+        tolerance::Tolerance,
         work::Work,
     },
 };
@@ -94,6 +95,11 @@ impl OpDef for Route {
         let bindings = vec![(0, emit.inputs[0].operand()), (1, emit.output.operand()), (2, emit.inputs[1].operand())];
         emit.dispatch(kernel, bindings, [rows, 1], Work::moves(4 * rows * (experts + 2 * self.k)));
         Ok(())
+    }
+
+    fn tolerance(&self, case: &Case) -> Tolerance {
+        // That of a softmax. Indices of experts are whole numbers, far below where this is a half.
+        Softmax.tolerance(case)
     }
 
     fn cases(&self) -> Vec<Case> {

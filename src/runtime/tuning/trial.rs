@@ -195,7 +195,7 @@ fn absolute(value: &Value) -> Value {
 }
 
 /// Of the root mean square of a result and of the element, what an element may be off by. Sums of f32 in another order are off by 10⁻⁵
-/// at most at the sizes of Gemma (`reference::tolerance`), here with room for what a kernel computes before and after. Operands in f16
+/// at most at the sizes of Gemma (`OpDef::tolerance`), here with room for what a kernel computes before and after. Operands in f16
 /// are off by 2⁻¹¹ each; experts and later norms make it more, and 3·10⁻² is the gate of a whole model in f16. A kernel that its driver
 /// compiled wrongly is off by as much as the result itself.
 const EXACT: f64 = 1e-3;
