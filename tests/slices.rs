@@ -250,7 +250,7 @@ fn steps_together_are_submits_of_slices_with_the_same_tokens() {
         for _ in 0..6 {
             let before = submits(&first);
             let opts = [SampleOpts::greedy(), SampleOpts::temperature(0.9, 4), SampleOpts::greedy()];
-            let chosen = GemmaGenerator::step_together(&mut [&mut first, &mut second, &mut third], &opts);
+            let chosen = GemmaGenerator::decode_batch(&mut [&mut first, &mut second, &mut third], &opts);
             tokens.push(chosen.into_iter().collect::<Result<Vec<u32>, _>>().unwrap());
             made = submits(&first) - before;
         }

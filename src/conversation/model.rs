@@ -191,7 +191,7 @@ impl Model {
     }
 
     /// One step of several conversations whose answers are under way, at most a submit for each whose prompt is still being read and one
-    /// pass for all others together ([`GemmaGenerator::step_together`]): what each has to tell, in the order given. Conversations may
+    /// pass for all others together ([`GemmaGenerator::decode_batch`]): what each has to tell, in the order given. Conversations may
     /// come and go between steps. One without an answer under way tells nothing; one that fails keeps its answer open and does not
     /// disturb the others. One with [hooks](Conversation::with_hooks) takes its step alone, before the others take theirs together: its
     /// processors and sampler are asked within it.
@@ -200,7 +200,7 @@ impl Model {
         let steps = |(_, ready): &(&mut &mut Conversation, &Result<bool>)| matches!(ready, Ok(true));
         let together = conversations.iter_mut().zip(&ready).filter(steps).map(|(conversation, _)| conversation);
         let (mut generators, opts): (Vec<_>, Vec<_>) = together.map(|conversation| conversation.for_step()).unzip();
-        let mut tokens = GemmaGenerator::step_together(&mut generators, &opts).into_iter();
+        let mut tokens = GemmaGenerator::decode_batch(&mut generators, &opts).into_iter();
         let told = |(conversation, ready): (&mut &mut Conversation, Result<bool>)| {
             if ready? && let Some(token) = tokens.next() {
                 conversation.take_step(token)?;

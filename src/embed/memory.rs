@@ -5,9 +5,9 @@ use crate::{
     Result,
     flow::{BuiltModel, ModelParams},
     gemma::GemmaConfig,
-    generate::MemoryPlan,
+    generate::{MemoryPlan, largest},
     ir::{DimBinding, sym},
-    runtime::{Capabilities, RunMemory, WeightMemory, largest},
+    runtime::{Capabilities, RunMemory, WeightMemory},
     weights::{QuantisedLoader, WeightLoader, WeightMap},
 };
 

@@ -144,26 +144,27 @@ impl EmbedModel {
         self.compiled(&mut runs, (count, batch.room), cancel)?.begin(given, cancel)
     }
 
-    fn compiled<'r>(&self, runs: &'r mut Runs, key: (usize, usize), cancel: &CancelToken) -> Result<&'r mut CompiledGraph> {
-        if runs.compiled.get(&key).is_none() {
-            runs.compiled.make_room();
-            let graph = match runs.graphs.get(&key.0) {
+    fn compiled<'r>(
+        &self,
+        runs: &'r mut Runs,
+        (texts, tokens): (usize, usize),
+        cancel: &CancelToken,
+    ) -> Result<&'r mut CompiledGraph> {
+        let Runs { compiled, graphs, scratch, compiles, .. } = runs;
+        compiled.get_or_try_insert(&(texts, tokens), || {
+            let graph = match graphs.get(&texts) {
                 Some(graph) => graph.clone(),
                 None => {
-                    let built = build(&self.config, (key.0, self.most), self.flow.as_ref(), &mut self.weights.clone())?;
-                    let built = Arc::new(built);
-                    runs.graphs.insert(key.0, built.clone());
-                    built
+                    let built = build(&self.config, (texts, self.most), self.flow.as_ref(), &mut self.weights.clone())?;
+                    graphs.entry(texts).or_insert(Arc::new(built)).clone()
                 }
             };
-            let dims = DimBinding::new().with(sym::SEQ, key.1);
+            let dims = DimBinding::new().with(sym::SEQ, tokens);
             let options = CompileOptions::default().with_dims(dims).with_weights(&self.resident).with_profile(&self.profile);
-            let compiled = self.session.compile_into(&graph.graph, &options, &mut runs.scratch, cancel)?;
-            runs.compiles += 1;
-            runs.compiled.insert(key, compiled);
-        }
-        let lost = || Error::Graph { graph: "gemma".into(), problem: "its compiled form is gone".into() };
-        runs.compiled.peek_mut(&key).ok_or_else(lost)
+            let compiled = self.session.compile_into(&graph.graph, &options, scratch, cancel)?;
+            *compiles += 1;
+            Ok(compiled)
+        })
     }
 }
 

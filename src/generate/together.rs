@@ -1,7 +1,10 @@
 //! One step of several sequences.
 
-use super::{Engine, SampleOpts};
-use crate::{Error, Result, runtime::DeviceTurn};
+use super::{
+    Engine, SampleOpts,
+    engine::{GpuEngine, GpuTurn},
+};
+use crate::{Error, Result};
 
 /// Most sequences of one pass.
 const MOST_TOGETHER: usize = 32;
@@ -9,7 +12,7 @@ const MOST_TOGETHER: usize = 32;
 /// One sequence's part in a step of several.
 pub(crate) struct Turn<'a> {
     /// Its engine: the rows of all tokens but the last are in its caches, which have room for that of the last.
-    pub(crate) engine: &'a mut dyn Engine,
+    pub(crate) engine: &'a mut Engine,
     /// Its tokens, one at least.
     pub(crate) history: &'a [u32],
     /// How the next one is chosen.
@@ -20,7 +23,7 @@ pub(crate) struct Turn<'a> {
 
 /// For each sequence the token that follows its history: sequences of one model in passes of up to [`MOST_TOGETHER`], where the device
 /// can; all others one after the other. What fails for one sequence alone is its own result.
-pub(crate) fn step_together(turns: &mut [Turn<'_>]) -> Vec<Result<u32>> {
+pub(crate) fn decode_batch(turns: &mut [Turn<'_>]) -> Vec<Result<u32>> {
     let mut results: Vec<Option<Result<u32>>> = turns.iter().map(|_| None).collect();
     for group in groups(turns) {
         let part = turns.iter_mut().enumerate().filter(|(index, _)| group.contains(index)).map(|(_, turn)| turn);
@@ -34,28 +37,21 @@ pub(crate) fn step_together(turns: &mut [Turn<'_>]) -> Vec<Result<u32>> {
 }
 
 /// The indices of those that go together, in equal parts of at most [`MOST_TOGETHER`].
-fn groups(turns: &mut [Turn<'_>]) -> Vec<Vec<usize>> {
+fn groups(turns: &[Turn<'_>]) -> Vec<Vec<usize>> {
     let mut kinds: Vec<Vec<usize>> = Vec::new();
-    for index in 0..turns.len() {
-        let (before, rest) = turns.split_at_mut(index);
-        if rest[0].alone {
-            kinds.push(vec![index]);
-            continue;
-        }
-        let own = rest[0].engine.on_device();
-        let kind = kinds.iter_mut().find(|kind| {
-            let first = &mut before[kind[0]];
-            let together = !first.alone;
-            let first = first.engine.on_device();
-            together && own.as_deref().zip(first.as_deref()).is_some_and(|(own, first)| own.goes_with(first))
-        });
-        match kind {
+    for (index, turn) in turns.iter().enumerate() {
+        match kinds.iter_mut().find(|kind| go_together(&turns[kind[0]], turn)) {
             Some(kind) => kind.push(index),
             None => kinds.push(vec![index]),
         }
     }
     let parts = |mut kind: Vec<usize>| parts_of(kind.len()).map(|size| kind.drain(..size).collect()).collect::<Vec<_>>();
     kinds.into_iter().flat_map(parts).collect()
+}
+
+fn go_together(a: &Turn<'_>, b: &Turn<'_>) -> bool {
+    let (Engine::Gpu(first), Engine::Gpu(second)) = (&*a.engine, &*b.engine) else { return false };
+    !a.alone && !b.alone && first.goes_with(second)
 }
 
 /// The sizes of passes for so many sequences: as equal as can be, the largest first.
@@ -67,11 +63,11 @@ pub(crate) fn parts_of(sequences: usize) -> impl Iterator<Item = usize> {
 /// In one pass; `None` where the device cannot.
 fn on_device(turns: &mut [&mut Turn<'_>]) -> Option<Vec<Result<u32>>> {
     let turns = turns.iter_mut().map(|turn| {
-        let Turn { engine, history, opts, .. } = &mut **turn;
-        Some(DeviceTurn { engine: engine.on_device()?, history, opts })
+        let Turn { engine: Engine::Gpu(engine), history, opts, .. } = &mut **turn else { return None };
+        Some(GpuTurn { engine, history, opts })
     });
     let mut turns = turns.collect::<Option<Vec<_>>>()?;
-    match crate::runtime::GpuEngine::step_together(&mut turns) {
+    match GpuEngine::decode_batch(&mut turns) {
         Ok(results) => results,
         Err(error) => Some(for_all(error, turns.len())),
     }

@@ -167,7 +167,7 @@ impl Client {
     }
 
     /// Length and name of a file's content.
-    pub(super) fn look(&self, commit: &str, file: &str) -> Result<Remote> {
+    pub(super) fn view_logits(&self, commit: &str, file: &str) -> Result<Remote> {
         let linked = |headers: &HeaderMap| ["x-linked-etag", "x-linked-size"].iter().all(|name| header(headers, name).is_some());
         let ask = Ask { url: self.address(commit, file), file, head: true, start: 0, patience: PATIENCE };
         let told = self.send(&ask, linked)?;

@@ -95,6 +95,30 @@ pub struct Value {
     pub data: Data,
 }
 
+impl Data {
+    /// The elements as a device holds them; none of a stored weight, which is not held here.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Data::F32(values) => bytemuck::cast_slice(values),
+            Data::F16(values) => bytemuck::cast_slice(values),
+            Data::I32(values) => bytemuck::cast_slice(values),
+            Data::U32(values) => bytemuck::cast_slice(values),
+            Data::Stored(_) => &[],
+        }
+    }
+
+    /// As [`bytes`](Self::bytes), to write into.
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        match self {
+            Data::F32(values) => bytemuck::cast_slice_mut(values),
+            Data::F16(values) => bytemuck::cast_slice_mut(values),
+            Data::I32(values) => bytemuck::cast_slice_mut(values),
+            Data::U32(values) => bytemuck::cast_slice_mut(values),
+            Data::Stored(_) => &mut [],
+        }
+    }
+}
+
 impl Value {
     /// All elements in f64; none of a stored value that cannot be read.
     pub(crate) fn numbers(&self) -> Vec<f64> {
@@ -137,13 +161,7 @@ impl Value {
 
     /// The elements as a device holds them; none of a stored weight, which is not held here.
     pub fn bytes(&self) -> &[u8] {
-        match &self.data {
-            Data::F32(values) => bytemuck::cast_slice(values),
-            Data::F16(values) => bytemuck::cast_slice(values),
-            Data::I32(values) => bytemuck::cast_slice(values),
-            Data::U32(values) => bytemuck::cast_slice(values),
-            Data::Stored(_) => &[],
-        }
+        self.data.bytes()
     }
 
     /// The value whose [`bytes`](Self::bytes) these are.

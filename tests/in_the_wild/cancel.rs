@@ -181,13 +181,13 @@ fn a_step_of_several_ends_for_all_and_is_taken_again() {
         let opts = [SampleOpts::greedy(); 2];
         first.prefill(&PROMPT).unwrap();
         second.prefill(&PROMPT).unwrap();
-        GemmaGenerator::step_together(&mut [&mut first, &mut second], &opts).into_iter().for_each(|token| {
+        GemmaGenerator::decode_batch(&mut [&mut first, &mut second], &opts).into_iter().for_each(|token| {
             assert_eq!(token.unwrap(), EXPECTED[0]);
         });
         let token = CancelToken::new();
         second.set_cancel(token.clone());
         token.cancel();
-        let outcome = GemmaGenerator::step_together(&mut [&mut first, &mut second], &opts);
+        let outcome = GemmaGenerator::decode_batch(&mut [&mut first, &mut second], &opts);
         assert!(is_cancelled(&outcome[1]), "{outcome:?}");
         let went_on = usize::from(outcome[0].is_ok());
         second.set_cancel(CancelToken::new());

@@ -3,7 +3,7 @@
 use super::{GemmaGenerator, hooked::Look};
 use crate::{
     Error, Result,
-    generate::{CancelToken, SampleOpts, Sampled, Want},
+    generate::{CancelToken, Outputs, SampleOpts, Sampled},
 };
 
 /// What is under way between two pieces of work.
@@ -89,7 +89,7 @@ impl GemmaGenerator {
         if cached >= last {
             return Ok(true);
         }
-        self.begin_rows(last.min(cached + self.engine.chunk(Want::Nothing))).map(|()| false)
+        self.begin_rows(last.min(cached + self.engine.chunk(Outputs::Nothing))).map(|()| false)
     }
 
     fn begin_rows(&mut self, end: usize) -> Result<()> {
@@ -115,17 +115,17 @@ impl GemmaGenerator {
             return self.history.next_on_grid();
         }
         let left = self.history.len() - self.history.cached();
-        (left > self.engine.chunk(Want::Last)).then(|| self.history.cached() + self.engine.chunk(Want::Nothing))
+        (left > self.engine.chunk(Outputs::Last)).then(|| self.history.cached() + self.engine.chunk(Outputs::Nothing))
     }
 
     fn finish_step(&mut self, opts: &SampleOpts, most: usize) -> Result<u32> {
         let _span = self.step_span().entered();
         let next = if most > 1 && !self.ahead.surprised { self.begin_next(opts) } else { Ok(false) };
-        let Sampled { token, foreseen, .. } = self.engine.finish(self.history.tokens(), opts)?;
+        let Sampled { token, predicted, .. } = self.engine.finish(self.history.tokens(), opts)?;
         self.history.wrote(self.history.len());
         self.history.push(token);
-        let begun = (matches!(next, Ok(true)) && foreseen).then_some(*opts);
-        self.ahead = Ahead { begun, surprised: !foreseen, failed: next.err(), ..Ahead::default() };
+        let begun = (matches!(next, Ok(true)) && predicted).then_some(*opts);
+        self.ahead = Ahead { begun, surprised: !predicted, failed: next.err(), ..Ahead::default() };
         Ok(token)
     }
 

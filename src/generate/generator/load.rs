@@ -13,15 +13,13 @@ use crate::{
     Error, Result,
     gemma::{GemmaConfig, GemmaFlow},
     generate::{
-        CancelToken, DraftStats, Engine, FlowHook, MemoryPlan, Model, PlanPolicy, Profiles, reference_engine::ReferenceEngine,
+        CancelToken, DraftStats, Engine, FlowHook, MemoryPlan, Model, PlanPolicy, Profiles, ReferenceEngine,
+        engine::EngineOptions,
     },
     profile::CompileProfile,
-    runtime::{Capabilities, Device, EngineOptions, GpuOptions, Opened, UploadProgress},
+    runtime::{Capabilities, Device, GpuOptions, OnProgress, Opened},
     weights::{Quantise, QuantisedLoader, WeightLoader, load_from_path},
 };
-
-/// Called before the device's memory is reserved, while weights travel to it, and before the end is waited for; `false` cancels.
-pub type OnProgress = Box<dyn FnMut(UploadProgress) -> bool + Send>;
 
 /// Where a table is kept of which each token reads one row.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -57,7 +55,7 @@ pub struct GeneratorOptions {
     /// the reference. Default: no bound, one submit a run.
     pub submit_time: Option<Duration>,
     /// Conversations that shall run at once, each with a context of that length: [`MemoryPlan`] counts their caches, and what steps of all
-    /// together take ([`GemmaGenerator::step_together`]). More can be opened as long as there is memory. Default: 1.
+    /// together take ([`GemmaGenerator::decode_batch`]). More can be opened as long as there is memory. Default: 1.
     pub conversations: Option<usize>,
     /// Most bytes of device memory that loading and running may take, as [`MemoryPlan::peak`] counts them; a model that needs
     /// more is refused before anything is allocated. The caches are then made at once for the whole context and never grow.
@@ -77,7 +75,7 @@ pub struct GeneratorOptions {
     /// Where the tables are kept that each layer has of its own (Gemma 3n, Gemma 4's E-series). No effect on other families.
     pub per_layer_tables: TablePlacement,
     /// The same tokens give the same logits, to the bit, on one device with one driver: whatever was cached before, however a text came
-    /// about, in one prompt or step by step, alone or [together](GemmaGenerator::step_together) with others. Without it numbers of
+    /// about, in one prompt or step by step, alone or [together](GemmaGenerator::decode_batch) with others. Without it numbers of
     /// different kernels meet, and where two tokens are as likely up to rounding either may come. Costs speed: prompts go in runs of 16
     /// tokens and of one, too few for cooperative matrices, steps together one after the other, and every 16th step takes a run of
     /// 16. The bits are those of the plans for steps too ([`GemmaGenerator::with_decode_cache`]), of the context's length where it is no
@@ -235,7 +233,7 @@ impl GemmaGenerator {
         let config = model.config.clone();
         let window = model.window()?;
         let mut reserved = 0;
-        let mut engine: Box<dyn Engine> = match device.open(&options.gpu)? {
+        let mut engine = match device.open(&options.gpu)? {
             Opened::Gpu(context) => {
                 let model = options.placed(context.capabilities(), model, &profiles, capacity)?;
                 capacity = options.fitting(context.capabilities(), &model, &profiles, capacity)?;
@@ -249,10 +247,11 @@ impl GemmaGenerator {
             Opened::Reference => {
                 let host = options.per_layer_tables == TablePlacement::Host;
                 let model = if host { model.with_host_tables() } else { model };
-                Box::new(ReferenceEngine::new(Arc::new(model), profiles, chunk)?)
+                ReferenceEngine::new(Arc::new(model), profiles, chunk)?.into()
             }
         };
-        engine.set_policy(PlanPolicy { most: capacity, ..engine.policy() });
+        let policy = engine.policy();
+        engine.set_policy(PlanPolicy { most: capacity, ..policy });
         if reserved > 0 {
             engine.reserve(reserved)?;
         }
@@ -329,12 +328,12 @@ impl GemmaGenerator {
         let on_progress = stoppable(on_progress, cancel.clone());
         let (model, profiles) = (self.engine.model().clone(), self.engine.profiles().clone());
         let chunk = Some(self.engine.largest_chunk());
-        let mut engine: Box<dyn Engine> = match device.open(gpu)? {
+        let mut engine = match device.open(gpu)? {
             Opened::Gpu(context) => {
                 let (submit_time, untimed) = (self.submit_time, self.history.has_grid());
                 on_gpu(&device, context, model, profiles, EngineOptions { chunk, submit_time, untimed, cancel, on_progress })?
             }
-            Opened::Reference => Box::new(ReferenceEngine::new(model, profiles, chunk)?),
+            Opened::Reference => ReferenceEngine::new(model, profiles, chunk)?.into(),
         };
         engine.set_policy(self.engine.policy());
         if let Some(drafter) = self.drafter.as_ref().and_then(|drafter| drafter.model()) {
@@ -361,7 +360,7 @@ impl GemmaGenerator {
         Ok(new)
     }
 
-    fn beside(&self, engine: Box<dyn Engine>, history: History, marks: Marks) -> Self {
+    fn beside(&self, engine: Engine, history: History, marks: Marks) -> Self {
         let config = self.config.clone();
         let stop = self.stop.clone();
         let drafter = self.drafter.clone();

@@ -3,7 +3,7 @@
 use super::GemmaGenerator;
 use crate::{
     Error, Result,
-    generate::{SampleOpts, Turn, together::step_together},
+    generate::{SampleOpts, Turn, together::decode_batch},
 };
 
 impl GemmaGenerator {
@@ -20,11 +20,11 @@ impl GemmaGenerator {
     /// of all whose step it was, and so is [`Error::Cancelled`] where one of them [is](Self::set_cancel). A generator with an error keeps
     /// its history, and may go on. [`Error::Option`] for all where there are not
     /// as many `opts` as generators.
-    pub fn step_together(generators: &mut [&mut GemmaGenerator], opts: &[SampleOpts]) -> Vec<Result<u32>> {
+    pub fn decode_batch(generators: &mut [&mut GemmaGenerator], opts: &[SampleOpts]) -> Vec<Result<u32>> {
         if generators.len() != opts.len() {
             let expected = format!("{}, one for each generator", generators.len());
             let wrong =
-                |_: &_| Err(Error::Option { option: "step_together: opts", found: opts.len(), expected: expected.clone() });
+                |_: &_| Err(Error::Option { option: "decode_batch: opts", found: opts.len(), expected: expected.clone() });
             return generators.iter().map(wrong).collect();
         }
         let mut results: Vec<Result<u32>> = Vec::with_capacity(generators.len());
@@ -34,10 +34,10 @@ impl GemmaGenerator {
             results.push(generator.ready_for_step_together(opts).map(|()| 0));
             if let Some(Ok(_)) = results.last() {
                 let GemmaGenerator { engine, history, .. } = &mut **generator;
-                turns.push(Turn { engine: engine.as_mut(), history: history.tokens(), opts, alone: history.on_grid() });
+                turns.push(Turn { engine, history: history.tokens(), opts, alone: history.on_grid() });
             }
         }
-        let mut tokens = step_together(&mut turns).into_iter();
+        let mut tokens = decode_batch(&mut turns).into_iter();
         for (result, generator) in results.iter_mut().zip(generators) {
             if result.is_err() {
                 continue;

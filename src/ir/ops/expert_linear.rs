@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::{
     Lowering, OpDef, expect_operands,
-    linear::{FEW_ROWS, Means, groups},
+    linear::{FEW_ROWS, LinearParams, groups},
     linear_vec::{Division, Few},
     product::{Matrix, Scratch},
 };
@@ -57,7 +57,7 @@ struct Form {
 impl Form {
     /// The kernel where each expert has `average` products, or where they are not grouped.
     fn of(emit: &Emit, weight: &Arg, average: Option<usize>) -> Self {
-        let (means, weights) = (Means::of(emit.target), std::slice::from_ref(weight));
+        let (means, weights) = (LinearParams::of(emit.target), std::slice::from_ref(weight));
         let dtype = weight.ty.dtype;
         let inner = emit.inputs[0].ty.last();
         let few = average.unwrap_or(1).max(1);

@@ -119,7 +119,7 @@ impl Linear {
 
 /// What the choice of a kernel goes by, beside the sizes.
 #[derive(Clone, Copy)]
-pub(super) struct Means {
+pub(super) struct LinearParams {
     /// Lanes of a workgroup of one subgroup.
     pub(super) lanes: usize,
     /// Whether the kernels for drivers on the CPU run: such a driver pays for each lane's loads and for barriers, and little for
@@ -129,7 +129,7 @@ pub(super) struct Means {
     pub(super) wide: bool,
 }
 
-impl Means {
+impl LinearParams {
     pub(super) fn of(target: &Target) -> Self {
         let (tier, lanes) = target.tier.option();
         let software = target.software && tier == "subgroup" && lanes >= 8;
@@ -177,7 +177,7 @@ struct Part {
 impl Part {
     /// The kernel; `shaders/README.md` says what was measured.
     fn kernel(&self, emit: &mut Emit, weights: &[Arg]) -> Placed {
-        let means = Means::of(emit.target);
+        let means = LinearParams::of(emit.target);
         let narrow = weights[0].ty.dtype.is_half_word();
         if means.wide && narrow && self.inner.is_multiple_of(16) {
             self.wide(emit, weights, means)
@@ -190,7 +190,7 @@ impl Part {
         }
     }
 
-    fn wide(&self, emit: &Emit, weights: &[Arg], means: Means) -> Placed {
+    fn wide(&self, emit: &Emit, weights: &[Arg], means: LinearParams) -> Placed {
         let tile = if self.rows <= 2 { ONE_ROW_COLUMNS } else { 4 / weights.len() };
         let held = self.rows.min(8);
         let mut options = means.options(emit, weights, ("LANES", means.lanes), tile, held);
@@ -200,7 +200,7 @@ impl Part {
         (self.of("linear_wide", options, emit), count, 1)
     }
 
-    fn tile(&self, emit: &Emit, weights: &[Arg], means: Means) -> Placed {
+    fn tile(&self, emit: &Emit, weights: &[Arg], means: LinearParams) -> Placed {
         let tile = if self.rows == 1 || weights.len() == 2 { ONE_ROW_COLUMNS } else { 4 };
         let held = self.rows.min(6);
         let mut options = means.options(emit, weights, ("LANES", means.lanes), tile, held);
@@ -229,7 +229,7 @@ impl Part {
         (kernel, self.columns.len().div_ceil(division.width()), few.layers)
     }
 
-    fn tile_shared(&self, emit: &mut Emit, weights: &[Arg], means: Means) -> Placed {
+    fn tile_shared(&self, emit: &mut Emit, weights: &[Arg], means: LinearParams) -> Placed {
         let tile = 4;
         let most = self.rows.div_ceil(16).next_power_of_two().min(4);
         let held = most >> emit.choose(self.work("linear_tile_shared", weights), most.min(2));

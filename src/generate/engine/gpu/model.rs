@@ -6,10 +6,6 @@ use std::{
 };
 
 use super::{
-    super::{
-        Capabilities, GpuContext, ResidentWeight, UploadProgress, WeightUploader, pipeline::PipelineCache, requirements::limit,
-        resident::Placed,
-    },
     BINDING_LIMIT,
     batch::{BatchPlans, Batches},
     early,
@@ -18,7 +14,7 @@ use crate::{
     Result,
     flow::BuiltModel,
     gemma::WeightPosition,
-    generate::{Model, ModelStats, Profiles, Want},
+    generate::{Model, ModelStats, Outputs, Profiles},
     ir::{
         DType, DimBinding, LowerOptions, Op,
         kernel::{Target, row_shards},
@@ -27,6 +23,7 @@ use crate::{
     lower::{lower, weights_of_one_operand},
     plan::{Plan, sampling},
     profile::CompileProfile,
+    runtime::{Capabilities, GpuContext, PipelineCache, Placed, ResidentWeight, UploadProgress, WeightUploader, limit},
     weights::Tensor,
 };
 
@@ -60,7 +57,7 @@ impl GpuModel {
         untimed: bool,
         on_progress: Option<Box<dyn FnMut(UploadProgress) -> bool + Send>>,
     ) -> Result<Self> {
-        let built = model.built(true, Want::All, DType::F32)?;
+        let built = model.built(true, Outputs::All, DType::F32)?;
         let target = target(&context, untimed);
         let pipelines = PipelineCache::new(&context);
         let kernels = early::kernels(&model, &context, &target, profiles, [chunk, ring])?;
@@ -93,7 +90,7 @@ impl GpuModel {
 
     /// Finds out what the profiles ask for and this device or model does not do, before anything runs.
     pub(super) fn check(&self, profiles: &Profiles, ring: usize) -> Result<()> {
-        let built = self.model.built(true, Want::Last, profiles.kv())?;
+        let built = self.model.built(true, Outputs::Last, profiles.kv())?;
         for (tokens, profile) in [(1, profiles.decode()), (2, profiles.prefill())] {
             let binding = DimBinding::new().with(sym::SEQ, tokens).with(sym::CACHE, tokens).with(sym::RING, ring);
             self.lower(&built, &binding, profile)?;

@@ -8,18 +8,20 @@ use std::{
 };
 
 use super::{
-    super::{Buffer, GpuContext, read_back::StagedRead, wgpu},
     Begun, GpuEngine,
     estimate::{Estimate, cut, total},
     pace::SOFTWARE_BUDGET,
 };
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    runtime::{Buffer, GpuContext, StagedRead, wgpu},
+};
 
 /// The host's clock also counts what an application has submitted in between: by it no device is taken for slower than this many
 /// times the slowest.
 const HOST_CLOCK_MOST: f64 = 4.0;
 
-/// Slices of one run that are timed, the first ones.
+/// SubmitSplitter of one run that are timed, the first ones.
 const TIMED: usize = 64;
 
 /// How long a submit may keep a driver on the CPU where nothing else was asked for: a run that is given up ends soon, and so does its
@@ -30,7 +32,7 @@ const SOFTWARE_MOST: Duration = Duration::from_millis(500);
 const SOFTWARE_RATE: f64 = 8.0;
 
 /// How runs are cut, and what earlier ones took.
-pub(super) struct Slices {
+pub(super) struct SubmitSplitter {
     most: Option<Duration>,
     /// The rate of runs that were never measured.
     unmeasured: f64,
@@ -172,7 +174,7 @@ impl Timer {
     }
 }
 
-impl Slices {
+impl SubmitSplitter {
     /// No submit shall keep the device for longer than about `most`; on a driver on the CPU, for longer than [`SOFTWARE_MOST`] where
     /// nothing is asked for.
     pub(super) fn new(most: Option<Duration>, software: bool) -> Self {
@@ -333,19 +335,19 @@ mod tests {
 
     #[test]
     fn a_second_run_is_begun_where_both_fit() {
-        let slices = Slices::new(Some(Duration::from_millis(10)), false);
+        let slices = SubmitSplitter::new(Some(Duration::from_millis(10)), false);
         let estimates = moving(&[0.003, 0.003]);
         assert!(!slices.allow_two(&estimates, 1), "as slow as the slowest until measured");
         slices.rates().insert((1, false), 0.5);
         assert!(slices.allow_two(&estimates, 1) && !slices.allow_two(&estimates, 16));
         assert!(slices.another().allow_two(&estimates, 1), "what was learnt serves the whole model");
         assert!(!slices.apart().allow_two(&estimates, 1), "several sequences are another run");
-        assert!(Slices::new(None, false).allow_two(&moving(&[9.0]), 1));
+        assert!(SubmitSplitter::new(None, false).allow_two(&moving(&[9.0]), 1));
     }
 
     #[test]
     fn runs_on_the_processor_are_cut_unless_they_are_short() {
-        let slices = Slices::new(None, true);
+        let slices = SubmitSplitter::new(None, true);
         assert!(slices.allow_two(&moving(&[0.06]), 1), "two of them take less than twice the longest submit");
         assert!(!slices.allow_two(&moving(&[0.07]), 1), "eight times slower than the slowest GPU until measured");
         slices.rates().insert((1, false), 1.0);

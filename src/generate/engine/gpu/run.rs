@@ -3,26 +3,24 @@
 use std::sync::Arc;
 
 use super::{
-    super::{Buffer, prepared::PreparedPlan},
-    Begun, Follow, GpuEngine, PlanKey, Ready, SlicedRun, Tokens,
-    model::LOGITS,
-    output,
-    plans::Samplers,
+    Begun, GpuEngine, PlanKey, Ready, SampleMode, SlicedRun, Tokens, model::LOGITS, output, plans::Samplers, run_plan::RunPlan,
 };
 use crate::{
     Result,
-    generate::{Engine, FINAL_NORM, Want, token_bucket},
+    generate::{CacheStore, FINAL_NORM, Outputs, Run, token_bucket},
+    runtime::{Buffer, PreparedPlan},
 };
 
 impl GpuEngine {
     /// Prepares the plan of a run, if it is new.
-    pub(super) fn prepare(&mut self, tokens: usize, end: usize, resident: bool, want: Want) -> Result<PlanKey> {
+    pub(super) fn prepare(&mut self, tokens: usize, end: usize, resident: bool, want: Outputs) -> Result<PlanKey> {
         let key = match resident {
             true => {
                 self.reserve(end)?;
                 let rows = self.policy.rows(tokens, end, self.caches.rows());
                 // A few drafted tokens are no prompt.
-                let tokens = if want == Want::Each { token_bucket(tokens) } else { self.policy.tokens(tokens, self.chunk(want)) };
+                let tokens =
+                    if want == Outputs::Each { token_bucket(tokens) } else { self.policy.tokens(tokens, self.chunk(want)) };
                 PlanKey { resident, want, tokens, rows }
             }
             false => PlanKey { resident, want, tokens: token_bucket(tokens), rows: 0 },
@@ -34,7 +32,7 @@ impl GpuEngine {
     }
 
     /// Writes the inputs and submits the plan and what follows it; what is to be read back is staged.
-    pub(super) fn submit(&mut self, key: PlanKey, tokens: Tokens, start: usize, follow: Follow) -> Result<Option<Begun>> {
+    pub(super) fn submit(&mut self, key: PlanKey, tokens: Tokens, start: usize, follow: SampleMode) -> Result<Option<Begun>> {
         let mut begun = self.submit_first(key, tokens, start, follow)?;
         while self.sliced.is_some() {
             begun = self.submit_slice(None)?;
@@ -43,10 +41,16 @@ impl GpuEngine {
     }
 
     /// As [`submit`](Self::submit), of the first slice; the run is whole if no other is left.
-    pub(super) fn submit_first(&mut self, key: PlanKey, tokens: Tokens, start: usize, follow: Follow) -> Result<Option<Begun>> {
+    pub(super) fn submit_first(
+        &mut self,
+        key: PlanKey,
+        tokens: Tokens,
+        start: usize,
+        follow: SampleMode,
+    ) -> Result<Option<Begun>> {
         self.settle()?;
         let context = &self.model.context;
-        let Ready { block, built, warm, estimates, .. } = self.plans.of(&key).ready(&key)?;
+        let Ready { run: RunPlan { block, built, .. }, warm, estimates, .. } = self.plans.of(&key).ready(&key)?;
         let (given, chosen) = match tokens {
             Tokens::Given(tokens) => (tokens, None),
             Tokens::Chosen(buffer, offset) => (&[0][..], Some((buffer, offset, 4))),
@@ -54,7 +58,7 @@ impl GpuEngine {
         block.write(context, follow.step(&key, start, given.len()), given, start, built, key.resident)?;
         let warm = std::mem::replace(warm, true);
         let slices = self.slices.of_run(context, estimates, key.tokens, warm);
-        if follow == Follow::Nothing && warm && slices.is_one() {
+        if follow == SampleMode::Nothing && warm && slices.is_one() {
             self.pace.started(given.len());
         }
         self.sliced = Some(SlicedRun { key, follow, rows: start..start + given.len(), slices });
@@ -67,7 +71,7 @@ impl GpuEngine {
         let Some(mut run) = self.sliced.take() else { return Ok(None) };
         let SlicedRun { key, follow, rows, slices } = &mut run;
         let context = &self.model.context;
-        let Ready { plan, block, samplers, .. } = self.plans.of(key).ready(key)?;
+        let Ready { run: RunPlan { plan, block, .. }, samplers, .. } = self.plans.of(key).ready(key)?;
         let (sampler, source) = result(plan, samplers.as_ref(), *follow)?;
         let mut staged = Vec::new();
         let submitted =
@@ -91,7 +95,7 @@ impl GpuEngine {
                     drafter.keep_hidden(encoder, hidden, key.want, rows.clone());
                 }
                 if let Some((buffer, offset, bytes)) = source {
-                    let of_each = matches!(key.want, Want::All | Want::Each);
+                    let of_each = matches!(key.want, Outputs::All | Outputs::Each);
                     let live = if of_each { bytes / key.tokens as u64 * rows.len() as u64 } else { bytes };
                     staged = context.stage_reads(encoder, buffer, offset, live)?;
                 }
@@ -106,10 +110,10 @@ impl GpuEngine {
             return Ok(None);
         }
         let token = source.and_then(|(buffer, offset, bytes)| match run.follow {
-            Follow::Argmax => Some((buffer.clone(), offset)),
+            SampleMode::Argmax => Some((buffer.clone(), offset)),
             // A draw that the list cannot decide runs its token again, by the same plan, if its logits are gone.
-            Follow::Draw(_) if run.rows.len() == 1 => Some((buffer.clone(), offset + bytes - 4)),
-            Follow::Draw(_) | Follow::Nothing | Follow::Logits => None,
+            SampleMode::Draw(_) if run.rows.len() == 1 => Some((buffer.clone(), offset + bytes - 4)),
+            SampleMode::Draw(_) | SampleMode::Nothing | SampleMode::Logits => None,
         });
         let (submission, timed) = run.slices.done()?;
         if staged.is_empty() {
@@ -128,9 +132,9 @@ impl GpuEngine {
         Ok(())
     }
 
-    pub(super) fn logits(&mut self, tokens: &[u32], start: usize, resident: bool, want: Want) -> Result<Vec<f32>> {
+    pub(super) fn logits(&mut self, tokens: &[u32], start: usize, resident: bool, want: Outputs) -> Result<Vec<f32>> {
         let key = self.prepare(tokens.len(), start + tokens.len(), resident, want)?;
-        let follow = if want == Want::Nothing { Follow::Nothing } else { Follow::Logits };
+        let follow = if want == Outputs::Nothing { SampleMode::Nothing } else { SampleMode::Logits };
         let bytes = match self.submit(key, Tokens::Given(tokens), start, follow)? {
             Some(begun) => self.collect(begun)?,
             None => Vec::new(),
@@ -146,15 +150,15 @@ type Source<'a> = (&'a Arc<Buffer>, u64, u64);
 fn result<'a>(
     plan: &'a PreparedPlan,
     samplers: Option<&'a Samplers>,
-    follow: Follow,
+    follow: SampleMode,
 ) -> Result<(Option<&'a PreparedPlan>, Option<Source<'a>>)> {
     let sampler = samplers.and_then(|samplers| match follow {
-        Follow::Argmax => Some(&samplers.argmax),
-        Follow::Draw(_) => Some(&samplers.top_k),
-        Follow::Nothing | Follow::Logits => None,
+        SampleMode::Argmax => Some(&samplers.argmax),
+        SampleMode::Draw(_) => Some(&samplers.top_k),
+        SampleMode::Nothing | SampleMode::Logits => None,
     });
     let source = match (follow, sampler) {
-        (Follow::Nothing, _) => None,
+        (SampleMode::Nothing, _) => None,
         (_, Some(sampler)) => Some(output(sampler, "token")?),
         (_, None) => Some(output(plan, LOGITS)?),
     };

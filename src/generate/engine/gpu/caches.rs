@@ -2,10 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{
-    super::{Buffer, GpuContext, requirements::limit, wgpu},
-    BINDING_LIMIT,
-};
+use super::BINDING_LIMIT;
 use crate::{
     Result,
     ir::{
@@ -13,6 +10,7 @@ use crate::{
         ops::{DEAD_KEY, Input, Role},
         sym,
     },
+    runtime::{Buffer, GpuContext, limit, wgpu},
 };
 
 /// The caches of a graph with the bytes of their buffers, where linear ones have `rows` rows and rings `ring`.

@@ -14,6 +14,7 @@ mod model;
 mod pace;
 mod plans;
 mod run;
+mod run_plan;
 mod slices;
 mod speculate;
 #[cfg(test)]
@@ -23,27 +24,25 @@ mod tune;
 
 use std::{collections::VecDeque, ops::Range, sync::Arc, time::Duration};
 
-pub(crate) use batch::DeviceTurn;
-use batch::Seated;
+pub(crate) use batch::GpuTurn;
+use batch::HeldSlot;
 use caches::Caches;
 use draft::GpuDrafter;
-use follow::Follow;
+use follow::SampleMode;
 use look::{chosen, short_list};
 pub(crate) use memory::{MemoryAsked, largest, plan_memory};
 use model::GpuModel;
-use pace::Pace;
+use pace::ChunkSizer;
 use plans::{PlanKey, Plans, Ready, output};
-use slices::{Sliced, Slices, Timed, nothing_begun};
+use slices::{Sliced, SubmitSplitter, Timed, nothing_begun};
 
-use super::{
-    AdapterKind, Buffer, CacheStats, Clock, CounterSnapshot, GpuContext, Pending, PipelineBlob, RunTimes, read_back::StagedRead,
-};
 use crate::{
     Error, Result,
     generate::{
-        CancelToken, DraftModel, Engine, Looked, MOST_LOGITS, Model, ModelStats, OnProgress, PREFILL_CHUNK, PlanPolicy, Profiles,
-        RingCopy, SampleOpts, Sampled, Want, sample_token_after,
+        CacheStore, CancelToken, DraftModel, Engine, LogitsView, MOST_LOGITS, Model, ModelStats, OnProgress, Outputs,
+        PREFILL_CHUNK, PlanPolicy, Profiles, RingCopy, Run, SampleOpts, Sampled, Sequence, Speculate, sample_token_after,
     },
+    runtime::{AdapterKind, Buffer, CacheStats, Clock, GpuContext, Pending, RunTimes, StagedRead},
 };
 
 /// The limit that kernels meet first, as wgpu names it.
@@ -56,9 +55,9 @@ pub(crate) struct GpuEngine {
     policy: PlanPolicy,
     profiles: Profiles,
     plans: Plans,
-    pace: Pace,
-    slices: Slices,
-    in_flight: Option<(super::wgpu::SubmissionIndex, Option<Timed>)>,
+    pace: ChunkSizer,
+    slices: SubmitSplitter,
+    in_flight: Option<(wgpu::SubmissionIndex, Option<Timed>)>,
     /// The run of which slices are left.
     sliced: Option<SlicedRun>,
     /// Runs that will choose a token, oldest first.
@@ -67,7 +66,7 @@ pub(crate) struct GpuEngine {
     looked: Option<PlanKey>,
     drafter: Option<GpuDrafter>,
     /// In plans for several sequences, those used last at the end.
-    seats: Vec<Seated>,
+    seats: Vec<HeldSlot>,
     /// Ends waits for the device.
     cancel: CancelToken,
 }
@@ -75,7 +74,7 @@ pub(crate) struct GpuEngine {
 /// A run of which slices are left to submit.
 struct SlicedRun {
     key: PlanKey,
-    follow: Follow,
+    follow: SampleMode,
     rows: Range<usize>,
     slices: Sliced,
 }
@@ -83,10 +82,10 @@ struct SlicedRun {
 /// A run that was submitted and whose result is not yet read.
 struct Begun {
     key: PlanKey,
-    follow: Follow,
+    follow: SampleMode,
     /// Pieces of what is read back, in order.
     staged: Vec<StagedRead>,
-    submission: super::wgpu::SubmissionIndex,
+    submission: wgpu::SubmissionIndex,
     timed: Option<Timed>,
     /// Where the device puts the token that it chooses itself.
     token: Option<(Arc<Buffer>, u64)>,
@@ -125,12 +124,19 @@ impl GpuEngine {
         let mut model = GpuModel::new(context, model, &profiles, (chunk, ring), untimed, on_progress)?;
         model.check(&profiles, ring)?;
         model.tune(&profiles, (chunk, ring), untimed, cancel.unwrap_or_default())?;
-        let pace = Pace::new(chunk, model.elements(), software, submit_time);
-        let slices = Slices::new(submit_time, software);
+        let pace = ChunkSizer::new(chunk, model.elements(), software, submit_time);
+        let slices = SubmitSplitter::new(submit_time, software);
         Ok(Self::fresh(Arc::new(model), Caches::new(ring), PlanPolicy::default(), profiles, pace, slices))
     }
 
-    fn fresh(model: Arc<GpuModel>, caches: Caches, policy: PlanPolicy, profiles: Profiles, pace: Pace, slices: Slices) -> Self {
+    fn fresh(
+        model: Arc<GpuModel>,
+        caches: Caches,
+        policy: PlanPolicy,
+        profiles: Profiles,
+        pace: ChunkSizer,
+        slices: SubmitSplitter,
+    ) -> Self {
         let plans = Plans::new(&policy);
         let in_flight = None;
         let sliced = None;
@@ -150,23 +156,14 @@ impl GpuEngine {
     }
 }
 
-impl Engine for GpuEngine {
-    fn run(&mut self, tokens: &[u32], start: usize, want: Want) -> Result<Vec<f32>> {
+impl Run for GpuEngine {
+    fn run(&mut self, tokens: &[u32], start: usize, want: Outputs) -> Result<Vec<f32>> {
         self.logits(tokens, start, true, want)
     }
 
-    fn begin(&mut self, history: &[u32], start: usize, opts: &SampleOpts) -> Result<()> {
-        self.forget();
-        let tokens = &history[start..];
-        let key = self.prepare(tokens.len(), history.len(), true, Want::Last)?;
-        let begun = self.submit_first(key, Tokens::Given(tokens), start, Follow::for_choosing(opts))?;
-        self.begun.extend(begun);
-        Ok(())
-    }
-
     fn begin_rows(&mut self, tokens: &[u32], start: usize) -> Result<()> {
-        let key = self.prepare(tokens.len(), start + tokens.len(), true, Want::Nothing)?;
-        self.submit_first(key, Tokens::Given(tokens), start, Follow::Nothing)?;
+        let key = self.prepare(tokens.len(), start + tokens.len(), true, Outputs::Nothing)?;
+        self.submit_first(key, Tokens::Given(tokens), start, SampleMode::Nothing)?;
         Ok(())
     }
 
@@ -180,16 +177,25 @@ impl Engine for GpuEngine {
         Ok(())
     }
 
+    fn begin(&mut self, history: &[u32], start: usize, opts: &SampleOpts) -> Result<()> {
+        self.forget();
+        let tokens = &history[start..];
+        let key = self.prepare(tokens.len(), history.len(), true, Outputs::Last)?;
+        let begun = self.submit_first(key, Tokens::Given(tokens), start, SampleMode::for_choosing(opts))?;
+        self.begun.extend(begun);
+        Ok(())
+    }
+
     fn begin_next(&mut self, position: usize, opts: &SampleOpts) -> Result<bool> {
         if self.model.model.host_tables {
             return Ok(false); // The host looks up the token's rows.
         }
         let Some((buffer, offset)) = self.begun.back().and_then(|begun| begun.token.clone()) else { return Ok(false) };
-        let key = self.prepare(1, position + 1, true, Want::Last)?;
+        let key = self.prepare(1, position + 1, true, Outputs::Last)?;
         if !self.slices.allow_two(&self.plans.of(&key).ready(&key)?.estimates, key.tokens) {
             return Ok(false);
         }
-        let begun = self.submit(key, Tokens::Chosen(&buffer, offset), position, Follow::for_choosing(opts))?;
+        let begun = self.submit(key, Tokens::Chosen(&buffer, offset), position, SampleMode::for_choosing(opts))?;
         self.begun.extend(begun);
         Ok(true)
     }
@@ -201,12 +207,12 @@ impl Engine for GpuEngine {
         let bytes = self.collect(begun)?;
         let mut bytes_read = bytes.len() as u64;
         let row: Vec<f32> = match follow {
-            Follow::Argmax => return Ok(Sampled { token: chosen(&bytes, history.len())?, bytes_read, foreseen: true }),
-            Follow::Draw(_) => {
+            SampleMode::Argmax => return Ok(Sampled { token: chosen(&bytes, history.len())?, bytes_read, predicted: true }),
+            SampleMode::Draw(_) => {
                 let (list, drawn) = short_list(&bytes);
                 list.check(history.len())?;
                 if let Some(token) = list.choose(opts, history.len()) {
-                    return Ok(Sampled { token, bytes_read, foreseen: token == drawn });
+                    return Ok(Sampled { token, bytes_read, predicted: token == drawn });
                 }
                 // The list's mass falls short of what the options ask for: the whole row decides.
                 // Growing caches take their plans along.
@@ -216,40 +222,32 @@ impl Engine for GpuEngine {
                     false => {
                         self.forget();
                         let last = history.len() - 1;
-                        self.logits(&history[last..], last, true, Want::Last)?
+                        self.logits(&history[last..], last, true, Outputs::Last)?
                     }
                 };
                 bytes_read += row.len() as u64 * 4;
                 row
             }
-            Follow::Logits | Follow::Nothing => bytemuck::pod_collect_to_vec(&bytes),
+            SampleMode::Logits | SampleMode::Nothing => bytemuck::pod_collect_to_vec(&bytes),
         };
-        Ok(Sampled { token: sample_token_after(&row, opts, history)?, bytes_read, foreseen: false })
+        Ok(Sampled { token: sample_token_after(&row, opts, history)?, bytes_read, predicted: false })
     }
 
-    fn begin_look(&mut self, history: &[u32], start: usize, temperature: f32) -> Result<()> {
+    fn begin_view(&mut self, history: &[u32], start: usize, temperature: f32) -> Result<()> {
         self.begin(history, start, &SampleOpts::temperature(temperature, 0))
     }
 
-    fn look(&mut self, ids: &[u32]) -> Result<Looked> {
+    fn view_logits(&mut self, ids: &[u32]) -> Result<LogitsView> {
         self.look_at(ids)
     }
 
-    fn whole_row(&mut self) -> Result<Vec<f32>> {
+    fn full_logits(&mut self) -> Result<Vec<f32>> {
         let key = self.looked.ok_or_else(nothing_begun)?;
         self.row_of(&key)
     }
 
-    fn verify(&mut self, history: &[u32], drafted: &[u32], opts: &SampleOpts) -> Result<Vec<u32>> {
-        self.verify_drafted(history, drafted, opts)
-    }
-
-    fn set_drafter(&mut self, drafter: &Arc<DraftModel>) -> Result<()> {
-        self.attach(drafter)
-    }
-
-    fn draft(&mut self, history: &[u32], count: usize) -> Result<Vec<u32>> {
-        self.draft_after(history, count)
+    fn recompute(&mut self, tokens: &[u32], want: Outputs) -> Result<Vec<f32>> {
+        self.logits(tokens, 0, false, want)
     }
 
     fn forget(&mut self) {
@@ -264,15 +262,43 @@ impl Engine for GpuEngine {
         self.measure_run(history, start, reps, clock)
     }
 
-    fn recompute(&mut self, tokens: &[u32], want: Want) -> Result<Vec<f32>> {
-        self.logits(tokens, 0, false, want)
+    fn cancel_token(&mut self) -> &mut CancelToken {
+        &mut self.cancel
     }
 
+    fn pending(&self) -> Option<Pending> {
+        let in_flight = self.in_flight.as_ref().map(|(submission, _)| submission);
+        let in_flight = self.sliced.as_ref().and_then(|run| run.slices.submission()).or(in_flight);
+        let submission = self.begun.front().map(|begun| &begun.submission).or(in_flight)?;
+        Some(Pending::new(&self.model.context, submission))
+    }
+
+    fn chunk(&self, want: Outputs) -> usize {
+        let paced = match want {
+            Outputs::All | Outputs::Each => self.pace.chunk().min(self.rows_at_once()),
+            Outputs::Nothing | Outputs::Last => self.pace.chunk(),
+        };
+        self.policy.chunk(paced)
+    }
+
+    fn rows_at_once(&self) -> usize {
+        let row = self.model.model.config.vocab_size as u64 * 4;
+        // A slot has 16 bytes more than its rows.
+        let bindable = (self.model.target.max_binding.min(MOST_LOGITS).saturating_sub(16) / row).max(1) as usize;
+        pace::bucket_below(bindable)
+    }
+
+    fn largest_chunk(&self) -> usize {
+        self.pace.largest()
+    }
+}
+
+impl CacheStore for GpuEngine {
     fn reserve(&mut self, rows: usize) -> Result<()> {
         let rows = self.policy.reserved(rows);
         if rows > self.caches.rows() {
             self.submit_all()?;
-            let built = self.model.model.built(true, Want::Nothing, self.profiles.kv())?;
+            let built = self.model.model.built(true, Outputs::Nothing, self.profiles.kv())?;
             self.caches.allocate(&self.model.context, &built.graph, rows)?;
             // Their bind groups hold the smaller caches.
             self.plans.forget_caches();
@@ -280,43 +306,6 @@ impl Engine for GpuEngine {
             self.drafter.iter_mut().for_each(GpuDrafter::forget_caches);
         }
         Ok(())
-    }
-
-    fn policy(&self) -> PlanPolicy {
-        self.policy
-    }
-
-    fn set_policy(&mut self, policy: PlanPolicy) {
-        self.policy = policy;
-        self.plans = Plans::new(&policy);
-    }
-
-    fn profiles(&self) -> &Profiles {
-        &self.profiles
-    }
-
-    fn cancel_token(&mut self) -> &mut CancelToken {
-        &mut self.cancel
-    }
-
-    fn set_profiles(&mut self, profiles: Profiles) -> Result<()> {
-        self.model.check(&profiles, self.caches.ring())?;
-        self.caches = Caches::new(self.caches.ring());
-        self.seats.clear();
-        self.plans = Plans::new(&self.policy);
-        self.profiles = profiles;
-        self.drafter.iter_mut().for_each(GpuDrafter::forget_caches);
-        Ok(())
-    }
-
-    fn another(&self) -> Box<dyn Engine> {
-        Box::new(self.beside(Caches::new(self.caches.ring())))
-    }
-
-    fn fork(&self) -> Result<Box<dyn Engine>> {
-        // A prefill chunk in flight was submitted before the copy and is done before it.
-        let caches = self.caches.copy(&self.model.context)?;
-        Ok(Box::new(self.beside(caches)))
     }
 
     fn copy_rings(&self) -> Result<RingCopy> {
@@ -338,12 +327,54 @@ impl Engine for GpuEngine {
     fn write_caches(&mut self, rows: usize, source: &mut dyn FnMut(&str, &mut [u8]) -> Result<()>) -> Result<()> {
         self.write_rows(rows, source)
     }
+}
 
-    fn pending(&self) -> Option<Pending> {
-        let in_flight = self.in_flight.as_ref().map(|(submission, _)| submission);
-        let in_flight = self.sliced.as_ref().and_then(|run| run.slices.submission()).or(in_flight);
-        let submission = self.begun.front().map(|begun| &begun.submission).or(in_flight)?;
-        Some(Pending::new(&self.model.context, submission))
+impl Speculate for GpuEngine {
+    fn verify(&mut self, history: &[u32], drafted: &[u32], opts: &SampleOpts) -> Result<Vec<u32>> {
+        self.verify_drafted(history, drafted, opts)
+    }
+
+    fn set_drafter(&mut self, drafter: &Arc<DraftModel>) -> Result<()> {
+        self.attach(drafter)
+    }
+
+    fn draft(&mut self, history: &[u32], count: usize) -> Result<Vec<u32>> {
+        self.draft_after(history, count)
+    }
+}
+
+impl Sequence for GpuEngine {
+    fn policy(&self) -> PlanPolicy {
+        self.policy
+    }
+
+    fn set_policy(&mut self, policy: PlanPolicy) {
+        self.policy = policy;
+        self.plans = Plans::new(&policy);
+    }
+
+    fn profiles(&self) -> &Profiles {
+        &self.profiles
+    }
+
+    fn set_profiles(&mut self, profiles: Profiles) -> Result<()> {
+        self.model.check(&profiles, self.caches.ring())?;
+        self.caches = Caches::new(self.caches.ring());
+        self.seats.clear();
+        self.plans = Plans::new(&self.policy);
+        self.profiles = profiles;
+        self.drafter.iter_mut().for_each(GpuDrafter::forget_caches);
+        Ok(())
+    }
+
+    fn another(&self) -> Engine {
+        self.beside(Caches::new(self.caches.ring())).into()
+    }
+
+    fn fork(&self) -> Result<Engine> {
+        // A prefill chunk in flight was submitted before the copy and is done before it.
+        let caches = self.caches.copy(&self.model.context)?;
+        Ok(self.beside(caches).into())
     }
 
     fn context(&self) -> Option<&Arc<GpuContext>> {
@@ -354,29 +385,6 @@ impl Engine for GpuEngine {
         &self.model.model
     }
 
-    fn chunk(&self, want: Want) -> usize {
-        let paced = match want {
-            Want::All | Want::Each => self.pace.chunk().min(self.rows_at_once()),
-            Want::Nothing | Want::Last => self.pace.chunk(),
-        };
-        self.policy.chunk(paced)
-    }
-
-    fn rows_at_once(&self) -> usize {
-        let row = self.model.model.config.vocab_size as u64 * 4;
-        // A slot has 16 bytes more than its rows.
-        let bindable = (self.model.target.max_binding.min(MOST_LOGITS).saturating_sub(16) / row).max(1) as usize;
-        pace::bucket_below(bindable)
-    }
-
-    fn largest_chunk(&self) -> usize {
-        self.pace.largest()
-    }
-
-    fn on_device(&mut self) -> Option<&mut GpuEngine> {
-        Some(self)
-    }
-
     fn stats(&self) -> ModelStats {
         let (cache_bytes, dispatches_per_token) = (self.caches.bytes(), self.plans.dispatches_per_token());
         ModelStats { cache_bytes, dispatches_per_token, ..self.model.stats() }
@@ -384,17 +392,5 @@ impl Engine for GpuEngine {
 
     fn plan_stats(&self) -> (CacheStats, CacheStats) {
         (self.plans.prefill.stats(), self.plans.decode.stats())
-    }
-
-    fn counters(&self) -> Option<CounterSnapshot> {
-        Some(self.model.context.counters().snapshot())
-    }
-
-    fn pipeline_cache_bytes(&self) -> Option<Vec<u8>> {
-        self.model.context.pipeline_cache_bytes()
-    }
-
-    fn pipeline_blob(&self) -> PipelineBlob {
-        self.model.context.pipeline_blob().clone()
     }
 }

@@ -1,15 +1,12 @@
 //! The next run of a model, dispatch by dispatch.
 
-use super::{
-    super::{Clock, DispatchTime, GpuContext, PreparedPlan, RunTimes, Step},
-    GpuEngine,
-    plans::Ready,
-};
+use super::{GpuEngine, plans::Ready, run_plan::RunPlan};
 use crate::{
     Result,
-    generate::Want,
+    generate::Outputs,
     ir::{DimBinding, kernel::Dispatch, sym},
     plan::{Live, Plan, cost},
+    runtime::{Clock, DispatchTime, GpuContext, PreparedPlan, RunTimes, Step},
 };
 
 impl GpuEngine {
@@ -17,11 +14,11 @@ impl GpuEngine {
     /// `reps` times after one that is not counted. Each writes the same rows.
     pub(super) fn measure_run(&mut self, history: &[u32], start: usize, reps: usize, clock: Option<Clock>) -> Result<RunTimes> {
         let tokens = &history[start..];
-        let key = self.prepare(tokens.len(), history.len(), true, Want::Last)?;
+        let key = self.prepare(tokens.len(), history.len(), true, Outputs::Last)?;
         let context = self.model.context.clone();
         self.settle()?;
         let clock = clock.unwrap_or_else(|| Clock::best(context.capabilities()));
-        let Ready { plan, block, built, samplers, .. } = self.plans.of(&key).ready(&key)?;
+        let Ready { run: RunPlan { plan, block, built }, samplers, .. } = self.plans.of(&key).ready(&key)?;
         let step = Step { end: history.len() as u32, capacity: key.rows as u32, ..Step::all(tokens.len() as u32) };
         block.write(&context, step, tokens, start, built, true)?;
         let prepared: Vec<&PreparedPlan> = [Some(&*plan), samplers.as_ref().map(|s| &s.argmax)].into_iter().flatten().collect();

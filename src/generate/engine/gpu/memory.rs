@@ -7,13 +7,6 @@ use std::{
 };
 
 use super::{
-    super::{
-        Capabilities,
-        resident::{Arrangement, split},
-        scratch::pooled_bytes,
-        size_blocks::size_block_bytes,
-        staging_ring::StagingRing,
-    },
     batch::{BatchPlans, rows_for},
     caches,
     inputs::InputBlock,
@@ -22,7 +15,7 @@ use super::{
 use crate::{
     Error, Result,
     flow::BuiltModel,
-    generate::{CacheMemory, MemoryPlan, Model, PlanPolicy, Profiles, SHORT_LIST, Want, parts_of},
+    generate::{CacheMemory, MemoryPlan, Model, Outputs, PlanPolicy, Profiles, SHORT_LIST, parts_of},
     ir::{
         DType, DimBinding,
         kernel::{Operand, Target},
@@ -31,6 +24,7 @@ use crate::{
     },
     lower::{Residency, lower},
     plan::{Plan, SlotKind, sampling},
+    runtime::{Arrangement, Capabilities, StagingRing, pooled_bytes, size_block_bytes, split},
 };
 
 /// What is asked of a device.
@@ -51,7 +45,7 @@ pub(crate) struct MemoryAsked {
 /// # Errors
 /// [`Error::Limit`](crate::Error::Limit) for a weight that no kernel could bind; as [`lower`].
 pub(crate) fn plan_memory(device: &Capabilities, model: &Model, profiles: &Profiles, asked: MemoryAsked) -> Result<MemoryPlan> {
-    let built = model.built(true, Want::All, DType::F32)?;
+    let built = model.built(true, Outputs::All, DType::F32)?;
     check_bindings(device, &built)?;
     let weights = PlannedWeights::of(device, &built)?;
     let MemoryAsked { conversations, chunk, .. } = asked;
@@ -189,7 +183,7 @@ impl Planner<'_> {
 
     fn cache_sizes<T>(&self, context: usize, of: impl Fn(&[(&Input, u64)], [usize; 2]) -> T) -> Result<T> {
         let (rows, ring) = (self.policy(context).reserved(context), self.model.ring(self.chunk)?);
-        let built = self.model.built(true, Want::Nothing, self.profiles.kv())?;
+        let built = self.model.built(true, Outputs::Nothing, self.profiles.kv())?;
         Ok(of(&caches::sizes(&built.graph, rows, ring)?, [rows, ring]))
     }
 
@@ -218,10 +212,10 @@ impl Planner<'_> {
         let ends = (1..context.div_ceil(self.chunk)).map(|run| policy.reserved(run * self.chunk));
         let rows = policy.reserved(context);
         let ends = ends.collect::<BTreeSet<usize>>().into_iter();
-        let mut prompt: Vec<_> = ends.map(|end| (Want::Nothing, self.chunk, end)).collect();
-        prompt.push((Want::Last, policy.tokens(context.min(self.chunk), self.chunk), rows));
+        let mut prompt: Vec<_> = ends.map(|end| (Outputs::Nothing, self.chunk, end)).collect();
+        prompt.push((Outputs::Last, policy.tokens(context.min(self.chunk), self.chunk), rows));
         let mut runs = Runs::default();
-        for sort in [&prompt[..], &[(Want::Last, 1, rows)]] {
+        for sort in [&prompt[..], &[(Outputs::Last, 1, rows)]] {
             self.add(&mut runs, sort)?;
         }
         runs.bytes *= self.conversations as u64;
@@ -235,7 +229,7 @@ impl Planner<'_> {
             return Ok(());
         }
         let (rows, ring) = (self.policy(context).reserved(context), self.model.ring(self.chunk)?);
-        let built = self.model.built(true, Want::Each, self.profiles.kv())?;
+        let built = self.model.built(true, Outputs::Each, self.profiles.kv())?;
         let mut plans: [Vec<Plan>; 3] = Default::default();
         for sequences in parts_of(self.conversations).map(rows_for).collect::<BTreeSet<usize>>().into_iter().rev() {
             let lowered =
@@ -257,13 +251,13 @@ impl Planner<'_> {
     }
 
     /// Adds runs whose plans share scratch buffers: what they are for, their tokens, and the rows of the caches that grow.
-    fn add(&self, runs: &mut Runs, sort: &[(Want, usize, usize)]) -> Result<()> {
+    fn add(&self, runs: &mut Runs, sort: &[(Outputs, usize, usize)]) -> Result<()> {
         let vocab_size = self.model.config.vocab_size;
         let (mut plans, mut samplers) = (Vec::new(), Vec::new());
         for (want, tokens, rows) in sort {
             let (plan, built) = self.lowered(*want, *tokens, *rows)?;
             runs.bytes += InputBlock::bytes(&built.graph, *tokens, 0) + self.size_blocks(&plan)?;
-            if *want == Want::Last {
+            if *want == Outputs::Last {
                 samplers.push(argmax(1, vocab_size, &plan, &self.target));
                 samplers.push(sampling::top_k(1, vocab_size, SHORT_LIST.min(vocab_size), &self.target));
             }
@@ -290,7 +284,7 @@ impl Planner<'_> {
         if self.target.software { size_block_bytes(plan) } else { Ok(0) }
     }
 
-    fn lowered(&self, want: Want, tokens: usize, rows: usize) -> Result<(Plan, Arc<BuiltModel>)> {
+    fn lowered(&self, want: Outputs, tokens: usize, rows: usize) -> Result<(Plan, Arc<BuiltModel>)> {
         let built = self.model.built(true, want, self.profiles.kv())?;
         let ring = self.model.ring(self.chunk)?;
         let binding = DimBinding::new().with(sym::SEQ, tokens).with(sym::CACHE, rows).with(sym::RING, ring);

@@ -4,11 +4,11 @@ use std::{path::Path, sync::PoisonError};
 
 use safetensors::SafeTensors;
 
-use super::{super::Opened, DeviceTurn, EngineOptions, GpuEngine, model::LOGITS, output};
+use super::{EngineOptions, GpuEngine, GpuTurn, model::LOGITS, output};
 use crate::{
     gemma::{GemmaArch, GemmaConfig},
-    generate::{Engine, Model, Profiles, SampleOpts, Want},
-    runtime::{Device, GpuOptions},
+    generate::{CacheStore, Model, Outputs, Profiles, Run, SampleOpts},
+    runtime::{Device, GpuOptions, Opened},
     weights::load_from_path,
 };
 
@@ -44,7 +44,7 @@ fn filled(engine: &mut GpuEngine, tokens: &[u32]) {
     engine.reserve(tokens.len()).unwrap();
     let (last, rows) = (tokens.len() - 1, &tokens[..tokens.len() - 1]);
     for start in (0..last).step_by(CHUNK) {
-        engine.run(&rows[start..last.min(start + CHUNK)], start, Want::Nothing).unwrap();
+        engine.run(&rows[start..last.min(start + CHUNK)], start, Outputs::Nothing).unwrap();
     }
 }
 
@@ -53,7 +53,7 @@ fn left(engines: &[GpuEngine], vocab: usize) -> Vec<Vec<f32>> {
     let model = &engines[0].model;
     let batches = model.batches.lock().unwrap_or_else(PoisonError::into_inner);
     let batch = batches.only().expect("one plan");
-    let (buffer, offset, _) = output(&batch.plan, LOGITS).unwrap();
+    let (buffer, offset, _) = output(&batch.run.plan, LOGITS).unwrap();
     let logits = |engine: &GpuEngine| {
         let row = engine.seat_in(batch.id).expect("a seat").row;
         let mut bytes = vec![0; vocab * 4];
@@ -84,9 +84,9 @@ fn logits_of_sequences_of_all_lengths_are_those_of_transformers() {
         engines.iter_mut().zip(LENGTHS).for_each(|(engine, length)| filled(engine, &tokens[..length]));
         let opts = SampleOpts::greedy();
         let turns = engines.iter_mut().zip(LENGTHS);
-        let mut turns: Vec<DeviceTurn<'_>> =
-            turns.map(|(engine, length)| DeviceTurn { engine, history: &tokens[..length], opts: &opts }).collect();
-        let chosen = GpuEngine::step_together(&mut turns).unwrap().expect("a step of all together");
+        let mut turns: Vec<GpuTurn<'_>> =
+            turns.map(|(engine, length)| GpuTurn { engine, history: &tokens[..length], opts: &opts }).collect();
+        let chosen = GpuEngine::decode_batch(&mut turns).unwrap().expect("a step of all together");
         let vocab = config.vocab_size;
         for ((found, length), token) in left(&engines, vocab).iter().zip(LENGTHS).zip(chosen) {
             let expected = &expected[(length - 1) * vocab..][..vocab];

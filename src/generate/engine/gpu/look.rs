@@ -3,17 +3,17 @@
 use super::{GpuEngine, PlanKey, model::LOGITS, nothing_begun, output};
 use crate::{
     Error, Result,
-    generate::{Looked, ShortList},
+    generate::{LogitsView, ShortList},
 };
 
 impl GpuEngine {
     /// As [`Engine::look`](crate::generate::Engine::look).
-    pub(super) fn look_at(&mut self, ids: &[u32]) -> Result<Looked> {
+    pub(super) fn look_at(&mut self, ids: &[u32]) -> Result<LogitsView> {
         self.submit_all()?;
         let begun = self.begun.pop_front().ok_or_else(nothing_begun)?;
         let context = &self.model.context;
         self.looked = Some(begun.key);
-        let (row, offset, bytes) = output(&self.plans.of(&begun.key).ready(&begun.key)?.plan, LOGITS)?;
+        let (row, offset, bytes) = output(&self.plans.of(&begun.key).ready(&begun.key)?.run.plan, LOGITS)?;
         let offsets: Vec<u64> = ids.iter().map(|id| u64::from(*id) * 4).filter(|at| *at < bytes).map(|at| offset + at).collect();
         // Submitted before the run is waited for: one wait for both.
         let mut staged = None;
@@ -29,12 +29,12 @@ impl GpuEngine {
         if let (Some(staged), Some(submission)) = (staged, submission) {
             self.model.context.collect_unless(staged, &submission, bytemuck::cast_slice_mut(&mut logits), &self.cancel)?;
         }
-        Ok(Looked::List { list: short_list(&list).0, logits })
+        Ok(LogitsView::List { list: short_list(&list).0, logits })
     }
 
     /// The logits of the last token that the plan of `key` has run.
     pub(super) fn row_of(&mut self, key: &PlanKey) -> Result<Vec<f32>> {
-        let (buffer, offset, bytes) = output(&self.plans.of(key).ready(key)?.plan, LOGITS)?;
+        let (buffer, offset, bytes) = output(&self.plans.of(key).ready(key)?.run.plan, LOGITS)?;
         let mut row = vec![0u8; bytes as usize];
         self.model.context.read_back(buffer, offset, &mut row)?;
         Ok(bytemuck::pod_collect_to_vec(&row))

@@ -3,24 +3,18 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    super::{
-        Buffer, CacheStats,
-        lru::Lru,
-        prepared::{Bound, PreparedPlan},
-        scratch::ScratchPool,
-    },
     caches::Caches,
     estimate::{Estimate, estimate},
-    inputs::InputBlock,
     model::{GpuModel, LOGITS},
+    run_plan::{Binding, RunPlan},
 };
 use crate::{
     Error, Result,
     cancel::CancelToken,
-    flow::BuiltModel,
-    generate::{PlanPolicy, Profiles, SHORT_LIST, Want},
+    generate::{Outputs, PlanPolicy, Profiles, SHORT_LIST},
     ir::{DimBinding, sym},
-    plan::{Live, Plan, sampling},
+    plan::{Live, sampling},
+    runtime::{Buffer, CacheStats, Lru, PreparedPlan, ScratchPool},
 };
 
 /// Plans without caches that are kept: one for each kind of result.
@@ -30,7 +24,7 @@ const WHOLE_PLANS: usize = 3;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct PlanKey {
     pub(super) resident: bool,
-    pub(super) want: Want,
+    pub(super) want: Outputs,
     /// Capacity in new tokens.
     pub(super) tokens: usize,
     /// Capacity of the linear caches in rows.
@@ -39,9 +33,7 @@ pub(super) struct PlanKey {
 
 /// A prepared plan with its inputs and the samplers that read its logits.
 pub(super) struct Ready {
-    pub(super) plan: PreparedPlan,
-    pub(super) block: InputBlock,
-    pub(super) built: Arc<BuiltModel>,
+    pub(super) run: RunPlan,
     /// Whether it has run: drivers may compile at the first run, whose time says nothing.
     pub(super) warm: bool,
     pub(super) samplers: Option<Samplers>,
@@ -82,50 +74,12 @@ impl PlanCache {
         hidden: bool,
         cancel: &CancelToken,
     ) -> Result<()> {
-        if self.plans.get(&key).is_some() {
-            return Ok(());
-        }
-        self.plans.make_room();
-        let built = model.model.built_for(key.resident, key.want, profiles.kv(), hidden)?;
-        let binding = DimBinding::new().with(sym::SEQ, key.tokens).with(sym::CACHE, key.rows).with(sym::RING, caches.ring());
-        let lowered = model.lower(&built, &binding, profiles.of(key.resident, key.tokens))?;
-        model.pipelines.prepare_unless(lowered.dispatches.iter().map(|dispatch| &dispatch.kernel), cancel)?;
-        let block = InputBlock::new(&model.context, &built.graph, key.tokens, 0)?;
-        let inputs = block.bindings().chain(caches.bindings()).collect();
-        let bound = Bound { weights: &model.weights, inputs: &inputs, step: block.buffer() };
-        let plan = PreparedPlan::new(&model.pipelines, &lowered, bound, &mut self.scratch)?;
-        let chosen = match key.want {
-            Want::Last => 1,
-            Want::Each => key.tokens,
-            Want::Nothing | Want::All => 0,
-        };
-        let samplers = match chosen {
-            0 => None,
-            rows => Some(self.samplers(rows, &plan, model.argmax(rows, &lowered), &block, model)?),
-        };
-        let live = Live { tokens: key.tokens, start: key.rows.saturating_sub(key.tokens) };
-        let estimates = estimate(&lowered, live, &|name, shard| model.shard_bytes(name, shard));
-        tracing::debug!(?key, dispatches = plan.dispatch_count(), "plan prepared");
-        self.compiles += 1;
-        self.plans.insert(key, Ready { plan, block, built, warm: false, samplers, estimates });
+        let Self { plans, scratch, sampler_scratch, compiles } = self;
+        plans.get_or_try_insert(&key, || {
+            *compiles += 1;
+            make(key, model, profiles, caches, hidden, cancel, [scratch, sampler_scratch])
+        })?;
         Ok(())
-    }
-
-    /// What chooses a token from each of the `rows` rows of logits.
-    fn samplers(
-        &mut self,
-        rows: usize,
-        plan: &PreparedPlan,
-        argmax: Plan,
-        block: &InputBlock,
-        model: &GpuModel,
-    ) -> Result<Samplers> {
-        let inputs = logits_of(plan)?;
-        let bound = Bound { weights: &model.weights, inputs: &inputs, step: block.buffer() };
-        let vocab_size = model.model.config.vocab_size;
-        let mut make = |plan: Plan| PreparedPlan::new(&model.pipelines, &plan, bound, &mut self.sampler_scratch);
-        let top = SHORT_LIST.min(vocab_size);
-        Ok(Samplers { argmax: make(argmax)?, top_k: make(sampling::top_k(rows, vocab_size, top, &model.target))? })
     }
 
     /// The plan that was prepared.
@@ -135,10 +89,45 @@ impl PlanCache {
 
     pub(super) fn stats(&self) -> CacheStats {
         let samplers = |ready: &Ready| ready.samplers.as_ref().map_or(0, |s| s.argmax.own_bytes() + s.top_k.own_bytes());
-        let own = |ready: &Ready| ready.block.buffer().size() + ready.plan.own_bytes() + samplers(ready);
+        let own = |ready: &Ready| ready.run.block.buffer().size() + ready.run.plan.own_bytes() + samplers(ready);
         let bytes = self.plans.values().map(own).sum::<u64>() + self.scratch.bytes() + self.sampler_scratch.bytes();
         CacheStats { compiles: self.compiles, bytes, ..self.plans.stats() }
     }
+}
+
+fn make(
+    key: PlanKey,
+    model: &GpuModel,
+    profiles: &Profiles,
+    caches: &Caches,
+    hidden: bool,
+    cancel: &CancelToken,
+    [scratch, sampler_scratch]: [&mut ScratchPool; 2],
+) -> Result<Ready> {
+    let built = model.model.built_for(key.resident, key.want, profiles.kv(), hidden)?;
+    let binding = DimBinding::new().with(sym::SEQ, key.tokens).with(sym::CACHE, key.rows).with(sym::RING, caches.ring());
+    let lowered = model.lower(&built, &binding, profiles.of(key.resident, key.tokens))?;
+    model.pipelines.prepare_unless(lowered.dispatches.iter().map(|dispatch| &dispatch.kernel), cancel)?;
+    let to = Binding { weights: &model.weights, tokens: key.tokens, sequences: 0, caches: Some(caches) };
+    let run = RunPlan::new(model, built, &lowered, &to, scratch)?;
+    let chosen = match key.want {
+        Outputs::Last => 1,
+        Outputs::Each => key.tokens,
+        Outputs::Nothing | Outputs::All => 0,
+    };
+    let mut samplers = None;
+    if chosen > 0 {
+        let vocab_size = model.model.config.vocab_size;
+        let top_k = sampling::top_k(chosen, vocab_size, SHORT_LIST.min(vocab_size), &model.target);
+        samplers = Some(Samplers {
+            argmax: run.sampler(model, &model.argmax(chosen, &lowered), sampler_scratch)?,
+            top_k: run.sampler(model, &top_k, sampler_scratch)?,
+        });
+    }
+    let live = Live { tokens: key.tokens, start: key.rows.saturating_sub(key.tokens) };
+    let estimates = estimate(&lowered, live, &|name, shard| model.shard_bytes(name, shard));
+    tracing::debug!(?key, dispatches = run.plan.dispatch_count(), "plan prepared");
+    Ok(Ready { run, warm: false, samplers, estimates })
 }
 
 /// All plans of an engine.
@@ -174,7 +163,7 @@ impl Plans {
 
     /// Dispatches of one greedy decode step; 0 before the first.
     pub(super) fn dispatches_per_token(&self) -> usize {
-        let greedy = |ready: &Ready| Some(ready.plan.dispatch_count() + ready.samplers.as_ref()?.argmax.dispatch_count());
+        let greedy = |ready: &Ready| Some(ready.run.plan.dispatch_count() + ready.samplers.as_ref()?.argmax.dispatch_count());
         self.decode.plans.values().find_map(greedy).unwrap_or(0)
     }
 }

@@ -3,14 +3,12 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    CancelToken, DraftModel, Engine, Looked, MOST_LOGITS, Model, ModelStats, PREFILL_CHUNK, PlanPolicy, Profiles, RingCopy,
-    RunTokens, SampleOpts, Sampled, Want,
-    engine::{agreed, sample_after_draft},
-    sample_token_after,
+    CacheStore, CancelToken, DraftModel, Engine, LogitsView, MOST_LOGITS, Model, ModelStats, Outputs, PREFILL_CHUNK, PlanPolicy,
+    Profiles, RingCopy, Run, SampleOpts, Sampled, Sequence, Speculate, agreed, sample_after_draft, sample_token_after,
 };
 use crate::{
     Error, Result,
-    flow::BuiltModel,
+    flow::{BuiltModel, RunTokens},
     gemma::HIDDEN,
     ir::{
         DType, Data, DimBinding, PassReport, Value,
@@ -20,7 +18,7 @@ use crate::{
         sym,
     },
     reference,
-    runtime::{CacheStats, Clock, CounterSnapshot, GpuContext, Pending, PipelineBlob, RunTimes},
+    runtime::{CacheStats, Clock, GpuContext, Pending, RunTimes},
 };
 
 /// Its name among devices.
@@ -58,7 +56,7 @@ impl ReferenceEngine {
         let (policy, chunk) = (PlanPolicy::default(), chunk.unwrap_or(PREFILL_CHUNK));
         let ring = model.ring(chunk)?;
         let (caches, begun) = (BTreeMap::new(), Vec::new());
-        let weights = model.built(true, Want::All, DType::F32)?;
+        let weights = model.built(true, Outputs::All, DType::F32)?;
         // Weights stay in their file until a product needs them.
         let bytes = || weights.params.values().map(|tensor| tensor.byte_len() as u64).sum::<u64>();
         tracing::debug_span!("load", device = REFERENCE, tensors = weights.params.len(), bytes = bytes()).in_scope(|| ());
@@ -67,18 +65,18 @@ impl ReferenceEngine {
         Ok(Self { model, caches, rows: 0, policy, profiles, chunk, ring, begun, drafter: None, hidden, cancel })
     }
 
-    fn execute(&mut self, tokens: &[u32], start: usize, resident: bool, want: Want) -> Result<Vec<f32>> {
+    fn execute(&mut self, tokens: &[u32], start: usize, resident: bool, want: Outputs) -> Result<Vec<f32>> {
         if resident {
             self.reserve(start + tokens.len())?;
         }
         let built = self.model.built_for(resident, want, self.profiles.kv(), self.drafter.is_some())?;
         let mut outputs = self.outputs(&built, resident, tokens, start, &[])?.into_iter();
-        if want == Want::Nothing {
+        if want == Outputs::Nothing {
             return Ok(Vec::new());
         }
         let logits = outputs.next().unwrap_or_default();
         if let Some(values) = outputs.next() {
-            let first = if want == Want::Last { start + tokens.len() } else { start + 1 };
+            let first = if want == Outputs::Last { start + tokens.len() } else { start + 1 };
             self.hidden = Hidden { first, values };
         }
         Ok(logits)
@@ -119,16 +117,6 @@ impl ReferenceEngine {
     }
 }
 
-fn bytes_of_mut(data: &mut Data) -> &mut [u8] {
-    match data {
-        Data::F32(values) => bytemuck::cast_slice_mut(values),
-        Data::F16(values) => bytemuck::cast_slice_mut(values),
-        Data::I32(values) => bytemuck::cast_slice_mut(values),
-        Data::U32(values) => bytemuck::cast_slice_mut(values),
-        Data::Stored(_) => &mut [],
-    }
-}
-
 /// A cache with as many rows as `shape` says: the old rows, then dead ones.
 fn resized(old: Option<Value>, shape: Vec<usize>, dtype: DType) -> Value {
     let len = shape.iter().product();
@@ -151,13 +139,13 @@ fn resized(old: Option<Value>, shape: Vec<usize>, dtype: DType) -> Value {
     }
 }
 
-impl Engine for ReferenceEngine {
-    fn run(&mut self, tokens: &[u32], start: usize, want: Want) -> Result<Vec<f32>> {
+impl Run for ReferenceEngine {
+    fn run(&mut self, tokens: &[u32], start: usize, want: Outputs) -> Result<Vec<f32>> {
         self.execute(tokens, start, true, want)
     }
 
     fn begin(&mut self, history: &[u32], start: usize, _: &SampleOpts) -> Result<()> {
-        self.begun = self.execute(&history[start..], start, true, Want::Last)?;
+        self.begun = self.execute(&history[start..], start, true, Outputs::Last)?;
         Ok(())
     }
 
@@ -167,25 +155,107 @@ impl Engine for ReferenceEngine {
 
     fn finish(&mut self, history: &[u32], opts: &SampleOpts) -> Result<Sampled> {
         let logits = std::mem::take(&mut self.begun);
-        Ok(Sampled { token: sample_token_after(&logits, opts, history)?, bytes_read: 0, foreseen: false })
+        Ok(Sampled { token: sample_token_after(&logits, opts, history)?, bytes_read: 0, predicted: false })
     }
 
-    fn begin_look(&mut self, history: &[u32], start: usize, _: f32) -> Result<()> {
+    fn begin_view(&mut self, history: &[u32], start: usize, _: f32) -> Result<()> {
         self.begin(history, start, &SampleOpts::greedy())
     }
 
-    fn look(&mut self, _: &[u32]) -> Result<Looked> {
-        Ok(Looked::Row(std::mem::take(&mut self.begun)))
+    fn view_logits(&mut self, _: &[u32]) -> Result<LogitsView> {
+        Ok(LogitsView::Full(std::mem::take(&mut self.begun)))
     }
 
-    fn whole_row(&mut self) -> Result<Vec<f32>> {
+    fn full_logits(&mut self) -> Result<Vec<f32>> {
         Err(Error::Graph { graph: "gemma_resident".into(), problem: "its row was handed over".into() })
     }
 
+    fn recompute(&mut self, tokens: &[u32], want: Outputs) -> Result<Vec<f32>> {
+        self.execute(tokens, 0, false, want)
+    }
+
+    fn forget(&mut self) {
+        (self.begun, self.hidden) = (Vec::new(), Hidden::default());
+    }
+
+    fn time_run(&mut self, _: &[u32], _: usize, _: usize, _: Option<Clock>) -> Result<RunTimes> {
+        Err(Error::Unsupported("timing dispatches on the CPU reference, which has none".into()))
+    }
+
+    fn cancel_token(&mut self) -> &mut CancelToken {
+        &mut self.cancel
+    }
+
+    fn pending(&self) -> Option<Pending> {
+        None
+    }
+
+    fn chunk(&self, _: Outputs) -> usize {
+        self.chunk
+    }
+
+    fn rows_at_once(&self) -> usize {
+        (MOST_LOGITS / (self.model.config.vocab_size as u64 * 4)).max(1) as usize
+    }
+
+    fn largest_chunk(&self) -> usize {
+        self.chunk
+    }
+}
+
+impl CacheStore for ReferenceEngine {
+    fn reserve(&mut self, rows: usize) -> Result<()> {
+        self.rows = self.rows.max(self.policy.reserved(rows));
+        Ok(())
+    }
+
+    fn copy_rings(&self) -> Result<RingCopy> {
+        let rows = self.model.caches(self.profiles.kv())?;
+        let rings = self.caches.iter().filter(|(name, _)| rows.get(*name).is_some_and(|row| row.slides));
+        Ok(RingCopy::Host(rings.map(|(name, value)| (name.clone(), value.clone())).collect()))
+    }
+
+    fn put_rings(&mut self, copy: &RingCopy) -> Result<()> {
+        self.forget();
+        match copy {
+            RingCopy::Host(rings) => self.caches.extend(rings.clone()),
+            RingCopy::Device(_) => return Err(Error::Unsupported("putting a device's caches on the reference".into())),
+        }
+        Ok(())
+    }
+
+    fn read_caches(&mut self, rows: usize, sink: &mut dyn FnMut(&str, &[u8]) -> Result<()>) -> Result<()> {
+        for (name, row) in self.model.caches(self.profiles.kv())? {
+            let mut bytes = self.caches.get(&name).map_or(Vec::new(), |value| value.bytes().to_vec());
+            bytes.resize(if row.slides { self.ring } else { rows } * row.bytes, 0);
+            sink(&name, &bytes)?;
+        }
+        Ok(())
+    }
+
+    fn write_caches(&mut self, rows: usize, source: &mut dyn FnMut(&str, &mut [u8]) -> Result<()>) -> Result<()> {
+        self.forget();
+        self.reserve(rows)?;
+        let built = self.model.built(true, Outputs::Nothing, self.profiles.kv())?;
+        let binding = DimBinding::new().with(sym::SEQ, 1).with(sym::CACHE, self.rows).with(sym::RING, self.ring);
+        let mut caches = BTreeMap::new();
+        for (name, row) in self.model.caches(self.profiles.kv())? {
+            let Some((_, input)) = built.graph.inputs().find(|(_, input)| input.name == name) else { continue };
+            let mut value = resized(None, input.ty.shape.bind(&binding)?, input.ty.dtype);
+            let live = if row.slides { self.ring } else { rows } * row.bytes;
+            source(&name, &mut value.data.bytes_mut()[..live])?;
+            caches.insert(name, value);
+        }
+        self.caches = caches;
+        Ok(())
+    }
+}
+
+impl Speculate for ReferenceEngine {
     fn verify(&mut self, history: &[u32], drafted: &[u32], opts: &SampleOpts) -> Result<Vec<u32>> {
         self.forget();
         let start = history.len() - 1;
-        let logits = self.execute(&[&history[start..], drafted].concat(), start, true, Want::Each)?;
+        let logits = self.execute(&[&history[start..], drafted].concat(), start, true, Outputs::Each)?;
         let rows: Vec<&[f32]> = logits.chunks(self.model.config.vocab_size).collect();
         agreed(drafted, |known| sample_after_draft(rows[known], opts, history, &drafted[..known]))
     }
@@ -219,24 +289,9 @@ impl Engine for ReferenceEngine {
         }
         Ok(drafted)
     }
+}
 
-    fn forget(&mut self) {
-        (self.begun, self.hidden) = (Vec::new(), Hidden::default());
-    }
-
-    fn time_run(&mut self, _: &[u32], _: usize, _: usize, _: Option<Clock>) -> Result<RunTimes> {
-        Err(Error::Unsupported("timing dispatches on the CPU reference, which has none".into()))
-    }
-
-    fn recompute(&mut self, tokens: &[u32], want: Want) -> Result<Vec<f32>> {
-        self.execute(tokens, 0, false, want)
-    }
-
-    fn reserve(&mut self, rows: usize) -> Result<()> {
-        self.rows = self.rows.max(self.policy.reserved(rows));
-        Ok(())
-    }
-
+impl Sequence for ReferenceEngine {
     fn policy(&self) -> PlanPolicy {
         self.policy
     }
@@ -249,66 +304,17 @@ impl Engine for ReferenceEngine {
         &self.profiles
     }
 
-    fn cancel_token(&mut self) -> &mut CancelToken {
-        &mut self.cancel
-    }
-
     fn set_profiles(&mut self, profiles: Profiles) -> Result<()> {
         (self.caches, self.rows, self.profiles) = (BTreeMap::new(), 0, profiles);
         Ok(())
     }
 
-    fn another(&self) -> Box<dyn Engine> {
-        Box::new(Self { caches: BTreeMap::new(), rows: 0, cancel: CancelToken::new(), ..self.clone() })
+    fn another(&self) -> Engine {
+        Self { caches: BTreeMap::new(), rows: 0, cancel: CancelToken::new(), ..self.clone() }.into()
     }
 
-    fn fork(&self) -> Result<Box<dyn Engine>> {
-        Ok(Box::new(Self { cancel: CancelToken::new(), ..self.clone() }))
-    }
-
-    fn copy_rings(&self) -> Result<RingCopy> {
-        let rows = self.model.caches(self.profiles.kv())?;
-        let rings = self.caches.iter().filter(|(name, _)| rows.get(*name).is_some_and(|row| row.slides));
-        Ok(RingCopy::Host(rings.map(|(name, value)| (name.clone(), value.clone())).collect()))
-    }
-
-    fn put_rings(&mut self, copy: &RingCopy) -> Result<()> {
-        self.forget();
-        match copy {
-            RingCopy::Host(rings) => self.caches.extend(rings.clone()),
-            RingCopy::Device(_) => return Err(Error::Unsupported("putting a device's caches on the reference".into())),
-        }
-        Ok(())
-    }
-
-    fn read_caches(&mut self, rows: usize, sink: &mut dyn FnMut(&str, &[u8]) -> Result<()>) -> Result<()> {
-        for (name, row) in self.model.caches(self.profiles.kv())? {
-            let mut bytes = self.caches.get(&name).map_or(Vec::new(), |value| value.bytes().to_vec());
-            bytes.resize(if row.slides { self.ring } else { rows } * row.bytes, 0);
-            sink(&name, &bytes)?;
-        }
-        Ok(())
-    }
-
-    fn write_caches(&mut self, rows: usize, source: &mut dyn FnMut(&str, &mut [u8]) -> Result<()>) -> Result<()> {
-        self.forget();
-        self.reserve(rows)?;
-        let built = self.model.built(true, Want::Nothing, self.profiles.kv())?;
-        let binding = DimBinding::new().with(sym::SEQ, 1).with(sym::CACHE, self.rows).with(sym::RING, self.ring);
-        let mut caches = BTreeMap::new();
-        for (name, row) in self.model.caches(self.profiles.kv())? {
-            let Some((_, input)) = built.graph.inputs().find(|(_, input)| input.name == name) else { continue };
-            let mut value = resized(None, input.ty.shape.bind(&binding)?, input.ty.dtype);
-            let live = if row.slides { self.ring } else { rows } * row.bytes;
-            source(&name, &mut bytes_of_mut(&mut value.data)[..live])?;
-            caches.insert(name, value);
-        }
-        self.caches = caches;
-        Ok(())
-    }
-
-    fn pending(&self) -> Option<Pending> {
-        None
+    fn fork(&self) -> Result<Engine> {
+        Ok(Self { cancel: CancelToken::new(), ..self.clone() }.into())
     }
 
     fn context(&self) -> Option<&Arc<GpuContext>> {
@@ -319,18 +325,6 @@ impl Engine for ReferenceEngine {
         &self.model
     }
 
-    fn chunk(&self, _: Want) -> usize {
-        self.chunk
-    }
-
-    fn rows_at_once(&self) -> usize {
-        (MOST_LOGITS / (self.model.config.vocab_size as u64 * 4)).max(1) as usize
-    }
-
-    fn largest_chunk(&self) -> usize {
-        self.chunk
-    }
-
     fn stats(&self) -> ModelStats {
         let cache_bytes = self.caches.values().filter_map(|v| Some((v.len() * v.dtype().scalar_bytes()?) as u64)).sum();
         ModelStats { device: REFERENCE.into(), cache_bytes, ..ModelStats::default() }
@@ -338,18 +332,6 @@ impl Engine for ReferenceEngine {
 
     fn plan_stats(&self) -> (CacheStats, CacheStats) {
         Default::default()
-    }
-
-    fn counters(&self) -> Option<CounterSnapshot> {
-        None
-    }
-
-    fn pipeline_cache_bytes(&self) -> Option<Vec<u8>> {
-        None
-    }
-
-    fn pipeline_blob(&self) -> PipelineBlob {
-        PipelineBlob::None
     }
 }
 

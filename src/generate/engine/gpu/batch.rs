@@ -6,29 +6,22 @@ use std::{
 };
 
 use super::{
-    super::{
-        lru::Lru,
-        prepared::{Bound, PreparedPlan, Seat, Step},
-        read_back::StagedRead,
-        scratch::ScratchPool,
-    },
-    Follow, GpuEngine, chosen,
+    GpuEngine, SampleMode, chosen,
     estimate::{Estimate, estimate},
-    inputs::InputBlock,
     model::{GpuModel, LOGITS, options},
     output,
-    plans::logits_of,
+    run_plan::{Binding, RunPlan},
     short_list,
-    slices::Slices,
+    slices::SubmitSplitter,
 };
 use crate::{
     Error, Result,
     flow::BuiltModel,
-    generate::{Engine, Profiles, SHORT_LIST, SampleOpts, Want, sample_token_after},
+    generate::{Outputs, Profiles, Run, SHORT_LIST, SampleOpts, sample_token_after},
     ir::{DimBinding, LowerOptions, kernel::Target, sym},
     lower::{Residency, lower},
     plan::{Live, Plan, sampling},
-    runtime::Capabilities,
+    runtime::{Bound, Capabilities, Lru, PreparedPlan, ScratchPool, SequenceSlot, StagedRead, Step},
 };
 
 /// Plans that a model keeps for steps of several sequences: the buckets of their number, and two of rows.
@@ -38,7 +31,7 @@ const KEPT_PLANS: usize = 10;
 const KEPT_SEATS: usize = 4;
 
 /// One sequence's part in a step.
-pub(crate) struct DeviceTurn<'a> {
+pub(crate) struct GpuTurn<'a> {
     /// Its engine, whose caches hold the rows of all tokens but the last and have room for that of the last.
     pub(crate) engine: &'a mut GpuEngine,
     /// Its tokens.
@@ -48,10 +41,10 @@ pub(crate) struct DeviceTurn<'a> {
 }
 
 /// The seat of a sequence in the plan `batch`.
-pub(super) struct Seated {
+pub(super) struct HeldSlot {
     batch: u64,
     pub(super) row: usize,
-    seat: Seat,
+    seat: SequenceSlot,
 }
 
 /// Rows of the plan for so many sequences: 2, 4, 8, 16, 32.
@@ -108,30 +101,29 @@ impl Batches {
         model: &GpuModel,
         profiles: &Profiles,
         [rows, capacity, ring]: [usize; 3],
-        slices: &Slices,
+        slices: &SubmitSplitter,
     ) -> Result<Option<&mut Batch>> {
         if self.profiles != *profiles {
             self.plans.clear();
             self.profiles = profiles.clone();
         }
-        let key = [rows, capacity];
-        if self.plans.get(&key).is_none() {
-            self.plans.make_room();
-            let made = match self.make(model, [rows, capacity, ring], slices.apart()) {
-                Ok(batch) => Some(batch),
+        let Self { plans, profiles, scratch, made } = self;
+        let batch = plans.get_or_try_insert(&[rows, capacity], || {
+            *made += 1;
+            match Batch::new(model, profiles, [rows, capacity, ring], slices.apart(), scratch, *made) {
+                Ok(batch) => Ok(Some(batch)),
                 Err(Error::Unsupported(why)) => {
                     tracing::debug!(why, "sequences run one after the other");
-                    None
+                    Ok(None)
                 }
                 Err(Error::Limit { name, .. }) => {
                     tracing::debug!(name, "sequences run one after the other");
-                    None
+                    Ok(None)
                 }
-                Err(error) => return Err(error),
-            };
-            self.plans.insert(key, made);
-        }
-        Ok(self.plans.peek_mut(&key).and_then(Option::as_mut))
+                Err(error) => Err(error),
+            }
+        })?;
+        Ok(batch.as_mut())
     }
 
     /// The plan, where there is one alone.
@@ -140,43 +132,16 @@ impl Batches {
         let mut plans = self.plans.values().flatten();
         plans.next().filter(|_| plans.next().is_none())
     }
-
-    fn make(&mut self, model: &GpuModel, sizes: [usize; 3], slices: Slices) -> Result<Batch> {
-        let context = &model.context;
-        let pipelines = &model.pipelines;
-        let rows = sizes[0];
-        let built = model.model.built(true, Want::Each, self.profiles.kv())?;
-        let lowered = model.lower_batch(&built, &self.profiles, sizes)?;
-        let block = InputBlock::new(context, &built.graph, rows, rows)?;
-        let inputs = block.bindings().collect();
-        let bound = Bound { weights: &model.weights, inputs: &inputs, step: block.buffer() };
-        let [scratch, of_argmax, of_lists] = &mut self.scratch;
-        let plan = PreparedPlan::new(pipelines, &lowered.step, bound, scratch)?;
-        let inputs = logits_of(&plan)?;
-        let bound = Bound { inputs: &inputs, ..bound };
-        let argmax = PreparedPlan::new(pipelines, &lowered.argmax, bound, of_argmax)?;
-        let lists = PreparedPlan::new(pipelines, &lowered.lists, bound, of_lists)?;
-        tracing::debug!(?sizes, dispatches = plan.dispatch_count(), "plan for several sequences prepared");
-        self.made += 1;
-        let live = Live { tokens: rows, start: sizes[1].saturating_sub(1) };
-        let estimates = estimate(&lowered.step, live, &|name, shard| model.shard_bytes(name, shard));
-        let id = self.made;
-        let lowered = lowered.step;
-        let warm = false;
-        Ok(Batch { id, lowered, plan, block, built, argmax, lists, slices, estimates, warm })
-    }
 }
 
 /// A prepared plan with its inputs and what chooses tokens.
 pub(super) struct Batch {
     pub(super) id: u64,
     lowered: Plan,
-    pub(super) plan: PreparedPlan,
-    block: InputBlock,
-    built: Arc<BuiltModel>,
+    pub(super) run: RunPlan,
     argmax: PreparedPlan,
     lists: PreparedPlan,
-    slices: Slices,
+    slices: SubmitSplitter,
     /// Of its dispatches, with full caches.
     estimates: Arc<[Estimate]>,
     /// Whether it has run.
@@ -201,7 +166,7 @@ impl GpuEngine {
 
     /// The token that follows each history, in one pass for all, which are 32 at most and [go with each other](Self::goes_with).
     /// `None` where the device cannot, or has no memory for it: nothing has run.
-    pub(crate) fn step_together(turns: &mut [DeviceTurn<'_>]) -> Result<Option<Vec<Result<u32>>>> {
+    pub(crate) fn decode_batch(turns: &mut [GpuTurn<'_>]) -> Result<Option<Vec<Result<u32>>>> {
         let Some(first) = turns.first() else { return Ok(Some(Vec::new())) };
         let model = first.engine.model.clone();
         let profiles = first.engine.profiles.clone();
@@ -227,7 +192,7 @@ impl GpuEngine {
             Err(Error::OutOfMemory { .. }) => return Ok(None),
             seated => seated?,
         };
-        let follows: Vec<Follow> = order.iter().map(|turn| Follow::for_choosing(turns[*turn].opts)).collect();
+        let follows: Vec<SampleMode> = order.iter().map(|turn| SampleMode::for_choosing(turns[*turn].opts)).collect();
         batch.write(&model, turns, &order, &follows)?;
         let read = batch.run(&model, turns, &order, &follows)?;
         let chosen = order.iter().zip(&follows).enumerate();
@@ -237,14 +202,36 @@ impl GpuEngine {
         Ok(Some(chosen.into_iter().map(|(_, token)| token).collect()))
     }
 
-    pub(super) fn seat_in(&self, batch: u64) -> Option<&Seated> {
+    pub(super) fn seat_in(&self, batch: u64) -> Option<&HeldSlot> {
         self.seats.iter().find(|seated| seated.batch == batch)
     }
 }
 
 impl Batch {
+    fn new(
+        model: &GpuModel,
+        profiles: &Profiles,
+        sizes: [usize; 3],
+        slices: SubmitSplitter,
+        scratch: &mut [ScratchPool; 3],
+        id: u64,
+    ) -> Result<Self> {
+        let rows = sizes[0];
+        let built = model.model.built(true, Outputs::Each, profiles.kv())?;
+        let lowered = model.lower_batch(&built, profiles, sizes)?;
+        let [scratch, of_argmax, of_lists] = scratch;
+        let to = Binding { weights: &model.weights, tokens: rows, sequences: rows, caches: None };
+        let run = RunPlan::new(model, built, &lowered.step, &to, scratch)?;
+        let argmax = run.sampler(model, &lowered.argmax, of_argmax)?;
+        let lists = run.sampler(model, &lowered.lists, of_lists)?;
+        tracing::debug!(?sizes, dispatches = run.plan.dispatch_count(), "plan for several sequences prepared");
+        let live = Live { tokens: rows, start: sizes[1].saturating_sub(1) };
+        let estimates = estimate(&lowered.step, live, &|name, shard| model.shard_bytes(name, shard));
+        Ok(Self { id, lowered: lowered.step, run, argmax, lists, slices, estimates, warm: false })
+    }
+
     /// Gives every sequence a row, its own of the last step where it can: the sequence of each row.
-    fn seat(&self, model: &GpuModel, turns: &mut [DeviceTurn<'_>]) -> Result<Vec<usize>> {
+    fn seat(&self, model: &GpuModel, turns: &mut [GpuTurn<'_>]) -> Result<Vec<usize>> {
         let mut order = vec![None; turns.len()];
         let mut without = Vec::new();
         for (index, turn) in turns.iter().enumerate() {
@@ -272,47 +259,47 @@ impl Batch {
 
     fn take_seat(&self, model: &GpuModel, engine: &mut GpuEngine, row: usize) -> Result<()> {
         let inputs: HashMap<_, _> = engine.caches.bindings().collect();
-        let bound = Bound { weights: &model.weights, inputs: &inputs, step: self.block.buffer() };
-        let seat = self.plan.seat(&model.context, &self.lowered, bound, row)?;
+        let bound = Bound { weights: &model.weights, inputs: &inputs, step: self.run.block.buffer() };
+        let seat = self.run.plan.seat(&model.context, &self.lowered, bound, row)?;
         engine.seats.retain(|seated| seated.batch != self.id);
         engine.seats.drain(..(engine.seats.len() + 1).saturating_sub(KEPT_SEATS));
-        engine.seats.push(Seated { batch: self.id, row, seat });
+        engine.seats.push(HeldSlot { batch: self.id, row, seat });
         Ok(())
     }
 
-    fn write(&mut self, model: &GpuModel, turns: &[DeviceTurn<'_>], order: &[usize], follows: &[Follow]) -> Result<()> {
+    fn write(&mut self, model: &GpuModel, turns: &[GpuTurn<'_>], order: &[usize], follows: &[SampleMode]) -> Result<()> {
         let mut steps = Vec::new();
         let mut tokens = Vec::new();
         let mut positions = Vec::new();
         for (row, (turn, follow)) in order.iter().zip(follows).enumerate() {
-            let DeviceTurn { engine, history, .. } = &turns[*turn];
+            let GpuTurn { engine, history, .. } = &turns[*turn];
             let (end, capacity) = (history.len() as u32, engine.caches.rows() as u32);
             steps.push(follow.choosing(Step { end, capacity, sequence: row as u32, ..Step::all(1) }, history.len()));
             tokens.push(history.last().copied().unwrap_or(0));
             positions.push(history.len().saturating_sub(1));
         }
-        self.block.write_apart(&model.context, &steps, &tokens, &positions, &self.built)
+        self.run.block.write_apart(&model.context, &steps, &tokens, &positions, &self.run.built)
     }
 
-    fn run(&mut self, model: &GpuModel, turns: &[DeviceTurn<'_>], order: &[usize], follows: &[Follow]) -> Result<Read> {
+    fn run(&mut self, model: &GpuModel, turns: &[GpuTurn<'_>], order: &[usize], follows: &[SampleMode]) -> Result<Read> {
         let context = &model.context;
         let mut go_on = || turns.iter().try_for_each(|turn| turn.engine.cancel.check("a step of several sequences"));
         let seat = |turn: &usize| turns[*turn].engine.seat_in(self.id).map(|seated| &seated.seat);
-        let seats: Vec<Option<&Seat>> = order.iter().map(seat).collect();
-        let (listed, draws) = (Seat::default(), |follow: &Follow| matches!(follow, Follow::Draw(_)));
-        let drawn: Vec<Option<&Seat>> = follows.iter().map(|follow| draws(follow).then_some(&listed)).collect();
+        let seats: Vec<Option<&SequenceSlot>> = order.iter().map(seat).collect();
+        let (listed, draws) = (SequenceSlot::default(), |follow: &SampleMode| matches!(follow, SampleMode::Draw(_)));
+        let drawn: Vec<Option<&SequenceSlot>> = follows.iter().map(|follow| draws(follow).then_some(&listed)).collect();
         let last_drawn = follows.iter().rposition(draws);
-        let greedy = follows.contains(&Follow::Argmax);
+        let greedy = follows.contains(&SampleMode::Argmax);
         let mut staged: [Option<StagedRead>; 2] = [None, None];
         let warm = std::mem::replace(&mut self.warm, true);
         let mut run = self.slices.of_run(context, &self.estimates, seats.len(), warm);
         while !run.is_whole() {
             self.slices.submit_next(context, &mut go_on, &mut run, |encoder, slice| {
                 if slice.first {
-                    self.plan.reset(encoder);
+                    self.run.plan.reset(encoder);
                 }
                 let mut pass = slice.begin_pass(encoder);
-                self.plan.record_seated(&mut pass, &seats, slice.dispatches.clone());
+                self.run.plan.record_seated(&mut pass, &seats, slice.dispatches.clone());
                 if !slice.last {
                     return Ok(());
                 }
@@ -357,10 +344,10 @@ impl Batch {
     }
 
     /// The token of `row`, of which the whole row of logits is read where it must be.
-    fn choose(&self, model: &GpuModel, turn: &DeviceTurn<'_>, follow: Follow, row: usize, read: &Read) -> Result<u32> {
+    fn choose(&self, model: &GpuModel, turn: &GpuTurn<'_>, follow: SampleMode, row: usize, read: &Read) -> Result<u32> {
         match follow {
-            Follow::Argmax => return chosen(&read.tokens[row * 4..][..4], turn.history.len()),
-            Follow::Draw(_) => {
+            SampleMode::Argmax => return chosen(&read.tokens[row * 4..][..4], turn.history.len()),
+            SampleMode::Draw(_) => {
                 let bytes = self.list_bytes()? as usize;
                 let (list, _) = short_list(&read.lists[row * bytes..][..bytes]);
                 list.check(turn.history.len())?;
@@ -368,9 +355,9 @@ impl Batch {
                     return Ok(token);
                 }
             }
-            Follow::Logits | Follow::Nothing => {}
+            SampleMode::Logits | SampleMode::Nothing => {}
         }
-        let (buffer, offset, bytes) = output(&self.plan, LOGITS)?;
+        let (buffer, offset, bytes) = output(&self.run.plan, LOGITS)?;
         let bytes = bytes / self.rows()?;
         let mut logits = vec![0; bytes as usize];
         model.context.read_back(buffer, offset + row as u64 * bytes, &mut logits)?;

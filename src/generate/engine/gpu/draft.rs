@@ -3,28 +3,22 @@
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
 use super::{
-    super::{
-        Buffer, GpuContext, ResidentWeight,
-        prepared::{Bound, PreparedPlan, Step},
-        resident::Placed,
-        scratch::ScratchPool,
-        wgpu,
-    },
     GpuEngine, GpuModel,
     caches::Caches,
-    inputs::InputBlock,
     model::{LOGITS, options, upload},
     output,
-    plans::{Plans, logits_of},
+    plans::Plans,
+    run_plan::{Binding, RunPlan},
 };
 use crate::{
     Result,
     cancel::CancelToken,
     flow::BuiltModel,
     gemma::{CHOSEN, HIDDEN, TARGET_EMBED, WeightPosition},
-    generate::{DraftModel, MOST_DRAFTED, Profiles, TokenOrder, Want},
+    generate::{DraftModel, MOST_DRAFTED, Outputs, Profiles, TokenOrder},
     ir::{DType, DimBinding, sym},
     lower::lower,
+    runtime::{Buffer, GpuContext, Placed, PreparedPlan, ResidentWeight, ScratchPool, Step, wgpu},
 };
 
 /// The weights of a drafter, and what it goes on from.
@@ -56,9 +50,7 @@ struct Shared {
 struct Ready {
     rows: usize,
     kv: DType,
-    block: InputBlock,
-    built: Arc<BuiltModel>,
-    plan: PreparedPlan,
+    run: RunPlan,
     choice: Choice,
 }
 
@@ -110,21 +102,16 @@ impl GpuDrafter {
         let order = &self.shared.model.order;
         options.chosen_from = options.chosen_from.filter(|_| order.is_none());
         let lowered = lower(&built.graph, &binding, &model.target, &options, &Placed(&self.shared.weights))?;
-        let block = InputBlock::new(&model.context, &built.graph, 1, 0)?;
-        let inputs = block.bindings().chain(caches.bindings()).collect();
-        let bound = Bound { weights: &self.shared.weights, inputs: &inputs, step: block.buffer() };
-        let mut scratch = ScratchPool::default();
-        let plan = PreparedPlan::new(&model.pipelines, &lowered, bound, &mut scratch)?;
-        let inputs = logits_of(&plan)?;
-        let bound = Bound { inputs: &inputs, ..bound };
+        let to = Binding { weights: &self.shared.weights, tokens: 1, sequences: 0, caches: Some(caches) };
+        let run = RunPlan::new(model, built, &lowered, &to, &mut ScratchPool::default())?;
         let choice = match order {
             Some(order) => Choice::Host(order.clone()),
             None => {
-                let argmax = model.argmax(1, &lowered);
-                Choice::Device(PreparedPlan::new(&model.pipelines, &argmax, bound, &mut ScratchPool::default())?.into())
+                let argmax = run.sampler(model, &model.argmax(1, &lowered), &mut ScratchPool::default())?;
+                Choice::Device(argmax.into())
             }
         };
-        self.ready = Some(Ready { rows, kv, block, built, plan, choice });
+        self.ready = Some(Ready { rows, kv, run, choice });
         Ok(())
     }
 
@@ -133,10 +120,10 @@ impl GpuDrafter {
         &mut self,
         encoder: &mut wgpu::CommandEncoder,
         (from, offset, _): (&Arc<Buffer>, u64, u64),
-        want: Want,
+        want: Outputs,
         run: Range<usize>,
     ) {
-        let lengths = if want == Want::Each { run.start + 1..run.end + 1 } else { run.end..run.end + 1 };
+        let lengths = if want == Outputs::Each { run.start + 1..run.end + 1 } else { run.end..run.end + 1 };
         let bytes = lengths.len() as u64 * self.shared.row;
         if let Some(Buffers { hidden, .. }) = self.buffers.as_ref().filter(|buffers| bytes <= buffers.hidden.size()) {
             encoder.copy_buffer_to_buffer(from.raw(), offset, hidden.raw(), 0, bytes);
@@ -167,7 +154,7 @@ impl Ready {
     fn write(&mut self, context: &GpuContext, token: u32, position: usize) -> Result<()> {
         // Only what is cached is seen: a row at the next position is of a token that was drafted and wrong.
         let step = Step { end: position as u32 + 1, capacity: self.rows as u32, ..Step::all(1) };
-        self.block.write(context, step, &[token], position, &self.built, true)
+        self.run.block.write(context, step, &[token], position, &self.run.built, true)
     }
 
     /// All steps in one submit, each going on from the last on the device; the tokens go through `drafted`.
@@ -176,18 +163,18 @@ impl Ready {
         self.write(context, start.token, start.position)?;
         let Choice::Device(argmax) = &self.choice else { return Ok(Vec::new()) };
         let (token, token_at, _) = output(argmax, "token")?;
-        let (next, next_at, bytes) = output(&self.plan, HIDDEN)?;
+        let (next, next_at, bytes) = output(&self.run.plan, HIDDEN)?;
         let mut staged = None;
         let submission = context.run("drafting", |encoder| {
-            self.block.copy(encoder, HIDDEN, start.hidden);
+            self.run.block.copy(encoder, HIDDEN, start.hidden);
             for i in 0..count {
                 if i > 0 {
-                    self.block.copy(encoder, "input_ids", (token, token_at, 4));
-                    self.block.copy(encoder, HIDDEN, (next, next_at, bytes));
+                    self.run.block.copy(encoder, "input_ids", (token, token_at, 4));
+                    self.run.block.copy(encoder, HIDDEN, (next, next_at, bytes));
                 }
-                self.plan.reset(encoder);
+                self.run.plan.reset(encoder);
                 let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-                self.plan.record(&mut pass);
+                self.run.plan.record(&mut pass);
                 argmax.record(&mut pass);
                 drop(pass);
                 encoder.copy_buffer_to_buffer(token.raw(), token_at, drafted.raw(), i as u64 * 4, 4);
@@ -208,15 +195,15 @@ impl Ready {
         let mut drafted: Vec<u32> = Vec::new();
         while drafted.len() < count {
             self.write(context, drafted.last().copied().unwrap_or(start.token), start.position)?;
-            let (next, next_at, bytes) = output(&self.plan, HIDDEN)?;
+            let (next, next_at, bytes) = output(&self.run.plan, HIDDEN)?;
             let hidden = if drafted.is_empty() { start.hidden } else { (&**next, next_at, bytes) };
             let mut staged = Vec::new();
             let submission = context.run("drafting", |encoder| {
-                self.block.copy(encoder, HIDDEN, hidden);
-                self.plan.reset(encoder);
-                self.plan.record(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()));
+                self.run.block.copy(encoder, HIDDEN, hidden);
+                self.run.plan.reset(encoder);
+                self.run.plan.record(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()));
                 for name in [LOGITS, CHOSEN] {
-                    let (buffer, offset, bytes) = output(&self.plan, name)?;
+                    let (buffer, offset, bytes) = output(&self.run.plan, name)?;
                     staged.push(context.stage_read(encoder, buffer, offset, bytes)?);
                 }
                 Ok(())

@@ -2,19 +2,15 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::super::{
-    Buffer, GpuContext,
-    prepared::{STEP_STRIDE, Step},
-    wgpu,
-};
 use crate::{
     Result,
-    flow::BuiltModel,
-    generate::table_rows,
+    flow::{BuiltModel, table_rows},
     ir::{
         Graph,
-        ops::{DEAD_KEY, Input, PositionRule, Role, rope_row},
+        derive::of_positions,
+        ops::{DEAD_KEY, Input, Role},
     },
+    runtime::{Buffer, GpuContext, STEP_STRIDE, Step, wgpu},
 };
 
 /// Every part begins at a multiple of this, the largest alignment that WebGPU lets an adapter ask for.
@@ -119,24 +115,16 @@ impl InputBlock {
     /// Tokens and what follows from their positions; rows of padding are at the position `padding`.
     fn fill(&mut self, tokens: &[u32], positions: &[usize], built: &BuiltModel, padding: i32) -> Result<()> {
         self.put("input_ids", bytemuck::cast_slice(tokens));
-        let all = positions.iter().map(|position| *position as i32).chain(std::iter::repeat(padding));
-        self.put_each("positions", all.take(self.tokens));
         self.put("last_token_idx", &(tokens.len() as u32 - 1).to_le_bytes());
         for (_, input) in built.graph.inputs() {
-            if let Role::Visible { rule, mask } = &input.role {
-                let more = if let PositionRule::From(more) = rule { *more as i32 } else { 0 };
-                let of_padding = mask.visible(DEAD_KEY);
-                let seen = positions.iter().map(|position| mask.visible(*position as i32 + more));
-                let all = seen.chain(std::iter::repeat(of_padding)).take(self.tokens);
-                self.put_each(&input.name, all);
-            }
             if let Role::TableRows(table) = &input.role {
                 self.put(&input.name, bytemuck::cast_slice(&table_rows(&built.params, table, tokens)?));
             }
-            if let Role::RopeTable(table) = &input.role {
-                let more = if let PositionRule::From(more) = table.rule { more } else { 0 };
-                let rows = positions.iter().flat_map(|position| rope_row(&table.inv_freq, position + more));
-                self.put(&input.name, bytemuck::cast_slice(&rows.collect::<Vec<f32>>()));
+            let of_padding = if matches!(input.role, Role::Positions(_)) { padding } else { DEAD_KEY };
+            let live = positions.iter().map(|position| (position + input.role.offset()) as i32);
+            let all = live.chain(std::iter::repeat(of_padding)).take(self.tokens);
+            if let Some(data) = of_positions(&input.role, all) {
+                self.put(&input.name, data.bytes());
             }
         }
         Ok(())
@@ -147,13 +135,6 @@ impl InputBlock {
         if let Some(to) = self.offsets.get(name) {
             encoder.copy_buffer_to_buffer(source.raw(), offset, self.buffer.raw(), *to as u64, bytes);
         }
-    }
-
-    /// Writes elements one behind the other.
-    fn put_each<T: bytemuck::NoUninit>(&mut self, name: &str, elements: impl Iterator<Item = T>) {
-        let Some(&offset) = self.offsets.get(name) else { return };
-        let slots = self.host[offset..].chunks_exact_mut(size_of::<T>());
-        slots.zip(elements).for_each(|(slot, element)| slot.copy_from_slice(bytemuck::bytes_of(&element)));
     }
 
     fn put(&mut self, name: &str, bytes: &[u8]) {

@@ -5,18 +5,13 @@ mod tests;
 
 use std::collections::BTreeSet;
 
-use super::{
-    super::{
-        resident::Placed,
-        tuning::{Bench, Budget, Run},
-    },
-    model::{GpuModel, options, target},
-};
+use super::model::{GpuModel, options, target};
 use crate::{
     Result,
-    generate::{CancelToken, Profiles, SMALLEST_BUCKET, Want},
+    generate::{CancelToken, Outputs, Profiles, SMALLEST_BUCKET},
     lower::lower,
     plan::Plan,
+    runtime::{Bench, Budget, Placed, TrialRun},
 };
 
 /// Rows of the caches that kernels are timed with.
@@ -56,13 +51,13 @@ impl GpuModel {
         (budget, cancel): (Budget, CancelToken),
         change: &dyn Fn(&mut Plan),
     ) -> Result<()> {
-        let built = self.model.built(true, Want::Last, profiles.kv())?;
+        let built = self.model.built(true, Outputs::Last, profiles.kv())?;
         let run = |tokens: usize, rows: usize| {
             let options = options(profiles.of(true, tokens), self.context.capabilities()).for_graph(&built.graph);
-            Run { graph: &built.graph, options, tokens, rows, ring }
+            TrialRun { graph: &built.graph, options, tokens, rows, ring }
         };
         let tokens = BTreeSet::from([1, SOME_TOKENS, MANY_TOKENS, chunk].map(|tokens| tokens.min(chunk)));
-        let mut runs: Vec<Run> = tokens.into_iter().map(|tokens| run(tokens, SMALLEST_BUCKET)).collect();
+        let mut runs: Vec<TrialRun> = tokens.into_iter().map(|tokens| run(tokens, SMALLEST_BUCKET)).collect();
         runs.push(run(1, ROWS));
         let bench = Bench {
             pipelines: &self.pipelines,

@@ -7,13 +7,13 @@ use std::{
 };
 
 use super::{
-    super::{GpuEngine, caches::Caches, model::GpuModel, pace::Pace, slices::Slices},
+    super::{GpuEngine, caches::Caches, model::GpuModel, pace::ChunkSizer, slices::SubmitSplitter},
     Budget,
 };
 use crate::{
     Error,
     gemma::GemmaConfig,
-    generate::{CancelToken, Engine, Model, PlanPolicy, Profiles, Want},
+    generate::{CancelToken, Model, Outputs, PlanPolicy, Profiles, Run},
     ir::{Alternatives, Fallback, KernelChoices},
     plan::Plan,
     runtime::{Device, GpuContext, GpuOptions, KernelTier, Opened, Tuning},
@@ -84,12 +84,12 @@ fn a_wrong_kernel_is_replaced_and_the_logits_are_right() {
     let tokens: Vec<u32> = (2..40).collect();
     let logits = |model: GpuModel| {
         let elements = model.elements();
-        let pace = Pace::new(CHUNK, elements, true, None);
-        let (policy, slices) = (PlanPolicy::default(), Slices::new(None, true));
+        let pace = ChunkSizer::new(CHUNK, elements, true, None);
+        let (policy, slices) = (PlanPolicy::default(), SubmitSplitter::new(None, true));
         let mut engine = GpuEngine::fresh(model.into(), Caches::new(ring), policy, Profiles::default(), pace, slices);
         let (given, last) = tokens.split_at(tokens.len() - 1);
-        engine.run(given, 0, Want::Nothing).unwrap();
-        engine.run(last, given.len(), Want::Last).unwrap()
+        engine.run(given, 0, Outputs::Nothing).unwrap();
+        engine.run(last, given.len(), Outputs::Last).unwrap()
     };
     let (untouched, _) = load("gemma3-text", &open(KernelTier::Subgroups));
     let (found, expected) = (logits(second), logits(untouched));

@@ -2,20 +2,18 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use super::{
-    super::{GpuContext, first_use::first_use, pipeline::PipelineCache},
-    model::{argmax, options},
-};
+use super::model::{argmax, options};
 use crate::{
     Error, Result,
     flow::BuiltModel,
-    generate::{Model, Profiles, SMALLEST_BUCKET, Want},
+    generate::{Model, Outputs, Profiles, SMALLEST_BUCKET},
     ir::{
         DimBinding,
         kernel::{Kernel, Target},
         sym,
     },
     lower::{Together, lower},
+    runtime::{GpuContext, PipelineCache, first_use},
 };
 
 /// New tokens of the prompt that is prepared for: a short one, whose first token should come soon.
@@ -35,7 +33,7 @@ pub(super) fn kernels(
     profiles: &Profiles,
     [chunk, ring]: [usize; 2],
 ) -> Result<Vec<Kernel>> {
-    let built: &BuiltModel = &*model.built(true, Want::Last, profiles.kv())?;
+    let built: &BuiltModel = &*model.built(true, Outputs::Last, profiles.kv())?;
     let together = Together::of(&built.graph);
     let mut kernels = Vec::new();
     for tokens in [PROMPT.min(chunk), 1].into_iter().take(if target.software { 1 } else { 2 }) {

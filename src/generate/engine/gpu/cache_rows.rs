@@ -2,13 +2,12 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{
-    super::{Buffer, GpuContext, wgpu},
-    GpuEngine,
-};
+use super::GpuEngine;
 use crate::{
     Result,
-    generate::{CacheRow, Engine},
+    generate::CacheRow,
+    generate::{CacheStore, Run},
+    runtime::{Buffer, GpuContext, wgpu},
 };
 
 /// Bytes that are written with one call: wgpu stages them.
