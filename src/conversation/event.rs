@@ -20,8 +20,8 @@ pub enum Event {
         /// Tokens of the whole prompt.
         total: usize,
     },
-    /// A token was chosen, with its log-probability and those of the likeliest tokens; only where hooks ask for them, and before what it
-    /// says.
+    /// A token was chosen, with its log-probability and those of the likeliest tokens; only where hooks ask for them,
+    /// and before what it says.
     Token(Chosen),
     /// More of the answer's text, in whole characters and without any stop string.
     Text(String),
@@ -56,8 +56,8 @@ pub enum Ending {
     /// One of [`AnswerOptions::stop`](super::AnswerOptions::stop), by its index.
     Stop(usize),
     /// [`AnswerOptions::max_tokens`](super::AnswerOptions::max_tokens) were generated, or the context is full and
-    /// [`Overflow::Forget`](super::Overflow::Forget) is not set: [`Conversation::left`](super::Conversation::left) is then 0. What had
-    /// been said stays.
+    /// [`Overflow::Forget`](super::Overflow::Forget) is not set: [`Conversation::left`](super::Conversation::left) is
+    /// then 0. What had been said stays.
     Length,
     /// It was cancelled. What had been said stays.
     Cancelled,

@@ -48,7 +48,8 @@ struct SavedAnswer {
 
 impl Conversation {
     /// Writes the conversation: messages, options, an answer under way, and the history with its rows, so that
-    /// [`Model::restore`] goes on without computing anything again. [Hooks](Self::with_hooks) are not in it, nor is a wish to cancel.
+    /// [`Model::restore`] goes on without computing anything again. [Hooks](Self::with_hooks) are not in it, nor is a
+    /// wish to cancel.
     ///
     /// # Errors
     /// [`Error::Saved`] where the writer fails; what the device says. The conversation goes on as it was.
@@ -77,12 +78,13 @@ impl Conversation {
 }
 
 impl Model {
-    /// A conversation that [`Conversation::save`] wrote, on any device. Its history may come from an untrusted place: it is refused or
-    /// taken whole. Reads what was written and not a byte more: hand in `&mut reader` to go on reading behind it.
+    /// A conversation that [`Conversation::save`] wrote, on any device. Its history may come from an untrusted place:
+    /// it is refused or taken whole. Reads what was written and not a byte more: hand in `&mut reader` to go on reading
+    /// behind it.
     ///
     /// # Errors
-    /// As [`GemmaGenerator::restore`](crate::generate::GemmaGenerator::restore): [`Error::Saved`] for another model's, and for bytes that
-    /// are cut or corrupt.
+    /// As [`GemmaGenerator::restore`](crate::generate::GemmaGenerator::restore): [`Error::Saved`] for another model's,
+    /// and for bytes that are cut or corrupt.
     pub fn restore(&self, mut reader: impl Read) -> Result<Conversation> {
         let mut header = [0; HEADER];
         reader.read_exact(&mut header).map_err(|error| Error::Saved(format!("cannot be read: {error}")))?;

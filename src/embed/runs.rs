@@ -49,8 +49,8 @@ pub(super) struct EmbedModel {
     pub(super) runs: Mutex<Runs>,
 }
 
-/// Graphs by their number of texts, and their compiled forms by that and the tokens that they have room for. All share scratch:
-/// a run is submitted together with the copy of what it gives, before the next one begins.
+/// Graphs by their number of texts, and their compiled forms by that and the tokens that they have room for. All share
+/// scratch: a run is submitted together with the copy of what it gives, before the next one begins.
 pub(super) struct Runs {
     graphs: BTreeMap<usize, Arc<BuiltModel>>,
     compiled: Lru<(usize, usize), CompiledGraph>,
@@ -95,7 +95,8 @@ impl EmbedModel {
         CacheStats { compiles: runs.compiles, bytes: own + runs.scratch.bytes(), ..runs.compiled.stats() }
     }
 
-    /// The vectors of texts that were checked, not yet unit vectors, unless `cancel` is cancelled before they are there.
+    /// The vectors of texts that were checked, not yet unit vectors, unless `cancel` is cancelled before they are
+    /// there.
     pub(super) async fn vectors(&self, texts: &[&[u32]], cancel: &CancelToken) -> Result<Vec<Vec<f32>>> {
         let lengths: Vec<usize> = texts.iter().map(|text| text.len()).collect();
         let mut vectors = vec![Vec::new(); texts.len()];

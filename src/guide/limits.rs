@@ -17,7 +17,8 @@ const STACK: usize = 256 << 20;
 /// Most characters of what llguidance says.
 const MOST_SAID: usize = 1000;
 
-/// llguidance's own limits, without its verbose errors: wider ones let a grammar of somebody who means harm hold a step for minutes.
+/// llguidance's own limits, without its verbose errors: wider ones let a grammar of somebody who means harm hold a step
+/// for minutes.
 pub(super) fn quiet(limits: &mut ParserLimits) {
     limits.verbose_errors = false;
 }

@@ -25,7 +25,8 @@ pub(super) struct Spelling {
     is_whole: bool,
 }
 
-/// Most states that are looked at of one terminal: llguidance knows of larger ones that none is a dead end, but where bytes are lacking.
+/// Most states that are looked at of one terminal: llguidance knows of larger ones that none is a dead end, but where
+/// bytes are lacking.
 const MOST_STATES: usize = 2_000;
 const MOST_STATES_WITHOUT_BYTES: usize = 20_000;
 /// Most that llguidance may count for a terminal's derivatives; as much as it allows a step.
@@ -46,7 +47,8 @@ impl Spelling {
     }
 }
 
-/// Refuses a grammar with a rule that no text fulfils, or none that the vocabulary can spell: once begun it could not be ended.
+/// Refuses a grammar with a rule that no text fulfils, or none that the vocabulary can spell: once begun it could not
+/// be ended.
 pub(super) fn check(grammar: &Grammar, lexemes: &LexerSpec, limits: &ParserLimits, spelling: &Spelling) -> Result<()> {
     let grammar = grammar.optimize().compile(lexemes.clone(), limits)?;
     let mut regexes = lexemes.to_regex_vec(&mut limits.clone())?;

@@ -1,5 +1,5 @@
-//! Every schema is refused with its place, or fulfilled whatever is drawn: random walks through what guides allow, whose texts the
-//! crate `jsonschema` judges.
+//! Every schema is refused with its place, or fulfilled whatever is drawn: random walks through what guides allow,
+//! whose texts the crate `jsonschema` judges.
 
 use std::path::Path;
 

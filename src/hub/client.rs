@@ -144,7 +144,8 @@ impl Client {
         })
     }
 
-    /// The repository's newest commit and its files. `hurried`: there is something else to take where the hub does not answer soon.
+    /// The repository's newest commit and its files. `hurried`: there is something else to take where the hub does not
+    /// answer soon.
     pub(super) fn listing(&self, hurried: bool) -> Result<Listing, Failed> {
         let url = format!("{}/api/models/{}/revision/main", self.endpoint, self.repository);
         let patience = if hurried { SHORT_PATIENCE } else { PATIENCE };
@@ -216,8 +217,8 @@ impl Client {
         Ok((response.into_body(), partial))
     }
 
-    /// A request with its redirects. The token goes to the endpoint's own origin alone. `enough` says of an answer's headers
-    /// that no redirect need be followed.
+    /// A request with its redirects. The token goes to the endpoint's own origin alone. `enough` says of an answer's
+    /// headers that no redirect need be followed.
     fn send(&self, ask: &Ask<'_>, enough: impl Fn(&HeaderMap) -> bool) -> Result<Told, Failed> {
         let (mut url, home) = (ask.url.clone(), origin(&self.endpoint));
         for _ in 0..=MAX_REDIRECTS {

@@ -13,15 +13,15 @@
 //! # }
 //! ```
 //!
-//! The cache has the layout of Hugging Face's own libraries and can be shared with them: `blobs/` holds files under the server's
-//! names of their contents, `snapshots/COMMIT/` links to them, `refs/main` names the commit. A file that is being fetched lies in
-//! `blobs/NAME.part`; it gets its name when its length is right and, for large files, its SHA-256. So an interrupted download goes
-//! on where it ended, and half a file is never taken for a whole one. Of several processes that want one file, Hugging Face's own among
-//! them, one fetches it and the others wait (`.locks/`). Where the hub cannot be reached, a complete copy in the cache is taken, and a
-//! `tracing` warning says so.
+//! The cache has the layout of Hugging Face's own libraries and can be shared with them: `blobs/` holds files under the
+//! server's names of their contents, `snapshots/COMMIT/` links to them, `refs/main` names the commit. A file that is
+//! being fetched lies in `blobs/NAME.part`; it gets its name when its length is right and, for large files, its
+//! SHA-256. So an interrupted download goes on where it ended, and half a file is never taken for a whole one. Of
+//! several processes that want one file, Hugging Face's own among them, one fetches it and the others wait (`.locks/`).
+//! Where the hub cannot be reached, a complete copy in the cache is taken, and a `tracing` warning says so.
 //!
-//! The token goes to the endpoint alone, never to a server that it redirects to. What the server says (commit, names of contents,
-//! shards that an index names) is checked before it becomes a path. No wait is longer than a minute.
+//! The token goes to the endpoint alone, never to a server that it redirects to. What the server says (commit, names of
+//! contents, shards that an index names) is checked before it becomes a path. No wait is longer than a minute.
 
 mod cache;
 mod client;
@@ -43,7 +43,8 @@ use self::{
 use crate::{Error, Result, weights::index_shards};
 
 const CONFIG: &str = "config.json";
-/// Taken where the repository has them; the last ones are those of a model that embeds texts, as sentence-transformers names them.
+/// Taken where the repository has them; the last ones are those of a model that embeds texts, as sentence-transformers
+/// names them.
 const OPTIONAL: [&str; 13] = [
     "generation_config.json",
     "tokenizer.json",
@@ -86,8 +87,8 @@ pub struct HubOptions {
     pub offline: bool,
     /// A proxy, such as `http://proxy:3128` or `socks5h://proxy:1080`.
     pub proxy: Option<String>,
-    /// Servers that are asked without the proxy, as the entries of `NO_PROXY`: `example.com` with all below it, `.example.com`,
-    /// `10.0.0.0/8`, `localhost:8080`, `*`. An entry that is none of them is passed over.
+    /// Servers that are asked without the proxy, as the entries of `NO_PROXY`: `example.com` with all below it,
+    /// `.example.com`, `10.0.0.0/8`, `localhost:8080`, `*`. An entry that is none of them is passed over.
     pub no_proxy: Vec<String>,
     /// Progress, and the way to cancel.
     pub on_progress: Option<OnDownload>,
@@ -102,15 +103,17 @@ impl HubOptions {
     }
 }
 
-/// Brings a model into the cache and says where it lies: a folder with `config.json` and safetensors weights, or the GGUF file that
-/// `model` names. What is in the cache already is not fetched again; where all of it is, the hub is asked for the newest commit alone,
-/// and where the hub cannot be reached then (no connection, no answer within 10 s, HTTP 408, 429 or 5xx) the copy in the cache is taken.
+/// Brings a model into the cache and says where it lies: a folder with `config.json` and safetensors weights, or the
+/// GGUF file that `model` names. What is in the cache already is not fetched again; where all of it is, the hub is
+/// asked for the newest commit alone, and where the hub cannot be reached then (no connection, no answer within 10 s,
+/// HTTP 408, 429 or 5xx) the copy in the cache is taken.
 ///
 /// # Errors
-/// [`Error::HubAccess`] for a gated or private model; [`Error::HubMissing`] where the hub has no such repository or file, or the
-/// repository has no weights that can be taken without naming them; [`Error::HubOffline`] where offline mode asks for a file that
-/// is not in the cache; [`Error::HubTransfer`] where the connection fails or the disk is full, after which the same call goes on from
-/// there; [`Error::HubOption`]; [`Error::Format`] for an index that leads out of its folder; [`Error::Cancelled`]; [`Error::Io`].
+/// [`Error::HubAccess`] for a gated or private model; [`Error::HubMissing`] where the hub has no such repository or
+/// file, or the repository has no weights that can be taken without naming them; [`Error::HubOffline`] where offline
+/// mode asks for a file that is not in the cache; [`Error::HubTransfer`] where the connection fails or the disk is
+/// full, after which the same call goes on from there; [`Error::HubOption`]; [`Error::Format`] for an index that leads
+/// out of its folder; [`Error::Cancelled`]; [`Error::Io`].
 pub fn download(model: &HubModel, options: HubOptions) -> Result<PathBuf> {
     let store = Store::new(&options.cache, model.repository());
     if options.offline {

@@ -25,8 +25,8 @@ enum Hosts {
 }
 
 impl Direct {
-    /// From entries such as `example.com` (with all below it), `.example.com` (what is below it), `10.0.0.0/8`, `[::1]`, `host:8080`,
-    /// `http://host` and `*`. An entry that is none of them is passed over, as curl does.
+    /// From entries such as `example.com` (with all below it), `.example.com` (what is below it), `10.0.0.0/8`,
+    /// `[::1]`, `host:8080`, `http://host` and `*`. An entry that is none of them is passed over, as curl does.
     pub(super) fn new(entries: &[String]) -> Self {
         Self(entries.iter().filter_map(|entry| Rule::parse(&entry.trim().to_ascii_lowercase())).collect())
     }

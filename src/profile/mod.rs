@@ -39,9 +39,9 @@ pub const GEMMA_PROFILE_FILE: &str = "gemma.rlx.toml";
 
 /// How graphs are lowered and in which precision they are computed. Keys that are not given have the preset's value.
 ///
-/// It changes how a graph is computed, never what it means: in f32 ([`Precision::compute`]) every setting gives the same logits
-/// within the tolerance of f32 sums. A file may hold all sections once more below `prefill` and `decode`; those override key by key
-/// for that mode.
+/// It changes how a graph is computed, never what it means: in f32 ([`Precision::compute`]) every setting gives the
+/// same logits within the tolerance of f32 sums. A file may hold all sections once more below `prefill` and `decode`;
+/// those override key by key for that mode.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CompileProfile {
@@ -56,10 +56,11 @@ pub struct CompileProfile {
 }
 
 impl CompileProfile {
-    /// The preset of prefill graphs: everything fused, all passes, exact products but for those of many rows on a device with
-    /// cooperative matrices.
+    /// The preset of prefill graphs: everything fused, all passes, exact products but for those of many rows on a
+    /// device with cooperative matrices.
     ///
-    /// It equals [`gemma_decode`](Self::gemma_decode): what is best for many tokens or for one is chosen by shape and device.
+    /// It equals [`gemma_decode`](Self::gemma_decode): what is best for many tokens or for one is chosen by shape and
+    /// device.
     pub fn gemma_prefill() -> Self {
         Self::default()
     }
@@ -72,8 +73,8 @@ impl CompileProfile {
     /// The profile that a TOML text gives for decode graphs or for prefill graphs.
     ///
     /// # Errors
-    /// [`Error::Profile`](crate::Error::Profile) with line and column for malformed text, an unknown key, or a value that its key
-    /// does not take.
+    /// [`Error::Profile`](crate::Error::Profile) with line and column for malformed text, an unknown key, or a value
+    /// that its key does not take.
     pub fn from_toml(text: &str, decode: bool) -> Result<Self> {
         file::parse(Path::new("profile"), text, decode)
     }
@@ -86,7 +87,8 @@ impl CompileProfile {
         file::read(path.as_ref(), decode)
     }
 
-    /// The profile of the file [`GEMMA_PROFILE_FILE`] beside the weights (a file, or their folder); the preset where there is none.
+    /// The profile of the file [`GEMMA_PROFILE_FILE`] beside the weights (a file, or their folder); the preset where
+    /// there is none.
     ///
     /// # Errors
     /// As [`from_file`](Self::from_file): a file that is there and cannot be read or understood is never passed over.
@@ -106,8 +108,8 @@ impl CompileProfile {
         file::near(weights.as_ref())
     }
 
-    /// The profile with what `auto` comes to on a device, with or without cooperative matrices for products. Equal where equal numbers
-    /// are computed.
+    /// The profile with what `auto` comes to on a device, with or without cooperative matrices for products. Equal
+    /// where equal numbers are computed.
     pub(crate) fn settled(&self, matrices: bool) -> Self {
         let mut settled = self.clone();
         if settled.precision.compute == Compute::Auto && !matrices {
@@ -116,8 +118,8 @@ impl CompileProfile {
         settled
     }
 
-    /// What the profile comes down to on a backend: `vulkan`, `metal`, `dx12`, or `cpu` for the reference. Other backends have no
-    /// table of their own.
+    /// What the profile comes down to on a backend: `vulkan`, `metal`, `dx12`, or `cpu` for the reference. Other
+    /// backends have no table of their own.
     pub fn options(&self, backend: &str) -> LowerOptions {
         let table = self.backend.get(backend);
         // The reference has no dispatches; what it may leave unfused are composites, and only its own table says so.

@@ -4,9 +4,9 @@ use crate::text::tokenizer::{Piece, Tokenizer};
 
 /// Turns tokens into text as they arrive, in time linear in their number.
 ///
-/// Text comes out in whole characters: bytes of a character that is not complete yet are held back. Control tokens give nothing.
-/// Bytes that are no UTF-8 become U+FFFD, as does an id that the tokenizer does not know. The pieces together are what
-/// [`Tokenizer::decode`] gives for all tokens at once.
+/// Text comes out in whole characters: bytes of a character that is not complete yet are held back. Control tokens give
+/// nothing. Bytes that are no UTF-8 become U+FFFD, as does an id that the tokenizer does not know. The pieces together
+/// are what [`Tokenizer::decode`] gives for all tokens at once.
 #[derive(Clone, Debug)]
 pub struct TextStream {
     tokenizer: Tokenizer,

@@ -11,7 +11,8 @@ use serde_json::Value;
 use crate::{Error, Result};
 pub(super) use place::Place;
 
-/// A schema as llguidance reads it: references are pointers to places that it finds, keywords that ask for nothing are left out.
+/// A schema as llguidance reads it: references are pointers to places that it finds, keywords that ask for nothing are
+/// left out.
 ///
 /// # Errors
 /// [`Error::Grammar`] with its place for a reference that leads nowhere, and for what a grammar would not keep out.

@@ -1,4 +1,5 @@
-//! As much of URIs (RFC 3986) and of JSON pointers in their fragments (RFC 6901, section 6) as references within a document need.
+//! As much of URIs (RFC 3986) and of JSON pointers in their fragments (RFC 6901, section 6) as references within a
+//! document need.
 
 /// What comes before the fragment, and the fragment.
 pub(super) fn split(reference: &str) -> (&str, &str) {

@@ -123,7 +123,8 @@ impl<'a> Reader<'a> {
         Ok(Some(&self.text[start..end]))
     }
 
-    /// A text between quotation tokens, or between the marks of JSON or Python, which models fall back to within lists and objects.
+    /// A text between quotation tokens, or between the marks of JSON or Python, which models fall back to within lists
+    /// and objects.
     fn text(&mut self) -> Result<Option<String>, String> {
         if let Some(text) = self.quoted()? {
             return Ok(Some(text.into()));

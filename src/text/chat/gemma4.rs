@@ -1,9 +1,10 @@
 //! The turns of Gemma 4.
 //!
-//! Source: the chat templates of the published models, of 2026-05-06, and of 2026-07-09 where that corrects: what the model says in
-//! messages that follow each other is one turn, a turn that ends with a response is closed before another role's begins, `null`,
-//! thoughts without calls. The newer one also opens a thought after a response where thinking is on; here the model does so itself.
-//! Neither opens a turn for the model after one that had responses and is closed; here the prompt does.
+//! Source: the chat templates of the published models, of 2026-05-06, and of 2026-07-09 where that corrects: what the
+//! model says in messages that follow each other is one turn, a turn that ends with a response is closed before another
+//! role's begins, `null`, thoughts without calls. The newer one also opens a thought after a response where thinking is
+//! on; here the model does so itself. Neither opens a turn for the model after one that had responses and is closed;
+//! here the prompt does.
 
 use serde_json::Value;
 

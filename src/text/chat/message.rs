@@ -5,12 +5,14 @@ use serde_json::{Map, Value};
 
 use super::ChatEvent;
 
-/// One message of a conversation. All text in it is plain text: control tokens that it spells out stay the characters that they are.
+/// One message of a conversation. All text in it is plain text: control tokens that it spells out stay the characters
+/// that they are.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Message {
     /// Instructions (`system` or `developer` in many APIs). Gemma 1 and 2 have none, Gemma 3 only as the first message.
     System(Instructions),
-    /// What the person (or program) says that the model answers. White space around it is dropped, as Gemma's templates do.
+    /// What the person (or program) says that the model answers. White space around it is dropped, as Gemma's templates
+    /// do.
     User(String),
     /// What the model said (`assistant` in many APIs).
     Model(ModelTurn),
@@ -53,7 +55,8 @@ impl Message {
 /// What holds for the whole conversation.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Instructions {
-    /// What the model is told; may be empty. White space around it is dropped in Gemma 4 and kept in Gemma 3, as their templates do.
+    /// What the model is told; may be empty. White space around it is dropped in Gemma 4 and kept in Gemma 3, as their
+    /// templates do.
     pub text: String,
     /// Lets the model think before it speaks. Gemma 4 only.
     pub thinking: bool,
@@ -68,8 +71,9 @@ pub struct Tool {
     pub name: String,
     /// What it does, for the model to read.
     pub description: String,
-    /// Its arguments: a JSON schema of type `object`, or null for none. What Gemma 4's template shows of a schema is `properties`
-    /// (nested ones too), `required`, `type`, `description`, `nullable`, the `enum` of a string and all of the `items` of an array.
+    /// Its arguments: a JSON schema of type `object`, or null for none. What Gemma 4's template shows of a schema is
+    /// `properties` (nested ones too), `required`, `type`, `description`, `nullable`, the `enum` of a string and all of
+    /// the `items` of an array.
     pub parameters: Value,
 }
 
@@ -94,17 +98,19 @@ pub struct ToolResponse {
 /// What the model said in one turn.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ModelTurn {
-    /// What it thought before. Gemma 4 sees it again where no user has spoken since; elsewhere it is left out, as in the template.
+    /// What it thought before. Gemma 4 sees it again where no user has spoken since; elsewhere it is left out, as in
+    /// the template.
     pub thought: String,
     /// The tools that it called, in order. Gemma 4 only.
     pub tool_calls: Vec<ToolCall>,
-    /// Its text. White space around it is dropped, as Gemma's templates do. Beside calls it comes after them and their responses.
+    /// Its text. White space around it is dropped, as Gemma's templates do. Beside calls it comes after them and their
+    /// responses.
     pub text: String,
 }
 
 impl ModelTurn {
-    /// Adds what a [`ChatParser`](super::ChatParser) gave: the turn of all its events is the message for the conversation's next
-    /// prompt. A call that could not be read, and the end, add nothing.
+    /// Adds what a [`ChatParser`](super::ChatParser) gave: the turn of all its events is the message for the
+    /// conversation's next prompt. A call that could not be read, and the end, add nothing.
     pub fn push(&mut self, event: ChatEvent) {
         match event {
             ChatEvent::Text(text) => self.text.push_str(&text),

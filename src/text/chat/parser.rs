@@ -73,8 +73,8 @@ fn marks(format: ChatFormat, tokenizer: &Tokenizer) -> Vec<(u32, Mark)> {
     names.iter().filter_map(|(name, mark)| Some((tokenizer.special_id(name)?, *mark))).collect()
 }
 
-/// The marks of a template by its ends, and by the ids of the names that it knows: thoughts and calls as Gemma 4 and FunctionGemma
-/// have them.
+/// The marks of a template by its ends, and by the ids of the names that it knows: thoughts and calls as Gemma 4 and
+/// FunctionGemma have them.
 pub(super) fn marks_of_template(ends: &[u32], known: impl Fn(&str) -> Option<u32>) -> Vec<(u32, Mark)> {
     let names = [
         (gemma4::RESPONSE, Mark::End(EndReason::ToolResponse)),
@@ -117,11 +117,14 @@ enum State {
 /// Reads one answer of a model, token by token. Text and thoughts come at once; only a tool call under way is kept.
 ///
 /// Any tokens at all give events. Where an answer breaks its format:
-/// - what is in a channel of any name is a thought; the name `thought` and the line breaks around the thought are left out;
+/// - what is in a channel of any name is a thought; the name `thought` and the line breaks around the thought are left
+///   out;
 /// - a channel that is not closed ends where a call begins or the answer ends;
-/// - a call that is not closed ends where another, a channel, or the answer's end begins, as [`ChatEvent::BrokenToolCall`];
+/// - a call that is not closed ends where another, a channel, or the answer's end begins, as
+///   [`ChatEvent::BrokenToolCall`];
 /// - a token that begins a turn ends the answer; after the end nothing is read;
-/// - texts of a call that stand between `"` or `'` in place of its quotation tokens are read as JSON and Python have them;
+/// - texts of a call that stand between `"` or `'` in place of its quotation tokens are read as JSON and Python have
+///   them;
 /// - all other control tokens, and closing ones without an opening one, give nothing.
 ///
 /// ```no_run

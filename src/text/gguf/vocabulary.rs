@@ -39,7 +39,8 @@ pub(super) struct Vocabulary {
     scores: Option<Vec<f32>>,
     /// Whether scores order the tokens: some converters write one for all.
     scores_differ: bool,
-    /// Typed as text, yet set apart by every converter that types them: white space and tags, which SentencePiece did not learn.
+    /// Typed as text, yet set apart by every converter that types them: white space and tags, which SentencePiece did
+    /// not learn.
     unlearned: Vec<bool>,
     /// Whether tokens of `unlearned` are looked for in a text: not in Gemma 1, whose `tokenizer.json` merges them.
     found_first: bool,
@@ -131,7 +132,8 @@ impl Vocabulary {
         self.kinds[id as usize] == Kind::UserDefined || self.unlearned[id as usize]
     }
 
-    /// The score of a token that was learned from text; where a file has one for all, ids are in the order of the scores.
+    /// The score of a token that was learned from text; where a file has one for all, ids are in the order of the
+    /// scores.
     pub(super) fn score(&self, id: u32) -> Option<f32> {
         let index = id as usize;
         match &self.scores {

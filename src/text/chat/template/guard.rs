@@ -1,5 +1,5 @@
-//! Messages' text kept apart from a template's own through a rendering: marks that no one can guess break up every control token that
-//! the text spells, or could become a part of.
+//! Messages' text kept apart from a template's own through a rendering: marks that no one can guess break up every
+//! control token that the text spells, or could become a part of.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
@@ -100,7 +100,8 @@ impl Markers {
         parts
     }
 
-    /// A text in which the mark stands inside of every name, and at an end that could complete one with what a template puts beside it.
+    /// A text in which the mark stands inside of every name, and at an end that could complete one with what a template
+    /// puts beside it.
     fn guarded(&self, text: &str, mark: &str) -> String {
         let core = trim(text);
         if core.is_empty() {
