@@ -28,7 +28,7 @@ const KEPT_PROMPTS: u64 = 256 << 20;
 pub struct Model(Arc<Shared>);
 
 struct Shared {
-    /// What all generators of the model descend from.
+    /// The generator that all others of the model descend from.
     base: Mutex<GemmaGenerator>,
     trunks: Mutex<Trunks>,
     /// Held by the thread that recovers the model; never asked for while the base is locked.
@@ -51,7 +51,7 @@ impl Model {
     /// [`SampleOpts::recommended`]; [`Error::Cancelled`](crate::Error::Cancelled).
     pub fn open(path: impl AsRef<Path>, device: Device, options: GeneratorOptions) -> Result<Self> {
         let path = path.as_ref();
-        // First, as it says best what is wrong with a path.
+        // First, as its errors about a path are the clearest.
         let mut loader = load_from_path(path)?;
         let (config, tokenizer) = (GemmaConfig::near_weights(path)?, Tokenizer::near_weights(path)?);
         let chat = ChatTemplate::near_weights(&config, &tokenizer, path)?;
@@ -135,7 +135,7 @@ impl Model {
         self.0.recommended
     }
 
-    /// How turns are laid out.
+    /// The layout of turns.
     pub fn chat_template(&self) -> &ChatTemplate {
         &self.0.chat
     }
@@ -163,12 +163,12 @@ impl Model {
         self.base().gpu()
     }
 
-    /// What the device has been asked for so far, by all who share it; `None` on the reference.
+    /// Counts of the work given to the device so far, by all who share it; `None` on the reference.
     pub fn counters(&self) -> Option<CounterSnapshot> {
         self.base().counters()
     }
 
-    /// What tells this model from others in a saved conversation.
+    /// The number that tells this model from others in a saved conversation.
     ///
     /// # Errors
     /// As [`GemmaGenerator::fingerprint`].
@@ -176,8 +176,8 @@ impl Model {
         self.base().fingerprint()
     }
 
-    /// Sets how many bytes of device memory may hold the rows of earlier conversations' first prompts, so that later
-    /// ones which begin alike need not compute them. What is kept beyond that goes at once; 0 keeps none. Default: 256
+    /// Sets the bytes of device memory that may hold the cached tokens of earlier conversations' first prompts. Later
+    /// prompts that begin alike then need not compute them. The excess is freed at once; 0 keeps none. Default: 256
     /// MiB; none under a [`memory_budget`](GeneratorOptions::memory_budget).
     ///
     /// A prompt is found again where it differs from a kept one in at most the last
@@ -191,11 +191,11 @@ impl Model {
         self.trunks().bytes()
     }
 
-    /// One step of several conversations whose answers are under way, at most a submit for each whose prompt is still
-    /// being read and one pass for all others together ([`GemmaGenerator::step_together`]): what each has to tell, in
-    /// the order given. Conversations may come and go between steps. One without an answer under way tells nothing; one
-    /// that fails keeps its answer open and does not disturb the others. One with [hooks](Conversation::with_hooks)
-    /// takes its step alone, before the others take theirs together: its processors and sampler are asked within it.
+    /// Batched decode: one step of several conversations whose answers are under way. A conversation whose prompt is
+    /// still being read takes at most one submit; all others share one pass ([`GemmaGenerator::step_together`]). Gives
+    /// the events of each, in the order given. Conversations may come and go between steps. One without an answer under
+    /// way gives none; one that fails keeps its answer open and does not disturb the others. One with
+    /// [hooks](Conversation::with_hooks) takes its step alone, before the others.
     pub fn step(&self, conversations: &mut [&mut Conversation]) -> Vec<Result<Vec<Event>>> {
         let ready: Vec<Result<bool>> = conversations.iter_mut().map(|conversation| conversation.ready_to_step()).collect();
         let steps = |(_, ready): &(&mut &mut Conversation, &Result<bool>)| matches!(ready, Ok(true));
@@ -215,11 +215,11 @@ impl Model {
     /// that it was opened from. Conversations follow when they are next asked for anything, and compute their rows
     /// again.
     ///
-    /// Any number of threads that notice the loss may call this: one of them loads, and those that came meanwhile wait
-    /// for it and are done when it is, whatever device they named. Where it fails the next of them tries with its own.
-    /// A call after that loads once more, as it may be meant to move a model that works; a thread that comes late can
-    /// ask [`gpu`](Self::gpu) whether the device is [lost](GpuContext::check) still. All other calls go on while the
-    /// model loads, with the model as it was.
+    /// Any number of threads that notice the loss may call this. One of them loads; those that come meanwhile wait for
+    /// it and share the result, whatever device they named. If it fails, the next of them tries with its own. A later
+    /// call loads once more, as it may be meant to move a working model. A thread that comes late can ask
+    /// [`gpu`](Self::gpu) if the device is still [lost](GpuContext::check). All other calls continue while the model
+    /// loads, with the model as it was.
     ///
     /// # Errors
     /// As [`Model::open`]; the model is then as it was.
@@ -246,7 +246,7 @@ impl Model {
         let generation = self.0.generation.fetch_add(1, Relaxed) + 1;
         drop(base);
         self.trunks().restart(generation);
-        // What frees a device's memory may take its time, and is done while nobody waits.
+        // Freeing a device's memory may take time, so it is done while nobody waits.
         drop((replaced, was));
         Ok(())
     }

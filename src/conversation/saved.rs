@@ -30,7 +30,7 @@ struct Saved {
     text: Option<Vec<u32>>,
     options: AnswerOptions,
     answer: Option<SavedAnswer>,
-    /// What was not told yet.
+    /// Events that were not taken yet.
     events: Vec<Event>,
 }
 
@@ -102,7 +102,7 @@ impl Model {
         if let Some(SavedAnswer { prompt, cached, read, tokens, stop }) = saved.answer {
             let mut answer = Answer::new(conversation.reader()?, &stop, Usage { prompt, cached, answer: 0 });
             answer.read = read;
-            // What it said was told before, or is among the events.
+            // Its text was taken before, or is among the events.
             let mut told = VecDeque::new();
             for token in tokens {
                 answer.push(token, false, &mut told);

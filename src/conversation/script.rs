@@ -1,4 +1,4 @@
-//! What a conversation consists of, and the prompt that it makes.
+//! The messages of a conversation, and its prompt.
 
 use crate::{
     Error, Result,

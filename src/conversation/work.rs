@@ -22,7 +22,7 @@ impl Conversation {
     /// whatever the device is at.
     ///
     /// # Errors
-    /// What the device says, and what hooks say; the answer stays open, and the next call tries again.
+    /// Errors of the device and of hooks; the answer stays open, and the next call tries again.
     pub fn next_event(&mut self) -> Result<Option<Event>> {
         loop {
             if let Some(event) = self.events.pop_front() {
@@ -184,7 +184,7 @@ impl Conversation {
         None
     }
 
-    /// What takes a step together with others.
+    /// The generator and sampling that take a step together with others.
     pub(super) fn for_step(&mut self) -> (&mut GemmaGenerator, SampleOpts) {
         self.generator.set_cancel(self.cancel.clone());
         (&mut self.generator, self.options.sampling)
@@ -208,7 +208,7 @@ impl Conversation {
         let (said, prompt) = (answer.tokens.len(), answer.usage.prompt);
         if said == 0 {
             let done = if tokens.is_empty() { self.generator.cached_rows().min(prompt) } else { prompt };
-            // Whether the last token is run by itself is no news.
+            // A last token that is run by itself is no event.
             let further = done > std::mem::replace(&mut answer.read, done) && done + 1 < prompt;
             if further || !tokens.is_empty() {
                 self.events.push_back(Event::Prompt { done, total: prompt });

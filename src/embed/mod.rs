@@ -98,8 +98,7 @@ impl GemmaEmbedder {
         self.model.adapter()
     }
 
-    /// What the compiled runs have done and hold: one for each number of texts and rank of lengths; zeros on the
-    /// reference.
+    /// Counts of the compiled runs, one for each number of texts and rank of lengths; zeros on the reference.
     pub fn run_stats(&self) -> CacheStats {
         self.model.stats()
     }
@@ -131,7 +130,7 @@ impl GemmaEmbedder {
     /// vectors: one that is empty, too long, or has a token or a vector that is none.
     ///
     /// # Errors
-    /// What the device says.
+    /// Errors of the device.
     pub fn embed_each<T: AsRef<[u32]>>(&self, texts: &[T]) -> Result<Vec<Result<Vec<f32>>>> {
         pollster::block_on(self.embed_each_async(texts))
     }

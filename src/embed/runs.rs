@@ -23,19 +23,19 @@ use crate::{
 /// Most compiled runs that are kept.
 const KEPT: usize = 16;
 
-/// What is cancelled.
+/// The work that is cancelled, as errors name it.
 const EMBEDDING: &str = "the embedding of texts";
 
 /// Runs that may be under way at once: the host prepares one while the device computes another.
 const UNDER_WAY: usize = 2;
 
-/// What all handles of a model share.
+/// The part that all handles of a model share.
 pub(super) struct EmbedModel {
     pub(super) config: GemmaConfig,
     pub(super) prompts: TaskPrompts,
     /// Most tokens of a text.
     pub(super) most: usize,
-    /// Whether a longer text is cut.
+    /// True if a longer text is cut.
     #[cfg(feature = "tokenizer")]
     pub(super) truncate: bool,
     /// Most tokens of a run of several texts.
@@ -115,7 +115,7 @@ impl EmbedModel {
         Ok(vectors)
     }
 
-    /// Whether a text can be run.
+    /// Checks that a text can be run.
     pub(super) fn check(&self, index: usize, text: &[u32]) -> Result<()> {
         let (most, vocab_size) = (self.most, self.config.vocab_size);
         if text.is_empty() {

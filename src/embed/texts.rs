@@ -33,7 +33,7 @@ impl GemmaEmbedder {
     /// others their vectors, as [`embed_each`](Self::embed_each).
     ///
     /// # Errors
-    /// [`Error::Embedding`] as [`TaskPrompts::prompt`](super::TaskPrompts::prompt); what the device says.
+    /// [`Error::Embedding`] as [`TaskPrompts::prompt`](super::TaskPrompts::prompt); errors of the device.
     pub fn embed_texts_each<T: AsRef<str>>(
         &self,
         tokenizer: &Tokenizer,

@@ -1,5 +1,4 @@
-//! Output that a grammar allows and nothing else: a JSON schema, a regular expression, or a grammar in the Lark syntax
-//! of the crate `llguidance`.
+//! Output that fulfils a JSON schema, a regular expression, or a grammar in the Lark syntax of the crate `llguidance`.
 //!
 //! ```no_run
 //! use gemmaflow::{
@@ -42,7 +41,7 @@ use crate::{
     text::{Piece, Tokenizer},
 };
 
-/// Makes guides for one vocabulary. Making it looks at every token once; guides then share what was found. Cloning is
+/// Makes guides for one vocabulary. Its construction looks at every token once, and guides share the result. Cloning is
 /// cheap.
 #[derive(Clone)]
 pub struct Guides {
@@ -99,9 +98,9 @@ impl Guides {
     /// RFC 6901. Nothing is fetched.
     ///
     /// # Errors
-    /// [`Error::Grammar`] with the place in the schema for what is no JSON, for a keyword that cannot be held to, for
-    /// references that lead nowhere, for a schema of which any part that a text may begin cannot be fulfilled, and for
-    /// one that is too large or too deep.
+    /// [`Error::Grammar`] with the place in the schema: for text that is no JSON, a keyword that cannot be enforced, a
+    /// reference that leads nowhere, a part that a text may begin and cannot fulfil, and a schema that is too large or
+    /// too deep.
     pub fn json_schema(&self, schema: &str) -> Result<Guide> {
         limits::check(schema, "$ref")?;
         let schema = serde_json::from_str(schema).map_err(|e| Error::Grammar(format!("the schema is no JSON: {e}")))?;
@@ -152,7 +151,7 @@ impl Guides {
     }
 }
 
-/// Whether a text or a name of a schema has control characters that JSON spells by `\u` alone.
+/// Returns `true` if a text or a name of a schema has control characters that JSON spells by `\u` alone.
 fn has_controls(schema: &serde_json::Value) -> bool {
     let spells = |text: &str| text.chars().any(|c| c < ' ' && !matches!(c, '\n' | '\r' | '\t' | '\u{8}' | '\u{c}'));
     match schema {
@@ -184,11 +183,11 @@ impl std::fmt::Debug for Guides {
     }
 }
 
-/// Lets a model say what a grammar allows: a [`LogitProcessor`].
+/// A [`LogitProcessor`] that allows the texts of a grammar alone.
 ///
-/// What it constrains begins where the history ends when it is first asked, or where [`starting_at`](Self::starting_at)
-/// says; in a conversation with each answer. It follows rewinds, forks and changes of the history behind that. A clone
-/// goes on by itself.
+/// The constrained text begins at the end of the history when the guide is first asked, or at
+/// [`starting_at`](Self::starting_at); in a conversation with each answer. The guide follows rewinds, forks and changes
+/// of the history behind that. A clone is independent.
 #[derive(Clone)]
 pub struct Guide {
     guides: Guides,
@@ -196,7 +195,7 @@ pub struct Guide {
     fresh: Matcher,
     state: State,
     start: Option<usize>,
-    /// Tokens around what a model thinks.
+    /// Tokens around the model's thoughts.
     thinking: Option<[u32; 2]>,
 }
 
@@ -207,7 +206,7 @@ struct State {
     consumed: Vec<u32>,
 }
 
-/// What the history has come to.
+/// The part of the answer that the history has reached.
 enum Part<'a> {
     /// The model may think, or answer at once.
     Begin,

@@ -45,9 +45,9 @@ pub const GEMMA_PROFILE_FILE: &str = "gemma.rlx.toml";
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CompileProfile {
-    /// `[fusion]`: which ops share a dispatch.
+    /// `[fusion]`: the ops that share a dispatch.
     pub fusion: Fusion,
-    /// `[passes]`: what is done to the graph before that.
+    /// `[passes]`: the passes over the graph before that.
     pub passes: Passes,
     /// `[precision]`: element types.
     pub precision: Precision,
@@ -59,8 +59,8 @@ impl CompileProfile {
     /// The preset of prefill graphs: everything fused, all passes, exact products but for those of many rows on a
     /// device with cooperative matrices.
     ///
-    /// It equals [`gemma_decode`](Self::gemma_decode): what is best for many tokens or for one is chosen by shape and
-    /// device.
+    /// It equals [`gemma_decode`](Self::gemma_decode): shape and device decide between kernels for many tokens and for
+    /// one.
     pub fn gemma_prefill() -> Self {
         Self::default()
     }
@@ -108,8 +108,8 @@ impl CompileProfile {
         file::near(weights.as_ref())
     }
 
-    /// The profile with what `auto` comes to on a device, with or without cooperative matrices for products. Equal
-    /// where equal numbers are computed.
+    /// The profile with `auto` resolved for a device with or without cooperative matrices for products. Two results are
+    /// equal if they compute the same numbers.
     pub(crate) fn settled(&self, matrices: bool) -> Self {
         let mut settled = self.clone();
         if settled.precision.compute == Compute::Auto && !matrices {
@@ -118,8 +118,8 @@ impl CompileProfile {
         settled
     }
 
-    /// What the profile comes down to on a backend: `vulkan`, `metal`, `dx12`, or `cpu` for the reference. Other
-    /// backends have no table of their own.
+    /// The profile's options on a backend: `vulkan`, `metal`, `dx12`, or `cpu` for the reference. Other backends have
+    /// no table of their own.
     pub fn options(&self, backend: &str) -> LowerOptions {
         let table = self.backend.get(backend);
         // The reference has no dispatches; what it may leave unfused are composites, and only its own table says so.

@@ -1,8 +1,8 @@
 //! Packed formats of weights: rows of blocks, each of a few elements with their scales.
 //!
-//! One table says what a format is called, how large its blocks are, what their bytes mean and how devices hold them.
-//! The arithmetic is that of ggml (`ggml-quants.c`), step by step in f32 without fused multiply-adds, so that every
-//! value is the same to the bit. `shaders/lib/packed/` has the same arithmetic for devices.
+//! One table has each format's name, block size, the meaning of its bytes and its layout on devices. The arithmetic is
+//! that of ggml (`ggml-quants.c`), step by step in f32 without fused multiply-adds, so that every value is the same to
+//! the bit. `shaders/lib/packed/` has the same arithmetic for devices.
 
 mod four_bits;
 mod k_quants;
@@ -113,13 +113,13 @@ impl Packed {
         self.format().factors.clone()
     }
 
-    /// Whether the words of a row on a device pair up, so that a load may take two.
+    /// Returns `true` if the words of a row on a device pair up, so that a load may take two.
     pub(crate) fn in_pairs(self) -> bool {
         let Format { bytes, factors, .. } = self.format();
         (bytes - factors.len()).is_multiple_of(8)
     }
 
-    /// Whether the words of a row's blocks on a device come in fours, so that a load may take four.
+    /// Returns `true` if the words of a row's blocks on a device come in fours, so that a load may take four.
     pub(crate) fn in_fours(self) -> bool {
         let Format { bytes, factors, .. } = self.format();
         (bytes - factors.len()).is_multiple_of(16)

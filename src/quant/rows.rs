@@ -1,7 +1,7 @@
 //! Rows of stored numbers, widened or multiplied by rows of f32 a block at a time.
 //!
-//! There is one meaning of a format, the function that widens one of its blocks. The compiler puts it into both loops,
-//! once for each instruction set that `pulp` tells at run time.
+//! A format has one meaning: the function that widens one of its blocks. The compiler puts it into both loops, once for
+//! each instruction set that `pulp` tells at run time.
 
 use pulp::{Arch, NullaryFnOnce, Simd, WithSimd};
 
@@ -17,7 +17,7 @@ pub(super) const PLAIN: usize = 32;
 /// The most rows of f32 that share the widening of a block.
 const SHARED: usize = 4;
 
-/// What can be done with rows of a type.
+/// The operations on rows of a type.
 pub(crate) struct Rows {
     widen: fn(&[u8], &mut [f32]),
     multiply: fn(&[u8], &[f32], usize, &mut [f32]),
@@ -280,7 +280,7 @@ fn sum(mut sums: [f32; LANES]) -> f32 {
     sums[0]
 }
 
-/// What is left of a row, and zeros.
+/// The rest of a row, padded with zeros.
 #[inline(always)]
 fn padded<T: Copy + Default, const N: usize>(rest: &[T]) -> [T; N] {
     let mut out = [T::default(); N];

@@ -59,9 +59,9 @@ pub(super) struct Named {
 }
 
 impl Named {
-    /// What the files beside a `tokenizer.json` name: every `*_token` and the special tokens of `tokenizer_config.json`
-    /// and `special_tokens_map.json`, every `*_token_id` of `config.json` and `generation_config.json`. Those that
-    /// cannot be read name nothing: who needs them says so.
+    /// The control tokens that files beside a `tokenizer.json` name: every `*_token` and the special tokens of
+    /// `tokenizer_config.json` and `special_tokens_map.json`, every `*_token_id` of `config.json` and
+    /// `generation_config.json`. Those that cannot be read name nothing: who needs them says so.
     pub(super) fn beside(tokenizer: &Path) -> Self {
         let mut named = Self::default();
         let read = |name: &str| -> Option<Value> {
@@ -135,8 +135,8 @@ impl Named {
     }
 }
 
-/// Whether a string can be a control token that a file merely names: of several characters, and not one that people
-/// write as a word.
+/// Returns `true` if a string can be a control token that a file merely names: it has several characters and is no word
+/// that people write.
 pub(super) fn is_marker(string: &str) -> bool {
     let written = |c: char| c.is_alphanumeric() || c.is_whitespace() || c == '▁';
     string.chars().nth(1).is_some() && !string.chars().all(written)

@@ -20,7 +20,7 @@
 //! # }
 //! ```
 //!
-//! What a model answers to such a prompt comes back as text, thoughts and tool calls through a [`ChatParser`].
+//! The model's answer to such a prompt comes back as text, thoughts and tool calls through a [`ChatParser`].
 
 mod chat;
 mod control;

@@ -65,7 +65,7 @@ impl TextStream {
     }
 }
 
-/// Whether bytes that end a text are the start of a character.
+/// Returns `true` if bytes that end a text are the start of a character.
 fn is_incomplete(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_err_and(|e| e.valid_up_to() == 0 && e.error_len().is_none())
 }

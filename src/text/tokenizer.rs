@@ -20,7 +20,7 @@ use crate::{
 /// Gemma's space.
 pub(super) const SPACE: &str = "▁";
 
-/// What a token id stands for.
+/// The meaning of a token id.
 pub(crate) enum Piece {
     /// Whole characters.
     Text(String),
@@ -46,11 +46,11 @@ struct Shared {
     listed: Listed,
     /// The token before a text, where the file says which.
     bos: Option<u32>,
-    /// What stands before and after every text.
+    /// The tokens before and after every text.
     frame: [Vec<u32>; 2],
 }
 
-/// What a file says of its tokens beyond what the tokenizers crate keeps.
+/// Facts of a file about its tokens that the tokenizers crate does not keep.
 #[derive(Default)]
 pub(super) struct Facts {
     pub(super) frame: Frame,

@@ -1,4 +1,4 @@
-//! What llguidance holds texts to less strictly than a schema asks.
+//! Keywords that llguidance enforces less strictly than a schema asks.
 
 use serde_json::{Value, json};
 
@@ -37,10 +37,10 @@ pub(super) fn tighten_formats(schema: &mut Value) {
     }
 }
 
-/// Refuses what cannot be tightened.
+/// Refuses keywords that cannot be tightened.
 ///
 /// # Errors
-/// The place, and what is wrong there.
+/// The place, and its fault.
 pub(super) fn check(schema: &Value) -> Result<(), (Place, String)> {
     for (place, schema) in place::subschemas(schema) {
         if let Some(problem) = repeated_names(schema).or_else(|| bound_let_through(schema)) {

@@ -1,4 +1,4 @@
-//! What a model emits, as events.
+//! A model's output as events.
 
 use super::call::CallText;
 use super::layout::EOS;
@@ -21,9 +21,9 @@ pub enum ChatEvent {
     ToolCall(ToolCall),
     /// A call of a tool that cannot be read: cut off, too long (1 MiB), or not in the format.
     BrokenToolCall {
-        /// What the model emitted between the tokens of the call; quotation tokens are spelled `<|"|>`.
+        /// The model's output between the tokens of the call; quotation tokens are spelled `<|"|>`.
         text: String,
-        /// What is wrong with it.
+        /// The fault.
         problem: String,
     },
     /// The answer is over. Always the last event, and there once.
@@ -104,7 +104,7 @@ enum State {
     Text,
     /// In a channel whose name is not complete yet: what there is of it, a beginning of [`gemma4::THOUGHT`].
     ChannelName(String),
-    /// In a channel; whether a line break is held back that may be its last.
+    /// In a channel; `true` while a line break is held back that may be its last.
     Thought {
         held_break: bool,
     },
@@ -166,7 +166,7 @@ impl ChatParser {
         Self { marks, text: tokenizer.stream(), state: State::Text }
     }
 
-    /// Takes the next token. What is certain now.
+    /// Takes the next token and gives the events that are certain now.
     pub fn push(&mut self, token: u32) -> Vec<ChatEvent> {
         let mut events = Vec::new();
         if matches!(self.state, State::Over) {
@@ -183,7 +183,7 @@ impl ChatParser {
         events
     }
 
-    /// Ends the tokens. What was held back, and the end, if it has not come yet.
+    /// Ends the tokens. Gives the text that was held back, and the end, if it has not come yet.
     pub fn finish(&mut self) -> Vec<ChatEvent> {
         let mut events = Vec::new();
         if !matches!(self.state, State::Over) {

@@ -136,7 +136,7 @@ impl Markers {
         })
     }
 
-    /// Whether a text, put behind (or before) another, could complete a name.
+    /// Returns `true` if a text, put behind (or before) another, could complete a name.
     fn touches(&self, text: &str, at_start: bool) -> bool {
         let longest = self.parts.iter().map(String::len).max().unwrap_or(0);
         let within = text.len() <= longest && !text.is_empty() && self.names.iter().any(|name| name.contains(text));
@@ -167,7 +167,7 @@ impl Markers {
         }
     }
 
-    /// Whether a text has a character that a name begins with.
+    /// Returns `true` if a text has a character that a name begins with.
     pub(super) fn may_begin_in(&self, text: &str) -> bool {
         text.chars().any(|c| self.firsts.contains(&c))
     }
@@ -190,7 +190,7 @@ impl Starts for AhoCorasick {
     }
 }
 
-/// What a template spells between `<` and `>`, or `[` and `]`, without white space and quotes.
+/// The spellings of a template between `<` and `>`, or `[` and `]`, without white space and quotes.
 fn spelled(source: &str) -> impl Iterator<Item = &str> {
     source.char_indices().filter(|(_, c)| matches!(c, '<' | '[')).filter_map(|(at, open)| {
         let close = if open == '<' { '>' } else { ']' };

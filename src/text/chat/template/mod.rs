@@ -32,7 +32,7 @@ pub struct ChatTemplate(Kind);
 enum Kind {
     BuiltIn(ChatFormat),
     Own(Arc<OwnTemplate>),
-    /// What is wrong, and what to do.
+    /// The fault, and advice.
     Refused(Arc<str>),
 }
 
