@@ -18,7 +18,7 @@ use crate::{
 ///
 /// An error leaves it as it was, a partial answer included: [`next_event`](Self::next_event) tries again,
 /// [`stop`](Self::stop) gives the answer up and keeps its text. After [`Error::DeviceLost`] and [`Model::recover`] it
-/// goes on from its history.
+/// continues from its history.
 pub struct Conversation {
     pub(super) model: Model,
     /// The recovery of the model that the generator is of.
@@ -218,8 +218,8 @@ impl Conversation {
         Ok(spared)
     }
 
-    /// Makes room in a full context for the rest of the answer, at least for one token; where that cannot be had, an
-    /// answer that has begun ends. An error leaves everything as it was.
+    /// Makes room in a full context for the rest of the answer, at least for one token; failing that, an answer that
+    /// has begun ends. An error leaves everything as it was.
     pub(super) fn make_room(&mut self, full: Error) -> Result<()> {
         let (capacity, mut script) = (self.max_context(), self.script.clone());
         let said = self.answer.as_ref().map_or(&[][..], |answer| &answer.tokens);

@@ -186,7 +186,7 @@ impl Model {
         self.trunks().set_budget(bytes);
     }
 
-    /// Bytes that [`keep_prompts`](Self::keep_prompts) has come to.
+    /// The bytes that [`keep_prompts`](Self::keep_prompts) allows now.
     pub fn kept_prompt_bytes(&self) -> u64 {
         self.trunks().bytes()
     }

@@ -52,7 +52,7 @@ impl Conversation {
     /// wish to cancel.
     ///
     /// # Errors
-    /// [`Error::Saved`] where the writer fails; what the device says. The conversation goes on as it was.
+    /// [`Error::Saved`] if the writer fails; errors of the device. The conversation continues as it was.
     pub fn save(&mut self, mut writer: impl Write) -> Result<()> {
         self.catch_up()?;
         let (messages, forgotten, text) = match &self.script {

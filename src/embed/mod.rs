@@ -126,8 +126,8 @@ impl GemmaEmbedder {
         self.embed_each_async(texts).await?.into_iter().collect()
     }
 
-    /// As [`embed`](Self::embed), where a text that cannot be embedded has an error of its own and the others their
-    /// vectors: one that is empty, too long, or has a token or a vector that is none.
+    /// As [`embed`](Self::embed), but a text that cannot be embedded has its own error and the others keep their
+    /// vectors. Such a text is empty or too long, or has an unknown token or a broken vector.
     ///
     /// # Errors
     /// Errors of the device.

@@ -50,7 +50,7 @@ pub(super) struct EmbedModel {
 }
 
 /// Graphs by their number of texts, and their compiled forms by that and the tokens that they have room for. All share
-/// scratch: a run is submitted together with the copy of what it gives, before the next one begins.
+/// scratch: a run is submitted together with the copy of its result, before the next one begins.
 pub(super) struct Runs {
     graphs: BTreeMap<usize, Arc<BuiltModel>>,
     compiled: Lru<(usize, usize), CompiledGraph>,

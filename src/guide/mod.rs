@@ -98,9 +98,8 @@ impl Guides {
     /// RFC 6901. Nothing is fetched.
     ///
     /// # Errors
-    /// [`Error::Grammar`] with the place in the schema: for text that is no JSON, a keyword that cannot be enforced, a
-    /// reference that leads nowhere, a part that a text may begin and cannot fulfil, and a schema that is too large or
-    /// too deep.
+    /// [`Error::Grammar`] with the place in the schema. The schema is no JSON, too large or too deep; a keyword cannot
+    /// be enforced; a reference leads nowhere; or a text may begin a part that it cannot fulfil.
     pub fn json_schema(&self, schema: &str) -> Result<Guide> {
         limits::check(schema, "$ref")?;
         let schema = serde_json::from_str(schema).map_err(|e| Error::Grammar(format!("the schema is no JSON: {e}")))?;

@@ -110,11 +110,13 @@ impl HubOptions {
 /// 5xx), the copy in the cache serves.
 ///
 /// # Errors
-/// [`Error::HubAccess`] for a gated or private model; [`Error::HubMissing`] where the hub has no such repository or
-/// file, or the repository has no weights that can be taken without naming them; [`Error::HubOffline`] where offline
-/// mode asks for a file that is not in the cache; [`Error::HubTransfer`] where the connection fails or the disk is
-/// full, after which the same call goes on from there; [`Error::HubOption`]; [`Error::Format`] for an index that leads
-/// out of its folder; [`Error::Cancelled`]; [`Error::Io`].
+/// - [`Error::HubAccess`] for a gated or private model.
+/// - [`Error::HubMissing`] if the hub has no such repository or file, or the repository has no weights that can be
+///   chosen without a name.
+/// - [`Error::HubOffline`] if offline mode needs a file that is not in the cache.
+/// - [`Error::HubTransfer`] if the connection fails or the disk is full; the same call continues from there.
+/// - [`Error::Format`] for an index that leads out of its folder.
+/// - [`Error::HubOption`], [`Error::Cancelled`], [`Error::Io`].
 pub fn download(model: &HubModel, options: HubOptions) -> Result<PathBuf> {
     let store = Store::new(&options.cache, model.repository());
     if options.offline {

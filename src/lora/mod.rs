@@ -21,12 +21,12 @@
 //! ```
 //!
 //! # What is computed
-//! Every product that a decoder has: projections of attention and FFW, the router and the experts of Gemma 4, gates and
-//! projections of inputs of each layer, the products of Gemma 3n's streams, the LM head, and the rows of both
-//! embeddings. With them rank-stabilised scales, patterns of ranks and alphas, a bias on B, and DoRA (Liu et al. 2024,
-//! arXiv 2402.09353) on matrices. Layers that share the keys and values of others never multiply their own `k_proj` and
-//! `v_proj`, so an adapter's parts for those have no effect, as in PEFT. Parts for vision and audio towers have none on
-//! text.
+//! Every product that a decoder has: projections of attention and FFW, the router and the experts of Gemma 4, and the
+//! LM head. Also the gates and projections of per-layer embeddings, the products of AltUp and LAuReL in Gemma 3n, and
+//! the rows of both embeddings. With them rank-stabilised scales, patterns of ranks and alphas, a bias on B, and DoRA
+//! (Liu et al. 2024, arXiv 2402.09353) on matrices. Layers that share the keys and values of others never multiply
+//! their own `k_proj` and `v_proj`, so an adapter's parts for those have no effect, as in PEFT. Parts for vision and
+//! audio towers have none on text.
 
 mod apply;
 mod experts;

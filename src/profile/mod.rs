@@ -103,7 +103,7 @@ impl CompileProfile {
     /// The path of the profile beside the weights, if there is one.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) where that cannot be told.
+    /// [`Error::Io`](crate::Error::Io) if the file system does not answer.
     pub fn file_near_weights(weights: impl AsRef<Path>) -> Result<Option<PathBuf>> {
         file::near(weights.as_ref())
     }
@@ -122,7 +122,7 @@ impl CompileProfile {
     /// no table of their own.
     pub fn options(&self, backend: &str) -> LowerOptions {
         let table = self.backend.get(backend);
-        // The reference has no dispatches; what it may leave unfused are composites, and only its own table says so.
+        // The reference has no dispatches. It can only leave composites unfused, and only its own table asks for that.
         let on_reference = backend == "cpu";
         let fuse = on_reference || self.fusion.policy == Policy::Fusable;
         let mut unfused = if on_reference { Vec::new() } else { self.fusion.skip.clone() };

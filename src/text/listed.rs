@@ -1,6 +1,5 @@
-//! The tokens that a `tokenizer.json` lists, where the tokenizers crate keeps less: it gives added tokens new ids
-//! behind a gap in the vocabulary, counts the tokens and not the ids, and of a string that stands there twice it
-//! forgets one id.
+//! The tokens that a `tokenizer.json` lists. The tokenizers crate keeps less: it gives added tokens new ids behind a
+//! gap in the vocabulary, and counts the tokens, not the ids. Of a string that is listed twice it forgets one id.
 
 use std::{
     collections::{BTreeMap, HashSet},

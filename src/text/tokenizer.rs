@@ -171,10 +171,9 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// The token ids of plain text between those that the tokenizer puts around every text: what the post-processor of
-    /// its `tokenizer.json` says, or where a `tokenizer_config.json` lies beside it the `add_bos_token` and
-    /// `add_eos_token` there, or those keys of a GGUF file. Generating models have BOS in front, EmbeddingGemma also
-    /// EOS at the end.
+    /// The token ids of plain text between those that the tokenizer puts around every text. The post-processor of its
+    /// `tokenizer.json` decides, or the `add_bos_token` and `add_eos_token` of a `tokenizer_config.json` beside it, or
+    /// those keys of a GGUF file. Generating models have BOS in front, EmbeddingGemma also EOS at the end.
     ///
     /// # Errors
     /// As [`encode`](Self::encode).

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::place::{self, Place};
 
-/// Formats whose grammar in llguidance lets through what the format does not, and patterns that keep it out: the 29th
-/// of February of other years, leap seconds at any time of the day, and names of mailboxes of over 64 bytes.
+/// Formats whose grammar in llguidance is too loose, and patterns that tighten it. Without them it takes the 29th of
+/// February of any year, leap seconds at any time of the day, and names of mailboxes of over 64 bytes.
 const PATTERNS: [(&str, &[&str]); 4] = [
     ("date", &[NO_SUCH_DAY]),
     ("date-time", &[NO_SUCH_DAY, "^[^:]*:[0-9]{2}:[0-5]"]),

@@ -97,8 +97,8 @@ impl ChatFormat {
         Ok(ids)
     }
 
-    /// The tokens after which the model's answer is over, as far as the tokenizer has them: `<eos>`, the end of its
-    /// turn, the start of another, and in Gemma 4 the token with which it waits for the response to a call.
+    /// The tokens that end the model's answer, as far as the tokenizer has them. They are `<eos>`, the end of its turn
+    /// and the start of another, and in Gemma 4 the token with which it waits for a tool's response.
     pub fn stop_tokens(self, tokenizer: &Tokenizer) -> Vec<u32> {
         parser::ends(self, tokenizer)
     }
