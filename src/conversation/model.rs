@@ -186,7 +186,7 @@ impl Model {
         self.trunks().set_budget(bytes);
     }
 
-    /// The bytes that [`keep_prompts`](Self::keep_prompts) allows now.
+    /// The bytes that kept prompts take now; [`keep_prompts`](Self::keep_prompts) bounds them.
     pub fn kept_prompt_bytes(&self) -> u64 {
         self.trunks().bytes()
     }
