@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::{Ending, Event, Usage, stop::StopTexts};
 use crate::text::{ChatEvent, ChatParser, EndReason, ModelTurn, TextStream};
 
-/// What makes events of tokens.
+/// The reader that turns tokens into events.
 #[derive(Clone, Debug)]
 pub(super) enum Reader {
     Text(TextStream),
@@ -28,12 +28,12 @@ impl Reader {
     }
 }
 
-/// What was said so far, and what is needed to read on.
+/// The answer so far, and the state to read on.
 #[derive(Clone, Debug)]
 pub(super) struct Answer {
     reader: Reader,
     stops: StopTexts,
-    /// All that was said, as a message.
+    /// The whole answer as a message.
     pub(super) turn: ModelTurn,
     pub(super) usage: Usage,
     /// The tokens of it.
@@ -56,7 +56,7 @@ impl Answer {
         self.stops.texts()
     }
 
-    /// Takes the next token; `is_stop` says that no other follows. Returns why the answer ends with it, if it does.
+    /// Takes the next token; `is_stop` says that no other follows. Returns the reason if the answer ends with it.
     pub(super) fn push(&mut self, token: u32, is_stop: bool, events: &mut VecDeque<Event>) -> Option<Ending> {
         self.tokens.push(token);
         self.usage.answer += 1;
@@ -74,7 +74,7 @@ impl Answer {
         ending.or(is_stop.then_some(Ending::Turn))
     }
 
-    /// Ends it: what was held back is said, unless a stop text ended it, and `ending` is told.
+    /// Ends it: held-back text is emitted, unless a stop text ended the answer, and then the end.
     pub(super) fn finish(&mut self, ending: Ending, events: &mut VecDeque<Event>) {
         if !matches!(ending, Ending::Stop(_)) {
             for event in self.reader.finish() {

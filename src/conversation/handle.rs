@@ -13,11 +13,12 @@ use crate::{
     text::Message,
 };
 
-/// One conversation with a [`Model`]: its messages (or plain text), its cache, its sampler. It may go from thread to thread, and keeps
-/// its model alive.
+/// One conversation with a [`Model`]: its messages (or plain text), its cache, its sampler. It may go from thread to
+/// thread, and keeps its model alive.
 ///
-/// An error leaves it as it was, a partial answer included: [`next_event`](Self::next_event) tries again, [`stop`](Self::stop) gives the
-/// answer up and keeps what was said. After [`Error::DeviceLost`] and [`Model::recover`] it goes on from its history.
+/// An error leaves it as it was, a partial answer included: [`next_event`](Self::next_event) tries again,
+/// [`stop`](Self::stop) gives the answer up and keeps its text. After [`Error::DeviceLost`] and [`Model::recover`] it
+/// continues from its history.
 pub struct Conversation {
     pub(super) model: Model,
     /// The recovery of the model that the generator is of.
@@ -31,7 +32,7 @@ pub struct Conversation {
     pub(super) hooks: Option<SampleHooks>,
     /// Where the answer under way begins, as long as the hooks have not heard of it.
     pub(super) unheard: Option<usize>,
-    /// Whether the rows of the next prompt shall be offered to later conversations.
+    /// True if the cached tokens of the next prompt shall be offered to later conversations.
     pub(super) is_new: bool,
     counted: Cell<Option<Counted>>,
 }
@@ -71,24 +72,24 @@ impl Conversation {
         self
     }
 
-    /// How it answers.
+    /// The options of its answers.
     pub fn options(&self) -> &AnswerOptions {
         &self.options
     }
 
-    /// Changes how it answers, from the next token on; stop texts from the next answer on.
+    /// Changes the options, from the next token on; stop texts from the next answer on.
     pub fn set_options(&mut self, options: AnswerOptions) {
         self.options = options;
     }
 
-    /// The same conversation with a say in how tokens are chosen: logit processors, a sampler, log-probabilities, which come as
-    /// [`Event::Token`]. Forks and saved conversations are without.
+    /// The same conversation with hooks: logit processors, a sampler, log-probabilities, which come as
+    /// [`Event::Token`]. Forks and saved conversations have none.
     pub fn with_hooks(mut self, hooks: SampleHooks) -> Self {
         self.set_hooks(Some(hooks));
         self
     }
 
-    /// Changes who has a say, from the next token on; `None` for nobody.
+    /// Changes the hooks, from the next token on; `None` removes them.
     pub fn set_hooks(&mut self, hooks: Option<SampleHooks>) {
         self.generator.stop_ahead();
         self.hooks = hooks;
@@ -100,8 +101,9 @@ impl Conversation {
         &self.model
     }
 
-    /// A token that cancels the answer under way, from any thread: it then ends with [`Ending::Cancelled`](super::Ending::Cancelled)
-    /// within a moment, whatever the device is at. Clones stay valid for later answers.
+    /// A token that cancels the answer under way, from any thread: it then ends with
+    /// [`Ending::Cancelled`](super::Ending::Cancelled) within a moment, whatever the device is at. Clones stay valid
+    /// for later answers.
     pub fn cancel_token(&self) -> CancelToken {
         self.cancel.clone()
     }
@@ -116,7 +118,8 @@ impl Conversation {
         self.generator.tokens()
     }
 
-    /// Adds a message that is not to be answered yet: instructions, an example, a tool's response. An answer under way is stopped.
+    /// Adds a message that is not to be answered yet: instructions, an example, a tool's response. An answer under way
+    /// is stopped.
     ///
     /// # Errors
     /// [`Error::Chat`] in plain text.
@@ -134,8 +137,8 @@ impl Conversation {
         self.script.write(self.model.tokenizer(), text)
     }
 
-    /// Says something as the user and opens the model's answer, whose [events](Self::events) come next. A message that was cancelled
-    /// before a word of its answer counts as answered with nothing.
+    /// Says something as the user and opens the model's answer, whose [events](Self::events) come next. A message that
+    /// was cancelled before a word of its answer counts as answered with nothing.
     ///
     /// # Errors
     /// As [`push`](Self::push) and [`answer`](Self::answer); nothing was said then.
@@ -152,8 +155,9 @@ impl Conversation {
     /// Opens the model's answer to what was said. Nothing is computed yet.
     ///
     /// # Errors
-    /// [`Error::EmptyPrompt`] where nothing was said; [`Error::Chat`] where the format has no such conversation; [`Error::ContextFull`]
-    /// where it does not fit, and [`Overflow::Forget`] is not set or not enough; what the device says.
+    /// [`Error::EmptyPrompt`] where nothing was said; [`Error::Chat`] where the format has no such conversation;
+    /// [`Error::ContextFull`] where it does not fit, and [`Overflow::Forget`] is not set or not enough; errors of the
+    /// device.
     pub fn answer(&mut self) -> Result<()> {
         self.stop();
         self.catch_up()?;
@@ -184,7 +188,7 @@ impl Conversation {
         })
     }
 
-    /// What was said as tokens, the model's turn opened; what does not fit is forgotten, if it may be.
+    /// The messages as tokens with the model's turn opened; messages that do not fit are forgotten, if allowed.
     fn prompt(&mut self) -> Result<Vec<u32>> {
         loop {
             let tokens = self.opened(&self.script)?;
@@ -214,8 +218,8 @@ impl Conversation {
         Ok(spared)
     }
 
-    /// Makes room in a full context for the rest of the answer, at least for one token; where that cannot be had, an answer that has
-    /// begun ends. An error leaves everything as it was.
+    /// Makes room in a full context for the rest of the answer, at least for one token; failing that, an answer that
+    /// has begun ends. An error leaves everything as it was.
     pub(super) fn make_room(&mut self, full: Error) -> Result<()> {
         let (capacity, mut script) = (self.max_context(), self.script.clone());
         let said = self.answer.as_ref().map_or(&[][..], |answer| &answer.tokens);
@@ -247,8 +251,8 @@ impl Conversation {
         Ok(())
     }
 
-    /// Gives up the answer under way; what was said of it stays, and is a message. Events that were not taken yet are dropped. Does
-    /// nothing where there is none.
+    /// Gives up the answer under way. Its text so far stays as a message; events that were not taken yet are dropped.
+    /// Does nothing if there is none.
     pub fn stop(&mut self) {
         if self.answer.is_some() {
             self.end(super::Ending::Cancelled);
@@ -261,9 +265,9 @@ impl Conversation {
         self.generator.max_context()
     }
 
-    /// Tokens of the context that are taken: what was said, and what was answered. Messages are counted when this is first asked for
-    /// after they have changed. As long as they are no conversation in the model's format (instructions alone, for one) it is what the
-    /// model saw last, that is [`tokens`](Self::tokens).
+    /// Tokens of the context that are taken, by messages and answers. Messages are counted when this is first called
+    /// after a change. While they are no conversation in the model's format (instructions alone, for one) the count is
+    /// that of [`tokens`](Self::tokens).
     pub fn used(&self) -> usize {
         match &self.script {
             _ if self.answer.is_some() => self.generator.tokens().len(),
@@ -295,8 +299,8 @@ impl Conversation {
         self.max_context().saturating_sub(self.used())
     }
 
-    /// The conversation as it is now, to go on a second way: the cache is copied on the device, an answer under way goes on in both. It
-    /// has a cancel token of its own and no hooks.
+    /// A second conversation with the same past. The cache is copied on the device, and an answer under way continues
+    /// in both. The fork has its own cancel token and no hooks.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] for the copy of the cache; [`Error::DeviceLost`].
@@ -322,8 +326,8 @@ impl Conversation {
         Bookmark { messages: self.messages().len(), tokens }
     }
 
-    /// Goes back to a bookmark; later messages or text are gone, an answer under way too. The next answer computes nothing again that the
-    /// cache still holds: of sliding layers what lies within a prefill chunk of the end, and up to the starts of the last two answers
+    /// Goes back to a bookmark and drops later messages or text, an answer under way too. The next answer reuses the
+    /// cache. Sliding layers still hold the last prefill chunk, and the starts of the last two answers
     /// ([`GeneratorOptions::marks`](crate::generate::GeneratorOptions::marks)).
     pub fn rewind(&mut self, to: &Bookmark) {
         self.stop();

@@ -1,8 +1,8 @@
 //! One model, many conversations: what an application holds.
 //!
-//! A [`Model`] is a cheap handle on weights, pipelines and a tokenizer, for any number of threads. A [`Conversation`] has its own
-//! cache, history and sampler; it is said something to, and what the model answers comes as [`Event`]s: by an iterator, a callback
-//! or a stream, all of which do the same pieces of work, each of them at most one submit long.
+//! A [`Model`] is a cheap handle on weights, pipelines and a tokenizer, for any number of threads. A [`Conversation`]
+//! has its own cache, history and sampler; it takes messages, and the model's answer comes as [`Event`]s: by an
+//! iterator, a callback or a stream. All of them do the same pieces of work, each at most one submit long.
 //!
 //! ```no_run
 //! use gemmaflow::{conversation::Model, generate::GeneratorOptions, runtime::Device};

@@ -1,4 +1,4 @@
-//! What a conversation consists of, and the prompt that it makes.
+//! The messages of a conversation, and its prompt.
 
 use crate::{
     Error, Result,
@@ -113,8 +113,8 @@ impl Script {
         }
     }
 
-    /// Forgets the oldest: of messages the exchange that the model still sees, up to the next of a user; of text the first half behind
-    /// its first token. `false` where nothing can be spared.
+    /// Forgets the oldest: of messages the exchange that the model still sees, up to the next of a user; of text the
+    /// first half behind its first token. `false` where nothing can be spared.
     pub(super) fn forget(&mut self) -> bool {
         match self {
             Self::Empty => false,

@@ -18,11 +18,11 @@ use crate::{
 };
 
 impl Conversation {
-    /// The next event of the answer under way; `None` where there is none. A cancelled answer ends within a moment, whatever the device
-    /// is at.
+    /// The next event of the answer under way; `None` where there is none. A cancelled answer ends within a moment,
+    /// whatever the device is at.
     ///
     /// # Errors
-    /// What the device says, and what hooks say; the answer stays open, and the next call tries again.
+    /// Errors of the device and of hooks; the answer stays open, and the next call tries again.
     pub fn next_event(&mut self) -> Result<Option<Event>> {
         loop {
             if let Some(event) = self.events.pop_front() {
@@ -35,7 +35,8 @@ impl Conversation {
         }
     }
 
-    /// [`next_event`](Self::next_event) without blocking the thread longer than a submit takes to record; needs no particular executor.
+    /// [`next_event`](Self::next_event) without blocking the thread longer than a submit takes to record; needs no
+    /// particular executor.
     ///
     /// # Errors
     /// As [`next_event`](Self::next_event).
@@ -69,10 +70,12 @@ impl Conversation {
         EventStream { conversation: Some(self), next: None }
     }
 
-    /// Calls `on_event` for each event up to the end; `Break` stops the answer, and what was said stays. Returns what was said.
+    /// Calls `on_event` for each event up to the end; `Break` stops the answer, and what was said stays. Returns what
+    /// was said.
     ///
     /// # Errors
-    /// As [`next_event`](Self::next_event); [`Error::Panicked`] where `on_event` panics. The answer is stopped then too.
+    /// As [`next_event`](Self::next_event); [`Error::Panicked`] where `on_event` panics. The answer is stopped then
+    /// too.
     pub fn finish(&mut self, mut on_event: impl FnMut(&Event) -> ControlFlow<()>) -> Result<String> {
         let mut said = String::new();
         loop {
@@ -133,7 +136,8 @@ impl Conversation {
         }
     }
 
-    /// Does what comes before a step together with others; whether such a step is next. Those with hooks take theirs alone.
+    /// Does what comes before a step together with others; whether such a step is next. Those with hooks take theirs
+    /// alone.
     pub(super) fn ready_to_step(&mut self) -> Result<bool> {
         if self.hooks.is_some() {
             self.work()?;
@@ -180,13 +184,14 @@ impl Conversation {
         None
     }
 
-    /// What takes a step together with others.
+    /// The generator and sampling that take a step together with others.
     pub(super) fn for_step(&mut self) -> (&mut GemmaGenerator, SampleOpts) {
         self.generator.set_cancel(self.cancel.clone());
         (&mut self.generator, self.options.sampling)
     }
 
-    /// Takes its part of a step together with others. One that was cancelled ends it for all of them: the others take it again.
+    /// Takes its part of a step together with others. One that was cancelled ends it for all of them: the others take
+    /// it again.
     pub(super) fn take_step(&mut self, stepped: Result<u32>) -> Result<()> {
         self.generator.set_cancel(CancelToken::new());
         match stepped {
@@ -203,7 +208,7 @@ impl Conversation {
         let (said, prompt) = (answer.tokens.len(), answer.usage.prompt);
         if said == 0 {
             let done = if tokens.is_empty() { self.generator.cached_rows().min(prompt) } else { prompt };
-            // Whether the last token is run by itself is no news.
+            // A last token that is run by itself is no event.
             let further = done > std::mem::replace(&mut answer.read, done) && done + 1 < prompt;
             if further || !tokens.is_empty() {
                 self.events.push_back(Event::Prompt { done, total: prompt });

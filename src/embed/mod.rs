@@ -1,7 +1,7 @@
 //! Texts in, unit vectors out: EmbeddingGemma.
 //!
-//! A model that embeds texts looks both ways, has no caches and no language model's head: a run takes whole texts, several at a
-//! time, and gives one vector each. Two vectors' dot product is the cosine between them.
+//! A model that embeds texts looks both ways, has no caches and no language model's head: a run takes whole texts,
+//! several at a time, and gives one vector each. Two vectors' dot product is the cosine between them.
 //!
 //! ```no_run
 //! use gemmaflow::{embed::{EmbeddingTask, GemmaEmbedder}, runtime::Device, text::Tokenizer};
@@ -67,8 +67,8 @@ impl GemmaEmbedder {
         }
     }
 
-    /// A handle whose work ends with [`Error::Cancelled`] when `cancel` is cancelled: within a moment, whatever the device is at, and
-    /// without the vectors of any text. Other handles are as they were.
+    /// A handle whose work ends with [`Error::Cancelled`] when `cancel` is cancelled: within a moment, whatever the
+    /// device is at, and without the vectors of any text. Other handles are as they were.
     pub fn with_cancel(self, cancel: CancelToken) -> Self {
         Self { cancel, ..self }
     }
@@ -98,16 +98,16 @@ impl GemmaEmbedder {
         self.model.adapter()
     }
 
-    /// What the compiled runs have done and hold: one for each number of texts and rank of lengths; zeros on the reference.
+    /// Counts of the compiled runs, one for each number of texts and rank of lengths; zeros on the reference.
     pub fn run_stats(&self) -> CacheStats {
         self.model.stats()
     }
 
-    /// The unit vectors of texts that are given as token ids, in the order of the texts. The ids are taken as they are: with BOS, EOS and
-    /// a prompt where the model wants them (feature `tokenizer`: `embed_texts` adds them).
+    /// The unit vectors of texts that are given as token ids, in the order of the texts. The ids are taken as they are:
+    /// with BOS, EOS and a prompt where the model wants them (feature `tokenizer`: `embed_texts` adds them).
     ///
-    /// Texts of unequal lengths share runs, the shorter ones filled up with padding that no token sees, so that a text has the same
-    /// vector, but for rounding, whatever is beside it.
+    /// Texts of unequal lengths share runs, the shorter ones filled up with padding that no token sees, so that a text
+    /// has the same vector, but for rounding, whatever is beside it.
     ///
     /// # Errors
     /// [`Error::EmptyText`], [`Error::TextTooLong`], [`Error::TokenOutOfRange`], before anything runs;
@@ -116,8 +116,8 @@ impl GemmaEmbedder {
         pollster::block_on(self.embed_async(texts))
     }
 
-    /// [`embed`](Self::embed) without blocking the calling thread while a device computes; needs no particular executor. On the
-    /// reference, and where a run is compiled for the first time, the thread that polls does the work.
+    /// [`embed`](Self::embed) without blocking the calling thread while a device computes; needs no particular
+    /// executor. On the reference, and where a run is compiled for the first time, the thread that polls does the work.
     ///
     /// # Errors
     /// As [`embed`](Self::embed).
@@ -126,11 +126,11 @@ impl GemmaEmbedder {
         self.embed_each_async(texts).await?.into_iter().collect()
     }
 
-    /// As [`embed`](Self::embed), where a text that cannot be embedded has an error of its own and the others their vectors: one that is
-    /// empty, too long, or has a token or a vector that is none.
+    /// As [`embed`](Self::embed), but a text that cannot be embedded has its own error and the others keep their
+    /// vectors. Such a text is empty or too long, or has an unknown token or a broken vector.
     ///
     /// # Errors
-    /// What the device says.
+    /// Errors of the device.
     pub fn embed_each<T: AsRef<[u32]>>(&self, texts: &[T]) -> Result<Vec<Result<Vec<f32>>>> {
         pollster::block_on(self.embed_each_async(texts))
     }

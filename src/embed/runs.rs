@@ -23,19 +23,19 @@ use crate::{
 /// Most compiled runs that are kept.
 const KEPT: usize = 16;
 
-/// What is cancelled.
+/// The work that is cancelled, as errors name it.
 const EMBEDDING: &str = "the embedding of texts";
 
 /// Runs that may be under way at once: the host prepares one while the device computes another.
 const UNDER_WAY: usize = 2;
 
-/// What all handles of a model share.
+/// The part that all handles of a model share.
 pub(super) struct EmbedModel {
     pub(super) config: GemmaConfig,
     pub(super) prompts: TaskPrompts,
     /// Most tokens of a text.
     pub(super) most: usize,
-    /// Whether a longer text is cut.
+    /// True if a longer text is cut.
     #[cfg(feature = "tokenizer")]
     pub(super) truncate: bool,
     /// Most tokens of a run of several texts.
@@ -49,8 +49,8 @@ pub(super) struct EmbedModel {
     pub(super) runs: Mutex<Runs>,
 }
 
-/// Graphs by their number of texts, and their compiled forms by that and the tokens that they have room for. All share scratch:
-/// a run is submitted together with the copy of what it gives, before the next one begins.
+/// Graphs by their number of texts, and their compiled forms by that and the tokens that they have room for. All share
+/// scratch: a run is submitted together with the copy of its result, before the next one begins.
 pub(super) struct Runs {
     graphs: BTreeMap<usize, Arc<BuiltModel>>,
     compiled: Lru<(usize, usize), CompiledGraph>,
@@ -95,7 +95,8 @@ impl EmbedModel {
         CacheStats { compiles: runs.compiles, bytes: own + runs.scratch.bytes(), ..runs.compiled.stats() }
     }
 
-    /// The vectors of texts that were checked, not yet unit vectors, unless `cancel` is cancelled before they are there.
+    /// The vectors of texts that were checked, not yet unit vectors, unless `cancel` is cancelled before they are
+    /// there.
     pub(super) async fn vectors(&self, texts: &[&[u32]], cancel: &CancelToken) -> Result<Vec<Vec<f32>>> {
         let lengths: Vec<usize> = texts.iter().map(|text| text.len()).collect();
         let mut vectors = vec![Vec::new(); texts.len()];
@@ -114,7 +115,7 @@ impl EmbedModel {
         Ok(vectors)
     }
 
-    /// Whether a text can be run.
+    /// Checks that a text can be run.
     pub(super) fn check(&self, index: usize, text: &[u32]) -> Result<()> {
         let (most, vocab_size) = (self.most, self.config.vocab_size);
         if text.is_empty() {

@@ -233,7 +233,7 @@ impl WeightPosition {
 }
 
 /// The loader's key of a tensor that llama.cpp calls `name` in a model of `architecture`, and whether the tensor is a norm that has
-/// 1 added (gemma-spec §10). What has no name of Hugging Face's keeps its own, and its values.
+/// 1 added (docs/gemma.md, GGUF files). What has no name of Hugging Face's keeps its own, and its values.
 pub(crate) fn gguf_key(architecture: &str, name: &str) -> (String, bool) {
     let arch = match architecture {
         "gemma" => Some(GemmaArch::Gemma),

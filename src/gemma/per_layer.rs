@@ -16,7 +16,8 @@ use crate::{
 /// The name under which later stages find what all layers get, `[B, T, layers, P]`.
 const INPUTS: &str = "per_layer_inputs";
 
-/// What each layer gets of each token, from its scaled embedding and from a table of its own (gemma-spec §3); the stream passes
+/// What each layer gets of each token, from its scaled embedding and from a table of its own
+/// (docs/gemma.md, Per-layer embeddings); the stream passes
 /// through.
 ///
 /// `p = (norm(W·e / √D) + table[id]·√P) / √2`, by layer; an id that the table does not have takes its first row. Without a table

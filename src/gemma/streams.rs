@@ -1,4 +1,5 @@
-//! The streams of Gemma 3n (alternating updates, Baykal et al. 2023; gemma-spec §4): a layer predicts all of them, computes one, and lets
+//! The streams of Gemma 3n (alternating updates, Baykal et al. 2023; docs/gemma.md, Gemma 3n): a layer predicts all of
+//! them, computes one, and lets
 //! the others follow what came of it. Between layers the value of the flow is `[B, T, N, D]`.
 
 use std::sync::Arc;

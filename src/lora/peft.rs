@@ -19,7 +19,7 @@ use crate::{
     weights::{Tensor, safetensors_file, transposed},
 };
 
-/// What the configuration says of the numbers.
+/// The part of the configuration that concerns the numbers.
 struct PeftConfig {
     rank: f64,
     alpha: f64,
@@ -149,10 +149,10 @@ fn modules(weights: &Path) -> Result<BTreeMap<String, Module>> {
     Ok(modules)
 }
 
-/// A problem, and whether it is the configuration's.
+/// A problem; `true` if it is the configuration's.
 type Problem = (bool, String);
 
-/// What a module adapts, and how.
+/// The product that a module adapts, and its part.
 fn part(
     config: &PeftConfig,
     model: &GemmaConfig,

@@ -19,7 +19,7 @@ pub const DEAD_KEY: i32 = i32::MAX;
 /// The score of a key that is not visible: large and finite, as fast mathematics knows no infinity.
 const MASKED: f32 = -1e30;
 
-/// `softmax(mask(cap(scale · q·kᵀ))) · v` per head; query head n uses KV head n / G (gemma-spec §1).
+/// `softmax(mask(cap(scale · q·kᵀ))) · v` per head; query head n uses KV head n / G (docs/gemma.md, Attention).
 ///
 /// Operands: q `[B, T, N, H]` f32, k and v `[B, S, K, H]` f32 or both f16, the first and the last position that each query sees
 /// `[B, T, 2]` i32, key positions `[B, S]` i32, and with `keep` a mask `[B, S]` f32 whose entries below 0.5 drop the key. Result

@@ -26,7 +26,8 @@ pub enum Gain {
     None,
 }
 
-/// `y = x · (mean(x²) + eps)^-½ · gain` over the innermost dimension, in f32 (gemma-spec §1; Zhang & Sennrich 2019).
+/// `y = x · (mean(x²) + eps)^-½ · gain` over the innermost dimension, in f32 (docs/gemma.md, RMSNorm; Zhang & Sennrich
+/// 2019).
 ///
 /// Operands: x `[…, C]`, and unless the gain is `None` the weight `[C]` as stored.
 #[derive(Debug, Clone, PartialEq)]

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Rotates the pairs (j, j + n/2) of the first n dimensions of every head by the angle of its position; the other dimensions pass
-/// through (Su et al. 2021, half-split form; gemma-spec §1).
+/// through (Su et al. 2021, half-split form; docs/gemma.md, RoPE).
 ///
 /// Operands: x `[B, T, heads, H]`, table `[B, T, W]`: W/2 cosines, then W/2 sines, of each position's angles. Pair j takes angle j, so
 /// that of a table with W > n the first n/2 angles count.

@@ -20,7 +20,7 @@ const MOST: f32 = 3.4e38;
 /// and that times the scale of each, from a weight `[E]`. The result `[…, 2, k]` holds the indices, as whole numbers in f32, then the
 /// shares.
 ///
-/// The softmax over all E, divided by the sum of the k, is the softmax among the k (gemma-spec §3).
+/// The softmax over all E, divided by the sum of the k, is the softmax among the k (docs/gemma.md, Experts).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Route {
     /// Experts that a row takes.
