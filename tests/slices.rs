@@ -14,7 +14,7 @@ use std::{
 
 use gemmaflow::{
     Error,
-    conversation::{AnswerOptions, Ending, Event, Model},
+    conversation::{AnswerOptions, Event, FinishReason, Model},
     gemma::GemmaConfig,
     generate::{Drafter, GemmaGenerator, GeneratorOptions, LogitBias, SampleHooks, SampleOpts},
     runtime::{
@@ -277,7 +277,7 @@ fn an_answer_is_cancelled_between_two_slices() {
         let before = model.counters().unwrap().submits;
         conversation.cancel_token().cancel();
         let events: Vec<Event> = conversation.events().map(Result::unwrap).collect();
-        assert!(matches!(events[..], [Event::End { ending: Ending::Cancelled, .. }]), "{events:?}");
+        assert!(matches!(events[..], [Event::End { finish_reason: FinishReason::Cancelled, .. }]), "{events:?}");
         assert_eq!(model.counters().unwrap().submits, before, "nothing is submitted for an answer that is cancelled");
         conversation.answer().unwrap();
         conversation.finish(|_| ControlFlow::Continue(())).unwrap();

@@ -39,7 +39,7 @@ pub enum Event {
     /// The answer is over. Always the last event.
     End {
         /// The reason.
-        ending: Ending,
+        finish_reason: FinishReason,
         /// The tokens that it took.
         usage: Usage,
     },
@@ -48,7 +48,7 @@ pub enum Event {
 /// The reason why an answer is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
-pub enum Ending {
+pub enum FinishReason {
     /// The model ended its turn.
     Turn,
     /// The model waits for the responses to the tools that it called.
@@ -67,11 +67,11 @@ pub enum Ending {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Usage {
     /// Tokens of the prompt: all that the model saw before its answer.
-    pub prompt: usize,
+    pub prompt_tokens: usize,
     /// Tokens of the prompt that were not computed, because their rows were cached.
-    pub cached: usize,
+    pub cached_tokens: usize,
     /// Tokens of the answer, thoughts and control tokens among them.
-    pub answer: usize,
+    pub completion_tokens: usize,
 }
 
 impl Event {

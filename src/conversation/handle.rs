@@ -5,7 +5,7 @@ use std::{cell::Cell, collections::VecDeque, fmt};
 use super::{
     AnswerOptions, Event, Model, Overflow, Usage,
     answer::{Answer, Reader},
-    script::Script,
+    transcript::Transcript,
 };
 use crate::{
     Error, Result,
@@ -26,7 +26,7 @@ pub struct Conversation {
     pub(super) generator: GemmaGenerator,
     pub(super) options: AnswerOptions,
     pub(super) cancel: CancelToken,
-    pub(super) script: Script,
+    pub(super) transcript: Transcript,
     pub(super) answer: Option<Answer>,
     pub(super) events: VecDeque<Event>,
     pub(super) hooks: Option<SampleHooks>,
@@ -57,13 +57,13 @@ impl Conversation {
     pub(super) fn new(model: Model, generator: GemmaGenerator, generation: u64) -> Self {
         let options = AnswerOptions::default();
         let cancel = CancelToken::new();
-        let script = Script::Empty;
+        let transcript = Transcript::Empty;
         let answer = None;
         let events = VecDeque::new();
         let hooks = None;
         let unheard = None;
         let (is_new, counted) = (true, Cell::new(None));
-        Self { model, generation, generator, options, cancel, script, answer, events, hooks, unheard, is_new, counted }
+        Self { model, generation, generator, options, cancel, transcript, answer, events, hooks, unheard, is_new, counted }
     }
 
     /// The same conversation with other options.
@@ -102,7 +102,7 @@ impl Conversation {
     }
 
     /// A token that cancels the answer under way, from any thread: it then ends with
-    /// [`Ending::Cancelled`](super::Ending::Cancelled) within a moment, whatever the device is at. Clones stay valid
+    /// [`FinishReason::Cancelled`](super::FinishReason::Cancelled) within a moment, whatever the device is at. Clones stay valid
     /// for later answers.
     pub fn cancel_token(&self) -> CancelToken {
         self.cancel.clone()
@@ -110,7 +110,7 @@ impl Conversation {
 
     /// The messages so far, forgotten ones included; none in plain text.
     pub fn messages(&self) -> &[Message] {
-        self.script.messages()
+        self.transcript.messages()
     }
 
     /// The tokens that the model saw last: prompt and answer.
@@ -125,7 +125,7 @@ impl Conversation {
     /// [`Error::Chat`] in plain text.
     pub fn push(&mut self, message: Message) -> Result<()> {
         self.stop();
-        self.script.push(message)
+        self.transcript.push(message)
     }
 
     /// Adds plain text for the model to continue, without turns. An answer under way is stopped.
@@ -134,7 +134,7 @@ impl Conversation {
     /// [`Error::Chat`] among messages; [`Error::Tokenizer`].
     pub fn write(&mut self, text: &str) -> Result<()> {
         self.stop();
-        self.script.write(self.model.tokenizer(), text)
+        self.transcript.write(self.model.tokenizer(), text)
     }
 
     /// Says something as the user and opens the model's answer, whose [events](Self::events) come next. A message that
@@ -142,14 +142,14 @@ impl Conversation {
     ///
     /// # Errors
     /// As [`push`](Self::push) and [`answer`](Self::answer); nothing was said then.
-    pub fn say(&mut self, text: impl Into<String>) -> Result<()> {
+    pub fn send(&mut self, text: impl Into<String>) -> Result<()> {
         self.stop();
-        let before = self.script.clone();
+        let before = self.transcript.clone();
         if let Some(Message::User(_)) = self.messages().last() {
-            self.script.push(Message::model(""))?;
+            self.transcript.push(Message::model(""))?;
         }
-        let said = self.script.push(Message::user(text)).and_then(|()| self.answer());
-        said.inspect_err(|_| self.script = before)
+        let said = self.transcript.push(Message::user(text)).and_then(|()| self.answer());
+        said.inspect_err(|_| self.transcript = before)
     }
 
     /// Opens the model's answer to what was said. Nothing is computed yet.
@@ -161,8 +161,8 @@ impl Conversation {
     pub fn answer(&mut self) -> Result<()> {
         self.stop();
         self.catch_up()?;
-        let script = self.script.clone();
-        self.open().inspect_err(|_| self.script = script)
+        let transcript = self.transcript.clone();
+        self.open().inspect_err(|_| self.transcript = transcript)
     }
 
     fn open(&mut self) -> Result<()> {
@@ -175,44 +175,44 @@ impl Conversation {
         self.unheard = Some(tokens.len());
         self.cancel.reset();
         self.events.clear();
-        let usage = Usage { prompt: tokens.len(), cached: self.generator.cached_rows(), answer: 0 };
+        let usage = Usage { prompt_tokens: tokens.len(), cached_tokens: self.generator.cached_rows(), completion_tokens: 0 };
         self.answer = Some(Answer::new(self.reader()?, &self.options.stop, usage));
         Ok(())
     }
 
     pub(super) fn reader(&self) -> Result<Reader> {
         let tokenizer = self.model.tokenizer();
-        Ok(match self.script {
-            Script::Turns { .. } => Reader::Turn(self.model.chat_template().parser(tokenizer)?),
-            Script::Empty | Script::Text { .. } => Reader::Text(tokenizer.stream()),
+        Ok(match self.transcript {
+            Transcript::Turns { .. } => Reader::Turn(self.model.chat_template().parser(tokenizer)?),
+            Transcript::Empty | Transcript::Text { .. } => Reader::Text(tokenizer.stream()),
         })
     }
 
     /// The messages as tokens with the model's turn opened; messages that do not fit are forgotten, if allowed.
     fn prompt(&mut self) -> Result<Vec<u32>> {
         loop {
-            let tokens = self.opened(&self.script)?;
+            let tokens = self.opened(&self.transcript)?;
             let (needed, capacity) = (tokens.len() + 1, self.max_context());
             if needed <= capacity {
                 return Ok(tokens);
             }
-            let mut shorter = self.script.clone();
+            let mut shorter = self.transcript.clone();
             if self.options.overflow == Overflow::Refuse || !self.forget_to(&mut shorter, capacity / 2)? {
                 return Err(Error::ContextFull { needed, capacity });
             }
-            self.script = shorter;
+            self.transcript = shorter;
         }
     }
 
-    /// The tokens of a script, with the model's turn opened.
-    fn opened(&self, script: &Script) -> Result<Vec<u32>> {
-        script.tokens(self.model.chat_template(), self.model.tokenizer(), true)
+    /// The tokens of a transcript, with the model's turn opened.
+    fn opened(&self, transcript: &Transcript) -> Result<Vec<u32>> {
+        transcript.tokens(self.model.chat_template(), self.model.tokenizer(), true)
     }
 
     /// Forgets until the prompt has at most `most` tokens, or nothing can be spared; `false` where nothing could.
-    fn forget_to(&self, script: &mut Script, most: usize) -> Result<bool> {
+    fn forget_to(&self, transcript: &mut Transcript, most: usize) -> Result<bool> {
         let mut spared = false;
-        while self.opened(script)?.len() > most && script.forget() {
+        while self.opened(transcript)?.len() > most && transcript.forget() {
             spared = true;
         }
         Ok(spared)
@@ -221,19 +221,19 @@ impl Conversation {
     /// Makes room in a full context for the rest of the answer, at least for one token; failing that, an answer that
     /// has begun ends. An error leaves everything as it was.
     pub(super) fn make_room(&mut self, full: Error) -> Result<()> {
-        let (capacity, mut script) = (self.max_context(), self.script.clone());
+        let (capacity, mut transcript) = (self.max_context(), self.transcript.clone());
         let said = self.answer.as_ref().map_or(&[][..], |answer| &answer.tokens);
-        let (tokens, kept) = match &mut script {
-            Script::Text { tokens, .. } => {
+        let (tokens, kept) = match &mut transcript {
+            Transcript::Text { tokens, .. } => {
                 *tokens = self.generator.tokens().to_vec();
-                script.forget();
-                let tokens = self.opened(&script)?;
+                transcript.forget();
+                let tokens = self.opened(&transcript)?;
                 let kept = said.len().min(tokens.len().saturating_sub(1));
                 (tokens, kept)
             }
             _ => {
-                self.forget_to(&mut script, (capacity / 2).saturating_sub(said.len()))?;
-                let prompt = self.opened(&script)?;
+                self.forget_to(&mut transcript, (capacity / 2).saturating_sub(said.len()))?;
+                let prompt = self.opened(&transcript)?;
                 let free = capacity.saturating_sub(prompt.len());
                 let kept = if said.len() < free { said.len() } else { free / 2 };
                 ([&prompt, &said[said.len() - kept..]].concat(), kept)
@@ -243,11 +243,11 @@ impl Conversation {
             if said.is_empty() {
                 return Err(full);
             }
-            self.end(super::Ending::Length);
+            self.end(super::FinishReason::Length);
             return Ok(());
         }
         self.generator.prefill(&tokens)?;
-        (self.script, self.unheard) = (script, Some(tokens.len() - kept));
+        (self.transcript, self.unheard) = (transcript, Some(tokens.len() - kept));
         Ok(())
     }
 
@@ -255,7 +255,7 @@ impl Conversation {
     /// Does nothing if there is none.
     pub fn stop(&mut self) {
         if self.answer.is_some() {
-            self.end(super::Ending::Cancelled);
+            self.end(super::FinishReason::Cancelled);
         }
         self.events.clear();
     }
@@ -269,11 +269,11 @@ impl Conversation {
     /// after a change. While they are no conversation in the model's format (instructions alone, for one) the count is
     /// that of [`tokens`](Self::tokens).
     pub fn used(&self) -> usize {
-        match &self.script {
+        match &self.transcript {
             _ if self.answer.is_some() => self.generator.tokens().len(),
-            Script::Empty => 0,
-            Script::Text { tokens, .. } => tokens.len(),
-            Script::Turns { messages, forgotten } => self.count(messages.len(), *forgotten),
+            Transcript::Empty => 0,
+            Transcript::Text { tokens, .. } => tokens.len(),
+            Transcript::Turns { messages, forgotten } => self.count(messages.len(), *forgotten),
         }
     }
 
@@ -282,7 +282,7 @@ impl Conversation {
         if let Some(counted) = self.counted.get().filter(same) {
             return counted.tokens;
         }
-        match self.script.tokens(self.model.chat_template(), self.model.tokenizer(), false) {
+        match self.transcript.tokens(self.model.chat_template(), self.model.tokenizer(), false) {
             Ok(tokens) => {
                 self.counted.set(Some(Counted { messages, forgotten, tokens: tokens.len() }));
                 tokens.len()
@@ -309,7 +309,7 @@ impl Conversation {
         let model = self.model.clone();
         let generator = self.generator.fork()?;
         let options = self.options.clone();
-        let script = self.script.clone();
+        let transcript = self.transcript.clone();
         let answer = self.answer.clone();
         let events = self.events.clone();
         let (generation, cancel) = (self.generation, CancelToken::new());
@@ -317,23 +317,23 @@ impl Conversation {
         let unheard = None;
         let is_new = false;
         let counted = self.counted.clone();
-        Ok(Self { model, generation, generator, options, cancel, script, answer, events, hooks, unheard, is_new, counted })
+        Ok(Self { model, generation, generator, options, cancel, transcript, answer, events, hooks, unheard, is_new, counted })
     }
 
     /// The end of what was said so far, to [`rewind`](Self::rewind) to.
     pub fn bookmark(&self) -> Bookmark {
-        let tokens = if let Script::Text { tokens, forgotten } = &self.script { tokens.len() + forgotten } else { 0 };
+        let tokens = if let Transcript::Text { tokens, forgotten } = &self.transcript { tokens.len() + forgotten } else { 0 };
         Bookmark { messages: self.messages().len(), tokens }
     }
 
     /// Goes back to a bookmark and drops later messages or text, an answer under way too. The next answer reuses the
     /// cache. Sliding layers still hold the last prefill chunk, and the starts of the last two answers
-    /// ([`GeneratorOptions::marks`](crate::generate::GeneratorOptions::marks)).
+    /// ([`GeneratorOptions::checkpoints`](crate::generate::GeneratorOptions::checkpoints)).
     pub fn rewind(&mut self, to: &Bookmark) {
         self.stop();
         // Others may come in the place of those that go.
         self.counted.set(None);
-        self.script.truncate(to.messages, to.tokens);
+        self.transcript.truncate(to.messages, to.tokens);
     }
 
     /// Follows its model to another device.

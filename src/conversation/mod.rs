@@ -10,7 +10,7 @@
 //! # fn main() -> gemmaflow::Result<()> {
 //! let model = Model::open("models/gemma-3-1b-it", Device::Auto, GeneratorOptions::default())?;
 //! let mut conversation = model.conversation()?;
-//! conversation.say("Why is the sky blue?")?;
+//! conversation.send("Why is the sky blue?")?;
 //! let mut said = String::new();
 //! for event in conversation.events() {
 //!     said += &event?.to_string();
@@ -24,13 +24,13 @@ mod event;
 mod handle;
 mod model;
 mod options;
+mod prefix_cache;
 mod saved;
-mod script;
 mod stop;
-mod trunks;
+mod transcript;
 mod work;
 
-pub use event::{Ending, Event, Usage};
+pub use event::{Event, FinishReason, Usage};
 pub use handle::{Bookmark, Conversation};
 pub use model::Model;
 pub use options::{AnswerOptions, Overflow};

@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use super::{Conversation, Event, trunks::Trunks};
+use super::{Conversation, Event, prefix_cache::PrefixCache};
 use crate::{
     Result,
     gemma::GemmaConfig,
@@ -30,7 +30,7 @@ pub struct Model(Arc<Shared>);
 struct Shared {
     /// The generator that all others of the model descend from.
     base: Mutex<GemmaGenerator>,
-    trunks: Mutex<Trunks>,
+    prefix_cache: Mutex<PrefixCache>,
     /// Held by the thread that recovers the model; never asked for while the base is locked.
     recovery: Mutex<()>,
     config: GemmaConfig,
@@ -105,9 +105,9 @@ impl Model {
         let config = generator.config().clone();
         let stop = chat.stop_tokens(&tokenizer);
         let base = Mutex::new(generator.with_stop_tokens(&stop).without_cache());
-        let (trunks, recovery) = (Mutex::new(Trunks::new(kept)), Mutex::new(()));
+        let (prefix_cache, recovery) = (Mutex::new(PrefixCache::new(kept)), Mutex::new(()));
         let generation = AtomicU64::new(0);
-        Ok(Self(Arc::new(Shared { base, trunks, recovery, config, tokenizer, chat, recommended, gpu, generation })))
+        Ok(Self(Arc::new(Shared { base, prefix_cache, recovery, config, tokenizer, chat, recommended, gpu, generation })))
     }
 
     /// A new conversation, with no history. Its cache comes when it is needed; under a memory budget at once.
@@ -183,12 +183,12 @@ impl Model {
     /// A prompt is found again where it differs from a kept one in at most the last
     /// [`prefill_chunk`](GeneratorOptions::prefill_chunk) tokens of the kept one, or where no layer slides.
     pub fn keep_prompts(&self, bytes: u64) {
-        self.trunks().set_budget(bytes);
+        self.prefix_cache().set_budget(bytes);
     }
 
     /// The bytes that kept prompts take now; [`keep_prompts`](Self::keep_prompts) bounds them.
     pub fn kept_prompt_bytes(&self) -> u64 {
-        self.trunks().bytes()
+        self.prefix_cache().bytes()
     }
 
     /// Batched decode: one step of several conversations whose answers are under way. A conversation whose prompt is
@@ -245,7 +245,7 @@ impl Model {
         let replaced = std::mem::replace(&mut *base, recovered);
         let generation = self.0.generation.fetch_add(1, Relaxed) + 1;
         drop(base);
-        self.trunks().restart(generation);
+        self.prefix_cache().restart(generation);
         // Freeing a device's memory may take time, so it is done while nobody waits.
         drop((replaced, was));
         Ok(())
@@ -263,22 +263,22 @@ impl Model {
 
     /// A generator with more rows of a prompt than `own`, from an earlier conversation.
     pub(super) fn further(&self, tokens: &[u32], own: usize, generation: u64) -> Option<GemmaGenerator> {
-        let found = self.trunks().with_more(tokens, own, generation);
+        let found = self.prefix_cache().with_more(tokens, own, generation);
         // They are computed instead.
         found.inspect_err(|error| tracing::debug!(%error, "a kept prompt cannot be copied")).ok().flatten()
     }
 
     /// Offers the rows of a prompt to later conversations.
     pub(super) fn offer(&self, generator: &GemmaGenerator, generation: u64) {
-        self.trunks().offer(generator, generation);
+        self.prefix_cache().offer(generator, generation);
     }
 
     fn base(&self) -> MutexGuard<'_, GemmaGenerator> {
         self.0.base.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn trunks(&self) -> MutexGuard<'_, Trunks> {
-        self.0.trunks.lock().unwrap_or_else(PoisonError::into_inner)
+    fn prefix_cache(&self) -> MutexGuard<'_, PrefixCache> {
+        self.0.prefix_cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

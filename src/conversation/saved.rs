@@ -16,7 +16,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{AnswerOptions, Conversation, Event, Model, Usage, answer::Answer, script::Script};
+use super::{AnswerOptions, Conversation, Event, Model, Usage, answer::Answer, transcript::Transcript};
 use crate::{Error, Result, checksum::Fnv, text::Message};
 
 const MAGIC: &[u8; 8] = b"GEMMAFCV";
@@ -55,13 +55,13 @@ impl Conversation {
     /// [`Error::Saved`] if the writer fails; errors of the device. The conversation continues as it was.
     pub fn save(&mut self, mut writer: impl Write) -> Result<()> {
         self.catch_up()?;
-        let (messages, forgotten, text) = match &self.script {
-            Script::Empty => (Vec::new(), 0, None),
-            Script::Turns { messages, forgotten } => (messages.clone(), *forgotten, None),
-            Script::Text { tokens, forgotten } => (Vec::new(), *forgotten, Some(tokens.clone())),
+        let (messages, forgotten, text) = match &self.transcript {
+            Transcript::Empty => (Vec::new(), 0, None),
+            Transcript::Turns { messages, forgotten } => (messages.clone(), *forgotten, None),
+            Transcript::Text { tokens, forgotten } => (Vec::new(), *forgotten, Some(tokens.clone())),
         };
         let answer = self.answer.as_ref().map(|answer| {
-            let Usage { prompt, cached, .. } = answer.usage;
+            let Usage { prompt_tokens: prompt, cached_tokens: cached, .. } = answer.usage;
             let (tokens, stop) = (answer.tokens.clone(), answer.stop_texts().to_vec());
             SavedAnswer { prompt, cached, read: answer.read, tokens, stop }
         });
@@ -94,13 +94,17 @@ impl Model {
         conversation.generator.restore(reader)?;
         conversation.options = saved.options;
         conversation.is_new = false;
-        conversation.script = match saved.text {
-            Some(tokens) => Script::text(tokens, saved.forgotten)?,
-            None if saved.messages.is_empty() => Script::Empty,
-            None => Script::turns(saved.messages, saved.forgotten)?,
+        conversation.transcript = match saved.text {
+            Some(tokens) => Transcript::text(tokens, saved.forgotten)?,
+            None if saved.messages.is_empty() => Transcript::Empty,
+            None => Transcript::turns(saved.messages, saved.forgotten)?,
         };
         if let Some(SavedAnswer { prompt, cached, read, tokens, stop }) = saved.answer {
-            let mut answer = Answer::new(conversation.reader()?, &stop, Usage { prompt, cached, answer: 0 });
+            let mut answer = Answer::new(
+                conversation.reader()?,
+                &stop,
+                Usage { prompt_tokens: prompt, cached_tokens: cached, completion_tokens: 0 },
+            );
             answer.read = read;
             // Its text was taken before, or is among the events.
             let mut told = VecDeque::new();

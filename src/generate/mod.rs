@@ -1,5 +1,6 @@
 //! Tokens in, tokens out: the generator, its sampler, and the engines that run the graphs for it.
 
+mod batch;
 mod draft;
 mod engine;
 mod generator;
@@ -11,9 +12,9 @@ mod numbers;
 mod policy;
 mod profiles;
 mod sample;
-mod together;
 mod token_order;
 
+pub(crate) use batch::{Turn, parts_of};
 pub(crate) use draft::{DraftModel, MOST_DRAFTED};
 pub use draft::{DraftStats, Drafter};
 pub(crate) use engine::{
@@ -31,7 +32,6 @@ pub(crate) use profiles::Profiles;
 pub use profiles::decode_profile_for_device;
 pub(crate) use sample::{DeviceDraw, SHORT_LIST, ShortList};
 pub use sample::{SampleOpts, sample_token, sample_token_after};
-pub(crate) use together::{Turn, parts_of};
 pub(crate) use token_order::TokenOrder;
 
 pub use crate::{cancel::CancelToken, runtime::OnProgress};

@@ -67,7 +67,7 @@ pub enum Operand {
     Concatenated(Vec<String>),
     /// The small uniform that changes with every run: live rows, cache end, sampling draw.
     Step,
-    /// The one of a sequence, by its row, where sequences lie apart ([`LowerOptions::apart`](super::LowerOptions)).
+    /// The one of a sequence, by its row, where sequences lie apart ([`LowerOptions::batched`](super::LowerOptions)).
     StepOf(usize),
 }
 

@@ -17,7 +17,7 @@ use crate::{
 pub(super) fn emit<'a>(bound: &'a Bound, group: &Group, placed: Placed, plan: &Plan) -> Result<Emit<'a>> {
     let root = group.roots.first().copied();
     let is_cache = |arg: &Arg| sequences::is_cache(plan, arg);
-    let by_sequence = bound.apart > 0 && root.is_some_and(|root| sequences::is_of_a_sequence(bound.op(root)));
+    let by_sequence = bound.sequences > 0 && root.is_some_and(|root| sequences::is_of_a_sequence(bound.op(root)));
     if !by_sequence && placed.inputs.iter().chain(&placed.extras).any(is_cache) {
         return Err(sequences::mixed(&placed.label));
     }

@@ -111,7 +111,7 @@ pub fn lower(
 
 /// The options as far as the device allows them.
 fn possible(target: &Target, options: &LowerOptions, report: &mut PassReport) -> Result<LowerOptions> {
-    if options.compute == Compute::Auto && (target.cooperative.is_none() || options.apart) {
+    if options.compute == Compute::Auto && (target.cooperative.is_none() || options.batched) {
         return Ok(LowerOptions { compute: Compute::F32, ..options.clone() });
     }
     if options.compute != Compute::F16 || target.f16 {

@@ -98,7 +98,7 @@ impl<'a> Placer<'a> {
             let ty = self.bound.ty(id).clone();
             let bytes = self.slot_bytes(bytes_of(&ty, &input.name)?, &input.name)?;
             let name = input.name.clone();
-            let slot = match self.bound.apart {
+            let slot = match self.bound.sequences {
                 sequences if sequences > 0 && input.role == Role::Cache => {
                     sequences::caches(&mut self.plan, &name, &ty, bytes, sequences)
                 }

@@ -33,7 +33,7 @@ pub(super) fn emit<'a>(bound: &Bound, op: &Op, mut all: Emit<'a>, cached: impl F
     if !placed || cached(&all.output) != result {
         return Err(mixed(&all.label));
     }
-    for sequence in 0..bound.apart {
+    for sequence in 0..bound.sequences {
         let of = |arg: &Arg| of_sequence(arg, sequence, cached(arg));
         let place = |arg: &Arg| Ok::<_, Error>(of(arg));
         let mut one = Emit {

@@ -67,7 +67,7 @@ pub fn top_k(rows: usize, vocab_size: usize, top: usize, target: &Target) -> Pla
 }
 
 /// As [`top_k`], each row by dispatches and the step of its own sequence ([`Operand::StepOf`]).
-pub fn top_k_apart(rows: usize, vocab_size: usize, top: usize, target: &Target) -> Plan {
+pub fn top_k_batched(rows: usize, vocab_size: usize, top: usize, target: &Target) -> Plan {
     let mut plan = lists(rows, 1, vocab_size, top, target);
     let one = std::mem::take(&mut plan.dispatches);
     for sequence in 0..rows {

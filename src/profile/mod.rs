@@ -138,7 +138,7 @@ impl CompileProfile {
             mixed: self.precision.mixed == Mixed::Auto,
             exact_attention: false,
             chosen_from: None,
-            apart: false,
+            batched: false,
         }
     }
 }

@@ -13,7 +13,7 @@ use std::{
 
 use gemmaflow::{
     Error, Result,
-    conversation::{AnswerOptions, Ending, Event, Model},
+    conversation::{AnswerOptions, Event, FinishReason, Model},
     embed::GemmaEmbedder,
     gemma::GemmaConfig,
     generate::{CancelToken, GemmaGenerator, GeneratorOptions, LogitChanges, LogitProcessor, SampleHooks, SampleOpts},
@@ -140,7 +140,7 @@ fn a_wait_for_the_device_ends_and_nothing_is_lost() {
     conversation.answer().unwrap();
     let events: Vec<Event> = conversation.events().collect::<Result<_>>().unwrap();
     let made = model.counters().unwrap().submits;
-    let ended = |event: &Event| matches!(event, Event::End { ending: Ending::Cancelled, usage } if usage.answer == 0);
+    let ended = |event: &Event| matches!(event, Event::End { finish_reason: FinishReason::Cancelled, usage } if usage.completion_tokens == 0);
     assert!(events.iter().any(ended), "{events:?}");
     assert_eq!(model.counters().unwrap().submits, made);
     conversation.set_hooks(None);

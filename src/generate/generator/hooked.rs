@@ -57,14 +57,14 @@ impl GemmaGenerator {
     /// Whether a step with hooks was begun.
     #[cfg(feature = "tokenizer")]
     pub(crate) fn looks_ahead(&self) -> bool {
-        self.ahead.look.is_some()
+        self.lookahead.look.is_some()
     }
 
     fn piece_of_hooked_work(&mut self, opts: &SampleOpts, hooks: &mut SampleHooks) -> Result<Option<Chosen>> {
         self.engine.cancel_token().check("a run of the model")?;
         self.check_step("step_hooked", opts)?;
         hooks.validate()?;
-        if self.ahead.look.as_ref().is_some_and(|look| look.opts == *opts) {
+        if self.lookahead.look.as_ref().is_some_and(|look| look.opts == *opts) {
             if self.engine.slices_left() {
                 return self.engine.go_on().map(|()| None);
             }
@@ -81,12 +81,12 @@ impl GemmaGenerator {
         self.will_write(self.history.len());
         self.engine.begin_view(self.history.tokens(), self.history.cached(), temperature(opts))?;
         let changes = hooks.changes(self.history.tokens(), self.config.vocab_size)?;
-        self.ahead.look = Some(Look { opts: *opts, changes });
+        self.lookahead.look = Some(Look { opts: *opts, changes });
         Ok(())
     }
 
     fn finish_look(&mut self, hooks: &mut SampleHooks) -> Result<Option<Chosen>> {
-        let Some(Look { opts, changes }) = self.ahead.look.take() else { return Ok(None) };
+        let Some(Look { opts, changes }) = self.lookahead.look.take() else { return Ok(None) };
         let _span = self.step_span().entered();
         let whole = hooks.has_sampler() || opts.penalises() || (hooks.logprobs().is_some() && temperature(&opts) != 1.0);
         let named = if whole { None } else { changes.named(MOST_NAMED) };

@@ -4,10 +4,10 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use super::{
     GemmaGenerator,
-    advance::Ahead,
+    advance::Lookahead,
+    checkpoints::{CHECKPOINTS, Checkpoints},
     fallback::on_gpu,
     history::History,
-    marks::{MARKS, Marks},
 };
 use crate::{
     Error, Result,
@@ -35,7 +35,7 @@ pub enum TablePlacement {
 }
 
 /// Tokens of a run that a deterministic generator computes rows with: what any device does in bounded time.
-const SQUARE: usize = 16;
+const ALIGNED_CHUNK: usize = 16;
 
 /// How to load a model for generation.
 #[derive(Default)]
@@ -82,9 +82,9 @@ pub struct GeneratorOptions {
     /// power of two, and of the profiles.
     /// Default: no.
     pub deterministic: bool,
-    /// Marked positions ([`GemmaGenerator::mark`]) that a generator keeps, each of which may come to hold a copy of the sliding layers'
+    /// Checkpoints ([`GemmaGenerator::checkpoint`]) that a generator keeps, each of which may come to hold a copy of the sliding layers'
     /// caches ([`MemoryPlan::sliding_cache`]), which no plan counts. Default: 2; none under a memory budget.
-    pub marks: Option<usize>,
+    pub checkpoints: Option<usize>,
     /// Load progress.
     pub on_progress: Option<OnProgress>,
     /// Ends loading with [`Error::Cancelled`] when it is cancelled.
@@ -256,13 +256,14 @@ impl GemmaGenerator {
             engine.reserve(reserved)?;
         }
         let stop = config.eos_token_ids.clone();
-        let square = options.deterministic.then(|| SQUARE.min(engine.largest_chunk()));
-        let history = History::new(window, engine.largest_chunk(), square);
+        let chunk = options.deterministic.then(|| ALIGNED_CHUNK.min(engine.largest_chunk()));
+        let history = History::new(window, engine.largest_chunk(), chunk);
         let drafter = None;
         let drafted = DraftStats::default();
         let submit_time = options.submit_time;
-        let (ahead, marks) = (Ahead::default(), Marks::new(options.marks.unwrap_or(if reserved > 0 { 0 } else { MARKS })));
-        Ok(Self { config, engine, history, capacity, submit_time, reserved, stop, drafter, drafted, ahead, marks })
+        let (lookahead, checkpoints) =
+            (Lookahead::default(), Checkpoints::new(options.checkpoints.unwrap_or(if reserved > 0 { 0 } else { CHECKPOINTS })));
+        Ok(Self { config, engine, history, capacity, submit_time, reserved, stop, drafter, drafted, lookahead, checkpoints })
     }
 
     /// Another generator on the same weights, pipelines and graphs, with the same settings and an empty history. No weight
@@ -277,7 +278,7 @@ impl GemmaGenerator {
         if self.reserved > 0 {
             engine.reserve(self.reserved)?;
         }
-        Ok(self.beside(engine, self.history.fresh(), self.marks.fresh()))
+        Ok(self.beside(engine, self.history.fresh(), self.checkpoints.fresh()))
     }
 
     /// A generator that goes on from the same history, with a copy of the caches that is made on the device: nothing crosses the
@@ -286,7 +287,7 @@ impl GemmaGenerator {
     /// # Errors
     /// [`Error::OutOfMemory`] for the copy of the caches; [`Error::DeviceLost`].
     pub fn fork(&self) -> Result<Self> {
-        Ok(self.beside(self.engine.fork()?, self.history.fork(), self.marks.clone()))
+        Ok(self.beside(self.engine.fork()?, self.history.fork(), self.checkpoints.clone()))
     }
 
     /// A generator with the same weights, read again from their files, the same settings and the same history on a device that is opened
@@ -330,7 +331,7 @@ impl GemmaGenerator {
         let chunk = Some(self.engine.largest_chunk());
         let mut engine = match device.open(gpu)? {
             Opened::Gpu(context) => {
-                let (submit_time, untimed) = (self.submit_time, self.history.has_grid());
+                let (submit_time, untimed) = (self.submit_time, self.history.is_aligned());
                 on_gpu(&device, context, model, profiles, EngineOptions { chunk, submit_time, untimed, cancel, on_progress })?
             }
             Opened::Reference => ReferenceEngine::new(model, profiles, chunk)?.into(),
@@ -339,13 +340,13 @@ impl GemmaGenerator {
         if let Some(drafter) = self.drafter.as_ref().and_then(|drafter| drafter.model()) {
             engine.set_drafter(drafter)?;
         }
-        Ok(self.beside(engine, self.history.uncached(), self.marks.fresh()))
+        Ok(self.beside(engine, self.history.uncached(), self.checkpoints.fresh()))
     }
 
     /// The same generator without a cache, also where one was reserved: for what only others descend from.
     #[cfg(feature = "tokenizer")]
     pub(crate) fn without_cache(&self) -> Self {
-        self.beside(self.engine.another(), self.history.uncached(), self.marks.fresh())
+        self.beside(self.engine.another(), self.history.uncached(), self.checkpoints.fresh())
     }
 
     /// As [`share_weights`](Self::share_weights), with the history of another generator, whose rows are computed again when they are
@@ -360,15 +361,15 @@ impl GemmaGenerator {
         Ok(new)
     }
 
-    fn beside(&self, engine: Engine, history: History, marks: Marks) -> Self {
+    fn beside(&self, engine: Engine, history: History, checkpoints: Checkpoints) -> Self {
         let config = self.config.clone();
         let stop = self.stop.clone();
         let drafter = self.drafter.clone();
         let capacity = self.capacity;
         let reserved = self.reserved;
         let drafted = DraftStats::default();
-        let (submit_time, ahead) = (self.submit_time, Ahead::default());
-        Self { config, engine, history, capacity, submit_time, reserved, stop, drafter, drafted, ahead, marks }
+        let (submit_time, lookahead) = (self.submit_time, Lookahead::default());
+        Self { config, engine, history, capacity, submit_time, reserved, stop, drafter, drafted, lookahead, checkpoints }
     }
 }
 

@@ -1,24 +1,24 @@
 //! One sequence being continued.
 
 mod advance;
+mod batch;
+mod checkpoints;
 mod fallback;
 mod history;
 mod hooked;
 mod load;
-mod marks;
 mod plans;
 mod saved;
 mod speculate;
 mod steps;
 mod timing;
-mod together;
 
 use std::{sync::Arc, time::Duration};
 
-use advance::Ahead;
+use advance::Lookahead;
+use checkpoints::Checkpoints;
 use history::History;
 pub use load::{GeneratorOptions, TablePlacement};
-use marks::Marks;
 
 use super::{CancelToken, DraftStats, Drafter, Engine, ModelStats};
 use crate::{
@@ -47,8 +47,8 @@ pub struct GemmaGenerator {
     stop: Vec<u32>,
     drafter: Option<Drafter>,
     drafted: DraftStats,
-    ahead: Ahead,
-    marks: Marks,
+    lookahead: Lookahead,
+    checkpoints: Checkpoints,
 }
 
 impl GemmaGenerator {

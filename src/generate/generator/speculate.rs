@@ -19,7 +19,7 @@ impl GemmaGenerator {
     /// [`Error::Config`] for the drafter of another model; a weight of it that is missing or misshapen, and what
     /// the device says.
     pub fn with_drafter(mut self, drafter: Drafter) -> Result<Self> {
-        if self.history.on_grid() {
+        if self.history.is_aligned() {
             return Err(Error::Unsupported(
                 "a drafter with GeneratorOptions::deterministic: its runs have any number of rows, which".into(),
             ));

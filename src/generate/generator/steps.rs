@@ -160,7 +160,7 @@ impl GemmaGenerator {
             let end = self.history.len().min(self.history.cached() + self.engine.chunk(Outputs::All));
             logits.append(&mut self.run(end, Outputs::All)?);
         }
-        if self.history.on_grid() {
+        if self.history.is_aligned() {
             self.history.rewind(0); // Its runs were cut otherwise.
         }
         Ok(logits)

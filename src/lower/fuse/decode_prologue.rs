@@ -37,7 +37,7 @@ impl Matcher<'_> {
     fn decode_prologue(&self, attention: NodeId) -> Option<Found> {
         let bound = self.bound;
         let Op::Attention(Attention { keep: false, .. }) = bound.op(attention) else { return None };
-        let one_row = bound.apart > 0 || bound.ty(attention).shape[1] == 1;
+        let one_row = bound.sequences > 0 || bound.ty(attention).shape[1] == 1;
         let inputs = &bound.graph.node(attention).inputs;
         let [query, key, value] = [0, 1, 2].map(|i| bound.resolve(inputs[i]));
         if !one_row || key == value || bound.is_alone(attention) {

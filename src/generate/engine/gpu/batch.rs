@@ -70,11 +70,11 @@ impl BatchPlans {
         [rows, capacity, ring]: [usize; 3],
     ) -> Result<Self> {
         let binding = DimBinding::new().with(sym::SEQ, rows).with(sym::CACHE, capacity).with(sym::RING, ring);
-        let options = LowerOptions { apart: true, ..options(profiles.decode(), device) };
+        let options = LowerOptions { batched: true, ..options(profiles.decode(), device) };
         let step = lower(&built.graph, &binding, target, &options, residency)?;
         let vocab_size = step.output(LOGITS).map_or(1, |logits| logits.ty.last());
         let argmax = sampling::argmax(rows, vocab_size, false, target);
-        let lists = sampling::top_k_apart(rows, vocab_size, SHORT_LIST.min(vocab_size), target);
+        let lists = sampling::top_k_batched(rows, vocab_size, SHORT_LIST.min(vocab_size), target);
         Ok(Self { step, argmax, lists })
     }
 }
@@ -110,7 +110,7 @@ impl Batches {
         let Self { plans, profiles, scratch, made } = self;
         let batch = plans.get_or_try_insert(&[rows, capacity], || {
             *made += 1;
-            match Batch::new(model, profiles, [rows, capacity, ring], slices.apart(), scratch, *made) {
+            match Batch::new(model, profiles, [rows, capacity, ring], slices.batched(), scratch, *made) {
                 Ok(batch) => Ok(Some(batch)),
                 Err(Error::Unsupported(why)) => {
                     tracing::debug!(why, "sequences run one after the other");
@@ -278,7 +278,7 @@ impl Batch {
             tokens.push(history.last().copied().unwrap_or(0));
             positions.push(history.len().saturating_sub(1));
         }
-        self.run.block.write_apart(&model.context, &steps, &tokens, &positions, &self.run.built)
+        self.run.block.write_batch(&model.context, &steps, &tokens, &positions, &self.run.built)
     }
 
     fn run(&mut self, model: &GpuModel, turns: &[GpuTurn<'_>], order: &[usize], follows: &[SampleMode]) -> Result<Read> {

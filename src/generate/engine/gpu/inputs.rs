@@ -94,7 +94,7 @@ impl InputBlock {
     }
 
     /// As [`write`](Self::write) where sequences lie apart: the step, the token and the position of each.
-    pub(super) fn write_apart(
+    pub(super) fn write_batch(
         &mut self,
         context: &GpuContext,
         steps: &[Step],

@@ -40,7 +40,7 @@ pub(super) struct SubmitSplitter {
     is_asked: bool,
     /// Measured time over estimated time, by the plan's tokens and whether they are of several sequences: of all engines of a model.
     rates: Arc<Mutex<HashMap<(usize, bool), f64>>>,
-    apart: bool,
+    batched: bool,
     timer: Option<Timer>,
 }
 
@@ -180,7 +180,7 @@ impl SubmitSplitter {
     pub(super) fn new(most: Option<Duration>, software: bool) -> Self {
         let unmeasured = if software { SOFTWARE_RATE } else { 1.0 };
         let (is_asked, most) = (most.is_some(), most.or(software.then_some(SOFTWARE_MOST)));
-        Self { most, unmeasured, is_asked, rates: Arc::default(), apart: false, timer: None }
+        Self { most, unmeasured, is_asked, rates: Arc::default(), batched: false, timer: None }
     }
 
     /// Those of another engine of the model.
@@ -189,13 +189,13 @@ impl SubmitSplitter {
     }
 
     /// Those of a plan for several sequences.
-    pub(super) fn apart(&self) -> Self {
-        Self { apart: true, ..self.another() }
+    pub(super) fn batched(&self) -> Self {
+        Self { batched: true, ..self.another() }
     }
 
     /// How much slower than the slowest device it runs plans for so many tokens; until one was measured, as slow.
     fn rate(&self, tokens: usize) -> f64 {
-        self.rates().get(&(tokens, self.apart)).copied().unwrap_or(self.unmeasured)
+        self.rates().get(&(tokens, self.batched)).copied().unwrap_or(self.unmeasured)
     }
 
     fn rates(&self) -> MutexGuard<'_, HashMap<(usize, bool), f64>> {
@@ -274,9 +274,9 @@ impl SubmitSplitter {
         if !found.is_finite() || found <= 0.0 {
             return Ok(None);
         }
-        let known = self.rates().get(&(tokens, self.apart)).copied();
+        let known = self.rates().get(&(tokens, self.batched)).copied();
         let rate = known.map_or(found, |known| (known + found) / 2.0);
-        self.rates().insert((tokens, self.apart), rate);
+        self.rates().insert((tokens, self.batched), rate);
         // A dispatch that is longer than a submit should be only delays the next run.
         let most = if self.is_asked { self.most } else { Some(SOFTWARE_BUDGET) };
         let most = most.map_or(f64::INFINITY, |most| most.as_secs_f64() / rate);
@@ -341,7 +341,7 @@ mod tests {
         slices.rates().insert((1, false), 0.5);
         assert!(slices.allow_two(&estimates, 1) && !slices.allow_two(&estimates, 16));
         assert!(slices.another().allow_two(&estimates, 1), "what was learnt serves the whole model");
-        assert!(!slices.apart().allow_two(&estimates, 1), "several sequences are another run");
+        assert!(!slices.batched().allow_two(&estimates, 1), "several sequences are another run");
         assert!(SubmitSplitter::new(None, false).allow_two(&moving(&[9.0]), 1));
     }
 

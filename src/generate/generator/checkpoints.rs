@@ -5,19 +5,19 @@ use std::sync::Arc;
 use super::GemmaGenerator;
 use crate::{Result, generate::RingCopy};
 
-/// Marked positions that are kept, unless [`GeneratorOptions::marks`](super::GeneratorOptions::marks) says otherwise.
-pub(crate) const MARKS: usize = 2;
+/// Checkpoints that are kept, unless [`GeneratorOptions::checkpoints`](super::GeneratorOptions::checkpoints) says otherwise.
+pub(crate) const CHECKPOINTS: usize = 2;
 
-/// The newest marks, the oldest of them first.
+/// The newest checkpoints, the oldest of them first.
 #[derive(Clone)]
-pub(super) struct Marks {
+pub(super) struct Checkpoints {
     most: usize,
-    kept: Vec<Mark>,
+    kept: Vec<Checkpoint>,
 }
 
 /// A position, and once the rings lose what it reads, their content before that.
 #[derive(Clone)]
-struct Mark {
+struct Checkpoint {
     rows: usize,
     rings: Option<Rings>,
 }
@@ -29,7 +29,7 @@ struct Rings {
     floor: usize,
 }
 
-impl Marks {
+impl Checkpoints {
     pub(super) fn new(most: usize) -> Self {
         Self { most, kept: Vec::new() }
     }
@@ -40,36 +40,36 @@ impl Marks {
 }
 
 impl GemmaGenerator {
-    /// Marks the rows that are cached now. Going back to them, or to the few before that the rings hold besides, then costs no
+    /// Checkpoints the rows that are cached now. Going back to them, or to the few before that the rings hold besides, then costs no
     /// recompute, whatever was generated since. The rings are copied on the device when they would lose these rows, and not
-    /// before; the oldest mark goes when there are too many. With [`deterministic`](super::GeneratorOptions::deterministic) the mark
+    /// before; the oldest checkpoint goes when there are too many. With [`deterministic`](super::GeneratorOptions::deterministic) the checkpoint
     /// lies at the last whole run of 16 tokens: rows behind it are those of single tokens, which a later run writes anew.
-    pub fn mark(&mut self) {
-        let rows = self.history.whole_squares(self.history.cached());
+    pub fn checkpoint(&mut self) {
+        let rows = self.history.aligned_rows(self.history.cached());
         if rows == 0 {
             return;
         }
-        self.marks.kept.retain(|mark| mark.rows != rows);
-        self.marks.kept.push(Mark { rows, rings: None });
-        let surplus = self.marks.kept.len().saturating_sub(self.marks.most);
-        self.marks.kept.drain(..surplus);
+        self.checkpoints.kept.retain(|checkpoint| checkpoint.rows != rows);
+        self.checkpoints.kept.push(Checkpoint { rows, rings: None });
+        let surplus = self.checkpoints.kept.len().saturating_sub(self.checkpoints.most);
+        self.checkpoints.kept.drain(..surplus);
     }
 
-    /// Notes that a run is about to write the rows up to `end`, and saves what marks need of the rings before.
+    /// Notes that a run is about to write the rows up to `end`, and saves what checkpoints need of the rings before.
     pub(super) fn will_write(&mut self, end: usize) {
         let (history, engine) = (&self.history, &self.engine);
         let mut copied = None;
-        self.marks.kept.retain_mut(|mark| {
-            if mark.rings.is_some() || !history.would_lose(mark.rows, end) {
-                return mark.rings.is_some() || history.holds(mark.rows);
+        self.checkpoints.kept.retain_mut(|checkpoint| {
+            if checkpoint.rings.is_some() || !history.would_lose(checkpoint.rows, end) {
+                return checkpoint.rings.is_some() || history.holds(checkpoint.rows);
             }
             let copy = copied.get_or_insert_with(|| engine.copy_rings().map(Arc::new));
             match copy {
-                Ok(copy) => mark.rings = Some(Rings { copy: copy.clone(), floor: history.floor() }),
+                Ok(copy) => checkpoint.rings = Some(Rings { copy: copy.clone(), floor: history.floor() }),
                 // What it would have saved is computed again.
-                Err(error) => tracing::debug!(%error, rows = mark.rows, "a mark is given up"),
+                Err(error) => tracing::debug!(%error, rows = checkpoint.rows, "a checkpoint is given up"),
             }
-            mark.rings.is_some()
+            checkpoint.rings.is_some()
         });
         self.history.writes(end);
     }
@@ -83,15 +83,16 @@ impl GemmaGenerator {
         }
     }
 
-    /// The rings of the mark that keeps the most of `rows` rows, and how many.
+    /// The rings of the checkpoint that keeps the most of `rows` rows, and how many.
     fn mark_before(&self, rows: usize) -> Option<(&Rings, usize)> {
-        let kept = |mark: &Mark| self.history.whole(mark.rows.min(rows));
-        let marks = self.marks.kept.iter().filter_map(|mark| Some((mark.rings.as_ref()?, kept(mark))));
-        let serving = marks.filter(|(rings, kept)| *kept > 0 && self.history.serves(*kept, rings.floor));
+        let kept = |checkpoint: &Checkpoint| self.history.whole(checkpoint.rows.min(rows));
+        let checkpoints =
+            self.checkpoints.kept.iter().filter_map(|checkpoint| Some((checkpoint.rings.as_ref()?, kept(checkpoint))));
+        let serving = checkpoints.filter(|(rings, kept)| *kept > 0 && self.history.serves(*kept, rings.floor));
         serving.max_by_key(|(_, kept)| *kept)
     }
 
-    /// Keeps the first `rows` rows, from the rings as they are or as they were at a mark; fewer, or none, where neither has them.
+    /// Keeps the first `rows` rows, from the rings as they are or as they were at a checkpoint; fewer, or none, where neither has them.
     pub(super) fn rewind_rows(&mut self, rows: usize) -> Result<()> {
         let rows = self.history.whole(rows.min(self.history.cached()));
         let found = if self.history.holds(rows) { None } else { self.mark_before(rows) };
@@ -108,6 +109,6 @@ impl GemmaGenerator {
 
     /// Notes that only the first `tokens` tokens of the history stay as they are.
     pub(super) fn forget_marks(&mut self, tokens: usize) {
-        self.marks.kept.retain(|mark| mark.rows <= tokens);
+        self.checkpoints.kept.retain(|checkpoint| checkpoint.rows <= tokens);
     }
 }

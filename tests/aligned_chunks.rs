@@ -40,7 +40,7 @@ fn the_rows_that_are_told_to_be_kept_are_kept() {
         for deterministic in [false, true] {
             let mut original = generator(&oracle, &device, options(deterministic));
             original.prefill_get_last_logits(&text[..37]).unwrap();
-            original.mark();
+            original.checkpoint();
             original.prefill(&text).unwrap();
             original.step_cached(&GREEDY).unwrap();
             let mut kept = Vec::new();
@@ -71,7 +71,7 @@ fn a_deterministic_generator_goes_back_to_a_mark_and_keeps_the_bits() {
         let expected = generator(&oracle, &device, options(true)).prefill_get_last_logits(&text).unwrap();
         let mut marked = generator(&oracle, &device, options(true));
         marked.prefill_get_last_logits(&text[..40]).unwrap();
-        marked.mark();
+        marked.checkpoint();
         marked.generate_cached(50, &GREEDY).unwrap();
         let mut fork = marked.fork().unwrap();
         assert_eq!(fork.rows_kept(&text), 32, "{device}");

@@ -7,7 +7,7 @@ use crate::{
 
 /// Turns, or plain text.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Script {
+pub(super) enum Transcript {
     /// Nothing was said yet.
     Empty,
     /// Messages in the model's chat format.
@@ -25,7 +25,7 @@ pub(super) enum Script {
     },
 }
 
-impl Script {
+impl Transcript {
     pub(super) fn messages(&self) -> &[Message] {
         match self {
             Self::Turns { messages, .. } => messages,

@@ -7,7 +7,7 @@ use super::{
 use crate::{Error, Result};
 
 /// Most sequences of one pass.
-const MOST_TOGETHER: usize = 32;
+const MOST_BATCHED: usize = 32;
 
 /// One sequence's part in a step of several.
 pub(crate) struct Turn<'a> {
@@ -21,7 +21,7 @@ pub(crate) struct Turn<'a> {
     pub(crate) alone: bool,
 }
 
-/// For each sequence the token that follows its history: sequences of one model in passes of up to [`MOST_TOGETHER`], where the device
+/// For each sequence the token that follows its history: sequences of one model in passes of up to [`MOST_BATCHED`], where the device
 /// can; all others one after the other. What fails for one sequence alone is its own result.
 pub(crate) fn decode_batch(turns: &mut [Turn<'_>]) -> Vec<Result<u32>> {
     let mut results: Vec<Option<Result<u32>>> = turns.iter().map(|_| None).collect();
@@ -36,7 +36,7 @@ pub(crate) fn decode_batch(turns: &mut [Turn<'_>]) -> Vec<Result<u32>> {
     results.into_iter().map(|result| result.unwrap_or_else(missing)).collect()
 }
 
-/// The indices of those that go together, in equal parts of at most [`MOST_TOGETHER`].
+/// The indices of those that go together, in equal parts of at most [`MOST_BATCHED`].
 fn groups(turns: &[Turn<'_>]) -> Vec<Vec<usize>> {
     let mut kinds: Vec<Vec<usize>> = Vec::new();
     for (index, turn) in turns.iter().enumerate() {
@@ -56,7 +56,7 @@ fn go_together(a: &Turn<'_>, b: &Turn<'_>) -> bool {
 
 /// The sizes of passes for so many sequences: as equal as can be, the largest first.
 pub(crate) fn parts_of(sequences: usize) -> impl Iterator<Item = usize> {
-    let passes = sequences.div_ceil(MOST_TOGETHER);
+    let passes = sequences.div_ceil(MOST_BATCHED);
     (0..passes).map(move |pass| (sequences - pass).div_ceil(passes))
 }
 

@@ -3,7 +3,7 @@
 use super::GemmaGenerator;
 use crate::{
     Error, Result,
-    generate::{SampleOpts, Turn, together::decode_batch},
+    generate::{SampleOpts, Turn, batch::decode_batch},
 };
 
 impl GemmaGenerator {
@@ -34,7 +34,7 @@ impl GemmaGenerator {
             results.push(generator.ready_for_step_together(opts).map(|()| 0));
             if let Some(Ok(_)) = results.last() {
                 let GemmaGenerator { engine, history, .. } = &mut **generator;
-                turns.push(Turn { engine, history: history.tokens(), opts, alone: history.on_grid() });
+                turns.push(Turn { engine, history: history.tokens(), opts, alone: history.is_aligned() });
             }
         }
         let mut tokens = decode_batch(&mut turns).into_iter();

@@ -7,7 +7,7 @@ const LEAST_SAVED: usize = 16;
 
 /// Generators that stand still at the end of a prompt, the one used last at the end.
 #[derive(Default)]
-pub(super) struct Trunks {
+pub(super) struct PrefixCache {
     kept: Vec<GemmaGenerator>,
     /// Most bytes of their caches.
     budget: u64,
@@ -15,7 +15,7 @@ pub(super) struct Trunks {
     generation: u64,
 }
 
-impl Trunks {
+impl PrefixCache {
     pub(super) fn new(budget: u64) -> Self {
         Self { kept: Vec::new(), budget, generation: 0 }
     }
