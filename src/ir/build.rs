@@ -2,7 +2,7 @@
 
 use super::{
     BinaryFn, DType, Graph, NodeId, Type, UnaryFn,
-    ops::{Binary, Broadcast, Const, Gain, Gather, Input, Linear, Reshape, RmsNorm, Role, Unary, Weight},
+    ops::{Binary, Broadcast, Const, Gain, Gather, Input, LayerNorm, Linear, Reshape, RmsNorm, Role, Unary, Weight},
 };
 use crate::{Result, ir::Shape};
 
@@ -84,6 +84,12 @@ impl Graph {
     #[track_caller]
     pub fn rms_norm(&mut self, x: NodeId, weight: NodeId, eps: f32, gain: Gain) -> Result<NodeId> {
         self.push(RmsNorm { eps, gain }, &[x, weight])
+    }
+
+    /// LayerNorm with a stored gain and bias.
+    #[track_caller]
+    pub fn layer_norm(&mut self, x: NodeId, weight: NodeId, bias: NodeId, eps: f32) -> Result<NodeId> {
+        self.push(LayerNorm { eps, bias: true }, &[x, weight, bias])
     }
 
     /// The same elements under other dimensions.

@@ -162,6 +162,12 @@ impl Target {
         }
     }
 
+    /// The option TIER and the invocations of a kernel whose workgroups have a row each, which is long for one subgroup; a
+    /// driver on the CPU is spared the barriers.
+    pub(crate) fn row_option(&self) -> (&'static str, u32) {
+        if self.software { self.tier.option() } else { self.tier.wide_option() }
+    }
+
     /// What the kernels of the op called `op` are chosen by: less than the device offers where one of them was wrong there.
     pub fn of_op(&self, op: &str) -> Cow<'_, Self> {
         match self.choices.fallback(op) {

@@ -16,24 +16,13 @@ use crate::{
         sym,
     },
     plan::{Plan, SlotKind},
+    shader::{Access, Sizes, reflect},
 };
 
-/// The bindings that a kernel writes: the result first, then what else it leaves behind.
-fn written(kernel: &Kernel) -> &'static [u32] {
-    let has_prologue = kernel.options.contains(&("PROLOGUE", "yes".into()));
-    match kernel.shader {
-        "region" => &[0],
-        "linear_vec" | "linear_tile" | "linear_wide" | "linear_tile_shared" | "linear_coop" => &[1],
-        "half_rows" => &[1, 2],
-        "gather" | "rope" | "route" | "reduce" | "cache_write" => &[1],
-        "expert_tiles" => &[1, 2],
-        "rms_norm" => &[1, 4],
-        "matmul" => &[2],
-        "attention" | "attention_few" if has_prologue => &[5, 7, 1, 2],
-        "attention" | "attention_few" | "attention_tile" => &[5, 7],
-        "attention_combine" => &[5],
-        other => panic!("no known output of {other}"),
-    }
+/// The bindings that a kernel writes, in order.
+fn written(kernel: &Kernel) -> Vec<u32> {
+    let bindings = reflect(kernel, Sizes::Constants).unwrap_or_else(|e| panic!("{kernel}: {e}")).bindings;
+    bindings.iter().filter(|binding| binding.access == Access::ReadWrite).map(|binding| binding.number).collect()
 }
 
 /// Follows what every slot holds and checks each read against what the graph says is read there.

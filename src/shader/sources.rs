@@ -18,6 +18,7 @@ pub(super) const SOURCES: &[(&str, &str)] = table!(
     "expert_tiles.wgsl"
     "gather.wgsl"
     "half_rows.wgsl"
+    "layer_norm.wgsl"
     "lib/attention.wgsl"
     "lib/attention_block.wgsl"
     "lib/cached.wgsl"

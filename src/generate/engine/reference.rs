@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    flow::{BuiltModel, RunTokens},
+    flow::BuiltModel,
     gemma::HIDDEN,
     ir::{
         DType, Data, DimBinding, PassReport, Value,
@@ -18,7 +18,7 @@ use crate::{
         sym,
     },
     reference,
-    runtime::{CacheStats, Clock, GpuContext, Pending, RunTimes},
+    runtime::{CacheStats, Clock, GpuContext, Pending, RunTimes, RunTokens},
 };
 
 /// Its name among devices.

@@ -8,6 +8,7 @@ mod cache_write;
 mod elementwise;
 mod expert_linear;
 mod gather;
+mod layer_norm;
 mod linear;
 mod linear_coop;
 mod linear_vec;
@@ -27,6 +28,7 @@ pub use elementwise::{Binary, Cast, Select, Unary};
 pub use expert_linear::ExpertLinear;
 pub(crate) use expert_linear::{MOST_EXPERTS, MOST_UNGROUPED};
 pub use gather::Gather;
+pub use layer_norm::LayerNorm;
 pub use linear::Linear;
 pub use matmul::MatMul;
 pub(crate) use movement::strides;
@@ -165,6 +167,7 @@ ops!(
     Gather,
     CacheWrite,
     RmsNorm,
+    LayerNorm,
     Softmax,
     Rope,
     Linear,

@@ -117,11 +117,7 @@ impl OpDef for RmsNorm {
 
     fn emit(&self, emit: &mut Emit) -> Result<()> {
         let (rows, columns) = (emit.output.ty.rows(), emit.output.ty.last());
-        // A row is long for one subgroup; a driver on the CPU would rather be spared the barriers.
-        let (tier, lanes) = match emit.target.tier {
-            tier if emit.target.software => tier.option(),
-            tier => tier.wide_option(),
-        };
+        let (tier, lanes) = emit.target.row_option();
         let stored = emit.inputs.get(1).map_or(DType::F32, |a| a.ty.dtype);
         let second = emit.second_norm();
         let (has_second, weights) = if second.is_some() { ("yes", "2") } else { ("no", "1") };

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{
     super::{
-        Buffer,
+        Buffer, RunTokens,
         prepared::{Bound, PreparedPlan, Step},
         scratch::ScratchPool,
         wgpu::BufferUsages,
@@ -13,7 +13,6 @@ use super::{
 };
 use crate::{
     Error, Result,
-    flow::RunTokens,
     ir::{
         Case, DType, Data, DimBinding, FixedType, Graph, LowerOptions, Value,
         derive::Inputs,

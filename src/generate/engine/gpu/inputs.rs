@@ -4,13 +4,13 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     Result,
-    flow::{BuiltModel, table_rows},
+    flow::BuiltModel,
     ir::{
         Graph,
         derive::of_positions,
         ops::{DEAD_KEY, Input, Role},
     },
-    runtime::{Buffer, GpuContext, STEP_STRIDE, Step, wgpu},
+    runtime::{Buffer, GpuContext, STEP_STRIDE, Step, table_rows, wgpu},
 };
 
 /// Every part begins at a multiple of this, the largest alignment that WebGPU lets an adapter ask for.

@@ -1,8 +1,8 @@
 //! The inputs of a generator's graph, which follow from the tokens of a run.
 
-use super::ModelParams;
 use crate::{
     Error, Result,
+    flow::ModelParams,
     ir::{
         DType, Data, DimBinding, Value,
         derive::of_positions,
