@@ -159,7 +159,7 @@ impl SelfAttentionStage {
     }
 
     fn arch(&self) -> GemmaArch {
-        self.spec.style.arch()
+        self.spec.style
     }
 
     /// A projection split into heads, `[B, T, heads, H]`.

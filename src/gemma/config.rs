@@ -2,6 +2,7 @@
 
 mod absent;
 mod drafter;
+mod family;
 mod fields;
 mod gguf;
 mod gguf_keys;
@@ -20,7 +21,9 @@ mod validate;
 use std::{collections::BTreeMap, path::Path};
 
 pub use drafter::GemmaDrafterConfig;
-pub use types::{GemmaArch, GemmaLayerStyle, LayerAttnOptions, LayerKind, LayerOverrides, RopeConfig, RopeScaling};
+pub use family::GemmaArch;
+pub(super) use family::{Family, Ple, Pooling};
+pub use types::{GemmaLayerStyle, LayerAttnOptions, LayerKind, LayerOverrides, RopeConfig, RopeScaling};
 pub(super) use validate::{MOST_DENSE, MOST_STREAMS};
 
 use crate::{Result, weights::FileLimits};

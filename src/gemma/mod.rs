@@ -7,7 +7,6 @@ mod drafter;
 mod flow;
 mod layer;
 mod moe;
-mod names;
 mod opts;
 mod per_layer;
 mod rope;
@@ -34,8 +33,6 @@ pub use layer::{
     gemma_prefill_layer_composed,
 };
 pub use moe::MoeFfnStage;
-pub(crate) use names::{EMBED_KEY, HEAD_KEY, TOKEN_ORDER, dense_key, gguf_key, gguf_stack, text_weight};
-pub use names::{LayerWeight, WeightPosition};
 pub use opts::{
     GemmaDecodeOpts, GemmaPrefillOpts, build_gemma_decode_built, build_gemma_decode_flow, build_gemma_decode_graph,
     build_gemma_prefill_built, build_gemma_prefill_flow,
@@ -44,3 +41,7 @@ pub use per_layer::{LayerScalarStage, PerLayerGateStage, PerLayerInputsStage};
 pub use rope::{build_rope_tables, default_inv_freq, resolve_inv_freq, rope_slice};
 pub use sentence::SentenceStage;
 pub use streams::{MergeStreamsStage, SplitStreamsStage, StreamsLayerStage};
+pub(crate) use weights::{
+    EMBED_KEY, GgufValues, HEAD_KEY, TOKEN_ORDER, WeightKind, dense_key, gguf_key, gguf_stack, text_weight,
+};
+pub use weights::{LayerWeight, WeightPosition};

@@ -26,7 +26,7 @@ impl GemmaConfig {
 
     /// How every layer is put together.
     pub fn layer_style(&self) -> GemmaLayerStyle {
-        self.arch.layer_style()
+        self.arch
     }
 
     /// The number of layers to run: `effective_num_layers` where set, else all.

@@ -8,7 +8,7 @@ mod experts;
 mod files;
 mod fused;
 mod header;
-mod less_one;
+mod minus_one;
 mod siblings;
 mod value;
 
@@ -20,13 +20,13 @@ use std::{
 pub(crate) use files::GgufFiles;
 pub(crate) use value::Metadata;
 
-use self::{files::Part, header::Entry, less_one::LessOne};
+use self::{files::Part, header::Entry, minus_one::MinusOne};
 use super::{
     ReadOptions, StoredHead, Tensor, TensorInfo, WeightLoader, WeightMap, foreign, narrowed::narrowed, source::FileSource,
 };
 use crate::{
     Error, Result,
-    gemma::{gguf_key, gguf_stack},
+    gemma::{GgufValues, gguf_key, gguf_stack},
     ir::DType,
 };
 
@@ -95,23 +95,23 @@ impl GgufLoader {
     }
 
     fn add(&mut self, file: &Arc<FileSource>, entry: Entry) -> Result<()> {
-        let (key, less_one) = gguf_key(&self.architecture, &entry.name);
+        let (key, values) = gguf_key(&self.architecture, &entry.name);
         let stacked = match entry.shape[..] {
             [count, rows, columns] => gguf_stack(&self.architecture, &entry.name, count).zip(Some([rows, columns])),
             _ => None,
         };
-        let Some((keys, [rows, columns])) = stacked else { return self.insert(file, entry, key, less_one) };
+        let Some((keys, [rows, columns])) = stacked else { return self.insert(file, entry, key, values) };
         // Of a stack every matrix is a weight of its own.
         let row = header::row_bytes(entry.dtype, columns).unwrap_or(0);
         for (at, key) in (0u64..).zip(keys) {
             let offset = entry.offset + at * rows as u64 * row;
             let matrix = Entry { name: entry.name.clone(), shape: vec![rows, columns], offset, ..entry };
-            self.insert(file, matrix, key, less_one)?;
+            self.insert(file, matrix, key, values)?;
         }
         Ok(())
     }
 
-    fn insert(&mut self, file: &Arc<FileSource>, entry: Entry, key: String, less_one: bool) -> Result<()> {
+    fn insert(&mut self, file: &Arc<FileSource>, entry: Entry, key: String, values: GgufValues) -> Result<()> {
         let Entry { name, shape, dtype, offset, .. } = entry;
         let weights = if is_draft(&key) { &mut self.drafts } else { &mut self.weights };
         if weights.contains(&key) {
@@ -125,9 +125,9 @@ impl GgufLoader {
                 return Ok(());
             }
         };
-        weights.insert(match less_one {
-            true => Tensor::new(key, DType::F32, tensor.shape().to_vec(), Arc::new(LessOne(tensor)), 0),
-            false => tensor,
+        weights.insert(match values {
+            GgufValues::PlusOne => Tensor::new(key, DType::F32, tensor.shape().to_vec(), Arc::new(MinusOne(tensor)), 0),
+            GgufValues::Same => tensor,
         });
         Ok(())
     }

@@ -12,9 +12,9 @@ const AT_ONCE: usize = 1024;
 ///
 /// The difference is exact, and 1 more is the stored value again to the bit, where the stored value is 1/2 or more, or the
 /// original was f16 or bf16. Elsewhere the gain is off by 2⁻²⁵ at most.
-pub(super) struct LessOne(pub(super) Tensor);
+pub(super) struct MinusOne(pub(super) Tensor);
 
-impl TensorSource for LessOne {
+impl TensorSource for MinusOne {
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
         let mut values = [0f32; AT_ONCE];
         let (mut at, mut rest) = (offset as usize, out);
