@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    gemma::{GemmaArch, GemmaConfig, GemmaFlow},
+    gemma::{GemmaConfig, GemmaFlow, family::Pooling},
     generate::{CancelToken, FlowHook, OnProgress},
     profile::CompileProfile,
     runtime::{Device, GpuOptions, Opened, Session},
@@ -145,7 +145,7 @@ impl GemmaEmbedder {
             Some(to) => build(&config, (1, most), flow.as_ref(), &mut QuantisedLoader::new(loader, to))?,
             None => build(&config, (1, most), flow.as_ref(), loader)?,
         };
-        if config.arch == GemmaArch::Gemma3 && config.embedding_dense.is_empty() {
+        if config.arch.family().pooling == Pooling::MeanThenDense && config.embedding_dense.is_empty() {
             tracing::warn!(
                 "there are no dense modules after the mean, so that vectors differ from those of EmbeddingGemma and compare with none of \
                  them: are modules.json, 2_Dense and 3_Dense there, or dense_2.weight and dense_3.weight in a GGUF file (converted with \

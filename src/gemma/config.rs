@@ -2,9 +2,10 @@
 
 mod absent;
 mod drafter;
-mod family;
+pub(crate) mod family;
 mod fields;
 mod gguf;
+mod gguf_heads;
 mod gguf_keys;
 mod gguf_rope;
 mod json;
@@ -20,10 +21,11 @@ mod validate;
 
 use std::{collections::BTreeMap, path::Path};
 
-pub use drafter::GemmaDrafterConfig;
+pub use drafter::{Centroids, GemmaDrafterConfig};
 pub use family::GemmaArch;
-pub(super) use family::{Family, Ple, Pooling};
-pub use types::{GemmaLayerStyle, LayerAttnOptions, LayerKind, LayerOverrides, RopeConfig, RopeScaling};
+pub use types::{
+    AltUp, GemmaLayerStyle, LayerAttnOptions, LayerKind, LayerOverrides, Moe, PerLayerInput, RopeConfig, RopeScaling,
+};
 pub(super) use validate::{MOST_DENSE, MOST_STREAMS};
 
 use crate::{Result, weights::FileLimits};
@@ -86,32 +88,22 @@ pub struct GemmaConfig {
     pub attention_k_eq_v: bool,
     /// Layers at the end that attend to the K and V of earlier ones and own none.
     pub num_kv_shared_layers: usize,
-    /// Width P of what each layer gets of a table of its own for each token; 0 without such tables.
-    pub hidden_size_per_layer_input: usize,
-    /// Rows of those tables; 0 without.
-    pub vocab_size_per_layer_input: usize,
-    /// Streams N that a layer predicts and corrects (Gemma 3n); 0 where there is one and no such thing.
-    pub altup_num_inputs: usize,
-    /// The stream that a layer computes.
-    pub altup_active_idx: usize,
-    /// Whether the active stream is scaled by a weight before it gates the layer's own input.
-    pub altup_correct_scale: bool,
-    /// Rank of the low-rank path beside attention (Gemma 3n); 0 without.
-    pub laurel_rank: usize,
+    /// Per-layer embeddings (Gemma 3n, some of Gemma 4, EmbeddingGemma 2).
+    pub per_layer_input: Option<PerLayerInput>,
+    /// Alternating updates (Gemma 3n).
+    pub altup: Option<AltUp>,
+    /// Rank r of the learned augmented residual beside attention (LAuReL, Menghani et al. 2024, arXiv 2411.07501; Gemma 3n).
+    pub laurel_rank: Option<usize>,
     /// For each layer the standard deviations above their mean that a gate of the FFW must exceed to count; `None` where all count.
     /// Empty where that is so in every layer.
     pub activation_sparsity: Vec<Option<f32>>,
-    /// Width that each token's final state is projected to before the mean (EmbeddingGemma 2); 0 without.
-    pub embedding_dim: usize,
+    /// Width that each token's final state is projected to before the mean (EmbeddingGemma 2).
+    pub embedding_dim: Option<usize>,
     /// Widths of the products after the mean of a text's tokens, in order (EmbeddingGemma 1: 3072, 768); empty without. Not in
     /// `config.json`, but beside it (`modules.json`).
     pub embedding_dense: Vec<usize>,
-    /// Experts E of each layer, beside its FFW (Gemma 4); 0 without.
-    pub num_experts: usize,
-    /// Experts that each token takes; 0 without.
-    pub top_k_experts: usize,
-    /// FFW dimension of one expert; 0 without.
-    pub moe_intermediate_size: usize,
+    /// Experts beside the FFW of each layer (some of Gemma 4).
+    pub moe: Option<Moe>,
     /// Run only this many layers, the first ones. Never read from a file.
     pub effective_num_layers: Option<usize>,
 }
@@ -187,6 +179,45 @@ impl GemmaConfig {
     /// The names that [`preset`](Self::preset) knows, smallest family first.
     pub fn preset_names() -> impl Iterator<Item = &'static str> {
         preset::names()
+    }
+
+    /// A configuration of `arch` without sizes and without the features that only some models have; readers fill it.
+    fn bare(arch: GemmaArch) -> Self {
+        Self {
+            arch,
+            hidden_size: 0,
+            intermediate_size: 0,
+            num_hidden_layers: 0,
+            num_attention_heads: 0,
+            num_key_value_heads: 0,
+            head_dim: 0,
+            vocab_size: 0,
+            rms_norm_eps: 0.0,
+            max_position_embeddings: 0,
+            layer_types: Vec::new(),
+            sliding_window: None,
+            use_bidirectional_attention: false,
+            query_pre_attn_scalar: None,
+            attn_logit_softcapping: None,
+            final_logit_softcapping: None,
+            tie_word_embeddings: true,
+            eos_token_ids: Vec::new(),
+            bos_token_id: None,
+            pad_token_id: None,
+            rope_full: RopeConfig::new(0.0),
+            rope_sliding: RopeConfig::new(0.0),
+            per_layer_config: BTreeMap::new(),
+            attention_k_eq_v: false,
+            num_kv_shared_layers: 0,
+            per_layer_input: None,
+            altup: None,
+            laurel_rank: None,
+            activation_sparsity: Vec::new(),
+            embedding_dim: None,
+            embedding_dense: Vec::new(),
+            moe: None,
+            effective_num_layers: None,
+        }
     }
 
     /// A Gemma 3 of two layers, the first sliding, the second full, for examples and tests.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{
-    GemmaConfig, GemmaDrafterConfig, GemmaRmsNormStage, LayerKind, LmHeadStage, LogitSoftcapStage, RopeTablesStage,
+    Centroids, GemmaConfig, GemmaDrafterConfig, GemmaRmsNormStage, LayerKind, LmHeadStage, LogitSoftcapStage, RopeTablesStage,
     SelfAttnPrefillSpec, WeightPosition,
     attention::{cache_name, resident_cache},
     blocks::project,
@@ -77,10 +77,10 @@ pub(crate) fn drafter_flow(drafter: &GemmaDrafterConfig, target: &GemmaConfig, e
         context.output(HIDDEN, hidden);
         Ok(x)
     });
-    let flow = match drafter.num_centroids {
-        0 if own.tie_word_embeddings => flow.stage(LmHeadStage::tied(&own)),
-        0 => flow.stage(LmHeadStage::separate(&own)),
-        _ => chosen_tokens(flow, drafter),
+    let flow = match drafter.centroids {
+        Some(centroids) => chosen_tokens(flow, &drafter.layers, centroids),
+        None if own.tie_word_embeddings => flow.stage(LmHeadStage::tied(&own)),
+        None => flow.stage(LmHeadStage::separate(&own)),
     };
     let flow = match own.final_logit_softcapping {
         Some(cap) => flow.stage(LogitSoftcapStage::new(cap)),
@@ -91,11 +91,11 @@ pub(crate) fn drafter_flow(drafter: &GemmaDrafterConfig, target: &GemmaConfig, e
 
 /// Logits `[1, 1, k·V/C]` of the tokens of the likeliest centroids, and which those are: the output `chosen` `[1, 1, 2, k]`, a
 /// [`Route`]. A centroid's tokens are the rows of the embedding in the order of the tokens: an expert's matrix.
-fn chosen_tokens(flow: ModelFlow, drafter: &GemmaDrafterConfig) -> ModelFlow {
-    let arch = drafter.layers.arch;
-    let width = drafter.layers.hidden_size;
-    let vocab = drafter.layers.vocab_size;
-    let (experts, k) = (drafter.num_centroids, drafter.centroid_top_k);
+fn chosen_tokens(flow: ModelFlow, layers: &GemmaConfig, centroids: Centroids) -> ModelFlow {
+    let arch = layers.arch;
+    let width = layers.hidden_size;
+    let vocab = layers.vocab_size;
+    let Centroids { num_centroids: experts, intermediate_top_k: k } = centroids;
     flow.custom("chosen_tokens", move |context, x| {
         let likely = project(context, x, arch, WeightPosition::DraftCentroids, experts)?;
         let evenly = Tensor::from_f32("draft_centroid_scales", vec![experts], &vec![1.0; experts]);

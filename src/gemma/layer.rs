@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    GeGluStage, GemmaConfig, GemmaLayerStyle, LayerKind, LayerScalarStage, LayerWeight, MoeFfnStage, PerLayerGateStage,
-    SelfAttentionStage, SelfAttnPrefillSpec, StreamsLayerStage, moe::BesideExperts,
+    AltUpLayerStage, GeGluStage, GemmaConfig, GemmaLayerStyle, LayerKind, LayerScalarStage, LayerWeight, MoeFfnStage,
+    PerLayerGateStage, SelfAttentionStage, SelfAttnPrefillSpec, moe::BesideExperts,
 };
 use crate::{
     flow::{FlowStage, LayerStack, SideOutputs},
@@ -166,13 +166,12 @@ pub fn gemma_prefill_layer_composed(config: &GemmaConfig, attn: &SelfAttnPrefill
     }
     let attention = self_attention(attn, export);
     let ffw = GeGluStage::hf_mlp(config, attn.layer);
-    match config.altup_num_inputs {
-        0 => {
-            let stack = around_attention(config, attn.layer, attention).norm(config, attn.layer, LayerWeight::PreFfwNorm);
-            stack.stage(ffw).close(config, attn.layer)
-        }
-        _ => FlowStage::block(StreamsLayerStage::new(config, attn.layer, attention, ffw)).named(format!("layer.{}", attn.layer)),
+    if let Some(altup) = config.altup {
+        let layer = AltUpLayerStage::new(config, altup, attn.layer, attention, ffw);
+        return FlowStage::block(layer).named(format!("layer.{}", attn.layer));
     }
+    let stack = around_attention(config, attn.layer, attention).norm(config, attn.layer, LayerWeight::PreFfwNorm);
+    stack.stage(ffw).close(config, attn.layer)
 }
 
 /// As [`gemma_prefill_layer_composed`], with experts beside the FFW; in a family that has them, the stock layer of a model with experts.

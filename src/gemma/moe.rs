@@ -1,6 +1,6 @@
 //! Experts: feed-forward blocks of which each token takes a few, beside the dense one (gemma-spec §3).
 
-use super::{GeGluStage, GemmaArch, GemmaConfig, GemmaRmsNormStage, LayerWeight, WeightPosition};
+use super::{GeGluStage, GemmaArch, GemmaConfig, GemmaRmsNormStage, LayerWeight, Moe, WeightPosition};
 use crate::{
     Result,
     flow::{BlockStage, EmitContext},
@@ -47,8 +47,8 @@ impl MoeFfnStage {
 
     /// The experts of a layer; `None` where the model has none.
     pub fn of(config: &GemmaConfig, layer: usize) -> Option<Self> {
-        let width = config.expert_ffn_dim()?;
-        let of = Self::hf(format!("layers.{layer}"), config.num_experts, config.top_k_experts, config.hidden_size, width);
+        let Moe { num_experts, top_k_experts, intermediate_size } = config.moe?;
+        let of = Self::hf(format!("layers.{layer}"), num_experts, top_k_experts, config.hidden_size, intermediate_size);
         Some(of.with_eps(config.rms_norm_eps))
     }
 

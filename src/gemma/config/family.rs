@@ -58,8 +58,10 @@ pub(crate) struct Family {
 pub(crate) enum Ple {
     /// The family has none.
     None,
-    /// The token's scaled embedding, projected, and a table of their own.
-    ProjectionAndTable,
+    /// The token's scaled embedding, projected, and a table with a row for each token.
+    Table,
+    /// The same, where tokens past the table's end take its first row.
+    PartialTable,
     /// The token's scaled embedding alone, projected.
     Projection,
 }
@@ -142,6 +144,9 @@ pub(crate) enum Turns {
     /// With thoughts and tools.
     Gemma4,
 }
+
+/// `general.architecture` of Gemma 4's drafters.
+pub(super) const DRAFTER: &str = "gemma4-assistant";
 
 macro_rules! families {
     ($($(#[$doc:meta])* $arch:ident = $family:expr;)*) => {
@@ -237,7 +242,7 @@ families! {
         architectures: &["gemma3n"],
         gain: Gain::Plain,
         value_norm: true,
-        ple: Ple::ProjectionAndTable,
+        ple: Ple::PartialTable,
         altup: true,
         score_scale: ScoreScale::One,
         attention_softcap: SoftcapKey::None,
@@ -254,10 +259,10 @@ families! {
     Gemma4 = Family {
         model_types: &["gemma4_text", "gemma4_unified_text"],
         architectures: &["gemma4"],
-        drafter: Some("gemma4-assistant"),
+        drafter: Some(DRAFTER),
         gain: Gain::Plain,
         value_norm: true,
-        ple: Ple::ProjectionAndTable,
+        ple: Ple::Table,
         moe: true,
         layer_scalar: true,
         score_scale: ScoreScale::One,

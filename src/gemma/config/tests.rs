@@ -264,7 +264,8 @@ fn the_golden_checkpoints_have_the_sizes_their_files_say() {
     assert!(!untied.tie_word_embeddings && text.tie_word_embeddings);
     let three = read("gemma3n");
     assert_eq!((three.num_kv_layers(), three.kv_source_layer(9), three.kv_source_layer(8)), (5, Some(4), Some(3)));
-    assert_eq!((three.altup_num_inputs, three.laurel_rank, three.vocab_size_per_layer_input), (4, 6, 136));
+    let ple = three.per_layer_input.unwrap();
+    assert_eq!((three.altup.unwrap().num_inputs, three.laurel_rank, ple.vocab_size), (4, Some(6), Some(136)));
     let sparse: Vec<Option<f32>> =
         [Some(1.644_853_6), Some(1.281_551_6), Some(0.841_621_2)].into_iter().chain([None; 7]).collect();
     assert_eq!(three.activation_sparsity, sparse);
@@ -276,7 +277,7 @@ fn the_golden_checkpoints_have_the_sizes_their_files_say() {
     let e2b = read("gemma4-e2b");
     assert_eq!((e2b.num_kv_layers(), (5..10).map(|i| e2b.kv_source_layer(i).unwrap()).collect()), (5, vec![3, 3, 3, 3, 4]));
     assert_eq!((e2b.layer_intermediate_size(4), e2b.layer_intermediate_size(5)), (56, 112));
-    assert_eq!((e2b.hidden_size_per_layer_input, e2b.vocab_size_per_layer_input), (12, 155));
+    assert_eq!(e2b.per_layer_input, Some(PerLayerInput { hidden_size: 12, vocab_size: Some(155) }));
     let vault = read("vaultgemma");
     assert_eq!((vault.layer_style(), vault.layer_types), (GemmaLayerStyle::VaultGemma, vec![S, F, S]));
 }

@@ -82,3 +82,36 @@ pub struct LayerOverrides {
     /// FFW dimension F.
     pub intermediate_size: Option<usize>,
 }
+
+/// Per-layer embeddings (PLE): a vector of each token for each layer, gated into the layer's output. Introduced with Gemma 3n, whose
+/// class in transformers is the source (`modeling_gemma3n.py`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PerLayerInput {
+    /// Width P of a token's vector for one layer (`hidden_size_per_layer_input`).
+    pub hidden_size: usize,
+    /// Rows of the tables (`vocab_size_per_layer_input`); `None` where the vectors come from the embedding alone (EmbeddingGemma 2).
+    pub vocab_size: Option<usize>,
+}
+
+/// Alternating updates (AltUp, Baykal et al. 2023, arXiv 2301.13310): the residual stream is N streams wide, of which a layer computes
+/// one and predicts and corrects the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AltUp {
+    /// Streams N (`altup_num_inputs`).
+    pub num_inputs: usize,
+    /// The stream that a layer computes (`altup_active_idx`).
+    pub active_idx: usize,
+    /// The active stream is scaled by a weight before it gates the layer's per-layer embedding (`altup_correct_scale`).
+    pub correct_scale: bool,
+}
+
+/// A mixture of experts (MoE) beside the FFW of each layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moe {
+    /// Experts E (`num_experts`).
+    pub num_experts: usize,
+    /// Experts that each token takes (`top_k_experts`).
+    pub top_k_experts: usize,
+    /// FFW dimension of one expert (`moe_intermediate_size`).
+    pub intermediate_size: usize,
+}

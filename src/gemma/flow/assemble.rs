@@ -7,9 +7,9 @@ use crate::{
     Error, Result,
     flow::{FlowStage, ModelFlow, SideOutputs},
     gemma::{
-        DecodeRopeParamsStage, EmbedScaleStage, GemmaConfig, GemmaDecodeLayerSpec, GemmaLayerCtx, GemmaRmsNormStage, LmHeadStage,
-        LogitSoftcapStage, MergeStreamsStage, PerLayerInputsStage, RopeTablesStage, SelfAttnPrefillSpec, SentenceStage,
-        SplitStreamsStage, WeightPosition, blocks::weight_key,
+        AltUpMergeStage, AltUpSplitStage, DecodeRopeParamsStage, EmbedScaleStage, GemmaConfig, GemmaDecodeLayerSpec,
+        GemmaLayerCtx, GemmaRmsNormStage, LmHeadStage, LogitSoftcapStage, PerLayerInputsStage, PoolingStage, RopeTablesStage,
+        SelfAttnPrefillSpec, WeightPosition, blocks::weight_key,
     },
     ir::{DType, Dim, Shape, sym},
     profile::CompileProfile,
@@ -87,10 +87,15 @@ impl GemmaFlow<'_> {
         };
         let shared = Arc::new(config.clone());
         let flow = flow.raw_stages(self.before_layers.clone());
-        let several = config.altup_num_inputs > 0;
-        let flow = if several { flow.stage(SplitStreamsStage::new(config)) } else { flow };
+        let flow = match AltUpSplitStage::of(config) {
+            Some(split) => flow.stage(split),
+            None => flow,
+        };
         let flow = flow.repeat_layers(config.active_num_layers(), |index| self.layer_stage(index, &shared));
-        let flow = if several { flow.stage(MergeStreamsStage::new(config)) } else { flow };
+        let flow = match AltUpMergeStage::of(config) {
+            Some(merge) => flow.stage(merge),
+            None => flow,
+        };
         let flow = flow.raw_stages(self.after_layers.clone());
         let flow = match &self.patch_flow {
             Some(patch) => patch(flow),
@@ -161,7 +166,7 @@ impl GemmaFlow<'_> {
         };
         let flow = flow.stage(GemmaRmsNormStage::final_norm(config));
         if head == Head::Sentence {
-            return flow.stage(SentenceStage::of(config)).output("sentence");
+            return flow.stage(PoolingStage::of(config)).output("sentence");
         }
         if head == Head::Hidden {
             return flow.output("hidden");

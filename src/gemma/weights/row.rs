@@ -1,6 +1,6 @@
 //! One row of the table of weights.
 
-use crate::gemma::{GemmaArch, GemmaConfig, config::Family};
+use crate::gemma::{GemmaArch, GemmaConfig, family::Family};
 
 /// A size of a weight by the configuration and the weight's number: of its layer, or among those of one kind.
 type Shape = fn(&GemmaConfig, usize) -> Vec<usize>;

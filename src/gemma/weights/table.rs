@@ -7,7 +7,8 @@ use super::row::{Row, WeightKind};
 use crate::gemma::{
     GemmaArch::{EmbeddingGemma2, Gemma},
     GemmaConfig,
-    config::{Family, MOST_DENSE, MOST_STREAMS, Ple, Pooling},
+    config::{MOST_DENSE, MOST_STREAMS},
+    family::{Family, Ple, Pooling},
 };
 
 macro_rules! weights {
@@ -69,7 +70,7 @@ weights! {
         Embed = Row::table("embed", EMBED_KEY, "token_embd.weight", |m, _| vec![m.vocab_size, m.hidden_size]);
         /// What each token brings each layer, `[rows, layers·P]` (Gemma 3n and 4).
         PerLayerEmbed = Row::table("per_layer_embed", "embed_tokens_per_layer.weight", "per_layer_token_embd.weight",
-            |m, _| vec![ple_rows(m), m.num_hidden_layers * ple(m)]).of(|f| f.ple == Ple::ProjectionAndTable).when(has_ple);
+            |m, _| vec![ple_rows(m), m.num_hidden_layers * ple(m)]).of(|f| matches!(f.ple, Ple::Table | Ple::PartialTable)).when(has_ple);
         /// Projection of the embedding to what each layer gets of it, `[layers·P, D]` (Gemma 3n, 4 and EmbeddingGemma 2).
         PerLayerModelProjection = Row::matrix("per_layer_model_projection", "per_layer_model_projection.weight",
             "per_layer_model_proj.weight", |m, _| vec![m.num_hidden_layers * ple(m), m.hidden_size]).of(may_have_ple).when(has_ple)
@@ -94,8 +95,8 @@ weights! {
             of_drafter).of(|f| f.drafter.is_some()).when(|_, _| false);
         /// Projection of each token's final state, `[width, D]` (EmbeddingGemma 2).
         EmbeddingProjection = Row::matrix("embedding_projection", "embedding_projection.weight", "",
-            |m, _| vec![m.embedding_dim, m.hidden_size]).not_in_gguf()
-            .of(|f| f.pooling == Pooling::ProjectionThenMean).when(|m, _| m.embedding_dim > 0);
+            |m, _| vec![m.embedding_dim.unwrap_or(0), m.hidden_size]).not_in_gguf()
+            .of(|f| f.pooling == Pooling::ProjectionThenMean).when(|m, _| m.embedding_dim.is_some());
     }
 
     numbered {
@@ -197,7 +198,7 @@ weights! {
             |m, _| vec![streams(m), streams(m)]).of(|f| f.altup);
         /// Factor on the computed stream where it gates the layer's own input `[D]` (Gemma 3n).
         StreamScale = Row::factor("stream_scale", "altup.correct_output_scale", "altup_correct_scale.weight",
-            |m, _| vec![m.hidden_size]).of(|f| f.altup).when(|m, _| m.altup_correct_scale);
+            |m, _| vec![m.hidden_size]).of(|f| f.altup).when(|m, _| m.altup.is_some_and(|altup| altup.correct_scale));
         /// The path beside attention, to its rank r `[r, D]` (Gemma 3n).
         LowRankDown = Row::matrix("low_rank_down", "laurel.linear_left.weight", "laurel_l.weight",
             |m, _| vec![laurel_rank(m), m.hidden_size]).of(|f| f.altup);
@@ -235,16 +236,16 @@ fn may_have_ple(family: &Family) -> bool {
 }
 
 fn has_ple(config: &GemmaConfig, _: usize) -> bool {
-    ple(config) > 0
+    config.per_layer_input.is_some()
 }
 
 /// P, the width of per-layer embeddings.
 fn ple(config: &GemmaConfig) -> usize {
-    config.hidden_size_per_layer_input
+    config.per_layer_input.map_or(0, |input| input.hidden_size)
 }
 
 fn ple_rows(config: &GemmaConfig) -> usize {
-    config.vocab_size_per_layer_input
+    config.per_layer_input.and_then(|input| input.vocab_size).unwrap_or(0)
 }
 
 /// A family like Gemma 4 would name experts as Gemma 4 does, if it had any.
@@ -257,19 +258,19 @@ fn has_experts(config: &GemmaConfig, _: usize) -> bool {
 }
 
 fn experts(config: &GemmaConfig) -> usize {
-    config.num_experts
+    config.moe.map_or(0, |moe| moe.num_experts)
 }
 
 fn expert_width(config: &GemmaConfig) -> usize {
-    config.moe_intermediate_size
+    config.moe.map_or(0, |moe| moe.intermediate_size)
 }
 
 fn streams(config: &GemmaConfig) -> usize {
-    config.altup_num_inputs
+    config.altup.map_or(0, |altup| altup.num_inputs)
 }
 
 fn laurel_rank(config: &GemmaConfig) -> usize {
-    config.laurel_rank
+    config.laurel_rank.unwrap_or(0)
 }
 
 /// A drafter's shapes follow from its own configuration.

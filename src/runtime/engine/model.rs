@@ -112,8 +112,8 @@ impl GpuModel {
     fn unchosen(&self, name: &str, all: u64) -> u64 {
         let config = &self.model.config;
         match name.rsplit('.').next() {
-            Some("expert_gate_up" | "expert_down") if config.is_moe() => {
-                all / config.num_experts as u64 * (config.num_experts - config.top_k_experts) as u64
+            Some("expert_gate_up" | "expert_down") => {
+                config.moe.map_or(0, |moe| all / moe.num_experts as u64 * (moe.num_experts - moe.top_k_experts) as u64)
             }
             _ => 0,
         }
@@ -130,7 +130,8 @@ impl GpuModel {
             bytes - bytes / rows.max(1) as u64
         };
         let untied = if config.tie_word_embeddings { 0 } else { unread(WeightPosition::Embed, config.vocab_size) };
-        let unread = untied + unread(WeightPosition::PerLayerEmbed, config.vocab_size_per_layer_input);
+        let unread = untied
+            + unread(WeightPosition::PerLayerEmbed, config.per_layer_input.and_then(|input| input.vocab_size).unwrap_or(0));
         let unchosen: u64 = self.weights.iter().map(|(name, weight)| self.unchosen(name, weight.byte_len())).sum();
         ModelStats {
             device: self.context.capabilities().adapter.clone(),

@@ -4,9 +4,9 @@ use serde_json::{Value, json};
 
 use crate::{
     gemma::{
-        GemmaConfig,
+        AltUp, GemmaConfig,
         LayerKind::{Full as F, Sliding as S},
-        RopeConfig, RopeScaling,
+        PerLayerInput, RopeConfig, RopeScaling,
         config::tests::with,
     },
     ir::MaskKind,
@@ -16,7 +16,8 @@ use crate::{
 fn gemma_3n_has_streams_and_layers_of_several_widths() {
     let bare = GemmaConfig::from_json(r#"{"model_type": "gemma3n_text"}"#).unwrap();
     assert_eq!((bare.num_hidden_layers, bare.num_kv_layers(), bare.vocab_size), (35, 20, 262_400));
-    assert_eq!((bare.altup_num_inputs, bare.laurel_rank, bare.altup_correct_scale), (4, 64, true));
+    assert_eq!(bare.altup, Some(AltUp { num_inputs: 4, active_idx: 0, correct_scale: true }));
+    assert_eq!(bare.laurel_rank, Some(64));
     assert_eq!((bare.final_logit_softcapping, bare.attn_score_scale(), bare.sliding_window), (Some(30.0), 1.0, Some(512)));
     assert_eq!((bare.layer_sparsity(9), bare.layer_sparsity(10)), (Some(1.644_853_6), None));
     assert_eq!((&bare.layer_types[3..6], bare.rope_full), (&[S, F, S][..], RopeConfig::new(1e6)));
@@ -52,12 +53,12 @@ fn gemma_4_has_layers_of_two_sizes() {
     let bare = GemmaConfig::from_json(r#"{"model_type": "gemma4_text"}"#).unwrap();
     assert_eq!((bare.num_hidden_layers, bare.vocab_size, bare.sliding_window), (30, 262_144, Some(512)));
     assert_eq!((bare.layer_head_dim(0), bare.layer_head_dim(5), bare.layer_kv_heads(5)), (256, 512, 4));
-    assert_eq!((bare.hidden_size_per_layer_input, bare.vocab_size_per_layer_input), (256, 262_144));
+    assert_eq!(bare.per_layer_input, Some(PerLayerInput { hidden_size: 256, vocab_size: Some(262_144) }));
     let proportional = RopeScaling::Proportional { partial_rotary_factor: 0.25, factor: 1.0 };
     assert_eq!((bare.rope_full, bare.rope_sliding), (RopeConfig { theta: 1e6, scaling: proportional }, RopeConfig::new(1e4)));
     assert_eq!((bare.attn_score_scale(), bare.final_logit_softcapping), (1.0, None));
     let unified = GemmaConfig::from_json(r#"{"model_type": "gemma4_unified_text"}"#).unwrap();
-    assert_eq!((unified.sliding_window, unified.hidden_size_per_layer_input), (Some(1024), 0));
+    assert_eq!((unified.sliding_window, unified.per_layer_input), (Some(1024), None));
 
     // Both spellings; the number of KV heads of full layers counts where keys are values.
     let kinds = json!(["full_attention", "sliding_attention", "sliding_attention", "sliding_attention"]);
@@ -116,7 +117,7 @@ fn gemma_4_has_layers_of_two_sizes() {
     assert!(!dense.is_moe() && dense.expert_ffn_dim().is_none());
     let experts = json!({"enable_moe_block": true, "num_experts": 8, "top_k_experts": 3, "moe_intermediate_size": 20});
     let mixture = four(experts.clone()).unwrap();
-    assert_eq!((mixture.is_moe(), mixture.expert_ffn_dim(), mixture.top_k_experts), (true, Some(20), 3));
+    assert_eq!((mixture.is_moe(), mixture.expert_ffn_dim(), mixture.moe.unwrap().top_k_experts), (true, Some(20), 3));
     assert!(with("gemma4_unified_text", experts).unwrap_err().to_string().contains("enable_moe_block"));
     assert!(with("gemma4_text", json!({"vocab_size_per_layer_input": 100})).unwrap_err().to_string().contains("have no row"));
     let wide = with(

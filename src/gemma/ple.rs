@@ -1,7 +1,7 @@
 //! What Gemma 3n, 4 and EmbeddingGemma 2 add to each layer: a gated input of its own for each token, and a factor on the stream.
 
 use super::{
-    GemmaArch, GemmaConfig, LayerWeight, WeightPosition,
+    GemmaArch, GemmaConfig, LayerWeight, PerLayerInput, WeightPosition,
     blocks::{model_weight, project, weight_key},
 };
 use crate::{
@@ -27,8 +27,8 @@ pub struct PerLayerInputsStage {
     layers: usize,
     /// P.
     width: usize,
-    /// Rows of the table; 0 without.
-    rows: usize,
+    /// Rows of the table.
+    rows: Option<usize>,
     eps: f32,
     on_host: bool,
 }
@@ -36,11 +36,15 @@ pub struct PerLayerInputsStage {
 impl PerLayerInputsStage {
     /// The inputs of all layers; `None` where the model has none.
     pub fn of(config: &GemmaConfig) -> Option<Self> {
-        let (width, rows) = (config.hidden_size_per_layer_input, config.vocab_size_per_layer_input);
-        let arch = config.arch;
-        let layers = config.num_hidden_layers;
-        let eps = config.rms_norm_eps;
-        (width > 0).then_some(Self { arch, layers, width, rows, eps, on_host: false })
+        let PerLayerInput { hidden_size, vocab_size } = config.per_layer_input?;
+        Some(Self {
+            arch: config.arch,
+            layers: config.num_hidden_layers,
+            width: hidden_size,
+            rows: vocab_size,
+            eps: config.rms_norm_eps,
+            on_host: false,
+        })
     }
 
     /// Leaves the table on the host: the rows of a run's tokens are an input, which a generator fills.
@@ -48,19 +52,19 @@ impl PerLayerInputsStage {
         Self { on_host, ..self }
     }
 
-    /// The table's rows of the tokens, `[B, T, layers·P]`.
-    fn table_rows(&self, context: &mut EmitContext, ids: NodeId) -> Result<NodeId> {
-        let (position, width) = (WeightPosition::PerLayerEmbed, self.layers * self.width);
-        let (name, key) = (position.to_string(), weight_key(self.arch, position)?);
-        let rows = match self.on_host {
-            true => {
-                let shape = context.shape(&[width]);
-                context.host_weight(&name, &key, &[self.rows, width])?;
-                let output = context.graph.input("per_layer_rows", Role::TableRows(name.clone()), DType::F32, shape)?;
-                let kind = ProjectionKind::Rows { or_first: true };
-                context.through_adapters(Projection { name: &name, input: ids, output, kind })?
-            }
-            false => context.look_up(ids, &name, &key, [self.rows, width], true)?,
+    /// The rows of the tokens in a table of `rows`, `[B, T, layers·P]`.
+    fn table_rows(&self, context: &mut EmitContext, ids: NodeId, rows: usize) -> Result<NodeId> {
+        let width = self.layers * self.width;
+        let name = WeightPosition::PerLayerEmbed.to_string();
+        let key = weight_key(self.arch, WeightPosition::PerLayerEmbed)?;
+        let rows = if self.on_host {
+            let shape = context.shape(&[width]);
+            context.host_weight(&name, &key, &[rows, width])?;
+            let output = context.graph.input("per_layer_rows", Role::TableRows(name.clone()), DType::F32, shape)?;
+            let kind = ProjectionKind::Rows { or_first: true };
+            context.through_adapters(Projection { name: &name, input: ids, output, kind })?
+        } else {
+            context.look_up(ids, &name, &key, [rows, width], true)?
         };
         Ok(context.graph.label(rows, "per_layer_embed"))
     }
@@ -78,13 +82,13 @@ impl BlockStage for PerLayerInputsStage {
         let gain = model_weight(context, arch, WeightPosition::PerLayerProjectionNorm, &[width])?;
         let projected = context.graph.rms_norm(projected, gain, eps, arch.gain())?;
         context.graph.label(projected, "per_layer_projection_norm");
-        if rows == 0 {
+        let Some(rows) = rows else {
             context.share(INPUTS, projected);
             return Ok(embed);
-        }
+        };
         let missing = || Error::Builder("inputs of each layer need the tokens, 'input_ids'".into());
         let ids = context.find_shared("input_ids").ok_or_else(missing)?;
-        let own = self.table_rows(context, ids)?;
+        let own = self.table_rows(context, ids, rows)?;
         let own = context.graph.reshape(own, by_layer)?;
         let own = context.graph.scale(own, (width as f32).sqrt())?;
         let both = context.graph.add(projected, own)?;
@@ -106,8 +110,7 @@ pub struct PerLayerGateStage {
 impl PerLayerGateStage {
     /// The block of a layer; `None` where the model has none.
     pub fn of(config: &GemmaConfig, layer: usize) -> Option<Self> {
-        let width = config.hidden_size_per_layer_input;
-        (width > 0).then_some(Self { arch: config.arch, layer, width })
+        config.per_layer_input.map(|input| Self { arch: config.arch, layer, width: input.hidden_size })
     }
 }
 
