@@ -19,7 +19,7 @@ fn placed(oracle: &Oracle, device: &Device, per_layer_tables: TablePlacement) ->
 }
 
 fn table_bytes(oracle: &Oracle) -> u64 {
-    oracle.config.weight_shape(WeightPosition::PerLayerEmbed).iter().product::<usize>() as u64 * 4
+    oracle.config.weight_shape(WeightPosition::PleEmbed).iter().product::<usize>() as u64 * 4
 }
 
 #[test]

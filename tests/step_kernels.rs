@@ -194,7 +194,7 @@ fn shortcuts(plan: &Plan) -> [usize; 4] {
 /// The largest error as a share of the largest value. A key or value rounded to f16 may fall to the other side, and what follows with it;
 /// norms of values and gates by each token amplify what is rounded before them (gemma-spec §8).
 fn allowed(built: &BuiltModel, kv: DType) -> f32 {
-    let amplifies = built.params.contains_key("per_layer_embed");
+    let amplifies = built.params.contains_key("ple_embed");
     match kv {
         DType::F16 => 1e-3,
         _ if amplifies => 3e-4,

@@ -7,8 +7,7 @@
 use std::sync::Arc;
 
 use super::{
-    AltUp, GeGluStage, GemmaArch, GemmaConfig, GemmaRmsNormStage, LayerWeight, PerLayerGateStage, SelfAttentionStage,
-    WeightPosition,
+    AltUp, GeGluStage, GemmaArch, GemmaConfig, GemmaRmsNormStage, LayerWeight, PleGateStage, SelfAttentionStage, WeightPosition,
     blocks::{model_weight, project},
 };
 use crate::{
@@ -47,7 +46,7 @@ impl BlockStage for AltUpSplitStage {
         let first = one_stream(context, embed, width)?;
         let mut streams = first;
         for j in 0..self.altup.num_inputs - 1 {
-            let own = project(context, embed, self.arch, WeightPosition::StreamProjection(j), width)?;
+            let own = project(context, embed, self.arch, WeightPosition::AltUpProjection(j), width)?;
             let own = one_stream(context, own, width)?;
             let own = as_large_as(context, own, first)?;
             streams = context.graph.push(Concat { axis: STREAMS }, &[streams, own])?;
@@ -79,7 +78,7 @@ impl BlockStage for AltUpMergeStage {
         let mut sum = first;
         for j in 0..count - 1 {
             let own = stream(context, streams, j + 1, width)?;
-            let own = project(context, own, self.arch, WeightPosition::StreamUnembed(j), width)?;
+            let own = project(context, own, self.arch, WeightPosition::AltUpUnembed(j), width)?;
             let own = as_large_as(context, own, first)?;
             sum = context.graph.add(sum, own)?;
         }
@@ -120,9 +119,9 @@ impl AltUpLayerStage {
     /// One number for each stream, from −1 to 1: `tanh(router · norm(x) / D)`.
     fn routed(&self, context: &mut EmitContext, x: NodeId) -> Result<NodeId> {
         let width = context.width(x)?;
-        let normed = self.norm(context, x, LayerWeight::StreamRouterNorm)?;
+        let normed = self.norm(context, x, LayerWeight::AltUpRouterNorm)?;
         let scaled = context.graph.scale(normed, 1.0 / width as f32)?;
-        let routed = self.project(context, scaled, LayerWeight::StreamRouter, self.altup.num_inputs)?;
+        let routed = self.project(context, scaled, LayerWeight::AltUpRouter, self.altup.num_inputs)?;
         context.graph.push(Unary { f: UnaryFn::Tanh }, &[routed])
     }
 
@@ -132,7 +131,7 @@ impl AltUpLayerStage {
         let count = self.altup.num_inputs;
         let active = stream(context, streams, self.altup.active_idx, width)?;
         let routed = self.routed(context, active)?;
-        let mixture = self.project(context, routed, LayerWeight::StreamPredict, count * count)?;
+        let mixture = self.project(context, routed, LayerWeight::AltUpPredict, count * count)?;
         let shape = context.shape(&[count, count]);
         let mixture = context.graph.reshape(mixture, shape)?;
         let mixed = context.graph.push(MatMul, &[mixture, streams])?;
@@ -145,9 +144,9 @@ impl AltUpLayerStage {
         let missing = || Error::Config(format!("layer {} has AltUp and no laurel_rank", self.layer));
         let rank = self.config.laurel_rank.ok_or_else(missing)?;
         let width = context.width(h)?;
-        let low = self.project(context, h, LayerWeight::LowRankDown, rank)?;
-        let low = self.project(context, low, LayerWeight::LowRankUp, width)?;
-        let low = self.norm(context, low, LayerWeight::PostLowRankNorm)?;
+        let low = self.project(context, h, LayerWeight::LaurelDown, rank)?;
+        let low = self.project(context, low, LayerWeight::LaurelUp, width)?;
+        let low = self.norm(context, low, LayerWeight::PostLaurelNorm)?;
         context.graph.add(h, low)
     }
 
@@ -171,7 +170,7 @@ impl AltUpLayerStage {
         let width = context.width(computed)?;
         let count = self.altup.num_inputs;
         let routed = self.routed(context, computed)?;
-        let shares = self.project(context, routed, LayerWeight::StreamCorrect, count)?;
+        let shares = self.project(context, routed, LayerWeight::AltUpCorrect, count)?;
         let one = context.graph.constant(1.0)?;
         let shares = context.graph.add(shares, one)?;
         let by_stream = context.shape(&[count, 1]);
@@ -191,14 +190,14 @@ impl AltUpLayerStage {
         let width = context.width(corrected)?;
         let mut active = stream(context, corrected, self.altup.active_idx, width)?;
         if self.altup.correct_scale {
-            let factors = model_weight(context, self.config.arch, self.at(LayerWeight::StreamScale), &[width])?;
+            let factors = model_weight(context, self.config.arch, self.at(LayerWeight::AltUpScale), &[width])?;
             let factors = context.graph.push(Cast, &[factors])?;
             active = context.graph.mul(active, factors)?;
         }
         let missing = || Error::Config(format!("layer {} has AltUp and no per-layer embeddings", self.layer));
-        let gate = PerLayerGateStage::of(&self.config, self.layer).ok_or_else(missing)?;
+        let gate = PleGateStage::of(&self.config, self.layer).ok_or_else(missing)?;
         let own = gate.emit(context, active)?;
-        self.norm(context, own, LayerWeight::PostPerLayerNorm)
+        self.norm(context, own, LayerWeight::PostPleNorm)
     }
 }
 

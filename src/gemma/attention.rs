@@ -17,7 +17,7 @@ use crate::{
 
 /// What one layer's attention computes, for any number of new tokens.
 ///
-/// Scores are scaled, then softcapped, then masked (gemma-spec §1).
+/// Scores are scaled, then softcapped, then masked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SelfAttnPrefillSpec {
     /// The layer's index.

@@ -38,7 +38,7 @@ pub(super) fn project(
     context.project(x, &position.to_string(), &key, out)
 }
 
-/// RMSNorm with the family's gain, `1 + w` up to Gemma 3 and `w` after (gemma-spec §1): `[…, D]` to `[…, D]`.
+/// RMSNorm with the family's gain, `1 + w` up to Gemma 3 and `w` after: `[…, D]` to `[…, D]`.
 #[derive(Debug, Clone)]
 pub struct GemmaRmsNormStage {
     arch: GemmaArch,
@@ -77,7 +77,7 @@ impl BlockStage for GemmaRmsNormStage {
 }
 
 /// The gated feed-forward block: `down · (gelu(gate · x) ∘ (up · x))`, GELU in its tanh form (Shazeer 2020, arXiv 2002.05202).
-/// In some layers of Gemma 3n gates that are not far above their mean count nothing (gemma-spec §4).
+/// In some layers of Gemma 3n gates that are not far above their mean count nothing.
 #[derive(Debug, Clone)]
 pub struct GeGluStage {
     arch: GemmaArch,
@@ -129,7 +129,7 @@ fn above(g: &mut Graph, x: NodeId, deviations: f32) -> Result<NodeId> {
     g.binary(BinaryFn::Max, rest, zero)
 }
 
-/// `x · √D`, the factor not rounded (gemma-spec §1).
+/// `x · √D`, the factor not rounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EmbedScaleStage;
 

@@ -1,4 +1,4 @@
-//! The graph of a drafter (gemma-spec §6): one token in, one step of its layers over the target's keys and values, logits and a stand-in
+//! The graph of a drafter: one token in, one step of its layers over the target's keys and values, logits and a stand-in
 //! for the target's next hidden state out.
 
 use std::sync::Arc;

@@ -36,7 +36,7 @@ enum Head {
     /// Logits at one position a sequence.
     LastLogits,
     /// One vector a sequence.
-    Sentence,
+    Pooled,
 }
 
 /// Where the compile profile comes from.
@@ -56,7 +56,7 @@ type PatchHook = dyn Fn(ModelFlow) -> ModelFlow + Send + Sync;
 /// Builds the graph of a Gemma model. Consumed by [`build`](Self::build).
 ///
 /// What is emitted, in this order and in both modes: scaled embedding, `before_layers`, layers, `after_layers`, `patch_flow`,
-/// gather of the last token, final norm, head, softcap, `at_end`. In Gemma 3n the value between layers is `[B, T, N, D]`, N streams;
+/// gather of the last token, final norm, head, softcap, `at_end`. With AltUp (Gemma 3n) the value between layers is `[B, T, N, D]`, N streams;
 /// before the first and after the last layer it is `[B, T, D]` as in every family.
 ///
 /// # Which options go together
@@ -160,7 +160,7 @@ impl<'a> GemmaFlow<'a> {
         Self { resident: true, ..Self::new(config) }.dynamic_seq()
     }
 
-    /// Leaves tables that each layer has of its own on the host, for a generator.
+    /// Leaves the table of per-layer embeddings on the host, for a generator.
     pub(crate) fn host_tables(mut self, host: bool) -> Self {
         self.host_tables = host;
         self
@@ -232,7 +232,7 @@ impl<'a> GemmaFlow<'a> {
     /// One vector a sequence, as a model that embeds texts has it before it is made a unit vector: the mean of the live tokens' final
     /// hidden states (EmbeddingGemma 2: projected), then the products of [`GemmaConfig::embedding_dense`].
     pub fn sentence_vectors(mut self) -> Self {
-        self.head = Some(Head::Sentence);
+        self.head = Some(Head::Pooled);
         self
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     AltUpLayerStage, GeGluStage, GemmaConfig, GemmaLayerStyle, LayerKind, LayerScalarStage, LayerWeight, MoeFfnStage,
-    PerLayerGateStage, SelfAttentionStage, SelfAttnPrefillSpec, moe::BesideExperts,
+    PleGateStage, SelfAttentionStage, SelfAttnPrefillSpec, moe::BesideExperts,
 };
 use crate::{
     flow::{FlowStage, LayerStack, SideOutputs},
@@ -158,7 +158,7 @@ impl GemmaLayerCtx {
     }
 }
 
-/// A decoder layer, attention and FFW each around the residual stream, with the norms that the family has (gemma-spec §3); with
+/// A decoder layer, attention and FFW each around the residual stream, with the norms that the family has; with
 /// `export`, K and V become outputs. Also the layer of decode: attention takes its past from where the flow says.
 pub fn gemma_prefill_layer_composed(config: &GemmaConfig, attn: &SelfAttnPrefillSpec, export: Option<&SideOutputs>) -> FlowStage {
     if let Some(experts) = MoeFfnStage::of(config, attn.layer) {
@@ -219,8 +219,8 @@ impl LayerStack {
     /// Ends a layer after its FFW.
     fn close(self, config: &GemmaConfig, layer: usize) -> FlowStage {
         let stack = self.norm(config, layer, LayerWeight::PostFfwNorm).residual_add();
-        let stack = match PerLayerGateStage::of(config, layer) {
-            Some(gate) => stack.residual_save().stage(gate).norm(config, layer, LayerWeight::PostPerLayerNorm).residual_add(),
+        let stack = match PleGateStage::of(config, layer) {
+            Some(gate) => stack.residual_save().stage(gate).norm(config, layer, LayerWeight::PostPleNorm).residual_add(),
             None => stack,
         };
         match LayerScalarStage::of(config, layer) {

@@ -39,7 +39,7 @@ pub use opts::{
     GemmaDecodeOpts, GemmaPrefillOpts, build_gemma_decode_built, build_gemma_decode_flow, build_gemma_decode_graph,
     build_gemma_prefill_built, build_gemma_prefill_flow,
 };
-pub use ple::{LayerScalarStage, PerLayerGateStage, PerLayerInputsStage};
+pub use ple::{LayerScalarStage, PleGateStage, PleInputsStage};
 pub use pooling::PoolingStage;
 pub use rope::{build_rope_tables, default_inv_freq, resolve_inv_freq, rope_slice};
 #[cfg(feature = "lora")]

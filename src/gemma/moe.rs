@@ -1,4 +1,4 @@
-//! Experts: feed-forward blocks of which each token takes a few, beside the dense one (gemma-spec §3).
+//! Experts: feed-forward blocks of which each token takes a few, beside the dense one.
 
 use super::{GeGluStage, GemmaArch, GemmaConfig, GemmaRmsNormStage, LayerWeight, Moe, WeightPosition};
 use crate::{

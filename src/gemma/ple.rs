@@ -1,4 +1,5 @@
-//! What Gemma 3n, 4 and EmbeddingGemma 2 add to each layer: a gated input of its own for each token, and a factor on the stream.
+//! Per-layer embeddings (PLE), from Gemma 3n on: a vector of each token for each layer, which the layer gates into its output; and Gemma
+//! 4's factor on the stream after a layer. Source: `modeling_gemma3n.py` and `modeling_gemma4.py` in transformers.
 
 use super::{
     GemmaArch, GemmaConfig, LayerWeight, PerLayerInput, WeightPosition,
@@ -13,16 +14,15 @@ use crate::{
     },
 };
 
-/// The name under which later stages find what all layers get, `[B, T, layers, P]`.
-const INPUTS: &str = "per_layer_inputs";
+/// The name under which layers find the embeddings, `[B, T, layers, P]`.
+const INPUTS: &str = "ple_inputs";
 
-/// What each layer gets of each token, from its scaled embedding and from a table of its own (gemma-spec §3); the stream passes
-/// through.
+/// Makes the per-layer embeddings of all layers, from a token's scaled embedding e and its row in a table; the stream passes through.
 ///
 /// `p = (norm(W·e / √D) + table[id]·√P) / √2`, by layer; an id that the table does not have takes its first row. Without a table
 /// (EmbeddingGemma 2) `p = norm(W·e / √D)`.
 #[derive(Debug, Clone)]
-pub struct PerLayerInputsStage {
+pub struct PleInputsStage {
     arch: GemmaArch,
     layers: usize,
     /// P.
@@ -33,8 +33,8 @@ pub struct PerLayerInputsStage {
     on_host: bool,
 }
 
-impl PerLayerInputsStage {
-    /// The inputs of all layers; `None` where the model has none.
+impl PleInputsStage {
+    /// The embeddings of all layers; `None` for a model without PLE.
     pub fn of(config: &GemmaConfig) -> Option<Self> {
         let PerLayerInput { hidden_size, vocab_size } = config.per_layer_input?;
         Some(Self {
@@ -55,38 +55,38 @@ impl PerLayerInputsStage {
     /// The rows of the tokens in a table of `rows`, `[B, T, layers·P]`.
     fn table_rows(&self, context: &mut EmitContext, ids: NodeId, rows: usize) -> Result<NodeId> {
         let width = self.layers * self.width;
-        let name = WeightPosition::PerLayerEmbed.to_string();
-        let key = weight_key(self.arch, WeightPosition::PerLayerEmbed)?;
+        let name = WeightPosition::PleEmbed.to_string();
+        let key = weight_key(self.arch, WeightPosition::PleEmbed)?;
         let rows = if self.on_host {
             let shape = context.shape(&[width]);
             context.host_weight(&name, &key, &[rows, width])?;
-            let output = context.graph.input("per_layer_rows", Role::TableRows(name.clone()), DType::F32, shape)?;
+            let output = context.graph.input("ple_rows", Role::TableRows(name.clone()), DType::F32, shape)?;
             let kind = ProjectionKind::Rows { or_first: true };
             context.through_adapters(Projection { name: &name, input: ids, output, kind })?
         } else {
             context.look_up(ids, &name, &key, [rows, width], true)?
         };
-        Ok(context.graph.label(rows, "per_layer_embed"))
+        Ok(context.graph.label(rows, "ple_embed"))
     }
 }
 
-impl BlockStage for PerLayerInputsStage {
+impl BlockStage for PleInputsStage {
     fn emit(&self, context: &mut EmitContext, embed: NodeId) -> Result<NodeId> {
         let Self { arch, layers, width, rows, eps, .. } = *self;
         let by_layer = context.shape(&[layers, width]);
 
         let root = (context.width(embed)? as f32).sqrt();
-        let projected = project(context, embed, arch, WeightPosition::PerLayerModelProjection, layers * width)?;
+        let projected = project(context, embed, arch, WeightPosition::PleModelProjection, layers * width)?;
         let projected = context.graph.reshape(projected, by_layer.clone())?;
         let projected = context.graph.scale(projected, 1.0 / root)?;
-        let gain = model_weight(context, arch, WeightPosition::PerLayerProjectionNorm, &[width])?;
+        let gain = model_weight(context, arch, WeightPosition::PleProjectionNorm, &[width])?;
         let projected = context.graph.rms_norm(projected, gain, eps, arch.gain())?;
-        context.graph.label(projected, "per_layer_projection_norm");
+        context.graph.label(projected, "ple_projection_norm");
         let Some(rows) = rows else {
             context.share(INPUTS, projected);
             return Ok(embed);
         };
-        let missing = || Error::Builder("inputs of each layer need the tokens, 'input_ids'".into());
+        let missing = || Error::Builder("per-layer embeddings need the tokens, 'input_ids'".into());
         let ids = context.find_shared("input_ids").ok_or_else(missing)?;
         let own = self.table_rows(context, ids, rows)?;
         let own = context.graph.reshape(own, by_layer)?;
@@ -99,35 +99,35 @@ impl BlockStage for PerLayerInputsStage {
     }
 }
 
-/// `projection · (gelu(gate · x) ∘ p)` with the input p of one layer: `[B, T, D]` to `[B, T, D]`.
+/// `projection · (gelu(gate · x) ∘ p)` with the per-layer embedding p of one layer: `[B, T, D]` to `[B, T, D]`.
 #[derive(Debug, Clone)]
-pub struct PerLayerGateStage {
+pub struct PleGateStage {
     arch: GemmaArch,
     layer: usize,
     width: usize,
 }
 
-impl PerLayerGateStage {
-    /// The block of a layer; `None` where the model has none.
+impl PleGateStage {
+    /// The block of a layer; `None` for a model without PLE.
     pub fn of(config: &GemmaConfig, layer: usize) -> Option<Self> {
         config.per_layer_input.map(|input| Self { arch: config.arch, layer, width: input.hidden_size })
     }
 }
 
-impl BlockStage for PerLayerGateStage {
+impl BlockStage for PleGateStage {
     fn emit(&self, context: &mut EmitContext, x: NodeId) -> Result<NodeId> {
         let Self { arch, layer, width } = *self;
-        let missing = || Error::Builder(format!("layer {layer} has an input of its own, and no stage before it makes those"));
+        let missing = || Error::Builder(format!("layer {layer} has per-layer embeddings, and no stage before it makes them"));
         let inputs = context.find_shared(INPUTS).ok_or_else(missing)?;
         let out = context.width(x)?;
-        let gate = project(context, x, arch, WeightPosition::Layer(layer, LayerWeight::PerLayerGate), width)?;
+        let gate = project(context, x, arch, WeightPosition::Layer(layer, LayerWeight::PleGate), width)?;
         let gate = context.graph.gelu(gate)?;
         let own = context.graph.push(Slice { axis: 2, start: layer, len: Dim::from(1) }, &[inputs])?;
         let shape = context.shape(&[width]);
         let own = context.graph.reshape(own, shape)?;
         let h = context.graph.mul(gate, own)?;
-        context.graph.label(h, "per_layer_geglu");
-        project(context, h, arch, WeightPosition::Layer(layer, LayerWeight::PerLayerProjection), out)
+        context.graph.label(h, "ple_geglu");
+        project(context, h, arch, WeightPosition::Layer(layer, LayerWeight::PleProjection), out)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
     },
 };
 
-/// The mean over the live tokens of each sequence, projected before it or multiplied after it where the model does so (gemma-spec §7):
+/// The mean over the live tokens of each sequence, projected before it or multiplied after it where the model does so:
 /// `[B, T, D]` to `[B, W]`.
 ///
 /// A token is live where it is at a position: padding of a batch, on either side, and of a graph compiled for longer texts

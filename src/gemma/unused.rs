@@ -29,11 +29,11 @@ impl GemmaConfig {
     /// Whether a weight that was not taken changes nothing: one that the stock model takes, which was left out on purpose or stands
     /// under another name; keys and values of layers that attend to those of others; buffers; other modalities.
     fn may_leave(&self, key: &str) -> bool {
-        use LayerWeight::{Key, KeyNorm, StreamScale, Value};
+        use LayerWeight::{AltUpScale, Key, KeyNorm, Value};
         match WeightPosition::from_hugging_face(self.arch, key) {
             Some(WeightPosition::Unembed) => true,
             Some(WeightPosition::Layer(layer, _)) if layer >= self.num_hidden_layers => false,
-            Some(WeightPosition::Layer(_, StreamScale)) => true,
+            Some(WeightPosition::Layer(_, AltUpScale)) => true,
             Some(WeightPosition::Layer(layer, Key | KeyNorm | Value)) if self.kv_source_layer(layer) != Some(layer) => true,
             Some(position) => self.has_weight(position),
             None => BUFFERS.iter().any(|end| key.ends_with(end)) || MODALITIES.iter().any(|start| key.starts_with(start)),

@@ -29,7 +29,7 @@ mod random;
 mod raw;
 mod safetensors;
 mod scheme;
-mod sentence;
+mod sentence_transformers;
 mod source;
 mod tensor;
 mod transposed;
@@ -54,7 +54,7 @@ pub use safetensors::SafetensorsLoader;
 #[cfg(feature = "hub")]
 pub(crate) use safetensors::index_shards;
 pub(crate) use scheme::{Scheme, of_method as quantised_by};
-pub(crate) use sentence::{SentenceModules, SentenceSettings};
+pub(crate) use sentence_transformers::{SentenceModules, SentenceSettings};
 pub use tensor::{RandomFill, Tensor, TensorSource};
 #[cfg(feature = "lora")]
 pub(crate) use transposed::transposed;

@@ -10,7 +10,7 @@ use safetensors::Dtype;
 
 use super::{
     ReadMode, ReadOptions, StoredHead, Tensor, TensorInfo, TensorSource, WeightLoader, WeightMap, foreign, header,
-    kind::is_index, narrowed::narrowed, options::FileLimits, scheme, sentence, source::FileSource,
+    kind::is_index, narrowed::narrowed, options::FileLimits, scheme, sentence_transformers, source::FileSource,
 };
 use crate::{
     Error, Result,
@@ -70,7 +70,7 @@ impl SafetensorsLoader {
         } else {
             loader.add(&path, options, None, &mut skipped)?;
         }
-        for (j, dense) in sentence::dense_files(&path)? {
+        for (j, dense) in sentence_transformers::dense_files(&path)? {
             loader.add_dense(j, &dense, options)?;
         }
         loader.refuse_quantised(&path)?;

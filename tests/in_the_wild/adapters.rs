@@ -348,7 +348,7 @@ fn a_table_on_the_host_is_adapted() {
     let changed = changed.with(&format!("{key}A"), &[2, ple.vocab_size.unwrap()]).with(&format!("{key}B"), &[width, 2]);
     let found = [TablePlacement::Device, TablePlacement::Host].map(|tables| {
         let lora = changed.open(config).unwrap();
-        assert!(lora.part("per_layer_embed").is_some());
+        assert!(lora.part("ple_embed").is_some());
         logits(&oracle, lora, "gemma4-e2b-all", &Device::Gpu, tables)
     });
     let reference = logits(&oracle, changed.open(config).unwrap(), "gemma4-e2b-all", &Device::Cpu, TablePlacement::default());

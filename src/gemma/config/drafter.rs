@@ -1,4 +1,4 @@
-//! What a drafter is: the small model beside a Gemma 4 that proposes tokens (gemma-spec §6).
+//! What a drafter is: the small model beside a Gemma 4 that proposes tokens.
 
 use std::path::Path;
 

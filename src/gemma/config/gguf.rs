@@ -1,4 +1,4 @@
-//! The metadata of a GGUF file into a [`GemmaConfig`] (gemma-spec §10). What a file leaves out is what its tensors or the table of absent
+//! The metadata of a GGUF file into a [`GemmaConfig`]. What a file leaves out is what its tensors or the table of absent
 //! keys say.
 
 use std::path::Path;

@@ -8,7 +8,7 @@ use crate::{
     flow::{FlowStage, ModelFlow, SideOutputs},
     gemma::{
         AltUpMergeStage, AltUpSplitStage, DecodeRopeParamsStage, EmbedScaleStage, GemmaConfig, GemmaDecodeLayerSpec,
-        GemmaLayerCtx, GemmaRmsNormStage, LmHeadStage, LogitSoftcapStage, PerLayerInputsStage, PoolingStage, RopeTablesStage,
+        GemmaLayerCtx, GemmaRmsNormStage, LmHeadStage, LogitSoftcapStage, PleInputsStage, PoolingStage, RopeTablesStage,
         SelfAttnPrefillSpec, WeightPosition, blocks::weight_key,
     },
     ir::{DType, Dim, Shape, sym},
@@ -35,7 +35,7 @@ impl GemmaFlow<'_> {
             (decode && self.seq.is_some(), "seq has no effect in decode, where there is one new token"),
             (decode && self.dynamic_seq, "dynamic_seq has no effect in decode, where there is one new token"),
             (decode && last, "last_token_logits has no effect in decode, where there is one token; use lm_head"),
-            (decode && self.head == Some(Head::Sentence), "sentence_vectors has no effect in decode, where there is one token"),
+            (decode && self.head == Some(Head::Pooled), "sentence_vectors has no effect in decode, where there is one token"),
             (decode && self.export_kv, "export_kv has no effect in decode, whose K and V are outputs already"),
             (decode && self.past.is_none() && !self.dynamic_past, "decode needs past or dynamic_past"),
             (decode && self.past == Some(0), "past is 0: a first token has no past, use prefill for it"),
@@ -77,7 +77,7 @@ impl GemmaFlow<'_> {
             .with_profile(profile.clone())
             .token_embed(&WeightPosition::Embed.to_string(), &key, [config.vocab_size, config.hidden_size])
             .stage(EmbedScaleStage);
-        let flow = match PerLayerInputsStage::of(config) {
+        let flow = match PleInputsStage::of(config) {
             Some(inputs) => flow.stage(inputs.on_host(self.host_tables)),
             None => flow,
         };
@@ -162,10 +162,10 @@ impl GemmaFlow<'_> {
         let flow = match head {
             Head::LastLogits if self.dynamic_seq || self.batch > 1 => flow.gather_last_token_dynamic(self.dynamic_seq),
             Head::LastLogits => flow.gather_last_token_at(self.seq.unwrap_or(DEFAULT_SEQ) - 1),
-            Head::Hidden | Head::AllLogits | Head::Sentence => flow,
+            Head::Hidden | Head::AllLogits | Head::Pooled => flow,
         };
         let flow = flow.stage(GemmaRmsNormStage::final_norm(config));
-        if head == Head::Sentence {
+        if head == Head::Pooled {
             return flow.stage(PoolingStage::of(config)).output("sentence");
         }
         if head == Head::Hidden {

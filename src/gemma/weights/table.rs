@@ -68,15 +68,15 @@ weights! {
     ends {
         /// Token embedding `[V, D]`.
         Embed = Row::table("embed", EMBED_KEY, "token_embd.weight", |m, _| vec![m.vocab_size, m.hidden_size]);
-        /// What each token brings each layer, `[rows, layers·P]` (Gemma 3n and 4).
-        PerLayerEmbed = Row::table("per_layer_embed", "embed_tokens_per_layer.weight", "per_layer_token_embd.weight",
+        /// Table of per-layer embeddings (PLE), those of all layers side by side, `[rows, layers·P]` (Gemma 3n and 4).
+        PleEmbed = Row::table("ple_embed", "embed_tokens_per_layer.weight", "per_layer_token_embd.weight",
             |m, _| vec![ple_rows(m), m.num_hidden_layers * ple(m)]).of(|f| matches!(f.ple, Ple::Table | Ple::PartialTable)).when(has_ple);
-        /// Projection of the embedding to what each layer gets of it, `[layers·P, D]` (Gemma 3n, 4 and EmbeddingGemma 2).
-        PerLayerModelProjection = Row::matrix("per_layer_model_projection", "per_layer_model_projection.weight",
+        /// Projection of the embedding to per-layer embeddings, `[layers·P, D]` (Gemma 3n, 4 and EmbeddingGemma 2).
+        PleModelProjection = Row::matrix("ple_model_projection", "per_layer_model_projection.weight",
             "per_layer_model_proj.weight", |m, _| vec![m.num_hidden_layers * ple(m), m.hidden_size]).of(may_have_ple).when(has_ple)
             .renamed(&[(EmbeddingGemma2, "ple.per_layer_model_projection.weight")]);
-        /// Norm of that projection, for each layer `[P]` (Gemma 3n, 4 and EmbeddingGemma 2).
-        PerLayerProjectionNorm = Row::norm("per_layer_projection_norm", "per_layer_projection_norm.weight",
+        /// Norm of that projection, by layer `[P]` (Gemma 3n, 4 and EmbeddingGemma 2).
+        PleProjectionNorm = Row::norm("ple_projection_norm", "per_layer_projection_norm.weight",
             "per_layer_proj_norm.weight").sized(|m, _| vec![ple(m)]).of(may_have_ple).when(has_ple)
             .renamed(&[(EmbeddingGemma2, "ple.per_layer_projection_norm.weight")]);
         /// Norm after the last layer `[D]`.
@@ -84,10 +84,10 @@ weights! {
         /// LM head `[V, D]`, only in checkpoints whose head is not the embedding.
         Unembed = Row::matrix("unembed", HEAD_KEY, "output.weight", |m, _| vec![m.vocab_size, m.hidden_size])
             .of(|f| f.pooling != Pooling::ProjectionThenMean).when(|m, _| !m.tie_word_embeddings);
-        /// From the target's embedding and hidden state to a drafter's stream, `[D, 2·B]` (drafters of Gemma 4).
+        /// Projection of the target's embedding and hidden state to a drafter's stream, `[D, 2·B]` (drafters of Gemma 4).
         DraftInput = Row::matrix("draft_input", "pre_projection.weight", "nextn.pre_projection.weight", of_drafter)
             .of(|f| f.drafter.is_some()).when(|_, _| false);
-        /// From a drafter's stream to what stands for the target's next hidden state, `[B, D]` (drafters of Gemma 4).
+        /// Projection of a drafter's stream to a stand-in for the target's next hidden state, `[B, D]` (drafters of Gemma 4).
         DraftOutput = Row::matrix("draft_output", "post_projection.weight", "nextn.post_projection.weight", of_drafter)
             .of(|f| f.drafter.is_some()).when(|_, _| false);
         /// The centroids by which a drafter chooses among tokens, `[C, D]` (drafters of Gemma 4).
@@ -100,15 +100,15 @@ weights! {
     }
 
     numbered {
-        /// What makes stream j + 1 of the embedding, `[D, D]` (Gemma 3n).
-        StreamProjection = Row::matrix("stream_projection.{}", "altup_projections.{}.weight", "",
+        /// Projection of the embedding to AltUp's stream j + 1, `[D, D]` (Gemma 3n).
+        AltUpProjection = Row::matrix("altup_projection.{}", "altup_projections.{}.weight", "",
             |m, _| vec![m.hidden_size, m.hidden_size]).stacked("altup_proj.weight").numbered(MOST_STREAMS - 1, 0)
             .of(|f| f.altup).when(|m, j| j + 1 < streams(m));
-        /// What makes stream j + 1 part of the result, `[D, D]` (Gemma 3n).
-        StreamUnembed = Row::matrix("stream_unembed.{}", "altup_unembed_projections.{}.weight", "",
+        /// Projection of AltUp's stream j + 1 before the streams are merged, `[D, D]` (Gemma 3n).
+        AltUpUnembed = Row::matrix("altup_unembed.{}", "altup_unembed_projections.{}.weight", "",
             |m, _| vec![m.hidden_size, m.hidden_size]).stacked("altup_unembd_proj.weight").numbered(MOST_STREAMS - 1, 0)
             .of(|f| f.altup).when(|m, j| j + 1 < streams(m));
-        /// Product j after the mean of a text's tokens, `[out, in]` (EmbeddingGemma 1). In files modules are counted from 2.
+        /// Dense layer j after the mean of a text's tokens, `[out, in]` (EmbeddingGemma 1). Files count modules, these from 2.
         EmbeddingDense = Row::matrix("embedding_dense_{}", "{}_Dense.linear.weight", "dense_{}.weight", dense)
             .numbered(MOST_DENSE, 2).of(|f| f.pooling == Pooling::MeanThenDense).when(|m, j| j < m.embedding_dense.len());
     }
@@ -151,12 +151,12 @@ weights! {
         /// Norm of the FFW's output beside experts `[D]` (Gemma 4).
         PostDenseNorm = Row::norm("post_dense_norm", "post_feedforward_layernorm_1.weight", "post_ffw_norm_1.weight")
             .of(may_name_experts).when(has_experts);
-        /// Gain of the norm of the stream that the router sees `[D]` (Gemma 4).
+        /// Norm before the router of experts `[D]` (Gemma 4).
         RouterScale = Row::norm("router_scale", "router.scale", "ffn_gate_inp.scale").of(may_name_experts).when(has_experts);
-        /// Projection of that to a number an expert `[E, D]` (Gemma 4).
+        /// The router of experts: a number for each `[E, D]` (Gemma 4).
         Router = Row::matrix("router", "router.proj.weight", "ffn_gate_inp.weight", |m, _| vec![experts(m), m.hidden_size])
             .of(may_name_experts).when(has_experts);
-        /// Factor on what an expert gives `[E]` (Gemma 4).
+        /// Factor on each expert's output `[E]` (Gemma 4).
         ExpertScale = Row::factor("expert_scale", "router.per_expert_scale", "ffn_down_exps.scale", |m, _| vec![experts(m)])
             .of(may_name_experts).when(has_experts);
         /// Norm of the stream before the experts `[D]` (Gemma 4).
@@ -168,45 +168,45 @@ weights! {
         /// Down projections of all experts `[E, D, F]` (Gemma 4).
         ExpertDown = Row::experts("expert_down", "experts.down_proj", "ffn_down_exps.weight",
             |m, _| vec![experts(m), m.hidden_size, expert_width(m)]).of(may_name_experts).when(has_experts);
-        /// Norm of what the experts give together `[D]` (Gemma 4).
+        /// Norm of the sum of the experts' outputs `[D]` (Gemma 4).
         PostExpertNorm = Row::norm("post_expert_norm", "post_feedforward_layernorm_2.weight", "post_ffw_norm_2.weight")
             .of(may_name_experts).when(has_experts);
         /// Norm of the FFW's output `[D]` (from Gemma 2 on).
         PostFfwNorm = Row::norm("post_ffw_norm", "post_feedforward_layernorm.weight", "post_ffw_norm.weight").of(|f| f.post_norms);
-        /// Gate of what the layer gets of each token, from the stream `[P, D]` (Gemma 3n, 4 and EmbeddingGemma 2).
-        PerLayerGate = Row::matrix("per_layer_gate", "per_layer_input_gate.weight", "inp_gate.weight",
+        /// Gate of the layer's per-layer embeddings, from the stream `[P, D]` (Gemma 3n, 4 and EmbeddingGemma 2).
+        PleGate = Row::matrix("ple_gate", "per_layer_input_gate.weight", "inp_gate.weight",
             |m, _| vec![ple(m), m.hidden_size]).of(may_have_ple).when(has_ple)
             .renamed(&[(EmbeddingGemma2, "ple_block.per_layer_input_gate.weight")]);
-        /// Projection of that to the stream `[D, P]` (Gemma 3n, 4 and EmbeddingGemma 2).
-        PerLayerProjection = Row::matrix("per_layer_projection", "per_layer_projection.weight", "proj.weight",
+        /// Projection of the gated embeddings to the stream `[D, P]` (Gemma 3n, 4 and EmbeddingGemma 2).
+        PleProjection = Row::matrix("ple_projection", "per_layer_projection.weight", "proj.weight",
             |m, _| vec![m.hidden_size, ple(m)]).of(may_have_ple).when(has_ple)
             .renamed(&[(EmbeddingGemma2, "ple_block.per_layer_projection.weight")]);
         /// Norm of that projection `[D]` (Gemma 3n, 4 and EmbeddingGemma 2).
-        PostPerLayerNorm = Row::norm("post_per_layer_norm", "post_per_layer_input_norm.weight", "post_norm.weight")
+        PostPleNorm = Row::norm("post_ple_norm", "post_per_layer_input_norm.weight", "post_norm.weight")
             .of(may_have_ple).when(has_ple).renamed(&[(EmbeddingGemma2, "ple_block.post_per_layer_input_norm.weight")]);
-        /// Norm of what decides how streams mix `[D]` (Gemma 3n).
-        StreamRouterNorm = Row::norm("stream_router_norm", "altup.router_norm.weight", "altup_router_norm.weight")
+        /// Norm before AltUp's router `[D]` (Gemma 3n).
+        AltUpRouterNorm = Row::norm("altup_router_norm", "altup.router_norm.weight", "altup_router_norm.weight")
             .of(|f| f.altup);
-        /// Projection of that to one number a stream `[N, D]` (Gemma 3n).
-        StreamRouter = Row::matrix("stream_router", "altup.modality_router.weight", "altup_router.weight",
+        /// AltUp's router: a number for each stream `[N, D]` (Gemma 3n).
+        AltUpRouter = Row::matrix("altup_router", "altup.modality_router.weight", "altup_router.weight",
             |m, _| vec![streams(m), m.hidden_size]).of(|f| f.altup);
-        /// From those to how each stream is predicted from all `[N·N, N]` (Gemma 3n).
-        StreamPredict = Row::matrix("stream_predict", "altup.prediction_coefs.weight", "altup_predict_coef.weight",
+        /// AltUp's prediction: from those numbers the coefficients of all streams in each `[N·N, N]` (Gemma 3n).
+        AltUpPredict = Row::matrix("altup_predict", "altup.prediction_coefs.weight", "altup_predict_coef.weight",
             |m, _| vec![streams(m) * streams(m), streams(m)]).of(|f| f.altup);
-        /// From those to how each stream follows the computed one `[N, N]` (Gemma 3n).
-        StreamCorrect = Row::matrix("stream_correct", "altup.correction_coefs.weight", "altup_correct_coef.weight",
+        /// AltUp's correction: from those numbers the coefficient of each stream `[N, N]` (Gemma 3n).
+        AltUpCorrect = Row::matrix("altup_correct", "altup.correction_coefs.weight", "altup_correct_coef.weight",
             |m, _| vec![streams(m), streams(m)]).of(|f| f.altup);
-        /// Factor on the computed stream where it gates the layer's own input `[D]` (Gemma 3n).
-        StreamScale = Row::factor("stream_scale", "altup.correct_output_scale", "altup_correct_scale.weight",
+        /// Factor on AltUp's active stream where it gates per-layer embeddings `[D]` (Gemma 3n).
+        AltUpScale = Row::factor("altup_scale", "altup.correct_output_scale", "altup_correct_scale.weight",
             |m, _| vec![m.hidden_size]).of(|f| f.altup).when(|m, _| m.altup.is_some_and(|altup| altup.correct_scale));
-        /// The path beside attention, to its rank r `[r, D]` (Gemma 3n).
-        LowRankDown = Row::matrix("low_rank_down", "laurel.linear_left.weight", "laurel_l.weight",
+        /// LAuReL's projection to its rank r `[r, D]` (Gemma 3n).
+        LaurelDown = Row::matrix("laurel_down", "laurel.linear_left.weight", "laurel_l.weight",
             |m, _| vec![laurel_rank(m), m.hidden_size]).of(|f| f.altup);
-        /// The path beside attention, back to the stream `[D, r]` (Gemma 3n).
-        LowRankUp = Row::matrix("low_rank_up", "laurel.linear_right.weight", "laurel_r.weight",
+        /// LAuReL's projection back to the stream `[D, r]` (Gemma 3n).
+        LaurelUp = Row::matrix("laurel_up", "laurel.linear_right.weight", "laurel_r.weight",
             |m, _| vec![m.hidden_size, laurel_rank(m)]).of(|f| f.altup);
-        /// Norm of that path `[D]` (Gemma 3n).
-        PostLowRankNorm = Row::norm("post_low_rank_norm", "laurel.post_laurel_norm.weight", "laurel_post_norm.weight")
+        /// Norm of LAuReL's output `[D]` (Gemma 3n).
+        PostLaurelNorm = Row::norm("post_laurel_norm", "laurel.post_laurel_norm.weight", "laurel_post_norm.weight")
             .of(|f| f.altup);
         /// Factor on the stream after the layer `[1]` (Gemma 4 and EmbeddingGemma 2).
         LayerScalar = Row::factor("layer_scalar", "layer_scalar", "layer_output_scale.weight", |_, _| vec![1])

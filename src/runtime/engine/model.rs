@@ -103,7 +103,7 @@ impl GpuModel {
 
     /// Elements of the weights that each token is multiplied by.
     pub(super) fn elements(&self) -> u64 {
-        let looked_up = WeightPosition::PerLayerEmbed.to_string();
+        let looked_up = WeightPosition::PleEmbed.to_string();
         let multiplied = self.weights.iter().filter(|(name, _)| **name != looked_up);
         multiplied.map(|(name, weight)| weight.elements() - self.unchosen(name, weight.elements())).sum()
     }
@@ -130,8 +130,8 @@ impl GpuModel {
             bytes - bytes / rows.max(1) as u64
         };
         let untied = if config.tie_word_embeddings { 0 } else { unread(WeightPosition::Embed, config.vocab_size) };
-        let unread = untied
-            + unread(WeightPosition::PerLayerEmbed, config.per_layer_input.and_then(|input| input.vocab_size).unwrap_or(0));
+        let unread =
+            untied + unread(WeightPosition::PleEmbed, config.per_layer_input.and_then(|input| input.vocab_size).unwrap_or(0));
         let unchosen: u64 = self.weights.iter().map(|(name, weight)| self.unchosen(name, weight.byte_len())).sum();
         ModelStats {
             device: self.context.capabilities().adapter.clone(),
