@@ -22,31 +22,34 @@ const RUN_TOKENS: usize = 2048;
 /// How to load a model that embeds texts.
 #[derive(Default)]
 pub struct EmbedderOptions {
-    /// Most tokens of a text. Upper limit: the model's own `max_position_embeddings`; default: `max_seq_length`, or that limit.
+    /// Most tokens of a text. Upper limit: the model's own `max_position_embeddings`; default: `max_seq_length`, or
+    /// that limit.
     pub context: Option<usize>,
-    /// Most tokens of a text as sentence-transformers has it, without effect beside `context` and above the model's own limit.
-    /// [`near_weights`](Self::near_weights) takes what lies beside the weights.
+    /// Most tokens of a text as sentence-transformers has it, without effect beside `context` and above the model's own
+    /// limit. [`near_weights`](Self::near_weights) takes what lies beside the weights.
     pub max_seq_length: Option<usize>,
-    /// Cut a text that is too long, as sentence-transformers does: the tokens that go around a text stay, of those between them as many
-    /// of the first as there is room for. Default: such a text is refused. No effect on texts that are given as token ids.
+    /// Cut a text that is too long, as sentence-transformers does: the tokens that go around a text stay, of those
+    /// between them as many of the first as there is room for. Default: such a text is refused. No effect on texts that
+    /// are given as token ids.
     pub truncate: bool,
     /// Numbers of a vector that are kept, as [`GemmaEmbedder::with_dimensions`] keeps them; more than it has keeps all.
     /// [`near_weights`](Self::near_weights) takes what lies beside the weights. Default: all.
     pub truncate_dim: Option<usize>,
-    /// Most tokens of a run of several texts, padding included; a longer text is a run of its own. Intermediate results grow with
-    /// it. Default: 2048.
+    /// Most tokens of a run of several texts, padding included; a longer text is a run of its own. Intermediate results
+    /// grow with it. Default: 2048.
     pub run_tokens: Option<usize>,
-    /// Most bytes of device memory that loading and running may take, as [`GemmaEmbedder::memory_plan`] counts them; a model that
-    /// needs more is refused before anything is allocated. No effect on the reference. Default: no limit.
+    /// Most bytes of device memory that loading and running may take, as [`GemmaEmbedder::memory_plan`] counts them; a
+    /// model that needs more is refused before anything is allocated. No effect on the reference. Default: no limit.
     pub memory_budget: Option<u64>,
     /// How to open the GPU.
     pub gpu: GpuOptions,
     /// How runs are compiled. Default: the preset.
     pub profile: CompileProfile,
-    /// Packs f32, f16 and bf16 matrices as they are loaded ([`QuantisedLoader`] says which). Default: they stay as they are.
+    /// Packs f32, f16 and bf16 matrices as they are loaded ([`QuantisedLoader`] says which). Default: they stay as they
+    /// are.
     pub quantise: Option<Quantise>,
-    /// What goes before texts. Default: as EmbeddingGemma's model card has it; [`GemmaEmbedder::from_path`] takes what lies beside the
-    /// weights.
+    /// What goes before texts. Default: as EmbeddingGemma's model card has it; [`GemmaEmbedder::from_path`] takes what
+    /// lies beside the weights.
     pub prompts: TaskPrompts,
     /// Load progress.
     pub on_progress: Option<OnProgress>,
@@ -56,18 +59,17 @@ pub struct EmbedderOptions {
 
 impl EmbedderOptions {
     /// The defaults with what lies beside the weights: the profile of the file
-    /// [`GEMMA_PROFILE_FILE`](crate::profile::GEMMA_PROFILE_FILE), and beside safetensors the prompts and `truncate_dim` of
-    /// `config_sentence_transformers.json` and the `max_seq_length` of `sentence_bert_config.json` (else the `model_max_length` of
-    /// `tokenizer_config.json`).
+    /// [`GEMMA_PROFILE_FILE`](crate::profile::GEMMA_PROFILE_FILE), and beside safetensors the prompts and
+    /// `truncate_dim` of `config_sentence_transformers.json` and the `max_seq_length` of `sentence_bert_config.json`
+    /// (else the `model_max_length` of `tokenizer_config.json`).
     ///
     /// # Errors
-    /// As [`CompileProfile::near_weights`] and [`TaskPrompts::near_weights`]; [`Error::Unsupported`] for texts that are to be lower-cased.
+    /// As [`CompileProfile::near_weights`] and [`TaskPrompts::near_weights`]; [`Error::Unsupported`] for texts that are
+    /// to be lower-cased.
     pub fn near_weights(weights: impl AsRef<Path>) -> Result<Self> {
         let profile = CompileProfile::near_weights(&weights, false)?;
-        let settings = match is_gguf(weights.as_ref()) {
-            true => SentenceSettings::default(),
-            false => SentenceSettings::beside(weights.as_ref())?,
-        };
+        let settings =
+            if is_gguf(weights.as_ref()) { SentenceSettings::default() } else { SentenceSettings::beside(weights.as_ref())? };
         Ok(Self {
             profile,
             prompts: TaskPrompts::new(settings.prompts),
@@ -99,14 +101,15 @@ impl EmbedderOptions {
 }
 
 impl GemmaEmbedder {
-    /// Loads a folder with `config.json` and safetensors weights (as sentence-transformers lays it out, dense modules and prompts
-    /// included), a file of weights in such a folder, or a GGUF file.
+    /// Loads a folder with `config.json` and safetensors weights (as sentence-transformers lays it out, dense modules
+    /// and prompts included), a file of weights in such a folder, or a GGUF file.
     ///
     /// # Errors
     /// As [`with_options`](Self::with_options), and what is wrong with the files.
     pub fn from_path(path: impl AsRef<Path>, device: Device) -> Result<Self> {
         let path = path.as_ref();
-        let (config, options) = (GemmaConfig::near_weights(path)?, EmbedderOptions::near_weights(path)?);
+        let config = GemmaConfig::near_weights(path)?;
+        let options = EmbedderOptions::near_weights(path)?;
         Self::with_options(config, load_from_path(path)?.as_mut(), device, options)
     }
 
@@ -121,9 +124,9 @@ impl GemmaEmbedder {
     /// As [`from_loader`](Self::from_loader), with options.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a model that generates text instead of embedding it; [`Error::Option`] for options out of their
-    /// range; a weight that is missing or misshapen; a device that cannot be opened or is too small; [`Error::DoesNotFit`] under a
-    /// budget; [`Error::Cancelled`].
+    /// [`Error::Unsupported`] for a model that generates text instead of embedding it; [`Error::Option`] for options
+    /// out of their range; a weight that is missing or misshapen; a device that cannot be opened or is too small;
+    /// [`Error::DoesNotFit`] under a budget; [`Error::Cancelled`].
     pub fn with_options(
         config: GemmaConfig,
         loader: &mut dyn WeightLoader,

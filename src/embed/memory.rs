@@ -12,17 +12,17 @@ use crate::{
 };
 
 impl GemmaEmbedder {
-    /// What an embedder with these options takes on a device with these capabilities, of which `context` is the most tokens of a
-    /// text: the weights, and inputs and intermediate results of the longest text and of the largest runs of 2, 4, 8 and 16 texts, in
-    /// this order. There are no caches. Takes the weights out of the loader and reads none.
+    /// What an embedder with these options takes on a device with these capabilities, of which `context` is the most
+    /// tokens of a text: the weights, and inputs and intermediate results of the longest text and of the largest runs
+    /// of 2, 4, 8 and 16 texts, in this order. There are no caches. Takes the weights out of the loader and reads none.
     ///
-    /// The figures leave out the inputs of smaller runs, a few MB in all, and scratch that runs in ascending sizes make up to four
-    /// times as large.
+    /// The figures leave out the inputs of smaller runs, a few MB in all, and scratch that runs in ascending sizes make
+    /// up to four times as large.
     ///
     /// # Errors
     /// [`Error::Option`](crate::Error::Option) for options out of their range; a weight that is missing or misshapen;
-    /// [`Error::Limit`](crate::Error::Limit) for one that no kernel could bind, and for a text so long that no kernel could bind its
-    /// intermediate results.
+    /// [`Error::Limit`](crate::Error::Limit) for one that no kernel could bind, and for a text so long that no kernel
+    /// could bind its intermediate results.
     pub fn memory_plan(
         config: &GemmaConfig,
         loader: &mut dyn WeightLoader,

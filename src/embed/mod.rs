@@ -1,14 +1,15 @@
 //! Texts in, unit vectors out: EmbeddingGemma.
 //!
-//! A model that embeds texts looks both ways, has no caches and no language model's head: a run takes whole texts, several at a
-//! time, and gives one vector each. Two vectors' dot product is the cosine between them.
+//! A model that embeds texts looks both ways, has no caches and no language model's head: a run takes whole texts,
+//! several at a time, and gives one vector each. Two vectors' dot product is the cosine between them.
 //!
 //! ```no_run
 //! use gemmaflow::{embed::{EmbeddingTask, GemmaEmbedder}, runtime::Device, text::Tokenizer};
 //!
 //! # fn main() -> gemmaflow::Result<()> {
 //! let model = "models/embeddinggemma-300m";
-//! let (embedder, tokenizer) = (GemmaEmbedder::from_path(model, Device::Auto)?, Tokenizer::from_file(model)?);
+//! let embedder = GemmaEmbedder::from_path(model, Device::Auto)?;
+//! let tokenizer = Tokenizer::from_file(model)?;
 //! let query = embedder.embed_texts(&tokenizer, &EmbeddingTask::Query, &["which planet is red?"])?;
 //! let lines = ["Venus is like Earth.", "Mars is called the red planet."];
 //! let lines = embedder.embed_texts(&tokenizer, &EmbeddingTask::document(), &lines)?;
@@ -58,17 +59,15 @@ impl GemmaEmbedder {
     /// [`Error::Option`] for 0, and for more than the model's vectors have.
     pub fn with_dimensions(self, dimensions: usize) -> Result<Self> {
         let most = self.config().embedding_width();
-        match (1..=most).contains(&dimensions) {
-            true => Ok(Self { dimensions, ..self }),
-            false => {
-                let expected = format!("1 to {most}, the numbers of the model's vectors");
-                Err(Error::Option { option: "with_dimensions: dimensions", found: dimensions, expected })
-            }
+        if !(1..=most).contains(&dimensions) {
+            let expected = format!("1 to {most}, the numbers of the model's vectors");
+            return Err(Error::Option { option: "with_dimensions: dimensions", found: dimensions, expected });
         }
+        Ok(Self { dimensions, ..self })
     }
 
-    /// A handle whose work ends with [`Error::Cancelled`] when `cancel` is cancelled: within a moment, whatever the device is at, and
-    /// without the vectors of any text. Other handles are as they were.
+    /// A handle whose work ends with [`Error::Cancelled`] when `cancel` is cancelled: within a moment, whatever the
+    /// device is at, and without the vectors of any text. Other handles are as they were.
     pub fn with_cancel(self, cancel: CancelToken) -> Self {
         Self { cancel, ..self }
     }
@@ -98,16 +97,17 @@ impl GemmaEmbedder {
         self.model.adapter()
     }
 
-    /// What the compiled runs have done and hold: one for each number of texts and rank of lengths; zeros on the reference.
+    /// What the compiled runs have done and hold: one for each number of texts and rank of lengths; zeros on the
+    /// reference.
     pub fn run_stats(&self) -> CacheStats {
         self.model.stats()
     }
 
-    /// The unit vectors of texts that are given as token ids, in the order of the texts. The ids are taken as they are: with BOS, EOS and
-    /// a prompt where the model wants them (feature `tokenizer`: `embed_texts` adds them).
+    /// The unit vectors of texts that are given as token ids, in the order of the texts. The ids are taken as they are:
+    /// with BOS, EOS and a prompt where the model wants them (feature `tokenizer`: `embed_texts` adds them).
     ///
-    /// Texts of unequal lengths share runs, the shorter ones filled up with padding that no token sees, so that a text has the same
-    /// vector, but for rounding, whatever is beside it.
+    /// Texts of unequal lengths share runs, the shorter ones filled up with padding that no token sees, so that a text
+    /// has the same vector, but for rounding, whatever is beside it.
     ///
     /// # Errors
     /// [`Error::EmptyText`], [`Error::TextTooLong`], [`Error::TokenOutOfRange`], before anything runs;
@@ -116,8 +116,8 @@ impl GemmaEmbedder {
         pollster::block_on(self.embed_async(texts))
     }
 
-    /// [`embed`](Self::embed) without blocking the calling thread while a device computes; needs no particular executor. On the
-    /// reference, and where a run is compiled for the first time, the thread that polls does the work.
+    /// [`embed`](Self::embed) without blocking the calling thread while a device computes; needs no particular
+    /// executor. On the reference, and where a run is compiled for the first time, the thread that polls does the work.
     ///
     /// # Errors
     /// As [`embed`](Self::embed).
@@ -126,8 +126,8 @@ impl GemmaEmbedder {
         self.embed_each_async(texts).await?.into_iter().collect()
     }
 
-    /// As [`embed`](Self::embed), where a text that cannot be embedded has an error of its own and the others their vectors: one that is
-    /// empty, too long, or has a token or a vector that is none.
+    /// As [`embed`](Self::embed), where a text that cannot be embedded has an error of its own and the others their
+    /// vectors: one that is empty, too long, or has a token or a vector that is none.
     ///
     /// # Errors
     /// What the device says.

@@ -49,8 +49,8 @@ pub(super) struct EmbedModel {
     pub(super) runs: Mutex<Runs>,
 }
 
-/// Graphs by their number of texts, and their compiled forms by that and the tokens that they have room for. All share scratch:
-/// a run is submitted together with the copy of what it gives, before the next one begins.
+/// Graphs by their number of texts, and their compiled forms by that and the tokens that they have room for. All share
+/// scratch: a run is submitted together with the copy of what it gives, before the next one begins.
 pub(super) struct Runs {
     graphs: BTreeMap<usize, Arc<BuiltModel>>,
     compiled: Lru<(usize, usize), CompiledGraph>,
@@ -95,7 +95,8 @@ impl EmbedModel {
         CacheStats { compiles: runs.compiles, bytes: own + runs.scratch.bytes(), ..runs.compiled.stats() }
     }
 
-    /// The vectors of texts that were checked, not yet unit vectors, unless `cancel` is cancelled before they are there.
+    /// The vectors of texts that were checked, not yet unit vectors, unless `cancel` is cancelled before they are
+    /// there.
     pub(super) async fn vectors(&self, texts: &[&[u32]], cancel: &CancelToken) -> Result<Vec<Vec<f32>>> {
         let lengths: Vec<usize> = texts.iter().map(|text| text.len()).collect();
         let mut vectors = vec![Vec::new(); texts.len()];
@@ -116,7 +117,8 @@ impl EmbedModel {
 
     /// Whether a text can be run.
     pub(super) fn check(&self, index: usize, text: &[u32]) -> Result<()> {
-        let (most, vocab_size) = (self.most, self.config.vocab_size);
+        let most = self.most;
+        let vocab_size = self.config.vocab_size;
         if text.is_empty() {
             return Err(Error::EmptyText { index });
         }
@@ -131,9 +133,11 @@ impl EmbedModel {
 
     /// Begins the run of a batch, padded on the right.
     fn begin(&self, batch: &Batch, texts: &[&[u32]], cancel: &CancelToken) -> Result<Running> {
-        let (count, tokens) = (batch.texts.len(), batch.tokens);
+        let count = batch.texts.len();
+        let tokens = batch.tokens;
         let filler = self.config.pad_token_id.filter(|id| (*id as usize) < self.config.vocab_size).unwrap_or(0);
-        let (mut ids, mut live) = (vec![filler; count * tokens], vec![0.0; count * tokens]);
+        let mut ids = vec![filler; count * tokens];
+        let mut live = vec![0.0; count * tokens];
         for (row, text) in batch.texts.iter().map(|&text| texts[text]).enumerate() {
             ids[row * tokens..][..text.len()].copy_from_slice(text);
             live[row * tokens..][..text.len()].fill(1.0);

@@ -7,7 +7,8 @@ use crate::{
     weights::{SentenceSettings, is_gguf},
 };
 
-/// What a text is embedded for. Queries and documents are to be compared with each other, all other tasks with themselves.
+/// What a text is embedded for. Queries and documents are to be compared with each other, all other tasks with
+/// themselves.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum EmbeddingTask {
@@ -66,7 +67,8 @@ impl EmbeddingTask {
 /// Where a document's prompt has its title.
 const NO_TITLE: &str = "title: none";
 
-/// The prompts of a checkpoint by their names there; where it has none for a task, that of EmbeddingGemma's model card holds.
+/// The prompts of a checkpoint by their names there; where it has none for a task, that of EmbeddingGemma's model card
+/// holds.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TaskPrompts {
     named: BTreeMap<String, String>,
@@ -78,16 +80,16 @@ impl TaskPrompts {
         Self { named: named.into_iter().collect() }
     }
 
-    /// The `prompts` of the `config_sentence_transformers.json` beside safetensors weights; none beside a GGUF file, and where there is
-    /// no such file.
+    /// The `prompts` of the `config_sentence_transformers.json` beside safetensors weights; none beside a GGUF file,
+    /// and where there is no such file.
     ///
     /// # Errors
     /// [`Error::Io`] and [`Error::Format`] for a file that cannot be read.
     pub fn near_weights(weights: impl AsRef<Path>) -> Result<Self> {
-        match is_gguf(weights.as_ref()) {
-            true => Ok(Self::default()),
-            false => Ok(Self { named: SentenceSettings::beside(weights.as_ref())?.prompts }),
+        if is_gguf(weights.as_ref()) {
+            return Ok(Self::default());
         }
+        Ok(Self { named: SentenceSettings::beside(weights.as_ref())?.prompts })
     }
 
     /// The names of the checkpoint's own prompts.
@@ -98,8 +100,8 @@ impl TaskPrompts {
     /// What goes before a text.
     ///
     /// # Errors
-    /// [`Error::Embedding`] for a name that the checkpoint does not have, and for a title where its prompt for documents has no place
-    /// for one.
+    /// [`Error::Embedding`] for a name that the checkpoint does not have, and for a title where its prompt for
+    /// documents has no place for one.
     pub fn prompt(&self, task: &EmbeddingTask) -> Result<String> {
         if let EmbeddingTask::Named(name) = task {
             let missing = || {

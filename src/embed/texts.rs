@@ -4,12 +4,13 @@ use super::{EmbeddingTask, GemmaEmbedder};
 use crate::{Error, Result, text::Tokenizer};
 
 impl GemmaEmbedder {
-    /// The unit vectors of texts, in their order: each after the task's prompt and between the tokens that the tokenizer puts around a
-    /// text ([`Tokenizer::encode_framed`]; EmbeddingGemma's puts BOS and EOS there), as [`embed`](Self::embed) says.
+    /// The unit vectors of texts, in their order: each after the task's prompt and between the tokens that the
+    /// tokenizer puts around a text ([`Tokenizer::encode_framed`]; EmbeddingGemma's puts BOS and EOS there), as
+    /// [`embed`](Self::embed) says.
     ///
     /// # Errors
-    /// As [`embed`](Self::embed), where a text without a character is empty whatever its prompt; [`Error::Embedding`] as
-    /// [`TaskPrompts::prompt`](super::TaskPrompts::prompt); [`Error::Tokenizer`].
+    /// As [`embed`](Self::embed), where a text without a character is empty whatever its prompt; [`Error::Embedding`]
+    /// as [`TaskPrompts::prompt`](super::TaskPrompts::prompt); [`Error::Tokenizer`].
     pub fn embed_texts<T: AsRef<str>>(&self, tokenizer: &Tokenizer, task: &EmbeddingTask, texts: &[T]) -> Result<Vec<Vec<f32>>> {
         self.embed(&self.tokens(tokenizer, task, texts)?)
     }
@@ -28,8 +29,8 @@ impl GemmaEmbedder {
         self.embed_async(&tokens).await
     }
 
-    /// As [`embed_texts`](Self::embed_texts), where a text that cannot be embedded has an error of its own and the others their vectors,
-    /// as [`embed_each`](Self::embed_each).
+    /// As [`embed_texts`](Self::embed_texts), where a text that cannot be embedded has an error of its own and the
+    /// others their vectors, as [`embed_each`](Self::embed_each).
     ///
     /// # Errors
     /// [`Error::Embedding`] as [`TaskPrompts::prompt`](super::TaskPrompts::prompt); what the device says.
@@ -48,11 +49,13 @@ impl GemmaEmbedder {
         Ok(tokens.into_iter().zip(vectors).map(|(own, vector)| own.and(vector)).collect())
     }
 
-    /// The token ids that [`embed_texts`](Self::embed_texts) runs; with [`EmbedderOptions::truncate`](super::EmbedderOptions::truncate)
-    /// at most [`max_tokens`](Self::max_tokens) of each text.
+    /// The token ids that [`embed_texts`](Self::embed_texts) runs; with
+    /// [`EmbedderOptions::truncate`](super::EmbedderOptions::truncate) at most [`max_tokens`](Self::max_tokens) of each
+    /// text.
     ///
     /// # Errors
-    /// [`Error::EmptyText`]; [`Error::Embedding`] as [`TaskPrompts::prompt`](super::TaskPrompts::prompt); [`Error::Tokenizer`].
+    /// [`Error::EmptyText`]; [`Error::Embedding`] as [`TaskPrompts::prompt`](super::TaskPrompts::prompt);
+    /// [`Error::Tokenizer`].
     pub fn tokens<T: AsRef<str>>(&self, tokenizer: &Tokenizer, task: &EmbeddingTask, texts: &[T]) -> Result<Vec<Vec<u32>>> {
         let prompt = self.prompts().prompt(task)?;
         (0..).zip(texts).map(|(index, text)| self.tokens_of(tokenizer, &prompt, index, text.as_ref())).collect()
@@ -63,7 +66,8 @@ impl GemmaEmbedder {
             return Err(Error::EmptyText { index });
         }
         let mut ids = tokenizer.encode_framed(&format!("{prompt}{text}"))?;
-        let (most, end) = (self.max_tokens(), tokenizer.frame_end());
+        let most = self.max_tokens();
+        let end = tokenizer.frame_end();
         if self.model.truncate && ids.len() > most && end < most {
             ids.drain(most - end..ids.len() - end);
         }

@@ -1,21 +1,21 @@
-//! AltUp and LAuReL, the layers of Gemma 3n. A residual stream of N streams, `[B, T, N, D]` between layers: a layer predicts all of them,
-//! computes one, and corrects the others by what came of it.
+//! AltUp and LAuReL, the layers of Gemma 3n. A residual stream of N streams, `[B, T, N, D]` between layers: a layer
+//! predicts all of them, computes one, and corrects the others by what came of it.
 //!
-//! AltUp: alternating updates, Baykal et al. 2023, arXiv 2301.13310. LAuReL: learned augmented residual layer, Menghani et al. 2024,
-//! arXiv 2411.07501; the low-rank form.
+//! AltUp: alternating updates, Baykal et al. 2023, arXiv 2301.13310. LAuReL: learned augmented residual layer, Menghani
+//! et al. 2024, arXiv 2411.07501; the low-rank form.
 
 use std::sync::Arc;
 
 use super::{
-    AltUp, GeGluStage, GemmaArch, GemmaConfig, GemmaRmsNormStage, LayerWeight, PleGateStage, SelfAttentionStage, WeightPosition,
-    blocks::{model_weight, project},
+    AltUp, FactorStage, GeGluStage, GemmaArch, GemmaConfig, GemmaRmsNormStage, LayerWeight, PleGateStage, SelfAttentionStage,
+    WeightPosition, blocks::project,
 };
 use crate::{
     Error, Result,
     flow::{BlockStage, EmitContext},
     ir::{
         BinaryFn, NodeId, UnaryFn,
-        ops::{Broadcast, Cast, Concat, MatMul, Reduce, ReduceFn, Slice, Unary},
+        ops::{Broadcast, Concat, MatMul, Reduce, ReduceFn, Slice, Unary},
     },
 };
 
@@ -25,8 +25,8 @@ const LEAST_SQUARE: f32 = 1e-5;
 /// The axis of the streams.
 const STREAMS: usize = 2;
 
-/// Makes the streams of the embedding: `[B, T, D]` to `[B, T, N, D]`. The first is the embedding, the others are projections of it, each
-/// as large as the embedding is.
+/// Makes the streams of the embedding: `[B, T, D]` to `[B, T, N, D]`. The first is the embedding, the others are
+/// projections of it, each as large as the embedding is.
 #[derive(Debug, Clone)]
 pub struct AltUpSplitStage {
     arch: GemmaArch,
@@ -55,8 +55,8 @@ impl BlockStage for AltUpSplitStage {
     }
 }
 
-/// Makes one stream of all, `[B, T, N, D]` to `[B, T, D]`: the mean of the first and of projections of the others, each as large as the
-/// first is.
+/// Makes one stream of all, `[B, T, N, D]` to `[B, T, D]`: the mean of the first and of projections of the others, each
+/// as large as the first is.
 #[derive(Debug, Clone)]
 pub struct AltUpMergeStage {
     arch: GemmaArch,
@@ -87,8 +87,8 @@ impl BlockStage for AltUpMergeStage {
     }
 }
 
-/// A layer of Gemma 3n, `[B, T, N, D]` to `[B, T, N, D]`: prediction, attention with LAuReL beside it, FFW, correction, and the layer's
-/// PLE for all streams but the first.
+/// A layer of Gemma 3n, `[B, T, N, D]` to `[B, T, N, D]`: prediction, attention with LAuReL beside it, FFW, correction,
+/// and the layer's PLE for all streams but the first.
 #[derive(Debug, Clone)]
 pub struct AltUpLayerStage {
     config: Arc<GemmaConfig>,
@@ -189,10 +189,8 @@ impl AltUpLayerStage {
     fn per_layer_input(&self, context: &mut EmitContext, corrected: NodeId) -> Result<NodeId> {
         let width = context.width(corrected)?;
         let mut active = stream(context, corrected, self.altup.active_idx, width)?;
-        if self.altup.correct_scale {
-            let factors = model_weight(context, self.config.arch, self.at(LayerWeight::AltUpScale), &[width])?;
-            let factors = context.graph.push(Cast, &[factors])?;
-            active = context.graph.mul(active, factors)?;
+        if let Some(scale) = FactorStage::of(&self.config, self.layer, LayerWeight::AltUpScale) {
+            active = scale.emit(context, active)?;
         }
         let missing = || Error::Config(format!("layer {} has AltUp and no per-layer embeddings", self.layer));
         let gate = PleGateStage::of(&self.config, self.layer).ok_or_else(missing)?;

@@ -30,8 +30,8 @@ pub(super) use validate::{MOST_DENSE, MOST_STREAMS};
 
 use crate::{Result, weights::FileLimits};
 
-/// A model's configuration: the fields of Hugging Face's `config.json` (its text part), with absent ones resolved to the
-/// family's defaults.
+/// A model's configuration: the fields of Hugging Face's `config.json` (its text part), with absent ones resolved to
+/// the family's defaults.
 ///
 /// The fields are plain data and may be changed; [`validate`](Self::validate) says whether they still fit together.
 #[derive(Debug, Clone, PartialEq)]
@@ -58,13 +58,13 @@ pub struct GemmaConfig {
     pub max_position_embeddings: usize,
     /// One kind a layer.
     pub layer_types: Vec<LayerKind>,
-    /// Keys a sliding layer keeps, the query's own position included; where attention looks both ways, so many in all, half of
-    /// them on either side (EmbeddingGemma 2: so many on either side). `None` only without sliding layers.
+    /// Keys a sliding layer keeps, the query's own position included; where attention looks both ways, so many in all,
+    /// half of them on either side (EmbeddingGemma 2: so many on either side). `None` only without sliding layers.
     pub sliding_window: Option<usize>,
     /// Whether queries see later tokens too, as in models that embed whole texts.
     pub use_bidirectional_attention: bool,
-    /// Scores are multiplied by this to the power −1/2; in Gemma 3n, 4 and EmbeddingGemma 2 it is 1. `None` (Gemma 1): by `head_dim` to
-    /// the power −1/2.
+    /// Scores are multiplied by this to the power −1/2; in Gemma 3n, 4 and EmbeddingGemma 2 it is 1. `None` (Gemma 1):
+    /// by `head_dim` to the power −1/2.
     pub query_pre_attn_scalar: Option<f32>,
     /// Softcap of the attention scores.
     pub attn_logit_softcapping: Option<f32>,
@@ -82,7 +82,8 @@ pub struct GemmaConfig {
     pub rope_full: RopeConfig,
     /// The rotary table of sliding layers. Equal to `rope_full` in families with one table.
     pub rope_sliding: RopeConfig,
-    /// Sizes in which single layers differ, by layer: in Gemma 4 the heads of full layers and the FFW of layers without K and V.
+    /// Sizes in which single layers differ, by layer: in Gemma 4 the heads of full layers and the FFW of layers without
+    /// K and V.
     pub per_layer_config: BTreeMap<usize, LayerOverrides>,
     /// Whether full layers take their keys, before norm and rotation, as values (Gemma 4).
     pub attention_k_eq_v: bool,
@@ -92,15 +93,16 @@ pub struct GemmaConfig {
     pub per_layer_input: Option<PerLayerInput>,
     /// Alternating updates (Gemma 3n).
     pub altup: Option<AltUp>,
-    /// Rank r of the learned augmented residual beside attention (LAuReL, Menghani et al. 2024, arXiv 2411.07501; Gemma 3n).
+    /// Rank r of the learned augmented residual beside attention (LAuReL, Menghani et al. 2024, arXiv 2411.07501; Gemma
+    /// 3n).
     pub laurel_rank: Option<usize>,
-    /// For each layer the standard deviations above their mean that a gate of the FFW must exceed to count; `None` where all count.
-    /// Empty where that is so in every layer.
+    /// For each layer the standard deviations above their mean that a gate of the FFW must exceed to count; `None`
+    /// where all count. Empty where that is so in every layer.
     pub activation_sparsity: Vec<Option<f32>>,
     /// Width that each token's final state is projected to before the mean (EmbeddingGemma 2).
     pub embedding_dim: Option<usize>,
-    /// Widths of the products after the mean of a text's tokens, in order (EmbeddingGemma 1: 3072, 768); empty without. Not in
-    /// `config.json`, but beside it (`modules.json`).
+    /// Widths of the products after the mean of a text's tokens, in order (EmbeddingGemma 1: 3072, 768); empty without.
+    /// Not in `config.json`, but beside it (`modules.json`).
     pub embedding_dense: Vec<usize>,
     /// Experts beside the FFW of each layer (some of Gemma 4).
     pub moe: Option<Moe>,
@@ -109,29 +111,32 @@ pub struct GemmaConfig {
 }
 
 impl GemmaConfig {
-    /// Reads `config.json` (or the `config.json` of a folder). Stop tokens of a `generation_config.json` beside it are added, and
-    /// for a model with bidirectional attention what the `modules.json` beside it says of the way from tokens to a text's vector.
+    /// Reads `config.json` (or the `config.json` of a folder). Stop tokens of a `generation_config.json` beside it are
+    /// added, and for a model with bidirectional attention what the `modules.json` beside it says of the way from
+    /// tokens to a text's vector.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) where a file cannot be read; [`Error::Config`](crate::Error::Config) and
-    /// [`Error::Unsupported`](crate::Error::Unsupported) as [`from_json`](Self::from_json), with the file's name in front, and for
-    /// modules of a text embedding model that this crate does not compute; [`Error::Format`](crate::Error::Format) for a
-    /// `modules.json` that is none.
+    /// [`Error::Unsupported`](crate::Error::Unsupported) as [`from_json`](Self::from_json), with the file's name in
+    /// front, and for modules of a text embedding model that this crate does not compute;
+    /// [`Error::Format`](crate::Error::Format) for a `modules.json` that is none.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         json::from_file(path.as_ref())
     }
 
     /// Reads the metadata of a GGUF file (of one in parts: the first).
     ///
-    /// Files say neither `query_pre_attn_scalar` nor, in Gemma 1 and 2, anything of the rotary table; both are what the family has. The
-    /// names that Ollama's converter has for some keys are read too. A key that is absent and in which models of the family differ is
-    /// refused by name, as is one that is not known and may change what is computed; a `tracing` warning tells what else was taken for
-    /// granted or passed over. Tokens that end a turn count among `eos_token_ids`.
+    /// Files say neither `query_pre_attn_scalar` nor, in Gemma 1 and 2, anything of the rotary table; both are what the
+    /// family has. The names that Ollama's converter has for some keys are read too. A key that is absent and in which
+    /// models of the family differ is refused by name, as is one that is not known and may change what is computed; a
+    /// `tracing` warning tells what else was taken for granted or passed over. Tokens that end a turn count among
+    /// `eos_token_ids`.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) and [`Error::Format`](crate::Error::Format) as
     /// [`GgufLoader::from_file`](crate::weights::GgufLoader::from_file); [`Error::Config`](crate::Error::Config) and
-    /// [`Error::Unsupported`](crate::Error::Unsupported) as [`from_json`](Self::from_json), with the file's name in front.
+    /// [`Error::Unsupported`](crate::Error::Unsupported) as [`from_json`](Self::from_json), with the file's name in
+    /// front.
     pub fn from_gguf(path: impl AsRef<Path>) -> Result<Self> {
         Self::from_gguf_with(path, FileLimits::default())
     }
@@ -144,8 +149,8 @@ impl GemmaConfig {
         gguf::from_file(path.as_ref(), limits)
     }
 
-    /// The configuration of a model that is given as its weights: a GGUF file, a folder with a `config.json`, or a file with a
-    /// `config.json` beside it.
+    /// The configuration of a model that is given as its weights: a GGUF file, a folder with a `config.json`, or a file
+    /// with a `config.json` beside it.
     ///
     /// # Errors
     /// As [`from_gguf`](Self::from_gguf) and [`from_file`](Self::from_file).
@@ -161,12 +166,12 @@ impl GemmaConfig {
     /// Reads the text of a `config.json`: a text model, or a wrapper (`gemma3`, `gemma3n`, `gemma4`, `gemma4_unified`,
     /// `embedding_gemma2`) with its `text_config`.
     ///
-    /// Keys that are absent are what the family's class in transformers has. Keys that no Gemma has are refused by name where they may
-    /// change what a model computes; of the others one `tracing` warning tells.
+    /// Keys that are absent are what the family's class in transformers has. Keys that no Gemma has are refused by name
+    /// where they may change what a model computes; of the others one `tracing` warning tells.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) names the key and value that cannot be computed faithfully or make no sense;
-    /// [`Error::Unsupported`](crate::Error::Unsupported) names a model family that this crate does not run.
+    /// [`Error::Config`](crate::Error::Config) names the key and value that cannot be computed faithfully or make no
+    /// sense; [`Error::Unsupported`](crate::Error::Unsupported) names a model family that this crate does not run.
     pub fn from_json(text: &str) -> Result<Self> {
         json::from_json(text)
     }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    AltUpLayerStage, GeGluStage, GemmaConfig, GemmaLayerStyle, LayerKind, LayerScalarStage, LayerWeight, MoeFfnStage,
-    PleGateStage, SelfAttentionStage, SelfAttnPrefillSpec, moe::BesideExperts,
+    AltUpLayerStage, FactorStage, GeGluStage, GemmaConfig, GemmaLayerStyle, GemmaRmsNormStage, LayerKind, LayerWeight,
+    MoeFfnStage, PleGateStage, SelfAttentionStage, SelfAttnPrefillSpec, moe::BesideExperts,
 };
 use crate::{
     flow::{FlowStage, LayerStack, SideOutputs},
@@ -88,8 +88,8 @@ impl GemmaDecodeLayerSpec {
     }
 }
 
-/// One layer as the `layer` hook sees it. Of its fields `attn` (or `spec`), `export_kv` and where K and V go decide what
-/// [`default_stage`](Self::default_stage) gives; the others tell what the layer is.
+/// One layer as the `layer` hook sees it. Of its fields `attn` (or `spec`), `export_kv` and where K and V go decide
+/// what [`default_stage`](Self::default_stage) gives; the others tell what the layer is.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum GemmaLayerCtx {
@@ -174,7 +174,8 @@ pub fn gemma_prefill_layer_composed(config: &GemmaConfig, attn: &SelfAttnPrefill
     stack.stage(ffw).close(config, attn.layer)
 }
 
-/// As [`gemma_prefill_layer_composed`], with experts beside the FFW; in a family that has them, the stock layer of a model with experts.
+/// As [`gemma_prefill_layer_composed`], with experts beside the FFW; in a family that has them, the stock layer of a
+/// model with experts.
 pub fn gemma_moe_prefill_layer_composed(
     config: &GemmaConfig,
     attn: &SelfAttnPrefillSpec,
@@ -216,6 +217,20 @@ fn around_attention(config: &GemmaConfig, layer: usize, attention: SelfAttention
 }
 
 impl LayerStack {
+    /// Appends a norm where the family has it.
+    fn norm(self, config: &GemmaConfig, layer: usize, weight: LayerWeight) -> Self {
+        let norm = GemmaRmsNormStage::hf_layer(config, layer, weight);
+        if norm.exists() { self.stage(norm) } else { self }
+    }
+
+    /// Appends a factor where the model has it.
+    fn factor(self, config: &GemmaConfig, layer: usize, weight: LayerWeight) -> Self {
+        match FactorStage::of(config, layer, weight) {
+            Some(factor) => self.stage(factor),
+            None => self,
+        }
+    }
+
     /// Ends a layer after its FFW.
     fn close(self, config: &GemmaConfig, layer: usize) -> FlowStage {
         let stack = self.norm(config, layer, LayerWeight::PostFfwNorm).residual_add();
@@ -223,10 +238,7 @@ impl LayerStack {
             Some(gate) => stack.residual_save().stage(gate).norm(config, layer, LayerWeight::PostPleNorm).residual_add(),
             None => stack,
         };
-        match LayerScalarStage::of(config, layer) {
-            Some(scalar) => stack.stage(scalar).build(),
-            None => stack.build(),
-        }
+        stack.factor(config, layer, LayerWeight::LayerScalar).build()
     }
 }
 

@@ -19,8 +19,8 @@ pub use crate::profile::gemma_profile_near_weights;
 pub use altup::{AltUpLayerStage, AltUpMergeStage, AltUpSplitStage};
 pub use attention::{SelfAttentionStage, SelfAttnPrefillSpec, gemma_attn_spec, gemma_strided_layer_mask, gemma2_layer_mask};
 pub use blocks::{
-    DecodeRopeParamsStage, EmbedScaleStage, GeGluStage, GemmaKvTapStage, GemmaRmsNormStage, LmHeadStage, LogitSoftcapStage,
-    RopeTablesStage,
+    DecodeRopeParamsStage, EmbedScaleStage, FactorStage, GeGluStage, GemmaKvTapStage, GemmaRmsNormStage, LmHeadStage,
+    LogitSoftcapStage, RopeTablesStage,
 };
 pub(crate) use config::family;
 pub use config::{
@@ -39,7 +39,7 @@ pub use opts::{
     GemmaDecodeOpts, GemmaPrefillOpts, build_gemma_decode_built, build_gemma_decode_flow, build_gemma_decode_graph,
     build_gemma_prefill_built, build_gemma_prefill_flow,
 };
-pub use ple::{LayerScalarStage, PleGateStage, PleInputsStage};
+pub use ple::{PleGateStage, PleInputsStage};
 pub use pooling::PoolingStage;
 pub use rope::{build_rope_tables, default_inv_freq, resolve_inv_freq, rope_slice};
 #[cfg(feature = "lora")]

@@ -1,5 +1,5 @@
-//! Per-layer embeddings (PLE), from Gemma 3n on: a vector of each token for each layer, which the layer gates into its output; and Gemma
-//! 4's factor on the stream after a layer. Source: `modeling_gemma3n.py` and `modeling_gemma4.py` in transformers.
+//! Per-layer embeddings (PLE), from Gemma 3n on: a vector of each token for each layer, which the layer gates into its
+//! output. Source: `modeling_gemma3n.py` in transformers.
 
 use super::{
     GemmaArch, GemmaConfig, LayerWeight, PerLayerInput, WeightPosition,
@@ -10,17 +10,18 @@ use crate::{
     flow::{BlockStage, EmitContext, Projection, ProjectionKind},
     ir::{
         DType, Dim, NodeId,
-        ops::{Cast, Role, Slice},
+        ops::{Role, Slice},
     },
 };
 
 /// The name under which layers find the embeddings, `[B, T, layers, P]`.
 const INPUTS: &str = "ple_inputs";
 
-/// Makes the per-layer embeddings of all layers, from a token's scaled embedding e and its row in a table; the stream passes through.
+/// Makes the per-layer embeddings of all layers, from a token's scaled embedding e and its row in a table; the stream
+/// passes through.
 ///
-/// `p = (norm(W·e / √D) + table[id]·√P) / √2`, by layer; an id that the table does not have takes its first row. Without a table
-/// (EmbeddingGemma 2) `p = norm(W·e / √D)`.
+/// `p = (norm(W·e / √D) + table[id]·√P) / √2`, by layer; an id that the table does not have takes its first row.
+/// Without a table (EmbeddingGemma 2) `p = norm(W·e / √D)`.
 #[derive(Debug, Clone)]
 pub struct PleInputsStage {
     arch: GemmaArch,
@@ -128,28 +129,5 @@ impl BlockStage for PleGateStage {
         let h = context.graph.mul(gate, own)?;
         context.graph.label(h, "ple_geglu");
         project(context, h, arch, WeightPosition::Layer(layer, LayerWeight::PleProjection), out)
-    }
-}
-
-/// The whole stream times the layer's factor.
-#[derive(Debug, Clone)]
-pub struct LayerScalarStage {
-    arch: GemmaArch,
-    layer: usize,
-}
-
-impl LayerScalarStage {
-    /// The factor of a layer; `None` where the family has none.
-    pub fn of(config: &GemmaConfig, layer: usize) -> Option<Self> {
-        let position = WeightPosition::Layer(layer, LayerWeight::LayerScalar);
-        position.hugging_face(config.arch).map(|_| Self { arch: config.arch, layer })
-    }
-}
-
-impl BlockStage for LayerScalarStage {
-    fn emit(&self, context: &mut EmitContext, x: NodeId) -> Result<NodeId> {
-        let factor = model_weight(context, self.arch, WeightPosition::Layer(self.layer, LayerWeight::LayerScalar), &[1])?;
-        let factor = context.graph.push(Cast, &[factor])?;
-        context.graph.mul(x, factor)
     }
 }

@@ -13,8 +13,8 @@ use crate::{
 /// The mean over the live tokens of each sequence, projected before it or multiplied after it where the model does so:
 /// `[B, T, D]` to `[B, W]`.
 ///
-/// A token is live where it is at a position: padding of a batch, on either side, and of a graph compiled for longer texts
-/// counts nothing.
+/// A token is live where it is at a position: padding of a batch, on either side, and of a graph compiled for longer
+/// texts counts nothing.
 #[derive(Debug, Clone)]
 pub struct PoolingStage {
     arch: GemmaArch,

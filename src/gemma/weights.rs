@@ -33,7 +33,8 @@ impl std::fmt::Display for WeightPosition {
 }
 
 impl WeightPosition {
-    /// Every weight that a model of `arch` with `layers` layers may have; [`GemmaConfig::weights`] are those that it has.
+    /// Every weight that a model of `arch` with `layers` layers may have; [`GemmaConfig::weights`] are those that it
+    /// has.
     pub(super) fn known(arch: GemmaArch, layers: usize) -> impl Iterator<Item = WeightPosition> {
         let most = Self::NUMBERED.iter().map(|position| position(0).row().0.most).max().unwrap_or(0);
         let numbered = (0..most).flat_map(|number| Self::NUMBERED.iter().map(move |position| position(number)));
@@ -44,8 +45,9 @@ impl WeightPosition {
 }
 
 impl GemmaConfig {
-    /// Sets [`tie_word_embeddings`](Self::tie_word_embeddings) to what the weights say, whatever the configuration does: a head that is
-    /// not the embedding is a head, a copy of the embedding is none. Where nothing of the kind is stored, the flag stays.
+    /// Sets [`tie_word_embeddings`](Self::tie_word_embeddings) to what the weights say, whatever the configuration
+    /// does: a head that is not the embedding is a head, a copy of the embedding is none. Where nothing of the kind is
+    /// stored, the flag stays.
     ///
     /// Whatever loads a model does this first; call it where the flag is asked for before that.
     ///
@@ -79,8 +81,8 @@ impl GemmaConfig {
         WeightPosition::known(self.arch, self.active_num_layers()).filter(|position| self.has_weight(*position))
     }
 
-    /// Whether the model reads this weight, where its family knows it. Checkpoints may hold more, such as projections of keys for
-    /// layers that attend to those of others.
+    /// Whether the model reads this weight, where its family knows it. Checkpoints may hold more, such as projections
+    /// of keys for layers that attend to those of others.
     pub(super) fn has_weight(&self, position: WeightPosition) -> bool {
         let (row, number) = position.row();
         (row.present)(self, number)

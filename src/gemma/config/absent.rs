@@ -1,7 +1,7 @@
 //! What a key stands for where a file leaves it out: the tables of all formats, each row with its reason.
 //!
-//! Readers take what is absent from here and have no defaults of their own. A key without a row is required: a file that leaves it
-//! out is refused by the key's name.
+//! Readers take what is absent from here and have no defaults of their own. A key without a row is required: a file
+//! that leaves it out is refused by the key's name.
 
 /// What an absent key stands for.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -131,7 +131,8 @@ const MIDDLE: &[&str] = &["gemma2", "gemma3_text", "gemma4_text"];
 const DRAFTERS: &[&str] = &["gemma4_assistant", "gemma4_unified_assistant"];
 const ALL: &[&str] = &["gemma", "gemma2", "gemma3_text", "gemma3n_text", "gemma4_text"];
 
-/// Files that transformers writes leave out what is the default of its class, so that its defaults are part of the format.
+/// Files that transformers writes leave out what is the default of its class, so that its defaults are part of the
+/// format.
 const CLASS: &str = "the default of the family's class in transformers, which leaves such keys out of files";
 
 #[rustfmt::skip]
@@ -252,9 +253,10 @@ pub(super) const LARGE_SCALING: &str = "rope.scaling.factor of 4B and larger";
 /// llama.cpp fails to convert a Gemma 2 whose configuration says `null`.
 const FIRST: &str = "the first converters left it out; every Gemma 2 has this, and one without fails to convert";
 
-/// Keys after the architecture and a dot. `block_count`, `context_length`, `embedding_length`, `feed_forward_length` and
-/// `attention.head_count` have no row in any family, `attention.sliding_window` none from Gemma 3 on, and
-/// `attention.sliding_window_pattern` and `final_logit_softcapping` none in Gemma 4: files of one family differ in them.
+/// Keys after the architecture and a dot. `block_count`, `context_length`, `embedding_length`, `feed_forward_length`
+/// and `attention.head_count` have no row in any family, `attention.sliding_window` none from Gemma 3 on, and
+/// `attention.sliding_window_pattern` and `final_logit_softcapping` none in Gemma 4: files of one family differ in
+/// them.
 #[rustfmt::skip]
 pub(super) const GGUF: &[Row] = &[
     told("attention.layer_norm_rms_epsilon", ANY, Number(1e-6), "Ollama's converter leaves it out; every Gemma has this"),

@@ -21,8 +21,8 @@ use crate::{
 /// The `model_type`s of drafters, and of the text models in them.
 const MODEL_TYPES: [(&str, &str); 2] = [("gemma4_assistant", "gemma4_text"), ("gemma4_unified_assistant", "gemma4_unified_text")];
 
-/// The configuration of a drafter (`gemma4_assistant`): a few layers of Gemma 4 that attend to the keys and values of the model that it
-/// drafts for, its target, and own none.
+/// The configuration of a drafter (`gemma4_assistant`): a few layers of Gemma 4 that attend to the keys and values of
+/// the model that it drafts for, its target, and own none.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct GemmaDrafterConfig {
@@ -32,7 +32,8 @@ pub struct GemmaDrafterConfig {
     pub backbone_hidden_size: usize,
     /// Keys before the drafted token that a sliding layer sees.
     pub draft_window: usize,
-    /// The centroids by which the head chooses among tokens (`use_ordered_embeddings`); `None`: it has logits of all tokens.
+    /// The centroids by which the head chooses among tokens (`use_ordered_embeddings`); `None`: it has logits of all
+    /// tokens.
     pub centroids: Option<Centroids>,
 }
 
@@ -46,11 +47,11 @@ pub struct Centroids {
 }
 
 impl GemmaDrafterConfig {
-    /// Reads the configuration of a drafter that is given as its weights: a GGUF file, a folder with a `config.json`, or a file with
-    /// one beside it.
+    /// Reads the configuration of a drafter that is given as its weights: a GGUF file, a folder with a `config.json`,
+    /// or a file with one beside it.
     ///
-    /// transformers lets sliding layers see one key more than the target's window, llama.cpp one less; files of each keep its
-    /// rule. It changes what is drafted, never what is generated.
+    /// transformers lets sliding layers see one key more than the target's window, llama.cpp one less; files of each
+    /// keep its rule. It changes what is drafted, never what is generated.
     ///
     /// # Errors
     /// As [`GemmaConfig::near_weights`]; [`Error::Config`] where the file is no drafter's.

@@ -5,7 +5,8 @@ use crate::ir::ops::Gain;
 /// Everything in which one family differs from another, apart from sizes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Family {
-    /// `model_type`s of its text models in `config.json`, its own first. That of a multimodal wrapper is one of them without `_text`.
+    /// `model_type`s of its text models in `config.json`, its own first. That of a multimodal wrapper is one of them
+    /// without `_text`.
     pub(crate) model_types: &'static [&'static str],
     /// `general.architecture`s of its GGUF files; none where llama.cpp does not know the family.
     pub(crate) architectures: &'static [&'static str],
@@ -221,8 +222,8 @@ families! {
         ..GemmaArch::Gemma2.family()
     };
 
-    /// Gemma 3 text (`gemma3_text`, or the text part of `gemma3`): as Gemma 2, with norms on queries and keys and two rotary tables.
-    /// EmbeddingGemma 1 is a Gemma 3 with bidirectional attention.
+    /// Gemma 3 text (`gemma3_text`, or the text part of `gemma3`): as Gemma 2, with norms on queries and keys and two
+    /// rotary tables. EmbeddingGemma 1 is a Gemma 3 with bidirectional attention.
     Gemma3 = Family {
         model_types: &["gemma3_text"],
         architectures: &["gemma3", "gemma-embedding"],
@@ -236,7 +237,8 @@ families! {
         ..GemmaArch::Gemma2.family()
     };
 
-    /// Gemma 3n text (`gemma3n_text`, or the text part of `gemma3n`): as Gemma 3, with a norm on values, AltUp, LAuReL and PLE.
+    /// Gemma 3n text (`gemma3n_text`, or the text part of `gemma3n`): as Gemma 3, with a norm on values, AltUp, LAuReL
+    /// and PLE.
     Gemma3n = Family {
         model_types: &["gemma3n_text"],
         architectures: &["gemma3n"],
@@ -254,8 +256,8 @@ families! {
         ..GemmaArch::Gemma3.family()
     };
 
-    /// Gemma 4 text (`gemma4_text`, `gemma4_unified_text`, or the text part of `gemma4` and `gemma4_unified`): as Gemma 3, with a norm
-    /// on values and a factor on the stream after each layer; some models have PLE, some experts.
+    /// Gemma 4 text (`gemma4_text`, `gemma4_unified_text`, or the text part of `gemma4` and `gemma4_unified`): as Gemma
+    /// 3, with a norm on values and a factor on the stream after each layer; some models have PLE, some experts.
     Gemma4 = Family {
         model_types: &["gemma4_text", "gemma4_unified_text"],
         architectures: &["gemma4"],
@@ -276,8 +278,8 @@ families! {
         ..GemmaArch::Gemma3.family()
     };
 
-    /// EmbeddingGemma 2 text (`embedding_gemma2_text`, or the text part of `embedding_gemma2`): as Gemma 4, bidirectional, without a
-    /// table of per-layer embeddings.
+    /// EmbeddingGemma 2 text (`embedding_gemma2_text`, or the text part of `embedding_gemma2`): as Gemma 4,
+    /// bidirectional, without a table of per-layer embeddings.
     EmbeddingGemma2 = Family {
         model_types: &["embedding_gemma2_text"],
         architectures: &[],

@@ -1,5 +1,5 @@
-//! The metadata of a GGUF file into a [`GemmaConfig`]. What a file leaves out is what its tensors or the table of absent
-//! keys say.
+//! The metadata of a GGUF file into a [`GemmaConfig`]. What a file leaves out is what its tensors or the table of
+//! absent keys say.
 
 use std::path::Path;
 
@@ -153,7 +153,8 @@ fn stop_tokens(keys: &Keys) -> Result<Vec<u32>> {
     Ok(stop)
 }
 
-/// No key says it: the largest models of Gemma 2 and 3, told by their layers or by their heads, have D/N, every other the head dimension.
+/// No key says it: the largest models of Gemma 2 and 3, told by their layers or by their heads, have D/N, every other
+/// the head dimension.
 fn query_scalar(keys: &Keys, config: &GemmaConfig) -> Option<f32> {
     /// Layers, then D, N and H.
     const LARGEST: [(GemmaArch, usize, [usize; 3]); 2] =
@@ -171,7 +172,8 @@ fn query_scalar(keys: &Keys, config: &GemmaConfig) -> Option<f32> {
     Some(if divided { config.hidden_size as f32 / config.num_attention_heads as f32 } else { config.head_dim as f32 })
 }
 
-/// The softcap of the logits. Ollama's Gemma 3 1B has one in its file that the model never had, and that Ollama does not compute.
+/// The softcap of the logits. Ollama's Gemma 3 1B has one in its file that the model never had, and that Ollama does
+/// not compute.
 fn final_softcap(keys: &Keys, arch: GemmaArch, layers: usize) -> Result<Option<f32>> {
     if arch.family().final_softcap == SoftcapKey::None {
         return Ok(None);
@@ -215,13 +217,15 @@ fn layers(keys: &Keys, arch: GemmaArch, count: usize) -> Result<(Vec<LayerKind>,
     Ok(((1..=count).map(|i| kind(i % period != 0)).collect(), Some(window)))
 }
 
-/// The widths of the products after the mean of a text's tokens, where the file has them; refuses other ways to a text's vector.
+/// The widths of the products after the mean of a text's tokens, where the file has them; refuses other ways to a
+/// text's vector.
 fn dense(keys: &Keys, files: &GgufFiles, hidden_size: usize) -> Result<Vec<usize>> {
     const POOLING: [&str; 5] = ["none", "mean", "cls", "last", "rank"];
     match keys.size_or_default("pooling_type")? {
         1 => {}
         other => {
-            let (key, name) = (keys.full("pooling_type"), POOLING.get(other).copied().unwrap_or("unknown"));
+            let key = keys.full("pooling_type");
+            let name = POOLING.get(other).copied().unwrap_or("unknown");
             return Err(Error::Unsupported(format!("{key} {other} ({name}; 1, the mean of all tokens, is): it")));
         }
     }
@@ -276,7 +280,8 @@ fn gemma3n(keys: &Keys, files: &GgufFiles, config: &mut GemmaConfig) -> Result<(
     Ok(())
 }
 
-/// The standard deviations above their mean that gates must exceed, by layer; without the key those of 0.95 in the first ten layers.
+/// The standard deviations above their mean that gates must exceed, by layer; without the key those of 0.95 in the
+/// first ten layers.
 fn sparsity(keys: &Keys, layers: usize) -> Result<Vec<Option<f32>>> {
     const SPARSE: f32 = 1.644_853_6;
     let key = keys.full("activation_sparsity_scale");

@@ -65,8 +65,9 @@ impl Heads<'_> {
         self.files.tensor(&format!("blk.{layer}.{tensor}.weight"))?.shape.first().copied()
     }
 
-    /// The head dimension of the layers that `suffix` stands for, the same for keys, values and rotation. Without the key and without
-    /// a tensor that shows it `other`, or what the model's width leaves for a head, which the shapes of the weights must bear out.
+    /// The head dimension of the layers that `suffix` stands for, the same for keys, values and rotation. Without the
+    /// key and without a tensor that shows it `other`, or what the model's width leaves for a head, which the shapes of
+    /// the weights must bear out.
     fn dim(&self, suffix: &str, kind: LayerKind, other: Option<usize>) -> Result<usize> {
         let [key, value, rotated] = ["attention.key_length", "attention.value_length", "rope.dimension_count"]
             .map(|key| self.keys.size(&format!("{key}{suffix}")));
@@ -89,8 +90,8 @@ impl Heads<'_> {
         self.rows(layer, "attn_q_norm").or_else(|| Some(projected()? / self.count.max(1)))
     }
 
-    /// The KV heads of each layer; of one without keys of its own those of the last layer of its kind, of all without tensors those of
-    /// queries.
+    /// The KV heads of each layer; of one without keys of its own those of the last layer of its kind, of all without
+    /// tensors those of queries.
     fn kv_heads(&self, dim_of: impl Fn(LayerKind) -> usize) -> Vec<usize> {
         let own = |layer: usize| Some(self.rows(layer, "attn_k")? / dim_of(self.kinds[layer]).max(1));
         let last = |layer: usize| (0..layer).rev().filter(|other| self.kinds[*other] == self.kinds[layer]).find_map(own);

@@ -26,7 +26,8 @@ pub(super) fn read(
         (None, scaling) => scaling,
         (Some(factors), RopeScaling::None) if partial => proportional(&factors, head_dim)?,
         (Some(_), _) => {
-            let (why, name) = ("a rotary scaling of its own, which", files.architecture()?);
+            let why = "a rotary scaling of its own, which";
+            let name = files.architecture()?;
             return Err(Error::Unsupported(format!("rope_freqs.weight in a {name} file: {why}")));
         }
     };
@@ -39,7 +40,8 @@ pub(super) fn read(
 
 /// The scaling that the keys say.
 fn scaling(keys: &Keys, arch: GemmaArch, layers: usize) -> Result<RopeScaling> {
-    let (kind, factor) = (keys.text("rope.scaling.type")?, keys.number("rope.scaling.factor")?);
+    let kind = keys.text("rope.scaling.type")?;
+    let factor = keys.number("rope.scaling.factor")?;
     match (kind, factor) {
         (None, None) if arch == GemmaArch::Gemma3 => left_out(keys, layers),
         (Some("none"), _) | (None | Some("linear"), None) => Ok(RopeScaling::None),
@@ -53,8 +55,8 @@ fn scaling(keys: &Keys, arch: GemmaArch, layers: usize) -> Result<RopeScaling> {
     }
 }
 
-/// What a Gemma 3 without a word of scaling has: 4B and larger, which alone were made for 128k tokens, are scaled, and Ollama's
-/// converter leaves it out. llama.cpp's says it where there is one.
+/// What a Gemma 3 without a word of scaling has: 4B and larger, which alone were made for 128k tokens, are scaled, and
+/// Ollama's converter leaves it out. llama.cpp's says it where there is one.
 fn left_out(keys: &Keys, layers: usize) -> Result<RopeScaling> {
     const LARGE: [usize; 3] = [34, 48, 62];
     let long = keys.size_or_default("context_length")? >= 131_072;

@@ -238,7 +238,8 @@ fn refuse_switches(f: &mut Fields) -> Result<()> {
     Ok(())
 }
 
-/// Every Gemma has the tanh form of GELU. `hidden_act` is the older key, in which "gelu" was written and the tanh form meant.
+/// Every Gemma has the tanh form of GELU. `hidden_act` is the older key, in which "gelu" was written and the tanh form
+/// meant.
 fn refuse_activations(f: &mut Fields) -> Result<()> {
     const TANH: [&str; 4] = ["gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu_python_tanh"];
     for (key, older) in [("hidden_activation", None), ("hidden_act", Some("gelu"))] {

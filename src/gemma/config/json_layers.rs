@@ -49,8 +49,8 @@ fn gemma3n(f: &mut Fields, config: &mut GemmaConfig, d: &Defaults) -> Result<BTr
     Ok(widths.into_iter().enumerate().map(own).collect())
 }
 
-/// Gemma 4; returns the heads of full layers, and the widths of the FFW where they are doubled. A unified model has per-layer
-/// embeddings only where its configuration says so.
+/// Gemma 4; returns the heads of full layers, and the widths of the FFW where they are doubled. A unified model has
+/// per-layer embeddings only where its configuration says so.
 fn gemma4(f: &mut Fields, config: &mut GemmaConfig, d: &Defaults) -> Result<BTreeMap<usize, LayerOverrides>> {
     config.intermediate_size = f.size_or(d, "intermediate_size")?;
     config.attention_k_eq_v = f.switch_or(d, "attention_k_eq_v")?;
@@ -118,7 +118,8 @@ fn widths(f: &mut Fields, layers: usize, defaults: &Defaults) -> Result<Vec<usiz
     }
 }
 
-/// The share of the gates that count nothing, by layer or for all; without the key 0.95 in the first ten of more than ten layers.
+/// The share of the gates that count nothing, by layer or for all; without the key 0.95 in the first ten of more than
+/// ten layers.
 fn sparsity(f: &mut Fields, layers: usize) -> Result<Vec<Option<f32>>> {
     const KEY: &str = "activation_sparsity_pattern";
     let shares: Vec<f64> = match f.list(KEY)? {
@@ -141,8 +142,8 @@ fn sparsity(f: &mut Fields, layers: usize) -> Result<Vec<Option<f32>>> {
     Ok(if sparse.iter().all(Option::is_none) { Vec::new() } else { sparse })
 }
 
-/// The heads of single layers, in either spelling: `per_layer_config`, or `global_head_dim` and `num_global_key_value_heads` of all
-/// full layers, of which the latter counts where `own_kv_heads` says so.
+/// The heads of single layers, in either spelling: `per_layer_config`, or `global_head_dim` and
+/// `num_global_key_value_heads` of all full layers, of which the latter counts where `own_kv_heads` says so.
 fn heads(
     f: &mut Fields,
     kinds: &[LayerKind],
@@ -196,11 +197,11 @@ impl GemmaConfig {
     }
 }
 
-/// An explicit `layer_types` wins; else every so many-th layer is full. The last layer of Gemma 4 and EmbeddingGemma 2 is, whatever the
-/// list says.
+/// An explicit `layer_types` wins; else every so many-th layer is full. The last layer of Gemma 4 and EmbeddingGemma 2
+/// is, whatever the list says.
 ///
-/// `sliding_window_pattern` counts in Gemma 3 and EmbeddingGemma 2; in other families transformers ignores it and other programs
-/// follow it. `_sliding_window_pattern` is what transformers writes beside `layer_types`, and never reads.
+/// `sliding_window_pattern` counts in Gemma 3 and EmbeddingGemma 2; in other families transformers ignores it and other
+/// programs follow it. `_sliding_window_pattern` is what transformers writes beside `layer_types`, and never reads.
 pub(super) fn layer_types(f: &mut Fields, family: &Family, layers: usize, defaults: &Defaults) -> Result<Vec<LayerKind>> {
     const KEY: &str = "sliding_window_pattern";
     if layers == 0 || layers > 1024 {
@@ -254,8 +255,9 @@ pub(super) fn window(f: &mut Fields, family: &Family, defaults: &Defaults) -> Re
     }
 }
 
-/// Tells of a window that transformers has halved: until August 2026 it saved a model that looks both ways with half the window, made
-/// odd, and halves that again when it reads it, as every program does. Models that are made for tests may have odd windows too.
+/// Tells of a window that transformers has halved: until August 2026 it saved a model that looks both ways with half
+/// the window, made odd, and halves that again when it reads it, as every program does. Models that are made for tests
+/// may have odd windows too.
 pub(super) fn tell_halved(config: &GemmaConfig) {
     let halves = config.arch.family().window == Some(Window::HalfOnEitherSide);
     let halved = config.use_bidirectional_attention && halves;

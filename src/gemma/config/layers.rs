@@ -73,7 +73,8 @@ impl GemmaConfig {
         self.layer_kv_heads(layer) * self.layer_head_dim(layer)
     }
 
-    /// The standard deviations above their mean that a gate of the FFW of `layer` must exceed to count; `None` where all count.
+    /// The standard deviations above their mean that a gate of the FFW of `layer` must exceed to count; `None` where
+    /// all count.
     pub fn layer_sparsity(&self, layer: usize) -> Option<f32> {
         self.activation_sparsity.get(layer).copied().flatten()
     }
@@ -92,8 +93,8 @@ impl GemmaConfig {
         self.num_hidden_layers.saturating_sub(self.num_kv_shared_layers)
     }
 
-    /// The layer whose keys and values `layer` attends to: itself where it owns some, else the last owner of its kind. `None` where
-    /// there is no such layer, which [`validate`](Self::validate) refuses.
+    /// The layer whose keys and values `layer` attends to: itself where it owns some, else the last owner of its kind.
+    /// `None` where there is no such layer, which [`validate`](Self::validate) refuses.
     pub fn kv_source_layer(&self, layer: usize) -> Option<usize> {
         let first_shared = self.first_kv_shared_layer();
         if layer < first_shared {

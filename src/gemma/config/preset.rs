@@ -142,7 +142,8 @@ pub(super) fn by_name(name: &str) -> Option<GemmaConfig> {
     SHAPES.iter().find(|s| s.name == name).map(Shape::config)
 }
 
-/// The kinds of `layers` layers of which every `period`-th is full, and in some families the last; without a period all.
+/// The kinds of `layers` layers of which every `period`-th is full, and in some families the last; without a period
+/// all.
 pub(super) fn layer_pattern(family: &Family, layers: usize, period: Option<usize>) -> Vec<LayerKind> {
     let period = period.unwrap_or(1).max(1);
     let forced = |i: usize| family.last_layer_full && i == layers;

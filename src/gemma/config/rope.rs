@@ -1,8 +1,8 @@
 //! The two spellings of rotary settings in `config.json`.
 //!
 //! Old: `rope_theta`, `rope_local_base_freq` (sliding layers of Gemma 3) and `rope_scaling` (full layers only).
-//! New: `rope_parameters`, one table, or from Gemma 3 on one for each kind of layer; where it is silent, the old keys speak. Gemma 4 and
-//! EmbeddingGemma 2 know the new spelling alone, and old keys may only repeat it.
+//! New: `rope_parameters`, one table, or from Gemma 3 on one for each kind of layer; where it is silent, the old keys
+//! speak. Gemma 4 and EmbeddingGemma 2 know the new spelling alone, and old keys may only repeat it.
 
 use serde_json::Value;
 

@@ -36,7 +36,8 @@ pub enum RopeScaling {
         /// The context length, in tokens, before scaling.
         original_max_position_embeddings: usize,
     },
-    /// Only the first `partial_rotary_factor` of the pairs rotate, the others have frequency 0; all divided by `factor`.
+    /// Only the first `partial_rotary_factor` of the pairs rotate, the others have frequency 0; all divided by
+    /// `factor`.
     Proportional {
         /// The share of pairs that rotate.
         partial_rotary_factor: f32,
@@ -83,18 +84,19 @@ pub struct LayerOverrides {
     pub intermediate_size: Option<usize>,
 }
 
-/// Per-layer embeddings (PLE): a vector of each token for each layer, gated into the layer's output. Introduced with Gemma 3n, whose
-/// class in transformers is the source (`modeling_gemma3n.py`).
+/// Per-layer embeddings (PLE): a vector of each token for each layer, gated into the layer's output. Introduced with
+/// Gemma 3n, whose class in transformers is the source (`modeling_gemma3n.py`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PerLayerInput {
     /// Width P of a token's vector for one layer (`hidden_size_per_layer_input`).
     pub hidden_size: usize,
-    /// Rows of the tables (`vocab_size_per_layer_input`); `None` where the vectors come from the embedding alone (EmbeddingGemma 2).
+    /// Rows of the tables (`vocab_size_per_layer_input`); `None` where the vectors come from the embedding alone
+    /// (EmbeddingGemma 2).
     pub vocab_size: Option<usize>,
 }
 
-/// Alternating updates (AltUp, Baykal et al. 2023, arXiv 2301.13310): the residual stream is N streams wide, of which a layer computes
-/// one and predicts and corrects the others.
+/// Alternating updates (AltUp, Baykal et al. 2023, arXiv 2301.13310): the residual stream is N streams wide, of which a
+/// layer computes one and predicts and corrects the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AltUp {
     /// Streams N (`altup_num_inputs`).

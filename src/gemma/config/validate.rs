@@ -13,7 +13,8 @@ pub(in crate::gemma) const MOST_DENSE: usize = 2;
 pub(in crate::gemma) const MOST_STREAMS: usize = 16;
 
 impl GemmaConfig {
-    /// Checks that the fields fit together. [`from_json`](Self::from_json) has done so; needed after changing fields by hand.
+    /// Checks that the fields fit together. [`from_json`](Self::from_json) has done so; needed after changing fields by
+    /// hand.
     ///
     /// # Errors
     /// [`Error::Config`] names the field, its value and the rule.
@@ -30,7 +31,8 @@ impl GemmaConfig {
             within("sliding_window", window, 1 << 30)?;
         }
         if self.num_kv_shared_layers >= self.num_hidden_layers {
-            let (shared, layers) = (self.num_kv_shared_layers, self.num_hidden_layers);
+            let shared = self.num_kv_shared_layers;
+            let layers = self.num_hidden_layers;
             return Err(Error::Config(format!("num_kv_shared_layers is {shared} of {layers} layers, expected fewer")));
         }
         if let Some(layers) = self.effective_num_layers {
@@ -64,7 +66,8 @@ impl GemmaConfig {
 
     fn validate_relations(&self) -> Result<()> {
         let problem = if self.layer_types.len() != self.num_hidden_layers {
-            let (found, expected) = (self.layer_types.len(), self.num_hidden_layers);
+            let found = self.layer_types.len();
+            let expected = self.num_hidden_layers;
             format!("layer_types has {found} entries, num_hidden_layers is {expected}")
         } else if self.sliding_window.is_none() && self.layer_types.contains(&LayerKind::Sliding) {
             "sliding_window is null, but layer_types has sliding layers".to_string()

@@ -171,10 +171,7 @@ impl GemmaFlow<'_> {
         if head == Head::Hidden {
             return flow.output("hidden");
         }
-        let flow = flow.stage(match config.tie_word_embeddings {
-            true => LmHeadStage::tied(config),
-            false => LmHeadStage::separate(config),
-        });
+        let flow = flow.stage(if config.tie_word_embeddings { LmHeadStage::tied(config) } else { LmHeadStage::separate(config) });
         let flow = match config.final_logit_softcapping {
             Some(cap) => flow.stage(LogitSoftcapStage::new(cap)),
             None => flow,

@@ -82,8 +82,8 @@ pub(crate) enum GgufValues {
     PlusOne,
 }
 
-/// The loader's key of a tensor that llama.cpp calls `name` in a model of `architecture`, and how its values stand to the loader's. A
-/// tensor without a name of Hugging Face's keeps its own, and its values.
+/// The loader's key of a tensor that llama.cpp calls `name` in a model of `architecture`, and how its values stand to
+/// the loader's. A tensor without a name of Hugging Face's keeps its own, and its values.
 pub(crate) fn gguf_key(architecture: &str, name: &str) -> (String, GgufValues) {
     known_gguf_key(architecture, name).unwrap_or_else(|| (name.to_string(), GgufValues::Same))
 }
@@ -101,8 +101,8 @@ fn known_gguf_key(architecture: &str, name: &str) -> Option<(String, GgufValues)
     Some((position.hugging_face(arch)?, values))
 }
 
-/// The loader's keys of the matrices that llama.cpp stacks in the tensor `name` of three dimensions, `count` of them; `None` where it
-/// is no such stack.
+/// The loader's keys of the matrices that llama.cpp stacks in the tensor `name` of three dimensions, `count` of them;
+/// `None` where it is no such stack.
 pub(crate) fn gguf_stack(architecture: &str, name: &str, count: usize) -> Option<Vec<String>> {
     let arch = GemmaArch::of_architecture(architecture)?;
     let is_stack = |position: WeightPosition| matches!(position.row().0.gguf, Gguf::Stack(own) if own == name);

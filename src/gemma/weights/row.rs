@@ -56,7 +56,8 @@ pub(super) struct Row {
 
 impl Row {
     const fn new(kind: WeightKind, name: &'static str, hugging_face: &'static str, gguf: Gguf, shape: Shape) -> Self {
-        let (families, present) = (any as fn(&Family) -> bool, always as fn(&GemmaConfig, usize) -> bool);
+        let families = any as fn(&Family) -> bool;
+        let present = always as fn(&GemmaConfig, usize) -> bool;
         Self { name, hugging_face, renamed: &[], gguf, kind, shape, families, present, most: 1, first: 0 }
     }
 

@@ -1,7 +1,7 @@
 //! The weights, a row each: position, names in Hugging Face and GGUF, shape, families and models that have it.
 //!
-//! Positions go by place in the model. `post_attention_layernorm` is the norm *before* the FFW in Gemma 1 and the norm *after* attention
-//! from Gemma 2 on.
+//! Positions go by place in the model. `post_attention_layernorm` is the norm *before* the FFW in Gemma 1 and the norm
+//! *after* attention from Gemma 2 on.
 
 use super::row::{Row, WeightKind};
 use crate::gemma::{
@@ -84,10 +84,12 @@ weights! {
         /// LM head `[V, D]`, only in checkpoints whose head is not the embedding.
         Unembed = Row::matrix("unembed", HEAD_KEY, "output.weight", |m, _| vec![m.vocab_size, m.hidden_size])
             .of(|f| f.pooling != Pooling::ProjectionThenMean).when(|m, _| !m.tie_word_embeddings);
-        /// Projection of the target's embedding and hidden state to a drafter's stream, `[D, 2·B]` (drafters of Gemma 4).
+        /// Projection of the target's embedding and hidden state to a drafter's stream, `[D, 2·B]` (drafters of Gemma
+        /// 4).
         DraftInput = Row::matrix("draft_input", "pre_projection.weight", "nextn.pre_projection.weight", of_drafter)
             .of(|f| f.drafter.is_some()).when(|_, _| false);
-        /// Projection of a drafter's stream to a stand-in for the target's next hidden state, `[B, D]` (drafters of Gemma 4).
+        /// Projection of a drafter's stream to a stand-in for the target's next hidden state, `[B, D]` (drafters of
+        /// Gemma 4).
         DraftOutput = Row::matrix("draft_output", "post_projection.weight", "nextn.post_projection.weight", of_drafter)
             .of(|f| f.drafter.is_some()).when(|_, _| false);
         /// The centroids by which a drafter chooses among tokens, `[C, D]` (drafters of Gemma 4).
@@ -108,7 +110,8 @@ weights! {
         AltUpUnembed = Row::matrix("altup_unembed.{}", "altup_unembed_projections.{}.weight", "",
             |m, _| vec![m.hidden_size, m.hidden_size]).stacked("altup_unembd_proj.weight").numbered(MOST_STREAMS - 1, 0)
             .of(|f| f.altup).when(|m, j| j + 1 < streams(m));
-        /// Dense layer j after the mean of a text's tokens, `[out, in]` (EmbeddingGemma 1). Files count modules, these from 2.
+        /// Dense layer j after the mean of a text's tokens, `[out, in]` (EmbeddingGemma 1). Files count modules, these
+        /// from 2.
         EmbeddingDense = Row::matrix("embedding_dense_{}", "{}_Dense.linear.weight", "dense_{}.weight", dense)
             .numbered(MOST_DENSE, 2).of(|f| f.pooling == Pooling::MeanThenDense).when(|m, j| j < m.embedding_dense.len());
     }

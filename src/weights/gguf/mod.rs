@@ -1,7 +1,8 @@
 //! GGUF files, as llama.cpp's converter and quantiser write them (versions 2 and 3, little-endian).
 //!
-//! Reading the header costs its bytes and a small multiple; tensors are read as they are asked for. Everything in a file is
-//! checked before it is used: a file can be refused, but not make the reader panic, wait or take more memory than it is worth.
+//! Reading the header costs its bytes and a small multiple; tensors are read as they are asked for. Everything in a
+//! file is checked before it is used: a file can be refused, but not make the reader panic, wait or take more memory
+//! than it is worth.
 
 mod cursor;
 mod experts;
@@ -32,12 +33,12 @@ use crate::{
 
 /// The weights of a GGUF file, or of one in parts (`NAME-00001-of-00003.gguf` names them all).
 ///
-/// Projections of query, key and value that are one matrix (`attn_qkv`) come as three, gate and up projections of experts that are
-/// two stacks as one.
+/// Projections of query, key and value that are one matrix (`attn_qkv`) come as three, gate and up projections of
+/// experts that are two stacks as one.
 ///
-/// Keys are Hugging Face's names, as for every [`WeightLoader`], and so are the values: norms come without the 1 that GGUF files
-/// have added. Tensors that have no such name, and all of families that this crate does not run, keep the file's. Elements stay in
-/// the file's formats, packed or not, but for those norms, which are f32.
+/// Keys are Hugging Face's names, as for every [`WeightLoader`], and so are the values: norms come without the 1 that
+/// GGUF files have added. Tensors that have no such name, and all of families that this crate does not run, keep the
+/// file's. Elements stay in the file's formats, packed or not, but for those norms, which are f32.
 #[derive(Debug)]
 pub struct GgufLoader {
     weights: WeightMap,
@@ -51,8 +52,8 @@ impl GgufLoader {
     /// Opens a GGUF file.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) where a file cannot be opened; [`Error::Format`](crate::Error::Format) where it is truncated,
-    /// its header lies, or its parts do not belong together.
+    /// [`Error::Io`](crate::Error::Io) where a file cannot be opened; [`Error::Format`](crate::Error::Format) where it
+    /// is truncated, its header lies, or its parts do not belong together.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         Self::from_file_with(path, ReadOptions::default())
     }
@@ -79,12 +80,13 @@ impl GgufLoader {
         Ok(loader)
     }
 
-    /// Whether the tensors of drafters (prediction of several tokens, `nextn`) are among the weights. They are not unless asked
-    /// for.
+    /// Whether the tensors of drafters (prediction of several tokens, `nextn`) are among the weights. They are not
+    /// unless asked for.
     pub fn include_mtp(mut self, include: bool) -> Self {
-        match include {
-            true => self.weights.append(&mut self.drafts),
-            false => self.drafts.append(&mut self.weights.split_off(is_draft)),
+        if include {
+            self.weights.append(&mut self.drafts)
+        } else {
+            self.drafts.append(&mut self.weights.split_off(is_draft))
         }
         self
     }
