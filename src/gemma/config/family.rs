@@ -5,6 +5,8 @@ use crate::ir::ops::Gain;
 /// Everything in which one family differs from another, apart from sizes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Family {
+    /// The family; every row has its own.
+    pub(crate) arch: GemmaArch,
     /// `model_type`s of its text models in `config.json`, its own first. That of a multimodal wrapper is one of them
     /// without `_text`.
     pub(crate) model_types: &'static [&'static str],
@@ -165,7 +167,7 @@ macro_rules! families {
             /// The family's row.
             pub(crate) const fn family(self) -> Family {
                 match self {
-                    $(GemmaArch::$arch => $family,)*
+                    $(GemmaArch::$arch => Family { arch: GemmaArch::$arch, ..$family },)*
                 }
             }
         }
@@ -175,6 +177,7 @@ macro_rules! families {
 families! {
     /// Gemma 1 (`model_type` `gemma`): norms before attention and before the FFW.
     Gemma = Family {
+        arch: GemmaArch::Gemma,
         model_types: &["gemma"],
         architectures: &["gemma"],
         drafter: None,

@@ -251,9 +251,9 @@ fn ple_rows(config: &GemmaConfig) -> usize {
     config.per_layer_input.and_then(|input| input.vocab_size).unwrap_or(0)
 }
 
-/// A family like Gemma 4 would name experts as Gemma 4 does, if it had any.
+/// EmbeddingGemma 2 has no experts; they would have the names that Gemma 4 gives them.
 fn may_name_experts(family: &Family) -> bool {
-    family.moe || family.like.is_some_and(|like| like.family().moe)
+    family.moe || family.arch == EmbeddingGemma2
 }
 
 fn has_experts(config: &GemmaConfig, _: usize) -> bool {
