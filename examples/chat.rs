@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use gemmaflow::{
     Error,
-    conversation::{AnswerOptions, Bookmark, Conversation, Ending, Event, Model, Overflow, Usage},
+    conversation::{AnswerOptions, Bookmark, Conversation, Event, FinishReason, Model, Overflow, Usage},
     generate::{CancelToken, GeneratorOptions, SampleOpts},
     text::{Instructions, Message},
 };
@@ -90,7 +90,7 @@ fn run(arguments: Arguments) -> Result<()> {
                     eprintln!("{error:#}");
                 }
             }
-            said => talk.say(said, &under_way)?,
+            said => talk.send(said, &under_way)?,
         }
     }
     Ok(())
@@ -160,11 +160,11 @@ impl<'a> Talk<'a> {
     }
 
     /// Says something, and prints the answer as it comes.
-    pub fn say(&mut self, said: &str, under_way: &UnderWay) -> Result<()> {
+    pub fn send(&mut self, said: &str, under_way: &UnderWay) -> Result<()> {
         let before = self.conversation.bookmark();
         // Ctrl-C waits until the answer has begun, as that makes its token new.
         let mut stoppable = lock(under_way);
-        if let Err(error) = self.surely(|conversation| conversation.say(said)) {
+        if let Err(error) = self.surely(|conversation| conversation.send(said)) {
             eprintln!("{error}");
             return Ok(());
         }
@@ -175,9 +175,9 @@ impl<'a> Talk<'a> {
         loop {
             match self.surely(Conversation::next_event) {
                 Ok(Some(Event::Thought(text))) => eprint!("{text}"),
-                Ok(Some(Event::End { ending, usage })) => {
+                Ok(Some(Event::End { finish_reason, usage })) => {
                     common::print("\n")?;
-                    report(ending, usage, start, first);
+                    report(finish_reason, usage, start, first);
                 }
                 Ok(Some(Event::Prompt { done, total })) if done == total => first = Some(Instant::now()),
                 Ok(Some(event)) => common::print(&event.to_string())?,
@@ -211,14 +211,14 @@ fn answers(arguments: &Arguments, sampling: SampleOpts) -> AnswerOptions {
 }
 
 /// What the answer took, in a line on stderr.
-fn report(ending: Ending, usage: Usage, start: Instant, first: Option<Instant>) {
-    let Usage { prompt, cached, answer, .. } = usage;
+fn report(ending: FinishReason, usage: Usage, start: Instant, first: Option<Instant>) {
+    let Usage { prompt_tokens: prompt, cached_tokens: cached, completion_tokens: answer, .. } = usage;
     let first = first.unwrap_or_else(Instant::now);
     let rate = common::rate(answer.saturating_sub(1), first.elapsed()).map_or("-".into(), |rate| format!("{rate:.1}"));
     let waited = first.duration_since(start).as_secs_f64();
     let why = match ending {
-        Ending::Cancelled => "; stopped",
-        Ending::Length => "; cut at --max-tokens",
+        FinishReason::Cancelled => "; stopped",
+        FinishReason::Length => "; cut at --max-tokens",
         _ => "",
     };
     eprintln!("[{answer} tokens, {rate} tokens/s; {prompt} before, {cached} of them cached, {waited:.2} s{why}]");

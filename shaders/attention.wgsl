@@ -9,13 +9,13 @@
 // Grid: x, y: B*K*ceil(T*G/QUERIES) folded; z: PARTS with SPLITS = yes, else 1. Rows t >= step.rows are not written.
 // Row t of q, visible, out, new rows and table lies at row t + step.sequence.
 // SPLITS = yes writes scratch f32: [B*T*N, PARTS, H] weighted V, then [B*T*N, PARTS, 2] (max, sum); see attention_combine.
-// NEW = yes (T = 1, KEEP = no): q is a projection, neither normed nor rotated, and so are the new row's 9 key and 10 value
+// PROLOGUE = yes (T = 1, KEEP = no): q is a projection, neither normed nor rotated, and so are the new row's 9 key and 10 value
 // [B, K, H]; 11 table as in rope.wgsl; 12, 13 the gains of the norms on q and k unless GAIN = none. Key and value go into the row
 // p mod S of the caches, where p is the last position that the query sees: its own. No other workgroup uses what it reads of that row.
-// Overrides: BATCH (B), T, S (0: step.capacity), N, K, H, SCALE, CAP, PARTS, with NEW = yes N_ROT and TABLE, EPS with a GAIN. Options:
+// Overrides: BATCH (B), T, S (0: step.capacity), N, K, H, SCALE, CAP, PARTS, with PROLOGUE = yes N_ROT and TABLE, EPS with a GAIN. Options:
 // LANES (the subgroup size), QUERIES, SOFTCAP, KEEP, SPLITS, READ = load (lanes read the same q) | shuffle (subgroup of 8 lanes or more, H
 // divisible by 8: eight lanes read eight neighbouring q and hand them round), KV = f32 | f16 (packed pairs), VEC = 4 (H divisible by 4)
-// | 2, HV = ceil(H/(VEC*LANES)), WIDE = yes (keys and values by 64 bits; VEC = 4, 64-bit integers) | no, NEW; with NEW = yes GAIN, WEIGHT
+// | 2, HV = ceil(H/(VEC*LANES)), WIDE = yes (keys and values by 64 bits; VEC = 4, 64-bit integers) | no, PROLOGUE; with PROLOGUE = yes GAIN, WEIGHT
 // and WEIGHTS = 2 as in rms_norm.wgsl.
 const LANES = ${LANES}u;
 const QUERIES = ${QUERIES}u;
@@ -24,9 +24,9 @@ const HV = ${HV}u;
 #include lib/lanes_ends.wgsl
 #include lib/attention.wgsl
 
-#if NEW == yes
-#include lib/new_row.wgsl
-#elif NEW == no
+#if PROLOGUE == yes
+#include lib/decode_prologue.wgsl
+#elif PROLOGUE == no
 #if READ == load
 @group(0) @binding(0) var<storage, read> q: array<Values>;
 #elif READ == shuffle
@@ -52,7 +52,7 @@ fn main(
     if b >= BATCH || block * QUERIES / g >= step.rows { return; }
 
     let capacity = cache_rows();
-#if NEW == yes
+#if PROLOGUE == yes
     // A token at no position has no row.
     let own = visible[b + step.sequence];
     let placed = own.x <= own.y;
@@ -77,7 +77,7 @@ fn main(
         let key = key_positions[b * capacity + s];
         var seen = false;
         for (var r = 0u; r < QUERIES; r++) { seen = seen || sees(bounds[r], key, b * capacity + s); }
-#if NEW == yes
+#if PROLOGUE == yes
         seen = seen && s != new_row;
 #endif
         if seen { first = min(first, s); last = s + 1u; }
@@ -89,9 +89,9 @@ fn main(
     var most: array<f32, QUERIES>;
     var sum: array<f32, QUERIES>;
     var acc: array<Values, QUERIES * HV>;
-#if NEW == no
+#if PROLOGUE == no
     for (var r = 0u; r < QUERIES; r++) { most[r] = HIDDEN; }
-#elif NEW == yes
+#elif PROLOGUE == yes
     // The first part answers for the new row.
     let owns = wid.z == 0u && placed;
     for (var r = 0u; r < QUERIES; r++) {
@@ -110,7 +110,7 @@ fn main(
         let s = min(s0 + lane, last - 1u);
         let at = ((b * capacity + s) * K + kv) * (H / VEC);
         var z: array<f32, QUERIES>;
-#if NEW == yes
+#if PROLOGUE == yes
         for (var h = 0u; h < H / VEC; h++) {
             let k = widened(keys[at + h]);
             for (var r = 0u; r < QUERIES; r++) { z[r] += dot(k, fresh[r * (H / VEC) + h]); }
@@ -134,7 +134,7 @@ fn main(
         var seen: array<bool, QUERIES>;
         for (var r = 0u; r < QUERIES; r++) {
             seen[r] = s0 + lane < last && sees(bounds[r], key, b * capacity + s);
-#if NEW == yes
+#if PROLOGUE == yes
             seen[r] = seen[r] && s != new_row;
 #endif
             z[r] = select(HIDDEN, score(z[r]), seen[r]);

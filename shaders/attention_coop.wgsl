@@ -10,7 +10,7 @@
 // Grid, rows and scratch as in attention_tile.wgsl.
 // Overrides: BATCH (B), T, S (0: step.capacity), N, K, H, SCALE, CAP, PARTS. Options: TIER = subgroups, LANES (a power of two), ROLLED,
 // P = 8 | 16 (the side of the device's tile), ROWS = 1 | 2 | 4, COLS = ceil(H/(4*P)), VEC = 4 | 2, SOFTCAP, KEEP, SPLITS, KV = f32 | f16
-// (packed pairs), WIDE = no, NEW = no. Subgroups may have any size, also one that differs from shader to shader.
+// (packed pairs), WIDE = no, PROLOGUE = no. Subgroups may have any size, also one that differs from shader to shader.
 enable f16;
 enable wgpu_cooperative_matrix;
 const LANES = ${LANES}u;

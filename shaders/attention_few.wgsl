@@ -4,12 +4,12 @@
 // neighbouring words. As many lanes as a row has vectors share a row of values; groups of so many lanes take rows in turn, eight at a time.
 // Grid: x, y: B*K*ceil(T*(N/K)/QUERIES) folded; z: PARTS with SPLITS = yes, else 1. Rows t >= step.rows are not written.
 // Row t of q, visible, out, new rows and table lies at row t + step.sequence. Scratch as in attention.wgsl.
-// NEW = yes (T = 1, KEEP = no): the operands are those of attention.wgsl. Every workgroup norms and rotates its queries; the first part of
+// PROLOGUE = yes (T = 1, KEEP = no): the operands are those of attention.wgsl. Every workgroup norms and rotates its queries; the first part of
 // the first block does it with the key, and writes key and value. N_ROT and TABLE are divisible by 2*VEC.
-// Overrides: BATCH (B), T, S (0: step.capacity), N, K, H, SCALE, CAP, PARTS, with NEW = yes N_ROT and TABLE, EPS with a GAIN. Options:
+// Overrides: BATCH (B), T, S (0: step.capacity), N, K, H, SCALE, CAP, PARTS, with PROLOGUE = yes N_ROT and TABLE, EPS with a GAIN. Options:
 // TIER = subgroups | portable, LANES >= width = H/VEC, ROLLED (lib/times.wgsl), QUERIES, ROOM >= QUERIES*width and LANES, VEC = 4 | 2,
 // SPLIT = 4 (TIER = subgroups, width divisible by 4) | 1, DEPTH (vectors of a key that a lane loads at once; SPLIT*DEPTH divides width),
-// SOFTCAP, KEEP, SPLITS, KV = f32 | f16 (packed pairs), WIDE = no, NEW; with NEW = yes those of lib/row_gains.wgsl.
+// SOFTCAP, KEEP, SPLITS, KV = f32 | f16 (packed pairs), WIDE = no, PROLOGUE; with PROLOGUE = yes those of lib/row_gains.wgsl.
 const LANES = ${LANES}u;
 const QUERIES = ${QUERIES}u;
 const SPLIT = ${SPLIT}u;
@@ -23,7 +23,7 @@ const EACH = QUERIES + 1u;
 #include lib/attention.wgsl
 #include lib/times.wgsl
 @group(0) @binding(0) var<storage, read> q: array<Values>;
-#if NEW == yes
+#if PROLOGUE == yes
 #include lib/turned_row.wgsl
 #endif
 #if SPLITS == no
@@ -85,7 +85,7 @@ fn main(
     var sum: array<f32, QUERIES>;
     var acc: array<Values, QUERIES>;
     for (var r = 0u; r < times(QUERIES); r++) { most[r] = HIDDEN; }
-#if NEW == yes
+#if PROLOGUE == yes
     // A token at no position has no row. The first part answers for the new row.
     let own = bounds[0];
     let placed = own.x <= own.y;
@@ -157,7 +157,7 @@ fn main(
         var tops: array<f32, EACH>;
         for (var r = 0u; r < times(QUERIES); r++) {
             seen[r] = s0 + place < last && sees(bounds[r], key, b * capacity + s);
-#if NEW == yes
+#if PROLOGUE == yes
             seen[r] = seen[r] && s != new_row;
 #endif
             z[r] = select(HIDDEN, score(z[r]), seen[r]);

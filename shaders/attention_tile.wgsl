@@ -6,7 +6,7 @@
 // Grid: x, y: B*K*ceil(T*(N/K)/TQ) folded; z: PARTS with SPLITS = yes, else 1. Rows t >= step.rows are not written.
 // Row t of q, visible and out lies at row t + step.sequence. Scratch as in attention.wgsl.
 // Overrides: BATCH (B), T, S (0: step.capacity), N, K, H, SCALE, CAP, PARTS. Options: TIER = subgroups | portable, LANES = 128, ROLLED,
-// ROWS, HV = ceil(H/(16*VEC)), VEC = 4 | 2, SOFTCAP, KEEP, SPLITS, KV = f32 | f16 (packed pairs), WIDE = no, NEW = no.
+// ROWS, HV = ceil(H/(16*VEC)), VEC = 4 | 2, SOFTCAP, KEEP, SPLITS, KV = f32 | f16 (packed pairs), WIDE = no, PROLOGUE = no.
 const LANES = ${LANES}u;
 const ROWS = ${ROWS}u;
 const HV = ${HV}u;

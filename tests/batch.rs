@@ -58,7 +58,7 @@ fn started(first: &GemmaGenerator, prompts: &[Vec<u32>]) -> Vec<GemmaGenerator> 
 }
 
 fn step(generators: &mut [GemmaGenerator], opts: &[SampleOpts]) -> Vec<Result<u32>> {
-    GemmaGenerator::step_together(&mut generators.iter_mut().collect::<Vec<_>>(), opts)
+    GemmaGenerator::decode_batch(&mut generators.iter_mut().collect::<Vec<_>>(), opts)
 }
 
 /// What all write in `steps` steps together.
@@ -167,7 +167,7 @@ fn they_come_and_go_between_steps() {
             part.iter_mut().for_each(|generator| _ = generator.step_cached(&GREEDY).unwrap());
         } else {
             let opts = vec![GREEDY; part.len()];
-            GemmaGenerator::step_together(&mut part, &opts).into_iter().for_each(|token| _ = token.unwrap());
+            GemmaGenerator::decode_batch(&mut part, &opts).into_iter().for_each(|token| _ = token.unwrap());
         }
     }
     for ((generator, prompt), expected) in generators.iter().zip(&prompts).zip(&expected) {
@@ -251,7 +251,7 @@ fn an_error_is_that_of_its_own_generator() {
     pair.truncate(1);
     pair.extend(generators);
     assert_eq!(*step(&mut pair, &[GREEDY; 2])[0].as_ref().unwrap(), expected[1][0]);
-    let none = GemmaGenerator::step_together(&mut pair.iter_mut().collect::<Vec<_>>(), &[GREEDY]);
+    let none = GemmaGenerator::decode_batch(&mut pair.iter_mut().collect::<Vec<_>>(), &[GREEDY]);
     assert!(none.len() == 2 && none.iter().all(|result| matches!(result, Err(Error::Option { .. }))), "{none:?}");
 }
 

@@ -156,7 +156,7 @@ fn talked(lose: impl Fn(usize, Arc<GpuContext>)) -> (Vec<Message>, usize) {
     for (index, said) in ["Who goes there?", "A friend.", "What news?"].into_iter().enumerate() {
         let before = model.gpu().unwrap();
         lose(index, before.clone());
-        talk.say(said, &UnderWay::default()).unwrap();
+        talk.send(said, &UnderWay::default()).unwrap();
         recoveries += usize::from(!Arc::ptr_eq(&before, &model.gpu().unwrap()));
     }
     (talk.conversation.messages().to_vec(), recoveries)

@@ -15,7 +15,7 @@ use std::{
 use futures_core::Stream;
 use gemmaflow::{
     Error,
-    conversation::{AnswerOptions, Conversation, Ending, Event, Model},
+    conversation::{AnswerOptions, Conversation, Event, FinishReason, Model},
     gemma::GemmaConfig,
     generate::{CancelToken, Chosen, GemmaGenerator, GeneratorOptions, LogitBias, SampleHooks, SampleOpts},
     runtime::Device,
@@ -45,12 +45,15 @@ fn an_answer_is_the_generators_text_and_becomes_a_message() {
         for said in ["Who goes there?", "Speak, or I shall call the watch."] {
             messages.push(Message::user(said));
             let (tokens, expected) = by_hand(device.clone(), &messages, 40);
-            conversation.say(said).unwrap();
+            conversation.send(said).unwrap();
             let told = events(&mut conversation);
             assert_eq!(text(&told), expected, "{device}");
-            let (ending, usage) = end(&told);
-            assert_eq!((ending, usage.answer), (Ending::Length, tokens.len()), "{device}");
-            assert!(usage.cached < usage.prompt && usage.prompt + usage.answer == conversation.tokens().len());
+            let (finish_reason, usage) = end(&told);
+            assert_eq!((finish_reason, usage.completion_tokens), (FinishReason::Length, tokens.len()), "{device}");
+            assert!(
+                usage.cached_tokens < usage.prompt_tokens
+                    && usage.prompt_tokens + usage.completion_tokens == conversation.tokens().len()
+            );
             messages.push(Message::Model(ModelTurn { text: expected, ..ModelTurn::default() }));
             assert_eq!(conversation.messages(), messages, "{device}");
             assert_eq!(conversation.used() + conversation.left(), 2048);
@@ -125,7 +128,7 @@ fn iterator_callback_stream_and_steps_tell_the_same() {
         let said = "What light through yonder window breaks?";
         let ask = || {
             let mut conversation = conversation(&model, 30);
-            conversation.say(said).unwrap();
+            conversation.send(said).unwrap();
             conversation
         };
         let expected = events(&mut ask());
@@ -159,7 +162,7 @@ fn iterator_callback_stream_and_steps_tell_the_same() {
 fn a_stop_text_ends_an_answer_wherever_tokens_cut_it() {
     let model = model();
     let mut plain = conversation(&model, 60);
-    plain.say("Who goes there?").unwrap();
+    plain.send("Who goes there?").unwrap();
     let whole = text(&events(&mut plain));
     let chars: Vec<(usize, char)> = whole.char_indices().collect();
     for from in (4..chars.len() - 9).step_by(7) {
@@ -167,9 +170,9 @@ fn a_stop_text_ends_an_answer_wherever_tokens_cut_it() {
         let at = whole.find(stop).unwrap();
         let options = AnswerOptions { stop: vec!["never in it\u{1}".into(), stop.into()], ..greedy(60) };
         let mut conversation = model.conversation().unwrap().with_options(options);
-        conversation.say("Who goes there?").unwrap();
+        conversation.send("Who goes there?").unwrap();
         let told = events(&mut conversation);
-        assert_eq!((text(&told).as_str(), end(&told).0), (&whole[..at], Ending::Stop(1)), "{stop:?}");
+        assert_eq!((text(&told).as_str(), end(&told).0), (&whole[..at], FinishReason::Stop(1)), "{stop:?}");
         assert!(matches!(conversation.messages().last(), Some(Message::Model(turn)) if turn.text == whole[..at]));
     }
 }
@@ -196,26 +199,26 @@ fn an_answer_is_cancelled_in_prefill_and_in_decode_and_goes_on() {
         // While the prompt is read: after its first part.
         let mut conversation = conversation(&model, 20);
         let cancel = conversation.cancel_token();
-        conversation.say(long.as_str()).unwrap();
+        conversation.send(long.as_str()).unwrap();
         let first = conversation.next_event().unwrap().unwrap();
         assert!(matches!(first, Event::Prompt { done, total } if done < total), "{device}: {first:?}");
         let submits = model.counters().map(|counters| counters.submits);
         cancel.cancel();
-        let (ending, usage) = end(&events(&mut conversation));
-        assert_eq!((ending, usage.answer), (Ending::Cancelled, 0), "{device}");
+        let (finish_reason, usage) = end(&events(&mut conversation));
+        assert_eq!((finish_reason, usage.completion_tokens), (FinishReason::Cancelled, 0), "{device}");
         assert_eq!(model.counters().map(|counters| counters.submits), submits, "{device}: nothing more was submitted");
         assert_eq!(conversation.messages().len(), 1);
         // The same answer again goes on from the rows that were read.
         conversation.answer().unwrap();
         let told = events(&mut conversation);
-        assert!(end(&told).1.cached >= 16, "{device}");
+        assert!(end(&told).1.cached_tokens >= 16, "{device}");
         let mut undisturbed = model.conversation().unwrap().with_options(greedy(20));
-        undisturbed.say(long.as_str()).unwrap();
+        undisturbed.send(long.as_str()).unwrap();
         assert_eq!(text(&events(&mut undisturbed)), text(&told), "{device}");
 
         // While it answers, from another thread: what was said stays.
         let mut conversation = model.conversation().unwrap().with_options(greedy(1000));
-        conversation.say("Who goes there?").unwrap();
+        conversation.send("Who goes there?").unwrap();
         let cancel = conversation.cancel_token();
         let mut said = String::new();
         let mut told = Vec::new();
@@ -227,14 +230,14 @@ fn an_answer_is_cancelled_in_prefill_and_in_decode_and_goes_on() {
                 std::thread::spawn(move || cancel.cancel()).join().unwrap();
             }
         }
-        assert_eq!(end(&told).0, Ending::Cancelled);
+        assert_eq!(end(&told).0, FinishReason::Cancelled);
         assert!(matches!(conversation.messages().last(), Some(Message::Model(turn)) if turn.text == said && said.len() < 60));
-        conversation.say("Nay, answer me.").unwrap();
+        conversation.send("Nay, answer me.").unwrap();
         assert!(!text(&events_of(&mut conversation, 30)).is_empty(), "the next answer is not cancelled");
         // Dropping an iterator half way, stopping, and a callback that breaks keep what was said too.
         conversation.stop();
         let messages = conversation.messages().len();
-        conversation.say("Long live the king!").unwrap();
+        conversation.send("Long live the king!").unwrap();
         let answer = conversation.finish(|event| match event {
             Event::Text(_) => ControlFlow::Break(()),
             _ => ControlFlow::Continue(()),
@@ -268,12 +271,12 @@ fn loading_is_cancelled_by_a_token_and_by_its_callback() {
 fn hooks_have_a_say_and_tell_probabilities() {
     let model = model();
     let mut plain = conversation(&model, 12);
-    plain.say("Who goes there?").unwrap();
+    plain.send("Who goes there?").unwrap();
     events(&mut plain);
     let banned = plain.tokens()[plain.tokens().len() - 12];
     let hooks = SampleHooks::new().with_processor(LogitBias::new().banning([banned])).with_logprobs(3);
     let mut hooked = conversation(&model, 12).with_hooks(hooks);
-    hooked.say("Who goes there?").unwrap();
+    hooked.send("Who goes there?").unwrap();
     let told = events(&mut hooked);
     let chosen: Vec<&Chosen> =
         told.iter().filter_map(|event| if let Event::Token(chosen) = event { Some(chosen) } else { None }).collect();
@@ -286,8 +289,8 @@ fn hooks_have_a_say_and_tell_probabilities() {
     // In steps with others too.
     let hooks = SampleHooks::new().with_processor(LogitBias::new().banning([banned]));
     let (mut with, mut without) = (conversation(&model, 12).with_hooks(hooks), conversation(&model, 12));
-    with.say("Who goes there?").unwrap();
-    without.say("Who goes there?").unwrap();
+    with.send("Who goes there?").unwrap();
+    without.send("Who goes there?").unwrap();
     for _ in 0..40 {
         assert!(model.step(&mut [&mut with, &mut without]).iter().all(Result::is_ok));
     }
@@ -299,7 +302,7 @@ fn a_step_takes_a_conversation_with_hooks_a_token_on() {
     let model = model();
     let bias = SampleHooks::new().with_processor(LogitBias::new().with(700, -1.0));
     let mut hooked = conversation(&model, 4).with_hooks(bias);
-    hooked.say("Who goes there?").unwrap();
+    hooked.send("Who goes there?").unwrap();
     let prompt = hooked.tokens().len();
     for answered in 1..=4 {
         let told = model.step(&mut [&mut hooked]).remove(0).unwrap();

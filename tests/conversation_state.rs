@@ -5,7 +5,7 @@ mod talk;
 
 use gemmaflow::{
     Error,
-    conversation::{AnswerOptions, Conversation, Ending, Event, Model, Overflow},
+    conversation::{AnswerOptions, Conversation, Event, FinishReason, Model, Overflow},
     generate::{GeneratorOptions, MemoryPlan, SampleHooks, SampleOpts, Sampler},
     runtime::{Device, GpuOptions, Opened},
     text::Message,
@@ -17,7 +17,7 @@ fn a_fork_goes_on_beside_the_original_and_a_bookmark_leads_back() {
     for device in devices() {
         let model = open(&device, GeneratorOptions::default());
         let mut first = conversation(&model, 16);
-        first.say("Who goes there?").unwrap();
+        first.send("Who goes there?").unwrap();
         let start = first.bookmark();
         events_of(&mut first, 6);
         // In the middle of an answer.
@@ -25,18 +25,18 @@ fn a_fork_goes_on_beside_the_original_and_a_bookmark_leads_back() {
         let (a, b) = (text(&events(&mut first)), text(&events(&mut second)));
         assert_eq!(a, b, "{device}");
         assert_eq!(first.messages(), second.messages());
-        second.say("A friend.").unwrap();
+        second.send("A friend.").unwrap();
         events(&mut second);
         assert_eq!((first.messages().len(), second.messages().len()), (2, 4));
         let after = first.bookmark();
-        first.say("Stand, ho!").unwrap();
+        first.send("Stand, ho!").unwrap();
         let answer = text(&events(&mut first));
         first.rewind(&after);
         assert_eq!(first.messages().len(), 2);
-        first.say("Stand, ho!").unwrap();
+        first.send("Stand, ho!").unwrap();
         let told = events(&mut first);
         assert_eq!(text(&told), answer, "{device}");
-        assert_eq!(end(&told).1.cached, end(&told).1.prompt - 1, "{device}: nothing is computed again");
+        assert_eq!(end(&told).1.cached_tokens, end(&told).1.prompt_tokens - 1, "{device}: nothing is computed again");
         first.rewind(&start);
         assert_eq!(first.messages().len(), 1, "the user's message came before the bookmark");
     }
@@ -48,7 +48,7 @@ fn a_saved_conversation_goes_on_in_the_middle_of_an_answer() {
         let model = open(&device, GeneratorOptions::default());
         let mut original = conversation(&model, 30);
         original.push(Message::system("Speak as a king.")).unwrap();
-        original.say("Who goes there?").unwrap();
+        original.send("Who goes there?").unwrap();
         let told = text(&events_of(&mut original, 8));
         let mut bytes = Vec::new();
         original.save(&mut bytes).unwrap();
@@ -78,19 +78,19 @@ fn a_prompt_that_begins_as_an_earlier_one_is_not_computed_again() {
         let ask = |question: &str| {
             let mut conversation = conversation(&model, 12);
             conversation.push(Message::system(system.as_str())).unwrap();
-            conversation.say(question).unwrap();
+            conversation.send(question).unwrap();
             let told = events(&mut conversation);
             (text(&told), end(&told).1)
         };
         let (_, first) = ask("Who goes there?");
-        assert_eq!(first.cached, 0);
+        assert_eq!(first.cached_tokens, 0);
         let (answer, second) = ask("Where is the Duke of York?");
-        assert!(second.cached > 100 && second.cached < second.prompt, "{device}: {second:?}");
+        assert!(second.cached_tokens > 100 && second.cached_tokens < second.prompt_tokens, "{device}: {second:?}");
         assert!(model.kept_prompt_bytes() > 0);
         model.keep_prompts(0);
         assert_eq!(model.kept_prompt_bytes(), 0);
         let (anew, third) = ask("Where is the Duke of York?");
-        assert_eq!((anew, third.cached), (answer, 0), "{device}");
+        assert_eq!((anew, third.cached_tokens), (answer, 0), "{device}");
     }
 }
 
@@ -103,9 +103,9 @@ fn drawn_text_is_the_same_with_and_without_a_kept_prompt() {
         let options = AnswerOptions { sampling, max_tokens: Some(40), ..AnswerOptions::default() };
         let mut conversation = model.conversation().unwrap().with_options(options);
         conversation.push(Message::system("You are a courtier of King Henry. ".repeat(5))).unwrap();
-        conversation.say(question).unwrap();
+        conversation.send(question).unwrap();
         let told = events(&mut conversation);
-        (text(&told), end(&told).1.cached)
+        (text(&told), end(&told).1.cached_tokens)
     };
     let (alone, none) = ask("Where is the Duke of York?");
     model.keep_prompts(64 << 20);
@@ -121,16 +121,16 @@ fn a_full_context_ends_the_answer_or_forgets_the_oldest() {
         let options = || GeneratorOptions { context: Some(96), ..GeneratorOptions::default() };
         let model = open(&device, options());
         let mut strict = conversation(&model, 500);
-        strict.say("Who goes there?").unwrap();
+        strict.send("Who goes there?").unwrap();
         let told = events(&mut strict);
-        let (ending, usage) = end(&told);
-        assert_eq!((ending, usage.prompt + usage.answer), (Ending::Length, 96), "{device}");
+        let (finish_reason, usage) = end(&told);
+        assert_eq!((finish_reason, usage.prompt_tokens + usage.completion_tokens), (FinishReason::Length, 96), "{device}");
         assert!(strict.next_event().unwrap().is_none(), "{device}: it is over");
         assert_eq!(strict.tokens().len(), 96);
         let Some(Message::Model(turn)) = strict.messages().last() else { panic!("{device}: it answered") };
         assert_eq!(turn.text, text(&told), "{device}: what was said stays");
         let before = strict.messages().to_vec();
-        assert!(matches!(strict.say("And now?"), Err(Error::ContextFull { .. })));
+        assert!(matches!(strict.send("And now?"), Err(Error::ContextFull { .. })));
         assert_eq!(strict.messages(), before, "nothing was said");
 
         let mut forgetful = model.conversation().unwrap();
@@ -138,9 +138,9 @@ fn a_full_context_ends_the_answer_or_forgets_the_oldest() {
         for turn in 0..8 {
             let options = AnswerOptions { overflow: Overflow::Forget, ..greedy(20) };
             forgetful.set_options(options);
-            forgetful.say(format!("Question {turn}: where is the king?")).unwrap();
+            forgetful.send(format!("Question {turn}: where is the king?")).unwrap();
             let (_, usage) = end(&events(&mut forgetful));
-            assert!(usage.prompt + usage.answer <= 96, "{device}: {usage:?}");
+            assert!(usage.prompt_tokens + usage.completion_tokens <= 96, "{device}: {usage:?}");
         }
         assert_eq!(forgetful.messages().len(), 17, "the caller still has them all");
         // In the middle of an answer too: of text the oldest half goes.
@@ -149,7 +149,7 @@ fn a_full_context_ends_the_answer_or_forgets_the_oldest() {
         story.write("ROMEO:\n").unwrap();
         story.answer().unwrap();
         let told = events(&mut story);
-        assert!(end(&told).1.answer > 96, "{device}");
+        assert!(end(&told).1.completion_tokens > 96, "{device}");
         assert!(story.used() <= 96);
     }
 }
@@ -158,10 +158,10 @@ fn a_full_context_ends_the_answer_or_forgets_the_oldest() {
 fn conversations_follow_their_model_to_another_device() {
     let model = open(&Device::Gpu, GeneratorOptions::default());
     let mut undisturbed = conversation(&model, 40);
-    undisturbed.say("Who goes there?").unwrap();
+    undisturbed.send("Who goes there?").unwrap();
     let expected = text(&events(&mut undisturbed));
     let mut conversation = conversation(&model, 40);
-    conversation.say("Who goes there?").unwrap();
+    conversation.send("Who goes there?").unwrap();
     let mut told = text(&events_of(&mut conversation, 10));
     for device in [Device::Cpu, Device::Gpu] {
         model.recover(device).unwrap();
@@ -170,7 +170,7 @@ fn conversations_follow_their_model_to_another_device() {
     told += &text(&events(&mut conversation));
     assert_eq!(told, expected);
     assert!(!undisturbed.messages().is_empty());
-    undisturbed.say("A friend.").unwrap();
+    undisturbed.send("A friend.").unwrap();
     assert!(!text(&events(&mut undisturbed)).is_empty());
 }
 
@@ -181,7 +181,7 @@ fn conversations_of_many_threads_are_those_of_one() {
         let sampling = SampleOpts::temperature(1.0, number as u64);
         let options = AnswerOptions { sampling, max_tokens: Some(25), ..AnswerOptions::default() };
         let mut conversation = model.conversation().unwrap().with_options(options);
-        conversation.say(format!("Question {number}: who is king?")).unwrap();
+        conversation.send(format!("Question {number}: who is king?")).unwrap();
         text(&events(&mut conversation))
     };
     let expected: Vec<String> = (0..6).map(|number| ask(&model, number)).collect();
@@ -200,7 +200,7 @@ fn conversations_in_steps_together_say_what_they_say_alone() {
         model.keep_prompts(0);
         let asked = |number: usize| {
             let mut conversation = conversation(&model, 10 + 3 * number);
-            conversation.say("Speak. ".repeat(1 + 5 * number)).unwrap();
+            conversation.send("Speak. ".repeat(1 + 5 * number)).unwrap();
             conversation
         };
         let expected: Vec<String> = (0..5).map(|number| text(&events(&mut asked(number)))).collect();
@@ -236,7 +236,7 @@ fn a_conversation_is_saved_before_its_first_answer() {
     original.save(&mut bytes).unwrap();
     let mut restored = model.restore(&bytes[..]).unwrap();
     for conversation in [&mut original, &mut restored] {
-        conversation.say("Who goes there?").unwrap();
+        conversation.send("Who goes there?").unwrap();
     }
     assert_eq!(text(&events(&mut restored)), text(&events(&mut original)));
     let mut empty = Vec::new();
@@ -248,7 +248,7 @@ fn a_conversation_is_saved_before_its_first_answer() {
 fn options_change_with_the_next_token() {
     let model = open(&Device::Gpu, GeneratorOptions::default());
     let mut one = conversation(&model, 30);
-    one.say("Who goes there?").unwrap();
+    one.send("Who goes there?").unwrap();
     events_of(&mut one, 6);
     let mut other = one.fork().unwrap();
     let sampling = SampleOpts::temperature(1.5, 3);
@@ -307,7 +307,7 @@ fn a_model_under_a_budget_has_one_cache_a_conversation() {
     let plan = MemoryPlan::for_options(config, loader.as_mut(), context.capabilities(), &options(Some(1 << 30))).unwrap();
     let model = Model::open(talk::DEMO, Device::Context(context.clone()), options(Some(plan.peak()))).unwrap();
     let mut conversation = conversation(&model, 8);
-    conversation.say("Who goes there?").unwrap();
+    conversation.send("Who goes there?").unwrap();
     events(&mut conversation);
     context.wait_idle("a test").unwrap();
     context.release_staging();
@@ -319,7 +319,7 @@ fn a_model_under_a_budget_has_one_cache_a_conversation() {
 fn more_room_for_prompts_keeps_those_that_are_there() {
     let model = open(&Device::Gpu, GeneratorOptions::default());
     let mut conversation = conversation(&model, 4);
-    conversation.say("Who goes there? ".repeat(6)).unwrap();
+    conversation.send("Who goes there? ".repeat(6)).unwrap();
     events(&mut conversation);
     let kept = model.kept_prompt_bytes();
     model.keep_prompts(512 << 20);
@@ -348,11 +348,11 @@ fn a_prompt_of_the_device_before_a_recovery_is_not_kept() {
     let before = model.gpu().unwrap();
     let hooks = SampleHooks::new().with_sampler(Recovers(Some(model.clone())));
     let mut first = conversation(&model, 4).with_hooks(hooks);
-    first.say("Who goes there? ".repeat(6)).unwrap();
+    first.send("Who goes there? ".repeat(6)).unwrap();
     events(&mut first);
     assert_eq!(model.kept_prompt_bytes(), 0);
     let mut second = conversation(&model, 4);
-    second.say("Who goes there? ".repeat(6)).unwrap();
+    second.send("Who goes there? ".repeat(6)).unwrap();
     let submits = before.counters().snapshot().submits;
     events(&mut second);
     assert_eq!(before.counters().snapshot().submits, submits, "it runs on the new device");
@@ -362,7 +362,7 @@ fn a_prompt_of_the_device_before_a_recovery_is_not_kept() {
 fn the_parts_of_a_prompt_are_told_once() {
     let model = open(&Device::Gpu, GeneratorOptions { prefill_chunk: Some(16), ..GeneratorOptions::default() });
     let mut conversation = conversation(&model, 2);
-    conversation.say("Speak, or I shall call the watch. ".repeat(6)).unwrap();
+    conversation.send("Speak, or I shall call the watch. ".repeat(6)).unwrap();
     let told = events(&mut conversation);
     let parts: Vec<usize> =
         told.iter().filter_map(|event| if let Event::Prompt { done, .. } = event { Some(*done) } else { None }).collect();

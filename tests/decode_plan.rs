@@ -93,9 +93,9 @@ fn a_device_with_eight_buffers_makes_its_rows_in_steps() {
 #[test]
 fn a_chunk_has_no_joined_products_and_no_new_row() {
     let plan = plan("gemma-3-270m", &gpu(Tier::Subgroup(32)), 128, 1024);
-    let joined = |(_, operand): &(u32, Operand)| matches!(operand, Operand::Joined(_));
+    let joined = |(_, operand): &(u32, Operand)| matches!(operand, Operand::Concatenated(_));
     assert!(!plan.dispatches.iter().any(|dispatch| dispatch.bindings.iter().any(joined)));
-    let new = ("NEW", "yes".to_string());
+    let new = ("PROLOGUE", "yes".to_string());
     assert!(!plan.dispatches.iter().any(|dispatch| dispatch.kernel.options.contains(&new)));
 }
 

@@ -116,7 +116,7 @@ fn going_back_to_a_mark_computes_nothing_again() {
             for generator in [&mut plain, &mut marked] {
                 generator.prefill_get_last_logits(&text[..40]).unwrap();
             }
-            marked.mark();
+            marked.checkpoint();
             let before = [&plain, &marked].map(|generator| generator.rows_computed());
             for generator in [&mut plain, &mut marked] {
                 generator.generate_cached(50, &GREEDY).unwrap();
@@ -158,7 +158,7 @@ fn only_the_newest_marks_are_kept() {
     let mut generator = with(&oracle, &Device::Gpu, options);
     for end in [20, 40, 60] {
         generator.prefill_get_last_logits(&text[..end]).unwrap();
-        generator.mark();
+        generator.checkpoint();
     }
     generator.prefill_get_last_logits(&text).unwrap();
     let mut back = |end: usize| {

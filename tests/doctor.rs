@@ -25,7 +25,7 @@ use anyhow::bail;
 use gemmaflow::{
     ir::{Compute, Op, ops::Linear},
     plan::Plan,
-    reference::tolerance::expected,
+    reference::expected,
     runtime::{Device, GpuOptions, Opened, PipelineCache},
 };
 use indicatif::ProgressBar;

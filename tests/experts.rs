@@ -19,7 +19,7 @@ use gemmaflow::{
     },
     lower::{Unplaced, lower},
     plan::{Live, Plan, cost},
-    reference::tolerance::{compare, expected},
+    reference::{compare, expected},
     runtime::{CompileOptions, Device, PipelineCache, RunInput, Session},
     weights::{Tensor, random_weights},
 };

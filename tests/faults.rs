@@ -59,7 +59,7 @@ fn greedy(most: usize) -> AnswerOptions {
 /// A conversation that was asked, and has not answered yet.
 fn asked(model: &Model, most: usize) -> Conversation {
     let mut conversation = model.conversation().unwrap().with_options(greedy(most));
-    conversation.say(ASKED).unwrap();
+    conversation.send(ASKED).unwrap();
     conversation
 }
 

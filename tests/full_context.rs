@@ -8,7 +8,7 @@ use std::{future::poll_fn, ops::ControlFlow, pin::Pin};
 use futures_core::Stream;
 use gemmaflow::{
     Error,
-    conversation::{AnswerOptions, Conversation, Ending, Event, Model, Overflow},
+    conversation::{AnswerOptions, Conversation, Event, FinishReason, Model, Overflow},
     gemma::GemmaConfig,
     generate::{GemmaGenerator, GeneratorOptions, LogitChanges, LogitProcessor, SampleHooks, SampleOpts},
     runtime::Device,
@@ -66,8 +66,8 @@ fn long_answer(conversation: &mut Conversation, context: usize) -> String {
         assert!(conversation.tokens().len() <= context);
         told.push(event);
     }
-    let (ending, usage) = end(&told);
-    assert_eq!((ending, usage.answer), (Ending::Length, 300));
+    let (finish_reason, usage) = end(&told);
+    assert_eq!((finish_reason, usage.completion_tokens), (FinishReason::Length, 300));
     text(&told)
 }
 
@@ -78,15 +78,15 @@ fn an_answer_outgrows_its_context_many_times() {
             let mut turns = forgetful(&device, context, 300);
             turns.set_hooks(Some(SampleHooks::new().with_processor(Endless::new(&turns, None))));
             turns.push(Message::system("Be brief.")).unwrap();
-            turns.say("Speak.").unwrap();
+            turns.send("Speak.").unwrap();
             let told = long_answer(&mut turns, context);
             let Some(Message::Model(turn)) = turns.messages().last() else { panic!("it answered") };
             assert_eq!(turn.text, told, "{device} {context}: nothing is lost");
             // The answer cannot be held, and goes with its question.
             turns.set_hooks(None);
             turns.set_options(AnswerOptions { overflow: Overflow::Forget, ..greedy(5) });
-            turns.say("And now?").unwrap();
-            assert_eq!(end(&events(&mut turns)).0, Ending::Length);
+            turns.send("And now?").unwrap();
+            assert_eq!(end(&events(&mut turns)).0, FinishReason::Length);
             assert_eq!(turns.messages().len(), 5);
 
             let mut story = forgetful(&device, context, 300);
@@ -110,7 +110,7 @@ fn steps_ahead_and_together_outgrow_a_context_alike() {
         conversation.answer().unwrap();
     }
     let whole = events(&mut alone);
-    assert_eq!(end(&whole).1.answer, 300);
+    assert_eq!(end(&whole).1.completion_tokens, 300);
     let (model, mut told) = (together.model().clone(), Vec::new());
     while !matches!(told.last(), Some(Event::End { .. })) {
         told.extend(model.step(&mut [&mut together]).remove(0).unwrap());
@@ -130,7 +130,7 @@ fn in_room(large: &Model, begin: &impl Fn(&Model) -> Conversation, context: usiz
 fn turns(model: &Model) -> Conversation {
     let mut turns = model.conversation().unwrap();
     turns.set_hooks(Some(SampleHooks::new().with_processor(Endless::new(&turns, None))));
-    turns.say("Who goes there?").unwrap();
+    turns.send("Who goes there?").unwrap();
     turns
 }
 
@@ -191,15 +191,15 @@ fn an_answer_that_meets_the_end_of_the_context_ends_with_its_reason() {
                 let greedy = AnswerOptions { max_tokens: None, ..greedy(0) };
                 answering.set_options(greedy.clone());
                 let told = take(&mut answering);
-                let (ending, usage) = end(&told);
-                assert_eq!((ending, usage.answer), (Ending::Length, room), "{device} way {way}");
+                let (finish_reason, usage) = end(&told);
+                assert_eq!((finish_reason, usage.completion_tokens), (FinishReason::Length, room), "{device} way {way}");
                 assert_eq!(answering.tokens(), tokens, "{device} way {way}: as with more room");
                 assert_eq!(answering.left(), 0, "{device} way {way}");
                 if let Some(Message::Model(turn)) = answering.messages().last() {
                     assert_eq!(turn.text, text(&told), "{device} way {way}: what was said stays");
                 }
                 // The next prompt is the one that does not fit.
-                let (before, again) = (answering.messages().to_vec(), answering.say("And now?"));
+                let (before, again) = (answering.messages().to_vec(), answering.send("And now?"));
                 if !before.is_empty() {
                     assert!(matches!(again, Err(Error::ContextFull { capacity: CONTEXT, .. })), "{device} way {way}");
                     assert_eq!(answering.messages(), before);
@@ -207,8 +207,8 @@ fn an_answer_that_meets_the_end_of_the_context_ends_with_its_reason() {
                 // It goes on where the oldest may be forgotten.
                 answering.set_options(AnswerOptions { overflow: Overflow::Forget, max_tokens: Some(5), ..greedy });
                 if !before.is_empty() {
-                    answering.say("And now?").unwrap();
-                    assert_eq!(end(&events(&mut answering)).1.answer, 5, "{device} way {way}");
+                    answering.send("And now?").unwrap();
+                    assert_eq!(end(&events(&mut answering)).1.completion_tokens, 5, "{device} way {way}");
                 }
             }
         }
@@ -260,7 +260,7 @@ fn a_prompt_that_leaves_no_room_is_refused_and_nothing_is_forgotten() {
     for device in devices() {
         let mut full = forgetful(&device, 40, 500);
         full.push(Message::system("Speak as a king, and of nothing but the weather in the north, and never of love.")).unwrap();
-        let error = full.say("Who goes there?").unwrap_err();
+        let error = full.send("Who goes there?").unwrap_err();
         assert!(matches!(error, Error::ContextFull { capacity: 40, .. }), "{device}: {error}");
         assert_eq!(full.messages().len(), 1, "{device}: it was not said");
     }
@@ -277,7 +277,7 @@ fn hooks_that_fail_where_room_is_made_are_told_again() {
                 if plain {
                     conversation.write("ROMEO:\n").and_then(|()| conversation.answer()).unwrap();
                 } else {
-                    conversation.say("Speak.").unwrap();
+                    conversation.send("Speak.").unwrap();
                 }
                 conversation
             };

@@ -292,14 +292,14 @@ fn every_answer_of_a_conversation_is_held_to_its_grammar() {
     let mut conversation =
         model.conversation().unwrap().with_options(options).with_hooks(SampleHooks::new().with_processor(guide));
     for asked in ["Who goes there?", "Art thou a friend?", "Speak!"] {
-        conversation.say(asked).unwrap();
+        conversation.send(asked).unwrap();
         let said = conversation.finish(|_| ControlFlow::Continue(())).unwrap();
         assert!(["yes, my lord", "yes, my lady", "no, my lord", "no, my lady"].contains(&said.as_str()), "{asked} {said:?}");
     }
     // A guide that comes in the middle of an answer holds for the whole of it.
     let guide = Guides::new(&tokenizer, &ends(&tokenizer)).unwrap().regex("(yes|no), my (lord|lady)").unwrap();
     let mut conversation = model.conversation().unwrap().with_hooks(SampleHooks::new().with_processor(guide.clone()));
-    conversation.say("Who goes there?").unwrap();
+    conversation.send("Who goes there?").unwrap();
     let told: Vec<_> = conversation.events().take(3).map(|event| event.unwrap().to_string()).collect();
     let mut saved = Vec::new();
     conversation.save(&mut saved).unwrap();

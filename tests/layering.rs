@@ -121,7 +121,7 @@ fn the_reader_of_sources_sees_code_and_nothing_else() {
 
 #[test]
 fn each_library_has_its_module() {
-    only_in("wgpu", &["src/runtime/"]);
+    only_in("wgpu", &["src/runtime/", "src/generate/engine/gpu/"]);
     only_in("naga", &["src/shader/"]);
     only_in("toml", &["src/profile/"]);
     only_in("safetensors", &["src/weights/"]);

@@ -95,7 +95,7 @@ fn conversations_at_once_take_what_was_planned() {
         all.push(first);
         all.iter_mut().for_each(|generator| fill(generator, CONTEXT));
         let opts = vec![SampleOpts::greedy(); conversations];
-        let stepped = GemmaGenerator::step_together(&mut all.iter_mut().collect::<Vec<_>>(), &opts);
+        let stepped = GemmaGenerator::decode_batch(&mut all.iter_mut().collect::<Vec<_>>(), &opts);
         stepped.into_iter().for_each(|token| _ = token.unwrap());
         context.release_staging();
         assert_eq!(live(&context) - before, plan.running(), "{name}: {plan:?}");

@@ -16,7 +16,7 @@ use gemmaflow::{
         ops::{Linear, Role},
     },
     lower::{Unplaced, lower},
-    reference::tolerance::{compare, expected},
+    reference::{compare, expected},
     runtime::{Device, GpuOptions, PipelineCache, WeightUploader},
     weights::{Tensor, load_from_path},
 };

@@ -14,7 +14,7 @@ use gemmaflow::{
     },
     lower::{Unplaced, lower},
     plan::Plan,
-    reference::tolerance::{compare, compare_with, expected},
+    reference::{compare, compare_with, expected},
     runtime::{GpuOptions, PipelineCache},
     weights::Tensor,
 };

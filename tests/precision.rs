@@ -14,7 +14,8 @@ use gemmaflow::{
     runtime::{Device, GpuOptions, KernelTier, Opened},
 };
 
-/// The gate of f16 (gemma-spec §8): root mean square error of the logits, and the likeliest token wherever the oracle's margin
+/// The gate of f16 (docs/gemma.md, Numerical precision): root mean square error of the logits, and the likeliest token
+/// wherever the oracle's margin
 /// over the second exceeds [`MARGIN`].
 const RMS: f64 = 1e-2;
 

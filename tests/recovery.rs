@@ -42,7 +42,7 @@ fn ask_everything(model: &Model) -> usize {
     model.counters();
     model.fingerprint().unwrap();
     let mut asked = conversation(model, 4);
-    asked.say("Who goes there?").unwrap();
+    asked.send("Who goes there?").unwrap();
     events(&mut asked);
     model.max_context() + asked.messages().len()
 }
@@ -65,7 +65,7 @@ fn nothing_waits_for_a_recovery() {
 fn threads_that_come_during_a_recovery_do_not_load_again() {
     let model = open(&Device::Gpu, GeneratorOptions::default());
     let mut before = conversation(&model, 12);
-    before.say("Who goes there?").unwrap();
+    before.send("Who goes there?").unwrap();
     let mut told = text(&events_of(&mut before, 5));
     let loads = Arc::new(AtomicUsize::new(0));
     let counting = {
@@ -105,7 +105,7 @@ fn threads_that_come_during_a_recovery_do_not_load_again() {
     assert!(model.gpu().is_some(), "the load that was waited for counts, not the device that was named");
     told += &text(&events(&mut before));
     let mut undisturbed = conversation(&model, 12);
-    undisturbed.say("Who goes there?").unwrap();
+    undisturbed.send("Who goes there?").unwrap();
     assert_eq!(told, text(&events(&mut undisturbed)));
     // A later call is one of its own.
     model.recover(Device::Cpu).unwrap();

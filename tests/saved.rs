@@ -10,7 +10,7 @@ use std::io::{Cursor, Read};
 
 use gemmaflow::{
     Error,
-    conversation::{AnswerOptions, Conversation, Ending, Event, Model, Usage},
+    conversation::{AnswerOptions, Conversation, Event, FinishReason, Model, Usage},
     generate::{GemmaGenerator, GeneratorOptions, LogitChanges, LogitProcessor, SampleHooks, SampleOpts, TokenSet},
     ir::DType,
     profile::CompileProfile,
@@ -129,7 +129,7 @@ fn what_follows_a_save_is_left_to_the_reader() {
     let mut bytes = Vec::new();
     for text in ["Who goes there?", "Where is the king?"] {
         let mut asked = conversation(&model, 5);
-        asked.say(text).unwrap();
+        asked.send(text).unwrap();
         asked.save(&mut bytes).unwrap();
     }
     let mut reader = &bytes[..];
@@ -159,7 +159,7 @@ fn an_answer_goes_on_from_every_token() {
             let mut asked = model.conversation().unwrap().with_options(AnswerOptions { stop, ..greedy(40) });
             match plain {
                 true => asked.write("Enter ROMEO and JULIET, above.\nROMEO:\n").and_then(|()| asked.answer()).unwrap(),
-                false => asked.say("Who goes there? Speak, or I shall call the watch before the morning.").unwrap(),
+                false => asked.send("Who goes there? Speak, or I shall call the watch before the morning.").unwrap(),
             }
             asked
         };
@@ -169,7 +169,7 @@ fn an_answer_goes_on_from_every_token() {
         let begins: Vec<String> = whole.iter().take(30).map(|c| format!("{c}\u{1F451}")).collect();
         let stops = [&[stop][..], &begins].concat();
         let expected = events(&mut asked(stops.clone()));
-        assert_eq!(end(&expected).0, Ending::Stop(0));
+        assert_eq!(end(&expected).0, FinishReason::Stop(0));
         let mut original = asked(stops);
         let mut told = Vec::new();
         let mut saves = 0;
@@ -178,7 +178,7 @@ fn an_answer_goes_on_from_every_token() {
             let prompts = |events: &[Event]| events.iter().filter(|event| matches!(event, Event::Prompt { .. })).count();
             assert_eq!(text(&told) + &text(&rest), text(&expected), "plain {plain}, after {saves} steps");
             assert_eq!(prompts(&told) + prompts(&rest), prompts(&expected), "plain {plain}, after {saves} steps");
-            let usages: [(Ending, Usage); 2] = [end(&rest), end(&expected)];
+            let usages: [(FinishReason, Usage); 2] = [end(&rest), end(&expected)];
             assert_eq!(usages[0], usages[1]);
             told.extend(step(&model, &mut original));
             saves += 1;
@@ -191,17 +191,17 @@ fn an_answer_goes_on_from_every_token() {
 fn an_answer_keeps_the_stop_texts_that_it_began_with() {
     let model = open(&Device::Gpu, GeneratorOptions::default());
     let mut plain = conversation(&model, 40);
-    plain.say("Who goes there?").unwrap();
+    plain.send("Who goes there?").unwrap();
     let whole = text(&events(&mut plain));
     let stop: String = whole.chars().skip(12).take(4).collect();
     let mut original = model.conversation().unwrap().with_options(AnswerOptions { stop: vec![stop.clone()], ..greedy(40) });
-    original.say("Who goes there?").unwrap();
+    original.send("Who goes there?").unwrap();
     events_of(&mut original, 2);
     // From the next answer on.
     original.set_options(AnswerOptions { stop: vec!["never".into()], ..greedy(40) });
     let mut restored = restored(&model, &mut original);
     let expected = events(&mut original);
-    assert_eq!(end(&expected).0, Ending::Stop(0));
+    assert_eq!(end(&expected).0, FinishReason::Stop(0));
     assert_eq!(events(&mut restored), expected);
     assert_eq!(restored.options().stop, ["never"]);
 }
@@ -253,7 +253,7 @@ fn a_thought_goes_on_from_every_token() {
     let model = Model::from_loader(config, &mut weights, tokenizer, Device::Cpu, GeneratorOptions::default()).unwrap();
     let mut original =
         model.conversation().unwrap().with_options(AnswerOptions { stop: vec!["say.!".into()], ..greedy(tokens.len()) });
-    original.say("Is the café open?").unwrap();
+    original.send("Is the café open?").unwrap();
     let start = original.tokens().len();
     let hooks = || Some(SampleHooks::new().with_processor(Says { tokens: tokens.clone(), start }));
     original.set_hooks(hooks());
@@ -285,7 +285,7 @@ fn options_without_meaning_are_saved_as_they_are() {
     let model = open(&Device::Gpu, GeneratorOptions::default());
     for number in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         let mut original = conversation(&model, 8);
-        original.say("Who goes there?").unwrap();
+        original.send("Who goes there?").unwrap();
         let sampling = SampleOpts::temperature(number, 7).with_min_p(number);
         original.set_options(AnswerOptions { sampling, ..greedy(8) });
         let mut restored = restored(&model, &mut original);

@@ -117,7 +117,7 @@ fn translate(kernel: &Kernel) -> Result<(), String> {
     // A device that binds no more than WebGPU's 8 makes a new row in steps, and what reads more values in parts.
     let most = match kernel.shader {
         "region" => 16,
-        _ if kernel.options.contains(&("NEW", "yes".into())) => 11,
+        _ if kernel.options.contains(&("PROLOGUE", "yes".into())) => 11,
         _ => 8,
     };
     if bound > most {
@@ -349,7 +349,7 @@ fn options_choose_lines() {
             ("WEIGHT", "bf16"),
             ("VEC", "1"),
             ("WEIGHTS", "1"),
-            ("SEQUEL", "no"),
+            ("SECOND_NORM", "no"),
         ]
         .map(|(name, value)| (name, value.to_string()))
         .to_vec(),

@@ -14,7 +14,7 @@ use std::{
 
 use gemmaflow::{
     Error,
-    conversation::{AnswerOptions, Ending, Event, Model},
+    conversation::{AnswerOptions, Event, FinishReason, Model},
     gemma::GemmaConfig,
     generate::{Drafter, GemmaGenerator, GeneratorOptions, LogitBias, SampleHooks, SampleOpts},
     runtime::{
@@ -250,7 +250,7 @@ fn steps_together_are_submits_of_slices_with_the_same_tokens() {
         for _ in 0..6 {
             let before = submits(&first);
             let opts = [SampleOpts::greedy(), SampleOpts::temperature(0.9, 4), SampleOpts::greedy()];
-            let chosen = GemmaGenerator::step_together(&mut [&mut first, &mut second, &mut third], &opts);
+            let chosen = GemmaGenerator::decode_batch(&mut [&mut first, &mut second, &mut third], &opts);
             tokens.push(chosen.into_iter().collect::<Result<Vec<u32>, _>>().unwrap());
             made = submits(&first) - before;
         }
@@ -277,7 +277,7 @@ fn an_answer_is_cancelled_between_two_slices() {
         let before = model.counters().unwrap().submits;
         conversation.cancel_token().cancel();
         let events: Vec<Event> = conversation.events().map(Result::unwrap).collect();
-        assert!(matches!(events[..], [Event::End { ending: Ending::Cancelled, .. }]), "{events:?}");
+        assert!(matches!(events[..], [Event::End { finish_reason: FinishReason::Cancelled, .. }]), "{events:?}");
         assert_eq!(model.counters().unwrap().submits, before, "nothing is submitted for an answer that is cancelled");
         conversation.answer().unwrap();
         conversation.finish(|_| ControlFlow::Continue(())).unwrap();

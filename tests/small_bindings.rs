@@ -165,7 +165,7 @@ fn every_row_of_a_real_vocabulary_comes_out() {
     let (mut first, mut second) = (device.share_weights().unwrap(), device.share_weights().unwrap());
     first.prefill(&tokens).unwrap();
     second.prefill(&tokens).unwrap();
-    let together = GemmaGenerator::step_together(&mut [&mut first, &mut second], &[greedy; 2]);
+    let together = GemmaGenerator::decode_batch(&mut [&mut first, &mut second], &[greedy; 2]);
     together.into_iter().for_each(|token| assert_eq!(token.unwrap(), texts[0][0]));
     // Drafted tokens with a penalty are chosen from whole rows.
     let penalised = greedy.with_repetition_penalty(1.1);

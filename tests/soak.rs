@@ -69,7 +69,7 @@ impl Scene {
     fn asked(&self, index: usize) -> Conversation {
         let mut conversation = self.patiently(|| self.model.conversation());
         conversation.set_options(options(index, self.deterministic));
-        self.patiently(|| conversation.say(ASKED[index]));
+        self.patiently(|| conversation.send(ASKED[index]));
         conversation
     }
 

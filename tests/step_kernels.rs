@@ -186,13 +186,13 @@ fn shortcuts(plan: &Plan) -> [usize; 4] {
         let has = |(n, t): &(&str, String)| *n == name && (t == text || text == "*" && t != "none");
         plan.dispatches.iter().filter(|dispatch| dispatch.kernel.options.iter().any(has)).count()
     };
-    let joined = |(_, operand): &(u32, Operand)| matches!(operand, Operand::Joined(_));
+    let joined = |(_, operand): &(u32, Operand)| matches!(operand, Operand::Concatenated(_));
     let joined = plan.dispatches.iter().filter(|dispatch| dispatch.bindings.iter().any(joined)).count();
-    [with("NEW", "yes"), with("SEQUEL", "yes"), joined, with("NORM", "*")]
+    [with("PROLOGUE", "yes"), with("SECOND_NORM", "yes"), joined, with("NORM", "*")]
 }
 
 /// The largest error as a share of the largest value. A key or value rounded to f16 may fall to the other side, and what follows with it;
-/// norms of values and gates by each token amplify what is rounded before them (gemma-spec §8).
+/// norms of values and gates by each token amplify what is rounded before them (docs/gemma.md, Numerical precision).
 fn allowed(built: &BuiltModel, kv: DType) -> f32 {
     let amplifies = built.params.contains_key("ple_embed");
     match kv {

@@ -5,7 +5,8 @@ use gemmaflow::{
     gemma::GemmaConfig,
     ir::{
         Case, DType, MaskKind, Value,
-        kernel::{Kernel, Operand, Tier},
+        kernel::{Kernel, Operand, Slot, Tier},
+        work::{AttentionWork, Work},
     },
     plan::Live,
 };
@@ -120,24 +121,38 @@ fn variant(sizes: &Sizes, layout: &Layout, parts: usize) -> Variant {
     let Sizes { new, cached, heads, kv_heads, width, kv } = *sizes;
     let splits = if parts > 1 { "yes" } else { "no" };
     let mut text = layout.options.clone();
-    text.extend(options(&[("SOFTCAP", &"no"), ("KEEP", &"no"), ("SPLITS", &splits), ("KV", &kv.name()), ("NEW", &"no")]));
+    text.extend(options(&[("SOFTCAP", &"no"), ("KEEP", &"no"), ("SPLITS", &splits), ("KV", &kv.name()), ("PROLOGUE", &"no")]));
     let number = |name, value: usize| (name, value as f64);
-    let mut overrides = vec![number("B", 1), number("T", new), number("S", cached), number("N", heads), number("K", kv_heads)];
+    let mut overrides =
+        vec![number("BATCH", 1), number("T", new), number("S", cached), number("N", heads), number("K", kv_heads)];
     overrides.extend([number("H", width), ("SCALE", 1.0 / (width as f64).sqrt()), ("CAP", 1.0), number("PARTS", parts)]);
     let kernel = Kernel { shader: layout.shader, options: text, overrides, hole: String::new() };
     let mut bindings: Vec<(u32, Operand)> = (0..5).map(|i| (i as u32, slot(i + 1))).collect();
     bindings.push((8, Operand::Step));
+    let written = if parts > 1 { parts * (width + 2) } else { width };
+    let attention = AttentionWork {
+        batch: 1,
+        token_bytes: (2 * kv_heads * width * kv.scalar_bytes().unwrap_or(4) + 4) as u64,
+        pair_flops: (4 * heads * width) as u64,
+        visible: Slot(4),
+    };
+    let work = Work { attention: Some(attention), ..Work::of(4 * new * heads * (width + written), 0) };
     let groups = kv_heads * (new * (heads / kv_heads)).div_ceil(layout.queries);
     let name = format!("{} {} PARTS={parts}", layout.shader, layout.name);
     if parts == 1 {
         bindings.push((5, slot(0)));
-        return Variant::new(name, vec![dispatch(kernel, bindings, groups, 1)]);
+        return Variant::new(name, vec![dispatch(kernel, bindings, [groups, 1], work)]);
     }
     bindings.push((7, slot(6)));
     let results = new * heads;
-    let overrides = vec![number("B", 1), number("T", new), number("N", heads), number("H", width), number("PARTS", parts)];
+    let overrides = vec![number("BATCH", 1), number("T", new), number("N", heads), number("H", width), number("PARTS", parts)];
     let combine = Kernel { shader: "attention_combine", options: options(&[("LANES", &64)]), overrides, hole: String::new() };
-    let second = dispatch(combine, vec![(5, slot(0)), (7, slot(6)), (8, Operand::Step)], results, 1);
+    let second = dispatch(
+        combine,
+        vec![(5, slot(0)), (7, slot(6)), (8, Operand::Step)],
+        [results, 1],
+        Work::moves(4 * results * (parts * (width + 2) + width)),
+    );
     let scratch = vec![(results * parts * (width + 2) * 4) as u64];
-    Variant { name, scratch, dispatches: vec![dispatch(kernel, bindings, groups, parts), second] }
+    Variant { name, scratch, dispatches: vec![dispatch(kernel, bindings, [groups, parts], work), second] }
 }

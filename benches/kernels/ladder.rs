@@ -8,6 +8,7 @@ use gemmaflow::{
         DType, Data, FixedType, Value,
         kernel::{Dispatch, Kernel, Operand, Slot, grid},
         ops::Role,
+        work::Work,
     },
     plan::{Cost, Live, Plan, PlanOutput, SlotInfo, SlotKind, cost},
     runtime::{
@@ -57,8 +58,8 @@ impl Variant {
     }
 }
 
-pub fn dispatch(kernel: Kernel, bindings: Vec<(u32, Operand)>, count: usize, layers: usize) -> Dispatch {
-    Dispatch { label: "bench".into(), kernel, bindings, workgroups: grid(count, layers) }
+pub fn dispatch(kernel: Kernel, bindings: Vec<(u32, Operand)>, [count, layers]: [usize; 2], work: Work) -> Dispatch {
+    Dispatch { label: "bench".into(), kernel, bindings, workgroups: grid(count, layers), work }
 }
 
 pub fn slot(index: usize) -> Operand {

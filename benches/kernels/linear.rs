@@ -8,6 +8,7 @@ use gemmaflow::{
     ir::{
         Case, DType,
         kernel::{Kernel, Operand, Tier, weight_option},
+        work::Work,
     },
     runtime::{GpuContext, WeightUploader},
 };
@@ -91,8 +92,10 @@ fn variants(bench: &Bench, weight: &Weight, dtype: DType, rows: usize, out: usiz
         let kernel = Kernel { shader, options: all, overrides, hole: hole.into() };
         let mut bindings = vec![(0, slot(1)), (1, slot(0))];
         bindings.extend((0..weight.pair).map(|i| (2 + i as u32, Operand::Weight(format!("w{i}"), 0))));
+        let inner = weight.inner;
+        let work = Work::of(4 * rows * (inner + out), 2 * rows * inner * out * weight.pair);
         let name: Vec<String> = text.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        Variant::new(format!("{shader} {}", name.join(" ")), vec![dispatch(kernel, bindings, count, layers)])
+        Variant::new(format!("{shader} {}", name.join(" ")), vec![dispatch(kernel, bindings, [count, layers], work)])
     };
     let held = |most: &[usize]| -> Vec<usize> { most.iter().copied().filter(|held| *held == 1 || *held <= rows).collect() };
     let mut found = Vec::new();

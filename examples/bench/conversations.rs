@@ -76,7 +76,7 @@ fn once(generators: &mut [GemmaGenerator], arguments: &Arguments) -> Result<f64>
     let mut all: Vec<&mut GemmaGenerator> = generators.iter_mut().collect();
     let start = Instant::now();
     for _ in 0..arguments.generated {
-        for token in GemmaGenerator::step_together(&mut all, &opts) {
+        for token in GemmaGenerator::decode_batch(&mut all, &opts) {
             if let Err(error) = token {
                 bail!(error);
             }

@@ -10,7 +10,7 @@ use gemmaflow::{
     Error,
     ir::{Case, Compute, LowerOptions, Op, Value, kernel::Target},
     plan::Plan,
-    reference::tolerance::{Deviation, deviation, expected},
+    reference::{Deviation, deviation, expected},
     runtime::{GpuContext, PipelineCache},
 };
 

@@ -107,7 +107,7 @@ fn write(own: OwnDevice, job: &Job, events: &Sender<News>, begun: &Receiver<()>,
     go_on(&mut conversation, &job.prompt, job.tokens, cancel, |event| {
         let news = match event {
             Event::Text(text) => News::Text(text.clone()),
-            Event::End { usage, .. } => News::Done(usage.answer, start.elapsed()),
+            Event::End { usage, .. } => News::Done(usage.completion_tokens, start.elapsed()),
             _ => return,
         };
         // Whoever does not listen any more has cancelled.

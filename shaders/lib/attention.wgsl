@@ -1,5 +1,5 @@
 // What the kernels of attention share: sizes, caches, which keys a query sees, scores, and where results of parts go.
-// Options: VEC = 4 | 2, KV, WIDE, KEEP, SOFTCAP of the included files; SPLITS = yes | no; NEW = no | yes (a new row is
+// Options: VEC = 4 | 2, KV, WIDE, KEEP, SOFTCAP of the included files; SPLITS = yes | no; PROLOGUE = no | yes (a new row is
 // written into the caches).
 override BATCH: u32;
 override T: u32;
@@ -17,10 +17,10 @@ const HIDDEN = -1e30;
 #include lib/cached.wgsl
 #include lib/visible.wgsl
 #include lib/score.wgsl
-#if NEW == yes
+#if PROLOGUE == yes
 @group(0) @binding(1) var<storage, read_write> keys: array<Cached>;
 @group(0) @binding(2) var<storage, read_write> values: array<Cached>;
-#elif NEW == no
+#elif PROLOGUE == no
 @group(0) @binding(1) var<storage, read> keys: array<Cached>;
 @group(0) @binding(2) var<storage, read> values: array<Cached>;
 #endif

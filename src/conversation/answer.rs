@@ -2,10 +2,10 @@
 
 use std::collections::VecDeque;
 
-use super::{Ending, Event, Usage, stop::StopTexts};
+use super::{Event, FinishReason, Usage, stop::StopTexts};
 use crate::text::{ChatEvent, ChatParser, EndReason, ModelTurn, TextStream};
 
-/// What makes events of tokens.
+/// The reader that turns tokens into events.
 #[derive(Clone, Debug)]
 pub(super) enum Reader {
     Text(TextStream),
@@ -28,12 +28,12 @@ impl Reader {
     }
 }
 
-/// What was said so far, and what is needed to read on.
+/// The answer so far, and the state to read on.
 #[derive(Clone, Debug)]
 pub(super) struct Answer {
     reader: Reader,
     stops: StopTexts,
-    /// All that was said, as a message.
+    /// The whole answer as a message.
     pub(super) turn: ModelTurn,
     pub(super) usage: Usage,
     /// The tokens of it.
@@ -47,7 +47,7 @@ impl Answer {
         let stops = StopTexts::new(stop);
         let turn = ModelTurn::default();
         let tokens = Vec::new();
-        let read = usage.cached;
+        let read = usage.cached_tokens;
         Self { reader, stops, turn, usage, tokens, read }
     }
 
@@ -56,37 +56,37 @@ impl Answer {
         self.stops.texts()
     }
 
-    /// Takes the next token; `is_stop` says that no other follows. Returns why the answer ends with it, if it does.
-    pub(super) fn push(&mut self, token: u32, is_stop: bool, events: &mut VecDeque<Event>) -> Option<Ending> {
+    /// Takes the next token; `is_stop` says that no other follows. Returns the reason if the answer ends with it.
+    pub(super) fn push(&mut self, token: u32, is_stop: bool, events: &mut VecDeque<Event>) -> Option<FinishReason> {
         self.tokens.push(token);
-        self.usage.answer += 1;
-        let mut ending = None;
+        self.usage.completion_tokens += 1;
+        let mut finish_reason = None;
         for event in self.reader.push(token) {
-            ending = match event {
-                ChatEvent::End(EndReason::ToolResponse) => Some(Ending::ToolResponse),
-                ChatEvent::End(_) => Some(Ending::Turn),
-                event => self.say(event, events),
+            finish_reason = match event {
+                ChatEvent::End(EndReason::ToolResponse) => Some(FinishReason::ToolResponse),
+                ChatEvent::End(_) => Some(FinishReason::Turn),
+                event => self.send(event, events),
             };
-            if ending.is_some() {
+            if finish_reason.is_some() {
                 break;
             }
         }
-        ending.or(is_stop.then_some(Ending::Turn))
+        finish_reason.or(is_stop.then_some(FinishReason::Turn))
     }
 
-    /// Ends it: what was held back is said, unless a stop text ended it, and `ending` is told.
-    pub(super) fn finish(&mut self, ending: Ending, events: &mut VecDeque<Event>) {
-        if !matches!(ending, Ending::Stop(_)) {
+    /// Ends it: held-back text is emitted, unless a stop text ended the answer, and then the end.
+    pub(super) fn finish(&mut self, finish_reason: FinishReason, events: &mut VecDeque<Event>) {
+        if !matches!(finish_reason, FinishReason::Stop(_)) {
             for event in self.reader.finish() {
-                self.say(event, events);
+                self.send(event, events);
             }
             let rest = self.stops.finish();
             self.tell(Event::Text(rest), events);
         }
-        events.push_back(Event::End { ending, usage: self.usage });
+        events.push_back(Event::End { finish_reason, usage: self.usage });
     }
 
-    fn say(&mut self, event: ChatEvent, events: &mut VecDeque<Event>) -> Option<Ending> {
+    fn send(&mut self, event: ChatEvent, events: &mut VecDeque<Event>) -> Option<FinishReason> {
         let ChatEvent::Text(text) = event else {
             // Text that was held back came before.
             let rest = self.stops.finish();
@@ -97,7 +97,7 @@ impl Answer {
         };
         let (text, stop) = self.stops.push(&text);
         self.tell(Event::Text(text), events);
-        stop.map(Ending::Stop)
+        stop.map(FinishReason::Stop)
     }
 
     fn tell(&mut self, event: Event, events: &mut VecDeque<Event>) {

@@ -1,4 +1,4 @@
-//! What comes of an answer.
+//! The events of an answer.
 
 use std::fmt;
 
@@ -20,8 +20,8 @@ pub enum Event {
         /// Tokens of the whole prompt.
         total: usize,
     },
-    /// A token was chosen, with its log-probability and those of the likeliest tokens; only where hooks ask for them, and before what it
-    /// says.
+    /// A token was chosen, with its log-probability and those of the likeliest tokens. Only where hooks ask for them,
+    /// and before the token's text.
     Token(Chosen),
     /// More of the answer's text, in whole characters and without any stop string.
     Text(String),
@@ -31,24 +31,24 @@ pub enum Event {
     ToolCall(ToolCall),
     /// A call of a tool that cannot be read.
     BrokenToolCall {
-        /// What the model emitted between the tokens of the call.
+        /// The model's output between the tokens of the call.
         text: String,
-        /// What is wrong with it.
+        /// The fault.
         problem: String,
     },
     /// The answer is over. Always the last event.
     End {
-        /// Why.
-        ending: Ending,
-        /// What it took.
+        /// The reason.
+        finish_reason: FinishReason,
+        /// The tokens that it took.
         usage: Usage,
     },
 }
 
-/// Why an answer is over.
+/// The reason why an answer is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
-pub enum Ending {
+pub enum FinishReason {
     /// The model ended its turn.
     Turn,
     /// The model waits for the responses to the tools that it called.
@@ -56,10 +56,10 @@ pub enum Ending {
     /// One of [`AnswerOptions::stop`](super::AnswerOptions::stop), by its index.
     Stop(usize),
     /// [`AnswerOptions::max_tokens`](super::AnswerOptions::max_tokens) were generated, or the context is full and
-    /// [`Overflow::Forget`](super::Overflow::Forget) is not set: [`Conversation::left`](super::Conversation::left) is then 0. What had
-    /// been said stays.
+    /// [`Overflow::Forget`](super::Overflow::Forget) is not set: [`Conversation::left`](super::Conversation::left) is
+    /// then 0. The text so far stays.
     Length,
-    /// It was cancelled. What had been said stays.
+    /// It was cancelled. The text so far stays.
     Cancelled,
 }
 
@@ -67,11 +67,11 @@ pub enum Ending {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Usage {
     /// Tokens of the prompt: all that the model saw before its answer.
-    pub prompt: usize,
+    pub prompt_tokens: usize,
     /// Tokens of the prompt that were not computed, because their rows were cached.
-    pub cached: usize,
+    pub cached_tokens: usize,
     /// Tokens of the answer, thoughts and control tokens among them.
-    pub answer: usize,
+    pub completion_tokens: usize,
 }
 
 impl Event {

@@ -5,7 +5,7 @@ use std::{cell::Cell, collections::VecDeque, fmt};
 use super::{
     AnswerOptions, Event, Model, Overflow, Usage,
     answer::{Answer, Reader},
-    script::Script,
+    transcript::Transcript,
 };
 use crate::{
     Error, Result,
@@ -13,11 +13,12 @@ use crate::{
     text::Message,
 };
 
-/// One conversation with a [`Model`]: its messages (or plain text), its cache, its sampler. It may go from thread to thread, and keeps
-/// its model alive.
+/// One conversation with a [`Model`]: its messages (or plain text), its cache, its sampler. It may go from thread to
+/// thread, and keeps its model alive.
 ///
-/// An error leaves it as it was, a partial answer included: [`next_event`](Self::next_event) tries again, [`stop`](Self::stop) gives the
-/// answer up and keeps what was said. After [`Error::DeviceLost`] and [`Model::recover`] it goes on from its history.
+/// An error leaves it as it was, a partial answer included: [`next_event`](Self::next_event) tries again,
+/// [`stop`](Self::stop) gives the answer up and keeps its text. After [`Error::DeviceLost`] and [`Model::recover`] it
+/// continues from its history.
 pub struct Conversation {
     pub(super) model: Model,
     /// The recovery of the model that the generator is of.
@@ -25,13 +26,13 @@ pub struct Conversation {
     pub(super) generator: GemmaGenerator,
     pub(super) options: AnswerOptions,
     pub(super) cancel: CancelToken,
-    pub(super) script: Script,
+    pub(super) transcript: Transcript,
     pub(super) answer: Option<Answer>,
     pub(super) events: VecDeque<Event>,
     pub(super) hooks: Option<SampleHooks>,
     /// Where the answer under way begins, as long as the hooks have not heard of it.
     pub(super) unheard: Option<usize>,
-    /// Whether the rows of the next prompt shall be offered to later conversations.
+    /// True if the cached tokens of the next prompt shall be offered to later conversations.
     pub(super) is_new: bool,
     counted: Cell<Option<Counted>>,
 }
@@ -56,13 +57,13 @@ impl Conversation {
     pub(super) fn new(model: Model, generator: GemmaGenerator, generation: u64) -> Self {
         let options = AnswerOptions::default();
         let cancel = CancelToken::new();
-        let script = Script::Empty;
+        let transcript = Transcript::Empty;
         let answer = None;
         let events = VecDeque::new();
         let hooks = None;
         let unheard = None;
         let (is_new, counted) = (true, Cell::new(None));
-        Self { model, generation, generator, options, cancel, script, answer, events, hooks, unheard, is_new, counted }
+        Self { model, generation, generator, options, cancel, transcript, answer, events, hooks, unheard, is_new, counted }
     }
 
     /// The same conversation with other options.
@@ -71,24 +72,24 @@ impl Conversation {
         self
     }
 
-    /// How it answers.
+    /// The options of its answers.
     pub fn options(&self) -> &AnswerOptions {
         &self.options
     }
 
-    /// Changes how it answers, from the next token on; stop texts from the next answer on.
+    /// Changes the options, from the next token on; stop texts from the next answer on.
     pub fn set_options(&mut self, options: AnswerOptions) {
         self.options = options;
     }
 
-    /// The same conversation with a say in how tokens are chosen: logit processors, a sampler, log-probabilities, which come as
-    /// [`Event::Token`]. Forks and saved conversations are without.
+    /// The same conversation with hooks: logit processors, a sampler, log-probabilities, which come as
+    /// [`Event::Token`]. Forks and saved conversations have none.
     pub fn with_hooks(mut self, hooks: SampleHooks) -> Self {
         self.set_hooks(Some(hooks));
         self
     }
 
-    /// Changes who has a say, from the next token on; `None` for nobody.
+    /// Changes the hooks, from the next token on; `None` removes them.
     pub fn set_hooks(&mut self, hooks: Option<SampleHooks>) {
         self.generator.stop_ahead();
         self.hooks = hooks;
@@ -100,15 +101,16 @@ impl Conversation {
         &self.model
     }
 
-    /// A token that cancels the answer under way, from any thread: it then ends with [`Ending::Cancelled`](super::Ending::Cancelled)
-    /// within a moment, whatever the device is at. Clones stay valid for later answers.
+    /// A token that cancels the answer under way, from any thread: it then ends with
+    /// [`FinishReason::Cancelled`](super::FinishReason::Cancelled) within a moment, whatever the device is at. Clones stay valid
+    /// for later answers.
     pub fn cancel_token(&self) -> CancelToken {
         self.cancel.clone()
     }
 
     /// The messages so far, forgotten ones included; none in plain text.
     pub fn messages(&self) -> &[Message] {
-        self.script.messages()
+        self.transcript.messages()
     }
 
     /// The tokens that the model saw last: prompt and answer.
@@ -116,13 +118,14 @@ impl Conversation {
         self.generator.tokens()
     }
 
-    /// Adds a message that is not to be answered yet: instructions, an example, a tool's response. An answer under way is stopped.
+    /// Adds a message that is not to be answered yet: instructions, an example, a tool's response. An answer under way
+    /// is stopped.
     ///
     /// # Errors
     /// [`Error::Chat`] in plain text.
     pub fn push(&mut self, message: Message) -> Result<()> {
         self.stop();
-        self.script.push(message)
+        self.transcript.push(message)
     }
 
     /// Adds plain text for the model to continue, without turns. An answer under way is stopped.
@@ -131,34 +134,35 @@ impl Conversation {
     /// [`Error::Chat`] among messages; [`Error::Tokenizer`].
     pub fn write(&mut self, text: &str) -> Result<()> {
         self.stop();
-        self.script.write(self.model.tokenizer(), text)
+        self.transcript.write(self.model.tokenizer(), text)
     }
 
-    /// Says something as the user and opens the model's answer, whose [events](Self::events) come next. A message that was cancelled
-    /// before a word of its answer counts as answered with nothing.
+    /// Says something as the user and opens the model's answer, whose [events](Self::events) come next. A message that
+    /// was cancelled before a word of its answer counts as answered with nothing.
     ///
     /// # Errors
     /// As [`push`](Self::push) and [`answer`](Self::answer); nothing was said then.
-    pub fn say(&mut self, text: impl Into<String>) -> Result<()> {
+    pub fn send(&mut self, text: impl Into<String>) -> Result<()> {
         self.stop();
-        let before = self.script.clone();
+        let before = self.transcript.clone();
         if let Some(Message::User(_)) = self.messages().last() {
-            self.script.push(Message::model(""))?;
+            self.transcript.push(Message::model(""))?;
         }
-        let said = self.script.push(Message::user(text)).and_then(|()| self.answer());
-        said.inspect_err(|_| self.script = before)
+        let said = self.transcript.push(Message::user(text)).and_then(|()| self.answer());
+        said.inspect_err(|_| self.transcript = before)
     }
 
     /// Opens the model's answer to what was said. Nothing is computed yet.
     ///
     /// # Errors
-    /// [`Error::EmptyPrompt`] where nothing was said; [`Error::Chat`] where the format has no such conversation; [`Error::ContextFull`]
-    /// where it does not fit, and [`Overflow::Forget`] is not set or not enough; what the device says.
+    /// [`Error::EmptyPrompt`] where nothing was said; [`Error::Chat`] where the format has no such conversation;
+    /// [`Error::ContextFull`] where it does not fit, and [`Overflow::Forget`] is not set or not enough; errors of the
+    /// device.
     pub fn answer(&mut self) -> Result<()> {
         self.stop();
         self.catch_up()?;
-        let script = self.script.clone();
-        self.open().inspect_err(|_| self.script = script)
+        let transcript = self.transcript.clone();
+        self.open().inspect_err(|_| self.transcript = transcript)
     }
 
     fn open(&mut self) -> Result<()> {
@@ -171,65 +175,65 @@ impl Conversation {
         self.unheard = Some(tokens.len());
         self.cancel.reset();
         self.events.clear();
-        let usage = Usage { prompt: tokens.len(), cached: self.generator.cached_rows(), answer: 0 };
+        let usage = Usage { prompt_tokens: tokens.len(), cached_tokens: self.generator.cached_rows(), completion_tokens: 0 };
         self.answer = Some(Answer::new(self.reader()?, &self.options.stop, usage));
         Ok(())
     }
 
     pub(super) fn reader(&self) -> Result<Reader> {
         let tokenizer = self.model.tokenizer();
-        Ok(match self.script {
-            Script::Turns { .. } => Reader::Turn(self.model.chat_template().parser(tokenizer)?),
-            Script::Empty | Script::Text { .. } => Reader::Text(tokenizer.stream()),
+        Ok(match self.transcript {
+            Transcript::Turns { .. } => Reader::Turn(self.model.chat_template().parser(tokenizer)?),
+            Transcript::Empty | Transcript::Text { .. } => Reader::Text(tokenizer.stream()),
         })
     }
 
-    /// What was said as tokens, the model's turn opened; what does not fit is forgotten, if it may be.
+    /// The messages as tokens with the model's turn opened; messages that do not fit are forgotten, if allowed.
     fn prompt(&mut self) -> Result<Vec<u32>> {
         loop {
-            let tokens = self.opened(&self.script)?;
+            let tokens = self.opened(&self.transcript)?;
             let (needed, capacity) = (tokens.len() + 1, self.max_context());
             if needed <= capacity {
                 return Ok(tokens);
             }
-            let mut shorter = self.script.clone();
+            let mut shorter = self.transcript.clone();
             if self.options.overflow == Overflow::Refuse || !self.forget_to(&mut shorter, capacity / 2)? {
                 return Err(Error::ContextFull { needed, capacity });
             }
-            self.script = shorter;
+            self.transcript = shorter;
         }
     }
 
-    /// The tokens of a script, with the model's turn opened.
-    fn opened(&self, script: &Script) -> Result<Vec<u32>> {
-        script.tokens(self.model.chat_template(), self.model.tokenizer(), true)
+    /// The tokens of a transcript, with the model's turn opened.
+    fn opened(&self, transcript: &Transcript) -> Result<Vec<u32>> {
+        transcript.tokens(self.model.chat_template(), self.model.tokenizer(), true)
     }
 
     /// Forgets until the prompt has at most `most` tokens, or nothing can be spared; `false` where nothing could.
-    fn forget_to(&self, script: &mut Script, most: usize) -> Result<bool> {
+    fn forget_to(&self, transcript: &mut Transcript, most: usize) -> Result<bool> {
         let mut spared = false;
-        while self.opened(script)?.len() > most && script.forget() {
+        while self.opened(transcript)?.len() > most && transcript.forget() {
             spared = true;
         }
         Ok(spared)
     }
 
-    /// Makes room in a full context for the rest of the answer, at least for one token; where that cannot be had, an answer that has
-    /// begun ends. An error leaves everything as it was.
+    /// Makes room in a full context for the rest of the answer, at least for one token; failing that, an answer that
+    /// has begun ends. An error leaves everything as it was.
     pub(super) fn make_room(&mut self, full: Error) -> Result<()> {
-        let (capacity, mut script) = (self.max_context(), self.script.clone());
+        let (capacity, mut transcript) = (self.max_context(), self.transcript.clone());
         let said = self.answer.as_ref().map_or(&[][..], |answer| &answer.tokens);
-        let (tokens, kept) = match &mut script {
-            Script::Text { tokens, .. } => {
+        let (tokens, kept) = match &mut transcript {
+            Transcript::Text { tokens, .. } => {
                 *tokens = self.generator.tokens().to_vec();
-                script.forget();
-                let tokens = self.opened(&script)?;
+                transcript.forget();
+                let tokens = self.opened(&transcript)?;
                 let kept = said.len().min(tokens.len().saturating_sub(1));
                 (tokens, kept)
             }
             _ => {
-                self.forget_to(&mut script, (capacity / 2).saturating_sub(said.len()))?;
-                let prompt = self.opened(&script)?;
+                self.forget_to(&mut transcript, (capacity / 2).saturating_sub(said.len()))?;
+                let prompt = self.opened(&transcript)?;
                 let free = capacity.saturating_sub(prompt.len());
                 let kept = if said.len() < free { said.len() } else { free / 2 };
                 ([&prompt, &said[said.len() - kept..]].concat(), kept)
@@ -239,19 +243,19 @@ impl Conversation {
             if said.is_empty() {
                 return Err(full);
             }
-            self.end(super::Ending::Length);
+            self.end(super::FinishReason::Length);
             return Ok(());
         }
         self.generator.prefill(&tokens)?;
-        (self.script, self.unheard) = (script, Some(tokens.len() - kept));
+        (self.transcript, self.unheard) = (transcript, Some(tokens.len() - kept));
         Ok(())
     }
 
-    /// Gives up the answer under way; what was said of it stays, and is a message. Events that were not taken yet are dropped. Does
-    /// nothing where there is none.
+    /// Gives up the answer under way. Its text so far stays as a message; events that were not taken yet are dropped.
+    /// Does nothing if there is none.
     pub fn stop(&mut self) {
         if self.answer.is_some() {
-            self.end(super::Ending::Cancelled);
+            self.end(super::FinishReason::Cancelled);
         }
         self.events.clear();
     }
@@ -261,15 +265,15 @@ impl Conversation {
         self.generator.max_context()
     }
 
-    /// Tokens of the context that are taken: what was said, and what was answered. Messages are counted when this is first asked for
-    /// after they have changed. As long as they are no conversation in the model's format (instructions alone, for one) it is what the
-    /// model saw last, that is [`tokens`](Self::tokens).
+    /// Tokens of the context that are taken, by messages and answers. Messages are counted when this is first called
+    /// after a change. While they are no conversation in the model's format (instructions alone, for one) the count is
+    /// that of [`tokens`](Self::tokens).
     pub fn used(&self) -> usize {
-        match &self.script {
+        match &self.transcript {
             _ if self.answer.is_some() => self.generator.tokens().len(),
-            Script::Empty => 0,
-            Script::Text { tokens, .. } => tokens.len(),
-            Script::Turns { messages, forgotten } => self.count(messages.len(), *forgotten),
+            Transcript::Empty => 0,
+            Transcript::Text { tokens, .. } => tokens.len(),
+            Transcript::Turns { messages, forgotten } => self.count(messages.len(), *forgotten),
         }
     }
 
@@ -278,7 +282,7 @@ impl Conversation {
         if let Some(counted) = self.counted.get().filter(same) {
             return counted.tokens;
         }
-        match self.script.tokens(self.model.chat_template(), self.model.tokenizer(), false) {
+        match self.transcript.tokens(self.model.chat_template(), self.model.tokenizer(), false) {
             Ok(tokens) => {
                 self.counted.set(Some(Counted { messages, forgotten, tokens: tokens.len() }));
                 tokens.len()
@@ -295,8 +299,8 @@ impl Conversation {
         self.max_context().saturating_sub(self.used())
     }
 
-    /// The conversation as it is now, to go on a second way: the cache is copied on the device, an answer under way goes on in both. It
-    /// has a cancel token of its own and no hooks.
+    /// A second conversation with the same past. The cache is copied on the device, and an answer under way continues
+    /// in both. The fork has its own cancel token and no hooks.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] for the copy of the cache; [`Error::DeviceLost`].
@@ -305,7 +309,7 @@ impl Conversation {
         let model = self.model.clone();
         let generator = self.generator.fork()?;
         let options = self.options.clone();
-        let script = self.script.clone();
+        let transcript = self.transcript.clone();
         let answer = self.answer.clone();
         let events = self.events.clone();
         let (generation, cancel) = (self.generation, CancelToken::new());
@@ -313,23 +317,23 @@ impl Conversation {
         let unheard = None;
         let is_new = false;
         let counted = self.counted.clone();
-        Ok(Self { model, generation, generator, options, cancel, script, answer, events, hooks, unheard, is_new, counted })
+        Ok(Self { model, generation, generator, options, cancel, transcript, answer, events, hooks, unheard, is_new, counted })
     }
 
     /// The end of what was said so far, to [`rewind`](Self::rewind) to.
     pub fn bookmark(&self) -> Bookmark {
-        let tokens = if let Script::Text { tokens, forgotten } = &self.script { tokens.len() + forgotten } else { 0 };
+        let tokens = if let Transcript::Text { tokens, forgotten } = &self.transcript { tokens.len() + forgotten } else { 0 };
         Bookmark { messages: self.messages().len(), tokens }
     }
 
-    /// Goes back to a bookmark; later messages or text are gone, an answer under way too. The next answer computes nothing again that the
-    /// cache still holds: of sliding layers what lies within a prefill chunk of the end, and up to the starts of the last two answers
-    /// ([`GeneratorOptions::marks`](crate::generate::GeneratorOptions::marks)).
+    /// Goes back to a bookmark and drops later messages or text, an answer under way too. The next answer reuses the
+    /// cache. Sliding layers still hold the last prefill chunk, and the starts of the last two answers
+    /// ([`GeneratorOptions::checkpoints`](crate::generate::GeneratorOptions::checkpoints)).
     pub fn rewind(&mut self, to: &Bookmark) {
         self.stop();
         // Others may come in the place of those that go.
         self.counted.set(None);
-        self.script.truncate(to.messages, to.tokens);
+        self.transcript.truncate(to.messages, to.tokens);
     }
 
     /// Follows its model to another device.

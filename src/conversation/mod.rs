@@ -1,8 +1,8 @@
 //! One model, many conversations: what an application holds.
 //!
-//! A [`Model`] is a cheap handle on weights, pipelines and a tokenizer, for any number of threads. A [`Conversation`] has its own
-//! cache, history and sampler; it is said something to, and what the model answers comes as [`Event`]s: by an iterator, a callback
-//! or a stream, all of which do the same pieces of work, each of them at most one submit long.
+//! A [`Model`] is a cheap handle on weights, pipelines and a tokenizer, for any number of threads. A [`Conversation`]
+//! has its own cache, history and sampler; it takes messages, and the model's answer comes as [`Event`]s: by an
+//! iterator, a callback or a stream. All of them do the same pieces of work, each at most one submit long.
 //!
 //! ```no_run
 //! use gemmaflow::{conversation::Model, generate::GeneratorOptions, runtime::Device};
@@ -10,7 +10,7 @@
 //! # fn main() -> gemmaflow::Result<()> {
 //! let model = Model::open("models/gemma-3-1b-it", Device::Auto, GeneratorOptions::default())?;
 //! let mut conversation = model.conversation()?;
-//! conversation.say("Why is the sky blue?")?;
+//! conversation.send("Why is the sky blue?")?;
 //! let mut said = String::new();
 //! for event in conversation.events() {
 //!     said += &event?.to_string();
@@ -24,13 +24,13 @@ mod event;
 mod handle;
 mod model;
 mod options;
+mod prefix_cache;
 mod saved;
-mod script;
 mod stop;
-mod trunks;
+mod transcript;
 mod work;
 
-pub use event::{Ending, Event, Usage};
+pub use event::{Event, FinishReason, Usage};
 pub use handle::{Bookmark, Conversation};
 pub use model::Model;
 pub use options::{AnswerOptions, Overflow};

@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use super::{Conversation, Event, trunks::Trunks};
+use super::{Conversation, Event, prefix_cache::PrefixCache};
 use crate::{
     Result,
     gemma::GemmaConfig,
@@ -22,15 +22,15 @@ use crate::{
 /// Bytes of caches that are kept of prompts, unless [`Model::keep_prompts`] says otherwise.
 const KEPT_PROMPTS: u64 = 256 << 20;
 
-/// A model on a device: weights, pipelines and tokenizer. Clones are the same model; the memory comes back when the last clone and the
-/// last conversation are gone.
+/// A model on a device: weights, pipelines and tokenizer. Clones are the same model; the memory comes back when the
+/// last clone and the last conversation are gone.
 #[derive(Clone)]
 pub struct Model(Arc<Shared>);
 
 struct Shared {
-    /// What all generators of the model descend from.
+    /// The generator that all others of the model descend from.
     base: Mutex<GemmaGenerator>,
-    trunks: Mutex<Trunks>,
+    prefix_cache: Mutex<PrefixCache>,
     /// Held by the thread that recovers the model; never asked for while the base is locked.
     recovery: Mutex<()>,
     config: GemmaConfig,
@@ -47,11 +47,11 @@ impl Model {
     /// Loads a model: a folder with `config.json`, `tokenizer.json` and safetensors, or a GGUF file.
     ///
     /// # Errors
-    /// As [`GemmaGenerator::from_path`], [`Tokenizer::near_weights`], [`ChatTemplate::near_weights`] and [`SampleOpts::recommended`];
-    /// [`Error::Cancelled`](crate::Error::Cancelled).
+    /// As [`GemmaGenerator::from_path`], [`Tokenizer::near_weights`], [`ChatTemplate::near_weights`] and
+    /// [`SampleOpts::recommended`]; [`Error::Cancelled`](crate::Error::Cancelled).
     pub fn open(path: impl AsRef<Path>, device: Device, options: GeneratorOptions) -> Result<Self> {
         let path = path.as_ref();
-        // First, as it says best what is wrong with a path.
+        // First, as its errors about a path are the clearest.
         let mut loader = load_from_path(path)?;
         let (config, tokenizer) = (GemmaConfig::near_weights(path)?, Tokenizer::near_weights(path)?);
         let chat = ChatTemplate::near_weights(&config, &tokenizer, path)?;
@@ -59,7 +59,8 @@ impl Model {
         Self::load(config, loader.as_mut(), (tokenizer, chat), device, options, recommended)
     }
 
-    /// As [`open`](Self::open), from parts: takes all weights of the loader. Turns are laid out in the built-in format of the family.
+    /// As [`open`](Self::open), from parts: takes all weights of the loader. Turns are laid out in the built-in format
+    /// of the family.
     ///
     /// # Errors
     /// As [`GemmaGenerator::with_options`].
@@ -104,9 +105,9 @@ impl Model {
         let config = generator.config().clone();
         let stop = chat.stop_tokens(&tokenizer);
         let base = Mutex::new(generator.with_stop_tokens(&stop).without_cache());
-        let (trunks, recovery) = (Mutex::new(Trunks::new(kept)), Mutex::new(()));
+        let (prefix_cache, recovery) = (Mutex::new(PrefixCache::new(kept)), Mutex::new(()));
         let generation = AtomicU64::new(0);
-        Ok(Self(Arc::new(Shared { base, trunks, recovery, config, tokenizer, chat, recommended, gpu, generation })))
+        Ok(Self(Arc::new(Shared { base, prefix_cache, recovery, config, tokenizer, chat, recommended, gpu, generation })))
     }
 
     /// A new conversation, with no history. Its cache comes when it is needed; under a memory budget at once.
@@ -128,13 +129,13 @@ impl Model {
         &self.0.tokenizer
     }
 
-    /// Sampling as the model's maker recommends it, for [`AnswerOptions::sampling`](super::AnswerOptions::sampling); `None` where its
-    /// files say nothing of it, and for a model from parts.
+    /// Sampling as the model's maker recommends it, for [`AnswerOptions::sampling`](super::AnswerOptions::sampling);
+    /// `None` where its files say nothing of it, and for a model from parts.
     pub fn recommended_sampling(&self) -> Option<SampleOpts> {
         self.0.recommended
     }
 
-    /// How turns are laid out.
+    /// The layout of turns.
     pub fn chat_template(&self) -> &ChatTemplate {
         &self.0.chat
     }
@@ -162,12 +163,12 @@ impl Model {
         self.base().gpu()
     }
 
-    /// What the device has been asked for so far, by all who share it; `None` on the reference.
+    /// Counts of the work given to the device so far, by all who share it; `None` on the reference.
     pub fn counters(&self) -> Option<CounterSnapshot> {
         self.base().counters()
     }
 
-    /// What tells this model from others in a saved conversation.
+    /// The number that tells this model from others in a saved conversation.
     ///
     /// # Errors
     /// As [`GemmaGenerator::fingerprint`].
@@ -175,32 +176,32 @@ impl Model {
         self.base().fingerprint()
     }
 
-    /// Sets how many bytes of device memory may hold the rows of earlier conversations' first prompts, so that later ones which begin
-    /// alike need not compute them. What is kept beyond that goes at once; 0 keeps none. Default: 256 MiB; none under a
-    /// [`memory_budget`](GeneratorOptions::memory_budget).
+    /// Sets the bytes of device memory that may hold the cached tokens of earlier conversations' first prompts. Later
+    /// prompts that begin alike then need not compute them. The excess is freed at once; 0 keeps none. Default: 256
+    /// MiB; none under a [`memory_budget`](GeneratorOptions::memory_budget).
     ///
     /// A prompt is found again where it differs from a kept one in at most the last
     /// [`prefill_chunk`](GeneratorOptions::prefill_chunk) tokens of the kept one, or where no layer slides.
     pub fn keep_prompts(&self, bytes: u64) {
-        self.trunks().set_budget(bytes);
+        self.prefix_cache().set_budget(bytes);
     }
 
-    /// Bytes that [`keep_prompts`](Self::keep_prompts) has come to.
+    /// The bytes that kept prompts take now; [`keep_prompts`](Self::keep_prompts) bounds them.
     pub fn kept_prompt_bytes(&self) -> u64 {
-        self.trunks().bytes()
+        self.prefix_cache().bytes()
     }
 
-    /// One step of several conversations whose answers are under way, at most a submit for each whose prompt is still being read and one
-    /// pass for all others together ([`GemmaGenerator::step_together`]): what each has to tell, in the order given. Conversations may
-    /// come and go between steps. One without an answer under way tells nothing; one that fails keeps its answer open and does not
-    /// disturb the others. One with [hooks](Conversation::with_hooks) takes its step alone, before the others take theirs together: its
-    /// processors and sampler are asked within it.
+    /// Batched decode: one step of several conversations whose answers are under way. A conversation whose prompt is
+    /// still being read takes at most one submit; all others share one pass ([`GemmaGenerator::step_together`]). Gives
+    /// the events of each, in the order given. Conversations may come and go between steps. One without an answer under
+    /// way gives none; one that fails keeps its answer open and does not disturb the others. One with
+    /// [hooks](Conversation::with_hooks) takes its step alone, before the others.
     pub fn step(&self, conversations: &mut [&mut Conversation]) -> Vec<Result<Vec<Event>>> {
         let ready: Vec<Result<bool>> = conversations.iter_mut().map(|conversation| conversation.ready_to_step()).collect();
         let steps = |(_, ready): &(&mut &mut Conversation, &Result<bool>)| matches!(ready, Ok(true));
         let together = conversations.iter_mut().zip(&ready).filter(steps).map(|(conversation, _)| conversation);
         let (mut generators, opts): (Vec<_>, Vec<_>) = together.map(|conversation| conversation.for_step()).unzip();
-        let mut tokens = GemmaGenerator::step_together(&mut generators, &opts).into_iter();
+        let mut tokens = GemmaGenerator::decode_batch(&mut generators, &opts).into_iter();
         let told = |(conversation, ready): (&mut &mut Conversation, Result<bool>)| {
             if ready? && let Some(token) = tokens.next() {
                 conversation.take_step(token)?;
@@ -210,14 +211,15 @@ impl Model {
         conversations.iter_mut().zip(ready).map(told).collect()
     }
 
-    /// Loads the model again after its device was lost, on the same device opened anew or on another, from the files that it was opened
-    /// from. Conversations follow when they are next asked for anything, and compute their rows again.
+    /// Loads the model again after its device was lost, on the same device opened anew or on another, from the files
+    /// that it was opened from. Conversations follow when they are next asked for anything, and compute their rows
+    /// again.
     ///
-    /// Any number of threads that notice the loss may call this: one of them loads, and those that came meanwhile wait for it and
-    /// are done when it is, whatever device they named. Where it fails the next of them tries with its own. A call after that loads once
-    /// more, as it may be meant to move a model that works; a thread that comes late can ask
-    /// [`gpu`](Self::gpu) whether the device is [lost](GpuContext::check) still. All other calls go on while the model loads, with the
-    /// model as it was.
+    /// Any number of threads that notice the loss may call this. One of them loads; those that come meanwhile wait for
+    /// it and share the result, whatever device they named. If it fails, the next of them tries with its own. A later
+    /// call loads once more, as it may be meant to move a working model. A thread that comes late can ask
+    /// [`gpu`](Self::gpu) if the device is still [lost](GpuContext::check). All other calls continue while the model
+    /// loads, with the model as it was.
     ///
     /// # Errors
     /// As [`Model::open`]; the model is then as it was.
@@ -225,9 +227,9 @@ impl Model {
         self.recover_with(device, None, None)
     }
 
-    /// As [`recover`](Self::recover), with reports and an end as
-    /// [`GeneratorOptions::on_progress`] and [`GeneratorOptions::cancel`] when a model is opened. `on_progress` may ask the model
-    /// anything, but not recover it. A call that waits for another's load reports nothing.
+    /// As [`recover`](Self::recover), with reports and an end as [`GeneratorOptions::on_progress`] and
+    /// [`GeneratorOptions::cancel`] when a model is opened. `on_progress` may ask the model anything, but not recover
+    /// it. A call that waits for another's load reports nothing.
     ///
     /// # Errors
     /// As [`recover`](Self::recover), and [`Error::Cancelled`](crate::Error::Cancelled).
@@ -243,8 +245,8 @@ impl Model {
         let replaced = std::mem::replace(&mut *base, recovered);
         let generation = self.0.generation.fetch_add(1, Relaxed) + 1;
         drop(base);
-        self.trunks().restart(generation);
-        // What frees a device's memory may take its time, and is done while nobody waits.
+        self.prefix_cache().restart(generation);
+        // Freeing a device's memory may take time, so it is done while nobody waits.
         drop((replaced, was));
         Ok(())
     }
@@ -261,22 +263,22 @@ impl Model {
 
     /// A generator with more rows of a prompt than `own`, from an earlier conversation.
     pub(super) fn further(&self, tokens: &[u32], own: usize, generation: u64) -> Option<GemmaGenerator> {
-        let found = self.trunks().with_more(tokens, own, generation);
+        let found = self.prefix_cache().with_more(tokens, own, generation);
         // They are computed instead.
         found.inspect_err(|error| tracing::debug!(%error, "a kept prompt cannot be copied")).ok().flatten()
     }
 
     /// Offers the rows of a prompt to later conversations.
     pub(super) fn offer(&self, generator: &GemmaGenerator, generation: u64) {
-        self.trunks().offer(generator, generation);
+        self.prefix_cache().offer(generator, generation);
     }
 
     fn base(&self) -> MutexGuard<'_, GemmaGenerator> {
         self.0.base.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn trunks(&self) -> MutexGuard<'_, Trunks> {
-        self.0.trunks.lock().unwrap_or_else(PoisonError::into_inner)
+    fn prefix_cache(&self) -> MutexGuard<'_, PrefixCache> {
+        self.0.prefix_cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

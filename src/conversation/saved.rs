@@ -16,7 +16,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{AnswerOptions, Conversation, Event, Model, Usage, answer::Answer, script::Script};
+use super::{AnswerOptions, Conversation, Event, Model, Usage, answer::Answer, transcript::Transcript};
 use crate::{Error, Result, checksum::Fnv, text::Message};
 
 const MAGIC: &[u8; 8] = b"GEMMAFCV";
@@ -30,7 +30,7 @@ struct Saved {
     text: Option<Vec<u32>>,
     options: AnswerOptions,
     answer: Option<SavedAnswer>,
-    /// What was not told yet.
+    /// Events that were not taken yet.
     events: Vec<Event>,
 }
 
@@ -48,19 +48,20 @@ struct SavedAnswer {
 
 impl Conversation {
     /// Writes the conversation: messages, options, an answer under way, and the history with its rows, so that
-    /// [`Model::restore`] goes on without computing anything again. [Hooks](Self::with_hooks) are not in it, nor is a wish to cancel.
+    /// [`Model::restore`] goes on without computing anything again. [Hooks](Self::with_hooks) are not in it, nor is a
+    /// wish to cancel.
     ///
     /// # Errors
-    /// [`Error::Saved`] where the writer fails; what the device says. The conversation goes on as it was.
+    /// [`Error::Saved`] if the writer fails; errors of the device. The conversation continues as it was.
     pub fn save(&mut self, mut writer: impl Write) -> Result<()> {
         self.catch_up()?;
-        let (messages, forgotten, text) = match &self.script {
-            Script::Empty => (Vec::new(), 0, None),
-            Script::Turns { messages, forgotten } => (messages.clone(), *forgotten, None),
-            Script::Text { tokens, forgotten } => (Vec::new(), *forgotten, Some(tokens.clone())),
+        let (messages, forgotten, text) = match &self.transcript {
+            Transcript::Empty => (Vec::new(), 0, None),
+            Transcript::Turns { messages, forgotten } => (messages.clone(), *forgotten, None),
+            Transcript::Text { tokens, forgotten } => (Vec::new(), *forgotten, Some(tokens.clone())),
         };
         let answer = self.answer.as_ref().map(|answer| {
-            let Usage { prompt, cached, .. } = answer.usage;
+            let Usage { prompt_tokens: prompt, cached_tokens: cached, .. } = answer.usage;
             let (tokens, stop) = (answer.tokens.clone(), answer.stop_texts().to_vec());
             SavedAnswer { prompt, cached, read: answer.read, tokens, stop }
         });
@@ -77,12 +78,13 @@ impl Conversation {
 }
 
 impl Model {
-    /// A conversation that [`Conversation::save`] wrote, on any device. Its history may come from an untrusted place: it is refused or
-    /// taken whole. Reads what was written and not a byte more: hand in `&mut reader` to go on reading behind it.
+    /// A conversation that [`Conversation::save`] wrote, on any device. Its history may come from an untrusted place:
+    /// it is refused or taken whole. Reads what was written and not a byte more: hand in `&mut reader` to go on reading
+    /// behind it.
     ///
     /// # Errors
-    /// As [`GemmaGenerator::restore`](crate::generate::GemmaGenerator::restore): [`Error::Saved`] for another model's, and for bytes that
-    /// are cut or corrupt.
+    /// As [`GemmaGenerator::restore`](crate::generate::GemmaGenerator::restore): [`Error::Saved`] for another model's,
+    /// and for bytes that are cut or corrupt.
     pub fn restore(&self, mut reader: impl Read) -> Result<Conversation> {
         let mut header = [0; HEADER];
         reader.read_exact(&mut header).map_err(|error| Error::Saved(format!("cannot be read: {error}")))?;
@@ -92,15 +94,19 @@ impl Model {
         conversation.generator.restore(reader)?;
         conversation.options = saved.options;
         conversation.is_new = false;
-        conversation.script = match saved.text {
-            Some(tokens) => Script::text(tokens, saved.forgotten)?,
-            None if saved.messages.is_empty() => Script::Empty,
-            None => Script::turns(saved.messages, saved.forgotten)?,
+        conversation.transcript = match saved.text {
+            Some(tokens) => Transcript::text(tokens, saved.forgotten)?,
+            None if saved.messages.is_empty() => Transcript::Empty,
+            None => Transcript::turns(saved.messages, saved.forgotten)?,
         };
         if let Some(SavedAnswer { prompt, cached, read, tokens, stop }) = saved.answer {
-            let mut answer = Answer::new(conversation.reader()?, &stop, Usage { prompt, cached, answer: 0 });
+            let mut answer = Answer::new(
+                conversation.reader()?,
+                &stop,
+                Usage { prompt_tokens: prompt, cached_tokens: cached, completion_tokens: 0 },
+            );
             answer.read = read;
-            // What it said was told before, or is among the events.
+            // Its text was taken before, or is among the events.
             let mut told = VecDeque::new();
             for token in tokens {
                 answer.push(token, false, &mut told);

@@ -72,7 +72,8 @@ mod tests {
                 if hit.is_none() {
                     out.push_str(&search.finish());
                 }
-                // Of two that end at the same part the one that begins first counts, so that a later cut may find another.
+                // Of two that end at the same part the one that begins first counts, so that a later cut may find
+                // another.
                 let expected = first.map_or(text.len(), |(at, _)| at);
                 assert_eq!((out.as_str(), hit), (&text[..expected], first.map(|(_, index)| index)), "{text:?} {cuts:b}");
             }

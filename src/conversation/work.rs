@@ -10,7 +10,7 @@ use std::{
 
 use futures_core::Stream;
 
-use super::{Conversation, Ending, Event, Overflow, script::Script};
+use super::{Conversation, Event, FinishReason, Overflow, transcript::Transcript};
 use crate::{
     Error, Result,
     generate::{CancelToken, Chosen, GemmaGenerator, SampleOpts},
@@ -18,11 +18,11 @@ use crate::{
 };
 
 impl Conversation {
-    /// The next event of the answer under way; `None` where there is none. A cancelled answer ends within a moment, whatever the device
-    /// is at.
+    /// The next event of the answer under way; `None` where there is none. A cancelled answer ends within a moment,
+    /// whatever the device is at.
     ///
     /// # Errors
-    /// What the device says, and what hooks say; the answer stays open, and the next call tries again.
+    /// Errors of the device and of hooks; the answer stays open, and the next call tries again.
     pub fn next_event(&mut self) -> Result<Option<Event>> {
         loop {
             if let Some(event) = self.events.pop_front() {
@@ -35,7 +35,8 @@ impl Conversation {
         }
     }
 
-    /// [`next_event`](Self::next_event) without blocking the thread longer than a submit takes to record; needs no particular executor.
+    /// [`next_event`](Self::next_event) without blocking the thread longer than a submit takes to record; needs no
+    /// particular executor.
     ///
     /// # Errors
     /// As [`next_event`](Self::next_event).
@@ -69,10 +70,12 @@ impl Conversation {
         EventStream { conversation: Some(self), next: None }
     }
 
-    /// Calls `on_event` for each event up to the end; `Break` stops the answer, and what was said stays. Returns what was said.
+    /// Calls `on_event` for each event up to the end; `Break` stops the answer, and what was said stays. Returns what
+    /// was said.
     ///
     /// # Errors
-    /// As [`next_event`](Self::next_event); [`Error::Panicked`] where `on_event` panics. The answer is stopped then too.
+    /// As [`next_event`](Self::next_event); [`Error::Panicked`] where `on_event` panics. The answer is stopped then
+    /// too.
     pub fn finish(&mut self, mut on_event: impl FnMut(&Event) -> ControlFlow<()>) -> Result<String> {
         let mut said = String::new();
         loop {
@@ -122,7 +125,7 @@ impl Conversation {
         match outcome {
             Err(full @ Error::ContextFull { .. }) if self.options.overflow == Overflow::Forget => self.make_room(full),
             Err(Error::Cancelled(_)) if self.cancel.is_cancelled() => {
-                self.end(Ending::Cancelled);
+                self.end(FinishReason::Cancelled);
                 Ok(())
             }
             outcome => {
@@ -133,7 +136,8 @@ impl Conversation {
         }
     }
 
-    /// Does what comes before a step together with others; whether such a step is next. Those with hooks take theirs alone.
+    /// Does what comes before a step together with others; whether such a step is next. Those with hooks take theirs
+    /// alone.
     pub(super) fn ready_to_step(&mut self) -> Result<bool> {
         if self.hooks.is_some() {
             self.work()?;
@@ -151,7 +155,7 @@ impl Conversation {
         self.generator.set_cancel(CancelToken::new());
         match ready {
             Err(Error::Cancelled(_)) if self.cancel.is_cancelled() => {
-                self.end(Ending::Cancelled);
+                self.end(FinishReason::Cancelled);
                 Ok(false)
             }
             Err(full @ Error::ContextFull { .. }) if self.options.overflow == Overflow::Forget => {
@@ -170,27 +174,28 @@ impl Conversation {
         let said = self.answer.as_ref()?.tokens.len();
         let left = self.options.max_tokens.map_or(usize::MAX, |most| most.saturating_sub(said));
         let is_full = said > 0 && self.options.overflow == Overflow::Refuse && self.generator.is_full();
-        let ending = match left {
-            _ if self.cancel.is_cancelled() => Ending::Cancelled,
-            0 => Ending::Length,
-            _ if is_full => Ending::Length,
+        let finish_reason = match left {
+            _ if self.cancel.is_cancelled() => FinishReason::Cancelled,
+            0 => FinishReason::Length,
+            _ if is_full => FinishReason::Length,
             left => return Some(left),
         };
-        self.end(ending);
+        self.end(finish_reason);
         None
     }
 
-    /// What takes a step together with others.
+    /// The generator and sampling that take a step together with others.
     pub(super) fn for_step(&mut self) -> (&mut GemmaGenerator, SampleOpts) {
         self.generator.set_cancel(self.cancel.clone());
         (&mut self.generator, self.options.sampling)
     }
 
-    /// Takes its part of a step together with others. One that was cancelled ends it for all of them: the others take it again.
+    /// Takes its part of a step together with others. One that was cancelled ends it for all of them: the others take
+    /// it again.
     pub(super) fn take_step(&mut self, stepped: Result<u32>) -> Result<()> {
         self.generator.set_cancel(CancelToken::new());
         match stepped {
-            Err(Error::Cancelled(_)) if self.cancel.is_cancelled() => self.end(Ending::Cancelled),
+            Err(Error::Cancelled(_)) if self.cancel.is_cancelled() => self.end(FinishReason::Cancelled),
             Err(Error::Cancelled(_)) => {}
             token => self.take(&[token?], None),
         }
@@ -200,10 +205,10 @@ impl Conversation {
     /// Takes what a piece of work gave.
     pub(super) fn take(&mut self, tokens: &[u32], chosen: Option<Chosen>) {
         let Some(answer) = &mut self.answer else { return };
-        let (said, prompt) = (answer.tokens.len(), answer.usage.prompt);
+        let (said, prompt) = (answer.tokens.len(), answer.usage.prompt_tokens);
         if said == 0 {
             let done = if tokens.is_empty() { self.generator.cached_rows().min(prompt) } else { prompt };
-            // Whether the last token is run by itself is no news.
+            // A last token that is run by itself is no event.
             let further = done > std::mem::replace(&mut answer.read, done) && done + 1 < prompt;
             if further || !tokens.is_empty() {
                 self.events.push_back(Event::Prompt { done, total: prompt });
@@ -211,7 +216,7 @@ impl Conversation {
         }
         if said == 0 && !tokens.is_empty() {
             // The next prompt begins with this one.
-            self.generator.mark();
+            self.generator.checkpoint();
             if std::mem::take(&mut self.is_new) {
                 self.model.offer(&self.generator, self.generation);
             }
@@ -219,37 +224,37 @@ impl Conversation {
         self.events.extend(chosen.filter(|chosen| chosen.logprob.is_some()).map(Event::Token));
         for (index, token) in tokens.iter().enumerate() {
             let Some(answer) = &mut self.answer else { return };
-            let ending = answer.push(*token, self.generator.is_stop(*token), &mut self.events);
+            let finish_reason = answer.push(*token, self.generator.is_stop(*token), &mut self.events);
             let full = self.options.max_tokens.is_some_and(|most| answer.tokens.len() >= most);
-            if let Some(ending) = ending.or(full.then_some(Ending::Length)) {
+            if let Some(finish_reason) = finish_reason.or(full.then_some(FinishReason::Length)) {
                 self.generator.take_back(tokens.len() - index - 1);
-                return self.end(ending);
+                return self.end(finish_reason);
             }
         }
     }
 
     /// Ends the answer under way; what was said becomes a message, or part of the text.
-    pub(super) fn end(&mut self, ending: Ending) {
+    pub(super) fn end(&mut self, finish_reason: FinishReason) {
         let Some(mut answer) = self.answer.take() else { return };
         self.generator.stop_ahead();
         let nothing = answer.tokens.is_empty();
-        answer.finish(ending, &mut self.events);
-        match &mut self.script {
-            Script::Turns { messages, .. } if !nothing => messages.push(Message::Model(answer.turn)),
-            Script::Text { tokens, .. } => {
+        answer.finish(finish_reason, &mut self.events);
+        match &mut self.transcript {
+            Transcript::Turns { messages, .. } if !nothing => messages.push(Message::Model(answer.turn)),
+            Transcript::Text { tokens, .. } => {
                 let (history, tokenizer) = (self.generator.tokens(), self.model.tokenizer());
                 let prompt = history.len().saturating_sub(answer.tokens.len()).clamp(history.len().min(1), history.len());
-                let said = match ending {
+                let said = match finish_reason {
                     // The last tokens hold more than what was said.
-                    Ending::Stop(_) => tokenizer.encode(&answer.turn.text, false).unwrap_or_else(|_| answer.tokens.clone()),
-                    Ending::Turn => answer.tokens[..answer.tokens.len().saturating_sub(1)].to_vec(),
+                    FinishReason::Stop(_) => tokenizer.encode(&answer.turn.text, false).unwrap_or_else(|_| answer.tokens.clone()),
+                    FinishReason::Turn => answer.tokens[..answer.tokens.len().saturating_sub(1)].to_vec(),
                     _ => answer.tokens.clone(),
                 };
                 // Of an answer longer than the context the beginning is forgotten.
                 let gone = answer.tokens.len() - (history.len() - prompt).min(answer.tokens.len());
                 *tokens = [&history[..prompt], &said[gone.min(said.len())..]].concat();
             }
-            Script::Turns { .. } | Script::Empty => {}
+            Transcript::Turns { .. } | Transcript::Empty => {}
         }
     }
 }

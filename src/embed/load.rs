@@ -48,8 +48,8 @@ pub struct EmbedderOptions {
     /// Packs f32, f16 and bf16 matrices as they are loaded ([`QuantisedLoader`] says which). Default: they stay as they
     /// are.
     pub quantise: Option<Quantise>,
-    /// What goes before texts. Default: as EmbeddingGemma's model card has it; [`GemmaEmbedder::from_path`] takes what
-    /// lies beside the weights.
+    /// The prompts before texts. Default: those of EmbeddingGemma's model card; [`GemmaEmbedder::from_path`] takes
+    /// those beside the weights.
     pub prompts: TaskPrompts,
     /// Load progress.
     pub on_progress: Option<OnProgress>,

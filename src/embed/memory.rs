@@ -1,20 +1,20 @@
-//! What an embedder takes of a device's memory, before any of it is taken.
+//! The device memory of an embedder, before any of it is taken.
 
 use super::{EmbedderOptions, GemmaEmbedder, batches::largest_runs, runs::build};
 use crate::{
     Result,
     flow::{BuiltModel, ModelParams},
     gemma::GemmaConfig,
-    generate::MemoryPlan,
+    generate::{MemoryPlan, largest},
     ir::{DimBinding, sym},
-    runtime::{Capabilities, RunMemory, WeightMemory, largest},
+    runtime::{Capabilities, RunMemory, WeightMemory},
     weights::{QuantisedLoader, WeightLoader, WeightMap},
 };
 
 impl GemmaEmbedder {
-    /// What an embedder with these options takes on a device with these capabilities, of which `context` is the most
-    /// tokens of a text: the weights, and inputs and intermediate results of the longest text and of the largest runs
-    /// of 2, 4, 8 and 16 texts, in this order. There are no caches. Takes the weights out of the loader and reads none.
+    /// The memory of an embedder with these options on a device with these capabilities; `context` is the most tokens
+    /// of a text. It has the weights, then the inputs and intermediate results of the longest text and of the largest
+    /// runs of 2, 4, 8 and 16 texts. There are no caches. Takes the weights out of the loader and reads none.
     ///
     /// The figures leave out the inputs of smaller runs, a few MB in all, and scratch that runs in ascending sizes make
     /// up to four times as large.

@@ -97,8 +97,7 @@ impl GemmaEmbedder {
         self.model.adapter()
     }
 
-    /// What the compiled runs have done and hold: one for each number of texts and rank of lengths; zeros on the
-    /// reference.
+    /// Counts of the compiled runs, one for each number of texts and rank of lengths; zeros on the reference.
     pub fn run_stats(&self) -> CacheStats {
         self.model.stats()
     }
@@ -126,11 +125,11 @@ impl GemmaEmbedder {
         self.embed_each_async(texts).await?.into_iter().collect()
     }
 
-    /// As [`embed`](Self::embed), where a text that cannot be embedded has an error of its own and the others their
-    /// vectors: one that is empty, too long, or has a token or a vector that is none.
+    /// As [`embed`](Self::embed), but a text that cannot be embedded has its own error and the others keep their
+    /// vectors. Such a text is empty or too long, or has an unknown token or a broken vector.
     ///
     /// # Errors
-    /// What the device says.
+    /// Errors of the device.
     pub fn embed_each<T: AsRef<[u32]>>(&self, texts: &[T]) -> Result<Vec<Result<Vec<f32>>>> {
         pollster::block_on(self.embed_each_async(texts))
     }

@@ -23,19 +23,19 @@ use crate::{
 /// Most compiled runs that are kept.
 const KEPT: usize = 16;
 
-/// What is cancelled.
+/// The work that is cancelled, as errors name it.
 const EMBEDDING: &str = "the embedding of texts";
 
 /// Runs that may be under way at once: the host prepares one while the device computes another.
 const UNDER_WAY: usize = 2;
 
-/// What all handles of a model share.
+/// The part that all handles of a model share.
 pub(super) struct EmbedModel {
     pub(super) config: GemmaConfig,
     pub(super) prompts: TaskPrompts,
     /// Most tokens of a text.
     pub(super) most: usize,
-    /// Whether a longer text is cut.
+    /// True if a longer text is cut.
     #[cfg(feature = "tokenizer")]
     pub(super) truncate: bool,
     /// Most tokens of a run of several texts.
@@ -50,7 +50,7 @@ pub(super) struct EmbedModel {
 }
 
 /// Graphs by their number of texts, and their compiled forms by that and the tokens that they have room for. All share
-/// scratch: a run is submitted together with the copy of what it gives, before the next one begins.
+/// scratch: a run is submitted together with the copy of its result, before the next one begins.
 pub(super) struct Runs {
     graphs: BTreeMap<usize, Arc<BuiltModel>>,
     compiled: Lru<(usize, usize), CompiledGraph>,
@@ -115,7 +115,7 @@ impl EmbedModel {
         Ok(vectors)
     }
 
-    /// Whether a text can be run.
+    /// Checks that a text can be run.
     pub(super) fn check(&self, index: usize, text: &[u32]) -> Result<()> {
         let most = self.most;
         let vocab_size = self.config.vocab_size;
@@ -148,26 +148,27 @@ impl EmbedModel {
         self.compiled(&mut runs, (count, batch.room), cancel)?.begin(given, cancel)
     }
 
-    fn compiled<'r>(&self, runs: &'r mut Runs, key: (usize, usize), cancel: &CancelToken) -> Result<&'r mut CompiledGraph> {
-        if runs.compiled.get(&key).is_none() {
-            runs.compiled.make_room();
-            let graph = match runs.graphs.get(&key.0) {
+    fn compiled<'r>(
+        &self,
+        runs: &'r mut Runs,
+        (texts, tokens): (usize, usize),
+        cancel: &CancelToken,
+    ) -> Result<&'r mut CompiledGraph> {
+        let Runs { compiled, graphs, scratch, compiles, .. } = runs;
+        compiled.get_or_try_insert(&(texts, tokens), || {
+            let graph = match graphs.get(&texts) {
                 Some(graph) => graph.clone(),
                 None => {
-                    let built = build(&self.config, (key.0, self.most), self.flow.as_ref(), &mut self.weights.clone())?;
-                    let built = Arc::new(built);
-                    runs.graphs.insert(key.0, built.clone());
-                    built
+                    let built = build(&self.config, (texts, self.most), self.flow.as_ref(), &mut self.weights.clone())?;
+                    graphs.entry(texts).or_insert(Arc::new(built)).clone()
                 }
             };
-            let dims = DimBinding::new().with(sym::SEQ, key.1);
+            let dims = DimBinding::new().with(sym::SEQ, tokens);
             let options = CompileOptions::default().with_dims(dims).with_weights(&self.resident).with_profile(&self.profile);
-            let compiled = self.session.compile_into(&graph.graph, &options, &mut runs.scratch, cancel)?;
-            runs.compiles += 1;
-            runs.compiled.insert(key, compiled);
-        }
-        let lost = || Error::Graph { graph: "gemma".into(), problem: "its compiled form is gone".into() };
-        runs.compiled.peek_mut(&key).ok_or_else(lost)
+            let compiled = self.session.compile_into(&graph.graph, &options, scratch, cancel)?;
+            *compiles += 1;
+            Ok(compiled)
+        })
     }
 }
 

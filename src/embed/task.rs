@@ -1,4 +1,4 @@
-//! What a text is embedded for, and the prompt that says so.
+//! The purpose of an embedding, and its prompt.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -7,8 +7,7 @@ use crate::{
     weights::{SentenceSettings, is_gguf},
 };
 
-/// What a text is embedded for. Queries and documents are to be compared with each other, all other tasks with
-/// themselves.
+/// The purpose of an embedding. Compare queries with documents, and all other tasks with themselves.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum EmbeddingTask {
@@ -97,7 +96,7 @@ impl TaskPrompts {
         self.named.keys().map(String::as_str)
     }
 
-    /// What goes before a text.
+    /// The prompt before a text.
     ///
     /// # Errors
     /// [`Error::Embedding`] for a name that the checkpoint does not have, and for a title where its prompt for

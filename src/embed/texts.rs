@@ -29,11 +29,11 @@ impl GemmaEmbedder {
         self.embed_async(&tokens).await
     }
 
-    /// As [`embed_texts`](Self::embed_texts), where a text that cannot be embedded has an error of its own and the
-    /// others their vectors, as [`embed_each`](Self::embed_each).
+    /// As [`embed_texts`](Self::embed_texts), but a text that cannot be embedded has its own error and the others keep
+    /// their vectors, as in [`embed_each`](Self::embed_each).
     ///
     /// # Errors
-    /// [`Error::Embedding`] as [`TaskPrompts::prompt`](super::TaskPrompts::prompt); what the device says.
+    /// [`Error::Embedding`] as [`TaskPrompts::prompt`](super::TaskPrompts::prompt); errors of the device.
     pub fn embed_texts_each<T: AsRef<str>>(
         &self,
         tokenizer: &Tokenizer,

@@ -2,7 +2,7 @@
 //! predicts all of them, computes one, and corrects the others by what came of it.
 //!
 //! AltUp: alternating updates, Baykal et al. 2023, arXiv 2301.13310. LAuReL: learned augmented residual layer, Menghani
-//! et al. 2024, arXiv 2411.07501; the low-rank form.
+//! et al. 2024, arXiv 2411.07501; the low-rank form. See docs/gemma.md, Gemma 3n.
 
 use std::sync::Arc;
 

@@ -17,7 +17,7 @@ use crate::{
 
 /// What one layer's attention computes, for any number of new tokens.
 ///
-/// Scores are scaled, then softcapped, then masked.
+/// Scores are scaled, then softcapped, then masked (docs/gemma.md, Attention).
 #[derive(Debug, Clone, PartialEq)]
 pub struct SelfAttnPrefillSpec {
     /// The layer's index.

@@ -38,7 +38,7 @@ pub(super) fn project(
     context.project(x, &position.to_string(), &key, out)
 }
 
-/// RMSNorm with the family's gain, `1 + w` up to Gemma 3 and `w` after: `[…, D]` to `[…, D]`.
+/// RMSNorm with the family's gain, `1 + w` up to Gemma 3 and `w` after (docs/gemma.md, RMSNorm): `[…, D]` to `[…, D]`.
 #[derive(Debug, Clone)]
 pub struct GemmaRmsNormStage {
     arch: GemmaArch,
@@ -102,7 +102,8 @@ impl BlockStage for FactorStage {
 }
 
 /// The gated feed-forward block: `down · (gelu(gate · x) ∘ (up · x))`, GELU in its tanh form (Shazeer 2020, arXiv
-/// 2002.05202). In some layers of Gemma 3n gates that are not far above their mean count nothing.
+/// 2002.05202). In some layers of Gemma 3n gates that are not far above their mean count nothing (docs/gemma.md, Gemma
+/// 3n).
 #[derive(Debug, Clone)]
 pub struct GeGluStage {
     arch: GemmaArch,
@@ -155,7 +156,7 @@ fn above(g: &mut Graph, x: NodeId, deviations: f32) -> Result<NodeId> {
     g.binary(BinaryFn::Max, rest, zero)
 }
 
-/// `x · √D`, the factor not rounded.
+/// `x · √D`, the factor not rounded (docs/gemma.md, Embedding scale).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EmbedScaleStage;
 

@@ -1,5 +1,5 @@
-//! The graph of a drafter: one token in, one step of its layers over the target's keys and values, logits and a
-//! stand-in for the target's next hidden state out.
+//! The graph of a drafter (docs/gemma.md, Drafters): one token in, one step of its layers over the target's keys and
+//! values, logits and a stand-in for the target's next hidden state out.
 
 use std::sync::Arc;
 

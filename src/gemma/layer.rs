@@ -158,8 +158,9 @@ impl GemmaLayerCtx {
     }
 }
 
-/// A decoder layer, attention and FFW each around the residual stream, with the norms that the family has; with
-/// `export`, K and V become outputs. Also the layer of decode: attention takes its past from where the flow says.
+/// A decoder layer, attention and FFW each around the residual stream, with the norms that the family has
+/// (docs/gemma.md, Layers); with `export`, K and V become outputs. Also the layer of decode: attention takes its past
+/// from where the flow says.
 pub fn gemma_prefill_layer_composed(config: &GemmaConfig, attn: &SelfAttnPrefillSpec, export: Option<&SideOutputs>) -> FlowStage {
     if let Some(experts) = MoeFfnStage::of(config, attn.layer) {
         return gemma_moe_prefill_layer_composed(config, attn, experts, export);

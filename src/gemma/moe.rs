@@ -1,4 +1,4 @@
-//! Experts: feed-forward blocks of which each token takes a few, beside the dense one.
+//! Experts: feed-forward blocks of which each token takes a few, beside the dense one (docs/gemma.md, Experts).
 
 use super::{GeGluStage, GemmaArch, GemmaConfig, GemmaRmsNormStage, LayerWeight, Moe, WeightPosition};
 use crate::{

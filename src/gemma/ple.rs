@@ -1,5 +1,5 @@
 //! Per-layer embeddings (PLE), from Gemma 3n on: a vector of each token for each layer, which the layer gates into its
-//! output. Source: `modeling_gemma3n.py` in transformers.
+//! output (docs/gemma.md, Per-layer embeddings). Source: `modeling_gemma3n.py` in transformers.
 
 use super::{
     GemmaArch, GemmaConfig, LayerWeight, PerLayerInput, WeightPosition,

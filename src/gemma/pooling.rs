@@ -10,8 +10,8 @@ use crate::{
     },
 };
 
-/// The mean over the live tokens of each sequence, projected before it or multiplied after it where the model does so:
-/// `[B, T, D]` to `[B, W]`.
+/// The mean over the live tokens of each sequence, projected before it or multiplied after it where the model does so
+/// (docs/gemma.md, Text embeddings): `[B, T, D]` to `[B, W]`.
 ///
 /// A token is live where it is at a position: padding of a batch, on either side, and of a graph compiled for longer
 /// texts counts nothing.

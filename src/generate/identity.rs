@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Model, Want};
+use super::{Model, Outputs};
 use crate::{
     Result,
     checksum::Fnv,
@@ -56,7 +56,7 @@ impl Model {
 
     /// Which caches of keys and values of type `kv` are rings, and the bytes of a row of each, by name.
     pub(crate) fn caches(&self, kv: DType) -> Result<BTreeMap<String, CacheRow>> {
-        let built = self.built(true, Want::Nothing, kv)?;
+        let built = self.built(true, Outputs::Nothing, kv)?;
         let one = DimBinding::new().with(sym::SEQ, 1).with(sym::CACHE, 1).with(sym::RING, 1);
         let caches = built.graph.inputs().map(|(_, input)| input).filter(|input| input.role == Role::Cache);
         let row = |input: &Input| -> Result<(String, CacheRow)> {

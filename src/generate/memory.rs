@@ -2,11 +2,14 @@
 
 use std::{fmt, path::Path};
 
-use super::{GeneratorOptions, Model, PREFILL_CHUNK, Profiles};
+use super::{
+    GeneratorOptions, Model, PREFILL_CHUNK, Profiles,
+    engine::{MemoryAsked, plan_memory},
+};
 use crate::{
     Error, Result,
     gemma::GemmaConfig,
-    runtime::{Capabilities, Device, MemoryAsked, Opened, plan_memory},
+    runtime::{Capabilities, Device, Opened},
     weights::{WeightLoader, load_from_path},
 };
 

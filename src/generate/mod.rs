@@ -1,5 +1,6 @@
 //! Tokens in, tokens out: the generator, its sampler, and the engines that run the graphs for it.
 
+mod batch;
 mod draft;
 mod engine;
 mod generator;
@@ -10,19 +11,18 @@ mod memory;
 mod numbers;
 mod policy;
 mod profiles;
-mod reference_engine;
-mod run_inputs;
 mod sample;
-mod together;
 mod token_order;
 
+pub(crate) use batch::{Turn, parts_of};
 pub(crate) use draft::{DraftModel, MOST_DRAFTED};
 pub use draft::{DraftStats, Drafter};
 pub(crate) use engine::{
-    Engine, FINAL_NORM, Looked, MOST_LOGITS, Model, RingCopy, Sampled, Want, agreed, sample_after_draft, table_rows,
+    CacheStore, Engine, FINAL_NORM, LogitsView, MOST_LOGITS, Model, Outputs, ReferenceEngine, RingCopy, Run, Sampled, Sequence,
+    Speculate, agreed, largest, sample_after_draft,
 };
 pub use engine::{FlowHook, ModelStats, PREFILL_CHUNK, SMALLEST_BUCKET};
-pub use generator::{GemmaGenerator, GeneratorOptions, OnProgress, TablePlacement};
+pub use generator::{GemmaGenerator, GeneratorOptions, TablePlacement};
 pub use hooks::{Chosen, LogitBias, LogitChanges, LogitProcessor, SampleHooks, Sampler, TokenSet};
 pub(crate) use identity::CacheRow;
 pub use kv_state::{KvCacheState, bucket_decode_mask, kv_from_prefill_outputs, split_decode_logits_kv};
@@ -30,13 +30,11 @@ pub use memory::{CacheMemory, MemoryPlan};
 pub(crate) use policy::{PlanPolicy, token_bucket};
 pub(crate) use profiles::Profiles;
 pub use profiles::decode_profile_for_device;
-pub(crate) use run_inputs::RunTokens;
 pub(crate) use sample::{DeviceDraw, SHORT_LIST, ShortList};
 pub use sample::{SampleOpts, sample_token, sample_token_after};
-pub(crate) use together::{Turn, parts_of};
 pub(crate) use token_order::TokenOrder;
 
-pub use crate::cancel::CancelToken;
+pub use crate::{cancel::CancelToken, runtime::OnProgress};
 
 const _: () = {
     const fn sendable<T: Send + 'static>() {}

@@ -2,7 +2,7 @@
 //!
 //! A plan is bound to a number of new tokens and to a number of cache rows; a run uses a plan that has room for it.
 
-use super::{SMALLEST_BUCKET, Want};
+use super::{Outputs, SMALLEST_BUCKET};
 
 /// Plans kept for runs of several tokens, unless [`with_prefill_cache`](super::GemmaGenerator::with_prefill_cache) says otherwise.
 const PREFILL_PLANS: usize = 16;
@@ -11,7 +11,7 @@ const PREFILL_PLANS: usize = 16;
 const DECODE_PLANS: usize = 32;
 
 /// The kinds of results, each of which has plans of its own.
-const RESULTS: usize = [Want::Nothing, Want::Last, Want::All, Want::Each].len();
+const RESULTS: usize = [Outputs::Nothing, Outputs::Last, Outputs::All, Outputs::Each].len();
 
 /// Plans for runs of several tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! What a grammar may ask for: whoever wrote it may mean harm.
+//! Limits of a grammar, whose author may mean harm.
 
 use std::panic::AssertUnwindSafe;
 
@@ -14,15 +14,16 @@ const MOST_OPEN: usize = 100;
 const MOST_RULES: usize = 1000;
 /// Stack for compiling: llguidance walks through a grammar by calls of calls.
 const STACK: usize = 256 << 20;
-/// Most characters of what llguidance says.
+/// Most characters of a message of llguidance.
 const MOST_SAID: usize = 1000;
 
-/// llguidance's own limits, without its verbose errors: wider ones let a grammar of somebody who means harm hold a step for minutes.
+/// llguidance's own limits, without its verbose errors: wider ones let a grammar of somebody who means harm hold a step
+/// for minutes.
 pub(super) fn quiet(limits: &mut ParserLimits) {
     limits.verbose_errors = false;
 }
 
-/// Refuses a grammar by its size and depth, and by how often it says what every rule says.
+/// Refuses a grammar by its size, its depth, and the count of a text that every rule contains.
 pub(super) fn check(text: &str, rule: &str) -> Result<()> {
     if text.len() > MOST_BYTES {
         return Err(Error::Grammar(format!("it has {} bytes, at most {MOST_BYTES} are read", text.len())));

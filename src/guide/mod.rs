@@ -1,5 +1,4 @@
-//! Output that a grammar allows and nothing else: a JSON schema, a regular expression, or a grammar in the Lark syntax of the crate
-//! `llguidance`.
+//! Output that fulfils a JSON schema, a regular expression, or a grammar in the Lark syntax of the crate `llguidance`.
 //!
 //! ```no_run
 //! use gemmaflow::{
@@ -42,7 +41,8 @@ use crate::{
     text::{Piece, Tokenizer},
 };
 
-/// Makes guides for one vocabulary. Making it looks at every token once; guides then share what was found. Cloning is cheap.
+/// Makes guides for one vocabulary. Its construction looks at every token once, and guides share the result. Cloning is
+/// cheap.
 #[derive(Clone)]
 pub struct Guides {
     factory: Arc<ParserFactory>,
@@ -58,8 +58,9 @@ const _: () = {
 };
 
 impl Guides {
-    /// For a tokenizer's vocabulary. `ends` are all tokens that end an answer, such as `<eos>` and `<end_of_turn>`: each is allowed
-    /// where the grammar may end, and nothing else where it must. Other control tokens are never allowed.
+    /// For a tokenizer's vocabulary. `ends` are all tokens that end an answer, such as `<eos>` and `<end_of_turn>`:
+    /// each is allowed where the grammar may end, and nothing else where it must. Other control tokens are never
+    /// allowed.
     ///
     /// # Errors
     /// [`Error::Grammar`] for `ends` that are empty or outside of the vocabulary.
@@ -90,16 +91,15 @@ impl Guides {
         Ok(Self { factory: Arc::new(made), spelling: Arc::new(spelling), ends: ends.into() })
     }
 
-    /// A guide to JSON of a schema. The text has one space after each comma and colon between values and no other white space, so that
-    /// a schema whose strings, numbers and arrays are bounded bounds the text.
+    /// A guide to JSON of a schema. The text has one space after each comma and colon between values and no other white
+    /// space, so that a schema whose strings, numbers and arrays are bounded bounds the text.
     ///
-    /// References lead to places, anchors and identifiers of the schema itself; their pointers may have the escapes of RFC 6901.
-    /// Nothing is fetched.
+    /// References lead to places, anchors and identifiers of the schema itself; their pointers may have the escapes of
+    /// RFC 6901. Nothing is fetched.
     ///
     /// # Errors
-    /// [`Error::Grammar`] with the place in the schema for what is no JSON, for a keyword that cannot be held to, for references that
-    /// lead nowhere, for a schema of which any part that a text may begin cannot be fulfilled, and for one that is too large or too
-    /// deep.
+    /// [`Error::Grammar`] with the place in the schema. The schema is no JSON, too large or too deep; a keyword cannot
+    /// be enforced; a reference leads nowhere; or a text may begin a part that it cannot fulfil.
     pub fn json_schema(&self, schema: &str) -> Result<Guide> {
         limits::check(schema, "$ref")?;
         let schema = serde_json::from_str(schema).map_err(|e| Error::Grammar(format!("the schema is no JSON: {e}")))?;
@@ -111,7 +111,8 @@ impl Guides {
         Err(Error::Grammar(format!("at {place}: {problem}")))
     }
 
-    /// A guide to texts that a regular expression (syntax of the crate `regex`, without look-around) matches as a whole.
+    /// A guide to texts that a regular expression (syntax of the crate `regex`, without look-around) matches as a
+    /// whole.
     ///
     /// # Errors
     /// [`Error::Grammar`] for an expression that cannot be read, that nothing matches, or that is too large.
@@ -149,7 +150,7 @@ impl Guides {
     }
 }
 
-/// Whether a text or a name of a schema has control characters that JSON spells by `\u` alone.
+/// Returns `true` if a text or a name of a schema has control characters that JSON spells by `\u` alone.
 fn has_controls(schema: &serde_json::Value) -> bool {
     let spells = |text: &str| text.chars().any(|c| c < ' ' && !matches!(c, '\n' | '\r' | '\t' | '\u{8}' | '\u{c}'));
     match schema {
@@ -162,8 +163,8 @@ fn has_controls(schema: &serde_json::Value) -> bool {
 
 /// The grammar of a schema.
 fn json_grammar(schema: &serde_json::Value) -> TopLevelGrammar {
-    // Without `\u` a name is spelt in one way only: llguidance takes `\u0061` for another name than `a`. A schema with control characters
-    // of its own cannot do without.
+    // Without `\u` a name is spelt in one way only: llguidance takes `\u0061` for another name than `a`. A schema with
+    // control characters of its own cannot do without.
     let escapes = if has_controls(schema) { "nrbtf\\\"u" } else { "nrbtf\\\"" };
     let mut schema = schema.clone();
     if let serde_json::Value::Object(fields) = &mut schema {
@@ -181,10 +182,11 @@ impl std::fmt::Debug for Guides {
     }
 }
 
-/// Lets a model say what a grammar allows: a [`LogitProcessor`].
+/// A [`LogitProcessor`] that allows the texts of a grammar alone.
 ///
-/// What it constrains begins where the history ends when it is first asked, or where [`starting_at`](Self::starting_at) says; in a
-/// conversation with each answer. It follows rewinds, forks and changes of the history behind that. A clone goes on by itself.
+/// The constrained text begins at the end of the history when the guide is first asked, or at
+/// [`starting_at`](Self::starting_at); in a conversation with each answer. The guide follows rewinds, forks and changes
+/// of the history behind that. A clone is independent.
 #[derive(Clone)]
 pub struct Guide {
     guides: Guides,
@@ -192,7 +194,7 @@ pub struct Guide {
     fresh: Matcher,
     state: State,
     start: Option<usize>,
-    /// Tokens around what a model thinks.
+    /// Tokens around the model's thoughts.
     thinking: Option<[u32; 2]>,
 }
 
@@ -203,7 +205,7 @@ struct State {
     consumed: Vec<u32>,
 }
 
-/// What the history has come to.
+/// The part of the answer that the history has reached.
 enum Part<'a> {
     /// The model may think, or answer at once.
     Begin,
@@ -220,8 +222,8 @@ impl Guide {
         self
     }
 
-    /// Lets the model think first: from the token `open`, if that is the first it says, to the token `close`, it may say anything but an
-    /// end. The grammar holds from there on, and from the start where it does not think.
+    /// Lets the model think first: from the token `open`, if that is the first it says, to the token `close`, it may
+    /// say anything but an end. The grammar holds from there on, and from the start where it does not think.
     pub fn after_thinking(mut self, open: u32, close: u32) -> Self {
         self.thinking = Some([open, close]);
         self

@@ -1,4 +1,4 @@
-//! Whether everything that a grammar may begin can be ended.
+//! Refuses grammars with a part that can be begun and not ended.
 
 use std::collections::HashMap;
 
@@ -15,17 +15,18 @@ use llguidance::{
 
 use crate::generate::TokenSet;
 
-/// What a vocabulary can spell.
+/// The texts that a vocabulary can spell.
 pub(super) struct Spelling {
     /// Tokens that have a text.
     pub(super) tokens: TokenSet,
     /// Texts of one byte or one character each, of which all texts can be made.
     units: Vec<Vec<u8>>,
-    /// Whether there is a token for every byte.
+    /// True if there is a token for every byte.
     is_whole: bool,
 }
 
-/// Most states that are looked at of one terminal: llguidance knows of larger ones that none is a dead end, but where bytes are lacking.
+/// Most states that are looked at of one terminal: llguidance knows of larger ones that none is a dead end, but where
+/// bytes are lacking.
 const MOST_STATES: usize = 2_000;
 const MOST_STATES_WITHOUT_BYTES: usize = 20_000;
 /// Most that llguidance may count for a terminal's derivatives; as much as it allows a step.
@@ -46,7 +47,8 @@ impl Spelling {
     }
 }
 
-/// Refuses a grammar with a rule that no text fulfils, or none that the vocabulary can spell: once begun it could not be ended.
+/// Refuses a grammar with a rule that no text fulfils, or no text that the vocabulary can spell: once begun it could
+/// not end.
 pub(super) fn check(grammar: &Grammar, lexemes: &LexerSpec, limits: &ParserLimits, spelling: &Spelling) -> Result<()> {
     let grammar = grammar.optimize().compile(lexemes.clone(), limits)?;
     let mut regexes = lexemes.to_regex_vec(&mut limits.clone())?;
@@ -62,7 +64,7 @@ pub(super) fn check(grammar: &Grammar, lexemes: &LexerSpec, limits: &ParserLimit
     }
     loop {
         let mut changed = false;
-        // What is found last is used by what is found first.
+        // Symbols that are found last are used by those that are found first.
         for symbol in symbols.iter().rev().filter(|symbol| !grammar.sym_data(**symbol).is_terminal) {
             let done = productive[&symbol.as_index()];
             let mut rules = grammar.rules_of(*symbol).iter().map(|rule| grammar.rule_rhs(*rule).0);
@@ -101,7 +103,7 @@ fn reachable(grammar: &CGrammar) -> Vec<CSymIdx> {
     found
 }
 
-/// Whether tokens can spell a terminal, whichever way they begin it.
+/// Returns `true` if tokens can spell a terminal, whichever way they begin it.
 fn can_be_spelled(lexeme: LexemeIdx, lexemes: &LexerSpec, regexes: &mut RegexVec, spelling: &Spelling) -> Result<bool> {
     let mut alone = LexemeSet::new(lexemes.lexemes.len());
     alone.add(lexeme);

@@ -1,5 +1,5 @@
-//! Every schema is refused with its place, or fulfilled whatever is drawn: random walks through what guides allow, whose texts the
-//! crate `jsonschema` judges.
+//! Every schema is refused with its place, or fulfilled whatever is drawn: random walks through what guides allow,
+//! whose texts the crate `jsonschema` judges.
 
 use std::path::Path;
 
@@ -59,7 +59,7 @@ fn walk(guide: &Guide, tokenizer: &Tokenizer, draws: &mut Draws) -> Result<Strin
     }
 }
 
-/// What happens to a schema: refused with this, or texts that all fulfil it.
+/// The outcome of a schema: the error, or texts that all fulfil it.
 fn tried(schema: &Value, tokenizer: &Tokenizer, guides: &Guides, walks: u64) -> Result<Vec<String>, String> {
     let guide = guides.json_schema(&schema.to_string()).map_err(|error| error.to_string())?;
     let judge = jsonschema::options().should_validate_formats(true).build(schema).unwrap_or_else(|e| panic!("{schema}: {e}"));

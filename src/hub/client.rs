@@ -1,4 +1,4 @@
-//! Requests to the hub: what a repository holds, what a file is, and its bytes.
+//! Requests to the hub: a repository's list of files, a file's facts, and its bytes.
 
 use std::{fmt::Display, time::Duration};
 
@@ -17,7 +17,7 @@ const SHORT_PATIENCE: Duration = Duration::from_secs(10);
 /// The list of a repository's files; the longest known have some megabytes.
 const MAX_LISTING: u64 = 32 << 20;
 const MAX_REDIRECTS: usize = 10;
-/// What a listing is called where a file would be.
+/// The name of a listing where messages have a file's.
 const LISTING: &str = "the list of files";
 
 /// The hub, and the repository that is asked for.
@@ -33,7 +33,7 @@ pub(super) struct Client {
     token: Option<String>,
 }
 
-/// What a repository holds.
+/// The files of a repository at its newest commit.
 #[derive(serde::Deserialize)]
 #[serde(from = "Answer")]
 pub(super) struct Listing {
@@ -67,7 +67,7 @@ impl Listing {
     }
 }
 
-/// What did not come.
+/// A request that failed.
 pub(super) struct Failed {
     pub(super) error: Error,
     /// Why the hub cannot be reached at all, or answers nobody; none where it has answered.
@@ -89,7 +89,7 @@ impl From<Failed> for Error {
 /// A request.
 struct Ask<'a> {
     url: String,
-    /// What it is for, in errors: addresses that redirects lead to may hold secrets.
+    /// The file that it is for, as errors name it: addresses behind redirects may hold secrets.
     file: &'a str,
     head: bool,
     /// First byte to send.
@@ -144,7 +144,8 @@ impl Client {
         })
     }
 
-    /// The repository's newest commit and its files. `hurried`: there is something else to take where the hub does not answer soon.
+    /// The repository's newest commit and its files. `hurried`: there is something else to take where the hub does not
+    /// answer soon.
     pub(super) fn listing(&self, hurried: bool) -> Result<Listing, Failed> {
         let url = format!("{}/api/models/{}/revision/main", self.endpoint, self.repository);
         let patience = if hurried { SHORT_PATIENCE } else { PATIENCE };
@@ -167,7 +168,7 @@ impl Client {
     }
 
     /// Length and name of a file's content.
-    pub(super) fn look(&self, commit: &str, file: &str) -> Result<Remote> {
+    pub(super) fn view_logits(&self, commit: &str, file: &str) -> Result<Remote> {
         let linked = |headers: &HeaderMap| ["x-linked-etag", "x-linked-size"].iter().all(|name| header(headers, name).is_some());
         let ask = Ask { url: self.address(commit, file), file, head: true, start: 0, patience: PATIENCE };
         let told = self.send(&ask, linked)?;
@@ -216,8 +217,8 @@ impl Client {
         Ok((response.into_body(), partial))
     }
 
-    /// A request with its redirects. The token goes to the endpoint's own origin alone. `enough` says of an answer's headers
-    /// that no redirect need be followed.
+    /// A request with its redirects. The token goes to the endpoint's own origin alone. `enough` says of an answer's
+    /// headers that no redirect need be followed.
     fn send(&self, ask: &Ask<'_>, enough: impl Fn(&HeaderMap) -> bool) -> Result<Told, Failed> {
         let (mut url, home) = (ask.url.clone(), origin(&self.endpoint));
         for _ in 0..=MAX_REDIRECTS {
@@ -261,7 +262,7 @@ impl Client {
         Failed { error: self.failure(file, error), unreachable: unreachable.then(|| error.to_string()) }
     }
 
-    /// What an answer that is no success means.
+    /// The error that an answer without success means.
     fn refusal(&self, told: &Told, file: Option<&str>) -> Error {
         let (response, model) = (&told.response, self.repository.clone());
         if !told.by_hub {

@@ -23,7 +23,8 @@ pub(super) struct Lock {
 }
 
 impl Lock {
-    /// Waits for the lock at `path`. While another process holds it, `on_wait` says how far that has come, and may end the wait.
+    /// Waits for the lock at `path`. While another process holds it, `on_wait` says how far that has come, and may end
+    /// the wait.
     ///
     /// # Errors
     /// [`Error::Io`]; what `on_wait` says. `None` where the holder has not come further for two minutes.

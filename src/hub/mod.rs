@@ -13,15 +13,15 @@
 //! # }
 //! ```
 //!
-//! The cache has the layout of Hugging Face's own libraries and can be shared with them: `blobs/` holds files under the server's
-//! names of their contents, `snapshots/COMMIT/` links to them, `refs/main` names the commit. A file that is being fetched lies in
-//! `blobs/NAME.part`; it gets its name when its length is right and, for large files, its SHA-256. So an interrupted download goes
-//! on where it ended, and half a file is never taken for a whole one. Of several processes that want one file, Hugging Face's own among
-//! them, one fetches it and the others wait (`.locks/`). Where the hub cannot be reached, a complete copy in the cache is taken, and a
-//! `tracing` warning says so.
+//! The cache has the layout of Hugging Face's own libraries and can be shared with them: `blobs/` holds files under the
+//! server's names of their contents, `snapshots/COMMIT/` links to them, `refs/main` names the commit. A file that is
+//! being fetched lies in `blobs/NAME.part`; it gets its name when its length is right and, for large files, its
+//! SHA-256. So an interrupted download continues where it ended, and half a file is never taken for a whole one. If
+//! several processes want one file, Hugging Face's own among them, one fetches it and the others wait (`.locks/`). If
+//! the hub cannot be reached, a complete copy in the cache serves, with a `tracing` warning.
 //!
-//! The token goes to the endpoint alone, never to a server that it redirects to. What the server says (commit, names of contents,
-//! shards that an index names) is checked before it becomes a path. No wait is longer than a minute.
+//! The token goes to the endpoint alone, never to a server that it redirects to. The server's answers (commit, names of
+//! contents, shards of an index) are checked before they become a path. No wait is longer than a minute.
 
 mod cache;
 mod client;
@@ -43,7 +43,8 @@ use self::{
 use crate::{Error, Result, weights::index_shards};
 
 const CONFIG: &str = "config.json";
-/// Taken where the repository has them; the last ones are those of a model that embeds texts, as sentence-transformers names them.
+/// Taken where the repository has them; the last ones are those of a model that embeds texts, as sentence-transformers
+/// names them.
 const OPTIONAL: [&str; 13] = [
     "generation_config.json",
     "tokenizer.json",
@@ -62,7 +63,8 @@ const OPTIONAL: [&str; 13] = [
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-/// How far a download is. `done` begins with what an interrupted download has left, and ends equal to `total`.
+/// The progress of a download. `done` begins with the bytes that an interrupted download has left, and ends equal to
+/// `total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DownloadProgress {
     /// Bytes of the files to fetch that are there.
@@ -74,7 +76,7 @@ pub struct DownloadProgress {
 /// Called before every request and after every portion of at most 256 KiB; `false` cancels with [`Error::Cancelled`].
 pub type OnDownload = Box<dyn FnMut(DownloadProgress) -> bool + Send>;
 
-/// Where models come from and where they are kept.
+/// The source of models, and the place where they are kept.
 pub struct HubOptions {
     /// The hub: `https://huggingface.co`, or a mirror that answers as it does.
     pub endpoint: String,
@@ -86,8 +88,8 @@ pub struct HubOptions {
     pub offline: bool,
     /// A proxy, such as `http://proxy:3128` or `socks5h://proxy:1080`.
     pub proxy: Option<String>,
-    /// Servers that are asked without the proxy, as the entries of `NO_PROXY`: `example.com` with all below it, `.example.com`,
-    /// `10.0.0.0/8`, `localhost:8080`, `*`. An entry that is none of them is passed over.
+    /// Servers that are asked without the proxy, as the entries of `NO_PROXY`: `example.com` with all below it,
+    /// `.example.com`, `10.0.0.0/8`, `localhost:8080`, `*`. An entry that is none of them is passed over.
     pub no_proxy: Vec<String>,
     /// Progress, and the way to cancel.
     pub on_progress: Option<OnDownload>,
@@ -102,15 +104,19 @@ impl HubOptions {
     }
 }
 
-/// Brings a model into the cache and says where it lies: a folder with `config.json` and safetensors weights, or the GGUF file that
-/// `model` names. What is in the cache already is not fetched again; where all of it is, the hub is asked for the newest commit alone,
-/// and where the hub cannot be reached then (no connection, no answer within 10 s, HTTP 408, 429 or 5xx) the copy in the cache is taken.
+/// Brings a model into the cache and returns its path: a folder with `config.json` and safetensors weights, or the GGUF
+/// file that `model` names. Files that are in the cache are not fetched again. If all of them are, the hub is asked for
+/// the newest commit alone. If the hub cannot be reached then (no connection, no answer within 10 s, HTTP 408, 429 or
+/// 5xx), the copy in the cache serves.
 ///
 /// # Errors
-/// [`Error::HubAccess`] for a gated or private model; [`Error::HubMissing`] where the hub has no such repository or file, or the
-/// repository has no weights that can be taken without naming them; [`Error::HubOffline`] where offline mode asks for a file that
-/// is not in the cache; [`Error::HubTransfer`] where the connection fails or the disk is full, after which the same call goes on from
-/// there; [`Error::HubOption`]; [`Error::Format`] for an index that leads out of its folder; [`Error::Cancelled`]; [`Error::Io`].
+/// - [`Error::HubAccess`] for a gated or private model.
+/// - [`Error::HubMissing`] if the hub has no such repository or file, or the repository has no weights that can be
+///   chosen without a name.
+/// - [`Error::HubOffline`] if offline mode needs a file that is not in the cache.
+/// - [`Error::HubTransfer`] if the connection fails or the disk is full; the same call continues from there.
+/// - [`Error::Format`] for an index that leads out of its folder.
+/// - [`Error::HubOption`], [`Error::Cancelled`], [`Error::Io`].
 pub fn download(model: &HubModel, options: HubOptions) -> Result<PathBuf> {
     let store = Store::new(&options.cache, model.repository());
     if options.offline {

@@ -1,4 +1,4 @@
-//! Names of models and files, which come from strangers: a name that could lead out of its folder is refused.
+//! Names of models and files. They come from strangers, so a name that could lead out of its folder is refused.
 
 use std::{
     collections::BTreeSet,
@@ -77,7 +77,7 @@ impl FromStr for HubModel {
     }
 }
 
-/// What is wrong with an owner or a repository's name, by the hub's own rules. `--` stands for `/` in the cache.
+/// The fault of an owner's or a repository's name, by the hub's own rules. `--` stands for `/` in the cache.
 fn repository_part(part: &str) -> Option<&'static str> {
     let edge = |c: char| c == '.' || c == '-';
     match part {
@@ -92,7 +92,7 @@ fn repository_part(part: &str) -> Option<&'static str> {
     }
 }
 
-/// Whether a name is that of a file in its folder, on every system: no separator, no drive, no way up.
+/// Returns `true` if a name is that of a file in its folder, on every system: no separator, no drive, no way up.
 fn is_plain(name: &str) -> bool {
     let forbidden = |c: char| c.is_control() || r#"/\:*?"<>|"#.contains(c);
     !name.is_empty() && name.len() <= 255 && !name.contains(forbidden) && !name.ends_with(['.', ' '])

@@ -11,7 +11,8 @@ use sha2::{Digest, Sha256};
 /// Bytes moved at a time.
 pub(super) const PORTION: usize = 256 << 10;
 
-/// The beginning of a file, which grows at its end, and the checksum of what is there. Whoever opens it holds the lock of its content.
+/// The beginning of a file, which grows at its end, and the checksum of what is there. Whoever opens it holds the lock
+/// of its content.
 pub(super) struct Part {
     path: PathBuf,
     file: File,
@@ -67,8 +68,8 @@ impl Part {
         Some(digest.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
-    /// Gives the whole file its name, after its bytes have reached the disk: a name must not outlive a power failure that they
-    /// do not.
+    /// Gives the whole file its name, after its bytes have reached the disk: a name must not outlive a power failure
+    /// that they do not.
     pub(super) fn finish(self, path: &Path) -> io::Result<()> {
         // Some network file systems grant a lock to everybody. Then another process may have appended too.
         if self.file.metadata()?.len() != self.bytes {

@@ -1,4 +1,4 @@
-//! Which servers are asked without the proxy: the list that `NO_PROXY` holds, as Hugging Face's own client reads it.
+//! Servers that are asked without the proxy: the list of `NO_PROXY`, as Hugging Face's own client reads it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -25,13 +25,13 @@ enum Hosts {
 }
 
 impl Direct {
-    /// From entries such as `example.com` (with all below it), `.example.com` (what is below it), `10.0.0.0/8`, `[::1]`, `host:8080`,
-    /// `http://host` and `*`. An entry that is none of them is passed over, as curl does.
+    /// From entries such as `example.com` (with all below it), `.example.com` (what is below it), `10.0.0.0/8`,
+    /// `[::1]`, `host:8080`, `http://host` and `*`. An entry that is none of them is passed over, as curl does.
     pub(super) fn new(entries: &[String]) -> Self {
         Self(entries.iter().filter_map(|entry| Rule::parse(&entry.trim().to_ascii_lowercase())).collect())
     }
 
-    /// Whether a server is asked directly.
+    /// Returns `true` if a server is asked directly.
     pub(super) fn has(&self, scheme: &str, host: &str, port: u16) -> bool {
         let host = host.to_ascii_lowercase();
         self.0.iter().any(|rule| {

@@ -28,7 +28,8 @@ impl<'a> Transfer<'a> {
         Self { client, store, listing, progress: DownloadProgress { done: 0, total: 0 }, on_progress }
     }
 
-    /// Brings those of `files` into the cache that are not there. All of them are looked up before the first is fetched.
+    /// Brings those of `files` into the cache that are not there. All of them are looked up before the first is
+    /// fetched.
     pub(super) fn fetch(&mut self, files: &[String]) -> Result<()> {
         let commit = &self.listing.commit;
         let folder = self.store.snapshot(commit);
@@ -38,7 +39,7 @@ impl<'a> Transfer<'a> {
                 return Err(self.client.no_file(file));
             }
             self.advance(0)?;
-            missing.push(self.client.look(commit, file)?);
+            missing.push(self.client.view_logits(commit, file)?);
         }
         self.progress.total = missing.iter().fold(self.progress.total, |total, remote| total.saturating_add(remote.bytes));
         for remote in &missing {

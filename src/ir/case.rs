@@ -47,6 +47,16 @@ impl Case {
         Ok(graph)
     }
 
+    /// The innermost dimension of the first operand, 1 without any.
+    pub(crate) fn width(&self) -> usize {
+        self.inputs.first().and_then(|value| value.shape.last()).map_or(1, |width| *width)
+    }
+
+    /// The largest absolute value of operand `n`.
+    pub(crate) fn largest(&self, n: usize) -> f64 {
+        self.inputs[n].numbers().iter().fold(0.0, |most: f64, x| most.max(x.abs()))
+    }
+
     /// Numbers in ±`scale`, the same for the same seed.
     pub fn numbers(len: usize, seed: u64, scale: f32) -> Vec<f32> {
         let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    DimBinding, Graph, Value,
+    Data, DimBinding, Graph, Value,
     ops::{DEAD_KEY, Input, PositionRule, Role, RopeTable, rope_row},
 };
 use crate::{Error, Result};
@@ -23,10 +23,10 @@ pub fn derive(graph: &Graph, binding: &DimBinding, given: &mut Inputs) -> Result
         let shape = input.ty.shape.bind(binding)?;
         let value = match &input.role {
             Role::Caller | Role::Optional | Role::Cache => continue,
-            Role::Positions(rule) => Value::i32(shape.clone(), positions(rule, &shape, given)?),
-            Role::Visible { rule, mask } => {
+            Role::Positions(rule) | Role::Visible { rule, .. } => {
                 let positions = positions(rule, &shape[..2], given)?;
-                Value::i32(shape, positions.into_iter().flat_map(|position| mask.visible(position)).collect::<Vec<_>>())
+                let data = of_positions(&input.role, positions.into_iter());
+                Value { shape, data: data.unwrap_or(Data::I32(Vec::new())) }
             }
             Role::KeyPositions { rule, past } => {
                 let past = past.bind(binding)?;
@@ -40,13 +40,43 @@ pub fn derive(graph: &Graph, binding: &DimBinding, given: &mut Inputs) -> Result
             }
             Role::TableRows(_) => return wrong(&input.name, "its rows are on the host, where only a generator looks them up"),
             Role::RopeTable(table) => {
-                let values = rope(input, table, &shape, given)?;
-                Value::f32(shape, values)
+                let data = rope(input, table, &shape, given)?;
+                Value { shape, data }
             }
         };
         given.insert(input.name.clone(), Arc::new(value));
     }
     Ok(())
+}
+
+/// An input with one row for each new token that follows from the tokens' positions alone; `None` for any other. A token at
+/// [`DEAD_KEY`] is padding: it sees nothing, and its rotary row is that of position 0.
+pub(crate) fn of_positions(role: &Role, positions: impl Iterator<Item = i32>) -> Option<Data> {
+    match role {
+        Role::Positions(_) => Some(Data::I32(positions.collect())),
+        Role::Visible { mask, .. } => Some(Data::I32(positions.flat_map(|position| mask.visible(position)).collect())),
+        Role::RopeTable(table) => Some(table.rows(positions)),
+        _ => None,
+    }
+}
+
+impl RopeTable {
+    fn rows(&self, positions: impl Iterator<Item = i32>) -> Data {
+        let live = |position: i32| if position == DEAD_KEY { 0 } else { position as usize };
+        Data::F32(positions.flat_map(|position| rope_row(&self.inv_freq, live(position))).collect())
+    }
+}
+
+impl Role {
+    /// How far the tokens of a run lie behind its first position, for an input that follows from positions.
+    pub(crate) fn offset(&self) -> usize {
+        let rule = match self {
+            Role::Positions(rule) | Role::Visible { rule, .. } => rule,
+            Role::RopeTable(table) => &table.rule,
+            _ => return 0,
+        };
+        if let PositionRule::From(offset) = rule { *offset } else { 0 }
+    }
 }
 
 fn wrong<T>(name: &str, problem: impl Into<String>) -> Result<T> {
@@ -125,17 +155,16 @@ fn last_live(positions: &[i32], tokens: usize, rule: &PositionRule) -> Result<Ve
 }
 
 /// The rows of a rotary table: the caller's own, or of the tokens' positions. Padding gets the row of position 0.
-fn rope(input: &Input, table: &RopeTable, shape: &[usize], given: &Inputs) -> Result<Vec<f32>> {
+fn rope(input: &Input, table: &RopeTable, shape: &[usize], given: &Inputs) -> Result<Data> {
     let rows = shape[0] * shape[1];
     let [cos, sin] = ["rope_cos", "rope_sin"].map(|own| input.name.replacen("rope", own, 1));
     match (given.get(&cos), given.get(&sin)) {
-        (Some(c), Some(s)) => Ok([c.to_f32()?.as_ref(), s.to_f32()?.as_ref()].concat().repeat(rows)),
+        (Some(c), Some(s)) => Ok(Data::F32([c.to_f32()?.as_ref(), s.to_f32()?.as_ref()].concat().repeat(rows))),
         (Some(_), None) => wrong(&sin, format!("missing; '{cos}' is given, and one goes with the other")),
         (None, Some(_)) => wrong(&cos, format!("missing; '{sin}' is given, and one goes with the other")),
         (None, None) => {
-            let live = |position: i32| if position == DEAD_KEY { 0 } else { position as usize };
             let positions = positions(&table.rule, &shape[..2], given)?;
-            Ok(positions.into_iter().flat_map(|p| rope_row(&table.inv_freq, live(p))).collect())
+            Ok(table.rows(positions.into_iter()))
         }
     }
 }

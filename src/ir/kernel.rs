@@ -3,11 +3,8 @@
 use std::{borrow::Cow, fmt, ops::Range, sync::Arc};
 
 pub use super::cooperative::CooperativeTile;
-use super::{
-    Alternatives, Compute, DType, Fallback, FixedType, KernelChoices,
-    ops::{Gain, RmsNorm, Rope},
-};
-use crate::{Error, Result};
+use super::{Compute, DType, Fallback, KernelChoices, work::Work};
+use crate::Result;
 
 /// A shader with its parameters; equal kernels share one pipeline.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,10 +64,10 @@ pub enum Operand {
     /// One shard of a resident weight.
     Weight(String, usize),
     /// Weights that lie one behind the other, as one matrix.
-    Joined(Vec<String>),
+    Concatenated(Vec<String>),
     /// The small uniform that changes with every run: live rows, cache end, sampling draw.
     Step,
-    /// The one of a sequence, by its row, where sequences lie apart ([`LowerOptions::apart`](super::LowerOptions)).
+    /// The one of a sequence, by its row, where sequences lie apart ([`LowerOptions::batched`](super::LowerOptions)).
     StepOf(usize),
 }
 
@@ -92,6 +89,8 @@ pub struct Dispatch {
     pub bindings: Vec<(u32, Operand)>,
     /// Workgroups in x, y, z.
     pub workgroups: [u32; 3],
+    /// What it must move and compute.
+    pub work: Work,
 }
 
 /// Which instructions a kernel may use.
@@ -190,198 +189,6 @@ pub fn row_shards(dtype: DType, shape: &[usize], max_binding: u64) -> Result<Vec
         return Err(format!("64 rows of {row_bytes} bytes do not fit a binding of {max_binding} bytes"));
     }
     Ok((0..rows).step_by(step).map(|r| r..rows.min(r + step)).collect())
-}
-
-/// Where an operand of an op lies.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Place {
-    /// In a slot from a byte offset on, a multiple of 256.
-    Slot(Slot, u64),
-    /// In a resident weight, by name, with the rows of each shard.
-    Weight(String, Vec<Range<usize>>),
-    /// In weights that lie one behind the other.
-    Joined(Vec<String>),
-}
-
-/// An operand or result of an op being emitted.
-#[derive(Debug, Clone)]
-pub struct Arg {
-    /// Its type.
-    pub ty: FixedType,
-    /// Where it lies.
-    pub place: Place,
-    /// Whether its rows are [`sym::CACHE`](super::sym::CACHE): such a size is read from the step uniform, so that buckets of one
-    /// cache share their pipelines.
-    pub grows: bool,
-}
-
-impl Arg {
-    /// The override for a cache's rows: 0 stands for the step's capacity.
-    pub fn rows_override(&self) -> f64 {
-        if self.grows { 0.0 } else { self.ty.shape.get(1).copied().unwrap_or(1) as f64 }
-    }
-
-    /// The operand for a binding of the whole argument.
-    pub fn operand(&self) -> Operand {
-        self.from_element(0)
-    }
-
-    /// The operand from element `first` on (slots only; the byte offset must be a multiple of 256).
-    pub fn from_element(&self, first: usize) -> Operand {
-        match &self.place {
-            Place::Slot(slot, offset) => {
-                let before = self.ty.dtype.scalar_bytes().map_or(0, |bytes| first * bytes);
-                Operand::Slot(*slot, offset + before as u64)
-            }
-            Place::Weight(name, _) => Operand::Weight(name.clone(), 0),
-            Place::Joined(names) => Operand::Joined(names.clone()),
-        }
-    }
-
-    /// Shards of a weight; one shard holding all rows for a slot and for joined weights.
-    pub fn shards(&self) -> Vec<(Range<usize>, Operand)> {
-        match &self.place {
-            Place::Slot(..) | Place::Joined(_) => vec![(0..self.ty.shape.first().copied().unwrap_or(1), self.operand())],
-            Place::Weight(name, shards) => {
-                shards.iter().enumerate().map(|(i, rows)| (rows.clone(), Operand::Weight(name.clone(), i))).collect()
-            }
-        }
-    }
-}
-
-/// An elementwise function of an op's result, with operands of its own, that runs in the op's kernel.
-#[derive(Debug, Clone)]
-pub struct Epilogue {
-    /// WGSL: sizes, bindings from 16 on and `fn epilogue(i, v…)`.
-    pub text: String,
-    /// Those sizes.
-    pub overrides: Vec<(&'static str, f64)>,
-    /// Operands of the bindings 16, 17, ….
-    pub operands: Vec<Arg>,
-}
-
-impl Epilogue {
-    /// The function that changes nothing.
-    pub fn identity() -> Self {
-        Self { text: "fn epilogue(i: u32, v: f32) -> f32 { return v; }\n".into(), overrides: Vec::new(), operands: Vec::new() }
-    }
-}
-
-/// A norm that another op's kernel computes, with its weight where it has one.
-#[derive(Debug, Clone)]
-pub struct NormArg {
-    /// Its attributes.
-    pub op: RmsNorm,
-    /// Its weight.
-    pub gain: Option<Arg>,
-}
-
-impl NormArg {
-    /// The text option `GAIN`.
-    pub fn option(gain: Gain) -> (&'static str, String) {
-        let word = match gain {
-            Gain::OnePlus => "one_plus",
-            Gain::Plain => "plain",
-            Gain::None => "none",
-        };
-        ("GAIN", word.into())
-    }
-}
-
-/// The new row of an attention whose kernel also norms and rotates query and key and writes key and value into the caches. The
-/// attention's own operands are then the projected query and the caches as they were.
-#[derive(Debug, Clone)]
-pub struct NewRow {
-    /// The projected key.
-    pub key: Arg,
-    /// The value.
-    pub value: Arg,
-    /// Cosines and sines of its position.
-    pub table: Arg,
-    /// The rotation of query and key.
-    pub rope: Rope,
-    /// The norms of query and key.
-    pub norms: Option<[NormArg; 2]>,
-}
-
-/// The largest of each slice of an op's result of one row, which its kernel keeps beside the result.
-#[derive(Debug, Clone)]
-pub struct Maxima {
-    /// Where they go: u32 in the order of the elements, zeros before the run.
-    pub to: Operand,
-    /// Neighbouring elements of a slice, a multiple of 64.
-    pub slice: usize,
-}
-
-/// Collects the dispatches of one op (or of an op with its epilogue, or of two ops in one kernel).
-#[derive(Clone)]
-pub struct Emit<'a> {
-    /// The device.
-    pub target: &'a Target,
-    /// The numbers that the op's products are computed with.
-    pub compute: Compute,
-    /// Position in the model.
-    pub label: String,
-    /// Operands in order. For two ops in one kernel: the first op's, then the second op's.
-    pub inputs: Vec<Arg>,
-    /// The result.
-    pub output: Arg,
-    /// What is applied to each element of the result.
-    pub epilogue: Epilogue,
-    /// Of an attention: the row that its kernel makes first.
-    pub new_row: Option<NewRow>,
-    /// Of products: the norm of their operand that the kernel makes first.
-    pub norm: Option<NormArg>,
-    /// Of a norm: the norm of its result, and where that goes.
-    pub sequel: Option<(NormArg, Arg)>,
-    /// Of a product of one row: what is kept of its result.
-    pub maxima: Option<Maxima>,
-    /// Dispatches so far.
-    pub dispatches: Vec<Dispatch>,
-    /// Between what kernels the op chose.
-    pub alternatives: Vec<Alternatives>,
-    /// Byte sizes of scratch slots asked for; they are numbered from `first_scratch`.
-    pub scratch: Vec<u64>,
-    /// Number of the first scratch slot.
-    pub first_scratch: usize,
-}
-
-impl Emit<'_> {
-    /// Asks for a slot that lives only as long as this op runs.
-    pub fn scratch(&mut self, bytes: u64) -> Slot {
-        self.scratch.push(bytes);
-        Slot(self.first_scratch + self.scratch.len() - 1)
-    }
-
-    /// Which of `count` kernels for `work` to take: the one that was fastest on this device, else the first.
-    pub fn choose(&mut self, work: String, count: usize) -> usize {
-        let alternatives = Alternatives { work, count };
-        if count < 2 {
-            return 0;
-        }
-        let chosen = self.target.choices.of(&alternatives);
-        self.alternatives.push(alternatives);
-        chosen
-    }
-
-    /// Appends a dispatch of `count` workgroups in x (folded into y past the limit of a dimension) and `layers` in z.
-    pub fn dispatch(&mut self, mut kernel: Kernel, bindings: Vec<(u32, Operand)>, count: usize, layers: usize) {
-        let label = self.label.clone();
-        if kernel.hole == self.epilogue.text {
-            kernel.overrides.extend(&self.epilogue.overrides);
-        }
-        self.dispatches.push(Dispatch { label, kernel, bindings, workgroups: grid(count, layers) });
-    }
-
-    /// The bindings of the epilogue's operands, from element `first` on.
-    pub fn epilogue_bindings(&self, first: usize) -> Vec<(u32, Operand)> {
-        self.epilogue.operands.iter().zip(16..).map(|(arg, binding)| (binding, arg.from_element(first))).collect()
-    }
-
-    /// An op that no kernel fits.
-    pub fn refuse(&self, problem: impl fmt::Display) -> Error {
-        Error::Unsupported(format!("{}: {problem}", self.label))
-    }
 }
 
 /// Workgroups of a linear count, two-dimensional where one dimension's 65,535 do not suffice.

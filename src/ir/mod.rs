@@ -8,6 +8,8 @@ mod decompose;
 pub mod derive;
 mod dim;
 mod dtype;
+pub mod emit;
+pub mod fusion;
 mod graph;
 pub mod kernel;
 mod mask;
@@ -15,7 +17,9 @@ pub mod ops;
 mod options;
 pub mod passes;
 mod scalar;
+pub mod tolerance;
 mod value;
+pub mod work;
 
 pub use case::Case;
 pub use choices::{Alternatives, Fallback, KernelChoices};

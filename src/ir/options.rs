@@ -54,7 +54,7 @@ pub struct LowerOptions {
     /// Whether each new token is of a sequence of its own, whose caches lie apart from those of the others: one plan for a step of
     /// several sequences. The graph is one with resident caches, bound to as many new tokens as there are sequences; what reads
     /// or writes caches is dispatched for each sequence, all else for all of them.
-    pub apart: bool,
+    pub batched: bool,
 }
 
 impl Default for LowerOptions {
@@ -71,7 +71,7 @@ impl Default for LowerOptions {
             mixed: true,
             exact_attention: false,
             chosen_from: None,
-            apart: false,
+            batched: false,
         }
     }
 }

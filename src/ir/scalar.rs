@@ -66,7 +66,7 @@ scalar_table! {
     Recip "recip" |x| 1.0 / x, "(1.0 / §)";
     /// tanh x
     Tanh "tanh" f64::tanh, "select(tanh(clamp(§, -15.0, 15.0)), §, (bitcast<u32>(§) & 0x7fffffffu) > 0x7f800000u)";
-    /// ½x(1 + tanh(√(2/π)(x + 0.044715x³))), the GELU of every Gemma (gemma-spec §1)
+    /// ½x(1 + tanh(√(2/π)(x + 0.044715x³))), the GELU of every Gemma (docs/gemma.md, GeGLU)
     GeluTanh "gelu_tanh" gelu_tanh, "(0.5 * § * (1.0 + tanh(clamp(0.7978845608028654 * (§ + 0.044715 * § * § * §), -15.0, 15.0))))";
 }
 

@@ -95,7 +95,40 @@ pub struct Value {
     pub data: Data,
 }
 
+impl Data {
+    /// The elements as a device holds them; none of a stored weight, which is not held here.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Data::F32(values) => bytemuck::cast_slice(values),
+            Data::F16(values) => bytemuck::cast_slice(values),
+            Data::I32(values) => bytemuck::cast_slice(values),
+            Data::U32(values) => bytemuck::cast_slice(values),
+            Data::Stored(_) => &[],
+        }
+    }
+
+    /// As [`bytes`](Self::bytes), to write into.
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        match self {
+            Data::F32(values) => bytemuck::cast_slice_mut(values),
+            Data::F16(values) => bytemuck::cast_slice_mut(values),
+            Data::I32(values) => bytemuck::cast_slice_mut(values),
+            Data::U32(values) => bytemuck::cast_slice_mut(values),
+            Data::Stored(_) => &mut [],
+        }
+    }
+}
+
 impl Value {
+    /// All elements in f64; none of a stored value that cannot be read.
+    pub(crate) fn numbers(&self) -> Vec<f64> {
+        match &self.data {
+            Data::I32(numbers) => numbers.iter().map(|&x| x.into()).collect(),
+            Data::U32(numbers) => numbers.iter().map(|&x| x.into()).collect(),
+            _ => self.to_f32().map_or_else(|_| Vec::new(), |numbers| numbers.iter().map(|&x| x.into()).collect()),
+        }
+    }
+
     /// An f32 array.
     pub fn f32(shape: impl Into<Vec<usize>>, data: Vec<f32>) -> Self {
         Self { shape: shape.into(), data: Data::F32(data) }
@@ -128,13 +161,7 @@ impl Value {
 
     /// The elements as a device holds them; none of a stored weight, which is not held here.
     pub fn bytes(&self) -> &[u8] {
-        match &self.data {
-            Data::F32(values) => bytemuck::cast_slice(values),
-            Data::F16(values) => bytemuck::cast_slice(values),
-            Data::I32(values) => bytemuck::cast_slice(values),
-            Data::U32(values) => bytemuck::cast_slice(values),
-            Data::Stored(_) => &[],
-        }
+        self.data.bytes()
     }
 
     /// The value whose [`bytes`](Self::bytes) these are.

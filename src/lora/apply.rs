@@ -18,8 +18,8 @@ use crate::{
 impl Lora {
     /// The flow with the adapter on every product that it adapts, whatever hooks make the layers.
     ///
-    /// A target that the flow does not multiply, as in layers that a hook leaves out, and a part of another shape than the product's are
-    /// errors when the flow is built.
+    /// A target that the flow does not multiply, as in layers that a hook leaves out, and a part of another shape than
+    /// the product's are errors when the flow is built.
     pub fn apply<'a>(self: &Arc<Self>, flow: GemmaFlow<'a>) -> GemmaFlow<'a> {
         let (lora, same) = (self.clone(), self.clone());
         flow.adapted(move |context, projection| lora.adapt(context, projection))
@@ -108,7 +108,8 @@ impl Lora {
         }
     }
 
-    /// A weight of this adapter. Products of one weight at several places, as Gemma 3n's router of streams is, share it.
+    /// A weight of this adapter. Products of one weight at several places, as Gemma 3n's router of streams is, share
+    /// it.
     fn own(&self, context: &mut EmitContext, name: &str, tensor: &Tensor) -> Result<NodeId> {
         let shared = format!("{name} of {self:p}");
         Ok(context.shared(&shared, |context| context.own_weight(name, tensor.clone()))?)

@@ -6,8 +6,8 @@ use crate::{
     weights::Tensor,
 };
 
-/// Rank r of E experts by A `[E·r, K]` and B `[N, r·E]`: A has each expert's rows together, B's columns go over ranks, and over the
-/// experts of each. Gives the stack that they fit, with B as `[E·N, r]`.
+/// Rank r of E experts by A `[E·r, K]` and B `[N, r·E]`: A has each expert's rows together, B's columns go over ranks,
+/// and over the experts of each. Gives the stack that they fit, with B as `[E·N, r]`.
 ///
 /// # Errors
 /// Shapes that fit neither stack of the layer, or the rank `r` that the configuration says.

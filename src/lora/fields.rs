@@ -1,8 +1,8 @@
-//! Every field of PEFT's `adapter_config.json`: what it does to the numbers.
+//! Every field of PEFT's `adapter_config.json`, and its effect on the numbers.
 
 use serde_json::{Map, Value};
 
-/// What a field does.
+/// The effect of a field.
 pub(super) enum Rule {
     /// Says how the adapter was trained or stored; what is computed does not follow from it.
     Harmless,
@@ -67,7 +67,7 @@ const FIELDS: &[(&str, Rule)] = &[
     ("velora_config", Harmless),
 ];
 
-/// Whether a value says that its feature is not used.
+/// Returns `true` if a value says that its feature is not used.
 pub(super) fn is_off(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
@@ -85,7 +85,7 @@ pub(super) fn check(fields: &Map<String, Value>) -> Result<(), String> {
             Some((_, Harmless | Computed)) => {}
             Some((_, Off(_))) if is_off(value) => {}
             Some((_, Off(why))) => return Err(format!("{name} is {}: {why}; {}", shown(value), super::MERGE)),
-            // What is not set is not used, whatever a later version of PEFT means by it.
+            // A field that is not set is not used, whatever a later version of PEFT means by it.
             None if value.is_null() => {}
             None => return Err(format!("{name} is {}, a field that is not known here; {}", shown(value), super::MERGE)),
         }
@@ -133,7 +133,7 @@ fn init(fields: &Map<String, Value>) -> Result<(), String> {
     Err(format!("init_lora_weights is \"{name}\", which is not known here: whether it changes the model's weights is not said"))
 }
 
-/// Which biases were trained: Gemma has none, so that a value alone changes nothing.
+/// The biases that were trained. Gemma has none, so a value alone changes nothing.
 fn bias(fields: &Map<String, Value>) -> Result<(), String> {
     match fields.get("bias") {
         None | Some(Value::Null) => Ok(()),

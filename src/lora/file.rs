@@ -1,4 +1,4 @@
-//! Which file of a folder is the adapter.
+//! The adapter's file in a folder.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ pub(super) const PEFT: &str = "adapter_model.safetensors";
 /// mlx-lm's file of weights.
 pub(super) const MLX: &str = "adapters.safetensors";
 
-/// What both say of their weights.
+/// The configuration of both.
 pub(super) const CONFIG: &str = "adapter_config.json";
 
 /// An adapter's file of weights.

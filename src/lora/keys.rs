@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::weights::Tensor;
 
-/// What a tensor is of its module.
+/// The role of a tensor in its module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Role {
     A,
@@ -46,14 +46,14 @@ pub(super) struct Key {
     pub(super) adapter: Option<String>,
 }
 
-/// What wrappers of modules leave in names.
+/// Parts that wrappers of modules leave in names.
 const WRAPPERS: [&str; 5] =
     ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module", "original_module"];
 
 /// Reads PEFT's name of a tensor.
 ///
 /// # Errors
-/// What the tensor is where it is no part of a product.
+/// The tensor's description, if it is no part of a product.
 pub(super) fn peft(key: &str) -> Result<Key, String> {
     let mut words: Vec<&str> = key.split('.').filter(|word| !WRAPPERS.contains(word)).collect();
     while words.starts_with(&["base_model", "model"]) {
@@ -84,7 +84,7 @@ pub(super) fn peft(key: &str) -> Result<Key, String> {
     Ok(Key { module: words[..at].join("."), role, adapter })
 }
 
-/// What a tensor is that is of no low rank.
+/// The description of a tensor that belongs to no low-rank product.
 fn other(words: &[&str]) -> String {
     let has = |word: &str| words.contains(&word);
     let what = match words.last() {

@@ -1,4 +1,5 @@
-//! DoRA's factor on each element of a product: the length that a row of the adapted weight shall have, by the length that it has.
+//! DoRA's factor on each element of a product: the trained length of a row of the adapted weight, divided by its
+//! present length.
 
 use rayon::prelude::*;
 

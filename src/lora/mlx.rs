@@ -18,7 +18,7 @@ use crate::{
     weights::{Tensor, safetensors_file, transposed},
 };
 
-/// The factor, and whether the rows have DoRA's lengths.
+/// The factor, and `true` if the rows have DoRA's lengths.
 ///
 /// # Errors
 /// A sort of training that is no low rank, or a field of `lora_parameters` that is not known.

@@ -1,8 +1,8 @@
 //! LoRA adapters (Hu et al. 2021, arXiv 2106.09685): `y + scale · B·(A·x)` for products `y = W·x` of a model.
 //!
-//! [`Lora::open`] reads the adapters of PEFT (`adapter_config.json` with `adapter_model.safetensors`), of mlx-lm (`adapters.safetensors`)
-//! and of llama.cpp (GGUF). What an adapter's files say is computed as their maker meant it or refused by name; nothing is left out in
-//! silence. [`Lora::apply`] puts an adapter into a flow, through the public hook
+//! [`Lora::open`] reads the adapters of PEFT (`adapter_config.json` with `adapter_model.safetensors`), of mlx-lm
+//! (`adapters.safetensors`) and of llama.cpp (GGUF). Everything in an adapter's files is computed as it was trained, or
+//! refused by name; nothing is dropped in silence. [`Lora::apply`] puts an adapter into a flow, through the public hook
 //! [`GemmaFlow::adapted`](crate::gemma::GemmaFlow::adapted), and so into a generator:
 //!
 //! ```no_run
@@ -21,11 +21,12 @@
 //! ```
 //!
 //! # What is computed
-//! Every product that a decoder has: projections of attention and FFW, the router and the experts of Gemma 4, gates and projections of
-//! inputs of each layer, the products of Gemma 3n's streams, the LM head, and the rows of both embeddings. With them rank-stabilised
-//! scales, patterns of ranks and alphas, a bias on B, and DoRA (Liu et al. 2024, arXiv 2402.09353) on matrices. Layers that attend to
-//! the keys and values of others never multiply their own `k_proj` and `v_proj`, so that an adapter's parts for those count nothing, as
-//! in PEFT; parts for vision and audio towers count nothing for text.
+//! Every product that a decoder has: projections of attention and FFW, the router and the experts of Gemma 4, and the
+//! LM head. Also the gates and projections of per-layer embeddings, the products of AltUp and LAuReL in Gemma 3n, and
+//! the rows of both embeddings. With them rank-stabilised scales, patterns of ranks and alphas, a bias on B, and DoRA
+//! (Liu et al. 2024, arXiv 2402.09353) on matrices. Layers that share the keys and values of others never multiply
+//! their own `k_proj` and `v_proj`, so an adapter's parts for those have no effect, as in PEFT. Parts for vision and
+//! audio towers have none on text.
 
 mod apply;
 mod experts;
@@ -51,7 +52,7 @@ use crate::{
     weights::{Tensor, is_gguf_file},
 };
 
-/// What an adapter adds to one product.
+/// An adapter's addition to one product.
 #[derive(Debug, Clone)]
 pub struct LoraPart {
     /// A `[r, K]`; of a table `[V, r]`; of experts `[E·r, K]`, each one's rows together.
@@ -78,12 +79,13 @@ pub struct Lora {
 }
 
 impl Lora {
-    /// Reads an adapter for a model of `config`: a folder as PEFT or mlx-lm writes it, its file of weights (the configuration lies beside
-    /// it), or a GGUF file of llama.cpp.
+    /// Reads an adapter for a model of `config`: a folder as PEFT or mlx-lm writes it, its file of weights (the
+    /// configuration lies beside it), or a GGUF file of llama.cpp.
     ///
     /// # Errors
-    /// [`Error::Adapter`] names what cannot be computed as it was trained: a field of the configuration, a tensor without a place in the
-    /// model, a rank or shape that the configuration does not imply. [`Error::Io`] and [`Error::Format`] where files are missing or broken.
+    /// [`Error::Adapter`] names the part that cannot be computed as it was trained: a field of the configuration, a
+    /// tensor without a place in the model, a rank or shape that the configuration does not imply. [`Error::Io`] and
+    /// [`Error::Format`] where files are missing or broken.
     pub fn open(path: &Path, config: &GemmaConfig) -> Result<Self> {
         if path.is_dir() {
             return match file::in_folder(path)? {
@@ -101,7 +103,8 @@ impl Lora {
         }
     }
 
-    /// An adapter from its parts, by the names that [`Projection`](crate::flow::Projection)s have; the LM head's is `unembed`, tied or not.
+    /// An adapter from its parts, by the names that [`Projection`](crate::flow::Projection)s have; the LM head's is
+    /// `unembed`, tied or not.
     pub fn from_parts(parts: impl IntoIterator<Item = (String, LoraPart)>) -> Self {
         Self::of(PathBuf::from("adapter"), parts.into_iter().collect())
     }
@@ -126,7 +129,7 @@ fn refuse(path: &Path, problem: impl Into<String>) -> Error {
     Error::Adapter { path: path.to_path_buf(), problem: problem.into() }
 }
 
-/// What to do with an adapter that is more than products.
+/// Advice for an adapter that is more than products.
 const MERGE: &str = "merge it into its model where it was trained (PEFT: merge_and_unload) and load the merged model";
 
 #[cfg(test)]

@@ -95,12 +95,12 @@ impl Modules {
     }
 }
 
-/// Whether a module is called `name`, or ends so behind a dot.
+/// Returns `true` if a module is called `name`, or ends so behind a dot.
 fn ends_with(module: &str, name: &str) -> bool {
     module.strip_suffix(name).is_some_and(|before| before.is_empty() || before.ends_with('.'))
 }
 
-/// Which modules a configuration adapts.
+/// The modules that a configuration adapts.
 pub(super) struct Targets {
     modules: Option<Modules>,
     excluded: Option<Modules>,

@@ -1,8 +1,8 @@
-//! Which product of a model a module of an adapter is.
+//! From an adapter's modules to a model's products.
 
 use crate::gemma::{GemmaConfig, LayerWeight, WeightKind, WeightPosition, text_weight};
 
-/// What a module is to a model.
+/// A module's place in a model.
 #[derive(Debug, PartialEq)]
 pub(super) enum Place {
     /// A matrix `W` of `W·x`.
@@ -20,7 +20,7 @@ pub(super) enum Place {
 /// The place of the module that Hugging Face calls `module`.
 ///
 /// # Errors
-/// Why it is none of the model's products.
+/// The reason why it is none of the model's products.
 pub(super) fn of_module(module: &str, config: &GemmaConfig) -> Result<Place, String> {
     let key = format!("{module}.weight");
     let Some(name) = text_weight(&key) else { return Ok(Place::OtherModality) };

@@ -27,7 +27,7 @@ pub(super) struct Bound<'a> {
     alone: Vec<bool>,
     shards: BTreeMap<NodeId, Vec<Range<usize>>>,
     /// Sequences whose caches lie apart, each with one new token; 0 where there is one sequence, or a batch in common caches.
-    pub(super) apart: usize,
+    pub(super) sequences: usize,
 }
 
 impl<'a> Bound<'a> {
@@ -39,7 +39,7 @@ impl<'a> Bound<'a> {
         residency: &'a dyn Residency,
     ) -> Result<Self> {
         let types = graph.fixed_types(binding)?;
-        let apart = if options.apart { Dim::from(sym::SEQ).bind(binding)? } else { 0 };
+        let sequences = if options.batched { Dim::from(sym::SEQ).bind(binding)? } else { 0 };
         let mut resolved: Vec<NodeId> = Vec::with_capacity(types.len());
         let mut alone = vec![false; types.len()];
         let mut shards = BTreeMap::new();
@@ -63,7 +63,7 @@ impl<'a> Bound<'a> {
             Cow::Borrowed(_) => None,
         });
         let safer = safer.collect();
-        Ok(Self { graph, target, safer, options, residency, types, resolved, alone, shards, apart })
+        Ok(Self { graph, target, safer, options, residency, types, resolved, alone, shards, sequences })
     }
 
     pub(super) fn op(&self, id: NodeId) -> &'a Op {

@@ -1,21 +1,21 @@
-//! From a graph to a plan: decompose, decide what is materialised, write the generated WGSL, place values in slots.
+//! From a graph to a plan, in a straight line: decompose, fuse, and for each group place and emit.
 
-mod absorb;
-mod apart;
 mod bound;
+mod emit;
 mod fuse;
-mod joined;
 mod parts;
 mod place;
 mod region;
+mod sequences;
 #[cfg(test)]
 mod tests;
 
 use std::ops::Range;
 
-pub use absorb::weights_of_one_operand;
 use bound::Bound;
+pub use fuse::weights_of_one_operand;
 pub use parts::{Part, parts};
+use place::Placer;
 
 use crate::{
     Error, Result,
@@ -100,12 +100,18 @@ pub fn lower(
         return Err(Error::Unfused { graph: graph.name.clone(), regions });
     }
     report.add("fuse", graph.nodes().len(), groups.len(), None);
-    Ok(Plan { report, ..place::place(&bound, &groups)? })
+    let mut placer = Placer::new(&bound, &groups)?;
+    for (step, group) in groups.iter().enumerate() {
+        let placed = placer.place(group)?;
+        let emitted = emit::emit(&bound, group, placed, placer.plan())?;
+        placer.append(step, group, emitted)?;
+    }
+    Ok(Plan { report, ..placer.finish()? })
 }
 
 /// The options as far as the device allows them.
 fn possible(target: &Target, options: &LowerOptions, report: &mut PassReport) -> Result<LowerOptions> {
-    if options.compute == Compute::Auto && (target.cooperative.is_none() || options.apart) {
+    if options.compute == Compute::Auto && (target.cooperative.is_none() || options.batched) {
         return Ok(LowerOptions { compute: Compute::F32, ..options.clone() });
     }
     if options.compute != Compute::F16 || target.f16 {

@@ -71,8 +71,8 @@ fn part(bound: &Bound, group: &Group, stored: &BTreeSet<NodeId>) -> Result<Part>
         copies.insert(id, copy);
     }
     let copied: Vec<NodeId> = results.iter().map(|result| copies[result]).collect();
-    if group.is_joined() {
-        // Outputs are not joined, but what something else reads is.
+    if group.is_concatenated() {
+        // Outputs are not concatenated, but values that something else reads are.
         let last = graph.shape(copied[0]).rank() - 1;
         let mut all = copied[0];
         for more in &copied[1..] {

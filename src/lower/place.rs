@@ -1,41 +1,24 @@
-//! Appends dispatches and gives every stored value a slot.
+//! Gives every stored value a slot, and scratch memory to the ops that ask for it.
 
 use std::collections::BTreeMap;
 
-use super::{
-    absorb, apart,
-    bound::Bound,
-    fuse::Group,
-    joined::{joined_type, joined_weight},
-    region,
-};
+use super::{bound::Bound, fuse::Group, sequences};
 use crate::{
     Error, Result,
     ir::{
-        Compute, DType, FixedType, NodeId, Op,
-        kernel::{Arg, Emit, Epilogue, Maxima, NewRow, NormArg, Operand, Place, Slot},
-        ops::{Linear, Role},
+        DType, FixedType, NodeId, Op,
+        emit::{Arg, Emit, Place},
+        fusion::Fusion,
+        kernel::{Operand, Slot},
+        ops::Role,
     },
     plan::{Plan, PlanOutput, SlotInfo, SlotKind, sampling},
 };
 
-/// The plan that computes `groups` in order.
-pub(super) fn place(bound: &Bound, groups: &[Group]) -> Result<Plan> {
-    let plan = Plan { name: bound.graph.name.clone(), ..Plan::default() };
-    let owners = Owners { bound, leaders: leaders(groups) };
-    let last_use = last_use(&owners, groups);
-    let mut placer = Placer { bound, plan, owners, last_use, free: Vec::new(), slots: BTreeMap::new(), holders: BTreeMap::new() };
-    placer.inputs()?;
-    for (step, group) in groups.iter().enumerate() {
-        placer.group(step, group)?;
-    }
-    placer.outputs()
-}
-
 /// Which value stands for a slot that several lie in.
 struct Owners<'a> {
     bound: &'a Bound<'a>,
-    /// The first of the joined results that a value is one of.
+    /// The first of the concatenated results that a value is one of.
     leaders: BTreeMap<NodeId, NodeId>,
 }
 
@@ -50,29 +33,15 @@ impl Owners<'_> {
 }
 
 fn leaders(groups: &[Group]) -> BTreeMap<NodeId, NodeId> {
-    let joined = groups.iter().filter(|group| group.is_joined());
-    joined.flat_map(|group| group.roots.iter().map(|root| (*root, group.sink))).collect()
-}
-
-/// Values that a group reads.
-pub(super) fn operands(bound: &Bound, group: &Group) -> Vec<NodeId> {
-    let weight = |norm: NodeId| bound.operands(norm).nth(1);
-    let sequel = group.sequel.and_then(weight);
-    let own = match &group.new_row {
-        Some(row) => row.operands(bound, group.sink).iter().map(|id| bound.resolve(*id)).collect(),
-        None => {
-            let own = group.roots.iter().flat_map(|root| bound.operands(*root)).filter(|x| Some(*x) != group.norm);
-            own.chain(group.norm.into_iter().flat_map(|norm| bound.operands(norm))).collect::<Vec<_>>()
-        }
-    };
-    own.into_iter().chain(group.extras.iter().copied()).chain(sequel).collect()
+    let concatenated = groups.iter().filter(|group| group.is_concatenated());
+    concatenated.flat_map(|group| group.roots.iter().map(|root| (*root, group.sink))).collect()
 }
 
 /// The last step that needs each slot owner; outputs are needed for ever.
 fn last_use(owners: &Owners, groups: &[Group]) -> BTreeMap<NodeId, usize> {
     let mut last = BTreeMap::new();
     for (step, group) in groups.iter().enumerate() {
-        for value in operands(owners.bound, group).into_iter().chain(group.results()) {
+        for value in group.operands(owners.bound).into_iter().chain(group.results()) {
             last.insert(owners.of(value), step);
         }
     }
@@ -82,7 +51,20 @@ fn last_use(owners: &Owners, groups: &[Group]) -> BTreeMap<NodeId, usize> {
     last
 }
 
-struct Placer<'a> {
+/// Operands and results of a group, each with its place.
+pub(super) struct Placed {
+    pub(super) label: String,
+    pub(super) inputs: Vec<Arg>,
+    pub(super) extras: Vec<Arg>,
+    pub(super) output: Arg,
+    pub(super) second_output: Option<Arg>,
+    pub(super) fusions: Vec<Fusion<Arg>>,
+    /// Number of the first slot that the op may ask for as scratch.
+    pub(super) first_scratch: usize,
+}
+
+/// Gives values their slots, group by group.
+pub(super) struct Placer<'a> {
     bound: &'a Bound<'a>,
     plan: Plan,
     owners: Owners<'a>,
@@ -90,20 +72,35 @@ struct Placer<'a> {
     free: Vec<Slot>,
     /// The slot of each value placed so far, and where in it the value begins.
     slots: BTreeMap<NodeId, (Slot, u64)>,
-    /// The value that each slot holds now; the first of joined ones.
+    /// The value that each slot holds now; the first of concatenated ones.
     holders: BTreeMap<Slot, NodeId>,
 }
 
-impl Placer<'_> {
+impl<'a> Placer<'a> {
+    pub(super) fn new(bound: &'a Bound<'a>, groups: &[Group]) -> Result<Self> {
+        let owners = Owners { bound, leaders: leaders(groups) };
+        let last_use = last_use(&owners, groups);
+        let plan = Plan { name: bound.graph.name.clone(), ..Plan::default() };
+        let mut placer =
+            Self { bound, plan, owners, last_use, free: Vec::new(), slots: BTreeMap::new(), holders: BTreeMap::new() };
+        placer.inputs()?;
+        Ok(placer)
+    }
+
+    /// The plan so far.
+    pub(super) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
     fn inputs(&mut self) -> Result<()> {
         for id in self.bound.values() {
             let Op::Input(input) = self.bound.op(id) else { continue };
             let ty = self.bound.ty(id).clone();
             let bytes = self.slot_bytes(bytes_of(&ty, &input.name)?, &input.name)?;
             let name = input.name.clone();
-            let slot = match self.bound.apart {
+            let slot = match self.bound.sequences {
                 sequences if sequences > 0 && input.role == Role::Cache => {
-                    apart::caches(&mut self.plan, &name, &ty, bytes, sequences)
+                    sequences::caches(&mut self.plan, &name, &ty, bytes, sequences)
                 }
                 _ => self.new_slot(bytes, SlotKind::Input { name, role: input.role.clone(), ty }),
             };
@@ -112,7 +109,8 @@ impl Placer<'_> {
         Ok(())
     }
 
-    fn outputs(mut self) -> Result<Plan> {
+    /// The whole plan, with the outputs of the graph.
+    pub(super) fn finish(mut self) -> Result<Plan> {
         for (name, id) in self.bound.graph.outputs() {
             let value = self.bound.resolve(*id);
             if matches!(self.bound.op(value), Op::Weight(_)) {
@@ -124,130 +122,61 @@ impl Placer<'_> {
         Ok(self.plan)
     }
 
-    fn group(&mut self, step: usize, group: &Group) -> Result<()> {
+    /// Where everything lies that the kernel of `group` reads and writes.
+    pub(super) fn place(&mut self, group: &Group) -> Result<Placed> {
         let bound = self.bound;
         let root = group.roots.first().copied();
         let label = bound.label(root.unwrap_or(group.sink));
-        let inputs = self.inputs_of(group, &label)?;
+        let mut inputs = Vec::new();
+        for (index, x) in group.inputs.iter().enumerate() {
+            let takes_shards = root.is_some_and(|root| bound.op(root).takes_shards(index));
+            inputs.push(self.arg(*x, takes_shards, &label)?);
+        }
         let extras = group.extras.iter().map(|x| self.arg(*x, false, &label)).collect::<Result<Vec<_>>>()?;
-        let new_row = group.new_row.as_ref().map(|row| self.new_row(row, &label)).transpose()?;
-        let of_a_sequence = bound.apart > 0 && root.is_some_and(|root| apart::is_of_a_sequence(bound.op(root)));
-        if !of_a_sequence && inputs.iter().chain(&extras).any(|arg| apart::is_cache(&self.plan, arg)) {
-            return Err(apart::mixed(&label));
+        let mut fusions = Vec::new();
+        for fusion in &group.fusions {
+            let takes_shards = matches!(fusion, Fusion::Pair(_));
+            fusions.push(fusion.try_map(|x| self.arg(*x, takes_shards, &label))?);
         }
         // An epilogue's result lies in memory as the root's, whatever the sink's dimensions are.
         let result = root.unwrap_or(group.sink);
-        let ty = if group.is_joined() { joined_type(bound, &group.roots) } else { bound.ty(result).clone() };
+        let ty = if group.is_concatenated() { concatenated(bound, &group.roots) } else { bound.ty(result).clone() };
         let slot = self.result(group, &ty, &label)?;
         let output = Arg { ty, place: Place::Slot(slot, 0), grows: bound.grows(result) };
-        let norm = group.norm.map(|norm| self.norm(norm, &label)).transpose()?;
-        let sequel = group.sequel.map(|norm| self.sequel(norm, &label)).transpose()?;
-        let maxima = group.maxima.then(|| self.maxima(group.sink, &label)).transpose()?;
-        let epilogue = match root {
-            Some(root) if root != group.sink => region::epilogue(bound, group, extras.clone())?,
-            _ => Epilogue::identity(),
-        };
-        let target = bound.target_of(result);
-        let compute = root.map_or(Compute::F32, |root| bound.compute(root));
-        let mut emit = Emit {
-            target,
-            compute,
-            label,
-            inputs,
-            output,
-            epilogue,
-            new_row,
-            norm,
-            sequel,
-            maxima,
-            dispatches: Vec::new(),
-            alternatives: Vec::new(),
-            scratch: Vec::new(),
-            first_scratch: self.plan.slots.len(),
-        };
-        match group.roots[..] {
-            [] => {
-                let mut bindings = vec![(0, emit.output.operand())];
-                bindings.extend((region::FIRST_BINDING..).zip(extras.iter().map(Arg::operand)));
-                emit.dispatch(region::kernel(bound, group)?, bindings, bound.ty(group.sink).len().div_ceil(64), 1);
-            }
-            _ if group.is_joined() => {
-                let weights = [joined_weight(&emit.inputs)];
-                Linear::emit_products(&mut emit, &weights)?;
-            }
-            [root] if of_a_sequence => {
-                emit = apart::emit(bound, bound.op(root), emit, |arg| apart::is_cache(&self.plan, arg))?;
-            }
-            [root] => bound.op(root).emit(&mut emit)?,
-            _ => {
-                let weights = [emit.inputs[1].clone(), emit.inputs[3].clone()];
-                Linear::emit_products(&mut emit, &weights)?;
-            }
-        }
-        self.append(emit)?;
+        let second_output = self.second_output(group, &label)?;
         self.hold_results(slot, group);
-        self.release(step, group);
-        Ok(())
+        Ok(Placed { label, inputs, extras, output, second_output, fusions, first_scratch: self.plan.slots.len() })
     }
 
-    /// The operands of the roots, as their kernel binds them.
-    fn inputs_of(&self, group: &Group, label: &str) -> Result<Vec<Arg>> {
-        let bound = self.bound;
-        if let Some(row) = &group.new_row {
-            let own = row.of_attention(bound, group.sink);
-            return own.iter().map(|x| self.arg(*x, false, label)).collect();
+    /// A slot for the result of a fusion that has one of its own.
+    fn second_output(&mut self, group: &Group, label: &str) -> Result<Option<Arg>> {
+        if let Some(second) = group.second {
+            let ty = self.bound.ty(second).clone();
+            let slot = self.slot_for(second, &ty, label)?;
+            self.hold(slot, second);
+            return Ok(Some(Arg { ty, place: Place::Slot(slot, 0), grows: false }));
         }
-        let mut inputs = Vec::new();
-        for root in &group.roots {
-            for (index, x) in bound.graph.node(*root).inputs.iter().enumerate() {
-                let normed = group.norm.filter(|norm| bound.resolve(*x) == *norm);
-                let x = normed.map_or(*x, |norm| bound.graph.node(norm).inputs[0]);
-                inputs.push(self.arg(x, takes_shards(bound.op(*root), index), label)?);
+        for fusion in &group.fusions {
+            if let Fusion::BlockMaxima(block) = fusion {
+                return self.maxima(group.sink, *block, label).map(Some);
             }
         }
-        Ok(inputs)
+        Ok(None)
     }
 
-    fn new_row(&self, row: &absorb::NewRow, label: &str) -> Result<NewRow> {
-        let arg = |id: NodeId| self.arg(id, false, label);
-        let norms = match row.norms {
-            Some([q, k]) => Some([self.norm(q, label)?, self.norm(k, label)?]),
-            None => None,
-        };
-        Ok(NewRow { key: arg(row.key)?, value: arg(row.value)?, table: arg(row.table)?, rope: row.rope.clone(), norms })
-    }
-
-    fn norm(&self, id: NodeId, label: &str) -> Result<NormArg> {
-        let Op::RmsNorm(op) = self.bound.op(id) else {
-            return Err(self.bound.malformed(format!("{label}: {id} is no norm")));
-        };
-        let gain = self.bound.graph.node(id).inputs.get(1).map(|gain| self.arg(*gain, false, label)).transpose()?;
-        Ok(NormArg { op: op.clone(), gain })
-    }
-
-    /// The norm of a norm's result, and a slot for it.
-    fn sequel(&mut self, norm: NodeId, label: &str) -> Result<(NormArg, Arg)> {
-        let ty = self.bound.ty(norm).clone();
-        let slot = self.slot_for(norm, &ty, label)?;
-        self.hold(slot, norm);
-        Ok((self.norm(norm, label)?, Arg { ty, place: Place::Slot(slot, 0), grows: false }))
-    }
-
-    /// A slot for the largest of each slice of `value`, as an output beside those of the graph.
-    fn maxima(&mut self, value: NodeId, label: &str) -> Result<Maxima> {
-        let elements = self.bound.ty(value).len();
-        let slice = sampling::slice_of(elements);
-        let ty = FixedType { dtype: DType::U32, shape: vec![elements.div_ceil(slice)] };
+    /// A slot for the maximum of each block of `value`, as an output beside those of the graph.
+    fn maxima(&mut self, value: NodeId, block: usize, label: &str) -> Result<Arg> {
+        let ty = FixedType { dtype: DType::U32, shape: vec![self.bound.ty(value).len().div_ceil(block)] };
         let bytes = self.slot_bytes(bytes_of(&ty, label)?, label)?;
         let slot = self.new_slot(bytes, SlotKind::Zeroed);
         let name = self.bound.options.chosen_from.as_deref().unwrap_or_default();
-        self.plan.outputs.push(PlanOutput { name: sampling::maxima_of(name), slot, ty });
-        Ok(Maxima { to: Operand::Slot(slot, 0), slice })
+        self.plan.outputs.push(PlanOutput { name: sampling::maxima_of(name), slot, ty: ty.clone() });
+        Ok(Arg { ty, place: Place::Slot(slot, 0), grows: false })
     }
 
     fn hold_results(&mut self, slot: Slot, group: &Group) {
         self.hold(slot, group.sink);
-        if group.is_joined() {
+        if group.is_concatenated() {
             let mut offset = 0;
             for root in &group.roots {
                 self.slots.insert(*root, (slot, offset));
@@ -256,8 +185,9 @@ impl Placer<'_> {
         }
     }
 
-    /// Adds an op's dispatches with their scratch slots placed, which are free again afterwards.
-    fn append(&mut self, emit: Emit) -> Result<()> {
+    /// Adds the dispatches of the group that is step `step`, with their scratch slots placed; then frees the slots that no later
+    /// step needs.
+    pub(super) fn append(&mut self, step: usize, group: &Group, emit: Emit) -> Result<()> {
         let Emit { label, dispatches, alternatives, scratch, first_scratch, .. } = emit;
         for new in alternatives {
             if !self.plan.alternatives.contains(&new) {
@@ -282,6 +212,7 @@ impl Placer<'_> {
             self.plan.dispatches.push(dispatch);
         }
         self.free.extend(scratch);
+        self.release(step, group);
         Ok(())
     }
 
@@ -333,7 +264,7 @@ impl Placer<'_> {
             return Ok(self.current(cache, label)?.0);
         }
         // An epilogue may convert what it writes.
-        let ty = if group.is_joined() { ty } else { self.bound.ty(sink) };
+        let ty = if group.is_concatenated() { ty } else { self.bound.ty(sink) };
         self.slot_for(sink, ty, label)
     }
 
@@ -381,7 +312,7 @@ impl Placer<'_> {
 
     /// Frees the slots that no later step needs.
     fn release(&mut self, step: usize, group: &Group) {
-        for value in operands(self.bound, group).into_iter().chain(group.results()) {
+        for value in group.operands(self.bound).into_iter().chain(group.results()) {
             let owner = self.owners.of(value);
             let Some(&(slot, _)) = self.slots.get(&owner).filter(|_| self.last_use.get(&owner) == Some(&step)) else { continue };
             if self.plan.slots[slot.0].kind == SlotKind::Scratch && !self.free.contains(&slot) {
@@ -397,13 +328,10 @@ fn bytes_of(ty: &FixedType, label: &str) -> Result<u64> {
     bytes.ok_or_else(|| Error::Unsupported(format!("{label}: {} in a buffer that is no weight", ty.dtype)))
 }
 
-/// Whether the op's kernel runs once for each shard of the operand.
-fn takes_shards(op: &Op, operand: usize) -> bool {
-    match op {
-        Op::Linear(_) | Op::ExpertLinear(_) => operand == 1,
-        Op::Gather(gather) => operand == 0 && !gather.per_batch,
-        _ => false,
-    }
+/// The type of results that lie one behind the other.
+fn concatenated(bound: &Bound, roots: &[NodeId]) -> FixedType {
+    let columns = roots.iter().map(|root| bound.ty(*root).last()).sum();
+    FixedType { dtype: DType::F32, shape: vec![1, columns] }
 }
 
 #[cfg(test)]

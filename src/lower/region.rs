@@ -7,13 +7,15 @@ use crate::{
     Error, Result,
     ir::{
         DType, NodeId, Op,
-        kernel::{Arg, Epilogue, Kernel},
+        emit::{Arg, Emit, Epilogue, Place},
+        kernel::Kernel,
         ops::{Broadcast, Concat, strides},
+        work::Work,
     },
 };
 
 /// The first binding of operands of generated text.
-pub(super) const FIRST_BINDING: u32 = 16;
+const FIRST_BINDING: u32 = 16;
 
 /// Where slices begin: sizes of the kernel instead of text, so that those which differ in them alone share a pipeline where sizes are data.
 const STARTS: [&str; 8] = ["START0", "START1", "START2", "START3", "START4", "START5", "START6", "START7"];
@@ -30,8 +32,20 @@ pub(super) fn epilogue(bound: &Bound, group: &Group, operands: Vec<Arg>) -> Resu
     Ok(Epilogue { text, overrides, operands })
 }
 
-/// The kernel of a region of its own: binding 0 is the result.
-pub(super) fn kernel(bound: &Bound, group: &Group) -> Result<Kernel> {
+/// Emits a region of its own, which reads `operands`.
+pub(super) fn emit(bound: &Bound, group: &Group, operands: &[Arg], emit: &mut Emit) -> Result<()> {
+    let mut bindings = vec![(0, emit.output.operand())];
+    bindings.extend((FIRST_BINDING..).zip(operands.iter().map(Arg::operand)));
+    let total = bound.ty(group.sink).len();
+    // An operand has at most as many elements as the result, or not all of them are read. Weights are counted by themselves.
+    let read = operands.iter().filter(|arg| matches!(arg.place, Place::Slot(..)));
+    let bytes: usize = read.map(|arg| arg.ty.byte_len().unwrap_or(0).min(4 * total)).sum();
+    emit.dispatch(kernel(bound, group)?, bindings, [total.div_ceil(64), 1], Work::moves(bytes + 4 * total));
+    Ok(())
+}
+
+/// Binding 0 is the result.
+fn kernel(bound: &Bound, group: &Group) -> Result<Kernel> {
     let Written { body, result, mut overrides } = Text::write(bound, group, BTreeMap::new())?;
     let ty = bound.ty(group.sink);
     let out = element(ty.dtype);

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 
-use super::{Residency, Unplaced, bound::Bound, fuse, lower, place};
+use super::{Residency, Unplaced, bound::Bound, fuse, lower};
 use crate::{
     Error, Result,
     ir::{
         DType, Data, DimBinding, Graph, LowerOptions, MaskKind, NodeId, Op, PassReport, Shape, UnaryFn, Value, decompose,
+        fusion::Fusion,
         kernel::{Kernel, Operand, Slot, Target, Tier},
         ops::{Attention, CacheWrite, Concat, Gain, Lowering, Permute, PositionRule, Role, Rope, RopeTable, Softmax, Unary},
         passes::prepare,
@@ -19,7 +20,7 @@ use crate::{
 
 /// The bindings that a kernel writes: the result first, then what else it leaves behind.
 fn written(kernel: &Kernel) -> &'static [u32] {
-    let new_row = kernel.options.contains(&("NEW", "yes".into()));
+    let has_prologue = kernel.options.contains(&("PROLOGUE", "yes".into()));
     match kernel.shader {
         "region" => &[0],
         "linear_vec" | "linear_tile" | "linear_wide" | "linear_tile_shared" | "linear_coop" => &[1],
@@ -28,7 +29,7 @@ fn written(kernel: &Kernel) -> &'static [u32] {
         "expert_tiles" => &[1, 2],
         "rms_norm" => &[1, 4],
         "matmul" => &[2],
-        "attention" | "attention_few" if new_row => &[5, 7, 1, 2],
+        "attention" | "attention_few" if has_prologue => &[5, 7, 1, 2],
         "attention" | "attention_few" | "attention_tile" => &[5, 7],
         "attention_combine" => &[5],
         other => panic!("no known output of {other}"),
@@ -47,15 +48,17 @@ pub(super) fn check(graph: &Graph, binding: &DimBinding, target: &Target, option
     let mut dispatches = plan.dispatches.iter().peekable();
     for group in fuse::groups(&bound).unwrap() {
         let label = bound.label(group.roots.first().copied().unwrap_or(group.sink));
-        let mut expected = place::operands(&bound, &group);
+        let mut expected = group.operands(&bound);
         expected.retain(|id| !matches!(bound.op(*id), Op::Weight(_)));
-        let mut in_place: Vec<NodeId> = group.new_row.iter().flat_map(|row| row.caches).map(|id| bound.resolve(id)).collect();
+        let has_prologue = group.fusions.iter().any(|fusion| matches!(fusion, Fusion::DecodePrologue(_)));
+        let caches = if has_prologue { &group.inputs[1..3] } else { &[] };
+        let mut in_place: Vec<NodeId> = caches.iter().map(|id| bound.resolve(*id)).collect();
         if matches!(bound.op(group.sink), Op::CacheWrite(_)) {
             in_place.push(expected.remove(0));
         }
         let mut own = Vec::new();
         let mut result = None;
-        let mut sequel = None;
+        let mut second = None;
         assert!(dispatches.peek().is_some_and(|d| d.label == label), "{label} has no dispatch");
         while let Some(dispatch) = dispatches.next_if(|d| d.label == label) {
             let outputs = written(&dispatch.kernel);
@@ -73,12 +76,12 @@ pub(super) fn check(graph: &Graph, binding: &DimBinding, target: &Target, option
                 let cached = held.get(&slot).is_some_and(|value| in_place.contains(value));
                 let input = matches!(plan.slots[slot.0].kind, SlotKind::Input { .. });
                 assert!(input == cached, "{label} writes beside its cache, or overwrites an input");
-                let row = cached && group.new_row.is_some();
+                let row = cached && has_prologue;
                 if !row && !own.contains(&slot) {
                     own.push(slot);
                 }
                 match (output, dispatch.kernel.shader) {
-                    (Some(1), "rms_norm") => sequel = Some(slot),
+                    (Some(1), "rms_norm") => second = Some(slot),
                     _ if row => {}
                     _ => result = Some(slot),
                 }
@@ -87,8 +90,8 @@ pub(super) fn check(graph: &Graph, binding: &DimBinding, target: &Target, option
         // Scratch memory of the op holds nothing that anybody knows.
         own.iter().for_each(|slot| _ = held.remove(slot));
         held.insert(result.unwrap(), group.sink);
-        assert_eq!(sequel.is_some(), group.sequel.is_some(), "{label}");
-        sequel.zip(group.sequel).into_iter().for_each(|(slot, norm)| _ = held.insert(slot, norm));
+        assert_eq!(second.is_some(), group.second.is_some(), "{label}");
+        second.zip(group.second).into_iter().for_each(|(slot, norm)| _ = held.insert(slot, norm));
     }
     assert!(dispatches.next().is_none());
     for (output, (name, id)) in plan.outputs.iter().zip(graph.outputs()) {
@@ -221,7 +224,7 @@ fn a_residual_is_the_epilogue_of_its_norm() {
     g.output("next", next);
     let plan = lowered(&g);
     // The norm that follows is a second result.
-    assert_eq!((shaders(&plan), option(&plan, 0, "SEQUEL")), (vec!["rms_norm"], "yes"));
+    assert_eq!((shaders(&plan), option(&plan, 0, "SECOND_NORM")), (vec!["rms_norm"], "yes"));
     assert_eq!(plan.dispatches[0].bindings.last().unwrap(), &(16, Operand::Slot(plan.input("residual").unwrap(), 0)));
 }
 

@@ -107,7 +107,7 @@ impl Plan {
         let mut names: Vec<&str> = operands
             .flat_map(|(_, operand)| match operand {
                 Operand::Weight(name, _) => std::slice::from_ref(name),
-                Operand::Joined(names) => names,
+                Operand::Concatenated(names) => names,
                 Operand::Slot(..) | Operand::Step | Operand::StepOf(_) => &[],
             })
             .map(String::as_str)
@@ -142,7 +142,7 @@ impl fmt::Display for Plan {
                     Operand::Slot(slot, 0) => writeln!(f, "      {binding} = slot {}", slot.0)?,
                     Operand::Slot(slot, offset) => writeln!(f, "      {binding} = slot {} from byte {offset}", slot.0)?,
                     Operand::Weight(name, shard) => writeln!(f, "      {binding} = weight {name} shard {shard}")?,
-                    Operand::Joined(names) => writeln!(f, "      {binding} = weights {}", names.join(" + "))?,
+                    Operand::Concatenated(names) => writeln!(f, "      {binding} = weights {}", names.join(" + "))?,
                     Operand::Step => writeln!(f, "      {binding} = step")?,
                     Operand::StepOf(sequence) => writeln!(f, "      {binding} = step of sequence {sequence}")?,
                 }

@@ -39,15 +39,15 @@ pub const GEMMA_PROFILE_FILE: &str = "gemma.rlx.toml";
 
 /// How graphs are lowered and in which precision they are computed. Keys that are not given have the preset's value.
 ///
-/// It changes how a graph is computed, never what it means: in f32 ([`Precision::compute`]) every setting gives the same logits
-/// within the tolerance of f32 sums. A file may hold all sections once more below `prefill` and `decode`; those override key by key
-/// for that mode.
+/// It changes how a graph is computed, never what it means: in f32 ([`Precision::compute`]) every setting gives the
+/// same logits within the tolerance of f32 sums. A file may hold all sections once more below `prefill` and `decode`;
+/// those override key by key for that mode.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CompileProfile {
-    /// `[fusion]`: which ops share a dispatch.
+    /// `[fusion]`: the ops that share a dispatch.
     pub fusion: Fusion,
-    /// `[passes]`: what is done to the graph before that.
+    /// `[passes]`: the passes over the graph before that.
     pub passes: Passes,
     /// `[precision]`: element types.
     pub precision: Precision,
@@ -56,10 +56,11 @@ pub struct CompileProfile {
 }
 
 impl CompileProfile {
-    /// The preset of prefill graphs: everything fused, all passes, exact products but for those of many rows on a device with
-    /// cooperative matrices.
+    /// The preset of prefill graphs: everything fused, all passes, exact products but for those of many rows on a
+    /// device with cooperative matrices.
     ///
-    /// It equals [`gemma_decode`](Self::gemma_decode): what is best for many tokens or for one is chosen by shape and device.
+    /// It equals [`gemma_decode`](Self::gemma_decode): shape and device decide between kernels for many tokens and for
+    /// one.
     pub fn gemma_prefill() -> Self {
         Self::default()
     }
@@ -72,8 +73,8 @@ impl CompileProfile {
     /// The profile that a TOML text gives for decode graphs or for prefill graphs.
     ///
     /// # Errors
-    /// [`Error::Profile`](crate::Error::Profile) with line and column for malformed text, an unknown key, or a value that its key
-    /// does not take.
+    /// [`Error::Profile`](crate::Error::Profile) with line and column for malformed text, an unknown key, or a value
+    /// that its key does not take.
     pub fn from_toml(text: &str, decode: bool) -> Result<Self> {
         file::parse(Path::new("profile"), text, decode)
     }
@@ -86,7 +87,8 @@ impl CompileProfile {
         file::read(path.as_ref(), decode)
     }
 
-    /// The profile of the file [`GEMMA_PROFILE_FILE`] beside the weights (a file, or their folder); the preset where there is none.
+    /// The profile of the file [`GEMMA_PROFILE_FILE`] beside the weights (a file, or their folder); the preset where
+    /// there is none.
     ///
     /// # Errors
     /// As [`from_file`](Self::from_file): a file that is there and cannot be read or understood is never passed over.
@@ -101,13 +103,13 @@ impl CompileProfile {
     /// The path of the profile beside the weights, if there is one.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) where that cannot be told.
+    /// [`Error::Io`](crate::Error::Io) if the file system does not answer.
     pub fn file_near_weights(weights: impl AsRef<Path>) -> Result<Option<PathBuf>> {
         file::near(weights.as_ref())
     }
 
-    /// The profile with what `auto` comes to on a device, with or without cooperative matrices for products. Equal where equal numbers
-    /// are computed.
+    /// The profile with `auto` resolved for a device with or without cooperative matrices for products. Two results are
+    /// equal if they compute the same numbers.
     pub(crate) fn settled(&self, matrices: bool) -> Self {
         let mut settled = self.clone();
         if settled.precision.compute == Compute::Auto && !matrices {
@@ -116,11 +118,11 @@ impl CompileProfile {
         settled
     }
 
-    /// What the profile comes down to on a backend: `vulkan`, `metal`, `dx12`, or `cpu` for the reference. Other backends have no
-    /// table of their own.
+    /// The profile's options on a backend: `vulkan`, `metal`, `dx12`, or `cpu` for the reference. Other backends have
+    /// no table of their own.
     pub fn options(&self, backend: &str) -> LowerOptions {
         let table = self.backend.get(backend);
-        // The reference has no dispatches; what it may leave unfused are composites, and only its own table says so.
+        // The reference has no dispatches. It can only leave composites unfused, and only its own table asks for that.
         let on_reference = backend == "cpu";
         let fuse = on_reference || self.fusion.policy == Policy::Fusable;
         let mut unfused = if on_reference { Vec::new() } else { self.fusion.skip.clone() };
@@ -136,7 +138,7 @@ impl CompileProfile {
             mixed: self.precision.mixed == Mixed::Auto,
             exact_attention: false,
             chosen_from: None,
-            apart: false,
+            batched: false,
         }
     }
 }

@@ -6,27 +6,27 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 
 use crate::ir::{Compute, DType};
 
-/// Which ops share a dispatch.
+/// The ops that share a dispatch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Policy {
     /// None: each op is a dispatch of its own, but for constants and for ops that only rename dimensions.
     Direct,
-    /// All that can: elementwise chains are one kernel, epilogues run in the kernel before them, two products of one operand in
-    /// one.
+    /// All that can: elementwise chains are one kernel, epilogues run in the kernel before them, two products of one
+    /// operand in one.
     #[default]
     Fusable,
 }
 
-/// What stays f32 when [`Precision::compute`] is f16, or auto on a device with cooperative matrices.
+/// The products that stay f32 when [`Precision::compute`] is f16, or auto on a device with cooperative matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mixed {
     /// Nothing; with `f16` a device without it is an error.
     None,
     /// The projection out of each FFW, the LM head and routers
-    /// ([`LowerOptions::keeps_f32`](crate::ir::LowerOptions::keeps_f32)), and attention in a model with experts; on a device without
-    /// f16 everything, with a warning.
+    /// ([`LowerOptions::keeps_f32`](crate::ir::LowerOptions::keeps_f32)), and attention in a model with experts; on a
+    /// device without f16 everything, with a warning.
     #[default]
     Auto,
 }
@@ -35,13 +35,13 @@ pub enum Mixed {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Fusion {
-    /// Which ops share a dispatch. Default: `fusable`.
+    /// The ops that share a dispatch. Default: `fusable`.
     pub policy: Policy,
-    /// Nodes that share no dispatch: the last part of a label (`geglu`), a whole label (`layer.3.geglu`) or an op's name
-    /// (`rms_norm`). A name that nothing in a graph has is logged. Default: none.
+    /// Nodes that share no dispatch: the last part of a label (`geglu`), a whole label (`layer.3.geglu`) or an op's
+    /// name (`rms_norm`). A name that nothing in a graph has is logged. Default: none.
     pub skip: Vec<String>,
-    /// Whether lowering fails ([`Error::Unfused`](crate::Error::Unfused)) where elementwise arithmetic is left as a dispatch of
-    /// its own. Default: off.
+    /// Fail lowering ([`Error::Unfused`](crate::Error::Unfused)) if elementwise arithmetic is left as a dispatch of its
+    /// own. Default: off.
     pub assert_clean: bool,
 }
 
@@ -49,12 +49,11 @@ pub struct Fusion {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Passes {
-    /// Whether nodes that no output needs are dropped rather than computed. Default: on.
+    /// Drop nodes that no output needs. Default: on.
     pub dce: bool,
-    /// Whether arithmetic on constants is done while lowering, factors of one value are joined and equal constants are one.
-    /// Default: on.
+    /// Do arithmetic on constants while lowering, join factors of one value, and make equal constants one. Default: on.
     pub constant_folding: bool,
-    /// Whether the plan's report holds the graph after each pass. Default: off.
+    /// Keep the graph after each pass in the plan's report. Default: off.
     pub verbose: bool,
 }
 
@@ -68,16 +67,17 @@ impl Default for Passes {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Precision {
-    /// The numbers that products of weights take. `f16` rounds both operands and sums in f32. `auto` does so where a product of many
-    /// rows goes through cooperative matrices (its rows are scaled to lie within f16) and is exact elsewhere: in steps, and in all
-    /// that a device without such matrices computes. `f32` is exact everywhere. The reference, which says what is right, computes in
-    /// f32 whatever this is. `bf16` is refused: WGSL stores it and does not compute with it. Default: `auto`.
+    /// The numbers that products of weights take. `f16` rounds both operands and sums in f32. `auto` does so where a
+    /// product of many rows goes through cooperative matrices (its rows are scaled to lie within f16) and is exact
+    /// elsewhere: in steps, and in all that a device without such matrices computes. `f32` is exact everywhere. The
+    /// reference always computes in f32. `bf16` is refused: WGSL stores it and does not compute with it. Default:
+    /// `auto`.
     #[serde(deserialize_with = "compute")]
     pub compute: Compute,
-    /// What stays f32 when `compute` is `f16` or `auto`. Default: `auto`.
+    /// The products that stay f32 when `compute` is `f16` or `auto`. Default: `auto`.
     pub mixed: Mixed,
-    /// The type of keys and values in caches that live on the device (and in the reference's); keys and values that the caller
-    /// holds are f32. Needs no feature of the device. Default: `f32`.
+    /// The type of keys and values in caches that live on the device (and in the reference's); keys and values that the
+    /// caller holds are f32. Needs no feature of the device. Default: `f32`.
     #[serde(deserialize_with = "kv")]
     pub kv: DType,
 }
@@ -110,8 +110,8 @@ fn kv<'de, D: Deserializer<'de>>(deserializer: D) -> Result<DType, D::Error> {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Backend {
-    /// On a GPU as the policy `direct`. On the reference (`cpu`) composites run through their definitions in terms of primitives,
-    /// which widens whole weights: for finding a mistake, not for large models. Default: off.
+    /// On a GPU as the policy `direct`. On the reference (`cpu`) composites run through their definitions in terms of
+    /// primitives, which widens whole weights: for finding a mistake, not for large models. Default: off.
     pub skip_fusion: bool,
     /// The same for these nodes alone, named as in [`Fusion::skip`]. Default: none.
     pub unfuse_regions: Vec<String>,

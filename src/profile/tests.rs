@@ -46,7 +46,7 @@ fn every_key_is_read_and_modes_override_key_by_key() {
         assert_eq!(options.unfused, ["geglu", "layer.3.attention", "rms_norm"]);
         assert!(options.assert_clean && options.verbose && !options.dce && !options.constant_folding && !options.mixed);
         assert_eq!(profile.options("metal").unfused, ["geglu", "layer.3.attention"]);
-        // What is printed is what is read.
+        // A profile reads back as it is printed.
         assert_eq!(CompileProfile::from_toml(&profile.to_string(), true).unwrap(), *profile);
     }
     assert!(!prefill.options("vulkan").fuse && decode.options("vulkan").fuse && !prefill.options("dx12").fuse);

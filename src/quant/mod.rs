@@ -1,8 +1,8 @@
 //! Packed formats of weights: rows of blocks, each of a few elements with their scales.
 //!
-//! One table says what a format is called, how large its blocks are, what their bytes mean and how devices hold them. The
-//! arithmetic is that of ggml (`ggml-quants.c`), step by step in f32 without fused multiply-adds, so that every value is the same
-//! to the bit. `shaders/lib/packed/` has the same arithmetic for devices.
+//! One table has each format's name, block size, the meaning of its bytes and its layout on devices. The arithmetic is
+//! that of ggml (`ggml-quants.c`), step by step in f32 without fused multiply-adds, so that every value is the same to
+//! the bit. `shaders/lib/packed/` has the same arithmetic for devices.
 
 mod four_bits;
 mod k_quants;
@@ -25,8 +25,8 @@ struct Format {
     elements: usize,
     /// Bytes of one block.
     bytes: usize,
-    /// The bytes of a block that hold its factors: 1, 2 or a multiple of 4, at its start or end. The rest is whole words; scales lie
-    /// with the factors where that leaves an even number of words.
+    /// The bytes of a block that hold its factors: 1, 2 or a multiple of 4, at its start or end. The rest is whole
+    /// words; scales lie with the factors where that leaves an even number of words.
     factors: Range<usize>,
     /// Widens a row, or multiplies by it.
     rows: Rows,
@@ -71,8 +71,8 @@ const ROW_ALIGNMENT: u64 = 16;
 
 /// A packed format of weights, named as ggml names it: blocks of a few elements that share their scales.
 ///
-/// Files hold a row as its blocks, one behind the other. Devices hold the blocks of a row without their factors, then the factors
-/// of all blocks, then zeros up to a multiple of 16 bytes, so that all but the factors are whole words.
+/// Files hold a row as its blocks, one behind the other. Devices hold the blocks of a row without their factors, then
+/// the factors of all blocks, then zeros up to a multiple of 16 bytes, so that all but the factors are whole words.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Packed(u8);
 
@@ -107,19 +107,19 @@ impl Packed {
         self.format().bytes
     }
 
-    /// The bytes of a block that hold its factors. The first two or four are binary16 numbers, but for MXFP4's one byte, and the
-    /// second two of IQ4_XS.
+    /// The bytes of a block that hold its factors. The first two or four are binary16 numbers, but for MXFP4's one
+    /// byte, and the second two of IQ4_XS.
     pub(crate) fn factors(self) -> Range<usize> {
         self.format().factors.clone()
     }
 
-    /// Whether the words of a row on a device pair up, so that a load may take two.
+    /// Returns `true` if the words of a row on a device pair up, so that a load may take two.
     pub(crate) fn in_pairs(self) -> bool {
         let Format { bytes, factors, .. } = self.format();
         (bytes - factors.len()).is_multiple_of(8)
     }
 
-    /// Whether the words of a row's blocks on a device come in fours, so that a load may take four.
+    /// Returns `true` if the words of a row's blocks on a device come in fours, so that a load may take four.
     pub(crate) fn in_fours(self) -> bool {
         let Format { bytes, factors, .. } = self.format();
         (bytes - factors.len()).is_multiple_of(16)
@@ -135,7 +135,8 @@ impl Packed {
         blocks.checked_mul(self.format().bytes as u64)?.checked_next_multiple_of(ROW_ALIGNMENT)
     }
 
-    /// Arranges a row of blocks as devices hold it; `out` is as long as [`resident_row_bytes`](Self::resident_row_bytes) says.
+    /// Arranges a row of blocks as devices hold it; `out` is as long as
+    /// [`resident_row_bytes`](Self::resident_row_bytes) says.
     pub(crate) fn arrange(self, row: &[u8], out: &mut [u8]) {
         let Format { bytes, factors, .. } = self.format();
         let (body, count) = (bytes - factors.len(), row.len() / bytes);

@@ -1,7 +1,7 @@
 //! Rows of stored numbers, widened or multiplied by rows of f32 a block at a time.
 //!
-//! There is one meaning of a format, the function that widens one of its blocks. The compiler puts it into both loops, once for each
-//! instruction set that `pulp` tells at run time.
+//! A format has one meaning: the function that widens one of its blocks. The compiler puts it into both loops, once for
+//! each instruction set that `pulp` tells at run time.
 
 use pulp::{Arch, NullaryFnOnce, Simd, WithSimd};
 
@@ -17,7 +17,7 @@ pub(super) const PLAIN: usize = 32;
 /// The most rows of f32 that share the widening of a block.
 const SHARED: usize = 4;
 
-/// What can be done with rows of a type.
+/// The operations on rows of a type.
 pub(crate) struct Rows {
     widen: fn(&[u8], &mut [f32]),
     multiply: fn(&[u8], &[f32], usize, &mut [f32]),
@@ -33,14 +33,15 @@ impl Rows {
         (self.widen)(stored, out);
     }
 
-    /// `out[n, m] = Σₖ stored[n, k] · x[m, k]`, k below `inner`: sums in f32, each in one order, whatever the number of rows.
+    /// `out[n, m] = Σₖ stored[n, k] · x[m, k]`, k below `inner`: sums in f32, each in one order, whatever the number of
+    /// rows.
     pub(crate) fn multiply(&self, stored: &[u8], x: &[f32], inner: usize, out: &mut [f32]) {
         (self.multiply)(stored, x, inner, out);
     }
 }
 
-/// The [`Rows`] of blocks of `$elements` elements in `$bytes` bytes, which `$block` widens. What it widens `but for` a factor is still to
-/// be multiplied by the number that it returns.
+/// The [`Rows`] of blocks of `$elements` elements in `$bytes` bytes, which `$block` widens. What it widens `but for` a
+/// factor is still to be multiplied by the number that it returns.
 macro_rules! rows {
     ($elements:expr, $bytes:expr, $block:path) => {
         $crate::quant::rows::rows!(of $elements, $bytes, |stored, out| {
@@ -81,10 +82,12 @@ fn bf16_block(block: &[u8; 64], out: &mut [f32; PLAIN]) {
     out.iter_mut().zip(block.as_chunks().0).for_each(|(out, bytes)| *out = wide(*bytes));
 }
 
-/// The number of these bits of binary16: as `half` has it, without the branches and the call that keep a loop from vectors.
+/// The number of these bits of binary16: as `half` has it, without the branches and the call that keep a loop from
+/// vectors.
 #[inline(always)]
 pub(super) fn half(bits: u16) -> f32 {
-    // The sign, and exponent and fraction where binary32 has them; a product then moves the exponent, of subnormal numbers too.
+    // The sign, and exponent and fraction where binary32 has them; a product then moves the exponent, of subnormal
+    // numbers too.
     let moved = ((i32::from(bits as i16) << 13) as u32) & 0x8fff_e000;
     let number = f32::from_bits(moved) * f32::from_bits((127 + 112) << 23);
     let finite = moved & 0x0f80_0000 != 0x0f80_0000;
@@ -277,7 +280,7 @@ fn sum(mut sums: [f32; LANES]) -> f32 {
     sums[0]
 }
 
-/// What is left of a row, and zeros.
+/// The rest of a row, padded with zeros.
 #[inline(always)]
 fn padded<T: Copy + Default, const N: usize>(rest: &[T]) -> [T; N] {
     let mut out = [T::default(); N];

@@ -2,9 +2,11 @@
 //!
 //! It shares nothing with shaders but the scalar table and never sees kernels, plans or the runtime.
 
-pub mod tolerance;
+mod deviation;
 
 use std::{collections::BTreeMap, sync::Arc};
+
+pub use deviation::{Deviation, compare, compare_with, deviation, expected};
 
 use crate::{
     Error, Result,

@@ -56,7 +56,7 @@ pub fn measure_copy_bandwidth(context: &GpuContext) -> Result<f64> {
 }
 
 /// The best rate, a second, at which a dispatch of `workgroups` does `amount` of something, each behind the one before in one pass.
-pub(super) fn best_dispatch_rate(
+pub(crate) fn best_dispatch_rate(
     context: &GpuContext,
     amount: u64,
     pipeline: &wgpu::ComputePipeline,

@@ -46,7 +46,7 @@ impl GpuContext {
         self.allocate(label, bytes, usage, false)
     }
 
-    pub(super) fn allocate(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages, mapped: bool) -> Result<Buffer> {
+    pub(crate) fn allocate(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages, mapped: bool) -> Result<Buffer> {
         self.check()?;
         let most = self.capabilities().max_buffer;
         let size = bytes.max(4).checked_next_multiple_of(4).unwrap_or(u64::MAX);

@@ -23,7 +23,7 @@ pub enum AdapterKind {
 }
 
 impl AdapterKind {
-    pub(super) fn of(kind: wgpu::DeviceType) -> Self {
+    pub(crate) fn of(kind: wgpu::DeviceType) -> Self {
         match kind {
             wgpu::DeviceType::DiscreteGpu => AdapterKind::Discrete,
             wgpu::DeviceType::IntegratedGpu => AdapterKind::Integrated,
@@ -169,7 +169,7 @@ impl Capabilities {
         }
     }
 
-    pub(super) fn of(adapter: &wgpu::Adapter, device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
+    pub(crate) fn of(adapter: &wgpu::Adapter, device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
         let info = adapter.get_info();
         let (features, limits) = (device.features(), device.limits());
         let has = |feature| features.contains(feature);
@@ -256,7 +256,7 @@ impl Capabilities {
 }
 
 /// The driver's name and version in one line.
-pub(super) fn driver_text(info: &wgpu::AdapterInfo) -> String {
+pub(crate) fn driver_text(info: &wgpu::AdapterInfo) -> String {
     format!("{} {}", info.driver, info.driver_info).trim().to_owned()
 }
 

@@ -90,12 +90,7 @@ impl CompileCache {
 
     fn entry(&mut self, dims: &DimBinding) -> Result<&mut CompiledGraph> {
         let dims = self.template.dims(dims)?;
-        if self.entries.get(&dims).is_none() {
-            self.entries.make_room();
-            let compiled = self.template.compile(dims.clone())?;
-            self.entries.insert(dims.clone(), compiled);
-        }
-        self.entries.peek_mut(&dims).ok_or_else(|| lost(&self.template.graph))
+        self.entries.get_or_try_insert(&dims, || self.template.compile(dims.clone()))
     }
 
     /// Runs the graph compiled for the sizes that the inputs have.

@@ -37,8 +37,8 @@ pub struct GpuContext {
     memory_limit: u64,
     faults: Arc<Faults>,
     counters: Arc<Counters>,
-    pub(super) staging: Mutex<StagingPool>,
-    pub(super) waiter: Waiter,
+    pub(crate) staging: Mutex<StagingPool>,
+    pub(crate) waiter: Waiter,
     driver_cache: DriverCache,
     choices: Mutex<KernelChoices>,
     tuning: Tuning,
@@ -47,7 +47,7 @@ pub struct GpuContext {
 
 impl GpuContext {
     /// Opens `adapter` with what the kernels want.
-    pub(super) async fn open(adapter: wgpu::Adapter, options: &GpuOptions) -> Result<Arc<Self>> {
+    pub(crate) async fn open(adapter: wgpu::Adapter, options: &GpuOptions) -> Result<Arc<Self>> {
         let name = adapter.get_info().name;
         requirements::check(&name, adapter.features(), &adapter.limits())?;
         let mut limits = requirements::wanted_limits(&adapter);
@@ -85,7 +85,7 @@ impl GpuContext {
     }
 
     /// Takes over an application's device, whose callbacks stay as the application set them.
-    pub(super) fn adopt(own: OwnDevice, options: &GpuOptions) -> Result<Arc<Self>> {
+    pub(crate) fn adopt(own: OwnDevice, options: &GpuOptions) -> Result<Arc<Self>> {
         let OwnDevice { adapter, device, queue } = own;
         requirements::check(&adapter.get_info().name, device.features(), &device.limits())?;
         Ok(Arc::new(Self::assemble(adapter, device, queue, options, Arc::new(Faults::default()))))
@@ -170,16 +170,16 @@ impl GpuContext {
     }
 
     /// Adds what was found to what is known.
-    pub(super) fn learn_choices(&self, found: KernelChoices) {
+    pub(crate) fn learn_choices(&self, found: KernelChoices) {
         self.choices.lock().unwrap_or_else(PoisonError::into_inner).learn(found);
     }
 
     /// What kernels are chosen by, with what was found out about them.
-    pub(super) fn target(&self) -> Target {
+    pub(crate) fn target(&self) -> Target {
         Target { choices: Arc::new(self.kernel_choices()), ..self.capabilities.target() }
     }
 
-    pub(super) fn tuning(&self) -> &Tuning {
+    pub(crate) fn tuning(&self) -> &Tuning {
         &self.tuning
     }
 
@@ -195,11 +195,11 @@ impl GpuContext {
         &self.driver_cache.blob
     }
 
-    pub(super) fn driver_cache(&self) -> Option<&wgpu::PipelineCache> {
+    pub(crate) fn driver_cache(&self) -> Option<&wgpu::PipelineCache> {
         self.driver_cache.raw.as_ref()
     }
 
-    pub(super) fn shared_counters(&self) -> Arc<Counters> {
+    pub(crate) fn shared_counters(&self) -> Arc<Counters> {
         self.counters.clone()
     }
 
@@ -209,7 +209,7 @@ impl GpuContext {
     }
 
     /// Most bytes that buffers may have at once.
-    pub(super) fn memory_limit(&self) -> u64 {
+    pub(crate) fn memory_limit(&self) -> u64 {
         self.memory_limit
     }
 
@@ -228,7 +228,7 @@ impl GpuContext {
 
     /// Asks wgpu whether the device is still there. A scope says nothing about a lost device, and an application's own
     /// loss callback must stay; but a tiny mapped buffer is only mapped on a live device.
-    pub(super) fn check_alive(&self) -> Result<()> {
+    pub(crate) fn check_alive(&self) -> Result<()> {
         self.check()?;
         match self.maps_a_probe() {
             true => Ok(()),
@@ -248,7 +248,7 @@ impl GpuContext {
     }
 
     /// What wgpu said against a call. Of a device that was just destroyed it may say so before anything tells of the loss.
-    pub(super) fn refused(&self, what: &str, message: String) -> Error {
+    pub(crate) fn refused(&self, what: &str, message: String) -> Error {
         match self.faults.lost() {
             Some(lost) => lost,
             None if !self.maps_a_probe() => self.lose("destroyed or lost"),
@@ -256,7 +256,7 @@ impl GpuContext {
         }
     }
 
-    pub(super) fn lose(&self, reason: &str) -> Error {
+    pub(crate) fn lose(&self, reason: &str) -> Error {
         if self.faults.lost().is_none() {
             self.faults.lose(reason);
         }
@@ -271,7 +271,7 @@ impl GpuContext {
         self.scoped_allocation(what, 0, call)
     }
 
-    pub(super) fn scoped_allocation<T>(&self, what: &str, bytes: u64, call: impl FnOnce() -> T) -> Result<T> {
+    pub(crate) fn scoped_allocation<T>(&self, what: &str, bytes: u64, call: impl FnOnce() -> T) -> Result<T> {
         self.check()?;
         let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let internal = self.device.push_error_scope(wgpu::ErrorFilter::Internal);
@@ -301,7 +301,7 @@ impl GpuContext {
     ///
     /// # Errors
     /// As [`GpuContext::run`].
-    pub(super) fn record(
+    pub(crate) fn record(
         &self,
         what: &str,
         record: impl FnOnce(&mut wgpu::CommandEncoder) -> Result<()>,

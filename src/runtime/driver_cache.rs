@@ -35,14 +35,14 @@ pub enum PipelineBlob {
 
 /// The driver's cache of one device, if it has one.
 #[derive(Debug, Default)]
-pub(super) struct DriverCache {
-    pub(super) raw: Option<wgpu::PipelineCache>,
-    pub(super) blob: PipelineBlob,
+pub(crate) struct DriverCache {
+    pub(crate) raw: Option<wgpu::PipelineCache>,
+    pub(crate) blob: PipelineBlob,
 }
 
 impl DriverCache {
     /// Opens the cache with the bytes of an earlier one, if they fit, and what was found out then.
-    pub(super) fn open(context: &GpuContext, blob: Option<&[u8]>) -> (Self, KernelChoices) {
+    pub(crate) fn open(context: &GpuContext, blob: Option<&[u8]>) -> (Self, KernelChoices) {
         let (saved, refused) = match blob.map(|blob| Envelope::open(blob, fingerprint(context))) {
             Some(Ok(envelope)) => (envelope, None),
             Some(Err(why)) => (Envelope::default(), Some(why)),
@@ -65,7 +65,7 @@ impl DriverCache {
     }
 
     /// The bytes to keep, where there are any.
-    pub(super) fn export(&self, context: &GpuContext) -> Option<Vec<u8>> {
+    pub(crate) fn export(&self, context: &GpuContext) -> Option<Vec<u8>> {
         let choices = context.kernel_choices();
         let driver = self.raw.as_ref().and_then(wgpu::PipelineCache::get_data);
         if driver.is_none() && choices.is_empty() {

@@ -14,7 +14,7 @@ const STAND_IN: u64 = 256;
 ///
 /// # Errors
 /// As [`PipelineCache::get`] and [`GpuContext::run`].
-pub(super) fn first_use(pipelines: &PipelineCache, kernels: &[&Kernel]) -> Result<wgpu::SubmissionIndex> {
+pub(crate) fn first_use(pipelines: &PipelineCache, kernels: &[&Kernel]) -> Result<wgpu::SubmissionIndex> {
     let context: &GpuContext = pipelines.context();
     let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::UNIFORM;
     let read = context.create_buffer("stands in for what is read", STAND_IN, usage)?;

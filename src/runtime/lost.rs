@@ -6,7 +6,7 @@ use crate::{Error, Result};
 
 /// What went wrong behind our back. Shared with the callbacks that wgpu holds.
 #[derive(Debug, Default)]
-pub(super) struct Faults {
+pub(crate) struct Faults {
     lost: OnceLock<String>,
     uncaptured: Mutex<Option<String>>,
 }

@@ -1,6 +1,10 @@
 //! A map that forgets what was used least recently.
 
-use std::{borrow::Borrow, collections::HashMap, hash::Hash};
+use std::{
+    borrow::Borrow,
+    collections::{HashMap, hash_map},
+    hash::Hash,
+};
 
 /// What a cache of plans has done so far, and what it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -17,8 +21,8 @@ pub struct CacheStats {
     pub bytes: u64,
 }
 
-/// At most `capacity` values by key. When one more comes, the one whose last [`get`](Self::get) or
-/// [`insert`](Self::insert) is longest ago goes.
+/// At most `capacity` values by key. When one more comes, the one whose last
+/// [`get_or_try_insert`](Self::get_or_try_insert) is longest ago goes.
 #[derive(Debug)]
 pub(crate) struct Lru<K, V> {
     capacity: usize,
@@ -42,23 +46,25 @@ impl<K: Hash + Eq + Clone, V> Lru<K, V> {
         Self { capacity, entries: HashMap::new(), clock: 0, hits: 0, misses: 0, evictions: 0 }
     }
 
-    /// The value of `key`, which thereby is the one used last; a hit or a miss is counted.
-    pub(crate) fn get<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
-    where
-        K: Borrow<Q>,
-    {
+    /// The value of `key`, which thereby is the one used last; made if it is new, after the value that must go for it is dropped,
+    /// so that the two never exist at once. A hit or a miss is counted.
+    ///
+    /// # Errors
+    /// Those of `make`; the map then has no value of `key`.
+    pub(crate) fn get_or_try_insert<E>(&mut self, key: &K, make: impl FnOnce() -> Result<V, E>) -> Result<&mut V, E> {
         self.clock += 1;
-        match self.entries.get_mut(key) {
-            Some(entry) => {
-                self.hits += 1;
-                entry.used = self.clock;
-                Some(&mut entry.value)
-            }
-            None => {
-                self.misses += 1;
-                None
-            }
+        if self.entries.contains_key(key) {
+            self.hits += 1;
+        } else {
+            self.misses += 1;
+            self.make_room();
         }
+        let entry = match self.entries.entry(key.clone()) {
+            hash_map::Entry::Occupied(entry) => entry.into_mut(),
+            hash_map::Entry::Vacant(entry) => entry.insert(Entry { used: 0, value: make()? }),
+        };
+        entry.used = self.clock;
+        Ok(&mut entry.value)
     }
 
     /// The value of `key`; counts nothing and changes no order.
@@ -78,9 +84,8 @@ impl<K: Hash + Eq + Clone, V> Lru<K, V> {
         self.entries.get_mut(key).map(|entry| &mut entry.value)
     }
 
-    /// Drops the value used least recently if the map is full: room for one that is about to be made, so that the two never
-    /// exist at once.
-    pub(crate) fn make_room(&mut self) {
+    /// Drops the value used least recently if the map is full.
+    fn make_room(&mut self) {
         while self.entries.len() >= self.capacity {
             let Some(oldest) = self.entries.iter().min_by_key(|(_, entry)| entry.used).map(|(key, _)| key.clone()) else {
                 return;
@@ -88,15 +93,6 @@ impl<K: Hash + Eq + Clone, V> Lru<K, V> {
             self.entries.remove(&oldest);
             self.evictions += 1;
         }
-    }
-
-    /// Adds or replaces a value, after [`make_room`](Self::make_room) for a new one.
-    pub(crate) fn insert(&mut self, key: K, value: V) {
-        if !self.entries.contains_key(&key) {
-            self.make_room();
-        }
-        self.clock += 1;
-        self.entries.insert(key, Entry { used: self.clock, value });
     }
 
     /// Drops every value; what was counted stays, and none of them counts as an eviction.
@@ -125,27 +121,38 @@ impl<K: Hash + Eq + Clone, V> Lru<K, V> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_was_used_least_recently_goes_first() {
-        let mut map = Lru::new(3);
-        ["a", "b", "c"].into_iter().for_each(|key| map.insert(key, key.to_uppercase()));
-        // First in, but used since: a queue would drop it.
-        assert_eq!(map.get("a").map(|v| v.as_str()), Some("A"));
-        map.insert("d", "D".into());
-        assert_eq!((map.peek("a").is_some(), map.peek("b").is_some(), map.len()), (true, false, 3));
-        // A look that is no use does not count.
-        map.peek("c");
-        map.insert("e", "E".into());
-        assert_eq!((map.peek("c").is_some(), map.peek("a").is_some()), (false, true));
-        assert_eq!(map.get("b"), None);
-        assert_eq!(map.stats(), CacheStats { hits: 1, misses: 1, evictions: 2, ..CacheStats::default() });
+    fn made<K: Hash + Eq + Clone, V>(map: &mut Lru<K, V>, key: K, value: V) -> bool {
+        let mut new = false;
+        let make = || {
+            new = true;
+            Ok::<_, ()>(value)
+        };
+        map.get_or_try_insert(&key, make).unwrap();
+        new
     }
 
     #[test]
-    fn replacing_evicts_nothing_and_clearing_counts_nothing() {
+    fn what_was_used_least_recently_goes_first() {
+        let mut map = Lru::new(3);
+        assert!(["a", "b", "c"].into_iter().all(|key| made(&mut map, key, key.to_uppercase())));
+        // First in, but used since: a queue would drop it.
+        assert!(!made(&mut map, "a", "another".into()));
+        assert_eq!(map.peek("a").map(String::as_str), Some("A"));
+        made(&mut map, "d", "D".into());
+        assert_eq!((map.peek("a").is_some(), map.peek("b").is_some(), map.len()), (true, false, 3));
+        // A look that is no use does not count.
+        map.peek("c");
+        made(&mut map, "e", "E".into());
+        assert_eq!((map.peek("c").is_some(), map.peek("a").is_some()), (false, true));
+        assert_eq!(map.stats(), CacheStats { hits: 1, misses: 5, evictions: 2, ..CacheStats::default() });
+    }
+
+    #[test]
+    fn what_cannot_be_made_is_not_there_and_clearing_counts_nothing() {
         let mut map = Lru::new(0);
-        map.insert(1, 'x');
-        map.insert(1, 'y');
+        assert_eq!(map.get_or_try_insert(&1, || Err("no")), Err("no"));
+        assert_eq!(map.len(), 0);
+        made(&mut map, 1, 'x');
         *map.peek_mut(&1).unwrap() = 'z';
         assert_eq!((map.values().copied().collect::<Vec<_>>(), map.stats().evictions), (vec!['z'], 0));
         map.clear();
@@ -162,13 +169,11 @@ mod tests {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             let key = (state >> 24) % 12;
             let known = list.iter().position(|k| *k == key);
-            assert_eq!(map.get(&key).copied(), known.map(|_| key * 2));
+            assert_eq!(made(&mut map, key, key * 2), known.is_none());
+            assert_eq!(map.peek(&key), Some(&(key * 2)));
             known.map(|at| list.remove(at));
             list.push(key);
-            if known.is_none() {
-                map.insert(key, key * 2);
-                list.drain(..list.len().saturating_sub(7));
-            }
+            list.drain(..list.len().saturating_sub(7));
             assert_eq!(map.len(), list.len());
             assert!(list.iter().all(|k| map.peek(k).is_some()));
         }

@@ -14,7 +14,6 @@ mod device;
 mod dispatch_cost;
 mod dispatch_timer;
 mod driver_cache;
-mod engine;
 mod first_use;
 mod gpu_options;
 mod lost;
@@ -46,20 +45,27 @@ pub use device::{AdapterDescription, Device, Opened, OwnDevice, adapters, adapte
 pub use dispatch_cost::measure_dispatch_cost;
 pub use dispatch_timer::{Clock, DispatchTime, RunTimes};
 pub use driver_cache::PipelineBlob;
-pub(crate) use engine::{DeviceTurn, EngineOptions, GpuEngine, MemoryAsked, largest, plan_memory};
+pub(crate) use first_use::first_use;
 pub use gpu_options::GpuOptions;
 pub use lru::CacheStats;
 pub(crate) use lru::Lru;
 pub use pipeline::{Pipeline, PipelineCache};
 pub use prepared::{Bound, PreparedPlan, Step};
+pub(crate) use prepared::{STEP_STRIDE, SequenceSlot};
 pub use read_back::StagedRead;
+pub(crate) use requirements::limit;
 pub use requirements::{required_features, required_limits, wanted_features, wanted_limits};
+pub(crate) use resident::{Arrangement, Placed, split};
 pub use resident::{ResidentWeight, Shard};
 pub use scratch::ScratchPool;
+pub(crate) use scratch::pooled_bytes;
 pub use session::{CompileOptions, CompiledGraph, RunInput, Session, SessionWeights};
 pub(crate) use session::{RunMemory, Running, WeightMemory};
+pub(crate) use size_blocks::size_block_bytes;
+pub(crate) use staging_ring::StagingRing;
 pub use tuning::Tuning;
-pub use upload::{UploadPhase, UploadProgress, WeightUploader};
+pub(crate) use tuning::{Bench, Budget, TrialRun};
+pub use upload::{OnProgress, UploadPhase, UploadProgress, WeightUploader};
 pub(crate) use waiter::Pending;
 /// The `wgpu` that this crate is built against, for applications that hand over their own device.
 pub use wgpu;
@@ -68,7 +74,6 @@ const _: () = {
     const fn sendable<T: Send + 'static>() {}
     const fn shareable<T: Send + Sync + 'static>() {}
     sendable::<CompiledGraph>();
-    sendable::<GpuEngine>();
     sendable::<StagedRead>();
     sendable::<WeightUploader>();
     shareable::<AdapterDescription>();

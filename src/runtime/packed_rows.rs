@@ -6,7 +6,7 @@ use crate::{Error, Result, ir::DType, ir::Packed, weights::Tensor};
 const READ_BYTES: usize = 256 << 10;
 
 /// A packed tensor's bytes as a device holds them.
-pub(super) struct PackedRows<'a> {
+pub(crate) struct PackedRows<'a> {
     tensor: &'a Tensor,
     format: Packed,
     /// Bytes of a row in the file and on the device.
@@ -23,7 +23,7 @@ impl<'a> PackedRows<'a> {
     ///
     /// # Errors
     /// [`Error::Input`] for a packed tensor that is no matrix of whole blocks.
-    pub(super) fn of(tensor: &'a Tensor) -> Result<Option<Self>> {
+    pub(crate) fn of(tensor: &'a Tensor) -> Result<Option<Self>> {
         let DType::Packed(format) = tensor.dtype() else { return Ok(None) };
         let sizes = match tensor.shape() {
             [_, row] => tensor.dtype().row_bytes(*row).zip(tensor.dtype().resident_row_bytes(*row)),
@@ -40,7 +40,7 @@ impl<'a> PackedRows<'a> {
     }
 
     /// Fills `out` with the bytes from `start` on.
-    pub(super) fn read(&mut self, start: u64, out: &mut [u8]) -> Result<()> {
+    pub(crate) fn read(&mut self, start: u64, out: &mut [u8]) -> Result<()> {
         let (mut at, mut rest) = (start as usize, out);
         while !rest.is_empty() {
             let (first, skip) = (at / self.resident, at % self.resident);

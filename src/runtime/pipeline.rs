@@ -72,7 +72,7 @@ impl PipelineCache {
     ///
     /// # Errors
     /// As [`PipelineCache::prepare`]; [`Error::Cancelled`].
-    pub(super) fn prepare_unless<'a>(&self, kernels: impl IntoIterator<Item = &'a Kernel>, cancel: &CancelToken) -> Result<()> {
+    pub(crate) fn prepare_unless<'a>(&self, kernels: impl IntoIterator<Item = &'a Kernel>, cancel: &CancelToken) -> Result<()> {
         let mut missing = self.distinct(kernels);
         missing.retain(|kernel| self.find(&self.sizes().key(kernel)).is_none());
         if missing.is_empty() {
@@ -108,7 +108,7 @@ impl PipelineCache {
     }
 
     /// One of those of `kernels` that share a pipeline, in order.
-    pub(super) fn distinct<'a>(&self, kernels: impl IntoIterator<Item = &'a Kernel>) -> Vec<&'a Kernel> {
+    pub(crate) fn distinct<'a>(&self, kernels: impl IntoIterator<Item = &'a Kernel>) -> Vec<&'a Kernel> {
         let mut seen = HashSet::new();
         kernels.into_iter().filter(|kernel| seen.insert(self.sizes().key(kernel))).collect()
     }

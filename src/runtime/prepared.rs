@@ -42,7 +42,7 @@ pub struct Step {
 }
 
 /// Bytes from one step to the next, where each sequence has one: the largest alignment of uniforms that a device may ask for.
-pub(super) const STEP_STRIDE: u64 = 256;
+pub(crate) const STEP_STRIDE: u64 = 256;
 
 impl Step {
     /// All `rows` live, the whole cache live, no sampling.
@@ -96,13 +96,13 @@ struct Recorded {
 #[derive(Debug)]
 enum Group {
     Own(wgpu::BindGroup),
-    /// That of the sequence's [`Seat`], by its index there.
-    Seat(usize),
+    /// That of the sequence's [`SequenceSlot`], by its index there.
+    SequenceSlot(usize),
 }
 
 /// The bind groups of one sequence in a plan where sequences lie apart: all that binds its caches. Whoever owns the caches owns it.
 #[derive(Debug, Default)]
-pub(super) struct Seat(Vec<wgpu::BindGroup>);
+pub(crate) struct SequenceSlot(Vec<wgpu::BindGroup>);
 
 impl PreparedPlan {
     /// Compiles what is missing, takes scratch buffers and makes the bind groups.
@@ -122,7 +122,7 @@ impl PreparedPlan {
                 Some(sequence) => {
                     let count = seated.entry(sequence).or_default();
                     *count += 1;
-                    Group::Seat(*count - 1)
+                    Group::SequenceSlot(*count - 1)
                 }
                 None => Group::Own(bind(context, dispatch, &pipeline, &slots, bound, &sizes)?),
             };
@@ -149,7 +149,7 @@ impl PreparedPlan {
     }
 
     /// Records the dispatches `part`, which are there. Parts that run in order, in one submit or several, are the whole.
-    pub(super) fn record_part(&self, pass: &mut wgpu::ComputePass<'_>, part: Range<usize>) {
+    pub(crate) fn record_part(&self, pass: &mut wgpu::ComputePass<'_>, part: Range<usize>) {
         part.for_each(|index| self.record_dispatch(pass, index));
     }
 
@@ -159,7 +159,7 @@ impl PreparedPlan {
     }
 
     /// As [`record_part`](Self::record_part), what serves all sequences and what serves those that `seats` has one for, by their rows.
-    pub(super) fn record_seated(&self, pass: &mut wgpu::ComputePass<'_>, seats: &[Option<&Seat>], part: Range<usize>) {
+    pub(crate) fn record_seated(&self, pass: &mut wgpu::ComputePass<'_>, seats: &[Option<&SequenceSlot>], part: Range<usize>) {
         for step in &self.steps[part] {
             let seat = step.sequence.and_then(|sequence| seats.get(sequence).copied().flatten());
             if step.sequence.is_none() || seat.is_some() {
@@ -173,7 +173,7 @@ impl PreparedPlan {
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub(super) fn seat(&self, context: &GpuContext, plan: &Plan, bound: Bound<'_>, sequence: usize) -> Result<Seat> {
+    pub(crate) fn seat(&self, context: &GpuContext, plan: &Plan, bound: Bound<'_>, sequence: usize) -> Result<SequenceSlot> {
         let mut slots = self.slots.clone();
         for (slot, info) in slots.iter_mut().zip(&plan.slots) {
             if let SlotKind::CacheOf { sequence: row, name, .. } = &info.kind
@@ -185,16 +185,16 @@ impl PreparedPlan {
             }
         }
         let own = plan.dispatches.iter().zip(&self.steps);
-        let own = own.filter(|(_, step)| step.sequence == Some(sequence) && matches!(step.group, Group::Seat(_)));
+        let own = own.filter(|(_, step)| step.sequence == Some(sequence) && matches!(step.group, Group::SequenceSlot(_)));
         let groups = own.map(|(dispatch, step)| bind(context, dispatch, &step.pipeline, &slots, bound, &self.sizes));
-        Ok(Seat(groups.collect::<Result<_>>()?))
+        Ok(SequenceSlot(groups.collect::<Result<_>>()?))
     }
 
-    fn record_step(&self, pass: &mut wgpu::ComputePass<'_>, step: &Recorded, seat: Option<&Seat>) {
+    fn record_step(&self, pass: &mut wgpu::ComputePass<'_>, step: &Recorded, seat: Option<&SequenceSlot>) {
         let Recorded { pipeline, group, workgroups: [x, y, z], .. } = step;
         let group = match group {
             Group::Own(group) => Some(group),
-            Group::Seat(index) => seat.and_then(|seat| seat.0.get(*index)),
+            Group::SequenceSlot(index) => seat.and_then(|seat| seat.0.get(*index)),
         };
         let Some(group) = group else { return };
         pass.set_pipeline(&pipeline.raw);
@@ -324,7 +324,7 @@ fn resource<'a>(
             let weight = bound.weights.get(name).ok_or_else(missing)?;
             Ok(weight.shards.get(*shard).ok_or(None)?.binding())
         }
-        Operand::Joined(names) => {
+        Operand::Concatenated(names) => {
             let mut parts = names.iter().map(|name| bound.weights.get(name).and_then(|weight| weight.shards.first()));
             let first = parts.next().flatten().ok_or(None)?;
             let adjoins = |end: u64, part: &&Shard| part.offset == end && Arc::ptr_eq(&part.buffer, &first.buffer);

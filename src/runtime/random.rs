@@ -20,7 +20,7 @@ struct Params {
 
 /// The compiled fill shader.
 #[derive(Debug)]
-pub(super) struct RandomFill {
+pub(crate) struct RandomFill {
     pipeline: wgpu::ComputePipeline,
 }
 
@@ -74,7 +74,7 @@ impl RandomFill {
 
 impl GpuContext {
     /// Compiles a self-contained shader with one entry point and the layout that follows from it.
-    pub(super) fn compile_plain(&self, shader: &'static str, source: &str) -> Result<wgpu::ComputePipeline> {
+    pub(crate) fn compile_plain(&self, shader: &'static str, source: &str) -> Result<wgpu::ComputePipeline> {
         let pipeline = self.scoped(shader, || {
             let source = wgpu::ShaderSource::Wgsl(source.into());
             let module = self.device().create_shader_module(wgpu::ShaderModuleDescriptor { label: Some(shader), source });
@@ -95,7 +95,7 @@ impl GpuContext {
     }
 
     /// Binds `resources` to bindings 0, 1, … of group 0.
-    pub(super) fn plain_bind_group(
+    pub(crate) fn plain_bind_group(
         &self,
         pipeline: &wgpu::ComputePipeline,
         resources: &[wgpu::BindingResource<'_>],
@@ -112,7 +112,7 @@ impl GpuContext {
     }
 
     /// Spreads workgroups over x and y; the product may exceed `groups`, so shaders guard.
-    pub(super) fn spread(&self, groups: u64) -> Result<(u32, u32)> {
+    pub(crate) fn spread(&self, groups: u64) -> Result<(u32, u32)> {
         let most = u64::from(self.capabilities().max_workgroups);
         let x = groups.min(most).max(1);
         let y = groups.div_ceil(x);

@@ -34,7 +34,7 @@ pub struct StagedRead {
 
 impl StagedRead {
     /// Bytes that were staged.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.bytes as usize
     }
 }
@@ -58,7 +58,7 @@ impl GpuContext {
     }
 
     /// As [`GpuContext::stage_read`], of any length, in as many pieces as that takes, in order.
-    pub(super) fn stage_reads(
+    pub(crate) fn stage_reads(
         &self,
         encoder: &mut wgpu::CommandEncoder,
         source: &Buffer,
@@ -71,7 +71,7 @@ impl GpuContext {
     }
 
     /// As [`GpuContext::stage_read`] for the words at `offsets`, one behind the other.
-    pub(super) fn stage_words(&self, encoder: &mut wgpu::CommandEncoder, source: &Buffer, offsets: &[u64]) -> Result<StagedRead> {
+    pub(crate) fn stage_words(&self, encoder: &mut wgpu::CommandEncoder, source: &Buffer, offsets: &[u64]) -> Result<StagedRead> {
         if let Some(offset) = offsets.iter().find(|offset| !offset.is_multiple_of(4) || **offset + 4 > source.size()) {
             let problem = format!("reading a word at {offset} of {} bytes (offsets are multiples of 4)", source.size());
             return Err(Error::Input { name: source.label().to_owned(), problem });
@@ -108,7 +108,7 @@ impl GpuContext {
     }
 
     /// Gives up a read that was staged; its copy may still be under way.
-    pub(super) fn discard(&self, staged: StagedRead) {
+    pub(crate) fn discard(&self, staged: StagedRead) {
         self.recycle(staged.staging);
     }
 
@@ -131,7 +131,7 @@ impl GpuContext {
     ///
     /// # Errors
     /// As [`GpuContext::collect`]; [`Error::Cancelled`].
-    pub(super) fn collect_unless(
+    pub(crate) fn collect_unless(
         &self,
         staged: StagedRead,
         submission: &wgpu::SubmissionIndex,
@@ -145,7 +145,7 @@ impl GpuContext {
     ///
     /// # Errors
     /// As [`GpuContext::collect`], and those of `go_on`.
-    pub(super) fn collect_while(
+    pub(crate) fn collect_while(
         &self,
         staged: StagedRead,
         submission: &wgpu::SubmissionIndex,
@@ -174,7 +174,7 @@ impl GpuContext {
     ///
     /// # Errors
     /// As [`GpuContext::collect`]; [`Error::Cancelled`].
-    pub(super) async fn collect_async_unless(
+    pub(crate) async fn collect_async_unless(
         self: &Arc<Self>,
         staged: StagedRead,
         submission: wgpu::SubmissionIndex,
@@ -200,7 +200,7 @@ impl GpuContext {
     }
 
     /// The outcome of a mapping whose submission is done. Its callback may still be running in another thread that polls.
-    pub(super) fn settled(&self, mapped: &std::sync::OnceLock<bool>) -> Result<bool> {
+    pub(crate) fn settled(&self, mapped: &std::sync::OnceLock<bool>) -> Result<bool> {
         let deadline = self.deadline();
         loop {
             match mapped.get() {

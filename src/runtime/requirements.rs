@@ -52,7 +52,7 @@ pub fn wanted_features(adapter: &wgpu::Adapter) -> wgpu::Features {
 /// Whether to open `adapter` with cooperative matrices, an experimental feature: where its kernels can use them, and the options do not
 /// say otherwise. Software drivers emulate them: only where the kernels made for GPUs are asked for. Mesa's (26.2) has them with
 /// subgroups of 8 alone. With 4 it lists tiles and lacks the feature, which wgpu 30 does not look at; with 16 it crashes as it compiles.
-pub(super) fn multiplies_matrices(adapter: &wgpu::Adapter, options: &GpuOptions) -> bool {
+pub(crate) fn multiplies_matrices(adapter: &wgpu::Adapter, options: &GpuOptions) -> bool {
     let info = adapter.get_info();
     let sound = AdapterKind::of(info.device_type) != AdapterKind::Software
         || (options.kernels == KernelTier::Subgroup && info.subgroup_max_size == 8);
@@ -90,7 +90,7 @@ pub fn wanted_limits(adapter: &wgpu::Adapter) -> wgpu::Limits {
 }
 
 /// Whether features and limits suffice; the first that does not is named with both values.
-pub(super) fn check(name: &str, features: wgpu::Features, limits: &wgpu::Limits) -> Result<()> {
+pub(crate) fn check(name: &str, features: wgpu::Features, limits: &wgpu::Limits) -> Result<()> {
     if let Some((feature, _)) = (required_features() - features).iter_names().next() {
         let advice = "make the device with `required_features()` and `wanted_features()`";
         return Err(limit(name, feature, 0, 1, advice));
@@ -108,6 +108,6 @@ pub(super) fn check(name: &str, features: wgpu::Features, limits: &wgpu::Limits)
     }
 }
 
-pub(super) fn limit(adapter: &str, name: &str, available: u64, needed: u64, advice: &str) -> Error {
+pub(crate) fn limit(adapter: &str, name: &str, available: u64, needed: u64, advice: &str) -> Error {
     Error::Limit { adapter: adapter.to_owned(), name: name.to_owned(), available, needed, advice: advice.to_owned() }
 }

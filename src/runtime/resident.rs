@@ -58,7 +58,7 @@ impl Shard {
     }
 
     /// Where the next byte of its buffer is.
-    pub(super) fn end(&self) -> u64 {
+    pub(crate) fn end(&self) -> u64 {
         self.offset + self.bytes
     }
 
@@ -73,10 +73,10 @@ impl Shard {
 }
 
 /// Weights that stay where they are.
-pub(super) struct Placed<'a>(pub(super) &'a HashMap<String, ResidentWeight>);
+pub(crate) struct Placed<'a>(pub(crate) &'a HashMap<String, ResidentWeight>);
 
 /// Weights that may be replaced one by one.
-pub(super) struct Replaceable<'a>(pub(super) &'a HashMap<String, ResidentWeight>);
+pub(crate) struct Replaceable<'a>(pub(crate) &'a HashMap<String, ResidentWeight>);
 
 fn rows(weights: &HashMap<String, ResidentWeight>, weight: &str) -> Option<Vec<Range<usize>>> {
     weights.get(weight).map(|w| w.shards.iter().map(|s| s.rows.clone()).collect())
@@ -108,13 +108,13 @@ impl Residency for Replaceable<'_> {
 
 /// Rows and bytes of one shard, before it has a place.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Piece {
+pub(crate) struct Piece {
     pub rows: Range<usize>,
     pub bytes: u64,
 }
 
 /// Splits a weight by rows so that each piece, padded, fits into a binding.
-pub(super) fn split(capabilities: &Capabilities, name: &str, dtype: DType, shape: &[usize]) -> Result<Vec<Piece>> {
+pub(crate) fn split(capabilities: &Capabilities, name: &str, dtype: DType, shape: &[usize]) -> Result<Vec<Piece>> {
     let malformed = |problem: String| Error::Input { name: name.to_owned(), problem };
     let product = |dims: &[usize]| dims.iter().try_fold(1u64, |n, &d| n.checked_mul(d as u64));
     let rows = shape.first().map_or(1, |&rows| rows as u64);
@@ -147,7 +147,7 @@ pub(super) fn split(capabilities: &Capabilities, name: &str, dtype: DType, shape
 
 /// Where pieces come to lie that are placed in this order, first fit.
 #[derive(Debug, Default)]
-pub(super) struct Arrangement {
+pub(crate) struct Arrangement {
     /// Bytes of each arena.
     pub arenas: Vec<u64>,
     /// The arena of each piece, and where in it the piece begins.
@@ -176,7 +176,7 @@ impl Arrangement {
 
 /// Large buffers that weights are packed into, first fit in the order of arrival.
 #[derive(Debug, Default)]
-pub(super) struct Arenas {
+pub(crate) struct Arenas {
     open: Vec<Arena>,
 }
 

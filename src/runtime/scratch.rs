@@ -23,7 +23,7 @@ impl ScratchPool {
         live.map(|buffer| buffer.size()).sum()
     }
 
-    pub(super) fn take(&mut self, context: &GpuContext, index: usize, bytes: u64) -> Result<Arc<Buffer>> {
+    pub(crate) fn take(&mut self, context: &GpuContext, index: usize, bytes: u64) -> Result<Arc<Buffer>> {
         let known = self.newest.get(index).and_then(Weak::upgrade);
         if let Some(found) = known.as_ref().filter(|buffer| buffer.size() >= bytes) {
             return Ok(found.clone());
@@ -43,20 +43,20 @@ impl ScratchPool {
 
 /// The slots that a plan's runner owns, largest first, with the bytes of their buffers: whole vectors, so that vector loads of a
 /// tail stay inside.
-pub(super) fn owned(plan: &Plan) -> Vec<(usize, u64)> {
+pub(crate) fn owned(plan: &Plan) -> Vec<(usize, u64)> {
     let mut order: Vec<usize> = (0..plan.slots.len()).filter(|&index| plan.slots[index].kind.is_owned()).collect();
     order.sort_by_key(|&index| std::cmp::Reverse(plan.slots[index].bytes));
     order.into_iter().map(|index| (index, padded(plan, index))).collect()
 }
 
 /// Bytes of a slot's buffer.
-pub(super) fn padded(plan: &Plan, index: usize) -> u64 {
+pub(crate) fn padded(plan: &Plan, index: usize) -> u64 {
     plan.slots[index].bytes.max(1).next_multiple_of(16)
 }
 
 /// Bytes that a [`ScratchPool`] comes to when these plans are prepared in this order and all live, on a device that binds at most
 /// `max_binding` bytes.
-pub(super) fn pooled_bytes<'a>(plans: impl IntoIterator<Item = &'a Plan>, max_binding: u64) -> u64 {
+pub(crate) fn pooled_bytes<'a>(plans: impl IntoIterator<Item = &'a Plan>, max_binding: u64) -> u64 {
     let (mut newest, mut together) = (Vec::<u64>::new(), 0);
     for plan in plans {
         for (rank, (_, bytes)) in owned(plan).into_iter().enumerate() {

@@ -22,7 +22,7 @@ const STRIDE: usize = 256;
 
 /// One uniform buffer with a block for each set of sizes in a plan.
 #[derive(Debug)]
-pub(super) struct SizeBlocks {
+pub(crate) struct SizeBlocks {
     buffer: Option<Buffer>,
     /// The first byte of each block, by its words.
     blocks: HashMap<Vec<u32>, u64>,
@@ -32,7 +32,7 @@ pub(super) struct SizeBlocks {
 ///
 /// # Errors
 /// As [`uniform_sizes`].
-pub(super) fn size_block_bytes(plan: &Plan) -> Result<u64> {
+pub(crate) fn size_block_bytes(plan: &Plan) -> Result<u64> {
     let mut declared: HashMap<String, Vec<Size>> = HashMap::new();
     let mut blocks = HashSet::new();
     for Dispatch { kernel, .. } in &plan.dispatches {

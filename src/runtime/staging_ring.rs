@@ -13,7 +13,7 @@ const SCRATCH_BYTES: usize = 1 << 20;
 
 /// Fills one slot while the device copies out of the others.
 #[derive(Debug)]
-pub(super) struct StagingRing {
+pub(crate) struct StagingRing {
     slots: Vec<Slot>,
     current: usize,
     /// Bytes written into the current slot.

@@ -41,7 +41,8 @@ pub struct UploadProgress {
     pub total: u64,
 }
 
-type OnProgress = Box<dyn FnMut(UploadProgress) -> bool + Send>;
+/// Called before the device's memory is reserved, while weights travel to it, and before the end is waited for; `false` cancels.
+pub type OnProgress = Box<dyn FnMut(UploadProgress) -> bool + Send>;
 
 /// Uploads weights. A weight may be used once [`WeightUploader::finish`] has returned.
 ///

@@ -17,7 +17,7 @@ use crate::{Error, Result, cancel::CancelToken};
 
 /// The thread's inbox; the thread ends with the context.
 #[derive(Debug, Default)]
-pub(super) struct Waiter {
+pub(crate) struct Waiter {
     inbox: Mutex<Option<Sender<Job>>>,
 }
 
@@ -63,7 +63,7 @@ pub(crate) struct Pending {
 }
 
 impl Pending {
-    pub(super) fn new(context: &Arc<GpuContext>, submission: &wgpu::SubmissionIndex) -> Self {
+    pub(crate) fn new(context: &Arc<GpuContext>, submission: &wgpu::SubmissionIndex) -> Self {
         Self { context: context.clone(), submission: submission.clone() }
     }
 
@@ -89,7 +89,7 @@ impl GpuContext {
     ///
     /// # Errors
     /// As [`GpuContext::wait`].
-    pub(super) async fn waited_unless(
+    pub(crate) async fn waited_unless(
         self: &Arc<Self>,
         submission: wgpu::SubmissionIndex,
         what: &'static str,

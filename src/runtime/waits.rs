@@ -16,12 +16,12 @@ const ATTENTIVE: Duration = Duration::from_millis(50);
 
 impl GpuContext {
     /// When a wait that begins now has taken too long; a century stands for no limit.
-    pub(super) fn deadline(&self) -> Instant {
+    pub(crate) fn deadline(&self) -> Instant {
         self.deadline_after(Instant::now())
     }
 
     /// As [`deadline`](Self::deadline), of a wait that began at `start`.
-    pub(super) fn deadline_after(&self, start: Instant) -> Instant {
+    pub(crate) fn deadline_after(&self, start: Instant) -> Instant {
         let century = Duration::from_secs(100 * 365 * 24 * 3600);
         start + self.timeout().min(century)
     }
@@ -38,7 +38,7 @@ impl GpuContext {
     ///
     /// # Errors
     /// As [`GpuContext::wait`]; [`Error::Cancelled`].
-    pub(super) fn wait_unless(&self, submission: &wgpu::SubmissionIndex, what: &str, cancel: &CancelToken) -> Result<()> {
+    pub(crate) fn wait_unless(&self, submission: &wgpu::SubmissionIndex, what: &str, cancel: &CancelToken) -> Result<()> {
         self.wait_while(Some(submission), what, &mut || cancel.check("a run of the model"))
     }
 
@@ -46,7 +46,7 @@ impl GpuContext {
     ///
     /// # Errors
     /// As [`GpuContext::wait`], and those of `go_on`.
-    pub(super) fn wait_while(
+    pub(crate) fn wait_while(
         &self,
         submission: Option<&wgpu::SubmissionIndex>,
         what: &str,
@@ -59,7 +59,7 @@ impl GpuContext {
     ///
     /// # Errors
     /// As [`GpuContext::wait`].
-    pub(super) fn wait_a_moment(&self, submission: &wgpu::SubmissionIndex, what: &str, deadline: Instant) -> Result<bool> {
+    pub(crate) fn wait_a_moment(&self, submission: &wgpu::SubmissionIndex, what: &str, deadline: Instant) -> Result<bool> {
         self.check()?;
         let left = deadline.saturating_duration_since(Instant::now());
         match self.wait_slice(Some(submission), left.min(ATTENTIVE))? {
@@ -121,7 +121,7 @@ impl GpuContext {
         }
     }
 
-    pub(super) fn timed_out(&self, what: &str) -> Error {
+    pub(crate) fn timed_out(&self, what: &str) -> Error {
         Error::Timeout { what: what.to_owned(), seconds: self.timeout().as_secs_f64().ceil() as u64 }
     }
 

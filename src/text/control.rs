@@ -59,9 +59,9 @@ pub(super) struct Named {
 }
 
 impl Named {
-    /// What the files beside a `tokenizer.json` name: every `*_token` and the special tokens of `tokenizer_config.json` and
-    /// `special_tokens_map.json`, every `*_token_id` of `config.json` and `generation_config.json`. Those that cannot be read name nothing:
-    /// who needs them says so.
+    /// The control tokens that files beside a `tokenizer.json` name: every `*_token` and the special tokens of
+    /// `tokenizer_config.json` and `special_tokens_map.json`, every `*_token_id` of `config.json` and
+    /// `generation_config.json`. Those that cannot be read name nothing: who needs them says so.
     pub(super) fn beside(tokenizer: &Path) -> Self {
         let mut named = Self::default();
         let read = |name: &str| -> Option<Value> {
@@ -109,8 +109,8 @@ impl Named {
         }
     }
 
-    /// The control tokens of a tokenizer by id, with what they spell: those that are `special`, those named, and by name those that the
-    /// chat format of the vocabulary's family needs.
+    /// The control tokens of a tokenizer by id, with what they spell: those that are `special`, those named, and by
+    /// name those that the chat format of the vocabulary's family needs.
     pub(super) fn of(&self, tokenizer: &Tokenizer) -> HashMap<u32, String> {
         let added = tokenizer.get_added_vocabulary().get_added_tokens_decoder();
         let special = added.iter().filter(|(_, token)| token.special || is_spare(&token.content));
@@ -135,7 +135,8 @@ impl Named {
     }
 }
 
-/// Whether a string can be a control token that a file merely names: of several characters, and not one that people write as a word.
+/// Returns `true` if a string can be a control token that a file merely names: it has several characters and is no word
+/// that people write.
 pub(super) fn is_marker(string: &str) -> bool {
     let written = |c: char| c.is_alphanumeric() || c.is_whitespace() || c == '▁';
     string.chars().nth(1).is_some() && !string.chars().all(written)

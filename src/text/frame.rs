@@ -7,7 +7,7 @@ use tokenizers::Tokenizer;
 
 use crate::{Error, Result, text_file};
 
-/// Whether BOS stands before every text and EOS after it, where something beside the tokenizer says so.
+/// BOS before and EOS after every text, if something beside the tokenizer asks for them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 pub(super) struct Frame {
     /// BOS before it.
@@ -25,7 +25,7 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    /// What the `tokenizer_config.json` beside a `tokenizer.json` says.
+    /// The frame of the `tokenizer_config.json` beside a `tokenizer.json`.
     ///
     /// # Errors
     /// [`Error::Io`] where it cannot be read, [`Error::Format`] where it is none.

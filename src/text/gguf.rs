@@ -1,11 +1,11 @@
-//! The tokenizer that a GGUF file carries, as Hugging Face's `tokenizer.json` of the same model has it: byte-pair encoding over
-//! characters that falls back to bytes, spaces written as `▁`, control tokens set apart.
+//! The tokenizer that a GGUF file carries, as Hugging Face's `tokenizer.json` of the same model has it: byte-pair
+//! encoding over characters that falls back to bytes, spaces written as `▁`, control tokens set apart.
 //!
-//! Files of the kind `gemma4` list their merges. Files of the kind `llama` (SentencePiece) have a score a token instead; their merges
-//! follow from the scores as Hugging Face's converter derives them (`merges.rs`).
+//! Files of the kind `gemma4` list their merges. Files of the kind `llama` (SentencePiece) have a score a token
+//! instead; their merges follow from the scores as Hugging Face's converter derives them (`merges.rs`).
 //!
-//! The ids are Hugging Face's. llama.cpp gives others for a literal `▁` in a text, which is never merged there and is a space here, and
-//! for white space in Gemma 1, whose `tokenizer.json` merges runs pair by pair.
+//! The ids are Hugging Face's. llama.cpp gives others for a literal `▁` in a text, which is never merged there and is a
+//! space here, and for white space in Gemma 1, whose `tokenizer.json` merges runs pair by pair.
 
 mod merges;
 mod vocabulary;
@@ -31,8 +31,8 @@ use crate::{
 };
 use vocabulary::Vocabulary;
 
-/// Reads the file's metadata (of one in parts: the first), and what it says of the tokens around a text: llama.cpp takes BOS before
-/// and nothing after it where the file is silent.
+/// Reads the file's metadata (of one in parts: the first), and what it says of the tokens around a text: llama.cpp
+/// takes BOS before and nothing after it where the file is silent.
 pub(super) fn read(path: &Path, limits: FileLimits) -> Result<(Tokenizer, Facts)> {
     let files = GgufFiles::open(path, ReadOptions { mode: ReadMode::Positioned, limits })?;
     build(&files.metadata).map_err(|problem| files.error(problem))
@@ -79,8 +79,8 @@ fn facts(metadata: &GgufMetadata, vocabulary: &Vocabulary) -> Result<Facts, Stri
     Ok(Facts { frame, named, listed })
 }
 
-/// The tokens that keys such as `tokenizer.ggml.eot_token_id` name. Some converters write fixed numbers there (Gemma 1's
-/// `prefix_token_id`), which are ordinary words in a vocabulary that was cut down: such tokens stay text.
+/// The tokens that keys such as `tokenizer.ggml.eot_token_id` name. Some converters write fixed numbers there (Gemma
+/// 1's `prefix_token_id`), which are ordinary words in a vocabulary that was cut down: such tokens stay text.
 fn named(metadata: &GgufMetadata, vocabulary: &Vocabulary) -> Result<Named, String> {
     let mut named = Named::default();
     let keys = metadata.keys().filter(|key| key.starts_with("tokenizer.ggml."));

@@ -1,5 +1,5 @@
-//! The tokens that a `tokenizer.json` lists, where the tokenizers crate keeps less: it gives added tokens new ids behind a gap in the
-//! vocabulary, counts the tokens and not the ids, and of a string that stands there twice it forgets one id.
+//! The tokens that a `tokenizer.json` lists. The tokenizers crate keeps less: it gives added tokens new ids behind a
+//! gap in the vocabulary, and counts the tokens, not the ids. Of a string that is listed twice it forgets one id.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -109,7 +109,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<(Tokenizer, Listed), String> {
     Ok((tokenizer, listed))
 }
 
-/// The file with its added tokens in the vocabulary too, at the ids that it gives them: the crate keeps those. No merge leads to them.
+/// The file with its added tokens in the vocabulary too, at the ids that it gives them: the crate keeps those. No merge
+/// leads to them.
 fn filled(bytes: &[u8]) -> serde_json::Result<Vec<u8>> {
     let mut file: Value = serde_json::from_slice(bytes)?;
     let added = file["added_tokens"].as_array().cloned().unwrap_or_default();

@@ -1,7 +1,8 @@
-//! Text in and out: tokenizers from a `tokenizer.json` or a GGUF file, text as it streams out of a model, and chat turns.
+//! Text in and out: tokenizers from a `tokenizer.json` or a GGUF file, text as it streams out of a model, and chat
+//! turns.
 //!
-//! Two rules hold everywhere here. Text never becomes a control token: what a user types is encoded as plain text, also where
-//! it spells `<end_of_turn>`. And control tokens never become text: decoding leaves them out.
+//! Two rules hold everywhere here. Text never becomes a control token: what a user types is encoded as plain text, also
+//! where it spells `<end_of_turn>`. And control tokens never become text: decoding leaves them out.
 //!
 //! ```no_run
 //! use gemmaflow::text::{ChatFormat, Message, Tokenizer};
@@ -19,7 +20,7 @@
 //! # }
 //! ```
 //!
-//! What a model answers to such a prompt comes back as text, thoughts and tool calls through a [`ChatParser`].
+//! The model's answer to such a prompt comes back as text, thoughts and tool calls through a [`ChatParser`].
 
 mod chat;
 mod control;

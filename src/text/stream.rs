@@ -4,9 +4,9 @@ use crate::text::tokenizer::{Piece, Tokenizer};
 
 /// Turns tokens into text as they arrive, in time linear in their number.
 ///
-/// Text comes out in whole characters: bytes of a character that is not complete yet are held back. Control tokens give nothing.
-/// Bytes that are no UTF-8 become U+FFFD, as does an id that the tokenizer does not know. The pieces together are what
-/// [`Tokenizer::decode`] gives for all tokens at once.
+/// Text comes out in whole characters: bytes of a character that is not complete yet are held back. Control tokens give
+/// nothing. Bytes that are no UTF-8 become U+FFFD, as does an id that the tokenizer does not know. The pieces together
+/// are what [`Tokenizer::decode`] gives for all tokens at once.
 #[derive(Clone, Debug)]
 pub struct TextStream {
     tokenizer: Tokenizer,
@@ -65,7 +65,7 @@ impl TextStream {
     }
 }
 
-/// Whether bytes that end a text are the start of a character.
+/// Returns `true` if bytes that end a text are the start of a character.
 fn is_incomplete(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_err_and(|e| e.valid_up_to() == 0 && e.error_len().is_none())
 }

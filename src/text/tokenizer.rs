@@ -20,7 +20,7 @@ use crate::{
 /// Gemma's space.
 pub(super) const SPACE: &str = "▁";
 
-/// What a token id stands for.
+/// The meaning of a token id.
 pub(crate) enum Piece {
     /// Whole characters.
     Text(String),
@@ -46,11 +46,11 @@ struct Shared {
     listed: Listed,
     /// The token before a text, where the file says which.
     bos: Option<u32>,
-    /// What stands before and after every text.
+    /// The tokens before and after every text.
     frame: [Vec<u32>; 2],
 }
 
-/// What a file says of its tokens beyond what the tokenizers crate keeps.
+/// Facts of a file about its tokens that the tokenizers crate does not keep.
 #[derive(Default)]
 pub(super) struct Facts {
     pub(super) frame: Frame,
@@ -62,7 +62,8 @@ impl Tokenizer {
     /// Reads a `tokenizer.json`, or the one in a model's folder.
     ///
     /// # Errors
-    /// [`Error::Io`] if the file cannot be read, [`Error::Format`] if it is not a `tokenizer.json` of the kind that Gemma has.
+    /// [`Error::Io`] if the file cannot be read, [`Error::Format`] if it is not a `tokenizer.json` of the kind that
+    /// Gemma has.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let mut path = path.as_ref().to_path_buf();
         if path.is_dir() {
@@ -78,8 +79,8 @@ impl Tokenizer {
     /// literal `▁`, and for runs of white space in Gemma 1.
     ///
     /// # Errors
-    /// [`Error::Io`] and [`Error::Format`] as [`GgufLoader::from_file`](crate::weights::GgufLoader::from_file); [`Error::Format`] if
-    /// there is no tokenizer in it, or not one of the kind that Gemma has.
+    /// [`Error::Io`] and [`Error::Format`] as [`GgufLoader::from_file`](crate::weights::GgufLoader::from_file);
+    /// [`Error::Format`] if there is no tokenizer in it, or not one of the kind that Gemma has.
     pub fn from_gguf(path: impl AsRef<Path>) -> Result<Self> {
         Self::from_gguf_with(path, FileLimits::default())
     }
@@ -155,11 +156,12 @@ impl Tokenizer {
 
     /// The token ids of plain text, after the BOS token if `add_bos`.
     ///
-    /// Control tokens that the text spells out, such as `<start_of_turn>`, are encoded as the characters that they are. To place
-    /// control tokens, use [`special_id`](Self::special_id) or [`ChatFormat`](crate::text::ChatFormat).
+    /// Control tokens that the text spells out, such as `<start_of_turn>`, are encoded as the characters that they are.
+    /// To place control tokens, use [`special_id`](Self::special_id) or [`ChatFormat`](crate::text::ChatFormat).
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] if the vocabulary cannot express the text, or if a BOS token is asked for and there is none.
+    /// [`Error::Tokenizer`] if the vocabulary cannot express the text, or if a BOS token is asked for and there is
+    /// none.
     pub fn encode(&self, text: &str, add_bos: bool) -> Result<Vec<u32>> {
         let mut ids = Vec::new();
         if add_bos {
@@ -169,9 +171,9 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// The token ids of plain text between those that the tokenizer puts around every text: what the post-processor of its
-    /// `tokenizer.json` says, or where a `tokenizer_config.json` lies beside it the `add_bos_token` and `add_eos_token` there, or those
-    /// keys of a GGUF file. Generating models have BOS in front, EmbeddingGemma also EOS at the end.
+    /// The token ids of plain text between those that the tokenizer puts around every text. The post-processor of its
+    /// `tokenizer.json` decides, or the `add_bos_token` and `add_eos_token` of a `tokenizer_config.json` beside it, or
+    /// those keys of a GGUF file. Generating models have BOS in front, EmbeddingGemma also EOS at the end.
     ///
     /// # Errors
     /// As [`encode`](Self::encode).
@@ -195,8 +197,8 @@ impl Tokenizer {
             ids.extend(whole);
             return Ok(());
         }
-        // The vocabulary's merges can build a control token out of its letters. Cutting each one that the text spells after its
-        // first character leaves no span that contains one.
+        // The vocabulary's merges can build a control token out of its letters. Cutting each one that the text spells
+        // after its first character leaves no span that contains one.
         for span in cut_inside(text, self.shared.control.keys().map(String::as_str)) {
             let part = self.encode_span(span)?;
             if let Some(id) = part.iter().find(|id| self.is_control(**id)) {
@@ -272,8 +274,8 @@ impl Tokenizer {
         TextStream::new(self.clone())
     }
 
-    /// The id of a control token by its name, such as `<bos>` or `<end_of_turn>`. `None` if there is none of that name: ordinary
-    /// vocabulary has no entry here.
+    /// The id of a control token by its name, such as `<bos>` or `<end_of_turn>`. `None` if there is none of that name:
+    /// ordinary vocabulary has no entry here.
     pub fn special_id(&self, name: &str) -> Option<u32> {
         self.shared.control.get(name).copied()
     }
@@ -285,8 +287,8 @@ impl Tokenizer {
         })
     }
 
-    /// How many ids there are, those of added tokens and any without a string included: every token's id is less. A model's vocabulary
-    /// may be larger (padding), or smaller by tokens that no text becomes.
+    /// How many ids there are, those of added tokens and any without a string included: every token's id is less. A
+    /// model's vocabulary may be larger (padding), or smaller by tokens that no text becomes.
     pub fn vocab_size(&self) -> usize {
         self.shared.listed.size
     }

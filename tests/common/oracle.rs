@@ -30,7 +30,8 @@ pub const CHECKPOINTS: [&str; 15] = [
     "vaultgemma",
 ];
 
-/// The gate on logits, hidden states, K and V in f32 up to Gemma 3 (gemma-spec §8: the oracle's own error against f64 is 2.3e-5 at
+/// The gate on logits, hidden states, K and V in f32 up to Gemma 3 (docs/gemma.md, Numerical precision: the oracle's
+/// own error against f64 is 2.3e-5 at
 /// most).
 pub const GATE: f32 = 2e-4;
 

@@ -4,7 +4,7 @@
 use std::sync::OnceLock;
 
 use gemmaflow::{
-    conversation::{AnswerOptions, Conversation, Ending, Event, Model, Usage},
+    conversation::{AnswerOptions, Conversation, Event, FinishReason, Model, Usage},
     generate::{GeneratorOptions, SampleOpts},
     runtime::Device,
 };
@@ -42,9 +42,9 @@ pub fn text(events: &[Event]) -> String {
     events.iter().map(Event::to_string).collect()
 }
 
-pub fn end(events: &[Event]) -> (Ending, Usage) {
+pub fn end(events: &[Event]) -> (FinishReason, Usage) {
     match events.last() {
-        Some(Event::End { ending, usage }) => (*ending, *usage),
+        Some(Event::End { finish_reason, usage }) => (*finish_reason, *usage),
         other => panic!("the last event is {other:?}"),
     }
 }

@@ -69,7 +69,7 @@ fn fault_25_the_callback_for_events_panics() {
         .unwrap_err();
         assert!(is_panic(&error), "{error}");
         // The answer was stopped; the conversation goes on.
-        conversation.say("Long live the king!").unwrap();
+        conversation.send("Long live the king!").unwrap();
         assert!(!rest(&mut conversation).unwrap().is_empty());
     }
     assert_eq!(rest(&mut beside).unwrap(), expected(20));

@@ -7,7 +7,7 @@ use std::{
 
 use gemmaflow::{
     Error,
-    conversation::{Conversation, Ending, Event},
+    conversation::{Conversation, Event, FinishReason},
     generate::CancelToken,
     runtime::{Device, GpuContext, GpuOptions},
 };
@@ -37,10 +37,10 @@ fn fault_37_a_storm_of_cancels() {
                 let mut cancelled = 0;
                 while Instant::now() < until || cancelled == 0 {
                     assert!(Instant::now() < until + Duration::from_secs(60), "nothing is cancelled");
-                    conversation.say(ASKED).unwrap();
+                    conversation.send(ASKED).unwrap();
                     let told: Vec<Event> = conversation.events().collect::<Result<_, _>>().unwrap();
-                    let Some(Event::End { ending, .. }) = told.last() else { panic!("no end: {told:?}") };
-                    cancelled += usize::from(*ending == Ending::Cancelled);
+                    let Some(Event::End { finish_reason, .. }) = told.last() else { panic!("no end: {told:?}") };
+                    cancelled += usize::from(*finish_reason == FinishReason::Cancelled);
                     let told = text(told);
                     assert!(whole.starts_with(&told), "{told:?} of {whole:?}");
                     conversation.rewind(&empty);
@@ -59,7 +59,7 @@ fn fault_37_a_storm_of_cancels() {
         assert_eq!(rest(&mut beside).unwrap(), whole, "nobody cancelled this one");
     });
     for mut conversation in conversations {
-        conversation.say(ASKED).unwrap();
+        conversation.send(ASKED).unwrap();
         assert_eq!(rest(&mut conversation).unwrap(), whole, "the storm is over");
     }
 }
@@ -93,7 +93,7 @@ fn fault_39_a_model_that_is_dropped_before_its_conversations() {
     drop(model);
     assert_eq!(told + &rest(&mut conversation).unwrap(), expected(20));
     conversation.model().recover(Device::Cpu).unwrap();
-    conversation.say("A friend.").unwrap();
+    conversation.send("A friend.").unwrap();
     some(&mut conversation, 3);
     drop(conversation);
     assert_eq!(live(&context), 0, "nothing holds the device's memory");
@@ -128,12 +128,12 @@ fn fault_41_requests_that_make_no_sense() {
     let mut conversation = model.conversation().unwrap();
     assert!(matches!(conversation.answer(), Err(Error::EmptyPrompt)));
     assert!(conversation.next_event().unwrap().is_none());
-    assert!(matches!(conversation.say("so much ".repeat(3000)), Err(Error::ContextFull { .. })));
+    assert!(matches!(conversation.send("so much ".repeat(3000)), Err(Error::ContextFull { .. })));
     assert!(conversation.messages().is_empty());
     let mut options = greedy(5);
     options.sampling = gemmaflow::generate::SampleOpts::temperature(f32::NAN, 0);
     conversation.set_options(options);
-    conversation.say("Who goes there?").unwrap();
+    conversation.send("Who goes there?").unwrap();
     assert!(matches!(rest(&mut conversation), Err(Error::Sampling(_))));
     conversation.set_options(greedy(20));
     assert!(!rest(&mut conversation).unwrap().is_empty(), "it goes on with options that have a meaning");

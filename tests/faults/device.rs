@@ -56,7 +56,7 @@ fn recovers((context, model, mut conversation, mut told): (Arc<GpuContext>, Mode
     assert!(is_lost(&context.check().unwrap_err()));
     model.recover(Device::Gpu).unwrap();
     assert_eq!(told + &rest(&mut conversation).unwrap(), expected(MOST));
-    conversation.say("A friend.").unwrap();
+    conversation.send("A friend.").unwrap();
     assert!(!rest(&mut conversation).unwrap().is_empty());
     assert_eq!(rest(&mut asked(&model, MOST)).unwrap(), expected(MOST), "a new conversation");
 }

@@ -13,7 +13,7 @@ use std::{
 
 use gemmaflow::{
     Error, Result,
-    conversation::{AnswerOptions, Ending, Event, Model},
+    conversation::{AnswerOptions, Event, FinishReason, Model},
     embed::GemmaEmbedder,
     gemma::GemmaConfig,
     generate::{CancelToken, GemmaGenerator, GeneratorOptions, LogitChanges, LogitProcessor, SampleHooks, SampleOpts},
@@ -140,7 +140,7 @@ fn a_wait_for_the_device_ends_and_nothing_is_lost() {
     conversation.answer().unwrap();
     let events: Vec<Event> = conversation.events().collect::<Result<_>>().unwrap();
     let made = model.counters().unwrap().submits;
-    let ended = |event: &Event| matches!(event, Event::End { ending: Ending::Cancelled, usage } if usage.answer == 0);
+    let ended = |event: &Event| matches!(event, Event::End { finish_reason: FinishReason::Cancelled, usage } if usage.completion_tokens == 0);
     assert!(events.iter().any(ended), "{events:?}");
     assert_eq!(model.counters().unwrap().submits, made);
     conversation.set_hooks(None);
@@ -181,13 +181,13 @@ fn a_step_of_several_ends_for_all_and_is_taken_again() {
         let opts = [SampleOpts::greedy(); 2];
         first.prefill(&PROMPT).unwrap();
         second.prefill(&PROMPT).unwrap();
-        GemmaGenerator::step_together(&mut [&mut first, &mut second], &opts).into_iter().for_each(|token| {
+        GemmaGenerator::decode_batch(&mut [&mut first, &mut second], &opts).into_iter().for_each(|token| {
             assert_eq!(token.unwrap(), EXPECTED[0]);
         });
         let token = CancelToken::new();
         second.set_cancel(token.clone());
         token.cancel();
-        let outcome = GemmaGenerator::step_together(&mut [&mut first, &mut second], &opts);
+        let outcome = GemmaGenerator::decode_batch(&mut [&mut first, &mut second], &opts);
         assert!(is_cancelled(&outcome[1]), "{outcome:?}");
         let went_on = usize::from(outcome[0].is_ok());
         second.set_cancel(CancelToken::new());

@@ -1,5 +1,5 @@
-//! The metadata of a GGUF file into a [`GemmaConfig`]. What a file leaves out is what its tensors or the table of
-//! absent keys say.
+//! The metadata of a GGUF file into a [`GemmaConfig`] (docs/gemma.md, GGUF files). What a file leaves out is what its
+//! tensors or the table of absent keys say.
 
 use std::path::Path;
 

@@ -3,12 +3,12 @@
 use super::{GemmaGenerator, hooked::Look};
 use crate::{
     Error, Result,
-    generate::{CancelToken, SampleOpts, Sampled, Want},
+    generate::{CancelToken, Outputs, SampleOpts, Sampled},
 };
 
 /// What is under way between two pieces of work.
 #[derive(Debug, Default)]
-pub(super) struct Ahead {
+pub(super) struct Lookahead {
     /// How the step that was begun, if one was, chooses its token.
     begun: Option<SampleOpts>,
     /// The step with hooks that was begun.
@@ -17,7 +17,7 @@ pub(super) struct Ahead {
     rows: Option<usize>,
     /// Whether the token chosen last was not the one that the device foresaw: one step is then made alone. Where the device rarely
     /// foresees, little is run in vain.
-    surprised: bool,
+    mispredicted: bool,
     /// Why the step after the token that came last could not be begun.
     failed: Option<Error>,
 }
@@ -40,10 +40,10 @@ impl GemmaGenerator {
 
     fn piece_of_work(&mut self, opts: &SampleOpts, most: usize) -> Result<Vec<u32>> {
         self.engine.cancel_token().check("a run of the model")?;
-        if let Some(failed) = self.ahead.failed.take() {
+        if let Some(failed) = self.lookahead.failed.take() {
             return Err(failed);
         }
-        if self.ahead.begun.is_some_and(|begun| begun == *opts) {
+        if self.lookahead.begun.is_some_and(|begun| begun == *opts) {
             if self.engine.slices_left() {
                 return self.engine.go_on().map(|()| Vec::new());
             }
@@ -57,7 +57,7 @@ impl GemmaGenerator {
         }
         self.will_write(self.history.len());
         self.engine.begin(self.history.tokens(), self.history.cached(), opts)?;
-        self.ahead.begun = Some(*opts);
+        self.lookahead.begun = Some(*opts);
         Ok(Vec::new())
     }
 
@@ -65,10 +65,10 @@ impl GemmaGenerator {
     /// is dropped.
     pub(crate) fn ready_in_part(&mut self, opts: &SampleOpts) -> Result<bool> {
         self.check_step("step_cached", opts)?;
-        if self.ahead.begun.is_some() || self.ahead.look.is_some() {
+        if self.lookahead.begun.is_some() || self.lookahead.look.is_some() {
             self.stop_ahead();
         }
-        if let Some(end) = self.ahead.rows.take() {
+        if let Some(end) = self.lookahead.rows.take() {
             self.engine.go_on()?;
             self.wrote_in_part(end);
             return Ok(false);
@@ -89,7 +89,7 @@ impl GemmaGenerator {
         if cached >= last {
             return Ok(true);
         }
-        self.begin_rows(last.min(cached + self.engine.chunk(Want::Nothing))).map(|()| false)
+        self.begin_rows(last.min(cached + self.engine.chunk(Outputs::Nothing))).map(|()| false)
     }
 
     fn begin_rows(&mut self, end: usize) -> Result<()> {
@@ -103,36 +103,36 @@ impl GemmaGenerator {
 
     /// Counts the rows up to `end`, once all slices of their run are submitted.
     fn wrote_in_part(&mut self, end: usize) {
-        self.ahead.rows = self.engine.slices_left().then_some(end);
-        if self.ahead.rows.is_none() {
+        self.lookahead.rows = self.engine.slices_left().then_some(end);
+        if self.lookahead.rows.is_none() {
             self.history.wrote(end);
         }
     }
 
     /// Where the next run ends that is wanted for its rows alone; `None` where one run is left, which ends with the last token.
     pub(super) fn next_fill(&mut self) -> Option<usize> {
-        if self.history.on_grid() {
-            return self.history.next_on_grid();
+        if self.history.is_aligned() {
+            return self.history.next_aligned_end();
         }
         let left = self.history.len() - self.history.cached();
-        (left > self.engine.chunk(Want::Last)).then(|| self.history.cached() + self.engine.chunk(Want::Nothing))
+        (left > self.engine.chunk(Outputs::Last)).then(|| self.history.cached() + self.engine.chunk(Outputs::Nothing))
     }
 
     fn finish_step(&mut self, opts: &SampleOpts, most: usize) -> Result<u32> {
         let _span = self.step_span().entered();
-        let next = if most > 1 && !self.ahead.surprised { self.begin_next(opts) } else { Ok(false) };
-        let Sampled { token, foreseen, .. } = self.engine.finish(self.history.tokens(), opts)?;
+        let next = if most > 1 && !self.lookahead.mispredicted { self.begin_next(opts) } else { Ok(false) };
+        let Sampled { token, predicted, .. } = self.engine.finish(self.history.tokens(), opts)?;
         self.history.wrote(self.history.len());
         self.history.push(token);
-        let begun = (matches!(next, Ok(true)) && foreseen).then_some(*opts);
-        self.ahead = Ahead { begun, surprised: !foreseen, failed: next.err(), ..Ahead::default() };
+        let begun = (matches!(next, Ok(true)) && predicted).then_some(*opts);
+        self.lookahead = Lookahead { begun, mispredicted: !predicted, failed: next.err(), ..Lookahead::default() };
         Ok(token)
     }
 
     /// Begins the step after the one that was begun last, if the device can and there is room.
     fn begin_next(&mut self, opts: &SampleOpts) -> Result<bool> {
         let position = self.history.len();
-        if self.check_room(position + 2).is_err() || self.history.square_is_full(position + 1) {
+        if self.check_room(position + 2).is_err() || self.history.chunk_is_full(position + 1) {
             return Ok(false);
         }
         self.will_write(position + 1);
@@ -141,14 +141,14 @@ impl GemmaGenerator {
 
     /// Drops what was begun: the next token will be another's.
     pub(crate) fn stop_ahead(&mut self) {
-        self.ahead = Ahead::default();
+        self.lookahead = Lookahead::default();
         self.engine.forget();
     }
 
     /// No history.
     pub(super) fn clear(&mut self) {
         self.stop_ahead();
-        (self.history, self.marks) = (self.history.fresh(), self.marks.fresh());
+        (self.history, self.checkpoints) = (self.history.fresh(), self.checkpoints.fresh());
     }
 
     /// Takes the last `count` tokens back.

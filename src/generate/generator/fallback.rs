@@ -4,8 +4,11 @@ use std::sync::Arc;
 
 use crate::{
     Error, Result,
-    generate::{Engine, Model, Profiles, reference_engine::ReferenceEngine},
-    runtime::{Device, EngineOptions, GpuContext, GpuEngine},
+    generate::{
+        Engine, Model, Profiles, ReferenceEngine,
+        engine::{EngineOptions, GpuEngine},
+    },
+    runtime::{Device, GpuContext},
 };
 
 /// The engine on a device; where no kernel is right on one that was not asked for, that of the reference.
@@ -15,11 +18,10 @@ pub(super) fn on_gpu(
     model: Arc<Model>,
     profiles: Profiles,
     options: EngineOptions,
-) -> Result<Box<dyn Engine>> {
+) -> Result<Engine> {
     let chunk = options.chunk;
     let made = GpuEngine::new(context, model.clone(), profiles.clone(), options);
-    let made = made.map(|engine| Box::new(engine) as Box<dyn Engine>);
-    or_reference(device, made, || Ok(Box::new(ReferenceEngine::new(model, profiles, chunk)?)))
+    or_reference(device, made.map(Engine::from), || Ok(ReferenceEngine::new(model, profiles, chunk)?.into()))
 }
 
 fn or_reference<T>(device: &Device, made: Result<T>, reference: impl FnOnce() -> Result<T>) -> Result<T> {

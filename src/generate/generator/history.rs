@@ -19,33 +19,33 @@ pub(super) struct History {
     floor: usize,
     ring: Option<Ring>,
     computed: u64,
-    grid: Option<Grid>,
+    aligned: Option<Aligned>,
 }
 
-/// How runs are cut where the same tokens shall always give the same rows, to the bit, whatever was cached: rows of whole squares of
-/// the grid come from runs of a square, those behind the last one from runs of one token. A square that steps have filled is run again
-/// before the step after it.
+/// How runs are cut where the same tokens always give the same rows, to the bit, whatever was cached: at multiples of a
+/// chunk. Rows of whole chunks come from runs of a chunk, those after the last one from runs of one token. A chunk that steps
+/// have filled is run again before the step after it.
 #[derive(Debug, Clone, Copy)]
-struct Grid {
-    /// Tokens of a square.
-    square: usize,
-    /// Rows that runs of a square have written.
+struct Aligned {
+    /// Tokens of a chunk.
+    chunk: usize,
+    /// Rows that runs of a chunk have written.
     filled: usize,
 }
 
 impl History {
-    /// An empty one; the largest window of any layer is `window`, a run has at most `chunk` tokens. With a `square` its runs are cut on a
-    /// grid.
-    pub(super) fn new(window: Option<usize>, chunk: usize, square: Option<usize>) -> Self {
+    /// An empty one; the largest window of any layer is `window`, a run has at most `chunk` tokens. With `aligned`
+    /// its runs are cut at multiples of so many tokens.
+    pub(super) fn new(window: Option<usize>, chunk: usize, aligned: Option<usize>) -> Self {
         let ring = window.map(|window| Ring { window, rows: window + chunk });
-        let grid = square.map(|square| Grid { square, filled: 0 });
-        Self { tokens: Vec::new(), cached: 0, floor: 0, ring, computed: 0, grid }
+        let aligned = aligned.map(|chunk| Aligned { chunk, filled: 0 });
+        Self { tokens: Vec::new(), cached: 0, floor: 0, ring, computed: 0, aligned }
     }
 
     /// An empty one of the same model.
     pub(super) fn fresh(&self) -> Self {
-        let grid = self.grid.map(|grid| Grid { filled: 0, ..grid });
-        Self { tokens: Vec::new(), cached: 0, floor: 0, computed: 0, ring: self.ring, grid }
+        let aligned = self.aligned.map(|aligned| Aligned { filled: 0, ..aligned });
+        Self { tokens: Vec::new(), cached: 0, floor: 0, computed: 0, ring: self.ring, aligned }
     }
 
     /// The same tokens for other caches, which hold none of the rows.
@@ -132,30 +132,27 @@ impl History {
         self.rewind(rows);
     }
 
-    /// Whether runs are cut on a grid.
-    pub(super) fn has_grid(&self) -> bool {
-        self.grid.is_some()
-    }
-
-    /// Of the cached rows those that runs of a square wrote; 0 without a grid.
+    /// Of the cached rows those that runs of a chunk wrote; 0 where runs are not aligned.
     pub(super) fn filled(&self) -> usize {
-        self.grid.map_or(0, |grid| grid.filled)
+        self.aligned.map_or(0, |aligned| aligned.filled)
     }
 
-    /// Notes that the caches hold `rows` rows that were computed before, the rings from `floor` on, `filled` of them by squares.
+    /// Notes that the caches hold `rows` rows that were computed before, the rings from `floor` on, `filled` of
+    /// them by aligned chunks.
     pub(super) fn put_back(&mut self, rows: usize, floor: usize, filled: usize) {
         (self.cached, self.floor) = (rows.min(self.tokens.len()), floor);
-        self.grid = self.grid.map(|grid| Grid { filled, ..grid });
+        self.aligned = self.aligned.map(|aligned| Aligned { filled, ..aligned });
     }
 
-    /// The rows among the first `rows` that a rewind to them keeps: on a grid only whole squares of those that squares have written.
+    /// The rows among the first `rows` that a rewind to them keeps: where
+    /// runs are aligned, only whole chunks of those that such chunks have written.
     pub(super) fn whole(&self, rows: usize) -> usize {
-        if rows < self.filled() { self.whole_squares(rows) } else { rows }
+        if rows < self.filled() { self.aligned_rows(rows) } else { rows }
     }
 
-    /// Whole squares of the first `rows` rows; all of them without a grid.
-    pub(super) fn whole_squares(&self, rows: usize) -> usize {
-        self.grid.map_or(rows, |grid| rows / grid.square * grid.square)
+    /// Whole aligned chunks of the first `rows` rows; all of them where runs are not aligned.
+    pub(super) fn aligned_rows(&self, rows: usize) -> usize {
+        self.aligned.map_or(rows, |aligned| rows / aligned.chunk * aligned.chunk)
     }
 
     /// Keeps the [`whole`](Self::whole) ones of the first `rows` rows, or none where the ring has moved on.
@@ -165,25 +162,25 @@ impl History {
         if self.cached == 0 {
             self.floor = 0;
         }
-        self.grid = self.grid.map(|grid| Grid { filled: grid.filled.min(self.cached), ..grid });
+        self.aligned = self.aligned.map(|aligned| Aligned { filled: aligned.filled.min(self.cached), ..aligned });
     }
 
-    /// Whether runs are cut on a grid.
-    pub(super) fn on_grid(&self) -> bool {
-        self.grid.is_some()
+    /// Whether runs are cut at multiples of a chunk.
+    pub(super) fn is_aligned(&self) -> bool {
+        self.aligned.is_some()
     }
 
-    /// Whether the next square is full, its last token not counted: it is to be run before anything else.
-    pub(super) fn square_is_full(&self, tokens: usize) -> bool {
-        self.grid.is_some_and(|grid| tokens > grid.filled + grid.square)
+    /// Whether the next chunk is full, its last token not counted: it is to be run before anything else.
+    pub(super) fn chunk_is_full(&self, tokens: usize) -> bool {
+        self.aligned.is_some_and(|aligned| tokens > aligned.filled + aligned.chunk)
     }
 
-    /// Where the next run on the grid ends, its rows alone being wanted; `None` where the last token alone is left.
-    pub(super) fn next_on_grid(&mut self) -> Option<usize> {
-        let grid = self.grid?;
-        if self.square_is_full(self.len()) {
-            self.cached = grid.filled;
-            return Some(grid.filled + grid.square);
+    /// Where the next aligned run ends, its rows alone being wanted; `None` where the last token alone is left.
+    pub(super) fn next_aligned_end(&mut self) -> Option<usize> {
+        let aligned = self.aligned?;
+        if self.chunk_is_full(self.len()) {
+            self.cached = aligned.filled;
+            return Some(aligned.filled + aligned.chunk);
         }
         (self.cached + 1 < self.len()).then_some(self.cached + 1)
     }
@@ -198,11 +195,11 @@ impl History {
     /// Notes that the rows up to `end` were computed after those that are cached.
     pub(super) fn wrote(&mut self, end: usize) {
         self.writes(end);
-        if let Some(grid) = &mut self.grid
-            && self.cached == grid.filled
-            && end == grid.filled + grid.square
+        if let Some(aligned) = &mut self.aligned
+            && self.cached == aligned.filled
+            && end == aligned.filled + aligned.chunk
         {
-            grid.filled = end;
+            aligned.filled = end;
         }
         self.computed += (end - self.cached) as u64;
         self.cached = end;
@@ -215,7 +212,7 @@ mod tests {
 
     fn history(written: usize) -> History {
         let ring = Some(Ring { window: 9, rows: 9 + 8 });
-        let mut history = History { tokens: (0..100).collect(), cached: 0, floor: 0, ring, computed: 0, grid: None };
+        let mut history = History { tokens: (0..100).collect(), cached: 0, floor: 0, ring, computed: 0, aligned: None };
         history.wrote(written);
         history
     }
@@ -257,17 +254,17 @@ mod tests {
         assert_eq!(history.cached(), 1);
     }
 
-    /// The rows of a square come from one run of it, in whatever order the tokens came.
+    /// The rows of a chunk come from one run of it, in whatever order the tokens came.
     #[test]
     fn the_cuts_on_a_grid_are_those_of_the_tokens_alone() {
-        let new = || History { tokens: Vec::new(), grid: Some(Grid { square: 4, filled: 0 }), ..history(0) };
+        let new = || History { tokens: Vec::new(), aligned: Some(Aligned { chunk: 4, filled: 0 }), ..history(0) };
         // The run that wrote each row last, after a step has run the last token.
         let run = |history: &mut History, rows: &mut [(usize, usize)]| {
             let mut write = |history: &mut History, end: usize| {
                 (history.cached..end).for_each(|row| rows[row] = (history.cached, end));
                 history.wrote(end);
             };
-            while let Some(end) = history.next_on_grid() {
+            while let Some(end) = history.next_aligned_end() {
                 write(history, end);
             }
             write(history, history.len());

@@ -4,7 +4,7 @@ use super::GemmaGenerator;
 use crate::{
     Result,
     generate::{
-        Chosen, LogitChanges, Looked, SHORT_LIST, SampleHooks, SampleOpts, ShortList,
+        Chosen, LogitChanges, LogitsView, SHORT_LIST, SampleHooks, SampleOpts, ShortList,
         hooks::{choose_from_list, choose_from_whole_row, list_logprobs},
     },
 };
@@ -57,40 +57,40 @@ impl GemmaGenerator {
     /// Whether a step with hooks was begun.
     #[cfg(feature = "tokenizer")]
     pub(crate) fn looks_ahead(&self) -> bool {
-        self.ahead.look.is_some()
+        self.lookahead.look.is_some()
     }
 
     fn piece_of_hooked_work(&mut self, opts: &SampleOpts, hooks: &mut SampleHooks) -> Result<Option<Chosen>> {
         self.engine.cancel_token().check("a run of the model")?;
         self.check_step("step_hooked", opts)?;
         hooks.validate()?;
-        if self.ahead.look.as_ref().is_some_and(|look| look.opts == *opts) {
+        if self.lookahead.look.as_ref().is_some_and(|look| look.opts == *opts) {
             if self.engine.slices_left() {
                 return self.engine.go_on().map(|()| None);
             }
             return self.finish_look(hooks);
         }
         if self.ready_in_part(opts)? {
-            self.begin_look(opts, hooks)?;
+            self.begin_view(opts, hooks)?;
         }
         Ok(None)
     }
 
     /// Processors work while the device does.
-    fn begin_look(&mut self, opts: &SampleOpts, hooks: &mut SampleHooks) -> Result<()> {
+    fn begin_view(&mut self, opts: &SampleOpts, hooks: &mut SampleHooks) -> Result<()> {
         self.will_write(self.history.len());
-        self.engine.begin_look(self.history.tokens(), self.history.cached(), temperature(opts))?;
+        self.engine.begin_view(self.history.tokens(), self.history.cached(), temperature(opts))?;
         let changes = hooks.changes(self.history.tokens(), self.config.vocab_size)?;
-        self.ahead.look = Some(Look { opts: *opts, changes });
+        self.lookahead.look = Some(Look { opts: *opts, changes });
         Ok(())
     }
 
     fn finish_look(&mut self, hooks: &mut SampleHooks) -> Result<Option<Chosen>> {
-        let Some(Look { opts, changes }) = self.ahead.look.take() else { return Ok(None) };
+        let Some(Look { opts, changes }) = self.lookahead.look.take() else { return Ok(None) };
         let _span = self.step_span().entered();
         let whole = hooks.has_sampler() || opts.penalises() || (hooks.logprobs().is_some() && temperature(&opts) != 1.0);
         let named = if whole { None } else { changes.named(MOST_NAMED) };
-        let looked = self.engine.look(named.as_deref().unwrap_or_default())?;
+        let looked = self.engine.view_logits(named.as_deref().unwrap_or_default())?;
         self.history.wrote(self.history.len());
         let chosen = self.chosen(looked, named, &changes, &opts, hooks)?;
         self.history.push(chosen.token);
@@ -124,7 +124,7 @@ impl GemmaGenerator {
     /// Chooses from what was looked at, or from the whole row where that does not decide.
     fn chosen(
         &mut self,
-        looked: Looked,
+        looked: LogitsView,
         named: Option<Vec<u32>>,
         changes: &LogitChanges,
         opts: &SampleOpts,
@@ -132,9 +132,9 @@ impl GemmaGenerator {
     ) -> Result<Chosen> {
         let tokens = self.history.len();
         let row = match (looked, named) {
-            (Looked::Row(row), _) => row,
-            (Looked::List { .. }, None) => self.engine.whole_row()?,
-            (Looked::List { list, logits }, Some(named)) => {
+            (LogitsView::Full(row), _) => row,
+            (LogitsView::List { .. }, None) => self.engine.full_logits()?,
+            (LogitsView::List { list, logits }, Some(named)) => {
                 list.check(tokens).or_else(|error| if opts.is_greedy() && !list.total.is_nan() { Ok(()) } else { Err(error) })?;
                 let named: Vec<(u32, f32)> = named.into_iter().zip(logits).collect();
                 if let Some(token) = choose_from_list(&list, &named, changes, opts, tokens) {
@@ -142,7 +142,7 @@ impl GemmaGenerator {
                     let (logprob, top) = top.map_or((None, Vec::new()), |top| list_logprobs(&list, &named, token, top));
                     return Ok(Chosen { token, logprob, top });
                 }
-                self.engine.whole_row()?
+                self.engine.full_logits()?
             }
         };
         let token = choose_from_whole_row(&row, changes, hooks, opts, self.history.tokens())?;

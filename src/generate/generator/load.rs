@@ -4,24 +4,22 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use super::{
     GemmaGenerator,
-    advance::Ahead,
+    advance::Lookahead,
+    checkpoints::{CHECKPOINTS, Checkpoints},
     fallback::on_gpu,
     history::History,
-    marks::{MARKS, Marks},
 };
 use crate::{
     Error, Result,
     gemma::{GemmaConfig, GemmaFlow},
     generate::{
-        CancelToken, DraftStats, Engine, FlowHook, MemoryPlan, Model, PlanPolicy, Profiles, reference_engine::ReferenceEngine,
+        CancelToken, DraftStats, Engine, FlowHook, MemoryPlan, Model, PlanPolicy, Profiles, ReferenceEngine,
+        engine::EngineOptions,
     },
     profile::CompileProfile,
-    runtime::{Capabilities, Device, EngineOptions, GpuOptions, Opened, UploadProgress},
+    runtime::{Capabilities, Device, GpuOptions, OnProgress, Opened},
     weights::{Quantise, QuantisedLoader, WeightLoader, load_from_path},
 };
-
-/// Called before the device's memory is reserved, while weights travel to it, and before the end is waited for; `false` cancels.
-pub type OnProgress = Box<dyn FnMut(UploadProgress) -> bool + Send>;
 
 /// Where a table is kept of which each token reads one row.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -37,7 +35,7 @@ pub enum TablePlacement {
 }
 
 /// Tokens of a run that a deterministic generator computes rows with: what any device does in bounded time.
-const SQUARE: usize = 16;
+const ALIGNED_CHUNK: usize = 16;
 
 /// How to load a model for generation.
 #[derive(Default)]
@@ -57,7 +55,7 @@ pub struct GeneratorOptions {
     /// the reference. Default: no bound, one submit a run.
     pub submit_time: Option<Duration>,
     /// Conversations that shall run at once, each with a context of that length: [`MemoryPlan`] counts their caches, and what steps of all
-    /// together take ([`GemmaGenerator::step_together`]). More can be opened as long as there is memory. Default: 1.
+    /// together take ([`GemmaGenerator::decode_batch`]). More can be opened as long as there is memory. Default: 1.
     pub conversations: Option<usize>,
     /// Most bytes of device memory that loading and running may take, as [`MemoryPlan::peak`] counts them; a model that needs
     /// more is refused before anything is allocated. The caches are then made at once for the whole context and never grow.
@@ -77,16 +75,16 @@ pub struct GeneratorOptions {
     /// Where the tables are kept that each layer has of its own (Gemma 3n, Gemma 4's E-series). No effect on other families.
     pub per_layer_tables: TablePlacement,
     /// The same tokens give the same logits, to the bit, on one device with one driver: whatever was cached before, however a text came
-    /// about, in one prompt or step by step, alone or [together](GemmaGenerator::step_together) with others. Without it numbers of
+    /// about, in one prompt or step by step, alone or [together](GemmaGenerator::decode_batch) with others. Without it numbers of
     /// different kernels meet, and where two tokens are as likely up to rounding either may come. Costs speed: prompts go in runs of 16
     /// tokens and of one, too few for cooperative matrices, steps together one after the other, and every 16th step takes a run of
     /// 16. The bits are those of the plans for steps too ([`GemmaGenerator::with_decode_cache`]), of the context's length where it is no
     /// power of two, and of the profiles.
     /// Default: no.
     pub deterministic: bool,
-    /// Marked positions ([`GemmaGenerator::mark`]) that a generator keeps, each of which may come to hold a copy of the sliding layers'
+    /// Checkpoints ([`GemmaGenerator::checkpoint`]) that a generator keeps, each of which may come to hold a copy of the sliding layers'
     /// caches ([`MemoryPlan::sliding_cache`]), which no plan counts. Default: 2; none under a memory budget.
-    pub marks: Option<usize>,
+    pub checkpoints: Option<usize>,
     /// Load progress.
     pub on_progress: Option<OnProgress>,
     /// Ends loading with [`Error::Cancelled`] when it is cancelled.
@@ -235,7 +233,7 @@ impl GemmaGenerator {
         let config = model.config.clone();
         let window = model.window()?;
         let mut reserved = 0;
-        let mut engine: Box<dyn Engine> = match device.open(&options.gpu)? {
+        let mut engine = match device.open(&options.gpu)? {
             Opened::Gpu(context) => {
                 let model = options.placed(context.capabilities(), model, &profiles, capacity)?;
                 capacity = options.fitting(context.capabilities(), &model, &profiles, capacity)?;
@@ -249,21 +247,23 @@ impl GemmaGenerator {
             Opened::Reference => {
                 let host = options.per_layer_tables == TablePlacement::Host;
                 let model = if host { model.with_host_tables() } else { model };
-                Box::new(ReferenceEngine::new(Arc::new(model), profiles, chunk)?)
+                ReferenceEngine::new(Arc::new(model), profiles, chunk)?.into()
             }
         };
-        engine.set_policy(PlanPolicy { most: capacity, ..engine.policy() });
+        let policy = engine.policy();
+        engine.set_policy(PlanPolicy { most: capacity, ..policy });
         if reserved > 0 {
             engine.reserve(reserved)?;
         }
         let stop = config.eos_token_ids.clone();
-        let square = options.deterministic.then(|| SQUARE.min(engine.largest_chunk()));
-        let history = History::new(window, engine.largest_chunk(), square);
+        let chunk = options.deterministic.then(|| ALIGNED_CHUNK.min(engine.largest_chunk()));
+        let history = History::new(window, engine.largest_chunk(), chunk);
         let drafter = None;
         let drafted = DraftStats::default();
         let submit_time = options.submit_time;
-        let (ahead, marks) = (Ahead::default(), Marks::new(options.marks.unwrap_or(if reserved > 0 { 0 } else { MARKS })));
-        Ok(Self { config, engine, history, capacity, submit_time, reserved, stop, drafter, drafted, ahead, marks })
+        let (lookahead, checkpoints) =
+            (Lookahead::default(), Checkpoints::new(options.checkpoints.unwrap_or(if reserved > 0 { 0 } else { CHECKPOINTS })));
+        Ok(Self { config, engine, history, capacity, submit_time, reserved, stop, drafter, drafted, lookahead, checkpoints })
     }
 
     /// Another generator on the same weights, pipelines and graphs, with the same settings and an empty history. No weight
@@ -278,7 +278,7 @@ impl GemmaGenerator {
         if self.reserved > 0 {
             engine.reserve(self.reserved)?;
         }
-        Ok(self.beside(engine, self.history.fresh(), self.marks.fresh()))
+        Ok(self.beside(engine, self.history.fresh(), self.checkpoints.fresh()))
     }
 
     /// A generator that goes on from the same history, with a copy of the caches that is made on the device: nothing crosses the
@@ -287,7 +287,7 @@ impl GemmaGenerator {
     /// # Errors
     /// [`Error::OutOfMemory`] for the copy of the caches; [`Error::DeviceLost`].
     pub fn fork(&self) -> Result<Self> {
-        Ok(self.beside(self.engine.fork()?, self.history.fork(), self.marks.clone()))
+        Ok(self.beside(self.engine.fork()?, self.history.fork(), self.checkpoints.clone()))
     }
 
     /// A generator with the same weights, read again from their files, the same settings and the same history on a device that is opened
@@ -329,24 +329,24 @@ impl GemmaGenerator {
         let on_progress = stoppable(on_progress, cancel.clone());
         let (model, profiles) = (self.engine.model().clone(), self.engine.profiles().clone());
         let chunk = Some(self.engine.largest_chunk());
-        let mut engine: Box<dyn Engine> = match device.open(gpu)? {
+        let mut engine = match device.open(gpu)? {
             Opened::Gpu(context) => {
-                let (submit_time, untimed) = (self.submit_time, self.history.has_grid());
+                let (submit_time, untimed) = (self.submit_time, self.history.is_aligned());
                 on_gpu(&device, context, model, profiles, EngineOptions { chunk, submit_time, untimed, cancel, on_progress })?
             }
-            Opened::Reference => Box::new(ReferenceEngine::new(model, profiles, chunk)?),
+            Opened::Reference => ReferenceEngine::new(model, profiles, chunk)?.into(),
         };
         engine.set_policy(self.engine.policy());
         if let Some(drafter) = self.drafter.as_ref().and_then(|drafter| drafter.model()) {
             engine.set_drafter(drafter)?;
         }
-        Ok(self.beside(engine, self.history.uncached(), self.marks.fresh()))
+        Ok(self.beside(engine, self.history.uncached(), self.checkpoints.fresh()))
     }
 
     /// The same generator without a cache, also where one was reserved: for what only others descend from.
     #[cfg(feature = "tokenizer")]
     pub(crate) fn without_cache(&self) -> Self {
-        self.beside(self.engine.another(), self.history.uncached(), self.marks.fresh())
+        self.beside(self.engine.another(), self.history.uncached(), self.checkpoints.fresh())
     }
 
     /// As [`share_weights`](Self::share_weights), with the history of another generator, whose rows are computed again when they are
@@ -361,15 +361,15 @@ impl GemmaGenerator {
         Ok(new)
     }
 
-    fn beside(&self, engine: Box<dyn Engine>, history: History, marks: Marks) -> Self {
+    fn beside(&self, engine: Engine, history: History, checkpoints: Checkpoints) -> Self {
         let config = self.config.clone();
         let stop = self.stop.clone();
         let drafter = self.drafter.clone();
         let capacity = self.capacity;
         let reserved = self.reserved;
         let drafted = DraftStats::default();
-        let (submit_time, ahead) = (self.submit_time, Ahead::default());
-        Self { config, engine, history, capacity, submit_time, reserved, stop, drafter, drafted, ahead, marks }
+        let (submit_time, lookahead) = (self.submit_time, Lookahead::default());
+        Self { config, engine, history, capacity, submit_time, reserved, stop, drafter, drafted, lookahead, checkpoints }
     }
 }
 

@@ -1,24 +1,24 @@
 //! One sequence being continued.
 
 mod advance;
+mod batch;
+mod checkpoints;
 mod fallback;
 mod history;
 mod hooked;
 mod load;
-mod marks;
 mod plans;
 mod saved;
 mod speculate;
 mod steps;
 mod timing;
-mod together;
 
 use std::{sync::Arc, time::Duration};
 
-use advance::Ahead;
+use advance::Lookahead;
+use checkpoints::Checkpoints;
 use history::History;
-pub use load::{GeneratorOptions, OnProgress, TablePlacement};
-use marks::Marks;
+pub use load::{GeneratorOptions, TablePlacement};
 
 use super::{CancelToken, DraftStats, Drafter, Engine, ModelStats};
 use crate::{
@@ -36,7 +36,7 @@ use crate::{
 /// [`fork`](Self::fork) continues the same one a second way.
 pub struct GemmaGenerator {
     config: GemmaConfig,
-    engine: Box<dyn Engine>,
+    engine: Engine,
     history: History,
     /// Most tokens that the history may hold.
     capacity: usize,
@@ -47,8 +47,8 @@ pub struct GemmaGenerator {
     stop: Vec<u32>,
     drafter: Option<Drafter>,
     drafted: DraftStats,
-    ahead: Ahead,
-    marks: Marks,
+    lookahead: Lookahead,
+    checkpoints: Checkpoints,
 }
 
 impl GemmaGenerator {
@@ -62,7 +62,7 @@ impl GemmaGenerator {
     /// given, returns [`Error::Cancelled`](crate::Error::Cancelled), within a moment and whatever the device is at. History and rows stay
     /// usable; a run under way has written none. A fork, and a generator that shares the weights, begin without a token.
     ///
-    /// Generators that take a [step together](Self::step_together) end it together.
+    /// Generators that take a [step together](Self::decode_batch) end it together.
     pub fn set_cancel(&mut self, cancel: CancelToken) {
         *self.engine.cancel_token() = cancel;
     }
@@ -110,19 +110,19 @@ impl GemmaGenerator {
 
     /// What the device has been asked for so far, by all who share it; `None` on the reference.
     pub fn counters(&self) -> Option<CounterSnapshot> {
-        self.engine.counters()
+        self.engine.context().map(|context| context.counters().snapshot())
     }
 
     /// The pipelines compiled so far as bytes, to be kept and given back at the next start in
     /// [`GpuOptions::pipeline_cache`](crate::runtime::GpuOptions::pipeline_cache); `None` on the reference and where the driver
     /// hands out none. Ask after the first tokens: pipelines are compiled when they are first needed.
     pub fn pipeline_cache_bytes(&self) -> Option<Vec<u8>> {
-        self.engine.pipeline_cache_bytes()
+        self.engine.context().and_then(|context| context.pipeline_cache_bytes())
     }
 
     /// What became of the pipelines that were given at the start.
     pub fn pipeline_blob(&self) -> PipelineBlob {
-        self.engine.pipeline_blob()
+        self.engine.context().map_or(PipelineBlob::None, |context| context.pipeline_blob().clone())
     }
 }
 

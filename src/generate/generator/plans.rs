@@ -43,7 +43,7 @@ impl GemmaGenerator {
     /// with it the order of sums, depends on the device's pace and on the longest history so far.
     pub fn with_dynamic_prefill_cache(mut self, capacity: usize) -> Result<Self> {
         self.check_option("with_dynamic_prefill_cache: capacity", capacity)?;
-        if self.history.on_grid() {
+        if self.history.is_aligned() {
             return Err(Error::Unsupported(
                 "with_dynamic_prefill_cache with GeneratorOptions::deterministic: a plan that does not follow from the tokens alone"
                     .into(),
@@ -100,7 +100,7 @@ impl GemmaGenerator {
     pub fn with_compile_profiles(mut self, prefill: CompileProfile, decode: CompileProfile) -> Result<Self> {
         self.engine.set_profiles(Profiles::new(prefill, decode)?)?;
         self.stop_ahead();
-        (self.marks, self.history) = (self.marks.fresh(), self.history.uncached());
+        (self.checkpoints, self.history) = (self.checkpoints.fresh(), self.history.uncached());
         if self.reserved > 0 {
             self.engine.reserve(self.reserved)?;
         }
@@ -127,11 +127,11 @@ impl GemmaGenerator {
         self.stop_ahead();
         let policy = self.engine.policy();
         self.engine.set_policy(crate::generate::PlanPolicy { decode, ..policy });
-        if self.history.on_grid() {
+        if self.history.is_aligned() {
             // A plan's cache rows decide in how many parts attention is summed.
             self.stop_ahead();
             self.history.rewind(0);
-            self.marks = self.marks.fresh();
+            self.checkpoints = self.checkpoints.fresh();
         }
         self.reserve(rows)?;
         self.capacity = self.capacity.min(rows);

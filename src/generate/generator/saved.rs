@@ -91,7 +91,7 @@ impl GemmaGenerator {
             false => self.prefill(&tokens)?,
         }
         self.history.rewind(0);
-        self.marks = self.marks.fresh();
+        self.checkpoints = self.checkpoints.fresh();
         match own_layout && header.cached > 0 {
             true => self.put_rows(&header, &rows),
             false => Ok(()),
@@ -109,13 +109,14 @@ impl GemmaGenerator {
         Ok(())
     }
 
-    /// A number that rows of another layout do not have, nor on a grid those of other plans, whose bits differ.
+    /// A number that rows of another layout do not have, nor those of other plans where runs are
+    /// aligned, as their bits differ.
     fn row_layout(&self) -> Result<u64> {
         let caches = self.engine.model().caches(self.engine.profiles().kv())?;
         let (profiles, chunk) = (self.engine.profiles(), self.engine.largest_chunk());
-        let plans = self.history.on_grid().then(|| self.engine.policy());
+        let plans = self.history.is_aligned().then(|| self.engine.policy());
         let target = self.engine.context().map(|context| context.capabilities().target());
-        // The runs of a grid have too few rows for cooperative matrices.
+        // Aligned runs have too few rows for cooperative matrices.
         let matrices = target.is_some_and(|target| target.cooperative.is_some()) && plans.is_none();
         let [prefill, decode] = [profiles.prefill(), profiles.decode()].map(|profile| profile.settled(matrices));
         let text = format!("{caches:?} {prefill:?} {decode:?} {chunk} {plans:?}");
@@ -236,7 +237,7 @@ impl Header {
         let [count, cached, floor, filled, bytes] = [0, 1, 2, 3, 4].map(|index| word(28 + 8 * index));
         // More tokens than a number of 32 bits counts have no positions.
         if cached > count || floor > cached || filled > cached || count > u64::from(u32::MAX) || (cached == 0 && bytes > 0) {
-            let rows = format!("{cached} rows of {bytes} bytes, from {floor} on, {filled} in squares");
+            let rows = format!("{cached} rows of {bytes} bytes, from {floor} on, {filled} in aligned chunks");
             return Err(saved(format!("has {rows}, for {count} tokens: corrupt")));
         }
         let [tokens, cached, floor, filled] = [count, cached, floor, filled].map(|number| number as usize);

@@ -3,7 +3,7 @@
 use super::GemmaGenerator;
 use crate::{
     Error, Result,
-    generate::{DraftStats, Drafter, MOST_DRAFTED, SampleOpts, Want, draft::look_up},
+    generate::{DraftStats, Drafter, MOST_DRAFTED, Outputs, SampleOpts, draft::look_up},
 };
 
 impl GemmaGenerator {
@@ -19,7 +19,7 @@ impl GemmaGenerator {
     /// [`Error::Config`] for the drafter of another model; a weight of it that is missing or misshapen, and what
     /// the device says.
     pub fn with_drafter(mut self, drafter: Drafter) -> Result<Self> {
-        if self.history.on_grid() {
+        if self.history.is_aligned() {
             return Err(Error::Unsupported(
                 "a drafter with GeneratorOptions::deterministic: its runs have any number of rows, which".into(),
             ));
@@ -54,7 +54,7 @@ impl GemmaGenerator {
     /// At least one token that follows the history, and at most `most`, none of them after a stop token.
     pub(super) fn step_drafted(&mut self, drafter: &Drafter, most: usize, opts: &SampleOpts) -> Result<Vec<u32>> {
         let known = self.history.len();
-        let room = (self.capacity - known).min(self.engine.chunk(Want::Each)).min(most);
+        let room = (self.capacity - known).min(self.engine.chunk(Outputs::Each)).min(most);
         let count = drafter.tokens().min(room.saturating_sub(1));
         let drafted = if known - self.history.cached() == 1 { self.draft(count)? } else { Vec::new() };
         let end = known + drafted.len();

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use super::GemmaGenerator;
 use crate::{
     Error, Result,
-    generate::{SampleOpts, Want, sample_token_after},
+    generate::{Outputs, SampleOpts, sample_token_after},
 };
 
 impl GemmaGenerator {
@@ -36,7 +36,7 @@ impl GemmaGenerator {
     pub fn step(&mut self, opts: &SampleOpts) -> Result<u32> {
         self.check_step("step", opts)?;
         self.stop_ahead();
-        let logits = self.engine.recompute(self.history.tokens(), Want::Last)?;
+        let logits = self.engine.recompute(self.history.tokens(), Outputs::Last)?;
         let token = sample_token_after(&logits, opts, self.history.tokens())?;
         self.history.push(token);
         Ok(token)
@@ -157,10 +157,10 @@ impl GemmaGenerator {
         self.history.rewind(0);
         let mut logits = Vec::with_capacity(tokens.len() * self.config.vocab_size);
         while self.history.cached() < self.history.len() {
-            let end = self.history.len().min(self.history.cached() + self.engine.chunk(Want::All));
-            logits.append(&mut self.run(end, Want::All)?);
+            let end = self.history.len().min(self.history.cached() + self.engine.chunk(Outputs::All));
+            logits.append(&mut self.run(end, Outputs::All)?);
         }
-        if self.history.on_grid() {
+        if self.history.is_aligned() {
             self.history.rewind(0); // Its runs were cut otherwise.
         }
         Ok(logits)
@@ -179,7 +179,7 @@ impl GemmaGenerator {
         self.check_room(tokens.len())?;
         self.stop_ahead();
         if tokens.len() <= self.engine.rows_at_once() {
-            return self.engine.recompute(tokens, Want::All);
+            return self.engine.recompute(tokens, Outputs::All);
         }
         // Caches of its own: those of the history stay as they are.
         let mut apart = self.engine.another();
@@ -188,8 +188,8 @@ impl GemmaGenerator {
         let mut logits = Vec::with_capacity(tokens.len() * self.config.vocab_size);
         let mut start = 0;
         while start < tokens.len() {
-            let end = tokens.len().min(start + apart.chunk(Want::All));
-            logits.append(&mut apart.run(&tokens[start..end], start, Want::All)?);
+            let end = tokens.len().min(start + apart.chunk(Outputs::All));
+            logits.append(&mut apart.run(&tokens[start..end], start, Outputs::All)?);
             start = end;
         }
         Ok(logits)
@@ -197,22 +197,22 @@ impl GemmaGenerator {
 
     fn last_logits(&mut self) -> Result<Vec<f32>> {
         self.fill_all_but_the_last_chunk()?;
-        self.run(self.history.len(), Want::Last)
+        self.run(self.history.len(), Outputs::Last)
     }
 
     /// Computes rows until one run is left that ends with the last token.
     pub(super) fn fill_all_but_the_last_chunk(&mut self) -> Result<()> {
         self.engine.reserve(self.history.len())?;
         while let Some(end) = self.next_fill() {
-            self.run(end, Want::Nothing)?;
+            self.run(end, Outputs::Nothing)?;
         }
         Ok(())
     }
 
     /// Runs the tokens from the cached ones up to `end`.
-    pub(super) fn run(&mut self, end: usize, want: Want) -> Result<Vec<f32>> {
+    pub(super) fn run(&mut self, end: usize, want: Outputs) -> Result<Vec<f32>> {
         let start = self.history.cached();
-        let _span = (want == Want::Nothing).then(|| self.prefill_span(end).entered());
+        let _span = (want == Outputs::Nothing).then(|| self.prefill_span(end).entered());
         self.will_write(end);
         let logits = self.engine.run(&self.history.tokens()[start..end], start, want)?;
         self.history.wrote(end);

@@ -1,4 +1,4 @@
-//! What the references of a schema refer to.
+//! The targets of a schema's references.
 
 use std::collections::HashMap;
 
@@ -18,7 +18,7 @@ struct Resource {
     place: Place,
 }
 
-/// Where to find what references name.
+/// The places that references name.
 struct Index<'v> {
     root: &'v Value,
     resources: Vec<Resource>,
@@ -38,7 +38,7 @@ struct Reference<'v> {
 /// The same schema with references that are pointers without escapes.
 ///
 /// # Errors
-/// The place of a reference that leads nowhere, and what is wrong with it.
+/// The place of a reference that leads nowhere, and its fault.
 pub(super) fn with_plain_references(mut schema: Value) -> Result<Value, (Place, String)> {
     let mut index = Index { root: &schema, resources: Vec::new(), anchors: HashMap::new(), references: Vec::new() };
     index.resources.push(Resource { id: String::new(), place: Place::default() });

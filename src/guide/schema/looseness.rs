@@ -1,11 +1,11 @@
-//! What llguidance holds texts to less strictly than a schema asks.
+//! Keywords that llguidance enforces less strictly than a schema asks.
 
 use serde_json::{Value, json};
 
 use super::place::{self, Place};
 
-/// Formats whose grammar in llguidance lets through what the format does not, and patterns that keep it out: the 29th of February of other
-/// years, leap seconds at any time of the day, and names of mailboxes of over 64 bytes.
+/// Formats whose grammar in llguidance is too loose, and patterns that tighten it. Without them it takes the 29th of
+/// February of any year, leap seconds at any time of the day, and names of mailboxes of over 64 bytes.
 const PATTERNS: [(&str, &[&str]); 4] = [
     ("date", &[NO_SUCH_DAY]),
     ("date-time", &[NO_SUCH_DAY, "^[^:]*:[0-9]{2}:[0-5]"]),
@@ -37,10 +37,10 @@ pub(super) fn tighten_formats(schema: &mut Value) {
     }
 }
 
-/// Refuses what cannot be tightened.
+/// Refuses keywords that cannot be tightened.
 ///
 /// # Errors
-/// The place, and what is wrong there.
+/// The place, and its fault.
 pub(super) fn check(schema: &Value) -> Result<(), (Place, String)> {
     for (place, schema) in place::subschemas(schema) {
         if let Some(problem) = repeated_names(schema).or_else(|| bound_let_through(schema)) {

@@ -1,4 +1,4 @@
-//! JSON schemas before a grammar is made of them: where their subschemas are, and what their references mean.
+//! JSON schemas before they become a grammar: the places of their subschemas, the targets of their references.
 
 mod document;
 mod looseness;
@@ -11,7 +11,8 @@ use serde_json::Value;
 use crate::{Error, Result};
 pub(super) use place::Place;
 
-/// A schema as llguidance reads it: references are pointers to places that it finds, keywords that ask for nothing are left out.
+/// A schema as llguidance reads it: references are pointers to places that it finds, keywords that ask for nothing are
+/// left out.
 ///
 /// # Errors
 /// [`Error::Grammar`] with its place for a reference that leads nowhere, and for what a grammar would not keep out.
@@ -69,7 +70,7 @@ pub(super) fn locate(schema: &Value, whole: &str, refused: impl Fn(&Value) -> Op
 fn focused(schema: &Value, place: &Place) -> Value {
     let mut root = place.find(schema).cloned().unwrap_or_default();
     if let (Value::Object(fields), Value::Object(whole)) = (&mut root, schema) {
-        // What references lead to.
+        // The targets of references.
         for (key, value) in whole {
             if !fields.contains_key(key) && (place::is_store(key) || key.starts_with(document::TARGETS)) {
                 fields.insert(key.clone(), value.clone());

@@ -1,4 +1,5 @@
-//! Whole numbers that are multiples of another within bounds, one by one: a grammar would let digits be begun that none of them has.
+//! Whole numbers that are multiples of another within bounds, one by one: a grammar would let digits be begun that none
+//! of them has.
 
 use serde_json::Value;
 

@@ -24,7 +24,7 @@ const LIST: [&str; 5] = ["allOf", "anyOf", "items", "oneOf", "prefixItems"];
 /// Keywords whose value has schemas by name.
 const NAMED: [&str; 6] = ["$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties", "properties"];
 
-/// Whether a keyword keeps schemas for references alone.
+/// Returns `true` if a keyword keeps schemas for references alone.
 pub(super) fn is_store(keyword: &str) -> bool {
     matches!(keyword, "$defs" | "definitions")
 }

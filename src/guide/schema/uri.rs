@@ -1,6 +1,7 @@
-//! As much of URIs (RFC 3986) and of JSON pointers in their fragments (RFC 6901, section 6) as references within a document need.
+//! As much of URIs (RFC 3986) and of JSON pointers in their fragments (RFC 6901, section 6) as references within a
+//! document need.
 
-/// What comes before the fragment, and the fragment.
+/// The part before the fragment, and the fragment.
 pub(super) fn split(reference: &str) -> (&str, &str) {
     reference.split_once('#').unwrap_or((reference, ""))
 }
@@ -37,7 +38,7 @@ pub(super) fn join(base: &str, reference: &str) -> String {
 /// A fragment without percent escapes; a `%` that begins none stands for itself.
 ///
 /// # Errors
-/// What comes out is no UTF-8.
+/// The result is no UTF-8.
 pub(super) fn unescaped(fragment: &str) -> Result<String, String> {
     let mut bytes = Vec::with_capacity(fragment.len());
     let mut rest = fragment.as_bytes();

@@ -1,4 +1,4 @@
-//! What httpx2 2.16, which huggingface_hub asks with, does with lists in `NO_PROXY`.
+//! Lists in `NO_PROXY`, read as httpx2 2.16 does, the client of huggingface_hub.
 
 use ureq::http::Uri;
 

@@ -5,7 +5,12 @@ use super::{
 };
 use crate::{
     Result,
-    ir::{BinaryFn, Case, DType, Data, FixedType, Graph, NodeId, Shape, Type, UnaryFn, Value, expect_dtype, kernel::Emit},
+    ir::{
+        BinaryFn, Case, DType, Data, FixedType, Graph, NodeId, Shape, Type, UnaryFn, Value,
+        emit::Emit,
+        expect_dtype,
+        tolerance::{Scale, Tolerance},
+    },
 };
 
 /// The position of a cache row that holds nothing: no query sees it.
@@ -14,7 +19,7 @@ pub const DEAD_KEY: i32 = i32::MAX;
 /// The score of a key that is not visible: large and finite, as fast mathematics knows no infinity.
 const MASKED: f32 = -1e30;
 
-/// `softmax(mask(cap(scale · q·kᵀ))) · v` per head; query head n uses KV head n / G (gemma-spec §1).
+/// `softmax(mask(cap(scale · q·kᵀ))) · v` per head; query head n uses KV head n / G (docs/gemma.md, Attention).
 ///
 /// Operands: q `[B, T, N, H]` f32, k and v `[B, S, K, H]` f32 or both f16, the first and the last position that each query sees
 /// `[B, T, 2]` i32, key positions `[B, S]` i32, and with `keep` a mask `[B, S]` f32 whose entries below 0.5 drop the key. Result
@@ -169,6 +174,20 @@ impl OpDef for Attention {
 
     fn emit(&self, emit: &mut Emit) -> Result<()> {
         attention_kernels::emit(self, emit)
+    }
+
+    fn tolerance(&self, case: &Case) -> Tolerance {
+        // Keys and values of 16 bits are the same numbers for both sides. Weights are off by the error of a score, √H·ε·|q||k|, and
+        // their mean of v is off by as much of the largest v.
+        Tolerance::new(16.0 * Tolerance::of_sum(case.width()), Scale::Largest(2), 0.0)
+    }
+
+    fn half_tolerance(&self, case: &Case) -> Tolerance {
+        // Each term of a score is off by 2⁻¹⁰ of itself at most, a score by 2⁻¹⁰/√H of Σ|terms|; a weight is off by as much of
+        // itself, and once more as it is rounded, as are values.
+        let score = f64::from(self.scale) * (case.width() as f64).sqrt() * case.largest(0) * case.largest(1);
+        let rounding = f64::exp2(-10.0) * (1.0 + 0.5 * score);
+        Tolerance::new(self.tolerance(case).relative + rounding, Scale::Largest(2), 0.0)
     }
 
     fn cases(&self) -> Vec<Case> {

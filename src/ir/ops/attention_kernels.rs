@@ -5,7 +5,10 @@ use crate::{
     Result,
     ir::{
         Compute,
-        kernel::{Emit, Kernel, NewRow, NormArg, Operand, Target, Tier, weight_option},
+        emit::{Arg, Emit, Place},
+        fusion::DecodePrologue,
+        kernel::{Kernel, Operand, Target, Tier, weight_option},
+        work::{AttentionWork, Work},
     },
 };
 
@@ -18,8 +21,8 @@ const LEAST_MATRIX_ROWS: usize = 32;
 /// Workgroup memory that every device has, less what a kernel declares besides its arrays.
 const WORKGROUP_BYTES: usize = (16 << 10) - 64;
 
-/// Workgroup memory for queries, key and value that the kernel of drivers on the CPU makes itself.
-const NEW_ROW_BYTES: usize = 10 << 10;
+/// Workgroup memory for queries, key and value of the decode prologue, in the kernel of drivers on the CPU.
+const PROLOGUE_BYTES: usize = 10 << 10;
 
 /// Sizes of an attention.
 #[derive(Clone, Copy)]
@@ -79,10 +82,10 @@ fn gpu_options(target: &Target, lanes: usize) -> Vec<(&'static str, String)> {
 }
 
 impl Layout {
-    fn of(emit: &mut Emit, sizes: &Sizes, new_row: bool) -> Result<Self> {
+    fn of(emit: &mut Emit, sizes: &Sizes, has_prologue: bool) -> Result<Self> {
         let Some(vector) = vector_of(sizes.head_dim) else { return Err(emit.refuse("no kernel for an odd head dimension")) };
         if is_of_software(emit.target) {
-            return Ok(Self::software(emit.target, sizes, vector, new_row));
+            return Ok(Self::software(emit.target, sizes, vector, has_prologue));
         }
         let width = sizes.head_dim / vector;
         if width > Self::MOST_WIDTH {
@@ -101,7 +104,7 @@ impl Layout {
 
     /// One subgroup a workgroup, and as many queries at a time as registers hold; each key is read once for all of them. On the CPU a
     /// spilled register is read faster than a key, but one token's queries are few and fill the cores as small groups.
-    fn software(target: &Target, sizes: &Sizes, vector: usize, new_row: bool) -> Self {
+    fn software(target: &Target, sizes: &Sizes, vector: usize, has_prologue: bool) -> Self {
         let lanes = target.tier.option().1 as usize;
         let held = sizes.head_dim.div_ceil(vector * lanes);
         let shuffles = lanes >= 8 && sizes.head_dim.is_multiple_of(8);
@@ -112,9 +115,9 @@ impl Layout {
             _ => 16,
         };
         let queries = (vectors / held).clamp(1, 8).min(sizes.queries().next_power_of_two());
-        // Queries of a new row lie in workgroup memory, beside its key and value.
-        let room = (NEW_ROW_BYTES / (held * lanes * vector * 4)).saturating_sub(2).max(1);
-        let queries = if new_row { queries.min(room) } else { queries };
+        // Queries of a prologue lie in workgroup memory, beside its key and value.
+        let room = (PROLOGUE_BYTES / (held * lanes * vector * 4)).saturating_sub(2).max(1);
+        let queries = if has_prologue { queries.min(room) } else { queries };
         let options = vec![
             ("TIER", "subgroup".into()),
             ("LANES", lanes.to_string()),
@@ -235,8 +238,8 @@ fn yes(is: bool) -> String {
 /// Emits the dispatches of `op`.
 pub(super) fn emit(op: &Attention, emit: &mut Emit) -> Result<()> {
     let sizes = Sizes::of(emit);
-    let new_row = emit.new_row.take();
-    let Layout { shader, mut options, queries } = Layout::of(emit, &sizes, new_row.is_some())?;
+    let prologue = emit.decode_prologue().cloned();
+    let Layout { shader, mut options, queries } = Layout::of(emit, &sizes, prologue.is_some())?;
     let groups = sizes.batch * sizes.kv_heads * sizes.queries().div_ceil(queries);
     let parts = parts(emit, &sizes, groups);
     options.extend([
@@ -244,7 +247,7 @@ pub(super) fn emit(op: &Attention, emit: &mut Emit) -> Result<()> {
         ("KEEP", yes(op.keep)),
         ("SPLITS", yes(parts > 1)),
         ("KV", emit.inputs[1].ty.dtype.name().into()),
-        ("NEW", yes(new_row.is_some())),
+        ("PROLOGUE", yes(prologue.is_some())),
     ]);
     let mut overrides = vec![
         ("BATCH", sizes.batch as f64),
@@ -259,54 +262,77 @@ pub(super) fn emit(op: &Attention, emit: &mut Emit) -> Result<()> {
     ];
     let mut bindings: Vec<(u32, Operand)> = (0..5).zip(&emit.inputs).map(|(i, arg)| (i, arg.operand())).collect();
     bindings.push((8, Operand::Step));
-    if let Some(new_row) = new_row {
-        overrides.extend(new_row.rope.overrides(sizes.head_dim, new_row.table.ty.last()));
-        new_row_bindings(new_row, &mut options, &mut overrides, &mut bindings);
+    if let Some(prologue) = prologue {
+        overrides.extend(prologue.rope.overrides(sizes.head_dim, prologue.table.ty.last()));
+        bind_prologue(prologue, &mut options, &mut overrides, &mut bindings);
     }
     let kernel = Kernel { shader, options, overrides, hole: String::new() };
+    let work = work(emit, &sizes, parts);
     if op.keep {
         bindings.push((6, emit.inputs[5].operand()));
     }
     if parts == 1 {
         bindings.push((5, emit.output.operand()));
-        emit.dispatch(kernel, bindings, groups, 1);
+        emit.dispatch(kernel, bindings, [groups, 1], work);
         return Ok(());
     }
     let results = sizes.batch * sizes.new * sizes.heads;
     let partial = Operand::Slot(emit.scratch((results * parts * (sizes.head_dim + 2) * 4) as u64), 0);
     bindings.push((7, partial.clone()));
-    emit.dispatch(kernel, bindings, groups, parts);
+    emit.dispatch(kernel, bindings, [groups, parts], work);
     combine(emit, &sizes, parts, partial);
     Ok(())
 }
 
+/// Queries, results (or their parts) and the decode prologue, besides the keys that queries see: two products a pair.
+fn work(emit: &Emit, sizes: &Sizes, parts: usize) -> Work {
+    let Sizes { batch, new, heads, kv_heads, head_dim, .. } = *sizes;
+    let cached = emit.inputs[1].ty.dtype.scalar_bytes().unwrap_or(4);
+    let written = if parts > 1 { parts * (head_dim + 2) } else { head_dim };
+    let mut work = Work::of(4 * batch * new * heads * (head_dim + written), 0);
+    if let Place::Slot(visible, _) = emit.inputs[3].place {
+        let token_bytes = (2 * kv_heads * head_dim * cached + 4) as u64;
+        let pair_flops = (4 * heads * head_dim) as u64;
+        work.attention = Some(AttentionWork { batch: batch as u64, token_bytes, pair_flops, visible });
+    }
+    if let Some(prologue) = emit.decode_prologue() {
+        // Key and value are read and written once more, with their angles; the norm of an element is four operations, its turn
+        // three.
+        let rotated = prologue.rope.rotated(head_dim);
+        let norm = if prologue.norms.is_some() { 4 * head_dim } else { 0 };
+        work.bytes += (4 * batch * (2 * kv_heads * head_dim + rotated)) as u64;
+        work.flops += (batch * (heads + kv_heads) * (3 * rotated + norm)) as u64;
+    }
+    work
+}
+
 impl Attention {
-    /// Whether the kernel can make a new row with heads of `width`, rotated by a table of so many columns: queries, key and value
-    /// lie in workgroup memory, and lanes turn whole vectors.
-    pub(crate) fn makes_rows(target: &Target, width: usize, rope: &Rope, columns: usize) -> bool {
+    /// Whether the kernel has a decode prologue for heads of `width`, rotated by a table of so many columns: queries, key and
+    /// value lie in workgroup memory, and lanes turn whole vectors.
+    pub(crate) fn has_decode_prologue(target: &Target, width: usize, rope: &Rope, columns: usize) -> bool {
         let Some(vector) = vector_of(width) else { return false };
         if is_of_software(target) {
             let lanes = target.tier.option().1 as usize;
-            return 3 * 4 * width.next_multiple_of(4 * lanes) <= NEW_ROW_BYTES;
+            return 3 * 4 * width.next_multiple_of(4 * lanes) <= PROLOGUE_BYTES;
         }
         let whole = |dimensions: usize| dimensions.is_multiple_of(2 * vector);
         width / vector <= Layout::MOST_WIDTH && whole(rope.rotated(width)) && whole(columns)
     }
 }
 
-/// What the kernel needs to make a new row.
-fn new_row_bindings(
-    new_row: NewRow,
+/// Options, sizes and operands of the decode prologue.
+fn bind_prologue(
+    prologue: DecodePrologue<Arg>,
     options: &mut Vec<(&'static str, String)>,
     overrides: &mut Vec<(&'static str, f64)>,
     bindings: &mut Vec<(u32, Operand)>,
 ) {
-    bindings.extend([(9, new_row.key.operand()), (10, new_row.value.operand()), (11, new_row.table.operand())]);
-    let Some(norms) = new_row.norms else {
-        options.push(NormArg::option(Gain::None));
+    bindings.extend([(9, prologue.key.operand()), (10, prologue.value.operand()), (11, prologue.table.operand())]);
+    let Some(norms) = prologue.norms else {
+        options.push(Gain::None.option());
         return;
     };
-    options.push(NormArg::option(norms[0].op.gain));
+    options.push(norms[0].op.gain.option());
     overrides.push(("EPS", f64::from(norms[0].op.eps)));
     for (norm, binding) in norms.into_iter().zip(12..) {
         let Some(gain) = norm.gain else { continue };
@@ -328,7 +354,10 @@ fn combine(emit: &mut Emit, sizes: &Sizes, parts: usize, partial: Operand) {
     ];
     let kernel = Kernel { shader: "attention_combine", options: vec![("LANES", "64".into())], overrides, hole: String::new() };
     let bindings = vec![(5, emit.output.operand()), (7, partial), (8, Operand::Step)];
-    emit.dispatch(kernel, bindings, sizes.batch * sizes.new * sizes.heads, 1);
+    let results = sizes.batch * sizes.new * sizes.heads;
+    let width = sizes.head_dim;
+    let work = Work::of(4 * results * (parts * (width + 2) + width), 2 * results * parts * width);
+    emit.dispatch(kernel, bindings, [results, 1], work);
 }
 
 /// Cached rows from which on a device may be faster with fewer parts.

@@ -7,7 +7,9 @@ use crate::{
     Error, Result,
     ir::{
         Case, DType, Data, FixedType, Type, Value,
-        kernel::{Emit, Kernel, Operand},
+        emit::Emit,
+        kernel::{Kernel, Operand},
+        work::Work,
     },
 };
 
@@ -104,7 +106,7 @@ impl OpDef for CacheWrite {
     }
 
     fn emit(&self, emit: &mut Emit) -> Result<()> {
-        let rows = &emit.inputs[1].ty;
+        let rows = emit.inputs[1].ty.clone();
         let (batch, new) = (rows.shape[0], rows.shape[1]);
         let width = rows.len() / (batch * new).max(1);
         let overrides = vec![("B", batch as f64), ("T", new as f64), ("S", emit.output.rows_override()), ("C", width as f64)];
@@ -117,7 +119,8 @@ impl OpDef for CacheWrite {
         let kernel = Kernel { shader: "cache_write", options, overrides, hole: String::new() };
         let bindings =
             vec![(0, emit.inputs[1].operand()), (1, emit.output.operand()), (2, emit.inputs[2].operand()), (8, Operand::Step)];
-        emit.dispatch(kernel, bindings, count.div_ceil(64), 1);
+        let written = if narrow { 2 } else { 4 };
+        emit.dispatch(kernel, bindings, [count.div_ceil(64), 1], Work::moves(rows.len() * (4 + written)));
         Ok(())
     }
 

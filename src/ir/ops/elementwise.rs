@@ -5,7 +5,10 @@ use rayon::prelude::*;
 use super::{OpDef, expect_operands};
 use crate::{
     Result,
-    ir::{BinaryFn, Case, DType, Data, FixedType, Type, UnaryFn, Value, expect_dtype},
+    ir::{
+        BinaryFn, Case, DType, Data, FixedType, Type, UnaryFn, Value, expect_dtype,
+        tolerance::{EPS, Scale, Tolerance},
+    },
 };
 
 /// Elements below which a thread of the reference does not share its work.
@@ -40,6 +43,23 @@ impl OpDef for Unary {
         let mut out = vec![0.0; x.len()];
         out.par_chunks_mut(SHARE).zip(x.par_chunks(SHARE)).for_each(|(out, x)| self.f.fill(out, [x]));
         Ok(Data::F32(out))
+    }
+
+    fn tolerance(&self, _: &Case) -> Tolerance {
+        match self.f {
+            UnaryFn::Neg | UnaryFn::Abs => Tolerance::EXACT,
+            // WGSL: exp within 3 + 2|x| ULP, |x| ≤ 4 in the cases.
+            UnaryFn::Exp => Tolerance::new(12.0 * EPS, Scale::Result, 0.0),
+            // WGSL: log within 2⁻²¹ on [0.5, 2], else 3 ULP.
+            UnaryFn::Log => Tolerance::new(3.0 * EPS, Scale::Result, 4.8e-7),
+            // WGSL: sqrt is 1/inverseSqrt: 2 ULP, then 2.5.
+            UnaryFn::Sqrt => Tolerance::new(5.0 * EPS, Scale::Result, 0.0),
+            UnaryFn::Recip => Tolerance::new(2.5 * EPS, Scale::Result, 0.0),
+            // WGSL: tanh is sinh/cosh, each a difference or sum of two exp of up to 3 + 2|x| ULP; WGSL bounds it absolutely.
+            UnaryFn::Tanh => Tolerance::new(0.0, Scale::Result, 1e-6),
+            // ½x(1 + tanh): the error of tanh times x where tanh is not ±1, and a ULP of tanh times x where it is.
+            UnaryFn::GeluTanh => Tolerance::new(EPS, Scale::Largest(0), 4e-6),
+        }
     }
 
     fn cases(&self) -> Vec<Case> {
@@ -91,6 +111,15 @@ impl OpDef for Binary {
         let parts = out.par_chunks_mut(SHARE).zip(a.par_chunks(SHARE)).zip(b.par_chunks(SHARE));
         parts.for_each(|((out, a), b)| self.f.fill(out, [a, b]));
         Ok(Data::F32(out))
+    }
+
+    fn tolerance(&self, _: &Case) -> Tolerance {
+        match self.f {
+            // WGSL: division within 2.5 ULP.
+            BinaryFn::Div => Tolerance::new(2.5 * EPS, Scale::Result, 0.0),
+            // IEEE 754 rounds these correctly, and no case has subnormals.
+            _ => Tolerance::EXACT,
+        }
     }
 
     fn cases(&self) -> Vec<Case> {

@@ -6,15 +6,19 @@ use rayon::prelude::*;
 
 use super::{
     Lowering, OpDef, expect_operands,
-    linear::{FEW_ROWS, Means, groups},
+    linear::{FEW_ROWS, LinearParams, groups},
     linear_vec::{Division, Few},
     product::{Matrix, Scratch},
 };
 use crate::{
     Result,
     ir::{
-        Case, DType, Data, Dim, FixedType, Packed, Shape, Type, Value, expect_dtype, expect_weight,
-        kernel::{Arg, Emit, Kernel, Operand},
+        Case, DType, Data, Dim, FixedType, Packed, Shape, Type, Value,
+        emit::{Arg, Emit},
+        expect_dtype, expect_weight,
+        kernel::{Kernel, Operand},
+        tolerance::{Scale, Tolerance},
+        work::{WeightsRead, Work},
     },
 };
 
@@ -53,7 +57,7 @@ struct Form {
 impl Form {
     /// The kernel where each expert has `average` products, or where they are not grouped.
     fn of(emit: &Emit, weight: &Arg, average: Option<usize>) -> Self {
-        let (means, weights) = (Means::of(emit.target), std::slice::from_ref(weight));
+        let (means, weights) = (LinearParams::of(emit.target), std::slice::from_ref(weight));
         let dtype = weight.ty.dtype;
         let inner = emit.inputs[0].ty.last();
         let few = average.unwrap_or(1).max(1);
@@ -122,8 +126,18 @@ impl ExpertLinear {
         let overrides = ["P", "TOP", "E", "TILES", "HEIGHT"].into_iter().zip(sizes.map(|size| size as f64)).collect();
         let options = vec![("LANES", lanes.into())];
         let kernel = Kernel { shader: "expert_tiles", options, overrides, hole: String::new() };
-        emit.dispatch(kernel, vec![(0, route.operand()), (1, order.clone()), (2, list.clone())], 1, 1);
+        let bindings = vec![(0, route.operand()), (1, order.clone()), (2, list.clone())];
+        emit.dispatch(kernel, bindings, [1, 1], Work::moves(8 * products.count + 16 * tiles));
         (vec![(6, list), (7, order)], tiles)
+    }
+
+    /// The work of the products with `bound` rows of the matrices of all experts, each of which has `columns` rows.
+    fn work(&self, products: &Products, inner: usize, columns: usize, bound: usize) -> Work {
+        let part = |of_all: usize| (of_all as u128 * bound as u128 / (self.experts * columns).max(1) as u128) as usize;
+        let bytes = 4 * (products.count / products.share * inner + part(products.count * columns));
+        let read = products.count.min(self.experts) as u64;
+        let weights = WeightsRead::Parts { read, of: self.experts as u64 };
+        Work { weights, ..Work::of(bytes, part(2 * products.count * inner * columns)) }
     }
 
     /// The products of each expert.
@@ -228,9 +242,17 @@ impl OpDef for ExpertLinear {
             let kernel = Kernel { shader: form.shader, options: form.options.clone(), overrides, hole };
             let mut bindings = vec![(0, x.operand()), (1, emit.output.operand()), (2, part)];
             bindings.extend(lists.iter().cloned());
-            emit.dispatch(kernel, bindings, workgroups, layers);
+            emit.dispatch(kernel, bindings, [workgroups, layers], self.work(&products, x.ty.last(), columns, rows.len()));
         }
         Ok(())
+    }
+
+    fn takes_shards(&self, operand: usize) -> bool {
+        operand == 1
+    }
+
+    fn tolerance(&self, case: &Case) -> Tolerance {
+        Tolerance::new(Tolerance::of_sum(case.width()), Scale::Absolute, 0.0)
     }
 
     fn cases(&self) -> Vec<Case> {

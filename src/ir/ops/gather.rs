@@ -4,8 +4,12 @@ use super::{Lowering, OpDef, expect_operands};
 use crate::{
     Error, Result,
     ir::{
-        Case, DType, Data, FixedType, Packed, Shape, Type, Value, expect_dtype, expect_weight,
-        kernel::{Emit, Kernel, weight_option, words_option},
+        Case, DType, Data, FixedType, Packed, Shape, Type, Value,
+        emit::Emit,
+        expect_dtype, expect_weight,
+        kernel::{Kernel, weight_option, words_option},
+        tolerance::{EPS, Scale, Tolerance},
+        work::{WeightsRead, Work},
     },
 };
 
@@ -98,19 +102,36 @@ impl OpDef for Gather {
                 ("LIMIT", if self.or_first { total as f64 } else { f64::from(u32::MAX) }),
             ];
             let vector = if columns.is_multiple_of(8) { "8" } else { "1" };
-            let stored = weight_option(emit.inputs[0].ty.dtype);
-            let mut options = vec![("LANES", "64".into()), stored, ("VEC", vector.into()), ("WEIGHTS", "1".into())];
-            options.extend(words_option(emit.inputs[0].ty.dtype, false));
+            let stored = emit.inputs[0].ty.dtype;
+            let mut options =
+                vec![("LANES", "64".into()), weight_option(stored), ("VEC", vector.into()), ("WEIGHTS", "1".into())];
+            options.extend(words_option(stored, false));
             let kernel = Kernel { shader: "gather", options, overrides, hole: emit.epilogue.text.clone() };
             let mut bindings = vec![(0, emit.inputs[1].operand()), (1, emit.output.operand()), (2, table)];
             bindings.extend(emit.epilogue_bindings(0));
-            emit.dispatch(kernel, bindings, (ids * columns.div_ceil(8)).div_ceil(64), 1);
+            let row = stored.resident_row_bytes(columns).unwrap_or(0) as usize;
+            let bytes = ids * (4 * columns * (1 + emit.epilogue.operands.len()) + row);
+            let work = Work { weights: WeightsRead::Rows, ..Work::moves(bytes) };
+            emit.dispatch(kernel, bindings, [(ids * columns.div_ceil(8)).div_ceil(64), 1], work);
         }
         Ok(())
     }
 
     fn takes_epilogue(&self) -> bool {
         true
+    }
+
+    fn takes_shards(&self, operand: usize) -> bool {
+        operand == 0 && !self.per_batch
+    }
+
+    fn tolerance(&self, case: &Case) -> Tolerance {
+        match case.inputs[0].dtype() {
+            // Packed numbers are a product less an offset, which devices may fuse; the offset may be as large as the table's
+            // numbers.
+            DType::Packed(_) => Tolerance::new(2.0 * EPS, Scale::Largest(0), 0.0),
+            _ => Tolerance::EXACT,
+        }
     }
 
     fn cases(&self) -> Vec<Case> {

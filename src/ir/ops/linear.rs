@@ -13,8 +13,13 @@ use super::{
 use crate::{
     Result,
     ir::{
-        Case, Compute, DType, Data, FixedType, Graph, NodeId, Packed, Type, Value, expect_dtype, expect_weight,
-        kernel::{Arg, Emit, Kernel, NormArg, Target, Tier, weight_option, words_option},
+        Case, Compute, DType, Data, FixedType, Graph, NodeId, Packed, Type, Value,
+        emit::{Arg, Emit},
+        expect_dtype, expect_weight,
+        fusion::{FusedNorm, Fusion},
+        kernel::{Kernel, Target, Tier, weight_option, words_option},
+        tolerance::{Scale, Tolerance},
+        work::Work,
     },
 };
 
@@ -47,19 +52,41 @@ impl Linear {
 
     /// Whether the kernel for `rows` rows can norm its operand on the way. On a software driver that costs each workgroup more than
     /// the dispatch that it saves.
-    pub(crate) fn norms_operand(target: &Target, rows: usize, compute: Compute) -> bool {
+    pub(crate) fn has_norm_prologue(target: &Target, rows: usize, compute: Compute) -> bool {
         !target.software && rows <= FEW_ROWS && compute != Compute::F16
     }
 
     /// Whether the kernel for one row can keep the largest of each slice of the result: the columns of a workgroup must lie in one
     /// slice, whatever multiple of 64 a shard begins at.
-    pub(crate) fn keeps_maxima(target: &Target) -> bool {
+    pub(crate) fn has_block_maxima(target: &Target) -> bool {
         let columns = |lanes| ONE_ROW_COLUMNS * lanes;
         !matches!(target.tier, Tier::Subgroup(lanes) if target.software && 64 % columns(lanes as usize) != 0)
     }
 
+    /// The matrices of the kernel: one, a pair, or several that are read as one.
+    fn weights(emit: &mut Emit) -> Vec<Arg> {
+        let first = emit.inputs.remove(1);
+        for fusion in &emit.fusions {
+            match fusion {
+                Fusion::Pair(second) => return vec![first, second.clone()],
+                Fusion::Concatenated(rest) => return vec![Arg::concatenated(&first, rest)],
+                _ => {}
+            }
+        }
+        vec![first]
+    }
+
+    /// The work of products with `columns` columns of each of so many weights.
+    fn work(emit: &Emit, weights: usize, columns: usize) -> Work {
+        let rows = emit.output.ty.rows();
+        let inner = emit.inputs[0].ty.last();
+        let written_and_extras = 1 + emit.epilogue.operands.len();
+        let norm = if emit.norm_prologue().is_some() { 4 } else { 0 };
+        Work::of(4 * rows * (inner + columns * written_and_extras), rows * inner * (2 * columns * weights + norm))
+    }
+
     /// Emits `y = W·x` (or, with two weights, both products into one epilogue).
-    pub(crate) fn emit_products(emit: &mut Emit, weights: &[Arg]) -> Result<()> {
+    fn emit_products(emit: &mut Emit, weights: &[Arg]) -> Result<()> {
         let (rows, columns) = (emit.output.ty.rows(), emit.output.ty.last());
         let inner = emit.inputs[0].ty.last();
         let shards: Vec<_> = weights.iter().map(Arg::shards).collect();
@@ -80,10 +107,11 @@ impl Linear {
             let mut bindings = vec![(0, operand), (1, emit.output.from_element(range.start))];
             bindings.extend(shards.iter().zip(2..).map(|(shard, binding)| (binding, shard[s].1.clone())));
             bindings.extend(emit.epilogue_bindings(range.start));
-            bindings.extend(emit.norm.iter().filter_map(|norm| Some((4, norm.gain.as_ref()?.operand()))));
+            bindings.extend(emit.norm_prologue().and_then(|norm| Some((4, norm.gain.as_ref()?.operand()))));
             bindings.extend(halves.iter().map(|halves| (4, halves.scales())));
-            bindings.extend(emit.maxima.iter().map(|maxima| (5, maxima.to.clone())));
-            emit.dispatch(kernel, bindings, count, layers);
+            bindings.extend(emit.second_output.iter().map(|maxima| (5, maxima.operand())));
+            let work = Self::work(emit, weights.len(), range.len());
+            emit.dispatch(kernel, bindings, [count, layers], work);
         }
         Ok(())
     }
@@ -91,7 +119,7 @@ impl Linear {
 
 /// What the choice of a kernel goes by, beside the sizes.
 #[derive(Clone, Copy)]
-pub(super) struct Means {
+pub(super) struct LinearParams {
     /// Lanes of a workgroup of one subgroup.
     pub(super) lanes: usize,
     /// Whether the kernels for drivers on the CPU run: such a driver pays for each lane's loads and for barriers, and little for
@@ -101,7 +129,7 @@ pub(super) struct Means {
     pub(super) wide: bool,
 }
 
-impl Means {
+impl LinearParams {
     pub(super) fn of(target: &Target) -> Self {
         let (tier, lanes) = target.tier.option();
         let software = target.software && tier == "subgroup" && lanes >= 8;
@@ -127,8 +155,8 @@ impl Means {
 }
 
 /// What `linear_vec` needs of the norm of its operand.
-fn norm_options(norm: Option<&NormArg>) -> Vec<(&'static str, String)> {
-    match norm.and_then(|norm| Some((NormArg::option(norm.op.gain).1, norm.gain.as_ref()?.ty.dtype))) {
+fn norm_options(norm: Option<&FusedNorm<Arg>>) -> Vec<(&'static str, String)> {
+    match norm.and_then(|norm| Some((norm.op.gain.option().1, norm.gain.as_ref()?.ty.dtype))) {
         Some((gain, dtype)) => vec![("NORM", gain), ("GAIN_WEIGHT", dtype.name().into())],
         None => vec![("NORM", "none".into())],
     }
@@ -149,7 +177,7 @@ struct Part {
 impl Part {
     /// The kernel; `shaders/README.md` says what was measured.
     fn kernel(&self, emit: &mut Emit, weights: &[Arg]) -> Placed {
-        let means = Means::of(emit.target);
+        let means = LinearParams::of(emit.target);
         let narrow = weights[0].ty.dtype.is_half_word();
         if means.wide && narrow && self.inner.is_multiple_of(16) {
             self.wide(emit, weights, means)
@@ -162,7 +190,7 @@ impl Part {
         }
     }
 
-    fn wide(&self, emit: &Emit, weights: &[Arg], means: Means) -> Placed {
+    fn wide(&self, emit: &Emit, weights: &[Arg], means: LinearParams) -> Placed {
         let tile = if self.rows <= 2 { ONE_ROW_COLUMNS } else { 4 / weights.len() };
         let held = self.rows.min(8);
         let mut options = means.options(emit, weights, ("LANES", means.lanes), tile, held);
@@ -172,7 +200,7 @@ impl Part {
         (self.of("linear_wide", options, emit), count, 1)
     }
 
-    fn tile(&self, emit: &Emit, weights: &[Arg], means: Means) -> Placed {
+    fn tile(&self, emit: &Emit, weights: &[Arg], means: LinearParams) -> Placed {
         let tile = if self.rows == 1 || weights.len() == 2 { ONE_ROW_COLUMNS } else { 4 };
         let held = self.rows.min(6);
         let mut options = means.options(emit, weights, ("LANES", means.lanes), tile, held);
@@ -186,7 +214,7 @@ impl Part {
             dtype: weights[0].ty.dtype,
             weights: weights.len(),
             held: self.rows.min(4),
-            normed: emit.norm.is_some(),
+            normed: emit.norm_prologue().is_some(),
             inner: self.inner,
             columns: self.columns.len(),
             layers: self.rows.div_ceil(4),
@@ -195,13 +223,13 @@ impl Part {
         let division = Division::choose(emit, &few);
         let mut options = division.options(&few, emit.compute);
         options.extend([no_experts(), maxima(emit)]);
-        options.extend(norm_options(emit.norm.as_ref()));
+        options.extend(norm_options(emit.norm_prologue()));
         let mut kernel = self.of("linear_vec", options, emit);
-        kernel.overrides.extend(emit.norm.as_ref().map(|norm| ("EPS", f64::from(norm.op.eps))));
+        kernel.overrides.extend(emit.norm_prologue().map(|norm| ("EPS", f64::from(norm.op.eps))));
         (kernel, self.columns.len().div_ceil(division.width()), few.layers)
     }
 
-    fn tile_shared(&self, emit: &mut Emit, weights: &[Arg], means: Means) -> Placed {
+    fn tile_shared(&self, emit: &mut Emit, weights: &[Arg], means: LinearParams) -> Placed {
         let tile = 4;
         let most = self.rows.div_ceil(16).next_power_of_two().min(4);
         let held = most >> emit.choose(self.work("linear_tile_shared", weights), most.min(2));
@@ -221,8 +249,9 @@ impl Part {
     fn of(&self, shader: &'static str, options: Vec<(&'static str, String)>, emit: &Emit) -> Kernel {
         let sizes = [("T", self.rows), ("IN", self.inner), ("OUT", self.columns.len()), ("OUT_STRIDE", self.stride)];
         let mut overrides = Vec::from(sizes.map(|(name, size)| (name, size as f64)));
-        let kept = emit.maxima.iter().flat_map(|maxima| [("FIRST", self.columns.start), ("SLICE", maxima.slice)]);
-        overrides.extend(kept.map(|(name, size)| (name, size as f64)));
+        if let Some(block) = emit.block_maxima() {
+            overrides.extend([("FIRST", self.columns.start as f64), ("SLICE", block as f64)]);
+        }
         Kernel { shader, options, overrides, hole: emit.epilogue.text.clone() }
     }
 }
@@ -245,7 +274,7 @@ fn no_experts() -> (&'static str, String) {
 }
 
 fn maxima(emit: &Emit) -> (&'static str, String) {
-    ("MAXIMA", if emit.maxima.is_some() { "yes" } else { "no" }.into())
+    ("MAXIMA", if emit.block_maxima().is_some() { "yes" } else { "no" }.into())
 }
 
 impl OpDef for Linear {
@@ -288,12 +317,29 @@ impl OpDef for Linear {
     }
 
     fn emit(&self, emit: &mut Emit) -> Result<()> {
-        let weights = emit.inputs.split_off(1);
+        let weights = Self::weights(emit);
         Self::emit_products(emit, &weights)
     }
 
     fn takes_epilogue(&self) -> bool {
         true
+    }
+
+    fn takes_shards(&self, operand: usize) -> bool {
+        operand == 1
+    }
+
+    fn tolerance(&self, case: &Case) -> Tolerance {
+        Tolerance::new(Tolerance::of_sum(case.width()), Scale::Absolute, 0.0)
+    }
+
+    fn half_tolerance(&self, case: &Case) -> Tolerance {
+        // Each operand is off by 2⁻¹¹ of itself at most and so a product by 2⁻¹⁰; over n products whose errors are independent
+        // that is 2⁻¹⁰/√n of Σ|products|, here with room for 7 standard deviations of operands in ±1. Below 2⁻¹⁴ f16 rounds
+        // to multiples of 2⁻²⁴.
+        let inner = case.width() as f64;
+        let rounding = f64::min(1.0, 4.0 / inner.sqrt()) * f64::exp2(-10.0);
+        Tolerance::new(self.tolerance(case).relative + rounding, Scale::Absolute, inner * f64::exp2(-24.0))
     }
 
     fn cases(&self) -> Vec<Case> {

@@ -2,7 +2,9 @@
 
 use crate::ir::{
     Compute,
-    kernel::{Arg, CooperativeTile, Emit, Kernel, Operand, Slot, weight_option, words_option},
+    emit::{Arg, Emit},
+    kernel::{CooperativeTile, Kernel, Operand, Slot, weight_option, words_option},
+    work::Work,
 };
 
 /// The fewest rows that fill enough of a workgroup's tile.
@@ -42,7 +44,7 @@ impl HalfRows {
         let overrides = vec![("T", rows as f64), ("IN", inner as f64)];
         let kernel = Kernel { shader: "half_rows", options, overrides, hole: String::new() };
         let bindings = vec![(0, emit.inputs[0].operand()), (1, halves.operand()), (2, halves.scales())];
-        emit.dispatch(kernel, bindings, rows, 1);
+        emit.dispatch(kernel, bindings, [rows, 1], Work::moves(rows * (6 * inner + 4)));
         Some(halves)
     }
 

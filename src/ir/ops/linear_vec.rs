@@ -2,7 +2,8 @@
 
 use crate::ir::{
     Compute, DType,
-    kernel::{Emit, Tier, quads_option, weight_option},
+    emit::Emit,
+    kernel::{Tier, quads_option, weight_option},
 };
 
 /// What a division is chosen by.

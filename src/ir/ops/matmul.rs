@@ -6,8 +6,12 @@ use super::{Lowering, OpDef, expect_operands};
 use crate::{
     Result,
     ir::{
-        Case, DType, Data, FixedType, Type, Value, expect_dtype,
-        kernel::{Emit, Kernel},
+        Case, DType, Data, FixedType, Type, Value,
+        emit::Emit,
+        expect_dtype,
+        kernel::Kernel,
+        tolerance::{Scale, Tolerance},
+        work::Work,
     },
 };
 
@@ -93,8 +97,13 @@ impl OpDef for MatMul {
         let kernel = Kernel { shader: "matmul", options: vec![], overrides, hole: String::new() };
         let bindings = vec![(0, emit.inputs[0].operand()), (1, emit.inputs[1].operand()), (2, emit.output.operand())];
         let count = emit.output.ty.len().div_ceil(64);
-        emit.dispatch(kernel, bindings, count, 1);
+        let elements = emit.inputs.iter().map(|x| x.ty.len()).sum::<usize>() + emit.output.ty.len();
+        emit.dispatch(kernel, bindings, [count, 1], Work::of(4 * elements, 2 * k * emit.output.ty.len()));
         Ok(())
+    }
+
+    fn tolerance(&self, case: &Case) -> Tolerance {
+        Tolerance::new(Tolerance::of_sum(case.width()), Scale::Absolute, 0.0)
     }
 
     fn cases(&self) -> Vec<Case> {

@@ -38,7 +38,7 @@ pub use route::Route;
 pub use softmax::Softmax;
 pub use source::{Const, Input, PositionRule, Role, RopeTable, Weight};
 
-use super::{Case, Data, FixedType, Graph, NodeId, Type, Value, kernel::Emit};
+use super::{Case, Data, FixedType, Graph, NodeId, Type, Value, emit::Emit, tolerance::Tolerance};
 use crate::{Error, Result};
 
 /// What an op is. A primitive has [`eval`](OpDef::eval), a composite [`decompose`](OpDef::decompose) (and may have `eval` too,
@@ -85,6 +85,23 @@ pub trait OpDef {
     /// Whether the kernel applies an elementwise epilogue to each result.
     fn takes_epilogue(&self) -> bool {
         false
+    }
+
+    /// Whether the kernel runs once for each shard of this operand, a weight that is larger than a binding.
+    fn takes_shards(&self, operand: usize) -> bool {
+        let _ = operand;
+        false
+    }
+
+    /// How far a kernel in f32 may be from the meaning in a case, with the reason.
+    fn tolerance(&self, case: &Case) -> Tolerance {
+        let _ = case;
+        Tolerance::EXACT
+    }
+
+    /// How far a kernel may be from it that rounds what it multiplies to f16.
+    fn half_tolerance(&self, case: &Case) -> Tolerance {
+        self.tolerance(case)
     }
 
     /// Inputs on which every kernel must agree with the meaning.

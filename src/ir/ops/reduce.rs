@@ -4,8 +4,12 @@ use super::{Lowering, OpDef, expect_operands};
 use crate::{
     Result,
     ir::{
-        Case, DType, Data, FixedType, Type, Value, expect_dtype,
-        kernel::{Emit, Kernel},
+        Case, DType, Data, FixedType, Type, Value,
+        emit::Emit,
+        expect_dtype,
+        kernel::Kernel,
+        tolerance::{Scale, Tolerance},
+        work::Work,
     },
 };
 
@@ -83,8 +87,16 @@ impl OpDef for Reduce {
             hole: String::new(),
         };
         let bindings = vec![(0, emit.inputs[0].operand()), (1, emit.output.operand())];
-        emit.dispatch(kernel, bindings, rows, 1);
+        let adds = if self.f == ReduceFn::Sum { rows * columns } else { 0 };
+        emit.dispatch(kernel, bindings, [rows, 1], Work::of(4 * rows * (columns + 1), adds));
         Ok(())
+    }
+
+    fn tolerance(&self, case: &Case) -> Tolerance {
+        match self.f {
+            ReduceFn::Sum => Tolerance::new(Tolerance::of_sum(case.width()), Scale::Absolute, 0.0),
+            ReduceFn::Max => Tolerance::EXACT,
+        }
     }
 
     fn cases(&self) -> Vec<Case> {

@@ -6,8 +6,12 @@ use super::{Binary, Cast, Lowering, OpDef, Reduce, ReduceFn, Unary, elementwise:
 use crate::{
     Result,
     ir::{
-        BinaryFn, Case, DType, Data, FixedType, Graph, NodeId, Type, UnaryFn, Value, expect_dtype,
-        kernel::{Emit, Kernel, NormArg, weight_option},
+        BinaryFn, Case, DType, Data, FixedType, Graph, NodeId, Type, UnaryFn, Value,
+        emit::Emit,
+        expect_dtype,
+        kernel::{Kernel, weight_option},
+        tolerance::{EPS, Scale, Tolerance},
+        work::Work,
     },
 };
 
@@ -22,7 +26,8 @@ pub enum Gain {
     None,
 }
 
-/// `y = x · (mean(x²) + eps)^-½ · gain` over the innermost dimension, in f32 (gemma-spec §1; Zhang & Sennrich 2019).
+/// `y = x · (mean(x²) + eps)^-½ · gain` over the innermost dimension, in f32 (docs/gemma.md, RMSNorm; Zhang & Sennrich
+/// 2019).
 ///
 /// Operands: x `[…, C]`, and unless the gain is `None` the weight `[C]` as stored.
 #[derive(Debug, Clone, PartialEq)]
@@ -118,26 +123,35 @@ impl OpDef for RmsNorm {
             tier => tier.wide_option(),
         };
         let stored = emit.inputs.get(1).map_or(DType::F32, |a| a.ty.dtype);
-        let sequel = emit.sequel.take();
-        let (second, weights) = if sequel.is_some() { ("yes", "2") } else { ("no", "1") };
-        let mut options = vec![("TIER", tier.into()), NormArg::option(self.gain), ("LANES", lanes.to_string())];
-        options.extend([weight_option(stored), ("VEC", "1".into()), ("WEIGHTS", weights.into()), ("SEQUEL", second.into())]);
+        let second = emit.second_norm();
+        let (has_second, weights) = if second.is_some() { ("yes", "2") } else { ("no", "1") };
+        let mut options = vec![("TIER", tier.into()), self.gain.option(), ("LANES", lanes.to_string())];
+        options.extend([weight_option(stored), ("VEC", "1".into()), ("WEIGHTS", weights.into())]);
+        options.push(("SECOND_NORM", has_second.into()));
         let mut overrides = vec![("R", rows as f64), ("C", columns as f64), ("EPS", f64::from(self.eps))];
         let mut bindings = vec![(0, emit.inputs[0].operand()), (1, emit.output.operand())];
         bindings.extend(emit.inputs.get(1).map(|gain| (2, gain.operand())));
-        if let Some((norm, result)) = sequel {
-            overrides.push(("SEQUEL_EPS", f64::from(norm.op.eps)));
-            bindings.extend(norm.gain.map(|gain| (3, gain.operand())));
-            bindings.push((4, result.operand()));
+        if let Some(norm) = second {
+            overrides.push(("SECOND_EPS", f64::from(norm.op.eps)));
+            bindings.extend(norm.gain.as_ref().map(|gain| (3, gain.operand())));
         }
+        bindings.extend(emit.second_output.as_ref().map(|result| (4, result.operand())));
         let kernel = Kernel { shader: "rms_norm", options, overrides, hole: emit.epilogue.text.clone() };
         bindings.extend(emit.epilogue_bindings(0));
-        emit.dispatch(kernel, bindings, rows, 1);
+        let norms = 1 + usize::from(emit.second_norm().is_some());
+        let elements = rows * columns;
+        let work = Work::of(4 * elements * (1 + norms + emit.epilogue.operands.len()), 4 * elements * norms);
+        emit.dispatch(kernel, bindings, [rows, 1], work);
         Ok(())
     }
 
     fn takes_epilogue(&self) -> bool {
         true
+    }
+
+    fn tolerance(&self, case: &Case) -> Tolerance {
+        // A sum of squares under a root (half its error), a division, a root, the gain's 1 + γ and two products.
+        Tolerance::new(Tolerance::of_sum(case.width()) + 10.0 * EPS, Scale::Result, 1e-7)
     }
 
     fn cases(&self) -> Vec<Case> {

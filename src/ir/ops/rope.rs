@@ -4,13 +4,17 @@ use super::{Broadcast, Concat, Lowering, OpDef, Reshape, Slice, expect_operands}
 use crate::{
     Result,
     ir::{
-        BinaryFn, Case, DType, Data, FixedType, Graph, NodeId, Shape, Type, Value, expect_dtype,
-        kernel::{Emit, Kernel},
+        BinaryFn, Case, DType, Data, FixedType, Graph, NodeId, Shape, Type, Value,
+        emit::Emit,
+        expect_dtype,
+        kernel::Kernel,
+        tolerance::{EPS, Scale, Tolerance},
+        work::Work,
     },
 };
 
 /// Rotates the pairs (j, j + n/2) of the first n dimensions of every head by the angle of its position; the other dimensions pass
-/// through (Su et al. 2021, half-split form; gemma-spec §1).
+/// through (Su et al. 2021, half-split form; docs/gemma.md, RoPE).
 ///
 /// Operands: x `[B, T, heads, H]`, table `[B, T, W]`: W/2 cosines, then W/2 sines, of each position's angles. Pair j takes angle j, so
 /// that of a table with W > n the first n/2 angles count.
@@ -157,8 +161,15 @@ impl OpDef for Rope {
         let options = vec![("LANES", "64".into())];
         let kernel = Kernel { shader: "rope", options, overrides, hole: String::new() };
         let bindings = vec![(0, emit.inputs[0].operand()), (1, emit.output.operand()), (2, emit.inputs[1].operand())];
-        emit.dispatch(kernel, bindings, (ty.len() / 2).div_ceil(64), 1);
+        let rotated = self.rotated(head_dim);
+        let work = Work::of(4 * rows * (2 * heads * head_dim + rotated), 3 * rows * heads * rotated);
+        emit.dispatch(kernel, bindings, [(ty.len() / 2).div_ceil(64), 1], work);
         Ok(())
+    }
+
+    fn tolerance(&self, _: &Case) -> Tolerance {
+        // Two products and a sum; cosines and sines are given.
+        Tolerance::new(4.0 * EPS, Scale::Largest(0), 0.0)
     }
 
     fn cases(&self) -> Vec<Case> {

@@ -1,11 +1,15 @@
 //! Which experts a token takes, and how much of each.
 
-use super::{Lowering, OpDef, expect_operands};
+use super::{Lowering, OpDef, Softmax, expect_operands};
 use crate::{
     Result,
     ir::{
-        Case, DType, Data, Dim, FixedType, Type, Value, expect_dtype, expect_weight,
-        kernel::{Emit, Kernel, weight_option},
+        Case, DType, Data, Dim, FixedType, Type, Value,
+        emit::Emit,
+        expect_dtype, expect_weight,
+        kernel::{Kernel, weight_option},
+        tolerance::Tolerance,
+        work::Work,
     },
 };
 
@@ -16,7 +20,7 @@ const MOST: f32 = 3.4e38;
 /// and that times the scale of each, from a weight `[E]`. The result `[…, 2, k]` holds the indices, as whole numbers in f32, then the
 /// shares.
 ///
-/// The softmax over all E, divided by the sum of the k, is the softmax among the k (gemma-spec §3).
+/// The softmax over all E, divided by the sum of the k, is the softmax among the k (docs/gemma.md, Experts).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Route {
     /// Experts that a row takes.
@@ -89,8 +93,13 @@ impl OpDef for Route {
         let overrides = vec![("R", rows as f64), ("E", experts as f64), ("TOP", self.k as f64)];
         let kernel = Kernel { shader: "route", options, overrides, hole: String::new() };
         let bindings = vec![(0, emit.inputs[0].operand()), (1, emit.output.operand()), (2, emit.inputs[1].operand())];
-        emit.dispatch(kernel, bindings, rows, 1);
+        emit.dispatch(kernel, bindings, [rows, 1], Work::moves(4 * rows * (experts + 2 * self.k)));
         Ok(())
+    }
+
+    fn tolerance(&self, case: &Case) -> Tolerance {
+        // That of a softmax. Indices of experts are whole numbers, far below where this is a half.
+        Softmax.tolerance(case)
     }
 
     fn cases(&self) -> Vec<Case> {

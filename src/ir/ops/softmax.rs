@@ -3,7 +3,10 @@
 use super::{Lowering, OpDef, Reduce, ReduceFn, Unary, expect_operands};
 use crate::{
     Result,
-    ir::{BinaryFn, Case, DType, Graph, NodeId, Type, UnaryFn, expect_dtype},
+    ir::{
+        BinaryFn, Case, DType, Graph, NodeId, Type, UnaryFn, expect_dtype,
+        tolerance::{EPS, Scale, Tolerance},
+    },
 };
 
 /// `exp(x − max) / Σ exp(x − max)` over the innermost dimension, f32. Attention carries its own; this one is for custom stages.
@@ -45,6 +48,11 @@ impl OpDef for Softmax {
 
     fn lowering(&self) -> Lowering {
         Lowering::Decompose
+    }
+
+    fn tolerance(&self, case: &Case) -> Tolerance {
+        // exp of up to 3 + 2|x − max| ULP, which vanishes together with what it multiplies; a sum, a division.
+        Tolerance::new(Tolerance::of_sum(case.width()) + 50.0 * EPS, Scale::Result, 1e-7)
     }
 
     fn cases(&self) -> Vec<Case> {

@@ -79,7 +79,7 @@ fn many_rows_in_f16_go_through_cooperative_matrices() {
 fn steps_of_several_sequences_stay_exact() {
     let tile = CooperativeTile { m: 16, n: 16, k: 16, lanes: 128, memory: 32 << 10 };
     let target = Target { tier: Tier::Subgroup(32), f16: true, cooperative: Some(tile), ..Target::portable() };
-    let of = |compute, apart| LowerOptions { compute, apart, ..LowerOptions::default() };
+    let of = |compute, batched| LowerOptions { compute, batched, ..LowerOptions::default() };
     let kernels = |options: &LowerOptions| product_kernels(&target, options, "w", [32, 256]);
     assert_ne!(kernels(&of(Compute::Auto, false)), kernels(&of(Compute::F32, false)));
     assert_eq!(kernels(&of(Compute::Auto, true)), kernels(&of(Compute::F32, true)));

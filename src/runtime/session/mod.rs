@@ -15,13 +15,13 @@ pub(super) use inputs::sizes;
 pub(crate) use memory::{RunMemory, WeightMemory};
 
 use super::{
-    Device, GpuContext, GpuOptions, Opened, ResidentWeight, WeightUploader, pipeline::PipelineCache, scratch::ScratchPool,
+    Device, GpuContext, GpuOptions, OnProgress, Opened, ResidentWeight, WeightUploader, pipeline::PipelineCache,
+    scratch::ScratchPool,
 };
 use crate::{
     Error, Result,
     cancel::CancelToken,
     flow::ModelParams,
-    generate::OnProgress,
     ir::{DimBinding, Graph, LowerOptions, Symbol, kernel::Target, sym},
     profile::CompileProfile,
     weights::Tensor,

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub(super) use trial::Run;
+pub(crate) use trial::TrialRun;
 
 use super::{pipeline::PipelineCache, resident::ResidentWeight};
 use crate::{
@@ -42,14 +42,14 @@ pub enum Tuning {
 
 /// The longest that testing and timing may take, each.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Budget {
-    pub(super) test: Duration,
-    pub(super) timing: Duration,
+pub(crate) struct Budget {
+    pub(crate) test: Duration,
+    pub(crate) timing: Duration,
 }
 
 impl Tuning {
     /// What may be spent on a device; nothing is tried without a budget.
-    pub(super) fn budget(&self, software: bool) -> Option<Budget> {
+    pub(crate) fn budget(&self, software: bool) -> Option<Budget> {
         let seconds = |test, timing| Some(Budget { test: Duration::from_secs(test), timing: Duration::from_secs(timing) });
         match self {
             Tuning::Quick if !software => seconds(5, 1),
@@ -60,15 +60,15 @@ impl Tuning {
 }
 
 /// A model's weights, on the device and as they are in the files.
-pub(super) struct Bench<'a> {
-    pub(super) pipelines: &'a PipelineCache,
-    pub(super) resident: &'a HashMap<String, ResidentWeight>,
-    pub(super) params: &'a ModelParams,
-    pub(super) runs: Vec<Run<'a>>,
+pub(crate) struct Bench<'a> {
+    pub(crate) pipelines: &'a PipelineCache,
+    pub(crate) resident: &'a HashMap<String, ResidentWeight>,
+    pub(crate) params: &'a ModelParams,
+    pub(crate) runs: Vec<TrialRun<'a>>,
     /// Ends it between two kernels.
-    pub(super) cancel: CancelToken,
+    pub(crate) cancel: CancelToken,
     /// Makes the plan of a part.
-    pub(super) lower: &'a dyn Fn(&Part, &Run, &Target) -> Result<Plan>,
+    pub(crate) lower: &'a dyn Fn(&Part, &TrialRun, &Target) -> Result<Plan>,
 }
 
 impl Bench<'_> {
@@ -77,7 +77,7 @@ impl Bench<'_> {
     /// # Errors
     /// [`Error::WrongKernel`](crate::Error::WrongKernel) where no kernel of an op is right; [`Error::Cancelled`](crate::Error::Cancelled),
     /// [`Error::DeviceLost`](crate::Error::DeviceLost).
-    pub(super) fn choose(&self, target: &Target, budget: Budget, timed: bool) -> Result<KernelChoices> {
+    pub(crate) fn choose(&self, target: &Target, budget: Budget, timed: bool) -> Result<KernelChoices> {
         let start = Instant::now();
         let mut choices = (*target.choices).clone();
         self.replace_wrong(target, &mut choices, start + budget.test)?;

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{super::resident::Placed, Bench, Run, trial::Trial};
+use super::{super::resident::Placed, Bench, TrialRun, trial::Trial};
 use crate::{
     Error, Result,
     checksum::Fnv,
@@ -26,7 +26,7 @@ impl Bench<'_> {
     ///
     /// # Errors
     /// [`Error::WrongKernel`] where an op has no safer kernel; [`Error::DeviceLost`] and its like.
-    pub(super) fn replace_wrong(&self, target: &Target, choices: &mut KernelChoices, deadline: Instant) -> Result<()> {
+    pub(crate) fn replace_wrong(&self, target: &Target, choices: &mut KernelChoices, deadline: Instant) -> Result<()> {
         while let Some(wrong) = self.first_wrong(target, choices, deadline)? {
             self.replace(target, choices, &wrong)?;
         }
@@ -59,7 +59,7 @@ impl Bench<'_> {
         Ok(None)
     }
 
-    fn problem(&self, part: &Part, run: &Run, plan: &Plan) -> Result<Option<String>> {
+    fn problem(&self, part: &Part, run: &TrialRun, plan: &Plan) -> Result<Option<String>> {
         Ok(Trial::new(self, part, run)?.check(plan)?.err())
     }
 

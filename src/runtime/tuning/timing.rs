@@ -7,7 +7,7 @@ use super::{
         prepared::PreparedPlan,
         resident::{Placed, ResidentWeight},
     },
-    Bench, Run,
+    Bench, TrialRun,
     trial::Trial,
 };
 use crate::{
@@ -34,7 +34,7 @@ const GAIN: f64 = 0.97;
 /// Parts that work alike, of which the kernel is to be chosen.
 struct Work<'a> {
     alternatives: Alternatives,
-    run: &'a Run<'a>,
+    run: &'a TrialRun<'a>,
     parts: Vec<Part>,
     /// Bytes of the weights of all such parts.
     bytes: u64,
@@ -45,7 +45,7 @@ impl Bench<'_> {
     ///
     /// # Errors
     /// [`Error::DeviceLost`] and its like.
-    pub(super) fn take_fastest(&self, target: &Target, choices: &mut KernelChoices, deadline: Instant) -> Result<()> {
+    pub(crate) fn take_fastest(&self, target: &Target, choices: &mut KernelChoices, deadline: Instant) -> Result<()> {
         for work in self.untimed(&Self::with(target, choices))? {
             self.go_on()?;
             if Instant::now() > deadline {

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    generate::RunTokens,
+    flow::RunTokens,
     ir::{
         Case, DType, Data, DimBinding, FixedType, Graph, LowerOptions, Value,
         derive::Inputs,
@@ -29,21 +29,21 @@ use crate::{
 const TOKENS: u32 = 8;
 
 /// A run of a model in which kernels are tried.
-pub(in super::super) struct Run<'a> {
+pub(crate) struct TrialRun<'a> {
     /// The whole graph.
-    pub(in super::super) graph: &'a Graph,
+    pub(crate) graph: &'a Graph,
     /// How it is lowered.
-    pub(in super::super) options: LowerOptions,
+    pub(crate) options: LowerOptions,
     /// New tokens.
-    pub(in super::super) tokens: usize,
+    pub(crate) tokens: usize,
     /// Rows of the caches that grow, half of which are live.
-    pub(in super::super) rows: usize,
+    pub(crate) rows: usize,
     /// Rows of the rings.
-    pub(in super::super) ring: usize,
+    pub(crate) ring: usize,
 }
 
-impl Run<'_> {
-    pub(in super::super) fn binding(&self) -> DimBinding {
+impl TrialRun<'_> {
+    pub(crate) fn binding(&self) -> DimBinding {
         DimBinding::new().with(sym::SEQ, self.tokens).with(sym::CACHE, self.rows).with(sym::RING, self.ring)
     }
 
@@ -62,15 +62,15 @@ impl Run<'_> {
 type InputBuffers = HashMap<String, (Arc<Buffer>, u64)>;
 
 /// A part of a plan with values for its inputs.
-pub(super) struct Trial<'a> {
+pub(crate) struct Trial<'a> {
     bench: &'a Bench<'a>,
     part: &'a Part,
-    run: &'a Run<'a>,
+    run: &'a TrialRun<'a>,
     inputs: Inputs,
 }
 
 impl<'a> Trial<'a> {
-    pub(super) fn new(bench: &'a Bench<'a>, part: &'a Part, run: &'a Run<'a>) -> Result<Self> {
+    pub(crate) fn new(bench: &'a Bench<'a>, part: &'a Part, run: &'a TrialRun<'a>) -> Result<Self> {
         let tokens: Vec<u32> = (0..run.tokens as u32).map(|t| (t * 5 + 1) % TOKENS).collect();
         let given = RunTokens { tokens: &tokens, start: run.start() };
         let mut inputs = Inputs::new();
@@ -88,7 +88,7 @@ impl<'a> Trial<'a> {
     ///
     /// # Errors
     /// What is wrong, as text; [`Error`] for what says nothing of the kernel.
-    pub(super) fn check(&self, plan: &Plan) -> Result<std::result::Result<(), String>> {
+    pub(crate) fn check(&self, plan: &Plan) -> Result<std::result::Result<(), String>> {
         let expected = self.expected(&self.inputs)?;
         // What takes a root is given what has one.
         let is_defined =
@@ -126,7 +126,7 @@ impl<'a> Trial<'a> {
     }
 
     /// The plan with its inputs on the device.
-    pub(super) fn prepare(&self, plan: &Plan) -> Result<(PreparedPlan, InputBuffers)> {
+    pub(crate) fn prepare(&self, plan: &Plan) -> Result<(PreparedPlan, InputBuffers)> {
         let context = self.bench.pipelines.context();
         let mut buffers = InputBuffers::new();
         for (name, value) in &self.inputs {
@@ -166,7 +166,7 @@ impl<'a> Trial<'a> {
 }
 
 /// A value of what no token decides: activations and cached rows are random, the positions of cached rows those of earlier tokens.
-fn random(input: &Input, run: &Run, seed: u64) -> Result<Value> {
+fn random(input: &Input, run: &TrialRun, seed: u64) -> Result<Value> {
     let shape = input.ty.shape.bind(&run.binding())?;
     let len = shape.iter().product();
     Ok(match input.ty.dtype {
@@ -195,7 +195,7 @@ fn absolute(value: &Value) -> Value {
 }
 
 /// Of the root mean square of a result and of the element, what an element may be off by. Sums of f32 in another order are off by 10⁻⁵
-/// at most at the sizes of Gemma (`reference::tolerance`), here with room for what a kernel computes before and after. Operands in f16
+/// at most at the sizes of Gemma (`OpDef::tolerance`), here with room for what a kernel computes before and after. Operands in f16
 /// are off by 2⁻¹¹ each; experts and later norms make it more, and 3·10⁻² is the gate of a whole model in f16. A kernel that its driver
 /// compiled wrongly is off by as much as the result itself.
 const EXACT: f64 = 1e-3;

@@ -8,7 +8,7 @@ use super::value::QUOTE;
 /// Lists and objects within each other.
 const MAX_DEPTH: usize = 64;
 
-/// What stands between the tokens of a call: text, and where in it [`QUOTE`] tokens were.
+/// The text between the tokens of a call, and the places of [`QUOTE`] tokens in it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct CallText {
     text: String,
@@ -42,7 +42,7 @@ impl CallText {
         out + &self.text[from..]
     }
 
-    /// The call, or what is wrong with it.
+    /// The call, or the reason why it cannot be read.
     pub fn read(&self) -> Result<ToolCall, String> {
         let mut reader = Reader { text: &self.text, quotes: &self.quotes, at: 0 };
         if reader.bare() != "call" || !reader.take(':') {
@@ -123,7 +123,8 @@ impl<'a> Reader<'a> {
         Ok(Some(&self.text[start..end]))
     }
 
-    /// A text between quotation tokens, or between the marks of JSON or Python, which models fall back to within lists and objects.
+    /// A text between quotation tokens, or between the marks of JSON or Python, which models fall back to within lists
+    /// and objects.
     fn text(&mut self) -> Result<Option<String>, String> {
         if let Some(text) = self.quoted()? {
             return Ok(Some(text.into()));
@@ -205,7 +206,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// What comes next, for an error message.
+    /// The next text, for an error message.
     fn found(&self) -> String {
         match (self.rest().chars().next(), self.quotes.first()) {
             (_, Some(&quote)) if quote == self.at => format!("found {QUOTE}"),

@@ -116,7 +116,7 @@ fn type_name(layout: &mut Layout, name: Option<&Value>) {
     }
 }
 
-/// Whether a schema's type is `name`.
+/// Returns `true` if a schema's type is `name`.
 fn is_of(schema: &Value, name: &str) -> bool {
     schema.get("type").and_then(Value::as_str).is_some_and(|found| found.eq_ignore_ascii_case(name))
 }
@@ -125,7 +125,7 @@ fn map(value: Option<&Value>) -> Option<&Map<String, Value>> {
     value.and_then(Value::as_object)
 }
 
-/// Whether Python would call the value true.
+/// Returns `true` if Python would call the value true.
 fn is_set(value: Option<&Value>) -> bool {
     match value {
         None | Some(Value::Null) => false,

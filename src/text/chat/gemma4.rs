@@ -1,9 +1,10 @@
 //! The turns of Gemma 4.
 //!
-//! Source: the chat templates of the published models, of 2026-05-06, and of 2026-07-09 where that corrects: what the model says in
-//! messages that follow each other is one turn, a turn that ends with a response is closed before another role's begins, `null`,
-//! thoughts without calls. The newer one also opens a thought after a response where thinking is on; here the model does so itself.
-//! Neither opens a turn for the model after one that had responses and is closed; here the prompt does.
+//! Source: the chat templates of the published models, of 2026-05-06, and of 2026-07-09 for its corrections. Those are:
+//! consecutive messages of the model are one turn; a turn that ends with a response is closed before another role's
+//! begins; `null`; thoughts without calls. The newer one also opens a thought after a response where thinking is on;
+//! here the model does so itself. Neither opens a turn for the model after one that had responses and is closed; here
+//! the prompt does.
 
 use serde_json::Value;
 
@@ -24,7 +25,7 @@ const THINK: &str = "<|think|>";
 /// The one channel that there is, as it stands after the token that opens it.
 pub(super) const THOUGHT: &str = "thought\n";
 
-/// How the prompt opens the model's turn where it is not to think.
+/// The opening of the model's turn in a prompt that does not let it think.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Opening {
     Bare,
@@ -100,7 +101,7 @@ fn turn(layout: &mut Layout, opening: &str, text: &str) {
     layout.control(TURN).text(opening).text(trim(text)).control(TURN_END).text("\n");
 }
 
-/// What the model said and what its tools gave back, without the ends of the turn. `recent`: no user has spoken since.
+/// The model's words and its tools' responses, without the ends of the turn. `recent`: no user has spoken since.
 fn model_turn(layout: &mut Layout, said: &ModelTurn, responses: &[&ToolResponse], recent: bool) {
     if recent && !said.thought.is_empty() {
         layout.control(CHANNEL).text(THOUGHT).text(&said.thought).text("\n").control(CHANNEL_END);
@@ -125,7 +126,8 @@ fn model_turn(layout: &mut Layout, said: &ModelTurn, responses: &[&ToolResponse]
     layout.text(trim(&said.text));
 }
 
-/// Ends the turn where the model has nothing to add to it. Whether it is still open, or what is wrong with the message.
+/// Ends the turn where the model has nothing to add to it. Gives `true` if it is still open, or the fault of the
+/// message.
 fn end_model_turn(
     layout: &mut Layout,
     said: &ModelTurn,

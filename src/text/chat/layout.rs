@@ -37,8 +37,8 @@ impl Layout {
     }
 }
 
-/// Trims as the templates' `trim` filter does, which is Python's `str.strip`: Unicode white space and the separators U+001C to
-/// U+001F.
+/// Trims as the templates' `trim` filter does, which is Python's `str.strip`: Unicode white space and the separators
+/// U+001C to U+001F.
 pub(super) fn trim(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c))
 }

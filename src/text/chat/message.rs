@@ -1,20 +1,22 @@
-//! What a conversation is made of.
+//! The messages of a conversation.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::ChatEvent;
 
-/// One message of a conversation. All text in it is plain text: control tokens that it spells out stay the characters that they are.
+/// One message of a conversation. All text in it is plain text: control tokens that it spells out stay the characters
+/// that they are.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Message {
     /// Instructions (`system` or `developer` in many APIs). Gemma 1 and 2 have none, Gemma 3 only as the first message.
     System(Instructions),
-    /// What the person (or program) says that the model answers. White space around it is dropped, as Gemma's templates do.
+    /// The words of the person (or program) that the model answers. White space around it is dropped, as Gemma's
+    /// templates do.
     User(String),
-    /// What the model said (`assistant` in many APIs).
+    /// The model's words (`assistant` in many APIs).
     Model(ModelTurn),
-    /// What a tool gave back, after the turn of the model that called it. Gemma 4 only.
+    /// A tool's response, after the turn of the model that called it. Gemma 4 only.
     Tool(ToolResponse),
 }
 
@@ -50,14 +52,15 @@ impl Message {
     }
 }
 
-/// What holds for the whole conversation.
+/// Instructions for the whole conversation, with thinking and tools.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Instructions {
-    /// What the model is told; may be empty. White space around it is dropped in Gemma 4 and kept in Gemma 3, as their templates do.
+    /// The instructions' text; may be empty. White space around it is dropped in Gemma 4 and kept in Gemma 3, as their
+    /// templates do.
     pub text: String,
     /// Lets the model think before it speaks. Gemma 4 only.
     pub thinking: bool,
-    /// What the model may call. Gemma 4 only.
+    /// The functions that the model may call. Gemma 4 only.
     pub tools: Vec<Tool>,
 }
 
@@ -66,10 +69,11 @@ pub struct Instructions {
 pub struct Tool {
     /// The name that calls use.
     pub name: String,
-    /// What it does, for the model to read.
+    /// A description for the model to read.
     pub description: String,
-    /// Its arguments: a JSON schema of type `object`, or null for none. What Gemma 4's template shows of a schema is `properties`
-    /// (nested ones too), `required`, `type`, `description`, `nullable`, the `enum` of a string and all of the `items` of an array.
+    /// Its arguments: a JSON schema of type `object`, or null for none. Of a schema Gemma 4's template shows
+    /// `properties` (nested ones too), `required`, `type`, `description`, `nullable`, the `enum` of a string and all of
+    /// the `items` of an array.
     pub parameters: Value,
 }
 
@@ -82,7 +86,7 @@ pub struct ToolCall {
     pub arguments: Map<String, Value>,
 }
 
-/// What a call of a tool gave back.
+/// The response to a call of a tool.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ToolResponse {
     /// The tool's name.
@@ -91,20 +95,22 @@ pub struct ToolResponse {
     pub response: Value,
 }
 
-/// What the model said in one turn.
+/// One turn of the model.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ModelTurn {
-    /// What it thought before. Gemma 4 sees it again where no user has spoken since; elsewhere it is left out, as in the template.
+    /// Its thoughts before the answer. Gemma 4 sees them again if no user has spoken since; otherwise they are left
+    /// out, as in the template.
     pub thought: String,
     /// The tools that it called, in order. Gemma 4 only.
     pub tool_calls: Vec<ToolCall>,
-    /// Its text. White space around it is dropped, as Gemma's templates do. Beside calls it comes after them and their responses.
+    /// Its text. White space around it is dropped, as Gemma's templates do. Beside calls it comes after them and their
+    /// responses.
     pub text: String,
 }
 
 impl ModelTurn {
-    /// Adds what a [`ChatParser`](super::ChatParser) gave: the turn of all its events is the message for the conversation's next
-    /// prompt. A call that could not be read, and the end, add nothing.
+    /// Adds an event of a [`ChatParser`](super::ChatParser). The turn of all its events is the message for the
+    /// conversation's next prompt. A call that could not be read, and the end, add nothing.
     pub fn push(&mut self, event: ChatEvent) {
         match event {
             ChatEvent::Text(text) => self.text.push_str(&text),

@@ -22,8 +22,8 @@ pub use message::{Instructions, Message, ModelTurn, Tool, ToolCall, ToolResponse
 pub use parser::{ChatEvent, ChatParser, EndReason};
 pub use template::ChatTemplate;
 
-/// How a conversation is laid out in tokens. These are the formats of the instruction-tuned models; pre-trained ones and
-/// VaultGemma know no turns.
+/// How a conversation is laid out in tokens. These are the formats of the instruction-tuned models; pre-trained ones
+/// and VaultGemma know no turns.
 ///
 /// Source: the chat templates that Google publishes with the models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -33,8 +33,8 @@ pub enum ChatFormat {
     Gemma,
     /// Gemma 3 and 3n: the same, and instructions open the first user turn.
     Gemma3,
-    /// Gemma 4: turns in any order, instructions of their own, a channel for thoughts, tools, their calls and responses. Without
-    /// [thinking](Instructions::thinking) the model's turn opens with a thought that is empty.
+    /// Gemma 4: turns in any order, instructions of their own, a channel for thoughts, tools, their calls and
+    /// responses. Without [thinking](Instructions::thinking) the model's turn opens with a thought that is empty.
     Gemma4,
     /// Gemma 4's E-series (E2B, E4B): the same, and no thought is put into the model's mouth.
     Gemma4E,
@@ -61,17 +61,17 @@ impl ChatFormat {
         }
     }
 
-    /// The conversation as text, BOS token included; `open_turn` opens the model's next turn, unless it is open already:
-    /// in Gemma 4 a turn that called tools goes on after their responses.
+    /// The conversation as text, BOS token included; `open_turn` opens the model's next turn, unless it is open
+    /// already: in Gemma 4 a turn that called tools goes on after their responses.
     ///
     /// This is for eyes and logs. In text, control tokens and a user who types them look alike: to run a model, use
     /// [`encode`](Self::encode).
     ///
     /// # Errors
-    /// [`Error::Chat`] if the format cannot express the conversation. All: no messages. Gemma 1 to 3: user and model not in turn,
-    /// anything of tools, instructions that are not first (or any in Gemma 1 and 2) or that switch thinking on. Gemma 4: responses
-    /// that follow no call, calls that are followed by another turn and not by a response, tools or thinking in instructions that
-    /// are not first.
+    /// [`Error::Chat`] if the format cannot express the conversation. All: no messages. Gemma 1 to 3: user and model
+    /// not in turn, anything of tools, instructions that are not first (or any in Gemma 1 and 2) or that switch
+    /// thinking on. Gemma 4: responses that follow no call, calls that are followed by another turn and not by a
+    /// response, tools or thinking in instructions that are not first.
     pub fn render(self, messages: &[Message], open_turn: bool) -> Result<String> {
         let layout = self.lay_out(messages, open_turn)?;
         let parts = layout.segments.iter().map(|segment| match segment {
@@ -83,10 +83,12 @@ impl ChatFormat {
 
     /// The conversation as token ids, BOS token included; `open_turn` as in [`render`](Self::render).
     ///
-    /// Control tokens come from the format alone. What messages and tools hold is encoded as plain text, whatever it spells.
+    /// Control tokens come from the format alone. What messages and tools hold is encoded as plain text, whatever it
+    /// spells.
     ///
     /// # Errors
-    /// As [`render`](Self::render), and [`Error::Tokenizer`] if the tokenizer lacks a control token that the format needs.
+    /// As [`render`](Self::render), and [`Error::Tokenizer`] if the tokenizer lacks a control token that the format
+    /// needs.
     pub fn encode(self, tokenizer: &Tokenizer, messages: &[Message], open_turn: bool) -> Result<Vec<u32>> {
         let mut ids = Vec::new();
         for segment in self.lay_out(messages, open_turn)?.segments {
@@ -98,8 +100,8 @@ impl ChatFormat {
         Ok(ids)
     }
 
-    /// The tokens after which the model's answer is over, as far as the tokenizer has them: `<eos>`, the end of its turn, the start of
-    /// another, and in Gemma 4 the token with which it waits for the response to a call.
+    /// The tokens that end the model's answer, as far as the tokenizer has them. They are `<eos>`, the end of its turn
+    /// and the start of another, and in Gemma 4 the token with which it waits for a tool's response.
     pub fn stop_tokens(self, tokenizer: &Tokenizer) -> Vec<u32> {
         parser::ends(self, tokenizer)
     }

@@ -1,4 +1,4 @@
-//! What a model emits, as events.
+//! A model's output as events.
 
 use super::call::CallText;
 use super::layout::EOS;
@@ -21,9 +21,9 @@ pub enum ChatEvent {
     ToolCall(ToolCall),
     /// A call of a tool that cannot be read: cut off, too long (1 MiB), or not in the format.
     BrokenToolCall {
-        /// What the model emitted between the tokens of the call; quotation tokens are spelled `<|"|>`.
+        /// The model's output between the tokens of the call; quotation tokens are spelled `<|"|>`.
         text: String,
-        /// What is wrong with it.
+        /// The fault.
         problem: String,
     },
     /// The answer is over. Always the last event, and there once.
@@ -73,8 +73,8 @@ fn marks(format: ChatFormat, tokenizer: &Tokenizer) -> Vec<(u32, Mark)> {
     names.iter().filter_map(|(name, mark)| Some((tokenizer.special_id(name)?, *mark))).collect()
 }
 
-/// The marks of a template by its ends, and by the ids of the names that it knows: thoughts and calls as Gemma 4 and FunctionGemma
-/// have them.
+/// The marks of a template by its ends, and by the ids of the names that it knows: thoughts and calls as Gemma 4 and
+/// FunctionGemma have them.
 pub(super) fn marks_of_template(ends: &[u32], known: impl Fn(&str) -> Option<u32>) -> Vec<(u32, Mark)> {
     let names = [
         (gemma4::RESPONSE, Mark::End(EndReason::ToolResponse)),
@@ -104,7 +104,7 @@ enum State {
     Text,
     /// In a channel whose name is not complete yet: what there is of it, a beginning of [`gemma4::THOUGHT`].
     ChannelName(String),
-    /// In a channel; whether a line break is held back that may be its last.
+    /// In a channel; `true` while a line break is held back that may be its last.
     Thought {
         held_break: bool,
     },
@@ -117,11 +117,14 @@ enum State {
 /// Reads one answer of a model, token by token. Text and thoughts come at once; only a tool call under way is kept.
 ///
 /// Any tokens at all give events. Where an answer breaks its format:
-/// - what is in a channel of any name is a thought; the name `thought` and the line breaks around the thought are left out;
+/// - what is in a channel of any name is a thought; the name `thought` and the line breaks around the thought are left
+///   out;
 /// - a channel that is not closed ends where a call begins or the answer ends;
-/// - a call that is not closed ends where another, a channel, or the answer's end begins, as [`ChatEvent::BrokenToolCall`];
+/// - a call that is not closed ends where another, a channel, or the answer's end begins, as
+///   [`ChatEvent::BrokenToolCall`];
 /// - a token that begins a turn ends the answer; after the end nothing is read;
-/// - texts of a call that stand between `"` or `'` in place of its quotation tokens are read as JSON and Python have them;
+/// - texts of a call that stand between `"` or `'` in place of its quotation tokens are read as JSON and Python have
+///   them;
 /// - all other control tokens, and closing ones without an opening one, give nothing.
 ///
 /// ```no_run
@@ -163,7 +166,7 @@ impl ChatParser {
         Self { marks, text: tokenizer.stream(), state: State::Text }
     }
 
-    /// Takes the next token. What is certain now.
+    /// Takes the next token and gives the events that are certain now.
     pub fn push(&mut self, token: u32) -> Vec<ChatEvent> {
         let mut events = Vec::new();
         if matches!(self.state, State::Over) {
@@ -180,7 +183,7 @@ impl ChatParser {
         events
     }
 
-    /// Ends the tokens. What was held back, and the end, if it has not come yet.
+    /// Ends the tokens. Gives the text that was held back, and the end, if it has not come yet.
     pub fn finish(&mut self) -> Vec<ChatEvent> {
         let mut events = Vec::new();
         if !matches!(self.state, State::Over) {

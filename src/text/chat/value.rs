@@ -1,4 +1,5 @@
-//! Arguments, responses and schemas in Gemma 4's notation: JSON without quotation marks, but with texts between two [`QUOTE`] tokens.
+//! Arguments, responses and schemas in Gemma 4's notation: JSON without quotation marks, but with texts between two
+//! [`QUOTE`] tokens.
 
 use serde_json::{Map, Number, Value};
 

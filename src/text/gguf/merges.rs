@@ -29,11 +29,12 @@ struct Merge<'a> {
     chars: [usize; 2],
 }
 
-/// Every pair of tokens that makes a token, best first: those of white space and other defined tokens, then the others by score.
+/// Every pair of tokens that makes a token, best first: those of white space and other defined tokens, then the others
+/// by score.
 ///
-/// Hugging Face's converters differ in what follows among equal scores. The one of Gemma 1's `tokenizer.json` (`pairwise`) takes tokens by
-/// id and pairs by their parts' ids: 32 spaces are two tokens of 16. That of every later one takes the longest left part, then the
-/// longest right part: 32 spaces are the token of 31 and one more.
+/// Hugging Face's converters differ in what follows among equal scores. The one of Gemma 1's `tokenizer.json`
+/// (`pairwise`) takes tokens by id and pairs by their parts' ids: 32 spaces are two tokens of 16. That of every later
+/// one takes the longest left part, then the longest right part: 32 spaces are the token of 31 and one more.
 pub(super) fn by_score(vocabulary: &Vocabulary, pairwise: bool) -> Vec<(String, String)> {
     let mut merges = Vec::new();
     for (id, token) in vocabulary.strings().filter(|(_, token)| token.len() <= MAX_TOKEN) {

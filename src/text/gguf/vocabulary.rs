@@ -6,7 +6,7 @@ use tokenizers::{AddedToken, models::bpe::Vocab};
 
 use crate::{text::tokenizer::SPACE, weights::GgufMetadata};
 
-/// What a token is.
+/// The kind of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Learned from text, or of a type that says nothing.
@@ -37,11 +37,12 @@ pub(super) struct Vocabulary {
     kinds: Vec<Kind>,
     /// None in files that list their merges instead.
     scores: Option<Vec<f32>>,
-    /// Whether scores order the tokens: some converters write one for all.
+    /// True if scores order the tokens: some converters write one for all.
     scores_differ: bool,
-    /// Typed as text, yet set apart by every converter that types them: white space and tags, which SentencePiece did not learn.
+    /// Typed as text, yet set apart by every converter that types them: white space and tags, which SentencePiece did
+    /// not learn.
     unlearned: Vec<bool>,
-    /// Whether tokens of `unlearned` are looked for in a text: not in Gemma 1, whose `tokenizer.json` merges them.
+    /// True if tokens of `unlearned` are looked for in a text: not in Gemma 1, whose `tokenizer.json` merges them.
     found_first: bool,
     /// The id that stands for each string.
     ids: HashMap<String, u32>,
@@ -126,12 +127,13 @@ impl Vocabulary {
         (0..).zip(&self.kinds).filter(|(_, kind)| **kind == Kind::Control).map(|(id, _)| id)
     }
 
-    /// Whether no score says when a token is merged: it was not learned from text.
+    /// Returns `true` if no score says when a token is merged: it was not learned from text.
     pub(super) fn is_defined(&self, id: u32) -> bool {
         self.kinds[id as usize] == Kind::UserDefined || self.unlearned[id as usize]
     }
 
-    /// The score of a token that was learned from text; where a file has one for all, ids are in the order of the scores.
+    /// The score of a token that was learned from text; where a file has one for all, ids are in the order of the
+    /// scores.
     pub(super) fn score(&self, id: u32) -> Option<f32> {
         let index = id as usize;
         match &self.scores {
@@ -194,7 +196,7 @@ impl Vocabulary {
     }
 }
 
-/// Whether two learned tokens have different scores.
+/// Returns `true` if two learned tokens have different scores.
 fn differ(scores: &[f32], kinds: &[Kind]) -> bool {
     let mut learned = scores.iter().zip(kinds).filter(|(_, kind)| **kind == Kind::Normal).map(|(score, _)| score);
     let first = learned.next();

@@ -13,7 +13,7 @@ const UP: &str = ".ffn_up_exps.weight";
 const BOTH: &str = ".ffn_gate_up_exps.weight";
 
 /// Makes one stack `[E, 2·F, D]` of each `blk.N.ffn_gate_exps` and `blk.N.ffn_up_exps` `[E, F, D]`: of every expert the
-/// gate, then the up projection.
+/// gate, then the up projection (docs/gemma.md, GGUF files).
 ///
 /// # Errors
 /// Says which two differ in format or shape, or which has no other.

@@ -123,7 +123,7 @@ fn a_model_follows_the_template_beside_its_weights() {
     let model = Model::open(folder.path(), Device::Cpu, GeneratorOptions::default()).unwrap();
     assert!(model.format().is_err());
     let mut conversation = model.conversation().unwrap();
-    conversation.say("no").unwrap();
+    conversation.send("no").unwrap();
     let tokenizer = model.tokenizer();
     let text = "<|im_start|>user\nno<|im_end|>\n<|im_start|>assistant\n\n";
     assert_eq!(model.chat_template().render(conversation.messages(), true).unwrap(), text);
@@ -133,7 +133,7 @@ fn a_model_follows_the_template_beside_its_weights() {
     // Plain text goes on where turns are refused.
     std::fs::write(folder.path().join("chat_template.jinja"), "{{ raise_exception('only pictures') }}").unwrap();
     let model = Model::open(folder.path(), Device::Cpu, GeneratorOptions::default()).unwrap();
-    let error = model.conversation().unwrap().say("no").unwrap_err().to_string();
+    let error = model.conversation().unwrap().send("no").unwrap_err().to_string();
     assert!(error.contains("only pictures") && error.contains("plain text"), "{error}");
     let mut text = model.conversation().unwrap();
     text.write("no").unwrap();

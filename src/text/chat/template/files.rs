@@ -84,8 +84,8 @@ pub(super) fn near_weights(weights: &Path) -> Result<Option<Sources>> {
     Ok(Some(sources).filter(|sources| !sources.is_empty()))
 }
 
-/// A folder's, in the order in which transformers' tokenizers look: `chat_template.jinja`, then `tokenizer_config.json`; last the
-/// `chat_template.json` of processors.
+/// A folder's, in the order in which transformers' tokenizers look: `chat_template.jinja`, then
+/// `tokenizer_config.json`; last the `chat_template.json` of processors.
 fn of_folder(folder: &Path) -> Result<Sources> {
     let mut sources = Sources { tokens: default_tokens(), ..Sources::default() };
     let settings = json(&folder.join("tokenizer_config.json"))?;

@@ -1,5 +1,5 @@
-//! Messages' text kept apart from a template's own through a rendering: marks that no one can guess break up every control token that
-//! the text spells, or could become a part of.
+//! Messages' text kept apart from a template's own through a rendering: marks that no one can guess break up every
+//! control token that the text spells, or could become a part of.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
@@ -100,7 +100,8 @@ impl Markers {
         parts
     }
 
-    /// A text in which the mark stands inside of every name, and at an end that could complete one with what a template puts beside it.
+    /// A text in which the mark stands inside of every name, and at an end that could complete one with what a template
+    /// puts beside it.
     fn guarded(&self, text: &str, mark: &str) -> String {
         let core = trim(text);
         if core.is_empty() {
@@ -135,7 +136,7 @@ impl Markers {
         })
     }
 
-    /// Whether a text, put behind (or before) another, could complete a name.
+    /// Returns `true` if a text, put behind (or before) another, could complete a name.
     fn touches(&self, text: &str, at_start: bool) -> bool {
         let longest = self.parts.iter().map(String::len).max().unwrap_or(0);
         let within = text.len() <= longest && !text.is_empty() && self.names.iter().any(|name| name.contains(text));
@@ -166,7 +167,7 @@ impl Markers {
         }
     }
 
-    /// Whether a text has a character that a name begins with.
+    /// Returns `true` if a text has a character that a name begins with.
     pub(super) fn may_begin_in(&self, text: &str) -> bool {
         text.chars().any(|c| self.firsts.contains(&c))
     }
@@ -189,7 +190,7 @@ impl Starts for AhoCorasick {
     }
 }
 
-/// What a template spells between `<` and `>`, or `[` and `]`, without white space and quotes.
+/// The spellings of a template between `<` and `>`, or `[` and `]`, without white space and quotes.
 fn spelled(source: &str) -> impl Iterator<Item = &str> {
     source.char_indices().filter(|(_, c)| matches!(c, '<' | '[')).filter_map(|(at, open)| {
         let close = if open == '<' { '>' } else { ']' };

@@ -21,8 +21,8 @@ const STACK: usize = 256 << 20;
 /// Most characters of what a template says when it refuses.
 const MOST_SAID: usize = 500;
 
-/// The text of a template for these variables, or what the template (or minijinja) says against them. `messages` and `bytes` are the
-/// size of the conversation.
+/// The text of a template for these variables, or what the template (or minijinja) says against them. `messages` and
+/// `bytes` are the size of the conversation.
 pub(super) fn render(source: &str, variables: &serde_json::Value, messages: usize, bytes: usize) -> Result<String, String> {
     let fuel = FUEL + FUEL_OF_A_MESSAGE * messages as u64 + bytes as u64;
     let run = || {
@@ -117,8 +117,8 @@ fn charge_bytes(state: &State, bytes: usize) -> Result<(), Error> {
     state.consume_fuel(bytes as u64 / 64 + 1)
 }
 
-/// Fuel for all that a value holds, before it is walked through: a list may be longer than memory, as items that are made when they are
-/// asked for.
+/// Fuel for all that a value holds, before it is walked through: a list may be longer than memory, as items that are
+/// made when they are asked for.
 fn charge(state: &State, value: &Value) -> Result<(), Error> {
     charge_bytes(state, value.as_str().map_or(0, str::len))?;
     match value.kind() {
@@ -326,7 +326,8 @@ fn strftime(format: &str, seconds: u64) -> Result<String, String> {
     let days = seconds / 86_400;
     let weekday = DAYS[(days % 7) as usize];
     let [hour, minute, second] = [seconds / 3600 % 24, seconds / 60 % 60, seconds % 60];
-    // Days since 1 March of year 0, by which leap days come last (H. Hinnant, "chrono-compatible low-level date algorithms").
+    // Days since 1 March of year 0, by which leap days come last (H. Hinnant, "chrono-compatible low-level date
+    // algorithms").
     let shifted = days + 719_468;
     let era = shifted / 146_097;
     let of_era = shifted % 146_097;

@@ -1,4 +1,5 @@
-//! How the conversations of one model are laid out: as its family's built-in format has it, or as its own chat template says.
+//! How the conversations of one model are laid out: as its family's built-in format has it, or as its own chat template
+//! says.
 
 mod files;
 mod guard;
@@ -14,15 +15,16 @@ use crate::{Error, Result};
 use files::Sources;
 use own::OwnTemplate;
 
-/// How the conversations of one model are laid out in tokens: by the built-in [`ChatFormat`] of its family, or by the chat template
-/// that its files carry where that lays out turns otherwise.
+/// How the conversations of one model are laid out in tokens: by the built-in [`ChatFormat`] of its family, or by the
+/// chat template that its files carry where that lays out turns otherwise.
 ///
-/// A template is compared with the built-in formats when a model is opened, by a few conversations that both render. One that differs
-/// is followed to the letter. What messages and tools hold is encoded as plain text all the same, whatever it spells. A template that
-/// cannot be followed so refuses conversations and says why; the model still continues plain text.
+/// A template is compared with the built-in formats when a model is opened, by a few conversations that both render.
+/// One that differs is followed to the letter. What messages and tools hold is encoded as plain text all the same,
+/// whatever it spells. A template that cannot be followed so refuses conversations and says why; the model still
+/// continues plain text.
 ///
-/// Templates run as in transformers (Jinja with blocks trimmed, `raise_exception`, `strftime_now`, `tojson`, Python's methods of texts
-/// and dictionaries), within bounds of time and memory. `strftime_now` is in UTC.
+/// Templates run as in transformers (Jinja with blocks trimmed, `raise_exception`, `strftime_now`, `tojson`, Python's
+/// methods of texts and dictionaries), within bounds of time and memory. `strftime_now` is in UTC.
 #[derive(Clone, Debug)]
 pub struct ChatTemplate(Kind);
 
@@ -30,14 +32,15 @@ pub struct ChatTemplate(Kind);
 enum Kind {
     BuiltIn(ChatFormat),
     Own(Arc<OwnTemplate>),
-    /// What is wrong, and what to do.
+    /// The fault, and advice.
     Refused(Arc<str>),
 }
 
 impl ChatTemplate {
-    /// The template of a model by the file or the folder of its weights: `tokenizer.chat_template` of a GGUF file; of a folder
-    /// `chat_template.jinja`, else the `chat_template` of `tokenizer_config.json`, else that of `chat_template.json`. Of several with
-    /// names `tool_use` serves conversations with tools and `default` all others. Without any it is the built-in format.
+    /// The template of a model by the file or the folder of its weights: `tokenizer.chat_template` of a GGUF file; of a
+    /// folder `chat_template.jinja`, else the `chat_template` of `tokenizer_config.json`, else that of
+    /// `chat_template.json`. Of several with names `tool_use` serves conversations with tools and `default` all others.
+    /// Without any it is the built-in format.
     ///
     /// # Errors
     /// [`Error::Io`] and [`Error::Format`] for files that cannot be read.
@@ -115,9 +118,9 @@ impl ChatTemplate {
     /// The conversation as token ids; `open_turn` opens the model's next turn. As [`ChatFormat::encode`].
     ///
     /// # Errors
-    /// [`Error::Chat`] for a conversation that the template refuses, of which it leaves a message out, or whose text it rewrites so
-    /// that it could become a control token; and for a model whose template cannot be followed. [`Error::Tokenizer`] for text that the
-    /// vocabulary cannot express.
+    /// [`Error::Chat`] for a conversation that the template refuses, of which it leaves a message out, or whose text it
+    /// rewrites so that it could become a control token; and for a model whose template cannot be followed.
+    /// [`Error::Tokenizer`] for text that the vocabulary cannot express.
     pub fn encode(&self, tokenizer: &Tokenizer, messages: &[Message], open_turn: bool) -> Result<Vec<u32>> {
         match &self.0 {
             Kind::BuiltIn(format) => format.encode(tokenizer, messages, open_turn),
@@ -126,8 +129,8 @@ impl ChatTemplate {
         }
     }
 
-    /// The tokens after which the model's answer is over, as [`ChatFormat::stop_tokens`]; of an own template the one that ends the
-    /// model's turn in it, the one that begins a user's, and `<eos>`.
+    /// The tokens after which the model's answer is over, as [`ChatFormat::stop_tokens`]; of an own template the one
+    /// that ends the model's turn in it, the one that begins a user's, and `<eos>`.
     pub fn stop_tokens(&self, tokenizer: &Tokenizer) -> Vec<u32> {
         match &self.0 {
             Kind::BuiltIn(format) => format.stop_tokens(tokenizer),

@@ -38,7 +38,7 @@ struct Rendering {
 
 impl OwnTemplate {
     /// # Errors
-    /// What makes the template unusable.
+    /// The reason why the template is unusable.
     pub(super) fn new(tokenizer: &Tokenizer, mut sources: Sources) -> Result<Self, String> {
         for source in [&mut sources.default, &mut sources.tool_use].into_iter().flatten() {
             // As Jinja reads it.
@@ -52,7 +52,7 @@ impl OwnTemplate {
     /// The same, once a conversation shows how it takes texts and how it ends turns.
     ///
     /// # Errors
-    /// What makes the template unusable.
+    /// The reason why the template is unusable.
     pub(super) fn probed(mut self, tokenizer: &Tokenizer) -> Result<Self, String> {
         let [question, answer] = ["a question", "an answer"];
         let user = [Message::user(question)];
@@ -234,7 +234,7 @@ impl OwnTemplate {
         if marked.replace(&mark, "") != plain {
             return Err(chat("it rewrites a message that spells its control tokens; rephrase the message".into()));
         }
-        // What a template takes out of a text may leave the name of a control token.
+        // A text that a template cuts may leave the name of a control token.
         let may_begin = messages.iter().any(|message| self.markers.may_begin_in(&format!("{message:?}")));
         if may_begin && self.marker_ids(&guarded(Guard::Beginnings)?) != self.marker_ids(&marked) {
             return Err(chat("it makes a control token of a message's text; rephrase the message".into()));

@@ -1,0 +1,80 @@
+//! The kernels of the first runs, compiled while the weights travel.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use super::model::{argmax, options};
+use crate::{
+    Error, Result,
+    flow::BuiltModel,
+    generate::{Model, Outputs, Profiles, SMALLEST_BUCKET},
+    ir::{
+        DimBinding,
+        kernel::{Kernel, Target},
+        sym,
+    },
+    lower::{Together, lower},
+    runtime::{GpuContext, PipelineCache, first_use},
+};
+
+/// New tokens of the prompt that is prepared for: a short one, whose first token should come soon.
+const PROMPT: usize = 16;
+
+/// Kernels between two looks at whether the upload has failed. So many are in the queue of a driver that compiles there: it ends when
+/// they have compiled.
+const COMPILED_AT_ONCE: usize = 4;
+
+/// What a short prompt and a greedy step after it run, where runs have at most `chunk` tokens and rings `ring` rows. What cannot be
+/// lowered at these sizes is left out: the sizes that are asked for later may fit. For an adapter that computes on the CPU the prompt
+/// alone: such drivers compile in their queue, one kernel after the other, and the first token should not wait for the second's.
+pub(super) fn kernels(
+    model: &Model,
+    context: &GpuContext,
+    target: &Target,
+    profiles: &Profiles,
+    [chunk, ring]: [usize; 2],
+) -> Result<Vec<Kernel>> {
+    let built: &BuiltModel = &*model.built(true, Outputs::Last, profiles.kv())?;
+    let together = Together::of(&built.graph);
+    let mut kernels = Vec::new();
+    for tokens in [PROMPT.min(chunk), 1].into_iter().take(if target.software { 1 } else { 2 }) {
+        let binding = DimBinding::new().with(sym::SEQ, tokens).with(sym::CACHE, SMALLEST_BUCKET).with(sym::RING, ring);
+        let options = options(profiles.of(true, tokens), context.capabilities());
+        if let Ok(plan) = lower(&built.graph, &binding, target, &options, &together) {
+            let sampler = argmax(1, model.config.vocab_size, &plan, target);
+            kernels.extend(plan.dispatches.into_iter().chain(sampler.dispatches).map(|dispatch| dispatch.kernel));
+        }
+    }
+    Ok(kernels)
+}
+
+fn stopped(failed: &AtomicBool) -> Result<()> {
+    if failed.load(Relaxed) { Err(Error::Cancelled("compiling beside the upload")) } else { Ok(()) }
+}
+
+/// Runs `upload` while another thread compiles `kernels`; ends when both have, or soon after an upload that failed. A kernel that does
+/// not compile is reported by the run that needs it.
+pub(super) fn beside<T>(pipelines: &PipelineCache, kernels: &[Kernel], upload: impl FnOnce() -> Result<T>) -> Result<T> {
+    let failed = &AtomicBool::new(false);
+    let kernels = pipelines.distinct(kernels);
+    let software = pipelines.context().capabilities().target().software;
+    std::thread::scope(|scope| {
+        let mut queued = None;
+        let mut compiled = move |part: &[&Kernel]| {
+            pipelines.prepare(part.iter().copied())?;
+            let context = pipelines.context();
+            if let Some(earlier) = &queued {
+                context.wait_while(Some(earlier), "compiling", &mut || stopped(failed))?;
+            }
+            queued = if software { Some(first_use(pipelines, part)?) } else { None };
+            stopped(failed)
+        };
+        let mut parts = kernels.chunks(COMPILED_AT_ONCE);
+        let compile = move || parts.all(|part| compiled(part).is_ok());
+        // Without a thread they are compiled when they are needed.
+        let compiler = (!kernels.is_empty()).then(|| std::thread::Builder::new().spawn_scoped(scope, compile));
+        let uploaded = upload();
+        failed.store(uploaded.is_err(), Relaxed);
+        drop(compiler);
+        uploaded
+    })
+}

@@ -1,0 +1,342 @@
+//! What a generator will allocate, without allocating any of it.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    ops::Range,
+    sync::Arc,
+};
+
+use super::{
+    batch::{BatchPlans, rows_for},
+    caches,
+    inputs::InputBlock,
+    model::{argmax, check_bindings, options, upload_order},
+};
+use crate::{
+    Error, Result,
+    flow::BuiltModel,
+    generate::{CacheMemory, MemoryPlan, Model, Outputs, PlanPolicy, Profiles, SHORT_LIST, parts_of},
+    ir::{
+        DType, DimBinding,
+        kernel::{Operand, Target},
+        ops::Input,
+        sym,
+    },
+    lower::{Residency, lower},
+    plan::{Plan, SlotKind, sampling},
+    runtime::{Arrangement, Capabilities, StagingRing, pooled_bytes, size_block_bytes, split},
+};
+
+/// What is asked of a device.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MemoryAsked {
+    /// Tokens that the caches shall hold, of each conversation.
+    pub(crate) context: usize,
+    /// Conversations that run at once.
+    pub(crate) conversations: usize,
+    /// Most tokens of a run.
+    pub(crate) chunk: usize,
+    /// Most bytes.
+    pub(crate) budget: Option<u64>,
+}
+
+/// The memory of a generator for `model` on a device like `device`.
+///
+/// # Errors
+/// [`Error::Limit`](crate::Error::Limit) for a weight that no kernel could bind; as [`lower`].
+pub(crate) fn plan_memory(device: &Capabilities, model: &Model, profiles: &Profiles, asked: MemoryAsked) -> Result<MemoryPlan> {
+    let built = model.built(true, Outputs::All, DType::F32)?;
+    check_bindings(device, &built)?;
+    let weights = PlannedWeights::of(device, &built)?;
+    let MemoryAsked { conversations, chunk, .. } = asked;
+    let planner = Planner { device, target: device.target(), model, profiles, weights: &weights, conversations, chunk };
+    let longest = model.config.max_position_embeddings;
+    let bindable = largest(longest, planner.target.max_binding, |context| planner.largest_cache(context))?;
+    let at = |context: usize| -> Result<MemoryPlan> {
+        // Rows that cannot be bound are counted, but no run can be lowered with them.
+        let runs = planner.runs(context.min(bindable).max(1))?;
+        let [full_cache, sliding_cache] = planner.caches(context)?;
+        Ok(MemoryPlan {
+            device: device.adapter.clone(),
+            context,
+            conversations,
+            tensors: upload_order(&built).len(),
+            weights: weights.bytes,
+            full_cache,
+            sliding_cache,
+            scratch: runs.bytes,
+            loading: StagingRing::bytes(device),
+            largest_binding: runs.largest_binding.max(weights.largest_binding()),
+            max_binding: planner.target.max_binding,
+            budget: asked.budget,
+            longest_context: bindable,
+        })
+    };
+    let plan = at(asked.context)?;
+    let Some(budget) = asked.budget else { return Ok(plan) };
+    let longest_context = largest(bindable, budget, |context| at(context).map(|plan| plan.peak()))?;
+    Ok(MemoryPlan { longest_context, ..plan })
+}
+
+/// The largest number from 1 to `most` whose `cost`, which never falls, is `limit` at most; 0 where none is.
+pub(crate) fn largest(most: usize, limit: u64, cost: impl Fn(usize) -> Result<u64>) -> Result<usize> {
+    if most == 0 {
+        return Ok(0);
+    }
+    let (mut good, mut bad) = (1, most);
+    let (mut low, mut high) = (cost(good)?, cost(bad)?);
+    if high <= limit || low > limit {
+        return Ok(if high <= limit { most } else { 0 });
+    }
+    let mut straight = true;
+    while bad - good > 1 {
+        // Memory grows almost evenly, so that every other guess is on the straight line between the two.
+        let share = if straight { (limit - low) as f64 / (high - low) as f64 } else { 0.5 };
+        let guess = (good + ((bad - good) as f64 * share) as usize).clamp(good + 1, bad - 1);
+        straight = !straight;
+        match cost(guess)? {
+            bytes if bytes <= limit => (good, low) = (guess, bytes),
+            bytes => (bad, high) = (guess, bytes),
+        }
+    }
+    Ok(good)
+}
+
+/// Weights where an upload will put them.
+struct PlannedWeights {
+    shards: HashMap<String, Vec<PlannedShard>>,
+    bytes: u64,
+}
+
+struct PlannedShard {
+    arena: usize,
+    offset: u64,
+    bytes: u64,
+    rows: Range<usize>,
+}
+
+impl PlannedWeights {
+    fn of(device: &Capabilities, built: &BuiltModel) -> Result<Self> {
+        let (mut names, mut pieces) = (Vec::new(), Vec::new());
+        for (name, tensor) in upload_order(built) {
+            let own = split(device, name, tensor.dtype(), tensor.shape())?;
+            names.extend(own.iter().map(|_| name));
+            pieces.extend(own);
+        }
+        let arrangement = Arrangement::of(device, &pieces);
+        let mut shards: HashMap<String, Vec<PlannedShard>> = HashMap::new();
+        for ((name, piece), (arena, offset)) in names.into_iter().zip(pieces).zip(arrangement.places) {
+            shards.entry(name.clone()).or_default().push(PlannedShard { arena, offset, bytes: piece.bytes, rows: piece.rows });
+        }
+        Ok(Self { shards, bytes: arrangement.arenas.iter().sum() })
+    }
+
+    fn largest_binding(&self) -> (u64, String) {
+        let of = |(name, shards): (&String, &Vec<PlannedShard>)| {
+            let bytes = shards.iter().map(|shard| shard.bytes).max().unwrap_or(0);
+            (bytes, format!("weight {name}, {} shard{}", shards.len(), if shards.len() == 1 { "" } else { "s" }))
+        };
+        self.shards.iter().map(of).max().unwrap_or_default()
+    }
+
+    /// Bytes of weights that are bound as one.
+    fn joined(&self, names: &[String]) -> u64 {
+        names.iter().filter_map(|name| self.shards.get(name)).flatten().map(|shard| shard.bytes).sum()
+    }
+}
+
+impl Residency for PlannedWeights {
+    fn shards(&self, weight: &str) -> Option<Vec<Range<usize>>> {
+        self.shards.get(weight).map(|shards| shards.iter().map(|shard| shard.rows.clone()).collect())
+    }
+
+    fn adjoin(&self, first: &str, second: &str) -> bool {
+        let one = |name: &str| match self.shards.get(name).map(Vec::as_slice) {
+            Some([shard]) => Some(shard),
+            _ => None,
+        };
+        one(first).zip(one(second)).is_some_and(|(a, b)| a.arena == b.arena && a.offset + a.bytes == b.offset)
+    }
+}
+
+struct Planner<'a> {
+    device: &'a Capabilities,
+    target: Target,
+    model: &'a Model,
+    profiles: &'a Profiles,
+    weights: &'a PlannedWeights,
+    conversations: usize,
+    chunk: usize,
+}
+
+/// Memory of the runs of a generator beside weights and caches.
+#[derive(Default)]
+struct Runs {
+    bytes: u64,
+    largest_binding: (u64, String),
+}
+
+impl Planner<'_> {
+    fn policy(&self, context: usize) -> PlanPolicy {
+        PlanPolicy { most: context, ..PlanPolicy::default() }
+    }
+
+    fn cache_sizes<T>(&self, context: usize, of: impl Fn(&[(&Input, u64)], [usize; 2]) -> T) -> Result<T> {
+        let (rows, ring) = (self.policy(context).reserved(context), self.model.ring(self.chunk)?);
+        let built = self.model.built(true, Outputs::Nothing, self.profiles.kv())?;
+        Ok(of(&caches::sizes(&built.graph, rows, ring)?, [rows, ring]))
+    }
+
+    fn largest_cache(&self, context: usize) -> Result<u64> {
+        self.cache_sizes(context, |sizes, _| sizes.iter().map(|(_, bytes)| *bytes).max().unwrap_or(0))
+    }
+
+    /// The caches of full and of sliding layers.
+    fn caches(&self, context: usize) -> Result<[CacheMemory; 2]> {
+        self.cache_sizes(context, |sizes, [rows, ring]| {
+            let mut memory = [rows, ring].map(|rows| CacheMemory { bytes: 0, rows, buffers: 0 });
+            for (input, bytes) in sizes {
+                let slides = input.ty.shape.0.iter().any(|dim| dim.symbols().any(|symbol| symbol == sym::RING));
+                let memory = &mut memory[usize::from(slides)];
+                memory.bytes += bytes * self.conversations as u64;
+                memory.buffers += self.conversations;
+            }
+            memory
+        })
+    }
+
+    /// What a prompt that fills the context and greedy steps after it take, run after run.
+    fn runs(&self, context: usize) -> Result<Runs> {
+        let policy = self.policy(context);
+        // Runs before the last chunk end at multiples of it, each with the plan of its bucket of rows.
+        let ends = (1..context.div_ceil(self.chunk)).map(|run| policy.reserved(run * self.chunk));
+        let rows = policy.reserved(context);
+        let ends = ends.collect::<BTreeSet<usize>>().into_iter();
+        let mut prompt: Vec<_> = ends.map(|end| (Outputs::Nothing, self.chunk, end)).collect();
+        prompt.push((Outputs::Last, policy.tokens(context.min(self.chunk), self.chunk), rows));
+        let mut runs = Runs::default();
+        for sort in [&prompt[..], &[(Outputs::Last, 1, rows)]] {
+            self.add(&mut runs, sort)?;
+        }
+        runs.bytes *= self.conversations as u64;
+        self.add_steps_together(&mut runs, context)?;
+        Ok(runs)
+    }
+
+    /// Adds steps of all conversations together.
+    fn add_steps_together(&self, runs: &mut Runs, context: usize) -> Result<()> {
+        if self.conversations == 1 {
+            return Ok(());
+        }
+        let (rows, ring) = (self.policy(context).reserved(context), self.model.ring(self.chunk)?);
+        let built = self.model.built(true, Outputs::Each, self.profiles.kv())?;
+        let mut plans: [Vec<Plan>; 3] = Default::default();
+        for sequences in parts_of(self.conversations).map(rows_for).collect::<BTreeSet<usize>>().into_iter().rev() {
+            let lowered =
+                BatchPlans::lower(self.device, &self.target, &built, self.profiles, self.weights, [sequences, rows, ring]);
+            let BatchPlans { step, argmax, lists } = match lowered {
+                // One after the other they take nothing more.
+                Err(Error::Unsupported(_) | Error::Limit { .. }) => continue,
+                lowered => lowered?,
+            };
+            runs.bytes += InputBlock::bytes(&built.graph, sequences, sequences);
+            runs.largest_binding = self.bindings(&step).into_iter().fold(runs.largest_binding.clone(), Ord::max);
+            [step, argmax, lists].into_iter().zip(&mut plans).for_each(|(plan, all)| all.push(plan));
+        }
+        for pool in &plans {
+            runs.bytes += pooled_bytes(pool, self.target.max_binding);
+            runs.bytes += pool.iter().map(|plan| self.size_blocks(plan)).sum::<Result<u64>>()?;
+        }
+        Ok(())
+    }
+
+    /// Adds runs whose plans share scratch buffers: what they are for, their tokens, and the rows of the caches that grow.
+    fn add(&self, runs: &mut Runs, sort: &[(Outputs, usize, usize)]) -> Result<()> {
+        let vocab_size = self.model.config.vocab_size;
+        let (mut plans, mut samplers) = (Vec::new(), Vec::new());
+        for (want, tokens, rows) in sort {
+            let (plan, built) = self.lowered(*want, *tokens, *rows)?;
+            runs.bytes += InputBlock::bytes(&built.graph, *tokens, 0) + self.size_blocks(&plan)?;
+            if *want == Outputs::Last {
+                samplers.push(argmax(1, vocab_size, &plan, &self.target));
+                samplers.push(sampling::top_k(1, vocab_size, SHORT_LIST.min(vocab_size), &self.target));
+            }
+            plans.push(plan);
+        }
+        for pool in [&plans, &samplers] {
+            runs.bytes += pooled_bytes(pool, self.target.max_binding);
+        }
+        for sampler in &samplers {
+            runs.bytes += self.size_blocks(sampler)?;
+        }
+        for plan in &plans {
+            for binding in self.bindings(plan) {
+                if binding.0 > runs.largest_binding.0 {
+                    runs.largest_binding = binding;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes of a plan's sizes, where the device takes them as data.
+    fn size_blocks(&self, plan: &Plan) -> Result<u64> {
+        if self.target.software { size_block_bytes(plan) } else { Ok(0) }
+    }
+
+    fn lowered(&self, want: Outputs, tokens: usize, rows: usize) -> Result<(Plan, Arc<BuiltModel>)> {
+        let built = self.model.built(true, want, self.profiles.kv())?;
+        let ring = self.model.ring(self.chunk)?;
+        let binding = DimBinding::new().with(sym::SEQ, tokens).with(sym::CACHE, rows).with(sym::RING, ring);
+        let options = options(self.profiles.of(true, tokens), self.device);
+        Ok((lower(&built.graph, &binding, &self.target, &options, self.weights)?, built))
+    }
+
+    /// Bytes that the dispatches of a plan bind at once, weights that are bound alone left out, and what each binding is.
+    fn bindings(&self, plan: &Plan) -> Vec<(u64, String)> {
+        let slots = plan.slots.iter().map(|slot| match &slot.kind {
+            SlotKind::Input { name, .. } => (slot.bytes, format!("input {name}")),
+            SlotKind::Scratch | SlotKind::Zeroed => (slot.bytes, "scratch".to_string()),
+            SlotKind::CacheOf { name, .. } => (slot.bytes, format!("input {name}")),
+        });
+        let operands = plan.dispatches.iter().flat_map(|dispatch| &dispatch.bindings);
+        let joined = operands.filter_map(|(_, operand)| match operand {
+            Operand::Concatenated(names) => Some((self.weights.joined(names), format!("weights {}", names.join(" + ")))),
+            Operand::Slot(..) | Operand::Weight(..) | Operand::Step | Operand::StepOf(_) => None,
+        });
+        slots.chain(joined).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_search_finds_the_last_that_fits_in_few_guesses() {
+        let costs: [fn(usize) -> u64; 4] =
+            [|n| n as u64, |n| 1_000_000 + 12_288 * n as u64, |n| n.next_multiple_of(64) as u64 * 100, |n| 1 << n.min(60)];
+        for cost in costs {
+            for most in 1..40 {
+                for limit in (0..=most).map(cost).chain([0, 1, u64::MAX]) {
+                    let expected = (1..=most).rev().find(|n| cost(*n) <= limit).unwrap_or(0);
+                    assert_eq!(largest(most, limit, |n| Ok(cost(n))).unwrap(), expected, "{limit} of {most}");
+                }
+            }
+            let guesses = std::cell::Cell::new(0);
+            let counted = |n| {
+                guesses.set(guesses.get() + 1);
+                Ok(cost(n))
+            };
+            largest(131_072, cost(40_000), counted).unwrap();
+            assert!(guesses.get() < 40, "{} guesses", guesses.get());
+        }
+        let guesses = std::cell::Cell::new(0);
+        let even = |n| {
+            guesses.set(guesses.get() + 1);
+            Ok(1_000_000 + 12_288 * n as u64)
+        };
+        assert_eq!(largest(131_072, 1_000_000 + 12_288 * 40_000 + 5, even).unwrap(), 40_000);
+        assert!(guesses.get() <= 6, "{} guesses", guesses.get());
+    }
+}

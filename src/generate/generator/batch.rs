@@ -1,0 +1,63 @@
+//! One step of several generators.
+
+use super::GemmaGenerator;
+use crate::{
+    Error, Result,
+    generate::{SampleOpts, Turn, batch::decode_batch},
+};
+
+impl GemmaGenerator {
+    /// The next token of each generator, as [`step_cached`](Self::step_cached) would give it with its own of `opts`. Generators of one
+    /// model ([`share_weights`](Self::share_weights), [`fork`](Self::fork)) that are compiled alike take the step together, up to 32 in a
+    /// pass that reads the weights once for all of them; on the reference, with a flow of which a device cannot, and with
+    /// [`deterministic`](super::GeneratorOptions::deterministic) one after the other. Their lengths and options may differ, and which of
+    /// them take a step together may change with every step.
+    ///
+    /// Rows that a generator lacks, such as those of its prompt, are computed before, for one generator after the other.
+    ///
+    /// # Errors
+    /// Each generator has its own result, an error as [`step_cached`](Self::step_cached) gives it; what befalls the device is an error
+    /// of all whose step it was, and so is [`Error::Cancelled`] where one of them [is](Self::set_cancel). A generator with an error keeps
+    /// its history, and may go on. [`Error::Option`] for all where there are not
+    /// as many `opts` as generators.
+    pub fn decode_batch(generators: &mut [&mut GemmaGenerator], opts: &[SampleOpts]) -> Vec<Result<u32>> {
+        if generators.len() != opts.len() {
+            let expected = format!("{}, one for each generator", generators.len());
+            let wrong =
+                |_: &_| Err(Error::Option { option: "decode_batch: opts", found: opts.len(), expected: expected.clone() });
+            return generators.iter().map(wrong).collect();
+        }
+        let mut results: Vec<Result<u32>> = Vec::with_capacity(generators.len());
+        let mut turns = Vec::new();
+        for (generator, opts) in generators.iter_mut().zip(opts) {
+            // A place for the token, if the generator is ready for it.
+            results.push(generator.ready_for_step_together(opts).map(|()| 0));
+            if let Some(Ok(_)) = results.last() {
+                let GemmaGenerator { engine, history, .. } = &mut **generator;
+                turns.push(Turn { engine, history: history.tokens(), opts, alone: history.is_aligned() });
+            }
+        }
+        let mut tokens = decode_batch(&mut turns).into_iter();
+        for (result, generator) in results.iter_mut().zip(generators) {
+            if result.is_err() {
+                continue;
+            }
+            if let Some(token) = tokens.next() {
+                *result = token.inspect(|token| generator.stepped(*token));
+            }
+        }
+        results
+    }
+
+    /// Computes all rows but that of the last token, and makes room for that.
+    fn ready_for_step_together(&mut self, opts: &SampleOpts) -> Result<()> {
+        while !self.ready_but_for_the_last(opts)? {}
+        self.will_write(self.history.len());
+        Ok(())
+    }
+
+    fn stepped(&mut self, token: u32) {
+        self.history.wrote(self.history.len());
+        self.history.push(token);
+    }
+}

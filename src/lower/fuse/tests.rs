@@ -1,0 +1,102 @@
+//! What is not absorbed: graphs that look like a model's and are not.
+
+use crate::{
+    ir::{
+        DType, DimBinding, Graph, MaskKind, NodeId, Shape,
+        kernel::{Target, Tier},
+        ops::{Attention, CacheWrite, Gain, PositionRule, RmsNorm, Role, Rope, RopeTable},
+    },
+    lower::tests::{lowered, lowered_for, option, shaders, x},
+};
+
+fn device() -> Target {
+    Target { tier: Tier::Subgroup(32), max_storage_buffers: 16, ..Target::portable() }
+}
+
+fn norm(g: &mut Graph, x: NodeId) -> NodeId {
+    g.push(RmsNorm { eps: 1e-6, gain: Gain::None }, &[x]).unwrap()
+}
+
+#[test]
+fn of_a_chain_of_norms_two_share_a_kernel() {
+    let mut g = Graph::new("chain");
+    let mut h = x(&mut g, "x", &[1, 20]);
+    for _ in 0..5 {
+        h = norm(&mut g, h);
+    }
+    g.output("y", h);
+    let plan = lowered(&g);
+    assert_eq!(shaders(&plan), ["rms_norm"; 3]);
+    assert_eq!([0, 1, 2].map(|i| option(&plan, i, "SECOND_NORM")), ["yes", "yes", "no"]);
+}
+
+#[test]
+fn a_norm_with_a_computed_gain_waits_for_it() {
+    let mut g = Graph::new("computed");
+    let (h, w) = (x(&mut g, "x", &[1, 20]), x(&mut g, "w", &[20]));
+    let first = g.rms_norm(h, w, 1e-6, Gain::Plain).unwrap();
+    let gain = g.mul(w, w).unwrap();
+    let second = g.rms_norm(first, gain, 1e-6, Gain::Plain).unwrap();
+    g.output("y", second);
+    assert_eq!(shaders(&lowered(&g)), ["rms_norm", "region", "rms_norm"]);
+}
+
+/// Attention of one token over caches, as a layer emits it; `norm_by_head` as Gemma 3 does, or over the whole row.
+fn attention(norm_by_head: bool, values_of_keys: bool, mask: MaskKind) -> Graph {
+    let (heads, width) = (2, 32);
+    let mut g = Graph::new("step");
+    let positions = g.input("positions", Role::Positions(PositionRule::From(0)), DType::I32, [1, 1]).unwrap();
+    let rule = PositionRule::From(0);
+    let table = RopeTable { inv_freq: vec![1.0; width / 2].into(), rule };
+    let table = g.input("rope", Role::RopeTable(table), DType::F32, [1, 1, width]).unwrap();
+    let row = |g: &mut Graph, name: &str| {
+        let flat = x(g, name, &[1, 1, heads * width]);
+        let gain = g.weight(format!("{name}.gain"), DType::F32, &[if norm_by_head { width } else { heads * width }]).unwrap();
+        let split = Shape::from([1, 1, heads, width]);
+        let normed = match norm_by_head {
+            true => {
+                let rows = g.reshape(flat, split).unwrap();
+                g.rms_norm(rows, gain, 1e-6, Gain::OnePlus).unwrap()
+            }
+            false => {
+                let normed = g.rms_norm(flat, gain, 1e-6, Gain::OnePlus).unwrap();
+                g.reshape(normed, split).unwrap()
+            }
+        };
+        g.push(Rope::default(), &[normed, table]).unwrap()
+    };
+    let (q, k) = (row(&mut g, "q"), row(&mut g, "k"));
+    let v = x(&mut g, "v", &[1, 1, heads, width]);
+    let cache = |g: &mut Graph, name: &str, row: NodeId| {
+        let cache = g.input(name, Role::Cache, DType::F32, [1, 8, heads, width]).unwrap();
+        g.push(CacheWrite, &[cache, row, positions]).unwrap()
+    };
+    let keys = cache(&mut g, "keys", k);
+    let values = if values_of_keys { keys } else { cache(&mut g, "values", v) };
+    let held = g.input("held", Role::Cache, DType::I32, [1, 8]).unwrap();
+    let held = g.push(CacheWrite, &[held, positions, positions]).unwrap();
+    let op = Attention { scale: 1.0, softcap: None, keep: false };
+    let role = Role::Visible { rule: PositionRule::From(0), mask };
+    let visible = g.input("visible", role, DType::I32, [1, 1, 2]).unwrap();
+    let y = g.push(op, &[q, keys, values, visible, held]).unwrap();
+    g.output("y", y);
+    g
+}
+
+#[test]
+fn attention_makes_rows_that_are_normed_by_head() {
+    let plan = |graph: &Graph| lowered_for(graph, &DimBinding::new(), &device());
+    let stock = plan(&attention(true, false, MaskKind::Causal));
+    assert_eq!(shaders(&stock), ["cache_write", "attention_few"]);
+    // The norm of a whole row stays a step of its own; the rest is absorbed.
+    assert_eq!(
+        shaders(&plan(&attention(false, false, MaskKind::Causal))),
+        ["rms_norm", "rms_norm", "cache_write", "attention_few"]
+    );
+    // Keys that are also the values are written once.
+    let shared = plan(&attention(true, true, MaskKind::Causal));
+    assert_eq!(option(&shared, shared.dispatches.len() - 1, "PROLOGUE"), "no");
+    // Where a query's own position is not the last that it sees, the kernel does not know it.
+    let around = plan(&attention(true, false, MaskKind::SymmetricWindow(3)));
+    assert_eq!(option(&around, around.dispatches.len() - 1, "PROLOGUE"), "no");
+}
