@@ -110,7 +110,7 @@ fn the_inputs_of_all_layers_are_gated_by_two_kernels() {
     for tokens in [1, 16] {
         let binding = DimBinding::new().with(sym::SEQ, tokens).with(sym::CACHE, 256).with(sym::RING, 640);
         let plan = lower(&built.graph, &binding, &target, &LowerOptions::default(), &Unplaced).expect("a plan");
-        let gates = plan.dispatches.iter().filter(|dispatch| dispatch.label.ends_with(".per_layer_gate"));
+        let gates = plan.dispatches.iter().filter(|dispatch| dispatch.label.ends_with(".ple_gate"));
         let kernels: Vec<String> = gates.map(|dispatch| Sizes::Uniform.key(&dispatch.kernel)).collect();
         assert_eq!((kernels.len(), kernels.iter().collect::<BTreeSet<_>>().len()), (5, 2), "{kernels:?}");
     }

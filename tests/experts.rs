@@ -119,7 +119,8 @@ fn a_generator_counts_the_experts_that_a_token_takes() {
     let options = GeneratorOptions { context: Some(64), ..GeneratorOptions::default() };
     let generator = GemmaGenerator::with_options(config.clone(), oracle.loader().as_mut(), Device::Gpu, options).unwrap();
     let stats = generator.stats();
-    let experts = 6 * 4 * (3 * config.moe_intermediate_size * config.hidden_size * config.num_experts) as u64;
+    let moe = config.moe.unwrap();
+    let experts = 6 * 4 * (3 * moe.intermediate_size * config.hidden_size * moe.num_experts) as u64;
     assert_eq!(stats.weight_bytes - stats.bytes_per_token, experts / 8 * (8 - 3));
 }
 
@@ -182,7 +183,7 @@ fn mistakes_of_a_layer_with_experts_are_noticed() {
         let model = GemmaFlow::for_prefill(&oracle.config, 1, 33).lm_head().build(oracle.loader().as_mut()).unwrap();
         let right = error(&oracle, &model, &model.graph);
         assert!(right < oracle.gate(), "{name}: {right}");
-        let top = oracle.config.top_k_experts;
+        let top = oracle.config.moe.unwrap().top_k_experts;
         let planted = |what: &str, plant: &dyn Fn(&mut Graph)| {
             let mut graph = model.graph.clone();
             plant(&mut graph);

@@ -19,7 +19,7 @@ fn placed(oracle: &Oracle, device: &Device, per_layer_tables: TablePlacement) ->
 }
 
 fn table_bytes(oracle: &Oracle) -> u64 {
-    oracle.config.weight_shape(WeightPosition::PerLayerEmbed).iter().product::<usize>() as u64 * 4
+    oracle.config.weight_shape(WeightPosition::PleEmbed).iter().product::<usize>() as u64 * 4
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn the_device_holds_that_much_less() {
     let [device, host] = [TablePlacement::Device, TablePlacement::Host].map(|place| placed(&oracle, &Device::Gpu, place).stats());
     let bytes = table_bytes(&oracle);
     assert!(host.weight_bytes + bytes <= device.weight_bytes && host.weight_bytes + bytes + 4096 > device.weight_bytes);
-    let rows = oracle.config.vocab_size_per_layer_input as u64;
+    let rows = oracle.config.per_layer_input.and_then(|input| input.vocab_size).unwrap() as u64;
     assert_eq!(host.bytes_per_token + bytes / rows, device.bytes_per_token, "one row of the table is what a token reads of it");
     let plain = Oracle::open("gemma4-dense");
     let stats = [TablePlacement::Host, TablePlacement::Auto].map(|place| placed(&plain, &Device::Gpu, place).stats());

@@ -46,7 +46,9 @@ fn rotating(name: &str, kv: DType, n_rot: Option<usize>) -> BuiltModel {
     (config.hidden_size, config.intermediate_size, config.vocab_size) = (64, 128, 256);
     if name.starts_with("gemma-4") {
         config.per_layer_config.values_mut().for_each(|own| own.intermediate_size = own.intermediate_size.map(|_| 256));
-        config.vocab_size_per_layer_input = config.vocab_size;
+        if let Some(input) = &mut config.per_layer_input {
+            input.vocab_size = Some(config.vocab_size);
+        }
         config.num_kv_shared_layers = 30;
     }
     // The first full layer of Gemma 3 is the sixth; of Gemma 4 the first five layers own keys and values.
@@ -192,7 +194,7 @@ fn shortcuts(plan: &Plan) -> [usize; 4] {
 /// The largest error as a share of the largest value. A key or value rounded to f16 may fall to the other side, and what follows with it;
 /// norms of values and gates by each token amplify what is rounded before them (docs/gemma.md, Numerical precision).
 fn allowed(built: &BuiltModel, kv: DType) -> f32 {
-    let amplifies = built.params.contains_key("per_layer_embed");
+    let amplifies = built.params.contains_key("ple_embed");
     match kv {
         DType::F16 => 1e-3,
         _ if amplifies => 3e-4,

@@ -50,7 +50,9 @@ fn narrow(shape: &str, layers: usize) -> Result<GemmaConfig> {
     config.hidden_size = 256;
     config.intermediate_size = 512;
     config.vocab_size = 1024;
-    config.vocab_size_per_layer_input = config.vocab_size_per_layer_input.min(1024);
+    if let Some(input) = &mut config.per_layer_input {
+        input.vocab_size = input.vocab_size.map(|rows| rows.min(1024));
+    }
     config.sliding_window = config.sliding_window.map(|_| 24);
     // Of those that share keys as many are left as come before.
     config.num_kv_shared_layers = if config.num_kv_shared_layers > 0 { config.num_hidden_layers - layers / 2 } else { 0 };

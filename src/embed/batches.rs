@@ -22,7 +22,8 @@ pub(super) struct Batch {
 pub(super) fn batches(lengths: &[usize], run_tokens: usize, most: usize) -> Vec<Batch> {
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&text| std::cmp::Reverse(lengths[text]));
-    let (mut batches, mut rest) = (Vec::new(), &order[..]);
+    let mut batches = Vec::new();
+    let mut rest = &order[..];
     while let Some(&longest) = rest.first() {
         let tokens = lengths[longest];
         let room = tokens.next_power_of_two().max(FEWEST_TOKENS).min(most);

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    gemma::{GemmaArch, GemmaConfig, GemmaFlow},
+    gemma::{GemmaConfig, GemmaFlow, family::Pooling},
     generate::{CancelToken, FlowHook, OnProgress},
     profile::CompileProfile,
     runtime::{Device, GpuOptions, Opened, Session},
@@ -68,10 +68,8 @@ impl EmbedderOptions {
     /// to be lower-cased.
     pub fn near_weights(weights: impl AsRef<Path>) -> Result<Self> {
         let profile = CompileProfile::near_weights(&weights, false)?;
-        let settings = match is_gguf(weights.as_ref()) {
-            true => SentenceSettings::default(),
-            false => SentenceSettings::beside(weights.as_ref())?,
-        };
+        let settings =
+            if is_gguf(weights.as_ref()) { SentenceSettings::default() } else { SentenceSettings::beside(weights.as_ref())? };
         Ok(Self {
             profile,
             prompts: TaskPrompts::new(settings.prompts),
@@ -110,7 +108,8 @@ impl GemmaEmbedder {
     /// As [`with_options`](Self::with_options), and what is wrong with the files.
     pub fn from_path(path: impl AsRef<Path>, device: Device) -> Result<Self> {
         let path = path.as_ref();
-        let (config, options) = (GemmaConfig::near_weights(path)?, EmbedderOptions::near_weights(path)?);
+        let config = GemmaConfig::near_weights(path)?;
+        let options = EmbedderOptions::near_weights(path)?;
         Self::with_options(config, load_from_path(path)?.as_mut(), device, options)
     }
 
@@ -149,7 +148,7 @@ impl GemmaEmbedder {
             Some(to) => build(&config, (1, most), flow.as_ref(), &mut QuantisedLoader::new(loader, to))?,
             None => build(&config, (1, most), flow.as_ref(), loader)?,
         };
-        if config.arch == GemmaArch::Gemma3 && config.embedding_dense.is_empty() {
+        if config.arch.family().pooling == Pooling::MeanThenDense && config.embedding_dense.is_empty() {
             tracing::warn!(
                 "there are no dense modules after the mean, so that vectors differ from those of EmbeddingGemma and compare with none of \
                  them: are modules.json, 2_Dense and 3_Dense there, or dense_2.weight and dense_3.weight in a GGUF file (converted with \

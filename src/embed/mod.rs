@@ -8,7 +8,8 @@
 //!
 //! # fn main() -> gemmaflow::Result<()> {
 //! let model = "models/embeddinggemma-300m";
-//! let (embedder, tokenizer) = (GemmaEmbedder::from_path(model, Device::Auto)?, Tokenizer::from_file(model)?);
+//! let embedder = GemmaEmbedder::from_path(model, Device::Auto)?;
+//! let tokenizer = Tokenizer::from_file(model)?;
 //! let query = embedder.embed_texts(&tokenizer, &EmbeddingTask::Query, &["which planet is red?"])?;
 //! let lines = ["Venus is like Earth.", "Mars is called the red planet."];
 //! let lines = embedder.embed_texts(&tokenizer, &EmbeddingTask::document(), &lines)?;
@@ -58,13 +59,11 @@ impl GemmaEmbedder {
     /// [`Error::Option`] for 0, and for more than the model's vectors have.
     pub fn with_dimensions(self, dimensions: usize) -> Result<Self> {
         let most = self.config().embedding_width();
-        match (1..=most).contains(&dimensions) {
-            true => Ok(Self { dimensions, ..self }),
-            false => {
-                let expected = format!("1 to {most}, the numbers of the model's vectors");
-                Err(Error::Option { option: "with_dimensions: dimensions", found: dimensions, expected })
-            }
+        if !(1..=most).contains(&dimensions) {
+            let expected = format!("1 to {most}, the numbers of the model's vectors");
+            return Err(Error::Option { option: "with_dimensions: dimensions", found: dimensions, expected });
         }
+        Ok(Self { dimensions, ..self })
     }
 
     /// A handle whose work ends with [`Error::Cancelled`] when `cancel` is cancelled: within a moment, whatever the

@@ -117,7 +117,8 @@ impl EmbedModel {
 
     /// Checks that a text can be run.
     pub(super) fn check(&self, index: usize, text: &[u32]) -> Result<()> {
-        let (most, vocab_size) = (self.most, self.config.vocab_size);
+        let most = self.most;
+        let vocab_size = self.config.vocab_size;
         if text.is_empty() {
             return Err(Error::EmptyText { index });
         }
@@ -132,9 +133,11 @@ impl EmbedModel {
 
     /// Begins the run of a batch, padded on the right.
     fn begin(&self, batch: &Batch, texts: &[&[u32]], cancel: &CancelToken) -> Result<Running> {
-        let (count, tokens) = (batch.texts.len(), batch.tokens);
+        let count = batch.texts.len();
+        let tokens = batch.tokens;
         let filler = self.config.pad_token_id.filter(|id| (*id as usize) < self.config.vocab_size).unwrap_or(0);
-        let (mut ids, mut live) = (vec![filler; count * tokens], vec![0.0; count * tokens]);
+        let mut ids = vec![filler; count * tokens];
+        let mut live = vec![0.0; count * tokens];
         for (row, text) in batch.texts.iter().map(|&text| texts[text]).enumerate() {
             ids[row * tokens..][..text.len()].copy_from_slice(text);
             live[row * tokens..][..text.len()].fill(1.0);

@@ -85,10 +85,10 @@ impl TaskPrompts {
     /// # Errors
     /// [`Error::Io`] and [`Error::Format`] for a file that cannot be read.
     pub fn near_weights(weights: impl AsRef<Path>) -> Result<Self> {
-        match is_gguf(weights.as_ref()) {
-            true => Ok(Self::default()),
-            false => Ok(Self { named: SentenceSettings::beside(weights.as_ref())?.prompts }),
+        if is_gguf(weights.as_ref()) {
+            return Ok(Self::default());
         }
+        Ok(Self { named: SentenceSettings::beside(weights.as_ref())?.prompts })
     }
 
     /// The names of the checkpoint's own prompts.

@@ -66,7 +66,8 @@ impl GemmaEmbedder {
             return Err(Error::EmptyText { index });
         }
         let mut ids = tokenizer.encode_framed(&format!("{prompt}{text}"))?;
-        let (most, end) = (self.max_tokens(), tokenizer.frame_end());
+        let most = self.max_tokens();
+        let end = tokenizer.frame_end();
         if self.model.truncate && ids.len() > most && end < most {
             ids.drain(most - end..ids.len() - end);
         }

@@ -1,4 +1,6 @@
-//! What a stage works with.
+//! The context that stages emit into: graph, weights, shared values, inputs.
+
+mod inputs;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -6,8 +8,8 @@ use super::Adapter;
 use crate::{
     Error, Result,
     ir::{
-        DType, Dim, Graph, MaskKind, NodeId, Op, Shape, Type,
-        ops::{ExpertLinear, Gather, Input, PositionRule, Role, RopeTable},
+        DType, Dim, Graph, NodeId, Shape,
+        ops::{ExpertLinear, Gather, PositionRule},
     },
     weights::{Tensor, WeightLoader},
 };
@@ -27,7 +29,8 @@ pub enum KvSource {
         /// Whether the caller also gives `mask` `[B, past + T]`, whose entries below 0.5 drop a key.
         mask: bool,
     },
-    /// In caches that live beside the weights and are written in place: linear for full layers, a ring for sliding ones.
+    /// In caches that live beside the weights and are written in place: linear for full layers, a ring for sliding
+    /// ones.
     Resident {
         /// The element type of keys and values in the caches.
         dtype: DType,
@@ -37,7 +40,8 @@ pub enum KvSource {
 /// A product with a weight, as an adapter sees it.
 #[derive(Debug, Clone)]
 pub struct Projection<'a> {
-    /// The weight's name in the graph, such as `layer.3.query`. A tied LM head is called as the embedding is, `embed`; the kinds differ.
+    /// The weight's name in the graph, such as `layer.3.query`. A tied LM head is called as the embedding is, `embed`;
+    /// the kinds differ.
     pub name: &'a str,
     /// What is multiplied, `[…, K]`; of rows of a table the token ids.
     pub input: NodeId,
@@ -58,12 +62,13 @@ pub enum ProjectionKind {
         /// Whether an id past the last row takes the first; otherwise there is none such.
         or_first: bool,
     },
-    /// `Wₑ · x` with the matrices `[N, K]` that a route chooses of a stack `[E·N, K]`: x is `[B, T, 1 or k, K]`, the product
-    /// `[B, T, k, N]`.
+    /// `Wₑ · x` with the matrices `[N, K]` that a route chooses of a stack `[E·N, K]`: x is `[B, T, 1 or k, K]`, the
+    /// product `[B, T, k, N]`.
     Experts {
         /// E.
         count: usize,
-        /// Which k experts each token takes, and how much of each: `[B, T, 2, k]`, as [`Route`](crate::ir::ops::Route) gives them.
+        /// Which k experts each token takes, and how much of each: `[B, T, 2, k]`, as [`Route`](crate::ir::ops::Route)
+        /// gives them.
         route: NodeId,
     },
 }
@@ -129,7 +134,8 @@ impl<'a> EmitContext<'a> {
         value
     }
 
-    /// The shape of the weight `key` in the loader; its bytes are not read. `None` once it was taken, or where it is missing.
+    /// The shape of the weight `key` in the loader; its bytes are not read. `None` once it was taken, or where it is
+    /// missing.
     pub fn weight_shape(&self, key: &str) -> Option<Vec<usize>> {
         self.loader.peek(key).ok().map(|info| info.shape.to_vec())
     }
@@ -144,7 +150,8 @@ impl<'a> EmitContext<'a> {
         self.graph.weight(name, self.params[name].dtype(), shape)
     }
 
-    /// As [`weight`](Self::weight), for a weight that no node of the graph is: it is among the model's and stays on the host.
+    /// As [`weight`](Self::weight), for a weight that no node of the graph is: it is among the model's and stays on the
+    /// host.
     ///
     /// # Errors
     /// As [`weight`](Self::weight).
@@ -152,7 +159,8 @@ impl<'a> EmitContext<'a> {
         self.take_weight(name, key, shape, shape)
     }
 
-    /// Takes a weight of `stored` dimensions in the loader and `shape` in the model: those, or the matrix that they are a stack of.
+    /// Takes a weight of `stored` dimensions in the loader and `shape` in the model: those, or the matrix that they are
+    /// a stack of.
     fn take_weight(&mut self, name: &str, key: &str, stored: &[usize], shape: &[usize]) -> Result<()> {
         let misshapen =
             |found: &[usize]| Error::WeightShape { name: key.into(), found: found.to_vec(), expected: stored.to_vec() };
@@ -176,8 +184,8 @@ impl<'a> EmitContext<'a> {
         Ok(())
     }
 
-    /// The weight called `name` in the graph and `key` in the loader, a stack of matrices `[E, N, K]` that the graph has as one,
-    /// `[E·N, K]`. Its bytes are not read.
+    /// The weight called `name` in the graph and `key` in the loader, a stack of matrices `[E, N, K]` that the graph
+    /// has as one, `[E·N, K]`. Its bytes are not read.
     ///
     /// # Errors
     /// As [`weight`](Self::weight).
@@ -200,8 +208,8 @@ impl<'a> EmitContext<'a> {
         Ok(node)
     }
 
-    /// `W · x` with the weight called `name` in the graph and `key` in the loader, `[out, last dimension of x]`, through the
-    /// adapters in effect.
+    /// `W · x` with the weight called `name` in the graph and `key` in the loader, `[out, last dimension of x]`,
+    /// through the adapters in effect.
     ///
     /// # Errors
     /// As [`weight`](Self::weight); what an adapter says, as [`Error::Stage`].
@@ -212,8 +220,9 @@ impl<'a> EmitContext<'a> {
         self.through_adapters(Projection { name, input: x, output: y, kind: ProjectionKind::Matrix })
     }
 
-    /// The rows `[B, T, width]` that `ids` `[B, T]` name of the weight called `name` in the graph and `key` in the loader, `[rows, width]`,
-    /// through the adapters in effect. An id past the last row takes the first where `or_first`.
+    /// The rows `[B, T, width]` that `ids` `[B, T]` name of the weight called `name` in the graph and `key` in the
+    /// loader, `[rows, width]`, through the adapters in effect. An id past the last row takes the first where
+    /// `or_first`.
     ///
     /// # Errors
     /// As [`project`](Self::project).
@@ -223,8 +232,9 @@ impl<'a> EmitContext<'a> {
         self.through_adapters(Projection { name, input: ids, output, kind: ProjectionKind::Rows { or_first } })
     }
 
-    /// The products of `x` `[B, T, 1 or k, K]` with the matrices that `route` `[B, T, 2, k]` chooses of the stack called `name` in the
-    /// graph and `key` in the loader, `[experts, out, K]`, through the adapters in effect: `[B, T, k, out]`.
+    /// The products of `x` `[B, T, 1 or k, K]` with the matrices that `route` `[B, T, 2, k]` chooses of the stack
+    /// called `name` in the graph and `key` in the loader, `[experts, out, K]`, through the adapters in effect:
+    /// `[B, T, k, out]`.
     ///
     /// # Errors
     /// As [`project`](Self::project).
@@ -299,91 +309,8 @@ impl<'a> EmitContext<'a> {
         Shape([self.batch.into(), self.seq].into_iter().chain(rest.iter().map(|&n| n.into())).collect())
     }
 
-    /// `[B, past + T]`.
-    fn keys(&self, past: Dim) -> Result<Shape> {
-        let keys = past.checked_add(self.seq);
-        let keys = keys.ok_or_else(|| Error::Builder(format!("past {past} and {} new tokens make no size", self.seq)))?;
-        Ok(Shape(vec![self.batch.into(), keys]))
-    }
-
-    /// The positions of the new tokens, `[B, T]` i32.
-    ///
-    /// # Errors
-    /// [`Error::Builder`] where the name stands for something else.
-    pub fn query_positions(&mut self) -> Result<NodeId> {
-        let (rule, shape) = (self.positions.clone(), self.shape(&[]));
-        self.runtime_input("positions", Role::Positions(rule), DType::I32, shape)
-    }
-
-    /// The first and the last position that each new token sees by the rule `mask`, `[B, T, 2]` i32.
-    ///
-    /// # Errors
-    /// [`Error::Builder`] where the name stands for something else.
-    pub fn visible_positions(&mut self, mask: MaskKind) -> Result<NodeId> {
-        let (rule, shape) = (self.positions.clone(), self.shape(&[2]));
-        let name = match mask {
-            MaskKind::None | MaskKind::Custom | MaskKind::Bias => "visible_all".to_string(),
-            MaskKind::Causal => "visible_causal".to_string(),
-            MaskKind::SlidingWindow(window) => format!("visible_window_{window}"),
-            MaskKind::SymmetricWindow(radius) => format!("visible_within_{radius}"),
-        };
-        self.runtime_input(&name, Role::Visible { rule, mask }, DType::I32, shape)
-    }
-
-    /// The positions of the keys of a caller's cache followed by those of the new tokens, `[B, past + T]` i32.
-    ///
-    /// # Errors
-    /// [`Error::Builder`] where the name stands for something else.
-    pub fn key_positions(&mut self, past: Dim) -> Result<NodeId> {
-        let (rule, shape) = (self.positions.clone(), self.keys(past)?);
-        self.runtime_input("key_positions", Role::KeyPositions { rule, past }, DType::I32, shape)
-    }
-
-    /// The caller's mask over the keys, `[B, past + T]` f32.
-    ///
-    /// # Errors
-    /// [`Error::Builder`] where the name stands for something else.
-    pub fn key_mask(&mut self, past: Dim) -> Result<NodeId> {
-        let shape = self.keys(past)?;
-        self.runtime_input("mask", Role::Caller, DType::F32, shape)
-    }
-
-    /// Makes a rotary table known by its name: the rows of the new tokens, `[B, T, H]`, from H/2 inverse frequencies.
-    ///
-    /// # Errors
-    /// [`Error::Builder`] where the name stands for something else.
-    pub fn rope_table(&mut self, name: &str, inv_freq: &[f32]) -> Result<NodeId> {
-        let (rule, shape) = (self.positions.clone(), self.shape(&[inv_freq.len() * 2]));
-        let role = Role::RopeTable(RopeTable { inv_freq: inv_freq.into(), rule });
-        self.runtime_input(name, role, DType::F32, shape)
-    }
-
-    /// An f32 input that the caller may give, such as its own rotary rows; what is derived from it says how.
-    ///
-    /// # Errors
-    /// [`Error::Builder`] where the name stands for something else.
-    pub fn optional_input(&mut self, name: &str, shape: Shape) -> Result<NodeId> {
-        self.runtime_input(name, Role::Optional, DType::F32, shape)
-    }
-
-    /// An input that belongs to no layer, whichever asks for it first; all must ask for the same.
-    fn runtime_input(&mut self, name: &str, role: Role, dtype: DType, shape: Shape) -> Result<NodeId> {
-        let input = Input { name: name.to_string(), role, ty: Type::new(dtype, shape) };
-        if let Some(node) = self.find_shared(name) {
-            return match &self.graph.node(node).op {
-                Op::Input(found) if *found == input => Ok(node),
-                _ => Err(Error::Builder(format!("'{name}' is there already and is something else; give yours another name"))),
-            };
-        }
-        self.graph.set_scope("");
-        let node = self.graph.input(name, input.role, dtype, input.ty.shape);
-        self.graph.set_scope(self.scope.join("."));
-        let node = node?;
-        self.share(name, node);
-        Ok(node)
-    }
-
-    /// Adds a named output of the graph beside the model's own; they come after it, in the order in which they were added.
+    /// Adds a named output of the graph beside the model's own; they come after it, in the order in which they were
+    /// added.
     pub fn side_output(&mut self, name: impl Into<String>, node: NodeId) {
         self.side_outputs.push((name.into(), node));
     }

@@ -77,17 +77,17 @@ impl ModelFlow {
         self
     }
 
-    /// The positions of the new tokens follow from the optional input `attention_mask` `[B, T]` f32 (1 live, 0 padding on either
-    /// side; all live where it is not given): padding is at no position, and so no query sees it.
+    /// The positions of the new tokens follow from the optional input `attention_mask` `[B, T]` f32 (1 live, 0 padding
+    /// on either side; all live where it is not given): padding is at no position, and so no query sees it.
     pub fn bind_attention_mask(mut self) -> Self {
         self.positions = PositionRule::Mask("attention_mask".into());
         let shape = Shape(vec![self.batch.into(), self.seq]);
         self.optional_input("attention_mask", DType::F32, shape)
     }
 
-    /// Attention reads `past` rows of keys and values that the caller holds, as `past_k_{i}`, `past_v_{i}` `[B, past, K·H]`. With a
-    /// symbolic `past` the input `position` `[B]` u32 says how many of them are live; with `mask` the input `mask`
-    /// `[B, past + T]` f32 drops keys.
+    /// Attention reads `past` rows of keys and values that the caller holds, as `past_k_{i}`, `past_v_{i}`
+    /// `[B, past, K·H]`. With a symbolic `past` the input `position` `[B]` u32 says how many of them are live; with
+    /// `mask` the input `mask` `[B, past + T]` f32 drops keys.
     pub fn bind_decode_inputs(mut self, past: impl Into<Dim>, mask: bool) -> Self {
         let past = past.into();
         self.kv = KvSource::Caller { past, mask };
@@ -164,7 +164,8 @@ impl ModelFlow {
 
     /// Replaces ids `[B, T]` by rows of the weight `key` `[vocab, width]`, called `name` in the graph.
     pub fn token_embed(self, name: &str, key: &str, [vocab, width]: [usize; 2]) -> Self {
-        let (name, key) = (name.to_string(), key.to_string());
+        let name = name.to_string();
+        let key = key.to_string();
         self.custom("token_embed", move |context, ids| Ok(context.look_up(ids, &name, &key, [vocab, width], false)?))
     }
 
@@ -176,8 +177,8 @@ impl ModelFlow {
         })
     }
 
-    /// Replaces `[B, T, D]` by the row of each sequence that the input `last_token_idx` `[B]` u32 names, `[B, 1, D]`. The input is
-    /// the caller's to give where `given`, else the last live token.
+    /// Replaces `[B, T, D]` by the row of each sequence that the input `last_token_idx` `[B]` u32 names, `[B, 1, D]`.
+    /// The input is the caller's to give where `given`, else the last live token.
     pub fn gather_last_token_dynamic(self, given: bool) -> Self {
         let rule = self.positions.clone();
         let role = if given { Role::Caller } else { Role::LastToken(rule) };
@@ -218,8 +219,8 @@ impl ModelFlow {
     /// Emits everything. Weights are taken from the loader as handles; none of their bytes are read.
     ///
     /// # Errors
-    /// The first that a stage gives; [`Error::Builder`] without inputs, for two inputs or outputs of one name, or for an output
-    /// that was asked for and that no stage gave.
+    /// The first that a stage gives; [`Error::Builder`] without inputs, for two inputs or outputs of one name, or for
+    /// an output that was asked for and that no stage gave.
     pub fn build(&self, loader: &mut dyn WeightLoader) -> Result<BuiltModel> {
         let mut graph = Graph::new(self.name.clone());
         self.limits.iter().for_each(|(symbol, most)| graph.set_limit(*symbol, *most));

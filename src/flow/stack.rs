@@ -90,11 +90,13 @@ impl BlockStage for LayerStack {
                 Step::Stage(stage) => stage.emit(context, x)?,
             };
         }
-        match saved.is_empty() {
-            true if x == value => Ok(x),
-            true => Ok(context.graph.label(x, "output")),
-            false => Err(Error::Builder(format!("{}: a residual_save has no residual_add", self.name))),
+        if !saved.is_empty() {
+            return Err(Error::Builder(format!("{}: a residual_save has no residual_add", self.name)));
         }
+        if x == value {
+            return Ok(x);
+        }
+        Ok(context.graph.label(x, "output"))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Self-attention of one layer, in every form: whole sequences, a cache that the caller holds, resident caches.
 
 use super::{
-    GemmaConfig, GemmaLayerStyle, GemmaRmsNormStage, LayerWeight, WeightPosition,
+    GemmaConfig, GemmaLayerStyle, LayerWeight, WeightPosition,
     blocks::{project, weight_key},
 };
 use crate::{
@@ -91,7 +91,8 @@ impl SelfAttnPrefillSpec {
     /// The attention of a layer of `config`.
     pub fn of(config: &GemmaConfig, layer: usize) -> Self {
         let options = config.layer_attn_options(layer);
-        let (heads, kv_heads) = (config.num_attention_heads, config.layer_kv_heads(layer));
+        let heads = config.num_attention_heads;
+        let kv_heads = config.layer_kv_heads(layer);
         let head_dim = config.layer_head_dim(layer);
         let spec = gemma_attn_spec(layer, heads, head_dim, kv_heads, head_dim, options.mask, options.scale, options.softcap);
         let kv_source = config.kv_source_layer(layer).filter(|source| *source != layer);
@@ -101,11 +102,11 @@ impl SelfAttnPrefillSpec {
 
     /// Rotates the first `n_rot` dimensions of each head, in pairs (j, j + n_rot/2); the others pass through.
     ///
-    /// Pair j turns by frequency j of the layer's rotary table. A stock table has the H/2 frequencies θ^(−2j/H) of the whole head, of which
-    /// the first n_rot/2 count. For θ^(−2j/n_rot), which transformers' `partial_rotary_factor` and llama.cpp's `rope.dimension_count` mean,
-    /// declare a table of [`default_inv_freq(θ, n_rot)`](super::default_inv_freq) in
-    /// [`before_layers`](super::GemmaFlow::before_layers) ([`EmitContext::rope_table`]) and name it here
-    /// ([`with_rope_table`](Self::with_rope_table)).
+    /// Pair j turns by frequency j of the layer's rotary table. A stock table has the H/2 frequencies θ^(−2j/H) of the
+    /// whole head, of which the first n_rot/2 count. For θ^(−2j/n_rot), which transformers' `partial_rotary_factor` and
+    /// llama.cpp's `rope.dimension_count` mean, declare a table of
+    /// [`default_inv_freq(θ, n_rot)`](super::default_inv_freq) in [`before_layers`](super::GemmaFlow::before_layers)
+    /// ([`EmitContext::rope_table`]) and name it here ([`with_rope_table`](Self::with_rope_table)).
     pub fn with_n_rot(mut self, n_rot: usize) -> Self {
         self.n_rot = n_rot;
         self
@@ -151,15 +152,15 @@ impl SelfAttentionStage {
         Self { spec, export: None }
     }
 
-    /// Adds K (after RoPE) and V, where the layer owns some, as outputs `k_{i}` and `v_{i}`: `[B, T, K·H]`, or `[B, past + T, K·H]`
-    /// where the caller holds the cache.
+    /// Adds K (after RoPE) and V, where the layer owns some, as outputs `k_{i}` and `v_{i}`: `[B, T, K·H]`, or
+    /// `[B, past + T, K·H]` where the caller holds the cache.
     pub fn with_export(mut self, outputs: SideOutputs) -> Self {
         self.export = Some(outputs);
         self
     }
 
     fn arch(&self) -> GemmaArch {
-        self.spec.style.arch()
+        self.spec.style
     }
 
     /// A projection split into heads, `[B, T, heads, H]`.
@@ -185,16 +186,12 @@ impl SelfAttentionStage {
         let SelfAttnPrefillSpec { layer, num_kv_heads, eps, k_eq_v, .. } = self.spec;
         let projected = self.heads(context, h, LayerWeight::Key, num_kv_heads)?;
         let k = self.normed(context, projected, LayerWeight::KeyNorm)?;
-        let v = match k_eq_v {
-            true => projected,
-            false => self.heads(context, h, LayerWeight::Value, num_kv_heads)?,
-        };
-        let v = match self.arch().norms_values() {
-            true => {
-                let v = context.graph.push(RmsNorm { eps, gain: Gain::None }, &[v])?;
-                context.graph.label(v, "value_norm")
-            }
-            false => v,
+        let v = if k_eq_v { projected } else { self.heads(context, h, LayerWeight::Value, num_kv_heads)? };
+        let v = if self.arch().norms_values() {
+            let v = context.graph.push(RmsNorm { eps, gain: Gain::None }, &[v])?;
+            context.graph.label(v, "value_norm")
+        } else {
+            v
         };
         let rope = self.spec.rope(context.width(table)?)?;
         let k = context.graph.push(rope, &[k, table])?;
@@ -208,7 +205,8 @@ impl SelfAttentionStage {
         Ok([k, v])
     }
 
-    /// What the layer attends to: its own keys and values, which it makes and keeps, or those of the layer whose it shares.
+    /// What the layer attends to: its own keys and values, which it makes and keeps, or those of the layer whose it
+    /// shares.
     fn attended(&self, context: &mut EmitContext, h: NodeId, table: NodeId, positions: NodeId) -> Result<Keys> {
         let layer = self.spec.layer;
         let Some(source) = self.spec.kv_source else {
@@ -224,7 +222,8 @@ impl SelfAttentionStage {
             let missing = || format!("layer {layer} attends to the keys of layer {source}, which no stage before it makes");
             context.find_shared(&format!("layer.{source}.{what}")).ok_or_else(|| Error::Builder(missing()))
         };
-        let (k, v) = (find("keys")?, find("values")?);
+        let k = find("keys")?;
+        let v = find("values")?;
         self.keys(context, k, v, positions)
     }
 
@@ -319,7 +318,8 @@ impl BlockStage for SelfAttentionStage {
     fn emit(&self, context: &mut EmitContext, h: NodeId) -> Result<NodeId> {
         let spec = &self.spec;
         let table = context.find_shared(&spec.rope_table).ok_or_else(|| {
-            let (layer, name) = (spec.layer, &spec.rope_table);
+            let layer = spec.layer;
+            let name = &spec.rope_table;
             Error::Builder(format!("layer {layer} uses the rotary table '{name}', which no stage before it declares"))
         })?;
         let q = self.heads(context, h, LayerWeight::Query, spec.num_heads)?;
@@ -358,11 +358,5 @@ impl LayerStack {
     /// Appends the attention of a layer.
     pub fn self_attn_prefill(self, spec: SelfAttnPrefillSpec) -> Self {
         self.stage(SelfAttentionStage::new(spec))
-    }
-
-    /// Appends a norm where the family has it.
-    pub(super) fn norm(self, config: &GemmaConfig, layer: usize, weight: LayerWeight) -> Self {
-        let norm = GemmaRmsNormStage::hf_layer(config, layer, weight);
-        if norm.exists() { self.stage(norm) } else { self }
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     flow::{BlockStage, EmitContext, SideOutputs},
     ir::{
         BinaryFn, Dim, Graph, NodeId, Op, Shape, UnaryFn,
-        ops::{Reduce, ReduceFn, Unary},
+        ops::{Cast, Reduce, ReduceFn, Unary},
     },
 };
 
@@ -76,8 +76,34 @@ impl BlockStage for GemmaRmsNormStage {
     }
 }
 
-/// The gated feed-forward block: `down · (gelu(gate · x) ∘ (up · x))`, GELU in its tanh form (Shazeer 2020, arXiv 2002.05202).
-/// In some layers of Gemma 3n gates that are not far above their mean count nothing (docs/gemma.md, Gemma 3n).
+/// The value times a weight of a layer, `[D]` or `[1]`: `[…, D]` to `[…, D]`.
+#[derive(Debug, Clone)]
+pub struct FactorStage {
+    arch: GemmaArch,
+    weight: WeightPosition,
+    shape: Vec<usize>,
+}
+
+impl FactorStage {
+    /// A factor of a layer, by its position in it; `None` where the model has none.
+    pub fn of(config: &GemmaConfig, layer: usize, weight: LayerWeight) -> Option<Self> {
+        let position = WeightPosition::Layer(layer, weight);
+        let exists = position.hugging_face(config.arch).is_some() && config.has_weight(position);
+        exists.then(|| Self { arch: config.arch, weight: position, shape: config.weight_shape(position) })
+    }
+}
+
+impl BlockStage for FactorStage {
+    fn emit(&self, context: &mut EmitContext, x: NodeId) -> Result<NodeId> {
+        let factor = model_weight(context, self.arch, self.weight, &self.shape)?;
+        let factor = context.graph.push(Cast, &[factor])?;
+        context.graph.mul(x, factor)
+    }
+}
+
+/// The gated feed-forward block: `down · (gelu(gate · x) ∘ (up · x))`, GELU in its tanh form (Shazeer 2020, arXiv
+/// 2002.05202). In some layers of Gemma 3n gates that are not far above their mean count nothing (docs/gemma.md, Gemma
+/// 3n).
 #[derive(Debug, Clone)]
 pub struct GeGluStage {
     arch: GemmaArch,
@@ -111,7 +137,8 @@ impl BlockStage for GeGluStage {
     }
 }
 
-/// `max(x − (mean + deviations · std), 0)` along the innermost dimension, the standard deviation that of the whole row (÷n).
+/// `max(x − (mean + deviations · std), 0)` along the innermost dimension, the standard deviation that of the whole row
+/// (÷n).
 fn above(g: &mut Graph, x: NodeId, deviations: f32) -> Result<NodeId> {
     let columns = g.shape(x).last().and_then(Dim::fixed).unwrap_or(1);
     let mean = |g: &mut Graph, x: NodeId| -> Result<NodeId> {
@@ -179,8 +206,8 @@ impl BlockStage for RopeTablesStage {
     }
 }
 
-/// As [`RopeTablesStage`], with optional inputs by which a caller gives its own rows `[1, H/2]` for the step: `rope_cos` and
-/// `rope_sin`, or the same with `_full` and `_sliding`.
+/// As [`RopeTablesStage`], with optional inputs by which a caller gives its own rows `[1, H/2]` for the step:
+/// `rope_cos` and `rope_sin`, or the same with `_full` and `_sliding`.
 #[derive(Debug, Clone)]
 pub struct DecodeRopeParamsStage {
     tables: RopeTablesStage,
@@ -255,8 +282,8 @@ impl BlockStage for LogitSoftcapStage {
     }
 }
 
-/// Makes K (after RoPE) and V of a layer outputs of the graph, as its attention computed them: nothing is projected again. Stands
-/// after the layer; the stream passes through.
+/// Makes K (after RoPE) and V of a layer outputs of the graph, as its attention computed them: nothing is projected
+/// again. Stands after the layer; the stream passes through.
 #[derive(Debug, Clone)]
 pub struct GemmaKvTapStage {
     layer: usize,
@@ -312,7 +339,8 @@ impl BlockStage for GemmaKvTapStage {
                 Error::Builder(format!("the tap of layer {layer} {why}"))
             })?;
             let dims = context.graph.shape(node).0.clone();
-            let (heads, head_dim) = (dims[2].fixed().unwrap_or(0), dims[3].fixed().unwrap_or(0));
+            let heads = dims[2].fixed().unwrap_or(0);
+            let head_dim = dims[3].fixed().unwrap_or(0);
             let rotated = match &context.graph.node(node).op {
                 Op::Rope(rope) => Some(rope.rotated(head_dim)),
                 _ => None,

@@ -2,8 +2,10 @@
 
 mod absent;
 mod drafter;
+pub(crate) mod family;
 mod fields;
 mod gguf;
+mod gguf_heads;
 mod gguf_keys;
 mod gguf_rope;
 mod json;
@@ -19,14 +21,17 @@ mod validate;
 
 use std::{collections::BTreeMap, path::Path};
 
-pub use drafter::GemmaDrafterConfig;
-pub use types::{GemmaArch, GemmaLayerStyle, LayerAttnOptions, LayerKind, LayerOverrides, RopeConfig, RopeScaling};
+pub use drafter::{Centroids, GemmaDrafterConfig};
+pub use family::GemmaArch;
+pub use types::{
+    AltUp, GemmaLayerStyle, LayerAttnOptions, LayerKind, LayerOverrides, Moe, PerLayerInput, RopeConfig, RopeScaling,
+};
 pub(super) use validate::{MOST_DENSE, MOST_STREAMS};
 
 use crate::{Result, weights::FileLimits};
 
-/// A model's configuration: the fields of Hugging Face's `config.json` (its text part), with absent ones resolved to the
-/// family's defaults.
+/// A model's configuration: the fields of Hugging Face's `config.json` (its text part), with absent ones resolved to
+/// the family's defaults.
 ///
 /// The fields are plain data and may be changed; [`validate`](Self::validate) says whether they still fit together.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,13 +58,13 @@ pub struct GemmaConfig {
     pub max_position_embeddings: usize,
     /// One kind a layer.
     pub layer_types: Vec<LayerKind>,
-    /// Keys a sliding layer keeps, the query's own position included; where attention looks both ways, so many in all, half of
-    /// them on either side (EmbeddingGemma 2: so many on either side). `None` only without sliding layers.
+    /// Keys a sliding layer keeps, the query's own position included; where attention looks both ways, so many in all,
+    /// half of them on either side (EmbeddingGemma 2: so many on either side). `None` only without sliding layers.
     pub sliding_window: Option<usize>,
     /// Whether queries see later tokens too, as in models that embed whole texts.
     pub use_bidirectional_attention: bool,
-    /// Scores are multiplied by this to the power −1/2; in Gemma 3n, 4 and EmbeddingGemma 2 it is 1. `None` (Gemma 1): by `head_dim` to
-    /// the power −1/2.
+    /// Scores are multiplied by this to the power −1/2; in Gemma 3n, 4 and EmbeddingGemma 2 it is 1. `None` (Gemma 1):
+    /// by `head_dim` to the power −1/2.
     pub query_pre_attn_scalar: Option<f32>,
     /// Softcap of the attention scores.
     pub attn_logit_softcapping: Option<f32>,
@@ -77,66 +82,61 @@ pub struct GemmaConfig {
     pub rope_full: RopeConfig,
     /// The rotary table of sliding layers. Equal to `rope_full` in families with one table.
     pub rope_sliding: RopeConfig,
-    /// Sizes in which single layers differ, by layer: in Gemma 4 the heads of full layers and the FFW of layers without K and V.
+    /// Sizes in which single layers differ, by layer: in Gemma 4 the heads of full layers and the FFW of layers without
+    /// K and V.
     pub per_layer_config: BTreeMap<usize, LayerOverrides>,
     /// Whether full layers take their keys, before norm and rotation, as values (Gemma 4).
     pub attention_k_eq_v: bool,
     /// Layers at the end that attend to the K and V of earlier ones and own none.
     pub num_kv_shared_layers: usize,
-    /// Width P of what each layer gets of a table of its own for each token; 0 without such tables.
-    pub hidden_size_per_layer_input: usize,
-    /// Rows of those tables; 0 without.
-    pub vocab_size_per_layer_input: usize,
-    /// Streams N that a layer predicts and corrects (Gemma 3n); 0 where there is one and no such thing.
-    pub altup_num_inputs: usize,
-    /// The stream that a layer computes.
-    pub altup_active_idx: usize,
-    /// Whether the active stream is scaled by a weight before it gates the layer's own input.
-    pub altup_correct_scale: bool,
-    /// Rank of the low-rank path beside attention (Gemma 3n); 0 without.
-    pub laurel_rank: usize,
-    /// For each layer the standard deviations above their mean that a gate of the FFW must exceed to count; `None` where all count.
-    /// Empty where that is so in every layer.
+    /// Per-layer embeddings (Gemma 3n, some of Gemma 4, EmbeddingGemma 2).
+    pub per_layer_input: Option<PerLayerInput>,
+    /// Alternating updates (Gemma 3n).
+    pub altup: Option<AltUp>,
+    /// Rank r of the learned augmented residual beside attention (LAuReL, Menghani et al. 2024, arXiv 2411.07501; Gemma
+    /// 3n).
+    pub laurel_rank: Option<usize>,
+    /// For each layer the standard deviations above their mean that a gate of the FFW must exceed to count; `None`
+    /// where all count. Empty where that is so in every layer.
     pub activation_sparsity: Vec<Option<f32>>,
-    /// Width that each token's final state is projected to before the mean (EmbeddingGemma 2); 0 without.
-    pub embedding_dim: usize,
-    /// Widths of the products after the mean of a text's tokens, in order (EmbeddingGemma 1: 3072, 768); empty without. Not in
-    /// `config.json`, but beside it (`modules.json`).
+    /// Width that each token's final state is projected to before the mean (EmbeddingGemma 2).
+    pub embedding_dim: Option<usize>,
+    /// Widths of the products after the mean of a text's tokens, in order (EmbeddingGemma 1: 3072, 768); empty without.
+    /// Not in `config.json`, but beside it (`modules.json`).
     pub embedding_dense: Vec<usize>,
-    /// Experts E of each layer, beside its FFW (Gemma 4); 0 without.
-    pub num_experts: usize,
-    /// Experts that each token takes; 0 without.
-    pub top_k_experts: usize,
-    /// FFW dimension of one expert; 0 without.
-    pub moe_intermediate_size: usize,
+    /// Experts beside the FFW of each layer (some of Gemma 4).
+    pub moe: Option<Moe>,
     /// Run only this many layers, the first ones. Never read from a file.
     pub effective_num_layers: Option<usize>,
 }
 
 impl GemmaConfig {
-    /// Reads `config.json` (or the `config.json` of a folder). Stop tokens of a `generation_config.json` beside it are added, and
-    /// for a model with bidirectional attention what the `modules.json` beside it says of the way from tokens to a text's vector.
+    /// Reads `config.json` (or the `config.json` of a folder). Stop tokens of a `generation_config.json` beside it are
+    /// added, and for a model with bidirectional attention what the `modules.json` beside it says of the way from
+    /// tokens to a text's vector.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) where a file cannot be read; [`Error::Config`](crate::Error::Config) and
-    /// [`Error::Unsupported`](crate::Error::Unsupported) as [`from_json`](Self::from_json), with the file's name in front, and for
-    /// modules of a text embedding model that this crate does not compute; [`Error::Format`](crate::Error::Format) for a
-    /// `modules.json` that is none.
+    /// [`Error::Unsupported`](crate::Error::Unsupported) as [`from_json`](Self::from_json), with the file's name in
+    /// front, and for modules of a text embedding model that this crate does not compute;
+    /// [`Error::Format`](crate::Error::Format) for a `modules.json` that is none.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         json::from_file(path.as_ref())
     }
 
     /// Reads the metadata of a GGUF file (of one in parts: the first).
     ///
-    /// Files say neither `query_pre_attn_scalar` nor, in Gemma 1 and 2, anything of the rotary table; both are what the family has. The
-    /// names that Ollama's converter has for some keys are read too. A key that is absent and in which models of the family differ is
-    /// refused by name, as is one that is not known and may change what is computed; a `tracing` warning tells what else was taken for
-    /// granted or passed over. Tokens that end a turn count among `eos_token_ids`.
+    /// Files say neither `query_pre_attn_scalar` nor, in Gemma 1 and 2, anything of the rotary table; both are what the
+    /// family has. The names that Ollama's converter has for some keys are read too. A key that is absent and in which
+    /// models of the family differ is refused by name, as is one that is not known and may change what is computed; a
+    /// `tracing` warning tells what else was taken for granted or passed over. Tokens that end a turn count among
+    /// `eos_token_ids`.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) and [`Error::Format`](crate::Error::Format) as
     /// [`GgufLoader::from_file`](crate::weights::GgufLoader::from_file); [`Error::Config`](crate::Error::Config) and
-    /// [`Error::Unsupported`](crate::Error::Unsupported) as [`from_json`](Self::from_json), with the file's name in front.
+    /// [`Error::Unsupported`](crate::Error::Unsupported) as [`from_json`](Self::from_json), with the file's name in
+    /// front.
     pub fn from_gguf(path: impl AsRef<Path>) -> Result<Self> {
         Self::from_gguf_with(path, FileLimits::default())
     }
@@ -149,8 +149,8 @@ impl GemmaConfig {
         gguf::from_file(path.as_ref(), limits)
     }
 
-    /// The configuration of a model that is given as its weights: a GGUF file, a folder with a `config.json`, or a file with a
-    /// `config.json` beside it.
+    /// The configuration of a model that is given as its weights: a GGUF file, a folder with a `config.json`, or a file
+    /// with a `config.json` beside it.
     ///
     /// # Errors
     /// As [`from_gguf`](Self::from_gguf) and [`from_file`](Self::from_file).
@@ -166,12 +166,12 @@ impl GemmaConfig {
     /// Reads the text of a `config.json`: a text model, or a wrapper (`gemma3`, `gemma3n`, `gemma4`, `gemma4_unified`,
     /// `embedding_gemma2`) with its `text_config`.
     ///
-    /// Keys that are absent are what the family's class in transformers has. Keys that no Gemma has are refused by name where they may
-    /// change what a model computes; of the others one `tracing` warning tells.
+    /// Keys that are absent are what the family's class in transformers has. Keys that no Gemma has are refused by name
+    /// where they may change what a model computes; of the others one `tracing` warning tells.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) names the key and value that cannot be computed faithfully or make no sense;
-    /// [`Error::Unsupported`](crate::Error::Unsupported) names a model family that this crate does not run.
+    /// [`Error::Config`](crate::Error::Config) names the key and value that cannot be computed faithfully or make no
+    /// sense; [`Error::Unsupported`](crate::Error::Unsupported) names a model family that this crate does not run.
     pub fn from_json(text: &str) -> Result<Self> {
         json::from_json(text)
     }
@@ -184,6 +184,45 @@ impl GemmaConfig {
     /// The names that [`preset`](Self::preset) knows, smallest family first.
     pub fn preset_names() -> impl Iterator<Item = &'static str> {
         preset::names()
+    }
+
+    /// A configuration of `arch` without sizes and without the features that only some models have; readers fill it.
+    fn bare(arch: GemmaArch) -> Self {
+        Self {
+            arch,
+            hidden_size: 0,
+            intermediate_size: 0,
+            num_hidden_layers: 0,
+            num_attention_heads: 0,
+            num_key_value_heads: 0,
+            head_dim: 0,
+            vocab_size: 0,
+            rms_norm_eps: 0.0,
+            max_position_embeddings: 0,
+            layer_types: Vec::new(),
+            sliding_window: None,
+            use_bidirectional_attention: false,
+            query_pre_attn_scalar: None,
+            attn_logit_softcapping: None,
+            final_logit_softcapping: None,
+            tie_word_embeddings: true,
+            eos_token_ids: Vec::new(),
+            bos_token_id: None,
+            pad_token_id: None,
+            rope_full: RopeConfig::new(0.0),
+            rope_sliding: RopeConfig::new(0.0),
+            per_layer_config: BTreeMap::new(),
+            attention_k_eq_v: false,
+            num_kv_shared_layers: 0,
+            per_layer_input: None,
+            altup: None,
+            laurel_rank: None,
+            activation_sparsity: Vec::new(),
+            embedding_dim: None,
+            embedding_dense: Vec::new(),
+            moe: None,
+            effective_num_layers: None,
+        }
     }
 
     /// A Gemma 3 of two layers, the first sliding, the second full, for examples and tests.

@@ -1,11 +1,10 @@
 //! The graph of a drafter (docs/gemma.md, Drafters): one token in, one step of its layers over the target's keys and
-//! values, logits and a stand-in
-//! for the target's next hidden state out.
+//! values, logits and a stand-in for the target's next hidden state out.
 
 use std::sync::Arc;
 
 use super::{
-    GemmaConfig, GemmaDrafterConfig, GemmaRmsNormStage, LayerKind, LmHeadStage, LogitSoftcapStage, RopeTablesStage,
+    Centroids, GemmaConfig, GemmaDrafterConfig, GemmaRmsNormStage, LayerKind, LmHeadStage, LogitSoftcapStage, RopeTablesStage,
     SelfAttnPrefillSpec, WeightPosition,
     attention::{cache_name, resident_cache},
     blocks::project,
@@ -24,10 +23,12 @@ use crate::{
 /// The name in a drafter's graph of the target's embedding.
 pub(crate) const TARGET_EMBED: &str = "target.embed";
 
-/// The name of the input and output `[1, 1, B]` that hold the target's hidden state after its final norm, or what stands for it.
+/// The name of the input and output `[1, 1, B]` that hold the target's hidden state after its final norm, or what
+/// stands for it.
 pub(crate) const HIDDEN: &str = "hidden";
 
-/// The drafter's embedding with its rows in the order in which centroids have the tokens, by its name and its loader's key.
+/// The drafter's embedding with its rows in the order in which centroids have the tokens, by its name and its loader's
+/// key.
 pub(crate) const ORDERED_EMBED: &str = "draft.ordered_embed";
 
 /// The output that says which centroids were chosen.
@@ -35,15 +36,16 @@ pub(crate) const CHOSEN: &str = "chosen";
 
 /// The flow of a drafter for `target`, whose embedding is of type `embed` and whose caches are of type `kv`.
 ///
-/// Inputs `input_ids` `[1, 1]` and `hidden` `[1, 1, B]`, the target's caches, and positions: that of the last cached key, the rotary rows
-/// being those of the position after it. Outputs `hidden` `[1, 1, B]` and `logits` `[1, 1, V]`; where the head has centroids the logits
-/// are of some tokens, and the output [`CHOSEN`] says of which.
+/// Inputs `input_ids` `[1, 1]` and `hidden` `[1, 1, B]`, the target's caches, and positions: that of the last cached
+/// key, the rotary rows being those of the position after it. Outputs `hidden` `[1, 1, B]` and `logits` `[1, 1, V]`;
+/// where the head has centroids the logits are of some tokens, and the output [`CHOSEN`] says of which.
 ///
 /// # Errors
 /// As [`GemmaDrafterConfig::validate_for`].
 pub(crate) fn drafter_flow(drafter: &GemmaDrafterConfig, target: &GemmaConfig, embed: DType, kv: DType) -> Result<ModelFlow> {
     drafter.validate_for(target)?;
-    let (own, width) = (Arc::new(drafter.layers.clone()), drafter.backbone_hidden_size);
+    let own = Arc::new(drafter.layers.clone());
+    let width = drafter.backbone_hidden_size;
     let vocab = target.vocab_size;
     let flow = ModelFlow::new("gemma_drafter", 1, 1).input("input_ids", DType::U32, [1, 1]).bind_resident_cache(kv);
     let config = own.clone();
@@ -78,10 +80,10 @@ pub(crate) fn drafter_flow(drafter: &GemmaDrafterConfig, target: &GemmaConfig, e
         context.output(HIDDEN, hidden);
         Ok(x)
     });
-    let flow = match drafter.num_centroids {
-        0 if own.tie_word_embeddings => flow.stage(LmHeadStage::tied(&own)),
-        0 => flow.stage(LmHeadStage::separate(&own)),
-        _ => chosen_tokens(flow, drafter),
+    let flow = match drafter.centroids {
+        Some(centroids) => chosen_tokens(flow, &drafter.layers, centroids),
+        None if own.tie_word_embeddings => flow.stage(LmHeadStage::tied(&own)),
+        None => flow.stage(LmHeadStage::separate(&own)),
     };
     let flow = match own.final_logit_softcapping {
         Some(cap) => flow.stage(LogitSoftcapStage::new(cap)),
@@ -90,13 +92,14 @@ pub(crate) fn drafter_flow(drafter: &GemmaDrafterConfig, target: &GemmaConfig, e
     Ok(flow.output("logits"))
 }
 
-/// Logits `[1, 1, k·V/C]` of the tokens of the likeliest centroids, and which those are: the output `chosen` `[1, 1, 2, k]`, a
-/// [`Route`]. A centroid's tokens are the rows of the embedding in the order of the tokens: an expert's matrix.
-fn chosen_tokens(flow: ModelFlow, drafter: &GemmaDrafterConfig) -> ModelFlow {
-    let arch = drafter.layers.arch;
-    let width = drafter.layers.hidden_size;
-    let vocab = drafter.layers.vocab_size;
-    let (experts, k) = (drafter.num_centroids, drafter.centroid_top_k);
+/// Logits `[1, 1, k·V/C]` of the tokens of the likeliest centroids, and which those are: the output `chosen`
+/// `[1, 1, 2, k]`, a [`Route`]. A centroid's tokens are the rows of the embedding in the order of the tokens: an
+/// expert's matrix.
+fn chosen_tokens(flow: ModelFlow, layers: &GemmaConfig, centroids: Centroids) -> ModelFlow {
+    let arch = layers.arch;
+    let width = layers.hidden_size;
+    let vocab = layers.vocab_size;
+    let Centroids { num_centroids: experts, intermediate_top_k: k } = centroids;
     flow.custom("chosen_tokens", move |context, x| {
         let likely = project(context, x, arch, WeightPosition::DraftCentroids, experts)?;
         let evenly = Tensor::from_f32("draft_centroid_scales", vec![experts], &vec![1.0; experts]);
@@ -127,7 +130,8 @@ fn share_keys(context: &mut EmitContext, spec: &SelfAttnPrefillSpec, kv: DType) 
     let (rows, positions) = resident_cache(spec.mask);
     let rows_of = Shape(vec![1.into(), rows.into(), spec.num_kv_heads.into(), spec.head_dim.into()]);
     for (what, name) in [("keys", cache_name("k", source)), ("values", cache_name("v", source))] {
-        let (dims, name) = (rows_of.clone(), name.clone());
+        let dims = rows_of.clone();
+        let name = name.clone();
         context.shared(&format!("layer.{source}.{what}"), |context| cache(context, &name, kv, dims))?;
     }
     let dims = Shape(vec![1.into(), rows.into()]);

@@ -36,7 +36,7 @@ enum Head {
     /// Logits at one position a sequence.
     LastLogits,
     /// One vector a sequence.
-    Sentence,
+    Pooled,
 }
 
 /// Where the compile profile comes from.
@@ -55,9 +55,9 @@ type PatchHook = dyn Fn(ModelFlow) -> ModelFlow + Send + Sync;
 
 /// Builds the graph of a Gemma model. Consumed by [`build`](Self::build).
 ///
-/// What is emitted, in this order and in both modes: scaled embedding, `before_layers`, layers, `after_layers`, `patch_flow`,
-/// gather of the last token, final norm, head, softcap, `at_end`. In Gemma 3n the value between layers is `[B, T, N, D]`, N streams;
-/// before the first and after the last layer it is `[B, T, D]` as in every family.
+/// What is emitted, in this order and in both modes: scaled embedding, `before_layers`, layers, `after_layers`,
+/// `patch_flow`, gather of the last token, final norm, head, softcap, `at_end`. With AltUp (Gemma 3n) the value between
+/// layers is `[B, T, N, D]`, N streams; before the first and after the last layer it is `[B, T, D]` as in every family.
 ///
 /// # Which options go together
 ///
@@ -75,21 +75,24 @@ type PatchHook = dyn Fn(ModelFlow) -> ModelFlow + Send + Sync;
 ///
 /// A model whose attention looks both ways (EmbeddingGemma) has no decode, no resident caches and no logits.
 ///
-/// What the table refuses is an error at `build` that names the option. Where an option is called twice the later call holds.
+/// What the table refuses is an error at `build` that names the option. Where an option is called twice the later call
+/// holds.
 ///
 /// # Inputs and outputs
 ///
-/// Prefill, graph `gemma`: inputs `input_ids` `[B, T]` u32; from B = 2 on, optionally, `attention_mask` `[B, T]` f32 (1 live, 0
-/// padding, on either side); with `dynamic_seq` and `last_token_logits`, `last_token_idx` `[B]` u32. Outputs `logits` `[B, T, V]` (or
-/// `[B, 1, V]`), or `hidden` `[B, T, D]`, or `sentence` `[B, W]`; with `export_kv` then `k_0`, `v_0`, `k_1`, … `[B, T, K·H]`, K and H
-/// those of the layer, for each layer that owns keys and values ([`GemmaConfig::num_kv_layers`]).
+/// Prefill, graph `gemma`: inputs `input_ids` `[B, T]` u32; from B = 2 on, optionally, `attention_mask` `[B, T]` f32 (1
+/// live, 0 padding, on either side); with `dynamic_seq` and `last_token_logits`, `last_token_idx` `[B]` u32. Outputs
+/// `logits` `[B, T, V]` (or `[B, 1, V]`), or `hidden` `[B, T, D]`, or `sentence` `[B, W]`; with `export_kv` then `k_0`,
+/// `v_0`, `k_1`, … `[B, T, K·H]`, K and H those of the layer, for each layer that owns keys and values
+/// ([`GemmaConfig::num_kv_layers`]).
 ///
-/// Decode, graph `gemma_decode`: inputs `input_ids` `[B, 1]` u32; with `dynamic_past`, `position` `[B]` u32, the number of live rows
-/// and so the new token's position; optionally the caller's own rotary rows `rope_cos`, `rope_sin` `[1, H/2]` (models with two
-/// tables: `rope_cos_sliding`, `rope_sin_sliding`, `rope_cos_full`, `rope_sin_full`); with `custom_mask`, `mask` `[B, past + 1]` f32, whose
-/// entries below 0.5 drop a key; `past_k_0`, `past_v_0`, `past_k_1`, … `[B, past, K·H]`. Outputs `logits` `[B, 1, V]` (or `hidden`
-/// `[B, 1, D]`), then `k_0`, `v_0`, `k_1`, … `[B, past + 1, K·H]`, the new row last. Of `past_k_i` and `past_v_i` the first `position`
-/// rows of each sequence are live: in a batch of unequal lengths
+/// Decode, graph `gemma_decode`: inputs `input_ids` `[B, 1]` u32; with `dynamic_past`, `position` `[B]` u32, the number
+/// of live rows and so the new token's position; optionally the caller's own rotary rows `rope_cos`, `rope_sin`
+/// `[1, H/2]` (models with two tables: `rope_cos_sliding`, `rope_sin_sliding`, `rope_cos_full`, `rope_sin_full`); with
+/// `custom_mask`, `mask` `[B, past + 1]` f32, whose entries below 0.5 drop a key; `past_k_0`, `past_v_0`, `past_k_1`, …
+/// `[B, past, K·H]`. Outputs `logits` `[B, 1, V]` (or `hidden` `[B, 1, D]`), then `k_0`, `v_0`, `k_1`, …
+/// `[B, past + 1, K·H]`, the new row last. Of `past_k_i` and `past_v_i` the first `position` rows of each sequence are
+/// live: in a batch of unequal lengths
 /// [`KvCacheState::live_rows_first`](crate::generate::KvCacheState::live_rows_first) makes that so again after a step.
 #[derive(Clone)]
 pub struct GemmaFlow<'a> {
@@ -153,14 +156,14 @@ impl<'a> GemmaFlow<'a> {
         Self::new(config).decode().batch(batch).past(past_seq)
     }
 
-    /// The form that generation uses, for prefill chunks and decode steps alike: any number of new tokens of one sequence, keys
-    /// and values in caches that stay on the device. The sizes [`sym::SEQ`](crate::ir::sym::SEQ), [`sym::CACHE`](crate::ir::sym::CACHE)
-    /// and [`sym::RING`](crate::ir::sym::RING) are bound when it is compiled.
+    /// The form that generation uses, for prefill chunks and decode steps alike: any number of new tokens of one
+    /// sequence, keys and values in caches that stay on the device. The sizes [`sym::SEQ`](crate::ir::sym::SEQ),
+    /// [`sym::CACHE`](crate::ir::sym::CACHE) and [`sym::RING`](crate::ir::sym::RING) are bound when it is compiled.
     pub fn resident(config: &'a GemmaConfig) -> Self {
         Self { resident: true, ..Self::new(config) }.dynamic_seq()
     }
 
-    /// Leaves tables that each layer has of its own on the host, for a generator.
+    /// Leaves the table of per-layer embeddings on the host, for a generator.
     pub(crate) fn host_tables(mut self, host: bool) -> Self {
         self.host_tables = host;
         self
@@ -196,8 +199,8 @@ impl<'a> GemmaFlow<'a> {
         self
     }
 
-    /// [`sym::SEQ`](crate::ir::sym::SEQ) instead of a number: one graph for every length, up to [`seq`](Self::seq) where it is given,
-    /// else up to the model's context.
+    /// [`sym::SEQ`](crate::ir::sym::SEQ) instead of a number: one graph for every length, up to [`seq`](Self::seq)
+    /// where it is given, else up to the model's context.
     pub fn dynamic_seq(mut self) -> Self {
         self.dynamic_seq = true;
         self
@@ -222,17 +225,18 @@ impl<'a> GemmaFlow<'a> {
         self
     }
 
-    /// Logits of one position a sequence: the last, in a batch the last live one, or with [`dynamic_seq`](Self::dynamic_seq) the one
-    /// that the input `last_token_idx` names.
+    /// Logits of one position a sequence: the last, in a batch the last live one, or with
+    /// [`dynamic_seq`](Self::dynamic_seq) the one that the input `last_token_idx` names.
     pub fn last_token_logits(mut self) -> Self {
         self.head = Some(Head::LastLogits);
         self
     }
 
-    /// One vector a sequence, as a model that embeds texts has it before it is made a unit vector: the mean of the live tokens' final
-    /// hidden states (EmbeddingGemma 2: projected), then the products of [`GemmaConfig::embedding_dense`].
+    /// One vector a sequence, as a model that embeds texts has it before it is made a unit vector: the mean of the live
+    /// tokens' final hidden states (EmbeddingGemma 2: projected), then the products of
+    /// [`GemmaConfig::embedding_dense`].
     pub fn sentence_vectors(mut self) -> Self {
-        self.head = Some(Head::Sentence);
+        self.head = Some(Head::Pooled);
         self
     }
 
@@ -242,14 +246,16 @@ impl<'a> GemmaFlow<'a> {
         self
     }
 
-    /// Decode takes the input `mask`; it drops keys besides those that the layer's own mask drops, and replaces nothing.
+    /// Decode takes the input `mask`; it drops keys besides those that the layer's own mask drops, and replaces
+    /// nothing.
     pub fn custom_mask(mut self) -> Self {
         self.custom_mask = true;
         self
     }
 
-    /// Lets every product of a weight go through `adapter`, in the whole model: layers, whatever hook makes them, and what stands before
-    /// and behind them, embedding and LM head included. [`FlowStage::adapted`] does so for one stage.
+    /// Lets every product of a weight go through `adapter`, in the whole model: layers, whatever hook makes them, and
+    /// what stands before and behind them, embedding and LM head included. [`FlowStage::adapted`] does so for one
+    /// stage.
     pub fn adapted(
         mut self,
         adapter: impl Fn(&mut EmitContext, &Projection) -> anyhow::Result<NodeId> + Send + Sync + 'static,
@@ -258,7 +264,8 @@ impl<'a> GemmaFlow<'a> {
         self
     }
 
-    /// Emits `stages` behind all else: they get the model's output and see what all stages shared. What they return is not read.
+    /// Emits `stages` behind all else: they get the model's output and see what all stages shared. What they return is
+    /// not read.
     pub fn at_end(mut self, stages: impl IntoIterator<Item = FlowStage>) -> Self {
         self.at_end.extend(stages);
         self
@@ -280,8 +287,8 @@ impl<'a> GemmaFlow<'a> {
         self.profile(CompileProfile::gemma_decode())
     }
 
-    /// Compiles as the file [`GEMMA_PROFILE_FILE`](crate::profile::GEMMA_PROFILE_FILE) beside the weights says for the mode that
-    /// the flow has when it is built; as the mode's preset where there is none.
+    /// Compiles as the file [`GEMMA_PROFILE_FILE`](crate::profile::GEMMA_PROFILE_FILE) beside the weights says for the
+    /// mode that the flow has when it is built; as the mode's preset where there is none.
     pub fn profile_near(mut self, weights: &Path) -> Self {
         self.profile = ProfileSource::Near(weights.to_path_buf());
         self
@@ -316,15 +323,16 @@ impl<'a> GemmaFlow<'a> {
         self
     }
 
-    /// Emits the graph. Weights are taken from the loader as handles, and none of their bytes are read but where a head is stored
-    /// beside the embedding: then of both as much as tells whether they are the same ([`GemmaConfig::settle_head`]). Warns of weights
-    /// that are left in the loader and not known to be of no use.
+    /// Emits the graph. Weights are taken from the loader as handles, and none of their bytes are read but where a head
+    /// is stored beside the embedding: then of both as much as tells whether they are the same
+    /// ([`GemmaConfig::settle_head`]). Warns of weights that are left in the loader and not known to be of no use.
     ///
     /// # Errors
-    /// [`Error::Profile`](crate::Error::Profile) for a profile that cannot be understood, [`Error::Builder`](crate::Error::Builder) for
-    /// sizes of zero and for an option that can have no effect (see the table above), [`Error::Unsupported`](crate::Error::Unsupported)
-    /// for what a model whose attention looks both ways cannot do, [`Error::ContextFull`](crate::Error::ContextFull) for sizes past the
-    /// model's context, [`Error::Config`](crate::Error::Config), what a hook's stages say, and what the loader says of a weight.
+    /// [`Error::Profile`](crate::Error::Profile) for a profile that cannot be understood,
+    /// [`Error::Builder`](crate::Error::Builder) for sizes of zero and for an option that can have no effect (see the
+    /// table above), [`Error::Unsupported`](crate::Error::Unsupported) for what a model whose attention looks both ways
+    /// cannot do, [`Error::ContextFull`](crate::Error::ContextFull) for sizes past the model's context,
+    /// [`Error::Config`](crate::Error::Config), what a hook's stages say, and what the loader says of a weight.
     pub fn build(self, loader: &mut dyn WeightLoader) -> Result<BuiltModel> {
         self.config.validate()?;
         let mut config = self.config.clone();

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    GeGluStage, GemmaConfig, GemmaLayerStyle, LayerKind, LayerScalarStage, LayerWeight, MoeFfnStage, PerLayerGateStage,
-    SelfAttentionStage, SelfAttnPrefillSpec, StreamsLayerStage, moe::BesideExperts,
+    AltUpLayerStage, FactorStage, GeGluStage, GemmaConfig, GemmaLayerStyle, GemmaRmsNormStage, LayerKind, LayerWeight,
+    MoeFfnStage, PleGateStage, SelfAttentionStage, SelfAttnPrefillSpec, moe::BesideExperts,
 };
 use crate::{
     flow::{FlowStage, LayerStack, SideOutputs},
@@ -88,8 +88,8 @@ impl GemmaDecodeLayerSpec {
     }
 }
 
-/// One layer as the `layer` hook sees it. Of its fields `attn` (or `spec`), `export_kv` and where K and V go decide what
-/// [`default_stage`](Self::default_stage) gives; the others tell what the layer is.
+/// One layer as the `layer` hook sees it. Of its fields `attn` (or `spec`), `export_kv` and where K and V go decide
+/// what [`default_stage`](Self::default_stage) gives; the others tell what the layer is.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum GemmaLayerCtx {
@@ -159,24 +159,24 @@ impl GemmaLayerCtx {
 }
 
 /// A decoder layer, attention and FFW each around the residual stream, with the norms that the family has
-/// (docs/gemma.md, Layers); with
-/// `export`, K and V become outputs. Also the layer of decode: attention takes its past from where the flow says.
+/// (docs/gemma.md, Layers); with `export`, K and V become outputs. Also the layer of decode: attention takes its past
+/// from where the flow says.
 pub fn gemma_prefill_layer_composed(config: &GemmaConfig, attn: &SelfAttnPrefillSpec, export: Option<&SideOutputs>) -> FlowStage {
     if let Some(experts) = MoeFfnStage::of(config, attn.layer) {
         return gemma_moe_prefill_layer_composed(config, attn, experts, export);
     }
     let attention = self_attention(attn, export);
     let ffw = GeGluStage::hf_mlp(config, attn.layer);
-    match config.altup_num_inputs {
-        0 => {
-            let stack = around_attention(config, attn.layer, attention).norm(config, attn.layer, LayerWeight::PreFfwNorm);
-            stack.stage(ffw).close(config, attn.layer)
-        }
-        _ => FlowStage::block(StreamsLayerStage::new(config, attn.layer, attention, ffw)).named(format!("layer.{}", attn.layer)),
+    if let Some(altup) = config.altup {
+        let layer = AltUpLayerStage::new(config, altup, attn.layer, attention, ffw);
+        return FlowStage::block(layer).named(format!("layer.{}", attn.layer));
     }
+    let stack = around_attention(config, attn.layer, attention).norm(config, attn.layer, LayerWeight::PreFfwNorm);
+    stack.stage(ffw).close(config, attn.layer)
 }
 
-/// As [`gemma_prefill_layer_composed`], with experts beside the FFW; in a family that has them, the stock layer of a model with experts.
+/// As [`gemma_prefill_layer_composed`], with experts beside the FFW; in a family that has them, the stock layer of a
+/// model with experts.
 pub fn gemma_moe_prefill_layer_composed(
     config: &GemmaConfig,
     attn: &SelfAttnPrefillSpec,
@@ -218,17 +218,28 @@ fn around_attention(config: &GemmaConfig, layer: usize, attention: SelfAttention
 }
 
 impl LayerStack {
+    /// Appends a norm where the family has it.
+    fn norm(self, config: &GemmaConfig, layer: usize, weight: LayerWeight) -> Self {
+        let norm = GemmaRmsNormStage::hf_layer(config, layer, weight);
+        if norm.exists() { self.stage(norm) } else { self }
+    }
+
+    /// Appends a factor where the model has it.
+    fn factor(self, config: &GemmaConfig, layer: usize, weight: LayerWeight) -> Self {
+        match FactorStage::of(config, layer, weight) {
+            Some(factor) => self.stage(factor),
+            None => self,
+        }
+    }
+
     /// Ends a layer after its FFW.
     fn close(self, config: &GemmaConfig, layer: usize) -> FlowStage {
         let stack = self.norm(config, layer, LayerWeight::PostFfwNorm).residual_add();
-        let stack = match PerLayerGateStage::of(config, layer) {
-            Some(gate) => stack.residual_save().stage(gate).norm(config, layer, LayerWeight::PostPerLayerNorm).residual_add(),
+        let stack = match PleGateStage::of(config, layer) {
+            Some(gate) => stack.residual_save().stage(gate).norm(config, layer, LayerWeight::PostPleNorm).residual_add(),
             None => stack,
         };
-        match LayerScalarStage::of(config, layer) {
-            Some(scalar) => stack.stage(scalar).build(),
-            None => stack.build(),
-        }
+        stack.factor(config, layer, LayerWeight::LayerScalar).build()
     }
 }
 

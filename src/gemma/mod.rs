@@ -1,5 +1,6 @@
 //! Gemma: its configuration, rotary tables, weight names, blocks and the flow that puts them together.
 
+mod altup;
 mod attention;
 mod blocks;
 mod config;
@@ -7,24 +8,24 @@ mod drafter;
 mod flow;
 mod layer;
 mod moe;
-mod names;
 mod opts;
-mod per_layer;
+mod ple;
+mod pooling;
 mod rope;
-mod sentence;
-mod streams;
 mod unused;
 mod weights;
 
 pub use crate::profile::gemma_profile_near_weights;
+pub use altup::{AltUpLayerStage, AltUpMergeStage, AltUpSplitStage};
 pub use attention::{SelfAttentionStage, SelfAttnPrefillSpec, gemma_attn_spec, gemma_strided_layer_mask, gemma2_layer_mask};
 pub use blocks::{
-    DecodeRopeParamsStage, EmbedScaleStage, GeGluStage, GemmaKvTapStage, GemmaRmsNormStage, LmHeadStage, LogitSoftcapStage,
-    RopeTablesStage,
+    DecodeRopeParamsStage, EmbedScaleStage, FactorStage, GeGluStage, GemmaKvTapStage, GemmaRmsNormStage, LmHeadStage,
+    LogitSoftcapStage, RopeTablesStage,
 };
+pub(crate) use config::family;
 pub use config::{
-    GemmaArch, GemmaConfig, GemmaDrafterConfig, GemmaLayerStyle, LayerAttnOptions, LayerKind, LayerOverrides, RopeConfig,
-    RopeScaling,
+    AltUp, Centroids, GemmaArch, GemmaConfig, GemmaDrafterConfig, GemmaLayerStyle, LayerAttnOptions, LayerKind, LayerOverrides,
+    Moe, PerLayerInput, RopeConfig, RopeScaling,
 };
 pub(crate) use drafter::{CHOSEN, HIDDEN, ORDERED_EMBED, TARGET_EMBED, drafter_flow};
 pub use flow::{GemmaFlow, GemmaMode};
@@ -34,13 +35,14 @@ pub use layer::{
     gemma_prefill_layer_composed,
 };
 pub use moe::MoeFfnStage;
-pub(crate) use names::{EMBED_KEY, HEAD_KEY, TOKEN_ORDER, dense_key, gguf_key, gguf_stack, text_weight};
-pub use names::{LayerWeight, WeightPosition};
 pub use opts::{
     GemmaDecodeOpts, GemmaPrefillOpts, build_gemma_decode_built, build_gemma_decode_flow, build_gemma_decode_graph,
     build_gemma_prefill_built, build_gemma_prefill_flow,
 };
-pub use per_layer::{LayerScalarStage, PerLayerGateStage, PerLayerInputsStage};
+pub use ple::{PleGateStage, PleInputsStage};
+pub use pooling::PoolingStage;
 pub use rope::{build_rope_tables, default_inv_freq, resolve_inv_freq, rope_slice};
-pub use sentence::SentenceStage;
-pub use streams::{MergeStreamsStage, SplitStreamsStage, StreamsLayerStage};
+#[cfg(feature = "lora")]
+pub(crate) use weights::WeightKind;
+pub(crate) use weights::{EMBED_KEY, GgufValues, HEAD_KEY, TOKEN_ORDER, dense_key, gguf_key, gguf_stack, text_weight};
+pub use weights::{LayerWeight, WeightPosition};

@@ -1,6 +1,6 @@
 //! Experts: feed-forward blocks of which each token takes a few, beside the dense one (docs/gemma.md, Experts).
 
-use super::{GeGluStage, GemmaArch, GemmaConfig, GemmaRmsNormStage, LayerWeight, WeightPosition};
+use super::{GeGluStage, GemmaArch, GemmaConfig, GemmaRmsNormStage, LayerWeight, Moe, WeightPosition};
 use crate::{
     Result,
     flow::{BlockStage, EmitContext},
@@ -13,13 +13,15 @@ use crate::{
 /// The axis of a token's experts in `[B, T, k, …]`.
 const CHOSEN: usize = 2;
 
-/// The experts of a layer with their router and their norms, `[B, T, D]` to `[B, T, D]`: the value is the stream as it is after
-/// attention.
+/// The experts of a layer with their router and their norms, `[B, T, D]` to `[B, T, D]`: the value is the stream as it
+/// is after attention.
 ///
-/// The router sees `norm(x) ∘ scale / √D`, the experts another norm of x; of the softmax over all experts the `top_k` largest count, made
-/// to a sum of 1, times a factor of each expert. An expert is `down · (gelu(gate · y) ∘ (up · y))`, and what they give together is normed.
+/// The router sees `norm(x) ∘ scale / √D`, the experts another norm of x; of the softmax over all experts the `top_k`
+/// largest count, made to a sum of 1, times a factor of each expert. An expert is `down · (gelu(gate · y) ∘ (up · y))`,
+/// and what they give together is normed.
 ///
-/// Adapters see the router's projection, and the experts' products as [`ProjectionKind::Experts`](crate::flow::ProjectionKind).
+/// Adapters see the router's projection, and the experts' products as
+/// [`ProjectionKind::Experts`](crate::flow::ProjectionKind).
 #[derive(Debug, Clone)]
 pub struct MoeFfnStage {
     prefix: String,
@@ -31,8 +33,8 @@ pub struct MoeFfnStage {
 }
 
 impl MoeFfnStage {
-    /// `experts` blocks from `n_embd` to `n_ff` and back, of which each token takes `top_k`. Their weights are those of a layer of
-    /// Gemma 4 below the checkpoint's `prefix`, such as `layers.3`: `router.proj.weight`, `router.scale`,
+    /// `experts` blocks from `n_embd` to `n_ff` and back, of which each token takes `top_k`. Their weights are those of
+    /// a layer of Gemma 4 below the checkpoint's `prefix`, such as `layers.3`: `router.proj.weight`, `router.scale`,
     /// `router.per_expert_scale`, `experts.gate_up_proj`, `experts.down_proj`, `pre_feedforward_layernorm_2.weight` and
     /// `post_feedforward_layernorm_2.weight`. Norms add 1e-6 under their root.
     pub fn hf(prefix: impl Into<String>, experts: usize, top_k: usize, n_embd: usize, n_ff: usize) -> Self {
@@ -47,8 +49,8 @@ impl MoeFfnStage {
 
     /// The experts of a layer; `None` where the model has none.
     pub fn of(config: &GemmaConfig, layer: usize) -> Option<Self> {
-        let width = config.expert_ffn_dim()?;
-        let of = Self::hf(format!("layers.{layer}"), config.num_experts, config.top_k_experts, config.hidden_size, width);
+        let Moe { num_experts, top_k_experts, intermediate_size } = config.moe?;
+        let of = Self::hf(format!("layers.{layer}"), num_experts, top_k_experts, config.hidden_size, intermediate_size);
         Some(of.with_eps(config.rms_norm_eps))
     }
 
@@ -91,7 +93,8 @@ impl MoeFfnStage {
         let shares = one(context, route, CHOSEN, 1)?;
         let mut total = None;
         for j in 0..self.top_k {
-            let (own, share) = (one(context, y, CHOSEN, j)?, one(context, shares, CHOSEN + 1, j)?);
+            let own = one(context, y, CHOSEN, j)?;
+            let share = one(context, shares, CHOSEN + 1, j)?;
             let part = context.graph.mul(own, share)?;
             total = Some(match total {
                 Some(total) => context.graph.add(total, part)?,
@@ -114,7 +117,8 @@ impl BlockStage for MoeFfnStage {
         let half = |context: &mut EmitContext, start| {
             context.graph.push(Slice { axis: CHOSEN + 1, start, len: Dim::from(self.n_ff) }, &[both])
         };
-        let (gate, up) = (half(context, 0)?, half(context, self.n_ff)?);
+        let gate = half(context, 0)?;
+        let up = half(context, self.n_ff)?;
         let gate = context.graph.gelu(gate)?;
         let h = context.graph.mul(gate, up)?;
         context.graph.label(h, "expert_geglu");

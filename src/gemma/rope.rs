@@ -1,8 +1,8 @@
 //! Rotary embedding on the host: inverse frequencies and tables of cosines and sines.
 //!
-//! Su et al., "RoFormer" (arXiv 2104.09864). The arithmetic is done in f32 in the order in which transformers does it, so that
-//! inverse frequencies and angles have the same bits; cosine and sine of the f32 angle are then taken in f64 and rounded.
-//! Pure functions: shapes in letters are H head dimension, T positions.
+//! Su et al., "RoFormer" (arXiv 2104.09864). The arithmetic is done in f32 in the order in which transformers does it,
+//! so that inverse frequencies and angles have the same bits; cosine and sine of the f32 angle are then taken in f64
+//! and rounded. Pure functions: shapes in letters are H head dimension, T positions.
 
 use crate::{
     Error, Result,
@@ -10,17 +10,19 @@ use crate::{
     ir::ops::cos_sin,
 };
 
-/// The H/2 inverse frequencies `theta^(-2j/H)`, j = 0 to H/2 − 1. Exponent, power and reciprocal are each rounded to f32.
+/// The H/2 inverse frequencies `theta^(-2j/H)`, j = 0 to H/2 − 1. Exponent, power and reciprocal are each rounded to
+/// f32.
 pub fn default_inv_freq(theta: f32, head_dim: usize) -> Vec<f32> {
     let power = |j: usize| f64::from(theta).powf(f64::from((2 * j) as f32 / head_dim as f32)) as f32;
     (0..head_dim / 2).map(|j| 1.0 / power(j)).collect()
 }
 
-/// The H/2 inverse frequencies of a table, scaled as `rope` says and divided by `factors` (a checkpoint's `rope_freqs.weight`).
+/// The H/2 inverse frequencies of a table, scaled as `rope` says and divided by `factors` (a checkpoint's
+/// `rope_freqs.weight`).
 ///
 /// # Errors
-/// [`Error::Config`] where `head_dim` is odd or zero; [`Error::Input`] where `factors` has not H/2 entries, or one that is zero or not
-/// finite.
+/// [`Error::Config`] where `head_dim` is odd or zero; [`Error::Input`] where `factors` has not H/2 entries, or one that
+/// is zero or not finite.
 pub fn resolve_inv_freq(rope: &RopeConfig, head_dim: usize, factors: Option<&[f32]>) -> Result<Vec<f32>> {
     if head_dim == 0 || !head_dim.is_multiple_of(2) {
         return Err(Error::Config(format!("head_dim is {head_dim}, rotary embedding needs a positive even number")));
@@ -82,7 +84,8 @@ mod tests {
         values.iter().map(|v| v.to_bits()).collect()
     }
 
-    // The expected bits come from 50-digit decimal powers of the f32 exponent, rounded once to f32, then numpy's f32 division.
+    // The expected bits come from 50-digit decimal powers of the f32 exponent, rounded once to f32, then numpy's f32
+    // division.
     #[test]
     fn inverse_frequencies_have_the_bits_of_the_correctly_rounded_ones() {
         let expected = [0x3f800000, 0x3ea1e89b, 0x3dcccccd, 0x3d0186e3, 0x3c23d70a, 0x3b4f3e38, 0x3a83126f, 0x39a5cb60u32];

@@ -5,7 +5,8 @@ use super::{GemmaConfig, LayerWeight, WeightPosition};
 /// Names that a warning shows; of the rest it says how many there are.
 const SHOWN: usize = 16;
 
-/// What ends the names of tensors that only repeat what the configuration says: older versions of transformers stored such buffers.
+/// What ends the names of tensors that only repeat what the configuration says: older versions of transformers stored
+/// such buffers.
 const BUFFERS: [&str; 4] = ["inv_freq", "embed_scale", "position_ids", "rope_freqs.weight"];
 
 /// What begins the names of other modalities' tensors in a GGUF file that has them beside the text model's.
@@ -26,14 +27,15 @@ impl GemmaConfig {
         tracing::warn!("the file holds weights that a model of {family} with this configuration does not use: {names}");
     }
 
-    /// Whether a weight that was not taken changes nothing: one that the stock model takes, which was left out on purpose or stands
-    /// under another name; keys and values of layers that attend to those of others; buffers; other modalities.
+    /// Whether a weight that was not taken changes nothing: one that the stock model takes, which was left out on
+    /// purpose or stands under another name; keys and values of layers that attend to those of others; buffers; other
+    /// modalities.
     fn may_leave(&self, key: &str) -> bool {
-        use LayerWeight::{Key, KeyNorm, StreamScale, Value};
+        use LayerWeight::{AltUpScale, Key, KeyNorm, Value};
         match WeightPosition::from_hugging_face(self.arch, key) {
             Some(WeightPosition::Unembed) => true,
             Some(WeightPosition::Layer(layer, _)) if layer >= self.num_hidden_layers => false,
-            Some(WeightPosition::Layer(_, StreamScale)) => true,
+            Some(WeightPosition::Layer(_, AltUpScale)) => true,
             Some(WeightPosition::Layer(layer, Key | KeyNorm | Value)) if self.kv_source_layer(layer) != Some(layer) => true,
             Some(position) => self.has_weight(position),
             None => BUFFERS.iter().any(|end| key.ends_with(end)) || MODALITIES.iter().any(|start| key.starts_with(start)),

@@ -66,7 +66,7 @@ impl Drafter {
         config.layers.settle_head(loader)?;
         let mut weights = WeightMap::take_all(loader)?.kept();
         config.tell_unused(weights.remaining_keys());
-        let order = if config.num_centroids > 0 { Some(order_head(&mut weights, &config)?) } else { None };
+        let order = if config.centroids.is_some() { Some(order_head(&mut weights, &config)?) } else { None };
         let model = DraftModel { config, order, weights, built: Mutex::default() };
         Ok(Self { tokens: TOKENS, model: Some(Arc::new(model)) })
     }

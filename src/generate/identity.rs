@@ -6,7 +6,7 @@ use super::{Model, Outputs};
 use crate::{
     Result,
     checksum::Fnv,
-    gemma::{GemmaConfig, LayerKind, RopeConfig, RopeScaling},
+    gemma::{AltUp, GemmaConfig, LayerKind, Moe, RopeConfig, RopeScaling},
     ir::{
         DType, DimBinding, FixedType,
         ops::{Input, Role},
@@ -79,11 +79,19 @@ fn described(config: &GemmaConfig) -> String {
         arch, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, num_key_value_heads, head_dim, vocab_size,
         rms_norm_eps, layer_types, sliding_window, use_bidirectional_attention, query_pre_attn_scalar, attn_logit_softcapping,
         final_logit_softcapping, tie_word_embeddings, rope_full, rope_sliding, per_layer_config, attention_k_eq_v,
-        num_kv_shared_layers, hidden_size_per_layer_input, vocab_size_per_layer_input, altup_num_inputs, altup_active_idx,
-        altup_correct_scale, laurel_rank, activation_sparsity, embedding_dim, embedding_dense, num_experts, top_k_experts,
-        moe_intermediate_size, effective_num_layers,
+        num_kv_shared_layers, per_layer_input, altup, laurel_rank, activation_sparsity, embedding_dim, embedding_dense, moe,
+        effective_num_layers,
         max_position_embeddings: _, eos_token_ids: _, bos_token_id: _, pad_token_id: _,
     } = config;
+    // Absent features have zeros here.
+    let Moe { num_experts, top_k_experts, intermediate_size: moe_intermediate_size } =
+        moe.unwrap_or(Moe { num_experts: 0, top_k_experts: 0, intermediate_size: 0 });
+    let AltUp { num_inputs, active_idx, correct_scale } =
+        altup.unwrap_or(AltUp { num_inputs: 0, active_idx: 0, correct_scale: false });
+    let ple_width = per_layer_input.map_or(0, |input| input.hidden_size);
+    let ple_rows = per_layer_input.and_then(|input| input.vocab_size).unwrap_or(0);
+    let rank = laurel_rank.unwrap_or(0);
+    let embedding_dim = embedding_dim.unwrap_or(0);
     let kind = |kind: &LayerKind| if *kind == LayerKind::Sliding { "s" } else { "f" };
     let layers: String = layer_types.iter().map(kind).collect();
     let overrides = per_layer_config.iter().map(|(layer, own)| {
@@ -104,8 +112,8 @@ fn described(config: &GemmaConfig) -> String {
         format!("rotary {} {}", rotary(rope_full), rotary(rope_sliding)),
         format!("own {overrides} keys {attention_k_eq_v} shared {num_kv_shared_layers}"),
         format!("feed {intermediate_size} sparse {sparsity} experts {num_experts} {top_k_experts} {moe_intermediate_size}"),
-        format!("inputs {hidden_size_per_layer_input} {vocab_size_per_layer_input}"),
-        format!("streams {altup_num_inputs} {altup_active_idx} {altup_correct_scale} rank {laurel_rank}"),
+        format!("inputs {ple_width} {ple_rows}"),
+        format!("streams {num_inputs} {active_idx} {correct_scale} rank {rank}"),
         format!("vector {embedding_dim} {dense}\n"),
     ]
     .join("\n")

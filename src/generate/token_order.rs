@@ -35,7 +35,7 @@ impl TokenOrder {
             }
             tokens.push(token as u32);
         }
-        Ok(Self { tokens: tokens.into(), of_each: vocab / config.num_centroids.max(1) })
+        Ok(Self { tokens: tokens.into(), of_each: vocab / config.centroids.map_or(1, |centroids| centroids.num_centroids) })
     }
 
     /// The rows of `embed` `[V, D]` in this order.

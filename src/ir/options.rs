@@ -109,7 +109,7 @@ impl LowerOptions {
     /// product of two activations and the largest of a Gemma layer, and the LM head and routers, whose results are compared with
     /// each other.
     pub fn keeps_f32(weight: &str) -> bool {
-        matches!(weight.rsplit('.').next(), Some("ffw_down" | "expert_down" | "unembed" | "embed" | "router" | "stream_router"))
+        matches!(weight.rsplit('.').next(), Some("ffw_down" | "expert_down" | "unembed" | "embed" | "router" | "altup_router"))
     }
 }
 

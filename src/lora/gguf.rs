@@ -15,16 +15,6 @@ use crate::{
     weights::{GgufFiles, GgufMetadata, ReadMode, ReadOptions},
 };
 
-/// The names that the families have in GGUF files.
-const ARCHITECTURES: [(&str, GemmaArch); 6] = [
-    ("gemma", GemmaArch::Gemma),
-    ("gemma2", GemmaArch::Gemma2),
-    ("gemma3", GemmaArch::Gemma3),
-    ("gemma-embedding", GemmaArch::Gemma3),
-    ("gemma3n", GemmaArch::Gemma3n),
-    ("gemma4", GemmaArch::Gemma4),
-];
-
 /// Opens an adapter.
 pub(super) fn open(path: &Path, model: &GemmaConfig) -> Result<Lora> {
     let files = GgufFiles::open(path, ReadOptions { mode: ReadMode::Positioned, ..ReadOptions::default() })?;
@@ -66,7 +56,7 @@ fn alpha(metadata: &GgufMetadata, model: &GemmaConfig) -> Result<f32, String> {
     expect("general.type", "adapter")?;
     expect("adapter.type", "lora")?;
     let architecture = metadata.text("general.architecture")?.unwrap_or_default();
-    if !ARCHITECTURES.contains(&(architecture, model.arch)) {
+    if GemmaArch::of_architecture(architecture) != Some(model.arch) {
         return Err(format!("general.architecture is \"{architecture}\", and the model is a {:?}", model.arch));
     }
     if metadata.is_array("adapter.alora.invocation_tokens") {

@@ -15,11 +15,11 @@ use super::{
 };
 use crate::{
     Result,
-    gemma::{GemmaConfig, WeightPosition},
+    gemma::{GemmaConfig, WeightKind, WeightPosition},
     weights::{Tensor, safetensors_file, transposed},
 };
 
-/// The part of the configuration that concerns the numbers.
+/// What the configuration says of the numbers.
 struct PeftConfig {
     rank: f64,
     alpha: f64,
@@ -81,7 +81,8 @@ impl PeftConfig {
 /// Opens an adapter by its file of weights, its configuration beside it.
 pub(super) fn open(weights: &Path, model: &GemmaConfig) -> Result<Lora> {
     let mut placed = Vec::new();
-    let (mut unused, mut foreign) = (0, 0);
+    let mut unused = 0;
+    let mut foreign = 0;
     for (module, tensors) in modules(weights)? {
         match place::of_module(&module, model) {
             Ok(Place::Unused) => unused += 1,
@@ -98,8 +99,10 @@ pub(super) fn open(weights: &Path, model: &GemmaConfig) -> Result<Lora> {
     let mut parts: BTreeMap<String, LoraPart> = BTreeMap::new();
     let mut copies = BTreeMap::new();
     for (module, place, tensors) in placed {
-        let found = part(&config, model, &module, place, tensors);
-        let (at, part, copy) = found.map_err(|(own, problem)| refuse(if own { &path } else { weights }, problem))?;
+        let (at, part, copy) = part(&config, model, &module, place, tensors).map_err(|problem| match problem {
+            Problem::Config(problem) => refuse(&path, problem),
+            Problem::Weights(problem) => refuse(weights, problem),
+        })?;
         copies.extend(copy.map(|copy| (at.to_string(), copy)));
         if parts.insert(at.to_string(), part).is_some() {
             return Err(refuse(weights, format!("two of its modules adapt {at}, '{module}' is one; expected one of them")));
@@ -149,10 +152,20 @@ fn modules(weights: &Path) -> Result<BTreeMap<String, Module>> {
     Ok(modules)
 }
 
-/// A problem; `true` if it is the configuration's.
-type Problem = (bool, String);
+/// A problem, by the file that it lies in.
+enum Problem {
+    Config(String),
+    Weights(String),
+}
 
-/// The product that a module adapts, and its part.
+/// A module's weight in the model, and its low-rank factors as their file has them.
+struct Factors {
+    at: WeightPosition,
+    a: Tensor,
+    b: Tensor,
+}
+
+/// The weight that a module adapts, its part, and its copy of the weight.
 fn part(
     config: &PeftConfig,
     model: &GemmaConfig,
@@ -160,68 +173,82 @@ fn part(
     place: Place,
     mut tensors: Module,
 ) -> Result<(WeightPosition, LoraPart, Option<Tensor>), Problem> {
-    let in_config = |problem: String| (true, problem);
-    let in_weights = |problem: String| (false, problem);
-    let (rank, scale) = config.of_module(module).map_err(in_config)?;
-    let expert = matches!(place, Place::Experts(_));
-    if let Some(field) = config.targets.leave_out(module).map_err(in_config)?.filter(|_| !expert) {
-        return Err((
-            true,
-            format!("{field} leaves out '{module}', whose weights are in the file; correct the one or the other"),
-        ));
+    let (rank, scale) = config.of_module(module).map_err(Problem::Config)?;
+    let is_expert = matches!(place, Place::Experts(_));
+    if let Some(field) = config.targets.leave_out(module).map_err(Problem::Config)?.filter(|_| !is_expert) {
+        let problem = format!("{field} leaves out '{module}', whose weights are in the file; correct the one or the other");
+        return Err(Problem::Config(problem));
     }
-    let (at, a, b) = match place {
-        Place::Experts(layer) => experts::parts(model, layer, rank, &mut tensors, module).map_err(in_weights)?,
-        Place::Rows(at) => {
-            if config.tied {
-                let why = "the LM head takes the embedding's low ranks as well";
-                return Err((true, format!("ensure_weight_tying is true, and the adapter adapts {at}: {why}; {}", super::MERGE)));
-            }
-            if tensors.tensors.contains_key(&Role::A) {
-                return Err((
-                    false,
-                    format!("'{module}.lora_A' adapts {at} as a matrix, whose rows are looked up; expected lora_embedding_A"),
-                ));
-            }
-            let a = tensors.take(Role::TableA, &at.to_string()).map_err(in_weights)?;
-            (at, a, tensors.take(Role::TableB, &at.to_string()).map_err(in_weights)?)
+    let Factors { at, a, b } = match place {
+        Place::Experts(layer) => {
+            let (at, a, b) = experts::parts(model, layer, rank, &mut tensors, module).map_err(Problem::Weights)?;
+            Factors { at, a, b }
         }
-        Place::Matrix(at) => {
-            let a = tensors.take(Role::A, &at.to_string()).map_err(in_weights)?;
-            (at, a, tensors.take(Role::B, &at.to_string()).map_err(in_weights)?)
+        Place::Rows(at) => table_factors(config, module, at, &mut tensors)?,
+        Place::Matrix(at) => matrix_factors(config, at, &mut tensors)?,
+        Place::OtherModality | Place::Unused => {
+            return Err(Problem::Weights(format!("'{module}' has no part in this model")));
         }
-        Place::OtherModality | Place::Unused => return Err((false, format!("'{module}' has no part in this model"))),
     };
-    if config.tied && at == WeightPosition::Unembed {
-        return Err((true, format!("ensure_weight_tying is true, and the adapter adapts {at}; {}", super::MERGE)));
-    }
-    let rows = matches!(at, WeightPosition::Embed | WeightPosition::PerLayerEmbed);
-    if !expert && a.shape().first() != Some(&rank) {
+    if !is_expert && a.shape().first() != Some(&rank) {
         let found = format!("'{module}' has an A of shape {:?}", a.shape());
-        return Err((
-            true,
-            format!("{found}, the configuration says rank {rank} (r, rank_pattern); they do not belong together"),
-        ));
+        let problem = format!("{found}, the configuration says rank {rank} (r, rank_pattern); they do not belong together");
+        return Err(Problem::Config(problem));
     }
-    let a = match (rows, a.dtype().scalar_bytes(), a.shape()) {
+    let is_table = at.kind() == WeightKind::Table;
+    let a = match (is_table, a.dtype().scalar_bytes(), a.shape()) {
         (true, Some(size), [_, _]) => transposed(a, size),
         _ => a,
     };
     let copy = tensors.tensors.remove(&Role::Copy);
+    let (bias, magnitude) = additions(config, module, tensors, is_table || is_expert)?;
+    Ok((at, LoraPart { a, b, scale, bias, magnitude }, copy))
+}
+
+fn table_factors(config: &PeftConfig, module: &str, at: WeightPosition, tensors: &mut Module) -> Result<Factors, Problem> {
+    if config.tied {
+        let why = "the LM head takes the embedding's low ranks as well";
+        let problem = format!("ensure_weight_tying is true, and the adapter adapts {at}: {why}; {}", super::MERGE);
+        return Err(Problem::Config(problem));
+    }
+    if tensors.tensors.contains_key(&Role::A) {
+        let problem = format!("'{module}.lora_A' adapts {at} as a matrix, whose rows are looked up; expected lora_embedding_A");
+        return Err(Problem::Weights(problem));
+    }
+    let a = tensors.take(Role::TableA, &at.to_string()).map_err(Problem::Weights)?;
+    let b = tensors.take(Role::TableB, &at.to_string()).map_err(Problem::Weights)?;
+    Ok(Factors { at, a, b })
+}
+
+fn matrix_factors(config: &PeftConfig, at: WeightPosition, tensors: &mut Module) -> Result<Factors, Problem> {
+    let a = tensors.take(Role::A, &at.to_string()).map_err(Problem::Weights)?;
+    let b = tensors.take(Role::B, &at.to_string()).map_err(Problem::Weights)?;
+    if config.tied && at == WeightPosition::Unembed {
+        let problem = format!("ensure_weight_tying is true, and the adapter adapts {at}; {}", super::MERGE);
+        return Err(Problem::Config(problem));
+    }
+    Ok(Factors { at, a, b })
+}
+
+/// A module's bias and its DoRA magnitude, which must be all that is left of its tensors.
+fn additions(
+    config: &PeftConfig,
+    module: &str,
+    mut tensors: Module,
+    no_matrix: bool,
+) -> Result<(Option<Tensor>, Option<Tensor>), Problem> {
     let bias = tensors.tensors.remove(&Role::Bias);
     let magnitude = tensors.tensors.remove(&Role::Magnitude);
     if let Some(role) = tensors.tensors.keys().next() {
-        return Err((false, format!("'{module}' has a {} beside its other parts", role.word())));
+        return Err(Problem::Weights(format!("'{module}' has a {} beside its other parts", role.word())));
     }
-    agree("lora_bias", config.bias, bias.is_some(), module, Role::Bias).map_err(in_config)?;
-    agree("use_dora", config.dora, magnitude.is_some(), module, Role::Magnitude).map_err(in_config)?;
-    if magnitude.is_some() && (rows || expert) {
-        return Err((
-            true,
-            format!("use_dora is true, and '{module}' is no matrix, where its lengths are others; {}", super::MERGE),
-        ));
+    agree("lora_bias", config.bias, bias.is_some(), module, Role::Bias).map_err(Problem::Config)?;
+    agree("use_dora", config.dora, magnitude.is_some(), module, Role::Magnitude).map_err(Problem::Config)?;
+    if magnitude.is_some() && no_matrix {
+        let why = "is no matrix, where its lengths are others";
+        return Err(Problem::Config(format!("use_dora is true, and '{module}' {why}; {}", super::MERGE)));
     }
-    Ok((at, LoraPart { a, b, scale, bias, magnitude }, copy))
+    Ok((bias, magnitude))
 }
 
 /// A flag of the configuration and the tensor that it asks for.

@@ -1,6 +1,6 @@
 //! From an adapter's modules to a model's products.
 
-use crate::gemma::{GemmaConfig, LayerWeight, WeightPosition, text_weight};
+use crate::gemma::{GemmaConfig, LayerWeight, WeightKind, WeightPosition, text_weight};
 
 /// A module's place in a model.
 #[derive(Debug, PartialEq)]
@@ -43,31 +43,22 @@ pub(super) fn of_module(module: &str, config: &GemmaConfig) -> Result<Place, Str
 
 /// The place of a weight.
 pub(super) fn of_position(at: WeightPosition, config: &GemmaConfig) -> Result<Place, String> {
-    use LayerWeight::{
-        AttentionOutput, FfwDown, FfwGate, FfwUp, Key, LowRankDown, LowRankUp, PerLayerGate, PerLayerProjection, Query, Router,
-        StreamCorrect, StreamPredict, StreamRouter, Value,
-    };
     if let WeightPosition::Layer(layer, weight) = at {
         check_layer(layer, config)?;
-        if matches!(weight, Key | Value) && config.kv_source_layer(layer) != Some(layer) {
+        if matches!(weight, LayerWeight::Key | LayerWeight::Value) && config.kv_source_layer(layer) != Some(layer) {
             return Ok(Place::Unused);
         }
     }
-    let has = |at| config.weights().any(|own| own == at);
-    let place = match at {
-        WeightPosition::Embed | WeightPosition::PerLayerEmbed => Place::Rows(at),
+    if at == WeightPosition::Unembed && !config.use_bidirectional_attention {
         // A tied head multiplies the embedding; an adapter of it is its own all the same.
-        WeightPosition::Unembed if !config.use_bidirectional_attention => return Ok(Place::Matrix(at)),
-        WeightPosition::PerLayerModelProjection
-        | WeightPosition::StreamProjection(_)
-        | WeightPosition::StreamUnembed(_)
-        | WeightPosition::EmbeddingProjection => Place::Matrix(at),
-        WeightPosition::Layer(_, Query | Key | Value | AttentionOutput | FfwGate | FfwUp | FfwDown | Router) => Place::Matrix(at),
-        WeightPosition::Layer(_, PerLayerGate | PerLayerProjection) => Place::Matrix(at),
-        WeightPosition::Layer(_, StreamRouter | StreamPredict | StreamCorrect | LowRankDown | LowRankUp) => Place::Matrix(at),
+        return Ok(Place::Matrix(at));
+    }
+    let place = match at.kind() {
+        WeightKind::Table => Place::Rows(at),
+        WeightKind::Matrix if !matches!(at, WeightPosition::Unembed | WeightPosition::EmbeddingDense(_)) => Place::Matrix(at),
         _ => return Err(format!("adapts {at}, which is multiplied with no vector: a gain or a factor")),
     };
-    if has(at) {
+    if config.weights().any(|own| own == at) {
         return Ok(place);
     }
     Err(format!("adapts {at}, which this model has not"))

@@ -11,8 +11,8 @@ pub(crate) struct Foreign {
     pub(crate) advice: String,
 }
 
-/// Numbers of `enum ggml_type` that are not read, with their names and the nearest format that is; none for types that no matrix of a
-/// model has.
+/// Numbers of `enum ggml_type` that are not read, with their names and the nearest format that is; none for types that
+/// no matrix of a model has.
 #[rustfmt::skip]
 const GGML: [(u32, &str, &str); 26] = [
     (4, "Q4_2", "Q4_0"), (5, "Q4_3", "Q4_1"), (9, "Q8_1", "Q8_0"), (15, "Q8_K", "Q8_0"), (16, "IQ2_XXS", "Q2_K"),

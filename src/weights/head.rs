@@ -24,8 +24,8 @@ pub enum StoredHead {
 }
 
 impl WeightMap {
-    /// Gives a head that is stored without an embedding the embedding's key: of two tensors that share their memory, safetensors keeps
-    /// one, and which one is chance.
+    /// Gives a head that is stored without an embedding the embedding's key: of two tensors that share their memory,
+    /// safetensors keeps one, and which one is chance.
     pub(super) fn embed_by_head(&mut self) {
         if self.contains(EMBED_KEY) || !self.contains(HEAD_KEY) {
             return;

@@ -1,7 +1,8 @@
 //! The header of a safetensors file: eight bytes of length, then JSON.
 //!
-//! The `safetensors` crate's own reader wants the whole file in memory; here only the header's bytes are read, its entries
-//! are counted while they are parsed, and all lengths are compared with the file's before anything else is read.
+//! The `safetensors` crate's own reader wants the whole file in memory; here only the header's bytes are read, its
+//! entries are counted while they are parsed, and all lengths are compared with the file's before anything else is
+//! read.
 
 use std::collections::{HashMap, HashSet};
 
@@ -70,7 +71,8 @@ pub(super) fn read(file: &FileSource, limits: &FileLimits) -> Result<Vec<Entry>>
 
 /// The size in bytes of a tensor that must begin at `next`.
 fn place(info: &TensorInfo, next: u64) -> Result<u64, String> {
-    let (begin, end) = (info.data_offsets.0 as u64, info.data_offsets.1 as u64);
+    let begin = info.data_offsets.0 as u64;
+    let end = info.data_offsets.1 as u64;
     if begin != next {
         let what = if begin < next { "overlaps the tensor before it" } else { "leaves a gap before it" };
         return Err(format!("{what}: data_offsets begin at {begin}, expected {next}"));
@@ -107,7 +109,8 @@ impl<'de> Visitor<'de> for Entries {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let (mut entries, mut seen) = (Vec::new(), HashSet::new());
+        let mut entries = Vec::new();
+        let mut seen = HashSet::new();
         while let Some(name) = map.next_key::<String>()? {
             if !seen.insert(name.clone()) {
                 return Err(A::Error::custom(format!("tensor '{name}' twice")));

@@ -12,7 +12,9 @@ const PIECE: usize = 1 << 20;
 
 /// The same tensor, with bytes that stay in memory after [`keep`](TensorSource::keep).
 pub(crate) fn kept(tensor: Tensor) -> Tensor {
-    let (name, dtype, shape) = (tensor.name().to_string(), tensor.dtype(), tensor.shape().to_vec());
+    let name = tensor.name().to_string();
+    let dtype = tensor.dtype();
+    let shape = tensor.shape().to_vec();
     Tensor::new(name, dtype, shape, Arc::new(Kept { tensor, bytes: OnceLock::new() }), 0)
 }
 

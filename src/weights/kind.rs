@@ -1,4 +1,5 @@
-//! What a file is, by its first bytes: names tell nothing of blobs that are called by their digest, or of renamed files.
+//! What a file is, by its first bytes: names tell nothing of blobs that are called by their digest, or of renamed
+//! files.
 
 use std::{fs::File, io::Read, path::Path};
 
@@ -11,7 +12,8 @@ const FIRST: usize = 32;
 /// What begins a GGUF file.
 pub(super) const GGUF: &[u8] = b"GGUF";
 
-/// Other kinds of files that are taken for weights: the place and the bytes by which they are known, what they are and what to do.
+/// Other kinds of files that are taken for weights: the place and the bytes by which they are known, what they are and
+/// what to do.
 const OTHERS: [(usize, &[u8], &str); 18] = [
     (0, b"version https://git-lfs", "a Git LFS pointer instead of the file it stands for: fetch that (git lfs pull)"),
     (0, b"<!DOCTYPE", "a web page, perhaps a message of the server that the file came from: fetch the file again"),
@@ -39,8 +41,8 @@ const OTHERS: [(usize, &[u8], &str); 18] = [
 
 /// Whether a path is that of a GGUF file, by the file's first four bytes.
 ///
-/// Of a path that nothing can be read from, and of a file that is called `.gguf` and is nothing else that this crate reads, the name
-/// counts, so that whoever opens it says what is wrong.
+/// Of a path that nothing can be read from, and of a file that is called `.gguf` and is nothing else that this crate
+/// reads, the name counts, so that whoever opens it says what is wrong.
 pub fn is_gguf(path: impl AsRef<Path>) -> bool {
     let path = path.as_ref();
     let named = || path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
@@ -75,7 +77,8 @@ pub(super) fn instead(file: &FileSource) -> Result<Option<String>> {
     })
 }
 
-/// Says that a file is one piece of several that a file was cut into, `NAME.part1of3`; `None` where its name says nothing of that.
+/// Says that a file is one piece of several that a file was cut into, `NAME.part1of3`; `None` where its name says
+/// nothing of that.
 pub(super) fn piece(path: &Path) -> Option<String> {
     let name = path.file_name()?.to_str()?;
     let (stem, end) = name.rsplit_once(".part")?;

@@ -17,8 +17,8 @@ pub struct TensorInfo<'a> {
 /// Weights by name, each to be taken once.
 ///
 /// Keys are Hugging Face's names without the checkpoint's prefix: `layers.0.mlp.up_proj.weight`, `lm_head.weight`;
-/// [`WeightPosition`](crate::gemma::WeightPosition) makes them. Weights that nobody takes do no harm; loading a model tells of those
-/// that it does not know, by a warning.
+/// [`WeightPosition`](crate::gemma::WeightPosition) makes them. Weights that nobody takes do no harm; loading a model
+/// tells of those that it does not know, by a warning.
 pub trait WeightLoader: Send {
     /// How many weights are left.
     fn len(&self) -> usize;
@@ -31,8 +31,8 @@ pub trait WeightLoader: Send {
     /// Element type and shape of a weight; reads none of its bytes.
     ///
     /// # Errors
-    /// [`Error::MissingWeight`] names the nearest key that is left; [`Error::WeightType`] where the file has a type that no weight
-    /// here may have.
+    /// [`Error::MissingWeight`] names the nearest key that is left; [`Error::WeightType`] where the file has a type
+    /// that no weight here may have.
     fn peek(&self, key: &str) -> Result<TensorInfo<'_>>;
 
     /// Hands over a weight: typed bytes, shared with the file.
@@ -41,12 +41,12 @@ pub trait WeightLoader: Send {
     /// As [`peek`](Self::peek); what cannot be taken stays.
     fn take(&mut self, key: &str) -> Result<Tensor>;
 
-    /// Hands over a matrix `[N, K]` as `[K, N]`, in its storage type. The bytes are rearranged as they are read, a portion at a
-    /// time; nothing is widened, and no second copy of the matrix is made.
+    /// Hands over a matrix `[N, K]` as `[K, N]`, in its storage type. The bytes are rearranged as they are read, a
+    /// portion at a time; nothing is widened, and no second copy of the matrix is made.
     ///
     /// # Errors
-    /// As [`take`](Self::take); [`Error::Input`] for a weight that has not two dimensions or is in a packed format, whose blocks
-    /// lie along its rows. What cannot be taken stays.
+    /// As [`take`](Self::take); [`Error::Input`] for a weight that has not two dimensions or is in a packed format,
+    /// whose blocks lie along its rows. What cannot be taken stays.
     fn take_transposed(&mut self, key: &str) -> Result<Tensor> {
         let TensorInfo { dtype, shape } = self.peek(key)?;
         let problem = match (shape, dtype.scalar_bytes()) {
@@ -63,8 +63,9 @@ pub trait WeightLoader: Send {
     /// The architecture that the file itself names, in the file's words. Safetensors name none.
     fn arch_hint(&self) -> Option<&str>;
 
-    /// What there is of an LM head, as long as neither it nor the embedding was taken. Reads of both as much as tells whether they are
-    /// the same, a little at a time; here, that there is one which is not the embedding, where it has a key.
+    /// What there is of an LM head, as long as neither it nor the embedding was taken. Reads of both as much as tells
+    /// whether they are the same, a little at a time; here, that there is one which is not the embedding, where it has
+    /// a key.
     ///
     /// # Errors
     /// Those of reading the two.

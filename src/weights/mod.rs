@@ -1,18 +1,18 @@
 //! Checkpoints on disk: typed bytes by name, never widened as a whole.
 //!
-//! The only module that knows file formats. Opening a checkpoint reads headers; a weight's bytes are read when somebody reads the
-//! taken [`Tensor`], a tile at a time if they like.
+//! The only module that knows file formats. Opening a checkpoint reads headers; a weight's bytes are read when somebody
+//! reads the taken [`Tensor`], a tile at a time if they like.
 //!
 //! # Files that change
-//! Files are read at an offset, a system call at a time ([`ReadMode::Positioned`]), and stay open as long as a tensor of theirs lives. A
-//! file that was cut or written to since it was opened, as its length and its time of modification tell, is
-//! [`Error::FileChanged`](crate::Error::FileChanged) for whoever reads of it next: a generator on the reference at its next run, one with
-//! tables on the host at its next token, a recovery. The reference asks although it holds matrices in memory after their first product. A
-//! file that was renamed, removed, or replaced by renaming another over it is read on as it was. So put a new file beside the old one and
-//! rename it.
+//! Files are read at an offset, a system call at a time ([`ReadMode::Positioned`]), and stay open as long as a tensor
+//! of theirs lives. A file that was cut or written to since it was opened, as its length and its time of modification
+//! tell, is [`Error::FileChanged`](crate::Error::FileChanged) for whoever reads of it next: a generator on the
+//! reference at its next run, one with tables on the host at its next token, a recovery. The reference asks although it
+//! holds matrices in memory after their first product. A file that was renamed, removed, or replaced by renaming
+//! another over it is read on as it was. So put a new file beside the old one and rename it.
 //!
-//! [`ReadMode::Mapped`] asks for a memory map. A map shows the file as it is *now*: if another process cuts it, reading the lost pages ends
-//! the process with a bus error, and if it is overwritten the weights change.
+//! [`ReadMode::Mapped`] asks for a memory map. A map shows the file as it is *now*: if another process cuts it, reading
+//! the lost pages ends the process with a bus error, and if it is overwritten the weights change.
 
 mod foreign;
 mod gguf;
@@ -29,7 +29,7 @@ mod random;
 mod raw;
 mod safetensors;
 mod scheme;
-mod sentence;
+mod sentence_transformers;
 mod source;
 mod tensor;
 mod transposed;
@@ -54,7 +54,7 @@ pub use safetensors::SafetensorsLoader;
 #[cfg(feature = "hub")]
 pub(crate) use safetensors::index_shards;
 pub(crate) use scheme::{Scheme, of_method as quantised_by};
-pub(crate) use sentence::{SentenceModules, SentenceSettings};
+pub(crate) use sentence_transformers::{SentenceModules, SentenceSettings};
 pub use tensor::{RandomFill, Tensor, TensorSource};
 #[cfg(feature = "lora")]
 pub(crate) use transposed::transposed;
@@ -68,8 +68,5 @@ pub use crate::quant::Quantise;
 /// # Errors
 /// As [`SafetensorsLoader::open`] and [`GgufLoader::from_file`].
 pub fn load_from_path(path: impl AsRef<Path>) -> Result<Box<dyn WeightLoader>> {
-    match is_gguf(path.as_ref()) {
-        true => Ok(Box::new(GgufLoader::from_file(path)?)),
-        false => Ok(Box::new(SafetensorsLoader::open(path)?)),
-    }
+    if is_gguf(path.as_ref()) { Ok(Box::new(GgufLoader::from_file(path)?)) } else { Ok(Box::new(SafetensorsLoader::open(path)?)) }
 }

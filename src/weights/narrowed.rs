@@ -20,10 +20,13 @@ struct Narrowed {
 
 impl TensorSource for Narrowed {
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
-        let (mut wide, mut values) = ([0u8; 8 * AT_ONCE], [0f32; AT_ONCE]);
-        let (mut at, mut rest) = (offset as usize, out);
+        let mut wide = [0u8; 8 * AT_ONCE];
+        let mut values = [0f32; AT_ONCE];
+        let mut at = offset as usize;
+        let mut rest = out;
         while !rest.is_empty() {
-            let (first, skip) = (at / 4, at % 4);
+            let first = at / 4;
+            let skip = at % 4;
             let wanted = (skip + rest.len()).div_ceil(4).min(AT_ONCE);
             let wide = &mut wide[..8 * wanted];
             self.source.read(self.offset + 8 * first as u64, wide)?;

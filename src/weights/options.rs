@@ -26,9 +26,11 @@ impl From<ReadMode> for ReadOptions {
     }
 }
 
-/// The most that the header of a file may ask for; beyond it a file is refused with [`Error::Format`](crate::Error::Format).
+/// The most that the header of a file may ask for; beyond it a file is refused with
+/// [`Error::Format`](crate::Error::Format).
 ///
-/// Opening a file takes memory in proportion to its header however these are set; they bound the time and memory of absurd files.
+/// Opening a file takes memory in proportion to its header however these are set; they bound the time and memory of
+/// absurd files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileLimits {
     /// Bytes of a header or an index of shards. The header of a GGUF file with 262,144 tokens has 7 MB.
@@ -46,8 +48,8 @@ pub struct FileLimits {
 }
 
 impl Default for FileLimits {
-    /// A header of 100 MB and 100,000 tensors, as the reference implementation of safetensors has it; 10,000 keys of 65,535 bytes
-    /// (the format's own limit); names of 256 bytes (llama.cpp's own limit is 63); an alignment of 1 MiB.
+    /// A header of 100 MB and 100,000 tensors, as the reference implementation of safetensors has it; 10,000 keys of
+    /// 65,535 bytes (the format's own limit); names of 256 bytes (llama.cpp's own limit is 63); an alignment of 1 MiB.
     fn default() -> Self {
         Self {
             header_bytes: 100_000_000,

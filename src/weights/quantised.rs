@@ -8,10 +8,12 @@ use crate::{Result, ir::DType, quant::Quantise};
 /// Blocks that are made at once, on the stack.
 const BLOCKS: usize = 64;
 
-/// The weights of a loader, its matrices and its stacks of them in a packed format: those of f32, f16 or bf16 whose rows are whole
-/// blocks, which are all projections and embeddings of a Gemma. Everything else, and a matrix taken transposed, stays as it is.
+/// The weights of a loader, its matrices and its stacks of them in a packed format: those of f32, f16 or bf16 whose
+/// rows are whole blocks, which are all projections and embeddings of a Gemma. Everything else, and a matrix taken
+/// transposed, stays as it is.
 ///
-/// Blocks are made whenever they are read, each by one thread: once for a GPU, and once for a generator on the reference.
+/// Blocks are made whenever they are read, each by one thread: once for a GPU, and once for a generator on the
+/// reference.
 pub struct QuantisedLoader<'a> {
     inner: &'a mut dyn WeightLoader,
     to: Quantise,
@@ -45,7 +47,8 @@ impl WeightLoader for QuantisedLoader<'_> {
         if !packs {
             return Ok(tensor);
         }
-        let (name, shape) = (tensor.name().to_string(), tensor.shape().to_vec());
+        let name = tensor.name().to_string();
+        let shape = tensor.shape().to_vec();
         let source = Arc::new(Quantised { tensor, to: self.to });
         Ok(Tensor::new(name, DType::Packed(self.to.format()), shape, source, 0))
     }
@@ -76,12 +79,16 @@ impl TensorSource for Quantised {
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
         let (elements, bytes) = DType::Packed(self.to.format()).block();
         // Blocks of 32 elements and at most 34 bytes.
-        let (mut values, mut blocks) = ([0.0; 32 * BLOCKS], [0; 34 * BLOCKS]);
-        let (mut at, mut rest) = (offset as usize, out);
+        let mut values = [0.0; 32 * BLOCKS];
+        let mut blocks = [0; 34 * BLOCKS];
+        let mut at = offset as usize;
+        let mut rest = out;
         while !rest.is_empty() {
-            let (first, skip) = (at / bytes, at % bytes);
+            let first = at / bytes;
+            let skip = at % bytes;
             let count = (skip + rest.len()).div_ceil(bytes).min(BLOCKS);
-            let (values, blocks) = (&mut values[..count * elements], &mut blocks[..count * bytes]);
+            let values = &mut values[..count * elements];
+            let blocks = &mut blocks[..count * bytes];
             self.tensor.read_f32(first * elements, values)?;
             self.to.quantise(values, blocks);
             let made = &blocks[skip..];

@@ -19,11 +19,13 @@ const GAIN_SCALE: f32 = 0.02;
 
 /// Weights of every layer that the configuration runs, made when they are read or, without host memory, on the device.
 ///
-/// Matrices `[rows, columns]`, and those of each expert, are uniform in ±√(3/columns): each keeps the root mean square of what it is
-/// given, so that activations and logits stay near 1. So are gains that do not count from 1. The same seed gives the same bits everywhere.
+/// Matrices `[rows, columns]`, and those of each expert, are uniform in ±√(3/columns): each keeps the root mean square
+/// of what it is given, so that activations and logits stay near 1. So are gains that do not count from 1. The same
+/// seed gives the same bits everywhere.
 ///
 /// # Errors
-/// [`Error::Config`] for a configuration that does not fit together, [`Error::WeightType`] for integers and packed formats.
+/// [`Error::Config`] for a configuration that does not fit together, [`Error::WeightType`] for integers and packed
+/// formats.
 pub fn random_weights(config: &GemmaConfig, dtype: DType, seed: u32) -> Result<WeightMap> {
     config.validate()?;
     let (DType::F32 | DType::F16 | DType::BF16, Some(size)) = (dtype, dtype.scalar_bytes()) else {
@@ -70,7 +72,8 @@ impl RandomSource {
 impl TensorSource for RandomSource {
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
         let size = self.size;
-        let (mut index, mut from) = (offset / size as u64, (offset % size as u64) as usize);
+        let mut index = offset / size as u64;
+        let mut from = (offset % size as u64) as usize;
         let mut rest = out;
         while !rest.is_empty() {
             let (now, later) = rest.split_at_mut((size - from).min(rest.len()));

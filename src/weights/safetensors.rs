@@ -10,7 +10,7 @@ use safetensors::Dtype;
 
 use super::{
     ReadMode, ReadOptions, StoredHead, Tensor, TensorInfo, TensorSource, WeightLoader, WeightMap, foreign, header,
-    kind::is_index, narrowed::narrowed, options::FileLimits, scheme, sentence, source::FileSource,
+    kind::is_index, narrowed::narrowed, options::FileLimits, scheme, sentence_transformers, source::FileSource,
 };
 use crate::{
     Error, Result,
@@ -24,11 +24,11 @@ const INDEX: &str = "model.safetensors.index.json";
 
 /// The text weights of a safetensors checkpoint.
 ///
-/// The prefixes `model.`, `language_model.model.` and `model.language_model.` are found and taken off; weights of vision and audio
-/// towers are left out. Files are read as [`ReadMode`] says.
+/// The prefixes `model.`, `language_model.model.` and `model.language_model.` are found and taken off; weights of
+/// vision and audio towers are left out. Files are read as [`ReadMode`] says.
 ///
-/// Where a `modules.json` lies beside the files, as sentence-transformers has it, the weights of its dense modules are among those
-/// of the model.
+/// Where a `modules.json` lies beside the files, as sentence-transformers has it, the weights of its dense modules are
+/// among those of the model.
 #[derive(Debug)]
 pub struct SafetensorsLoader {
     weights: WeightMap,
@@ -46,9 +46,9 @@ impl SafetensorsLoader {
     /// Opens a folder, a `.safetensors` file, or an index of shards.
     ///
     /// # Errors
-    /// [`Error::Io`] where a file cannot be opened; [`Error::Format`] where it is truncated, its header lies or its shards do not
-    /// fit the index, or there are only files of another format; [`Error::Quantised`] for a checkpoint in another library's quantised
-    /// format.
+    /// [`Error::Io`] where a file cannot be opened; [`Error::Format`] where it is truncated, its header lies or its
+    /// shards do not fit the index, or there are only files of another format; [`Error::Quantised`] for a checkpoint in
+    /// another library's quantised format.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::open_with(path, ReadOptions::default())
     }
@@ -70,7 +70,7 @@ impl SafetensorsLoader {
         } else {
             loader.add(&path, options, None, &mut skipped)?;
         }
-        for (j, dense) in sentence::dense_files(&path)? {
+        for (j, dense) in sentence_transformers::dense_files(&path)? {
             loader.add_dense(j, &dense, options)?;
         }
         loader.refuse_quantised(&path)?;
@@ -208,7 +208,8 @@ fn resolve(path: &Path) -> Result<PathBuf> {
         }
     }
     let io = |source| Error::Io { path: path.to_path_buf(), source };
-    let (mut found, mut gguf) = (Vec::new(), None);
+    let mut found = Vec::new();
+    let mut gguf = None;
     for entry in std::fs::read_dir(path).map_err(io)? {
         let file = entry.map_err(io)?.path();
         match () {
@@ -246,7 +247,8 @@ fn read_index(path: &Path, limits: &FileLimits) -> Result<Index> {
         weight_map: Index,
     }
     let source = FileSource::open(path)?;
-    let (found, allowed) = (source.len(), limits.header_bytes);
+    let found = source.len();
+    let allowed = limits.header_bytes;
     if found > allowed {
         return Err(source.format(format!("{found} bytes are too many for an index (at most {allowed})")));
     }

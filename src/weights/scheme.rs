@@ -1,4 +1,5 @@
-//! Quantised checkpoints of other libraries: known by the tensors that they add, or by what their configuration calls them.
+//! Quantised checkpoints of other libraries: known by the tensors that they add, or by what their configuration calls
+//! them.
 
 /// A library's format, and the nearest of GGUF files that is read.
 pub(crate) struct Scheme {

@@ -74,7 +74,8 @@ impl FileSource {
 }
 
 impl FileSource {
-    /// Fails where the file is no longer as it was opened. Asked after bytes were read, it says that they are those of the file as it was.
+    /// Fails where the file is no longer as it was opened. Asked after bytes were read, it says that they are those of
+    /// the file as it was.
     fn check_unchanged(&self) -> Result<()> {
         let metadata = self.file.metadata().map_err(|source| Error::Io { path: self.path.clone(), source })?;
         match Stamp::of(&metadata) {

@@ -23,7 +23,8 @@ pub trait TensorSource: Send + Sync {
         Ok(None)
     }
 
-    /// Has the bytes in memory from now on, for whoever reads them many times, where the source does so; `go_on` is asked on the way.
+    /// Has the bytes in memory from now on, for whoever reads them many times, where the source does so; `go_on` is
+    /// asked on the way.
     ///
     /// # Errors
     /// As [`read`](Self::read), and what `go_on` says.
@@ -37,8 +38,8 @@ pub trait TensorSource: Send + Sync {
     }
 }
 
-/// Random values, uniform in `[-scale, scale)`: a function of the seed and of the element's index alone, the same bits from the
-/// host (this source's [`read`](TensorSource::read)) and from a device.
+/// Random values, uniform in `[-scale, scale)`: a function of the seed and of the element's index alone, the same bits
+/// from the host (this source's [`read`](TensorSource::read)) and from a device.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RandomFill {
     /// The tensor's seed.
@@ -58,7 +59,8 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    /// A tensor of `shape` (row-major) whose bytes begin at `offset` of `source`; the caller has checked that they are there.
+    /// A tensor of `shape` (row-major) whose bytes begin at `offset` of `source`; the caller has checked that they are
+    /// there.
     pub fn new(name: impl Into<String>, dtype: DType, shape: Vec<usize>, source: Arc<dyn TensorSource>, offset: u64) -> Self {
         Self { name: name.into(), dtype, shape, source, offset }
     }
@@ -174,7 +176,8 @@ impl Tensor {
     /// What can be done with the stored rows. Integers are not weights and are refused.
     pub(crate) fn rows(&self) -> Result<&'static Rows> {
         self.dtype.rows().ok_or_else(|| {
-            let (name, found) = (self.name.clone(), self.dtype.to_string());
+            let name = self.name.clone();
+            let found = self.dtype.to_string();
             Error::WeightType { name, found, advice: NO_NUMBERS.to_string() }
         })
     }
@@ -187,9 +190,11 @@ impl Tensor {
         let (elements, bytes) = self.dtype.block();
         let mut raw = Vec::new();
         let mut one = [0.0; MAX_BLOCK_ELEMENTS];
-        let (mut at, mut rest) = (start, out);
+        let mut at = start;
+        let mut rest = out;
         while !rest.is_empty() {
-            let (block, skip) = (at / elements, at % elements);
+            let block = at / elements;
+            let skip = at % elements;
             // Whole blocks straight into `out`, and of the first and the last what is asked for.
             let whole = if skip == 0 { (rest.len() / elements).min(BYTES / bytes) } else { 0 };
             let raw = self.bytes(block * bytes, whole.max(1) * bytes, &mut raw)?;

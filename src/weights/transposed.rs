@@ -8,7 +8,8 @@ use crate::Result;
 /// The tensor `[N, K]`, of elements of `size` bytes, as `[K, N]`.
 pub(crate) fn transposed(matrix: Tensor, size: usize) -> Tensor {
     let [rows, columns] = [0, 1].map(|axis| matrix.shape().get(axis).copied().unwrap_or(1));
-    let (name, dtype) = (matrix.name().to_string(), matrix.dtype());
+    let name = matrix.name().to_string();
+    let dtype = matrix.dtype();
     Tensor::new(name, dtype, vec![columns, rows], Arc::new(Transposed { matrix, rows, columns, size }), 0)
 }
 
@@ -32,7 +33,8 @@ impl TensorSource for Transposed {
         if out.is_empty() {
             return Ok(());
         }
-        let (first, last) = (start / width, (end - 1) / width);
+        let first = start / width;
+        let last = (end - 1) / width;
         debug_assert!(last < self.columns, "a read ends inside the matrix");
         let mut part = vec![0u8; (last + 1 - first) * size];
         for row in 0..self.rows {

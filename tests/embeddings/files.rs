@@ -43,7 +43,7 @@ fn configurations_say_how_far_each_layer_sees() {
     let odd = GemmaConfig { sliding_window: Some(9), ..one };
     assert_eq!(odd.layer_attn_options(0).mask, MaskKind::SymmetricWindow(4));
     let two = GemmaConfig::from_file(data("checkpoints/embeddinggemma2-text")).unwrap();
-    assert_eq!((two.arch, two.embedding_dim, two.embedding_width()), (GemmaArch::EmbeddingGemma2, 28, 28));
+    assert_eq!((two.arch, two.embedding_dim, two.embedding_width()), (GemmaArch::EmbeddingGemma2, Some(28), 28));
     assert_eq!((two.layer_attn_options(0).mask, two.layer_attn_options(2).mask), (MaskKind::SymmetricWindow(5), MaskKind::None));
     assert_eq!((two.layer_head_dim(2), two.layer_kv_heads(2), two.layer_k_eq_v(2)), (20, 1, false));
     // A wrapper with zero-padded layer numbers, as the released checkpoint has them.

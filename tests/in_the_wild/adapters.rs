@@ -342,12 +342,13 @@ fn a_table_on_the_host_is_adapted() {
     let oracle = Oracle::open("gemma4-e2b");
     let config = &oracle.config;
     let key = "base_model.model.model.embed_tokens_per_layer.lora_embedding_";
-    let width = config.num_hidden_layers * config.hidden_size_per_layer_input;
+    let ple = config.per_layer_input.unwrap();
+    let width = config.num_hidden_layers * ple.hidden_size;
     let changed = Changed::of("gemma4-e2b-all").field("target_modules", json!(null));
-    let changed = changed.with(&format!("{key}A"), &[2, config.vocab_size_per_layer_input]).with(&format!("{key}B"), &[width, 2]);
+    let changed = changed.with(&format!("{key}A"), &[2, ple.vocab_size.unwrap()]).with(&format!("{key}B"), &[width, 2]);
     let found = [TablePlacement::Device, TablePlacement::Host].map(|tables| {
         let lora = changed.open(config).unwrap();
-        assert!(lora.part("per_layer_embed").is_some());
+        assert!(lora.part("ple_embed").is_some());
         logits(&oracle, lora, "gemma4-e2b-all", &Device::Gpu, tables)
     });
     let reference = logits(&oracle, changed.open(config).unwrap(), "gemma4-e2b-all", &Device::Cpu, TablePlacement::default());

@@ -8,7 +8,7 @@ use std::{
 
 use gemmaflow::{
     Error, Result,
-    gemma::{GemmaArch, GemmaConfig, LayerKind, RopeScaling},
+    gemma::{GemmaArch, GemmaConfig, LayerKind, PerLayerInput, RopeScaling},
     generate::{GemmaGenerator, GeneratorOptions},
     ir::MaskKind,
     runtime::Device,
@@ -106,11 +106,11 @@ fn absent_keys_are_what_the_classes_of_transformers_have() {
             ("head_dim", config.head_dim),
             ("max_position_embeddings", config.max_position_embeddings),
             ("num_kv_shared_layers", config.num_kv_shared_layers),
-            ("hidden_size_per_layer_input", config.hidden_size_per_layer_input),
-            ("altup_num_inputs", config.altup_num_inputs),
-            ("altup_active_idx", config.altup_active_idx),
-            ("laurel_rank", config.laurel_rank),
-            ("embedding_dim", config.embedding_dim),
+            ("hidden_size_per_layer_input", config.per_layer_input.map_or(0, |input| input.hidden_size)),
+            ("altup_num_inputs", config.altup.map_or(0, |altup| altup.num_inputs)),
+            ("altup_active_idx", config.altup.map_or(0, |altup| altup.active_idx)),
+            ("laurel_rank", config.laurel_rank.unwrap_or(0)),
+            ("embedding_dim", config.embedding_dim.unwrap_or(0)),
         ];
         let mut compared = 0;
         for (key, found) in sizes {
@@ -349,7 +349,8 @@ fn what_differs_within_a_family_is_not_guessed() {
     let tables = four().tensor("per_layer_token_embd.weight", &[48, 40], 0, &[0; 4 * 48 * 40]);
     assert!(read(&tables).unwrap_err().to_string().contains("shared_kv_layers is missing"));
     let shares = read(&tables.u32("gemma4.attention.shared_kv_layers", 0)).unwrap();
-    assert_eq!((shares.hidden_size_per_layer_input, shares.vocab_size_per_layer_input), (8, 40), "by the table's columns");
+    let by_columns = PerLayerInput { hidden_size: 8, vocab_size: Some(40) };
+    assert_eq!(shares.per_layer_input, Some(by_columns), "by the table's columns");
     let error = read(&without(three(), "gemma3.attention.sliding_window")).unwrap_err();
     assert!(error.to_string().contains("gemma3.attention.sliding_window is missing"), "{error}");
     assert_eq!(read(&three().u32("gemma3.attention.sliding_window", 0)).unwrap().layer_types, [LayerKind::Full; 6]);

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use super::{
-    GemmaConfig, LayerKind,
+    GemmaConfig, LayerKind, PerLayerInput,
     absent::Defaults,
+    family::DRAFTER,
     gguf,
     json::{self, HARMLESS, named, parse},
     quantised,
@@ -20,8 +21,8 @@ use crate::{
 /// The `model_type`s of drafters, and of the text models in them.
 const MODEL_TYPES: [(&str, &str); 2] = [("gemma4_assistant", "gemma4_text"), ("gemma4_unified_assistant", "gemma4_unified_text")];
 
-/// The configuration of a drafter (`gemma4_assistant`): a few layers of Gemma 4 that attend to the keys and values of the model that it
-/// drafts for, its target, and own none.
+/// The configuration of a drafter (`gemma4_assistant`): a few layers of Gemma 4 that attend to the keys and values of
+/// the model that it drafts for, its target, and own none.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct GemmaDrafterConfig {
@@ -31,18 +32,26 @@ pub struct GemmaDrafterConfig {
     pub backbone_hidden_size: usize,
     /// Keys before the drafted token that a sliding layer sees.
     pub draft_window: usize,
-    /// Centroids C, each of V/C tokens, by which the head chooses among tokens (`use_ordered_embeddings`); 0: it has logits of all tokens.
+    /// The centroids by which the head chooses among tokens (`use_ordered_embeddings`); `None`: it has logits of all
+    /// tokens.
+    pub centroids: Option<Centroids>,
+}
+
+/// Centroids of a drafter's tokens, each of V/C tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Centroids {
+    /// Centroids C (`num_centroids`).
     pub num_centroids: usize,
-    /// Centroids whose tokens have logits.
-    pub centroid_top_k: usize,
+    /// Centroids whose tokens have logits (`centroid_intermediate_top_k`).
+    pub intermediate_top_k: usize,
 }
 
 impl GemmaDrafterConfig {
-    /// Reads the configuration of a drafter that is given as its weights: a GGUF file, a folder with a `config.json`, or a file with
-    /// one beside it.
+    /// Reads the configuration of a drafter that is given as its weights: a GGUF file, a folder with a `config.json`,
+    /// or a file with one beside it.
     ///
-    /// transformers lets sliding layers see one key more than the target's window, llama.cpp one less; files of each keep its
-    /// rule. It changes what is drafted, never what is generated.
+    /// transformers lets sliding layers see one key more than the target's window, llama.cpp one less; files of each
+    /// keep its rule. It changes what is drafted, never what is generated.
     ///
     /// # Errors
     /// As [`GemmaConfig::near_weights`]; [`Error::Config`] where the file is no drafter's.
@@ -59,13 +68,13 @@ impl GemmaDrafterConfig {
 
     fn from_gguf(files: &GgufFiles) -> Result<Self> {
         let found = files.architecture()?;
-        if found != gguf::DRAFTER {
-            return Err(not_a_drafter("general.architecture", found, gguf::DRAFTER));
+        if found != DRAFTER {
+            return Err(not_a_drafter("general.architecture", found, DRAFTER));
         }
         let (layers, backbone_hidden_size) = gguf::read_drafter(files)?;
         let draft_window = layers.sliding_window.unwrap_or(1).saturating_sub(1);
         // The converter drops centroids; logits of all tokens need none.
-        Self { layers, backbone_hidden_size, draft_window, num_centroids: 0, centroid_top_k: 0 }.checked()
+        Self { layers, backbone_hidden_size, draft_window, centroids: None }.checked()
     }
 
     /// Reads the text of a drafter's `config.json`.
@@ -89,9 +98,11 @@ impl GemmaDrafterConfig {
         layers.set("num_kv_shared_layers", 0.into());
         let backbone_hidden_size = top.size_or(&defaults, "backbone_hidden_size")?;
         let ordered = top.switch_or(&defaults, "use_ordered_embeddings")?;
-        let centroids = top.size_or(&defaults, "num_centroids")?;
-        let top_k = top.size_or(&defaults, "centroid_intermediate_top_k")?;
-        let (num_centroids, centroid_top_k) = if ordered { (centroids, top_k) } else { (0, 0) };
+        let centroids = Centroids {
+            num_centroids: top.size_or(&defaults, "num_centroids")?,
+            intermediate_top_k: top.size_or(&defaults, "centroid_intermediate_top_k")?,
+        };
+        let centroids = Some(centroids).filter(|_| ordered);
         if let Some(tied) = top.take("tie_word_embeddings") {
             layers.set("tie_word_embeddings", tied);
         }
@@ -99,27 +110,21 @@ impl GemmaDrafterConfig {
         top.finish(&[HARMLESS])?;
         let layers = json::from_text(layers, text_model)?;
         let draft_window = layers.sliding_window.unwrap_or(0).saturating_add(1);
-        let config = Self { layers, backbone_hidden_size, draft_window, num_centroids, centroid_top_k };
-        match ordered && num_centroids == 0 {
-            true => Err(Error::Config("num_centroids is 0, but use_ordered_embeddings is true".into())),
-            false => config.checked(),
-        }
+        Self { layers, backbone_hidden_size, draft_window, centroids }.checked()
     }
 
     fn checked(self) -> Result<Self> {
         let most = 1 << 20;
         let problem = if self.backbone_hidden_size == 0 || self.backbone_hidden_size > most {
             format!("backbone_hidden_size is {}, expected 1 to {most}", self.backbone_hidden_size)
-        } else if self.layers.hidden_size_per_layer_input > 0 {
-            let width = self.layers.hidden_size_per_layer_input;
-            format!("hidden_size_per_layer_input is {width}, expected 0: drafters have no inputs of single layers")
-        } else if self.num_centroids > 0 && !self.fits_centroids() {
-            let centroids = self.num_centroids;
-            let top_k = self.centroid_top_k;
+        } else if let Some(PerLayerInput { hidden_size, .. }) = self.layers.per_layer_input {
+            format!("hidden_size_per_layer_input is {hidden_size}, expected 0: drafters have no per-layer embeddings")
+        } else if let Some(centroids) = self.centroids.filter(|centroids| !centroids.fit(self.layers.vocab_size)) {
+            let Centroids { num_centroids, intermediate_top_k } = centroids;
             let vocab = self.layers.vocab_size;
             format!(
-                "num_centroids is {centroids}, centroid_intermediate_top_k {top_k}; expected a divisor of vocab_size {vocab}, at most \
-                 {MOST_UNGROUPED}, and 1 to {centroids}"
+                "num_centroids is {num_centroids}, centroid_intermediate_top_k {intermediate_top_k}; expected a divisor of vocab_size \
+                 {vocab}, at most {MOST_UNGROUPED}, and 1 to {num_centroids}"
             )
         } else {
             return Ok(self);
@@ -135,12 +140,6 @@ impl GemmaDrafterConfig {
             key == TOKEN_ORDER || position.is_some_and(|position| drafts.contains(&position))
         };
         self.layers.tell_unused(left.into_iter().filter(|key| !own(key)));
-    }
-
-    fn fits_centroids(&self) -> bool {
-        let Self { num_centroids, centroid_top_k, .. } = *self;
-        let divides = num_centroids <= MOST_UNGROUPED && self.layers.vocab_size.is_multiple_of(num_centroids);
-        divides && (1..=num_centroids).contains(&centroid_top_k)
     }
 
     /// The layer of `target` whose keys and values a layer of this drafter attends to.
@@ -184,6 +183,13 @@ impl GemmaDrafterConfig {
             }
         }
         (0..self.layers.num_hidden_layers).try_for_each(|layer| self.kv_source(layer, target).map(|_| ()))
+    }
+}
+
+impl Centroids {
+    fn fit(&self, vocab_size: usize) -> bool {
+        let counted = (1..=MOST_UNGROUPED).contains(&self.num_centroids);
+        counted && vocab_size.is_multiple_of(self.num_centroids) && (1..=self.num_centroids).contains(&self.intermediate_top_k)
     }
 }
 

@@ -80,10 +80,7 @@ impl Fields {
 
     /// A softcap: absent means what the table says, `null` off.
     pub(super) fn cap(&mut self, defaults: &Defaults, key: &str) -> Result<Option<f32>> {
-        match self.has(key) {
-            true => self.number(key),
-            false => defaults.cap(key).ok_or_else(|| self.missing(key)),
-        }
+        if self.has(key) { self.number(key) } else { defaults.cap(key).ok_or_else(|| self.missing(key)) }
     }
 
     fn not_null(&self, key: &str, expected: &str) -> Result<()> {
@@ -166,24 +163,26 @@ impl Fields {
         ids.map(Some).ok_or_else(|| self.refuse(key, &value, "a token id or a list of token ids"))
     }
 
-    /// Settles the keys that nobody has used up: those that may change what a model computes are refused by name, others are told by one
-    /// warning. `harmless` are keys that say nothing of the mathematics.
+    /// Settles the keys that nobody has used up: those that may change what a model computes are refused by name,
+    /// others are told by one warning. `harmless` are keys that say nothing of the mathematics.
     pub(super) fn finish(self, harmless: &[&[&str]]) -> Result<()> {
         let known = |key: &str| harmless.iter().any(|list| list.contains(&key));
         let left = self.map.iter().filter(|(key, value)| !value.is_null() && !known(key));
-        let ignored = left.map(|(key, value)| match unknown::changes_nothing(key, value) {
-            true => Ok(format!("{}{key}", self.prefix)),
-            false => Err(self.unknown(key, value)),
-        });
-        let ignored: Vec<String> = ignored.collect::<Result<_>>()?;
+        let mut ignored = Vec::new();
+        for (key, value) in left {
+            if !unknown::changes_nothing(key, value) {
+                return Err(self.unknown(key, value));
+            }
+            ignored.push(format!("{}{key}", self.prefix));
+        }
         if !ignored.is_empty() {
             tracing::warn!(keys = ignored.join(", "), "the configuration has keys that nothing here reads");
         }
         Ok(())
     }
 
-    /// Refuses every key that nobody has used up and that is neither `null` nor among `harmless`: in a table of the mathematics each
-    /// counts.
+    /// Refuses every key that nobody has used up and that is neither `null` nor among `harmless`: in a table of the
+    /// mathematics each counts.
     pub(super) fn finish_table(self, harmless: &[&str]) -> Result<()> {
         match self.map.iter().find(|(key, value)| !value.is_null() && !harmless.contains(&key.as_str())) {
             Some((key, value)) => Err(self.unknown(key, value)),

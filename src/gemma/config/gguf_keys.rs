@@ -5,8 +5,8 @@ use std::{cell::RefCell, collections::BTreeSet};
 use super::{absent::Defaults, unknown};
 use crate::{Error, Result, weights::GgufMetadata};
 
-/// Keys as llama.cpp's converter writes them, and the names that other programs have for them: Ollama's converter for Gemma 3 and
-/// converters that write for it.
+/// Keys as llama.cpp's converter writes them, and the names that other programs have for them: Ollama's converter for
+/// Gemma 3 and converters that write for it.
 #[rustfmt::skip]
 const SPELLINGS: &[(&str, &[&str])] = &[
     ("rope.freq_base", &["rope.global.freq_base"]),
@@ -139,10 +139,11 @@ impl<'a> Keys<'a> {
         u32::try_from(id).map(Some).map_err(|_| Error::Config(format!("{key} is {id}, which is no token")))
     }
 
-    /// Settles the keys of the architecture that nobody has read: those with a word of the mathematics are refused by name, others are
-    /// told by one warning.
+    /// Settles the keys of the architecture that nobody has read: those with a word of the mathematics are refused by
+    /// name, others are told by one warning.
     pub(super) fn finish(&self) -> Result<()> {
-        let (read, mut ignored) = (self.read.borrow(), Vec::new());
+        let read = self.read.borrow();
+        let mut ignored = Vec::new();
         let own = self.metadata.keys().filter(|key| !read.contains(*key));
         for (key, rest) in own.filter_map(|key| Some((key, key.strip_prefix(self.prefix)?.strip_prefix('.')?))) {
             if HARMLESS.iter().any(|known| rest.starts_with(known)) {

@@ -1,6 +1,11 @@
 //! The rotary tables of a GGUF file.
 
-use super::{GemmaArch, LayerKind, RopeConfig, RopeScaling, absent::LARGE_SCALING, gguf_keys::Keys};
+use super::{
+    LayerKind, RopeConfig, RopeScaling,
+    absent::LARGE_SCALING,
+    family::{GemmaArch, RopeKeys},
+    gguf_keys::Keys,
+};
 use crate::{Error, Result, weights::GgufFiles};
 
 /// The tables of full and of sliding layers. Only full layers are scaled.
@@ -11,30 +16,32 @@ pub(super) fn read(
     kinds: &[LayerKind],
     head_dim: usize,
 ) -> Result<(RopeConfig, RopeConfig)> {
+    let rope_keys = arch.family().rope_keys;
+    let partial = rope_keys == RopeKeys::Parameters;
     let scaling = match (files.values("rope_freqs.weight", 1 << 12)?, scaling(keys, arch, kinds.len())?) {
-        (None, _) if arch == GemmaArch::Gemma4 && kinds.contains(&LayerKind::Full) => {
+        (None, _) if partial && kinds.contains(&LayerKind::Full) => {
             let what = "tensor 'rope_freqs.weight' is missing; it says which part of a head the full layers of a Gemma 4 rotate";
             return Err(files.error(format!("{what}. Was the file made by another converter?")));
         }
         (None, scaling) => scaling,
-        (Some(factors), RopeScaling::None) if arch == GemmaArch::Gemma4 => proportional(&factors, head_dim)?,
+        (Some(factors), RopeScaling::None) if partial => proportional(&factors, head_dim)?,
         (Some(_), _) => {
-            let (why, name) = ("a rotary scaling of its own, which", files.architecture()?);
+            let why = "a rotary scaling of its own, which";
+            let name = files.architecture()?;
             return Err(Error::Unsupported(format!("rope_freqs.weight in a {name} file: {why}")));
         }
     };
     let full = RopeConfig { theta: keys.number_or_default("rope.freq_base")?, scaling };
-    match arch {
-        GemmaArch::Gemma3 | GemmaArch::Gemma3n | GemmaArch::Gemma4 => {
-            Ok((full, RopeConfig::new(keys.number_or_default("rope.freq_base_swa")?)))
-        }
-        _ => Ok((full, full)),
+    match rope_keys {
+        RopeKeys::OneTable => Ok((full, full)),
+        RopeKeys::TwoTables | RopeKeys::Parameters => Ok((full, RopeConfig::new(keys.number_or_default("rope.freq_base_swa")?))),
     }
 }
 
 /// The scaling that the keys say.
 fn scaling(keys: &Keys, arch: GemmaArch, layers: usize) -> Result<RopeScaling> {
-    let (kind, factor) = (keys.text("rope.scaling.type")?, keys.number("rope.scaling.factor")?);
+    let kind = keys.text("rope.scaling.type")?;
+    let factor = keys.number("rope.scaling.factor")?;
     match (kind, factor) {
         (None, None) if arch == GemmaArch::Gemma3 => left_out(keys, layers),
         (Some("none"), _) | (None | Some("linear"), None) => Ok(RopeScaling::None),
@@ -48,8 +55,8 @@ fn scaling(keys: &Keys, arch: GemmaArch, layers: usize) -> Result<RopeScaling> {
     }
 }
 
-/// What a Gemma 3 without a word of scaling has: 4B and larger, which alone were made for 128k tokens, are scaled, and Ollama's
-/// converter leaves it out. llama.cpp's says it where there is one.
+/// What a Gemma 3 without a word of scaling has: 4B and larger, which alone were made for 128k tokens, are scaled, and
+/// Ollama's converter leaves it out. llama.cpp's says it where there is one.
 fn left_out(keys: &Keys, layers: usize) -> Result<RopeScaling> {
     const LARGE: [usize; 3] = [34, 48, 62];
     let long = keys.size_or_default("context_length")? >= 131_072;

@@ -5,10 +5,11 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::{
-    GemmaArch, GemmaConfig,
+    GemmaConfig,
     absent::Defaults,
+    family::{Bidirectional, GemmaArch, ScoreScale, SoftcapKey},
     fields::{Fields, short},
-    json_layers::{self, LayerFacts, differing, layer_types, tell_halved, window},
+    json_layers::{self, layer_types, tell_halved, window},
     quantised, rope,
     unknown::MULTIMODAL,
 };
@@ -27,15 +28,6 @@ pub(super) const HARMLESS: &[&str] = &[
     "return_dict", "return_dict_in_generate", "sep_token_id", "suppress_tokens", "task_specific_params", "temperature",
     "tf_legacy_loss", "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript", "transformers.js_config",
     "transformers_version", "typical_p", "unsloth_fixed", "unsloth_version", "use_bfloat16", "use_cache",
-];
-
-/// Multimodal wrappers, and the text models in them.
-const WRAPPERS: [(&str, &str); 5] = [
-    ("gemma3", "gemma3_text"),
-    ("gemma3n", "gemma3n_text"),
-    ("gemma4", "gemma4_text"),
-    ("gemma4_unified", "gemma4_unified_text"),
-    ("embedding_gemma2", "embedding_gemma2_text"),
 ];
 
 /// Switches that change the mathematics when they are on.
@@ -103,8 +95,9 @@ pub(super) fn from_json(text: &str) -> Result<GemmaConfig> {
     let Some(model_type) = fields.text("model_type")? else {
         return Err(Error::Config("model_type is missing; is this the model's config.json?".into()));
     };
-    match WRAPPERS.iter().find(|(wrapper, _)| *wrapper == model_type) {
-        Some((wrapper, text_model)) => from_wrapper(fields, wrapper, text_model),
+    let text_model = format!("{model_type}_text");
+    match GemmaArch::of_model_type(&text_model) {
+        Some(_) => from_wrapper(fields, &model_type, &text_model),
         None => from_text(fields, &model_type),
     }
 }
@@ -144,126 +137,93 @@ fn add_tokens(list: &mut Vec<u32>, more: Vec<u32>) {
     }
 }
 
+/// A text model by itself, or in a wrapper.
 pub(super) fn from_text(mut f: Fields, model_type: &str) -> Result<GemmaConfig> {
     let (arch, model_type) = arch_of(model_type)?;
+    let family = arch.family();
+    let d = &Defaults::config_json(model_type);
     quantised::refuse(&mut f)?;
-    let defaults = Defaults::config_json(model_type);
-    let d = &defaults;
-    let use_bidirectional_attention = bidirectional(&mut f, arch, d)?;
+    let use_bidirectional_attention = bidirectional(&mut f, family.bidirectional, d)?;
     refuse_switches(&mut f)?;
     refuse_activations(&mut f)?;
     let num_hidden_layers = f.size_or(d, "num_hidden_layers")?;
     let max_position_embeddings = f.size_or(d, "max_position_embeddings")?;
-    let layer_types = layer_types(&mut f, arch, num_hidden_layers, d)?;
-    let (rope_full, rope_sliding) = rope::read(&mut f, arch, max_position_embeddings, d)?;
-    let widths = match arch {
-        GemmaArch::Gemma3n => json_layers::widths(&mut f, num_hidden_layers, d)?,
-        _ => vec![f.size_or(d, "intermediate_size")?],
-    };
-    let intermediate_size = widths.first().copied().unwrap_or(0);
-    let num_key_value_heads = f.size_or(d, "num_key_value_heads")?;
-    let head_dim = f.size_or(d, "head_dim")?;
-    let facts = match arch {
-        GemmaArch::Gemma3n => json_layers::gemma3n(&mut f, &widths, d)?,
-        GemmaArch::Gemma4 => json_layers::gemma4(&mut f, &layer_types, intermediate_size, d)?,
-        GemmaArch::EmbeddingGemma2 => json_layers::embedding_gemma2(&mut f, &layer_types, d)?,
-        _ => LayerFacts::default(),
-    };
-    let config = GemmaConfig {
-        arch,
+    let layer_types = layer_types(&mut f, &family, num_hidden_layers, d)?;
+    let (rope_full, rope_sliding) = rope::read(&mut f, family.rope_keys, max_position_embeddings, d)?;
+    let mut config = GemmaConfig {
         hidden_size: f.size_or(d, "hidden_size")?,
-        intermediate_size,
         num_hidden_layers,
         num_attention_heads: f.size_or(d, "num_attention_heads")?,
-        num_key_value_heads,
-        head_dim,
+        num_key_value_heads: f.size_or(d, "num_key_value_heads")?,
+        head_dim: f.size_or(d, "head_dim")?,
         vocab_size: f.size_or(d, "vocab_size")?,
         rms_norm_eps: f.number_or(d, "rms_norm_eps")?,
         max_position_embeddings,
         layer_types,
-        sliding_window: window(&mut f, arch, d)?,
+        sliding_window: window(&mut f, &family, d)?,
         use_bidirectional_attention,
-        query_pre_attn_scalar: match arch {
-            GemmaArch::Gemma => None,
-            GemmaArch::Gemma3n | GemmaArch::Gemma4 | GemmaArch::EmbeddingGemma2 => Some(1.0),
-            _ => Some(f.number_or(d, "query_pre_attn_scalar")?),
-        },
-        attn_logit_softcapping: attention_softcap(&mut f, arch, d)?,
-        final_logit_softcapping: match arch {
-            GemmaArch::Gemma | GemmaArch::EmbeddingGemma2 => None,
-            _ => f.cap(d, "final_logit_softcapping")?,
-        },
+        query_pre_attn_scalar: query_scalar(&mut f, family.score_scale, d)?,
+        attn_logit_softcapping: softcap(&mut f, family.attention_softcap, "attn_logit_softcapping", d)?,
+        final_logit_softcapping: softcap(&mut f, family.final_softcap, "final_logit_softcapping", d)?,
         tie_word_embeddings: f.switch_or(d, "tie_word_embeddings")?,
-        eos_token_ids: match f.tokens("eos_token_id")? {
-            Some(ids) => ids,
-            None => defaults.size("eos_token_id").and_then(|id| u32::try_from(id).ok()).into_iter().collect(),
-        },
+        eos_token_ids: stop_tokens(&mut f, d)?,
         bos_token_id: f.token(d, "bos_token_id")?,
         pad_token_id: f.token(d, "pad_token_id")?,
         rope_full,
         rope_sliding,
-        per_layer_config: differing(facts.overrides, [head_dim, num_key_value_heads, intermediate_size]),
-        attention_k_eq_v: facts.attention_k_eq_v,
-        num_kv_shared_layers: facts.num_kv_shared_layers,
-        hidden_size_per_layer_input: facts.hidden_size_per_layer_input,
-        vocab_size_per_layer_input: facts.vocab_size_per_layer_input,
-        altup_num_inputs: facts.altup_num_inputs,
-        altup_active_idx: facts.altup_active_idx,
-        altup_correct_scale: facts.altup_correct_scale,
-        laurel_rank: facts.laurel_rank,
-        activation_sparsity: facts.activation_sparsity,
-        embedding_dim: match arch {
-            GemmaArch::EmbeddingGemma2 => f.size_or(d, "embedding_dim")?,
-            _ => 0,
-        },
-        embedding_dense: Vec::new(),
-        num_experts: facts.experts.count,
-        top_k_experts: facts.experts.top,
-        moe_intermediate_size: facts.experts.width,
-        effective_num_layers: None,
+        ..GemmaConfig::bare(arch)
     };
-    let family: &[&str] = match arch {
-        // What training clips, and a scale that the released files have and the family's attention does not.
-        GemmaArch::Gemma3n => &["altup_coef_clip", "query_pre_attn_scalar"],
-        _ => &[],
-    };
-    f.finish(&[HARMLESS, family])?;
+    json_layers::read(&mut f, &mut config, d)?;
+    f.finish(&[HARMLESS, family.harmless_keys])?;
     config.validate()?;
     tell_halved(&config);
     Ok(config)
 }
 
-fn attention_softcap(f: &mut Fields, arch: GemmaArch, defaults: &Defaults) -> Result<Option<f32>> {
-    match arch {
-        GemmaArch::Gemma | GemmaArch::Gemma3n | GemmaArch::Gemma4 | GemmaArch::EmbeddingGemma2 => Ok(None),
-        GemmaArch::Gemma2 | GemmaArch::VaultGemma => f.cap(defaults, "attn_logit_softcapping"),
-        GemmaArch::Gemma3 => {
-            // transformers keeps the field in Gemma 3 and never uses it.
-            if let Some(cap) = f.number("attn_logit_softcapping")? {
-                tracing::warn!(cap, "attn_logit_softcapping has no effect in Gemma 3");
+/// Tokens that end a text; `null` says that none does.
+fn stop_tokens(f: &mut Fields, defaults: &Defaults) -> Result<Vec<u32>> {
+    let default = || defaults.size("eos_token_id").and_then(|id| u32::try_from(id).ok());
+    Ok(f.tokens("eos_token_id")?.unwrap_or_else(|| default().into_iter().collect()))
+}
+
+fn query_scalar(f: &mut Fields, scale: ScoreScale, defaults: &Defaults) -> Result<Option<f32>> {
+    match scale {
+        ScoreScale::HeadDim => Ok(None),
+        ScoreScale::QueryPreAttnScalar => f.number_or(defaults, "query_pre_attn_scalar").map(Some),
+        ScoreScale::One => Ok(Some(1.0)),
+    }
+}
+
+fn softcap(f: &mut Fields, meaning: SoftcapKey, key: &str, defaults: &Defaults) -> Result<Option<f32>> {
+    match meaning {
+        SoftcapKey::None => Ok(None),
+        SoftcapKey::Cap => f.cap(defaults, key),
+        SoftcapKey::Unused => {
+            if let Some(cap) = f.number(key)? {
+                tracing::warn!(cap, "{key} has no effect in {}", defaults.family());
             }
             Ok(None)
         }
     }
 }
 
-/// Whether attention looks both ways. Among the tokens of a picture alone ("vision") it changes nothing for text.
-fn bidirectional(f: &mut Fields, arch: GemmaArch, defaults: &Defaults) -> Result<bool> {
+/// Whether attention is bidirectional.
+fn bidirectional(f: &mut Fields, rule: Bidirectional, defaults: &Defaults) -> Result<bool> {
     const KEY: &str = "use_bidirectional_attention";
-    let (value, expected) = match (arch, f.take(KEY)) {
-        (_, None) => return Ok(defaults.switch(KEY).unwrap_or(false)),
-        (GemmaArch::EmbeddingGemma2, Some(value)) => (value, "true"),
-        (_, Some(Value::Bool(false))) => return Ok(false),
-        (GemmaArch::Gemma4, Some(Value::String(text))) if text == "vision" => return Ok(false),
-        (GemmaArch::Gemma4, Some(Value::String(text))) if text == "all" => return Ok(true),
-        (GemmaArch::Gemma4, Some(value)) => (value, "null, false, \"vision\" or \"all\""),
-        (GemmaArch::Gemma3, Some(value)) => (value, "true or false"),
-        (_, Some(value)) => (value, "false; this crate does not compute it otherwise"),
+    let Some(value) = f.take(KEY) else { return Ok(defaults.switch(KEY).unwrap_or(false)) };
+    let (said, expected) = match (rule, &value) {
+        (Bidirectional::Always, value) => (value.as_bool().filter(|both| *both), "true"),
+        (_, Value::Bool(false)) => return Ok(false),
+        (Bidirectional::Never, _) => (None, "false; this crate does not compute it otherwise"),
+        (Bidirectional::Switch, value) => (value.as_bool(), "true or false"),
+        // Tokens of a picture that see each other ("vision") change nothing for text.
+        (Bidirectional::Modality, value) => match value.as_str() {
+            Some("vision") => return Ok(false),
+            Some("all") => return Ok(true),
+            _ => (None, "null, false, \"vision\" or \"all\""),
+        },
     };
-    match (arch, &value) {
-        (GemmaArch::Gemma3 | GemmaArch::EmbeddingGemma2, Value::Bool(true)) => Ok(true),
-        _ => Err(f.refuse(KEY, &value, expected)),
-    }
+    said.ok_or_else(|| f.refuse(KEY, &value, expected))
 }
 
 fn refuse_switches(f: &mut Fields) -> Result<()> {
@@ -278,7 +238,8 @@ fn refuse_switches(f: &mut Fields) -> Result<()> {
     Ok(())
 }
 
-/// Every Gemma has the tanh form of GELU. `hidden_act` is the older key, in which "gelu" was written and the tanh form meant.
+/// Every Gemma has the tanh form of GELU. `hidden_act` is the older key, in which "gelu" was written and the tanh form
+/// meant.
 fn refuse_activations(f: &mut Fields) -> Result<()> {
     const TANH: [&str; 4] = ["gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu_python_tanh"];
     for (key, older) in [("hidden_activation", None), ("hidden_act", Some("gelu"))] {
@@ -306,15 +267,10 @@ fn refuse_other_heads(f: &mut Fields) -> Result<()> {
 
 /// The family of a text model, and its `model_type` as the tables of defaults have it.
 fn arch_of(model_type: &str) -> Result<(GemmaArch, &'static str)> {
+    if let Some(found) = GemmaArch::of_model_type(model_type) {
+        return Ok(found);
+    }
     let why = match model_type {
-        "gemma" => return Ok((GemmaArch::Gemma, "gemma")),
-        "gemma2" => return Ok((GemmaArch::Gemma2, "gemma2")),
-        "vaultgemma" => return Ok((GemmaArch::VaultGemma, "vaultgemma")),
-        "gemma3_text" => return Ok((GemmaArch::Gemma3, "gemma3_text")),
-        "gemma3n_text" => return Ok((GemmaArch::Gemma3n, "gemma3n_text")),
-        "gemma4_text" => return Ok((GemmaArch::Gemma4, "gemma4_text")),
-        "gemma4_unified_text" => return Ok((GemmaArch::Gemma4, "gemma4_unified_text")),
-        "embedding_gemma2_text" => return Ok((GemmaArch::EmbeddingGemma2, "embedding_gemma2_text")),
         t if t.starts_with("gemma4") && t.ends_with("assistant") => {
             "a drafter continues nothing by itself; give it to the generator of its model (Drafter::from_path), as it"
         }
@@ -324,12 +280,23 @@ fn arch_of(model_type: &str) -> Result<(GemmaArch, &'static str)> {
         t if t.starts_with("paligemma") || t.starts_with("shieldgemma") || t.starts_with("colpali") => {
             "a model around a vision encoder other than Gemma 3's, which"
         }
-        other => {
-            let known = "gemma, gemma2, vaultgemma, gemma3_text, gemma3, gemma3n_text, gemma3n, gemma4_text, gemma4, \
-                         gemma4_unified_text, gemma4_unified, embedding_gemma2_text or embedding_gemma2";
-            let problem = format!("model_type is {other:?}, expected {known}");
-            return Err(Error::Config(problem));
-        }
+        other => return Err(Error::Config(format!("model_type is {other:?}, expected {}", known_model_types()))),
     };
     Err(Error::Unsupported(format!("model_type {model_type:?}: {why}")))
+}
+
+/// The `model_type`s of text models, each with that of its wrapper.
+fn known_model_types() -> String {
+    let of_family = |arch: &GemmaArch| arch.family().model_types.iter();
+    let with_wrapper = |own: &&'static str| [Some(*own), own.strip_suffix("_text")].into_iter().flatten();
+    let known: Vec<&str> = GemmaArch::ALL.iter().flat_map(of_family).flat_map(with_wrapper).collect();
+    one_of(&known)
+}
+
+/// `a, b or c`.
+pub(super) fn one_of(names: &[&str]) -> String {
+    match names {
+        [first @ .., last] if !first.is_empty() => format!("{} or {last}", first.join(", ")),
+        _ => names.join(""),
+    }
 }

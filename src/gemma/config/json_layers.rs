@@ -1,46 +1,96 @@
-//! What `config.json` says of single layers: kinds, heads, widths, and whose keys and values they attend to.
+//! The keys of `config.json` for layers: kinds, heads, widths, and the parts that only some families have.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
 use super::{
-    GemmaArch, GemmaConfig, LayerKind, LayerOverrides, absent::Defaults, fields::Fields, preset::layer_pattern,
+    AltUp, GemmaConfig, LayerKind, LayerOverrides, Moe, PerLayerInput,
+    absent::Defaults,
+    family::{Family, GemmaArch, Window},
+    fields::Fields,
+    preset::layer_pattern,
     sparsity::deviations,
 };
 use crate::{Error, Result};
 
-/// In what layers differ, beside their kinds.
-#[derive(Default)]
-pub(super) struct LayerFacts {
-    pub(super) overrides: BTreeMap<usize, LayerOverrides>,
-    pub(super) attention_k_eq_v: bool,
-    pub(super) num_kv_shared_layers: usize,
-    pub(super) hidden_size_per_layer_input: usize,
-    pub(super) vocab_size_per_layer_input: usize,
-    pub(super) altup_num_inputs: usize,
-    pub(super) altup_active_idx: usize,
-    pub(super) altup_correct_scale: bool,
-    pub(super) laurel_rank: usize,
-    pub(super) activation_sparsity: Vec<Option<f32>>,
-    pub(super) experts: Experts,
+/// Reads the sizes of layers, and what single families add to them.
+pub(super) fn read(f: &mut Fields, config: &mut GemmaConfig, d: &Defaults) -> Result<()> {
+    let own = match config.arch {
+        GemmaArch::Gemma3n => gemma3n(f, config, d)?,
+        GemmaArch::Gemma4 => gemma4(f, config, d)?,
+        GemmaArch::EmbeddingGemma2 => embedding_gemma2(f, config, d)?,
+        _ => {
+            config.intermediate_size = f.size_or(d, "intermediate_size")?;
+            BTreeMap::new()
+        }
+    };
+    config.set_layer_sizes(own);
+    Ok(())
 }
 
-/// The experts of each layer; zeros without.
-#[derive(Default, Clone, Copy)]
-pub(super) struct Experts {
-    pub(super) count: usize,
-    pub(super) top: usize,
-    pub(super) width: usize,
+/// Gemma 3n; returns the widths of the FFW by layer.
+fn gemma3n(f: &mut Fields, config: &mut GemmaConfig, d: &Defaults) -> Result<BTreeMap<usize, LayerOverrides>> {
+    let layers = config.num_hidden_layers;
+    let widths = widths(f, layers, d)?;
+    config.intermediate_size = widths.first().copied().unwrap_or(0);
+    config.num_kv_shared_layers = f.size_or(d, "num_kv_shared_layers")?;
+    let hidden_size = f.size_or(d, "hidden_size_per_layer_input")?;
+    let vocab_size = f.size_or(d, "vocab_size_per_layer_input")?;
+    config.per_layer_input = per_layer_input(hidden_size, Some(vocab_size));
+    config.altup = Some(AltUp {
+        num_inputs: f.size_or(d, "altup_num_inputs")?,
+        active_idx: f.size_or(d, "altup_active_idx")?,
+        correct_scale: f.switch_or(d, "altup_correct_scale")?,
+    });
+    config.laurel_rank = Some(f.size_or(d, "laurel_rank")?);
+    config.activation_sparsity = sparsity(f, layers)?;
+    let own = |(layer, width)| (layer, LayerOverrides { intermediate_size: Some(width), ..LayerOverrides::default() });
+    Ok(widths.into_iter().enumerate().map(own).collect())
+}
+
+/// Gemma 4; returns the heads of full layers, and the widths of the FFW where they are doubled. A unified model has
+/// per-layer embeddings only where its configuration says so.
+fn gemma4(f: &mut Fields, config: &mut GemmaConfig, d: &Defaults) -> Result<BTreeMap<usize, LayerOverrides>> {
+    config.intermediate_size = f.size_or(d, "intermediate_size")?;
+    config.attention_k_eq_v = f.switch_or(d, "attention_k_eq_v")?;
+    config.num_kv_shared_layers = f.size_or(d, "num_kv_shared_layers")?;
+    let mut own = heads(f, &config.layer_types, config.attention_k_eq_v, d)?;
+    if f.switch_or(d, "use_double_wide_mlp")? {
+        let layers = config.num_hidden_layers;
+        for layer in layers.saturating_sub(config.num_kv_shared_layers)..layers {
+            own.entry(layer).or_default().intermediate_size = Some(config.intermediate_size.saturating_mul(2));
+        }
+    }
+    const WIDTH: &str = "hidden_size_per_layer_input";
+    let hidden_size = if f.is_null(WIDTH) { 0 } else { f.size_or(d, WIDTH)? };
+    let vocab_size = f.size_or(d, "vocab_size_per_layer_input")?;
+    config.per_layer_input = per_layer_input(hidden_size, Some(vocab_size));
+    config.moe = moe(f, d)?;
+    Ok(own)
+}
+
+/// EmbeddingGemma 2; returns the heads of full layers. There are no tables of per-layer embeddings.
+fn embedding_gemma2(f: &mut Fields, config: &mut GemmaConfig, d: &Defaults) -> Result<BTreeMap<usize, LayerOverrides>> {
+    config.intermediate_size = f.size_or(d, "intermediate_size")?;
+    config.per_layer_input = per_layer_input(f.size_or(d, "hidden_size_per_layer_input")?, None);
+    config.embedding_dim = Some(f.size_or(d, "embedding_dim")?);
+    heads(f, &config.layer_types, true, d)
+}
+
+/// A width of 0 says that there are no per-layer embeddings.
+pub(super) fn per_layer_input(hidden_size: usize, vocab_size: Option<usize>) -> Option<PerLayerInput> {
+    (hidden_size > 0).then_some(PerLayerInput { hidden_size, vocab_size })
 }
 
 /// The experts where `enable_moe_block` is on; the other keys say nothing where it is off. A unified model has none.
-fn experts(f: &mut Fields, defaults: &Defaults) -> Result<Experts> {
-    const KEYS: [&str; 3] = ["num_experts", "top_k_experts", "moe_intermediate_size"];
+fn moe(f: &mut Fields, defaults: &Defaults) -> Result<Option<Moe>> {
     let on = f.switch_or(defaults, "enable_moe_block")?;
-    let [count, top, width] = [f.size(KEYS[0])?, f.size(KEYS[1])?, f.size(KEYS[2])?];
+    let num_experts = f.size("num_experts")?;
+    let top_k_experts = f.size("top_k_experts")?;
+    let intermediate_size = f.size("moe_intermediate_size")?;
     if !on {
-        return Ok(Experts::default());
+        return Ok(None);
     }
     if defaults.family() == "gemma4_unified_text" {
         let expected = "false in a unified model, which has no experts";
@@ -50,66 +100,15 @@ fn experts(f: &mut Fields, defaults: &Defaults) -> Result<Experts> {
         Some(size) if size > 0 => Ok(size),
         found => Err(Error::Config(format!("{key} is {found:?}, expected 1 or more, as enable_moe_block is true"))),
     };
-    Ok(Experts { count: given(count, KEYS[0])?, top: given(top, KEYS[1])?, width: given(width, KEYS[2])? })
-}
-
-/// The keys that Gemma 4 has for layers of these kinds; a unified model has no tables of its own for each layer unless it says so.
-pub(super) fn gemma4(f: &mut Fields, kinds: &[LayerKind], intermediate_size: usize, d: &Defaults) -> Result<LayerFacts> {
-    let attention_k_eq_v = f.switch_or(d, "attention_k_eq_v")?;
-    let num_kv_shared_layers = f.size_or(d, "num_kv_shared_layers")?;
-    let mut overrides = heads(f, kinds, attention_k_eq_v, d)?;
-    if f.switch_or(d, "use_double_wide_mlp")? {
-        for layer in kinds.len().saturating_sub(num_kv_shared_layers)..kinds.len() {
-            overrides.entry(layer).or_default().intermediate_size = Some(intermediate_size.saturating_mul(2));
-        }
-    }
-    let width = match f.is_null("hidden_size_per_layer_input") {
-        true => 0,
-        false => f.size_or(d, "hidden_size_per_layer_input")?,
-    };
-    let rows = f.size_or(d, "vocab_size_per_layer_input")?;
-    Ok(LayerFacts {
-        overrides,
-        attention_k_eq_v,
-        num_kv_shared_layers,
-        hidden_size_per_layer_input: width,
-        vocab_size_per_layer_input: if width == 0 { 0 } else { rows },
-        experts: experts(f, d)?,
-        ..LayerFacts::default()
-    })
-}
-
-/// The keys that EmbeddingGemma 2 has for layers of these kinds. There are no tables for single layers.
-pub(super) fn embedding_gemma2(f: &mut Fields, kinds: &[LayerKind], d: &Defaults) -> Result<LayerFacts> {
-    Ok(LayerFacts {
-        overrides: heads(f, kinds, true, d)?,
-        hidden_size_per_layer_input: f.size_or(d, "hidden_size_per_layer_input")?,
-        ..LayerFacts::default()
-    })
-}
-
-/// The keys that Gemma 3n has for its layers, of which `widths` says the FFW's.
-pub(super) fn gemma3n(f: &mut Fields, widths: &[usize], d: &Defaults) -> Result<LayerFacts> {
-    let layers = widths.len();
-    let own = |(layer, width): (usize, &usize)| {
-        (layer, LayerOverrides { intermediate_size: Some(*width), ..LayerOverrides::default() })
-    };
-    Ok(LayerFacts {
-        overrides: widths.iter().enumerate().map(own).collect(),
-        num_kv_shared_layers: f.size_or(d, "num_kv_shared_layers")?,
-        hidden_size_per_layer_input: f.size_or(d, "hidden_size_per_layer_input")?,
-        vocab_size_per_layer_input: f.size_or(d, "vocab_size_per_layer_input")?,
-        altup_num_inputs: f.size_or(d, "altup_num_inputs")?,
-        altup_active_idx: f.size_or(d, "altup_active_idx")?,
-        altup_correct_scale: f.switch_or(d, "altup_correct_scale")?,
-        laurel_rank: f.size_or(d, "laurel_rank")?,
-        activation_sparsity: sparsity(f, layers)?,
-        ..LayerFacts::default()
-    })
+    Ok(Some(Moe {
+        num_experts: given(num_experts, "num_experts")?,
+        top_k_experts: given(top_k_experts, "top_k_experts")?,
+        intermediate_size: given(intermediate_size, "moe_intermediate_size")?,
+    }))
 }
 
 /// The widths of the FFW by layer: one for all, or a list.
-pub(super) fn widths(f: &mut Fields, layers: usize, defaults: &Defaults) -> Result<Vec<usize>> {
+fn widths(f: &mut Fields, layers: usize, defaults: &Defaults) -> Result<Vec<usize>> {
     const KEY: &str = "intermediate_size";
     let Some(list) = f.list(KEY)? else { return Ok(vec![f.size_or(defaults, KEY)?; layers]) };
     let sizes: Option<Vec<usize>> = list.iter().map(|size| usize::try_from(size.as_u64()?).ok()).collect();
@@ -119,7 +118,8 @@ pub(super) fn widths(f: &mut Fields, layers: usize, defaults: &Defaults) -> Resu
     }
 }
 
-/// The share of the gates that count nothing, by layer or for all; without the key 0.95 in the first ten of more than ten layers.
+/// The share of the gates that count nothing, by layer or for all; without the key 0.95 in the first ten of more than
+/// ten layers.
 fn sparsity(f: &mut Fields, layers: usize) -> Result<Vec<Option<f32>>> {
     const KEY: &str = "activation_sparsity_pattern";
     let shares: Vec<f64> = match f.list(KEY)? {
@@ -142,8 +142,8 @@ fn sparsity(f: &mut Fields, layers: usize) -> Result<Vec<Option<f32>>> {
     Ok(if sparse.iter().all(Option::is_none) { Vec::new() } else { sparse })
 }
 
-/// The heads of single layers, in either spelling: `per_layer_config`, or `global_head_dim` and `num_global_key_value_heads` of all
-/// full layers, of which the latter counts where `own_kv_heads` says so.
+/// The heads of single layers, in either spelling: `per_layer_config`, or `global_head_dim` and
+/// `num_global_key_value_heads` of all full layers, of which the latter counts where `own_kv_heads` says so.
 fn heads(
     f: &mut Fields,
     kinds: &[LayerKind],
@@ -181,29 +181,28 @@ fn heads(
         .collect()
 }
 
-/// Drops what is said of a layer and is the model's own size.
-pub(super) fn differing(
-    overrides: BTreeMap<usize, LayerOverrides>,
-    [head_dim, kv_heads, intermediate]: [usize; 3],
-) -> BTreeMap<usize, LayerOverrides> {
-    let differs = |own: Option<usize>, size: usize| own.filter(|own| *own != size);
-    let of = |(layer, own): (usize, LayerOverrides)| {
-        let own = LayerOverrides {
-            head_dim: differs(own.head_dim, head_dim),
-            num_key_value_heads: differs(own.num_key_value_heads, kv_heads),
-            intermediate_size: differs(own.intermediate_size, intermediate),
+impl GemmaConfig {
+    /// Sets the sizes of single layers to `own`, as far as they differ from the model's.
+    pub(super) fn set_layer_sizes(&mut self, own: BTreeMap<usize, LayerOverrides>) {
+        let differs = |own: Option<usize>, size: usize| own.filter(|own| *own != size);
+        let of = |(layer, own): (usize, LayerOverrides)| {
+            let own = LayerOverrides {
+                head_dim: differs(own.head_dim, self.head_dim),
+                num_key_value_heads: differs(own.num_key_value_heads, self.num_key_value_heads),
+                intermediate_size: differs(own.intermediate_size, self.intermediate_size),
+            };
+            (own != LayerOverrides::default()).then_some((layer, own))
         };
-        (own != LayerOverrides::default()).then_some((layer, own))
-    };
-    overrides.into_iter().filter_map(of).collect()
+        self.per_layer_config = own.into_iter().filter_map(of).collect();
+    }
 }
 
-/// An explicit `layer_types` wins; else every so many-th layer is full. The last layer of Gemma 4 and EmbeddingGemma 2 is, whatever the
-/// list says.
+/// An explicit `layer_types` wins; else every so many-th layer is full. The last layer of Gemma 4 and EmbeddingGemma 2
+/// is, whatever the list says.
 ///
-/// `sliding_window_pattern` counts in Gemma 3 and EmbeddingGemma 2; in other families transformers ignores it and other programs
-/// follow it. `_sliding_window_pattern` is what transformers writes beside `layer_types`, and never reads.
-pub(super) fn layer_types(f: &mut Fields, arch: GemmaArch, layers: usize, defaults: &Defaults) -> Result<Vec<LayerKind>> {
+/// `sliding_window_pattern` counts in Gemma 3 and EmbeddingGemma 2; in other families transformers ignores it and other
+/// programs follow it. `_sliding_window_pattern` is what transformers writes beside `layer_types`, and never reads.
+pub(super) fn layer_types(f: &mut Fields, family: &Family, layers: usize, defaults: &Defaults) -> Result<Vec<LayerKind>> {
     const KEY: &str = "sliding_window_pattern";
     if layers == 0 || layers > 1024 {
         return Err(Error::Config(format!("num_hidden_layers is {layers}, expected 1 to 1024")));
@@ -214,13 +213,10 @@ pub(super) fn layer_types(f: &mut Fields, arch: GemmaArch, layers: usize, defaul
         return Err(f.refuse(KEY, &0.into(), "1 or more"));
     }
     let own = defaults.size(KEY);
-    let period = match arch {
-        GemmaArch::Gemma3 | GemmaArch::EmbeddingGemma2 => given.or(own),
-        _ => own,
-    };
-    let pattern = || layer_pattern(arch, layers, period);
+    let period = if family.has_pattern_key { given.or(own) } else { own };
+    let pattern = || layer_pattern(family, layers, period);
     let Some(value) = f.take("layer_types") else {
-        if given.is_some_and(|given| layer_pattern(arch, layers, Some(given)) != pattern()) {
+        if given.is_some_and(|given| layer_pattern(family, layers, Some(given)) != pattern()) {
             let expected = "the family's own pattern, or layer_types beside it, which decides alone";
             return Err(f.refuse(KEY, &given.into(), expected));
         }
@@ -233,27 +229,24 @@ pub(super) fn layer_types(f: &mut Fields, arch: GemmaArch, layers: usize, defaul
     f.take("attention_types");
     let kind = |name: &Value| match name.as_str() {
         Some("full_attention") => Ok(LayerKind::Full),
-        Some("sliding_attention") if arch != GemmaArch::Gemma => Ok(LayerKind::Sliding),
+        Some("sliding_attention") if family.window.is_some() => Ok(LayerKind::Sliding),
         _ => Err(f.refuse("layer_types", name, "\"full_attention\" or (from Gemma 2 on) \"sliding_attention\"")),
     };
     let mut kinds: Vec<LayerKind> = match &value {
         Value::Array(list) => list.iter().map(kind).collect::<Result<_>>()?,
         other => return Err(f.refuse("layer_types", other, "a list")),
     };
-    if let (GemmaArch::Gemma4 | GemmaArch::EmbeddingGemma2, Some(last)) = (arch, kinds.last_mut()) {
+    if let Some(last) = kinds.last_mut().filter(|_| family.last_layer_full) {
         *last = LayerKind::Full;
     }
     Ok(kinds)
 }
 
-pub(super) fn window(f: &mut Fields, arch: GemmaArch, defaults: &Defaults) -> Result<Option<usize>> {
-    if arch == GemmaArch::Gemma {
+pub(super) fn window(f: &mut Fields, family: &Family, defaults: &Defaults) -> Result<Option<usize>> {
+    if family.window.is_none() {
         return Ok(None);
     }
-    let window = match f.has("sliding_window") {
-        true => f.size("sliding_window")?,
-        false => Some(f.size_or(defaults, "sliding_window")?),
-    };
+    let window = if f.has("sliding_window") { f.size("sliding_window")? } else { Some(f.size_or(defaults, "sliding_window")?) };
     match f.size("sliding_window_size")? {
         Some(other) if Some(other) != window => {
             Err(f.refuse("sliding_window_size", &other.into(), "the value of sliding_window"))
@@ -262,10 +255,12 @@ pub(super) fn window(f: &mut Fields, arch: GemmaArch, defaults: &Defaults) -> Re
     }
 }
 
-/// Tells of a window that transformers has halved: until August 2026 it saved a model that looks both ways with half the window, made
-/// odd, and halves that again when it reads it, as every program does. Models that are made for tests may have odd windows too.
+/// Tells of a window that transformers has halved: until August 2026 it saved a model that looks both ways with half
+/// the window, made odd, and halves that again when it reads it, as every program does. Models that are made for tests
+/// may have odd windows too.
 pub(super) fn tell_halved(config: &GemmaConfig) {
-    let halved = config.use_bidirectional_attention && config.arch != GemmaArch::EmbeddingGemma2;
+    let halves = config.arch.family().window == Some(Window::HalfOnEitherSide);
+    let halved = config.use_bidirectional_attention && halves;
     if let Some(window) = config.sliding_window.filter(|window| halved && *window > 32 && window % 2 == 1) {
         let made_with = (window - 1).saturating_mul(2);
         tracing::warn!(

@@ -1,6 +1,6 @@
 //! What a configuration says of the model's parts, layer by layer.
 
-use super::{GemmaArch, GemmaConfig, GemmaLayerStyle, LayerAttnOptions, LayerKind, LayerOverrides, RopeConfig};
+use super::{GemmaConfig, GemmaLayerStyle, LayerAttnOptions, LayerKind, LayerOverrides, RopeConfig, family::Window};
 use crate::ir::MaskKind;
 
 impl GemmaConfig {
@@ -26,7 +26,7 @@ impl GemmaConfig {
 
     /// How every layer is put together.
     pub fn layer_style(&self) -> GemmaLayerStyle {
-        self.arch.layer_style()
+        self.arch
     }
 
     /// The number of layers to run: `effective_num_layers` where set, else all.
@@ -36,12 +36,12 @@ impl GemmaConfig {
 
     /// Whether every layer has experts beside its FFW.
     pub fn is_moe(&self) -> bool {
-        self.num_experts > 0
+        self.moe.is_some()
     }
 
     /// FFW dimension of one expert; `None` without experts.
     pub fn expert_ffn_dim(&self) -> Option<usize> {
-        self.is_moe().then_some(self.moe_intermediate_size)
+        self.moe.map(|moe| moe.intermediate_size)
     }
 
     /// Head dimension H of `layer`.
@@ -73,7 +73,8 @@ impl GemmaConfig {
         self.layer_kv_heads(layer) * self.layer_head_dim(layer)
     }
 
-    /// The standard deviations above their mean that a gate of the FFW of `layer` must exceed to count; `None` where all count.
+    /// The standard deviations above their mean that a gate of the FFW of `layer` must exceed to count; `None` where
+    /// all count.
     pub fn layer_sparsity(&self, layer: usize) -> Option<f32> {
         self.activation_sparsity.get(layer).copied().flatten()
     }
@@ -92,8 +93,8 @@ impl GemmaConfig {
         self.num_hidden_layers.saturating_sub(self.num_kv_shared_layers)
     }
 
-    /// The layer whose keys and values `layer` attends to: itself where it owns some, else the last owner of its kind. `None` where
-    /// there is no such layer, which [`validate`](Self::validate) refuses.
+    /// The layer whose keys and values `layer` attends to: itself where it owns some, else the last owner of its kind.
+    /// `None` where there is no such layer, which [`validate`](Self::validate) refuses.
     pub fn kv_source_layer(&self, layer: usize) -> Option<usize> {
         let first_shared = self.first_kv_shared_layer();
         if layer < first_shared {
@@ -111,8 +112,7 @@ impl GemmaConfig {
 
     /// Width of the vector that a text is embedded as.
     pub fn embedding_width(&self) -> usize {
-        let projected = if self.embedding_dim > 0 { self.embedding_dim } else { self.hidden_size };
-        self.embedding_dense.last().copied().unwrap_or(projected)
+        self.embedding_dense.last().copied().or(self.embedding_dim).unwrap_or(self.hidden_size)
     }
 
     /// Mask, scale and softcap of `layer`.
@@ -121,8 +121,9 @@ impl GemmaConfig {
     /// `layer` must be below `num_hidden_layers` and the configuration valid.
     pub fn layer_attn_options(&self, layer: usize) -> LayerAttnOptions {
         let window = self.sliding_window.filter(|_| self.layer_types[layer] == LayerKind::Sliding);
+        let whole = self.arch.family().window == Some(Window::WholeOnEitherSide);
         let mask = match (window, self.use_bidirectional_attention) {
-            (Some(radius), true) if self.arch == GemmaArch::EmbeddingGemma2 => MaskKind::SymmetricWindow(radius),
+            (Some(radius), true) if whole => MaskKind::SymmetricWindow(radius),
             (Some(window), true) => MaskKind::SymmetricWindow(window / 2),
             (Some(window), false) => MaskKind::SlidingWindow(window),
             (None, true) => MaskKind::None,

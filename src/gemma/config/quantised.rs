@@ -8,7 +8,8 @@ use crate::{
     weights::{Scheme, quantised_by},
 };
 
-/// Keys that describe how a checkpoint's weights are quantised: transformers', MLX's, and compressed-tensors' former one.
+/// Keys that describe how a checkpoint's weights are quantised: transformers', MLX's, and compressed-tensors' former
+/// one.
 const KEYS: [&str; 3] = ["quantization_config", "quantization", "compression_config"];
 
 /// Refuses a configuration of weights that are quantised. An empty object says nothing.

@@ -1,20 +1,20 @@
 //! The two spellings of rotary settings in `config.json`.
 //!
 //! Old: `rope_theta`, `rope_local_base_freq` (sliding layers of Gemma 3) and `rope_scaling` (full layers only).
-//! New: `rope_parameters`, one table, or from Gemma 3 on one for each kind of layer; where it is silent, the old keys speak. Gemma 4 and
-//! EmbeddingGemma 2 know the new spelling alone, and old keys may only repeat it.
+//! New: `rope_parameters`, one table, or from Gemma 3 on one for each kind of layer; where it is silent, the old keys
+//! speak. Gemma 4 and EmbeddingGemma 2 know the new spelling alone, and old keys may only repeat it.
 
 use serde_json::Value;
 
-use super::{GemmaArch, RopeConfig, RopeScaling, absent::Defaults, fields::Fields};
+use super::{RopeConfig, RopeScaling, absent::Defaults, family::RopeKeys, fields::Fields};
 use crate::{Error, Result};
 
 /// The tables of full and of sliding layers.
-pub(super) fn read(f: &mut Fields, arch: GemmaArch, context: usize, defaults: &Defaults) -> Result<(RopeConfig, RopeConfig)> {
-    let tables = match arch {
-        GemmaArch::Gemma4 | GemmaArch::EmbeddingGemma2 => new_alone(f, context, defaults)?,
-        GemmaArch::Gemma3 | GemmaArch::Gemma3n => two_tables(f, context, defaults)?,
-        GemmaArch::Gemma | GemmaArch::Gemma2 | GemmaArch::VaultGemma => {
+pub(super) fn read(f: &mut Fields, keys: RopeKeys, context: usize, defaults: &Defaults) -> Result<(RopeConfig, RopeConfig)> {
+    let tables = match keys {
+        RopeKeys::Parameters => new_alone(f, context, defaults)?,
+        RopeKeys::TwoTables => two_tables(f, context, defaults)?,
+        RopeKeys::OneTable => {
             let table = one_table(f, context, defaults)?;
             (table, table)
         }
@@ -34,9 +34,11 @@ fn one_table(f: &mut Fields, context: usize, defaults: &Defaults) -> Result<Rope
 
 /// A table for full and one for sliding layers, in either spelling.
 fn two_tables(f: &mut Fields, context: usize, defaults: &Defaults) -> Result<(RopeConfig, RopeConfig)> {
-    let (theta, local) = (f.number_or(defaults, "rope_theta")?, f.number_or(defaults, "rope_local_base_freq")?);
+    let theta = f.number_or(defaults, "rope_theta")?;
+    let local = f.number_or(defaults, "rope_local_base_freq")?;
     let old = f.object("rope_scaling")?.map(|scaling| table(scaling, theta, context)).transpose()?;
-    let (mut full, mut sliding) = (None, None);
+    let mut full = None;
+    let mut sliding = None;
     if let Some(mut nested) = f.object("rope_parameters")? {
         full = nested.object("full_attention")?.map(|t| table(t, theta, context)).transpose()?;
         sliding = nested.object("sliding_attention")?.map(|t| table(t, local, context)).transpose()?;
@@ -47,16 +49,8 @@ fn two_tables(f: &mut Fields, context: usize, defaults: &Defaults) -> Result<(Ro
 
 /// Both tables whole in `rope_parameters`, or neither: their class has no bases for tables that are given.
 fn new_alone(f: &mut Fields, context: usize, defaults: &Defaults) -> Result<(RopeConfig, RopeConfig)> {
-    let stock = |kind: &str| -> Result<RopeConfig> {
-        let key = format!("rope_parameters.{kind}.rope_theta");
-        let theta = defaults.number(&key).ok_or_else(|| Error::Config(format!("{key} is missing")))?;
-        let share = defaults.number(&format!("rope_parameters.{kind}.partial_rotary_factor"));
-        let scaling =
-            share.map_or(RopeScaling::None, |share| RopeScaling::Proportional { partial_rotary_factor: share, factor: 1.0 });
-        Ok(RopeConfig { theta, scaling })
-    };
     let (full, sliding) = match f.object("rope_parameters")? {
-        None => (stock("full_attention")?, stock("sliding_attention")?),
+        None => (stock(defaults, "full_attention")?, stock(defaults, "sliding_attention")?),
         Some(mut nested) => {
             let mut whole = |kind: &str| match nested.object(kind)? {
                 None => {
@@ -65,9 +59,10 @@ fn new_alone(f: &mut Fields, context: usize, defaults: &Defaults) -> Result<(Rop
                 Some(given) if !given.has("rope_theta") => Err(given.refuse("rope_theta", &Value::Null, "a number")),
                 Some(given) => table(given, 0.0, context),
             };
-            let tables = (whole("full_attention")?, whole("sliding_attention")?);
+            let full = whole("full_attention")?;
+            let sliding = whole("sliding_attention")?;
             nested.finish_table(&[])?;
-            tables
+            (full, sliding)
         }
     };
     if let Some(value) = f.take("rope_scaling") {
@@ -76,6 +71,17 @@ fn new_alone(f: &mut Fields, context: usize, defaults: &Defaults) -> Result<(Rop
     repeats(f, "rope_theta", full.theta)?;
     repeats(f, "rope_local_base_freq", sliding.theta)?;
     Ok((full, sliding))
+}
+
+/// The table of a kind of layer that a family has where `rope_parameters` is absent.
+pub(super) fn stock(defaults: &Defaults, kind: &str) -> Result<RopeConfig> {
+    let key = format!("rope_parameters.{kind}.rope_theta");
+    let theta = defaults.number(&key).ok_or_else(|| Error::Config(format!("{key} is missing")))?;
+    let scaling = match defaults.number(&format!("rope_parameters.{kind}.partial_rotary_factor")) {
+        Some(partial_rotary_factor) => RopeScaling::Proportional { partial_rotary_factor, factor: 1.0 },
+        None => RopeScaling::None,
+    };
+    Ok(RopeConfig { theta, scaling })
 }
 
 /// The scaling that both spellings give, or the one that is there.
@@ -100,7 +106,8 @@ fn repeats(f: &mut Fields, key: &str, theta: f32) -> Result<()> {
 /// One table: `rope_type` (or `type`), `rope_theta` and what the type takes.
 fn table(mut t: Fields, theta: f32, context: usize) -> Result<RopeConfig> {
     let theta = t.number("rope_theta")?.unwrap_or(theta);
-    let (name, alias) = (t.text("rope_type")?, t.text("type")?);
+    let name = t.text("rope_type")?;
+    let alias = t.text("type")?;
     if let (Some(name), Some(alias)) = (&name, &alias)
         && name != alias
     {

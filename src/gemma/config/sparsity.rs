@@ -1,9 +1,10 @@
 //! Shares of a normal distribution, in standard deviations.
 
-/// The inverse of the normal distribution function: the number of standard deviations below which the share `p` lies, 0 < p < 1, to
-/// f64's precision or so.
+/// The inverse of the normal distribution function: the number of standard deviations below which the share `p` lies, 0
+/// < p < 1, to f64's precision or so.
 pub(super) fn deviations(p: f64) -> f64 {
-    let (mut low, mut high) = (-9.0, 9.0);
+    let mut low = -9.0;
+    let mut high = 9.0;
     for _ in 0..100 {
         let middle = 0.5 * (low + high);
         if share_below(middle) < p { low = middle } else { high = middle }

@@ -77,7 +77,8 @@ fn both_spellings_of_rope_agree() {
     let old = json!({"rope_theta": 5e5, "rope_local_base_freq": 2e4, "rope_scaling": {"type": "linear", "factor": 8}});
     let new = json!({"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 5e5},
         "sliding_attention": {"rope_type": "default", "rope_theta": 2e4}}});
-    let (old, new) = (with("gemma3_text", old).unwrap(), with("gemma3_text", new).unwrap());
+    let old = with("gemma3_text", old).unwrap();
+    let new = with("gemma3_text", new).unwrap();
     assert_eq!(old, new);
     assert_eq!(old.rope_full, RopeConfig { theta: 5e5, scaling: RopeScaling::Linear { factor: 8.0 } });
     assert_eq!(old.rope_sliding, RopeConfig::new(2e4));
@@ -247,10 +248,12 @@ fn text_that_is_no_configuration_is_an_error() {
 fn the_golden_checkpoints_have_the_sizes_their_files_say() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/checkpoints");
     let read = |name: &str| GemmaConfig::from_file(root.join(name)).unwrap();
-    let (mha, mqa) = (read("gemma1-mha"), read("gemma1-mqa-bf16-sharded"));
+    let mha = read("gemma1-mha");
+    let mqa = read("gemma1-mqa-bf16-sharded");
     assert_eq!((mha.arch, mha.layer_types, mha.sliding_window), (GemmaArch::Gemma, vec![F; 3], None));
     assert_eq!((mqa.kv_group_size(), mqa.q_proj_dim(), mqa.hidden_size), (4, 80, 64));
-    let (two, native) = (read("gemma2"), read("gemma2-bf16-native"));
+    let two = read("gemma2");
+    let native = read("gemma2-bf16-native");
     assert_eq!(
         (two.query_pre_attn_scalar, two.attn_logit_softcapping, two.final_logit_softcapping),
         (Some(27.0), Some(4.0), Some(7.5))
@@ -264,11 +267,13 @@ fn the_golden_checkpoints_have_the_sizes_their_files_say() {
     assert!(!untied.tie_word_embeddings && text.tie_word_embeddings);
     let three = read("gemma3n");
     assert_eq!((three.num_kv_layers(), three.kv_source_layer(9), three.kv_source_layer(8)), (5, Some(4), Some(3)));
-    assert_eq!((three.altup_num_inputs, three.laurel_rank, three.vocab_size_per_layer_input), (4, 6, 136));
+    let ple = three.per_layer_input.unwrap();
+    assert_eq!((three.altup.unwrap().num_inputs, three.laurel_rank, ple.vocab_size), (4, Some(6), Some(136)));
     let sparse: Vec<Option<f32>> =
         [Some(1.644_853_6), Some(1.281_551_6), Some(0.841_621_2)].into_iter().chain([None; 7]).collect();
     assert_eq!(three.activation_sparsity, sparse);
-    let (dense, unified) = (read("gemma4-dense"), read("gemma4-unified"));
+    let dense = read("gemma4-dense");
+    let unified = read("gemma4-unified");
     assert_eq!((dense.layer_types, dense.final_logit_softcapping), (vec![S, S, S, S, S, F], Some(6.0)));
     let wide = LayerOverrides { head_dim: Some(32), num_key_value_heads: Some(1), intermediate_size: None };
     assert_eq!(dense.per_layer_config, BTreeMap::from([(5, wide)]));
@@ -276,7 +281,7 @@ fn the_golden_checkpoints_have_the_sizes_their_files_say() {
     let e2b = read("gemma4-e2b");
     assert_eq!((e2b.num_kv_layers(), (5..10).map(|i| e2b.kv_source_layer(i).unwrap()).collect()), (5, vec![3, 3, 3, 3, 4]));
     assert_eq!((e2b.layer_intermediate_size(4), e2b.layer_intermediate_size(5)), (56, 112));
-    assert_eq!((e2b.hidden_size_per_layer_input, e2b.vocab_size_per_layer_input), (12, 155));
+    assert_eq!(e2b.per_layer_input, Some(PerLayerInput { hidden_size: 12, vocab_size: Some(155) }));
     let vault = read("vaultgemma");
     assert_eq!((vault.layer_style(), vault.layer_types), (GemmaLayerStyle::VaultGemma, vec![S, F, S]));
 }

@@ -1,103 +1,10 @@
-//! The words of a configuration: families, kinds of layers, rotary tables.
+//! The words of a configuration: kinds of layers, rotary tables.
 
-use crate::ir::{MaskKind, ops::Gain};
+use super::GemmaArch;
+use crate::ir::MaskKind;
 
-/// The model families that this crate computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum GemmaArch {
-    /// Gemma 1 (`model_type` `gemma`).
-    Gemma,
-    /// Gemma 2 (`gemma2`).
-    Gemma2,
-    /// VaultGemma (`vaultgemma`).
-    VaultGemma,
-    /// Gemma 3 text (`gemma3_text`, or the text part of `gemma3`).
-    Gemma3,
-    /// Gemma 3n text (`gemma3n_text`, or the text part of `gemma3n`).
-    Gemma3n,
-    /// Gemma 4 text (`gemma4_text`, `gemma4_unified_text`, or the text part of `gemma4` and `gemma4_unified`).
-    Gemma4,
-    /// EmbeddingGemma 2 text (`embedding_gemma2_text`, or the text part of `embedding_gemma2`). EmbeddingGemma 1 is a
-    /// [`Gemma3`](GemmaArch::Gemma3) with bidirectional attention.
-    EmbeddingGemma2,
-}
-
-impl GemmaArch {
-    /// The text model's `model_type` in `config.json`.
-    pub const fn model_type(self) -> &'static str {
-        match self {
-            GemmaArch::Gemma => "gemma",
-            GemmaArch::Gemma2 => "gemma2",
-            GemmaArch::VaultGemma => "vaultgemma",
-            GemmaArch::Gemma3 => "gemma3_text",
-            GemmaArch::Gemma3n => "gemma3n_text",
-            GemmaArch::Gemma4 => "gemma4_text",
-            GemmaArch::EmbeddingGemma2 => "embedding_gemma2_text",
-        }
-    }
-
-    /// How layers of the family are put together.
-    pub const fn layer_style(self) -> GemmaLayerStyle {
-        match self {
-            GemmaArch::Gemma => GemmaLayerStyle::Gemma,
-            GemmaArch::Gemma2 => GemmaLayerStyle::Gemma2,
-            GemmaArch::VaultGemma => GemmaLayerStyle::VaultGemma,
-            GemmaArch::Gemma3 => GemmaLayerStyle::Gemma3,
-            GemmaArch::Gemma3n => GemmaLayerStyle::Gemma3n,
-            GemmaArch::Gemma4 => GemmaLayerStyle::Gemma4,
-            GemmaArch::EmbeddingGemma2 => GemmaLayerStyle::EmbeddingGemma2,
-        }
-    }
-
-    /// What the stored weight of a norm multiplies by.
-    pub const fn gain(self) -> Gain {
-        match self {
-            GemmaArch::Gemma | GemmaArch::Gemma2 | GemmaArch::VaultGemma | GemmaArch::Gemma3 => Gain::OnePlus,
-            GemmaArch::Gemma3n | GemmaArch::Gemma4 | GemmaArch::EmbeddingGemma2 => Gain::Plain,
-        }
-    }
-
-    /// Whether each head's values are normed, without a weight.
-    pub const fn norms_values(self) -> bool {
-        matches!(self, GemmaArch::Gemma3n | GemmaArch::Gemma4 | GemmaArch::EmbeddingGemma2)
-    }
-}
-
-/// How a decoder layer is put together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum GemmaLayerStyle {
-    /// Norms before attention and before the FFW.
-    Gemma,
-    /// Norms before and after both.
-    Gemma2,
-    /// As `Gemma2`, with a norm on queries and keys.
-    Gemma3,
-    /// As `Gemma`, with Gemma 2's windows and softcaps.
-    VaultGemma,
-    /// As `Gemma3`, with a norm on values, over several streams of which one is computed and the others follow it.
-    Gemma3n,
-    /// As `Gemma3`, with a norm on values and a factor on the stream after each layer.
-    Gemma4,
-    /// As `Gemma4`; what each layer gets of each token comes from the token's embedding alone.
-    EmbeddingGemma2,
-}
-
-impl GemmaLayerStyle {
-    /// The family whose layers are put together so.
-    pub const fn arch(self) -> GemmaArch {
-        match self {
-            GemmaLayerStyle::Gemma => GemmaArch::Gemma,
-            GemmaLayerStyle::Gemma2 => GemmaArch::Gemma2,
-            GemmaLayerStyle::Gemma3 => GemmaArch::Gemma3,
-            GemmaLayerStyle::VaultGemma => GemmaArch::VaultGemma,
-            GemmaLayerStyle::Gemma3n => GemmaArch::Gemma3n,
-            GemmaLayerStyle::Gemma4 => GemmaArch::Gemma4,
-            GemmaLayerStyle::EmbeddingGemma2 => GemmaArch::EmbeddingGemma2,
-        }
-    }
-}
+/// How a decoder layer is put together: as in the layers of that family.
+pub type GemmaLayerStyle = GemmaArch;
 
 /// How far a layer attends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -129,7 +36,8 @@ pub enum RopeScaling {
         /// The context length, in tokens, before scaling.
         original_max_position_embeddings: usize,
     },
-    /// Only the first `partial_rotary_factor` of the pairs rotate, the others have frequency 0; all divided by `factor`.
+    /// Only the first `partial_rotary_factor` of the pairs rotate, the others have frequency 0; all divided by
+    /// `factor`.
     Proportional {
         /// The share of pairs that rotate.
         partial_rotary_factor: f32,
@@ -174,4 +82,38 @@ pub struct LayerOverrides {
     pub num_key_value_heads: Option<usize>,
     /// FFW dimension F.
     pub intermediate_size: Option<usize>,
+}
+
+/// Per-layer embeddings (PLE): a vector of each token for each layer, gated into the layer's output. Introduced with
+/// Gemma 3n, whose class in transformers is the source (`modeling_gemma3n.py`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PerLayerInput {
+    /// Width P of a token's vector for one layer (`hidden_size_per_layer_input`).
+    pub hidden_size: usize,
+    /// Rows of the tables (`vocab_size_per_layer_input`); `None` where the vectors come from the embedding alone
+    /// (EmbeddingGemma 2).
+    pub vocab_size: Option<usize>,
+}
+
+/// Alternating updates (AltUp, Baykal et al. 2023, arXiv 2301.13310): the residual stream is N streams wide, of which a
+/// layer computes one and predicts and corrects the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AltUp {
+    /// Streams N (`altup_num_inputs`).
+    pub num_inputs: usize,
+    /// The stream that a layer computes (`altup_active_idx`).
+    pub active_idx: usize,
+    /// The active stream is scaled by a weight before it gates the layer's per-layer embedding (`altup_correct_scale`).
+    pub correct_scale: bool,
+}
+
+/// A mixture of experts (MoE) beside the FFW of each layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moe {
+    /// Experts E (`num_experts`).
+    pub num_experts: usize,
+    /// Experts that each token takes (`top_k_experts`).
+    pub top_k_experts: usize,
+    /// FFW dimension of one expert (`moe_intermediate_size`).
+    pub intermediate_size: usize,
 }

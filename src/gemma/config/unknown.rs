@@ -1,12 +1,14 @@
 //! Keys that no reader knows: whether they may change what a model computes.
 //!
-//! transformers ignores them all. They come from programs that train, merge and convert models, from other versions of transformers, and
-//! from families that compute more than this crate does, so that each is judged by its name: one with a word of the mathematics is
-//! refused unless it is known to say nothing of it, or has a value at which it does nothing.
+//! transformers ignores them all. They come from programs that train, merge and convert models, from other versions of
+//! transformers, and from families that compute more than this crate does, so that each is judged by its name: one with
+//! a word of the mathematics is refused unless it is known to say nothing of it, or has a value at which it does
+//! nothing.
 
 use serde_json::Value;
 
-/// Keys with a word of the mathematics in their name that say nothing of it: how to train, how fast to compute, how to save.
+/// Keys with a word of the mathematics in their name that say nothing of it: how to train, how fast to compute, how to
+/// save.
 #[rustfmt::skip]
 const HARMLESS: &[&str] = &[
     // Which kernels compute attention or experts.
@@ -29,7 +31,8 @@ const HARMLESS: &[&str] = &[
     "sentence_transformers", "output_attention_weights", "mask_token_id", "mask_token", "vocab_file", "vocab_files",
 ];
 
-/// Keys of a multimodal wrapper that concern only images, sounds and films; text models that were taken out of one keep some.
+/// Keys of a multimodal wrapper that concern only images, sounds and films; text models that were taken out of one keep
+/// some.
 #[rustfmt::skip]
 pub(super) const MULTIMODAL: &[&str] = &[
     "audio_config", "audio_soft_tokens_per_image", "audio_token_id", "boa_token_id", "boi_token_id", "boi_token_index",
@@ -107,7 +110,8 @@ pub(super) fn is_mathematics(key: &str) -> bool {
 
 /// The words of `num_heads`, `attention.head_count` or `numHeads`.
 fn words(key: &str) -> Vec<String> {
-    let (mut words, mut lower) = (vec![String::new()], false);
+    let mut words = vec![String::new()];
+    let mut lower = false;
     for letter in key.chars() {
         if !letter.is_alphanumeric() || (letter.is_uppercase() && lower) {
             words.push(String::new());

@@ -1,6 +1,9 @@
 //! Whether the fields of a configuration fit together.
 
-use super::{GemmaArch, GemmaConfig, LayerKind, RopeScaling};
+use super::{
+    GemmaConfig, LayerKind, Moe, PerLayerInput, RopeConfig, RopeScaling,
+    family::{Bidirectional, Ple, Pooling},
+};
 use crate::{Error, Result, ir::ops::MOST_EXPERTS};
 
 /// Most products after the mean of a text's tokens: those for which files have names.
@@ -10,15 +13,12 @@ pub(in crate::gemma) const MOST_DENSE: usize = 2;
 pub(in crate::gemma) const MOST_STREAMS: usize = 16;
 
 impl GemmaConfig {
-    /// Checks that the fields fit together. [`from_json`](Self::from_json) has done so; needed after changing fields by hand.
+    /// Checks that the fields fit together. [`from_json`](Self::from_json) has done so; needed after changing fields by
+    /// hand.
     ///
     /// # Errors
     /// [`Error::Config`] names the field, its value and the rule.
     pub fn validate(&self) -> Result<()> {
-        let within = |key: &str, value: usize, max: usize| match value {
-            v if v == 0 || v > max => Err(Error::Config(format!("{key} is {v}, expected 1 to {max}"))),
-            _ => Ok(()),
-        };
         within("hidden_size", self.hidden_size, 1 << 20)?;
         within("intermediate_size", self.intermediate_size, 1 << 22)?;
         within("num_hidden_layers", self.num_hidden_layers, 1024)?;
@@ -27,23 +27,12 @@ impl GemmaConfig {
         within("head_dim", self.head_dim, 1 << 12)?;
         within("vocab_size", self.vocab_size, 1 << 20)?;
         within("max_position_embeddings", self.max_position_embeddings, 1 << 30)?;
-        if self.hidden_size_per_layer_input > 0 {
-            within("hidden_size_per_layer_input", self.hidden_size_per_layer_input, 1 << 16)?;
-        }
-        let has_table = self.hidden_size_per_layer_input > 0 && self.arch != GemmaArch::EmbeddingGemma2;
-        if has_table {
-            within("vocab_size_per_layer_input", self.vocab_size_per_layer_input, 1 << 20)?;
-        }
-        let rows = self.vocab_size_per_layer_input;
-        if self.arch != GemmaArch::Gemma3n && has_table && rows < self.vocab_size {
-            let tokens = self.vocab_size;
-            return Err(Error::Config(format!("vocab_size_per_layer_input is {rows}: tokens up to {tokens} have no row")));
-        }
         if let Some(window) = self.sliding_window {
             within("sliding_window", window, 1 << 30)?;
         }
         if self.num_kv_shared_layers >= self.num_hidden_layers {
-            let (shared, layers) = (self.num_kv_shared_layers, self.num_hidden_layers);
+            let shared = self.num_kv_shared_layers;
+            let layers = self.num_hidden_layers;
             return Err(Error::Config(format!("num_kv_shared_layers is {shared} of {layers} layers, expected fewer")));
         }
         if let Some(layers) = self.effective_num_layers {
@@ -51,15 +40,34 @@ impl GemmaConfig {
         }
         self.validate_relations()?;
         self.validate_layers()?;
-        self.validate_streams()?;
+        self.validate_ple()?;
+        self.validate_altup()?;
         self.validate_embedding()?;
-        self.validate_experts()?;
+        self.validate_moe()?;
         self.validate_scalars()
+    }
+
+    /// Per-layer embeddings: their width, and a row for each token where the family needs one.
+    fn validate_ple(&self) -> Result<()> {
+        let Some(PerLayerInput { hidden_size, vocab_size }) = self.per_layer_input else { return Ok(()) };
+        let ple = self.arch.family().ple;
+        within("hidden_size_per_layer_input", hidden_size, 1 << 16)?;
+        if ple == Ple::Projection {
+            return Ok(());
+        }
+        let rows = vocab_size.unwrap_or(0);
+        within("vocab_size_per_layer_input", rows, 1 << 20)?;
+        if ple != Ple::PartialTable && rows < self.vocab_size {
+            let tokens = self.vocab_size;
+            return Err(Error::Config(format!("vocab_size_per_layer_input is {rows}: tokens up to {tokens} have no row")));
+        }
+        Ok(())
     }
 
     fn validate_relations(&self) -> Result<()> {
         let problem = if self.layer_types.len() != self.num_hidden_layers {
-            let (found, expected) = (self.layer_types.len(), self.num_hidden_layers);
+            let found = self.layer_types.len();
+            let expected = self.num_hidden_layers;
             format!("layer_types has {found} entries, num_hidden_layers is {expected}")
         } else if self.sliding_window.is_none() && self.layer_types.contains(&LayerKind::Sliding) {
             "sliding_window is null, but layer_types has sliding layers".to_string()
@@ -105,13 +113,14 @@ impl GemmaConfig {
         Ok(())
     }
 
-    /// What Gemma 3n has, and it alone.
-    fn validate_streams(&self) -> Result<()> {
-        let streams = self.altup_num_inputs;
-        let rank = self.laurel_rank;
+    /// AltUp, LAuReL and sparse gates: all of them, and PLE, or none.
+    fn validate_altup(&self) -> Result<()> {
+        let streams = self.altup.map_or(0, |altup| altup.num_inputs);
+        let active = self.altup.map_or(0, |altup| altup.active_idx);
+        let rank = self.laurel_rank.unwrap_or(0);
         let sparse = &self.activation_sparsity;
-        let problem = if self.arch != GemmaArch::Gemma3n {
-            if streams == 0 && rank == 0 && sparse.is_empty() {
+        let problem = if !self.arch.family().altup {
+            if self.altup.is_none() && self.laurel_rank.is_none() && sparse.is_empty() {
                 return Ok(());
             }
             format!(
@@ -121,12 +130,12 @@ impl GemmaConfig {
             )
         } else if !(2..=MOST_STREAMS).contains(&streams) {
             format!("altup_num_inputs is {streams}, expected 2 to {MOST_STREAMS}")
-        } else if self.altup_active_idx >= streams {
-            format!("altup_active_idx is {}, altup_num_inputs {streams}", self.altup_active_idx)
+        } else if active >= streams {
+            format!("altup_active_idx is {active}, altup_num_inputs {streams}")
         } else if rank == 0 || rank > 1 << 16 {
             format!("laurel_rank is {rank}, expected 1 to {}", 1 << 16)
-        } else if self.hidden_size_per_layer_input == 0 {
-            "hidden_size_per_layer_input is 0, Gemma 3n needs it".to_string()
+        } else if self.per_layer_input.is_none() {
+            format!("hidden_size_per_layer_input is 0, {:?} needs it", self.arch)
         } else if !sparse.is_empty() && sparse.len() != self.num_hidden_layers {
             format!("activation_sparsity has {} entries, num_hidden_layers is {}", sparse.len(), self.num_hidden_layers)
         } else if let Some(odd) = sparse.iter().flatten().find(|deviations| !deviations.is_finite()) {
@@ -140,20 +149,22 @@ impl GemmaConfig {
     /// What models that embed texts have, and they alone.
     fn validate_embedding(&self) -> Result<()> {
         let arch = self.arch;
-        let dim = self.embedding_dim;
+        let family = arch.family();
+        let projects = family.pooling == Pooling::ProjectionThenMean;
+        let dim = self.embedding_dim.unwrap_or(0);
+        let ple = self.per_layer_input.map_or(0, |input| input.hidden_size);
         let dense = &self.embedding_dense;
         let both_ways = self.use_bidirectional_attention;
-        let problem = if both_ways && !matches!(arch, GemmaArch::Gemma3 | GemmaArch::Gemma4 | GemmaArch::EmbeddingGemma2) {
+        let problem = if both_ways && family.bidirectional == Bidirectional::Never {
             format!("use_bidirectional_attention is true, which is not for {arch:?}")
-        } else if arch == GemmaArch::EmbeddingGemma2 && (!both_ways || dim == 0 || self.hidden_size_per_layer_input == 0) {
-            let width = self.hidden_size_per_layer_input;
+        } else if projects && (!both_ways || dim == 0 || ple == 0) {
             format!(
-                "use_bidirectional_attention is {both_ways}, embedding_dim {dim}, hidden_size_per_layer_input {width}; {arch:?} \
+                "use_bidirectional_attention is {both_ways}, embedding_dim {dim}, hidden_size_per_layer_input {ple}; {arch:?} \
                  needs all three"
             )
-        } else if arch != GemmaArch::EmbeddingGemma2 && dim > 0 {
+        } else if !projects && self.embedding_dim.is_some() {
             format!("embedding_dim is {dim}, which is not for {arch:?}")
-        } else if !dense.is_empty() && (arch != GemmaArch::Gemma3 || !both_ways || dense.len() > MOST_DENSE) {
+        } else if !dense.is_empty() && (family.pooling != Pooling::MeanThenDense || !both_ways || dense.len() > MOST_DENSE) {
             let found = format!("embedding_dense is {dense:?}, use_bidirectional_attention {both_ways}");
             format!("{found}; at most {MOST_DENSE} products go with Gemma 3 and bidirectional attention, none with {arch:?}")
         } else if let Some(odd) = dense.iter().chain([&dim]).find(|width| **width > 1 << 20) {
@@ -166,30 +177,20 @@ impl GemmaConfig {
         Err(Error::Config(problem))
     }
 
-    /// What a mixture of experts has, all of it or nothing.
-    fn validate_experts(&self) -> Result<()> {
-        let [experts, top, width] = [self.num_experts, self.top_k_experts, self.moe_intermediate_size];
-        let problem = if [experts, top, width] == [0; 3] {
-            return Ok(());
-        } else if self.arch != GemmaArch::Gemma4 {
-            format!("num_experts is {experts}, which is not for {:?}", self.arch)
-        } else if !(1..=MOST_EXPERTS).contains(&experts) {
-            format!("num_experts is {experts}, expected 1 to {MOST_EXPERTS}")
-        } else if !(1..=experts).contains(&top) {
-            format!("top_k_experts is {top}, expected 1 to num_experts, {experts}")
-        } else if !(1..=1 << 22).contains(&width) {
-            format!("moe_intermediate_size is {width}, expected 1 to {}", 1 << 22)
-        } else {
-            return Ok(());
-        };
-        Err(Error::Config(problem))
+    fn validate_moe(&self) -> Result<()> {
+        let Some(Moe { num_experts, top_k_experts, intermediate_size }) = self.moe else { return Ok(()) };
+        if !self.arch.family().moe {
+            return Err(Error::Config(format!("num_experts is {num_experts}, which is not for {:?}", self.arch)));
+        }
+        within("num_experts", num_experts, MOST_EXPERTS)?;
+        if !(1..=num_experts).contains(&top_k_experts) {
+            let problem = format!("top_k_experts is {top_k_experts}, expected 1 to num_experts, {num_experts}");
+            return Err(Error::Config(problem));
+        }
+        within("moe_intermediate_size", intermediate_size, 1 << 22)
     }
 
     fn validate_scalars(&self) -> Result<()> {
-        let positive = |key: &str, value: f32| match value.is_finite() && value > 0.0 {
-            true => Ok(()),
-            false => Err(Error::Config(format!("{key} is {value}, expected a positive finite number"))),
-        };
         positive("rms_norm_eps", self.rms_norm_eps)?;
         for (key, value) in [
             ("query_pre_attn_scalar", self.query_pre_attn_scalar),
@@ -198,31 +199,48 @@ impl GemmaConfig {
         ] {
             value.map_or(Ok(()), |v| positive(key, v))?;
         }
-        for rope in [&self.rope_full, &self.rope_sliding] {
-            positive("rope_theta", rope.theta)?;
-            match rope.scaling {
-                RopeScaling::Proportional { partial_rotary_factor, factor } => {
-                    positive("the rope scaling's factor", factor)?;
-                    if !(0.0..=1.0).contains(&partial_rotary_factor) {
-                        return Err(Error::Config(format!("partial_rotary_factor is {partial_rotary_factor}, expected 0 to 1")));
-                    }
-                }
-                RopeScaling::None => {}
-                RopeScaling::Linear { factor } => positive("the rope scaling's factor", factor)?,
-                RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
-                    positive("the rope scaling's factor", factor)?;
-                    positive("low_freq_factor", low_freq_factor)?;
-                    positive("high_freq_factor", high_freq_factor)?;
-                    if high_freq_factor <= low_freq_factor || original_max_position_embeddings == 0 {
-                        let problem = format!(
-                            "rope scaling {:?}: high_freq_factor must exceed low_freq_factor and the original length be positive",
-                            rope.scaling
-                        );
-                        return Err(Error::Config(problem));
-                    }
-                }
+        validate_rope(&self.rope_full)?;
+        validate_rope(&self.rope_sliding)
+    }
+}
+
+fn validate_rope(rope: &RopeConfig) -> Result<()> {
+    positive("rope_theta", rope.theta)?;
+    match rope.scaling {
+        RopeScaling::Proportional { partial_rotary_factor, factor } => {
+            positive("the rope scaling's factor", factor)?;
+            if !(0.0..=1.0).contains(&partial_rotary_factor) {
+                return Err(Error::Config(format!("partial_rotary_factor is {partial_rotary_factor}, expected 0 to 1")));
             }
         }
-        Ok(())
+        RopeScaling::None => {}
+        RopeScaling::Linear { factor } => positive("the rope scaling's factor", factor)?,
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+            positive("the rope scaling's factor", factor)?;
+            positive("low_freq_factor", low_freq_factor)?;
+            positive("high_freq_factor", high_freq_factor)?;
+            if high_freq_factor <= low_freq_factor || original_max_position_embeddings == 0 {
+                let problem = format!(
+                    "rope scaling {:?}: high_freq_factor must exceed low_freq_factor and the original length be positive",
+                    rope.scaling
+                );
+                return Err(Error::Config(problem));
+            }
+        }
     }
+    Ok(())
+}
+
+fn within(key: &str, value: usize, max: usize) -> Result<()> {
+    if value == 0 || value > max {
+        return Err(Error::Config(format!("{key} is {value}, expected 1 to {max}")));
+    }
+    Ok(())
+}
+
+fn positive(key: &str, value: f32) -> Result<()> {
+    if value.is_finite() && value > 0.0 {
+        return Ok(());
+    }
+    Err(Error::Config(format!("{key} is {value}, expected a positive finite number")))
 }

@@ -7,9 +7,9 @@ use crate::{
     Error, Result,
     flow::{FlowStage, ModelFlow, SideOutputs},
     gemma::{
-        DecodeRopeParamsStage, EmbedScaleStage, GemmaConfig, GemmaDecodeLayerSpec, GemmaLayerCtx, GemmaRmsNormStage, LmHeadStage,
-        LogitSoftcapStage, MergeStreamsStage, PerLayerInputsStage, RopeTablesStage, SelfAttnPrefillSpec, SentenceStage,
-        SplitStreamsStage, WeightPosition, blocks::weight_key,
+        AltUpMergeStage, AltUpSplitStage, DecodeRopeParamsStage, EmbedScaleStage, GemmaConfig, GemmaDecodeLayerSpec,
+        GemmaLayerCtx, GemmaRmsNormStage, LmHeadStage, LogitSoftcapStage, PleInputsStage, PoolingStage, RopeTablesStage,
+        SelfAttnPrefillSpec, WeightPosition, blocks::weight_key,
     },
     ir::{DType, Dim, Shape, sym},
     profile::CompileProfile,
@@ -35,7 +35,7 @@ impl GemmaFlow<'_> {
             (decode && self.seq.is_some(), "seq has no effect in decode, where there is one new token"),
             (decode && self.dynamic_seq, "dynamic_seq has no effect in decode, where there is one new token"),
             (decode && last, "last_token_logits has no effect in decode, where there is one token; use lm_head"),
-            (decode && self.head == Some(Head::Sentence), "sentence_vectors has no effect in decode, where there is one token"),
+            (decode && self.head == Some(Head::Pooled), "sentence_vectors has no effect in decode, where there is one token"),
             (decode && self.export_kv, "export_kv has no effect in decode, whose K and V are outputs already"),
             (decode && self.past.is_none() && !self.dynamic_past, "decode needs past or dynamic_past"),
             (decode && self.past == Some(0), "past is 0: a first token has no past, use prefill for it"),
@@ -77,7 +77,7 @@ impl GemmaFlow<'_> {
             .with_profile(profile.clone())
             .token_embed(&WeightPosition::Embed.to_string(), &key, [config.vocab_size, config.hidden_size])
             .stage(EmbedScaleStage);
-        let flow = match PerLayerInputsStage::of(config) {
+        let flow = match PleInputsStage::of(config) {
             Some(inputs) => flow.stage(inputs.on_host(self.host_tables)),
             None => flow,
         };
@@ -87,10 +87,15 @@ impl GemmaFlow<'_> {
         };
         let shared = Arc::new(config.clone());
         let flow = flow.raw_stages(self.before_layers.clone());
-        let several = config.altup_num_inputs > 0;
-        let flow = if several { flow.stage(SplitStreamsStage::new(config)) } else { flow };
+        let flow = match AltUpSplitStage::of(config) {
+            Some(split) => flow.stage(split),
+            None => flow,
+        };
         let flow = flow.repeat_layers(config.active_num_layers(), |index| self.layer_stage(index, &shared));
-        let flow = if several { flow.stage(MergeStreamsStage::new(config)) } else { flow };
+        let flow = match AltUpMergeStage::of(config) {
+            Some(merge) => flow.stage(merge),
+            None => flow,
+        };
         let flow = flow.raw_stages(self.after_layers.clone());
         let flow = match &self.patch_flow {
             Some(patch) => patch(flow),
@@ -157,19 +162,16 @@ impl GemmaFlow<'_> {
         let flow = match head {
             Head::LastLogits if self.dynamic_seq || self.batch > 1 => flow.gather_last_token_dynamic(self.dynamic_seq),
             Head::LastLogits => flow.gather_last_token_at(self.seq.unwrap_or(DEFAULT_SEQ) - 1),
-            Head::Hidden | Head::AllLogits | Head::Sentence => flow,
+            Head::Hidden | Head::AllLogits | Head::Pooled => flow,
         };
         let flow = flow.stage(GemmaRmsNormStage::final_norm(config));
-        if head == Head::Sentence {
-            return flow.stage(SentenceStage::of(config)).output("sentence");
+        if head == Head::Pooled {
+            return flow.stage(PoolingStage::of(config)).output("sentence");
         }
         if head == Head::Hidden {
             return flow.output("hidden");
         }
-        let flow = flow.stage(match config.tie_word_embeddings {
-            true => LmHeadStage::tied(config),
-            false => LmHeadStage::separate(config),
-        });
+        let flow = flow.stage(if config.tie_word_embeddings { LmHeadStage::tied(config) } else { LmHeadStage::separate(config) });
         let flow = match config.final_logit_softcapping {
             Some(cap) => flow.stage(LogitSoftcapStage::new(cap)),
             None => flow,

@@ -46,7 +46,7 @@ impl Model {
 
     /// The same model with the tables that each layer has of its own on the host.
     pub(crate) fn with_host_tables(self) -> Self {
-        let host_tables = self.config.hidden_size_per_layer_input > 0;
+        let host_tables = self.config.per_layer_input.is_some();
         Self { host_tables, built: Mutex::default(), ..self }
     }
 

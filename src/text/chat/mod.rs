@@ -10,7 +10,10 @@ mod parser;
 mod template;
 mod value;
 
-use crate::gemma::{GemmaArch, GemmaConfig};
+use crate::gemma::{
+    GemmaConfig,
+    family::{Bidirectional, Turns},
+};
 use crate::text::Tokenizer;
 use crate::{Error, Result};
 use layout::{Layout, Segment};
@@ -44,14 +47,14 @@ impl ChatFormat {
     /// [`Error::Chat`] for VaultGemma, of which there are only pre-trained models, and for EmbeddingGemma.
     pub fn of(config: &GemmaConfig) -> Result<Self> {
         let embeds = || Err(Error::Chat("EmbeddingGemma embeds texts and knows no turns of a conversation".into()));
-        match config.arch {
-            _ if config.use_bidirectional_attention => embeds(),
-            GemmaArch::EmbeddingGemma2 => embeds(),
-            GemmaArch::Gemma | GemmaArch::Gemma2 => Ok(Self::Gemma),
-            GemmaArch::Gemma3 | GemmaArch::Gemma3n => Ok(Self::Gemma3),
-            GemmaArch::Gemma4 if config.hidden_size_per_layer_input > 0 => Ok(Self::Gemma4E),
-            GemmaArch::Gemma4 => Ok(Self::Gemma4),
-            GemmaArch::VaultGemma => Err(Error::Chat(
+        let family = config.arch.family();
+        match family.turns {
+            _ if config.use_bidirectional_attention || family.bidirectional == Bidirectional::Always => embeds(),
+            Turns::Gemma => Ok(Self::Gemma),
+            Turns::Gemma3 => Ok(Self::Gemma3),
+            Turns::Gemma4 if config.per_layer_input.is_some() => Ok(Self::Gemma4E),
+            Turns::Gemma4 => Ok(Self::Gemma4),
+            Turns::None => Err(Error::Chat(
                 "VaultGemma models are pre-trained only and know no turns of a conversation; give them plain text to continue"
                     .into(),
             )),

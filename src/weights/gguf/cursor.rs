@@ -88,7 +88,8 @@ impl<'a> Cursor<'a> {
                 Err(Problem::Bad(format!("arrays in arrays, more than {MAX_NESTING} deep")))
             }
             ValueType::Array => {
-                let (element, count) = (self.value_type()?, self.u64()?);
+                let element = self.value_type()?;
+                let count = self.u64()?;
                 let least = count.saturating_mul(element.least_bytes());
                 match element {
                     ValueType::Text | ValueType::Array => {

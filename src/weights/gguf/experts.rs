@@ -12,8 +12,8 @@ const GATE: &str = ".ffn_gate_exps.weight";
 const UP: &str = ".ffn_up_exps.weight";
 const BOTH: &str = ".ffn_gate_up_exps.weight";
 
-/// Makes one stack `[E, 2·F, D]` of each `blk.N.ffn_gate_exps` and `blk.N.ffn_up_exps` `[E, F, D]`: of every expert the gate, then the
-/// up projection (docs/gemma.md, GGUF files).
+/// Makes one stack `[E, 2·F, D]` of each `blk.N.ffn_gate_exps` and `blk.N.ffn_up_exps` `[E, F, D]`: of every expert the
+/// gate, then the up projection (docs/gemma.md, GGUF files).
 ///
 /// # Errors
 /// Says which two differ in format or shape, or which has no other.
@@ -27,7 +27,8 @@ pub(super) fn join(weights: &mut WeightMap, architecture: &str) -> Result<(), St
         };
         let up = weights.take(&format!("{block}{UP}")).map_err(missing)?;
         let gate = weights.take(&format!("{block}{GATE}")).map_err(|error| error.to_string())?;
-        let (shape, dtype) = (gate.shape().to_vec(), gate.dtype());
+        let shape = gate.shape().to_vec();
+        let dtype = gate.dtype();
         let ([experts, rows, columns], true) = (&shape[..], up.shape() == shape && up.dtype() == dtype) else {
             let [gate, up] = [&gate, &up].map(|tensor| format!("{} {:?}", tensor.dtype(), tensor.shape()));
             return Err(format!("tensors '{block}{GATE}' ({gate}) and '{block}{UP}' ({up}) are no two stacks of one format"));
@@ -50,9 +51,11 @@ struct Interleaved {
 
 impl TensorSource for Interleaved {
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
-        let (mut at, mut rest) = (offset as usize, out);
+        let mut at = offset as usize;
+        let mut rest = out;
         while !rest.is_empty() {
-            let (piece, skip) = (at / self.slab, at % self.slab);
+            let piece = at / self.slab;
+            let skip = at % self.slab;
             let count = rest.len().min(self.slab - skip);
             let (now, later) = rest.split_at_mut(count);
             self.parts[piece % 2].read_bytes(piece / 2 * self.slab + skip, now)?;

@@ -33,7 +33,8 @@ impl GgufFiles {
     /// Opens a file and, where it is the first of several parts, the others beside it.
     ///
     /// # Errors
-    /// [`Error::Io`] where a file cannot be opened, [`Error::Format`] where a header lies or the parts do not belong together.
+    /// [`Error::Io`] where a file cannot be opened, [`Error::Format`] where a header lies or the parts do not belong
+    /// together.
     pub(crate) fn open(path: &Path, options: ReadOptions) -> Result<Self> {
         let (first, metadata) = part(path, options)?;
         let bad = |problem: String| Error::Format { path: path.to_path_buf(), problem };
@@ -68,7 +69,8 @@ impl GgufFiles {
     /// The values of a small tensor by the file's own name; `None` where there is none.
     ///
     /// # Errors
-    /// [`Error::Format`] for a type that is not read here or more values than `most`; [`Error::Io`] where the file cannot be read.
+    /// [`Error::Format`] for a type that is not read here or more values than `most`; [`Error::Io`] where the file
+    /// cannot be read.
     pub(crate) fn values(&self, name: &str, most: usize) -> Result<Option<Vec<f32>>> {
         let entries = self.parts.iter().flat_map(|part| part.tensors.iter().map(|entry| (&part.file, entry)));
         let Some((file, entry)) = entries.into_iter().find(|(_, entry)| entry.name == name) else { return Ok(None) };

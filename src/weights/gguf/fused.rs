@@ -8,8 +8,8 @@ use super::{
 const FUSED: &str = ".attn_qkv.weight";
 const PARTS: [&str; 3] = [".attn_q.weight", ".attn_k.weight", ".attn_v.weight"];
 
-/// The tensors that an entry stands for: of `blk.N.attn_qkv.weight` the rows of N query heads, then K key heads, then K value heads
-/// (docs/gemma.md, GGUF files); itself otherwise.
+/// The tensors that an entry stands for: of `blk.N.attn_qkv.weight` the rows of N query heads, then K key heads, then K
+/// value heads; itself otherwise.
 ///
 /// # Errors
 /// Says which rows there are where they are not those of so many heads.

@@ -1,7 +1,7 @@
 //! The header of a GGUF file: metadata and the table of tensors, every length checked before it is believed.
 //!
-//! All of opening a file takes at most 16 times the header's bytes of heap, and 128 KiB. The header's end is not known beforehand, so
-//! that a first part of the file is read and parsed, and a larger one where it was too small.
+//! All of opening a file takes at most 16 times the header's bytes of heap, and 128 KiB. The header's end is not known
+//! beforehand, so that a first part of the file is read and parsed, and a larger one where it was too small.
 
 use std::collections::BTreeMap;
 
@@ -138,7 +138,8 @@ fn preamble(cursor: &mut Cursor<'_>, limits: &FileLimits) -> Result<(u64, u64), 
         }
         version => return Err(Problem::Bad(format!("GGUF version {version}, expected 2 or 3"))),
     }
-    let (tensors, pairs) = (cursor.u64()?, cursor.u64()?);
+    let tensors = cursor.u64()?;
+    let pairs = cursor.u64()?;
     for (count, max, what) in [(tensors, limits.tensors, "tensors"), (pairs, limits.metadata_keys, "metadata keys")] {
         if count > max {
             return Err(Problem::Bad(format!("{count} {what} (at most {max})")));
@@ -178,7 +179,8 @@ fn entry(cursor: &mut Cursor<'_>, limits: &FileLimits) -> Result<Entry, Problem>
     Ok(Entry { name: name.into(), shape, dtype, offset, bytes })
 }
 
-/// Bytes of a row of `elements` elements; 0 of a type whose blocks are not known, `None` where the elements are no whole blocks.
+/// Bytes of a row of `elements` elements; 0 of a type whose blocks are not known, `None` where the elements are no
+/// whole blocks.
 pub(super) fn row_bytes(dtype: Result<DType, u32>, elements: usize) -> Option<u64> {
     match dtype {
         Ok(dtype) => dtype.row_bytes(elements),

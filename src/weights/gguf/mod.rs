@@ -1,14 +1,15 @@
 //! GGUF files, as llama.cpp's converter and quantiser write them (versions 2 and 3, little-endian).
 //!
-//! Reading the header costs its bytes and a small multiple; tensors are read as they are asked for. Everything in a file is
-//! checked before it is used: a file can be refused, but not make the reader panic, wait or take more memory than it is worth.
+//! Reading the header costs its bytes and a small multiple; tensors are read as they are asked for. Everything in a
+//! file is checked before it is used: a file can be refused, but not make the reader panic, wait or take more memory
+//! than it is worth.
 
 mod cursor;
 mod experts;
 mod files;
 mod fused;
 mod header;
-mod less_one;
+mod minus_one;
 mod siblings;
 mod value;
 
@@ -20,24 +21,24 @@ use std::{
 pub(crate) use files::GgufFiles;
 pub(crate) use value::Metadata;
 
-use self::{files::Part, header::Entry, less_one::LessOne};
+use self::{files::Part, header::Entry, minus_one::MinusOne};
 use super::{
     ReadOptions, StoredHead, Tensor, TensorInfo, WeightLoader, WeightMap, foreign, narrowed::narrowed, source::FileSource,
 };
 use crate::{
     Error, Result,
-    gemma::{gguf_key, gguf_stack},
+    gemma::{GgufValues, gguf_key, gguf_stack},
     ir::DType,
 };
 
 /// The weights of a GGUF file, or of one in parts (`NAME-00001-of-00003.gguf` names them all).
 ///
-/// Projections of query, key and value that are one matrix (`attn_qkv`) come as three, gate and up projections of experts that are
-/// two stacks as one.
+/// Projections of query, key and value that are one matrix (`attn_qkv`) come as three, gate and up projections of
+/// experts that are two stacks as one.
 ///
-/// Keys are Hugging Face's names, as for every [`WeightLoader`], and so are the values: norms come without the 1 that GGUF files
-/// have added. Tensors that have no such name, and all of families that this crate does not run, keep the file's. Elements stay in
-/// the file's formats, packed or not, but for those norms, which are f32.
+/// Keys are Hugging Face's names, as for every [`WeightLoader`], and so are the values: norms come without the 1 that
+/// GGUF files have added. Tensors that have no such name, and all of families that this crate does not run, keep the
+/// file's. Elements stay in the file's formats, packed or not, but for those norms, which are f32.
 #[derive(Debug)]
 pub struct GgufLoader {
     weights: WeightMap,
@@ -51,8 +52,8 @@ impl GgufLoader {
     /// Opens a GGUF file.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) where a file cannot be opened; [`Error::Format`](crate::Error::Format) where it is truncated,
-    /// its header lies, or its parts do not belong together.
+    /// [`Error::Io`](crate::Error::Io) where a file cannot be opened; [`Error::Format`](crate::Error::Format) where it
+    /// is truncated, its header lies, or its parts do not belong together.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         Self::from_file_with(path, ReadOptions::default())
     }
@@ -79,12 +80,13 @@ impl GgufLoader {
         Ok(loader)
     }
 
-    /// Whether the tensors of drafters (prediction of several tokens, `nextn`) are among the weights. They are not unless asked
-    /// for.
+    /// Whether the tensors of drafters (prediction of several tokens, `nextn`) are among the weights. They are not
+    /// unless asked for.
     pub fn include_mtp(mut self, include: bool) -> Self {
-        match include {
-            true => self.weights.append(&mut self.drafts),
-            false => self.drafts.append(&mut self.weights.split_off(is_draft)),
+        if include {
+            self.weights.append(&mut self.drafts)
+        } else {
+            self.drafts.append(&mut self.weights.split_off(is_draft))
         }
         self
     }
@@ -95,23 +97,23 @@ impl GgufLoader {
     }
 
     fn add(&mut self, file: &Arc<FileSource>, entry: Entry) -> Result<()> {
-        let (key, less_one) = gguf_key(&self.architecture, &entry.name);
+        let (key, values) = gguf_key(&self.architecture, &entry.name);
         let stacked = match entry.shape[..] {
             [count, rows, columns] => gguf_stack(&self.architecture, &entry.name, count).zip(Some([rows, columns])),
             _ => None,
         };
-        let Some((keys, [rows, columns])) = stacked else { return self.insert(file, entry, key, less_one) };
+        let Some((keys, [rows, columns])) = stacked else { return self.insert(file, entry, key, values) };
         // Of a stack every matrix is a weight of its own.
         let row = header::row_bytes(entry.dtype, columns).unwrap_or(0);
         for (at, key) in (0u64..).zip(keys) {
             let offset = entry.offset + at * rows as u64 * row;
             let matrix = Entry { name: entry.name.clone(), shape: vec![rows, columns], offset, ..entry };
-            self.insert(file, matrix, key, less_one)?;
+            self.insert(file, matrix, key, values)?;
         }
         Ok(())
     }
 
-    fn insert(&mut self, file: &Arc<FileSource>, entry: Entry, key: String, less_one: bool) -> Result<()> {
+    fn insert(&mut self, file: &Arc<FileSource>, entry: Entry, key: String, values: GgufValues) -> Result<()> {
         let Entry { name, shape, dtype, offset, .. } = entry;
         let weights = if is_draft(&key) { &mut self.drafts } else { &mut self.weights };
         if weights.contains(&key) {
@@ -125,9 +127,9 @@ impl GgufLoader {
                 return Ok(());
             }
         };
-        weights.insert(match less_one {
-            true => Tensor::new(key, DType::F32, tensor.shape().to_vec(), Arc::new(LessOne(tensor)), 0),
-            false => tensor,
+        weights.insert(match values {
+            GgufValues::PlusOne => Tensor::new(key, DType::F32, tensor.shape().to_vec(), Arc::new(MinusOne(tensor)), 0),
+            GgufValues::Same => tensor,
         });
         Ok(())
     }

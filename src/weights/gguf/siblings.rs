@@ -1,4 +1,5 @@
-//! Where the other parts of a model lie: by the name that llama.cpp gives them, else by what the files beside the first one say.
+//! Where the other parts of a model lie: by the name that llama.cpp gives them, else by what the files beside the first
+//! one say.
 
 use std::{
     collections::BTreeMap,
@@ -25,7 +26,8 @@ const SHARED: [&str; 2] = ["general.architecture", "general.name"];
 /// # Errors
 /// [`Error::Format`] where the file is not the first part, or parts are not to be found.
 pub(super) fn siblings(path: &Path, split: &Split, metadata: &Metadata, options: ReadOptions) -> Result<Vec<PathBuf>> {
-    let (count, bad) = (split.count, |problem: String| Err(Error::Format { path: path.to_path_buf(), problem }));
+    let count = split.count;
+    let bad = |problem: String| Err(Error::Format { path: path.to_path_buf(), problem });
     if count > MOST {
         return bad(format!("split.count is {count}, expected {MOST} at most"));
     }
@@ -38,19 +40,16 @@ pub(super) fn siblings(path: &Path, split: &Split, metadata: &Metadata, options:
         return Ok((1..count).map(|index| name.part(index)).collect());
     }
     let found = by_contents(path, split, metadata, options)?;
-    match found.keys().copied().eq(1..count) && found.values().all(|paths| paths.len() == 1) {
-        true => Ok(found.into_values().flatten().collect()),
-        false => {
-            let there: Vec<String> =
-                found.iter().map(|(index, paths)| format!("{} ({} times)", index + 1, paths.len())).collect();
-            let expected = format!("NAME-{:05}-of-{count:05}.gguf", 1);
-            let there = if there.is_empty() { "none".to_string() } else { there.join(", ") };
-            bad(format!(
-                "part 1 of {count}, and of the others each must lie beside it, once; found {there}; the name {expected} and its like tell \
-                 parts of several models apart"
-            ))
-        }
+    if found.keys().copied().eq(1..count) && found.values().all(|paths| paths.len() == 1) {
+        return Ok(found.into_values().flatten().collect());
     }
+    let there: Vec<String> = found.iter().map(|(index, paths)| format!("{} ({} times)", index + 1, paths.len())).collect();
+    let expected = format!("NAME-{:05}-of-{count:05}.gguf", 1);
+    let there = if there.is_empty() { "none".to_string() } else { there.join(", ") };
+    bad(format!(
+        "part 1 of {count}, and of the others each must lie beside it, once; found {there}; the name {expected} and its like tell \
+         parts of several models apart"
+    ))
 }
 
 /// A part's name around its number: `NAME-00001-of-00003.gguf`, with or without an extension.
@@ -77,8 +76,8 @@ impl<'a> Name<'a> {
     }
 }
 
-/// The GGUF files beside `path` that say they are other parts of the same model, by their place. A file with llama.cpp's name of a part
-/// belongs to those that are called like it, and is none of them.
+/// The GGUF files beside `path` that say they are other parts of the same model, by their place. A file with
+/// llama.cpp's name of a part belongs to those that are called like it, and is none of them.
 fn by_contents(path: &Path, split: &Split, metadata: &Metadata, options: ReadOptions) -> Result<BTreeMap<usize, Vec<PathBuf>>> {
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,

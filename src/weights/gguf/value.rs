@@ -69,7 +69,8 @@ pub(crate) struct Array<'a> {
 impl<'a> Array<'a> {
     /// The elements in order. The header's reader has checked that they are all there.
     pub(crate) fn values(&self) -> impl Iterator<Item = Value<'a>> {
-        let (element, mut cursor) = (self.element, Cursor::new(self.bytes, 0));
+        let element = self.element;
+        let mut cursor = Cursor::new(self.bytes, 0);
         (0..self.count).map_while(move |_| read(&mut cursor, element))
     }
 }
@@ -77,7 +78,8 @@ impl<'a> Array<'a> {
 /// Reads a value that the header's reader has passed over before; `None` where a truth value is neither 0 nor 1.
 fn read<'a>(cursor: &mut Cursor<'a>, ty: ValueType) -> Option<Value<'a>> {
     if ty == ValueType::Array {
-        let (element, count) = (cursor.value_type().ok()?, cursor.u64().ok()?);
+        let element = cursor.value_type().ok()?;
+        let count = cursor.u64().ok()?;
         let start = cursor.clone();
         let first = cursor.position();
         match element {
@@ -160,8 +162,8 @@ impl Metadata {
         })
     }
 
-    /// The tokens that a value names: an integer, or an array of them. Values that are none, such as the -1 that some files write, name
-    /// nothing.
+    /// The tokens that a value names: an integer, or an array of them. Values that are none, such as the -1 that some
+    /// files write, name nothing.
     #[cfg(feature = "tokenizer")]
     pub(crate) fn token_ids(&self, key: &str) -> Vec<usize> {
         match self.get(key) {

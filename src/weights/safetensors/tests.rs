@@ -120,7 +120,8 @@ fn every_prefix_comes_off() {
         ("model.language_model.", "lm_head.weight"),
         ("", "lm_head.weight"),
     ] {
-        let (embed, norm) = (format!("{prefix}embed_tokens.weight"), format!("{prefix}norm.weight"));
+        let embed = format!("{prefix}embed_tokens.weight");
+        let norm = format!("{prefix}norm.weight");
         let loader = open_bytes(&file_of(&[&embed, &norm, head, "vision_tower.x", "model.embed_audio.y"])).unwrap();
         assert_eq!(loader.remaining_keys(), ["embed_tokens.weight", "lm_head.weight", "norm.weight"]);
     }
@@ -255,7 +256,8 @@ impl Xorshift {
 fn thousands_of_damaged_files_bring_no_panic_and_the_verdict_of_the_reference_reader() {
     let whole = file_of(&["model.embed_tokens.weight", "model.norm.weight", "a"]);
     let header = 8 + u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
-    let (mut random, mut accepted) = (Xorshift(0x9e37_79b9_7f4a_7c15), 0);
+    let mut random = Xorshift(0x9e37_79b9_7f4a_7c15);
+    let mut accepted = 0;
     for round in 0..4000 {
         let mut bytes = whole.clone();
         for _ in 0..1 + random.below(3) {

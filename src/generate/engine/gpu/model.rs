@@ -100,7 +100,7 @@ impl GpuModel {
 
     /// Elements of the weights that each token is multiplied by.
     pub(super) fn elements(&self) -> u64 {
-        let looked_up = WeightPosition::PerLayerEmbed.to_string();
+        let looked_up = WeightPosition::PleEmbed.to_string();
         let multiplied = self.weights.iter().filter(|(name, _)| **name != looked_up);
         multiplied.map(|(name, weight)| weight.elements() - self.unchosen(name, weight.elements())).sum()
     }
@@ -109,8 +109,8 @@ impl GpuModel {
     fn unchosen(&self, name: &str, all: u64) -> u64 {
         let config = &self.model.config;
         match name.rsplit('.').next() {
-            Some("expert_gate_up" | "expert_down") if config.is_moe() => {
-                all / config.num_experts as u64 * (config.num_experts - config.top_k_experts) as u64
+            Some("expert_gate_up" | "expert_down") => {
+                config.moe.map_or(0, |moe| all / moe.num_experts as u64 * (moe.num_experts - moe.top_k_experts) as u64)
             }
             _ => 0,
         }
@@ -127,7 +127,8 @@ impl GpuModel {
             bytes - bytes / rows.max(1) as u64
         };
         let untied = if config.tie_word_embeddings { 0 } else { unread(WeightPosition::Embed, config.vocab_size) };
-        let unread = untied + unread(WeightPosition::PerLayerEmbed, config.vocab_size_per_layer_input);
+        let unread =
+            untied + unread(WeightPosition::PleEmbed, config.per_layer_input.and_then(|input| input.vocab_size).unwrap_or(0));
         let unchosen: u64 = self.weights.iter().map(|(name, weight)| self.unchosen(name, weight.byte_len())).sum();
         ModelStats {
             device: self.context.capabilities().adapter.clone(),

@@ -1,19 +1,21 @@
-//! The streams of Gemma 3n (alternating updates, Baykal et al. 2023; docs/gemma.md, Gemma 3n): a layer predicts all of
-//! them, computes one, and lets
-//! the others follow what came of it. Between layers the value of the flow is `[B, T, N, D]`.
+//! AltUp and LAuReL, the layers of Gemma 3n. A residual stream of N streams, `[B, T, N, D]` between layers: a layer
+//! predicts all of them, computes one, and corrects the others by what came of it.
+//!
+//! AltUp: alternating updates, Baykal et al. 2023, arXiv 2301.13310. LAuReL: learned augmented residual layer, Menghani
+//! et al. 2024, arXiv 2411.07501; the low-rank form. See docs/gemma.md, Gemma 3n.
 
 use std::sync::Arc;
 
 use super::{
-    GeGluStage, GemmaConfig, GemmaRmsNormStage, LayerWeight, PerLayerGateStage, SelfAttentionStage, WeightPosition,
-    blocks::{model_weight, project},
+    AltUp, FactorStage, GeGluStage, GemmaArch, GemmaConfig, GemmaRmsNormStage, LayerWeight, PleGateStage, SelfAttentionStage,
+    WeightPosition, blocks::project,
 };
 use crate::{
     Error, Result,
     flow::{BlockStage, EmitContext},
     ir::{
         BinaryFn, NodeId, UnaryFn,
-        ops::{Broadcast, Cast, Concat, MatMul, Reduce, ReduceFn, Slice, Unary},
+        ops::{Broadcast, Concat, MatMul, Reduce, ReduceFn, Slice, Unary},
     },
 };
 
@@ -23,27 +25,28 @@ const LEAST_SQUARE: f32 = 1e-5;
 /// The axis of the streams.
 const STREAMS: usize = 2;
 
-/// Makes the streams of the embedding: `[B, T, D]` to `[B, T, N, D]`. The first is the embedding, the others are projections of it, each
-/// as large as the embedding is.
+/// Makes the streams of the embedding: `[B, T, D]` to `[B, T, N, D]`. The first is the embedding, the others are
+/// projections of it, each as large as the embedding is.
 #[derive(Debug, Clone)]
-pub struct SplitStreamsStage {
-    config: Arc<GemmaConfig>,
+pub struct AltUpSplitStage {
+    arch: GemmaArch,
+    altup: AltUp,
 }
 
-impl SplitStreamsStage {
-    /// The streams of `config`.
-    pub fn new(config: &GemmaConfig) -> Self {
-        Self { config: Arc::new(config.clone()) }
+impl AltUpSplitStage {
+    /// The streams of `config`; `None` for a model without AltUp.
+    pub fn of(config: &GemmaConfig) -> Option<Self> {
+        config.altup.map(|altup| Self { arch: config.arch, altup })
     }
 }
 
-impl BlockStage for SplitStreamsStage {
+impl BlockStage for AltUpSplitStage {
     fn emit(&self, context: &mut EmitContext, embed: NodeId) -> Result<NodeId> {
         let width = context.width(embed)?;
         let first = one_stream(context, embed, width)?;
         let mut streams = first;
-        for j in 0..self.config.altup_num_inputs - 1 {
-            let own = project(context, embed, self.config.arch, WeightPosition::StreamProjection(j), width)?;
+        for j in 0..self.altup.num_inputs - 1 {
+            let own = project(context, embed, self.arch, WeightPosition::AltUpProjection(j), width)?;
             let own = one_stream(context, own, width)?;
             let own = as_large_as(context, own, first)?;
             streams = context.graph.push(Concat { axis: STREAMS }, &[streams, own])?;
@@ -52,28 +55,30 @@ impl BlockStage for SplitStreamsStage {
     }
 }
 
-/// Makes one stream of all, `[B, T, N, D]` to `[B, T, D]`: the mean of the first and of projections of the others, each as large as the
-/// first is.
+/// Makes one stream of all, `[B, T, N, D]` to `[B, T, D]`: the mean of the first and of projections of the others, each
+/// as large as the first is.
 #[derive(Debug, Clone)]
-pub struct MergeStreamsStage {
-    config: Arc<GemmaConfig>,
+pub struct AltUpMergeStage {
+    arch: GemmaArch,
+    altup: AltUp,
 }
 
-impl MergeStreamsStage {
-    /// The streams of `config`.
-    pub fn new(config: &GemmaConfig) -> Self {
-        Self { config: Arc::new(config.clone()) }
+impl AltUpMergeStage {
+    /// The streams of `config`; `None` for a model without AltUp.
+    pub fn of(config: &GemmaConfig) -> Option<Self> {
+        config.altup.map(|altup| Self { arch: config.arch, altup })
     }
 }
 
-impl BlockStage for MergeStreamsStage {
+impl BlockStage for AltUpMergeStage {
     fn emit(&self, context: &mut EmitContext, streams: NodeId) -> Result<NodeId> {
-        let (width, count) = (context.width(streams)?, self.config.altup_num_inputs);
+        let width = context.width(streams)?;
+        let count = self.altup.num_inputs;
         let first = stream(context, streams, 0, width)?;
         let mut sum = first;
         for j in 0..count - 1 {
             let own = stream(context, streams, j + 1, width)?;
-            let own = project(context, own, self.config.arch, WeightPosition::StreamUnembed(j), width)?;
+            let own = project(context, own, self.arch, WeightPosition::AltUpUnembed(j), width)?;
             let own = as_large_as(context, own, first)?;
             sum = context.graph.add(sum, own)?;
         }
@@ -82,20 +87,21 @@ impl BlockStage for MergeStreamsStage {
     }
 }
 
-/// A layer of Gemma 3n, `[B, T, N, D]` to `[B, T, N, D]`: prediction, attention with a path of low rank beside it, FFW, correction, and
-/// the layer's own input for all streams but the first.
+/// A layer of Gemma 3n, `[B, T, N, D]` to `[B, T, N, D]`: prediction, attention with LAuReL beside it, FFW, correction,
+/// and the layer's PLE for all streams but the first.
 #[derive(Debug, Clone)]
-pub struct StreamsLayerStage {
+pub struct AltUpLayerStage {
     config: Arc<GemmaConfig>,
+    altup: AltUp,
     layer: usize,
     attention: SelfAttentionStage,
     ffw: GeGluStage,
 }
 
-impl StreamsLayerStage {
+impl AltUpLayerStage {
     /// A layer around this attention and this FFW.
-    pub fn new(config: &GemmaConfig, layer: usize, attention: SelfAttentionStage, ffw: GeGluStage) -> Self {
-        Self { config: Arc::new(config.clone()), layer, attention, ffw }
+    pub fn new(config: &GemmaConfig, altup: AltUp, layer: usize, attention: SelfAttentionStage, ffw: GeGluStage) -> Self {
+        Self { config: Arc::new(config.clone()), altup, layer, attention, ffw }
     }
 
     fn at(&self, weight: LayerWeight) -> WeightPosition {
@@ -113,18 +119,19 @@ impl StreamsLayerStage {
     /// One number for each stream, from −1 to 1: `tanh(router · norm(x) / D)`.
     fn routed(&self, context: &mut EmitContext, x: NodeId) -> Result<NodeId> {
         let width = context.width(x)?;
-        let normed = self.norm(context, x, LayerWeight::StreamRouterNorm)?;
+        let normed = self.norm(context, x, LayerWeight::AltUpRouterNorm)?;
         let scaled = context.graph.scale(normed, 1.0 / width as f32)?;
-        let routed = self.project(context, scaled, LayerWeight::StreamRouter, self.config.altup_num_inputs)?;
+        let routed = self.project(context, scaled, LayerWeight::AltUpRouter, self.altup.num_inputs)?;
         context.graph.push(Unary { f: UnaryFn::Tanh }, &[routed])
     }
 
     /// Each stream and a mixture of all that the active one chooses.
     fn predicted(&self, context: &mut EmitContext, streams: NodeId) -> Result<NodeId> {
-        let (width, count) = (context.width(streams)?, self.config.altup_num_inputs);
-        let active = stream(context, streams, self.config.altup_active_idx, width)?;
+        let width = context.width(streams)?;
+        let count = self.altup.num_inputs;
+        let active = stream(context, streams, self.altup.active_idx, width)?;
         let routed = self.routed(context, active)?;
-        let mixture = self.project(context, routed, LayerWeight::StreamPredict, count * count)?;
+        let mixture = self.project(context, routed, LayerWeight::AltUpPredict, count * count)?;
         let shape = context.shape(&[count, count]);
         let mixture = context.graph.reshape(mixture, shape)?;
         let mixed = context.graph.push(MatMul, &[mixture, streams])?;
@@ -132,18 +139,25 @@ impl StreamsLayerStage {
         Ok(context.graph.label(predicted, "predicted"))
     }
 
-    /// Attention and the path of low rank, then the FFW, around the predicted active stream.
+    /// LAuReL: `h + norm(up · down · h)`.
+    fn laurel(&self, context: &mut EmitContext, h: NodeId) -> Result<NodeId> {
+        let missing = || Error::Config(format!("layer {} has AltUp and no laurel_rank", self.layer));
+        let rank = self.config.laurel_rank.ok_or_else(missing)?;
+        let width = context.width(h)?;
+        let low = self.project(context, h, LayerWeight::LaurelDown, rank)?;
+        let low = self.project(context, low, LayerWeight::LaurelUp, width)?;
+        let low = self.norm(context, low, LayerWeight::PostLaurelNorm)?;
+        context.graph.add(h, low)
+    }
+
+    /// Attention and LAuReL, then the FFW, around the predicted active stream.
     fn computed(&self, context: &mut EmitContext, active: NodeId) -> Result<NodeId> {
-        let width = context.width(active)?;
         let h = self.norm(context, active, LayerWeight::PreAttentionNorm)?;
-        let low = self.project(context, h, LayerWeight::LowRankDown, self.config.laurel_rank)?;
-        let low = self.project(context, low, LayerWeight::LowRankUp, width)?;
-        let low = self.norm(context, low, LayerWeight::PostLowRankNorm)?;
-        let low = context.graph.add(h, low)?;
+        let laurel = self.laurel(context, h)?;
         let attended = self.attention.emit(context, h)?;
         let attended = self.norm(context, attended, LayerWeight::PostAttentionNorm)?;
         let attended = context.graph.add(active, attended)?;
-        let both = context.graph.add(attended, low)?;
+        let both = context.graph.add(attended, laurel)?;
         let z = context.graph.scale(both, std::f32::consts::FRAC_1_SQRT_2)?;
         let m = self.norm(context, z, LayerWeight::PreFfwNorm)?;
         let m = self.ffw.emit(context, m)?;
@@ -153,12 +167,14 @@ impl StreamsLayerStage {
 
     /// Each predicted stream and its share of how far the computed one is from its prediction.
     fn corrected(&self, context: &mut EmitContext, predicted: NodeId, active: NodeId, computed: NodeId) -> Result<NodeId> {
-        let (width, count) = (context.width(computed)?, self.config.altup_num_inputs);
+        let width = context.width(computed)?;
+        let count = self.altup.num_inputs;
         let routed = self.routed(context, computed)?;
-        let shares = self.project(context, routed, LayerWeight::StreamCorrect, count)?;
+        let shares = self.project(context, routed, LayerWeight::AltUpCorrect, count)?;
         let one = context.graph.constant(1.0)?;
         let shares = context.graph.add(shares, one)?;
-        let (by_stream, whole) = (context.shape(&[count, 1]), context.shape(&[count, width]));
+        let by_stream = context.shape(&[count, 1]);
+        let whole = context.shape(&[count, width]);
         let shares = context.graph.reshape(shares, by_stream)?;
         let shares = context.graph.push(Broadcast { shape: whole.clone() }, &[shares])?;
         let news = context.graph.binary(BinaryFn::Sub, computed, active)?;
@@ -169,30 +185,29 @@ impl StreamsLayerStage {
         Ok(context.graph.label(corrected, "corrected"))
     }
 
-    /// What the layer gets of each token, gated by the active stream.
-    fn own_input(&self, context: &mut EmitContext, corrected: NodeId) -> Result<NodeId> {
+    /// The layer's per-layer embedding of each token, gated by the active stream.
+    fn per_layer_input(&self, context: &mut EmitContext, corrected: NodeId) -> Result<NodeId> {
         let width = context.width(corrected)?;
-        let mut active = stream(context, corrected, self.config.altup_active_idx, width)?;
-        if self.config.altup_correct_scale {
-            let factors = model_weight(context, self.config.arch, self.at(LayerWeight::StreamScale), &[width])?;
-            let factors = context.graph.push(Cast, &[factors])?;
-            active = context.graph.mul(active, factors)?;
+        let mut active = stream(context, corrected, self.altup.active_idx, width)?;
+        if let Some(scale) = FactorStage::of(&self.config, self.layer, LayerWeight::AltUpScale) {
+            active = scale.emit(context, active)?;
         }
-        let missing = || Error::Config(format!("layer {} has streams and no input of its own", self.layer));
-        let gate = PerLayerGateStage::of(&self.config, self.layer).ok_or_else(missing)?;
+        let missing = || Error::Config(format!("layer {} has AltUp and no per-layer embeddings", self.layer));
+        let gate = PleGateStage::of(&self.config, self.layer).ok_or_else(missing)?;
         let own = gate.emit(context, active)?;
-        self.norm(context, own, LayerWeight::PostPerLayerNorm)
+        self.norm(context, own, LayerWeight::PostPleNorm)
     }
 }
 
-impl BlockStage for StreamsLayerStage {
+impl BlockStage for AltUpLayerStage {
     fn emit(&self, context: &mut EmitContext, streams: NodeId) -> Result<NodeId> {
-        let (width, count) = (context.width(streams)?, self.config.altup_num_inputs);
+        let width = context.width(streams)?;
+        let count = self.altup.num_inputs;
         let predicted = self.predicted(context, streams)?;
-        let active = stream(context, predicted, self.config.altup_active_idx, width)?;
+        let active = stream(context, predicted, self.altup.active_idx, width)?;
         let computed = self.computed(context, active)?;
         let corrected = self.corrected(context, predicted, active, computed)?;
-        let own = self.own_input(context, corrected)?;
+        let own = self.per_layer_input(context, corrected)?;
         let first = context.graph.push(Slice { axis: STREAMS, start: 0, len: 1.into() }, &[corrected])?;
         let others = context.graph.push(Slice { axis: STREAMS, start: 1, len: (count - 1).into() }, &[corrected])?;
         let own = one_stream(context, own, width)?;
@@ -223,10 +238,12 @@ fn as_large_as(context: &mut EmitContext, x: NodeId, other: NodeId) -> Result<No
         let sum = context.graph.push(Reduce { f: ReduceFn::Sum }, &[squares])?;
         context.graph.scale(sum, 1.0 / width)
     };
-    let (own, wanted) = (mean_square(x)?, mean_square(other)?);
+    let own = mean_square(x)?;
+    let wanted = mean_square(other)?;
     let least = context.graph.constant(LEAST_SQUARE)?;
     let own = context.graph.binary(BinaryFn::Max, own, least)?;
-    let [own, wanted] = [own, wanted].map(|square| context.graph.push(Unary { f: UnaryFn::Sqrt }, &[square]));
-    let factor = context.graph.binary(BinaryFn::Div, wanted?, own?)?;
+    let own = context.graph.push(Unary { f: UnaryFn::Sqrt }, &[own])?;
+    let wanted = context.graph.push(Unary { f: UnaryFn::Sqrt }, &[wanted])?;
+    let factor = context.graph.binary(BinaryFn::Div, wanted, own)?;
     context.graph.mul(x, factor)
 }

@@ -1,5 +1,5 @@
-//! What sentence-transformers lays beside a checkpoint: `modules.json` with a folder for each module, the prompts of tasks, and how
-//! long texts and vectors are.
+//! What sentence-transformers lays beside a checkpoint: `modules.json` with a folder for each module, the prompts of
+//! tasks, and how long texts and vectors are.
 //!
 //! What is absent there, and why:
 //!
@@ -47,12 +47,13 @@ impl SentenceModules {
     /// The modules that lie beside `file`; `None` where there are none.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::Format`] for files that are not what they should be, [`Error::Unsupported`] for modules that
-    /// compute something else.
+    /// [`Error::Io`], [`Error::Format`] for files that are not what they should be, [`Error::Unsupported`] for modules
+    /// that compute something else.
     pub(crate) fn beside(file: &Path) -> Result<Option<Self>> {
         let path = modules_path(file);
         let Some(modules) = modules(&path)? else { return Ok(None) };
-        let (mut dense, mut pooled) = (Vec::new(), false);
+        let mut dense = Vec::new();
+        let mut pooled = false;
         for (at, Module { kind, folder }) in modules.iter().enumerate() {
             match (kind.as_str(), pooled) {
                 ("Transformer", _) if at == 0 => {}
@@ -69,10 +70,10 @@ impl SentenceModules {
                 }
             }
         }
-        match pooled {
-            true => Ok(Some(Self { dense })),
-            false => Err(Error::Unsupported(format!("{}: modules without a Pooling, one vector a token,", path.display()))),
+        if !pooled {
+            return Err(Error::Unsupported(format!("{}: modules without a Pooling, one vector a token,", path.display())));
         }
+        Ok(Some(Self { dense }))
     }
 }
 
@@ -127,13 +128,11 @@ impl SentenceSettings {
 }
 
 fn parse_if_there<T: serde::de::DeserializeOwned + Default>(path: &Path) -> Result<T> {
-    match path.is_file() {
-        true => parse(path),
-        false => Ok(T::default()),
-    }
+    if path.is_file() { parse(path) } else { Ok(T::default()) }
 }
 
-/// The files with the weights of the dense modules beside `file`, by their order; those that are not there are left out.
+/// The files with the weights of the dense modules beside `file`, by their order; those that are not there are left
+/// out.
 pub(super) fn dense_files(file: &Path) -> Result<Vec<(usize, PathBuf)>> {
     let modules = modules(&modules_path(file))?.unwrap_or_default();
     let dense = modules.into_iter().filter(|module| module.kind == "Dense");
@@ -142,10 +141,7 @@ pub(super) fn dense_files(file: &Path) -> Result<Vec<(usize, PathBuf)>> {
 }
 
 fn folder_of(file: &Path) -> &Path {
-    match file.is_dir() {
-        true => file,
-        false => file.parent().unwrap_or(Path::new("")),
-    }
+    if file.is_dir() { file } else { file.parent().unwrap_or(Path::new("")) }
 }
 
 fn modules_path(file: &Path) -> PathBuf {

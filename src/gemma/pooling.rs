@@ -11,32 +11,31 @@ use crate::{
 };
 
 /// The mean over the live tokens of each sequence, projected before it or multiplied after it where the model does so
-/// (docs/gemma.md, Text embeddings):
-/// `[B, T, D]` to `[B, W]`.
+/// (docs/gemma.md, Text embeddings): `[B, T, D]` to `[B, W]`.
 ///
-/// A token is live where it is at a position: padding of a batch, on either side, and of a graph compiled for longer texts
-/// counts nothing.
+/// A token is live where it is at a position: padding of a batch, on either side, and of a graph compiled for longer
+/// texts counts nothing.
 #[derive(Debug, Clone)]
-pub struct SentenceStage {
+pub struct PoolingStage {
     arch: GemmaArch,
-    /// Width of the projection of each token; 0 without.
-    projected: usize,
+    /// Width of the projection of each token.
+    projected: Option<usize>,
     /// Widths of the products after the mean.
     dense: Vec<usize>,
 }
 
-impl SentenceStage {
+impl PoolingStage {
     /// The way of a model.
     pub fn of(config: &GemmaConfig) -> Self {
         Self { arch: config.arch, projected: config.embedding_dim, dense: config.embedding_dense.clone() }
     }
 }
 
-impl BlockStage for SentenceStage {
+impl BlockStage for PoolingStage {
     fn emit(&self, context: &mut EmitContext, x: NodeId) -> Result<NodeId> {
         let x = match self.projected {
-            0 => x,
-            width => project(context, x, self.arch, WeightPosition::EmbeddingProjection, width)?,
+            Some(width) => project(context, x, self.arch, WeightPosition::EmbeddingProjection, width)?,
+            None => x,
         };
         let mut vector = mean(context, x)?;
         for (j, width) in self.dense.iter().enumerate() {

@@ -21,7 +21,7 @@ fn names_go_both_ways() {
             match position.gguf(arch) {
                 Some(name) => assert_eq!(WeightPosition::from_gguf(arch, &name), Some(position), "{arch:?} {name}"),
                 None => {
-                    let stacked = matches!(position, WeightPosition::StreamProjection(_) | WeightPosition::StreamUnembed(_));
+                    let stacked = matches!(position, WeightPosition::AltUpProjection(_) | WeightPosition::AltUpUnembed(_));
                     let unknown = matches!(arch, GemmaArch::VaultGemma | GemmaArch::EmbeddingGemma2);
                     assert!(stacked || unknown, "{arch:?} {position}");
                 }
