@@ -12,15 +12,18 @@ use anyhow::{Result, bail};
 use clap::{Args, Parser};
 use gemmaflow::{
     flow::BuiltModel,
-    gemma::{GemmaConfig, GemmaFlow},
+    gemma::{GemmaConfig, GemmaFlow, random_weights},
     generate::{GeneratorOptions, MemoryPlan, PREFILL_CHUNK, SMALLEST_BUCKET},
-    ir::{DType, DimBinding, LowerOptions, PassReport, kernel::Target, passes::prepare_reference, sym},
-    lower::{Together, lower},
-    plan::Plan,
+    internals::{
+        ir::{LowerOptions, PassReport, kernel::Target, passes::prepare_reference},
+        lower::{Together, lower},
+        plan::Plan,
+        shader::{Sizes, compose},
+    },
+    ir::{DType, DimBinding, sym},
     profile::CompileProfile,
     runtime::{Capabilities, Device, GpuOptions, Opened},
-    shader::{Sizes, compose},
-    weights::{WeightLoader, random_weights},
+    weights::WeightLoader,
 };
 use indicatif::HumanBytes;
 

@@ -10,7 +10,7 @@ pub use gemmaflow::lora::Lora;
 use gemmaflow::{
     gemma::{GemmaConfig, LayerWeight, WeightPosition},
     generate::GeneratorOptions,
-    ir::Case,
+    internals::ir::Case,
     lora::LoraPart,
     weights::Tensor,
 };

@@ -8,9 +8,9 @@ use anyhow::{Result, bail};
 use clap::Parser;
 use gemmaflow::{
     gemma::{GemmaConfig, GemmaFlow},
+    internals::trace::first_difference,
     ir::{DimBinding, Value, sym},
     runtime::{Device, GpuOptions, KernelTier, Session},
-    trace::first_difference,
     weights::load_from_path,
 };
 

@@ -14,23 +14,30 @@ pub mod generate;
 pub mod guide;
 #[cfg(feature = "hub")]
 pub mod hub;
+#[doc(hidden)]
+pub mod internals;
 pub mod ir;
 #[cfg(feature = "lora")]
 pub mod lora;
-pub mod lower;
-pub mod plan;
+mod lower;
+mod plan;
 pub mod profile;
 mod quant;
-pub mod reference;
+mod reference;
 pub mod runtime;
-pub mod shader;
+mod shader;
 #[cfg(feature = "tokenizer")]
 pub mod text;
 mod text_file;
-pub mod trace;
+mod trace;
 pub mod weights;
 
+#[cfg(feature = "tokenizer")]
+pub use conversation::{Conversation, Model};
 pub use error::{Error, Result};
+pub use gemma::{GemmaConfig, GemmaFlow};
+pub use generate::{GemmaGenerator, GeneratorOptions, SampleOpts};
+pub use runtime::Device;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

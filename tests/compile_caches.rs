@@ -91,7 +91,7 @@ fn one_template_serves_a_thousand_lengths() {
 fn a_ladder_compiles_once_a_rung_and_no_pipeline_after_the_first_pass() {
     // A model of no size, so that a thousand steps take seconds.
     let config = GemmaConfig { max_position_embeddings: 1024, ..GemmaConfig::tiny_test() };
-    let mut loader = gemmaflow::weights::random_weights(&config, gemmaflow::ir::DType::F32, 3).unwrap();
+    let mut loader = gemmaflow::gemma::random_weights(&config, gemmaflow::ir::DType::F32, 3).unwrap();
     let built = GemmaFlow::for_decode(&config, 1, 1000).dynamic_past().custom_mask().build(&mut loader).unwrap();
     let (session, options) = gpu(&built);
     let ladder = BucketedCompileCache::power_of_two_ladder(&session, 1, 1000).unwrap();

@@ -3,17 +3,17 @@
 use std::collections::BTreeSet;
 
 use gemmaflow::{
-    gemma::{GemmaConfig, GemmaFlow},
-    ir::{
-        DType, DimBinding, Graph, LowerOptions,
-        kernel::{Operand, Target, Tier},
-        ops::Role,
-        sym,
+    gemma::{GemmaConfig, GemmaFlow, random_weights},
+    internals::{
+        ir::{
+            LowerOptions,
+            kernel::{Operand, Target, Tier},
+        },
+        lower::{Together, Unplaced, lower},
+        plan::{Plan, SlotKind, sampling},
+        shader::Sizes,
     },
-    lower::{Together, Unplaced, lower},
-    plan::{Plan, SlotKind, sampling},
-    shader::Sizes,
-    weights::random_weights,
+    ir::{DType, DimBinding, Graph, ops::Role, sym},
 };
 
 fn gpu(tier: Tier) -> Target {

@@ -240,7 +240,7 @@ fn damaged_and_foreign_histories_are_refused_and_change_nothing() {
     assert!(matches!(other.restore(&bytes[..]), Err(Error::Saved(problem)) if problem.contains("another model")));
     // The same shapes with other weights are another model too.
     foreign = Oracle::open("gemma3-text");
-    let loader = || gemmaflow::weights::random_weights(&foreign.config, gemmaflow::ir::DType::F32, 3);
+    let loader = || gemmaflow::gemma::random_weights(&foreign.config, gemmaflow::ir::DType::F32, 3);
     let random = GemmaGenerator::from_loader(foreign.config.clone(), &mut loader().unwrap(), Device::Cpu).unwrap();
     assert_ne!(random.fingerprint().unwrap(), own.fingerprint().unwrap());
     assert_eq!(original.fingerprint().unwrap(), own.fingerprint().unwrap());

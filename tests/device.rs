@@ -8,9 +8,10 @@ use std::{sync::Arc, time::Duration};
 use devices::{adopt, any_adapter, huge_texture, own};
 use gemmaflow::{
     Error, Result,
+    internals::runtime::measure_copy_bandwidth,
     runtime::{
-        AdapterKind, Device, GpuContext, GpuOptions, Opened, adapters, measure_copy_bandwidth, required_features,
-        required_limits, wanted_features, wanted_limits,
+        AdapterKind, Device, GpuContext, GpuOptions, Opened, adapters, required_features, required_limits, wanted_features,
+        wanted_limits,
         wgpu::{self, BufferUsages},
     },
 };
@@ -338,6 +339,6 @@ const _: () = {
     shareable::<Device>();
     shareable::<Opened>();
     shareable::<gemmaflow::runtime::Buffer>();
-    shareable::<gemmaflow::runtime::StagedRead>();
-    shareable::<gemmaflow::runtime::ResidentWeight>();
+    shareable::<gemmaflow::internals::runtime::StagedRead>();
+    shareable::<gemmaflow::internals::runtime::ResidentWeight>();
 };

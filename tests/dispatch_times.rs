@@ -6,8 +6,9 @@ use gemmaflow::{
     Error,
     gemma::GemmaConfig,
     generate::{GemmaGenerator, SampleOpts},
+    internals::runtime::measure_arithmetic_rate,
     ir::DType,
-    runtime::{Clock, Device, GpuOptions, Opened, measure_arithmetic_rate},
+    runtime::{Clock, Device, GpuOptions, Opened},
 };
 
 const PROMPT: [u32; 3] = [2, 910, 262];

@@ -23,10 +23,9 @@ use std::{
 
 use anyhow::bail;
 use gemmaflow::{
+    internals::{plan::Plan, reference::expected, runtime::PipelineCache},
     ir::{Compute, Op, ops::Linear},
-    plan::Plan,
-    reference::expected,
-    runtime::{Device, GpuOptions, Opened, PipelineCache},
+    runtime::{Device, GpuOptions, Opened},
 };
 use indicatif::ProgressBar;
 use kernels::{Fault, Trial, examine, wrong};

@@ -9,19 +9,25 @@ use common::{
 };
 use gemmaflow::{
     flow::BuiltModel,
-    gemma::{GemmaConfig, GemmaFlow},
+    gemma::{GemmaConfig, GemmaFlow, random_weights},
     generate::{GemmaGenerator, GeneratorOptions},
+    internals::{
+        ir::{
+            Case, LowerOptions,
+            kernel::{Dispatch, Target, Tier},
+        },
+        lower::{Unplaced, lower},
+        plan::{Live, Plan, cost},
+        reference::{compare, expected},
+        runtime::PipelineCache,
+    },
     ir::{
-        Case, DType, DimBinding, Graph, LowerOptions, NodeId, Op, Value,
-        kernel::{Dispatch, Target, Tier},
+        DType, DimBinding, Graph, NodeId, Op, Value,
         ops::{ExpertLinear, Route, Slice},
         sym,
     },
-    lower::{Unplaced, lower},
-    plan::{Live, Plan, cost},
-    reference::{compare, expected},
-    runtime::{CompileOptions, Device, PipelineCache, RunInput, Session},
-    weights::{Tensor, random_weights},
+    runtime::{CompileOptions, Device, RunInput, Session},
+    weights::Tensor,
 };
 
 /// What a planted mistake must cost at least: far above the gate of 1e-3.

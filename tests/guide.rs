@@ -5,13 +5,12 @@ use std::{collections::BTreeSet, ops::ControlFlow, path::Path};
 use gemmaflow::{
     Error,
     conversation::{AnswerOptions, Model},
-    gemma::GemmaConfig,
+    gemma::{GemmaConfig, random_weights},
     generate::{GemmaGenerator, GeneratorOptions, LogitBias, LogitProcessor, SampleHooks, SampleOpts},
     guide::{Guide, Guides},
     ir::DType,
     runtime::Device,
     text::Tokenizer,
-    weights::random_weights,
 };
 use serde_json::Value;
 

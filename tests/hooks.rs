@@ -24,9 +24,12 @@ use gemmaflow::{
     flow::{BuiltModel, FlowStage},
     gemma::{GemmaConfig, GemmaFlow, GemmaLayerCtx, WeightPosition, default_inv_freq},
     generate::{GemmaGenerator, GeneratorOptions, SampleOpts},
-    ir::{Case, DimBinding, LowerOptions, MaskKind, Value},
-    lower::{Unplaced, lower},
-    plan::Plan,
+    internals::{
+        ir::{Case, LowerOptions},
+        lower::{Unplaced, lower},
+        plan::Plan,
+    },
+    ir::{DimBinding, MaskKind, Value},
     runtime::{CompileOptions, Device, GpuOptions, KernelTier, Session},
     weights::{Tensor, WeightMap},
 };
@@ -419,7 +422,7 @@ fn added(stock: &Plan, hooked: &Plan) -> Vec<String> {
     let mut expected = stock.dispatches.iter().peekable();
     let mut own = Vec::new();
     for dispatch in &hooked.dispatches {
-        let same = |d: &&gemmaflow::ir::kernel::Dispatch| {
+        let same = |d: &&gemmaflow::internals::ir::kernel::Dispatch| {
             (&d.label, &d.kernel, d.workgroups) == (&dispatch.label, &dispatch.kernel, dispatch.workgroups)
         };
         if expected.next_if(|d| same(d)).is_none() {

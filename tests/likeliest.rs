@@ -10,18 +10,21 @@ use std::{
 
 use common::open;
 use gemmaflow::{
+    internals::{
+        ir::{
+            Case, LowerOptions,
+            kernel::{Target, Tier, row_shards},
+        },
+        lower::{Unplaced, lower},
+        plan::{Plan, sampling},
+        reference,
+        runtime::{Bound, PipelineCache, PreparedPlan, ResidentWeight, ScratchPool, Shard, Step},
+    },
     ir::{
-        Case, DType, DimBinding, Graph, LowerOptions, Value,
-        kernel::{Target, Tier, row_shards},
+        DType, DimBinding, Graph, Value,
         ops::{Gain, Role},
     },
-    lower::{Unplaced, lower},
-    plan::{Plan, sampling},
-    reference,
-    runtime::{
-        Bound, Buffer, GpuContext, GpuOptions, PipelineCache, PreparedPlan, ResidentWeight, ScratchPool, Shard, Step,
-        wgpu::BufferUsages,
-    },
+    runtime::{Buffer, GpuContext, GpuOptions, wgpu::BufferUsages},
     weights::Tensor,
 };
 

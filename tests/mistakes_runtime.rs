@@ -10,12 +10,12 @@ use std::{collections::BTreeSet, fs, path::Path};
 use gemmaflow::{
     Error,
     flow::{BuiltModel, FlowStage},
-    gemma::{GemmaConfig, GemmaFlow, GemmaKvTapStage, MoeFfnStage},
+    gemma::{GemmaConfig, GemmaFlow, GemmaKvTapStage, MoeFfnStage, random_weights},
     generate::{GemmaGenerator, GeneratorOptions, SampleOpts, sample_token_after},
     ir::{DType, DimBinding, Op, ops::Role},
     profile::{CompileProfile, GEMMA_PROFILE_FILE},
     runtime::{BucketedCompileCache, CompileOptions, CounterSnapshot, Device, Session},
-    weights::{load_from_path, random_weights},
+    weights::load_from_path,
 };
 use oracle::{GATE, Oracle, worst};
 use safetensors::{SafeTensors, tensor::TensorView};

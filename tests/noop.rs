@@ -7,8 +7,8 @@ use std::sync::Arc;
 use common::{cases, plan, prepare, title};
 use gemmaflow::{
     Error,
-    ir::kernel::Tier,
-    runtime::{Device, GpuContext, GpuOptions, Opened, OwnDevice, PipelineCache, wgpu},
+    internals::{ir::kernel::Tier, runtime::PipelineCache},
+    runtime::{Device, GpuContext, GpuOptions, Opened, OwnDevice, wgpu},
 };
 
 fn context() -> Arc<GpuContext> {

@@ -11,13 +11,17 @@ use common::{
 use gemmaflow::{
     gemma::GemmaConfig,
     generate::{GemmaGenerator, GeneratorOptions},
+    internals::{
+        ir::{Case, LowerOptions},
+        lower::{Unplaced, lower},
+        reference::{compare, expected},
+        runtime::{PipelineCache, WeightUploader},
+    },
     ir::{
-        BinaryFn, Case, DType, DimBinding, Graph, LowerOptions, Packed, Value,
+        BinaryFn, DType, DimBinding, Graph, Packed, Value,
         ops::{Linear, Role},
     },
-    lower::{Unplaced, lower},
-    reference::{compare, expected},
-    runtime::{Device, GpuOptions, PipelineCache, WeightUploader},
+    runtime::{Device, GpuOptions},
     weights::{Tensor, load_from_path},
 };
 

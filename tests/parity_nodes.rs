@@ -8,13 +8,13 @@ use gemmaflow::{
     flow::BuiltModel,
     gemma::GemmaFlow,
     generate::{GemmaGenerator, GeneratorOptions},
+    internals::{ir::Case, trace::first_difference},
     ir::{
-        Case, DimBinding, MaskKind, Op, Value,
+        DimBinding, MaskKind, Op, Value,
         ops::{Attention, Input, Role},
         sym,
     },
     runtime::{CompileOptions, Device, Session},
-    trace::first_difference,
 };
 
 fn sessions() -> Vec<(&'static str, Session)> {

@@ -7,15 +7,21 @@ use std::collections::BTreeSet;
 use common::{cases, cooperative, open, plan, plan_with, product, products, run, tiers, title};
 use gemmaflow::{
     Error,
+    internals::{
+        ir::{
+            Case, LowerOptions,
+            kernel::{CooperativeTile, Target, Tier},
+        },
+        lower::{Unplaced, lower},
+        plan::Plan,
+        reference::{compare, compare_with, expected},
+        runtime::PipelineCache,
+    },
     ir::{
-        BinaryFn, Case, Compute, DType, Data, DimBinding, Graph, LowerOptions, Op, Value,
-        kernel::{CooperativeTile, Target, Tier},
+        BinaryFn, Compute, DType, Data, DimBinding, Graph, Op, Value,
         ops::{Attention, Linear, Role},
     },
-    lower::{Unplaced, lower},
-    plan::Plan,
-    reference::{compare, compare_with, expected},
-    runtime::{GpuOptions, PipelineCache},
+    runtime::GpuOptions,
     weights::Tensor,
 };
 

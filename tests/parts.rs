@@ -3,14 +3,15 @@
 use std::collections::BTreeSet;
 
 use gemmaflow::{
-    gemma::{GemmaConfig, GemmaFlow},
-    ir::{
-        Compute, DType, DimBinding, Graph, LowerOptions,
-        kernel::{CooperativeTile, Target, Tier},
-        sym,
+    gemma::{GemmaConfig, GemmaFlow, random_weights},
+    internals::{
+        ir::{
+            LowerOptions,
+            kernel::{CooperativeTile, Target, Tier},
+        },
+        lower::{Together, lower, parts},
     },
-    lower::{Together, lower, parts},
-    weights::random_weights,
+    ir::{Compute, DType, DimBinding, Graph, sym},
 };
 
 const FAMILIES: [&str; 7] =

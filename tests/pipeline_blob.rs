@@ -8,11 +8,8 @@ use std::sync::Arc;
 
 use gemmaflow::{
     generate::{GemmaGenerator, GeneratorOptions},
-    ir::KernelChoices,
-    runtime::{
-        Device, GpuContext, GpuOptions, Opened, OwnDevice, PipelineBlob, PipelineCache, Tuning, required_limits, wanted_features,
-        wgpu,
-    },
+    internals::{ir::KernelChoices, runtime::PipelineCache},
+    runtime::{Device, GpuContext, GpuOptions, Opened, OwnDevice, PipelineBlob, Tuning, required_limits, wanted_features, wgpu},
 };
 use oracle::{GATE, Oracle, worst};
 

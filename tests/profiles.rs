@@ -11,14 +11,12 @@ use common::{
 use gemmaflow::{
     Error,
     gemma::GemmaFlow,
-    ir::{
-        DType, DimBinding, Graph,
-        kernel::{CooperativeTile, Dispatch, Kernel, Target, Tier},
-        ops::Role,
-        sym,
+    internals::{
+        ir::kernel::{CooperativeTile, Dispatch, Kernel, Target, Tier},
+        lower::{Unplaced, lower},
+        plan::Plan,
     },
-    lower::{Unplaced, lower},
-    plan::Plan,
+    ir::{DType, DimBinding, Graph, ops::Role, sym},
     profile::CompileProfile,
     runtime::{CompileOptions, Device, GpuOptions, Session},
 };

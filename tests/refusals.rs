@@ -7,12 +7,12 @@ mod oracle;
 use gemmaflow::{
     Error,
     flow::{FlowStage, LayerStack, ModelParams},
-    gemma::{GemmaConfig, GemmaFlow},
+    gemma::{GemmaConfig, GemmaFlow, random_weights},
     generate::{GemmaGenerator, GeneratorOptions},
     ir::{DType, DimBinding, Op, Shape, Value, ops::Role, sym},
     profile::CompileProfile,
     runtime::{CompileCache, CompileOptions, Device, DynamicDimCompileCache, RunInput, Session},
-    weights::{Tensor, WeightLoader, WeightMap, random_weights},
+    weights::{Tensor, WeightLoader, WeightMap},
 };
 use oracle::Oracle;
 

@@ -3,13 +3,18 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use gemmaflow::{
+    internals::{
+        ir::{
+            Case, LowerOptions,
+            kernel::{Dispatch, Operand, Target},
+        },
+        lower::{Unplaced, lower},
+        plan::Plan,
+    },
     ir::{
-        BinaryFn, Case, DType, Data, DimBinding, Graph, LowerOptions, NodeId, Op, Value,
-        kernel::{Dispatch, Operand, Target},
+        BinaryFn, DType, Data, DimBinding, Graph, NodeId, Op, Value,
         ops::{Broadcast, Cast, Concat, Lowering, Permute, Role, Rope, Slice},
     },
-    lower::{Unplaced, lower},
-    plan::Plan,
     runtime::{
         Buffer, Device, GpuContext, GpuOptions, Opened,
         wgpu::{self, BufferUsages},

@@ -11,12 +11,12 @@ use std::io::{Cursor, Read};
 use gemmaflow::{
     Error,
     conversation::{AnswerOptions, Conversation, Event, FinishReason, Model, Usage},
+    gemma::random_weights,
     generate::{GemmaGenerator, GeneratorOptions, LogitChanges, LogitProcessor, SampleHooks, SampleOpts, TokenSet},
     ir::DType,
     profile::CompileProfile,
     runtime::Device,
     text::{Message, Tokenizer},
-    weights::random_weights,
 };
 use oracle::Oracle;
 use talk::{conversation, devices, end, events, events_of, greedy, model, open, text};

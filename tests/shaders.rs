@@ -8,16 +8,17 @@ use std::collections::BTreeMap;
 use common::{cases, plan_with, title, uniformity};
 use gemmaflow::{
     Error,
-    gemma::{GemmaConfig, GemmaFlow},
-    ir::{
-        Compute, DType, DimBinding, LowerOptions, Packed,
-        kernel::{CooperativeTile, Kernel, Target, Tier},
-        sym,
+    gemma::{GemmaConfig, GemmaFlow, random_weights},
+    internals::{
+        ir::{
+            LowerOptions,
+            kernel::{CooperativeTile, Kernel, Target, Tier},
+        },
+        lower::{Unplaced, lower},
+        plan::{Plan, sampling},
+        shader::{Access, Reflected, Sizes, compose, reflect, standard},
     },
-    lower::{Unplaced, lower},
-    plan::{Plan, sampling},
-    shader::{Access, Reflected, Sizes, compose, reflect, standard},
-    weights::random_weights,
+    ir::{Compute, DType, DimBinding, Packed, sym},
 };
 use naga::{
     back::{self, pipeline_constants::process_overrides},

@@ -9,11 +9,11 @@ use common::{
 use gemmaflow::{
     Error,
     embed::{EmbedderOptions, GemmaEmbedder},
-    gemma::GemmaConfig,
+    gemma::{GemmaConfig, random_weights},
     generate::{Drafter, GemmaGenerator, GeneratorOptions, SampleHooks, SampleOpts},
     ir::DType,
     runtime::{Device, GpuOptions},
-    weights::{WeightLoader, load_from_path, random_weights},
+    weights::{WeightLoader, load_from_path},
 };
 
 fn options(max_binding: u64) -> GeneratorOptions {

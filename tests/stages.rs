@@ -15,7 +15,8 @@ use gemmaflow::{
         LayerKind, LayerWeight, MoeFfnStage, build_gemma_decode_built, build_gemma_decode_flow, build_gemma_decode_graph,
         build_gemma_prefill_built, build_gemma_prefill_flow, gemma_moe_decode_layer_composed, gemma_moe_prefill_layer_composed,
     },
-    ir::{DType, Graph, MaskKind, Op, decompose},
+    internals::ir::decompose,
+    ir::{DType, Graph, MaskKind, Op},
     runtime::{CompileOptions, Device, Session},
     weights::{Tensor, WeightMap},
 };

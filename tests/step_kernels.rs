@@ -12,22 +12,24 @@ use std::{
 use common::open;
 use gemmaflow::{
     flow::BuiltModel,
-    gemma::{GemmaConfig, GemmaFlow, GemmaLayerCtx},
+    gemma::{GemmaConfig, GemmaFlow, GemmaLayerCtx, random_weights},
+    internals::{
+        ir::{
+            LowerOptions,
+            kernel::{Operand, Target, Tier},
+        },
+        lower::{Residency, lower, weights_of_one_operand},
+        plan::Plan,
+        reference,
+        runtime::{Bound, PipelineCache, PreparedPlan, ResidentWeight, ScratchPool, Step, WeightUploader},
+    },
     ir::{
-        DType, Data, DimBinding, LowerOptions, Op, Value,
-        kernel::{Operand, Target, Tier},
+        DType, Data, DimBinding, Op, Value,
         ops::{DEAD_KEY, Role, rope_rows},
         sym,
     },
-    lower::{Residency, lower, weights_of_one_operand},
-    plan::Plan,
     profile::{CompileProfile, Precision},
-    reference,
-    runtime::{
-        Bound, Buffer, GpuContext, GpuOptions, PipelineCache, PreparedPlan, ResidentWeight, ScratchPool, Step, WeightUploader,
-        wgpu::BufferUsages,
-    },
-    weights::random_weights,
+    runtime::{Buffer, GpuContext, GpuOptions, wgpu::BufferUsages},
 };
 
 /// Position of the step's token; linear caches and rings hold fewer rows, so that both have wrapped.

@@ -4,10 +4,11 @@ use std::sync::{Arc, Mutex};
 
 use gemmaflow::{
     Error, Result,
-    gemma::GemmaConfig,
+    gemma::{GemmaConfig, random_weights},
+    internals::runtime::{ResidentWeight, WeightUploader},
     ir::DType,
-    runtime::{Device, GpuContext, GpuOptions, Opened, ResidentWeight, UploadPhase, UploadProgress, WeightUploader},
-    weights::{Tensor, TensorSource, WeightLoader, random_weights},
+    runtime::{Device, GpuContext, GpuOptions, Opened, UploadPhase, UploadProgress},
+    weights::{Tensor, TensorSource, WeightLoader},
 };
 
 fn open(max_binding: Option<u64>, max_buffer: Option<u64>) -> Arc<GpuContext> {

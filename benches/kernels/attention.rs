@@ -3,12 +3,15 @@
 use anyhow::Result;
 use gemmaflow::{
     gemma::GemmaConfig,
-    ir::{
-        Case, DType, MaskKind, Value,
-        kernel::{Kernel, Operand, Slot, Tier},
-        work::{AttentionWork, Work},
+    internals::{
+        ir::{
+            Case,
+            kernel::{Kernel, Operand, Slot, Tier},
+            work::{AttentionWork, Work},
+        },
+        plan::Live,
     },
-    plan::Live,
+    ir::{DType, MaskKind, Value},
 };
 
 use crate::ladder::{Bench, Operands, Variant, dispatch, options, slot};

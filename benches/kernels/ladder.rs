@@ -4,16 +4,16 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use anyhow::{Result, anyhow};
 use gemmaflow::{
-    ir::{
-        DType, Data, FixedType, Value,
-        kernel::{Dispatch, Kernel, Operand, Slot, grid},
-        ops::Role,
-        work::Work,
+    internals::{
+        ir::{
+            kernel::{Dispatch, Kernel, Operand, Slot, grid},
+            work::Work,
+        },
+        plan::{Live, Plan, PlanOutput, SlotInfo, SlotKind, cost},
+        runtime::{Bound, PipelineCache, PreparedPlan, ResidentWeight, ScratchPool, Step},
     },
-    plan::{Cost, Live, Plan, PlanOutput, SlotInfo, SlotKind, cost},
-    runtime::{
-        Bound, Buffer, GpuContext, PipelineCache, PreparedPlan, ResidentWeight, ScratchPool, Step, wgpu, wgpu::BufferUsages,
-    },
+    ir::{DType, Data, FixedType, Value, ops::Role},
+    runtime::{Buffer, Cost, GpuContext, wgpu::BufferUsages},
 };
 
 use crate::Arguments;

@@ -5,12 +5,16 @@ use std::{collections::HashMap, sync::Arc};
 use anyhow::Result;
 use gemmaflow::{
     gemma::GemmaConfig,
-    ir::{
-        Case, DType,
-        kernel::{Kernel, Operand, Tier, weight_option},
-        work::Work,
+    internals::{
+        ir::{
+            Case,
+            kernel::{Kernel, Operand, Tier, weight_option},
+            work::Work,
+        },
+        runtime::WeightUploader,
     },
-    runtime::{GpuContext, WeightUploader},
+    ir::DType,
+    runtime::GpuContext,
 };
 
 use crate::ladder::{Bench, Operands, Variant, dispatch, options, slot};

@@ -14,8 +14,9 @@ use anyhow::{Result, anyhow, bail};
 use clap::{Parser, ValueEnum};
 use gemmaflow::{
     gemma::GemmaConfig,
+    internals::runtime::{PipelineCache, measure_copy_bandwidth},
     ir::DType,
-    runtime::{Device, GpuContext, GpuOptions, Opened, PipelineCache, measure_copy_bandwidth},
+    runtime::{Device, GpuContext, GpuOptions, Opened},
 };
 use ladder::Bench;
 

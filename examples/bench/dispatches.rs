@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gemmaflow::{plan::Cost, runtime::RunTimes};
+use gemmaflow::runtime::{Cost, RunTimes};
 use serde_json::{Value, json};
 
 use crate::roofline::Roofline;

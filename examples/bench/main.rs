@@ -26,12 +26,13 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::{Result, anyhow, bail};
 use clap::{Parser, ValueEnum};
 use gemmaflow::{
-    gemma::GemmaConfig,
+    gemma::{GemmaConfig, random_weights},
     generate::{GeneratorOptions, TablePlacement},
+    internals::runtime::measure_copy_bandwidth,
     ir::{Compute, DType},
     profile::CompileProfile,
-    runtime::{Clock, Device, GpuOptions, KernelTier, Opened, measure_copy_bandwidth},
-    weights::{WeightLoader, random_weights},
+    runtime::{Clock, Device, GpuOptions, KernelTier, Opened},
+    weights::WeightLoader,
 };
 use parts::tokens;
 

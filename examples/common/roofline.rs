@@ -2,8 +2,9 @@
 
 use anyhow::Result;
 use gemmaflow::{
+    internals::runtime::{measure_arithmetic_rate, measure_copy_bandwidth, measure_matrix_rate},
     ir::DType,
-    runtime::{DispatchTime, GpuContext, measure_arithmetic_rate, measure_copy_bandwidth, measure_matrix_rate},
+    runtime::{DispatchTime, GpuContext},
 };
 
 /// What the device reaches where nothing else holds it up.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::{Result, bail};
 use gemmaflow::{
-    ir::kernel::{Target, Tier},
+    internals::ir::kernel::{Target, Tier},
     runtime::{AdapterKind, Capabilities, Device, GpuContext, GpuOptions, KernelTier, Opened, adapters},
 };
 

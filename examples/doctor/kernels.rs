@@ -8,10 +8,14 @@ use std::{
 
 use gemmaflow::{
     Error,
-    ir::{Case, Compute, LowerOptions, Op, Value, kernel::Target},
-    plan::Plan,
-    reference::{Deviation, deviation, expected},
-    runtime::{GpuContext, PipelineCache},
+    internals::{
+        ir::{Case, LowerOptions, kernel::Target},
+        plan::Plan,
+        reference::{Deviation, deviation, expected},
+        runtime::PipelineCache,
+    },
+    ir::{Compute, Op, Value},
+    runtime::GpuContext,
 };
 
 use crate::{

@@ -1,7 +1,7 @@
 //! What the device reaches where nothing else holds it up.
 
 use anyhow::Result;
-use gemmaflow::runtime::{GpuContext, measure_dispatch_cost};
+use gemmaflow::{internals::runtime::measure_dispatch_cost, runtime::GpuContext};
 
 use crate::{parts::Scope, report::Rates, roofline::Roofline};
 

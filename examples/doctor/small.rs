@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use anyhow::{Result, anyhow};
 use gemmaflow::{
-    gemma::GemmaConfig,
+    gemma::{GemmaConfig, random_weights},
     generate::{CancelToken, GemmaGenerator, GeneratorOptions},
     ir::{DType, Packed},
     profile::CompileProfile,
     runtime::{Device, GpuContext},
-    weights::{WeightLoader, random_weights},
+    weights::WeightLoader,
 };
 
 use crate::{

@@ -9,11 +9,11 @@ use std::{
 use anyhow::{Result, anyhow};
 use gemmaflow::{
     Error,
-    gemma::GemmaConfig,
+    gemma::{GemmaConfig, random_weights},
     generate::{GemmaGenerator, GeneratorOptions, MemoryPlan, SampleOpts},
     ir::{DType, Packed},
     runtime::{AdapterKind, Device, GpuContext, RunTimes},
-    weights::{WeightLoader, WeightMap, random_weights},
+    weights::{WeightLoader, WeightMap},
 };
 use indicatif::HumanBytes;
 

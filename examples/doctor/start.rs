@@ -2,11 +2,10 @@
 
 use anyhow::{Result, anyhow};
 use gemmaflow::{
-    gemma::GemmaConfig,
+    gemma::{GemmaConfig, random_weights},
     generate::GeneratorOptions,
     ir::DType,
     runtime::{Device, GpuOptions},
-    weights::random_weights,
 };
 
 pub use crate::first_token::tokens;

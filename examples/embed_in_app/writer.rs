@@ -12,11 +12,11 @@ use anyhow::{Result, anyhow};
 use gemmaflow::{
     Error,
     conversation::{AnswerOptions, Conversation, Event, Model},
+    gemma::random_weights,
     generate::{CancelToken, GeneratorOptions, SampleOpts},
     ir::DType,
     runtime::{Device, GpuOptions, OwnDevice},
     text::Tokenizer,
-    weights::random_weights,
 };
 
 use crate::common;

@@ -2,8 +2,11 @@
 
 use anyhow::Result;
 use gemmaflow::{
-    ir::{DimBinding, LowerOptions, Op, kernel::Target},
-    lower::{Unplaced, lower},
+    internals::{
+        ir::{LowerOptions, kernel::Target},
+        lower::{Unplaced, lower},
+    },
+    ir::{DimBinding, Op},
 };
 
 use crate::models::Kernels;

@@ -23,9 +23,12 @@ use std::{
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use gemmaflow::{
-    ir::kernel::{Target, Tier},
-    runtime::{Device, GpuOptions, Opened, PipelineCache},
-    shader::standard,
+    internals::{
+        ir::kernel::{Target, Tier},
+        runtime::PipelineCache,
+        shader::standard,
+    },
+    runtime::{Device, GpuOptions, Opened},
 };
 use limits::Limits;
 use models::{Kernels, MODELS};

@@ -5,15 +5,16 @@ use std::collections::BTreeMap;
 use anyhow::{Result, anyhow};
 use gemmaflow::{
     flow::BuiltModel,
-    gemma::{GemmaConfig, GemmaFlow},
-    ir::{
-        Compute, DType, DimBinding, LowerOptions, Packed,
-        kernel::{Kernel, Target},
-        sym,
+    gemma::{GemmaConfig, GemmaFlow, random_weights},
+    internals::{
+        ir::{
+            LowerOptions,
+            kernel::{Kernel, Target},
+        },
+        lower::{Together, lower},
+        plan::{Plan, sampling},
     },
-    lower::{Together, lower},
-    plan::{Plan, sampling},
-    weights::random_weights,
+    ir::{Compute, DType, DimBinding, Packed, sym},
 };
 
 use crate::{common, stored::Stored};

@@ -192,7 +192,7 @@ impl Model {
     }
 
     /// Batched decode: one step of several conversations whose answers are under way. A conversation whose prompt is
-    /// still being read takes at most one submit; all others share one pass ([`GemmaGenerator::step_together`]). Gives
+    /// still being read takes at most one submit; all others share one pass ([`GemmaGenerator::decode_batch`]). Gives
     /// the events of each, in the order given. Conversations may come and go between steps. One without an answer under
     /// way gives none; one that fails keeps its answer open and does not disturb the others. One with
     /// [hooks](Conversation::with_hooks) takes its step alone, before the others.

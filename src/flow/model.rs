@@ -13,7 +13,7 @@ use crate::{
     weights::WeightLoader,
 };
 
-/// A graph as it is authored: composites, symbolic sizes, named outputs. [`decompose`](crate::ir::decompose) lowers it.
+/// A graph as it is authored: composites, symbolic sizes, named outputs. `ir::decompose` lowers it.
 pub type HirModule = Graph;
 
 /// An ordered list of stages between inputs and outputs.
@@ -293,7 +293,7 @@ impl BuiltModel {
     /// The lowered graph, composites without a kernel replaced by their definitions, and the weights.
     ///
     /// # Errors
-    /// As [`decompose`](crate::ir::decompose).
+    /// As `ir::decompose`.
     pub fn into_graph_parts(self) -> Result<(Graph, ModelParams)> {
         Ok((crate::ir::decompose(&self.graph)?, self.params))
     }

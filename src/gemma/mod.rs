@@ -11,6 +11,7 @@ mod moe;
 mod opts;
 mod ple;
 mod pooling;
+mod random_weights;
 mod rope;
 mod unused;
 mod weights;
@@ -41,6 +42,7 @@ pub use opts::{
 };
 pub use ple::{PleGateStage, PleInputsStage};
 pub use pooling::PoolingStage;
+pub use random_weights::random_weights;
 pub use rope::{build_rope_tables, default_inv_freq, resolve_inv_freq, rope_slice};
 #[cfg(feature = "lora")]
 pub(crate) use weights::WeightKind;

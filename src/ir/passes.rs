@@ -56,7 +56,7 @@ impl fmt::Display for PassReport {
 /// The graph that is lowered: composites without a kernel replaced, constants folded, dead nodes dropped, as `options` say.
 ///
 /// # Errors
-/// As [`decompose`](super::decompose); [`Error::Graph`](crate::Error::Graph) where a pass broke a rule of the IR.
+/// As `decompose`; [`Error::Graph`](crate::Error::Graph) where a pass broke a rule of the IR.
 pub fn prepare(graph: &Graph, options: &LowerOptions, report: &mut PassReport) -> Result<Graph> {
     let mut graph = graph.clone();
     let mut pass = |name, graph: &mut Graph, run: &dyn Fn(&Graph) -> Result<Graph>| -> Result<()> {
@@ -85,7 +85,7 @@ pub fn prepare(graph: &Graph, options: &LowerOptions, report: &mut PassReport) -
 /// changes, as the reference says what is right.
 ///
 /// # Errors
-/// As [`decompose`](super::decompose).
+/// As `decompose`.
 pub fn prepare_reference<'g>(graph: &'g Graph, options: &LowerOptions, report: &mut PassReport) -> Result<Cow<'g, Graph>> {
     if options.fuse && options.unfused.is_empty() {
         return Ok(Cow::Borrowed(graph));

@@ -4,6 +4,7 @@
 //! that of ggml (`ggml-quants.c`), step by step in f32 without fused multiply-adds, so that every value is the same to
 //! the bit. `shaders/lib/packed/` has the same arithmetic for devices.
 
+mod dtype;
 mod four_bits;
 mod k_quants;
 mod quantise;
@@ -12,6 +13,7 @@ mod simple;
 
 use std::{fmt, ops::Range};
 
+pub use dtype::DType;
 pub use quantise::Quantise;
 use rows::{Rows, rows};
 

@@ -3,15 +3,15 @@
 //! [`Device`] says which adapter is wanted, [`GpuContext`] is an opened one: buffers, submits, bounded waits, read-backs
 //! and what the device can do ([`Capabilities`]). Weights become resident through [`WeightUploader`].
 
-mod arithmetic;
-mod bandwidth;
+pub(crate) mod arithmetic;
+pub(crate) mod bandwidth;
 mod buffer;
 mod capabilities;
 mod compile_cache;
 mod context;
-mod counters;
+pub(crate) mod counters;
 mod device;
-mod dispatch_cost;
+pub(crate) mod dispatch_cost;
 mod dispatch_timer;
 mod driver_cache;
 mod first_use;
@@ -19,58 +19,55 @@ mod gpu_options;
 mod lost;
 mod lru;
 mod packed_rows;
-mod pipeline;
-mod prepared;
+pub(crate) mod pipeline;
+pub(crate) mod prepared;
 mod random;
-mod read_back;
+pub(crate) mod read_back;
 mod requirements;
-mod resident;
+pub(crate) mod resident;
 mod run_tokens;
-mod scratch;
+pub(crate) mod scratch;
 mod session;
 mod size_blocks;
 mod staging_ring;
 mod tuning;
-mod upload;
+pub(crate) mod upload;
 mod waiter;
 mod waits;
 
-pub use arithmetic::{measure_arithmetic_rate, measure_matrix_rate};
-pub use bandwidth::measure_copy_bandwidth;
 pub use buffer::Buffer;
 pub use capabilities::{AdapterKind, Capabilities, CooperativeMatrix, KernelTier};
 pub use compile_cache::{BucketedCompileCache, CompileCache, DynamicDimCompileCache};
 pub use context::GpuContext;
-pub use counters::{CounterSnapshot, Counters};
+pub use counters::CounterSnapshot;
 pub use device::{AdapterDescription, Device, Opened, OwnDevice, adapters, adapters_async};
-pub use dispatch_cost::measure_dispatch_cost;
 pub use dispatch_timer::{Clock, DispatchTime, RunTimes};
 pub use driver_cache::PipelineBlob;
 pub(crate) use first_use::first_use;
 pub use gpu_options::GpuOptions;
 pub use lru::CacheStats;
 pub(crate) use lru::Lru;
-pub use pipeline::{Pipeline, PipelineCache};
-pub use prepared::{Bound, PreparedPlan, Step};
-pub(crate) use prepared::{STEP_STRIDE, SequenceSlot};
-pub use read_back::StagedRead;
+pub(crate) use pipeline::PipelineCache;
+pub(crate) use prepared::{Bound, PreparedPlan, STEP_STRIDE, SequenceSlot, Step};
+pub(crate) use read_back::StagedRead;
 pub(crate) use requirements::limit;
 pub use requirements::{required_features, required_limits, wanted_features, wanted_limits};
-pub(crate) use resident::{Arrangement, Placed, split};
-pub use resident::{ResidentWeight, Shard};
+pub(crate) use resident::{Arrangement, Placed, ResidentWeight, split};
 pub(crate) use run_tokens::{RunTokens, table_rows};
-pub use scratch::ScratchPool;
-pub(crate) use scratch::pooled_bytes;
+pub(crate) use scratch::{ScratchPool, pooled_bytes};
 pub use session::{CompileOptions, CompiledGraph, RunInput, Session, SessionWeights};
 pub(crate) use session::{RunMemory, Running, WeightMemory};
 pub(crate) use size_blocks::size_block_bytes;
 pub(crate) use staging_ring::StagingRing;
 pub use tuning::Tuning;
 pub(crate) use tuning::{Bench, Budget, TrialRun};
-pub use upload::{OnProgress, UploadPhase, UploadProgress, WeightUploader};
+pub(crate) use upload::WeightUploader;
+pub use upload::{OnProgress, UploadPhase, UploadProgress};
 pub(crate) use waiter::Pending;
 /// The `wgpu` that this crate is built against, for applications that hand over their own device.
 pub use wgpu;
+
+pub use crate::plan::Cost;
 
 const _: () = {
     const fn sendable<T: Send + 'static>() {}
@@ -83,12 +80,10 @@ const _: () = {
     shareable::<CacheStats>();
     shareable::<Capabilities>();
     shareable::<Clock>();
-    shareable::<Counters>();
     shareable::<Device>();
     shareable::<GpuContext>();
     shareable::<GpuOptions>();
     shareable::<Opened>();
-    shareable::<Pipeline>();
     shareable::<PipelineBlob>();
     shareable::<PipelineCache>();
     shareable::<PreparedPlan>();

@@ -56,7 +56,7 @@ pub(super) fn of_safetensors(dtype: Dtype) -> Foreign {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ir::Packed;
+    use crate::quant::Packed;
 
     #[test]
     fn what_is_advised_is_read_and_what_is_foreign_is_not() {

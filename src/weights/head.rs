@@ -4,7 +4,7 @@ use super::{Tensor, WeightMap};
 use crate::{
     Result,
     gemma::{EMBED_KEY, HEAD_KEY},
-    ir::DType,
+    quant::DType,
 };
 
 /// Elements of each matrix that are compared at a time.

@@ -66,7 +66,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-    use crate::{Error, ir::DType};
+    use crate::{Error, quant::DType};
 
     /// Bytes that count up, and how often they were read.
     struct Counted(AtomicUsize);

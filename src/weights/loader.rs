@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{StoredHead, Tensor, foreign::Foreign, kept, transposed::transposed};
-use crate::{Error, Result, gemma::HEAD_KEY, ir::DType};
+use crate::{Error, Result, gemma::HEAD_KEY, quant::DType};
 
 /// What is known of a weight without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

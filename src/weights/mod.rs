@@ -24,7 +24,6 @@ mod loader;
 mod narrowed;
 mod options;
 mod quantised;
-mod random;
 #[cfg(feature = "lora")]
 mod raw;
 mod safetensors;
@@ -46,8 +45,6 @@ pub(crate) use loader::nearest;
 pub use loader::{TensorInfo, WeightLoader, WeightMap};
 pub use options::{FileLimits, ReadMode, ReadOptions};
 pub use quantised::QuantisedLoader;
-pub(crate) use random::RANDOM;
-pub use random::random_weights;
 #[cfg(feature = "lora")]
 pub(crate) use raw::{is_gguf_file, safetensors_file};
 pub use safetensors::SafetensorsLoader;
@@ -55,6 +52,7 @@ pub use safetensors::SafetensorsLoader;
 pub(crate) use safetensors::index_shards;
 pub(crate) use scheme::{Scheme, of_method as quantised_by};
 pub(crate) use sentence_transformers::{SentenceModules, SentenceSettings};
+pub(crate) use tensor::RANDOM;
 pub use tensor::{RandomFill, Tensor, TensorSource};
 #[cfg(feature = "lora")]
 pub(crate) use transposed::transposed;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Tensor, TensorSource};
-use crate::{Result, ir::DType};
+use crate::{Result, quant::DType};
 
 /// Elements that are made at once, on the stack.
 const AT_ONCE: usize = 512;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{StoredHead, Tensor, TensorInfo, TensorSource, WeightLoader};
-use crate::{Result, ir::DType, quant::Quantise};
+use crate::{Result, quant::DType, quant::Quantise};
 
 /// Blocks that are made at once, on the stack.
 const BLOCKS: usize = 64;

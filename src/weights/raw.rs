@@ -5,7 +5,7 @@ use std::{io::Read, path::Path, sync::Arc};
 use super::{ReadOptions, Tensor, TensorSource, header, safetensors::dtype, source::FileSource};
 use crate::{Error, Result};
 
-/// Tensors by their names; of an element type that [`DType`](crate::ir::DType) lacks the type's name.
+/// Tensors by their names; of an element type that [`DType`](crate::quant::DType) lacks the type's name.
 pub(crate) type Tensors = Vec<(String, Result<Tensor, String>)>;
 
 /// The tensors of a safetensors file, read at their positions: nothing is mapped.

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     Error, Result,
     gemma::{TOKEN_ORDER, dense_key, text_weight},
-    ir::DType,
+    quant::DType,
     text_file,
 };
 

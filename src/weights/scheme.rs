@@ -125,7 +125,7 @@ pub(crate) fn of_method(method: &str, in_4_bits: bool) -> Option<&'static Scheme
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ir::Packed;
+    use crate::quant::Packed;
 
     #[test]
     fn the_nearest_formats_are_read() {

@@ -6,7 +6,7 @@ use super::NO_NUMBERS;
 use crate::{
     Error, Result,
     cancel::CancelToken,
-    ir::DType,
+    quant::DType,
     quant::{MAX_BLOCK_ELEMENTS, rows::Rows},
 };
 
@@ -37,6 +37,9 @@ pub trait TensorSource: Send + Sync {
         None
     }
 }
+
+/// The advice for an element type that has no random values.
+pub(crate) const RANDOM: &str = "random values are made in F32, F16 and BF16";
 
 /// Random values, uniform in `[-scale, scale)`: a function of the seed and of the element's index alone, the same bits
 /// from the host (this source's [`read`](TensorSource::read)) and from a device.

@@ -58,7 +58,7 @@ mod tests {
     use super::*;
     use crate::{
         Error,
-        ir::DType,
+        quant::DType,
         weights::{WeightLoader, WeightMap},
     };
 

@@ -5,13 +5,14 @@ use std::{collections::HashMap, sync::Arc};
 
 use gemmaflow::{
     Error, Result,
-    ir::{Case, DType, Data, DimBinding, LowerOptions, Op, Packed, Value, kernel::Target, ops::Linear},
-    lower::{Unplaced, lower},
-    plan::Plan,
-    runtime::{
-        Bound, Buffer, GpuContext, PipelineCache, PreparedPlan, ResidentWeight, ScratchPool, Shard, Step, WeightUploader,
-        wgpu::BufferUsages,
+    internals::{
+        ir::{Case, LowerOptions, kernel::Target},
+        lower::{Unplaced, lower},
+        plan::Plan,
+        runtime::{Bound, PipelineCache, PreparedPlan, ResidentWeight, ScratchPool, Shard, Step, WeightUploader},
     },
+    ir::{DType, Data, DimBinding, Op, Packed, Value, ops::Linear},
+    runtime::{Buffer, GpuContext, wgpu::BufferUsages},
     weights::Tensor,
 };
 

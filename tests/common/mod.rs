@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 pub use cases::{Inputs, cases, plan, plan_with, prepare, product, products, run, title};
 use gemmaflow::{
-    ir::kernel::{Target, Tier},
+    internals::ir::kernel::{Target, Tier},
     runtime::{Device, GpuContext, GpuOptions, KernelTier, Opened},
 };
 

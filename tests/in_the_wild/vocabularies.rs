@@ -3,13 +3,12 @@
 use std::ops::ControlFlow;
 
 use gemmaflow::{
-    gemma::GemmaConfig,
+    gemma::{GemmaConfig, random_weights},
     generate::{GemmaGenerator, SampleHooks, SampleOpts},
     guide::Guides,
     ir::DType,
     runtime::Device,
     text::Tokenizer,
-    weights::random_weights,
 };
 use serde_json::{Value, json};
 

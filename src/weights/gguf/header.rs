@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     Result,
-    ir::{DType, Packed},
+    quant::{DType, Packed},
     weights::{
         FileLimits, TensorSource,
         kind::{GGUF, instead, piece},

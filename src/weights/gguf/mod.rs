@@ -28,7 +28,7 @@ use super::{
 use crate::{
     Error, Result,
     gemma::{GgufValues, gguf_key, gguf_stack},
-    ir::DType,
+    quant::DType,
 };
 
 /// The weights of a GGUF file, or of one in parts (`NAME-00001-of-00003.gguf` names them all).

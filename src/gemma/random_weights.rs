@@ -4,15 +4,12 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 
-use super::{Tensor, TensorSource, WeightMap, tensor::RandomFill};
+use super::GemmaConfig;
 use crate::{
     Error, Result,
-    gemma::GemmaConfig,
     ir::{DType, ops::Gain},
+    weights::{RANDOM, RandomFill, Tensor, TensorSource, WeightMap},
 };
-
-/// What to do about a type that is not made.
-pub(crate) const RANDOM: &str = "random values are made in F32, F16 and BF16";
 
 /// Norm gains that count from 1 deviate from it by at most this.
 const GAIN_SCALE: f32 = 0.02;

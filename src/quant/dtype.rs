@@ -1,7 +1,9 @@
 //! Element types.
 
-pub use crate::quant::Packed;
-use crate::quant::rows::{self, Rows};
+use super::{
+    Packed,
+    rows::{self, Rows},
+};
 
 /// Element type of a tensor.
 ///

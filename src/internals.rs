@@ -1,0 +1,74 @@
+//! What tests, benchmarks and the examples that look inside reach beside the public face. No part of it is stable.
+
+/// Graphs below the public face: kernels as data, passes, cases.
+pub mod ir {
+    pub use crate::ir::{
+        case::Case,
+        choices::{Alternatives, Fallback, KernelChoices},
+        decompose::decompose,
+        options::LowerOptions,
+    };
+
+    /// A dispatch as data.
+    pub mod kernel {
+        pub use crate::ir::kernel::*;
+    }
+
+    /// Passes over graphs.
+    pub mod passes {
+        pub use crate::ir::passes::*;
+    }
+
+    pub use crate::ir::passes::{PassCount, PassReport};
+
+    /// Inputs that follow from others.
+    pub mod derive {
+        pub use crate::ir::derive::*;
+    }
+
+    /// What a dispatch must move and compute.
+    pub mod work {
+        pub use crate::ir::work::*;
+    }
+}
+
+/// From a graph to a plan.
+pub mod lower {
+    pub use crate::lower::*;
+}
+
+/// Plans as plain data.
+pub mod plan {
+    pub use crate::plan::*;
+}
+
+/// The CPU reference.
+pub mod reference {
+    pub use crate::reference::*;
+}
+
+/// Prepared plans and the parts that they are made of.
+pub mod runtime {
+    pub use crate::runtime::{
+        arithmetic::{measure_arithmetic_rate, measure_matrix_rate},
+        bandwidth::measure_copy_bandwidth,
+        counters::Counters,
+        dispatch_cost::measure_dispatch_cost,
+        pipeline::{Pipeline, PipelineCache},
+        prepared::{Bound, PreparedPlan, Step},
+        read_back::StagedRead,
+        resident::{ResidentWeight, Shard},
+        scratch::ScratchPool,
+        upload::WeightUploader,
+    };
+}
+
+/// Composed shaders.
+pub mod shader {
+    pub use crate::shader::*;
+}
+
+/// The first node where a device leaves the reference.
+pub mod trace {
+    pub use crate::trace::*;
+}
