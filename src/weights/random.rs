@@ -11,7 +11,7 @@ use crate::{
     ir::{DType, ops::Gain},
 };
 
-/// What to do about a type that is not made.
+/// Advice for a type that is not made.
 pub(crate) const RANDOM: &str = "random values are made in F32, F16 and BF16";
 
 /// Norm gains that count from 1 deviate from it by at most this.

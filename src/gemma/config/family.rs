@@ -254,7 +254,7 @@ families! {
         has_pattern_key: false,
         bidirectional: Bidirectional::Never,
         pooling: Pooling::None,
-        // What training clips, and a scale that the released files have and the family's attention does not.
+        // A limit of training, and a scale that released files have and attention does not use.
         harmless_keys: &["altup_coef_clip", "query_pre_attn_scalar"],
         ..GemmaArch::Gemma3.family()
     };
@@ -311,7 +311,7 @@ impl GemmaArch {
         self.family().gain
     }
 
-    /// Whether each head's values are normed, without a weight.
+    /// True if each head's values are normed, without a weight.
     pub const fn norms_values(self) -> bool {
         self.family().value_norm
     }
