@@ -51,6 +51,7 @@ pub(crate) struct Family {
     /// How a text becomes a vector in models that embed texts.
     pub(crate) pooling: Pooling,
     /// The turns that its instruction-tuned models were trained on.
+    #[cfg_attr(not(feature = "tokenizer"), expect(dead_code, reason = "for chat formats"))]
     pub(crate) turns: Turns,
     /// Keys of its `config.json` that change nothing.
     pub(crate) harmless_keys: &'static [&'static str],
