@@ -26,7 +26,7 @@ pub enum KvSource {
     Caller {
         /// Rows of the caller's cache.
         past: Dim,
-        /// Whether the caller also gives `mask` `[B, past + T]`, whose entries below 0.5 drop a key.
+        /// True if the caller also gives `mask` `[B, past + T]`, whose entries below 0.5 drop a key.
         mask: bool,
     },
     /// In caches that live beside the weights and are written in place: linear for full layers, a ring for sliding
@@ -43,7 +43,7 @@ pub struct Projection<'a> {
     /// The weight's name in the graph, such as `layer.3.query`. A tied LM head is called as the embedding is, `embed`;
     /// the kinds differ.
     pub name: &'a str,
-    /// What is multiplied, `[…, K]`; of rows of a table the token ids.
+    /// The operand, `[…, K]`; of rows of a table the token ids.
     pub input: NodeId,
     /// The product, `[…, N]`.
     pub output: NodeId,
@@ -59,7 +59,7 @@ pub enum ProjectionKind {
     Matrix,
     /// The rows of a weight `[V, N]` that token ids `[B, T]` u32 name.
     Rows {
-        /// Whether an id past the last row takes the first; otherwise there is none such.
+        /// True if an id past the last row takes the first; otherwise there is none such.
         or_first: bool,
     },
     /// `Wₑ · x` with the matrices `[N, K]` that a route chooses of a stack `[E·N, K]`: x is `[B, T, 1 or k, K]`, the
@@ -251,7 +251,7 @@ impl<'a> EmitContext<'a> {
         self.through_adapters(Projection { name, input: x, output, kind: ProjectionKind::Experts { count, route } })
     }
 
-    /// What stands for a product after the adapters in effect, those around the whole model first.
+    /// A product after the adapters in effect, those around the whole model first.
     pub(crate) fn through_adapters(&mut self, projection: Projection) -> Result<NodeId> {
         // An adapter's own products are not adapted again.
         let adapters = std::mem::take(&mut self.adapters);
@@ -282,7 +282,7 @@ impl<'a> EmitContext<'a> {
     /// The value that all stages know as `name`, made by `make` the first time.
     ///
     /// # Errors
-    /// What `make` says.
+    /// Errors of `make`.
     pub fn shared(&mut self, name: &str, make: impl FnOnce(&mut Self) -> Result<NodeId>) -> Result<NodeId> {
         match self.shared.get(name) {
             Some(node) => Ok(*node),

@@ -211,7 +211,7 @@ impl ModelFlow {
         self.stages.len()
     }
 
-    /// Whether there are none.
+    /// True if there are none.
     pub fn is_empty(&self) -> bool {
         self.stages.is_empty()
     }

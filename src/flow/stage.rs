@@ -10,7 +10,7 @@ pub trait BlockStage: fmt::Debug + Send + Sync {
     /// Emits the block; `value` is the stream `[B, T, D]`.
     ///
     /// # Errors
-    /// What the ops and weights that it asks for say.
+    /// Errors of the ops and weights that it asks for.
     fn emit(&self, context: &mut EmitContext, value: NodeId) -> Result<NodeId>;
 }
 

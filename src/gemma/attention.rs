@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// What one layer's attention computes, for any number of new tokens.
+/// The attention of one layer, for any number of new tokens.
 ///
 /// Scores are scaled, then softcapped, then masked (docs/gemma.md, Attention).
 #[derive(Debug, Clone, PartialEq)]
@@ -38,7 +38,7 @@ pub struct SelfAttnPrefillSpec {
     pub softcap: Option<f32>,
     /// The rotary table, by name.
     pub rope_table: String,
-    /// Whether the values are the keys, before norm and rotation.
+    /// True if the values are the keys, before norm and rotation.
     pub k_eq_v: bool,
     /// The earlier layer whose keys and values this one attends to, having none; none: its own.
     pub kv_source: Option<usize>,
@@ -205,8 +205,7 @@ impl SelfAttentionStage {
         Ok([k, v])
     }
 
-    /// What the layer attends to: its own keys and values, which it makes and keeps, or those of the layer whose it
-    /// shares.
+    /// The layer's own keys and values, which it makes and keeps, or those of the layer whose it shares.
     fn attended(&self, context: &mut EmitContext, h: NodeId, table: NodeId, positions: NodeId) -> Result<Keys> {
         let layer = self.spec.layer;
         let Some(source) = self.spec.kv_source else {
@@ -306,7 +305,7 @@ impl SelfAttentionStage {
     }
 }
 
-/// What attention reads.
+/// The operands of attention besides queries.
 struct Keys {
     k: NodeId,
     v: NodeId,

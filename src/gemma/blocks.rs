@@ -57,7 +57,7 @@ impl GemmaRmsNormStage {
         Self { arch: config.arch, weight: WeightPosition::FinalNorm, eps: config.rms_norm_eps }
     }
 
-    /// Whether the family has this norm.
+    /// True if the family has this norm.
     pub fn exists(&self) -> bool {
         self.weight.hugging_face(self.arch).is_some()
     }

@@ -1,4 +1,4 @@
-//! What a model is: sizes and per-layer facts, as plain data.
+//! A model's configuration: sizes and per-layer facts, as plain data.
 
 mod absent;
 mod drafter;
@@ -61,7 +61,7 @@ pub struct GemmaConfig {
     /// Keys a sliding layer keeps, the query's own position included; where attention looks both ways, so many in all,
     /// half of them on either side (EmbeddingGemma 2: so many on either side). `None` only without sliding layers.
     pub sliding_window: Option<usize>,
-    /// Whether queries see later tokens too, as in models that embed whole texts.
+    /// Queries see later tokens too, as in models that embed whole texts.
     pub use_bidirectional_attention: bool,
     /// Scores are multiplied by this to the power −1/2; in Gemma 3n, 4 and EmbeddingGemma 2 it is 1. `None` (Gemma 1):
     /// by `head_dim` to the power −1/2.
@@ -70,7 +70,7 @@ pub struct GemmaConfig {
     pub attn_logit_softcapping: Option<f32>,
     /// Softcap of the logits.
     pub final_logit_softcapping: Option<f32>,
-    /// Whether the LM head is the embedding.
+    /// The LM head is the embedding.
     pub tie_word_embeddings: bool,
     /// Tokens that end a text; empty when the configuration says `null`.
     pub eos_token_ids: Vec<u32>,
@@ -85,7 +85,7 @@ pub struct GemmaConfig {
     /// Sizes in which single layers differ, by layer: in Gemma 4 the heads of full layers and the FFW of layers without
     /// K and V.
     pub per_layer_config: BTreeMap<usize, LayerOverrides>,
-    /// Whether full layers take their keys, before norm and rotation, as values (Gemma 4).
+    /// Full layers take their keys, before norm and rotation, as values (Gemma 4).
     pub attention_k_eq_v: bool,
     /// Layers at the end that attend to the K and V of earlier ones and own none.
     pub num_kv_shared_layers: usize,

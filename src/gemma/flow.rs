@@ -17,7 +17,7 @@ use crate::{
     weights::WeightLoader,
 };
 
-/// What a graph is for.
+/// The purpose of a graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum GemmaMode {
     /// Whole sequences, or a chunk of new tokens with resident caches.
@@ -26,7 +26,7 @@ pub enum GemmaMode {
     Decode,
 }
 
-/// What the graph computes at its end.
+/// The end of a graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Head {
     /// The final norm's output at every position.
@@ -55,7 +55,7 @@ type PatchHook = dyn Fn(ModelFlow) -> ModelFlow + Send + Sync;
 
 /// Builds the graph of a Gemma model. Consumed by [`build`](Self::build).
 ///
-/// What is emitted, in this order and in both modes: scaled embedding, `before_layers`, layers, `after_layers`,
+/// A flow emits, in this order and in both modes: scaled embedding, `before_layers`, layers, `after_layers`,
 /// `patch_flow`, gather of the last token, final norm, head, softcap, `at_end`. With AltUp (Gemma 3n) the value between
 /// layers is `[B, T, N, D]`, N streams; before the first and after the last layer it is `[B, T, D]` as in every family.
 ///
@@ -75,8 +75,7 @@ type PatchHook = dyn Fn(ModelFlow) -> ModelFlow + Send + Sync;
 ///
 /// A model whose attention looks both ways (EmbeddingGemma) has no decode, no resident caches and no logits.
 ///
-/// What the table refuses is an error at `build` that names the option. Where an option is called twice the later call
-/// holds.
+/// `build` refuses all other combinations and names the option. Where an option is called twice the later call holds.
 ///
 /// # Inputs and outputs
 ///
@@ -294,7 +293,7 @@ impl<'a> GemmaFlow<'a> {
         self
     }
 
-    /// Whether a profile was chosen.
+    /// True if a profile was chosen.
     pub(crate) fn has_profile(&self) -> bool {
         !matches!(self.profile, ProfileSource::Preset)
     }

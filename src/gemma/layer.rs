@@ -28,13 +28,13 @@ pub struct GemmaDecodeLayerSpec {
     pub n_rot: usize,
     /// The rotary table, by name.
     pub rope_table: String,
-    /// Whether the values are the keys, before norm and rotation.
+    /// True if the values are the keys, before norm and rotation.
     pub k_eq_v: bool,
     /// The earlier layer whose keys and values this one attends to; none: its own.
     pub kv_source: Option<usize>,
     /// Added under the root of the norms on queries and keys.
     pub eps: f32,
-    /// Whether the caller gives a mask over the keys. Tells; the flow decides.
+    /// True if the caller gives a mask over the keys. Tells; the flow decides.
     pub use_custom_mask: bool,
     /// The stream, `[B, 1, D]`. Tells; the flow decides.
     pub hidden_shape: Shape,
@@ -103,7 +103,7 @@ pub enum GemmaLayerCtx {
         attn: SelfAttnPrefillSpec,
         /// Where K and V go when they are exported.
         kv_sink: SideOutputs,
-        /// Whether they are.
+        /// True if they are.
         export_kv: bool,
         /// Head dimension H.
         head_dim: usize,
@@ -140,7 +140,7 @@ impl GemmaLayerCtx {
         }
     }
 
-    /// Whether the layer sees a window or everything.
+    /// The layer's reach: a window or everything.
     pub fn kind(&self) -> LayerKind {
         self.config().layer_types[self.index()]
     }

@@ -1,15 +1,15 @@
-//! What a file holds and a model does not use.
+//! Weights of a file that a model does not use.
 
 use super::{GemmaConfig, LayerWeight, WeightPosition};
 
 /// Names that a warning shows; of the rest it says how many there are.
 const SHOWN: usize = 16;
 
-/// What ends the names of tensors that only repeat what the configuration says: older versions of transformers stored
-/// such buffers.
+/// Ends of the names of tensors that only repeat the configuration: older versions of transformers stored such
+/// buffers.
 const BUFFERS: [&str; 4] = ["inv_freq", "embed_scale", "position_ids", "rope_freqs.weight"];
 
-/// What begins the names of other modalities' tensors in a GGUF file that has them beside the text model's.
+/// Beginnings of the names of other modalities' tensors in GGUF files.
 const MODALITIES: [&str; 3] = ["v.", "a.", "mm."];
 
 impl GemmaConfig {
@@ -27,7 +27,7 @@ impl GemmaConfig {
         tracing::warn!("the file holds weights that a model of {family} with this configuration does not use: {names}");
     }
 
-    /// Whether a weight that was not taken changes nothing: one that the stock model takes, which was left out on
+    /// True for a weight that was not taken and changes nothing: one that the stock model takes, which was left out on
     /// purpose or stands under another name; keys and values of layers that attend to those of others; buffers; other
     /// modalities.
     fn may_leave(&self, key: &str) -> bool {

@@ -5,6 +5,7 @@ mod row;
 mod table;
 
 pub(crate) use foreign::{GgufValues, TOKEN_ORDER, dense_key, gguf_key, gguf_stack, text_weight};
+#[cfg(feature = "lora")]
 pub(crate) use row::WeightKind;
 pub(crate) use table::{EMBED_KEY, HEAD_KEY};
 pub use table::{LayerWeight, WeightPosition};
@@ -81,7 +82,7 @@ impl GemmaConfig {
         WeightPosition::known(self.arch, self.active_num_layers()).filter(|position| self.has_weight(*position))
     }
 
-    /// Whether the model reads this weight, where its family knows it. Checkpoints may hold more, such as projections
+    /// True if the model reads this weight, where its family knows it. Checkpoints may hold more, such as projections
     /// of keys for layers that attend to those of others.
     pub(super) fn has_weight(&self, position: WeightPosition) -> bool {
         let (row, number) = position.row();

@@ -23,7 +23,7 @@ const GGML: [(u32, &str, &str); 26] = [
     (41, "Q1_0", "Q2_K"), (42, "Q2_0", "Q2_K"),
 ];
 
-/// What to do about a type that is said to be a matrix's and is not.
+/// Advice for a matrix of whole numbers.
 pub(crate) const NO_NUMBERS: &str = "whole numbers are no weights of a Gemma: was the file made for another program?";
 
 /// The type with a number of `enum ggml_type` that is not read.

@@ -1,4 +1,4 @@
-//! Whether a checkpoint's LM head is its embedding: by what is stored, as flags say either or nothing.
+//! A checkpoint's LM head and its embedding, compared by what is stored, as flags are wrong or absent in some files.
 
 use super::{Tensor, WeightMap};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
 /// Elements of each matrix that are compared at a time.
 const AT_ONCE: usize = 1 << 16;
 
-/// What a checkpoint holds of an LM head (`lm_head.weight`, in GGUF files `output.weight`).
+/// The LM head that a checkpoint holds (`lm_head.weight`, in GGUF files `output.weight`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoredHead {
     /// Nothing.
@@ -45,7 +45,7 @@ impl WeightMap {
     }
 }
 
-/// Whether two tensors have the same shape and values. Reads as far as they agree, a few hundred KiB at a time.
+/// True if two tensors have the same shape and values. Reads as far as they agree, a few hundred KiB at a time.
 fn equal(a: &Tensor, b: &Tensor) -> Result<bool> {
     let number = |tensor: &Tensor| !matches!(tensor.dtype(), DType::I32 | DType::U32);
     if a.shape() != b.shape() || !number(a) || !number(b) {
@@ -63,7 +63,7 @@ fn equal(a: &Tensor, b: &Tensor) -> Result<bool> {
     })
 }
 
-/// Whether `read` fills both slices alike at every `step` of `length`.
+/// True if `read` fills both slices alike at every `step` of `length`.
 fn same<T: Copy + Default + PartialEq>(
     length: usize,
     step: usize,

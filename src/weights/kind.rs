@@ -1,4 +1,4 @@
-//! What a file is, by its first bytes: names tell nothing of blobs that are called by their digest, or of renamed
+//! Kinds of files by their first bytes: names tell nothing of blobs that are called by their digest, or of renamed
 //! files.
 
 use std::{fs::File, io::Read, path::Path};
@@ -9,7 +9,7 @@ use crate::Result;
 /// Bytes that are looked at.
 const FIRST: usize = 32;
 
-/// What begins a GGUF file.
+/// The first bytes of a GGUF file.
 pub(super) const GGUF: &[u8] = b"GGUF";
 
 /// Other kinds of files that are taken for weights: the place and the bytes by which they are known, what they are and
@@ -39,7 +39,7 @@ const OTHERS: [(usize, &[u8], &str); 18] = [
     (0, b"\xfd7zXZ", "compressed (xz): unpack it first"),
 ];
 
-/// Whether a path is that of a GGUF file, by the file's first four bytes.
+/// True for the path of a GGUF file, by the file's first four bytes.
 ///
 /// Of a path that nothing can be read from, and of a file that is called `.gguf` and is nothing else that this crate
 /// reads, the name counts, so that whoever opens it says what is wrong.
@@ -53,12 +53,12 @@ pub fn is_gguf(path: impl AsRef<Path>) -> bool {
     }
 }
 
-/// Whether a path is that of a JSON text, such as an index of shards.
+/// True for the path of a JSON text, such as an index of shards.
 pub(super) fn is_index(path: &Path) -> bool {
     first_bytes(path).is_some_and(|bytes| is_json(&bytes))
 }
 
-/// What a file is instead of what it should be, in words that continue "is"; `None` where nothing is known of it.
+/// The kind of a file that is not of the expected kind, in words that continue "is"; `None` for an unknown kind.
 pub(super) fn instead(file: &FileSource) -> Result<Option<String>> {
     let mut bytes = vec![0; FIRST.min(file.len() as usize)];
     super::TensorSource::read(file, 0, &mut bytes)?;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{StoredHead, Tensor, foreign::Foreign, kept, transposed::transposed};
 use crate::{Error, Result, gemma::HEAD_KEY, quant::DType};
 
-/// What is known of a weight without reading it.
+/// Facts of a weight that are known without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TensorInfo<'a> {
     /// The element type in storage.
@@ -23,7 +23,7 @@ pub trait WeightLoader: Send {
     /// How many weights are left.
     fn len(&self) -> usize;
 
-    /// Whether no weight is left.
+    /// True if no weight is left.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -63,9 +63,8 @@ pub trait WeightLoader: Send {
     /// The architecture that the file itself names, in the file's words. Safetensors name none.
     fn arch_hint(&self) -> Option<&str>;
 
-    /// What there is of an LM head, as long as neither it nor the embedding was taken. Reads of both as much as tells
-    /// whether they are the same, a little at a time; here, that there is one which is not the embedding, where it has
-    /// a key.
+    /// The kind of LM head, as long as neither it nor the embedding was taken. Compares the two, a little at a time.
+    /// This default compares nothing: a head with a key is taken for one that is not the embedding.
     ///
     /// # Errors
     /// Those of reading the two.
@@ -83,7 +82,7 @@ pub struct WeightMap {
     tensors: BTreeMap<String, Tensor>,
     /// Weights of an element type that [`DType`] lacks, with the type's name.
     foreign: BTreeMap<String, Foreign>,
-    /// Whether the embedding's key is that of a head which a file holds without an embedding.
+    /// True if the embedding's key is that of a head without an embedding in the file.
     pub(super) head_alone: bool,
 }
 

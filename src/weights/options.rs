@@ -16,7 +16,7 @@ pub enum ReadMode {
 pub struct ReadOptions {
     /// How bytes are read.
     pub mode: ReadMode,
-    /// What a header may ask for.
+    /// Limits of the header.
     pub limits: FileLimits,
 }
 

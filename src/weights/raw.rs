@@ -26,7 +26,7 @@ pub(crate) fn safetensors_file(path: &Path) -> Result<Tensors> {
     Ok(entries.into_iter().map(tensor).collect())
 }
 
-/// Whether a file begins as a GGUF file does.
+/// True if a file begins as a GGUF file does.
 ///
 /// # Errors
 /// [`Error::Io`] where it cannot be read.

@@ -35,7 +35,7 @@ pub struct SafetensorsLoader {
     files: Vec<PathBuf>,
 }
 
-/// What was left out because it is not text.
+/// Tensors that were left out because they are not text's.
 #[derive(Default)]
 struct Skipped {
     tensors: usize,

@@ -5,7 +5,7 @@
 pub(crate) struct Scheme {
     /// Its name in `quant_method` (`mlx` has none).
     method: &'static str,
-    /// What it is.
+    /// Its name in messages.
     pub(crate) name: &'static str,
     /// The nearest format of GGUF files.
     pub(crate) nearest: &'static str,
@@ -32,7 +32,8 @@ const EETQ: Scheme = scheme("eetq", "a checkpoint quantised by EETQ", "Q8_0");
 const AQLM: Scheme = scheme("aqlm", "a checkpoint quantised by AQLM", "Q2_K");
 const EXL: Scheme = scheme("exl2", "a checkpoint quantised by ExLlama", "Q4_K");
 
-/// What ends the name of a tensor, and whose it is. The first that fits counts, so that what several have comes last.
+/// Ends of tensors' names, and the scheme of each. The first that fits counts, so that ends of several schemes come
+/// last.
 const BY_TENSOR: [(&str, &Scheme); 35] = [
     (".SCB", &BNB_8),
     (".weight_format", &BNB_8),

@@ -1,7 +1,7 @@
-//! What sentence-transformers lays beside a checkpoint: `modules.json` with a folder for each module, the prompts of
-//! tasks, and how long texts and vectors are.
+//! Files of sentence-transformers beside a checkpoint: `modules.json` with a folder for each module, the prompts of
+//! tasks, and the lengths of texts and vectors.
 //!
-//! What is absent there, and why:
+//! The meaning of absent keys:
 //!
 //! | File | Key | Absent |
 //! |---|---|---|
@@ -33,7 +33,7 @@ type Prompts = BTreeMap<String, String>;
 /// How a checkpoint's hidden states become a text's vector: the mean of its tokens, then products.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SentenceModules {
-    /// What each product reads and writes, in order.
+    /// The widths that each dense module reads and writes, in order.
     pub(crate) dense: Vec<(usize, usize)>,
 }
 
@@ -77,7 +77,7 @@ impl SentenceModules {
     }
 }
 
-/// What sentence-transformers' own files say of texts and vectors.
+/// Settings of texts and vectors in sentence-transformers' own files.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct SentenceSettings {
     pub(crate) prompts: Prompts,
@@ -192,7 +192,7 @@ fn check_pooling(path: &Path) -> Result<()> {
     if mean { Ok(()) } else { refuse("no pooling_mode_mean_tokens".to_string()) }
 }
 
-/// What a dense module reads and writes; refuses one that computes more than a product.
+/// The widths that a dense module reads and writes; refuses one that computes more than a product.
 fn dense_sizes(path: &Path) -> Result<(usize, usize)> {
     #[derive(Deserialize)]
     struct Dense {

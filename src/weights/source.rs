@@ -20,7 +20,7 @@ pub(super) struct FileSource {
     map: Option<Mmap>,
 }
 
-/// What tells that a file was written to.
+/// The facts by which a changed file is noticed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Stamp {
     /// Bytes.

@@ -132,7 +132,7 @@ impl Tensor {
         self.shape.iter().product()
     }
 
-    /// Whether there are no elements.
+    /// True if there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -176,7 +176,7 @@ impl Tensor {
         self.source.keep(go_on)
     }
 
-    /// What can be done with the stored rows. Integers are not weights and are refused.
+    /// Operations on the stored rows. Integers are not weights and are refused.
     pub(crate) fn rows(&self) -> Result<&'static Rows> {
         self.dtype.rows().ok_or_else(|| {
             let name = self.name.clone();

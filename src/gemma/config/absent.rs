@@ -1,9 +1,9 @@
-//! What a key stands for where a file leaves it out: the tables of all formats, each row with its reason.
+//! The meaning of absent keys: the tables of all formats, each row with its reason.
 //!
 //! Readers take what is absent from here and have no defaults of their own. A key without a row is required: a file
 //! that leaves it out is refused by the key's name.
 
-/// What an absent key stands for.
+/// The meaning of an absent key.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Absent {
     /// A size, a count or a token id.
@@ -14,7 +14,7 @@ pub(super) enum Absent {
     Switch(bool),
     /// Nothing: what the key would set is not done.
     Off,
-    /// What other keys or tensors of the file say; how is in the reason.
+    /// It follows from other keys or tensors of the file; the reason says how.
     Derived,
 }
 
@@ -28,7 +28,7 @@ pub(super) struct Row {
     /// Model types of `config.json`, or architectures of GGUF files.
     pub(super) of: &'static [&'static str],
     pub(super) absent: Absent,
-    /// Whether a load says by a warning that the key was absent.
+    /// True if a load warns that the key was absent.
     pub(super) told: bool,
     pub(super) why: &'static str,
 }

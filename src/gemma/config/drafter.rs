@@ -1,4 +1,4 @@
-//! What a drafter is: the small model beside a Gemma 4 that proposes tokens (docs/gemma.md, Drafters).
+//! Configurations of drafters, the small models beside a Gemma 4 that propose tokens (docs/gemma.md, Drafters).
 
 use std::path::Path;
 

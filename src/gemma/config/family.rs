@@ -51,6 +51,7 @@ pub(crate) struct Family {
     /// How a text becomes a vector in models that embed texts.
     pub(crate) pooling: Pooling,
     /// The turns that its instruction-tuned models were trained on.
+    #[cfg_attr(not(feature = "tokenizer"), expect(dead_code, reason = "for chat formats"))]
     pub(crate) turns: Turns,
     /// Keys of its `config.json` that change nothing.
     pub(crate) harmless_keys: &'static [&'static str],
@@ -254,7 +255,7 @@ families! {
         has_pattern_key: false,
         bidirectional: Bidirectional::Never,
         pooling: Pooling::None,
-        // What training clips, and a scale that the released files have and the family's attention does not.
+        // A limit of training, and a scale that released files have and attention does not use.
         harmless_keys: &["altup_coef_clip", "query_pre_attn_scalar"],
         ..GemmaArch::Gemma3.family()
     };
@@ -311,7 +312,7 @@ impl GemmaArch {
         self.family().gain
     }
 
-    /// Whether each head's values are normed, without a weight.
+    /// True if each head's values are normed, without a weight.
     pub const fn norms_values(self) -> bool {
         self.family().value_norm
     }

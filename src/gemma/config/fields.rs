@@ -8,7 +8,7 @@ use crate::{Error, Result};
 /// One JSON object that is being used up, key by key.
 pub(super) struct Fields {
     map: Map<String, Value>,
-    /// What stands before a key in messages: empty or `text_config.`.
+    /// The prefix of keys in messages: empty or `text_config.`.
     prefix: String,
 }
 

@@ -44,7 +44,7 @@ pub(super) fn read_drafter(files: &GgufFiles) -> Result<(GemmaConfig, usize)> {
     let keys = Keys::new(&files.metadata, files.architecture()?);
     let backbone = keys.size_or_default("embedding_length_out")?;
     let config = read_common(files, &keys, GemmaArch::Gemma4)?;
-    // What a drafter's file repeats of its target.
+    // A drafter's file repeats these keys of its target.
     keys.full("attention.shared_kv_layers");
     keys.full("embedding_length_per_layer_input");
     Ok((checked(&keys, config)?, backbone))

@@ -84,7 +84,8 @@ impl Heads<'_> {
         Ok(head_dim)
     }
 
-    /// What the tensors of `layer` show: the length of the norm of queries, or the rows of their projection.
+    /// The head dimension that the tensors of `layer` show: the length of the norm of queries, or the rows of their
+    /// projection.
     fn shown(&self, layer: usize) -> Option<usize> {
         let projected = || self.rows(layer, "attn_q").filter(|rows| rows.is_multiple_of(self.count.max(1)));
         self.rows(layer, "attn_q_norm").or_else(|| Some(projected()? / self.count.max(1)))

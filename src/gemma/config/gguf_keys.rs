@@ -67,7 +67,7 @@ impl<'a> Keys<'a> {
         Ok(there.into_iter().next().unwrap_or_else(|| self.full(key)))
     }
 
-    /// Whether the file is from Ollama's converter, or one that writes for it.
+    /// True for files of Ollama's converter, and of converters that write for it.
     pub(super) fn has_ollama_keys(&self) -> bool {
         let tokenizer = ["tokenizer.ggml.add_padding_token", "tokenizer.ggml.add_unknown_token"];
         OLLAMA.iter().any(|key| self.has(&format!("{}.{key}", self.prefix))) || tokenizer.iter().any(|key| self.has(key))

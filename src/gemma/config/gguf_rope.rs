@@ -55,8 +55,8 @@ fn scaling(keys: &Keys, arch: GemmaArch, layers: usize) -> Result<RopeScaling> {
     }
 }
 
-/// What a Gemma 3 without a word of scaling has: 4B and larger, which alone were made for 128k tokens, are scaled, and
-/// Ollama's converter leaves it out. llama.cpp's says it where there is one.
+/// The scaling of a Gemma 3 whose file has no key of it. Models of 4B and larger, which alone were made for 128k
+/// tokens, are scaled. Ollama's converter leaves the keys out, llama.cpp's writes them.
 fn left_out(keys: &Keys, layers: usize) -> Result<RopeScaling> {
     const LARGE: [usize; 3] = [34, 48, 62];
     let long = keys.size_or_default("context_length")? >= 131_072;

@@ -56,7 +56,7 @@ pub(super) fn from_file(path: &Path) -> Result<GemmaConfig> {
     Ok(config)
 }
 
-/// What the modules beside `config.json` do after the last layer.
+/// Adds the dense modules beside `config.json`, which follow the last layer.
 fn add_modules(config: &mut GemmaConfig, path: &Path) -> Result<()> {
     let Some(modules) = SentenceModules::beside(path)? else { return Ok(()) };
     let mut width = config.embedding_width();
@@ -207,7 +207,7 @@ fn softcap(f: &mut Fields, meaning: SoftcapKey, key: &str, defaults: &Defaults) 
     }
 }
 
-/// Whether attention is bidirectional.
+/// True if attention is bidirectional.
 fn bidirectional(f: &mut Fields, rule: Bidirectional, defaults: &Defaults) -> Result<bool> {
     const KEY: &str = "use_bidirectional_attention";
     let Some(value) = f.take(KEY) else { return Ok(defaults.switch(KEY).unwrap_or(false)) };

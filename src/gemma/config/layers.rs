@@ -1,4 +1,4 @@
-//! What a configuration says of the model's parts, layer by layer.
+//! Facts of a model and of its layers that follow from the configuration.
 
 use super::{GemmaConfig, GemmaLayerStyle, LayerAttnOptions, LayerKind, LayerOverrides, RopeConfig, family::Window};
 use crate::ir::MaskKind;
@@ -34,7 +34,7 @@ impl GemmaConfig {
         self.effective_num_layers.map_or(self.num_hidden_layers, |n| n.min(self.num_hidden_layers))
     }
 
-    /// Whether every layer has experts beside its FFW.
+    /// True if every layer has experts beside its FFW.
     pub fn is_moe(&self) -> bool {
         self.moe.is_some()
     }
@@ -79,7 +79,7 @@ impl GemmaConfig {
         self.activation_sparsity.get(layer).copied().flatten()
     }
 
-    /// Whether the values of `layer` are its keys before their norm and rotation, so that it has no value projection.
+    /// True if the values of `layer` are its keys before norm and rotation. It has no value projection then.
     pub fn layer_k_eq_v(&self, layer: usize) -> bool {
         self.attention_k_eq_v && self.layer_types.get(layer) == Some(&LayerKind::Full)
     }

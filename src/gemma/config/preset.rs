@@ -27,7 +27,7 @@ struct Shape {
     moe: Option<Moe>,
 }
 
-/// What Gemma 3n, 4 and EmbeddingGemma 2 have of their own.
+/// The layers of Gemma 3n, 4 and EmbeddingGemma 2.
 #[derive(Clone, Copy)]
 struct Wide {
     /// Every so many-th layer is full.
@@ -38,7 +38,7 @@ struct Wide {
     kv_heads: Option<usize>,
     /// Layers at the end without K and V of their own.
     shared: usize,
-    /// Whether those have an FFW of double width.
+    /// True if those have an FFW of double width.
     double: bool,
     /// Width of per-layer embeddings; 0 without.
     ple: usize,

@@ -51,7 +51,7 @@ pub enum RopeScaling {
 pub struct RopeConfig {
     /// The base of the geometric series of frequencies.
     pub theta: f32,
-    /// What is done to the frequencies.
+    /// Scaling of the frequencies.
     pub scaling: RopeScaling,
 }
 
@@ -62,7 +62,7 @@ impl RopeConfig {
     }
 }
 
-/// What one layer's attention does with the scores, in this order: `scale`, `softcap`, `mask`, softmax.
+/// The steps of one layer's attention on the scores, in this order: `scale`, `softcap`, `mask`, softmax.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LayerAttnOptions {
     /// Which keys a query sees.

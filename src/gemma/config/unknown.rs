@@ -26,7 +26,7 @@ const HARMLESS: &[&str] = &[
     "ffn_dropout", "mlp_dropout", "layerdrop", "neftune_noise_alpha", "router_aux_loss_coef", "router_jitter_noise", "router_z_loss_coef",
     "output_router_logits", "initializer_factor", "max_grad_norm", "grad_clip", "freeze_embeddings", "layer_norm_dropout",
     "altup_lr_multiplier", "z_loss_multiplier", "loss_scale", "num_items_scale", "keys_to_ignore_at_inference",
-    // What the file was made from and with.
+    // The origin of the file.
     "_pre_quantization_dtype", "base_model_name_or_path", "attention_probs", "embedding_model_name", "num_key_value_heads_original",
     "sentence_transformers", "output_attention_weights", "mask_token_id", "mask_token", "vocab_file", "vocab_files",
 ];
@@ -41,7 +41,7 @@ pub(super) const MULTIMODAL: &[&str] = &[
     "vision_feature_select_strategy", "vision_soft_tokens_per_image",
 ];
 
-/// What a switch of another family must say so that nothing is computed which this crate does not.
+/// The value at which a switch of another family does nothing.
 #[derive(Clone, Copy)]
 enum Idle {
     Off,
@@ -81,7 +81,7 @@ const MATHEMATICS: &[&str] = &[
     "theta*", "tie", "tied", "vocab*", "width*", "window*", "yarn*",
 ];
 
-/// Whether a key that no reader knows cannot change what a model computes.
+/// True if a key that no reader knows cannot change the mathematics.
 pub(super) fn changes_nothing(key: &str, value: &Value) -> bool {
     let idle = |idle: Idle| match idle {
         Idle::Off => *value == Value::Bool(false),
@@ -98,7 +98,7 @@ pub(super) fn changes_nothing(key: &str, value: &Value) -> bool {
     }
 }
 
-/// Whether a key's name has a word of the mathematics.
+/// True if a key's name has a word of the mathematics.
 pub(super) fn is_mathematics(key: &str) -> bool {
     words(key).iter().any(|word| {
         MATHEMATICS.iter().any(|known| match known.strip_suffix('*') {

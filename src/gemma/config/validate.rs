@@ -1,4 +1,4 @@
-//! Whether the fields of a configuration fit together.
+//! Checks that the fields of a configuration fit together.
 
 use super::{
     GemmaConfig, LayerKind, Moe, PerLayerInput, RopeConfig, RopeScaling,
@@ -146,7 +146,7 @@ impl GemmaConfig {
         Err(Error::Config(problem))
     }
 
-    /// What models that embed texts have, and they alone.
+    /// The fields that only models that embed texts have.
     fn validate_embedding(&self) -> Result<()> {
         let arch = self.arch;
         let family = arch.family();

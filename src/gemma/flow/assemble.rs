@@ -1,4 +1,4 @@
-//! What a [`GemmaFlow`] comes down to: the checks of its options, and the stages.
+//! From a [`GemmaFlow`] to stages: the checks of its options, and the assembly.
 
 use std::sync::Arc;
 

@@ -120,7 +120,7 @@ pub(crate) fn dense_key(j: usize) -> String {
 /// Hugging Face's name of the order in which a drafter's centroids have the tokens, `[V]` in 64-bit integers.
 pub(crate) const TOKEN_ORDER: &str = "masked_embedding.token_ordering";
 
-/// What may stand before a text weight's name, by the class that saved it; the first that fits is taken off.
+/// Prefixes of text weights' names, by the class that saved them; the first that fits is taken off.
 const PREFIXES: [&str; 4] = ["model.language_model.", "language_model.model.", "model.", "language_model."];
 
 /// Parts of a name by which the weights of other modalities are known.

@@ -46,7 +46,7 @@ pub(super) struct Row {
     pub(super) shape: Shape,
     /// The families whose files may hold the weight.
     pub(super) families: fn(&Family) -> bool,
-    /// Whether a model of these families reads the weight, by the weight's number.
+    /// True if a model of these families reads the weight with this number.
     pub(super) present: fn(&GemmaConfig, usize) -> bool,
     /// How many there are at most, in rows with a number; `{}` stands for it in names.
     pub(super) most: usize,
@@ -56,9 +56,7 @@ pub(super) struct Row {
 
 impl Row {
     const fn new(kind: WeightKind, name: &'static str, hugging_face: &'static str, gguf: Gguf, shape: Shape) -> Self {
-        let families = any as fn(&Family) -> bool;
-        let present = always as fn(&GemmaConfig, usize) -> bool;
-        Self { name, hugging_face, renamed: &[], gguf, kind, shape, families, present, most: 1, first: 0 }
+        Self { name, hugging_face, renamed: &[], gguf, kind, shape, families: |_| true, present: |_, _| true, most: 1, first: 0 }
     }
 
     /// The gain of a norm of the stream, `[D]`.
@@ -135,12 +133,4 @@ impl Row {
             _ => None,
         }
     }
-}
-
-const fn any(_: &Family) -> bool {
-    true
-}
-
-const fn always(_: &GemmaConfig, _: usize) -> bool {
-    true
 }

@@ -7,7 +7,7 @@ use super::value::ValueType;
 pub(super) enum Problem {
     /// It goes on to at least this byte of the file.
     Short(u64),
-    /// What it says makes no sense, and what would.
+    /// The content makes no sense; the text says what would.
     Bad(String),
 }
 

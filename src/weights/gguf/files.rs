@@ -117,7 +117,7 @@ impl Split {
         })
     }
 
-    /// Whether `metadata` is that of part `index` of the same model.
+    /// Checks that `metadata` is that of part `index` of the same model.
     fn check(&self, index: usize, metadata: &Metadata) -> Result<(), String> {
         let found = Self::of(metadata)?;
         let expected = Self { index, ..*self };

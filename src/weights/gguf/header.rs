@@ -40,7 +40,7 @@ pub(crate) struct Entry {
     pub(super) bytes: u64,
 }
 
-/// What a file says of itself.
+/// The header of a file.
 pub(super) struct Header {
     pub(super) metadata: Metadata,
     pub(super) tensors: Vec<Entry>,

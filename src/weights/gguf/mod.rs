@@ -80,8 +80,7 @@ impl GgufLoader {
         Ok(loader)
     }
 
-    /// Whether the tensors of drafters (prediction of several tokens, `nextn`) are among the weights. They are not
-    /// unless asked for.
+    /// Counts the tensors of drafters (prediction of several tokens, `nextn`) among the weights, or not. Default: not.
     pub fn include_mtp(mut self, include: bool) -> Self {
         if include {
             self.weights.append(&mut self.drafts)

@@ -91,7 +91,7 @@ fn by_contents(path: &Path, split: &Split, metadata: &Metadata, options: ReadOpt
         if !is_gguf(&other) {
             continue;
         }
-        // What cannot be read is no part.
+        // A file that cannot be read is no part.
         let Ok((_, own)) = part(&other, options) else { continue };
         let Ok(place) = Split::of(&own) else { continue };
         let shared = SHARED.iter().all(|key| match (metadata.text(key), own.text(key)) {

@@ -189,7 +189,7 @@ impl Metadata {
         })
     }
 
-    /// Whether the value of a key is an array.
+    /// True if the value of a key is an array.
     pub(crate) fn is_array(&self, key: &str) -> bool {
         self.places.get(key).is_some_and(|(ty, _)| *ty == ValueType::Array)
     }
