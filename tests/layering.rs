@@ -156,6 +156,75 @@ fn lower_layers_do_not_know_the_higher_ones() {
     }
 }
 
+/// The folders (and single files) of `src`, each of which knows none that comes after it.
+const ORDER: [&str; 22] = [
+    "cancel",
+    "checksum",
+    "text_file",
+    "quant",
+    "weights",
+    "ir",
+    "profile",
+    "reference",
+    "plan",
+    "shader",
+    "lower",
+    "flow",
+    "runtime",
+    "gemma",
+    "generate",
+    "text",
+    "embed",
+    "trace",
+    "lora",
+    "guide",
+    "hub",
+    "conversation",
+];
+
+/// The names of foreign weights stand in one table with their shapes, which the readers of files ask.
+const AGAINST_THE_ORDER: [(&str, &str); 1] = [("weights", "gemma")];
+
+#[test]
+fn folders_know_only_those_before_them() {
+    let mut against = BTreeSet::new();
+    for (path, text) in library() {
+        let below = path.trim_start_matches("src/");
+        let folder = below.split(['/', '.']).next().unwrap_or_default();
+        if ["lib", "error", "internals"].contains(&folder) {
+            continue;
+        }
+        let place = ORDER.iter().position(|name| *name == folder).unwrap_or_else(|| panic!("{path} has no place in the order"));
+        for later in crate_modules(&text).intersection(&ORDER[place + 1..].iter().map(ToString::to_string).collect()) {
+            let pair = (folder.to_string(), later.clone());
+            assert!(AGAINST_THE_ORDER.contains(&(folder, later)), "{path} uses {later}, which comes after {folder}");
+            against.insert(pair);
+        }
+    }
+    assert_eq!(against.len(), AGAINST_THE_ORDER.len(), "an exception that nothing needs");
+}
+
+/// The modules at the crate's root that a source names.
+fn crate_modules(text: &str) -> BTreeSet<String> {
+    let first =
+        |path: &str| path.trim().split(|c: char| !(c.is_alphanumeric() || c == '_')).next().unwrap_or_default().to_string();
+    let mut found: BTreeSet<String> = text.match_indices("crate::").map(|(at, path)| first(&text[at + path.len()..])).collect();
+    for (at, head) in text.match_indices("use crate::{") {
+        let mut depth = 0;
+        let mut item = String::new();
+        for c in text[at + head.len()..].chars() {
+            match c {
+                '}' if depth == 0 => break,
+                ',' if depth == 0 => _ = found.insert(first(&std::mem::take(&mut item))),
+                _ => item.push(c),
+            }
+            depth += i32::from(c == '{') - i32::from(c == '}');
+        }
+        found.insert(first(&item));
+    }
+    found
+}
+
 #[test]
 fn building_a_graph_reads_no_weight() {
     for folder in ["src/gemma/", "src/flow/"] {
