@@ -61,8 +61,9 @@ fn build(metadata: &GgufMetadata) -> Result<(Tokenizer, Facts), String> {
     if metadata.flag("tokenizer.ggml.add_space_prefix")? == Some(true) {
         normalizer = Normalizers::new(vec![Prepend::new(SPACE.into()).into(), normalizer]).into();
     }
-    tokenizer.with_normalizer(Some(normalizer)).with_decoder(Some(Sequence::new(decoders)));
-    tokenizer.add_tokens(&vocabulary.added());
+    tokenizer.with_normalizer(Some(normalizer)).map_err(|e| format!("its normaliser: {e}"))?;
+    tokenizer.with_decoder(Some(Sequence::new(decoders)));
+    tokenizer.add_tokens(vocabulary.added()).map_err(|e| format!("its added tokens: {e}"))?;
     Ok((tokenizer, facts(metadata, &vocabulary)?))
 }
 

@@ -131,7 +131,7 @@ impl Tokenizer {
         let set_apart = added.iter().filter(|(id, token)| control_ids.contains_key(id) && !token.special);
         let missing: Vec<AddedToken> = set_apart.map(|(_, token)| AddedToken { special: true, ..token.clone() }).collect();
         if !missing.is_empty() {
-            inner.add_special_tokens(&missing);
+            inner.add_special_tokens(missing).map_err(|e| e.to_string())?;
         }
         // "Encode special tokens" means: as the text that they look like.
         inner.set_encode_special_tokens(true);
