@@ -38,7 +38,8 @@ pub(super) fn batches(lengths: &[usize], run_tokens: usize, most: usize) -> Vec<
 /// The largest run of each number of texts that [`batches`] makes: how many, and the tokens that it has room for.
 pub(super) fn largest_runs(run_tokens: usize, most: usize) -> Vec<(usize, usize)> {
     let several = (1..=MOST.ilog2()).filter_map(|power| {
-        let (texts, room) = (1 << power, run_tokens >> power);
+        let texts = 1 << power;
+        let room = run_tokens >> power;
         let room = if most <= room { most } else { 1 << room.checked_ilog2()? };
         (room >= FEWEST_TOKENS.min(most)).then_some((texts, room))
     });
