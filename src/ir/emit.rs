@@ -53,11 +53,11 @@ impl Arg {
 
     /// The operand for a binding of the whole argument.
     pub fn operand(&self) -> Operand {
-        self.from_element(0)
+        self.operand_at(0)
     }
 
     /// The operand from element `first` on (slots only; the byte offset must be a multiple of 256).
-    pub fn from_element(&self, first: usize) -> Operand {
+    pub fn operand_at(&self, first: usize) -> Operand {
         match &self.place {
             Place::Slot(slot, offset) => {
                 let before = self.ty.dtype.scalar_bytes().map_or(0, |bytes| first * bytes);
@@ -187,7 +187,7 @@ impl Emit<'_> {
 
     /// The bindings of the epilogue's operands, from element `first` on.
     pub fn epilogue_bindings(&self, first: usize) -> Vec<(u32, Operand)> {
-        self.epilogue.operands.iter().zip(16..).map(|(arg, binding)| (binding, arg.from_element(first))).collect()
+        self.epilogue.operands.iter().zip(16..).map(|(arg, binding)| (binding, arg.operand_at(first))).collect()
     }
 
     /// An op that no kernel fits.

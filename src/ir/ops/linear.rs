@@ -104,7 +104,7 @@ impl Linear {
                 None => Part { rows, inner, columns: range.clone(), stride: columns }.kernel(emit, weights),
             };
             let operand = halves.as_ref().map_or_else(|| emit.inputs[0].operand(), HalfRows::operand);
-            let mut bindings = vec![(0, operand), (1, emit.output.from_element(range.start))];
+            let mut bindings = vec![(0, operand), (1, emit.output.operand_at(range.start))];
             bindings.extend(shards.iter().zip(2..).map(|(shard, binding)| (binding, shard[s].1.clone())));
             bindings.extend(emit.epilogue_bindings(range.start));
             bindings.extend(emit.norm_prologue().and_then(|norm| Some((4, norm.gain.as_ref()?.operand()))));
