@@ -24,8 +24,8 @@ const HELP: &str = "/save FILE, /load FILE, /undo (the last exchange), /new, /co
 
 /// Talks with a Gemma model. Answers go to stdout, all else to stderr; lines are read from stdin.
 ///
-/// Tokens are chosen as the model's maker recommends (generation_config.json, or the sampling keys of a GGUF file); where that says
-/// nothing, with temperature 1 of the 64 likeliest that together have probability 0.95.
+/// Tokens are chosen as the model's maker recommends (generation_config.json, or the sampling keys of a GGUF file);
+/// where that says nothing, with temperature 1 of the 64 likeliest that together have probability 0.95.
 #[derive(Parser)]
 pub struct Arguments {
     #[command(flatten)]
@@ -41,7 +41,8 @@ pub struct Arguments {
     /// Most tokens of an answer
     #[arg(long, value_name = "N", default_value_t = 1000)]
     max_tokens: usize,
-    /// Most tokens of the whole conversation; beyond it the oldest messages are forgotten [default: what the model was made for]
+    /// Most tokens of the whole conversation; beyond it the oldest messages are forgotten [default: what the model was
+    /// made for]
     #[arg(long, value_name = "N")]
     context: Option<usize>,
 }

@@ -11,8 +11,8 @@ use gemmaflow::{
     runtime::{Device, UploadProgress},
 };
 
-/// Embeds a query and every line of a file with EmbeddingGemma and prints the lines, the nearest first, each after its cosine
-/// with the query and its number in the file.
+/// Embeds a query and every line of a file with EmbeddingGemma and prints the lines, the nearest first, each after its
+/// cosine with the query and its number in the file.
 #[derive(Parser)]
 struct Arguments {
     /// Folder with config.json, tokenizer.json, safetensors weights and the folders of modules.json, a .gguf file, or
@@ -28,7 +28,8 @@ struct Arguments {
     /// Keep the first N numbers of each vector, such as 512, 256 or 128 [default: all]
     #[arg(long, value_name = "N")]
     dimensions: Option<usize>,
-    /// Cut a line that is too long for the model, as sentence-transformers does [default: such a line is told and left out]
+    /// Cut a line that is too long for the model, as sentence-transformers does [default: such a line is told and left
+    /// out]
     #[arg(long)]
     truncate: bool,
     /// Lines to print

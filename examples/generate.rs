@@ -21,8 +21,8 @@ const PREFILL_PART: usize = 256;
 
 /// Continues a prompt with a Gemma model. The text goes to stdout, all else to stderr.
 ///
-/// Tokens are chosen as the model's maker recommends (generation_config.json, or the sampling keys of a GGUF file); where that says
-/// nothing, with temperature 0.8 of the 40 likeliest.
+/// Tokens are chosen as the model's maker recommends (generation_config.json, or the sampling keys of a GGUF file);
+/// where that says nothing, with temperature 0.8 of the 40 likeliest.
 #[derive(Parser)]
 struct Arguments {
     #[command(flatten)]
@@ -47,7 +47,8 @@ struct Arguments {
     /// Pack 16-bit and f32 matrices as they are loaded
     #[arg(long, value_enum, value_name = "FORMAT")]
     quantize: Option<common::Packing>,
-    /// Try several tokens in a run: those of a drafter (DIR or a .gguf file), or with `lookup` those that followed earlier in the text
+    /// Try several tokens in a run: those of a drafter (DIR or a .gguf file), or with `lookup` those that followed
+    /// earlier in the text
     #[arg(long, value_name = "DIR")]
     draft: Option<PathBuf>,
     /// List the GPU adapters and exit

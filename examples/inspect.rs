@@ -30,8 +30,8 @@ use indicatif::HumanBytes;
 /// Prints a model's graph, plan, shaders or memory. Reads the headers of weights only.
 #[derive(Parser)]
 struct Arguments {
-    /// Folder with config.json and safetensors weights, a weights file, a .gguf file, or OWNER/NAME[/FILE.gguf] on the Hugging Face
-    /// Hub [default: the demo model]
+    /// Folder with config.json and safetensors weights, a weights file, a .gguf file, or OWNER/NAME[/FILE.gguf] on the
+    /// Hugging Face Hub [default: the demo model]
     #[arg(long, value_name = "PATH")]
     model: Option<PathBuf>,
     /// A released model's shape in bf16 instead, such as gemma-3-1b
@@ -51,7 +51,8 @@ struct Arguments {
     /// Compile profile [default: gemma.rlx.toml beside the weights, else the preset]
     #[arg(long, value_name = "FILE")]
     profile: Option<PathBuf>,
-    /// Device that graph and plan are for: portable (any device), cpu (the reference), auto, gpu, or a part of an adapter's name
+    /// Device that graph and plan are for: portable (any device), cpu (the reference), auto, gpu, or a part of an
+    /// adapter's name
     #[arg(long, value_name = "NAME", default_value = "auto")]
     device: String,
 }

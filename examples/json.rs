@@ -27,8 +27,8 @@ const PERSON: &str = r#"{
 
 /// Answers a prompt in JSON that fulfils a schema. The JSON goes to stdout, all else to stderr.
 ///
-/// Tokens are chosen as the model's maker recommends (generation_config.json, or the sampling keys of a GGUF file); where that says
-/// nothing, with temperature 0.8 of the 40 likeliest.
+/// Tokens are chosen as the model's maker recommends (generation_config.json, or the sampling keys of a GGUF file);
+/// where that says nothing, with temperature 0.8 of the 40 likeliest.
 #[derive(Parser)]
 struct Arguments {
     #[command(flatten)]

@@ -13,8 +13,8 @@ use gemmaflow::{
     runtime::{CompileOptions, Session},
 };
 
-/// Prints, for each layer, how long the hidden state of the prompt's last token is and which tokens the final norm and the head
-/// make of it (the logit lens).
+/// Prints, for each layer, how long the hidden state of the prompt's last token is and which tokens the final norm and
+/// the head make of it (the logit lens).
 #[derive(Parser)]
 struct Arguments {
     #[command(flatten)]
@@ -33,8 +33,8 @@ struct Arguments {
     reps: usize,
 }
 
-/// The flow with two more outputs for each of `layers`: `hidden_{i}` `[B, T, D]`, the stream after the layer, and `lens_{i}`
-/// `[B, 1, V]`, the head's logits of its last token, before the softcap.
+/// The flow with two more outputs for each of `layers`: `hidden_{i}` `[B, T, D]`, the stream after the layer, and
+/// `lens_{i}` `[B, 1, V]`, the head's logits of its last token, before the softcap.
 pub fn probe<'a>(flow: GemmaFlow<'a>, layers: &[usize]) -> GemmaFlow<'a> {
     let layers = layers.to_vec();
     flow.layer(move |layer| {

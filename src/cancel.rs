@@ -7,11 +7,11 @@ use std::sync::{
 
 use crate::{Error, Result};
 
-/// Asks for the end of what is under way: loading, reading a prompt, an answer, embedding texts. Clones are the same token; any thread
-/// may cancel.
+/// Asks for the end of what is under way: loading, reading a prompt, an answer, embedding texts. Clones are the same
+/// token; any thread may cancel.
 ///
-/// Work that is cancelled does not wait for the device: a submit that was handed over runs to its end while the caller goes on, and
-/// what is asked for next waits for it.
+/// Work that is cancelled does not wait for the device: a submit that was handed over runs to its end while the caller
+/// goes on, and what is asked for next waits for it.
 #[derive(Debug, Clone, Default)]
 pub struct CancelToken(Arc<AtomicBool>);
 

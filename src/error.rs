@@ -9,7 +9,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Everything that can go wrong between a checkpoint on disk and a token.
 ///
-/// `Debug` writes the sentence of `Display`, so that a `main` that returns [`Result`] ends with it. Match on the variants for their fields.
+/// `Debug` writes the sentence of `Display`, so that a `main` that returns [`Result`] ends with it. Match on the
+/// variants for their fields.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -209,7 +210,8 @@ pub enum Error {
     /// Sampling options that have no meaning.
     #[error("sampling options: {0}")]
     Sampling(String),
-    /// Logits that no token can be chosen from: one is NaN, all are −∞, or a draw meets +∞. History and caches are as they were.
+    /// Logits that no token can be chosen from: one is NaN, all are −∞, or a draw meets +∞. History and caches are as
+    /// they were.
     #[error(
         "the model's logits after {tokens} tokens are no numbers to choose from (NaN or infinite): \
          a weight is broken, or numbers overflow; check the file, and compile without mixed precision"
@@ -348,7 +350,8 @@ pub enum Error {
     /// A conversation that the chat format cannot express.
     #[error("chat: {0}")]
     Chat(String),
-    /// A name that the hub cannot have, or that would lead out of its folder. Nothing was asked for and nothing made on disk.
+    /// A name that the hub cannot have, or that would lead out of its folder. Nothing was asked for and nothing made on
+    /// disk.
     #[error("'{name}' is no model of the hub: {problem}; expected owner/name, or owner/name/file.gguf for one GGUF file")]
     HubName {
         /// The name.

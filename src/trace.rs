@@ -26,8 +26,8 @@ pub struct Difference {
     pub magnitude: f32,
 }
 
-/// Runs `graph` on the reference and `on_device`, which has the same nodes in the same order, on the session's device, and
-/// returns the first labelled node whose values differ by more than `tolerance` times the largest magnitude of the
+/// Runs `graph` on the reference and `on_device`, which has the same nodes in the same order, on the session's device,
+/// and returns the first labelled node whose values differ by more than `tolerance` times the largest magnitude of the
 /// reference's. Layers are compared by their outputs first, then the nodes of the first layer that differs.
 ///
 /// Each comparison runs the graph up to that node as it would run in the model, fused kernels included.

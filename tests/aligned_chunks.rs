@@ -1,5 +1,5 @@
-//! What a deterministic generator keeps, and which plans it may have: the same tokens give the same bits after a step back, a mark, and a
-//! change of plans.
+//! What a deterministic generator keeps, and which plans it may have: the same tokens give the same bits after a step
+//! back, a mark, and a change of plans.
 
 #[path = "common/oracle.rs"]
 #[allow(dead_code)] // Each test binary uses a part.
@@ -109,7 +109,8 @@ fn exact_prefill_plans_change_no_bit() {
     }
 }
 
-/// Attention over a plan of 2048 rows is summed in parts, over one of 256 it is not; rows of layers above full attention differ.
+/// Attention over a plan of 2048 rows is summed in parts, over one of 256 it is not; rows of layers above full
+/// attention differ.
 #[test]
 fn plans_for_steps_that_are_set_in_the_middle_are_those_of_the_start() {
     let mut oracle = Oracle::open("gemma3-text");

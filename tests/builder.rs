@@ -1,5 +1,5 @@
-//! Every combination of the builder's options: which are legal, what they take and give, and that they compute what transformers
-//! computes. The reference runs all of them, the GPU a few that have each option at least once.
+//! Every combination of the builder's options: which are legal, what they take and give, and that they compute what
+//! transformers computes. The reference runs all of them, the GPU a few that have each option at least once.
 
 #[path = "common/oracle.rs"]
 #[allow(dead_code)] // Each test binary uses a part.
@@ -460,8 +460,8 @@ fn the_gpu_computes_each_option() {
     }
 }
 
-/// Mistake 19: called once, after the layers and `after_layers`, before gather and final norm, in both modes. What it sees is
-/// transformers' last layer.
+/// Mistake 19: called once, after the layers and `after_layers`, before gather and final norm, in both modes. What it
+/// sees is transformers' last layer.
 #[test]
 fn patch_flow_is_called_once_at_one_point() {
     let session = Session::new(&Device::Cpu).unwrap();

@@ -1,4 +1,5 @@
-//! Chat turns against the text that the published templates render (see `tests/data/README.md`), and what models emit as events.
+//! Chat turns against the text that the published templates render (see `tests/data/README.md`), and what models emit
+//! as events.
 
 #[path = "common/draws.rs"]
 mod draws;
@@ -112,8 +113,8 @@ fn conversations_render_as_the_published_templates() {
     }
 }
 
-/// Without control tokens in the messages, encoding the turns and encoding the rendered text with its control tokens parsed
-/// are the same thing. The second is what the `tokenizers` crate does by itself.
+/// Without control tokens in the messages, encoding the turns and encoding the rendered text with its control tokens
+/// parsed are the same thing. The second is what the `tokenizers` crate does by itself.
 #[test]
 fn encoded_conversations_are_the_rendered_text_with_its_control_tokens() {
     let theirs = |folder: &str| {

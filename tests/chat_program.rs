@@ -1,5 +1,5 @@
-//! The example `chat` as a program: it talks, saves, goes on, and Ctrl-C stops an answer. And its parts: a lost device ends neither it
-//! nor an answer.
+//! The example `chat` as a program: it talks, saves, goes on, and Ctrl-C stops an answer. And its parts: a lost device
+//! ends neither it nor an answer.
 
 #[path = "../examples/chat.rs"]
 #[allow(dead_code)] // The program itself is started.
@@ -118,7 +118,8 @@ fn ctrl_c_stops_an_answer_and_then_the_program() {
     assert_eq!(idle.wait().unwrap().code(), Some(130));
 }
 
-/// However soon it comes, it stops the answer that was asked for and no other; before that was read it ends the program.
+/// However soon it comes, it stops the answer that was asked for and no other; before that was read it ends the
+/// program.
 #[cfg(unix)]
 #[test]
 fn ctrl_c_is_not_carried_over_to_the_next_answer() {
@@ -146,8 +147,8 @@ fn ctrl_c_is_not_carried_over_to_the_next_answer() {
     assert!(stopped > 0, "no answer had begun after 30 ms");
 }
 
-/// The conversation when three things are said and `lose` may lose the device before each of them; and how often the model was loaded
-/// again.
+/// The conversation when three things are said and `lose` may lose the device before each of them; and how often the
+/// model was loaded again.
 fn talked(lose: impl Fn(usize, Arc<GpuContext>)) -> (Vec<Message>, usize) {
     let arguments = Arguments::parse_from(["chat", "--temperature", "0", "--max-tokens", "60", "--device", "gpu"]);
     let model = Model::open(DEMO, Device::Gpu, GeneratorOptions::default()).unwrap();

@@ -1,4 +1,5 @@
-//! What conversations are made of: forks and bookmarks, saved ones, kept prompts, full contexts, recovery, threads, steps together.
+//! What conversations are made of: forks and bookmarks, saved ones, kept prompts, full contexts, recovery, threads,
+//! steps together.
 
 #[path = "common/talk.rs"]
 mod talk;

@@ -73,7 +73,8 @@ fn two_hundred_steps_make_nothing_and_read_next_to_nothing() {
     assert!(distinct.len() > 50, "a text of {} tokens shows little", distinct.len());
 }
 
-/// Generation begins step n + 1 before token n is read: the same text, one submit and four bytes a token, and nothing made.
+/// Generation begins step n + 1 before token n is read: the same text, one submit and four bytes a token, and nothing
+/// made.
 #[test]
 fn generation_runs_a_step_ahead() {
     let greedy = SampleOpts::greedy();
@@ -130,7 +131,8 @@ fn a_step_ahead_grows_the_cache_and_ends_with_the_context() {
     assert_eq!((&found, &ahead.tokens()[250..]), (&expected, &expected[..]));
 }
 
-/// What a short prompt and the steps after it need is compiled while the weights travel, where the driver compiles what it is given.
+/// What a short prompt and the steps after it need is compiled while the weights travel, where the driver compiles what
+/// it is given.
 #[test]
 fn the_first_prompt_finds_its_pipelines() {
     let gpu = GpuOptions { kernels: KernelTier::Subgroup, ..GpuOptions::default() };
@@ -234,8 +236,8 @@ fn a_cancelled_load_leaves_nothing() {
     assert_eq!(context.counters().snapshot().bytes_live, 0);
 }
 
-/// A draw runs ahead too: the same text as step by step, one submit and a short list a token where the list decides; where it does
-/// not, what was run in vain leaves nothing behind.
+/// A draw runs ahead too: the same text as step by step, one submit and a short list a token where the list decides;
+/// where it does not, what was run in vain leaves nothing behind.
 #[test]
 fn drawn_text_runs_a_step_ahead() {
     let (mut stepwise, mut ahead) = (generator(Device::Gpu), generator(Device::Gpu));
@@ -267,8 +269,8 @@ fn drawn_text_runs_a_step_ahead() {
     assert!(in_vain > 20, "only {in_vain} steps were run in vain");
 }
 
-/// What a prompt runs is compiled while the weights travel. On drivers on the CPU sizes are data, so that the 64-token bucket brings
-/// nothing new but tiles for more rows.
+/// What a prompt runs is compiled while the weights travel. On drivers on the CPU sizes are data, so that the 64-token
+/// bucket brings nothing new but tiles for more rows.
 #[test]
 fn kernels_are_there_before_the_first_prompt_and_serve_other_sizes() {
     let context = context();

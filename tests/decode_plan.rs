@@ -41,11 +41,12 @@ fn layer(plan: &Plan) -> Vec<&str> {
     labels.filter(|label| label.starts_with("layer.1.")).collect()
 }
 
-/// Gemma 2 and 3: the products of q, k and v; attention in parts and their combination, with norms, rotation and cache writes;
-/// its output; norm, residual and next norm; gate and up; down; norm, residual and next norm. Gemma 1 has no norms after
-/// attention and FFW, and its products norm their operand themselves. Gemma 4 norms its values besides, and its E-series has the
-/// gate, the projection and the norm of each layer's own input; the factor on the stream costs nothing. Experts beside the FFW have
-/// the router, the route, two products, what stands between and the sum; three norms more.
+/// Gemma 2 and 3: the products of q, k and v; attention in parts and their combination, with norms, rotation and cache
+/// writes; its output; norm, residual and next norm; gate and up; down; norm, residual and next norm. Gemma 1 has no
+/// norms after attention and FFW, and its products norm their operand themselves. Gemma 4 norms its values besides, and
+/// its E-series has the gate, the projection and the norm of each layer's own input; the factor on the stream costs
+/// nothing. Experts beside the FFW have the router, the route, two products, what stands between and the sum; three
+/// norms more.
 #[test]
 fn a_layer_of_a_step_is_few_dispatches_on_a_gpu() {
     for tier in [8, 32, 64].map(Tier::Subgroup).into_iter().chain([Tier::Portable]) {
@@ -79,7 +80,8 @@ fn a_layer_of_a_step_is_few_dispatches_on_a_software_driver() {
     }
 }
 
-/// What does not fit a device's bindings goes in steps: the plan of a device with WebGPU's 8 storage buffers is valid too.
+/// What does not fit a device's bindings goes in steps: the plan of a device with WebGPU's 8 storage buffers is valid
+/// too.
 #[test]
 fn a_device_with_eight_buffers_makes_its_rows_in_steps() {
     let plan = plan("gemma-3-270m", &Target::portable(), 1, 8192);
@@ -99,7 +101,8 @@ fn a_chunk_has_no_joined_products_and_no_new_row() {
     assert!(!plan.dispatches.iter().any(|dispatch| dispatch.kernel.options.contains(&new)));
 }
 
-/// Where sizes are data, layers that read different parts of one value share their kernels: those that begin at its start, and all others.
+/// Where sizes are data, layers that read different parts of one value share their kernels: those that begin at its
+/// start, and all others.
 #[test]
 fn the_inputs_of_all_layers_are_gated_by_two_kernels() {
     let target = Target { software: true, ..gpu(Tier::Subgroup(8)) };
@@ -122,8 +125,8 @@ fn choosing(plan: &Plan, target: &Target) -> usize {
     sampling::argmax(1, plan.output("logits").expect("logits").ty.len(), maxima, target).dispatches.len()
 }
 
-/// The head keeps the largest logits of a step and of a chunk, of which only the last row is computed, whether it lies in one piece
-/// or in shards.
+/// The head keeps the largest logits of a step and of a chunk, of which only the last row is computed, whether it lies
+/// in one piece or in shards.
 #[test]
 fn a_greedy_token_is_chosen_by_one_dispatch() {
     let software = Target { software: true, ..gpu(Tier::Subgroup(8)) };

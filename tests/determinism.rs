@@ -1,4 +1,5 @@
-//! The same tokens give the same bits, whatever was cached: deterministic generators, going back, and histories that were saved.
+//! The same tokens give the same bits, whatever was cached: deterministic generators, going back, and histories that
+//! were saved.
 
 #[path = "common/oracle.rs"]
 #[allow(dead_code)] // Each test binary uses a part.

@@ -47,7 +47,8 @@ fn timing_covers_every_dispatch_and_leaves_the_text_alone() {
         let bytes: u64 = step.dispatches.iter().map(|d| d.cost.bytes).sum();
         // All but the embedding's rows that are not looked up are read, and of activations there are few.
         assert!((stats.bytes_per_token..2 * stats.bytes_per_token).contains(&bytes), "{bytes} of {}", stats.bytes_per_token);
-        // Two operations an element of each matrix: what the weights' bytes (bf16 or f32) say to within the norms and attention.
+        // Two operations an element of each matrix: what the weights' bytes (bf16 or f32) say to within the norms and
+        // attention.
         let products = step.dispatches.iter().filter(|d| d.shader.starts_with("linear_"));
         let flops: u64 = products.map(|d| d.cost.flops).sum();
         assert!((stats.bytes_per_token / 4..=stats.bytes_per_token).contains(&(flops / 2)), "{flops}");

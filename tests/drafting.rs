@@ -56,7 +56,8 @@ fn what_a_drafter_says_is_what_transformers_says() {
     }
 }
 
-/// The text has one token more than the smallest caches have rows; then what there is to go on from is of another text of that length.
+/// The text has one token more than the smallest caches have rows; then what there is to go on from is of another text
+/// of that length.
 #[test]
 fn drafts_are_of_the_text_at_the_border_of_a_bucket_too() {
     let target = Oracle::open("gemma4-target");
@@ -129,8 +130,9 @@ fn greedy_text_is_the_models_own() {
     }
 }
 
-/// A model that goes through its first 32 tokens in turn, and a drafter that says so from the model's hidden state alone: the layers of
-/// both compute and add nothing, token t is the vector r turned by t places, the head of t + 1 is the embedding of t.
+/// A model that goes through its first 32 tokens in turn, and a drafter that says so from the model's hidden state
+/// alone: the layers of both compute and add nothing, token t is the vector r turned by t places, the head of t + 1 is
+/// the embedding of t.
 fn pair_that_agrees(device: &Device) -> (GemmaGenerator, Drafter) {
     const TOKENS: usize = 32;
     let turned = |by: usize, i: usize| if (i + by).is_multiple_of(TOKENS) { 3.0 } else { [1.0, -1.0][(i + by) % TOKENS % 5 % 2] };

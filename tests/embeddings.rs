@@ -1,5 +1,5 @@
-//! EmbeddingGemma 1 and 2 against transformers, and against the exact values of GGUF files: hidden states, vectors, batches with
-//! padding on either side; what the embedder promises; planted mistakes are noticed.
+//! EmbeddingGemma 1 and 2 against transformers, and against the exact values of GGUF files: hidden states, vectors,
+//! batches with padding on either side; what the embedder promises; planted mistakes are noticed.
 
 mod common;
 #[path = "embeddings/embedder.rs"]

@@ -1,5 +1,5 @@
-//! Mixtures of experts: grouped products are the products one by one, a step reads the experts that it takes and no other, and a
-//! mistake in a layer is noticed.
+//! Mixtures of experts: grouped products are the products one by one, a step reads the experts that it takes and no
+//! other, and a mistake in a layer is noticed.
 
 mod common;
 
@@ -33,7 +33,8 @@ use gemmaflow::{
 /// What a planted mistake must cost at least: far above the gate of 1e-3.
 const RED: f32 = 0.05;
 
-/// Many rows, grouped by expert, and each row on its own: the same numbers to within rounding, and those of the reference, in every tier.
+/// Many rows, grouped by expert, and each row on its own: the same numbers to within rounding, and those of the
+/// reference, in every tier.
 #[test]
 fn grouped_rows_are_the_rows_one_by_one() {
     let rows = 37;
@@ -102,7 +103,8 @@ fn read(plan: &Plan, tokens: usize, name: &str, matrix: u64) -> u64 {
     all.sum()
 }
 
-/// A token reads 8 of 128 experts, whether their weights lie in one binding or in shards; a chunk of many tokens all of them, once.
+/// A token reads 8 of 128 experts, whether their weights lie in one binding or in shards; a chunk of many tokens all of
+/// them, once.
 #[test]
 fn a_step_reads_the_experts_that_it_takes() {
     let gpu = Target { tier: Tier::Subgroup(32), max_binding: 4 << 30, f16: true, max_storage_buffers: 16, ..Target::portable() };
@@ -226,7 +228,8 @@ fn mistakes_of_a_layer_with_experts_are_noticed() {
     }
 }
 
-/// A router that gives no numbers chooses experts that there are: the device answers, and neither reads past its weights.
+/// A router that gives no numbers chooses experts that there are: the device answers, and neither reads past its
+/// weights.
 #[test]
 fn a_router_without_numbers_stays_within_the_experts() {
     for (tier, context) in tiers() {

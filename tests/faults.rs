@@ -1,5 +1,5 @@
-//! What goes wrong beneath and beside an application: each fault is made, survived with a typed error, and gone on from. The list is
-//! numbered; the parts below hold one test a fault.
+//! What goes wrong beneath and beside an application: each fault is made, survived with a typed error, and gone on
+//! from. The list is numbered; the parts below hold one test a fault.
 
 #[path = "faults/callbacks.rs"]
 mod callbacks;

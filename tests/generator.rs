@@ -370,7 +370,8 @@ fn a_repetition_penalty_reads_the_whole_row_and_chooses_from_it() {
     assert!(plain < 20, "the penalty changed nothing");
 }
 
-/// Runs that only give logits and runs that choose a token share a plan: what one finds of its logits is nothing to the next.
+/// Runs that only give logits and runs that choose a token share a plan: what one finds of its logits is nothing to the
+/// next.
 #[test]
 fn a_token_is_chosen_by_the_logits_of_its_own_run() {
     let oracle = Oracle::open(MODEL);

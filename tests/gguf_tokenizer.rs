@@ -30,8 +30,8 @@ fn from_json(folder: &str) -> Tokenizer {
     Tokenizer::from_file(data("tokenizers").join(folder)).expect("a tokenizer.json")
 }
 
-/// The `tokenizer.json` of a later model than Gemma 1, whose converter orders the merges of one score by the lengths of their parts, the
-/// longest first. All runs of white space have one score.
+/// The `tokenizer.json` of a later model than Gemma 1, whose converter orders the merges of one score by the lengths of
+/// their parts, the longest first. All runs of white space have one score.
 fn from_later_json(folder: &str) -> Tokenizer {
     let bytes = std::fs::read(data("tokenizers").join(folder).join("tokenizer.json")).expect("a test file");
     let mut json: Value = serde_json::from_slice(&bytes).expect("JSON");
@@ -58,8 +58,8 @@ fn ids(value: &Value) -> Vec<u32> {
 const ALWAYS_FOUND: [&str; 7] =
     ["<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", "<|\"|>"];
 
-/// Expected ids: as in tests/text.rs, Hugging Face's where llama.cpp has others. Texts that spell [`ALWAYS_FOUND`] are held against
-/// the `tokenizer.json` below.
+/// Expected ids: as in tests/text.rs, Hugging Face's where llama.cpp has others. Texts that spell [`ALWAYS_FOUND`] are
+/// held against the `tokenizer.json` below.
 #[test]
 fn texts_have_the_ids_of_the_goldens() {
     for (file, folder) in FILES {

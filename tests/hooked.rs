@@ -113,7 +113,8 @@ fn without_hooks_a_step_is_the_plain_one() {
     }
 }
 
-/// Thousands of steps with changes at random: on each device the token is that of the definition on this device's own row.
+/// Thousands of steps with changes at random: on each device the token is that of the definition on this device's own
+/// row.
 #[test]
 fn a_hooked_token_is_that_of_the_changed_row() {
     let mut n = Numbers(9);

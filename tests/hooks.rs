@@ -1,5 +1,5 @@
-//! The examples' hooks: early exit, a LoRA adapter and a probe, against transformers' hidden states and against merged weights, on
-//! the reference and on the GPU; and what a hook costs the layers that it leaves alone.
+//! The examples' hooks: early exit, a LoRA adapter and a probe, against transformers' hidden states and against merged
+//! weights, on the reference and on the GPU; and what a hook costs the layers that it leaves alone.
 
 #![allow(clippy::duplicate_mod)] // Each example has what the examples share.
 
@@ -146,8 +146,8 @@ fn layers_that_are_left_out_have_no_cache() {
     assert_eq!(cache(1), layer + 256 * 4 + 16);
 }
 
-/// Gemma 3's first layers slide: none of what is left has a cache that grows. A step then prepares nothing either, however far the
-/// sequence goes past the first bucket.
+/// Gemma 3's first layers slide: none of what is left has a cache that grows. A step then prepares nothing either,
+/// however far the sequence goes past the first bucket.
 #[test]
 fn without_a_full_layer_nothing_is_made_for_a_step() {
     let oracle = Oracle::open("gemma3-text");
@@ -167,7 +167,8 @@ fn without_a_full_layer_nothing_is_made_for_a_step() {
     assert_eq!(before.pipelines_created, after.pipelines_created);
 }
 
-/// A layer that a hook gives a wider window than any of the model's: its ring is as large as that wants, and a rewind knows it.
+/// A layer that a hook gives a wider window than any of the model's: its ring is as large as that wants, and a rewind
+/// knows it.
 #[test]
 fn a_window_of_a_hooks_own_has_its_ring() {
     let oracle = Oracle::open("gemma2");
@@ -417,7 +418,8 @@ fn a_probe_sees_what_transformers_hooks_see() {
     }
 }
 
-/// The dispatches of `hooked` that `stock` has not, by label; every dispatch of `stock` must be there, in order and unchanged.
+/// The dispatches of `hooked` that `stock` has not, by label; every dispatch of `stock` must be there, in order and
+/// unchanged.
 fn added(stock: &Plan, hooked: &Plan) -> Vec<String> {
     let mut expected = stock.dispatches.iter().peekable();
     let mut own = Vec::new();
@@ -453,8 +455,8 @@ fn a_hook_costs_its_own_dispatches_and_no_fusion() {
                 let lora = Arc::new(Lora::open(one.folder.path(), &oracle.config).unwrap());
                 assert_eq!(added(&stock, &plan(lora.apply(flow.clone()))), ["layer.0.lora_a", "layer.0.lora_b"]);
                 let own = added(&stock, &plan(probe(flow.clone(), &[1])));
-                // One token is its own last row. Where a norm follows layer 1's, the probe's may be the second result in its place; on
-                // GPUs the product of one row norms it.
+                // One token is its own last row. Where a norm follows layer 1's, the probe's may be the second result
+                // in its place; on GPUs the product of one row norms it.
                 let lens = ["probe.1.last_token", "probe.1.final_norm", "probe.1.unembed"];
                 let known = |label: &String| lens.contains(&label.as_str()) || label == "layer.2.pre_attention_norm";
                 assert!(own.iter().all(known) && own.contains(&lens[2].to_string()), "{own:?}");

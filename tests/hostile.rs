@@ -1,5 +1,5 @@
-//! Damaged and hostile files by the thousand: each gets weights or an error, and little heap. A binary of one test, as it counts the
-//! heap of the whole process.
+//! Damaged and hostile files by the thousand: each gets weights or an error, and little heap. A binary of one test, as
+//! it counts the heap of the whole process.
 
 mod common;
 #[path = "common/heap.rs"]

@@ -72,7 +72,8 @@ fn mentions(text: &str, word: &str) -> bool {
         .any(|(at, _)| !part_of_name(text[..at].chars().next_back()) && !part_of_name(text[at + word.len()..].chars().next()))
 }
 
-/// Fails with every line outside of `allowed` that mentions `word`, and if no file in `allowed` does: then the rule is dead.
+/// Fails with every line outside of `allowed` that mentions `word`, and if no file in `allowed` does: then the rule is
+/// dead.
 fn only_in(word: &str, allowed: &[&str]) {
     let mut used = false;
     for (path, text) in library() {

@@ -1,5 +1,5 @@
-//! The head keeps the largest logit of each slice as it writes the logits, and the token chosen from these is the one that a look at
-//! all logits chooses: for every kernel that may write them, whole and in shards.
+//! The head keeps the largest logit of each slice as it writes the logits, and the token chosen from these is the one
+//! that a look at all logits chooses: for every kernel that may write them, whole and in shards.
 
 mod common;
 

@@ -1,5 +1,5 @@
-//! Mistakes of contract §4 in what a model computes. Each test shows that the crate is right and then plants the mistake in a copy of
-//! the graph or of its inputs: the comparison with transformers must notice it.
+//! Mistakes of contract §4 in what a model computes. Each test shows that the crate is right and then plants the
+//! mistake in a copy of the graph or of its inputs: the comparison with transformers must notice it.
 
 #[path = "common/oracle.rs"]
 #[allow(dead_code)] // Each test binary uses a part.
@@ -20,7 +20,8 @@ use gemmaflow::{
 };
 use oracle::{GATE, Oracle, worst};
 
-/// What a planted mistake must cost at least: far above the gate, far below what the oracle's own table of mistakes says.
+/// What a planted mistake must cost at least: far above the gate, far below what the oracle's own table of mistakes
+/// says.
 const RED: f32 = 0.05;
 
 fn session(device: Device) -> Session {

@@ -1,5 +1,5 @@
-//! Mistakes of contract §4 in how a model is run, built and loaded: by bytes, counters, errors and absence. Those in what it computes
-//! are in `mistakes_model.rs`, that of reading a whole file into memory in `load_heap.rs`.
+//! Mistakes of contract §4 in how a model is run, built and loaded: by bytes, counters, errors and absence. Those in
+//! what it computes are in `mistakes_model.rs`, that of reading a whole file into memory in `load_heap.rs`.
 
 #[path = "common/oracle.rs"]
 #[allow(dead_code)] // Each test binary uses a part.

@@ -181,8 +181,8 @@ fn split_packed_weights_give_the_same_logits() {
     }
 }
 
-/// The reference means by a packed product what it means by one of the widened numbers, but for the rounding of sums: a block's one
-/// factor multiplies its sum.
+/// The reference means by a packed product what it means by one of the widened numbers, but for the rounding of sums: a
+/// block's one factor multiplies its sum.
 #[test]
 fn the_reference_multiplies_what_the_blocks_mean() {
     for format in Packed::all() {

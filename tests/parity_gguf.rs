@@ -41,8 +41,8 @@ fn logits_are_exact_and_greedy_tokens_equal() {
     }
 }
 
-/// Every prompt in chunks (on the reference, whose kernels need no compiling, the short ones in one pass), and the long one by steps
-/// from its first token on.
+/// Every prompt in chunks (on the reference, whose kernels need no compiling, the short ones in one pass), and the long
+/// one by steps from its first token on.
 fn check_logits(oracle: &GgufOracle, generator: &mut GemmaGenerator, device: &Device, what: &str) {
     let gate = gate(generator.config().arch);
     for prompt in ["p1", "p7", "p33"] {

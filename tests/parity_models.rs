@@ -13,8 +13,8 @@ fn devices() -> Vec<(&'static str, Device, GpuOptions)> {
     vec![("reference", Device::Cpu, GpuOptions::default()), ("gpu", Device::Gpu, GpuOptions::default())]
 }
 
-/// The best adapter with the kernels that need no optional feature. Their barriers make software drivers compile for seconds,
-/// so that only the paths with small tiles run on all checkpoints; the op cases cover the large ones.
+/// The best adapter with the kernels that need no optional feature. Their barriers make software drivers compile for
+/// seconds, so that only the paths with small tiles run on all checkpoints; the op cases cover the large ones.
 fn portable() -> (&'static str, Device, GpuOptions) {
     ("gpu, portable kernels", Device::Gpu, GpuOptions { kernels: KernelTier::Portable, ..GpuOptions::default() })
 }

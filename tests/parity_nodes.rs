@@ -1,5 +1,5 @@
-//! Hidden states, K and V of every layer against transformers; a long sequence against the reference; the tool that finds the
-//! first node that differs, shown a planted mistake.
+//! Hidden states, K and V of every layer against transformers; a long sequence against the reference; the tool that
+//! finds the first node that differs, shown a planted mistake.
 
 mod common;
 

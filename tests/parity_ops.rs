@@ -57,8 +57,8 @@ fn every_op_agrees_with_the_reference_on_every_tier() {
     assert!(all.is_empty(), "{} cases differ:\n{}", all.len(), all.join("\n"));
 }
 
-/// Products with f16 operands, rounded at least where they pass through workgroup memory (some drivers keep more digits in
-/// registers); on a device without them the error that says so, and with `mixed` the f32 kernel and a note.
+/// Products with f16 operands, rounded at least where they pass through workgroup memory (some drivers keep more digits
+/// in registers); on a device without them the error that says so, and with `mixed` the f32 kernel and a note.
 #[test]
 fn products_agree_with_f16_operands_on_every_tier() {
     let f16 = in_f16();
@@ -138,8 +138,8 @@ fn through_matrices(pipelines: &PipelineCache, plan: &Plan, case: &Case) -> Valu
     run(pipelines, plan, case).unwrap_or_else(|e| panic!("{}: {e}", title(case)))
 }
 
-/// Runs where the adapter multiplies tiles of f16 and sums them in f32, which most software drivers do not: there `tests/shaders.rs`
-/// alone says something of this kernel.
+/// Runs where the adapter multiplies tiles of f16 and sums them in f32, which most software drivers do not: there
+/// `tests/shaders.rs` alone says something of this kernel.
 #[test]
 fn products_agree_through_cooperative_matrices_where_there_are_any() {
     let Some(Matrices { pipelines, target, .. }) = Matrices::of_the_device() else { return };
@@ -152,8 +152,8 @@ fn products_agree_through_cooperative_matrices_where_there_are_any() {
     }
 }
 
-/// Workgroups of one subgroup, which takes all pieces in turn, up to many, most of which only load; and the kernels for subgroups of
-/// any size.
+/// Workgroups of one subgroup, which takes all pieces in turn, up to many, most of which only load; and the kernels for
+/// subgroups of any size.
 #[test]
 fn workgroups_of_any_number_of_subgroups_multiply_all_where_there_are_cooperative_matrices() {
     let Some(Matrices { pipelines, target, tile, size }) = Matrices::of_the_device() else { return };
@@ -169,7 +169,8 @@ fn workgroups_of_any_number_of_subgroups_multiply_all_where_there_are_cooperativ
     }
 }
 
-/// Attention of many queries, by workgroups of one subgroup up to many: scores, values and what rescales sums are dealt out over them.
+/// Attention of many queries, by workgroups of one subgroup up to many: scores, values and what rescales sums are dealt
+/// out over them.
 #[test]
 fn attention_agrees_through_cooperative_matrices_where_there_are_any() {
     let Some(Matrices { pipelines, target, tile, size }) = Matrices::of_the_device() else { return };

@@ -27,8 +27,8 @@ const POLICIES: [(&str, Policy); 8] = [
     ("all dynamic", |g| g.with_dynamic_prefill_cache(72)?.with_dynamic_decode_cache(72)),
 ];
 
-/// One test at a time: they count what a device is asked for, and software drivers take minutes to compile on two busy devices at
-/// once.
+/// One test at a time: they count what a device is asked for, and software drivers take minutes to compile on two busy
+/// devices at once.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -124,8 +124,8 @@ fn evicted_plans_give_their_memory_back() {
     assert_eq!((again, after.bytes_live, after.buffers_live), (small, before.bytes_live, before.buffers_live));
 }
 
-/// Steps through `lengths` lengths three times. Pipelines come with new plans only. Where the caches grow, plans are made anew in
-/// the second round; in the third nothing is made at all.
+/// Steps through `lengths` lengths three times. Pipelines come with new plans only. Where the caches grow, plans are
+/// made anew in the second round; in the third nothing is made at all.
 fn walk(generator: &mut GemmaGenerator, lengths: usize) {
     let made = |generator: &GemmaGenerator| (generator.decode_cache_stats().compiles, pipelines(generator));
     for round in 0..3 {

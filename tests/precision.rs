@@ -19,7 +19,8 @@ use gemmaflow::{
 /// over the second exceeds [`MARGIN`].
 const RMS: f64 = 1e-2;
 
-/// The oracle's gate for f16 activations from Gemma 3n on. f16 caches need it only where there are experts, of which a rounding may decide.
+/// The oracle's gate for f16 activations from Gemma 3n on. f16 caches need it only where there are experts, of which a
+/// rounding may decide.
 const RMS_FROM_3N: f64 = 3e-2;
 const MARGIN: f32 = 0.05;
 
@@ -42,8 +43,8 @@ fn on(oracle: &Oracle, device: &Device, text: &str, gpu: GpuOptions) -> GemmaGen
     GemmaGenerator::with_options(oracle.config.clone(), oracle.loader().as_mut(), device.clone(), options).unwrap()
 }
 
-/// All logits of a prompt: the first half in chunks of a prefill, the second step by step, so that rings wrap and rows of both
-/// come from the cache.
+/// All logits of a prompt: the first half in chunks of a prefill, the second step by step, so that rings wrap and rows
+/// of both come from the cache.
 fn logits(generator: &mut GemmaGenerator, tokens: &[u32]) -> Vec<f32> {
     let mut logits = generator.all_logits(&tokens[..tokens.len() / 2]).unwrap();
     for token in &tokens[tokens.len() / 2..] {
@@ -108,8 +109,8 @@ fn f16_caches_stay_within_the_gate() {
     }
 }
 
-/// The portable kernels for many rows hold f16 in workgroup memory. Some drivers (Mesa) drop a rounding to f16 that stays in
-/// registers, as those of the other kernels do: their results are then nearer to f32 than f16 is.
+/// The portable kernels for many rows hold f16 in workgroup memory. Some drivers (Mesa) drop a rounding to f16 that
+/// stays in registers, as those of the other kernels do: their results are then nearer to f32 than f16 is.
 #[test]
 fn f16_products_stay_within_the_gate() {
     let (none, auto) = ("[precision]\ncompute = 'f16'\nmixed = 'none'", "[precision]\ncompute = 'f16'");

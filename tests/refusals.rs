@@ -1,4 +1,5 @@
-//! What a flow or a run says twice, differently or not at all is an error, never silently the first, the last or the default.
+//! What a flow or a run says twice, differently or not at all is an error, never silently the first, the last or the
+//! default.
 
 #[path = "common/oracle.rs"]
 #[allow(dead_code)] // Each test binary uses a part.

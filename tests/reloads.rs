@@ -1,4 +1,5 @@
-//! What stays behind when a model is loaded and dropped again and again. A binary of one test, as it counts the whole process.
+//! What stays behind when a model is loaded and dropped again and again. A binary of one test, as it counts the whole
+//! process.
 
 #[path = "common/heap.rs"]
 mod heap;
@@ -16,8 +17,9 @@ use gemmaflow::{
 const LOADS: usize = 50;
 const FIRST: usize = 5;
 
-/// Bytes that the heap may grow by a load. wgpu 30 keeps 224 bytes, as long as the device lives, for every thread that had an error
-/// scope, and a load compiles its kernels on some four threads of its own; buffers, weights, files and models leave nothing.
+/// Bytes that the heap may grow by a load. wgpu 30 keeps 224 bytes, as long as the device lives, for every thread that
+/// had an error scope, and a load compiles its kernels on some four threads of its own; buffers, weights, files and
+/// models leave nothing.
 const GROWTH: usize = 2048;
 
 #[test]

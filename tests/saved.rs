@@ -1,4 +1,5 @@
-//! Saved histories and conversations: other layouts, what follows them, what lies in them, and answers in the middle of a word.
+//! Saved histories and conversations: other layouts, what follows them, what lies in them, and answers in the middle of
+//! a word.
 
 #[path = "common/oracle.rs"]
 #[allow(dead_code)] // Each test binary uses a part.
@@ -149,8 +150,8 @@ fn step(model: &Model, conversation: &mut Conversation) -> Vec<Event> {
     model.step(&mut [conversation]).remove(0).unwrap()
 }
 
-/// Texts that an answer is stopped by in its middle: one that begins within a token and ends within another, and one that begins as
-/// often as it can without coming. Saved after each step, in whatever the tokens have come to.
+/// Texts that an answer is stopped by in its middle: one that begins within a token and ends within another, and one
+/// that begins as often as it can without coming. Saved after each step, in whatever the tokens have come to.
 #[test]
 fn an_answer_goes_on_from_every_token() {
     let model = open(&Device::Gpu, GeneratorOptions { prefill_chunk: Some(16), ..GeneratorOptions::default() });
@@ -297,8 +298,9 @@ fn options_without_meaning_are_saved_as_they_are() {
     }
 }
 
-/// What a save is refused by. Another number for the same files would make all conversations of earlier releases those of "another
-/// model". The value is that of a program of its own over `config.json` and `model.safetensors`, of what `src/generate/identity.rs` says.
+/// What a save is refused by. Another number for the same files would make all conversations of earlier releases those
+/// of "another model". The value is that of a program of its own over `config.json` and `model.safetensors`, of what
+/// `src/generate/identity.rs` says.
 #[test]
 fn the_fingerprint_of_a_model_is_the_same_in_every_release() {
     for device in devices() {

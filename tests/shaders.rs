@@ -1,5 +1,5 @@
-//! Every kernel variant, without hardware: composed, parsed, validated, specialised and translated for Vulkan, Metal and
-//! DX12; with every barrier and subgroup operation in uniform control flow.
+//! Every kernel variant, without hardware: composed, parsed, validated, specialised and translated for Vulkan, Metal
+//! and DX12; with every barrier and subgroup operation in uniform control flow.
 
 mod common;
 

@@ -1,4 +1,5 @@
-//! Several generators on one set of weights: what they cost, that they do not disturb each other, and that a fork goes on.
+//! Several generators on one set of weights: what they cost, that they do not disturb each other, and that a fork goes
+//! on.
 
 #[path = "common/oracle.rs"]
 #[allow(dead_code)] // Each test binary uses a part.

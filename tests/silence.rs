@@ -1,5 +1,5 @@
-//! Nothing of the crate writes to stdout or stderr: this program starts itself and listens while a model is loaded, asked, cancelled and
-//! given what it cannot do.
+//! Nothing of the crate writes to stdout or stderr: this program starts itself and listens while a model is loaded,
+//! asked, cancelled and given what it cannot do.
 
 use std::{
     ops::ControlFlow,

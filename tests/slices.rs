@@ -1,4 +1,5 @@
-//! Runs in submits of bounded length: the same bits, more submits, and a generator that stays usable whatever happens between two.
+//! Runs in submits of bounded length: the same bits, more submits, and a generator that stays usable whatever happens
+//! between two.
 
 #[path = "common/oracle.rs"]
 #[allow(dead_code)] // Each test binary uses a part.

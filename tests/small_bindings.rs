@@ -23,8 +23,9 @@ fn options(max_binding: u64) -> GeneratorOptions {
 
 #[test]
 fn split_weights_give_the_same_logits() {
-    // 16 KiB: the embedding of 150 rows of 192 bytes (and the tied head) lies in two shards; of the untied one's two tables each.
-    // 24 KiB: of the matrices of all experts, gate and up or down, 128 or 256 rows to a shard, which are no whole experts of 40 rows.
+    // 16 KiB: the embedding of 150 rows of 192 bytes (and the tied head) lies in two shards; of the untied one's two
+    // tables each. 24 KiB: of the matrices of all experts, gate and up or down, 128 or 256 rows to a shard, which are
+    // no whole experts of 40 rows.
     let models = [("gemma3-text", 16, 1), ("gemma3-untied-native", 16, 2), ("gemma2", 16, 1), ("gemma4-moe", 24, 12)];
     for (name, kib, least) in models {
         let oracle = Oracle::open(name);
@@ -115,7 +116,8 @@ fn a_table_larger_than_a_buffer_gives_the_same_logits() {
     }
 }
 
-/// A real vocabulary, whose row of logits has 1 MiB, on a device of WebGPU's default limits: 127 rows are more than a binding.
+/// A real vocabulary, whose row of logits has 1 MiB, on a device of WebGPU's default limits: 127 rows are more than a
+/// binding.
 #[test]
 fn every_row_of_a_real_vocabulary_comes_out() {
     let config = GemmaConfig { vocab_size: 262_144, ..GemmaConfig::tiny_test() };

@@ -1,6 +1,6 @@
-//! Mixed load for a while: threads, batches, cancels, forks, saved and restored conversations, lost devices. Every text is that of an
-//! undisturbed run, and memory stays flat. The suite runs it for seconds; for an hour:
-//! `SOAK_MINUTES=60 cargo test --release --test soak -- --nocapture`.
+//! Mixed load for a while: threads, batches, cancels, forks, saved and restored conversations, lost devices. Every text
+//! is that of an undisturbed run, and memory stays flat. The suite runs it for seconds; for an hour: `SOAK_MINUTES=60
+//! cargo test --release --test soak -- --nocapture`.
 
 #[path = "common/draws.rs"]
 mod draws;
@@ -258,7 +258,8 @@ fn soak(time: Duration, between_rests: Duration) {
     let settled = &rests[rests.len() / 4..];
     let (least, most) = settled.iter().fold((u64::MAX, 0), |(least, most), rest| (least.min(rest.device), most.max(rest.device)));
     assert!(most - least <= SLACK, "device memory at rest goes from {least} to {most}");
-    // The host's grows while drivers and allocators warm up, and then no more; a driver on the CPU has its device's memory there.
+    // The host's grows while drivers and allocators warm up, and then no more; a driver on the CPU has its device's
+    // memory there.
     assert!(late <= early + early / 4 + (64 << 20), "host memory at rest goes from {early} to {late}");
 }
 

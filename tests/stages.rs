@@ -1,5 +1,5 @@
-//! What customising a flow promises, part by part: stages with ops and weights of their own, changed layers, taps, stacks, built
-//! models, the plain-struct options, and what is refused.
+//! What customising a flow promises, part by part: stages with ops and weights of their own, changed layers, taps,
+//! stacks, built models, the plain-struct options, and what is refused.
 
 #[path = "common/oracle.rs"]
 #[allow(dead_code)] // Each test binary uses a part.
@@ -226,7 +226,8 @@ fn a_layer_of_stages_is_the_stock_layer() {
     assert_eq!(build(&oracle, flow).unwrap().graph.to_string(), expected.graph.to_string());
 }
 
-/// `x + W·x` with W = 2·1 is 3·x, to which the final norm is blind: what the stage gives is seen, and the logits are the oracle's.
+/// `x + W·x` with W = 2·1 is 3·x, to which the final norm is blind: what the stage gives is seen, and the logits are
+/// the oracle's.
 #[test]
 fn a_stage_with_ops_and_weights_of_its_own() {
     let oracle = Oracle::open("gemma1-mha");
@@ -269,7 +270,8 @@ fn named(name: &'static str) -> FlowStage {
     })
 }
 
-/// A changed field of a layer's context gives the graph that a changed configuration gives, and another one than the stock model's.
+/// A changed field of a layer's context gives the graph that a changed configuration gives, and another one than the
+/// stock model's.
 #[test]
 fn changed_fields_of_a_layer_have_their_effect() {
     let oracle = Oracle::open("gemma2");
@@ -341,7 +343,8 @@ fn what_no_layer_can_compute_is_refused() {
     assert!(text.contains("'zork'"), "{text}");
 }
 
-/// A hook that composes the layers with experts itself makes the stock graph, in both modes; with fewer experts a token another one.
+/// A hook that composes the layers with experts itself makes the stock graph, in both modes; with fewer experts a token
+/// another one.
 #[test]
 fn layers_with_experts_are_composed_by_hand() {
     let oracle = Oracle::open("gemma4-moe");

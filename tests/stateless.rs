@@ -1,5 +1,5 @@
-//! Prefill and decode graphs run by name, with keys and values that the caller holds, in batches of unequal lengths, at static and
-//! symbolic sizes: against transformers, on the reference and on the GPU.
+//! Prefill and decode graphs run by name, with keys and values that the caller holds, in batches of unequal lengths, at
+//! static and symbolic sizes: against transformers, on the reference and on the GPU.
 
 #[path = "common/oracle.rs"]
 #[allow(dead_code)] // Each test binary uses a part.
@@ -249,8 +249,8 @@ fn rotary_rows_of_the_callers_own() {
     }
 }
 
-/// A keep-mask that keeps everything changes nothing; one that drops keys acts beside window and softcap: as if these rows were
-/// not live.
+/// A keep-mask that keeps everything changes nothing; one that drops keys acts beside window and softcap: as if these
+/// rows were not live.
 #[test]
 fn a_mask_of_the_callers_own_joins_the_layers_mask() {
     for name in MODELS {

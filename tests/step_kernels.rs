@@ -1,5 +1,6 @@
-//! The kernels of a decode step for every sort of device, on this driver, against the reference: rows made inside attention, norms that
-//! follow norms, joined products, products that norm their operand. Heads are as wide as those of released models.
+//! The kernels of a decode step for every sort of device, on this driver, against the reference: rows made inside
+//! attention, norms that follow norms, joined products, products that norm their operand. Heads are as wide as those of
+//! released models.
 
 mod common;
 
@@ -193,8 +194,9 @@ fn shortcuts(plan: &Plan) -> [usize; 4] {
     [with("PROLOGUE", "yes"), with("SECOND_NORM", "yes"), joined, with("NORM", "*")]
 }
 
-/// The largest error as a share of the largest value. A key or value rounded to f16 may fall to the other side, and what follows with it;
-/// norms of values and gates by each token amplify what is rounded before them (docs/gemma.md, Numerical precision).
+/// The largest error as a share of the largest value. A key or value rounded to f16 may fall to the other side, and
+/// what follows with it; norms of values and gates by each token amplify what is rounded before them (docs/gemma.md,
+/// Numerical precision).
 fn allowed(built: &BuiltModel, kv: DType) -> f32 {
     let amplifies = built.params.contains_key("ple_embed");
     match kv {
@@ -224,8 +226,8 @@ fn check(context: &Arc<GpuContext>, built: &BuiltModel, kv: DType, target: &Targ
     shortcuts(&plan)
 }
 
-/// Devices like GPUs without subgroups, with subgroups of this driver's size, and this driver itself; all bind as many buffers as
-/// the shortcuts need.
+/// Devices like GPUs without subgroups, with subgroups of this driver's size, and this driver itself; all bind as many
+/// buffers as the shortcuts need.
 #[test]
 fn steps_agree_with_the_reference_by_every_shortcut() {
     let context = open(&GpuOptions::default());
@@ -245,8 +247,8 @@ fn steps_agree_with_the_reference_by_every_shortcut() {
                 // Norms of queries and keys, which Gemma 3 has, are two buffers more.
                 let enough = own.max_storage_buffers >= if name == "gemma-3-270m" { 11 } else { 9 };
                 assert_eq!((rows, joined), (if enough { layers } else { 0 }, layers), "{name} {sort}");
-                // Gemma 1 has no norms after attention and FFW: each of its norms precedes products. Otherwise only the first does,
-                // and the last, which reads the last token alone.
+                // Gemma 1 has no norms after attention and FFW: each of its norms precedes products. Otherwise only the
+                // first does, and the last, which reads the last token alone.
                 let (following, first) = if name == "gemma-2b" { (0, 2 * layers + 1) } else { (2 * layers - 1, 2) };
                 assert_eq!((sequels, norms), (following, if sort == "own" { 0 } else { first }), "{name} {sort}");
             }
@@ -254,8 +256,8 @@ fn steps_agree_with_the_reference_by_every_shortcut() {
     }
 }
 
-/// The widest heads, keys that several layers attend to, values that are normed, an input for each layer: of the five layers that own
-/// keys and values those of two are read by others too, and are written beforehand.
+/// The widest heads, keys that several layers attend to, values that are normed, an input for each layer: of the five
+/// layers that own keys and values those of two are read by others too, and are written beforehand.
 #[test]
 fn steps_of_gemma_4_agree_with_the_reference() {
     let context = open(&GpuOptions::default());

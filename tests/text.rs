@@ -55,8 +55,8 @@ fn demo_prompts_and_continuations_match_transformers() {
     }
 }
 
-/// Expected ids: those of Hugging Face's tokenizers, or llama.cpp's where the two agree; llama.cpp's without special parsing
-/// where the text spells control tokens, which those two columns parse.
+/// Expected ids: those of Hugging Face's tokenizers, or llama.cpp's where the two agree; llama.cpp's without special
+/// parsing where the text spells control tokens, which those two columns parse.
 #[test]
 fn plain_text_matches_the_goldens() {
     let tokenizer = spm();

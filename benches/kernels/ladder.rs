@@ -21,7 +21,8 @@ use crate::Arguments;
 /// A submit of repeated dispatches takes about this long, so that submitting and waiting vanish in it.
 const SUBMIT_SECONDS: f64 = 0.02;
 const MOST_REPEATS: f64 = 1000.0;
-/// Results that differ by more than this share of the largest magnitude are wrong: sums of thousands of f32 in another order.
+/// Results that differ by more than this share of the largest magnitude are wrong: sums of thousands of f32 in another
+/// order.
 const TOLERANCE: f32 = 2e-3;
 
 /// What all measurements share.
@@ -35,7 +36,8 @@ pub struct Bench<'a> {
     bandwidth: f64,
 }
 
-/// The operands of all variants of one shape. Slot 0 is the result; slots 1, … are the inputs; scratch comes after them.
+/// The operands of all variants of one shape. Slot 0 is the result; slots 1, … are the inputs; scratch comes after
+/// them.
 #[derive(Default)]
 pub struct Operands {
     pub result: usize,

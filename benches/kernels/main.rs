@@ -1,7 +1,7 @@
 //! The ladder: each variant of a kernel, from plain to best, over the shapes of released models.
 //!
-//! `cargo bench --bench kernels -- --shape gemma-3-270m --rows 1,8 --kernel linear`. All variants of one shape run in turns, so
-//! that whatever else the machine does meets them alike; a figure is the median over the rounds.
+//! `cargo bench --bench kernels -- --shape gemma-3-270m --rows 1,8 --kernel linear`. All variants of one shape run in
+//! turns, so that whatever else the machine does meets them alike; a figure is the median over the rounds.
 
 mod attention;
 mod ladder;
@@ -22,7 +22,8 @@ use ladder::Bench;
 
 const SHAPES: [&str; 4] = ["gemma-3-270m", "gemma-3-1b", "gemma-3-4b", "gemma-2-2b"];
 
-/// Times every variant of the kernels: microseconds, GB/s, GFLOP/s and the speed relative to the plain variant of the same run.
+/// Times every variant of the kernels: microseconds, GB/s, GFLOP/s and the speed relative to the plain variant of the
+/// same run.
 #[derive(Parser)]
 pub struct Arguments {
     /// Shapes of these models

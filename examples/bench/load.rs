@@ -1,5 +1,5 @@
-//! `--load`: how fast a model loads, beside how fast its files are read and its bytes are brought to the device, and what it takes of
-//! heap and device.
+//! `--load`: how fast a model loads, beside how fast its files are read and its bytes are brought to the device, and
+//! what it takes of heap and device.
 
 use std::{
     fs::File,

@@ -38,12 +38,12 @@ use parts::tokens;
 
 /// Measures tokens per second of prefill and decode, greedy, batch 1.
 ///
-/// Prefill is the prompt's tokens over the time to the first generated token; decode is single tokens after a cache of a given
-/// depth. One repetition that is not counted comes first.
+/// Prefill is the prompt's tokens over the time to the first generated token; decode is single tokens after a cache of
+/// a given depth. One repetition that is not counted comes first.
 #[derive(Parser)]
 struct Arguments {
-    /// Folder with config.json and safetensors weights, a weights file, a .gguf file, or OWNER/NAME[/FILE.gguf] on the Hugging Face
-    /// Hub [default: the demo model]
+    /// Folder with config.json and safetensors weights, a weights file, a .gguf file, or OWNER/NAME[/FILE.gguf] on the
+    /// Hugging Face Hub [default: the demo model]
     #[arg(long, value_name = "PATH")]
     model: Option<PathBuf>,
     /// Random weights of a released model's shape instead, made on the device, such as gemma-3-1b
@@ -82,7 +82,8 @@ struct Arguments {
     /// The numbers of products: f16 through cooperative matrices where there are any, always f32, or always f16
     #[arg(long, value_enum, default_value = "auto", conflicts_with = "first_token")]
     compute: Numbers,
-    /// Where the time goes instead, kernel by kernel: one decode step at the first depth, the last chunk of the first prompt
+    /// Where the time goes instead, kernel by kernel: one decode step at the first depth, the last chunk of the first
+    /// prompt
     #[arg(long)]
     profile: bool,
     /// By what --profile times a dispatch [default: the best that the device has]
@@ -94,14 +95,15 @@ struct Arguments {
     /// The time to the first token of a 16-token prompt in this process instead, part by part
     #[arg(long, conflicts_with = "profile")]
     first_token: bool,
-    /// How fast the model loads instead, beside the rates at which its files are read and its bytes reach the device; what it
-    /// takes of heap and device
+    /// How fast the model loads instead, beside the rates at which its files are read and its bytes reach the device;
+    /// what it takes of heap and device
     #[arg(long, requires = "model", conflicts_with_all = ["profile", "first_token"])]
     load: bool,
     /// With --load: drop the files from the system's cache first (GNU dd)
     #[arg(long, requires = "load")]
     cold: bool,
-    /// Decode with a drafter (its folder or file, or `lookup`) instead, beside decode without, after the first of the prompts
+    /// Decode with a drafter (its folder or file, or `lookup`) instead, beside decode without, after the first of the
+    /// prompts
     #[arg(long, value_name = "PATH", conflicts_with_all = ["profile", "first_token", "load"])]
     draft: Option<PathBuf>,
     /// With --draft: tokens that are tried at once

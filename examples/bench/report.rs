@@ -78,7 +78,8 @@ impl Report<'_> {
         self.bandwidth.map(|bandwidth| read / bandwidth)
     }
 
-    /// `prompt`, `prefill_tokens_per_s`, `decode_tokens_per_s` and `first_token_ms` are those of the first prompt and depth.
+    /// `prompt`, `prefill_tokens_per_s`, `decode_tokens_per_s` and `first_token_ms` are those of the first prompt and
+    /// depth.
     pub fn json(&self) -> Value {
         let (stats, speed) = (self.generator.stats(), &self.speed);
         let prefill =
@@ -118,7 +119,8 @@ impl Report<'_> {
     pub fn table(&self) -> String {
         let (stats, speed) = (self.generator.stats(), &self.speed);
         let bandwidth = match (self.bandwidth, self.share()) {
-            // Software adapters are bound by arithmetic, also while they are measured; and other programs may have run meanwhile.
+            // Software adapters are bound by arithmetic, also while they are measured; and other programs may have run
+            // meanwhile.
             (Some(b), Some(share)) if share > 1.0 => {
                 format!("{:.1} GB/s measured, {:.1} times that by decode: no bound on this adapter", b / 1e9, share)
             }

@@ -130,7 +130,8 @@ impl Environment<'_> {
     }
 }
 
-/// The variable that a text beginning with `$` or `%` names, empty where it names none, and how long that part of the text is.
+/// The variable that a text beginning with `$` or `%` names, empty where it names none, and how long that part of the
+/// text is.
 fn named(text: &str) -> (&str, usize) {
     let inside = |open: usize, close: char| match text[open..].find(close) {
         Some(length) => (&text[open..open + length], open + length + 1),

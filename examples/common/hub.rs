@@ -7,8 +7,8 @@ use gemmaflow::hub::{DownloadProgress, HubModel, HubOptions, download};
 
 use super::environment::Environment;
 
-/// The model's path: `model` itself where something lies there or it is no name of the hub, else the model in the cache, fetched
-/// if need be.
+/// The model's path: `model` itself where something lies there or it is no name of the hub, else the model in the
+/// cache, fetched if need be.
 pub fn local(model: &Path) -> Result<PathBuf> {
     let name = model.to_str().and_then(|name| name.parse::<HubModel>().ok());
     let Some(name) = name.filter(|_| !model.exists()) else {

@@ -49,8 +49,8 @@ pub const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/demo");
 /// Which model, and what it runs on.
 #[derive(Args)]
 pub struct Source {
-    /// Folder with config.json, tokenizer.json and safetensors weights, a .gguf file, or OWNER/NAME[/FILE.gguf] on the Hugging Face
-    /// Hub
+    /// Folder with config.json, tokenizer.json and safetensors weights, a .gguf file, or OWNER/NAME[/FILE.gguf] on the
+    /// Hugging Face Hub
     #[arg(long, value_name = "DIR", default_value = DEMO, hide_default_value = true)]
     pub model: PathBuf,
     /// auto, gpu, cpu (the slow reference), or a part of an adapter's name
@@ -176,8 +176,8 @@ pub fn folder(path: &Path) -> PathBuf {
     }
 }
 
-/// The configuration and the weights of a folder, of a safetensors file (with `config.json` beside it) or of a GGUF file. Reads
-/// headers only.
+/// The configuration and the weights of a folder, of a safetensors file (with `config.json` beside it) or of a GGUF
+/// file. Reads headers only.
 pub fn open(path: &Path) -> Result<(GemmaConfig, Box<dyn WeightLoader>)> {
     if !path.exists() {
         let wanted = "--model takes a GGUF file, a folder with config.json and safetensors weights, or OWNER/NAME on the hub";
@@ -271,8 +271,8 @@ pub struct Raced {
     pub rate: f64,
 }
 
-/// Lets generators continue a prompt in turns, `reps` of them after one that is not counted, so that whatever else the machine
-/// does meets them all alike.
+/// Lets generators continue a prompt in turns, `reps` of them after one that is not counted, so that whatever else the
+/// machine does meets them all alike.
 pub fn race(generators: &mut [GemmaGenerator], prompt: &[u32], count: usize, reps: usize) -> Result<Vec<Raced>> {
     let greedy = SampleOpts::greedy();
     let mut rates = vec![Vec::new(); generators.len()];

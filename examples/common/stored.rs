@@ -11,8 +11,8 @@ use half::f16;
 /// Bytes of the pattern that a matrix repeats, about.
 const PATTERN: usize = 1 << 20;
 
-/// The weights of a map, its matrices and stacks of them in a packed format: those that packing a checkpoint packs. In Q8_0 and
-/// Q4_0, whose blocks begin with their factor, the numbers are as large as the map's random ones.
+/// The weights of a map, its matrices and stacks of them in a packed format: those that packing a checkpoint packs. In
+/// Q8_0 and Q4_0, whose blocks begin with their factor, the numbers are as large as the map's random ones.
 pub struct Stored<'a> {
     weights: &'a mut WeightMap,
     format: Packed,
@@ -69,7 +69,8 @@ impl WeightLoader for Stored<'_> {
 struct Pattern(Vec<u8>);
 
 impl Pattern {
-    /// Numbers in about ±√(3/columns), as `random_weights` has them: all of Q8_0's 8 bits and Q4_0's 4 bits as they come.
+    /// Numbers in about ±√(3/columns), as `random_weights` has them: all of Q8_0's 8 bits and Q4_0's 4 bits as they
+    /// come.
     fn new(format: Packed, columns: usize) -> Self {
         let largest = if format.name() == "Q8_0" { 128.0 } else { 8.0 };
         let factor = f16::from_f32((3.0 / columns as f32).sqrt() / largest).to_le_bytes();

@@ -65,8 +65,8 @@ pub fn read_text(path: &Path) -> Result<String> {
     decode(&bytes[mark..], encoding).map_err(named)
 }
 
-/// The lines of a text that comes in piece by piece, without their ends. A line that cannot be decoded is an error, and the next one
-/// comes all the same.
+/// The lines of a text that comes in piece by piece, without their ends. A line that cannot be decoded is an error, and
+/// the next one comes all the same.
 pub struct Lines<R> {
     input: R,
     encoding: Option<Encoding>,

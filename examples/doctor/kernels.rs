@@ -40,8 +40,8 @@ impl Trial {
     }
 }
 
-/// What is tried on a device: all cases in f32, products in f16 too where the device has it. First one of each op, then the second
-/// of each, so that one that ends early has seen all ops.
+/// What is tried on a device: all cases in f32, products in f16 too where the device has it. First one of each op, then
+/// the second of each, so that one that ends early has seen all ops.
 pub fn trials(target: &Target) -> Vec<Trial> {
     let mut by_op: BTreeMap<&str, Vec<Trial>> = BTreeMap::new();
     for case in cases() {
@@ -109,8 +109,8 @@ pub struct Known {
     ran: BTreeSet<String>,
 }
 
-/// Tries everything in one tier, as far as there is time, and puts what is found into the report as it goes. `open` opens the
-/// device, again where it was lost.
+/// Tries everything in one tier, as far as there is time, and puts what is found into the report as it goes. `open`
+/// opens the device, again where it was lost.
 ///
 /// # Errors
 /// Those of `open`.

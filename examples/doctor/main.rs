@@ -38,12 +38,13 @@ use gemmaflow::runtime::{Device, GpuContext, GpuOptions, Tuning};
 use parts::{Record, Scope, Share, run};
 use report::Report;
 
-/// Examines a GPU: holds every kernel in every tier against the CPU reference, measures what the device reaches at best, and how
-/// near to that models of released shapes come.
+/// Examines a GPU: holds every kernel in every tier against the CPU reference, measures what the device reaches at
+/// best, and how near to that models of released shapes come.
 ///
-/// Needs no files: weights are random. Prints what it finds and writes report.json and report.svg. The report names adapter, driver,
-/// limits and figures, the operating system's kind and the number of processor threads; it has no host, user or file names, and
-/// nothing is sent anywhere. Ends with 0 where all kernels that were examined are right, 1 where one is wrong, 2 where none was examined.
+/// Needs no files: weights are random. Prints what it finds and writes report.json and report.svg. The report names
+/// adapter, driver, limits and figures, the operating system's kind and the number of processor threads; it has no
+/// host, user or file names, and nothing is sent anywhere. Ends with 0 where all kernels that were examined are right,
+/// 1 where one is wrong, 2 where none was examined.
 #[derive(Parser, Clone)]
 struct Arguments {
     /// gpu, or a part of an adapter's name; the best adapter if nothing is said
@@ -105,7 +106,8 @@ struct Visit {
 }
 
 impl Visit {
-    /// Part by part, each in a share of what is left, and prints what each has found. What may take all memory comes last.
+    /// Part by part, each in a share of what is left, and prints what each has found. What may take all memory comes
+    /// last.
     fn all(mut self, arguments: &Arguments) -> Result<()> {
         let device = arguments.device.clone();
         self.part(0.3, "adapter", move |scope| adapter::describe(&device, scope))?;

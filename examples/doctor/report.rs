@@ -67,7 +67,8 @@ pub struct Adapter {
     pub adapters: Vec<String>,
 }
 
-/// The first token of a short prompt of a model that nothing is known of, and again with the pipelines of the first time.
+/// The first token of a short prompt of a model that nothing is known of, and again with the pipelines of the first
+/// time.
 #[derive(Serialize, Clone, Default)]
 pub struct FirstStart {
     pub model: String,

@@ -1,5 +1,5 @@
-//! Small models of several families on the device against the reference: kernels that several ops share and caches that a step reads,
-//! which single ops do not show.
+//! Small models of several families on the device against the reference: kernels that several ops share and caches that
+//! a step reads, which single ops do not show.
 
 use std::sync::Arc;
 
@@ -38,7 +38,8 @@ const MODELS: [(&str, usize, &str); 6] = [
     ("gemma-2-2b", 2, "Q4_0"),
 ];
 
-/// The largest difference of a logit in f32 that is allowed, over the root mean square of all. On lavapipe 2·10⁻⁵ is the most.
+/// The largest difference of a logit in f32 that is allowed, over the root mean square of all. On lavapipe 2·10⁻⁵ is
+/// the most.
 const EXACT: f64 = 1e-3;
 /// The root mean square of the differences where products round to f16, over that of the logits.
 const ROUNDED: f64 = 3e-2;
@@ -92,7 +93,8 @@ fn logits(model: (&str, usize, &str), device: Device, compute: &str, cancel: &Ca
     Ok(logits)
 }
 
-/// The largest difference and the root mean square of all, over that of what is expected; infinite where there are no numbers.
+/// The largest difference and the root mean square of all, over that of what is expected; infinite where there are no
+/// numbers.
 fn apart(found: &[f32], expected: &[f32]) -> (f64, f64) {
     let mean = |values: &mut dyn Iterator<Item = f64>| (values.map(|x| x * x).sum::<f64>() / expected.len() as f64).sqrt();
     let size = mean(&mut expected.iter().map(|&x| x.into())).max(f64::MIN_POSITIVE);

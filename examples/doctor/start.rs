@@ -17,7 +17,8 @@ use crate::{
 
 const SHAPE: &str = "gemma-3-270m";
 
-/// The section of the report. Cold is without pipelines that we kept: the driver may keep its own, which cannot be turned off here.
+/// The section of the report. Cold is without pipelines that we kept: the driver may keep its own, which cannot be
+/// turned off here.
 ///
 /// # Errors
 /// What the device says.

@@ -1,5 +1,5 @@
-//! What the library found out about the kernels of the measured shapes as it loaded them: which were wrong and replaced, and which of
-//! several was fastest.
+//! What the library found out about the kernels of the measured shapes as it loaded them: which were wrong and
+//! replaced, and which of several was fastest.
 
 use gemmaflow::internals::ir::KernelChoices;
 

@@ -29,13 +29,14 @@ const SIZE: [u32; 2] = [640, 360];
 /// How often a frame is begun where no window sets the pace.
 const FRAME: Duration = Duration::from_nanos(1_000_000_000 / 60);
 
-/// Draws an animation on a device of its own, lets a Gemma model generate on the same device, and shows the text in the picture.
+/// Draws an animation on a device of its own, lets a Gemma model generate on the same device, and shows the text in the
+/// picture.
 ///
 /// Without --window the frames go to a texture, sixty a second, and the last one to a file.
 #[derive(Parser)]
 struct Arguments {
-    /// Folder with config.json, tokenizer.json and safetensors weights, a .gguf file, or OWNER/NAME[/FILE.gguf] on the Hugging Face
-    /// Hub
+    /// Folder with config.json, tokenizer.json and safetensors weights, a .gguf file, or OWNER/NAME[/FILE.gguf] on the
+    /// Hugging Face Hub
     #[arg(long, value_name = "DIR", default_value = common::DEMO, hide_default_value = true)]
     model: PathBuf,
     /// Random weights of a released model's shape instead, such as gemma-3-1b; the text means nothing

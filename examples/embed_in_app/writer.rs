@@ -93,8 +93,8 @@ fn write(own: OwnDevice, job: &Job, events: &Sender<News>, begun: &Receiver<()>,
     let sampling = SampleOpts::temperature(0.8, job.seed).with_top_k(40);
     let mut conversation = model.conversation()?.with_options(AnswerOptions { sampling, ..AnswerOptions::default() });
     let empty = conversation.bookmark();
-    // Drivers compile at a kernel's first run, and how submits are cut is learnt from the runs after it. The prompt is then read anew:
-    // no row of it is kept, as the text before was another.
+    // Drivers compile at a kernel's first run, and how submits are cut is learnt from the runs after it. The prompt is
+    // then read anew: no row of it is kept, as the text before was another.
     model.keep_prompts(0);
     let other: String = job.prompt.chars().rev().collect();
     for text in [&job.prompt, &other] {

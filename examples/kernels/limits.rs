@@ -1,4 +1,5 @@
-//! How good the compiled code of hot kernels must be: a table in a file, a line for a group of kernels and a family of GPUs.
+//! How good the compiled code of hot kernels must be: a table in a file, a line for a group of kernels and a family of
+//! GPUs.
 
 use std::{fmt::Write, path::Path};
 

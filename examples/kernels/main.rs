@@ -55,7 +55,8 @@ enum What {
         #[arg(long)]
         cooperative: bool,
     },
-    /// Compiles them by Mesa's RADV for GPUs that need not be there, as scripts/drivers sets it up, and holds the code to limits
+    /// Compiles them by Mesa's RADV for GPUs that need not be there, as scripts/drivers sets it up, and holds the code
+    /// to limits
     Radv {
         /// Families of GPUs, as Mesa calls them
         #[arg(long, value_name = "NAME,…", value_delimiter = ',', required = true)]

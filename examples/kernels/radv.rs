@@ -115,7 +115,8 @@ impl Compiled {
     }
 }
 
-/// Which scalar registers hold the descriptor of which binding: descriptors of 16 bytes lie in the order of the bindings.
+/// Which scalar registers hold the descriptor of which binding: descriptors of 16 bytes lie in the order of the
+/// bindings.
 #[derive(Default)]
 struct Descriptors {
     /// Binding by the first of the four registers.
@@ -123,7 +124,8 @@ struct Descriptors {
 }
 
 impl Descriptors {
-    /// Follows one line of assembly. A load from a buffer gives its binding and bits; `None` for bits that are not known.
+    /// Follows one line of assembly. A load from a buffer gives its binding and bits; `None` for bits that are not
+    /// known.
     fn follow(&mut self, line: &str) -> Option<(u32, Option<u32>)> {
         let code = line.split(';').next()?.trim();
         let (instruction, operands) = code.split_once(char::is_whitespace)?;

@@ -102,8 +102,8 @@ impl Conversation {
     }
 
     /// A token that cancels the answer under way, from any thread: it then ends with
-    /// [`FinishReason::Cancelled`](super::FinishReason::Cancelled) within a moment, whatever the device is at. Clones stay valid
-    /// for later answers.
+    /// [`FinishReason::Cancelled`](super::FinishReason::Cancelled) within a moment, whatever the device is at. Clones
+    /// stay valid for later answers.
     pub fn cancel_token(&self) -> CancelToken {
         self.cancel.clone()
     }

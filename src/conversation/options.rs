@@ -30,8 +30,8 @@ impl Default for AnswerOptions {
 /// The handling of a full context.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Overflow {
-    /// Nothing is forgotten. An answer under way ends with [`FinishReason::Length`](super::FinishReason::Length); a prompt that
-    /// leaves no room for an answer is refused with [`Error::ContextFull`](crate::Error::ContextFull).
+    /// Nothing is forgotten. An answer under way ends with [`FinishReason::Length`](super::FinishReason::Length); a
+    /// prompt that leaves no room for an answer is refused with [`Error::ContextFull`](crate::Error::ContextFull).
     #[default]
     Refuse,
     /// The model forgets the oldest exchanges (never its instructions), or of plain text the oldest tokens, until half

@@ -15,7 +15,8 @@ use crate::{
     weights::{WeightLoader, WeightMap, load_from_path},
 };
 
-/// Tokens that are tried at once unless [`Drafter::with_tokens`] says otherwise: with the one before them they fill a bucket of runs.
+/// Tokens that are tried at once unless [`Drafter::with_tokens`] says otherwise: with the one before them they fill a
+/// bucket of runs.
 const TOKENS: usize = 3;
 
 /// Most tokens that are tried at once.
@@ -28,8 +29,9 @@ const SHORTEST_END: usize = 2;
 /// Where the tokens come from that a generator tries before its model has chosen them
 /// ([`GemmaGenerator::with_drafter`](super::GemmaGenerator::with_drafter)).
 ///
-/// Source: speculative decoding, Leviathan et al. 2023. A drafted token counts only if it is the one that the model itself takes at its
-/// position, by its own logits and its own draw: so the text is the one without a drafter, and follows the model's distribution.
+/// Source: speculative decoding, Leviathan et al. 2023. A drafted token counts only if it is the one that the model
+/// itself takes at its position, by its own logits and its own draw: so the text is the one without a drafter, and
+/// follows the model's distribution.
 #[derive(Debug, Clone)]
 pub struct Drafter {
     tokens: usize,
@@ -38,20 +40,20 @@ pub struct Drafter {
 }
 
 impl Drafter {
-    /// Takes what followed when the last few tokens occurred before, prompt included: nothing to load, and much found where a
-    /// text repeats what it was given, as code, tables and quotations do.
+    /// Takes what followed when the last few tokens occurred before, prompt included: nothing to load, and much found
+    /// where a text repeats what it was given, as code, tables and quotations do.
     ///
     /// Source: Saxena 2023, Prompt Lookup Decoding.
     pub fn prompt_lookup() -> Self {
         Self { tokens: TOKENS, model: None }
     }
 
-    /// Takes what a drafter says, a small model that was trained beside the generator's own (`gemma4_assistant`): the files of a folder,
-    /// or one file.
+    /// Takes what a drafter says, a small model that was trained beside the generator's own (`gemma4_assistant`): the
+    /// files of a folder, or one file.
     ///
     /// # Errors
-    /// As [`GemmaDrafterConfig::near_weights`], and what is wrong with the files. Whether it is the drafter of a model shows when
-    /// it is given to its generator.
+    /// As [`GemmaDrafterConfig::near_weights`], and what is wrong with the files. Whether it is the drafter of a model
+    /// shows when it is given to its generator.
     pub fn from_path(path: impl AsRef<Path>) -> Result<Self> {
         let config = GemmaDrafterConfig::near_weights(&path)?;
         Self::from_loader(config, load_from_path(path)?.as_mut())
@@ -71,8 +73,8 @@ impl Drafter {
         Ok(Self { tokens: TOKENS, model: Some(Arc::new(model)) })
     }
 
-    /// Tries up to `tokens` at once, 1 to 63. Runs come in sizes of 4, 16 and 64, the last known token included: 3, 15 and 63 fill
-    /// one.
+    /// Tries up to `tokens` at once, 1 to 63. Runs come in sizes of 4, 16 and 64, the last known token included: 3, 15
+    /// and 63 fill one.
     ///
     /// # Errors
     /// [`Error::Option`] for another number.
@@ -153,7 +155,8 @@ impl DraftStats {
     }
 }
 
-/// `count` tokens that followed the latest earlier place in `text` that has its longest end; where the text ends before, it goes round.
+/// `count` tokens that followed the latest earlier place in `text` that has its longest end; where the text ends
+/// before, it goes round.
 pub(super) fn look_up(text: &[u32], count: usize) -> Vec<u32> {
     for length in (SHORTEST_END..=LONGEST_END.min(text.len().saturating_sub(1))).rev() {
         let end = &text[text.len() - length..];

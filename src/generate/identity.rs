@@ -28,8 +28,8 @@ pub(crate) struct CacheRow {
 }
 
 impl Model {
-    /// A number that other weights, other shapes or another configuration change: the hash of what the configuration says of values
-    /// ([`described`]) and of each weight's name, type, shape, and first and last bytes.
+    /// A number that other weights, other shapes or another configuration change: the hash of what the configuration
+    /// says of values ([`described`]) and of each weight's name, type, shape, and first and last bytes.
     ///
     /// # Errors
     /// Those of reading the weights.
@@ -68,11 +68,11 @@ impl Model {
     }
 }
 
-/// What a configuration says of the values that a model computes, a line each. Where a text ends and how long it may be does not change
-/// them, and may differ between files of one model.
+/// What a configuration says of the values that a model computes, a line each. Where a text ends and how long it may be
+/// does not change them, and may differ between files of one model.
 ///
-/// Conversations are saved with the hash of it: names and spelling are the fingerprint's own, whatever the fields are called. A field
-/// that is new gets a line only where it is not what all models had before.
+/// Conversations are saved with the hash of it: names and spelling are the fingerprint's own, whatever the fields are
+/// called. A field that is new gets a line only where it is not what all models had before.
 fn described(config: &GemmaConfig) -> String {
     #[rustfmt::skip]
     let GemmaConfig {

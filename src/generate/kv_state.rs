@@ -1,7 +1,8 @@
 //! A key-value cache in the caller's hands, between runs of the stateless graphs.
 //!
-//! A prefill with `export_kv` and every decode step return their first output (`logits`, or `hidden` from a prefill without
-//! head) and then `k_0`, `v_0`, `k_1`, `v_1`, …, each `[B, rows, K·H]` in f32. The next step takes them as `past_k_0`, `past_v_0`, …
+//! A prefill with `export_kv` and every decode step return their first output (`logits`, or `hidden` from a prefill
+//! without head) and then `k_0`, `v_0`, `k_1`, `v_1`, …, each `[B, rows, K·H]` in f32. The next step takes them as
+//! `past_k_0`, `past_v_0`, …
 
 use crate::{
     Error, Result,
@@ -13,9 +14,9 @@ const LONGEST: usize = 1 << 30;
 
 /// K (after RoPE) and V of every layer on the host.
 ///
-/// A decode graph takes each sequence's live rows first, in the order of their positions, and counts them by `position`. Where a
-/// batch has unequal lengths a prefill with padding on the left, and every decode step, whose new row is the last, leave other
-/// rows between: [`live_rows_first`](Self::live_rows_first) closes the gaps.
+/// A decode graph takes each sequence's live rows first, in the order of their positions, and counts them by
+/// `position`. Where a batch has unequal lengths a prefill with padding on the left, and every decode step, whose new
+/// row is the last, leave other rows between: [`live_rows_first`](Self::live_rows_first) closes the gaps.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct KvCacheState {
     /// Rows of each sequence.
@@ -27,10 +28,10 @@ pub struct KvCacheState {
 }
 
 impl KvCacheState {
-    /// Moves the live rows of each sequence to the front, in order, and drops what is then behind the longest. `live` `[B, past_len]`
-    /// is 1 for live rows and 0 between: the `attention_mask` after a prefill; after a decode step for each sequence
-    /// [`bucket_decode_mask`] of its rows before the step and the rows that the graph took. Returns the number of live rows of each
-    /// sequence, which is the next step's `position`.
+    /// Moves the live rows of each sequence to the front, in order, and drops what is then behind the longest. `live`
+    /// `[B, past_len]` is 1 for live rows and 0 between: the `attention_mask` after a prefill; after a decode step for
+    /// each sequence [`bucket_decode_mask`] of its rows before the step and the rows that the graph took. Returns the
+    /// number of live rows of each sequence, which is the next step's `position`.
     ///
     /// # Errors
     /// [`Error::Input`] where `live` is not a number of whole sequences, or does not fit K and V.
@@ -66,11 +67,12 @@ impl KvCacheState {
     }
 }
 
-/// The cache from the outputs of a prefill graph built with `export_kv`: its first output, `logits` or `hidden`, is passed over.
-/// K and V are copied.
+/// The cache from the outputs of a prefill graph built with `export_kv`: its first output, `logits` or `hidden`, is
+/// passed over. K and V are copied.
 ///
 /// # Errors
-/// [`Error::Input`] where an output is missing, is called something else, or has another type or shape than the rest implies.
+/// [`Error::Input`] where an output is missing, is called something else, or has another type or shape than the rest
+/// implies.
 pub fn kv_from_prefill_outputs(outputs: &[(String, Value)], layers: usize) -> Result<KvCacheState> {
     check_names(outputs, &["logits", "hidden"], layers)?;
     collect(outputs[1..].to_vec())
@@ -94,8 +96,8 @@ pub fn split_decode_logits_kv(mut outputs: Vec<(String, Value)>, layers: usize) 
 }
 
 /// The keep-mask of a decode step whose cache has `upper` rows, the first `past` of them live, for a graph built with
-/// `dynamic_past` whose `position` is `past` (one with a static past rotates at its own past): `upper + 1` entries, 1 for the
-/// live rows and for the new one, which is at index `upper`, and 0 between.
+/// `dynamic_past` whose `position` is `past` (one with a static past rotates at its own past): `upper + 1` entries, 1
+/// for the live rows and for the new one, which is at index `upper`, and 0 between.
 ///
 /// # Errors
 /// [`Error::Input`] when `past` exceeds `upper`.

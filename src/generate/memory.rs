@@ -15,11 +15,11 @@ use crate::{
 
 /// What a generator takes of a device's memory, from the headers of a model's files alone.
 ///
-/// The figures are those of the buffers that the generator makes, to the byte, for prompts that fill the context in runs of the
-/// longest kind, followed by greedy steps; of several conversations each takes that for itself, and steps of all together are counted
-/// besides. What they leave out: `all_logits` and the paths without caches, whose scratch
-/// grows with what is asked; runs that come in ascending sizes, which may make scratch up to four times as large; a few KiB for
-/// reading results back; and what the driver itself takes for pipelines and buffers.
+/// The figures are those of the buffers that the generator makes, to the byte, for prompts that fill the context in
+/// runs of the longest kind, followed by greedy steps; of several conversations each takes that for itself, and steps
+/// of all together are counted besides. What they leave out: `all_logits` and the paths without caches, whose scratch
+/// grows with what is asked; runs that come in ascending sizes, which may make scratch up to four times as large; a few
+/// KiB for reading results back; and what the driver itself takes for pipelines and buffers.
 ///
 /// wgpu tells nobody how much memory a device has free: [`GeneratorOptions::memory_budget`] is the caller's to give.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -49,7 +49,8 @@ pub struct MemoryPlan {
     pub max_binding: u64,
     /// Most bytes that the caller allows.
     pub budget: Option<u64>,
-    /// The longest context, up to the model's own limit, that fits the device's limits and the budget; 0 where none does.
+    /// The longest context, up to the model's own limit, that fits the device's limits and the budget; 0 where none
+    /// does.
     pub longest_context: usize,
 }
 
@@ -65,12 +66,14 @@ pub struct CacheMemory {
 }
 
 impl MemoryPlan {
-    /// The plan of a model (a folder, a safetensors file or index, or a GGUF file) whose caches hold `context` tokens, on a
-    /// device, compiled as the profile beside the weights says. Reads headers; opens the device and allocates nothing on it.
+    /// The plan of a model (a folder, a safetensors file or index, or a GGUF file) whose caches hold `context` tokens,
+    /// on a device, compiled as the profile beside the weights says. Reads headers; opens the device and allocates
+    /// nothing on it.
     ///
     /// # Errors
     /// What is wrong with the files, as [`GemmaGenerator::from_path`](super::GemmaGenerator::from_path); as
-    /// [`Device::open`]; as [`for_options`](Self::for_options); [`Error::Unsupported`] for the reference, which has no device.
+    /// [`Device::open`]; as [`for_options`](Self::for_options); [`Error::Unsupported`] for the reference, which has no
+    /// device.
     pub fn for_model(path: impl AsRef<Path>, context: usize, device: Device) -> Result<Self> {
         let path = path.as_ref();
         let config = GemmaConfig::near_weights(path)?;
@@ -83,12 +86,13 @@ impl MemoryPlan {
         }
     }
 
-    /// The plan of a generator with these options on a device with these capabilities. Takes all weights of the loader and reads
-    /// none.
+    /// The plan of a generator with these options on a device with these capabilities. Takes all weights of the loader
+    /// and reads none.
     ///
     /// # Errors
-    /// [`Error::Option`] or [`Error::ContextFull`] for options out of their range; a weight that is missing or misshapen;
-    /// [`Error::Limit`] for one that no kernel could bind, [`Error::Unsupported`] for a run that the device could not.
+    /// [`Error::Option`] or [`Error::ContextFull`] for options out of their range; a weight that is missing or
+    /// misshapen; [`Error::Limit`] for one that no kernel could bind, [`Error::Unsupported`] for a run that the device
+    /// could not.
     pub fn for_options(
         config: GemmaConfig,
         loader: &mut dyn WeightLoader,
@@ -123,8 +127,8 @@ impl MemoryPlan {
         self.weights + self.caches() + self.scratch
     }
 
-    /// Most bytes that are held at any moment, loading among them, where the caches are reserved at once, as they are under a
-    /// budget. Caches that grow as they are needed are held twice while they are copied.
+    /// Most bytes that are held at any moment, loading among them, where the caches are reserved at once, as they are
+    /// under a budget. Caches that grow as they are needed are held twice while they are copied.
     pub fn peak(&self) -> u64 {
         self.weights + self.loading.max(self.caches() + self.scratch)
     }

@@ -1,5 +1,5 @@
-//! Floating-point numbers for serde. Formats such as JSON have no infinities and nothing that is no number: there these are the texts
-//! `inf`, `-inf` and `NaN`.
+//! Floating-point numbers for serde. Formats such as JSON have no infinities and nothing that is no number: there these
+//! are the texts `inf`, `-inf` and `NaN`.
 
 use std::fmt;
 

@@ -4,7 +4,8 @@
 
 use super::{Outputs, SMALLEST_BUCKET};
 
-/// Plans kept for runs of several tokens, unless [`with_prefill_cache`](super::GemmaGenerator::with_prefill_cache) says otherwise.
+/// Plans kept for runs of several tokens, unless [`with_prefill_cache`](super::GemmaGenerator::with_prefill_cache) says
+/// otherwise.
 const PREFILL_PLANS: usize = 16;
 
 /// Plans kept for single tokens: more than a ladder of powers of two has rungs.

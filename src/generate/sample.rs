@@ -15,8 +15,9 @@ const FIRST_OF_ROW: usize = 1024;
 
 /// How the next token is chosen.
 ///
-/// The draw at position p is a function of the seed and p alone: the same seed gives the same text however it was reached. A device
-/// hands over its 64 likeliest tokens; where they decide, it has drawn the same token itself (but for rounding) and gone on with it.
+/// The draw at position p is a function of the seed and p alone: the same seed gives the same text however it was
+/// reached. A device hands over its 64 likeliest tokens; where they decide, it has drawn the same token itself (but for
+/// rounding) and gone on with it.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct SampleOpts {
     #[serde(with = "numbers::one")]
@@ -78,12 +79,13 @@ impl SampleOpts {
         self
     }
 
-    /// Makes every token of the history (prompt and generated tokens) less likely: its logit is divided by `penalty` where it is
-    /// positive and multiplied where it is negative, once however often the token occurs, before temperature and filters
-    /// (Keskar et al. 2019, CTRL, §4.1; `repetition_penalty` of transformers). 1 changes nothing; less than 1 favours repetition.
+    /// Makes every token of the history (prompt and generated tokens) less likely: its logit is divided by `penalty`
+    /// where it is positive and multiplied where it is negative, once however often the token occurs, before
+    /// temperature and filters (Keskar et al. 2019, CTRL, §4.1; `repetition_penalty` of transformers). 1 changes
+    /// nothing; less than 1 favours repetition.
     ///
-    /// With a penalty the device hands over the whole row of logits (4·V bytes) for each token, greedy or drawn: which tokens
-    /// are the likeliest is not known before.
+    /// With a penalty the device hands over the whole row of logits (4·V bytes) for each token, greedy or drawn: which
+    /// tokens are the likeliest is not known before.
     pub const fn with_repetition_penalty(mut self, penalty: f32) -> Self {
         self.repetition_penalty = penalty;
         self
@@ -270,8 +272,8 @@ pub(crate) fn likelier(a: &(u32, f32), b: &(u32, f32)) -> std::cmp::Ordering {
     (b.1 + 0.0).total_cmp(&(a.1 + 0.0)).then(a.0.cmp(&b.0))
 }
 
-/// The token that `opts` choose from a row of logits `[V]` as the first of a text: at position 0, with no history to penalise.
-/// [`sample_token_after`] takes the history.
+/// The token that `opts` choose from a row of logits `[V]` as the first of a text: at position 0, with no history to
+/// penalise. [`sample_token_after`] takes the history.
 ///
 /// # Errors
 /// [`Error::Sampling`] for options without meaning or an empty row; [`Error::BrokenLogits`].
@@ -279,8 +281,8 @@ pub fn sample_token(row: &[f32], opts: &SampleOpts) -> Result<u32> {
     sample_token_after(row, opts, &[])
 }
 
-/// The token that `opts` choose from a row of logits `[V]` to follow `history`: what the generator does at each step. The draw is
-/// that of the position `history.len()`; the repetition penalty concerns the tokens of `history`.
+/// The token that `opts` choose from a row of logits `[V]` to follow `history`: what the generator does at each step.
+/// The draw is that of the position `history.len()`; the repetition penalty concerns the tokens of `history`.
 ///
 /// # Errors
 /// As [`sample_token`].
@@ -293,8 +295,8 @@ pub fn sample_token_after(row: &[f32], opts: &SampleOpts, history: &[u32]) -> Re
     chosen.ok_or(Error::BrokenLogits { tokens: history.len() })
 }
 
-/// The token that greedy or a draw at `position` chooses from a row to which nothing is to be done any more; `None` where every logit
-/// is −∞.
+/// The token that greedy or a draw at `position` chooses from a row to which nothing is to be done any more; `None`
+/// where every logit is −∞.
 pub(crate) fn choose_from_row(row: &[f32], opts: &SampleOpts, position: usize) -> Result<Option<u32>> {
     let broken = |x: &f32| x.is_nan() || (!opts.is_greedy() && *x == f32::INFINITY);
     if row.iter().any(broken) {

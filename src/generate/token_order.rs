@@ -46,8 +46,8 @@ impl TokenOrder {
         Tensor::new(ORDERED_EMBED, dtype, shape, Arc::new(source), 0)
     }
 
-    /// The token of the largest of the logits `[k, V/C]` of the tokens of the centroids that `chosen` `[2, k]` begins with; of equals
-    /// the first.
+    /// The token of the largest of the logits `[k, V/C]` of the tokens of the centroids that `chosen` `[2, k]` begins
+    /// with; of equals the first.
     pub(crate) fn likeliest(&self, logits: &[f32], chosen: &[f32]) -> Option<u32> {
         let best = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0)))?.0;
         let centroid = *chosen.get(best / self.of_each)? as usize;

@@ -27,7 +27,8 @@ impl Case {
         Self { name: name.to_string(), op: op.into(), inputs }
     }
 
-    /// A graph of the op alone, whose result is called `result`. Stored operands are weights; a cache that is written is a cache.
+    /// A graph of the op alone, whose result is called `result`. Stored operands are weights; a cache that is written
+    /// is a cache.
     ///
     /// # Errors
     /// [`Error::Graph`](crate::Error::Graph) where the op does not take the operands.

@@ -33,7 +33,8 @@ pub struct Alternatives {
     pub count: usize,
 }
 
-/// What a self-test and timings found on one device with one driver: which kernels are right, which were replaced, which are fastest.
+/// What a self-test and timings found on one device with one driver: which kernels are right, which were replaced,
+/// which are fastest.
 ///
 /// The default knows nothing: every op takes the kernel that an estimate prefers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -16,15 +16,16 @@ pub struct CooperativeTile {
 }
 
 impl CooperativeTile {
-    /// Elements of a row of a tile in the workgroup memory of `linear_coop`, and those that follow a row of its results.
+    /// Elements of a row of a tile in the workgroup memory of `linear_coop`, and those that follow a row of its
+    /// results.
     const DEPTH: u32 = 32 + 8;
     const GAP: u32 = 16;
 
     /// Half of a compute unit's memory on AMD, and all that Apple has: with more a workgroup would be alone there.
     const MOST_MEMORY: u32 = 32 << 10;
 
-    /// The best of the shapes `[m, n, k]` that kernels can take, in workgroups of `lanes` invocations on a device that gives each
-    /// `memory` bytes: the one that does most at once.
+    /// The best of the shapes `[m, n, k]` that kernels can take, in workgroups of `lanes` invocations on a device that
+    /// gives each `memory` bytes: the one that does most at once.
     pub fn choose(shapes: impl IntoIterator<Item = [u32; 3]>, lanes: u32, memory: u32) -> Option<Self> {
         let memory = memory.min(Self::MOST_MEMORY);
         let tiles = shapes.into_iter().map(|[m, n, k]| Self { m, n, k, lanes, memory });

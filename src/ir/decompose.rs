@@ -15,8 +15,8 @@ pub fn decompose(graph: &Graph) -> Result<Graph> {
     Ok(graph)
 }
 
-/// The graph with composites that are `chosen` replaced by their definitions, as are those that the definitions bring; with
-/// `drop_dead` also without the nodes that no output reaches. Primitives have no definition and stay.
+/// The graph with composites that are `chosen` replaced by their definitions, as are those that the definitions bring;
+/// with `drop_dead` also without the nodes that no output reaches. Primitives have no definition and stay.
 pub(super) fn rewritten(graph: &Graph, chosen: &dyn Fn(&Node) -> bool, drop_dead: bool) -> Result<Graph> {
     let (mut graph, mut changed) = rewritten_once(graph, chosen, drop_dead)?;
     while changed {

@@ -13,8 +13,8 @@ pub type Inputs = BTreeMap<String, Arc<Value>>;
 
 /// Adds to what the caller gives the inputs that the runtime provides. Caches are not among them.
 ///
-/// A rotary table `rope` or `rope_x` follows from the caller's own rows where the optional inputs `rope_cos` and `rope_sin`
-/// (`rope_cos_x`, `rope_sin_x`) `[1, H/2]` are given.
+/// A rotary table `rope` or `rope_x` follows from the caller's own rows where the optional inputs `rope_cos` and
+/// `rope_sin` (`rope_cos_x`, `rope_sin_x`) `[1, H/2]` are given.
 ///
 /// # Errors
 /// [`Error::Input`] names an input from which nothing can follow, and why.
@@ -49,8 +49,8 @@ pub fn derive(graph: &Graph, binding: &DimBinding, given: &mut Inputs) -> Result
     Ok(())
 }
 
-/// An input with one row for each new token that follows from the tokens' positions alone; `None` for any other. A token at
-/// [`DEAD_KEY`] is padding: it sees nothing, and its rotary row is that of position 0.
+/// An input with one row for each new token that follows from the tokens' positions alone; `None` for any other. A
+/// token at [`DEAD_KEY`] is padding: it sees nothing, and its rotary row is that of position 0.
 pub(crate) fn of_positions(role: &Role, positions: impl Iterator<Item = i32>) -> Option<Data> {
     match role {
         Role::Positions(_) => Some(Data::I32(positions.collect())),

@@ -1,27 +1,28 @@
 //! Fusions: ops that another op's kernel computes on the way.
 //!
-//! Lowering finds them (`lower/fuse`), [`Emit`](super::emit::Emit) carries them, and the op that owns the kernel matches on them.
+//! Lowering finds them (`lower/fuse`), [`Emit`](super::emit::Emit) carries them, and the op that owns the kernel
+//! matches on them.
 
 use super::ops::{Gain, RmsNorm, Rope};
 
-/// An op, or several, that the kernel of another op computes too. `V` names a value: a node while fusions are found, an argument
-/// of the kernel when it is emitted.
+/// An op, or several, that the kernel of another op computes too. `V` names a value: a node while fusions are found, an
+/// argument of the kernel when it is emitted.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Fusion<V> {
     /// Of a product: a second product of the same operand. The epilogue takes both results, as GeGLU does. Its weight.
     Pair(V),
-    /// Of a product of one row: more products of the same operand, whose weights follow this one's in memory, in their order.
-    /// The results follow each other too and are one output.
+    /// Of a product of one row: more products of the same operand, whose weights follow this one's in memory, in their
+    /// order. The results follow each other too and are one output.
     Concatenated(Vec<V>),
     /// Of products: the norm of their operand. The first input is then the operand of the norm.
     NormPrologue(FusedNorm<V>),
     /// Of a norm: a norm of its result, which is the second output.
     SecondNorm(FusedNorm<V>),
-    /// Of an attention over one new token: norm and rotation of query and key, and both writes into the caches. The inputs
-    /// are then the projected query and the caches before the writes.
+    /// Of an attention over one new token: norm and rotation of query and key, and both writes into the caches. The
+    /// inputs are then the projected query and the caches before the writes.
     DecodePrologue(DecodePrologue<V>),
-    /// Of a product of one row: the maximum of each block of so many neighbouring results, a multiple of 64. They are the
-    /// second output: u32 that are ordered as the numbers are; the kernel finds zeros there.
+    /// Of a product of one row: the maximum of each block of so many neighbouring results, a multiple of 64. They are
+    /// the second output: u32 that are ordered as the numbers are; the kernel finds zeros there.
     BlockMaxima(usize),
 }
 

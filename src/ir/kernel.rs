@@ -98,7 +98,8 @@ pub struct Dispatch {
 pub enum Tier {
     /// WebGPU's defaults: 256 invocations, 16 KiB workgroup memory, no subgroup operations.
     Portable,
-    /// Subgroup operations of any size from 4 to 128, which may differ from shader to shader: workgroups of several subgroups.
+    /// Subgroup operations of any size from 4 to 128, which may differ from shader to shader: workgroups of several
+    /// subgroups.
     Subgroups,
     /// Subgroup operations with one fixed subgroup size.
     Subgroup(u32),
@@ -162,13 +163,14 @@ impl Target {
         }
     }
 
-    /// The option TIER and the invocations of a kernel whose workgroups have a row each, which is long for one subgroup; a
-    /// driver on the CPU is spared the barriers.
+    /// The option TIER and the invocations of a kernel whose workgroups have a row each, which is long for one
+    /// subgroup; a driver on the CPU is spared the barriers.
     pub(crate) fn row_option(&self) -> (&'static str, u32) {
         if self.software { self.tier.option() } else { self.tier.wide_option() }
     }
 
-    /// What the kernels of the op called `op` are chosen by: less than the device offers where one of them was wrong there.
+    /// What the kernels of the op called `op` are chosen by: less than the device offers where one of them was wrong
+    /// there.
     pub fn of_op(&self, op: &str) -> Cow<'_, Self> {
         match self.choices.fallback(op) {
             None => Cow::Borrowed(self),
@@ -180,8 +182,8 @@ impl Target {
 
 /// Rows of a two-dimensional weight that share one binding.
 ///
-/// A tensor that fits is one shard; a larger one is cut at multiples of 64 rows, so that the columns of the result that a
-/// shard computes begin at a multiple of 256 bytes.
+/// A tensor that fits is one shard; a larger one is cut at multiples of 64 rows, so that the columns of the result that
+/// a shard computes begin at a multiple of 256 bytes.
 pub fn row_shards(dtype: DType, shape: &[usize], max_binding: u64) -> Result<Vec<Range<usize>>, String> {
     let rows = shape.first().copied().unwrap_or(1);
     let row = shape.iter().skip(1).product();
@@ -209,8 +211,8 @@ pub fn weight_option(dtype: DType) -> (&'static str, String) {
     ("WEIGHT", dtype.name().into())
 }
 
-/// The text option `WORDS` for a stored element type: how many words of a packed weight a load takes, two where a device pays for
-/// loads and not for their width (`wide`).
+/// The text option `WORDS` for a stored element type: how many words of a packed weight a load takes, two where a
+/// device pays for loads and not for their width (`wide`).
 pub fn words_option(dtype: DType, wide: bool) -> Option<(&'static str, String)> {
     let DType::Packed(format) = dtype else { return None };
     Some(("WORDS", if wide && format.in_pairs() { "2" } else { "1" }.into()))

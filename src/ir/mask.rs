@@ -34,8 +34,8 @@ impl MaskKind {
         }
     }
 
-    /// The first and the last position that the query at `position` sees, as [`Attention`](super::ops::Attention) takes them. A
-    /// query at [`DEAD_KEY`] sees none: its last comes before its first.
+    /// The first and the last position that the query at `position` sees, as [`Attention`](super::ops::Attention) takes
+    /// them. A query at [`DEAD_KEY`] sees none: its last comes before its first.
     ///
     /// `Custom` and `Bias` leave the decision to their operand and give all positions.
     pub fn visible(self, position: i32) -> [i32; 2] {

@@ -5,8 +5,8 @@ use super::{Graph, Node, Op};
 /// The numbers that products of weights, and attention by matrices, are computed with. Sums are f32 in either case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Compute {
-    /// As `F16` where a product or an attention goes through cooperative matrices, else as `F32`: those of many rows on a device that
-    /// multiplies tiles of f16 and sums them in f32, and no step of several sequences.
+    /// As `F16` where a product or an attention goes through cooperative matrices, else as `F32`: those of many rows on
+    /// a device that multiplies tiles of f16 and sums them in f32, and no step of several sequences.
     Auto,
     /// Both operands as f32.
     #[default]
@@ -31,7 +31,8 @@ impl Compute {
 pub struct LowerOptions {
     /// Whether ops may share a dispatch.
     pub fuse: bool,
-    /// Nodes that share no dispatch: the last part of a label (`geglu`), a whole label (`layer.3.geglu`) or an op's name.
+    /// Nodes that share no dispatch: the last part of a label (`geglu`), a whole label (`layer.3.geglu`) or an op's
+    /// name.
     pub unfused: Vec<String>,
     /// Whether elementwise arithmetic in a dispatch of its own is an error.
     pub assert_clean: bool,
@@ -43,17 +44,18 @@ pub struct LowerOptions {
     pub verbose: bool,
     /// The numbers that products and attention are computed with.
     pub compute: Compute,
-    /// Whether the products that suffer most from f16 stay f32 ([`keeps_f32`](Self::keeps_f32)), and all of them on a device
-    /// without f16. Otherwise such a device is an error with [`Compute::F16`].
+    /// Whether the products that suffer most from f16 stay f32 ([`keeps_f32`](Self::keeps_f32)), and all of them on a
+    /// device without f16. Otherwise such a device is an error with [`Compute::F16`].
     pub mixed: bool,
-    /// Whether attention stays f32 with [`mixed`](Self::mixed), as in a graph with experts ([`for_graph`](Self::for_graph)).
+    /// Whether attention stays f32 with [`mixed`](Self::mixed), as in a graph with experts
+    /// ([`for_graph`](Self::for_graph)).
     pub exact_attention: bool,
-    /// The output that a token is chosen from: where its kernel can, it keeps the largest of each slice as a further output of the
-    /// plan ([`sampling::maxima_of`](crate::plan::sampling::maxima_of)).
+    /// The output that a token is chosen from: where its kernel can, it keeps the largest of each slice as a further
+    /// output of the plan ([`sampling::maxima_of`](crate::plan::sampling::maxima_of)).
     pub chosen_from: Option<String>,
-    /// Whether each new token is of a sequence of its own, whose caches lie apart from those of the others: one plan for a step of
-    /// several sequences. The graph is one with resident caches, bound to as many new tokens as there are sequences; what reads
-    /// or writes caches is dispatched for each sequence, all else for all of them.
+    /// Whether each new token is of a sequence of its own, whose caches lie apart from those of the others: one plan
+    /// for a step of several sequences. The graph is one with resident caches, bound to as many new tokens as there are
+    /// sequences; what reads or writes caches is dispatched for each sequence, all else for all of them.
     pub batched: bool,
 }
 
@@ -88,7 +90,8 @@ impl LowerOptions {
         self.unfused.iter().filter(matches).map(String::as_str).collect()
     }
 
-    /// The same for `graph`, and for parts of it: where routers choose experts, a score that is off can choose another one.
+    /// The same for `graph`, and for parts of it: where routers choose experts, a score that is off can choose another
+    /// one.
     #[must_use]
     pub fn for_graph(self, graph: &Graph) -> Self {
         let routes = graph.nodes().iter().any(|node| matches!(node.op, Op::Route(_)));
@@ -105,9 +108,9 @@ impl LowerOptions {
         if self.mixed && Self::keeps_f32(weight) { Compute::F32 } else { self.compute }
     }
 
-    /// Whether a product stays f32 with [`mixed`](Self::mixed): the projection out of the FFW or of an expert, whose operand is a
-    /// product of two activations and the largest of a Gemma layer, and the LM head and routers, whose results are compared with
-    /// each other.
+    /// Whether a product stays f32 with [`mixed`](Self::mixed): the projection out of the FFW or of an expert, whose
+    /// operand is a product of two activations and the largest of a Gemma layer, and the LM head and routers, whose
+    /// results are compared with each other.
     pub fn keeps_f32(weight: &str) -> bool {
         matches!(weight.rsplit('.').next(), Some("ffw_down" | "expert_down" | "unembed" | "embed" | "router" | "altup_router"))
     }

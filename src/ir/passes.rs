@@ -53,7 +53,8 @@ impl fmt::Display for PassReport {
     }
 }
 
-/// The graph that is lowered: composites without a kernel replaced, constants folded, dead nodes dropped, as `options` say.
+/// The graph that is lowered: composites without a kernel replaced, constants folded, dead nodes dropped, as `options`
+/// say.
 ///
 /// # Errors
 /// As `decompose`; [`Error::Graph`](crate::Error::Graph) where a pass broke a rule of the IR.
@@ -81,8 +82,8 @@ pub fn prepare(graph: &Graph, options: &LowerOptions, report: &mut PassReport) -
     Ok(graph)
 }
 
-/// The graph that the reference runs: composites that `options` leave unfused are replaced by their definitions; nothing else
-/// changes, as the reference says what is right.
+/// The graph that the reference runs: composites that `options` leave unfused are replaced by their definitions;
+/// nothing else changes, as the reference says what is right.
 ///
 /// # Errors
 /// As `decompose`.

@@ -2,8 +2,9 @@
 //!
 //! The reference and the shaders share nothing but this table.
 
-// Arguments of WGSL's `tanh` are clamped to ±15: drivers with fast mathematics turn large ones into NaN, and tanh(15) is 1 in f32.
-// A clamp makes a number of NaN; that of broken logits must stay to be noticed, which only its bits tell on such drivers.
+// Arguments of WGSL's `tanh` are clamped to ±15: drivers with fast mathematics turn large ones into NaN, and tanh(15)
+// is 1 in f32. A clamp makes a number of NaN; that of broken logits must stay to be noticed, which only its bits tell
+// on such drivers.
 
 fn gelu_tanh(x: f64) -> f64 {
     // ½(1 + tanh u) is 1 / (1 + e⁻²ᵘ).
@@ -19,7 +20,8 @@ fn binary(out: &mut [f32], [a, b]: [&[f32]; 2], f: impl Fn(f64, f64) -> f64) {
     out.iter_mut().zip(a).zip(b).for_each(|((out, a), b)| *out = f(f64::from(*a), f64::from(*b)) as f32);
 }
 
-/// One row a function: documentation, variant, name, meaning in f64, and WGSL text in which `§` (and `‖`) stand for the operands.
+/// One row a function: documentation, variant, name, meaning in f64, and WGSL text in which `§` (and `‖`) stand for the
+/// operands.
 macro_rules! scalar_table {
     ($(#[$doc:meta])* $kind:ident as $signature:ty, $fill:ident($operands:ty);
      $($(#[$vdoc:meta])* $variant:ident $name:literal $eval:expr, $wgsl:literal;)+) => {

@@ -26,15 +26,16 @@ pub struct Tolerance {
 }
 
 impl Tolerance {
-    /// The same bits: the op moves elements, widens them without rounding, rounds them to nearest in the same way, or chooses one.
+    /// The same bits: the op moves elements, widens them without rounding, rounds them to nearest in the same way, or
+    /// chooses one.
     pub const EXACT: Self = Self::new(0.0, Scale::Result, 0.0);
 
     pub(crate) const fn new(relative: f64, scale: Scale, absolute: f64) -> Self {
         Self { relative, scale, absolute }
     }
 
-    /// The relative error of a sum of `n` products against Σ|products|, in any order: at most n·ε, and about √n·ε with rounding
-    /// errors that are independent (Higham & Mary 2019).
+    /// The relative error of a sum of `n` products against Σ|products|, in any order: at most n·ε, and about √n·ε with
+    /// rounding errors that are independent (Higham & Mary 2019).
     pub(crate) fn of_sum(n: usize) -> f64 {
         4.0 * (n as f64).sqrt().max(1.0) * EPS
     }

@@ -196,7 +196,8 @@ impl Value {
         }
     }
 
-    /// All elements as f32: borrowed where they are, widened from f16 and from a stored weight, converted from integers.
+    /// All elements as f32: borrowed where they are, widened from f16 and from a stored weight, converted from
+    /// integers.
     pub fn to_f32(&self) -> Result<Cow<'_, [f32]>> {
         Ok(match &self.data {
             Data::F32(v) => Cow::Borrowed(v),

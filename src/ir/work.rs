@@ -4,13 +4,14 @@ use super::kernel::Slot;
 
 /// What a dispatch cannot do without.
 ///
-/// Sizes are the kernel's own, so that a padded bucket counts as it is computed. What a kernel reads twice is not counted: it
-/// separates the kernel from the roofline.
+/// Sizes are the kernel's own, so that a padded bucket counts as it is computed. What a kernel reads twice is not
+/// counted: it separates the kernel from the roofline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Work {
     /// Bytes of all activations that are read, and of all that are written, each once.
     pub bytes: u64,
-    /// Multiplications and additions of products, attention, norms and rotations; 0 for data movement, selection and activations.
+    /// Multiplications and additions of products, attention, norms and rotations; 0 for data movement, selection and
+    /// activations.
     pub flops: u64,
     /// The bound weights that are read.
     pub weights: WeightsRead,

@@ -26,7 +26,8 @@ pub(super) struct Bound<'a> {
     /// Values that share no dispatch.
     alone: Vec<bool>,
     shards: BTreeMap<NodeId, Vec<Range<usize>>>,
-    /// Sequences whose caches lie apart, each with one new token; 0 where there is one sequence, or a batch in common caches.
+    /// Sequences whose caches lie apart, each with one new token; 0 where there is one sequence, or a batch in common
+    /// caches.
     pub(super) sequences: usize,
 }
 

@@ -29,7 +29,8 @@ use crate::{
 
 /// How weights lie on a device.
 pub trait Residency {
-    /// The rows of each binding that the weight was cut into; `None` takes [`row_shards`](crate::ir::kernel::row_shards).
+    /// The rows of each binding that the weight was cut into; `None` takes
+    /// [`row_shards`](crate::ir::kernel::row_shards).
     fn shards(&self, weight: &str) -> Option<Vec<Range<usize>>>;
 
     /// Whether the weight `second` begins in memory where `first` ends, so that one binding can hold both.
@@ -71,15 +72,15 @@ impl Residency for Together {
     }
 }
 
-/// Lowers `graph` with its symbols replaced by `binding` for a device like `target`, as `options` say; the plan reports what
-/// the passes did.
+/// Lowers `graph` with its symbols replaced by `binding` for a device like `target`, as `options` say; the plan reports
+/// what the passes did.
 ///
 /// `residency` tells how the weights lie on the device.
 ///
 /// # Errors
-/// [`Error::Input`] for an unbound symbol, [`Error::Graph`] when a cache value is read after it was overwritten in place,
-/// [`Error::Unsupported`] for what the device cannot bind or compute or no kernel computes, [`Error::Unfused`] as
-/// [`LowerOptions::assert_clean`] asks.
+/// [`Error::Input`] for an unbound symbol, [`Error::Graph`] when a cache value is read after it was overwritten in
+/// place, [`Error::Unsupported`] for what the device cannot bind or compute or no kernel computes, [`Error::Unfused`]
+/// as [`LowerOptions::assert_clean`] asks.
 pub fn lower(
     graph: &Graph,
     binding: &DimBinding,

@@ -29,8 +29,9 @@ pub struct Part {
     pub graph: Graph,
 }
 
-/// What the kernels of a plan compute, in order. Lowered as the whole was, with its [`options`](LowerOptions::for_graph), each part
-/// takes the kernels that it has there; a part that reads a cache writes its new rows too.
+/// What the kernels of a plan compute, in order. Lowered as the whole was, with its
+/// [`options`](LowerOptions::for_graph), each part takes the kernels that it has there; a part that reads a cache
+/// writes its new rows too.
 ///
 /// # Errors
 /// As [`lower`](super::lower).

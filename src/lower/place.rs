@@ -185,8 +185,8 @@ impl<'a> Placer<'a> {
         }
     }
 
-    /// Adds the dispatches of the group that is step `step`, with their scratch slots placed; then frees the slots that no later
-    /// step needs.
+    /// Adds the dispatches of the group that is step `step`, with their scratch slots placed; then frees the slots that
+    /// no later step needs.
     pub(super) fn append(&mut self, step: usize, group: &Group, emit: Emit) -> Result<()> {
         let Emit { label, dispatches, alternatives, scratch, first_scratch, .. } = emit;
         for new in alternatives {

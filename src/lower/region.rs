@@ -17,11 +17,12 @@ use crate::{
 /// The first binding of operands of generated text.
 const FIRST_BINDING: u32 = 16;
 
-/// Where slices begin: sizes of the kernel instead of text, so that those which differ in them alone share a pipeline where sizes are data.
+/// Where slices begin: sizes of the kernel instead of text, so that those which differ in them alone share a pipeline
+/// where sizes are data.
 const STARTS: [&str; 8] = ["START0", "START1", "START2", "START3", "START4", "START5", "START6", "START7"];
 
-/// `fn epilogue(i, v) -> f32` over the result of the group's root, or `(i, v0, v1)` over those of its pair, with its bindings for
-/// `operands`.
+/// `fn epilogue(i, v) -> f32` over the result of the group's root, or `(i, v0, v1)` over those of its pair, with its
+/// bindings for `operands`.
 pub(super) fn epilogue(bound: &Bound, group: &Group, operands: Vec<Arg>) -> Result<Epilogue> {
     let names: &[&str] = if group.roots.len() == 2 { &["v0", "v1"] } else { &["v"] };
     let values = group.roots.iter().copied().zip(names.iter().copied()).collect();
@@ -37,7 +38,8 @@ pub(super) fn emit(bound: &Bound, group: &Group, operands: &[Arg], emit: &mut Em
     let mut bindings = vec![(0, emit.output.operand())];
     bindings.extend((FIRST_BINDING..).zip(operands.iter().map(Arg::operand)));
     let total = bound.ty(group.sink).len();
-    // An operand has at most as many elements as the result, or not all of them are read. Weights are counted by themselves.
+    // An operand has at most as many elements as the result, or not all of them are read. Weights are counted by
+    // themselves.
     let read = operands.iter().filter(|arg| matches!(arg.place, Place::Slot(..)));
     let bytes: usize = read.map(|arg| arg.ty.byte_len().unwrap_or(0).min(4 * total)).sum();
     emit.dispatch(kernel(bound, group)?, bindings, [total.div_ceil(64), 1], Work::moves(bytes + 4 * total));
@@ -247,7 +249,8 @@ fn literal(value: f32, label: &str) -> Result<String> {
     }
 }
 
-/// `first + Σ coordinate · stride` over the coordinates of the flat `index` in `shape`; `None` where that is `index` itself.
+/// `first + Σ coordinate · stride` over the coordinates of the flat `index` in `shape`; `None` where that is `index`
+/// itself.
 fn transformed(index: &str, shape: &[usize], by_dimension: &[usize], first: Option<String>) -> Option<String> {
     // (size, stride) of the dimensions that matter, neighbours merged where one stride steps through both.
     let mut dimensions: Vec<(usize, usize)> = Vec::new();

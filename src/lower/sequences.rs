@@ -17,9 +17,9 @@ pub(super) fn is_of_a_sequence(op: &Op) -> bool {
     matches!(op, Op::Attention(_) | Op::CacheWrite(_))
 }
 
-/// The dispatches of `op` for each sequence, as those of one new token: on its own caches, and by its own step, which says in which
-/// row the rest of its operands and its result lie. `cached` tells caches, of which the first sequence's are among the
-/// operands.
+/// The dispatches of `op` for each sequence, as those of one new token: on its own caches, and by its own step, which
+/// says in which row the rest of its operands and its result lie. `cached` tells caches, of which the first sequence's
+/// are among the operands.
 ///
 /// # Errors
 /// [`Error::Unsupported`] where new tokens would see each other, as they are in no caches.

@@ -11,9 +11,11 @@ use crate::ir::{
 /// Bytes and operations that a dispatch cannot do without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Cost {
-    /// Bytes of all that is read, once, and of all that is written, once: weights, activations, live rows of the caches.
+    /// Bytes of all that is read, once, and of all that is written, once: weights, activations, live rows of the
+    /// caches.
     pub bytes: u64,
-    /// Multiplications and additions of products, attention, norms and rotations; 0 for what only moves, chooses or bends.
+    /// Multiplications and additions of products, attention, norms and rotations; 0 for what only moves, chooses or
+    /// bends.
     pub flops: u64,
 }
 
@@ -26,8 +28,8 @@ pub struct Live {
     pub start: usize,
 }
 
-/// The cost of `dispatch`, one of `plan`'s: its [`Work`](crate::ir::work::Work) in the run `live`, with its weights. `shard_bytes`
-/// gives the bytes of a shard of a weight.
+/// The cost of `dispatch`, one of `plan`'s: its [`Work`](crate::ir::work::Work) in the run `live`, with its weights.
+/// `shard_bytes` gives the bytes of a shard of a weight.
 pub fn cost(plan: &Plan, dispatch: &Dispatch, live: Live, shard_bytes: &dyn Fn(&str, usize) -> u64) -> Cost {
     let bound = dispatch.bindings.iter().map(|(_, operand)| match operand {
         Operand::Weight(name, shard) => shard_bytes(name, *shard),

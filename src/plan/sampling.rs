@@ -19,8 +19,8 @@ const LOGITS: Slot = Slot(0);
 const PARTIALS: Slot = Slot(1);
 const RESULT: Slot = Slot(2);
 
-/// The name of the output that holds the largest of each slice ([`block_of`]) of the output `name` of one row: u32, ordered as the
-/// numbers are, 0 where a slice has none.
+/// The name of the output that holds the largest of each slice ([`block_of`]) of the output `name` of one row: u32,
+/// ordered as the numbers are, 0 where a slice has none.
 pub fn maxima_of(name: &str) -> String {
     format!("{name}.maxima")
 }
@@ -30,8 +30,9 @@ pub fn block_of(vocab_size: usize) -> usize {
     SLICE.max(vocab_size.div_ceil(MAX_SLICES).next_multiple_of(64))
 }
 
-/// The id of the largest of `vocab_size` logits (the smallest id among equals) in each of `rows` rows: output `token` u32 `[rows]`.
-/// With `maxima` it has the input `maxima` beside `logits`: the largest of each slice, as a plan's output [`maxima_of`] holds them.
+/// The id of the largest of `vocab_size` logits (the smallest id among equals) in each of `rows` rows: output `token`
+/// u32 `[rows]`. With `maxima` it has the input `maxima` beside `logits`: the largest of each slice, as a plan's output
+/// [`maxima_of`] holds them.
 pub fn argmax(rows: usize, vocab_size: usize, maxima: bool, target: &Target) -> Plan {
     let slice = block_of(vocab_size);
     let slices = vocab_size.div_ceil(slice);
@@ -59,9 +60,10 @@ pub fn argmax(rows: usize, vocab_size: usize, maxima: bool, target: &Target) -> 
     plan
 }
 
-/// The `top` largest of `vocab_size` logits in each of `rows` rows, largest first, with what turns them into probabilities: output
-/// `token` u32 `[rows, 2·top + 3]`: ids, bits of their logits, bits of the maximum, bits of Σ exp((l − max) / temperature), and the
-/// id that the draw described by the step ends at, as far as the list and f32 can tell.
+/// The `top` largest of `vocab_size` logits in each of `rows` rows, largest first, with what turns them into
+/// probabilities: output `token` u32 `[rows, 2·top + 3]`: ids, bits of their logits, bits of the maximum, bits of Σ
+/// exp((l − max) / temperature), and the id that the draw described by the step ends at, as far as the list and f32 can
+/// tell.
 pub fn top_k(rows: usize, vocab_size: usize, top: usize, target: &Target) -> Plan {
     lists(rows, rows, vocab_size, top, target)
 }

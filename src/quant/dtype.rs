@@ -7,8 +7,8 @@ use super::{
 
 /// Element type of a tensor.
 ///
-/// Activations are `F32`, ids and positions `U32` and `I32`; `F16`, `BF16` and the packed formats are storage types of weights
-/// (and `F16` of the cache) and are widened in registers.
+/// Activations are `F32`, ids and positions `U32` and `I32`; `F16`, `BF16` and the packed formats are storage types of
+/// weights (and `F16` of the cache) and are widened in registers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DType {
     /// IEEE 754 binary32.
@@ -55,7 +55,8 @@ impl DType {
         }
     }
 
-    /// Bytes of a row of `elements` elements as files hold it; `None` where they are no whole blocks or the bytes no 64-bit number.
+    /// Bytes of a row of `elements` elements as files hold it; `None` where they are no whole blocks or the bytes no
+    /// 64-bit number.
     pub fn row_bytes(self, elements: usize) -> Option<u64> {
         let (block, bytes) = self.block();
         (elements / block).checked_mul(bytes).filter(|_| elements.is_multiple_of(block)).map(|bytes| bytes as u64)

@@ -58,8 +58,8 @@ pub fn run_observed(
     Ok(Outcome { outputs, caches: written.map(owned).collect() })
 }
 
-/// As [`run`] with caches that are written where they are, until `cancel` is cancelled: between two nodes, and before a part of a
-/// weight is read. After an error the caches are as they were.
+/// As [`run`] with caches that are written where they are, until `cancel` is cancelled: between two nodes, and before a
+/// part of a weight is read. After an error the caches are as they were.
 ///
 /// # Errors
 /// As [`run`], and [`Error::Cancelled`].

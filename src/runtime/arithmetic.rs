@@ -18,11 +18,12 @@ const SOFTWARE_GROUPS: u64 = 64;
 const ROUNDS: u64 = 256;
 const PRODUCTS: u64 = 8;
 
-/// Multiplications and additions a second that a shader reaches with all operands in registers, in `dtype` (f32, or f16 where
-/// the device has it), without matrix units: the upper bound of kernels that are bound by arithmetic and use none.
+/// Multiplications and additions a second that a shader reaches with all operands in registers, in `dtype` (f32, or f16
+/// where the device has it), without matrix units: the upper bound of kernels that are bound by arithmetic and use
+/// none.
 ///
-/// Three chains of `fma` on vectors of four an invocation, 2,048 workgroups of 256 (64 on a software adapter), repeated in submits
-/// of about 50 ms timed on the host; the best of five counts.
+/// Three chains of `fma` on vectors of four an invocation, 2,048 workgroups of 256 (64 on a software adapter), repeated
+/// in submits of about 50 ms timed on the host; the best of five counts.
 ///
 /// # Errors
 /// [`Error::Unsupported`] for another type; as [`GpuContext::create_buffer`] and [`GpuContext::wait`].
@@ -39,9 +40,9 @@ pub fn measure_arithmetic_rate(context: &GpuContext, dtype: DType) -> Result<f64
     best_dispatch_rate(context, groups * INVOCATIONS * INVOCATION, &pipeline, &group, [groups as u32, 1])
 }
 
-/// Multiplications and additions a second that matrix units reach with all operands in registers, f16 summed in f32, in the tile
-/// that kernels take ([`Target::cooperative`](crate::ir::kernel::Target)); `None` where they take none. The upper bound of products of
-/// many rows.
+/// Multiplications and additions a second that matrix units reach with all operands in registers, f16 summed in f32, in
+/// the tile that kernels take ([`Target::cooperative`](crate::ir::kernel::Target)); `None` where they take none. The
+/// upper bound of products of many rows.
 ///
 /// Two by four tiles a subgroup, as the kernels have them, in workgroups of four subgroups; submits as
 /// [`measure_arithmetic_rate`] makes them.

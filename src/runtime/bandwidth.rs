@@ -19,16 +19,17 @@ const SUBMIT_TIME: Duration = Duration::from_millis(50);
 const MOST_REPEATS: u32 = 1024;
 const ROUNDS: u32 = 5;
 
-/// Bytes per second that the device reads from its memory, the upper bound of a decode step that reads every weight once: the
-/// better of a compute shader that reads and of a plain copy (whose writes are not counted; software drivers copy faster than
-/// their shaders read).
+/// Bytes per second that the device reads from its memory, the upper bound of a decode step that reads every weight
+/// once: the better of a compute shader that reads and of a plain copy (whose writes are not counted; software drivers
+/// copy faster than their shaders read).
 ///
-/// Reads a buffer of random bits of 512 MiB (64 MiB on a software adapter; less where a binding or buffer is smaller) with
-/// 16-byte loads, coalesced across each workgroup, several times in one submit of about 50 ms, timed on the host; the best
-/// of five submits counts.
+/// Reads a buffer of random bits of 512 MiB (64 MiB on a software adapter; less where a binding or buffer is smaller)
+/// with 16-byte loads, coalesced across each workgroup, several times in one submit of about 50 ms, timed on the host;
+/// the best of five submits counts.
 ///
 /// # Errors
-/// As [`GpuContext::create_buffer`] and [`GpuContext::wait`]; [`Error::Limit`](crate::Error::Limit) below bindings of 64 KiB.
+/// As [`GpuContext::create_buffer`] and [`GpuContext::wait`]; [`Error::Limit`](crate::Error::Limit) below bindings of
+/// 64 KiB.
 pub fn measure_copy_bandwidth(context: &GpuContext) -> Result<f64> {
     let capabilities = context.capabilities();
     let wanted = if capabilities.kind == AdapterKind::Software { SOFTWARE_BYTES } else { GPU_BYTES };
@@ -55,7 +56,8 @@ pub fn measure_copy_bandwidth(context: &GpuContext) -> Result<f64> {
     Ok(by_shader.max(best_rate(context, bytes, copy)?))
 }
 
-/// The best rate, a second, at which a dispatch of `workgroups` does `amount` of something, each behind the one before in one pass.
+/// The best rate, a second, at which a dispatch of `workgroups` does `amount` of something, each behind the one before
+/// in one pass.
 pub(crate) fn best_dispatch_rate(
     context: &GpuContext,
     amount: u64,

@@ -54,9 +54,9 @@ impl std::fmt::Display for AdapterKind {
 /// A set of kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum KernelTier {
-    /// Those that suit the adapter: [`Software`](Self::Software) where it computes on the CPU, else [`Subgroup`](Self::Subgroup),
-    /// each as far as the adapter has one subgroup size, else [`Subgroups`](Self::Subgroups) where it has subgroup operations, else
-    /// [`Portable`](Self::Portable).
+    /// Those that suit the adapter: [`Software`](Self::Software) where it computes on the CPU, else
+    /// [`Subgroup`](Self::Subgroup), each as far as the adapter has one subgroup size, else
+    /// [`Subgroups`](Self::Subgroups) where it has subgroup operations, else [`Portable`](Self::Portable).
     #[default]
     Auto,
     /// Those that need no optional feature: no subgroup operations, no cooperative matrices.
@@ -65,7 +65,8 @@ pub enum KernelTier {
     Subgroup,
     /// Those made for GPUs whose subgroups differ in size, also on an adapter that has one size.
     Subgroups,
-    /// Those made for adapters that compute on the CPU: no barriers on the hot path, one subgroup a workgroup, several rows each.
+    /// Those made for adapters that compute on the CPU: no barriers on the hot path, one subgroup a workgroup, several
+    /// rows each.
     Software,
 }
 
@@ -211,8 +212,8 @@ impl Capabilities {
 }
 
 impl Capabilities {
-    /// What kernels are chosen by. A shader cannot ask for one subgroup size where a device has several. The kernels for drivers that
-    /// compute on the CPU use no cooperative matrices, which are emulated there.
+    /// What kernels are chosen by. A shader cannot ask for one subgroup size where a device has several. The kernels
+    /// for drivers that compute on the CPU use no cooperative matrices, which are emulated there.
     pub fn target(&self) -> Target {
         let fixed = self.subgroup_min == self.subgroup_max && self.kernels != KernelTier::Subgroups;
         let tier = match self.subgroup_min {

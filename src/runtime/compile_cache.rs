@@ -1,5 +1,6 @@
-//! Compiled graphs by their sizes: exact ones, one for all, or a ladder of buckets. All of them share the session's pipelines and one
-//! set of resident weights; what a compiled graph has of its own is its inputs, its bind groups and a share of the scratch.
+//! Compiled graphs by their sizes: exact ones, one for all, or a ladder of buckets. All of them share the session's
+//! pipelines and one set of resident weights; what a compiled graph has of its own is its inputs, its bind groups and a
+//! share of the scratch.
 
 use super::{
     CacheStats, CompileOptions, CompiledGraph, RunInput, Session,
@@ -59,7 +60,8 @@ impl Template {
     }
 }
 
-/// Graphs compiled for exactly the sizes that they run at, the least recently used one going when there are more than `capacity`.
+/// Graphs compiled for exactly the sizes that they run at, the least recently used one going when there are more than
+/// `capacity`.
 ///
 /// What goes gives its buffers back; its pipelines, some of which are for that size alone, stay with the session.
 #[derive(Debug)]
@@ -111,8 +113,8 @@ impl CompileCache {
     }
 }
 
-/// One graph compiled once, for the most that it may have, that runs at every size up to that. A run of any size costs the device
-/// little more than its own rows, but its memory is that of the largest.
+/// One graph compiled once, for the most that it may have, that runs at every size up to that. A run of any size costs
+/// the device little more than its own rows, but its memory is that of the largest.
 #[derive(Debug)]
 pub struct DynamicDimCompileCache {
     template: Template,
@@ -153,8 +155,9 @@ impl DynamicDimCompileCache {
 
 /// Graphs compiled for a ladder of one size, each serving the sizes down to the rung below.
 ///
-/// With a ladder of powers of two the inputs of all rungs together have less than twice the bytes of the top rung's (and the
-/// parts that do not grow once a rung); scratch is shared by all rungs and has at most four times the bytes of the largest.
+/// With a ladder of powers of two the inputs of all rungs together have less than twice the bytes of the top rung's
+/// (and the parts that do not grow once a rung); scratch is shared by all rungs and has at most four times the bytes of
+/// the largest.
 #[derive(Debug)]
 pub struct BucketedCompileCache {
     session: Session,
@@ -187,8 +190,8 @@ impl BucketedCompileCache {
         Ok(Self { session: session.clone(), buckets, serves: None, hits: 0, misses: 0 })
     }
 
-    /// Serves `graph`, whose size `symbol` the ladder is for; other symbolic sizes are as in the options, else at their limits. A
-    /// ladder that goes past the graph's limit ends there. Nothing is compiled yet.
+    /// Serves `graph`, whose size `symbol` the ladder is for; other symbolic sizes are as in the options, else at their
+    /// limits. A ladder that goes past the graph's limit ends there. Nothing is compiled yet.
     pub fn for_graph(mut self, graph: &Graph, symbol: Symbol, options: &CompileOptions) -> Self {
         if let Some(most) = graph.limits().get(&symbol) {
             let below = self.buckets.iter().take_while(|rung| *rung < most).count();
@@ -215,7 +218,8 @@ impl BucketedCompileCache {
     /// The graph compiled for the rung that holds `size`.
     ///
     /// # Errors
-    /// [`Error::ContextFull`] past the top rung, [`Error::Builder`] where no graph is served, and as [`Session::compile_with`].
+    /// [`Error::ContextFull`] past the top rung, [`Error::Builder`] where no graph is served, and as
+    /// [`Session::compile_with`].
     pub fn get(&mut self, size: usize) -> Result<&CompiledGraph> {
         Ok(self.entry(size)?)
     }

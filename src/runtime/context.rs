@@ -61,8 +61,8 @@ impl GpuContext {
         let mut experimental = wgpu::ExperimentalFeatures::disabled();
         if requirements::multiplies_matrices(&adapter, options) {
             features |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
-            // SAFETY: a shader that uses an experimental feature wrongly may do anything. Those that use this one are the crate's own:
-            // naga validates them, and the tests show that each subgroup meets every matrix together.
+            // SAFETY: a shader that uses an experimental feature wrongly may do anything. Those that use this one are
+            // the crate's own: naga validates them, and the tests show that each subgroup meets every matrix together.
             experimental = unsafe { wgpu::ExperimentalFeatures::enabled() };
         }
         let descriptor = wgpu::DeviceDescriptor {
@@ -183,9 +183,9 @@ impl GpuContext {
         &self.tuning
     }
 
-    /// The pipelines compiled so far, by all that share this device, and its [`kernel_choices`](Self::kernel_choices), as bytes for
-    /// [`GpuOptions::pipeline_cache`]. `None` where there is neither: drivers hand out pipelines with Vulkan alone, and an
-    /// application's own device must have `PIPELINE_CACHE`.
+    /// The pipelines compiled so far, by all that share this device, and its [`kernel_choices`](Self::kernel_choices),
+    /// as bytes for [`GpuOptions::pipeline_cache`]. `None` where there is neither: drivers hand out pipelines with
+    /// Vulkan alone, and an application's own device must have `PIPELINE_CACHE`.
     pub fn pipeline_cache_bytes(&self) -> Option<Vec<u8>> {
         self.driver_cache.export(self)
     }
@@ -247,7 +247,8 @@ impl GpuContext {
         errors.iter().any(Option::is_some) || probe.slice(..).get_mapped_range_mut().is_ok()
     }
 
-    /// What wgpu said against a call. Of a device that was just destroyed it may say so before anything tells of the loss.
+    /// What wgpu said against a call. Of a device that was just destroyed it may say so before anything tells of the
+    /// loss.
     pub(crate) fn refused(&self, what: &str, message: String) -> Error {
         match self.faults.lost() {
             Some(lost) => lost,
@@ -322,8 +323,8 @@ impl GpuContext {
         Ok(submission)
     }
 
-    /// Writes a few bytes at `offset` (a multiple of 4) of `buffer`, before the next submit. For uniforms and token ids;
-    /// weights go through [`super::WeightUploader`].
+    /// Writes a few bytes at `offset` (a multiple of 4) of `buffer`, before the next submit. For uniforms and token
+    /// ids; weights go through [`super::WeightUploader`].
     ///
     /// # Errors
     /// As [`GpuContext::scoped`].

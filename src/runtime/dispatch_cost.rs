@@ -5,11 +5,11 @@ use crate::Result;
 
 const SHADER: &str = include_str!("../../shaders/increment.wgsl");
 
-/// Seconds from one dispatch to the next that reads what it wrote, where either has next to nothing to do: what a step cannot go
-/// below, times its dispatches.
+/// Seconds from one dispatch to the next that reads what it wrote, where either has next to nothing to do: what a step
+/// cannot go below, times its dispatches.
 ///
-/// One workgroup of 64 adds 1 to 64 numbers, again and again in one pass, in submits of about 50 ms timed on the host, of at most
-/// 1,024 dispatches; the best of five counts.
+/// One workgroup of 64 adds 1 to 64 numbers, again and again in one pass, in submits of about 50 ms timed on the host,
+/// of at most 1,024 dispatches; the best of five counts.
 ///
 /// # Errors
 /// As [`GpuContext::create_buffer`] and [`GpuContext::wait`].

@@ -90,7 +90,8 @@ impl GpuContext {
     /// Runs every dispatch of `plans` once, in order, and returns the seconds of each.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for timestamps that the device does not have; as [`GpuContext::run`] and [`GpuContext::wait`].
+    /// [`Error::Unsupported`] for timestamps that the device does not have; as [`GpuContext::run`] and
+    /// [`GpuContext::wait`].
     pub fn time_dispatches(&self, plans: &[&PreparedPlan], clock: Clock) -> Result<Vec<f64>> {
         clock.check(self.capabilities())?;
         let steps: Vec<Step> = plans.iter().flat_map(|plan| (0..plan.dispatch_count()).map(move |i| (*plan, i))).collect();

@@ -86,9 +86,10 @@ impl DriverCache {
 fn create(context: &GpuContext, data: Option<&[u8]>) -> Result<wgpu::PipelineCache, String> {
     // Without the fallback a refusal is seen here instead of passing in silence.
     let descriptor = wgpu::PipelineCacheDescriptor { label: Some("pipelines"), data, fallback: false };
-    // SAFETY: data must come from `PipelineCache::get_data`. It comes out of an envelope that this module put around such data:
-    // magic, version and checksum were checked, and the fingerprint is that of this adapter and driver. Someone who forges a
-    // whole envelope can break this; the option's documentation says to keep the bytes where only trusted programs write.
+    // SAFETY: data must come from `PipelineCache::get_data`. It comes out of an envelope that this module put around
+    // such data: magic, version and checksum were checked, and the fingerprint is that of this adapter and driver.
+    // Someone who forges a whole envelope can break this; the option's documentation says to keep the bytes where only
+    // trusted programs write.
     let make = || unsafe { context.device().create_pipeline_cache(&descriptor) };
     context.scoped("the pipeline cache", make).map_err(|error| error.to_string())
 }

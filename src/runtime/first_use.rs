@@ -9,8 +9,8 @@ use crate::{Result, ir::kernel::Kernel, shader::Access};
 /// Bytes that stand in for a buffer: at least one element of any binding.
 const STAND_IN: u64 = 256;
 
-/// Dispatches no workgroups of each of `kernels`, so that a driver which compiles when a kernel first runs does so now, in its
-/// queue. Returns without waiting.
+/// Dispatches no workgroups of each of `kernels`, so that a driver which compiles when a kernel first runs does so now,
+/// in its queue. Returns without waiting.
 ///
 /// # Errors
 /// As [`PipelineCache::get`] and [`GpuContext::run`].

@@ -16,31 +16,31 @@ pub struct GpuOptions {
     /// Lower the largest buffer to this many bytes.
     pub max_buffer: Option<u64>,
     /// Most bytes that buffers may have at once, all models on this device together; one too many is refused with
-    /// [`Error::OutOfMemory`], and what exists goes on. For applications that need the rest of the device's memory themselves.
-    /// Default: as much as the driver gives.
+    /// [`Error::OutOfMemory`], and what exists goes on. For applications that need the rest of the device's memory
+    /// themselves. Default: as much as the driver gives.
     pub memory_limit: Option<u64>,
-    /// How long any single wait for the device may take. Default: 60 s; 300 s for an adapter that computes on the CPU, which
-    /// compiles kernels when they first run.
+    /// How long any single wait for the device may take. Default: 60 s; 300 s for an adapter that computes on the CPU,
+    /// which compiles kernels when they first run.
     pub timeout: Option<Duration>,
-    /// Use cooperative matrices where the adapter has them. Products of 32 rows or more then go through them where the device multiplies
-    /// square tiles of f16 and sums them in f32 ([`Capabilities::cooperative_matrices`]), unless a profile says
-    /// `precision.compute = "f32"`. They are an experimental feature of wgpu: off, the device is opened without any such feature, and its
-    /// products are exact. Default: on.
+    /// Use cooperative matrices where the adapter has them. Products of 32 rows or more then go through them where the
+    /// device multiplies square tiles of f16 and sums them in f32 ([`Capabilities::cooperative_matrices`]), unless a
+    /// profile says `precision.compute = "f32"`. They are an experimental feature of wgpu: off, the device is opened
+    /// without any such feature, and its products are exact. Default: on.
     pub cooperative_matrices: bool,
     /// Which kernels run. Default: those that suit the adapter.
     pub kernels: KernelTier,
     /// Compile shaders with wgpu's checks of bounds, loops and divisions: slower, for finding a fault in a kernel.
     /// Default: off, on with the feature `checked`.
     pub checked: bool,
-    /// Whether kernels are tested and timed when a model is loaded, and for how long. What is found is kept by the device
-    /// ([`GpuContext::kernel_choices`]) and travels with [`GpuContext::pipeline_cache_bytes`], so that a second start tries nothing.
-    /// Generators that are [deterministic](crate::generate::GeneratorOptions::deterministic) take no notice of what was timed.
-    /// Default: a second on adapters that do not compute on the CPU.
+    /// Whether kernels are tested and timed when a model is loaded, and for how long. What is found is kept by the
+    /// device ([`GpuContext::kernel_choices`]) and travels with [`GpuContext::pipeline_cache_bytes`], so that a second
+    /// start tries nothing. Generators that are [deterministic](crate::generate::GeneratorOptions::deterministic) take
+    /// no notice of what was timed. Default: a second on adapters that do not compute on the CPU.
     pub tuning: Tuning,
-    /// The pipelines that an earlier run compiled, as [`GpuContext::pipeline_cache_bytes`] gave them (Vulkan): the driver then
-    /// compiles little or nothing. Bytes of another adapter or driver, cut or corrupt ones are ignored with a warning, and
-    /// [`GpuContext::pipeline_blob`] says why. A driver trusts these bytes as it trusts its own files, and the checksum finds
-    /// accidents, not attacks: keep them where only trusted programs write. Default: none.
+    /// The pipelines that an earlier run compiled, as [`GpuContext::pipeline_cache_bytes`] gave them (Vulkan): the
+    /// driver then compiles little or nothing. Bytes of another adapter or driver, cut or corrupt ones are ignored with
+    /// a warning, and [`GpuContext::pipeline_blob`] says why. A driver trusts these bytes as it trusts its own files,
+    /// and the checksum finds accidents, not attacks: keep them where only trusted programs write. Default: none.
     pub pipeline_cache: Option<Vec<u8>>,
 }
 

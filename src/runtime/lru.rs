@@ -17,7 +17,8 @@ pub struct CacheStats {
     pub compiles: u64,
     /// Plans dropped because the cache was full.
     pub evictions: u64,
-    /// Bytes of device memory that the plans hold now, each buffer counted once; weights and key-value caches are not theirs.
+    /// Bytes of device memory that the plans hold now, each buffer counted once; weights and key-value caches are not
+    /// theirs.
     pub bytes: u64,
 }
 
@@ -46,8 +47,8 @@ impl<K: Hash + Eq + Clone, V> Lru<K, V> {
         Self { capacity, entries: HashMap::new(), clock: 0, hits: 0, misses: 0, evictions: 0 }
     }
 
-    /// The value of `key`, which thereby is the one used last; made if it is new, after the value that must go for it is dropped,
-    /// so that the two never exist at once. A hit or a miss is counted.
+    /// The value of `key`, which thereby is the one used last; made if it is new, after the value that must go for it
+    /// is dropped, so that the two never exist at once. A hit or a miss is counted.
     ///
     /// # Errors
     /// Those of `make`; the map then has no value of `key`.

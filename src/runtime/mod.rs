@@ -1,7 +1,7 @@
 //! Everything that touches the GPU. The only module that names `wgpu`.
 //!
-//! [`Device`] says which adapter is wanted, [`GpuContext`] is an opened one: buffers, submits, bounded waits, read-backs
-//! and what the device can do ([`Capabilities`]). Weights become resident through [`WeightUploader`].
+//! [`Device`] says which adapter is wanted, [`GpuContext`] is an opened one: buffers, submits, bounded waits,
+//! read-backs and what the device can do ([`Capabilities`]). Weights become resident through [`WeightUploader`].
 
 pub(crate) mod arithmetic;
 pub(crate) mod bandwidth;

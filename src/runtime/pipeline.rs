@@ -49,7 +49,8 @@ impl PipelineCache {
     /// The pipeline of `kernel`, compiled if it is not there yet.
     ///
     /// # Errors
-    /// [`Error::Shader`] for a mistake in the shader, [`Error::Driver`] where the driver refuses it, [`Error::DeviceLost`].
+    /// [`Error::Shader`] for a mistake in the shader, [`Error::Driver`] where the driver refuses it,
+    /// [`Error::DeviceLost`].
     pub fn get(&self, kernel: &Kernel) -> Result<Arc<Pipeline>> {
         let key = self.sizes().key(kernel);
         if let Some(found) = self.find(&key) {
@@ -134,10 +135,10 @@ impl PipelineCache {
         let (raw, layout) = self.context.scoped(&format!("shader '{label}'"), || {
             let descriptor =
                 wgpu::ShaderModuleDescriptor { label: Some(kernel.shader), source: wgpu::ShaderSource::Naga(Cow::Owned(module)) };
-            // SAFETY: the module has passed naga's validation above and comes from this crate's own files and generators,
-            // which keep the rules that the checks would enforce: every index is guarded by sizes that the plan takes from
-            // the same types as the buffers' sizes, indices read from buffers are guarded too, loops are bounded by sizes,
-            // and divisors are sizes of at least 1.
+            // SAFETY: the module has passed naga's validation above and comes from this crate's own files and
+            // generators, which keep the rules that the checks would enforce: every index is guarded by sizes that the
+            // plan takes from the same types as the buffers' sizes, indices read from buffers are guarded too, loops
+            // are bounded by sizes, and divisors are sizes of at least 1.
             let module = unsafe { device.create_shader_module_trusted(descriptor, checks) };
             let entries: Vec<_> = bindings.iter().map(entry).collect();
             let layout = device

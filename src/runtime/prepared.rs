@@ -41,7 +41,8 @@ pub struct Step {
     pub sequence: u32,
 }
 
-/// Bytes from one step to the next, where each sequence has one: the largest alignment of uniforms that a device may ask for.
+/// Bytes from one step to the next, where each sequence has one: the largest alignment of uniforms that a device may
+/// ask for.
 pub(crate) const STEP_STRIDE: u64 = 256;
 
 impl Step {
@@ -56,10 +57,11 @@ impl Step {
 pub struct Bound<'a> {
     /// The resident weights by name.
     pub weights: &'a HashMap<String, ResidentWeight>,
-    /// The buffer of each input slot by the input's name, and where in it the value begins (a multiple of 256). Inputs that a
-    /// dispatch reads while it writes another, such as caches, must not share a buffer with it.
+    /// The buffer of each input slot by the input's name, and where in it the value begins (a multiple of 256). Inputs
+    /// that a dispatch reads while it writes another, such as caches, must not share a buffer with it.
     pub inputs: &'a HashMap<String, (Arc<Buffer>, u64)>,
-    /// The buffer of a [`Step`]; where sequences lie apart those of the sequences follow, each 256 bytes after the one before.
+    /// The buffer of a [`Step`]; where sequences lie apart those of the sequences follow, each 256 bytes after the one
+    /// before.
     pub step: &'a Arc<Buffer>,
 }
 
@@ -100,7 +102,8 @@ enum Group {
     SequenceSlot(usize),
 }
 
-/// The bind groups of one sequence in a plan where sequences lie apart: all that binds its caches. Whoever owns the caches owns it.
+/// The bind groups of one sequence in a plan where sequences lie apart: all that binds its caches. Whoever owns the
+/// caches owns it.
 #[derive(Debug, Default)]
 pub(crate) struct SequenceSlot(Vec<wgpu::BindGroup>);
 
@@ -108,8 +111,8 @@ impl PreparedPlan {
     /// Compiles what is missing, takes scratch buffers and makes the bind groups.
     ///
     /// # Errors
-    /// [`Error::Input`] for an input that is not given or too small, [`Error::MissingWeight`], [`Error::Shader`] where a
-    /// dispatch does not fit its shader; as [`PipelineCache::get`] and [`GpuContext::create_buffer`].
+    /// [`Error::Input`] for an input that is not given or too small, [`Error::MissingWeight`], [`Error::Shader`] where
+    /// a dispatch does not fit its shader; as [`PipelineCache::get`] and [`GpuContext::create_buffer`].
     pub fn new(pipelines: &PipelineCache, plan: &Plan, bound: Bound<'_>, scratch: &mut ScratchPool) -> Result<Self> {
         let context = pipelines.context();
         pipelines.prepare(plan.dispatches.iter().map(|dispatch| &dispatch.kernel))?;
@@ -136,7 +139,8 @@ impl PreparedPlan {
         Ok(Self { slots, zeroed, steps, outputs, scratch_bytes: plan.scratch_bytes(), sizes })
     }
 
-    /// Zeroes what every run begins with zeros. To be recorded before the pass of each run; records nothing for most plans.
+    /// Zeroes what every run begins with zeros. To be recorded before the pass of each run; records nothing for most
+    /// plans.
     pub fn reset(&self, encoder: &mut wgpu::CommandEncoder) {
         for Region { buffer, offset, bytes } in &self.zeroed {
             encoder.clear_buffer(buffer.raw(), *offset, Some(*bytes));
@@ -148,7 +152,8 @@ impl PreparedPlan {
         self.record_part(pass, 0..self.steps.len());
     }
 
-    /// Records the dispatches `part`, which are there. Parts that run in order, in one submit or several, are the whole.
+    /// Records the dispatches `part`, which are there. Parts that run in order, in one submit or several, are the
+    /// whole.
     pub(crate) fn record_part(&self, pass: &mut wgpu::ComputePass<'_>, part: Range<usize>) {
         part.for_each(|index| self.record_dispatch(pass, index));
     }
@@ -158,7 +163,8 @@ impl PreparedPlan {
         self.record_step(pass, &self.steps[index], None);
     }
 
-    /// As [`record_part`](Self::record_part), what serves all sequences and what serves those that `seats` has one for, by their rows.
+    /// As [`record_part`](Self::record_part), what serves all sequences and what serves those that `seats` has one for,
+    /// by their rows.
     pub(crate) fn record_seated(&self, pass: &mut wgpu::ComputePass<'_>, seats: &[Option<&SequenceSlot>], part: Range<usize>) {
         for step in &self.steps[part] {
             let seat = step.sequence.and_then(|sequence| seats.get(sequence).copied().flatten());
@@ -168,8 +174,8 @@ impl PreparedPlan {
         }
     }
 
-    /// A seat in the row `sequence`; the caches are among the inputs of `bound`, by the names of the graph's inputs. All else is as
-    /// it was given for `plan`, of which this was made.
+    /// A seat in the row `sequence`; the caches are among the inputs of `bound`, by the names of the graph's inputs.
+    /// All else is as it was given for `plan`, of which this was made.
     ///
     /// # Errors
     /// As [`new`](Self::new).

@@ -43,7 +43,8 @@ impl GpuContext {
     /// Records a copy of `bytes` (rounded up to 4) at `offset` (a multiple of 4) of `source`, which has `COPY_SRC`.
     ///
     /// # Errors
-    /// [`Error::Input`] outside of `source` or above 16 MiB; as [`GpuContext::create_buffer`] when a staging buffer is made.
+    /// [`Error::Input`] outside of `source` or above 16 MiB; as [`GpuContext::create_buffer`] when a staging buffer is
+    /// made.
     pub fn stage_read(&self, encoder: &mut wgpu::CommandEncoder, source: &Buffer, offset: u64, bytes: u64) -> Result<StagedRead> {
         let copied = bytes.next_multiple_of(4);
         let inside = offset.checked_add(copied).is_some_and(|end| end <= source.size());
@@ -199,7 +200,8 @@ impl GpuContext {
         Ok(mapped)
     }
 
-    /// The outcome of a mapping whose submission is done. Its callback may still be running in another thread that polls.
+    /// The outcome of a mapping whose submission is done. Its callback may still be running in another thread that
+    /// polls.
     pub(crate) fn settled(&self, mapped: &std::sync::OnceLock<bool>) -> Result<bool> {
         let deadline = self.deadline();
         loop {

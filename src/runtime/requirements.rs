@@ -9,8 +9,8 @@ use super::{
 };
 use crate::{Error, Result};
 
-/// Smallest binding that anything here works with; what a model needs beyond it, 64 rows of its widest tensor, is checked when it
-/// is loaded.
+/// Smallest binding that anything here works with; what a model needs beyond it, 64 rows of its widest tensor, is
+/// checked when it is loaded.
 const LEAST_BINDING: u64 = 16 << 10;
 
 /// Features without which no kernel runs: none; the portable kernels are plain WebGPU.
@@ -20,8 +20,8 @@ pub fn required_features() -> wgpu::Features {
 
 /// Limits without which the portable kernels do not run; WebGPU's defaults satisfy all of them.
 ///
-/// 256 invocations and 16 KiB − 32 of workgroup memory, 8 storage buffers a stage, bindings of 16 KiB, 65,535 workgroups a
-/// dimension. The other limits are those of WebGL 2 and never the reason for a refusal.
+/// 256 invocations and 16 KiB − 32 of workgroup memory, 8 storage buffers a stage, bindings of 16 KiB, 65,535
+/// workgroups a dimension. The other limits are those of WebGL 2 and never the reason for a refusal.
 pub fn required_limits() -> wgpu::Limits {
     wgpu::Limits {
         max_storage_buffers_per_shader_stage: 8,
@@ -49,9 +49,10 @@ pub fn wanted_features(adapter: &wgpu::Adapter) -> wgpu::Features {
     wanted & adapter.features()
 }
 
-/// Whether to open `adapter` with cooperative matrices, an experimental feature: where its kernels can use them, and the options do not
-/// say otherwise. Software drivers emulate them: only where the kernels made for GPUs are asked for. Mesa's (26.2) has them with
-/// subgroups of 8 alone. With 4 it lists tiles and lacks the feature, which wgpu 30 does not look at; with 16 it crashes as it compiles.
+/// Whether to open `adapter` with cooperative matrices, an experimental feature: where its kernels can use them, and
+/// the options do not say otherwise. Software drivers emulate them: only where the kernels made for GPUs are asked for.
+/// Mesa's (26.2) has them with subgroups of 8 alone. With 4 it lists tiles and lacks the feature, which wgpu 30 does
+/// not look at; with 16 it crashes as it compiles.
 pub(crate) fn multiplies_matrices(adapter: &wgpu::Adapter, options: &GpuOptions) -> bool {
     let info = adapter.get_info();
     let sound = AdapterKind::of(info.device_type) != AdapterKind::Software

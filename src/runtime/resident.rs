@@ -26,8 +26,8 @@ pub struct ResidentWeight {
 }
 
 impl ResidentWeight {
-    /// Bytes of all rows as the device holds them: those of the elements, and of packed formats what fills each row up to a
-    /// multiple of 16.
+    /// Bytes of all rows as the device holds them: those of the elements, and of packed formats what fills each row up
+    /// to a multiple of 16.
     pub fn byte_len(&self) -> u64 {
         self.shards.iter().map(|shard| shard.bytes).sum()
     }

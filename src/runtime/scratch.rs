@@ -5,11 +5,13 @@ use std::sync::{Arc, Weak};
 use super::{buffer::Buffer, context::GpuContext};
 use crate::{Result, plan::Plan};
 
-/// Scratch buffers that plans which never run at once share: the n-th largest slot of each plan lies in the n-th buffer.
+/// Scratch buffers that plans which never run at once share: the n-th largest slot of each plan lies in the n-th
+/// buffer.
 ///
-/// A buffer lives as long as a plan uses it. One that a plan outgrows lives on in the earlier plans, and its successor has at
-/// least twice its size (where a binding may be so large), so that all buffers together hold at most four times the scratch of
-/// the largest plan. Prepare the plan with the largest scratch first and they hold no more than that plan's.
+/// A buffer lives as long as a plan uses it. One that a plan outgrows lives on in the earlier plans, and its successor
+/// has at least twice its size (where a binding may be so large), so that all buffers together hold at most four times
+/// the scratch of the largest plan. Prepare the plan with the largest scratch first and they hold no more than that
+/// plan's.
 #[derive(Debug, Clone, Default)]
 pub struct ScratchPool {
     newest: Vec<Weak<Buffer>>,
@@ -41,8 +43,8 @@ impl ScratchPool {
     }
 }
 
-/// The slots that a plan's runner owns, largest first, with the bytes of their buffers: whole vectors, so that vector loads of a
-/// tail stay inside.
+/// The slots that a plan's runner owns, largest first, with the bytes of their buffers: whole vectors, so that vector
+/// loads of a tail stay inside.
 pub(crate) fn owned(plan: &Plan) -> Vec<(usize, u64)> {
     let mut order: Vec<usize> = (0..plan.slots.len()).filter(|&index| plan.slots[index].kind.is_owned()).collect();
     order.sort_by_key(|&index| std::cmp::Reverse(plan.slots[index].bytes));
@@ -54,8 +56,8 @@ pub(crate) fn padded(plan: &Plan, index: usize) -> u64 {
     plan.slots[index].bytes.max(1).next_multiple_of(16)
 }
 
-/// Bytes that a [`ScratchPool`] comes to when these plans are prepared in this order and all live, on a device that binds at most
-/// `max_binding` bytes.
+/// Bytes that a [`ScratchPool`] comes to when these plans are prepared in this order and all live, on a device that
+/// binds at most `max_binding` bytes.
 pub(crate) fn pooled_bytes<'a>(plans: impl IntoIterator<Item = &'a Plan>, max_binding: u64) -> u64 {
     let (mut newest, mut together) = (Vec::<u64>::new(), 0);
     for plan in plans {

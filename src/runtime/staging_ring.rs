@@ -59,10 +59,9 @@ impl StagingRing {
         Ok(Self { slots, current: 0, filled: 0, copies: Vec::new(), scratch: vec![0; SCRATCH_BYTES] })
     }
 
-    /// Moves `bytes` bytes that `read` gives to `at` of `to`, padded with zeros to a multiple of 8 (what a
-    /// mapped range begins at). `read(start, out)` fills
-    /// `out` from byte `start` on; `moved(bytes)` is told after each portion and, with 0, again and again while the device is waited for,
-    /// and may stop with an error.
+    /// Moves `bytes` bytes that `read` gives to `at` of `to`, padded with zeros to a multiple of 8 (what a mapped range
+    /// begins at). `read(start, out)` fills `out` from byte `start` on; `moved(bytes)` is told after each portion and,
+    /// with 0, again and again while the device is waited for, and may stop with an error.
     pub fn push(
         &mut self,
         context: &GpuContext,

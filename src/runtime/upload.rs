@@ -25,8 +25,8 @@ pub enum UploadPhase {
     Reserving,
     /// A portion of the weights has moved.
     Moving,
-    /// Everything has moved, and what the device has not yet copied is about to be waited for. A generator then also waits for the
-    /// kernels of its first runs, which are compiled meanwhile.
+    /// Everything has moved, and what the device has not yet copied is about to be waited for. A generator then also
+    /// waits for the kernels of its first runs, which are compiled meanwhile.
     Finishing,
 }
 
@@ -41,7 +41,8 @@ pub struct UploadProgress {
     pub total: u64,
 }
 
-/// Called before the device's memory is reserved, while weights travel to it, and before the end is waited for; `false` cancels.
+/// Called before the device's memory is reserved, while weights travel to it, and before the end is waited for; `false`
+/// cancels.
 pub type OnProgress = Box<dyn FnMut(UploadProgress) -> bool + Send>;
 
 /// Uploads weights. A weight may be used once [`WeightUploader::finish`] has returned.
@@ -78,8 +79,8 @@ impl WeightUploader {
         })
     }
 
-    /// Calls `on_progress` before memory is reserved, after every portion of at most 1 MiB, and now and again while the device is waited
-    /// for, at the end at least once; `false` stops the upload with [`Error::Cancelled`].
+    /// Calls `on_progress` before memory is reserved, after every portion of at most 1 MiB, and now and again while the
+    /// device is waited for, at the end at least once; `false` stops the upload with [`Error::Cancelled`].
     pub fn on_progress(mut self, on_progress: impl FnMut(UploadProgress) -> bool + Send + 'static) -> Self {
         self.on_progress = Some(Box::new(on_progress));
         self
@@ -100,11 +101,12 @@ impl WeightUploader {
         self.arenas.reserve(&self.context, &pieces)
     }
 
-    /// Uploads a tensor as it is stored, rows of packed formats arranged as [`Packed`](crate::ir::Packed) says. Random values
-    /// ([`Tensor::random`]) are made on the device instead.
+    /// Uploads a tensor as it is stored, rows of packed formats arranged as [`Packed`](crate::ir::Packed) says. Random
+    /// values ([`Tensor::random`]) are made on the device instead.
     ///
     /// # Errors
-    /// Those of reading the tensor; [`Error::Limit`], [`Error::OutOfMemory`], [`Error::Cancelled`], [`Error::DeviceLost`].
+    /// Those of reading the tensor; [`Error::Limit`], [`Error::OutOfMemory`], [`Error::Cancelled`],
+    /// [`Error::DeviceLost`].
     pub fn upload(&mut self, tensor: &Tensor) -> Result<ResidentWeight> {
         if let Some(fill) = tensor.random() {
             return self.upload_random(tensor.shape(), tensor.dtype(), fill.seed, fill.scale);
@@ -134,7 +136,8 @@ impl WeightUploader {
     /// element's index alone. For measurements without a checkpoint.
     ///
     /// # Errors
-    /// [`Error::WeightType`] for integers and packed formats; [`Error::Limit`], [`Error::OutOfMemory`], [`Error::Cancelled`].
+    /// [`Error::WeightType`] for integers and packed formats; [`Error::Limit`], [`Error::OutOfMemory`],
+    /// [`Error::Cancelled`].
     pub fn upload_random(&mut self, shape: &[usize], dtype: DType, seed: u32, scale: f32) -> Result<ResidentWeight> {
         if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
             return Err(Error::WeightType { name: "random".into(), found: dtype.to_string(), advice: RANDOM.to_string() });

@@ -8,7 +8,8 @@ use std::{
 use super::context::GpuContext;
 use crate::{Error, Result, cancel::CancelToken};
 
-/// A wait is cut into slices of this length, so that a device lost meanwhile is noticed and a missed wake-up is retried.
+/// A wait is cut into slices of this length, so that a device lost meanwhile is noticed and a missed wake-up is
+/// retried.
 const WAIT_SLICE: Duration = Duration::from_secs(1);
 
 /// As [`WAIT_SLICE`], of a wait that may be cancelled.
@@ -125,8 +126,8 @@ impl GpuContext {
         Error::Timeout { what: what.to_owned(), seconds: self.timeout().as_secs_f64().ceil() as u64 }
     }
 
-    /// `Device::poll` panics when the driver reports the loss of the device from inside a wait. The loss itself is recorded
-    /// before that, and no lock is held, so the panic is caught here and becomes an error.
+    /// `Device::poll` panics when the driver reports the loss of the device from inside a wait. The loss itself is
+    /// recorded before that, and no lock is held, so the panic is caught here and becomes an error.
     fn poll(&self, poll: wgpu::PollType) -> Result<Result<wgpu::PollStatus, wgpu::PollError>> {
         catch_unwind(AssertUnwindSafe(|| self.device().poll(poll))).map_err(|_| self.lose("the driver failed during a wait"))
     }

@@ -1,9 +1,9 @@
 //! The text of a shader: a file with its includes, options and holes.
 //!
-//! A preprocessor rather than a WGSL dialect: overrides cannot choose element types, bindings and register tiles, and the
-//! dialects at hand do not know every instruction that naga does. Directives stand at the start of a line:
-//! `#include lib/x.wgsl` (each file once), `#if NAME == value` (or `!=`), `#elif NAME == value`, `#else`, `#endif`. `${NAME}` anywhere,
-//! also in an `#include`, is the text of an option.
+//! A preprocessor rather than a WGSL dialect: overrides cannot choose element types, bindings and register tiles, and
+//! the dialects at hand do not know every instruction that naga does. Directives stand at the start of a line:
+//! `#include lib/x.wgsl` (each file once), `#if NAME == value` (or `!=`), `#elif NAME == value`, `#else`, `#endif`.
+//! `${NAME}` anywhere, also in an `#include`, is the text of an option.
 
 use std::collections::BTreeSet;
 
@@ -16,14 +16,15 @@ use crate::{Error, Result, ir::kernel::Kernel};
 /// The WGSL of a kernel, without the values of its sizes.
 ///
 /// # Errors
-/// [`Error::Shader`] with file and line: an unknown file, an option that is asked for and not given or given and mentioned
-/// nowhere, an `#if` left open.
+/// [`Error::Shader`] with file and line: an unknown file, an option that is asked for and not given or given and
+/// mentioned nowhere, an `#if` left open.
 pub fn compose(kernel: &Kernel, sizes: Sizes) -> Result<String> {
     Composed::new(kernel, sizes).map(|composed| composed.text)
 }
 
-/// As [`compose`] with constant sizes, for other compilers than naga, such as those of browsers: subgroup operations are enabled, which
-/// naga neither needs nor knows. Their uniformity is for the tests to show: no compiler takes a subgroup's result for uniform.
+/// As [`compose`] with constant sizes, for other compilers than naga, such as those of browsers: subgroup operations
+/// are enabled, which naga neither needs nor knows. Their uniformity is for the tests to show: no compiler takes a
+/// subgroup's result for uniform.
 ///
 /// # Errors
 /// As [`compose`].

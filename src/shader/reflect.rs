@@ -45,8 +45,8 @@ pub struct Reflected {
 /// Composes, parses and validates a kernel's shader.
 ///
 /// # Errors
-/// [`Error::Shader`] with the file and line that the composed line comes from; also for a binding outside of group 0, for
-/// one that is no buffer, and for anything but one entry point.
+/// [`Error::Shader`] with the file and line that the composed line comes from; also for a binding outside of group 0,
+/// for one that is no buffer, and for anything but one entry point.
 pub fn reflect(kernel: &Kernel, sizes: Sizes) -> Result<Reflected> {
     let composed = Composed::new(kernel, sizes)?;
     let error = |line: Option<u32>, problem: String| {

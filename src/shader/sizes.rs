@@ -31,8 +31,8 @@ impl Sizes {
     }
 }
 
-/// Turns the overrides of `lines` into members of a uniform, which the lines returned declare; each line stays where it is.
-/// `override A: u32 = B;` makes A another name of B.
+/// Turns the overrides of `lines` into members of a uniform, which the lines returned declare; each line stays where it
+/// is. `override A: u32 = B;` makes A another name of B.
 pub(super) fn into_uniform(lines: &mut [String]) -> (Vec<Size>, Vec<String>) {
     let (mut sizes, mut names) = (Vec::new(), Vec::new());
     for line in lines.iter_mut() {

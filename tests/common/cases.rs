@@ -21,8 +21,8 @@ pub fn cases() -> Vec<Case> {
     Op::examples().iter().flat_map(|op| op.cases()).collect()
 }
 
-/// Products that go through cooperative matrices where a device has any: one workgroup and several, tiles that end within rows,
-/// columns and the step of k, rows of weights that share a word.
+/// Products that go through cooperative matrices where a device has any: one workgroup and several, tiles that end
+/// within rows, columns and the step of k, rows of weights that share a word.
 pub fn products() -> Vec<Case> {
     let sizes = [(32, 32, 16), (33, 256, 66), (40, 35, 7), (64, 64, 128), (70, 84, 130), (129, 640, 200)];
     let types = [DType::F32, DType::F16, DType::BF16];

@@ -1,5 +1,5 @@
-//! A hub on this machine: it answers as Hugging Face's does, with small files itself and large ones by redirect to another server,
-//! and can be told to fail.
+//! A hub on this machine: it answers as Hugging Face's does, with small files itself and large ones by redirect to
+//! another server, and can be told to fail.
 #![allow(dead_code)] // Each test binary uses a part.
 
 use std::{

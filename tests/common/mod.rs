@@ -40,8 +40,8 @@ pub fn tiers() -> Vec<(&'static str, Arc<GpuContext>)> {
     }
 }
 
-/// The device with its cooperative matrices and the kernels for GPUs; nothing, and a note, where it has none that multiply f16 and
-/// sum in f32.
+/// The device with its cooperative matrices and the kernels for GPUs; nothing, and a note, where it has none that
+/// multiply f16 and sum in f32.
 pub fn cooperative() -> Option<Arc<GpuContext>> {
     let kernels = KernelTier::Subgroup;
     let context = open(&GpuOptions { kernels, cooperative_matrices: true, ..GpuOptions::default() });

@@ -28,8 +28,9 @@ pub fn adopt(own: OwnDevice) -> Result<Arc<GpuContext>> {
     }
 }
 
-/// Asks for the largest texture of the device's limits, called "a huge texture". With its adapter's limits that is terabytes (8 TiB on
-/// lavapipe), which no driver has; buffers will not do, as software drivers promise some that they do not have.
+/// Asks for the largest texture of the device's limits, called "a huge texture". With its adapter's limits that is
+/// terabytes (8 TiB on lavapipe), which no driver has; buffers will not do, as software drivers promise some that they
+/// do not have.
 pub fn huge_texture(context: &GpuContext) -> Result<wgpu::Texture> {
     let limits = context.device().limits();
     let side = limits.max_texture_dimension_2d;

@@ -1,8 +1,10 @@
-//! Whether barriers, subgroup operations and cooperative matrices stand in uniform control flow, which naga does not check.
+//! Whether barriers, subgroup operations and cooperative matrices stand in uniform control flow, which naga does not
+//! check.
 //!
-//! A value varies if invocations of one workgroup may hold different ones; control flow varies where such a value decides. A subgroup is
-//! asked for by itself: its number does not vary in it, and cooperative matrices need no more.
-//! Workgroup memory read at an index that does not vary counts as uniform: a barrier lies between, or it would be a race.
+//! A value varies if invocations of one workgroup may hold different ones; control flow varies where such a value
+//! decides. A subgroup is asked for by itself: its number does not vary in it, and cooperative matrices need no more.
+//! Workgroup memory read at an index that does not vary counts as uniform: a barrier lies between, or it would be a
+//! race.
 
 use std::collections::HashMap;
 

@@ -245,7 +245,8 @@ fn fault_14_no_device_to_recover_on() {
     assert_eq!(told + &rest(&mut conversation).unwrap(), expected(MOST));
 }
 
-/// A wait of a nanosecond never ends, unless all was done before it began: that may be so once, not in each step of an answer.
+/// A wait of a nanosecond never ends, unless all was done before it began: that may be so once, not in each step of an
+/// answer.
 #[test]
 fn fault_15_a_wait_that_takes_too_long() {
     let gpu = GpuOptions { timeout: Some(Duration::from_nanos(1)), ..GpuOptions::default() };

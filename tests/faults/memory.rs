@@ -61,7 +61,8 @@ fn fault_16_no_memory_for_weights_at_any_point_of_loading() {
     assert!(refused >= 8 && loaded >= 1, "{refused} refused, {loaded} loaded");
 }
 
-/// A conversation is asked while little is left: whatever it lacks, it says so, the one beside it goes on, and so does it later.
+/// A conversation is asked while little is left: whatever it lacks, it says so, the one beside it goes on, and so does
+/// it later.
 #[test]
 fn fault_17_no_memory_for_a_newcomer() {
     let context = limited(LIMIT);

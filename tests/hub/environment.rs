@@ -10,7 +10,8 @@ use crate::environment::Environment;
 const CACHE: &str = "HOME/.cache/huggingface/hub";
 const SITE: &str = "https://huggingface.co";
 
-/// Variables, and what huggingface_hub takes as cache, offline mode, endpoint and token. `HOME` is a folder with two stored tokens.
+/// Variables, and what huggingface_hub takes as cache, offline mode, endpoint and token. `HOME` is a folder with two
+/// stored tokens.
 type Row = (&'static [(&'static str, &'static str)], &'static str, bool, &'static str, Option<&'static str>);
 
 #[rustfmt::skip]

@@ -1,4 +1,5 @@
-//! Adapters as people have them, against PEFT (tests/data/make_adapters.py): computed as it computes them, or refused by name.
+//! Adapters as people have them, against PEFT (tests/data/make_adapters.py): computed as it computes them, or refused
+//! by name.
 
 mod formats;
 
@@ -93,7 +94,8 @@ fn devices_compute_them_too() {
     }
 }
 
-/// Parts for `k_proj` and `v_proj` of layers that attend to the keys of others are passed over, as PEFT never calls those modules.
+/// Parts for `k_proj` and `v_proj` of layers that attend to the keys of others are passed over, as PEFT never calls
+/// those modules.
 #[test]
 fn keys_and_values_that_no_layer_multiplies_count_nothing() {
     for (name, model) in [ADAPTERS[0], ADAPTERS[1]] {

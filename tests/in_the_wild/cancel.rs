@@ -1,5 +1,5 @@
-//! Work that is cancelled ends where it is: nothing more is handed to the device or read of a weight, and nothing is lost. What is counted
-//! is what happens between the cancellation and the return; no clock is asked.
+//! Work that is cancelled ends where it is: nothing more is handed to the device or read of a weight, and nothing is
+//! lost. What is counted is what happens between the cancellation and the return; no clock is asked.
 
 use std::{
     future::Future,

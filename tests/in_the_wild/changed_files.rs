@@ -1,5 +1,5 @@
-//! Files of a model that change while it is used: an error that says so, or undisturbed results, never the end of the process. Each test
-//! does its work in a process of its own, whose end by a signal it would notice.
+//! Files of a model that change while it is used: an error that says so, or undisturbed results, never the end of the
+//! process. Each test does its work in a process of its own, whose end by a signal it would notice.
 
 use std::{
     fs::{self, OpenOptions},

@@ -1,5 +1,5 @@
-//! Models whose own chat template lays out turns: the tokens are those of transformers' `apply_chat_template` (tests/data/README.md),
-//! and no text of a message becomes a control token.
+//! Models whose own chat template lays out turns: the tokens are those of transformers' `apply_chat_template`
+//! (tests/data/README.md), and no text of a message becomes a control token.
 
 mod files;
 
@@ -161,7 +161,8 @@ fn a_template_that_cannot_be_followed_refuses_with_advice() {
     }
 }
 
-/// Spelled control tokens stay characters, wherever a template puts the text, and count as many as in a harmless conversation.
+/// Spelled control tokens stay characters, wherever a template puts the text, and count as many as in a harmless
+/// conversation.
 #[test]
 fn no_text_becomes_a_control_token() {
     for case in cases() {

@@ -1,4 +1,5 @@
-//! Files and texts as people have them: each is computed as its maker meant or refused by name, never taken for something else.
+//! Files and texts as people have them: each is computed as its maker meant or refused by name, never taken for
+//! something else.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -93,8 +93,8 @@ fn the_reference_rotates_the_first_dimensions() {
     }
 }
 
-/// Gemma 3 norms queries and keys, Gemma 2 does not: both forms of the step that rotates within attention. The steps of the other tiers
-/// are tests/step_kernels.rs; a software driver compiles all kernels of a generator for minutes.
+/// Gemma 3 norms queries and keys, Gemma 2 does not: both forms of the step that rotates within attention. The steps of
+/// the other tiers are tests/step_kernels.rs; a software driver compiles all kernels of a generator for minutes.
 #[test]
 fn every_tier_of_kernels_rotates_the_first_dimensions() {
     for (model, (n, own)) in MODELS.into_iter().zip(ROTATIONS) {

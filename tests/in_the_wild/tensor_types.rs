@@ -1,4 +1,5 @@
-//! Element types and quantised checkpoints that are not computed: each refused by what it is, with the nearest that works.
+//! Element types and quantised checkpoints that are not computed: each refused by what it is, with the nearest that
+//! works.
 
 use std::path::Path;
 

@@ -1,7 +1,7 @@
 //! The head is what is stored: a matrix of its own, a copy of the embedding, or the only one of the two.
 //!
-//! Right values are those of transformers (and of exact arithmetic for GGUF files): with its rows rotated by one, a head gives the tied
-//! model's logits rotated by one.
+//! Right values are those of transformers (and of exact arithmetic for GGUF files): with its rows rotated by one, a
+//! head gives the tied model's logits rotated by one.
 
 use gemmaflow::{
     Error,
@@ -222,7 +222,8 @@ fn a_drafter_drafts_with_its_own_head() {
         let mut checkpoint = Checkpoint::read(&data("checkpoints").join(name));
         let at = checkpoint.find(EMBED);
         let other = checkpoint.tensors[at].clone();
-        // A drafter's embedding is nothing but its head: rotated, it proposes other tokens, some of which the target takes.
+        // A drafter's embedding is nothing but its head: rotated, it proposes other tokens, some of which the target
+        // takes.
         let ((text, expected), embed) = std::iter::successors(Some(other.clone()), |embed| Some(embed.clone().rotated()))
             .take(target.config.vocab_size)
             .map(|embed| {

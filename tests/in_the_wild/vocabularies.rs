@@ -1,4 +1,5 @@
-//! Vocabularies of GGUF files as converters write them: runs of white space, tags, strings that stand there twice, ids without one.
+//! Vocabularies of GGUF files as converters write them: runs of white space, tags, strings that stand there twice, ids
+//! without one.
 
 use std::ops::ControlFlow;
 

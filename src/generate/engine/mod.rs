@@ -75,8 +75,8 @@ pub struct ModelStats {
     pub weight_bytes: u64,
     /// Weights that exceed the largest binding and are split by rows; 0 on the reference.
     pub split_weights: usize,
-    /// Bytes of weights that one decode step reads (all but the rows of the embedding that are not looked up, and experts that are not
-    /// chosen).
+    /// Bytes of weights that one decode step reads (all but the rows of the embedding that are not looked up, and
+    /// experts that are not chosen).
     pub bytes_per_token: u64,
     /// Bytes of the caches now.
     pub cache_bytes: u64,
@@ -94,12 +94,12 @@ pub(crate) enum RingCopy {
 
 /// Runs of the model for one sequence: what fills its caches and gives logits or tokens.
 pub(crate) trait Run {
-    /// Runs `tokens` at the positions from `start` on, writes their cache rows, and returns logits: none, `[V]`, or `[T, V]`.
-    /// Rows of earlier positions must be in the cache.
+    /// Runs `tokens` at the positions from `start` on, writes their cache rows, and returns logits: none, `[V]`, or
+    /// `[T, V]`. Rows of earlier positions must be in the cache.
     fn run(&mut self, tokens: &[u32], start: usize, outputs: Outputs) -> Result<Vec<f32>>;
 
-    /// As [`run`](Self::run) for the rows alone, of which no more than a first slice need be submitted: they are there when no
-    /// [slices are left](Self::slices_left).
+    /// As [`run`](Self::run) for the rows alone, of which no more than a first slice need be submitted: they are there
+    /// when no [slices are left](Self::slices_left).
     fn begin_rows(&mut self, tokens: &[u32], start: usize) -> Result<()> {
         self.run(tokens, start, Outputs::Nothing).map(|_| ())
     }
@@ -114,24 +114,24 @@ pub(crate) trait Run {
         Ok(())
     }
 
-    /// As [`run`](Self::run) for the tokens of `history` from `start` on, to choose the token that follows `history`; drops what was
-    /// begun before and not finished. No more than a first slice need be submitted.
+    /// As [`run`](Self::run) for the tokens of `history` from `start` on, to choose the token that follows `history`;
+    /// drops what was begun before and not finished. No more than a first slice need be submitted.
     fn begin(&mut self, history: &[u32], start: usize, opts: &SampleOpts) -> Result<()>;
 
-    /// Begins to run the token at `position`, which is the one that the device will choose in the run begun last, to choose the one
-    /// after it. `false` where only the host can choose.
+    /// Begins to run the token at `position`, which is the one that the device will choose in the run begun last, to
+    /// choose the one after it. `false` where only the host can choose.
     fn begin_next(&mut self, position: usize, opts: &SampleOpts) -> Result<bool>;
 
-    /// Waits for the run that was begun first, submitting what slices are left of it: the token that follows `history`. Where the
-    /// device did not predict it, what was begun after that run is to be begun again.
+    /// Waits for the run that was begun first, submitting what slices are left of it: the token that follows `history`.
+    /// Where the device did not predict it, what was begun after that run is to be begun again.
     fn finish(&mut self, history: &[u32], opts: &SampleOpts) -> Result<Sampled>;
 
-    /// As [`begin`](Self::begin), to [`view_logits`](Self::view_logits) that choose the token after `history`. A list then has the
-    /// sum at `temperature`.
+    /// As [`begin`](Self::begin), to [`view_logits`](Self::view_logits) that choose the token after `history`. A list
+    /// then has the sum at `temperature`.
     fn begin_view(&mut self, history: &[u32], start: usize, temperature: f32) -> Result<()>;
 
-    /// As [`finish`](Self::finish) waits for the run of [`begin_view`](Self::begin_view); the logits of `ids`, all of them within
-    /// the vocabulary, are wanted in any case.
+    /// As [`finish`](Self::finish) waits for the run of [`begin_view`](Self::begin_view); the logits of `ids`, all of
+    /// them within the vocabulary, are wanted in any case.
     fn view_logits(&mut self, ids: &[u32]) -> Result<LogitsView>;
 
     /// All logits of the run that [`view_logits`](Self::view_logits) gave a list of, until the next run.
@@ -140,14 +140,16 @@ pub(crate) trait Run {
     /// Runs a whole sequence without caches.
     fn recompute(&mut self, tokens: &[u32], outputs: Outputs) -> Result<Vec<f32>>;
 
-    /// Drops what was begun and not finished, and what a drafter would go on from. What was written into the caches stays.
+    /// Drops what was begun and not finished, and what a drafter would go on from. What was written into the caches
+    /// stays.
     fn forget(&mut self);
 
     /// Times the dispatches of the run that [`begin`](Self::begin) makes, greedily; changes no row but its own.
     fn time_run(&mut self, history: &[u32], start: usize, reps: usize, clock: Option<Clock>) -> Result<RunTimes>;
 
-    /// What ends its waits for the device, and its work on the host, with [`Error::Cancelled`](crate::Error::Cancelled). Rows and
-    /// what was begun are then as after any other error; a submit under way runs to its end, which the next run waits for.
+    /// What ends its waits for the device, and its work on the host, with
+    /// [`Error::Cancelled`](crate::Error::Cancelled). Rows and what was begun are then as after any other error; a
+    /// submit under way runs to its end, which the next run waits for.
     fn cancel_token(&mut self) -> &mut CancelToken;
 
     /// What the next call would wait for; none where it would not, and on the reference.
@@ -156,7 +158,8 @@ pub(crate) trait Run {
     /// Most tokens that the next run for `outputs` should have: what the device does in a bounded time and can bind.
     fn chunk(&self, outputs: Outputs) -> usize;
 
-    /// Most tokens that a run without caches should have which gives the logits of all: what can be bound, and [`MOST_LOGITS`].
+    /// Most tokens that a run without caches should have which gives the logits of all: what can be bound, and
+    /// [`MOST_LOGITS`].
     fn rows_at_once(&self) -> usize;
 
     /// Most tokens that any run has.
@@ -183,15 +186,15 @@ pub(crate) trait CacheStore {
 
 /// Speculative decoding: a drafter proposes tokens, the model verifies them.
 pub(crate) trait Speculate {
-    /// Runs the last token of `history`, all others being in the cache, and `drafted` ones after it: the tokens that follow `history`,
-    /// as far as they were drafted, and the one after those. Drops what was begun.
+    /// Runs the last token of `history`, all others being in the cache, and `drafted` ones after it: the tokens that
+    /// follow `history`, as far as they were drafted, and the one after those. Drops what was begun.
     fn verify(&mut self, history: &[u32], drafted: &[u32], opts: &SampleOpts) -> Result<Vec<u32>>;
 
     /// Puts a drafter on the device, to go on from what later runs leave. After an error everything is as it was.
     fn set_drafter(&mut self, drafter: &Arc<DraftModel>) -> Result<()>;
 
-    /// Up to `count` tokens that the drafter takes for likely after `history`, whose rows but the last are in the cache; none where no
-    /// run chose the last token of it.
+    /// Up to `count` tokens that the drafter takes for likely after `history`, whose rows but the last are in the
+    /// cache; none where no run chose the last token of it.
     fn draft(&mut self, history: &[u32], count: usize) -> Result<Vec<u32>>;
 }
 
@@ -268,7 +271,8 @@ impl DerefMut for Engine {
     }
 }
 
-/// What `choose` gives after each of the first `drafted` tokens, none of them first: as far as it is the next of them, and one more.
+/// What `choose` gives after each of the first `drafted` tokens, none of them first: as far as it is the next of them,
+/// and one more.
 pub(crate) fn agreed(drafted: &[u32], mut choose: impl FnMut(usize) -> Result<u32>) -> Result<Vec<u32>> {
     let mut chosen = Vec::new();
     for known in 0..=drafted.len() {

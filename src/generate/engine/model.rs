@@ -72,7 +72,8 @@ impl Model {
         self.built_for(resident, want, kv, false)
     }
 
-    /// As [`built`](Self::built), and where `hidden` with what a drafter goes on from ([`FINAL_NORM`]) as a second output.
+    /// As [`built`](Self::built), and where `hidden` with what a drafter goes on from ([`FINAL_NORM`]) as a second
+    /// output.
     pub(crate) fn built_for(&self, resident: bool, want: Outputs, kv: DType, hidden: bool) -> Result<Arc<BuiltModel>> {
         let want = if want == Outputs::Each { Outputs::All } else { want };
         let hidden = hidden && resident && want != Outputs::Nothing;

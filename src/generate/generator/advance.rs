@@ -15,18 +15,18 @@ pub(super) struct Lookahead {
     pub(super) look: Option<Look>,
     /// Where the run ends that was begun for its rows and of which slices are left.
     rows: Option<usize>,
-    /// Whether the token chosen last was not the one that the device foresaw: one step is then made alone. Where the device rarely
-    /// foresees, little is run in vain.
+    /// Whether the token chosen last was not the one that the device foresaw: one step is then made alone. Where the
+    /// device rarely foresees, little is run in vain.
     mispredicted: bool,
     /// Why the step after the token that came last could not be begun.
     failed: Option<Error>,
 }
 
 impl GemmaGenerator {
-    /// Does the next piece of work: submits a slice of a run over a part of the tokens that have no rows yet, or of a step, or waits for
-    /// the step that was begun and returns its token, while the step after that runs (with a drafter several tokens may come at once).
-    /// Tokens that are returned are in the history, none of them after a stop token. At most `most`, which is not 0, will still be asked
-    /// for.
+    /// Does the next piece of work: submits a slice of a run over a part of the tokens that have no rows yet, or of a
+    /// step, or waits for the step that was begun and returns its token, while the step after that runs (with a drafter
+    /// several tokens may come at once). Tokens that are returned are in the history, none of them after a stop token.
+    /// At most `most`, which is not 0, will still be asked for.
     ///
     /// # Errors
     /// As [`step_cached`](Self::step_cached). What was begun is dropped; history and rows stay usable.
@@ -61,8 +61,8 @@ impl GemmaGenerator {
         Ok(Vec::new())
     }
 
-    /// Runs the next part of the tokens that have no rows yet; whether one run is left, which ends with the last token. What was begun
-    /// is dropped.
+    /// Runs the next part of the tokens that have no rows yet; whether one run is left, which ends with the last token.
+    /// What was begun is dropped.
     pub(crate) fn ready_in_part(&mut self, opts: &SampleOpts) -> Result<bool> {
         self.check_step("step_cached", opts)?;
         if self.lookahead.begun.is_some() || self.lookahead.look.is_some() {
@@ -109,7 +109,8 @@ impl GemmaGenerator {
         }
     }
 
-    /// Where the next run ends that is wanted for its rows alone; `None` where one run is left, which ends with the last token.
+    /// Where the next run ends that is wanted for its rows alone; `None` where one run is left, which ends with the
+    /// last token.
     pub(super) fn next_fill(&mut self) -> Option<usize> {
         if self.history.is_aligned() {
             return self.history.next_aligned_end();
@@ -158,8 +159,8 @@ impl GemmaGenerator {
         self.forget_marks(self.history.len());
     }
 
-    /// [`step_cached`](Self::step_cached) without blocking the thread longer than a submit takes; needs no particular executor.
-    /// Dropped before it is done, it leaves history and rows usable. With a drafter it waits for a whole run.
+    /// [`step_cached`](Self::step_cached) without blocking the thread longer than a submit takes; needs no particular
+    /// executor. Dropped before it is done, it leaves history and rows usable. With a drafter it waits for a whole run.
     ///
     /// # Errors
     /// As [`step_cached`](Self::step_cached).

@@ -7,19 +7,20 @@ use crate::{
 };
 
 impl GemmaGenerator {
-    /// The next token of each generator, as [`step_cached`](Self::step_cached) would give it with its own of `opts`. Generators of one
-    /// model ([`share_weights`](Self::share_weights), [`fork`](Self::fork)) that are compiled alike take the step together, up to 32 in a
-    /// pass that reads the weights once for all of them; on the reference, with a flow of which a device cannot, and with
-    /// [`deterministic`](super::GeneratorOptions::deterministic) one after the other. Their lengths and options may differ, and which of
-    /// them take a step together may change with every step.
+    /// The next token of each generator, as [`step_cached`](Self::step_cached) would give it with its own of `opts`.
+    /// Generators of one model ([`share_weights`](Self::share_weights), [`fork`](Self::fork)) that are compiled alike
+    /// take the step together, up to 32 in a pass that reads the weights once for all of them; on the reference, with a
+    /// flow of which a device cannot, and with [`deterministic`](super::GeneratorOptions::deterministic) one after the
+    /// other. Their lengths and options may differ, and which of them take a step together may change with every step.
     ///
-    /// Rows that a generator lacks, such as those of its prompt, are computed before, for one generator after the other.
+    /// Rows that a generator lacks, such as those of its prompt, are computed before, for one generator after the
+    /// other.
     ///
     /// # Errors
-    /// Each generator has its own result, an error as [`step_cached`](Self::step_cached) gives it; what befalls the device is an error
-    /// of all whose step it was, and so is [`Error::Cancelled`] where one of them [is](Self::set_cancel). A generator with an error keeps
-    /// its history, and may go on. [`Error::Option`] for all where there are not
-    /// as many `opts` as generators.
+    /// Each generator has its own result, an error as [`step_cached`](Self::step_cached) gives it; what befalls the
+    /// device is an error of all whose step it was, and so is [`Error::Cancelled`] where one of them
+    /// [is](Self::set_cancel). A generator with an error keeps its history, and may go on. [`Error::Option`] for all
+    /// where there are not as many `opts` as generators.
     pub fn decode_batch(generators: &mut [&mut GemmaGenerator], opts: &[SampleOpts]) -> Vec<Result<u32>> {
         if generators.len() != opts.len() {
             let expected = format!("{}, one for each generator", generators.len());

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::GemmaGenerator;
 use crate::{Result, generate::RingCopy};
 
-/// Checkpoints that are kept, unless [`GeneratorOptions::checkpoints`](super::GeneratorOptions::checkpoints) says otherwise.
+/// Checkpoints that are kept, unless [`GeneratorOptions::checkpoints`](super::GeneratorOptions::checkpoints) says
+/// otherwise.
 pub(crate) const CHECKPOINTS: usize = 2;
 
 /// The newest checkpoints, the oldest of them first.
@@ -40,10 +41,11 @@ impl Checkpoints {
 }
 
 impl GemmaGenerator {
-    /// Checkpoints the rows that are cached now. Going back to them, or to the few before that the rings hold besides, then costs no
-    /// recompute, whatever was generated since. The rings are copied on the device when they would lose these rows, and not
-    /// before; the oldest checkpoint goes when there are too many. With [`deterministic`](super::GeneratorOptions::deterministic) the checkpoint
-    /// lies at the last whole run of 16 tokens: rows behind it are those of single tokens, which a later run writes anew.
+    /// Checkpoints the rows that are cached now. Going back to them, or to the few before that the rings hold besides,
+    /// then costs no recompute, whatever was generated since. The rings are copied on the device when they would lose
+    /// these rows, and not before; the oldest checkpoint goes when there are too many. With
+    /// [`deterministic`](super::GeneratorOptions::deterministic) the checkpoint lies at the last whole run of 16
+    /// tokens: rows behind it are those of single tokens, which a later run writes anew.
     pub fn checkpoint(&mut self) {
         let rows = self.history.aligned_rows(self.history.cached());
         if rows == 0 {
@@ -92,7 +94,8 @@ impl GemmaGenerator {
         serving.max_by_key(|(_, kept)| *kept)
     }
 
-    /// Keeps the first `rows` rows, from the rings as they are or as they were at a checkpoint; fewer, or none, where neither has them.
+    /// Keeps the first `rows` rows, from the rings as they are or as they were at a checkpoint; fewer, or none, where
+    /// neither has them.
     pub(super) fn rewind_rows(&mut self, rows: usize) -> Result<()> {
         let rows = self.history.whole(rows.min(self.history.cached()));
         let found = if self.history.holds(rows) { None } else { self.mark_before(rows) };

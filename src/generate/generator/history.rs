@@ -23,8 +23,8 @@ pub(super) struct History {
 }
 
 /// How runs are cut where the same tokens always give the same rows, to the bit, whatever was cached: at multiples of a
-/// chunk. Rows of whole chunks come from runs of a chunk, those after the last one from runs of one token. A chunk that steps
-/// have filled is run again before the step after it.
+/// chunk. Rows of whole chunks come from runs of a chunk, those after the last one from runs of one token. A chunk that
+/// steps have filled is run again before the step after it.
 #[derive(Debug, Clone, Copy)]
 struct Aligned {
     /// Tokens of a chunk.
@@ -84,8 +84,8 @@ impl History {
         self.cached = self.cached.min(self.tokens.len());
     }
 
-    /// Rows that other tokens have in common with the cached ones. At least their last token is run again: its logits are wanted, and
-    /// the caches do not hold them.
+    /// Rows that other tokens have in common with the cached ones. At least their last token is run again: its logits
+    /// are wanted, and the caches do not hold them.
     pub(super) fn common(&self, tokens: &[u32]) -> usize {
         self.common_tokens(tokens).min(self.cached).min(tokens.len().saturating_sub(1))
     }
@@ -102,10 +102,10 @@ impl History {
 
     /// Whether the rings still hold what the position `rows` reads.
     ///
-    /// To go on at a position p, every sliding layer needs the rows from p − window + 1 on. Once the ring has dropped row 0, the
-    /// positions it can serve are those from `floor` + window − 1 on, and 0. Where `rows` is less than the former, 0 is the last
-    /// position that can be served: a dropped row of one layer follows from all earlier rows of the layers below, which the rings
-    /// below have dropped too.
+    /// To go on at a position p, every sliding layer needs the rows from p − window + 1 on. Once the ring has dropped
+    /// row 0, the positions it can serve are those from `floor` + window − 1 on, and 0. Where `rows` is less than the
+    /// former, 0 is the last position that can be served: a dropped row of one layer follows from all earlier rows of
+    /// the layers below, which the rings below have dropped too.
     pub(super) fn holds(&self, rows: usize) -> bool {
         self.serves(rows, self.floor)
     }
@@ -185,7 +185,8 @@ impl History {
         (self.cached + 1 < self.len()).then_some(self.cached + 1)
     }
 
-    /// Notes that a run is about to write the rows up to `end`: should it fail half way, rings may have lost what those rows displace.
+    /// Notes that a run is about to write the rows up to `end`: should it fail half way, rings may have lost what those
+    /// rows displace.
     pub(super) fn writes(&mut self, end: usize) {
         if let Some(ring) = self.ring {
             self.floor = self.floor.max(end.saturating_sub(ring.rows));

@@ -26,13 +26,13 @@ fn temperature(opts: &SampleOpts) -> f32 {
 }
 
 impl GemmaGenerator {
-    /// The next token, with the cache and with hooks: as [`step_cached`](Self::step_cached), but processors change the logits, a sampler
-    /// may choose, and log-probabilities are told. Processors work while the device does.
+    /// The next token, with the cache and with hooks: as [`step_cached`](Self::step_cached), but processors change the
+    /// logits, a sampler may choose, and log-probabilities are told. Processors work while the device does.
     ///
     /// # Errors
     /// As [`step`](Self::step); [`Error::Hook`](crate::Error::Hook) where a processor or the sampler fails or panics,
-    /// [`Error::NoTokenAllowed`](crate::Error::NoTokenAllowed), [`Error::BrokenLogits`](crate::Error::BrokenLogits), and
-    /// [`Error::Option`](crate::Error::Option) for more than 64 log-probabilities. History and caches stay usable.
+    /// [`Error::NoTokenAllowed`](crate::Error::NoTokenAllowed), [`Error::BrokenLogits`](crate::Error::BrokenLogits),
+    /// and [`Error::Option`](crate::Error::Option) for more than 64 log-probabilities. History and caches stay usable.
     pub fn step_hooked(&mut self, opts: &SampleOpts, hooks: &mut SampleHooks) -> Result<Chosen> {
         self.stop_ahead(); // It may have been begun with other hooks.
         loop {
@@ -97,12 +97,12 @@ impl GemmaGenerator {
         Ok(Some(chosen))
     }
 
-    /// Up to `n` tokens by [`step_hooked`](Self::step_hooked), each handed over as it comes. `Break`, a stop token and a full context end
-    /// generation.
+    /// Up to `n` tokens by [`step_hooked`](Self::step_hooked), each handed over as it comes. `Break`, a stop token and
+    /// a full context end generation.
     ///
     /// # Errors
-    /// As [`step_hooked`](Self::step_hooked), [`Error::ContextFull`](crate::Error::ContextFull) where the history leaves no room for the
-    /// first token. Tokens generated before the error are in the history.
+    /// As [`step_hooked`](Self::step_hooked), [`Error::ContextFull`](crate::Error::ContextFull) where the history
+    /// leaves no room for the first token. Tokens generated before the error are in the history.
     pub fn generate_hooked(
         &mut self,
         n: usize,

@@ -29,8 +29,8 @@ pub enum TablePlacement {
     Auto,
     /// On the device.
     Device,
-    /// On the host, in the file: rows travel with the tokens of a run. As the host must know a token to look up its row, no step
-    /// begins before the last one is read.
+    /// On the host, in the file: rows travel with the tokens of a run. As the host must know a token to look up its
+    /// row, no step begins before the last one is read.
     Host,
 }
 
@@ -44,22 +44,24 @@ pub struct GeneratorOptions {
     pub context: Option<usize>,
     /// Most tokens of one prefill submit; a power of two. Default: 128.
     pub prefill_chunk: Option<usize>,
-    /// About how long one submit of a run may keep the device: an application that draws on the same device gets its own submits in
-    /// between. A run that takes longer goes to the device in several submits of consecutive dispatches, each when the one before is
-    /// done; the values are the same to the bit. A dispatch is never cut: of a prompt fewer tokens are run at once where one would take
-    /// longer, and the largest dispatch of a single token, mostly the head's product, is the least that can be had; a lower
-    /// [`GpuOptions::max_binding`] makes several dispatches of it. The first run of a
-    /// plan is cut by what the slowest device would take, later ones by what was measured. Steps run ahead only where two fit. An answer
-    /// is cancelled between two slices, and async ways to generate wait for none of them; steps of several generators, with a drafter, and
-    /// with hooks beside others wait for all slices of a step. Uploads while loading and the drafter's own runs are not cut. No effect on
-    /// the reference. Default: no bound, one submit a run.
+    /// About how long one submit of a run may keep the device: an application that draws on the same device gets its
+    /// own submits in between. A run that takes longer goes to the device in several submits of consecutive dispatches,
+    /// each when the one before is done; the values are the same to the bit. A dispatch is never cut: of a prompt fewer
+    /// tokens are run at once where one would take longer, and the largest dispatch of a single token, mostly the
+    /// head's product, is the least that can be had; a lower [`GpuOptions::max_binding`] makes several dispatches of
+    /// it. The first run of a plan is cut by what the slowest device would take, later ones by what was measured. Steps
+    /// run ahead only where two fit. An answer is cancelled between two slices, and async ways to generate wait for
+    /// none of them; steps of several generators, with a drafter, and with hooks beside others wait for all slices of a
+    /// step. Uploads while loading and the drafter's own runs are not cut. No effect on the reference. Default: no
+    /// bound, one submit a run.
     pub submit_time: Option<Duration>,
-    /// Conversations that shall run at once, each with a context of that length: [`MemoryPlan`] counts their caches, and what steps of all
-    /// together take ([`GemmaGenerator::decode_batch`]). More can be opened as long as there is memory. Default: 1.
+    /// Conversations that shall run at once, each with a context of that length: [`MemoryPlan`] counts their caches,
+    /// and what steps of all together take ([`GemmaGenerator::decode_batch`]). More can be opened as long as there is
+    /// memory. Default: 1.
     pub conversations: Option<usize>,
-    /// Most bytes of device memory that loading and running may take, as [`MemoryPlan::peak`] counts them; a model that needs
-    /// more is refused before anything is allocated. The caches are then made at once for the whole context and never grow.
-    /// No effect on the reference. Default: no limit.
+    /// Most bytes of device memory that loading and running may take, as [`MemoryPlan::peak`] counts them; a model that
+    /// needs more is refused before anything is allocated. The caches are then made at once for the whole context and
+    /// never grow. No effect on the reference. Default: no limit.
     pub memory_budget: Option<u64>,
     /// Where the context does not fit the budget or the device's limits, take the longest that does
     /// ([`GemmaGenerator::max_context`] tells) instead of refusing. Default: no.
@@ -70,20 +72,23 @@ pub struct GeneratorOptions {
     pub prefill_profile: CompileProfile,
     /// How runs of one token are compiled. Its `precision.kv` must be that of `prefill_profile`. Default: the preset.
     pub decode_profile: CompileProfile,
-    /// Packs f32, f16 and bf16 matrices as they are loaded ([`QuantisedLoader`] says which). Default: they stay as they are.
+    /// Packs f32, f16 and bf16 matrices as they are loaded ([`QuantisedLoader`] says which). Default: they stay as they
+    /// are.
     pub quantise: Option<Quantise>,
-    /// Where the tables are kept that each layer has of its own (Gemma 3n, Gemma 4's E-series). No effect on other families.
+    /// Where the tables are kept that each layer has of its own (Gemma 3n, Gemma 4's E-series). No effect on other
+    /// families.
     pub per_layer_tables: TablePlacement,
-    /// The same tokens give the same logits, to the bit, on one device with one driver: whatever was cached before, however a text came
-    /// about, in one prompt or step by step, alone or [together](GemmaGenerator::decode_batch) with others. Without it numbers of
-    /// different kernels meet, and where two tokens are as likely up to rounding either may come. Costs speed: prompts go in runs of 16
-    /// tokens and of one, too few for cooperative matrices, steps together one after the other, and every 16th step takes a run of
-    /// 16. The bits are those of the plans for steps too ([`GemmaGenerator::with_decode_cache`]), of the context's length where it is no
-    /// power of two, and of the profiles.
-    /// Default: no.
+    /// The same tokens give the same logits, to the bit, on one device with one driver: whatever was cached before,
+    /// however a text came about, in one prompt or step by step, alone or [together](GemmaGenerator::decode_batch) with
+    /// others. Without it numbers of different kernels meet, and where two tokens are as likely up to rounding either
+    /// may come. Costs speed: prompts go in runs of 16 tokens and of one, too few for cooperative matrices, steps
+    /// together one after the other, and every 16th step takes a run of
+    /// 16. The bits are those of the plans for steps too ([`GemmaGenerator::with_decode_cache`]), of the context's
+    ///     length where it is no power of two, and of the profiles. Default: no.
     pub deterministic: bool,
-    /// Checkpoints ([`GemmaGenerator::checkpoint`]) that a generator keeps, each of which may come to hold a copy of the sliding layers'
-    /// caches ([`MemoryPlan::sliding_cache`]), which no plan counts. Default: 2; none under a memory budget.
+    /// Checkpoints ([`GemmaGenerator::checkpoint`]) that a generator keeps, each of which may come to hold a copy of
+    /// the sliding layers' caches ([`MemoryPlan::sliding_cache`]), which no plan counts. Default: 2; none under a
+    /// memory budget.
     pub checkpoints: Option<usize>,
     /// Load progress.
     pub on_progress: Option<OnProgress>,
@@ -153,15 +158,15 @@ impl GeneratorOptions {
         plan.check().map(|()| context)
     }
 
-    /// Changes the flow of every graph that the generator builds, before it chooses the head. Weights that stages add of their own
-    /// travel with the model's; a layer that is left out has neither weights on the device nor a cache.
+    /// Changes the flow of every graph that the generator builds, before it chooses the head. Weights that stages add
+    /// of their own travel with the model's; a layer that is left out has neither weights on the device nor a cache.
     pub fn with_flow(mut self, f: impl for<'a> Fn(GemmaFlow<'a>) -> GemmaFlow<'a> + Send + Sync + 'static) -> Self {
         self.flow = Some(Arc::new(f));
         self
     }
 
-    /// The defaults with the profiles of the file [`GEMMA_PROFILE_FILE`](crate::profile::GEMMA_PROFILE_FILE) beside the weights,
-    /// or with the presets where there is none.
+    /// The defaults with the profiles of the file [`GEMMA_PROFILE_FILE`](crate::profile::GEMMA_PROFILE_FILE) beside the
+    /// weights, or with the presets where there is none.
     ///
     /// # Errors
     /// As [`CompileProfile::near_weights`].
@@ -181,7 +186,8 @@ impl GemmaGenerator {
     }
 
     /// As [`from_loader`](Self::from_loader), compiled as the file
-    /// [`GEMMA_PROFILE_FILE`](crate::profile::GEMMA_PROFILE_FILE) beside the weights says; as the presets say where there is none.
+    /// [`GEMMA_PROFILE_FILE`](crate::profile::GEMMA_PROFILE_FILE) beside the weights says; as the presets say where
+    /// there is none.
     ///
     /// # Errors
     /// As [`with_options`](Self::with_options), and [`Error::Profile`] for a file that cannot be understood.
@@ -206,8 +212,8 @@ impl GemmaGenerator {
     /// As [`from_path`](Self::from_path), and says whether the layers for multi-token prediction are loaded too.
     ///
     /// # Errors
-    /// As [`from_path`](Self::from_path); [`Error::Unsupported`] with `include_mtp`: no family that this version runs has such
-    /// layers.
+    /// As [`from_path`](Self::from_path); [`Error::Unsupported`] with `include_mtp`: no family that this version runs
+    /// has such layers.
     pub fn from_path_with_mtp(config: GemmaConfig, path: impl AsRef<Path>, device: Device, include_mtp: bool) -> Result<Self> {
         match include_mtp {
             true => Err(Error::Unsupported("multi-token prediction (include_mtp = true)".into())),
@@ -218,9 +224,10 @@ impl GemmaGenerator {
     /// As [`from_loader`](Self::from_loader), with options.
     ///
     /// # Errors
-    /// As [`from_loader`](Self::from_loader), [`Error::Option`] or [`Error::ContextFull`] for options out of their range,
-    /// [`Error::DoesNotFit`] where the context that was asked for exceeds a limit of the device or the budget, and what the
-    /// profiles ask for and the device or model does not do ([`with_compile_profiles`](Self::with_compile_profiles)).
+    /// As [`from_loader`](Self::from_loader), [`Error::Option`] or [`Error::ContextFull`] for options out of their
+    /// range, [`Error::DoesNotFit`] where the context that was asked for exceeds a limit of the device or the budget,
+    /// and what the profiles ask for and the device or model does not do
+    /// ([`with_compile_profiles`](Self::with_compile_profiles)).
     pub fn with_options(
         config: GemmaConfig,
         loader: &mut dyn WeightLoader,
@@ -266,13 +273,13 @@ impl GemmaGenerator {
         Ok(Self { config, engine, history, capacity, submit_time, reserved, stop, drafter, drafted, lookahead, checkpoints })
     }
 
-    /// Another generator on the same weights, pipelines and graphs, with the same settings and an empty history. No weight
-    /// travels; it makes its own caches. The two may run at the same time on two threads, in any order; dropping one gives its
-    /// memory back, and the weights go with the last.
+    /// Another generator on the same weights, pipelines and graphs, with the same settings and an empty history. No
+    /// weight travels; it makes its own caches. The two may run at the same time on two threads, in any order; dropping
+    /// one gives its memory back, and the weights go with the last.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] where [`with_decode_cache`](Self::with_decode_cache) or its like reserved a cache and there is no
-    /// memory for another.
+    /// [`Error::OutOfMemory`] where [`with_decode_cache`](Self::with_decode_cache) or its like reserved a cache and
+    /// there is no memory for another.
     pub fn share_weights(&self) -> Result<Self> {
         let mut engine = self.engine.another();
         if self.reserved > 0 {
@@ -281,8 +288,8 @@ impl GemmaGenerator {
         Ok(self.beside(engine, self.history.fresh(), self.checkpoints.fresh()))
     }
 
-    /// A generator that goes on from the same history, with a copy of the caches that is made on the device: nothing crosses the
-    /// host, and nothing is computed again. Otherwise as [`share_weights`](Self::share_weights).
+    /// A generator that goes on from the same history, with a copy of the caches that is made on the device: nothing
+    /// crosses the host, and nothing is computed again. Otherwise as [`share_weights`](Self::share_weights).
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] for the copy of the caches; [`Error::DeviceLost`].
@@ -290,9 +297,9 @@ impl GemmaGenerator {
         Ok(self.beside(self.engine.fork()?, self.history.fork(), self.checkpoints.clone()))
     }
 
-    /// A generator with the same weights, read again from their files, the same settings and the same history on a device that is opened
-    /// anew or is another: what is left to do after [`Error::DeviceLost`]. Its rows are computed again when they are needed, and others
-    /// share its weights through [`share_weights`](Self::share_weights).
+    /// A generator with the same weights, read again from their files, the same settings and the same history on a
+    /// device that is opened anew or is another: what is left to do after [`Error::DeviceLost`]. Its rows are computed
+    /// again when they are needed, and others share its weights through [`share_weights`](Self::share_weights).
     ///
     /// # Errors
     /// As [`with_options`](Self::with_options).
@@ -300,7 +307,8 @@ impl GemmaGenerator {
         self.recovered_with(device, gpu, None, None)
     }
 
-    /// As [`recovered`](Self::recovered), with reports and an end as [`GeneratorOptions::on_progress`] and [`GeneratorOptions::cancel`].
+    /// As [`recovered`](Self::recovered), with reports and an end as [`GeneratorOptions::on_progress`] and
+    /// [`GeneratorOptions::cancel`].
     ///
     /// # Errors
     /// As [`recovered`](Self::recovered), and [`Error::Cancelled`].
@@ -349,8 +357,8 @@ impl GemmaGenerator {
         self.beside(self.engine.another(), self.history.uncached(), self.checkpoints.fresh())
     }
 
-    /// As [`share_weights`](Self::share_weights), with the history of another generator, whose rows are computed again when they are
-    /// needed.
+    /// As [`share_weights`](Self::share_weights), with the history of another generator, whose rows are computed again
+    /// when they are needed.
     ///
     /// # Errors
     /// As [`share_weights`](Self::share_weights).

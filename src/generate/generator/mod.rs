@@ -58,9 +58,10 @@ impl GemmaGenerator {
         self
     }
 
-    /// Ends the work of this generator when `cancel` is cancelled: the call under way, and each that comes later until another token is
-    /// given, returns [`Error::Cancelled`](crate::Error::Cancelled), within a moment and whatever the device is at. History and rows stay
-    /// usable; a run under way has written none. A fork, and a generator that shares the weights, begin without a token.
+    /// Ends the work of this generator when `cancel` is cancelled: the call under way, and each that comes later until
+    /// another token is given, returns [`Error::Cancelled`](crate::Error::Cancelled), within a moment and whatever the
+    /// device is at. History and rows stay usable; a run under way has written none. A fork, and a generator that
+    /// shares the weights, begin without a token.
     ///
     /// Generators that take a [step together](Self::decode_batch) end it together.
     pub fn set_cancel(&mut self, cancel: CancelToken) {
@@ -87,8 +88,8 @@ impl GemmaGenerator {
         self.history.cached()
     }
 
-    /// Tokens that this generator has run with the cache so far, each of which is a row of K and V in every layer; what a common
-    /// prefix or a [`fork`](Self::fork) saves is not in it.
+    /// Tokens that this generator has run with the cache so far, each of which is a row of K and V in every layer; what
+    /// a common prefix or a [`fork`](Self::fork) saves is not in it.
     pub fn rows_computed(&self) -> u64 {
         self.history.computed()
     }
@@ -114,8 +115,8 @@ impl GemmaGenerator {
     }
 
     /// The pipelines compiled so far as bytes, to be kept and given back at the next start in
-    /// [`GpuOptions::pipeline_cache`](crate::runtime::GpuOptions::pipeline_cache); `None` on the reference and where the driver
-    /// hands out none. Ask after the first tokens: pipelines are compiled when they are first needed.
+    /// [`GpuOptions::pipeline_cache`](crate::runtime::GpuOptions::pipeline_cache); `None` on the reference and where
+    /// the driver hands out none. Ask after the first tokens: pipelines are compiled when they are first needed.
     pub fn pipeline_cache_bytes(&self) -> Option<Vec<u8>> {
         self.engine.context().and_then(|context| context.pipeline_cache_bytes())
     }

@@ -1,8 +1,9 @@
 //! Which plans a generator prepares, and what they cost.
 //!
-//! On a GPU every run uses a *plan*: dispatches with their bind groups, bound to a number of new tokens and of cache rows. A run
-//! of one token is a decode step, a longer one belongs to a prefill. Nothing has to be chosen: by default the plans for 1, 4, 16,
-//! 64, … new tokens (up to the prefill chunk) and for 256, 512, … cache rows are made as they are needed.
+//! On a GPU every run uses a *plan*: dispatches with their bind groups, bound to a number of new tokens and of cache
+//! rows. A run of one token is a decode step, a longer one belongs to a prefill. Nothing has to be chosen: by default
+//! the plans for 1, 4, 16, 64, … new tokens (up to the prefill chunk) and for 256, 512, … cache rows are made as they
+//! are needed.
 
 use super::GemmaGenerator;
 use crate::{
@@ -16,13 +17,14 @@ use crate::{
 };
 
 impl GemmaGenerator {
-    /// Prefill plans for the exact number of new tokens, with no padding: the `capacity` plans used last are kept. For prompts of
-    /// few lengths; each new length costs a compilation of the kernels for that number of tokens, and up to
-    /// [`GeneratorOptions::prefill_chunk`](super::GeneratorOptions::prefill_chunk) lengths exist. A prompt above the chunk needs
-    /// a second plan, for its chunks.
+    /// Prefill plans for the exact number of new tokens, with no padding: the `capacity` plans used last are kept. For
+    /// prompts of few lengths; each new length costs a compilation of the kernels for that number of tokens, and up to
+    /// [`GeneratorOptions::prefill_chunk`](super::GeneratorOptions::prefill_chunk) lengths exist. A prompt above the
+    /// chunk needs a second plan, for its chunks.
     ///
-    /// The plans' memory, `prefill_cache_stats().bytes`, is at most `capacity` input blocks (8 + 8·H bytes a token and 2 KiB)
-    /// and four times the activations of the longest run. On the reference, which makes no plans, this changes nothing.
+    /// The plans' memory, `prefill_cache_stats().bytes`, is at most `capacity` input blocks (8 + 8·H bytes a token and
+    /// 2 KiB) and four times the activations of the longest run. On the reference, which makes no plans, this changes
+    /// nothing.
     ///
     /// # Errors
     /// [`Error::Option`] for 0, and for more than the model's `max_position_embeddings`.
@@ -32,15 +34,16 @@ impl GemmaGenerator {
         Ok(self)
     }
 
-    /// One prefill plan of `capacity` tokens (rounded up to 4, 16, 64, …, at most the prefill chunk) for prompts of every length:
-    /// shorter runs are padded, longer prompts go in several runs. Reserves caches of `capacity` rows, so that the plan stays. The
-    /// plan that fills rows, the one that gives the last logits and the one for [`all_logits`](Self::all_logits) are three; a slow
-    /// GPU gets a smaller one while the first runs show what it manages in bounded time.
+    /// One prefill plan of `capacity` tokens (rounded up to 4, 16, 64, …, at most the prefill chunk) for prompts of
+    /// every length: shorter runs are padded, longer prompts go in several runs. Reserves caches of `capacity` rows, so
+    /// that the plan stays. The plan that fills rows, the one that gives the last logits and the one for
+    /// [`all_logits`](Self::all_logits) are three; a slow GPU gets a smaller one while the first runs show what it
+    /// manages in bounded time.
     ///
     /// # Errors
     /// [`Error::Option`] for 0, and for more than the model's `max_position_embeddings`; [`Error::OutOfMemory`];
-    /// [`Error::Unsupported`] with [`GeneratorOptions::deterministic`](super::GeneratorOptions::deterministic): the plan's size, and
-    /// with it the order of sums, depends on the device's pace and on the longest history so far.
+    /// [`Error::Unsupported`] with [`GeneratorOptions::deterministic`](super::GeneratorOptions::deterministic): the
+    /// plan's size, and with it the order of sums, depends on the device's pace and on the longest history so far.
     pub fn with_dynamic_prefill_cache(mut self, capacity: usize) -> Result<Self> {
         self.check_option("with_dynamic_prefill_cache: capacity", capacity)?;
         if self.history.is_aligned() {
@@ -54,13 +57,15 @@ impl GemmaGenerator {
         Ok(self)
     }
 
-    /// Decode plans for 1, 2, 3–4, 5–8, … rows, each bound at its upper bound, and caches that hold `max_past` rows from the
-    /// start; the context is at most `max_past` tokens. A step reads no more of the caches than its bucket has.
+    /// Decode plans for 1, 2, 3–4, 5–8, … rows, each bound at its upper bound, and caches that hold `max_past` rows
+    /// from the start; the context is at most `max_past` tokens. A step reads no more of the caches than its bucket
+    /// has.
     ///
-    /// A [deterministic](super::GeneratorOptions::deterministic) generator computes its rows again: their bits are those of its plans.
+    /// A [deterministic](super::GeneratorOptions::deterministic) generator computes its rows again: their bits are
+    /// those of its plans.
     ///
-    /// All buckets share their pipelines; there are at most ⌈log₂ `max_past`⌉ + 1 of them, each with an input block (2 KiB
-    /// and 8·H bytes), and four times the activations of one token in all.
+    /// All buckets share their pipelines; there are at most ⌈log₂ `max_past`⌉ + 1 of them, each with an input block (2
+    /// KiB and 8·H bytes), and four times the activations of one token in all.
     ///
     /// # Errors
     /// [`Error::Option`] for 0, and for more than the model's `max_position_embeddings`; [`Error::OutOfMemory`].
@@ -69,8 +74,8 @@ impl GemmaGenerator {
         self.set_decode(DecodePlans::Ladder(1), max_past)
     }
 
-    /// One decode plan at `capacity` rows for every length, and caches that hold `capacity` rows from the start; the context is at
-    /// most `capacity` tokens.
+    /// One decode plan at `capacity` rows for every length, and caches that hold `capacity` rows from the start; the
+    /// context is at most `capacity` tokens.
     ///
     /// # Errors
     /// As [`with_decode_cache`](Self::with_decode_cache).
@@ -84,19 +89,21 @@ impl GemmaGenerator {
         self.engine.plan_stats().0
     }
 
-    /// What the plans for decode steps, runs of one token, have done since the last `with_*_cache`; zeros on the reference.
+    /// What the plans for decode steps, runs of one token, have done since the last `with_*_cache`; zeros on the
+    /// reference.
     pub fn decode_cache_stats(&self) -> CacheStats {
         self.engine.plan_stats().1
     }
 
-    /// Compiles runs of several tokens and whole sequences as `prefill` says, and runs of one token as `decode` says. Plans and
-    /// cached rows go; the history stays, and its rows are computed again with the next token.
+    /// Compiles runs of several tokens and whole sequences as `prefill` says, and runs of one token as `decode` says.
+    /// Plans and cached rows go; the history stays, and its rows are computed again with the next token.
     ///
     /// On the reference the table `backend.cpu` and `precision.kv` have an effect.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] where the two differ in `precision.kv`, as they share one cache, and where the device has no f16
-    /// and `precision.mixed` is `none`; [`Error::Unfused`] as `fusion.assert_clean` asks; [`Error::OutOfMemory`].
+    /// [`Error::Unsupported`] where the two differ in `precision.kv`, as they share one cache, and where the device has
+    /// no f16 and `precision.mixed` is `none`; [`Error::Unfused`] as `fusion.assert_clean` asks;
+    /// [`Error::OutOfMemory`].
     pub fn with_compile_profiles(mut self, prefill: CompileProfile, decode: CompileProfile) -> Result<Self> {
         self.engine.set_profiles(Profiles::new(prefill, decode)?)?;
         self.stop_ahead();

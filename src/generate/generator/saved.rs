@@ -21,8 +21,8 @@ const VERSION: u32 = 1;
 const HEADER: usize = 68;
 
 impl GemmaGenerator {
-    /// A number that another model does not have, up to accidents: of what the configuration says of the values that it computes, the
-    /// weights' names, types and shapes, and samples of their bytes. The same in every release.
+    /// A number that another model does not have, up to accidents: of what the configuration says of the values that it
+    /// computes, the weights' names, types and shapes, and samples of their bytes. The same in every release.
     ///
     /// # Errors
     /// Those of reading the weights.
@@ -56,18 +56,19 @@ impl GemmaGenerator {
         out.writer.flush().map_err(unwritten)
     }
 
-    /// Takes the history that [`save`](Self::save) wrote, and its rows, if they are of this generator's layout (type of keys and values,
-    /// prefill chunk, profiles); of another layout the tokens are taken, and their rows are computed again when they are needed.
+    /// Takes the history that [`save`](Self::save) wrote, and its rows, if they are of this generator's layout (type of
+    /// keys and values, prefill chunk, profiles); of another layout the tokens are taken, and their rows are computed
+    /// again when they are needed.
     ///
-    /// Reads what was written and not a byte more: what follows is there for whoever goes on reading (hand in `&mut reader`). All is
-    /// read and checked before anything changes. The host holds the tokens and the rows that are taken, as they come; no number in the
-    /// bytes makes it allocate. Rows that are not taken are read to check the sum, and not held: of a source that may have no end, give
-    /// a part ([`Read::take`]).
+    /// Reads what was written and not a byte more: what follows is there for whoever goes on reading (hand in `&mut
+    /// reader`). All is read and checked before anything changes. The host holds the tokens and the rows that are
+    /// taken, as they come; no number in the bytes makes it allocate. Rows that are not taken are read to check the
+    /// sum, and not held: of a source that may have no end, give a part ([`Read::take`]).
     ///
     /// # Errors
-    /// [`Error::Saved`] for the history of another model, bytes that are cut or corrupt or that no release wrote, and where the reader
-    /// fails; [`Error::ContextFull`] for more tokens than the context holds, and all else as [`prefill`](Self::prefill);
-    /// [`Error::OutOfMemory`], after which the history is there and has no rows.
+    /// [`Error::Saved`] for the history of another model, bytes that are cut or corrupt or that no release wrote, and
+    /// where the reader fails; [`Error::ContextFull`] for more tokens than the context holds, and all else as
+    /// [`prefill`](Self::prefill); [`Error::OutOfMemory`], after which the history is there and has no rows.
     pub fn restore(&mut self, reader: impl Read) -> Result<()> {
         let mut source = Checking { reader, sum: Fnv::new(), read: 0 };
         let header = Header::read(&mut source)?;

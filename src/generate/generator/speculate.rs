@@ -7,9 +7,9 @@ use crate::{
 };
 
 impl GemmaGenerator {
-    /// Lets [`generate_cached`](Self::generate_cached) and [`generate_cached_with`](Self::generate_cached_with) try several tokens in a
-    /// run. The tokens are those without a drafter, greedy or drawn: a run of several tokens rounds otherwise than a run of one, so
-    /// where two tokens are as likely up to that either may come.
+    /// Lets [`generate_cached`](Self::generate_cached) and [`generate_cached_with`](Self::generate_cached_with) try
+    /// several tokens in a run. The tokens are those without a drafter, greedy or drawn: a run of several tokens rounds
+    /// otherwise than a run of one, so where two tokens are as likely up to that either may come.
     ///
     /// A drafter that is a model goes to the device here; plans made so far are made again. Its memory is in no
     /// [`MemoryPlan`](crate::generate::MemoryPlan) and counts towards no budget.
@@ -32,8 +32,9 @@ impl GemmaGenerator {
         Ok(self)
     }
 
-    /// Up to `count` tokens that the drafter would try after the history, 63 at most; none without a drafter, where the text gives no
-    /// hint, and, of a drafter that is a model, before a step with it has chosen the last token of the history.
+    /// Up to `count` tokens that the drafter would try after the history, 63 at most; none without a drafter, where the
+    /// text gives no hint, and, of a drafter that is a model, before a step with it has chosen the last token of the
+    /// history.
     ///
     /// # Errors
     /// What the device says.

@@ -9,10 +9,10 @@ use crate::{
 };
 
 impl GemmaGenerator {
-    /// Replaces the history. The cache keeps the rows of the common prefix. Where a sliding layer's ring has dropped what the
-    /// first new token would read, and with it all that its rows could be computed from, everything is computed anew: position
-    /// 0 is then the last one that needs nothing dropped. The rows of the rest are computed when a token or logits are asked for;
-    /// [`rows_computed`](Self::rows_computed) counts them.
+    /// Replaces the history. The cache keeps the rows of the common prefix. Where a sliding layer's ring has dropped
+    /// what the first new token would read, and with it all that its rows could be computed from, everything is
+    /// computed anew: position 0 is then the last one that needs nothing dropped. The rows of the rest are computed
+    /// when a token or logits are asked for; [`rows_computed`](Self::rows_computed) counts them.
     ///
     /// # Errors
     /// [`Error::EmptyPrompt`], [`Error::TokenOutOfRange`], [`Error::ContextFull`]; the history stays as it was.
@@ -29,7 +29,8 @@ impl GemmaGenerator {
         Ok(())
     }
 
-    /// The next token, everything recomputed from the history without caches: what the cached paths are measured against.
+    /// The next token, everything recomputed from the history without caches: what the cached paths are measured
+    /// against.
     ///
     /// # Errors
     /// [`Error::EmptyHistory`], [`Error::ContextFull`], [`Error::Sampling`], and what the device says.
@@ -54,12 +55,12 @@ impl GemmaGenerator {
         }
     }
 
-    /// Up to `n` tokens by [`step`](Self::step). Ends after a stop token, which is part of the result and the history, and where the
-    /// context is full: [`tokens`](Self::tokens) then has [`max_context`](Self::max_context) of them.
+    /// Up to `n` tokens by [`step`](Self::step). Ends after a stop token, which is part of the result and the history,
+    /// and where the context is full: [`tokens`](Self::tokens) then has [`max_context`](Self::max_context) of them.
     ///
     /// # Errors
-    /// As [`step`](Self::step), [`Error::ContextFull`] where the history leaves no room for the first token. Tokens generated before the
-    /// error are in the history.
+    /// As [`step`](Self::step), [`Error::ContextFull`] where the history leaves no room for the first token. Tokens
+    /// generated before the error are in the history.
     pub fn generate(&mut self, n: usize, opts: &SampleOpts) -> Result<Vec<u32>> {
         let mut new = Vec::new();
         while new.len() < n && !self.ends_with(&new) {
@@ -86,9 +87,9 @@ impl GemmaGenerator {
         self.generate_cached_with(n, opts, |_| ControlFlow::Continue(()))
     }
 
-    /// As [`generate_cached`](Self::generate_cached), and hands each token over as it comes; `Break` ends generation. The next step is
-    /// under way before a token is handed over, but with a repetition penalty and where a draw takes more than the device can tell
-    /// (see [`SampleOpts`]).
+    /// As [`generate_cached`](Self::generate_cached), and hands each token over as it comes; `Break` ends generation.
+    /// The next step is under way before a token is handed over, but with a repetition penalty and where a draw takes
+    /// more than the device can tell (see [`SampleOpts`]).
     ///
     /// # Errors
     /// As [`generate`](Self::generate).
@@ -166,8 +167,9 @@ impl GemmaGenerator {
         Ok(logits)
     }
 
-    /// The logits `[T, V]` of a sequence in one pass without caches; the history stays as it is. Where so many rows are more than the
-    /// device binds, or more than 256 MiB, they come in chunks, through caches that live as long as this call.
+    /// The logits `[T, V]` of a sequence in one pass without caches; the history stays as it is. Where so many rows are
+    /// more than the device binds, or more than 256 MiB, they come in chunks, through caches that live as long as this
+    /// call.
     ///
     /// # Errors
     /// [`Error::EmptyPrompt`], [`Error::TokenOutOfRange`], [`Error::ContextFull`], and what the device says.

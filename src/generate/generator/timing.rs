@@ -8,16 +8,17 @@ use crate::{
 };
 
 impl GemmaGenerator {
-    /// Times each dispatch of the run that [`step_cached`](Self::step_cached) would end with now, greedily: a decode step where
-    /// all tokens but the last are cached, else the last chunk of the prefill, whose earlier chunks are run first. Runs it `reps`
-    /// times, and once before that to warm up; history and rows are afterwards as they were before the chunk.
+    /// Times each dispatch of the run that [`step_cached`](Self::step_cached) would end with now, greedily: a decode
+    /// step where all tokens but the last are cached, else the last chunk of the prefill, whose earlier chunks are run
+    /// first. Runs it `reps` times, and once before that to warm up; history and rows are afterwards as they were
+    /// before the chunk.
     ///
-    /// `clock` says by what to time; `None` takes the best that the device has. What overlaps on the device is serialised by some
-    /// of them: [`RunTimes::whole`] is what the run takes undisturbed.
+    /// `clock` says by what to time; `None` takes the best that the device has. What overlaps on the device is
+    /// serialised by some of them: [`RunTimes::whole`] is what the run takes undisturbed.
     ///
     /// # Errors
-    /// As [`step_cached`](Self::step_cached); [`Error::Unsupported`](crate::Error::Unsupported) on the reference, and for a clock
-    /// that the device does not have.
+    /// As [`step_cached`](Self::step_cached); [`Error::Unsupported`](crate::Error::Unsupported) on the reference, and
+    /// for a clock that the device does not have.
     pub fn time_dispatches(&mut self, reps: usize, clock: Option<Clock>) -> Result<RunTimes> {
         self.check_step("time_dispatches", &SampleOpts::greedy())?;
         self.stop_ahead();

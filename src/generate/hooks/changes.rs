@@ -78,8 +78,8 @@ impl LogitChanges {
         self.of(token, 0.0) == f32::NEG_INFINITY
     }
 
-    /// Tokens whose logits decide beside the likeliest: those with a bias, which all count, and as many of the banned ones as are given
-    /// room, so that what they leave is known. `None` where there is no room for the former.
+    /// Tokens whose logits decide beside the likeliest: those with a bias, which all count, and as many of the banned
+    /// ones as are given room, so that what they leave is known. `None` where there is no room for the former.
     pub(crate) fn named(&self, room: usize) -> Option<Vec<u32>> {
         let (banned, mut named): (Vec<u32>, Vec<u32>) = self.biases.keys().partition(|token| self.forbids(**token));
         let left = room.checked_sub(named.len())?;

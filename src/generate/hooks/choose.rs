@@ -1,4 +1,5 @@
-//! A token by the logits and what processors change in them: from a short list where that decides, else from the whole row.
+//! A token by the logits and what processors change in them: from a short list where that decides, else from the whole
+//! row.
 
 use std::collections::BTreeMap;
 
@@ -11,13 +12,14 @@ use crate::{
     },
 };
 
-/// What a sum of exponentials from the device may be off by, as a part of it: exp in WGSL errs by 3 + 2|x| units in the last place.
+/// What a sum of exponentials from the device may be off by, as a part of it: exp in WGSL errs by 3 + 2|x| units in the
+/// last place.
 const SUM_ERROR: f64 = 1e-4;
 /// What sums of f32 differences may be off by here.
 const ROUNDING: f64 = 1e-6;
 
-/// The token that follows a history of `position` tokens, from the likeliest tokens `list` (their sum being at `opts`' temperature, or at
-/// any where `opts` are greedy) and the logits of `named` ones; `None` where these do not decide.
+/// The token that follows a history of `position` tokens, from the likeliest tokens `list` (their sum being at `opts`'
+/// temperature, or at any where `opts` are greedy) and the logits of `named` ones; `None` where these do not decide.
 pub(crate) fn choose_from_list(
     list: &ShortList,
     named: &[(u32, f32)],
@@ -49,7 +51,8 @@ pub(crate) fn choose_from_list(
     (choose(most)? == token).then_some(token)
 }
 
-/// The least and the most that Σ exp((l − max) / temperature) over the changed row can be, `max` being its largest logit.
+/// The least and the most that Σ exp((l − max) / temperature) over the changed row can be, `max` being its largest
+/// logit.
 fn masses(
     list: &ShortList,
     known: &BTreeMap<u32, f32>,
@@ -101,8 +104,8 @@ pub(crate) fn choose_from_whole_row(
     })
 }
 
-/// The log-probabilities of `token`, whose logit is among those that are known, and of the `top` likeliest, by a list whose sum is at
-/// temperature 1.
+/// The log-probabilities of `token`, whose logit is among those that are known, and of the `top` likeliest, by a list
+/// whose sum is at temperature 1.
 pub(crate) fn list_logprobs(list: &ShortList, named: &[(u32, f32)], token: u32, top: usize) -> (Option<f32>, Vec<(u32, f32)>) {
     let most = f64::from(list.entries.first().map_or(0.0, |e| e.1));
     let of = |logit: f32| (f64::from(logit) - most - list.total.ln()) as f32;

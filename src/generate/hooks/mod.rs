@@ -15,19 +15,20 @@ use crate::{Error, Result};
 
 /// Changes the logits of a step before a token is chosen.
 ///
-/// It is asked while the device computes them, so that it knows the history and not the logits; what depends on logits is a [`Sampler`].
+/// It is asked while the device computes them, so that it knows the history and not the logits; what depends on logits
+/// is a [`Sampler`].
 pub trait LogitProcessor: Send {
     /// Its name in errors.
     fn name(&self) -> &str;
 
-    /// Hears that an answer begins behind the first `history` tokens: a conversation says so for each of its answers, and again where it
-    /// has forgotten what came before. Does nothing unless the processor wants to know.
+    /// Hears that an answer begins behind the first `history` tokens: a conversation says so for each of its answers,
+    /// and again where it has forgotten what came before. Does nothing unless the processor wants to know.
     fn begin(&mut self, history: usize) {
         let _ = history;
     }
 
-    /// Adds to `changes` what shall change in the logits of the token that follows `history` (prompt and generated tokens). Histories
-    /// need not grow token by token: a generator may be rewound, or go on with another text.
+    /// Adds to `changes` what shall change in the logits of the token that follows `history` (prompt and generated
+    /// tokens). Histories need not grow token by token: a generator may be rewound, or go on with another text.
     ///
     /// # Errors
     /// Whatever it likes: the step ends with [`Error::Hook`], history and caches stay usable.
@@ -39,8 +40,8 @@ pub trait Sampler: Send {
     /// Its name in errors.
     fn name(&self) -> &str;
 
-    /// A token of the row of logits `[V]`, as the repetition penalty and the processors leave it (−∞ for what they forbid), to follow
-    /// `history`.
+    /// A token of the row of logits `[V]`, as the repetition penalty and the processors leave it (−∞ for what they
+    /// forbid), to follow `history`.
     ///
     /// # Errors
     /// As [`LogitProcessor::process`].
@@ -85,8 +86,9 @@ impl LogitProcessor for LogitBias {
 
 /// What a caller has a say in: processors in their order, a sampler, and whether log-probabilities are wanted.
 ///
-/// The device hands over its 64 likeliest tokens and the logits that processors name, a few hundred bytes; where these do not decide
-/// what is chosen, and for a sampler, it hands over the whole row (4·V bytes). What is chosen is the same.
+/// The device hands over its 64 likeliest tokens and the logits that processors name, a few hundred bytes; where these
+/// do not decide what is chosen, and for a sampler, it hands over the whole row (4·V bytes). What is chosen is the
+/// same.
 #[derive(Default)]
 pub struct SampleHooks {
     processors: Vec<Box<dyn LogitProcessor>>,
@@ -125,8 +127,9 @@ impl SampleHooks {
         self
     }
 
-    /// Wants the log-probability of the chosen token and of the `top` likeliest, 0 to 64. They are those of the model: log
-    /// softmax(logits), before penalty, processors and temperature. With a temperature other than 0 and 1 they take the whole row.
+    /// Wants the log-probability of the chosen token and of the `top` likeliest, 0 to 64. They are those of the model:
+    /// log softmax(logits), before penalty, processors and temperature. With a temperature other than 0 and 1 they take
+    /// the whole row.
     pub fn with_logprobs(mut self, top: usize) -> Self {
         self.logprobs = Some(top);
         self

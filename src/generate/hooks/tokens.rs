@@ -18,7 +18,8 @@ impl TokenSet {
         Self::from_words(vocab_size, vec![u32::MAX; vocab_size.div_ceil(32)])
     }
 
-    /// From a bit mask: token 32·w + b is bit b of word w. Words that are missing hold no token; bits from `vocab_size` on are dropped.
+    /// From a bit mask: token 32·w + b is bit b of word w. Words that are missing hold no token; bits from `vocab_size`
+    /// on are dropped.
     pub fn from_words(vocab_size: usize, mut words: Vec<u32>) -> Self {
         words.resize(vocab_size.div_ceil(32), 0);
         if let (Some(last), rest @ 1..) = (words.last_mut(), vocab_size % 32) {

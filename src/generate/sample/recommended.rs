@@ -13,8 +13,8 @@ use crate::{
 /// What transformers takes for `top_k` where a model draws and the file says nothing of it.
 const DEFAULT_TOP_K: usize = 50;
 
-/// Keys of `generation_config.json` that have no say in which token is chosen: ids that others read, lengths, bookkeeping, caches,
-/// what is returned, and settings of beams and of assistants alone.
+/// Keys of `generation_config.json` that have no say in which token is chosen: ids that others read, lengths,
+/// bookkeeping, caches, what is returned, and settings of beams and of assistants alone.
 #[rustfmt::skip]
 const HARMLESS: &[&str] = &[
     "_from_model_config", "assistant_confidence_threshold", "assistant_early_exit", "assistant_ensemble_weight",
@@ -45,17 +45,18 @@ const NEUTRAL: [(&str, f64); 13] = [
 ];
 
 impl SampleOpts {
-    /// What the maker of a model recommends, with seed 0: the `generation_config.json` beside its weights, or the sampling keys
-    /// (`general.sampling.…`) of a GGUF file. `None` where these say nothing of sampling. `weights` is a path as
-    /// `conversation::Model::open` takes it.
+    /// What the maker of a model recommends, with seed 0: the `generation_config.json` beside its weights, or the
+    /// sampling keys (`general.sampling.…`) of a GGUF file. `None` where these say nothing of sampling. `weights` is a
+    /// path as `conversation::Model::open` takes it.
     ///
-    /// A `generation_config.json` means what transformers makes of it: without `do_sample` the likeliest token, with it `top_k` 50
-    /// where the file names none. Of a GGUF file what it does not say has no effect. What is recommended beyond temperature, top-k,
-    /// top-p, min-p and the repetition penalty is left out, with a `tracing` warning that names it.
+    /// A `generation_config.json` means what transformers makes of it: without `do_sample` the likeliest token, with it
+    /// `top_k` 50 where the file names none. Of a GGUF file what it does not say has no effect. What is recommended
+    /// beyond temperature, top-k, top-p, min-p and the repetition penalty is left out, with a `tracing` warning that
+    /// names it.
     ///
     /// # Errors
-    /// [`Error::Io`] and [`Error::Format`] for a file that cannot be read; [`Error::Sampling`] for a value that is no number, or out
-    /// of its range, with the file's name in front.
+    /// [`Error::Io`] and [`Error::Format`] for a file that cannot be read; [`Error::Sampling`] for a value that is no
+    /// number, or out of its range, with the file's name in front.
     pub fn recommended(weights: impl AsRef<Path>) -> Result<Option<Self>> {
         let path = weights.as_ref();
         if is_gguf(path) {

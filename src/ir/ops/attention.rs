@@ -21,14 +21,14 @@ const MASKED: f32 = -1e30;
 
 /// `softmax(mask(cap(scale · q·kᵀ))) · v` per head; query head n uses KV head n / G (docs/gemma.md, Attention).
 ///
-/// Operands: q `[B, T, N, H]` f32, k and v `[B, S, K, H]` f32 or both f16, the first and the last position that each query sees
-/// `[B, T, 2]` i32, key positions `[B, S]` i32, and with `keep` a mask `[B, S]` f32 whose entries below 0.5 drop the key. Result
-/// `[B, T, N, H]`.
+/// Operands: q `[B, T, N, H]` f32, k and v `[B, S, K, H]` f32 or both f16, the first and the last position that each
+/// query sees `[B, T, 2]` i32, key positions `[B, S]` i32, and with `keep` a mask `[B, S]` f32 whose entries below 0.5
+/// drop the key. Result `[B, T, N, H]`.
 ///
-/// Masks are data: a query sees the keys between two positions, never rows of a buffer. So one kernel serves causal and sliding
-/// layers, those that look both ways, and tokens that see each other within a causal sequence; a ring, a padded batch and a bucket
-/// with a gap are the same to it. [`MaskKind::visible`](crate::ir::MaskKind::visible) gives the positions of the usual rules. A key
-/// at [`DEAD_KEY`] is never visible. A query that sees no key gives zeros.
+/// Masks are data: a query sees the keys between two positions, never rows of a buffer. So one kernel serves causal and
+/// sliding layers, those that look both ways, and tokens that see each other within a causal sequence; a ring, a padded
+/// batch and a bucket with a gap are the same to it. [`MaskKind::visible`](crate::ir::MaskKind::visible) gives the
+/// positions of the usual rules. A key at [`DEAD_KEY`] is never visible. A query that sees no key gives zeros.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Attention {
     /// Multiplies the scores.
@@ -177,14 +177,14 @@ impl OpDef for Attention {
     }
 
     fn tolerance(&self, case: &Case) -> Tolerance {
-        // Keys and values of 16 bits are the same numbers for both sides. Weights are off by the error of a score, √H·ε·|q||k|, and
-        // their mean of v is off by as much of the largest v.
+        // Keys and values of 16 bits are the same numbers for both sides. Weights are off by the error of a score,
+        // √H·ε·|q||k|, and their mean of v is off by as much of the largest v.
         Tolerance::new(16.0 * Tolerance::of_sum(case.width()), Scale::Largest(2), 0.0)
     }
 
     fn half_tolerance(&self, case: &Case) -> Tolerance {
-        // Each term of a score is off by 2⁻¹⁰ of itself at most, a score by 2⁻¹⁰/√H of Σ|terms|; a weight is off by as much of
-        // itself, and once more as it is rounded, as are values.
+        // Each term of a score is off by 2⁻¹⁰ of itself at most, a score by 2⁻¹⁰/√H of Σ|terms|; a weight is off by as
+        // much of itself, and once more as it is rounded, as are values.
         let score = f64::from(self.scale) * (case.width() as f64).sqrt() * case.largest(0) * case.largest(1);
         let rounding = f64::exp2(-10.0) * (1.0 + 0.5 * score);
         Tolerance::new(self.tolerance(case).relative + rounding, Scale::Largest(2), 0.0)

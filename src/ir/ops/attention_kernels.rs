@@ -102,8 +102,9 @@ impl Layout {
     /// The most vectors of a head: one a lane of the largest workgroup.
     const MOST_WIDTH: usize = 256;
 
-    /// One subgroup a workgroup, and as many queries at a time as registers hold; each key is read once for all of them. On the CPU a
-    /// spilled register is read faster than a key, but one token's queries are few and fill the cores as small groups.
+    /// One subgroup a workgroup, and as many queries at a time as registers hold; each key is read once for all of
+    /// them. On the CPU a spilled register is read faster than a key, but one token's queries are few and fill the
+    /// cores as small groups.
     fn software(target: &Target, sizes: &Sizes, vector: usize, has_prologue: bool) -> Self {
         let lanes = target.tier.option().1 as usize;
         let held = sizes.head_dim.div_ceil(vector * lanes);
@@ -170,8 +171,9 @@ impl Layout {
         4 * (Self::room(queries, width, lanes) * vector + queries * lanes + (queries + 1) * met + 2 * met)
     }
 
-    /// By the device's matrix units, where numbers may be f16 and there are new tokens enough; else, or where that may be faster, by
-    /// tiles without them. None has more queries a workgroup than the first, so that none has more parts, which take scratch.
+    /// By the device's matrix units, where numbers may be f16 and there are new tokens enough; else, or where that may
+    /// be faster, by tiles without them. None has more queries a workgroup than the first, so that none has more parts,
+    /// which take scratch.
     fn many(emit: &Emit, sizes: &Sizes, vector: usize) -> Vec<Self> {
         let mut layouts: Vec<Self> = Self::coop(emit, sizes, vector).into_iter().collect();
         if layouts.is_empty() || emit.compute == Compute::Auto {
@@ -206,13 +208,14 @@ impl Layout {
         let key_slice = keys * (128 * side / keys + 8);
         let value_slice = 32 * (4 * side + 8);
         let halves = queries * (4 * side * columns + 8) + key_slice.max(value_slice) + queries * (keys + 8);
-        // Scores, a number for each lane, one for each row and key, ends for each subgroup of at least four, and what alignment takes.
+        // Scores, a number for each lane, one for each row and key, ends for each subgroup of at least four, and what
+        // alignment takes.
         let words = queries * (keys + 4) + lanes.max(queries) + queries + keys + 2 * (lanes / 4) + 8;
         2 * halves + 4 * words
     }
 
-    /// Tiles of queries and keys in workgroup memory; at most 16 vectors of results lie in a lane's registers, on small devices 4. Half
-    /// as many may be faster, on a device that has fewer registers.
+    /// Tiles of queries and keys in workgroup memory; at most 16 vectors of results lie in a lane's registers, on small
+    /// devices 4. Half as many may be faster, on a device that has fewer registers.
     fn tiles(target: &Target, sizes: &Sizes, vector: usize) -> Vec<Self> {
         let held = (sizes.head_dim / vector).div_ceil(16);
         let vectors = if is_small(target) { 4 } else { 16 };
@@ -296,8 +299,8 @@ fn work(emit: &Emit, sizes: &Sizes, parts: usize) -> Work {
         work.attention = Some(AttentionWork { batch: batch as u64, token_bytes, pair_flops, visible });
     }
     if let Some(prologue) = emit.decode_prologue() {
-        // Key and value are read and written once more, with their angles; the norm of an element is four operations, its turn
-        // three.
+        // Key and value are read and written once more, with their angles; the norm of an element is four operations,
+        // its turn three.
         let rotated = prologue.rope.rotated(head_dim);
         let norm = if prologue.norms.is_some() { 4 * head_dim } else { 0 };
         work.bytes += (4 * batch * (2 * kv_heads * head_dim + rotated)) as u64;
@@ -307,8 +310,8 @@ fn work(emit: &Emit, sizes: &Sizes, parts: usize) -> Work {
 }
 
 impl Attention {
-    /// Whether the kernel has a decode prologue for heads of `width`, rotated by a table of so many columns: queries, key and
-    /// value lie in workgroup memory, and lanes turn whole vectors.
+    /// Whether the kernel has a decode prologue for heads of `width`, rotated by a table of so many columns: queries,
+    /// key and value lie in workgroup memory, and lanes turn whole vectors.
     pub(crate) fn has_decode_prologue(target: &Target, width: usize, rope: &Rope, columns: usize) -> bool {
         let Some(vector) = vector_of(width) else { return false };
         if is_of_software(target) {
@@ -363,8 +366,9 @@ fn combine(emit: &mut Emit, sizes: &Sizes, parts: usize, partial: Operand) {
 /// Cached rows from which on a device may be faster with fewer parts.
 const MANY_ROWS: usize = 4096;
 
-/// Parts that the keys are split into, so that the workgroups of a decode step fill the device: on GPUs 256 workgroups, as the large
-/// ones have about a hundred compute units, of at least 64 keys each. Fewer may suffice: a half, a quarter.
+/// Parts that the keys are split into, so that the workgroups of a decode step fill the device: on GPUs 256 workgroups,
+/// as the large ones have about a hundred compute units, of at least 64 keys each. Fewer may suffice: a half, a
+/// quarter.
 fn parts(emit: &mut Emit, sizes: &Sizes, groups: usize) -> usize {
     let (wanted, least_keys) = if is_of_software(emit.target) { (8, 512) } else { (256, 64) };
     let most = (wanted / groups.max(1)).min(sizes.cached / least_keys).clamp(1, 64);

@@ -16,8 +16,8 @@ use crate::{
 /// `cache[b, positions[b, t] mod S, …] = rows[b, t, …]`; everything else stays.
 ///
 /// Cache `[B, S, …]`, rows `[B, T, …]` of the same type, or f32 rows into an f16 cache, which rounds them
-/// ([`Value::narrow`]); positions `[B, T]`. A cache of `S` rows is a ring that always holds the last `S`
-/// positions written; one that is as long as the context is simply never wrapped. The meaning is functional; on a device the
+/// ([`Value::narrow`]); positions `[B, T]`. A cache of `S` rows is a ring that always holds the last `S` positions
+/// written; one that is as long as the context is simply never wrapped. The meaning is functional; on a device the
 /// cache is donated and written in place.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CacheWrite;

@@ -55,7 +55,8 @@ impl OpDef for Unary {
             // WGSL: sqrt is 1/inverseSqrt: 2 ULP, then 2.5.
             UnaryFn::Sqrt => Tolerance::new(5.0 * EPS, Scale::Result, 0.0),
             UnaryFn::Recip => Tolerance::new(2.5 * EPS, Scale::Result, 0.0),
-            // WGSL: tanh is sinh/cosh, each a difference or sum of two exp of up to 3 + 2|x| ULP; WGSL bounds it absolutely.
+            // WGSL: tanh is sinh/cosh, each a difference or sum of two exp of up to 3 + 2|x| ULP; WGSL bounds it
+            // absolutely.
             UnaryFn::Tanh => Tolerance::new(0.0, Scale::Result, 1e-6),
             // ½x(1 + tanh): the error of tanh times x where tanh is not ±1, and a ULP of tanh times x where it is.
             UnaryFn::GeluTanh => Tolerance::new(EPS, Scale::Largest(0), 4e-6),

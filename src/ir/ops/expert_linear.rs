@@ -31,13 +31,15 @@ pub(crate) const MOST_UNGROUPED: usize = 1 << 16;
 /// The average number of products of an expert up to which lanes split k.
 const FEW_PRODUCTS: usize = 8;
 
-/// `y[…, j, n] = Σᵢ x[…, j, i] · W[e·N + n, i]`, e being the j-th expert of the row's [`Route`](super::Route) `[…, 2, k]`.
+/// `y[…, j, n] = Σᵢ x[…, j, i] · W[e·N + n, i]`, e being the j-th expert of the row's [`Route`](super::Route) `[…, 2,
+/// k]`.
 ///
-/// x is `[…, k, K]`, or `[…, 1, K]` where all k products have one operand; W is `[E·N, K]`, the matrices of the experts one behind
-/// the other, as stored, packed or not. The result is `[…, k, N]`. An index past the last expert stands for that one.
+/// x is `[…, k, K]`, or `[…, 1, K]` where all k products have one operand; W is `[E·N, K]`, the matrices of the experts
+/// one behind the other, as stored, packed or not. The result is `[…, k, N]`. An index past the last expert stands for
+/// that one.
 ///
-/// Few rows read the weights of their experts once a product; more are grouped by expert on the device, and weights are read once a
-/// tile of rows.
+/// Few rows read the weights of their experts once a product; more are grouped by expert on the device, and weights are
+/// read once a tile of rows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ExpertLinear {
     /// Experts E.
@@ -260,7 +262,8 @@ impl OpDef for ExpertLinear {
     }
 }
 
-/// A route of `rows` rows to `top` of `experts`: neighbours, so that a row's are distinct, from a first that varies with the row.
+/// A route of `rows` rows to `top` of `experts`: neighbours, so that a row's are distinct, from a first that varies
+/// with the row.
 fn route(rows: usize, experts: usize, top: usize) -> Value {
     let first = |row: usize| row * row * 7 + row;
     let of = |row: usize| (0..top).map(move |j| ((first(row) + j) % experts) as f32).chain(std::iter::repeat_n(0.5, top));

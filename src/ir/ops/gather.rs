@@ -13,11 +13,11 @@ use crate::{
     },
 };
 
-/// `out[…, :] = table[ids[…], :]`, widened to f32. With `per_batch` the table is `[B, R, C]`, the ids `[B, J]`, and each batch
-/// entry takes rows of its own part.
+/// `out[…, :] = table[ids[…], :]`, widened to f32. With `per_batch` the table is `[B, R, C]`, the ids `[B, J]`, and
+/// each batch entry takes rows of its own part.
 ///
-/// An id outside the table takes row 0 with `or_first`; else it is the caller's mistake: the reference refuses it, a kernel leaves the
-/// row unwritten.
+/// An id outside the table takes row 0 with `or_first`; else it is the caller's mistake: the reference refuses it, a
+/// kernel leaves the row unwritten.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gather {
     /// Whether the outermost dimension of table and ids is a batch.
@@ -127,8 +127,8 @@ impl OpDef for Gather {
 
     fn tolerance(&self, case: &Case) -> Tolerance {
         match case.inputs[0].dtype() {
-            // Packed numbers are a product less an offset, which devices may fuse; the offset may be as large as the table's
-            // numbers.
+            // Packed numbers are a product less an offset, which devices may fuse; the offset may be as large as the
+            // table's numbers.
             DType::Packed(_) => Tolerance::new(2.0 * EPS, Scale::Largest(0), 0.0),
             _ => Tolerance::EXACT,
         }

@@ -15,8 +15,8 @@ use crate::{
     },
 };
 
-/// `y = (x − mean(x)) · (var(x) + eps)^-½ · γ + β` over the innermost dimension, in f32 (Ba, Kiros & Hinton 2016). The variance is
-/// that of the row itself, divided by C.
+/// `y = (x − mean(x)) · (var(x) + eps)^-½ · γ + β` over the innermost dimension, in f32 (Ba, Kiros & Hinton 2016). The
+/// variance is that of the row itself, divided by C.
 ///
 /// Operands: x `[…, C]`, the gain γ `[C]` as stored, and with `bias` β `[C]` of the same type.
 #[derive(Debug, Clone, PartialEq)]
@@ -133,8 +133,8 @@ impl OpDef for LayerNorm {
     }
 
     fn tolerance(&self, case: &Case) -> Tolerance {
-        // The mean is off by a sum's error of the largest |x|, which the division by the deviation enlarges; the rest is as in a
-        // root-mean-square norm. A deviation is at least √eps.
+        // The mean is off by a sum's error of the largest |x|, which the division by the deviation enlarges; the rest
+        // is as in a root-mean-square norm. A deviation is at least √eps.
         let width = case.width();
         let numbers = case.inputs[0].numbers();
         let enlarged = numbers.chunks(width).map(|row| {

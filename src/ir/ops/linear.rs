@@ -25,8 +25,8 @@ use crate::{
 
 /// `y[…, n] = Σₖ x[…, k] · W[n, k]`: x f32, W `[N, K]` as stored, packed or not, and widened in registers, sums in f32.
 ///
-/// A kernel may round both operands to f16 where [`LowerOptions::compute`](crate::ir::LowerOptions) asks for it; the meaning, and
-/// so the reference, knows nothing of that.
+/// A kernel may round both operands to f16 where [`LowerOptions::compute`](crate::ir::LowerOptions) asks for it; the
+/// meaning, and so the reference, knows nothing of that.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Linear;
 
@@ -50,14 +50,14 @@ impl Linear {
         g.push(MatMul, &[x, right])
     }
 
-    /// Whether the kernel for `rows` rows can norm its operand on the way. On a software driver that costs each workgroup more than
-    /// the dispatch that it saves.
+    /// Whether the kernel for `rows` rows can norm its operand on the way. On a software driver that costs each
+    /// workgroup more than the dispatch that it saves.
     pub(crate) fn has_norm_prologue(target: &Target, rows: usize, compute: Compute) -> bool {
         !target.software && rows <= FEW_ROWS && compute != Compute::F16
     }
 
-    /// Whether the kernel for one row can keep the largest of each slice of the result: the columns of a workgroup must lie in one
-    /// slice, whatever multiple of 64 a shard begins at.
+    /// Whether the kernel for one row can keep the largest of each slice of the result: the columns of a workgroup must
+    /// lie in one slice, whatever multiple of 64 a shard begins at.
     pub(crate) fn has_block_maxima(target: &Target) -> bool {
         let columns = |lanes| ONE_ROW_COLUMNS * lanes;
         !matches!(target.tier, Tier::Subgroup(lanes) if target.software && 64 % columns(lanes as usize) != 0)
@@ -122,10 +122,11 @@ impl Linear {
 pub(super) struct LinearParams {
     /// Lanes of a workgroup of one subgroup.
     pub(super) lanes: usize,
-    /// Whether the kernels for drivers on the CPU run: such a driver pays for each lane's loads and for barriers, and little for
-    /// shuffles.
+    /// Whether the kernels for drivers on the CPU run: such a driver pays for each lane's loads and for barriers, and
+    /// little for shuffles.
     pub(super) software: bool,
-    /// Whether loads of 64 bits cost what those of 32 do: a driver on the CPU pays for each load of a lane, whatever its width.
+    /// Whether loads of 64 bits cost what those of 32 do: a driver on the CPU pays for each load of a lane, whatever
+    /// its width.
     pub(super) wide: bool,
 }
 
@@ -334,9 +335,9 @@ impl OpDef for Linear {
     }
 
     fn half_tolerance(&self, case: &Case) -> Tolerance {
-        // Each operand is off by 2⁻¹¹ of itself at most and so a product by 2⁻¹⁰; over n products whose errors are independent
-        // that is 2⁻¹⁰/√n of Σ|products|, here with room for 7 standard deviations of operands in ±1. Below 2⁻¹⁴ f16 rounds
-        // to multiples of 2⁻²⁴.
+        // Each operand is off by 2⁻¹¹ of itself at most and so a product by 2⁻¹⁰; over n products whose errors are
+        // independent that is 2⁻¹⁰/√n of Σ|products|, here with room for 7 standard deviations of operands in ±1. Below
+        // 2⁻¹⁴ f16 rounds to multiples of 2⁻²⁴.
         let inner = case.width() as f64;
         let rounding = f64::min(1.0, 4.0 / inner.sqrt()) * f64::exp2(-10.0);
         Tolerance::new(self.tolerance(case).relative + rounding, Scale::Absolute, inner * f64::exp2(-24.0))
@@ -364,8 +365,8 @@ impl OpDef for Linear {
         ];
         let types = [DType::F32, DType::F16, DType::BF16];
         let scalar = types.into_iter().flat_map(|d| sizes.map(|(rows, inner, out)| case(rows, inner, out, d)));
-        // A row that is padded and one that is not, tiles that end within the columns. Kernels differ in how they ask for a packed
-        // format's elements by these numbers of rows alone, so that two formats have them all.
+        // A row that is padded and one that is not, tiles that end within the columns. Kernels differ in how they ask
+        // for a packed format's elements by these numbers of rows alone, so that two formats have them all.
         let packed = Packed::all().flat_map(|format| {
             let blocks = [(1, 2, 130), (33, 2, 66), (3, 1, 65), (9, 3, 70)];
             let count = if ["Q4_0", "Q6_K"].contains(&format.name()) { 4 } else { 2 };

@@ -18,8 +18,8 @@ pub(super) struct HalfRows {
 }
 
 impl HalfRows {
-    /// Emits the dispatch that makes them, where the device multiplies tiles of f16, the product may be in f16 and has enough rows.
-    /// Rows shorter than one step of the kernel are left to the others.
+    /// Emits the dispatch that makes them, where the device multiplies tiles of f16, the product may be in f16 and has
+    /// enough rows. Rows shorter than one step of the kernel are left to the others.
     pub(super) fn emit(emit: &mut Emit, weights: &[Arg]) -> Option<Self> {
         let (rows, inner) = (emit.output.ty.rows(), emit.inputs[0].ty.last());
         let tile = emit.target.cooperative.filter(|_| emit.compute != Compute::F32)?;

@@ -32,7 +32,8 @@ impl Few {
         format!("linear_vec, {tier}: {weights} {dtype} weights of {columns}x{inner}, {layers} times {held} rows{norm}")
     }
 
-    /// Sums that a lane holds at most. Devices without subgroup operations are mostly small ones, with 32 to 64 registers a lane.
+    /// Sums that a lane holds at most. Devices without subgroup operations are mostly small ones, with 32 to 64
+    /// registers a lane.
     fn most_sums(&self) -> usize {
         if self.tier == Tier::Portable { 4 } else { 16 }
     }
@@ -51,7 +52,8 @@ pub(super) struct Division {
 /// Divisions of which a device may take the fastest.
 const MOST_TIMED: usize = 4;
 
-/// SIMD units that an unknown GPU may have: those of a large one, AMD's Navi 31. A smaller one gets more workgroups than it needs.
+/// SIMD units that an unknown GPU may have: those of a large one, AMD's Navi 31. A smaller one gets more workgroups
+/// than it needs.
 const UNITS: usize = 192;
 
 /// Lanes that such a unit computes with at a time.
@@ -79,8 +81,8 @@ impl Division {
         best[emit.choose(few.work(), best.len())]
     }
 
-    /// At most [`MOST_TIMED`], in the order of the estimate; at least one. The last has smaller tiles than the first, as devices with
-    /// fewer registers than the estimate is made for are faster with them.
+    /// At most [`MOST_TIMED`], in the order of the estimate; at least one. The last has smaller tiles than the first,
+    /// as devices with fewer registers than the estimate is made for are faster with them.
     fn best(few: &Few) -> Vec<Self> {
         let spans = [(64, 64), (64, 32), (64, 16), (64, 8), (128, 128), (256, 256)];
         let all = [4, 2, 1].into_iter().flat_map(|tile| spans.map(|(lanes, span)| Self { lanes, span, tile }));
@@ -117,8 +119,8 @@ impl Division {
         options
     }
 
-    /// Whether a lane's numbers stay in registers, and the sums in workgroup memory. Beyond 128 registers AMD's compiler keeps all
-    /// that it may and leaves too few waves to hide a load.
+    /// Whether a lane's numbers stay in registers, and the sums in workgroup memory. Beyond 128 registers AMD's
+    /// compiler keeps all that it may and leaves too few waves to hide a load.
     fn fits(&self, few: &Few) -> bool {
         let own = self.tile * few.weights;
         let registers = match (few.dtype, few.weights) {
@@ -132,8 +134,8 @@ impl Division {
         registers && sums * (self.lanes + 4) + totals.max(self.lanes) <= MEMORY
     }
 
-    /// Cycles until a large GPU is done: its units take turns at computing, and each turn of a lane waits once for its loads. The
-    /// instructions of a turn are those that ACO makes for Navi 31.
+    /// Cycles until a large GPU is done: its units take turns at computing, and each turn of a lane waits once for its
+    /// loads. The instructions of a turn are those that ACO makes for Navi 31.
     fn cycles(&self, few: &Few) -> usize {
         let (elements, decoding) = if matches!(few.dtype, DType::Packed(_)) { (32, 55) } else { (8, 10) };
         let of_x = usize::from(decoding == 55) + 3 * usize::from(few.normed);
@@ -174,7 +176,8 @@ mod tests {
         }
     }
 
-    /// By hand for 192 units: a matrix of 2560 columns is less than four workgroups of 64 lanes and four columns for each.
+    /// By hand for 192 units: a matrix of 2560 columns is less than four workgroups of 64 lanes and four columns for
+    /// each.
     #[test]
     fn few_columns_get_more_lanes_and_many_keep_all_lanes_busy() {
         let of = |dtype, inner, columns| {

@@ -27,8 +27,8 @@ impl MatMul {
     /// `out[m, n] = a[m, k] · b`, where `b` has element strides `(row, column)`.
     pub(crate) fn multiply(out: &mut [f32], a: &[f32], b: &[f32], [m, k, n]: [usize; 3], b_strides: (isize, isize)) {
         assert!(out.len() >= m * n && a.len() >= m * k && b.len() >= k * n, "operands of a product hold its elements");
-        // SAFETY: the assertion above keeps every address that the sizes and strides reach inside the three slices; `b` is
-        // dense in one of the two orders, so its largest index is k·n − 1.
+        // SAFETY: the assertion above keeps every address that the sizes and strides reach inside the three slices; `b`
+        // is dense in one of the two orders, so its largest index is k·n − 1.
         unsafe {
             gemm::gemm(
                 m,

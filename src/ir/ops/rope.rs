@@ -13,11 +13,11 @@ use crate::{
     },
 };
 
-/// Rotates the pairs (j, j + n/2) of the first n dimensions of every head by the angle of its position; the other dimensions pass
-/// through (Su et al. 2021, half-split form; docs/gemma.md, RoPE).
+/// Rotates the pairs (j, j + n/2) of the first n dimensions of every head by the angle of its position; the other
+/// dimensions pass through (Su et al. 2021, half-split form; docs/gemma.md, RoPE).
 ///
-/// Operands: x `[B, T, heads, H]`, table `[B, T, W]`: W/2 cosines, then W/2 sines, of each position's angles. Pair j takes angle j, so
-/// that of a table with W > n the first n/2 angles count.
+/// Operands: x `[B, T, heads, H]`, table `[B, T, W]`: W/2 cosines, then W/2 sines, of each position's angles. Pair j
+/// takes angle j, so that of a table with W > n the first n/2 angles count.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Rope {
     /// n, even; none: all dimensions of a head.
@@ -73,8 +73,8 @@ impl Rope {
     }
 }
 
-/// Cosine and sine of `position · inv_freq`: the angle is the product in f32, as transformers computes it, its cosine and sine are
-/// taken in f64 and rounded.
+/// Cosine and sine of `position · inv_freq`: the angle is the product in f32, as transformers computes it, its cosine
+/// and sine are taken in f64 and rounded.
 pub fn cos_sin(inv_freq: f32, position: usize) -> (f32, f32) {
     let angle = f64::from(position as f32 * inv_freq);
     (angle.cos() as f32, angle.sin() as f32)

@@ -13,12 +13,13 @@ use crate::{
     },
 };
 
-/// The largest and smallest logit that counts as it is: others are taken for these, and what is no number for the smallest.
+/// The largest and smallest logit that counts as it is: others are taken for these, and what is no number for the
+/// smallest.
 const MOST: f32 = 3.4e38;
 
-/// Of each row of logits `[…, E]` the k largest, largest first and of equals the lowest index first; their softmax among themselves;
-/// and that times the scale of each, from a weight `[E]`. The result `[…, 2, k]` holds the indices, as whole numbers in f32, then the
-/// shares.
+/// Of each row of logits `[…, E]` the k largest, largest first and of equals the lowest index first; their softmax
+/// among themselves; and that times the scale of each, from a weight `[E]`. The result `[…, 2, k]` holds the indices,
+/// as whole numbers in f32, then the shares.
 ///
 /// The softmax over all E, divided by the sum of the k, is the softmax among the k (docs/gemma.md, Experts).
 #[derive(Debug, Clone, PartialEq)]

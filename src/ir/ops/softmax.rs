@@ -9,7 +9,8 @@ use crate::{
     },
 };
 
-/// `exp(x − max) / Σ exp(x − max)` over the innermost dimension, f32. Attention carries its own; this one is for custom stages.
+/// `exp(x − max) / Σ exp(x − max)` over the innermost dimension, f32. Attention carries its own; this one is for custom
+/// stages.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Softmax;
 

@@ -17,8 +17,8 @@ pub enum Role {
     Optional,
     /// The runtime: the positions of the new tokens, `[B, T]`.
     Positions(PositionRule),
-    /// The runtime, from the positions: the first and the last position that each new token sees, `[B, T, 2]`; tokens at no position
-    /// see none.
+    /// The runtime, from the positions: the first and the last position that each new token sees, `[B, T, 2]`; tokens
+    /// at no position see none.
     Visible {
         /// How positions follow from what is given.
         rule: PositionRule,
@@ -37,8 +37,8 @@ pub enum Role {
     LastToken(PositionRule),
     /// The runtime, from the positions: rows `[B, T, H]` of cosines and sines.
     RopeTable(RopeTable),
-    /// The runtime: of this weight, which stays on the host, the row of each token `[B, T, width]`; of a token that it does not have the
-    /// first.
+    /// The runtime: of this weight, which stays on the host, the row of each token `[B, T, width]`; of a token that it
+    /// does not have the first.
     TableRows(String),
     /// The runtime: the resident cache, written in place.
     Cache,
@@ -64,8 +64,8 @@ pub enum PositionRule {
     From(usize),
     /// They count, for each sequence, from what this input `[B]` u32 says: the number of live rows of its past.
     Given(String),
-    /// They count the entries of at least 0.5 of this optional input `[B, T]` f32; the rest is padding, at no position. From 0 on
-    /// where it is not given.
+    /// They count the entries of at least 0.5 of this optional input `[B, T]` f32; the rest is padding, at no position.
+    /// From 0 on where it is not given.
     Mask(String),
 }
 

@@ -95,7 +95,8 @@ impl Matcher<'_> {
         self.is_free(id, reader).then_some((inputs[0], inputs[1], rope))
     }
 
-    /// The norms of query and key over heads of `width`, each with its only reader: of one sort, with weights of one type.
+    /// The norms of query and key over heads of `width`, each with its only reader: of one sort, with weights of one
+    /// type.
     fn head_norms(&self, norms: [(NodeId, NodeId); 2], width: usize) -> Option<[FusedNorm<NodeId>; 2]> {
         let bound = self.bound;
         let [q, k] = norms.map(|(norm, reader)| {
@@ -108,8 +109,8 @@ impl Matcher<'_> {
         (q.op == k.op && gain_type(&q) == gain_type(&k)).then_some([q, k])
     }
 
-    /// The positions at which the attention's rows are written, where each row sees itself and none behind it: the last position
-    /// that a query sees is its own.
+    /// The positions at which the attention's rows are written, where each row sees itself and none behind it: the last
+    /// position that a query sees is its own.
     fn own_positions(&self, attention: NodeId) -> Option<NodeId> {
         let bound = self.bound;
         let [visible, keys] = [3, 4].map(|i| bound.resolve(bound.graph.node(attention).inputs[i]));

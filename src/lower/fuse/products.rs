@@ -10,7 +10,8 @@ use crate::{
 };
 
 impl Matcher<'_> {
-    /// Products of one row of one operand whose weights adjoin in memory, so that one dispatch reads them as one matrix.
+    /// Products of one row of one operand whose weights adjoin in memory, so that one dispatch reads them as one
+    /// matrix.
     pub(super) fn concatenations(&mut self) -> Vec<Group> {
         let bound = self.bound;
         let mut lists: Vec<Vec<NodeId>> = Vec::new();

@@ -36,8 +36,8 @@ pub(super) fn stored(bound: &Bound) -> Vec<bool> {
     let storable = |id: NodeId| bound.is_region(id) && !constant[id.index()];
     let mut stored = vec![false; count];
     bound.graph.outputs().iter().for_each(|(_, id)| stored[bound.resolve(*id).index()] = true);
-    // Places where the value would be computed if it were inlined into all its readers. Moving ops are always inlined and hand
-    // the number of their places on to what they move.
+    // Places where the value would be computed if it were inlined into all its readers. Moving ops are always inlined
+    // and hand the number of their places on to what they move.
     let mut places = vec![0usize; count];
     for id in bound.values().rev() {
         let computes = arithmetic[id.index()] && is_elementwise(bound.op(id));
@@ -154,8 +154,8 @@ fn is_pair(bound: &Bound, a: NodeId, b: NodeId) -> bool {
 fn fits(bound: &Bound, expression: &Expression, roots: &[NodeId]) -> bool {
     let sharded = roots.iter().flat_map(|id| bound.operands(*id)).any(|x| bound.shards(x).len() > 1);
     let extras: Vec<&Leaf> = expression.leaves.iter().filter(|leaf| !roots.contains(&leaf.node)).collect();
-    // A shard's dispatch binds its operands from its first column on, which those that are read at other places, or are weights or
-    // narrower than a word, cannot be.
+    // A shard's dispatch binds its operands from its first column on, which those that are read at other places, or are
+    // weights or narrower than a word, cannot be.
     let readable = |leaf: &&Leaf| {
         let (weight, dtype) = (bound.shards(leaf.node).len(), bound.ty(leaf.node).dtype);
         match sharded {

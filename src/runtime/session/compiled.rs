@@ -65,7 +65,8 @@ impl CompiledGraph {
         Ok(Self { session: session.clone(), graph, dims, weights, gpu })
     }
 
-    /// The inputs that a run takes, in order; those whose role is [`Optional`](crate::ir::ops::Role::Optional) may be left out.
+    /// The inputs that a run takes, in order; those whose role is [`Optional`](crate::ir::ops::Role::Optional) may be
+    /// left out.
     pub fn inputs(&self) -> impl Iterator<Item = &Input> {
         self.graph.inputs().map(|(_, input)| input).filter(|input| is_callers(input))
     }
@@ -98,8 +99,8 @@ impl CompiledGraph {
     /// Gives or replaces a weight by its name in the graph.
     ///
     /// # Errors
-    /// [`Error::MissingWeight`] where the graph names no such weight, [`Error::WeightShape`] and [`Error::WeightType`] where the
-    /// graph says otherwise, and as [`WeightUploader::upload`](super::super::WeightUploader::upload).
+    /// [`Error::MissingWeight`] where the graph names no such weight, [`Error::WeightShape`] and [`Error::WeightType`]
+    /// where the graph says otherwise, and as [`WeightUploader::upload`](super::super::WeightUploader::upload).
     pub fn set_param(&mut self, name: &str, tensor: Tensor) -> Result<()> {
         let Some(weight) = weights_of(&self.graph).find(|weight| weight.name == name) else {
             let nearest = nearest(name, weights_of(&self.graph).map(|weight| &weight.name));
@@ -128,9 +129,9 @@ impl CompiledGraph {
         Ok((live, given))
     }
 
-    /// As [`run`](Self::run), for a graph whose outputs have no symbolic size and at most 16 MiB each: on a device the run is only
-    /// begun, and another may begin, of this graph or of one that shares its scratch, before its outputs are waited for. On the reference
-    /// it ends when `cancel` is cancelled.
+    /// As [`run`](Self::run), for a graph whose outputs have no symbolic size and at most 16 MiB each: on a device the
+    /// run is only begun, and another may begin, of this graph or of one that shares its scratch, before its outputs
+    /// are waited for. On the reference it ends when `cancel` is cancelled.
     ///
     /// # Errors
     /// As [`run`](Self::run); [`Error::Cancelled`].
@@ -149,11 +150,12 @@ impl CompiledGraph {
         }
     }
 
-    /// Runs the graph; inputs are given by name, as slices of the graph's own shapes or as arrays. Returns the outputs in order.
+    /// Runs the graph; inputs are given by name, as slices of the graph's own shapes or as arrays. Returns the outputs
+    /// in order.
     ///
     /// # Errors
-    /// [`Error::Input`] for an input that is unknown, missing, given twice, or of another type than the graph says, and for sizes
-    /// past those that the graph is compiled for; [`Error::TokenOutOfRange`]; [`Error::MissingWeight`].
+    /// [`Error::Input`] for an input that is unknown, missing, given twice, or of another type than the graph says, and
+    /// for sizes past those that the graph is compiled for; [`Error::TokenOutOfRange`]; [`Error::MissingWeight`].
     pub fn run<'i, I>(&mut self, inputs: &'i [(&str, I)]) -> Result<Vec<(String, Value)>>
     where
         &'i I: Into<RunInput<'i>>,

@@ -96,8 +96,8 @@ impl GpuGraph {
         self.plan.outputs.iter().map(|output| self.read(prepared, &output.name, &output.ty)).collect()
     }
 
-    /// Writes the inputs and submits a run together with the copies of its outputs, each of at most 16 MiB: another run may begin
-    /// before they are read.
+    /// Writes the inputs and submits a run together with the copies of its outputs, each of at most 16 MiB: another run
+    /// may begin before they are read.
     pub(super) fn begin(&mut self, inputs: &Inputs, step: Step) -> Result<Begun> {
         let Some(prepared) = &self.prepared else { return Err(self.missing("plan")) };
         let context: &Arc<GpuContext> = self.pipelines.context();

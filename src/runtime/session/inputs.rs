@@ -110,7 +110,8 @@ fn find<'g>(graph: &'g Graph, name: &str) -> Result<&'g Input> {
     }
 }
 
-/// The symbolic sizes that the inputs have, where `capacity` bounds them; sizes that no input shows are at their capacity.
+/// The symbolic sizes that the inputs have, where `capacity` bounds them; sizes that no input shows are at their
+/// capacity.
 pub(in crate::runtime) fn sizes(graph: &Graph, inputs: &[(&str, RunInput)], capacity: &DimBinding) -> Result<DimBinding> {
     let mut live = capacity.clone();
     for (name, given) in inputs {

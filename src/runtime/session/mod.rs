@@ -56,8 +56,8 @@ const _: () = {
 /// How to compile a graph.
 #[derive(Debug, Clone, Default)]
 pub struct CompileOptions {
-    /// The value of each symbolic size: what the graph is compiled for, and the most that a run may have. A size that is not here
-    /// is at its limit in the graph.
+    /// The value of each symbolic size: what the graph is compiled for, and the most that a run may have. A size that
+    /// is not here is at its limit in the graph.
     pub dims: DimBinding,
     /// The weights, as [`Session::load`] made them; those that are missing come by [`CompiledGraph::set_param`].
     pub weights: SessionWeights,
@@ -176,19 +176,21 @@ impl Session {
 
     /// Compiles a graph.
     ///
-    /// A run may have any sizes up to those that the graph is compiled for, without compiling again: arrays are padded at the end
-    /// of each symbolic size, and padding is at no position, so that attention does not see it. On the reference a run computes its
-    /// own sizes alone. A stage of your own that mixes rows by other means than attention wants a graph for each size:
-    /// [`CompileCache`](super::CompileCache).
+    /// A run may have any sizes up to those that the graph is compiled for, without compiling again: arrays are padded
+    /// at the end of each symbolic size, and padding is at no position, so that attention does not see it. On the
+    /// reference a run computes its own sizes alone. A stage of your own that mixes rows by other means than attention
+    /// wants a graph for each size: [`CompileCache`](super::CompileCache).
     ///
     /// # Errors
     /// [`Error::Input`] for a size without a value or past its limit, an op or size that the device cannot run,
-    /// [`Error::OutOfMemory`]; what the profile asks for and the device lacks or lowering finds, as [`lower`](crate::lower::lower).
+    /// [`Error::OutOfMemory`]; what the profile asks for and the device lacks or lowering finds, as
+    /// [`lower`](crate::lower::lower).
     pub fn compile_with(&self, graph: &Graph, options: &CompileOptions) -> Result<CompiledGraph> {
         self.compile_into(graph, options, &mut ScratchPool::default(), &CancelToken::new())
     }
 
-    /// As [`compile_with`](Self::compile_with), with scratch buffers shared by graphs that never run at once, until `cancel` is cancelled.
+    /// As [`compile_with`](Self::compile_with), with scratch buffers shared by graphs that never run at once, until
+    /// `cancel` is cancelled.
     pub(crate) fn compile_into(
         &self,
         graph: &Graph,

@@ -1,7 +1,7 @@
 //! Arrays of a run between their own sizes and the sizes that a graph is compiled for.
 //!
-//! Every symbol of a size has a part of the dimension to itself, in the order of the sum; padding is at the end of each part, and
-//! a number in the sum is the last part. So `past + T` is the cached rows, padding, the new rows, padding.
+//! Every symbol of a size has a part of the dimension to itself, in the order of the sum; padding is at the end of each
+//! part, and a number in the sum is the last part. So `past + T` is the cached rows, padding, the new rows, padding.
 
 use crate::{
     Result,
@@ -85,7 +85,8 @@ impl Padding {
         (0..self.padded.len()).rev().find(padded).map_or(0, |d| d + 1)
     }
 
-    /// Where each run of [`inner`](Self::inner) elements begins in the larger array, in the order of the array's own elements.
+    /// Where each run of [`inner`](Self::inner) elements begins in the larger array, in the order of the array's own
+    /// elements.
     fn runs(&self) -> impl Iterator<Item = usize> {
         let outer = self.outer();
         let starts = self.places[..outer].iter().enumerate().fold(vec![0], |starts, (d, place)| {

@@ -1,7 +1,8 @@
 //! Finding out on the machine itself which kernels are right and which of several is fastest.
 //!
-//! A [`Trial`] runs one kernel of a plan apart from its model, with the model's own weights. The self-test compares it with the
-//! reference and replaces what is wrong; timing tries [`Alternatives`](crate::ir::Alternatives) and keeps the fastest.
+//! A [`Trial`] runs one kernel of a plan apart from its model, with the model's own weights. The self-test compares it
+//! with the reference and replaces what is wrong; timing tries [`Alternatives`](crate::ir::Alternatives) and keeps the
+//! fastest.
 
 mod self_test;
 mod timing;
@@ -30,13 +31,14 @@ use crate::{
 pub enum Tuning {
     /// None: every op takes the kernel that suits the device by what it says of itself.
     Off,
-    /// At most a second for timing kernels, once an adapter and driver. Kernels are tested as well, so that a wrong one is replaced.
-    /// Nothing of it happens on adapters that compute on the CPU.
+    /// At most a second for timing kernels, once an adapter and driver. Kernels are tested as well, so that a wrong one
+    /// is replaced. Nothing of it happens on adapters that compute on the CPU.
     #[default]
     Quick,
     /// At most a minute for timing, on any adapter.
     Thorough,
-    /// None: the choices of an earlier start, as [`GpuContext::kernel_choices`](super::GpuContext::kernel_choices) gave them.
+    /// None: the choices of an earlier start, as [`GpuContext::kernel_choices`](super::GpuContext::kernel_choices) gave
+    /// them.
     Given(KernelChoices),
 }
 
@@ -75,8 +77,8 @@ impl Bench<'_> {
     /// Tests the kernels of the runs, then times those that compete if `timed`, and tests what was chosen.
     ///
     /// # Errors
-    /// [`Error::WrongKernel`](crate::Error::WrongKernel) where no kernel of an op is right; [`Error::Cancelled`](crate::Error::Cancelled),
-    /// [`Error::DeviceLost`](crate::Error::DeviceLost).
+    /// [`Error::WrongKernel`](crate::Error::WrongKernel) where no kernel of an op is right;
+    /// [`Error::Cancelled`](crate::Error::Cancelled), [`Error::DeviceLost`](crate::Error::DeviceLost).
     pub(crate) fn choose(&self, target: &Target, budget: Budget, timed: bool) -> Result<KernelChoices> {
         let start = Instant::now();
         let mut choices = (*target.choices).clone();

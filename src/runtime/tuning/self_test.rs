@@ -22,7 +22,8 @@ struct Wrong {
 }
 
 impl Bench<'_> {
-    /// Tests every kernel that `choices` do not know to be right, and replaces wrong ones until all are right or the time is up.
+    /// Tests every kernel that `choices` do not know to be right, and replaces wrong ones until all are right or the
+    /// time is up.
     ///
     /// # Errors
     /// [`Error::WrongKernel`] where an op has no safer kernel; [`Error::DeviceLost`] and its like.

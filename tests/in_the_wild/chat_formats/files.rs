@@ -56,7 +56,8 @@ fn templates_are_found_where_files_have_them() {
     assert_eq!(template.format().unwrap(), ChatFormat::Gemma);
 }
 
-/// A GGUF file with a vocabulary, no weights, and a template: BOS stands in front where the file says so, as llama.cpp has it.
+/// A GGUF file with a vocabulary, no weights, and a template: BOS stands in front where the file says so, as llama.cpp
+/// has it.
 #[test]
 fn templates_of_gguf_files_are_followed() {
     let case = case("chatml");

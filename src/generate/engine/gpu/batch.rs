@@ -164,8 +164,8 @@ impl GpuEngine {
         Arc::ptr_eq(&self.model, &other.model) && self.profiles == other.profiles && same_caches
     }
 
-    /// The token that follows each history, in one pass for all, which are 32 at most and [go with each other](Self::goes_with).
-    /// `None` where the device cannot, or has no memory for it: nothing has run.
+    /// The token that follows each history, in one pass for all, which are 32 at most and [go with each
+    /// other](Self::goes_with). `None` where the device cannot, or has no memory for it: nothing has run.
     pub(crate) fn decode_batch(turns: &mut [GpuTurn<'_>]) -> Result<Option<Vec<Result<u32>>>> {
         let Some(first) = turns.first() else { return Ok(Some(Vec::new())) };
         let model = first.engine.model.clone();

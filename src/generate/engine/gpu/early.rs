@@ -19,13 +19,14 @@ use crate::{
 /// New tokens of the prompt that is prepared for: a short one, whose first token should come soon.
 const PROMPT: usize = 16;
 
-/// Kernels between two looks at whether the upload has failed. So many are in the queue of a driver that compiles there: it ends when
-/// they have compiled.
+/// Kernels between two looks at whether the upload has failed. So many are in the queue of a driver that compiles
+/// there: it ends when they have compiled.
 const COMPILED_AT_ONCE: usize = 4;
 
-/// What a short prompt and a greedy step after it run, where runs have at most `chunk` tokens and rings `ring` rows. What cannot be
-/// lowered at these sizes is left out: the sizes that are asked for later may fit. For an adapter that computes on the CPU the prompt
-/// alone: such drivers compile in their queue, one kernel after the other, and the first token should not wait for the second's.
+/// What a short prompt and a greedy step after it run, where runs have at most `chunk` tokens and rings `ring` rows.
+/// What cannot be lowered at these sizes is left out: the sizes that are asked for later may fit. For an adapter that
+/// computes on the CPU the prompt alone: such drivers compile in their queue, one kernel after the other, and the first
+/// token should not wait for the second's.
 pub(super) fn kernels(
     model: &Model,
     context: &GpuContext,
@@ -51,8 +52,8 @@ fn stopped(failed: &AtomicBool) -> Result<()> {
     if failed.load(Relaxed) { Err(Error::Cancelled("compiling beside the upload")) } else { Ok(()) }
 }
 
-/// Runs `upload` while another thread compiles `kernels`; ends when both have, or soon after an upload that failed. A kernel that does
-/// not compile is reported by the run that needs it.
+/// Runs `upload` while another thread compiles `kernels`; ends when both have, or soon after an upload that failed. A
+/// kernel that does not compile is reported by the run that needs it.
 pub(super) fn beside<T>(pipelines: &PipelineCache, kernels: &[Kernel], upload: impl FnOnce() -> Result<T>) -> Result<T> {
     let failed = &AtomicBool::new(false);
     let kernels = pipelines.distinct(kernels);

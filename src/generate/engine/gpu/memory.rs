@@ -250,7 +250,8 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// Adds runs whose plans share scratch buffers: what they are for, their tokens, and the rows of the caches that grow.
+    /// Adds runs whose plans share scratch buffers: what they are for, their tokens, and the rows of the caches that
+    /// grow.
     fn add(&self, runs: &mut Runs, sort: &[(Outputs, usize, usize)]) -> Result<()> {
         let vocab_size = self.model.config.vocab_size;
         let (mut plans, mut samplers) = (Vec::new(), Vec::new());
@@ -292,7 +293,8 @@ impl Planner<'_> {
         Ok((lower(&built.graph, &binding, &self.target, &options, self.weights)?, built))
     }
 
-    /// Bytes that the dispatches of a plan bind at once, weights that are bound alone left out, and what each binding is.
+    /// Bytes that the dispatches of a plan bind at once, weights that are bound alone left out, and what each binding
+    /// is.
     fn bindings(&self, plan: &Plan) -> Vec<(u64, String)> {
         let slots = plan.slots.iter().map(|slot| match &slot.kind {
             SlotKind::Input { name, .. } => (slot.bytes, format!("input {name}")),

@@ -179,7 +179,8 @@ pub(super) fn upload(
     Ok(weights)
 }
 
-/// All weights that the graph reads, those that multiply one value together, so that they adjoin where their sizes allow.
+/// All weights that the graph reads, those that multiply one value together, so that they adjoin where their sizes
+/// allow.
 pub(super) fn upload_order(built: &BuiltModel) -> Vec<(&String, &Tensor)> {
     let read: BTreeSet<&str> = built
         .graph
@@ -199,8 +200,8 @@ pub(super) fn upload_order(built: &BuiltModel) -> Vec<(&String, &Tensor)> {
     order
 }
 
-/// Refuses weights that no kernel could bind, before any of them travels: matrices are cut at multiples of 64 rows, the rest is
-/// bound whole.
+/// Refuses weights that no kernel could bind, before any of them travels: matrices are cut at multiples of 64 rows, the
+/// rest is bound whole.
 pub(super) fn check_bindings(capabilities: &Capabilities, built: &BuiltModel) -> Result<()> {
     let target = capabilities.target();
     for (name, tensor) in upload_order(built) {

@@ -64,8 +64,8 @@ impl ChunkSizer {
         }
     }
 
-    /// Notes that no dispatch takes too long with at most so many tokens. A run in slices, which is not [`started`](Self::started), has no
-    /// other bound.
+    /// Notes that no dispatch takes too long with at most so many tokens. A run in slices, which is not
+    /// [`started`](Self::started), has no other bound.
     pub(super) fn bound(&mut self, tokens: f64) {
         self.bound = tokens;
         if self.running.is_none() {

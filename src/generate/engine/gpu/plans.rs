@@ -48,8 +48,9 @@ pub(super) struct Samplers {
 
 /// Plans of one sort, which share their scratch buffers.
 ///
-/// A buffer lives as long as a plan uses it. Where a plan outgrows one, the next has at least twice the size, so that the sizes of
-/// one rank form a geometric row: all scratch together is at most four times that of the largest plan that was made.
+/// A buffer lives as long as a plan uses it. Where a plan outgrows one, the next has at least twice the size, so that
+/// the sizes of one rank form a geometric row: all scratch together is at most four times that of the largest plan that
+/// was made.
 pub(super) struct PlanCache {
     plans: Lru<PlanKey, Ready>,
     scratch: ScratchPool,

@@ -65,8 +65,8 @@ impl GpuEngine {
         self.submit_slice(chosen)
     }
 
-    /// Submits the next slice of the run under way, if one is left; its first token may be `chosen` by the device. A run that becomes
-    /// whole is in flight or, where something is read back, returned; one that fails is given up.
+    /// Submits the next slice of the run under way, if one is left; its first token may be `chosen` by the device. A
+    /// run that becomes whole is in flight or, where something is read back, returned; one that fails is given up.
     pub(super) fn submit_slice(&mut self, chosen: Option<(&Buffer, u64, u64)>) -> Result<Option<Begun>> {
         let Some(mut run) = self.sliced.take() else { return Ok(None) };
         let SlicedRun { key, follow, rows, slices } = &mut run;

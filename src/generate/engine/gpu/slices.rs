@@ -17,15 +17,15 @@ use crate::{
     runtime::{Buffer, GpuContext, StagedRead, wgpu},
 };
 
-/// The host's clock also counts what an application has submitted in between: by it no device is taken for slower than this many
-/// times the slowest.
+/// The host's clock also counts what an application has submitted in between: by it no device is taken for slower than
+/// this many times the slowest.
 const HOST_CLOCK_MOST: f64 = 4.0;
 
 /// SubmitSplitter of one run that are timed, the first ones.
 const TIMED: usize = 64;
 
-/// How long a submit may keep a driver on the CPU where nothing else was asked for: a run that is given up ends soon, and so does its
-/// process. Each submit costs such a driver some 0.1 ms.
+/// How long a submit may keep a driver on the CPU where nothing else was asked for: a run that is given up ends soon,
+/// and so does its process. Each submit costs such a driver some 0.1 ms.
 const SOFTWARE_MOST: Duration = Duration::from_millis(500);
 
 /// How much slower than the slowest GPU such a driver is taken for until it was measured.
@@ -36,9 +36,11 @@ pub(super) struct SubmitSplitter {
     most: Option<Duration>,
     /// The rate of runs that were never measured.
     unmeasured: f64,
-    /// Whether `most` was asked for: other work has its turn between two submits, and no dispatch may take longer either.
+    /// Whether `most` was asked for: other work has its turn between two submits, and no dispatch may take longer
+    /// either.
     is_asked: bool,
-    /// Measured time over estimated time, by the plan's tokens and whether they are of several sequences: of all engines of a model.
+    /// Measured time over estimated time, by the plan's tokens and whether they are of several sequences: of all
+    /// engines of a model.
     rates: Arc<Mutex<HashMap<(usize, bool), f64>>>,
     batched: bool,
     timer: Option<Timer>,
@@ -175,8 +177,8 @@ impl Timer {
 }
 
 impl SubmitSplitter {
-    /// No submit shall keep the device for longer than about `most`; on a driver on the CPU, for longer than [`SOFTWARE_MOST`] where
-    /// nothing is asked for.
+    /// No submit shall keep the device for longer than about `most`; on a driver on the CPU, for longer than
+    /// [`SOFTWARE_MOST`] where nothing is asked for.
     pub(super) fn new(most: Option<Duration>, software: bool) -> Self {
         let unmeasured = if software { SOFTWARE_RATE } else { 1.0 };
         let (is_asked, most) = (most.is_some(), most.or(software.then_some(SOFTWARE_MOST)));
@@ -209,7 +211,8 @@ impl SubmitSplitter {
         self.most.is_none_or(|most| both <= most.as_secs_f64())
     }
 
-    /// The slices of a run of a plan for `tokens` tokens. It is timed where its plan is `warm`: drivers may compile at the first.
+    /// The slices of a run of a plan for `tokens` tokens. It is timed where its plan is `warm`: drivers may compile at
+    /// the first.
     pub(super) fn of_run(&mut self, context: &GpuContext, estimates: &Arc<[Estimate]>, tokens: usize, warm: bool) -> Sliced {
         let most = self.most.map_or(f64::INFINITY, |most| most.as_secs_f64() / self.rate(tokens));
         // Of what is far shorter in any case nobody asks how long it takes.
@@ -224,7 +227,8 @@ impl SubmitSplitter {
         Sliced { parts, next: 0, under_way: None, waited: 0.0, ticks: None, is_timed, is_watched: true, tokens, estimates }
     }
 
-    /// Submits the next slice of a run when the one before is done, which is waited for as long as `go_on` has no error; there is one.
+    /// Submits the next slice of a run when the one before is done, which is waited for as long as `go_on` has no
+    /// error; there is one.
     pub(super) fn submit_next(
         &self,
         context: &GpuContext,
@@ -256,8 +260,8 @@ impl SubmitSplitter {
         Ok(())
     }
 
-    /// Takes the time of a run that is done, and gives the tokens with which none of its dispatches takes too long, as far as fewer
-    /// tokens help.
+    /// Takes the time of a run that is done, and gives the tokens with which none of its dispatches takes too long, as
+    /// far as fewer tokens help.
     pub(super) fn learn(&self, context: &GpuContext, submission: &wgpu::SubmissionIndex, timed: Timed) -> Result<Option<f64>> {
         let Timed { time, tokens, estimated, estimates } = timed;
         let found = match time {

@@ -24,8 +24,8 @@ const SOME_TOKENS: usize = 16;
 const MANY_TOKENS: usize = 64;
 
 impl GpuModel {
-    /// Tests the kernels of a step and of a prompt, and takes the fastest unless `untimed`, as far as the device's options have time for
-    /// it and an earlier start or another model has not done it.
+    /// Tests the kernels of a step and of a prompt, and takes the fastest unless `untimed`, as far as the device's
+    /// options have time for it and an earlier start or another model has not done it.
     ///
     /// # Errors
     /// [`Error::WrongKernel`](crate::Error::WrongKernel); [`Error::Cancelled`](crate::Error::Cancelled);

@@ -46,7 +46,8 @@ fn check_drafter(engine: &mut ReferenceEngine, config: &GemmaConfig, folder: &Pa
             match &drafter.order {
                 None => assert!(worst(&outputs[1], expected) < 1e-3, "{prompt} step {i}: logits"),
                 Some(order) => {
-                    // transformers has logits of all tokens: others than those of the chosen centroids are all the least less 1.
+                    // transformers has logits of all tokens: others than those of the chosen centroids are all the
+                    // least less 1.
                     let least = expected.iter().copied().fold(f32::INFINITY, f32::min);
                     let mut theirs: Vec<f32> = expected.iter().copied().filter(|logit| *logit > least + 0.5).collect();
                     let mut ours = outputs[1].clone();
