@@ -33,7 +33,7 @@ pub struct Difference {
 /// Each comparison runs the graph up to that node as it would run in the model, fused kernels included.
 ///
 /// # Errors
-/// What compiling or running either graph says.
+/// Those of compiling and running either graph.
 pub fn first_difference(
     session: &Session,
     graph: &Graph,

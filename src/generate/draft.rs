@@ -137,7 +137,7 @@ impl std::fmt::Debug for DraftModel {
     }
 }
 
-/// What trying tokens has come to.
+/// Counts of drafted and accepted tokens.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DraftStats {
     /// Runs that tried tokens.

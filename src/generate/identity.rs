@@ -1,4 +1,4 @@
-//! What tells a model from others, and how its caches are laid out: what saved rows are checked against.
+//! A model's fingerprint and the layout of its caches, which saved rows are checked against.
 
 use std::collections::BTreeMap;
 
@@ -68,8 +68,8 @@ impl Model {
     }
 }
 
-/// What a configuration says of the values that a model computes, a line each. Where a text ends and how long it may be
-/// does not change them, and may differ between files of one model.
+/// The facts of a configuration that determine the values that a model computes, a line each. Where a text ends and how
+/// long it may be does not change them, and may differ between files of one model.
 ///
 /// Conversations are saved with the hash of it: names and spelling are the fingerprint's own, whatever the fields are
 /// called. A field that is new gets a line only where it is not what all models had before.

@@ -1,4 +1,4 @@
-//! What a model takes of a device's memory, before any of it is taken.
+//! The memory plan of a model, before anything is allocated.
 
 use std::{fmt, path::Path};
 
@@ -13,7 +13,7 @@ use crate::{
     weights::{WeightLoader, load_from_path},
 };
 
-/// What a generator takes of a device's memory, from the headers of a model's files alone.
+/// The device memory of a generator, from the headers of a model's files alone.
 ///
 /// The figures are those of the buffers that the generator makes, to the byte, for prompts that fill the context in
 /// runs of the longest kind, followed by greedy steps; of several conversations each takes that for itself, and steps
@@ -71,7 +71,7 @@ impl MemoryPlan {
     /// nothing on it.
     ///
     /// # Errors
-    /// What is wrong with the files, as [`GemmaGenerator::from_path`](super::GemmaGenerator::from_path); as
+    /// Those of reading the files, as [`GemmaGenerator::from_path`](super::GemmaGenerator::from_path); as
     /// [`Device::open`]; as [`for_options`](Self::for_options); [`Error::Unsupported`] for the reference, which has no
     /// device.
     pub fn for_model(path: impl AsRef<Path>, context: usize, device: Device) -> Result<Self> {

@@ -13,7 +13,7 @@ use crate::{Result, weights::Tensor};
 /// One op with operands. Stored operands stand for weights.
 #[derive(Debug, Clone)]
 pub struct Case {
-    /// What is special about it.
+    /// Its name, which says what is special about it.
     pub name: String,
     /// The op.
     pub op: Op,

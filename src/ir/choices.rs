@@ -1,4 +1,4 @@
-//! What was found out about the kernels of one device, as data.
+//! Findings about the kernels of one device, as data.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,8 +33,8 @@ pub struct Alternatives {
     pub count: usize,
 }
 
-/// What a self-test and timings found on one device with one driver: which kernels are right, which were replaced,
-/// which are fastest.
+/// Findings of the self-test and of timings on one device with one driver: which kernels are right, which were
+/// replaced, which are fastest.
 ///
 /// The default knows nothing: every op takes the kernel that an estimate prefers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

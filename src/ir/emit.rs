@@ -143,7 +143,7 @@ impl Emit<'_> {
         })
     }
 
-    /// What leads to an attention over one new token.
+    /// The ops between the projections and an attention over one new token.
     pub fn decode_prologue(&self) -> Option<&DecodePrologue<Arg>> {
         self.fusions.iter().find_map(|fusion| match fusion {
             Fusion::DecodePrologue(prologue) => Some(prologue),

@@ -35,7 +35,7 @@ pub struct FusedNorm<V> {
     pub gain: Option<V>,
 }
 
-/// What leads to an attention over one new token.
+/// The ops between the projections and an attention over one new token.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DecodePrologue<V> {
     /// The projected key.

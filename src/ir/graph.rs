@@ -25,7 +25,7 @@ impl fmt::Display for NodeId {
 /// One occurrence of an op.
 #[derive(Debug, Clone)]
 pub struct Node {
-    /// What it computes.
+    /// The op that it computes.
     pub op: Op,
     /// Operands; each comes before this node.
     pub inputs: Vec<NodeId>,

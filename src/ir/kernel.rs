@@ -56,7 +56,7 @@ impl fmt::Display for Kernel {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Slot(pub usize);
 
-/// What a binding of a dispatch refers to.
+/// The buffer that a binding of a dispatch refers to.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Operand {
     /// A slot from a byte offset on.
@@ -83,13 +83,13 @@ impl Operand {
 pub struct Dispatch {
     /// Position in the model.
     pub label: String,
-    /// What runs.
+    /// The kernel that runs.
     pub kernel: Kernel,
     /// Binding number in group 0 and what is bound.
     pub bindings: Vec<(u32, Operand)>,
     /// Workgroups in x, y, z.
     pub workgroups: [u32; 3],
-    /// What it must move and compute.
+    /// The bytes that it must move and the operations that it must compute.
     pub work: Work,
 }
 
@@ -124,7 +124,7 @@ impl Tier {
     }
 }
 
-/// What the device offers, as far as kernels are chosen by it.
+/// The properties of a device that kernels are chosen by.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Target {
     /// Instructions.
@@ -137,13 +137,13 @@ pub struct Target {
     pub f16: bool,
     /// Whether shaders may use 64-bit integers.
     pub int64: bool,
-    /// What cooperative matrices multiply f16 in and sum in f32; `None` without such instructions.
+    /// The tile that cooperative matrices multiply in f16 and sum in f32; `None` without such instructions.
     pub cooperative: Option<CooperativeTile>,
     /// Whether the adapter runs shaders on the CPU: few workgroups suffice to fill it, barriers cost much.
     pub software: bool,
     /// Whether loops of kernels for GPUs stay loops: drivers on the CPU take seconds to compile what is unrolled.
     pub rolled: bool,
-    /// What was found out about its kernels.
+    /// Findings about its kernels.
     pub choices: Arc<KernelChoices>,
 }
 
@@ -169,7 +169,7 @@ impl Target {
         if self.software { self.tier.option() } else { self.tier.wide_option() }
     }
 
-    /// What the kernels of the op called `op` are chosen by: less than the device offers where one of them was wrong
+    /// The target for the kernels of the op called `op`: less than the device offers where one of them was wrong
     /// there.
     pub fn of_op(&self, op: &str) -> Cow<'_, Self> {
         match self.choices.fallback(op) {

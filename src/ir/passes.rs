@@ -14,20 +14,20 @@ use crate::Result;
 pub struct PassCount {
     /// Its name.
     pub name: &'static str,
-    /// What there was before: nodes.
+    /// Nodes before the pass.
     pub before: usize,
-    /// What there was after: nodes, or groups of nodes that share dispatches after fusion.
+    /// After it: nodes, or groups of nodes that share dispatches after fusion.
     pub after: usize,
     /// The graph after it, where the options ask for it.
     pub graph: Option<String>,
 }
 
-/// What the passes did, in order.
+/// The passes in order, with their counts.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct PassReport {
     /// The passes that ran.
     pub passes: Vec<PassCount>,
-    /// What was asked for and could not be done as asked.
+    /// Requests that could not be met as asked.
     pub notes: Vec<String>,
 }
 

@@ -21,7 +21,7 @@ pub struct Tolerance {
     pub relative: f64,
     /// The scale.
     pub scale: Scale,
-    /// What an error may be besides.
+    /// An error that is allowed besides.
     pub absolute: f64,
 }
 

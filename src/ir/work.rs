@@ -1,8 +1,8 @@
-//! What a dispatch must move and compute, which its op says as it is emitted.
+//! The bytes and operations of a dispatch, which its op states as it is emitted.
 
 use super::kernel::Slot;
 
-/// What a dispatch cannot do without.
+/// The least that a dispatch must move and compute.
 ///
 /// Sizes are the kernel's own, so that a padded bucket counts as it is computed. What a kernel reads twice is not
 /// counted: it separates the kernel from the roofline.
@@ -15,7 +15,7 @@ pub struct Work {
     pub flops: u64,
     /// The bound weights that are read.
     pub weights: WeightsRead,
-    /// What grows with the keys that the queries see.
+    /// The part that grows with the keys that the queries see.
     pub attention: Option<AttentionWork>,
 }
 

@@ -13,11 +13,11 @@ use crate::{
     },
 };
 
-/// What every step of lowering looks at.
+/// The graph with its sizes, as every step of lowering sees it.
 pub(super) struct Bound<'a> {
     pub(super) graph: &'a Graph,
     pub(super) target: &'a Target,
-    /// What the kernels of some ops are chosen by instead.
+    /// Other targets, for the kernels of some ops.
     safer: BTreeMap<&'static str, Target>,
     pub(super) options: &'a LowerOptions,
     pub(super) residency: &'a dyn Residency,
@@ -71,7 +71,7 @@ impl<'a> Bound<'a> {
         &self.graph.node(id).op
     }
 
-    /// What the kernel of `id` is chosen by.
+    /// The target that the kernel of `id` is chosen for.
     pub(super) fn target_of(&self, id: NodeId) -> &Target {
         self.safer.get(self.op(id).name()).unwrap_or(self.target)
     }

@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// What one kernel of a plan computes.
+/// The ops of one kernel of a plan.
 #[derive(Debug, Clone)]
 pub struct Part {
     /// Its position in the model.
@@ -29,7 +29,7 @@ pub struct Part {
     pub graph: Graph,
 }
 
-/// What the kernels of a plan compute, in order. Lowered as the whole was, with its
+/// The parts of a plan, a kernel each, in order. Lowered as the whole was, with its
 /// [`options`](LowerOptions::for_graph), each part takes the kernels that it has there; a part that reads a cache
 /// writes its new rows too.
 ///

@@ -57,7 +57,7 @@ fn kernel(bound: &Bound, group: &Group) -> Result<Kernel> {
     Ok(Kernel { shader: "region", options: vec![("OUT", out.into())], overrides, hole })
 }
 
-/// What an element is once it is in a register.
+/// The WGSL type of an element in a register.
 fn element(dtype: DType) -> &'static str {
     match dtype {
         DType::F32 | DType::F16 | DType::BF16 | DType::Packed(_) => "f32",

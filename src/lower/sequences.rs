@@ -68,7 +68,7 @@ fn of_sequence(arg: &Arg, sequence: usize, cached: bool) -> Arg {
     arg
 }
 
-/// What has no dispatches of its own for each sequence reads a cache.
+/// The error of an op without dispatches for each sequence that reads a cache.
 pub(super) fn mixed(label: &str) -> Error {
     Error::Unsupported(format!("{label}: several sequences in one step, which would see each other here,"))
 }

@@ -1,4 +1,4 @@
-//! What a dispatch moves and computes, from the plan alone.
+//! The bytes and operations of a dispatch, from the plan alone.
 
 use super::{Plan, SlotKind};
 use crate::ir::{
@@ -19,7 +19,7 @@ pub struct Cost {
     pub flops: u64,
 }
 
-/// What a run computes: `tokens` rows of which the first is at position `start`.
+/// The rows of a run: `tokens` of them, of which the first is at position `start`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Live {
     /// New tokens.

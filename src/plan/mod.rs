@@ -13,7 +13,7 @@ use crate::ir::{
     ops::Role,
 };
 
-/// What a slot's buffer is.
+/// The buffer of a slot.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SlotKind {
     /// Owned by the plan's runner; reused along the plan by values that do not live at the same time.
@@ -52,7 +52,7 @@ impl SlotKind {
 pub struct SlotInfo {
     /// Bytes that the largest value in it needs.
     pub bytes: u64,
-    /// What it is.
+    /// Its kind.
     pub kind: SlotKind,
 }
 
@@ -80,7 +80,7 @@ pub struct Plan {
     pub outputs: Vec<PlanOutput>,
     /// Between what kernels its ops chose, each once.
     pub alternatives: Vec<Alternatives>,
-    /// What the passes of lowering did.
+    /// The report of lowering's passes.
     pub report: PassReport,
 }
 

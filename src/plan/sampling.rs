@@ -15,7 +15,7 @@ const SLICE: usize = 512;
 const MAX_SLICES: usize = 1024;
 
 const LOGITS: Slot = Slot(0);
-/// What is known of each slice.
+/// The maximum of each slice and where it is.
 const PARTIALS: Slot = Slot(1);
 const RESULT: Slot = Slot(2);
 

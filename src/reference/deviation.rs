@@ -9,10 +9,10 @@ use crate::{
     weights::Tensor,
 };
 
-/// What the reference says of a case.
+/// The reference's value of a case.
 ///
 /// # Errors
-/// What the op says of its operands.
+/// Those of the op about its operands.
 pub fn expected(case: &Case) -> Result<Value> {
     let graph = case.graph()?;
     let operands: Vec<Arc<Value>> = case.inputs.iter().cloned().map(Arc::new).collect();

@@ -19,7 +19,7 @@ use crate::{
     weights::Tensor,
 };
 
-/// What a run gives back.
+/// The results of a run.
 #[derive(Debug, Default)]
 pub struct Outcome {
     /// The graph's outputs in order.
@@ -86,7 +86,7 @@ fn owned<K>((name, value): (K, Arc<Value>)) -> (K, Value) {
     (name, Arc::unwrap_or_clone(value))
 }
 
-/// What puts a cache back as it was.
+/// The rows that put a cache back as it was.
 enum Undo {
     /// The rows that a write replaced.
     Rows { op: CacheWrite, rows: Value, positions: Arc<Value> },
@@ -193,7 +193,7 @@ impl<'a> Run<'a> {
 /// The value of one op: by its own rule, or by running its decomposition.
 ///
 /// # Errors
-/// What the op says of its operands.
+/// Those of the op about its operands.
 pub fn evaluate(op: &Op, operands: &[Arc<Value>], ty: &FixedType) -> Result<Value> {
     if !op.runs_decomposed() {
         let refs: Vec<&Value> = operands.iter().map(Arc::as_ref).collect();

@@ -24,7 +24,7 @@ impl Buffer {
         self.raw.size()
     }
 
-    /// What the buffer is for.
+    /// The buffer's purpose.
     pub fn label(&self) -> &str {
         &self.label
     }

@@ -1,4 +1,4 @@
-//! What a device can do, as plain data.
+//! Capabilities of a device, as plain data.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use crate::ir::{
     kernel::{CooperativeTile, Target, Tier},
 };
 
-/// What sort of hardware an adapter is.
+/// The kind of hardware behind an adapter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AdapterKind {
     /// A GPU with memory of its own.
@@ -85,7 +85,7 @@ pub struct CooperativeMatrix {
     pub output: DType,
 }
 
-/// What an opened device offers: the features and limits it was opened with, not those of the adapter behind it.
+/// Capabilities of an opened device: the features and limits it was opened with, not those of the adapter behind it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Capabilities {
     /// The adapter's name as the driver gives it.
@@ -212,8 +212,8 @@ impl Capabilities {
 }
 
 impl Capabilities {
-    /// What kernels are chosen by. A shader cannot ask for one subgroup size where a device has several. The kernels
-    /// for drivers that compute on the CPU use no cooperative matrices, which are emulated there.
+    /// The target that kernels are chosen for. A shader cannot ask for one subgroup size where a device has several.
+    /// The kernels for drivers that compute on the CPU use no cooperative matrices, which are emulated there.
     pub fn target(&self) -> Target {
         let fixed = self.subgroup_min == self.subgroup_max && self.kernels != KernelTier::Subgroups;
         let tier = match self.subgroup_min {

@@ -14,7 +14,7 @@ use crate::{
     ir::{DimBinding, Graph, Symbol, Value},
 };
 
-/// What every entry of a cache is compiled from.
+/// The graph and options that every entry of a cache is compiled from.
 #[derive(Debug)]
 struct Template {
     session: Session,
@@ -63,7 +63,8 @@ impl Template {
 /// Graphs compiled for exactly the sizes that they run at, the least recently used one going when there are more than
 /// `capacity`.
 ///
-/// What goes gives its buffers back; its pipelines, some of which are for that size alone, stay with the session.
+/// An entry that goes gives its buffers back; its pipelines, some of which are for that size alone, stay with the
+/// session.
 #[derive(Debug)]
 pub struct CompileCache {
     template: Template,
@@ -107,7 +108,7 @@ impl CompileCache {
         self.entry(&dims)?.run(inputs)
     }
 
-    /// What the cache has done and holds.
+    /// Counts of look-ups, and the memory of the entries.
     pub fn stats(&self) -> CacheStats {
         self.template.stats(self.entries.stats(), self.entries.values())
     }
@@ -146,7 +147,7 @@ impl DynamicDimCompileCache {
         Ok(outputs)
     }
 
-    /// What the cache has done and holds: one compile, and a hit for every run.
+    /// Counts and memory: one compile, and a hit for every run.
     pub fn stats(&self) -> CacheStats {
         let counted = CacheStats { hits: self.runs, ..CacheStats::default() };
         self.template.stats(counted, std::iter::once(&self.compiled))
@@ -253,7 +254,7 @@ impl BucketedCompileCache {
         self.entry(size)?.run(inputs)
     }
 
-    /// What the cache has done and holds.
+    /// Counts of look-ups, and the memory of the entries.
     pub fn stats(&self) -> CacheStats {
         let counted = CacheStats { hits: self.hits, misses: self.misses, ..CacheStats::default() };
         self.serves.as_ref().map_or(counted, |s| s.template.stats(counted, s.compiled.iter().flatten()))

@@ -154,7 +154,7 @@ impl GpuContext {
         &self.queue
     }
 
-    /// What the device can do.
+    /// The device's capabilities.
     pub fn capabilities(&self) -> &Capabilities {
         &self.capabilities
     }
@@ -164,7 +164,7 @@ impl GpuContext {
         &self.counters
     }
 
-    /// What was found out about the device's kernels by all that share it: by loading models, or by an earlier start.
+    /// Findings about the device's kernels by all that share it: by loading models, or by an earlier start.
     pub fn kernel_choices(&self) -> KernelChoices {
         self.choices.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -174,7 +174,7 @@ impl GpuContext {
         self.choices.lock().unwrap_or_else(PoisonError::into_inner).learn(found);
     }
 
-    /// What kernels are chosen by, with what was found out about them.
+    /// The target that kernels are chosen for, with the findings about them.
     pub(crate) fn target(&self) -> Target {
         Target { choices: Arc::new(self.kernel_choices()), ..self.capabilities.target() }
     }
@@ -190,7 +190,7 @@ impl GpuContext {
         self.driver_cache.export(self)
     }
 
-    /// What became of [`GpuOptions::pipeline_cache`].
+    /// The fate of [`GpuOptions::pipeline_cache`].
     pub fn pipeline_blob(&self) -> &PipelineBlob {
         &self.driver_cache.blob
     }

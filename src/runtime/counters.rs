@@ -1,4 +1,4 @@
-//! What the runtime has asked of the device so far.
+//! Counts of the runtime's requests to the device.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

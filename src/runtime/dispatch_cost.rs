@@ -1,4 +1,4 @@
-//! What it costs that one dispatch waits for another.
+//! The cost of one dispatch that waits for another.
 
 use super::{bandwidth::best_dispatch_rate, context::GpuContext};
 use crate::Result;

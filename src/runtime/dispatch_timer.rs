@@ -65,7 +65,7 @@ pub struct DispatchTime {
     pub uses_matrices: bool,
     /// Seconds, the median over the repetitions.
     pub seconds: f64,
-    /// What it moves and computes.
+    /// The bytes that it moves and the operations that it computes.
     pub cost: Cost,
 }
 

@@ -20,7 +20,7 @@ const MAGIC: &[u8; 8] = b"GEMMAFPC";
 const VERSION: u32 = 2;
 const HEADER: usize = 44;
 
-/// What became of the pipeline bytes that were given when a device was opened
+/// The fate of the pipeline bytes that were given when a device was opened
 /// ([`GpuOptions::pipeline_cache`](super::GpuOptions::pipeline_cache)).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum PipelineBlob {
@@ -94,14 +94,14 @@ fn create(context: &GpuContext, data: Option<&[u8]>) -> Result<wgpu::PipelineCac
     context.scoped("the pipeline cache", make).map_err(|error| error.to_string())
 }
 
-/// What must be equal for one driver's bytes to mean anything to another.
+/// The facts that must be equal for one driver's bytes to mean anything to another.
 fn fingerprint(context: &GpuContext) -> u64 {
     let info = context.adapter().get_info();
     let parts = [info.backend.to_string(), info.name, info.driver, info.driver_info];
     Fnv::of(format!("{:x}|{}|{}|{}", shader::fingerprint(), parts.join("|"), info.vendor, info.device).as_bytes())
 }
 
-/// What travels.
+/// The contents of the envelope.
 #[derive(Debug, Default, PartialEq)]
 struct Envelope<'a> {
     choices: KernelChoices,
@@ -122,7 +122,7 @@ impl<'a> Envelope<'a> {
         Some(out)
     }
 
-    /// What is in `blob`, or why it is not to be used.
+    /// The contents of `blob`, or why it is not to be used.
     fn open(blob: &'a [u8], expected: u64) -> Result<Self, String> {
         if blob.is_empty() {
             return Err("they are empty".into());

@@ -1,4 +1,4 @@
-//! What a caller asks of a device.
+//! The caller's requests to a device.
 
 use std::time::Duration;
 

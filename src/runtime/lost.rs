@@ -4,7 +4,7 @@ use std::sync::{Mutex, OnceLock};
 
 use crate::{Error, Result};
 
-/// What went wrong behind our back. Shared with the callbacks that wgpu holds.
+/// Errors that no call reported. Shared with the callbacks that wgpu holds.
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
     lost: OnceLock<String>,

@@ -6,7 +6,7 @@ use std::{
     hash::Hash,
 };
 
-/// What a cache of plans has done so far, and what it holds.
+/// Counts of a cache of plans, and the memory that it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CacheStats {
     /// Look-ups that found their plan.

@@ -29,7 +29,7 @@ pub struct Pipeline {
     pub layout: wgpu::BindGroupLayout,
     /// The buffers of group 0, as the shader declares them.
     pub bindings: Vec<Binding>,
-    /// What the uniform with the sizes holds; empty where they are constants.
+    /// The words of the uniform with the sizes; empty where they are constants.
     pub sizes: Vec<Size>,
 }
 

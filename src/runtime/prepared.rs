@@ -52,7 +52,7 @@ impl Step {
     }
 }
 
-/// What a plan's operands refer to.
+/// The buffers that a plan's operands refer to.
 #[derive(Debug, Clone, Copy)]
 pub struct Bound<'a> {
     /// The resident weights by name.

@@ -18,7 +18,7 @@ use crate::{
     weights::{RANDOM, Tensor},
 };
 
-/// What an upload is about to do or has done.
+/// The progress of an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum UploadPhase {
     /// Memory is about to be allocated.
@@ -33,7 +33,7 @@ pub enum UploadPhase {
 /// How far an upload is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UploadProgress {
-    /// What it is at.
+    /// The present phase.
     pub phase: UploadPhase,
     /// Bytes moved so far.
     pub done: u64,

@@ -1,4 +1,4 @@
-//! What runs a generator's graphs: a GPU, or the CPU reference.
+//! The engines that run a generator's graphs: a GPU, or the CPU reference.
 
 mod gpu;
 mod model;
@@ -34,7 +34,7 @@ pub(crate) const MOST_LOGITS: u64 = 256 << 20;
 /// The hidden state that the head reads, by its label in the graph: `[B, T, D]`.
 pub(crate) const FINAL_NORM: &str = "final_norm";
 
-/// What a run is for.
+/// The outputs that a run is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Outputs {
     /// Rows in the cache alone.
@@ -147,12 +147,12 @@ pub(crate) trait Run {
     /// Times the dispatches of the run that [`begin`](Self::begin) makes, greedily; changes no row but its own.
     fn time_run(&mut self, history: &[u32], start: usize, reps: usize, clock: Option<Clock>) -> Result<RunTimes>;
 
-    /// What ends its waits for the device, and its work on the host, with
+    /// The token that ends its waits for the device, and its work on the host, with
     /// [`Error::Cancelled`](crate::Error::Cancelled). Rows and what was begun are then as after any other error; a
     /// submit under way runs to its end, which the next run waits for.
     fn cancel_token(&mut self) -> &mut CancelToken;
 
-    /// What the next call would wait for; none where it would not, and on the reference.
+    /// The submission that the next call would wait for; none where it would not, and on the reference.
     fn pending(&self) -> Option<Pending>;
 
     /// Most tokens that the next run for `outputs` should have: what the device does in a bounded time and can bind.
@@ -227,11 +227,11 @@ pub(crate) trait Sequence: Run + CacheStore + Speculate + Send {
     /// Sizes.
     fn stats(&self) -> ModelStats;
 
-    /// What the plans for several tokens and those for single ones have done.
+    /// Counts of the plans for several tokens and of those for single ones.
     fn plan_stats(&self) -> (CacheStats, CacheStats);
 }
 
-/// What runs a sequence.
+/// The device that runs a sequence.
 pub(crate) enum Engine {
     /// A GPU.
     Gpu(Box<GpuEngine>),

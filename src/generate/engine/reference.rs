@@ -42,7 +42,7 @@ pub(crate) struct ReferenceEngine {
     cancel: CancelToken,
 }
 
-/// What a drafter goes on from.
+/// The hidden states that a drafter starts from.
 #[derive(Clone, Default)]
 struct Hidden {
     /// Tokens of the text that the first row chose the next token of.

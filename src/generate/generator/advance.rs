@@ -6,7 +6,7 @@ use crate::{
     generate::{CancelToken, Outputs, SampleOpts, Sampled},
 };
 
-/// What is under way between two pieces of work.
+/// The work under way between two calls.
 #[derive(Debug, Default)]
 pub(super) struct Lookahead {
     /// How the step that was begun, if one was, chooses its token.

@@ -1,4 +1,4 @@
-//! What computes where no kernel of a device is right.
+//! The engine where no kernel of a device is right.
 
 use std::sync::Arc;
 

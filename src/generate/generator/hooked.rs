@@ -16,7 +16,7 @@ const MOST_NAMED: usize = 64;
 #[derive(Debug)]
 pub(super) struct Look {
     opts: SampleOpts,
-    /// What processors want of its logits.
+    /// The changes of processors to its logits.
     changes: LogitChanges,
 }
 

@@ -109,7 +109,7 @@ impl GemmaGenerator {
         self.engine.context().cloned()
     }
 
-    /// What the device has been asked for so far, by all who share it; `None` on the reference.
+    /// Counts of requests to the device so far, by all who share it; `None` on the reference.
     pub fn counters(&self) -> Option<CounterSnapshot> {
         self.engine.context().map(|context| context.counters().snapshot())
     }
@@ -121,7 +121,7 @@ impl GemmaGenerator {
         self.engine.context().and_then(|context| context.pipeline_cache_bytes())
     }
 
-    /// What became of the pipelines that were given at the start.
+    /// The fate of the pipelines that were given at the start.
     pub fn pipeline_blob(&self) -> PipelineBlob {
         self.engine.context().map_or(PipelineBlob::None, |context| context.pipeline_blob().clone())
     }

@@ -84,12 +84,12 @@ impl GemmaGenerator {
         self.set_decode(DecodePlans::Single(capacity), capacity)
     }
 
-    /// What the plans for runs of several tokens have done since the last `with_*_cache`; zeros on the reference.
+    /// Counts of the plans for runs of several tokens since the last `with_*_cache`; zeros on the reference.
     pub fn prefill_cache_stats(&self) -> CacheStats {
         self.engine.plan_stats().0
     }
 
-    /// What the plans for decode steps, runs of one token, have done since the last `with_*_cache`; zeros on the
+    /// Counts of the plans for decode steps, runs of one token, since the last `with_*_cache`; zeros on the
     /// reference.
     pub fn decode_cache_stats(&self) -> CacheStats {
         self.engine.plan_stats().1

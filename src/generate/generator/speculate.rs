@@ -47,7 +47,7 @@ impl GemmaGenerator {
         }
     }
 
-    /// What the drafter has come to so far; zeros without one.
+    /// Counts of drafted and accepted tokens so far; zeros without a drafter.
     pub fn draft_stats(&self) -> DraftStats {
         self.drafted
     }

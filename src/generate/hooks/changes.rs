@@ -1,4 +1,4 @@
-//! What processors do to logits.
+//! Changes that processors make to logits.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -8,7 +8,7 @@ use super::TokenSet;
 #[derive(Debug, Clone)]
 pub struct LogitChanges {
     vocab_size: usize,
-    /// What is added to each of these tokens' logits.
+    /// The number added to each of these tokens' logits.
     biases: BTreeMap<u32, f32>,
     allowed: Option<TokenSet>,
 }
@@ -65,7 +65,7 @@ impl LogitChanges {
         self.allowed.is_some()
     }
 
-    /// What becomes of a token's logit; −∞ where it is forbidden.
+    /// A token's logit after the changes; −∞ where it is forbidden.
     pub(super) fn of(&self, token: u32, logit: f32) -> f32 {
         match self.allowed.as_ref().is_some_and(|allowed| !allowed.contains(token)) {
             true => f32::NEG_INFINITY,

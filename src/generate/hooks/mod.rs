@@ -1,4 +1,4 @@
-//! What a caller has a say in between the logits of a step and its token.
+//! Hooks of the caller between the logits of a step and its token.
 
 mod changes;
 mod choose;
@@ -84,7 +84,7 @@ impl LogitProcessor for LogitBias {
     }
 }
 
-/// What a caller has a say in: processors in their order, a sampler, and whether log-probabilities are wanted.
+/// The caller's hooks: processors in their order, a sampler, and whether log-probabilities are wanted.
 ///
 /// The device hands over its 64 likeliest tokens and the logits that processors name, a few hundred bytes; where these
 /// do not decide what is chosen, and for a sampler, it hands over the whole row (4·V bytes). What is chosen is the
@@ -169,7 +169,7 @@ impl SampleHooks {
         Ok(())
     }
 
-    /// What all processors want of the logits of the token after `history`.
+    /// The changes of all processors to the logits of the token after `history`.
     pub(crate) fn changes(&mut self, history: &[u32], vocab_size: usize) -> Result<LogitChanges> {
         let mut changes = LogitChanges::new(vocab_size);
         for processor in &mut self.processors {
@@ -182,7 +182,7 @@ impl SampleHooks {
         Ok(changes)
     }
 
-    /// What the sampler chooses, if there is one.
+    /// The sampler's choice, if there is one.
     pub(crate) fn sample(&mut self, row: &[f32], history: &[u32]) -> Option<Result<u32>> {
         let sampler = self.sampler.as_mut()?;
         let chosen = guarded(|| {

@@ -10,7 +10,7 @@ use crate::{
     weights::{GgufFiles, GgufMetadata, ReadOptions, is_gguf},
 };
 
-/// What transformers takes for `top_k` where a model draws and the file says nothing of it.
+/// The default of transformers for `top_k` where a model draws and the file says nothing of it.
 const DEFAULT_TOP_K: usize = 50;
 
 /// Keys of `generation_config.json` that have no say in which token is chosen: ids that others read, lengths,
@@ -45,9 +45,9 @@ const NEUTRAL: [(&str, f64); 13] = [
 ];
 
 impl SampleOpts {
-    /// What the maker of a model recommends, with seed 0: the `generation_config.json` beside its weights, or the
-    /// sampling keys (`general.sampling.…`) of a GGUF file. `None` where these say nothing of sampling. `weights` is a
-    /// path as `conversation::Model::open` takes it.
+    /// The settings that a model's maker recommends, with seed 0: the `generation_config.json` beside its weights, or
+    /// the sampling keys (`general.sampling.…`) of a GGUF file. `None` where these say nothing of sampling. `weights`
+    /// is a path as `conversation::Model::open` takes it.
     ///
     /// A `generation_config.json` means what transformers makes of it: without `do_sample` the likeliest token, with it
     /// `top_k` 50 where the file names none. Of a GGUF file what it does not say has no effect. What is recommended

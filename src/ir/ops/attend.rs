@@ -1,4 +1,4 @@
-//! What attention means, on host arrays, without the score matrix of its definition: keys that a query does not see
+//! The meaning of attention on host arrays, without the score matrix of its definition: keys that a query does not see
 //! cost nothing.
 
 use rayon::prelude::*;

@@ -41,7 +41,7 @@ impl Sizes {
         Self { batch: q[0], new: q[1], heads: q[2], kv_heads: k[2], head_dim: q[3], cached: k[1] }
     }
 
-    /// What a kernel works on, for [`Emit::choose`].
+    /// The work of a kernel, for [`Emit::choose`].
     fn work(&self, kernel: &str, target: &Target) -> String {
         let Self { new, heads, kv_heads, head_dim, .. } = self;
         format!("{kernel}, {}: {heads} heads on {kv_heads} of {head_dim}, {new} queries", target.tier.option().0)

@@ -117,7 +117,7 @@ impl Linear {
     }
 }
 
-/// What the choice of a kernel goes by, beside the sizes.
+/// Facts of the device that a kernel is chosen by, beside the sizes.
 #[derive(Clone, Copy)]
 pub(super) struct LinearParams {
     /// Lanes of a workgroup of one subgroup.
@@ -155,7 +155,7 @@ impl LinearParams {
     }
 }
 
-/// What `linear_vec` needs of the norm of its operand.
+/// The options of `linear_vec` for the norm of its operand.
 fn norm_options(norm: Option<&FusedNorm<Arg>>) -> Vec<(&'static str, String)> {
     match norm.and_then(|norm| Some((norm.op.gain.option().1, norm.gain.as_ref()?.ty.dtype))) {
         Some((gain, dtype)) => vec![("NORM", gain), ("GAIN_WEIGHT", dtype.name().into())],
@@ -240,7 +240,7 @@ impl Part {
         (self.of("linear_tile_shared", options, emit), count, 1)
     }
 
-    /// What the kernel `shader` works on, for [`Emit::choose`].
+    /// The work of the kernel `shader`, for [`Emit::choose`].
     fn work(&self, shader: &str, weights: &[Arg]) -> String {
         let (dtype, count) = (weights[0].ty.dtype, weights.len());
         let Self { rows, inner, columns, .. } = self;

@@ -10,7 +10,7 @@ use crate::ir::{
 /// The fewest rows that fill enough of a workgroup's tile.
 const LEAST_ROWS: usize = 32;
 
-/// What `linear_coop` takes beside the weights: rows in f16 and the power of two that each was divided by.
+/// The operands of `linear_coop` beside the weights: rows in f16 and the power of two that each was divided by.
 pub(super) struct HalfRows {
     rows: Slot,
     scales: Slot,

@@ -6,7 +6,7 @@ use crate::ir::{
     kernel::{Tier, quads_option, weight_option},
 };
 
-/// What a division is chosen by.
+/// The facts that a division is chosen by.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Few {
     pub(super) dtype: DType,
@@ -24,7 +24,7 @@ pub(super) struct Few {
 }
 
 impl Few {
-    /// What the kernel works on, for [`Emit::choose`].
+    /// The kernel's work, for [`Emit::choose`].
     fn work(&self) -> String {
         let Self { dtype, weights, held, inner, columns, layers, .. } = self;
         let tier = self.tier.option().0;

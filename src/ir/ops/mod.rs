@@ -43,8 +43,8 @@ pub use source::{Const, Input, PositionRule, Role, RopeTable, Weight};
 use super::{Case, Data, FixedType, Graph, NodeId, Type, Value, emit::Emit, tolerance::Tolerance};
 use crate::{Error, Result};
 
-/// What an op is. A primitive has [`eval`](OpDef::eval), a composite [`decompose`](OpDef::decompose) (and may have
-/// `eval` too, where materialising the decomposition would cost too much; a test holds the two equal).
+/// The definition of an op. A primitive has [`eval`](OpDef::eval), a composite [`decompose`](OpDef::decompose) (and may
+/// have `eval` too, where materialising the decomposition would cost too much; a test holds the two equal).
 pub trait OpDef {
     /// The name used in printed graphs.
     fn name(&self) -> &'static str;

@@ -26,7 +26,7 @@ pub(super) struct Matrix<'a> {
     inner: usize,
 }
 
-/// What a thread keeps from one piece of work to the next.
+/// Memory that a thread keeps from one piece of work to the next.
 #[derive(Default)]
 pub(super) struct Scratch {
     bytes: Vec<u8>,

@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-/// What is accumulated.
+/// The accumulated function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReduceFn {
     /// Σ
@@ -35,7 +35,7 @@ pub(super) fn sum(row: &[f32], f: impl Fn(f64) -> f64) -> f64 {
 /// Reduces the innermost dimension to 1, f32; the reference sums in f64.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reduce {
-    /// What is accumulated.
+    /// The accumulated function.
     pub f: ReduceFn,
 }
 

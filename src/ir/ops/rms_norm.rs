@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// What the stored weight γ multiplies by.
+/// The factor that the stored weight γ stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gain {
     /// 1 + γ (Gemma 1 to 3)
@@ -34,7 +34,7 @@ pub enum Gain {
 pub struct RmsNorm {
     /// Added to the mean square, inside the root.
     pub eps: f32,
-    /// What the weight means.
+    /// The meaning of the weight.
     pub gain: Gain,
 }
 

@@ -67,7 +67,7 @@ impl Rope {
 }
 
 impl Rope {
-    /// What kernels know of the rotation: `N_ROT`, and `TABLE`, the columns of the table.
+    /// The sizes of the rotation that kernels take: `N_ROT`, and `TABLE`, the columns of the table.
     pub(super) fn overrides(&self, head_dim: usize, width: usize) -> [(&'static str, f64); 2] {
         [("N_ROT", self.rotated(head_dim) as f64), ("TABLE", width as f64)]
     }

@@ -22,7 +22,7 @@ pub enum Role {
     Visible {
         /// How positions follow from what is given.
         rule: PositionRule,
-        /// What a token at a position sees.
+        /// The mask: the keys that a token at a position sees.
         mask: MaskKind,
     },
     /// The runtime: the positions of the `past` rows of a cache that the caller holds, then those of the new tokens,

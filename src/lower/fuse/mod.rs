@@ -30,9 +30,9 @@ pub(super) struct Group {
     pub(super) roots: Vec<NodeId>,
     /// The operands of the first root, as its kernel reads them.
     pub(super) inputs: Vec<NodeId>,
-    /// What the generated text reads besides the roots.
+    /// The values that the generated text reads besides the roots.
     pub(super) extras: Vec<NodeId>,
-    /// What else the kernel computes.
+    /// The other ops that the kernel computes.
     pub(super) fusions: Vec<Fusion<NodeId>>,
     /// The norm of the sink that is a second result.
     pub(super) second: Option<NodeId>,

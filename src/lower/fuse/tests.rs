@@ -1,4 +1,4 @@
-//! What is not absorbed: graphs that look like a model's and are not.
+//! Graphs that look like a model's and must not be fused.
 
 use crate::{
     ir::{

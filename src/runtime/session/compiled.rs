@@ -201,7 +201,7 @@ impl Running {
     }
 }
 
-/// What a run of so many tokens is told.
+/// The step uniform of a run of so many tokens.
 fn step(live: &DimBinding, dims: &DimBinding) -> Step {
     let rows = live.get(sym::SEQ).map_or(u32::MAX, |rows| rows as u32);
     let cache = dims.get(sym::CACHE).map_or(0, |rows| rows as u32);

@@ -1,4 +1,4 @@
-//! What a caller gives to a run, checked against what the graph takes.
+//! A caller's inputs to a run, checked against those of the graph.
 
 use std::sync::Arc;
 
@@ -211,7 +211,7 @@ fn check_indices(graph: &Graph, inputs: &Inputs, live: &DimBinding) -> Result<()
     Ok(())
 }
 
-/// What a node is under other dimensions.
+/// The node that holds the same elements, below all reshapes.
 fn source(graph: &Graph, mut id: NodeId) -> NodeId {
     while let (Op::Reshape(_), [operand]) = (&graph.node(id).op, graph.node(id).inputs.as_slice()) {
         id = *operand;

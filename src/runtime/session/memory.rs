@@ -1,4 +1,4 @@
-//! What compiled graphs take of a device, without taking any of it.
+//! The device memory of compiled graphs, without allocating any.
 
 use super::super::{
     Capabilities, Step,

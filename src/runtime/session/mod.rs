@@ -86,7 +86,7 @@ impl CompileOptions {
 }
 
 impl Session {
-    /// What `profile` comes down to here.
+    /// The options of lowering that `profile` gives on this device.
     fn lower_options(&self, profile: &CompileProfile) -> LowerOptions {
         profile.options(self.context().map_or("cpu", |context| &context.capabilities().backend))
     }

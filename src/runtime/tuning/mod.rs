@@ -50,7 +50,7 @@ pub(crate) struct Budget {
 }
 
 impl Tuning {
-    /// What may be spent on a device; nothing is tried without a budget.
+    /// The time that may be spent on a device; nothing is tried without a budget.
     pub(crate) fn budget(&self, software: bool) -> Option<Budget> {
         let seconds = |test, timing| Some(Budget { test: Duration::from_secs(test), timing: Duration::from_secs(timing) });
         match self {

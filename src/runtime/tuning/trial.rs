@@ -86,7 +86,7 @@ impl<'a> Trial<'a> {
     /// Compares what `plan` computes with the reference.
     ///
     /// # Errors
-    /// What is wrong, as text; [`Error`] for what says nothing of the kernel.
+    /// The difference, as text; [`Error`] for failures that say nothing of the kernel.
     pub(crate) fn check(&self, plan: &Plan) -> Result<std::result::Result<(), String>> {
         let expected = self.expected(&self.inputs)?;
         // What takes a root is given what has one.

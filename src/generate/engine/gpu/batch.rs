@@ -52,7 +52,7 @@ pub(super) fn rows_for(sequences: usize) -> usize {
     sequences.next_power_of_two().max(2)
 }
 
-/// What is lowered for a step of several sequences.
+/// The lowered plans of a step of several sequences.
 pub(super) struct BatchPlans {
     pub(super) step: Plan,
     pub(super) argmax: Plan,
@@ -83,7 +83,7 @@ impl BatchPlans {
 pub(super) struct Batches {
     /// By sequences and rows of the caches that grow; `None` where the device or the model cannot.
     plans: Lru<[usize; 2], Option<Batch>>,
-    /// What they were compiled by.
+    /// The profiles that they were compiled with.
     profiles: Profiles,
     /// Of the steps, and of the two sorts of samplers, both of which may follow one step.
     scratch: [ScratchPool; 3],
@@ -148,7 +148,7 @@ pub(super) struct Batch {
     warm: bool,
 }
 
-/// What a step brings back.
+/// The bytes that a step reads back.
 #[derive(Default)]
 struct Read {
     /// The likeliest token of each row.

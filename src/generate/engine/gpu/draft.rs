@@ -37,7 +37,7 @@ struct Buffers {
     drafted: Buffer,
 }
 
-/// What engines of one model share.
+/// The part that engines of one model share.
 struct Shared {
     model: Arc<DraftModel>,
     /// Its own weights, and the target's embedding.
@@ -132,7 +132,7 @@ impl GpuDrafter {
     }
 }
 
-/// What makes a draft.
+/// The device that makes a draft.
 struct By<'a> {
     context: &'a GpuContext,
     /// Ends its waits.

@@ -31,7 +31,7 @@ impl Estimate {
     }
 }
 
-/// What each dispatch of a run takes.
+/// The estimated time of each dispatch of a run.
 pub(super) fn estimate(plan: &Plan, live: Live, shard_bytes: &dyn Fn(&str, usize) -> u64) -> Arc<[Estimate]> {
     let of = |dispatch| {
         let cost = cost(plan, dispatch, live, shard_bytes);

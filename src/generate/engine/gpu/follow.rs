@@ -1,4 +1,4 @@
-//! What becomes of the logits of a run.
+//! The use of a run's logits.
 
 use super::PlanKey;
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     runtime::Step,
 };
 
-/// What runs after the plan, and what is read back.
+/// The sampler that runs after the plan, and so what is read back.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum SampleMode {
     Nothing,

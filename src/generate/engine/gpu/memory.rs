@@ -1,4 +1,4 @@
-//! What a generator will allocate, without allocating any of it.
+//! The device memory of a generator, without allocating any.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -27,7 +27,7 @@ use crate::{
     runtime::{Arrangement, Capabilities, StagingRing, pooled_bytes, size_block_bytes, split},
 };
 
-/// What is asked of a device.
+/// The sizes that a memory plan is for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MemoryAsked {
     /// Tokens that the caches shall hold, of each conversation.

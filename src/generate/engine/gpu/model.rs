@@ -1,4 +1,4 @@
-//! What every generator of one model on one GPU shares.
+//! The part that all generators of one model on one GPU share.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -83,7 +83,7 @@ impl GpuModel {
         BatchPlans::lower(self.context.capabilities(), &self.target, built, profiles, &Placed(&self.weights), sizes)
     }
 
-    /// What chooses the likeliest token of each of the `rows` rows of logits that `plan` makes.
+    /// The plan that chooses the likeliest token of each of the `rows` rows of logits that `plan` makes.
     pub(super) fn argmax(&self, rows: usize, plan: &Plan) -> Plan {
         argmax(rows, self.model.config.vocab_size, plan, &self.target)
     }
@@ -140,14 +140,14 @@ impl GpuModel {
     }
 }
 
-/// What a model's kernels are chosen by on a device, if `untimed` without what was timed there.
+/// The target of a model's kernels on a device, if `untimed` without the findings of timings.
 pub(super) fn target(context: &GpuContext, untimed: bool) -> Target {
     let choices = context.kernel_choices();
     let choices = Arc::new(if untimed { choices.untimed() } else { choices });
     Target { choices, ..context.capabilities().target() }
 }
 
-/// What `profile` comes down to for a generator.
+/// The options of lowering that `profile` gives for a generator.
 pub(super) fn options(profile: &CompileProfile, capabilities: &Capabilities) -> LowerOptions {
     LowerOptions { chosen_from: Some(LOGITS.into()), ..profile.options(&capabilities.backend) }
 }

@@ -169,7 +169,7 @@ impl Plans {
     }
 }
 
-/// What a sampler binds of a plan.
+/// The outputs of a plan that a sampler binds.
 pub(super) fn logits_of(plan: &PreparedPlan) -> Result<HashMap<String, (Arc<Buffer>, u64)>> {
     let (logits, offset, _) = output(plan, LOGITS)?;
     let mut inputs = HashMap::from([("logits".to_string(), (logits.clone(), offset))]);

@@ -146,7 +146,7 @@ impl GpuEngine {
 /// Buffer, offset and bytes of what is read back.
 type Source<'a> = (&'a Arc<Buffer>, u64, u64);
 
-/// What chooses a token of the run's logits, if the device does, and what is read back.
+/// The sampler of the run's logits, if the device chooses, and the bytes that are read back.
 fn result<'a>(
     plan: &'a PreparedPlan,
     samplers: Option<&'a Samplers>,

@@ -17,7 +17,7 @@ pub(super) struct RunPlan {
     pub(super) built: Arc<BuiltModel>,
 }
 
-/// What a plan is bound to.
+/// The buffers that a plan is bound to.
 pub(super) struct Binding<'a> {
     pub(super) weights: &'a HashMap<String, ResidentWeight>,
     /// New tokens that the input block has room for.
