@@ -1,4 +1,4 @@
-//! A graph whose sizes are known, with the operands that are the same elements in the same order seen as one value.
+//! A graph with its sizes bound. Reshapes and the like resolve to their operand, which holds the same elements.
 
 use std::{borrow::Cow, collections::BTreeMap, ops::Range};
 

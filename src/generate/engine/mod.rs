@@ -58,7 +58,7 @@ pub(crate) struct Sampled {
     pub(crate) predicted: bool,
 }
 
-/// The logits of a run, as far as a look at them goes.
+/// All logits of a run, or only the largest and those that were asked for.
 pub(crate) enum LogitsView {
     /// All of them `[V]`.
     Full(Vec<f32>),

@@ -23,10 +23,15 @@ pub(super) struct Lookahead {
 }
 
 impl GemmaGenerator {
-    /// Does the next piece of work: submits a slice of a run over a part of the tokens that have no rows yet, or of a
-    /// step, or waits for the step that was begun and returns its token, while the step after that runs (with a drafter
-    /// several tokens may come at once). Tokens that are returned are in the history, none of them after a stop token.
-    /// At most `most`, which is not 0, will still be asked for.
+    /// Does the next piece of work, which is one of three:
+    ///
+    /// - submit a slice of a run over tokens of the prompt that have no rows yet;
+    /// - begin a step, or submit its next slice;
+    /// - wait for the step that was begun and return its token, while the step after it runs. With a drafter several
+    ///   tokens may come at once.
+    ///
+    /// Returned tokens are in the history, none of them after a stop token. At most `most`, which is not 0, will still
+    /// be asked for.
     ///
     /// # Errors
     /// As [`step_cached`](Self::step_cached). What was begun is dropped; history and rows stay usable.

@@ -82,9 +82,9 @@ pub struct GeneratorOptions {
     /// however a text came about, in one prompt or step by step, alone or [together](GemmaGenerator::decode_batch) with
     /// others. Without it numbers of different kernels meet, and where two tokens are as likely up to rounding either
     /// may come. Costs speed: prompts go in runs of 16 tokens and of one, too few for cooperative matrices, steps
-    /// together one after the other, and every 16th step takes a run of
-    /// 16. The bits are those of the plans for steps too ([`GemmaGenerator::with_decode_cache`]), of the context's
-    ///     length where it is no power of two, and of the profiles. Default: no.
+    /// together one after the other, and every 16th step takes a run of so many. The bits are those of the plans for
+    /// steps too ([`GemmaGenerator::with_decode_cache`]), of the context's length where it is no power of two, and of
+    /// the profiles. Default: no.
     pub deterministic: bool,
     /// Checkpoints ([`GemmaGenerator::checkpoint`]) that a generator keeps, each of which may come to hold a copy of
     /// the sliding layers' caches ([`MemoryPlan::sliding_cache`]), which no plan counts. Default: 2; none under a

@@ -25,8 +25,8 @@ use crate::{
 pub(super) struct Group {
     /// The value that is written.
     pub(super) sink: NodeId,
-    /// The op that has the kernel, whose epilogue or whose result the sink is; none for a region. Products that share
-    /// the kernel follow it; of concatenated ones the first is the sink.
+    /// The op whose kernel runs, first; the sink is its result, or that of its epilogue. Empty for a region. Products
+    /// that share the kernel follow; of concatenated ones the first is the sink.
     pub(super) roots: Vec<NodeId>,
     /// The operands of the first root, as its kernel reads them.
     pub(super) inputs: Vec<NodeId>,
