@@ -118,12 +118,12 @@ impl PreparedPlan {
         pipelines.prepare(plan.dispatches.iter().map(|dispatch| &dispatch.kernel))?;
         let slots = regions(context, plan, bound.inputs, scratch)?;
         let sizes = SizeBlocks::new(pipelines, plan)?;
-        let mut seated = HashMap::<usize, usize>::new();
+        let mut held = HashMap::<usize, usize>::new();
         let make = |dispatch: &Dispatch| {
             let (pipeline, sequence) = (pipelines.get(&dispatch.kernel)?, sequence_of(dispatch));
             let group = match sequence.filter(|_| binds_caches(plan, dispatch)) {
                 Some(sequence) => {
-                    let count = seated.entry(sequence).or_default();
+                    let count = held.entry(sequence).or_default();
                     *count += 1;
                     Group::SequenceSlot(*count - 1)
                 }
@@ -163,23 +163,23 @@ impl PreparedPlan {
         self.record_step(pass, &self.steps[index], None);
     }
 
-    /// As [`record_part`](Self::record_part), what serves all sequences and what serves those that `seats` has one for,
+    /// As [`record_part`](Self::record_part), what serves all sequences and what serves those that `slots` has one for,
     /// by their rows.
-    pub(crate) fn record_seated(&self, pass: &mut wgpu::ComputePass<'_>, seats: &[Option<&SequenceSlot>], part: Range<usize>) {
+    pub(crate) fn record_slots(&self, pass: &mut wgpu::ComputePass<'_>, slots: &[Option<&SequenceSlot>], part: Range<usize>) {
         for step in &self.steps[part] {
-            let seat = step.sequence.and_then(|sequence| seats.get(sequence).copied().flatten());
-            if step.sequence.is_none() || seat.is_some() {
-                self.record_step(pass, step, seat);
+            let slot = step.sequence.and_then(|sequence| slots.get(sequence).copied().flatten());
+            if step.sequence.is_none() || slot.is_some() {
+                self.record_step(pass, step, slot);
             }
         }
     }
 
-    /// A seat in the row `sequence`; the caches are among the inputs of `bound`, by the names of the graph's inputs.
+    /// A slot in the row `sequence`; the caches are among the inputs of `bound`, by the names of the graph's inputs.
     /// All else is as it was given for `plan`, of which this was made.
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub(crate) fn seat(&self, context: &GpuContext, plan: &Plan, bound: Bound<'_>, sequence: usize) -> Result<SequenceSlot> {
+    pub(crate) fn slot(&self, context: &GpuContext, plan: &Plan, bound: Bound<'_>, sequence: usize) -> Result<SequenceSlot> {
         let mut slots = self.slots.clone();
         for (slot, info) in slots.iter_mut().zip(&plan.slots) {
             if let SlotKind::CacheOf { sequence: row, name, .. } = &info.kind
@@ -196,11 +196,11 @@ impl PreparedPlan {
         Ok(SequenceSlot(groups.collect::<Result<_>>()?))
     }
 
-    fn record_step(&self, pass: &mut wgpu::ComputePass<'_>, step: &Recorded, seat: Option<&SequenceSlot>) {
+    fn record_step(&self, pass: &mut wgpu::ComputePass<'_>, step: &Recorded, slot: Option<&SequenceSlot>) {
         let Recorded { pipeline, group, workgroups: [x, y, z], .. } = step;
         let group = match group {
             Group::Own(group) => Some(group),
-            Group::SequenceSlot(index) => seat.and_then(|seat| seat.0.get(*index)),
+            Group::SequenceSlot(index) => slot.and_then(|slot| slot.0.get(*index)),
         };
         let Some(group) = group else { return };
         pass.set_pipeline(&pipeline.raw);

@@ -12,7 +12,7 @@ use super::{
     output,
     run_plan::{Binding, RunPlan},
     short_list,
-    slices::SubmitSplitter,
+    submit_splitter::SubmitSplitter,
 };
 use crate::{
     Error, Result,
@@ -27,8 +27,8 @@ use crate::{
 /// Plans that a model keeps for steps of several sequences: the buckets of their number, and two of rows.
 const KEPT_PLANS: usize = 10;
 
-/// Plans that a sequence keeps its seat in.
-const KEPT_SEATS: usize = 4;
+/// Plans that a sequence keeps its slot in.
+const KEPT_SLOTS: usize = 4;
 
 /// One sequence's part in a step.
 pub(crate) struct GpuTurn<'a> {
@@ -40,11 +40,11 @@ pub(crate) struct GpuTurn<'a> {
     pub(crate) opts: &'a SampleOpts,
 }
 
-/// The seat of a sequence in the plan `batch`.
+/// The slot of a sequence in the plan `batch`.
 pub(super) struct HeldSlot {
     batch: u64,
     pub(super) row: usize,
-    seat: SequenceSlot,
+    slot: SequenceSlot,
 }
 
 /// Rows of the plan for so many sequences: 2, 4, 8, 16, 32.
@@ -179,31 +179,31 @@ impl GpuEngine {
         // Held for the whole step: the plan's inputs and results are this step's.
         let mut batches = model.batches.lock().unwrap_or_else(PoisonError::into_inner);
         for turn in turns.iter_mut() {
-            // A seat keeps its plan's buffers.
-            turn.engine.seats.retain(|seated| batches.plans.values().flatten().any(|batch| batch.id == seated.batch));
+            // A slot keeps its plan's buffers.
+            turn.engine.slots.retain(|held| batches.plans.values().flatten().any(|batch| batch.id == held.batch));
         }
         let sizes = [rows_for(turns.len()), capacity, ring];
-        let seated = match batches.ready(&model, &profiles, sizes, &turns[0].engine.slices) {
+        let held = match batches.ready(&model, &profiles, sizes, &turns[0].engine.slices) {
             Ok(None) => return Ok(None),
-            Ok(Some(batch)) => batch.seat(&model, turns).map(|order| (batch, order)),
+            Ok(Some(batch)) => batch.slot(&model, turns).map(|order| (batch, order)),
             Err(error) => Err(error),
         };
-        let (batch, order) = match seated {
+        let (batch, order) = match held {
             Err(Error::OutOfMemory { .. }) => return Ok(None),
-            seated => seated?,
+            held => held?,
         };
-        let follows: Vec<SampleMode> = order.iter().map(|turn| SampleMode::for_choosing(turns[*turn].opts)).collect();
-        batch.write(&model, turns, &order, &follows)?;
-        let read = batch.run(&model, turns, &order, &follows)?;
-        let chosen = order.iter().zip(&follows).enumerate();
+        let modes: Vec<SampleMode> = order.iter().map(|turn| SampleMode::for_choosing(turns[*turn].opts)).collect();
+        batch.write(&model, turns, &order, &modes)?;
+        let read = batch.run(&model, turns, &order, &modes)?;
+        let chosen = order.iter().zip(&modes).enumerate();
         let mut chosen: Vec<(usize, Result<u32>)> =
-            chosen.map(|(row, (turn, follow))| (*turn, batch.choose(&model, &turns[*turn], *follow, row, &read))).collect();
+            chosen.map(|(row, (turn, mode))| (*turn, batch.choose(&model, &turns[*turn], *mode, row, &read))).collect();
         chosen.sort_by_key(|(turn, _)| *turn);
         Ok(Some(chosen.into_iter().map(|(_, token)| token).collect()))
     }
 
-    pub(super) fn seat_in(&self, batch: u64) -> Option<&HeldSlot> {
-        self.seats.iter().find(|seated| seated.batch == batch)
+    pub(super) fn slot_in(&self, batch: u64) -> Option<&HeldSlot> {
+        self.slots.iter().find(|held| held.batch == batch)
     }
 }
 
@@ -231,11 +231,11 @@ impl Batch {
     }
 
     /// Gives every sequence a row, its own of the last step where it can: the sequence of each row.
-    fn seat(&self, model: &GpuModel, turns: &mut [GpuTurn<'_>]) -> Result<Vec<usize>> {
+    fn slot(&self, model: &GpuModel, turns: &mut [GpuTurn<'_>]) -> Result<Vec<usize>> {
         let mut order = vec![None; turns.len()];
         let mut without = Vec::new();
         for (index, turn) in turns.iter().enumerate() {
-            let known = turn.engine.seat_in(self.id).and_then(|seated| order.get_mut(seated.row));
+            let known = turn.engine.slot_in(self.id).and_then(|held| order.get_mut(held.row));
             match known {
                 Some(row) if row.is_none() => *row = Some(index),
                 _ => without.push(index),
@@ -248,7 +248,7 @@ impl Batch {
                 Some(index) => index,
                 None => {
                     let Some(index) = without.next() else { break };
-                    self.take_seat(model, turns[index].engine, row)?;
+                    self.take_slot(model, turns[index].engine, row)?;
                     index
                 }
             };
@@ -257,49 +257,49 @@ impl Batch {
         Ok(rows)
     }
 
-    fn take_seat(&self, model: &GpuModel, engine: &mut GpuEngine, row: usize) -> Result<()> {
+    fn take_slot(&self, model: &GpuModel, engine: &mut GpuEngine, row: usize) -> Result<()> {
         let inputs: HashMap<_, _> = engine.caches.bindings().collect();
         let bound = Bound { weights: &model.weights, inputs: &inputs, step: self.run.block.buffer() };
-        let seat = self.run.plan.seat(&model.context, &self.lowered, bound, row)?;
-        engine.seats.retain(|seated| seated.batch != self.id);
-        engine.seats.drain(..(engine.seats.len() + 1).saturating_sub(KEPT_SEATS));
-        engine.seats.push(HeldSlot { batch: self.id, row, seat });
+        let slot = self.run.plan.slot(&model.context, &self.lowered, bound, row)?;
+        engine.slots.retain(|held| held.batch != self.id);
+        engine.slots.drain(..(engine.slots.len() + 1).saturating_sub(KEPT_SLOTS));
+        engine.slots.push(HeldSlot { batch: self.id, row, slot });
         Ok(())
     }
 
-    fn write(&mut self, model: &GpuModel, turns: &[GpuTurn<'_>], order: &[usize], follows: &[SampleMode]) -> Result<()> {
+    fn write(&mut self, model: &GpuModel, turns: &[GpuTurn<'_>], order: &[usize], modes: &[SampleMode]) -> Result<()> {
         let mut steps = Vec::new();
         let mut tokens = Vec::new();
         let mut positions = Vec::new();
-        for (row, (turn, follow)) in order.iter().zip(follows).enumerate() {
+        for (row, (turn, mode)) in order.iter().zip(modes).enumerate() {
             let GpuTurn { engine, history, .. } = &turns[*turn];
             let (end, capacity) = (history.len() as u32, engine.caches.rows() as u32);
-            steps.push(follow.choosing(Step { end, capacity, sequence: row as u32, ..Step::all(1) }, history.len()));
+            steps.push(mode.choosing(Step { end, capacity, sequence: row as u32, ..Step::all(1) }, history.len()));
             tokens.push(history.last().copied().unwrap_or(0));
             positions.push(history.len().saturating_sub(1));
         }
         self.run.block.write_batch(&model.context, &steps, &tokens, &positions, &self.run.built)
     }
 
-    fn run(&mut self, model: &GpuModel, turns: &[GpuTurn<'_>], order: &[usize], follows: &[SampleMode]) -> Result<Read> {
+    fn run(&mut self, model: &GpuModel, turns: &[GpuTurn<'_>], order: &[usize], modes: &[SampleMode]) -> Result<Read> {
         let context = &model.context;
         let mut go_on = || turns.iter().try_for_each(|turn| turn.engine.cancel.check("a step of several sequences"));
-        let seat = |turn: &usize| turns[*turn].engine.seat_in(self.id).map(|seated| &seated.seat);
-        let seats: Vec<Option<&SequenceSlot>> = order.iter().map(seat).collect();
-        let (listed, draws) = (SequenceSlot::default(), |follow: &SampleMode| matches!(follow, SampleMode::Draw(_)));
-        let drawn: Vec<Option<&SequenceSlot>> = follows.iter().map(|follow| draws(follow).then_some(&listed)).collect();
-        let last_drawn = follows.iter().rposition(draws);
-        let greedy = follows.contains(&SampleMode::Argmax);
+        let slot = |turn: &usize| turns[*turn].engine.slot_in(self.id).map(|held| &held.slot);
+        let slots: Vec<Option<&SequenceSlot>> = order.iter().map(slot).collect();
+        let (listed, draws) = (SequenceSlot::default(), |mode: &SampleMode| matches!(mode, SampleMode::Draw(_)));
+        let drawn: Vec<Option<&SequenceSlot>> = modes.iter().map(|mode| draws(mode).then_some(&listed)).collect();
+        let last_drawn = modes.iter().rposition(draws);
+        let greedy = modes.contains(&SampleMode::Argmax);
         let mut staged: [Option<StagedRead>; 2] = [None, None];
         let warm = std::mem::replace(&mut self.warm, true);
-        let mut run = self.slices.of_run(context, &self.estimates, seats.len(), warm);
+        let mut run = self.slices.of_run(context, &self.estimates, slots.len(), warm);
         while !run.is_whole() {
             self.slices.submit_next(context, &mut go_on, &mut run, |encoder, slice| {
                 if slice.first {
                     self.run.plan.reset(encoder);
                 }
                 let mut pass = slice.begin_pass(encoder);
-                self.run.plan.record_seated(&mut pass, &seats, slice.dispatches.clone());
+                self.run.plan.record_slots(&mut pass, &slots, slice.dispatches.clone());
                 if !slice.last {
                     return Ok(());
                 }
@@ -307,7 +307,7 @@ impl Batch {
                     self.argmax.record(&mut pass);
                 }
                 if last_drawn.is_some() {
-                    self.lists.record_seated(&mut pass, &drawn, 0..self.lists.dispatch_count());
+                    self.lists.record_slots(&mut pass, &drawn, 0..self.lists.dispatch_count());
                 }
                 drop(pass);
                 if greedy {
@@ -344,8 +344,8 @@ impl Batch {
     }
 
     /// The token of `row`, of which the whole row of logits is read where it must be.
-    fn choose(&self, model: &GpuModel, turn: &GpuTurn<'_>, follow: SampleMode, row: usize, read: &Read) -> Result<u32> {
-        match follow {
+    fn choose(&self, model: &GpuModel, turn: &GpuTurn<'_>, mode: SampleMode, row: usize, read: &Read) -> Result<u32> {
+        match mode {
             SampleMode::Argmax => return chosen(&read.tokens[row * 4..][..4], turn.history.len()),
             SampleMode::Draw(_) => {
                 let bytes = self.list_bytes()? as usize;

@@ -2,7 +2,7 @@
 
 use std::{ops::Range, sync::Arc};
 
-use super::pace::SLOWEST;
+use super::chunk_sizer::SLOWEST;
 use crate::plan::{Live, Plan, cost};
 
 /// Bytes a second of the slowest GPU, by which runs are cut that were never measured.

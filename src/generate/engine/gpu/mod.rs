@@ -3,20 +3,20 @@
 mod batch;
 mod cache_rows;
 mod caches;
+mod chunk_sizer;
 mod draft;
 mod early;
 mod estimate;
-mod follow;
 mod inputs;
-mod look;
+mod logits_view;
 mod memory;
 mod model;
-mod pace;
 mod plans;
 mod run;
 mod run_plan;
-mod slices;
+mod sample_mode;
 mod speculate;
+mod submit_splitter;
 #[cfg(test)]
 mod tests;
 mod timing;
@@ -27,14 +27,14 @@ use std::{collections::VecDeque, ops::Range, sync::Arc, time::Duration};
 pub(crate) use batch::GpuTurn;
 use batch::HeldSlot;
 use caches::Caches;
+use chunk_sizer::ChunkSizer;
 use draft::GpuDrafter;
-use follow::SampleMode;
-use look::{chosen, short_list};
+use logits_view::{chosen, short_list};
 pub(crate) use memory::{MemoryAsked, largest, plan_memory};
 use model::GpuModel;
-use pace::ChunkSizer;
 use plans::{PlanKey, Plans, Ready, output};
-use slices::{Sliced, SubmitSplitter, Timed, nothing_begun};
+use sample_mode::SampleMode;
+use submit_splitter::{Sliced, SubmitSplitter, Timed, nothing_begun};
 
 use crate::{
     Error, Result,
@@ -62,11 +62,11 @@ pub(crate) struct GpuEngine {
     sliced: Option<SlicedRun>,
     /// Runs that will choose a token, oldest first.
     begun: VecDeque<Begun>,
-    /// The plan whose logits were looked at last.
-    looked: Option<PlanKey>,
+    /// The plan whose logits were viewed last.
+    viewed: Option<PlanKey>,
     drafter: Option<GpuDrafter>,
     /// In plans for several sequences, those used last at the end.
-    seats: Vec<HeldSlot>,
+    slots: Vec<HeldSlot>,
     /// Ends waits for the device.
     cancel: CancelToken,
 }
@@ -74,7 +74,7 @@ pub(crate) struct GpuEngine {
 /// A run of which slices are left to submit.
 struct SlicedRun {
     key: PlanKey,
-    follow: SampleMode,
+    mode: SampleMode,
     rows: Range<usize>,
     slices: Sliced,
 }
@@ -82,7 +82,7 @@ struct SlicedRun {
 /// A run that was submitted and whose result is not yet read.
 struct Begun {
     key: PlanKey,
-    follow: SampleMode,
+    mode: SampleMode,
     /// Pieces of what is read back, in order.
     staged: Vec<StagedRead>,
     submission: wgpu::SubmissionIndex,
@@ -141,11 +141,11 @@ impl GpuEngine {
         let in_flight = None;
         let sliced = None;
         let begun = VecDeque::new();
-        let looked = None;
+        let viewed = None;
         let drafter = None;
-        let seats = Vec::new();
+        let slots = Vec::new();
         let cancel = CancelToken::new();
-        Self { model, caches, policy, profiles, plans, pace, slices, in_flight, sliced, begun, looked, drafter, seats, cancel }
+        Self { model, caches, policy, profiles, plans, pace, slices, in_flight, sliced, begun, viewed, drafter, slots, cancel }
     }
 
     /// Another engine of the same model.
@@ -203,10 +203,10 @@ impl Run for GpuEngine {
     fn finish(&mut self, history: &[u32], opts: &SampleOpts) -> Result<Sampled> {
         self.submit_all()?;
         let begun = self.begun.pop_front().ok_or_else(nothing_begun)?;
-        let (key, follow) = (begun.key, begun.follow);
+        let (key, mode) = (begun.key, begun.mode);
         let bytes = self.collect(begun)?;
         let mut bytes_read = bytes.len() as u64;
-        let row: Vec<f32> = match follow {
+        let row: Vec<f32> = match mode {
             SampleMode::Argmax => return Ok(Sampled { token: chosen(&bytes, history.len())?, bytes_read, predicted: true }),
             SampleMode::Draw(_) => {
                 let (list, drawn) = short_list(&bytes);
@@ -242,7 +242,7 @@ impl Run for GpuEngine {
     }
 
     fn full_logits(&mut self) -> Result<Vec<f32>> {
-        let key = self.looked.ok_or_else(nothing_begun)?;
+        let key = self.viewed.ok_or_else(nothing_begun)?;
         self.row_of(&key)
     }
 
@@ -285,7 +285,7 @@ impl Run for GpuEngine {
         let row = self.model.model.config.vocab_size as u64 * 4;
         // A slot has 16 bytes more than its rows.
         let bindable = (self.model.target.max_binding.min(MOST_LOGITS).saturating_sub(16) / row).max(1) as usize;
-        pace::bucket_below(bindable)
+        chunk_sizer::bucket_below(bindable)
     }
 
     fn largest_chunk(&self) -> usize {
@@ -302,7 +302,7 @@ impl CacheStore for GpuEngine {
             self.caches.allocate(&self.model.context, &built.graph, rows)?;
             // Their bind groups hold the smaller caches.
             self.plans.forget_caches();
-            self.seats.clear();
+            self.slots.clear();
             self.drafter.iter_mut().for_each(GpuDrafter::forget_caches);
         }
         Ok(())
@@ -360,7 +360,7 @@ impl Sequence for GpuEngine {
     fn set_profiles(&mut self, profiles: Profiles) -> Result<()> {
         self.model.check(&profiles, self.caches.ring())?;
         self.caches = Caches::new(self.caches.ring());
-        self.seats.clear();
+        self.slots.clear();
         self.plans = Plans::new(&self.policy);
         self.profiles = profiles;
         self.drafter.iter_mut().for_each(GpuDrafter::forget_caches);

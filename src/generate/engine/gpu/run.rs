@@ -32,8 +32,8 @@ impl GpuEngine {
     }
 
     /// Writes the inputs and submits the plan and what follows it; what is to be read back is staged.
-    pub(super) fn submit(&mut self, key: PlanKey, tokens: Tokens, start: usize, follow: SampleMode) -> Result<Option<Begun>> {
-        let mut begun = self.submit_first(key, tokens, start, follow)?;
+    pub(super) fn submit(&mut self, key: PlanKey, tokens: Tokens, start: usize, mode: SampleMode) -> Result<Option<Begun>> {
+        let mut begun = self.submit_first(key, tokens, start, mode)?;
         while self.sliced.is_some() {
             begun = self.submit_slice(None)?;
         }
@@ -41,13 +41,7 @@ impl GpuEngine {
     }
 
     /// As [`submit`](Self::submit), of the first slice; the run is whole if no other is left.
-    pub(super) fn submit_first(
-        &mut self,
-        key: PlanKey,
-        tokens: Tokens,
-        start: usize,
-        follow: SampleMode,
-    ) -> Result<Option<Begun>> {
+    pub(super) fn submit_first(&mut self, key: PlanKey, tokens: Tokens, start: usize, mode: SampleMode) -> Result<Option<Begun>> {
         self.settle()?;
         let context = &self.model.context;
         let Ready { run: RunPlan { block, built, .. }, warm, estimates, .. } = self.plans.of(&key).ready(&key)?;
@@ -55,13 +49,13 @@ impl GpuEngine {
             Tokens::Given(tokens) => (tokens, None),
             Tokens::Chosen(buffer, offset) => (&[0][..], Some((buffer, offset, 4))),
         };
-        block.write(context, follow.step(&key, start, given.len()), given, start, built, key.resident)?;
+        block.write(context, mode.step(&key, start, given.len()), given, start, built, key.resident)?;
         let warm = std::mem::replace(warm, true);
         let slices = self.slices.of_run(context, estimates, key.tokens, warm);
-        if follow == SampleMode::Nothing && warm && slices.is_one() {
+        if mode == SampleMode::Nothing && warm && slices.is_one() {
             self.pace.started(given.len());
         }
-        self.sliced = Some(SlicedRun { key, follow, rows: start..start + given.len(), slices });
+        self.sliced = Some(SlicedRun { key, mode, rows: start..start + given.len(), slices });
         self.submit_slice(chosen)
     }
 
@@ -69,10 +63,10 @@ impl GpuEngine {
     /// run that becomes whole is in flight or, where something is read back, returned; one that fails is given up.
     pub(super) fn submit_slice(&mut self, chosen: Option<(&Buffer, u64, u64)>) -> Result<Option<Begun>> {
         let Some(mut run) = self.sliced.take() else { return Ok(None) };
-        let SlicedRun { key, follow, rows, slices } = &mut run;
+        let SlicedRun { key, mode, rows, slices } = &mut run;
         let context = &self.model.context;
         let Ready { run: RunPlan { plan, block, .. }, samplers, .. } = self.plans.of(key).ready(key)?;
-        let (sampler, source) = result(plan, samplers.as_ref(), *follow)?;
+        let (sampler, source) = result(plan, samplers.as_ref(), *mode)?;
         let mut staged = Vec::new();
         let submitted =
             self.slices.submit_next(context, &mut || self.cancel.check("a run of the model"), slices, |encoder, slice| {
@@ -109,7 +103,7 @@ impl GpuEngine {
             self.sliced = Some(run);
             return Ok(None);
         }
-        let token = source.and_then(|(buffer, offset, bytes)| match run.follow {
+        let token = source.and_then(|(buffer, offset, bytes)| match run.mode {
             SampleMode::Argmax => Some((buffer.clone(), offset)),
             // A draw that the list cannot decide runs its token again, by the same plan, if its logits are gone.
             SampleMode::Draw(_) if run.rows.len() == 1 => Some((buffer.clone(), offset + bytes - 4)),
@@ -120,7 +114,7 @@ impl GpuEngine {
             self.in_flight = Some((submission, timed));
             return Ok(None);
         }
-        Ok(Some(Begun { key: run.key, follow: run.follow, staged, submission, timed, token }))
+        Ok(Some(Begun { key: run.key, mode: run.mode, staged, submission, timed, token }))
     }
 
     /// Submits what slices are left of the run under way.
@@ -134,8 +128,8 @@ impl GpuEngine {
 
     pub(super) fn logits(&mut self, tokens: &[u32], start: usize, resident: bool, want: Outputs) -> Result<Vec<f32>> {
         let key = self.prepare(tokens.len(), start + tokens.len(), resident, want)?;
-        let follow = if want == Outputs::Nothing { SampleMode::Nothing } else { SampleMode::Logits };
-        let bytes = match self.submit(key, Tokens::Given(tokens), start, follow)? {
+        let mode = if want == Outputs::Nothing { SampleMode::Nothing } else { SampleMode::Logits };
+        let bytes = match self.submit(key, Tokens::Given(tokens), start, mode)? {
             Some(begun) => self.collect(begun)?,
             None => Vec::new(),
         };
@@ -150,14 +144,14 @@ type Source<'a> = (&'a Arc<Buffer>, u64, u64);
 fn result<'a>(
     plan: &'a PreparedPlan,
     samplers: Option<&'a Samplers>,
-    follow: SampleMode,
+    mode: SampleMode,
 ) -> Result<(Option<&'a PreparedPlan>, Option<Source<'a>>)> {
-    let sampler = samplers.and_then(|samplers| match follow {
+    let sampler = samplers.and_then(|samplers| match mode {
         SampleMode::Argmax => Some(&samplers.argmax),
         SampleMode::Draw(_) => Some(&samplers.top_k),
         SampleMode::Nothing | SampleMode::Logits => None,
     });
-    let source = match (follow, sampler) {
+    let source = match (mode, sampler) {
         (SampleMode::Nothing, _) => None,
         (_, Some(sampler)) => Some(output(sampler, "token")?),
         (_, None) => Some(output(plan, LOGITS)?),

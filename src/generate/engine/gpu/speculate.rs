@@ -13,13 +13,13 @@ impl GpuEngine {
         let start = history.len() - 1;
         let run = [&history[start..], drafted].concat();
         let key = self.prepare(run.len(), start + run.len(), true, Outputs::Each)?;
-        let follow = SampleMode::for_choosing(opts);
-        let begun = self.submit(key, Tokens::Given(&run), start, follow)?.ok_or_else(nothing_begun)?;
+        let mode = SampleMode::for_choosing(opts);
+        let begun = self.submit(key, Tokens::Given(&run), start, mode)?.ok_or_else(nothing_begun)?;
         let bytes = self.collect(begun)?;
         let row_bytes = bytes.len() / run.len();
         agreed(drafted, |known| {
             let row = &bytes[known * row_bytes..][..row_bytes];
-            let logits = match follow {
+            let logits = match mode {
                 SampleMode::Argmax => return chosen(row, history.len() + known),
                 SampleMode::Draw(_) => {
                     let list = short_list(row).0;

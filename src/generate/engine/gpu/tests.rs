@@ -55,7 +55,7 @@ fn left(engines: &[GpuEngine], vocab: usize) -> Vec<Vec<f32>> {
     let batch = batches.only().expect("one plan");
     let (buffer, offset, _) = output(&batch.run.plan, LOGITS).unwrap();
     let logits = |engine: &GpuEngine| {
-        let row = engine.seat_in(batch.id).expect("a seat").row;
+        let row = engine.slot_in(batch.id).expect("a slot").row;
         let mut bytes = vec![0; vocab * 4];
         model.context.read_back(buffer, offset + (row * vocab * 4) as u64, &mut bytes).unwrap();
         bytemuck::pod_collect_to_vec(&bytes)

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    super::{GpuEngine, caches::Caches, model::GpuModel, pace::ChunkSizer, slices::SubmitSplitter},
+    super::{GpuEngine, caches::Caches, chunk_sizer::ChunkSizer, model::GpuModel, submit_splitter::SubmitSplitter},
     Budget,
 };
 use crate::{

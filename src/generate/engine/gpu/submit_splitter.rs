@@ -9,8 +9,8 @@ use std::{
 
 use super::{
     Begun, GpuEngine,
+    chunk_sizer::SOFTWARE_BUDGET,
     estimate::{Estimate, cut, total},
-    pace::SOFTWARE_BUDGET,
 };
 use crate::{
     Error, Result,

@@ -12,7 +12,7 @@ impl GpuEngine {
         self.submit_all()?;
         let begun = self.begun.pop_front().ok_or_else(nothing_begun)?;
         let context = &self.model.context;
-        self.looked = Some(begun.key);
+        self.viewed = Some(begun.key);
         let (row, offset, bytes) = output(&self.plans.of(&begun.key).ready(&begun.key)?.run.plan, LOGITS)?;
         let offsets: Vec<u64> = ids.iter().map(|id| u64::from(*id) * 4).filter(|at| *at < bytes).map(|at| offset + at).collect();
         // Submitted before the run is waited for: one wait for both.
