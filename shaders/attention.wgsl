@@ -15,8 +15,8 @@
 // Overrides: BATCH (B), T, S (0: step.capacity), N, K, H, SCALE, CAP, PARTS, with PROLOGUE = yes N_ROT and TABLE, EPS with a GAIN. Options:
 // LANES (the subgroup size), QUERIES, SOFTCAP, KEEP, SPLITS, READ = load (lanes read the same q) | shuffle (subgroup of 8 lanes or more, H
 // divisible by 8: eight lanes read eight neighbouring q and hand them round), KV = f32 | f16 (packed pairs), VEC = 4 (H divisible by 4)
-// | 2, HV = ceil(H/(VEC*LANES)), WIDE = yes (keys and values by 64 bits; VEC = 4, 64-bit integers) | no, PROLOGUE; with PROLOGUE = yes GAIN, WEIGHT
-// and WEIGHTS = 2 as in rms_norm.wgsl.
+// | 2, HV = ceil(H/(VEC*LANES)), WIDE = yes (keys and values by 64 bits; VEC = 4, 64-bit integers) | no,
+// PROLOGUE; with PROLOGUE = yes GAIN, WEIGHT and WEIGHTS = 2 as in rms_norm.wgsl.
 const LANES = ${LANES}u;
 const QUERIES = ${QUERIES}u;
 const HV = ${HV}u;

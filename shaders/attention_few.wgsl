@@ -4,8 +4,8 @@
 // neighbouring words. As many lanes as a row has vectors share a row of values; groups of so many lanes take rows in turn, eight at a time.
 // Grid: x, y: B*K*ceil(T*(N/K)/QUERIES) folded; z: PARTS with SPLITS = yes, else 1. Rows t >= step.rows are not written.
 // Row t of q, visible, out, new rows and table lies at row t + step.sequence. Scratch as in attention.wgsl.
-// PROLOGUE = yes (T = 1, KEEP = no): the operands are those of attention.wgsl. Every workgroup norms and rotates its queries; the first part of
-// the first block does it with the key, and writes key and value. N_ROT and TABLE are divisible by 2*VEC.
+// PROLOGUE = yes (T = 1, KEEP = no): the operands are those of attention.wgsl. Every workgroup norms and rotates
+// its queries; the first part of the first block does it with the key, and writes key and value. N_ROT and TABLE are divisible by 2*VEC.
 // Overrides: BATCH (B), T, S (0: step.capacity), N, K, H, SCALE, CAP, PARTS, with PROLOGUE = yes N_ROT and TABLE, EPS with a GAIN. Options:
 // TIER = subgroups | portable, LANES >= width = H/VEC, ROLLED (lib/times.wgsl), QUERIES, ROOM >= QUERIES*width and LANES, VEC = 4 | 2,
 // SPLIT = 4 (TIER = subgroups, width divisible by 4) | 1, DEPTH (vectors of a key that a lane loads at once; SPLIT*DEPTH divides width),

@@ -4,7 +4,7 @@
 pub mod ir {
     pub use crate::ir::{
         case::Case,
-        choices::{Alternatives, Fallback, KernelChoices},
+        choices::{Fallback, KernelChoices},
         decompose::decompose,
         options::LowerOptions,
     };
@@ -19,7 +19,7 @@ pub mod ir {
         pub use crate::ir::passes::*;
     }
 
-    pub use crate::ir::passes::{PassCount, PassReport};
+    pub use crate::ir::passes::PassReport;
 
     /// Inputs that follow from others.
     pub mod derive {
@@ -52,9 +52,8 @@ pub mod runtime {
     pub use crate::runtime::{
         arithmetic::{measure_arithmetic_rate, measure_matrix_rate},
         bandwidth::measure_copy_bandwidth,
-        counters::Counters,
         dispatch_cost::measure_dispatch_cost,
-        pipeline::{Pipeline, PipelineCache},
+        pipeline::PipelineCache,
         prepared::{Bound, PreparedPlan, Step},
         read_back::StagedRead,
         resident::{ResidentWeight, Shard},

@@ -15,7 +15,7 @@ use crate::{
     flow::{BlockStage, EmitContext},
     ir::{
         BinaryFn, NodeId, UnaryFn,
-        ops::{Broadcast, Concat, MatMul, Reduce, ReduceFn, Slice, Unary},
+        ops::{Broadcast, Concat, MatMul, Slice, Unary},
     },
 };
 
@@ -232,11 +232,9 @@ fn stream(context: &mut EmitContext, streams: NodeId, index: usize, width: usize
 
 /// `x` times what makes its mean square that of `other`, both over the innermost dimension.
 fn as_large_as(context: &mut EmitContext, x: NodeId, other: NodeId) -> Result<NodeId> {
-    let width = context.width(x)? as f32;
     let mut mean_square = |x: NodeId| -> Result<NodeId> {
         let squares = context.graph.mul(x, x)?;
-        let sum = context.graph.push(Reduce { f: ReduceFn::Sum }, &[squares])?;
-        context.graph.scale(sum, 1.0 / width)
+        context.graph.mean(squares)
     };
     let own = mean_square(x)?;
     let wanted = mean_square(other)?;

@@ -5,8 +5,8 @@ use crate::{
     Error, Result,
     flow::{BlockStage, EmitContext, SideOutputs},
     ir::{
-        BinaryFn, Dim, Graph, NodeId, Op, Shape, UnaryFn,
-        ops::{Cast, Reduce, ReduceFn, Unary},
+        BinaryFn, Graph, NodeId, Op, Shape, UnaryFn,
+        ops::{Cast, Unary},
     },
 };
 
@@ -140,15 +140,10 @@ impl BlockStage for GeGluStage {
 /// `max(x − (mean + deviations · std), 0)` along the innermost dimension, the standard deviation that of the whole row
 /// (÷n).
 fn above(g: &mut Graph, x: NodeId, deviations: f32) -> Result<NodeId> {
-    let columns = g.shape(x).last().and_then(Dim::fixed).unwrap_or(1);
-    let mean = |g: &mut Graph, x: NodeId| -> Result<NodeId> {
-        let sum = g.push(Reduce { f: ReduceFn::Sum }, &[x])?;
-        g.scale(sum, 1.0 / columns as f32)
-    };
-    let middle = mean(g, x)?;
-    let centred = g.binary(BinaryFn::Sub, x, middle)?;
+    let mean = g.mean(x)?;
+    let centred = g.binary(BinaryFn::Sub, x, mean)?;
     let squares = g.mul(centred, centred)?;
-    let variance = mean(g, squares)?;
+    let variance = g.mean(squares)?;
     let deviation = g.push(Unary { f: UnaryFn::Sqrt }, &[variance])?;
     let cut = g.scale(deviation, deviations)?;
     let rest = g.binary(BinaryFn::Sub, centred, cut)?;

@@ -82,8 +82,8 @@ impl GemmaConfig {
         WeightPosition::known(self.arch, self.active_num_layers()).filter(|position| self.has_weight(*position))
     }
 
-    /// True if a model of this configuration reads the weight; the caller has checked that its family knows it. Checkpoints may hold more, such as projections
-    /// of keys for layers that attend to those of others.
+    /// True if a model of this configuration reads the weight; the caller has checked that its family knows it.
+    /// Checkpoints may hold more, such as projections of keys for layers that attend to those of others.
     pub(super) fn has_weight(&self, position: WeightPosition) -> bool {
         let (row, number) = position.row();
         (row.present)(self, number)

@@ -2,7 +2,9 @@
 
 use super::{
     BinaryFn, DType, Graph, NodeId, Type, UnaryFn,
-    ops::{Binary, Broadcast, Const, Gain, Gather, Input, LayerNorm, Linear, Reshape, RmsNorm, Role, Unary, Weight},
+    ops::{
+        Binary, Broadcast, Const, Gain, Gather, Input, LayerNorm, Linear, Reduce, ReduceFn, Reshape, RmsNorm, Role, Unary, Weight,
+    },
 };
 use crate::{Result, ir::Shape};
 
@@ -66,6 +68,14 @@ impl Graph {
     pub fn scale(&mut self, x: NodeId, factor: f32) -> Result<NodeId> {
         let factor = self.constant(factor)?;
         self.mul(x, factor)
+    }
+
+    /// The mean over the innermost dimension, which stays as one element.
+    #[track_caller]
+    pub fn mean(&mut self, x: NodeId) -> Result<NodeId> {
+        let columns = self.shape(x).last().and_then(|dim| dim.fixed()).unwrap_or(1);
+        let sum = self.push(Reduce { f: ReduceFn::Sum }, &[x])?;
+        self.scale(sum, 1.0 / columns as f32)
     }
 
     /// The tanh form of GELU.

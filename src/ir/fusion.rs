@@ -3,7 +3,7 @@
 //! Lowering finds them (`lower/fuse`), [`Emit`](super::emit::Emit) carries them, and the op that owns the kernel
 //! matches on them.
 
-use super::ops::{Gain, RmsNorm, Rope};
+use super::ops::{RmsNorm, Rope};
 
 /// An op, or several, that the kernel of another op computes too. `V` names a value: a node while fusions are found, an
 /// argument of the kernel when it is emitted.
@@ -101,17 +101,5 @@ impl<V> DecodePrologue<V> {
                 None => None,
             },
         })
-    }
-}
-
-impl Gain {
-    /// The text option `GAIN`.
-    pub(crate) fn option(self) -> (&'static str, String) {
-        let word = match self {
-            Gain::OnePlus => "one_plus",
-            Gain::Plain => "plain",
-            Gain::None => "none",
-        };
-        ("GAIN", word.into())
     }
 }

@@ -9,10 +9,10 @@ use crate::{
 };
 
 impl GemmaGenerator {
-    /// Replaces the history; nothing runs until a token or logits are asked for. The cache keeps the rows of the common prefix. Where a sliding layer's ring has dropped
-    /// what the first new token would read, and with it all that its rows could be computed from, everything is
-    /// computed anew: position 0 is then the last one that needs nothing dropped. The rows of the rest are computed
-    /// when a token or logits are asked for; [`rows_computed`](Self::rows_computed) counts them.
+    /// Replaces the history; nothing runs until a token or logits are asked for. The cache keeps the rows of the common
+    /// prefix. Where a sliding layer's ring has dropped what the first new token would read, and with it all that its
+    /// rows could be computed from, everything is computed anew: position 0 is then the last one that needs nothing
+    /// dropped. [`rows_computed`](Self::rows_computed) counts the rows.
     ///
     /// # Errors
     /// [`Error::EmptyPrompt`], [`Error::TokenOutOfRange`], [`Error::ContextFull`]; the history stays as it was.

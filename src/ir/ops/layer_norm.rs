@@ -1,8 +1,9 @@
 //! Layer normalisation.
 
-use rayon::prelude::*;
-
-use super::{Binary, Cast, Lowering, OpDef, Reduce, ReduceFn, Unary, elementwise::SHARE, reduce::sum};
+use super::{
+    Binary, Cast, Lowering, OpDef, Unary,
+    reduce::{each_row, sum},
+};
 use crate::{
     Result,
     ir::{
@@ -34,15 +35,10 @@ impl LayerNorm {
 
     fn definition(&self, g: &mut Graph, inputs: &[NodeId]) -> Result<NodeId> {
         let x = inputs[0];
-        let columns = g.shape(x).last().and_then(|d| d.fixed()).unwrap_or(1);
-        let mean_of = |g: &mut Graph, x: NodeId| {
-            let sum = g.push(Reduce { f: ReduceFn::Sum }, &[x])?;
-            g.scale(sum, 1.0 / columns as f32)
-        };
-        let mean = mean_of(g, x)?;
+        let mean = g.mean(x)?;
         let centred = g.binary(BinaryFn::Sub, x, mean)?;
         let squares = g.push(Binary { f: BinaryFn::Mul }, &[centred, centred])?;
-        let variance = mean_of(g, squares)?;
+        let variance = g.mean(squares)?;
         let eps = g.constant(self.eps)?;
         let shifted = g.binary(BinaryFn::Add, variance, eps)?;
         let root = g.push(Unary { f: UnaryFn::Sqrt }, &[shifted])?;
@@ -94,17 +90,14 @@ impl OpDef for LayerNorm {
             Some(bias) => bias.to_f32()?.into_owned(),
             None => vec![0.0; width],
         };
-        let mut out = vec![0.0; x.len()];
-        let rows = out.par_chunks_exact_mut(width).zip(x.par_chunks_exact(width)).with_min_len((SHARE / width).max(1));
-        rows.for_each(|(out, x)| {
+        Ok(Data::F32(each_row(&x, width, |x, out| {
             let mean = sum(x, |x| x) / width as f64;
             let variance = sum(x, |x| (x - mean) * (x - mean)) / width as f64;
             let factor = 1.0 / (variance + f64::from(self.eps)).sqrt();
             for (((out, x), gain), bias) in out.iter_mut().zip(x).zip(gain.iter()).zip(&bias) {
                 *out = ((f64::from(*x) - mean) * factor * f64::from(*gain) + f64::from(*bias)) as f32;
             }
-        });
-        Ok(Data::F32(out))
+        })))
     }
 
     fn lowering(&self) -> Lowering {

@@ -1,6 +1,8 @@
 //! Sums and maxima over the innermost dimension.
 
-use super::{Lowering, OpDef, expect_operands};
+use rayon::prelude::*;
+
+use super::{Lowering, OpDef, elementwise::SHARE, expect_operands};
 use crate::{
     Result,
     ir::{
@@ -20,6 +22,14 @@ pub enum ReduceFn {
     Sum,
     /// max
     Max,
+}
+
+/// Applies `f` to each row of `x` and its row of the result, on all cores.
+pub(super) fn each_row(x: &[f32], width: usize, f: impl Fn(&[f32], &mut [f32]) + Sync) -> Vec<f32> {
+    let mut out = vec![0.0; x.len()];
+    let rows = out.par_chunks_exact_mut(width).zip(x.par_chunks_exact(width)).with_min_len((SHARE / width).max(1));
+    rows.for_each(|(out, x)| f(x, out));
+    out
 }
 
 /// `Σ f(x)` in f64, in an order that is the same for every row of one length.

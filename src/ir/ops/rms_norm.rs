@@ -1,8 +1,9 @@
 //! Root-mean-square normalisation.
 
-use rayon::prelude::*;
-
-use super::{Binary, Cast, Lowering, OpDef, Reduce, ReduceFn, Unary, elementwise::SHARE, reduce::sum};
+use super::{
+    Binary, Cast, Lowering, OpDef, Unary,
+    reduce::{each_row, sum},
+};
 use crate::{
     Result,
     ir::{
@@ -26,6 +27,18 @@ pub enum Gain {
     None,
 }
 
+impl Gain {
+    /// The text option `GAIN`.
+    pub(crate) fn option(self) -> (&'static str, String) {
+        let word = match self {
+            Gain::OnePlus => "one_plus",
+            Gain::Plain => "plain",
+            Gain::None => "none",
+        };
+        ("GAIN", word.into())
+    }
+}
+
 /// `y = x · (mean(x²) + eps)^-½ · gain` over the innermost dimension, in f32 (docs/gemma.md, RMSNorm; Zhang & Sennrich
 /// 2019).
 ///
@@ -45,10 +58,8 @@ impl RmsNorm {
 
     fn definition(&self, g: &mut Graph, inputs: &[NodeId]) -> Result<NodeId> {
         let x = inputs[0];
-        let columns = g.shape(x).last().and_then(|d| d.fixed()).unwrap_or(1);
         let squares = g.push(Binary { f: BinaryFn::Mul }, &[x, x])?;
-        let sum = g.push(Reduce { f: ReduceFn::Sum }, &[squares])?;
-        let mean = g.scale(sum, 1.0 / columns as f32)?;
+        let mean = g.mean(squares)?;
         let eps = g.constant(self.eps)?;
         let shifted = g.binary(BinaryFn::Add, mean, eps)?;
         let root = g.push(Unary { f: UnaryFn::Sqrt }, &[shifted])?;
@@ -99,16 +110,13 @@ impl OpDef for RmsNorm {
         if self.gain == Gain::OnePlus {
             gain.iter_mut().for_each(|gain| *gain += 1.0);
         }
-        let mut out = vec![0.0; x.len()];
-        let rows = out.par_chunks_exact_mut(width).zip(x.par_chunks_exact(width)).with_min_len((SHARE / width).max(1));
-        rows.for_each(|(out, x)| {
+        Ok(Data::F32(each_row(&x, width, |x, out| {
             let squares: f64 = sum(x, |x| x * x);
             let factor = 1.0 / (squares / width as f64 + f64::from(self.eps)).sqrt();
             for ((out, x), gain) in out.iter_mut().zip(x).zip(&gain) {
                 *out = (f64::from(*x) * factor * f64::from(*gain)) as f32;
             }
-        });
-        Ok(Data::F32(out))
+        })))
     }
 
     fn lowering(&self) -> Lowering {

@@ -18,8 +18,11 @@ impl Matcher<'_> {
             // Operand, two gains, two results and what the epilogue reads.
             let fits = 5 + group.extras.len() <= most;
             // A norm that is a second output has none itself.
-            let ([root], true, false) = (&group.roots[..], fits, seconds.contains(&group.sink)) else { continue };
-            let Some((second, norm)) = self.second_norm(*root, group.sink) else { continue };
+            if !fits || seconds.contains(&group.sink) {
+                continue;
+            }
+            let [root] = group.roots[..] else { continue };
+            let Some((second, norm)) = self.second_norm(root, group.sink) else { continue };
             group.second = Some(second);
             group.fusions.push(Fusion::SecondNorm(norm));
             seconds.insert(second);

@@ -120,9 +120,14 @@ impl InputBlock {
             if let Role::TableRows(table) = &input.role {
                 self.put(&input.name, bytemuck::cast_slice(&table_rows(&built.params, table, tokens)?));
             }
-            let of_padding = if matches!(input.role, Role::Positions(_)) { padding } else { DEAD_KEY };
+            // Rows of padding are rotated by whatever is there: nothing reads them.
+            let (of_padding, rows) = match input.role {
+                Role::Positions(_) => (padding, self.tokens),
+                Role::RopeTable(_) => (DEAD_KEY, positions.len()),
+                _ => (DEAD_KEY, self.tokens),
+            };
             let live = positions.iter().map(|position| (position + input.role.offset()) as i32);
-            let all = live.chain(std::iter::repeat(of_padding)).take(self.tokens);
+            let all = live.chain(std::iter::repeat(of_padding)).take(rows);
             if let Some(data) = of_positions(&input.role, all) {
                 self.put(&input.name, data.bytes());
             }
