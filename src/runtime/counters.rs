@@ -16,7 +16,7 @@ pub struct Counters {
     nanos_waited: AtomicU64,
 }
 
-/// The values of [`Counters`] at one moment.
+/// The values of a device's counters at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CounterSnapshot {
     /// Buffers created since the device was opened.
