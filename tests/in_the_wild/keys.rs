@@ -343,6 +343,12 @@ fn what_differs_within_a_family_is_not_guessed() {
         let error = read(&without(four(), &key)).unwrap_err();
         assert!(error.to_string().contains(&format!("{key} is missing")), "{error}");
     }
+    // A kind for fewer layers, or for more, than the file has.
+    for kinds in [5, 7] {
+        let key = "gemma4.attention.sliding_window_pattern";
+        let error = read(&without(four(), key).array(key, 7, &vec![vec![1]; kinds])).unwrap_err();
+        assert!(error.to_string().contains(&format!("has {kinds} entries")), "{error}");
+    }
     let mut whole_heads = four();
     whole_heads.tensors.retain(|(name, ..)| name != "rope_freqs.weight");
     assert!(read(&whole_heads).unwrap_err().to_string().contains("rope_freqs.weight"));

@@ -208,6 +208,10 @@ fn layers(keys: &Keys, arch: GemmaArch, count: usize) -> Result<(Vec<LayerKind>,
     let kind = |sliding: bool| if sliding { LayerKind::Sliding } else { LayerKind::Full };
     if keys.metadata.is_array(&key) {
         let sliding = keys.metadata.flags(&key).map_err(Error::Config)?.unwrap_or_default();
+        if sliding.len() != count {
+            let found = sliding.len();
+            return Err(Error::Config(format!("{key}: layer_types has {found} entries, the model {count} layers")));
+        }
         return Ok((sliding.into_iter().map(kind).collect(), Some(window)));
     }
     let period = keys.size_or_default("attention.sliding_window_pattern")?;
