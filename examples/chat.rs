@@ -16,6 +16,7 @@ use clap::Parser;
 use gemmaflow::{
     Error,
     conversation::{AnswerOptions, Bookmark, Conversation, Event, FinishReason, Model, Overflow, Usage},
+    error::DeviceError,
     generate::{CancelToken, GeneratorOptions, SampleOpts},
     text::{Instructions, Message},
 };
@@ -196,7 +197,7 @@ impl<'a> Talk<'a> {
     /// Does something with the conversation; where the device is lost, once more when the model is loaded again.
     fn surely<T>(&mut self, act: impl Fn(&mut Conversation) -> gemmaflow::Result<T>) -> Result<T> {
         match act(&mut self.conversation) {
-            Err(lost @ Error::DeviceLost(_)) => {
+            Err(lost @ Error::Device(DeviceError::Lost(_))) => {
                 eprintln!("\n{lost}; loading the model again");
                 self.model.recover(self.arguments.source.device.clone())?;
                 Ok(act(&mut self.conversation)?)

@@ -6,7 +6,7 @@ mod checksum;
 #[cfg(feature = "tokenizer")]
 pub mod conversation;
 pub mod embed;
-mod error;
+pub mod error;
 pub mod flow;
 pub mod gemma;
 pub mod generate;

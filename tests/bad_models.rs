@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use common::oracle::{Oracle, data};
 use gemmaflow::{
     Error,
+    error::{DeviceError, WeightError},
     gemma::GemmaConfig,
     generate::{GemmaGenerator, GeneratorOptions, SampleOpts},
     runtime::{Device, GpuOptions},
@@ -40,7 +41,7 @@ fn a_missing_weight_is_named_with_its_neighbour() {
     for device in [Device::Cpu, Device::Gpu] {
         let mut map = weights(&oracle, |t| (t.name() != gone).then_some(t));
         let error = GemmaGenerator::from_loader(oracle.config.clone(), &mut map, device).unwrap_err();
-        let Error::MissingWeight { name, nearest } = &error else { panic!("{error}") };
+        let Error::Weight(WeightError::Missing { name, nearest }) = &error else { panic!("{error}") };
         assert_eq!(name, gone);
         assert!(nearest.as_ref().is_some_and(|n| n.contains("mlp.up_proj")), "{nearest:?}");
     }
@@ -54,7 +55,7 @@ fn a_misshapen_weight_shows_both_shapes() {
         _ => Some(t),
     });
     let error = GemmaGenerator::from_loader(oracle.config.clone(), &mut map, Device::Cpu).unwrap_err();
-    let Error::WeightShape { name, found, expected } = &error else { panic!("{error}") };
+    let Error::Weight(WeightError::Shape { name, found, expected }) = &error else { panic!("{error}") };
     assert_eq!((name.as_str(), &found[..], &expected[..]), ("norm.weight", &[7][..], &[48][..]));
 }
 
@@ -106,7 +107,7 @@ fn nothing_there_and_nobody_called_that() {
     let oracle = Oracle::open("gemma2");
     let nobody = Device::Named("Voodoo2".into());
     let error = GemmaGenerator::from_loader(oracle.config.clone(), oracle.loader().as_mut(), nobody).unwrap_err();
-    assert!(matches!(error, Error::NoAdapter(_)), "{error}");
+    assert!(matches!(error, Error::Device(DeviceError::NoAdapter(_))), "{error}");
     let text = error.to_string();
     assert!(text.contains("Voodoo2") && gemmaflow::runtime::adapters().iter().any(|a| text.contains(&a.name)), "{text}");
 }
@@ -122,7 +123,7 @@ fn a_cache_that_does_not_fit_leaves_the_generator_usable() {
     let mut generator = GemmaGenerator::with_options(config, oracle.loader().as_mut(), Device::Gpu, options).unwrap();
     generator.prefill(&vec![5; 2000]).unwrap();
     let error = generator.step_cached(&SampleOpts::greedy()).unwrap_err();
-    assert!(matches!(error, Error::Limit { .. } | Error::Unsupported(_)), "{error}");
+    assert!(matches!(error, Error::Device(DeviceError::Limit { .. }) | Error::Unsupported(_)), "{error}");
     assert!(error.to_string().contains("65536"), "{error}");
     assert_eq!(generator.tokens().len(), 2000, "nothing is lost");
     let prompt = oracle.tokens("p7.input_ids");

@@ -6,6 +6,7 @@ mod oracle;
 
 use gemmaflow::{
     Error, Result,
+    error::{DeviceError, PromptError, SamplingError},
     generate::{GemmaGenerator, GeneratorOptions, SampleOpts, TablePlacement},
     ir::DType,
     profile::CompileProfile,
@@ -227,8 +228,8 @@ fn an_error_is_that_of_its_own_generator() {
     // Too long, an option without meaning, no history.
     let found = step(&mut generators, &opts);
     assert!(matches!(found[1], Err(Error::ContextFull { .. })), "{found:?}");
-    assert!(matches!(found[3], Err(Error::Sampling(_))), "{found:?}");
-    assert!(matches!(found[4], Err(Error::EmptyHistory(_))), "{found:?}");
+    assert!(matches!(found[3], Err(Error::Sampling(SamplingError::Options(_)))), "{found:?}");
+    assert!(matches!(found[4], Err(Error::Prompt(PromptError::EmptyHistory(_)))), "{found:?}");
     assert_eq!([found[0].as_ref().unwrap(), found[2].as_ref().unwrap()], [&expected[0][0], &expected[1][0]]);
     assert_eq!((generators[1].tokens().len(), generators[3].tokens().len(), generators[4].tokens().len()), (512, 30, 0));
     // The newcomer whose caches the device cannot hold.
@@ -236,7 +237,7 @@ fn an_error_is_that_of_its_own_generator() {
     let mut texts = [vec![expected[0][0]], vec![expected[1][0]], vec![]];
     for round in 0..5 {
         let found = step(&mut generators[..4], &[GREEDY; 4]);
-        assert!(matches!(found[1], Err(Error::Limit { .. })), "{:?}", found[1]);
+        assert!(matches!(found[1], Err(Error::Device(DeviceError::Limit { .. }))), "{:?}", found[1]);
         for (text, index) in texts.iter_mut().zip([0, 2, 3]) {
             text.push(*found[index].as_ref().unwrap());
         }

@@ -6,6 +6,7 @@ mod oracle;
 
 use gemmaflow::{
     Error,
+    error::WeightError,
     flow::{HirModule, ModelFlow, SideOutputs},
     gemma::{
         DecodeRopeParamsStage, EmbedScaleStage, GemmaConfig, GemmaFlow, GemmaRmsNormStage, LayerKind, LmHeadStage,
@@ -129,7 +130,7 @@ fn weights_one_by_one() {
     let inputs = [("input_ids", RunInput::U32(&tokens))];
     for device in [Device::Cpu, Device::Gpu] {
         let mut graph = Session::new(&device).unwrap().compile(&built.graph).unwrap();
-        assert!(matches!(graph.run(&inputs), Err(Error::MissingWeight { .. })), "{device}");
+        assert!(matches!(graph.run(&inputs), Err(Error::Weight(WeightError::NotGiven { .. }))), "{device}");
         for (name, tensor) in &built.params {
             graph.set_param(name, tensor.clone()).unwrap();
         }
@@ -150,13 +151,13 @@ fn weights_one_by_one() {
             let tensor = Tensor::from_f32(name, shape.clone(), &vec![0.0; shape.iter().product()]);
             graph.set_param(name, tensor).unwrap_err()
         };
-        assert!(matches!(wrong("final_norm", vec![width + 1]), Error::WeightShape { .. }));
-        let Error::MissingWeight { nearest: Some(nearest), .. } = wrong("final_nrom", vec![width]) else {
+        assert!(matches!(wrong("final_norm", vec![width + 1]), Error::Weight(WeightError::Shape { .. })));
+        let Error::Weight(WeightError::NotInGraph { nearest: Some(nearest), .. }) = wrong("final_nrom", vec![width]) else {
             panic!("a name is near")
         };
         assert_eq!(nearest.len(), "final_norm".len());
         let half = Tensor::from_bytes("final_norm", DType::BF16, vec![width], vec![0; width * 2]).unwrap();
-        assert!(matches!(graph.set_param("final_norm", half), Err(Error::WeightType { .. })));
+        assert!(matches!(graph.set_param("final_norm", half), Err(Error::Weight(WeightError::Type { .. }))));
     }
 }
 

@@ -16,6 +16,7 @@ use futures_core::Stream;
 use gemmaflow::{
     Error,
     conversation::{AnswerOptions, Conversation, Event, FinishReason, Model},
+    error::PromptError,
     gemma::GemmaConfig,
     generate::{CancelToken, Chosen, GemmaGenerator, GeneratorOptions, LogitBias, SampleHooks, SampleOpts},
     runtime::Device,
@@ -86,7 +87,7 @@ fn plain_text_goes_on_without_turns() {
     assert!(story.used() > 48 && story.messages().is_empty());
     assert!(matches!(story.push(Message::user("x")), Err(Error::Chat(_))));
     assert!(matches!(conversation_with_a_message(&model).write("x"), Err(Error::Chat(_))));
-    assert!(matches!(model.conversation().unwrap().answer(), Err(Error::EmptyPrompt)));
+    assert!(matches!(model.conversation().unwrap().answer(), Err(Error::Prompt(PromptError::Empty))));
 }
 
 fn conversation_with_a_message(model: &Model) -> Conversation {

@@ -8,6 +8,7 @@ use std::{sync::Arc, time::Duration};
 use devices::{adopt, any_adapter, huge_texture, own};
 use gemmaflow::{
     Error, Result,
+    error::DeviceError,
     internals::runtime::measure_copy_bandwidth,
     runtime::{
         AdapterKind, Device, GpuContext, GpuOptions, Opened, adapters, required_features, required_limits, wanted_features,
@@ -64,7 +65,7 @@ fn an_unknown_adapter_is_an_error_that_lists_those_present() {
     let first = adapters().remove(0).name;
     for device in [Device::Named("Voodoo 2".into()), Device::Adapter(99)] {
         let error = device.open(&GpuOptions::default()).unwrap_err();
-        assert!(matches!(error, Error::NoAdapter(_)));
+        assert!(matches!(error, Error::Device(DeviceError::NoAdapter(_))));
         let text = error.to_string();
         assert!(text.contains(&first) && (text.contains("Voodoo 2") || text.contains("99")), "{text}");
     }
@@ -99,7 +100,7 @@ fn capabilities_are_those_of_the_opened_device() {
     assert_eq!((lowered.capabilities().max_binding, lowered.capabilities().max_buffer), (1 << 20, 4 << 20));
     assert_eq!(lowered.device().limits().max_storage_buffer_binding_size, 1 << 20);
     let error = Device::Gpu.open(&GpuOptions { max_binding: Some(1 << 10), ..GpuOptions::default() }).unwrap_err();
-    assert!(matches!(error, Error::Limit { needed, available: 1024, .. } if needed == 16 << 10), "{error}");
+    assert!(matches!(error, Error::Device(DeviceError::Limit { needed, available: 1024, .. }) if needed == 16 << 10), "{error}");
 }
 
 const DOUBLE: &str = "@group(0) @binding(0) var<storage, read_write> x: array<u32>;
@@ -152,7 +153,7 @@ fn an_application_shares_its_device_and_keeps_its_callbacks() {
     assert_eq!(u32::from_le_bytes(bytes), 42);
 
     let error = context.create_buffer("bad", 16, BufferUsages::MAP_READ | BufferUsages::STORAGE).unwrap_err();
-    assert!(matches!(error, Error::Driver { .. }), "{error}");
+    assert!(matches!(error, Error::Device(DeviceError::Driver { .. })), "{error}");
     assert!(seen.lock().unwrap().is_empty(), "our error reached the application's handler");
     let _ = own.device.create_buffer(&wgpu::BufferDescriptor {
         label: None,
@@ -170,7 +171,9 @@ fn a_limit_that_an_own_device_lacks_is_named_with_both_values() {
     let few = wgpu::Limits { max_storage_buffers_per_shader_stage: 5, ..wgpu::Limits::default() };
     let error = adopt(own(any_adapter(), wgpu::Features::empty(), few)).unwrap_err();
     match &error {
-        Error::Limit { name, available: 5, needed: 8, .. } => assert_eq!(name, "max_storage_buffers_per_shader_stage"),
+        Error::Device(DeviceError::Limit { name, available: 5, needed: 8, .. }) => {
+            assert_eq!(name, "max_storage_buffers_per_shader_stage")
+        }
         other => panic!("{other}"),
     }
     assert!(error.to_string().contains("wanted_limits"), "{error}");
@@ -181,7 +184,7 @@ fn a_buffer_beyond_the_limit_is_an_error_and_the_context_works_on() {
     let context = context();
     let before = context.counters().snapshot();
     let error = context.create_buffer("absurd", 1 << 50, storage()).unwrap_err();
-    assert!(matches!(error, Error::Limit { needed, .. } if needed == 1 << 50), "{error}");
+    assert!(matches!(error, Error::Device(DeviceError::Limit { needed, .. }) if needed == 1 << 50), "{error}");
     assert!(context.create_buffer("absurd", u64::MAX, storage()).is_err());
     assert_eq!(context.counters().snapshot().bytes_live, before.bytes_live);
     assert_eq!(round_trip(&context, 7), 7);
@@ -193,7 +196,7 @@ fn memory_that_the_driver_does_not_have_is_an_error_and_the_context_works_on() {
     let limits = adapter.limits();
     let context = adopt(own(adapter, wgpu::Features::empty(), limits)).unwrap();
     let error = huge_texture(&context).unwrap_err();
-    assert!(matches!(&error, Error::OutOfMemory { what, .. } if what == "a huge texture"), "{error}");
+    assert!(matches!(&error, Error::Device(DeviceError::OutOfMemory { what, .. }) if what == "a huge texture"), "{error}");
     assert_eq!(round_trip(&context, 8), 8);
 }
 
@@ -273,7 +276,7 @@ fn a_destroyed_device_is_reported_by_every_later_call() {
     for context in [context(), adopt(own(adapter, wgpu::Features::empty(), limits)).unwrap()] {
         let buffer = context.create_buffer("before", 16, storage()).unwrap();
         context.device().destroy();
-        let lost = |result: Result<()>| assert!(matches!(result, Err(Error::DeviceLost(_))), "{result:?}");
+        let lost = |result: Result<()>| assert!(matches!(result, Err(Error::Device(DeviceError::Lost(_)))), "{result:?}");
         lost(context.read_back(&buffer, 0, &mut [0; 4]));
         lost(context.create_buffer("after", 16, storage()).map(|_| ()));
         lost(context.write(&buffer, 0, &[0; 4]));
@@ -284,7 +287,7 @@ fn a_destroyed_device_is_reported_by_every_later_call() {
     let context = context();
     context.device().destroy();
     let first = context.create_buffer("first call after the loss", 16, storage());
-    assert!(matches!(first, Err(Error::DeviceLost(_))), "{first:?}");
+    assert!(matches!(first, Err(Error::Device(DeviceError::Lost(_)))), "{first:?}");
     assert_eq!(round_trip(&self::context(), 9), 9, "another device is not touched");
 }
 
@@ -301,10 +304,13 @@ fn a_wait_ends_at_its_time_limit_and_the_context_works_on() {
     let buffer = context.create_buffer("slow", 4, storage()).unwrap();
     let submission = dispatch(context.device(), context.queue(), SLOW, buffer.raw());
     let error = context.wait(&submission, "a slow shader").unwrap_err();
-    assert!(matches!(&error, Error::Timeout { what, .. } if what == "a slow shader"), "{error}");
+    assert!(matches!(&error, Error::Device(DeviceError::Timeout { what, .. }) if what == "a slow shader"), "{error}");
     let patience = std::time::Instant::now();
     while let Err(error) = context.wait(&submission, "a slow shader") {
-        assert!(matches!(error, Error::Timeout { .. }) && patience.elapsed() < Duration::from_secs(60), "{error}");
+        assert!(
+            matches!(error, Error::Device(DeviceError::Timeout { .. })) && patience.elapsed() < Duration::from_secs(60),
+            "{error}"
+        );
     }
     context.check().unwrap();
 }
@@ -318,7 +324,7 @@ fn an_error_that_no_call_caught_is_reported_once_and_never_panics() {
         usage: BufferUsages::MAP_READ | BufferUsages::STORAGE,
         mapped_at_creation: false,
     });
-    assert!(matches!(context.check(), Err(Error::Driver { .. })));
+    assert!(matches!(context.check(), Err(Error::Device(DeviceError::Driver { .. }))));
     context.check().unwrap();
 }
 

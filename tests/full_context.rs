@@ -9,6 +9,7 @@ use futures_core::Stream;
 use gemmaflow::{
     Error,
     conversation::{AnswerOptions, Conversation, Event, FinishReason, Model, Overflow},
+    error::CallbackError,
     gemma::GemmaConfig,
     generate::{GemmaGenerator, GeneratorOptions, LogitChanges, LogitProcessor, SampleHooks, SampleOpts},
     runtime::Device,
@@ -289,7 +290,7 @@ fn hooks_that_fail_where_room_is_made_are_told_again() {
                     Ok(Some(event)) => told.push_str(&event.to_string()),
                     Ok(None) => break,
                     Err(error) => {
-                        assert!(matches!(error, Error::Hook { .. }), "{error}");
+                        assert!(matches!(error, Error::Callback(CallbackError::Hook { .. })), "{error}");
                         errors += 1;
                     }
                 }

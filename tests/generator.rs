@@ -8,6 +8,7 @@ use std::{collections::BTreeSet, ops::ControlFlow};
 
 use gemmaflow::{
     Error,
+    error::{PromptError, SamplingError},
     generate::{GemmaGenerator, GeneratorOptions, SampleOpts, sample_token_after},
     runtime::Device,
 };
@@ -219,22 +220,25 @@ fn empty_prompts_and_strange_tokens_are_refused_and_nothing_is_lost() {
         assert_eq!(text, "step_cached() called with empty token history; call prefill() first");
         let text = generator.decode_get_logits(3).unwrap_err().to_string();
         assert_eq!(text, "decode_get_logits() called with empty token history; call prefill() first");
-        assert!(matches!(generator.generate(3, &GREEDY), Err(Error::EmptyHistory(_))));
+        assert!(matches!(generator.generate(3, &GREEDY), Err(Error::Prompt(PromptError::EmptyHistory(_)))));
 
         generator.prefill(&prompt).unwrap();
         assert_eq!(generator.generate_cached(2, &GREEDY).unwrap(), expected[..2]);
         let history = generator.tokens().to_vec();
-        assert!(matches!(generator.prefill(&[]), Err(Error::EmptyPrompt)));
-        assert!(matches!(generator.recompute_all_logits(&[]), Err(Error::EmptyPrompt)));
+        assert!(matches!(generator.prefill(&[]), Err(Error::Prompt(PromptError::Empty))));
+        assert!(matches!(generator.recompute_all_logits(&[]), Err(Error::Prompt(PromptError::Empty))));
         let strange = |error: Error, at: usize| {
-            let right = matches!(error, Error::TokenOutOfRange { token: 150, index, vocab_size: 150 } if index == at);
+            let right = matches!(error, Error::Prompt(PromptError::TokenOutOfRange { token: 150, index, vocab_size: 150 }) if index == at);
             assert!(right && error.to_string().contains(&format!("position {at}")), "{error}");
         };
         strange(generator.prefill(&[2, 7, 150, 3]).unwrap_err(), 2);
         strange(generator.prefill_get_last_logits(&[150]).unwrap_err(), 0);
         strange(generator.decode_get_logits(150).unwrap_err(), history.len());
-        assert!(matches!(generator.step_cached(&SampleOpts::temperature(-1.0, 0)), Err(Error::Sampling(_))));
-        assert!(matches!(generator.step(&SampleOpts::greedy().with_top_p(0.0)), Err(Error::Sampling(_))));
+        assert!(matches!(
+            generator.step_cached(&SampleOpts::temperature(-1.0, 0)),
+            Err(Error::Sampling(SamplingError::Options(_)))
+        ));
+        assert!(matches!(generator.step(&SampleOpts::greedy().with_top_p(0.0)), Err(Error::Sampling(SamplingError::Options(_)))));
         assert_eq!(generator.tokens(), history, "{device}");
         assert_eq!(generator.generate_cached(3, &GREEDY).unwrap(), expected[2..5], "{device}: generation goes on");
     }

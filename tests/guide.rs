@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, ops::ControlFlow, path::Path};
 use gemmaflow::{
     Error,
     conversation::{AnswerOptions, Model},
+    error::{CallbackError, SamplingError},
     gemma::{GemmaConfig, random_weights},
     generate::{GemmaGenerator, GeneratorOptions, LogitBias, LogitProcessor, SampleHooks, SampleOpts},
     guide::{Guide, Guides},
@@ -114,7 +115,7 @@ fn allowed(guide: &mut Guide, history: &[u32], tokenizer: &Tokenizer) -> Result<
         let mut hooks = SampleHooks::new().with_processor(Borrowed(guide.clone())).with_processor(bans);
         match generator.step_hooked(&SampleOpts::greedy(), &mut hooks) {
             Ok(chosen) => left.insert(chosen.token),
-            Err(Error::NoTokenAllowed { .. }) => return Ok(left),
+            Err(Error::Sampling(SamplingError::NoTokenAllowed { .. })) => return Ok(left),
             Err(error) => return Err(error.to_string()),
         };
         assert!(left.len() <= tokenizer.vocab_size());
@@ -277,7 +278,10 @@ fn a_step_of_a_large_grammar_ends() {
             generator.prefill(&[&[2][..], &vec![a; length]].concat()).unwrap();
             let mut hooks = SampleHooks::new().with_processor(guide.clone().starting_at(1));
             let outcome = generator.step_hooked(&SampleOpts::greedy(), &mut hooks);
-            let typed = matches!(&outcome, Ok(_) | Err(Error::Hook { .. } | Error::NoTokenAllowed { .. }));
+            let typed = matches!(
+                &outcome,
+                Ok(_) | Err(Error::Callback(CallbackError::Hook { .. }) | Error::Sampling(SamplingError::NoTokenAllowed { .. }))
+            );
             assert!(typed, "{which} {length}: {outcome:?}");
         }
     }

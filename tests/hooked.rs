@@ -7,6 +7,7 @@ use std::{
 
 use gemmaflow::{
     Error,
+    error::{CallbackError, SamplingError},
     gemma::GemmaConfig,
     generate::{
         Chosen, GemmaGenerator, GeneratorOptions, LogitBias, LogitChanges, LogitProcessor, SampleHooks, SampleOpts, Sampler,
@@ -252,14 +253,14 @@ fn a_hook_that_fails_leaves_the_text_as_it_would_be() {
             }
             assert_eq!((found.len(), generator.tokens().len()), (3, 6));
             let error = generator.step_hooked(&SampleOpts::greedy(), &mut hooks).unwrap_err();
-            assert!(matches!(&error, Error::Hook { hook, .. } if hook == "fails at"), "{error:?}");
+            assert!(matches!(&error, Error::Callback(CallbackError::Hook { hook, .. }) if hook == "fails at"), "{error:?}");
             assert!(error.to_string().ends_with("too long"), "{error}");
             let computed = generator.rows_computed();
             found.extend(generator.generate_cached(5, &SampleOpts::greedy()).unwrap());
             assert_eq!(found, expected, "{device}");
             assert!(generator.rows_computed() - computed <= 6, "nothing but the last row was computed again");
             let error = generator.step_hooked(&SampleOpts::greedy(), &mut SampleHooks::new().with_processor(Only([].into())));
-            assert!(matches!(error, Err(Error::NoTokenAllowed { tokens: 11 })), "{error:?}");
+            assert!(matches!(error, Err(Error::Sampling(SamplingError::NoTokenAllowed { tokens: 11 }))), "{error:?}");
         }
     }
 }
@@ -303,7 +304,10 @@ fn a_logit_that_is_no_number_is_an_error_everywhere() {
                 generator.step_hooked(&opts, &mut SampleHooks::new().with_sampler(Unlikeliest(0))).map(|_| ()),
             ];
             for (way, outcome) in outcomes.into_iter().enumerate() {
-                assert!(matches!(outcome, Err(Error::BrokenLogits { tokens: 3 })), "{device} {opts:?} {way}: {outcome:?}");
+                assert!(
+                    matches!(outcome, Err(Error::Sampling(SamplingError::BrokenLogits { tokens: 3 }))),
+                    "{device} {opts:?} {way}: {outcome:?}"
+                );
             }
             assert_eq!(generator.tokens(), PROMPT);
         }

@@ -21,6 +21,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use early_exit::exit_after;
 use gemmaflow::{
     Error,
+    error::CallbackError,
     flow::{BuiltModel, FlowStage},
     gemma::{GemmaConfig, GemmaFlow, GemmaLayerCtx, WeightPosition, default_inv_freq},
     generate::{GemmaGenerator, GeneratorOptions, SampleOpts},
@@ -375,7 +376,7 @@ fn an_adapter_without_a_place_is_refused_by_its_key() {
     let one = adapter(config, &TARGETS[..1]);
     let lora = Arc::new(Lora::open(one.folder.path(), config).unwrap());
     let refused = |flow: GemmaFlow| match flow.build(oracle.loader().as_mut()) {
-        Err(Error::Stage { stage, source }) => format!("{stage}: {source}"),
+        Err(Error::Callback(CallbackError::Stage { stage, source })) => format!("{stage}: {source}"),
         other => panic!("{other:?}"),
     };
     // A hook that leaves the layer out, and an adapter of another model.

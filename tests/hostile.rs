@@ -18,6 +18,7 @@ use common::{
 };
 use gemmaflow::{
     Error, Result,
+    error::WeightError,
     gemma::{GemmaConfig, GemmaFlow},
     weights::{GgufLoader, ReadMode, SafetensorsLoader, WeightLoader},
 };
@@ -223,7 +224,7 @@ fn use_up(seed: &Seed, mode: ReadMode, file_len: usize) -> Result<()> {
         let mut some = vec![0.0; tensor.len().min(300)];
         match tensor.read_f32(0, &mut some) {
             // Integers are no weights.
-            Err(Error::WeightType { .. }) => {}
+            Err(Error::Weight(WeightError::Type { .. })) => {}
             outcome => outcome.and_then(|()| tensor.read_f32(tensor.len() - some.len(), &mut some))?,
         }
     }

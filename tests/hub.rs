@@ -19,6 +19,7 @@ use std::{
 use gemmaflow::{
     Error,
     embed::GemmaEmbedder,
+    error::HubError,
     gemma::GemmaConfig,
     generate::{GemmaGenerator, SampleOpts},
     hub::{DownloadProgress, HubOptions, download},
@@ -133,7 +134,7 @@ impl Case {
 fn transfer_error(result: Result<PathBuf, Error>, expected: &str) {
     let error = result.unwrap_err();
     let text = error.to_string();
-    assert!(matches!(error, Error::HubTransfer { .. }), "{text}");
+    assert!(matches!(error, Error::Hub(HubError::Transfer { .. })), "{text}");
     assert!(text.contains(expected) && text.contains(REPOSITORY) && text.contains("goes on where it ended"), "{text}");
     assert!(!text.contains("secret"), "{text}");
 }
@@ -203,7 +204,7 @@ fn an_interrupted_download_goes_on_in_the_next_run() {
     transfer_error(case.get(), WEIGHTS);
     assert!(fs::read(case.part(WEIGHTS)).unwrap() == bytes[..100_000]);
     assert!(!case.blob(WEIGHTS).exists());
-    assert!(matches!(case.offline(), Err(Error::HubOffline { .. })));
+    assert!(matches!(case.offline(), Err(Error::Hub(HubError::Offline { .. }))));
 
     case.hub.forget();
     let folder = case.get().unwrap();
@@ -296,7 +297,7 @@ fn gated_models_say_where_to_accept_and_that_a_token_is_needed() {
         case.hub.state().gate = Some(("hf_good", status));
         let options = HubOptions { token: token.map(str::to_string), ..case.options() };
         let error = download(&REPOSITORY.parse().unwrap(), options).unwrap_err();
-        assert!(matches!(&error, Error::HubAccess { status: found, .. } if *found == status), "{error}");
+        assert!(matches!(&error, Error::Hub(HubError::Access { status: found, .. }) if *found == status), "{error}");
         let (text, page) = (error.to_string(), format!("{}/{REPOSITORY}", case.hub.endpoint()));
         for expected in [&page, "licence", "HF_TOKEN", &status.to_string()] {
             assert!(text.contains(expected), "{expected} in {text}");
@@ -312,7 +313,7 @@ fn what_the_hub_does_not_have_is_named() {
     let case = Case::small();
     let missing = |name: &str, expected: &[&str]| {
         let error = case.get_named(name).unwrap_err();
-        assert!(matches!(error, Error::HubMissing { .. }), "{error}");
+        assert!(matches!(error, Error::Hub(HubError::Missing { .. })), "{error}");
         for expected in expected {
             assert!(error.to_string().contains(expected), "{expected} in {error}");
         }
@@ -375,7 +376,7 @@ fn shards_come_with_their_index() {
     assert!(case.offline().unwrap_err().to_string().contains(&shards[3]));
     case.hub.state().files.remove(&shards[3]);
     let error = case.get().unwrap_err();
-    assert!(matches!(&error, Error::HubMissing { problem, .. } if problem.contains(&shards[3])), "{error}");
+    assert!(matches!(&error, Error::Hub(HubError::Missing { problem, .. }) if problem.contains(&shards[3])), "{error}");
 }
 
 #[test]
@@ -481,7 +482,7 @@ fn options_that_cannot_be_used_are_named() {
         let mut options = case.options();
         change(&mut options);
         let error = download(&REPOSITORY.parse().unwrap(), options).unwrap_err();
-        assert!(matches!(&error, Error::HubOption { option: found, .. } if *found == option), "{error}");
+        assert!(matches!(&error, Error::Hub(HubError::Option { option: found, .. }) if *found == option), "{error}");
         assert!(!error.to_string().contains("hf_"), "{error}");
     };
     for endpoint in ["", "huggingface.co", "ftp://huggingface.co", "https://", "https://a/?b"] {

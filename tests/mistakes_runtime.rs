@@ -9,6 +9,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use gemmaflow::{
     Error,
+    error::WeightError,
     flow::{BuiltModel, FlowStage},
     gemma::{GemmaConfig, GemmaFlow, GemmaKvTapStage, MoeFfnStage, random_weights},
     generate::{GemmaGenerator, GeneratorOptions, SampleOpts, sample_token_after},
@@ -185,7 +186,10 @@ fn mistake_16_a_mixture_of_experts_built_dense() {
     let mut loader = random_weights(&config, DType::F32, 1).unwrap();
     let flow = GemmaFlow::new(&config).layer(|_| FlowStage::block(MoeFfnStage::hf("layers.0.moe", 8, 2, 64, 128)));
     let error = flow.build(&mut loader).unwrap_err();
-    assert!(matches!(error, Error::MissingWeight { .. }) && error.to_string().contains("layers.0.moe.router"), "{error}");
+    assert!(
+        matches!(error, Error::Weight(WeightError::Missing { .. })) && error.to_string().contains("layers.0.moe.router"),
+        "{error}"
+    );
     // A model with experts has them in every layer, or is not built.
     let mixture = oracle::Oracle::open("gemma4-moe");
     let experts = |model: &BuiltModel| {

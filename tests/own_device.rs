@@ -4,6 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use gemmaflow::{
     Error,
+    error::DeviceError,
     gemma::GemmaConfig,
     generate::{GemmaGenerator, SampleOpts},
     runtime::{Device, OwnDevice, required_limits, wanted_features, wanted_limits, wgpu},
@@ -123,7 +124,7 @@ fn a_lost_device_is_an_error_and_the_history_stays() {
     generator.step_cached(&SampleOpts::greedy()).unwrap();
     own.device.destroy();
     let error = generator.step_cached(&SampleOpts::greedy()).unwrap_err();
-    assert!(matches!(error, Error::DeviceLost(_)), "{error}");
+    assert!(matches!(error, Error::Device(DeviceError::Lost(_))), "{error}");
     assert_eq!(generator.tokens(), [2, 910, 262, EXPECTED[0]]);
 }
 
@@ -131,7 +132,7 @@ fn a_lost_device_is_an_error_and_the_history_stays() {
 fn a_device_with_too_little_is_refused_by_name() {
     let own = make(|_| wgpu::Limits { max_storage_buffers_per_shader_stage: 4, ..required_limits() });
     let error = generator(&own).unwrap_err();
-    let Error::Limit { name, available, needed, .. } = &error else { panic!("{error}") };
+    let Error::Device(DeviceError::Limit { name, available, needed, .. }) = &error else { panic!("{error}") };
     assert_eq!((name.as_str(), *available), ("max_storage_buffers_per_shader_stage", 4));
     assert!(*needed > 4);
 }

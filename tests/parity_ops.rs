@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use common::{cases, cooperative, open, plan, plan_with, product, products, run, tiers, title};
 use gemmaflow::{
     Error,
+    error::DeviceError,
     internals::{
         ir::{
             Case, LowerOptions,
@@ -270,7 +271,7 @@ fn a_wrong_shader_is_noticed() {
     assert!(problem.contains("element 70"), "{problem}");
     plan.dispatches[0].kernel.hole = "fn epilogue(i: u32, v: f32) -> f32 { return v + nothing; }\n".into();
     match run(&pipelines, &plan, &case) {
-        Err(Error::Shader { shader, problem }) => {
+        Err(Error::Device(DeviceError::Shader { shader, problem })) => {
             assert!(shader.starts_with("hole:1") && problem.contains("nothing"), "{shader}: {problem}");
         }
         other => panic!("{other:?}"),

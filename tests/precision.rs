@@ -8,6 +8,7 @@ use common::{
 };
 use gemmaflow::{
     Error,
+    error::GraphError,
     generate::{GemmaGenerator, GeneratorOptions, SampleOpts, decode_profile_for_device},
     ir::Compute,
     profile::CompileProfile,
@@ -261,7 +262,7 @@ fn profiles_that_cannot_hold_are_refused_at_once() {
     }
     let clean = profile("[fusion]\nassert_clean = true\nskip = ['geglu']");
     let refused = generator(&oracle, &Device::Gpu, "").with_compile_profiles(profile(""), clean);
-    assert!(matches!(&refused, Err(Error::Unfused { .. })), "{refused:?}");
+    assert!(matches!(&refused, Err(Error::Graph(GraphError::Unfused { .. }))), "{refused:?}");
     let half = generator(&oracle, &Device::Gpu, "")
         .with_compile_profiles(profile(""), profile("[precision]\ncompute = 'f16'\nmixed = 'none'"));
     assert_eq!(half.is_ok(), has_f16(), "{half:?}");

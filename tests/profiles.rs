@@ -10,6 +10,7 @@ use common::{
 };
 use gemmaflow::{
     Error,
+    error::GraphError,
     gemma::GemmaFlow,
     internals::{
         ir::kernel::{CooperativeTile, Dispatch, Kernel, Target, Tier},
@@ -119,7 +120,9 @@ fn assert_clean_names_the_regions_that_are_left() {
         let target = Target::portable();
         plan(&graph, &target, "vulkan", "[fusion]\nassert_clean = true").unwrap_or_else(|e| panic!("{name}: {e}"));
         match plan(&graph, &target, "vulkan", "[fusion]\nassert_clean = true\nskip = ['geglu']") {
-            Err(Error::Unfused { regions, .. }) => assert!(regions.contains(&"layer.0.geglu".to_string()), "{regions:?}"),
+            Err(Error::Graph(GraphError::Unfused { regions, .. })) => {
+                assert!(regions.contains(&"layer.0.geglu".to_string()), "{regions:?}")
+            }
             other => panic!("{name}: {other:?}"),
         }
     }

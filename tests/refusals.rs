@@ -7,6 +7,7 @@ mod oracle;
 
 use gemmaflow::{
     Error,
+    error::WeightError,
     flow::{FlowStage, LayerStack, ModelParams},
     gemma::{GemmaConfig, GemmaFlow, random_weights},
     generate::{GemmaGenerator, GeneratorOptions},
@@ -41,7 +42,7 @@ fn one_name_is_one_weight() {
     };
     let error = build("proj", width).unwrap_err();
     assert!(matches!(&error, Error::Builder(text) if text.contains("own.proj") && text.contains("extra.1")), "{error}");
-    assert!(matches!(build("proj", width + 1).unwrap_err(), Error::WeightShape { .. }));
+    assert!(matches!(build("proj", width + 1).unwrap_err(), Error::Weight(WeightError::Shape { .. })));
 }
 
 #[test]
@@ -90,8 +91,8 @@ fn weights_of_another_model() {
         let compile = |params: &ModelParams| {
             session.compile_with(&built.graph, &CompileOptions::default().with_weights(&session.load(params).unwrap()))
         };
-        assert!(matches!(compile(&build(DType::BF16, &config).params), Err(Error::WeightType { .. })));
-        assert!(matches!(compile(&build(DType::F32, &wider).params), Err(Error::WeightShape { .. })));
+        assert!(matches!(compile(&build(DType::BF16, &config).params), Err(Error::Weight(WeightError::Type { .. }))));
+        assert!(matches!(compile(&build(DType::F32, &wider).params), Err(Error::Weight(WeightError::Shape { .. }))));
         compile(&built.params).unwrap();
     }
 }

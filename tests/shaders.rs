@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use common::{cases, plan_with, title, uniformity};
 use gemmaflow::{
     Error,
+    error::DeviceError,
     gemma::{GemmaConfig, GemmaFlow, random_weights},
     internals::{
         ir::{
@@ -323,7 +324,7 @@ fn region(options: Vec<(&'static str, String)>, hole: &str) -> Kernel {
 fn mistakes_name_file_and_line() {
     let out = || ("OUT", "f32".to_string());
     let fails = |kernel: &Kernel, place: &str, text: &str| match reflect(kernel, Sizes::Constants) {
-        Err(Error::Shader { shader, problem }) => {
+        Err(Error::Device(DeviceError::Shader { shader, problem })) => {
             assert!(shader.starts_with(place) && problem.contains(text), "{shader}: {problem}");
         }
         Err(other) => panic!("{other}"),

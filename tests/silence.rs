@@ -9,6 +9,7 @@ use std::{
 
 use gemmaflow::{
     Error,
+    error::{CallbackError, DeviceError, PromptError},
     gemma::GemmaConfig,
     generate::{Drafter, GemmaGenerator, GeneratorOptions, LogitBias, SampleHooks, SampleOpts},
     guide::Guides,
@@ -64,7 +65,10 @@ fn work() {
     for path in ["/no/such/folder", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")] {
         assert!(load_from_path(path).is_err() && Tokenizer::from_file(path).is_err() && GemmaConfig::from_file(path).is_err());
     }
-    assert!(matches!(Device::Named("no such adapter".into()).open(&GpuOptions::default()), Err(Error::NoAdapter(_))));
+    assert!(matches!(
+        Device::Named("no such adapter".into()).open(&GpuOptions::default()),
+        Err(Error::Device(DeviceError::NoAdapter(_)))
+    ));
 }
 
 fn load(device: &Device, options: GeneratorOptions) -> gemmaflow::Result<GemmaGenerator> {
@@ -88,12 +92,12 @@ fn use_all(generator: &mut GemmaGenerator, tokenizer: &Tokenizer, prompt: &[u32]
 
 fn mistakes(device: &Device, generator: &mut GemmaGenerator, tokenizer: &Tokenizer) {
     assert!(matches!(generator.prefill(&[2; 200]), Err(Error::ContextFull { .. })));
-    assert!(matches!(generator.prefill(&[1 << 30]), Err(Error::TokenOutOfRange { .. })));
+    assert!(matches!(generator.prefill(&[1 << 30]), Err(Error::Prompt(PromptError::TokenOutOfRange { .. }))));
     generator.prefill(&[2; 80]).unwrap();
     assert!(matches!(generator.generate_cached(20, &SampleOpts::temperature(1.0, 0)), Err(Error::ContextFull { .. })));
     generator.prefill(&[2, 3]).unwrap();
     let mut hooks = SampleHooks::new().with_processor(LogitBias::new().with(1 << 30, 1.0));
-    assert!(matches!(generator.step_hooked(&SampleOpts::greedy(), &mut hooks), Err(Error::Hook { .. })));
+    assert!(matches!(generator.step_hooked(&SampleOpts::greedy(), &mut hooks), Err(Error::Callback(CallbackError::Hook { .. }))));
     let guides = Guides::new(tokenizer, &[1]).unwrap();
     assert!(
         guides.regex("(((").is_err() && guides.json_schema("{\"type\": 3}").is_err() && guides.lark("start: <nobody>").is_err()

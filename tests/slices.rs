@@ -16,6 +16,7 @@ use std::{
 use gemmaflow::{
     Error,
     conversation::{AnswerOptions, Event, FinishReason, Model},
+    error::DeviceError,
     gemma::GemmaConfig,
     generate::{Drafter, GemmaGenerator, GeneratorOptions, LogitBias, SampleHooks, SampleOpts},
     runtime::{
@@ -203,7 +204,7 @@ fn a_device_lost_between_slices_is_an_error_and_the_history_stays() {
         }
         ControlFlow::Continue(())
     });
-    assert!(matches!(outcome, Err(Error::DeviceLost(_))), "{outcome:?}");
+    assert!(matches!(outcome, Err(Error::Device(DeviceError::Lost(_)))), "{outcome:?}");
     assert_eq!((&sliced.tokens()[..3], &sliced.tokens()[3..]), (&PROMPT[..], &EXPECTED[..2]));
 }
 

@@ -9,6 +9,7 @@ use common::{
 use gemmaflow::{
     Error,
     embed::{EmbedderOptions, GemmaEmbedder},
+    error::DeviceError,
     gemma::{GemmaConfig, random_weights},
     generate::{Drafter, GemmaGenerator, GeneratorOptions, SampleHooks, SampleOpts},
     ir::DType,
@@ -199,6 +200,6 @@ fn a_binding_too_small_for_a_row_is_named() {
     let oracle = Oracle::open("gemma3-text");
     let made = GemmaGenerator::with_options(oracle.config.clone(), oracle.loader().as_mut(), Device::Gpu, options(64));
     let error = made.unwrap_err();
-    assert!(matches!(error, Error::Limit { .. }), "{error}");
+    assert!(matches!(error, Error::Device(DeviceError::Limit { .. })), "{error}");
     assert!(error.to_string().contains("64"), "{error}");
 }

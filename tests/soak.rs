@@ -19,6 +19,7 @@ use draws::Draws;
 use gemmaflow::{
     Error, Result,
     conversation::{AnswerOptions, Conversation, Event, Model},
+    error::DeviceError,
     generate::{GeneratorOptions, SampleOpts},
     runtime::{Device, GpuOptions, Opened},
 };
@@ -79,7 +80,7 @@ impl Scene {
         loop {
             match attempt() {
                 Ok(done) => return done,
-                Err(Error::DeviceLost(_)) if start.elapsed() < Duration::from_secs(120) => {
+                Err(Error::Device(DeviceError::Lost(_))) if start.elapsed() < Duration::from_secs(120) => {
                     std::thread::sleep(Duration::from_millis(5));
                 }
                 Err(error) => panic!("{error}"),
@@ -142,7 +143,7 @@ impl Scene {
                 });
                 match told {
                     Ok(told) => assert!(expected.starts_with(&told), "{told:?} of {expected:?}"),
-                    Err(Error::DeviceLost(_)) => {}
+                    Err(Error::Device(DeviceError::Lost(_))) => {}
                     Err(error) => panic!("{error}"),
                 }
             }
@@ -165,7 +166,7 @@ impl Scene {
             for ((index, _, told), outcome) in all.iter_mut().zip(outcomes) {
                 let events = match outcome {
                     Ok(events) => events,
-                    Err(Error::DeviceLost(_)) => {
+                    Err(Error::Device(DeviceError::Lost(_))) => {
                         std::thread::sleep(Duration::from_millis(5));
                         Vec::new()
                     }

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use gemmaflow::{
     Error,
+    error::{CallbackError, WeightError},
     flow::{BuiltModel, FlowStage, LayerStack, ModelFlow, SideOutputs},
     gemma::{
         GeGluStage, GemmaConfig, GemmaDecodeOpts, GemmaFlow, GemmaKvTapStage, GemmaLayerCtx, GemmaPrefillOpts, GemmaRmsNormStage,
@@ -258,7 +259,9 @@ fn a_stage_with_ops_and_weights_of_its_own() {
     }
     let fails = FlowStage::custom("mine", |_, _| anyhow::bail!("not today"));
     match build(&oracle, prefill(&oracle.config).before_layers([fails])) {
-        Err(Error::Stage { stage, source }) => assert_eq!((stage.as_str(), source.to_string().as_str()), ("mine", "not today")),
+        Err(Error::Callback(CallbackError::Stage { stage, source })) => {
+            assert_eq!((stage.as_str(), source.to_string().as_str()), ("mine", "not today"))
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -373,7 +376,10 @@ fn layers_with_experts_are_composed_by_hand() {
     let elsewhere = MoeFfnStage::hf("layers.0.moe", 8, 3, 40, 20);
     let flow = prefill(&oracle.config).layer(move |_| FlowStage::block(elsewhere.clone()));
     let error = build(&oracle, flow).unwrap_err();
-    assert!(matches!(error, Error::MissingWeight { .. }) && error.to_string().contains("layers.0.moe.router.scale"), "{error}");
+    assert!(
+        matches!(error, Error::Weight(WeightError::Missing { .. })) && error.to_string().contains("layers.0.moe.router.scale"),
+        "{error}"
+    );
 }
 
 /// A model that is none of Gemma's, from the same parts: two rows of a table, projected.

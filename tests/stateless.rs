@@ -7,6 +7,7 @@ mod oracle;
 
 use gemmaflow::{
     Error,
+    error::PromptError,
     flow::BuiltModel,
     gemma::{GemmaFlow, GemmaLayerCtx},
     generate::bucket_decode_mask,
@@ -369,7 +370,10 @@ fn wrong_inputs_are_refused_by_name() {
         let mut inputs = right.clone();
         inputs[0].1 = RunInput::U32(&[141]);
         let error = graph.run(&inputs).unwrap_err();
-        assert!(matches!(error, Error::TokenOutOfRange { token: 141, index: 0, vocab_size: 141 }), "{device}: {error}");
+        assert!(
+            matches!(error, Error::Prompt(PromptError::TokenOutOfRange { token: 141, index: 0, vocab_size: 141 })),
+            "{device}: {error}"
+        );
         graph.run(&right).unwrap();
     }
 }

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use gemmaflow::Error;
 use gemmaflow::text::Tokenizer;
+use gemmaflow::{Error, error::PromptError};
 use serde_json::Value;
 
 fn root(path: &str) -> PathBuf {
@@ -143,7 +143,7 @@ fn streams_of_any_bytes_decode_as_the_standard_library_does() {
 fn unknown_ids_are_errors_in_decode_and_visible_in_a_stream() {
     let tokenizer = demo();
     let error = tokenizer.decode(&[2, 300, 1024]).expect_err("1024 is outside the vocabulary");
-    assert!(matches!(error, Error::TokenOutOfRange { token: 1024, index: 2, vocab_size: 1024 }), "{error}");
+    assert!(matches!(error, Error::Prompt(PromptError::TokenOutOfRange { token: 1024, index: 2, vocab_size: 1024 })), "{error}");
     assert_eq!(tokenizer.stream().push(u32::MAX), Some("\u{fffd}".into()));
 }
 

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use gemmaflow::{
     Error, Result,
+    error::{DeviceError, WeightError},
     gemma::{GemmaConfig, random_weights},
     internals::runtime::{ResidentWeight, WeightUploader},
     ir::DType,
@@ -138,7 +139,7 @@ fn a_row_larger_than_a_binding_and_an_empty_weight_are_errors() {
     let context = open(Some(1 << 20), None);
     let mut uploader = WeightUploader::new(&context).unwrap();
     let error = uploader.upload(&pattern(DType::F32, &[2, (1 << 18) + 1], 0).0).unwrap_err();
-    assert!(matches!(error, Error::Limit { needed, .. } if needed == (1 << 20) + 4), "{error}");
+    assert!(matches!(error, Error::Device(DeviceError::Limit { needed, .. }) if needed == (1 << 20) + 4), "{error}");
     assert!(matches!(uploader.upload(&pattern(DType::F32, &[0, 4], 0).0), Err(Error::Input { .. })));
     let huge: &[usize] = &[usize::MAX, usize::MAX, 4];
     assert!(uploader.reserve([(DType::F32, huge)]).is_err());
@@ -256,5 +257,5 @@ fn random_weights_are_uniform_and_do_not_depend_on_the_split() {
         assert!((variance / (0.125f64.powi(2) / 3.0) - 1.0).abs() < 5.0 * (0.8 / n).sqrt(), "{variance}");
     }
     let mut uploader = WeightUploader::new(&whole).unwrap();
-    assert!(matches!(uploader.upload_random(&[4], DType::U32, 0, 1.0), Err(Error::WeightType { .. })));
+    assert!(matches!(uploader.upload_random(&[4], DType::U32, 0, 1.0), Err(Error::Weight(WeightError::Type { .. }))));
 }

@@ -8,6 +8,7 @@ use std::{
 
 use gemmaflow::{
     Error,
+    error::DeviceError,
     internals::{
         ir::{Case, LowerOptions, kernel::Target},
         plan::Plan,
@@ -188,7 +189,11 @@ fn try_one(pipelines: &PipelineCache, target: &Target, trial: &Trial, known: &mu
         }
         Err(fault) => {
             tier.wrong.push(wrong(tier.name, Some(&plan), trial, &fault));
-            matches!(fault, Fault::DoesNotRun(Error::DeviceLost(_)) | Fault::DoesNotCompile(Error::DeviceLost(_)))
+            matches!(
+                fault,
+                Fault::DoesNotRun(Error::Device(DeviceError::Lost(_)))
+                    | Fault::DoesNotCompile(Error::Device(DeviceError::Lost(_)))
+            )
         }
     }
 }

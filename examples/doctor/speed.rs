@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Result, anyhow};
 use gemmaflow::{
     Error,
+    error::DeviceError,
     gemma::{GemmaConfig, random_weights},
     generate::{GemmaGenerator, GeneratorOptions, MemoryPlan, SampleOpts},
     ir::{DType, Packed},
@@ -79,8 +80,10 @@ pub fn measure(scope: &Scope, quick: bool, roofline: Option<Roofline>, open: &dy
 fn fail(scope: &Scope, error: &anyhow::Error, speed: &mut Speed) {
     speed.problem = Some(match error.downcast_ref::<Error>() {
         Some(Error::Cancelled(_)) => NOT_REACHED.into(),
-        Some(Error::OutOfMemory { bytes, .. }) => format!("the device has no memory for it ({bytes} bytes more were refused)"),
-        Some(Error::WrongKernel { .. }) => {
+        Some(Error::Device(DeviceError::OutOfMemory { bytes, .. })) => {
+            format!("the device has no memory for it ({bytes} bytes more were refused)")
+        }
+        Some(Error::Device(DeviceError::WrongKernel { .. })) => {
             speed.wrong = true;
             format!("WRONG: {}", without_folders(&error.to_string()))
         }

@@ -17,8 +17,8 @@ use crate::{
 /// thread, and keeps its model alive.
 ///
 /// An error leaves it as it was, a partial answer included: [`next_event`](Self::next_event) tries again,
-/// [`stop`](Self::stop) gives the answer up and keeps its text. After [`Error::DeviceLost`] and [`Model::recover`] it
-/// continues from its history.
+/// [`stop`](Self::stop) gives the answer up and keeps its text. After
+/// [`DeviceError::Lost`](crate::error::DeviceError::Lost) and [`Model::recover`] it continues from its history.
 pub struct Conversation {
     pub(super) model: Model,
     /// The recovery of the model that the generator is of.
@@ -155,9 +155,9 @@ impl Conversation {
     /// Opens the model's answer to what was said. Nothing is computed yet.
     ///
     /// # Errors
-    /// [`Error::EmptyPrompt`] where nothing was said; [`Error::Chat`] where the format has no such conversation;
-    /// [`Error::ContextFull`] where it does not fit, and [`Overflow::Forget`] is not set or not enough; errors of the
-    /// device.
+    /// [`PromptError::Empty`](crate::error::PromptError::Empty) where nothing was said; [`Error::Chat`] where the
+    /// format has no such conversation; [`Error::ContextFull`] where it does not fit, and [`Overflow::Forget`] is not
+    /// set or not enough; errors of the device.
     pub fn answer(&mut self) -> Result<()> {
         self.stop();
         self.catch_up()?;
@@ -303,7 +303,8 @@ impl Conversation {
     /// in both. The fork has its own cancel token and no hooks.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] for the copy of the cache; [`Error::DeviceLost`].
+    /// [`DeviceError::OutOfMemory`](crate::error::DeviceError::OutOfMemory) for the copy of the cache;
+    /// [`DeviceError::Lost`](crate::error::DeviceError::Lost).
     pub fn fork(&mut self) -> Result<Self> {
         self.catch_up()?;
         let model = self.model.clone();

@@ -113,7 +113,7 @@ impl Model {
     /// A new conversation, with no history. Its cache comes when it is needed; under a memory budget at once.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory) under a memory budget.
+    /// [`DeviceError::OutOfMemory`](crate::error::DeviceError::OutOfMemory) under a memory budget.
     pub fn conversation(&self) -> Result<Conversation> {
         let base = self.base();
         Ok(Conversation::new(self.clone(), base.share_weights()?, self.0.generation.load(Relaxed)))

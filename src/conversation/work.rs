@@ -74,8 +74,8 @@ impl Conversation {
     /// was said.
     ///
     /// # Errors
-    /// As [`next_event`](Self::next_event); [`Error::Panicked`] where `on_event` panics. The answer is stopped then
-    /// too.
+    /// As [`next_event`](Self::next_event); [`CallbackError::Panicked`](crate::error::CallbackError::Panicked) where
+    /// `on_event` panics. The answer is stopped then too.
     pub fn finish(&mut self, mut on_event: impl FnMut(&Event) -> ControlFlow<()>) -> Result<String> {
         let mut said = String::new();
         loop {

@@ -21,8 +21,8 @@ impl GemmaEmbedder {
     ///
     /// # Errors
     /// [`Error::Option`](crate::Error::Option) for options out of their range; a weight that is missing or misshapen;
-    /// [`Error::Limit`](crate::Error::Limit) for one that no kernel could bind, and for a text so long that no kernel
-    /// could bind its intermediate results.
+    /// [`DeviceError::Limit`](crate::error::DeviceError::Limit) for one that no kernel could bind, and for a text so
+    /// long that no kernel could bind its intermediate results.
     pub fn memory_plan(
         config: &GemmaConfig,
         loader: &mut dyn WeightLoader,

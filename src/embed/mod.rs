@@ -33,7 +33,7 @@ pub use load::EmbedderOptions;
 pub use task::{EmbeddingTask, TaskPrompts};
 
 use self::runs::EmbedModel;
-use crate::{Error, Result, gemma::GemmaConfig, generate::CancelToken, runtime::CacheStats};
+use crate::{Error, Result, error::EmbeddingError, gemma::GemmaConfig, generate::CancelToken, runtime::CacheStats};
 
 /// A model that embeds texts. A handle: clones share the model, and threads may use it at the same time.
 #[derive(Clone)]
@@ -109,8 +109,10 @@ impl GemmaEmbedder {
     /// has the same vector, but for rounding, whatever is beside it.
     ///
     /// # Errors
-    /// [`Error::EmptyText`], [`Error::TextTooLong`], [`Error::TokenOutOfRange`], before anything runs;
-    /// [`Error::Embedding`] for a text whose vector is zero or not finite; [`Error::Cancelled`]; what the device says.
+    /// [`EmbeddingError::EmptyText`], [`EmbeddingError::TextTooLong`],
+    /// [`PromptError::TokenOutOfRange`](crate::error::PromptError::TokenOutOfRange), before anything runs;
+    /// [`EmbeddingError::Options`] for a text whose vector is zero or not finite; [`Error::Cancelled`]; what the device
+    /// says.
     pub fn embed<T: AsRef<[u32]>>(&self, texts: &[T]) -> Result<Vec<Vec<f32>>> {
         pollster::block_on(self.embed_async(texts))
     }
@@ -168,7 +170,7 @@ fn shorten(vector: &mut Vec<f32>, dimensions: usize, index: usize) -> Result<()>
     let length = vector.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
     if !length.is_finite() || length == 0.0 {
         let problem = format!("the vector of text {index} has length {length} and so no direction; are the weights whole?");
-        return Err(Error::Embedding(problem));
+        return Err(Error::Embedding(EmbeddingError::Options(problem)));
     }
     vector.iter_mut().for_each(|x| *x = (f64::from(*x) / length) as f32);
     Ok(())

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     Error, Result,
+    error::{EmbeddingError, GraphError, PromptError},
     flow::BuiltModel,
     gemma::{GemmaConfig, GemmaFlow},
     generate::{CancelToken, FlowHook},
@@ -120,13 +121,13 @@ impl EmbedModel {
         let most = self.most;
         let vocab_size = self.config.vocab_size;
         if text.is_empty() {
-            return Err(Error::EmptyText { index });
+            return Err(Error::Embedding(EmbeddingError::EmptyText { index }));
         }
         if text.len() > most {
-            return Err(Error::TextTooLong { index, tokens: text.len(), most });
+            return Err(Error::Embedding(EmbeddingError::TextTooLong { index, tokens: text.len(), most }));
         }
         match text.iter().position(|token| *token as usize >= vocab_size) {
-            Some(at) => Err(Error::TokenOutOfRange { token: text[at], index: at, vocab_size }),
+            Some(at) => Err(Error::Prompt(PromptError::TokenOutOfRange { token: text[at], index: at, vocab_size })),
             None => Ok(()),
         }
     }
@@ -176,7 +177,7 @@ impl EmbedModel {
 async fn finish(under_way: &mut VecDeque<(Batch, Running)>, vectors: &mut [Vec<f32>], cancel: &CancelToken) -> Result<()> {
     let Some((batch, running)) = under_way.pop_front() else { return Ok(()) };
     let outputs = running.outputs(cancel).await?;
-    let missing = || Error::Graph { graph: "gemma".into(), problem: "it has no output 'sentence'".into() };
+    let missing = || Error::Graph(GraphError::Malformed { graph: "gemma".into(), problem: "it has no output 'sentence'".into() });
     let (_, sentence) = outputs.iter().find(|(name, _)| name == "sentence").ok_or_else(missing)?;
     let values = sentence.to_f32()?;
     let width = values.len() / batch.texts.len();

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use crate::{
     Error, Result,
+    error::EmbeddingError,
     weights::{SentenceSettings, is_gguf},
 };
 
@@ -99,13 +100,13 @@ impl TaskPrompts {
     /// The prompt before a text.
     ///
     /// # Errors
-    /// [`Error::Embedding`] for a name that the checkpoint does not have, and for a title where its prompt for
+    /// [`EmbeddingError::Options`] for a name that the checkpoint does not have, and for a title where its prompt for
     /// documents has no place for one.
     pub fn prompt(&self, task: &EmbeddingTask) -> Result<String> {
         if let EmbeddingTask::Named(name) = task {
             let missing = || {
                 let there = self.names().collect::<Vec<_>>().join(", ");
-                Error::Embedding(format!("the checkpoint has no prompt '{name}'; it has: {there}"))
+                Error::Embedding(EmbeddingError::Options(format!("the checkpoint has no prompt '{name}'; it has: {there}")))
             };
             return self.named.get(name).cloned().ok_or_else(missing);
         }
@@ -114,7 +115,9 @@ impl TaskPrompts {
         match task {
             EmbeddingTask::Document { title: Some(title) } => match prompt.split_once(NO_TITLE) {
                 Some((before, after)) => Ok(format!("{before}title: {title}{after}")),
-                None => Err(Error::Embedding(format!("the prompt {prompt:?} of documents has no place for a title"))),
+                None => Err(Error::Embedding(EmbeddingError::Options(format!(
+                    "the prompt {prompt:?} of documents has no place for a title"
+                )))),
             },
             _ => Ok(prompt.to_string()),
         }

@@ -1,7 +1,7 @@
 //! Texts instead of token ids (feature `tokenizer`).
 
 use super::{EmbeddingTask, GemmaEmbedder};
-use crate::{Error, Result, text::Tokenizer};
+use crate::{Error, Result, error::EmbeddingError, text::Tokenizer};
 
 impl GemmaEmbedder {
     /// The unit vectors of texts, in their order: each after the task's prompt and between the tokens that the
@@ -9,8 +9,8 @@ impl GemmaEmbedder {
     /// [`embed`](Self::embed) says.
     ///
     /// # Errors
-    /// As [`embed`](Self::embed), where a text without a character is empty whatever its prompt; [`Error::Embedding`]
-    /// as [`TaskPrompts::prompt`](super::TaskPrompts::prompt); [`Error::Tokenizer`].
+    /// As [`embed`](Self::embed), where a text without a character is empty whatever its prompt;
+    /// [`EmbeddingError::Options`] as [`TaskPrompts::prompt`](super::TaskPrompts::prompt); [`Error::Tokenizer`].
     pub fn embed_texts<T: AsRef<str>>(&self, tokenizer: &Tokenizer, task: &EmbeddingTask, texts: &[T]) -> Result<Vec<Vec<f32>>> {
         self.embed(&self.tokens(tokenizer, task, texts)?)
     }
@@ -33,7 +33,7 @@ impl GemmaEmbedder {
     /// their vectors, as in [`embed_each`](Self::embed_each).
     ///
     /// # Errors
-    /// [`Error::Embedding`] as [`TaskPrompts::prompt`](super::TaskPrompts::prompt); errors of the device.
+    /// [`EmbeddingError::Options`] as [`TaskPrompts::prompt`](super::TaskPrompts::prompt); errors of the device.
     pub fn embed_texts_each<T: AsRef<str>>(
         &self,
         tokenizer: &Tokenizer,
@@ -54,8 +54,8 @@ impl GemmaEmbedder {
     /// text.
     ///
     /// # Errors
-    /// [`Error::EmptyText`]; [`Error::Embedding`] as [`TaskPrompts::prompt`](super::TaskPrompts::prompt);
-    /// [`Error::Tokenizer`].
+    /// [`EmbeddingError::EmptyText`]; [`EmbeddingError::Options`] as
+    /// [`TaskPrompts::prompt`](super::TaskPrompts::prompt); [`Error::Tokenizer`].
     pub fn tokens<T: AsRef<str>>(&self, tokenizer: &Tokenizer, task: &EmbeddingTask, texts: &[T]) -> Result<Vec<Vec<u32>>> {
         let prompt = self.prompts().prompt(task)?;
         (0..).zip(texts).map(|(index, text)| self.tokens_of(tokenizer, &prompt, index, text.as_ref())).collect()
@@ -63,7 +63,7 @@ impl GemmaEmbedder {
 
     fn tokens_of(&self, tokenizer: &Tokenizer, prompt: &str, index: usize, text: &str) -> Result<Vec<u32>> {
         if text.is_empty() {
-            return Err(Error::EmptyText { index });
+            return Err(Error::Embedding(EmbeddingError::EmptyText { index }));
         }
         let mut ids = tokenizer.encode_framed(&format!("{prompt}{text}"))?;
         let most = self.max_tokens();

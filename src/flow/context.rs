@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::Adapter;
 use crate::{
     Error, Result,
+    error::{CallbackError, WeightError},
     ir::{
         DType, Dim, Graph, NodeId, Shape,
         ops::{ExpertLinear, Gather, PositionRule},
@@ -143,7 +144,7 @@ impl<'a> EmitContext<'a> {
     /// The weight called `name` in the graph and `key` in the loader, which must have `shape`. Its bytes are not read.
     ///
     /// # Errors
-    /// [`Error::MissingWeight`], [`Error::WeightShape`], [`Error::WeightType`]; [`Error::Builder`] where the name is
+    /// [`WeightError::Missing`], [`WeightError::Shape`], [`WeightError::Type`]; [`Error::Builder`] where the name is
     /// another weight's.
     pub fn weight(&mut self, name: &str, key: &str, shape: &[usize]) -> Result<NodeId> {
         self.take_weight(name, key, shape, shape)?;
@@ -162,8 +163,9 @@ impl<'a> EmitContext<'a> {
     /// Takes a weight of `stored` dimensions in the loader and `shape` in the model: those, or the matrix that they are
     /// a stack of.
     fn take_weight(&mut self, name: &str, key: &str, stored: &[usize], shape: &[usize]) -> Result<()> {
-        let misshapen =
-            |found: &[usize]| Error::WeightShape { name: key.into(), found: found.to_vec(), expected: stored.to_vec() };
+        let misshapen = |found: &[usize]| {
+            Error::Weight(WeightError::Shape { name: key.into(), found: found.to_vec(), expected: stored.to_vec() })
+        };
         match self.params.get(name) {
             Some(_) if self.keys.get(name).is_none_or(|known| known != key) => {
                 return Err(Error::Builder(format!("two weights are called '{name}'; '{key}' needs another name")));
@@ -212,7 +214,7 @@ impl<'a> EmitContext<'a> {
     /// through the adapters in effect.
     ///
     /// # Errors
-    /// As [`weight`](Self::weight); what an adapter says, as [`Error::Stage`].
+    /// As [`weight`](Self::weight); what an adapter says, as [`CallbackError::Stage`].
     pub fn project(&mut self, x: NodeId, name: &str, key: &str, out: usize) -> Result<NodeId> {
         let weight = self.weight(name, key, &[out, self.width(x)?])?;
         let y = self.graph.linear(x, weight)?;
@@ -258,7 +260,8 @@ impl<'a> EmitContext<'a> {
         let mut projection = projection;
         for adapter in &adapters {
             let stage = || format!("adapter of {}", projection.name);
-            let output = adapter(self, &projection).map_err(|source| Error::Stage { stage: stage(), source })?;
+            let output =
+                adapter(self, &projection).map_err(|source| Error::Callback(CallbackError::Stage { stage: stage(), source }))?;
             projection.output = output;
         }
         self.adapters = adapters;

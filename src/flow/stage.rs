@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc};
 
 use super::{EmitContext, Projection};
-use crate::{Error, Result, ir::NodeId};
+use crate::{Error, Result, error::CallbackError, ir::NodeId};
 
 /// A block of a model: emits its nodes and returns the value that the next stage gets.
 pub trait BlockStage: fmt::Debug + Send + Sync {
@@ -74,13 +74,15 @@ impl FlowStage {
     /// Emits the stage.
     ///
     /// # Errors
-    /// The stage's own; a custom stage's come as [`Error::Stage`].
+    /// The stage's own; a custom stage's come as [`CallbackError::Stage`].
     pub fn emit(&self, context: &mut EmitContext, value: NodeId) -> Result<NodeId> {
         match self {
             FlowStage::Block(block) => block.emit(context, value),
             FlowStage::Named(name, stage) => context.scoped(name, |context| stage.emit(context, value)),
             FlowStage::Sequence(stages) => stages.iter().try_fold(value, |value, stage| stage.emit(context, value)),
-            FlowStage::Custom(name, f) => f(context, value).map_err(|source| Error::Stage { stage: name.clone(), source }),
+            FlowStage::Custom(name, f) => {
+                f(context, value).map_err(|source| Error::Callback(CallbackError::Stage { stage: name.clone(), source }))
+            }
             FlowStage::Adapted(stage, adapter) => context.adapted(adapter, |context| stage.emit(context, value)),
         }
     }

@@ -7,6 +7,7 @@ use half::{bf16, f16};
 use super::GemmaConfig;
 use crate::{
     Error, Result,
+    error::WeightError,
     ir::{DType, ops::Gain},
     weights::{RANDOM, RandomFill, Tensor, TensorSource, WeightMap},
 };
@@ -21,12 +22,16 @@ const GAIN_SCALE: f32 = 0.02;
 /// seed gives the same bits everywhere.
 ///
 /// # Errors
-/// [`Error::Config`] for a configuration that does not fit together, [`Error::WeightType`] for integers and packed
+/// [`Error::Config`] for a configuration that does not fit together, [`WeightError::Type`] for integers and packed
 /// formats.
 pub fn random_weights(config: &GemmaConfig, dtype: DType, seed: u32) -> Result<WeightMap> {
     config.validate()?;
     let (DType::F32 | DType::F16 | DType::BF16, Some(size)) = (dtype, dtype.scalar_bytes()) else {
-        return Err(Error::WeightType { name: "random".into(), found: dtype.to_string(), advice: RANDOM.to_string() });
+        return Err(Error::Weight(WeightError::Type {
+            name: "random".into(),
+            found: dtype.to_string(),
+            advice: RANDOM.to_string(),
+        }));
     };
     let tensors = config.weights().enumerate().filter_map(|(index, position)| {
         let name = position.hugging_face(config.arch)?;

@@ -4,7 +4,10 @@ use super::{
     Engine, SampleOpts,
     engine::{GpuEngine, GpuTurn},
 };
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    error::{DeviceError, GraphError},
+};
 
 /// Most sequences of one pass.
 const MOST_BATCHED: usize = 32;
@@ -32,7 +35,9 @@ pub(crate) fn decode_batch(turns: &mut [Turn<'_>]) -> Vec<Result<u32>> {
         let stepped = stepped.unwrap_or_else(|| one_by_one(&mut part));
         group.into_iter().zip(stepped).for_each(|(index, result)| results[index] = Some(result));
     }
-    let missing = || Err(Error::Graph { graph: "gemma_resident".into(), problem: "a sequence was in no step".into() });
+    let missing = || {
+        Err(Error::Graph(GraphError::Malformed { graph: "gemma_resident".into(), problem: "a sequence was in no step".into() }))
+    };
     results.into_iter().map(|result| result.unwrap_or_else(missing)).collect()
 }
 
@@ -86,13 +91,9 @@ fn one_by_one(turns: &mut [&mut Turn<'_>]) -> Vec<Result<u32>> {
 /// The error of a pass as that of each of its sequences.
 fn for_all(error: Error, sequences: usize) -> Vec<Result<u32>> {
     let again = |error: &Error| match error {
-        Error::DeviceLost(reason) => Error::DeviceLost(reason.clone()),
+        Error::Device(error) => Error::Device(error.clone()),
         Error::Cancelled(what) => Error::Cancelled(what),
-        Error::Timeout { what, seconds } => Error::Timeout { what: what.clone(), seconds: *seconds },
-        Error::OutOfMemory { what, bytes, adapter } => {
-            Error::OutOfMemory { what: what.clone(), bytes: *bytes, adapter: adapter.clone() }
-        }
-        other => Error::Driver { what: "a step of several sequences".into(), message: other.to_string() },
+        other => Error::Device(DeviceError::Driver { what: "a step of several sequences".into(), message: other.to_string() }),
     };
     let mut errors: Vec<Result<u32>> = (1..sequences).map(|_| Err(again(&error))).collect();
     errors.push(Err(error));

@@ -91,8 +91,8 @@ impl MemoryPlan {
     ///
     /// # Errors
     /// [`Error::Option`] or [`Error::ContextFull`] for options out of their range; a weight that is missing or
-    /// misshapen; [`Error::Limit`] for one that no kernel could bind, [`Error::Unsupported`] for a run that the device
-    /// could not.
+    /// misshapen; [`DeviceError::Limit`](crate::error::DeviceError::Limit) for one that no kernel could bind,
+    /// [`Error::Unsupported`] for a run that the device could not.
     pub fn for_options(
         config: GemmaConfig,
         loader: &mut dyn WeightLoader,

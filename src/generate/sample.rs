@@ -5,7 +5,7 @@ mod recommended;
 use std::{borrow::Cow, collections::BTreeSet, fmt};
 
 use super::numbers;
-use crate::{Error, Result};
+use crate::{Error, Result, error::SamplingError};
 
 /// Logits that the device hands over for a draw; more only where they do not suffice.
 pub(crate) const SHORT_LIST: usize = 64;
@@ -129,9 +129,11 @@ impl SampleOpts {
     /// Checks that the numbers have a meaning.
     ///
     /// # Errors
-    /// [`Error::Sampling`] names the option, its value and its range.
+    /// [`SamplingError::Options`] names the option, its value and its range.
     pub fn validate(&self) -> Result<()> {
-        let wrong = |what: &str, value: f32, range: &str| Err(Error::Sampling(format!("{what} is {value}, expected {range}")));
+        let wrong = |what: &str, value: f32, range: &str| {
+            Err(Error::Sampling(SamplingError::Options(format!("{what} is {value}, expected {range}"))))
+        };
         if !(self.temperature >= 0.0 && self.temperature.is_finite()) {
             return wrong("temperature", self.temperature, "a finite number of at least 0");
         }
@@ -218,7 +220,11 @@ impl ShortList {
     /// Refuses a list of a row that nothing can be drawn from.
     pub(crate) fn check(&self, tokens: usize) -> Result<()> {
         let max = self.entries.first().map_or(f32::NAN, |e| e.1);
-        if self.total.is_nan() || !max.is_finite() { Err(Error::BrokenLogits { tokens }) } else { Ok(()) }
+        if self.total.is_nan() || !max.is_finite() {
+            Err(Error::Sampling(SamplingError::BrokenLogits { tokens }))
+        } else {
+            Ok(())
+        }
     }
 
     /// Draws by walking down the list; `None` when the list is too short to decide.
@@ -276,7 +282,7 @@ pub(crate) fn likelier(a: &(u32, f32), b: &(u32, f32)) -> std::cmp::Ordering {
 /// penalise. [`sample_token_after`] takes the history.
 ///
 /// # Errors
-/// [`Error::Sampling`] for options without meaning or an empty row; [`Error::BrokenLogits`].
+/// [`SamplingError::Options`] for options without meaning or an empty row; [`SamplingError::BrokenLogits`].
 pub fn sample_token(row: &[f32], opts: &SampleOpts) -> Result<u32> {
     sample_token_after(row, opts, &[])
 }
@@ -289,10 +295,10 @@ pub fn sample_token(row: &[f32], opts: &SampleOpts) -> Result<u32> {
 pub fn sample_token_after(row: &[f32], opts: &SampleOpts, history: &[u32]) -> Result<u32> {
     opts.validate()?;
     if row.is_empty() {
-        return Err(Error::Sampling("there are no logits to choose from".into()));
+        return Err(Error::Sampling(SamplingError::Options("there are no logits to choose from".into())));
     }
     let chosen = choose_from_row(&opts.penalised(row, history), opts, history.len())?;
-    chosen.ok_or(Error::BrokenLogits { tokens: history.len() })
+    chosen.ok_or(Error::Sampling(SamplingError::BrokenLogits { tokens: history.len() }))
 }
 
 /// The token that greedy or a draw at `position` chooses from a row to which nothing is to be done any more; `None`
@@ -300,7 +306,7 @@ pub fn sample_token_after(row: &[f32], opts: &SampleOpts, history: &[u32]) -> Re
 pub(crate) fn choose_from_row(row: &[f32], opts: &SampleOpts, position: usize) -> Result<Option<u32>> {
     let broken = |x: &f32| x.is_nan() || (!opts.is_greedy() && *x == f32::INFINITY);
     if row.iter().any(broken) {
-        return Err(Error::BrokenLogits { tokens: position });
+        return Err(Error::Sampling(SamplingError::BrokenLogits { tokens: position }));
     }
     if opts.is_greedy() {
         let entries = (0..).zip(row.iter().copied()).filter(|e| e.1 > f32::NEG_INFINITY);

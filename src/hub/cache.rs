@@ -8,7 +8,7 @@ use std::{
 use hf_hub::{Cache, CacheRepo, Repo};
 
 use super::lock::{self, Lock};
-use crate::{Error, Result};
+use crate::{Error, Result, error::HubError};
 
 /// A repository in the cache.
 pub(super) struct Store {
@@ -30,7 +30,7 @@ impl Store {
     }
 
     pub(super) fn absent(&self, file: &str) -> Error {
-        Error::HubOffline { model: self.repository.clone(), file: file.to_string(), cache: self.cache.clone() }
+        Error::Hub(HubError::Offline { model: self.repository.clone(), file: file.to_string(), cache: self.cache.clone() })
     }
 
     /// The folder of a commit.

@@ -8,7 +8,7 @@ use ureq::{
 };
 
 use super::{HubOptions, proxy::Direct};
-use crate::{Error, Result};
+use crate::{Error, Result, error::HubError};
 
 /// No wait for a server is longer.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -117,7 +117,7 @@ pub(super) struct Remote {
 
 impl Client {
     pub(super) fn new(repository: &str, options: &HubOptions) -> Result<Self> {
-        let wrong = |option, problem: String| Error::HubOption { option, problem };
+        let wrong = |option, problem: String| Error::Hub(HubError::Option { option, problem });
         let endpoint = options.endpoint.trim_end_matches('/');
         if origin(endpoint).is_none() || endpoint.contains(['?', '#']) {
             let problem = format!("{endpoint:?} is no address of a server; expected one such as https://huggingface.co");
@@ -275,9 +275,12 @@ impl Client {
             (404, Some(file)) if !unknown => self.no_file(file),
             (404, _) | (401, _) if unknown || response.status() == 404 => {
                 let token = if self.token.is_some() { "the token given may not read" } else { "needs a token" };
-                Error::HubMissing { model, problem: format!("there is no {page}, or it is private and {token}; check the name") }
+                Error::Hub(HubError::Missing {
+                    model,
+                    problem: format!("there is no {page}, or it is private and {token}; check the name"),
+                })
             }
-            (status @ (401 | 403), _) => Error::HubAccess { model, status, page, token: self.token.is_some() },
+            (status @ (401 | 403), _) => Error::Hub(HubError::Access { model, status, page, token: self.token.is_some() }),
             (429, _) => self.failure(file.unwrap_or(LISTING), "the server has had too many requests from here; wait a while"),
             (status, _) => self.failure(file.unwrap_or(LISTING), format!("the server answers {status}")),
         }
@@ -285,12 +288,15 @@ impl Client {
 
     /// A file that is not in the repository.
     pub(super) fn no_file(&self, file: &str) -> Error {
-        Error::HubMissing { model: self.repository.clone(), problem: format!("there is no file {file:?} in the repository") }
+        Error::Hub(HubError::Missing {
+            model: self.repository.clone(),
+            problem: format!("there is no file {file:?} in the repository"),
+        })
     }
 
     /// Something between here and the server.
     pub(super) fn failure(&self, file: &str, problem: impl Display) -> Error {
-        Error::HubTransfer { model: self.repository.clone(), file: file.to_string(), problem: problem.to_string() }
+        Error::Hub(HubError::Transfer { model: self.repository.clone(), file: file.to_string(), problem: problem.to_string() })
     }
 
     fn address(&self, commit: &str, file: &str) -> String {

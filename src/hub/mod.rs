@@ -40,7 +40,7 @@ use self::{
     client::{Client, Failed},
     transfer::Transfer,
 };
-use crate::{Error, Result, weights::index_shards};
+use crate::{Error, Result, error::HubError, weights::index_shards};
 
 const CONFIG: &str = "config.json";
 /// Taken where the repository has them; the last ones are those of a model that embeds texts, as sentence-transformers
@@ -110,13 +110,13 @@ impl HubOptions {
 /// 5xx), the copy in the cache serves.
 ///
 /// # Errors
-/// - [`Error::HubAccess`] for a gated or private model.
-/// - [`Error::HubMissing`] if the hub has no such repository or file, or the repository has no weights that can be
+/// - [`HubError::Access`] for a gated or private model.
+/// - [`HubError::Missing`] if the hub has no such repository or file, or the repository has no weights that can be
 ///   chosen without a name.
-/// - [`Error::HubOffline`] if offline mode needs a file that is not in the cache.
-/// - [`Error::HubTransfer`] if the connection fails or the disk is full; the same call continues from there.
+/// - [`HubError::Offline`] if offline mode needs a file that is not in the cache.
+/// - [`HubError::Transfer`] if the connection fails or the disk is full; the same call continues from there.
 /// - [`Error::Format`] for an index that leads out of its folder.
-/// - [`Error::HubOption`], [`Error::Cancelled`], [`Error::Io`].
+/// - [`HubError::Option`], [`Error::Cancelled`], [`Error::Io`].
 pub fn download(model: &HubModel, options: HubOptions) -> Result<PathBuf> {
     let store = Store::new(&options.cache, model.repository());
     if options.offline {
@@ -180,5 +180,5 @@ fn no_weights(model: &HubModel, files: &[String]) -> Error {
         None => "nor a GGUF file; is this the repository of a model's weights?".to_string(),
     };
     let problem = format!("the repository has neither {WEIGHTS} nor {INDEX}, {advice}");
-    Error::HubMissing { model: model.to_string(), problem }
+    Error::Hub(HubError::Missing { model: model.to_string(), problem })
 }

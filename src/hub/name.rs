@@ -7,7 +7,7 @@ use std::{
     str::FromStr,
 };
 
-use crate::{Error, Result};
+use crate::{Error, Result, error::HubError};
 
 /// A model on the hub: `owner/name`, or `owner/name/file.gguf` for one GGUF file of a repository.
 ///
@@ -54,9 +54,9 @@ impl FromStr for HubModel {
     type Err = Error;
 
     /// # Errors
-    /// [`Error::HubName`] for what the hub does not allow, or what is no plain path of a GGUF file.
+    /// [`HubError::Name`] for what the hub does not allow, or what is no plain path of a GGUF file.
     fn from_str(text: &str) -> Result<Self> {
-        let wrong = |problem: &str| Error::HubName { name: text.to_string(), problem: problem.to_string() };
+        let wrong = |problem: &str| Error::Hub(HubError::Name { name: text.to_string(), problem: problem.to_string() });
         let mut parts = text.splitn(3, '/');
         let (Some(owner), Some(name)) = (parts.next(), parts.next()) else {
             return Err(wrong("it has no '/'"));
@@ -167,7 +167,7 @@ mod tests {
         ];
         for name in names {
             let error = name.parse::<HubModel>().unwrap_err();
-            assert!(matches!(error, Error::HubName { .. }), "{name}: {error}");
+            assert!(matches!(error, Error::Hub(HubError::Name { .. })), "{name}: {error}");
             assert!(error.to_string().contains("owner/name"), "{error}");
         }
         assert!(format!("{}/b", "a".repeat(97)).parse::<HubModel>().is_err());

@@ -1,12 +1,13 @@
 //! Replaces composites by their definitions and drops what no output needs.
 
 use super::{Graph, Node, NodeId, ops::Lowering};
-use crate::{Error, Result};
+use crate::{Error, Result, error::GraphError};
 
 /// The same outputs without ops whose lowering is [`Lowering::Decompose`] and without nodes that no output reaches.
 ///
 /// # Errors
-/// [`Error::Graph`] when an op says that it decomposes and does not, or a definition has another type than its op.
+/// [`GraphError::Malformed`] when an op says that it decomposes and does not, or a definition has another type than its
+/// op.
 pub fn decompose(graph: &Graph) -> Result<Graph> {
     let decomposed = rewritten(graph, &|node| node.op.lowering() == Lowering::Decompose, true)?;
     // Definitions may leave nodes behind that their result does not read.
@@ -62,7 +63,7 @@ fn live(graph: &Graph, drop_dead: bool) -> Vec<bool> {
 /// Adds the definition of a node to `out` under the node's name; `None` for a primitive.
 fn defined(graph: &Graph, node: &Node, inputs: &[NodeId], out: &mut Graph) -> Result<Option<NodeId>> {
     let first = out.nodes().len();
-    let broken = |problem: String| Error::Graph { graph: graph.name.clone(), problem };
+    let broken = |problem: String| Error::Graph(GraphError::Malformed { graph: graph.name.clone(), problem });
     let Some(result) = node.op.decompose(out, inputs) else {
         let needs_one = node.op.lowering() == Lowering::Decompose;
         return if needs_one { Err(broken(format!("{} has no decomposition", node.op.name()))) } else { Ok(None) };

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt, panic::Location};
 
 use super::{DType, DimBinding, FixedType, Op, Shape, Symbol, Type, ops::Input};
-use crate::{Error, Result};
+use crate::{Error, Result, error::GraphError};
 
 /// A node's place in its graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -114,16 +114,18 @@ impl Graph {
     /// Adds a node after inferring its type.
     ///
     /// # Errors
-    /// [`Error::Shape`] names the op, the operands' types and the caller's line.
+    /// [`GraphError::Operands`] names the op, the operands' types and the caller's line.
     #[track_caller]
     pub fn push(&mut self, op: impl Into<Op>, inputs: &[NodeId]) -> Result<NodeId> {
         let op = op.into();
         let location = Location::caller();
         let types: Vec<&Type> = inputs.iter().map(|i| &self.nodes[i.index()].ty).collect();
-        let ty = op.infer(&types).map_err(|problem| Error::Shape {
-            op: op.name().into(),
-            problem: format!("{problem}; operands are {types:?}"),
-            location: format!("{}:{}", location.file(), location.line()),
+        let ty = op.infer(&types).map_err(|problem| {
+            Error::Graph(GraphError::Operands {
+                op: op.name().into(),
+                problem: format!("{problem}; operands are {types:?}"),
+                location: format!("{}:{}", location.file(), location.line()),
+            })
         })?;
         let id = NodeId(self.nodes.len() as u32);
         self.nodes.push(Node { op, inputs: inputs.to_vec(), ty, name: String::new() });
@@ -179,7 +181,7 @@ impl Graph {
 
     /// Checks the rules of the IR: operands come first, types are what the ops infer, outputs exist and are named once.
     pub fn verify(&self) -> Result<()> {
-        let broken = |problem: String| Err(Error::Graph { graph: self.name.clone(), problem });
+        let broken = |problem: String| Err(Error::Graph(GraphError::Malformed { graph: self.name.clone(), problem }));
         for (index, node) in self.nodes.iter().enumerate() {
             if let Some(late) = node.inputs.iter().find(|i| i.index() >= index) {
                 return broken(format!("%{index} ({}) uses {late}, which comes later", node.op.name()));

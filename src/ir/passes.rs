@@ -57,7 +57,7 @@ impl fmt::Display for PassReport {
 /// say.
 ///
 /// # Errors
-/// As `decompose`; [`Error::Graph`](crate::Error::Graph) where a pass broke a rule of the IR.
+/// As `decompose`; [`GraphError::Malformed`](crate::error::GraphError::Malformed) where a pass broke a rule of the IR.
 pub fn prepare(graph: &Graph, options: &LowerOptions, report: &mut PassReport) -> Result<Graph> {
     let mut graph = graph.clone();
     let mut pass = |name, graph: &mut Graph, run: &dyn Fn(&Graph) -> Result<Graph>| -> Result<()> {

@@ -5,6 +5,7 @@ use std::{borrow::Cow, collections::BTreeMap, ops::Range};
 use super::Residency;
 use crate::{
     Error, Result,
+    error::GraphError,
     ir::{
         Compute, Dim, DimBinding, FixedType, Graph, LowerOptions, NodeId, Op,
         kernel::{Target, row_shards},
@@ -138,7 +139,7 @@ impl<'a> Bound<'a> {
     }
 
     pub(super) fn malformed(&self, problem: String) -> Error {
-        Error::Graph { graph: self.graph.name.clone(), problem }
+        Error::Graph(GraphError::Malformed { graph: self.graph.name.clone(), problem })
     }
 }
 

@@ -19,6 +19,7 @@ use place::Placer;
 
 use crate::{
     Error, Result,
+    error::GraphError,
     ir::{
         Compute, DimBinding, Graph, LowerOptions, PassReport,
         kernel::Target,
@@ -78,9 +79,10 @@ impl Residency for Together {
 /// `residency` tells how the weights lie on the device.
 ///
 /// # Errors
-/// [`Error::Input`] for an unbound symbol, [`Error::Graph`] when a cache value is read after it was overwritten in
-/// place, [`Error::Unsupported`] for what the device cannot bind or compute or no kernel computes, [`Error::Unfused`]
-/// as [`LowerOptions::assert_clean`] asks.
+/// [`Error::Input`] for an unbound symbol, [`GraphError::Malformed`](crate::error::GraphError::Malformed) when a cache
+/// value is read after it was overwritten in place, [`Error::Unsupported`] for what the device cannot bind or compute
+/// or no kernel computes, [`GraphError::Unfused`](crate::error::GraphError::Unfused) as [`LowerOptions::assert_clean`]
+/// asks.
 pub fn lower(
     graph: &Graph,
     binding: &DimBinding,
@@ -98,7 +100,7 @@ pub fn lower(
     let groups = fuse::groups(&bound)?;
     let regions = fuse::own_regions(&bound, &groups);
     if options.assert_clean && !regions.is_empty() {
-        return Err(Error::Unfused { graph: graph.name.clone(), regions });
+        return Err(Error::Graph(GraphError::Unfused { graph: graph.name.clone(), regions }));
     }
     report.add("fuse", graph.nodes().len(), groups.len(), None);
     let mut placer = Placer::new(&bound, &groups)?;

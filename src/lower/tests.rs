@@ -7,6 +7,7 @@ use naga::valid::{Capabilities, ValidationFlags, Validator};
 use super::{Residency, Unplaced, bound::Bound, fuse, lower};
 use crate::{
     Error, Result,
+    error::GraphError,
     ir::{
         DType, Data, DimBinding, Graph, LowerOptions, MaskKind, NodeId, Op, PassReport, Shape, UnaryFn, Value, decompose,
         fusion::Fusion,
@@ -367,7 +368,9 @@ fn reading_a_cache_after_its_write_is_refused() {
     let after = g.push(Unary { f: UnaryFn::Neg }, &[cache]).unwrap();
     g.output("after", after);
     let refused = lower(&g, &DimBinding::new(), &Target::portable(), &LowerOptions::default(), &Unplaced);
-    assert!(matches!(refused, Err(Error::Graph { problem, .. }) if problem.contains("overwritten in place")));
+    assert!(
+        matches!(refused, Err(Error::Graph(GraphError::Malformed { problem, .. })) if problem.contains("overwritten in place"))
+    );
 }
 
 #[test]

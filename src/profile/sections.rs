@@ -40,8 +40,8 @@ pub struct Fusion {
     /// Nodes that share no dispatch: the last part of a label (`geglu`), a whole label (`layer.3.geglu`) or an op's
     /// name (`rms_norm`). A name that nothing in a graph has is logged. Default: none.
     pub skip: Vec<String>,
-    /// Fail lowering ([`Error::Unfused`](crate::Error::Unfused)) if elementwise arithmetic is left as a dispatch of its
-    /// own. Default: off.
+    /// Fail lowering ([`GraphError::Unfused`](crate::error::GraphError::Unfused)) if elementwise arithmetic is left as
+    /// a dispatch of its own. Default: off.
     pub assert_clean: bool,
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::evaluate;
 use crate::{
     Error, Result,
+    error::GraphError,
     ir::{Case, Compute, Data, DimBinding, Value, tolerance::Scale},
     weights::Tensor,
 };
@@ -18,7 +19,7 @@ pub fn expected(case: &Case) -> Result<Value> {
     let operands: Vec<Arc<Value>> = case.inputs.iter().cloned().map(Arc::new).collect();
     match graph.fixed_types(&DimBinding::new())?.pop() {
         Some(ty) => evaluate(&case.op, &operands, &ty),
-        None => Err(Error::Graph { graph: graph.name.clone(), problem: "a case without a result".into() }),
+        None => Err(Error::Graph(GraphError::Malformed { graph: graph.name.clone(), problem: "a case without a result".into() })),
     }
 }
 

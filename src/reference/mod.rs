@@ -11,6 +11,7 @@ pub use deviation::{Deviation, compare, compare_with, deviation, expected};
 use crate::{
     Error, Result,
     cancel::CancelToken,
+    error::{GraphError, WeightError},
     ir::{
         Data, DimBinding, FixedType, Graph, NodeId, Op, Type, Value,
         derive::Inputs,
@@ -34,7 +35,7 @@ pub type Weights = BTreeMap<String, Tensor>;
 /// Runs `graph` with its sizes bound.
 ///
 /// # Errors
-/// [`Error::Input`] for a missing or misshapen input, [`Error::MissingWeight`], and what an op says of its operands.
+/// [`Error::Input`] for a missing or misshapen input, [`WeightError::NotGiven`], and what an op says of its operands.
 pub fn run(graph: &Graph, binding: &DimBinding, inputs: &Inputs, weights: &Weights) -> Result<Outcome> {
     run_observed(graph, binding, inputs, weights, &mut |_, _| Ok(()))
 }
@@ -224,13 +225,16 @@ fn run_definition(op: &Op, operands: &[Arc<Value>]) -> Result<Value> {
     }
     let result = op.decompose(&mut graph, &inputs).unwrap_or_else(|| {
         let problem = "says that it runs decomposed and has no decomposition".into();
-        Err(Error::Graph { graph: op.name().into(), problem })
+        Err(Error::Graph(GraphError::Malformed { graph: op.name().into(), problem }))
     })?;
     graph.output("result", result);
     let mut outcome = run(&graph, &DimBinding::new(), &values, &weights)?;
     match outcome.outputs.pop() {
         Some((_, value)) => Ok(value),
-        None => Err(Error::Graph { graph: op.name().into(), problem: "its decomposition gave no value".into() }),
+        None => Err(Error::Graph(GraphError::Malformed {
+            graph: op.name().into(),
+            problem: "its decomposition gave no value".into(),
+        })),
     }
 }
 
@@ -244,7 +248,7 @@ fn given(name: &str, value: Option<&Arc<Value>>, ty: &FixedType) -> Result<Arc<V
 }
 
 fn stored(name: &str, weights: &Weights) -> Result<Tensor> {
-    weights.get(name).cloned().ok_or_else(|| Error::MissingWeight { name: name.into(), nearest: None })
+    weights.get(name).cloned().ok_or_else(|| Error::Weight(WeightError::NotGiven { name: name.into() }))
 }
 
 #[cfg(test)]

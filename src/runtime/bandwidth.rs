@@ -28,8 +28,8 @@ const ROUNDS: u32 = 5;
 /// the best of five submits counts.
 ///
 /// # Errors
-/// As [`GpuContext::create_buffer`] and [`GpuContext::wait`]; [`Error::Limit`](crate::Error::Limit) below bindings of
-/// 64 KiB.
+/// As [`GpuContext::create_buffer`] and [`GpuContext::wait`]; [`DeviceError::Limit`](crate::error::DeviceError::Limit)
+/// below bindings of 64 KiB.
 pub fn measure_copy_bandwidth(context: &GpuContext) -> Result<f64> {
     let capabilities = context.capabilities();
     let wanted = if capabilities.kind == AdapterKind::Software { SOFTWARE_BYTES } else { GPU_BYTES };

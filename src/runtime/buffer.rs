@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{context::GpuContext, counters::Counters, requirements::limit};
-use crate::{Error, Result};
+use crate::{Error, Result, error::DeviceError};
 
 /// A buffer on the device; its bytes leave the live count when it is dropped.
 #[derive(Debug)]
@@ -40,8 +40,8 @@ impl GpuContext {
     /// Memory of `bytes` (rounded up to a multiple of 4, at least 4), zero until written.
     ///
     /// # Errors
-    /// [`Error::Limit`] above the largest buffer, [`Error::OutOfMemory`], [`Error::DeviceLost`],
-    /// [`Error::Driver`] for a usage the driver refuses.
+    /// [`DeviceError::Limit`] above the largest buffer, [`DeviceError::OutOfMemory`], [`DeviceError::Lost`],
+    /// [`DeviceError::Driver`] for a usage the driver refuses.
     pub fn create_buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<Buffer> {
         self.allocate(label, bytes, usage, false)
     }
@@ -57,7 +57,7 @@ impl GpuContext {
         let descriptor = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: mapped };
         if !self.counters().admit(size, self.memory_limit()) {
             let adapter = self.capabilities().adapter.clone();
-            return Err(Error::OutOfMemory { what: label.to_owned(), bytes: size, adapter });
+            return Err(Error::Device(DeviceError::OutOfMemory { what: label.to_owned(), bytes: size, adapter }));
         }
         let made = self.scoped_allocation(label, size, || self.device().create_buffer(&descriptor));
         let alive = made.and_then(|raw| self.check_alive().map(|()| raw));

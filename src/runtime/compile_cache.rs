@@ -11,6 +11,7 @@ use super::{
 use crate::{
     Error, Result,
     cancel::CancelToken,
+    error::GraphError,
     ir::{DimBinding, Graph, Symbol, Value},
 };
 
@@ -267,5 +268,5 @@ fn no_graph() -> Error {
 
 /// What was compiled is there until it is dropped with its cache; this is for the type's sake.
 fn lost(graph: &Graph) -> Error {
-    Error::Graph { graph: graph.name.clone(), problem: "its compiled form is gone".into() }
+    Error::Graph(GraphError::Malformed { graph: graph.name.clone(), problem: "its compiled form is gone".into() })
 }

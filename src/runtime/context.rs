@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     Error, Result,
+    error::DeviceError,
     ir::{KernelChoices, kernel::Target},
 };
 
@@ -73,10 +74,9 @@ impl GpuContext {
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             trace: wgpu::Trace::Off,
         };
-        let (device, queue) = adapter
-            .request_device(&descriptor)
-            .await
-            .map_err(|e| Error::Driver { what: format!("opening a device on '{name}'"), message: e.to_string() })?;
+        let (device, queue) = adapter.request_device(&descriptor).await.map_err(|e| {
+            Error::Device(DeviceError::Driver { what: format!("opening a device on '{name}'"), message: e.to_string() })
+        })?;
         let faults = Arc::new(Faults::default());
         let (on_lost, on_error) = (faults.clone(), faults.clone());
         device.set_device_lost_callback(move |reason, message| on_lost.lose(format!("{reason:?} {message}").trim_end()));
@@ -221,7 +221,7 @@ impl GpuContext {
     /// Whether the device is still there, as far as has been noticed; also reports an error that no call caught, once.
     ///
     /// # Errors
-    /// [`Error::DeviceLost`] for ever after a loss; [`Error::Driver`].
+    /// [`DeviceError::Lost`] for ever after a loss; [`DeviceError::Driver`].
     pub fn check(&self) -> Result<()> {
         self.faults.check()
     }
@@ -253,7 +253,7 @@ impl GpuContext {
         match self.faults.lost() {
             Some(lost) => lost,
             None if !self.maps_a_probe() => self.lose("destroyed or lost"),
-            None => Error::Driver { what: what.to_owned(), message },
+            None => Error::Device(DeviceError::Driver { what: what.to_owned(), message }),
         }
     }
 
@@ -261,13 +261,13 @@ impl GpuContext {
         if self.faults.lost().is_none() {
             self.faults.lose(reason);
         }
-        self.faults.lost().unwrap_or_else(|| Error::DeviceLost(reason.to_owned()))
+        self.faults.lost().unwrap_or_else(|| Error::Device(DeviceError::Lost(reason.to_owned())))
     }
 
     /// Runs `call` with error scopes around it: what wgpu says against it comes back as an error.
     ///
     /// # Errors
-    /// [`Error::Driver`] with wgpu's message, [`Error::OutOfMemory`], [`Error::DeviceLost`].
+    /// [`DeviceError::Driver`] with wgpu's message, [`DeviceError::OutOfMemory`], [`DeviceError::Lost`].
     pub fn scoped<T>(&self, what: &str, call: impl FnOnce() -> T) -> Result<T> {
         self.scoped_allocation(what, 0, call)
     }
@@ -282,9 +282,11 @@ impl GpuContext {
         let errors = [validation, internal, memory].map(|scope| pollster::block_on(scope.pop()));
         match errors.into_iter().flatten().next() {
             None => Ok(value),
-            Some(wgpu::Error::OutOfMemory { .. }) => {
-                Err(Error::OutOfMemory { what: what.to_owned(), bytes, adapter: self.capabilities.adapter.clone() })
-            }
+            Some(wgpu::Error::OutOfMemory { .. }) => Err(Error::Device(DeviceError::OutOfMemory {
+                what: what.to_owned(),
+                bytes,
+                adapter: self.capabilities.adapter.clone(),
+            })),
             Some(error) => Err(self.refused(what, error.to_string())),
         }
     }

@@ -8,7 +8,7 @@ use super::{
     gpu_options::GpuOptions,
     requirements,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, error::DeviceError};
 
 /// The device to compute on, before it is opened.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -98,7 +98,9 @@ impl FromStr for Device {
     fn from_str(text: &str) -> Result<Self> {
         let text = text.trim();
         match text.to_lowercase().as_str() {
-            "" => Err(Error::NoAdapter("the device's name is empty; give auto, gpu, cpu or a part of an adapter's name".into())),
+            "" => Err(Error::Device(DeviceError::NoAdapter(
+                "the device's name is empty; give auto, gpu, cpu or a part of an adapter's name".into(),
+            ))),
             "auto" => Ok(Device::Auto),
             "gpu" => Ok(Device::Gpu),
             "cpu" => Ok(Device::Cpu),
@@ -182,7 +184,8 @@ impl Device {
     /// Opens the device, blocking.
     ///
     /// # Errors
-    /// [`Error::NoAdapter`] with the list of those present, [`Error::Limit`] naming what is short, [`Error::Driver`].
+    /// [`DeviceError::NoAdapter`] with the list of those present, [`DeviceError::Limit`] naming what is short,
+    /// [`DeviceError::Driver`].
     pub fn open(&self, options: &GpuOptions) -> Result<Opened> {
         pollster::block_on(self.open_async(options))
     }
@@ -203,13 +206,15 @@ impl Device {
         match self {
             Device::Adapter(index) => match found.into_iter().nth(*index) {
                 Some(adapter) => GpuContext::open(adapter, options).await.map(Opened::Gpu),
-                None => Err(Error::NoAdapter(format!("there is no adapter {index}; {listing}"))),
+                None => Err(Error::Device(DeviceError::NoAdapter(format!("there is no adapter {index}; {listing}")))),
             },
             Device::Named(name) => {
                 let wanted = name.to_lowercase();
                 let named = found.into_iter().filter(|a| a.get_info().name.to_lowercase().contains(&wanted)).collect();
                 first_that_opens(named, options).await.map_err(|failure| {
-                    failure.unwrap_or_else(|| Error::NoAdapter(format!("no adapter's name contains '{name}'; {listing}")))
+                    failure.unwrap_or_else(|| {
+                        Error::Device(DeviceError::NoAdapter(format!("no adapter's name contains '{name}'; {listing}")))
+                    })
                 })
             }
             Device::Auto => match first_that_opens(found, options).await {
@@ -223,7 +228,9 @@ impl Device {
                     Ok(Opened::Reference)
                 }
             },
-            _ => first_that_opens(found, options).await.map_err(|failure| failure.unwrap_or(Error::NoAdapter(listing))),
+            _ => first_that_opens(found, options)
+                .await
+                .map_err(|failure| failure.unwrap_or(Error::Device(DeviceError::NoAdapter(listing)))),
         }
     }
 }

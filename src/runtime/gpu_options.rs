@@ -16,8 +16,8 @@ pub struct GpuOptions {
     /// Lower the largest buffer to this many bytes.
     pub max_buffer: Option<u64>,
     /// Most bytes that buffers may have at once, all models on this device together; one too many is refused with
-    /// [`Error::OutOfMemory`], and what exists goes on. For applications that need the rest of the device's memory
-    /// themselves. Default: as much as the driver gives.
+    /// [`DeviceError::OutOfMemory`](crate::error::DeviceError::OutOfMemory), and what exists goes on. For applications
+    /// that need the rest of the device's memory themselves. Default: as much as the driver gives.
     pub memory_limit: Option<u64>,
     /// How long any single wait for the device may take. Default: 60 s; 300 s for an adapter that computes on the CPU,
     /// which compiles kernels when they first run.

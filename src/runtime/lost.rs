@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, OnceLock};
 
-use crate::{Error, Result};
+use crate::{Error, Result, error::DeviceError};
 
 /// Errors that no call reported. Shared with the callbacks that wgpu holds.
 #[derive(Debug, Default)]
@@ -28,7 +28,7 @@ impl Faults {
     }
 
     pub fn lost(&self) -> Option<Error> {
-        self.lost.get().map(|reason| Error::DeviceLost(reason.clone()))
+        self.lost.get().map(|reason| Error::Device(DeviceError::Lost(reason.clone())))
     }
 
     /// The fault to report now, if any.
@@ -37,7 +37,7 @@ impl Faults {
             return Err(error);
         }
         match self.uncaptured.lock().ok().and_then(|mut slot| slot.take()) {
-            Some(message) => Err(Error::Driver { what: "an earlier call".into(), message }),
+            Some(message) => Err(Error::Device(DeviceError::Driver { what: "an earlier call".into(), message })),
             None => Ok(()),
         }
     }

@@ -13,6 +13,7 @@ use super::context::GpuContext;
 use crate::{
     Error, Result,
     cancel::CancelToken,
+    error::DeviceError,
     ir::kernel::Kernel,
     shader::{Access, Binding, Reflected, Size, Sizes, reflect},
 };
@@ -49,8 +50,8 @@ impl PipelineCache {
     /// The pipeline of `kernel`, compiled if it is not there yet.
     ///
     /// # Errors
-    /// [`Error::Shader`] for a mistake in the shader, [`Error::Driver`] where the driver refuses it,
-    /// [`Error::DeviceLost`].
+    /// [`DeviceError::Shader`] for a mistake in the shader, [`DeviceError::Driver`] where the driver refuses it,
+    /// [`DeviceError::Lost`].
     pub fn get(&self, kernel: &Kernel) -> Result<Arc<Pipeline>> {
         let key = self.sizes().key(kernel);
         if let Some(found) = self.find(&key) {
@@ -93,7 +94,9 @@ impl PipelineCache {
         std::thread::scope(|scope| {
             let others: Vec<_> = (0..extra).map(|_| scope.spawn(compile)).collect();
             let own = compile();
-            let panicked = |_| Err(Error::Driver { what: "compiling shaders".into(), message: "a thread panicked".into() });
+            let panicked = |_| {
+                Err(Error::Device(DeviceError::Driver { what: "compiling shaders".into(), message: "a thread panicked".into() }))
+            };
             others.into_iter().fold(own, |so_far, thread| so_far.and(thread.join().unwrap_or_else(panicked)))
         })
     }

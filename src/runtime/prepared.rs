@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     Error, Result,
+    error::{DeviceError, GraphError, WeightError},
     ir::kernel::{Dispatch, Operand, Slot},
     plan::{Plan, SlotKind},
     shader::{Access, SIZES_BINDING},
@@ -111,8 +112,8 @@ impl PreparedPlan {
     /// Compiles what is missing, takes scratch buffers and makes the bind groups.
     ///
     /// # Errors
-    /// [`Error::Input`] for an input that is not given or too small, [`Error::MissingWeight`], [`Error::Shader`] where
-    /// a dispatch does not fit its shader; as [`PipelineCache::get`] and [`GpuContext::create_buffer`].
+    /// [`Error::Input`] for an input that is not given or too small, [`WeightError::NotGiven`], [`DeviceError::Shader`]
+    /// where a dispatch does not fit its shader; as [`PipelineCache::get`] and [`GpuContext::create_buffer`].
     pub fn new(pipelines: &PipelineCache, plan: &Plan, bound: Bound<'_>, scratch: &mut ScratchPool) -> Result<Self> {
         let context = pipelines.context();
         pipelines.prepare(plan.dispatches.iter().map(|dispatch| &dispatch.kernel))?;
@@ -266,7 +267,7 @@ fn regions(
 }
 
 fn malformed(plan: &Plan, problem: String) -> Error {
-    Error::Graph { graph: plan.name.clone(), problem }
+    Error::Graph(GraphError::Malformed { graph: plan.name.clone(), problem })
 }
 
 fn bind(
@@ -277,7 +278,9 @@ fn bind(
     bound: Bound,
     sizes: &SizeBlocks,
 ) -> Result<wgpu::BindGroup> {
-    let misfit = |problem: String| Error::Shader { shader: format!("{} ({})", dispatch.kernel.shader, dispatch.label), problem };
+    let misfit = |problem: String| {
+        Error::Device(DeviceError::Shader { shader: format!("{} ({})", dispatch.kernel.shader, dispatch.label), problem })
+    };
     let mut entries: Vec<wgpu::BindGroupEntry> = Vec::with_capacity(dispatch.bindings.len());
     let mut used: Vec<(&wgpu::Buffer, Access)> = Vec::with_capacity(dispatch.bindings.len());
     for declared in &pipeline.bindings {
@@ -326,7 +329,7 @@ fn resource<'a>(
             Ok(wgpu::BufferBinding { buffer: region.buffer.raw(), offset: region.offset + from, size })
         }
         Operand::Weight(name, shard) => {
-            let missing = || Error::MissingWeight { name: name.clone(), nearest: None };
+            let missing = || Error::Weight(WeightError::NotGiven { name: name.clone() });
             let weight = bound.weights.get(name).ok_or_else(missing)?;
             Ok(weight.shards.get(*shard).ok_or(None)?.binding())
         }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use super::{buffer::Buffer, context::GpuContext};
-use crate::{Error, Result, cancel::CancelToken};
+use crate::{Error, Result, cancel::CancelToken, error::DeviceError};
 
 /// Bytes of one staging copy; longer reads go in several.
 const LARGEST_STAGING: u64 = 16 << 20;
@@ -272,7 +272,7 @@ impl GpuContext {
         })?;
         match staged {
             Some(staged) => Ok((staged, submission)),
-            None => Err(Error::Driver { what: "read-back".into(), message: "nothing was recorded".into() }),
+            None => Err(Error::Device(DeviceError::Driver { what: "read-back".into(), message: "nothing was recorded".into() })),
         }
     }
 }

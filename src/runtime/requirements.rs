@@ -1,13 +1,13 @@
 //! The features and limits that the kernels cannot do without, and those that they would like.
 //!
 //! An application that makes its own `wgpu::Device` asks for [`wanted_features`] and [`wanted_limits`]; a device that
-//! falls short of [`required_features`] or [`required_limits`] is refused with [`Error::Limit`].
+//! falls short of [`required_features`] or [`required_limits`] is refused with [`DeviceError::Limit`].
 
 use super::{
     capabilities::{AdapterKind, KernelTier},
     gpu_options::GpuOptions,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, error::DeviceError};
 
 /// Smallest binding that anything here works with; what a model needs beyond it, 64 rows of its widest tensor, is
 /// checked when it is loaded.
@@ -110,5 +110,11 @@ pub(crate) fn check(name: &str, features: wgpu::Features, limits: &wgpu::Limits)
 }
 
 pub(crate) fn limit(adapter: &str, name: &str, available: u64, needed: u64, advice: &str) -> Error {
-    Error::Limit { adapter: adapter.to_owned(), name: name.to_owned(), available, needed, advice: advice.to_owned() }
+    Error::Device(DeviceError::Limit {
+        adapter: adapter.to_owned(),
+        name: name.to_owned(),
+        available,
+        needed,
+        advice: advice.to_owned(),
+    })
 }

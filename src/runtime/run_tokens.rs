@@ -2,6 +2,7 @@
 
 use crate::{
     Error, Result,
+    error::WeightError,
     flow::ModelParams,
     ir::{
         DType, Data, DimBinding, Value,
@@ -41,7 +42,7 @@ impl RunTokens<'_> {
 
 /// The rows of a table `[rows, width]` that tokens choose, the first for tokens that it does not have.
 pub(crate) fn table_rows(params: &ModelParams, table: &str, tokens: &[u32]) -> Result<Vec<f32>> {
-    let tensor = params.get(table).ok_or_else(|| Error::MissingWeight { name: table.into(), nearest: None })?;
+    let tensor = params.get(table).ok_or_else(|| Error::Weight(WeightError::NotGiven { name: table.into() }))?;
     let [rows, width] = [0, 1].map(|axis| tensor.shape().get(axis).copied().unwrap_or(1));
     let mut values = vec![0.0; tokens.len() * width];
     for (token, row) in tokens.iter().zip(values.chunks_mut(width.max(1))) {

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     Error, Result,
+    error::WeightError,
     ir::DType,
     weights::{RANDOM, Tensor},
 };
@@ -90,7 +91,8 @@ impl WeightUploader {
     /// Weights that were not reserved get buffers of their own.
     ///
     /// # Errors
-    /// [`Error::Limit`] for a row larger than a binding; [`Error::OutOfMemory`], [`Error::Cancelled`].
+    /// [`DeviceError::Limit`](crate::error::DeviceError::Limit) for a row larger than a binding;
+    /// [`DeviceError::OutOfMemory`](crate::error::DeviceError::OutOfMemory), [`Error::Cancelled`].
     pub fn reserve<'a>(&mut self, weights: impl IntoIterator<Item = (DType, &'a [usize])>) -> Result<()> {
         let mut pieces: Vec<Piece> = Vec::new();
         for (dtype, shape) in weights {
@@ -105,8 +107,9 @@ impl WeightUploader {
     /// values ([`Tensor::random`]) are made on the device instead.
     ///
     /// # Errors
-    /// Those of reading the tensor; [`Error::Limit`], [`Error::OutOfMemory`], [`Error::Cancelled`],
-    /// [`Error::DeviceLost`].
+    /// Those of reading the tensor; [`DeviceError::Limit`](crate::error::DeviceError::Limit),
+    /// [`DeviceError::OutOfMemory`](crate::error::DeviceError::OutOfMemory), [`Error::Cancelled`],
+    /// [`DeviceError::Lost`](crate::error::DeviceError::Lost).
     pub fn upload(&mut self, tensor: &Tensor) -> Result<ResidentWeight> {
         if let Some(fill) = tensor.random() {
             return self.upload_random(tensor.shape(), tensor.dtype(), fill.seed, fill.scale);
@@ -136,11 +139,15 @@ impl WeightUploader {
     /// element's index alone. For measurements without a checkpoint.
     ///
     /// # Errors
-    /// [`Error::WeightType`] for integers and packed formats; [`Error::Limit`], [`Error::OutOfMemory`],
-    /// [`Error::Cancelled`].
+    /// [`WeightError::Type`] for integers and packed formats; [`DeviceError::Limit`](crate::error::DeviceError::Limit),
+    /// [`DeviceError::OutOfMemory`](crate::error::DeviceError::OutOfMemory), [`Error::Cancelled`].
     pub fn upload_random(&mut self, shape: &[usize], dtype: DType, seed: u32, scale: f32) -> Result<ResidentWeight> {
         if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
-            return Err(Error::WeightType { name: "random".into(), found: dtype.to_string(), advice: RANDOM.to_string() });
+            return Err(Error::Weight(WeightError::Type {
+                name: "random".into(),
+                found: dtype.to_string(),
+                advice: RANDOM.to_string(),
+            }));
         }
         let shards = self.place("random", dtype, shape)?;
         let fill = match self.random.take() {

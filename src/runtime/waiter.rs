@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::context::GpuContext;
-use crate::{Error, Result, cancel::CancelToken};
+use crate::{Error, Result, cancel::CancelToken, error::DeviceError};
 
 /// The thread's inbox; the thread ends with the context.
 #[derive(Debug, Default)]
@@ -103,7 +103,9 @@ impl GpuContext {
 
 impl Waiter {
     fn send(&self, job: Job) -> Result<()> {
-        let failed = |message: String| Error::Driver { what: "starting the thread that waits for the GPU".into(), message };
+        let failed = |message: String| {
+            Error::Device(DeviceError::Driver { what: "starting the thread that waits for the GPU".into(), message })
+        };
         let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
         if inbox.is_none() {
             let (sender, jobs) = mpsc::channel::<Job>();

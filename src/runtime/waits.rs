@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::context::GpuContext;
-use crate::{Error, Result, cancel::CancelToken};
+use crate::{Error, Result, cancel::CancelToken, error::DeviceError};
 
 /// A wait is cut into slices of this length, so that a device lost meanwhile is noticed and a missed wake-up is
 /// retried.
@@ -30,7 +30,7 @@ impl GpuContext {
     /// Blocks until `submission` is done. `what` is for the error's text.
     ///
     /// # Errors
-    /// [`Error::Timeout`] after the context's time limit, [`Error::DeviceLost`].
+    /// [`DeviceError::Timeout`] after the context's time limit, [`DeviceError::Lost`].
     pub fn wait(&self, submission: &wgpu::SubmissionIndex, what: &str) -> Result<()> {
         self.wait_for(Some(submission), what, None)
     }
@@ -123,7 +123,7 @@ impl GpuContext {
     }
 
     pub(crate) fn timed_out(&self, what: &str) -> Error {
-        Error::Timeout { what: what.to_owned(), seconds: self.timeout().as_secs_f64().ceil() as u64 }
+        Error::Device(DeviceError::Timeout { what: what.to_owned(), seconds: self.timeout().as_secs_f64().ceil() as u64 })
     }
 
     /// `Device::poll` panics when the driver reports the loss of the device from inside a wait. The loss itself is

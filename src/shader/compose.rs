@@ -11,12 +11,12 @@ use super::{
     sizes::{self, Size, Sizes},
     sources::SOURCES,
 };
-use crate::{Error, Result, ir::kernel::Kernel};
+use crate::{Error, Result, error::DeviceError, ir::kernel::Kernel};
 
 /// The WGSL of a kernel, without the values of its sizes.
 ///
 /// # Errors
-/// [`Error::Shader`] with file and line: an unknown file, an option that is asked for and not given or given and
+/// [`DeviceError::Shader`] with file and line: an unknown file, an option that is asked for and not given or given and
 /// mentioned nowhere, an `#if` left open.
 pub fn compose(kernel: &Kernel, sizes: Sizes) -> Result<String> {
     Composed::new(kernel, sizes).map(|composed| composed.text)
@@ -88,7 +88,7 @@ struct At<'a> {
 
 impl At<'_> {
     fn error(&self, problem: String) -> Error {
-        Error::Shader { shader: format!("{}:{}", self.file, self.line), problem }
+        Error::Device(DeviceError::Shader { shader: format!("{}:{}", self.file, self.line), problem })
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
     compose::Composed,
     sizes::{Size, Sizes},
 };
-use crate::{Error, Result, ir::kernel::Kernel};
+use crate::{Error, Result, error::DeviceError, ir::kernel::Kernel};
 
 /// How a shader uses a buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,13 +45,13 @@ pub struct Reflected {
 /// Composes, parses and validates a kernel's shader.
 ///
 /// # Errors
-/// [`Error::Shader`] with the file and line that the composed line comes from; also for a binding outside of group 0,
-/// for one that is no buffer, and for anything but one entry point.
+/// [`DeviceError::Shader`] with the file and line that the composed line comes from; also for a binding outside of
+/// group 0, for one that is no buffer, and for anything but one entry point.
 pub fn reflect(kernel: &Kernel, sizes: Sizes) -> Result<Reflected> {
     let composed = Composed::new(kernel, sizes)?;
     let error = |line: Option<u32>, problem: String| {
         let place = line.map_or_else(|| format!("{}.wgsl", kernel.shader), |line| composed.origin(line as usize));
-        Error::Shader { shader: format!("{place} (in {kernel})"), problem }
+        Error::Device(DeviceError::Shader { shader: format!("{place} (in {kernel})"), problem })
     };
     let module = naga::front::wgsl::parse_str(&composed.text)
         .map_err(|e| error(e.location(&composed.text).map(|l| l.line_number), e.emit_to_string(&composed.text)))?;

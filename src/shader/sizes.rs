@@ -1,6 +1,6 @@
 //! Sizes of a kernel as constants of its pipeline, or as data.
 
-use crate::{Error, Result, ir::kernel::Kernel};
+use crate::{Error, Result, error::DeviceError, ir::kernel::Kernel};
 
 /// Where a kernel finds its sizes, which its text declares as overrides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -73,13 +73,13 @@ fn renamed(line: &str, names: &[(String, String)]) -> String {
 /// The words of the uniform for `kernel`, whose shader declares `sizes`.
 ///
 /// # Errors
-/// [`Error::Shader`] for a size without a value.
+/// [`DeviceError::Shader`] for a size without a value.
 pub fn size_words(kernel: &Kernel, sizes: &[Size]) -> Result<Vec<u32>> {
     let word = |Size { name, ty }: &Size| {
         let given = kernel.overrides.iter().find(|(given, _)| given == name);
         let Some((_, value)) = given else {
             let problem = format!("its size {name} is not given");
-            return Err(Error::Shader { shader: kernel.to_string(), problem });
+            return Err(Error::Device(DeviceError::Shader { shader: kernel.to_string(), problem }));
         };
         Ok(match ty.as_str() {
             "f32" => (*value as f32).to_bits(),

@@ -13,7 +13,9 @@ use crate::text::{
     listed::{self, Listed},
 };
 use crate::{
-    Error, Result, text_file,
+    Error, Result,
+    error::PromptError,
+    text_file,
     weights::{FileLimits, is_gguf},
 };
 
@@ -254,14 +256,14 @@ impl Tokenizer {
     /// The text of tokens. Control tokens are left out; bytes that are no UTF-8 become U+FFFD.
     ///
     /// # Errors
-    /// [`Error::TokenOutOfRange`] for an id that the tokenizer does not know.
+    /// [`PromptError::TokenOutOfRange`] for an id that the tokenizer does not know.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         let mut stream = self.stream();
         let mut text = String::new();
         for (index, &token) in ids.iter().enumerate() {
             let piece = self.piece(token);
             if matches!(piece, Piece::Unknown) {
-                return Err(Error::TokenOutOfRange { token, index, vocab_size: self.vocab_size() });
+                return Err(Error::Prompt(PromptError::TokenOutOfRange { token, index, vocab_size: self.vocab_size() }));
             }
             text.push_str(stream.take(piece).as_deref().unwrap_or_default());
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{StoredHead, Tensor, foreign::Foreign, kept, transposed::transposed};
-use crate::{Error, Result, gemma::HEAD_KEY, quant::DType};
+use crate::{Error, Result, error::WeightError, gemma::HEAD_KEY, quant::DType};
 
 /// Facts of a weight that are known without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub trait WeightLoader: Send {
     /// Element type and shape of a weight; reads none of its bytes.
     ///
     /// # Errors
-    /// [`Error::MissingWeight`] names the nearest key that is left; [`Error::WeightType`] where the file has a type
+    /// [`WeightError::Missing`] names the nearest key that is left; [`WeightError::Type`] where the file has a type
     /// that no weight here may have.
     fn peek(&self, key: &str) -> Result<TensorInfo<'_>>;
 
@@ -70,7 +70,7 @@ pub trait WeightLoader: Send {
     /// Those of reading the two.
     fn stored_head(&self) -> Result<StoredHead> {
         match self.peek(HEAD_KEY) {
-            Err(Error::MissingWeight { .. }) => Ok(StoredHead::Absent),
+            Err(Error::Weight(WeightError::Missing { .. })) => Ok(StoredHead::Absent),
             _ => Ok(StoredHead::Own),
         }
     }
@@ -102,7 +102,9 @@ impl WeightMap {
         for key in loader.remaining_keys() {
             match loader.take(&key) {
                 Ok(tensor) => all.insert(tensor),
-                Err(Error::WeightType { found, advice, .. }) => all.insert_foreign(&key, Foreign { name: found, advice }),
+                Err(Error::Weight(WeightError::Type { found, advice, .. })) => {
+                    all.insert_foreign(&key, Foreign { name: found, advice })
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -159,9 +161,9 @@ impl WeightMap {
     fn absent(&self, key: &str) -> Error {
         match self.foreign.get(key) {
             Some(Foreign { name, advice }) => {
-                Error::WeightType { name: key.to_string(), found: name.clone(), advice: advice.clone() }
+                Error::Weight(WeightError::Type { name: key.to_string(), found: name.clone(), advice: advice.clone() })
             }
-            None => Error::MissingWeight { name: key.to_string(), nearest: nearest(key, self.tensors.keys()) },
+            None => Error::Weight(WeightError::Missing { name: key.to_string(), nearest: nearest(key, self.tensors.keys()) }),
         }
     }
 }
@@ -238,7 +240,7 @@ mod tests {
         assert_eq!(map.peek("norm.weight").unwrap(), TensorInfo { dtype: DType::F32, shape: &[2] });
         assert_eq!(map.take("norm.weight").unwrap().to_f32().unwrap(), [1.0, 2.0]);
         assert_eq!((map.len(), map.remaining_keys().len()), (3, 3));
-        assert!(matches!(map.take("norm.weight"), Err(Error::MissingWeight { nearest: None, .. })));
+        assert!(matches!(map.take("norm.weight"), Err(Error::Weight(WeightError::Missing { nearest: None, .. }))));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     Error, Result,
+    error::WeightError,
     gemma::{TOKEN_ORDER, dense_key, text_weight},
     quant::DType,
     text_file,
@@ -47,8 +48,8 @@ impl SafetensorsLoader {
     ///
     /// # Errors
     /// [`Error::Io`] where a file cannot be opened; [`Error::Format`] where it is truncated, its header lies or its
-    /// shards do not fit the index, or there are only files of another format; [`Error::Quantised`] for a checkpoint in
-    /// another library's quantised format.
+    /// shards do not fit the index, or there are only files of another format; [`WeightError::Quantised`] for a
+    /// checkpoint in another library's quantised format.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::open_with(path, ReadOptions::default())
     }
@@ -85,7 +86,7 @@ impl SafetensorsLoader {
         let keys = self.weights.remaining_keys();
         let Some((scheme, key)) = scheme::of_tensors(keys.iter().map(String::as_str)) else { return Ok(()) };
         let found = format!("the tensor '{key}' in {}", path.display());
-        Err(Error::Quantised { scheme: scheme.name.into(), found, nearest: scheme.nearest })
+        Err(Error::Weight(WeightError::Quantised { scheme: scheme.name.into(), found, nearest: scheme.nearest }))
     }
 
     /// The files that the weights lie in, shards in the order of their names.

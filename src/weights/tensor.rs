@@ -6,6 +6,7 @@ use super::NO_NUMBERS;
 use crate::{
     Error, Result,
     cancel::CancelToken,
+    error::WeightError,
     quant::DType,
     quant::{MAX_BLOCK_ELEMENTS, rows::Rows},
 };
@@ -181,7 +182,7 @@ impl Tensor {
         self.dtype.rows().ok_or_else(|| {
             let name = self.name.clone();
             let found = self.dtype.to_string();
-            Error::WeightType { name, found, advice: NO_NUMBERS.to_string() }
+            Error::Weight(WeightError::Type { name, found, advice: NO_NUMBERS.to_string() })
         })
     }
 

@@ -58,6 +58,7 @@ mod tests {
     use super::*;
     use crate::{
         Error,
+        error::WeightError,
         quant::DType,
         weights::{WeightLoader, WeightMap},
     };
@@ -95,6 +96,6 @@ mod tests {
         let text = loader.take_transposed("v").unwrap_err().to_string();
         assert!(text.contains("'v'") && text.contains("[6]"), "{text}");
         assert_eq!(loader.take("v").unwrap().len(), 6);
-        assert!(matches!(loader.take_transposed("v"), Err(Error::MissingWeight { .. })));
+        assert!(matches!(loader.take_transposed("v"), Err(Error::Weight(WeightError::Missing { .. }))));
     }
 }

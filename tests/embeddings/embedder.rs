@@ -20,6 +20,7 @@ use super::{
 use gemmaflow::{
     Error,
     embed::{EmbedderOptions, EmbeddingTask, GemmaEmbedder, TaskPrompts},
+    error::{EmbeddingError, PromptError},
     gemma::GemmaConfig,
     runtime::{Device, GpuOptions, Opened},
     text::Tokenizer,
@@ -100,9 +101,12 @@ fn texts_that_cannot_be_embedded_are_named() {
     let open = |options| GemmaEmbedder::with_options(oracle.config.clone(), oracle.loader().as_mut(), Device::Cpu, options);
     let embedder = open(options).unwrap();
     let refused = |texts: &[Vec<u32>]| embedder.embed(texts).unwrap_err();
-    assert!(matches!(refused(&[vec![2, 5], vec![]]), Error::EmptyText { index: 1 }));
-    assert!(matches!(refused(&[vec![5; 41]]), Error::TextTooLong { index: 0, tokens: 41, most: 40 }));
-    assert!(matches!(refused(&[vec![2], vec![2, 138]]), Error::TokenOutOfRange { token: 138, index: 1, vocab_size: 138 }));
+    assert!(matches!(refused(&[vec![2, 5], vec![]]), Error::Embedding(EmbeddingError::EmptyText { index: 1 })));
+    assert!(matches!(refused(&[vec![5; 41]]), Error::Embedding(EmbeddingError::TextTooLong { index: 0, tokens: 41, most: 40 })));
+    assert!(matches!(
+        refused(&[vec![2], vec![2, 138]]),
+        Error::Prompt(PromptError::TokenOutOfRange { token: 138, index: 1, vocab_size: 138 })
+    ));
     assert_eq!(embedder.embed(&[vec![5; 40]]).unwrap()[0].len(), 48, "and it goes on");
     for (options, says) in [
         (EmbedderOptions { context: Some(513), ..EmbedderOptions::default() }, "EmbedderOptions::context is 513"),
@@ -113,7 +117,7 @@ fn texts_that_cannot_be_embedded_are_named() {
         assert!(text.contains(says), "{text}");
     }
     let whole = GemmaEmbedder::from_path(&oracle.folder, Device::Cpu).unwrap();
-    assert!(matches!(whole.embed(&[vec![5; 513]]).unwrap_err(), Error::TextTooLong { most: 512, .. }));
+    assert!(matches!(whole.embed(&[vec![5; 513]]).unwrap_err(), Error::Embedding(EmbeddingError::TextTooLong { most: 512, .. })));
 }
 
 #[test]
@@ -247,7 +251,7 @@ fn texts_come_after_their_prompts_and_between_bos_and_eos() {
     let document = embedder.embed_texts(&tokenizer, &EmbeddingTask::document(), &[text]).unwrap();
     assert!(apart(&document[0], &expected[0]) > 1e-6, "a prompt matters");
     let error = embedder.embed_texts(&tokenizer, &EmbeddingTask::Query, &["a", ""]).unwrap_err();
-    assert!(matches!(error, Error::EmptyText { index: 1 }), "{error}");
+    assert!(matches!(error, Error::Embedding(EmbeddingError::EmptyText { index: 1 })), "{error}");
 
     // What a tokenizer.json and the settings beside it say.
     let folder = tempfile::tempdir().unwrap();

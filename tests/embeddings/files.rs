@@ -9,6 +9,7 @@ use super::common::{
 use gemmaflow::{
     Error,
     embed::GemmaEmbedder,
+    error::WeightError,
     gemma::{GemmaArch, GemmaConfig},
     ir::MaskKind,
     runtime::Device,
@@ -107,7 +108,7 @@ fn modules_that_are_not_computed_are_refused_by_name() {
     let folder = with("config.json", &fs::read_to_string(data("checkpoints/embeddinggemma/config.json")).unwrap());
     fs::remove_file(folder.path().join("3_Dense/model.safetensors")).unwrap();
     let error = GemmaEmbedder::from_path(folder.path(), Device::Cpu).unwrap_err();
-    assert!(matches!(&error, Error::MissingWeight { name, .. } if name == "3_Dense.linear.weight"), "{error}");
+    assert!(matches!(&error, Error::Weight(WeightError::Missing { name, .. }) if name == "3_Dense.linear.weight"), "{error}");
     // The newer way of saying mean.
     let newer = with("1_Pooling/config.json", &json!({"embedding_dimension": 48, "pooling_mode": "mean"}).to_string());
     assert_eq!(GemmaConfig::from_file(newer.path()).unwrap().embedding_dense, [96, 48]);

@@ -16,6 +16,7 @@ use super::{
 use gemmaflow::{
     Error, Result,
     embed::{EmbedderOptions, EmbeddingTask, GemmaEmbedder},
+    error::{EmbeddingError, PromptError},
     gemma::GemmaConfig,
     runtime::Device,
     text::Tokenizer,
@@ -85,10 +86,14 @@ fn a_text_that_cannot_be_embedded_is_refused_alone() {
             let vector = found[index].as_ref().unwrap();
             assert!(apart(vector, &oracle.f32(&format!("{name}.embedding"))) < GATE, "{name}");
         }
-        assert!(matches!(found[1], Err(Error::TextTooLong { index: 1, tokens: 33, most: 20 })), "{:?}", found[1]);
-        assert!(matches!(found[2], Err(Error::EmptyText { index: 2 })), "{:?}", found[2]);
-        assert!(matches!(found[5], Err(Error::TokenOutOfRange { token: 99_999, .. })), "{:?}", found[5]);
-        assert!(matches!(embedder.embed(&tokens), Err(Error::TextTooLong { index: 1, .. })));
+        assert!(
+            matches!(found[1], Err(Error::Embedding(EmbeddingError::TextTooLong { index: 1, tokens: 33, most: 20 }))),
+            "{:?}",
+            found[1]
+        );
+        assert!(matches!(found[2], Err(Error::Embedding(EmbeddingError::EmptyText { index: 2 }))), "{:?}", found[2]);
+        assert!(matches!(found[5], Err(Error::Prompt(PromptError::TokenOutOfRange { token: 99_999, .. }))), "{:?}", found[5]);
+        assert!(matches!(embedder.embed(&tokens), Err(Error::Embedding(EmbeddingError::TextTooLong { index: 1, .. }))));
         assert!(embedder.embed_each::<Vec<u32>>(&[]).unwrap().is_empty());
     }
     // The tokenizer's own limit where sentence-transformers' file has none; the model's where both are longer.
@@ -124,14 +129,17 @@ fn a_text_that_is_too_long_is_cut_where_asked() {
     let short = "the red";
     let each = whole.embed_texts_each(&tokenizer, &EmbeddingTask::Plain, &[short, text, "", short]).unwrap();
     assert!(each[0].is_ok() && each[3].is_ok());
-    assert!(matches!(each[1], Err(Error::TextTooLong { index: 1, most: 12, .. })), "{:?}", each[1]);
-    assert!(matches!(each[2], Err(Error::EmptyText { index: 2 })), "{:?}", each[2]);
+    assert!(matches!(each[1], Err(Error::Embedding(EmbeddingError::TextTooLong { index: 1, most: 12, .. }))), "{:?}", each[1]);
+    assert!(matches!(each[2], Err(Error::Embedding(EmbeddingError::EmptyText { index: 2 }))), "{:?}", each[2]);
     let cutting = embedder(true);
     assert_eq!(cutting.tokens(&tokenizer, &EmbeddingTask::Plain, &[text]).unwrap(), std::slice::from_ref(&cut));
     let vector = &cutting.embed_texts(&tokenizer, &EmbeddingTask::Plain, &[text]).unwrap()[0];
     assert_eq!(*vector, cutting.embed(&[cut]).unwrap()[0]);
     let ids = vec![5; 13];
-    assert!(matches!(cutting.embed(&[ids]), Err(Error::TextTooLong { .. })), "ids are taken as they are");
+    assert!(
+        matches!(cutting.embed(&[ids]), Err(Error::Embedding(EmbeddingError::TextTooLong { .. }))),
+        "ids are taken as they are"
+    );
 }
 
 /// What a subscriber writes.

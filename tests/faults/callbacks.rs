@@ -5,6 +5,7 @@ use std::{ops::ControlFlow, sync::Arc};
 use gemmaflow::{
     Error,
     conversation::{Event, Model},
+    error::CallbackError,
     flow::{BlockStage, EmitContext, FlowStage},
     generate::GeneratorOptions,
     ir::NodeId,
@@ -28,7 +29,7 @@ fn quietly<T>(run: impl FnOnce() -> T) -> T {
 }
 
 fn is_panic(error: &Error) -> bool {
-    matches!(error, Error::Panicked { message, .. } if message.contains("on purpose"))
+    matches!(error, Error::Callback(CallbackError::Panicked { message, .. }) if message.contains("on purpose"))
 }
 
 /// A panic on purpose ends the loading with an error, and leaves the device as good as new.

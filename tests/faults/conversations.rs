@@ -8,6 +8,7 @@ use std::{
 use gemmaflow::{
     Error,
     conversation::{Conversation, Event, FinishReason},
+    error::{PromptError, SamplingError},
     generate::CancelToken,
     runtime::{Device, GpuContext, GpuOptions},
 };
@@ -126,7 +127,7 @@ fn fault_41_requests_that_make_no_sense() {
     let context = open_context(&GpuOptions::default());
     let model = model_on(&context);
     let mut conversation = model.conversation().unwrap();
-    assert!(matches!(conversation.answer(), Err(Error::EmptyPrompt)));
+    assert!(matches!(conversation.answer(), Err(Error::Prompt(PromptError::Empty))));
     assert!(conversation.next_event().unwrap().is_none());
     assert!(matches!(conversation.send("so much ".repeat(3000)), Err(Error::ContextFull { .. })));
     assert!(conversation.messages().is_empty());
@@ -134,7 +135,7 @@ fn fault_41_requests_that_make_no_sense() {
     options.sampling = gemmaflow::generate::SampleOpts::temperature(f32::NAN, 0);
     conversation.set_options(options);
     conversation.send("Who goes there?").unwrap();
-    assert!(matches!(rest(&mut conversation), Err(Error::Sampling(_))));
+    assert!(matches!(rest(&mut conversation), Err(Error::Sampling(SamplingError::Options(_)))));
     conversation.set_options(greedy(20));
     assert!(!rest(&mut conversation).unwrap().is_empty(), "it goes on with options that have a meaning");
     let mut fresh = asked(&model, 20);

@@ -11,6 +11,7 @@ use std::{
 use gemmaflow::{
     Error,
     conversation::{Conversation, Model},
+    error::DeviceError,
     generate::GeneratorOptions,
     runtime::{Device, GpuContext, GpuOptions, UploadPhase, UploadProgress},
 };
@@ -20,7 +21,7 @@ use crate::{DEMO, asked, chunks_of_16, expected, model_on, open_context, rest, s
 const MOST: usize = 20;
 
 fn is_lost(error: &Error) -> bool {
-    matches!(error, Error::DeviceLost(_))
+    matches!(error, Error::Device(DeviceError::Lost(_)))
 }
 
 /// A model, a conversation that is `events` events into its answer, and a device that is then lost.
@@ -239,7 +240,7 @@ fn fault_13_lost_while_a_task_waits() {
 fn fault_14_no_device_to_recover_on() {
     let (_, model, mut conversation, mut told) = lost_after(3);
     let error = model.recover(Device::Named("Voodoo 2".into())).unwrap_err();
-    assert!(matches!(error, Error::NoAdapter(_)), "{error}");
+    assert!(matches!(error, Error::Device(DeviceError::NoAdapter(_))), "{error}");
     told += &until_lost(&mut conversation);
     model.recover(Device::Cpu).unwrap();
     assert_eq!(told + &rest(&mut conversation).unwrap(), expected(MOST));
@@ -252,7 +253,7 @@ fn fault_15_a_wait_that_takes_too_long() {
     let gpu = GpuOptions { timeout: Some(Duration::from_nanos(1)), ..GpuOptions::default() };
     let opened = Model::open(DEMO, Device::Gpu, GeneratorOptions { gpu, ..chunks_of_16() });
     let error = opened.and_then(|model| rest(&mut asked(&model, MOST))).unwrap_err();
-    assert!(matches!(error, Error::Timeout { .. }), "{error}");
+    assert!(matches!(error, Error::Device(DeviceError::Timeout { .. })), "{error}");
     let model = Model::open(DEMO, Device::Gpu, chunks_of_16()).unwrap();
     assert_eq!(rest(&mut asked(&model, MOST)).unwrap(), expected(MOST));
 }

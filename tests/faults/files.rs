@@ -9,6 +9,7 @@ use std::{
 use gemmaflow::{
     Error,
     conversation::Model,
+    error::SamplingError,
     gemma::GemmaConfig,
     generate::{GemmaGenerator, GeneratorOptions, SampleOpts},
     runtime::{Device, GpuOptions, PipelineBlob, UploadPhase, UploadProgress},
@@ -200,7 +201,10 @@ fn fault_36_weights_that_are_no_numbers() {
             for opts in [SampleOpts::greedy(), SampleOpts::temperature(1.0, 3), SampleOpts::temperature(1.0, 3).with_top_k(5)] {
                 generator.prefill(&oracle.tokens("p7.input_ids")).unwrap();
                 let outcome = generator.generate_cached(4, &opts);
-                assert!(matches!(outcome, Err(Error::BrokenLogits { .. })), "{device} {name}: {outcome:?}");
+                assert!(
+                    matches!(outcome, Err(Error::Sampling(SamplingError::BrokenLogits { .. }))),
+                    "{device} {name}: {outcome:?}"
+                );
             }
             healthy.prefill(&oracle.tokens("p7.input_ids")).unwrap();
             let expected = oracle.tokens("p7.gen_tokens");

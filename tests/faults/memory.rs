@@ -5,6 +5,7 @@ use std::sync::Arc;
 use gemmaflow::{
     Error,
     conversation::Model,
+    error::DeviceError,
     runtime::{Buffer, Device, GpuContext, GpuOptions, wanted_features, wgpu::BufferUsages},
 };
 
@@ -33,7 +34,7 @@ fn ballast(context: &GpuContext, free: u64) -> Buffer {
 }
 
 fn is_full(error: &Error) -> bool {
-    matches!(error, Error::OutOfMemory { .. })
+    matches!(error, Error::Device(DeviceError::OutOfMemory { .. }))
 }
 
 #[test]
@@ -198,6 +199,6 @@ fn fault_23_a_driver_that_has_no_memory_left() {
     let mut conversation = asked(&model, MOST);
     let told = some(&mut conversation, 8);
     let error = huge_texture(&context).unwrap_err();
-    assert!(matches!(&error, Error::OutOfMemory { what, .. } if what == "a huge texture"), "{error}");
+    assert!(matches!(&error, Error::Device(DeviceError::OutOfMemory { what, .. }) if what == "a huge texture"), "{error}");
     assert_eq!(told + &rest(&mut conversation).unwrap(), expected(MOST));
 }

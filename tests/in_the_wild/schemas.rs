@@ -4,6 +4,7 @@ use std::path::Path;
 
 use gemmaflow::{
     Error,
+    error::SamplingError,
     gemma::GemmaConfig,
     generate::{GemmaGenerator, SampleHooks, SampleOpts},
     guide::Guides,
@@ -22,7 +23,7 @@ fn allows(schema: &Value, answer: &str) -> bool {
     generator.prefill(&tokenizer.encode(answer, true).unwrap()).unwrap();
     match generator.step_hooked(&SampleOpts::greedy(), &mut SampleHooks::new().with_processor(guide.starting_at(1))) {
         Ok(_) => true,
-        Err(Error::NoTokenAllowed { .. }) => panic!("{answer}: no token"),
+        Err(Error::Sampling(SamplingError::NoTokenAllowed { .. })) => panic!("{answer}: no token"),
         Err(error) => {
             assert!(error.to_string().contains("not what the grammar allows"), "{error}");
             false

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use gemmaflow::{
     Error, Result,
+    error::WeightError,
     gemma::{GemmaConfig, GemmaDrafterConfig},
     generate::GemmaGenerator,
     runtime::Device,
@@ -150,7 +151,7 @@ fn quantised_checkpoints_are_known_by_their_configuration() {
         checkpoint.config[key] = value.clone();
         let error = refused(checkpoint.write().path());
         let text = error.to_string();
-        assert!(matches!(error, Error::Quantised { .. }) && text.contains(key), "{text}");
+        assert!(matches!(error, Error::Weight(WeightError::Quantised { .. })) && text.contains(key), "{text}");
         assert!(says.iter().all(|says| text.contains(says)), "{text}, expected {says:?}");
         // In a wrapper at the top or within, and in a drafter's.
         for (name, inner) in [("gemma3-mm-bf16", false), ("gemma3-mm-bf16", true), ("gemma4-assistant", false)] {
@@ -161,7 +162,7 @@ fn quantised_checkpoints_are_known_by_their_configuration() {
                 true => GemmaDrafterConfig::from_json(&config.to_string()).map(drop),
                 false => GemmaConfig::from_json(&config.to_string()).map(drop),
             };
-            assert!(matches!(read, Err(Error::Quantised { .. })), "{name} {read:?}");
+            assert!(matches!(read, Err(Error::Weight(WeightError::Quantised { .. }))), "{name} {read:?}");
         }
     }
     for nothing in [Value::Null, json!({})] {
@@ -196,7 +197,7 @@ fn quantised_checkpoints_are_known_by_their_tensors() {
         let error = refused(checkpoint.write().path());
         let text = error.to_string();
         assert!(
-            matches!(error, Error::Quantised { .. }) && text.contains(says) && text.contains(&stem[6..]),
+            matches!(error, Error::Weight(WeightError::Quantised { .. })) && text.contains(says) && text.contains(&stem[6..]),
             "{text}, expected {says}"
         );
     }

@@ -5,6 +5,7 @@
 
 use gemmaflow::{
     Error,
+    error::WeightError,
     gemma::{GemmaConfig, GemmaFlow},
     generate::{Drafter, GemmaGenerator, GeneratorOptions, MemoryPlan, SampleOpts},
     runtime::{Capabilities, Device},
@@ -160,7 +161,7 @@ fn a_head_of_other_rows_is_refused_by_its_name() {
     head.shape[0] -= 1;
     head.bytes.truncate(row * head.shape[0]);
     let error = generator(checkpoint.write().path(), Device::Cpu).err().unwrap();
-    assert!(matches!(&error, Error::WeightShape { name, .. } if name == "lm_head.weight"), "{error}");
+    assert!(matches!(&error, Error::Weight(WeightError::Shape { name, .. }) if name == "lm_head.weight"), "{error}");
 }
 
 /// The file of an oracle with its embedding as `output.weight`, rotated or not.

@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::fields::Fields;
 use crate::{
     Error, Result,
+    error::WeightError,
     weights::{Scheme, quantised_by},
 };
 
@@ -21,7 +22,7 @@ pub(super) fn refuse(fields: &mut Fields) -> Result<()> {
             Some(Scheme { name, nearest, .. }) => ((*name).to_string(), *nearest),
             None => ("a quantised checkpoint".to_string(), "Q8_0, of 4 bits Q4_K"),
         };
-        return Err(Error::Quantised { scheme, found, nearest });
+        return Err(Error::Weight(WeightError::Quantised { scheme, found, nearest }));
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use std::{
 use super::{FINAL_NORM, Outputs};
 use crate::{
     Error, Result,
+    error::WeightError,
     flow::BuiltModel,
     gemma::{GemmaConfig, GemmaFlow, WeightPosition},
     ir::{
@@ -64,7 +65,7 @@ impl Model {
     /// A weight by its position.
     pub(crate) fn weight(&self, position: WeightPosition) -> Result<Tensor> {
         let found = self.built(true, Outputs::All, DType::F32)?.params.get(&position.to_string()).cloned();
-        found.ok_or_else(|| Error::MissingWeight { name: position.to_string(), nearest: None })
+        found.ok_or_else(|| Error::Weight(WeightError::Missing { name: position.to_string(), nearest: None }))
     }
 
     /// The graph for `want`, with caches of `kv` or without.

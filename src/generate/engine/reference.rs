@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     Error, Result,
+    error::GraphError,
     flow::BuiltModel,
     gemma::HIDDEN,
     ir::{
@@ -167,7 +168,7 @@ impl Run for ReferenceEngine {
     }
 
     fn full_logits(&mut self) -> Result<Vec<f32>> {
-        Err(Error::Graph { graph: "gemma_resident".into(), problem: "its row was handed over".into() })
+        Err(Error::Graph(GraphError::Malformed { graph: "gemma_resident".into(), problem: "its row was handed over".into() }))
     }
 
     fn recompute(&mut self, tokens: &[u32], want: Outputs) -> Result<Vec<f32>> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     Error, Result,
+    error::DeviceError,
     generate::{
         Engine, Model, Profiles, ReferenceEngine,
         engine::{EngineOptions, GpuEngine},
@@ -26,7 +27,7 @@ pub(super) fn on_gpu(
 
 fn or_reference<T>(device: &Device, made: Result<T>, reference: impl FnOnce() -> Result<T>) -> Result<T> {
     match made {
-        Err(why @ Error::WrongKernel { .. }) if *device == Device::Auto => {
+        Err(why @ Error::Device(DeviceError::WrongKernel { .. })) if *device == Device::Auto => {
             tracing::warn!(%why, "computing on the CPU reference, which is slow");
             reference()
         }
@@ -42,15 +43,18 @@ mod tests {
     fn the_reference_takes_over_where_no_device_was_asked_for() {
         let wrong = || {
             let text = || String::from("text");
-            Err(Error::WrongKernel { kernel: text(), device: text(), problem: text() })
+            Err(Error::Device(DeviceError::WrongKernel { kernel: text(), device: text(), problem: text() }))
         };
         let reference = || Ok("reference");
         assert_eq!(or_reference(&Device::Auto, wrong(), reference).unwrap(), "reference");
         assert_eq!(or_reference(&Device::Auto, Ok("device"), reference).unwrap(), "device");
         for device in [Device::Gpu, Device::Named("a".into())] {
-            assert!(matches!(or_reference(&device, wrong(), reference), Err(Error::WrongKernel { .. })), "{device}");
+            assert!(
+                matches!(or_reference(&device, wrong(), reference), Err(Error::Device(DeviceError::WrongKernel { .. }))),
+                "{device}"
+            );
         }
-        let lost = Err(Error::DeviceLost("lost".into()));
-        assert!(matches!(or_reference(&Device::Auto, lost, reference), Err(Error::DeviceLost(_))));
+        let lost = Err(Error::Device(DeviceError::Lost("lost".into())));
+        assert!(matches!(or_reference(&Device::Auto, lost, reference), Err(Error::Device(DeviceError::Lost(_)))));
     }
 }

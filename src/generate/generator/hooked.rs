@@ -30,9 +30,10 @@ impl GemmaGenerator {
     /// logits, a sampler may choose, and log-probabilities are told. Processors work while the device does.
     ///
     /// # Errors
-    /// As [`step`](Self::step); [`Error::Hook`](crate::Error::Hook) where a processor or the sampler fails or panics,
-    /// [`Error::NoTokenAllowed`](crate::Error::NoTokenAllowed), [`Error::BrokenLogits`](crate::Error::BrokenLogits),
-    /// and [`Error::Option`](crate::Error::Option) for more than 64 log-probabilities. History and caches stay usable.
+    /// As [`step`](Self::step); [`CallbackError::Hook`](crate::error::CallbackError::Hook) where a processor or the
+    /// sampler fails or panics, [`SamplingError::NoTokenAllowed`](crate::error::SamplingError::NoTokenAllowed),
+    /// [`SamplingError::BrokenLogits`](crate::error::SamplingError::BrokenLogits), and
+    /// [`Error::Option`](crate::Error::Option) for more than 64 log-probabilities. History and caches stay usable.
     pub fn step_hooked(&mut self, opts: &SampleOpts, hooks: &mut SampleHooks) -> Result<Chosen> {
         self.stop_ahead(); // It may have been begun with other hooks.
         loop {

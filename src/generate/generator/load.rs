@@ -278,8 +278,8 @@ impl GemmaGenerator {
     /// one gives its memory back, and the weights go with the last.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] where [`with_decode_cache`](Self::with_decode_cache) or its like reserved a cache and
-    /// there is no memory for another.
+    /// [`DeviceError::OutOfMemory`](crate::error::DeviceError::OutOfMemory) where
+    /// [`with_decode_cache`](Self::with_decode_cache) or its like reserved a cache and there is no memory for another.
     pub fn share_weights(&self) -> Result<Self> {
         let mut engine = self.engine.another();
         if self.reserved > 0 {
@@ -292,14 +292,16 @@ impl GemmaGenerator {
     /// crosses the host, and nothing is computed again. Otherwise as [`share_weights`](Self::share_weights).
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] for the copy of the caches; [`Error::DeviceLost`].
+    /// [`DeviceError::OutOfMemory`](crate::error::DeviceError::OutOfMemory) for the copy of the caches;
+    /// [`DeviceError::Lost`](crate::error::DeviceError::Lost).
     pub fn fork(&self) -> Result<Self> {
         Ok(self.beside(self.engine.fork()?, self.history.fork(), self.checkpoints.clone()))
     }
 
     /// A generator with the same weights, read again from their files, the same settings and the same history on a
-    /// device that is opened anew or is another: what is left to do after [`Error::DeviceLost`]. Its rows are computed
-    /// again when they are needed, and others share its weights through [`share_weights`](Self::share_weights).
+    /// device that is opened anew or is another: what is left to do after
+    /// [`DeviceError::Lost`](crate::error::DeviceError::Lost). Its rows are computed again when they are needed, and
+    /// others share its weights through [`share_weights`](Self::share_weights).
     ///
     /// # Errors
     /// As [`with_options`](Self::with_options).

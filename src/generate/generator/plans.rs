@@ -41,9 +41,10 @@ impl GemmaGenerator {
     /// manages in bounded time.
     ///
     /// # Errors
-    /// [`Error::Option`] for 0, and for more than the model's `max_position_embeddings`; [`Error::OutOfMemory`];
-    /// [`Error::Unsupported`] with [`GeneratorOptions::deterministic`](super::GeneratorOptions::deterministic): the
-    /// plan's size, and with it the order of sums, depends on the device's pace and on the longest history so far.
+    /// [`Error::Option`] for 0, and for more than the model's `max_position_embeddings`;
+    /// [`DeviceError::OutOfMemory`](crate::error::DeviceError::OutOfMemory); [`Error::Unsupported`] with
+    /// [`GeneratorOptions::deterministic`](super::GeneratorOptions::deterministic): the plan's size, and with it the
+    /// order of sums, depends on the device's pace and on the longest history so far.
     pub fn with_dynamic_prefill_cache(mut self, capacity: usize) -> Result<Self> {
         self.check_option("with_dynamic_prefill_cache: capacity", capacity)?;
         if self.history.is_aligned() {
@@ -68,7 +69,8 @@ impl GemmaGenerator {
     /// KiB and 8·H bytes), and four times the activations of one token in all.
     ///
     /// # Errors
-    /// [`Error::Option`] for 0, and for more than the model's `max_position_embeddings`; [`Error::OutOfMemory`].
+    /// [`Error::Option`] for 0, and for more than the model's `max_position_embeddings`;
+    /// [`DeviceError::OutOfMemory`](crate::error::DeviceError::OutOfMemory).
     pub fn with_decode_cache(self, max_past: usize) -> Result<Self> {
         self.check_option("with_decode_cache: max_past", max_past)?;
         self.set_decode(DecodePlans::Ladder(1), max_past)
@@ -102,8 +104,8 @@ impl GemmaGenerator {
     ///
     /// # Errors
     /// [`Error::Unsupported`] where the two differ in `precision.kv`, as they share one cache, and where the device has
-    /// no f16 and `precision.mixed` is `none`; [`Error::Unfused`] as `fusion.assert_clean` asks;
-    /// [`Error::OutOfMemory`].
+    /// no f16 and `precision.mixed` is `none`; [`GraphError::Unfused`](crate::error::GraphError::Unfused) as
+    /// `fusion.assert_clean` asks; [`DeviceError::OutOfMemory`](crate::error::DeviceError::OutOfMemory).
     pub fn with_compile_profiles(mut self, prefill: CompileProfile, decode: CompileProfile) -> Result<Self> {
         self.engine.set_profiles(Profiles::new(prefill, decode)?)?;
         self.stop_ahead();

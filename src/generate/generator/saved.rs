@@ -68,7 +68,8 @@ impl GemmaGenerator {
     /// # Errors
     /// [`Error::Saved`] for the history of another model, bytes that are cut or corrupt or that no release wrote, and
     /// where the reader fails; [`Error::ContextFull`] for more tokens than the context holds, and all else as
-    /// [`prefill`](Self::prefill); [`Error::OutOfMemory`], after which the history is there and has no rows.
+    /// [`prefill`](Self::prefill); [`DeviceError::OutOfMemory`](crate::error::DeviceError::OutOfMemory), after which
+    /// the history is there and has no rows.
     pub fn restore(&mut self, reader: impl Read) -> Result<()> {
         let mut source = Checking { reader, sum: Fnv::new(), read: 0 };
         let header = Header::read(&mut source)?;

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use super::GemmaGenerator;
 use crate::{
     Error, Result,
+    error::PromptError,
     generate::{Outputs, SampleOpts, sample_token_after},
 };
 
@@ -15,10 +16,10 @@ impl GemmaGenerator {
     /// dropped. [`rows_computed`](Self::rows_computed) counts the rows.
     ///
     /// # Errors
-    /// [`Error::EmptyPrompt`], [`Error::TokenOutOfRange`], [`Error::ContextFull`]; the history stays as it was.
+    /// [`PromptError::Empty`], [`PromptError::TokenOutOfRange`], [`Error::ContextFull`]; the history stays as it was.
     pub fn prefill(&mut self, tokens: &[u32]) -> Result<()> {
         if tokens.is_empty() {
-            return Err(Error::EmptyPrompt);
+            return Err(Error::Prompt(PromptError::Empty));
         }
         self.check_tokens(tokens, 0)?;
         self.check_room(tokens.len())?;
@@ -33,7 +34,8 @@ impl GemmaGenerator {
     /// against.
     ///
     /// # Errors
-    /// [`Error::EmptyHistory`], [`Error::ContextFull`], [`Error::Sampling`], and what the device says.
+    /// [`PromptError::EmptyHistory`], [`Error::ContextFull`],
+    /// [`SamplingError::Options`](crate::error::SamplingError::Options), and what the device says.
     pub fn step(&mut self, opts: &SampleOpts) -> Result<u32> {
         self.check_step("step", opts)?;
         self.stop_ahead();
@@ -137,10 +139,11 @@ impl GemmaGenerator {
     /// Appends `token` and returns the logits `[V]` that follow it: one decode step.
     ///
     /// # Errors
-    /// [`Error::EmptyHistory`], [`Error::TokenOutOfRange`], [`Error::ContextFull`]; the history is then as it was.
+    /// [`PromptError::EmptyHistory`], [`PromptError::TokenOutOfRange`], [`Error::ContextFull`]; the history is then as
+    /// it was.
     pub fn decode_get_logits(&mut self, token: u32) -> Result<Vec<f32>> {
         if self.history.len() == 0 {
-            return Err(Error::EmptyHistory("decode_get_logits"));
+            return Err(Error::Prompt(PromptError::EmptyHistory("decode_get_logits")));
         }
         self.check_tokens(&[token], self.history.len())?;
         self.check_room(self.history.len() + 1)?;
@@ -172,10 +175,10 @@ impl GemmaGenerator {
     /// call.
     ///
     /// # Errors
-    /// [`Error::EmptyPrompt`], [`Error::TokenOutOfRange`], [`Error::ContextFull`], and what the device says.
+    /// [`PromptError::Empty`], [`PromptError::TokenOutOfRange`], [`Error::ContextFull`], and what the device says.
     pub fn recompute_all_logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
         if tokens.is_empty() {
-            return Err(Error::EmptyPrompt);
+            return Err(Error::Prompt(PromptError::Empty));
         }
         self.check_tokens(tokens, 0)?;
         self.check_room(tokens.len())?;
@@ -236,7 +239,7 @@ impl GemmaGenerator {
     pub(super) fn check_step(&self, name: &'static str, opts: &SampleOpts) -> Result<()> {
         opts.validate()?;
         if self.history.len() == 0 {
-            return Err(Error::EmptyHistory(name));
+            return Err(Error::Prompt(PromptError::EmptyHistory(name)));
         }
         self.check_room(self.history.len() + 1)
     }
@@ -251,7 +254,7 @@ impl GemmaGenerator {
     fn check_tokens(&self, tokens: &[u32], first: usize) -> Result<()> {
         let vocab_size = self.config.vocab_size;
         match tokens.iter().position(|t| *t as usize >= vocab_size) {
-            Some(i) => Err(Error::TokenOutOfRange { token: tokens[i], index: first + i, vocab_size }),
+            Some(i) => Err(Error::Prompt(PromptError::TokenOutOfRange { token: tokens[i], index: first + i, vocab_size })),
             None => Ok(()),
         }
     }

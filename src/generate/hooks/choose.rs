@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::{LogitChanges, SampleHooks};
 use crate::{
     Error, Result,
+    error::SamplingError,
     generate::{
         SampleOpts, ShortList,
         sample::{choose_from_row, likelier},
@@ -92,15 +93,15 @@ pub(crate) fn choose_from_whole_row(
 ) -> Result<u32> {
     let tokens = history.len();
     if row.iter().any(|logit| logit.is_nan()) {
-        return Err(Error::BrokenLogits { tokens });
+        return Err(Error::Sampling(SamplingError::BrokenLogits { tokens }));
     }
     let changed = changes.applied(opts.penalised(row, history));
     if let Some(chosen) = hooks.sample(&changed, history) {
         return chosen;
     }
     choose_from_row(&changed, opts, tokens)?.ok_or(match row.iter().any(|logit| *logit > f32::NEG_INFINITY) {
-        true => Error::NoTokenAllowed { tokens },
-        false => Error::BrokenLogits { tokens },
+        true => Error::Sampling(SamplingError::NoTokenAllowed { tokens }),
+        false => Error::Sampling(SamplingError::BrokenLogits { tokens }),
     })
 }
 

@@ -11,7 +11,7 @@ pub(crate) use choose::{choose_from_list, choose_from_whole_row, list_logprobs};
 pub use tokens::TokenSet;
 
 use super::{SHORT_LIST, numbers};
-use crate::{Error, Result};
+use crate::{Error, Result, error::CallbackError};
 
 /// Changes the logits of a step before a token is chosen.
 ///
@@ -31,7 +31,7 @@ pub trait LogitProcessor: Send {
     /// tokens). Histories need not grow token by token: a generator may be rewound, or go on with another text.
     ///
     /// # Errors
-    /// Whatever it likes: the step ends with [`Error::Hook`], history and caches stay usable.
+    /// Whatever it likes: the step ends with [`CallbackError::Hook`], history and caches stay usable.
     fn process(&mut self, history: &[u32], changes: &mut LogitChanges) -> anyhow::Result<()>;
 }
 
@@ -164,7 +164,7 @@ impl SampleHooks {
                 processor.begin(history);
                 Ok(())
             });
-            begun.map_err(|source| Error::Hook { hook: name_of(|| processor.name()), source })?;
+            begun.map_err(|source| Error::Callback(CallbackError::Hook { hook: name_of(|| processor.name()), source }))?;
         }
         Ok(())
     }
@@ -177,7 +177,7 @@ impl SampleHooks {
                 processor.process(history, &mut changes)?;
                 changes.check()
             })
-            .map_err(|source| Error::Hook { hook: name_of(|| processor.name()), source })?;
+            .map_err(|source| Error::Callback(CallbackError::Hook { hook: name_of(|| processor.name()), source }))?;
         }
         Ok(changes)
     }
@@ -190,7 +190,7 @@ impl SampleHooks {
             anyhow::ensure!((token as usize) < row.len(), "it chose token {token}, the vocabulary has {}", row.len());
             Ok(token)
         });
-        Some(chosen.map_err(|source| Error::Hook { hook: name_of(|| sampler.name()), source }))
+        Some(chosen.map_err(|source| Error::Callback(CallbackError::Hook { hook: name_of(|| sampler.name()), source })))
     }
 }
 

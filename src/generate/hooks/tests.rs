@@ -1,5 +1,6 @@
 //! Tokens from short lists and rows against the definition, on rows made at random.
 
+use crate::error::{CallbackError, SamplingError};
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
@@ -142,7 +143,10 @@ fn a_list_chooses_what_the_row_does_or_leaves_it_to_the_row() {
         let by_row = choose_from_whole_row(&asked.row, &changes, &mut SampleHooks::new(), &asked.opts, &history);
         match expected {
             Some(token) => assert_eq!(by_row.unwrap(), token, "{asked:?}"),
-            None => assert!(matches!(by_row, Err(Error::NoTokenAllowed { tokens }) if tokens == asked.position), "{asked:?}"),
+            None => assert!(
+                matches!(by_row, Err(Error::Sampling(SamplingError::NoTokenAllowed { tokens })) if tokens == asked.position),
+                "{asked:?}"
+            ),
         }
         let temperature = if asked.temperature == 0.0 { 1.0 } else { asked.temperature };
         let Some(named) = asked.named(&changes) else { continue };
@@ -182,9 +186,9 @@ fn rows_that_are_no_numbers_are_refused() {
     for opts in [SampleOpts::greedy(), SampleOpts::temperature(1.0, 1)] {
         for row in [[1.0, f32::NAN, 0.0], [f32::NEG_INFINITY; 3]] {
             let outcome = choose_from_whole_row(&row, &none, hooks, &opts, &[4, 5]);
-            assert!(matches!(outcome, Err(Error::BrokenLogits { tokens: 2 })), "{outcome:?}");
+            assert!(matches!(outcome, Err(Error::Sampling(SamplingError::BrokenLogits { tokens: 2 }))), "{outcome:?}");
             let plain = crate::generate::sample_token_after(&row, &opts, &[4, 5]);
-            assert!(matches!(plain, Err(Error::BrokenLogits { tokens: 2 })), "{plain:?}");
+            assert!(matches!(plain, Err(Error::Sampling(SamplingError::BrokenLogits { tokens: 2 }))), "{plain:?}");
         }
     }
     let infinite = [1.0, f32::INFINITY, 0.0];
@@ -224,7 +228,7 @@ fn a_processors_fault_is_an_error_with_its_name() {
     for (process, expected) in cases {
         let mut hooks = SampleHooks::new().with_processor(LogitBias::new().with(1, 2.0)).with_processor(Told(process));
         let error = hooks.changes(&[], 50).unwrap_err();
-        assert!(matches!(&error, Error::Hook { hook, .. } if hook == "told"), "{error:?}");
+        assert!(matches!(&error, Error::Callback(CallbackError::Hook { hook, .. }) if hook == "told"), "{error:?}");
         assert!(error.to_string().starts_with(expected), "{error}");
     }
     let mut hooks = SampleHooks::new().with_processor(LogitBias::new().with(1, 2.0).with(1, 0.5).banning([3, 4]));

@@ -6,7 +6,9 @@ use serde_json::{Map, Value};
 
 use super::SampleOpts;
 use crate::{
-    Error, Result, text_file,
+    Error, Result,
+    error::SamplingError,
+    text_file,
     weights::{GgufFiles, GgufMetadata, ReadOptions, is_gguf},
 };
 
@@ -55,8 +57,8 @@ impl SampleOpts {
     /// names it.
     ///
     /// # Errors
-    /// [`Error::Io`] and [`Error::Format`] for a file that cannot be read; [`Error::Sampling`] for a value that is no
-    /// number, or out of its range, with the file's name in front.
+    /// [`Error::Io`] and [`Error::Format`] for a file that cannot be read; [`SamplingError::Options`] for a value that
+    /// is no number, or out of its range, with the file's name in front.
     pub fn recommended(weights: impl AsRef<Path>) -> Result<Option<Self>> {
         let path = weights.as_ref();
         if is_gguf(path) {
@@ -79,14 +81,14 @@ impl SampleOpts {
     fn checked(self, file: &Path) -> Result<Option<Self>> {
         match self.validate() {
             Ok(()) => Ok(Some(self)),
-            Err(Error::Sampling(problem)) => Err(wrong(file, problem)),
+            Err(Error::Sampling(SamplingError::Options(problem))) => Err(wrong(file, problem)),
             Err(error) => Err(error),
         }
     }
 }
 
 fn wrong(file: &Path, problem: String) -> Error {
-    Error::Sampling(format!("{}: {problem}", file.display()))
+    Error::Sampling(SamplingError::Options(format!("{}: {problem}", file.display())))
 }
 
 /// The keys of a file, used up one by one.

@@ -3,6 +3,7 @@
 use super::{Lowering, OpDef, expect_operands};
 use crate::{
     Error, Result,
+    error::PromptError,
     ir::{
         Case, DType, Data, FixedType, Packed, Shape, Type, Value,
         emit::Emit,
@@ -68,7 +69,7 @@ impl OpDef for Gather {
         for (i, (row, &id)) in out.chunks_exact_mut(columns.max(1)).zip(&ids).enumerate() {
             let id = if self.or_first && id >= rows { 0 } else { id };
             if id >= rows {
-                return Err(Error::TokenOutOfRange { token: id as u32, index: i, vocab_size: rows });
+                return Err(Error::Prompt(PromptError::TokenOutOfRange { token: id as u32, index: i, vocab_size: rows }));
             }
             let first = ((i / per_part) * rows + id) * columns;
             match &table.data {

@@ -11,6 +11,7 @@ use super::{
 use crate::{
     Error, Result,
     cancel::CancelToken,
+    error::WeightError,
     flow::ModelParams,
     ir::{
         DimBinding, Graph, LowerOptions, Op, PassReport, Value,
@@ -99,12 +100,13 @@ impl CompiledGraph {
     /// Gives or replaces a weight by its name in the graph.
     ///
     /// # Errors
-    /// [`Error::MissingWeight`] where the graph names no such weight, [`Error::WeightShape`] and [`Error::WeightType`]
-    /// where the graph says otherwise, and as [`WeightUploader::upload`](super::super::WeightUploader::upload).
+    /// [`WeightError::NotInGraph`] where the graph names no such weight, [`WeightError::Shape`] and
+    /// [`WeightError::Type`] where the graph says otherwise, and as
+    /// [`WeightUploader::upload`](super::super::WeightUploader::upload).
     pub fn set_param(&mut self, name: &str, tensor: Tensor) -> Result<()> {
         let Some(weight) = weights_of(&self.graph).find(|weight| weight.name == name) else {
             let nearest = nearest(name, weights_of(&self.graph).map(|weight| &weight.name));
-            return Err(Error::MissingWeight { name: name.into(), nearest });
+            return Err(Error::Weight(WeightError::NotInGraph { name: name.into(), nearest }));
         };
         fits(weight, &tensor, &self.dims)?;
         self.session.upload(&mut self.weights, &ModelParams::from([(name.to_string(), tensor)]), None)?;
@@ -155,7 +157,8 @@ impl CompiledGraph {
     ///
     /// # Errors
     /// [`Error::Input`] for an input that is unknown, missing, given twice, or of another type than the graph says, and
-    /// for sizes past those that the graph is compiled for; [`Error::TokenOutOfRange`]; [`Error::MissingWeight`].
+    /// for sizes past those that the graph is compiled for;
+    /// [`PromptError::TokenOutOfRange`](crate::error::PromptError::TokenOutOfRange); [`WeightError::NotGiven`].
     pub fn run<'i, I>(&mut self, inputs: &'i [(&str, I)]) -> Result<Vec<(String, Value)>>
     where
         &'i I: Into<RunInput<'i>>,
@@ -220,12 +223,12 @@ fn weights_of(graph: &Graph) -> impl Iterator<Item = &Weight> {
 fn fits(weight: &Weight, tensor: &Tensor, dims: &DimBinding) -> Result<()> {
     let expected = weight.ty.shape.bind(dims)?;
     if tensor.shape() != expected {
-        return Err(Error::WeightShape { name: weight.name.clone(), found: tensor.shape().to_vec(), expected });
+        return Err(Error::Weight(WeightError::Shape { name: weight.name.clone(), found: tensor.shape().to_vec(), expected }));
     }
     if tensor.dtype() != weight.ty.dtype {
         let found = format!("{}, where the graph is built for {}", tensor.dtype(), weight.ty.dtype);
         let advice = "build the graph from weights of that type".to_string();
-        return Err(Error::WeightType { name: weight.name.clone(), found, advice });
+        return Err(Error::Weight(WeightError::Type { name: weight.name.clone(), found, advice }));
     }
     Ok(())
 }

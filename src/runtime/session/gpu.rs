@@ -16,6 +16,7 @@ use super::{
 use crate::{
     Error, Result,
     cancel::CancelToken,
+    error::GraphError,
     ir::{FixedType, Value, derive::Inputs},
     plan::{Plan, SlotKind},
 };
@@ -136,7 +137,7 @@ impl GpuGraph {
     }
 
     fn missing(&self, what: &str) -> Error {
-        Error::Graph { graph: self.plan.name.clone(), problem: format!("its {what} has no buffer") }
+        Error::Graph(GraphError::Malformed { graph: self.plan.name.clone(), problem: format!("its {what} has no buffer") })
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     Error, Result,
+    error::PromptError,
     ir::{
         DType, Data, Dim, DimBinding, Graph, NodeId, Op, Shape, Value,
         derive::Inputs,
@@ -204,7 +205,7 @@ fn check_indices(graph: &Graph, inputs: &Inputs, live: &DimBinding) -> Result<()
         let indices = value.to_indices()?;
         let Some(index) = indices.iter().position(|i| *i >= rows) else { continue };
         return match gather.per_batch {
-            false => Err(Error::TokenOutOfRange { token: indices[index] as u32, index, vocab_size: rows }),
+            false => Err(Error::Prompt(PromptError::TokenOutOfRange { token: indices[index] as u32, index, vocab_size: rows })),
             true => wrong(&input.name, format!("entry {index} is {}, there are {rows} rows", indices[index])),
         };
     }

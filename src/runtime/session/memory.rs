@@ -29,7 +29,7 @@ impl WeightMemory {
     /// Of these weights on a device like `device`.
     ///
     /// # Errors
-    /// [`Error::Limit`](crate::Error::Limit) for one that no kernel could bind.
+    /// [`DeviceError::Limit`](crate::error::DeviceError::Limit) for one that no kernel could bind.
     pub(crate) fn of(device: &Capabilities, params: &ModelParams) -> Result<Self> {
         let mut pieces = Vec::new();
         for (name, tensor) in params {

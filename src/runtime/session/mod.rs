@@ -183,8 +183,8 @@ impl Session {
     ///
     /// # Errors
     /// [`Error::Input`] for a size without a value or past its limit, an op or size that the device cannot run,
-    /// [`Error::OutOfMemory`]; what the profile asks for and the device lacks or lowering finds, as
-    /// [`lower`](crate::lower::lower).
+    /// [`DeviceError::OutOfMemory`](crate::error::DeviceError::OutOfMemory); what the profile asks for and the device
+    /// lacks or lowering finds, as [`lower`](crate::lower::lower).
     pub fn compile_with(&self, graph: &Graph, options: &CompileOptions) -> Result<CompiledGraph> {
         self.compile_into(graph, options, &mut ScratchPool::default(), &CancelToken::new())
     }

@@ -77,8 +77,8 @@ impl Bench<'_> {
     /// Tests the kernels of the runs, then times those that compete if `timed`, and tests what was chosen.
     ///
     /// # Errors
-    /// [`Error::WrongKernel`](crate::Error::WrongKernel) where no kernel of an op is right;
-    /// [`Error::Cancelled`](crate::Error::Cancelled), [`Error::DeviceLost`](crate::Error::DeviceLost).
+    /// [`DeviceError::WrongKernel`](crate::error::DeviceError::WrongKernel) where no kernel of an op is right;
+    /// [`Error::Cancelled`](crate::Error::Cancelled), [`DeviceError::Lost`](crate::error::DeviceError::Lost).
     pub(crate) fn choose(&self, target: &Target, budget: Budget, timed: bool) -> Result<KernelChoices> {
         let start = Instant::now();
         let mut choices = (*target.choices).clone();

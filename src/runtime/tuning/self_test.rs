@@ -6,6 +6,7 @@ use super::{super::resident::Placed, Bench, TrialRun, trial::Trial};
 use crate::{
     Error, Result,
     checksum::Fnv,
+    error::DeviceError,
     ir::{
         Fallback, KernelChoices,
         kernel::{Kernel, Target, Tier},
@@ -26,7 +27,7 @@ impl Bench<'_> {
     /// time is up.
     ///
     /// # Errors
-    /// [`Error::WrongKernel`] where an op has no safer kernel; [`Error::DeviceLost`] and its like.
+    /// [`DeviceError::WrongKernel`] where an op has no safer kernel; [`DeviceError::Lost`] and its like.
     pub(crate) fn replace_wrong(&self, target: &Target, choices: &mut KernelChoices, deadline: Instant) -> Result<()> {
         while let Some(wrong) = self.first_wrong(target, choices, deadline)? {
             self.replace(target, choices, &wrong)?;
@@ -52,7 +53,9 @@ impl Bench<'_> {
                     Ok(None) => kernels.into_iter().for_each(|kernel| choices.found_right(kernel)),
                     Ok(Some(problem)) => return Ok(Some(Wrong { part, plan, problem })),
                     // It says nothing of the kernel.
-                    Err(Error::OutOfMemory { what, .. }) => tracing::debug!(part.label, what, "no memory to test a kernel"),
+                    Err(Error::Device(DeviceError::OutOfMemory { what, .. })) => {
+                        tracing::debug!(part.label, what, "no memory to test a kernel")
+                    }
                     Err(error) => return Err(error),
                 }
             }
@@ -87,7 +90,7 @@ impl Bench<'_> {
         let Some(safer) = safer else {
             let kernel = format!("{kernel} ({})", part.label);
             let device = format!("'{adapter}', driver {driver}");
-            return Err(Error::WrongKernel { kernel, device, problem: problem.clone() });
+            return Err(Error::Device(DeviceError::WrongKernel { kernel, device, problem: problem.clone() }));
         };
         tracing::warn!(kernel, part.label, adapter, driver, problem, "wrong kernel: taking those that are {}", safer.name());
         choices.fall_back(part.op, safer);

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     Error, Result,
+    error::DeviceError,
     ir::{Alternatives, KernelChoices, Op, kernel::Target},
     lower::{Part, parts},
 };
@@ -44,7 +45,7 @@ impl Bench<'_> {
     /// Times the alternatives that `choices` do not know, those first that read most, until the time is up.
     ///
     /// # Errors
-    /// [`Error::DeviceLost`] and its like.
+    /// [`DeviceError::Lost`] and its like.
     pub(crate) fn take_fastest(&self, target: &Target, choices: &mut KernelChoices, deadline: Instant) -> Result<()> {
         for work in self.untimed(&Self::with(target, choices))? {
             self.go_on()?;
@@ -55,7 +56,11 @@ impl Bench<'_> {
             match self.fastest(&work, target, choices, deadline) {
                 Ok(Some(chosen)) => choices.take(&work.alternatives, chosen),
                 Ok(None) => {}
-                Err(error @ (Error::OutOfMemory { .. } | Error::Shader { .. } | Error::Driver { .. })) => {
+                Err(
+                    error @ (Error::Device(DeviceError::OutOfMemory { .. })
+                    | Error::Device(DeviceError::Shader { .. })
+                    | Error::Device(DeviceError::Driver { .. })),
+                ) => {
                     tracing::debug!(work.alternatives.work, %error, "not timed");
                 }
                 Err(error) => return Err(error),

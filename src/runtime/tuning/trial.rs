@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     Error, Result,
+    error::DeviceError,
     ir::{
         Case, DType, Data, DimBinding, FixedType, Graph, LowerOptions, Value,
         derive::Inputs,
@@ -98,7 +99,9 @@ impl<'a> Trial<'a> {
         }
         let (prepared, buffers) = match self.prepare(plan) {
             Ok(prepared) => prepared,
-            Err(Error::Shader { problem, .. } | Error::Driver { message: problem, .. }) => return Ok(Err(problem)),
+            Err(
+                Error::Device(DeviceError::Shader { problem, .. }) | Error::Device(DeviceError::Driver { message: problem, .. }),
+            ) => return Ok(Err(problem)),
             Err(error) => return Err(error),
         };
         self.bench.pipelines.context().time_whole(&[&prepared])?;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     Error, Result,
+    error::WeightError,
     gemma::gguf_key,
     weights::{Tensor, TensorSource, WeightLoader, WeightMap},
 };
@@ -22,7 +23,7 @@ pub(super) fn join(weights: &mut WeightMap, architecture: &str) -> Result<(), St
     for block in gates.collect::<Vec<_>>() {
         let (key, _) = gguf_key(architecture, &format!("{block}{BOTH}"));
         let missing = |error| match error {
-            Error::MissingWeight { .. } => format!("there is no tensor '{block}{UP}' beside '{block}{GATE}'"),
+            Error::Weight(WeightError::Missing { .. }) => format!("there is no tensor '{block}{UP}' beside '{block}{GATE}'"),
             other => other.to_string(),
         };
         let up = weights.take(&format!("{block}{UP}")).map_err(missing)?;

@@ -1,4 +1,5 @@
 use super::*;
+use crate::error::WeightError;
 
 use std::collections::HashMap;
 
@@ -196,7 +197,7 @@ fn types_without_a_use_are_refused_when_taken() {
     let header =
         r#"{"ids":{"dtype":"I64","shape":[1],"data_offsets":[0,8]},"w":{"dtype":"F16","shape":[2],"data_offsets":[8,12]}}"#;
     let mut loader = open_bytes(&raw_file(header, 12)).unwrap();
-    assert!(matches!(loader.take("ids"), Err(Error::WeightType { found, .. }) if found == "I64"));
+    assert!(matches!(loader.take("ids"), Err(Error::Weight(WeightError::Type { found, .. })) if found == "I64"));
     assert_eq!(loader.take("w").unwrap().dtype(), DType::F16);
 }
 

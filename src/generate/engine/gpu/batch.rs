@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     Error, Result,
+    error::DeviceError,
     flow::BuiltModel,
     generate::{Outputs, Profiles, Run, SHORT_LIST, SampleOpts, sample_token_after},
     ir::{DimBinding, LowerOptions, kernel::Target, sym},
@@ -116,7 +117,7 @@ impl Batches {
                     tracing::debug!(why, "sequences run one after the other");
                     Ok(None)
                 }
-                Err(Error::Limit { name, .. }) => {
+                Err(Error::Device(DeviceError::Limit { name, .. })) => {
                     tracing::debug!(name, "sequences run one after the other");
                     Ok(None)
                 }
@@ -189,7 +190,7 @@ impl GpuEngine {
             Err(error) => Err(error),
         };
         let (batch, order) = match held {
-            Err(Error::OutOfMemory { .. }) => return Ok(None),
+            Err(Error::Device(DeviceError::OutOfMemory { .. })) => return Ok(None),
             held => held?,
         };
         let modes: Vec<SampleMode> = order.iter().map(|turn| SampleMode::for_choosing(turns[*turn].opts)).collect();

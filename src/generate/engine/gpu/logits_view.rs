@@ -3,6 +3,7 @@
 use super::{GpuEngine, PlanKey, model::LOGITS, nothing_begun, output};
 use crate::{
     Error, Result,
+    error::SamplingError,
     generate::{LogitsView, ShortList},
 };
 
@@ -44,7 +45,7 @@ impl GpuEngine {
 /// The token that `shaders/argmax.wgsl` found to follow `tokens` ones.
 pub(super) fn chosen(bytes: &[u8], tokens: usize) -> Result<u32> {
     match bytemuck::pod_read_unaligned(bytes) {
-        u32::MAX => Err(Error::BrokenLogits { tokens }),
+        u32::MAX => Err(Error::Sampling(SamplingError::BrokenLogits { tokens })),
         token => Ok(token),
     }
 }

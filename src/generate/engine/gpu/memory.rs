@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     Error, Result,
+    error::DeviceError,
     flow::BuiltModel,
     generate::{CacheMemory, MemoryPlan, Model, Outputs, PlanPolicy, Profiles, SHORT_LIST, parts_of},
     ir::{
@@ -43,7 +44,7 @@ pub(crate) struct MemoryAsked {
 /// The memory of a generator for `model` on a device like `device`.
 ///
 /// # Errors
-/// [`Error::Limit`](crate::Error::Limit) for a weight that no kernel could bind; as [`lower`].
+/// [`DeviceError::Limit`] for a weight that no kernel could bind; as [`lower`].
 pub(crate) fn plan_memory(device: &Capabilities, model: &Model, profiles: &Profiles, asked: MemoryAsked) -> Result<MemoryPlan> {
     let built = model.built(true, Outputs::All, DType::F32)?;
     check_bindings(device, &built)?;
@@ -236,7 +237,7 @@ impl Planner<'_> {
                 BatchPlans::lower(self.device, &self.target, &built, self.profiles, self.weights, [sequences, rows, ring]);
             let BatchPlans { step, argmax, lists } = match lowered {
                 // One after the other they take nothing more.
-                Err(Error::Unsupported(_) | Error::Limit { .. }) => continue,
+                Err(Error::Unsupported(_) | Error::Device(DeviceError::Limit { .. })) => continue,
                 lowered => lowered?,
             };
             runs.bytes += InputBlock::bytes(&built.graph, sequences, sequences);

@@ -11,6 +11,7 @@ use super::{
 use crate::{
     Error, Result,
     cancel::CancelToken,
+    error::GraphError,
     generate::{Outputs, PlanPolicy, Profiles, SHORT_LIST},
     ir::{DimBinding, sym},
     plan::{Live, sampling},
@@ -185,5 +186,5 @@ pub(super) fn output<'a>(plan: &'a PreparedPlan, name: &str) -> Result<(&'a Arc<
 
 /// What was prepared is there until it is dropped with its engine; this is for the type's sake.
 fn lost_plan(what: &str) -> Error {
-    Error::Graph { graph: "gemma_resident".into(), problem: format!("its {what} was not prepared") }
+    Error::Graph(GraphError::Malformed { graph: "gemma_resident".into(), problem: format!("its {what} was not prepared") })
 }

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     Error, Result,
+    error::GraphError,
     runtime::{Buffer, GpuContext, StagedRead, wgpu},
 };
 
@@ -146,7 +147,7 @@ impl Begun {
 
 /// A generator finishes only what it began.
 pub(super) fn nothing_begun() -> Error {
-    Error::Graph { graph: "gemma_resident".into(), problem: "no run was begun".into() }
+    Error::Graph(GraphError::Malformed { graph: "gemma_resident".into(), problem: "no run was begun".into() })
 }
 
 /// Whether what failed may still be under way.

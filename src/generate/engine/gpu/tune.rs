@@ -28,8 +28,8 @@ impl GpuModel {
     /// options have time for it and an earlier start or another model has not done it.
     ///
     /// # Errors
-    /// [`Error::WrongKernel`](crate::Error::WrongKernel); [`Error::Cancelled`](crate::Error::Cancelled);
-    /// [`Error::DeviceLost`](crate::Error::DeviceLost).
+    /// [`DeviceError::WrongKernel`](crate::error::DeviceError::WrongKernel);
+    /// [`Error::Cancelled`](crate::Error::Cancelled); [`DeviceError::Lost`](crate::error::DeviceError::Lost).
     pub(super) fn tune(
         &mut self,
         profiles: &Profiles,
