@@ -7,11 +7,11 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::Parser;
 use gemmaflow::{
+    checkpoint::load_from_path,
     gemma::{GemmaConfig, GemmaFlow},
     internals::trace::first_difference,
     ir::{DimBinding, Value, sym},
     runtime::{Device, GpuOptions, KernelTier, Session},
-    weights::load_from_path,
 };
 
 /// Compares every layer of a model on a device with the CPU reference and names the first node that differs.

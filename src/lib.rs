@@ -2,6 +2,7 @@
 #![deny(missing_docs)]
 
 mod cancel;
+pub mod checkpoint;
 mod checksum;
 #[cfg(feature = "tokenizer")]
 pub mod conversation;

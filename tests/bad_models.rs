@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use common::oracle::{Oracle, data};
 use gemmaflow::{
     Error,
+    checkpoint::load_from_path,
     error::{DeviceError, WeightError},
     gemma::GemmaConfig,
     generate::{GemmaGenerator, GeneratorOptions, SampleOpts},
     runtime::{Device, GpuOptions},
-    weights::{Tensor, WeightMap, load_from_path},
+    weights::{Tensor, WeightMap},
 };
 
 /// A copy of a checkpoint that a test may damage.

@@ -304,7 +304,7 @@ fn a_model_under_a_budget_has_one_cache_a_conversation() {
     };
     let options = |budget| GeneratorOptions { context: Some(512), memory_budget: budget, ..GeneratorOptions::default() };
     let config = gemmaflow::gemma::GemmaConfig::from_file(talk::DEMO).unwrap();
-    let mut loader = gemmaflow::weights::load_from_path(talk::DEMO).unwrap();
+    let mut loader = gemmaflow::checkpoint::load_from_path(talk::DEMO).unwrap();
     let plan = MemoryPlan::for_options(config, loader.as_mut(), context.capabilities(), &options(Some(1 << 30))).unwrap();
     let model = Model::open(talk::DEMO, Device::Context(context.clone()), options(Some(plan.peak()))).unwrap();
     let mut conversation = conversation(&model, 8);

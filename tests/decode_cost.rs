@@ -4,10 +4,10 @@ use std::{ops::ControlFlow, path::Path, sync::Arc};
 
 use gemmaflow::{
     Error,
+    checkpoint::load_from_path,
     gemma::GemmaConfig,
     generate::{GemmaGenerator, GeneratorOptions, SampleOpts},
     runtime::{CounterSnapshot, Device, GpuContext, GpuOptions, KernelTier, Opened},
-    weights::load_from_path,
 };
 
 const STEPS: u64 = 200;

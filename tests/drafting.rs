@@ -10,10 +10,11 @@ use common::{
 };
 use gemmaflow::{
     Error,
+    checkpoint::load_from_path,
     gemma::{GemmaConfig, GemmaDrafterConfig},
     generate::{Drafter, GemmaGenerator, GeneratorOptions, SMALLEST_BUCKET, SampleOpts},
     runtime::Device,
-    weights::{Tensor, WeightLoader, WeightMap, load_from_path},
+    weights::{Tensor, WeightLoader, WeightMap},
 };
 
 const DEVICES: [Device; 2] = [Device::Cpu, Device::Gpu];

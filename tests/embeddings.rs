@@ -15,6 +15,7 @@ use common::{
 };
 use gemmaflow::{
     Error,
+    checkpoint::load_from_path,
     flow::BuiltModel,
     gemma::{GemmaConfig, GemmaFlow},
     generate::{GemmaGenerator, GeneratorOptions},
@@ -23,7 +24,6 @@ use gemmaflow::{
         ops::{Const, DEAD_KEY, Input, Role},
     },
     runtime::{CompileOptions, Device, GpuOptions, KernelTier, RunInput, Session},
-    weights::load_from_path,
 };
 
 /// The oracle's checkpoints of models that embed texts.

@@ -8,13 +8,13 @@ use std::{future::poll_fn, ops::ControlFlow, pin::Pin};
 use futures_core::Stream;
 use gemmaflow::{
     Error,
+    checkpoint::load_from_path,
     conversation::{AnswerOptions, Conversation, Event, FinishReason, Model, Overflow},
     error::CallbackError,
     gemma::GemmaConfig,
     generate::{GemmaGenerator, GeneratorOptions, LogitChanges, LogitProcessor, SampleHooks, SampleOpts},
     runtime::Device,
     text::Message,
-    weights::load_from_path,
 };
 use talk::{DEMO, conversation, devices, end, events, greedy, open, text};
 

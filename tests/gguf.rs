@@ -12,8 +12,9 @@ use common::{
 };
 use gemmaflow::{
     Error, Result,
+    checkpoint::{GgufLoader, load_from_path},
     gemma::{GemmaArch, GemmaConfig, LayerKind, RopeScaling},
-    weights::{GgufLoader, ReadMode, WeightLoader, load_from_path},
+    weights::{ReadMode, WeightLoader},
 };
 use safetensors::SafeTensors;
 use serde_json::Value;

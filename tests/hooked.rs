@@ -7,6 +7,7 @@ use std::{
 
 use gemmaflow::{
     Error,
+    checkpoint::load_from_path,
     error::{CallbackError, SamplingError},
     gemma::GemmaConfig,
     generate::{
@@ -14,7 +15,7 @@ use gemmaflow::{
         TokenSet, sample_token_after,
     },
     runtime::{Device, GpuOptions, KernelTier},
-    weights::{Tensor, WeightMap, load_from_path},
+    weights::{Tensor, WeightMap},
 };
 
 const PROMPT: [u32; 3] = [2, 910, 262];

@@ -18,9 +18,10 @@ use common::{
 };
 use gemmaflow::{
     Error, Result,
+    checkpoint::{GgufLoader, SafetensorsLoader},
     error::WeightError,
     gemma::{GemmaConfig, GemmaFlow},
-    weights::{GgufLoader, ReadMode, SafetensorsLoader, WeightLoader},
+    weights::{ReadMode, WeightLoader},
 };
 
 /// What opening a file may take of the heap: so many bytes for each of the file's, and this.

@@ -18,13 +18,13 @@ use std::{
 
 use gemmaflow::{
     Error,
+    checkpoint::load_from_path,
     embed::GemmaEmbedder,
     error::HubError,
     gemma::GemmaConfig,
     generate::{GemmaGenerator, SampleOpts},
     hub::{DownloadProgress, HubOptions, download},
     runtime::Device,
-    weights::load_from_path,
 };
 use server::{COMMIT, Fault, Hub, REPOSITORY, etag};
 use tempfile::TempDir;

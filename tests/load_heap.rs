@@ -6,9 +6,9 @@ mod heap;
 use std::path::Path;
 
 use gemmaflow::{
+    checkpoint::load_from_path,
     gemma::{GemmaConfig, GemmaFlow},
     runtime::{Device, Session},
-    weights::load_from_path,
 };
 
 #[test]

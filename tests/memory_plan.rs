@@ -8,10 +8,10 @@ use std::{path::Path, sync::Arc};
 
 use gemmaflow::{
     Error,
+    checkpoint::load_from_path,
     gemma::GemmaConfig,
     generate::{GemmaGenerator, GeneratorOptions, MemoryPlan, SampleOpts},
     runtime::{Device, GpuContext, GpuOptions, Opened},
-    weights::load_from_path,
 };
 use oracle::{CHECKPOINTS, data};
 

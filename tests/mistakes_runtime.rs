@@ -9,6 +9,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use gemmaflow::{
     Error,
+    checkpoint::load_from_path,
     error::WeightError,
     flow::{BuiltModel, FlowStage},
     gemma::{GemmaConfig, GemmaFlow, GemmaKvTapStage, MoeFfnStage, random_weights},
@@ -16,7 +17,6 @@ use gemmaflow::{
     ir::{DType, DimBinding, Op, ops::Role},
     profile::{CompileProfile, GEMMA_PROFILE_FILE},
     runtime::{BucketedCompileCache, CompileOptions, CounterSnapshot, Device, Session},
-    weights::load_from_path,
 };
 use oracle::{GATE, Oracle, worst};
 use safetensors::{SafeTensors, tensor::TensorView};

@@ -9,6 +9,7 @@ use common::{
     tiers, title,
 };
 use gemmaflow::{
+    checkpoint::load_from_path,
     gemma::GemmaConfig,
     generate::{GemmaGenerator, GeneratorOptions},
     internals::{
@@ -22,7 +23,7 @@ use gemmaflow::{
         ops::{Linear, Role},
     },
     runtime::{Device, GpuOptions},
-    weights::{Tensor, load_from_path},
+    weights::Tensor,
 };
 
 /// Bytes of a block, and which of them are its factors: as the structs of ggml-common.h have them.

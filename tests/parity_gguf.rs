@@ -7,10 +7,10 @@ use common::{
     oracle::{gate, worst},
 };
 use gemmaflow::{
+    checkpoint::load_from_path,
     gemma::GemmaConfig,
     generate::{GemmaGenerator, GeneratorOptions, SampleOpts},
     runtime::Device,
-    weights::load_from_path,
 };
 
 /// Prefills in chunks of four and decodes through the ladder of cache sizes.

@@ -4,10 +4,11 @@ mod common;
 
 use common::{gguf::GgufOracle, oracle::Oracle};
 use gemmaflow::{
+    checkpoint::GgufLoader,
     generate::{GemmaGenerator, GeneratorOptions},
     ir::DType,
     runtime::Device,
-    weights::{GgufLoader, Quantise, QuantisedLoader, Tensor, WeightLoader, WeightMap},
+    weights::{Quantise, QuantisedLoader, Tensor, WeightLoader, WeightMap},
 };
 
 fn bytes(tensor: &Tensor) -> Vec<u8> {

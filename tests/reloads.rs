@@ -7,10 +7,10 @@ mod heap;
 use std::path::Path;
 
 use gemmaflow::{
+    checkpoint::load_from_path,
     gemma::GemmaConfig,
     generate::{GemmaGenerator, GeneratorOptions, SampleOpts},
     runtime::{Device, GpuOptions, Opened},
-    weights::load_from_path,
 };
 
 /// Loads, of which the first few fill the caches of wgpu and of the driver.

@@ -9,13 +9,13 @@ use std::{
 
 use gemmaflow::{
     Error,
+    checkpoint::load_from_path,
     error::{CallbackError, DeviceError, PromptError},
     gemma::GemmaConfig,
     generate::{Drafter, GemmaGenerator, GeneratorOptions, LogitBias, SampleHooks, SampleOpts},
     guide::Guides,
     runtime::{Device, GpuOptions},
     text::Tokenizer,
-    weights::load_from_path,
 };
 
 /// The child's part.

@@ -15,6 +15,7 @@ use std::{
 
 use gemmaflow::{
     Error,
+    checkpoint::load_from_path,
     conversation::{AnswerOptions, Event, FinishReason, Model},
     error::DeviceError,
     gemma::GemmaConfig,
@@ -23,7 +24,6 @@ use gemmaflow::{
         Device, GpuContext, GpuOptions, Opened, OwnDevice, wanted_features, wanted_limits,
         wgpu::{DeviceDescriptor, Features},
     },
-    weights::load_from_path,
 };
 use oracle::{Oracle, worst};
 

@@ -8,13 +8,14 @@ use common::{
 };
 use gemmaflow::{
     Error,
+    checkpoint::load_from_path,
     embed::{EmbedderOptions, GemmaEmbedder},
     error::DeviceError,
     gemma::{GemmaConfig, random_weights},
     generate::{Drafter, GemmaGenerator, GeneratorOptions, SampleHooks, SampleOpts},
     ir::DType,
     runtime::{Device, GpuOptions},
-    weights::{WeightLoader, load_from_path},
+    weights::WeightLoader,
 };
 
 fn options(max_binding: u64) -> GeneratorOptions {

@@ -8,10 +8,10 @@ use std::{
 };
 
 use gemmaflow::{
+    checkpoint::load_from_path,
     gemma::GemmaConfig,
     generate::{Drafter, GemmaGenerator, GeneratorOptions, SampleHooks, SampleOpts},
     runtime::Device,
-    weights::load_from_path,
 };
 use tracing::{
     Subscriber,

@@ -12,11 +12,12 @@ use std::{
 
 use anyhow::{Result, anyhow, bail};
 use gemmaflow::{
+    checkpoint::{GgufLoader, SafetensorsLoader, load_from_path},
     flow::{BuiltModel, ModelParams},
     gemma::{GemmaConfig, GemmaFlow},
     generate::{GemmaGenerator, GeneratorOptions, MemoryPlan, SampleOpts},
     runtime::{Device, GpuContext, GpuOptions, Opened, Session},
-    weights::{GgufLoader, SafetensorsLoader, Tensor, TensorSource, is_gguf, load_from_path},
+    weights::{Tensor, TensorSource, is_gguf},
 };
 use indicatif::HumanBytes;
 use serde_json::json;

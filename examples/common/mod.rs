@@ -15,11 +15,12 @@ use std::{
 use anyhow::{Result, anyhow, bail};
 use clap::{Args, Parser, ValueEnum};
 use gemmaflow::{
+    checkpoint::load_from_path,
     gemma::GemmaConfig,
     generate::{Drafter, GemmaGenerator, GeneratorOptions, OnProgress, SampleOpts},
     runtime::{Device, UploadProgress, adapters},
     text::Tokenizer,
-    weights::{Quantise, WeightLoader, is_gguf, load_from_path},
+    weights::{Quantise, WeightLoader, is_gguf},
 };
 pub use hub::local;
 use indicatif::{ProgressBar, ProgressStyle};

@@ -7,7 +7,7 @@ mod common;
 use gemmaflow::{
     gemma::{GemmaConfig, GemmaFlow},
     text::Tokenizer,
-    weights::GgufLoader,
+    checkpoint::GgufLoader,
 };
 use libfuzzer_sys::fuzz_target;
 

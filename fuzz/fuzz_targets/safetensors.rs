@@ -4,7 +4,7 @@
 #[path = "common.rs"]
 mod common;
 
-use gemmaflow::weights::SafetensorsLoader;
+use gemmaflow::checkpoint::SafetensorsLoader;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

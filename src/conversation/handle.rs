@@ -62,7 +62,8 @@ impl Conversation {
         let events = VecDeque::new();
         let hooks = None;
         let unheard = None;
-        let (is_new, counted) = (true, Cell::new(None));
+        let is_new = true;
+        let counted = Cell::new(None);
         Self { model, generation, generator, options, cancel, transcript, answer, events, hooks, unheard, is_new, counted }
     }
 
@@ -192,7 +193,8 @@ impl Conversation {
     fn prompt(&mut self) -> Result<Vec<u32>> {
         loop {
             let tokens = self.opened(&self.transcript)?;
-            let (needed, capacity) = (tokens.len() + 1, self.max_context());
+            let needed = tokens.len() + 1;
+            let capacity = self.max_context();
             if needed <= capacity {
                 return Ok(tokens);
             }
@@ -221,7 +223,8 @@ impl Conversation {
     /// Makes room in a full context for the rest of the answer, at least for one token; failing that, an answer that
     /// has begun ends. An error leaves everything as it was.
     pub(super) fn make_room(&mut self, full: Error) -> Result<()> {
-        let (capacity, mut transcript) = (self.max_context(), self.transcript.clone());
+        let capacity = self.max_context();
+        let mut transcript = self.transcript.clone();
         let said = self.answer.as_ref().map_or(&[][..], |answer| &answer.tokens);
         let (tokens, kept) = match &mut transcript {
             Transcript::Text { tokens, .. } => {
@@ -313,7 +316,8 @@ impl Conversation {
         let transcript = self.transcript.clone();
         let answer = self.answer.clone();
         let events = self.events.clone();
-        let (generation, cancel) = (self.generation, CancelToken::new());
+        let generation = self.generation;
+        let cancel = CancelToken::new();
         let hooks = None;
         let unheard = None;
         let is_new = false;

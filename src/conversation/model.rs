@@ -12,11 +12,12 @@ use std::{
 use super::{Conversation, Event, prefix_cache::PrefixCache};
 use crate::{
     Result,
+    checkpoint::load_from_path,
     gemma::GemmaConfig,
     generate::{CancelToken, GemmaGenerator, GeneratorOptions, ModelStats, OnProgress, SampleOpts},
     runtime::{CounterSnapshot, Device, GpuContext, GpuOptions},
     text::{ChatFormat, ChatTemplate, Tokenizer},
-    weights::{WeightLoader, load_from_path},
+    weights::WeightLoader,
 };
 
 /// Bytes of caches that are kept of prompts, unless [`Model::keep_prompts`] says otherwise.
@@ -53,7 +54,8 @@ impl Model {
         let path = path.as_ref();
         // First, as its errors about a path are the clearest.
         let mut loader = load_from_path(path)?;
-        let (config, tokenizer) = (GemmaConfig::near_weights(path)?, Tokenizer::near_weights(path)?);
+        let config = GemmaConfig::near_weights(path)?;
+        let tokenizer = Tokenizer::near_weights(path)?;
         let chat = ChatTemplate::near_weights(&config, &tokenizer, path)?;
         let recommended = SampleOpts::recommended(path)?;
         Self::load(config, loader.as_mut(), (tokenizer, chat), device, options, recommended)
@@ -105,7 +107,8 @@ impl Model {
         let config = generator.config().clone();
         let stop = chat.stop_tokens(&tokenizer);
         let base = Mutex::new(generator.with_stop_tokens(&stop).without_cache());
-        let (prefix_cache, recovery) = (Mutex::new(PrefixCache::new(kept)), Mutex::new(()));
+        let prefix_cache = Mutex::new(PrefixCache::new(kept));
+        let recovery = Mutex::new(());
         let generation = AtomicU64::new(0);
         Ok(Self(Arc::new(Shared { base, prefix_cache, recovery, config, tokenizer, chat, recommended, gpu, generation })))
     }

@@ -41,7 +41,8 @@ impl PrefixCache {
 
     /// Keeps the rows of a generator, unless they are kept already or there is no room for them.
     pub(super) fn offer(&mut self, generator: &GemmaGenerator, generation: u64) {
-        let (rows, tokens) = (generator.cached_rows(), generator.tokens());
+        let rows = generator.cached_rows();
+        let tokens = generator.tokens();
         let bytes = generator.stats().cache_bytes;
         let known = |trunk: &GemmaGenerator| trunk.rows_kept(tokens) + 1 >= rows;
         if generation != self.generation || rows < LEAST_SAVED || bytes > self.budget || self.kept.iter().any(known) {

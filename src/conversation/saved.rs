@@ -62,7 +62,8 @@ impl Conversation {
         };
         let answer = self.answer.as_ref().map(|answer| {
             let Usage { prompt_tokens: prompt, cached_tokens: cached, .. } = answer.usage;
-            let (tokens, stop) = (answer.tokens.clone(), answer.stop_texts().to_vec());
+            let tokens = answer.tokens.clone();
+            let stop = answer.stop_texts().to_vec();
             SavedAnswer { prompt, cached, read: answer.read, tokens, stop }
         });
         let events = self.events.iter().cloned().collect();

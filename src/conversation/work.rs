@@ -205,7 +205,8 @@ impl Conversation {
     /// Takes what a piece of work gave.
     pub(super) fn take(&mut self, tokens: &[u32], chosen: Option<Chosen>) {
         let Some(answer) = &mut self.answer else { return };
-        let (said, prompt) = (answer.tokens.len(), answer.usage.prompt_tokens);
+        let said = answer.tokens.len();
+        let prompt = answer.usage.prompt_tokens;
         if said == 0 {
             let done = if tokens.is_empty() { self.generator.cached_rows().min(prompt) } else { prompt };
             // A last token that is run by itself is no event.
@@ -242,7 +243,8 @@ impl Conversation {
         match &mut self.transcript {
             Transcript::Turns { messages, .. } if !nothing => messages.push(Message::Model(answer.turn)),
             Transcript::Text { tokens, .. } => {
-                let (history, tokenizer) = (self.generator.tokens(), self.model.tokenizer());
+                let history = self.generator.tokens();
+                let tokenizer = self.model.tokenizer();
                 let prompt = history.len().saturating_sub(answer.tokens.len()).clamp(history.len().min(1), history.len());
                 let said = match finish_reason {
                     // The last tokens hold more than what was said.

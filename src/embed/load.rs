@@ -9,11 +9,12 @@ use super::{
 };
 use crate::{
     Error, Result,
+    checkpoint::load_from_path,
     gemma::{GemmaConfig, GemmaFlow, family::Pooling},
     generate::{CancelToken, FlowHook, OnProgress},
     profile::CompileProfile,
     runtime::{Device, GpuOptions, Opened, Session},
-    weights::{Quantise, QuantisedLoader, SentenceSettings, WeightLoader, WeightMap, is_gguf, load_from_path},
+    weights::{Quantise, QuantisedLoader, SentenceSettings, WeightLoader, WeightMap, is_gguf},
 };
 
 /// Tokens of a run of several texts, unless the options say otherwise.

@@ -134,7 +134,7 @@ impl GemmaConfig {
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) and [`Error::Format`](crate::Error::Format) as
-    /// [`GgufLoader::from_file`](crate::weights::GgufLoader::from_file); [`Error::Config`](crate::Error::Config) and
+    /// [`GgufLoader::from_file`](crate::checkpoint::GgufLoader::from_file); [`Error::Config`](crate::Error::Config) and
     /// [`Error::Unsupported`](crate::Error::Unsupported) as [`from_json`](Self::from_json), with the file's name in
     /// front.
     pub fn from_gguf(path: impl AsRef<Path>) -> Result<Self> {

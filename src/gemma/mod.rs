@@ -46,5 +46,5 @@ pub use random_weights::random_weights;
 pub use rope::{build_rope_tables, default_inv_freq, resolve_inv_freq, rope_slice};
 #[cfg(feature = "lora")]
 pub(crate) use weights::WeightKind;
-pub(crate) use weights::{EMBED_KEY, GgufValues, HEAD_KEY, TOKEN_ORDER, dense_key, gguf_key, gguf_stack, text_weight};
+pub(crate) use weights::{GgufValues, TOKEN_ORDER, dense_key, gguf_key, gguf_stack, text_weight};
 pub use weights::{LayerWeight, WeightPosition};

@@ -7,7 +7,6 @@ mod table;
 pub(crate) use foreign::{GgufValues, TOKEN_ORDER, dense_key, gguf_key, gguf_stack, text_weight};
 #[cfg(feature = "lora")]
 pub(crate) use row::WeightKind;
-pub(crate) use table::{EMBED_KEY, HEAD_KEY};
 pub use table::{LayerWeight, WeightPosition};
 
 use super::{GemmaArch, GemmaConfig};

@@ -9,10 +9,11 @@ use std::{
 use super::{Model, token_order::TokenOrder};
 use crate::{
     Error, Result,
+    checkpoint::load_from_path,
     flow::BuiltModel,
-    gemma::{EMBED_KEY, GemmaDrafterConfig, HEAD_KEY, TARGET_EMBED, TOKEN_ORDER, WeightPosition, drafter_flow},
+    gemma::{GemmaDrafterConfig, TARGET_EMBED, TOKEN_ORDER, WeightPosition, drafter_flow},
     ir::DType,
-    weights::{WeightLoader, WeightMap, load_from_path},
+    weights::{EMBED_KEY, HEAD_KEY, WeightLoader, WeightMap},
 };
 
 /// Tokens that are tried at once unless [`Drafter::with_tokens`] says otherwise: with the one before them they fill a

@@ -150,7 +150,8 @@ fn collect(outputs: Vec<(String, Value)>) -> Result<KvCacheState> {
         let values = numbers(&name, value)?;
         let sink = if index % 2 == 0 { &mut state.layers_k } else { &mut state.layers_v };
         sink.push(values);
-        let (k, v) = (state.layers_k.last().map_or(0, Vec::len), state.layers_v.last().map_or(0, Vec::len));
+        let k = state.layers_k.last().map_or(0, Vec::len);
+        let v = state.layers_v.last().map_or(0, Vec::len);
         if index % 2 == 1 && k != v {
             return Err(wrong(&name, format!("found {v} elements, expected {k} as its layer's K has")));
         }

@@ -8,9 +8,10 @@ use super::{
 };
 use crate::{
     Error, Result,
+    checkpoint::load_from_path,
     gemma::GemmaConfig,
     runtime::{Capabilities, Device, Opened},
-    weights::{WeightLoader, load_from_path},
+    weights::WeightLoader,
 };
 
 /// The device memory of a generator, from the headers of a model's files alone.

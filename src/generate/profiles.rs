@@ -27,7 +27,8 @@ pub(crate) struct Profiles {
 
 impl Profiles {
     pub(crate) fn new(prefill: CompileProfile, decode: CompileProfile) -> Result<Self> {
-        let (a, b) = (prefill.precision.kv, decode.precision.kv);
+        let a = prefill.precision.kv;
+        let b = decode.precision.kv;
         if a != b {
             return Err(Error::Unsupported(format!(
                 "precision.kv = \"{a}\" for prefill and \"{b}\" for decode, which share one cache (give one for both),"

@@ -122,7 +122,8 @@ impl SampleOpts {
 
     /// What the device needs to foresee the draw at `position`.
     pub(crate) fn on_device(&self, position: usize) -> DeviceDraw {
-        let (draw, top_k) = (self.draw(position) as f32, u32::try_from(self.top_k).unwrap_or(u32::MAX));
+        let draw = self.draw(position) as f32;
+        let top_k = u32::try_from(self.top_k).unwrap_or(u32::MAX);
         DeviceDraw { temperature: self.temperature, draw, top_k, top_p: self.top_p, min_p: self.min_p }
     }
 

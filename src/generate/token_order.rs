@@ -27,7 +27,8 @@ impl TokenOrder {
         }
         let mut bytes = vec![0; tensor.byte_len()];
         tensor.read_bytes(0, &mut bytes)?;
-        let (mut tokens, mut seen) = (Vec::with_capacity(vocab), vec![false; vocab]);
+        let mut tokens = Vec::with_capacity(vocab);
+        let mut seen = vec![false; vocab];
         for token in bytemuck::pod_collect_to_vec::<u8, u64>(&bytes) {
             match usize::try_from(token).ok().and_then(|token| seen.get_mut(token)) {
                 Some(seen) if !*seen => *seen = true,
@@ -40,7 +41,8 @@ impl TokenOrder {
 
     /// The rows of `embed` `[V, D]` in this order.
     pub(crate) fn ordered(&self, embed: Tensor) -> Tensor {
-        let (dtype, shape) = (embed.dtype(), embed.shape().to_vec());
+        let dtype = embed.dtype();
+        let shape = embed.shape().to_vec();
         let row = embed.byte_len() / self.tokens.len().max(1);
         let source = OrderedRows { embed, tokens: self.tokens.clone(), row: row.max(1) };
         Tensor::new(ORDERED_EMBED, dtype, shape, Arc::new(source), 0)
@@ -65,9 +67,11 @@ struct OrderedRows {
 
 impl TensorSource for OrderedRows {
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
-        let (mut at, mut rest) = (offset as usize, out);
+        let mut at = offset as usize;
+        let mut rest = out;
         while !rest.is_empty() {
-            let (row, within) = (at / self.row, at % self.row);
+            let row = at / self.row;
+            let within = at % self.row;
             let (part, after) = rest.split_at_mut(rest.len().min(self.row - within));
             let token = self.tokens.get(row).copied().unwrap_or(0) as usize;
             self.embed.read_bytes(token * self.row + within, part)?;

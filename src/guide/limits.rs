@@ -28,7 +28,8 @@ pub(super) fn check(text: &str, rule: &str) -> Result<()> {
     if text.len() > MOST_BYTES {
         return Err(Error::Grammar(format!("it has {} bytes, at most {MOST_BYTES} are read", text.len())));
     }
-    let (mut open, mut most) = (0usize, 0);
+    let mut open = 0usize;
+    let mut most = 0;
     for byte in text.bytes() {
         match byte {
             b'(' | b'[' | b'{' => open += 1,

@@ -172,7 +172,8 @@ impl Client {
         let linked = |headers: &HeaderMap| ["x-linked-etag", "x-linked-size"].iter().all(|name| header(headers, name).is_some());
         let ask = Ask { url: self.address(commit, file), file, head: true, start: 0, patience: PATIENCE };
         let told = self.send(&ask, linked)?;
-        let (status, headers) = (told.response.status(), told.response.headers());
+        let status = told.response.status();
+        let headers = told.response.headers();
         let linked = linked(headers);
         if !(status.is_success() || linked && status.is_redirection()) {
             return Err(self.refusal(&told, Some(file)));
@@ -220,7 +221,8 @@ impl Client {
     /// A request with its redirects. The token goes to the endpoint's own origin alone. `enough` says of an answer's
     /// headers that no redirect need be followed.
     fn send(&self, ask: &Ask<'_>, enough: impl Fn(&HeaderMap) -> bool) -> Result<Told, Failed> {
-        let (mut url, home) = (ask.url.clone(), origin(&self.endpoint));
+        let mut url = ask.url.clone();
+        let home = origin(&self.endpoint);
         for _ in 0..=MAX_REDIRECTS {
             let agent = self.agent_for(&url);
             let request = if ask.head { agent.head(&url) } else { agent.get(&url) };
@@ -264,7 +266,8 @@ impl Client {
 
     /// The error that an answer without success means.
     fn refusal(&self, told: &Told, file: Option<&str>) -> Error {
-        let (response, model) = (&told.response, self.repository.clone());
+        let response = &told.response;
+        let model = self.repository.clone();
         if !told.by_hub {
             let problem = format!("the server that the hub redirects to answers {}", response.status().as_u16());
             return self.failure(file.unwrap_or(LISTING), problem);

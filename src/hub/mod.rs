@@ -40,7 +40,7 @@ use self::{
     client::{Client, Failed},
     transfer::Transfer,
 };
-use crate::{Error, Result, error::HubError, weights::index_shards};
+use crate::{Error, Result, checkpoint::index_shards, error::HubError};
 
 const CONFIG: &str = "config.json";
 /// Taken where the repository has them; the last ones are those of a model that embeds texts, as sentence-transformers

@@ -28,7 +28,8 @@ impl Part {
         part.bytes = part.file.metadata()?.len();
         if let Some(hash) = &mut part.hash {
             part.file.seek(SeekFrom::Start(0))?;
-            let (mut buffer, mut left) = (vec![0; PORTION], part.bytes);
+            let mut buffer = vec![0; PORTION];
+            let mut left = part.bytes;
             while left > 0 {
                 let count = left.min(PORTION as u64) as usize;
                 part.file.read_exact(&mut buffer[..count])?;

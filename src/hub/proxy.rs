@@ -96,7 +96,8 @@ fn network(entry: &str) -> Option<Hosts> {
     let Some((first, bits)) = entry.split_once('/') else {
         return address(entry).map(|own| Hosts::One(own.to_string()));
     };
-    let (first, bits) = (address(first)?, bits.parse().ok()?);
+    let first = address(first)?;
+    let bits = bits.parse().ok()?;
     (bits <= if first.is_ipv4() { 32 } else { 128 }).then_some(Hosts::Network(first, bits))
 }
 

@@ -53,7 +53,8 @@ impl<'a> Transfer<'a> {
 
     /// The right to write a file's content; waits for another process that fetches the same one.
     fn lock(&mut self, remote: &Remote) -> Result<Lock> {
-        let (store, client) = (self.store, self.client);
+        let store = self.store;
+        let client = self.client;
         let mut told = false;
         let lock = store.lock(&remote.etag, || {
             if !told {

@@ -36,7 +36,8 @@ impl Graph {
     /// `f(a, b)`; the operand of lower rank, or with dimensions of 1, is broadcast to the other.
     #[track_caller]
     pub fn binary(&mut self, f: BinaryFn, a: NodeId, b: NodeId) -> Result<NodeId> {
-        let (mut a, mut b) = (a, b);
+        let mut a = a;
+        let mut b = b;
         if self.shape(a) != self.shape(b) {
             let spreads = |from: &Shape, to: &Shape| {
                 let mut pairs = from.0.iter().rev().zip(to.0.iter().rev());

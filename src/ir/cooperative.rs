@@ -64,7 +64,8 @@ mod tests {
         let found = |shapes: &[[u32; 3]], memory| {
             CooperativeTile::choose(shapes.iter().copied(), 128, memory).map(|tile| [tile.m, tile.n, tile.k])
         };
-        let (small, large) = ([8, 8, 8], [16, 16, 16]);
+        let small = [8, 8, 8];
+        let large = [16, 16, 16];
         assert_eq!(found(&[], 1 << 16), None);
         assert_eq!(found(&[small, large, small], 24 << 10), Some(large));
         assert_eq!(found(&[small, large], (24 << 10) - 1), Some(small));

@@ -28,7 +28,8 @@ pub(super) fn rewritten(graph: &Graph, chosen: &dyn Fn(&Node) -> bool, drop_dead
 
 /// One walk over the graph, and whether anything was replaced.
 fn rewritten_once(graph: &Graph, chosen: &dyn Fn(&Node) -> bool, drop_dead: bool) -> Result<(Graph, bool)> {
-    let (live, mut changed) = (live(graph, drop_dead), false);
+    let live = live(graph, drop_dead);
+    let mut changed = false;
     let mut out = graph.emptied();
     // A node that is not live keeps an id that nothing looks up.
     let mut moved: Vec<NodeId> = Vec::with_capacity(live.len());

@@ -91,7 +91,8 @@ fn tokens(graph: &Graph, binding: &DimBinding) -> Result<usize> {
 
 /// The position of each of `[B, T]` new tokens.
 fn positions(rule: &PositionRule, shape: &[usize], given: &Inputs) -> Result<Vec<i32>> {
-    let (batch, new) = (shape[0], shape[1]);
+    let batch = shape[0];
+    let new = shape[1];
     let count = |from: usize| (from..from + new).map(|p| p as i32);
     match rule {
         PositionRule::From(start) => Ok((0..batch).flat_map(|_| count(*start)).collect()),
@@ -121,7 +122,8 @@ fn starts(name: &str, given: &Inputs) -> Result<Vec<usize>> {
 
 /// The positions of the cached rows, then of the new tokens.
 fn key_positions(rule: &PositionRule, shape: &[usize], past: usize, given: &Inputs) -> Result<Vec<i32>> {
-    let (batch, new) = (shape[0], shape[1] - past);
+    let batch = shape[0];
+    let new = shape[1] - past;
     let live = match rule {
         PositionRule::From(start) => vec![(*start).min(past); batch],
         PositionRule::Given(name) => {

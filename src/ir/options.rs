@@ -61,7 +61,8 @@ pub struct LowerOptions {
 
 impl Default for LowerOptions {
     fn default() -> Self {
-        let (unfused, compute) = (Vec::new(), Compute::F32);
+        let unfused = Vec::new();
+        let compute = Compute::F32;
         Self {
             fuse: true,
             unfused,

@@ -237,7 +237,8 @@ mod tests {
         let chain = |g: &mut Graph, x: NodeId| {
             let x = g.scale(x, 2.0)?;
             let x = g.scale(x, 1.0)?;
-            let (a, b) = (g.constant(1.5)?, g.constant(2.5)?);
+            let a = g.constant(1.5)?;
+            let b = g.constant(2.5)?;
             let sum = g.add(a, b)?;
             let root = g.push(crate::ir::ops::Unary { f: crate::ir::UnaryFn::Sqrt }, &[sum])?;
             g.mul(x, root)

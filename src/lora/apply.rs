@@ -21,7 +21,8 @@ impl Lora {
     /// A target that the flow does not multiply, as in layers that a hook leaves out, and a part of another shape than
     /// the product's are errors when the flow is built.
     pub fn apply<'a>(self: &Arc<Self>, flow: GemmaFlow<'a>) -> GemmaFlow<'a> {
-        let (lora, same) = (self.clone(), self.clone());
+        let lora = self.clone();
+        let same = self.clone();
         flow.adapted(move |context, projection| lora.adapt(context, projection))
             .at_end([FlowStage::custom("lora", move |context, x| same.check(context, x))])
     }
@@ -164,7 +165,8 @@ impl Lora {
         route: NodeId,
     ) -> Result<NodeId> {
         let rank = part.b.shape().last().copied().unwrap_or(0);
-        let (inner, out) = (context.width(projection.input)?, context.width(projection.output)?);
+        let inner = context.width(projection.input)?;
+        let out = context.width(projection.output)?;
         check_shapes(target, part, [[count * rank, inner], [count * out, rank]])?;
         let [a, b] = self.weights(context, target, part)?;
         let op = ExpertLinear { experts: count };

@@ -36,7 +36,8 @@ pub(super) fn parts(
     let mut by_expert = vec![0.0; values.len()];
     for (row, columns) in values.chunks_exact(rank * experts).enumerate() {
         for (at, value) in columns.iter().enumerate() {
-            let (r, expert) = (at / experts, at % experts);
+            let r = at / experts;
+            let expert = at % experts;
             by_expert[(expert * out + row) * rank + r] = *value;
         }
     }

@@ -8,7 +8,8 @@
 //! ```no_run
 //! use std::{path::Path, sync::Arc};
 //!
-//! use gemmaflow::{gemma::GemmaConfig, generate::{GemmaGenerator, GeneratorOptions}, lora::Lora, runtime::Device, weights::load_from_path};
+//! use gemmaflow::{gemma::GemmaConfig, generate::{GemmaGenerator, GeneratorOptions}, lora::Lora, runtime::Device};
+//! use gemmaflow::checkpoint::load_from_path;
 //!
 //! # fn main() -> gemmaflow::Result<()> {
 //! let model = "models/gemma-3-270m-it";

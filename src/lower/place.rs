@@ -218,7 +218,8 @@ impl<'a> Placer<'a> {
 
     /// An operand as a kernel binds it.
     fn arg(&self, id: NodeId, takes_shards: bool, label: &str) -> Result<Arg> {
-        let (value, ty) = (self.bound.resolve(id), self.bound.ty(id).clone());
+        let value = self.bound.resolve(id);
+        let ty = self.bound.ty(id).clone();
         let Op::Weight(weight) = self.bound.op(value) else {
             let (slot, offset) = self.current(value, label)?;
             return Ok(Arg { place: Place::Slot(slot, offset), ty, grows: self.bound.grows(id) });
@@ -292,7 +293,8 @@ impl<'a> Placer<'a> {
 
     /// Bytes of a slot for a value: vector loads of the last elements stay inside.
     fn slot_bytes(&self, bytes: u64, label: &str) -> Result<u64> {
-        let (bytes, most) = (bytes.next_multiple_of(16) + 16, self.bound.target.max_binding);
+        let bytes = bytes.next_multiple_of(16) + 16;
+        let most = self.bound.target.max_binding;
         if bytes > most {
             let what = format!("{label}: a buffer of {bytes} bytes on a device that binds at most {most}");
             return Err(Error::Unsupported(what));

@@ -152,7 +152,8 @@ pub(super) fn x(g: &mut Graph, name: &str, shape: &[usize]) -> NodeId {
 
 /// `down(gelu(gate·x) · (up·x))`.
 fn feed_forward(g: &mut Graph, x: NodeId, width: usize, hidden: usize) -> Result<NodeId> {
-    let (gate, up) = (g.weight("gate", DType::BF16, &[hidden, width])?, g.weight("up", DType::BF16, &[hidden, width])?);
+    let gate = g.weight("gate", DType::BF16, &[hidden, width])?;
+    let up = g.weight("up", DType::BF16, &[hidden, width])?;
     let gate = g.linear(x, gate)?;
     let up = g.linear(x, up)?;
     let bent = g.gelu(gate)?;
@@ -180,8 +181,10 @@ fn a_gated_feed_forward_block_is_two_dispatches() {
 fn the_pair_takes_its_parameters_in_order_of_the_products() {
     let mut g = Graph::new("ratio");
     let input = x(&mut g, "x", &[1, 4]);
-    let (a, b) = (g.weight("a", DType::F32, &[8, 4]).unwrap(), g.weight("b", DType::F32, &[8, 4]).unwrap());
-    let (a, b) = (g.linear(input, a).unwrap(), g.linear(input, b).unwrap());
+    let a = g.weight("a", DType::F32, &[8, 4]).unwrap();
+    let b = g.weight("b", DType::F32, &[8, 4]).unwrap();
+    let a = g.linear(input, a).unwrap();
+    let b = g.linear(input, b).unwrap();
     let y = g.binary(crate::ir::BinaryFn::Div, b, a).unwrap();
     g.output("y", y);
     let hole = lowered(&g).dispatches[0].kernel.hole.clone();
@@ -192,8 +195,10 @@ fn the_pair_takes_its_parameters_in_order_of_the_products() {
 fn products_that_do_not_match_are_no_pair() {
     let mut g = Graph::new("unlike");
     let input = x(&mut g, "x", &[1, 1, 4]);
-    let (a, b) = (g.weight("a", DType::F32, &[8, 4]).unwrap(), g.weight("b", DType::F16, &[8, 4]).unwrap());
-    let (a, b) = (g.linear(input, a).unwrap(), g.linear(input, b).unwrap());
+    let a = g.weight("a", DType::F32, &[8, 4]).unwrap();
+    let b = g.weight("b", DType::F16, &[8, 4]).unwrap();
+    let a = g.linear(input, a).unwrap();
+    let b = g.linear(input, b).unwrap();
     let y = g.mul(a, b).unwrap();
     g.output("y", y);
     let plan = lowered(&g);
@@ -205,7 +210,8 @@ fn products_that_do_not_match_are_no_pair() {
 #[test]
 fn a_residual_is_the_epilogue_of_its_norm() {
     let mut g = Graph::new("residual");
-    let (residual, h) = (x(&mut g, "residual", &[1, 3, 20]), x(&mut g, "h", &[1, 3, 20]));
+    let residual = x(&mut g, "residual", &[1, 3, 20]);
+    let h = x(&mut g, "h", &[1, 3, 20]);
     let gain = g.weight("gain", DType::BF16, &[20]).unwrap();
     let normed = g.rms_norm(h, gain, 1e-6, Gain::OnePlus).unwrap();
     let sum = g.add(residual, normed).unwrap();
@@ -221,7 +227,8 @@ fn a_residual_is_the_epilogue_of_its_norm() {
 #[test]
 fn a_result_that_others_read_is_not_absorbed() {
     let mut g = Graph::new("shared");
-    let (residual, h) = (x(&mut g, "residual", &[1, 20]), x(&mut g, "h", &[1, 20]));
+    let residual = x(&mut g, "residual", &[1, 20]);
+    let h = x(&mut g, "h", &[1, 20]);
     let normed = g.push(crate::ir::ops::RmsNorm { eps: 1e-6, gain: Gain::None }, &[h]).unwrap();
     let sum = g.add(residual, normed).unwrap();
     g.output("sum", sum);
@@ -253,7 +260,8 @@ fn the_embedding_scale_and_the_final_softcap_are_epilogues() {
 fn an_epilogue_reads_what_moves_unless_the_product_is_in_shards() {
     let mut g = Graph::new("bias");
     let input = x(&mut g, "x", &[1, 3, 4]);
-    let (w, bias) = (g.weight("w", DType::F32, &[128, 4]).unwrap(), g.weight("bias", DType::BF16, &[128]).unwrap());
+    let w = g.weight("w", DType::F32, &[128, 4]).unwrap();
+    let bias = g.weight("bias", DType::BF16, &[128]).unwrap();
     let y = g.linear(input, w).unwrap();
     let bias = g.push(crate::ir::ops::Cast, &[bias]).unwrap();
     let y = g.add(y, bias).unwrap();
@@ -282,7 +290,8 @@ fn attend(g: &mut Graph, h: NodeId, [positions, visible, table]: [NodeId; 3], la
     let q = heads(g, "q", 2)?;
     let k = heads(g, "k", 1)?;
     let v = heads(g, "v", 1)?;
-    let (q, k) = (g.push(Rope::default(), &[q, table])?, g.push(Rope::default(), &[k, table])?);
+    let q = g.push(Rope::default(), &[q, table])?;
+    let k = g.push(Rope::default(), &[k, table])?;
     let k = g.push(CacheWrite, &[k_cache?, k, positions])?;
     let v = g.push(CacheWrite, &[v_cache?, v, positions])?;
     let key_positions = g.push(CacheWrite, &[key_positions, positions, positions])?;

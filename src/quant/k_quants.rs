@@ -6,7 +6,8 @@ use super::half_at;
 #[inline(always)]
 pub(super) fn q2_k(block: &[u8; 84], out: &mut [f32; 256]) {
     let (scales, quants) = block.split_at(16);
-    let (d, min) = (half_at(block, 80), half_at(block, 82));
+    let d = half_at(block, 80);
+    let min = half_at(block, 82);
     for (i, out) in out.chunks_exact_mut(16).enumerate() {
         // Half of the super-block, place of the two bits, half of the 32 bytes.
         let half = i / 8;
@@ -55,10 +56,12 @@ fn scale_and_minimum(packed: &[u8], j: usize) -> (f32, f32) {
 /// f16 factors of scales and minima, 12 bytes of both, 128 bytes: blocks `2n` in the low, `2n + 1` in the high halves.
 #[inline(always)]
 pub(super) fn q4_k(block: &[u8; 144], out: &mut [f32; 256]) {
-    let (d, min) = (half_at(block, 0), half_at(block, 2));
+    let d = half_at(block, 0);
+    let min = half_at(block, 2);
     for (j, out) in out.chunks_exact_mut(32).enumerate() {
         let (scale, minimum) = scale_and_minimum(&block[4..16], j);
-        let (scale, minimum) = (d * scale, min * minimum);
+        let scale = d * scale;
+        let minimum = min * minimum;
         for (out, q) in out.iter_mut().zip(&block[16 + j / 2 * 32..]) {
             *out = scale * f32::from(q >> (j % 2 * 4) & 15) - minimum;
         }
@@ -68,11 +71,13 @@ pub(super) fn q4_k(block: &[u8; 144], out: &mut [f32; 256]) {
 /// As [`q4_k`], with bit `j` of 32 bytes as the fifth bits of block `j`.
 #[inline(always)]
 pub(super) fn q5_k(block: &[u8; 176], out: &mut [f32; 256]) {
-    let (d, min) = (half_at(block, 0), half_at(block, 2));
+    let d = half_at(block, 0);
+    let min = half_at(block, 2);
     let (fifth, quants) = block[16..].split_at(32);
     for (j, out) in out.chunks_exact_mut(32).enumerate() {
         let (scale, minimum) = scale_and_minimum(&block[4..16], j);
-        let (scale, minimum) = (d * scale, min * minimum);
+        let scale = d * scale;
+        let minimum = min * minimum;
         for (l, out) in out.iter_mut().enumerate() {
             let low = quants[j / 2 * 32 + l] >> (j % 2 * 4) & 15;
             let high = fifth[l] >> j & 1;

@@ -141,7 +141,8 @@ impl Packed {
     /// [`resident_row_bytes`](Self::resident_row_bytes) says.
     pub(crate) fn arrange(self, row: &[u8], out: &mut [u8]) {
         let Format { bytes, factors, .. } = self.format();
-        let (body, count) = (bytes - factors.len(), row.len() / bytes);
+        let body = bytes - factors.len();
+        let count = row.len() / bytes;
         let (bodies, rest) = out.split_at_mut(count * body);
         let (all_factors, padding) = rest.split_at_mut(count * factors.len());
         let places = bodies.chunks_exact_mut(body).zip(all_factors.chunks_exact_mut(factors.len()));
@@ -205,7 +206,8 @@ mod tests {
     #[test]
     fn rows_on_a_device_are_words_then_factors_then_zeros() {
         for format in Packed::all() {
-            let (bytes, factors) = (format.block_bytes(), format.factors());
+            let bytes = format.block_bytes();
+            let factors = format.factors();
             assert!([1, 2, 4, 8, 16].contains(&factors.len()) && (bytes - factors.len()).is_multiple_of(4), "{format:?}");
             assert!(factors.start == 0 || factors.end == bytes, "{format:?}");
             let row: Vec<u8> = (0..3 * bytes).map(|i| i as u8 | 1).collect();

@@ -305,7 +305,8 @@ mod tests {
     #[test]
     fn halves_are_those_of_half() {
         for bits in 0..=u16::MAX {
-            let (found, expected) = (super::half(bits), half::f16::from_bits(bits).to_f32());
+            let found = super::half(bits);
+            let expected = half::f16::from_bits(bits).to_f32();
             assert!(
                 found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan(),
                 "{bits:x}: {found}, {expected}"
@@ -319,7 +320,8 @@ mod tests {
             let whole = dtype.block().0.max(64);
             [whole, 3 * whole, if dtype.block().0 == 1 { 77 } else { whole }].map(|inner| (dtype, inner))
         }) {
-            let (rows, columns) = (dtype.rows().unwrap(), 5);
+            let rows = dtype.rows().unwrap();
+            let columns = 5;
             let stored = stored(dtype, columns, inner);
             let mut wide = vec![f32::NAN; columns * inner];
             rows.widen(&stored, &mut wide);
@@ -338,7 +340,8 @@ mod tests {
     #[test]
     fn a_row_means_the_same_beside_any_others() {
         for (dtype, inner) in types().map(|dtype| (dtype, dtype.block().0.max(96))) {
-            let (rows, stored) = (dtype.rows().unwrap(), stored(dtype, 3, inner));
+            let rows = dtype.rows().unwrap();
+            let stored = stored(dtype, 3, inner);
             let x: Vec<f32> = (0..6 * inner).map(|i| (i * 29 % 41) as f32 / 20.0 - 1.0).collect();
             let mut all = vec![f32::NAN; 6 * 3];
             rows.multiply(&stored, &x, inner, &mut all);

@@ -16,7 +16,8 @@ pub(super) fn q4_0(block: &[u8; 18], out: &mut [f32; 32]) -> f32 {
 /// As [`q4_0`] with an f16 minimum instead of the offset 8.
 #[inline(always)]
 pub(super) fn q4_1(block: &[u8; 20], out: &mut [f32; 32]) {
-    let (d, m) = (half_at(block, 0), half_at(block, 2));
+    let d = half_at(block, 0);
+    let m = half_at(block, 2);
     for (j, q) in block[4..].iter().enumerate() {
         out[j] = f32::from(q & 15) * d + m;
         out[j + 16] = f32::from(q >> 4) * d + m;
@@ -44,7 +45,8 @@ pub(super) fn q5_0(block: &[u8; 22], out: &mut [f32; 32]) -> f32 {
 /// As [`q5_0`] with an f16 minimum instead of the offset 16.
 #[inline(always)]
 pub(super) fn q5_1(block: &[u8; 24], out: &mut [f32; 32]) {
-    let (d, m) = (half_at(block, 0), half_at(block, 2));
+    let d = half_at(block, 0);
+    let m = half_at(block, 2);
     for (j, q) in block[8..].iter().enumerate() {
         let (low, high) = fifth_bits(block, 4, j);
         out[j] = f32::from((q & 15) | low) * d + m;

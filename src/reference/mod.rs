@@ -206,7 +206,8 @@ pub fn evaluate(op: &Op, operands: &[Arc<Value>], ty: &FixedType) -> Result<Valu
 /// The value of a composite by its decomposition.
 fn run_definition(op: &Op, operands: &[Arc<Value>]) -> Result<Value> {
     let mut graph = Graph::new(op.name());
-    let (mut values, mut weights) = (Inputs::new(), Weights::new());
+    let mut values = Inputs::new();
+    let mut weights = Weights::new();
     let mut inputs = Vec::new();
     for (i, operand) in operands.iter().enumerate() {
         let name = format!("operand {i}");
@@ -273,7 +274,8 @@ mod tests {
             let defined = run_definition(&case.op, &operands).unwrap();
             let ty = FixedType { dtype: defined.dtype(), shape: defined.shape.clone() };
             let own = evaluate(&case.op, &operands, &ty).unwrap();
-            let (own, defined) = (own.to_f32().unwrap(), defined.to_f32().unwrap());
+            let own = own.to_f32().unwrap();
+            let defined = defined.to_f32().unwrap();
             let largest = defined.iter().fold(0.0f32, |most, x| most.max(x.abs()));
             for (a, b) in own.iter().zip(defined.iter()) {
                 // Sums of the same f32 products in another order.

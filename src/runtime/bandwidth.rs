@@ -35,7 +35,8 @@ pub fn measure_copy_bandwidth(context: &GpuContext) -> Result<f64> {
     let wanted = if capabilities.kind == AdapterKind::Software { SOFTWARE_BYTES } else { GPU_BYTES };
     let bytes = wanted.min(capabilities.max_binding).min(capabilities.max_buffer) / GROUP_BYTES * GROUP_BYTES;
     if bytes == 0 {
-        let (name, available) = ("max_storage_buffer_binding_size", capabilities.max_binding);
+        let name = "max_storage_buffer_binding_size";
+        let available = capabilities.max_binding;
         let advice = "open the device with a larger binding to measure it";
         return Err(limit(&capabilities.adapter, name, available, GROUP_BYTES, advice));
     }

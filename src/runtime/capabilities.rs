@@ -172,7 +172,8 @@ impl Capabilities {
 
     pub(crate) fn of(adapter: &wgpu::Adapter, device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
         let info = adapter.get_info();
-        let (features, limits) = (device.features(), device.limits());
+        let features = device.features();
+        let limits = device.limits();
         let has = |feature| features.contains(feature);
         let cooperative_matrices = match has(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
             true => adapter.cooperative_matrix_properties().iter().map(cooperative_matrix).collect(),
@@ -309,7 +310,8 @@ mod tests {
     fn cooperative_tiles_go_from_f16_to_f32_whatever_the_subgroups() {
         let shape = |[m, n, k]: [u32; 3], input, output| CooperativeMatrix { m, n, k, input, output };
         let tile = |side, output| shape([side; 3], DType::F16, output);
-        let (large, small) = (tile(16, DType::F32), tile(8, DType::F32));
+        let large = tile(16, DType::F32);
+        let small = tile(8, DType::F32);
         let found = |capabilities: &Capabilities| capabilities.target().cooperative.map(|tile| (tile.m, tile.lanes));
         assert_eq!(found(&gpu(vec![])), None);
         assert_eq!(found(&gpu(vec![small, large])), Some((16, 128)));

@@ -78,7 +78,8 @@ impl GpuContext {
             Error::Device(DeviceError::Driver { what: format!("opening a device on '{name}'"), message: e.to_string() })
         })?;
         let faults = Arc::new(Faults::default());
-        let (on_lost, on_error) = (faults.clone(), faults.clone());
+        let on_lost = faults.clone();
+        let on_error = faults.clone();
         device.set_device_lost_callback(move |reason, message| on_lost.lose(format!("{reason:?} {message}").trim_end()));
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| on_error.uncaptured(error.to_string())));
         Ok(Arc::new(Self::assemble(adapter, device, queue, options, faults)))

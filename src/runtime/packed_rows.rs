@@ -34,16 +34,19 @@ impl<'a> PackedRows<'a> {
                 format!("has shape {:?}, {} is for matrices whose rows are whole blocks", tensor.shape(), format.name());
             return Err(Error::Input { name: tensor.name().into(), problem });
         };
-        let (stored, resident) = (stored as usize, resident as usize);
+        let stored = stored as usize;
+        let resident = resident as usize;
         let raw = vec![0; (READ_BYTES / stored).max(1).min(tensor.shape()[0].max(1)) * stored];
         Ok(Some(Self { tensor, format, stored, resident, raw, row: vec![0; resident] }))
     }
 
     /// Fills `out` with the bytes from `start` on.
     pub(crate) fn read(&mut self, start: u64, out: &mut [u8]) -> Result<()> {
-        let (mut at, mut rest) = (start as usize, out);
+        let mut at = start as usize;
+        let mut rest = out;
         while !rest.is_empty() {
-            let (first, skip) = (at / self.resident, at % self.resident);
+            let first = at / self.resident;
+            let skip = at % self.resident;
             let whole = (rest.len() / self.resident).min(self.raw.len() / self.stored);
             let count = if skip == 0 && whole > 0 { whole * self.resident } else { rest.len().min(self.resident - skip) };
             let (now, later) = rest.split_at_mut(count);

@@ -121,7 +121,8 @@ impl PreparedPlan {
         let sizes = SizeBlocks::new(pipelines, plan)?;
         let mut held = HashMap::<usize, usize>::new();
         let make = |dispatch: &Dispatch| {
-            let (pipeline, sequence) = (pipelines.get(&dispatch.kernel)?, sequence_of(dispatch));
+            let pipeline = pipelines.get(&dispatch.kernel)?;
+            let sequence = sequence_of(dispatch);
             let group = match sequence.filter(|_| binds_caches(plan, dispatch)) {
                 Some(sequence) => {
                     let count = held.entry(sequence).or_default();
@@ -255,7 +256,8 @@ fn regions(
         SlotKind::Input { name, ty, .. } => {
             let wrong = |problem: String| Error::Input { name: name.clone(), problem };
             let (buffer, offset) = inputs.get(name).ok_or_else(|| wrong("has no buffer; give one".into()))?;
-            let (room, needed) = (buffer.size().saturating_sub(*offset), ty.byte_len().unwrap_or(0) as u64);
+            let room = buffer.size().saturating_sub(*offset);
+            let needed = ty.byte_len().unwrap_or(0) as u64;
             if room < needed {
                 return Err(wrong(format!("its buffer has {room} bytes from {offset} on, expected at least {needed}")));
             }

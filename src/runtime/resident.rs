@@ -139,7 +139,8 @@ pub(crate) fn split(capabilities: &Capabilities, name: &str, dtype: DType, shape
     };
     let each = if rows <= fitting { rows } else { each };
     let pieces = (0..rows.div_ceil(each)).map(|index| {
-        let (first, end) = (index * each, ((index + 1) * each).min(rows));
+        let first = index * each;
+        let end = ((index + 1) * each).min(rows);
         Piece { rows: first as usize..end as usize, bytes: (end - first) * row_bytes }
     });
     Ok(pieces.collect())

@@ -59,7 +59,8 @@ pub(crate) fn padded(plan: &Plan, index: usize) -> u64 {
 /// Bytes that a [`ScratchPool`] comes to when these plans are prepared in this order and all live, on a device that
 /// binds at most `max_binding` bytes.
 pub(crate) fn pooled_bytes<'a>(plans: impl IntoIterator<Item = &'a Plan>, max_binding: u64) -> u64 {
-    let (mut newest, mut together) = (Vec::<u64>::new(), 0);
+    let mut newest = Vec::<u64>::new();
+    let mut together = 0;
     for plan in plans {
         for (rank, (_, bytes)) in owned(plan).into_iter().enumerate() {
             let known = newest.get(rank).copied().unwrap_or(0);

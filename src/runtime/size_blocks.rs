@@ -48,7 +48,8 @@ pub(crate) fn size_block_bytes(plan: &Plan) -> Result<u64> {
 impl SizeBlocks {
     /// The blocks that the dispatches of `plan` need; no buffer where sizes are constants.
     pub fn new(pipelines: &PipelineCache, plan: &Plan) -> Result<Self> {
-        let (mut blocks, mut bytes) = (HashMap::new(), Vec::new());
+        let mut blocks = HashMap::new();
+        let mut bytes = Vec::new();
         for dispatch in &plan.dispatches {
             let words = size_words(&dispatch.kernel, &pipelines.get(&dispatch.kernel)?.sizes)?;
             if words.is_empty() || blocks.contains_key(&words) {

@@ -168,7 +168,8 @@ impl WeightUploader {
     /// # Errors
     /// As [`GpuContext::wait`]; [`Error::Cancelled`].
     pub fn finish(mut self) -> Result<()> {
-        let (progress, on_progress) = (&mut self.progress, &mut self.on_progress);
+        let progress = &mut self.progress;
+        let on_progress = &mut self.on_progress;
         let mut go_on = || report(progress, on_progress, UploadPhase::Finishing);
         self.ring.finish(&self.context, &mut go_on)
     }
@@ -186,7 +187,8 @@ impl WeightUploader {
         mut read: impl FnMut(u64, &mut [u8]) -> Result<()>,
     ) -> Result<ResidentWeight> {
         let shards = self.place(name, dtype, shape)?;
-        let (progress, on_progress) = (&mut self.progress, &mut self.on_progress);
+        let progress = &mut self.progress;
+        let on_progress = &mut self.on_progress;
         let mut before = 0;
         for shard in &shards {
             self.ring.push(

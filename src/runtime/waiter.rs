@@ -95,7 +95,8 @@ impl GpuContext {
         what: &'static str,
         cancel: &CancelToken,
     ) -> Result<()> {
-        let (done, cancel) = (Arc::new(Mutex::new(Completion::default())), cancel.clone());
+        let done = Arc::new(Mutex::new(Completion::default()));
+        let cancel = cancel.clone();
         self.waiter.send(Job { context: self.clone(), submission, what, cancel, since: None, done: done.clone() })?;
         Waited(done).await
     }

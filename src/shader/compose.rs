@@ -178,7 +178,8 @@ impl Composer<'_> {
     }
 
     fn substitute(&mut self, text: &str, kept: bool, at: &At) -> Result<String> {
-        let (mut out, mut rest) = (String::new(), text);
+        let mut out = String::new();
+        let mut rest = text;
         while let Some((before, after)) = rest.split_once("${") {
             let (name, tail) = after.split_once('}').ok_or_else(|| at.error("${ without }".into()))?;
             out = out + before + self.option(name, kept, at)?.unwrap_or_default();

@@ -34,7 +34,8 @@ impl Sizes {
 /// Turns the overrides of `lines` into members of a uniform, which the lines returned declare; each line stays where it
 /// is. `override A: u32 = B;` makes A another name of B.
 pub(super) fn into_uniform(lines: &mut [String]) -> (Vec<Size>, Vec<String>) {
-    let (mut sizes, mut names) = (Vec::new(), Vec::new());
+    let mut sizes = Vec::new();
+    let mut names = Vec::new();
     for line in lines.iter_mut() {
         let Some((name, rest)) = line.strip_prefix("override ").and_then(|rest| rest.trim_end_matches(';').split_once(": "))
         else {
@@ -59,7 +60,8 @@ pub(super) fn into_uniform(lines: &mut [String]) -> (Vec<Size>, Vec<String>) {
 
 /// `line` with each identifier that is in `names` replaced.
 fn renamed(line: &str, names: &[(String, String)]) -> String {
-    let (mut out, mut rest) = (String::with_capacity(line.len()), line);
+    let mut out = String::with_capacity(line.len());
+    let mut rest = line;
     while let Some(first) = rest.chars().next() {
         let word = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
         let (piece, tail) = rest.split_at(word.max(first.len_utf8()));

@@ -81,7 +81,7 @@ impl Tokenizer {
     /// literal `▁`, and for runs of white space in Gemma 1.
     ///
     /// # Errors
-    /// [`Error::Io`] and [`Error::Format`] as [`GgufLoader::from_file`](crate::weights::GgufLoader::from_file);
+    /// [`Error::Io`] and [`Error::Format`] as [`GgufLoader::from_file`](crate::checkpoint::GgufLoader::from_file);
     /// [`Error::Format`] if there is no tokenizer in it, or not one of the kind that Gemma has.
     pub fn from_gguf(path: impl AsRef<Path>) -> Result<Self> {
         Self::from_gguf_with(path, FileLimits::default())

@@ -1,11 +1,13 @@
 //! A checkpoint's LM head and its embedding, compared by what is stored, as flags are wrong or absent in some files.
 
 use super::{Tensor, WeightMap};
-use crate::{
-    Result,
-    gemma::{EMBED_KEY, HEAD_KEY},
-    quant::DType,
-};
+use crate::{Result, quant::DType};
+
+/// The key of the token embedding.
+pub(crate) const EMBED_KEY: &str = "embed_tokens.weight";
+
+/// The key of the LM head.
+pub(crate) const HEAD_KEY: &str = "lm_head.weight";
 
 /// Elements of each matrix that are compared at a time.
 const AT_ONCE: usize = 1 << 16;
@@ -26,7 +28,7 @@ pub enum StoredHead {
 impl WeightMap {
     /// Gives a head that is stored without an embedding the embedding's key: of two tensors that share their memory,
     /// safetensors keeps one, and which one is chance.
-    pub(super) fn embed_by_head(&mut self) {
+    pub(crate) fn embed_by_head(&mut self) {
         if self.contains(EMBED_KEY) || !self.contains(HEAD_KEY) {
             return;
         }

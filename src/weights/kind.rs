@@ -54,7 +54,7 @@ pub fn is_gguf(path: impl AsRef<Path>) -> bool {
 }
 
 /// True for the path of a JSON text, such as an index of shards.
-pub(super) fn is_index(path: &Path) -> bool {
+pub(crate) fn is_index(path: &Path) -> bool {
     first_bytes(path).is_some_and(|bytes| is_json(&bytes))
 }
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{StoredHead, Tensor, foreign::Foreign, kept, transposed::transposed};
-use crate::{Error, Result, error::WeightError, gemma::HEAD_KEY, quant::DType};
+use super::{HEAD_KEY, StoredHead, Tensor, foreign::Foreign, kept, transposed::transposed};
+use crate::{Error, Result, error::WeightError, quant::DType};
 
 /// Facts of a weight that are known without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,7 +131,7 @@ impl WeightMap {
         }
     }
 
-    pub(super) fn contains(&self, key: &str) -> bool {
+    pub(crate) fn contains(&self, key: &str) -> bool {
         self.tensors.contains_key(key) || self.foreign.contains_key(key)
     }
 
@@ -139,18 +139,26 @@ impl WeightMap {
         self.tensors.insert(tensor.name().to_string(), tensor);
     }
 
+    /// Keeps what a file holds under `key`: a tensor, or an element type that no weight here may have.
+    pub(crate) fn insert_read(&mut self, key: &str, read: Result<Tensor, Foreign>) {
+        match read {
+            Ok(tensor) => self.insert(tensor),
+            Err(foreign) => self.insert_foreign(key, foreign),
+        }
+    }
+
     pub(super) fn insert_foreign(&mut self, key: &str, foreign: Foreign) {
         self.foreign.insert(key.to_string(), foreign);
     }
 
     /// Takes over every weight of another map.
-    pub(super) fn append(&mut self, other: &mut Self) {
+    pub(crate) fn append(&mut self, other: &mut Self) {
         self.tensors.append(&mut other.tensors);
         self.foreign.append(&mut other.foreign);
     }
 
     /// Takes out the weights whose keys are `wanted`.
-    pub(super) fn split_off(&mut self, wanted: impl Fn(&str) -> bool) -> Self {
+    pub(crate) fn split_off(&mut self, wanted: impl Fn(&str) -> bool) -> Self {
         Self {
             tensors: self.tensors.extract_if(.., |key, _| wanted(key)).collect(),
             foreign: self.foreign.extract_if(.., |key, _| wanted(key)).collect(),

@@ -1,7 +1,8 @@
-//! Checkpoints on disk: typed bytes by name, never widened as a whole.
+//! Weights on disk: typed bytes by name, never widened as a whole.
 //!
-//! The only module that knows file formats. Opening a checkpoint reads headers; a weight's bytes are read when somebody
-//! reads the taken [`Tensor`], a tile at a time if they like.
+//! The only module that knows file formats; [`checkpoint`](crate::checkpoint) gives their tensors a model's names.
+//! Opening a checkpoint reads headers; a weight's bytes are read when somebody reads the taken [`Tensor`], a tile at a
+//! time if they like.
 //!
 //! # Files that change
 //! Files are read at an offset, a system call at a time ([`ReadMode::Positioned`]), and stay open as long as a tensor
@@ -17,7 +18,6 @@
 mod foreign;
 mod gguf;
 mod head;
-mod header;
 mod kept;
 mod kind;
 mod loader;
@@ -33,38 +33,26 @@ mod source;
 mod tensor;
 mod transposed;
 
-use std::path::Path;
-
 pub(crate) use foreign::NO_NUMBERS;
-pub use gguf::GgufLoader;
-pub(crate) use gguf::{GgufFiles, Metadata as GgufMetadata};
+pub(crate) use gguf::{GgufEntry, GgufFiles, GgufMetadata, GgufPart, row_bytes};
 pub use head::StoredHead;
+pub(crate) use head::{EMBED_KEY, HEAD_KEY};
 pub(crate) use kept::kept;
 pub use kind::is_gguf;
+pub(crate) use kind::is_index;
 pub(crate) use loader::nearest;
 pub use loader::{TensorInfo, WeightLoader, WeightMap};
 pub use options::{FileLimits, ReadMode, ReadOptions};
 pub use quantised::QuantisedLoader;
 #[cfg(feature = "lora")]
 pub(crate) use raw::{is_gguf_file, safetensors_file};
-pub use safetensors::SafetensorsLoader;
-#[cfg(feature = "hub")]
-pub(crate) use safetensors::index_shards;
-pub(crate) use scheme::{Scheme, of_method as quantised_by};
-pub(crate) use sentence_transformers::{SentenceModules, SentenceSettings};
+pub(crate) use safetensors::{Entry as SafetensorsEntry, read as read_safetensors};
+pub(crate) use scheme::{Scheme, of_method as quantised_by, of_tensors as quantised_tensors};
+pub(crate) use sentence_transformers::{SentenceModules, SentenceSettings, dense_files};
+pub(crate) use source::FileSource;
 pub(crate) use tensor::RANDOM;
 pub use tensor::{RandomFill, Tensor, TensorSource};
 #[cfg(feature = "lora")]
 pub(crate) use transposed::transposed;
 
-use crate::Result;
 pub use crate::quant::Quantise;
-
-/// Opens a checkpoint: a folder, a safetensors file, a `model.safetensors.index.json`, or a GGUF file, whatever it is
-/// called ([`is_gguf`]).
-///
-/// # Errors
-/// As [`SafetensorsLoader::open`] and [`GgufLoader::from_file`].
-pub fn load_from_path(path: impl AsRef<Path>) -> Result<Box<dyn WeightLoader>> {
-    if is_gguf(path.as_ref()) { Ok(Box::new(GgufLoader::from_file(path)?)) } else { Ok(Box::new(SafetensorsLoader::open(path)?)) }
-}

@@ -2,7 +2,7 @@
 
 use std::{io::Read, path::Path, sync::Arc};
 
-use super::{ReadOptions, Tensor, TensorSource, header, safetensors::dtype, source::FileSource};
+use super::{ReadOptions, Tensor, safetensors, source::FileSource};
 use crate::{Error, Result};
 
 /// Tensors by their names; of an element type that [`DType`](crate::quant::DType) lacks the type's name.
@@ -14,16 +14,8 @@ pub(crate) type Tensors = Vec<(String, Result<Tensor, String>)>;
 /// [`Error::Io`], and [`Error::Format`] where the header lies.
 pub(crate) fn safetensors_file(path: &Path) -> Result<Tensors> {
     let file = Arc::new(FileSource::open(path)?);
-    let entries = header::read(&file, &ReadOptions::default().limits)?;
-    let tensor = |entry: header::Entry| {
-        let source: Arc<dyn TensorSource> = file.clone();
-        let tensor = match dtype(entry.dtype) {
-            Some(dtype) => Ok(Tensor::new(&entry.name, dtype, entry.shape, source, entry.offset)),
-            None => Err(format!("{:?}", entry.dtype)),
-        };
-        (entry.name, tensor)
-    };
-    Ok(entries.into_iter().map(tensor).collect())
+    let entries = safetensors::read(&file, &ReadOptions::default().limits)?;
+    Ok(entries.into_iter().map(|entry| entry.as_stored(&file)).collect())
 }
 
 /// True if a file begins as a GGUF file does.

@@ -1,193 +1,74 @@
-//! Safetensors checkpoints: one file, or shards with an index.
+//! The header of a safetensors file: eight bytes of length, then JSON.
+//!
+//! The `safetensors` crate's own reader wants the whole file in memory; here only the header's bytes are read, its
+//! entries are counted while they are parsed, and all lengths are compared with the file's before anything else is
+//! read.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::{Component, Path, PathBuf},
+    collections::{HashMap, HashSet},
     sync::Arc,
 };
 
-use safetensors::Dtype;
+use safetensors::{Dtype, tensor::TensorInfo};
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
 use super::{
-    ReadMode, ReadOptions, StoredHead, Tensor, TensorInfo, TensorSource, WeightLoader, WeightMap, foreign, header,
-    kind::is_index, narrowed::narrowed, options::FileLimits, scheme, sentence_transformers, source::FileSource,
+    FileLimits, Tensor, TensorSource,
+    foreign::{self, Foreign},
+    kind::{instead, piece},
+    narrowed::narrowed,
+    source::FileSource,
 };
-use crate::{
-    Error, Result,
-    error::WeightError,
-    gemma::{TOKEN_ORDER, dense_key, text_weight},
-    quant::DType,
-    text_file,
-};
+use crate::{Result, quant::DType};
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
-
-/// The text weights of a safetensors checkpoint.
-///
-/// The prefixes `model.`, `language_model.model.` and `model.language_model.` are found and taken off; weights of
-/// vision and audio towers are left out. Files are read as [`ReadMode`] says.
-///
-/// Where a `modules.json` lies beside the files, as sentence-transformers has it, the weights of its dense modules are
-/// among those of the model.
-#[derive(Debug)]
-pub struct SafetensorsLoader {
-    weights: WeightMap,
-    files: Vec<PathBuf>,
+/// One tensor of the header, its place checked.
+pub(crate) struct Entry {
+    pub(crate) name: String,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    /// First byte, from the start of the file.
+    offset: u64,
+    pub(crate) bytes: u64,
 }
 
-/// Tensors that were left out because they are not text's.
-#[derive(Default)]
-struct Skipped {
-    tensors: usize,
-    bytes: u64,
-}
-
-impl SafetensorsLoader {
-    /// Opens a folder, a `.safetensors` file, or an index of shards.
+impl Entry {
+    /// The tensor under `key`.
     ///
     /// # Errors
-    /// [`Error::Io`] where a file cannot be opened; [`Error::Format`] where it is truncated, its header lies or its
-    /// shards do not fit the index, or there are only files of another format; [`WeightError::Quantised`] for a
-    /// checkpoint in another library's quantised format.
-    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        Self::open_with(path, ReadOptions::default())
+    /// The element type, where no weight here may have it.
+    pub(crate) fn tensor(self, key: &str, file: &Arc<FileSource>) -> Result<Tensor, Foreign> {
+        match dtype(self.dtype) {
+            Some(dtype) => Ok(Tensor::new(key, dtype, self.shape, file.clone(), self.offset)),
+            None if self.dtype == Dtype::F64 => Ok(narrowed(key, self.shape, file.clone(), self.offset)),
+            None => Err(foreign::of_safetensors(self.dtype)),
+        }
     }
 
-    /// As [`open`](Self::open), read as the [`ReadOptions`] or [`ReadMode`] say.
-    ///
-    /// # Errors
-    /// As [`open`](Self::open).
-    pub fn open_with(path: impl AsRef<Path>, options: impl Into<ReadOptions>) -> Result<Self> {
-        let options = options.into();
-        let path = resolve(path.as_ref())?;
-        let mut loader = Self { weights: WeightMap::default(), files: Vec::new() };
-        let mut skipped = Skipped::default();
-        if is_index(&path) {
-            let index = read_index(&path, &options.limits)?;
-            for shard in index.values().collect::<BTreeSet<_>>() {
-                loader.add(&path.with_file_name(shard), options, Some((&index, shard)), &mut skipped)?;
-            }
-        } else {
-            loader.add(&path, options, None, &mut skipped)?;
-        }
-        for (j, dense) in sentence_transformers::dense_files(&path)? {
-            loader.add_dense(j, &dense, options)?;
-        }
-        loader.refuse_quantised(&path)?;
-        loader.weights.embed_by_head();
-        if skipped.tensors > 0 {
-            tracing::debug!(tensors = skipped.tensors, bytes = skipped.bytes, "left out weights that are not text");
-        }
-        Ok(loader)
-    }
-
-    fn refuse_quantised(&self, path: &Path) -> Result<()> {
-        let keys = self.weights.remaining_keys();
-        let Some((scheme, key)) = scheme::of_tensors(keys.iter().map(String::as_str)) else { return Ok(()) };
-        let found = format!("the tensor '{key}' in {}", path.display());
-        Err(Error::Weight(WeightError::Quantised { scheme: scheme.name.into(), found, nearest: scheme.nearest }))
-    }
-
-    /// The files that the weights lie in, shards in the order of their names.
-    pub fn files(&self) -> &[PathBuf] {
-        &self.files
-    }
-
-    /// Adds one file. `index` is the weight map and this file's name in it.
-    fn add(&mut self, path: &Path, options: ReadOptions, index: Option<(&Index, &String)>, skipped: &mut Skipped) -> Result<()> {
-        let mut file = FileSource::open(path)?;
-        let entries = header::read(&file, &options.limits)?;
-        if let Some((index, shard)) = index {
-            let present: BTreeSet<&str> = entries.iter().map(|e| e.name.as_str()).collect();
-            if let Some((name, _)) = index.iter().find(|(name, at)| *at == shard && !present.contains(name.as_str())) {
-                return Err(file.format(format!("tensor '{name}' is not in it, but the index says so")));
-            }
-        }
-        if options.mode == ReadMode::Mapped {
-            file.map()?;
-        }
-        let file = Arc::new(file);
-        for entry in entries {
-            // Where shards disagree with the index about a tensor's place, the index decides.
-            if index.is_some_and(|(index, shard)| index.get(&entry.name).is_some_and(|at| at != shard)) {
-                continue;
-            }
-            self.add_entry(&file, entry, skipped)?;
-        }
-        self.files.push(path.to_path_buf());
-        Ok(())
-    }
-
-    /// Adds dense module `j`, which has a file of its own.
-    fn add_dense(&mut self, j: usize, path: &Path, options: ReadOptions) -> Result<()> {
-        let mut file = FileSource::open(path)?;
-        let entries = header::read(&file, &options.limits)?;
-        if options.mode == ReadMode::Mapped {
-            file.map()?;
-        }
-        let file = Arc::new(file);
-        for mut entry in entries.into_iter().filter(|entry| entry.name == "linear.weight") {
-            entry.name = dense_key(j);
-            self.add_entry(&file, entry, &mut Skipped::default())?;
-        }
-        self.files.push(path.to_path_buf());
-        Ok(())
-    }
-
-    fn add_entry(&mut self, file: &Arc<FileSource>, entry: header::Entry, skipped: &mut Skipped) -> Result<()> {
-        let Some(key) = text_weight(&entry.name) else {
-            skipped.tensors += 1;
-            skipped.bytes += entry.bytes;
-            return Ok(());
+    /// The tensor, under its own name, of types that are read as they are; otherwise the type's name.
+    #[cfg(feature = "lora")]
+    pub(super) fn as_stored(self, file: &Arc<FileSource>) -> (String, Result<Tensor, String>) {
+        let tensor = match dtype(self.dtype) {
+            Some(dtype) => Ok(Tensor::new(&self.name, dtype, self.shape, file.clone(), self.offset)),
+            None => Err(format!("{:?}", self.dtype)),
         };
-        if self.weights.contains(key) {
-            return Err(file.format(format!("tensor '{}': there is already a weight '{key}'", entry.name)));
+        (self.name, tensor)
+    }
+
+    /// 64-bit integers `[…]` as pairs of 32-bit ones `[…, 2]`, the low one first; other types as
+    /// [`tensor`](Self::tensor).
+    ///
+    /// # Errors
+    /// As [`tensor`](Self::tensor).
+    pub(crate) fn pairs(mut self, key: &str, file: &Arc<FileSource>) -> Result<Tensor, Foreign> {
+        if self.dtype == Dtype::I64 {
+            self.dtype = Dtype::I32;
+            self.shape.push(2);
         }
-        match dtype(entry.dtype) {
-            None if key == TOKEN_ORDER && entry.dtype == Dtype::I64 => {
-                // As pairs of 32-bit integers, the low one first.
-                let (source, shape): (Arc<dyn TensorSource>, _) = (file.clone(), [&entry.shape[..], &[2]].concat());
-                self.weights.insert(Tensor::new(key, DType::I32, shape, source, entry.offset));
-            }
-            None if entry.dtype == Dtype::F64 => self.weights.insert(narrowed(key, entry.shape, file.clone(), entry.offset)),
-            None => self.weights.insert_foreign(key, foreign::of_safetensors(entry.dtype)),
-            Some(dtype) => {
-                let source: Arc<dyn TensorSource> = file.clone();
-                self.weights.insert(Tensor::new(key, dtype, entry.shape, source, entry.offset));
-            }
-        }
-        Ok(())
+        self.tensor(key, file)
     }
 }
 
-impl WeightLoader for SafetensorsLoader {
-    fn len(&self) -> usize {
-        self.weights.len()
-    }
-
-    fn peek(&self, key: &str) -> Result<TensorInfo<'_>> {
-        self.weights.peek(key)
-    }
-
-    fn take(&mut self, key: &str) -> Result<Tensor> {
-        self.weights.take(key)
-    }
-
-    fn remaining_keys(&self) -> Vec<String> {
-        self.weights.remaining_keys()
-    }
-
-    fn arch_hint(&self) -> Option<&str> {
-        None
-    }
-
-    fn stored_head(&self) -> Result<StoredHead> {
-        self.weights.stored_head()
-    }
-}
-
-pub(super) fn dtype(found: Dtype) -> Option<DType> {
+fn dtype(found: Dtype) -> Option<DType> {
     match found {
         Dtype::F32 => Some(DType::F32),
         Dtype::F16 => Some(DType::F16),
@@ -198,77 +79,105 @@ pub(super) fn dtype(found: Dtype) -> Option<DType> {
     }
 }
 
-/// The file that a path means: itself, or in a folder the one file or the index.
-fn resolve(path: &Path) -> Result<PathBuf> {
-    if !path.is_dir() {
-        return Ok(path.to_path_buf());
+/// Reads and checks the header: the tensors in the order of their bytes, which fill the file exactly.
+pub(crate) fn read(file: &FileSource, limits: &FileLimits) -> Result<Vec<Entry>> {
+    let short = |needed: u64| {
+        let what = piece(file.path()).map_or("fetch it again".into(), |piece| format!("it is {piece}"));
+        file.format(format!("truncated: file is {} bytes short; {what}", needed - file.len()))
+    };
+    if let Some(what) = instead(file)? {
+        return Err(file.format(format!("expected a safetensors file, this is {what}")));
     }
-    for name in [SINGLE, INDEX] {
-        if path.join(name).is_file() {
-            return Ok(path.join(name));
-        }
+    if file.len() < 8 {
+        return Err(short(8));
     }
-    let io = |source| Error::Io { path: path.to_path_buf(), source };
-    let mut found = Vec::new();
-    let mut gguf = None;
-    for entry in std::fs::read_dir(path).map_err(io)? {
-        let file = entry.map_err(io)?.path();
-        match () {
-            () if file.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors")) => found.push(file),
-            () if super::is_gguf(&file) => gguf = gguf.max(Some(file)),
-            () => {}
-        }
+    let mut length = [0; 8];
+    file.read(0, &mut length)?;
+    let length = u64::from_le_bytes(length);
+    if length > limits.header_bytes {
+        let allowed = limits.header_bytes;
+        return Err(file.format(format!("a header of {length} bytes (at most {allowed}); is this a safetensors file?")));
     }
-    match (found.pop(), gguf) {
-        (Some(only), _) if found.is_empty() => Ok(only),
-        (None, Some(gguf)) => {
-            let problem = format!("no .safetensors file, but {}; name that file to load it", gguf.display());
-            Err(Error::Format { path: path.to_path_buf(), problem })
-        }
-        (last, _) => {
-            let count = found.len() + usize::from(last.is_some());
-            let problem = format!("{count} .safetensors files, expected {SINGLE} or {INDEX}; name the file to load");
-            Err(Error::Format { path: path.to_path_buf(), problem })
-        }
+    let start = length.saturating_add(8);
+    if start > file.len() {
+        return Err(short(start));
+    }
+    let mut json = vec![0; length as usize];
+    file.read(8, &mut json)?;
+    let text = std::str::from_utf8(&json).map_err(|e| file.format(format!("header: {e}")))?;
+    let mut entries = parse(text, limits.tensors).map_err(|e| file.format(format!("header: {e}")))?;
+    entries.sort_by_key(|(_, info)| info.data_offsets);
+
+    let mut next = 0;
+    let mut checked = Vec::with_capacity(entries.len());
+    for (name, info) in entries {
+        let bytes = place(&info, next).map_err(|problem| file.format(format!("tensor '{name}' {problem}")))?;
+        checked.push(Entry { name, dtype: info.dtype, shape: info.shape, offset: start.saturating_add(next), bytes });
+        next += bytes;
+    }
+    match start.saturating_add(next) {
+        end if end > file.len() => Err(short(end)),
+        end if end < file.len() => Err(file.format(format!("{} bytes after the last tensor", file.len() - end))),
+        _ => Ok(checked),
     }
 }
 
-/// Tensor names to the shards they lie in.
-type Index = BTreeMap<String, String>;
-
-/// The shards that an index names.
-#[cfg(feature = "hub")]
-pub(crate) fn index_shards(path: &Path) -> Result<BTreeSet<String>> {
-    Ok(read_index(path, &FileLimits::default())?.into_values().collect())
+/// The size in bytes of a tensor that must begin at `next`.
+fn place(info: &TensorInfo, next: u64) -> Result<u64, String> {
+    let begin = info.data_offsets.0 as u64;
+    let end = info.data_offsets.1 as u64;
+    if begin != next {
+        let what = if begin < next { "overlaps the tensor before it" } else { "leaves a gap before it" };
+        return Err(format!("{what}: data_offsets begin at {begin}, expected {next}"));
+    }
+    let Some(found) = end.checked_sub(begin) else {
+        return Err(format!("has data_offsets [{begin}, {end}], which end before they begin"));
+    };
+    let elements = info.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
+    let bits = elements.and_then(|n| n.checked_mul(info.dtype.bitsize()));
+    match bits.filter(|bits| bits.is_multiple_of(8)).map(|bits| bits as u64 / 8) {
+        Some(expected) if expected == found => Ok(found),
+        Some(expected) => Err(format!("has {found} bytes, {:?} {:?} needs {expected}", info.dtype, info.shape)),
+        None => Err(format!("has a shape, {:?} of {:?}, whose size in bytes is no whole 64-bit number", info.shape, info.dtype)),
+    }
 }
 
-fn read_index(path: &Path, limits: &FileLimits) -> Result<Index> {
-    #[derive(serde::Deserialize)]
-    struct File {
-        weight_map: Index,
+fn parse(json: &str, most: u64) -> Result<Vec<(String, TensorInfo)>, serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_str(json);
+    let entries = deserializer.deserialize_map(Entries { most })?;
+    deserializer.end()?;
+    Ok(entries)
+}
+
+/// The tensors of a header, `most` at most.
+struct Entries {
+    most: u64,
+}
+
+impl<'de> Visitor<'de> for Entries {
+    type Value = Vec<(String, TensorInfo)>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object of tensors by name")
     }
-    let source = FileSource::open(path)?;
-    let found = source.len();
-    let allowed = limits.header_bytes;
-    if found > allowed {
-        return Err(source.format(format!("{found} bytes are too many for an index (at most {allowed})")));
-    }
-    let mut text = vec![0; source.len() as usize];
-    source.read(0, &mut text)?;
-    let text = text_file::without_mark(&text).map_err(|problem| source.format(problem))?;
-    let File { weight_map } = serde_json::from_slice(text).map_err(|e| source.format(format!("index: {e}")))?;
-    if weight_map.is_empty() {
-        return Err(source.format("weight_map names no tensor".into()));
-    }
-    // A shard is a plain file name: an index must not lead out of its folder.
-    for (name, shard) in &weight_map {
-        let mut parts = Path::new(shard).components();
-        if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
-            return Err(source.format(format!("tensor '{name}' lies in {shard:?}, expected a file name without a folder")));
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut entries = Vec::new();
+        let mut seen = HashSet::new();
+        while let Some(name) = map.next_key::<String>()? {
+            if !seen.insert(name.clone()) {
+                return Err(A::Error::custom(format!("tensor '{name}' twice")));
+            }
+            if name == "__metadata__" {
+                map.next_value::<Option<HashMap<String, String>>>()?;
+                continue;
+            }
+            if entries.len() as u64 == self.most {
+                return Err(A::Error::custom(format!("more than {} tensors", self.most)));
+            }
+            let info = map.next_value().map_err(|e| A::Error::custom(format!("tensor '{name}': {e}")))?;
+            entries.push((name, info));
         }
+        Ok(entries)
     }
-    Ok(weight_map)
 }
-
-#[cfg(test)]
-mod tests;

@@ -107,7 +107,7 @@ const BY_METHOD: [Scheme; 30] = [
 ];
 
 /// The scheme whose tensors are among `names`, and the name that shows it.
-pub(super) fn of_tensors<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Option<(&'static Scheme, &'a str)> {
+pub(crate) fn of_tensors<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Option<(&'static Scheme, &'a str)> {
     BY_TENSOR.iter().find_map(|(end, scheme)| {
         let name = names.clone().find(|name| name.ends_with(end))?;
         Some((*scheme, name))

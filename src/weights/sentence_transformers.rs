@@ -133,7 +133,7 @@ fn parse_if_there<T: serde::de::DeserializeOwned + Default>(path: &Path) -> Resu
 
 /// The files with the weights of the dense modules beside `file`, by their order; those that are not there are left
 /// out.
-pub(super) fn dense_files(file: &Path) -> Result<Vec<(usize, PathBuf)>> {
+pub(crate) fn dense_files(file: &Path) -> Result<Vec<(usize, PathBuf)>> {
     let modules = modules(&modules_path(file))?.unwrap_or_default();
     let dense = modules.into_iter().filter(|module| module.kind == "Dense");
     let files = dense.map(|module| module.folder.join("model.safetensors")).enumerate();

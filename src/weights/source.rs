@@ -12,7 +12,7 @@ use super::TensorSource;
 use crate::{Error, Result};
 
 /// An open checkpoint file.
-pub(super) struct FileSource {
+pub(crate) struct FileSource {
     path: PathBuf,
     /// As it was when it was opened; nothing beyond that length is ever read.
     opened: Stamp,
@@ -37,7 +37,7 @@ impl Stamp {
 
 impl FileSource {
     /// Opens a regular file. Nothing is mapped yet.
-    pub(super) fn open(path: &Path) -> Result<Self> {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
         let io = |source| Error::Io { path: path.to_path_buf(), source };
         // A pipe or device has no length to check against, and opening one may wait forever.
         if !std::fs::metadata(path).map_err(io)?.is_file() {
@@ -48,16 +48,16 @@ impl FileSource {
         Ok(Self { path: path.to_path_buf(), opened, file, map: None })
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    pub(super) fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.opened.len
     }
 
     /// Maps the file, whose lengths the caller has checked.
-    pub(super) fn map(&mut self) -> Result<()> {
+    pub(crate) fn map(&mut self) -> Result<()> {
         // SAFETY: the map is only ever read, as plain bytes. That nobody changes the file meanwhile cannot be enforced;
         // the module documents it and offers positioned reads instead.
         let map = unsafe { Mmap::map(&self.file) }.map_err(|source| Error::Io { path: self.path.clone(), source })?;
@@ -68,7 +68,7 @@ impl FileSource {
         Ok(())
     }
 
-    pub(super) fn format(&self, problem: String) -> Error {
+    pub(crate) fn format(&self, problem: String) -> Error {
         Error::Format { path: self.path.clone(), problem }
     }
 }

@@ -6,8 +6,9 @@ use std::{
 };
 
 use gemmaflow::{
+    checkpoint::load_from_path,
     gemma::{GemmaArch, GemmaConfig, GemmaDrafterConfig},
-    weights::{WeightLoader, load_from_path},
+    weights::WeightLoader,
 };
 use safetensors::SafeTensors;
 

@@ -19,12 +19,13 @@ use super::{
 };
 use gemmaflow::{
     Error,
+    checkpoint::load_from_path,
     embed::{EmbedderOptions, EmbeddingTask, GemmaEmbedder, TaskPrompts},
     error::{EmbeddingError, PromptError},
     gemma::GemmaConfig,
     runtime::{Device, GpuOptions, Opened},
     text::Tokenizer,
-    weights::{Quantise, load_from_path},
+    weights::Quantise,
 };
 
 fn embedders(oracle: &Oracle) -> Vec<(&'static str, GemmaEmbedder)> {

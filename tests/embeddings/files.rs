@@ -8,12 +8,12 @@ use super::common::{
 };
 use gemmaflow::{
     Error,
+    checkpoint::load_from_path,
     embed::GemmaEmbedder,
     error::WeightError,
     gemma::{GemmaArch, GemmaConfig},
     ir::MaskKind,
     runtime::Device,
-    weights::load_from_path,
 };
 use serde_json::{Value, json};
 

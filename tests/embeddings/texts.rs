@@ -15,12 +15,12 @@ use super::{
 };
 use gemmaflow::{
     Error, Result,
+    checkpoint::load_from_path,
     embed::{EmbedderOptions, EmbeddingTask, GemmaEmbedder},
     error::{EmbeddingError, PromptError},
     gemma::GemmaConfig,
     runtime::Device,
     text::Tokenizer,
-    weights::load_from_path,
 };
 use serde_json::{Value, json};
 use tracing_subscriber::fmt::MakeWriter;

@@ -8,13 +8,14 @@ use std::{
 
 use gemmaflow::{
     Error,
+    checkpoint::SafetensorsLoader,
     conversation::Model,
     error::SamplingError,
     gemma::GemmaConfig,
     generate::{GemmaGenerator, GeneratorOptions, SampleOpts},
     runtime::{Device, GpuOptions, PipelineBlob, UploadPhase, UploadProgress},
     text::Tokenizer,
-    weights::{ReadMode, SafetensorsLoader, Tensor, WeightLoader, WeightMap},
+    weights::{ReadMode, Tensor, WeightLoader, WeightMap},
 };
 
 use crate::{DEMO, asked, chunks_of_16, expected, oracle::Oracle, rest, some};
@@ -114,7 +115,7 @@ fn fault_33_pipelines_that_were_damaged_on_disk() {
 }
 
 fn loader() -> Box<dyn WeightLoader> {
-    gemmaflow::weights::load_from_path(DEMO).unwrap()
+    gemmaflow::checkpoint::load_from_path(DEMO).unwrap()
 }
 
 /// Fails after so many bytes.

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use gemmaflow::{
     Error,
+    checkpoint::{GgufLoader, SafetensorsLoader},
     gemma::GemmaConfig,
     text::Tokenizer,
-    weights::{FileLimits, GgufLoader, ReadMode, ReadOptions, SafetensorsLoader, WeightLoader},
+    weights::{FileLimits, ReadMode, ReadOptions, WeightLoader},
 };
 
 use crate::common::gguf::{GgufOracle, Writer, string};

@@ -7,11 +7,12 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use gemmaflow::{
     Error,
+    checkpoint::load_from_path,
     gemma::{GemmaArch, GemmaConfig, GemmaFlow, LayerWeight, WeightPosition},
     generate::{GemmaGenerator, GeneratorOptions, TablePlacement},
     lora::Lora,
     runtime::Device,
-    weights::{Tensor, load_from_path},
+    weights::Tensor,
 };
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Value, json};

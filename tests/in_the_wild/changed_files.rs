@@ -184,7 +184,7 @@ fn an_upload_that_meets_another_file_ends() {
 
 fn load(path: &Path, device: Device, options: GeneratorOptions) -> Result<GemmaGenerator> {
     let config = gemmaflow::gemma::GemmaConfig::near_weights(path)?;
-    let mut loader = gemmaflow::weights::load_from_path(path)?;
+    let mut loader = gemmaflow::checkpoint::load_from_path(path)?;
     GemmaGenerator::with_options(config, loader.as_mut(), device, options)
 }
 

@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use gemmaflow::{
+    checkpoint::{GgufLoader, SafetensorsLoader, load_from_path},
     conversation::Model,
     gemma::GemmaConfig,
     generate::{GemmaGenerator, GeneratorOptions},
     runtime::Device,
     text::Tokenizer,
-    weights::{GgufLoader, SafetensorsLoader, is_gguf, load_from_path},
+    weights::is_gguf,
 };
 
 use crate::common::{

@@ -8,11 +8,11 @@ use std::{
 
 use gemmaflow::{
     Error, Result,
+    checkpoint::load_from_path,
     gemma::{GemmaArch, GemmaConfig, LayerKind, PerLayerInput, RopeScaling},
     generate::{GemmaGenerator, GeneratorOptions},
     ir::MaskKind,
     runtime::Device,
-    weights::load_from_path,
 };
 use serde_json::{Value, json};
 use tracing::{

@@ -3,11 +3,11 @@
 
 use gemmaflow::{
     Error,
+    checkpoint::load_from_path,
     flow::{FlowStage, SideOutputs},
     gemma::{GemmaConfig, GemmaFlow, GemmaKvTapStage, GemmaLayerCtx, LayerKind, RopeScaling, default_inv_freq},
     generate::{GemmaGenerator, GeneratorOptions},
     runtime::{CompileOptions, Device, GpuOptions, KernelTier, RunInput, Session},
-    weights::load_from_path,
 };
 use safetensors::SafeTensors;
 

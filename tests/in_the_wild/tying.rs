@@ -5,11 +5,12 @@
 
 use gemmaflow::{
     Error,
+    checkpoint::load_from_path,
     error::WeightError,
     gemma::{GemmaConfig, GemmaFlow},
     generate::{Drafter, GemmaGenerator, GeneratorOptions, MemoryPlan, SampleOpts},
     runtime::{Capabilities, Device},
-    weights::{StoredHead, load_from_path},
+    weights::StoredHead,
 };
 use std::path::Path;
 

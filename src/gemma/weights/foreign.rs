@@ -1,10 +1,10 @@
 //! Names of weights in Hugging Face's checkpoints and in GGUF files, both ways.
 
 use super::{
-    HEAD_KEY, LayerWeight, WeightPosition,
+    LayerWeight, WeightPosition,
     row::{Gguf, Row, WeightKind},
 };
-use crate::{gemma::GemmaArch, ir::ops::Gain};
+use crate::{gemma::GemmaArch, ir::ops::Gain, weights::HEAD_KEY};
 
 /// Whose names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,11 +4,14 @@
 //! *after* attention from Gemma 2 on.
 
 use super::row::{Row, WeightKind};
-use crate::gemma::{
-    GemmaArch::{EmbeddingGemma2, Gemma},
-    GemmaConfig,
-    config::{MOST_DENSE, MOST_STREAMS},
-    family::{Family, Ple, Pooling},
+use crate::{
+    gemma::{
+        GemmaArch::{EmbeddingGemma2, Gemma},
+        GemmaConfig,
+        config::{MOST_DENSE, MOST_STREAMS},
+        family::{Family, Ple, Pooling},
+    },
+    weights::{EMBED_KEY, HEAD_KEY},
 };
 
 macro_rules! weights {
@@ -216,12 +219,6 @@ weights! {
             .of(|f| f.layer_scalar);
     }
 }
-
-/// Hugging Face's name of an LM head of its own.
-pub(crate) const HEAD_KEY: &str = "lm_head.weight";
-
-/// Hugging Face's name of the embedding.
-pub(crate) const EMBED_KEY: &str = "embed_tokens.weight";
 
 impl WeightPosition {
     /// The kind of arithmetic that the weight takes part in.

@@ -54,9 +54,11 @@ struct Hidden {
 
 impl ReferenceEngine {
     pub(crate) fn new(model: Arc<Model>, profiles: Profiles, chunk: Option<usize>) -> Result<Self> {
-        let (policy, chunk) = (PlanPolicy::default(), chunk.unwrap_or(PREFILL_CHUNK));
+        let policy = PlanPolicy::default();
+        let chunk = chunk.unwrap_or(PREFILL_CHUNK);
         let ring = model.ring(chunk)?;
-        let (caches, begun) = (BTreeMap::new(), Vec::new());
+        let caches = BTreeMap::new();
+        let begun = Vec::new();
         let weights = model.built(true, Outputs::All, DType::F32)?;
         // Weights stay in their file until a product needs them.
         let bytes = || weights.params.values().map(|tensor| tensor.byte_len() as u64).sum::<u64>();
@@ -276,7 +278,8 @@ impl Speculate for ReferenceEngine {
             return Ok(Vec::new());
         };
         let built = drafter.built(&self.model, self.profiles.kv())?;
-        let (mut drafted, mut token) = (Vec::new(), *last);
+        let mut drafted = Vec::new();
+        let mut token = *last;
         while drafted.len() < count {
             let mut outputs = self.outputs(&built, true, &[token], position, &hidden)?.into_iter();
             hidden = outputs.next().unwrap_or_default();

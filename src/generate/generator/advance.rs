@@ -90,7 +90,8 @@ impl GemmaGenerator {
         if !self.ready_in_part(opts)? {
             return Ok(false);
         }
-        let (cached, last) = (self.history.cached(), self.history.len() - 1);
+        let cached = self.history.cached();
+        let last = self.history.len() - 1;
         if cached >= last {
             return Ok(true);
         }

@@ -59,7 +59,8 @@ impl GemmaGenerator {
 
     /// Notes that a run is about to write the rows up to `end`, and saves what checkpoints need of the rings before.
     pub(super) fn will_write(&mut self, end: usize) {
-        let (history, engine) = (&self.history, &self.engine);
+        let history = &self.history;
+        let engine = &self.engine;
         let mut copied = None;
         self.checkpoints.kept.retain_mut(|checkpoint| {
             if checkpoint.rings.is_some() || !history.would_lose(checkpoint.rows, end) {

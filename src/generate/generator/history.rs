@@ -271,11 +271,13 @@ mod tests {
             write(history, history.len());
         };
         for len in 1..40 {
-            let (mut at_once, mut whole) = (new(), vec![(0, 0); len]);
+            let mut at_once = new();
+            let mut whole = vec![(0, 0); len];
             at_once.replace(&(0..len as u32).collect::<Vec<_>>());
             run(&mut at_once, &mut whole);
             for first in 1..=len {
-                let (mut stepwise, mut rows) = (new(), vec![(0, 0); len]);
+                let mut stepwise = new();
+                let mut rows = vec![(0, 0); len];
                 stepwise.replace(&(0..first as u32).collect::<Vec<_>>());
                 run(&mut stepwise, &mut rows);
                 for token in first..len {
@@ -284,7 +286,8 @@ mod tests {
                 }
                 assert_eq!(rows, whole, "{first} of {len}");
                 for back in 0..len {
-                    let (mut history, mut again) = (stepwise.clone(), rows.clone());
+                    let mut history = stepwise.clone();
+                    let mut again = rows.clone();
                     history.rewind(back.min(len - 1));
                     run(&mut history, &mut again);
                     assert_eq!(again, whole, "{len}, back to {back}");

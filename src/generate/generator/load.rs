@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     Error, Result,
+    checkpoint::load_from_path,
     gemma::{GemmaConfig, GemmaFlow},
     generate::{
         CancelToken, DraftStats, Engine, FlowHook, MemoryPlan, Model, PlanPolicy, Profiles, ReferenceEngine,
@@ -18,7 +19,7 @@ use crate::{
     },
     profile::CompileProfile,
     runtime::{Capabilities, Device, GpuOptions, OnProgress, Opened},
-    weights::{Quantise, QuantisedLoader, WeightLoader, load_from_path},
+    weights::{Quantise, QuantisedLoader, WeightLoader},
 };
 
 /// Where a table is kept of which each token reads one row.
@@ -102,11 +103,13 @@ impl GeneratorOptions {
     /// Most tokens that the context may hold, before a device is looked at.
     pub(in crate::generate) fn capacity(&self, config: &GemmaConfig) -> Result<usize> {
         if let Some(found) = self.prefill_chunk.filter(|c| !c.is_power_of_two()) {
-            let (option, expected) = ("GeneratorOptions::prefill_chunk", "a power of two".to_string());
+            let option = "GeneratorOptions::prefill_chunk";
+            let expected = "a power of two".to_string();
             return Err(Error::Option { option, found, expected });
         }
         if self.conversations == Some(0) {
-            let (option, expected) = ("GeneratorOptions::conversations", "at least 1".to_string());
+            let option = "GeneratorOptions::conversations";
+            let expected = "at least 1".to_string();
             return Err(Error::Option { option, found: 0, expected });
         }
         let limit = config.max_position_embeddings;
@@ -118,7 +121,8 @@ impl GeneratorOptions {
 
     /// The model whose weights `loader` gives, as these options change them.
     pub(in crate::generate) fn model(&self, config: &GemmaConfig, loader: &mut dyn WeightLoader) -> Result<Model> {
-        let (config, flow) = (config.clone(), self.flow.clone());
+        let config = config.clone();
+        let flow = self.flow.clone();
         let model = match self.quantise {
             Some(to) => Model::new(config, &mut QuantisedLoader::new(loader, to), flow)?,
             None => Model::new(config, loader, flow)?,
@@ -234,7 +238,8 @@ impl GemmaGenerator {
         device: Device,
         options: GeneratorOptions,
     ) -> Result<Self> {
-        let (chunk, mut capacity) = (options.prefill_chunk, options.capacity(&config)?);
+        let chunk = options.prefill_chunk;
+        let mut capacity = options.capacity(&config)?;
         let profiles = Profiles::new(options.prefill_profile.clone(), options.decode_profile.clone())?;
         let model = options.model(&config, loader)?;
         let config = model.config.clone();
@@ -247,7 +252,8 @@ impl GemmaGenerator {
                 reserved = options.memory_budget.map_or(0, |_| capacity);
                 let cancel = options.cancel.clone();
                 let on_progress = stoppable(options.on_progress, options.cancel);
-                let (submit_time, untimed) = (options.submit_time, options.deterministic);
+                let submit_time = options.submit_time;
+                let untimed = options.deterministic;
                 let how = EngineOptions { chunk, submit_time, untimed, cancel, on_progress };
                 on_gpu(&device, context, Arc::new(model), profiles, how)?
             }
@@ -337,11 +343,13 @@ impl GemmaGenerator {
         cancel: Option<CancelToken>,
     ) -> Result<Self> {
         let on_progress = stoppable(on_progress, cancel.clone());
-        let (model, profiles) = (self.engine.model().clone(), self.engine.profiles().clone());
+        let model = self.engine.model().clone();
+        let profiles = self.engine.profiles().clone();
         let chunk = Some(self.engine.largest_chunk());
         let mut engine = match device.open(gpu)? {
             Opened::Gpu(context) => {
-                let (submit_time, untimed) = (self.submit_time, self.history.is_aligned());
+                let submit_time = self.submit_time;
+                let untimed = self.history.is_aligned();
                 on_gpu(&device, context, model, profiles, EngineOptions { chunk, submit_time, untimed, cancel, on_progress })?
             }
             Opened::Reference => ReferenceEngine::new(model, profiles, chunk)?.into(),
@@ -378,7 +386,8 @@ impl GemmaGenerator {
         let capacity = self.capacity;
         let reserved = self.reserved;
         let drafted = DraftStats::default();
-        let (submit_time, lookahead) = (self.submit_time, Lookahead::default());
+        let submit_time = self.submit_time;
+        let lookahead = Lookahead::default();
         Self { config, engine, history, capacity, submit_time, reserved, stop, drafter, drafted, lookahead, checkpoints }
     }
 }

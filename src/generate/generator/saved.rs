@@ -37,7 +37,8 @@ impl GemmaGenerator {
     pub fn save(&mut self, writer: impl Write) -> Result<()> {
         self.stop_ahead();
         let mut out = Sealing { writer, sum: Fnv::new() };
-        let (cached, tokens) = (self.history.cached(), self.history.tokens());
+        let cached = self.history.cached();
+        let tokens = self.history.tokens();
         out.put(MAGIC)?;
         out.put(&VERSION.to_le_bytes())?;
         let floor = self.history.floor();
@@ -115,7 +116,8 @@ impl GemmaGenerator {
     /// aligned, as their bits differ.
     fn row_layout(&self) -> Result<u64> {
         let caches = self.engine.model().caches(self.engine.profiles().kv())?;
-        let (profiles, chunk) = (self.engine.profiles(), self.engine.largest_chunk());
+        let profiles = self.engine.profiles();
+        let chunk = self.engine.largest_chunk();
         let plans = self.history.is_aligned().then(|| self.engine.policy());
         let target = self.engine.context().map(|context| context.capabilities().target());
         // Aligned runs have too few rows for cooperative matrices.
@@ -185,7 +187,8 @@ impl<R: Read> Checking<R> {
             self.read += bytes.len() as u64;
             return if bytes.len() as u64 == count { Ok(bytes) } else { Err(self.cut()) };
         }
-        let (mut left, mut buffer) = (count, [0; 4096]);
+        let mut left = count;
+        let mut buffer = [0; 4096];
         while left > 0 {
             let part = left.min(buffer.len() as u64);
             self.fill(&mut buffer[..part as usize])?;
@@ -196,7 +199,8 @@ impl<R: Read> Checking<R> {
 
     /// Reads the sum of all before.
     fn check(mut self) -> Result<()> {
-        let (expected, mut sum) = (self.sum.value(), [0; 8]);
+        let expected = self.sum.value();
+        let mut sum = [0; 8];
         self.fill(&mut sum)?;
         match u64::from_le_bytes(sum) == expected {
             true => Ok(()),

@@ -39,7 +39,8 @@ impl GemmaGenerator {
     /// # Errors
     /// What the device says.
     pub fn draft(&mut self, count: usize) -> Result<Vec<u32>> {
-        let (history, count) = (self.history.tokens(), count.min(MOST_DRAFTED));
+        let history = self.history.tokens();
+        let count = count.min(MOST_DRAFTED);
         match &self.drafter {
             Some(drafter) if drafter.model().is_some() && count > 0 => self.engine.draft(history, count),
             Some(drafter) if drafter.model().is_none() => Ok(look_up(history, count)),

@@ -232,7 +232,8 @@ impl GemmaGenerator {
 
     /// A step that runs the tokens without a row and chooses the one after them.
     pub(super) fn step_span(&self) -> tracing::Span {
-        let (position, cached) = (self.history.len(), self.history.cached());
+        let position = self.history.len();
+        let cached = self.history.cached();
         tracing::trace_span!("step", position, tokens = position - cached)
     }
 

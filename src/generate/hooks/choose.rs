@@ -65,10 +65,12 @@ fn masses(
     let temperature = f64::from(opts.on_device(0).temperature);
     let largest = |entries: &[(u32, f32)]| entries.first().map_or(0.0, |e| f64::from(e.1));
     // Relative to the larger one, so that nothing overflows.
-    let (before, after) = (largest(&list.entries), largest(changed));
+    let before = largest(&list.entries);
+    let after = largest(changed);
     let weight = |logit: f64| ((logit - before.max(after)) / temperature).exp();
     let sum = |entries: &[(u32, f32)]| entries.iter().map(|e| weight(f64::from(e.1))).sum::<f64>();
-    let (kept, total) = (sum(changed), list.total * weight(before));
+    let kept = sum(changed);
+    let total = list.total * weight(before);
     if list.complete {
         return [kept / weight(after); 2];
     }

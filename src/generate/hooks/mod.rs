@@ -149,7 +149,8 @@ impl SampleHooks {
     pub(crate) fn validate(&self) -> Result<()> {
         match self.logprobs {
             Some(found) if found > SHORT_LIST => {
-                let (option, expected) = ("SampleHooks::with_logprobs: top", format!("0 to {SHORT_LIST}"));
+                let option = "SampleHooks::with_logprobs: top";
+                let expected = format!("0 to {SHORT_LIST}");
                 Err(Error::Option { option, found, expected })
             }
             _ => Ok(()),

@@ -105,7 +105,8 @@ impl Asked {
             weights.truncate(self.top_k);
         }
         if self.top_p < 1.0 {
-            let (mass, mut sum) = (weights.iter().sum::<f64>(), 0.0);
+            let mass = weights.iter().sum::<f64>();
+            let mut sum = 0.0;
             let enough = weights.iter().position(|w| {
                 sum += w;
                 sum >= f64::from(self.top_p) * mass
@@ -113,7 +114,8 @@ impl Asked {
             weights.truncate(enough.map_or(weights.len(), |last| last + 1));
         }
         weights.retain(|w| *w >= f64::from(self.min_p));
-        let (mut left, last) = (self.opts.draw(self.position) * weights.iter().sum::<f64>(), weights.len() - 1);
+        let mut left = self.opts.draw(self.position) * weights.iter().sum::<f64>();
+        let last = weights.len() - 1;
         let hit = weights.iter().position(|w| {
             left -= w;
             left < 0.0
@@ -138,7 +140,8 @@ fn a_list_chooses_what_the_row_does_or_leaves_it_to_the_row() {
     let mut decided = BTreeMap::from([(true, [0, 0]), (false, [0, 0])]);
     for _ in 0..20_000 {
         let asked = Asked::new(&mut n);
-        let (changes, expected) = (asked.changes(), asked.definition());
+        let changes = asked.changes();
+        let expected = asked.definition();
         let history = vec![0; asked.position];
         let by_row = choose_from_whole_row(&asked.row, &changes, &mut SampleHooks::new(), &asked.opts, &history);
         match expected {
@@ -182,7 +185,8 @@ fn log_probabilities_are_those_of_the_softmax() {
 
 #[test]
 fn rows_that_are_no_numbers_are_refused() {
-    let (none, hooks) = (LogitChanges::new(3), &mut SampleHooks::new());
+    let none = LogitChanges::new(3);
+    let hooks = &mut SampleHooks::new();
     for opts in [SampleOpts::greedy(), SampleOpts::temperature(1.0, 1)] {
         for row in [[1.0, f32::NAN, 0.0], [f32::NEG_INFINITY; 3]] {
             let outcome = choose_from_whole_row(&row, &none, hooks, &opts, &[4, 5]);

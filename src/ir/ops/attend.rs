@@ -17,12 +17,14 @@ pub(super) fn attend(op: &Attention, inputs: &[&Value], output: &FixedType) -> R
     let q = inputs[0].to_f32()?;
     let k = inputs[1].to_f32()?;
     let v = inputs[2].to_f32()?;
-    let (bounds, keys) = (positions(inputs[3])?, positions(inputs[4])?);
+    let bounds = positions(inputs[3])?;
+    let keys = positions(inputs[4])?;
     let keep = inputs.get(5).map(|keep| keep.to_f32()).transpose()?;
     let new = output.shape[1];
     let heads = output.shape[2];
     let width = output.shape[3];
-    let (cached, kv_heads) = (inputs[1].shape[1], inputs[1].shape[2]);
+    let cached = inputs[1].shape[1];
+    let kv_heads = inputs[1].shape[2];
     // Positions first: every head of a query sees the same keys.
     let visible = |query: usize| -> Vec<usize> {
         let first = query / new * cached;
@@ -68,7 +70,8 @@ fn softmax(mut scores: Vec<f64>) -> impl Iterator<Item = f32> {
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut sums = [0.0; LANES];
-    let (a_parts, b_parts) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let a_parts = a.chunks_exact(LANES);
+    let b_parts = b.chunks_exact(LANES);
     let rest: f32 = a_parts.remainder().iter().zip(b_parts.remainder()).map(|(a, b)| a * b).sum();
     for (a, b) in a_parts.zip(b_parts) {
         (0..LANES).for_each(|i| sums[i] += a[i] * b[i]);

@@ -13,8 +13,10 @@ fn visible(mask: MaskKind, positions: &[i32]) -> Value {
 
 /// Rings, padding, windows of both sorts, tokens that see each other, narrow caches and heads of every width.
 pub(super) fn cases() -> Vec<Case> {
-    let (causal, all) = (MaskKind::Causal, MaskKind::None);
-    let (window, around) = (MaskKind::SlidingWindow(9), MaskKind::SymmetricWindow(4));
+    let causal = MaskKind::Causal;
+    let all = MaskKind::None;
+    let window = MaskKind::SlidingWindow(9);
+    let around = MaskKind::SymmetricWindow(4);
     let plain = Attention { scale: 0.3, softcap: None, keep: false };
     let capped = Attention { softcap: Some(4.0), ..plain.clone() };
     let faint = Attention { scale: 0.05, ..plain.clone() };

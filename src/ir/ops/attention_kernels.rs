@@ -37,7 +37,8 @@ struct Sizes {
 
 impl Sizes {
     fn of(emit: &Emit) -> Self {
-        let (q, k) = (&emit.inputs[0].ty.shape, &emit.inputs[1].ty.shape);
+        let q = &emit.inputs[0].ty.shape;
+        let k = &emit.inputs[1].ty.shape;
         Self { batch: q[0], new: q[1], heads: q[2], kv_heads: k[2], head_dim: q[3], cached: k[1] }
     }
 

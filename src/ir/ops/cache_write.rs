@@ -24,7 +24,8 @@ pub struct CacheWrite;
 
 /// Where the rows of a write go, in order: elements of the cache.
 fn places(cache: &Value, positions: &Value) -> Result<impl Iterator<Item = Range<usize>> + use<>> {
-    let (slots, width) = (cache.shape[1], cache.shape[2..].iter().product::<usize>());
+    let slots = cache.shape[1];
+    let width = cache.shape[2..].iter().product::<usize>();
     let per_batch = positions.shape[1].max(1);
     let rows = positions.to_indices()?.into_iter().enumerate();
     let first = move |(i, position)| ((i / per_batch) * slots + position % slots) * width;
@@ -107,10 +108,12 @@ impl OpDef for CacheWrite {
 
     fn emit(&self, emit: &mut Emit) -> Result<()> {
         let rows = emit.inputs[1].ty.clone();
-        let (batch, new) = (rows.shape[0], rows.shape[1]);
+        let batch = rows.shape[0];
+        let new = rows.shape[1];
         let width = rows.len() / (batch * new).max(1);
         let overrides = vec![("B", batch as f64), ("T", new as f64), ("S", emit.output.rows_override()), ("C", width as f64)];
-        let (narrow, wide) = (emit.output.ty.dtype == DType::F16, emit.inputs[1].ty.dtype == DType::F32);
+        let narrow = emit.output.ty.dtype == DType::F16;
+        let wide = emit.inputs[1].ty.dtype == DType::F32;
         if narrow && (!wide || !width.is_multiple_of(2)) {
             return Err(emit.refuse(format!("no kernel writes {width} {} a row into an f16 cache", rows.dtype)));
         }

@@ -107,7 +107,8 @@ impl OpDef for Binary {
     }
 
     fn eval(&self, inputs: &[&Value], _: &FixedType) -> Result<Data> {
-        let (a, b) = (inputs[0].to_f32()?, inputs[1].to_f32()?);
+        let a = inputs[0].to_f32()?;
+        let b = inputs[1].to_f32()?;
         let mut out = vec![0.0; a.len()];
         let parts = out.par_chunks_mut(SHARE).zip(a.par_chunks(SHARE)).zip(b.par_chunks(SHARE));
         parts.for_each(|((out, a), b)| self.f.fill(out, [a, b]));

@@ -59,7 +59,8 @@ struct Form {
 impl Form {
     /// The kernel where each expert has `average` products, or where they are not grouped.
     fn of(emit: &Emit, weight: &Arg, average: Option<usize>) -> Self {
-        let (means, weights) = (LinearParams::of(emit.target), std::slice::from_ref(weight));
+        let means = LinearParams::of(emit.target);
+        let weights = std::slice::from_ref(weight);
         let dtype = weight.ty.dtype;
         let inner = emit.inputs[0].ty.last();
         let few = average.unwrap_or(1).max(1);
@@ -79,7 +80,8 @@ impl Form {
         } else if few <= FEW_PRODUCTS {
             // Experts differ in how many they have.
             let height = average.map_or(1, |_| (2 * few).min(4));
-            let (columns, products) = (emit.output.ty.last(), emit.output.ty.rows());
+            let columns = emit.output.ty.last();
+            let products = emit.output.ty.rows();
             let layers = products.div_ceil(height);
             let few = Few { dtype, weights: 1, held: height, normed: false, inner, columns, layers, tier: emit.target.tier };
             let division = Division::of(&few);
@@ -177,7 +179,8 @@ impl OpDef for ExpertLinear {
         if rank < 2 || route.shape.rank() != rank || weight.shape.last() != x.shape.last() {
             return Err(wrong());
         }
-        let (lead, own) = (&x.shape.0[..rank - 2], x.shape.0[rank - 2]);
+        let lead = &x.shape.0[..rank - 2];
+        let own = x.shape.0[rank - 2];
         let top = route.shape.0[rank - 1];
         if top.fixed().is_none()
             || route.shape.0 != [lead, &[Dim::from(2), top][..]].concat()
@@ -189,15 +192,18 @@ impl OpDef for ExpertLinear {
     }
 
     fn eval(&self, inputs: &[&Value], output: &FixedType) -> Result<Data> {
-        let (x, route) = (inputs[0].to_f32()?, inputs[2].to_f32()?);
-        let (top, columns) = (output.shape[output.shape.len() - 2], output.last());
+        let x = inputs[0].to_f32()?;
+        let route = inputs[2].to_f32()?;
+        let top = output.shape[output.shape.len() - 2];
+        let columns = output.last();
         let inner = inputs[0].shape.last().copied().unwrap_or(1);
         let share = output.rows() * inner / x.len().max(1);
         let matrix = Matrix::new(inputs[1])?;
         let product = |(expert, products): &(usize, Vec<usize>)| -> Result<Vec<f32>> {
             let mut rows = Vec::with_capacity(products.len() * inner);
             products.iter().for_each(|p| rows.extend_from_slice(&x[p / share * inner..][..inner]));
-            let (mut out, mut scratch) = (vec![0.0; products.len() * columns], Scratch::default());
+            let mut out = vec![0.0; products.len() * columns];
+            let mut scratch = Scratch::default();
             let tile = matrix.tile(products.len());
             for first in (0..columns).step_by(tile) {
                 let count = tile.min(columns - first);
@@ -223,8 +229,10 @@ impl OpDef for ExpertLinear {
     }
 
     fn emit(&self, emit: &mut Emit) -> Result<()> {
-        let (route, weight) = (emit.inputs.remove(2), emit.inputs.remove(1));
-        let (shape, x) = (emit.output.ty.shape.clone(), emit.inputs[0].clone());
+        let route = emit.inputs.remove(2);
+        let weight = emit.inputs.remove(1);
+        let shape = emit.output.ty.shape.clone();
+        let x = emit.inputs[0].clone();
         let [top, columns] = [shape[shape.len() - 2], shape[shape.len() - 1]];
         let count = emit.output.ty.rows();
         let products = Products { count, top, share: count / x.ty.rows().max(1) };
@@ -318,8 +326,10 @@ mod tests {
     fn each_product_is_a_linear_with_the_matrix_of_its_expert() {
         for case in cases() {
             let Op::ExpertLinear(ExpertLinear { experts }) = case.op else { panic!("another op") };
-            let (shape, weight) = (&case.inputs[0].shape, case.inputs[1].to_f32().unwrap());
-            let (route, inner) = (case.inputs[2].to_f32().unwrap(), shape[3]);
+            let shape = &case.inputs[0].shape;
+            let weight = case.inputs[1].to_f32().unwrap();
+            let route = case.inputs[2].to_f32().unwrap();
+            let inner = shape[3];
             let rows = shape[1];
             let top = case.inputs[2].shape[3];
             let columns = case.inputs[1].shape[0] / experts;
@@ -328,7 +338,8 @@ mod tests {
             let Data::F32(found) = case.op.eval(&operands, &ty).unwrap() else { panic!("not f32") };
             let x = case.inputs[0].to_f32().unwrap();
             for product in 0..rows * top {
-                let (row, j) = (product / top, product % top);
+                let row = product / top;
+                let j = product % top;
                 let expert = (route[row * 2 * top + j].max(0.0) as usize).min(experts - 1);
                 let own = &weight[expert * columns * inner..][..columns * inner];
                 let from = if shape[2] == 1 { row } else { product };

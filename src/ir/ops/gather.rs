@@ -61,7 +61,8 @@ impl OpDef for Gather {
     }
 
     fn eval(&self, inputs: &[&Value], output: &FixedType) -> Result<Data> {
-        let (table, ids) = (inputs[0], inputs[1].to_indices()?);
+        let table = inputs[0];
+        let ids = inputs[1].to_indices()?;
         let columns = output.last();
         let rows = table.shape[table.shape.len() - 2];
         let per_part = if self.per_batch { ids.len() / ids.len().min(table.shape[0]).max(1) } else { ids.len() };
@@ -85,7 +86,8 @@ impl OpDef for Gather {
     }
 
     fn emit(&self, emit: &mut Emit) -> Result<()> {
-        let (ids, columns) = (emit.inputs[1].ty.len(), emit.output.ty.last());
+        let ids = emit.inputs[1].ty.len();
+        let columns = emit.output.ty.last();
         let (stride, group) = match self.per_batch {
             true => (emit.inputs[0].ty.shape[1], emit.inputs[1].ty.last()),
             false => (0, ids),

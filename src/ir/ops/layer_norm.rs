@@ -105,7 +105,8 @@ impl OpDef for LayerNorm {
     }
 
     fn emit(&self, emit: &mut Emit) -> Result<()> {
-        let (rows, columns) = (emit.output.ty.rows(), emit.output.ty.last());
+        let rows = emit.output.ty.rows();
+        let columns = emit.output.ty.last();
         let (tier, lanes) = emit.target.row_option();
         let (bias, weights) = if self.bias { ("yes", "2") } else { ("no", "1") };
         let mut options = vec![("TIER", tier.into()), ("LANES", lanes.to_string()), weight_option(emit.inputs[1].ty.dtype)];

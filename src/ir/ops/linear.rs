@@ -87,7 +87,8 @@ impl Linear {
 
     /// Emits `y = W·x` (or, with two weights, both products into one epilogue).
     fn emit_products(emit: &mut Emit, weights: &[Arg]) -> Result<()> {
-        let (rows, columns) = (emit.output.ty.rows(), emit.output.ty.last());
+        let rows = emit.output.ty.rows();
+        let columns = emit.output.ty.last();
         let inner = emit.inputs[0].ty.last();
         let shards: Vec<_> = weights.iter().map(Arg::shards).collect();
         let halves = HalfRows::emit(emit, weights);
@@ -146,7 +147,8 @@ impl LinearParams {
         tile: usize,
         held: usize,
     ) -> Vec<(&'static str, String)> {
-        let (dtype, vector) = (weights[0].ty.dtype, if emit.inputs[0].ty.last().is_multiple_of(8) { 8 } else { 1 });
+        let dtype = weights[0].ty.dtype;
+        let vector = if emit.inputs[0].ty.last().is_multiple_of(8) { 8 } else { 1 };
         let sizes = [lanes, ("NR", tile), ("ROWS", held), ("VEC", vector), ("WEIGHTS", weights.len())];
         let mut options = vec![weight_option(dtype), ("COMPUTE", emit.compute.name().into())];
         options.extend(sizes.map(|(name, size)| (name, size.to_string())));
@@ -242,7 +244,8 @@ impl Part {
 
     /// The work of the kernel `shader`, for [`Emit::choose`].
     fn work(&self, shader: &str, weights: &[Arg]) -> String {
-        let (dtype, count) = (weights[0].ty.dtype, weights.len());
+        let dtype = weights[0].ty.dtype;
+        let count = weights.len();
         let Self { rows, inner, columns, .. } = self;
         format!("{shader}: {count} {dtype} weights of {}x{inner}, {rows} rows", columns.len())
     }
@@ -295,7 +298,8 @@ impl OpDef for Linear {
 
     fn eval(&self, inputs: &[&Value], output: &FixedType) -> Result<Data> {
         let x = inputs[0].to_f32()?;
-        let (rows, columns) = (output.rows(), output.last());
+        let rows = output.rows();
+        let columns = output.last();
         let matrix = Matrix::new(inputs[1])?;
         matrix.keep()?;
         let tile = matrix.tile(rows);

@@ -21,14 +21,17 @@ impl HalfRows {
     /// Emits the dispatch that makes them, where the device multiplies tiles of f16, the product may be in f16 and has
     /// enough rows. Rows shorter than one step of the kernel are left to the others.
     pub(super) fn emit(emit: &mut Emit, weights: &[Arg]) -> Option<Self> {
-        let (rows, inner) = (emit.output.ty.rows(), emit.inputs[0].ty.last());
+        let rows = emit.output.ty.rows();
+        let inner = emit.inputs[0].ty.last();
         let tile = emit.target.cooperative.filter(|_| emit.compute != Compute::F32)?;
         let buffers = 3 + weights.len() + emit.epilogue.operands.len();
         if rows < LEAST_ROWS || inner < 32 || buffers > emit.target.max_storage_buffers as usize {
             return None;
         }
         if emit.compute == Compute::Auto {
-            let (count, dtype, columns) = (weights.len(), weights[0].ty.dtype, emit.output.ty.last());
+            let count = weights.len();
+            let dtype = weights[0].ty.dtype;
+            let columns = emit.output.ty.last();
             let work = format!("cooperative matrices: {count} {dtype} weights of {columns}x{inner}, {rows} rows");
             if emit.choose(work, 2) == 1 {
                 return None;
@@ -60,7 +63,8 @@ impl HalfRows {
 
     /// The kernel for `out` columns of a result whose rows are `stride` long, with its workgroups and layers.
     pub(super) fn kernel(&self, emit: &Emit, weights: &[Arg], out: usize, stride: usize) -> (Kernel, usize, usize) {
-        let (rows, inner) = (emit.output.ty.rows(), emit.inputs[0].ty.last());
+        let rows = emit.output.ty.rows();
+        let inner = emit.inputs[0].ty.last();
         let mut options = vec![weight_option(weights[0].ty.dtype), vector(inner), compute()];
         options.extend(words_option(weights[0].ty.dtype, false));
         let CooperativeTile { m, n, k, lanes, .. } = self.tile;

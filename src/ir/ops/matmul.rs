@@ -73,7 +73,8 @@ impl OpDef for MatMul {
     }
 
     fn eval(&self, inputs: &[&Value], output: &FixedType) -> Result<Data> {
-        let (a, b) = (inputs[0].to_f32()?, inputs[1].to_f32()?);
+        let a = inputs[0].to_f32()?;
+        let b = inputs[1].to_f32()?;
         let rank = output.shape.len();
         let m = output.shape[rank - 2];
         let n = output.shape[rank - 1];

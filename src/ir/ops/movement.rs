@@ -18,9 +18,11 @@ pub(crate) fn strides(shape: &[usize]) -> Vec<usize> {
 /// Moves elements: an output index reads the flat index `start + Σ index · stride`.
 fn pick(value: &Value, output: &FixedType, strides: &[usize], start: usize) -> Result<Data> {
     fn run<T: Copy>(from: &[T], output: &FixedType, strides: &[usize], start: usize) -> Vec<T> {
-        let (width, step) = (output.last(), strides.last().copied().unwrap_or(1));
+        let width = output.last();
+        let step = strides.last().copied().unwrap_or(1);
         let lead = output.shape.len().saturating_sub(1);
-        let (mut index, mut at) = (vec![0; lead], start);
+        let mut index = vec![0; lead];
+        let mut at = start;
         let mut out = Vec::with_capacity(output.len());
         while out.len() < output.len() {
             match step {
@@ -267,14 +269,16 @@ impl OpDef for Concat {
             return Err(format!("operands must agree in all but dimension {}", self.axis));
         }
         let mut shape = a.shape.clone();
-        let (x, y) = (a.shape.0[self.axis], b.shape.0[self.axis]);
+        let x = a.shape.0[self.axis];
+        let y = b.shape.0[self.axis];
         shape.0[self.axis] = x.checked_add(y).ok_or_else(|| format!("{x} and {y} make a size of more than two symbols"))?;
         Ok(moved(a, shape))
     }
 
     fn eval(&self, inputs: &[&Value], output: &FixedType) -> Result<Data> {
         fn join<T: Copy>(a: &[T], b: &[T], rows: usize) -> Vec<T> {
-            let (na, nb) = (a.len() / rows.max(1), b.len() / rows.max(1));
+            let na = a.len() / rows.max(1);
+            let nb = b.len() / rows.max(1);
             (0..rows).flat_map(|r| a[r * na..][..na].iter().chain(&b[r * nb..][..nb]).copied().collect::<Vec<T>>()).collect()
         }
         let rows: usize = output.shape[..self.axis].iter().product();

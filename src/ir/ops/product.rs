@@ -59,7 +59,8 @@ impl<'a> Matrix<'a> {
     /// `out[m, n] = Σₖ x[m, k] · W[n, k]` for the rows n of `part`: a function of these numbers, whatever the rows
     /// beside them.
     pub(super) fn multiply(&self, x: &[f32], part: Range<usize>, scratch: &mut Scratch) -> Result<Vec<f32>> {
-        let (inner, columns) = (self.inner, part.len());
+        let inner = self.inner;
+        let columns = part.len();
         let rows = x.len() / inner.max(1);
         let mut out = vec![0.0; rows * columns];
         if rows <= FEW {

@@ -124,7 +124,8 @@ impl OpDef for RmsNorm {
     }
 
     fn emit(&self, emit: &mut Emit) -> Result<()> {
-        let (rows, columns) = (emit.output.ty.rows(), emit.output.ty.last());
+        let rows = emit.output.ty.rows();
+        let columns = emit.output.ty.last();
         let (tier, lanes) = emit.target.row_option();
         let stored = emit.inputs.get(1).map_or(DType::F32, |a| a.ty.dtype);
         let second = emit.second_norm();

@@ -42,19 +42,24 @@ impl Rope {
     fn definition(&self, g: &mut Graph, x: NodeId, table: NodeId) -> Result<NodeId> {
         let shape = g.shape(x).clone();
         let fixed = |shape: &Shape| shape.last().and_then(|d| d.fixed()).unwrap_or(0);
-        let (head_dim, width) = (fixed(&shape), fixed(g.shape(table)));
+        let head_dim = fixed(&shape);
+        let width = fixed(g.shape(table));
         let rotated = self.rotated(head_dim);
         let half = rotated / 2;
         let table_shape = Shape(vec![shape.0[0], shape.0[1], 1.into(), width.into()]);
         let table = g.push(Reshape { shape: table_shape }, &[table])?;
         let part = |g: &mut Graph, node, start| g.push(Slice { axis: 3, start, len: half.into() }, &[node]);
-        let (cos, sin) = (part(g, table, 0)?, part(g, table, width / 2)?);
+        let cos = part(g, table, 0)?;
+        let sin = part(g, table, width / 2)?;
         let half_shape = shape.with_last(half);
         let cos = g.push(Broadcast { shape: half_shape.clone() }, &[cos])?;
         let sin = g.push(Broadcast { shape: half_shape }, &[sin])?;
-        let (a, b) = (part(g, x, 0)?, part(g, x, half)?);
-        let (ac, bs) = (g.binary(BinaryFn::Mul, a, cos)?, g.binary(BinaryFn::Mul, b, sin)?);
-        let (bc, as_) = (g.binary(BinaryFn::Mul, b, cos)?, g.binary(BinaryFn::Mul, a, sin)?);
+        let a = part(g, x, 0)?;
+        let b = part(g, x, half)?;
+        let ac = g.binary(BinaryFn::Mul, a, cos)?;
+        let bs = g.binary(BinaryFn::Mul, b, sin)?;
+        let bc = g.binary(BinaryFn::Mul, b, cos)?;
+        let as_ = g.binary(BinaryFn::Mul, a, sin)?;
         let first = g.binary(BinaryFn::Sub, ac, bs)?;
         let second = g.binary(BinaryFn::Add, bc, as_)?;
         let turned = g.push(Concat { axis: 3 }, &[first, second])?;
@@ -128,8 +133,10 @@ impl OpDef for Rope {
     }
 
     fn eval(&self, inputs: &[&Value], output: &FixedType) -> Result<Data> {
-        let (x, table) = (inputs[0].to_f32()?, inputs[1].to_f32()?);
-        let (heads, head_dim) = (output.shape[2], output.last());
+        let x = inputs[0].to_f32()?;
+        let table = inputs[1].to_f32()?;
+        let heads = output.shape[2];
+        let head_dim = output.last();
         let width = inputs[1].shape.last().copied().unwrap_or(head_dim);
         let half = self.rotated(head_dim) / 2;
         let mut out = x.into_owned();
@@ -138,7 +145,10 @@ impl OpDef for Rope {
                 let (first, second) = head.split_at_mut(half);
                 let angles = table[..half].iter().zip(&table[width / 2..]);
                 for ((a, b), (cos, sin)) in first.iter_mut().zip(second).zip(angles) {
-                    let (wide_a, wide_b, cos, sin) = (f64::from(*a), f64::from(*b), f64::from(*cos), f64::from(*sin));
+                    let wide_a = f64::from(*a);
+                    let wide_b = f64::from(*b);
+                    let cos = f64::from(*cos);
+                    let sin = f64::from(*sin);
                     *a = (wide_a * cos - wide_b * sin) as f32;
                     *b = (wide_b * cos + wide_a * sin) as f32;
                 }
@@ -153,7 +163,8 @@ impl OpDef for Rope {
 
     fn emit(&self, emit: &mut Emit) -> Result<()> {
         let ty = emit.output.ty.clone();
-        let (heads, head_dim) = (ty.shape[2], ty.shape[3]);
+        let heads = ty.shape[2];
+        let head_dim = ty.shape[3];
         let rows = ty.shape[0] * ty.shape[1];
         let width = emit.inputs[1].ty.last();
         let mut overrides = vec![("ROWS", rows as f64), ("HEADS", heads as f64), ("H", head_dim as f64)];

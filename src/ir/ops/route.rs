@@ -75,7 +75,8 @@ impl OpDef for Route {
     }
 
     fn eval(&self, inputs: &[&Value], output: &FixedType) -> Result<Data> {
-        let (logits, scales) = (inputs[0].to_f32()?, inputs[1].to_f32()?);
+        let logits = inputs[0].to_f32()?;
+        let scales = inputs[1].to_f32()?;
         let mut out = vec![0.0; output.len()];
         let rows = logits.chunks_exact(scales.len().max(1)).zip(out.chunks_exact_mut(2 * self.k));
         rows.for_each(|(logits, out)| self.choose(logits, &scales, out));
@@ -87,7 +88,8 @@ impl OpDef for Route {
     }
 
     fn emit(&self, emit: &mut Emit) -> Result<()> {
-        let (rows, experts) = (emit.inputs[0].ty.rows(), emit.inputs[0].ty.last());
+        let rows = emit.inputs[0].ty.rows();
+        let experts = emit.inputs[0].ty.last();
         let (tier, lanes) = emit.target.tier.option();
         let options = [("TIER", tier.into()), ("LANES", lanes.to_string()), weight_option(emit.inputs[1].ty.dtype)];
         let options = options.into_iter().chain([("VEC", "1".into()), ("WEIGHTS", "1".into())]).collect();

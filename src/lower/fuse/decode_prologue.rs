@@ -104,7 +104,8 @@ impl Matcher<'_> {
             let fused = self.fused_norm(norm).filter(|fused| fused.op.gain != Gain::None)?;
             (bound.ty(norm).last() == width && self.is_free(norm, reader)).then_some(fused)
         });
-        let (q, k) = (q?, k?);
+        let q = q?;
+        let k = k?;
         let gain_type = |norm: &FusedNorm<NodeId>| norm.gain.map(|gain| bound.ty(gain));
         (q.op == k.op && gain_type(&q) == gain_type(&k)).then_some([q, k])
     }

@@ -41,7 +41,8 @@ pub(super) fn stored(bound: &Bound) -> Vec<bool> {
     let mut places = vec![0usize; count];
     for id in bound.values().rev() {
         let computes = arithmetic[id.index()] && is_elementwise(bound.op(id));
-        let (alone, unread) = (bound.is_alone(id), places[id.index()] == 0);
+        let alone = bound.is_alone(id);
+        let unread = places[id.index()] == 0;
         stored[id.index()] |= bound.is_kernel(id) || (computes && places[id.index()] > 1);
         stored[id.index()] |= storable(id) && (alone || unread);
         let here = if stored[id.index()] { 1 } else { places[id.index()] };
@@ -114,7 +115,8 @@ pub(super) fn split(bound: &Bound, stored: &mut [bool]) -> Result<()> {
         match best.filter(|(width, _)| *width < wide.leaves.len()) {
             Some((_, id)) => stored[id.index()] = true,
             None => {
-                let (label, reads) = (bound.label(sink), wide.leaves.len());
+                let label = bound.label(sink);
+                let reads = wide.leaves.len();
                 return Err(Error::Unsupported(format!("{label}: reading {reads} buffers where a dispatch may read {room}")));
             }
         }
@@ -157,7 +159,8 @@ fn fits(bound: &Bound, expression: &Expression, roots: &[NodeId]) -> bool {
     // A shard's dispatch binds its operands from its first column on, which those that are read at other places, or are
     // weights or narrower than a word, cannot be.
     let readable = |leaf: &&Leaf| {
-        let (weight, dtype) = (bound.shards(leaf.node).len(), bound.ty(leaf.node).dtype);
+        let weight = bound.shards(leaf.node).len();
+        let dtype = bound.ty(leaf.node).dtype;
         match sharded {
             true => leaf.same_index && dtype.is_word() && weight == 0,
             false => dtype.scalar_bytes().is_some() && weight <= 1,

@@ -33,7 +33,8 @@ fn of_a_chain_of_norms_two_share_a_kernel() {
 #[test]
 fn a_norm_with_a_computed_gain_waits_for_it() {
     let mut g = Graph::new("computed");
-    let (h, w) = (x(&mut g, "x", &[1, 20]), x(&mut g, "w", &[20]));
+    let h = x(&mut g, "x", &[1, 20]);
+    let w = x(&mut g, "w", &[20]);
     let first = g.rms_norm(h, w, 1e-6, Gain::Plain).unwrap();
     let gain = g.mul(w, w).unwrap();
     let second = g.rms_norm(first, gain, 1e-6, Gain::Plain).unwrap();
@@ -43,7 +44,8 @@ fn a_norm_with_a_computed_gain_waits_for_it() {
 
 /// Attention of one token over caches, as a layer emits it; `norm_by_head` as Gemma 3 does, or over the whole row.
 fn attention(norm_by_head: bool, values_of_keys: bool, mask: MaskKind) -> Graph {
-    let (heads, width) = (2, 32);
+    let heads = 2;
+    let width = 32;
     let mut g = Graph::new("step");
     let positions = g.input("positions", Role::Positions(PositionRule::From(0)), DType::I32, [1, 1]).unwrap();
     let rule = PositionRule::From(0);
@@ -65,7 +67,8 @@ fn attention(norm_by_head: bool, values_of_keys: bool, mask: MaskKind) -> Graph 
         };
         g.push(Rope::default(), &[normed, table]).unwrap()
     };
-    let (q, k) = (row(&mut g, "q"), row(&mut g, "k"));
+    let q = row(&mut g, "q");
+    let k = row(&mut g, "k");
     let v = x(&mut g, "v", &[1, 1, heads, width]);
     let cache = |g: &mut Graph, name: &str, row: NodeId| {
         let cache = g.input(name, Role::Cache, DType::F32, [1, 8, heads, width]).unwrap();

@@ -12,7 +12,8 @@ use crate::{
 /// Two of six experts for each of `rows` rows, from 8 columns to 8 and on to 16.
 fn mixture(rows: usize) -> Graph {
     let mut g = Graph::new("mixture");
-    let (logits, h) = (x(&mut g, "logits", &[1, rows, 6]), x(&mut g, "x", &[1, rows, 1, 8]));
+    let logits = x(&mut g, "logits", &[1, rows, 6]);
+    let h = x(&mut g, "x", &[1, rows, 1, 8]);
     let scales = g.weight("scales", DType::F32, &[6]).unwrap();
     let route = g.push(Route { k: 2 }, &[logits, scales]).unwrap();
     let up = g.weight("up", DType::F32, &[6 * 8, 8]).unwrap();
@@ -52,13 +53,15 @@ fn each_shard_of_the_experts_is_a_dispatch() {
 #[test]
 fn products_of_other_shapes_are_refused() {
     let mut g = Graph::new("refused");
-    let (h, route) = (x(&mut g, "x", &[1, 4, 3, 16]), x(&mut g, "route", &[1, 4, 2, 2]));
+    let h = x(&mut g, "x", &[1, 4, 3, 16]);
+    let route = x(&mut g, "route", &[1, 4, 2, 2]);
     let weight = g.weight("w", DType::F32, &[48, 16]).unwrap();
     let error = g.push(ExpertLinear { experts: 6 }, &[h, weight, route]).unwrap_err().to_string();
     assert!(error.contains("6 experts"), "{error}");
     let h = x(&mut g, "h", &[1, 4, 1, 16]);
     assert!(g.push(ExpertLinear { experts: 7 }, &[h, weight, route]).is_err());
     assert!(g.push(ExpertLinear { experts: 2000 }, &[h, weight, route]).is_err());
-    let (logits, scales) = (x(&mut g, "logits", &[4, 6]), g.weight("scales", DType::F32, &[6]).unwrap());
+    let logits = x(&mut g, "logits", &[4, 6]);
+    let scales = g.weight("scales", DType::F32, &[6]).unwrap();
     assert!(g.push(Route { k: 7 }, &[logits, scales]).is_err() && g.push(Route { k: 0 }, &[logits, scales]).is_err());
 }

@@ -58,7 +58,8 @@ impl RunMemory {
         graphs: impl IntoIterator<Item = (&'g Graph, DimBinding)>,
         profile: &CompileProfile,
     ) -> Result<Self> {
-        let (target, options) = (device.target(), profile.options(&device.backend));
+        let target = device.target();
+        let options = profile.options(&device.backend);
         let plans: Vec<Plan> =
             graphs.into_iter().map(|(graph, dims)| lower(graph, &dims, &target, &options, &Unplaced)).collect::<Result<_>>()?;
         let mut memory = Self { bytes: pooled_bytes(&plans, target.max_binding), ..Self::default() };

@@ -117,7 +117,8 @@ impl Session {
 
     /// A session on an opened device.
     pub fn on(context: &Arc<GpuContext>) -> Self {
-        let (pipelines, target) = (Arc::new(PipelineCache::new(context)), context.target());
+        let pipelines = Arc::new(PipelineCache::new(context));
+        let target = context.target();
         Self { backend: Backend::Gpu { pipelines, target } }
     }
 

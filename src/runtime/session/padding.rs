@@ -23,7 +23,8 @@ impl Padding {
             let mut place = Vec::new();
             let mut start = 0;
             for symbol in dim.symbols() {
-                let (size, room) = (live.get(symbol).unwrap_or(0), capacity.get(symbol).unwrap_or(0));
+                let size = live.get(symbol).unwrap_or(0);
+                let room = capacity.get(symbol).unwrap_or(0);
                 place.extend(start..start + size);
                 start += room;
             }

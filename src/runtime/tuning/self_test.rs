@@ -71,7 +71,8 @@ impl Bench<'_> {
     fn replace(&self, target: &Target, choices: &mut KernelChoices, wrong: &Wrong) -> Result<()> {
         let Wrong { part, plan, problem } = wrong;
         let capabilities = self.pipelines.context().capabilities();
-        let (adapter, driver) = (&capabilities.adapter, &capabilities.driver);
+        let adapter = &capabilities.adapter;
+        let driver = &capabilities.driver;
         let kernel: Vec<&str> = plan.dispatches.iter().map(|dispatch| dispatch.kernel.shader).collect();
         let kernel = kernel.join(", ");
         let chosen: Vec<_> = plan.alternatives.iter().filter(|alternatives| choices.of(alternatives) > 0).collect();

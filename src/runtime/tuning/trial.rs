@@ -220,7 +220,8 @@ fn close(found: &Value, expected: &Value, half: bool) -> std::result::Result<(),
     match wrong.first() {
         None => Ok(()),
         Some(first) => {
-            let (found, expected) = (have.get(*first).copied().unwrap_or(f32::NAN), want[*first]);
+            let found = have.get(*first).copied().unwrap_or(f32::NAN);
+            let expected = want[*first];
             Err(format!("element {first} is {found:e}, expected {expected:e} ({} of {} are off)", wrong.len(), want.len()))
         }
     }

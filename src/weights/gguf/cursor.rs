@@ -1,6 +1,6 @@
 //! Reading a header byte by byte without ever leaving it.
 
-use super::value::ValueType;
+use super::metadata::ValueType;
 
 /// Why a header cannot be read.
 #[derive(Debug)]

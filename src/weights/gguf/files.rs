@@ -8,8 +8,8 @@ use std::{
 
 use super::{
     header::{self, Entry},
+    metadata::Metadata,
     siblings::siblings,
-    value::Metadata,
 };
 use crate::{
     Error, Result,
@@ -17,16 +17,16 @@ use crate::{
 };
 
 /// One file and its tensors, in the order of their bytes.
-pub(super) struct Part {
-    pub(super) path: PathBuf,
-    pub(super) file: Arc<FileSource>,
-    pub(super) tensors: Vec<Entry>,
+pub(crate) struct GgufPart {
+    pub(crate) path: PathBuf,
+    pub(crate) file: Arc<FileSource>,
+    pub(crate) tensors: Vec<Entry>,
 }
 
 /// A model's headers: the first file's metadata, and every file's tensors.
 pub(crate) struct GgufFiles {
     pub(crate) metadata: Metadata,
-    pub(super) parts: Vec<Part>,
+    pub(crate) parts: Vec<GgufPart>,
 }
 
 impl GgufFiles {
@@ -84,6 +84,20 @@ impl GgufFiles {
         }
     }
 
+    /// `general.architecture`.
+    pub(crate) fn architecture(&self) -> Result<&str> {
+        match self.metadata.text("general.architecture") {
+            Ok(Some(name)) => Ok(name),
+            Ok(None) => match self.metadata.text("general.type") {
+                Ok(Some("imatrix")) => {
+                    Err(self.error("an importance matrix, by which models are quantised; open the model's own file".into()))
+                }
+                _ => Err(self.error("general.architecture is missing; is this a model's GGUF file?".into())),
+            },
+            Err(problem) => Err(self.error(problem)),
+        }
+    }
+
     /// An error of the first file.
     pub(crate) fn error(&self, problem: String) -> Error {
         let path = self.parts.first().map(|part| part.path.clone()).unwrap_or_default();
@@ -91,13 +105,13 @@ impl GgufFiles {
     }
 }
 
-pub(super) fn part(path: &Path, options: ReadOptions) -> Result<(Part, Metadata)> {
+pub(super) fn part(path: &Path, options: ReadOptions) -> Result<(GgufPart, Metadata)> {
     let mut file = FileSource::open(path)?;
     let header = header::read(&file, &options.limits)?;
     if options.mode == ReadMode::Mapped {
         file.map()?;
     }
-    Ok((Part { path: path.to_path_buf(), file: Arc::new(file), tensors: header.tensors }, header.metadata))
+    Ok((GgufPart { path: path.to_path_buf(), file: Arc::new(file), tensors: header.tensors }, header.metadata))
 }
 
 /// A part's place among the parts.
@@ -129,7 +143,7 @@ impl Split {
     }
 }
 
-fn check_together(parts: &[Part], split: &Split) -> Result<(), String> {
+fn check_together(parts: &[GgufPart], split: &Split) -> Result<(), String> {
     let mut names = HashSet::new();
     for entry in parts.iter().flat_map(|part| &part.tensors) {
         if !names.insert(&entry.name) {

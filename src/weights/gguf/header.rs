@@ -3,18 +3,20 @@
 //! All of opening a file takes at most 16 times the header's bytes of heap, and 128 KiB. The header's end is not known
 //! beforehand, so that a first part of the file is read and parsed, and a larger one where it was too small.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     cursor::{Cursor, Problem},
-    value::Metadata,
+    metadata::Metadata,
 };
 use crate::{
     Result,
     quant::{DType, Packed},
     weights::{
-        FileLimits, TensorSource,
+        FileLimits, Tensor, TensorSource,
+        foreign::{self, Foreign},
         kind::{GGUF, instead, piece},
+        narrowed::narrowed,
         source::FileSource,
     },
 };
@@ -25,7 +27,7 @@ const MAX_DIMENSIONS: u32 = 4;
 const DEFAULT_ALIGNMENT: usize = 32;
 
 /// GGUF's number of the one foreign type that is read: as f32.
-pub(super) const F64: u32 = 28;
+const F64: u32 = 28;
 
 /// One tensor, its place in the file checked.
 pub(crate) struct Entry {
@@ -33,11 +35,25 @@ pub(crate) struct Entry {
     /// Row-major dimensions (the file has them the other way round).
     pub(crate) shape: Vec<usize>,
     /// The file's number where the type is not one of ours; its size is not known then.
-    pub(super) dtype: Result<DType, u32>,
+    pub(crate) dtype: Result<DType, u32>,
     /// First byte, from the start of the file.
-    pub(super) offset: u64,
+    pub(crate) offset: u64,
     /// As stored; 0 where the type is not known.
-    pub(super) bytes: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Entry {
+    /// The tensor under `key`.
+    ///
+    /// # Errors
+    /// The element type, where no weight here may have it.
+    pub(crate) fn tensor(self, key: &str, file: &Arc<FileSource>) -> Result<Tensor, Foreign> {
+        match self.dtype {
+            Ok(dtype) => Ok(Tensor::new(key, dtype, self.shape, file.clone(), self.offset)),
+            Err(F64) => Ok(narrowed(key, self.shape, file.clone(), self.offset)),
+            Err(ggml_type) => Err(foreign::of_ggml(ggml_type)),
+        }
+    }
 }
 
 /// The header of a file.
@@ -181,7 +197,7 @@ fn entry(cursor: &mut Cursor<'_>, limits: &FileLimits) -> Result<Entry, Problem>
 
 /// Bytes of a row of `elements` elements; 0 of a type whose blocks are not known, `None` where the elements are no
 /// whole blocks.
-pub(super) fn row_bytes(dtype: Result<DType, u32>, elements: usize) -> Option<u64> {
+pub(crate) fn row_bytes(dtype: Result<DType, u32>, elements: usize) -> Option<u64> {
     match dtype {
         Ok(dtype) => dtype.row_bytes(elements),
         Err(F64) => (elements as u64).checked_mul(8),

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     files::{Split, part},
-    value::Metadata,
+    metadata::Metadata,
 };
 use crate::{
     Error, Result,

@@ -274,7 +274,8 @@ impl Batch {
         let mut positions = Vec::new();
         for (row, (turn, mode)) in order.iter().zip(modes).enumerate() {
             let GpuTurn { engine, history, .. } = &turns[*turn];
-            let (end, capacity) = (history.len() as u32, engine.caches.rows() as u32);
+            let end = history.len() as u32;
+            let capacity = engine.caches.rows() as u32;
             steps.push(mode.choosing(Step { end, capacity, sequence: row as u32, ..Step::all(1) }, history.len()));
             tokens.push(history.last().copied().unwrap_or(0));
             positions.push(history.len().saturating_sub(1));

@@ -248,7 +248,8 @@ impl GpuEngine {
         };
         drafter.prepare(rows, &self.model, &self.profiles, &self.caches)?;
         let (Some(ready), Some(buffers)) = (&mut drafter.ready, &drafter.buffers) else { return Ok(Vec::new()) };
-        let (row, count) = (drafter.shared.row, count.min(MOST_DRAFTED));
+        let row = drafter.shared.row;
+        let count = count.min(MOST_DRAFTED);
         let by = By { context: &self.model.context, cancel: &self.cancel };
         let from = (before.len() - drafter.lengths.start) as u64 * row;
         let start = Start { token: *last, position: before.len() - 1, hidden: (&buffers.hidden, from, row) };

@@ -84,8 +84,10 @@ pub(crate) fn largest(most: usize, limit: u64, cost: impl Fn(usize) -> Result<u6
     if most == 0 {
         return Ok(0);
     }
-    let (mut good, mut bad) = (1, most);
-    let (mut low, mut high) = (cost(good)?, cost(bad)?);
+    let mut good = 1;
+    let mut bad = most;
+    let mut low = cost(good)?;
+    let mut high = cost(bad)?;
     if high <= limit || low > limit {
         return Ok(if high <= limit { most } else { 0 });
     }
@@ -118,7 +120,8 @@ struct PlannedShard {
 
 impl PlannedWeights {
     fn of(device: &Capabilities, built: &BuiltModel) -> Result<Self> {
-        let (mut names, mut pieces) = (Vec::new(), Vec::new());
+        let mut names = Vec::new();
+        let mut pieces = Vec::new();
         for (name, tensor) in upload_order(built) {
             let own = split(device, name, tensor.dtype(), tensor.shape())?;
             names.extend(own.iter().map(|_| name));
@@ -183,7 +186,8 @@ impl Planner<'_> {
     }
 
     fn cache_sizes<T>(&self, context: usize, of: impl Fn(&[(&Input, u64)], [usize; 2]) -> T) -> Result<T> {
-        let (rows, ring) = (self.policy(context).reserved(context), self.model.ring(self.chunk)?);
+        let rows = self.policy(context).reserved(context);
+        let ring = self.model.ring(self.chunk)?;
         let built = self.model.built(true, Outputs::Nothing, self.profiles.kv())?;
         Ok(of(&caches::sizes(&built.graph, rows, ring)?, [rows, ring]))
     }
@@ -229,7 +233,8 @@ impl Planner<'_> {
         if self.conversations == 1 {
             return Ok(());
         }
-        let (rows, ring) = (self.policy(context).reserved(context), self.model.ring(self.chunk)?);
+        let rows = self.policy(context).reserved(context);
+        let ring = self.model.ring(self.chunk)?;
         let built = self.model.built(true, Outputs::Each, self.profiles.kv())?;
         let mut plans: [Vec<Plan>; 3] = Default::default();
         for sequences in parts_of(self.conversations).map(rows_for).collect::<BTreeSet<usize>>().into_iter().rev() {
@@ -255,7 +260,8 @@ impl Planner<'_> {
     /// grow.
     fn add(&self, runs: &mut Runs, sort: &[(Outputs, usize, usize)]) -> Result<()> {
         let vocab_size = self.model.config.vocab_size;
-        let (mut plans, mut samplers) = (Vec::new(), Vec::new());
+        let mut plans = Vec::new();
+        let mut samplers = Vec::new();
         for (want, tokens, rows) in sort {
             let (plan, built) = self.lowered(*want, *tokens, *rows)?;
             runs.bytes += InputBlock::bytes(&built.graph, *tokens, 0) + self.size_blocks(&plan)?;

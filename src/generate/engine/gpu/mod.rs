@@ -150,7 +150,8 @@ impl GpuEngine {
 
     /// Another engine of the same model.
     fn beside(&self, caches: Caches) -> Self {
-        let (pace, slices) = (self.pace.idle(), self.slices.another());
+        let pace = self.pace.idle();
+        let slices = self.slices.another();
         let fresh = Self::fresh(self.model.clone(), caches, self.policy, self.profiles.clone(), pace, slices);
         Self { drafter: self.drafter.as_ref().map(GpuDrafter::another), ..fresh }
     }
@@ -203,7 +204,8 @@ impl Run for GpuEngine {
     fn finish(&mut self, history: &[u32], opts: &SampleOpts) -> Result<Sampled> {
         self.submit_all()?;
         let begun = self.begun.pop_front().ok_or_else(nothing_begun)?;
-        let (key, mode) = (begun.key, begun.mode);
+        let key = begun.key;
+        let mode = begun.mode;
         let bytes = self.collect(begun)?;
         let mut bytes_read = bytes.len() as u64;
         let row: Vec<f32> = match mode {
@@ -386,7 +388,8 @@ impl Sequence for GpuEngine {
     }
 
     fn stats(&self) -> ModelStats {
-        let (cache_bytes, dispatches_per_token) = (self.caches.bytes(), self.plans.dispatches_per_token());
+        let cache_bytes = self.caches.bytes();
+        let dispatches_per_token = self.plans.dispatches_per_token();
         ModelStats { cache_bytes, dispatches_per_token, ..self.model.stats() }
     }
 

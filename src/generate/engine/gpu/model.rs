@@ -205,7 +205,8 @@ pub(super) fn upload_order(built: &BuiltModel) -> Vec<(&String, &Tensor)> {
 pub(super) fn check_bindings(capabilities: &Capabilities, built: &BuiltModel) -> Result<()> {
     let target = capabilities.target();
     for (name, tensor) in upload_order(built) {
-        let (whole, shape) = (tensor.byte_len() as u64, tensor.shape());
+        let whole = tensor.byte_len() as u64;
+        let shape = tensor.shape();
         let matrix = shape.len() == 2;
         let fits = match matrix {
             true => row_shards(tensor.dtype(), shape, target.max_binding).is_ok(),

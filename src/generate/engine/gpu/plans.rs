@@ -61,7 +61,8 @@ pub(super) struct PlanCache {
 
 impl PlanCache {
     fn new(capacity: usize) -> Self {
-        let (scratch, sampler_scratch) = (ScratchPool::default(), ScratchPool::default());
+        let scratch = ScratchPool::default();
+        let sampler_scratch = ScratchPool::default();
         Self { plans: Lru::new(capacity), scratch, sampler_scratch, compiles: 0 }
     }
 

@@ -182,7 +182,8 @@ impl SubmitSplitter {
     /// [`SOFTWARE_MOST`] where nothing is asked for.
     pub(super) fn new(most: Option<Duration>, software: bool) -> Self {
         let unmeasured = if software { SOFTWARE_RATE } else { 1.0 };
-        let (is_asked, most) = (most.is_some(), most.or(software.then_some(SOFTWARE_MOST)));
+        let is_asked = most.is_some();
+        let most = most.or(software.then_some(SOFTWARE_MOST));
         Self { most, unmeasured, is_asked, rates: Arc::default(), batched: false, timer: None }
     }
 
@@ -224,7 +225,8 @@ impl SubmitSplitter {
             let timer = Timer::new(context);
             self.timer = timer.inspect_err(|error| tracing::debug!(%error, "no clock of the device")).ok();
         }
-        let (parts, estimates) = (cut(estimates, most), estimates.clone());
+        let parts = cut(estimates, most);
+        let estimates = estimates.clone();
         Sliced { parts, next: 0, under_way: None, waited: 0.0, ticks: None, is_timed, is_watched: true, tokens, estimates }
     }
 
@@ -237,7 +239,8 @@ impl SubmitSplitter {
         run: &mut Sliced,
         record: impl FnOnce(&mut wgpu::CommandEncoder, &Slice) -> Result<()>,
     ) -> Result<()> {
-        let (index, count) = (run.next, run.parts.len());
+        let index = run.next;
+        let count = run.parts.len();
         let timer = self.timer.as_ref().filter(|_| run.is_timed);
         let times = timer.filter(|_| index < TIMED).map(|timer| (&timer.queries, 2 * index as u32));
         let dispatches = run.parts.get(index).cloned().ok_or_else(nothing_begun)?;
@@ -311,7 +314,8 @@ impl GpuEngine {
     pub(super) fn collect(&mut self, begun: Begun) -> Result<Vec<u8>> {
         let Begun { staged, submission, timed, .. } = begun;
         let mut bytes = vec![0; staged.iter().map(StagedRead::len).sum()];
-        let (mut rest, mut collected) = (&mut bytes[..], Ok(()));
+        let mut rest = &mut bytes[..];
+        let mut collected = Ok(());
         for staged in staged {
             let (piece, later) = rest.split_at_mut(staged.len());
             rest = later;

@@ -6,10 +6,10 @@ use safetensors::SafeTensors;
 
 use super::{EngineOptions, GpuEngine, GpuTurn, model::LOGITS, output};
 use crate::{
+    checkpoint::load_from_path,
     gemma::{GemmaArch, GemmaConfig},
     generate::{CacheStore, Model, Outputs, Profiles, Run, SampleOpts},
     runtime::{Device, GpuOptions, Opened},
-    weights::load_from_path,
 };
 
 /// A checkpoint of each family, and each sort of layer that one has.
@@ -42,7 +42,8 @@ fn gate(arch: GemmaArch) -> f32 {
 /// An engine whose caches hold all rows but the last.
 fn filled(engine: &mut GpuEngine, tokens: &[u32]) {
     engine.reserve(tokens.len()).unwrap();
-    let (last, rows) = (tokens.len() - 1, &tokens[..tokens.len() - 1]);
+    let last = tokens.len() - 1;
+    let rows = &tokens[..tokens.len() - 1];
     for start in (0..last).step_by(CHUNK) {
         engine.run(&rows[start..last.min(start + CHUNK)], start, Outputs::Nothing).unwrap();
     }

@@ -51,7 +51,8 @@ impl GpuEngine {
 fn measure(context: &GpuContext, plans: &[&PreparedPlan], reps: usize, clock: Clock) -> Result<(f64, Vec<f64>)> {
     context.time_whole(plans)?;
     context.time_dispatches(plans, clock)?;
-    let (mut wholes, mut runs) = (Vec::new(), Vec::new());
+    let mut wholes = Vec::new();
+    let mut runs = Vec::new();
     for _ in 0..reps.max(1) {
         wholes.push(context.time_whole(plans)?);
         runs.push(context.time_dispatches(plans, clock)?);

@@ -3,7 +3,7 @@ use std::path::Path;
 use safetensors::SafeTensors;
 
 use super::*;
-use crate::{gemma::GemmaConfig, generate::Drafter, profile::CompileProfile, weights::load_from_path};
+use crate::{checkpoint::load_from_path, gemma::GemmaConfig, generate::Drafter, profile::CompileProfile};
 
 /// A drafter's logits and hidden states, step by step over the target's keys and values, as transformers has them.
 #[test]
@@ -37,8 +37,10 @@ fn check_drafter(engine: &mut ReferenceEngine, config: &GemmaConfig, folder: &Pa
         assert!(worst(&logits, numbers(&of("target_logits")).rchunks(config.vocab_size).next().unwrap()) < 1e-3);
         assert!(worst(&engine.hidden.values, &numbers(&of("target_hidden_last"))) < 1e-3, "{prompt}: what it goes on from");
         let built = drafter.built(&engine.model, DType::F32).unwrap();
-        let (mut token, mut hidden) = (tokens(&of("first_token"))[0], engine.hidden.values.clone());
-        let (expected, states) = (numbers(&of("draft_logits")), numbers(&of("draft_hidden")));
+        let mut token = tokens(&of("first_token"))[0];
+        let mut hidden = engine.hidden.values.clone();
+        let expected = numbers(&of("draft_logits"));
+        let states = numbers(&of("draft_hidden"));
         let drafted = tokens(&of("draft_tokens"));
         for (i, (expected, state)) in expected.chunks(config.vocab_size).zip(states.chunks(config.hidden_size)).enumerate() {
             let outputs = engine.outputs(&built, true, &[token], text.len() - 1, &hidden).unwrap();

@@ -12,13 +12,13 @@ use super::{
 };
 use crate::{
     Error,
+    checkpoint::load_from_path,
     error::DeviceError,
     gemma::GemmaConfig,
     generate::{CancelToken, Model, Outputs, PlanPolicy, Profiles, Run},
     ir::{Alternatives, Fallback, KernelChoices},
     plan::Plan,
     runtime::{Device, GpuContext, GpuOptions, KernelTier, Opened, Tuning},
-    weights::load_from_path,
 };
 
 const CHUNK: usize = 64;
@@ -86,14 +86,16 @@ fn a_wrong_kernel_is_replaced_and_the_logits_are_right() {
     let logits = |model: GpuModel| {
         let elements = model.elements();
         let pace = ChunkSizer::new(CHUNK, elements, true, None);
-        let (policy, slices) = (PlanPolicy::default(), SubmitSplitter::new(None, true));
+        let policy = PlanPolicy::default();
+        let slices = SubmitSplitter::new(None, true);
         let mut engine = GpuEngine::fresh(model.into(), Caches::new(ring), policy, Profiles::default(), pace, slices);
         let (given, last) = tokens.split_at(tokens.len() - 1);
         engine.run(given, 0, Outputs::Nothing).unwrap();
         engine.run(last, given.len(), Outputs::Last).unwrap()
     };
     let (untouched, _) = load("gemma3-text", &open(KernelTier::Subgroups));
-    let (found, expected) = (logits(second), logits(untouched));
+    let found = logits(second);
+    let expected = logits(untouched);
     let error = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(error < 1e-4, "{error}");
 }

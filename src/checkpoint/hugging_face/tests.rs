@@ -3,9 +3,12 @@ use crate::error::WeightError;
 
 use std::collections::HashMap;
 
-use ::safetensors::{SafeTensors, tensor::TensorView};
+use ::safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
-use crate::gemma::{GemmaConfig, WeightPosition};
+use crate::{
+    gemma::{GemmaConfig, WeightPosition},
+    quant::DType,
+};
 
 const CHECKPOINTS: [&str; 13] = [
     "gemma1-mha",
@@ -81,7 +84,7 @@ fn files_are_found_and_images_left_out() {
 }
 
 fn load_keys(path: &Path) -> Vec<String> {
-    crate::weights::load_from_path(path).unwrap().remaining_keys()
+    crate::checkpoint::load_from_path(path).unwrap().remaining_keys()
 }
 
 /// A file of F32 tensors `[2, 3]` with these names, written by the reference implementation.

@@ -1,9 +1,6 @@
 //! Query, key and value projections that a file holds as one matrix.
 
-use super::{
-    header::{Entry, row_bytes},
-    value::Metadata,
-};
+use crate::weights::{GgufEntry, GgufMetadata, row_bytes};
 
 const FUSED: &str = ".attn_qkv.weight";
 const PARTS: [&str; 3] = [".attn_q.weight", ".attn_k.weight", ".attn_v.weight"];
@@ -13,7 +10,7 @@ const PARTS: [&str; 3] = [".attn_q.weight", ".attn_k.weight", ".attn_v.weight"];
 ///
 /// # Errors
 /// Says which rows there are where they are not those of so many heads.
-pub(super) fn split(entry: Entry, metadata: &Metadata, architecture: &str) -> Result<Vec<Entry>, String> {
+pub(super) fn split(entry: GgufEntry, metadata: &GgufMetadata, architecture: &str) -> Result<Vec<GgufEntry>, String> {
     let (Some(block), [rows, inner]) = (entry.name.strip_suffix(FUSED), &entry.shape[..]) else {
         return Ok(vec![entry]);
     };
@@ -34,7 +31,7 @@ pub(super) fn split(entry: Entry, metadata: &Metadata, architecture: &str) -> Re
         let shape = vec![heads * head_dim, *inner];
         let offset = entry.offset + first as u64 * row_bytes;
         first += shape[0];
-        Entry { name: format!("{block}{part}"), bytes: shape[0] as u64 * row_bytes, shape, dtype: entry.dtype, offset }
+        GgufEntry { name: format!("{block}{part}"), bytes: shape[0] as u64 * row_bytes, shape, dtype: entry.dtype, offset }
     });
     Ok(parts.collect())
 }
