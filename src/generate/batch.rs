@@ -17,7 +17,7 @@ pub(crate) struct Turn<'a> {
     pub(crate) history: &'a [u32],
     /// How the next one is chosen.
     pub(crate) opts: &'a SampleOpts,
-    /// Whether it takes its step alone, so that its numbers do not depend on who else does.
+    /// True if it takes its step alone, so that its numbers do not depend on the other sequences of a step.
     pub(crate) alone: bool,
 }
 

@@ -111,7 +111,7 @@ pub fn bucket_decode_mask(past: usize, upper: usize) -> Result<Vec<f32>> {
     Ok((0..=upper).map(|row| f32::from(u8::from(row < past || row == upper))).collect())
 }
 
-/// Whether the outputs are one of `first` and K and V of each layer, in order.
+/// Checks that the outputs are one of `first`, then K and V of each layer, in order.
 fn check_names(outputs: &[(String, Value)], first: &[&str], layers: usize) -> Result<()> {
     let expected = layers.saturating_mul(2).saturating_add(1);
     if outputs.len() != expected {

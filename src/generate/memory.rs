@@ -133,7 +133,7 @@ impl MemoryPlan {
         self.weights + self.loading.max(self.caches() + self.scratch)
     }
 
-    /// Whether the context fits the device's limits and the budget.
+    /// Returns `true` if the context fits the device's limits and the budget.
     pub fn fits(&self) -> bool {
         self.context <= self.longest_context
     }

@@ -91,12 +91,12 @@ impl SampleOpts {
         self
     }
 
-    /// Whether no draw is made.
+    /// Returns `true` if no draw is made.
     pub fn is_greedy(&self) -> bool {
         self.temperature == 0.0
     }
 
-    /// Whether the history changes the logits.
+    /// Returns `true` if the history changes the logits.
     pub(crate) fn penalises(&self) -> bool {
         self.repetition_penalty != 1.0
     }
@@ -120,7 +120,7 @@ impl SampleOpts {
         Cow::Owned(row)
     }
 
-    /// What the device needs to foresee the draw at `position`.
+    /// The numbers that the device needs to predict the draw at `position`.
     pub(crate) fn on_device(&self, position: usize) -> DeviceDraw {
         let (draw, top_k) = (self.draw(position) as f32, u32::try_from(self.top_k).unwrap_or(u32::MAX));
         DeviceDraw { temperature: self.temperature, draw, top_k, top_p: self.top_p, min_p: self.min_p }
@@ -161,7 +161,7 @@ impl SampleOpts {
 }
 
 impl fmt::Display for SampleOpts {
-    /// What has an effect, such as `temperature 1, top-k 64, top-p 0.95` or `greedy`; not the seed.
+    /// The options that have an effect, such as `temperature 1, top-k 64, top-p 0.95` or `greedy`; not the seed.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let filters = [
             (self.top_k != 0).then(|| format!("top-k {}", self.top_k)),
@@ -196,7 +196,7 @@ pub(crate) struct ShortList {
     pub(crate) entries: Vec<(u32, f32)>,
     /// Σ exp((l − max) / temperature) over the whole row.
     pub(crate) total: f64,
-    /// Whether `entries` is the whole row.
+    /// True if `entries` is the whole row.
     pub(crate) complete: bool,
 }
 

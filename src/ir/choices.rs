@@ -45,7 +45,7 @@ pub struct KernelChoices {
 }
 
 impl KernelChoices {
-    /// Whether nothing is known.
+    /// Returns `true` if nothing is known.
     pub fn is_empty(&self) -> bool {
         self.fallbacks.is_empty() && self.fastest.is_empty() && self.right.is_empty()
     }

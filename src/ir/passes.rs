@@ -208,7 +208,7 @@ impl Folder {
     }
 }
 
-/// Whether `f(x, number)` is `x`.
+/// Returns `true` if `f(x, number)` is `x`.
 fn changes_nothing(f: BinaryFn, number: f32) -> bool {
     match f {
         BinaryFn::Mul | BinaryFn::Div => number == 1.0,

@@ -33,7 +33,7 @@ pub trait Residency {
     /// [`row_shards`](crate::ir::kernel::row_shards).
     fn shards(&self, weight: &str) -> Option<Vec<Range<usize>>>;
 
-    /// Whether the weight `second` begins in memory where `first` ends, so that one binding can hold both.
+    /// Returns `true` if the weight `second` begins in memory where `first` ends, so that one binding can hold both.
     fn adjoin(&self, first: &str, second: &str) -> bool;
 }
 

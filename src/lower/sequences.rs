@@ -12,7 +12,7 @@ use crate::{
     plan::{Plan, SlotInfo, SlotKind},
 };
 
-/// Whether the op is one that a sequence has dispatches of its own for.
+/// Returns `true` if each sequence has dispatches of its own for the op.
 pub(super) fn is_of_a_sequence(op: &Op) -> bool {
     matches!(op, Op::Attention(_) | Op::CacheWrite(_))
 }
@@ -80,7 +80,7 @@ pub(super) fn caches(plan: &mut Plan, name: &str, ty: &FixedType, bytes: u64, se
     Slot(plan.slots.len() - sequences)
 }
 
-/// Whether the operand lies in the cache of a sequence.
+/// Returns `true` if the operand lies in the cache of a sequence.
 pub(super) fn is_cache(plan: &Plan, arg: &Arg) -> bool {
     let Place::Slot(slot, _) = arg.place else { return false };
     plan.slots.get(slot.0).is_some_and(|info| matches!(info.kind, SlotKind::CacheOf { .. }))

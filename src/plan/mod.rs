@@ -41,7 +41,7 @@ pub enum SlotKind {
 }
 
 impl SlotKind {
-    /// Whether the plan's runner owns the buffer.
+    /// Returns `true` if the plan's runner owns the buffer.
     pub fn is_owned(&self) -> bool {
         matches!(self, SlotKind::Scratch | SlotKind::Zeroed)
     }

@@ -59,7 +59,7 @@ pub struct Deviation {
 }
 
 impl Deviation {
-    /// Whether no element is further off than allowed.
+    /// Returns `true` if no element is further off than allowed.
     pub fn fits(&self) -> bool {
         self.wrong == 0
     }

@@ -50,7 +50,7 @@ pub fn run_observed(
     weights: &Weights,
     observe: &mut dyn FnMut(NodeId, &Value) -> Result<()>,
 ) -> Result<Outcome> {
-    // What the caller still holds is copied before it is written.
+    // Caches that the caller still holds are copied before they are written.
     let mut inputs = inputs.clone();
     let mut run = Run::new(graph, binding, &mut inputs, weights)?;
     let outputs = run.all(observe)?;

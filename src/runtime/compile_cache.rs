@@ -265,7 +265,7 @@ fn no_graph() -> Error {
     Error::Builder("the BucketedCompileCache serves no graph; name one with for_graph".into())
 }
 
-/// What was compiled is there until it is dropped with its cache; this is for the type's sake.
+/// The error of a missing compiled form. It is for the type's sake: the form stays until it is dropped with its cache.
 fn lost(graph: &Graph) -> Error {
     Error::Graph { graph: graph.name.clone(), problem: "its compiled form is gone".into() }
 }

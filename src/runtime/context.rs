@@ -203,7 +203,7 @@ impl GpuContext {
         self.counters.clone()
     }
 
-    /// Whether shaders are compiled with checks; see [`GpuOptions::checked`].
+    /// Returns `true` if shaders are compiled with checks; see [`GpuOptions::checked`].
     pub fn checked(&self) -> bool {
         self.checked
     }
@@ -218,7 +218,7 @@ impl GpuContext {
         self.timeout
     }
 
-    /// Whether the device is still there, as far as has been noticed; also reports an error that no call caught, once.
+    /// Checks that no loss of the device has been noticed. Also reports an error that no call caught, once.
     ///
     /// # Errors
     /// [`Error::DeviceLost`] for ever after a loss; [`Error::Driver`].
@@ -247,8 +247,8 @@ impl GpuContext {
         errors.iter().any(Option::is_some) || probe.slice(..).get_mapped_range_mut().is_ok()
     }
 
-    /// What wgpu said against a call. Of a device that was just destroyed it may say so before anything tells of the
-    /// loss.
+    /// The error of a call that wgpu refused. wgpu may refuse a call on a device that was just destroyed before
+    /// anything tells of the loss.
     pub(crate) fn refused(&self, what: &str, message: String) -> Error {
         match self.faults.lost() {
             Some(lost) => lost,

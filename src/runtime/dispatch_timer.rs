@@ -61,7 +61,7 @@ pub struct DispatchTime {
     pub shader: &'static str,
     /// The whole kernel as text, options and sizes included.
     pub kernel: String,
-    /// Whether it multiplies with the device's matrix units.
+    /// True if it multiplies with the device's matrix units.
     pub uses_matrices: bool,
     /// Seconds, the median over the repetitions.
     pub seconds: f64,

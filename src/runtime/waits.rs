@@ -111,7 +111,7 @@ impl GpuContext {
         }
     }
 
-    /// Whether `submission`, or all that was submitted, was done within `most`.
+    /// Waits at most `most`. Returns `true` if `submission`, or all that was submitted, is done.
     fn wait_slice(&self, submission: Option<&wgpu::SubmissionIndex>, most: Duration) -> Result<bool> {
         let poll = wgpu::PollType::Wait { submission_index: submission.cloned(), timeout: Some(most) };
         match self.poll(poll)? {

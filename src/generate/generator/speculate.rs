@@ -37,7 +37,7 @@ impl GemmaGenerator {
     /// history.
     ///
     /// # Errors
-    /// What the device says.
+    /// Errors of the device.
     pub fn draft(&mut self, count: usize) -> Result<Vec<u32>> {
         let (history, count) = (self.history.tokens(), count.min(MOST_DRAFTED));
         match &self.drafter {

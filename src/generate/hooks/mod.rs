@@ -140,7 +140,7 @@ impl SampleHooks {
         self.logprobs
     }
 
-    /// Whether the caller chooses.
+    /// Returns `true` if the caller chooses.
     pub(crate) fn has_sampler(&self) -> bool {
         self.sampler.is_some()
     }
@@ -208,7 +208,8 @@ impl std::fmt::Debug for SampleHooks {
 
 /// Runs a caller's code; a panic is an error like any other.
 ///
-/// What it leaves half done is its own: nothing of the crate is lent to it but `changes`, which the step then drops.
+/// State that the caller's code leaves half done is the caller's own: nothing of the crate is lent to it but `changes`,
+/// which the step then drops.
 fn guarded<T>(f: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
     catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_string());

@@ -169,7 +169,7 @@ const SAMPLERS: [(&str, &[&str]); 5] = [
     ("min_p", &["min_p", "min-p"]),
 ];
 
-/// What llama.cpp computes and this crate does not, each with the number at which it has no effect.
+/// Samplers that llama.cpp computes and this crate does not, each with the number at which it has no effect.
 const FOREIGN: [(&str, f32); 2] = [("mirostat", 0.0), ("xtc_probability", 0.0)];
 
 fn from_gguf(metadata: &GgufMetadata, file: &Path) -> Result<Option<SampleOpts>> {
@@ -206,7 +206,7 @@ fn from_gguf(metadata: &GgufMetadata, file: &Path) -> Result<Option<SampleOpts>>
             penalty
         }
     };
-    // What is below 0 is none to llama.cpp; NaN stays, to be refused.
+    // To llama.cpp a number below 0 means none, as 0 does; NaN stays, to be refused.
     let from_zero = |value: f32| if value < 0.0 { 0.0 } else { value };
     let temperature = from_zero(temperature.unwrap_or(1.0));
     let warmed = place(SAMPLERS[1].1).flatten();

@@ -35,7 +35,7 @@ pub struct Attention {
     pub scale: f32,
     /// `cap · tanh(score / cap)` after the scale and before the mask.
     pub softcap: Option<f32>,
-    /// Whether there is a keep-mask operand; a key must be visible and kept.
+    /// True if there is a keep-mask operand; a key must be visible and kept.
     pub keep: bool,
 }
 

@@ -12,7 +12,7 @@ use crate::{
 /// A value that a region reads.
 pub(super) struct Leaf {
     pub(super) node: NodeId,
-    /// Whether element `i` of the region reads its element `i` and no other.
+    /// True if element `i` of the region reads its element `i` and no other.
     same_index: bool,
 }
 
@@ -150,7 +150,7 @@ fn is_pair(bound: &Bound, a: NodeId, b: NodeId) -> bool {
         }
 }
 
-/// Whether the kernel of `roots` can read everything else that the expression reads.
+/// Returns `true` if the kernel of `roots` can read everything else that the expression reads.
 fn fits(bound: &Bound, expression: &Expression, roots: &[NodeId]) -> bool {
     let sharded = roots.iter().flat_map(|id| bound.operands(*id)).any(|x| bound.shards(x).len() > 1);
     let extras: Vec<&Leaf> = expression.leaves.iter().filter(|leaf| !roots.contains(&leaf.node)).collect();

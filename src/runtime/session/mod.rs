@@ -203,7 +203,7 @@ impl Session {
     }
 }
 
-/// Whether a size of the graph has the symbol.
+/// Returns `true` if a size of the graph has the symbol.
 fn has(graph: &Graph, symbol: Symbol) -> bool {
     graph.nodes().iter().flat_map(|node| &node.ty.shape.0).any(|dim| dim.symbols().any(|other| other == symbol))
 }

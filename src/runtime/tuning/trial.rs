@@ -89,7 +89,7 @@ impl<'a> Trial<'a> {
     /// The difference, as text; [`Error`] for failures that say nothing of the kernel.
     pub(crate) fn check(&self, plan: &Plan) -> Result<std::result::Result<(), String>> {
         let expected = self.expected(&self.inputs)?;
-        // What takes a root is given what has one.
+        // A root of a negative number is not defined: the part is then checked on absolute values.
         let is_defined =
             expected.outputs.iter().all(|(_, value)| value.to_f32().is_ok_and(|all| all.iter().all(|x| x.is_finite())));
         if !is_defined && self.inputs.values().any(|value| has_negative(value)) {
@@ -138,7 +138,7 @@ impl<'a> Trial<'a> {
         let prepared = PreparedPlan::new(self.bench.pipelines, plan, bound, &mut ScratchPool::default())?;
         for name in self.part.graph.outputs().iter().map(|(name, _)| name) {
             let Some((buffer, _, _)) = prepared.output(name) else { continue };
-            // What a kernel leaves out must show.
+            // An element that a kernel leaves unwritten must show.
             if !buffers.values().any(|(input, _)| Arc::ptr_eq(input, buffer)) {
                 context.write(buffer, 0, &f32::NAN.to_le_bytes().repeat(buffer.size() as usize / 4))?;
             }
@@ -201,7 +201,7 @@ fn absolute(value: &Value) -> Value {
 const EXACT: f64 = 1e-3;
 const ROUNDED: f64 = 3e-2;
 
-/// Whether a kernel computed what the reference says.
+/// Checks a kernel's result against the reference's. The error names the first element that is off.
 fn close(found: &Value, expected: &Value, half: bool) -> std::result::Result<(), String> {
     let text = |error: Error| error.to_string();
     let have = found.to_f32().map_err(text)?;

@@ -106,7 +106,7 @@ pub(crate) struct EngineOptions {
     pub(crate) chunk: Option<usize>,
     /// About how long a submit of a run may take.
     pub(crate) submit_time: Option<Duration>,
-    /// Whether kernels follow from the device alone, and not from what a clock said of them.
+    /// True if kernels follow from the device alone, and not from timings.
     pub(crate) untimed: bool,
     /// Ends it while kernels are tried; what hears of the upload ends that.
     pub(crate) cancel: Option<CancelToken>,

@@ -34,7 +34,7 @@ pub(super) struct PlanKey {
 /// A prepared plan with its inputs and the samplers that read its logits.
 pub(super) struct Ready {
     pub(super) run: RunPlan,
-    /// Whether it has run: drivers may compile at the first run, whose time says nothing.
+    /// True if it has run: drivers may compile at the first run, whose time says nothing.
     pub(super) warm: bool,
     pub(super) samplers: Option<Samplers>,
     /// Of its dispatches, with full caches.
@@ -183,7 +183,7 @@ pub(super) fn output<'a>(plan: &'a PreparedPlan, name: &str) -> Result<(&'a Arc<
     plan.output(name).ok_or_else(|| lost_plan(name))
 }
 
-/// What was prepared is there until it is dropped with its engine; this is for the type's sake.
+/// The error of a missing plan. It is for the type's sake: a prepared plan stays until it is dropped with its engine.
 fn lost_plan(what: &str) -> Error {
     Error::Graph { graph: "gemma_resident".into(), problem: format!("its {what} was not prepared") }
 }

@@ -36,7 +36,7 @@ pub(super) struct SubmitSplitter {
     most: Option<Duration>,
     /// The rate of runs that were never measured.
     unmeasured: f64,
-    /// Whether `most` was asked for: other work has its turn between two submits, and no dispatch may take longer
+    /// True if `most` was asked for: other work has its turn between two submits, and no dispatch may take longer
     /// either.
     is_asked: bool,
     /// Measured time over estimated time, by the plan's tokens and whether they are of several sequences: of all
@@ -50,9 +50,9 @@ pub(super) struct SubmitSplitter {
 pub(super) struct Slice<'a> {
     /// The dispatches of the plan.
     pub(super) dispatches: Range<usize>,
-    /// Whether the run begins with it.
+    /// True if the run begins with it.
     pub(super) first: bool,
-    /// Whether the run ends with it.
+    /// True if the run ends with it.
     pub(super) last: bool,
     /// Where its times go: the set and the first of two queries.
     times: Option<(&'a wgpu::QuerySet, u32)>,
@@ -81,19 +81,19 @@ pub(super) struct Sliced {
     /// Those on the device's, once the last slice is recorded.
     ticks: Option<StagedRead>,
     is_timed: bool,
-    /// Whether the host waited for each slice, so that its clock tells what they took.
+    /// True if the host waited for each slice, so that its clock tells how long they took.
     is_watched: bool,
     tokens: usize,
     estimates: Arc<[Estimate]>,
 }
 
 impl Sliced {
-    /// Whether one submit is all.
+    /// Returns `true` if one submit is all.
     pub(super) fn is_one(&self) -> bool {
         self.parts.len() == 1
     }
 
-    /// Whether no slice is left to submit.
+    /// Returns `true` if no slice is left to submit.
     pub(super) fn is_whole(&self) -> bool {
         self.next == self.parts.len()
     }
@@ -149,7 +149,7 @@ pub(super) fn nothing_begun() -> Error {
     Error::Graph { graph: "gemma_resident".into(), problem: "no run was begun".into() }
 }
 
-/// Whether what failed may still be under way.
+/// Returns `true` if the work that failed may still be under way.
 fn is_cancelled(error: &Error) -> bool {
     matches!(error, Error::Cancelled(_))
 }
@@ -204,7 +204,7 @@ impl SubmitSplitter {
         self.rates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a run may be submitted while another of the same kind is under way.
+    /// Returns `true` if a run may be submitted while another of the same kind is under way.
     pub(super) fn allow_two(&self, estimates: &[Estimate], tokens: usize) -> bool {
         let one = self.rate(tokens) * total(estimates);
         let both = if self.is_asked { 2.0 * one } else { one };
@@ -252,7 +252,7 @@ impl SubmitSplitter {
             let asked = Instant::now();
             context.wait_while(Some(earlier), "a part of a run", go_on)?;
             run.waited += since.elapsed().as_secs_f64();
-            // What was done before anybody asked tells how long the host was away.
+            // For a slice that was done before anybody asked, the clock tells how long the host was away.
             run.is_watched &= 2 * asked.elapsed() > since.elapsed();
         }
         run.under_way = Some((context.submit("a run of the model", [commands])?, Instant::now()));
