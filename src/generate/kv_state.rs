@@ -95,9 +95,9 @@ pub fn split_decode_logits_kv(mut outputs: Vec<(String, Value)>, layers: usize) 
     Ok((numbers(&name, logits)?, collect(outputs)?))
 }
 
-/// The keep-mask of a decode step whose cache has `upper` rows, the first `past` of them live, for a graph built with
-/// `dynamic_past` whose `position` is `past` (one with a static past rotates at its own past): `upper + 1` entries, 1
-/// for the live rows and for the new one, which is at index `upper`, and 0 between.
+/// The keep-mask of a decode step whose cache has `upper` rows, the first `past` of them live. It has `upper + 1`
+/// entries: 1 for the live rows and for the new one, which is at index `upper`, and 0 between. It is for a graph built
+/// with `dynamic_past` whose `position` is `past`; a graph with a static past rotates at its own past.
 ///
 /// # Errors
 /// [`Error::Input`] when `past` exceeds `upper`.

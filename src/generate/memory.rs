@@ -16,10 +16,11 @@ use crate::{
 /// The device memory of a generator, from the headers of a model's files alone.
 ///
 /// The figures are those of the buffers that the generator makes, to the byte, for prompts that fill the context in
-/// runs of the longest kind, followed by greedy steps; of several conversations each takes that for itself, and steps
-/// of all together are counted besides. What they leave out: `all_logits` and the paths without caches, whose scratch
-/// grows with what is asked; runs that come in ascending sizes, which may make scratch up to four times as large; a few
-/// KiB for reading results back; and what the driver itself takes for pipelines and buffers.
+/// runs of the longest kind, followed by greedy steps. Each of several conversations takes that for itself, and steps
+/// of all together are counted besides. The figures leave out `all_logits` and the paths without caches, whose scratch
+/// grows with the request. They also leave out runs that come in ascending sizes, which may make scratch up to four
+/// times as large. A few KiB for reading results back are not counted, nor is the driver's own memory for pipelines and
+/// buffers.
 ///
 /// wgpu tells nobody how much memory a device has free: [`GeneratorOptions::memory_budget`] is the caller's to give.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

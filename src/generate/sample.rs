@@ -79,10 +79,10 @@ impl SampleOpts {
         self
     }
 
-    /// Makes every token of the history (prompt and generated tokens) less likely: its logit is divided by `penalty`
-    /// where it is positive and multiplied where it is negative, once however often the token occurs, before
-    /// temperature and filters (Keskar et al. 2019, CTRL, §4.1; `repetition_penalty` of transformers). 1 changes
-    /// nothing; less than 1 favours repetition.
+    /// Makes every token of the history (prompt and generated tokens) less likely, before temperature and filters. Its
+    /// logit is divided by `penalty` where it is positive and multiplied where it is negative, once however often the
+    /// token occurs (Keskar et al. 2019, CTRL, §4.1; `repetition_penalty` of transformers). 1 changes nothing; less
+    /// than 1 favours repetition.
     ///
     /// With a penalty the device hands over the whole row of logits (4·V bytes) for each token, greedy or drawn: which
     /// tokens are the likeliest is not known before.

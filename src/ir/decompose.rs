@@ -25,7 +25,7 @@ pub(super) fn rewritten(graph: &Graph, chosen: &dyn Fn(&Node) -> bool, drop_dead
     Ok(graph)
 }
 
-/// One walk over the graph, and whether anything was replaced.
+/// One walk over the graph; the flag is true if anything was replaced.
 fn rewritten_once(graph: &Graph, chosen: &dyn Fn(&Node) -> bool, drop_dead: bool) -> Result<(Graph, bool)> {
     let (live, mut changed) = (live(graph, drop_dead), false);
     let mut out = graph.emptied();

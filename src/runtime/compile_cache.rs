@@ -157,7 +157,7 @@ impl DynamicDimCompileCache {
 /// Graphs compiled for a ladder of one size, each serving the sizes down to the rung below.
 ///
 /// With a ladder of powers of two the inputs of all rungs together have less than twice the bytes of the top rung's
-/// (and the parts that do not grow once a rung); scratch is shared by all rungs and has at most four times the bytes of
+/// (and the parts that do not grow once a rung). Scratch is shared by all rungs and has at most four times the bytes of
 /// the largest.
 #[derive(Debug)]
 pub struct BucketedCompileCache {

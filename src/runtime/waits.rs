@@ -56,7 +56,8 @@ impl GpuContext {
         self.wait_for(submission, what, Some(go_on))
     }
 
-    /// Blocks until `submission` is done, but for a moment at most; whether it is. The whole wait ends at `deadline`.
+    /// Blocks until `submission` is done, but for a moment at most. Returns `true` if it is done. The whole wait ends
+    /// at `deadline`.
     ///
     /// # Errors
     /// As [`GpuContext::wait`].

@@ -141,8 +141,8 @@ pub(crate) trait Run {
     /// Runs a whole sequence without caches.
     fn recompute(&mut self, tokens: &[u32], outputs: Outputs) -> Result<Vec<f32>>;
 
-    /// Drops what was begun and not finished, and what a drafter would go on from. What was written into the caches
-    /// stays.
+    /// Drops a run that was begun and not finished, and the state that a drafter would go on from. Rows that were
+    /// written into the caches stay.
     fn forget(&mut self);
 
     /// Times the dispatches of the run that [`begin`](Self::begin) makes, greedily; changes no row but its own.

@@ -37,7 +37,7 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    /// Takes all that is left in the loader. Whether the head is the embedding is as the weights say.
+    /// Takes all that is left in the loader. The weights decide if the head is the embedding.
     pub(crate) fn new(mut config: GemmaConfig, loader: &mut dyn WeightLoader, flow: Option<FlowHook>) -> Result<Self> {
         config.validate()?;
         config.settle_head(loader)?;

@@ -57,7 +57,7 @@ impl GemmaGenerator {
     }
 
     /// Takes the history that [`save`](Self::save) wrote, and its rows, if they are of this generator's layout (type of
-    /// keys and values, prefill chunk, profiles); of another layout the tokens are taken, and their rows are computed
+    /// keys and values, prefill chunk, profiles). Of another layout the tokens are taken, and their rows are computed
     /// again when they are needed.
     ///
     /// Reads what was written and not a byte more: what follows is there for whoever goes on reading (hand in `&mut
@@ -67,8 +67,8 @@ impl GemmaGenerator {
     ///
     /// # Errors
     /// [`Error::Saved`] for the history of another model, bytes that are cut or corrupt or that no release wrote, and
-    /// where the reader fails; [`Error::ContextFull`] for more tokens than the context holds, and all else as
-    /// [`prefill`](Self::prefill); [`Error::OutOfMemory`], after which the history is there and has no rows.
+    /// where the reader fails. [`Error::ContextFull`] for more tokens than the context holds, and all else as
+    /// [`prefill`](Self::prefill). [`Error::OutOfMemory`], after which the history is there and has no rows.
     pub fn restore(&mut self, reader: impl Read) -> Result<()> {
         let mut source = Checking { reader, sum: Fnv::new(), read: 0 };
         let header = Header::read(&mut source)?;

@@ -32,9 +32,9 @@ impl GemmaGenerator {
         Ok(self)
     }
 
-    /// Up to `count` tokens that the drafter would try after the history, 63 at most; none without a drafter, where the
-    /// text gives no hint, and, of a drafter that is a model, before a step with it has chosen the last token of the
-    /// history.
+    /// Up to `count` tokens that the drafter would try after the history, 63 at most. None without a drafter, and where
+    /// the text gives no hint. A drafter that is a model has none before a step with it has chosen the last token of
+    /// the history.
     ///
     /// # Errors
     /// Errors of the device.

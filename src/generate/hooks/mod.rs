@@ -84,10 +84,10 @@ impl LogitProcessor for LogitBias {
     }
 }
 
-/// The caller's hooks: processors in their order, a sampler, and whether log-probabilities are wanted.
+/// The caller's hooks: processors in their order, a sampler, and the log-probabilities that are wanted.
 ///
 /// The device hands over its 64 likeliest tokens and the logits that processors name, a few hundred bytes; where these
-/// do not decide what is chosen, and for a sampler, it hands over the whole row (4·V bytes). What is chosen is the
+/// do not decide what is chosen, and for a sampler, it hands over the whole row (4·V bytes). The chosen token is the
 /// same.
 #[derive(Default)]
 pub struct SampleHooks {

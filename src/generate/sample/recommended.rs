@@ -50,9 +50,9 @@ impl SampleOpts {
     /// is a path as `conversation::Model::open` takes it.
     ///
     /// A `generation_config.json` means what transformers makes of it: without `do_sample` the likeliest token, with it
-    /// `top_k` 50 where the file names none. Of a GGUF file what it does not say has no effect. What is recommended
-    /// beyond temperature, top-k, top-p, min-p and the repetition penalty is left out, with a `tracing` warning that
-    /// names it.
+    /// `top_k` 50 where the file names none. A key that a GGUF file does not have has no effect. Recommendations beyond
+    /// temperature, top-k, top-p, min-p and the repetition penalty are left out, with a `tracing` warning that names
+    /// them.
     ///
     /// # Errors
     /// [`Error::Io`] and [`Error::Format`] for a file that cannot be read; [`Error::Sampling`] for a value that is no

@@ -22,7 +22,7 @@ pub(super) struct Expression {
     inner: Vec<NodeId>,
 }
 
-/// For each value, whether it gets a slot of its own.
+/// For each value, true if it gets a slot of its own.
 pub(super) fn stored(bound: &Bound) -> Vec<bool> {
     let count = bound.graph.nodes().len();
     let mut arithmetic = vec![false; count];

@@ -129,9 +129,9 @@ impl CompiledGraph {
         Ok((live, given))
     }
 
-    /// As [`run`](Self::run), for a graph whose outputs have no symbolic size and at most 16 MiB each: on a device the
-    /// run is only begun, and another may begin, of this graph or of one that shares its scratch, before its outputs
-    /// are waited for. On the reference it ends when `cancel` is cancelled.
+    /// As [`run`](Self::run), for a graph whose outputs have no symbolic size and at most 16 MiB each. On a device the
+    /// run is only begun. Another, of this graph or of one that shares its scratch, may begin before its outputs are
+    /// waited for. On the reference it ends when `cancel` is cancelled.
     ///
     /// # Errors
     /// As [`run`](Self::run); [`Error::Cancelled`].

@@ -176,10 +176,10 @@ impl Session {
 
     /// Compiles a graph.
     ///
-    /// A run may have any sizes up to those that the graph is compiled for, without compiling again: arrays are padded
-    /// at the end of each symbolic size, and padding is at no position, so that attention does not see it. On the
-    /// reference a run computes its own sizes alone. A stage of your own that mixes rows by other means than attention
-    /// wants a graph for each size: [`CompileCache`](super::CompileCache).
+    /// A run may have any sizes up to those that the graph is compiled for, without compiling again. Arrays are padded
+    /// at the end of each symbolic size. Padding is at no position, so that attention does not see it. On the reference
+    /// a run computes its own sizes alone. A stage of your own that mixes rows by other means than attention wants a
+    /// graph for each size: [`CompileCache`](super::CompileCache).
     ///
     /// # Errors
     /// [`Error::Input`] for a size without a value or past its limit, an op or size that the device cannot run,

@@ -64,8 +64,8 @@ impl PlanCache {
         Self { plans: Lru::new(capacity), scratch, sampler_scratch, compiles: 0 }
     }
 
-    /// Prepares the plan, unless it is there. What must go for it goes first.
-    /// With `hidden` what a drafter goes on from is an output too.
+    /// Prepares the plan, unless it is there. Plans that must go for it go first. With `hidden` the state that a
+    /// drafter goes on from is an output too.
     pub(super) fn prepare(
         &mut self,
         key: PlanKey,

@@ -39,8 +39,7 @@ pub(super) struct SubmitSplitter {
     /// True if `most` was asked for: other work has its turn between two submits, and no dispatch may take longer
     /// either.
     is_asked: bool,
-    /// Measured time over estimated time, by the plan's tokens and whether they are of several sequences: of all
-    /// engines of a model.
+    /// Measured time over estimated time of all engines of a model, by the plan's tokens and by `batched`.
     rates: Arc<Mutex<HashMap<(usize, bool), f64>>>,
     batched: bool,
     timer: Option<Timer>,
