@@ -44,7 +44,7 @@ pub struct MemoryPlan {
     pub scratch: u64,
     /// Bytes of the buffers that weights pass through, which are free again before caches and scratch are made.
     pub loading: u64,
-    /// Bytes that are bound at once at most, and what they are.
+    /// Bytes of the largest binding, and its name.
     pub largest_binding: (u64, String),
     /// Most bytes that the device binds at once.
     pub max_binding: u64,

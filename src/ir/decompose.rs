@@ -1,4 +1,4 @@
-//! Replaces composites by their definitions and drops what no output needs.
+//! Replaces composites by their definitions and drops nodes that no output needs.
 
 use super::{Graph, Node, NodeId, ops::Lowering};
 use crate::{Error, Result};

@@ -11,7 +11,7 @@ use crate::Result;
 pub struct Kernel {
     /// File below `shaders/`, without extension.
     pub shader: &'static str,
-    /// Text options: what override constants cannot express.
+    /// Text options, for choices that override constants cannot express.
     pub options: Vec<(&'static str, String)>,
     /// Override constants.
     pub overrides: Vec<(&'static str, f64)>,
@@ -85,7 +85,7 @@ pub struct Dispatch {
     pub label: String,
     /// The kernel that runs.
     pub kernel: Kernel,
-    /// Binding number in group 0 and what is bound.
+    /// Binding number in group 0 and the operand.
     pub bindings: Vec<(u32, Operand)>,
     /// Workgroups in x, y, z.
     pub workgroups: [u32; 3],

@@ -1,4 +1,4 @@
-//! How a graph is lowered, as plain data: what a compile profile comes down to for one device.
+//! How a graph is lowered, as plain data: a compile profile for one device comes down to these options.
 
 use super::{Graph, Node, Op};
 

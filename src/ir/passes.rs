@@ -1,4 +1,4 @@
-//! The passes over a graph before it is lowered or run, and what they did.
+//! The passes over a graph before it is lowered or run, and their report.
 
 use std::{borrow::Cow, collections::HashMap, fmt};
 

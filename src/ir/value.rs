@@ -1,4 +1,4 @@
-//! Concrete types and host arrays: what the reference computes with.
+//! Concrete types and host arrays, which the reference computes with.
 
 use std::borrow::Cow;
 

@@ -72,15 +72,15 @@ impl Residency for Together {
     }
 }
 
-/// Lowers `graph` with its symbols replaced by `binding` for a device like `target`, as `options` say; the plan reports
-/// what the passes did.
+/// Lowers `graph` with its symbols replaced by `binding` for a device like `target`, as `options` say; the plan holds
+/// the report of the passes.
 ///
 /// `residency` tells how the weights lie on the device.
 ///
 /// # Errors
 /// [`Error::Input`] for an unbound symbol, [`Error::Graph`] when a cache value is read after it was overwritten in
-/// place, [`Error::Unsupported`] for what the device cannot bind or compute or no kernel computes, [`Error::Unfused`]
-/// as [`LowerOptions::assert_clean`] asks.
+/// place, [`Error::Unsupported`] for an op or size that the device cannot bind or compute or that no kernel computes,
+/// [`Error::Unfused`] as [`LowerOptions::assert_clean`] asks.
 pub fn lower(
     graph: &Graph,
     binding: &DimBinding,

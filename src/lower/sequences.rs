@@ -1,4 +1,4 @@
-//! A step of several sequences whose caches lie apart: what reads or writes caches is dispatched for each of them.
+//! A step of several sequences whose caches lie apart: ops that read or write caches are dispatched for each of them.
 
 use super::bound::Bound;
 use crate::{
@@ -57,7 +57,7 @@ pub(super) fn emit<'a>(bound: &Bound, op: &Op, mut all: Emit<'a>, cached: impl F
     Ok(all)
 }
 
-/// The operand as it is for one new token: the sequence's cache, or one row of what all share.
+/// The operand as it is for one new token: the sequence's cache, or one row of a value that all share.
 fn of_sequence(arg: &Arg, sequence: usize, cached: bool) -> Arg {
     let mut arg = arg.clone();
     match (&mut arg.place, arg.ty.shape.get_mut(1)) {

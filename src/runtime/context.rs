@@ -46,7 +46,7 @@ pub struct GpuContext {
 }
 
 impl GpuContext {
-    /// Opens `adapter` with what the kernels want.
+    /// Opens `adapter` with the features and limits that the kernels want.
     pub(crate) async fn open(adapter: wgpu::Adapter, options: &GpuOptions) -> Result<Arc<Self>> {
         let name = adapter.get_info().name;
         requirements::check(&name, adapter.features(), &adapter.limits())?;
@@ -169,7 +169,7 @@ impl GpuContext {
         self.choices.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Adds what was found to what is known.
+    /// Adds findings about kernels to the known ones.
     pub(crate) fn learn_choices(&self, found: KernelChoices) {
         self.choices.lock().unwrap_or_else(PoisonError::into_inner).learn(found);
     }
@@ -264,7 +264,7 @@ impl GpuContext {
         self.faults.lost().unwrap_or_else(|| Error::DeviceLost(reason.to_owned()))
     }
 
-    /// Runs `call` with error scopes around it: what wgpu says against it comes back as an error.
+    /// Runs `call` with error scopes around it: wgpu's complaint comes back as an error.
     ///
     /// # Errors
     /// [`Error::Driver`] with wgpu's message, [`Error::OutOfMemory`], [`Error::DeviceLost`].

@@ -1,4 +1,4 @@
-//! Waiting for what was submitted, in slices: a lost device is noticed, and so is who wants to end it.
+//! Waiting for submitted work, in slices: a lost device is noticed, and so is a caller who wants to end the wait.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},

@@ -1,4 +1,4 @@
-//! Products that share a kernel, and what it keeps of their result.
+//! Products that share a kernel, and the maxima that it keeps of their result.
 
 use std::collections::BTreeMap;
 

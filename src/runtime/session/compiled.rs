@@ -91,7 +91,7 @@ impl CompiledGraph {
         self.gpu.as_ref().map_or(0, |gpu| gpu.own_bytes() + gpu.scratch_bytes())
     }
 
-    /// Bytes of what is not shared with other graphs.
+    /// Bytes of the buffers that are not shared with other graphs.
     pub(crate) fn own_bytes(&self) -> u64 {
         self.gpu.as_ref().map_or(0, GpuGraph::own_bytes)
     }

@@ -83,7 +83,7 @@ impl<'a> Trial<'a> {
         Ok(Self { bench, part, run, inputs })
     }
 
-    /// Compares what `plan` computes with the reference.
+    /// Compares the results of `plan` with the reference's.
     ///
     /// # Errors
     /// The difference, as text; [`Error`] for failures that say nothing of the kernel.
@@ -164,8 +164,8 @@ impl<'a> Trial<'a> {
     }
 }
 
-/// A value of what no token decides: activations and cached rows are random, the positions of cached rows those of
-/// earlier tokens.
+/// A value of an input that no token decides: activations and cached rows are random, the positions of cached rows
+/// those of earlier tokens.
 fn random(input: &Input, run: &TrialRun, seed: u64) -> Result<Value> {
     let shape = input.ty.shape.bind(&run.binding())?;
     let len = shape.iter().product();
@@ -194,10 +194,11 @@ fn absolute(value: &Value) -> Value {
     }
 }
 
-/// Of the root mean square of a result and of the element, what an element may be off by. Sums of f32 in another order
-/// are off by 10⁻⁵ at most at the sizes of Gemma (`OpDef::tolerance`), here with room for what a kernel computes before
-/// and after. Operands in f16 are off by 2⁻¹¹ each; experts and later norms make it more, and 3·10⁻² is the gate of a
-/// whole model in f16. A kernel that its driver compiled wrongly is off by as much as the result itself.
+/// The largest error of an element, as a part of the sum of the result's root mean square and the element. Sums of f32
+/// in another order are off by 10⁻⁵ at most at the sizes of Gemma (`OpDef::tolerance`), here with room for what a
+/// kernel computes before and after. Operands in f16 are off by 2⁻¹¹ each; experts and later norms make it more, and
+/// 3·10⁻² is the gate of a whole model in f16. A kernel that its driver compiled wrongly is off by as much as the
+/// result itself.
 const EXACT: f64 = 1e-3;
 const ROUNDED: f64 = 3e-2;
 

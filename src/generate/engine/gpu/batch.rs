@@ -134,7 +134,7 @@ impl Batches {
     }
 }
 
-/// A prepared plan with its inputs and what chooses tokens.
+/// A prepared plan with its inputs and the samplers that choose tokens.
 pub(super) struct Batch {
     pub(super) id: u64,
     lowered: Plan,

@@ -48,7 +48,7 @@ use crate::{
 /// The limit that kernels meet first, as wgpu names it.
 const BINDING_LIMIT: &str = "max_storage_buffer_binding_size";
 
-/// One sequence on one GPU: its caches, plans and what is in flight. The model is shared.
+/// One sequence on one GPU: its caches, plans and the runs in flight. The model is shared.
 pub(crate) struct GpuEngine {
     model: Arc<GpuModel>,
     caches: Caches,
@@ -83,7 +83,7 @@ struct SlicedRun {
 struct Begun {
     key: PlanKey,
     mode: SampleMode,
-    /// Pieces of what is read back, in order.
+    /// Pieces of the bytes that are read back, in order.
     staged: Vec<StagedRead>,
     submission: wgpu::SubmissionIndex,
     timed: Option<Timed>,

@@ -102,7 +102,7 @@ impl Sliced {
         self.under_way.as_ref().map(|(submission, _)| submission)
     }
 
-    /// The last slice of a run that is whole, and what will tell its time.
+    /// The last slice of a run that is whole, and its time, to be read when it is done.
     pub(super) fn done(self) -> Result<(wgpu::SubmissionIndex, Option<Timed>)> {
         let Self { parts, under_way, waited, ticks, is_timed, is_watched, tokens, estimates, .. } = self;
         let sum = |parts: &[Range<usize>]| parts.iter().map(|part| total(&estimates[part.clone()])).sum::<f64>();
@@ -120,7 +120,7 @@ impl Sliced {
 pub(super) struct Timed {
     time: Time,
     tokens: usize,
-    /// Estimated seconds of what is timed.
+    /// Estimated seconds of the timed slices.
     estimated: f64,
     /// Those of all dispatches.
     estimates: Arc<[Estimate]>,
@@ -305,7 +305,7 @@ impl GpuEngine {
         Ok(())
     }
 
-    /// Waits for a run and takes what was staged.
+    /// Waits for a run and takes the staged bytes.
     pub(super) fn collect(&mut self, begun: Begun) -> Result<Vec<u8>> {
         let Begun { staged, submission, timed, .. } = begun;
         let mut bytes = vec![0; staged.iter().map(StagedRead::len).sum()];
