@@ -1,10 +1,13 @@
-// Argmax of each row of logits [R, V], the lowest index among equals, in two dispatches (slices, merge) or, where the kernel that
-// wrote the logits kept the largest of each slice (lib/maxima.wgsl), in one (maxima).
-// STAGE = slices: one workgroup finds the largest of SLICE neighbouring logits; grid: R*ceil(V/SLICE) folded over x and y;
+// Argmax of each row of logits [R, V], the lowest index among equals. It takes two dispatches, slices and merge. It
+// takes one, maxima, where the kernel that wrote the logits kept the maximum of each slice (lib/maxima.wgsl).
+// STAGE = slices: one workgroup finds the largest of SLICE neighbouring logits.
+//   Grid: R*ceil(V/SLICE) folded over x and y.
 //   0 logits f32 [R, V], 1 partials [R, ceil(V/SLICE)] of (the value as lib/ordered.wgsl orders it, index).
-// STAGE = merge: one workgroup a row; grid: R folded over x and y; 0 partials, 1 ids u32 [R].
-// STAGE = maxima: one workgroup a row finds the first slice with the largest value, and in it the first logit that has it;
-//   grid: R folded over x and y; 0 logits, 1 ids u32 [R], 2 maxima u32 [R, ceil(V/SLICE)].
+// STAGE = merge: one workgroup a row. Grid: R folded over x and y.
+//   0 partials, 1 ids u32 [R].
+// STAGE = maxima: one workgroup a row finds the first slice with the largest value, and in it the first such logit.
+//   Grid: R folded over x and y.
+//   0 logits, 1 ids u32 [R], 2 maxima u32 [R, ceil(V/SLICE)].
 // A row with NaN in it, or with nothing above LOWEST, has the id 0xffffffff.
 // Overrides: R, V, SLICE. Options: TIER, LANES, STAGE.
 override R: u32;

@@ -1,22 +1,27 @@
 // Attention for drivers that compute on the CPU, one subgroup a workgroup, with online softmax:
-// out[b, t, n, :] = Σ_s p[s]·v[b, s, n/G, :], p = softmax_s(z[s]) over the visible keys,
-// z[s] = SCALE · q[b, t, n, :]·k[b, s, n/G, :], with SOFTCAP = yes z = CAP·tanh(z/CAP); G = N/K. No visible key: zeros.
+//   out[b, t, n, :] = Σ_s p[s]·v[b, s, n/G, :], p = softmax_s(z[s]) over the visible keys, G = N/K,
+//   z[s] = SCALE · q[b, t, n, :]·k[b, s, n/G, :], with SOFTCAP = yes z = CAP·tanh(z/CAP).
+// A query that sees no key gives zeros.
 // q, out [B, T, N, H]; k, v [B, S, K, H]; visible [B, T] (first, last); key_positions [B, S] (dead rows 0x7fffffff).
-// Key s is seen by query t iff its position is neither 0x7fffffff nor before the first or behind the last that `visible` says, and with
-// KEEP = yes keep[b, s] >= 0.5.
+// Query t sees key s iff the key's position is neither 0x7fffffff nor before the first or behind the last position in
+// `visible`, and with KEEP = yes keep[b, s] >= 0.5.
 // One workgroup: QUERIES (t, head) pairs of one KV head, t slowest, over the keys [0, min(S, step.end)), or with
-// SPLITS = yes over one of PARTS ranges of them; keys before the first and after the last visible one are not read.
+// SPLITS = yes over one of PARTS ranges of them. Keys before the first and after the last visible one are not read.
 // Grid: x, y: B*K*ceil(T*G/QUERIES) folded; z: PARTS with SPLITS = yes, else 1. Rows t >= step.rows are not written.
 // Row t of q, visible, out, new rows and table lies at row t + step.sequence.
-// SPLITS = yes writes scratch f32: [B*T*N, PARTS, H] weighted V, then [B*T*N, PARTS, 2] (max, sum); see attention_combine.
-// PROLOGUE = yes (T = 1, KEEP = no): q is a projection, neither normed nor rotated, and so are the new row's 9 key and 10 value
-// [B, K, H]; 11 table as in rope.wgsl; 12, 13 the gains of the norms on q and k unless GAIN = none. Key and value go into the row
-// p mod S of the caches, where p is the last position that the query sees: its own. No other workgroup uses what it reads of that row.
-// Overrides: BATCH (B), T, S (0: step.capacity), N, K, H, SCALE, CAP, PARTS, with PROLOGUE = yes N_ROT and TABLE, EPS with a GAIN. Options:
-// LANES (the subgroup size), QUERIES, SOFTCAP, KEEP, SPLITS, READ = load (lanes read the same q) | shuffle (subgroup of 8 lanes or more, H
-// divisible by 8: eight lanes read eight neighbouring q and hand them round), KV = f32 | f16 (packed pairs), VEC = 4 (H divisible by 4)
-// | 2, HV = ceil(H/(VEC*LANES)), WIDE = yes (keys and values by 64 bits; VEC = 4, 64-bit integers) | no,
-// PROLOGUE; with PROLOGUE = yes GAIN, WEIGHT and WEIGHTS = 2 as in rms_norm.wgsl.
+// SPLITS = yes: scratch f32 for attention_combine: [B*T*N, PARTS, H] weighted V, then [B*T*N, PARTS, 2] (max, sum).
+// PROLOGUE = yes (T = 1, KEEP = no): q, and key and value of the new row, are projections, neither normed nor rotated.
+//   9 key and 10 value [B, K, H]; 11 table as in rope.wgsl; 12, 13 gains of the norms on q and k unless GAIN = none.
+//   The kernel writes key and value to row p mod S of the caches. p is the last position that the query sees: its own.
+//   Other workgroups may read that row, but use none of it.
+// Overrides: BATCH (B), T, S (0: step.capacity), N, K, H, SCALE, CAP, PARTS, with PROLOGUE = yes N_ROT and TABLE, EPS
+//   with a GAIN.
+// Options: LANES (the subgroup size), QUERIES, SOFTCAP, KEEP, SPLITS,
+//   READ = load (lanes read the same q) | shuffle (subgroup of 8 lanes or more, H divisible by 8: eight lanes read
+//     eight neighbouring q and hand them round),
+//   KV = f32 | f16 (packed pairs), VEC = 4 (H divisible by 4) | 2, HV = ceil(H/(VEC*LANES)),
+//   WIDE = yes (keys and values by 64 bits; VEC = 4, 64-bit integers) | no,
+//   PROLOGUE; with PROLOGUE = yes GAIN, WEIGHT and WEIGHTS = 2 as in rms_norm.wgsl.
 const LANES = ${LANES}u;
 const QUERIES = ${QUERIES}u;
 const HV = ${HV}u;

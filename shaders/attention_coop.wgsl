@@ -1,16 +1,18 @@
-// Attention of many queries, as attention.wgsl has it, through cooperative matrices: the prefill of a decoder. Queries, keys, weights
-// exp(score − base) and values are f16 there, sums f32. A query is divided by a power of two, so that it fits; keys and values are
-// clamped to ±65504, as in f16 caches.
-// One workgroup: TQ = P*ROWS (t, head) pairs of one KV head, t slowest, over the keys [0, min(S, step.end)), or with SPLITS = yes over
-// one of PARTS ranges of them. Keys go by tiles of TK; a tile that no query sees is not read. Results are four pieces, each of all
-// queries and P*COLS elements of a head; scores of a tile are four pieces as well. Each subgroup takes one. Fewer subgroups take the
-// others in further rounds, surplus ones only load, weigh and store.
-// A matrix gives no access to its elements. So a row's base follows its largest score only from a distance of NEAR on, and only then do
-// the sums go through workgroup memory, to be multiplied there.
+// Attention of many queries through cooperative matrices, as attention.wgsl defines it: the prefill of a decoder.
+// Queries, keys, weights exp(score − base) and values are f16 there, sums f32. Each query is divided by a power of two
+// so that it fits f16. Keys and values are clamped to ±65504, as in f16 caches.
+// One workgroup: TQ = P*ROWS (t, head) pairs of one KV head, t slowest, over the keys [0, min(S, step.end)), or with
+// SPLITS = yes over one of PARTS ranges of them. Keys go by tiles of TK; a tile that no query sees is not read.
+// Results are four pieces, each of all queries and P*COLS elements of a head; scores of a tile are four pieces as well.
+// Each subgroup takes one piece. Fewer subgroups take the others in further rounds; surplus ones only load, weigh and
+// store.
+// A matrix gives no access to its elements. So a row's base follows its largest score only from a distance of NEAR on.
+// Only then do the sums go through workgroup memory, to be multiplied there.
 // Grid, rows and scratch as in attention_tile.wgsl.
-// Overrides: BATCH (B), T, S (0: step.capacity), N, K, H, SCALE, CAP, PARTS. Options: TIER = subgroups, LANES (a power of two), ROLLED,
-// P = 8 | 16 (the side of the device's tile), ROWS = 1 | 2 | 4, COLS = ceil(H/(4*P)), VEC = 4 | 2, SOFTCAP, KEEP, SPLITS, KV = f32 | f16
-// (packed pairs), WIDE = no, PROLOGUE = no. Subgroups may have any size, also one that differs from shader to shader.
+// Overrides: BATCH (B), T, S (0: step.capacity), N, K, H, SCALE, CAP, PARTS.
+// Options: TIER = subgroups, LANES (a power of two), ROLLED, P = 8 | 16 (the side of the device's tile),
+//   ROWS = 1 | 2 | 4, COLS = ceil(H/(4*P)), VEC = 4 | 2, SOFTCAP, KEEP, SPLITS, KV = f32 | f16 (packed pairs),
+//   WIDE = no, PROLOGUE = no. Subgroups may have any size, also one that differs from shader to shader.
 enable f16;
 enable wgpu_cooperative_matrix;
 const LANES = ${LANES}u;
@@ -19,7 +21,8 @@ const ROWS = ${ROWS}u;
 const COLS = ${COLS}u;
 const TQ = P * ROWS;
 const TK = max(4u * P / ROWS, 32u);
-// A head with padding; the elements of it that keys have in workgroup memory at a time, and values, of which VALUES are there.
+// A head with padding; the elements of it that keys have in workgroup memory at a time, and values, of which VALUES are
+// there.
 const DEPTH = 4u * P * COLS;
 const KEY_SLICE = 128u * P / TK;
 const VALUE_SLICE = 4u * P;
@@ -37,7 +40,8 @@ const TOGETHER = max(LANES / TQ, 1u);
 const OWN = TQ * TOGETHER / LANES;
 // Vectors of a slice of values that a lane moves at most.
 const OWN_VALUES = max(VALUES * VALUE_SLICE / VEC / LANES, 1u);
-// The largest logarithm of a weight, and how far below the largest score a base moves, so that small weights are numbers of f16 too.
+// The largest logarithm of a weight, and the distance below the largest score that a base moves to, so that small
+// weights are numbers of f16 too.
 const NEAR = 8.0;
 const BELOW = 3.0;
 #include lib/subgroup.wgsl
@@ -64,7 +68,7 @@ var<workgroup> scores: array<f32, TQ * ACROSS_SCORES>;
 var<workgroup> weights: array<f16, TQ * ACROSS_WEIGHTS>;
 // Of each lane a number of each row that it has.
 var<workgroup> met: array<f32, TQ * TOGETHER>;
-// What the sums of a row are multiplied with.
+// The factors of a row's sums.
 var<workgroup> factors: array<f32, TQ>;
 var<workgroup> is_seen: array<u32, TK>;
 var<workgroup> some_seen: u32;
@@ -77,7 +81,7 @@ fn place(v: Values, at: u32, h: u32) {
     for (var e = 0u; e < VEC; e++) { tile[at + e] = halves[e]; }
 }
 
-// The largest, or the sum, of what the lanes of a row have met.
+// The largest, or the sum, of the numbers that the lanes of a row have met.
 fn largest_of(row: u32) -> f32 {
     var most = met[row * TOGETHER];
     for (var i = 1u; i < TOGETHER; i++) { most = max(most, met[row * TOGETHER + i]); }
@@ -188,7 +192,8 @@ fn main(
                             for (var j = 0u; j < SCORES; j++) {
                                 let down = (part * SCORES + j) / (TK / P) * P;
                                 let across = (part * SCORES + j) % (TK / P) * P;
-                                // `coopLoadT` takes rows, `coopLoad` columns: the rows of keys are the columns of their transpose.
+                                // `coopLoadT` takes rows, `coopLoad` columns: the rows of keys are the columns of their
+                                // transpose.
                                 let own = coopLoadT<Left>(&queries[down * ACROSS_HEAD + d + k], ACROSS_HEAD);
                                 let key = coopLoad<Right>(&tile[across * ACROSS_KEYS + k], ACROSS_KEYS);
                                 z[j] = coopMultiplyAdd(own, key, z[j]);
@@ -231,13 +236,13 @@ fn main(
                 if among == 0u { factors[row] = factor; }
                 for (var i = among; i < TK; i += TOGETHER) {
                     let z = scores[row * ACROSS_SCORES + i];
-                    // As it is multiplied, so that what is divided by is what was summed.
+                    // Rounded as in the product, so that the divisor is the sum of the weights that were multiplied.
                     let weight = f16(select(exp(max(z - now, -100.0)), 0.0, z <= HIDDEN));
                     weights[row * ACROSS_WEIGHTS + i] = weight;
                     sum[r] += f32(weight);
                 }
             }
-            // Whether no row's base has moved: all lanes' least.
+            // 0 if the base of some row has moved: the least over all lanes.
             if lanes_ends(follows, 0u, lane).x == 0u {
                 for (var m = 0u; m < rolled(ROWS * COLS); m++) {
                     workgroupBarrier();

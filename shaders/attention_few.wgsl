@@ -1,15 +1,21 @@
-// Attention of few queries, as attention.wgsl has it, for GPUs: the step of a decoder.
-// One workgroup: QUERIES (t, head) pairs of one KV head, t slowest, over the keys [0, min(S, step.end)), or with SPLITS = yes over one
-// of PARTS ranges of them. Keys go by tiles of LANES. SPLIT neighbouring lanes share the product with a key, so that they read
-// neighbouring words. As many lanes as a row has vectors share a row of values; groups of so many lanes take rows in turn, eight at a time.
-// Grid: x, y: B*K*ceil(T*(N/K)/QUERIES) folded; z: PARTS with SPLITS = yes, else 1. Rows t >= step.rows are not written.
-// Row t of q, visible, out, new rows and table lies at row t + step.sequence. Scratch as in attention.wgsl.
-// PROLOGUE = yes (T = 1, KEEP = no): the operands are those of attention.wgsl. Every workgroup norms and rotates
-// its queries; the first part of the first block does it with the key, and writes key and value. N_ROT and TABLE are divisible by 2*VEC.
-// Overrides: BATCH (B), T, S (0: step.capacity), N, K, H, SCALE, CAP, PARTS, with PROLOGUE = yes N_ROT and TABLE, EPS with a GAIN. Options:
-// TIER = subgroups | portable, LANES >= width = H/VEC, ROLLED (lib/times.wgsl), QUERIES, ROOM >= QUERIES*width and LANES, VEC = 4 | 2,
-// SPLIT = 4 (TIER = subgroups, width divisible by 4) | 1, DEPTH (vectors of a key that a lane loads at once; SPLIT*DEPTH divides width),
-// SOFTCAP, KEEP, SPLITS, KV = f32 | f16 (packed pairs), WIDE = no, PROLOGUE; with PROLOGUE = yes those of lib/row_gains.wgsl.
+// Attention of few queries for GPUs, as attention.wgsl defines it: the step of a decoder.
+// One workgroup: QUERIES (t, head) pairs of one KV head, t slowest, over the keys [0, min(S, step.end)), or with
+// SPLITS = yes over one of PARTS ranges of them. Keys go by tiles of LANES. SPLIT neighbouring lanes share the product
+// with a key, so that they read neighbouring words. As many lanes as a row has vectors share a row of values. Groups of
+// that many lanes take rows in turn, eight at a time.
+// Grid: x, y: B*K*ceil(T*(N/K)/QUERIES) folded; z: PARTS with SPLITS = yes, else 1.
+// Rows t >= step.rows are not written. Row t of q, visible, out, new rows and table lies at row t + step.sequence.
+// Scratch as in attention.wgsl.
+// PROLOGUE = yes (T = 1, KEEP = no): the operands are those of attention.wgsl. Every workgroup norms and rotates its
+// queries. The first part of the first block norms and rotates the key too, and writes key and value. N_ROT and TABLE
+// are divisible by 2*VEC.
+// Overrides: BATCH (B), T, S (0: step.capacity), N, K, H, SCALE, CAP, PARTS, with PROLOGUE = yes N_ROT and TABLE, EPS
+//   with a GAIN.
+// Options: TIER = subgroups | portable, LANES >= width = H/VEC, ROLLED (lib/times.wgsl), QUERIES,
+//   ROOM >= QUERIES*width and LANES, VEC = 4 | 2, SPLIT = 4 (TIER = subgroups, width divisible by 4) | 1,
+//   DEPTH (vectors of a key that a lane loads at once; SPLIT*DEPTH divides width),
+//   SOFTCAP, KEEP, SPLITS, KV = f32 | f16 (packed pairs), WIDE = no, PROLOGUE; with PROLOGUE = yes those of
+//   lib/row_gains.wgsl.
 const LANES = ${LANES}u;
 const QUERIES = ${QUERIES}u;
 const SPLIT = ${SPLIT}u;
@@ -29,7 +35,7 @@ const EACH = QUERIES + 1u;
 #if SPLITS == no
 @group(0) @binding(5) var<storage, read_write> out: array<Values>;
 #endif
-// The queries; at the end what lanes have of a result.
+// The queries; at the end the lanes' parts of a result.
 var<workgroup> queries: array<Values, ${ROOM}u>;
 // exp(score − largest score) of each query and key of a tile.
 var<workgroup> weights: array<f32, QUERIES * LANES>;

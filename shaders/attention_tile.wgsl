@@ -1,12 +1,14 @@
-// Attention of many queries, as attention.wgsl has it, for GPUs: the prefill of a decoder.
-// One workgroup of 8 by 16 lanes: TQ = 8*ROWS (t, head) pairs of one KV head, t slowest, over the keys [0, min(S, step.end)), or with
-// SPLITS = yes over one of PARTS ranges of them. Keys go by tiles of 32; a tile that no query sees is not read. Lane (y, x) has the
-// queries y, y + 8, …, the keys x and x + 16 of a tile, and of results the vectors x, x + 16, …. Queries and keys go through workgroup
-// memory by 8 vectors, values by 16, scores of a tile at once.
+// Attention of many queries for GPUs, as attention.wgsl defines it: the prefill of a decoder.
+// One workgroup of 8 by 16 lanes: TQ = 8*ROWS (t, head) pairs of one KV head, t slowest, over the keys
+// [0, min(S, step.end)), or with SPLITS = yes over one of PARTS ranges of them. Keys go by tiles of 32; a tile that no
+// query sees is not read.
+// Lane (y, x) has the queries y, y + 8, …, the keys x and x + 16 of a tile, and the vectors x, x + 16, … of results.
+// Queries and keys go through workgroup memory by 8 vectors, values by 16, scores of a tile at once.
 // Grid: x, y: B*K*ceil(T*(N/K)/TQ) folded; z: PARTS with SPLITS = yes, else 1. Rows t >= step.rows are not written.
 // Row t of q, visible and out lies at row t + step.sequence. Scratch as in attention.wgsl.
-// Overrides: BATCH (B), T, S (0: step.capacity), N, K, H, SCALE, CAP, PARTS. Options: TIER = subgroups | portable, LANES = 128, ROLLED,
-// ROWS, HV = ceil(H/(16*VEC)), VEC = 4 | 2, SOFTCAP, KEEP, SPLITS, KV = f32 | f16 (packed pairs), WIDE = no, PROLOGUE = no.
+// Overrides: BATCH (B), T, S (0: step.capacity), N, K, H, SCALE, CAP, PARTS.
+// Options: TIER = subgroups | portable, LANES = 128, ROLLED, ROWS, HV = ceil(H/(16*VEC)), VEC = 4 | 2, SOFTCAP, KEEP,
+//   SPLITS, KV = f32 | f16 (packed pairs), WIDE = no, PROLOGUE = no.
 const LANES = ${LANES}u;
 const ROWS = ${ROWS}u;
 const HV = ${HV}u;
@@ -153,7 +155,8 @@ fn main(
                     acc[r] += weights[at] * v0 + weights[at + 1u] * v1;
                 }
             }
-            // The next slice moves to the front, as this loop must not index `acc`; after the last each is back in its place.
+            // The next slice moves to the front, as this loop must not index `acc`; after the last each is back in its
+            // place.
             for (var r = 0u; r < times(ROWS); r++) {
                 let done = acc[r];
                 for (var j = 1u; j < times(HV); j++) { acc[(j - 1u) * ROWS + r] = acc[j * ROWS + r]; }

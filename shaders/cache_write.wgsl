@@ -1,7 +1,7 @@
-// Cache write: cache[b, positions[b, t] mod S, :] = rows[b, t, :] for t < step.rows; negative positions are skipped.
-// rows [B, T, C] 32-bit words of any type, cache [B, S, C]; with KV = f16 rows are f32, C is even and the cache holds
-// f16 pairs [B, S, C/2], the earlier element in the low half, rounded within ±65504. Two live rows of one call must not meet in one
-// cache row. Row t of rows and positions lies at row t + step.sequence.
+// Cache write: cache[b, positions[b, t] mod S, :] = rows[b, t, :] for t < step.rows. Negative positions are skipped.
+// rows [B, T, C] 32-bit words of any type, cache [B, S, C]. With KV = f16 rows are f32, C is even, and the cache holds
+// f16 pairs [B, S, C/2], the earlier element in the low half, rounded within ±65504.
+// Two live rows of one call must not meet in one cache row. Row t of rows and positions lies at row t + step.sequence.
 // One workgroup: LANES words of the cache, one an invocation. Grid: ceil(B*T*words / LANES) folded over x and y, where
 // words = C (KV = f32) or C/2 (KV = f16).
 // Overrides: B, T, S (0: step.capacity), C. Options: LANES, KV = f32 (copies words of any type) | f16.

@@ -1,6 +1,7 @@
-// Groups products by the expert that a route [P/TOP, 2, TOP] names: order [P] has the products of expert 0, then those of expert 1
-// and so on, in any order within one; tiles [TILES] are up to HEIGHT neighbours of one expert each: (expert, first, count, 0), and
-// zeros behind the last. TILES >= (P - n)/HEIGHT + n with n = min(E, P).
+// Groups products by the expert that a route [P/TOP, 2, TOP] names.
+// order [P] has the products of expert 0, then those of expert 1 and so on, in any order within one expert.
+// tiles [TILES] are up to HEIGHT neighbours of one expert each: (expert, first, count, 0), and zeros behind the last.
+// TILES >= (P - n)/HEIGHT + n with n = min(E, P).
 // One workgroup counts, adds up and sorts; grid: 1.
 // Overrides: P, TOP, E (at most 1024), TILES, HEIGHT. Options: LANES.
 override P: u32;

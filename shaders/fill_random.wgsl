@@ -1,7 +1,7 @@
 // words[i] = bits of one F32, or of two F16 or BF16, uniform in [-scale, scale).
 //
-// Value e is a function of seed and of the element's index first + e alone, so that it does not depend on how a weight is
-// split. One invocation writes one word; a workgroup 256 consecutive words; workgroups run over x, then y.
+// Value e is a function of seed and of the element's index first + e alone: a weight that is split has the same values.
+// One invocation writes one word, a workgroup 256 consecutive words. Workgroups run over x, then y.
 
 struct Params {
     seed: u32,

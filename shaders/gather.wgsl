@@ -1,9 +1,11 @@
-// Rows of a table: out[r, c] = epilogue(r*C + c, table[ids[r] + r/GROUP*STRIDE, c]) widened to f32; ids [R], out [R, C].
-// One table for all ids: STRIDE = 0; a table of STRIDE rows for every GROUP ids else.
-// The table is the shard that holds the rows FIRST .. FIRST+ROWS; ids outside leave their row of out as it is.
-// One workgroup: LANES chunks of eight elements, one an invocation. Grid: ceil(R*ceil(C/8) / LANES) folded over x and y.
+// Rows of a table: out[r, c] = epilogue(r*C + c, table[ids[r] + r/GROUP*STRIDE, c]) widened to f32.
+// ids [R], out [R, C]. STRIDE = 0: one table for all ids; else a table of STRIDE rows for every GROUP ids.
+// The table is the shard that holds the rows FIRST .. FIRST+ROWS. Ids outside leave their row of out as it is.
 // Ids from LIMIT on take row 0.
-// Overrides: R, C, FIRST, ROWS, STRIDE, GROUP, LIMIT. Options: LANES, WEIGHT, VEC (8: C divisible by 8 | 1), WEIGHTS = 1.
+// One workgroup: LANES chunks of eight elements, one an invocation.
+// Grid: ceil(R*ceil(C/8) / LANES) folded over x and y.
+// Overrides: R, C, FIRST, ROWS, STRIDE, GROUP, LIMIT.
+// Options: LANES, WEIGHT, VEC (8: C divisible by 8 | 1), WEIGHTS = 1.
 // Hole: epilogue(i: u32, v: f32) -> f32.
 override R: u32;
 override C: u32;

@@ -1,6 +1,6 @@
-// Rows in f16, each times a power of two, for products whose operands must not exceed f16 (lib/half_units.wgsl): with the largest
-// |x[t, k]| of a row in [2^b, 2^(b+1)), halves[t, k] = x[t, k]·2^(9-b), zeros from IN to the next multiple of 32, and
-// scales[t] = 2^(b-9).
+// Rows in f16, each times a power of two, for products whose operands must not exceed f16 (lib/half_units.wgsl).
+// With the largest |x[t, k]| of a row in [2^b, 2^(b+1)):
+//   halves[t, k] = x[t, k]·2^(9-b), zeros from IN to the next multiple of 32; scales[t] = 2^(b-9).
 // One workgroup: one row t. Grid: T folded over x and y.
 // Overrides: T, IN. Options: TIER, LANES, VEC, COMPUTE = f16.
 override T: u32;

@@ -1,4 +1,5 @@
-// Adds 1 to what the dispatch before left, in one workgroup; for measuring what a dispatch costs that waits for another.
+// Adds 1 to the result of the dispatch before it, in one workgroup. It measures the cost of a dispatch that waits for
+// another.
 
 @group(0) @binding(0) var<storage, read_write> count: array<u32>;
 

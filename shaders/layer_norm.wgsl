@@ -1,5 +1,6 @@
-// LayerNorm: y[r, c] = epilogue(r*C + c, (x[r, c] − mean) / sqrt(variance + EPS) · γ[c] + β[c]); x, y [R, C], γ and β [C].
-// The variance is the mean of (x − mean)², by a second pass: the difference of E[x²] and mean² cancels where the mean is large.
+// LayerNorm: y[r, c] = epilogue(r*C + c, (x[r, c] − mean) / sqrt(variance + EPS) · γ[c] + β[c]).
+// x, y [R, C], γ and β [C].
+// The variance is the mean of (x − mean)², in a second pass: E[x²] − mean² cancels where the mean is large.
 // One workgroup: one row r. Grid: R folded over x and y.
 // Overrides: R, C, EPS. Options: TIER, LANES, WEIGHT, VEC = 1, WEIGHTS = 2 with BIAS = yes, 1 with no (no binding 3).
 // Hole: epilogue(i: u32, v: f32) -> f32.

@@ -1,13 +1,17 @@
-// Linear for many rows through cooperative matrices: y[t, n] = epilogue(t*OUT_STRIDE + n, scales[t] · Σ_k halves[t, k]·W[n, k]);
+// Linear for many rows through cooperative matrices:
+//   y[t, n] = epilogue(t*OUT_STRIDE + n, scales[t] · Σ_k halves[t, k]·W[n, k]).
 // halves [T, IN] and scales [T] as `half_rows` leaves them, W [OUT, IN], y [T, OUT_STRIDE]. Operands are f16, sums f32.
-// One workgroup: TT = 4*M rows t by TN = 8*N/WEIGHTS columns n, as four by eight tiles of M x N; with two weights every other
-// column of tiles is of the second. Each subgroup takes one of four pieces, two by four tiles. Fewer subgroups take the others in
-// further rounds, surplus ones only load and store.
-// k goes by DEPTH through workgroup memory, rows of a tile one behind the other; the next step's loads are under way while one is
-// multiplied. Results go through workgroup memory, one row of tiles at a time, as a matrix gives no access to its elements.
+// One workgroup: TT = 4*M rows t by TN = 8*N/WEIGHTS columns n, as four by eight tiles of M x N. With two weights every
+// other column of tiles is of the second. Each subgroup takes one of four pieces, two by four tiles. Fewer subgroups
+// take the others in further rounds; surplus ones only load and store.
+// k goes by DEPTH through workgroup memory, rows of a tile one behind the other. The loads of the next step are under
+// way while this one is multiplied. A matrix gives no access to its elements, so results go through workgroup memory
+// too, one row of tiles at a time.
 // Grid, folded over x and y: ceil(T/TT) * ceil(OUT/TN), t fastest.
-// Overrides: T, IN, OUT, OUT_STRIDE. Options: M, N and K (the tile that the device multiplies f16 to f32 in; each 8 or 16), LANES (a
-// power of two up to 256), WEIGHT, VEC, WEIGHTS, COMPUTE = f16. Subgroups may have any size, also one that differs from shader to shader.
+// Overrides: T, IN, OUT, OUT_STRIDE.
+// Options: M, N and K (the tile that the device multiplies f16 to f32 in; each 8 or 16),
+//   LANES (a power of two up to 256), WEIGHT, VEC, WEIGHTS, COMPUTE = f16.
+//   Subgroups may have any size, also one that differs from shader to shader.
 // Hole: WEIGHTS = 1: epilogue(i: u32, v: f32) -> f32; WEIGHTS = 2: epilogue(i: u32, v0: f32, v1: f32) -> f32.
 enable wgpu_cooperative_matrix;
 override T: u32;
@@ -111,8 +115,8 @@ fn keep(lane: u32, x: OwnX, w: OwnW) {
     }
 }
 
-// Writes the row of tiles that `results` holds, whose first element is of row `t0` and column `n0`, where the columns of a round's
-// pieces lie: from `begin` to `end`.
+// Writes the row of tiles that `results` holds, whose first element is of row `t0` and column `n0`: the columns of a
+// round's pieces, from `begin` to `end`.
 fn write(t0: u32, n0: u32, begin: u32, end: u32, lane: u32) {
     for (var j = 0u; j < M * TN / LANES; j++) {
         let i = j * LANES + lane;

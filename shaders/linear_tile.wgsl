@@ -1,13 +1,16 @@
 // Linear for many rows without barriers: y[t, n] = epilogue(t*OUT_STRIDE + n, Σ_k x[t, k]·W[n, k]);
 // x [T, IN], W [OUT, IN], y [T, OUT_STRIDE]. For devices where barriers and repeated loads cost more than shuffles.
-// One workgroup, one subgroup of 8 lanes or more: ROWS rows t by NR*LANES columns n; a lane holds the columns
-// n0 + lane + LANES*r and reads their rows of W; eight lanes read eight neighbouring x and hand them round by shuffles.
+// One workgroup, one subgroup of 8 lanes or more: ROWS rows t by NR*LANES columns n. A lane holds the columns
+// n0 + lane + LANES*r and reads their rows of W. Eight lanes read eight neighbouring x and hand them round by shuffles.
 // Grid, folded over x and y: ceil(T/ROWS) * ceil(OUT/(NR*LANES)), t fastest.
-// MAXIMA = yes: T = 1, WEIGHTS = 1; the largest of each slice of y goes to binding 5, see lib/maxima.wgsl. NR*LANES divides SLICE.
-// EXPERTS = no | each | tiles: rows t may be products with experts, WEIGHTS = 1; see lib/rows.wgsl, also for its overrides.
-// Overrides: T, IN, OUT, OUT_STRIDE, FIRST and SLICE with MAXIMA. Options: LANES (the subgroup size, 8 or more), NR, ROWS, WEIGHT,
-// VEC, WEIGHTS, COMPUTE, EXPERTS, MAXIMA (no | yes), GROUPS (no | yes: a turn takes 32 elements of k, and what they share of a packed
-// weight is loaded once | folded: as yes, and factors are applied to the sums of what shares them, see lib/packed_turn.wgsl).
+// MAXIMA = yes: T = 1, WEIGHTS = 1; the largest of each slice of y goes to binding 5, see lib/maxima.wgsl. NR*LANES
+//   divides SLICE.
+// EXPERTS = no | each | tiles: rows t may be products with experts, WEIGHTS = 1. lib/rows.wgsl has the rest and its
+//   overrides.
+// Overrides: T, IN, OUT, OUT_STRIDE, FIRST and SLICE with MAXIMA.
+// Options: LANES (the subgroup size, 8 or more), NR, ROWS, WEIGHT, VEC, WEIGHTS, COMPUTE, EXPERTS, MAXIMA (no | yes),
+//   GROUPS = no | yes (a turn takes 32 elements of k, and what they share of a packed weight is loaded once)
+//     | folded (as yes, and factors are applied to the sums of the elements that share them, see lib/packed_turn.wgsl).
 // Hole: WEIGHTS = 1: epilogue(i: u32, v: f32) -> f32; WEIGHTS = 2: epilogue(i: u32, v0: f32, v1: f32) -> f32.
 override T: u32;
 override IN: u32;

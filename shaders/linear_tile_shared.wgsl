@@ -1,11 +1,12 @@
 // Linear for many rows through workgroup memory: y[t, n] = epilogue(t*OUT_STRIDE + n, Σ_k x[t, k]·W[n, k]);
 // x [T, IN], W [OUT, IN], y [T, OUT_STRIDE].
-// One workgroup: 16*ROWS rows t by 16*NR columns n with 16x16 invocations, each with the t0 + 16j + (its row) and
-// n0 + 16r + (its column); k goes by DEPTH through tiles of x and W in workgroup memory.
+// One workgroup: 16*ROWS rows t by 16*NR columns n with 16x16 invocations, each with the rows t0 + 16j + (its row) and
+// the columns n0 + 16r + (its column). k goes by DEPTH through tiles of x and W in workgroup memory.
 // Grid, folded over x and y: ceil(T/(16*ROWS)) * ceil(OUT/(16*NR)), t fastest.
-// EXPERTS = no | each | tiles: rows t may be products with experts, WEIGHTS = 1; see lib/rows.wgsl, also for its overrides.
+// EXPERTS = no | each | tiles: rows t may be products with experts, WEIGHTS = 1. lib/rows.wgsl has the rest and its
+//   overrides.
 // Overrides: T, IN, OUT, OUT_STRIDE. Options: NR, ROWS, DEPTH (a multiple of 8; (ROWS + NR*WEIGHTS)*DEPTH <= 256),
-// WEIGHT, VEC, WEIGHTS, COMPUTE, EXPERTS.
+//   WEIGHT, VEC, WEIGHTS, COMPUTE, EXPERTS.
 // Hole: WEIGHTS = 1: epilogue(i: u32, v: f32) -> f32; WEIGHTS = 2: epilogue(i: u32, v0: f32, v1: f32) -> f32.
 override T: u32;
 override IN: u32;

@@ -1,13 +1,17 @@
-// Linear for few rows: y[t, n] = epilogue(t*OUT_STRIDE + n, Σ_k x[t, k]·W[n, k]); x [T, IN], W [OUT, IN], y [T, OUT_STRIDE].
-// One workgroup: NR·LANES/SPAN neighbouring columns n by ROWS rows t. Each SPAN neighbouring lanes have NR columns and split k, so
-// that neighbouring lanes read neighbouring words of a row of W. Grid: ceil(OUT/(NR·LANES/SPAN)) folded over x and y; z = ceil(T/ROWS).
+// Linear for few rows: y[t, n] = epilogue(t*OUT_STRIDE + n, Σ_k x[t, k]·W[n, k]);
+// x [T, IN], W [OUT, IN], y [T, OUT_STRIDE].
+// One workgroup: NR·LANES/SPAN neighbouring columns n by ROWS rows t. Each SPAN neighbouring lanes have NR columns and
+// split k, so that neighbouring lanes read neighbouring words of a row of W.
+// Grid: ceil(OUT/(NR·LANES/SPAN)) folded over x and y; z = ceil(T/ROWS).
 // NORM = one_plus | plain: x is normed first, as rms_norm.wgsl does, with the gain at binding 4; COMPUTE = f32 only.
-// MAXIMA = yes: T = 1, WEIGHTS = 1; the largest of each slice of y goes to binding 5, see lib/maxima.wgsl. The columns of a workgroup
-// divide SLICE.
-// EXPERTS = no | each | tiles: rows t may be products with experts, WEIGHTS = 1, NORM = none; see lib/rows.wgsl, also for its overrides.
-// Overrides: T, IN, OUT, OUT_STRIDE, EPS with a NORM, FIRST and SLICE with MAXIMA. Options: LANES, SPAN (a multiple of four that
-// divides LANES), NR, ROWS, WEIGHT, VEC, WEIGHTS, WORDS of packed weights, COMPUTE, NORM (none | plain | one_plus) with GAIN_WEIGHT,
-// MAXIMA (no | yes), EXPERTS. (NR*WEIGHTS + 1)*ROWS*(LANES + 4) + LANES <= 4096.
+// MAXIMA = yes: T = 1, WEIGHTS = 1; the largest of each slice of y goes to binding 5, see lib/maxima.wgsl. The number
+//   of columns of a workgroup divides SLICE.
+// EXPERTS = no | each | tiles: rows t may be products with experts, WEIGHTS = 1, NORM = none. lib/rows.wgsl has the
+//   rest and its overrides.
+// Overrides: T, IN, OUT, OUT_STRIDE, EPS with a NORM, FIRST and SLICE with MAXIMA.
+// Options: LANES, SPAN (a multiple of four that divides LANES), NR, ROWS, WEIGHT, VEC, WEIGHTS, WORDS of packed
+//   weights, COMPUTE, NORM (none | plain | one_plus) with GAIN_WEIGHT, MAXIMA (no | yes), EXPERTS.
+//   (NR*WEIGHTS + 1)*ROWS*(LANES + 4) + LANES <= 4096.
 // Hole: WEIGHTS = 1: epilogue(i: u32, v: f32) -> f32; WEIGHTS = 2: epilogue(i: u32, v0: f32, v1: f32) -> f32.
 override T: u32;
 override IN: u32;

@@ -1,12 +1,16 @@
 // Linear without barriers by loads of 64 bits: y[t, n] = epilogue(t*OUT_STRIDE + n, Σ_k x[t, k]·W[n, k]);
-// x [T, IN], W [OUT, IN], y [T, OUT_STRIDE]. For devices where each word that a lane loads costs the same, whatever its width.
-// One workgroup, one subgroup: ROWS rows t by NR*LANES columns n; a lane holds the columns n0 + lane + LANES*r and reads their
-// rows of W by sixteen elements; of each row of x it reads every LANES-th eight elements, and shuffles hand them round.
+// x [T, IN], W [OUT, IN], y [T, OUT_STRIDE]. For devices where each load of a lane costs the same, whatever its width.
+// One workgroup, one subgroup: ROWS rows t by NR*LANES columns n. A lane holds the columns n0 + lane + LANES*r and
+// reads their rows of W by sixteen elements. Of each row of x it reads every LANES-th eight elements; shuffles hand
+// them round.
 // Grid, folded over x and y: ceil(T/ROWS) * ceil(OUT/(NR*LANES)), t fastest. Needs 64-bit integers.
-// MAXIMA = yes: T = 1, WEIGHTS = 1; the largest of each slice of y goes to binding 5, see lib/maxima.wgsl. NR*LANES divides SLICE.
-// EXPERTS = no | each | tiles: rows t may be products with experts, WEIGHTS = 1; see lib/rows.wgsl, also for its overrides.
-// Overrides: T, IN (divisible by 16), OUT, OUT_STRIDE, FIRST and SLICE with MAXIMA. Options: LANES (the subgroup size), NR,
-// ROWS (at most 8), WEIGHT = f16 | bf16, WEIGHTS, COMPUTE, EXPERTS, MAXIMA (no | yes).
+// MAXIMA = yes: T = 1, WEIGHTS = 1; the largest of each slice of y goes to binding 5, see lib/maxima.wgsl. NR*LANES
+//   divides SLICE.
+// EXPERTS = no | each | tiles: rows t may be products with experts, WEIGHTS = 1. lib/rows.wgsl has the rest and its
+//   overrides.
+// Overrides: T, IN (divisible by 16), OUT, OUT_STRIDE, FIRST and SLICE with MAXIMA.
+// Options: LANES (the subgroup size), NR, ROWS (at most 8), WEIGHT = f16 | bf16, WEIGHTS, COMPUTE, EXPERTS,
+//   MAXIMA (no | yes).
 // Hole: WEIGHTS = 1: epilogue(i: u32, v: f32) -> f32; WEIGHTS = 2: epilogue(i: u32, v0: f32, v1: f32) -> f32.
 override T: u32;
 override IN: u32;
@@ -34,8 +38,8 @@ const HEIGHT = ROWS;
 #include lib/rows.wgsl
 #include lib/store_columns.wgsl
 
-// Adds the products of the sixteen elements from k = 16*s of a chunk, for the rows j and j + 1. Compilers unroll loops up to a
-// certain size only, and what is not unrolled does not stay in registers.
+// Adds the products of the sixteen elements from k = 16*s of a chunk, for the rows j and j + 1. Compilers unroll loops
+// up to a certain size only; the arrays of a loop that is not unrolled do not stay in registers.
 fn add(
     acc: ptr<function, array<f32, HELD * ROWS>>,
     a: ptr<function, array<Sixteen, HELD>>,

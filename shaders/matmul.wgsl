@@ -1,5 +1,6 @@
-// A batched product of two activations: c[z, m, n] = Σ_k a[z, m, k]·b[z, k, n]; a [Z, M, K], b [Z, K, N], c [Z, M, N], f32.
-// One workgroup: 64 elements of c, one an invocation; for custom stages, as models multiply by weights.
+// A batched product of two activations, for custom stages, as models multiply by weights:
+//   c[z, m, n] = Σ_k a[z, m, k]·b[z, k, n]; a [Z, M, K], b [Z, K, N], c [Z, M, N], f32.
+// One workgroup: 64 elements of c, one an invocation.
 // Grid: ceil(TOTAL/64) folded over x and y. Overrides: M, N, K, TOTAL (= Z*M*N).
 override M: u32;
 override N: u32;

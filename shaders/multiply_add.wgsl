@@ -1,4 +1,4 @@
-// Multiplies and adds in registers and writes nothing, as no sum is negative; for measuring the arithmetic rate.
+// Multiplies and adds in registers, to measure the arithmetic rate. It writes nothing, as no sum is negative.
 //
 // An invocation runs ROUNDS rounds of 24 vec4 operations, three chains of 8: 192 multiplications and additions a round.
 

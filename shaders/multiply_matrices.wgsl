@@ -1,8 +1,8 @@
-// Multiplies tiles of f16 and sums them in f32 by cooperative matrices, and keeps nothing where there are several workgroups;
-// for measuring the rate. M, N, K and LANES are put in where they stand as ${…}.
+// Multiplies tiles of f16 and sums them in f32 by cooperative matrices, to measure the rate. It keeps nothing where
+// there are several workgroups. The host puts in M, N, K and LANES where they stand as ${…}.
 //
-// A subgroup runs ROUNDS rounds of 8 products of tiles, two by four as `linear_coop` has them: 16·M·N·K multiplications and additions
-// a round. Which sizes subgroups have here is not known before: the first workgroup writes how many it has.
+// A subgroup runs ROUNDS rounds of 8 products of tiles, two by four as `linear_coop` has them: 16·M·N·K multiplications
+// and additions a round. The sizes of subgroups are not known before: the first workgroup writes how many it has.
 enable f16;
 enable wgpu_cooperative_matrix;
 

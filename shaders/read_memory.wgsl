@@ -1,7 +1,7 @@
-// Reads source once and writes nothing, unless all of it xors to ones; for measuring memory bandwidth.
+// Reads source once, to measure memory bandwidth. It writes nothing unless all of source xors to ones.
 //
-// source has a whole number of tiles of 4096 vectors (64 KiB); a workgroup reads one tile with 16 loads an invocation,
-// consecutive invocations at consecutive vectors; workgroups run over x, then y.
+// source has a whole number of tiles of 4096 vectors (64 KiB). A workgroup reads one tile with 16 loads an invocation,
+// consecutive invocations at consecutive vectors. Workgroups run over x, then y.
 
 @group(0) @binding(0) var<storage, read> source: array<vec4<u32>>;
 @group(0) @binding(1) var<storage, read_write> sink: array<u32>;

@@ -1,4 +1,4 @@
-// A reduction of the innermost dimension: y[r] = over c of x[r, c]; x [R, C], y [R], f32.
+// A reduction of the innermost dimension, sum or max: y[r] = reduce_c(x[r, c]); x [R, C], y [R], f32.
 // One workgroup: one row. Grid: R folded over x and y.
 // Overrides: R, C. Options: TIER, LANES, REDUCE = sum | max.
 override R: u32;

@@ -1,9 +1,10 @@
 // RMSNorm: y[r, c] = epilogue(r*C + c, x[r, c] / sqrt(mean_c(x[r, c]²) + EPS) · g[c]); x, y [R, C], gain γ [C].
 // g = 1 + γ (GAIN = one_plus), γ (plain), 1 (none; no binding 2).
-// With SECOND_NORM = yes also z[r, c] = y[r, c] / sqrt(mean_c(y[r, c]²) + SECOND_EPS) · g'[c], with a gain of its own of the same sort.
+// SECOND_NORM = yes: also z[r, c] = y[r, c] / sqrt(mean_c(y[r, c]²) + SECOND_EPS) · g'[c], with a gain of its own of
+//   the same sort.
 // One workgroup: one row r. Grid: R folded over x and y.
 // Overrides: R, C, EPS, SECOND_EPS. Options: TIER, LANES, GAIN, SECOND_NORM; unless GAIN = none
-// WEIGHT, VEC = 1 and WEIGHTS (2 with SECOND_NORM = yes).
+//   WEIGHT, VEC = 1 and WEIGHTS (2 with SECOND_NORM = yes).
 // Hole: epilogue(i: u32, v: f32) -> f32.
 override R: u32;
 override C: u32;

@@ -1,6 +1,7 @@
-// Rotary embedding of the first N_ROT dimensions of a head, half-split pairs: y[j] = x[j]·cos_j − x[j+N_ROT/2]·sin_j,
-// y[j+N_ROT/2] = x[j+N_ROT/2]·cos_j + x[j]·sin_j, j < N_ROT/2; the other dimensions are copied.
-// x, y [B, T, heads, H]; table [B, T, TABLE]: TABLE/2 cosines, then TABLE/2 sines, of the row's position; N_ROT <= TABLE.
+// Rotary embedding of the first N_ROT dimensions of a head, in half-split pairs, for j < N_ROT/2:
+//   y[j] = x[j]·cos_j − x[j+N_ROT/2]·sin_j, y[j+N_ROT/2] = x[j+N_ROT/2]·cos_j + x[j]·sin_j.
+// The other dimensions are copied. x, y [B, T, heads, H].
+// table [B, T, TABLE]: TABLE/2 cosines, then TABLE/2 sines, of the row's position; N_ROT <= TABLE.
 // One workgroup: LANES pairs, one an invocation. Grid: ceil(ROWS*HEADS*H/2 / LANES) folded over x and y.
 // Overrides: ROWS (= B*T), HEADS, H, N_ROT, TABLE, the last three even. Options: LANES.
 override ROWS: u32;

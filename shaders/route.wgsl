@@ -1,5 +1,6 @@
-// Chooses experts: of each row of logits [R, E] the TOP largest, largest first and lowest index first among equals, their softmax
-// among themselves, and that times the expert's scale. What is no number counts as the lowest.
+// Chooses experts. Of each row of logits [R, E] it takes the TOP largest, largest first and lowest index first among
+// equals. The share of an expert is its part of the softmax over these, times the expert's scale.
+// NaN counts as the lowest.
 // y[r] = TOP indices as f32, then their TOP shares; y [R, 2, TOP], scales [E] as stored.
 // One workgroup: one row. Grid: R folded over x and y.
 // Overrides: R, E, TOP (at most E). Options: TIER, LANES, WEIGHT (of the scales), VEC = 1, WEIGHTS = 1.

@@ -1,12 +1,14 @@
 // The TOP largest logits of each row of [R, V], largest first and lowest index first among equals, with the row's
 // maximum and Σ_v exp((l_v − max)/temperature), in two dispatches; step.temperature > 0.
-// STAGE = slices: one workgroup takes SLICE neighbouring logits; grid: R*SLICES folded over x and y;
-//   0 logits f32 [R, V], 1 partials [R, SLICES] of (bits of the maximum, its index, bits of the slice's sum of exp, 0), 8 step.
-// STAGE = merge: one workgroup a row picks the best slice TOP times and looks through that slice for its next; grid: R
-//   folded over x and y; 0 logits, 1 result u32 [R, 2*TOP + 3], 2 partials, 8 step.
-//   A row of the result: TOP indices, bits of their TOP values, bits of the maximum, bits of the sum, the index that is drawn; past
-//   V: index 0xffffffff. The sum of a row with NaN in it is NaN. The draw walks down the list in f32; the host walks in f64 and has the
-//   last word.
+// STAGE = slices: one workgroup takes SLICE neighbouring logits. Grid: R*SLICES folded over x and y.
+//   0 logits f32 [R, V],
+//   1 partials [R, SLICES] of (bits of the maximum, its index, bits of the slice's sum of exp, 0), 8 step.
+// STAGE = merge: one workgroup a row picks the best slice TOP times and looks through that slice for its next.
+//   Grid: R folded over x and y.
+//   0 logits, 1 result u32 [R, 2*TOP + 3], 2 partials, 8 step.
+//   A row of the result: TOP indices, bits of their TOP values, bits of the maximum, bits of the sum, the index that is
+//   drawn. Past V the index is 0xffffffff. The sum of a row with NaN in it is NaN.
+//   The draw walks down the list in f32. The host walks in f64 and has the last word.
 // Row r of logits and result lies at row r + step.sequence.
 // Overrides: R, V, SLICE, SLICES (= ceil(V/SLICE), at most 1024), TOP (merge only). Options: TIER, LANES, STAGE.
 override R: u32;
@@ -45,7 +47,7 @@ fn part(to: u32, i: u32) -> f32 {
     return exp(max(below / step.temperature, -100.0));
 }
 
-// The index at which the draw ends, by what the list holds of it.
+// The index at which the draw ends, from the list and the sum of the row.
 fn drawn(to: u32, total: f32) -> u32 {
     var kept = min(TOP, V);
     var mass = total;

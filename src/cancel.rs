@@ -26,7 +26,7 @@ impl CancelToken {
         self.0.store(true, Relaxed);
     }
 
-    /// Whether the end was asked for.
+    /// Returns `true` if the end was asked for.
     pub fn is_cancelled(&self) -> bool {
         self.0.load(Relaxed)
     }

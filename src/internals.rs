@@ -1,4 +1,4 @@
-//! What tests, benchmarks and the examples that look inside reach beside the public face. No part of it is stable.
+//! Items for tests, benchmarks and the examples that look inside, beside the public face. No part of it is stable.
 
 /// Graphs below the public face: kernels as data, passes, cases.
 pub mod ir {
@@ -26,7 +26,7 @@ pub mod ir {
         pub use crate::ir::derive::*;
     }
 
-    /// What a dispatch must move and compute.
+    /// The bytes and operations of a dispatch.
     pub mod work {
         pub use crate::ir::work::*;
     }

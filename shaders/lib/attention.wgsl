@@ -1,6 +1,6 @@
-// What the kernels of attention share: sizes, caches, which keys a query sees, scores, and where results of parts go.
-// Options: VEC = 4 | 2, KV, WIDE, KEEP, SOFTCAP of the included files; SPLITS = yes | no; PROLOGUE = no | yes (a new row is
-// written into the caches).
+// The common parts of the attention kernels: sizes, caches, visible keys, scores, and the places of partial results.
+// Options: VEC = 4 | 2, KV, WIDE, KEEP, SOFTCAP of the included files; SPLITS = yes | no; PROLOGUE = no | yes (a new
+//   row is written into the caches).
 override BATCH: u32;
 override T: u32;
 override S: u32;

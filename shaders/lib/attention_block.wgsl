@@ -1,5 +1,5 @@
-// A workgroup of attention whose keys go by tiles: TQ (t, head) pairs of one KV head, t slowest. Needs TQ, LANES, lib/attention.wgsl and
-// lib/lanes_ends.wgsl.
+// A workgroup of attention whose keys go by tiles: TQ (t, head) pairs of one KV head, t slowest.
+// Needs TQ, LANES, lib/attention.wgsl and lib/lanes_ends.wgsl.
 struct Block {
     // The first pair.
     first: u32,
@@ -14,7 +14,7 @@ fn block_of(group: u32) -> Block {
     return Block(group % blocks * TQ, group / blocks % K, group / blocks / K);
 }
 
-// Between which positions a pair of the block sees keys; past the last pair as that does.
+// The positions between which a pair of the block sees keys; past the last pair those of the last.
 fn bounds_of(block: Block, row: u32) -> vec2<i32> {
     let pair = min(block.first + row, pairs_of_head() - 1u);
     return visible[block.b * T + pair / (N / K) + step.sequence];

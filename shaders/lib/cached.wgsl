@@ -1,6 +1,6 @@
 // Vectors of a head as attention computes with them (Values), and as the caches of keys and values hold them (Cached).
-// Options: VEC = 4 | 2 elements; KV = f32 | f16 (packed pairs, the earlier element in the low half); WIDE = yes (loads of 64 bits; VEC =
-// 4, 64-bit integers) | no.
+// Options: VEC = 4 | 2 elements; KV = f32 | f16 (packed pairs, the earlier element in the low half);
+//   WIDE = yes (loads of 64 bits; VEC = 4, 64-bit integers) | no.
 #if VEC == 4
 alias Values = vec4<f32>;
 #elif VEC == 2

@@ -1,6 +1,7 @@
-// Attention over a new row that is still a projection: norms and rotates the queries of a block and the key, and keeps key and
-// value in the caches. Of a head the first N_ROT dimensions rotate, by a table of TABLE columns, as in rope.wgsl. Overrides: N_ROT,
-// TABLE. Options: LANES, QUERIES, VEC, HV, KV of attention.wgsl; those of lib/row_gains.wgsl.
+// Attention over a new row that is still a projection: norms and rotates the queries of a block and the key, and writes
+// key and value to the caches.
+// The first N_ROT dimensions of a head rotate, by a table of TABLE columns, as in rope.wgsl.
+// Overrides: N_ROT, TABLE. Options: LANES, QUERIES, VEC, HV, KV of attention.wgsl; those of lib/row_gains.wgsl.
 override N_ROT: u32;
 override TABLE: u32;
 @group(0) @binding(0) var<storage, read> q: array<f32>;

@@ -1,7 +1,9 @@
 // Reductions over the LANES invocations of a workgroup; every lane gets the result.
-// Options: TIER = subgroup (the workgroup is one subgroup) | subgroups (of several, whose results meet in workgroup memory; the entry
-// point includes lib/subgroup_inputs.wgsl and lib/subgroup_begin.wgsl) | portable (LANES a power of two). The last two are called in
-// uniform control flow. What lanes_least gives may bound a loop with barriers.
+// Options: TIER = subgroup (the workgroup is one subgroup)
+//   | subgroups (the workgroup has several, whose results meet in workgroup memory; the entry point includes
+//     lib/subgroup_inputs.wgsl and lib/subgroup_begin.wgsl)
+//   | portable (LANES a power of two).
+// The last two are called in uniform control flow. The result of lanes_least may bound a loop with barriers.
 #include lib/subgroup.wgsl
 #if TIER == subgroup
 fn lanes_sum(v: f32, lane: u32) -> f32 { return subgroupAdd(v); }

@@ -1,5 +1,5 @@
-// Reductions of EACH values at once over the LANES invocations of a workgroup; every lane gets the results. Called in uniform control flow,
-// with lib/subgroup.wgsl's options; EACH is a constant of the kernel.
+// Reductions of EACH values at once over the LANES invocations of a workgroup; every lane gets the results.
+// Called in uniform control flow, with lib/subgroup.wgsl's options. EACH is a constant of the kernel.
 #if TIER == subgroups
 const MET = MOST_SUBGROUPS;
 #elif TIER == portable

@@ -1,5 +1,5 @@
-// The first and the end of the ranges of all LANES invocations of a workgroup: the least of the firsts, the largest of the ends. They may
-// bound a loop with barriers. Options and conditions as in lib/lanes.wgsl.
+// The first and the end of the ranges of all LANES invocations of a workgroup: the least of the firsts, the largest of
+// the ends. They may bound a loop with barriers. Options and conditions as in lib/lanes.wgsl.
 #if TIER == subgroup
 fn lanes_ends(first: u32, end: u32, lane: u32) -> vec2<u32> { return vec2<u32>(subgroupMin(first), subgroupMax(end)); }
 #else

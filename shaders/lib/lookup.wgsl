@@ -13,7 +13,7 @@ fn lookup(q: vec4<u32>, table: vec4<u32>) -> vec4<f32> {
     return vec4<f32>(bitcast<vec4<i32>>(chosen << shift) >> vec4<u32>(24u));
 }
 
-// The entries that the low four bits of the bytes of two words say.
+// The entries named by the low four bits of the bytes of two words.
 fn lookup8(q: vec2<u32>, table: vec4<u32>) -> mat2x4<f32> {
     return mat2x4<f32>(lookup(fields(q.x, 15u), table), lookup(fields(q.y, 15u), table));
 }

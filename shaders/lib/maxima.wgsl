@@ -1,5 +1,5 @@
-// The largest of each SLICE neighbouring results of one row, as lib/ordered.wgsl orders them; zeros before the run. Column 0 of
-// what is bound is column FIRST of the row; the columns of a workgroup lie in one slice.
+// The largest of each SLICE neighbouring results of one row, as lib/ordered.wgsl orders them; zeros before the run.
+// Column 0 of the bound result is column FIRST of the row. The columns of a workgroup lie in one slice.
 #include lib/ordered.wgsl
 override FIRST: u32;
 override SLICE: u32;

@@ -1,5 +1,6 @@
-// The norm of an operand x [T, IN] on its way into a product: gained multiplies elements by those of stored_gains(c), of the elements
-// 8c .. 8c+7, and norm_scale(Σ x²) multiplies the sums. Options: NORM = plain | one_plus, GAIN_WEIGHT = f32 | f16 | bf16, VEC.
+// The norm of an operand x [T, IN] on its way into a product. `gained` multiplies elements by those of stored_gains(c),
+// of the elements 8c .. 8c+7; norm_scale(Σ x²) is the factor of the sums.
+// Options: NORM = plain | one_plus, GAIN_WEIGHT = f32 | f16 | bf16, VEC.
 override EPS: f32;
 
 #if VEC == 8

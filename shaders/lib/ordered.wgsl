@@ -1,5 +1,5 @@
-// Numbers above LOWEST as u32 in their own order, -0 as 0; 0 for every other, and NOT_A_NUMBER, the largest, for NaN. That NaN is seen
-// by its bits: a driver may compute as though there were none.
+// Numbers above LOWEST as u32 in their own order, -0 as 0; NaN as NOT_A_NUMBER, the largest; every other number as 0.
+// NaN is recognised by its bits: a driver may compute as though there were none.
 const LOWEST = -3.4e38;
 const NOT_A_NUMBER = 0xffffffffu;
 fn ordered(v: f32) -> u32 {

@@ -1,5 +1,5 @@
-// Sums of a stretch of packed weights, and how its factors and offsets are applied to them. TILE sums of products, HELD columns by ROWS
-// rows; the lane has SUMS of which these are the first.
+// Sums of a stretch of packed weights, and the application of its factors and offsets to them.
+// TILE sums of products, HELD columns by ROWS rows; the lane has SUMS, of which these are the first.
 struct Sums {
     products: array<f32, TILE>,
     of_x: array<f32, ROWS>,

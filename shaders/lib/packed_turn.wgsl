@@ -1,5 +1,6 @@
-// A lane's part of the products of linear_vec: stretch s of k, 32 elements; packed weights. With numbers q of a share of the stretch,
-// each f·q + o, a product is f·Σ x·q + o·Σ x: the numbers are converted as they are, and Σ x serves all columns.
+// A lane's part of the products of linear_vec: stretch s of k, 32 elements; packed weights.
+// With numbers q of a share of the stretch, each f·q + o, a product is f·Σ x·q + o·Σ x. So the numbers are converted as
+// they are, and Σ x serves all columns.
 const TURN = 32u;
 
 #include lib/packed_share.wgsl
@@ -11,7 +12,7 @@ fn add_turn(acc: ptr<function, array<f32, SUMS>>, rows: ptr<function, array<u32,
     for (var r = 0u; r < NR; r++) { held[NR + r] = stretch(1u, (*rows)[r], s); }
 #endif
     var sums: Sums;
-    // No loop: compilers unroll loops up to a certain size only, and what is not unrolled does not stay in registers.
+    // No loop: compilers unroll loops up to a certain size only, and the arrays of others do not stay in registers.
     add_eighth(&sums, acc, &held, tile, s, 0u);
     add_eighth(&sums, acc, &held, tile, s, 1u);
     if SHARES == 2u { add_share(&sums, acc, &held, s, 0u); }

@@ -1,15 +1,18 @@
-// Weights in a packed format, as lib/weight.wgsl says; IN is a multiple of the format's ELEMENTS. A row holds its blocks without
-// their factors, BODY words each, then the factors of all blocks, FACTORS bytes each (1, 2 or a multiple of 4), then zeros up to a
-// multiple of 16 bytes.
-// lib/packed/<WEIGHT>.wgsl has these three numbers and unpack(which, row, g, e), which gives the elements 32g+8e .. 32g+8e+7 of a
-// row of w0 (which = 0) or w1 with the arithmetic of src/quant/, step by step; what does not depend on e is the same for e = 0 .. 3.
+// Weights in a packed format, as lib/weight.wgsl says; IN is a multiple of the format's ELEMENTS.
+// A row holds its blocks without their factors, BODY words each. Then come the factors of all blocks, FACTORS bytes
+// each (1, 2 or a multiple of 4), then zeros up to a multiple of 16 bytes.
+// lib/packed/<WEIGHT>.wgsl has these three numbers and unpack(which, row, g, e), which gives the elements
+// 32g+8e .. 32g+8e+7 of a row of w0 (which = 0) or w1 with the arithmetic of src/quant/, step by step. Values that do
+// not depend on e are the same for e = 0 .. 3.
 // It also has the elements of a row by stretches s of 32, which make do with few loads of many bits:
-//   stretch(which, at, s), for the row that starts at `at` (row_start), loads the words of a stretch, some of which others share;
-//   raw(held, s, e) gives the eight stored numbers q of eighth e, which multiply the eight elements of x that place(s, e) says;
-//   share(held, s, h) gives factor f and offset o of an element f·q + o: for SHARES = 1 one pair, for 2 that of the eighths 2h, 2h + 1;
-//   APART is how far apart the two halves of a stretch lie, for place.
-// Options: WEIGHT; WEIGHTS = 1 | 2; WORDS = 1 | 2 | 4: words that a load takes: 2 for devices where each load costs the same, whatever
-// its width, which need 64-bit integers; 4 for formats whose words come in fours, on GPUs.
+//   stretch(which, at, s), for the row that starts at `at` (row_start), loads the words of a stretch, some of which
+//     others share;
+//   raw(held, s, e) gives the eight stored numbers q of eighth e, for the eight elements of x that place(s, e) says;
+//   share(held, s, h) gives factor f and offset o of an element f·q + o: one pair for SHARES = 1, for SHARES = 2 that
+//     of the eighths 2h, 2h + 1;
+//   APART is the distance between the two halves of a stretch, for place.
+// Options: WEIGHT; WEIGHTS = 1 | 2; WORDS = 1 | 2 | 4, the words that a load takes: 2 for devices where each load costs
+//   the same, whatever its width, which need 64-bit integers; 4 for formats whose words come in fours, on GPUs.
 #if WORDS == 1
 alias Stored = u32;
 #elif WORDS == 2
@@ -75,7 +78,7 @@ fn factor_bits(which: u32, at: u32, b: u32) -> u32 {
 // The first word of a row.
 fn row_at(row: u32) -> u32 { return row * ((IN / ELEMENTS * (4u * BODY + FACTORS) + 15u) / 16u * 4u); }
 
-// As those take it who read much of row n: in words, by four.
+// The start of row n in units of four words, for readers of much of the row.
 fn row_start(n: u32) -> u32 { return row_at(n) / 4u; }
 
 // The word with the first factors of block b of the row that begins at word `at`; even where BODY and FACTORS / 4 are.
@@ -97,8 +100,8 @@ fn signed(bits: u32) -> vec4<f32> {
     return vec4<f32>(bitcast<vec4<i32>>(vec4<u32>(bits) << vec4<u32>(24u, 16u, 8u, 0u)) >> vec4<u32>(24u));
 }
 
-// The eight elements of x (c) that eighth e (0 .. 3) of stretch s multiplies: of 2*APART eights the first APART and the second are
-// dealt out in twos.
+// The eight elements of x (c) that eighth e (0 .. 3) of stretch s multiplies: of 2*APART eights the first APART and the
+// second are dealt out in twos.
 fn place(s: u32, e: u32) -> u32 {
     return s / (APART / 2u) * (2u * APART) + s % (APART / 2u) * 2u + e / 2u * APART + e % 2u;
 }

@@ -1,5 +1,6 @@
-// The numbers that products are computed with; sums are f32. Options: COMPUTE = f32 | f16 (operands are rounded to f16, within
-// ±65504, the largest number that it holds; a product of two of them may exceed it and so is f32 too).
+// The numbers that products are computed with; sums are f32.
+// Options: COMPUTE = f32 | f16 (operands are rounded to f16, within ±65504, the largest number that it holds; a product
+//   of two of them may exceed it and so is f32 too).
 #if COMPUTE == f32
 alias Number = f32;
 alias Eight = mat2x4<f32>;

@@ -1,11 +1,12 @@
-// Which rows of x a workgroup of a linear multiplies by which rows of the weight, and where the results go: `tile_of` the tile that
-// it computes, then row j of the tile in x and in y, and column n in the weight.
+// The rows of x and of the weight that a workgroup of a linear multiplies, and the places of the results.
+// `tile_of` gives the workgroup's tile; `x_row` and `y_row` give row j of a tile in x and in y, `weight_row` column n
+// in the weight.
 // Constant: HEIGHT, the most rows of a tile. Options: EXPERTS =
 //   no: neighbouring rows of x [T, IN] by all of W [OUT, IN];
 //   each: one product a tile (HEIGHT = 1), by the expert that the route [T/TOP, 2, TOP] at binding 6 names for it;
 //   tiles: products of one expert, as expert_tiles.wgsl lists them: TILES tiles at binding 6, their products at 7.
-// With experts product p of T is row p/SHARE of x by the rows e*OUT .. (e+1)*OUT of W [E*OUT, IN], of which the BOUND rows from FIRST_ROW
-// on are bound: only results of these are written.
+// With experts product p of T is row p/SHARE of x by the rows e*OUT .. (e+1)*OUT of W [E*OUT, IN]. The BOUND rows from
+// FIRST_ROW on are bound: only results of these are written.
 struct Tile {
     // Of the rows or of the list.
     first: u32,
@@ -32,7 +33,7 @@ override BOUND: u32;
 fn tile_from(expert: u32, first: u32, count: u32) -> Tile { return Tile(first, count, min(expert, E - 1u) * OUT - FIRST_ROW); }
 fn weight_row(tile: Tile, n: u32) -> u32 { return min(tile.weight + n, BOUND - 1u); }
 fn is_held(tile: Tile, n: u32) -> bool { return tile.weight + n < BOUND; }
-// Whether nothing of the columns n0 .. n0+width is bound.
+// True if none of the columns n0 .. n0+width is bound.
 fn is_idle(tile: Tile, n0: u32, width: u32) -> bool {
     let first = tile.weight + n0;
     return tile.count == 0u || (first >= BOUND && first + width - 1u >= BOUND);

@@ -1,6 +1,7 @@
-// The end of linear_wide and linear_tile: a lane's sums of the columns n0 + lane + LANES*r, row j of the tile in acc[r*ROWS + j] and, with
-// WEIGHTS = 2, of the second weight in acc[(NR + r)*ROWS + j], through the epilogue into y; with MAXIMA = yes into the maxima too.
-// Drivers on the CPU compile a store for long: the loop over them is not unrolled, and what it reads lies in memory.
+// The end of linear_wide and linear_tile: stores a lane's sums of the columns n0 + lane + LANES*r.
+// Row j of the tile is in acc[r*ROWS + j] and, with WEIGHTS = 2, that of the second weight in acc[(NR + r)*ROWS + j].
+// Sums go through the epilogue into y, and with MAXIMA = yes into the maxima too.
+// Drivers on the CPU compile a store for long: the loop over them is not unrolled, and its operands lie in memory.
 fn store_columns(acc: ptr<function, array<f32, HELD * ROWS>>, tile: Tile, n0: u32, lane: u32) {
     var sums: array<f32, HELD * ROWS>;
     for (var i = 0u; i < HELD * ROWS; i++) { sums[i] = acc[i]; }

@@ -1,4 +1,5 @@
-// Subgroups of a workgroup of LANES invocations. Their size is not known: 4 to 128, and another shader's may differ. Options: TIER, LANES.
+// Subgroups of a workgroup of LANES invocations. Their size is not known: 4 to 128, and another shader's may differ.
+// Options: TIER, LANES.
 #if TIER == subgroups
 const MOST_SUBGROUPS = LANES / 4u;
 struct Subgroup {

@@ -1,4 +1,5 @@
-// Parameters of an entry point whose workgroup holds several subgroups; lib/subgroup_begin.wgsl takes them. Options: TIER.
+// Parameters of an entry point whose workgroup holds several subgroups; lib/subgroup_begin.wgsl takes them.
+// Options: TIER.
 #if TIER == subgroups
     @builtin(subgroup_id) subgroup_id: u32,
     @builtin(num_subgroups) num_subgroups: u32,

@@ -1,6 +1,8 @@
-// Sums over teams: SPAN neighbouring lanes of the LANES of a workgroup (a multiple of four, which divides LANES). Each lane has SUMS
-// numbers; total(team, i) is the sum of a team's i-th numbers, for any lane after meet, which is called in uniform control flow.
-// Lanes add four or more numbers of one sum each, then one lane what these found: two rounds, no chain of LANES additions.
+// Sums over teams: SPAN neighbouring lanes of the LANES of a workgroup (a multiple of four, which divides LANES).
+// Each lane has SUMS numbers. total(team, i) is the sum of a team's i-th numbers, for any lane after `meet`, which is
+// called in uniform control flow.
+// Lanes add four or more numbers of one sum each, then one lane adds their results.
+// These are two rounds instead of a chain of LANES additions.
 const TEAMS = LANES / SPAN;
 const TOTALS = TEAMS * SUMS;
 // Lanes that share the work on one sum.
@@ -20,7 +22,7 @@ fn meet(own: ptr<function, array<f32, SUMS>>, lane: u32) {
     workgroupBarrier();
 }
 
-// What helper p adds.
+// The part of a sum that helper p adds.
 fn part(p: u32) -> f32 {
     let which = p / HELPERS;
     let at = which / TEAMS * PITCH + which % TEAMS * SPAN + p % HELPERS * 4u;

@@ -1,6 +1,6 @@
-// A new row that is still a projection, for a workgroup of at least H/VEC lanes: lane i has vector i of each head. Of a head the first
-// N_ROT dimensions rotate, by a table of TABLE columns, as in rope.wgsl. Overrides: N_ROT, TABLE. Options: QUERIES, VEC of the
-// kernel; those of lib/row_gains.wgsl.
+// A new row that is still a projection, for a workgroup of at least H/VEC lanes: lane i has vector i of each head.
+// The first N_ROT dimensions of a head rotate, by a table of TABLE columns, as in rope.wgsl.
+// Overrides: N_ROT, TABLE. Options: QUERIES, VEC of the kernel; those of lib/row_gains.wgsl.
 override N_ROT: u32;
 override TABLE: u32;
 @group(0) @binding(9) var<storage, read> new_key: array<Values>;
@@ -32,8 +32,8 @@ fn turned(own: Values, other: Values, i: u32, cos: Values, sin: Values) -> Value
     return own * cos + select(other * sin, -other * sin, i < half);
 }
 
-// The queries of `block`, which it leaves in `queries`, the key and the value of row b and KV head kv, as a cache gives the two back.
-// Called in uniform control flow; a barrier must follow before `queries` are read.
+// The queries of `block`, which it leaves in `queries`, and the key and the value of row b and KV head kv, as a cache
+// gives the two back. Called in uniform control flow; a barrier must follow before `queries` are read.
 fn turned_rows(b: u32, kv: u32, block: u32, lane: u32) -> TurnedRow {
     let width = H / VEC;
     let g = N / K;

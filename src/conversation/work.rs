@@ -136,8 +136,8 @@ impl Conversation {
         }
     }
 
-    /// Does what comes before a step together with others; whether such a step is next. Those with hooks take theirs
-    /// alone.
+    /// Does the work before a step together with others. Returns `true` if such a step is next. Conversations with
+    /// hooks take theirs alone.
     pub(super) fn ready_to_step(&mut self) -> Result<bool> {
         if self.hooks.is_some() {
             self.work()?;

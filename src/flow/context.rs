@@ -234,9 +234,9 @@ impl<'a> EmitContext<'a> {
         self.through_adapters(Projection { name, input: ids, output, kind: ProjectionKind::Rows { or_first } })
     }
 
-    /// The products of `x` `[B, T, 1 or k, K]` with the matrices that `route` `[B, T, 2, k]` chooses of the stack
-    /// called `name` in the graph and `key` in the loader, `[experts, out, K]`, through the adapters in effect:
-    /// `[B, T, k, out]`.
+    /// The products `[B, T, k, out]` of `x` `[B, T, 1 or k, K]` with the matrices that `route` `[B, T, 2, k]` chooses,
+    /// through the adapters in effect. The matrices are those of the stack `[experts, out, K]` called `name` in the
+    /// graph and `key` in the loader.
     ///
     /// # Errors
     /// As [`project`](Self::project).

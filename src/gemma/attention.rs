@@ -42,7 +42,7 @@ pub struct SelfAttnPrefillSpec {
     pub k_eq_v: bool,
     /// The earlier layer whose keys and values this one attends to, having none; none: its own.
     pub kv_source: Option<usize>,
-    /// Whose names the weights have, and whether there are norms on queries, keys and values.
+    /// The family of the layer: it decides on names of weights, and on norms of queries, keys and values.
     pub style: GemmaLayerStyle,
     /// Added under the root of those norms.
     pub eps: f32,

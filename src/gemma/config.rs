@@ -127,10 +127,9 @@ impl GemmaConfig {
     /// Reads the metadata of a GGUF file (of one in parts: the first).
     ///
     /// Files say neither `query_pre_attn_scalar` nor, in Gemma 1 and 2, anything of the rotary table; both are what the
-    /// family has. The names that Ollama's converter has for some keys are read too. A key that is absent and in which
-    /// models of the family differ is refused by name, as is one that is not known and may change what is computed; a
-    /// `tracing` warning tells what else was taken for granted or passed over. Tokens that end a turn count among
-    /// `eos_token_ids`.
+    /// family has. The names that Ollama's converter has for some keys are read too. An absent key in which models of
+    /// the family differ is refused by name, as is an unknown key that may change the results. A `tracing` warning
+    /// tells of all else that was taken for granted or passed over. Tokens that end a turn count among `eos_token_ids`.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) and [`Error::Format`](crate::Error::Format) as

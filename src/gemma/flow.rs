@@ -81,17 +81,17 @@ type PatchHook = dyn Fn(ModelFlow) -> ModelFlow + Send + Sync;
 ///
 /// Prefill, graph `gemma`: inputs `input_ids` `[B, T]` u32; from B = 2 on, optionally, `attention_mask` `[B, T]` f32 (1
 /// live, 0 padding, on either side); with `dynamic_seq` and `last_token_logits`, `last_token_idx` `[B]` u32. Outputs
-/// `logits` `[B, T, V]` (or `[B, 1, V]`), or `hidden` `[B, T, D]`, or `sentence` `[B, W]`; with `export_kv` then `k_0`,
+/// `logits` `[B, T, V]` (or `[B, 1, V]`), or `hidden` `[B, T, D]`, or `sentence` `[B, W]`. With `export_kv` then `k_0`,
 /// `v_0`, `k_1`, … `[B, T, K·H]`, K and H those of the layer, for each layer that owns keys and values
 /// ([`GemmaConfig::num_kv_layers`]).
 ///
-/// Decode, graph `gemma_decode`: inputs `input_ids` `[B, 1]` u32; with `dynamic_past`, `position` `[B]` u32, the number
-/// of live rows and so the new token's position; optionally the caller's own rotary rows `rope_cos`, `rope_sin`
-/// `[1, H/2]` (models with two tables: `rope_cos_sliding`, `rope_sin_sliding`, `rope_cos_full`, `rope_sin_full`); with
-/// `custom_mask`, `mask` `[B, past + 1]` f32, whose entries below 0.5 drop a key; `past_k_0`, `past_v_0`, `past_k_1`, …
-/// `[B, past, K·H]`. Outputs `logits` `[B, 1, V]` (or `hidden` `[B, 1, D]`), then `k_0`, `v_0`, `k_1`, …
-/// `[B, past + 1, K·H]`, the new row last. Of `past_k_i` and `past_v_i` the first `position` rows of each sequence are
-/// live: in a batch of unequal lengths
+/// Decode, graph `gemma_decode`: inputs `input_ids` `[B, 1]` u32, and `past_k_0`, `past_v_0`, `past_k_1`, …
+/// `[B, past, K·H]`. With `dynamic_past` also `position` `[B]` u32, the number of live rows and so the new token's
+/// position. With `custom_mask` also `mask` `[B, past + 1]` f32, whose entries below 0.5 drop a key. The caller may
+/// give rotary rows of its own, `rope_cos`, `rope_sin` `[1, H/2]` (models with two tables: `rope_cos_sliding`,
+/// `rope_sin_sliding`, `rope_cos_full`, `rope_sin_full`). Outputs `logits` `[B, 1, V]` (or `hidden` `[B, 1, D]`), then
+/// `k_0`, `v_0`, `k_1`, … `[B, past + 1, K·H]`, the new row last. Of `past_k_i` and `past_v_i` the first `position`
+/// rows of each sequence are live: in a batch of unequal lengths
 /// [`KvCacheState::live_rows_first`](crate::generate::KvCacheState::live_rows_first) makes that so again after a step.
 #[derive(Clone)]
 pub struct GemmaFlow<'a> {
@@ -263,8 +263,8 @@ impl<'a> GemmaFlow<'a> {
         self
     }
 
-    /// Emits `stages` behind all else: they get the model's output and see what all stages shared. What they return is
-    /// not read.
+    /// Emits `stages` behind all else: they get the model's output and see what all stages shared. The values that they
+    /// return are not read.
     pub fn at_end(mut self, stages: impl IntoIterator<Item = FlowStage>) -> Self {
         self.at_end.extend(stages);
         self
@@ -327,11 +327,12 @@ impl<'a> GemmaFlow<'a> {
     /// ([`GemmaConfig::settle_head`]). Warns of weights that are left in the loader and not known to be of no use.
     ///
     /// # Errors
-    /// [`Error::Profile`](crate::Error::Profile) for a profile that cannot be understood,
+    /// [`Error::Profile`](crate::Error::Profile) for a profile that cannot be understood.
     /// [`Error::Builder`](crate::Error::Builder) for sizes of zero and for an option that can have no effect (see the
-    /// table above), [`Error::Unsupported`](crate::Error::Unsupported) for what a model whose attention looks both ways
-    /// cannot do, [`Error::ContextFull`](crate::Error::ContextFull) for sizes past the model's context,
-    /// [`Error::Config`](crate::Error::Config), what a hook's stages say, and what the loader says of a weight.
+    /// table above). [`Error::Unsupported`](crate::Error::Unsupported) for decode, resident caches or logits with a
+    /// model whose attention looks both ways. [`Error::ContextFull`](crate::Error::ContextFull) for sizes past the
+    /// model's context. [`Error::Config`](crate::Error::Config), errors of a hook's stages, and those of the loader for
+    /// a weight.
     pub fn build(self, loader: &mut dyn WeightLoader) -> Result<BuiltModel> {
         self.config.validate()?;
         let mut config = self.config.clone();

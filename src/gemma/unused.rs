@@ -27,9 +27,9 @@ impl GemmaConfig {
         tracing::warn!("the file holds weights that a model of {family} with this configuration does not use: {names}");
     }
 
-    /// True for a weight that was not taken and changes nothing: one that the stock model takes, which was left out on
-    /// purpose or stands under another name; keys and values of layers that attend to those of others; buffers; other
-    /// modalities.
+    /// Returns `true` if the weight, which was not taken, changes nothing. Such are weights that the stock model takes,
+    /// which were left out on purpose or stand under another name. Such are also keys and values of layers that attend
+    /// to those of others, buffers, and other modalities.
     fn may_leave(&self, key: &str) -> bool {
         use LayerWeight::{AltUpScale, Key, KeyNorm, Value};
         match WeightPosition::from_hugging_face(self.arch, key) {

@@ -20,12 +20,12 @@ pub(crate) struct Turn<'a> {
     pub(crate) history: &'a [u32],
     /// How the next one is chosen.
     pub(crate) opts: &'a SampleOpts,
-    /// Whether it takes its step alone, so that its numbers do not depend on who else does.
+    /// True if it takes its step alone, so that its numbers do not depend on the other sequences of a step.
     pub(crate) alone: bool,
 }
 
 /// For each sequence the token that follows its history: sequences of one model in passes of up to [`MOST_BATCHED`],
-/// where the device can; all others one after the other. What fails for one sequence alone is its own result.
+/// where the device can; all others one after the other. An error of one sequence alone is its own result.
 pub(crate) fn decode_batch(turns: &mut [Turn<'_>]) -> Vec<Result<u32>> {
     let mut results: Vec<Option<Result<u32>>> = turns.iter().map(|_| None).collect();
     for group in groups(turns) {

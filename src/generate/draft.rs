@@ -53,8 +53,8 @@ impl Drafter {
     /// files of a folder, or one file.
     ///
     /// # Errors
-    /// As [`GemmaDrafterConfig::near_weights`], and what is wrong with the files. Whether it is the drafter of a model
-    /// shows when it is given to its generator.
+    /// As [`GemmaDrafterConfig::near_weights`], and the errors of [`load_from_path`]. A drafter of another model is
+    /// refused when it is given to a generator.
     pub fn from_path(path: impl AsRef<Path>) -> Result<Self> {
         let config = GemmaDrafterConfig::near_weights(&path)?;
         Self::from_loader(config, load_from_path(path)?.as_mut())

@@ -21,7 +21,7 @@ const SAMPLE: usize = 256;
 /// A row of a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CacheRow {
-    /// Whether the cache is a ring.
+    /// True if the cache is a ring.
     pub(crate) slides: bool,
     /// Bytes of a row.
     pub(crate) bytes: usize,

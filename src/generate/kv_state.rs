@@ -95,9 +95,9 @@ pub fn split_decode_logits_kv(mut outputs: Vec<(String, Value)>, layers: usize) 
     Ok((numbers(&name, logits)?, collect(outputs)?))
 }
 
-/// The keep-mask of a decode step whose cache has `upper` rows, the first `past` of them live, for a graph built with
-/// `dynamic_past` whose `position` is `past` (one with a static past rotates at its own past): `upper + 1` entries, 1
-/// for the live rows and for the new one, which is at index `upper`, and 0 between.
+/// The keep-mask of a decode step whose cache has `upper` rows, the first `past` of them live. It has `upper + 1`
+/// entries: 1 for the live rows and for the new one, which is at index `upper`, and 0 between. It is for a graph built
+/// with `dynamic_past` whose `position` is `past`; a graph with a static past rotates at its own past.
 ///
 /// # Errors
 /// [`Error::Input`] when `past` exceeds `upper`.
@@ -111,7 +111,7 @@ pub fn bucket_decode_mask(past: usize, upper: usize) -> Result<Vec<f32>> {
     Ok((0..=upper).map(|row| f32::from(u8::from(row < past || row == upper))).collect())
 }
 
-/// Whether the outputs are one of `first` and K and V of each layer, in order.
+/// Checks that the outputs are one of `first`, then K and V of each layer, in order.
 fn check_names(outputs: &[(String, Value)], first: &[&str], layers: usize) -> Result<()> {
     let expected = layers.saturating_mul(2).saturating_add(1);
     if outputs.len() != expected {

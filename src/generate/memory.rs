@@ -17,10 +17,11 @@ use crate::{
 /// The device memory of a generator, from the headers of a model's files alone.
 ///
 /// The figures are those of the buffers that the generator makes, to the byte, for prompts that fill the context in
-/// runs of the longest kind, followed by greedy steps; of several conversations each takes that for itself, and steps
-/// of all together are counted besides. What they leave out: `all_logits` and the paths without caches, whose scratch
-/// grows with what is asked; runs that come in ascending sizes, which may make scratch up to four times as large; a few
-/// KiB for reading results back; and what the driver itself takes for pipelines and buffers.
+/// runs of the longest kind, followed by greedy steps. Each of several conversations takes that for itself, and steps
+/// of all together are counted besides. The figures leave out `all_logits` and the paths without caches, whose scratch
+/// grows with the request. They also leave out runs that come in ascending sizes, which may make scratch up to four
+/// times as large. A few KiB for reading results back are not counted, nor is the driver's own memory for pipelines and
+/// buffers.
 ///
 /// wgpu tells nobody how much memory a device has free: [`GeneratorOptions::memory_budget`] is the caller's to give.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -44,7 +45,7 @@ pub struct MemoryPlan {
     pub scratch: u64,
     /// Bytes of the buffers that weights pass through, which are free again before caches and scratch are made.
     pub loading: u64,
-    /// Bytes that are bound at once at most, and what they are.
+    /// Bytes of the largest binding, and its name.
     pub largest_binding: (u64, String),
     /// Most bytes that the device binds at once.
     pub max_binding: u64,
@@ -134,7 +135,7 @@ impl MemoryPlan {
         self.weights + self.loading.max(self.caches() + self.scratch)
     }
 
-    /// Whether the context fits the device's limits and the budget.
+    /// Returns `true` if the context fits the device's limits and the budget.
     pub fn fits(&self) -> bool {
         self.context <= self.longest_context
     }

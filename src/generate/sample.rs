@@ -79,10 +79,10 @@ impl SampleOpts {
         self
     }
 
-    /// Makes every token of the history (prompt and generated tokens) less likely: its logit is divided by `penalty`
-    /// where it is positive and multiplied where it is negative, once however often the token occurs, before
-    /// temperature and filters (Keskar et al. 2019, CTRL, §4.1; `repetition_penalty` of transformers). 1 changes
-    /// nothing; less than 1 favours repetition.
+    /// Makes every token of the history (prompt and generated tokens) less likely, before temperature and filters. Its
+    /// logit is divided by `penalty` where it is positive and multiplied where it is negative, once however often the
+    /// token occurs (Keskar et al. 2019, CTRL, §4.1; `repetition_penalty` of transformers). 1 changes nothing; less
+    /// than 1 favours repetition.
     ///
     /// With a penalty the device hands over the whole row of logits (4·V bytes) for each token, greedy or drawn: which
     /// tokens are the likeliest is not known before.
@@ -91,12 +91,12 @@ impl SampleOpts {
         self
     }
 
-    /// Whether no draw is made.
+    /// Returns `true` if no draw is made.
     pub fn is_greedy(&self) -> bool {
         self.temperature == 0.0
     }
 
-    /// Whether the history changes the logits.
+    /// Returns `true` if the history changes the logits.
     pub(crate) fn penalises(&self) -> bool {
         self.repetition_penalty != 1.0
     }
@@ -120,7 +120,7 @@ impl SampleOpts {
         Cow::Owned(row)
     }
 
-    /// What the device needs to foresee the draw at `position`.
+    /// The numbers that the device needs to predict the draw at `position`.
     pub(crate) fn on_device(&self, position: usize) -> DeviceDraw {
         let draw = self.draw(position) as f32;
         let top_k = u32::try_from(self.top_k).unwrap_or(u32::MAX);
@@ -164,7 +164,7 @@ impl SampleOpts {
 }
 
 impl fmt::Display for SampleOpts {
-    /// What has an effect, such as `temperature 1, top-k 64, top-p 0.95` or `greedy`; not the seed.
+    /// The options that have an effect, such as `temperature 1, top-k 64, top-p 0.95` or `greedy`; not the seed.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let filters = [
             (self.top_k != 0).then(|| format!("top-k {}", self.top_k)),
@@ -199,7 +199,7 @@ pub(crate) struct ShortList {
     pub(crate) entries: Vec<(u32, f32)>,
     /// Σ exp((l − max) / temperature) over the whole row.
     pub(crate) total: f64,
-    /// Whether `entries` is the whole row.
+    /// True if `entries` is the whole row.
     pub(crate) complete: bool,
 }
 

@@ -45,7 +45,7 @@ pub struct KernelChoices {
 }
 
 impl KernelChoices {
-    /// Whether nothing is known.
+    /// Returns `true` if nothing is known.
     pub fn is_empty(&self) -> bool {
         self.fallbacks.is_empty() && self.fastest.is_empty() && self.right.is_empty()
     }
@@ -70,7 +70,7 @@ impl KernelChoices {
         self.right.len()
     }
 
-    /// The same without what was timed: every op takes its first choice, whatever a clock said.
+    /// The same without timings: every op takes its first choice.
     pub fn untimed(&self) -> Self {
         Self { fastest: BTreeMap::new(), ..self.clone() }
     }
@@ -88,7 +88,7 @@ impl KernelChoices {
         self.fastest.insert(alternatives.work.clone(), chosen);
     }
 
-    /// Adds what was found later.
+    /// Adds later findings.
     pub(crate) fn learn(&mut self, later: Self) {
         for (op, fallback) in later.fallbacks {
             let known = self.fallbacks.entry(op).or_insert(fallback);

@@ -33,7 +33,7 @@ impl CooperativeTile {
         fitting.max_by_key(|tile| tile.m * tile.n * tile.k)
     }
 
-    /// Whether WGSL has types for all three matrices. It names square ones of 8 and of 16.
+    /// Returns `true` if WGSL has types for all three matrices. It names square ones of 8 and of 16.
     fn has_a_name(&self) -> bool {
         let named = |columns, rows| columns == rows && matches!(rows, 8 | 16);
         named(self.k, self.m) && named(self.n, self.k) && named(self.n, self.m)

@@ -1,4 +1,4 @@
-//! Replaces composites by their definitions and drops what no output needs.
+//! Replaces composites by their definitions and drops nodes that no output needs.
 
 use super::{Graph, Node, NodeId, ops::Lowering};
 use crate::{Error, Result, error::GraphError};
@@ -26,7 +26,7 @@ pub(super) fn rewritten(graph: &Graph, chosen: &dyn Fn(&Node) -> bool, drop_dead
     Ok(graph)
 }
 
-/// One walk over the graph, and whether anything was replaced.
+/// One walk over the graph; the flag is true if anything was replaced.
 fn rewritten_once(graph: &Graph, chosen: &dyn Fn(&Node) -> bool, drop_dead: bool) -> Result<(Graph, bool)> {
     let live = live(graph, drop_dead);
     let mut changed = false;

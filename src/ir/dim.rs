@@ -1,4 +1,4 @@
-//! Sizes that may still be symbols, and what binds them.
+//! Sizes that may still be symbols, and the bindings of symbols.
 
 use std::{collections::BTreeMap, fmt};
 

@@ -28,8 +28,8 @@ pub struct Arg {
     pub ty: FixedType,
     /// Where it lies.
     pub place: Place,
-    /// Whether its rows are [`sym::CACHE`](super::sym::CACHE): such a size is read from the step uniform, so that
-    /// buckets of one cache share their pipelines.
+    /// True if the number of its rows is [`sym::CACHE`](super::sym::CACHE). Kernels read such a size from the step
+    /// uniform, so that buckets of one cache share their pipelines.
     pub grows: bool,
 }
 

@@ -11,7 +11,7 @@ use crate::Result;
 pub struct Kernel {
     /// File below `shaders/`, without extension.
     pub shader: &'static str,
-    /// Text options: what override constants cannot express.
+    /// Text options, for choices that override constants cannot express.
     pub options: Vec<(&'static str, String)>,
     /// Override constants.
     pub overrides: Vec<(&'static str, f64)>,
@@ -20,12 +20,12 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Whether it multiplies with the device's matrix units.
+    /// Returns `true` if it multiplies with the device's matrix units.
     pub fn uses_matrices(&self) -> bool {
         matches!(self.shader, "linear_coop" | "attention_coop")
     }
 
-    /// Whether it rounds what it multiplies to f16.
+    /// Returns `true` if it rounds the operands of its products to f16.
     pub fn rounds_to_half(&self) -> bool {
         self.uses_matrices() || self.options.contains(&("COMPUTE", Compute::F16.name().into()))
     }
@@ -72,7 +72,7 @@ pub enum Operand {
 }
 
 impl Operand {
-    /// Whether it is a uniform; all others are storage buffers.
+    /// Returns `true` if it is a uniform; all others are storage buffers.
     pub fn is_step(&self) -> bool {
         matches!(self, Operand::Step | Operand::StepOf(_))
     }
@@ -85,7 +85,7 @@ pub struct Dispatch {
     pub label: String,
     /// The kernel that runs.
     pub kernel: Kernel,
-    /// Binding number in group 0 and what is bound.
+    /// Binding number in group 0 and the operand.
     pub bindings: Vec<(u32, Operand)>,
     /// Workgroups in x, y, z.
     pub workgroups: [u32; 3],
@@ -133,15 +133,15 @@ pub struct Target {
     pub max_binding: u64,
     /// Largest number of storage buffers one dispatch may bind.
     pub max_storage_buffers: u32,
-    /// Whether shaders may compute with f16.
+    /// True if shaders may compute with f16.
     pub f16: bool,
-    /// Whether shaders may use 64-bit integers.
+    /// True if shaders may use 64-bit integers.
     pub int64: bool,
     /// The tile that cooperative matrices multiply in f16 and sum in f32; `None` without such instructions.
     pub cooperative: Option<CooperativeTile>,
-    /// Whether the adapter runs shaders on the CPU: few workgroups suffice to fill it, barriers cost much.
+    /// True if the adapter runs shaders on the CPU: few workgroups suffice to fill it, barriers cost much.
     pub software: bool,
-    /// Whether loops of kernels for GPUs stay loops: drivers on the CPU take seconds to compile what is unrolled.
+    /// True if loops of kernels for GPUs stay loops: drivers on the CPU take seconds to compile unrolled loops.
     pub rolled: bool,
     /// Findings about its kernels.
     pub choices: Arc<KernelChoices>,

@@ -22,7 +22,7 @@ pub enum MaskKind {
 }
 
 impl MaskKind {
-    /// Whether the rule lets the query at position `q` see the key at position `k`.
+    /// Returns `true` if the rule lets the query at position `q` see the key at position `k`.
     ///
     /// `Custom` and `Bias` leave the decision to their operand and answer `true`.
     pub const fn allows(self, q: usize, k: usize) -> bool {

@@ -1,4 +1,4 @@
-//! How a graph is lowered, as plain data: what a compile profile comes down to for one device.
+//! How a graph is lowered, as plain data: a compile profile for one device comes down to these options.
 
 use super::{Graph, Node, Op};
 
@@ -29,33 +29,33 @@ impl Compute {
 /// Choices of lowering. They change how a graph is computed, never what it means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LowerOptions {
-    /// Whether ops may share a dispatch.
+    /// True if ops may share a dispatch.
     pub fuse: bool,
     /// Nodes that share no dispatch: the last part of a label (`geglu`), a whole label (`layer.3.geglu`) or an op's
     /// name.
     pub unfused: Vec<String>,
-    /// Whether elementwise arithmetic in a dispatch of its own is an error.
+    /// True if elementwise arithmetic in a dispatch of its own is an error.
     pub assert_clean: bool,
-    /// Whether nodes that no output needs are dropped.
+    /// True if nodes that no output needs are dropped.
     pub dce: bool,
-    /// Whether arithmetic on constants is done while lowering.
+    /// True if arithmetic on constants is done while lowering.
     pub constant_folding: bool,
-    /// Whether the report holds the graph as text after each pass.
+    /// True if the report holds the graph as text after each pass.
     pub verbose: bool,
     /// The numbers that products and attention are computed with.
     pub compute: Compute,
-    /// Whether the products that suffer most from f16 stay f32 ([`keeps_f32`](Self::keeps_f32)), and all of them on a
+    /// True if the products that suffer most from f16 stay f32 ([`keeps_f32`](Self::keeps_f32)), and all of them on a
     /// device without f16. Otherwise such a device is an error with [`Compute::F16`].
     pub mixed: bool,
-    /// Whether attention stays f32 with [`mixed`](Self::mixed), as in a graph with experts
+    /// True if attention stays f32 with [`mixed`](Self::mixed), as in a graph with experts
     /// ([`for_graph`](Self::for_graph)).
     pub exact_attention: bool,
     /// The output that a token is chosen from: where its kernel can, it keeps the largest of each slice as a further
     /// output of the plan ([`sampling::maxima_of`](crate::plan::sampling::maxima_of)).
     pub chosen_from: Option<String>,
-    /// Whether each new token is of a sequence of its own, whose caches lie apart from those of the others: one plan
+    /// True if each new token is of a sequence of its own, whose caches lie apart from those of the others: one plan
     /// for a step of several sequences. The graph is one with resident caches, bound to as many new tokens as there are
-    /// sequences; what reads or writes caches is dispatched for each sequence, all else for all of them.
+    /// sequences. Ops that read or write caches are dispatched for each sequence, all others for all of them.
     pub batched: bool,
 }
 
@@ -80,7 +80,7 @@ impl Default for LowerOptions {
 }
 
 impl LowerOptions {
-    /// Whether the node is computed on its own.
+    /// Returns `true` if the node is computed on its own.
     pub fn is_unfused(&self, node: &Node) -> bool {
         !self.fuse || self.unfused.iter().any(|name| names(name, node))
     }
@@ -109,9 +109,9 @@ impl LowerOptions {
         if self.mixed && Self::keeps_f32(weight) { Compute::F32 } else { self.compute }
     }
 
-    /// Whether a product stays f32 with [`mixed`](Self::mixed): the projection out of the FFW or of an expert, whose
-    /// operand is a product of two activations and the largest of a Gemma layer, and the LM head and routers, whose
-    /// results are compared with each other.
+    /// Returns `true` if a product stays f32 with [`mixed`](Self::mixed). One such is the projection out of the FFW or
+    /// of an expert: its operand is a product of two activations and the largest of a Gemma layer. The others are the
+    /// LM head and routers, whose results are compared with each other.
     pub fn keeps_f32(weight: &str) -> bool {
         matches!(weight.rsplit('.').next(), Some("ffw_down" | "expert_down" | "unembed" | "embed" | "router" | "altup_router"))
     }

@@ -1,4 +1,4 @@
-//! The passes over a graph before it is lowered or run, and what they did.
+//! The passes over a graph before it is lowered or run, and their report.
 
 use std::{borrow::Cow, collections::HashMap, fmt};
 
@@ -208,7 +208,7 @@ impl Folder {
     }
 }
 
-/// Whether `f(x, number)` is `x`.
+/// Returns `true` if `f(x, number)` is `x`.
 fn changes_nothing(f: BinaryFn, number: f32) -> bool {
     match f {
         BinaryFn::Mul | BinaryFn::Div => number == 1.0,

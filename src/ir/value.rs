@@ -1,4 +1,4 @@
-//! Concrete types and host arrays: what the reference computes with.
+//! Concrete types and host arrays, which the reference computes with.
 
 use std::borrow::Cow;
 
@@ -55,7 +55,7 @@ impl FixedType {
         self.dtype.scalar_bytes().map(|bytes| self.len() * bytes)
     }
 
-    /// Whether there are no elements.
+    /// Returns `true` if there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -180,7 +180,7 @@ impl Value {
         self.shape.iter().product()
     }
 
-    /// Whether there are no elements.
+    /// Returns `true` if there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

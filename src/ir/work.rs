@@ -4,7 +4,7 @@ use super::kernel::Slot;
 
 /// The least that a dispatch must move and compute.
 ///
-/// Sizes are the kernel's own, so that a padded bucket counts as it is computed. What a kernel reads twice is not
+/// Sizes are the kernel's own, so that a padded bucket counts as it is computed. A second read of the same bytes is not
 /// counted: it separates the kernel from the roofline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Work {

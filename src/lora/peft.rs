@@ -19,7 +19,7 @@ use crate::{
     weights::{Tensor, safetensors_file, transposed},
 };
 
-/// What the configuration says of the numbers.
+/// The fields of the configuration that determine the numbers.
 struct PeftConfig {
     rank: f64,
     alpha: f64,

@@ -81,7 +81,7 @@ impl<'a> Bound<'a> {
         &self.types[id.index()]
     }
 
-    /// Whether the value's second dimension is the capacity of a cache that grows.
+    /// Returns `true` if the value's second dimension is the capacity of a cache that grows.
     pub(super) fn grows(&self, id: NodeId) -> bool {
         self.graph.shape(id).0.get(1) == Some(&sym::CACHE.into())
     }
@@ -109,7 +109,7 @@ impl<'a> Bound<'a> {
         self.op(id).lowering() == Lowering::Kernel
     }
 
-    /// Whether the value shares no dispatch with another.
+    /// Returns `true` if the value shares no dispatch with another.
     pub(super) fn is_alone(&self, id: NodeId) -> bool {
         self.alone[id.index()]
     }
@@ -143,7 +143,7 @@ impl<'a> Bound<'a> {
     }
 }
 
-/// Whether element `i` of the result is element `i` of the operand, unconverted.
+/// Returns `true` if element `i` of the result is element `i` of the operand, unconverted.
 fn keeps_flat_index(op: &Op, from: &FixedType, to: &FixedType) -> bool {
     from.dtype == to.dtype
         && match op {
@@ -154,7 +154,7 @@ fn keeps_flat_index(op: &Op, from: &FixedType, to: &FixedType) -> bool {
         }
 }
 
-/// Whether element `i` of the result depends on element `i` of the operands only.
+/// Returns `true` if element `i` of the result depends on element `i` of the operands only.
 pub(super) fn is_elementwise(op: &Op) -> bool {
     matches!(op, Op::Unary(_) | Op::Binary(_) | Op::Select(_) | Op::Cast(_))
 }

@@ -10,8 +10,8 @@ use crate::{
     plan::Plan,
 };
 
-/// The dispatches of `group`, whose operands and results have the places that `placed` says. `plan` is what was placed
-/// so far.
+/// The dispatches of `group`, whose operands and results have the places that `placed` says. `plan` holds the slots
+/// placed so far.
 ///
 /// # Errors
 /// [`Error::Unsupported`](crate::Error::Unsupported) where the op has no kernel for its operands.

@@ -34,7 +34,7 @@ pub trait Residency {
     /// [`row_shards`](crate::ir::kernel::row_shards).
     fn shards(&self, weight: &str) -> Option<Vec<Range<usize>>>;
 
-    /// Whether the weight `second` begins in memory where `first` ends, so that one binding can hold both.
+    /// Returns `true` if the weight `second` begins in memory where `first` ends, so that one binding can hold both.
     fn adjoin(&self, first: &str, second: &str) -> bool;
 }
 
@@ -73,8 +73,8 @@ impl Residency for Together {
     }
 }
 
-/// Lowers `graph` with its symbols replaced by `binding` for a device like `target`, as `options` say; the plan reports
-/// what the passes did.
+/// Lowers `graph` with its symbols replaced by `binding` for a device like `target`, as `options` say; the plan holds
+/// the report of the passes.
 ///
 /// `residency` tells how the weights lie on the device.
 ///

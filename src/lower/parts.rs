@@ -92,7 +92,7 @@ fn part(bound: &Bound, group: &Group, stored: &BTreeSet<NodeId>) -> Result<Part>
     Ok(Part { label: bound.label(root.unwrap_or(group.sink)), op, graph })
 }
 
-/// All nodes from what is given to `results`, in order.
+/// All nodes from the given ones to `results`, in order.
 fn needed(bound: &Bound, results: &[NodeId], is_given: impl Fn(NodeId) -> bool) -> BTreeSet<NodeId> {
     let mut needed = BTreeSet::new();
     let mut stack = results.to_vec();

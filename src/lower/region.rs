@@ -95,7 +95,7 @@ struct Text<'a> {
     parameters: BTreeMap<NodeId, &'static str>,
     body: String,
     lets: usize,
-    /// Names of what was written, by node and index.
+    /// Names of the values that were written, by node and index.
     values: BTreeMap<(NodeId, String), String>,
     indices: BTreeMap<String, String>,
     overrides: Vec<(&'static str, f64)>,

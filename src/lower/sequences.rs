@@ -1,4 +1,4 @@
-//! A step of several sequences whose caches lie apart: what reads or writes caches is dispatched for each of them.
+//! A step of several sequences whose caches lie apart: ops that read or write caches are dispatched for each of them.
 
 use super::bound::Bound;
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     plan::{Plan, SlotInfo, SlotKind},
 };
 
-/// Whether the op is one that a sequence has dispatches of its own for.
+/// Returns `true` if each sequence has dispatches of its own for the op.
 pub(super) fn is_of_a_sequence(op: &Op) -> bool {
     matches!(op, Op::Attention(_) | Op::CacheWrite(_))
 }
@@ -57,7 +57,7 @@ pub(super) fn emit<'a>(bound: &Bound, op: &Op, mut all: Emit<'a>, cached: impl F
     Ok(all)
 }
 
-/// The operand as it is for one new token: the sequence's cache, or one row of what all share.
+/// The operand as it is for one new token: the sequence's cache, or one row of a value that all share.
 fn of_sequence(arg: &Arg, sequence: usize, cached: bool) -> Arg {
     let mut arg = arg.clone();
     match (&mut arg.place, arg.ty.shape.get_mut(1)) {
@@ -80,7 +80,7 @@ pub(super) fn caches(plan: &mut Plan, name: &str, ty: &FixedType, bytes: u64, se
     Slot(plan.slots.len() - sequences)
 }
 
-/// Whether the operand lies in the cache of a sequence.
+/// Returns `true` if the operand lies in the cache of a sequence.
 pub(super) fn is_cache(plan: &Plan, arg: &Arg) -> bool {
     let Place::Slot(slot, _) = arg.place else { return false };
     plan.slots.get(slot.0).is_some_and(|info| matches!(info.kind, SlotKind::CacheOf { .. }))

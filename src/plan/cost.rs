@@ -14,8 +14,8 @@ pub struct Cost {
     /// Bytes of all that is read, once, and of all that is written, once: weights, activations, live rows of the
     /// caches.
     pub bytes: u64,
-    /// Multiplications and additions of products, attention, norms and rotations; 0 for what only moves, chooses or
-    /// bends.
+    /// Multiplications and additions of products, attention, norms and rotations; 0 for data movement, selection and
+    /// activations.
     pub flops: u64,
 }
 

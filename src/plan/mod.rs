@@ -41,7 +41,7 @@ pub enum SlotKind {
 }
 
 impl SlotKind {
-    /// Whether the plan's runner owns the buffer.
+    /// Returns `true` if the plan's runner owns the buffer.
     pub fn is_owned(&self) -> bool {
         matches!(self, SlotKind::Scratch | SlotKind::Zeroed)
     }
@@ -78,7 +78,7 @@ pub struct Plan {
     pub dispatches: Vec<Dispatch>,
     /// The results.
     pub outputs: Vec<PlanOutput>,
-    /// Between what kernels its ops chose, each once.
+    /// The kernels between which its ops chose, each choice once.
     pub alternatives: Vec<Alternatives>,
     /// The report of lowering's passes.
     pub report: PassReport,

@@ -60,10 +60,10 @@ pub fn argmax(rows: usize, vocab_size: usize, maxima: bool, target: &Target) -> 
     plan
 }
 
-/// The `top` largest of `vocab_size` logits in each of `rows` rows, largest first, with what turns them into
-/// probabilities: output `token` u32 `[rows, 2·top + 3]`: ids, bits of their logits, bits of the maximum, bits of Σ
-/// exp((l − max) / temperature), and the id that the draw described by the step ends at, as far as the list and f32 can
-/// tell.
+/// The `top` largest of `vocab_size` logits in each of `rows` rows, largest first, with the numbers that turn them into
+/// probabilities. A row of the output `token` u32 `[rows, 2·top + 3]` has the ids, the bits of their logits, of the
+/// maximum and of Σ exp((l − max) / temperature). Last comes the id at which the draw described by the step ends, as
+/// far as the list and f32 can tell.
 pub fn top_k(rows: usize, vocab_size: usize, top: usize, target: &Target) -> Plan {
     lists(rows, rows, vocab_size, top, target)
 }

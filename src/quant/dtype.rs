@@ -80,12 +80,12 @@ impl DType {
         }
     }
 
-    /// Whether an element is one word of 32 bits, which any shader reads as it is.
+    /// Returns `true` if an element is one word of 32 bits, which any shader reads as it is.
     pub const fn is_word(self) -> bool {
         matches!(self, DType::F32 | DType::I32 | DType::U32)
     }
 
-    /// Whether an element has 16 bits, two of them to a word.
+    /// Returns `true` if an element has 16 bits, two of them to a word.
     pub const fn is_half_word(self) -> bool {
         matches!(self, DType::F16 | DType::BF16)
     }

@@ -40,8 +40,8 @@ impl Rows {
     }
 }
 
-/// The [`Rows`] of blocks of `$elements` elements in `$bytes` bytes, which `$block` widens. What it widens `but for` a
-/// factor is still to be multiplied by the number that it returns.
+/// The [`Rows`] of blocks of `$elements` elements in `$bytes` bytes, which `$block` widens. Elements that it widens
+/// `but for` a factor are still to be multiplied by the number that it returns.
 macro_rules! rows {
     ($elements:expr, $bytes:expr, $block:path) => {
         $crate::quant::rows::rows!(of $elements, $bytes, |stored, out| {

@@ -31,7 +31,7 @@ pub fn compare(case: &Case, expected: &Value, found: &Value) -> Result<f64, Stri
     compare_with(case, Compute::F32, expected, found)
 }
 
-/// Compares a result with the reference's: the largest error as a share of what is allowed.
+/// Compares a result with the reference's: the largest error as a share of the tolerance.
 ///
 /// # Errors
 /// Which element is wrong, and by how much.
@@ -43,7 +43,7 @@ pub fn compare_with(case: &Case, compute: Compute, expected: &Value, found: &Val
 /// How far a result is from the reference's: its worst element.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Deviation {
-    /// The error as a share of what is allowed; infinite where the result is no number, or differs and must not.
+    /// The error as a share of the tolerance; infinite where the result is no number, or differs and must not.
     pub share: f64,
     /// The element with the largest share, the first of equals.
     pub element: usize,
@@ -60,7 +60,7 @@ pub struct Deviation {
 }
 
 impl Deviation {
-    /// Whether no element is further off than allowed.
+    /// Returns `true` if no element is further off than allowed.
     pub fn fits(&self) -> bool {
         self.wrong == 0
     }
@@ -76,7 +76,7 @@ impl std::fmt::Display for Deviation {
     }
 }
 
-/// The element of a result that is furthest from the reference's, measured by what is allowed.
+/// The element of a result that is furthest from the reference's, measured by the tolerance.
 ///
 /// # Errors
 /// A result of another type or shape.
@@ -115,7 +115,7 @@ pub fn deviation(case: &Case, compute: Compute, expected: &Value, found: &Value)
     Ok(worst)
 }
 
-/// An error as a share of what is allowed.
+/// An error as a share of the tolerance.
 fn share(found: f64, expected: f64, allowed: f64) -> f64 {
     let error = (found - expected).abs();
     match found == expected {

@@ -1,4 +1,4 @@
-//! Runs a graph on host arrays: plain, on all cores, and what every kernel is measured against.
+//! Runs a graph on host arrays, plainly and on all cores. Every kernel is measured against it.
 //!
 //! It shares nothing with shaders but the scalar table and never sees kernels, plans or the runtime.
 
@@ -35,7 +35,7 @@ pub type Weights = BTreeMap<String, Tensor>;
 /// Runs `graph` with its sizes bound.
 ///
 /// # Errors
-/// [`Error::Input`] for a missing or misshapen input, [`WeightError::NotGiven`], and what an op says of its operands.
+/// [`Error::Input`] for a missing or misshapen input, [`WeightError::NotGiven`], and an op's error for its operands.
 pub fn run(graph: &Graph, binding: &DimBinding, inputs: &Inputs, weights: &Weights) -> Result<Outcome> {
     run_observed(graph, binding, inputs, weights, &mut |_, _| Ok(()))
 }
@@ -43,7 +43,7 @@ pub fn run(graph: &Graph, binding: &DimBinding, inputs: &Inputs, weights: &Weigh
 /// As [`run`], and shows the value of every node to `observe`, in order.
 ///
 /// # Errors
-/// As [`run`], and what `observe` says.
+/// As [`run`], and the errors of `observe`.
 pub fn run_observed(
     graph: &Graph,
     binding: &DimBinding,
@@ -51,7 +51,7 @@ pub fn run_observed(
     weights: &Weights,
     observe: &mut dyn FnMut(NodeId, &Value) -> Result<()>,
 ) -> Result<Outcome> {
-    // What the caller still holds is copied before it is written.
+    // Caches that the caller still holds are copied before they are written.
     let mut inputs = inputs.clone();
     let mut run = Run::new(graph, binding, &mut inputs, weights)?;
     let outputs = run.all(observe)?;

@@ -20,12 +20,12 @@ const MOST_REPEATS: u32 = 1024;
 const ROUNDS: u32 = 5;
 
 /// Bytes per second that the device reads from its memory, the upper bound of a decode step that reads every weight
-/// once: the better of a compute shader that reads and of a plain copy (whose writes are not counted; software drivers
-/// copy faster than their shaders read).
+/// once. It is the better of a compute shader that reads and of a plain copy. Writes of the copy are not counted;
+/// software drivers copy faster than their shaders read.
 ///
 /// Reads a buffer of random bits of 512 MiB (64 MiB on a software adapter; less where a binding or buffer is smaller)
-/// with 16-byte loads, coalesced across each workgroup, several times in one submit of about 50 ms, timed on the host;
-/// the best of five submits counts.
+/// with 16-byte loads, coalesced across each workgroup. One submit of about 50 ms reads it several times and is timed
+/// on the host; the best of five submits counts.
 ///
 /// # Errors
 /// As [`GpuContext::create_buffer`] and [`GpuContext::wait`]; [`DeviceError::Limit`](crate::error::DeviceError::Limit)

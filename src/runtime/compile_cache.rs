@@ -158,7 +158,7 @@ impl DynamicDimCompileCache {
 /// Graphs compiled for a ladder of one size, each serving the sizes down to the rung below.
 ///
 /// With a ladder of powers of two the inputs of all rungs together have less than twice the bytes of the top rung's
-/// (and the parts that do not grow once a rung); scratch is shared by all rungs and has at most four times the bytes of
+/// (and the parts that do not grow once a rung). Scratch is shared by all rungs and has at most four times the bytes of
 /// the largest.
 #[derive(Debug)]
 pub struct BucketedCompileCache {
@@ -266,7 +266,7 @@ fn no_graph() -> Error {
     Error::Builder("the BucketedCompileCache serves no graph; name one with for_graph".into())
 }
 
-/// What was compiled is there until it is dropped with its cache; this is for the type's sake.
+/// The error of a missing compiled form. It is for the type's sake: the form stays until it is dropped with its cache.
 fn lost(graph: &Graph) -> Error {
     Error::Graph(GraphError::Malformed { graph: graph.name.clone(), problem: "its compiled form is gone".into() })
 }

@@ -47,7 +47,7 @@ pub struct GpuContext {
 }
 
 impl GpuContext {
-    /// Opens `adapter` with what the kernels want.
+    /// Opens `adapter` with the features and limits that the kernels want.
     pub(crate) async fn open(adapter: wgpu::Adapter, options: &GpuOptions) -> Result<Arc<Self>> {
         let name = adapter.get_info().name;
         requirements::check(&name, adapter.features(), &adapter.limits())?;
@@ -170,7 +170,7 @@ impl GpuContext {
         self.choices.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Adds what was found to what is known.
+    /// Adds findings about kernels to the known ones.
     pub(crate) fn learn_choices(&self, found: KernelChoices) {
         self.choices.lock().unwrap_or_else(PoisonError::into_inner).learn(found);
     }
@@ -204,7 +204,7 @@ impl GpuContext {
         self.counters.clone()
     }
 
-    /// Whether shaders are compiled with checks; see [`GpuOptions::checked`].
+    /// Returns `true` if shaders are compiled with checks; see [`GpuOptions::checked`].
     pub fn checked(&self) -> bool {
         self.checked
     }
@@ -219,7 +219,7 @@ impl GpuContext {
         self.timeout
     }
 
-    /// Whether the device is still there, as far as has been noticed; also reports an error that no call caught, once.
+    /// Checks that no loss of the device has been noticed. Also reports an error that no call caught, once.
     ///
     /// # Errors
     /// [`DeviceError::Lost`] for ever after a loss; [`DeviceError::Driver`].
@@ -248,8 +248,8 @@ impl GpuContext {
         errors.iter().any(Option::is_some) || probe.slice(..).get_mapped_range_mut().is_ok()
     }
 
-    /// What wgpu said against a call. Of a device that was just destroyed it may say so before anything tells of the
-    /// loss.
+    /// The error of a call that wgpu refused. wgpu may refuse a call on a device that was just destroyed before
+    /// anything tells of the loss.
     pub(crate) fn refused(&self, what: &str, message: String) -> Error {
         match self.faults.lost() {
             Some(lost) => lost,
@@ -265,7 +265,7 @@ impl GpuContext {
         self.faults.lost().unwrap_or_else(|| Error::Device(DeviceError::Lost(reason.to_owned())))
     }
 
-    /// Runs `call` with error scopes around it: what wgpu says against it comes back as an error.
+    /// Runs `call` with error scopes around it: wgpu's complaint comes back as an error.
     ///
     /// # Errors
     /// [`DeviceError::Driver`] with wgpu's message, [`DeviceError::OutOfMemory`], [`DeviceError::Lost`].

@@ -64,7 +64,7 @@ pub struct AdapterDescription {
     pub backend: String,
     /// The driver's name and version.
     pub driver: String,
-    /// Whether it computes on the CPU.
+    /// True if it computes on the CPU.
     pub is_software: bool,
     /// WGSL `f16` arithmetic.
     pub f16: bool,

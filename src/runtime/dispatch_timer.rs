@@ -7,10 +7,10 @@ use crate::{Error, Result, plan::Cost};
 
 /// Dispatches of one submit; wgpu's query sets hold 4,096 timestamps.
 const SEGMENT: usize = 2000;
-/// Empty submits that are timed to know what a submit costs.
+/// Empty submits that are timed for the cost of a submit.
 const EMPTY_SUBMITS: usize = 9;
 
-/// By what the time of a dispatch is measured.
+/// The clock that measures a dispatch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Clock {
     /// The device's timestamps before and after each dispatch of one pass.
@@ -61,7 +61,7 @@ pub struct DispatchTime {
     pub shader: &'static str,
     /// The whole kernel as text, options and sizes included.
     pub kernel: String,
-    /// Whether it multiplies with the device's matrix units.
+    /// True if it multiplies with the device's matrix units.
     pub uses_matrices: bool,
     /// Seconds, the median over the repetitions.
     pub seconds: f64,

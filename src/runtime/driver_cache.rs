@@ -1,4 +1,4 @@
-//! Compiled pipelines and what was found out about kernels as bytes, to be given back at the next start.
+//! Compiled pipelines and findings about kernels as bytes, to be given back at the next start.
 //!
 //! They travel in an envelope that says for which adapter and driver they are and whether they arrived whole:
 //!

@@ -32,10 +32,10 @@ pub struct GpuOptions {
     /// Compile shaders with wgpu's checks of bounds, loops and divisions: slower, for finding a fault in a kernel.
     /// Default: off, on with the feature `checked`.
     pub checked: bool,
-    /// Whether kernels are tested and timed when a model is loaded, and for how long. What is found is kept by the
-    /// device ([`GpuContext::kernel_choices`]) and travels with [`GpuContext::pipeline_cache_bytes`], so that a second
-    /// start tries nothing. Generators that are [deterministic](crate::generate::GeneratorOptions::deterministic) take
-    /// no notice of what was timed. Default: a second on adapters that do not compute on the CPU.
+    /// Testing and timing of kernels when a model is loaded, and its time limit. The device keeps the findings
+    /// ([`GpuContext::kernel_choices`]), and they travel with [`GpuContext::pipeline_cache_bytes`], so that a second
+    /// start tries nothing. Generators that are [deterministic](crate::generate::GeneratorOptions::deterministic)
+    /// ignore the times. Default: a second on adapters that do not compute on the CPU.
     pub tuning: Tuning,
     /// The pipelines that an earlier run compiled, as [`GpuContext::pipeline_cache_bytes`] gave them (Vulkan): the
     /// driver then compiles little or nothing. Bytes of another adapter or driver, cut or corrupt ones are ignored with

@@ -1,4 +1,4 @@
-//! A map that forgets what was used least recently.
+//! A map that forgets the entry used least recently.
 
 use std::{
     borrow::Borrow,

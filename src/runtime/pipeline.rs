@@ -139,8 +139,8 @@ impl PipelineCache {
             let descriptor =
                 wgpu::ShaderModuleDescriptor { label: Some(kernel.shader), source: wgpu::ShaderSource::Naga(Cow::Owned(module)) };
             // SAFETY: the module has passed naga's validation above and comes from this crate's own files and
-            // generators, which keep the rules that the checks would enforce: every index is guarded by sizes that the
-            // plan takes from the same types as the buffers' sizes, indices read from buffers are guarded too, loops
+            // generators, which keep the rules that the checks would enforce. Every index is guarded by sizes that the
+            // plan takes from the same types as the buffers' sizes. Indices read from buffers are guarded too. Loops
             // are bounded by sizes, and divisors are sizes of at least 1.
             let module = unsafe { device.create_shader_module_trusted(descriptor, checks) };
             let entries: Vec<_> = bindings.iter().map(entry).collect();

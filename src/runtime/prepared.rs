@@ -1,4 +1,4 @@
-//! A plan with its buffers and bind groups made: what is left is to record it.
+//! A plan with its buffers and bind groups made, ready to be recorded.
 
 use std::{collections::HashMap, num::NonZeroU64, ops::Range, sync::Arc};
 
@@ -109,7 +109,7 @@ enum Group {
 pub(crate) struct SequenceSlot(Vec<wgpu::BindGroup>);
 
 impl PreparedPlan {
-    /// Compiles what is missing, takes scratch buffers and makes the bind groups.
+    /// Compiles missing pipelines, takes scratch buffers and makes the bind groups.
     ///
     /// # Errors
     /// [`Error::Input`] for an input that is not given or too small, [`WeightError::NotGiven`], [`DeviceError::Shader`]
@@ -141,8 +141,8 @@ impl PreparedPlan {
         Ok(Self { slots, zeroed, steps, outputs, scratch_bytes: plan.scratch_bytes(), sizes })
     }
 
-    /// Zeroes what every run begins with zeros. To be recorded before the pass of each run; records nothing for most
-    /// plans.
+    /// Zeroes the regions that hold zeros when a run begins. To be recorded before the pass of each run; records
+    /// nothing for most plans.
     pub fn reset(&self, encoder: &mut wgpu::CommandEncoder) {
         for Region { buffer, offset, bytes } in &self.zeroed {
             encoder.clear_buffer(buffer.raw(), *offset, Some(*bytes));

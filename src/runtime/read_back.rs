@@ -120,7 +120,7 @@ impl GpuContext {
         }
     }
 
-    /// Waits for `submission` and copies what was staged into `out`, whose length is that of the staged read.
+    /// Waits for `submission` and copies the staged bytes into `out`, whose length is that of the staged read.
     ///
     /// # Errors
     /// As [`GpuContext::wait`]; [`Error::Input`] if `out` has another length.
@@ -128,7 +128,7 @@ impl GpuContext {
         self.collect_unless(staged, submission, out, &CancelToken::new())
     }
 
-    /// As [`GpuContext::collect`], until `cancel` is cancelled: what was staged is then given up.
+    /// As [`GpuContext::collect`], until `cancel` is cancelled: the staged bytes are then given up.
     ///
     /// # Errors
     /// As [`GpuContext::collect`]; [`Error::Cancelled`].
@@ -142,7 +142,7 @@ impl GpuContext {
         self.collect_while(staged, submission, out, &mut || cancel.check("a run of the model"))
     }
 
-    /// As [`GpuContext::collect`], as long as `go_on` has no error: what was staged is then given up.
+    /// As [`GpuContext::collect`], as long as `go_on` has no error: the staged bytes are then given up.
     ///
     /// # Errors
     /// As [`GpuContext::collect`], and those of `go_on`.
@@ -171,7 +171,7 @@ impl GpuContext {
         self.collect_async_unless(staged, submission, out, &CancelToken::new()).await
     }
 
-    /// As [`GpuContext::collect_async`], until `cancel` is cancelled: what was staged is then given up.
+    /// As [`GpuContext::collect_async`], until `cancel` is cancelled: the staged bytes are then given up.
     ///
     /// # Errors
     /// As [`GpuContext::collect`]; [`Error::Cancelled`].

@@ -49,10 +49,10 @@ pub fn wanted_features(adapter: &wgpu::Adapter) -> wgpu::Features {
     wanted & adapter.features()
 }
 
-/// Whether to open `adapter` with cooperative matrices, an experimental feature: where its kernels can use them, and
-/// the options do not say otherwise. Software drivers emulate them: only where the kernels made for GPUs are asked for.
-/// Mesa's (26.2) has them with subgroups of 8 alone. With 4 it lists tiles and lacks the feature, which wgpu 30 does
-/// not look at; with 16 it crashes as it compiles.
+/// Returns `true` if `adapter` is to be opened with cooperative matrices, an experimental feature: its kernels can use
+/// them, and the options do not say otherwise. Software drivers emulate matrices. They are opened with them only where
+/// the kernels made for GPUs are asked for. Mesa's (26.2) has them with subgroups of 8 alone. With 4 it lists tiles and
+/// lacks the feature, which wgpu 30 does not look at; with 16 it crashes as it compiles.
 pub(crate) fn multiplies_matrices(adapter: &wgpu::Adapter, options: &GpuOptions) -> bool {
     let info = adapter.get_info();
     let sound = AdapterKind::of(info.device_type) != AdapterKind::Software
@@ -90,7 +90,7 @@ pub fn wanted_limits(adapter: &wgpu::Adapter) -> wgpu::Limits {
     }
 }
 
-/// Whether features and limits suffice; the first that does not is named with both values.
+/// Checks features and limits. The error names the first that does not suffice, with both values.
 pub(crate) fn check(name: &str, features: wgpu::Features, limits: &wgpu::Limits) -> Result<()> {
     if let Some((feature, _)) = (required_features() - features).iter_names().next() {
         let advice = "make the device with `required_features()` and `wanted_features()`";

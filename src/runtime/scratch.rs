@@ -9,9 +9,8 @@ use crate::{Result, plan::Plan};
 /// buffer.
 ///
 /// A buffer lives as long as a plan uses it. One that a plan outgrows lives on in the earlier plans, and its successor
-/// has at least twice its size (where a binding may be so large), so that all buffers together hold at most four times
-/// the scratch of the largest plan. Prepare the plan with the largest scratch first and they hold no more than that
-/// plan's.
+/// has at least twice its size (where a binding may be so large). So all buffers together hold at most four times the
+/// scratch of the largest plan. Prepare the plan with the largest scratch first and they hold no more than that plan's.
 #[derive(Debug, Clone, Default)]
 pub struct ScratchPool {
     newest: Vec<Weak<Buffer>>,

@@ -143,7 +143,7 @@ fn serve(inbox: &Receiver<Job>) {
 }
 
 impl Job {
-    /// Whether it is done after a moment.
+    /// Waits for a moment. Returns `true` if the submission is done.
     fn wait_a_moment(&mut self) -> Result<bool> {
         let since = *self.since.get_or_insert_with(Instant::now);
         self.context.wait_a_moment(&self.submission, self.what, self.context.deadline_after(since))

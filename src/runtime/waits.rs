@@ -1,4 +1,4 @@
-//! Waiting for what was submitted, in slices: a lost device is noticed, and so is who wants to end it.
+//! Waiting for submitted work, in slices: a lost device is noticed, and so is a caller who wants to end the wait.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -56,7 +56,8 @@ impl GpuContext {
         self.wait_for(submission, what, Some(go_on))
     }
 
-    /// Blocks until `submission` is done, but for a moment at most; whether it is. The whole wait ends at `deadline`.
+    /// Blocks until `submission` is done, but for a moment at most. Returns `true` if it is done. The whole wait ends
+    /// at `deadline`.
     ///
     /// # Errors
     /// As [`GpuContext::wait`].
@@ -111,7 +112,7 @@ impl GpuContext {
         }
     }
 
-    /// Whether `submission`, or all that was submitted, was done within `most`.
+    /// Waits at most `most`. Returns `true` if `submission`, or all that was submitted, is done.
     fn wait_slice(&self, submission: Option<&wgpu::SubmissionIndex>, most: Duration) -> Result<bool> {
         let poll = wgpu::PollType::Wait { submission_index: submission.cloned(), timeout: Some(most) };
         match self.poll(poll)? {

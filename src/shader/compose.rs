@@ -39,7 +39,7 @@ pub fn standard(kernel: &Kernel) -> Result<String> {
     Ok([enables, directives.to_vec(), rest].concat().join("\n") + "\n")
 }
 
-/// What the uniform with the sizes of `kernel` holds; see [`Sizes::Uniform`].
+/// The members of the uniform with the sizes of `kernel`, in order; see [`Sizes::Uniform`].
 ///
 /// # Errors
 /// As [`compose`].
@@ -92,7 +92,8 @@ impl At<'_> {
     }
 }
 
-/// One `#if`: whether its surroundings are kept, whether a branch was taken, whether the present one is kept.
+/// One `#if`. `outer` is set if its surroundings are kept, `taken` if a branch was taken, `kept` if the present one is
+/// kept.
 struct Branch {
     outer: bool,
     taken: bool,
@@ -141,7 +142,7 @@ impl Composer<'_> {
         match text.split_whitespace().collect::<Vec<_>>()[..] {
             ["include", file] => {
                 let file = self.substitute(file, kept, at)?;
-                // What an option names can be looked at only where the option counts.
+                // A file that an option names can be looked at only where the option counts.
                 return if kept || !text.contains("${") { self.file(&file, kept, at) } else { Ok(()) };
             }
             ["if", name, relation @ ("==" | "!="), value] => {

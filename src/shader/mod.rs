@@ -1,4 +1,4 @@
-//! From a kernel to WGSL and to what wgpu needs of it. The only module that names `naga`.
+//! From a kernel to WGSL, and to the module and bindings that wgpu needs. The only module that names `naga`.
 
 mod compose;
 mod reflect;

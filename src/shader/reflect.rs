@@ -1,4 +1,4 @@
-//! What a composed shader binds.
+//! The bindings of a composed shader.
 
 use naga::{AddressSpace, StorageAccess, valid};
 
@@ -34,7 +34,7 @@ pub struct Binding {
 pub struct Reflected {
     /// The module.
     pub module: naga::Module,
-    /// What validation found out about it.
+    /// The findings of validation.
     pub info: valid::ModuleInfo,
     /// The buffers of group 0, by number.
     pub bindings: Vec<Binding>,

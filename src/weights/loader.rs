@@ -38,7 +38,7 @@ pub trait WeightLoader: Send {
     /// Hands over a weight: typed bytes, shared with the file.
     ///
     /// # Errors
-    /// As [`peek`](Self::peek); what cannot be taken stays.
+    /// As [`peek`](Self::peek); a weight that cannot be taken stays.
     fn take(&mut self, key: &str) -> Result<Tensor>;
 
     /// Hands over a matrix `[N, K]` as `[K, N]`, in its storage type. The bytes are rearranged as they are read, a
@@ -46,7 +46,7 @@ pub trait WeightLoader: Send {
     ///
     /// # Errors
     /// As [`take`](Self::take); [`Error::Input`] for a weight that has not two dimensions or is in a packed format,
-    /// whose blocks lie along its rows. What cannot be taken stays.
+    /// whose blocks lie along its rows. A weight that cannot be taken stays.
     fn take_transposed(&mut self, key: &str) -> Result<Tensor> {
         let TensorInfo { dtype, shape } = self.peek(key)?;
         let problem = match (shape, dtype.scalar_bytes()) {

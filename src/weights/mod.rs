@@ -7,10 +7,10 @@
 //! # Files that change
 //! Files are read at an offset, a system call at a time ([`ReadMode::Positioned`]), and stay open as long as a tensor
 //! of theirs lives. A file that was cut or written to since it was opened, as its length and its time of modification
-//! tell, is [`Error::FileChanged`](crate::Error::FileChanged) for whoever reads of it next: a generator on the
-//! reference at its next run, one with tables on the host at its next token, a recovery. The reference asks although it
-//! holds matrices in memory after their first product. A file that was renamed, removed, or replaced by renaming
-//! another over it is read on as it was. So put a new file beside the old one and rename it.
+//! tell, is [`Error::FileChanged`](crate::Error::FileChanged) for its next reader. Such readers are a generator on the
+//! reference at its next run, one with tables on the host at its next token, and a recovery. The reference asks
+//! although it holds matrices in memory after their first product. A file that was renamed, removed, or replaced by
+//! renaming another over it is read on as it was. So put a new file beside the old one and rename it.
 //!
 //! [`ReadMode::Mapped`] asks for a memory map. A map shows the file as it is *now*: if another process cuts it, reading
 //! the lost pages ends the process with a bus error, and if it is overwritten the weights change.

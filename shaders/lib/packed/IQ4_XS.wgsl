@@ -1,5 +1,5 @@
-// (d · (scale − 32)) · value q of a table. 128 bytes as eight blocks of IQ4_NL. Factors: d in f16, then eight times two high bits
-// of scales and eight times four low bits.
+// (d · (scale − 32)) · value q of a table. 128 bytes as eight blocks of IQ4_NL.
+// Factors: d in f16, then eight times two high bits of scales and eight times four low bits.
 #include lib/lookup.wgsl
 const ELEMENTS = 256u;
 const BODY = 32u;

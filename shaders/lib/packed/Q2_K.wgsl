@@ -1,5 +1,5 @@
-// (d · scale) · q − m · minimum. 16 bytes: scale in the low, minimum in the high half, of 16 elements each; 64 bytes of four
-// 2-bit elements. Factors: d and m in f16.
+// (d · scale) · q − m · minimum. 16 bytes: scale in the low, minimum in the high half, of 16 elements each; 64 bytes of
+// four 2-bit elements. Factors: d and m in f16.
 const ELEMENTS = 256u;
 const BODY = 20u;
 const FACTORS = 4u;

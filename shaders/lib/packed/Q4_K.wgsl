@@ -1,5 +1,5 @@
-// (d · scale) · q − m · minimum. 128 bytes: of 64 elements the first 32 in the low halves. Factors: d and m in f16, then 12 bytes of
-// eight scales and minima.
+// (d · scale) · q − m · minimum. 128 bytes: of 64 elements the first 32 in the low halves.
+// Factors: d and m in f16, then 12 bytes of eight scales and minima.
 #include lib/scales_k.wgsl
 const ELEMENTS = 256u;
 const BODY = 32u;

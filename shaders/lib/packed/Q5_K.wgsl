@@ -1,5 +1,5 @@
-// (d · scale) · q − m · minimum. 32 bytes whose bit j is the fifth of the elements of group j, 128 bytes as in Q4_K. Factors as in
-// Q4_K.
+// (d · scale) · q − m · minimum. 32 bytes whose bit j is the fifth of the elements of group j, 128 bytes as in Q4_K.
+// Factors as in Q4_K.
 #include lib/scales_k.wgsl
 const ELEMENTS = 256u;
 const BODY = 40u;

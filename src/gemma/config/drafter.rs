@@ -26,7 +26,8 @@ const MODEL_TYPES: [(&str, &str); 2] = [("gemma4_assistant", "gemma4_text"), ("g
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct GemmaDrafterConfig {
-    /// Its layers, embedding and norms. What this says of keys and values has no meaning: they are the target's.
+    /// Its layers, embedding and norms. Its fields for keys and values have no meaning: the drafter attends to the
+    /// target's.
     pub layers: GemmaConfig,
     /// Model dimension B of the target.
     pub backbone_hidden_size: usize,

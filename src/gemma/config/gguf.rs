@@ -1,5 +1,5 @@
-//! The metadata of a GGUF file into a [`GemmaConfig`] (docs/gemma.md, GGUF files). What a file leaves out is what its
-//! tensors or the table of absent keys say.
+//! The metadata of a GGUF file into a [`GemmaConfig`] (docs/gemma.md, GGUF files). For a key that a file leaves out,
+//! its tensors or the table of absent keys give the value.
 
 use std::path::Path;
 

@@ -1,9 +1,8 @@
-//! Keys that no reader knows: whether they may change what a model computes.
+//! Keys that no reader knows, judged by the effect that they may have on a model's results.
 //!
 //! transformers ignores them all. They come from programs that train, merge and convert models, from other versions of
-//! transformers, and from families that compute more than this crate does, so that each is judged by its name: one with
-//! a word of the mathematics is refused unless it is known to say nothing of it, or has a value at which it does
-//! nothing.
+//! transformers, and from families that compute more than this crate does. So each is judged by its name. A key with a
+//! word of the mathematics is refused, unless it is known to say nothing of it or has a value at which it does nothing.
 
 use serde_json::Value;
 

@@ -54,7 +54,7 @@ pub(crate) struct Sampled {
     pub(crate) token: u32,
     /// Bytes that crossed from the device for it.
     pub(crate) bytes_read: u64,
-    /// Whether the device predicted it, so that a run begun after it is the right one.
+    /// True if the device predicted it, so that a run begun after it is the right one.
     pub(crate) predicted: bool,
 }
 
@@ -104,7 +104,8 @@ pub(crate) trait Run {
         self.run(tokens, start, Outputs::Nothing).map(|_| ())
     }
 
-    /// Whether slices of the run that was begun last are left to submit, by [`go_on`](Self::go_on) or not at all.
+    /// Returns `true` if slices of the run that was begun last are left to submit, by [`go_on`](Self::go_on) or not at
+    /// all.
     fn slices_left(&self) -> bool {
         false
     }
@@ -140,8 +141,8 @@ pub(crate) trait Run {
     /// Runs a whole sequence without caches.
     fn recompute(&mut self, tokens: &[u32], outputs: Outputs) -> Result<Vec<f32>>;
 
-    /// Drops what was begun and not finished, and what a drafter would go on from. What was written into the caches
-    /// stays.
+    /// Drops a run that was begun and not finished, and the state that a drafter would go on from. Rows that were
+    /// written into the caches stay.
     fn forget(&mut self);
 
     /// Times the dispatches of the run that [`begin`](Self::begin) makes, greedily; changes no row but its own.
@@ -271,8 +272,8 @@ impl DerefMut for Engine {
     }
 }
 
-/// What `choose` gives after each of the first `drafted` tokens, none of them first: as far as it is the next of them,
-/// and one more.
+/// The tokens that `choose` gives after each of the first `drafted` tokens, from none of them on: as long as they agree
+/// with the draft, and one more.
 pub(crate) fn agreed(drafted: &[u32], mut choose: impl FnMut(usize) -> Result<u32>) -> Result<Vec<u32>> {
     let mut chosen = Vec::new();
     for known in 0..=drafted.len() {

@@ -23,7 +23,8 @@ use crate::{
 /// Changes the flow of every graph of a model, such as with a [`layer`](GemmaFlow::layer) hook.
 pub type FlowHook = Arc<dyn for<'a> Fn(GemmaFlow<'a>) -> GemmaFlow<'a> + Send + Sync>;
 
-/// Whether caches are resident, what is wanted, the type of keys and values, and whether a drafter goes on from it.
+/// With resident caches or without, the wanted outputs, the type of keys and values, and with a drafter that goes on
+/// from it or without.
 type GraphKey = (bool, Outputs, DType, bool);
 
 /// The graphs of a model, built when they are first needed.
@@ -31,13 +32,13 @@ pub(crate) struct Model {
     pub(crate) config: GemmaConfig,
     pub(crate) weights: WeightMap,
     flow: Option<FlowHook>,
-    /// Whether the tables that each layer has of its own stay on the host.
+    /// True if the tables that each layer has of its own stay on the host.
     pub(crate) host_tables: bool,
     built: Mutex<BTreeMap<GraphKey, Arc<BuiltModel>>>,
 }
 
 impl Model {
-    /// Takes all that is left in the loader. Whether the head is the embedding is as the weights say.
+    /// Takes all that is left in the loader. The weights decide if the head is the embedding.
     pub(crate) fn new(mut config: GemmaConfig, loader: &mut dyn WeightLoader, flow: Option<FlowHook>) -> Result<Self> {
         config.validate()?;
         config.settle_head(loader)?;
@@ -125,7 +126,7 @@ impl Model {
     }
 }
 
-/// What a caller's hook or stage takes part in: its panic is an error.
+/// Runs a build that a caller's hook or stage takes part in: its panic is an error.
 fn guarded<T>(build: impl FnOnce() -> Result<T>) -> Result<T> {
     let built = catch_unwind(AssertUnwindSafe(build));
     built.unwrap_or_else(|panic| Err(Error::panicked("a hook or stage of the flow", panic.as_ref())))

@@ -15,8 +15,8 @@ pub(super) struct Lookahead {
     pub(super) look: Option<Look>,
     /// Where the run ends that was begun for its rows and of which slices are left.
     rows: Option<usize>,
-    /// Whether the token chosen last was not the one that the device foresaw: one step is then made alone. Where the
-    /// device rarely foresees, little is run in vain.
+    /// True if the token chosen last was not the one that the device predicted: one step is then made alone. Where the
+    /// device rarely predicts right, little is run in vain.
     mispredicted: bool,
     /// Why the step after the token that came last could not be begun.
     failed: Option<Error>,
@@ -34,7 +34,7 @@ impl GemmaGenerator {
     /// be asked for.
     ///
     /// # Errors
-    /// As [`step_cached`](Self::step_cached). What was begun is dropped; history and rows stay usable.
+    /// As [`step_cached`](Self::step_cached). A step that was begun is dropped; history and rows stay usable.
     pub(crate) fn advance(&mut self, opts: &SampleOpts, most: usize) -> Result<Vec<u32>> {
         let outcome = self.piece_of_work(opts, most);
         if outcome.is_err() {
@@ -66,8 +66,8 @@ impl GemmaGenerator {
         Ok(Vec::new())
     }
 
-    /// Runs the next part of the tokens that have no rows yet; whether one run is left, which ends with the last token.
-    /// What was begun is dropped.
+    /// Runs the next part of the tokens that have no rows yet. Returns `true` if one run is left, which ends with the
+    /// last token. A step that was begun is dropped.
     pub(crate) fn ready_in_part(&mut self, opts: &SampleOpts) -> Result<bool> {
         self.check_step("step_cached", opts)?;
         if self.lookahead.begun.is_some() || self.lookahead.look.is_some() {

@@ -9,9 +9,10 @@ use crate::{
 impl GemmaGenerator {
     /// The next token of each generator, as [`step_cached`](Self::step_cached) would give it with its own of `opts`.
     /// Generators of one model ([`share_weights`](Self::share_weights), [`fork`](Self::fork)) that are compiled alike
-    /// take the step together, up to 32 in a pass that reads the weights once for all of them; on the reference, with a
-    /// flow of which a device cannot, and with [`deterministic`](super::GeneratorOptions::deterministic) one after the
-    /// other. Their lengths and options may differ, and which of them take a step together may change with every step.
+    /// take the step together, up to 32 in a pass that reads the weights once for all of them. They take it one after
+    /// the other on the reference, with a flow whose steps the device cannot take together, and with
+    /// [`deterministic`](super::GeneratorOptions::deterministic). Their lengths and options may differ, and which of
+    /// them take a step together may change with every step.
     ///
     /// Rows that a generator lacks, such as those of its prompt, are computed before, for one generator after the
     /// other.

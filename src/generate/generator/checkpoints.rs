@@ -69,7 +69,7 @@ impl GemmaGenerator {
             let copy = copied.get_or_insert_with(|| engine.copy_rings().map(Arc::new));
             match copy {
                 Ok(copy) => checkpoint.rings = Some(Rings { copy: copy.clone(), floor: history.floor() }),
-                // What it would have saved is computed again.
+                // The rows that it would have saved are computed again.
                 Err(error) => tracing::debug!(%error, rows = checkpoint.rows, "a checkpoint is given up"),
             }
             checkpoint.rings.is_some()

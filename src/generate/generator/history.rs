@@ -100,7 +100,7 @@ impl History {
         self.tokens = tokens.to_vec();
     }
 
-    /// Whether the rings still hold what the position `rows` reads.
+    /// Returns `true` if the rings still hold the rows that the position `rows` reads.
     ///
     /// To go on at a position p, every sliding layer needs the rows from p − window + 1 on. Once the ring has dropped
     /// row 0, the positions it can serve are those from `floor` + window − 1 on, and 0. Where `rows` is less than the
@@ -115,7 +115,8 @@ impl History {
         self.ring.is_none_or(|ring| floor == 0 || rows + 1 >= floor + ring.window)
     }
 
-    /// Whether a run that writes the rows up to `end` takes from the rings what the position `rows` reads.
+    /// Returns `true` if a run that writes the rows up to `end` takes from the rings a row that the position `rows`
+    /// reads.
     pub(super) fn would_lose(&self, rows: usize, end: usize) -> bool {
         let floor = self.ring.map_or(0, |ring| end.saturating_sub(ring.rows));
         self.holds(rows) && !self.serves(rows, self.floor.max(floor))
@@ -165,12 +166,12 @@ impl History {
         self.aligned = self.aligned.map(|aligned| Aligned { filled: aligned.filled.min(self.cached), ..aligned });
     }
 
-    /// Whether runs are cut at multiples of a chunk.
+    /// Returns `true` if runs are cut at multiples of a chunk.
     pub(super) fn is_aligned(&self) -> bool {
         self.aligned.is_some()
     }
 
-    /// Whether the next chunk is full, its last token not counted: it is to be run before anything else.
+    /// Returns `true` if the next chunk is full, its last token not counted: it is to be run before anything else.
     pub(super) fn chunk_is_full(&self, tokens: usize) -> bool {
         self.aligned.is_some_and(|aligned| tokens > aligned.filled + aligned.chunk)
     }

@@ -55,7 +55,7 @@ impl GemmaGenerator {
         outcome
     }
 
-    /// Whether a step with hooks was begun.
+    /// Returns `true` if a step with hooks was begun.
     #[cfg(feature = "tokenizer")]
     pub(crate) fn looks_ahead(&self) -> bool {
         self.lookahead.look.is_some()

@@ -47,14 +47,14 @@ pub struct GeneratorOptions {
     pub prefill_chunk: Option<usize>,
     /// About how long one submit of a run may keep the device: an application that draws on the same device gets its
     /// own submits in between. A run that takes longer goes to the device in several submits of consecutive dispatches,
-    /// each when the one before is done; the values are the same to the bit. A dispatch is never cut: of a prompt fewer
-    /// tokens are run at once where one would take longer, and the largest dispatch of a single token, mostly the
-    /// head's product, is the least that can be had; a lower [`GpuOptions::max_binding`] makes several dispatches of
-    /// it. The first run of a plan is cut by what the slowest device would take, later ones by what was measured. Steps
-    /// run ahead only where two fit. An answer is cancelled between two slices, and async ways to generate wait for
-    /// none of them; steps of several generators, with a drafter, and with hooks beside others wait for all slices of a
-    /// step. Uploads while loading and the drafter's own runs are not cut. No effect on the reference. Default: no
-    /// bound, one submit a run.
+    /// each when the one before is done; the values are the same to the bit. A dispatch is never cut: fewer tokens of a
+    /// prompt are run at once where one would take longer. The largest dispatch of a single token, mostly the head's
+    /// product, is the least that can be had. A lower [`GpuOptions::max_binding`] makes several dispatches of it. The
+    /// first run of a plan is cut by what the slowest device would take, later ones by what was measured. Steps run
+    /// ahead only where two fit. An answer is cancelled between two slices, and async ways to generate wait for none of
+    /// them; steps of several generators, with a drafter, and with hooks beside others wait for all slices of a step.
+    /// Uploads while loading and the drafter's own runs are not cut. No effect on the reference. Default: no bound, one
+    /// submit a run.
     pub submit_time: Option<Duration>,
     /// Conversations that shall run at once, each with a context of that length: [`MemoryPlan`] counts their caches,
     /// and what steps of all together take ([`GemmaGenerator::decode_batch`]). More can be opened as long as there is
@@ -213,7 +213,7 @@ impl GemmaGenerator {
         Self::from_loader_at(config, load_from_path(path)?.as_mut(), device, path)
     }
 
-    /// As [`from_path`](Self::from_path), and says whether the layers for multi-token prediction are loaded too.
+    /// As [`from_path`](Self::from_path), and with `include_mtp` loads the layers for multi-token prediction too.
     ///
     /// # Errors
     /// As [`from_path`](Self::from_path); [`Error::Unsupported`] with `include_mtp`: no family that this version runs
@@ -229,8 +229,8 @@ impl GemmaGenerator {
     ///
     /// # Errors
     /// As [`from_loader`](Self::from_loader), [`Error::Option`] or [`Error::ContextFull`] for options out of their
-    /// range, [`Error::DoesNotFit`] where the context that was asked for exceeds a limit of the device or the budget,
-    /// and what the profiles ask for and the device or model does not do
+    /// range. [`Error::DoesNotFit`] where the context that was asked for exceeds a limit of the device or the budget.
+    /// An error for a profile that asks for something that the device or model does not do
     /// ([`with_compile_profiles`](Self::with_compile_profiles)).
     pub fn with_options(
         config: GemmaConfig,

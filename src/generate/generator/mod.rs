@@ -94,7 +94,7 @@ impl GemmaGenerator {
         self.history.computed()
     }
 
-    /// Whether `token` ends generation.
+    /// Returns `true` if `token` ends generation.
     pub fn is_stop(&self, token: u32) -> bool {
         self.stop.contains(&token)
     }

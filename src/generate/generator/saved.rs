@@ -58,7 +58,7 @@ impl GemmaGenerator {
     }
 
     /// Takes the history that [`save`](Self::save) wrote, and its rows, if they are of this generator's layout (type of
-    /// keys and values, prefill chunk, profiles); of another layout the tokens are taken, and their rows are computed
+    /// keys and values, prefill chunk, profiles). Of another layout the tokens are taken, and their rows are computed
     /// again when they are needed.
     ///
     /// Reads what was written and not a byte more: what follows is there for whoever goes on reading (hand in `&mut

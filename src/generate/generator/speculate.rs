@@ -32,12 +32,12 @@ impl GemmaGenerator {
         Ok(self)
     }
 
-    /// Up to `count` tokens that the drafter would try after the history, 63 at most; none without a drafter, where the
-    /// text gives no hint, and, of a drafter that is a model, before a step with it has chosen the last token of the
-    /// history.
+    /// Up to `count` tokens that the drafter would try after the history, 63 at most. None without a drafter, and where
+    /// the text gives no hint. A drafter that is a model has none before a step with it has chosen the last token of
+    /// the history.
     ///
     /// # Errors
-    /// What the device says.
+    /// Errors of the device.
     pub fn draft(&mut self, count: usize) -> Result<Vec<u32>> {
         let history = self.history.tokens();
         let count = count.min(MOST_DRAFTED);

@@ -71,12 +71,12 @@ impl GemmaGenerator {
         Ok(new)
     }
 
-    /// Whether generation ends with the last of these new tokens: it is a stop token, or the context is full.
+    /// Returns `true` if generation ends with the last of these new tokens: it is a stop token, or the context is full.
     pub(super) fn ends_with(&self, new: &[u32]) -> bool {
         new.last().is_some_and(|token| self.is_stop(*token) || self.is_full())
     }
 
-    /// Whether the context has no room for another token.
+    /// Returns `true` if the context has no room for another token.
     pub(crate) fn is_full(&self) -> bool {
         self.history.len() >= self.capacity
     }

@@ -13,8 +13,8 @@ impl GemmaGenerator {
     /// first. Runs it `reps` times, and once before that to warm up; history and rows are afterwards as they were
     /// before the chunk.
     ///
-    /// `clock` says by what to time; `None` takes the best that the device has. What overlaps on the device is
-    /// serialised by some of them: [`RunTimes::whole`] is what the run takes undisturbed.
+    /// `clock` is the clock to time by; `None` takes the best that the device has. Some clocks serialise dispatches
+    /// that overlap on the device: [`RunTimes::whole`] is what the run takes undisturbed.
     ///
     /// # Errors
     /// As [`step_cached`](Self::step_cached); [`Error::Unsupported`](crate::Error::Unsupported) on the reference, and

@@ -55,12 +55,12 @@ impl LogitChanges {
         }
     }
 
-    /// Whether logits stay as they are.
+    /// Returns `true` if logits stay as they are.
     pub(super) fn is_empty(&self) -> bool {
         self.biases.is_empty() && self.allowed.is_none()
     }
 
-    /// Whether tokens are forbidden that are not named.
+    /// Returns `true` if tokens are forbidden that are not named.
     pub(super) fn has_mask(&self) -> bool {
         self.allowed.is_some()
     }
@@ -73,7 +73,7 @@ impl LogitChanges {
         }
     }
 
-    /// Whether a token's own logit is of no account.
+    /// Returns `true` if a token's own logit is of no account.
     fn forbids(&self, token: u32) -> bool {
         self.of(token, 0.0) == f32::NEG_INFINITY
     }

@@ -13,10 +13,10 @@ use crate::{
     },
 };
 
-/// What a sum of exponentials from the device may be off by, as a part of it: exp in WGSL errs by 3 + 2|x| units in the
-/// last place.
+/// The largest error of a sum of exponentials from the device, as a part of it: exp in WGSL errs by 3 + 2|x| units in
+/// the last place.
 const SUM_ERROR: f64 = 1e-4;
-/// What sums of f32 differences may be off by here.
+/// The largest error of sums of f32 differences here, as a part of them.
 const ROUNDING: f64 = 1e-6;
 
 /// The token that follows a history of `position` tokens, from the likeliest tokens `list` (their sum being at `opts`'
@@ -75,7 +75,8 @@ fn masses(
         return [kept / weight(after); 2];
     }
     let hidden = (total - known.values().map(|logit| weight(f64::from(*logit))).sum::<f64>()).max(0.0);
-    // What is hidden may be forbidden, in part or altogether; what is not certain may lie behind the cut of top-k.
+    // Hidden tokens may be forbidden, in part or altogether; those that are not certain may lie behind the cut of
+    // top-k.
     let masked = changes.has_mask() || changes.banned().any(|token| !known.contains_key(&token));
     let least = match opts.top_k() > certain {
         true => sum(&changed[..certain]) * (1.0 - ROUNDING),

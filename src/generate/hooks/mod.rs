@@ -84,10 +84,10 @@ impl LogitProcessor for LogitBias {
     }
 }
 
-/// The caller's hooks: processors in their order, a sampler, and whether log-probabilities are wanted.
+/// The caller's hooks: processors in their order, a sampler, and the log-probabilities that are wanted.
 ///
 /// The device hands over its 64 likeliest tokens and the logits that processors name, a few hundred bytes; where these
-/// do not decide what is chosen, and for a sampler, it hands over the whole row (4·V bytes). What is chosen is the
+/// do not decide what is chosen, and for a sampler, it hands over the whole row (4·V bytes). The chosen token is the
 /// same.
 #[derive(Default)]
 pub struct SampleHooks {
@@ -140,7 +140,7 @@ impl SampleHooks {
         self.logprobs
     }
 
-    /// Whether the caller chooses.
+    /// Returns `true` if the caller chooses.
     pub(crate) fn has_sampler(&self) -> bool {
         self.sampler.is_some()
     }
@@ -209,7 +209,8 @@ impl std::fmt::Debug for SampleHooks {
 
 /// Runs a caller's code; a panic is an error like any other.
 ///
-/// What it leaves half done is its own: nothing of the crate is lent to it but `changes`, which the step then drops.
+/// State that the caller's code leaves half done is the caller's own: nothing of the crate is lent to it but `changes`,
+/// which the step then drops.
 fn guarded<T>(f: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
     catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_string());

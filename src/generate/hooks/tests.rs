@@ -123,7 +123,7 @@ impl Asked {
         Some(entries[hit.unwrap_or(last)].0)
     }
 
-    /// What a device hands over: 64 tokens, and a sum that is as far off as it may be.
+    /// The list that a device hands over: 64 tokens, and a sum that is as far off as it may be.
     fn list(&self, temperature: f32, off: f64) -> ShortList {
         let list = ShortList::of_row(&self.row, temperature, SHORT_LIST);
         ShortList { total: list.total * (1.0 + off), complete: false, ..list }

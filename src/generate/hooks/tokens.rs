@@ -52,7 +52,7 @@ impl TokenSet {
         }
     }
 
-    /// Whether a token is in it.
+    /// Returns `true` if a token is in it.
     pub fn contains(&self, token: u32) -> bool {
         self.words.get(token as usize / 32).is_some_and(|word| word >> (token % 32) & 1 == 1)
     }
@@ -62,7 +62,7 @@ impl TokenSet {
         self.words.iter().map(|word| word.count_ones() as usize).sum()
     }
 
-    /// Whether no token is in it.
+    /// Returns `true` if no token is in it.
     pub fn is_empty(&self) -> bool {
         self.words.iter().all(|word| *word == 0)
     }

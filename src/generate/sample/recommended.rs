@@ -52,9 +52,9 @@ impl SampleOpts {
     /// is a path as `conversation::Model::open` takes it.
     ///
     /// A `generation_config.json` means what transformers makes of it: without `do_sample` the likeliest token, with it
-    /// `top_k` 50 where the file names none. Of a GGUF file what it does not say has no effect. What is recommended
-    /// beyond temperature, top-k, top-p, min-p and the repetition penalty is left out, with a `tracing` warning that
-    /// names it.
+    /// `top_k` 50 where the file names none. A key that a GGUF file does not have has no effect. Recommendations beyond
+    /// temperature, top-k, top-p, min-p and the repetition penalty are left out, with a `tracing` warning that names
+    /// them.
     ///
     /// # Errors
     /// [`Error::Io`] and [`Error::Format`] for a file that cannot be read; [`SamplingError::Options`] for a value that
@@ -171,7 +171,7 @@ const SAMPLERS: [(&str, &[&str]); 5] = [
     ("min_p", &["min_p", "min-p"]),
 ];
 
-/// What llama.cpp computes and this crate does not, each with the number at which it has no effect.
+/// Samplers that llama.cpp computes and this crate does not, each with the number at which it has no effect.
 const FOREIGN: [(&str, f32); 2] = [("mirostat", 0.0), ("xtc_probability", 0.0)];
 
 fn from_gguf(metadata: &GgufMetadata, file: &Path) -> Result<Option<SampleOpts>> {
@@ -208,7 +208,7 @@ fn from_gguf(metadata: &GgufMetadata, file: &Path) -> Result<Option<SampleOpts>>
             penalty
         }
     };
-    // What is below 0 is none to llama.cpp; NaN stays, to be refused.
+    // To llama.cpp a number below 0 means none, as 0 does; NaN stays, to be refused.
     let from_zero = |value: f32| if value < 0.0 { 0.0 } else { value };
     let temperature = from_zero(temperature.unwrap_or(1.0));
     let warmed = place(SAMPLERS[1].1).flatten();

@@ -22,8 +22,8 @@ const MASKED: f32 = -1e30;
 /// `softmax(mask(cap(scale · q·kᵀ))) · v` per head; query head n uses KV head n / G (docs/gemma.md, Attention).
 ///
 /// Operands: q `[B, T, N, H]` f32, k and v `[B, S, K, H]` f32 or both f16, the first and the last position that each
-/// query sees `[B, T, 2]` i32, key positions `[B, S]` i32, and with `keep` a mask `[B, S]` f32 whose entries below 0.5
-/// drop the key. Result `[B, T, N, H]`.
+/// query sees `[B, T, 2]` i32, and key positions `[B, S]` i32. With `keep` also a mask `[B, S]` f32 whose entries below
+/// 0.5 drop the key. Result `[B, T, N, H]`.
 ///
 /// Masks are data: a query sees the keys between two positions, never rows of a buffer. So one kernel serves causal and
 /// sliding layers, those that look both ways, and tokens that see each other within a causal sequence; a ring, a padded
@@ -35,7 +35,7 @@ pub struct Attention {
     pub scale: f32,
     /// `cap · tanh(score / cap)` after the scale and before the mask.
     pub softcap: Option<f32>,
-    /// Whether there is a keep-mask operand; a key must be visible and kept.
+    /// True if there is a keep-mask operand; a key must be visible and kept.
     pub keep: bool,
 }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::{Attention, DEAD_KEY};
 use crate::ir::{Case, MaskKind, Value};
 
-/// What queries at `positions` see by a rule.
+/// The first and the last position that queries at `positions` see by a rule.
 fn visible(mask: MaskKind, positions: &[i32]) -> Value {
     let bounds = positions.iter().flat_map(|&position| mask.visible(position));
     Value::i32([1, positions.len(), 2], bounds.collect::<Vec<_>>())
@@ -69,7 +69,7 @@ fn count(from: i32, len: usize) -> Vec<i32> {
     (from..from + len as i32).collect()
 }
 
-/// What queries at `positions` see by a rule, where those in `block` see each other too, as the tokens of a picture do.
+/// As [`visible`], but those in `block` see each other too, as the tokens of a picture do.
 fn with_block(mask: MaskKind, positions: Range<i32>, block: Range<i32>) -> Value {
     let bounds = positions.clone().flat_map(|position| {
         let [first, last] = mask.visible(position);

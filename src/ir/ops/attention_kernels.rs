@@ -66,7 +66,7 @@ struct Layout {
     queries: usize,
 }
 
-/// Whether a driver on the CPU takes its own kernel.
+/// Returns `true` if the device takes the kernel for drivers on the CPU.
 fn is_of_software(target: &Target) -> bool {
     target.software && matches!(target.tier, Tier::Subgroup(_))
 }
@@ -311,8 +311,8 @@ fn work(emit: &Emit, sizes: &Sizes, parts: usize) -> Work {
 }
 
 impl Attention {
-    /// Whether the kernel has a decode prologue for heads of `width`, rotated by a table of so many columns: queries,
-    /// key and value lie in workgroup memory, and lanes turn whole vectors.
+    /// Returns `true` if the kernel has a decode prologue for heads of `width`, rotated by a table of so many columns:
+    /// queries, key and value lie in workgroup memory, and lanes turn whole vectors.
     pub(crate) fn has_decode_prologue(target: &Target, width: usize, rope: &Rope, columns: usize) -> bool {
         let Some(vector) = vector_of(width) else { return false };
         if is_of_software(target) {

@@ -279,7 +279,7 @@ fn route(rows: usize, experts: usize, top: usize) -> Value {
 }
 
 fn cases() -> Vec<Case> {
-    // Rows, experts and how many of them, K, N; whether the products of a row share their operand.
+    // Rows, experts and how many of them, K, N; `shared` if the products of a row share their operand.
     let case = |[rows, experts, top]: [usize; 3], [inner, out]: [usize; 2], shared: bool, dtype: DType| {
         let own = if shared { 1 } else { top };
         let x = Case::values(&[1, rows, own, inner], 1, 1.0);

@@ -21,9 +21,9 @@ use crate::{
 /// kernel leaves the row unwritten.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gather {
-    /// Whether the outermost dimension of table and ids is a batch.
+    /// True if the outermost dimension of table and ids is a batch.
     pub per_batch: bool,
-    /// Whether an id outside the table takes row 0.
+    /// True if an id outside the table takes row 0.
     pub or_first: bool,
 }
 

@@ -24,7 +24,7 @@ use crate::{
 pub struct LayerNorm {
     /// Added to the variance, inside the root.
     pub eps: f32,
-    /// Whether there is a β.
+    /// True if there is a β.
     pub bias: bool,
 }
 

@@ -50,14 +50,14 @@ impl Linear {
         g.push(MatMul, &[x, right])
     }
 
-    /// Whether the kernel for `rows` rows can norm its operand on the way. On a software driver that costs each
-    /// workgroup more than the dispatch that it saves.
+    /// Returns `true` if the kernel for `rows` rows can norm its operand on the way. On a software driver that costs
+    /// each workgroup more than the dispatch that it saves.
     pub(crate) fn has_norm_prologue(target: &Target, rows: usize, compute: Compute) -> bool {
         !target.software && rows <= FEW_ROWS && compute != Compute::F16
     }
 
-    /// Whether the kernel for one row can keep the largest of each slice of the result: the columns of a workgroup must
-    /// lie in one slice, whatever multiple of 64 a shard begins at.
+    /// Returns `true` if the kernel for one row can keep the largest of each slice of the result: the columns of a
+    /// workgroup must lie in one slice, whatever multiple of 64 a shard begins at.
     pub(crate) fn has_block_maxima(target: &Target) -> bool {
         let columns = |lanes| ONE_ROW_COLUMNS * lanes;
         !matches!(target.tier, Tier::Subgroup(lanes) if target.software && 64 % columns(lanes as usize) != 0)
@@ -123,11 +123,11 @@ impl Linear {
 pub(super) struct LinearParams {
     /// Lanes of a workgroup of one subgroup.
     pub(super) lanes: usize,
-    /// Whether the kernels for drivers on the CPU run: such a driver pays for each lane's loads and for barriers, and
+    /// True if the kernels for drivers on the CPU run: such a driver pays for each lane's loads and for barriers, and
     /// little for shuffles.
     pub(super) software: bool,
-    /// Whether loads of 64 bits cost what those of 32 do: a driver on the CPU pays for each load of a lane, whatever
-    /// its width.
+    /// True if loads of 64 bits cost the same as loads of 32: a driver on the CPU pays for each load of a lane,
+    /// whatever its width.
     pub(super) wide: bool,
 }
 

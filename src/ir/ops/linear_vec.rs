@@ -14,7 +14,7 @@ pub(super) struct Few {
     pub(super) weights: usize,
     /// Rows of x of a workgroup, 1 to 4.
     pub(super) held: usize,
-    /// Whether the kernel norms its operand.
+    /// True if the kernel norms its operand.
     pub(super) normed: bool,
     pub(super) inner: usize,
     pub(super) columns: usize,
@@ -119,8 +119,8 @@ impl Division {
         options
     }
 
-    /// Whether a lane's numbers stay in registers, and the sums in workgroup memory. Beyond 128 registers AMD's
-    /// compiler keeps all that it may and leaves too few waves to hide a load.
+    /// Returns `true` if a lane's numbers stay in registers, and the sums in workgroup memory. Beyond 128 registers
+    /// AMD's compiler keeps all that it may and leaves too few waves to hide a load.
     fn fits(&self, few: &Few) -> bool {
         let own = self.tile * few.weights;
         let registers = match (few.dtype, few.weights) {

@@ -69,7 +69,7 @@ pub trait OpDef {
         None
     }
 
-    /// Whether the reference runs the decomposition instead of [`eval`](OpDef::eval).
+    /// Returns `true` if the reference runs the decomposition instead of [`eval`](OpDef::eval).
     fn runs_decomposed(&self) -> bool {
         false
     }
@@ -84,12 +84,12 @@ pub trait OpDef {
         Err(emit.refuse("has no kernel"))
     }
 
-    /// Whether the kernel applies an elementwise epilogue to each result.
+    /// Returns `true` if the kernel applies an elementwise epilogue to each result.
     fn takes_epilogue(&self) -> bool {
         false
     }
 
-    /// Whether the kernel runs once for each shard of this operand, a weight that is larger than a binding.
+    /// Returns `true` if the kernel runs once for each shard of this operand, a weight that is larger than a binding.
     fn takes_shards(&self, operand: usize) -> bool {
         let _ = operand;
         false

@@ -33,7 +33,7 @@ impl Matcher<'_> {
         groups
     }
 
-    /// The prologue of `attention`, where nothing else reads what leads to it.
+    /// The prologue of `attention`, where nothing else reads the values that lead to it.
     fn decode_prologue(&self, attention: NodeId) -> Option<Found> {
         let bound = self.bound;
         let Op::Attention(Attention { keep: false, .. }) = bound.op(attention) else { return None };

@@ -48,7 +48,7 @@ impl Group {
         Self { roots: vec![root], inputs, ..Self::region(root, Vec::new()) }
     }
 
-    /// Whether the results of all roots are written, one behind the other.
+    /// Returns `true` if the results of all roots are written, one behind the other.
     pub(super) fn is_concatenated(&self) -> bool {
         self.roots.len() > 1 && self.roots.contains(&self.sink)
     }
@@ -126,7 +126,7 @@ impl Matcher<'_> {
         group
     }
 
-    /// Whether `reader` alone reads `value`.
+    /// Returns `true` if `reader` alone reads `value`.
     fn only_reader(&self, value: NodeId, reader: NodeId) -> bool {
         self.readers.get(&value).is_some_and(|readers| readers.iter().eq([&reader]))
     }

@@ -1,4 +1,4 @@
-//! Products that share a kernel, and what it keeps of their result.
+//! Products that share a kernel, and the maxima that it keeps of their result.
 
 use std::collections::BTreeMap;
 
@@ -70,7 +70,7 @@ fn concatenation(bound: &Bound, roots: Vec<NodeId>) -> Group {
     group
 }
 
-/// Whether the weight of the product `id` can be read behind those of `list`.
+/// Returns `true` if the weight of the product `id` can be read behind those of `list`.
 fn follows(bound: &Bound, list: &[NodeId], id: NodeId) -> bool {
     let (Some(first), Some(last)) = (list.first(), list.last()) else { return false };
     let operand = |id: NodeId| bound.resolve(bound.graph.node(id).inputs[0]);

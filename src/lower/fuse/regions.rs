@@ -12,7 +12,7 @@ use crate::{
 /// A value that a region reads.
 pub(super) struct Leaf {
     pub(super) node: NodeId,
-    /// Whether element `i` of the region reads its element `i` and no other.
+    /// True if element `i` of the region reads its element `i` and no other.
     same_index: bool,
 }
 
@@ -22,7 +22,7 @@ pub(super) struct Expression {
     inner: Vec<NodeId>,
 }
 
-/// For each value, whether it gets a slot of its own.
+/// For each value, true if it gets a slot of its own.
 pub(super) fn stored(bound: &Bound) -> Vec<bool> {
     let count = bound.graph.nodes().len();
     let mut arithmetic = vec![false; count];
@@ -152,7 +152,7 @@ fn is_pair(bound: &Bound, a: NodeId, b: NodeId) -> bool {
         }
 }
 
-/// Whether the kernel of `roots` can read everything else that the expression reads.
+/// Returns `true` if the kernel of `roots` can read everything else that the expression reads.
 fn fits(bound: &Bound, expression: &Expression, roots: &[NodeId]) -> bool {
     let sharded = roots.iter().flat_map(|id| bound.operands(*id)).any(|x| bound.shards(x).len() > 1);
     let extras: Vec<&Leaf> = expression.leaves.iter().filter(|leaf| !roots.contains(&leaf.node)).collect();

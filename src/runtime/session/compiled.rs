@@ -92,7 +92,7 @@ impl CompiledGraph {
         self.gpu.as_ref().map_or(0, |gpu| gpu.own_bytes() + gpu.scratch_bytes())
     }
 
-    /// Bytes of what is not shared with other graphs.
+    /// Bytes of the buffers that are not shared with other graphs.
     pub(crate) fn own_bytes(&self) -> u64 {
         self.gpu.as_ref().map_or(0, GpuGraph::own_bytes)
     }
@@ -131,9 +131,9 @@ impl CompiledGraph {
         Ok((live, given))
     }
 
-    /// As [`run`](Self::run), for a graph whose outputs have no symbolic size and at most 16 MiB each: on a device the
-    /// run is only begun, and another may begin, of this graph or of one that shares its scratch, before its outputs
-    /// are waited for. On the reference it ends when `cancel` is cancelled.
+    /// As [`run`](Self::run), for a graph whose outputs have no symbolic size and at most 16 MiB each. On a device the
+    /// run is only begun. Another, of this graph or of one that shares its scratch, may begin before its outputs are
+    /// waited for. On the reference it ends when `cancel` is cancelled.
     ///
     /// # Errors
     /// As [`run`](Self::run); [`Error::Cancelled`].

@@ -72,7 +72,7 @@ impl GpuGraph {
         self.prepared = None;
     }
 
-    /// Bytes of what is not shared with other graphs: inputs, and what the plan owns.
+    /// Bytes of the buffers that are not shared with other graphs: inputs, and the plan's own.
     pub(super) fn own_bytes(&self) -> u64 {
         let inputs: u64 = self.inputs.values().map(|(buffer, _)| buffer.size()).sum();
         inputs + self.step.size() + self.prepared.as_ref().map_or(0, PreparedPlan::own_bytes)

@@ -95,7 +95,7 @@ fn wrong<T>(name: &str, problem: String) -> Result<T> {
     Err(Error::Input { name: name.into(), problem })
 }
 
-/// Whether the caller may give the input.
+/// Returns `true` if the caller may give the input.
 pub(super) fn is_callers(input: &Input) -> bool {
     matches!(input.role, Role::Caller | Role::Optional | Role::Cache)
 }
@@ -178,7 +178,7 @@ pub(super) fn check(graph: &Graph, inputs: &[(&str, RunInput)], live: &DimBindin
             return wrong(name, "given twice".into());
         }
     }
-    // What nothing reads may be left out where it is optional: others are derived from it.
+    // An optional input that nothing reads may be left out: others are derived from it.
     let uses = graph.use_counts();
     let needed = |(id, input): &(NodeId, &Input)| match input.role {
         Role::Caller | Role::Cache => true,

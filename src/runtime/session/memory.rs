@@ -16,7 +16,8 @@ use crate::{
     profile::CompileProfile,
 };
 
-/// Memory of weights as [`Session::load`](super::Session::load) places them, and of what passes them on.
+/// Memory of weights as [`Session::load`](super::Session::load) places them, and of the staging buffers that pass them
+/// on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct WeightMemory {
     /// Bytes of the weights, with the padding between them.
@@ -44,7 +45,7 @@ impl WeightMemory {
 pub(crate) struct RunMemory {
     /// Bytes of inputs, scratch and sizes.
     pub(crate) bytes: u64,
-    /// Bytes that are bound at once at most, weights left out, and what they are.
+    /// Bytes of the largest binding, weights left out, and its name.
     pub(crate) largest_binding: (u64, String),
 }
 

@@ -177,10 +177,10 @@ impl Session {
 
     /// Compiles a graph.
     ///
-    /// A run may have any sizes up to those that the graph is compiled for, without compiling again: arrays are padded
-    /// at the end of each symbolic size, and padding is at no position, so that attention does not see it. On the
-    /// reference a run computes its own sizes alone. A stage of your own that mixes rows by other means than attention
-    /// wants a graph for each size: [`CompileCache`](super::CompileCache).
+    /// A run may have any sizes up to those that the graph is compiled for, without compiling again. Arrays are padded
+    /// at the end of each symbolic size. Padding is at no position, so that attention does not see it. On the reference
+    /// a run computes its own sizes alone. A stage of your own that mixes rows by other means than attention wants a
+    /// graph for each size: [`CompileCache`](super::CompileCache).
     ///
     /// # Errors
     /// [`Error::Input`] for a size without a value or past its limit, an op or size that the device cannot run,
@@ -204,7 +204,7 @@ impl Session {
     }
 }
 
-/// Whether a size of the graph has the symbol.
+/// Returns `true` if a size of the graph has the symbol.
 fn has(graph: &Graph, symbol: Symbol) -> bool {
     graph.nodes().iter().flat_map(|node| &node.ty.shape.0).any(|dim| dim.symbols().any(|other| other == symbol))
 }

@@ -34,7 +34,7 @@ impl Padding {
         Ok(Self { places, padded: shape.bind(capacity)? })
     }
 
-    /// Whether there is no padding.
+    /// Returns `true` if there is no padding.
     pub(super) fn is_none(&self) -> bool {
         self.places.iter().zip(&self.padded).all(|(place, room)| place.len() == *room)
     }

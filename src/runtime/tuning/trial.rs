@@ -84,13 +84,13 @@ impl<'a> Trial<'a> {
         Ok(Self { bench, part, run, inputs })
     }
 
-    /// Compares what `plan` computes with the reference.
+    /// Compares the results of `plan` with the reference's.
     ///
     /// # Errors
     /// The difference, as text; [`Error`] for failures that say nothing of the kernel.
     pub(crate) fn check(&self, plan: &Plan) -> Result<std::result::Result<(), String>> {
         let expected = self.expected(&self.inputs)?;
-        // What takes a root is given what has one.
+        // A root of a negative number is not defined: the part is then checked on absolute values.
         let is_defined =
             expected.outputs.iter().all(|(_, value)| value.to_f32().is_ok_and(|all| all.iter().all(|x| x.is_finite())));
         if !is_defined && self.inputs.values().any(|value| has_negative(value)) {
@@ -141,7 +141,7 @@ impl<'a> Trial<'a> {
         let prepared = PreparedPlan::new(self.bench.pipelines, plan, bound, &mut ScratchPool::default())?;
         for name in self.part.graph.outputs().iter().map(|(name, _)| name) {
             let Some((buffer, _, _)) = prepared.output(name) else { continue };
-            // What a kernel leaves out must show.
+            // An element that a kernel leaves unwritten must show.
             if !buffers.values().any(|(input, _)| Arc::ptr_eq(input, buffer)) {
                 context.write(buffer, 0, &f32::NAN.to_le_bytes().repeat(buffer.size() as usize / 4))?;
             }
@@ -167,8 +167,8 @@ impl<'a> Trial<'a> {
     }
 }
 
-/// A value of what no token decides: activations and cached rows are random, the positions of cached rows those of
-/// earlier tokens.
+/// A value of an input that no token decides: activations and cached rows are random, the positions of cached rows
+/// those of earlier tokens.
 fn random(input: &Input, run: &TrialRun, seed: u64) -> Result<Value> {
     let shape = input.ty.shape.bind(&run.binding())?;
     let len = shape.iter().product();
@@ -197,14 +197,15 @@ fn absolute(value: &Value) -> Value {
     }
 }
 
-/// Of the root mean square of a result and of the element, what an element may be off by. Sums of f32 in another order
-/// are off by 10⁻⁵ at most at the sizes of Gemma (`OpDef::tolerance`), here with room for what a kernel computes before
-/// and after. Operands in f16 are off by 2⁻¹¹ each; experts and later norms make it more, and 3·10⁻² is the gate of a
-/// whole model in f16. A kernel that its driver compiled wrongly is off by as much as the result itself.
+/// The largest error of an element, as a part of the sum of the result's root mean square and the element. Sums of f32
+/// in another order are off by 10⁻⁵ at most at the sizes of Gemma (`OpDef::tolerance`), here with room for what a
+/// kernel computes before and after. Operands in f16 are off by 2⁻¹¹ each; experts and later norms make it more, and
+/// 3·10⁻² is the gate of a whole model in f16. A kernel that its driver compiled wrongly is off by as much as the
+/// result itself.
 const EXACT: f64 = 1e-3;
 const ROUNDED: f64 = 3e-2;
 
-/// Whether a kernel computed what the reference says.
+/// Checks a kernel's result against the reference's. The error names the first element that is off.
 fn close(found: &Value, expected: &Value, half: bool) -> std::result::Result<(), String> {
     let text = |error: Error| error.to_string();
     let have = found.to_f32().map_err(text)?;

@@ -83,8 +83,8 @@ impl ChatFormat {
 
     /// The conversation as token ids, BOS token included; `open_turn` as in [`render`](Self::render).
     ///
-    /// Control tokens come from the format alone. What messages and tools hold is encoded as plain text, whatever it
-    /// spells.
+    /// Control tokens come from the format alone. The contents of messages and tools are encoded as plain text,
+    /// whatever they spell.
     ///
     /// # Errors
     /// As [`render`](Self::render), and [`Error::Tokenizer`] if the tokenizer lacks a control token that the format

@@ -6,7 +6,7 @@ use super::value::QUOTE;
 use super::{ChatFormat, ToolCall, gemma, gemma4};
 use crate::text::{TextStream, Tokenizer};
 
-/// Most bytes of one tool call. What a call has beyond is read and dropped.
+/// Most bytes of one tool call. The rest of a longer call is read and dropped.
 const MAX_CALL: usize = 1 << 20;
 
 /// Something that the model said.

@@ -135,7 +135,7 @@ impl Batches {
     }
 }
 
-/// A prepared plan with its inputs and what chooses tokens.
+/// A prepared plan with its inputs and the samplers that choose tokens.
 pub(super) struct Batch {
     pub(super) id: u64,
     lowered: Plan,
@@ -145,7 +145,7 @@ pub(super) struct Batch {
     slices: SubmitSplitter,
     /// Of its dispatches, with full caches.
     estimates: Arc<[Estimate]>,
-    /// Whether it has run.
+    /// True if it has run.
     warm: bool,
 }
 
@@ -159,7 +159,7 @@ struct Read {
 }
 
 impl GpuEngine {
-    /// Whether a step of both can be one pass.
+    /// Returns `true` if a step of both can be one pass.
     pub(crate) fn goes_with(&self, other: &GpuEngine) -> bool {
         let same_caches = self.caches.ring() == other.caches.ring();
         Arc::ptr_eq(&self.model, &other.model) && self.profiles == other.profiles && same_caches

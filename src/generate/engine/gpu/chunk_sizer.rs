@@ -46,7 +46,7 @@ impl ChunkSizer {
         self.largest
     }
 
-    /// What was learnt, with nothing running.
+    /// The same with nothing running.
     pub(super) fn idle(&self) -> Self {
         Self { running: None, ..*self }
     }

@@ -21,7 +21,7 @@ use crate::{
     runtime::{Buffer, GpuContext, Placed, PreparedPlan, ResidentWeight, ScratchPool, Step, wgpu},
 };
 
-/// The weights of a drafter, and what it goes on from.
+/// The weights of a drafter, and the hidden states that it goes on from.
 pub(super) struct GpuDrafter {
     shared: Arc<Shared>,
     buffers: Option<Buffers>,
@@ -68,7 +68,7 @@ impl GpuDrafter {
         Self { shared: self.shared.clone(), buffers: None, lengths: 0..0, ready: None }
     }
 
-    /// Makes what runs of the target leave their hidden states in, if it is not there.
+    /// Makes the buffers that runs of the target leave their hidden states in, if they are not there.
     pub(super) fn make_room(&mut self, context: &GpuContext) -> Result<()> {
         if self.buffers.is_none() {
             let usage = wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
@@ -79,12 +79,12 @@ impl GpuDrafter {
         Ok(())
     }
 
-    /// Drops what is bound to the caches.
+    /// Drops the step that is bound to the caches.
     pub(super) fn forget_caches(&mut self) {
         self.ready = None;
     }
 
-    /// Drops what belongs to a text.
+    /// Drops the state of a text.
     pub(super) fn forget_text(&mut self) {
         self.lengths = 0..0;
     }

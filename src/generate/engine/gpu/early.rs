@@ -23,10 +23,10 @@ const PROMPT: usize = 16;
 /// there: it ends when they have compiled.
 const COMPILED_AT_ONCE: usize = 4;
 
-/// What a short prompt and a greedy step after it run, where runs have at most `chunk` tokens and rings `ring` rows.
-/// What cannot be lowered at these sizes is left out: the sizes that are asked for later may fit. For an adapter that
-/// computes on the CPU the prompt alone: such drivers compile in their queue, one kernel after the other, and the first
-/// token should not wait for the second's.
+/// The kernels of a short prompt and of a greedy step after it, where runs have at most `chunk` tokens and rings `ring`
+/// rows. A plan that cannot be lowered at these sizes is left out: the sizes that are asked for later may fit. For an
+/// adapter that computes on the CPU the prompt alone: such drivers compile in their queue, one kernel after the other,
+/// and the first token should not wait for the kernels of the second.
 pub(super) fn kernels(
     model: &Model,
     context: &GpuContext,

@@ -14,7 +14,7 @@ const LEAST: f64 = 20e-6;
 /// Seconds of a dispatch on the slowest device.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Estimate {
-    /// To move what it reads and writes, which hardly grows with the tokens of a run.
+    /// To move its operands and results, which hardly grows with the tokens of a run.
     moving: f64,
     /// To compute, which grows with them.
     computing: f64,

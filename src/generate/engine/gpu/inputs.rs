@@ -48,7 +48,7 @@ impl InputBlock {
             Role::TableRows(_) => Some((input.name.clone(), tokens * input.ty.shape.last()?.fixed()? * 4)),
             _ => None,
         };
-        // What is copied to it on the device.
+        // Inputs whose values are copied to the block on the device.
         let other = |(_, input): (_, &Input)| match &input.role {
             Role::Caller => Some((input.name.clone(), input.ty.shape.fixed()?.iter().product::<usize>() * 4)),
             _ => None,

@@ -210,7 +210,7 @@ impl Planner<'_> {
         })
     }
 
-    /// What a prompt that fills the context and greedy steps after it take, run after run.
+    /// The memory of a prompt that fills the context and of greedy steps after it, run after run.
     fn runs(&self, context: usize) -> Result<Runs> {
         let policy = self.policy(context);
         // Runs before the last chunk end at multiples of it, each with the plan of its bucket of rows.

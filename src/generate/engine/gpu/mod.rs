@@ -48,7 +48,7 @@ use crate::{
 /// The limit that kernels meet first, as wgpu names it.
 const BINDING_LIMIT: &str = "max_storage_buffer_binding_size";
 
-/// One sequence on one GPU: its caches, plans and what is in flight. The model is shared.
+/// One sequence on one GPU: its caches, plans and the runs in flight. The model is shared.
 pub(crate) struct GpuEngine {
     model: Arc<GpuModel>,
     caches: Caches,
@@ -83,7 +83,7 @@ struct SlicedRun {
 struct Begun {
     key: PlanKey,
     mode: SampleMode,
-    /// Pieces of what is read back, in order.
+    /// Pieces of the bytes that are read back, in order.
     staged: Vec<StagedRead>,
     submission: wgpu::SubmissionIndex,
     timed: Option<Timed>,
@@ -106,7 +106,7 @@ pub(crate) struct EngineOptions {
     pub(crate) chunk: Option<usize>,
     /// About how long a submit of a run may take.
     pub(crate) submit_time: Option<Duration>,
-    /// Whether kernels follow from the device alone, and not from what a clock said of them.
+    /// True if kernels follow from the device alone, and not from timings.
     pub(crate) untimed: bool,
     /// Ends it while kernels are tried; what hears of the upload ends that.
     pub(crate) cancel: Option<CancelToken>,

@@ -35,7 +35,7 @@ pub(super) struct PlanKey {
 /// A prepared plan with its inputs and the samplers that read its logits.
 pub(super) struct Ready {
     pub(super) run: RunPlan,
-    /// Whether it has run: drivers may compile at the first run, whose time says nothing.
+    /// True if it has run: drivers may compile at the first run, whose time says nothing.
     pub(super) warm: bool,
     pub(super) samplers: Option<Samplers>,
     /// Of its dispatches, with full caches.
@@ -66,8 +66,8 @@ impl PlanCache {
         Self { plans: Lru::new(capacity), scratch, sampler_scratch, compiles: 0 }
     }
 
-    /// Prepares the plan, unless it is there. What must go for it goes first.
-    /// With `hidden` what a drafter goes on from is an output too.
+    /// Prepares the plan, unless it is there. Plans that must go for it go first. With `hidden` the state that a
+    /// drafter goes on from is an output too.
     pub(super) fn prepare(
         &mut self,
         key: PlanKey,
@@ -185,7 +185,7 @@ pub(super) fn output<'a>(plan: &'a PreparedPlan, name: &str) -> Result<(&'a Arc<
     plan.output(name).ok_or_else(|| lost_plan(name))
 }
 
-/// What was prepared is there until it is dropped with its engine; this is for the type's sake.
+/// The error of a missing plan. It is for the type's sake: a prepared plan stays until it is dropped with its engine.
 fn lost_plan(what: &str) -> Error {
     Error::Graph(GraphError::Malformed { graph: "gemma_resident".into(), problem: format!("its {what} was not prepared") })
 }

@@ -1,4 +1,4 @@
-//! One run of the model: its plan, its inputs, and what is read back.
+//! One run of the model: its plan, its inputs, and the bytes that are read back.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ impl GpuEngine {
         Ok(key)
     }
 
-    /// Writes the inputs and submits the plan and what follows it; what is to be read back is staged.
+    /// Writes the inputs, submits the plan with the sampler behind it, and stages the bytes to be read back.
     pub(super) fn submit(&mut self, key: PlanKey, tokens: Tokens, start: usize, mode: SampleMode) -> Result<Option<Begun>> {
         let mut begun = self.submit_first(key, tokens, start, mode)?;
         while self.sliced.is_some() {
@@ -117,7 +117,7 @@ impl GpuEngine {
         Ok(Some(Begun { key: run.key, mode: run.mode, staged, submission, timed, token }))
     }
 
-    /// Submits what slices are left of the run under way.
+    /// Submits the slices that are left of the run under way.
     pub(super) fn submit_all(&mut self) -> Result<()> {
         while self.sliced.is_some() {
             let begun = self.submit_slice(None)?;
@@ -137,7 +137,7 @@ impl GpuEngine {
     }
 }
 
-/// Buffer, offset and bytes of what is read back.
+/// Buffer, offset and number of the bytes that are read back.
 type Source<'a> = (&'a Arc<Buffer>, u64, u64);
 
 /// The sampler of the run's logits, if the device chooses, and the bytes that are read back.

@@ -30,7 +30,7 @@ impl SampleMode {
         Step { temperature, draw, top_k, top_p, min_p, ..step }
     }
 
-    /// What a token is chosen by.
+    /// The mode in which a token is chosen.
     pub(super) fn for_choosing(opts: &SampleOpts) -> Self {
         match (opts.penalises(), opts.is_greedy()) {
             (true, _) => SampleMode::Logits,

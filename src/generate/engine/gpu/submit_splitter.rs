@@ -37,11 +37,10 @@ pub(super) struct SubmitSplitter {
     most: Option<Duration>,
     /// The rate of runs that were never measured.
     unmeasured: f64,
-    /// Whether `most` was asked for: other work has its turn between two submits, and no dispatch may take longer
+    /// True if `most` was asked for: other work has its turn between two submits, and no dispatch may take longer
     /// either.
     is_asked: bool,
-    /// Measured time over estimated time, by the plan's tokens and whether they are of several sequences: of all
-    /// engines of a model.
+    /// Measured time over estimated time of all engines of a model, by the plan's tokens and by `batched`.
     rates: Arc<Mutex<HashMap<(usize, bool), f64>>>,
     batched: bool,
     timer: Option<Timer>,
@@ -51,9 +50,9 @@ pub(super) struct SubmitSplitter {
 pub(super) struct Slice<'a> {
     /// The dispatches of the plan.
     pub(super) dispatches: Range<usize>,
-    /// Whether the run begins with it.
+    /// True if the run begins with it.
     pub(super) first: bool,
-    /// Whether the run ends with it.
+    /// True if the run ends with it.
     pub(super) last: bool,
     /// Where its times go: the set and the first of two queries.
     times: Option<(&'a wgpu::QuerySet, u32)>,
@@ -82,19 +81,19 @@ pub(super) struct Sliced {
     /// Those on the device's, once the last slice is recorded.
     ticks: Option<StagedRead>,
     is_timed: bool,
-    /// Whether the host waited for each slice, so that its clock tells what they took.
+    /// True if the host waited for each slice, so that its clock tells how long they took.
     is_watched: bool,
     tokens: usize,
     estimates: Arc<[Estimate]>,
 }
 
 impl Sliced {
-    /// Whether one submit is all.
+    /// Returns `true` if one submit is all.
     pub(super) fn is_one(&self) -> bool {
         self.parts.len() == 1
     }
 
-    /// Whether no slice is left to submit.
+    /// Returns `true` if no slice is left to submit.
     pub(super) fn is_whole(&self) -> bool {
         self.next == self.parts.len()
     }
@@ -104,7 +103,7 @@ impl Sliced {
         self.under_way.as_ref().map(|(submission, _)| submission)
     }
 
-    /// The last slice of a run that is whole, and what will tell its time.
+    /// The last slice of a run that is whole, and its time, to be read when it is done.
     pub(super) fn done(self) -> Result<(wgpu::SubmissionIndex, Option<Timed>)> {
         let Self { parts, under_way, waited, ticks, is_timed, is_watched, tokens, estimates, .. } = self;
         let sum = |parts: &[Range<usize>]| parts.iter().map(|part| total(&estimates[part.clone()])).sum::<f64>();
@@ -122,7 +121,7 @@ impl Sliced {
 pub(super) struct Timed {
     time: Time,
     tokens: usize,
-    /// Estimated seconds of what is timed.
+    /// Estimated seconds of the timed slices.
     estimated: f64,
     /// Those of all dispatches.
     estimates: Arc<[Estimate]>,
@@ -150,7 +149,7 @@ pub(super) fn nothing_begun() -> Error {
     Error::Graph(GraphError::Malformed { graph: "gemma_resident".into(), problem: "no run was begun".into() })
 }
 
-/// Whether what failed may still be under way.
+/// Returns `true` if the work that failed may still be under way.
 fn is_cancelled(error: &Error) -> bool {
     matches!(error, Error::Cancelled(_))
 }
@@ -206,7 +205,7 @@ impl SubmitSplitter {
         self.rates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a run may be submitted while another of the same kind is under way.
+    /// Returns `true` if a run may be submitted while another of the same kind is under way.
     pub(super) fn allow_two(&self, estimates: &[Estimate], tokens: usize) -> bool {
         let one = self.rate(tokens) * total(estimates);
         let both = if self.is_asked { 2.0 * one } else { one };
@@ -256,7 +255,7 @@ impl SubmitSplitter {
             let asked = Instant::now();
             context.wait_while(Some(earlier), "a part of a run", go_on)?;
             run.waited += since.elapsed().as_secs_f64();
-            // What was done before anybody asked tells how long the host was away.
+            // For a slice that was done before anybody asked, the clock tells how long the host was away.
             run.is_watched &= 2 * asked.elapsed() > since.elapsed();
         }
         run.under_way = Some((context.submit("a run of the model", [commands])?, Instant::now()));
@@ -310,7 +309,7 @@ impl GpuEngine {
         Ok(())
     }
 
-    /// Waits for a run and takes what was staged.
+    /// Waits for a run and takes the staged bytes.
     pub(super) fn collect(&mut self, begun: Begun) -> Result<Vec<u8>> {
         let Begun { staged, submission, timed, .. } = begun;
         let mut bytes = vec![0; staged.iter().map(StagedRead::len).sum()];

@@ -24,7 +24,7 @@ impl GpuEngine {
         let prepared: Vec<&PreparedPlan> = [Some(&*plan), samplers.as_ref().map(|s| &s.argmax)].into_iter().flatten().collect();
         let (whole, seconds) = measure(&context, &prepared, reps, clock)?;
 
-        // What was prepared came from these plans: lowering is a function of its arguments.
+        // The prepared plans came from these: lowering is a function of its arguments.
         let binding = DimBinding::new().with(sym::SEQ, key.tokens).with(sym::CACHE, key.rows).with(sym::RING, self.caches.ring());
         let lowered = self.model.lower(built, &binding, self.profiles.of(key.resident, key.tokens))?;
         let sampler = self.model.argmax(1, &lowered);

@@ -19,8 +19,8 @@ use own::OwnTemplate;
 /// chat template that its files carry where that lays out turns otherwise.
 ///
 /// A template is compared with the built-in formats when a model is opened, by a few conversations that both render.
-/// One that differs is followed to the letter. What messages and tools hold is encoded as plain text all the same,
-/// whatever it spells. A template that cannot be followed so refuses conversations and says why; the model still
+/// One that differs is followed to the letter. The contents of messages and tools are encoded as plain text all the
+/// same, whatever they spell. A template that cannot be followed so refuses conversations and says why; the model still
 /// continues plain text.
 ///
 /// Templates run as in transformers (Jinja with blocks trimmed, `raise_exception`, `strftime_now`, `tojson`, Python's

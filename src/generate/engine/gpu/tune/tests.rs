@@ -100,7 +100,7 @@ fn a_wrong_kernel_is_replaced_and_the_logits_are_right() {
     assert!(error < 1e-4, "{error}");
 }
 
-/// What a test sees of the product with the FFW's last weight, where a device knows that its second kernel is faster.
+/// The options of the product with the FFW's last weight, where a device knows that its second kernel is faster.
 fn options_of_down(untimed: bool) -> String {
     let context = open(KernelTier::Subgroup);
     let mut known = KernelChoices::default();
