@@ -100,9 +100,10 @@ fn run(mut arguments: Arguments) -> Result<()> {
     let built = GemmaFlow::resident(&config).profile(profile.clone()).last_token_logits().build(weights.as_mut())?;
     let text = if arguments.what.graph {
         let mut report = PassReport::default();
-        let graph = match arguments.device.eq_ignore_ascii_case("cpu") {
-            true => prepare_reference(&built.graph, &profile.options("cpu"), &mut report)?.into_owned(),
-            false => built.graph,
+        let graph = if arguments.device.eq_ignore_ascii_case("cpu") {
+            prepare_reference(&built.graph, &profile.options("cpu"), &mut report)?.into_owned()
+        } else {
+            built.graph
         };
         format!("{origin}\n{profile}{report}{graph}")
     } else {

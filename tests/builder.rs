@@ -95,15 +95,16 @@ impl Choice {
     /// The options that the table of `GemmaFlow` refuses.
     fn refused(&self) -> Vec<&'static str> {
         let last = self.head == Head::Last;
-        let table: &[(bool, &str)] = match self.decode {
-            true => &[
+        let table: &[(bool, &str)] = if self.decode {
+            &[
                 (self.seq, "seq"),
                 (self.dynamic_seq, "dynamic_seq"),
                 (!self.past && !self.dynamic_past, "past"),
                 (last, "last_token_logits"),
                 (self.export, "export_kv"),
-            ],
-            false => &[(self.past, "past"), (self.dynamic_past, "dynamic_past"), (self.mask, "custom_mask")],
+            ]
+        } else {
+            &[(self.past, "past"), (self.dynamic_past, "dynamic_past"), (self.mask, "custom_mask")]
         };
         table.iter().filter(|(refused, _)| *refused).map(|(_, name)| *name).collect()
     }
@@ -193,9 +194,10 @@ impl Choice {
             (true, false) => "33".into(),
         };
         let rows = if self.head == Head::Last { "1".into() } else { t };
-        let mut outputs = match self.hidden() {
-            true => vec![("hidden".into(), format!("[{b}, {rows}, {}]", config.hidden_size))],
-            false => vec![("logits".into(), format!("[{b}, {rows}, {}]", config.vocab_size))],
+        let mut outputs = if self.hidden() {
+            vec![("hidden".into(), format!("[{b}, {rows}, {}]", config.hidden_size))]
+        } else {
+            vec![("logits".into(), format!("[{b}, {rows}, {}]", config.vocab_size))]
         };
         if self.export || self.decode {
             let names = (0..config.num_hidden_layers).flat_map(|layer| ["k", "v"].map(|what| format!("{what}_{layer}")));

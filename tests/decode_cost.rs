@@ -260,10 +260,7 @@ fn drawn_text_runs_a_step_ahead() {
             assert_eq!(found, expected, "{opts:?}");
             assert_eq!(ahead.tokens(), stepwise.tokens());
             let made = (after.submits - before.submits, after.bytes_read_back - before.bytes_read_back);
-            match decides {
-                true => assert_eq!(made, (16, 16 * (2 * 64 + 3) * 4), "{opts:?}"),
-                false => in_vain += made.0 - 16,
-            }
+            if decides { assert_eq!(made, (16, 16 * (2 * 64 + 3) * 4), "{opts:?}") } else { in_vain += made.0 - 16 }
         }
     }
     assert!(in_vain > 20, "only {in_vain} steps were run in vain");

@@ -101,10 +101,7 @@ impl Case {
         fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
             for entry in fs::read_dir(folder).unwrap() {
                 let path = entry.unwrap().path();
-                match path.is_dir() {
-                    true => walk(&path, found),
-                    false => found.push(path),
-                }
+                if path.is_dir() { walk(&path, found) } else { found.push(path) }
             }
         }
         let mut found = Vec::new();

@@ -49,10 +49,8 @@ fn check_logits(oracle: &GgufOracle, generator: &mut GemmaGenerator, device: &De
         let tokens = oracle.tokens(&format!("{prompt}.input_ids"));
         let exact = oracle.f32(&format!("exact.{prompt}.logits"));
         let in_one_pass = prompt != "p33" && *device == Device::Cpu;
-        let logits = match in_one_pass {
-            true => generator.recompute_all_logits(&tokens).unwrap(),
-            false => generator.all_logits(&tokens).unwrap(),
-        };
+        let logits =
+            if in_one_pass { generator.recompute_all_logits(&tokens).unwrap() } else { generator.all_logits(&tokens).unwrap() };
         let error = worst(&logits, &exact);
         // llama.cpp keeps the last rows of long prompts only.
         let theirs = oracle.f32(&format!("llamacpp.{prompt}.logits"));

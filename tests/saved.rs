@@ -159,9 +159,10 @@ fn an_answer_goes_on_from_every_token() {
     for plain in [false, true] {
         let asked = |stop: Vec<String>| {
             let mut asked = model.conversation().unwrap().with_options(AnswerOptions { stop, ..greedy(40) });
-            match plain {
-                true => asked.write("Enter ROMEO and JULIET, above.\nROMEO:\n").and_then(|()| asked.answer()).unwrap(),
-                false => asked.send("Who goes there? Speak, or I shall call the watch before the morning.").unwrap(),
+            if plain {
+                asked.write("Enter ROMEO and JULIET, above.\nROMEO:\n").and_then(|()| asked.answer()).unwrap()
+            } else {
+                asked.send("Who goes there? Speak, or I shall call the watch before the morning.").unwrap()
             }
             asked
         };

@@ -44,9 +44,10 @@ fn listen(part: &str) -> Result<(), String> {
     let program = std::env::current_exe().expect("this program");
     let output = Command::new(program).arg(part).stdin(Stdio::null()).output().expect("started");
     let [out, err] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
-    match output.status.success() && out.is_empty() && err.is_empty() {
-        true => Ok(()),
-        false => Err(format!("{} {out:?} {err}", output.status)),
+    if output.status.success() && out.is_empty() && err.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("{} {out:?} {err}", output.status))
     }
 }
 

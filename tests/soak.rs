@@ -43,9 +43,10 @@ const SLACK: u64 = 4 << 20;
 
 /// How case `index` is asked; drawn text only where the model is deterministic.
 fn options(index: usize, deterministic: bool) -> AnswerOptions {
-    let sampling = match deterministic && index % 2 == 1 {
-        true => SampleOpts::temperature(1.1, index as u64).with_top_k(50),
-        false => SampleOpts::greedy(),
+    let sampling = if deterministic && index % 2 == 1 {
+        SampleOpts::temperature(1.1, index as u64).with_top_k(50)
+    } else {
+        SampleOpts::greedy()
     };
     AnswerOptions { sampling, max_tokens: Some(MOST), ..AnswerOptions::default() }
 }

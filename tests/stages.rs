@@ -365,10 +365,7 @@ fn layers_with_experts_are_composed_by_hand() {
     };
     let text = |flow: GemmaFlow| build(&oracle, flow).unwrap().graph.to_string();
     for decode in [false, true] {
-        let flow = || match decode {
-            false => prefill(&oracle.config).export_kv(),
-            true => GemmaFlow::for_decode(&oracle.config, 1, 4),
-        };
+        let flow = || if decode { GemmaFlow::for_decode(&oracle.config, 1, 4) } else { prefill(&oracle.config).export_kv() };
         let stock = text(flow());
         assert_eq!(text(flow().layer(hook(3))), stock);
         assert_ne!(text(flow().layer(hook(2))), stock);

@@ -27,9 +27,10 @@ pub fn run(name: &str, config: GemmaConfig, weights: &mut dyn WeightLoader, argu
         rates.extend(common::rate(TEXTS * length, start.elapsed()).filter(|_| rep > 0));
     }
     let (rate, adapter) = (common::median(rates), embedder.adapter().unwrap_or("CPU reference"));
-    let report = match arguments.json {
-        true => json!({ "model": name, "adapter": adapter, "texts": TEXTS, "tokens": length, "tokens_per_s": rate }).to_string(),
-        false => format!("{name} on {adapter}: {rate:.1} tokens/s, {TEXTS} texts of {length} tokens at once"),
+    let report = if arguments.json {
+        json!({ "model": name, "adapter": adapter, "texts": TEXTS, "tokens": length, "tokens_per_s": rate }).to_string()
+    } else {
+        format!("{name} on {adapter}: {rate:.1} tokens/s, {TEXTS} texts of {length} tokens at once")
     };
     Ok(common::print(&format!("{report}\n"))?)
 }

@@ -106,9 +106,10 @@ pub fn run(name: &str, config: GemmaConfig, path: &Path, arguments: &Arguments) 
 
 /// The files of a model.
 fn files(path: &Path) -> Result<Vec<PathBuf>> {
-    match is_gguf(path) {
-        true => Ok(GgufLoader::from_file(path)?.files().to_vec()),
-        false => Ok(SafetensorsLoader::open(path)?.files().to_vec()),
+    if is_gguf(path) {
+        Ok(GgufLoader::from_file(path)?.files().to_vec())
+    } else {
+        Ok(SafetensorsLoader::open(path)?.files().to_vec())
     }
 }
 

@@ -239,9 +239,10 @@ fn run(mut arguments: Arguments) -> Result<()> {
     let speed = speed::measure(&mut generator, &arguments)?;
     let bandwidth = bandwidth(&arguments.device)?;
     let report = report::Report { name, load, bandwidth, speed, arguments: &arguments, generator: &generator };
-    match arguments.json {
-        true => common::print(&format!("{}\n", report.json()))?,
-        false => common::print(&report.table())?,
+    if arguments.json {
+        common::print(&format!("{}\n", report.json()))?
+    } else {
+        common::print(&report.table())?
     }
     Ok(())
 }

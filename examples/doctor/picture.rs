@@ -99,10 +99,7 @@ fn headline(page: &mut Page, report: &Report) {
 }
 
 fn shortened(text: &str, most: usize) -> String {
-    match text.chars().count() > most {
-        true => text.chars().take(most - 1).chain(['…']).collect(),
-        false => text.to_owned(),
-    }
+    if text.chars().count() > most { text.chars().take(most - 1).chain(['…']).collect() } else { text.to_owned() }
 }
 
 /// The rates in one row, each above its name.

@@ -204,10 +204,13 @@ pub fn tuning(tuned: &Tuned, software: bool) -> String {
 pub fn tuned_in_short(tuned: &Tuned, software: bool) -> String {
     let others = tuned.chosen.iter().filter(|chosen| chosen.number > 0).count();
     match tuned {
-        Tuned { tested: 0, chosen, replaced } if chosen.is_empty() && replaced.is_empty() => match software {
-            true => "No kernel was tried: by default adapters that compute on the CPU try none.".into(),
-            false => "No kernel was tried.".into(),
-        },
+        Tuned { tested: 0, chosen, replaced } if chosen.is_empty() && replaced.is_empty() => {
+            if software {
+                "No kernel was tried: by default adapters that compute on the CPU try none.".into()
+            } else {
+                "No kernel was tried.".into()
+            }
+        }
         Tuned { tested, chosen, replaced } => format!(
             "{tested} kernels tested and right, ops with a replaced one: {}; {} choices timed, in {others} the estimate's is not the \
              fastest.",

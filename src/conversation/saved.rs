@@ -132,8 +132,9 @@ fn text(header: &[u8; HEADER], reader: &mut impl Read) -> Result<Vec<u8>> {
     let mut text = Vec::new();
     let read =
         reader.take(number(12)).read_to_end(&mut text).map_err(|error| Error::Saved(format!("cannot be read: {error}")))?;
-    match read as u64 == number(12) && Fnv::of(&text) == number(20) {
-        true => Ok(text),
-        false => Err(Error::Saved("has a wrong checksum: cut or corrupt".into())),
+    if read as u64 == number(12) && Fnv::of(&text) == number(20) {
+        Ok(text)
+    } else {
+        Err(Error::Saved("has a wrong checksum: cut or corrupt".into()))
     }
 }

@@ -38,9 +38,10 @@ impl Transcript {
     /// # Errors
     /// [`Error::Saved`] where there are not so many.
     pub(super) fn turns(messages: Vec<Message>, forgotten: usize) -> Result<Self> {
-        match forgotten <= messages.len() - instructions(&messages) {
-            true => Ok(Self::Turns { messages, forgotten }),
-            false => Err(Error::Saved(format!("forgets {forgotten} of {} messages", messages.len()))),
+        if forgotten <= messages.len() - instructions(&messages) {
+            Ok(Self::Turns { messages, forgotten })
+        } else {
+            Err(Error::Saved(format!("forgets {forgotten} of {} messages", messages.len())))
         }
     }
 

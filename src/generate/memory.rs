@@ -145,10 +145,7 @@ impl MemoryPlan {
     /// # Errors
     /// [`Error::DoesNotFit`] with every figure.
     pub fn check(&self) -> Result<()> {
-        match self.fits() {
-            true => Ok(()),
-            false => Err(Error::DoesNotFit(Box::new(self.clone()))),
-        }
+        if self.fits() { Ok(()) } else { Err(Error::DoesNotFit(Box::new(self.clone()))) }
     }
 }
 

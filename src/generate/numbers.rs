@@ -10,18 +10,20 @@ struct Number(f32);
 
 impl Serialize for Number {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0.is_finite() || !serializer.is_human_readable() {
-            true => serializer.serialize_f32(self.0),
-            false => serializer.collect_str(&self.0),
+        if self.0.is_finite() || !serializer.is_human_readable() {
+            serializer.serialize_f32(self.0)
+        } else {
+            serializer.collect_str(&self.0)
         }
     }
 }
 
 impl<'de> Deserialize<'de> for Number {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match deserializer.is_human_readable() {
-            true => deserializer.deserialize_any(NumberOrText).map(Self),
-            false => f32::deserialize(deserializer).map(Self),
+        if deserializer.is_human_readable() {
+            deserializer.deserialize_any(NumberOrText).map(Self)
+        } else {
+            f32::deserialize(deserializer).map(Self)
         }
     }
 }

@@ -171,9 +171,10 @@ impl fmt::Display for SampleOpts {
             (self.top_p != 1.0).then(|| format!("top-p {}", self.top_p)),
             (self.min_p != 0.0).then(|| format!("min-p {}", self.min_p)),
         ];
-        match self.is_greedy() {
-            true => f.write_str("greedy")?,
-            false => write!(f, "temperature {}", self.temperature)?,
+        if self.is_greedy() {
+            f.write_str("greedy")?
+        } else {
+            write!(f, "temperature {}", self.temperature)?
         }
         let penalty = self.penalises().then(|| format!("repetition penalty {}", self.repetition_penalty));
         let filters = filters.into_iter().flatten().filter(|_| !self.is_greedy());

@@ -205,9 +205,10 @@ impl Client {
         }
         let response = told.response;
         let partial = response.status() == 206;
-        let expected = match partial {
-            true => format!("bytes {start}-{}/{}", remote.bytes.saturating_sub(1), remote.bytes),
-            false => remote.bytes.to_string(),
+        let expected = if partial {
+            format!("bytes {start}-{}/{}", remote.bytes.saturating_sub(1), remote.bytes)
+        } else {
+            remote.bytes.to_string()
         };
         match header(response.headers(), if partial { "content-range" } else { "content-length" }) {
             Some(told) if told == expected => {}

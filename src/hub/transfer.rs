@@ -140,9 +140,10 @@ impl<'a> Transfer<'a> {
     /// Counts bytes that are there, and asks whether to go on.
     fn advance(&mut self, bytes: u64) -> Result<()> {
         self.progress.done += bytes;
-        match self.on_progress.as_mut().is_none_or(|go_on| go_on(self.progress)) {
-            true => Ok(()),
-            false => Err(Error::Cancelled("the download")),
+        if self.on_progress.as_mut().is_none_or(|go_on| go_on(self.progress)) {
+            Ok(())
+        } else {
+            Err(Error::Cancelled("the download"))
         }
     }
 }

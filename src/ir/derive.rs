@@ -107,12 +107,13 @@ fn positions(rule: &PositionRule, shape: &[usize], given: &Inputs) -> Result<Vec
 /// Counts the live entries; padding is at no position.
 fn masked(mask: &[f32]) -> impl Iterator<Item = i32> {
     let mut next = 0;
-    mask.iter().map(move |&live| match live >= 0.5 {
-        true => {
+    mask.iter().map(move |&live| {
+        if live >= 0.5 {
             next += 1;
             next - 1
+        } else {
+            DEAD_KEY
         }
-        false => DEAD_KEY,
     })
 }
 

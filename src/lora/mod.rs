@@ -98,10 +98,7 @@ impl Lora {
         if is_gguf_file(path)? {
             return gguf::open(path, config);
         }
-        match path.file_name().is_some_and(|name| name == file::MLX) {
-            true => mlx::open(path, config),
-            false => peft::open(path, config),
-        }
+        if path.file_name().is_some_and(|name| name == file::MLX) { mlx::open(path, config) } else { peft::open(path, config) }
     }
 
     /// An adapter from its parts, by the names that [`Projection`](crate::flow::Projection)s have; the LM head's is

@@ -118,9 +118,10 @@ impl Targets {
             Some(Value::Array(list)) => list.iter().filter_map(|value| value.as_str().map(str::to_owned)).collect(),
             Some(other) => return Err(format!("layers_pattern is {}, expected names", shown(other))),
         };
-        let expressions = match patterns.is_empty() {
-            true => vec![r".*?\.[^.]*\.(\d+)\.".to_string()],
-            false => patterns.iter().map(|pattern| format!(r"(?:^|.*?\.){pattern}\.(\d+)\.")).collect(),
+        let expressions = if patterns.is_empty() {
+            vec![r".*?\.[^.]*\.(\d+)\.".to_string()]
+        } else {
+            patterns.iter().map(|pattern| format!(r"(?:^|.*?\.){pattern}\.(\d+)\.")).collect()
         };
         let anchored = expressions.iter().map(|expression| regex("layers_pattern", &format!("^{expression}")));
         Ok(Self {

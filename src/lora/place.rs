@@ -27,9 +27,10 @@ pub(super) fn of_module(module: &str, config: &GemmaConfig) -> Result<Place, Str
     let stem = name.strip_suffix(".weight").unwrap_or(name);
     if let Some(layer) = experts(stem) {
         check_layer(layer, config)?;
-        return match config.weights().any(|at| at == WeightPosition::Layer(layer, LayerWeight::ExpertGateUp)) {
-            true => Ok(Place::Experts(layer)),
-            false => Err("adapts experts, and the model has none".into()),
+        return if config.weights().any(|at| at == WeightPosition::Layer(layer, LayerWeight::ExpertGateUp)) {
+            Ok(Place::Experts(layer))
+        } else {
+            Err("adapts experts, and the model has none".into())
         };
     }
     if stem.ends_with(".base_layer") {

@@ -61,13 +61,12 @@ fn part(bound: &Bound, group: &Group, stored: &BTreeSet<NodeId>) -> Result<Part>
     let mut copies = BTreeMap::new();
     for id in needed(bound, &results, is_given) {
         let node = bound.graph.node(id);
-        let copy = match is_given(id) {
-            true => {
-                let input = Input { name: format!("value {}", id.index()), role: Role::Caller, ty: node.ty.clone() };
-                let given = crate::ir::Node { op: input.into(), inputs: Vec::new(), ..node.clone() };
-                graph.copy(&given, Vec::new())
-            }
-            false => graph.copy(node, node.inputs.iter().map(|x| copies[x]).collect()),
+        let copy = if is_given(id) {
+            let input = Input { name: format!("value {}", id.index()), role: Role::Caller, ty: node.ty.clone() };
+            let given = crate::ir::Node { op: input.into(), inputs: Vec::new(), ..node.clone() };
+            graph.copy(&given, Vec::new())
+        } else {
+            graph.copy(node, node.inputs.iter().map(|x| copies[x]).collect())
         };
         copies.insert(id, copy);
     }

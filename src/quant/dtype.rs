@@ -74,9 +74,10 @@ impl DType {
     /// Refuses rows that are no whole blocks, in words that continue "has".
     pub(crate) fn check_row(self, elements: usize) -> Result<(), String> {
         let (block, _) = self.block();
-        match elements.is_multiple_of(block) {
-            true => Ok(()),
-            false => Err(format!("rows of {elements} elements, {self} has blocks of {block}")),
+        if elements.is_multiple_of(block) {
+            Ok(())
+        } else {
+            Err(format!("rows of {elements} elements, {self} has blocks of {block}"))
         }
     }
 

@@ -175,9 +175,10 @@ impl Capabilities {
         let features = device.features();
         let limits = device.limits();
         let has = |feature| features.contains(feature);
-        let cooperative_matrices = match has(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
-            true => adapter.cooperative_matrix_properties().iter().map(cooperative_matrix).collect(),
-            false => Vec::new(),
+        let cooperative_matrices = if has(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
+            adapter.cooperative_matrix_properties().iter().map(cooperative_matrix).collect()
+        } else {
+            Vec::new()
         };
         Self {
             backend: info.backend.to_string(),

@@ -231,13 +231,12 @@ impl BucketedCompileCache {
         let rung = self.buckets.iter().position(|rung| *rung >= size);
         let index = rung.ok_or(Error::ContextFull { needed: size, capacity: top })?;
         let served = self.serves.as_mut().ok_or_else(no_graph)?;
-        match served.compiled[index].is_some() {
-            true => self.hits += 1,
-            false => {
-                self.misses += 1;
-                let dims = DimBinding::new().with(served.symbol, self.buckets[index]);
-                served.compiled[index] = Some(served.template.compile(dims)?);
-            }
+        if served.compiled[index].is_some() {
+            self.hits += 1
+        } else {
+            self.misses += 1;
+            let dims = DimBinding::new().with(served.symbol, self.buckets[index]);
+            served.compiled[index] = Some(served.template.compile(dims)?);
         }
         served.compiled[index].as_mut().ok_or_else(|| lost(&served.template.graph))
     }

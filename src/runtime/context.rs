@@ -231,10 +231,7 @@ impl GpuContext {
     /// loss callback must stay; but a tiny mapped buffer is only mapped on a live device.
     pub(crate) fn check_alive(&self) -> Result<()> {
         self.check()?;
-        match self.maps_a_probe() {
-            true => Ok(()),
-            false => Err(self.lose("destroyed or lost")),
-        }
+        if self.maps_a_probe() { Ok(()) } else { Err(self.lose("destroyed or lost")) }
     }
 
     fn maps_a_probe(&self) -> bool {

@@ -131,10 +131,8 @@ impl PipelineCache {
         let label = self.sizes().key(kernel);
         let constants = if self.sizes() == Sizes::Constants { &kernel.overrides[..] } else { &[] };
         let device = self.context.device();
-        let checks = match self.context.checked() {
-            true => wgpu::ShaderRuntimeChecks::checked(),
-            false => wgpu::ShaderRuntimeChecks::unchecked(),
-        };
+        let checks =
+            if self.context.checked() { wgpu::ShaderRuntimeChecks::checked() } else { wgpu::ShaderRuntimeChecks::unchecked() };
         let (raw, layout) = self.context.scoped(&format!("shader '{label}'"), || {
             let descriptor =
                 wgpu::ShaderModuleDescriptor { label: Some(kernel.shader), source: wgpu::ShaderSource::Naga(Cow::Owned(module)) };

@@ -116,9 +116,6 @@ impl GpuContext {
         let most = u64::from(self.capabilities().max_workgroups);
         let x = groups.min(most).max(1);
         let y = groups.div_ceil(x);
-        match y <= most {
-            true => Ok((x as u32, y as u32)),
-            false => Err(Error::Unsupported(format!("a dispatch of {groups} workgroups"))),
-        }
+        if y <= most { Ok((x as u32, y as u32)) } else { Err(Error::Unsupported(format!("a dispatch of {groups} workgroups"))) }
     }
 }

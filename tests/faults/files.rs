@@ -189,9 +189,10 @@ fn fault_36_weights_that_are_no_numbers() {
         for key in loader.remaining_keys() {
             let tensor = loader.take(&key).unwrap();
             let values = vec![f32::NAN; tensor.len()];
-            spoilt.push(match key.contains("layers.1.") && key.ends_with("norm.weight") {
-                true => Tensor::from_f32(key, tensor.shape().to_vec(), &values),
-                false => tensor,
+            spoilt.push(if key.contains("layers.1.") && key.ends_with("norm.weight") {
+                Tensor::from_f32(key, tensor.shape().to_vec(), &values)
+            } else {
+                tensor
             });
         }
         for device in [Device::Cpu, Device::Gpu] {

@@ -158,9 +158,10 @@ fn quantised_checkpoints_are_known_by_their_configuration() {
             let mut config = Checkpoint::read(&data("checkpoints").join(name)).config;
             let place = if inner { &mut config["text_config"] } else { &mut config };
             place[key] = value.clone();
-            let read = match name.contains("assistant") {
-                true => GemmaDrafterConfig::from_json(&config.to_string()).map(drop),
-                false => GemmaConfig::from_json(&config.to_string()).map(drop),
+            let read = if name.contains("assistant") {
+                GemmaDrafterConfig::from_json(&config.to_string()).map(drop)
+            } else {
+                GemmaConfig::from_json(&config.to_string()).map(drop)
             };
             assert!(matches!(read, Err(Error::Weight(WeightError::Quantised { .. }))), "{name} {read:?}");
         }

@@ -46,9 +46,10 @@ fn rotated(mut logits: Vec<f32>, vocab: usize) -> Vec<f32> {
 
 /// The checkpoint of an oracle with its embedding as a head too, under the names that wrappers and text models give it.
 fn with_head(oracle: &Oracle, change: impl Fn(Stored) -> Stored) -> Vec<Checkpoint> {
-    let names: &[&str] = match oracle.name.contains("-mm") || oracle.name.contains("unified") {
-        true => &["lm_head.weight", "language_model.lm_head.weight", "model.language_model.lm_head.weight"],
-        false => &["lm_head.weight", "model.lm_head.weight"],
+    let names: &[&str] = if oracle.name.contains("-mm") || oracle.name.contains("unified") {
+        &["lm_head.weight", "language_model.lm_head.weight", "model.language_model.lm_head.weight"]
+    } else {
+        &["lm_head.weight", "model.lm_head.weight"]
     };
     let with = |name: &&str| {
         let mut checkpoint = Checkpoint::read(&oracle.folder);

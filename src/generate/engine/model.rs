@@ -83,10 +83,7 @@ impl Model {
         if let Some(found) = built.get(&(resident, want, kv, hidden)) {
             return Ok(found.clone());
         }
-        let flow = match resident {
-            true => GemmaFlow::resident(&self.config),
-            false => GemmaFlow::new(&self.config).dynamic_seq(),
-        };
+        let flow = if resident { GemmaFlow::resident(&self.config) } else { GemmaFlow::new(&self.config).dynamic_seq() };
         let flow = match &self.flow {
             Some(change) => guarded(|| Ok(change(flow)))?,
             None => flow,

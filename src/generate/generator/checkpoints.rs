@@ -80,10 +80,7 @@ impl GemmaGenerator {
     /// Rows that [`prefill`](Self::prefill) of these tokens would keep.
     pub fn rows_kept(&self, tokens: &[u32]) -> usize {
         let rows = self.history.whole(self.history.common(tokens));
-        match self.history.holds(rows) {
-            true => rows,
-            false => self.mark_before(rows).map_or(0, |(_, kept)| kept),
-        }
+        if self.history.holds(rows) { rows } else { self.mark_before(rows).map_or(0, |(_, kept)| kept) }
     }
 
     /// The rings of the checkpoint that keeps the most of `rows` rows, and how many.

@@ -219,9 +219,10 @@ impl GemmaGenerator {
     /// As [`from_path`](Self::from_path); [`Error::Unsupported`] with `include_mtp`: no family that this version runs
     /// has such layers.
     pub fn from_path_with_mtp(config: GemmaConfig, path: impl AsRef<Path>, device: Device, include_mtp: bool) -> Result<Self> {
-        match include_mtp {
-            true => Err(Error::Unsupported("multi-token prediction (include_mtp = true)".into())),
-            false => Self::from_path(config, path, device),
+        if include_mtp {
+            Err(Error::Unsupported("multi-token prediction (include_mtp = true)".into()))
+        } else {
+            Self::from_path(config, path, device)
         }
     }
 

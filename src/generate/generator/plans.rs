@@ -155,9 +155,10 @@ impl GemmaGenerator {
 
     fn check_option(&self, option: &'static str, found: usize) -> Result<()> {
         let most = self.config.max_position_embeddings;
-        match (1..=most).contains(&found) {
-            true => Ok(()),
-            false => Err(Error::Option { option, found, expected: format!("1 to {most}, the model's max_position_embeddings") }),
+        if (1..=most).contains(&found) {
+            Ok(())
+        } else {
+            Err(Error::Option { option, found, expected: format!("1 to {most}, the model's max_position_embeddings") })
         }
     }
 }

@@ -89,16 +89,14 @@ impl GemmaGenerator {
             return Err(Error::ContextFull { needed: header.tokens, capacity: self.capacity });
         }
         let tokens: Vec<u32> = tokens.chunks_exact(4).map(|id| u32::from_le_bytes([id[0], id[1], id[2], id[3]])).collect();
-        match tokens.is_empty() {
-            true => self.clear(),
-            false => self.prefill(&tokens)?,
+        if tokens.is_empty() {
+            self.clear()
+        } else {
+            self.prefill(&tokens)?
         }
         self.history.rewind(0);
         self.checkpoints = self.checkpoints.fresh();
-        match own_layout && header.cached > 0 {
-            true => self.put_rows(&header, &rows),
-            false => Ok(()),
-        }
+        if own_layout && header.cached > 0 { self.put_rows(&header, &rows) } else { Ok(()) }
     }
 
     fn put_rows(&mut self, header: &Header, mut rows: &[u8]) -> Result<()> {
@@ -202,10 +200,7 @@ impl<R: Read> Checking<R> {
         let expected = self.sum.value();
         let mut sum = [0; 8];
         self.fill(&mut sum)?;
-        match u64::from_le_bytes(sum) == expected {
-            true => Ok(()),
-            false => Err(saved("has a wrong checksum: corrupt".into())),
-        }
+        if u64::from_le_bytes(sum) == expected { Ok(()) } else { Err(saved("has a wrong checksum: corrupt".into())) }
     }
 
     fn cut(&self) -> Error {

@@ -63,18 +63,15 @@ impl GemmaGenerator {
         let _span = tracing::trace_span!("step", position = known, tokens = end - self.history.cached()).entered();
         self.engine.reserve(end)?;
         self.will_write(end);
-        let mut chosen = match drafted.is_empty() {
-            true => {
-                self.engine.begin(self.history.tokens(), self.history.cached(), opts)?;
-                vec![self.engine.finish(self.history.tokens(), opts)?.token]
-            }
-            false => {
-                let chosen = self.engine.verify(self.history.tokens(), &drafted, opts)?;
-                self.drafted.runs += 1;
-                self.drafted.drafted += drafted.len() as u64;
-                self.drafted.accepted += chosen.len() as u64 - 1;
-                chosen
-            }
+        let mut chosen = if drafted.is_empty() {
+            self.engine.begin(self.history.tokens(), self.history.cached(), opts)?;
+            vec![self.engine.finish(self.history.tokens(), opts)?.token]
+        } else {
+            let chosen = self.engine.verify(self.history.tokens(), &drafted, opts)?;
+            self.drafted.runs += 1;
+            self.drafted.drafted += drafted.len() as u64;
+            self.drafted.accepted += chosen.len() as u64 - 1;
+            chosen
         };
         self.history.wrote(end);
         if let Some(last) = chosen.iter().position(|token| self.is_stop(*token)) {

@@ -246,10 +246,7 @@ impl GemmaGenerator {
     }
 
     pub(super) fn check_room(&self, needed: usize) -> Result<()> {
-        match needed > self.capacity {
-            true => Err(Error::ContextFull { needed, capacity: self.capacity }),
-            false => Ok(()),
-        }
+        if needed > self.capacity { Err(Error::ContextFull { needed, capacity: self.capacity }) } else { Ok(()) }
     }
 
     fn check_tokens(&self, tokens: &[u32], first: usize) -> Result<()> {

@@ -67,9 +67,10 @@ impl LogitChanges {
 
     /// A token's logit after the changes; −∞ where it is forbidden.
     pub(super) fn of(&self, token: u32, logit: f32) -> f32 {
-        match self.allowed.as_ref().is_some_and(|allowed| !allowed.contains(token)) {
-            true => f32::NEG_INFINITY,
-            false => logit + self.biases.get(&token).copied().unwrap_or(0.0),
+        if self.allowed.as_ref().is_some_and(|allowed| !allowed.contains(token)) {
+            f32::NEG_INFINITY
+        } else {
+            logit + self.biases.get(&token).copied().unwrap_or(0.0)
         }
     }
 

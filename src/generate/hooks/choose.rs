@@ -102,9 +102,10 @@ pub(crate) fn choose_from_whole_row(
     if let Some(chosen) = hooks.sample(&changed, history) {
         return chosen;
     }
-    choose_from_row(&changed, opts, tokens)?.ok_or(match row.iter().any(|logit| *logit > f32::NEG_INFINITY) {
-        true => Error::Sampling(SamplingError::NoTokenAllowed { tokens }),
-        false => Error::Sampling(SamplingError::BrokenLogits { tokens }),
+    choose_from_row(&changed, opts, tokens)?.ok_or(if row.iter().any(|logit| *logit > f32::NEG_INFINITY) {
+        Error::Sampling(SamplingError::NoTokenAllowed { tokens })
+    } else {
+        Error::Sampling(SamplingError::BrokenLogits { tokens })
     })
 }
 

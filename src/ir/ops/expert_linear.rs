@@ -238,10 +238,8 @@ impl OpDef for ExpertLinear {
         let products = Products { count, top, share: count / x.ty.rows().max(1) };
         let grouped = count / top > FEW_ROWS && self.experts <= MOST_EXPERTS;
         let form = Form::of(emit, &weight, grouped.then_some(count / self.experts));
-        let (lists, tiles) = match grouped {
-            true => self.group(emit, &route, &products, form.height),
-            false => (vec![(6, route.operand())], count),
-        };
+        let (lists, tiles) =
+            if grouped { self.group(emit, &route, &products, form.height) } else { (vec![(6, route.operand())], count) };
         let (workgroups, layers) = form.grid(tiles, columns);
         for (rows, part) in weight.shards() {
             let sizes = [count, x.ty.last(), columns, columns, self.experts, products.share, rows.start, rows.len()];

@@ -88,10 +88,7 @@ impl OpDef for Gather {
     fn emit(&self, emit: &mut Emit) -> Result<()> {
         let ids = emit.inputs[1].ty.len();
         let columns = emit.output.ty.last();
-        let (stride, group) = match self.per_batch {
-            true => (emit.inputs[0].ty.shape[1], emit.inputs[1].ty.last()),
-            false => (0, ids),
-        };
+        let (stride, group) = if self.per_batch { (emit.inputs[0].ty.shape[1], emit.inputs[1].ty.last()) } else { (0, ids) };
         let total = emit.inputs[0].ty.shape[usize::from(self.per_batch)];
         for (rows, table) in emit.inputs[0].shards() {
             let held = if self.per_batch { stride } else { rows.len() };

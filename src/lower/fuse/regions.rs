@@ -161,10 +161,7 @@ fn fits(bound: &Bound, expression: &Expression, roots: &[NodeId]) -> bool {
     let readable = |leaf: &&Leaf| {
         let weight = bound.shards(leaf.node).len();
         let dtype = bound.ty(leaf.node).dtype;
-        match sharded {
-            true => leaf.same_index && dtype.is_word() && weight == 0,
-            false => dtype.scalar_bytes().is_some() && weight <= 1,
-        }
+        if sharded { leaf.same_index && dtype.is_word() && weight == 0 } else { dtype.scalar_bytes().is_some() && weight <= 1 }
     };
     let own = bound.graph.node(roots[0]).inputs.len() + roots.len();
     extras.iter().all(readable) && own + extras.len() <= bound.target.max_storage_buffers as usize

@@ -55,15 +55,12 @@ fn attention(norm_by_head: bool, values_of_keys: bool, mask: MaskKind) -> Graph 
         let flat = x(g, name, &[1, 1, heads * width]);
         let gain = g.weight(format!("{name}.gain"), DType::F32, &[if norm_by_head { width } else { heads * width }]).unwrap();
         let split = Shape::from([1, 1, heads, width]);
-        let normed = match norm_by_head {
-            true => {
-                let rows = g.reshape(flat, split).unwrap();
-                g.rms_norm(rows, gain, 1e-6, Gain::OnePlus).unwrap()
-            }
-            false => {
-                let normed = g.rms_norm(flat, gain, 1e-6, Gain::OnePlus).unwrap();
-                g.reshape(normed, split).unwrap()
-            }
+        let normed = if norm_by_head {
+            let rows = g.reshape(flat, split).unwrap();
+            g.rms_norm(rows, gain, 1e-6, Gain::OnePlus).unwrap()
+        } else {
+            let normed = g.rms_norm(flat, gain, 1e-6, Gain::OnePlus).unwrap();
+            g.reshape(normed, split).unwrap()
         };
         g.push(Rope::default(), &[normed, table]).unwrap()
     };

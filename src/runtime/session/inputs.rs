@@ -204,9 +204,10 @@ fn check_indices(graph: &Graph, inputs: &Inputs, live: &DimBinding) -> Result<()
         let rows = graph.shape(node.inputs[0]).0[usize::from(gather.per_batch)].bind(live)?;
         let indices = value.to_indices()?;
         let Some(index) = indices.iter().position(|i| *i >= rows) else { continue };
-        return match gather.per_batch {
-            false => Err(Error::Prompt(PromptError::TokenOutOfRange { token: indices[index] as u32, index, vocab_size: rows })),
-            true => wrong(&input.name, format!("entry {index} is {}, there are {rows} rows", indices[index])),
+        return if gather.per_batch {
+            wrong(&input.name, format!("entry {index} is {}, there are {rows} rows", indices[index]))
+        } else {
+            Err(Error::Prompt(PromptError::TokenOutOfRange { token: indices[index] as u32, index, vocab_size: rows }))
         };
     }
     Ok(())

@@ -57,9 +57,10 @@ impl CallText {
         }
         let arguments = reader.object(0)?;
         reader.skip_space();
-        match reader.rest().is_empty() && reader.quotes.is_empty() {
-            true => Ok(ToolCall { name: name.into(), arguments }),
-            false => Err(format!("its arguments have ended, {}", reader.found())),
+        if reader.rest().is_empty() && reader.quotes.is_empty() {
+            Ok(ToolCall { name: name.into(), arguments })
+        } else {
+            Err(format!("its arguments have ended, {}", reader.found()))
         }
     }
 }

@@ -18,12 +18,13 @@ impl GpuEngine {
         let offsets: Vec<u64> = ids.iter().map(|id| u64::from(*id) * 4).filter(|at| *at < bytes).map(|at| offset + at).collect();
         // Submitted before the run is waited for: one wait for both.
         let mut staged = None;
-        let submission = match offsets.is_empty() {
-            true => None,
-            false => Some(context.run("logits of some tokens", |encoder| {
+        let submission = if offsets.is_empty() {
+            None
+        } else {
+            Some(context.run("logits of some tokens", |encoder| {
                 staged = Some(context.stage_words(encoder, row, &offsets)?);
                 Ok(())
-            })?),
+            })?)
         };
         let mut logits = vec![0f32; offsets.len()];
         let list = self.collect(begun)?;

@@ -219,13 +219,12 @@ impl Run for GpuEngine {
                 // The list's mass falls short of what the options ask for: the whole row decides.
                 // Growing caches take their plans along.
                 let is_there = self.begun.is_empty() && self.plans.of(&key).ready(&key).is_ok();
-                let row = match is_there {
-                    true => self.row_of(&key)?,
-                    false => {
-                        self.forget();
-                        let last = history.len() - 1;
-                        self.logits(&history[last..], last, true, Outputs::Last)?
-                    }
+                let row = if is_there {
+                    self.row_of(&key)?
+                } else {
+                    self.forget();
+                    let last = history.len() - 1;
+                    self.logits(&history[last..], last, true, Outputs::Last)?
                 };
                 bytes_read += row.len() as u64 * 4;
                 row

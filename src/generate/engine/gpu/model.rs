@@ -208,10 +208,8 @@ pub(super) fn check_bindings(capabilities: &Capabilities, built: &BuiltModel) ->
         let whole = tensor.byte_len() as u64;
         let shape = tensor.shape();
         let matrix = shape.len() == 2;
-        let fits = match matrix {
-            true => row_shards(tensor.dtype(), shape, target.max_binding).is_ok(),
-            false => whole <= target.max_binding,
-        };
+        let fits =
+            if matrix { row_shards(tensor.dtype(), shape, target.max_binding).is_ok() } else { whole <= target.max_binding };
         if !fits {
             let row = tensor.dtype().resident_row_bytes(shape.last().copied().unwrap_or(1)).unwrap_or(whole);
             let needed = if matrix { row.saturating_mul(shape[0].min(64) as u64) } else { whole };

@@ -14,16 +14,14 @@ use crate::{
 impl GpuEngine {
     /// Prepares the plan of a run, if it is new.
     pub(super) fn prepare(&mut self, tokens: usize, end: usize, resident: bool, want: Outputs) -> Result<PlanKey> {
-        let key = match resident {
-            true => {
-                self.reserve(end)?;
-                let rows = self.policy.rows(tokens, end, self.caches.rows());
-                // A few drafted tokens are no prompt.
-                let tokens =
-                    if want == Outputs::Each { token_bucket(tokens) } else { self.policy.tokens(tokens, self.chunk(want)) };
-                PlanKey { resident, want, tokens, rows }
-            }
-            false => PlanKey { resident, want, tokens: token_bucket(tokens), rows: 0 },
+        let key = if resident {
+            self.reserve(end)?;
+            let rows = self.policy.rows(tokens, end, self.caches.rows());
+            // A few drafted tokens are no prompt.
+            let tokens = if want == Outputs::Each { token_bucket(tokens) } else { self.policy.tokens(tokens, self.chunk(want)) };
+            PlanKey { resident, want, tokens, rows }
+        } else {
+            PlanKey { resident, want, tokens: token_bucket(tokens), rows: 0 }
         };
         let hidden = self.drafter.is_some();
         self.drafter.iter_mut().try_for_each(|drafter| drafter.make_room(&self.model.context))?;

@@ -153,10 +153,7 @@ impl Markers {
             Guard::Names => self.guarded(text, mark),
             Guard::Beginnings => self.broken(text, mark),
         };
-        let key = |name: &String| match self.search.is_match(name) {
-            true => guarded(name),
-            false => name.clone(),
-        };
+        let key = |name: &String| if self.search.is_match(name) { guarded(name) } else { name.clone() };
         match value {
             Value::String(text) => guarded(text).into(),
             Value::Array(items) => items.iter().map(|item| self.guard(item, mark, how)).collect(),
