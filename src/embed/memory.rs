@@ -7,7 +7,7 @@ use crate::{
     gemma::GemmaConfig,
     generate::{MemoryPlan, largest},
     ir::{DimBinding, sym},
-    runtime::{Capabilities, RunMemory, WeightMemory},
+    runtime::{Capabilities, PlannedRuns, PlannedWeights, StagingRing},
     weights::{QuantisedLoader, WeightLoader, WeightMap},
 };
 
@@ -47,7 +47,7 @@ pub(super) fn plan(
     options: &EmbedderOptions,
 ) -> Result<MemoryPlan> {
     let (most, run_tokens) = options.sizes(config)?;
-    let weights = WeightMemory::of(device, params)?;
+    let weights = PlannedWeights::of(device, params)?;
     let map = WeightMap::from_tensors(params.values().cloned().collect());
     let graphs: Vec<(usize, BuiltModel)> = largest_runs(run_tokens, most)
         .into_iter()
@@ -57,14 +57,14 @@ pub(super) fn plan(
         let rooms = largest_runs(run_tokens, context);
         let graph = |texts: usize| graphs.iter().find(|(own, _)| *own == texts).map(|(_, built)| &built.graph);
         let runs = rooms.iter().filter_map(|(texts, room)| Some((graph(*texts)?, DimBinding::new().with(sym::SEQ, *room))));
-        let runs = RunMemory::of(device, runs, &options.profile)?;
+        let runs = PlannedRuns::of_graphs(device, runs, &options.profile, &weights)?;
         Ok(MemoryPlan {
             device: device.adapter.clone(),
             context,
             tensors: params.len(),
             weights: weights.bytes,
             scratch: runs.bytes,
-            loading: weights.loading,
+            loading: StagingRing::bytes(device),
             largest_binding: runs.largest_binding,
             max_binding: device.target().max_binding,
             budget: options.memory_budget,

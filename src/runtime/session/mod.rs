@@ -12,7 +12,6 @@ pub use compiled::CompiledGraph;
 pub(crate) use compiled::Running;
 pub use inputs::RunInput;
 pub(super) use inputs::sizes;
-pub(crate) use memory::{RunMemory, WeightMemory};
 
 use super::{
     Device, GpuContext, GpuOptions, OnProgress, Opened, ResidentWeight, WeightUploader, pipeline::PipelineCache,

@@ -1,10 +1,6 @@
 //! The device memory of a generator, without allocating any.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    ops::Range,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     batch::{BatchPlans, rows_for},
@@ -17,15 +13,10 @@ use crate::{
     error::DeviceError,
     flow::BuiltModel,
     generate::{CacheMemory, MemoryPlan, Model, Outputs, PlanPolicy, Profiles, SHORT_LIST, parts_of},
-    ir::{
-        DType, DimBinding,
-        kernel::{Operand, Target},
-        ops::Input,
-        sym,
-    },
-    lower::{Residency, lower},
-    plan::{Plan, SlotKind, sampling},
-    runtime::{Arrangement, Capabilities, StagingRing, pooled_bytes, size_block_bytes, split},
+    ir::{DType, DimBinding, kernel::Target, ops::Input, sym},
+    lower::lower,
+    plan::{Plan, sampling},
+    runtime::{Capabilities, PlannedRuns, PlannedWeights, StagingRing},
 };
 
 /// The sizes that a memory plan is for.
@@ -48,7 +39,7 @@ pub(crate) struct MemoryAsked {
 pub(crate) fn plan_memory(device: &Capabilities, model: &Model, profiles: &Profiles, asked: MemoryAsked) -> Result<MemoryPlan> {
     let built = model.built(true, Outputs::All, DType::F32)?;
     check_bindings(device, &built)?;
-    let weights = PlannedWeights::of(device, &built)?;
+    let weights = PlannedWeights::of(device, upload_order(&built))?;
     let MemoryAsked { conversations, chunk, .. } = asked;
     let planner = Planner { device, target: device.target(), model, profiles, weights: &weights, conversations, chunk };
     let longest = model.config.max_position_embeddings;
@@ -105,64 +96,6 @@ pub(crate) fn largest(most: usize, limit: u64, cost: impl Fn(usize) -> Result<u6
     Ok(good)
 }
 
-/// Weights where an upload will put them.
-struct PlannedWeights {
-    shards: HashMap<String, Vec<PlannedShard>>,
-    bytes: u64,
-}
-
-struct PlannedShard {
-    arena: usize,
-    offset: u64,
-    bytes: u64,
-    rows: Range<usize>,
-}
-
-impl PlannedWeights {
-    fn of(device: &Capabilities, built: &BuiltModel) -> Result<Self> {
-        let mut names = Vec::new();
-        let mut pieces = Vec::new();
-        for (name, tensor) in upload_order(built) {
-            let own = split(device, name, tensor.dtype(), tensor.shape())?;
-            names.extend(own.iter().map(|_| name));
-            pieces.extend(own);
-        }
-        let arrangement = Arrangement::of(device, &pieces);
-        let mut shards: HashMap<String, Vec<PlannedShard>> = HashMap::new();
-        for ((name, piece), (arena, offset)) in names.into_iter().zip(pieces).zip(arrangement.places) {
-            shards.entry(name.clone()).or_default().push(PlannedShard { arena, offset, bytes: piece.bytes, rows: piece.rows });
-        }
-        Ok(Self { shards, bytes: arrangement.arenas.iter().sum() })
-    }
-
-    fn largest_binding(&self) -> (u64, String) {
-        let of = |(name, shards): (&String, &Vec<PlannedShard>)| {
-            let bytes = shards.iter().map(|shard| shard.bytes).max().unwrap_or(0);
-            (bytes, format!("weight {name}, {} shard{}", shards.len(), if shards.len() == 1 { "" } else { "s" }))
-        };
-        self.shards.iter().map(of).max().unwrap_or_default()
-    }
-
-    /// Bytes of weights that are bound as one.
-    fn joined(&self, names: &[String]) -> u64 {
-        names.iter().filter_map(|name| self.shards.get(name)).flatten().map(|shard| shard.bytes).sum()
-    }
-}
-
-impl Residency for PlannedWeights {
-    fn shards(&self, weight: &str) -> Option<Vec<Range<usize>>> {
-        self.shards.get(weight).map(|shards| shards.iter().map(|shard| shard.rows.clone()).collect())
-    }
-
-    fn adjoin(&self, first: &str, second: &str) -> bool {
-        let one = |name: &str| match self.shards.get(name).map(Vec::as_slice) {
-            Some([shard]) => Some(shard),
-            _ => None,
-        };
-        one(first).zip(one(second)).is_some_and(|(a, b)| a.arena == b.arena && a.offset + a.bytes == b.offset)
-    }
-}
-
 struct Planner<'a> {
     device: &'a Capabilities,
     target: Target,
@@ -171,13 +104,6 @@ struct Planner<'a> {
     weights: &'a PlannedWeights,
     conversations: usize,
     chunk: usize,
-}
-
-/// Memory of the runs of a generator beside weights and caches.
-#[derive(Default)]
-struct Runs {
-    bytes: u64,
-    largest_binding: (u64, String),
 }
 
 impl Planner<'_> {
@@ -211,7 +137,7 @@ impl Planner<'_> {
     }
 
     /// The memory of a prompt that fills the context and of greedy steps after it, run after run.
-    fn runs(&self, context: usize) -> Result<Runs> {
+    fn runs(&self, context: usize) -> Result<PlannedRuns> {
         let policy = self.policy(context);
         // Runs before the last chunk end at multiples of it, each with the plan of its bucket of rows.
         let ends = (1..context.div_ceil(self.chunk)).map(|run| policy.reserved(run * self.chunk));
@@ -219,7 +145,7 @@ impl Planner<'_> {
         let ends = ends.collect::<BTreeSet<usize>>().into_iter();
         let mut prompt: Vec<_> = ends.map(|end| (Outputs::Nothing, self.chunk, end)).collect();
         prompt.push((Outputs::Last, policy.tokens(context.min(self.chunk), self.chunk), rows));
-        let mut runs = Runs::default();
+        let mut runs = PlannedRuns::default();
         for sort in [&prompt[..], &[(Outputs::Last, 1, rows)]] {
             self.add(&mut runs, sort)?;
         }
@@ -229,7 +155,7 @@ impl Planner<'_> {
     }
 
     /// Adds steps of all conversations together.
-    fn add_steps_together(&self, runs: &mut Runs, context: usize) -> Result<()> {
+    fn add_steps_together(&self, runs: &mut PlannedRuns, context: usize) -> Result<()> {
         if self.conversations == 1 {
             return Ok(());
         }
@@ -246,50 +172,29 @@ impl Planner<'_> {
                 lowered => lowered?,
             };
             runs.bytes += InputBlock::bytes(&built.graph, sequences, sequences);
-            runs.largest_binding = self.bindings(&step).into_iter().fold(runs.largest_binding.clone(), Ord::max);
+            runs.compare_bindings(&step, self.weights);
             [step, argmax, lists].into_iter().zip(&mut plans).for_each(|(plan, all)| all.push(plan));
         }
-        for pool in &plans {
-            runs.bytes += pooled_bytes(pool, self.target.max_binding);
-            runs.bytes += pool.iter().map(|plan| self.size_blocks(plan)).sum::<Result<u64>>()?;
-        }
-        Ok(())
+        plans.iter().try_for_each(|pool| runs.add_pool(pool, &self.target))
     }
 
     /// Adds runs whose plans share scratch buffers: what they are for, their tokens, and the rows of the caches that
     /// grow.
-    fn add(&self, runs: &mut Runs, sort: &[(Outputs, usize, usize)]) -> Result<()> {
+    fn add(&self, runs: &mut PlannedRuns, sort: &[(Outputs, usize, usize)]) -> Result<()> {
         let vocab_size = self.model.config.vocab_size;
         let mut plans = Vec::new();
         let mut samplers = Vec::new();
         for (want, tokens, rows) in sort {
             let (plan, built) = self.lowered(*want, *tokens, *rows)?;
-            runs.bytes += InputBlock::bytes(&built.graph, *tokens, 0) + self.size_blocks(&plan)?;
+            runs.bytes += InputBlock::bytes(&built.graph, *tokens, 0);
             if *want == Outputs::Last {
                 samplers.push(argmax(1, vocab_size, &plan, &self.target));
                 samplers.push(sampling::top_k(1, vocab_size, SHORT_LIST.min(vocab_size), &self.target));
             }
             plans.push(plan);
         }
-        for pool in [&plans, &samplers] {
-            runs.bytes += pooled_bytes(pool, self.target.max_binding);
-        }
-        for sampler in &samplers {
-            runs.bytes += self.size_blocks(sampler)?;
-        }
-        for plan in &plans {
-            for binding in self.bindings(plan) {
-                if binding.0 > runs.largest_binding.0 {
-                    runs.largest_binding = binding;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Bytes of a plan's sizes, where the device takes them as data.
-    fn size_blocks(&self, plan: &Plan) -> Result<u64> {
-        if self.target.software { size_block_bytes(plan) } else { Ok(0) }
+        plans.iter().for_each(|plan| runs.compare_bindings(plan, self.weights));
+        [&plans, &samplers].into_iter().try_for_each(|pool| runs.add_pool(pool, &self.target))
     }
 
     fn lowered(&self, want: Outputs, tokens: usize, rows: usize) -> Result<(Plan, Arc<BuiltModel>)> {
@@ -298,22 +203,6 @@ impl Planner<'_> {
         let binding = DimBinding::new().with(sym::SEQ, tokens).with(sym::CACHE, rows).with(sym::RING, ring);
         let options = options(self.profiles.of(true, tokens), self.device);
         Ok((lower(&built.graph, &binding, &self.target, &options, self.weights)?, built))
-    }
-
-    /// Bytes that the dispatches of a plan bind at once, weights that are bound alone left out, and what each binding
-    /// is.
-    fn bindings(&self, plan: &Plan) -> Vec<(u64, String)> {
-        let slots = plan.slots.iter().map(|slot| match &slot.kind {
-            SlotKind::Input { name, .. } => (slot.bytes, format!("input {name}")),
-            SlotKind::Scratch | SlotKind::Zeroed => (slot.bytes, "scratch".to_string()),
-            SlotKind::CacheOf { name, .. } => (slot.bytes, format!("input {name}")),
-        });
-        let operands = plan.dispatches.iter().flat_map(|dispatch| &dispatch.bindings);
-        let joined = operands.filter_map(|(_, operand)| match operand {
-            Operand::Concatenated(names) => Some((self.weights.joined(names), format!("weights {}", names.join(" + ")))),
-            Operand::Slot(..) | Operand::Weight(..) | Operand::Step | Operand::StepOf(_) => None,
-        });
-        slots.chain(joined).collect()
     }
 }
 
