@@ -130,7 +130,7 @@ fn each_library_has_its_module() {
     only_in("tokenizers", &["src/text/"]);
     only_in("llguidance", &["src/guide/"]);
     only_in("gemm", &["src/reference/", "src/ir/ops/"]);
-    for library in ["hf_hub", "ureq", "sha2"] {
+    for library in ["ureq", "sha2"] {
         only_in(library, &["src/hub/"]);
     }
 }

@@ -1,11 +1,9 @@
-//! One repository's folder in the cache, in the layout that `hf-hub` defines.
+//! One repository's folder in the cache, in the layout of Hugging Face's own libraries.
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
 };
-
-use hf_hub::{Cache, CacheRepo, Repo};
 
 use super::lock::{self, Lock};
 use crate::{Error, Result, error::HubError};
@@ -14,19 +12,21 @@ use crate::{Error, Result, error::HubError};
 pub(super) struct Store {
     repository: String,
     cache: PathBuf,
-    layout: CacheRepo,
+    /// `models--OWNER--NAME`, with `blobs`, `refs` and `snapshots`.
+    folder: PathBuf,
 }
 
 impl Store {
     /// Nothing is made on disk.
     pub(super) fn new(cache: &Path, repository: &str) -> Self {
-        let layout = Cache::new(cache.to_path_buf()).repo(Repo::model(repository.to_string()));
-        Self { repository: repository.to_string(), cache: cache.to_path_buf(), layout }
+        let folder = cache.join(format!("models--{}", repository.replace('/', "--")));
+        Self { repository: repository.to_string(), cache: cache.to_path_buf(), folder }
     }
 
     /// A file of the commit that was complete last.
     pub(super) fn find(&self, file: &str) -> Option<PathBuf> {
-        self.layout.get(file)
+        let commit = fs::read_to_string(self.main()).ok()?;
+        Some(self.snapshot(&commit).join(file)).filter(|path| path.exists())
     }
 
     pub(super) fn absent(&self, file: &str) -> Error {
@@ -35,31 +35,29 @@ impl Store {
 
     /// The folder of a commit.
     pub(super) fn snapshot(&self, commit: &str) -> PathBuf {
-        self.layout.pointer_path(commit)
+        self.folder.join("snapshots").join(commit)
     }
 
-    /// The repository's folder, which holds that of the snapshots.
-    fn folder(&self) -> PathBuf {
-        let mut folder = self.snapshot("");
-        folder.pop();
-        folder
+    /// The file that names the commit that was complete last.
+    fn main(&self) -> PathBuf {
+        self.folder.join("refs").join("main")
     }
 
     /// The folder of contents, made if it is not there.
     pub(super) fn blobs(&self) -> Result<PathBuf> {
-        let folder = self.folder().join("blobs");
+        let folder = self.folder.join("blobs");
         fs::create_dir_all(&folder).map_err(|source| Error::Io { path: folder.clone(), source })?;
         Ok(folder)
     }
 
     /// Waits for the right to write the content with this ETag; see [`Lock::take`].
     pub(super) fn lock(&self, etag: &str, on_wait: impl FnMut() -> Result<u64>) -> Result<Option<Lock>> {
-        Lock::take(&lock::path(&self.cache, &self.folder(), etag), on_wait)
+        Lock::take(&lock::path(&self.cache, &self.folder, etag), on_wait)
     }
 
     /// Bytes that are on disk of the content with this ETag, whoever fetches them.
     pub(super) fn bytes_of(&self, etag: &str) -> u64 {
-        let Ok(entries) = self.folder().join("blobs").read_dir() else { return 0 };
+        let Ok(entries) = self.folder.join("blobs").read_dir() else { return 0 };
         let of_it = entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(etag));
         of_it.filter_map(|entry| entry.metadata().ok()).map(|found| found.len()).sum()
     }
@@ -84,7 +82,7 @@ impl Store {
         if self.find(file) == Some(self.snapshot(commit).join(file)) {
             return Ok(());
         }
-        let path = self.folder().join("refs").join("main");
+        let path = self.main();
         let io = |source| Error::Io { path: path.clone(), source };
         fs::create_dir_all(path.parent().unwrap_or(&path)).map_err(io)?;
         // Nobody reads half a name, and of two who write the same one both succeed.
