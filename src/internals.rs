@@ -54,7 +54,7 @@ pub mod runtime {
         bandwidth::measure_copy_bandwidth,
         dispatch_cost::measure_dispatch_cost,
         pipeline::PipelineCache,
-        prepared::{Bound, PreparedPlan, Step},
+        prepared::{Bindings, PreparedPlan, Step},
         read_back::StagedRead,
         resident::{ResidentWeight, Shard},
         scratch::ScratchPool,

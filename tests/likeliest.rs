@@ -18,7 +18,7 @@ use gemmaflow::{
         lower::{Unplaced, lower},
         plan::{Plan, sampling},
         reference,
-        runtime::{Bound, PipelineCache, PreparedPlan, ResidentWeight, ScratchPool, Shard, Step},
+        runtime::{Bindings, PipelineCache, PreparedPlan, ResidentWeight, ScratchPool, Shard, Step},
     },
     ir::{
         DType, DimBinding, Graph, Value,
@@ -174,7 +174,7 @@ impl Chooser {
         );
         let (step, scratch) = (Arc::new(step), &mut ScratchPool::default());
         let mut prepare = |plan: &Plan, inputs: HashMap<String, (Arc<Buffer>, u64)>| {
-            let bound = Bound { weights: &weights, inputs: &inputs, step: &step };
+            let bound = Bindings { weights: &weights, inputs: &inputs, step: &step };
             PreparedPlan::new(&pipelines, plan, bound, scratch).unwrap()
         };
         let plan = prepare(&head.plan(target), [("x".into(), (x.clone(), 0))].into());
@@ -186,7 +186,7 @@ impl Chooser {
         // Scratch of their own, as a sampler has.
         let scratch = &mut ScratchPool::default();
         let argmax = [true, false].map(|maxima| {
-            let bound = Bound { weights: &weights, inputs: &inputs, step: &step };
+            let bound = Bindings { weights: &weights, inputs: &inputs, step: &step };
             PreparedPlan::new(&pipelines, &sampling::argmax(1, VOCAB, maxima, target), bound, scratch).unwrap()
         });
         assert_eq!(argmax.each_ref().map(PreparedPlan::dispatch_count), [1, 2]);

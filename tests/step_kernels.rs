@@ -22,7 +22,7 @@ use gemmaflow::{
         lower::{Residency, lower, weights_of_one_operand},
         plan::Plan,
         reference,
-        runtime::{Bound, PipelineCache, PreparedPlan, ResidentWeight, ScratchPool, Step, WeightUploader},
+        runtime::{Bindings, PipelineCache, PreparedPlan, ResidentWeight, ScratchPool, Step, WeightUploader},
     },
     ir::{
         DType, Data, DimBinding, Op, Value,
@@ -155,7 +155,7 @@ fn run(
     );
     let values = Step { end: POSITION as u32 + 1, capacity: CACHE as u32, ..Step::all(1) };
     context.write(&step, 0, bytemuck::bytes_of(&values)).unwrap();
-    let bound = Bound { weights, inputs: &buffers, step: &step };
+    let bound = Bindings { weights, inputs: &buffers, step: &step };
     let prepared = PreparedPlan::new(&PipelineCache::new(context), plan, bound, &mut ScratchPool::default()).unwrap();
     let submission = context.run("a step", |encoder| {
         prepared.record(&mut encoder.begin_compute_pass(&Default::default()));

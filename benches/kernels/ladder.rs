@@ -10,7 +10,7 @@ use gemmaflow::{
             work::Work,
         },
         plan::{Live, Plan, PlanOutput, SlotInfo, SlotKind, cost},
-        runtime::{Bound, PipelineCache, PreparedPlan, ResidentWeight, ScratchPool, Step},
+        runtime::{Bindings, PipelineCache, PreparedPlan, ResidentWeight, ScratchPool, Step},
     },
     ir::{DType, Data, FixedType, Value, ops::Role},
     runtime::{Buffer, Cost, GpuContext, wgpu::BufferUsages},
@@ -97,7 +97,7 @@ impl<'a> Bench<'a> {
         let named = |variant: &Variant| self.wanted.is_empty() || self.wanted.iter().any(|text| variant.name.contains(text));
         for variant in variants.into_iter().enumerate().filter(|(i, v)| *i == 0 || named(v)).map(|(_, v)| v) {
             let plan = plan(operands, &variant);
-            let bound = Bound { weights: &operands.weights, inputs: &inputs, step: &self.step };
+            let bound = Bindings { weights: &operands.weights, inputs: &inputs, step: &self.step };
             let prepared = match PreparedPlan::new(self.pipelines, &plan, bound, &mut ScratchPool::default()) {
                 Ok(prepared) => prepared,
                 Err(error) => {

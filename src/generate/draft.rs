@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{Model, token_order::TokenOrder};
+use super::{ModelGraphs, token_order::TokenOrder};
 use crate::{
     Error, Result,
     checkpoint::load_from_path,
@@ -117,7 +117,7 @@ pub(crate) struct DraftModel {
 
 impl DraftModel {
     /// Its graph beside `target`, whose caches are of type `kv`. The target's embedding is among the weights.
-    pub(crate) fn built(&self, target: &Model, kv: DType) -> Result<Arc<BuiltModel>> {
+    pub(crate) fn built(&self, target: &ModelGraphs, kv: DType) -> Result<Arc<BuiltModel>> {
         let mut built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(found) = built.get(&kv) {
             return Ok(found.clone());

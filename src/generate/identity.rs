@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Model, Outputs};
+use super::{ModelGraphs, Outputs};
 use crate::{
     Result,
     checksum::Fnv,
@@ -27,7 +27,7 @@ pub(crate) struct CacheRow {
     pub(crate) bytes: usize,
 }
 
-impl Model {
+impl ModelGraphs {
     /// A number that other weights, other shapes or another configuration change: the hash of what the configuration
     /// says of values ([`described`]) and of each weight's name, type, shape, and first and last bytes.
     ///

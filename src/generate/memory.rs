@@ -3,7 +3,7 @@
 use std::{fmt, path::Path};
 
 use super::{
-    GeneratorOptions, Model, PREFILL_CHUNK, Profiles,
+    GeneratorOptions, ModelGraphs, PREFILL_CHUNK, Profiles,
     engine::{MemoryAsked, plan_memory},
 };
 use crate::{
@@ -109,7 +109,7 @@ impl MemoryPlan {
 
     pub(super) fn of(
         device: &Capabilities,
-        model: &Model,
+        model: &ModelGraphs,
         profiles: &Profiles,
         context: usize,
         options: &GeneratorOptions,

@@ -55,7 +55,7 @@ impl Step {
 
 /// The buffers that a plan's operands refer to.
 #[derive(Debug, Clone, Copy)]
-pub struct Bound<'a> {
+pub struct Bindings<'a> {
     /// The resident weights by name.
     pub weights: &'a HashMap<String, ResidentWeight>,
     /// The buffer of each input slot by the input's name, and where in it the value begins (a multiple of 256). Inputs
@@ -114,7 +114,7 @@ impl PreparedPlan {
     /// # Errors
     /// [`Error::Input`] for an input that is not given or too small, [`WeightError::NotGiven`], [`DeviceError::Shader`]
     /// where a dispatch does not fit its shader; as [`PipelineCache::get`] and [`GpuContext::create_buffer`].
-    pub fn new(pipelines: &PipelineCache, plan: &Plan, bound: Bound<'_>, scratch: &mut ScratchPool) -> Result<Self> {
+    pub fn new(pipelines: &PipelineCache, plan: &Plan, bound: Bindings<'_>, scratch: &mut ScratchPool) -> Result<Self> {
         let context = pipelines.context();
         pipelines.prepare(plan.dispatches.iter().map(|dispatch| &dispatch.kernel))?;
         let slots = regions(context, plan, bound.inputs, scratch)?;
@@ -181,7 +181,7 @@ impl PreparedPlan {
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub(crate) fn slot(&self, context: &GpuContext, plan: &Plan, bound: Bound<'_>, sequence: usize) -> Result<SequenceSlot> {
+    pub(crate) fn slot(&self, context: &GpuContext, plan: &Plan, bound: Bindings<'_>, sequence: usize) -> Result<SequenceSlot> {
         let mut slots = self.slots.clone();
         for (slot, info) in slots.iter_mut().zip(&plan.slots) {
             if let SlotKind::CacheOf { sequence: row, name, .. } = &info.kind
@@ -277,7 +277,7 @@ fn bind(
     dispatch: &Dispatch,
     pipeline: &Pipeline,
     slots: &[Option<Region>],
-    bound: Bound,
+    bound: Bindings,
     sizes: &SizeBlocks,
 ) -> Result<wgpu::BindGroup> {
     let misfit = |problem: String| {
@@ -322,7 +322,7 @@ fn bind(
 fn resource<'a>(
     operand: &Operand,
     slots: &'a [Option<Region>],
-    bound: Bound<'a>,
+    bound: Bindings<'a>,
 ) -> Result<wgpu::BufferBinding<'a>, Option<Error>> {
     match operand {
         Operand::Slot(slot, from) => {

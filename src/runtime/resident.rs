@@ -73,7 +73,7 @@ impl Shard {
 }
 
 /// Weights that stay where they are.
-pub(crate) struct Placed<'a>(pub(crate) &'a HashMap<String, ResidentWeight>);
+pub(crate) struct ResidentWeights<'a>(pub(crate) &'a HashMap<String, ResidentWeight>);
 
 /// Weights that may be replaced one by one.
 pub(crate) struct Replaceable<'a>(pub(crate) &'a HashMap<String, ResidentWeight>);
@@ -82,7 +82,7 @@ fn rows(weights: &HashMap<String, ResidentWeight>, weight: &str) -> Option<Vec<R
     weights.get(weight).map(|w| w.shards.iter().map(|s| s.rows.clone()).collect())
 }
 
-impl Residency for Placed<'_> {
+impl Residency for ResidentWeights<'_> {
     fn shards(&self, weight: &str) -> Option<Vec<Range<usize>>> {
         rows(self.0, weight)
     }

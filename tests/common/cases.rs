@@ -9,7 +9,7 @@ use gemmaflow::{
         ir::{Case, LowerOptions, kernel::Target},
         lower::{Unplaced, lower},
         plan::Plan,
-        runtime::{Bound, PipelineCache, PreparedPlan, ResidentWeight, ScratchPool, Shard, Step, WeightUploader},
+        runtime::{Bindings, PipelineCache, PreparedPlan, ResidentWeight, ScratchPool, Shard, Step, WeightUploader},
     },
     ir::{DType, Data, DimBinding, Op, Packed, Value, ops::Linear},
     runtime::{Buffer, GpuContext, wgpu::BufferUsages},
@@ -93,7 +93,7 @@ pub fn prepare(pipelines: &PipelineCache, plan: &Plan, case: &Case) -> Result<(P
     let step =
         Arc::new(context.create_buffer("step", size_of::<Step>() as u64, BufferUsages::UNIFORM | BufferUsages::COPY_DST)?);
     context.write(&step, 0, bytemuck::bytes_of(&Step::all(u32::MAX)))?;
-    let bound = Bound { weights: &weights, inputs: &inputs, step: &step };
+    let bound = Bindings { weights: &weights, inputs: &inputs, step: &step };
     Ok((PreparedPlan::new(pipelines, plan, bound, &mut ScratchPool::default())?, inputs))
 }
 

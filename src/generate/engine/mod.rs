@@ -12,7 +12,7 @@ use std::{
 
 pub(crate) use gpu::{EngineOptions, GpuEngine, GpuTurn, MemoryAsked, largest, plan_memory};
 pub use model::FlowHook;
-pub(crate) use model::Model;
+pub(crate) use model::ModelGraphs;
 pub(crate) use reference::ReferenceEngine;
 
 use super::{CancelToken, DraftModel, PlanPolicy, Profiles, SampleOpts, ShortList, sample_token_after};
@@ -223,7 +223,7 @@ pub(crate) trait Sequence: Run + CacheStore + Speculate + Send {
     fn context(&self) -> Option<&Arc<GpuContext>>;
 
     /// The model, from which an engine on another device can be made.
-    fn model(&self) -> &Arc<Model>;
+    fn model(&self) -> &Arc<ModelGraphs>;
 
     /// Sizes.
     fn stats(&self) -> ModelStats;

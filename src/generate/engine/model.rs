@@ -28,7 +28,7 @@ pub type FlowHook = Arc<dyn for<'a> Fn(GemmaFlow<'a>) -> GemmaFlow<'a> + Send + 
 type GraphKey = (bool, Outputs, DType, bool);
 
 /// The graphs of a model, built when they are first needed.
-pub(crate) struct Model {
+pub(crate) struct ModelGraphs {
     pub(crate) config: GemmaConfig,
     pub(crate) weights: WeightMap,
     flow: Option<FlowHook>,
@@ -37,7 +37,7 @@ pub(crate) struct Model {
     built: Mutex<BTreeMap<GraphKey, Arc<BuiltModel>>>,
 }
 
-impl Model {
+impl ModelGraphs {
     /// Takes all that is left in the loader. The weights decide if the head is the embedding.
     pub(crate) fn new(mut config: GemmaConfig, loader: &mut dyn WeightLoader, flow: Option<FlowHook>) -> Result<Self> {
         config.validate()?;

@@ -3,8 +3,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    CacheStore, CancelToken, DraftModel, Engine, LogitsView, MOST_LOGITS, Model, ModelStats, Outputs, PREFILL_CHUNK, PlanPolicy,
-    Profiles, RingCopy, Run, SampleOpts, Sampled, Sequence, Speculate, agreed, sample_after_draft, sample_token_after,
+    CacheStore, CancelToken, DraftModel, Engine, LogitsView, MOST_LOGITS, ModelGraphs, ModelStats, Outputs, PREFILL_CHUNK,
+    PlanPolicy, Profiles, RingCopy, Run, SampleOpts, Sampled, Sequence, Speculate, agreed, sample_after_draft,
+    sample_token_after,
 };
 use crate::{
     Error, Result,
@@ -27,7 +28,7 @@ const REFERENCE: &str = "CPU reference";
 
 #[derive(Clone)]
 pub(crate) struct ReferenceEngine {
-    model: Arc<Model>,
+    model: Arc<ModelGraphs>,
     caches: BTreeMap<String, Value>,
     rows: usize,
     policy: PlanPolicy,
@@ -53,7 +54,7 @@ struct Hidden {
 }
 
 impl ReferenceEngine {
-    pub(crate) fn new(model: Arc<Model>, profiles: Profiles, chunk: Option<usize>) -> Result<Self> {
+    pub(crate) fn new(model: Arc<ModelGraphs>, profiles: Profiles, chunk: Option<usize>) -> Result<Self> {
         let policy = PlanPolicy::default();
         let chunk = chunk.unwrap_or(PREFILL_CHUNK);
         let ring = model.ring(chunk)?;
@@ -325,7 +326,7 @@ impl Sequence for ReferenceEngine {
         None
     }
 
-    fn model(&self) -> &Arc<Model> {
+    fn model(&self) -> &Arc<ModelGraphs> {
         &self.model
     }
 

@@ -6,7 +6,7 @@ use crate::{
     Error, Result,
     error::DeviceError,
     generate::{
-        Engine, Model, Profiles, ReferenceEngine,
+        Engine, ModelGraphs, Profiles, ReferenceEngine,
         engine::{EngineOptions, GpuEngine},
     },
     runtime::{Device, GpuContext},
@@ -16,7 +16,7 @@ use crate::{
 pub(super) fn on_gpu(
     device: &Device,
     context: Arc<GpuContext>,
-    model: Arc<Model>,
+    model: Arc<ModelGraphs>,
     profiles: Profiles,
     options: EngineOptions,
 ) -> Result<Engine> {

@@ -14,7 +14,7 @@ use crate::{
     checkpoint::load_from_path,
     gemma::{GemmaConfig, GemmaFlow},
     generate::{
-        CancelToken, DraftStats, Engine, FlowHook, MemoryPlan, Model, PlanPolicy, Profiles, ReferenceEngine,
+        CancelToken, DraftStats, Engine, FlowHook, MemoryPlan, ModelGraphs, PlanPolicy, Profiles, ReferenceEngine,
         engine::EngineOptions,
     },
     profile::CompileProfile,
@@ -120,12 +120,11 @@ impl GeneratorOptions {
     }
 
     /// The model whose weights `loader` gives, as these options change them.
-    pub(in crate::generate) fn model(&self, config: &GemmaConfig, loader: &mut dyn WeightLoader) -> Result<Model> {
-        let config = config.clone();
+    pub(in crate::generate) fn model(&self, config: &GemmaConfig, loader: &mut dyn WeightLoader) -> Result<ModelGraphs> {
         let flow = self.flow.clone();
         let model = match self.quantise {
-            Some(to) => Model::new(config, &mut QuantisedLoader::new(loader, to), flow)?,
-            None => Model::new(config, loader, flow)?,
+            Some(to) => ModelGraphs::new(config.clone(), &mut QuantisedLoader::new(loader, to), flow)?,
+            None => ModelGraphs::new(config.clone(), loader, flow)?,
         };
         model.tell_unused()?;
         Ok(model)
@@ -135,10 +134,10 @@ impl GeneratorOptions {
     pub(in crate::generate) fn placed(
         &self,
         device: &Capabilities,
-        model: Model,
+        model: ModelGraphs,
         profiles: &Profiles,
         context: usize,
-    ) -> Result<Model> {
+    ) -> Result<ModelGraphs> {
         let host = match self.per_layer_tables {
             TablePlacement::Device => false,
             TablePlacement::Host => true,
@@ -149,7 +148,7 @@ impl GeneratorOptions {
     }
 
     /// The context that the device has room for.
-    fn fitting(&self, device: &Capabilities, model: &Model, profiles: &Profiles, context: usize) -> Result<usize> {
+    fn fitting(&self, device: &Capabilities, model: &ModelGraphs, profiles: &Profiles, context: usize) -> Result<usize> {
         // Caches that may never grow to the model's own limit are no reason to refuse it.
         if self.context.is_none() && self.memory_budget.is_none() && !self.shorten_context {
             return Ok(context);

@@ -166,7 +166,7 @@ fn norm_options(norm: Option<&FusedNorm<Arg>>) -> Vec<(&'static str, String)> {
 }
 
 /// One product's kernel for some columns of the result, with its workgroups and layers.
-type Placed = (Kernel, usize, usize);
+type LinearKernel = (Kernel, usize, usize);
 
 /// Sizes of the part of a product that a dispatch computes.
 struct Part {
@@ -179,7 +179,7 @@ struct Part {
 
 impl Part {
     /// The kernel; `shaders/README.md` says what was measured.
-    fn kernel(&self, emit: &mut Emit, weights: &[Arg]) -> Placed {
+    fn kernel(&self, emit: &mut Emit, weights: &[Arg]) -> LinearKernel {
         let means = LinearParams::of(emit.target);
         let narrow = weights[0].ty.dtype.is_half_word();
         if means.wide && narrow && self.inner.is_multiple_of(16) {
@@ -193,7 +193,7 @@ impl Part {
         }
     }
 
-    fn wide(&self, emit: &Emit, weights: &[Arg], means: LinearParams) -> Placed {
+    fn wide(&self, emit: &Emit, weights: &[Arg], means: LinearParams) -> LinearKernel {
         let tile = if self.rows <= 2 { ONE_ROW_COLUMNS } else { 4 / weights.len() };
         let held = self.rows.min(8);
         let mut options = means.options(emit, weights, ("LANES", means.lanes), tile, held);
@@ -203,7 +203,7 @@ impl Part {
         (self.of("linear_wide", options, emit), count, 1)
     }
 
-    fn tile(&self, emit: &Emit, weights: &[Arg], means: LinearParams) -> Placed {
+    fn tile(&self, emit: &Emit, weights: &[Arg], means: LinearParams) -> LinearKernel {
         let tile = if self.rows == 1 || weights.len() == 2 { ONE_ROW_COLUMNS } else { 4 };
         let held = self.rows.min(6);
         let mut options = means.options(emit, weights, ("LANES", means.lanes), tile, held);
@@ -212,7 +212,7 @@ impl Part {
         (self.of("linear_tile", options, emit), count, 1)
     }
 
-    fn few(&self, emit: &mut Emit, weights: &[Arg]) -> Placed {
+    fn few(&self, emit: &mut Emit, weights: &[Arg]) -> LinearKernel {
         let few = Few {
             dtype: weights[0].ty.dtype,
             weights: weights.len(),
@@ -232,7 +232,7 @@ impl Part {
         (kernel, self.columns.len().div_ceil(division.width()), few.layers)
     }
 
-    fn tile_shared(&self, emit: &mut Emit, weights: &[Arg], means: LinearParams) -> Placed {
+    fn tile_shared(&self, emit: &mut Emit, weights: &[Arg], means: LinearParams) -> LinearKernel {
         let tile = 4;
         let most = self.rows.div_ceil(16).next_power_of_two().min(4);
         let held = most >> emit.choose(self.work("linear_tile_shared", weights), most.min(2));

@@ -6,7 +6,7 @@ use super::{
     super::{
         Buffer, GpuContext,
         pipeline::PipelineCache,
-        prepared::{Bound, PreparedPlan, Step},
+        prepared::{Bindings, PreparedPlan, Step},
         read_back::StagedRead,
         scratch::ScratchPool,
         wgpu,
@@ -62,7 +62,7 @@ impl GpuGraph {
     /// Makes the bind groups where there are none.
     pub(super) fn prepare(&mut self, weights: &SessionWeights) -> Result<()> {
         if self.prepared.is_none() {
-            let bound = Bound { weights: &weights.resident, inputs: &self.inputs, step: &self.step };
+            let bound = Bindings { weights: &weights.resident, inputs: &self.inputs, step: &self.step };
             self.prepared = Some(PreparedPlan::new(&self.pipelines, &self.plan, bound, &mut self.scratch)?);
         }
         Ok(())

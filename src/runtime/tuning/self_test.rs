@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{super::resident::Placed, Bench, TrialRun, trial::Trial};
+use super::{super::resident::ResidentWeights, Bench, TrialRun, trial::Trial};
 use crate::{
     Error, Result,
     checksum::Fnv,
@@ -38,7 +38,7 @@ impl Bench<'_> {
     fn first_wrong(&self, target: &Target, choices: &mut KernelChoices, deadline: Instant) -> Result<Option<Wrong>> {
         let target = Self::with(target, choices);
         for run in &self.runs {
-            for part in parts(run.graph, &run.binding(), &target, &run.options, &Placed(self.resident))? {
+            for part in parts(run.graph, &run.binding(), &target, &run.options, &ResidentWeights(self.resident))? {
                 let plan = (self.lower)(&part, run, &target)?;
                 let kernels: Vec<u64> = plan.dispatches.iter().map(|dispatch| fingerprint(&dispatch.kernel)).collect();
                 if kernels.iter().all(|kernel| choices.is_right(*kernel)) {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Instant};
 use super::{
     super::{
         prepared::PreparedPlan,
-        resident::{Placed, ResidentWeight},
+        resident::{ResidentWeight, ResidentWeights},
     },
     Bench, TrialRun,
     trial::Trial,
@@ -72,7 +72,7 @@ impl Bench<'_> {
     fn untimed(&self, target: &Target) -> Result<Vec<Work<'_>>> {
         let mut found: BTreeMap<String, Work> = BTreeMap::new();
         for run in &self.runs {
-            for part in parts(run.graph, &run.binding(), target, &run.options, &Placed(self.resident))? {
+            for part in parts(run.graph, &run.binding(), target, &run.options, &ResidentWeights(self.resident))? {
                 let bytes = self.bytes(&part);
                 for alternatives in (self.lower)(&part, run, target)?.alternatives {
                     if target.choices.is_timed(&alternatives) {

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use super::{
     super::{
         Buffer, RunTokens,
-        prepared::{Bound, PreparedPlan, Step},
+        prepared::{Bindings, PreparedPlan, Step},
         scratch::ScratchPool,
         wgpu::BufferUsages,
     },
@@ -137,7 +137,7 @@ impl<'a> Trial<'a> {
         let usage = BufferUsages::UNIFORM | BufferUsages::COPY_DST;
         let step = Arc::new(context.create_buffer("step", size_of::<Step>() as u64, usage)?);
         context.write(&step, 0, bytemuck::bytes_of(&self.run.step()))?;
-        let bound = Bound { weights: self.bench.resident, inputs: &buffers, step: &step };
+        let bound = Bindings { weights: self.bench.resident, inputs: &buffers, step: &step };
         let prepared = PreparedPlan::new(self.bench.pipelines, plan, bound, &mut ScratchPool::default())?;
         for name in self.part.graph.outputs().iter().map(|(name, _)| name) {
             let Some((buffer, _, _)) = prepared.output(name) else { continue };

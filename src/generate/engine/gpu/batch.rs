@@ -22,7 +22,7 @@ use crate::{
     ir::{DimBinding, LowerOptions, kernel::Target, sym},
     lower::{Residency, lower},
     plan::{Live, Plan, sampling},
-    runtime::{Bound, Capabilities, Lru, PreparedPlan, ScratchPool, SequenceSlot, StagedRead, Step},
+    runtime::{Bindings, Capabilities, Lru, PreparedPlan, ScratchPool, SequenceSlot, StagedRead, Step},
 };
 
 /// Plans that a model keeps for steps of several sequences: the buckets of their number, and two of rows.
@@ -260,7 +260,7 @@ impl Batch {
 
     fn take_slot(&self, model: &GpuModel, engine: &mut GpuEngine, row: usize) -> Result<()> {
         let inputs: HashMap<_, _> = engine.caches.bindings().collect();
-        let bound = Bound { weights: &model.weights, inputs: &inputs, step: self.run.block.buffer() };
+        let bound = Bindings { weights: &model.weights, inputs: &inputs, step: self.run.block.buffer() };
         let slot = self.run.plan.slot(&model.context, &self.lowered, bound, row)?;
         engine.slots.retain(|held| held.batch != self.id);
         engine.slots.drain(..(engine.slots.len() + 1).saturating_sub(KEPT_SLOTS));

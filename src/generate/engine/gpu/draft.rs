@@ -18,7 +18,7 @@ use crate::{
     generate::{DraftModel, MOST_DRAFTED, Outputs, Profiles, TokenOrder},
     ir::{DType, DimBinding, sym},
     lower::lower,
-    runtime::{Buffer, GpuContext, Placed, PreparedPlan, ResidentWeight, ScratchPool, Step, wgpu},
+    runtime::{Buffer, GpuContext, PreparedPlan, ResidentWeight, ResidentWeights, ScratchPool, Step, wgpu},
 };
 
 /// The weights of a drafter, and the hidden states that it goes on from.
@@ -101,7 +101,7 @@ impl GpuDrafter {
         let mut options = options(profiles.decode(), model.context.capabilities());
         let order = &self.shared.model.order;
         options.chosen_from = options.chosen_from.filter(|_| order.is_none());
-        let lowered = lower(&built.graph, &binding, &model.target, &options, &Placed(&self.shared.weights))?;
+        let lowered = lower(&built.graph, &binding, &model.target, &options, &ResidentWeights(&self.shared.weights))?;
         let to = Binding { weights: &self.shared.weights, tokens: 1, sequences: 0, caches: Some(caches) };
         let run = RunPlan::new(model, built, &lowered, &to, &mut ScratchPool::default())?;
         let choice = match order {

@@ -6,7 +6,7 @@ use super::model::{argmax, options};
 use crate::{
     Error, Result,
     flow::BuiltModel,
-    generate::{Model, Outputs, Profiles, SMALLEST_BUCKET},
+    generate::{ModelGraphs, Outputs, Profiles, SMALLEST_BUCKET},
     ir::{
         DimBinding,
         kernel::{Kernel, Target},
@@ -28,7 +28,7 @@ const COMPILED_AT_ONCE: usize = 4;
 /// adapter that computes on the CPU the prompt alone: such drivers compile in their queue, one kernel after the other,
 /// and the first token should not wait for the kernels of the second.
 pub(super) fn kernels(
-    model: &Model,
+    model: &ModelGraphs,
     context: &GpuContext,
     target: &Target,
     profiles: &Profiles,

@@ -12,7 +12,7 @@ use crate::{
     Error, Result,
     error::DeviceError,
     flow::BuiltModel,
-    generate::{CacheMemory, MemoryPlan, Model, Outputs, PlanPolicy, Profiles, SHORT_LIST, parts_of},
+    generate::{CacheMemory, MemoryPlan, ModelGraphs, Outputs, PlanPolicy, Profiles, SHORT_LIST, parts_of},
     ir::{DType, DimBinding, kernel::Target, ops::Input, sym},
     lower::lower,
     plan::{Plan, sampling},
@@ -36,7 +36,12 @@ pub(crate) struct MemoryAsked {
 ///
 /// # Errors
 /// [`DeviceError::Limit`] for a weight that no kernel could bind; as [`lower`].
-pub(crate) fn plan_memory(device: &Capabilities, model: &Model, profiles: &Profiles, asked: MemoryAsked) -> Result<MemoryPlan> {
+pub(crate) fn plan_memory(
+    device: &Capabilities,
+    model: &ModelGraphs,
+    profiles: &Profiles,
+    asked: MemoryAsked,
+) -> Result<MemoryPlan> {
     let built = model.built(true, Outputs::All, DType::F32)?;
     check_bindings(device, &built)?;
     let weights = PlannedWeights::of(device, upload_order(&built))?;
@@ -99,7 +104,7 @@ pub(crate) fn largest(most: usize, limit: u64, cost: impl Fn(usize) -> Result<u6
 struct Planner<'a> {
     device: &'a Capabilities,
     target: Target,
-    model: &'a Model,
+    model: &'a ModelGraphs,
     profiles: &'a Profiles,
     weights: &'a PlannedWeights,
     conversations: usize,

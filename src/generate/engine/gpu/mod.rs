@@ -39,7 +39,7 @@ use submit_splitter::{Sliced, SubmitSplitter, Timed, nothing_begun};
 use crate::{
     Error, Result,
     generate::{
-        CacheStore, CancelToken, DraftModel, Engine, LogitsView, MOST_LOGITS, Model, ModelStats, OnProgress, Outputs,
+        CacheStore, CancelToken, DraftModel, Engine, LogitsView, MOST_LOGITS, ModelGraphs, ModelStats, OnProgress, Outputs,
         PREFILL_CHUNK, PlanPolicy, Profiles, RingCopy, Run, SampleOpts, Sampled, Sequence, Speculate, sample_token_after,
     },
     runtime::{AdapterKind, Buffer, CacheStats, Clock, GpuContext, Pending, RunTimes, StagedRead},
@@ -116,7 +116,12 @@ pub(crate) struct EngineOptions {
 
 impl GpuEngine {
     /// Uploads the weights.
-    pub(crate) fn new(context: Arc<GpuContext>, model: Arc<Model>, profiles: Profiles, options: EngineOptions) -> Result<Self> {
+    pub(crate) fn new(
+        context: Arc<GpuContext>,
+        model: Arc<ModelGraphs>,
+        profiles: Profiles,
+        options: EngineOptions,
+    ) -> Result<Self> {
         let EngineOptions { chunk, submit_time, untimed, cancel, on_progress } = options;
         let chunk = chunk.unwrap_or(PREFILL_CHUNK);
         let ring = model.ring(chunk)?;
@@ -382,7 +387,7 @@ impl Sequence for GpuEngine {
         Some(&self.model.context)
     }
 
-    fn model(&self) -> &Arc<Model> {
+    fn model(&self) -> &Arc<ModelGraphs> {
         &self.model.model
     }
 

@@ -14,7 +14,7 @@ use crate::{
     Result,
     flow::BuiltModel,
     gemma::WeightPosition,
-    generate::{Model, ModelStats, Outputs, Profiles},
+    generate::{ModelGraphs, ModelStats, Outputs, Profiles},
     ir::{
         DType, DimBinding, LowerOptions, Op,
         kernel::{Target, row_shards},
@@ -23,7 +23,7 @@ use crate::{
     lower::{lower, weights_of_one_operand},
     plan::{Plan, sampling},
     profile::CompileProfile,
-    runtime::{Capabilities, GpuContext, PipelineCache, Placed, ResidentWeight, UploadProgress, WeightUploader, limit},
+    runtime::{Capabilities, GpuContext, PipelineCache, ResidentWeight, ResidentWeights, UploadProgress, WeightUploader, limit},
     weights::Tensor,
 };
 
@@ -36,7 +36,7 @@ pub(super) struct GpuModel {
     pub(super) target: Target,
     pub(super) pipelines: PipelineCache,
     pub(super) weights: HashMap<String, ResidentWeight>,
-    pub(super) model: Arc<Model>,
+    pub(super) model: Arc<ModelGraphs>,
     /// For steps of several sequences.
     pub(super) batches: Mutex<Batches>,
 }
@@ -51,7 +51,7 @@ impl GpuModel {
     /// `ring` rows.
     pub(super) fn new(
         context: Arc<GpuContext>,
-        model: Arc<Model>,
+        model: Arc<ModelGraphs>,
         profiles: &Profiles,
         (chunk, ring): (usize, usize),
         untimed: bool,
@@ -69,7 +69,7 @@ impl GpuModel {
     /// The plan of a run, its sizes bound, as the profile of that run says.
     pub(super) fn lower(&self, built: &BuiltModel, binding: &DimBinding, profile: &CompileProfile) -> Result<Plan> {
         let options = options(profile, self.context.capabilities());
-        lower(&built.graph, binding, &self.target, &options, &Placed(&self.weights))
+        lower(&built.graph, binding, &self.target, &options, &ResidentWeights(&self.weights))
     }
 
     /// Bytes of a shard of a weight; 0 for none.
@@ -80,7 +80,7 @@ impl GpuModel {
 
     /// The plans of a step of several sequences; see [`BatchPlans::lower`].
     pub(super) fn lower_batch(&self, built: &BuiltModel, profiles: &Profiles, sizes: [usize; 3]) -> Result<BatchPlans> {
-        BatchPlans::lower(self.context.capabilities(), &self.target, built, profiles, &Placed(&self.weights), sizes)
+        BatchPlans::lower(self.context.capabilities(), &self.target, built, profiles, &ResidentWeights(&self.weights), sizes)
     }
 
     /// The plan that chooses the likeliest token of each of the `rows` rows of logits that `plan` makes.

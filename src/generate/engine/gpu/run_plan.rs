@@ -7,7 +7,7 @@ use crate::{
     Result,
     flow::BuiltModel,
     plan::Plan,
-    runtime::{Bound, PreparedPlan, ResidentWeight, ScratchPool},
+    runtime::{Bindings, PreparedPlan, ResidentWeight, ScratchPool},
 };
 
 /// A plan bound to weights, to an input block of its own and to caches.
@@ -40,7 +40,7 @@ impl RunPlan {
         let block = InputBlock::new(&model.context, &built.graph, to.tokens, to.sequences)?;
         let mut inputs: HashMap<_, _> = block.bindings().collect();
         inputs.extend(to.caches.into_iter().flat_map(Caches::bindings));
-        let bound = Bound { weights: to.weights, inputs: &inputs, step: block.buffer() };
+        let bound = Bindings { weights: to.weights, inputs: &inputs, step: block.buffer() };
         let plan = PreparedPlan::new(&model.pipelines, lowered, bound, scratch)?;
         Ok(Self { plan, block, built })
     }
@@ -48,7 +48,7 @@ impl RunPlan {
     /// A plan that chooses tokens from this one's logits, by the same steps.
     pub(super) fn sampler(&self, model: &GpuModel, sampler: &Plan, scratch: &mut ScratchPool) -> Result<PreparedPlan> {
         let inputs = logits_of(&self.plan)?;
-        let bound = Bound { weights: &model.weights, inputs: &inputs, step: self.block.buffer() };
+        let bound = Bindings { weights: &model.weights, inputs: &inputs, step: self.block.buffer() };
         PreparedPlan::new(&model.pipelines, sampler, bound, scratch)
     }
 }

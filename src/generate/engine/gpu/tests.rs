@@ -8,7 +8,7 @@ use super::{EngineOptions, GpuEngine, GpuTurn, model::LOGITS, output};
 use crate::{
     checkpoint::load_from_path,
     gemma::{GemmaArch, GemmaConfig},
-    generate::{CacheStore, Model, Outputs, Profiles, Run, SampleOpts},
+    generate::{CacheStore, ModelGraphs, Outputs, Profiles, Run, SampleOpts},
     runtime::{Device, GpuOptions, Opened},
 };
 
@@ -74,7 +74,7 @@ fn logits_of_sequences_of_all_lengths_are_those_of_transformers() {
         let tokens: Vec<i32> = bytemuck::pod_collect_to_vec(oracle.tensor("p70.input_ids").unwrap().data());
         let tokens: Vec<u32> = tokens.into_iter().map(|token| token as u32).collect();
         let expected: Vec<f32> = bytemuck::pod_collect_to_vec(oracle.tensor("p70.logits").unwrap().data());
-        let model = Model::new(config.clone(), load_from_path(&folder).unwrap().as_mut(), None).unwrap();
+        let model = ModelGraphs::new(config.clone(), load_from_path(&folder).unwrap().as_mut(), None).unwrap();
         let Opened::Gpu(context) = Device::Gpu.open(&GpuOptions::default()).expect("a GPU adapter (lavapipe will do)") else {
             panic!("Device::Gpu opened the reference");
         };

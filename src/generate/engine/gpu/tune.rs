@@ -11,7 +11,7 @@ use crate::{
     generate::{CancelToken, Outputs, Profiles, SMALLEST_BUCKET},
     lower::lower,
     plan::Plan,
-    runtime::{Bench, Budget, Placed, TrialRun},
+    runtime::{Bench, Budget, ResidentWeights, TrialRun},
 };
 
 /// Rows of the caches that kernels are timed with.
@@ -66,7 +66,7 @@ impl GpuModel {
             runs,
             cancel,
             lower: &|part, run, target| {
-                let mut plan = lower(&part.graph, &run.binding(), target, &run.options, &Placed(&self.weights))?;
+                let mut plan = lower(&part.graph, &run.binding(), target, &run.options, &ResidentWeights(&self.weights))?;
                 change(&mut plan);
                 Ok(plan)
             },

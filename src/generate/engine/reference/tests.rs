@@ -11,7 +11,7 @@ fn a_drafter_computes_what_transformers_does() {
     let data = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/checkpoints");
     let target = data.join("gemma4-target");
     let config = GemmaConfig::from_file(&target).unwrap();
-    let model = Model::new(config.clone(), load_from_path(&target).unwrap().as_mut(), None).unwrap();
+    let model = ModelGraphs::new(config.clone(), load_from_path(&target).unwrap().as_mut(), None).unwrap();
     let mut engine = ReferenceEngine::new(
         model.into(),
         Profiles::new(CompileProfile::gemma_prefill(), CompileProfile::gemma_decode()).unwrap(),

@@ -15,7 +15,7 @@ use crate::{
     checkpoint::load_from_path,
     error::DeviceError,
     gemma::GemmaConfig,
-    generate::{CancelToken, Model, Outputs, PlanPolicy, Profiles, Run},
+    generate::{CancelToken, ModelGraphs, Outputs, PlanPolicy, Profiles, Run},
     ir::{Alternatives, Fallback, KernelChoices},
     plan::Plan,
     runtime::{Device, GpuContext, GpuOptions, KernelTier, Opened, Tuning},
@@ -40,7 +40,7 @@ fn open(kernels: KernelTier) -> Arc<GpuContext> {
 fn load(name: &str, context: &Arc<GpuContext>) -> (GpuModel, usize) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/checkpoints").join(name);
     let config = GemmaConfig::from_file(&folder).unwrap();
-    let model = Model::new(config, load_from_path(&folder).unwrap().as_mut(), None).unwrap();
+    let model = ModelGraphs::new(config, load_from_path(&folder).unwrap().as_mut(), None).unwrap();
     let ring = model.ring(CHUNK).unwrap();
     let model = GpuModel::new(context.clone(), model.into(), &Profiles::default(), (CHUNK, ring), false, None).unwrap();
     (model, ring)
