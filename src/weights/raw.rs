@@ -15,7 +15,7 @@ pub(crate) type Tensors = Vec<(String, Result<Tensor, String>)>;
 pub(crate) fn safetensors_file(path: &Path) -> Result<Tensors> {
     let file = Arc::new(FileSource::open(path)?);
     let entries = safetensors::read(&file, &ReadOptions::default().limits)?;
-    Ok(entries.into_iter().map(|entry| entry.as_stored(&file)).collect())
+    Ok(entries.into_iter().map(|entry| entry.stored(&file)).collect())
 }
 
 /// True if a file begins as a GGUF file does.

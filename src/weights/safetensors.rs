@@ -46,7 +46,7 @@ impl Entry {
 
     /// The tensor, under its own name, of types that are read as they are; otherwise the type's name.
     #[cfg(feature = "lora")]
-    pub(super) fn as_stored(self, file: &Arc<FileSource>) -> (String, Result<Tensor, String>) {
+    pub(super) fn stored(self, file: &Arc<FileSource>) -> (String, Result<Tensor, String>) {
         let tensor = match dtype(self.dtype) {
             Some(dtype) => Ok(Tensor::new(&self.name, dtype, self.shape, file.clone(), self.offset)),
             None => Err(format!("{:?}", self.dtype)),
