@@ -16,19 +16,19 @@ pub enum DeviceError {
         adapter: String,
         /// The limit or feature, as wgpu names it.
         name: String,
-        /// What the device offers.
+        /// The device's value.
         available: u64,
-        /// What is needed.
+        /// The value needed.
         needed: u64,
-        /// What to do.
+        /// The remedy.
         advice: String,
     },
     /// The device (or the host) has no memory left for this.
     #[error("out of memory: {bytes} bytes for {what} on '{adapter}'; close other models or choose a smaller context")]
     OutOfMemory {
-        /// What the memory was for.
+        /// The purpose of the memory.
         what: String,
-        /// How much was asked for.
+        /// The bytes asked for.
         bytes: u64,
         /// The adapter's name.
         adapter: String,
@@ -41,7 +41,7 @@ pub enum DeviceError {
         "the GPU did not finish within {seconds} s ({what}); the driver may hang: try a smaller prefill chunk or another device"
     )]
     Timeout {
-        /// What was waited for.
+        /// The work that was waited for.
         what: String,
         /// The time limit.
         seconds: u64,
@@ -49,7 +49,7 @@ pub enum DeviceError {
     /// The driver refused something that passed our own checks.
     #[error("the GPU driver refused {what}: {message}")]
     Driver {
-        /// What was being done.
+        /// The work under way.
         what: String,
         /// wgpu's message.
         message: String,
@@ -64,7 +64,7 @@ pub enum DeviceError {
         kernel: String,
         /// The adapter, and its driver's name and version.
         device: String,
-        /// What is wrong.
+        /// The fault.
         problem: String,
     },
     /// A shader could not be composed or compiled.
@@ -72,7 +72,7 @@ pub enum DeviceError {
     Shader {
         /// The shader file, with line where known.
         shader: String,
-        /// What is wrong.
+        /// The fault.
         problem: String,
     },
 }

@@ -11,7 +11,7 @@ pub enum PromptError {
     TokenOutOfRange {
         /// The id.
         token: u32,
-        /// Its index among the tokens given.
+        /// The index among the tokens given.
         index: usize,
         /// The vocabulary size.
         vocab_size: usize,
@@ -58,9 +58,9 @@ pub enum CallbackError {
     /// A caller's logit processor or sampler failed or panicked. History and caches are as they were.
     #[error("{hook}: {source:#}")]
     Hook {
-        /// Its name.
+        /// The name of the processor or sampler.
         hook: String,
-        /// What it returned, or the message of its panic.
+        /// Its error, or the message of its panic.
         source: anyhow::Error,
     },
     /// A custom stage failed.
@@ -68,15 +68,15 @@ pub enum CallbackError {
     Stage {
         /// The stage's name.
         stage: String,
-        /// What it returned.
+        /// Its error.
         source: anyhow::Error,
     },
-    /// A function that the caller gave panicked. What it was called for was given up, all else goes on.
+    /// A caller's function panicked. The work that it was called for is given up, all else goes on.
     #[error("{what} panicked: {message}")]
     Panicked {
         /// The function.
         what: &'static str,
-        /// What it said.
+        /// The message of its panic.
         message: String,
     },
 }
@@ -88,13 +88,13 @@ pub enum EmbeddingError {
     /// A text without tokens.
     #[error("text {index} is empty; leave it out, or give the tokens that the model wants around every text (BOS and EOS)")]
     EmptyText {
-        /// Its index among the texts given.
+        /// The index among the texts given.
         index: usize,
     },
     /// A text has more tokens than the model, or the embedder, takes. Nothing was computed.
     #[error("text {index} has {tokens} tokens, at most {most} are taken; cut it into parts and embed those")]
     TextTooLong {
-        /// Its index among the texts given.
+        /// The index among the texts given.
         index: usize,
         /// Its tokens, prompt included.
         tokens: usize,

@@ -12,7 +12,7 @@ pub enum HubError {
     Name {
         /// The name.
         name: String,
-        /// What is wrong with it.
+        /// The reason.
         problem: String,
     },
     /// An option of the hub that cannot be used.
@@ -20,7 +20,7 @@ pub enum HubError {
     Option {
         /// The field.
         option: &'static str,
-        /// What is wrong with it; never a token's text.
+        /// The reason; never a token's text.
         problem: String,
     },
     /// The hub does not hand out a model: its licence was not accepted, or the account may not read it.
@@ -37,7 +37,7 @@ pub enum HubError {
         status: u16,
         /// The model's page.
         page: String,
-        /// Whether a token was given.
+        /// True if a token was given.
         token: bool,
     },
     /// The hub has no such repository or file.
@@ -45,7 +45,7 @@ pub enum HubError {
     Missing {
         /// The model.
         model: String,
-        /// What is not there, and what to do.
+        /// The repository or file that is absent, and the remedy.
         problem: String,
     },
     /// Offline mode, and a file is not in the cache.
@@ -67,9 +67,9 @@ pub enum HubError {
     Transfer {
         /// The repository.
         model: String,
-        /// What was being fetched.
+        /// The file under way.
         file: String,
-        /// What happened.
+        /// The reason.
         problem: String,
     },
 }

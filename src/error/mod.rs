@@ -33,7 +33,7 @@ pub enum Error {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
     /// A file is not what its format promises: truncated, lying lengths, broken JSON.
@@ -41,7 +41,7 @@ pub enum Error {
     Format {
         /// The file.
         path: PathBuf,
-        /// What is wrong, where, and what to do.
+        /// The fault, its place, and the remedy.
         problem: String,
     },
     /// A file of weights was written to while a model was reading it.
@@ -97,7 +97,7 @@ pub enum Error {
     Input {
         /// The input.
         name: String,
-        /// What was found and what was expected.
+        /// The value found and the value expected.
         problem: String,
     },
     /// Tokens that cannot be computed. Nothing was changed.
@@ -146,7 +146,7 @@ pub enum Error {
     Adapter {
         /// The adapter's file.
         path: PathBuf,
-        /// What was found, what was expected, and what to do.
+        /// The value found, the value expected, and the remedy.
         problem: String,
     },
     /// Text could not be encoded or decoded.
@@ -184,7 +184,7 @@ debug_is_display!(
 );
 
 impl Error {
-    /// What a caller's function said when it panicked.
+    /// The error for a caller's function that panicked.
     pub(crate) fn panicked(what: &'static str, panic: &(dyn std::any::Any + Send)) -> Self {
         let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
         CallbackError::Panicked { what, message: text.unwrap_or("no message").to_owned() }.into()

@@ -63,9 +63,9 @@ pub enum WeightError {
          take the model's unquantised safetensors, or a GGUF file of it: the nearest is {nearest}"
     )]
     Quantised {
-        /// Whose format, and of what kind where it says so.
+        /// The library whose format it is, and the kind of format where the file says so.
         scheme: String,
-        /// What shows it: a key of the configuration, or a tensor, with the file.
+        /// The evidence: a key of the configuration, or a tensor, with the file.
         found: String,
         /// The nearest format of GGUF files that works.
         nearest: &'static str,
