@@ -4,6 +4,8 @@
 mod away;
 #[path = "../examples/common/environment.rs"]
 mod environment;
+#[path = "hub/offline.rs"]
+mod offline;
 #[path = "common/hub.rs"]
 mod server;
 #[path = "hub/environment.rs"]
@@ -331,30 +333,6 @@ fn what_the_hub_does_not_have_is_named() {
     missing(REPOSITORY, &[&format!("name the one to take, as in {REPOSITORY}/q/model-q4_0.gguf")]);
     case.hub.state().files = BTreeMap::from([(WEIGHTS.to_string(), Vec::new())]);
     missing(REPOSITORY, &["config.json"]);
-}
-
-#[test]
-fn offline_names_the_file_and_touches_nothing() {
-    let case = Case::small();
-    let text = case.offline().unwrap_err().to_string();
-    for expected in ["config.json", REPOSITORY, "offline", "HF_HUB_OFFLINE", case.cache().to_str().unwrap()] {
-        assert!(text.contains(expected), "{expected} in {text}");
-    }
-    assert!(case.tree().is_empty() && !case.cache().exists());
-    assert!(case.hub.state().asked.is_empty());
-
-    // One file of a model that was whole.
-    let folder = case.get().unwrap();
-    fs::remove_file(folder.join(WEIGHTS)).unwrap();
-    assert!(case.offline().unwrap_err().to_string().contains(WEIGHTS));
-    // The content is still there, and is not fetched again.
-    case.hub.forget();
-    case.is_whole(&case.get().unwrap());
-    assert_eq!(case.starts().len(), 0);
-    // A link to nothing is no file.
-    fs::remove_file(case.blob(WEIGHTS)).unwrap();
-    assert!(case.offline().is_err());
-    case.is_whole(&case.get().unwrap());
 }
 
 #[test]

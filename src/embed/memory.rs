@@ -57,7 +57,7 @@ pub(super) fn plan(
         let rooms = largest_runs(run_tokens, context);
         let graph = |texts: usize| graphs.iter().find(|(own, _)| *own == texts).map(|(_, built)| &built.graph);
         let runs = rooms.iter().filter_map(|(texts, room)| Some((graph(*texts)?, DimBinding::new().with(sym::SEQ, *room))));
-        let runs = PlannedRuns::of_graphs(device, runs, &options.profile, &weights)?;
+        let runs = PlannedRuns::of_graphs(device, runs, &options.profile)?;
         Ok(MemoryPlan {
             device: device.adapter.clone(),
             context,
@@ -65,7 +65,7 @@ pub(super) fn plan(
             weights: weights.bytes,
             scratch: runs.bytes,
             loading: StagingRing::bytes(device),
-            largest_binding: runs.largest_binding,
+            largest_binding: runs.largest_binding.max(weights.largest_binding()),
             max_binding: device.target().max_binding,
             budget: options.memory_budget,
             longest_context: most,

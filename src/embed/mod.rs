@@ -111,8 +111,8 @@ impl GemmaEmbedder {
     /// # Errors
     /// [`EmbeddingError::EmptyText`], [`EmbeddingError::TextTooLong`],
     /// [`PromptError::TokenOutOfRange`](crate::error::PromptError::TokenOutOfRange), before anything runs;
-    /// [`EmbeddingError::Options`] for a text whose vector is zero or not finite; [`Error::Cancelled`]; what the device
-    /// says.
+    /// [`EmbeddingError::NoDirection`] for a text whose vector is zero or not finite; [`Error::Cancelled`]; errors of the
+    /// device.
     pub fn embed<T: AsRef<[u32]>>(&self, texts: &[T]) -> Result<Vec<Vec<f32>>> {
         pollster::block_on(self.embed_async(texts))
     }
@@ -169,8 +169,7 @@ fn shorten(vector: &mut Vec<f32>, dimensions: usize, index: usize) -> Result<()>
     vector.truncate(dimensions);
     let length = vector.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
     if !length.is_finite() || length == 0.0 {
-        let problem = format!("the vector of text {index} has length {length} and so no direction; are the weights whole?");
-        return Err(Error::Embedding(EmbeddingError::Options(problem)));
+        return Err(Error::Embedding(EmbeddingError::NoDirection { index, length }));
     }
     vector.iter_mut().for_each(|x| *x = (f64::from(*x) / length) as f32);
     Ok(())
@@ -178,7 +177,7 @@ fn shorten(vector: &mut Vec<f32>, dimensions: usize, index: usize) -> Result<()>
 
 #[cfg(test)]
 mod tests {
-    use super::shorten;
+    use super::*;
 
     #[test]
     fn a_cut_vector_is_a_unit_vector_again() {
@@ -186,7 +185,9 @@ mod tests {
         shorten(&mut vector, 2, 0).unwrap();
         assert_eq!(vector, [0.6, 0.8]);
         for odd in [[0.0, 0.0], [f32::NAN, 1.0], [f32::INFINITY, 1.0]] {
-            assert!(shorten(&mut odd.to_vec(), 2, 7).unwrap_err().to_string().contains("text 7"));
+            let error = shorten(&mut odd.to_vec(), 2, 7).unwrap_err();
+            assert!(matches!(error, Error::Embedding(EmbeddingError::NoDirection { index: 7, .. })));
+            assert!(error.to_string().contains("text 7"));
         }
     }
 }

@@ -101,7 +101,15 @@ pub enum EmbeddingError {
         /// Most tokens of a text.
         most: usize,
     },
-    /// A text cannot be embedded as asked.
+    /// A text's vector is zero or not finite, so that there is no unit vector along it.
+    #[error("the vector of text {index} has length {length} and so no direction; are the weights whole?")]
+    NoDirection {
+        /// The index among the texts given.
+        index: usize,
+        /// The vector's length.
+        length: f64,
+    },
+    /// A task, or a title, that the checkpoint's prompts do not have.
     #[error("embedding: {0}")]
     Options(String),
 }

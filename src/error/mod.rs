@@ -61,7 +61,7 @@ pub enum Error {
     /// `config.json` names something this crate cannot compute faithfully.
     #[error("model configuration: {0}")]
     Config(String),
-    /// A tensor of a checkpoint that is missing or cannot be used.
+    /// A weight that is missing, cannot be used, or does not belong to the graph.
     #[error(transparent)]
     Weight(#[from] WeightError),
     /// A graph that breaks a rule of the IR or of its profile.

@@ -1,6 +1,6 @@
 //! Errors of weights.
 
-/// A tensor of a checkpoint that is missing or cannot be used.
+/// A weight that is missing, cannot be used, or does not belong to the graph.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum WeightError {

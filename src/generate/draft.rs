@@ -53,7 +53,7 @@ impl Drafter {
     /// files of a folder, or one file.
     ///
     /// # Errors
-    /// As [`GemmaDrafterConfig::near_weights`], and the errors of [`load_from_path`]. A drafter of another model is
+    /// As [`GemmaDrafterConfig::near_weights`], [`load_from_path`] and [`from_loader`](Self::from_loader). A drafter of another model is
     /// refused when it is given to a generator.
     pub fn from_path(path: impl AsRef<Path>) -> Result<Self> {
         let config = GemmaDrafterConfig::near_weights(&path)?;

@@ -5,7 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::lock::{self, Lock};
+use super::{
+    lock::{self, Lock},
+    name::is_commit,
+};
 use crate::{Error, Result, error::HubError};
 
 /// A repository in the cache.
@@ -25,8 +28,11 @@ impl Store {
 
     /// A file of the commit that was complete last.
     pub(super) fn find(&self, file: &str) -> Option<PathBuf> {
-        let commit = fs::read_to_string(self.main()).ok()?;
-        Some(self.snapshot(&commit).join(file)).filter(|path| path.exists())
+        let named = fs::read_to_string(self.main()).ok()?;
+        let commit = named.trim_end();
+        // Whatever else stands there must not lead out of the folder.
+        let path = is_commit(commit).then(|| self.snapshot(commit).join(file))?;
+        path.exists().then_some(path)
     }
 
     pub(super) fn absent(&self, file: &str) -> Error {

@@ -7,7 +7,7 @@ use ureq::{
     http::{HeaderMap, Response, Uri},
 };
 
-use super::{HubOptions, proxy::Direct};
+use super::{HubOptions, name::is_commit, proxy::Direct};
 use crate::{Error, Result, error::HubError};
 
 /// No wait for a server is longer.
@@ -160,7 +160,7 @@ impl Client {
         let body = told.response.into_body().into_with_config().limit(MAX_LISTING).read_to_vec();
         let body = body.map_err(|error| self.unreached(LISTING, &error))?;
         let listing: Listing = serde_json::from_slice(&body).map_err(|error| self.failure(LISTING, error))?;
-        if listing.commit.len() != 40 || !listing.commit.bytes().all(|b| b.is_ascii_hexdigit()) {
+        if !is_commit(&listing.commit) {
             let problem = format!("it names the commit {:?}, expected 40 hexadecimal digits", listing.commit);
             return Err(self.failure(LISTING, problem).into());
         }
@@ -168,7 +168,7 @@ impl Client {
     }
 
     /// Length and name of a file's content.
-    pub(super) fn view_logits(&self, commit: &str, file: &str) -> Result<Remote> {
+    pub(super) fn describe(&self, commit: &str, file: &str) -> Result<Remote> {
         let linked = |headers: &HeaderMap| ["x-linked-etag", "x-linked-size"].iter().all(|name| header(headers, name).is_some());
         let ask = Ask { url: self.address(commit, file), file, head: true, start: 0, patience: PATIENCE };
         let told = self.send(&ask, linked)?;

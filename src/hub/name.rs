@@ -43,6 +43,11 @@ impl HubModel {
     }
 }
 
+/// True for the name of a commit: 40 hexadecimal digits.
+pub(super) fn is_commit(name: &str) -> bool {
+    name.len() == 40 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 impl Display for HubModel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.repository)?;

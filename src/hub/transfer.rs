@@ -39,7 +39,7 @@ impl<'a> Transfer<'a> {
                 return Err(self.client.no_file(file));
             }
             self.advance(0)?;
-            missing.push(self.client.view_logits(commit, file)?);
+            missing.push(self.client.describe(commit, file)?);
         }
         self.progress.total = missing.iter().fold(self.progress.total, |total, remote| total.saturating_add(remote.bytes));
         for remote in &missing {

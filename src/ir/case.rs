@@ -31,7 +31,7 @@ impl Case {
     /// is a cache.
     ///
     /// # Errors
-    /// [`GraphError::Malformed`](crate::error::GraphError::Malformed) where the op does not take the operands.
+    /// [`GraphError::Operands`](crate::error::GraphError::Operands) where the op does not take the operands.
     pub fn graph(&self) -> Result<Graph> {
         let mut graph = Graph::new(self.op.name());
         let mut operands = Vec::new();

@@ -105,21 +105,28 @@ impl PlannedRuns {
         Ok(())
     }
 
-    /// Compares the bindings of a plan's dispatches with the largest so far.
-    pub(crate) fn compare_bindings(&mut self, plan: &Plan, weights: &PlannedWeights) {
-        let slots = plan.slots.iter().map(|slot| match &slot.kind {
-            SlotKind::Input { name, .. } | SlotKind::CacheOf { name, .. } => (slot.bytes, format!("input {name}")),
-            SlotKind::Scratch | SlotKind::Zeroed => (slot.bytes, "scratch".to_string()),
-        });
-        let operands = plan.dispatches.iter().flat_map(|dispatch| &dispatch.bindings);
-        let concatenated = operands.filter_map(|(_, operand)| match operand {
-            Operand::Concatenated(names) => Some((weights.concatenated(names), format!("weights {}", names.join(" + ")))),
-            Operand::Slot(..) | Operand::Weight(..) | Operand::Step | Operand::StepOf(_) => None,
-        });
-        for binding in slots.chain(concatenated) {
-            if binding.0 > self.largest_binding.0 {
-                self.largest_binding = binding;
+    /// Compares the slots of a plan with the largest binding so far.
+    pub(crate) fn compare_slots(&mut self, plan: &Plan) {
+        for slot in &plan.slots {
+            self.compare(slot.bytes, || match &slot.kind {
+                SlotKind::Input { name, .. } | SlotKind::CacheOf { name, .. } => format!("input {name}"),
+                SlotKind::Scratch | SlotKind::Zeroed => "scratch".to_string(),
+            });
+        }
+    }
+
+    /// Compares the weights that a plan binds as one with the largest binding so far.
+    pub(crate) fn compare_concatenated(&mut self, plan: &Plan, weights: &PlannedWeights) {
+        for (_, operand) in plan.dispatches.iter().flat_map(|dispatch| &dispatch.bindings) {
+            if let Operand::Concatenated(names) = operand {
+                self.compare(weights.concatenated(names), || format!("weights {}", names.join(" + ")));
             }
+        }
+    }
+
+    fn compare(&mut self, bytes: u64, name: impl FnOnce() -> String) {
+        if bytes > self.largest_binding.0 {
+            self.largest_binding = (bytes, name());
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Weights on disk: typed bytes by name, never widened as a whole.
 //!
-//! The only module that knows file formats; [`checkpoint`](crate::checkpoint) gives their tensors a model's names.
-//! Opening a checkpoint reads headers; a weight's bytes are read when somebody reads the taken [`Tensor`], a tile at a
+//! The only module that reads the headers of weight files; [`checkpoint`](crate::checkpoint) reads indices and gives
+//! tensors a model's names. The two keys that [`WeightLoader::stored_head`] asks for are known here. Opening a checkpoint reads headers; a weight's bytes are read when somebody reads the taken [`Tensor`], a tile at a
 //! time if they like.
 //!
 //! # Files that change
@@ -15,6 +15,7 @@
 //! [`ReadMode::Mapped`] asks for a memory map. A map shows the file as it is *now*: if another process cuts it, reading
 //! the lost pages ends the process with a bus error, and if it is overwritten the weights change.
 
+mod computed;
 mod foreign;
 mod gguf;
 mod head;
@@ -33,6 +34,7 @@ mod source;
 mod tensor;
 mod transposed;
 
+pub(crate) use computed::read_computed;
 pub(crate) use foreign::NO_NUMBERS;
 pub(crate) use gguf::{GgufEntry, GgufFiles, GgufMetadata, GgufPart, row_bytes};
 pub use head::StoredHead;

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Tensor, TensorSource};
+use super::{
+    Tensor, TensorSource,
+    computed::{AT_ONCE, read_computed},
+};
 use crate::{Result, quant::DType};
-
-/// Elements that are made at once, on the stack.
-const AT_ONCE: usize = 512;
 
 /// The tensor of F64 whose bytes begin at `offset` of `source`, each element rounded to f32.
 pub(super) fn narrowed(name: &str, shape: Vec<usize>, source: Arc<dyn TensorSource>, offset: u64) -> Tensor {
@@ -21,25 +21,14 @@ struct Narrowed {
 impl TensorSource for Narrowed {
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
         let mut wide = [0u8; 8 * AT_ONCE];
-        let mut values = [0f32; AT_ONCE];
-        let mut at = offset as usize;
-        let mut rest = out;
-        while !rest.is_empty() {
-            let first = at / 4;
-            let skip = at % 4;
-            let wanted = (skip + rest.len()).div_ceil(4).min(AT_ONCE);
-            let wide = &mut wide[..8 * wanted];
+        read_computed(offset, out, |first, values| {
+            let wide = &mut wide[..8 * values.len()];
             self.source.read(self.offset + 8 * first as u64, wide)?;
             for (value, bytes) in values.iter_mut().zip(wide.as_chunks().0) {
                 *value = f64::from_le_bytes(*bytes) as f32;
             }
-            let made = &bytemuck::cast_slice::<f32, u8>(&values[..wanted])[skip..];
-            let count = made.len().min(rest.len());
-            let (now, later) = rest.split_at_mut(count);
-            now.copy_from_slice(&made[..count]);
-            (at, rest) = (at + count, later);
-        }
-        Ok(())
+            Ok(())
+        })
     }
 }
 

@@ -165,6 +165,8 @@ fn the_plan_of_memory_is_what_is_taken() {
         |budget| GemmaEmbedder::memory_plan(&oracle.config, oracle.loader().as_mut(), context.capabilities(), &options(budget));
     let whole = plan(None).unwrap();
     assert_eq!((whole.caches(), whole.context, whole.longest_context), (0, 64, 64));
+    let table = oracle.config.vocab_size * oracle.config.hidden_size * size_of::<f32>();
+    assert_eq!(whole.largest_binding, (table as u64, "weight embed, 1 shard".to_string()), "weights are bound too");
     let open = |budget| {
         let device = Device::Context(context.clone());
         GemmaEmbedder::with_options(oracle.config.clone(), oracle.loader().as_mut(), device, options(budget))

@@ -212,7 +212,7 @@ impl GemmaGenerator {
         Self::from_loader_at(config, load_from_path(path)?.as_mut(), device, path)
     }
 
-    /// As [`from_path`](Self::from_path), and with `include_mtp` loads the layers for multi-token prediction too.
+    /// As [`from_path`](Self::from_path); `include_mtp` asks for the layers for multi-token prediction too.
     ///
     /// # Errors
     /// As [`from_path`](Self::from_path); [`Error::Unsupported`] with `include_mtp`: no family that this version runs

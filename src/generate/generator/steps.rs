@@ -35,7 +35,8 @@ impl GemmaGenerator {
     ///
     /// # Errors
     /// [`PromptError::EmptyHistory`], [`Error::ContextFull`],
-    /// [`SamplingError::Options`](crate::error::SamplingError::Options), and what the device says.
+    /// [`SamplingError::Options`](crate::error::SamplingError::Options),
+    /// [`SamplingError::BrokenLogits`](crate::error::SamplingError::BrokenLogits), and errors of the device.
     pub fn step(&mut self, opts: &SampleOpts) -> Result<u32> {
         self.check_step("step", opts)?;
         self.stop_ahead();

@@ -1,9 +1,6 @@
 //! The device memory of compiled graphs, without allocating any.
 
-use super::super::{
-    Capabilities, Step,
-    memory::{PlannedRuns, PlannedWeights},
-};
+use super::super::{Capabilities, Step, memory::PlannedRuns};
 use crate::{
     Result,
     ir::{DimBinding, Graph},
@@ -22,7 +19,6 @@ impl PlannedRuns {
         device: &Capabilities,
         graphs: impl IntoIterator<Item = (&'g Graph, DimBinding)>,
         profile: &CompileProfile,
-        weights: &PlannedWeights,
     ) -> Result<Self> {
         let target = device.target();
         let options = profile.options(&device.backend);
@@ -34,7 +30,7 @@ impl PlannedRuns {
             runs.bytes += size_of::<Step>() as u64;
             let inputs = plan.slots.iter().filter(|slot| matches!(slot.kind, SlotKind::Input { .. }));
             runs.bytes += inputs.map(|slot| super::gpu::input_bytes(slot.bytes)).sum::<u64>();
-            runs.compare_bindings(plan, weights);
+            runs.compare_slots(plan);
         }
         Ok(runs)
     }

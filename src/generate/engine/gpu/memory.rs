@@ -177,7 +177,8 @@ impl Planner<'_> {
                 lowered => lowered?,
             };
             runs.bytes += InputBlock::bytes(&built.graph, sequences, sequences);
-            runs.compare_bindings(&step, self.weights);
+            runs.compare_slots(&step);
+            runs.compare_concatenated(&step, self.weights);
             [step, argmax, lists].into_iter().zip(&mut plans).for_each(|(plan, all)| all.push(plan));
         }
         plans.iter().try_for_each(|pool| runs.add_pool(pool, &self.target))
@@ -198,7 +199,10 @@ impl Planner<'_> {
             }
             plans.push(plan);
         }
-        plans.iter().for_each(|plan| runs.compare_bindings(plan, self.weights));
+        for plan in &plans {
+            runs.compare_slots(plan);
+            runs.compare_concatenated(plan, self.weights);
+        }
         [&plans, &samplers].into_iter().try_for_each(|pool| runs.add_pool(pool, &self.target))
     }
 
