@@ -1,6 +1,7 @@
 // LayerNorm: y[r, c] = epilogue(r*C + c, (x[r, c] − mean) / sqrt(variance + EPS) · γ[c] + β[c]).
 // x, y [R, C], γ and β [C].
-// The variance is the mean of (x − mean)², in a second pass: E[x²] − mean² cancels where the mean is large.
+// The variance is the mean of (x − mean)², in a second pass: E[x²] − mean² cancels where the mean is large. All is
+// taken relative to the row's first element: in a row of nearly equal ones the mean's rounding would be seen.
 // One workgroup: one row r. Grid: R folded over x and y.
 // Overrides: R, C, EPS. Options: TIER, LANES, WEIGHT, VEC = 1, WEIGHTS = 2 with BIAS = yes, 1 with no (no binding 3).
 // Hole: epilogue(i: u32, v: f32) -> f32.
@@ -33,17 +34,18 @@ fn main(
 #include lib/subgroup_begin.wgsl
     let row = wid.x + wid.y * groups.x;
     if row >= R { return; }
+    let first = x[row * C];
     var sum = 0.0;
-    for (var c = lane; c < C; c += LANES) { sum += x[row * C + c]; }
+    for (var c = lane; c < C; c += LANES) { sum += x[row * C + c] - first; }
     let mean = lanes_sum(sum, lane) / f32(C);
     var squares = 0.0;
     for (var c = lane; c < C; c += LANES) {
-        let v = x[row * C + c] - mean;
+        let v = x[row * C + c] - first - mean;
         squares = fma(v, v, squares);
     }
     let scale = 1.0 / sqrt(lanes_sum(squares, lane) / f32(C) + EPS);
     for (var c = lane; c < C; c += LANES) {
         let i = row * C + c;
-        y[i] = epilogue(i, (x[i] - mean) * scale * element0(0u, c) + bias(c));
+        y[i] = epilogue(i, (x[i] - first - mean) * scale * element0(0u, c) + bias(c));
     }
 }

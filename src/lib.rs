@@ -23,6 +23,7 @@ pub mod lora;
 mod lower;
 mod plan;
 pub mod profile;
+pub mod prompt;
 mod quant;
 mod reference;
 pub mod runtime;
@@ -31,6 +32,7 @@ mod shader;
 pub mod text;
 mod text_file;
 mod trace;
+pub mod vision;
 pub mod weights;
 
 #[cfg(feature = "tokenizer")]

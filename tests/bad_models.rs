@@ -122,7 +122,7 @@ fn a_cache_that_does_not_fit_leaves_the_generator_usable() {
     config.max_position_embeddings = 4096;
     let options = GeneratorOptions { gpu, prefill_chunk: Some(16), ..GeneratorOptions::default() };
     let mut generator = GemmaGenerator::with_options(config, oracle.loader().as_mut(), Device::Gpu, options).unwrap();
-    generator.prefill(&vec![5; 2000]).unwrap();
+    generator.prefill(vec![5; 2000]).unwrap();
     let error = generator.step_cached(&SampleOpts::greedy()).unwrap_err();
     assert!(matches!(error, Error::Device(DeviceError::Limit { .. }) | Error::Unsupported(_)), "{error}");
     assert!(error.to_string().contains("65536"), "{error}");

@@ -233,7 +233,7 @@ fn an_error_is_that_of_its_own_generator() {
     assert_eq!([found[0].as_ref().unwrap(), found[2].as_ref().unwrap()], [&expected[0][0], &expected[1][0]]);
     assert_eq!((generators[1].tokens().len(), generators[3].tokens().len(), generators[4].tokens().len()), (512, 30, 0));
     // The newcomer whose caches the device cannot hold.
-    generators[1].prefill(&of(400)).unwrap();
+    generators[1].prefill(of(400)).unwrap();
     let mut texts = [vec![expected[0][0]], vec![expected[1][0]], vec![]];
     for round in 0..5 {
         let found = step(&mut generators[..4], &[GREEDY; 4]);
@@ -247,7 +247,7 @@ fn an_error_is_that_of_its_own_generator() {
         assert_eq!(text[..], expected[..text.len()]);
     }
     // It goes on once it is shorter.
-    generators[1].prefill(&of(9)).unwrap();
+    generators[1].prefill(of(9)).unwrap();
     let mut pair = generators.split_off(1);
     pair.truncate(1);
     pair.extend(generators);

@@ -166,6 +166,6 @@ fn a_loader_with_its_path_and_a_row_of_logits() {
     let oracle = Oracle::open("gemma2");
     let mut generator =
         GemmaGenerator::from_loader_at(oracle.config.clone(), oracle.loader().as_mut(), Device::Cpu, &oracle.folder).unwrap();
-    let row = generator.prefill_get_last_logits(&oracle.tokens("p7.input_ids")).unwrap();
+    let row = generator.prefill_get_last_logits(oracle.tokens("p7.input_ids")).unwrap();
     assert_eq!(sample_token(&row, &SampleOpts::greedy()).unwrap(), oracle.tokens("p7.gen_tokens")[0]);
 }

@@ -30,7 +30,7 @@ fn by_hand(device: Device, messages: &[Message], most: usize) -> (Vec<u32>, Stri
     let mut generator = GemmaGenerator::from_path(GemmaConfig::from_file(DEMO).unwrap(), DEMO, device)
         .unwrap()
         .with_stop_tokens(&format.stop_tokens(&tokenizer));
-    generator.prefill(&format.encode(&tokenizer, messages, true).unwrap()).unwrap();
+    generator.prefill(format.encode(&tokenizer, messages, true).unwrap()).unwrap();
     let tokens = generator.generate_cached(most, &SampleOpts::greedy()).unwrap();
     let text = tokenizer.decode(&tokens).unwrap();
     (tokens, text)

@@ -33,7 +33,7 @@ fn counters(generator: &GemmaGenerator) -> CounterSnapshot {
 
 /// `STEPS` single steps after a warm-up, with the counters of each step.
 fn costs(generator: &mut GemmaGenerator, opts: &SampleOpts) -> Vec<(CounterSnapshot, CounterSnapshot)> {
-    generator.prefill(&[2, 910, 262]).unwrap();
+    generator.prefill([2, 910, 262]).unwrap();
     for _ in 0..3 {
         generator.step_cached(opts).unwrap();
     }
@@ -80,7 +80,7 @@ fn generation_runs_a_step_ahead() {
     let greedy = SampleOpts::greedy();
     let (mut stepwise, mut ahead) = (generator(Device::Gpu), generator(Device::Gpu));
     for generator in [&mut stepwise, &mut ahead] {
-        generator.prefill(&[2, 910, 262]).unwrap();
+        generator.prefill([2, 910, 262]).unwrap();
     }
     let expected: Vec<u32> = (0..120).map(|_| stepwise.step_cached(&greedy).unwrap()).collect();
     let warm = ahead.generate_cached(20, &greedy).unwrap();
@@ -143,7 +143,7 @@ fn the_first_prompt_finds_its_pipelines() {
     let mut generator = GemmaGenerator::with_options(config, loader.as_mut(), Device::Gpu, options).unwrap();
     let loaded = counters(&generator).pipelines_created;
     assert!(loaded > 10, "{loaded} pipelines after loading");
-    generator.prefill(&(0..16).map(|i| 4 + i * 7).collect::<Vec<_>>()).unwrap();
+    generator.prefill((0..16).map(|i| 4 + i * 7).collect::<Vec<_>>()).unwrap();
     generator.generate_cached(3, &SampleOpts::greedy()).unwrap();
     // The short list of a draw is not part of a greedy step.
     let samplers = 2;
@@ -191,7 +191,7 @@ fn weights_are_uploaded_once_and_all_memory_comes_back() {
         let live = loaded.bytes_live - before.bytes_live;
         assert!((weights..=weights + weights / 20).contains(&live), "{live} bytes live for {weights} of weights");
 
-        generator.prefill(&[2, 910, 262]).unwrap();
+        generator.prefill([2, 910, 262]).unwrap();
         generator.generate_cached(20, &SampleOpts::greedy()).unwrap();
         generator.step(&SampleOpts::greedy()).unwrap();
         let used = context.counters().snapshot();
@@ -214,7 +214,7 @@ fn models_share_an_opened_device() {
     let mut text = Vec::new();
     let mut pair = [generator(device.clone()), generator(device)];
     for generator in &mut pair {
-        generator.prefill(&[2, 910, 262]).unwrap();
+        generator.prefill([2, 910, 262]).unwrap();
     }
     for _ in 0..8 {
         text.extend(pair.iter_mut().map(|g| g.step_cached(&SampleOpts::greedy()).unwrap()));
@@ -250,7 +250,7 @@ fn drawn_text_runs_a_step_ahead() {
         let all = decided.into_iter().map(|opts| (opts, true)).chain(undecided.into_iter().map(|opts| (opts, false)));
         for (opts, decides) in all {
             for generator in [&mut stepwise, &mut ahead] {
-                generator.prefill(&[2, 910, 262, 4 + seed as u32]).unwrap();
+                generator.prefill([2, 910, 262, 4 + seed as u32]).unwrap();
             }
             let expected: Vec<u32> = (0..24).map(|_| stepwise.step_cached(&opts).unwrap()).collect();
             let mut found = ahead.generate_cached(8, &opts).unwrap();
@@ -275,12 +275,12 @@ fn kernels_are_there_before_the_first_prompt_and_serve_other_sizes() {
     let mut generator = generator(Device::Context(context));
     let made = |generator: &GemmaGenerator| counters(generator).pipelines_created;
     let loaded = made(&generator);
-    generator.prefill(&(4..20).collect::<Vec<u32>>()).unwrap();
+    generator.prefill((4..20).collect::<Vec<u32>>()).unwrap();
     generator.step_cached(&SampleOpts::greedy()).unwrap();
     // The two of a draw are made with the greedy one, for the plan's sake.
     assert!(made(&generator) - loaded <= 2, "{} pipelines after loading", made(&generator) - loaded);
     let first = made(&generator);
-    generator.prefill(&(100..150).collect::<Vec<u32>>()).unwrap();
+    generator.prefill((100..150).collect::<Vec<u32>>()).unwrap();
     generator.step_cached(&SampleOpts::greedy()).unwrap();
     let second = made(&generator) - first;
     assert!(!software || second <= 3, "{second} pipelines for a longer prompt");

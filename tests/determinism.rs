@@ -175,7 +175,7 @@ fn a_saved_history_goes_on_as_the_original_on_every_device() {
         let oracle = Oracle::open(name);
         for device in devices() {
             let mut original = with(&oracle, &device, GeneratorOptions::default());
-            original.prefill(&tokens(&oracle, 150)).unwrap();
+            original.prefill(tokens(&oracle, 150)).unwrap();
             original.generate_cached(9, &GREEDY).unwrap();
             let mut bytes = Vec::new();
             original.save(&mut bytes).unwrap();
@@ -215,7 +215,7 @@ fn saved_bits_of_a_deterministic_generator_are_its_own() {
 fn damaged_and_foreign_histories_are_refused_and_change_nothing() {
     let oracle = Oracle::open("gemma3-text");
     let mut original = with(&oracle, &Device::Gpu, GeneratorOptions::default());
-    original.prefill(&tokens(&oracle, 20)).unwrap();
+    original.prefill(tokens(&oracle, 20)).unwrap();
     original.generate_cached(3, &GREEDY).unwrap();
     let mut bytes = Vec::new();
     original.save(&mut bytes).unwrap();
@@ -255,7 +255,7 @@ fn damaged_and_foreign_histories_are_refused_and_change_nothing() {
 fn a_generator_recovers_on_a_device_opened_anew_and_on_another() {
     let oracle = Oracle::open("gemma3-text");
     let mut lost = with(&oracle, &Device::Gpu, GeneratorOptions::default());
-    lost.prefill(&tokens(&oracle, 30)).unwrap();
+    lost.prefill(tokens(&oracle, 30)).unwrap();
     lost.generate_cached(5, &GREEDY).unwrap();
     let expected = lost.fork().unwrap().generate_cached(8, &GREEDY).unwrap();
     for device in devices() {
@@ -270,9 +270,9 @@ fn a_step_as_a_future_is_the_step() {
     let oracle = Oracle::open("gemma3-text");
     for device in devices() {
         let mut blocking = with(&oracle, &device, GeneratorOptions::default());
-        blocking.prefill(&oracle.tokens("p33.input_ids")).unwrap();
+        blocking.prefill(oracle.tokens("p33.input_ids")).unwrap();
         let mut waiting = blocking.share_weights().unwrap();
-        waiting.prefill(&oracle.tokens("p33.input_ids")).unwrap();
+        waiting.prefill(oracle.tokens("p33.input_ids")).unwrap();
         fn sendable<F: Future + Send>(future: F) -> F::Output {
             pollster::block_on(future)
         }

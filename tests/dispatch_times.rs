@@ -25,11 +25,11 @@ fn text(generator: &mut GemmaGenerator, count: usize) -> Vec<u32> {
 #[test]
 fn timing_covers_every_dispatch_and_leaves_the_text_alone() {
     let mut plain = generator(Device::Gpu);
-    plain.prefill(&PROMPT).unwrap();
+    plain.prefill(PROMPT).unwrap();
     let expected = text(&mut plain, 12);
 
     let mut timed = generator(Device::Gpu);
-    timed.prefill(&PROMPT).unwrap();
+    timed.prefill(PROMPT).unwrap();
     let mut found = Vec::new();
     for clock in [None, Some(Clock::PassEdges), Some(Clock::Submits)] {
         let chunk_or_step = timed.time_dispatches(2, clock).unwrap();
@@ -59,7 +59,7 @@ fn timing_covers_every_dispatch_and_leaves_the_text_alone() {
 #[test]
 fn the_reference_has_no_dispatches() {
     let mut generator = generator(Device::Cpu);
-    generator.prefill(&PROMPT).unwrap();
+    generator.prefill(PROMPT).unwrap();
     assert!(matches!(generator.time_dispatches(1, None), Err(Error::Unsupported(_))));
     assert_eq!(text(&mut generator, 1).len(), 1);
 }

@@ -44,7 +44,7 @@ fn what_a_drafter_says_is_what_transformers_says() {
         let drafter = Drafter::from_path(&oracle.folder).unwrap();
         let mut generator = generator(&target, &device).with_drafter(drafter).unwrap();
         for prompt in ["p2", "p7", "p33"] {
-            generator.prefill(&oracle.tokens(&format!("{prompt}.input_ids"))).unwrap();
+            generator.prefill(oracle.tokens(&format!("{prompt}.input_ids"))).unwrap();
             assert!(generator.draft(6).unwrap().is_empty(), "{device:?} {prompt}: nothing to go on from");
             let first = generator.step_cached(&SampleOpts::greedy()).unwrap();
             assert_eq!(vec![first], oracle.tokens(&format!("{prompt}.first_token")));
@@ -87,7 +87,7 @@ fn what_a_drafter_in_a_gguf_file_says_follows_its_weights() {
         let generator = GemmaGenerator::from_loader(config, loader.as_mut(), device.clone()).unwrap();
         let mut generator = generator.with_drafter(Drafter::from_path(&oracle.path).unwrap()).unwrap();
         for prompt in ["p1", "p7", "p33"] {
-            generator.prefill(&oracle.tokens(&format!("{prompt}.input_ids"))).unwrap();
+            generator.prefill(oracle.tokens(&format!("{prompt}.input_ids"))).unwrap();
             let first = generator.step_cached(&SampleOpts::greedy()).unwrap();
             assert_eq!(vec![first], oracle.tokens(&format!("exact.{prompt}.first_token")), "{device:?} {prompt}");
             let expected = oracle.tokens(&format!("exact.{prompt}.draft_tokens"));
@@ -181,11 +181,11 @@ fn right_drafts_save_runs() {
     for device in DEVICES {
         let (mut plain, drafter) = pair_that_agrees(&device);
         let expected: Vec<u32> = (8..28).collect();
-        plain.prefill(&[5, 6, 7]).unwrap();
+        plain.prefill([5, 6, 7]).unwrap();
         assert_eq!(plain.generate_cached(20, &SampleOpts::greedy()).unwrap(), expected, "{device:?}: as it was built");
         for tokens in [1, 3, 5] {
             let mut drafting = plain.share_weights().unwrap().with_drafter(drafter.clone().with_tokens(tokens).unwrap()).unwrap();
-            drafting.prefill(&[5, 6, 7]).unwrap();
+            drafting.prefill([5, 6, 7]).unwrap();
             assert_eq!(drafting.generate_cached(20, &SampleOpts::greedy()).unwrap(), expected, "{device:?} {tokens}");
             let stats = drafting.draft_stats();
             assert_eq!(stats.accepted, stats.drafted, "{device:?} {tokens}");
@@ -231,7 +231,7 @@ fn draws_follow_the_models_distribution() {
     // A text in which what comes next has come before.
     oracle.config.eos_token_ids.clear();
     let mut plain = generator(&oracle, &Device::Cpu);
-    plain.prefill(&repeating(&oracle)).unwrap();
+    plain.prefill(repeating(&oracle)).unwrap();
     plain.generate_cached(24, &SampleOpts::greedy()).unwrap();
     let prompt = plain.tokens().to_vec();
     let mut drafting = generator(&oracle, &Device::Cpu).with_drafter(Drafter::prompt_lookup()).unwrap();
@@ -247,7 +247,7 @@ fn draws_follow_the_models_distribution() {
         let mut longer = Vec::new();
         for (text, probability) in &expected {
             let mut logits: Vec<(u32, f64)> = Vec::new();
-            let row = plain.prefill_get_last_logits(&[&prompt[..], text].concat()).unwrap();
+            let row = plain.prefill_get_last_logits([&prompt[..], text].concat()).unwrap();
             logits.extend((0..).zip(row.iter().map(|l| f64::from(*l) / 0.6)));
             logits.sort_by(|a, b| b.1.total_cmp(&a.1));
             let total: f64 = logits[..3].iter().map(|(_, l)| l.exp()).sum();
@@ -316,7 +316,7 @@ fn the_context_ends_where_it_ends() {
         let config = oracle.config.clone();
         let generator = GemmaGenerator::with_options(config, oracle.loader().as_mut(), device.clone(), options).unwrap();
         let mut drafting = generator.with_drafter(Drafter::prompt_lookup()).unwrap();
-        drafting.prefill(&repeating(&oracle)).unwrap();
+        drafting.prefill(repeating(&oracle)).unwrap();
         let left = 66 - drafting.tokens().len();
         assert_eq!(drafting.generate_cached(100, &SampleOpts::greedy()).unwrap().len(), left, "{device:?}: what fits");
         let error = drafting.generate_cached(100, &SampleOpts::greedy()).unwrap_err();

@@ -171,8 +171,8 @@ fn error(oracle: &Oracle, graph: &Graph, model: &BuiltModel) -> f64 {
 /// Changes what the layers see.
 fn masks(graph: &mut Graph, change: impl Fn(MaskKind) -> MaskKind) {
     for node in graph.ids().collect::<Vec<_>>() {
-        if let Op::Input(Input { role: Role::Visible { rule, mask }, name, ty }) = graph.node(node).op.clone() {
-            let role = Role::Visible { rule, mask: change(mask) };
+        if let Op::Input(Input { role: Role::Visible { rule, mask, pictures }, name, ty }) = graph.node(node).op.clone() {
+            let role = Role::Visible { rule, mask: change(mask), pictures };
             graph.replace_op(node, Input { role, name, ty });
         }
     }

@@ -196,8 +196,8 @@ fn a_full_context_ends_generation_and_loses_nothing() {
         full(&generator.step(&GREEDY).unwrap_err(), 13, 12);
         full(&generator.step_cached(&GREEDY).unwrap_err(), 13, 12);
         full(&generator.decode_get_logits(5).unwrap_err(), 13, 12);
-        full(&generator.prefill(&oracle.tokens("p33.input_ids")).unwrap_err(), 33, 12);
-        full(&generator.recompute_all_logits(&oracle.tokens("p33.input_ids")).unwrap_err(), 33, 12);
+        full(&generator.prefill(oracle.tokens("p33.input_ids")).unwrap_err(), 33, 12);
+        full(&generator.recompute_all_logits(oracle.tokens("p33.input_ids")).unwrap_err(), 33, 12);
         assert_eq!(generator.tokens(), history, "{device}");
         generator.prefill(&history[..10]).unwrap();
         assert_eq!(generator.generate_cached(2, &GREEDY).unwrap(), expected[3..5], "{device}: generation goes on");
@@ -225,14 +225,14 @@ fn empty_prompts_and_strange_tokens_are_refused_and_nothing_is_lost() {
         generator.prefill(&prompt).unwrap();
         assert_eq!(generator.generate_cached(2, &GREEDY).unwrap(), expected[..2]);
         let history = generator.tokens().to_vec();
-        assert!(matches!(generator.prefill(&[]), Err(Error::Prompt(PromptError::Empty))));
-        assert!(matches!(generator.recompute_all_logits(&[]), Err(Error::Prompt(PromptError::Empty))));
+        assert!(matches!(generator.prefill([]), Err(Error::Prompt(PromptError::Empty))));
+        assert!(matches!(generator.recompute_all_logits([]), Err(Error::Prompt(PromptError::Empty))));
         let strange = |error: Error, at: usize| {
             let right = matches!(error, Error::Prompt(PromptError::TokenOutOfRange { token: 150, index, vocab_size: 150 }) if index == at);
             assert!(right && error.to_string().contains(&format!("position {at}")), "{error}");
         };
-        strange(generator.prefill(&[2, 7, 150, 3]).unwrap_err(), 2);
-        strange(generator.prefill_get_last_logits(&[150]).unwrap_err(), 0);
+        strange(generator.prefill([2, 7, 150, 3]).unwrap_err(), 2);
+        strange(generator.prefill_get_last_logits([150]).unwrap_err(), 0);
         strange(generator.decode_get_logits(150).unwrap_err(), history.len());
         assert!(matches!(
             generator.step_cached(&SampleOpts::temperature(-1.0, 0)),
@@ -381,7 +381,7 @@ fn a_repetition_penalty_reads_the_whole_row_and_chooses_from_it() {
 fn a_token_is_chosen_by_the_logits_of_its_own_run() {
     let oracle = Oracle::open(MODEL);
     let mut generator = generator(&oracle, &Device::Gpu, None, None);
-    generator.prefill(&oracle.tokens("p7.input_ids")).unwrap();
+    generator.prefill(oracle.tokens("p7.input_ids")).unwrap();
     for token in 3..23 {
         let logits = generator.decode_get_logits(token).unwrap();
         let history = generator.tokens().to_vec();

@@ -275,7 +275,7 @@ fn a_step_of_a_large_grammar_ends() {
         let Ok(guide) = guide else { continue };
         let mut generator = trained(Device::Cpu);
         for length in [0, 1, 2, 40] {
-            generator.prefill(&[&[2][..], &vec![a; length]].concat()).unwrap();
+            generator.prefill([&[2][..], &vec![a; length]].concat()).unwrap();
             let mut hooks = SampleHooks::new().with_processor(guide.clone().starting_at(1));
             let outcome = generator.step_hooked(&SampleOpts::greedy(), &mut hooks);
             let typed = matches!(

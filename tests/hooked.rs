@@ -28,7 +28,7 @@ fn demo() -> &'static Path {
 
 fn generator(device: Device) -> GemmaGenerator {
     let mut generator = GemmaGenerator::from_path(GemmaConfig::from_file(demo()).unwrap(), demo(), device).unwrap();
-    generator.prefill(&PROMPT).unwrap();
+    generator.prefill(PROMPT).unwrap();
     generator
 }
 
@@ -99,7 +99,7 @@ fn without_hooks_a_step_is_the_plain_one() {
         let drawn = SampleOpts::temperature(0.8, 4);
         for opts in [SampleOpts::greedy(), drawn, drawn.with_top_k(30).with_top_p(0.9), drawn.with_repetition_penalty(1.2)] {
             for generator in [&mut plain, &mut hooked] {
-                generator.prefill(&PROMPT).unwrap();
+                generator.prefill(PROMPT).unwrap();
             }
             let expected = plain.generate_cached(20, &opts).unwrap();
             let mut seen = Vec::new();
@@ -123,7 +123,7 @@ fn a_hooked_token_is_that_of_the_changed_row() {
     for (device, rounds) in [(Device::Cpu, 150), (Device::Gpu, 800)] {
         let (mut rows, mut hooked) = (generator(device.clone()), generator(device.clone()));
         let vocab = rows.config().vocab_size;
-        let mut row = rows.prefill_get_last_logits(&PROMPT).unwrap();
+        let mut row = rows.prefill_get_last_logits(PROMPT).unwrap();
         let mut by_row = 0;
         for round in 0..rounds {
             let mut likely: Vec<u32> = (0..vocab as u32).collect();
@@ -155,7 +155,7 @@ fn a_hooked_token_is_that_of_the_changed_row() {
             let expected = sample_token_after(&changed, &opts, rows.tokens()).unwrap();
             assert_eq!(chosen.token, expected, "{device} {round} {opts:?} {hooks:?}");
             if rows.tokens().len() > 60 {
-                row = rows.prefill_get_last_logits(&[2, 4 + n.below(500) as u32]).unwrap();
+                row = rows.prefill_get_last_logits([2, 4 + n.below(500) as u32]).unwrap();
                 hooked.prefill(rows.tokens()).unwrap();
             } else {
                 row = rows.decode_get_logits(chosen.token).unwrap();
@@ -174,10 +174,10 @@ fn greedy_with_biases_reads_few_bytes() {
             (GemmaConfig::from_file(demo()).unwrap(), GeneratorOptions { gpu, ..GeneratorOptions::default() });
         let loader = &mut *load_from_path(demo()).unwrap();
         let mut generator = GemmaGenerator::with_options(config, loader, Device::Gpu, options).unwrap();
-        let plain = generator.prefill(&PROMPT).and_then(|()| generator.generate_cached(3, &SampleOpts::greedy())).unwrap();
+        let plain = generator.prefill(PROMPT).and_then(|()| generator.generate_cached(3, &SampleOpts::greedy())).unwrap();
         let biases = LogitBias::new().banning([plain[0], 1000]).with(700, 0.5).with(701, -2.0).with(12, 1.0);
         let mut hooks = SampleHooks::new().with_processor(biases).with_logprobs(5);
-        generator.prefill(&PROMPT).unwrap();
+        generator.prefill(PROMPT).unwrap();
         for step in 0..20 {
             let before = read_back(&generator);
             let chosen = generator.step_hooked(&SampleOpts::greedy(), &mut hooks).unwrap();
@@ -185,12 +185,12 @@ fn greedy_with_biases_reads_few_bytes() {
             assert_eq!(read_back(&generator) - before, LIST + 5 * 4, "step {step}");
         }
         // None of the allowed is in the list: the row is read once.
-        let row = generator.prefill_get_last_logits(&PROMPT).unwrap();
+        let row = generator.prefill_get_last_logits(PROMPT).unwrap();
         let mut order: Vec<u32> = (0..row.len() as u32).collect();
         order.sort_by(|a, b| row[*b as usize].total_cmp(&row[*a as usize]));
         let allowed: BTreeSet<u32> = order[100..].iter().copied().filter(|token| token % 7 == 3).collect();
         let best = order.iter().find(|token| allowed.contains(token)).copied();
-        generator.prefill(&PROMPT).unwrap();
+        generator.prefill(PROMPT).unwrap();
         let before = read_back(&generator);
         let chosen = generator.step_hooked(&SampleOpts::greedy(), &mut SampleHooks::new().with_processor(Only(allowed))).unwrap();
         assert_eq!(Some(chosen.token), best);
@@ -202,7 +202,7 @@ fn greedy_with_biases_reads_few_bytes() {
 fn log_probabilities_are_the_models_own() {
     for device in [Device::Cpu, Device::Gpu] {
         let mut generator = generator(device.clone());
-        let row = generator.prefill_get_last_logits(&PROMPT).unwrap();
+        let row = generator.prefill_get_last_logits(PROMPT).unwrap();
         let z: f64 = row.iter().map(|x| f64::from(*x).exp()).sum();
         let of = |token: u32| f64::from(row[token as usize]) - z.ln();
         let mut order: Vec<u32> = (0..row.len() as u32).collect();
@@ -211,7 +211,7 @@ fn log_probabilities_are_the_models_own() {
             for top in [0, 3, 64] {
                 let bias = LogitBias::new().with(order[0], -1.0).with(order[200], 12.0);
                 let mut hooks = SampleHooks::new().with_processor(bias).with_logprobs(top);
-                generator.prefill(&PROMPT).unwrap();
+                generator.prefill(PROMPT).unwrap();
                 let chosen = generator.step_hooked(&opts, &mut hooks).unwrap();
                 assert!((f64::from(chosen.logprob.unwrap()) - of(chosen.token)).abs() < 1e-4, "{device} {chosen:?}");
                 assert_eq!(chosen.top.iter().map(|e| e.0).collect::<Vec<_>>(), order[..top], "{device} {opts:?}");
@@ -227,12 +227,12 @@ fn log_probabilities_are_the_models_own() {
 fn a_sampler_chooses_from_the_changed_row() {
     for device in [Device::Cpu, Device::Gpu] {
         let mut generator = generator(device.clone());
-        let row = generator.prefill_get_last_logits(&PROMPT).unwrap();
+        let row = generator.prefill_get_last_logits(PROMPT).unwrap();
         let mut order: Vec<u32> = (0..row.len() as u32).collect();
         order.sort_by(|a, b| row[*a as usize].total_cmp(&row[*b as usize]));
         let bans = LogitBias::new().banning(order[..9].iter().copied());
         let mut hooks = SampleHooks::new().with_processor(bans).with_sampler(Unlikeliest(4)).with_logprobs(1);
-        generator.prefill(&PROMPT).unwrap();
+        generator.prefill(PROMPT).unwrap();
         assert_eq!(generator.step_hooked(&SampleOpts::greedy(), &mut hooks).unwrap().token, order[9], "{device}");
         let error = generator.step_hooked(&SampleOpts::greedy(), &mut hooks).unwrap_err();
         assert_eq!(error.to_string(), "unlikeliest: it panicked: enough");
@@ -296,7 +296,7 @@ fn a_logit_that_is_no_number_is_an_error_everywhere() {
         let mut generator = poisoned(device.clone());
         let drawn = SampleOpts::temperature(0.7, 1);
         for opts in [SampleOpts::greedy(), drawn, drawn.with_top_k(3), SampleOpts::greedy().with_repetition_penalty(1.3)] {
-            generator.prefill(&PROMPT).unwrap();
+            generator.prefill(PROMPT).unwrap();
             let outcomes = [
                 generator.step(&opts).map(|_| ()),
                 generator.step_cached(&opts).map(|_| ()),

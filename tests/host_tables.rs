@@ -35,7 +35,7 @@ fn logits_and_text_are_those_of_transformers() {
                 assert!(worst(&generator.all_logits(&tokens).unwrap(), &expected) < oracle.gate(), "{what} in chunks");
                 assert!(worst(&generator.recompute_all_logits(&tokens).unwrap(), &expected) < oracle.gate(), "{what} at once");
             }
-            generator.prefill(&oracle.tokens("p33.input_ids")).unwrap();
+            generator.prefill(oracle.tokens("p33.input_ids")).unwrap();
             let expected = oracle.tokens("p33.gen_tokens");
             assert_eq!(generator.generate_cached(expected.len(), &SampleOpts::greedy()).unwrap(), expected, "{device:?} {name}");
         }

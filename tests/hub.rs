@@ -144,7 +144,7 @@ fn a_model_comes_whole_and_generates() {
     let folder = case.get().unwrap();
     case.is_whole(&folder);
     let mut generator = GemmaGenerator::from_path(GemmaConfig::near_weights(&folder).unwrap(), &folder, Device::Cpu).unwrap();
-    generator.prefill(&[2, 910, 262]).unwrap();
+    generator.prefill([2, 910, 262]).unwrap();
     assert_eq!(generator.generate_cached(3, &SampleOpts::greedy()).unwrap(), [282, 459, 391]);
 
     let seen = case.seen.lock().unwrap();

@@ -136,10 +136,11 @@ fn each_library_has_its_module() {
 }
 
 /// The folders (and single files) of `src`, and those that each knows: they come before it.
-const KNOWS: [(&str, &[&str]); 23] = [
+const KNOWS: [(&str, &[&str]); 25] = [
     ("cancel", &[]),
     ("checksum", &[]),
     ("text_file", &[]),
+    ("prompt", &[]),
     ("quant", &[]),
     ("weights", &["cancel", "quant", "text_file"]),
     ("ir", &["quant", "weights"]),
@@ -151,7 +152,8 @@ const KNOWS: [(&str, &[&str]); 23] = [
     ("flow", &["ir", "profile", "weights"]),
     ("gemma", &["flow", "ir", "profile", "text_file", "weights"]),
     ("checkpoint", &["gemma", "quant", "text_file", "weights"]),
-    ("runtime", &["cancel", "checksum", "flow", "ir", "lower", "plan", "profile", "reference", "shader", "weights"]),
+    ("runtime", &["cancel", "checksum", "flow", "ir", "lower", "plan", "profile", "prompt", "reference", "shader", "weights"]),
+    ("vision", &["checkpoint", "flow", "gemma", "ir", "profile", "prompt", "runtime", "weights"]),
     (
         "generate",
         &[
@@ -164,6 +166,7 @@ const KNOWS: [(&str, &[&str]); 23] = [
             "lower",
             "plan",
             "profile",
+            "prompt",
             "reference",
             "runtime",
             "text_file",

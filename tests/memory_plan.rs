@@ -175,7 +175,7 @@ fn a_context_whose_cache_exceeds_a_binding_is_refused() {
     drop(shortened);
     let longest = generator(Path::new(DEMO), &context, with(plan.longest_context, false)).unwrap();
     let mut longest = longest.with_decode_cache(plan.longest_context).unwrap();
-    longest.prefill_get_last_logits(&[2, 910, 262]).unwrap();
+    longest.prefill_get_last_logits([2, 910, 262]).unwrap();
 }
 
 #[test]

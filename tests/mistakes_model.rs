@@ -114,8 +114,8 @@ fn attention(graph: &mut Graph, change: impl Fn(&mut Attention)) {
 /// Changes what the layers see.
 fn masks(graph: &mut Graph, change: impl Fn(MaskKind) -> MaskKind) {
     for node in graph.ids().collect::<Vec<_>>() {
-        if let Op::Input(Input { role: Role::Visible { rule, mask }, name, ty }) = graph.node(node).op.clone() {
-            let role = Role::Visible { rule, mask: change(mask) };
+        if let Op::Input(Input { role: Role::Visible { rule, mask, pictures }, name, ty }) = graph.node(node).op.clone() {
+            let role = Role::Visible { rule, mask: change(mask), pictures };
             graph.replace_op(node, Input { role, name, ty });
         }
     }
@@ -178,8 +178,8 @@ fn mistake_02_a_model_that_always_says_the_same() {
         }
         // A text that says one thing would pass a comparison of tokens; one of logits it does not pass.
         let mut generator = GemmaGenerator::from_loader(oracle.config.clone(), oracle.loader().as_mut(), Device::Cpu).unwrap();
-        generator.prefill(&oracle.tokens("p7.input_ids")).unwrap();
-        let row = generator.prefill_get_last_logits(&oracle.tokens("p7.input_ids")).unwrap();
+        generator.prefill(oracle.tokens("p7.input_ids")).unwrap();
+        let row = generator.prefill_get_last_logits(oracle.tokens("p7.input_ids")).unwrap();
         assert!(worst(&row, &oracle.f32("p7.logits")[6 * row.len()..]) < oracle.gate());
         assert!(worst(&vec![row[0]; row.len()], &oracle.f32("p7.logits")[6 * row.len()..]) > RED);
         assert_eq!(generator.step_cached(&SampleOpts::greedy()).unwrap(), oracle.tokens("p7.gen_tokens")[0]);

@@ -64,7 +64,7 @@ struct Steps {
 impl Steps {
     fn run() -> Self {
         let mut generator = GemmaGenerator::from_path(GemmaConfig::from_file(demo()).unwrap(), demo(), Device::Gpu).unwrap();
-        generator.prefill(&[2, 910, 262]).unwrap();
+        generator.prefill([2, 910, 262]).unwrap();
         (0..3).for_each(|_| _ = generator.step_cached(&GREEDY).unwrap());
         let before = counters(&generator);
         (0..50).for_each(|_| _ = generator.step_cached(&GREEDY).unwrap());
@@ -274,7 +274,7 @@ fn mistake_23_one_draw_for_every_step() {
     assert!(draws.len() > 20, "a flat row gives {} tokens in 39 draws", draws.len());
     let mut generator = generator(&oracle, Device::Cpu, 16);
     let mut text = || {
-        generator.prefill(&oracle.tokens("p7.input_ids")).unwrap();
+        generator.prefill(oracle.tokens("p7.input_ids")).unwrap();
         generator.generate_cached(12, &opts).unwrap()
     };
     assert_eq!(text(), text(), "a seed gives one text");
@@ -285,7 +285,7 @@ fn mistake_24_no_end_no_limit_no_chunks_no_padding() {
     let oracle = Oracle::open(MODEL);
     let expected = oracle.tokens("p7.gen_tokens");
     let mut ends = generator(&oracle, Device::Gpu, 4).with_stop_tokens(&expected[2..3]);
-    ends.prefill(&oracle.tokens("p7.input_ids")).unwrap();
+    ends.prefill(oracle.tokens("p7.input_ids")).unwrap();
     let text = ends.generate_cached(20, &GREEDY).unwrap();
     assert_eq!(text.last(), Some(&expected[2]));
     assert!(ends.is_stop(oracle.config.eos_token_ids[0]));
@@ -293,7 +293,7 @@ fn mistake_24_no_end_no_limit_no_chunks_no_padding() {
     assert!(matches!(ends.prefill(&long), Err(Error::ContextFull { .. })));
     // 70 tokens in chunks of 4.
     let submits = counters(&ends).submits;
-    let logits = ends.prefill_get_last_logits(&oracle.tokens("p70.input_ids")).unwrap();
+    let logits = ends.prefill_get_last_logits(oracle.tokens("p70.input_ids")).unwrap();
     assert!(counters(&ends).submits - submits >= 16);
     assert!(worst(&logits, &oracle.f32("p70.logits")[69 * logits.len()..]) < GATE);
     let built = GemmaFlow::for_prefill(&oracle.config, 2, 5).build(oracle.loader().as_mut()).unwrap();

@@ -106,7 +106,7 @@ fn model_and_application_share_a_device() {
     let own = make(wanted_limits);
     let mut generator = generator(&own).unwrap();
     let doubler = Doubler::new(&own, &[1, 3, 5, 7]);
-    generator.prefill(&[2, 910, 262]).unwrap();
+    generator.prefill([2, 910, 262]).unwrap();
     let mut found = Vec::new();
     for _ in EXPECTED {
         doubler.run();
@@ -120,7 +120,7 @@ fn model_and_application_share_a_device() {
 fn a_lost_device_is_an_error_and_the_history_stays() {
     let own = make(wanted_limits);
     let mut generator = generator(&own).unwrap();
-    generator.prefill(&[2, 910, 262]).unwrap();
+    generator.prefill([2, 910, 262]).unwrap();
     generator.step_cached(&SampleOpts::greedy()).unwrap();
     own.device.destroy();
     let error = generator.step_cached(&SampleOpts::greedy()).unwrap_err();

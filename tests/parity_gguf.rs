@@ -74,7 +74,7 @@ fn check_greedy(oracle: &GgufOracle, generator: &mut GemmaGenerator, what: &str)
     let gate = gate(generator.config().arch);
     assert!(oracle.f32("exact.gen.margin").iter().all(|margin| *margin > 2.0 * gate), "{what}: too near to a tie");
     let expected = oracle.tokens("exact.gen.tokens");
-    generator.prefill(&oracle.tokens("gen.input_ids")).unwrap();
+    generator.prefill(oracle.tokens("gen.input_ids")).unwrap();
     let found: Vec<u32> = expected.iter().map(|_| generator.step_cached(&SampleOpts::greedy()).unwrap()).collect();
     assert_eq!(found, expected, "{what}");
     let distinct: std::collections::BTreeSet<_> = expected.iter().collect();

@@ -85,7 +85,7 @@ fn chunked_prefill_wraps_the_ring() {
     // Rings hold window + chunk rows: 8 + 16 and 9 + 16 at most, so that 70 tokens wrap them at least twice.
     for chunk in [4, 16] {
         for_all(Some(chunk), |oracle, mut generator| {
-            worst(&generator.all_logits(&oracle.tokens("p70.input_ids")).unwrap(), &oracle.f32("p70.logits"))
+            worst(&generator.all_logits(oracle.tokens("p70.input_ids")).unwrap(), &oracle.f32("p70.logits"))
         });
     }
 }
@@ -127,7 +127,7 @@ fn greedy_continuations() {
             let mut generator = generator(&oracle, &device, &gpu, Some(16)).with_decode_cache(64).unwrap();
             for prompt in ["p7", "p33"] {
                 let expected = oracle.tokens(&format!("{prompt}.gen_tokens"));
-                generator.prefill(&oracle.tokens(&format!("{prompt}.input_ids"))).unwrap();
+                generator.prefill(oracle.tokens(&format!("{prompt}.input_ids"))).unwrap();
                 let mut found = Vec::new();
                 while found.len() < expected.len() {
                     found.push(generator.step_cached(&SampleOpts::greedy()).unwrap());

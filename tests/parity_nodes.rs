@@ -110,9 +110,11 @@ fn a_planted_mistake_is_found_at_its_node() {
     let first = node("layer.0.attention");
     let visible = built.graph.node(first).inputs[3];
     let Op::Input(stock) = built.graph.node(visible).op.clone() else { panic!("what a layer sees is an input") };
-    let Role::Visible { rule, mask: MaskKind::SlidingWindow(window) } = stock.role.clone() else { panic!("layer 0 slides") };
+    let Role::Visible { rule, mask: MaskKind::SlidingWindow(window), pictures } = stock.role.clone() else {
+        panic!("layer 0 slides")
+    };
     let mut broken = built.graph.clone();
-    let role = Role::Visible { rule, mask: MaskKind::SlidingWindow(window + 1) };
+    let role = Role::Visible { rule, mask: MaskKind::SlidingWindow(window + 1), pictures };
     broken.replace_op(visible, Input { role, ..stock });
     let found = compare(&broken).expect("the mistake shows");
     assert_eq!((found.node, found.label.as_str()), (first, "layer.0.attention"));

@@ -68,7 +68,7 @@ fn every_policy_gives_the_logits_of_transformers_at_bucket_edges() {
         for (policy, apply) in POLICIES.into_iter().filter(|(name, _)| all || of_rows(name)) {
             let mut generator = apply(first.share_weights().unwrap()).unwrap();
             for len in [1, 2, 4, 5, 15, 16, 17, 64, 65] {
-                generator.prefill_get_last_logits(&[elsewhere]).unwrap();
+                generator.prefill_get_last_logits([elsewhere]).unwrap();
                 let mut error = worst(&generator.prefill_get_last_logits(&tokens[..len]).unwrap(), row(len));
                 for (index, next) in tokens.iter().enumerate().skip(len).take(3) {
                     error = error.max(worst(&generator.decode_get_logits(*next).unwrap(), row(index + 1)));
@@ -113,7 +113,7 @@ fn evicted_plans_give_their_memory_back() {
     let oracle = long(512);
     let mut generator = generator(&oracle, &Device::Gpu, 128).with_prefill_cache(1).unwrap();
     let run = |generator: &mut GemmaGenerator, token: u32, len: usize| {
-        generator.prefill_get_last_logits(&vec![token; len]).unwrap();
+        generator.prefill_get_last_logits(vec![token; len]).unwrap();
         (generator.prefill_cache_stats().bytes, generator.counters().unwrap())
     };
     run(&mut generator, 5, 4);
@@ -129,7 +129,7 @@ fn evicted_plans_give_their_memory_back() {
 fn walk(generator: &mut GemmaGenerator, lengths: usize) {
     let made = |generator: &GemmaGenerator| (generator.decode_cache_stats().compiles, pipelines(generator));
     for round in 0..3 {
-        generator.prefill(&[7 + round]).unwrap();
+        generator.prefill([7 + round]).unwrap();
         let start = made(generator);
         for length in 1..=lengths {
             let before = made(generator);
@@ -164,7 +164,7 @@ fn a_thousand_decode_lengths_have_one_plan_a_bucket() {
         assert_eq!((stats.hits + stats.misses, stats.evictions, stats.misses), (3000, 0, stats.compiles), "{index}");
         // Input blocks of 2.5 KiB and 8·H bytes, and activations that all plans share: those of one plan, four times.
         let mut one = first.share_weights().unwrap().with_dynamic_decode_cache(1024).unwrap();
-        one.prefill(&[7]).unwrap();
+        one.prefill([7]).unwrap();
         one.step_cached(&SampleOpts::greedy()).unwrap();
         let block = 2560 + 8 * oracle.config.head_dim as u64;
         let bound = 4 * one.decode_cache_stats().bytes + stats.compiles * block;
@@ -189,7 +189,7 @@ fn a_thousand_prefills_stay_within_their_plans_and_bytes() {
     ];
     for (name, apply, lengths, most, compiles) in cases {
         let mut longest = apply(first.share_weights().unwrap()).unwrap();
-        longest.prefill_get_last_logits(&[9; 64]).unwrap();
+        longest.prefill_get_last_logits([9; 64]).unwrap();
         let bound = 4 * longest.prefill_cache_stats().bytes + most * block(64);
         let mut generator = apply(first.share_weights().unwrap()).unwrap();
         let mut history: Vec<u32> = (0..1000u32).map(|i| 4 + i * 7 % 140).collect();

@@ -117,7 +117,7 @@ fn f16_products_stay_within_the_gate() {
     let (none, auto) = ("[precision]\ncompute = 'f16'\nmixed = 'none'", "[precision]\ncompute = 'f16'");
     let portable = || GpuOptions { kernels: KernelTier::Portable, ..GpuOptions::default() };
     let whole = |oracle: &Oracle, text: &str, gpu| {
-        on(oracle, &Device::Gpu, text, gpu).recompute_all_logits(&oracle.tokens("p70.input_ids")).unwrap()
+        on(oracle, &Device::Gpu, text, gpu).recompute_all_logits(oracle.tokens("p70.input_ids")).unwrap()
     };
     if !has_f16() {
         let oracle = Oracle::open("gemma3-text");
@@ -144,7 +144,7 @@ fn cooperative_matrices_stay_within_the_gate_where_there_are_any() {
         let oracle = Oracle::open(name);
         let text = "[precision]\ncompute = 'f16'\nmixed = 'none'";
         let mut generator = generator(&oracle, &Device::Context(context.clone()), text);
-        let found = generator.recompute_all_logits(&oracle.tokens("p70.input_ids")).unwrap();
+        let found = generator.recompute_all_logits(oracle.tokens("p70.input_ids")).unwrap();
         let largest = within_the_gate(&oracle, "cooperative matrices, mixed none", &found);
         assert!(largest > GATE, "{name}: nothing was rounded");
     }
@@ -158,7 +158,7 @@ fn every_checkpoint_stays_within_the_gate_by_default_where_there_are_cooperative
         let oracle = Oracle::open(name);
         let gate = if name.starts_with("gemma3n") || name.starts_with("gemma4") { RMS_FROM_3N } else { RMS };
         let mut generator = generator(&oracle, &Device::Context(context.clone()), "");
-        let found = generator.recompute_all_logits(&oracle.tokens("p70.input_ids")).unwrap();
+        let found = generator.recompute_all_logits(oracle.tokens("p70.input_ids")).unwrap();
         within(gate, &oracle, "cooperative matrices, the default", &found);
     }
 }
@@ -298,7 +298,7 @@ fn mistake_22_a_malformed_profile_is_never_replaced() {
         assert_eq!(loaded.decode_profile().fusion.skip, ["geglu"]);
         assert!(loaded.prefill_profile().fusion.skip.is_empty());
         assert_eq!(loaded.prefill_profile().precision, profile("[precision]\nkv = 'f16'").precision);
-        loaded.prefill(&oracle.tokens("p7.input_ids")).unwrap();
+        loaded.prefill(oracle.tokens("p7.input_ids")).unwrap();
         loaded.step_cached(&SampleOpts::greedy()).unwrap();
     }
     std::fs::write(&file, "[precision]\nkv = 'f16'\nkw = 1\n").expect("written");

@@ -40,7 +40,7 @@ fn fifty_loads_leave_nothing_behind() {
         assert!(context.counters().snapshot().bytes_live > before.bytes_live);
         // Running everything each time would compile the kernels fifty times.
         if load < FIRST {
-            generator.prefill(&[2, 910, 262]).unwrap();
+            generator.prefill([2, 910, 262]).unwrap();
             assert_eq!(generator.generate_cached(2, &SampleOpts::greedy()).unwrap(), [282, 459]);
         }
         drop(generator);

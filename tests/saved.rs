@@ -36,7 +36,7 @@ fn tokens(oracle: &Oracle, count: usize) -> Vec<u32> {
 /// A history of 40 tokens with its rows, and what follows it.
 fn history(oracle: &Oracle, device: &Device) -> (Vec<u8>, Vec<u32>) {
     let mut original = with(oracle, device, GeneratorOptions::default());
-    original.prefill(&tokens(oracle, 40)).unwrap();
+    original.prefill(tokens(oracle, 40)).unwrap();
     original.generate_cached(1, &GREEDY).unwrap();
     let mut bytes = Vec::new();
     original.save(&mut bytes).unwrap();
@@ -82,7 +82,7 @@ fn more_tokens_than_the_context_holds_are_a_full_context() {
     for chunk in [None, Some(4)] {
         let options = GeneratorOptions { prefill_chunk: chunk, context: Some(40), ..GeneratorOptions::default() };
         let mut small = with(&oracle, &Device::Gpu, options);
-        small.prefill(&[5, 6, 7]).unwrap();
+        small.prefill([5, 6, 7]).unwrap();
         let error = small.restore(&bytes[..]).unwrap_err();
         assert!(matches!(error, Error::ContextFull { needed: 41, capacity: 40 }), "{error}");
         let mut wrong = bytes.clone();

@@ -50,7 +50,7 @@ fn a_second_generator_uploads_no_weight_and_gives_its_memory_back() {
     let empty = counters();
     let mut first = demo(Device::Context(context.clone()));
     let weights = first.stats().weight_bytes;
-    first.prefill(&[2, 910, 262]).unwrap();
+    first.prefill([2, 910, 262]).unwrap();
     assert_eq!(first.generate_cached(4, &GREEDY).unwrap(), ROMEO[..4]);
 
     let alone = counters();
@@ -59,7 +59,7 @@ fn a_second_generator_uploads_no_weight_and_gives_its_memory_back() {
     assert_eq!(made(&alone, &shared, |c| c.bytes_uploaded), 0);
     assert_eq!(shared.bytes_live, alone.bytes_live, "its caches come when they are needed");
     assert_eq!((second.tokens().len(), second.cached_rows(), second.max_context()), (0, 0, first.max_context()));
-    second.prefill(&[2, 910, 262]).unwrap();
+    second.prefill([2, 910, 262]).unwrap();
     assert_eq!(second.generate_cached(8, &GREEDY).unwrap(), ROMEO);
     let both = counters();
     assert!(made(&shared, &both, |c| c.bytes_uploaded) < weights / 10, "ids and rotary rows alone");
@@ -74,9 +74,9 @@ fn a_second_generator_uploads_no_weight_and_gives_its_memory_back() {
     let own = left.bytes_live - empty.bytes_live - weights;
     assert!(own < (both.bytes_live - empty.bytes_live - weights) * 2 / 3, "{own} bytes beside the weights");
     assert_eq!(second.stats().weight_bytes, weights);
-    second.prefill(&[2, 910]).unwrap();
+    second.prefill([2, 910]).unwrap();
     assert_eq!(second.cached_rows(), 1);
-    second.prefill(&[2, 910, 262]).unwrap();
+    second.prefill([2, 910, 262]).unwrap();
     assert_eq!(second.generate_cached(8, &GREEDY).unwrap(), ROMEO);
     drop(second);
     context.release_staging();
@@ -97,7 +97,7 @@ fn two_generators_on_two_threads_write_the_texts_of_transformers() {
                     let (prompt, expected) =
                         (oracle.tokens(&format!("{name}.input_ids")), oracle.tokens(&format!("{name}.gen_tokens")));
                     for round in 0..3 {
-                        generator.prefill(&[prompt.clone(), vec![5; round]].concat()).unwrap();
+                        generator.prefill([prompt.clone(), vec![5; round]].concat()).unwrap();
                         generator.step_cached(&GREEDY).unwrap();
                         generator.prefill(&prompt).unwrap();
                         let text = generator.generate_cached(expected.len(), &GREEDY).unwrap();

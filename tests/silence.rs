@@ -92,11 +92,11 @@ fn use_all(generator: &mut GemmaGenerator, tokenizer: &Tokenizer, prompt: &[u32]
 }
 
 fn mistakes(device: &Device, generator: &mut GemmaGenerator, tokenizer: &Tokenizer) {
-    assert!(matches!(generator.prefill(&[2; 200]), Err(Error::ContextFull { .. })));
-    assert!(matches!(generator.prefill(&[1 << 30]), Err(Error::Prompt(PromptError::TokenOutOfRange { .. }))));
-    generator.prefill(&[2; 80]).unwrap();
+    assert!(matches!(generator.prefill([2; 200]), Err(Error::ContextFull { .. })));
+    assert!(matches!(generator.prefill([1 << 30]), Err(Error::Prompt(PromptError::TokenOutOfRange { .. }))));
+    generator.prefill([2; 80]).unwrap();
     assert!(matches!(generator.generate_cached(20, &SampleOpts::temperature(1.0, 0)), Err(Error::ContextFull { .. })));
-    generator.prefill(&[2, 3]).unwrap();
+    generator.prefill([2, 3]).unwrap();
     let mut hooks = SampleHooks::new().with_processor(LogitBias::new().with(1 << 30, 1.0));
     assert!(matches!(generator.step_hooked(&SampleOpts::greedy(), &mut hooks), Err(Error::Callback(CallbackError::Hook { .. }))));
     let guides = Guides::new(tokenizer, &[1]).unwrap();

@@ -96,17 +96,17 @@ fn texts_are_those_of_whole_runs() {
     let penalised = drawn.with_repetition_penalty(1.2);
     for opts in [SampleOpts::greedy(), drawn, penalised] {
         let [expected, found] = [&mut whole, &mut sliced].map(|generator| {
-            generator.prefill(&PROMPT).unwrap();
+            generator.prefill(PROMPT).unwrap();
             generator.generate_cached(24, &opts).unwrap()
         });
         assert_eq!(found, expected, "{opts:?}");
     }
-    sliced.prefill(&PROMPT).unwrap();
+    sliced.prefill(PROMPT).unwrap();
     assert_eq!(sliced.generate_cached(8, &SampleOpts::greedy()).unwrap(), EXPECTED);
     let with_lookup = |submit_time| {
         let options = GeneratorOptions { submit_time, ..GeneratorOptions::default() };
         let mut generator = demo(Device::Gpu, options).with_drafter(Drafter::prompt_lookup()).unwrap();
-        generator.prefill(&[PROMPT, PROMPT, PROMPT].concat()).unwrap();
+        generator.prefill([PROMPT, PROMPT, PROMPT].concat()).unwrap();
         generator.generate_cached(40, &SampleOpts::greedy()).unwrap()
     };
     assert_eq!(with_lookup(SHORTEST), with_lookup(None));
@@ -117,7 +117,7 @@ fn a_run_that_fits_is_one_submit_and_runs_ahead() {
     let context = open();
     let options = GeneratorOptions { submit_time: LONG, ..GeneratorOptions::default() };
     let mut generator = demo(Device::Context(context.clone()), options);
-    generator.prefill(&PROMPT).unwrap();
+    generator.prefill(PROMPT).unwrap();
     generator.generate_cached(4, &SampleOpts::greedy()).unwrap();
     let (before, mut made) = (submits(&generator), Vec::new());
     let outcome = generator.generate_cached_with(20, &SampleOpts::greedy(), |_| {
@@ -166,7 +166,7 @@ fn without_timestamps_the_host_times() {
         let mut generator = demo(Device::Own(own), options(submit_time));
         for _ in 0..3 {
             generator.prefill(&PROMPT[..1]).unwrap();
-            generator.prefill(&PROMPT).unwrap();
+            generator.prefill(PROMPT).unwrap();
             assert_eq!(generator.generate_cached(8, &SampleOpts::greedy()).unwrap(), EXPECTED);
         }
     }
@@ -175,7 +175,7 @@ fn without_timestamps_the_host_times() {
 #[test]
 fn a_break_between_tokens_and_a_fork_lose_nothing() {
     let mut sliced = demo(Device::Gpu, options(SHORTEST));
-    sliced.prefill(&PROMPT).unwrap();
+    sliced.prefill(PROMPT).unwrap();
     let mut left = 3;
     let first = sliced.generate_cached_with(8, &SampleOpts::greedy(), |_| {
         left -= 1;
@@ -187,7 +187,7 @@ fn a_break_between_tokens_and_a_fork_lose_nothing() {
     assert_eq!(sliced.generate_cached(5, &SampleOpts::greedy()).unwrap(), EXPECTED[3..]);
     assert_eq!(beside.join().unwrap(), EXPECTED[3..]);
     sliced.prefill(&PROMPT[..2]).unwrap();
-    sliced.prefill(&PROMPT).unwrap();
+    sliced.prefill(PROMPT).unwrap();
     assert_eq!(sliced.generate_cached(8, &SampleOpts::greedy()).unwrap(), EXPECTED);
 }
 
@@ -195,7 +195,7 @@ fn a_break_between_tokens_and_a_fork_lose_nothing() {
 fn a_device_lost_between_slices_is_an_error_and_the_history_stays() {
     let context = open();
     let mut sliced = demo(Device::Context(context.clone()), options(SHORTEST));
-    sliced.prefill(&PROMPT).unwrap();
+    sliced.prefill(PROMPT).unwrap();
     let mut seen = Vec::new();
     let outcome = sliced.generate_cached_with(8, &SampleOpts::greedy(), |token| {
         seen.push(token);
@@ -220,8 +220,8 @@ fn a_step_given_up_between_slices_loses_nothing() {
     let mut given_up = 0;
     // The prompt's rows first, then slices of the step.
     for given_up_after in (1..30).step_by(4) {
-        sliced.prefill(&[PROMPT[0], 700 + given_up_after as u32]).unwrap();
-        sliced.prefill(&PROMPT).unwrap();
+        sliced.prefill([PROMPT[0], 700 + given_up_after as u32]).unwrap();
+        sliced.prefill(PROMPT).unwrap();
         let (before, greedy) = (submits(&sliced), SampleOpts::greedy());
         let mut step = Box::pin(sliced.step_async(&greedy));
         let mut polled = Poll::Pending;
@@ -245,9 +245,9 @@ fn a_step_given_up_between_slices_loses_nothing() {
 fn steps_together_are_submits_of_slices_with_the_same_tokens() {
     let step = |submit_time| {
         let mut first = demo(Device::Gpu, options(submit_time));
-        first.prefill(&PROMPT).unwrap();
+        first.prefill(PROMPT).unwrap();
         let (mut second, mut third) = (first.fork().unwrap(), first.share_weights().unwrap());
-        third.prefill(&[PROMPT[0], 700]).unwrap();
+        third.prefill([PROMPT[0], 700]).unwrap();
         let (mut tokens, mut made) = (Vec::new(), 0);
         for _ in 0..6 {
             let before = submits(&first);
@@ -316,7 +316,7 @@ fn steps_with_hooks_wait_for_the_device_without_blocking() {
 #[test]
 fn steps_with_hooks_make_no_buffer_for_their_times() {
     let mut sliced = demo(Device::Gpu, options(SHORTEST));
-    sliced.prefill(&PROMPT).unwrap();
+    sliced.prefill(PROMPT).unwrap();
     let mut hooks = SampleHooks::new().with_processor(LogitBias::new().with(700, -1.0));
     let mut steps = || {
         let mut step = || sliced.step_hooked(&SampleOpts::greedy(), &mut hooks).unwrap().token;

@@ -55,11 +55,11 @@ fn the_demo_model_runs_on_small_bindings() {
         GemmaGenerator::with_options(config, load_from_path(folder).unwrap().as_mut(), Device::Gpu, options).unwrap()
     };
     let tokens = [2, 910, 262, 282, 459, 391, 415, 382];
-    let whole = load(GeneratorOptions::default()).all_logits(&tokens).unwrap();
+    let whole = load(GeneratorOptions::default()).all_logits(tokens).unwrap();
     // 128 KiB: 256 of the embedding's 1024 rows, and half of each FFW weight.
     let mut small = load(options(128 << 10));
     assert!(small.stats().split_weights >= 9, "{:?}", small.stats());
-    assert!(worst(&small.all_logits(&tokens).unwrap(), &whole) < GATE);
+    assert!(worst(&small.all_logits(tokens).unwrap(), &whole) < GATE);
 }
 
 /// Bindings and buffers of at most so many MiB.
@@ -79,20 +79,20 @@ fn models_give_their_logits_under_every_limit() {
     let (config, mut weights) = demo();
     let tokens = [2, 910, 262, 282, 459, 391, 415, 382];
     let mut whole = GemmaGenerator::from_loader(config, weights.as_mut(), Device::Gpu).unwrap();
-    let expected = whole.all_logits(&tokens).unwrap();
+    let expected = whole.all_logits(tokens).unwrap();
     for mib in LIMITS {
         let (config, mut weights) = demo();
-        let error = worst(&limited(mib, config, weights.as_mut()).all_logits(&tokens).unwrap(), &expected);
+        let error = worst(&limited(mib, config, weights.as_mut()).all_logits(tokens).unwrap(), &expected);
         assert!(error < GATE, "the demo model in {mib} MiB: {error}");
         for name in ["gemma3-text", "gemma1-mqa-bf16-sharded"] {
             let oracle = Oracle::open(name);
             let mut generator = limited(mib, oracle.config.clone(), oracle.loader().as_mut());
-            let error = worst(&generator.all_logits(&oracle.tokens("p33.input_ids")).unwrap(), &oracle.f32("p33.logits"));
+            let error = worst(&generator.all_logits(oracle.tokens("p33.input_ids")).unwrap(), &oracle.f32("p33.logits"));
             assert!(error < GATE, "{name} in {mib} MiB: {error}");
         }
         let config = GemmaConfig::from_gguf(&gguf.path).unwrap();
         let mut generator = limited(mib, config, load_from_path(&gguf.path).unwrap().as_mut());
-        let logits = generator.all_logits(&gguf.tokens("p33.input_ids")).unwrap();
+        let logits = generator.all_logits(gguf.tokens("p33.input_ids")).unwrap();
         let error = worst(&logits, &gguf.f32("exact.p33.logits"));
         assert!(error < GATE, "{} in {mib} MiB: {error}", gguf.name);
     }
@@ -105,7 +105,7 @@ fn a_table_larger_than_a_buffer_gives_the_same_logits() {
     let weights = || random_weights(&config, DType::F32, 3).unwrap();
     let tokens = [2, 19_999, 4_095, 4_096, 16_384, 7];
     let mut reference = GemmaGenerator::from_loader(config.clone(), &mut weights(), Device::Cpu).unwrap();
-    let expected = reference.all_logits(&tokens).unwrap();
+    let expected = reference.all_logits(tokens).unwrap();
     for (mib, split) in LIMITS.into_iter().zip([1, 1, 0]) {
         let mut generator = limited(mib, config.clone(), &mut weights());
         assert_eq!(generator.stats().split_weights, split, "{mib} MiB");

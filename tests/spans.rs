@@ -93,7 +93,7 @@ fn spans_tell_what_was_done() {
         assert!(load[0]["tensors"] <= tensors as u64 && load[0]["tensors"] > 20 && load[0].contains_key("device"), "{load:?}");
         assert!(stats.weight_bytes == 0 || load[0]["bytes"].abs_diff(stats.weight_bytes) * 100 < stats.weight_bytes, "{load:?}");
 
-        generator.prefill(&(4..44).collect::<Vec<u32>>()).unwrap();
+        generator.prefill((4..44).collect::<Vec<u32>>()).unwrap();
         generator.generate_cached(3, &SampleOpts::greedy()).unwrap();
         let part = |start| fields([("tokens", 40), ("start", start), ("rows", 16)]);
         assert_eq!(seen.take("prefill"), [part(0), part(16)], "{device}");

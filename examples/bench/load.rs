@@ -182,7 +182,7 @@ fn take(config: GemmaConfig, path: &Path, context: &Arc<GpuContext>) -> Result<T
     let vocab = config.vocab_size;
     let mut generator = GemmaGenerator::with_options(config, loader.as_mut(), Device::Context(context.clone()), options())?;
     let seconds = start.elapsed().as_secs_f64();
-    generator.prefill(&tokens(PROMPT, 1, vocab))?;
+    generator.prefill(tokens(PROMPT, 1, vocab))?;
     generator.generate_cached(2, &SampleOpts::greedy())?;
     Ok(Taken { seconds, planned: plan.running(), bytes: context.counters().snapshot().bytes_live - before })
 }

@@ -19,7 +19,7 @@ pub fn run(name: &str, generator: &mut GemmaGenerator, arguments: &Arguments) ->
     }
     generator.prefill(&decode)?;
     let mut runs = vec![generator.time_dispatches(arguments.reps, clock)?];
-    generator.prefill(&tokens(arguments.prompt[0], 1, vocab))?;
+    generator.prefill(tokens(arguments.prompt[0], 1, vocab))?;
     runs.push(generator.time_dispatches(arguments.reps, clock)?);
     let roofline = roofline(&arguments.device)?;
     if let Some(file) = &arguments.svg {

@@ -74,7 +74,7 @@ fn decode(generator: &mut GemmaGenerator, arguments: &Arguments, depth: usize, b
     let mut found = Decode { depth, times: Vec::new(), submits: 0.0, read_back: 0.0, host: Vec::new() };
     for rep in 0..=arguments.reps {
         // The same tokens each time: the cache keeps their rows, and only what was generated is forgotten.
-        generator.prefill(&tokens(depth.max(1), 0, vocab))?;
+        generator.prefill(tokens(depth.max(1), 0, vocab))?;
         if depth > 0 {
             generator.step_cached(&greedy)?;
         }

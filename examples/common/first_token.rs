@@ -48,7 +48,7 @@ pub fn measure(
     context.wait_idle("the upload of the weights")?;
     done("load until the weights are resident", &mut parts);
     for what in ["first token of the first prompt", "first token of a second prompt"] {
-        generator.prefill(&tokens(PROMPT, parts.len(), vocab))?;
+        generator.prefill(tokens(PROMPT, parts.len(), vocab))?;
         generator.step_cached(&SampleOpts::greedy())?;
         done(what, &mut parts);
     }

@@ -154,7 +154,7 @@ fn one(scope: &Scope, context: &Arc<GpuContext>, pace: f64, roofline: Option<Roo
 
 fn run(scope: &Scope, generator: &mut GemmaGenerator, sizes: Sizes, roofline: Option<Roofline>, speed: &mut Speed) -> Result<()> {
     let vocab = generator.config().vocab_size;
-    let logits = generator.prefill_get_last_logits(&tokens(sizes.prompt, 0, vocab))?;
+    let logits = generator.prefill_get_last_logits(tokens(sizes.prompt, 0, vocab))?;
     if logits.iter().any(|logit| !logit.is_finite()) {
         return Err(NoNumbers.into());
     }
@@ -167,7 +167,7 @@ fn run(scope: &Scope, generator: &mut GemmaGenerator, sizes: Sizes, roofline: Op
             break;
         }
         let start = Instant::now();
-        generator.prefill(&tokens(sizes.prompt, rep, vocab))?;
+        generator.prefill(tokens(sizes.prompt, rep, vocab))?;
         generator.step_cached(&SampleOpts::greedy())?;
         prefill.push(rate(sizes.prompt, start.elapsed()));
         let start = Instant::now();
@@ -190,7 +190,7 @@ fn run(scope: &Scope, generator: &mut GemmaGenerator, sizes: Sizes, roofline: Op
 fn ceilings(generator: &mut GemmaGenerator, prompt: usize, roofline: &Roofline) -> Result<[f64; 2]> {
     let rate = |times: RunTimes| times.tokens as f64 / times.dispatches.iter().map(|d| roofline.seconds(d)).sum::<f64>();
     let vocab = generator.config().vocab_size;
-    generator.prefill(&tokens(prompt, 0, vocab))?;
+    generator.prefill(tokens(prompt, 0, vocab))?;
     let prefill = rate(generator.time_dispatches(1, None)?);
     generator.step_cached(&SampleOpts::greedy())?;
     Ok([prefill, rate(generator.time_dispatches(1, None)?)])

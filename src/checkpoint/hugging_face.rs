@@ -1,6 +1,7 @@
 //! Checkpoints in safetensors files, by Hugging Face's names: one file, or shards with an index.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     path::{Component, Path, PathBuf},
     sync::Arc,
@@ -9,7 +10,7 @@ use std::{
 use crate::{
     Error, Result,
     error::WeightError,
-    gemma::{TOKEN_ORDER, dense_key, text_weight},
+    gemma::{TOKEN_ORDER, dense_key, text_weight, tower_weight},
     text_file,
     weights::{
         FileLimits, FileSource, ReadMode, ReadOptions, SafetensorsEntry, StoredHead, Tensor, TensorInfo, TensorSource,
@@ -31,9 +32,11 @@ const INDEX: &str = "model.safetensors.index.json";
 pub struct SafetensorsLoader {
     weights: WeightMap,
     files: Vec<PathBuf>,
+    /// The key of a tensor's name; none for those of another part of the model.
+    key: fn(&str) -> Option<Cow<'_, str>>,
 }
 
-/// Tensors that were left out because they are not text's.
+/// Tensors that were left out because they are of another part of the model.
 #[derive(Default)]
 struct Skipped {
     tensors: usize,
@@ -56,9 +59,22 @@ impl SafetensorsLoader {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_with(path: impl AsRef<Path>, options: impl Into<ReadOptions>) -> Result<Self> {
-        let options = options.into();
-        let path = resolve(path.as_ref())?;
-        let mut loader = Self { weights: WeightMap::default(), files: Vec::new() };
+        Self::open_part(path.as_ref(), options.into(), text_weight)
+    }
+
+    /// Opens the weights of vision and audio towers, and leaves out those of the text model; see
+    /// [`load_towers_from_path`](super::load_towers_from_path).
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_towers(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_part(path.as_ref(), ReadOptions::default(), tower_weight)
+    }
+
+    /// Opens the weights that `key` gives a key, by their names in the files.
+    fn open_part(path: &Path, options: ReadOptions, key: fn(&str) -> Option<Cow<'_, str>>) -> Result<Self> {
+        let path = resolve(path)?;
+        let mut loader = Self { weights: WeightMap::default(), files: Vec::new(), key };
         let mut skipped = Skipped::default();
         if is_index(&path) {
             let index = read_index(&path, &options.limits)?;
@@ -74,7 +90,7 @@ impl SafetensorsLoader {
         loader.refuse_quantised(&path)?;
         loader.weights.embed_by_head();
         if skipped.tensors > 0 {
-            tracing::debug!(tensors = skipped.tensors, bytes = skipped.bytes, "left out weights that are not text");
+            tracing::debug!(tensors = skipped.tensors, bytes = skipped.bytes, "left out weights of another part of the model");
         }
         Ok(loader)
     }
@@ -133,7 +149,7 @@ impl SafetensorsLoader {
     }
 
     fn add_entry(&mut self, file: &Arc<FileSource>, entry: SafetensorsEntry, skipped: &mut Skipped) -> Result<()> {
-        let Some(key) = text_weight(&entry.name).map(str::to_string) else {
+        let Some(key) = (self.key)(&entry.name).map(Cow::into_owned) else {
             skipped.tensors += 1;
             skipped.bytes += entry.bytes;
             return Ok(());

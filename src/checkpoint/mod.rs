@@ -18,6 +18,15 @@ use crate::{
     weights::{WeightLoader, is_gguf},
 };
 
+/// Opens the towers for pictures and sounds of a checkpoint in safetensors files. Keys are Hugging Face's names without
+/// the prefix `model.`, as the released models have them: `vision_tower.`, `audio_tower.`, `embed_vision.`, …
+///
+/// # Errors
+/// As [`SafetensorsLoader::open`].
+pub fn load_towers_from_path(path: impl AsRef<Path>) -> Result<Box<dyn WeightLoader>> {
+    Ok(Box::new(SafetensorsLoader::open_towers(path)?))
+}
+
 /// Opens a checkpoint: a folder, a safetensors file, a `model.safetensors.index.json`, or a GGUF file, whatever it is
 /// called ([`is_gguf`]).
 ///

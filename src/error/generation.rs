@@ -22,6 +22,23 @@ pub enum PromptError {
     /// A prompt without tokens.
     #[error("the prompt has no tokens; give at least one (the model's BOS token will do)")]
     Empty,
+    /// Soft tokens that are no rows of numbers, or not of this model.
+    #[error("soft tokens: {0}")]
+    SoftTokens(String),
+    /// A picture has more tokens than a run, in which all of them must be, has room for.
+    #[error(
+        "a picture has {tokens} soft tokens, and the caches of the sliding layers have room for {most} at once; \
+         load the model with GeneratorOptions::longest_picture = {tokens}, or take fewer tokens a picture"
+    )]
+    PictureTooLarge {
+        /// Its tokens.
+        tokens: usize,
+        /// Most tokens of a picture.
+        most: usize,
+    },
+    /// The last tokens of a prompt are soft ones, whose logits nothing follows.
+    #[error("the prompt ends with soft tokens; add the token that closes a picture or clip, and the text after it")]
+    EndsWithSoftTokens,
 }
 
 /// No token can be chosen.

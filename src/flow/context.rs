@@ -10,7 +10,7 @@ use crate::{
     error::{CallbackError, WeightError},
     ir::{
         DType, Dim, Graph, NodeId, Shape,
-        ops::{ExpertLinear, Gather, PositionRule},
+        ops::{Cast, ExpertLinear, Gather, PositionRule},
     },
     weights::{Tensor, WeightLoader},
 };
@@ -160,8 +160,8 @@ impl<'a> EmitContext<'a> {
         self.take_weight(name, key, shape, shape)
     }
 
-    /// Takes a weight of `stored` dimensions in the loader and `shape` in the model: those, or the matrix that they are
-    /// a stack of.
+    /// Takes a weight of `stored` dimensions in the loader and `shape` in the model: those, or others of as many elements
+    /// in the same order.
     fn take_weight(&mut self, name: &str, key: &str, stored: &[usize], shape: &[usize]) -> Result<()> {
         let misshapen = |found: &[usize]| {
             Error::Weight(WeightError::Shape { name: key.into(), found: found.to_vec(), expected: stored.to_vec() })
@@ -178,7 +178,7 @@ impl<'a> EmitContext<'a> {
                     return Err(misshapen(info.shape));
                 }
                 let tensor = self.loader.take(key)?;
-                let tensor = if stored == shape { tensor } else { tensor.into_matrix() };
+                let tensor = if stored == shape { tensor } else { tensor.with_shape(shape) };
                 self.params.insert(name.to_string(), tensor);
                 self.keys.insert(name.to_string(), key.to_string());
             }
@@ -195,6 +195,49 @@ impl<'a> EmitContext<'a> {
         let matrix = [shape[0] * shape[1], shape[2]];
         self.take_weight(name, key, &shape, &matrix)?;
         self.graph.weight(name, self.params[name].dtype(), &matrix)
+    }
+
+    /// The weight called `name` in the graph and `key` in the loader, an array of `shape` that the graph has as a matrix
+    /// of its first dimension. Its bytes are not read.
+    ///
+    /// # Errors
+    /// As [`weight`](Self::weight).
+    pub(crate) fn flattened_weight(&mut self, name: &str, key: &str, shape: &[usize]) -> Result<NodeId> {
+        let rows = shape.first().copied().unwrap_or(1);
+        let matrix = [rows, shape.iter().product::<usize>() / rows.max(1)];
+        self.take_weight(name, key, shape, &matrix)?;
+        self.graph.weight(name, self.params[name].dtype(), &matrix)
+    }
+
+    /// The weight called `name` in the graph and `key` in the loader, one number, stored with a dimension or without.
+    ///
+    /// # Errors
+    /// As [`weight`](Self::weight).
+    pub(crate) fn scalar_weight(&mut self, name: &str, key: &str) -> Result<NodeId> {
+        let has_dimension = self.weight_shape(key).is_some_and(|shape| shape == [1]);
+        let stored: &[usize] = if has_dimension { &[1] } else { &[] };
+        self.take_weight(name, key, stored, &[1])?;
+        let weight = self.graph.weight(name, self.params[name].dtype(), &[1])?;
+        self.graph.push(Cast, &[weight])
+    }
+
+    /// The weight called `name` in the graph, a matrix of `shape` that the loader has as its transpose, as `key`. Its
+    /// bytes are not read.
+    ///
+    /// # Errors
+    /// As [`weight`](Self::weight); [`WeightError::Type`] for a packed one.
+    pub(crate) fn transposed_weight(&mut self, name: &str, key: &str, shape: [usize; 2]) -> Result<NodeId> {
+        let [rows, columns] = shape;
+        if !self.params.contains_key(name) {
+            let found = self.loader.peek(key)?.shape;
+            if found != [columns, rows] {
+                let error = WeightError::Shape { name: key.into(), found: found.to_vec(), expected: vec![columns, rows] };
+                return Err(Error::Weight(error));
+            }
+            self.params.insert(name.to_string(), self.loader.take_transposed(key)?);
+            self.keys.insert(name.to_string(), key.to_string());
+        }
+        self.graph.weight(name, self.params[name].dtype(), &shape)
     }
 
     /// Adds a weight that is not in the checkpoint, such as an adapter's.

@@ -46,6 +46,8 @@ pub struct SelfAttnPrefillSpec {
     pub style: GemmaLayerStyle,
     /// Added under the root of those norms.
     pub eps: f32,
+    /// True if the soft tokens of one picture see each other, besides what the mask lets them see.
+    pub bidirectional_pictures: bool,
 }
 
 /// The attention of a Gemma 1 layer with these sizes and options: the rotary table `rope`, no norm on queries and keys.
@@ -74,6 +76,7 @@ pub fn gemma_attn_spec(
         kv_source: None,
         style: GemmaLayerStyle::Gemma,
         eps: 1e-6,
+        bidirectional_pictures: false,
     }
 }
 
@@ -96,7 +99,8 @@ impl SelfAttnPrefillSpec {
         let head_dim = config.layer_head_dim(layer);
         let spec = gemma_attn_spec(layer, heads, head_dim, kv_heads, head_dim, options.mask, options.scale, options.softcap);
         let kv_source = config.kv_source_layer(layer).filter(|source| *source != layer);
-        let spec = Self { style: config.layer_style(), eps: config.rms_norm_eps, kv_source, ..spec };
+        let bidirectional_pictures = config.layer_has_bidirectional_pictures(layer);
+        let spec = Self { style: config.layer_style(), eps: config.rms_norm_eps, kv_source, bidirectional_pictures, ..spec };
         spec.with_rope_table(super::rope_table_name(config, layer)).with_k_eq_v(config.layer_k_eq_v(layer))
     }
 
@@ -328,7 +332,7 @@ impl BlockStage for SelfAttentionStage {
         let positions = context.query_positions()?;
         let keys = self.attended(context, h, table, positions)?;
         let keep = keys.keep.is_some();
-        let visible = context.visible_positions(self.rule(keep)?)?;
+        let visible = context.visible_positions(self.rule(keep)?, spec.bidirectional_pictures)?;
         let op = Attention { scale: spec.score_scale, softcap: spec.softcap, keep };
         let operands = [q, keys.k, keys.v, visible, keys.positions].into_iter().chain(keys.keep);
         let mixed = context.graph.push(op, &operands.collect::<Vec<_>>())?;

@@ -163,6 +163,21 @@ impl BlockStage for EmbedScaleStage {
     }
 }
 
+/// Puts the rows of soft tokens in the place of theirs: `[B, T, D]` to `[B, T, D]` (HF: `masked_scatter`). They are not
+/// scaled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SoftTokensStage;
+
+impl BlockStage for SoftTokensStage {
+    fn emit(&self, context: &mut EmitContext, embed: NodeId) -> Result<NodeId> {
+        let width = context.width(embed)?;
+        let [rows, is_text] = context.soft_tokens(width)?;
+        let text = context.graph.mul(embed, is_text)?;
+        let merged = context.graph.add(text, rows)?;
+        Ok(context.graph.label(merged, "inputs_embeds"))
+    }
+}
+
 /// Declares the rotary tables of a model; the stream passes through.
 #[derive(Debug, Clone)]
 pub struct RopeTablesStage {

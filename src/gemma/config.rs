@@ -11,6 +11,7 @@ mod gguf_rope;
 mod json;
 mod json_layers;
 mod layers;
+mod multimodal;
 mod preset;
 mod quantised;
 mod rope;
@@ -23,8 +24,10 @@ use std::{collections::BTreeMap, path::Path};
 
 pub use drafter::{Centroids, GemmaDrafterConfig};
 pub use family::GemmaArch;
+pub use multimodal::{Gemma4VisionConfig, MediaTokens, MultimodalConfig, SiglipConfig, UnifiedVisionConfig, VisionConfig};
 pub use types::{
-    AltUp, GemmaLayerStyle, LayerAttnOptions, LayerKind, LayerOverrides, Moe, PerLayerInput, RopeConfig, RopeScaling,
+    AltUp, BidirectionalPictures, GemmaLayerStyle, LayerAttnOptions, LayerKind, LayerOverrides, Moe, PerLayerInput, RopeConfig,
+    RopeScaling,
 };
 pub(super) use validate::{MOST_DENSE, MOST_STREAMS};
 
@@ -63,6 +66,8 @@ pub struct GemmaConfig {
     pub sliding_window: Option<usize>,
     /// Queries see later tokens too, as in models that embed whole texts.
     pub use_bidirectional_attention: bool,
+    /// Layers in which the tokens of a picture see later ones of it.
+    pub bidirectional_pictures: BidirectionalPictures,
     /// Scores are multiplied by this to the power −1/2; in Gemma 3n, 4 and EmbeddingGemma 2 it is 1. `None` (Gemma 1):
     /// by `head_dim` to the power −1/2.
     pub query_pre_attn_scalar: Option<f32>,
@@ -106,6 +111,8 @@ pub struct GemmaConfig {
     pub embedding_dense: Vec<usize>,
     /// Experts beside the FFW of each layer (some of Gemma 4).
     pub moe: Option<Moe>,
+    /// Pictures and sounds.
+    pub multimodal: MultimodalConfig,
     /// Run only this many layers, the first ones. Never read from a file.
     pub effective_num_layers: Option<usize>,
 }
@@ -201,6 +208,7 @@ impl GemmaConfig {
             layer_types: Vec::new(),
             sliding_window: None,
             use_bidirectional_attention: false,
+            bidirectional_pictures: arch.family().bidirectional_pictures,
             query_pre_attn_scalar: None,
             attn_logit_softcapping: None,
             final_logit_softcapping: None,
@@ -220,6 +228,7 @@ impl GemmaConfig {
             embedding_dim: None,
             embedding_dense: Vec::new(),
             moe: None,
+            multimodal: MultimodalConfig::default(),
             effective_num_layers: None,
         }
     }

@@ -107,6 +107,7 @@ pub struct GemmaFlow<'a> {
     export_kv: bool,
     custom_mask: bool,
     host_tables: bool,
+    soft_tokens: bool,
     profile: ProfileSource,
     before_layers: Vec<FlowStage>,
     after_layers: Vec<FlowStage>,
@@ -135,6 +136,7 @@ impl<'a> GemmaFlow<'a> {
             export_kv: false,
             custom_mask: false,
             host_tables: false,
+            soft_tokens: false,
             profile: ProfileSource::Preset,
             before_layers: Vec::new(),
             after_layers: Vec::new(),
@@ -165,6 +167,12 @@ impl<'a> GemmaFlow<'a> {
     /// Leaves the table of per-layer embeddings on the host, for a generator.
     pub(crate) fn host_tables(mut self, host: bool) -> Self {
         self.host_tables = host;
+        self
+    }
+
+    /// Takes soft tokens in place of token embeddings, for a generator.
+    pub(crate) fn soft_tokens(mut self, soft: bool) -> Self {
+        self.soft_tokens = soft;
         self
     }
 

@@ -44,6 +44,8 @@ pub struct GemmaDecodeLayerSpec {
     pub score_scale: f32,
     /// `cap · tanh(score / cap)`.
     pub attn_logit_softcap: Option<f32>,
+    /// True if the soft tokens of one picture see each other.
+    pub bidirectional_pictures: bool,
 }
 
 impl GemmaDecodeLayerSpec {
@@ -65,6 +67,7 @@ impl GemmaDecodeLayerSpec {
             mask: attn.mask,
             score_scale: attn.score_scale,
             attn_logit_softcap: attn.softcap,
+            bidirectional_pictures: attn.bidirectional_pictures,
         }
     }
 
@@ -84,6 +87,7 @@ impl GemmaDecodeLayerSpec {
             kv_source: self.kv_source,
             style: self.style,
             eps: self.eps,
+            bidirectional_pictures: self.bidirectional_pictures,
         }
     }
 }

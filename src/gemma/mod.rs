@@ -14,6 +14,7 @@ mod pooling;
 mod random_weights;
 mod rope;
 mod unused;
+pub mod vision;
 mod weights;
 
 pub use crate::profile::gemma_profile_near_weights;
@@ -25,8 +26,9 @@ pub use blocks::{
 };
 pub(crate) use config::family;
 pub use config::{
-    AltUp, Centroids, GemmaArch, GemmaConfig, GemmaDrafterConfig, GemmaLayerStyle, LayerAttnOptions, LayerKind, LayerOverrides,
-    Moe, PerLayerInput, RopeConfig, RopeScaling,
+    AltUp, BidirectionalPictures, Centroids, Gemma4VisionConfig, GemmaArch, GemmaConfig, GemmaDrafterConfig, GemmaLayerStyle,
+    LayerAttnOptions, LayerKind, LayerOverrides, MediaTokens, Moe, MultimodalConfig, PerLayerInput, RopeConfig, RopeScaling,
+    SiglipConfig, UnifiedVisionConfig, VisionConfig,
 };
 pub(crate) use drafter::{CHOSEN, HIDDEN, ORDERED_EMBED, TARGET_EMBED, drafter_flow};
 pub use flow::{GemmaFlow, GemmaMode};
@@ -46,5 +48,5 @@ pub use random_weights::random_weights;
 pub use rope::{build_rope_tables, default_inv_freq, resolve_inv_freq, rope_slice};
 #[cfg(feature = "lora")]
 pub(crate) use weights::WeightKind;
-pub(crate) use weights::{GgufValues, TOKEN_ORDER, dense_key, gguf_key, gguf_stack, text_weight};
+pub(crate) use weights::{GgufValues, TOKEN_ORDER, dense_key, gguf_key, gguf_stack, text_weight, tower_weight};
 pub use weights::{LayerWeight, WeightPosition};

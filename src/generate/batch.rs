@@ -7,6 +7,7 @@ use super::{
 use crate::{
     Error, Result,
     error::{DeviceError, GraphError},
+    runtime::RunTokens,
 };
 
 /// Most sequences of one pass.
@@ -82,7 +83,8 @@ fn on_device(turns: &mut [&mut Turn<'_>]) -> Option<Vec<Result<u32>>> {
 fn one_by_one(turns: &mut [&mut Turn<'_>]) -> Vec<Result<u32>> {
     let step = |turn: &mut &mut Turn<'_>| {
         let Turn { engine, history, opts, .. } = &mut **turn;
-        engine.begin(history, history.len().saturating_sub(1), opts)?;
+        let last = history.len().saturating_sub(1);
+        engine.begin(RunTokens::text(&history[last..], last), opts)?;
         Ok(engine.finish(history, opts)?.token)
     };
     turns.iter_mut().map(step).collect()

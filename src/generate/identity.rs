@@ -81,7 +81,7 @@ fn described(config: &GemmaConfig) -> String {
         final_logit_softcapping, tie_word_embeddings, rope_full, rope_sliding, per_layer_config, attention_k_eq_v,
         num_kv_shared_layers, per_layer_input, altup, laurel_rank, activation_sparsity, embedding_dim, embedding_dense, moe,
         effective_num_layers,
-        max_position_embeddings: _, eos_token_ids: _, bos_token_id: _, pad_token_id: _,
+        bidirectional_pictures: _, multimodal: _, max_position_embeddings: _, eos_token_ids: _, bos_token_id: _, pad_token_id: _,
     } = config;
     // Absent features have zeros here.
     let Moe { num_experts, top_k_experts, intermediate_size: moe_intermediate_size } =

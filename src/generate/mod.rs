@@ -18,8 +18,8 @@ pub(crate) use batch::{Turn, parts_of};
 pub(crate) use draft::{DraftModel, MOST_DRAFTED};
 pub use draft::{DraftStats, Drafter};
 pub(crate) use engine::{
-    CacheStore, Engine, FINAL_NORM, LogitsView, MOST_LOGITS, ModelGraphs, Outputs, ReferenceEngine, RingCopy, Run, Sampled,
-    Sequence, Speculate, agreed, largest, sample_after_draft,
+    ALIGNED_CHUNK, CacheStore, Engine, FINAL_NORM, GraphKey, LogitsView, MOST_LOGITS, ModelGraphs, Outputs, ReferenceEngine,
+    RingCopy, Run, Sampled, Sequence, Speculate, agreed, largest, sample_after_draft,
 };
 pub use engine::{FlowHook, ModelStats, PREFILL_CHUNK, SMALLEST_BUCKET};
 pub use generator::{GemmaGenerator, GeneratorOptions, TablePlacement};

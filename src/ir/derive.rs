@@ -1,6 +1,6 @@
 //! Inputs that follow from others: positions, rotary rows, the last live token.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use super::{
     Data, DimBinding, Graph, Value,
@@ -25,7 +25,7 @@ pub fn derive(graph: &Graph, binding: &DimBinding, given: &mut Inputs) -> Result
             Role::Caller | Role::Optional | Role::Cache => continue,
             Role::Positions(rule) | Role::Visible { rule, .. } => {
                 let positions = positions(rule, &shape[..2], given)?;
-                let data = of_positions(&input.role, positions.into_iter());
+                let data = of_positions(&input.role, positions.into_iter(), &[]);
                 Value { shape, data: data.unwrap_or(Data::I32(Vec::new())) }
             }
             Role::KeyPositions { rule, past } => {
@@ -39,6 +39,7 @@ pub fn derive(graph: &Graph, binding: &DimBinding, given: &mut Inputs) -> Result
                 Value::u32(shape, values)
             }
             Role::TableRows(_) => return wrong(&input.name, "its rows are on the host, where only a generator looks them up"),
+            Role::SoftRows | Role::IsText => return wrong(&input.name, "only a generator has soft tokens"),
             Role::RopeTable(table) => {
                 let data = rope(input, table, &shape, given)?;
                 Value { shape, data }
@@ -50,14 +51,29 @@ pub fn derive(graph: &Graph, binding: &DimBinding, given: &mut Inputs) -> Result
 }
 
 /// An input with one row for each new token that follows from the tokens' positions alone; `None` for any other. A
-/// token at [`DEAD_KEY`] is padding: it sees nothing, and its rotary row is that of position 0.
-pub(crate) fn of_positions(role: &Role, positions: impl Iterator<Item = i32>) -> Option<Data> {
+/// token at [`DEAD_KEY`] is padding: it sees nothing, and its rotary row is that of position 0. `pictures` are the
+/// positions of each picture's soft tokens.
+pub(crate) fn of_positions(role: &Role, positions: impl Iterator<Item = i32>, pictures: &[Range<usize>]) -> Option<Data> {
     match role {
         Role::Positions(_) => Some(Data::I32(positions.collect())),
-        Role::Visible { mask, .. } => Some(Data::I32(positions.flat_map(|position| mask.visible(position)).collect())),
+        Role::Visible { mask, pictures: open, .. } => {
+            let pictures = if *open { pictures } else { &[] };
+            let visible = |position| {
+                let [first, last] = mask.visible(position);
+                [first, last.max(last_of_picture(position, pictures).unwrap_or(last))]
+            };
+            Some(Data::I32(positions.flat_map(visible).collect()))
+        }
         Role::RopeTable(table) => Some(table.rows(positions)),
         _ => None,
     }
+}
+
+/// The last position of the picture that the token at `position` is of.
+fn last_of_picture(position: i32, pictures: &[Range<usize>]) -> Option<i32> {
+    let position = usize::try_from(position).ok()?;
+    let picture = pictures.iter().find(|picture| picture.contains(&position))?;
+    i32::try_from(picture.end - 1).ok()
 }
 
 impl RopeTable {

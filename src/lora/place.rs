@@ -24,7 +24,7 @@ pub(super) enum Place {
 pub(super) fn of_module(module: &str, config: &GemmaConfig) -> Result<Place, String> {
     let key = format!("{module}.weight");
     let Some(name) = text_weight(&key) else { return Ok(Place::OtherModality) };
-    let stem = name.strip_suffix(".weight").unwrap_or(name);
+    let stem = name.strip_suffix(".weight").unwrap_or(&name);
     if let Some(layer) = experts(stem) {
         check_layer(layer, config)?;
         return if config.weights().any(|at| at == WeightPosition::Layer(layer, LayerWeight::ExpertGateUp)) {
@@ -36,7 +36,7 @@ pub(super) fn of_module(module: &str, config: &GemmaConfig) -> Result<Place, Str
     if stem.ends_with(".base_layer") {
         return Err("adapts what another adapter had adapted before; merge that one into the model first".into());
     }
-    match WeightPosition::from_hugging_face(config.arch, name) {
+    match WeightPosition::from_hugging_face(config.arch, &name) {
         Some(at) => of_position(at, config),
         None => Err(format!("adapts '{stem}', and a {:?} model has no product of that name", config.arch)),
     }

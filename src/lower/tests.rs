@@ -312,7 +312,7 @@ fn decoder(layers: usize) -> Graph {
     let mut h = g.input("h", Role::Caller, DType::F32, rows(16)).unwrap();
     let positions =
         g.input("positions", Role::Positions(PositionRule::From(0)), DType::I32, Shape(vec![1.into(), sym::SEQ.into()])).unwrap();
-    let role = Role::Visible { rule: PositionRule::From(0), mask: MaskKind::Causal };
+    let role = Role::Visible { rule: PositionRule::From(0), mask: MaskKind::Causal, pictures: false };
     let visible = g.input("visible", role, DType::I32, rows(2)).unwrap();
     let table = g
         .input(

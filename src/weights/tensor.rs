@@ -114,12 +114,10 @@ impl Tensor {
         Self { name: name.to_string(), ..self }
     }
 
-    /// The same rows as one matrix: a stack `[E, N, K]` is `[E·N, K]` then.
-    pub fn into_matrix(mut self) -> Self {
-        if let [lead @ .., rows, columns] = &self.shape[..] {
-            self.shape = vec![lead.iter().product::<usize>() * rows, *columns];
-        }
-        self
+    /// The same elements in order under other dimensions, of which there are as many.
+    pub(crate) fn with_shape(self, shape: &[usize]) -> Self {
+        debug_assert_eq!(shape.iter().product::<usize>(), self.len(), "a reshaped tensor has all elements");
+        Self { shape: shape.to_vec(), ..self }
     }
 
     /// The same tensor, which cannot be read once `cancel` is cancelled.

@@ -109,7 +109,7 @@ fn fault_33_pipelines_that_were_damaged_on_disk() {
         let mut generator =
             GemmaGenerator::with_options(GemmaConfig::from_file(DEMO).unwrap(), loader().as_mut(), Device::Gpu, options).unwrap();
         assert!(matches!(generator.pipeline_blob(), PipelineBlob::Ignored(_)), "{at}");
-        generator.prefill(&[2, 910, 262]).unwrap();
+        generator.prefill([2, 910, 262]).unwrap();
         assert_eq!(generator.generate_cached(2, &SampleOpts::greedy()).unwrap(), [282, 459]);
     }
 }
@@ -201,14 +201,14 @@ fn fault_36_weights_that_are_no_numbers() {
             let mut healthy =
                 GemmaGenerator::from_loader(oracle.config.clone(), oracle.loader().as_mut(), device.clone()).unwrap();
             for opts in [SampleOpts::greedy(), SampleOpts::temperature(1.0, 3), SampleOpts::temperature(1.0, 3).with_top_k(5)] {
-                generator.prefill(&oracle.tokens("p7.input_ids")).unwrap();
+                generator.prefill(oracle.tokens("p7.input_ids")).unwrap();
                 let outcome = generator.generate_cached(4, &opts);
                 assert!(
                     matches!(outcome, Err(Error::Sampling(SamplingError::BrokenLogits { .. }))),
                     "{device} {name}: {outcome:?}"
                 );
             }
-            healthy.prefill(&oracle.tokens("p7.input_ids")).unwrap();
+            healthy.prefill(oracle.tokens("p7.input_ids")).unwrap();
             let expected = oracle.tokens("p7.gen_tokens");
             assert_eq!(healthy.generate_cached(4, &SampleOpts::greedy()).unwrap(), expected[..4], "{device} {name}");
         }

@@ -110,7 +110,7 @@ fn a_run_of_the_reference_ends_between_two_reads() {
 fn nothing_is_handed_to_the_device_any_more() {
     for device in [Device::Gpu, Device::Cpu] {
         let mut generator = demo(device);
-        generator.prefill(&PROMPT).unwrap();
+        generator.prefill(PROMPT).unwrap();
         assert_eq!(generator.generate_cached(2, &SampleOpts::greedy()).unwrap(), EXPECTED[..2]);
         let token = CancelToken::new();
         generator.set_cancel(token.clone());
@@ -122,7 +122,7 @@ fn nothing_is_handed_to_the_device_any_more() {
         assert!(is_cancelled(&generator.step_hooked(&SampleOpts::greedy(), &mut SampleHooks::default())));
         assert_eq!((submits(&generator), generator.tokens()), (before, &history[..]));
         let mut beside = generator.share_weights().unwrap();
-        beside.prefill(&PROMPT).unwrap();
+        beside.prefill(PROMPT).unwrap();
         assert_eq!(beside.step_cached(&SampleOpts::greedy()).unwrap(), EXPECTED[0], "another generator has its own");
         generator.set_cancel(CancelToken::new());
         assert_eq!(generator.generate_cached(6, &SampleOpts::greedy()).unwrap(), EXPECTED[2..]);
@@ -154,7 +154,7 @@ fn a_future_resolves_when_it_is_cancelled() {
     let mut generator = demo(Device::Gpu);
     let token = CancelToken::new();
     generator.set_cancel(token.clone());
-    generator.prefill(&PROMPT.repeat(40)).unwrap();
+    generator.prefill(PROMPT.repeat(40)).unwrap();
     let opts = SampleOpts::greedy();
     {
         let mut step = pin!(generator.step_async(&opts));
@@ -169,7 +169,7 @@ fn a_future_resolves_when_it_is_cancelled() {
         assert!(matches!(outcome, Poll::Ready(Err(Error::Cancelled(_)) | Ok(_))), "{outcome:?}");
     }
     generator.set_cancel(CancelToken::new());
-    generator.prefill(&PROMPT).unwrap();
+    generator.prefill(PROMPT).unwrap();
     assert_eq!(generator.generate_cached(8, &SampleOpts::greedy()).unwrap(), EXPECTED);
 }
 
@@ -179,8 +179,8 @@ fn a_step_of_several_ends_for_all_and_is_taken_again() {
         let mut first = demo(device);
         let mut second = first.share_weights().unwrap();
         let opts = [SampleOpts::greedy(); 2];
-        first.prefill(&PROMPT).unwrap();
-        second.prefill(&PROMPT).unwrap();
+        first.prefill(PROMPT).unwrap();
+        second.prefill(PROMPT).unwrap();
         GemmaGenerator::decode_batch(&mut [&mut first, &mut second], &opts).into_iter().for_each(|token| {
             assert_eq!(token.unwrap(), EXPECTED[0]);
         });

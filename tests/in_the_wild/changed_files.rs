@@ -301,6 +301,6 @@ fn an_undisturbed_copy_gives_the_numbers_of_transformers() {
     let oracle = Oracle::open("gemma3-text");
     let folder = copy(&oracle.folder);
     let mut generator = load(folder.path(), Device::Cpu, GeneratorOptions::default()).unwrap();
-    let found = generator.all_logits(&oracle.tokens("p7.input_ids")).unwrap();
+    let found = generator.all_logits(oracle.tokens("p7.input_ids")).unwrap();
     assert!(worst(&found, &oracle.f32("p7.logits")) < oracle.gate());
 }

@@ -29,7 +29,7 @@ fn check(path: &Path, oracle: &GgufOracle) {
     let config = GemmaConfig::near_weights(path).unwrap();
     let gate = gate(config.arch);
     let mut generator = GemmaGenerator::from_path(config, path, Device::Cpu).unwrap();
-    let logits = generator.recompute_all_logits(&oracle.tokens("p7.input_ids")).unwrap();
+    let logits = generator.recompute_all_logits(oracle.tokens("p7.input_ids")).unwrap();
     let error = worst(&logits, &oracle.f32("exact.p7.logits"));
     assert!(error < gate, "{}: {error}", path.display());
 }
@@ -63,7 +63,7 @@ fn safetensors_are_that_under_any_name() {
         assert!(!is_gguf(&path), "{name}");
         let config = GemmaConfig::near_weights(&path).unwrap();
         let mut generator = GemmaGenerator::from_path(config, &path, Device::Cpu).unwrap();
-        let logits = generator.recompute_all_logits(&oracle.tokens("p7.input_ids")).unwrap();
+        let logits = generator.recompute_all_logits(oracle.tokens("p7.input_ids")).unwrap();
         assert!(worst(&logits, &oracle.f32("p7.logits")) < oracle.gate(), "{name}");
     }
     let sharded = Oracle::open("gemma1-mqa-bf16-sharded");

@@ -107,7 +107,7 @@ fn every_tier_of_kernels_rotates_the_first_dimensions() {
     for kernels in [KernelTier::Subgroup, KernelTier::Portable] {
         let gpu = GpuOptions { kernels, ..GpuOptions::default() };
         let mut generator = generator(&oracle, &Device::Gpu, gpu, n, own);
-        let found = generator.recompute_all_logits(&oracle.tokens("p33.input_ids")).unwrap();
+        let found = generator.recompute_all_logits(oracle.tokens("p33.input_ids")).unwrap();
         let error = worst(&found, &golden(&key(model, n, own, "logits")));
         assert!(error < GATE, "{model} {n} {kernels:?}: {error}");
     }

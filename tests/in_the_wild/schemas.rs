@@ -20,7 +20,7 @@ fn allows(schema: &Value, answer: &str) -> bool {
     let ends = [tokenizer.special_id("<eos>").unwrap()];
     let guide = Guides::new(&tokenizer, &ends).unwrap().json_schema(&schema.to_string()).unwrap();
     let mut generator = GemmaGenerator::from_path(GemmaConfig::from_file(demo).unwrap(), demo, Device::Cpu).unwrap();
-    generator.prefill(&tokenizer.encode(answer, true).unwrap()).unwrap();
+    generator.prefill(tokenizer.encode(answer, true).unwrap()).unwrap();
     match generator.step_hooked(&SampleOpts::greedy(), &mut SampleHooks::new().with_processor(guide.starting_at(1))) {
         Ok(_) => true,
         Err(Error::Sampling(SamplingError::NoTokenAllowed { .. })) => panic!("{answer}: no token"),

@@ -38,7 +38,7 @@ fn numbers_of_64_bits_are_computed() {
         checkpoint.tensors =
             tensors.map(|t| if matches!(t.dtype, Dtype::F32 | Dtype::BF16) { t.into_f64() } else { t }).collect();
         let mut generator = load(checkpoint.write().path()).unwrap();
-        let logits = generator.recompute_all_logits(&oracle.tokens("p7.input_ids")).unwrap();
+        let logits = generator.recompute_all_logits(oracle.tokens("p7.input_ids")).unwrap();
         assert!(worst(&logits, &oracle.f32("p7.logits")) < oracle.gate(), "{name}");
     }
     // Those tensors of a GGUF file that are f32: norms, with their 1 added, and more.
@@ -57,7 +57,7 @@ fn numbers_of_64_bits_are_computed() {
         }
         file.write(&path);
         let mut generator = load(&path).unwrap();
-        let logits = generator.recompute_all_logits(&oracle.tokens("p7.input_ids")).unwrap();
+        let logits = generator.recompute_all_logits(oracle.tokens("p7.input_ids")).unwrap();
         let error = worst(&logits, &oracle.f32("exact.p7.logits"));
         assert!(error < gate(generator.config().arch), "{}: {error}", oracle.name);
     }

@@ -172,7 +172,7 @@ fn guided_output_copes_with_twins_and_gaps() {
         for seed in 0..8 {
             let guide = guides.regex("(12)+1").expect("an expression").after_thinking(13, 14);
             let mut hooks = SampleHooks::new().with_processor(guide);
-            generator.prefill(&[2, 5]).expect("a prompt");
+            generator.prefill([2, 5]).expect("a prompt");
             let opts = SampleOpts::temperature(1.0, seed);
             let said = generator.generate_hooked(12, &opts, &mut hooks, |_| ControlFlow::Continue(())).expect("an answer");
             let text = tokenizer.decode(&said).expect("known ids");

@@ -61,7 +61,7 @@ fn both_read_modes_give_the_bytes_that_the_reference_reader_gives() {
                 let raw = std::fs::read(path).unwrap();
                 for (full, view) in SafeTensors::deserialize(&raw).unwrap().iter() {
                     let Some(key) = text_weight(full) else { continue };
-                    let tensor = loader.take(key).unwrap();
+                    let tensor = loader.take(&key).unwrap();
                     let mut bytes = vec![0; tensor.byte_len()];
                     tensor.read_bytes(0, &mut bytes).unwrap();
                     assert!(bytes == view.data() && tensor.shape() == view.shape(), "{name} {full} {mode:?}");

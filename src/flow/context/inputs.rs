@@ -27,11 +27,12 @@ impl EmitContext<'_> {
         self.runtime_input("positions", Role::Positions(rule), DType::I32, shape)
     }
 
-    /// The first and the last position that each new token sees by the rule `mask`, `[B, T, 2]` i32.
+    /// The first and the last position that each new token sees by the rule `mask`, `[B, T, 2]` i32. With `pictures` the
+    /// soft tokens of one picture also see the later ones of it.
     ///
     /// # Errors
     /// [`Error::Builder`] where the name stands for something else.
-    pub fn visible_positions(&mut self, mask: MaskKind) -> Result<NodeId> {
+    pub fn visible_positions(&mut self, mask: MaskKind, pictures: bool) -> Result<NodeId> {
         let rule = self.positions.clone();
         let shape = self.shape(&[2]);
         let name = match mask {
@@ -40,7 +41,20 @@ impl EmitContext<'_> {
             MaskKind::SlidingWindow(window) => format!("visible_window_{window}"),
             MaskKind::SymmetricWindow(radius) => format!("visible_within_{radius}"),
         };
-        self.runtime_input(&name, Role::Visible { rule, mask }, DType::I32, shape)
+        self.runtime_input(&name, Role::Visible { rule, mask, pictures }, DType::I32, shape)
+    }
+
+    /// The rows of soft tokens `[B, T, D]` f32, zero for other tokens; and 0 for soft tokens and 1 for others,
+    /// `[B, T, 1]` f32.
+    ///
+    /// # Errors
+    /// [`Error::Builder`] where a name stands for something else.
+    pub(crate) fn soft_tokens(&mut self, width: usize) -> Result<[NodeId; 2]> {
+        let rows = self.shape(&[width]);
+        let flags = self.shape(&[1]);
+        let rows = self.runtime_input("soft_tokens", Role::SoftRows, DType::F32, rows)?;
+        let is_text = self.runtime_input("is_text", Role::IsText, DType::F32, flags)?;
+        Ok([rows, is_text])
     }
 
     /// The positions of the keys of a caller's cache followed by those of the new tokens, `[B, past + T]` i32.

@@ -1,5 +1,6 @@
 //! The families, a row each: their names in files, and the facts in which their layers and configurations differ.
 
+use super::BidirectionalPictures;
 use crate::ir::ops::Gain;
 
 /// Everything in which one family differs from another, apart from sizes.
@@ -46,6 +47,8 @@ pub(crate) struct Family {
     pub(crate) last_layer_full: bool,
     /// `use_bidirectional_attention`.
     pub(crate) bidirectional: Bidirectional,
+    /// The layers in which the tokens of a picture see each other, unless a model says otherwise.
+    pub(crate) bidirectional_pictures: BidirectionalPictures,
     /// The spelling of rotary tables in `config.json`.
     pub(crate) rope_keys: RopeKeys,
     /// How a text becomes a vector in models that embed texts.
@@ -108,7 +111,7 @@ pub(crate) enum Bidirectional {
     Never,
     /// `true` or `false`.
     Switch,
-    /// `"all"`, or `"vision"`, which says nothing of text.
+    /// `"all"`, `"vision"`, which is of the tokens of a picture, or `null`.
     Modality,
     /// The family has no such key and is always bidirectional.
     Always,
@@ -198,6 +201,7 @@ families! {
         has_pattern_key: false,
         last_layer_full: false,
         bidirectional: Bidirectional::Never,
+        bidirectional_pictures: BidirectionalPictures::Never,
         rope_keys: RopeKeys::OneTable,
         pooling: Pooling::None,
         turns: Turns::Gemma,
@@ -235,6 +239,7 @@ families! {
         attention_softcap: SoftcapKey::Unused,
         has_pattern_key: true,
         bidirectional: Bidirectional::Switch,
+        bidirectional_pictures: BidirectionalPictures::EveryLayer,
         rope_keys: RopeKeys::TwoTables,
         pooling: Pooling::MeanThenDense,
         turns: Turns::Gemma3,
@@ -254,6 +259,7 @@ families! {
         attention_softcap: SoftcapKey::None,
         has_pattern_key: false,
         bidirectional: Bidirectional::Never,
+        bidirectional_pictures: BidirectionalPictures::Never,
         pooling: Pooling::None,
         // A limit of training, and a scale that released files have and attention does not use.
         harmless_keys: &["altup_coef_clip", "query_pre_attn_scalar"],
@@ -276,6 +282,7 @@ families! {
         has_pattern_key: false,
         last_layer_full: true,
         bidirectional: Bidirectional::Modality,
+        bidirectional_pictures: BidirectionalPictures::SlidingLayers,
         rope_keys: RopeKeys::Parameters,
         pooling: Pooling::None,
         turns: Turns::Gemma4,
@@ -295,6 +302,7 @@ families! {
         window: Some(Window::WholeOnEitherSide),
         has_pattern_key: true,
         bidirectional: Bidirectional::Always,
+        bidirectional_pictures: BidirectionalPictures::Never,
         pooling: Pooling::ProjectionThenMean,
         turns: Turns::None,
         ..GemmaArch::Gemma4.family()

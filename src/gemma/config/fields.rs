@@ -25,6 +25,10 @@ impl Fields {
         self.map.get(key).is_some_and(Value::is_null)
     }
 
+    pub(super) fn peek(&self, key: &str) -> Option<&Value> {
+        self.map.get(key)
+    }
+
     pub(super) fn set(&mut self, key: &str, value: Value) {
         self.map.insert(key.to_string(), value);
     }
@@ -37,6 +41,11 @@ impl Fields {
     /// The value of `key`, used up; `null` counts as absent.
     pub(super) fn take(&mut self, key: &str) -> Option<Value> {
         self.map.remove(key).filter(|v| !v.is_null())
+    }
+
+    /// An id, if the key has one.
+    pub(super) fn token_id(&mut self, key: &str) -> Option<u32> {
+        self.take(key).as_ref().and_then(token_id)
     }
 
     /// A key with its value, cut short.

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::{
-    AltUp, GemmaConfig, LayerKind, Moe,
+    AltUp, BidirectionalPictures, GemmaConfig, LayerKind, Moe,
     family::{DRAFTER, GemmaArch, ScoreScale, SoftcapKey},
     gguf_heads::{Heads, layer_sizes},
     gguf_keys::Keys,
@@ -316,6 +316,10 @@ fn gemma4(keys: &Keys, files: &GgufFiles, config: &mut GemmaConfig) -> Result<()
     let projects = |layer: usize| holds(layer, "attn_v") || holds(layer, "attn_qkv");
     config.attention_k_eq_v = (0..own).any(|layer| config.layer_types[layer] == LayerKind::Full && !projects(layer));
     config.per_layer_input = per_layer_input(per_layer_width(keys, files, layers)?, table);
+    // No key says it; the models with such tables (E2B, E4B) are causal throughout.
+    if config.per_layer_input.is_some() {
+        config.bidirectional_pictures = BidirectionalPictures::Never;
+    }
     Ok(())
 }
 

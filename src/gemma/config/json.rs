@@ -5,12 +5,12 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::{
-    GemmaConfig,
+    BidirectionalPictures, GemmaConfig,
     absent::Defaults,
-    family::{Bidirectional, GemmaArch, ScoreScale, SoftcapKey},
+    family::{Bidirectional, Family, GemmaArch, ScoreScale, SoftcapKey},
     fields::{Fields, short},
     json_layers::{self, layer_types, tell_halved, window},
-    quantised, rope,
+    multimodal, quantised, rope,
     unknown::MULTIMODAL,
 };
 use crate::{Error, Result, text_file, weights::SentenceModules};
@@ -120,9 +120,11 @@ fn from_wrapper(mut top: Fields, wrapper: &str, text_model: &str) -> Result<Gemm
         }
     }
     top.drop_repeated(&text);
+    let multimodal = multimodal::read(&mut top);
     refuse_switches(&mut top)?;
     top.finish(&[HARMLESS, MULTIMODAL])?;
     let mut config = from_text(text, text_model)?;
+    config.multimodal = multimodal;
     if let Some(stop) = stop {
         config.eos_token_ids = stop;
     }
@@ -143,6 +145,7 @@ pub(super) fn from_text(mut f: Fields, model_type: &str) -> Result<GemmaConfig> 
     let family = arch.family();
     let d = &Defaults::config_json(model_type);
     quantised::refuse(&mut f)?;
+    let bidirectional_pictures = bidirectional_pictures(&f, &family);
     let use_bidirectional_attention = bidirectional(&mut f, family.bidirectional, d)?;
     refuse_switches(&mut f)?;
     refuse_activations(&mut f)?;
@@ -162,6 +165,7 @@ pub(super) fn from_text(mut f: Fields, model_type: &str) -> Result<GemmaConfig> 
         layer_types,
         sliding_window: window(&mut f, &family, d)?,
         use_bidirectional_attention,
+        bidirectional_pictures,
         query_pre_attn_scalar: query_scalar(&mut f, family.score_scale, d)?,
         attn_logit_softcapping: softcap(&mut f, family.attention_softcap, "attn_logit_softcapping", d)?,
         final_logit_softcapping: softcap(&mut f, family.final_softcap, "final_logit_softcapping", d)?,
@@ -207,16 +211,27 @@ fn softcap(f: &mut Fields, meaning: SoftcapKey, key: &str, defaults: &Defaults) 
     }
 }
 
+const BIDIRECTIONAL: &str = "use_bidirectional_attention";
+
+/// In which layers the tokens of a picture see each other: in Gemma 4 the key may say that it is in none.
+fn bidirectional_pictures(f: &Fields, family: &Family) -> BidirectionalPictures {
+    let says_vision = || f.peek(BIDIRECTIONAL).is_some_and(|value| value.as_str() == Some("vision"));
+    if family.bidirectional == Bidirectional::Modality && f.has(BIDIRECTIONAL) && !says_vision() {
+        return BidirectionalPictures::Never;
+    }
+    family.bidirectional_pictures
+}
+
 /// True if attention is bidirectional.
 fn bidirectional(f: &mut Fields, rule: Bidirectional, defaults: &Defaults) -> Result<bool> {
-    const KEY: &str = "use_bidirectional_attention";
+    const KEY: &str = BIDIRECTIONAL;
     let Some(value) = f.take(KEY) else { return Ok(defaults.switch(KEY).unwrap_or(false)) };
     let (said, expected) = match (rule, &value) {
         (Bidirectional::Always, value) => (value.as_bool().filter(|both| *both), "true"),
         (_, Value::Bool(false)) => return Ok(false),
         (Bidirectional::Never, _) => (None, "false; this crate does not compute it otherwise"),
         (Bidirectional::Switch, value) => (value.as_bool(), "true or false"),
-        // Tokens of a picture that see each other ("vision") change nothing for text.
+        // "vision" is of the tokens of a picture, see bidirectional_pictures.
         (Bidirectional::Modality, value) => match value.as_str() {
             Some("vision") => return Ok(false),
             Some("all") => return Ok(true),

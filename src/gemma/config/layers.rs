@@ -1,6 +1,8 @@
 //! Facts of a model and of its layers that follow from the configuration.
 
-use super::{GemmaConfig, GemmaLayerStyle, LayerAttnOptions, LayerKind, LayerOverrides, RopeConfig, family::Window};
+use super::{
+    BidirectionalPictures, GemmaConfig, GemmaLayerStyle, LayerAttnOptions, LayerKind, LayerOverrides, RopeConfig, family::Window,
+};
 use crate::ir::MaskKind;
 
 impl GemmaConfig {
@@ -130,6 +132,18 @@ impl GemmaConfig {
             (None, false) => MaskKind::Causal,
         };
         LayerAttnOptions { mask, scale: self.attn_score_scale(), softcap: self.attn_logit_softcapping }
+    }
+
+    /// True if the tokens of a picture see each other in `layer`.
+    ///
+    /// # Panics
+    /// `layer` must be below `num_hidden_layers` and the configuration valid.
+    pub fn layer_has_bidirectional_pictures(&self, layer: usize) -> bool {
+        match self.bidirectional_pictures {
+            BidirectionalPictures::Never => false,
+            BidirectionalPictures::SlidingLayers => self.layer_types[layer] == LayerKind::Sliding,
+            BidirectionalPictures::EveryLayer => !self.use_bidirectional_attention,
+        }
     }
 
     /// The rotary table of `layer`.

@@ -48,9 +48,35 @@ fn the_released_gemma_3_4b_configuration_gives_the_preset() {
       "eos_token_id": [1, 106], "image_token_index": 262144, "initializer_range": 0.02, "mm_tokens_per_image": 256,
       "model_type": "gemma3", "text_config": {"hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text",
       "num_hidden_layers": 34, "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024},
-      "torch_dtype": "bfloat16", "transformers_version": "4.50.0.dev0", "vision_config": {"hidden_size": 1152}}"#;
+      "torch_dtype": "bfloat16", "transformers_version": "4.50.0.dev0", "vision_config": {"hidden_size": 1152, "image_size": 896,
+      "intermediate_size": 4304, "model_type": "siglip_vision_model", "num_attention_heads": 16, "num_hidden_layers": 27,
+      "patch_size": 14, "vision_use_head": false}}"#;
     let preset = GemmaConfig { eos_token_ids: vec![1, 106], ..GemmaConfig::preset("gemma-3-4b").unwrap() };
-    assert_eq!(GemmaConfig::from_json(text).unwrap(), preset);
+    let config = GemmaConfig::from_json(text).unwrap();
+    assert_eq!(config.multimodal.image, Some(MediaTokens { begin: 255_999, soft: 262_144, end: 256_000 }));
+    let Some(VisionConfig::Siglip(siglip)) = config.multimodal.vision else { panic!("a SigLIP") };
+    assert_eq!((siglip.hidden_size, siglip.num_hidden_layers, siglip.mm_tokens_per_image), (1152, 27, 256));
+    assert_eq!(GemmaConfig { multimodal: MultimodalConfig::default(), ..config }, preset);
+}
+
+/// What is wrong with a tower is no reason to refuse the text model.
+#[test]
+fn a_tower_that_is_not_computed_says_why() {
+    for (vision, word) in [
+        (json!({"model_type": "some_vision"}), "some_vision"),
+        (json!({"model_type": "siglip_vision_model", "hidden_act": "relu"}), "hidden_act"),
+        (json!({"model_type": "siglip_vision_model", "image_size": 15, "patch_size": 0}), "mm_tokens_per_image"),
+        (json!({"model_type": "gemma4_vision", "head_dim": 6}), "head_dim"),
+        (json!({"model_type": "gemma4_vision", "rope_parameters": {"rope_type": "yarn"}}), "rope_type"),
+        (json!({"model_type": "gemma4_unified_vision", "mm_embed_dim": 0}), "a size is 0"),
+        (json!({"model_type": "gemma4_vision", "attention_softcap": 3}), "attention_softcap"),
+        (json!(7), "vision_config"),
+    ] {
+        let text = json!({"model_type": "gemma3", "text_config": {}, "vision_config": vision}).to_string();
+        let config = GemmaConfig::from_json(&text).unwrap();
+        let Some(VisionConfig::Unsupported(why)) = config.multimodal.vision else { panic!("{text} is computed") };
+        assert!(why.contains(word), "{why}");
+    }
 }
 
 #[test]

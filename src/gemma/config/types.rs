@@ -15,6 +15,18 @@ pub enum LayerKind {
     Full,
 }
 
+/// The layers in which the soft tokens of one picture see each other, besides what the mask lets them see. The window
+/// of a sliding layer bounds the past alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum BidirectionalPictures {
+    /// None.
+    Never,
+    /// Sliding layers (Gemma 4 with `use_bidirectional_attention: "vision"`).
+    SlidingLayers,
+    /// Every layer (Gemma 3).
+    EveryLayer,
+}
+
 /// Scaling of the rotary inverse frequencies.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum RopeScaling {

@@ -9,7 +9,8 @@ use crate::{
     gemma::{
         AltUpMergeStage, AltUpSplitStage, DecodeRopeParamsStage, EmbedScaleStage, GemmaConfig, GemmaDecodeLayerSpec,
         GemmaLayerCtx, GemmaRmsNormStage, LmHeadStage, LogitSoftcapStage, PleInputsStage, PoolingStage, RopeTablesStage,
-        SelfAttnPrefillSpec, WeightPosition, blocks::weight_key,
+        SelfAttnPrefillSpec, WeightPosition,
+        blocks::{SoftTokensStage, weight_key},
     },
     ir::{DType, Dim, Shape, sym},
     profile::CompileProfile,
@@ -77,6 +78,7 @@ impl GemmaFlow<'_> {
             .with_profile(profile.clone())
             .token_embed(&WeightPosition::Embed.to_string(), &key, [config.vocab_size, config.hidden_size])
             .stage(EmbedScaleStage);
+        let flow = if self.soft_tokens { flow.stage(SoftTokensStage) } else { flow };
         let flow = match PleInputsStage::of(config) {
             Some(inputs) => flow.stage(inputs.on_host(self.host_tables)),
             None => flow,

@@ -1,5 +1,7 @@
 //! Names of weights in Hugging Face's checkpoints and in GGUF files, both ways.
 
+use std::borrow::Cow;
+
 use super::{
     LayerWeight, WeightPosition,
     row::{Gguf, Row, WeightKind},
@@ -127,12 +129,38 @@ const PREFIXES: [&str; 4] = ["model.language_model.", "language_model.model.", "
 const OTHER_MODALITIES: [&str; 3] = ["vision", "audio", "multi_modal_projector"];
 
 /// A weight's name without the checkpoint's prefix; `None` for weights of vision and audio towers and their projectors.
-pub(crate) fn text_weight(name: &str) -> Option<&str> {
+pub(crate) fn text_weight(name: &str) -> Option<Cow<'_, str>> {
     if OTHER_MODALITIES.iter().any(|part| name.contains(part)) {
         return None;
     }
     if name.strip_prefix("language_model.") == Some(HEAD_KEY) {
-        return Some(HEAD_KEY);
+        return Some(HEAD_KEY.into());
     }
-    Some(PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name))
+    Some(PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name).into())
 }
+
+/// The name of a weight of a vision or audio tower, or of a projector, as released models have it; `None` for text's.
+///
+/// transformers 4 saves `model.vision_tower.vision_model.…`, 5 `vision_tower.…`; in memory the patch embedder of Gemma 4
+/// 12B lies in `embed_vision`.
+pub(crate) fn tower_weight(name: &str) -> Option<Cow<'_, str>> {
+    if !OTHER_MODALITIES.iter().any(|part| name.contains(part)) {
+        return None;
+    }
+    let name = name.strip_prefix("model.").unwrap_or(name);
+    if let Some(rest) = name.strip_prefix("vision_tower.vision_model.") {
+        return Some(format!("vision_tower.{rest}").into());
+    }
+    if let Some(rest) = name.strip_prefix("embed_vision.") {
+        if let Some(rest) = rest.strip_prefix("multimodal_embedder.") {
+            return Some(format!("embed_vision.{rest}").into());
+        }
+        if PATCH_EMBEDDER.iter().any(|part| rest.starts_with(part)) {
+            return Some(format!("vision_embedder.{rest}").into());
+        }
+    }
+    Some(name.into())
+}
+
+/// The parts of Gemma 4 12B's patch embedder.
+const PATCH_EMBEDDER: [&str; 3] = ["patch_", "pos_norm", "pos_embedding"];

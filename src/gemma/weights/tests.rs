@@ -49,15 +49,36 @@ fn one_foreign_name_has_two_positions() {
 #[test]
 fn prefixes_come_off_and_other_modalities_are_left_out() {
     for prefix in ["model.", "language_model.model.", "model.language_model.", "language_model.", ""] {
-        assert_eq!(text_weight(&format!("{prefix}layers.0.mlp.up_proj.weight")), Some("layers.0.mlp.up_proj.weight"));
+        let name = format!("{prefix}layers.0.mlp.up_proj.weight");
+        assert_eq!(text_weight(&name).as_deref(), Some("layers.0.mlp.up_proj.weight"));
     }
-    assert_eq!(text_weight("lm_head.weight"), Some("lm_head.weight"));
-    assert_eq!(text_weight("language_model.lm_head.weight"), Some("lm_head.weight"));
+    assert_eq!(text_weight("lm_head.weight").as_deref(), Some("lm_head.weight"));
+    assert_eq!(text_weight("language_model.lm_head.weight").as_deref(), Some("lm_head.weight"));
     for name in
         ["model.vision_tower.x", "multi_modal_projector.mm_soft_emb_norm.weight", "model.embed_audio.x", "vision_tower.layers.0"]
     {
         assert_eq!(text_weight(name), None, "{name}");
     }
+}
+
+#[test]
+fn every_layout_of_a_tower_gives_the_names_of_the_released_models() {
+    for (name, expected) in [
+        ("vision_tower.vision_model.post_layernorm.bias", "vision_tower.post_layernorm.bias"),
+        ("model.vision_tower.vision_model.post_layernorm.bias", "vision_tower.post_layernorm.bias"),
+        ("model.vision_tower.post_layernorm.bias", "vision_tower.post_layernorm.bias"),
+        ("vision_tower.post_layernorm.bias", "vision_tower.post_layernorm.bias"),
+        ("model.multi_modal_projector.mm_soft_emb_norm.weight", "multi_modal_projector.mm_soft_emb_norm.weight"),
+        ("model.embed_vision.patch_ln1.weight", "vision_embedder.patch_ln1.weight"),
+        ("model.embed_vision.pos_embedding", "vision_embedder.pos_embedding"),
+        ("model.vision_embedder.pos_embedding", "vision_embedder.pos_embedding"),
+        ("model.embed_vision.multimodal_embedder.embedding_projection.weight", "embed_vision.embedding_projection.weight"),
+        ("model.embed_vision.embedding_projection.weight", "embed_vision.embedding_projection.weight"),
+        ("model.audio_tower.output_proj.bias", "audio_tower.output_proj.bias"),
+    ] {
+        assert_eq!(tower_weight(name).as_deref(), Some(expected), "{name}");
+    }
+    assert_eq!(tower_weight("model.language_model.layers.0.mlp.up_proj.weight"), None);
 }
 
 #[test]

@@ -12,18 +12,21 @@ use std::{
 
 pub(crate) use gpu::{EngineOptions, GpuEngine, GpuTurn, MemoryAsked, largest, plan_memory};
 pub use model::FlowHook;
-pub(crate) use model::ModelGraphs;
+pub(crate) use model::{GraphKey, ModelGraphs};
 pub(crate) use reference::ReferenceEngine;
 
 use super::{CancelToken, DraftModel, PlanPolicy, Profiles, SampleOpts, ShortList, sample_token_after};
 use crate::{
     Result,
     ir::Value,
-    runtime::{Buffer, CacheStats, Clock, GpuContext, Pending, RunTimes},
+    runtime::{Buffer, CacheStats, Clock, GpuContext, Pending, RunTimes, RunTokens},
 };
 
 /// Most tokens of one prefill submit, unless [`GeneratorOptions`](super::GeneratorOptions) say otherwise.
 pub const PREFILL_CHUNK: usize = 128;
+
+/// Tokens of a run that a deterministic generator computes rows with: what any device does in bounded time.
+pub(crate) const ALIGNED_CHUNK: usize = 16;
 
 /// Rows of the smallest cache, unless [`with_decode_cache`](super::GemmaGenerator::with_decode_cache) says otherwise.
 pub const SMALLEST_BUCKET: usize = 256;
@@ -94,14 +97,14 @@ pub(crate) enum RingCopy {
 
 /// Runs of the model for one sequence: what fills its caches and gives logits or tokens.
 pub(crate) trait Run {
-    /// Runs `tokens` at the positions from `start` on, writes their cache rows, and returns logits: none, `[V]`, or
-    /// `[T, V]`. Rows of earlier positions must be in the cache.
-    fn run(&mut self, tokens: &[u32], start: usize, outputs: Outputs) -> Result<Vec<f32>>;
+    /// Runs the tokens, writes their cache rows, and returns logits: none, `[V]`, or `[T, V]`. Rows of earlier positions
+    /// must be in the cache. Pictures whose tokens see each other are whole in the run, or outside of it.
+    fn run(&mut self, run: RunTokens, outputs: Outputs) -> Result<Vec<f32>>;
 
     /// As [`run`](Self::run) for the rows alone, of which no more than a first slice need be submitted: they are there
     /// when no [slices are left](Self::slices_left).
-    fn begin_rows(&mut self, tokens: &[u32], start: usize) -> Result<()> {
-        self.run(tokens, start, Outputs::Nothing).map(|_| ())
+    fn begin_rows(&mut self, run: RunTokens) -> Result<()> {
+        self.run(run, Outputs::Nothing).map(|_| ())
     }
 
     /// Returns `true` if slices of the run that was begun last are left to submit, by [`go_on`](Self::go_on) or not at
@@ -115,9 +118,9 @@ pub(crate) trait Run {
         Ok(())
     }
 
-    /// As [`run`](Self::run) for the tokens of `history` from `start` on, to choose the token that follows `history`;
-    /// drops what was begun before and not finished. No more than a first slice need be submitted.
-    fn begin(&mut self, history: &[u32], start: usize, opts: &SampleOpts) -> Result<()>;
+    /// As [`run`](Self::run), to choose the token that follows the last of them; drops what was begun before and not
+    /// finished. No more than a first slice need be submitted.
+    fn begin(&mut self, run: RunTokens, opts: &SampleOpts) -> Result<()>;
 
     /// Begins to run the token at `position`, which is the one that the device will choose in the run begun last, to
     /// choose the one after it. `false` where only the host can choose.
@@ -127,9 +130,9 @@ pub(crate) trait Run {
     /// Where the device did not predict it, what was begun after that run is to be begun again.
     fn finish(&mut self, history: &[u32], opts: &SampleOpts) -> Result<Sampled>;
 
-    /// As [`begin`](Self::begin), to [`view_logits`](Self::view_logits) that choose the token after `history`. A list
-    /// then has the sum at `temperature`.
-    fn begin_view(&mut self, history: &[u32], start: usize, temperature: f32) -> Result<()>;
+    /// As [`begin`](Self::begin), to [`view_logits`](Self::view_logits) that choose the token. A list then has the sum at
+    /// `temperature`.
+    fn begin_view(&mut self, run: RunTokens, temperature: f32) -> Result<()>;
 
     /// As [`finish`](Self::finish) waits for the run of [`begin_view`](Self::begin_view); the logits of `ids`, all of
     /// them within the vocabulary, are wanted in any case.
@@ -139,14 +142,14 @@ pub(crate) trait Run {
     fn full_logits(&mut self) -> Result<Vec<f32>>;
 
     /// Runs a whole sequence without caches.
-    fn recompute(&mut self, tokens: &[u32], outputs: Outputs) -> Result<Vec<f32>>;
+    fn recompute(&mut self, sequence: RunTokens, outputs: Outputs) -> Result<Vec<f32>>;
 
     /// Drops a run that was begun and not finished, and the state that a drafter would go on from. Rows that were
     /// written into the caches stay.
     fn forget(&mut self);
 
     /// Times the dispatches of the run that [`begin`](Self::begin) makes, greedily; changes no row but its own.
-    fn time_run(&mut self, history: &[u32], start: usize, reps: usize, clock: Option<Clock>) -> Result<RunTimes>;
+    fn time_run(&mut self, run: RunTokens, reps: usize, clock: Option<Clock>) -> Result<RunTimes>;
 
     /// The token that ends its waits for the device, and its work on the host, with
     /// [`Error::Cancelled`](crate::Error::Cancelled). Rows and what was begun are then as after any other error; a

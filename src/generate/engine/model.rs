@@ -6,12 +6,12 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{FINAL_NORM, Outputs};
+use super::{ALIGNED_CHUNK, FINAL_NORM, Outputs};
 use crate::{
     Error, Result,
     error::WeightError,
     flow::BuiltModel,
-    gemma::{GemmaConfig, GemmaFlow, WeightPosition},
+    gemma::{BidirectionalPictures, GemmaConfig, GemmaFlow, WeightPosition},
     ir::{
         DType, Graph, MaskKind, Node, Op,
         ops::{Input, Role},
@@ -23,9 +23,33 @@ use crate::{
 /// Changes the flow of every graph of a model, such as with a [`layer`](GemmaFlow::layer) hook.
 pub type FlowHook = Arc<dyn for<'a> Fn(GemmaFlow<'a>) -> GemmaFlow<'a> + Send + Sync>;
 
-/// With resident caches or without, the wanted outputs, the type of keys and values, and with a drafter that goes on
-/// from it or without.
-type GraphKey = (bool, Outputs, DType, bool);
+/// Which graph of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct GraphKey {
+    /// With resident caches.
+    pub(crate) resident: bool,
+    /// The wanted outputs.
+    pub(crate) want: Outputs,
+    /// The type of keys and values.
+    pub(crate) kv: DType,
+    /// With what a drafter goes on from ([`FINAL_NORM`]) as a second output.
+    pub(crate) hidden: bool,
+    /// With soft tokens among the tokens.
+    pub(crate) soft: bool,
+}
+
+impl GraphKey {
+    /// A graph for `want` over text, with caches of `kv` or without.
+    pub(crate) fn new(resident: bool, want: Outputs, kv: DType) -> Self {
+        Self { resident, want, kv, hidden: false, soft: false }
+    }
+
+    /// The key under which the graph is kept.
+    fn settled(self) -> Self {
+        let want = if self.want == Outputs::Each { Outputs::All } else { self.want };
+        Self { want, hidden: self.hidden && self.resident && want != Outputs::Nothing, ..self }
+    }
+}
 
 /// The graphs of a model, built when they are first needed.
 pub(crate) struct ModelGraphs {
@@ -34,6 +58,8 @@ pub(crate) struct ModelGraphs {
     flow: Option<FlowHook>,
     /// True if the tables that each layer has of its own stay on the host.
     pub(crate) host_tables: bool,
+    /// Most tokens of a picture whose tokens see each other.
+    longest_picture: usize,
     built: Mutex<BTreeMap<GraphKey, Arc<BuiltModel>>>,
 }
 
@@ -43,13 +69,30 @@ impl ModelGraphs {
         config.validate()?;
         config.settle_head(loader)?;
         let weights = WeightMap::take_all(loader)?.kept();
-        Ok(Self { config, weights, flow, host_tables: false, built: Mutex::default() })
+        Ok(Self { config, weights, flow, host_tables: false, longest_picture: 0, built: Mutex::default() })
     }
 
     /// The same model with the tables that each layer has of its own on the host.
     pub(crate) fn with_host_tables(self) -> Self {
         let host_tables = self.config.per_layer_input.is_some();
         Self { host_tables, built: Mutex::default(), ..self }
+    }
+
+    /// The same model for pictures of at most so many tokens.
+    pub(crate) fn with_longest_picture(self, tokens: usize) -> Self {
+        Self { longest_picture: tokens, ..self }
+    }
+
+    /// Most tokens of a picture; `None` where its tokens do not see each other, so that any number goes.
+    pub(crate) fn longest_picture(&self) -> Option<usize> {
+        (self.config.bidirectional_pictures != BidirectionalPictures::Never).then_some(self.longest_picture)
+    }
+
+    /// Most tokens of a run where runs of text have at most `chunk`: a picture is run whole, and where runs are cut at
+    /// multiples of a chunk with what lies before and after it in its first and last one.
+    pub(crate) fn longest_run(&self, chunk: usize) -> usize {
+        let picture = self.longest_picture().filter(|tokens| *tokens > 0);
+        picture.map_or(chunk, |tokens| chunk.max(tokens + 2 * (ALIGNED_CHUNK - 1)))
     }
 
     /// Warns of weights that the model does not use and that are not known to be of no use.
@@ -69,18 +112,17 @@ impl ModelGraphs {
         found.ok_or_else(|| Error::Weight(WeightError::Missing { name: position.to_string(), nearest: None }))
     }
 
-    /// The graph for `want`, with caches of `kv` or without.
+    /// The graph for `want` over text, with caches of `kv` or without.
     pub(crate) fn built(&self, resident: bool, want: Outputs, kv: DType) -> Result<Arc<BuiltModel>> {
-        self.built_for(resident, want, kv, false)
+        self.built_for(GraphKey::new(resident, want, kv))
     }
 
-    /// As [`built`](Self::built), and where `hidden` with what a drafter goes on from ([`FINAL_NORM`]) as a second
-    /// output.
-    pub(crate) fn built_for(&self, resident: bool, want: Outputs, kv: DType, hidden: bool) -> Result<Arc<BuiltModel>> {
-        let want = if want == Outputs::Each { Outputs::All } else { want };
-        let hidden = hidden && resident && want != Outputs::Nothing;
+    /// The graph of `key`.
+    pub(crate) fn built_for(&self, key: GraphKey) -> Result<Arc<BuiltModel>> {
+        let key = key.settled();
+        let GraphKey { resident, want, kv, hidden, soft } = key;
         let mut built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = built.get(&(resident, want, kv, hidden)) {
+        if let Some(found) = built.get(&key) {
             return Ok(found.clone());
         }
         let flow = if resident { GemmaFlow::resident(&self.config) } else { GemmaFlow::new(&self.config).dynamic_seq() };
@@ -88,7 +130,7 @@ impl ModelGraphs {
             Some(change) => guarded(|| Ok(change(flow)))?,
             None => flow,
         };
-        let flow = flow.host_tables(self.host_tables);
+        let flow = flow.host_tables(self.host_tables).soft_tokens(soft);
         if flow.has_profile() {
             let advice = "give it to the generator: GeneratorOptions::prefill_profile and decode_profile";
             return Err(Error::Builder(format!("a profile has no effect in with_flow; {advice}")));
@@ -103,13 +145,18 @@ impl ModelGraphs {
         let made = guarded(|| flow.emit(&mut self.weights.clone()))?;
         let made = Arc::new(if hidden { made.with_extra_hir_outputs([FINAL_NORM])? } else { made });
         check_inputs(&made.graph)?;
-        built.insert((resident, want, kv, hidden), made.clone());
+        built.insert(key, made.clone());
         Ok(made)
+    }
+
+    /// The id by which the tables' rows of soft tokens are looked up.
+    pub(crate) fn pad(&self) -> u32 {
+        self.config.pad_token_id.unwrap_or(0)
     }
 
     /// Rows of a sliding layer's ring where runs have at most `chunk` tokens.
     pub(crate) fn ring(&self, chunk: usize) -> Result<usize> {
-        Ok(self.window()?.unwrap_or(1) + chunk)
+        Ok(self.window()?.unwrap_or(1) + self.longest_run(chunk))
     }
 
     /// The largest window of any layer, in positions; `None` where every layer sees everything.

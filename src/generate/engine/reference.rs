@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    CacheStore, CancelToken, DraftModel, Engine, LogitsView, MOST_LOGITS, ModelGraphs, ModelStats, Outputs, PREFILL_CHUNK,
-    PlanPolicy, Profiles, RingCopy, Run, SampleOpts, Sampled, Sequence, Speculate, agreed, sample_after_draft,
+    CacheStore, CancelToken, DraftModel, Engine, GraphKey, LogitsView, MOST_LOGITS, ModelGraphs, ModelStats, Outputs,
+    PREFILL_CHUNK, PlanPolicy, Profiles, RingCopy, Run, SampleOpts, Sampled, Sequence, Speculate, agreed, sample_after_draft,
     sample_token_after,
 };
 use crate::{
@@ -69,44 +69,37 @@ impl ReferenceEngine {
         Ok(Self { model, caches, rows: 0, policy, profiles, chunk, ring, begun, drafter: None, hidden, cancel })
     }
 
-    fn execute(&mut self, tokens: &[u32], start: usize, resident: bool, want: Outputs) -> Result<Vec<f32>> {
+    fn execute(&mut self, run: RunTokens, resident: bool, want: Outputs) -> Result<Vec<f32>> {
         if resident {
-            self.reserve(start + tokens.len())?;
+            self.reserve(run.end())?;
         }
-        let built = self.model.built_for(resident, want, self.profiles.kv(), self.drafter.is_some())?;
-        let mut outputs = self.outputs(&built, resident, tokens, start, &[])?.into_iter();
+        let key = GraphKey::new(resident, want, self.profiles.kv());
+        let built = self.model.built_for(GraphKey { hidden: self.drafter.is_some(), soft: run.has_soft(), ..key })?;
+        let mut outputs = self.outputs(&built, resident, run, &[])?.into_iter();
         if want == Outputs::Nothing {
             return Ok(Vec::new());
         }
         let logits = outputs.next().unwrap_or_default();
         if let Some(values) = outputs.next() {
-            let first = if want == Outputs::Last { start + tokens.len() } else { start + 1 };
+            let first = if want == Outputs::Last { run.end() } else { run.start + 1 };
             self.hidden = Hidden { first, values };
         }
         Ok(logits)
     }
 
-    /// Runs a graph over tokens at positions from `start` on; `hidden` is for a drafter's.
-    fn outputs(
-        &mut self,
-        built: &BuiltModel,
-        resident: bool,
-        tokens: &[u32],
-        start: usize,
-        hidden: &[f32],
-    ) -> Result<Vec<Vec<f32>>> {
-        let rows = tokens.len();
+    /// Runs a graph over tokens; `hidden` is for a drafter's.
+    fn outputs(&mut self, built: &BuiltModel, resident: bool, run: RunTokens, hidden: &[f32]) -> Result<Vec<Vec<f32>>> {
+        let rows = run.tokens.len();
         let binding = DimBinding::new().with(sym::SEQ, rows).with(sym::CACHE, self.rows).with(sym::RING, self.ring);
         let options = self.profiles.of(resident, rows).options("cpu");
         let graph = prepare_reference(&built.graph, &options, &mut PassReport::default())?;
-        let run = RunTokens { tokens, start };
         let mut values = Inputs::new();
         for (_, input) in graph.inputs() {
             let shape = || input.ty.shape.bind(&binding);
             let value = match &input.role {
                 Role::Cache => resized(self.caches.remove(&input.name), shape()?, input.ty.dtype),
                 Role::Caller if input.name == HIDDEN => Value::f32(shape()?, hidden.to_vec()),
-                _ => match run.input(input, &binding, &built.params)? {
+                _ => match run.input(input, self.model.pad(), &binding, &built.params)? {
                     Some(value) => value,
                     None => continue,
                 },
@@ -144,12 +137,12 @@ fn resized(old: Option<Value>, shape: Vec<usize>, dtype: DType) -> Value {
 }
 
 impl Run for ReferenceEngine {
-    fn run(&mut self, tokens: &[u32], start: usize, want: Outputs) -> Result<Vec<f32>> {
-        self.execute(tokens, start, true, want)
+    fn run(&mut self, run: RunTokens, want: Outputs) -> Result<Vec<f32>> {
+        self.execute(run, true, want)
     }
 
-    fn begin(&mut self, history: &[u32], start: usize, _: &SampleOpts) -> Result<()> {
-        self.begun = self.execute(&history[start..], start, true, Outputs::Last)?;
+    fn begin(&mut self, run: RunTokens, _: &SampleOpts) -> Result<()> {
+        self.begun = self.execute(run, true, Outputs::Last)?;
         Ok(())
     }
 
@@ -162,8 +155,8 @@ impl Run for ReferenceEngine {
         Ok(Sampled { token: sample_token_after(&logits, opts, history)?, bytes_read: 0, predicted: false })
     }
 
-    fn begin_view(&mut self, history: &[u32], start: usize, _: f32) -> Result<()> {
-        self.begin(history, start, &SampleOpts::greedy())
+    fn begin_view(&mut self, run: RunTokens, _: f32) -> Result<()> {
+        self.begin(run, &SampleOpts::greedy())
     }
 
     fn view_logits(&mut self, _: &[u32]) -> Result<LogitsView> {
@@ -174,15 +167,15 @@ impl Run for ReferenceEngine {
         Err(Error::Graph(GraphError::Malformed { graph: "gemma_resident".into(), problem: "its row was handed over".into() }))
     }
 
-    fn recompute(&mut self, tokens: &[u32], want: Outputs) -> Result<Vec<f32>> {
-        self.execute(tokens, 0, false, want)
+    fn recompute(&mut self, sequence: RunTokens, want: Outputs) -> Result<Vec<f32>> {
+        self.execute(sequence, false, want)
     }
 
     fn forget(&mut self) {
         (self.begun, self.hidden) = (Vec::new(), Hidden::default());
     }
 
-    fn time_run(&mut self, _: &[u32], _: usize, _: usize, _: Option<Clock>) -> Result<RunTimes> {
+    fn time_run(&mut self, _: RunTokens, _: usize, _: Option<Clock>) -> Result<RunTimes> {
         Err(Error::Unsupported("timing dispatches on the CPU reference, which has none".into()))
     }
 
@@ -259,7 +252,7 @@ impl Speculate for ReferenceEngine {
     fn verify(&mut self, history: &[u32], drafted: &[u32], opts: &SampleOpts) -> Result<Vec<u32>> {
         self.forget();
         let start = history.len() - 1;
-        let logits = self.execute(&[&history[start..], drafted].concat(), start, true, Outputs::Each)?;
+        let logits = self.execute(RunTokens::text(&[&history[start..], drafted].concat(), start), true, Outputs::Each)?;
         let rows: Vec<&[f32]> = logits.chunks(self.model.config.vocab_size).collect();
         agreed(drafted, |known| sample_after_draft(rows[known], opts, history, &drafted[..known]))
     }
@@ -282,7 +275,7 @@ impl Speculate for ReferenceEngine {
         let mut drafted = Vec::new();
         let mut token = *last;
         while drafted.len() < count {
-            let mut outputs = self.outputs(&built, true, &[token], position, &hidden)?.into_iter();
+            let mut outputs = self.outputs(&built, true, RunTokens::text(&[token], position), &hidden)?.into_iter();
             hidden = outputs.next().unwrap_or_default();
             let logits = outputs.next().unwrap_or_default();
             let chosen = drafter.order.as_ref().and_then(|order| order.likeliest(&logits, &outputs.next().unwrap_or_default()));

@@ -61,7 +61,7 @@ impl GemmaGenerator {
             return self.step_drafted(&drafter, most, opts);
         }
         self.will_write(self.history.len());
-        self.engine.begin(self.history.tokens(), self.history.cached(), opts)?;
+        self.engine.begin(self.history.run(self.history.len()), opts)?;
         self.lookahead.begun = Some(*opts);
         Ok(Vec::new())
     }
@@ -95,14 +95,14 @@ impl GemmaGenerator {
         if cached >= last {
             return Ok(true);
         }
-        self.begin_rows(last.min(cached + self.engine.chunk(Outputs::Nothing))).map(|()| false)
+        let end = self.history.whole_end(last.min(cached + self.engine.chunk(Outputs::Nothing)));
+        self.begin_rows(end).map(|()| false)
     }
 
     fn begin_rows(&mut self, end: usize) -> Result<()> {
-        let start = self.history.cached();
         let _span = self.prefill_span(end).entered();
         self.will_write(end);
-        self.engine.begin_rows(&self.history.tokens()[start..end], start)?;
+        self.engine.begin_rows(self.history.run(end))?;
         self.wrote_in_part(end);
         Ok(())
     }
@@ -122,7 +122,8 @@ impl GemmaGenerator {
             return self.history.next_aligned_end();
         }
         let left = self.history.len() - self.history.cached();
-        (left > self.engine.chunk(Outputs::Last)).then(|| self.history.cached() + self.engine.chunk(Outputs::Nothing))
+        let end = self.history.cached() + self.engine.chunk(Outputs::Nothing);
+        (left > self.engine.chunk(Outputs::Last)).then(|| self.history.whole_end(end))
     }
 
     fn finish_step(&mut self, opts: &SampleOpts, most: usize) -> Result<u32> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::GemmaGenerator;
-use crate::{Result, generate::RingCopy};
+use crate::{Result, generate::RingCopy, prompt::Prompt};
 
 /// Checkpoints that are kept, unless [`GeneratorOptions::checkpoints`](super::GeneratorOptions::checkpoints) says
 /// otherwise.
@@ -77,9 +77,9 @@ impl GemmaGenerator {
         self.history.writes(end);
     }
 
-    /// Rows that [`prefill`](Self::prefill) of these tokens would keep.
-    pub fn rows_kept(&self, tokens: &[u32]) -> usize {
-        let rows = self.history.whole(self.history.common(tokens));
+    /// Rows that [`prefill`](Self::prefill) of this prompt would keep.
+    pub fn rows_kept(&self, prompt: impl Into<Prompt>) -> usize {
+        let rows = self.history.whole(self.history.common(&prompt.into()));
         if self.history.holds(rows) { rows } else { self.mark_before(rows).map_or(0, |(_, kept)| kept) }
     }
 

@@ -1,5 +1,12 @@
 //! The token sequence, and which of its rows the caches hold.
 
+use std::ops::Range;
+
+use crate::{
+    prompt::{Modality, Prompt},
+    runtime::RunTokens,
+};
+
 /// The cache of the sliding layers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Ring {
@@ -12,7 +19,9 @@ struct Ring {
 /// Tokens and rows.
 #[derive(Debug, Clone)]
 pub(super) struct History {
-    tokens: Vec<u32>,
+    prompt: Prompt,
+    /// True if tokens of a picture see later ones of it: a run then has all of them or none.
+    whole_pictures: bool,
     /// Rows of the caches that belong to the first tokens.
     cached: usize,
     /// The oldest position that the ring still holds.
@@ -34,23 +43,24 @@ struct Aligned {
 }
 
 impl History {
-    /// An empty one; the largest window of any layer is `window`, a run has at most `chunk` tokens. With `aligned`
-    /// its runs are cut at multiples of so many tokens.
-    pub(super) fn new(window: Option<usize>, chunk: usize, aligned: Option<usize>) -> Self {
-        let ring = window.map(|window| Ring { window, rows: window + chunk });
+    /// An empty one; the largest window of any layer is `window`, a run has at most `longest` tokens. With `aligned`
+    /// its runs are cut at multiples of so many tokens, with `whole_pictures` never within a picture.
+    pub(super) fn new(window: Option<usize>, longest: usize, aligned: Option<usize>, whole_pictures: bool) -> Self {
+        let ring = window.map(|window| Ring { window, rows: window + longest });
         let aligned = aligned.map(|chunk| Aligned { chunk, filled: 0 });
-        Self { tokens: Vec::new(), cached: 0, floor: 0, ring, computed: 0, aligned }
+        Self { prompt: Prompt::new(), whole_pictures, cached: 0, floor: 0, ring, computed: 0, aligned }
     }
 
     /// An empty one of the same model.
     pub(super) fn fresh(&self) -> Self {
         let aligned = self.aligned.map(|aligned| Aligned { filled: 0, ..aligned });
-        Self { tokens: Vec::new(), cached: 0, floor: 0, computed: 0, ring: self.ring, aligned }
+        let Self { whole_pictures, ring, .. } = *self;
+        Self { prompt: Prompt::new(), whole_pictures, cached: 0, floor: 0, computed: 0, ring, aligned }
     }
 
     /// The same tokens for other caches, which hold none of the rows.
     pub(super) fn uncached(&self) -> Self {
-        Self { tokens: self.tokens.clone(), ..self.fresh() }
+        Self { prompt: self.prompt.clone(), ..self.fresh() }
     }
 
     /// The same tokens and rows; nothing computed yet.
@@ -58,12 +68,37 @@ impl History {
         Self { computed: 0, ..self.clone() }
     }
 
+    pub(super) fn prompt(&self) -> &Prompt {
+        &self.prompt
+    }
+
     pub(super) fn tokens(&self) -> &[u32] {
-        &self.tokens
+        self.prompt.tokens()
     }
 
     pub(super) fn len(&self) -> usize {
-        self.tokens.len()
+        self.prompt.len()
+    }
+
+    /// The tokens of a run from the cached ones up to `end`.
+    pub(super) fn run(&self, end: usize) -> RunTokens<'_> {
+        RunTokens { tokens: &self.tokens()[self.cached..end], start: self.cached, soft: self.prompt.spans() }
+    }
+
+    /// The picture that a run may not end or begin in, at `row`.
+    fn picture_around(&self, row: usize) -> Option<Range<usize>> {
+        let pictures = self.prompt.spans().iter().filter(|span| self.whole_pictures && span.rows.modality() == Modality::Image);
+        pictures.map(|span| span.range()).find(|picture| picture.start < row && row < picture.end)
+    }
+
+    /// Where a run ends that begins after the cached rows and should end at `end`: before a picture of which it would
+    /// have a part, or after one that it begins with.
+    pub(super) fn whole_end(&self, end: usize) -> usize {
+        match self.picture_around(end) {
+            Some(picture) if picture.start > self.cached => picture.start,
+            Some(picture) => picture.end,
+            None => end,
+        }
     }
 
     pub(super) fn cached(&self) -> usize {
@@ -75,29 +110,29 @@ impl History {
     }
 
     pub(super) fn push(&mut self, token: u32) {
-        self.tokens.push(token);
+        self.prompt.push_token(token);
     }
 
     /// Takes the last token back.
     pub(super) fn pop(&mut self) {
-        self.tokens.pop();
-        self.cached = self.cached.min(self.tokens.len());
+        self.prompt.pop();
+        self.cached = self.cached.min(self.len());
     }
 
-    /// Rows that other tokens have in common with the cached ones. At least their last token is run again: its logits
+    /// Rows that another prompt has in common with the cached ones. At least its last token is run again: its logits
     /// are wanted, and the caches do not hold them.
-    pub(super) fn common(&self, tokens: &[u32]) -> usize {
-        self.common_tokens(tokens).min(self.cached).min(tokens.len().saturating_sub(1))
+    pub(super) fn common(&self, prompt: &Prompt) -> usize {
+        self.common_tokens(prompt).min(self.cached).min(prompt.len().saturating_sub(1))
     }
 
-    /// Tokens that others begin with.
-    pub(super) fn common_tokens(&self, tokens: &[u32]) -> usize {
-        self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count()
+    /// Tokens that another prompt begins with.
+    pub(super) fn common_tokens(&self, prompt: &Prompt) -> usize {
+        self.prompt.common(prompt)
     }
 
-    /// Other tokens, of which no more rows are held than were kept by a rewind to the [`common`](Self::common) ones.
-    pub(super) fn replace(&mut self, tokens: &[u32]) {
-        self.tokens = tokens.to_vec();
+    /// Another prompt, of which no more rows are held than were kept by a rewind to the [`common`](Self::common) ones.
+    pub(super) fn replace(&mut self, prompt: Prompt) {
+        self.prompt = prompt;
     }
 
     /// Returns `true` if the rings still hold the rows that the position `rows` reads.
@@ -141,19 +176,35 @@ impl History {
     /// Notes that the caches hold `rows` rows that were computed before, the rings from `floor` on, `filled` of
     /// them by aligned chunks.
     pub(super) fn put_back(&mut self, rows: usize, floor: usize, filled: usize) {
-        (self.cached, self.floor) = (rows.min(self.tokens.len()), floor);
+        (self.cached, self.floor) = (rows.min(self.len()), floor);
         self.aligned = self.aligned.map(|aligned| Aligned { filled, ..aligned });
     }
 
-    /// The rows among the first `rows` that a rewind to them keeps: where
-    /// runs are aligned, only whole chunks of those that such chunks have written.
+    /// The rows among the first `rows` that a rewind to them keeps: none of a picture that is cut, and where runs are
+    /// aligned only whole chunks of those that such chunks have written.
     pub(super) fn whole(&self, rows: usize) -> usize {
-        if rows < self.filled() { self.aligned_rows(rows) } else { rows }
+        let rows = if rows < self.filled() { self.aligned_rows(rows) } else { rows };
+        self.picture_around(rows).map_or(rows, |picture| picture.start)
     }
 
     /// Whole aligned chunks of the first `rows` rows; all of them where runs are not aligned.
     pub(super) fn aligned_rows(&self, rows: usize) -> usize {
-        self.aligned.map_or(rows, |aligned| rows / aligned.chunk * aligned.chunk)
+        let Some(Aligned { chunk, .. }) = self.aligned else { return rows };
+        let mut rows = rows / chunk * chunk;
+        // Pictures may lie in one chunk after the other.
+        while let Some(picture) = self.picture_around(rows) {
+            rows = picture.start / chunk * chunk;
+        }
+        rows
+    }
+
+    /// Where the chunk ends that follows those that are filled; a picture is in one chunk.
+    fn chunk_end(&self, Aligned { chunk, filled }: Aligned) -> usize {
+        let mut end = filled + chunk;
+        while let Some(picture) = self.picture_around(end) {
+            end = picture.end.next_multiple_of(chunk);
+        }
+        end
     }
 
     /// Keeps the [`whole`](Self::whole) ones of the first `rows` rows, or none where the ring has moved on.
@@ -173,7 +224,7 @@ impl History {
 
     /// Returns `true` if the next chunk is full, its last token not counted: it is to be run before anything else.
     pub(super) fn chunk_is_full(&self, tokens: usize) -> bool {
-        self.aligned.is_some_and(|aligned| tokens > aligned.filled + aligned.chunk)
+        self.aligned.is_some_and(|aligned| tokens > self.chunk_end(aligned))
     }
 
     /// Where the next aligned run ends, its rows alone being wanted; `None` where the last token alone is left.
@@ -181,9 +232,9 @@ impl History {
         let aligned = self.aligned?;
         if self.chunk_is_full(self.len()) {
             self.cached = aligned.filled;
-            return Some(aligned.filled + aligned.chunk);
+            return Some(self.chunk_end(aligned));
         }
-        (self.cached + 1 < self.len()).then_some(self.cached + 1)
+        (self.cached + 1 < self.len()).then(|| self.whole_end(self.cached + 1))
     }
 
     /// Notes that a run is about to write the rows up to `end`: should it fail half way, rings may have lost what those
@@ -197,11 +248,11 @@ impl History {
     /// Notes that the rows up to `end` were computed after those that are cached.
     pub(super) fn wrote(&mut self, end: usize) {
         self.writes(end);
-        if let Some(aligned) = &mut self.aligned
+        if let Some(aligned) = self.aligned
             && self.cached == aligned.filled
-            && end == aligned.filled + aligned.chunk
+            && end == self.chunk_end(aligned)
         {
-            aligned.filled = end;
+            self.aligned = Some(Aligned { filled: end, ..aligned });
         }
         self.computed += (end - self.cached) as u64;
         self.cached = end;
@@ -214,7 +265,8 @@ mod tests {
 
     fn history(written: usize) -> History {
         let ring = Some(Ring { window: 9, rows: 9 + 8 });
-        let mut history = History { tokens: (0..100).collect(), cached: 0, floor: 0, ring, computed: 0, aligned: None };
+        let prompt = (0..100).collect::<Vec<u32>>().into();
+        let mut history = History { prompt, whole_pictures: true, cached: 0, floor: 0, ring, computed: 0, aligned: None };
         history.wrote(written);
         history
     }
@@ -238,8 +290,8 @@ mod tests {
     fn a_common_prefix_is_computed_once() {
         let mut history = history(12);
         let replace = |history: &mut History, tokens: &[u32]| {
-            history.rewind(history.common(tokens));
-            history.replace(tokens);
+            history.rewind(history.common(&tokens.into()));
+            history.replace(tokens.into());
         };
         replace(&mut history, &(0..10).chain([7, 7]).collect::<Vec<_>>());
         assert_eq!((history.cached(), history.computed()), (10, 12));
@@ -259,7 +311,7 @@ mod tests {
     /// The rows of a chunk come from one run of it, in whatever order the tokens came.
     #[test]
     fn the_cuts_on_a_grid_are_those_of_the_tokens_alone() {
-        let new = || History { tokens: Vec::new(), aligned: Some(Aligned { chunk: 4, filled: 0 }), ..history(0) };
+        let new = || History { prompt: Prompt::new(), aligned: Some(Aligned { chunk: 4, filled: 0 }), ..history(0) };
         // The run that wrote each row last, after a step has run the last token.
         let run = |history: &mut History, rows: &mut [(usize, usize)]| {
             let mut write = |history: &mut History, end: usize| {
@@ -274,12 +326,12 @@ mod tests {
         for len in 1..40 {
             let mut at_once = new();
             let mut whole = vec![(0, 0); len];
-            at_once.replace(&(0..len as u32).collect::<Vec<_>>());
+            at_once.replace((0..len as u32).collect::<Vec<_>>().into());
             run(&mut at_once, &mut whole);
             for first in 1..=len {
                 let mut stepwise = new();
                 let mut rows = vec![(0, 0); len];
-                stepwise.replace(&(0..first as u32).collect::<Vec<_>>());
+                stepwise.replace((0..first as u32).collect::<Vec<_>>().into());
                 run(&mut stepwise, &mut rows);
                 for token in first..len {
                     stepwise.push(token as u32);

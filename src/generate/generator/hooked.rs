@@ -80,7 +80,7 @@ impl GemmaGenerator {
     /// Processors work while the device does.
     fn begin_view(&mut self, opts: &SampleOpts, hooks: &mut SampleHooks) -> Result<()> {
         self.will_write(self.history.len());
-        self.engine.begin_view(self.history.tokens(), self.history.cached(), temperature(opts))?;
+        self.engine.begin_view(self.history.run(self.history.len()), temperature(opts))?;
         let changes = hooks.changes(self.history.tokens(), self.config.vocab_size)?;
         self.lookahead.look = Some(Look { opts: *opts, changes });
         Ok(())

@@ -7,6 +7,7 @@ mod fallback;
 mod history;
 mod hooked;
 mod load;
+mod options;
 mod plans;
 mod saved;
 mod speculate;
@@ -18,7 +19,7 @@ use std::{sync::Arc, time::Duration};
 use advance::Lookahead;
 use checkpoints::Checkpoints;
 use history::History;
-pub use load::{GeneratorOptions, TablePlacement};
+pub use options::{GeneratorOptions, TablePlacement};
 
 use super::{CancelToken, DraftStats, Drafter, Engine, ModelStats};
 use crate::{

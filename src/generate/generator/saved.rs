@@ -3,21 +3,25 @@
 //! | Bytes | Content |
 //! |---|---|
 //! | 8 | `GEMMAFHR` |
-//! | 4 | version, 1, little-endian as all that follows |
+//! | 4 | version, 1, or 2 with soft tokens, little-endian as all that follows |
 //! | 8 | the model's fingerprint |
 //! | 8 | hash of the rows' layout: names and sizes of the caches, tokens of the longest run, how it is compiled |
 //! | 8 · 5 | tokens; rows cached; the oldest row in the rings; rows that runs of a square wrote; bytes of the cached rows |
 //! | 4 a token | the history |
+//! | 8, … | version 2: bytes of the soft tokens, and those of each picture and clip ([`soft`]) |
 //! | … | the cached rows of each cache, rings whole, in the order of their names |
 //! | 8 | FNV-1a (64 bits) of all before |
 
 use std::io::{ErrorKind, Read, Write};
 
+mod soft;
+
 use super::GemmaGenerator;
 use crate::{Error, Result, checksum::Fnv};
 
 const MAGIC: &[u8; 8] = b"GEMMAFHR";
-const VERSION: u32 = 1;
+const TEXT: u32 = 1;
+const WITH_SOFT_TOKENS: u32 = 2;
 const HEADER: usize = 68;
 
 impl GemmaGenerator {
@@ -30,7 +34,7 @@ impl GemmaGenerator {
         self.engine.model().fingerprint()
     }
 
-    /// Writes the history with its cached rows: 4 bytes a token, and the bytes of its rows.
+    /// Writes the history with its cached rows: 4 bytes a token, the rows of soft tokens, and the bytes of its rows.
     ///
     /// # Errors
     /// [`Error::Saved`] where the writer fails, and what the device says; the generator stays as it was.
@@ -40,7 +44,9 @@ impl GemmaGenerator {
         let cached = self.history.cached();
         let tokens = self.history.tokens();
         out.put(MAGIC)?;
-        out.put(&VERSION.to_le_bytes())?;
+        let spans = self.history.prompt().spans();
+        let version = if spans.is_empty() { TEXT } else { WITH_SOFT_TOKENS };
+        out.put(&version.to_le_bytes())?;
         let floor = self.history.floor();
         let filled = self.history.filled();
         let bytes = self.row_bytes(cached)?;
@@ -49,6 +55,10 @@ impl GemmaGenerator {
             out.put(&number.to_le_bytes())?;
         }
         out.put(bytemuck::cast_slice(&tokens.iter().map(|token| token.to_le()).collect::<Vec<_>>()))?;
+        if version == WITH_SOFT_TOKENS {
+            out.put(&soft::byte_len(spans).to_le_bytes())?;
+            spans.iter().try_for_each(|span| soft::write(span, &mut |bytes| out.put(bytes)))?;
+        }
         if cached > 0 {
             self.engine.read_caches(cached, &mut |_, bytes| out.put(bytes))?;
         }
@@ -83,16 +93,23 @@ impl GemmaGenerator {
         }
         let fits = header.tokens <= self.capacity;
         let tokens = source.take(header.tokens as u64 * 4, fits)?;
+        let soft = if header.version == WITH_SOFT_TOKENS {
+            let bytes = source.word()?;
+            source.take(bytes, fits)?
+        } else {
+            Vec::new()
+        };
         let rows = source.take(header.bytes, fits && own_layout)?;
         source.check()?;
         if !fits {
             return Err(Error::ContextFull { needed: header.tokens, capacity: self.capacity });
         }
         let tokens: Vec<u32> = tokens.chunks_exact(4).map(|id| u32::from_le_bytes([id[0], id[1], id[2], id[3]])).collect();
-        if tokens.is_empty() {
+        let prompt = soft::read(tokens, &soft)?;
+        if prompt.is_empty() {
             self.clear()
         } else {
-            self.prefill(&tokens)?
+            self.prefill(prompt)?
         }
         self.history.rewind(0);
         self.checkpoints = self.checkpoints.fresh();
@@ -115,7 +132,7 @@ impl GemmaGenerator {
     fn row_layout(&self) -> Result<u64> {
         let caches = self.engine.model().caches(self.engine.profiles().kv())?;
         let profiles = self.engine.profiles();
-        let chunk = self.engine.largest_chunk();
+        let chunk = self.engine.model().longest_run(self.engine.largest_chunk());
         let plans = self.history.is_aligned().then(|| self.engine.policy());
         let target = self.engine.context().map(|context| context.capabilities().target());
         // Aligned runs have too few rows for cooperative matrices.
@@ -176,6 +193,12 @@ impl<R: Read> Checking<R> {
         Ok(())
     }
 
+    fn word(&mut self) -> Result<u64> {
+        let mut bytes = [0; 8];
+        self.fill(&mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
     /// The next `count` bytes; none of them where they are not `wanted`.
     fn take(&mut self, count: u64, wanted: bool) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
@@ -214,6 +237,7 @@ fn unread(error: std::io::Error) -> Error {
 
 /// The numbers at the beginning; they do not contradict each other.
 struct Header {
+    version: u32,
     fingerprint: u64,
     layout: u64,
     tokens: usize,
@@ -232,8 +256,8 @@ impl Header {
         }
         let word = |at: usize| header.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes);
         let version = word(8) as u32;
-        if version != VERSION {
-            return Err(saved(format!("has version {version}, this release reads {VERSION}")));
+        if ![TEXT, WITH_SOFT_TOKENS].contains(&version) {
+            return Err(saved(format!("has version {version}, this release reads {TEXT} and {WITH_SOFT_TOKENS}")));
         }
         let [count, cached, floor, filled, bytes] = [0, 1, 2, 3, 4].map(|index| word(28 + 8 * index));
         // More tokens than a number of 32 bits counts have no positions.
@@ -242,6 +266,6 @@ impl Header {
             return Err(saved(format!("has {rows}, for {count} tokens: corrupt")));
         }
         let [tokens, cached, floor, filled] = [count, cached, floor, filled].map(|number| number as usize);
-        Ok(Self { fingerprint: word(12), layout: word(20), tokens, cached, floor, filled, bytes })
+        Ok(Self { version, fingerprint: word(12), layout: word(20), tokens, cached, floor, filled, bytes })
     }
 }

@@ -64,7 +64,7 @@ impl GemmaGenerator {
         self.engine.reserve(end)?;
         self.will_write(end);
         let mut chosen = if drafted.is_empty() {
-            self.engine.begin(self.history.tokens(), self.history.cached(), opts)?;
+            self.engine.begin(self.history.run(known), opts)?;
             vec![self.engine.finish(self.history.tokens(), opts)?.token]
         } else {
             let chosen = self.engine.verify(self.history.tokens(), &drafted, opts)?;

@@ -7,6 +7,7 @@ use crate::{
     Error, Result,
     error::PromptError,
     generate::{Outputs, SampleOpts, sample_token_after},
+    prompt::{Modality, Prompt, SoftTokens},
 };
 
 impl GemmaGenerator {
@@ -16,17 +17,16 @@ impl GemmaGenerator {
     /// dropped. [`rows_computed`](Self::rows_computed) counts the rows.
     ///
     /// # Errors
-    /// [`PromptError::Empty`], [`PromptError::TokenOutOfRange`], [`Error::ContextFull`]; the history stays as it was.
-    pub fn prefill(&mut self, tokens: &[u32]) -> Result<()> {
-        if tokens.is_empty() {
-            return Err(Error::Prompt(PromptError::Empty));
-        }
-        self.check_tokens(tokens, 0)?;
-        self.check_room(tokens.len())?;
+    /// [`PromptError::Empty`], [`PromptError::TokenOutOfRange`], [`PromptError::SoftTokens`],
+    /// [`PromptError::EndsWithSoftTokens`], [`PromptError::PictureTooLarge`], [`Error::ContextFull`]; the history stays as
+    /// it was.
+    pub fn prefill(&mut self, prompt: impl Into<Prompt>) -> Result<()> {
+        let prompt = prompt.into();
+        self.check_prompt(&prompt)?;
         self.stop_ahead();
-        self.rewind_rows(self.history.common(tokens))?;
-        self.forget_marks(self.history.common_tokens(tokens));
-        self.history.replace(tokens);
+        self.rewind_rows(self.history.common(&prompt))?;
+        self.forget_marks(self.history.common_tokens(&prompt));
+        self.history.replace(prompt);
         Ok(())
     }
 
@@ -40,7 +40,7 @@ impl GemmaGenerator {
     pub fn step(&mut self, opts: &SampleOpts) -> Result<u32> {
         self.check_step("step", opts)?;
         self.stop_ahead();
-        let logits = self.engine.recompute(self.history.tokens(), Outputs::Last)?;
+        let logits = self.engine.recompute(self.history.uncached().run(self.history.len()), Outputs::Last)?;
         let token = sample_token_after(&logits, opts, self.history.tokens())?;
         self.history.push(token);
         Ok(token)
@@ -132,8 +132,8 @@ impl GemmaGenerator {
     ///
     /// # Errors
     /// As [`prefill`](Self::prefill), and what the device says.
-    pub fn prefill_get_last_logits(&mut self, context: &[u32]) -> Result<Vec<f32>> {
-        self.prefill(context)?;
+    pub fn prefill_get_last_logits(&mut self, prompt: impl Into<Prompt>) -> Result<Vec<f32>> {
+        self.prefill(prompt)?;
         self.last_logits()
     }
 
@@ -157,13 +157,13 @@ impl GemmaGenerator {
     ///
     /// # Errors
     /// As [`prefill`](Self::prefill), and what the device says.
-    pub fn all_logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
-        self.prefill(tokens)?;
+    pub fn all_logits(&mut self, prompt: impl Into<Prompt>) -> Result<Vec<f32>> {
+        self.prefill(prompt)?;
         self.history.rewind(0);
-        let mut logits = Vec::with_capacity(tokens.len() * self.config.vocab_size);
+        let mut logits = Vec::with_capacity(self.history.len() * self.config.vocab_size);
         while self.history.cached() < self.history.len() {
             let end = self.history.len().min(self.history.cached() + self.engine.chunk(Outputs::All));
-            logits.append(&mut self.run(end, Outputs::All)?);
+            logits.append(&mut self.run(self.history.whole_end(end), Outputs::All)?);
         }
         if self.history.is_aligned() {
             self.history.rewind(0); // Its runs were cut otherwise.
@@ -176,27 +176,25 @@ impl GemmaGenerator {
     /// call.
     ///
     /// # Errors
-    /// [`PromptError::Empty`], [`PromptError::TokenOutOfRange`], [`Error::ContextFull`], and what the device says.
-    pub fn recompute_all_logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
-        if tokens.is_empty() {
-            return Err(Error::Prompt(PromptError::Empty));
-        }
-        self.check_tokens(tokens, 0)?;
-        self.check_room(tokens.len())?;
+    /// As [`prefill`](Self::prefill), and what the device says.
+    pub fn recompute_all_logits(&mut self, prompt: impl Into<Prompt>) -> Result<Vec<f32>> {
+        let prompt = prompt.into();
+        self.check_prompt(&prompt)?;
         self.stop_ahead();
-        if tokens.len() <= self.engine.rows_at_once() {
-            return self.engine.recompute(tokens, Outputs::All);
+        let mut apart = self.history.fresh();
+        apart.replace(prompt);
+        if apart.len() <= self.engine.rows_at_once() {
+            return self.engine.recompute(apart.run(apart.len()), Outputs::All);
         }
         // Caches of its own: those of the history stay as they are.
-        let mut apart = self.engine.another();
-        *apart.cancel_token() = self.engine.cancel_token().clone();
-        apart.reserve(tokens.len())?;
-        let mut logits = Vec::with_capacity(tokens.len() * self.config.vocab_size);
-        let mut start = 0;
-        while start < tokens.len() {
-            let end = tokens.len().min(start + apart.chunk(Outputs::All));
-            logits.append(&mut apart.run(&tokens[start..end], start, Outputs::All)?);
-            start = end;
+        let mut engine = self.engine.another();
+        *engine.cancel_token() = self.engine.cancel_token().clone();
+        engine.reserve(apart.len())?;
+        let mut logits = Vec::with_capacity(apart.len() * self.config.vocab_size);
+        while apart.cached() < apart.len() {
+            let end = apart.whole_end(apart.len().min(apart.cached() + engine.chunk(Outputs::All)));
+            logits.append(&mut engine.run(apart.run(end), Outputs::All)?);
+            apart.wrote(end);
         }
         Ok(logits)
     }
@@ -217,10 +215,9 @@ impl GemmaGenerator {
 
     /// Runs the tokens from the cached ones up to `end`.
     pub(super) fn run(&mut self, end: usize, want: Outputs) -> Result<Vec<f32>> {
-        let start = self.history.cached();
         let _span = (want == Outputs::Nothing).then(|| self.prefill_span(end).entered());
         self.will_write(end);
-        let logits = self.engine.run(&self.history.tokens()[start..end], start, want)?;
+        let logits = self.engine.run(self.history.run(end), want)?;
         self.history.wrote(end);
         Ok(logits)
     }
@@ -248,6 +245,39 @@ impl GemmaGenerator {
 
     pub(super) fn check_room(&self, needed: usize) -> Result<()> {
         if needed > self.capacity { Err(Error::ContextFull { needed, capacity: self.capacity }) } else { Ok(()) }
+    }
+
+    /// What [`prefill`](Self::prefill) refuses.
+    fn check_prompt(&self, prompt: &Prompt) -> Result<()> {
+        if prompt.is_empty() {
+            return Err(Error::Prompt(PromptError::Empty));
+        }
+        let mut text = 0;
+        for (start, soft) in prompt.soft_tokens() {
+            self.check_tokens(&prompt.tokens()[text..start], text)?;
+            text = start + soft.len();
+            self.check_soft(soft)?;
+        }
+        if text == prompt.len() {
+            return Err(Error::Prompt(PromptError::EndsWithSoftTokens));
+        }
+        self.check_tokens(&prompt.tokens()[text..], text)?;
+        self.check_room(prompt.len())
+    }
+
+    fn check_soft(&self, soft: &SoftTokens) -> Result<()> {
+        let width = self.config.hidden_size;
+        if soft.width() != width {
+            let problem = format!("rows have {} numbers, this model's hidden_size is {width}", soft.width());
+            return Err(Error::Prompt(PromptError::SoftTokens(problem)));
+        }
+        let most = self.engine.model().longest_picture();
+        match (soft.modality(), most) {
+            (Modality::Image, Some(most)) if soft.len() > most => {
+                Err(Error::Prompt(PromptError::PictureTooLarge { tokens: soft.len(), most }))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_tokens(&self, tokens: &[u32], first: usize) -> Result<()> {

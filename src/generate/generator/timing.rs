@@ -25,6 +25,6 @@ impl GemmaGenerator {
         self.rewind_rows(self.history.len() - 1)?;
         self.fill_all_but_the_last_chunk()?;
         self.will_write(self.history.len());
-        self.engine.time_run(self.history.tokens(), self.history.cached(), reps, clock)
+        self.engine.time_run(self.history.run(self.history.len()), reps, clock)
     }
 }

@@ -24,6 +24,8 @@ pub enum Role {
         rule: PositionRule,
         /// The mask: the keys that a token at a position sees.
         mask: MaskKind,
+        /// True if the soft tokens of one picture also see the later ones of it.
+        pictures: bool,
     },
     /// The runtime: the positions of the `past` rows of a cache that the caller holds, then those of the new tokens,
     /// `[B, past + T]`. Rows that are not live are at [`DEAD_KEY`](super::DEAD_KEY).
@@ -40,6 +42,10 @@ pub enum Role {
     /// The runtime: of this weight, which stays on the host, the row of each token `[B, T, width]`; of a token that it
     /// does not have the first.
     TableRows(String),
+    /// The runtime: the rows of soft tokens `[B, T, D]`, zero for other tokens.
+    SoftRows,
+    /// The runtime: 0 for soft tokens and 1 for others, `[B, T, 1]`.
+    IsText,
     /// The runtime: the resident cache, written in place.
     Cache,
 }
@@ -52,6 +58,7 @@ impl fmt::Display for Role {
             Role::Positions(_) | Role::Visible { .. } | Role::KeyPositions { .. } | Role::LastToken(_) => f.write_str("derived"),
             Role::RopeTable(table) => write!(f, "rope table of {}", table.inv_freq.len()),
             Role::TableRows(table) => write!(f, "rows of {table}"),
+            Role::SoftRows | Role::IsText => f.write_str("soft tokens"),
             Role::Cache => f.write_str("cache"),
         }
     }

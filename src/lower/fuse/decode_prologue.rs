@@ -122,7 +122,7 @@ impl Matcher<'_> {
             _ => None,
         };
         let Role::Positions(of_rows) = role(positions)? else { return None };
-        let Role::Visible { rule, mask: MaskKind::Causal | MaskKind::SlidingWindow(1..) } = role(visible)? else {
+        let Role::Visible { rule, mask: MaskKind::Causal | MaskKind::SlidingWindow(1..), .. } = role(visible)? else {
             return None;
         };
         (rows == positions && rule == of_rows).then_some(positions)

@@ -76,7 +76,7 @@ fn attention(norm_by_head: bool, values_of_keys: bool, mask: MaskKind) -> Graph 
     let held = g.input("held", Role::Cache, DType::I32, [1, 8]).unwrap();
     let held = g.push(CacheWrite, &[held, positions, positions]).unwrap();
     let op = Attention { scale: 1.0, softcap: None, keep: false };
-    let role = Role::Visible { rule: PositionRule::From(0), mask };
+    let role = Role::Visible { rule: PositionRule::From(0), mask, pictures: false };
     let visible = g.input("visible", role, DType::I32, [1, 1, 2]).unwrap();
     let y = g.push(op, &[q, keys, values, visible, held]).unwrap();
     g.output("y", y);

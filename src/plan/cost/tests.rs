@@ -63,7 +63,7 @@ fn attention_counts_the_keys_that_its_queries_see() {
         let q = x(&mut g, "q", &[1, new, 2, 8]);
         let k = g.input("k", Role::Caller, DType::F16, [1, 64, 1, 8]).unwrap();
         let v = g.input("v", Role::Caller, DType::F16, [1, 64, 1, 8]).unwrap();
-        let role = Role::Visible { rule: PositionRule::From(0), mask };
+        let role = Role::Visible { rule: PositionRule::From(0), mask, pictures: false };
         let visible = g.input("visible", role, DType::I32, [1, new, 2]).unwrap();
         let positions = g.input("positions", Role::Caller, DType::I32, [1, 64]).unwrap();
         let attention = Attention { scale: 1.0, softcap: None, keep: false };

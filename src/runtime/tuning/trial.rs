@@ -72,10 +72,10 @@ pub(crate) struct Trial<'a> {
 impl<'a> Trial<'a> {
     pub(crate) fn new(bench: &'a Bench<'a>, part: &'a Part, run: &'a TrialRun<'a>) -> Result<Self> {
         let tokens: Vec<u32> = (0..run.tokens as u32).map(|t| (t * 5 + 1) % TOKENS).collect();
-        let given = RunTokens { tokens: &tokens, start: run.start() };
+        let given = RunTokens::text(&tokens, run.start());
         let mut inputs = Inputs::new();
         for (seed, (_, input)) in (1..).zip(part.graph.inputs()) {
-            let value = match given.input(input, &run.binding(), bench.params)? {
+            let value = match given.input(input, 0, &run.binding(), bench.params)? {
                 Some(value) => value,
                 None => random(input, run, seed)?,
             };

@@ -18,7 +18,7 @@ use crate::{
     generate::{DraftModel, MOST_DRAFTED, Outputs, Profiles, TokenOrder},
     ir::{DType, DimBinding, sym},
     lower::lower,
-    runtime::{Buffer, GpuContext, PreparedPlan, ResidentWeight, ResidentWeights, ScratchPool, Step, wgpu},
+    runtime::{Buffer, GpuContext, PreparedPlan, ResidentWeight, ResidentWeights, RunTokens, ScratchPool, Step, wgpu},
 };
 
 /// The weights of a drafter, and the hidden states that it goes on from.
@@ -154,7 +154,7 @@ impl Ready {
     fn write(&mut self, context: &GpuContext, token: u32, position: usize) -> Result<()> {
         // Only what is cached is seen: a row at the next position is of a token that was drafted and wrong.
         let step = Step { end: position as u32 + 1, capacity: self.rows as u32, ..Step::all(1) };
-        self.run.block.write(context, step, &[token], position, &self.run.built, true)
+        self.run.block.write(context, step, RunTokens::text(&[token], position), token, &self.run.built, true)
     }
 
     /// All steps in one submit, each going on from the last on the device; the tokens go through `drafted`.

@@ -1,6 +1,6 @@
 //! The inputs of a run in one small buffer, written with one call.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use crate::{
     Result,
@@ -10,7 +10,7 @@ use crate::{
         derive::of_positions,
         ops::{DEAD_KEY, Input, Role},
     },
-    runtime::{Buffer, GpuContext, STEP_STRIDE, Step, table_rows, wgpu},
+    runtime::{Buffer, GpuContext, RunTokens, STEP_STRIDE, Step, table_rows, wgpu},
 };
 
 /// Every part begins at a multiple of this, the largest alignment that WebGPU lets an adapter ask for.
@@ -45,7 +45,9 @@ impl InputBlock {
         let table = |(_, input): (_, &Input)| match &input.role {
             Role::Visible { .. } => Some((input.name.clone(), tokens * 2 * 4)),
             Role::RopeTable(table) => Some((input.name.clone(), tokens * table.inv_freq.len() * 2 * 4)),
-            Role::TableRows(_) => Some((input.name.clone(), tokens * input.ty.shape.last()?.fixed()? * 4)),
+            Role::TableRows(_) | Role::SoftRows | Role::IsText => {
+                Some((input.name.clone(), tokens * input.ty.shape.last()?.fixed()? * 4))
+            }
             _ => None,
         };
         // Inputs whose values are copied to the block on the device.
@@ -76,21 +78,36 @@ impl InputBlock {
         self.offsets.iter().map(|(name, offset)| (name.clone(), (self.buffer.clone(), *offset as u64)))
     }
 
-    /// Fills and writes the block. Padding rows get token 0; without caches they are dead keys.
+    /// Fills and writes the block. Padding rows get token 0; without caches they are dead keys. Soft tokens are looked
+    /// up by the id `pad`.
     pub(super) fn write(
         &mut self,
         context: &GpuContext,
         step: Step,
-        tokens: &[u32],
-        start: usize,
+        run: RunTokens,
+        pad: u32,
         built: &BuiltModel,
         resident: bool,
     ) -> Result<()> {
-        debug_assert!(tokens.len() <= self.tokens && !tokens.is_empty(), "a run fits its bucket");
+        debug_assert!(run.tokens.len() <= self.tokens && !run.tokens.is_empty(), "a run fits its bucket");
         self.put("step", bytemuck::bytes_of(&step));
-        let positions: Vec<usize> = (start..start + tokens.len()).collect();
-        self.fill(tokens, &positions, built, if resident { 0 } else { DEAD_KEY })?;
+        let positions: Vec<usize> = (run.start..run.end()).collect();
+        self.fill(&run.ids(pad), &positions, &run.pictures(), built, if resident { 0 } else { DEAD_KEY })?;
+        self.fill_soft(&run, built);
         context.write(&self.buffer, 0, &self.host)
+    }
+
+    /// The rows of soft tokens, where the graph takes some.
+    fn fill_soft(&mut self, run: &RunTokens, built: &BuiltModel) {
+        for (_, input) in built.graph.inputs() {
+            let width = input.ty.shape.last().and_then(|width| width.fixed()).unwrap_or(1);
+            let values = match input.role {
+                Role::SoftRows => run.soft_rows(self.tokens, width),
+                Role::IsText => run.is_text(self.tokens),
+                _ => continue,
+            };
+            self.put(&input.name, bytemuck::cast_slice(&values));
+        }
     }
 
     /// As [`write`](Self::write) where sequences lie apart: the step, the token and the position of each.
@@ -108,12 +125,20 @@ impl InputBlock {
         for (step, block) in steps.iter().zip(self.host[first..].chunks_mut(STEP_STRIDE as usize).skip(1)) {
             block[..size_of::<Step>()].copy_from_slice(bytemuck::bytes_of(step));
         }
-        self.fill(tokens, positions, built, 0)?;
+        self.fill(tokens, positions, &[], built, 0)?;
         context.write(&self.buffer, 0, &self.host)
     }
 
-    /// Tokens and what follows from their positions; rows of padding are at the position `padding`.
-    fn fill(&mut self, tokens: &[u32], positions: &[usize], built: &BuiltModel, padding: i32) -> Result<()> {
+    /// Tokens and what follows from their positions, and from those of `pictures`; rows of padding are at the position
+    /// `padding`.
+    fn fill(
+        &mut self,
+        tokens: &[u32],
+        positions: &[usize],
+        pictures: &[Range<usize>],
+        built: &BuiltModel,
+        padding: i32,
+    ) -> Result<()> {
         self.put("input_ids", bytemuck::cast_slice(tokens));
         self.put("last_token_idx", &(tokens.len() as u32 - 1).to_le_bytes());
         for (_, input) in built.graph.inputs() {
@@ -128,7 +153,7 @@ impl InputBlock {
             };
             let live = positions.iter().map(|position| (position + input.role.offset()) as i32);
             let all = live.chain(std::iter::repeat(of_padding)).take(rows);
-            if let Some(data) = of_positions(&input.role, all) {
+            if let Some(data) = of_positions(&input.role, all, pictures) {
                 self.put(&input.name, data.bytes());
             }
         }

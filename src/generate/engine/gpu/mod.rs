@@ -42,7 +42,7 @@ use crate::{
         CacheStore, CancelToken, DraftModel, Engine, LogitsView, MOST_LOGITS, ModelGraphs, ModelStats, OnProgress, Outputs,
         PREFILL_CHUNK, PlanPolicy, Profiles, RingCopy, Run, SampleOpts, Sampled, Sequence, Speculate, sample_token_after,
     },
-    runtime::{AdapterKind, Buffer, CacheStats, Clock, GpuContext, Pending, RunTimes, StagedRead},
+    runtime::{AdapterKind, Buffer, CacheStats, Clock, GpuContext, Pending, RunTimes, RunTokens, StagedRead},
 };
 
 /// The limit that kernels meet first, as wgpu names it.
@@ -94,9 +94,13 @@ struct Begun {
 /// The tokens of a run.
 #[derive(Clone, Copy)]
 enum Tokens<'a> {
-    Given(&'a [u32]),
-    /// One, which lies on the device.
-    Chosen(&'a Buffer, u64),
+    Given(RunTokens<'a>),
+    /// One of text, which lies on the device.
+    Chosen {
+        buffer: &'a Buffer,
+        offset: u64,
+        position: usize,
+    },
 }
 
 /// How an engine is made.
@@ -163,13 +167,13 @@ impl GpuEngine {
 }
 
 impl Run for GpuEngine {
-    fn run(&mut self, tokens: &[u32], start: usize, want: Outputs) -> Result<Vec<f32>> {
-        self.logits(tokens, start, true, want)
+    fn run(&mut self, run: RunTokens, want: Outputs) -> Result<Vec<f32>> {
+        self.logits(run, true, want)
     }
 
-    fn begin_rows(&mut self, tokens: &[u32], start: usize) -> Result<()> {
-        let key = self.prepare(tokens.len(), start + tokens.len(), true, Outputs::Nothing)?;
-        self.submit_first(key, Tokens::Given(tokens), start, SampleMode::Nothing)?;
+    fn begin_rows(&mut self, run: RunTokens) -> Result<()> {
+        let key = self.prepare(&run, true, Outputs::Nothing)?;
+        self.submit_first(key, Tokens::Given(run), SampleMode::Nothing)?;
         Ok(())
     }
 
@@ -183,11 +187,10 @@ impl Run for GpuEngine {
         Ok(())
     }
 
-    fn begin(&mut self, history: &[u32], start: usize, opts: &SampleOpts) -> Result<()> {
+    fn begin(&mut self, run: RunTokens, opts: &SampleOpts) -> Result<()> {
         self.forget();
-        let tokens = &history[start..];
-        let key = self.prepare(tokens.len(), history.len(), true, Outputs::Last)?;
-        let begun = self.submit_first(key, Tokens::Given(tokens), start, SampleMode::for_choosing(opts))?;
+        let key = self.prepare(&run, true, Outputs::Last)?;
+        let begun = self.submit_first(key, Tokens::Given(run), SampleMode::for_choosing(opts))?;
         self.begun.extend(begun);
         Ok(())
     }
@@ -197,11 +200,12 @@ impl Run for GpuEngine {
             return Ok(false); // The host looks up the token's rows.
         }
         let Some((buffer, offset)) = self.begun.back().and_then(|begun| begun.token.clone()) else { return Ok(false) };
-        let key = self.prepare(1, position + 1, true, Outputs::Last)?;
+        let key = self.prepare(&RunTokens::text(&[0], position), true, Outputs::Last)?;
         if !self.slices.allow_two(&self.plans.of(&key).ready(&key)?.estimates, key.tokens) {
             return Ok(false);
         }
-        let begun = self.submit(key, Tokens::Chosen(&buffer, offset), position, SampleMode::for_choosing(opts))?;
+        let chosen = Tokens::Chosen { buffer: &buffer, offset, position };
+        let begun = self.submit(key, chosen, SampleMode::for_choosing(opts))?;
         self.begun.extend(begun);
         Ok(true)
     }
@@ -229,7 +233,7 @@ impl Run for GpuEngine {
                 } else {
                     self.forget();
                     let last = history.len() - 1;
-                    self.logits(&history[last..], last, true, Outputs::Last)?
+                    self.logits(RunTokens::text(&history[last..], last), true, Outputs::Last)?
                 };
                 bytes_read += row.len() as u64 * 4;
                 row
@@ -239,8 +243,8 @@ impl Run for GpuEngine {
         Ok(Sampled { token: sample_token_after(&row, opts, history)?, bytes_read, predicted: false })
     }
 
-    fn begin_view(&mut self, history: &[u32], start: usize, temperature: f32) -> Result<()> {
-        self.begin(history, start, &SampleOpts::temperature(temperature, 0))
+    fn begin_view(&mut self, run: RunTokens, temperature: f32) -> Result<()> {
+        self.begin(run, &SampleOpts::temperature(temperature, 0))
     }
 
     fn view_logits(&mut self, ids: &[u32]) -> Result<LogitsView> {
@@ -252,8 +256,8 @@ impl Run for GpuEngine {
         self.row_of(&key)
     }
 
-    fn recompute(&mut self, tokens: &[u32], want: Outputs) -> Result<Vec<f32>> {
-        self.logits(tokens, 0, false, want)
+    fn recompute(&mut self, sequence: RunTokens, want: Outputs) -> Result<Vec<f32>> {
+        self.logits(sequence, false, want)
     }
 
     fn forget(&mut self) {
@@ -264,8 +268,8 @@ impl Run for GpuEngine {
         self.drafter.iter_mut().for_each(GpuDrafter::forget_text);
     }
 
-    fn time_run(&mut self, history: &[u32], start: usize, reps: usize, clock: Option<Clock>) -> Result<RunTimes> {
-        self.measure_run(history, start, reps, clock)
+    fn time_run(&mut self, run: RunTokens, reps: usize, clock: Option<Clock>) -> Result<RunTimes> {
+        self.measure_run(run, reps, clock)
     }
 
     fn cancel_token(&mut self) -> &mut CancelToken {

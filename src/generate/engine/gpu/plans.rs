@@ -12,7 +12,7 @@ use crate::{
     Error, Result,
     cancel::CancelToken,
     error::GraphError,
-    generate::{Outputs, PlanPolicy, Profiles, SHORT_LIST},
+    generate::{GraphKey, Outputs, PlanPolicy, Profiles, SHORT_LIST},
     ir::{DimBinding, sym},
     plan::{Live, sampling},
     runtime::{Buffer, CacheStats, Lru, PreparedPlan, ScratchPool},
@@ -26,6 +26,8 @@ const WHOLE_PLANS: usize = 3;
 pub(super) struct PlanKey {
     pub(super) resident: bool,
     pub(super) want: Outputs,
+    /// With soft tokens among the tokens.
+    pub(super) soft: bool,
     /// Capacity in new tokens.
     pub(super) tokens: usize,
     /// Capacity of the linear caches in rows.
@@ -107,7 +109,8 @@ fn make(
     cancel: &CancelToken,
     [scratch, sampler_scratch]: [&mut ScratchPool; 2],
 ) -> Result<Ready> {
-    let built = model.model.built_for(key.resident, key.want, profiles.kv(), hidden)?;
+    let graph = GraphKey { hidden, soft: key.soft, ..GraphKey::new(key.resident, key.want, profiles.kv()) };
+    let built = model.model.built_for(graph)?;
     let binding = DimBinding::new().with(sym::SEQ, key.tokens).with(sym::CACHE, key.rows).with(sym::RING, caches.ring());
     let lowered = model.lower(&built, &binding, profiles.of(key.resident, key.tokens))?;
     model.pipelines.prepare_unless(lowered.dispatches.iter().map(|dispatch| &dispatch.kernel), cancel)?;

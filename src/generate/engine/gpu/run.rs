@@ -8,20 +8,22 @@ use super::{
 use crate::{
     Result,
     generate::{CacheStore, FINAL_NORM, Outputs, Run, token_bucket},
-    runtime::{Buffer, PreparedPlan},
+    runtime::{Buffer, PreparedPlan, RunTokens},
 };
 
 impl GpuEngine {
     /// Prepares the plan of a run, if it is new.
-    pub(super) fn prepare(&mut self, tokens: usize, end: usize, resident: bool, want: Outputs) -> Result<PlanKey> {
+    pub(super) fn prepare(&mut self, run: &RunTokens, resident: bool, want: Outputs) -> Result<PlanKey> {
+        let tokens = run.tokens.len();
+        let soft = run.has_soft();
         let key = if resident {
-            self.reserve(end)?;
-            let rows = self.policy.rows(tokens, end, self.caches.rows());
+            self.reserve(run.end())?;
+            let rows = self.policy.rows(tokens, run.end(), self.caches.rows());
             // A few drafted tokens are no prompt.
             let tokens = if want == Outputs::Each { token_bucket(tokens) } else { self.policy.tokens(tokens, self.chunk(want)) };
-            PlanKey { resident, want, tokens, rows }
+            PlanKey { resident, want, soft, tokens, rows }
         } else {
-            PlanKey { resident, want, tokens: token_bucket(tokens), rows: 0 }
+            PlanKey { resident, want, soft, tokens: token_bucket(tokens), rows: 0 }
         };
         let hidden = self.drafter.is_some();
         self.drafter.iter_mut().try_for_each(|drafter| drafter.make_room(&self.model.context))?;
@@ -30,8 +32,8 @@ impl GpuEngine {
     }
 
     /// Writes the inputs, submits the plan with the sampler behind it, and stages the bytes to be read back.
-    pub(super) fn submit(&mut self, key: PlanKey, tokens: Tokens, start: usize, mode: SampleMode) -> Result<Option<Begun>> {
-        let mut begun = self.submit_first(key, tokens, start, mode)?;
+    pub(super) fn submit(&mut self, key: PlanKey, tokens: Tokens, mode: SampleMode) -> Result<Option<Begun>> {
+        let mut begun = self.submit_first(key, tokens, mode)?;
         while self.sliced.is_some() {
             begun = self.submit_slice(None)?;
         }
@@ -39,21 +41,23 @@ impl GpuEngine {
     }
 
     /// As [`submit`](Self::submit), of the first slice; the run is whole if no other is left.
-    pub(super) fn submit_first(&mut self, key: PlanKey, tokens: Tokens, start: usize, mode: SampleMode) -> Result<Option<Begun>> {
+    pub(super) fn submit_first(&mut self, key: PlanKey, tokens: Tokens, mode: SampleMode) -> Result<Option<Begun>> {
         self.settle()?;
         let context = &self.model.context;
         let Ready { run: RunPlan { block, built, .. }, warm, estimates, .. } = self.plans.of(&key).ready(&key)?;
         let (given, chosen) = match tokens {
-            Tokens::Given(tokens) => (tokens, None),
-            Tokens::Chosen(buffer, offset) => (&[0][..], Some((buffer, offset, 4))),
+            Tokens::Given(run) => (run, None),
+            Tokens::Chosen { buffer, offset, position } => (RunTokens::text(&[0], position), Some((buffer, offset, 4))),
         };
-        block.write(context, mode.step(&key, start, given.len()), given, start, built, key.resident)?;
+        let rows = given.start..given.end();
+        let pad = self.model.model.pad();
+        block.write(context, mode.step(&key, rows.start, rows.len()), given, pad, built, key.resident)?;
         let warm = std::mem::replace(warm, true);
         let slices = self.slices.of_run(context, estimates, key.tokens, warm);
         if mode == SampleMode::Nothing && warm && slices.is_one() {
-            self.pace.started(given.len());
+            self.pace.started(rows.len());
         }
-        self.sliced = Some(SlicedRun { key, mode, rows: start..start + given.len(), slices });
+        self.sliced = Some(SlicedRun { key, mode, rows, slices });
         self.submit_slice(chosen)
     }
 
@@ -124,10 +128,10 @@ impl GpuEngine {
         Ok(())
     }
 
-    pub(super) fn logits(&mut self, tokens: &[u32], start: usize, resident: bool, want: Outputs) -> Result<Vec<f32>> {
-        let key = self.prepare(tokens.len(), start + tokens.len(), resident, want)?;
+    pub(super) fn logits(&mut self, run: RunTokens, resident: bool, want: Outputs) -> Result<Vec<f32>> {
+        let key = self.prepare(&run, resident, want)?;
         let mode = if want == Outputs::Nothing { SampleMode::Nothing } else { SampleMode::Logits };
-        let bytes = match self.submit(key, Tokens::Given(tokens), start, mode)? {
+        let bytes = match self.submit(key, Tokens::Given(run), mode)? {
             Some(begun) => self.collect(begun)?,
             None => Vec::new(),
         };

@@ -4,6 +4,7 @@ use super::{GpuEngine, PlanKey, SampleMode, Tokens, chosen, model::LOGITS, nothi
 use crate::{
     Result,
     generate::{Outputs, Run, SampleOpts, agreed, sample_after_draft},
+    runtime::RunTokens,
 };
 
 impl GpuEngine {
@@ -11,12 +12,13 @@ impl GpuEngine {
     pub(super) fn verify_drafted(&mut self, history: &[u32], drafted: &[u32], opts: &SampleOpts) -> Result<Vec<u32>> {
         self.forget();
         let start = history.len() - 1;
-        let run = [&history[start..], drafted].concat();
-        let key = self.prepare(run.len(), start + run.len(), true, Outputs::Each)?;
+        let tokens = [&history[start..], drafted].concat();
+        let run = RunTokens::text(&tokens, start);
+        let key = self.prepare(&run, true, Outputs::Each)?;
         let mode = SampleMode::for_choosing(opts);
-        let begun = self.submit(key, Tokens::Given(&run), start, mode)?.ok_or_else(nothing_begun)?;
+        let begun = self.submit(key, Tokens::Given(run), mode)?.ok_or_else(nothing_begun)?;
         let bytes = self.collect(begun)?;
-        let row_bytes = bytes.len() / run.len();
+        let row_bytes = bytes.len() / tokens.len();
         agreed(drafted, |known| {
             let row = &bytes[known * row_bytes..][..row_bytes];
             let logits = match mode {

@@ -9,7 +9,7 @@ use crate::{
     checkpoint::load_from_path,
     gemma::{GemmaArch, GemmaConfig},
     generate::{CacheStore, ModelGraphs, Outputs, Profiles, Run, SampleOpts},
-    runtime::{Device, GpuOptions, Opened},
+    runtime::{Device, GpuOptions, Opened, RunTokens},
 };
 
 /// A checkpoint of each family, and each sort of layer that one has.
@@ -45,7 +45,7 @@ fn filled(engine: &mut GpuEngine, tokens: &[u32]) {
     let last = tokens.len() - 1;
     let rows = &tokens[..tokens.len() - 1];
     for start in (0..last).step_by(CHUNK) {
-        engine.run(&rows[start..last.min(start + CHUNK)], start, Outputs::Nothing).unwrap();
+        engine.run(RunTokens::text(&rows[start..last.min(start + CHUNK)], start), Outputs::Nothing).unwrap();
     }
 }
 

@@ -6,21 +6,22 @@ use crate::{
     generate::Outputs,
     ir::{DimBinding, kernel::Dispatch, sym},
     plan::{Live, Plan, cost},
-    runtime::{Clock, DispatchTime, GpuContext, PreparedPlan, RunTimes, Step},
+    runtime::{Clock, DispatchTime, GpuContext, PreparedPlan, RunTimes, RunTokens, Step},
 };
 
 impl GpuEngine {
     /// Times the run that [`begin`](crate::generate::Engine::begin) would make of the same arguments, greedily:
     /// `reps` times after one that is not counted. Each writes the same rows.
-    pub(super) fn measure_run(&mut self, history: &[u32], start: usize, reps: usize, clock: Option<Clock>) -> Result<RunTimes> {
-        let tokens = &history[start..];
-        let key = self.prepare(tokens.len(), history.len(), true, Outputs::Last)?;
+    pub(super) fn measure_run(&mut self, run: RunTokens, reps: usize, clock: Option<Clock>) -> Result<RunTimes> {
+        let RunTokens { tokens, start, .. } = run;
+        let key = self.prepare(&run, true, Outputs::Last)?;
+        let pad = self.model.model.pad();
         let context = self.model.context.clone();
         self.settle()?;
         let clock = clock.unwrap_or_else(|| Clock::best(context.capabilities()));
         let Ready { run: RunPlan { plan, block, built }, samplers, .. } = self.plans.of(&key).ready(&key)?;
-        let step = Step { end: history.len() as u32, capacity: key.rows as u32, ..Step::all(tokens.len() as u32) };
-        block.write(&context, step, tokens, start, built, true)?;
+        let step = Step { end: run.end() as u32, capacity: key.rows as u32, ..Step::all(tokens.len() as u32) };
+        block.write(&context, step, run, pad, built, true)?;
         let prepared: Vec<&PreparedPlan> = [Some(&*plan), samplers.as_ref().map(|s| &s.argmax)].into_iter().flatten().collect();
         let (whole, seconds) = measure(&context, &prepared, reps, clock)?;
 

@@ -33,7 +33,7 @@ fn check_drafter(engine: &mut ReferenceEngine, config: &GemmaConfig, folder: &Pa
     for prompt in ["p2", "p7", "p33"] {
         let of = |what: &str| format!("{prompt}.{what}");
         let text = tokens(&of("input_ids"));
-        let logits = engine.run(&text, 0, Outputs::Last).unwrap();
+        let logits = engine.run(RunTokens::text(&text, 0), Outputs::Last).unwrap();
         assert!(worst(&logits, numbers(&of("target_logits")).rchunks(config.vocab_size).next().unwrap()) < 1e-3);
         assert!(worst(&engine.hidden.values, &numbers(&of("target_hidden_last"))) < 1e-3, "{prompt}: what it goes on from");
         let built = drafter.built(&engine.model, DType::F32).unwrap();
@@ -43,7 +43,7 @@ fn check_drafter(engine: &mut ReferenceEngine, config: &GemmaConfig, folder: &Pa
         let states = numbers(&of("draft_hidden"));
         let drafted = tokens(&of("draft_tokens"));
         for (i, (expected, state)) in expected.chunks(config.vocab_size).zip(states.chunks(config.hidden_size)).enumerate() {
-            let outputs = engine.outputs(&built, true, &[token], text.len() - 1, &hidden).unwrap();
+            let outputs = engine.outputs(&built, true, RunTokens::text(&[token], text.len() - 1), &hidden).unwrap();
             assert!(worst(&outputs[0], state) < 1e-3, "{prompt} step {i}: hidden state");
             match &drafter.order {
                 None => assert!(worst(&outputs[1], expected) < 1e-3, "{prompt} step {i}: logits"),

@@ -18,7 +18,7 @@ use crate::{
     generate::{CancelToken, ModelGraphs, Outputs, PlanPolicy, Profiles, Run},
     ir::{Alternatives, Fallback, KernelChoices},
     plan::Plan,
-    runtime::{Device, GpuContext, GpuOptions, KernelTier, Opened, Tuning},
+    runtime::{Device, GpuContext, GpuOptions, KernelTier, Opened, RunTokens, Tuning},
 };
 
 const CHUNK: usize = 64;
@@ -90,8 +90,8 @@ fn a_wrong_kernel_is_replaced_and_the_logits_are_right() {
         let slices = SubmitSplitter::new(None, true);
         let mut engine = GpuEngine::fresh(model.into(), Caches::new(ring), policy, Profiles::default(), pace, slices);
         let (given, last) = tokens.split_at(tokens.len() - 1);
-        engine.run(given, 0, Outputs::Nothing).unwrap();
-        engine.run(last, given.len(), Outputs::Last).unwrap()
+        engine.run(RunTokens::text(given, 0), Outputs::Nothing).unwrap();
+        engine.run(RunTokens::text(last, given.len()), Outputs::Last).unwrap()
     };
     let (untouched, _) = load("gemma3-text", &open(KernelTier::Subgroups));
     let found = logits(second);

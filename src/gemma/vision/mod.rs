@@ -1,0 +1,174 @@
+//! Towers that make soft tokens of pictures, as flows of stages like the text model.
+//!
+//! The weights go by Hugging Face's names, without the prefix of the checkpoint.
+
+mod gemma4;
+mod siglip;
+mod unified;
+
+pub use gemma4::Gemma4VisionStage;
+pub use siglip::SiglipStage;
+pub use unified::UnifiedVisionStage;
+
+use super::{Gemma4VisionConfig, GemmaConfig, UnifiedVisionConfig, VisionConfig};
+use crate::{
+    Error, Result,
+    flow::{EmitContext, ModelFlow},
+    ir::{
+        DType, NodeId,
+        ops::{Cast, Gain, Permute, RmsNorm},
+    },
+};
+
+/// The output of a tower's graph: soft tokens `[1, N, D]`, D of the text model.
+pub(crate) const SOFT_TOKENS: &str = "soft_tokens";
+
+/// The inputs of Gemma 4's tower with rotary rows.
+pub(crate) const ROPE_COLUMNS: &str = "rope_columns";
+pub(crate) const ROPE_ROWS: &str = "rope_rows";
+
+/// The grid of a picture, as a tower's graph takes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PatchGrid {
+    /// Side of a patch, in pixels.
+    pub(crate) patch: usize,
+    /// Side of the square of patches that one soft token is of.
+    pub(crate) pooled: usize,
+    /// Most patches.
+    pub(crate) most: usize,
+}
+
+impl VisionConfig {
+    /// The patches of a picture with at most `soft_tokens` soft tokens.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a tower that is not computed.
+    pub(crate) fn grid(&self, soft_tokens: usize) -> Result<PatchGrid> {
+        match self {
+            VisionConfig::Siglip(config) => {
+                let grid = config.image_size / config.patch_size;
+                let pooled = grid / config.mm_tokens_per_image.isqrt();
+                Ok(PatchGrid { patch: config.patch_size, pooled, most: grid * grid })
+            }
+            VisionConfig::Gemma4(Gemma4VisionConfig { patch_size, pooling_kernel_size, .. }) => {
+                let most = soft_tokens * pooling_kernel_size * pooling_kernel_size;
+                Ok(PatchGrid { patch: *patch_size, pooled: *pooling_kernel_size, most })
+            }
+            VisionConfig::Unified(UnifiedVisionConfig { patch_size, pooling_kernel_size, .. }) => {
+                Ok(PatchGrid { patch: patch_size * pooling_kernel_size, pooled: 1, most: soft_tokens })
+            }
+            VisionConfig::Unsupported(why) => Err(Error::Unsupported(format!("this model's vision tower ({why})"))),
+        }
+    }
+
+    /// The tower for pictures of at most `soft_tokens` soft tokens.
+    ///
+    /// Inputs: `patches` `[1, P, 3·p²]` f32, P of [`grid`](Self::grid). But in SigLIP `columns` and `rows` `[1, P]` u32,
+    /// the rows of the position table that a patch takes ([`place`](Self::place)). In Gemma 4's tower `attention_mask`
+    /// `[1, P]` f32, 1 for patches and 0 for padding behind them, and `rope_columns` and `rope_rows` `[1, P, H/2]` f32.
+    /// Patches of one soft token are neighbours, and padding is of whole soft tokens, whose rows mean nothing.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a tower that is not computed.
+    pub(crate) fn flow(&self, text: &GemmaConfig, soft_tokens: usize) -> Result<ModelFlow> {
+        let PatchGrid { patch, most, .. } = self.grid(soft_tokens)?;
+        let flow = ModelFlow::new("vision", 1, most).input("patches", DType::F32, [1, most, 3 * patch * patch]);
+        let placed = |flow: ModelFlow| flow.input("columns", DType::U32, [1, most]).input("rows", DType::U32, [1, most]);
+        let width = text.hidden_size;
+        let flow = match self {
+            VisionConfig::Siglip(config) => flow.stage(SiglipStage::new(*config, width)),
+            VisionConfig::Gemma4(config) => {
+                let table = [1, most, config.head_dim / 2];
+                let flow = placed(flow).input(ROPE_COLUMNS, DType::F32, table).input(ROPE_ROWS, DType::F32, table);
+                flow.bind_attention_mask().stage(Gemma4VisionStage::new(*config, width))
+            }
+            VisionConfig::Unified(config) => placed(flow).stage(UnifiedVisionStage::new(*config, width)),
+            VisionConfig::Unsupported(_) => flow,
+        };
+        Ok(flow.output(SOFT_TOKENS))
+    }
+
+    /// The rows of the position table, which is one matrix, of the patch in `column` and `row`.
+    pub(crate) fn place(&self, column: usize, row: usize) -> [u32; 2] {
+        match self {
+            VisionConfig::Gemma4(config) => [column as u32, (config.position_embedding_size + row) as u32],
+            _ => [2 * column as u32, 2 * row as u32 + 1],
+        }
+    }
+
+    /// Columns and rows that have a position; any number where the position is that in the whole.
+    pub(crate) fn places(&self) -> usize {
+        match self {
+            VisionConfig::Gemma4(config) => config.position_embedding_size,
+            VisionConfig::Unified(config) => config.mm_posemb_size,
+            VisionConfig::Siglip(_) | VisionConfig::Unsupported(_) => usize::MAX,
+        }
+    }
+}
+
+/// `W · x` with the weight `{name}.weight`, `[out, last dimension of x]`.
+fn linear(context: &mut EmitContext, x: NodeId, name: &str, out: usize) -> Result<NodeId> {
+    context.project(x, &format!("vision.{name}"), &format!("{name}.weight"), out)
+}
+
+/// `W · x + b` with the weights `{name}.weight` and `{name}.bias`.
+fn biased(context: &mut EmitContext, x: NodeId, name: &str, out: usize) -> Result<NodeId> {
+    let y = linear(context, x, name, out)?;
+    let bias = row(context, &format!("{name}.bias"), out)?;
+    context.graph.add(y, bias)
+}
+
+/// A weight `[width]`, widened.
+fn row(context: &mut EmitContext, key: &str, width: usize) -> Result<NodeId> {
+    let weight = context.weight(&format!("vision.{key}"), key, &[width])?;
+    context.graph.push(Cast, &[weight])
+}
+
+/// LayerNorm with the weights `{name}.weight` and `{name}.bias`.
+fn layer_norm(context: &mut EmitContext, x: NodeId, name: &str, eps: f32) -> Result<NodeId> {
+    let width = context.width(x)?;
+    let part = |context: &mut EmitContext, part: &str| {
+        let key = format!("{name}.{part}");
+        context.weight(&format!("vision.{key}"), &key, &[width])
+    };
+    let gain = part(context, "weight")?;
+    let bias = part(context, "bias")?;
+    context.graph.layer_norm(x, gain, bias, eps)
+}
+
+/// RMSNorm with the weight `{name}.weight`.
+fn rms_norm(context: &mut EmitContext, x: NodeId, name: &str, eps: f32, gain: Gain) -> Result<NodeId> {
+    let width = context.width(x)?;
+    let key = format!("{name}.weight");
+    let weight = context.weight(&format!("vision.{key}"), &key, &[width])?;
+    context.graph.rms_norm(x, weight, eps, gain)
+}
+
+/// RMSNorm without a weight.
+fn unit_norm(context: &mut EmitContext, x: NodeId, eps: f32) -> Result<NodeId> {
+    context.graph.push(RmsNorm { eps, gain: Gain::None }, &[x])
+}
+
+/// The mean of each `count` neighbouring patches: `[1, P, E]` to `[1, P/count, E]`.
+fn mean_of_neighbours(context: &mut EmitContext, x: NodeId, count: usize) -> Result<NodeId> {
+    let patches = context.seq.fixed().unwrap_or(0);
+    let width = context.width(x)?;
+    let g = &mut *context.graph;
+    let grouped = g.reshape(x, [1, patches / count, count, width])?;
+    let grouped = g.push(Permute { order: vec![0, 1, 3, 2] }, &[grouped])?;
+    let mean = g.mean(grouped)?;
+    g.reshape(mean, [1, patches / count, width])
+}
+
+/// The sum of the embeddings of a patch's column and row, of the table `key`, which the loader has as `stored`.
+fn place_embedding(context: &mut EmitContext, key: &str, stored: [usize; 3]) -> Result<NodeId> {
+    let table = context.stacked_weight(&format!("vision.{key}"), key, stored)?;
+    let mut embedding = |input: &str| {
+        let missing = || Error::Builder(format!("position embeddings need the input '{input}'"));
+        let ids = context.find_shared(input).ok_or_else(missing)?;
+        context.graph.gather(table, ids)
+    };
+    let column = embedding("columns")?;
+    let row = embedding("rows")?;
+    context.graph.add(column, row)
+}

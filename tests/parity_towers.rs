@@ -1,0 +1,158 @@
+//! Vision towers against transformers, stage by stage, on the reference and on the GPU. Pixels are transformers' own.
+
+mod common;
+
+use common::{multimodal::Multimodal, oracle::worst};
+use gemmaflow::{
+    checkpoint::load_towers_from_path,
+    gemma::VisionConfig,
+    runtime::{Device, GpuContext, GpuOptions, Opened},
+    vision::{Patches, VisionEncoder, VisionOptions},
+};
+use std::sync::Arc;
+
+/// Checkpoints with a tower that is computed.
+const CHECKPOINTS: [&str; 6] =
+    ["gemma3-vision", "gemma3-vision-bf16", "gemma4-audio", "gemma4-e-vision-bf16", "gemma4-unified", "gemma4-vision"];
+
+/// Most soft tokens of a picture in the checkpoints of Gemma 4.
+const BUDGET: usize = 70;
+
+/// Gates on a tower's last states and on soft tokens (docs/gemma.md).
+const TOWER: f32 = 2e-4;
+const SOFT: f32 = 1e-4;
+
+/// The pictures of a case, as patches, each with its number of soft tokens.
+fn pictures(oracle: &Multimodal, case: &str) -> Vec<Patches> {
+    let name = format!("{case}.pixel_values");
+    if !oracle.has(&name) {
+        return Vec::new();
+    }
+    let shape = oracle.shape(&name);
+    let values = oracle.f32(&name);
+    let one = shape[1..].iter().product();
+    values
+        .chunks(one)
+        .enumerate()
+        .map(|(at, values)| match oracle.config.multimodal.vision.as_ref().unwrap() {
+            VisionConfig::Siglip(config) => in_patches(values, config.image_size, config.patch_size),
+            _ => placed(oracle, case, at, shape[1], values),
+        })
+        .collect()
+}
+
+/// A picture [3, S, S] as patches, each channel, row, column.
+fn in_patches(values: &[f32], size: usize, patch: usize) -> Patches {
+    let grid = size / patch;
+    let mut patches = Vec::new();
+    for (row, column) in (0..grid * grid).map(|at| (at / grid, at % grid)) {
+        for (channel, y) in (0..3 * patch).map(|at| (at / patch, at % patch)) {
+            let start = (channel * size + row * patch + y) * size + column * patch;
+            patches.extend(&values[start..start + patch]);
+        }
+    }
+    Patches { values: patches, rows: grid, columns: grid }
+}
+
+/// Patches with the places of transformers, without its padding.
+fn placed(oracle: &Multimodal, case: &str, at: usize, most: usize, values: &[f32]) -> Patches {
+    let places = oracle.ids(&format!("{case}.image_position_ids"));
+    let places: Vec<[i32; 2]> = places.chunks(2).skip(at * most).take(most).map(|p| [p[0] as i32, p[1] as i32]).collect();
+    let live = places.iter().filter(|place| place[0] >= 0).count();
+    let columns = places.iter().map(|place| place[0] + 1).max().unwrap() as usize;
+    let row_major = |at: usize| [(at % columns) as i32, (at / columns) as i32];
+    assert!((0..live).all(|at| places[at] == row_major(at)), "patches are row-major");
+    Patches { values: values[..live * (values.len() / most)].to_vec(), rows: live / columns, columns }
+}
+
+fn gpu() -> Arc<GpuContext> {
+    match Device::Gpu.open(&GpuOptions::default()).unwrap() {
+        Opened::Gpu(context) => context,
+        Opened::Reference => panic!("Device::Gpu opened the reference"),
+    }
+}
+
+fn encoder(oracle: &Multimodal, gpu: Option<Arc<GpuContext>>) -> VisionEncoder {
+    let mut loader = load_towers_from_path(&oracle.folder).unwrap();
+    VisionEncoder::from_loader(&oracle.config, loader.as_mut(), gpu, VisionOptions::default()).unwrap()
+}
+
+/// The budget of a picture: SigLIP has one number of soft tokens.
+fn budget(encoder: &VisionEncoder, oracle: &Multimodal) -> usize {
+    let fixed = matches!(oracle.config.multimodal.vision, Some(VisionConfig::Siglip(_)));
+    if fixed { encoder.max_soft_tokens() } else { BUDGET }
+}
+
+/// Soft tokens of every picture of every case.
+#[test]
+fn soft_tokens_are_those_of_transformers() {
+    for (device, context) in [("reference", None), ("gpu", Some(gpu()))] {
+        for name in CHECKPOINTS {
+            let oracle = Multimodal::open(name);
+            let encoder = encoder(&oracle, context.clone());
+            for case in oracle.cases() {
+                let mut soft = Vec::new();
+                for picture in pictures(&oracle, &case) {
+                    soft.extend(encoder.encode_patches(&picture, budget(&encoder, &oracle)).unwrap().values());
+                }
+                if soft.is_empty() {
+                    continue;
+                }
+                // Gemma 4 12B's are padded to the budget.
+                let expected = oracle.f32(&format!("{case}.vision.soft"));
+                let error = worst(&soft, &expected[..soft.len()]);
+                println!("{device:10} {name:22} {case:6} {error:.1e}");
+                assert!(error < SOFT, "{device} {name} {case}: {error}");
+            }
+        }
+    }
+}
+
+/// The first picture of each checkpoint, layer by layer.
+#[test]
+fn every_stage_is_that_of_transformers() {
+    for (device, context) in [("reference", None), ("gpu", Some(gpu()))] {
+        for name in CHECKPOINTS {
+            let oracle = Multimodal::open(name);
+            let case = oracle.cases().into_iter().find(|case| oracle.has(&format!("{case}.pixel_values"))).unwrap();
+            let encoder = encoder(&oracle, context.clone());
+            let picture = &pictures(&oracle, &case)[0];
+            let budget = budget(&encoder, &oracle);
+            let layers = (0..).map(|n| (format!("vision.layer_out.{n}"), format!("vision.layer.{n}.output")));
+            let layers = layers.take_while(|(theirs, _)| oracle.has(&format!("{case}.{theirs}")));
+            let named =
+                ["vision.embeddings", "vision.patch_dense", "vision.tower"].map(|name| (name.to_string(), name.to_string()));
+            let stages: Vec<_> =
+                named.into_iter().chain(layers).filter(|(theirs, _)| oracle.has(&format!("{case}.{theirs}"))).collect();
+            assert!(!stages.is_empty(), "{name} {case} has no stages");
+            let labels: Vec<&str> = stages.iter().map(|(_, ours)| ours.as_str()).collect();
+            let outputs = encoder.run(picture, budget, &labels).unwrap();
+            for (theirs, ours) in &stages {
+                let (_, value) = outputs.iter().find(|(name, _)| name == ours).unwrap();
+                let expected = oracle.f32(&format!("{case}.{theirs}"));
+                let width = *value.shape.last().unwrap();
+                let found = in_their_order(&oracle, picture, &value.to_f32().unwrap(), width);
+                let rows = found.len().min(expected.len());
+                let error = worst(&found[..rows], &expected[..rows]);
+                println!("{device:10} {name:22} {case:6} {theirs:22} {error:.1e}");
+                assert!(error < TOWER, "{device} {name} {case} {theirs}: {error}");
+            }
+        }
+    }
+}
+
+/// Rows of patches in row-major order, without padding; rows of soft tokens as they are.
+fn in_their_order(oracle: &Multimodal, picture: &Patches, values: &[f32], width: usize) -> Vec<f32> {
+    let patches = picture.rows * picture.columns;
+    let Some(VisionConfig::Gemma4(config)) = oracle.config.multimodal.vision else { return values[..patches * width].to_vec() };
+    let side = config.pooling_kernel_size;
+    if values.len() / width < patches {
+        return values[..patches / (side * side) * width].to_vec();
+    }
+    let place = |at: usize| {
+        let [row, column] = [at / picture.columns, at % picture.columns];
+        let square = row / side * (picture.columns / side) + column / side;
+        square * side * side + row % side * side + column % side
+    };
+    (0..patches).flat_map(|at| values[place(at) * width..(place(at) + 1) * width].to_vec()).collect()
+}
