@@ -1,6 +1,8 @@
 #![doc = include_str!("../docs/guide.md")]
 #![deny(missing_docs)]
 
+#[cfg(feature = "audio")]
+pub mod audio;
 mod cancel;
 pub mod checkpoint;
 mod checksum;
@@ -15,6 +17,8 @@ pub mod generate;
 pub mod guide;
 #[cfg(feature = "hub")]
 pub mod hub;
+#[cfg(feature = "vision")]
+pub mod image;
 #[doc(hidden)]
 pub mod internals;
 pub mod ir;
@@ -32,6 +36,7 @@ mod shader;
 pub mod text;
 mod text_file;
 mod trace;
+#[cfg(feature = "vision")]
 pub mod vision;
 pub mod weights;
 

@@ -130,17 +130,18 @@ fn each_library_has_its_module() {
     only_in("tokenizers", &["src/text/"]);
     only_in("llguidance", &["src/guide/"]);
     only_in("gemm", &["src/reference/", "src/ir/ops/"]);
-    for library in ["ureq", "sha2"] {
-        only_in(library, &["src/hub/"]);
-    }
+    only_in("ureq", &["src/hub/"]);
+    only_in("sha2", &["src/audio/", "src/hub/", "src/image/"]);
+    only_in("symphonia", &["src/audio/"]);
 }
 
 /// The folders (and single files) of `src`, and those that each knows: they come before it.
-const KNOWS: [(&str, &[&str]); 25] = [
+const KNOWS: [(&str, &[&str]); 27] = [
     ("cancel", &[]),
     ("checksum", &[]),
     ("text_file", &[]),
     ("prompt", &[]),
+    ("audio", &[]),
     ("quant", &[]),
     ("weights", &["cancel", "quant", "text_file"]),
     ("ir", &["quant", "weights"]),
@@ -153,7 +154,8 @@ const KNOWS: [(&str, &[&str]); 25] = [
     ("gemma", &["flow", "ir", "profile", "text_file", "weights"]),
     ("checkpoint", &["gemma", "quant", "text_file", "weights"]),
     ("runtime", &["cancel", "checksum", "flow", "ir", "lower", "plan", "profile", "prompt", "reference", "shader", "weights"]),
-    ("vision", &["checkpoint", "flow", "gemma", "ir", "profile", "prompt", "runtime", "weights"]),
+    ("image", &["gemma"]),
+    ("vision", &["checkpoint", "flow", "gemma", "image", "ir", "profile", "prompt", "runtime", "weights"]),
     (
         "generate",
         &[

@@ -66,9 +66,7 @@ fn in_chunks() {
     let check = |generator: &mut GemmaGenerator, prompt: &Prompt, expected: &[f32]| {
         worst(&generator.all_logits(prompt).unwrap(), expected)
     };
-    for tokens in [4, 32] {
-        for_all(|| chunk(tokens), |generator| generator, check);
-    }
+    for_all(|| chunk(4), |generator| generator, check);
 }
 
 #[test]
@@ -78,8 +76,7 @@ fn with_exact_and_single_plans() {
         worst(&logits, &expected[expected.len() - logits.len()..])
     };
     for_all(|| chunk(16), |generator| generator.with_prefill_cache(2).unwrap(), last);
-    for_all(|| chunk(16), |generator| generator.with_dynamic_prefill_cache(40).unwrap(), last);
-    for_all(GeneratorOptions::default, |generator| generator.with_decode_cache(200).unwrap(), last);
+    for_all(GeneratorOptions::default, |generator| generator.with_dynamic_prefill_cache(40).unwrap(), last);
 }
 
 /// Runs on a grid of 16 tokens, which a picture widens.

@@ -6,8 +6,9 @@ use common::{multimodal::Multimodal, oracle::worst};
 use gemmaflow::{
     checkpoint::load_towers_from_path,
     gemma::VisionConfig,
+    image::Patches,
     runtime::{Device, GpuContext, GpuOptions, Opened},
-    vision::{Patches, VisionEncoder, VisionOptions},
+    vision::{VisionEncoder, VisionOptions},
 };
 use std::sync::Arc;
 

@@ -1,5 +1,7 @@
 //! Errors of prompts, sampling, callbacks and embeddings.
 
+use super::{AudioError, ImageError};
+
 /// Tokens that cannot be computed. Nothing was changed.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
@@ -22,6 +24,12 @@ pub enum PromptError {
     /// A prompt without tokens.
     #[error("the prompt has no tokens; give at least one (the model's BOS token will do)")]
     Empty,
+    /// A picture that cannot be read or seen.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// A clip that cannot be read or heard.
+    #[error(transparent)]
+    Audio(#[from] AudioError),
     /// Soft tokens that are no rows of numbers, or not of this model.
     #[error("soft tokens: {0}")]
     SoftTokens(String),

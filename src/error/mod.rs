@@ -6,6 +6,7 @@ mod device;
 mod generation;
 mod graph;
 mod hub;
+mod media;
 mod weight;
 
 use std::{fmt, path::PathBuf};
@@ -15,6 +16,7 @@ pub use self::{
     generation::{CallbackError, EmbeddingError, PromptError, SamplingError},
     graph::GraphError,
     hub::HubError,
+    media::{AudioError, ImageError},
     weight::WeightError,
 };
 
@@ -181,6 +183,8 @@ debug_is_display!(
     CallbackError,
     DeviceError,
     HubError,
+    ImageError,
+    AudioError,
 );
 
 impl Error {

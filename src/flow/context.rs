@@ -202,7 +202,7 @@ impl<'a> EmitContext<'a> {
     ///
     /// # Errors
     /// As [`weight`](Self::weight).
-    pub(crate) fn flattened_weight(&mut self, name: &str, key: &str, shape: &[usize]) -> Result<NodeId> {
+    pub fn flattened_weight(&mut self, name: &str, key: &str, shape: &[usize]) -> Result<NodeId> {
         let rows = shape.first().copied().unwrap_or(1);
         let matrix = [rows, shape.iter().product::<usize>() / rows.max(1)];
         self.take_weight(name, key, shape, &matrix)?;
@@ -213,7 +213,7 @@ impl<'a> EmitContext<'a> {
     ///
     /// # Errors
     /// As [`weight`](Self::weight).
-    pub(crate) fn scalar_weight(&mut self, name: &str, key: &str) -> Result<NodeId> {
+    pub fn scalar_weight(&mut self, name: &str, key: &str) -> Result<NodeId> {
         let has_dimension = self.weight_shape(key).is_some_and(|shape| shape == [1]);
         let stored: &[usize] = if has_dimension { &[1] } else { &[] };
         self.take_weight(name, key, stored, &[1])?;
@@ -225,8 +225,8 @@ impl<'a> EmitContext<'a> {
     /// bytes are not read.
     ///
     /// # Errors
-    /// As [`weight`](Self::weight); [`WeightError::Type`] for a packed one.
-    pub(crate) fn transposed_weight(&mut self, name: &str, key: &str, shape: [usize; 2]) -> Result<NodeId> {
+    /// As [`weight`](Self::weight); [`Error::Input`] for a packed one.
+    pub fn transposed_weight(&mut self, name: &str, key: &str, shape: [usize; 2]) -> Result<NodeId> {
         let [rows, columns] = shape;
         if !self.params.contains_key(name) {
             let found = self.loader.peek(key)?.shape;

@@ -14,6 +14,7 @@ mod pooling;
 mod random_weights;
 mod rope;
 mod unused;
+#[cfg(feature = "vision")]
 pub mod vision;
 mod weights;
 

@@ -5,7 +5,6 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::Patches;
 use crate::{
     Error, Result,
     checkpoint::load_towers_from_path,
@@ -15,21 +14,34 @@ use crate::{
         GemmaConfig, MediaTokens, VisionConfig,
         vision::{ROPE_COLUMNS, ROPE_ROWS, SOFT_TOKENS},
     },
-    ir::{Value, ops::rope_row},
-    profile::CompileProfile,
-    prompt::{Modality, SoftTokens},
+    image::{Image, ImageProcessor, Patches},
+    ir::{Compute, Value, ops::rope_row},
+    profile::{CompileProfile, Precision},
+    prompt::{Modality, Prompt, SoftTokens},
     runtime::{CompileOptions, CompiledGraph, GpuContext, Lru, RunInput, Session, SessionWeights},
     weights::{WeightLoader, WeightMap},
 };
 
+/// The token `\n\n` of Gemma's vocabulary, which Gemma 3's processor puts around a picture.
+const DOUBLE_NEWLINE: u32 = 108;
+
+/// The largest budget of soft tokens that processors of Gemma 4 have.
+const MOST_SOFT_TOKENS: usize = 1120;
+
 /// Compiled towers that are kept, one for each budget of soft tokens.
 const KEPT: usize = 5;
+
+/// Bytes of soft tokens that are kept, unless the options say otherwise.
+const KEPT_BYTES: usize = 64 << 20;
 
 /// How to load a tower.
 #[derive(Debug, Clone, Default)]
 pub struct VisionOptions {
-    /// How the tower is compiled; its products are f32 unless it says otherwise. Default: the preset.
-    pub profile: CompileProfile,
+    /// How the tower is compiled. Default: the preset, with products in f32.
+    pub profile: Option<CompileProfile>,
+    /// Most bytes of soft tokens that are kept on the host, those of the pictures that were seen last: they are not
+    /// encoded again. Default: 64 MiB.
+    pub kept_bytes: Option<usize>,
 }
 
 /// Makes soft tokens of pictures, on the device of the generator that they are for.
@@ -48,6 +60,8 @@ struct Tower {
     loader: WeightMap,
     weights: SessionWeights,
     compiled: Mutex<Lru<usize, CompiledGraph>>,
+    /// By the picture's content and the budget.
+    kept: Mutex<Lru<([u8; 32], usize), SoftTokens>>,
 }
 
 const _: () = {
@@ -85,9 +99,82 @@ impl VisionEncoder {
         let loader = WeightMap::take_all(loader)?;
         let built = build(&vision, config, &loader, vision.max_soft_tokens())?;
         let weights = session.load(&built.params)?;
-        let profile = options.profile;
+        // Numbers of a tower may exceed what f16 holds.
+        let exact = || {
+            let preset = CompileProfile::gemma_prefill();
+            CompileProfile { precision: Precision { compute: Compute::F32, ..preset.precision }, ..preset }
+        };
+        let profile = options.profile.unwrap_or_else(exact);
         let compiled = Mutex::new(Lru::new(KEPT));
-        Ok(Self(Arc::new(Tower { text: config.clone(), vision, ids, profile, session, loader, weights, compiled })))
+        let picture = vision.max_soft_tokens() * config.hidden_size * size_of::<f32>();
+        let kept = Mutex::new(Lru::new((options.kept_bytes.unwrap_or(KEPT_BYTES) / picture.max(1)).max(1)));
+        let text = config.clone();
+        Ok(Self(Arc::new(Tower { text, vision, ids, profile, session, loader, weights, compiled, kept })))
+    }
+
+    /// A picture as a part of a prompt: its soft tokens with the ids around them, as the model's processor lays them out
+    /// (HF: `full_image_sequence` and its like). The text before and after it is tokenised apart.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn prompt(&self, image: &Image) -> Result<Prompt> {
+        Ok(self.lay_out(self.encode(image)?))
+    }
+
+    /// As [`prompt`](Self::prompt), of soft tokens that were made before.
+    pub fn lay_out(&self, soft: SoftTokens) -> Prompt {
+        let MediaTokens { begin, end, .. } = self.0.ids;
+        let picture = Prompt::from([begin]).then(soft).then([end]);
+        match &self.0.vision {
+            VisionConfig::Siglip(_) => Prompt::from([DOUBLE_NEWLINE]).then(picture).then([DOUBLE_NEWLINE]),
+            _ => picture,
+        }
+    }
+
+    /// The ids around a picture's soft tokens, and in their place.
+    pub fn ids(&self) -> MediaTokens {
+        self.0.ids
+    }
+
+    /// The soft tokens of a picture, at most [`max_soft_tokens`](Self::max_soft_tokens) of them. Of a picture that was
+    /// seen before they are those kept; the tower does not run.
+    ///
+    /// # Errors
+    /// As [`encode_within`](Self::encode_within).
+    pub fn encode(&self, image: &Image) -> Result<SoftTokens> {
+        self.encode_within(image, self.max_soft_tokens())
+    }
+
+    /// As [`encode`](Self::encode), with at most `budget` soft tokens; SigLIP (Gemma 3) has one number of them.
+    ///
+    /// # Errors
+    /// [`ImageError::Aspect`](crate::error::ImageError::Aspect) for a picture that the budget has no room for;
+    /// [`Error::Option`] for a budget that the tower does not take, and what the device says.
+    pub fn encode_within(&self, image: &Image, budget: usize) -> Result<SoftTokens> {
+        let tower = &*self.0;
+        let budget = self.checked(budget)?;
+        let key = (image.content_hash(), budget);
+        // The tower runs one picture at a time; the same one is not run twice.
+        let mut kept = tower.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let soft = kept.get_or_try_insert(&key, || {
+            let computed = || Error::Unsupported("this model's vision tower".into());
+            let processor = ImageProcessor::new(&tower.vision, budget).ok_or_else(computed)?;
+            let patches = processor.patches(image).map_err(PromptError::from)?;
+            self.encode_patches(&patches, budget)
+        })?;
+        Ok(soft.clone())
+    }
+
+    fn checked(&self, budget: usize) -> Result<usize> {
+        let most = match &self.0.vision {
+            VisionConfig::Siglip(config) => return Ok(config.mm_tokens_per_image),
+            _ => MOST_SOFT_TOKENS,
+        };
+        if (1..=most).contains(&budget) {
+            return Ok(budget);
+        }
+        let expected = format!("1 to {most}, the largest budget of a released processor");
+        Err(Error::Option { option: "soft tokens of a picture", found: budget, expected })
     }
 
     /// Most soft tokens of a picture, unless another budget is asked for.

@@ -12,7 +12,7 @@ use crate::{
     Error, Result,
     error::DeviceError,
     flow::BuiltModel,
-    generate::{CacheMemory, MemoryPlan, ModelGraphs, Outputs, PlanPolicy, Profiles, SHORT_LIST, parts_of},
+    generate::{CacheMemory, GraphKey, MemoryPlan, ModelGraphs, Outputs, PlanPolicy, Profiles, SHORT_LIST, parts_of},
     ir::{DType, DimBinding, kernel::Target, ops::Input, sym},
     lower::lower,
     plan::{Plan, sampling},
@@ -101,6 +101,15 @@ pub(crate) fn largest(most: usize, limit: u64, cost: impl Fn(usize) -> Result<u6
     Ok(good)
 }
 
+/// One run of a plan: what it is for, its tokens, the rows of the caches that grow, and if soft tokens are among its own.
+#[derive(Debug, Clone, Copy)]
+struct PlannedRun {
+    want: Outputs,
+    tokens: usize,
+    rows: usize,
+    soft: bool,
+}
+
 struct Planner<'a> {
     device: &'a Capabilities,
     target: Target,
@@ -141,17 +150,23 @@ impl Planner<'_> {
         })
     }
 
-    /// The memory of a prompt that fills the context and of greedy steps after it, run after run.
+    /// The memory of a prompt that fills the context, with a picture in it where there may be some, and of greedy steps
+    /// after it, run after run.
     fn runs(&self, context: usize) -> Result<PlannedRuns> {
         let policy = self.policy(context);
         // Runs before the last chunk end at multiples of it, each with the plan of its bucket of rows.
         let ends = (1..context.div_ceil(self.chunk)).map(|run| policy.reserved(run * self.chunk));
         let rows = policy.reserved(context);
         let ends = ends.collect::<BTreeSet<usize>>().into_iter();
-        let mut prompt: Vec<_> = ends.map(|end| (Outputs::Nothing, self.chunk, end)).collect();
-        prompt.push((Outputs::Last, policy.tokens(context.min(self.chunk), self.chunk), rows));
+        let text = |want, tokens, rows| PlannedRun { want, tokens, rows, soft: false };
+        let mut prompt: Vec<_> = ends.map(|end| text(Outputs::Nothing, self.chunk, end)).collect();
+        if let Some(picture) = self.model.longest_picture().filter(|tokens| *tokens > 0) {
+            let tokens = policy.tokens(picture, self.chunk);
+            prompt.push(PlannedRun { want: Outputs::Nothing, tokens, rows, soft: true });
+        }
+        prompt.push(text(Outputs::Last, policy.tokens(context.min(self.chunk), self.chunk), rows));
         let mut runs = PlannedRuns::default();
-        for sort in [&prompt[..], &[(Outputs::Last, 1, rows)]] {
+        for sort in [&prompt[..], &[text(Outputs::Last, 1, rows)]] {
             self.add(&mut runs, sort)?;
         }
         runs.bytes *= self.conversations as u64;
@@ -184,16 +199,15 @@ impl Planner<'_> {
         plans.iter().try_for_each(|pool| runs.add_pool(pool, &self.target))
     }
 
-    /// Adds runs whose plans share scratch buffers: what they are for, their tokens, and the rows of the caches that
-    /// grow.
-    fn add(&self, runs: &mut PlannedRuns, sort: &[(Outputs, usize, usize)]) -> Result<()> {
+    /// Adds runs whose plans share scratch buffers.
+    fn add(&self, runs: &mut PlannedRuns, sort: &[PlannedRun]) -> Result<()> {
         let vocab_size = self.model.config.vocab_size;
         let mut plans = Vec::new();
         let mut samplers = Vec::new();
-        for (want, tokens, rows) in sort {
-            let (plan, built) = self.lowered(*want, *tokens, *rows)?;
-            runs.bytes += InputBlock::bytes(&built.graph, *tokens, 0);
-            if *want == Outputs::Last {
+        for run in sort {
+            let (plan, built) = self.lowered(*run)?;
+            runs.bytes += InputBlock::bytes(&built.graph, run.tokens, 0);
+            if run.want == Outputs::Last {
                 samplers.push(argmax(1, vocab_size, &plan, &self.target));
                 samplers.push(sampling::top_k(1, vocab_size, SHORT_LIST.min(vocab_size), &self.target));
             }
@@ -206,8 +220,9 @@ impl Planner<'_> {
         [&plans, &samplers].into_iter().try_for_each(|pool| runs.add_pool(pool, &self.target))
     }
 
-    fn lowered(&self, want: Outputs, tokens: usize, rows: usize) -> Result<(Plan, Arc<BuiltModel>)> {
-        let built = self.model.built(true, want, self.profiles.kv())?;
+    fn lowered(&self, run: PlannedRun) -> Result<(Plan, Arc<BuiltModel>)> {
+        let PlannedRun { want, tokens, rows, soft } = run;
+        let built = self.model.built_for(GraphKey { soft, ..GraphKey::new(true, want, self.profiles.kv()) })?;
         let ring = self.model.ring(self.chunk)?;
         let binding = DimBinding::new().with(sym::SEQ, tokens).with(sym::CACHE, rows).with(sym::RING, ring);
         let options = options(self.profiles.of(true, tokens), self.device);

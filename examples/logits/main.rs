@@ -1,6 +1,8 @@
 //! Writes a model's logits to a safetensors file, to be compared with another implementation's.
 
+#[path = "../common/mod.rs"]
 mod common;
+mod parts;
 
 use std::{
     path::{Path, PathBuf},
@@ -12,11 +14,13 @@ use anyhow::{Result, anyhow, bail};
 use clap::{Parser, ValueEnum};
 use gemmaflow::{
     generate::{GemmaGenerator, GeneratorOptions},
+    prompt::Prompt,
     runtime::Device,
 };
+use parts::Parts;
 use safetensors::{Dtype, tensor::TensorView};
 
-/// Writes `tokens` I32 [T] and `logits` F32 [T, V]; row t follows tokens 0..=t.
+/// Writes `tokens` I32 [T] and `logits` F32 [T, V]; row t follows tokens 0..=t. With --parts the ids are `input_ids`.
 #[derive(Parser)]
 struct Arguments {
     /// Folder with config.json and safetensors weights, a weights file beside its config.json, a .gguf file, or
@@ -24,11 +28,15 @@ struct Arguments {
     #[arg(long, value_name = "PATH")]
     model: PathBuf,
     /// Token ids: 1,2,3 or @FILE with a JSON array of them
-    #[arg(long, value_name = "IDS", required_unless_present = "text")]
+    #[arg(long, value_name = "IDS", required_unless_present_any = ["text", "parts"])]
     tokens: Option<String>,
     /// Text, or @FILE with it, as the model's tokenizer reads it
     #[arg(long, value_name = "TEXT", conflicts_with = "tokens")]
     text: Option<String>,
+    /// JSON array of parts: {"tokens": [1, 2]}, or {"image": FILE} with "max_soft_tokens" (Gemma 4) or "do_pan_and_scan"
+    /// (Gemma 3); pictures are laid out as the model's processor does
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["tokens", "text", "first"])]
+    parts: Option<PathBuf>,
     /// Read the first N tokens alone
     #[arg(long, value_name = "N")]
     first: Option<usize>,
@@ -75,43 +83,54 @@ fn run(mut arguments: Arguments) -> Result<()> {
         bail!("--chunk is {}, expected a power of two", arguments.chunk);
     }
     arguments.model = common::local(&arguments.model)?;
-    let tokens = tokens(&arguments)?;
+    let parts = arguments.parts.as_deref().map(Parts::read).transpose()?;
+    let tokens = if parts.is_some() { Vec::new() } else { tokens(&arguments)? };
     let (config, mut weights) = common::open(&arguments.model)?;
+    let longest_picture = parts.as_ref().map(|parts| parts.longest_picture(&config));
     let prefill_chunk = (arguments.path == Way::Chunked).then_some(arguments.chunk);
     let quantise = arguments.quantize.map(Into::into);
-    let options = GeneratorOptions { prefill_chunk, quantise, ..GeneratorOptions::near_weights(&arguments.model)? };
+    let options =
+        GeneratorOptions { prefill_chunk, quantise, longest_picture, ..GeneratorOptions::near_weights(&arguments.model)? };
     let (mut generator, _) = common::load(config, weights.as_mut(), arguments.device, options)?;
+    let prompt = match &parts {
+        Some(parts) => parts.prompt(&generator, &arguments.model)?,
+        None => tokens.into(),
+    };
     if arguments.path == Way::Bucketed {
-        generator = generator.with_decode_cache(tokens.len().max(1))?;
+        generator = generator.with_decode_cache(prompt.len().max(1))?;
     }
     let start = Instant::now();
-    let logits = logits(&mut generator, &tokens, arguments.path)?;
+    let logits = logits(&mut generator, &prompt, arguments.path)?;
     let time = start.elapsed();
-    let shape = [tokens.len(), generator.config().vocab_size];
-    write(&arguments.out, &tokens, shape, &logits)?;
+    let shape = [prompt.len(), generator.config().vocab_size];
+    let name = if parts.is_some() { "input_ids" } else { "tokens" };
+    write(&arguments.out, (name, prompt.tokens()), shape, &logits)?;
     eprintln!("{}: logits {shape:?} in {:.2} s on {}", arguments.out.display(), time.as_secs_f64(), generator.stats().device);
     Ok(())
 }
 
-fn logits(generator: &mut GemmaGenerator, tokens: &[u32], way: Way) -> Result<Vec<f32>> {
-    let bar = common::bar(tokens.len() as u64, "{bar:30} {pos}/{len} tokens");
+fn logits(generator: &mut GemmaGenerator, prompt: &Prompt, way: Way) -> Result<Vec<f32>> {
+    let bar = common::bar(prompt.len() as u64, "{bar:30} {pos}/{len} tokens");
+    // Pictures are run whole: they and the token after them come before any step.
+    let pictures = prompt.soft_tokens().map(|(start, soft)| start + soft.len() + 1).max().unwrap_or(0);
     let mut logits = Vec::new();
     match way {
-        Way::Prefill => logits = generator.recompute_all_logits(tokens)?,
-        Way::Chunked => logits = generator.all_logits(tokens)?,
-        Way::Steps if tokens.is_empty() => bail!("--tokens names no token"),
+        Way::Prefill => logits = generator.recompute_all_logits(prompt)?,
+        Way::Chunked => logits = generator.all_logits(prompt)?,
+        Way::Steps if prompt.is_empty() => bail!("--tokens names no token"),
+        Way::Steps if pictures > 0 => bail!("--path steps does not go with pictures, which are run whole; use --path cached"),
         Way::Steps => {
             let row = generator.config().vocab_size;
-            for end in 1..=tokens.len() {
-                let all = generator.recompute_all_logits(&tokens[..end])?;
+            for end in 1..=prompt.len() {
+                let all = generator.recompute_all_logits(&prompt.tokens()[..end])?;
                 logits.extend(&all[(end - 1) * row..]);
                 bar.set_position(end as u64);
             }
         }
         Way::Cached | Way::Bucketed => {
-            let half = tokens.len().div_ceil(2);
-            logits = generator.all_logits(&tokens[..half])?;
-            for (index, token) in tokens.iter().enumerate().skip(half) {
+            let first = prompt.len().div_ceil(2).max(pictures);
+            logits = generator.all_logits(parts::beginning(prompt, first))?;
+            for (index, token) in prompt.tokens().iter().enumerate().skip(first) {
                 logits.extend(generator.decode_get_logits(*token)?);
                 bar.set_position(index as u64 + 1);
             }
@@ -149,11 +168,11 @@ fn ids(text: &str) -> Result<Vec<u32>> {
     ids.map(|id| id.parse().map_err(|_| anyhow!("--tokens: '{id}' is no token id; give ids as in 1,2,3, or @FILE"))).collect()
 }
 
-fn write(path: &Path, tokens: &[u32], shape: [usize; 2], logits: &[f32]) -> Result<()> {
+fn write(path: &Path, (name, tokens): (&str, &[u32]), shape: [usize; 2], logits: &[f32]) -> Result<()> {
     let ids: Vec<u8> = tokens.iter().flat_map(|id| id.to_le_bytes()).collect();
     let rows: Vec<u8> = logits.iter().flat_map(|x| x.to_le_bytes()).collect();
     let tokens = TensorView::new(Dtype::I32, vec![tokens.len()], &ids)?;
     let logits = TensorView::new(Dtype::F32, shape.to_vec(), &rows)?;
-    let tensors = [("tokens", tokens), ("logits", logits)];
+    let tensors = [(name, tokens), ("logits", logits)];
     safetensors::serialize_to_file(tensors, None, path).map_err(|e| anyhow!("--out: {}: {e}", path.display()))
 }

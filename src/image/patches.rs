@@ -17,7 +17,7 @@ pub struct Patches {
 impl Patches {
     /// The places of the patches, column and row, those of one soft token after the other: squares of `side` patches,
     /// row-major, and within a square row-major.
-    pub(super) fn by_square(&self, side: usize) -> Vec<[usize; 2]> {
+    pub(crate) fn by_square(&self, side: usize) -> Vec<[usize; 2]> {
         let squares = (0..self.rows / side).flat_map(|row| (0..self.columns / side).map(move |column| [column, row]));
         let within =
             |[column, row]: [usize; 2]| (0..side * side).map(move |at| [column * side + at % side, row * side + at / side]);
@@ -25,7 +25,7 @@ impl Patches {
     }
 
     /// Why a tower with this grid cannot take them.
-    pub(super) fn problem(&self, grid: PatchGrid, places: usize) -> Option<String> {
+    pub(crate) fn problem(&self, grid: PatchGrid, places: usize) -> Option<String> {
         let Self { values, rows, columns } = self;
         let width = 3 * grid.patch * grid.patch;
         let patches = rows.saturating_mul(*columns);
