@@ -90,7 +90,7 @@ impl Multimodal {
 
     /// How the id at a position enters the model, if not as an ordinary token. Gemma 3n embeds every id from
     /// `vocab_offset` on apart, markers among them.
-    fn modality(&self, id: u32) -> Option<Modality> {
+    pub fn modality(&self, id: u32) -> Option<Modality> {
         if self.id(["image_token_id", "image_token_index"]) == Some(id) {
             return Some(Modality::Image);
         }

@@ -43,15 +43,15 @@ pub struct GeneratorOptions {
     /// submit a run.
     pub submit_time: Option<Duration>,
     /// Conversations that shall run at once, each with a context of that length: [`MemoryPlan`] counts their caches,
-    /// and what steps of all together take ([`GemmaGenerator::decode_batch`]). More can be opened as long as there is
-    /// memory. Default: 1.
+    /// and what steps of all together take ([`GemmaGenerator::decode_batch`](super::GemmaGenerator::decode_batch)).
+    /// More can be opened as long as there is memory. Default: 1.
     pub conversations: Option<usize>,
     /// Most bytes of device memory that loading and running may take, as [`MemoryPlan::peak`] counts them; a model that
     /// needs more is refused before anything is allocated. The caches are then made at once for the whole context and
     /// never grow. No effect on the reference. Default: no limit.
     pub memory_budget: Option<u64>,
     /// Where the context does not fit the budget or the device's limits, take the longest that does
-    /// ([`GemmaGenerator::max_context`] tells) instead of refusing. Default: no.
+    /// ([`GemmaGenerator::max_context`](super::GemmaGenerator::max_context) tells) instead of refusing. Default: no.
     pub shorten_context: bool,
     /// Most soft tokens of a picture in models whose pictures' tokens see each other (Gemma 3; Gemma 4 without PLE):
     /// they are run at once, and the caches of the sliding layers have room for so many rows besides their window. No
@@ -70,16 +70,17 @@ pub struct GeneratorOptions {
     /// families.
     pub per_layer_tables: TablePlacement,
     /// The same tokens give the same logits, to the bit, on one device with one driver: whatever was cached before,
-    /// however a text came about, in one prompt or step by step, alone or [together](GemmaGenerator::decode_batch) with
-    /// others. Without it numbers of different kernels meet, and where two tokens are as likely up to rounding either
-    /// may come. Costs speed: prompts go in runs of 16 tokens and of one, too few for cooperative matrices, steps
-    /// together one after the other, and every 16th step takes a run of so many. The bits are those of the plans for
-    /// steps too ([`GemmaGenerator::with_decode_cache`]), of the context's length where it is no power of two, and of
-    /// the profiles. Default: no.
+    /// however a text came about, in one prompt or step by step, alone or
+    /// [together](super::GemmaGenerator::decode_batch) with others. Without it numbers of different kernels meet, and
+    /// where two tokens are as likely up to rounding either may come. Costs speed: prompts go in runs of 16 tokens and
+    /// of one, too few for cooperative matrices, steps together one after the other, and every 16th step takes a run of
+    /// so many. The bits are those of the plans for steps too
+    /// ([`GemmaGenerator::with_decode_cache`](super::GemmaGenerator::with_decode_cache)), of the context's length where
+    /// it is no power of two, and of the profiles. Default: no.
     pub deterministic: bool,
-    /// Checkpoints ([`GemmaGenerator::checkpoint`]) that a generator keeps, each of which may come to hold a copy of
-    /// the sliding layers' caches ([`MemoryPlan::sliding_cache`]), which no plan counts. Default: 2; none under a
-    /// memory budget.
+    /// Checkpoints ([`GemmaGenerator::checkpoint`](super::GemmaGenerator::checkpoint)) that a generator keeps, each of
+    /// which may come to hold a copy of the sliding layers' caches ([`MemoryPlan::sliding_cache`]), which no plan
+    /// counts. Default: 2; none under a memory budget.
     pub checkpoints: Option<usize>,
     /// Load progress.
     pub on_progress: Option<OnProgress>,
