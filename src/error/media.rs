@@ -5,15 +5,18 @@
 #[non_exhaustive]
 pub enum ImageError {
     /// A picture without pixels.
-    #[error("the picture has {width}×{height} pixels; leave it out, or give one that has some")]
+    #[error("the picture has {width}×{height} pixels, expected at least 1×1; leave it out, or give one that has some")]
     Empty {
         /// Pixels of a row.
         width: usize,
         /// Rows.
         height: usize,
     },
-    /// Bytes that are not those of so many pixels.
-    #[error("{found} bytes are no {width}×{height} pixels of {channels} bytes; are the rows padded, or the sides exchanged?")]
+    /// A buffer whose length is not that of so many pixels.
+    #[error(
+        "{width}×{height} pixels of {channels} bytes are not {found} bytes; \
+         give rows without padding, and width before height"
+    )]
     Length {
         /// Pixels of a row.
         width: usize,
@@ -24,12 +27,23 @@ pub enum ImageError {
         /// Bytes that were given.
         found: usize,
     },
-    /// A file of another format, or one that is damaged.
-    #[error("the file cannot be read as a PNG, JPEG or WebP picture: {0}; convert it, or fetch it again")]
-    Format(String),
-    /// A picture larger than the limits allow. No pixel was decoded.
+    /// A file that begins as no format that is read.
+    #[error("the file begins with {found}, expected PNG, JPEG or WebP; convert it to one of them")]
+    Unknown {
+        /// The first bytes, or the format that they belong to.
+        found: String,
+    },
+    /// A file that is damaged, cut off, or of a kind that is not decoded.
+    #[error("the {format} file cannot be decoded: {problem}; fetch it again, or convert it")]
+    Damaged {
+        /// The format.
+        format: &'static str,
+        /// The fault.
+        problem: String,
+    },
+    /// A picture with more pixels than the limits allow. No pixel was decoded.
     #[error(
-        "the picture has {width}×{height} pixels, at most {max_side} a side and {max_pixels} in all are read; \
+        "the file has {width}×{height} pixels, at most {max_width}×{max_height} and {max_pixels} in all are read; \
          make it smaller, or raise ImageLimits"
     )]
     TooLarge {
@@ -37,20 +51,35 @@ pub enum ImageError {
         width: usize,
         /// Rows.
         height: usize,
-        /// Most pixels of a side.
-        max_side: usize,
+        /// Most pixels of a row.
+        max_width: usize,
+        /// Most rows.
+        max_height: usize,
         /// Most pixels.
         max_pixels: usize,
     },
-    /// A picture of which the budget has no room for one soft token.
-    #[error("a picture of {width}×{height} pixels has no soft token within a budget of {budget}; crop it, or raise the budget")]
+    /// A picture that takes more memory than the limits allow. No pixel was decoded.
+    #[error("the file decodes to {bytes} bytes, at most {max_bytes} are taken; make it smaller, or raise ImageLimits::max_bytes")]
+    Memory {
+        /// Bytes of its pixels, in the file's own channels and depth.
+        bytes: u64,
+        /// Most bytes.
+        max_bytes: u64,
+    },
+    /// A picture for which the budget has no room.
+    #[error(
+        "a picture of {width}×{height} pixels has no size within {max_soft_tokens} soft tokens of {unit}×{unit} pixels; \
+         crop it, or raise max_soft_tokens"
+    )]
     Aspect {
         /// Pixels of a row.
         width: usize,
         /// Rows.
         height: usize,
+        /// Side of a soft token, in pixels.
+        unit: usize,
         /// Most soft tokens.
-        budget: usize,
+        max_soft_tokens: usize,
     },
 }
 

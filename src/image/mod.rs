@@ -1,5 +1,6 @@
 //! Pictures: from files or memory to the patches that a vision tower takes, to the bit as transformers makes them.
 
+mod container;
 mod decode;
 mod patches;
 mod processor;

@@ -125,7 +125,7 @@ fn preserving_aspect([width, height]: [usize; 2], unit: usize, patch: usize, bud
     let whole = |size: usize| (factor * size as f64 / unit as f64).floor() as usize * unit;
     let most = budget.saturating_mul(unit);
     match [whole(width), whole(height)] {
-        [0, 0] => Err(ImageError::Aspect { width, height, budget }),
+        [0, 0] => Err(ImageError::Aspect { width, height, unit, max_soft_tokens: budget }),
         [_, 0] => Ok([(width / height * unit).min(most), unit]),
         [0, _] => Ok([unit, (height / width * unit).min(most)]),
         size => Ok(size),
