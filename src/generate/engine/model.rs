@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{ALIGNED_CHUNK, FINAL_NORM, Outputs};
+use super::{FINAL_NORM, Outputs};
 use crate::{
     Error, Result,
     error::WeightError,
@@ -88,11 +88,9 @@ impl ModelGraphs {
         (self.config.bidirectional_pictures != BidirectionalPictures::Never).then_some(self.longest_picture)
     }
 
-    /// Most tokens of a run where runs of text have at most `chunk`: a picture is run whole, and where runs are cut at
-    /// multiples of a chunk with what lies before and after it in its first and last one.
+    /// Most tokens of a run where runs of text have at most `chunk`: a picture is run whole.
     pub(crate) fn longest_run(&self, chunk: usize) -> usize {
-        let picture = self.longest_picture().filter(|tokens| *tokens > 0);
-        picture.map_or(chunk, |tokens| chunk.max(tokens + 2 * (ALIGNED_CHUNK - 1)))
+        self.longest_picture().map_or(chunk, |tokens| chunk.max(tokens))
     }
 
     /// Warns of weights that the model does not use and that are not known to be of no use.

@@ -94,8 +94,13 @@ impl History {
     /// Where a run ends that begins after the cached rows and should end at `end`: before a picture of which it would
     /// have a part, or after one that it begins with.
     pub(super) fn whole_end(&self, end: usize) -> usize {
+        self.whole_end_from(self.cached, end)
+    }
+
+    /// As [`whole_end`](Self::whole_end), of a run that begins at `start`.
+    fn whole_end_from(&self, start: usize, end: usize) -> usize {
         match self.picture_around(end) {
-            Some(picture) if picture.start > self.cached => picture.start,
+            Some(picture) if picture.start > start => picture.start,
             Some(picture) => picture.end,
             None => end,
         }
@@ -190,21 +195,17 @@ impl History {
     /// Whole aligned chunks of the first `rows` rows; all of them where runs are not aligned.
     pub(super) fn aligned_rows(&self, rows: usize) -> usize {
         let Some(Aligned { chunk, .. }) = self.aligned else { return rows };
-        let mut rows = rows / chunk * chunk;
-        // Pictures may lie in one chunk after the other.
-        while let Some(picture) = self.picture_around(rows) {
-            rows = picture.start / chunk * chunk;
+        if self.prompt.spans().is_empty() {
+            return rows / chunk * chunk;
         }
-        rows
+        let ends = std::iter::successors(Some(0), |filled| Some(self.chunk_end(Aligned { chunk, filled: *filled })));
+        ends.take_while(|end| *end <= rows).last().unwrap_or(0)
     }
 
-    /// Where the chunk ends that follows those that are filled; a picture is in one chunk.
+    /// Where the chunk ends that follows those that are filled: before a picture of which it would have a part, or after
+    /// one that it begins with.
     fn chunk_end(&self, Aligned { chunk, filled }: Aligned) -> usize {
-        let mut end = filled + chunk;
-        while let Some(picture) = self.picture_around(end) {
-            end = picture.end.next_multiple_of(chunk);
-        }
-        end
+        self.whole_end_from(filled, filled + chunk)
     }
 
     /// Keeps the [`whole`](Self::whole) ones of the first `rows` rows, or none where the ring has moved on.
@@ -306,6 +307,25 @@ mod tests {
         let mut history = History { ring: None, ..history(90) };
         history.rewind(1);
         assert_eq!(history.cached(), 1);
+    }
+
+    /// Chunks end at pictures and go on behind them, from the first token on; none has more than a chunk or a picture.
+    #[test]
+    fn pictures_are_chunks_of_their_own() {
+        let picture = |rows: usize| crate::prompt::SoftTokens::new(Modality::Image, 7, 1, vec![1.0; rows]).unwrap();
+        let prompt = Prompt::from([1; 6]).then(picture(9)).then([2]).then(picture(3)).then(picture(10)).then([3; 9]);
+        let aligned = Some(Aligned { chunk: 4, filled: 0 });
+        let mut history = History { prompt, aligned, ..history(0) };
+        let mut ends = Vec::new();
+        while let Some(end) = history.next_aligned_end() {
+            history.wrote(end);
+            ends.push((end, history.filled()));
+        }
+        let filled: Vec<usize> = ends.iter().map(|(_, filled)| *filled).collect();
+        assert_eq!(filled, [4, 6, 15, 19, 29, 33, 37]);
+        let kept = [0, 5, 6, 14, 15, 18, 28, 29, 36, 37].map(|rows| history.aligned_rows(rows));
+        assert_eq!(kept, [0, 4, 6, 6, 15, 15, 19, 29, 33, 37]);
+        assert_eq!([7, 14, 17, 28].map(|rows| history.whole(rows)), [6, 6, 15, 19]);
     }
 
     /// The rows of a chunk come from one run of it, in whatever order the tokens came.

@@ -43,7 +43,11 @@ impl GemmaGenerator {
         let count = count.min(MOST_DRAFTED);
         match &self.drafter {
             Some(drafter) if drafter.model().is_some() && count > 0 => self.engine.draft(history, count),
-            Some(drafter) if drafter.model().is_none() => Ok(look_up(history, count)),
+            Some(drafter) if drafter.model().is_none() => {
+                let vocab_size = self.config.vocab_size;
+                // A picture's place in the text may be of ids past the vocabulary.
+                Ok(look_up(history, count).into_iter().take_while(|token| (*token as usize) < vocab_size).collect())
+            }
             _ => Ok(Vec::new()),
         }
     }
