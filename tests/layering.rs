@@ -181,7 +181,7 @@ const KNOWS: [(&str, &[&str]); 27] = [
     ("lora", &["flow", "gemma", "ir", "text_file", "weights"]),
     ("guide", &["generate", "text"]),
     ("hub", &["checkpoint"]),
-    ("conversation", &["checkpoint", "checksum", "gemma", "generate", "runtime", "text", "weights"]),
+    ("conversation", &["checkpoint", "checksum", "gemma", "generate", "prompt", "runtime", "text", "weights"]),
 ];
 
 #[test]

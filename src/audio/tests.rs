@@ -70,7 +70,6 @@ fn resampled_sines_are_the_analytic_ones() {
         (1_000, 100.0),
     ] {
         let error = sine_error(rate, frequency, 1100);
-        println!("{rate} Hz, {frequency} Hz: {error:e}");
         assert!(error < 2e-5, "{rate} Hz, {frequency} Hz: {error}");
     }
 }

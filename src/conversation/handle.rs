@@ -10,6 +10,7 @@ use super::{
 use crate::{
     Error, Result,
     generate::{CancelToken, GemmaGenerator, SampleHooks},
+    prompt::Prompt,
     text::Message,
 };
 
@@ -167,16 +168,17 @@ impl Conversation {
     }
 
     fn open(&mut self) -> Result<()> {
-        let tokens = self.prompt()?;
-        let own = self.generator.rows_kept(&tokens);
-        if let Some(further) = self.model.further(&tokens, own, self.generation) {
+        let prompt = Prompt::from(self.prompt()?);
+        let tokens = prompt.len();
+        let own = self.generator.rows_kept_of(&prompt);
+        if let Some(further) = self.model.further(&prompt, own, self.generation) {
             self.generator = further;
         }
-        self.generator.prefill(&tokens)?;
-        self.unheard = Some(tokens.len());
+        self.generator.prefill(prompt)?;
+        self.unheard = Some(tokens);
         self.cancel.reset();
         self.events.clear();
-        let usage = Usage { prompt_tokens: tokens.len(), cached_tokens: self.generator.cached_rows(), completion_tokens: 0 };
+        let usage = Usage { prompt_tokens: tokens, cached_tokens: self.generator.cached_rows(), completion_tokens: 0 };
         self.answer = Some(Answer::new(self.reader()?, &self.options.stop, usage));
         Ok(())
     }

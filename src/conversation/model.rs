@@ -15,6 +15,7 @@ use crate::{
     checkpoint::load_from_path,
     gemma::GemmaConfig,
     generate::{CancelToken, GemmaGenerator, GeneratorOptions, ModelStats, OnProgress, SampleOpts},
+    prompt::Prompt,
     runtime::{CounterSnapshot, Device, GpuContext, GpuOptions},
     text::{ChatFormat, ChatTemplate, Tokenizer},
     weights::WeightLoader,
@@ -265,8 +266,8 @@ impl Model {
     }
 
     /// A generator with more rows of a prompt than `own`, from an earlier conversation.
-    pub(super) fn further(&self, tokens: &[u32], own: usize, generation: u64) -> Option<GemmaGenerator> {
-        let found = self.prefix_cache().with_more(tokens, own, generation);
+    pub(super) fn further(&self, prompt: &Prompt, own: usize, generation: u64) -> Option<GemmaGenerator> {
+        let found = self.prefix_cache().with_more(prompt, own, generation);
         // They are computed instead.
         found.inspect_err(|error| tracing::debug!(%error, "a kept prompt cannot be copied")).ok().flatten()
     }

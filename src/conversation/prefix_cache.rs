@@ -1,6 +1,6 @@
 //! Prompts of earlier conversations, whose rows later ones begin with.
 
-use crate::{Result, generate::GemmaGenerator};
+use crate::{Result, generate::GemmaGenerator, prompt::Prompt};
 
 /// Rows that must be saved for a copy to be worth its while.
 const LEAST_SAVED: usize = 16;
@@ -20,15 +20,15 @@ impl PrefixCache {
         Self { kept: Vec::new(), budget, generation: 0 }
     }
 
-    /// A generator with more rows of `tokens` than `own`, if there is one.
+    /// A generator with more rows of `prompt` than `own`, if there is one.
     ///
     /// # Errors
     /// As [`GemmaGenerator::fork`].
-    pub(super) fn with_more(&mut self, tokens: &[u32], own: usize, generation: u64) -> Result<Option<GemmaGenerator>> {
+    pub(super) fn with_more(&mut self, prompt: &Prompt, own: usize, generation: u64) -> Result<Option<GemmaGenerator>> {
         if generation != self.generation {
             return Ok(None);
         }
-        let rows = self.kept.iter().map(|trunk| trunk.rows_kept(tokens));
+        let rows = self.kept.iter().map(|trunk| trunk.rows_kept_of(prompt));
         let Some((index, best)) = rows.enumerate().max_by_key(|(_, rows)| *rows) else { return Ok(None) };
         if best < own + LEAST_SAVED {
             return Ok(None);
@@ -42,9 +42,8 @@ impl PrefixCache {
     /// Keeps the rows of a generator, unless they are kept already or there is no room for them.
     pub(super) fn offer(&mut self, generator: &GemmaGenerator, generation: u64) {
         let rows = generator.cached_rows();
-        let tokens = generator.tokens();
         let bytes = generator.stats().cache_bytes;
-        let known = |trunk: &GemmaGenerator| trunk.rows_kept(tokens) + 1 >= rows;
+        let known = |trunk: &GemmaGenerator| trunk.rows_kept_of(generator.prompt()) + 1 >= rows;
         if generation != self.generation || rows < LEAST_SAVED || bytes > self.budget || self.kept.iter().any(known) {
             return;
         }

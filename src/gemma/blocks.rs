@@ -6,7 +6,7 @@ use crate::{
     flow::{BlockStage, EmitContext, SideOutputs},
     ir::{
         BinaryFn, Graph, NodeId, Op, Shape, UnaryFn,
-        ops::{Cast, Unary},
+        ops::{Broadcast, Cast, Select, Unary},
     },
 };
 
@@ -172,8 +172,9 @@ impl BlockStage for SoftTokensStage {
     fn emit(&self, context: &mut EmitContext, embed: NodeId) -> Result<NodeId> {
         let width = context.width(embed)?;
         let [rows, is_text] = context.soft_tokens(width)?;
-        let text = context.graph.mul(embed, is_text)?;
-        let merged = context.graph.add(text, rows)?;
+        let shape = context.graph.shape(embed).clone();
+        let is_text = context.graph.push(Broadcast { shape }, &[is_text])?;
+        let merged = context.graph.push(Select, &[is_text, embed, rows])?;
         Ok(context.graph.label(merged, "inputs_embeds"))
     }
 }

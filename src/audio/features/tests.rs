@@ -126,7 +126,6 @@ fn check_oracle(name: &str, features: impl Fn(&Audio, usize) -> Features) -> [f3
         }
     }
     assert!(clips > 0);
-    println!("{name}: {clips} clips, valid rows {:e}, all rows {:e}", most[0], most[1]);
     most
 }
 

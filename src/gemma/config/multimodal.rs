@@ -116,8 +116,8 @@ const GEMMA_4_BUDGET: usize = 280;
 /// Keys of a `vision_config` that change nothing: training, and names of what is fixed.
 #[rustfmt::skip]
 const HARMLESS: &[&str] = &[
-    "attention_bias", "attention_dropout", "default_output_length", "global_head_dim", "hidden_act", "hidden_activation",
-    "max_position_embeddings", "model_type", "num_channels", "num_image_tokens", "output_proj_dims", "projection_dim",
+    "attention_dropout", "default_output_length", "global_head_dim", "hidden_act", "hidden_activation",
+    "max_position_embeddings", "model_type", "num_image_tokens", "output_proj_dims", "projection_dim",
     "vision_use_head",
 ];
 
@@ -148,6 +148,7 @@ fn vision(top: &mut Fields) -> Option<VisionConfig> {
     let mut read = || -> Result<Option<VisionConfig>> {
         let mm_tokens = top.size("mm_tokens_per_image")?;
         let Some(mut fields) = top.object("vision_config")? else { return Ok(None) };
+        refuse_others(&mut fields)?;
         let vision = match fields.text("model_type")?.as_deref() {
             Some("siglip_vision_model") | None => VisionConfig::Siglip(siglip(&mut fields, mm_tokens)?),
             Some("gemma4_vision") => VisionConfig::Gemma4(gemma4(&mut fields)?),
@@ -169,6 +170,17 @@ fn size(f: &mut Fields, key: &str, default: usize) -> Result<usize> {
 
 fn refuse(problem: impl Into<String>) -> Error {
     Error::Config(format!("vision_config: {}", problem.into()))
+}
+
+/// Refuses what no released tower has, and this crate does not compute.
+fn refuse_others(f: &mut Fields) -> Result<()> {
+    if f.switch("attention_bias")? == Some(true) {
+        return Err(f.refuse("attention_bias", &true.into(), "false; this crate does not compute it otherwise"));
+    }
+    match f.size("num_channels")? {
+        Some(channels) if channels != 3 => Err(f.refuse("num_channels", &channels.into(), "3: red, green and blue")),
+        _ => Ok(()),
+    }
 }
 
 fn refuse_activation(f: &mut Fields) -> Result<()> {

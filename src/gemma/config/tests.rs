@@ -70,6 +70,8 @@ fn a_tower_that_is_not_computed_says_why() {
         (json!({"model_type": "gemma4_vision", "rope_parameters": {"rope_type": "yarn"}}), "rope_type"),
         (json!({"model_type": "gemma4_unified_vision", "mm_embed_dim": 0}), "a size is 0"),
         (json!({"model_type": "gemma4_vision", "attention_softcap": 3}), "attention_softcap"),
+        (json!({"model_type": "gemma4_vision", "attention_bias": true}), "attention_bias"),
+        (json!({"model_type": "siglip_vision_model", "num_channels": 1}), "num_channels"),
         (json!(7), "vision_config"),
     ] {
         let text = json!({"model_type": "gemma3", "text_config": {}, "vision_config": vision}).to_string();

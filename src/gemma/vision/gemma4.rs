@@ -1,13 +1,13 @@
 //! Gemma 4's vision tower. Source: `modeling_gemma4.py` in transformers (`Gemma4Vision*`, `Gemma4MultimodalEmbedder`).
 
-use super::{ROPE_COLUMNS, ROPE_ROWS, linear, mean_of_neighbours, place_embedding, rms_norm, row, unit_norm};
+use super::{ROPE_COLUMNS, ROPE_ROWS, attend, linear, mean_of_neighbours, place_embedding, rms_norm, row, unit_norm};
 use crate::{
     Error, Result,
     flow::{BlockStage, EmitContext},
     gemma::Gemma4VisionConfig,
     ir::{
-        BinaryFn, MaskKind, NodeId,
-        ops::{Attention, Concat, Gain, Rope, Slice},
+        BinaryFn, NodeId,
+        ops::{Concat, Gain, Rope, Slice},
     },
 };
 
@@ -85,12 +85,7 @@ impl Gemma4VisionStage {
         let k = rms_norm(context, k, &format!("{name}.k_norm"), eps, Gain::Plain)?;
         let k = self.rotate(context, k)?;
         let v = unit_norm(context, v, eps)?;
-        let visible = context.visible_positions(MaskKind::None, false)?;
-        let positions = context.query_positions()?;
-        let op = Attention { scale: 1.0, softcap: None, keep: false };
-        let mixed = context.graph.push(op, &[q, k, v, visible, positions])?;
-        let flat = context.shape(&[num_attention_heads * head_dim]);
-        let mixed = context.graph.reshape(mixed, flat)?;
+        let mixed = attend(context, [q, k, v], 1.0)?;
         self.clipped(context, mixed, &format!("{name}.o_proj"), hidden_size)
     }
 

@@ -15,8 +15,8 @@ use crate::{
     Error, Result,
     flow::{EmitContext, ModelFlow},
     ir::{
-        DType, NodeId,
-        ops::{Cast, Gain, Permute, RmsNorm},
+        DType, MaskKind, NodeId,
+        ops::{Attention, Cast, Gain, Permute, RmsNorm},
     },
 };
 
@@ -147,6 +147,16 @@ fn rms_norm(context: &mut EmitContext, x: NodeId, name: &str, eps: f32, gain: Ga
 /// RMSNorm without a weight.
 fn unit_norm(context: &mut EmitContext, x: NodeId, eps: f32) -> Result<NodeId> {
     context.graph.push(RmsNorm { eps, gain: Gain::None }, &[x])
+}
+
+/// Attention of all patches to each other, `[1, P, heads, H]` each to `[1, P, heads · H]`.
+fn attend(context: &mut EmitContext, [q, k, v]: [NodeId; 3], scale: f32) -> Result<NodeId> {
+    let visible = context.visible_positions(MaskKind::None, false)?;
+    let positions = context.query_positions()?;
+    let heads: usize = context.graph.shape(q).0[2..].iter().filter_map(|dim| dim.fixed()).product();
+    let mixed = context.graph.push(Attention { scale, softcap: None, keep: false }, &[q, k, v, visible, positions])?;
+    let flat = context.shape(&[heads]);
+    context.graph.reshape(mixed, flat)
 }
 
 /// The mean of each `count` neighbouring patches: `[1, P, E]` to `[1, P/count, E]`.

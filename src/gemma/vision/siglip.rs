@@ -1,13 +1,13 @@
 //! SigLIP's vision tower and Gemma 3's projector. Source: `modeling_siglip.py` and `modeling_gemma3.py` in transformers.
 
-use super::{biased, layer_norm, rms_norm};
+use super::{attend, biased, layer_norm, rms_norm};
 use crate::{
     Result,
     flow::{BlockStage, EmitContext},
     gemma::SiglipConfig,
     ir::{
-        MaskKind, NodeId,
-        ops::{Attention, Cast, Gain, Permute},
+        NodeId,
+        ops::{Cast, Gain, Permute},
     },
 };
 
@@ -59,12 +59,7 @@ impl SiglipStage {
         let q = projected("q")?;
         let k = projected("k")?;
         let v = projected("v")?;
-        let visible = context.visible_positions(MaskKind::None, false)?;
-        let positions = context.query_positions()?;
-        let op = Attention { scale: (head_dim as f32).powf(-0.5), softcap: None, keep: false };
-        let mixed = context.graph.push(op, &[q, k, v, visible, positions])?;
-        let flat = context.shape(&[hidden_size]);
-        let mixed = context.graph.reshape(mixed, flat)?;
+        let mixed = attend(context, [q, k, v], (head_dim as f32).powf(-0.5))?;
         biased(context, mixed, &format!("{name}.out_proj"), hidden_size)
     }
 

@@ -79,7 +79,12 @@ impl GemmaGenerator {
 
     /// Rows that [`prefill`](Self::prefill) of this prompt would keep.
     pub fn rows_kept(&self, prompt: impl Into<Prompt>) -> usize {
-        let rows = self.history.whole(self.history.common(&prompt.into()));
+        self.rows_kept_of(&prompt.into())
+    }
+
+    /// As [`rows_kept`](Self::rows_kept), of a prompt that is not given away.
+    pub(crate) fn rows_kept_of(&self, prompt: &Prompt) -> usize {
+        let rows = self.history.whole(self.history.common(prompt));
         if self.history.holds(rows) { rows } else { self.mark_before(rows).map_or(0, |(_, kept)| kept) }
     }
 

@@ -24,6 +24,7 @@ pub use options::{GeneratorOptions, TablePlacement};
 use super::{CancelToken, DraftStats, Drafter, Engine, ModelStats};
 use crate::{
     gemma::GemmaConfig,
+    prompt::Prompt,
     runtime::{CounterSnapshot, GpuContext, PipelineBlob},
 };
 
@@ -77,6 +78,11 @@ impl GemmaGenerator {
     /// The history: prompt and generated tokens.
     pub fn tokens(&self) -> &[u32] {
         self.history.tokens()
+    }
+
+    /// The history with its soft tokens.
+    pub(crate) fn prompt(&self) -> &Prompt {
+        self.history.prompt()
     }
 
     /// Most tokens that the history may hold.

@@ -40,7 +40,7 @@ impl GemmaGenerator {
     pub fn step(&mut self, opts: &SampleOpts) -> Result<u32> {
         self.check_step("step", opts)?;
         self.stop_ahead();
-        let logits = self.engine.recompute(self.history.uncached().run(self.history.len()), Outputs::Last)?;
+        let logits = self.engine.recompute(self.history.whole_run(), Outputs::Last)?;
         let token = sample_token_after(&logits, opts, self.history.tokens())?;
         self.history.push(token);
         Ok(token)
@@ -184,7 +184,7 @@ impl GemmaGenerator {
         let mut apart = self.history.fresh();
         apart.replace(prompt);
         if apart.len() <= self.engine.rows_at_once() {
-            return self.engine.recompute(apart.run(apart.len()), Outputs::All);
+            return self.engine.recompute(apart.whole_run(), Outputs::All);
         }
         // Caches of its own: those of the history stay as they are.
         let mut engine = self.engine.another();

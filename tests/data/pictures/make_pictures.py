@@ -6,7 +6,9 @@ D = "tests/data/pictures"
 rng = np.random.default_rng(1)
 def chunk(n, b): return struct.pack(">I", len(b)) + n + b + struct.pack(">I", zlib.crc32(n + b))
 def png(w, h, depth, kind, rows, extra=b""):
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", w, h, depth, kind, 0, 0, 0)) + extra + chunk(b"IDAT", zlib.compress(b"".join(b"\0" + r for r in rows))) + chunk(b"IEND", b"")
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", w, h, depth, kind, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + r for r in rows)))
+    return b"\x89PNG\r\n\x1a\n" + header + extra + pixels + chunk(b"IEND", b"")
 files = {}
 w, h = 5, 3
 def rows(channels, depth): return [bytes(rng.integers(0, 256, w * channels * depth // 8, dtype=np.uint8)) for _ in range(h)]

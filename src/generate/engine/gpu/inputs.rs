@@ -93,11 +93,13 @@ impl InputBlock {
         self.put("step", bytemuck::bytes_of(&step));
         let positions: Vec<usize> = (run.start..run.end()).collect();
         self.fill(&run.ids(pad), &positions, &run.pictures(), built, if resident { 0 } else { DEAD_KEY })?;
-        self.fill_soft(&run, built);
+        if run.has_soft() {
+            self.fill_soft(&run, built);
+        }
         context.write(&self.buffer, 0, &self.host)
     }
 
-    /// The rows of soft tokens, where the graph takes some.
+    /// The rows of soft tokens, which the graph of such a run takes.
     fn fill_soft(&mut self, run: &RunTokens, built: &BuiltModel) {
         for (_, input) in built.graph.inputs() {
             let width = input.ty.shape.last().and_then(|width| width.fixed()).unwrap_or(1);
