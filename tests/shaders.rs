@@ -182,6 +182,7 @@ fn every_variant_translates_for_every_backend() {
         "attention_few",
         "attention_tile",
         "attention_combine",
+        "conv2d",
         "gather",
         "linear_vec",
         "linear_tile",

@@ -15,6 +15,7 @@ pub(super) const SOURCES: &[(&str, &str)] = table!(
     "attention_few.wgsl"
     "attention_tile.wgsl"
     "cache_write.wgsl"
+    "conv2d.wgsl"
     "expert_tiles.wgsl"
     "gather.wgsl"
     "half_rows.wgsl"

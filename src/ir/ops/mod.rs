@@ -5,6 +5,7 @@ mod attention;
 mod attention_cases;
 mod attention_kernels;
 mod cache_write;
+mod conv2d;
 mod elementwise;
 mod expert_linear;
 mod gather;
@@ -24,6 +25,7 @@ mod source;
 
 pub use attention::{Attention, DEAD_KEY};
 pub use cache_write::CacheWrite;
+pub use conv2d::Conv2d;
 pub use elementwise::{Binary, Cast, Select, Unary};
 pub use expert_linear::ExpertLinear;
 pub(crate) use expert_linear::{MOST_EXPERTS, MOST_UNGROUPED};
@@ -171,6 +173,7 @@ ops!(
     Softmax,
     Rope,
     Linear,
+    Conv2d,
     Attention,
     Route,
     ExpertLinear,
