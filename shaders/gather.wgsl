@@ -1,10 +1,10 @@
-// Rows of a table: out[r, c] = epilogue(r*C + c, table[ids[r] + r/GROUP*STRIDE, c]) widened to f32.
+// Rows of a table: out[r, c] = epilogue(r*C + c, table[ids[r] − BASE + r/GROUP*STRIDE, c]) widened to f32.
 // ids [R], out [R, C]. STRIDE = 0: one table for all ids; else a table of STRIDE rows for every GROUP ids.
 // The table is the shard that holds the rows FIRST .. FIRST+ROWS. Ids outside leave their row of out as it is.
-// Ids from LIMIT on take row 0.
+// Ids before BASE and from BASE + LIMIT on take row 0, unless LIMIT is 2^32 − 1.
 // One workgroup: LANES chunks of eight elements, one an invocation.
 // Grid: ceil(R*ceil(C/8) / LANES) folded over x and y.
-// Overrides: R, C, FIRST, ROWS, STRIDE, GROUP, LIMIT.
+// Overrides: R, C, FIRST, ROWS, STRIDE, GROUP, BASE, LIMIT.
 // Options: LANES, WEIGHT, VEC (8: C divisible by 8 | 1), WEIGHTS = 1.
 // Hole: epilogue(i: u32, v: f32) -> f32.
 override R: u32;
@@ -13,6 +13,7 @@ override FIRST: u32;
 override ROWS: u32;
 override STRIDE: u32;
 override GROUP: u32;
+override BASE: u32;
 override LIMIT: u32;
 override IN: u32 = C;
 
@@ -32,7 +33,7 @@ fn main(
     let i = (wid.x + wid.y * groups.x) * LANES + lane;
     let r = i / chunks;
     if r >= R { return; }
-    let given = ids[r];
+    let given = ids[r] - BASE;
     let id = select(given, 0u, given >= LIMIT);
     if id < FIRST || id - FIRST >= ROWS { return; }
     let chunk = i % chunks;

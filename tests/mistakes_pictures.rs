@@ -24,18 +24,18 @@ struct Mistake {
     config: fn(&mut GemmaConfig),
     processor: fn(&mut ImageProcessor),
     patches: fn(&mut Patches),
-    /// Of the towers' weights, by their names.
-    weight: fn(&str, &mut [f32]),
+    /// Of the towers' weights, by their names and shapes.
+    weight: fn(&str, &[usize], &mut [f32]),
     soft: fn(&SoftTokens) -> SoftTokens,
 }
 
 const NONE: Mistake = Mistake {
     name: "none",
-    checkpoints: &["gemma3-vision", "gemma4-vision", "gemma4-e-vision-bf16", "gemma4-unified"],
+    checkpoints: &["gemma3-vision", "gemma3n-vision", "gemma4-vision", "gemma4-e-vision-bf16", "gemma4-unified"],
     config: |_| (),
     processor: |_| (),
     patches: |_| (),
-    weight: |_, _| (),
+    weight: |_, _, _| (),
     soft: SoftTokens::clone,
 };
 
@@ -51,7 +51,7 @@ fn gemma4(config: &mut GemmaConfig) -> &mut gemmaflow::gemma::Gemma4VisionConfig
     }
 }
 
-const MISTAKES: [Mistake; 17] = [
+const MISTAKES: [Mistake; 22] = [
     Mistake {
         name: "causal",
         checkpoints: &["gemma3-vision", "gemma4-vision", "gemma4-unified"],
@@ -120,7 +120,7 @@ const MISTAKES: [Mistake; 17] = [
     Mistake {
         name: "scale D^-1/2",
         checkpoints: &["gemma4-vision", "gemma4-e-vision-bf16"],
-        weight: |name, values| {
+        weight: |name, _, values| {
             if name.ends_with("q_norm.weight") {
                 let root = (values.len() as f32).sqrt();
                 values.iter_mut().for_each(|value| *value /= root);
@@ -136,7 +136,8 @@ const MISTAKES: [Mistake; 17] = [
     },
     Mistake {
         name: "no position embedding",
-        weight: |name, values| {
+        checkpoints: &["gemma3-vision", "gemma4-vision", "gemma4-e-vision-bf16", "gemma4-unified"],
+        weight: |name, _, values| {
             if name.contains("position_embedding") || name.contains("pos_embedding") {
                 values.fill(0.0);
             }
@@ -146,7 +147,7 @@ const MISTAKES: [Mistake; 17] = [
     Mistake {
         name: "no 1+ in soft norm",
         checkpoints: &["gemma3-vision"],
-        weight: |name, values| {
+        weight: |name, _, values| {
             if name.ends_with("mm_soft_emb_norm.weight") {
                 values.iter_mut().for_each(|value| *value -= 1.0);
             }
@@ -156,11 +157,63 @@ const MISTAKES: [Mistake; 17] = [
     Mistake {
         name: "no bias after the tower",
         checkpoints: &["gemma3-vision"],
-        weight: |name, values| {
+        weight: |name, _, values| {
             if name.ends_with("post_layernorm.bias") {
                 values.fill(0.0);
             }
         },
+        ..NONE
+    },
+    Mistake {
+        name: "values from -1 to 1",
+        checkpoints: &["gemma3n-vision"],
+        patches: |patches| patches.values.iter_mut().for_each(|value| *value = 2.0 * *value - 1.0),
+        ..NONE
+    },
+    // The same as below and to the right of a picture that is turned by half, with kernels that are.
+    Mistake {
+        name: "padding above and left",
+        checkpoints: &["gemma3n-vision"],
+        patches: |patches| {
+            patches.values.reverse();
+            patches.values.chunks_mut(3).for_each(<[f32]>::reverse);
+        },
+        weight: |_, shape, values| {
+            if let [_, _, rows, columns] = shape {
+                values.chunks_mut(rows * columns).for_each(<[f32]>::reverse);
+            }
+        },
+        soft: |soft| {
+            let rows: Vec<f32> = soft.values().chunks(soft.width()).rev().flatten().copied().collect();
+            SoftTokens::new(Modality::Image, soft.placeholder(), soft.width(), rows).unwrap()
+        },
+        ..NONE
+    },
+    Mistake {
+        name: "no layer scale",
+        checkpoints: &["gemma3n-vision"],
+        weight: |name, _, values| {
+            if name.ends_with("layer_scale.gamma") {
+                values.fill(1.0);
+            }
+        },
+        ..NONE
+    },
+    // The two stages have 24 and 32 channels.
+    Mistake {
+        name: "msfa order",
+        checkpoints: &["gemma3n-vision"],
+        weight: |name, _, values| {
+            if name.ends_with("msfa.ffn.pw_exp.conv.weight") {
+                values.chunks_mut(24 + 32).for_each(|row| row.rotate_left(32));
+            }
+        },
+        ..NONE
+    },
+    Mistake {
+        name: "hard tokens from embed_tokens",
+        checkpoints: &["gemma3n-vision"],
+        config: |config| config.multimodal.hard_tokens.clear(),
         ..NONE
     },
 ];
@@ -170,14 +223,14 @@ fn other(filter: Filter) -> Filter {
 }
 
 /// The towers' weights in f32, changed.
-fn towers(oracle: &Multimodal, change: fn(&str, &mut [f32])) -> WeightMap {
+fn towers(oracle: &Multimodal, change: fn(&str, &[usize], &mut [f32])) -> WeightMap {
     let mut loader = load_towers_from_path(&oracle.folder).unwrap();
     let names = loader.remaining_keys();
     let tensor = |name: String| {
         let tensor = loader.take(&name).unwrap();
         let mut values = vec![0.0; tensor.len()];
         tensor.read_f32(0, &mut values).unwrap();
-        change(&name, &mut values);
+        change(&name, tensor.shape(), &mut values);
         Tensor::from_f32(name, tensor.shape().to_vec(), &values)
     };
     WeightMap::from_tensors(names.into_iter().map(tensor).collect())

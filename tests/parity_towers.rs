@@ -13,8 +13,15 @@ use gemmaflow::{
 use std::sync::Arc;
 
 /// Checkpoints with a tower that is computed.
-const CHECKPOINTS: [&str; 6] =
-    ["gemma3-vision", "gemma3-vision-bf16", "gemma4-audio", "gemma4-e-vision-bf16", "gemma4-unified", "gemma4-vision"];
+const CHECKPOINTS: [&str; 7] = [
+    "gemma3-vision",
+    "gemma3-vision-bf16",
+    "gemma3n-vision",
+    "gemma4-audio",
+    "gemma4-e-vision-bf16",
+    "gemma4-unified",
+    "gemma4-vision",
+];
 
 /// Most soft tokens of a picture in the checkpoints of Gemma 4.
 const BUDGET: usize = 70;
@@ -37,6 +44,7 @@ fn pictures(oracle: &Multimodal, case: &str) -> Vec<Patches> {
         .enumerate()
         .map(|(at, values)| match oracle.config.multimodal.vision.as_ref().unwrap() {
             VisionConfig::Siglip(config) => in_patches(values, config.image_size, config.patch_size),
+            VisionConfig::MobileNet(config) => whole(values, config.image_size),
             _ => placed(oracle, case, at, shape[1], values),
         })
         .collect()
@@ -53,6 +61,13 @@ fn in_patches(values: &[f32], size: usize, patch: usize) -> Patches {
         }
     }
     Patches { values: patches, rows: grid, columns: grid }
+}
+
+/// A picture [3, S, S] as one patch, row, column, channel.
+fn whole(values: &[f32], size: usize) -> Patches {
+    let places = size * size;
+    let values = (0..places).flat_map(|at| [0, 1, 2].map(|channel| values[channel * places + at])).collect();
+    Patches { values, rows: 1, columns: 1 }
 }
 
 /// Patches with the places of transformers, without its padding.
@@ -78,9 +93,9 @@ fn encoder(oracle: &Multimodal, gpu: Option<Arc<GpuContext>>) -> VisionEncoder {
     VisionEncoder::from_loader(&oracle.config, loader.as_mut(), gpu, VisionOptions::default()).unwrap()
 }
 
-/// The budget of a picture: SigLIP has one number of soft tokens.
+/// The budget of a picture: the towers of Gemma 3 and 3n have one number of soft tokens.
 fn budget(encoder: &VisionEncoder, oracle: &Multimodal) -> usize {
-    let fixed = matches!(oracle.config.multimodal.vision, Some(VisionConfig::Siglip(_)));
+    let fixed = matches!(oracle.config.multimodal.vision, Some(VisionConfig::Siglip(_) | VisionConfig::MobileNet(_)));
     if fixed { encoder.max_soft_tokens() } else { BUDGET }
 }
 
@@ -145,6 +160,11 @@ fn every_stage_is_that_of_transformers() {
 /// Rows of patches in row-major order, without padding; rows of soft tokens as they are.
 fn in_their_order(oracle: &Multimodal, picture: &Patches, values: &[f32], width: usize) -> Vec<f32> {
     let patches = picture.rows * picture.columns;
+    if let Some(VisionConfig::MobileNet(config)) = oracle.config.multimodal.vision {
+        // Theirs is [E, t, t].
+        let tokens = config.soft_tokens_per_image;
+        return (0..width * tokens).map(|at| values[at % tokens * width + at / tokens]).collect();
+    }
     let Some(VisionConfig::Gemma4(config)) = oracle.config.multimodal.vision else { return values[..patches * width].to_vec() };
     let side = config.pooling_kernel_size;
     if values.len() / width < patches {

@@ -22,7 +22,8 @@ use gemmaflow::{
 use serde_json::Value;
 
 /// Checkpoints with a tower that is computed; of `gemma4-audio` the only picture stands beside a sound.
-const CHECKPOINTS: [&str; 5] = ["gemma3-vision", "gemma3-vision-bf16", "gemma4-e-vision-bf16", "gemma4-unified", "gemma4-vision"];
+const CHECKPOINTS: [&str; 6] =
+    ["gemma3-vision", "gemma3-vision-bf16", "gemma3n-vision", "gemma4-e-vision-bf16", "gemma4-unified", "gemma4-vision"];
 
 struct Seeing {
     oracle: Multimodal,
@@ -45,7 +46,7 @@ impl Seeing {
     }
 
     fn soft(&self, image: &Image, case: &Value) -> SoftTokens {
-        let fixed = matches!(self.oracle.config.multimodal.vision, Some(VisionConfig::Siglip(_)));
+        let fixed = matches!(self.oracle.config.multimodal.vision, Some(VisionConfig::Siglip(_) | VisionConfig::MobileNet(_)));
         let budget = case["image_options"]["max_soft_tokens"].as_u64().map_or(0, |budget| budget as usize);
         if fixed { self.encoder.encode(image).unwrap() } else { self.encoder.encode_within(image, budget).unwrap() }
     }
@@ -123,7 +124,7 @@ fn from_files_to_logits() {
 /// The layout of the stock processors.
 #[test]
 fn a_picture_is_laid_out_as_the_processor_does() {
-    for (name, case) in [("gemma3-vision", "exact"), ("gemma4-vision", "exact")] {
+    for (name, case) in [("gemma3-vision", "exact"), ("gemma3n-vision", "exact"), ("gemma4-vision", "exact")] {
         let seeing = Seeing::new(name, Device::Cpu, GeneratorOptions::default());
         let case = seeing.oracle.case(case).clone();
         let part = case["parts"].as_array().unwrap().iter().find(|part| part["image"] == 0).unwrap();
@@ -240,9 +241,10 @@ fn pictures_that_cannot_be_run_are_refused_and_change_nothing() {
     let sound = SoftTokens::new(Modality::Audio, 150, width, vec![0.5; 200 * width]).unwrap();
     generator.prefill(Prompt::from([2]).then(sound).then([3])).unwrap();
     assert!(seeing.encoder.encode_within(&seeing.image("inputs/one.0.png"), 0).is_err());
-    let text = Multimodal::open("gemma3n-vision");
-    let mut loader = load_towers_from_path(&text.folder).unwrap();
-    let error = VisionEncoder::from_loader(&text.config, loader.as_mut(), None, VisionOptions::default()).unwrap_err();
+    let mut config = seeing.oracle.config.clone();
+    config.multimodal.vision = Some(VisionConfig::Unsupported("another tower".into()));
+    let mut loader = load_towers_from_path(&seeing.oracle.folder).unwrap();
+    let error = VisionEncoder::from_loader(&config, loader.as_mut(), None, VisionOptions::default()).unwrap_err();
     assert!(matches!(error, Error::Unsupported(_)), "{error}");
 }
 

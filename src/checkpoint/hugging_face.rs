@@ -10,7 +10,7 @@ use std::{
 use crate::{
     Error, Result,
     error::WeightError,
-    gemma::{TOKEN_ORDER, dense_key, text_weight, tower_weight},
+    gemma::{Embedder, TOKEN_ORDER, dense_key, embedder_weights, text_weight, tower_weight},
     text_file,
     weights::{
         FileLimits, FileSource, ReadMode, ReadOptions, SafetensorsEntry, StoredHead, Tensor, TensorInfo, TensorSource,
@@ -24,7 +24,8 @@ const INDEX: &str = "model.safetensors.index.json";
 /// The text weights of a safetensors checkpoint.
 ///
 /// The prefixes `model.`, `language_model.model.` and `model.language_model.` are found and taken off; weights of
-/// vision and audio towers are left out. Files are read as [`ReadMode`] says.
+/// vision and audio towers are left out, but for those that embed ids of the text (Gemma 3n). Files are read as
+/// [`ReadMode`] says.
 ///
 /// Where a `modules.json` lies beside the files, as sentence-transformers has it, the weights of its dense modules are
 /// among those of the model.
@@ -59,7 +60,15 @@ impl SafetensorsLoader {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_with(path: impl AsRef<Path>, options: impl Into<ReadOptions>) -> Result<Self> {
-        Self::open_part(path.as_ref(), options.into(), text_weight)
+        let mut loader = Self::open_part(path.as_ref(), options.into(), text_weight)?;
+        for embedder in [Embedder::Vision, Embedder::Audio] {
+            // A projection without a table embeds no ids.
+            let weights = embedder_weights(embedder);
+            if !weights.iter().all(|key| loader.weights.contains(key)) {
+                loader.weights.split_off(|key| weights.iter().any(|weight| weight == key));
+            }
+        }
+        Ok(loader)
     }
 
     /// Opens the weights of vision and audio towers, and leaves out those of the text model; see

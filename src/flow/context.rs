@@ -141,6 +141,25 @@ impl<'a> EmitContext<'a> {
         self.loader.peek(key).ok().map(|info| info.shape.to_vec())
     }
 
+    /// The keys of the loader that begin with `prefix` and were not taken, in ascending order.
+    #[cfg(feature = "vision")]
+    pub(crate) fn keys_left(&self, prefix: &str) -> Vec<String> {
+        self.loader.remaining_keys().into_iter().filter(|key| key.starts_with(prefix)).collect()
+    }
+
+    /// Takes the weight `key` out of the loader, for a stage that makes another one of it.
+    ///
+    /// # Errors
+    /// As [`weight`](Self::weight).
+    pub(crate) fn take(&mut self, key: &str, shape: &[usize]) -> Result<Tensor> {
+        let found = self.loader.peek(key)?.shape;
+        if found != shape {
+            let error = WeightError::Shape { name: key.into(), found: found.to_vec(), expected: shape.to_vec() };
+            return Err(Error::Weight(error));
+        }
+        self.loader.take(key)
+    }
+
     /// The weight called `name` in the graph and `key` in the loader, which must have `shape`. Its bytes are not read.
     ///
     /// # Errors
@@ -273,7 +292,7 @@ impl<'a> EmitContext<'a> {
     /// As [`project`](Self::project).
     pub fn look_up(&mut self, ids: NodeId, name: &str, key: &str, shape: [usize; 2], or_first: bool) -> Result<NodeId> {
         let table = self.weight(name, key, &shape)?;
-        let output = self.graph.push(Gather { per_batch: false, or_first }, &[table, ids])?;
+        let output = self.graph.push(Gather { per_batch: false, or_first, first: 0 }, &[table, ids])?;
         self.through_adapters(Projection { name, input: ids, output, kind: ProjectionKind::Rows { or_first } })
     }
 

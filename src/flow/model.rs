@@ -186,7 +186,7 @@ impl ModelFlow {
             let batch = context.batch;
             let index = context.graph.input("last_token_idx", role.clone(), DType::U32, [batch])?;
             let index = context.graph.reshape(index, [batch, 1])?;
-            let row = context.graph.push(Gather { per_batch: true, or_first: false }, &[x, index])?;
+            let row = context.graph.push(Gather { per_batch: true, or_first: false, first: 0 }, &[x, index])?;
             Ok(context.graph.label(row, "last_token"))
         })
     }

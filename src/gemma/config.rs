@@ -8,9 +8,11 @@ mod gguf;
 mod gguf_heads;
 mod gguf_keys;
 mod gguf_rope;
+mod hard_tokens;
 mod json;
 mod json_layers;
 mod layers;
+mod mobilenet;
 mod multimodal;
 mod preset;
 mod quantised;
@@ -24,6 +26,8 @@ use std::{collections::BTreeMap, path::Path};
 
 pub use drafter::{Centroids, GemmaDrafterConfig};
 pub use family::GemmaArch;
+pub use hard_tokens::{Embedder, HardTokens};
+pub use mobilenet::MobileNetConfig;
 pub use multimodal::{Gemma4VisionConfig, MediaTokens, MultimodalConfig, SiglipConfig, UnifiedVisionConfig, VisionConfig};
 pub use types::{
     AltUp, BidirectionalPictures, GemmaLayerStyle, LayerAttnOptions, LayerKind, LayerOverrides, Moe, PerLayerInput, RopeConfig,

@@ -6,6 +6,7 @@ mod blocks;
 mod config;
 mod drafter;
 mod flow;
+mod hard_tokens;
 mod layer;
 mod moe;
 mod opts;
@@ -27,9 +28,9 @@ pub use blocks::{
 };
 pub(crate) use config::family;
 pub use config::{
-    AltUp, BidirectionalPictures, Centroids, Gemma4VisionConfig, GemmaArch, GemmaConfig, GemmaDrafterConfig, GemmaLayerStyle,
-    LayerAttnOptions, LayerKind, LayerOverrides, MediaTokens, Moe, MultimodalConfig, PerLayerInput, RopeConfig, RopeScaling,
-    SiglipConfig, UnifiedVisionConfig, VisionConfig,
+    AltUp, BidirectionalPictures, Centroids, Embedder, Gemma4VisionConfig, GemmaArch, GemmaConfig, GemmaDrafterConfig,
+    GemmaLayerStyle, HardTokens, LayerAttnOptions, LayerKind, LayerOverrides, MediaTokens, MobileNetConfig, Moe,
+    MultimodalConfig, PerLayerInput, RopeConfig, RopeScaling, SiglipConfig, UnifiedVisionConfig, VisionConfig,
 };
 pub(crate) use drafter::{CHOSEN, HIDDEN, ORDERED_EMBED, TARGET_EMBED, drafter_flow};
 pub use flow::{GemmaFlow, GemmaMode};
@@ -49,5 +50,5 @@ pub use random_weights::random_weights;
 pub use rope::{build_rope_tables, default_inv_freq, resolve_inv_freq, rope_slice};
 #[cfg(feature = "lora")]
 pub(crate) use weights::WeightKind;
-pub(crate) use weights::{GgufValues, TOKEN_ORDER, dense_key, gguf_key, gguf_stack, text_weight, tower_weight};
+pub(crate) use weights::{GgufValues, TOKEN_ORDER, dense_key, embedder_weights, gguf_key, gguf_stack, text_weight, tower_weight};
 pub use weights::{LayerWeight, WeightPosition};

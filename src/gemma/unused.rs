@@ -9,8 +9,8 @@ const SHOWN: usize = 16;
 /// buffers.
 const BUFFERS: [&str; 4] = ["inv_freq", "embed_scale", "position_ids", "rope_freqs.weight"];
 
-/// Beginnings of the names of other modalities' tensors in GGUF files.
-const MODALITIES: [&str; 3] = ["v.", "a.", "mm."];
+/// Beginnings of the names of other modalities' tensors, in GGUF files and of Gemma 3n's embedders.
+const MODALITIES: [&str; 5] = ["v.", "a.", "mm.", "embed_vision.", "embed_audio."];
 
 impl GemmaConfig {
     /// Warns of the weights `left` over after loading, by their keys, that are not known to be of no use to this model.

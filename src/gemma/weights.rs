@@ -4,7 +4,7 @@ mod foreign;
 mod row;
 mod table;
 
-pub(crate) use foreign::{GgufValues, TOKEN_ORDER, dense_key, gguf_key, gguf_stack, text_weight, tower_weight};
+pub(crate) use foreign::{GgufValues, TOKEN_ORDER, dense_key, embedder_weights, gguf_key, gguf_stack, text_weight, tower_weight};
 #[cfg(feature = "lora")]
 pub(crate) use row::WeightKind;
 pub use table::{LayerWeight, WeightPosition};

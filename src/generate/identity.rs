@@ -6,7 +6,7 @@ use super::{ModelGraphs, Outputs};
 use crate::{
     Result,
     checksum::Fnv,
-    gemma::{AltUp, GemmaConfig, LayerKind, Moe, RopeConfig, RopeScaling},
+    gemma::{AltUp, GemmaConfig, HardTokens, LayerKind, Moe, RopeConfig, RopeScaling},
     ir::{
         DType, DimBinding, FixedType,
         ops::{Input, Role},
@@ -81,7 +81,7 @@ fn described(config: &GemmaConfig) -> String {
         final_logit_softcapping, tie_word_embeddings, rope_full, rope_sliding, per_layer_config, attention_k_eq_v,
         num_kv_shared_layers, per_layer_input, altup, laurel_rank, activation_sparsity, embedding_dim, embedding_dense, moe,
         effective_num_layers,
-        bidirectional_pictures: _, multimodal: _, max_position_embeddings: _, eos_token_ids: _, bos_token_id: _, pad_token_id: _,
+        multimodal, bidirectional_pictures: _, max_position_embeddings: _, eos_token_ids: _, bos_token_id: _, pad_token_id: _,
     } = config;
     // Absent features have zeros here.
     let Moe { num_experts, top_k_experts, intermediate_size: moe_intermediate_size } =
@@ -117,6 +117,13 @@ fn described(config: &GemmaConfig) -> String {
         format!("vector {embedding_dim} {dense}\n"),
     ]
     .join("\n")
+        + &multimodal.hard_tokens.iter().map(embedder).collect::<String>()
+}
+
+/// The ids that an embedder has of its own, a line.
+fn embedder(tokens: &HardTokens) -> String {
+    let HardTokens { embedder: _, first, count, width, rms_norm_eps } = tokens;
+    format!("embedder {first} {count} {width} epsilon {}\n", bits(*rms_norm_eps))
 }
 
 fn rotary(table: &RopeConfig) -> String {

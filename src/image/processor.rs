@@ -3,7 +3,7 @@
 use super::{Filter, Image, Patches, resize::resize};
 use crate::{
     error::ImageError,
-    gemma::{Gemma4VisionConfig, SiglipConfig, UnifiedVisionConfig, VisionConfig},
+    gemma::{Gemma4VisionConfig, MobileNetConfig, SiglipConfig, UnifiedVisionConfig, VisionConfig},
 };
 
 /// How a picture is made a tower's patches.
@@ -68,6 +68,13 @@ impl ImageProcessor {
             VisionConfig::Unified(UnifiedVisionConfig { patch_size, pooling_kernel_size, .. }) => {
                 Some(any_aspect(*patch_size, *pooling_kernel_size, patch_size * pooling_kernel_size))
             }
+            // The whole picture is one patch.
+            VisionConfig::MobileNet(MobileNetConfig { image_size, .. }) => Some(Self {
+                size: TargetSize::Square(*image_size),
+                filter: Filter::Bilinear,
+                patch: *image_size,
+                layout: PatchLayout::ChannelsLast,
+            }),
             VisionConfig::Unsupported(_) => None,
         }
     }

@@ -112,6 +112,6 @@ impl Graph {
     /// Rows of a table.
     #[track_caller]
     pub fn gather(&mut self, table: NodeId, ids: NodeId) -> Result<NodeId> {
-        self.push(Gather { per_batch: false, or_first: false }, &[table, ids])
+        self.push(Gather { per_batch: false, or_first: false, first: 0 }, &[table, ids])
     }
 }

@@ -150,7 +150,7 @@ impl Lora {
         let table = context.taken_weight(projection.name).and_then(|table| table.shape().first().copied());
         check_shapes(target, part, [[table.unwrap_or(0), rank], [context.width(projection.output)?, rank]])?;
         let [a, b] = self.weights(context, target, part)?;
-        let low = context.graph.push(Gather { per_batch: false, or_first }, &[a, projection.input])?;
+        let low = context.graph.push(Gather { per_batch: false, or_first, first: 0 }, &[a, projection.input])?;
         context.graph.label(low, "lora_a");
         Ok(context.graph.linear(low, b)?)
     }

@@ -22,7 +22,7 @@ use crate::{
     weights::{WeightLoader, WeightMap},
 };
 
-/// The token `\n\n` of Gemma's vocabulary, which Gemma 3's processor puts around a picture.
+/// The token `\n\n` of Gemma's vocabulary, which the processors of Gemma 3 and 3n put around a picture.
 const DOUBLE_NEWLINE: u32 = 108;
 
 /// The largest budget of soft tokens that processors of Gemma 4 have.
@@ -126,7 +126,9 @@ impl VisionEncoder {
         let MediaTokens { begin, end, .. } = self.0.ids;
         let picture = Prompt::from([begin]).then(soft).then([end]);
         match &self.0.vision {
-            VisionConfig::Siglip(_) => Prompt::from([DOUBLE_NEWLINE]).then(picture).then([DOUBLE_NEWLINE]),
+            VisionConfig::Siglip(_) | VisionConfig::MobileNet(_) => {
+                Prompt::from([DOUBLE_NEWLINE]).then(picture).then([DOUBLE_NEWLINE])
+            }
             _ => picture,
         }
     }
@@ -145,7 +147,7 @@ impl VisionEncoder {
         self.encode_within(image, self.max_soft_tokens())
     }
 
-    /// As [`encode`](Self::encode), with at most `budget` soft tokens; SigLIP (Gemma 3) has one number of them.
+    /// As [`encode`](Self::encode), with at most `budget` soft tokens; the towers of Gemma 3 and 3n have one number of them.
     ///
     /// # Errors
     /// [`ImageError::Aspect`](crate::error::ImageError::Aspect) for a picture that the budget has no room for;
@@ -166,14 +168,13 @@ impl VisionEncoder {
     }
 
     fn checked(&self, budget: usize) -> Result<usize> {
-        let most = match &self.0.vision {
-            VisionConfig::Siglip(config) => return Ok(config.mm_tokens_per_image),
-            _ => MOST_SOFT_TOKENS,
-        };
-        if (1..=most).contains(&budget) {
+        if let Some(tokens) = self.0.vision.fixed_soft_tokens() {
+            return Ok(tokens);
+        }
+        if (1..=MOST_SOFT_TOKENS).contains(&budget) {
             return Ok(budget);
         }
-        let expected = format!("1 to {most}, the largest budget of a released processor");
+        let expected = format!("1 to {MOST_SOFT_TOKENS}, the largest budget of a released processor");
         Err(Error::Option { option: "soft tokens of a picture", found: budget, expected })
     }
 
@@ -190,10 +191,8 @@ impl VisionEncoder {
         let outputs = self.run(patches, budget, &[])?;
         let tower = &*self.0;
         let grid = tower.vision.grid(budget)?;
-        let tokens = match &tower.vision {
-            VisionConfig::Siglip(config) => config.mm_tokens_per_image,
-            _ => patches.rows * patches.columns / (grid.pooled * grid.pooled),
-        };
+        let by_size = patches.rows * patches.columns / (grid.pooled * grid.pooled);
+        let tokens = tower.vision.fixed_soft_tokens().unwrap_or(by_size);
         let soft = outputs.into_iter().find(|(name, _)| name == SOFT_TOKENS).ok_or_else(no_output)?.1;
         let mut values = soft.to_f32()?.into_owned();
         values.truncate(tokens * tower.text.hidden_size);
@@ -251,7 +250,7 @@ impl Tower {
         let width = patches.values.len() / (patches.rows * patches.columns).max(1);
         let mut values = vec![0.0; most * width];
         let side = match &self.vision {
-            VisionConfig::Siglip(_) => {
+            VisionConfig::Siglip(_) | VisionConfig::MobileNet(_) => {
                 values[..patches.values.len()].copy_from_slice(&patches.values);
                 return vec![("patches", Value::f32([1, most, width], values))];
             }

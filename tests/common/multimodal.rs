@@ -3,7 +3,7 @@
 use std::{collections::HashMap, path::PathBuf};
 
 use gemmaflow::{
-    gemma::{GemmaArch, GemmaConfig},
+    gemma::GemmaConfig,
     prompt::{Modality, Prompt, SoftTokens},
 };
 use safetensors::SafeTensors;
@@ -88,16 +88,12 @@ impl Multimodal {
         keys.iter().find_map(|key| self.json[key].as_u64()).map(|id| id as u32)
     }
 
-    /// How the id at a position enters the model, if not as an ordinary token. Gemma 3n embeds every id from
-    /// `vocab_offset` on apart, markers among them.
+    /// How the id at a position enters the model, if not as an ordinary token.
     pub fn modality(&self, id: u32) -> Option<Modality> {
         if self.id(["image_token_id", "image_token_index"]) == Some(id) {
             return Some(Modality::Image);
         }
-        let offset = |part: &str| self.json[part]["vocab_offset"].as_u64();
-        let first = offset("vision_config").into_iter().chain(offset("audio_config")).min();
-        let apart = self.config.arch == GemmaArch::Gemma3n && first.is_some_and(|first| u64::from(id) >= first);
-        (apart || self.id(["audio_token_id", "audio_token_index"]) == Some(id)).then_some(Modality::Audio)
+        (self.id(["audio_token_id", "audio_token_index"]) == Some(id)).then_some(Modality::Audio)
     }
 
     /// The prompt of a case, with the rows of transformers' merged embeddings as soft tokens.

@@ -10,7 +10,7 @@ use super::{
     family::{Bidirectional, Family, GemmaArch, ScoreScale, SoftcapKey},
     fields::{Fields, short},
     json_layers::{self, layer_types, tell_halved, window},
-    multimodal, quantised, rope,
+    mobilenet, multimodal, quantised, rope,
     unknown::MULTIMODAL,
 };
 use crate::{Error, Result, text_file, weights::SentenceModules};
@@ -50,6 +50,7 @@ pub(super) fn from_file(path: &Path) -> Result<GemmaConfig> {
         let more = fields.tokens("eos_token_id").map_err(|e| named(&generation, e))?;
         add_tokens(&mut config.eos_token_ids, more.unwrap_or_default());
     }
+    mobilenet::settle_size(&mut config.multimodal, &path);
     if config.use_bidirectional_attention {
         add_modules(&mut config, &path)?;
     }
@@ -120,7 +121,7 @@ fn from_wrapper(mut top: Fields, wrapper: &str, text_model: &str) -> Result<Gemm
         }
     }
     top.drop_repeated(&text);
-    let multimodal = multimodal::read(&mut top);
+    let multimodal = multimodal::read(&mut top)?;
     refuse_switches(&mut top)?;
     top.finish(&[HARMLESS, MULTIMODAL])?;
     let mut config = from_text(text, text_model)?;

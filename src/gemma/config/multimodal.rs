@@ -1,6 +1,8 @@
 //! Pictures and sounds in `config.json`: the ids of their tokens, and the towers.
 
-use super::{fields::Fields, json, unknown::MULTIMODAL};
+use super::{
+    fields::Fields, hard_tokens, hard_tokens::HardTokens, json, mobilenet, mobilenet::MobileNetConfig, unknown::MULTIMODAL,
+};
 use crate::{Error, Result};
 
 /// What the wrapper around a text model says of pictures and sounds; all absent for a text model.
@@ -12,6 +14,8 @@ pub struct MultimodalConfig {
     pub audio: Option<MediaTokens>,
     /// The tower that makes soft tokens of a picture.
     pub vision: Option<VisionConfig>,
+    /// The ids that embedders of pictures and sounds embed, in ascending order (Gemma 3n).
+    pub hard_tokens: Vec<HardTokens>,
 }
 
 /// The ids of a picture's or clip's tokens.
@@ -35,6 +39,8 @@ pub enum VisionConfig {
     Gemma4(Gemma4VisionConfig),
     /// No tower, but a projection of patches (Gemma 4 12B).
     Unified(UnifiedVisionConfig),
+    /// MobileNet-V5 (Gemma 3n).
+    MobileNet(MobileNetConfig),
     /// One that this version does not compute, and why. The text model runs.
     Unsupported(String),
 }
@@ -128,31 +134,47 @@ impl VisionConfig {
             VisionConfig::Siglip(config) => config.mm_tokens_per_image,
             VisionConfig::Gemma4(config) => config.max_soft_tokens,
             VisionConfig::Unified(config) => config.max_soft_tokens,
+            VisionConfig::MobileNet(config) => config.soft_tokens_per_image,
             VisionConfig::Unsupported(_) => 0,
+        }
+    }
+
+    /// The soft tokens of every picture, where they are one number.
+    #[cfg(feature = "vision")]
+    pub(crate) fn fixed_soft_tokens(&self) -> Option<usize> {
+        match self {
+            VisionConfig::Siglip(_) | VisionConfig::MobileNet(_) => Some(self.max_soft_tokens()),
+            VisionConfig::Gemma4(_) | VisionConfig::Unified(_) | VisionConfig::Unsupported(_) => None,
         }
     }
 }
 
 /// Reads what a wrapper says. What the text model does not need is no reason to refuse it.
-pub(super) fn read(top: &mut Fields) -> MultimodalConfig {
+///
+/// # Errors
+/// [`Error::Config`] for embedders' ids that make no sense: the text model would embed them wrongly.
+pub(super) fn read(top: &mut Fields) -> Result<MultimodalConfig> {
+    let hard_tokens = hard_tokens::read(top)?;
     let mut id = |keys: [&str; 2]| keys.into_iter().find_map(|key| top.token_id(key));
     let mut tokens = |begin, soft, end| Some(MediaTokens { begin: id(begin)?, soft: id(soft)?, end: id(end)? });
     let image =
         tokens(["boi_token_id", "boi_token_index"], ["image_token_id", "image_token_index"], ["eoi_token_id", "eoi_token_index"]);
     let audio =
         tokens(["boa_token_id", "boa_token_index"], ["audio_token_id", "audio_token_index"], ["eoa_token_id", "eoa_token_index"]);
-    MultimodalConfig { image, audio, vision: vision(top) }
+    Ok(MultimodalConfig { image, audio, vision: vision(top), hard_tokens })
 }
 
 fn vision(top: &mut Fields) -> Option<VisionConfig> {
     let mut read = || -> Result<Option<VisionConfig>> {
         let mm_tokens = top.size("mm_tokens_per_image")?;
+        let soft_tokens = top.size("vision_soft_tokens_per_image")?;
         let Some(mut fields) = top.object("vision_config")? else { return Ok(None) };
         refuse_others(&mut fields)?;
         let vision = match fields.text("model_type")?.as_deref() {
             Some("siglip_vision_model") | None => VisionConfig::Siglip(siglip(&mut fields, mm_tokens)?),
             Some("gemma4_vision") => VisionConfig::Gemma4(gemma4(&mut fields)?),
             Some("gemma4_unified_vision") => VisionConfig::Unified(unified(&mut fields)?),
+            Some("gemma3n_vision") => return Ok(Some(VisionConfig::MobileNet(mobilenet::read(fields, soft_tokens)?))),
             Some(other) => VisionConfig::Unsupported(format!("vision_config.model_type is {other:?}")),
         };
         if !matches!(vision, VisionConfig::Unsupported(_)) {

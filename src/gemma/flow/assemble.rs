@@ -11,6 +11,7 @@ use crate::{
         GemmaLayerCtx, GemmaRmsNormStage, LmHeadStage, LogitSoftcapStage, PleInputsStage, PoolingStage, RopeTablesStage,
         SelfAttnPrefillSpec, WeightPosition,
         blocks::{SoftTokensStage, weight_key},
+        hard_tokens::HardTokensStage,
     },
     ir::{DType, Dim, Shape, sym},
     profile::CompileProfile,
@@ -78,6 +79,10 @@ impl GemmaFlow<'_> {
             .with_profile(profile.clone())
             .token_embed(&WeightPosition::Embed.to_string(), &key, [config.vocab_size, config.hidden_size])
             .stage(EmbedScaleStage);
+        let flow = match HardTokensStage::of(config) {
+            Some(hard) => flow.stage(hard),
+            None => flow,
+        };
         let flow = if self.soft_tokens { flow.stage(SoftTokensStage) } else { flow };
         let flow = match PleInputsStage::of(config) {
             Some(inputs) => flow.stage(inputs.on_host(self.host_tables)),

@@ -3,20 +3,22 @@
 //! The weights go by Hugging Face's names, without the prefix of the checkpoint.
 
 mod gemma4;
+mod mobilenet;
 mod siglip;
 mod unified;
 
 pub use gemma4::Gemma4VisionStage;
+pub use mobilenet::MobileNetStage;
 pub use siglip::SiglipStage;
 pub use unified::UnifiedVisionStage;
 
-use super::{Gemma4VisionConfig, GemmaConfig, UnifiedVisionConfig, VisionConfig};
+use super::{Embedder, Gemma4VisionConfig, GemmaConfig, UnifiedVisionConfig, VisionConfig};
 use crate::{
     Error, Result,
     flow::{EmitContext, ModelFlow},
     ir::{
-        DType, MaskKind, NodeId,
-        ops::{Attention, Cast, Gain, Permute, RmsNorm},
+        DType, MaskKind, NodeId, Shape,
+        ops::{Attention, Cast, Gain, Permute, RmsNorm, Slice},
     },
 };
 
@@ -57,6 +59,7 @@ impl VisionConfig {
             VisionConfig::Unified(UnifiedVisionConfig { patch_size, pooling_kernel_size, .. }) => {
                 Ok(PatchGrid { patch: patch_size * pooling_kernel_size, pooled: 1, most: soft_tokens })
             }
+            VisionConfig::MobileNet(config) => Ok(PatchGrid { patch: config.image_size, pooled: 1, most: 1 }),
             VisionConfig::Unsupported(why) => Err(Error::Unsupported(format!("this model's vision tower ({why})"))),
         }
     }
@@ -66,13 +69,19 @@ impl VisionConfig {
     /// Inputs: `patches` `[1, P, 3·p²]` f32, P of [`grid`](Self::grid). But in SigLIP `columns` and `rows` `[1, P]` u32,
     /// the rows of the position table that a patch takes ([`place`](Self::place)). In Gemma 4's tower `attention_mask`
     /// `[1, P]` f32, 1 for patches and 0 for padding behind them, and `rope_columns` and `rope_rows` `[1, P, H/2]` f32.
-    /// Patches of one soft token are neighbours, and padding is of whole soft tokens, whose rows mean nothing.
+    /// Patches of one soft token are neighbours, and padding is of whole soft tokens, whose rows mean nothing. Of
+    /// MobileNet the one patch is the picture.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a tower that is not computed.
     pub(crate) fn flow(&self, text: &GemmaConfig, soft_tokens: usize) -> Result<ModelFlow> {
         let PatchGrid { patch, most, .. } = self.grid(soft_tokens)?;
-        let flow = ModelFlow::new("vision", 1, most).input("patches", DType::F32, [1, most, 3 * patch * patch]);
+        // Most tokens that see each other.
+        let places = match self {
+            VisionConfig::MobileNet(config) => config.grid() * config.grid(),
+            _ => most,
+        };
+        let flow = ModelFlow::new("vision", 1, places).input("patches", DType::F32, [1, most, 3 * patch * patch]);
         let placed = |flow: ModelFlow| flow.input("columns", DType::U32, [1, most]).input("rows", DType::U32, [1, most]);
         let width = text.hidden_size;
         let flow = match self {
@@ -83,6 +92,7 @@ impl VisionConfig {
                 flow.bind_attention_mask().stage(Gemma4VisionStage::new(*config, width))
             }
             VisionConfig::Unified(config) => placed(flow).stage(UnifiedVisionStage::new(*config, width)),
+            VisionConfig::MobileNet(config) => flow.stage(MobileNetStage::new(*config, width)),
             VisionConfig::Unsupported(_) => flow,
         };
         Ok(flow.output(SOFT_TOKENS))
@@ -101,7 +111,7 @@ impl VisionConfig {
         match self {
             VisionConfig::Gemma4(config) => config.position_embedding_size,
             VisionConfig::Unified(config) => config.mm_posemb_size,
-            VisionConfig::Siglip(_) | VisionConfig::Unsupported(_) => usize::MAX,
+            VisionConfig::Siglip(_) | VisionConfig::MobileNet(_) | VisionConfig::Unsupported(_) => usize::MAX,
         }
     }
 }
@@ -149,14 +159,34 @@ fn unit_norm(context: &mut EmitContext, x: NodeId, eps: f32) -> Result<NodeId> {
     context.graph.push(RmsNorm { eps, gain: Gain::None }, &[x])
 }
 
-/// Attention of all patches to each other, `[1, P, heads, H]` each to `[1, P, heads · H]`.
+/// Attention of all queries to all keys, `[1, T, heads, H]` to `[1, P, KV heads, H]` each, to `[1, T, heads · H]`. At most
+/// as many of either as the flow has tokens.
 fn attend(context: &mut EmitContext, [q, k, v]: [NodeId; 3], scale: f32) -> Result<NodeId> {
     let visible = context.visible_positions(MaskKind::None, false)?;
+    let visible = first_rows(context, visible, q)?;
     let positions = context.query_positions()?;
+    let positions = first_rows(context, positions, k)?;
+    let [batch, rows] = [0, 1].map(|axis| context.graph.shape(q).0[axis]);
     let heads: usize = context.graph.shape(q).0[2..].iter().filter_map(|dim| dim.fixed()).product();
     let mixed = context.graph.push(Attention { scale, softcap: None, keep: false }, &[q, k, v, visible, positions])?;
-    let flat = context.shape(&[heads]);
-    context.graph.reshape(mixed, flat)
+    context.graph.reshape(mixed, Shape(vec![batch, rows, heads.into()]))
+}
+
+/// As many rows of `all` as `like` has.
+fn first_rows(context: &mut EmitContext, all: NodeId, like: NodeId) -> Result<NodeId> {
+    let len = context.graph.shape(like).0[1];
+    if context.graph.shape(all).0[1] == len {
+        return Ok(all);
+    }
+    context.graph.push(Slice { axis: 1, start: 0, len }, &[all])
+}
+
+/// The soft tokens `[1, N, width]` of a tower's states, by an embedder of Gemma 3n (HF: `Gemma3nMultimodalEmbedder`).
+fn soft_embedding(context: &mut EmitContext, x: NodeId, embedder: Embedder, width: usize, eps: f32) -> Result<NodeId> {
+    let prefix = embedder.prefix();
+    let x = rms_norm(context, x, &format!("{prefix}.soft_embedding_norm"), eps, Gain::Plain)?;
+    let y = linear(context, x, &format!("{prefix}.embedding_projection"), width)?;
+    unit_norm(context, y, eps)
 }
 
 /// The mean of each `count` neighbouring patches: `[1, P, E]` to `[1, P/count, E]`.

@@ -6,7 +6,11 @@ use super::{
     LayerWeight, WeightPosition,
     row::{Gguf, Row, WeightKind},
 };
-use crate::{gemma::GemmaArch, ir::ops::Gain, weights::HEAD_KEY};
+use crate::{
+    gemma::{Embedder, GemmaArch},
+    ir::ops::Gain,
+    weights::HEAD_KEY,
+};
 
 /// Whose names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,8 +132,20 @@ const PREFIXES: [&str; 4] = ["model.language_model.", "language_model.model.", "
 /// Parts of a name by which the weights of other modalities are known.
 const OTHER_MODALITIES: [&str; 3] = ["vision", "audio", "multi_modal_projector"];
 
-/// A weight's name without the checkpoint's prefix; `None` for weights of vision and audio towers and their projectors.
+/// The names of the weights by which an embedder of Gemma 3n embeds ids: its table, the norm of a row, and the
+/// projection, which other families have as well.
+pub(crate) fn embedder_weights(embedder: Embedder) -> [String; 3] {
+    let prefix = embedder.prefix();
+    ["embedding", "hard_embedding_norm", "embedding_projection"].map(|part| format!("{prefix}.{part}.weight"))
+}
+
+/// A weight's name without the checkpoint's prefix; `None` for weights of vision and audio towers and their projectors,
+/// but for those that ids of the text model are embedded by.
 pub(crate) fn text_weight(name: &str) -> Option<Cow<'_, str>> {
+    let own = name.strip_prefix("model.").unwrap_or(name);
+    if [Embedder::Vision, Embedder::Audio].into_iter().flat_map(embedder_weights).any(|weight| weight == own) {
+        return Some(own.into());
+    }
     if OTHER_MODALITIES.iter().any(|part| name.contains(part)) {
         return None;
     }

@@ -17,7 +17,7 @@ use crate::{
 /// `out[…, :] = table[ids[…], :]`, widened to f32. With `per_batch` the table is `[B, R, C]`, the ids `[B, J]`, and
 /// each batch entry takes rows of its own part.
 ///
-/// An id outside the table takes row 0 with `or_first`; else it is the caller's mistake: the reference refuses it, a
+/// Row r stands for the id `first + r`. An id outside the table takes row 0 with `or_first`; else it is the caller's mistake: the reference refuses it, a
 /// kernel leaves the row unwritten.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gather {
@@ -25,11 +25,13 @@ pub struct Gather {
     pub per_batch: bool,
     /// True if an id outside the table takes row 0.
     pub or_first: bool,
+    /// The id of row 0.
+    pub first: usize,
 }
 
 impl Gather {
     pub(super) fn example() -> Self {
-        Self { per_batch: false, or_first: false }
+        Self { per_batch: false, or_first: false, first: 0 }
     }
 }
 
@@ -39,12 +41,11 @@ impl OpDef for Gather {
     }
 
     fn attributes(&self) -> String {
-        match (self.per_batch, self.or_first) {
-            (false, false) => String::new(),
-            (true, false) => "{per_batch}".into(),
-            (false, true) => "{or_first}".into(),
-            (true, true) => "{per_batch, or_first}".into(),
-        }
+        let first = (self.first > 0).then(|| format!("first={}", self.first));
+        let flags = [(self.per_batch, "per_batch"), (self.or_first, "or_first")];
+        let flags = flags.into_iter().filter(|(set, _)| *set).map(|(_, name)| name.to_string());
+        let all: Vec<String> = flags.chain(first).collect();
+        if all.is_empty() { String::new() } else { format!("{{{}}}", all.join(", ")) }
     }
 
     fn infer(&self, inputs: &[&Type]) -> Result<Type, String> {
@@ -68,11 +69,11 @@ impl OpDef for Gather {
         let per_part = if self.per_batch { ids.len() / ids.len().min(table.shape[0]).max(1) } else { ids.len() };
         let mut out = vec![0.0; output.len()];
         for (i, (row, &id)) in out.chunks_exact_mut(columns.max(1)).zip(&ids).enumerate() {
-            let id = if self.or_first && id >= rows { 0 } else { id };
-            if id >= rows {
+            let row_of_id = id.checked_sub(self.first).filter(|row| *row < rows).or(self.or_first.then_some(0));
+            let Some(of_table) = row_of_id else {
                 return Err(Error::Prompt(PromptError::TokenOutOfRange { token: id as u32, index: i, vocab_size: rows }));
-            }
-            let first = ((i / per_part) * rows + id) * columns;
+            };
+            let first = ((i / per_part) * rows + of_table) * columns;
             match &table.data {
                 Data::Stored(tensor) => tensor.read_f32(first, row)?,
                 _ => row.copy_from_slice(&table.to_f32()?[first..first + columns]),
@@ -99,6 +100,7 @@ impl OpDef for Gather {
                 ("ROWS", held as f64),
                 ("STRIDE", stride as f64),
                 ("GROUP", group as f64),
+                ("BASE", self.first as f64),
                 ("LIMIT", if self.or_first { total as f64 } else { f64::from(u32::MAX) }),
             ];
             let vector = if columns.is_multiple_of(8) { "8" } else { "1" };
@@ -140,16 +142,18 @@ impl OpDef for Gather {
             let table = Case::weight(&[13, columns], 1, 1.0, dtype);
             Case::new(
                 format!("{dtype} {columns} columns"),
-                Gather { per_batch: false, or_first: false },
+                Gather { per_batch: false, or_first: false, first: 0 },
                 vec![table, ids.clone()],
             )
         };
         let batched = vec![Case::values(&[2, 5, 9], 3, 1.0), Value::u32([2, 1], vec![4, 2])];
         let scalar = [(DType::F32, 33), (DType::F16, 64), (DType::BF16, 7), (DType::BF16, 130)];
         let packed = Packed::all().map(|format| stored(DType::Packed(format), 3 * format.block_elements()));
-        let batched = Case::new("per batch", Gather { per_batch: true, or_first: false }, batched);
+        let batched = Case::new("per batch", Gather { per_batch: true, or_first: false, first: 0 }, batched);
         let outside = vec![Case::weight(&[5, 24], 4, 1.0, DType::BF16), Value::u32([1, 4], vec![4, 5, 0, 200])];
-        let outside = Case::new("or the first row", Gather { per_batch: false, or_first: true }, outside);
-        scalar.map(|(dtype, columns)| stored(dtype, columns)).into_iter().chain(packed).chain([batched, outside]).collect()
+        let outside = Case::new("or the first row", Gather { per_batch: false, or_first: true, first: 0 }, outside);
+        let later = vec![Case::weight(&[5, 20], 5, 1.0, DType::F32), Value::u32([1, 6], vec![11, 7, 0, 12, 6, 9])];
+        let later = Case::new("from the id 7 on", Gather { per_batch: false, or_first: true, first: 7 }, later);
+        scalar.map(|(dtype, columns)| stored(dtype, columns)).into_iter().chain(packed).chain([batched, outside, later]).collect()
     }
 }

@@ -203,7 +203,8 @@ fn check_indices(graph: &Graph, inputs: &Inputs, live: &DimBinding) -> Result<()
         let Some(value) = inputs.get(&input.name) else { continue };
         let rows = graph.shape(node.inputs[0]).0[usize::from(gather.per_batch)].bind(live)?;
         let indices = value.to_indices()?;
-        let Some(index) = indices.iter().position(|i| *i >= rows) else { continue };
+        let in_table = |index: &usize| index.checked_sub(gather.first).is_some_and(|row| row < rows);
+        let Some(index) = indices.iter().position(|index| !in_table(index)) else { continue };
         return if gather.per_batch {
             wrong(&input.name, format!("entry {index} is {}, there are {rows} rows", indices[index]))
         } else {
