@@ -15,6 +15,8 @@ pub mod gemma;
 pub mod generate;
 #[cfg(feature = "guidance")]
 pub mod guide;
+#[cfg(feature = "audio")]
+pub mod hearing;
 #[cfg(feature = "hub")]
 pub mod hub;
 #[cfg(feature = "vision")]
@@ -35,6 +37,8 @@ mod shader;
 #[cfg(feature = "tokenizer")]
 pub mod text;
 mod text_file;
+#[cfg(any(feature = "audio", feature = "vision"))]
+mod tower;
 mod trace;
 #[cfg(feature = "vision")]
 pub mod vision;

@@ -33,8 +33,8 @@ struct Arguments {
     /// Text, or @FILE with it, as the model's tokenizer reads it
     #[arg(long, value_name = "TEXT", conflicts_with = "tokens")]
     text: Option<String>,
-    /// JSON array of parts: {"tokens": [1, 2]}, or {"image": FILE} with "max_soft_tokens" (Gemma 4) or "do_pan_and_scan"
-    /// (Gemma 3); pictures are laid out as the model's processor does
+    /// JSON array of parts: {"tokens": [1, 2]}, {"audio": FILE}, or {"image": FILE} with "max_soft_tokens" (Gemma 4) or
+    /// "do_pan_and_scan" (Gemma 3); pictures and sounds are laid out as the model's processor does
     #[arg(long, value_name = "FILE", conflicts_with_all = ["tokens", "text", "first"])]
     parts: Option<PathBuf>,
     /// Read the first N tokens alone

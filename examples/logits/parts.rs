@@ -1,13 +1,15 @@
-//! A prompt of token ids and pictures, from a file.
+//! A prompt of token ids, pictures and sounds, from a file.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use gemmaflow::{
+    audio::{Audio, AudioLimits},
     gemma::GemmaConfig,
     generate::GemmaGenerator,
+    hearing::AudioEncoder,
     image::{Image, ImageLimits, PanAndScan},
-    prompt::Prompt,
+    prompt::{Prompt, SoftTokens},
     vision::VisionEncoder,
 };
 use serde::Deserialize;
@@ -56,8 +58,14 @@ impl Parts {
         asked.fold(stock, usize::max)
     }
 
-    /// The prompt, its pictures encoded on the generator's device by the towers of the checkpoint at `model`.
+    /// The prompt, its pictures and sounds encoded on the generator's device by the towers of the checkpoint at `model`.
     pub fn prompt(&self, generator: &GemmaGenerator, model: &Path) -> Result<Prompt> {
+        let hearing =
+            self.has_sounds().then(|| AudioEncoder::from_path(generator.config(), model, generator.gpu())).transpose()?;
+        let mut clips = match &hearing {
+            Some(hearing) => self.clips(hearing)?.into_iter(),
+            None => Vec::new().into_iter(),
+        };
         let has_pictures = self.parts.iter().any(|part| matches!(part, Part::Image(_)));
         let encoder = has_pictures.then(|| VisionEncoder::from_path(generator.config(), model, generator.gpu())).transpose()?;
         let mut prompt = Prompt::new();
@@ -66,12 +74,28 @@ impl Parts {
                 (Part::Tokens { tokens }, _) => prompt.push(tokens),
                 (Part::Image(picture), Some(encoder)) => self.push_picture(picture, encoder, &mut prompt)?,
                 (Part::Image(_), None) => {}
-                (Part::Audio { audio }, _) => {
-                    bail!("--parts: {}: this version does not run the towers of sounds", audio.display())
+                (Part::Audio { .. }, _) => {
+                    let clip = hearing.as_ref().zip(clips.next());
+                    clip.into_iter().for_each(|(hearing, soft)| prompt.push(hearing.lay_out(soft)));
                 }
             }
         }
         Ok(prompt)
+    }
+
+    fn has_sounds(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part, Part::Audio { .. }))
+    }
+
+    /// The soft tokens of all clips, in order. They are a batch, as in transformers.
+    fn clips(&self, hearing: &AudioEncoder) -> Result<Vec<SoftTokens>> {
+        let file = |part: &Part| if let Part::Audio { audio } = part { Some(self.folder.join(audio)) } else { None };
+        let read = |path: PathBuf| -> Result<Audio> {
+            let bytes = std::fs::read(&path).with_context(|| format!("--parts: {}", path.display()))?;
+            Audio::from_bytes(&bytes, &AudioLimits::default()).with_context(|| path.display().to_string())
+        };
+        let clips = self.parts.iter().filter_map(file).map(read).collect::<Result<Vec<_>>>()?;
+        Ok(hearing.encode_together(&clips)?)
     }
 
     /// The picture and its crops, each laid out. Between them Gemma 3's processor has words, which are parts of their own.

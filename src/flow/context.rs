@@ -211,9 +211,7 @@ impl<'a> EmitContext<'a> {
     /// # Errors
     /// As [`weight`](Self::weight).
     pub fn stacked_weight(&mut self, name: &str, key: &str, shape: [usize; 3]) -> Result<NodeId> {
-        let matrix = [shape[0] * shape[1], shape[2]];
-        self.take_weight(name, key, &shape, &matrix)?;
-        self.graph.weight(name, self.params[name].dtype(), &matrix)
+        self.reshaped_weight(name, key, &shape, &[shape[0] * shape[1], shape[2]])
     }
 
     /// The weight called `name` in the graph and `key` in the loader, an array of `shape` that the graph has as a matrix
@@ -223,9 +221,17 @@ impl<'a> EmitContext<'a> {
     /// As [`weight`](Self::weight).
     pub fn flattened_weight(&mut self, name: &str, key: &str, shape: &[usize]) -> Result<NodeId> {
         let rows = shape.first().copied().unwrap_or(1);
-        let matrix = [rows, shape.iter().product::<usize>() / rows.max(1)];
-        self.take_weight(name, key, shape, &matrix)?;
-        self.graph.weight(name, self.params[name].dtype(), &matrix)
+        self.reshaped_weight(name, key, shape, &[rows, shape.iter().product::<usize>() / rows.max(1)])
+    }
+
+    /// The weight called `name` in the graph and `key` in the loader, an array of `stored` dimensions that the graph has
+    /// in those of `shape`, as many elements in the same order. Its bytes are not read.
+    ///
+    /// # Errors
+    /// As [`weight`](Self::weight).
+    pub(crate) fn reshaped_weight(&mut self, name: &str, key: &str, stored: &[usize], shape: &[usize]) -> Result<NodeId> {
+        self.take_weight(name, key, stored, shape)?;
+        self.graph.weight(name, self.params[name].dtype(), shape)
     }
 
     /// The weight called `name` in the graph and `key` in the loader, one number, stored with a dimension or without.

@@ -1,6 +1,7 @@
 //! A model's configuration: sizes and per-layer facts, as plain data.
 
 mod absent;
+mod audio;
 mod drafter;
 pub(crate) mod family;
 mod fields;
@@ -24,6 +25,7 @@ mod validate;
 
 use std::{collections::BTreeMap, path::Path};
 
+pub use audio::{AudioConfig, ConformerConfig, ConformerKind, UnifiedAudioConfig};
 pub use drafter::{Centroids, GemmaDrafterConfig};
 pub use family::GemmaArch;
 pub use hard_tokens::{Embedder, HardTokens};

@@ -2,6 +2,8 @@
 
 mod altup;
 mod attention;
+#[cfg(feature = "audio")]
+pub mod audio;
 mod blocks;
 mod config;
 mod drafter;
@@ -14,6 +16,8 @@ mod ple;
 mod pooling;
 mod random_weights;
 mod rope;
+#[cfg(any(feature = "audio", feature = "vision"))]
+pub(crate) mod tower;
 mod unused;
 #[cfg(feature = "vision")]
 pub mod vision;
@@ -28,9 +32,10 @@ pub use blocks::{
 };
 pub(crate) use config::family;
 pub use config::{
-    AltUp, BidirectionalPictures, Centroids, Embedder, Gemma4VisionConfig, GemmaArch, GemmaConfig, GemmaDrafterConfig,
-    GemmaLayerStyle, HardTokens, LayerAttnOptions, LayerKind, LayerOverrides, MediaTokens, MobileNetConfig, Moe,
-    MultimodalConfig, PerLayerInput, RopeConfig, RopeScaling, SiglipConfig, UnifiedVisionConfig, VisionConfig,
+    AltUp, AudioConfig, BidirectionalPictures, Centroids, ConformerConfig, ConformerKind, Embedder, Gemma4VisionConfig,
+    GemmaArch, GemmaConfig, GemmaDrafterConfig, GemmaLayerStyle, HardTokens, LayerAttnOptions, LayerKind, LayerOverrides,
+    MediaTokens, MobileNetConfig, Moe, MultimodalConfig, PerLayerInput, RopeConfig, RopeScaling, SiglipConfig,
+    UnifiedAudioConfig, UnifiedVisionConfig, VisionConfig,
 };
 pub(crate) use drafter::{CHOSEN, HIDDEN, ORDERED_EMBED, TARGET_EMBED, drafter_flow};
 pub use flow::{GemmaFlow, GemmaMode};

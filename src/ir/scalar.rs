@@ -12,6 +12,10 @@ fn gelu_tanh(x: f64) -> f64 {
     x / (1.0 + (-2.0 * u).exp())
 }
 
+fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
 fn unary(out: &mut [f32], [x]: [&[f32]; 1], f: impl Fn(f64) -> f64) {
     out.iter_mut().zip(x).for_each(|(out, x)| *out = f(f64::from(*x)) as f32);
 }
@@ -68,6 +72,8 @@ scalar_table! {
     Recip "recip" |x| 1.0 / x, "(1.0 / §)";
     /// tanh x
     Tanh "tanh" f64::tanh, "select(tanh(clamp(§, -15.0, 15.0)), §, (bitcast<u32>(§) & 0x7fffffffu) > 0x7f800000u)";
+    /// 1/(1 + e⁻ˣ), the gate of a GLU, and the factor of SiLU
+    Sigmoid "sigmoid" sigmoid, "select(0.5 + 0.5 * tanh(clamp(0.5 * §, -15.0, 15.0)), §, (bitcast<u32>(§) & 0x7fffffffu) > 0x7f800000u)";
     /// ½x(1 + tanh(√(2/π)(x + 0.044715x³))), the GELU of every Gemma (docs/gemma.md, GeGLU)
     GeluTanh "gelu_tanh" gelu_tanh, "(0.5 * § * (1.0 + tanh(clamp(0.7978845608028654 * (§ + 0.044715 * § * § * §), -15.0, 15.0))))";
 }

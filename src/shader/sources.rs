@@ -77,6 +77,7 @@ pub(super) const SOURCES: &[(&str, &str)] = table!(
     "matmul.wgsl"
     "reduce.wgsl"
     "region.wgsl"
+    "relative_attention.wgsl"
     "rms_norm.wgsl"
     "rope.wgsl"
     "route.wgsl"

@@ -12,7 +12,8 @@ use crate::{
     flow::BuiltModel,
     gemma::{
         GemmaConfig, MediaTokens, VisionConfig,
-        vision::{ROPE_COLUMNS, ROPE_ROWS, SOFT_TOKENS},
+        tower::SOFT_TOKENS,
+        vision::{ROPE_COLUMNS, ROPE_ROWS},
     },
     image::{Image, ImageProcessor, Patches},
     ir::{Compute, Value, ops::rope_row},

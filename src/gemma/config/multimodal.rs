@@ -1,7 +1,13 @@
 //! Pictures and sounds in `config.json`: the ids of their tokens, and the towers.
 
 use super::{
-    fields::Fields, hard_tokens, hard_tokens::HardTokens, json, mobilenet, mobilenet::MobileNetConfig, unknown::MULTIMODAL,
+    audio::{self, AudioConfig},
+    fields::Fields,
+    hard_tokens,
+    hard_tokens::HardTokens,
+    json, mobilenet,
+    mobilenet::MobileNetConfig,
+    unknown::MULTIMODAL,
 };
 use crate::{Error, Result};
 
@@ -14,6 +20,8 @@ pub struct MultimodalConfig {
     pub audio: Option<MediaTokens>,
     /// The tower that makes soft tokens of a picture.
     pub vision: Option<VisionConfig>,
+    /// The tower that makes soft tokens of a clip.
+    pub audio_tower: Option<AudioConfig>,
     /// The ids that embedders of pictures and sounds embed, in ascending order (Gemma 3n).
     pub hard_tokens: Vec<HardTokens>,
 }
@@ -161,7 +169,7 @@ pub(super) fn read(top: &mut Fields) -> Result<MultimodalConfig> {
         tokens(["boi_token_id", "boi_token_index"], ["image_token_id", "image_token_index"], ["eoi_token_id", "eoi_token_index"]);
     let audio =
         tokens(["boa_token_id", "boa_token_index"], ["audio_token_id", "audio_token_index"], ["eoa_token_id", "eoa_token_index"]);
-    Ok(MultimodalConfig { image, audio, vision: vision(top), hard_tokens })
+    Ok(MultimodalConfig { image, audio, vision: vision(top), audio_tower: audio::read(top), hard_tokens })
 }
 
 fn vision(top: &mut Fields) -> Option<VisionConfig> {
@@ -305,9 +313,9 @@ fn check_heads(width: usize, heads: usize) -> Result<()> {
 /// The largest size that any of them may have: products of two stay far from overflow.
 const MOST: usize = 1 << 20;
 
-fn check_sizes(sizes: [usize; 4]) -> Result<()> {
+pub(super) fn check_sizes(sizes: [usize; 4]) -> Result<()> {
     match sizes.into_iter().find(|size| !(1..=MOST).contains(size)) {
-        Some(size) => Err(refuse(format!("a size is {size}, expected 1 to {MOST}"))),
+        Some(size) => Err(Error::Config(format!("a size of a tower is {size}, expected 1 to {MOST}"))),
         None => Ok(()),
     }
 }

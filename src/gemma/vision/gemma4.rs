@@ -1,6 +1,6 @@
 //! Gemma 4's vision tower. Source: `modeling_gemma4.py` in transformers (`Gemma4Vision*`, `Gemma4MultimodalEmbedder`).
 
-use super::{ROPE_COLUMNS, ROPE_ROWS, attend, linear, mean_of_neighbours, place_embedding, rms_norm, row, unit_norm};
+use super::{ROPE_COLUMNS, ROPE_ROWS, attend, clipped, linear, mean_of_neighbours, place_embedding, rms_norm, row, unit_norm};
 use crate::{
     Error, Result,
     flow::{BlockStage, EmitContext},
@@ -38,21 +38,8 @@ impl Gemma4VisionStage {
         context.graph.add(x, place)
     }
 
-    /// `clamp(W · clamp(x))` with the four bounds beside the weight, where the model has some.
     fn clipped(&self, context: &mut EmitContext, x: NodeId, name: &str, out: usize) -> Result<NodeId> {
-        let x = self.clamp(context, x, name, "input")?;
-        let y = linear(context, x, &format!("{name}.linear"), out)?;
-        self.clamp(context, y, name, "output")
-    }
-
-    fn clamp(&self, context: &mut EmitContext, x: NodeId, name: &str, what: &str) -> Result<NodeId> {
-        if !self.config.clipped_linears {
-            return Ok(x);
-        }
-        let least = context.scalar_weight(&format!("vision.{name}.{what}_min"), &format!("{name}.{what}_min"))?;
-        let most = context.scalar_weight(&format!("vision.{name}.{what}_max"), &format!("{name}.{what}_max"))?;
-        let x = context.graph.binary(BinaryFn::Max, x, least)?;
-        context.graph.binary(BinaryFn::Min, x, most)
+        clipped(context, x, name, out, self.config.clipped_linears)
     }
 
     /// Rotates the first half of each head by the column and the second by the row.

@@ -1,6 +1,4 @@
 //! Towers that make soft tokens of pictures, as flows of stages like the text model.
-//!
-//! The weights go by Hugging Face's names, without the prefix of the checkpoint.
 
 mod gemma4;
 mod mobilenet;
@@ -12,18 +10,18 @@ pub use mobilenet::MobileNetStage;
 pub use siglip::SiglipStage;
 pub use unified::UnifiedVisionStage;
 
-use super::{Embedder, Gemma4VisionConfig, GemmaConfig, UnifiedVisionConfig, VisionConfig};
+use super::{
+    Embedder, Gemma4VisionConfig, GemmaConfig, UnifiedVisionConfig, VisionConfig,
+    tower::{SOFT_TOKENS, biased, clipped, layer_norm, linear, rms_norm, row, unit_norm},
+};
 use crate::{
     Error, Result,
     flow::{EmitContext, ModelFlow},
     ir::{
         DType, MaskKind, NodeId, Shape,
-        ops::{Attention, Cast, Gain, Permute, RmsNorm, Slice},
+        ops::{Attention, Gain, Permute, Slice},
     },
 };
-
-/// The output of a tower's graph: soft tokens `[1, N, D]`, D of the text model.
-pub(crate) const SOFT_TOKENS: &str = "soft_tokens";
 
 /// The inputs of Gemma 4's tower with rotary rows.
 pub(crate) const ROPE_COLUMNS: &str = "rope_columns";
@@ -116,49 +114,6 @@ impl VisionConfig {
     }
 }
 
-/// `W · x` with the weight `{name}.weight`, `[out, last dimension of x]`.
-fn linear(context: &mut EmitContext, x: NodeId, name: &str, out: usize) -> Result<NodeId> {
-    context.project(x, &format!("vision.{name}"), &format!("{name}.weight"), out)
-}
-
-/// `W · x + b` with the weights `{name}.weight` and `{name}.bias`.
-fn biased(context: &mut EmitContext, x: NodeId, name: &str, out: usize) -> Result<NodeId> {
-    let y = linear(context, x, name, out)?;
-    let bias = row(context, &format!("{name}.bias"), out)?;
-    context.graph.add(y, bias)
-}
-
-/// A weight `[width]`, widened.
-fn row(context: &mut EmitContext, key: &str, width: usize) -> Result<NodeId> {
-    let weight = context.weight(&format!("vision.{key}"), key, &[width])?;
-    context.graph.push(Cast, &[weight])
-}
-
-/// LayerNorm with the weights `{name}.weight` and `{name}.bias`.
-fn layer_norm(context: &mut EmitContext, x: NodeId, name: &str, eps: f32) -> Result<NodeId> {
-    let width = context.width(x)?;
-    let part = |context: &mut EmitContext, part: &str| {
-        let key = format!("{name}.{part}");
-        context.weight(&format!("vision.{key}"), &key, &[width])
-    };
-    let gain = part(context, "weight")?;
-    let bias = part(context, "bias")?;
-    context.graph.layer_norm(x, gain, bias, eps)
-}
-
-/// RMSNorm with the weight `{name}.weight`.
-fn rms_norm(context: &mut EmitContext, x: NodeId, name: &str, eps: f32, gain: Gain) -> Result<NodeId> {
-    let width = context.width(x)?;
-    let key = format!("{name}.weight");
-    let weight = context.weight(&format!("vision.{key}"), &key, &[width])?;
-    context.graph.rms_norm(x, weight, eps, gain)
-}
-
-/// RMSNorm without a weight.
-fn unit_norm(context: &mut EmitContext, x: NodeId, eps: f32) -> Result<NodeId> {
-    context.graph.push(RmsNorm { eps, gain: Gain::None }, &[x])
-}
-
 /// Attention of all queries to all keys, `[1, T, heads, H]` to `[1, P, KV heads, H]` each, to `[1, T, heads · H]`. At most
 /// as many of either as the flow has tokens.
 fn attend(context: &mut EmitContext, [q, k, v]: [NodeId; 3], scale: f32) -> Result<NodeId> {
@@ -202,7 +157,7 @@ fn mean_of_neighbours(context: &mut EmitContext, x: NodeId, count: usize) -> Res
 
 /// The sum of the embeddings of a patch's column and row, of the table `key`, which the loader has as `stored`.
 fn place_embedding(context: &mut EmitContext, key: &str, stored: [usize; 3]) -> Result<NodeId> {
-    let table = context.stacked_weight(&format!("vision.{key}"), key, stored)?;
+    let table = context.stacked_weight(key, key, stored)?;
     let mut embedding = |input: &str| {
         let missing = || Error::Builder(format!("position embeddings need the input '{input}'"));
         let ids = context.find_shared(input).ok_or_else(missing)?;

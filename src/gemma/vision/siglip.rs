@@ -34,16 +34,17 @@ impl SiglipStage {
 
     /// A convolution over patches that do not overlap is a product, and every place has an embedding of its own.
     fn embeddings(&self, context: &mut EmitContext, patches: NodeId) -> Result<NodeId> {
-        const PATCH: &str = "vision_tower.embeddings.patch_embedding";
+        const PATCH: &str = "vision_tower.embeddings.patch_embedding.weight";
+        const BIAS: &str = "vision_tower.embeddings.patch_embedding.bias";
         const PLACE: &str = "vision_tower.embeddings.position_embedding.weight";
         let SiglipConfig { hidden_size, patch_size, .. } = self.config;
         let stored = [hidden_size, 3, patch_size, patch_size];
-        let weight = context.flattened_weight(&format!("vision.{PATCH}.weight"), &format!("{PATCH}.weight"), &stored)?;
+        let weight = context.flattened_weight(PATCH, PATCH, &stored)?;
         let x = context.graph.linear(patches, weight)?;
-        let bias = super::row(context, &format!("{PATCH}.bias"), hidden_size)?;
+        let bias = super::row(context, BIAS, hidden_size)?;
         let x = context.graph.add(x, bias)?;
         let places = self.grid() * self.grid();
-        let place = context.weight(&format!("vision.{PLACE}"), PLACE, &[places, hidden_size])?;
+        let place = context.weight(PLACE, PLACE, &[places, hidden_size])?;
         let place = context.graph.push(Cast, &[place])?;
         context.graph.add(x, place)
     }
@@ -91,7 +92,7 @@ impl SiglipStage {
         let mean = g.reshape(mean, [1, tokens, hidden_size])?;
         let normed = rms_norm(context, mean, "multi_modal_projector.mm_soft_emb_norm", layer_norm_eps, Gain::OnePlus)?;
         // Stored as its transpose, [E, D].
-        let weight = context.transposed_weight(&format!("vision.{PROJECTION}"), PROJECTION, [self.width, hidden_size])?;
+        let weight = context.transposed_weight(PROJECTION, PROJECTION, [self.width, hidden_size])?;
         context.graph.linear(normed, weight)
     }
 }

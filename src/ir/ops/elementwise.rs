@@ -58,6 +58,8 @@ impl OpDef for Unary {
             // WGSL: tanh is sinh/cosh, each a difference or sum of two exp of up to 3 + 2|x| ULP; WGSL bounds it
             // absolutely.
             UnaryFn::Tanh => Tolerance::new(0.0, Scale::Result, 1e-6),
+            // Half of tanh's.
+            UnaryFn::Sigmoid => Tolerance::new(EPS, Scale::Result, 5e-7),
             // ½x(1 + tanh): the error of tanh times x where tanh is not ±1, and a ULP of tanh times x where it is.
             UnaryFn::GeluTanh => Tolerance::new(EPS, Scale::Largest(0), 4e-6),
         }
@@ -71,7 +73,7 @@ impl OpDef for Unary {
                 let x = if positive { Case::positive(&[3, 67], 1) } else { Case::values(&[3, 67], 1, 4.0) };
                 Case::new(f.name(), Unary { f }, vec![x])
             })
-            .chain([UnaryFn::Tanh, UnaryFn::GeluTanh].map(|f| {
+            .chain([UnaryFn::Tanh, UnaryFn::Sigmoid, UnaryFn::GeluTanh].map(|f| {
                 let extremes = Value::f32([1, 6], vec![-1e4, -30.0, -15.0, 15.0, 30.0, 1e4]);
                 Case::new("extremes", Unary { f }, vec![extremes])
             }))

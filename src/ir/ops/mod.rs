@@ -17,6 +17,7 @@ mod matmul;
 mod movement;
 mod product;
 mod reduce;
+mod relative_attention;
 mod rms_norm;
 mod rope;
 mod route;
@@ -36,6 +37,7 @@ pub use matmul::MatMul;
 pub(crate) use movement::strides;
 pub use movement::{Broadcast, Concat, Permute, Reshape, Slice};
 pub use reduce::{Reduce, ReduceFn};
+pub use relative_attention::RelativeAttention;
 pub use rms_norm::{Gain, RmsNorm};
 pub use rope::{Rope, cos_sin, rope_row, rope_rows};
 pub use route::Route;
@@ -175,6 +177,7 @@ ops!(
     Linear,
     Conv2d,
     Attention,
+    RelativeAttention,
     Route,
     ExpertLinear,
 );

@@ -72,12 +72,12 @@ pub(super) fn conv(context: &mut EmitContext, x: NodeId, name: &str, stride: usi
     let [out, depth, rows, columns] = stored[..] else { return Err(misshapen(&key, &stored)) };
     let [_, height, width, channels] = dims(context, x)?;
     if [rows, columns, stride] == [1, 1, 1] {
-        let weight = context.flattened_weight(&format!("vision.{key}"), &key, &[out, channels, 1, 1])?;
+        let weight = context.flattened_weight(&key, &key, &[out, channels, 1, 1])?;
         return context.graph.linear(x, weight);
     }
     let depthwise = depth == 1 && channels > 1;
     let shape = [out, if depthwise { 1 } else { channels }, rows, columns];
-    let weight = context.weight(&format!("vision.{key}"), &key, &shape)?;
+    let weight = context.weight(&key, &key, &shape)?;
     let [top, bottom] = zeros(height, rows, stride);
     let [left, right] = zeros(width, columns, stride);
     let groups = if depthwise { channels } else { 1 };

@@ -1,0 +1,271 @@
+//! The tower and its runs.
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use crate::{
+    Error, Result,
+    audio::{Audio, AudioFeatureExtractor, Features, gemma3n_encoder_frames, gemma4_soft_tokens, raw_frames},
+    checkpoint::load_towers_from_path,
+    error::{GraphError, PromptError},
+    gemma::{
+        AudioConfig, ConformerConfig, ConformerKind, GemmaConfig, MediaTokens,
+        audio::{FRAME_MULTIPLE, MASK_HALF, MASK_QUARTER, SHARE_HALF, SHARE_QUARTER},
+        tower::SOFT_TOKENS,
+    },
+    ir::Value,
+    prompt::{Modality, Prompt, SoftTokens},
+    runtime::{GpuContext, Lru},
+    tower::{Tower, TowerOptions},
+    weights::WeightLoader,
+};
+
+/// The token `\n\n` of Gemma's vocabulary, which Gemma 3n's processor puts around a clip.
+const DOUBLE_NEWLINE: u32 = 108;
+
+/// Frames for which a tower is built as it is loaded.
+const FIRST_SIZE: usize = 64;
+
+/// Soft tokens of half a minute in Gemma 4, by which the number of kept clips is reckoned.
+const LONG_CLIP: usize = 750;
+
+/// Makes soft tokens of sounds, on the device of the generator that they are for.
+///
+/// `Send + Sync`, and a clone shares the weights. Without a device it runs on the reference.
+#[derive(Clone)]
+pub struct AudioEncoder(Arc<Shared>);
+
+struct Shared {
+    config: AudioConfig,
+    /// D of the text model.
+    width: usize,
+    ids: MediaTokens,
+    tower: Tower,
+    /// By the clip's content.
+    kept: Mutex<Lru<[u8; 32], SoftTokens>>,
+}
+
+const _: () = {
+    const fn shareable<T: Send + Sync + 'static>() {}
+    shareable::<AudioEncoder>();
+};
+
+impl AudioEncoder {
+    /// The tower of the checkpoint at `path`, on `gpu`, or on the reference without one
+    /// ([`GemmaGenerator::gpu`](crate::GemmaGenerator::gpu)).
+    ///
+    /// # Errors
+    /// As [`from_loader`](Self::from_loader), and what is wrong with the files.
+    pub fn from_path(config: &GemmaConfig, path: impl AsRef<Path>, gpu: Option<Arc<GpuContext>>) -> Result<Self> {
+        let mut loader = load_towers_from_path(path)?;
+        Self::from_loader(config, loader.as_mut(), gpu, TowerOptions::default())
+    }
+
+    /// As [`from_path`](Self::from_path), with the weights of a loader, by their names in a checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a model without a tower, or with one that is not computed; a weight that is missing or
+    /// misshapen, and what the device says.
+    pub fn from_loader(
+        config: &GemmaConfig,
+        loader: &mut dyn WeightLoader,
+        gpu: Option<Arc<GpuContext>>,
+        options: TowerOptions,
+    ) -> Result<Self> {
+        let missing = || Error::Unsupported("sounds with a model whose configuration has no audio_config".into());
+        let audio = config.multimodal.audio_tower.clone().ok_or_else(missing)?;
+        let no_ids = || Error::Config("the configuration has an audio_config, but not the ids of a clip's tokens".into());
+        let ids = config.multimodal.audio.ok_or_else(no_ids)?;
+        let width = config.hidden_size;
+        let tower = audio.clone();
+        let flow = Box::new(move |frames| tower.flow(width, frames));
+        let tower = Tower::new(flow, FIRST_SIZE, loader, gpu, &options)?;
+        let kept = Mutex::new(Lru::new(options.kept(LONG_CLIP, width)));
+        Ok(Self(Arc::new(Shared { config: audio, width, ids, tower, kept })))
+    }
+
+    /// A clip as a part of a prompt: its soft tokens with the ids around them, as the model's processor lays them out.
+    /// The text before and after it is tokenised apart.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn prompt(&self, audio: &Audio) -> Result<Prompt> {
+        Ok(self.lay_out(self.encode(audio)?))
+    }
+
+    /// As [`prompt`](Self::prompt), of soft tokens that were made before.
+    pub fn lay_out(&self, soft: SoftTokens) -> Prompt {
+        let MediaTokens { begin, end, .. } = self.0.ids;
+        let clip = Prompt::from([begin]).then(soft).then([end]);
+        match self.0.kind() {
+            Some(ConformerKind::Gemma3n { .. }) => Prompt::from([DOUBLE_NEWLINE]).then(clip).then([DOUBLE_NEWLINE]),
+            _ => clip,
+        }
+    }
+
+    /// The ids around a clip's soft tokens, and in their place.
+    pub fn ids(&self) -> MediaTokens {
+        self.0.ids
+    }
+
+    /// The soft tokens of a clip. Of one that was heard before they are those kept; the tower does not run.
+    ///
+    /// Gemma 4 E2B, E4B and Gemma 3n hear the first 30 s of a clip, as in transformers.
+    ///
+    /// # Errors
+    /// [`AudioError::TooShort`](crate::error::AudioError::TooShort) for a clip without one whole frame, and what the
+    /// device says.
+    pub fn encode(&self, audio: &Audio) -> Result<SoftTokens> {
+        let mut kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let soft = kept.get_or_try_insert(&audio.content_hash(), || self.encode_features(&self.features(audio, 0)?))?;
+        Ok(soft.clone())
+    }
+
+    /// The soft tokens of several clips of one prompt, which are a batch in transformers: Gemma 3n's tower sees silence
+    /// where a clip is shorter than the longest. In other models they are those of [`encode`](Self::encode).
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn encode_together(&self, clips: &[Audio]) -> Result<Vec<SoftTokens>> {
+        let longest = clips.iter().map(|clip| clip.samples().len()).max().unwrap_or(0);
+        let depends = matches!(self.0.kind(), Some(ConformerKind::Gemma3n { .. }));
+        let encode = |clip: &Audio| {
+            if depends && clip.samples().len() < longest {
+                return self.encode_features(&self.features(clip, longest)?);
+            }
+            self.encode(clip)
+        };
+        clips.iter().map(encode).collect()
+    }
+
+    /// What the tower is given of a clip, beside clips of `longest` samples.
+    ///
+    /// # Errors
+    /// [`AudioError::TooShort`](crate::error::AudioError::TooShort).
+    pub fn features(&self, audio: &Audio, longest: usize) -> Result<Features> {
+        let samples = audio.samples();
+        let features = match &self.0.config {
+            AudioConfig::Unified(config) => raw_frames(samples, config.audio_embed_dim),
+            _ => match self.0.kind() {
+                Some(ConformerKind::Gemma3n { .. }) => AudioFeatureExtractor::gemma3n().extract_padded(samples, longest),
+                _ => AudioFeatureExtractor::gemma4().extract_padded(samples, longest),
+            },
+        };
+        Ok(features.map_err(PromptError::from)?)
+    }
+
+    /// The soft tokens of features.
+    ///
+    /// # Errors
+    /// [`PromptError::SoftTokens`] for features that are not of this tower, or more than Gemma 3n takes; what the device
+    /// says.
+    pub fn encode_features(&self, features: &Features) -> Result<SoftTokens> {
+        let outputs = self.run(features, &[])?;
+        let shared = &*self.0;
+        let soft = outputs.into_iter().find(|(name, _)| name == SOFT_TOKENS).ok_or_else(no_output)?.1;
+        let mut values = soft.to_f32()?.into_owned();
+        let tokens = shared.soft_tokens(features);
+        let padded = match shared.kind() {
+            Some(ConformerKind::Gemma3n { soft_tokens, .. }) => soft_tokens,
+            _ => tokens,
+        };
+        if tokens > padded {
+            let problem = format!("a clip of {tokens} soft tokens, expected at most {padded}; give a shorter one");
+            return Err(Error::Prompt(PromptError::SoftTokens(problem)));
+        }
+        // Gemma 3n's last row is that of padding.
+        let padding = values[values.len() - shared.width..].to_vec();
+        values.truncate(tokens * shared.width);
+        (tokens..padded).for_each(|_| values.extend(&padding));
+        SoftTokens::new(Modality::Audio, shared.ids.soft, shared.width, values)
+    }
+
+    /// Runs the tower: its soft tokens, and the values of nodes by their labels, such as `audio.layer.3.output`, with the
+    /// frames that fill the graph up.
+    ///
+    /// # Errors
+    /// As [`encode_features`](Self::encode_features); [`Error::Builder`] for a label that no node has.
+    pub fn run(&self, features: &Features, labels: &[&str]) -> Result<Vec<(String, Value)>> {
+        let shared = &*self.0;
+        let width = shared.config.feature_size();
+        let Features { values, valid, frames, .. } = features;
+        if features.width != width || *frames == 0 || values.len() != frames * width || valid.len() != *frames {
+            let found = format!("{frames} frames of {} with {} numbers", features.width, values.len());
+            let problem = format!("features of a clip are {found}, expected one frame or more of {width}");
+            return Err(Error::Prompt(PromptError::SoftTokens(problem)));
+        }
+        let size = size_for(*frames);
+        shared.tower.run(size, &shared.inputs(features, size), labels)
+    }
+}
+
+impl std::fmt::Debug for AudioEncoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AudioEncoder").field("config", &self.0.config).finish_non_exhaustive()
+    }
+}
+
+/// The frames of the graph that takes `frames`: at most an eighth more than the next power of two, so that few graphs are
+/// compiled for clips of all lengths.
+fn size_for(frames: usize) -> usize {
+    frames.next_multiple_of((frames.next_power_of_two() / 8).max(FRAME_MULTIPLE))
+}
+
+fn no_output() -> Error {
+    Error::Graph(GraphError::Malformed { graph: "audio".into(), problem: format!("it has no output '{SOFT_TOKENS}'") })
+}
+
+impl Shared {
+    fn kind(&self) -> Option<ConformerKind> {
+        match &self.config {
+            AudioConfig::Conformer(config) => Some(config.kind),
+            _ => None,
+        }
+    }
+
+    /// The soft tokens that are of the clip.
+    fn soft_tokens(&self, features: &Features) -> usize {
+        let valid = features.valid.iter().filter(|valid| **valid).count();
+        match self.kind() {
+            None => valid,
+            Some(ConformerKind::Gemma4 { .. }) => gemma4_soft_tokens(valid),
+            Some(ConformerKind::Gemma3n { .. }) => gemma3n_encoder_frames(valid),
+        }
+    }
+
+    /// The inputs of the graph for `size` frames.
+    fn inputs(&self, features: &Features, size: usize) -> Vec<(&'static str, Value)> {
+        let width = features.width;
+        let mut values = features.values.clone();
+        values.resize(size * width, 0.0);
+        let mut inputs = vec![("features", Value::f32([1, size, width], values))];
+        let AudioConfig::Conformer(config) = &self.config else { return inputs };
+        let valid = |frame: usize| features.valid.get(frame).copied().unwrap_or(false);
+        let half: Vec<bool> = match config.kind {
+            ConformerKind::Gemma4 { .. } => (0..size / 2).map(|frame| valid(2 * frame)).collect(),
+            // Frames of silence behind the clip are seen; there are none behind those.
+            ConformerKind::Gemma3n { .. } => (0..size / 2).map(|frame| 2 * frame < features.frames).collect(),
+        };
+        let quarter: Vec<bool> = (0..size / 4).map(|frame| valid(4 * frame)).collect();
+        let mask = |frames: Vec<bool>| {
+            let numbers: Vec<f32> = frames.iter().map(|kept| f32::from(u8::from(*kept))).collect();
+            Value::f32([1, numbers.len()], numbers)
+        };
+        inputs.push((MASK_HALF, mask(half)));
+        inputs.push((MASK_QUARTER, mask(quarter)));
+        if let ConformerKind::Gemma3n { .. } = config.kind {
+            inputs.push((SHARE_HALF, shares(config, size / 2, 0)));
+            inputs.push((SHARE_QUARTER, shares(config, size / 4, 1)));
+        }
+        inputs
+    }
+}
+
+/// One over how many numbers the convolution `index` has made up to each of `frames` frames.
+fn shares(config: &ConformerConfig, frames: usize, index: usize) -> Value {
+    let numbers = (config.input_feat_size >> (index + 1)) * config.conv_channels[index];
+    let share = |frame: usize| (1.0 / ((frame + 1) * numbers) as f64) as f32;
+    Value::f32([1, frames, 1], (0..frames).map(share).collect::<Vec<f32>>())
+}
