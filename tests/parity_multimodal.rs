@@ -129,6 +129,32 @@ fn greedy_text() {
     }
 }
 
+/// Gemma 3n's embedders embed ids that are generated, also where several texts grow together.
+#[test]
+fn ids_of_embedders_are_generated_in_batches() {
+    for device in [Device::Cpu, Device::Gpu] {
+        let oracle = Multimodal::open("gemma3n-vision");
+        let expected = oracle.ids("one.gen_tokens");
+        let first = oracle.config.multimodal.hard_tokens[0].first;
+        assert!(expected[..15].iter().any(|id| *id >= first), "one is generated and read");
+        let mut generators = vec![generator(&oracle, &device, GeneratorOptions::default())];
+        for _ in 0..2 {
+            generators.push(generators[0].share_weights().unwrap());
+        }
+        for generator in &mut generators {
+            generator.prefill(oracle.merged_prompt("one")).unwrap();
+        }
+        // They are at other places in the text.
+        generators[1].step_cached(&SampleOpts::greedy()).unwrap();
+        let greedy = vec![SampleOpts::greedy(); 3];
+        for at in 0..15 {
+            let tokens = GemmaGenerator::decode_batch(&mut generators.iter_mut().collect::<Vec<_>>(), &greedy);
+            let tokens: Vec<u32> = tokens.into_iter().map(|token| token.unwrap()).collect();
+            assert_eq!(tokens, [expected[at], expected[at + 1], expected[at]], "{device:?}");
+        }
+    }
+}
+
 /// Which layers let a picture's tokens see each other is seen in the logits.
 #[test]
 fn a_picture_taken_for_a_sound_is_noticed() {

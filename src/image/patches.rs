@@ -5,8 +5,8 @@ use crate::gemma::vision::PatchGrid;
 /// A picture cut into squares.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Patches {
-    /// `[rows · columns, 3 · p²]`, row-major over the grid. In SigLIP a patch is channel, row, column; in Gemma 4 row,
-    /// column, channel.
+    /// `[rows · columns, 3 · p²]`, row-major over the grid. In SigLIP a patch is channel, row, column; in Gemma 3n and
+    /// 4 row, column, channel.
     pub values: Vec<f32>,
     /// Rows of the grid.
     pub rows: usize,

@@ -92,3 +92,6 @@ fn of(class: &Class, config: &Value) -> Result<Option<HardTokens>> {
         rms_norm_eps: eps as f32,
     }))
 }
+
+#[cfg(test)]
+mod tests;

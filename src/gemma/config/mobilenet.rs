@@ -94,3 +94,6 @@ fn picture_size(path: &Path) -> Result<Option<usize>> {
     let width = size.size("width")?;
     if height == width { Ok(height) } else { Err(refuse(format!("a size of {height:?} by {width:?}, expected a square"))) }
 }
+
+#[cfg(test)]
+mod tests;

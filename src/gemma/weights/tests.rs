@@ -59,6 +59,11 @@ fn prefixes_come_off_and_other_modalities_are_left_out() {
     {
         assert_eq!(text_weight(name), None, "{name}");
     }
+    // Gemma 3n embeds ids of the text by them.
+    for name in ["embed_vision.embedding.weight", "embed_audio.hard_embedding_norm.weight"] {
+        assert_eq!(text_weight(&format!("model.{name}")).as_deref(), Some(name));
+    }
+    assert_eq!(text_weight("model.embed_vision.soft_embedding_norm.weight"), None);
 }
 
 #[test]
