@@ -1,6 +1,8 @@
 //! A conversation in the terminal.
 
 mod common;
+#[path = "common/pictures.rs"]
+pub mod pictures;
 
 use std::{
     fs::File,
@@ -18,12 +20,12 @@ use gemmaflow::{
     conversation::{AnswerOptions, Bookmark, Conversation, Event, FinishReason, Model, Overflow, Usage},
     error::DeviceError,
     generate::{CancelToken, GeneratorOptions, SampleOpts},
-    text::{Instructions, Message},
+    text::{Content, Instructions, Message, Part},
 };
 
-const HELP: &str = "/save FILE, /load FILE, /undo (the last exchange), /new, /context, /quit; Ctrl-C stops an answer";
+const HELP: &str = "/image FILE (shown with the next message), /save FILE, /load FILE, /undo (the last exchange), /new, /context, /quit; Ctrl-C stops an answer";
 
-/// Talks with a Gemma model. Answers go to stdout, all else to stderr; lines are read from stdin.
+/// Talks with a Gemma model, and shows it pictures if it sees them. Answers go to stdout, all else to stderr; lines are read from stdin.
 ///
 /// Tokens are chosen as the model's maker recommends (generation_config.json, or the sampling keys of a GGUF file);
 /// where that says nothing, with temperature 1 of the 64 likeliest that together have probability 0.95.
@@ -112,6 +114,8 @@ pub struct Talk<'a> {
     sampling: SampleOpts,
     pub conversation: Conversation,
     exchanges: Vec<Bookmark>,
+    /// Pictures for the next message.
+    shown: Vec<Part>,
 }
 
 impl<'a> Talk<'a> {
@@ -127,10 +131,10 @@ impl<'a> Talk<'a> {
             let instructions = Instructions { text, thinking: arguments.thinking, ..Instructions::default() };
             conversation.push(Message::System(instructions))?;
         }
-        Ok(Self { model, arguments, sampling, conversation, exchanges: Vec::new() })
+        Ok(Self { model, arguments, sampling, conversation, exchanges: Vec::new(), shown: Vec::new() })
     }
 
-    fn command(&mut self, command: &str) -> Result<()> {
+    pub fn command(&mut self, command: &str) -> Result<()> {
         match command.split_once(' ').map_or((command, ""), |(name, file)| (name, file.trim())) {
             ("/save", file) if !file.is_empty() => self.save(Path::new(file))?,
             ("/load", file) if !file.is_empty() => {
@@ -139,6 +143,7 @@ impl<'a> Talk<'a> {
                 self.exchanges.clear();
                 eprintln!("{} messages", self.conversation.messages().len());
             }
+            ("/image", files) if !files.is_empty() => self.show(files)?,
             ("/undo", "") => match self.exchanges.pop() {
                 Some(before) => self.conversation.rewind(&before),
                 None => eprintln!("there is nothing to undo"),
@@ -146,6 +151,19 @@ impl<'a> Talk<'a> {
             ("/new", "") => *self = Self::with_sampling(self.model, self.arguments, self.sampling)?,
             ("/context", "") => eprintln!("{} of {} tokens", self.conversation.used(), self.conversation.max_context()),
             _ => eprintln!("{HELP}"),
+        }
+        Ok(())
+    }
+
+    /// Keeps the pictures of these files for the next message.
+    fn show(&mut self, files: &str) -> Result<()> {
+        let images: Vec<_> = pictures::files(files).iter().map(|file| pictures::open(file)).collect::<Result<_>>()?;
+        for image in images {
+            let part = self.model.picture(&image)?;
+            if let Part::Soft(soft) = &part {
+                eprintln!("a picture of {} × {} as {} tokens", image.width(), image.height(), soft.len());
+            }
+            self.shown.push(part);
         }
         Ok(())
     }
@@ -164,12 +182,15 @@ impl<'a> Talk<'a> {
     /// Says something, and prints the answer as it comes.
     pub fn send(&mut self, said: &str, under_way: &UnderWay) -> Result<()> {
         let before = self.conversation.bookmark();
+        let parts = self.shown.iter().cloned().chain([said.into()]).collect::<Vec<Part>>();
+        let content = Content::from(parts);
         // Ctrl-C waits until the answer has begun, as that makes its token new.
         let mut stoppable = lock(under_way);
-        if let Err(error) = self.surely(|conversation| conversation.send(said)) {
+        if let Err(error) = self.surely(|conversation| conversation.send(content.clone())) {
             eprintln!("{error}");
             return Ok(());
         }
+        self.shown.clear();
         *stoppable = Some(self.conversation.cancel_token());
         drop(stoppable);
         self.exchanges.push(before);

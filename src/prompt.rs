@@ -1,16 +1,32 @@
 //! A prompt: token ids, and between them the soft tokens of pictures and sounds.
 
+mod json;
+pub(crate) mod saved;
+
 use std::{fmt, ops::Range, sync::Arc};
+
+use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result, error::PromptError};
 
 /// The source of soft tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Modality {
     /// A picture, or a frame of a film. In some layers of some families its tokens see each other.
     Image,
     /// A sound; its tokens see no later ones.
     Audio,
+}
+
+impl Modality {
+    /// What a person calls it.
+    #[cfg(feature = "tokenizer")]
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Image => "picture",
+            Self::Audio => "sound",
+        }
+    }
 }
 
 /// The rows `[N, D]` of one picture or clip, which take the place of N token embeddings (HF: `image_features`,
@@ -157,6 +173,12 @@ impl Prompt {
     /// The soft tokens with the position of the first of each.
     pub fn soft_tokens(&self) -> impl Iterator<Item = (usize, &SoftTokens)> {
         self.soft.iter().map(|span| (span.start, &span.rows))
+    }
+
+    /// The ids alone.
+    #[cfg(feature = "tokenizer")]
+    pub(crate) fn into_tokens(self) -> Vec<u32> {
+        self.tokens
     }
 
     pub(crate) fn spans(&self) -> &[SoftSpan] {

@@ -175,13 +175,13 @@ const KNOWS: [(&str, &[&str]); 27] = [
             "weights",
         ],
     ),
-    ("text", &["gemma", "text_file", "weights"]),
+    ("text", &["gemma", "prompt", "text_file", "weights"]),
     ("embed", &["checkpoint", "flow", "gemma", "generate", "ir", "profile", "runtime", "text", "weights"]),
     ("trace", &["flow", "ir", "reference", "runtime"]),
     ("lora", &["flow", "gemma", "ir", "text_file", "weights"]),
     ("guide", &["generate", "text"]),
     ("hub", &["checkpoint"]),
-    ("conversation", &["checkpoint", "checksum", "gemma", "generate", "prompt", "runtime", "text", "weights"]),
+    ("conversation", &["checkpoint", "checksum", "gemma", "generate", "image", "prompt", "runtime", "text", "vision", "weights"]),
 ];
 
 #[test]

@@ -11,7 +11,7 @@ use crate::{
     Error, Result,
     generate::{CancelToken, GemmaGenerator, SampleHooks},
     prompt::Prompt,
-    text::Message,
+    text::{Content, Message},
 };
 
 /// One conversation with a [`Model`]: its messages (or plain text), its cache, its sampler. It may go from thread to
@@ -115,7 +115,7 @@ impl Conversation {
         self.transcript.messages()
     }
 
-    /// The tokens that the model saw last: prompt and answer.
+    /// The tokens that the model saw last: prompt and answer. In the place of each soft token stands its placeholder.
     pub fn tokens(&self) -> &[u32] {
         self.generator.tokens()
     }
@@ -139,18 +139,19 @@ impl Conversation {
         self.transcript.write(self.model.tokenizer(), text)
     }
 
-    /// Says something as the user and opens the model's answer, whose [events](Self::events) come next. A message that
-    /// was cancelled before a word of its answer counts as answered with nothing.
+    /// Says something as the user and opens the model's answer, whose [events](Self::events) come next: a text, or
+    /// [parts](Content) with pictures among them. A message that was cancelled before a word of its answer counts as
+    /// answered with nothing.
     ///
     /// # Errors
     /// As [`push`](Self::push) and [`answer`](Self::answer); nothing was said then.
-    pub fn send(&mut self, text: impl Into<String>) -> Result<()> {
+    pub fn send(&mut self, content: impl Into<Content>) -> Result<()> {
         self.stop();
         let before = self.transcript.clone();
         if let Some(Message::User(_)) = self.messages().last() {
             self.transcript.push(Message::model(""))?;
         }
-        let said = self.transcript.push(Message::user(text)).and_then(|()| self.answer());
+        let said = self.transcript.push(Message::user(content)).and_then(|()| self.answer());
         said.inspect_err(|_| self.transcript = before)
     }
 
@@ -158,7 +159,9 @@ impl Conversation {
     ///
     /// # Errors
     /// [`PromptError::Empty`](crate::error::PromptError::Empty) where nothing was said; [`Error::Chat`] where the
-    /// format has no such conversation; [`Error::ContextFull`] where it does not fit, and [`Overflow::Forget`] is not
+    /// format has no such conversation; [`PromptError::SoftTokens`](crate::error::PromptError::SoftTokens) and
+    /// [`PromptError::PictureTooLarge`](crate::error::PromptError::PictureTooLarge) for a picture that the model does
+    /// not take; [`Error::ContextFull`] where it does not fit, and [`Overflow::Forget`] is not
     /// set or not enough; errors of the device.
     pub fn answer(&mut self) -> Result<()> {
         self.stop();
@@ -168,7 +171,7 @@ impl Conversation {
     }
 
     fn open(&mut self) -> Result<()> {
-        let prompt = Prompt::from(self.prompt()?);
+        let prompt = self.prompt()?;
         let tokens = prompt.len();
         let own = self.generator.rows_kept_of(&prompt);
         if let Some(further) = self.model.further(&prompt, own, self.generation) {
@@ -191,14 +194,14 @@ impl Conversation {
         })
     }
 
-    /// The messages as tokens with the model's turn opened; messages that do not fit are forgotten, if allowed.
-    fn prompt(&mut self) -> Result<Vec<u32>> {
+    /// The messages as a prompt with the model's turn opened; messages that do not fit are forgotten, if allowed.
+    fn prompt(&mut self) -> Result<Prompt> {
         loop {
-            let tokens = self.opened(&self.transcript)?;
-            let needed = tokens.len() + 1;
+            let prompt = self.opened(&self.transcript)?;
+            let needed = prompt.len() + 1;
             let capacity = self.max_context();
             if needed <= capacity {
-                return Ok(tokens);
+                return Ok(prompt);
             }
             let mut shorter = self.transcript.clone();
             if self.options.overflow == Overflow::Refuse || !self.forget_to(&mut shorter, capacity / 2)? {
@@ -208,9 +211,9 @@ impl Conversation {
         }
     }
 
-    /// The tokens of a transcript, with the model's turn opened.
-    fn opened(&self, transcript: &Transcript) -> Result<Vec<u32>> {
-        transcript.tokens(self.model.chat_template(), self.model.tokenizer(), true)
+    /// The prompt of a transcript, with the model's turn opened.
+    fn opened(&self, transcript: &Transcript) -> Result<Prompt> {
+        transcript.prompt(self.model.chat_template(), self.model.tokenizer(), true)
     }
 
     /// Forgets until the prompt has at most `most` tokens, or nothing can be spared; `false` where nothing could.
@@ -228,31 +231,32 @@ impl Conversation {
         let capacity = self.max_context();
         let mut transcript = self.transcript.clone();
         let said = self.answer.as_ref().map_or(&[][..], |answer| &answer.tokens);
-        let (tokens, kept) = match &mut transcript {
+        let (prompt, kept) = match &mut transcript {
             Transcript::Text { tokens, .. } => {
                 *tokens = self.generator.tokens().to_vec();
                 transcript.forget();
-                let tokens = self.opened(&transcript)?;
-                let kept = said.len().min(tokens.len().saturating_sub(1));
-                (tokens, kept)
+                let prompt = self.opened(&transcript)?;
+                let kept = said.len().min(prompt.len().saturating_sub(1));
+                (prompt, kept)
             }
             _ => {
                 self.forget_to(&mut transcript, (capacity / 2).saturating_sub(said.len()))?;
                 let prompt = self.opened(&transcript)?;
                 let free = capacity.saturating_sub(prompt.len());
                 let kept = if said.len() < free { said.len() } else { free / 2 };
-                ([&prompt, &said[said.len() - kept..]].concat(), kept)
+                (prompt.then(&said[said.len() - kept..]), kept)
             }
         };
-        if tokens.len() >= capacity {
+        let tokens = prompt.len();
+        if tokens >= capacity {
             if said.is_empty() {
                 return Err(full);
             }
             self.end(super::FinishReason::Length);
             return Ok(());
         }
-        self.generator.prefill(&tokens)?;
-        (self.transcript, self.unheard) = (transcript, Some(tokens.len() - kept));
+        self.generator.prefill(prompt)?;
+        (self.transcript, self.unheard) = (transcript, Some(tokens - kept));
         Ok(())
     }
 
@@ -287,10 +291,10 @@ impl Conversation {
         if let Some(counted) = self.counted.get().filter(same) {
             return counted.tokens;
         }
-        match self.transcript.tokens(self.model.chat_template(), self.model.tokenizer(), false) {
-            Ok(tokens) => {
-                self.counted.set(Some(Counted { messages, forgotten, tokens: tokens.len() }));
-                tokens.len()
+        match self.transcript.prompt(self.model.chat_template(), self.model.tokenizer(), false) {
+            Ok(prompt) => {
+                self.counted.set(Some(Counted { messages, forgotten, tokens: prompt.len() }));
+                prompt.len()
             }
             Err(error) => {
                 tracing::debug!(%error, "the messages cannot be counted");

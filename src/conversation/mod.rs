@@ -26,6 +26,8 @@ mod model;
 mod options;
 mod prefix_cache;
 mod saved;
+#[cfg(feature = "vision")]
+mod sight;
 mod stop;
 mod transcript;
 mod work;
@@ -34,6 +36,8 @@ pub use event::{Event, FinishReason, Usage};
 pub use handle::{Bookmark, Conversation};
 pub use model::Model;
 pub use options::{AnswerOptions, Overflow};
+#[cfg(feature = "vision")]
+pub use sight::Towers;
 
 const _: () = {
     const fn sendable<T: Send + 'static>() {}

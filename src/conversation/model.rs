@@ -9,6 +9,8 @@ use std::{
     },
 };
 
+#[cfg(feature = "vision")]
+use super::sight::{Sight, Towers};
 use super::{Conversation, Event, prefix_cache::PrefixCache};
 use crate::{
     Result,
@@ -41,25 +43,80 @@ struct Shared {
     recommended: Option<SampleOpts>,
     chat: ChatTemplate,
     gpu: GpuOptions,
+    #[cfg(feature = "vision")]
+    sight: Sight,
     /// How often the model was recovered; changes while the base is locked.
     generation: AtomicU64,
+}
+
+/// What a model has besides its weights.
+pub(super) struct Parts {
+    config: GemmaConfig,
+    tokenizer: Tokenizer,
+    chat: ChatTemplate,
+    recommended: Option<SampleOpts>,
+    #[cfg(feature = "vision")]
+    pub(super) sight: Sight,
+}
+
+impl Parts {
+    /// Those that the files of a model have, and its weights.
+    pub(super) fn near_weights(path: &Path) -> Result<(Box<dyn WeightLoader>, Self)> {
+        // First, as its errors about a path are the clearest.
+        let loader = load_from_path(path)?;
+        let config = GemmaConfig::near_weights(path)?;
+        let tokenizer = Tokenizer::near_weights(path)?;
+        let chat = ChatTemplate::near_weights(&config, &tokenizer, path)?;
+        let recommended = SampleOpts::recommended(path)?;
+        let parts = Self {
+            config,
+            tokenizer,
+            chat,
+            recommended,
+            #[cfg(feature = "vision")]
+            sight: Sight::new(Towers::default(), Some(path)),
+        };
+        Ok((loader, parts))
+    }
+
+    pub(super) fn load(self, loader: &mut dyn WeightLoader, device: Device, options: GeneratorOptions) -> Result<Model> {
+        #[cfg(feature = "vision")]
+        let options = self.sight.with_room(options, &self.config);
+        let gpu = options.gpu.clone();
+        // A plan of memory does not count them.
+        let kept = if options.memory_budget.is_some() { 0 } else { KEPT_PROMPTS };
+        let generator = GemmaGenerator::with_options(self.config, loader, device, options)?;
+        let config = generator.config().clone();
+        let stop = self.chat.stop_tokens(&self.tokenizer);
+        Ok(Model(Arc::new(Shared {
+            base: Mutex::new(generator.with_stop_tokens(&stop).without_cache()),
+            prefix_cache: Mutex::new(PrefixCache::new(kept)),
+            recovery: Mutex::new(()),
+            config,
+            tokenizer: self.tokenizer,
+            recommended: self.recommended,
+            chat: self.chat,
+            gpu,
+            #[cfg(feature = "vision")]
+            sight: self.sight,
+            generation: AtomicU64::new(0),
+        })))
+    }
 }
 
 impl Model {
     /// Loads a model: a folder with `config.json`, `tokenizer.json` and safetensors, or a GGUF file.
     ///
+    /// With the feature `vision` a model that sees pictures loads its tower when the first is shown. Where the tokens of
+    /// a picture see each other, the caches of sliding layers have room for one of the model's own budget, unless
+    /// [`GeneratorOptions::longest_picture`] says otherwise. `open_with_towers` has a choice.
+    ///
     /// # Errors
     /// As [`GemmaGenerator::from_path`], [`Tokenizer::near_weights`], [`ChatTemplate::near_weights`] and
     /// [`SampleOpts::recommended`]; [`Error::Cancelled`](crate::Error::Cancelled).
     pub fn open(path: impl AsRef<Path>, device: Device, options: GeneratorOptions) -> Result<Self> {
-        let path = path.as_ref();
-        // First, as its errors about a path are the clearest.
-        let mut loader = load_from_path(path)?;
-        let config = GemmaConfig::near_weights(path)?;
-        let tokenizer = Tokenizer::near_weights(path)?;
-        let chat = ChatTemplate::near_weights(&config, &tokenizer, path)?;
-        let recommended = SampleOpts::recommended(path)?;
-        Self::load(config, loader.as_mut(), (tokenizer, chat), device, options, recommended)
+        let (mut loader, parts) = Parts::near_weights(path.as_ref())?;
+        parts.load(loader.as_mut(), device, options)
     }
 
     /// As [`open`](Self::open), from parts: takes all weights of the loader. Turns are laid out in the built-in format
@@ -90,28 +147,17 @@ impl Model {
         device: Device,
         options: GeneratorOptions,
     ) -> Result<Self> {
-        Self::load(config, loader, (tokenizer, chat), device, options, None)
-    }
-
-    fn load(
-        config: GemmaConfig,
-        loader: &mut dyn WeightLoader,
-        (tokenizer, chat): (Tokenizer, ChatTemplate),
-        device: Device,
-        options: GeneratorOptions,
-        recommended: Option<SampleOpts>,
-    ) -> Result<Self> {
-        let gpu = options.gpu.clone();
-        // A plan of memory does not count them.
-        let kept = if options.memory_budget.is_some() { 0 } else { KEPT_PROMPTS };
-        let generator = GemmaGenerator::with_options(config, loader, device, options)?;
-        let config = generator.config().clone();
-        let stop = chat.stop_tokens(&tokenizer);
-        let base = Mutex::new(generator.with_stop_tokens(&stop).without_cache());
-        let prefix_cache = Mutex::new(PrefixCache::new(kept));
-        let recovery = Mutex::new(());
-        let generation = AtomicU64::new(0);
-        Ok(Self(Arc::new(Shared { base, prefix_cache, recovery, config, tokenizer, chat, recommended, gpu, generation })))
+        #[cfg(feature = "vision")]
+        let sight = Sight::new(Towers::default(), None);
+        let parts = Parts {
+            config,
+            tokenizer,
+            chat,
+            recommended: None,
+            #[cfg(feature = "vision")]
+            sight,
+        };
+        parts.load(loader, device, options)
     }
 
     /// A new conversation, with no history. Its cache comes when it is needed; under a memory budget at once.
@@ -221,7 +267,8 @@ impl Model {
     ///
     /// Any number of threads that notice the loss may call this. One of them loads; those that come meanwhile wait for
     /// it and share the result, whatever device they named. If it fails, the next of them tries with its own. A later
-    /// call loads once more, as it may be meant to move a working model. A thread that comes late can ask
+    /// call loads once more, as it may be meant to move a working model. A tower for pictures is let go, and is loaded
+    /// again with the next picture. A thread that comes late can ask
     /// [`gpu`](Self::gpu) if the device is still [lost](GpuContext::check). All other calls continue while the model
     /// loads, with the model as it was.
     ///
@@ -250,6 +297,8 @@ impl Model {
         let generation = self.0.generation.fetch_add(1, Relaxed) + 1;
         drop(base);
         self.prefix_cache().restart(generation);
+        #[cfg(feature = "vision")]
+        self.0.sight.forget();
         // Freeing a device's memory may take time, so it is done while nobody waits.
         drop((replaced, was));
         Ok(())
@@ -275,6 +324,18 @@ impl Model {
     /// Offers the rows of a prompt to later conversations.
     pub(super) fn offer(&self, generator: &GemmaGenerator, generation: u64) {
         self.prefix_cache().offer(generator, generation);
+    }
+
+    /// The device and the recovery that it is of.
+    #[cfg(feature = "vision")]
+    pub(super) fn gpu_now(&self) -> (Option<Arc<GpuContext>>, u64) {
+        let base = self.base();
+        (base.gpu(), self.0.generation.load(Relaxed))
+    }
+
+    #[cfg(feature = "vision")]
+    pub(super) fn sight(&self) -> &Sight {
+        &self.0.sight
     }
 
     fn base(&self) -> MutexGuard<'_, GemmaGenerator> {

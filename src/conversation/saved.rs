@@ -3,11 +3,14 @@
 //! | Bytes | Content |
 //! |---|---|
 //! | 8 | `GEMMAFCV` |
-//! | 4 | version, 1, little-endian as all that follows |
+//! | 4 | version, 1, or 2 with pictures or sounds, little-endian as all that follows |
 //! | 8 | length of the text |
 //! | 8 | FNV-1a (64 bits) of the text |
-//! | … | messages or text, options, and how far an answer is, as JSON |
+//! | … | messages or text, options, and how far an answer is, as JSON ([`messages`]) |
+//! | 8 · 2, … | version 2: length and FNV-1a of the soft tokens, and these one after the other ([`crate::prompt::saved`]) |
 //! | … | the history with its rows, as [`GemmaGenerator::save`](crate::generate::GemmaGenerator::save) writes it |
+
+mod messages;
 
 use std::{
     collections::VecDeque,
@@ -17,15 +20,20 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{AnswerOptions, Conversation, Event, Model, Usage, answer::Answer, transcript::Transcript};
-use crate::{Error, Result, checksum::Fnv, text::Message};
+use crate::{
+    Error, Result,
+    checksum::Fnv,
+    prompt::{SoftTokens, saved as rows},
+};
+use messages::SavedMessage;
 
 const MAGIC: &[u8; 8] = b"GEMMAFCV";
-const VERSION: u32 = 1;
-const HEADER: usize = 28;
+const TEXT: u32 = 1;
+const WITH_SOFT_TOKENS: u32 = 2;
 
 #[derive(Serialize, Deserialize)]
 struct Saved {
-    messages: Vec<Message>,
+    messages: Vec<SavedMessage>,
     forgotten: usize,
     text: Option<Vec<u32>>,
     options: AnswerOptions,
@@ -47,7 +55,8 @@ struct SavedAnswer {
 }
 
 impl Conversation {
-    /// Writes the conversation: messages, options, an answer under way, and the history with its rows, so that
+    /// Writes the conversation: messages with their pictures, options, an answer under way, and the history with its
+    /// rows, so that
     /// [`Model::restore`] goes on without computing anything again. [Hooks](Self::with_hooks) are not in it, nor is a
     /// wish to cancel.
     ///
@@ -55,11 +64,13 @@ impl Conversation {
     /// [`Error::Saved`] if the writer fails; errors of the device. The conversation continues as it was.
     pub fn save(&mut self, mut writer: impl Write) -> Result<()> {
         self.catch_up()?;
-        let (messages, forgotten, text) = match &self.transcript {
-            Transcript::Empty => (Vec::new(), 0, None),
-            Transcript::Turns { messages, forgotten } => (messages.clone(), *forgotten, None),
-            Transcript::Text { tokens, forgotten } => (Vec::new(), *forgotten, Some(tokens.clone())),
+        let (forgotten, text) = match &self.transcript {
+            Transcript::Empty => (0, None),
+            Transcript::Turns { forgotten, .. } => (*forgotten, None),
+            Transcript::Text { tokens, forgotten } => (*forgotten, Some(tokens.clone())),
         };
+        let mut soft = Vec::new();
+        let messages = self.messages().iter().map(|message| SavedMessage::new(message, &mut soft)).collect();
         let answer = self.answer.as_ref().map(|answer| {
             let Usage { prompt_tokens: prompt, cached_tokens: cached, .. } = answer.usage;
             let tokens = answer.tokens.clone();
@@ -69,10 +80,19 @@ impl Conversation {
         let events = self.events.iter().cloned().collect();
         let saved = Saved { messages, forgotten, text, options: self.options.clone(), answer, events };
         let text = serde_json::to_vec(&saved).map_err(|error| Error::Saved(format!("cannot be written: {error}")))?;
-        let header =
-            [MAGIC.as_slice(), &VERSION.to_le_bytes(), &(text.len() as u64).to_le_bytes(), &Fnv::of(&text).to_le_bytes()];
-        for bytes in header.into_iter().chain([text.as_slice()]) {
-            writer.write_all(bytes).map_err(|error| Error::Saved(format!("cannot be written: {error}")))?;
+        let version = if soft.is_empty() { TEXT } else { WITH_SOFT_TOKENS };
+        let mut put = |bytes: &[u8]| writer.write_all(bytes).map_err(|error| Error::Saved(format!("cannot be written: {error}")));
+        put(MAGIC)?;
+        put(&version.to_le_bytes())?;
+        sealed(&text, &mut put)?;
+        if version == WITH_SOFT_TOKENS {
+            let mut bytes = Vec::new();
+            let mut append = |part: &[u8]| {
+                bytes.extend_from_slice(part);
+                Ok(())
+            };
+            soft.iter().try_for_each(|rows| rows::write(rows, &mut append))?;
+            sealed(&bytes, &mut put)?;
         }
         self.generator.save(writer)
     }
@@ -87,18 +107,22 @@ impl Model {
     /// As [`GemmaGenerator::restore`](crate::generate::GemmaGenerator::restore): [`Error::Saved`] for another model's,
     /// and for bytes that are cut or corrupt.
     pub fn restore(&self, mut reader: impl Read) -> Result<Conversation> {
-        let mut header = [0; HEADER];
-        reader.read_exact(&mut header).map_err(|error| Error::Saved(format!("cannot be read: {error}")))?;
-        let text = text(&header, &mut reader)?;
+        let version = version(&mut reader)?;
+        let text = unsealed(&mut reader)?;
         let saved: Saved = serde_json::from_slice(&text).map_err(|error| Error::Saved(format!("is no conversation: {error}")))?;
+        let mut soft = Vec::new();
+        if version == WITH_SOFT_TOKENS {
+            soft = soft_tokens(&unsealed(&mut reader)?, self.config().hidden_size)?;
+        }
+        let messages = saved.messages.into_iter().map(|message| message.with(&soft)).collect::<Result<Vec<_>>>()?;
         let mut conversation = self.conversation()?;
         conversation.generator.restore(reader)?;
         conversation.options = saved.options;
         conversation.is_new = false;
         conversation.transcript = match saved.text {
             Some(tokens) => Transcript::text(tokens, saved.forgotten)?,
-            None if saved.messages.is_empty() => Transcript::Empty,
-            None => Transcript::turns(saved.messages, saved.forgotten)?,
+            None if messages.is_empty() => Transcript::Empty,
+            None => Transcript::turns(messages, saved.forgotten)?,
         };
         if let Some(SavedAnswer { prompt, cached, read, tokens, stop }) = saved.answer {
             let mut answer = Answer::new(
@@ -119,22 +143,61 @@ impl Model {
     }
 }
 
-/// The text behind a header; as much memory as bytes that are there.
-fn text(header: &[u8; HEADER], reader: &mut impl Read) -> Result<Vec<u8>> {
-    let number = |at: usize| header[at..at + 8].try_into().map_or(0, u64::from_le_bytes);
-    if &header[..8] != MAGIC {
-        return Err(Error::Saved("does not begin as save() begins it: another file?".into()));
-    }
-    let version = u32::from_le_bytes([header[8], header[9], header[10], header[11]]);
-    if version != VERSION {
-        return Err(Error::Saved(format!("has version {version}, this release reads {VERSION}")));
-    }
-    let mut text = Vec::new();
-    let read =
-        reader.take(number(12)).read_to_end(&mut text).map_err(|error| Error::Saved(format!("cannot be read: {error}")))?;
-    if read as u64 == number(12) && Fnv::of(&text) == number(20) {
-        Ok(text)
+/// Writes bytes behind their length and their sum.
+fn sealed(bytes: &[u8], put: &mut impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    put(&(bytes.len() as u64).to_le_bytes())?;
+    put(&Fnv::of(bytes).to_le_bytes())?;
+    put(bytes)
+}
+
+/// Bytes behind their length and their sum; as much memory as bytes that are there.
+fn unsealed(reader: &mut impl Read) -> Result<Vec<u8>> {
+    let mut word = [0; 8];
+    reader.read_exact(&mut word).map_err(unread)?;
+    let len = u64::from_le_bytes(word);
+    reader.read_exact(&mut word).map_err(unread)?;
+    let sum = u64::from_le_bytes(word);
+    let mut bytes = Vec::new();
+    let read = reader.take(len).read_to_end(&mut bytes).map_err(unread)?;
+    if read as u64 == len && Fnv::of(&bytes) == sum {
+        Ok(bytes)
     } else {
         Err(Error::Saved("has a wrong checksum: cut or corrupt".into()))
     }
 }
+
+fn version(reader: &mut impl Read) -> Result<u32> {
+    let mut magic = [0; 8];
+    reader.read_exact(&mut magic).map_err(unread)?;
+    if &magic != MAGIC {
+        return Err(Error::Saved("does not begin as save() begins it: another file?".into()));
+    }
+    let mut version = [0; 4];
+    reader.read_exact(&mut version).map_err(unread)?;
+    match u32::from_le_bytes(version) {
+        version @ (TEXT | WITH_SOFT_TOKENS) => Ok(version),
+        other => Err(Error::Saved(format!("has version {other}, this release reads {TEXT} and {WITH_SOFT_TOKENS}"))),
+    }
+}
+
+/// The soft tokens that messages refer to, all of rows of `width` numbers.
+fn soft_tokens(mut bytes: &[u8], width: usize) -> Result<Vec<SoftTokens>> {
+    let mut soft = Vec::new();
+    while !bytes.is_empty() {
+        let (rows, rest) = rows::read(bytes)?;
+        if rows.width() != width {
+            let found = rows.width();
+            return Err(Error::Saved(format!("has soft tokens of {found} numbers, this model's have {width}: corrupt")));
+        }
+        soft.push(rows);
+        bytes = rest;
+    }
+    Ok(soft)
+}
+
+fn unread(error: std::io::Error) -> Error {
+    Error::Saved(format!("cannot be read: {error}"))
+}
+
+#[cfg(test)]
+mod tests;

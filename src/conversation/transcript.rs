@@ -2,6 +2,7 @@
 
 use crate::{
     Error, Result,
+    prompt::Prompt,
     text::{ChatTemplate, Message, Tokenizer},
 };
 
@@ -97,19 +98,19 @@ impl Transcript {
         Ok(())
     }
 
-    /// The tokens that the model sees, with its turn opened or not.
+    /// What the model sees, with its turn opened or not.
     ///
     /// # Errors
-    /// As [`ChatTemplate::encode`].
-    pub(super) fn tokens(&self, chat: &ChatTemplate, tokenizer: &Tokenizer, open: bool) -> Result<Vec<u32>> {
+    /// As [`ChatTemplate::prompt`].
+    pub(super) fn prompt(&self, chat: &ChatTemplate, tokenizer: &Tokenizer, open: bool) -> Result<Prompt> {
         match self {
-            Self::Empty => Ok(Vec::new()),
-            Self::Text { tokens, .. } => Ok(tokens.clone()),
-            Self::Turns { messages, forgotten: 0 } => chat.encode(tokenizer, messages, open),
+            Self::Empty => Ok(Prompt::new()),
+            Self::Text { tokens, .. } => Ok(tokens.into()),
+            Self::Turns { messages, forgotten: 0 } => chat.prompt(tokenizer, messages, open),
             Self::Turns { messages, forgotten } => {
                 let instructions = instructions(messages);
                 let seen = [&messages[..instructions], &messages[instructions + forgotten..]].concat();
-                chat.encode(tokenizer, &seen, open)
+                chat.prompt(tokenizer, &seen, open)
             }
         }
     }

@@ -31,7 +31,8 @@ mod stream;
 mod tokenizer;
 
 pub use chat::{
-    ChatEvent, ChatFormat, ChatParser, ChatTemplate, EndReason, Instructions, Message, ModelTurn, Tool, ToolCall, ToolResponse,
+    ChatEvent, ChatFormat, ChatParser, ChatTemplate, Content, EndReason, Instructions, Message, ModelTurn, Part, Tool, ToolCall,
+    ToolResponse,
 };
 pub use stream::TextStream;
 #[cfg(feature = "guidance")]

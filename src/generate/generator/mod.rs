@@ -81,6 +81,7 @@ impl GemmaGenerator {
     }
 
     /// The history with its soft tokens.
+    #[cfg(feature = "tokenizer")]
     pub(crate) fn prompt(&self) -> &Prompt {
         self.history.prompt()
     }

@@ -1,13 +1,19 @@
 //! The turns of Gemma 1, 2 and 3.
 
-use super::layout::{Layout, trim};
-use super::{Instructions, Message};
-use crate::{Error, Result};
+use super::layout::{Frame, Layout, trim};
+use super::{Content, Instructions, Message, Part};
+use crate::{Error, Result, prompt::Modality};
 
 pub(super) const TURN: &str = "<start_of_turn>";
 pub(super) const TURN_END: &str = "<end_of_turn>";
 
-/// `instructed`: the format takes instructions (Gemma 3).
+/// As the processors of Gemma 3 and 3n have a picture.
+pub(super) const IMAGE: Frame = Frame { begin: "<start_of_image>", end: "<end_of_image>", around: "\n\n" };
+
+/// As the processor of Gemma 3n has a sound.
+pub(super) const AUDIO: Frame = Frame { begin: "<start_of_audio>", end: "<end_of_audio>", around: "\n\n" };
+
+/// `instructed`: the format takes instructions, and pictures and sounds (Gemma 3).
 pub(super) fn lay_out(instructed: bool, messages: &[Message], open_turn: bool) -> Result<Layout> {
     let (system, turns) = match messages {
         [Message::System(_), ..] if !instructed => {
@@ -25,12 +31,19 @@ pub(super) fn lay_out(instructed: bool, messages: &[Message], open_turn: bool) -
     for (index, message) in turns.iter().enumerate() {
         let number = index + messages.len() - turns.len() + 1;
         let speaker = ["user", "model"][index % 2];
-        let text = text_of(message, speaker, number)?;
+        let said = said_in(message, speaker, number)?;
         layout.control(TURN).text(speaker).text("\n");
         if let (0, Some(system)) = (index, system) {
             layout.text(system).text("\n\n");
         }
-        layout.text(trim(text)).control(TURN_END).text("\n");
+        match said {
+            Said::Model(text) => _ = layout.text(trim(text)),
+            Said::User(content) => match content.beyond_text() {
+                Some(modality) if !instructed => return Err(sees_nothing(number, modality)),
+                _ => show(&mut layout, content),
+            },
+        }
+        layout.control(TURN_END).text("\n");
     }
     if open_turn {
         layout.control(TURN).text("model\n");
@@ -50,17 +63,38 @@ fn plain(instructions: &Instructions) -> Result<&str> {
     )))
 }
 
-/// The text of message `number`, if it is of the one whose turn it is.
-fn text_of<'a>(message: &'a Message, speaker: &str, number: usize) -> Result<&'a str> {
+/// What the one says whose turn it is.
+enum Said<'a> {
+    User(&'a Content),
+    Model(&'a str),
+}
+
+/// What message `number` says, if it is of the one whose turn it is.
+fn said_in<'a>(message: &'a Message, speaker: &str, number: usize) -> Result<Said<'a>> {
     match message {
-        Message::User(text) if speaker == "user" => Ok(text),
+        Message::User(content) if speaker == "user" => Ok(Said::User(content)),
         Message::Model(turn) if !turn.tool_calls.is_empty() => Err(Error::Chat(format!(
             "message {number} calls a tool; the formats of Gemma 1 to 3 have no tool calls, put them into its text"
         ))),
-        Message::Model(turn) if speaker == "model" => Ok(&turn.text),
+        Message::Model(turn) if speaker == "model" => Ok(Said::Model(&turn.text)),
         other => Err(Error::Chat(format!(
             "Conversation roles must alternate user/assistant/user/assistant/...; message {number} should be of {speaker} and is of {}",
             other.role()
         ))),
     }
+}
+
+fn show(layout: &mut Layout, content: &Content) {
+    for part in content.parts() {
+        match part {
+            Part::Text(text) => _ = layout.text(trim(text)),
+            Part::Soft(rows) if rows.modality() == Modality::Audio => _ = layout.soft(rows, AUDIO),
+            Part::Soft(rows) => _ = layout.soft(rows, IMAGE),
+        }
+    }
+}
+
+fn sees_nothing(number: usize, modality: Modality) -> Error {
+    let what = modality.name();
+    Error::Chat(format!("message {number} has a {what}, and Gemma 1 and 2 take none; leave the {what} out, or use Gemma 3 or 4"))
 }

@@ -8,9 +8,9 @@
 
 use serde_json::Value;
 
-use super::layout::{Layout, trim};
-use super::{Instructions, Message, ModelTurn, ToolResponse, declaration, value};
-use crate::{Error, Result};
+use super::layout::{Frame, Layout, trim};
+use super::{Content, Instructions, Message, ModelTurn, Part, ToolResponse, declaration, value};
+use crate::{Error, Result, prompt::Modality};
 
 pub(super) const TURN: &str = "<|turn>";
 pub(super) const TURN_END: &str = "<turn|>";
@@ -21,6 +21,10 @@ pub(super) const CALL_END: &str = "<tool_call|>";
 pub(super) const RESPONSE: &str = "<|tool_response>";
 const RESPONSE_END: &str = "<tool_response|>";
 const THINK: &str = "<|think|>";
+
+/// A picture: its control tokens are the processor's, the text around it is the template's.
+pub(super) const IMAGE: Frame = Frame { begin: "<|image>", end: "<image|>", around: "\n\n" };
+pub(super) const AUDIO: Frame = Frame { begin: "<|audio>", end: "<audio|>", around: "" };
 
 /// The one channel that there is, as it stands after the token that opens it.
 pub(super) const THOUGHT: &str = "thought\n";
@@ -53,7 +57,7 @@ pub(super) fn lay_out(messages: &[Message], open_turn: bool, opening: Opening) -
                 return Err(Error::Chat(format!("message {number} asks for thinking or declares tools; only the first one can")));
             }
             Message::System(later) => turn(&mut layout, "system\n", &later.text),
-            Message::User(text) => turn(&mut layout, "user\n", text),
+            Message::User(content) => user_turn(&mut layout, content),
             Message::Model(said) => {
                 let responses: Vec<_> = after.iter().map_while(response).collect();
                 rest = &after[responses.len()..];
@@ -99,6 +103,18 @@ fn instructions(layout: &mut Layout, first: &Instructions) {
 
 fn turn(layout: &mut Layout, opening: &str, text: &str) {
     layout.control(TURN).text(opening).text(trim(text)).control(TURN_END).text("\n");
+}
+
+fn user_turn(layout: &mut Layout, content: &Content) {
+    layout.control(TURN).text("user\n");
+    for part in content.parts() {
+        match part {
+            Part::Text(text) => _ = layout.text(trim(text)),
+            Part::Soft(rows) if rows.modality() == Modality::Audio => _ = layout.soft(rows, AUDIO),
+            Part::Soft(rows) => _ = layout.soft(rows, IMAGE),
+        }
+    }
+    layout.control(TURN_END).text("\n");
 }
 
 /// The model's words and its tools' responses, without the ends of the turn. `recent`: no user has spoken since.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::ChatEvent;
+use super::{ChatEvent, Content};
 
 /// One message of a conversation. All text in it is plain text: control tokens that it spells out stay the characters
 /// that they are.
@@ -11,9 +11,8 @@ use super::ChatEvent;
 pub enum Message {
     /// Instructions (`system` or `developer` in many APIs). Gemma 1 and 2 have none, Gemma 3 only as the first message.
     System(Instructions),
-    /// The words of the person (or program) that the model answers. White space around it is dropped, as Gemma's
-    /// templates do.
-    User(String),
+    /// What the person (or program) says and shows that the model answers. Gemma 1 and 2 take text alone.
+    User(Content),
     /// The model's words (`assistant` in many APIs).
     Model(ModelTurn),
     /// A tool's response, after the turn of the model that called it. Gemma 4 only.
@@ -26,9 +25,9 @@ impl Message {
         Self::System(Instructions { text: text.into(), ..Instructions::default() })
     }
 
-    /// A user's turn.
-    pub fn user(text: impl Into<String>) -> Self {
-        Self::User(text.into())
+    /// A user's turn: text, or [parts](Content) with pictures and sounds among them.
+    pub fn user(content: impl Into<Content>) -> Self {
+        Self::User(content.into())
     }
 
     /// A turn of the model that is text alone.

@@ -1,6 +1,7 @@
 //! The chat turns of all families: conversations to tokens, and the tokens of an answer to events.
 
 mod call;
+mod content;
 mod declaration;
 mod gemma;
 mod gemma4;
@@ -15,9 +16,10 @@ use crate::gemma::{
     family::{Bidirectional, Turns},
 };
 use crate::text::Tokenizer;
-use crate::{Error, Result};
-use layout::{Layout, Segment};
+use crate::{Error, Result, prompt::Prompt};
+use layout::Layout;
 
+pub use content::{Content, Part};
 pub use message::{Instructions, Message, ModelTurn, Tool, ToolCall, ToolResponse};
 pub use parser::{ChatEvent, ChatParser, EndReason};
 pub use template::ChatTemplate;
@@ -31,10 +33,11 @@ pub use template::ChatTemplate;
 pub enum ChatFormat {
     /// Gemma 1 and 2: user and model in turn, no instructions.
     Gemma,
-    /// Gemma 3 and 3n: the same, and instructions open the first user turn.
+    /// Gemma 3 and 3n: the same, and instructions open the first user turn. A user shows pictures, and to Gemma 3n
+    /// plays sounds.
     Gemma3,
     /// Gemma 4: turns in any order, instructions of their own, a channel for thoughts, tools, their calls and
-    /// responses. Without [thinking](Instructions::thinking) the model's turn opens with a thought that is empty.
+    /// responses, pictures and sounds of the user. Without [thinking](Instructions::thinking) the model's turn opens with a thought that is empty.
     Gemma4,
     /// Gemma 4's E-series (E2B, E4B): the same, and no thought is put into the model's mouth.
     Gemma4E,
@@ -65,39 +68,38 @@ impl ChatFormat {
     /// already: in Gemma 4 a turn that called tools goes on after their responses.
     ///
     /// This is for eyes and logs. In text, control tokens and a user who types them look alike: to run a model, use
-    /// [`encode`](Self::encode).
+    /// [`prompt`](Self::prompt). A picture reads as `<start_of_image><image: 256 soft tokens><end_of_image>`.
     ///
     /// # Errors
     /// [`Error::Chat`] if the format cannot express the conversation. All: no messages. Gemma 1 to 3: user and model
     /// not in turn, anything of tools, instructions that are not first (or any in Gemma 1 and 2) or that switch
-    /// thinking on. Gemma 4: responses that follow no call, calls that are followed by another turn and not by a
+    /// thinking on. Gemma 1 and 2: pictures and sounds. Gemma 4: responses that follow no call, calls that are followed by another turn and not by a
     /// response, tools or thinking in instructions that are not first.
     pub fn render(self, messages: &[Message], open_turn: bool) -> Result<String> {
-        let layout = self.lay_out(messages, open_turn)?;
-        let parts = layout.segments.iter().map(|segment| match segment {
-            Segment::Control(name) => name,
-            Segment::Text(text) => text.as_str(),
-        });
-        Ok(parts.collect())
+        Ok(self.lay_out(messages, open_turn)?.render())
     }
 
-    /// The conversation as token ids, BOS token included; `open_turn` as in [`render`](Self::render).
+    /// The conversation as a prompt, BOS token included, with the soft tokens of its pictures and sounds; `open_turn`
+    /// as in [`render`](Self::render).
     ///
     /// Control tokens come from the format alone. The contents of messages and tools are encoded as plain text,
-    /// whatever they spell.
+    /// whatever they spell. What stands around a picture or sound is what the model's processor puts there; newlines
+    /// merge with those of the text beside it before they become tokens.
     ///
     /// # Errors
-    /// As [`render`](Self::render), and [`Error::Tokenizer`] if the tokenizer lacks a control token that the format
-    /// needs.
+    /// As [`render`](Self::render); [`Error::Chat`] for a picture or sound whose control tokens the tokenizer lacks;
+    /// [`Error::Tokenizer`] if it lacks another one that the format needs.
+    pub fn prompt(self, tokenizer: &Tokenizer, messages: &[Message], open_turn: bool) -> Result<Prompt> {
+        self.lay_out(messages, open_turn)?.prompt(tokenizer)
+    }
+
+    /// The token ids of [`prompt`](Self::prompt): all that there is to a conversation without pictures and sounds. A
+    /// soft token is the id of its placeholder.
+    ///
+    /// # Errors
+    /// As [`prompt`](Self::prompt).
     pub fn encode(self, tokenizer: &Tokenizer, messages: &[Message], open_turn: bool) -> Result<Vec<u32>> {
-        let mut ids = Vec::new();
-        for segment in self.lay_out(messages, open_turn)?.segments {
-            match segment {
-                Segment::Control(name) => ids.push(tokenizer.required_id(name)?),
-                Segment::Text(text) => tokenizer.encode_onto(&text, &mut ids)?,
-            }
-        }
-        Ok(ids)
+        Ok(self.prompt(tokenizer, messages, open_turn)?.into_tokens())
     }
 
     /// The tokens that end the model's answer, as far as the tokenizer has them. They are `<eos>`, the end of its turn
@@ -106,7 +108,7 @@ impl ChatFormat {
         parser::ends(self, tokenizer)
     }
 
-    /// Reads what the model emits after a prompt that [`encode`](Self::encode) made with `open_turn`, for one turn.
+    /// Reads what the model emits after a prompt that [`prompt`](Self::prompt) made with `open_turn`, for one turn.
     pub fn parser(self, tokenizer: &Tokenizer) -> ChatParser {
         ChatParser::new(self, tokenizer)
     }

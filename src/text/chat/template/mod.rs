@@ -4,6 +4,7 @@
 mod files;
 mod guard;
 mod jinja;
+mod media;
 mod own;
 
 use std::{path::Path, sync::Arc};
@@ -11,7 +12,7 @@ use std::{path::Path, sync::Arc};
 use super::{ChatFormat, ChatParser, Instructions, Message, Tool};
 use crate::gemma::GemmaConfig;
 use crate::text::Tokenizer;
-use crate::{Error, Result};
+use crate::{Error, Result, prompt::Prompt};
 use files::Sources;
 use own::OwnTemplate;
 
@@ -106,7 +107,7 @@ impl ChatTemplate {
     /// The conversation as text, for eyes and logs; `open_turn` opens the model's next turn. As [`ChatFormat::render`].
     ///
     /// # Errors
-    /// As [`encode`](Self::encode).
+    /// As [`prompt`](Self::prompt).
     pub fn render(&self, messages: &[Message], open_turn: bool) -> Result<String> {
         match &self.0 {
             Kind::BuiltIn(format) => format.render(messages, open_turn),
@@ -115,18 +116,27 @@ impl ChatTemplate {
         }
     }
 
-    /// The conversation as token ids; `open_turn` opens the model's next turn. As [`ChatFormat::encode`].
+    /// The conversation as a prompt, with the soft tokens of its pictures and sounds; `open_turn` opens the model's next
+    /// turn. As [`ChatFormat::prompt`].
     ///
     /// # Errors
-    /// [`Error::Chat`] for a conversation that the template refuses, of which it leaves a message out, or whose text it
-    /// rewrites so that it could become a control token; and for a model whose template cannot be followed.
-    /// [`Error::Tokenizer`] for text that the vocabulary cannot express.
-    pub fn encode(&self, tokenizer: &Tokenizer, messages: &[Message], open_turn: bool) -> Result<Vec<u32>> {
+    /// [`Error::Chat`] for a conversation that the template refuses, of which it leaves a message, a picture or a sound
+    /// out, or whose text it rewrites so that it could become a control token; and for a model whose template cannot be
+    /// followed. [`Error::Tokenizer`] for text that the vocabulary cannot express.
+    pub fn prompt(&self, tokenizer: &Tokenizer, messages: &[Message], open_turn: bool) -> Result<Prompt> {
         match &self.0 {
-            Kind::BuiltIn(format) => format.encode(tokenizer, messages, open_turn),
-            Kind::Own(own) => own.encode(tokenizer, messages, open_turn),
+            Kind::BuiltIn(format) => format.prompt(tokenizer, messages, open_turn),
+            Kind::Own(own) => own.prompt(tokenizer, messages, open_turn),
             Kind::Refused(problem) => Err(Error::Chat(problem.to_string())),
         }
+    }
+
+    /// The token ids of [`prompt`](Self::prompt). As [`ChatFormat::encode`].
+    ///
+    /// # Errors
+    /// As [`prompt`](Self::prompt).
+    pub fn encode(&self, tokenizer: &Tokenizer, messages: &[Message], open_turn: bool) -> Result<Vec<u32>> {
+        Ok(self.prompt(tokenizer, messages, open_turn)?.into_tokens())
     }
 
     /// The tokens after which the model's answer is over, as [`ChatFormat::stop_tokens`]; of an own template the one
@@ -139,7 +149,7 @@ impl ChatTemplate {
         }
     }
 
-    /// Reads what the model emits after a prompt that [`encode`](Self::encode) made with `open_turn`, for one turn.
+    /// Reads what the model emits after a prompt that [`prompt`](Self::prompt) made with `open_turn`, for one turn.
     ///
     /// # Errors
     /// [`Error::Chat`] for a model whose template cannot be followed.

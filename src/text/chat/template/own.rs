@@ -2,17 +2,20 @@
 
 use serde_json::{Value, json};
 
-use super::super::layout::{EOS, trim};
-use super::super::{ChatParser, Message, Tool, ToolCall, parser};
+use super::super::layout::{EOS, media_id, trim};
+use super::super::{ChatParser, Content, Message, Part as Said, Tool, ToolCall, parser};
 use super::files::Sources;
 use super::guard::{self, Guard, Markers, Part};
-use super::jinja;
+use super::{jinja, media};
 use crate::text::Tokenizer;
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    prompt::{Modality, Prompt},
+};
 
-/// How messages' texts are given to a template.
+/// How messages' texts are given to a template. One with a picture or sound is always a list.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Content {
+enum Given {
     /// As a text.
     Text,
     /// As a list of one part with a text, as multimodal models have it.
@@ -24,7 +27,7 @@ enum Content {
 pub(super) struct OwnTemplate {
     sources: Sources,
     markers: Markers,
-    content: Content,
+    content: Given,
     /// Tokens that end the model's turn.
     ends: Vec<u32>,
 }
@@ -46,7 +49,7 @@ impl OwnTemplate {
         }
         let all = [&sources.default, &sources.tool_use].map(|source| source.as_deref().unwrap_or_default()).concat();
         let markers = Markers::of(&all, tokenizer)?;
-        Ok(Self { sources, markers, content: Content::Text, ends: Vec::new() })
+        Ok(Self { sources, markers, content: Given::Text, ends: Vec::new() })
     }
 
     /// The same, once a conversation shows how it takes texts and how it ends turns.
@@ -58,7 +61,7 @@ impl OwnTemplate {
         let user = [Message::user(question)];
         let mut rendered = self.rendered(&user, true);
         if !rendered.as_ref().is_ok_and(|text| text.contains(question)) {
-            self.content = Content::Parts;
+            self.content = Given::Parts;
             let as_parts = self.rendered(&user, true);
             rendered = if as_parts.is_ok() { as_parts } else { rendered };
         }
@@ -150,13 +153,16 @@ impl OwnTemplate {
     fn message(&self, message: &Message, texts: &impl Fn(&Value) -> Value) -> Option<Value> {
         let text = |text: &str| texts(&Value::from(text));
         let content = |said: &str| match self.content {
-            Content::Text => text(said),
-            Content::Parts => json!([{"type": "text", "text": text(said)}]),
+            Given::Text => text(said),
+            Given::Parts => json!([{"type": "text", "text": text(said)}]),
         };
         Some(match message {
             Message::System(first) if first.text.is_empty() && (first.thinking || !first.tools.is_empty()) => return None,
             Message::System(instructions) => json!({"role": "system", "content": content(&instructions.text)}),
-            Message::User(said) => json!({"role": "user", "content": content(said)}),
+            Message::User(said) if self.content == Given::Text && said.beyond_text().is_none() => {
+                json!({"role": "user", "content": text(&said.text())})
+            }
+            Message::User(said) => json!({"role": "user", "content": parts(said, text)}),
             Message::Tool(given) => {
                 let response = given.response.as_str().map_or_else(|| given.response.to_string(), str::to_string);
                 json!({"role": "tool", "name": text(&given.name), "content": content(&response)})
@@ -182,24 +188,47 @@ impl OwnTemplate {
         self.checked(messages, open_turn).map(|rendering| rendering.plain)
     }
 
-    pub(super) fn encode(&self, tokenizer: &Tokenizer, messages: &[Message], open_turn: bool) -> Result<Vec<u32>> {
+    pub(super) fn prompt(&self, tokenizer: &Tokenizer, messages: &[Message], open_turn: bool) -> Result<Prompt> {
         let rendering = self.checked(messages, open_turn)?;
+        let mut soft = media::soft_tokens(messages).peekable();
+        let places = if soft.peek().is_some() { media::places(&self.markers) } else { Vec::new() };
+        let mut prompt = Prompt::new();
         let mut ids = Vec::new();
+        let mut text = String::new();
         // Marks are in texts alone, so that what they are taken out of is plain text.
         for part in self.markers.parts(&rendering.marked) {
             match part {
-                Part::Marker(id) => ids.push(id),
-                Part::Text(text) => {
-                    tokenizer.encode_onto_without(
-                        &text.replace(&rendering.mark, ""),
-                        self.markers.names(),
-                        self.markers.ids(),
-                        &mut ids,
-                    )?;
-                }
+                Part::Text(part) => text.push_str(&part.replace(&rendering.mark, "")),
+                Part::Marker(id) => match places.iter().find(|(place, _)| *place == id).zip(soft.peek()) {
+                    None => {
+                        self.encode_onto(tokenizer, &mut text, &mut ids)?;
+                        ids.push(id);
+                    }
+                    Some(((_, place), rows)) => {
+                        let id = |name| media_id(tokenizer, name, rows.modality());
+                        text.push_str(place.frame.around);
+                        self.encode_onto(tokenizer, &mut text, &mut ids)?;
+                        ids.push(id(place.frame.begin)?);
+                        prompt.push(std::mem::take(&mut ids));
+                        prompt.push((*rows).clone());
+                        ids.push(id(place.frame.end)?);
+                        text.push_str(place.frame.around);
+                        soft.next();
+                    }
+                },
             }
         }
-        Ok(ids)
+        self.encode_onto(tokenizer, &mut text, &mut ids)?;
+        prompt.push(ids);
+        Ok(prompt)
+    }
+
+    /// Takes a text and appends its ids.
+    fn encode_onto(&self, tokenizer: &Tokenizer, text: &mut String, ids: &mut Vec<u32>) -> Result<()> {
+        if text.is_empty() {
+            return Ok(());
+        }
+        tokenizer.encode_onto_without(&std::mem::take(text), self.markers.names(), self.markers.ids(), ids)
     }
 
     /// Renders a conversation with and without marks, and sees that nothing is lost and nothing becomes what it is not.
@@ -210,12 +239,12 @@ impl OwnTemplate {
         }
         let plain = self.rendered(messages, open_turn).map_err(chat)?;
         for (number, message) in (1..).zip(messages) {
-            let said = match message {
-                Message::System(instructions) => &instructions.text,
-                Message::User(text) => text,
-                Message::Model(_) | Message::Tool(_) => continue,
+            let is_there = match message {
+                Message::System(instructions) => plain.contains(trim(&instructions.text)),
+                Message::User(said) => said.texts().all(|text| plain.contains(trim(text))),
+                Message::Model(_) | Message::Tool(_) => true,
             };
-            if !plain.contains(trim(said)) {
+            if !is_there {
                 return Err(chat(format!("it leaves out message {number}, or rewrites it")));
             }
         }
@@ -239,8 +268,34 @@ impl OwnTemplate {
         if may_begin && self.marker_ids(&guarded(Guard::Beginnings)?) != self.marker_ids(&marked) {
             return Err(chat("it makes a control token of a message's text; rephrase the message".into()));
         }
+        if !self.places_all(messages, &marked) {
+            let problem = "it does not write one control token for each picture and sound, in their order; leave them out, \
+                           or lay out turns by ChatTemplate::built_in";
+            return Err(chat(problem.into()));
+        }
         Ok(Rendering { plain, marked, mark })
     }
+
+    /// True if a rendering has a place for each picture and sound, in their order, and no other.
+    fn places_all(&self, messages: &[Message], marked: &str) -> bool {
+        let wanted: Vec<Modality> = media::soft_tokens(messages).map(|rows| rows.modality()).collect();
+        if wanted.is_empty() {
+            return true;
+        }
+        let places = media::places(&self.markers);
+        let modality = |id: u32| places.iter().find(|(place, _)| *place == id).map(|(_, place)| place.modality);
+        self.marker_ids(marked).into_iter().filter_map(modality).eq(wanted)
+    }
+}
+
+/// What a user says and shows, as transformers has it.
+fn parts(content: &Content, text: impl Fn(&str) -> Value) -> Value {
+    let part = |part: &Said| match part {
+        Said::Text(said) => json!({"type": "text", "text": text(said)}),
+        Said::Soft(rows) if rows.modality() == Modality::Audio => json!({"type": "audio"}),
+        Said::Soft(_) => json!({"type": "image"}),
+    };
+    content.parts().iter().map(part).collect()
 }
 
 /// The tools that a message declares, as transformers has them within `function`.
@@ -264,7 +319,7 @@ fn thinks(message: &Message) -> bool {
 fn size(message: &Message) -> usize {
     match message {
         Message::System(instructions) => instructions.text.len(),
-        Message::User(text) => text.len(),
+        Message::User(content) => content.texts().map(str::len).sum(),
         Message::Tool(given) => given.response.to_string().len(),
         Message::Model(turn) => {
             let calls: usize = turn.tool_calls.iter().map(|call| Value::Object(call.arguments.clone()).to_string().len()).sum();

@@ -1,0 +1,103 @@
+//! Answers a question about pictures.
+
+mod common;
+#[path = "common/pictures.rs"]
+mod pictures;
+
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Instant,
+};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use gemmaflow::{
+    conversation::{AnswerOptions, Event, Model},
+    gemma::GemmaConfig,
+    generate::GeneratorOptions,
+    image::Image,
+    text::{Content, Part},
+};
+
+/// Answers a question about pictures with a Gemma 3 or 4 that sees them. The answer goes to stdout, all else to stderr.
+///
+/// Tokens are chosen as the model's maker recommends (generation_config.json); where that says nothing, with temperature
+/// 1 of the 64 likeliest that together have probability 0.95.
+#[derive(Parser)]
+struct Arguments {
+    #[command(flatten)]
+    source: common::Source,
+    /// Files: PNG, JPEG or WebP
+    #[arg(required = true, value_name = "PICTURE")]
+    pictures: Vec<PathBuf>,
+    /// What to ask, after the pictures
+    #[arg(long, value_name = "TEXT", default_value = "Describe this picture.")]
+    question: String,
+    /// Most soft tokens of a picture (Gemma 4: 70, 140, 280, 560 or 1120) [default: what the model was made for]
+    #[arg(long, value_name = "N")]
+    budget: Option<usize>,
+    /// Most tokens of the answer
+    #[arg(long, value_name = "N", default_value_t = 400)]
+    max_tokens: usize,
+    #[command(flatten)]
+    sampling: common::Sampling,
+}
+
+fn main() -> ExitCode {
+    common::main(run)
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    arguments.sampling.validate()?;
+    let images: Vec<Image> = arguments.pictures.iter().map(|file| pictures::open(file)).collect::<Result<_>>()?;
+    let folder = common::local(&arguments.source.model)?;
+    let (bar, on_progress) = common::loading();
+    let options = GeneratorOptions {
+        longest_picture: longest(&folder, arguments.budget)?,
+        on_progress: Some(on_progress),
+        ..GeneratorOptions::near_weights(&folder)?
+    };
+    let model = Model::open(&folder, arguments.source.device.clone(), options)?;
+    bar.finish_and_clear();
+
+    let start = Instant::now();
+    let encode = |image: &Image| match arguments.budget {
+        Some(budget) => model.picture_within(image, budget),
+        None => model.picture(image),
+    };
+    let mut parts: Vec<Part> = images.iter().map(encode).collect::<gemmaflow::Result<_>>()?;
+    parts.push(arguments.question.as_str().into());
+    let seen = start.elapsed();
+
+    let sampling = arguments.sampling.over(model.recommended_sampling(), AnswerOptions::default().sampling)?;
+    let options = AnswerOptions { sampling, max_tokens: Some(arguments.max_tokens), ..AnswerOptions::default() };
+    let mut conversation = model.conversation()?.with_options(options);
+    conversation.send(Content::from(parts))?;
+    let mut written = Ok(());
+    let mut usage = None;
+    conversation.finish(|event| {
+        match event {
+            Event::Thought(text) => eprint!("{text}"),
+            Event::End { usage: end, .. } => usage = Some(*end),
+            event => written = common::print(&event.to_string()),
+        }
+        if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    written?;
+    common::print("\n")?;
+    let usage = usage.context("the answer has no end")?;
+    let (prompt, answer) = (usage.prompt_tokens, usage.completion_tokens);
+    eprintln!("adapter:  {}", model.stats().device);
+    eprintln!("pictures: {} in {:.2} s, load of the tower included", images.len(), seen.as_secs_f64());
+    eprintln!("tokens:   {prompt} asked, {answer} answered");
+    Ok(())
+}
+
+/// The tokens of the longest picture, where a budget was asked for: a model of one budget has its own all the same.
+fn longest(folder: &Path, budget: Option<usize>) -> Result<Option<usize>> {
+    let Some(budget) = budget else { return Ok(None) };
+    let vision = GemmaConfig::near_weights(folder)?.multimodal.vision;
+    Ok(Some(vision.map_or(budget, |vision| vision.max_soft_tokens().max(budget))))
+}

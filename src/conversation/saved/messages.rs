@@ -1,0 +1,88 @@
+//! Messages as JSON, with the numbers of soft tokens in their place. A text alone is a string, as in version 1.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Error, Result,
+    prompt::SoftTokens,
+    text::{Content, Instructions, Message, ModelTurn, Part, ToolResponse},
+};
+
+/// A [`Message`].
+#[derive(Serialize, Deserialize)]
+pub(super) enum SavedMessage {
+    System(Instructions),
+    User(SavedContent),
+    Model(ModelTurn),
+    Tool(ToolResponse),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+pub(super) enum SavedContent {
+    Text(String),
+    Parts(Vec<SavedPart>),
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum SavedPart {
+    Text(String),
+    /// Which of the soft tokens.
+    Soft(usize),
+}
+
+impl SavedMessage {
+    /// A message whose soft tokens are among `soft`; those that are not yet come to its end.
+    pub(super) fn new(message: &Message, soft: &mut Vec<SoftTokens>) -> Self {
+        match message {
+            Message::System(instructions) => Self::System(instructions.clone()),
+            Message::User(content) => Self::User(SavedContent::new(content, soft)),
+            Message::Model(turn) => Self::Model(turn.clone()),
+            Message::Tool(response) => Self::Tool(response.clone()),
+        }
+    }
+
+    /// The message with its soft tokens.
+    ///
+    /// # Errors
+    /// [`Error::Saved`] for a number that none of them has.
+    pub(super) fn with(self, soft: &[SoftTokens]) -> Result<Message> {
+        Ok(match self {
+            Self::System(instructions) => Message::System(instructions),
+            Self::User(SavedContent::Text(text)) => Message::user(text),
+            Self::User(SavedContent::Parts(parts)) => {
+                Message::user(parts.into_iter().map(|part| part.with(soft)).collect::<Result<Vec<Part>>>()?)
+            }
+            Self::Model(turn) => Message::Model(turn),
+            Self::Tool(response) => Message::Tool(response),
+        })
+    }
+}
+
+impl SavedContent {
+    fn new(content: &Content, soft: &mut Vec<SoftTokens>) -> Self {
+        if let [Part::Text(text)] = content.parts() {
+            return Self::Text(text.clone());
+        }
+        let part = |part: &Part| match part {
+            Part::Text(text) => SavedPart::Text(text.clone()),
+            Part::Soft(rows) => SavedPart::Soft(soft.iter().position(|other| other == rows).unwrap_or_else(|| {
+                soft.push(rows.clone());
+                soft.len() - 1
+            })),
+        };
+        Self::Parts(content.parts().iter().map(part).collect())
+    }
+}
+
+impl SavedPart {
+    fn with(self, soft: &[SoftTokens]) -> Result<Part> {
+        match self {
+            Self::Text(text) => Ok(Part::Text(text)),
+            Self::Soft(number) => match soft.get(number) {
+                Some(rows) => Ok(Part::Soft(rows.clone())),
+                None => Err(Error::Saved(format!("shows soft tokens number {number} of {}: corrupt", soft.len()))),
+            },
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! The examples that take pictures, as programs.
+
+use std::{
+    io::Write,
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+use super::shown;
+
+#[path = "../common/program.rs"]
+mod program;
+
+#[path = "../../examples/common/pictures.rs"]
+#[allow(dead_code)]
+mod pictures;
+
+/// Its success, stdout and stderr when these lines are typed.
+fn run(name: &str, arguments: &[&str], lines: &str) -> (bool, String, String) {
+    let mut command = Command::new(program::program(name));
+    let mut child = command
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("an example, built by `cargo test` or `cargo build --examples`");
+    // A program that has ended reads nothing.
+    child.stdin.take().unwrap().write_all(lines.as_bytes()).ok();
+    let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
+    (status.success(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+fn picture(number: usize) -> String {
+    let path = shown::checkpoint("gemma3-vision").join(format!("inputs/two.{number}.png"));
+    path.to_str().unwrap().into()
+}
+
+#[test]
+fn describe_answers_a_question_about_pictures() {
+    let folder = shown::folder("gemma3-vision");
+    let model = folder.path().to_str().unwrap();
+    let ask = |more: &[&str]| {
+        let arguments = [&["--model", model, "--temperature", "0", "--max-tokens", "8", "--device", "cpu"], more].concat();
+        run("describe", &arguments, "")
+    };
+    let (fine, said, told) = ask(&[&picture(0), "--question", "What is this?"]);
+    assert!(fine && !said.trim().is_empty() && told.contains("1 in "), "{told}");
+    let (_, other, _) = ask(&[&picture(1), "--question", "What is this?"]);
+    assert_ne!(said, other, "it sees them");
+    let (fine, _, told) = ask(&[&picture(0), &picture(1), "--budget", "70"]);
+    assert!(fine && told.contains("pictures: 2"), "{told}");
+    let (fine, _, told) = ask(&["no/such.png"]);
+    assert!(!fine && told.contains("no/such.png") && !told.contains("panicked"), "{told}");
+    let (fine, _, told) = run("describe", &["--device", "cpu", &picture(0)], "");
+    assert!(!fine && told.contains("vision_config"), "the demo model sees nothing: {told}");
+}
+
+#[test]
+fn chat_shows_pictures_with_the_next_message() {
+    let folder = shown::folder("gemma3-vision");
+    let model = folder.path().to_str().unwrap();
+    let spaced = folder.path().join("my cat.png");
+    std::fs::copy(picture(1), &spaced).unwrap();
+    let arguments = ["--model", model, "--temperature", "0", "--max-tokens", "6", "--device", "cpu"];
+    let talk = |lines: &str| run("chat", &arguments, lines);
+    let lines = format!("/image {}\n/image '{}'\nWhat is this?\n/context\n", picture(0), spaced.display());
+    let (fine, said, told) = talk(&lines);
+    assert!(fine && said.lines().count() == 1, "{said} {told}");
+    assert_eq!(told.matches("as 16 tokens").count(), 2, "{told}");
+    let (_, alone, _) = talk("What is this?\n");
+    assert_ne!(said, alone);
+    // A file that is none is told, and nothing is shown.
+    let (fine, same, told) = talk("/image no/such.png\nWhat is this?\n");
+    assert!(fine && same == alone && told.contains("no/such.png"), "{told}");
+}
+
+#[test]
+fn names_of_files_are_read_as_terminals_write_them() {
+    for (line, expected) in [
+        ("a.png", &["a.png"][..]),
+        ("'my cat.png' \"your dog.png\"", &["my cat.png", "your dog.png"]),
+        (r"my\ cat.png  b.png", &["my cat.png", "b.png"]),
+        (r"'it'\''s.png'", &["it's.png"]),
+        ("\"\"", &[""]),
+        ("  ", &[]),
+    ] {
+        assert_eq!(pictures::words(line, false), expected, "{line}");
+    }
+    assert_eq!(pictures::words(r#""C:\my cat.png" D:\b.png"#, true), [r"C:\my cat.png", r"D:\b.png"]);
+    let folder = tempfile::tempdir().unwrap();
+    let spaced = folder.path().join("my own cat.png");
+    std::fs::write(&spaced, "").unwrap();
+    assert_eq!(pictures::files(&format!(" {} ", spaced.display())), [spaced.as_path()]);
+    assert_eq!(pictures::files("b.png"), [Path::new("b.png")]);
+    assert!(pictures::files(" ").is_empty());
+}
