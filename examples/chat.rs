@@ -1,8 +1,10 @@
 //! A conversation in the terminal.
 
 mod common;
-#[path = "common/pictures.rs"]
-pub mod pictures;
+#[path = "common/dropped.rs"]
+pub mod dropped;
+#[path = "common/media.rs"]
+pub mod media;
 
 use std::{
     fs::File,
@@ -23,9 +25,10 @@ use gemmaflow::{
     text::{Content, Instructions, Message, Part},
 };
 
-const HELP: &str = "/image FILE (shown with the next message), /save FILE, /load FILE, /undo (the last exchange), /new, /context, /quit; Ctrl-C stops an answer";
+const HELP: &str = "/image FILE or /audio FILE (for the next message), /save FILE, /load FILE, /undo (the last exchange), /new, /context, /quit; Ctrl-C stops an answer";
 
-/// Talks with a Gemma model, and shows it pictures if it sees them. Answers go to stdout, all else to stderr; lines are read from stdin.
+/// Talks with a Gemma model, and shows it pictures or lets it hear if it can. Answers go to stdout, all else to stderr;
+/// lines are read from stdin.
 ///
 /// Tokens are chosen as the model's maker recommends (generation_config.json, or the sampling keys of a GGUF file);
 /// where that says nothing, with temperature 1 of the 64 likeliest that together have probability 0.95.
@@ -114,7 +117,7 @@ pub struct Talk<'a> {
     sampling: SampleOpts,
     pub conversation: Conversation,
     exchanges: Vec<Bookmark>,
-    /// Pictures for the next message.
+    /// Pictures and sounds for the next message.
     shown: Vec<Part>,
 }
 
@@ -143,7 +146,7 @@ impl<'a> Talk<'a> {
                 self.exchanges.clear();
                 eprintln!("{} messages", self.conversation.messages().len());
             }
-            ("/image", files) if !files.is_empty() => self.show(files)?,
+            ("/image" | "/audio", files) if !files.is_empty() => self.show(files)?,
             ("/undo", "") => match self.exchanges.pop() {
                 Some(before) => self.conversation.rewind(&before),
                 None => eprintln!("there is nothing to undo"),
@@ -155,13 +158,13 @@ impl<'a> Talk<'a> {
         Ok(())
     }
 
-    /// Keeps the pictures of these files for the next message.
+    /// Keeps what these files hold for the next message.
     fn show(&mut self, files: &str) -> Result<()> {
-        let images: Vec<_> = pictures::files(files).iter().map(|file| pictures::open(file)).collect::<Result<_>>()?;
-        for image in images {
-            let part = self.model.picture(&image)?;
+        let files: Vec<_> = dropped::files(files).iter().map(|file| media::Media::open(file)).collect::<Result<_>>()?;
+        for file in files {
+            let part = file.part(self.model, None)?;
             if let Part::Soft(soft) = &part {
-                eprintln!("a picture of {} × {} as {} tokens", image.width(), image.height(), soft.len());
+                eprintln!("{} as {} tokens", file.described(), soft.len());
             }
             self.shown.push(part);
         }

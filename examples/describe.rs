@@ -1,8 +1,8 @@
-//! Answers a question about pictures.
+//! Answers a question about pictures and sounds.
 
 mod common;
-#[path = "common/pictures.rs"]
-mod pictures;
+#[path = "common/media.rs"]
+mod media;
 
 use std::{
     ops::ControlFlow,
@@ -17,11 +17,12 @@ use gemmaflow::{
     conversation::{AnswerOptions, Event, Model},
     gemma::GemmaConfig,
     generate::GeneratorOptions,
-    image::Image,
     text::{Content, Part},
 };
+use media::Media;
 
-/// Answers a question about pictures with a Gemma 3 or 4 that sees them. The answer goes to stdout, all else to stderr.
+/// Answers a question about pictures with a Gemma 3, 3n or 4 that sees them, or about sounds with one that hears. The
+/// answer goes to stdout, all else to stderr.
 ///
 /// Tokens are chosen as the model's maker recommends (generation_config.json); where that says nothing, with temperature
 /// 1 of the 64 likeliest that together have probability 0.95.
@@ -29,11 +30,11 @@ use gemmaflow::{
 struct Arguments {
     #[command(flatten)]
     source: common::Source,
-    /// Files: PNG, JPEG or WebP
-    #[arg(required = true, value_name = "PICTURE")]
-    pictures: Vec<PathBuf>,
-    /// What to ask, after the pictures
-    #[arg(long, value_name = "TEXT", default_value = "Describe this picture.")]
+    /// Pictures (PNG, JPEG, WebP) and clips (WAV, FLAC, MP3, Ogg Vorbis)
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// What to ask, after the files
+    #[arg(long, value_name = "TEXT", default_value = "Describe this.")]
     question: String,
     /// Most soft tokens of a picture (Gemma 4: 70, 140, 280, 560 or 1120) [default: what the model was made for]
     #[arg(long, value_name = "N")]
@@ -51,7 +52,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Result<()> {
     arguments.sampling.validate()?;
-    let images: Vec<Image> = arguments.pictures.iter().map(|file| pictures::open(file)).collect::<Result<_>>()?;
+    let files: Vec<Media> = arguments.files.iter().map(|file| Media::open(file)).collect::<Result<_>>()?;
     let folder = common::local(&arguments.source.model)?;
     let (bar, on_progress) = common::loading();
     let options = GeneratorOptions {
@@ -63,13 +64,9 @@ fn run(arguments: Arguments) -> Result<()> {
     bar.finish_and_clear();
 
     let start = Instant::now();
-    let encode = |image: &Image| match arguments.budget {
-        Some(budget) => model.picture_within(image, budget),
-        None => model.picture(image),
-    };
-    let mut parts: Vec<Part> = images.iter().map(encode).collect::<gemmaflow::Result<_>>()?;
+    let mut parts: Vec<Part> = files.iter().map(|file| file.part(&model, arguments.budget)).collect::<Result<_>>()?;
     parts.push(arguments.question.as_str().into());
-    let seen = start.elapsed();
+    let encoded = start.elapsed();
 
     let sampling = arguments.sampling.over(model.recommended_sampling(), AnswerOptions::default().sampling)?;
     let options = AnswerOptions { sampling, max_tokens: Some(arguments.max_tokens), ..AnswerOptions::default() };
@@ -90,7 +87,9 @@ fn run(arguments: Arguments) -> Result<()> {
     let usage = usage.context("the answer has no end")?;
     let (prompt, answer) = (usage.prompt_tokens, usage.completion_tokens);
     eprintln!("adapter:  {}", model.stats().device);
-    eprintln!("pictures: {} in {:.2} s, load of the tower included", images.len(), seen.as_secs_f64());
+    let described: Vec<String> = files.iter().map(Media::described).collect();
+    let seconds = encoded.as_secs_f64();
+    eprintln!("files:    {} ({}) in {seconds:.2} s, load of the towers included", files.len(), described.join(", "));
     eprintln!("tokens:   {prompt} asked, {answer} answered");
     Ok(())
 }

@@ -136,7 +136,7 @@ fn each_library_has_its_module() {
 }
 
 /// The folders (and single files) of `src`, and those that each knows: they come before it.
-const KNOWS: [(&str, &[&str]); 27] = [
+const KNOWS: [(&str, &[&str]); 29] = [
     ("cancel", &[]),
     ("checksum", &[]),
     ("text_file", &[]),
@@ -155,7 +155,9 @@ const KNOWS: [(&str, &[&str]); 27] = [
     ("checkpoint", &["gemma", "quant", "text_file", "weights"]),
     ("runtime", &["cancel", "checksum", "flow", "ir", "lower", "plan", "profile", "prompt", "reference", "shader", "weights"]),
     ("image", &["gemma"]),
-    ("vision", &["checkpoint", "flow", "gemma", "image", "ir", "profile", "prompt", "runtime", "weights"]),
+    ("tower", &["flow", "ir", "profile", "runtime", "weights"]),
+    ("vision", &["checkpoint", "gemma", "image", "ir", "prompt", "runtime", "tower", "weights"]),
+    ("hearing", &["audio", "checkpoint", "gemma", "ir", "prompt", "runtime", "tower", "weights"]),
     (
         "generate",
         &[
@@ -181,7 +183,23 @@ const KNOWS: [(&str, &[&str]); 27] = [
     ("lora", &["flow", "gemma", "ir", "text_file", "weights"]),
     ("guide", &["generate", "text"]),
     ("hub", &["checkpoint"]),
-    ("conversation", &["checkpoint", "checksum", "gemma", "generate", "image", "prompt", "runtime", "text", "vision", "weights"]),
+    (
+        "conversation",
+        &[
+            "audio",
+            "checkpoint",
+            "checksum",
+            "gemma",
+            "generate",
+            "hearing",
+            "image",
+            "prompt",
+            "runtime",
+            "text",
+            "vision",
+            "weights",
+        ],
+    ),
 ];
 
 #[test]

@@ -7,14 +7,13 @@ use common::{
     oracle::worst,
 };
 use gemmaflow::{
-    checkpoint::{load_from_path, load_towers_from_path},
+    checkpoint::load_from_path,
     gemma::{BidirectionalPictures, GemmaConfig, VisionConfig},
     generate::{GemmaGenerator, GeneratorOptions},
     image::{Filter, Image, ImageLimits, ImageProcessor, Patches},
     prompt::{Modality, Prompt, SoftTokens},
     runtime::Device,
-    vision::{VisionEncoder, VisionOptions},
-    weights::{Tensor, WeightMap},
+    vision::{TowerOptions, VisionEncoder},
 };
 
 /// What may go wrong between a picture and the logits.
@@ -222,20 +221,6 @@ fn other(filter: Filter) -> Filter {
     if filter == Filter::Bilinear { Filter::Bicubic } else { Filter::Bilinear }
 }
 
-/// The towers' weights in f32, changed.
-fn towers(oracle: &Multimodal, change: fn(&str, &[usize], &mut [f32])) -> WeightMap {
-    let mut loader = load_towers_from_path(&oracle.folder).unwrap();
-    let names = loader.remaining_keys();
-    let tensor = |name: String| {
-        let tensor = loader.take(&name).unwrap();
-        let mut values = vec![0.0; tensor.len()];
-        tensor.read_f32(0, &mut values).unwrap();
-        change(&name, tensor.shape(), &mut values);
-        Tensor::from_f32(name, tensor.shape().to_vec(), &values)
-    };
-    WeightMap::from_tensors(names.into_iter().map(tensor).collect())
-}
-
 /// The largest error of the logits of the first case.
 fn error(oracle: &Multimodal, mistake: &Mistake) -> f32 {
     let mut config = oracle.config.clone();
@@ -248,8 +233,8 @@ fn error(oracle: &Multimodal, mistake: &Mistake) -> f32 {
     (mistake.processor)(&mut processor);
     let mut patches = processor.patches(&image).unwrap();
     (mistake.patches)(&mut patches);
-    let mut weights = towers(oracle, mistake.weight);
-    let encoder = VisionEncoder::from_loader(&config, &mut weights, None, VisionOptions::default()).unwrap();
+    let mut weights = oracle.towers(mistake.weight);
+    let encoder = VisionEncoder::from_loader(&config, &mut weights, None, TowerOptions::default()).unwrap();
     let budget = if budget == 0 { encoder.max_soft_tokens() } else { budget };
     let soft = (mistake.soft)(&encoder.encode_patches(&patches, budget).unwrap());
 

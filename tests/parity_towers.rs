@@ -8,7 +8,7 @@ use gemmaflow::{
     gemma::VisionConfig,
     image::Patches,
     runtime::{Device, GpuContext, GpuOptions, Opened},
-    vision::{VisionEncoder, VisionOptions},
+    vision::{TowerOptions, VisionEncoder},
 };
 use std::sync::Arc;
 
@@ -90,7 +90,7 @@ fn gpu() -> Arc<GpuContext> {
 
 fn encoder(oracle: &Multimodal, gpu: Option<Arc<GpuContext>>) -> VisionEncoder {
     let mut loader = load_towers_from_path(&oracle.folder).unwrap();
-    VisionEncoder::from_loader(&oracle.config, loader.as_mut(), gpu, VisionOptions::default()).unwrap()
+    VisionEncoder::from_loader(&oracle.config, loader.as_mut(), gpu, TowerOptions::default()).unwrap()
 }
 
 /// The budget of a picture: the towers of Gemma 3 and 3n have one number of soft tokens.

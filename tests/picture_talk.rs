@@ -2,12 +2,14 @@
 
 #[path = "picture_talk/layout.rs"]
 mod layout;
-#[path = "common/shown.rs"]
-mod shown;
-#[path = "common/talk.rs"]
-mod talk;
 #[path = "picture_talk/programs.rs"]
 mod programs;
+#[path = "common/shown.rs"]
+mod shown;
+#[path = "picture_talk/sounds.rs"]
+mod sounds;
+#[path = "common/talk.rs"]
+mod talk;
 #[path = "picture_talk/towers.rs"]
 mod towers;
 

@@ -17,7 +17,7 @@ use gemmaflow::{
     image::{Image, ImageLimits, PanAndScan},
     prompt::{Modality, Prompt, SoftTokens},
     runtime::Device,
-    vision::{VisionEncoder, VisionOptions},
+    vision::{TowerOptions, VisionEncoder},
 };
 use serde_json::Value;
 
@@ -244,7 +244,7 @@ fn pictures_that_cannot_be_run_are_refused_and_change_nothing() {
     let mut config = seeing.oracle.config.clone();
     config.multimodal.vision = Some(VisionConfig::Unsupported("another tower".into()));
     let mut loader = load_towers_from_path(&seeing.oracle.folder).unwrap();
-    let error = VisionEncoder::from_loader(&config, loader.as_mut(), None, VisionOptions::default()).unwrap_err();
+    let error = VisionEncoder::from_loader(&config, loader.as_mut(), None, TowerOptions::default()).unwrap_err();
     assert!(matches!(error, Error::Unsupported(_)), "{error}");
 }
 

@@ -26,8 +26,7 @@ mod model;
 mod options;
 mod prefix_cache;
 mod saved;
-#[cfg(feature = "vision")]
-mod sight;
+mod senses;
 mod stop;
 mod transcript;
 mod work;
@@ -36,8 +35,7 @@ pub use event::{Event, FinishReason, Usage};
 pub use handle::{Bookmark, Conversation};
 pub use model::Model;
 pub use options::{AnswerOptions, Overflow};
-#[cfg(feature = "vision")]
-pub use sight::Towers;
+pub use senses::Towers;
 
 const _: () = {
     const fn sendable<T: Send + 'static>() {}

@@ -9,9 +9,11 @@ use std::{
     },
 };
 
-#[cfg(feature = "vision")]
-use super::sight::{Sight, Towers};
-use super::{Conversation, Event, prefix_cache::PrefixCache};
+use super::{
+    Conversation, Event,
+    prefix_cache::PrefixCache,
+    senses::{Senses, Towers},
+};
 use crate::{
     Result,
     checkpoint::load_from_path,
@@ -43,8 +45,7 @@ struct Shared {
     recommended: Option<SampleOpts>,
     chat: ChatTemplate,
     gpu: GpuOptions,
-    #[cfg(feature = "vision")]
-    sight: Sight,
+    senses: Senses,
     /// How often the model was recovered; changes while the base is locked.
     generation: AtomicU64,
 }
@@ -55,8 +56,7 @@ pub(super) struct Parts {
     tokenizer: Tokenizer,
     chat: ChatTemplate,
     recommended: Option<SampleOpts>,
-    #[cfg(feature = "vision")]
-    pub(super) sight: Sight,
+    pub(super) senses: Senses,
 }
 
 impl Parts {
@@ -68,20 +68,12 @@ impl Parts {
         let tokenizer = Tokenizer::near_weights(path)?;
         let chat = ChatTemplate::near_weights(&config, &tokenizer, path)?;
         let recommended = SampleOpts::recommended(path)?;
-        let parts = Self {
-            config,
-            tokenizer,
-            chat,
-            recommended,
-            #[cfg(feature = "vision")]
-            sight: Sight::new(Towers::default(), Some(path)),
-        };
+        let parts = Self { config, tokenizer, chat, recommended, senses: Senses::new(Towers::default(), Some(path)) };
         Ok((loader, parts))
     }
 
     pub(super) fn load(self, loader: &mut dyn WeightLoader, device: Device, options: GeneratorOptions) -> Result<Model> {
-        #[cfg(feature = "vision")]
-        let options = self.sight.with_room(options, &self.config);
+        let options = self.senses.with_room(options, &self.config);
         let gpu = options.gpu.clone();
         // A plan of memory does not count them.
         let kept = if options.memory_budget.is_some() { 0 } else { KEPT_PROMPTS };
@@ -97,8 +89,7 @@ impl Parts {
             recommended: self.recommended,
             chat: self.chat,
             gpu,
-            #[cfg(feature = "vision")]
-            sight: self.sight,
+            senses: self.senses,
             generation: AtomicU64::new(0),
         })))
     }
@@ -107,9 +98,9 @@ impl Parts {
 impl Model {
     /// Loads a model: a folder with `config.json`, `tokenizer.json` and safetensors, or a GGUF file.
     ///
-    /// With the feature `vision` a model that sees pictures loads its tower when the first is shown. Where the tokens of
-    /// a picture see each other, the caches of sliding layers have room for one of the model's own budget, unless
-    /// [`GeneratorOptions::longest_picture`] says otherwise. `open_with_towers` has a choice.
+    /// A model that sees or hears loads its tower when the first picture is shown or the first sound heard (features
+    /// `vision`, `audio`). Where the tokens of a picture see each other, the caches of sliding layers have room for one of the model's own budget, unless
+    /// [`GeneratorOptions::longest_picture`] says otherwise. [`open_with_towers`](Self::open_with_towers) has a choice.
     ///
     /// # Errors
     /// As [`GemmaGenerator::from_path`], [`Tokenizer::near_weights`], [`ChatTemplate::near_weights`] and
@@ -147,16 +138,8 @@ impl Model {
         device: Device,
         options: GeneratorOptions,
     ) -> Result<Self> {
-        #[cfg(feature = "vision")]
-        let sight = Sight::new(Towers::default(), None);
-        let parts = Parts {
-            config,
-            tokenizer,
-            chat,
-            recommended: None,
-            #[cfg(feature = "vision")]
-            sight,
-        };
+        let senses = Senses::new(Towers::default(), None);
+        let parts = Parts { config, tokenizer, chat, recommended: None, senses };
         parts.load(loader, device, options)
     }
 
@@ -267,8 +250,8 @@ impl Model {
     ///
     /// Any number of threads that notice the loss may call this. One of them loads; those that come meanwhile wait for
     /// it and share the result, whatever device they named. If it fails, the next of them tries with its own. A later
-    /// call loads once more, as it may be meant to move a working model. A tower for pictures is let go, and is loaded
-    /// again with the next picture. A thread that comes late can ask
+    /// call loads once more, as it may be meant to move a working model. Towers are let go, and are loaded again with the next
+    /// picture or sound. A thread that comes late can ask
     /// [`gpu`](Self::gpu) if the device is still [lost](GpuContext::check). All other calls continue while the model
     /// loads, with the model as it was.
     ///
@@ -297,8 +280,7 @@ impl Model {
         let generation = self.0.generation.fetch_add(1, Relaxed) + 1;
         drop(base);
         self.prefix_cache().restart(generation);
-        #[cfg(feature = "vision")]
-        self.0.sight.forget();
+        self.0.senses.forget();
         // Freeing a device's memory may take time, so it is done while nobody waits.
         drop((replaced, was));
         Ok(())
@@ -327,15 +309,14 @@ impl Model {
     }
 
     /// The device and the recovery that it is of.
-    #[cfg(feature = "vision")]
+    #[cfg(any(feature = "audio", feature = "vision"))]
     pub(super) fn gpu_now(&self) -> (Option<Arc<GpuContext>>, u64) {
         let base = self.base();
         (base.gpu(), self.0.generation.load(Relaxed))
     }
 
-    #[cfg(feature = "vision")]
-    pub(super) fn sight(&self) -> &Sight {
-        &self.0.sight
+    pub(super) fn senses(&self) -> &Senses {
+        &self.0.senses
     }
 
     fn base(&self) -> MutexGuard<'_, GemmaGenerator> {

@@ -9,18 +9,17 @@ use crate::{
     Error, Result,
     checkpoint::load_towers_from_path,
     error::{GraphError, PromptError},
-    flow::BuiltModel,
     gemma::{
         GemmaConfig, MediaTokens, VisionConfig,
         tower::SOFT_TOKENS,
         vision::{ROPE_COLUMNS, ROPE_ROWS},
     },
     image::{Image, ImageProcessor, Patches},
-    ir::{Compute, Value, ops::rope_row},
-    profile::{CompileProfile, Precision},
+    ir::{Value, ops::rope_row},
     prompt::{Modality, Prompt, SoftTokens},
-    runtime::{CompileOptions, CompiledGraph, GpuContext, Lru, RunInput, Session, SessionWeights},
-    weights::{WeightLoader, WeightMap},
+    runtime::{GpuContext, Lru},
+    tower::{Tower, TowerOptions},
+    weights::WeightLoader,
 };
 
 /// The token `\n\n` of Gemma's vocabulary, which the processors of Gemma 3 and 3n put around a picture.
@@ -29,38 +28,18 @@ const DOUBLE_NEWLINE: u32 = 108;
 /// The largest budget of soft tokens that processors of Gemma 4 have.
 const MOST_SOFT_TOKENS: usize = 1120;
 
-/// Compiled towers that are kept, one for each budget of soft tokens.
-const KEPT: usize = 5;
-
-/// Bytes of soft tokens that are kept, unless the options say otherwise.
-const KEPT_BYTES: usize = 64 << 20;
-
-/// How to load a tower.
-#[derive(Debug, Clone, Default)]
-pub struct VisionOptions {
-    /// How the tower is compiled. Default: the preset, with products in f32.
-    pub profile: Option<CompileProfile>,
-    /// Most bytes of soft tokens that are kept on the host, those of the pictures that were seen last: they are not
-    /// encoded again. Default: 64 MiB.
-    pub kept_bytes: Option<usize>,
-}
-
 /// Makes soft tokens of pictures, on the device of the generator that they are for.
 ///
 /// `Send + Sync`, and a clone shares the weights. Where a model has none of its own device, it runs on the reference.
 #[derive(Clone)]
-pub struct VisionEncoder(Arc<Tower>);
+pub struct VisionEncoder(Arc<Shared>);
 
-struct Tower {
-    text: GemmaConfig,
+struct Shared {
     vision: VisionConfig,
+    /// D of the text model.
+    width: usize,
     ids: MediaTokens,
-    profile: CompileProfile,
-    session: Session,
-    /// Handles, from which graphs for other budgets are built.
-    loader: WeightMap,
-    weights: SessionWeights,
-    compiled: Mutex<Lru<usize, CompiledGraph>>,
+    tower: Tower,
     /// By the picture's content and the budget.
     kept: Mutex<Lru<([u8; 32], usize), SoftTokens>>,
 }
@@ -78,7 +57,7 @@ impl VisionEncoder {
     /// As [`from_loader`](Self::from_loader), and what is wrong with the files.
     pub fn from_path(config: &GemmaConfig, path: impl AsRef<Path>, gpu: Option<Arc<GpuContext>>) -> Result<Self> {
         let mut loader = load_towers_from_path(path)?;
-        Self::from_loader(config, loader.as_mut(), gpu, VisionOptions::default())
+        Self::from_loader(config, loader.as_mut(), gpu, TowerOptions::default())
     }
 
     /// As [`from_path`](Self::from_path), with the weights of a loader, by their names in a checkpoint.
@@ -90,27 +69,19 @@ impl VisionEncoder {
         config: &GemmaConfig,
         loader: &mut dyn WeightLoader,
         gpu: Option<Arc<GpuContext>>,
-        options: VisionOptions,
+        options: TowerOptions,
     ) -> Result<Self> {
         let missing = || Error::Unsupported("pictures with a model whose configuration has no vision_config".into());
         let vision = config.multimodal.vision.clone().ok_or_else(missing)?;
         let no_ids = || Error::Config("the configuration has a vision_config, but not the ids of a picture's tokens".into());
         let ids = config.multimodal.image.ok_or_else(no_ids)?;
-        let session = gpu.map_or_else(Session::reference, |gpu| Session::on(&gpu));
-        let loader = WeightMap::take_all(loader)?;
-        let built = build(&vision, config, &loader, vision.max_soft_tokens())?;
-        let weights = session.load(&built.params)?;
-        // Numbers of a tower may exceed what f16 holds.
-        let exact = || {
-            let preset = CompileProfile::gemma_prefill();
-            CompileProfile { precision: Precision { compute: Compute::F32, ..preset.precision }, ..preset }
-        };
-        let profile = options.profile.unwrap_or_else(exact);
-        let compiled = Mutex::new(Lru::new(KEPT));
-        let picture = vision.max_soft_tokens() * config.hidden_size * size_of::<f32>();
-        let kept = Mutex::new(Lru::new((options.kept_bytes.unwrap_or(KEPT_BYTES) / picture.max(1)).max(1)));
+        let most = vision.max_soft_tokens();
+        let kept = Mutex::new(Lru::new(options.kept(most, config.hidden_size)));
         let text = config.clone();
-        Ok(Self(Arc::new(Tower { text, vision, ids, profile, session, loader, weights, compiled, kept })))
+        let towered = vision.clone();
+        let flow = Box::new(move |budget| towered.flow(&text, budget));
+        let tower = Tower::new(flow, most, loader, gpu, &options)?;
+        Ok(Self(Arc::new(Shared { vision, width: config.hidden_size, ids, tower, kept })))
     }
 
     /// A picture as a part of a prompt: its soft tokens with the ids around them, as the model's processor lays them out
@@ -154,14 +125,14 @@ impl VisionEncoder {
     /// [`ImageError::Aspect`](crate::error::ImageError::Aspect) for a picture that the budget has no room for;
     /// [`Error::Option`] for a budget that the tower does not take, and what the device says.
     pub fn encode_within(&self, image: &Image, budget: usize) -> Result<SoftTokens> {
-        let tower = &*self.0;
+        let shared = &*self.0;
         let budget = self.checked(budget)?;
         let key = (image.content_hash(), budget);
         // The tower runs one picture at a time; the same one is not run twice.
-        let mut kept = tower.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = shared.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let soft = kept.get_or_try_insert(&key, || {
             let computed = || Error::Unsupported("this model's vision tower".into());
-            let processor = ImageProcessor::new(&tower.vision, budget).ok_or_else(computed)?;
+            let processor = ImageProcessor::new(&shared.vision, budget).ok_or_else(computed)?;
             let patches = processor.patches(image).map_err(PromptError::from)?;
             self.encode_patches(&patches, budget)
         })?;
@@ -190,14 +161,14 @@ impl VisionEncoder {
     /// [`PromptError::SoftTokens`] for patches that are not of this tower; what the device says.
     pub fn encode_patches(&self, patches: &Patches, budget: usize) -> Result<SoftTokens> {
         let outputs = self.run(patches, budget, &[])?;
-        let tower = &*self.0;
-        let grid = tower.vision.grid(budget)?;
+        let shared = &*self.0;
+        let grid = shared.vision.grid(budget)?;
         let by_size = patches.rows * patches.columns / (grid.pooled * grid.pooled);
-        let tokens = tower.vision.fixed_soft_tokens().unwrap_or(by_size);
+        let tokens = shared.vision.fixed_soft_tokens().unwrap_or(by_size);
         let soft = outputs.into_iter().find(|(name, _)| name == SOFT_TOKENS).ok_or_else(no_output)?.1;
         let mut values = soft.to_f32()?.into_owned();
-        values.truncate(tokens * tower.text.hidden_size);
-        SoftTokens::new(Modality::Image, tower.ids.soft, tower.text.hidden_size, values)
+        values.truncate(tokens * shared.width);
+        SoftTokens::new(Modality::Image, shared.ids.soft, shared.width, values)
     }
 
     /// Runs the tower: its soft tokens, and the values of nodes by their labels, such as `vision.layer.3.output`, with
@@ -206,19 +177,13 @@ impl VisionEncoder {
     /// # Errors
     /// As [`encode_patches`](Self::encode_patches); [`Error::Builder`] for a label that no node has.
     pub fn run(&self, patches: &Patches, budget: usize, labels: &[&str]) -> Result<Vec<(String, Value)>> {
-        let tower = &*self.0;
-        let grid = tower.vision.grid(budget)?;
-        if let Some(problem) = patches.problem(grid, tower.vision.places()) {
+        let shared = &*self.0;
+        let grid = shared.vision.grid(budget)?;
+        if let Some(problem) = patches.problem(grid, shared.vision.places()) {
             return Err(Error::Prompt(PromptError::SoftTokens(problem)));
         }
-        let inputs = tower.inputs(patches, grid.most);
-        let given: Vec<(&str, RunInput)> = inputs.iter().map(|(name, value)| (*name, RunInput::Value(value))).collect();
-        if !labels.is_empty() {
-            let built = tower.build(budget)?.with_extra_hir_outputs(labels.iter().copied())?;
-            return tower.compile(&built)?.run(&given);
-        }
-        let mut compiled = tower.compiled.lock().unwrap_or_else(PoisonError::into_inner);
-        compiled.get_or_try_insert(&budget, || tower.compile(&tower.build(budget)?))?.run(&given)
+        let inputs = shared.inputs(patches, grid.most);
+        shared.tower.run(budget, &inputs, labels)
     }
 }
 
@@ -228,24 +193,11 @@ impl std::fmt::Debug for VisionEncoder {
     }
 }
 
-fn build(vision: &VisionConfig, text: &GemmaConfig, loader: &WeightMap, budget: usize) -> Result<BuiltModel> {
-    vision.flow(text, budget)?.build(&mut loader.clone())
-}
-
 fn no_output() -> Error {
     Error::Graph(GraphError::Malformed { graph: "vision".into(), problem: format!("it has no output '{SOFT_TOKENS}'") })
 }
 
-impl Tower {
-    fn build(&self, budget: usize) -> Result<BuiltModel> {
-        build(&self.vision, &self.text, &self.loader, budget)
-    }
-
-    fn compile(&self, built: &BuiltModel) -> Result<CompiledGraph> {
-        let options = CompileOptions::default().with_weights(&self.weights).with_profile(&self.profile);
-        self.session.compile_with(&built.graph, &options)
-    }
-
+impl Shared {
     /// The inputs of the graph for `most` patches.
     fn inputs(&self, patches: &Patches, most: usize) -> Vec<(&'static str, Value)> {
         let width = patches.values.len() / (patches.rows * patches.columns).max(1);

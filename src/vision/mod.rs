@@ -2,4 +2,5 @@
 
 mod encoder;
 
-pub use encoder::{VisionEncoder, VisionOptions};
+pub use crate::tower::TowerOptions;
+pub use encoder::VisionEncoder;

@@ -3,8 +3,10 @@
 use std::{collections::HashMap, path::PathBuf};
 
 use gemmaflow::{
+    checkpoint::load_towers_from_path,
     gemma::GemmaConfig,
     prompt::{Modality, Prompt, SoftTokens},
+    weights::{Tensor, WeightMap},
 };
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -94,6 +96,20 @@ impl Multimodal {
             return Some(Modality::Image);
         }
         (self.id(["audio_token_id", "audio_token_index"]) == Some(id)).then_some(Modality::Audio)
+    }
+
+    /// The towers' weights in f32, changed.
+    pub fn towers(&self, change: fn(&str, &[usize], &mut [f32])) -> WeightMap {
+        let mut loader = load_towers_from_path(&self.folder).unwrap();
+        let names = loader.remaining_keys();
+        let tensor = |name: String| {
+            let tensor = loader.take(&name).unwrap();
+            let mut values = vec![0.0; tensor.len()];
+            tensor.read_f32(0, &mut values).unwrap();
+            change(&name, tensor.shape(), &mut values);
+            Tensor::from_f32(name, tensor.shape().to_vec(), &values)
+        };
+        WeightMap::from_tensors(names.into_iter().map(tensor).collect())
     }
 
     /// The prompt of a case, with the rows of transformers' merged embeddings as soft tokens.

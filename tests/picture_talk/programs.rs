@@ -1,4 +1,4 @@
-//! The examples that take pictures, as programs.
+//! The examples that take pictures and sounds, as programs.
 
 use std::{
     io::Write,
@@ -11,9 +11,8 @@ use super::shown;
 #[path = "../common/program.rs"]
 mod program;
 
-#[path = "../../examples/common/pictures.rs"]
-#[allow(dead_code)]
-mod pictures;
+#[path = "../../examples/common/dropped.rs"]
+mod dropped;
 
 /// Its success, stdout and stderr when these lines are typed.
 fn run(name: &str, arguments: &[&str], lines: &str) -> (bool, String, String) {
@@ -49,11 +48,28 @@ fn describe_answers_a_question_about_pictures() {
     let (_, other, _) = ask(&[&picture(1), "--question", "What is this?"]);
     assert_ne!(said, other, "it sees them");
     let (fine, _, told) = ask(&[&picture(0), &picture(1), "--budget", "70"]);
-    assert!(fine && told.contains("pictures: 2"), "{told}");
+    assert!(fine && told.contains("files:    2"), "{told}");
     let (fine, _, told) = ask(&["no/such.png"]);
     assert!(!fine && told.contains("no/such.png") && !told.contains("panicked"), "{told}");
     let (fine, _, told) = run("describe", &["--device", "cpu", &picture(0)], "");
     assert!(!fine && told.contains("vision_config"), "the demo model sees nothing: {told}");
+}
+
+#[test]
+fn describe_hears_a_clip() {
+    let folder = shown::folder("gemma4-audio");
+    let model = folder.path().to_str().unwrap();
+    let ask = |file: &str| {
+        let file = shown::checkpoint("gemma4-audio").join("inputs").join(file);
+        let ask = ["--model", model, "--temperature", "0", "--max-tokens", "8", "--device", "cpu", file.to_str().unwrap()];
+        run("describe", &ask, "")
+    };
+    let (fine, said, told) = ask("two.0.wav");
+    assert!(fine && !said.trim().is_empty() && told.contains("files:    1"), "{told}");
+    let (_, other, _) = ask("two.1.wav");
+    assert_ne!(said, other, "it hears them");
+    let (fine, _, told) = run("describe", &["--model", model, "--device", "cpu", file!()], "");
+    assert!(!fine && told.contains("PNG, JPEG or WebP"), "{told}");
 }
 
 #[test]
@@ -85,13 +101,13 @@ fn names_of_files_are_read_as_terminals_write_them() {
         ("\"\"", &[""]),
         ("  ", &[]),
     ] {
-        assert_eq!(pictures::words(line, false), expected, "{line}");
+        assert_eq!(dropped::words(line, false), expected, "{line}");
     }
-    assert_eq!(pictures::words(r#""C:\my cat.png" D:\b.png"#, true), [r"C:\my cat.png", r"D:\b.png"]);
+    assert_eq!(dropped::words(r#""C:\my cat.png" D:\b.png"#, true), [r"C:\my cat.png", r"D:\b.png"]);
     let folder = tempfile::tempdir().unwrap();
     let spaced = folder.path().join("my own cat.png");
     std::fs::write(&spaced, "").unwrap();
-    assert_eq!(pictures::files(&format!(" {} ", spaced.display())), [spaced.as_path()]);
-    assert_eq!(pictures::files("b.png"), [Path::new("b.png")]);
-    assert!(pictures::files(" ").is_empty());
+    assert_eq!(dropped::files(&format!(" {} ", spaced.display())), [spaced.as_path()]);
+    assert_eq!(dropped::files("b.png"), [Path::new("b.png")]);
+    assert!(dropped::files(" ").is_empty());
 }

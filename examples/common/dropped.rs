@@ -1,15 +1,6 @@
-//! Picture files, and their names as people give them.
+//! Names of files as people give them.
 
 use std::path::{Path, PathBuf};
-
-use anyhow::{Context, Result};
-use gemmaflow::image::{Image, ImageLimits};
-
-/// A picture from its file.
-pub fn open(path: &Path) -> Result<Image> {
-    let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
-    Image::from_bytes(&bytes, &ImageLimits::default()).with_context(|| path.display().to_string())
-}
 
 /// The files that a line names, as terminals write those that are dropped on them: apart by spaces, with quotes or
 /// backslashes where names have spaces. A line that is a file's whole name is that file.

@@ -1,0 +1,233 @@
+//! The towers of a model, each loaded when a picture is first shown or a sound first heard.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use super::{Model, model::Parts};
+#[cfg(any(feature = "audio", feature = "vision"))]
+use crate::text::Part;
+use crate::{Error, Result, gemma::GemmaConfig, generate::GeneratorOptions, runtime::Device, weights::is_gguf};
+#[cfg(feature = "audio")]
+use crate::{audio::Audio, hearing::AudioEncoder};
+#[cfg(feature = "vision")]
+use crate::{image::Image, vision::VisionEncoder};
+
+/// When a model's towers for pictures and sounds are loaded, from the files that the model was opened from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Towers {
+    /// Never: pictures and sounds are refused, and the caches have no room for them.
+    Never,
+    /// When a picture is first shown, or a sound first heard.
+    #[default]
+    Lazy,
+    /// With the model.
+    AtLoad,
+}
+
+/// What a model has of its towers.
+pub(super) struct Senses {
+    towers: Towers,
+    /// The files, for a model that was opened from some.
+    path: Option<PathBuf>,
+    #[cfg(feature = "vision")]
+    vision: Slot<VisionEncoder>,
+    #[cfg(feature = "audio")]
+    hearing: Slot<AudioEncoder>,
+}
+
+/// A tower and the recovery of the model whose device it is on.
+type Slot<E> = Mutex<Option<(E, u64)>>;
+
+impl Senses {
+    pub(super) fn new(towers: Towers, path: Option<&Path>) -> Self {
+        Self {
+            towers,
+            path: path.map(Path::to_path_buf),
+            #[cfg(feature = "vision")]
+            vision: Mutex::new(None),
+            #[cfg(feature = "audio")]
+            hearing: Mutex::new(None),
+        }
+    }
+
+    /// The options with room for a picture of the model's own budget, unless they say how much there is to be.
+    pub(super) fn with_room(&self, options: GeneratorOptions, config: &GemmaConfig) -> GeneratorOptions {
+        let sees = cfg!(feature = "vision") && self.towers != Towers::Never;
+        let budget = config.multimodal.vision.as_ref().map(|vision| vision.max_soft_tokens());
+        let room = budget.filter(|tokens| *tokens > 0 && sees);
+        GeneratorOptions { longest_picture: options.longest_picture.or(room), ..options }
+    }
+
+    /// Lets the towers go that are held.
+    pub(super) fn forget(&self) {
+        // Freeing a device's memory may take time, so it is done while nobody waits.
+        #[cfg(feature = "vision")]
+        drop(held(&self.vision).take());
+        #[cfg(feature = "audio")]
+        drop(held(&self.hearing).take());
+    }
+
+    /// The files to load the tower for `what` from, which the configuration has where `has_tower`.
+    fn files(&self, what: &str, has_tower: bool) -> Result<&Path> {
+        let refuse = |problem: &str| Err(Error::Unsupported(format!("{what} with {problem}")));
+        match &self.path {
+            _ if self.towers == Towers::Never => refuse("a model that was opened with Towers::Never; open it with Towers::Lazy"),
+            Some(path) if !has_tower && is_gguf(path) => {
+                refuse("a GGUF file, which has no tower; open the model's safetensors files")
+            }
+            Some(path) => Ok(path),
+            None => refuse(
+                "a model from parts that has no tower on its device; give it one by Model::set_vision or Model::set_hearing, \
+                 after Model::recover anew",
+            ),
+        }
+    }
+}
+
+fn held<T>(slot: &Mutex<T>) -> MutexGuard<'_, T> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Model {
+    /// As [`open`](Self::open), with a choice of when the towers for pictures and sounds are loaded.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); with [`Towers::AtLoad`] those of loading a tower that the model has.
+    pub fn open_with_towers(path: impl AsRef<Path>, device: Device, options: GeneratorOptions, towers: Towers) -> Result<Self> {
+        let cancel = options.cancel.clone();
+        let (mut loader, mut parts) = Parts::near_weights(path.as_ref())?;
+        parts.senses = Senses::new(towers, Some(path.as_ref()));
+        let model = parts.load(loader.as_mut(), device, options)?;
+        if towers == Towers::AtLoad {
+            cancel.map_or(Ok(()), |cancel| cancel.check("loading a model"))?;
+            model.load_towers()?;
+        }
+        Ok(model)
+    }
+
+    /// Loads the towers that the model has and this build computes.
+    fn load_towers(&self) -> Result<()> {
+        #[cfg(feature = "vision")]
+        if self.config().multimodal.vision.is_some() {
+            self.vision()?;
+        }
+        #[cfg(feature = "audio")]
+        if self.config().multimodal.audio_tower.is_some() {
+            self.hearing()?;
+        }
+        Ok(())
+    }
+
+    /// Lets the towers go. Their memory comes back when no encoding is under way; the next picture or sound loads its
+    /// tower again. Soft tokens in messages stay.
+    pub fn drop_towers(&self) {
+        self.senses().forget();
+    }
+}
+
+#[cfg(feature = "vision")]
+impl Model {
+    /// A picture as a part of a message, with as many soft tokens as the model's processor gives it. The first one loads
+    /// the tower, on the model's device. A picture that was seen before runs no tower.
+    ///
+    /// ```no_run
+    /// # use gemmaflow::{conversation::Model, generate::GeneratorOptions, image::{Image, ImageLimits}, runtime::Device};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let model = Model::open("models/gemma-3-4b-it", Device::Auto, GeneratorOptions::default())?;
+    /// let cat = Image::from_bytes(&std::fs::read("cat.jpg")?, &ImageLimits::default())?;
+    /// let mut conversation = model.conversation()?;
+    /// conversation.send([model.picture(&cat)?, "What is this?".into()])?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a model that sees no pictures, or of which the tower is not computed, and where there
+    /// are no files to load it from. [`ImageError`](crate::error::ImageError) for a picture that cannot be taken, what
+    /// is wrong with the files, and errors of the device.
+    pub fn picture(&self, image: &Image) -> Result<Part> {
+        self.vision()?.encode(image).map(Part::Soft)
+    }
+
+    /// As [`picture`](Self::picture), with at most `budget` soft tokens; Gemma 3 has one number of them.
+    ///
+    /// Where a picture's tokens see each other, more than the model's own budget need room that
+    /// [`GeneratorOptions::longest_picture`] makes.
+    ///
+    /// # Errors
+    /// As [`picture`](Self::picture) and [`VisionEncoder::encode_within`].
+    pub fn picture_within(&self, image: &Image, budget: usize) -> Result<Part> {
+        self.vision()?.encode_within(image, budget).map(Part::Soft)
+    }
+
+    /// Gives the model a tower: one from parts, or with other [options](crate::vision::TowerOptions). It must be on the
+    /// [device](Self::gpu) of the model. [`recover`](Self::recover) lets it go.
+    pub fn set_vision(&self, encoder: VisionEncoder) {
+        let (_, generation) = self.gpu_now();
+        let replaced = held(&self.senses().vision).replace((encoder, generation));
+        drop(replaced);
+    }
+
+    /// The tower, on the device of the model as it is now.
+    fn vision(&self) -> Result<VisionEncoder> {
+        let senses = self.senses();
+        let mut held = held(&senses.vision);
+        let (gpu, generation) = self.gpu_now();
+        if let Some((encoder, _)) = held.as_ref().filter(|(_, of)| *of == generation) {
+            return Ok(encoder.clone());
+        }
+        *held = None;
+        let path = senses.files("pictures", self.config().multimodal.vision.is_some())?;
+        let encoder = VisionEncoder::from_path(self.config(), path, gpu)?;
+        Ok(held.insert((encoder, generation)).0.clone())
+    }
+}
+
+#[cfg(feature = "audio")]
+impl Model {
+    /// A clip as a part of a message. The first one loads the tower, on the model's device. A clip that was heard before
+    /// runs no tower.
+    ///
+    /// ```no_run
+    /// # use gemmaflow::{audio::{Audio, AudioLimits}, conversation::Model, generate::GeneratorOptions, runtime::Device};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let model = Model::open("models/gemma-4-e4b-it", Device::Auto, GeneratorOptions::default())?;
+    /// let clip = Audio::from_bytes(&std::fs::read("memo.mp3")?, &AudioLimits::default())?;
+    /// let mut conversation = model.conversation()?;
+    /// conversation.send(["Write down what is said.".into(), model.sound(&clip)?])?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a model that hears nothing, or of which the tower is not computed, and where there are
+    /// no files to load it from. [`AudioError`](crate::error::AudioError) for a clip that cannot be taken, what is wrong
+    /// with the files, and errors of the device.
+    pub fn sound(&self, audio: &Audio) -> Result<Part> {
+        self.hearing()?.encode(audio).map(Part::Soft)
+    }
+
+    /// Gives the model a tower for sounds: one from parts, or with other [options](crate::hearing::TowerOptions). It must
+    /// be on the [device](Self::gpu) of the model. [`recover`](Self::recover) lets it go.
+    pub fn set_hearing(&self, encoder: AudioEncoder) {
+        let (_, generation) = self.gpu_now();
+        let replaced = held(&self.senses().hearing).replace((encoder, generation));
+        drop(replaced);
+    }
+
+    /// The tower, on the device of the model as it is now.
+    fn hearing(&self) -> Result<AudioEncoder> {
+        let senses = self.senses();
+        let mut held = held(&senses.hearing);
+        let (gpu, generation) = self.gpu_now();
+        if let Some((encoder, _)) = held.as_ref().filter(|(_, of)| *of == generation) {
+            return Ok(encoder.clone());
+        }
+        *held = None;
+        let path = senses.files("sounds", self.config().multimodal.audio_tower.is_some())?;
+        let encoder = AudioEncoder::from_path(self.config(), path, gpu)?;
+        Ok(held.insert((encoder, generation)).0.clone())
+    }
+}
