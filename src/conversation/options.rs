@@ -34,9 +34,9 @@ pub enum Overflow {
     /// prompt that leaves no room for an answer is refused with [`Error::ContextFull`](crate::Error::ContextFull).
     #[default]
     Refuse,
-    /// The model forgets the oldest exchanges (never its instructions), or of plain text the oldest tokens, until half
-    /// of the context is free; what is left is computed anew. Of an answer under way that is too long even then it
-    /// forgets the beginning, until half of what its prompt leaves is free; the caller has it all.
+    /// The model forgets the oldest exchanges with their pictures (never its instructions), or of plain text the oldest
+    /// tokens, until half of the context is free; what is left is computed anew. Of an answer under way that is too long
+    /// even then it forgets the beginning, until half of what its prompt leaves is free; the caller has it all.
     /// [Hooks](super::Conversation::with_hooks) are told again where the answer begins, and see of it what the model
     /// sees. A prompt that leaves no room at all is refused.
     Forget,

@@ -3,7 +3,7 @@
 //! | Bytes | Content |
 //! |---|---|
 //! | 8 | `GEMMAFCV` |
-//! | 4 | version, 1, or 2 with pictures or sounds, little-endian as all that follows |
+//! | 4 | version, 1, or 2 with messages of several parts, little-endian as all that follows |
 //! | 8 | length of the text |
 //! | 8 | FNV-1a (64 bits) of the text |
 //! | … | messages or text, options, and how far an answer is, as JSON ([`messages`]) |
@@ -29,7 +29,7 @@ use messages::SavedMessage;
 
 const MAGIC: &[u8; 8] = b"GEMMAFCV";
 const TEXT: u32 = 1;
-const WITH_SOFT_TOKENS: u32 = 2;
+const WITH_PARTS: u32 = 2;
 
 #[derive(Serialize, Deserialize)]
 struct Saved {
@@ -70,7 +70,8 @@ impl Conversation {
             Transcript::Text { tokens, forgotten } => (*forgotten, Some(tokens.clone())),
         };
         let mut soft = Vec::new();
-        let messages = self.messages().iter().map(|message| SavedMessage::new(message, &mut soft)).collect();
+        let messages: Vec<_> = self.messages().iter().map(|message| SavedMessage::new(message, &mut soft)).collect();
+        let version = if messages.iter().all(SavedMessage::is_plain) { TEXT } else { WITH_PARTS };
         let answer = self.answer.as_ref().map(|answer| {
             let Usage { prompt_tokens: prompt, cached_tokens: cached, .. } = answer.usage;
             let tokens = answer.tokens.clone();
@@ -80,12 +81,11 @@ impl Conversation {
         let events = self.events.iter().cloned().collect();
         let saved = Saved { messages, forgotten, text, options: self.options.clone(), answer, events };
         let text = serde_json::to_vec(&saved).map_err(|error| Error::Saved(format!("cannot be written: {error}")))?;
-        let version = if soft.is_empty() { TEXT } else { WITH_SOFT_TOKENS };
         let mut put = |bytes: &[u8]| writer.write_all(bytes).map_err(|error| Error::Saved(format!("cannot be written: {error}")));
         put(MAGIC)?;
         put(&version.to_le_bytes())?;
         sealed(&text, &mut put)?;
-        if version == WITH_SOFT_TOKENS {
+        if version == WITH_PARTS {
             let mut bytes = Vec::new();
             let mut append = |part: &[u8]| {
                 bytes.extend_from_slice(part);
@@ -111,7 +111,7 @@ impl Model {
         let text = unsealed(&mut reader)?;
         let saved: Saved = serde_json::from_slice(&text).map_err(|error| Error::Saved(format!("is no conversation: {error}")))?;
         let mut soft = Vec::new();
-        if version == WITH_SOFT_TOKENS {
+        if version == WITH_PARTS {
             soft = soft_tokens(&unsealed(&mut reader)?, self.config().hidden_size)?;
         }
         let messages = saved.messages.into_iter().map(|message| message.with(&soft)).collect::<Result<Vec<_>>>()?;
@@ -175,8 +175,8 @@ fn version(reader: &mut impl Read) -> Result<u32> {
     let mut version = [0; 4];
     reader.read_exact(&mut version).map_err(unread)?;
     match u32::from_le_bytes(version) {
-        version @ (TEXT | WITH_SOFT_TOKENS) => Ok(version),
-        other => Err(Error::Saved(format!("has version {other}, this release reads {TEXT} and {WITH_SOFT_TOKENS}"))),
+        version @ (TEXT | WITH_PARTS) => Ok(version),
+        other => Err(Error::Saved(format!("has version {other}, this release reads {TEXT} and {WITH_PARTS}"))),
     }
 }
 

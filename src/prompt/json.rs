@@ -25,7 +25,8 @@ struct Read {
 
 impl Serialize for SoftTokens {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let (modality, placeholder) = (self.modality(), self.placeholder());
+        let modality = self.modality();
+        let placeholder = self.placeholder();
         Written { modality, placeholder, width: self.width(), values: self.values() }.serialize(serializer)
     }
 }

@@ -37,23 +37,24 @@ pub fn tokenizer_json(name: &str) -> Value {
     let config: Value = serde_json::from_slice(&std::fs::read(checkpoint(name).join("config.json")).unwrap()).unwrap();
     let id = |key: &str| ["id", "index"].iter().find_map(|end| config[format!("{key}_token_{end}")].as_u64()).map(|id| id as u32);
     let is_gemma4 = name.starts_with("gemma4");
-    let media: [(&str, &str); 6] = match is_gemma4 {
-        true => [
+    let media = if is_gemma4 {
+        [
             ("<|image>", "boi"),
             ("<|image|>", "image"),
             ("<image|>", "eoi"),
             ("<|audio>", "boa"),
             ("<|audio|>", "audio"),
             ("<audio|>", "eoa"),
-        ],
-        false => [
+        ]
+    } else {
+        [
             ("<start_of_image>", "boi"),
             ("<image_soft_token>", "image"),
             ("<end_of_image>", "eoi"),
             ("<start_of_audio>", "boa"),
             ("<audio_soft_token>", "audio"),
             ("<end_of_audio>", "eoa"),
-        ],
+        ]
     };
     let mut control = vec![("<pad>", 0), ("<eos>", 1), ("<bos>", 2), ("<unk>", 3)];
     control.extend(if is_gemma4 { &GEMMA_4[..] } else { &GEMMA_3[..] });

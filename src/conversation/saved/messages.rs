@@ -42,6 +42,11 @@ impl SavedMessage {
         }
     }
 
+    /// True if releases before pictures read it.
+    pub(super) fn is_plain(&self) -> bool {
+        !matches!(self, Self::User(SavedContent::Parts(_)))
+    }
+
     /// The message with its soft tokens.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ fn messages_refer_to_each_picture_once() {
     let mut soft = Vec::new();
     let saved: Vec<SavedMessage> = messages.iter().map(|message| SavedMessage::new(message, &mut soft)).collect();
     assert_eq!(soft.len(), 2);
+    assert_eq!(saved.iter().map(SavedMessage::is_plain).collect::<Vec<_>>(), [true, false, false, false]);
     let json = serde_json::to_string(&saved).unwrap();
     assert!(json.starts_with(r#"[{"User":"Hi"},{"User":[{"Soft":0},{"Text":"What is this?"}]}"#), "{json}");
     let read: Vec<SavedMessage> = serde_json::from_str(&json).unwrap();
