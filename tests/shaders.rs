@@ -184,6 +184,7 @@ fn every_variant_translates_for_every_backend() {
         "attention_combine",
         "conv2d",
         "gather",
+        "relative_attention",
         "linear_vec",
         "linear_tile",
         "linear_tile_shared",

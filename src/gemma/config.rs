@@ -16,6 +16,7 @@ mod layers;
 mod mobilenet;
 mod multimodal;
 mod preset;
+mod processor;
 mod quantised;
 mod rope;
 mod sparsity;
@@ -30,6 +31,7 @@ pub use drafter::{Centroids, GemmaDrafterConfig};
 pub use family::GemmaArch;
 pub use hard_tokens::{Embedder, HardTokens};
 pub use mobilenet::MobileNetConfig;
+pub(crate) use multimodal::MOST_SOFT_TOKENS;
 pub use multimodal::{Gemma4VisionConfig, MediaTokens, MultimodalConfig, SiglipConfig, UnifiedVisionConfig, VisionConfig};
 pub use types::{
     AltUp, BidirectionalPictures, GemmaLayerStyle, LayerAttnOptions, LayerKind, LayerOverrides, Moe, PerLayerInput, RopeConfig,

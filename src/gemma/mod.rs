@@ -30,6 +30,8 @@ pub use blocks::{
     DecodeRopeParamsStage, EmbedScaleStage, FactorStage, GeGluStage, GemmaKvTapStage, GemmaRmsNormStage, LmHeadStage,
     LogitSoftcapStage, RopeTablesStage,
 };
+#[cfg(feature = "vision")]
+pub(crate) use config::MOST_SOFT_TOKENS;
 pub(crate) use config::family;
 pub use config::{
     AltUp, AudioConfig, BidirectionalPictures, Centroids, ConformerConfig, ConformerKind, Embedder, Gemma4VisionConfig,

@@ -10,7 +10,7 @@ use crate::{
     checkpoint::load_towers_from_path,
     error::{GraphError, PromptError},
     gemma::{
-        GemmaConfig, MediaTokens, VisionConfig,
+        GemmaConfig, MOST_SOFT_TOKENS, MediaTokens, VisionConfig,
         tower::SOFT_TOKENS,
         vision::{ROPE_COLUMNS, ROPE_ROWS},
     },
@@ -24,9 +24,6 @@ use crate::{
 
 /// The token `\n\n` of Gemma's vocabulary, which the processors of Gemma 3 and 3n put around a picture.
 const DOUBLE_NEWLINE: u32 = 108;
-
-/// The largest budget of soft tokens that processors of Gemma 4 have.
-const MOST_SOFT_TOKENS: usize = 1120;
 
 /// Makes soft tokens of pictures, on the device of the generator that they are for.
 ///

@@ -194,3 +194,6 @@ fn unified(f: &mut Fields) -> Result<UnifiedAudioConfig> {
     check_sizes([audio_embed_dim, 1, 1, 1])?;
     Ok(UnifiedAudioConfig { audio_embed_dim, rms_norm_eps: f.number("rms_norm_eps")?.unwrap_or(1e-6) })
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@ use super::{
     family::{Bidirectional, Family, GemmaArch, ScoreScale, SoftcapKey},
     fields::{Fields, short},
     json_layers::{self, layer_types, tell_halved, window},
-    mobilenet, multimodal, quantised, rope,
+    multimodal, processor, quantised, rope,
     unknown::MULTIMODAL,
 };
 use crate::{Error, Result, text_file, weights::SentenceModules};
@@ -50,7 +50,7 @@ pub(super) fn from_file(path: &Path) -> Result<GemmaConfig> {
         let more = fields.tokens("eos_token_id").map_err(|e| named(&generation, e))?;
         add_tokens(&mut config.eos_token_ids, more.unwrap_or_default());
     }
-    mobilenet::settle_size(&mut config.multimodal, &path);
+    processor::settle(&mut config.multimodal, &path);
     if config.use_bidirectional_attention {
         add_modules(&mut config, &path)?;
     }

@@ -1,13 +1,7 @@
 //! Gemma 3n's vision tower in its configuration, which says little: the rest is read off the weights.
 
-use std::path::Path;
-
-use super::{
-    fields::Fields,
-    json,
-    multimodal::{MultimodalConfig, VisionConfig},
-};
-use crate::{Error, Result, text_file};
+use super::{fields::Fields, json};
+use crate::{Error, Result};
 
 /// MobileNet-V5 and the embedder after it (timm: `mobilenetv5_300m_enc`). Its blocks are those that the weights' names
 /// tell of, with the sizes of their shapes.
@@ -37,7 +31,7 @@ impl MobileNetConfig {
         self.image_size / 16
     }
 
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         let Self { image_size, soft_tokens_per_image: tokens, .. } = *self;
         let side = tokens.isqrt();
         if side == 0 || side * side != tokens || image_size == 0 || image_size > 1 << 14 {
@@ -69,31 +63,3 @@ pub(super) fn read(mut fields: Fields, soft_tokens: Option<usize>) -> Result<Mob
     config.check()?;
     Ok(config)
 }
-
-/// Takes a picture's size from the file beside `config.json`, if there is one. A size that the tower does not take is no
-/// reason to refuse the text model.
-pub(super) fn settle_size(config: &mut MultimodalConfig, path: &Path) {
-    let Some(VisionConfig::MobileNet(mobilenet)) = &mut config.vision else { return };
-    let path = path.with_file_name("preprocessor_config.json");
-    if !path.is_file() {
-        return;
-    }
-    let settled = picture_size(&path).and_then(|size| {
-        mobilenet.image_size = size.unwrap_or(mobilenet.image_size);
-        mobilenet.check()
-    });
-    if let Err(error) = settled {
-        config.vision = Some(VisionConfig::Unsupported(json::named(&path, error).to_string()));
-    }
-}
-
-fn picture_size(path: &Path) -> Result<Option<usize>> {
-    let mut fields = json::parse(&text_file::read(path)?)?;
-    let Some(mut size) = fields.object("size")? else { return Ok(None) };
-    let height = size.size("height")?;
-    let width = size.size("width")?;
-    if height == width { Ok(height) } else { Err(refuse(format!("a size of {height:?} by {width:?}, expected a square"))) }
-}
-
-#[cfg(test)]
-mod tests;

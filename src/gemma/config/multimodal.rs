@@ -124,6 +124,9 @@ pub struct UnifiedVisionConfig {
     pub max_soft_tokens: usize,
 }
 
+/// The largest budget of soft tokens that processors of Gemma 4 have.
+pub(crate) const MOST_SOFT_TOKENS: usize = 1120;
+
 /// Soft tokens of a picture in Gemma 4's released processors.
 const GEMMA_4_BUDGET: usize = 280;
 

@@ -68,7 +68,7 @@ fn a_tower_that_is_not_computed_says_why() {
         (json!({"model_type": "siglip_vision_model", "image_size": 15, "patch_size": 0}), "mm_tokens_per_image"),
         (json!({"model_type": "gemma4_vision", "head_dim": 6}), "head_dim"),
         (json!({"model_type": "gemma4_vision", "rope_parameters": {"rope_type": "yarn"}}), "rope_type"),
-        (json!({"model_type": "gemma4_unified_vision", "mm_embed_dim": 0}), "a size is 0"),
+        (json!({"model_type": "gemma4_unified_vision", "mm_embed_dim": 0}), "a size of a tower is 0"),
         (json!({"model_type": "gemma4_vision", "attention_softcap": 3}), "attention_softcap"),
         (json!({"model_type": "gemma4_vision", "attention_bias": true}), "attention_bias"),
         (json!({"model_type": "siglip_vision_model", "num_channels": 1}), "num_channels"),
