@@ -1,18 +1,14 @@
 //! Ids that embedders of pictures and sounds embed (Gemma 3n). Source: `Gemma3nMultimodalEmbedder` in transformers.
 
-use std::sync::{Arc, OnceLock};
-
-use rayon::prelude::*;
-
 use super::{GemmaConfig, HardTokens, embedder_weights};
 use crate::{
     Error, Result,
     flow::{BlockStage, EmitContext},
     ir::{
-        BinaryFn, DType, NodeId,
+        BinaryFn, NodeId,
         ops::{Broadcast, Cast, Gather, Select},
     },
-    weights::{Tensor, TensorSource},
+    weights::{EmbedderWeights, embedded},
 };
 
 /// The name of the table in the graph.
@@ -37,7 +33,7 @@ impl HardTokensStage {
     fn table(&self, context: &mut EmitContext, width: usize) -> Result<NodeId> {
         let embedders = self.tokens.iter().map(|tokens| {
             let [table, gain, projection] = embedder_weights(tokens.embedder);
-            Ok(HardRows {
+            Ok(EmbedderWeights {
                 table: context.take(&table, &[tokens.count, tokens.width])?,
                 gain: context.take(&gain, &[tokens.width])?,
                 projection: context.take(&projection, &[width, tokens.width])?,
@@ -46,8 +42,7 @@ impl HardTokensStage {
         });
         let embedders = embedders.collect::<Result<Vec<_>>>()?;
         let rows = self.tokens.iter().map(|tokens| tokens.count).sum();
-        let source = HardTable { embedders, computed: OnceLock::new() };
-        context.own_weight(TABLE, Tensor::new(TABLE, DType::F32, vec![rows, width], Arc::new(source), 0))
+        context.own_weight(TABLE, embedded(TABLE, [rows, width], embedders))
     }
 }
 
@@ -73,67 +68,5 @@ impl BlockStage for HardTokensStage {
         let is_text = context.graph.push(Broadcast { shape }, &[is_text])?;
         let merged = context.graph.push(Select, &[is_text, embed, rows])?;
         Ok(context.graph.label(merged, "token_embeds"))
-    }
-}
-
-/// The rows of all embedders, computed the first time that one is read.
-struct HardTable {
-    embedders: Vec<HardRows>,
-    computed: OnceLock<Vec<f32>>,
-}
-
-impl TensorSource for HardTable {
-    fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
-        let values = match self.computed.get() {
-            Some(values) => values,
-            None => {
-                let rows = self.embedders.iter().map(HardRows::compute).collect::<Result<Vec<_>>>()?.concat();
-                self.computed.get_or_init(|| rows)
-            }
-        };
-        let bytes: &[u8] = bytemuck::cast_slice(values);
-        out.copy_from_slice(&bytes[offset as usize..][..out.len()]);
-        Ok(())
-    }
-}
-
-/// The rows of one embedder.
-struct HardRows {
-    table: Tensor,
-    gain: Tensor,
-    projection: Tensor,
-    eps: f64,
-}
-
-impl HardRows {
-    /// All rows, each as wide as the text model.
-    fn compute(&self) -> Result<Vec<f32>> {
-        let gain = self.gain.to_f32()?;
-        let width = gain.len().max(1);
-        let table = self.table.to_f32()?;
-        let mut normed: Vec<f64> = Vec::with_capacity(table.len());
-        for row in table.chunks_exact(width) {
-            let root = self.root(row.iter().map(|x| f64::from(*x)), width);
-            normed.extend(row.iter().zip(&gain).map(|(x, gain)| f64::from(*x) / root * f64::from(*gain)));
-        }
-        let out = self.projection.shape()[0];
-        let column = |n: usize| -> Result<Vec<f64>> {
-            let mut weight = vec![0.0; width];
-            self.projection.read_f32(n * width, &mut weight)?;
-            let product = |row: &[f64]| row.iter().zip(&weight).map(|(x, w)| x * f64::from(*w)).sum();
-            Ok(normed.chunks_exact(width).map(product).collect())
-        };
-        let columns = (0..out).into_par_iter().map(column).collect::<Result<Vec<_>>>()?;
-        let mut rows = Vec::with_capacity(normed.len() / width * out);
-        for row in 0..normed.len() / width {
-            let root = self.root(columns.iter().map(|column| column[row]), out);
-            rows.extend(columns.iter().map(|column| (column[row] / root) as f32));
-        }
-        Ok(rows)
-    }
-
-    /// The root of the mean of squares.
-    fn root(&self, row: impl Iterator<Item = f64>, count: usize) -> f64 {
-        (row.map(|x| x * x).sum::<f64>() / count as f64 + self.eps).sqrt()
     }
 }

@@ -112,7 +112,7 @@ fn pixels_are_those_of_transformers() {
             compared += count;
         }
     }
-    assert_eq!(compared, 25, "pictures of the checkpoints");
+    assert_eq!(compared, 28, "pictures of the checkpoints");
 }
 
 /// The picture, and its crops where the case has some.
@@ -130,8 +130,12 @@ fn with_crops(image: &Image, case: &Value) -> Vec<Image> {
     [image.clone()].into_iter().chain(pan_and_scan.crops(image)).collect()
 }
 
-/// SigLIP's patches as a whole picture [3, S, S], others as they are.
+/// SigLIP's patches and MobileNet's pixels as a whole picture [3, S, S], others as they are.
 fn in_their_order(patches: &Patches, vision: &VisionConfig) -> Vec<f32> {
+    if let VisionConfig::MobileNet(_) = vision {
+        let channel = |channel: usize| patches.values.iter().skip(channel).step_by(3);
+        return (0..3).flat_map(channel).copied().collect();
+    }
     let VisionConfig::Siglip(config) = vision else { return patches.values.clone() };
     let (size, side) = (config.image_size, config.patch_size);
     let value = |at: usize| {

@@ -16,6 +16,7 @@
 //! the lost pages ends the process with a bus error, and if it is overwritten the weights change.
 
 mod computed;
+mod embedded;
 mod foreign;
 mod gguf;
 mod head;
@@ -35,6 +36,7 @@ mod tensor;
 mod transposed;
 
 pub(crate) use computed::read_computed;
+pub(crate) use embedded::{EmbedderWeights, embedded};
 pub(crate) use foreign::NO_NUMBERS;
 pub(crate) use gguf::{GgufEntry, GgufFiles, GgufMetadata, GgufPart, row_bytes};
 pub use head::StoredHead;
