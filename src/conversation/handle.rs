@@ -161,8 +161,8 @@ impl Conversation {
     /// [`PromptError::Empty`](crate::error::PromptError::Empty) where nothing was said; [`Error::Chat`] where the
     /// format has no such conversation; [`PromptError::SoftTokens`](crate::error::PromptError::SoftTokens) and
     /// [`PromptError::PictureTooLarge`](crate::error::PromptError::PictureTooLarge) for a picture that the model does
-    /// not take; [`Error::ContextFull`] where it does not fit, and [`Overflow::Forget`] is not
-    /// set or not enough; errors of the device.
+    /// not take; [`Error::ContextFull`] where it does not fit, and [`Overflow::Forget`] is not set or not enough; errors
+    /// of the device.
     pub fn answer(&mut self) -> Result<()> {
         self.stop();
         self.catch_up()?;

@@ -17,8 +17,8 @@ use crate::{
 /// `out[…, :] = table[ids[…], :]`, widened to f32. With `per_batch` the table is `[B, R, C]`, the ids `[B, J]`, and
 /// each batch entry takes rows of its own part.
 ///
-/// Row r stands for the id `first + r`. An id outside the table takes row 0 with `or_first`; else it is the caller's mistake: the reference refuses it, a
-/// kernel leaves the row unwritten.
+/// Row r stands for the id `first + r`. An id outside the table takes row 0 with `or_first`; else it is the caller's
+/// mistake: the reference refuses it, a kernel leaves the row unwritten.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gather {
     /// True if the outermost dimension of table and ids is a batch.
