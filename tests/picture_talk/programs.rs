@@ -12,7 +12,6 @@ use super::shown;
 mod program;
 
 #[path = "../../examples/common/pictures.rs"]
-#[allow(dead_code)]
 mod pictures;
 
 /// Its success, stdout and stderr when these lines are typed.
