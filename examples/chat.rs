@@ -25,7 +25,8 @@ use gemmaflow::{
     text::{Content, Instructions, Message, Part},
 };
 
-const HELP: &str = "/image FILE or /audio FILE (for the next message), /save FILE, /load FILE, /undo (the last exchange), /new, /context, /quit; Ctrl-C stops an answer";
+const HELP: &str = "/image FILE or /audio FILE (for the next message), /save FILE, /load FILE, /undo (the last exchange), \
+                    /new, /context, /quit; Ctrl-C stops an answer";
 
 /// Talks with a Gemma model, and shows it pictures or lets it hear if it can. Answers go to stdout, all else to stderr;
 /// lines are read from stdin.

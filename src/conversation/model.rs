@@ -99,8 +99,9 @@ impl Model {
     /// Loads a model: a folder with `config.json`, `tokenizer.json` and safetensors, or a GGUF file.
     ///
     /// A model that sees or hears loads its tower when the first picture is shown or the first sound heard (features
-    /// `vision`, `audio`). Where the tokens of a picture see each other, the caches of sliding layers have room for one of the model's own budget, unless
-    /// [`GeneratorOptions::longest_picture`] says otherwise. [`open_with_towers`](Self::open_with_towers) has a choice.
+    /// `vision`, `audio`). Where the tokens of a picture see each other, the caches of sliding layers have room for one
+    /// of the model's own budget, unless [`GeneratorOptions::longest_picture`] says otherwise.
+    /// [`open_with_towers`](Self::open_with_towers) has a choice.
     ///
     /// # Errors
     /// As [`GemmaGenerator::from_path`], [`Tokenizer::near_weights`], [`ChatTemplate::near_weights`] and

@@ -45,8 +45,10 @@ use crate::{Error, Result, checkpoint::index_shards, error::HubError};
 const CONFIG: &str = "config.json";
 /// Taken where the repository has them; the last ones are those of a model that embeds texts, as sentence-transformers
 /// names them.
-const OPTIONAL: [&str; 13] = [
+const OPTIONAL: [&str; 15] = [
     "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "chat_template.jinja",

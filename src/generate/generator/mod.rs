@@ -24,7 +24,6 @@ pub use options::{GeneratorOptions, TablePlacement};
 use super::{CancelToken, DraftStats, Drafter, Engine, ModelStats};
 use crate::{
     gemma::GemmaConfig,
-    prompt::Prompt,
     runtime::{CounterSnapshot, GpuContext, PipelineBlob},
 };
 
@@ -82,7 +81,7 @@ impl GemmaGenerator {
 
     /// The history with its soft tokens.
     #[cfg(feature = "tokenizer")]
-    pub(crate) fn prompt(&self) -> &Prompt {
+    pub(crate) fn prompt(&self) -> &crate::prompt::Prompt {
         self.history.prompt()
     }
 

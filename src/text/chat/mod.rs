@@ -37,7 +37,8 @@ pub enum ChatFormat {
     /// plays sounds.
     Gemma3,
     /// Gemma 4: turns in any order, instructions of their own, a channel for thoughts, tools, their calls and
-    /// responses, pictures and sounds of the user. Without [thinking](Instructions::thinking) the model's turn opens with a thought that is empty.
+    /// responses, pictures and sounds of the user. Without [thinking](Instructions::thinking) the model's turn opens
+    /// with a thought that is empty.
     Gemma4,
     /// Gemma 4's E-series (E2B, E4B): the same, and no thought is put into the model's mouth.
     Gemma4E,
@@ -73,8 +74,8 @@ impl ChatFormat {
     /// # Errors
     /// [`Error::Chat`] if the format cannot express the conversation. All: no messages. Gemma 1 to 3: user and model
     /// not in turn, anything of tools, instructions that are not first (or any in Gemma 1 and 2) or that switch
-    /// thinking on. Gemma 1 and 2: pictures and sounds. Gemma 4: responses that follow no call, calls that are followed by another turn and not by a
-    /// response, tools or thinking in instructions that are not first.
+    /// thinking on. Gemma 1 and 2: pictures and sounds. Gemma 4: responses that follow no call, calls that are followed
+    /// by another turn and not by a response, tools or thinking in instructions that are not first.
     pub fn render(self, messages: &[Message], open_turn: bool) -> Result<String> {
         Ok(self.lay_out(messages, open_turn)?.render())
     }
