@@ -31,6 +31,7 @@ pub use drafter::{Centroids, GemmaDrafterConfig};
 pub use family::GemmaArch;
 pub use hard_tokens::{Embedder, HardTokens};
 pub use mobilenet::MobileNetConfig;
+#[cfg(feature = "vision")]
 pub(crate) use multimodal::MOST_SOFT_TOKENS;
 pub use multimodal::{Gemma4VisionConfig, MediaTokens, MultimodalConfig, SiglipConfig, UnifiedVisionConfig, VisionConfig};
 pub use types::{
