@@ -90,7 +90,15 @@ const MISTAKES: [Mistake; 14] = [
         },
         ..NONE
     },
-    Mistake { name: "power", features: |features| features.values.iter_mut().for_each(|value| *value *= 2.0), ..NONE },
+    Mistake {
+        name: "power",
+        checkpoints: &["gemma4-audio"],
+        features: |features| {
+            let power = |value: f32| ((value.exp() - 1e-3).powi(2) + 1e-3).ln();
+            features.values.iter_mut().for_each(|value| *value = power(*value));
+        },
+        ..NONE
+    },
     Mistake {
         name: "the other floor",
         checkpoints: &["gemma4-audio"],

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, anyhow, bail};
 use gemmaflow::{
     audio::{Audio, AudioLimits},
     conversation::Model,
@@ -20,14 +20,20 @@ pub enum Media {
 impl Media {
     /// Reads a file, whose bytes say what it is.
     pub fn open(path: &Path) -> Result<Self> {
-        let named = || path.display().to_string();
-        let bytes = std::fs::read(path).with_context(named)?;
+        Self::read(path).map_err(|error| anyhow!("{}: {error}", path.display()))
+    }
+
+    fn read(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path)?;
         match Image::from_bytes(&bytes, &ImageLimits::default()) {
-            Err(no_picture @ ImageError::Unknown { .. }) => match Audio::from_bytes(&bytes, &AudioLimits::default()) {
-                Err(AudioError::Container { .. }) => Err(no_picture).with_context(named),
-                clip => clip.map(Media::Clip).with_context(named),
-            },
-            picture => picture.map(Media::Picture).with_context(named),
+            Err(ImageError::Unknown { .. }) => {}
+            picture => return Ok(Media::Picture(picture?)),
+        }
+        match Audio::from_bytes(&bytes, &AudioLimits::default()) {
+            Err(AudioError::Container { found }) => {
+                bail!("the file begins with {found}, expected a picture (PNG, JPEG, WebP) or a clip (WAV, FLAC, MP3, Ogg)")
+            }
+            clip => Ok(Media::Clip(clip?)),
         }
     }
 

@@ -1,4 +1,6 @@
 //! The towers of a model, each loaded when a picture is first shown or a sound first heard.
+// A build without towers has nothing to load.
+#![cfg_attr(not(any(feature = "audio", feature = "vision")), allow(dead_code))]
 
 use std::{
     path::{Path, PathBuf},

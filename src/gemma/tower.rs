@@ -55,18 +55,6 @@ pub(super) fn row(context: &mut EmitContext, key: &str, width: usize) -> Result<
     context.graph.push(Cast, &[weight])
 }
 
-/// LayerNorm with the weights `{name}.weight` and `{name}.bias`.
-pub(super) fn layer_norm(context: &mut EmitContext, x: NodeId, name: &str, eps: f32) -> Result<NodeId> {
-    let width = context.width(x)?;
-    let part = |context: &mut EmitContext, part: &str| {
-        let key = format!("{name}.{part}");
-        context.weight(&key, &key, &[width])
-    };
-    let gain = part(context, "weight")?;
-    let bias = part(context, "bias")?;
-    context.graph.layer_norm(x, gain, bias, eps)
-}
-
 /// RMSNorm with the weight `{name}.weight`.
 pub(super) fn rms_norm(context: &mut EmitContext, x: NodeId, name: &str, eps: f32, gain: Gain) -> Result<NodeId> {
     let width = context.width(x)?;

@@ -12,7 +12,7 @@ pub use unified::UnifiedVisionStage;
 
 use super::{
     Embedder, Gemma4VisionConfig, GemmaConfig, UnifiedVisionConfig, VisionConfig,
-    tower::{SOFT_TOKENS, biased, clipped, layer_norm, linear, rms_norm, row, unit_norm},
+    tower::{SOFT_TOKENS, biased, clipped, linear, rms_norm, row, unit_norm},
 };
 use crate::{
     Error, Result,
@@ -112,6 +112,18 @@ impl VisionConfig {
             VisionConfig::Siglip(_) | VisionConfig::MobileNet(_) | VisionConfig::Unsupported(_) => usize::MAX,
         }
     }
+}
+
+/// LayerNorm with the weights `{name}.weight` and `{name}.bias`.
+fn layer_norm(context: &mut EmitContext, x: NodeId, name: &str, eps: f32) -> Result<NodeId> {
+    let width = context.width(x)?;
+    let part = |context: &mut EmitContext, part: &str| {
+        let key = format!("{name}.{part}");
+        context.weight(&key, &key, &[width])
+    };
+    let gain = part(context, "weight")?;
+    let bias = part(context, "bias")?;
+    context.graph.layer_norm(x, gain, bias, eps)
 }
 
 /// Attention of all queries to all keys, `[1, T, heads, H]` to `[1, P, KV heads, H]` each, to `[1, T, heads · H]`. At most
