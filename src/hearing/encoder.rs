@@ -207,8 +207,8 @@ impl std::fmt::Debug for AudioEncoder {
     }
 }
 
-/// The frames of the graph that takes `frames`: at most an eighth more than the next power of two, so that few graphs are
-/// compiled for clips of all lengths.
+/// The frames of the graph that takes `frames`: the next multiple of an eighth of the next power of two, so that few
+/// graphs are compiled for clips of all lengths.
 fn size_for(frames: usize) -> usize {
     frames.next_multiple_of((frames.next_power_of_two() / 8).max(FRAME_MULTIPLE))
 }
