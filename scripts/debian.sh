@@ -1,4 +1,5 @@
-# Read by scripts/test, scripts/drivers and scripts/package-check: steps, and the packages that a bare Debian machine (or one of its kin) lacks.
+# Read by scripts/test, scripts/drivers and scripts/package-check: steps, and the packages that a bare Debian machine (or
+# one of its kin) lacks.
 # shellcheck shell=bash
 program=scripts/$(basename "$0")
 step="preparation" skipped="" scratch=$(mktemp -d)

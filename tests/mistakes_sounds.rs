@@ -145,6 +145,7 @@ fn error(mistake: &Mistake, name: &'static str) -> f32 {
 
 #[test]
 fn every_mistake_is_noticed() {
+    // The gate of `parity_audio.rs`.
     const GATE: f32 = 1e-4;
     for name in NONE.checkpoints {
         let error = error(&NONE, name);

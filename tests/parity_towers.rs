@@ -2,12 +2,12 @@
 
 mod common;
 
-use common::{multimodal::Multimodal, oracle::worst};
+use common::{multimodal::Multimodal, open, oracle::worst};
 use gemmaflow::{
     checkpoint::load_towers_from_path,
     gemma::VisionConfig,
     image::Patches,
-    runtime::{Device, GpuContext, GpuOptions, Opened},
+    runtime::{GpuContext, GpuOptions},
     vision::{TowerOptions, VisionEncoder},
 };
 use std::sync::Arc;
@@ -81,13 +81,6 @@ fn placed(oracle: &Multimodal, case: &str, at: usize, most: usize, values: &[f32
     Patches { values: values[..live * (values.len() / most)].to_vec(), rows: live / columns, columns }
 }
 
-fn gpu() -> Arc<GpuContext> {
-    match Device::Gpu.open(&GpuOptions::default()).unwrap() {
-        Opened::Gpu(context) => context,
-        Opened::Reference => panic!("Device::Gpu opened the reference"),
-    }
-}
-
 fn encoder(oracle: &Multimodal, gpu: Option<Arc<GpuContext>>) -> VisionEncoder {
     let mut loader = load_towers_from_path(&oracle.folder).unwrap();
     VisionEncoder::from_loader(&oracle.config, loader.as_mut(), gpu, TowerOptions::default()).unwrap()
@@ -102,7 +95,7 @@ fn budget(encoder: &VisionEncoder, oracle: &Multimodal) -> usize {
 /// Soft tokens of every picture of every case.
 #[test]
 fn soft_tokens_are_those_of_transformers() {
-    for (device, context) in [("reference", None), ("gpu", Some(gpu()))] {
+    for (device, context) in [("reference", None), ("gpu", Some(open(&GpuOptions::default())))] {
         for name in CHECKPOINTS {
             let oracle = Multimodal::open(name);
             let encoder = encoder(&oracle, context.clone());
@@ -127,7 +120,7 @@ fn soft_tokens_are_those_of_transformers() {
 /// The first picture of each checkpoint, layer by layer.
 #[test]
 fn every_stage_is_that_of_transformers() {
-    for (device, context) in [("reference", None), ("gpu", Some(gpu()))] {
+    for (device, context) in [("reference", None), ("gpu", Some(open(&GpuOptions::default())))] {
         for name in CHECKPOINTS {
             let oracle = Multimodal::open(name);
             let case = oracle.cases().into_iter().find(|case| oracle.has(&format!("{case}.pixel_values"))).unwrap();

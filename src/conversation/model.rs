@@ -100,7 +100,8 @@ impl Model {
     ///
     /// A model that sees or hears loads its tower when the first picture is shown or the first sound heard (features
     /// `vision`, `audio`). Where the tokens of a picture see each other, the caches of sliding layers have room for one
-    /// of the model's own budget, unless [`GeneratorOptions::longest_picture`] says otherwise.
+    /// of the model's own budget, unless [`GeneratorOptions::longest_picture`] says otherwise. Under a
+    /// [`memory_budget`](GeneratorOptions::memory_budget) there is room where `longest_picture` asks for it.
     /// [`open_with_towers`](Self::open_with_towers) has a choice.
     ///
     /// # Errors

@@ -2,19 +2,21 @@
 // A build without towers has nothing to load.
 #![cfg_attr(not(any(feature = "audio", feature = "vision")), allow(dead_code))]
 
+#[cfg(any(feature = "audio", feature = "vision"))]
+use std::sync::Arc;
 use std::{
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use super::{Model, model::Parts};
-#[cfg(any(feature = "audio", feature = "vision"))]
-use crate::text::Part;
 use crate::{Error, Result, gemma::GemmaConfig, generate::GeneratorOptions, runtime::Device, weights::is_gguf};
 #[cfg(feature = "audio")]
 use crate::{audio::Audio, hearing::AudioEncoder};
 #[cfg(feature = "vision")]
 use crate::{image::Image, vision::VisionEncoder};
+#[cfg(any(feature = "audio", feature = "vision"))]
+use crate::{runtime::GpuContext, text::Part};
 
 /// When a model's towers for pictures and sounds are loaded, from the files that the model was opened from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -54,9 +56,10 @@ impl Senses {
         }
     }
 
-    /// The options with room for a picture of the model's own budget, unless they say how much there is to be.
+    /// The options with room for a picture of the model's own budget, unless they say how much there is to be. Under a
+    /// budget of memory they are left as a plan has counted them.
     pub(super) fn with_room(&self, options: GeneratorOptions, config: &GemmaConfig) -> GeneratorOptions {
-        let sees = cfg!(feature = "vision") && self.towers != Towers::Never;
+        let sees = cfg!(feature = "vision") && self.towers != Towers::Never && options.memory_budget.is_none();
         let budget = config.multimodal.vision.as_ref().map(|vision| vision.max_soft_tokens());
         let room = budget.filter(|tokens| *tokens > 0 && sees);
         GeneratorOptions { longest_picture: options.longest_picture.or(room), ..options }
@@ -122,6 +125,19 @@ impl Model {
         Ok(())
     }
 
+    /// The tower of `slot`, or the one that `load` loads, on the device of the model as it is now.
+    #[cfg(any(feature = "audio", feature = "vision"))]
+    fn tower<E: Clone>(&self, slot: &Slot<E>, load: impl FnOnce(Option<Arc<GpuContext>>) -> Result<E>) -> Result<E> {
+        let mut held = held(slot);
+        let (gpu, generation) = self.gpu_now();
+        if let Some((encoder, _)) = held.as_ref().filter(|(_, of)| *of == generation) {
+            return Ok(encoder.clone());
+        }
+        // First, so that there is room for the new one.
+        *held = None;
+        Ok(held.insert((load(gpu)?, generation)).0.clone())
+    }
+
     /// Lets the towers go. Their memory comes back when no encoding is under way; the next picture or sound loads its
     /// tower again. Soft tokens in messages stay.
     pub fn drop_towers(&self) {
@@ -172,18 +188,11 @@ impl Model {
         drop(replaced);
     }
 
-    /// The tower, on the device of the model as it is now.
     fn vision(&self) -> Result<VisionEncoder> {
         let senses = self.senses();
-        let mut held = held(&senses.vision);
-        let (gpu, generation) = self.gpu_now();
-        if let Some((encoder, _)) = held.as_ref().filter(|(_, of)| *of == generation) {
-            return Ok(encoder.clone());
-        }
-        *held = None;
-        let path = senses.files("pictures", self.config().multimodal.vision.is_some())?;
-        let encoder = VisionEncoder::from_path(self.config(), path, gpu)?;
-        Ok(held.insert((encoder, generation)).0.clone())
+        let has_tower = self.config().multimodal.vision.is_some();
+        let load = |gpu| VisionEncoder::from_path(self.config(), senses.files("pictures", has_tower)?, gpu);
+        self.tower(&senses.vision, load)
     }
 }
 
@@ -219,17 +228,10 @@ impl Model {
         drop(replaced);
     }
 
-    /// The tower, on the device of the model as it is now.
     fn hearing(&self) -> Result<AudioEncoder> {
         let senses = self.senses();
-        let mut held = held(&senses.hearing);
-        let (gpu, generation) = self.gpu_now();
-        if let Some((encoder, _)) = held.as_ref().filter(|(_, of)| *of == generation) {
-            return Ok(encoder.clone());
-        }
-        *held = None;
-        let path = senses.files("sounds", self.config().multimodal.audio_tower.is_some())?;
-        let encoder = AudioEncoder::from_path(self.config(), path, gpu)?;
-        Ok(held.insert((encoder, generation)).0.clone())
+        let has_tower = self.config().multimodal.audio_tower.is_some();
+        let load = |gpu| AudioEncoder::from_path(self.config(), senses.files("sounds", has_tower)?, gpu);
+        self.tower(&senses.hearing, load)
     }
 }

@@ -140,7 +140,10 @@ fn a_wait_for_the_device_ends_and_nothing_is_lost() {
     conversation.answer().unwrap();
     let events: Vec<Event> = conversation.events().collect::<Result<_>>().unwrap();
     let made = model.counters().unwrap().submits;
-    let ended = |event: &Event| matches!(event, Event::End { finish_reason: FinishReason::Cancelled, usage } if usage.completion_tokens == 0);
+    let ended = |event: &Event| match event {
+        Event::End { finish_reason, usage } => *finish_reason == FinishReason::Cancelled && usage.completion_tokens == 0,
+        _ => false,
+    };
     assert!(events.iter().any(ended), "{events:?}");
     assert_eq!(model.counters().unwrap().submits, made);
     conversation.set_hooks(None);

@@ -49,6 +49,25 @@ fn a_tower_comes_with_the_first_picture_or_the_model_or_never() {
 }
 
 #[test]
+fn under_a_budget_of_memory_there_is_room_for_a_picture_that_is_asked_for() {
+    let folder = shown::folder("gemma3-vision");
+    let image = shown::image("gemma3-vision", "two.0.png");
+    let open = |longest_picture| {
+        let options = GeneratorOptions { longest_picture, memory_budget: Some(1 << 30), ..GeneratorOptions::default() };
+        Model::open(folder.path(), Device::Gpu, options).unwrap()
+    };
+    let planned = open(None);
+    let mut talk = conversation(&planned, 4);
+    let refused = talk.send([planned.picture(&image).unwrap(), "What is this?".into()]).unwrap_err();
+    assert!(refused.to_string().contains("longest_picture"), "{refused}");
+    talk.send("What is this?").unwrap();
+    let roomy = open(Some(16));
+    let mut talk = conversation(&roomy, 4);
+    talk.send([roomy.picture(&image).unwrap(), "What is this?".into()]).unwrap();
+    assert!(!events(&mut talk).is_empty());
+}
+
+#[test]
 fn a_conversation_with_a_picture_follows_its_model_and_the_tower_is_loaded_anew() {
     let seeing = Seeing::new("gemma3-vision", &Device::Gpu, GeneratorOptions::default());
     let asked = seeing.shown(0, "What is this?");

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{
     fields::Fields,
     json,
-    multimodal::{MOST_SOFT_TOKENS, MultimodalConfig, VisionConfig},
+    multimodal::{Gemma4VisionConfig, MOST_SOFT_TOKENS, MultimodalConfig, UnifiedVisionConfig, VisionConfig},
 };
 use crate::{Error, Result, text_file};
 
@@ -68,18 +68,12 @@ fn apply(vision: &mut VisionConfig, mut fields: Fields) -> Result<()> {
             config.image_size = picture_size(&mut fields, "size")?.unwrap_or(config.image_size);
             config.check()
         }
-        VisionConfig::Gemma4(config) => {
+        VisionConfig::Gemma4(Gemma4VisionConfig { patch_size, pooling_kernel_size, max_soft_tokens, .. })
+        | VisionConfig::Unified(UnifiedVisionConfig { patch_size, pooling_kernel_size, max_soft_tokens, .. }) => {
             GEMMA_4.check(&mut fields)?;
-            expect(&mut fields, "patch_size", config.patch_size, Fields::size)?;
-            expect(&mut fields, "pooling_kernel_size", config.pooling_kernel_size, Fields::size)?;
-            config.max_soft_tokens = budget(&mut fields)?.unwrap_or(config.max_soft_tokens);
-            Ok(())
-        }
-        VisionConfig::Unified(config) => {
-            GEMMA_4.check(&mut fields)?;
-            expect(&mut fields, "patch_size", config.patch_size, Fields::size)?;
-            expect(&mut fields, "pooling_kernel_size", config.pooling_kernel_size, Fields::size)?;
-            config.max_soft_tokens = budget(&mut fields)?.unwrap_or(config.max_soft_tokens);
+            expect(&mut fields, "patch_size", *patch_size, Fields::size)?;
+            expect(&mut fields, "pooling_kernel_size", *pooling_kernel_size, Fields::size)?;
+            *max_soft_tokens = budget(&mut fields)?.unwrap_or(*max_soft_tokens);
             Ok(())
         }
         VisionConfig::Unsupported(_) => Ok(()),
