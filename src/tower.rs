@@ -1,13 +1,22 @@
-//! A tower on a device: its weights once, and a compiled graph for each size of input.
+//! A tower on a device: its weights once, a compiled graph for each size of input, and the soft tokens that it made.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use crate::{
     Result,
+    cancel::CancelToken,
     flow::{BuiltModel, ModelFlow},
-    ir::{Compute, Value},
+    ir::{Compute, DimBinding, Value},
+    plan::SOFTWARE_MOST,
     profile::{CompileProfile, Precision},
-    runtime::{CompileOptions, CompiledGraph, GpuContext, Lru, RunInput, Session, SessionWeights},
+    prompt::SoftTokens,
+    runtime::{
+        Capabilities, CompileOptions, CompiledGraph, GpuContext, Lru, PlannedRuns, PlannedWeights, RunInput, ScratchPool,
+        Session, SessionWeights, StagingRing, SubmitBound,
+    },
     weights::{WeightLoader, WeightMap},
 };
 
@@ -25,18 +34,76 @@ pub struct TowerOptions {
     /// Most bytes of soft tokens that are kept on the host, those that were asked for last: what they are of is not
     /// encoded again. Default: 64 MiB.
     pub kept_bytes: Option<usize>,
+    /// About how long one submit may keep the device, as
+    /// [`GeneratorOptions::submit_time`](crate::generate::GeneratorOptions::submit_time). Default: no bound, one submit
+    /// a run.
+    pub submit_time: Option<Duration>,
 }
 
 impl TowerOptions {
     /// How many results are kept of which one has at most `tokens` soft tokens of `width` numbers.
-    pub(crate) fn kept(&self, tokens: usize, width: usize) -> usize {
+    fn kept(&self, tokens: usize, width: usize) -> usize {
         let one = tokens * width * size_of::<f32>();
         (self.kept_bytes.unwrap_or(KEPT_BYTES) / one.max(1)).max(1)
+    }
+
+    fn profile(&self) -> CompileProfile {
+        // Numbers of a tower may exceed what f16 holds.
+        let exact = || {
+            let preset = CompileProfile::gemma_prefill();
+            CompileProfile { precision: Precision { compute: Compute::F32, ..preset.precision }, ..preset }
+        };
+        self.profile.clone().unwrap_or_else(exact)
+    }
+}
+
+/// The device memory of a tower, from the headers of its files alone.
+///
+/// The figures are those of its buffers, to the byte, once it has run its largest size first. They leave out the inputs
+/// of smaller sizes, and scratch that runs in ascending sizes make up to four times as large.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct TowerMemory {
+    /// Bytes of the weights as they lie on the device, with the padding between them.
+    pub weights: u64,
+    /// Bytes of inputs and intermediate results of a run of the largest size.
+    pub runs: u64,
+    /// Bytes of the buffers that weights pass through, which are free again before the first run.
+    pub loading: u64,
+    /// Bytes of the largest binding, and its name.
+    pub largest_binding: (u64, String),
+}
+
+impl TowerMemory {
+    /// Most bytes that are held at any moment.
+    pub fn peak(&self) -> u64 {
+        self.weights + self.loading.max(self.runs)
+    }
+
+    /// Of the tower of `flow`, which is that of the largest size, with the weights of `loader`, on a device like `device`.
+    pub(crate) fn of(
+        flow: &ModelFlow,
+        loader: &mut dyn WeightLoader,
+        device: &Capabilities,
+        options: &TowerOptions,
+    ) -> Result<Self> {
+        let built = flow.build(loader)?;
+        let weights = PlannedWeights::of(device, &built.params)?;
+        let runs = PlannedRuns::of_graphs(device, [(&built.graph, DimBinding::new())], &options.profile())?;
+        Ok(Self {
+            weights: weights.bytes,
+            runs: runs.bytes,
+            loading: StagingRing::bytes(device),
+            largest_binding: runs.largest_binding.max(weights.largest_binding()),
+        })
     }
 }
 
 /// The flow of a tower for one size of input.
 type FlowOf = Box<dyn Fn(usize) -> Result<ModelFlow> + Send + Sync>;
+
+/// What soft tokens are of: a hash of the content, and a size where they depend on one.
+pub(crate) type Source = ([u8; 32], usize);
 
 /// See the module.
 pub(crate) struct Tower {
@@ -46,49 +113,96 @@ pub(crate) struct Tower {
     /// Handles, from which graphs for other sizes are built.
     loader: WeightMap,
     weights: SessionWeights,
-    compiled: Mutex<Lru<usize, CompiledGraph>>,
+    submit_time: Option<Duration>,
+    graphs: async_lock::Mutex<Graphs>,
+    kept: Mutex<Lru<Source, SoftTokens>>,
+}
+
+/// Compiled graphs, which share their scratch: one run is under way at a time.
+struct Graphs {
+    compiled: Lru<usize, CompiledGraph>,
+    scratch: ScratchPool,
 }
 
 impl Tower {
     /// The tower of `flow`, which is built for `size` first, with the weights of `loader`; on `gpu`, or on the reference
-    /// without one.
+    /// without one. Soft tokens are kept of which one source has at most `most`, each as wide as the text model.
     pub(crate) fn new(
         flow: FlowOf,
         size: usize,
+        [most, width]: [usize; 2],
         loader: &mut dyn WeightLoader,
         gpu: Option<Arc<GpuContext>>,
         options: &TowerOptions,
     ) -> Result<Self> {
+        let software = gpu.as_ref().is_some_and(|gpu| gpu.target().software);
         let session = gpu.map_or_else(Session::reference, |gpu| Session::on(&gpu));
         let loader = WeightMap::take_all(loader)?;
         let built = flow(size)?.build(&mut loader.clone())?;
         let weights = session.load(&built.params)?;
-        // Numbers of a tower may exceed what f16 holds.
-        let exact = || {
-            let preset = CompileProfile::gemma_prefill();
-            CompileProfile { precision: Precision { compute: Compute::F32, ..preset.precision }, ..preset }
-        };
-        let profile = options.profile.clone().unwrap_or_else(exact);
-        Ok(Self { flow, profile, session, loader, weights, compiled: Mutex::new(Lru::new(KEPT_GRAPHS)) })
+        Ok(Self {
+            flow,
+            profile: options.profile(),
+            session,
+            loader,
+            weights,
+            submit_time: options.submit_time.or(software.then_some(SOFTWARE_MOST)),
+            graphs: async_lock::Mutex::new(Graphs { compiled: Lru::new(KEPT_GRAPHS), scratch: ScratchPool::default() }),
+            kept: Mutex::new(Lru::new(options.kept(most, width))),
+        })
     }
 
-    /// The outputs of the graph for `size`, and the values of nodes by their labels.
-    pub(crate) fn run(&self, size: usize, inputs: &[(&'static str, Value)], labels: &[&str]) -> Result<Vec<(String, Value)>> {
-        let given: Vec<(&str, RunInput)> = inputs.iter().map(|(name, value)| (*name, RunInput::Value(value))).collect();
-        if !labels.is_empty() {
-            let built = self.build(size)?.with_extra_hir_outputs(labels.iter().copied())?;
-            return self.compile(&built)?.run(&given);
-        }
-        let mut compiled = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
-        compiled.get_or_try_insert(&size, || self.compile(&self.build(size)?))?.run(&given)
+    /// The soft tokens of what was encoded before.
+    pub(crate) fn kept(&self, source: &Source) -> Option<SoftTokens> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).get(source).cloned()
+    }
+
+    /// Waits until no other run is under way.
+    pub(crate) async fn turn(&self) -> Turn<'_> {
+        Turn { tower: self, graphs: self.graphs.lock().await }
     }
 
     fn build(&self, size: usize) -> Result<BuiltModel> {
         (self.flow)(size)?.build(&mut self.loader.clone())
     }
 
-    fn compile(&self, built: &BuiltModel) -> Result<CompiledGraph> {
+    fn compile(&self, built: &BuiltModel, scratch: &mut ScratchPool, cancel: &CancelToken) -> Result<CompiledGraph> {
         let options = CompileOptions::default().with_weights(&self.weights).with_profile(&self.profile);
-        self.session.compile_with(&built.graph, &options)
+        self.session.compile_into(&built.graph, &options, scratch, cancel)
+    }
+}
+
+/// The tower, and nobody else runs it.
+pub(crate) struct Turn<'t> {
+    tower: &'t Tower,
+    graphs: async_lock::MutexGuard<'t, Graphs>,
+}
+
+impl Turn<'_> {
+    /// The outputs of the graph for `size`, and the values of nodes by their labels, unless `cancel` is cancelled before
+    /// they are there.
+    pub(crate) async fn run(
+        &mut self,
+        size: usize,
+        inputs: &[(&'static str, Value)],
+        labels: &[&str],
+        cancel: &CancelToken,
+    ) -> Result<Vec<(String, Value)>> {
+        let given: Vec<(&str, RunInput)> = inputs.iter().map(|(name, input)| (*name, RunInput::Value(input))).collect();
+        let Self { tower, graphs } = self;
+        let Graphs { compiled, scratch } = &mut **graphs;
+        let bound = SubmitBound { most: tower.submit_time, cancel: cancel.clone() };
+        if !labels.is_empty() {
+            let built = tower.build(size)?.with_extra_hir_outputs(labels.iter().copied())?;
+            return tower.compile(&built, scratch, cancel)?.run_within(&given, &bound).await;
+        }
+        let graph = compiled.get_or_try_insert(&size, || tower.compile(&tower.build(size)?, scratch, cancel))?;
+        graph.run_within(&given, &bound).await
+    }
+
+    /// Keeps soft tokens for the next who asks for them.
+    pub(crate) fn keep(&self, source: &Source, soft: &SoftTokens) -> Result<()> {
+        let mut kept = self.tower.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.get_or_try_insert(source, || Ok(soft.clone())).map(|_| ())
     }
 }

@@ -155,9 +155,9 @@ const KNOWS: [(&str, &[&str]); 29] = [
     ("checkpoint", &["gemma", "quant", "text_file", "weights"]),
     ("runtime", &["cancel", "checksum", "flow", "ir", "lower", "plan", "profile", "prompt", "reference", "shader", "weights"]),
     ("image", &["gemma"]),
-    ("tower", &["flow", "ir", "profile", "runtime", "weights"]),
-    ("vision", &["checkpoint", "gemma", "image", "ir", "prompt", "runtime", "tower", "weights"]),
-    ("hearing", &["audio", "checkpoint", "gemma", "ir", "prompt", "runtime", "tower", "weights"]),
+    ("tower", &["cancel", "flow", "ir", "plan", "profile", "prompt", "runtime", "weights"]),
+    ("vision", &["cancel", "checkpoint", "gemma", "image", "ir", "prompt", "runtime", "tower", "weights"]),
+    ("hearing", &["audio", "cancel", "checkpoint", "gemma", "ir", "prompt", "runtime", "tower", "weights"]),
     (
         "generate",
         &[
@@ -196,6 +196,7 @@ const KNOWS: [(&str, &[&str]); 29] = [
             "prompt",
             "runtime",
             "text",
+            "tower",
             "vision",
             "weights",
         ],

@@ -45,6 +45,9 @@ struct Arguments {
     /// Of a shape only the first N layers
     #[arg(long, value_name = "N", requires = "shape")]
     layers: Option<usize>,
+    /// Ask the model this of the picture that was just drawn; for models that see
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["prompt", "shape"])]
+    ask: Option<String>,
     /// Text to continue
     #[arg(long, value_name = "TEXT", default_value = "ROMEO:\n", hide_default_value = true)]
     prompt: String,
@@ -83,7 +86,8 @@ impl Arguments {
             Some(ms) => Some(Duration::try_from_secs_f64(ms / 1e3).with_context(|| format!("--submit-ms {ms}"))?),
             None => None,
         };
-        let (shape, prompt) = (self.shape.clone(), self.prompt.clone());
+        let shape = self.shape.clone();
+        let prompt = self.ask.clone().unwrap_or(self.prompt.clone());
         let layers = self.layers;
         let tokens = self.tokens;
         let seed = self.seed;
@@ -146,10 +150,11 @@ impl App {
         }
         if self.state == State::Idle(arguments.idle) {
             self.state = State::Writing;
+            let shown = arguments.ask.as_ref().map(|_| self.picture_of_now());
             if arguments.tokens > 0 {
-                self.page.push(&arguments.prompt, Style::Prompt);
+                self.page.push(arguments.ask.as_ref().unwrap_or(&arguments.prompt), Style::Prompt);
             }
-            self.writer.begin();
+            self.writer.begin(shown);
         }
         Ok(())
     }
@@ -170,6 +175,14 @@ impl App {
             State::Loading | State::Done(..) => {}
         }
         Ok(())
+    }
+
+    /// A texture with the animation as it is now.
+    fn picture_of_now(&self) -> wgpu::Texture {
+        let canvas = self.picture.canvas();
+        let view = canvas.create_view(&wgpu::TextureViewDescriptor::default());
+        self.picture.draw(&view, self.start.elapsed().as_secs_f32(), &[]);
+        canvas
     }
 
     /// Ends the text and says how it went; `outcome` is that of the drawing.

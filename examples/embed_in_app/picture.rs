@@ -35,6 +35,7 @@ pub fn open(instance: &wgpu::Instance, surface: Option<&wgpu::Surface<'_>>) -> R
 pub struct Picture {
     own: OwnDevice,
     size: [u32; 2],
+    format: wgpu::TextureFormat,
     frame: wgpu::Buffer,
     glyphs: wgpu::Buffer,
     group: wgpu::BindGroup,
@@ -70,7 +71,7 @@ impl Picture {
             attributes: &wgpu::vertex_attr_array![0 => Uint32x4],
         };
         let (scene, text) = (make(["whole", "scene"], &[]), make(["glyph", "ink"], &[Some(cell)]));
-        Self { own: own.clone(), size, frame, glyphs, group, scene, text }
+        Self { own: own.clone(), size, format, frame, glyphs, group, scene, text }
     }
 
     /// Draws the frame of the moment `time`, in seconds, to `target`; with cells also the panel that they stand on.
@@ -107,7 +108,7 @@ impl Picture {
             mip_level_count: 1,
             sample_count: 1,
             dimension: wgpu::TextureDimension::D2,
-            format: FORMAT,
+            format: self.format,
             usage: wgpu::TextureUsages::RENDER_ATTACHMENT | wgpu::TextureUsages::COPY_SRC,
             view_formats: &[],
         })

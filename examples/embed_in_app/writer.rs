@@ -14,9 +14,10 @@ use gemmaflow::{
     conversation::{AnswerOptions, Conversation, Event, Model},
     gemma::random_weights,
     generate::{CancelToken, GeneratorOptions, SampleOpts},
+    image::Image,
     ir::DType,
-    runtime::{Device, GpuOptions, OwnDevice},
-    text::Tokenizer,
+    runtime::{Device, GpuOptions, OwnDevice, wgpu},
+    text::{Part, Tokenizer},
 };
 
 use crate::common;
@@ -46,7 +47,7 @@ pub enum News {
 /// A handle of the thread, which ends with it.
 pub struct Writer {
     pub events: Receiver<News>,
-    begin: Sender<()>,
+    begin: Sender<Option<wgpu::Texture>>,
     cancel: CancelToken,
     thread: Option<JoinHandle<Result<()>>>,
 }
@@ -62,17 +63,17 @@ impl Writer {
         Self { events, begin, cancel, thread: Some(thread) }
     }
 
-    /// Lets it write.
-    pub fn begin(&self) {
+    /// Lets it write, of what it is shown.
+    pub fn begin(&self, shown: Option<wgpu::Texture>) {
         // Where it has ended, `finish` says why.
-        self.begin.send(()).ok();
+        self.begin.send(shown).ok();
     }
 
     /// Ends it after the submit that it is at, and says how it went.
     pub fn finish(&mut self) -> Result<()> {
         self.cancel.cancel();
         // It may be waiting for this.
-        self.begin();
+        self.begin(None);
         let Some(thread) = self.thread.take() else { return Ok(()) };
         match thread.join().map_err(|_| anyhow!("the thread that writes has panicked"))? {
             Err(error) if matches!(error.downcast_ref(), Some(Error::Cancelled(_))) => Ok(()),
@@ -88,7 +89,13 @@ impl Drop for Writer {
     }
 }
 
-fn write(own: OwnDevice, job: &Job, events: &Sender<News>, begun: &Receiver<()>, cancel: &CancelToken) -> Result<()> {
+fn write(
+    own: OwnDevice,
+    job: &Job,
+    events: &Sender<News>,
+    begun: &Receiver<Option<wgpu::Texture>>,
+    cancel: &CancelToken,
+) -> Result<()> {
     let model = load(own, job, cancel)?;
     let sampling = SampleOpts::temperature(0.8, job.seed).with_top_k(40);
     let mut conversation = model.conversation()?.with_options(AnswerOptions { sampling, ..AnswerOptions::default() });
@@ -98,13 +105,22 @@ fn write(own: OwnDevice, job: &Job, events: &Sender<News>, begun: &Receiver<()>,
     model.keep_prompts(0);
     let other: String = job.prompt.chars().rev().collect();
     for text in [&job.prompt, &other] {
-        go_on(&mut conversation, text, 4, cancel, |_| {})?;
+        begin(&mut conversation, text)?;
+        finish(&mut conversation, 4, cancel, |_| {})?;
         conversation.rewind(&empty);
     }
     events.send(News::Ready)?;
-    begun.recv()?;
+    let shown = begun.recv()?;
     let start = Instant::now();
-    go_on(&mut conversation, &job.prompt, job.tokens, cancel, |event| {
+    match shown.zip(model.gpu()) {
+        Some((texture, gpu)) => {
+            let image = Image::try_from(gpu.read_texture(&texture)?)?;
+            let picture = model.vision()?.with_cancel(cancel.clone()).encode(&image)?;
+            conversation.send([picture.into(), Part::from(job.prompt.as_str())])?;
+        }
+        None => begin(&mut conversation, &job.prompt)?,
+    }
+    finish(&mut conversation, job.tokens, cancel, |event| {
         let news = match event {
             Event::Text(text) => News::Text(text.clone()),
             Event::End { usage, .. } => News::Done(usage.completion_tokens, start.elapsed()),
@@ -115,17 +131,15 @@ fn write(own: OwnDevice, job: &Job, events: &Sender<News>, begun: &Receiver<()>,
     })
 }
 
-/// Goes on from a text with so many tokens, unless it is cancelled.
-fn go_on(
-    conversation: &mut Conversation,
-    text: &str,
-    tokens: usize,
-    cancel: &CancelToken,
-    mut tell: impl FnMut(&Event),
-) -> Result<()> {
-    conversation.set_options(AnswerOptions { max_tokens: Some(tokens), ..conversation.options().clone() });
+/// Begins to go on from a text.
+fn begin(conversation: &mut Conversation, text: &str) -> Result<()> {
     conversation.write(text)?;
-    conversation.answer()?;
+    Ok(conversation.answer()?)
+}
+
+/// Says so many tokens, unless it is cancelled.
+fn finish(conversation: &mut Conversation, tokens: usize, cancel: &CancelToken, mut tell: impl FnMut(&Event)) -> Result<()> {
+    conversation.set_options(AnswerOptions { max_tokens: Some(tokens), ..conversation.options().clone() });
     conversation.finish(|event| {
         if cancel.is_cancelled() {
             return ControlFlow::Break(());

@@ -22,6 +22,7 @@
 mod answer;
 mod event;
 mod handle;
+mod memory;
 mod model;
 mod options;
 mod prefix_cache;

@@ -11,6 +11,7 @@ use std::{
 
 use super::{
     Conversation, Event,
+    memory::{beside, told},
     prefix_cache::PrefixCache,
     senses::{Senses, Towers},
 };
@@ -52,7 +53,7 @@ struct Shared {
 
 /// What a model has besides its weights.
 pub(super) struct Parts {
-    config: GemmaConfig,
+    pub(super) config: GemmaConfig,
     tokenizer: Tokenizer,
     chat: ChatTemplate,
     recommended: Option<SampleOpts>,
@@ -72,12 +73,17 @@ impl Parts {
         Ok((loader, parts))
     }
 
-    pub(super) fn load(self, loader: &mut dyn WeightLoader, device: Device, options: GeneratorOptions) -> Result<Model> {
+    pub(super) fn load(mut self, loader: &mut dyn WeightLoader, device: Device, options: GeneratorOptions) -> Result<Model> {
         let options = self.senses.with_room(options, &self.config);
+        self.senses.submit_time = options.submit_time;
+        let towers = self.towers_within(&device, &options)?;
+        let budget = options.memory_budget;
+        let options = beside(options, towers);
         let gpu = options.gpu.clone();
         // A plan of memory does not count them.
         let kept = if options.memory_budget.is_some() { 0 } else { KEPT_PROMPTS };
-        let generator = GemmaGenerator::with_options(self.config, loader, device, options)?;
+        let loaded = GemmaGenerator::with_options(self.config, loader, device, options);
+        let generator = loaded.map_err(|error| told(error, towers, budget))?;
         let config = generator.config().clone();
         let stop = self.chat.stop_tokens(&self.tokenizer);
         Ok(Model(Arc::new(Shared {
@@ -100,9 +106,9 @@ impl Model {
     ///
     /// A model that sees or hears loads its tower when the first picture is shown or the first sound heard (features
     /// `vision`, `audio`). Where the tokens of a picture see each other, the caches of sliding layers have room for one
-    /// of the model's own budget, unless [`GeneratorOptions::longest_picture`] says otherwise. Under a
-    /// [`memory_budget`](GeneratorOptions::memory_budget) there is room where `longest_picture` asks for it.
-    /// [`open_with_towers`](Self::open_with_towers) has a choice.
+    /// of the model's own budget, unless [`GeneratorOptions::longest_picture`] says otherwise. A
+    /// [`memory_budget`](GeneratorOptions::memory_budget) leaves room for the towers. For text alone
+    /// [`open_with_towers`](Self::open_with_towers) leaves them out.
     ///
     /// # Errors
     /// As [`GemmaGenerator::from_path`], [`Tokenizer::near_weights`], [`ChatTemplate::near_weights`] and

@@ -7,16 +7,23 @@ use std::sync::Arc;
 use std::{
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use super::{Model, model::Parts};
-use crate::{Error, Result, gemma::GemmaConfig, generate::GeneratorOptions, runtime::Device, weights::is_gguf};
+use crate::{
+    Error, Result,
+    gemma::GemmaConfig,
+    generate::GeneratorOptions,
+    runtime::{Capabilities, Device},
+    weights::is_gguf,
+};
 #[cfg(feature = "audio")]
 use crate::{audio::Audio, hearing::AudioEncoder};
+#[cfg(any(feature = "audio", feature = "vision"))]
+use crate::{checkpoint::load_towers_from_path, runtime::GpuContext, text::Part, tower::TowerOptions};
 #[cfg(feature = "vision")]
 use crate::{image::Image, vision::VisionEncoder};
-#[cfg(any(feature = "audio", feature = "vision"))]
-use crate::{runtime::GpuContext, text::Part};
 
 /// When a model's towers for pictures and sounds are loaded, from the files that the model was opened from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -35,6 +42,8 @@ pub(super) struct Senses {
     towers: Towers,
     /// The files, for a model that was opened from some.
     path: Option<PathBuf>,
+    /// About how long one submit of a tower may keep the device.
+    pub(super) submit_time: Option<Duration>,
     #[cfg(feature = "vision")]
     vision: Slot<VisionEncoder>,
     #[cfg(feature = "audio")]
@@ -49,6 +58,7 @@ impl Senses {
         Self {
             towers,
             path: path.map(Path::to_path_buf),
+            submit_time: None,
             #[cfg(feature = "vision")]
             vision: Mutex::new(None),
             #[cfg(feature = "audio")]
@@ -56,13 +66,50 @@ impl Senses {
         }
     }
 
-    /// The options with room for a picture of the model's own budget, unless they say how much there is to be. Under a
-    /// budget of memory they are left as a plan has counted them.
+    /// The options with room for a picture of the model's own budget, unless they say how much there is to be. Of a model
+    /// from parts under a budget of memory they are left as a plan has counted them.
     pub(super) fn with_room(&self, options: GeneratorOptions, config: &GemmaConfig) -> GeneratorOptions {
-        let sees = cfg!(feature = "vision") && self.towers != Towers::Never && options.memory_budget.is_none();
+        let is_counted = options.memory_budget.is_none() || self.path.is_some();
+        let sees = cfg!(feature = "vision") && self.towers != Towers::Never && is_counted;
         let budget = config.multimodal.vision.as_ref().map(|vision| vision.max_soft_tokens());
         let room = budget.filter(|tokens| *tokens > 0 && sees);
         GeneratorOptions { longest_picture: options.longest_picture.or(room), ..options }
+    }
+
+    /// Most bytes that the towers take on a device like `device`, as far as there are files of towers that this build
+    /// computes.
+    #[cfg_attr(not(feature = "vision"), allow(unused_mut, unused_variables))]
+    pub(super) fn memory(&self, config: &GemmaConfig, device: &Capabilities, options: &GeneratorOptions) -> u64 {
+        let mut planned: Vec<Result<u64>> = Vec::new();
+        #[cfg(feature = "vision")]
+        if let Some(vision) = &config.multimodal.vision {
+            let longest = options.longest_picture.max(Some(vision.max_soft_tokens()));
+            planned.push(self.vision_memory(config, device, longest));
+        }
+        #[cfg(feature = "audio")]
+        if config.multimodal.audio_tower.is_some() {
+            planned.push(self.hearing_memory(config, device));
+        }
+        // The first picture or sound is refused with the error.
+        let told = |error: &Error| tracing::debug!(%error, "no tower in the plan of memory");
+        planned.into_iter().filter_map(|bytes| bytes.inspect_err(told).ok()).sum()
+    }
+
+    #[cfg(feature = "vision")]
+    fn vision_memory(&self, config: &GemmaConfig, device: &Capabilities, longest: Option<usize>) -> Result<u64> {
+        let mut loader = load_towers_from_path(self.files("pictures", true)?)?;
+        Ok(VisionEncoder::memory_plan(config, loader.as_mut(), device, longest, &TowerOptions::default())?.peak())
+    }
+
+    #[cfg(feature = "audio")]
+    fn hearing_memory(&self, config: &GemmaConfig, device: &Capabilities) -> Result<u64> {
+        let mut loader = load_towers_from_path(self.files("sounds", true)?)?;
+        Ok(AudioEncoder::memory_plan(config, loader.as_mut(), device, &TowerOptions::default())?.peak())
+    }
+
+    #[cfg(any(feature = "audio", feature = "vision"))]
+    fn options(&self) -> TowerOptions {
+        TowerOptions { submit_time: self.submit_time, ..TowerOptions::default() }
     }
 
     /// Lets the towers go that are held.
@@ -188,10 +235,19 @@ impl Model {
         drop(replaced);
     }
 
-    fn vision(&self) -> Result<VisionEncoder> {
+    /// The tower for pictures, which is loaded if it is not yet. Its soft tokens are [parts](Part) of a message. Encoding
+    /// by it can be [cancelled](VisionEncoder::with_cancel) and [waited for](VisionEncoder::encode_async) without
+    /// blocking.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] as [`picture`](Self::picture); what is wrong with the files, and errors of the device.
+    pub fn vision(&self) -> Result<VisionEncoder> {
         let senses = self.senses();
         let has_tower = self.config().multimodal.vision.is_some();
-        let load = |gpu| VisionEncoder::from_path(self.config(), senses.files("pictures", has_tower)?, gpu);
+        let load = |gpu| {
+            let mut loader = load_towers_from_path(senses.files("pictures", has_tower)?)?;
+            VisionEncoder::from_loader(self.config(), loader.as_mut(), gpu, senses.options())
+        };
         self.tower(&senses.vision, load)
     }
 }
@@ -220,6 +276,15 @@ impl Model {
         self.hearing()?.encode(audio).map(Part::Soft)
     }
 
+    /// Clips of one message as its parts. Gemma 3n hears the silence after a clip up to the end of the longest one beside
+    /// it, as in transformers. In other models each is that of [`sound`](Self::sound).
+    ///
+    /// # Errors
+    /// As [`sound`](Self::sound).
+    pub fn sounds(&self, clips: &[Audio]) -> Result<Vec<Part>> {
+        Ok(self.hearing()?.encode_together(clips)?.into_iter().map(Part::Soft).collect())
+    }
+
     /// Gives the model a tower for sounds: one from parts, or with other [options](crate::hearing::TowerOptions). It must
     /// be on the [device](Self::gpu) of the model. [`recover`](Self::recover) lets it go.
     pub fn set_hearing(&self, encoder: AudioEncoder) {
@@ -228,10 +293,18 @@ impl Model {
         drop(replaced);
     }
 
-    fn hearing(&self) -> Result<AudioEncoder> {
+    /// The tower for sounds, which is loaded if it is not yet. Its soft tokens are [parts](Part) of a message. Encoding by
+    /// it can be [cancelled](AudioEncoder::with_cancel) and [waited for](AudioEncoder::encode_async) without blocking.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] as [`sound`](Self::sound); what is wrong with the files, and errors of the device.
+    pub fn hearing(&self) -> Result<AudioEncoder> {
         let senses = self.senses();
         let has_tower = self.config().multimodal.audio_tower.is_some();
-        let load = |gpu| AudioEncoder::from_path(self.config(), senses.files("sounds", has_tower)?, gpu);
+        let load = |gpu| {
+            let mut loader = load_towers_from_path(senses.files("sounds", has_tower)?)?;
+            AudioEncoder::from_loader(self.config(), loader.as_mut(), gpu, senses.options())
+        };
         self.tower(&senses.hearing, load)
     }
 }

@@ -43,6 +43,8 @@ pub struct MemoryPlan {
     pub sliding_cache: CacheMemory,
     /// Bytes of intermediate results and inputs.
     pub scratch: u64,
+    /// Bytes of the towers for pictures and sounds, while they are loaded or run; 0 for a generator, which has none.
+    pub towers: u64,
     /// Bytes of the buffers that weights pass through, which are free again before caches and scratch are made.
     pub loading: u64,
     /// Bytes of the largest binding, and its name.
@@ -124,15 +126,15 @@ impl MemoryPlan {
         self.full_cache.bytes + self.sliding_cache.bytes
     }
 
-    /// Bytes that a generator holds once it runs: weights, caches and scratch.
+    /// Bytes that a generator holds once it runs: weights, caches and scratch, and the towers of a model.
     pub fn running(&self) -> u64 {
-        self.weights + self.caches() + self.scratch
+        self.weights + self.caches() + self.scratch + self.towers
     }
 
     /// Most bytes that are held at any moment, loading among them, where the caches are reserved at once, as they are
     /// under a budget. Caches that grow as they are needed are held twice while they are copied.
     pub fn peak(&self) -> u64 {
-        self.weights + self.loading.max(self.caches() + self.scratch)
+        self.towers + self.weights + self.loading.max(self.caches() + self.scratch)
     }
 
     /// Returns `true` if the context fits the device's limits and the budget.
@@ -152,7 +154,7 @@ impl MemoryPlan {
 impl fmt::Display for MemoryPlan {
     /// One line with every figure.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { context, conversations, device, weights, scratch, max_binding, longest_context, .. } = self;
+        let Self { context, conversations, device, weights, scratch, towers, max_binding, longest_context, .. } = self;
         let full = self.full_cache.bytes;
         let sliding = self.sliding_cache.bytes;
         let peak = self.peak();
@@ -161,7 +163,11 @@ impl fmt::Display for MemoryPlan {
             write!(f, " for each of {conversations} conversations")?;
         }
         write!(f, " it takes {peak} bytes of '{device}' (weights {weights}, caches of ")?;
-        write!(f, "full layers {full} and of sliding layers {sliding}, scratch {scratch})")?;
+        write!(f, "full layers {full} and of sliding layers {sliding}, scratch {scratch}")?;
+        if *towers > 0 {
+            write!(f, ", towers {towers}")?;
+        }
+        f.write_str(")")?;
         match self.budget {
             Some(budget) => write!(f, ", the budget is {budget}")?,
             None => write!(f, ", which binds at most {max_binding} at once")?,

@@ -1,13 +1,11 @@
 //! The tower and its runs.
 
-use std::{
-    path::Path,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{path::Path, sync::Arc};
 
 use crate::{
     Error, Result,
-    audio::{Audio, AudioFeatureExtractor, Features, gemma3n_encoder_frames, gemma4_soft_tokens, raw_frames},
+    audio::{Audio, AudioFeatureExtractor, Features, gemma3n_encoder_frames, gemma4_soft_tokens, raw_frame_count, raw_frames},
+    cancel::CancelToken,
     checkpoint::load_towers_from_path,
     error::{GraphError, PromptError},
     gemma::{
@@ -17,8 +15,8 @@ use crate::{
     },
     ir::Value,
     prompt::{Modality, Prompt, SoftTokens},
-    runtime::{GpuContext, Lru},
-    tower::{Tower, TowerOptions},
+    runtime::{Capabilities, GpuContext},
+    tower::{Tower, TowerMemory, TowerOptions, Turn},
     weights::WeightLoader,
 };
 
@@ -28,14 +26,26 @@ const DOUBLE_NEWLINE: u32 = 108;
 /// Frames for which a tower is built as it is loaded.
 const FIRST_SIZE: usize = 64;
 
-/// Soft tokens of half a minute in Gemma 4, by which the number of kept clips is reckoned.
-const LONG_CLIP: usize = 750;
+/// Samples of 30 s, the longest clip that Gemma 4 E2B, E4B and Gemma 3n hear.
+const LONG_CLIP: usize = 480_000;
+
+/// Soft tokens of so many samples in Gemma 4, by which the number of kept clips is reckoned.
+const LONG_CLIP_TOKENS: usize = 750;
+
+/// Frames of features that Gemma 3n's tower makes one soft token of.
+const GEMMA3N_FRAMES_OF_A_TOKEN: usize = 16;
+
+/// The work that is cancelled, as errors name it.
+const ENCODING: &str = "the encoding of a clip";
 
 /// Makes soft tokens of sounds, on the device of the generator that they are for.
 ///
 /// `Send + Sync`, and a clone shares the weights. Without a device it runs on the reference.
 #[derive(Clone)]
-pub struct AudioEncoder(Arc<Shared>);
+pub struct AudioEncoder {
+    shared: Arc<Shared>,
+    cancel: CancelToken,
+}
 
 struct Shared {
     config: AudioConfig,
@@ -43,8 +53,6 @@ struct Shared {
     width: usize,
     ids: MediaTokens,
     tower: Tower,
-    /// By the clip's content.
-    kept: Mutex<Lru<[u8; 32], SoftTokens>>,
 }
 
 const _: () = {
@@ -74,16 +82,49 @@ impl AudioEncoder {
         gpu: Option<Arc<GpuContext>>,
         options: TowerOptions,
     ) -> Result<Self> {
-        let missing = || Error::Unsupported("sounds with a model whose configuration has no audio_config".into());
-        let audio = config.multimodal.audio_tower.clone().ok_or_else(missing)?;
+        let audio = tower_of(config)?;
         let no_ids = || Error::Config("the configuration has an audio_config, but not the ids of a clip's tokens".into());
         let ids = config.multimodal.audio.ok_or_else(no_ids)?;
         let width = config.hidden_size;
         let tower = audio.clone();
         let flow = Box::new(move |frames| tower.flow(width, frames));
-        let tower = Tower::new(flow, FIRST_SIZE, loader, gpu, &options)?;
-        let kept = Mutex::new(Lru::new(options.kept(LONG_CLIP, width)));
-        Ok(Self(Arc::new(Shared { config: audio, width, ids, tower, kept })))
+        let tower = Tower::new(flow, FIRST_SIZE, [LONG_CLIP_TOKENS, width], loader, gpu, &options)?;
+        let shared = Arc::new(Shared { config: audio, width, ids, tower });
+        Ok(Self { shared, cancel: CancelToken::new() })
+    }
+
+    /// The memory of the tower on a device with these capabilities, for clips of 30 s or, in Gemma 3n, of as many soft
+    /// tokens as a clip has. Takes the weights out of
+    /// the loader and reads none.
+    ///
+    /// # Errors
+    /// As [`from_loader`](Self::from_loader), but for those of the device.
+    pub fn memory_plan(
+        config: &GemmaConfig,
+        loader: &mut dyn WeightLoader,
+        device: &Capabilities,
+        options: &TowerOptions,
+    ) -> Result<TowerMemory> {
+        let audio = tower_of(config)?;
+        let frames = match &audio {
+            AudioConfig::Unified(config) => raw_frame_count(LONG_CLIP, config.audio_embed_dim),
+            AudioConfig::Conformer(config) => {
+                let most = match config.kind {
+                    ConformerKind::Gemma3n { soft_tokens, .. } => soft_tokens.saturating_mul(GEMMA3N_FRAMES_OF_A_TOKEN),
+                    ConformerKind::Gemma4 { .. } => usize::MAX,
+                };
+                extractor(config.kind).frames(LONG_CLIP).min(most)
+            }
+            AudioConfig::Unsupported(what) => return Err(Error::Unsupported(what.clone())),
+        };
+        let flow = audio.flow(config.hidden_size, size_for(frames.max(1)))?;
+        TowerMemory::of(&flow, loader, device, options)
+    }
+
+    /// A handle whose encoding ends with [`Error::Cancelled`] when `cancel` is cancelled, between two submits. One that
+    /// waits for another's clip ends after that.
+    pub fn with_cancel(self, cancel: CancelToken) -> Self {
+        Self { cancel, ..self }
     }
 
     /// A clip as a part of a prompt: its soft tokens with the ids around them, as the model's processor lays them out.
@@ -97,9 +138,9 @@ impl AudioEncoder {
 
     /// As [`prompt`](Self::prompt), of soft tokens that were made before.
     pub fn lay_out(&self, soft: SoftTokens) -> Prompt {
-        let MediaTokens { begin, end, .. } = self.0.ids;
+        let MediaTokens { begin, end, .. } = self.shared.ids;
         let clip = Prompt::from([begin]).then(soft).then([end]);
-        match self.0.kind() {
+        match self.shared.kind() {
             Some(ConformerKind::Gemma3n { .. }) => Prompt::from([DOUBLE_NEWLINE]).then(clip).then([DOUBLE_NEWLINE]),
             _ => clip,
         }
@@ -107,7 +148,7 @@ impl AudioEncoder {
 
     /// The ids around a clip's soft tokens, and in their place.
     pub fn ids(&self) -> MediaTokens {
-        self.0.ids
+        self.shared.ids
     }
 
     /// The soft tokens of a clip. Of one that was heard before they are those kept; the tower does not run.
@@ -118,9 +159,17 @@ impl AudioEncoder {
     /// [`AudioError::TooShort`](crate::error::AudioError::TooShort) for a clip without one whole frame, and what the
     /// device says.
     pub fn encode(&self, audio: &Audio) -> Result<SoftTokens> {
-        let mut kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let soft = kept.get_or_try_insert(&audio.content_hash(), || self.encode_features(&self.features(audio, 0)?))?;
-        Ok(soft.clone())
+        pollster::block_on(self.encode_async(audio))
+    }
+
+    /// [`encode`](Self::encode) without blocking the calling thread while a device computes; needs no particular
+    /// executor. On the reference, and where a tower is compiled for the first time, the thread that polls does the work.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub async fn encode_async(&self, audio: &Audio) -> Result<SoftTokens> {
+        let samples = audio.samples().len();
+        self.encode_beside(audio, samples).await
     }
 
     /// The soft tokens of several clips of one prompt, which are a batch in transformers: Gemma 3n's tower sees silence
@@ -129,15 +178,40 @@ impl AudioEncoder {
     /// # Errors
     /// As [`encode`](Self::encode).
     pub fn encode_together(&self, clips: &[Audio]) -> Result<Vec<SoftTokens>> {
+        pollster::block_on(self.encode_together_async(clips))
+    }
+
+    /// [`encode_together`](Self::encode_together) as [`encode_async`](Self::encode_async).
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub async fn encode_together_async(&self, clips: &[Audio]) -> Result<Vec<SoftTokens>> {
         let longest = clips.iter().map(|clip| clip.samples().len()).max().unwrap_or(0);
-        let depends = matches!(self.0.kind(), Some(ConformerKind::Gemma3n { .. }));
-        let encode = |clip: &Audio| {
-            if depends && clip.samples().len() < longest {
-                return self.encode_features(&self.features(clip, longest)?);
-            }
-            self.encode(clip)
-        };
-        clips.iter().map(encode).collect()
+        let mut together = Vec::new();
+        for clip in clips {
+            together.push(self.encode_beside(clip, longest).await?);
+        }
+        Ok(together)
+    }
+
+    /// The soft tokens of a clip beside others, of which the longest has so many samples.
+    async fn encode_beside(&self, audio: &Audio, longest: usize) -> Result<SoftTokens> {
+        let shared = &*self.shared;
+        let depends = matches!(shared.kind(), Some(ConformerKind::Gemma3n { .. }));
+        let longest = if depends { longest } else { audio.samples().len() };
+        let source = (audio.content_hash(), longest);
+        if let Some(soft) = shared.tower.kept(&source) {
+            return Ok(soft);
+        }
+        let mut turn = shared.tower.turn().await;
+        // Another may have asked for the same clip meanwhile.
+        if let Some(soft) = shared.tower.kept(&source) {
+            return Ok(soft);
+        }
+        self.cancel.check(ENCODING)?;
+        let soft = self.encode_in(&mut turn, &self.features(audio, longest)?).await?;
+        turn.keep(&source, &soft)?;
+        Ok(soft)
     }
 
     /// What the tower is given of a clip, beside clips of `longest` samples.
@@ -146,12 +220,10 @@ impl AudioEncoder {
     /// [`AudioError::TooShort`](crate::error::AudioError::TooShort).
     pub fn features(&self, audio: &Audio, longest: usize) -> Result<Features> {
         let samples = audio.samples();
-        let features = match &self.0.config {
+        let features = match &self.shared.config {
             AudioConfig::Unified(config) => raw_frames(samples, config.audio_embed_dim),
-            _ => match self.0.kind() {
-                Some(ConformerKind::Gemma3n { .. }) => AudioFeatureExtractor::gemma3n().extract_padded(samples, longest),
-                _ => AudioFeatureExtractor::gemma4().extract_padded(samples, longest),
-            },
+            AudioConfig::Conformer(config) => extractor(config.kind).extract_padded(samples, longest),
+            AudioConfig::Unsupported(what) => return Err(Error::Unsupported(what.clone())),
         };
         Ok(features.map_err(PromptError::from)?)
     }
@@ -162,8 +234,12 @@ impl AudioEncoder {
     /// [`PromptError::SoftTokens`] for features that are not of this tower, or more than Gemma 3n takes; what the device
     /// says.
     pub fn encode_features(&self, features: &Features) -> Result<SoftTokens> {
-        let outputs = self.run(features, &[])?;
-        let shared = &*self.0;
+        pollster::block_on(async { self.encode_in(&mut self.shared.tower.turn().await, features).await })
+    }
+
+    async fn encode_in(&self, turn: &mut Turn<'_>, features: &Features) -> Result<SoftTokens> {
+        let outputs = self.run_in(turn, features, &[]).await?;
+        let shared = &*self.shared;
         let soft = outputs.into_iter().find(|(name, _)| name == SOFT_TOKENS).ok_or_else(no_output)?.1;
         let mut values = soft.to_f32()?.into_owned();
         let tokens = shared.soft_tokens(features);
@@ -188,7 +264,11 @@ impl AudioEncoder {
     /// # Errors
     /// As [`encode_features`](Self::encode_features); [`Error::Builder`] for a label that no node has.
     pub fn run(&self, features: &Features, labels: &[&str]) -> Result<Vec<(String, Value)>> {
-        let shared = &*self.0;
+        pollster::block_on(async { self.run_in(&mut self.shared.tower.turn().await, features, labels).await })
+    }
+
+    async fn run_in(&self, turn: &mut Turn<'_>, features: &Features, labels: &[&str]) -> Result<Vec<(String, Value)>> {
+        let shared = &*self.shared;
         let width = shared.config.feature_size();
         let Features { values, valid, frames, .. } = features;
         if features.width != width || *frames == 0 || values.len() != frames * width || valid.len() != *frames {
@@ -197,13 +277,13 @@ impl AudioEncoder {
             return Err(Error::Prompt(PromptError::SoftTokens(problem)));
         }
         let size = size_for(*frames);
-        shared.tower.run(size, &shared.inputs(features, size), labels)
+        turn.run(size, &shared.inputs(features, size), labels, &self.cancel).await
     }
 }
 
 impl std::fmt::Debug for AudioEncoder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AudioEncoder").field("config", &self.0.config).finish_non_exhaustive()
+        f.debug_struct("AudioEncoder").field("config", &self.shared.config).finish_non_exhaustive()
     }
 }
 
@@ -211,6 +291,20 @@ impl std::fmt::Debug for AudioEncoder {
 /// graphs are compiled for clips of all lengths.
 fn size_for(frames: usize) -> usize {
     frames.next_multiple_of((frames.next_power_of_two() / 8).max(FRAME_MULTIPLE))
+}
+
+/// The tower that the configuration has.
+fn tower_of(config: &GemmaConfig) -> Result<AudioConfig> {
+    let missing = || Error::Unsupported("sounds with a model whose configuration has no audio_config".into());
+    config.multimodal.audio_tower.clone().ok_or_else(missing)
+}
+
+/// What makes the features of a clip.
+fn extractor(kind: ConformerKind) -> AudioFeatureExtractor {
+    match kind {
+        ConformerKind::Gemma3n { .. } => AudioFeatureExtractor::gemma3n(),
+        ConformerKind::Gemma4 { .. } => AudioFeatureExtractor::gemma4(),
+    }
 }
 
 fn no_output() -> Error {

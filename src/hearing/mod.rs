@@ -2,5 +2,5 @@
 
 mod encoder;
 
-pub use crate::tower::TowerOptions;
+pub use crate::tower::{TowerMemory, TowerOptions};
 pub use encoder::AudioEncoder;

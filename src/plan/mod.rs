@@ -1,11 +1,15 @@
 //! A lowered graph as plain data: dispatches over buffer slots.
 
 mod cost;
+mod estimate;
 pub mod sampling;
 
 use std::fmt;
 
 pub use cost::{Cost, Live, cost};
+#[cfg(test)]
+pub(crate) use estimate::moving;
+pub(crate) use estimate::{Estimate, HOST_CLOCK_MOST, SLOWEST, SOFTWARE_MOST, SOFTWARE_RATE, cut, estimate, slice_end, total};
 
 use crate::ir::{
     Alternatives, FixedType, PassReport,

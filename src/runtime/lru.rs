@@ -22,8 +22,7 @@ pub struct CacheStats {
     pub bytes: u64,
 }
 
-/// At most `capacity` values by key. When one more comes, the one whose last
-/// [`get_or_try_insert`](Self::get_or_try_insert) is longest ago goes.
+/// At most `capacity` values by key. When one more comes, the one that was asked for longest ago goes.
 #[derive(Debug)]
 pub(crate) struct Lru<K, V> {
     capacity: usize,
@@ -66,6 +65,21 @@ impl<K: Hash + Eq + Clone, V> Lru<K, V> {
         };
         entry.used = self.clock;
         Ok(&mut entry.value)
+    }
+
+    /// The value of `key`, which thereby is the one used last; a hit or a miss is counted.
+    #[cfg(any(feature = "audio", feature = "vision"))]
+    pub(crate) fn get(&mut self, key: &K) -> Option<&mut V> {
+        self.clock += 1;
+        let entry = self.entries.get_mut(key);
+        match entry {
+            Some(_) => self.hits += 1,
+            None => self.misses += 1,
+        }
+        entry.map(|entry| {
+            entry.used = self.clock;
+            &mut entry.value
+        })
     }
 
     /// The value of `key`; counts nothing and changes no order.

@@ -1,12 +1,10 @@
 //! The tower and its runs.
 
-use std::{
-    path::Path,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{path::Path, sync::Arc};
 
 use crate::{
     Error, Result,
+    cancel::CancelToken,
     checkpoint::load_towers_from_path,
     error::{GraphError, PromptError},
     gemma::{
@@ -17,8 +15,8 @@ use crate::{
     image::{Image, ImageProcessor, Patches},
     ir::{Value, ops::rope_row},
     prompt::{Modality, Prompt, SoftTokens},
-    runtime::{GpuContext, Lru},
-    tower::{Tower, TowerOptions},
+    runtime::{Capabilities, GpuContext},
+    tower::{Tower, TowerMemory, TowerOptions, Turn},
     weights::WeightLoader,
 };
 
@@ -29,7 +27,10 @@ const DOUBLE_NEWLINE: u32 = 108;
 ///
 /// `Send + Sync`, and a clone shares the weights. Where a model has none of its own device, it runs on the reference.
 #[derive(Clone)]
-pub struct VisionEncoder(Arc<Shared>);
+pub struct VisionEncoder {
+    shared: Arc<Shared>,
+    cancel: CancelToken,
+}
 
 struct Shared {
     vision: VisionConfig,
@@ -37,8 +38,6 @@ struct Shared {
     width: usize,
     ids: MediaTokens,
     tower: Tower,
-    /// By the picture's content and the budget.
-    kept: Mutex<Lru<([u8; 32], usize), SoftTokens>>,
 }
 
 const _: () = {
@@ -68,17 +67,39 @@ impl VisionEncoder {
         gpu: Option<Arc<GpuContext>>,
         options: TowerOptions,
     ) -> Result<Self> {
-        let missing = || Error::Unsupported("pictures with a model whose configuration has no vision_config".into());
-        let vision = config.multimodal.vision.clone().ok_or_else(missing)?;
+        let vision = tower_of(config)?;
         let no_ids = || Error::Config("the configuration has a vision_config, but not the ids of a picture's tokens".into());
         let ids = config.multimodal.image.ok_or_else(no_ids)?;
         let most = vision.max_soft_tokens();
-        let kept = Mutex::new(Lru::new(options.kept(most, config.hidden_size)));
         let text = config.clone();
         let towered = vision.clone();
         let flow = Box::new(move |budget| towered.flow(&text, budget));
-        let tower = Tower::new(flow, most, loader, gpu, &options)?;
-        Ok(Self(Arc::new(Shared { vision, width: config.hidden_size, ids, tower, kept })))
+        let tower = Tower::new(flow, most, [most, config.hidden_size], loader, gpu, &options)?;
+        let shared = Arc::new(Shared { vision, width: config.hidden_size, ids, tower });
+        Ok(Self { shared, cancel: CancelToken::new() })
+    }
+
+    /// The memory of the tower on a device with these capabilities, for pictures of at most `budget` soft tokens, or of
+    /// as many as the model gives them. Takes the weights out of the loader and reads none.
+    ///
+    /// # Errors
+    /// As [`from_loader`](Self::from_loader) and [`encode_within`](Self::encode_within), but for those of the device.
+    pub fn memory_plan(
+        config: &GemmaConfig,
+        loader: &mut dyn WeightLoader,
+        device: &Capabilities,
+        budget: Option<usize>,
+        options: &TowerOptions,
+    ) -> Result<TowerMemory> {
+        let vision = tower_of(config)?;
+        let budget = checked(&vision, budget.unwrap_or(vision.max_soft_tokens()))?;
+        TowerMemory::of(&vision.flow(config, budget)?, loader, device, options)
+    }
+
+    /// A handle whose encoding ends with [`Error::Cancelled`] when `cancel` is cancelled, between two submits. One that
+    /// waits for another's picture ends after that.
+    pub fn with_cancel(self, cancel: CancelToken) -> Self {
+        Self { cancel, ..self }
     }
 
     /// A picture as a part of a prompt: its soft tokens with the ids around them, as the model's processor lays them out
@@ -92,9 +113,9 @@ impl VisionEncoder {
 
     /// As [`prompt`](Self::prompt), of soft tokens that were made before.
     pub fn lay_out(&self, soft: SoftTokens) -> Prompt {
-        let MediaTokens { begin, end, .. } = self.0.ids;
+        let MediaTokens { begin, end, .. } = self.shared.ids;
         let picture = Prompt::from([begin]).then(soft).then([end]);
-        match &self.0.vision {
+        match &self.shared.vision {
             VisionConfig::Siglip(_) | VisionConfig::MobileNet(_) => {
                 Prompt::from([DOUBLE_NEWLINE]).then(picture).then([DOUBLE_NEWLINE])
             }
@@ -104,7 +125,7 @@ impl VisionEncoder {
 
     /// The ids around a picture's soft tokens, and in their place.
     pub fn ids(&self) -> MediaTokens {
-        self.0.ids
+        self.shared.ids
     }
 
     /// The soft tokens of a picture, at most [`max_soft_tokens`](Self::max_soft_tokens) of them. Of a picture that was
@@ -116,40 +137,52 @@ impl VisionEncoder {
         self.encode_within(image, self.max_soft_tokens())
     }
 
+    /// [`encode`](Self::encode) without blocking the calling thread while a device computes; needs no particular
+    /// executor. On the reference, and where a tower is compiled for the first time, the thread that polls does the work.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub async fn encode_async(&self, image: &Image) -> Result<SoftTokens> {
+        self.encode_within_async(image, self.max_soft_tokens()).await
+    }
+
     /// As [`encode`](Self::encode), with at most `budget` soft tokens; the towers of Gemma 3 and 3n have one number of them.
     ///
     /// # Errors
     /// [`ImageError::Aspect`](crate::error::ImageError::Aspect) for a picture that the budget has no room for;
-    /// [`Error::Option`] for a budget that the tower does not take, and what the device says.
+    /// [`Error::Option`] for a budget that the tower does not take, [`Error::Cancelled`], and what the device says.
     pub fn encode_within(&self, image: &Image, budget: usize) -> Result<SoftTokens> {
-        let shared = &*self.0;
-        let budget = self.checked(budget)?;
-        let key = (image.content_hash(), budget);
-        // The tower runs one picture at a time; the same one is not run twice.
-        let mut kept = shared.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let soft = kept.get_or_try_insert(&key, || {
-            let computed = || Error::Unsupported("this model's vision tower".into());
-            let processor = ImageProcessor::new(&shared.vision, budget).ok_or_else(computed)?;
-            let patches = processor.patches(image).map_err(PromptError::from)?;
-            self.encode_patches(&patches, budget)
-        })?;
-        Ok(soft.clone())
+        pollster::block_on(self.encode_within_async(image, budget))
     }
 
-    fn checked(&self, budget: usize) -> Result<usize> {
-        if let Some(tokens) = self.0.vision.fixed_soft_tokens() {
-            return Ok(tokens);
+    /// [`encode_within`](Self::encode_within) as [`encode_async`](Self::encode_async).
+    ///
+    /// # Errors
+    /// As [`encode_within`](Self::encode_within).
+    pub async fn encode_within_async(&self, image: &Image, budget: usize) -> Result<SoftTokens> {
+        let shared = &*self.shared;
+        let budget = checked(&shared.vision, budget)?;
+        let source = (image.content_hash(), budget);
+        if let Some(soft) = shared.tower.kept(&source) {
+            return Ok(soft);
         }
-        if (1..=MOST_SOFT_TOKENS).contains(&budget) {
-            return Ok(budget);
+        let mut turn = shared.tower.turn().await;
+        // Another may have asked for the same picture meanwhile.
+        if let Some(soft) = shared.tower.kept(&source) {
+            return Ok(soft);
         }
-        let expected = format!("1 to {MOST_SOFT_TOKENS}, the largest budget of a released processor");
-        Err(Error::Option { option: "soft tokens of a picture", found: budget, expected })
+        self.cancel.check(ENCODING)?;
+        let computed = || Error::Unsupported("this model's vision tower".into());
+        let processor = ImageProcessor::new(&shared.vision, budget).ok_or_else(computed)?;
+        let patches = processor.patches(image).map_err(PromptError::from)?;
+        let soft = self.encode_in(&mut turn, &patches, budget).await?;
+        turn.keep(&source, &soft)?;
+        Ok(soft)
     }
 
     /// Most soft tokens of a picture, unless another budget is asked for.
     pub fn max_soft_tokens(&self) -> usize {
-        self.0.vision.max_soft_tokens()
+        self.shared.vision.max_soft_tokens()
     }
 
     /// The soft tokens of a picture's patches, of which it may have at most `budget`.
@@ -157,8 +190,12 @@ impl VisionEncoder {
     /// # Errors
     /// [`PromptError::SoftTokens`] for patches that are not of this tower; what the device says.
     pub fn encode_patches(&self, patches: &Patches, budget: usize) -> Result<SoftTokens> {
-        let outputs = self.run(patches, budget, &[])?;
-        let shared = &*self.0;
+        pollster::block_on(async { self.encode_in(&mut self.shared.tower.turn().await, patches, budget).await })
+    }
+
+    async fn encode_in(&self, turn: &mut Turn<'_>, patches: &Patches, budget: usize) -> Result<SoftTokens> {
+        let outputs = self.run_in(turn, patches, budget, &[]).await?;
+        let shared = &*self.shared;
         let grid = shared.vision.grid(budget)?;
         let by_size = patches.rows * patches.columns / (grid.pooled * grid.pooled);
         let tokens = shared.vision.fixed_soft_tokens().unwrap_or(by_size);
@@ -174,20 +211,50 @@ impl VisionEncoder {
     /// # Errors
     /// As [`encode_patches`](Self::encode_patches); [`Error::Builder`] for a label that no node has.
     pub fn run(&self, patches: &Patches, budget: usize, labels: &[&str]) -> Result<Vec<(String, Value)>> {
-        let shared = &*self.0;
+        pollster::block_on(async { self.run_in(&mut self.shared.tower.turn().await, patches, budget, labels).await })
+    }
+
+    async fn run_in(
+        &self,
+        turn: &mut Turn<'_>,
+        patches: &Patches,
+        budget: usize,
+        labels: &[&str],
+    ) -> Result<Vec<(String, Value)>> {
+        let shared = &*self.shared;
         let grid = shared.vision.grid(budget)?;
         if let Some(problem) = patches.problem(grid, shared.vision.places()) {
             return Err(Error::Prompt(PromptError::SoftTokens(problem)));
         }
-        let inputs = shared.inputs(patches, grid.most);
-        shared.tower.run(budget, &inputs, labels)
+        turn.run(budget, &shared.inputs(patches, grid.most), labels, &self.cancel).await
     }
 }
 
 impl std::fmt::Debug for VisionEncoder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("VisionEncoder").field("vision", &self.0.vision).finish_non_exhaustive()
+        f.debug_struct("VisionEncoder").field("vision", &self.shared.vision).finish_non_exhaustive()
     }
+}
+
+/// The work that is cancelled, as errors name it.
+const ENCODING: &str = "the encoding of a picture";
+
+/// The tower that the configuration has.
+fn tower_of(config: &GemmaConfig) -> Result<VisionConfig> {
+    let missing = || Error::Unsupported("pictures with a model whose configuration has no vision_config".into());
+    config.multimodal.vision.clone().ok_or_else(missing)
+}
+
+/// The budget that a tower takes where `budget` is asked for.
+fn checked(vision: &VisionConfig, budget: usize) -> Result<usize> {
+    if let Some(tokens) = vision.fixed_soft_tokens() {
+        return Ok(tokens);
+    }
+    if (1..=MOST_SOFT_TOKENS).contains(&budget) {
+        return Ok(budget);
+    }
+    let expected = format!("1 to {MOST_SOFT_TOKENS}, the largest budget of a released processor");
+    Err(Error::Option { option: "soft tokens of a picture", found: budget, expected })
 }
 
 fn no_output() -> Error {

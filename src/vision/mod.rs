@@ -1,6 +1,7 @@
 //! Pictures as soft tokens: the tower of a model on its device.
 
 mod encoder;
+mod texture;
 
-pub use crate::tower::TowerOptions;
+pub use crate::tower::{TowerMemory, TowerOptions};
 pub use encoder::VisionEncoder;

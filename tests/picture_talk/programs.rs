@@ -56,6 +56,17 @@ fn describe_answers_a_question_about_pictures() {
 }
 
 #[test]
+fn a_program_asks_a_model_of_what_it_has_drawn() {
+    let folder = shown::folder("gemma3-vision");
+    let model = folder.path().to_str().unwrap();
+    let ask = ["--idle", "1", "--tokens", "4", "--ask", "What is this?"];
+    let (fine, _, told) = run("embed_in_app", &[&["--model", model], &ask[..]].concat(), "");
+    assert!(fine && told.contains("text:        4 tokens"), "{told}");
+    let (fine, _, told) = run("embed_in_app", &ask, "");
+    assert!(!fine && told.contains("vision_config"), "the demo model sees nothing: {told}");
+}
+
+#[test]
 fn describe_hears_a_clip() {
     let folder = shown::folder("gemma4-audio");
     let model = folder.path().to_str().unwrap();

@@ -46,6 +46,21 @@ fn a_clip_is_heard_beside_text_and_pictures() {
 }
 
 #[test]
+fn clips_of_one_message_are_heard_together() {
+    for name in ["gemma3n-audio", "gemma4-audio"] {
+        let folder = shown::folder(name);
+        let model = Model::open(folder.path(), Device::Gpu, GeneratorOptions::default()).unwrap();
+        let clips = ["two.0.wav", "two.1.wav"].map(|file| clip(name, file));
+        let alone: Vec<Part> = clips.iter().map(|clip| model.sound(clip).unwrap()).collect();
+        let together = model.sounds(&clips).unwrap();
+        let expected: Vec<Part> = model.hearing().unwrap().encode_together(&clips).unwrap().into_iter().map(Part::from).collect();
+        assert_eq!(together, expected);
+        // Gemma 3n hears the silence after the shorter one.
+        assert_eq!(together == alone, name == "gemma4-audio", "{name}");
+    }
+}
+
+#[test]
 fn a_saved_conversation_keeps_what_it_heard() {
     let folder = shown::folder("gemma4-audio");
     let model = Model::open(folder.path(), Device::Gpu, GeneratorOptions::default()).unwrap();

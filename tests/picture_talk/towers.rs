@@ -15,7 +15,7 @@ use super::{
     talk::{conversation, devices, events, events_of, text},
 };
 
-fn live(model: &Model) -> u64 {
+pub fn live(model: &Model) -> u64 {
     let gpu = model.gpu().unwrap();
     gpu.wait_idle("a test").unwrap();
     gpu.release_staging();
@@ -49,12 +49,17 @@ fn a_tower_comes_with_the_first_picture_or_the_model_or_never() {
 }
 
 #[test]
-fn under_a_budget_of_memory_there_is_room_for_a_picture_that_is_asked_for() {
-    let folder = shown::folder("gemma3-vision");
+fn under_a_budget_of_memory_a_model_from_parts_has_room_for_a_picture_that_is_asked_for() {
+    let folder = shown::checkpoint("gemma3-vision");
     let image = shown::image("gemma3-vision", "two.0.png");
+    let config = GemmaConfig::from_file(&folder).unwrap();
     let open = |longest_picture| {
         let options = GeneratorOptions { longest_picture, memory_budget: Some(1 << 30), ..GeneratorOptions::default() };
-        Model::open(folder.path(), Device::Gpu, options).unwrap()
+        let mut loader = load_from_path(&folder).unwrap();
+        let tokenizer = shown::tokenizer("gemma3-vision");
+        let model = Model::from_loader(config.clone(), loader.as_mut(), tokenizer, Device::Gpu, options).unwrap();
+        model.set_vision(VisionEncoder::from_path(&config, &folder, model.gpu()).unwrap());
+        model
     };
     let planned = open(None);
     let mut talk = conversation(&planned, 4);

@@ -48,7 +48,8 @@ pub struct GeneratorOptions {
     pub conversations: Option<usize>,
     /// Most bytes of device memory that loading and running may take, as [`MemoryPlan::peak`] counts them; a model that
     /// needs more is refused before anything is allocated. The caches are then made at once for the whole context and
-    /// never grow. No effect on the reference. Default: no limit.
+    /// never grow. A [`Model`](crate::conversation::Model) leaves room for its towers. No effect on the reference.
+    /// Default: no limit.
     pub memory_budget: Option<u64>,
     /// Where the context does not fit the budget or the device's limits, take the longest that does
     /// ([`GemmaGenerator::max_context`](super::GemmaGenerator::max_context) tells) instead of refusing. Default: no.

@@ -6,6 +6,7 @@ use super::{
     Backend, RunInput, ScratchPool, Session, SessionWeights,
     gpu::{Begun, GpuGraph},
     inputs::{check, is_callers, sizes},
+    pace::SubmitBound,
     padding::Padding,
 };
 use crate::{
@@ -14,7 +15,7 @@ use crate::{
     error::WeightError,
     flow::ModelParams,
     ir::{
-        DimBinding, Graph, LowerOptions, Op, PassReport, Value,
+        DimBinding, Graph, LowerOptions, NodeId, Op, PassReport, Value,
         derive::{Inputs, derive},
         ops::{DEAD_KEY, Input, Weight},
         passes::prepare_reference,
@@ -163,23 +164,30 @@ impl CompiledGraph {
     where
         &'i I: Into<RunInput<'i>>,
     {
-        let (live, given) = self.given(inputs)?;
-        match &mut self.gpu {
-            None => Ok(reference::run(&self.graph, &live, &given, &self.weights.params)?.outputs),
-            Some(gpu) => {
-                gpu.prepare(&self.weights)?;
-                let outputs = gpu.run(&given, step(&live, &self.dims))?;
-                self.graph
-                    .outputs()
-                    .iter()
-                    .zip(outputs)
-                    .map(|((name, id), value)| {
-                        let padding = Padding::new(self.graph.shape(*id), &live, &self.dims)?;
-                        Ok((name.clone(), if padding.is_none() { value } else { padding.crop(&value) }))
-                    })
-                    .collect()
-            }
-        }
+        let inputs: Vec<(&str, RunInput)> = inputs.iter().map(|(name, input)| (*name, input.into())).collect();
+        pollster::block_on(self.run_within(&inputs, &SubmitBound::default()))
+    }
+
+    /// As [`run`](Self::run), in submits as `bound` says, without blocking the calling thread while a device computes.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run); [`Error::Cancelled`].
+    pub(crate) async fn run_within(
+        &mut self,
+        inputs: &[(&str, RunInput<'_>)],
+        bound: &SubmitBound,
+    ) -> Result<Vec<(String, Value)>> {
+        let (live, mut given) = self.given(inputs)?;
+        let Some(gpu) = &mut self.gpu else {
+            return reference::run_unless(&self.graph, &live, &mut given, &self.weights.params, &bound.cancel);
+        };
+        gpu.prepare(&self.weights)?;
+        let outputs = gpu.run(&given, step(&live, &self.dims), bound).await?;
+        let cropped = |((name, id), value): (&(String, NodeId), Value)| {
+            let padding = Padding::new(self.graph.shape(*id), &live, &self.dims)?;
+            Ok((name.clone(), if padding.is_none() { value } else { padding.crop(&value) }))
+        };
+        self.graph.outputs().iter().zip(outputs).map(cropped).collect()
     }
 }
 

@@ -1,6 +1,6 @@
 //! A compiled graph's buffers and bind groups on a device.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use super::{
     super::{
@@ -12,14 +12,18 @@ use super::{
         wgpu,
     },
     SessionWeights,
+    pace::{Pace, SubmitBound},
 };
 use crate::{
     Error, Result,
     cancel::CancelToken,
     error::GraphError,
-    ir::{FixedType, Value, derive::Inputs},
-    plan::{Plan, SlotKind},
+    ir::{FixedType, Value, derive::Inputs, ops::Role},
+    plan::{Live, Plan, SlotKind, estimate},
 };
+
+/// The work that is waited for, as errors name it.
+const RUN: &str = "a run of a graph";
 
 #[derive(Debug)]
 pub(super) struct GpuGraph {
@@ -27,6 +31,8 @@ pub(super) struct GpuGraph {
     pipelines: Arc<PipelineCache>,
     /// Bound to the weights; made anew after one was replaced.
     prepared: Option<PreparedPlan>,
+    /// Made with the bindings.
+    pace: Pace,
     scratch: ScratchPool,
     inputs: HashMap<String, (Arc<Buffer>, u64)>,
     step: Arc<Buffer>,
@@ -50,7 +56,15 @@ impl GpuGraph {
         }
         let uniform = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
         let step = Arc::new(context.create_buffer("step", size_of::<Step>() as u64, uniform)?);
-        let mut graph = Self { plan, pipelines: pipelines.clone(), prepared: None, scratch: scratch.clone(), inputs, step };
+        let mut graph = Self {
+            plan,
+            pipelines: pipelines.clone(),
+            prepared: None,
+            pace: Pace::default(),
+            scratch: scratch.clone(),
+            inputs,
+            step,
+        };
         // Weights may still be missing; without them nothing can be bound.
         if graph.plan.weights().iter().all(|name| weights.resident.contains_key(*name)) {
             graph.prepare(weights)?;
@@ -64,6 +78,11 @@ impl GpuGraph {
         if self.prepared.is_none() {
             let bound = Bindings { weights: &weights.resident, inputs: &self.inputs, step: &self.step };
             self.prepared = Some(PreparedPlan::new(&self.pipelines, &self.plan, bound, &mut self.scratch)?);
+            let shard = |name: &str, shard: usize| weights.resident.get(name).and_then(|weight| weight.shards.get(shard));
+            let bytes = |name: &str, index: usize| shard(name, index).map_or(0, |shard| shard.bytes);
+            let live = Live { tokens: most_queries(&self.plan), start: 0 };
+            let software = self.pipelines.context().target().software;
+            self.pace = Pace::new(estimate(&self.plan, live, &bytes), software);
         }
         Ok(())
     }
@@ -82,19 +101,37 @@ impl GpuGraph {
         self.prepared.as_ref().map_or(0, PreparedPlan::scratch_bytes)
     }
 
-    /// Writes the inputs, runs, and reads every output.
-    pub(super) fn run(&mut self, inputs: &Inputs, step: Step) -> Result<Vec<Value>> {
+    /// Writes the inputs, runs in as many submits as `bound` wants, each when the one before is done, and reads every
+    /// output.
+    pub(super) async fn run(&mut self, inputs: &Inputs, step: Step, bound: &SubmitBound) -> Result<Vec<Value>> {
+        self.write(inputs, step)?;
         let Some(prepared) = &self.prepared else { return Err(self.missing("plan")) };
         let context: &Arc<GpuContext> = self.pipelines.context();
-        self.write(inputs, step)?;
-        let submission = context.run(&self.plan.name, |encoder| {
-            prepared.reset(encoder);
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            prepared.record(&mut pass);
-            Ok(())
-        })?;
-        context.wait(&submission, &self.plan.name)?;
-        self.plan.outputs.iter().map(|output| self.read(prepared, &output.name, &output.ty)).collect()
+        let mut start = 0;
+        while let Some(slice) = self.pace.slice(start, bound.most) {
+            bound.cancel.check(RUN)?;
+            let begun = Instant::now();
+            let submission = context.run(&self.plan.name, |encoder| {
+                if start == 0 {
+                    prepared.reset(encoder);
+                }
+                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+                prepared.record_part(&mut pass, slice.clone());
+                Ok(())
+            })?;
+            context.waited_unless(submission, RUN, &bound.cancel).await?;
+            start = slice.end;
+            self.pace.learn(slice, begun.elapsed());
+        }
+        bound.cancel.check(RUN)?;
+        let mut values = Vec::new();
+        for output in &self.plan.outputs {
+            let (buffer, offset, bytes) = prepared.output(&output.name).ok_or_else(|| self.missing(&output.name))?;
+            let mut raw = vec![0u8; bytes as usize];
+            context.read_back_async(buffer, offset, &mut raw).await?;
+            values.push(Value::from_bytes(&output.ty, &raw));
+        }
+        Ok(values)
     }
 
     /// Writes the inputs and submits a run together with the copies of its outputs, each of at most 16 MiB: another run
@@ -129,16 +166,18 @@ impl GpuGraph {
         context.write(&self.step, 0, bytemuck::bytes_of(&step))
     }
 
-    fn read(&self, prepared: &PreparedPlan, name: &str, ty: &FixedType) -> Result<Value> {
-        let (buffer, offset, bytes) = prepared.output(name).ok_or_else(|| self.missing(name))?;
-        let mut raw = vec![0u8; bytes as usize];
-        self.pipelines.context().read_back(buffer, offset, &mut raw)?;
-        Ok(Value::from_bytes(ty, &raw))
-    }
-
     fn missing(&self, what: &str) -> Error {
         Error::Graph(GraphError::Malformed { graph: self.plan.name.clone(), problem: format!("its {what} has no buffer") })
     }
+}
+
+/// Queries of the longest attention.
+fn most_queries(plan: &Plan) -> usize {
+    let queries = plan.slots.iter().filter_map(|slot| match &slot.kind {
+        SlotKind::Input { role: Role::Visible { .. }, ty, .. } => ty.shape.get(1).copied(),
+        _ => None,
+    });
+    queries.max().unwrap_or(1)
 }
 
 /// Bytes of the buffer of an input.

@@ -4,6 +4,7 @@ mod compiled;
 mod gpu;
 mod inputs;
 mod memory;
+mod pace;
 mod padding;
 
 use std::{collections::HashMap, sync::Arc};
@@ -12,6 +13,8 @@ pub use compiled::CompiledGraph;
 pub(crate) use compiled::Running;
 pub use inputs::RunInput;
 pub(super) use inputs::sizes;
+#[cfg(any(feature = "audio", feature = "vision"))]
+pub(crate) use pace::SubmitBound;
 
 use super::{
     Device, GpuContext, GpuOptions, OnProgress, Opened, ResidentWeight, WeightUploader, pipeline::PipelineCache,

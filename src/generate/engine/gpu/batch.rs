@@ -7,7 +7,6 @@ use std::{
 
 use super::{
     GpuEngine, SampleMode, chosen,
-    estimate::{Estimate, estimate},
     model::{GpuModel, LOGITS, options},
     output,
     run_plan::{Binding, RunPlan},
@@ -21,7 +20,7 @@ use crate::{
     generate::{Outputs, Profiles, Run, SHORT_LIST, SampleOpts, sample_token_after},
     ir::{DimBinding, LowerOptions, kernel::Target, sym},
     lower::{Residency, lower},
-    plan::{Live, Plan, sampling},
+    plan::{Estimate, Live, Plan, estimate, sampling},
     runtime::{Bindings, Capabilities, Lru, PreparedPlan, ScratchPool, SequenceSlot, StagedRead, Step},
 };
 

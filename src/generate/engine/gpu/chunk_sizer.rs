@@ -2,14 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use crate::plan::SLOWEST;
+
 /// Operating systems kill a GPU job that takes about two seconds.
 const BUDGET: Duration = Duration::from_millis(500);
 
 /// Nobody watches a software driver; long submits cost it less.
 pub(super) const SOFTWARE_BUDGET: Duration = Duration::from_secs(5);
-
-/// Multiplications and additions a second of the slowest GPU that the first submit must fit.
-pub(super) const SLOWEST: u64 = 100_000_000_000;
 
 /// The largest bucket of new tokens that is at most `tokens`: 1, 4, 16, 64, …
 pub(super) fn bucket_below(tokens: usize) -> usize {

@@ -62,6 +62,7 @@ pub(crate) fn plan_memory(
             full_cache,
             sliding_cache,
             scratch: runs.bytes,
+            towers: 0,
             loading: StagingRing::bytes(device),
             largest_binding: runs.largest_binding.max(weights.largest_binding()),
             max_binding: planner.target.max_binding,

@@ -6,7 +6,6 @@ mod caches;
 mod chunk_sizer;
 mod draft;
 mod early;
-mod estimate;
 mod inputs;
 mod logits_view;
 mod memory;

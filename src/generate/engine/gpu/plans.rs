@@ -4,7 +4,6 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{
     caches::Caches,
-    estimate::{Estimate, estimate},
     model::{GpuModel, LOGITS},
     run_plan::{Binding, RunPlan},
 };
@@ -14,7 +13,7 @@ use crate::{
     error::GraphError,
     generate::{GraphKey, Outputs, PlanPolicy, Profiles, SHORT_LIST},
     ir::{DimBinding, sym},
-    plan::{Live, sampling},
+    plan::{Estimate, Live, estimate, sampling},
     runtime::{Buffer, CacheStats, Lru, PreparedPlan, ScratchPool},
 };
 

@@ -7,30 +7,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    Begun, GpuEngine,
-    chunk_sizer::SOFTWARE_BUDGET,
-    estimate::{Estimate, cut, total},
-};
+use super::{Begun, GpuEngine, chunk_sizer::SOFTWARE_BUDGET};
 use crate::{
     Error, Result,
     error::GraphError,
+    plan::{Estimate, HOST_CLOCK_MOST, SOFTWARE_MOST, SOFTWARE_RATE, cut, total},
     runtime::{Buffer, GpuContext, StagedRead, wgpu},
 };
 
-/// The host's clock also counts what an application has submitted in between: by it no device is taken for slower than
-/// this many times the slowest.
-const HOST_CLOCK_MOST: f64 = 4.0;
-
 /// SubmitSplitter of one run that are timed, the first ones.
 const TIMED: usize = 64;
-
-/// How long a submit may keep a driver on the CPU where nothing else was asked for: a run that is given up ends soon,
-/// and so does its process. Each submit costs such a driver some 0.1 ms.
-const SOFTWARE_MOST: Duration = Duration::from_millis(500);
-
-/// How much slower than the slowest GPU such a driver is taken for until it was measured.
-const SOFTWARE_RATE: f64 = 8.0;
 
 /// How runs are cut, and what earlier ones took.
 pub(super) struct SubmitSplitter {
@@ -339,7 +325,8 @@ impl GpuEngine {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::estimate::moving, *};
+    use super::*;
+    use crate::plan::moving;
 
     #[test]
     fn a_second_run_is_begun_where_both_fit() {
