@@ -1,22 +1,23 @@
 //! Checkpoints in GGUF files, by llama.cpp's names.
 
+mod elementwise;
 mod experts;
 mod fused;
-mod minus_one;
+mod projector;
 
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use self::minus_one::MinusOne;
+use self::elementwise::minus_one;
+pub(super) use self::projector::open_projector;
 use crate::{
     Error, Result,
-    gemma::{GgufValues, gguf_key, gguf_stack},
-    quant::DType,
+    gemma::{Embedder, GemmaArch, GgufValues, WeightPosition, embedder_weights, gguf_key, gguf_stack, text_rows},
     weights::{
-        FileSource, GgufEntry, GgufFiles, GgufPart, ReadOptions, StoredHead, Tensor, TensorInfo, WeightLoader, WeightMap,
-        row_bytes,
+        FileSource, GgufEntry, GgufFiles, GgufMetadata, GgufPart, ReadOptions, StoredHead, Tensor, TensorInfo, WeightLoader,
+        WeightMap, row_bytes,
     },
 };
 
@@ -63,6 +64,7 @@ impl GgufLoader {
                 entries.into_iter().try_for_each(|entry| loader.add(&file, entry))?;
             }
         }
+        loader.cut_table(&files.metadata);
         experts::join(&mut loader.weights, &loader.architecture)
             .map_err(|problem| Error::Format { path: path.as_ref().to_path_buf(), problem })?;
         loader.weights.embed_by_head();
@@ -82,6 +84,29 @@ impl GgufLoader {
     /// The files that the weights lie in, in the order of their parts.
     pub fn files(&self) -> &[PathBuf] {
         &self.files
+    }
+
+    /// Takes the padding off Gemma 3n's per-layer table.
+    fn cut_table(&mut self, metadata: &GgufMetadata) {
+        let key = WeightPosition::PleEmbed.hugging_face(GemmaArch::Gemma3n).unwrap_or_default();
+        if GemmaArch::of_architecture(&self.architecture) == Some(GemmaArch::Gemma3n)
+            && let Ok(table) = self.weights.take(&key)
+        {
+            let rows = table.shape().first().copied().unwrap_or(0);
+            self.weights.insert(table.first_rows(text_rows(metadata, rows)));
+        }
+    }
+
+    /// Adds the weights by which the projector at `path` embeds ids of the text (Gemma 3n), where it has them all.
+    pub(super) fn add_embedders(&mut self, path: &Path) -> Result<()> {
+        let mut towers = open_projector(path)?;
+        for embedder in [Embedder::Vision, Embedder::Audio] {
+            let weights = embedder_weights(embedder);
+            if weights.iter().all(|key| towers.contains(key)) {
+                self.weights.append(&mut towers.split_off(|key| weights.iter().any(|weight| weight == key)));
+            }
+        }
+        Ok(())
     }
 
     fn add(&mut self, file: &Arc<FileSource>, entry: GgufEntry) -> Result<()> {
@@ -107,7 +132,7 @@ impl GgufLoader {
             return Err(file.format(format!("tensor '{}': there is already a weight '{key}'", entry.name)));
         }
         let tensor = entry.tensor(&key, file).map(|tensor| match values {
-            GgufValues::PlusOne => Tensor::new(&key, DType::F32, tensor.shape().to_vec(), Arc::new(MinusOne(tensor)), 0),
+            GgufValues::PlusOne => minus_one(tensor),
             GgufValues::Same => tensor,
         });
         weights.insert_read(&key, tensor);

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{
     Model,
     model::Parts,
-    senses::{Senses, Towers},
+    senses::Towers,
 };
 use crate::{
     Error, Result,
@@ -41,8 +41,7 @@ impl Model {
     /// # Errors
     /// As [`MemoryPlan::for_model`] and [`MemoryPlan::for_options`].
     pub fn memory_plan(path: impl AsRef<Path>, device: &Device, options: GeneratorOptions, towers: Towers) -> Result<MemoryPlan> {
-        let (mut loader, mut parts) = Parts::near_weights(path.as_ref())?;
-        parts.senses = Senses::new(towers, Some(path.as_ref()));
+        let (mut loader, parts) = Parts::near_weights(path.as_ref(), None, towers)?;
         let Opened::Gpu(gpu) = device.open(&options.gpu)? else {
             return Err(Error::Unsupported("a plan of device memory for the CPU reference, which has no device,".into()));
         };

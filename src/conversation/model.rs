@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     Result,
-    checkpoint::load_from_path,
+    checkpoint::load_with_projector,
     gemma::GemmaConfig,
     generate::{CancelToken, GemmaGenerator, GeneratorOptions, ModelStats, OnProgress, SampleOpts},
     prompt::Prompt,
@@ -57,20 +57,21 @@ pub(super) struct Parts {
     tokenizer: Tokenizer,
     chat: ChatTemplate,
     recommended: Option<SampleOpts>,
-    pub(super) senses: Senses,
+    senses: Senses,
 }
 
 impl Parts {
-    /// Those that the files of a model have, and its weights.
-    pub(super) fn near_weights(path: &Path) -> Result<(Box<dyn WeightLoader>, Self)> {
+    /// Those that the files of a model have, with the towers of a projector that is given, and its weights.
+    pub(super) fn near_weights(path: &Path, projector: Option<&Path>, towers: Towers) -> Result<(Box<dyn WeightLoader>, Self)> {
         // First, as its errors about a path are the clearest.
-        let loader = load_from_path(path)?;
+        let loader = load_with_projector(path, projector)?;
         let config = GemmaConfig::near_weights(path)?;
+        let config = projector.map(|projector| config.with_projector(projector)).transpose()?.unwrap_or(config);
         let tokenizer = Tokenizer::near_weights(path)?;
         let chat = ChatTemplate::near_weights(&config, &tokenizer, path)?;
         let recommended = SampleOpts::recommended(path)?;
-        let parts = Self { config, tokenizer, chat, recommended, senses: Senses::new(Towers::default(), Some(path)) };
-        Ok((loader, parts))
+        let senses = Senses::new(towers, Some(projector.unwrap_or(path)));
+        Ok((loader, Self { config, tokenizer, chat, recommended, senses }))
     }
 
     pub(super) fn load(mut self, loader: &mut dyn WeightLoader, device: Device, options: GeneratorOptions) -> Result<Model> {
@@ -105,16 +106,17 @@ impl Model {
     /// Loads a model: a folder with `config.json`, `tokenizer.json` and safetensors, or a GGUF file.
     ///
     /// A model that sees or hears loads its tower when the first picture is shown or the first sound heard (features
-    /// `vision`, `audio`). Where the tokens of a picture see each other, the caches of sliding layers have room for one
-    /// of the model's own budget, unless [`GeneratorOptions::longest_picture`] says otherwise. A
-    /// [`memory_budget`](GeneratorOptions::memory_budget) leaves room for the towers. For text alone
-    /// [`open_with_towers`](Self::open_with_towers) leaves them out.
+    /// `vision`, `audio`). Towers of a GGUF file lie in the projector's file beside it, which has `mmproj` in its name;
+    /// [`open_with_projector`](Self::open_with_projector) takes it from elsewhere, or one of several. Where the tokens of
+    /// a picture see each other, the caches of sliding layers have room for one of the model's own budget, unless
+    /// [`GeneratorOptions::longest_picture`] says otherwise. A [`memory_budget`](GeneratorOptions::memory_budget) leaves
+    /// room for the towers. For text alone [`open_with_towers`](Self::open_with_towers) leaves them out.
     ///
     /// # Errors
     /// As [`GemmaGenerator::from_path`], [`Tokenizer::near_weights`], [`ChatTemplate::near_weights`] and
     /// [`SampleOpts::recommended`]; [`Error::Cancelled`](crate::Error::Cancelled).
     pub fn open(path: impl AsRef<Path>, device: Device, options: GeneratorOptions) -> Result<Self> {
-        let (mut loader, parts) = Parts::near_weights(path.as_ref())?;
+        let (mut loader, parts) = Parts::near_weights(path.as_ref(), None, Towers::default())?;
         parts.load(loader.as_mut(), device, options)
     }
 

@@ -126,9 +126,10 @@ impl Senses {
         let refuse = |problem: &str| Err(Error::Unsupported(format!("{what} with {problem}")));
         match &self.path {
             _ if self.towers == Towers::Never => refuse("a model that was opened with Towers::Never; open it with Towers::Lazy"),
-            Some(path) if !has_tower && is_gguf(path) => {
-                refuse("a GGUF file, which has no tower; open the model's safetensors files")
-            }
+            Some(path) if !has_tower && is_gguf(path) => refuse(
+                "a GGUF file and no projector for them; put the model's own, a file with mmproj in its name, beside it, or name \
+                 it (Model::open_with_projector)",
+            ),
             Some(path) => Ok(path),
             None => refuse(
                 "a model from parts that has no tower on its device; give it one by Model::set_vision or Model::set_hearing, \
@@ -148,9 +149,43 @@ impl Model {
     /// # Errors
     /// As [`open`](Self::open); with [`Towers::AtLoad`] those of loading a tower that the model has.
     pub fn open_with_towers(path: impl AsRef<Path>, device: Device, options: GeneratorOptions, towers: Towers) -> Result<Self> {
+        Self::open_files(path.as_ref(), None, device, options, towers)
+    }
+
+    /// As [`open_with_towers`](Self::open_with_towers), with the file of a projector: llama.cpp's `mmproj` of the same model, which has the towers
+    /// that a GGUF file lacks. No other is looked for.
+    ///
+    /// ```no_run
+    /// # use gemmaflow::{conversation::{Model, Towers}, generate::GeneratorOptions, runtime::Device};
+    /// # fn main() -> gemmaflow::Result<()> {
+    /// let model = "models/gemma-3-4b-it-Q4_K_M.gguf";
+    /// let projector = "models/mmproj-F16.gguf";
+    /// let model = Model::open_with_projector(model, projector, Device::Auto, GeneratorOptions::default(), Towers::Lazy)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`open_with_towers`](Self::open_with_towers) and [`GemmaConfig::with_projector`].
+    pub fn open_with_projector(
+        path: impl AsRef<Path>,
+        projector: impl AsRef<Path>,
+        device: Device,
+        options: GeneratorOptions,
+        towers: Towers,
+    ) -> Result<Self> {
+        Self::open_files(path.as_ref(), Some(projector.as_ref()), device, options, towers)
+    }
+
+    fn open_files(
+        path: &Path,
+        projector: Option<&Path>,
+        device: Device,
+        options: GeneratorOptions,
+        towers: Towers,
+    ) -> Result<Self> {
         let cancel = options.cancel.clone();
-        let (mut loader, mut parts) = Parts::near_weights(path.as_ref())?;
-        parts.senses = Senses::new(towers, Some(path.as_ref()));
+        let (mut loader, parts) = Parts::near_weights(path, projector, towers)?;
         let model = parts.load(loader.as_mut(), device, options)?;
         if towers == Towers::AtLoad {
             cancel.map_or(Ok(()), |cancel| cancel.check("loading a model"))?;

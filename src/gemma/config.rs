@@ -8,6 +8,7 @@ mod fields;
 mod gguf;
 mod gguf_heads;
 mod gguf_keys;
+mod gguf_markers;
 mod gguf_rope;
 mod hard_tokens;
 mod json;
@@ -17,6 +18,8 @@ mod mobilenet;
 mod multimodal;
 mod preset;
 mod processor;
+mod projector;
+mod projector_files;
 mod quantised;
 mod rope;
 mod sparsity;
@@ -24,16 +27,22 @@ mod types;
 mod unknown;
 mod validate;
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 pub use audio::{AudioConfig, ConformerConfig, ConformerKind, UnifiedAudioConfig};
 pub use drafter::{Centroids, GemmaDrafterConfig};
 pub use family::GemmaArch;
+pub(crate) use gguf_markers::text_rows;
 pub use hard_tokens::{Embedder, HardTokens};
 pub use mobilenet::MobileNetConfig;
 #[cfg(feature = "vision")]
 pub(crate) use multimodal::MOST_SOFT_TOKENS;
 pub use multimodal::{Gemma4VisionConfig, MediaTokens, MultimodalConfig, SiglipConfig, UnifiedVisionConfig, VisionConfig};
+pub(crate) use projector::{Projector, is_projector, projectors};
 pub use types::{
     AltUp, BidirectionalPictures, GemmaLayerStyle, LayerAttnOptions, LayerKind, LayerOverrides, Moe, PerLayerInput, RopeConfig,
     RopeScaling,
@@ -140,7 +149,8 @@ impl GemmaConfig {
         json::from_file(path.as_ref())
     }
 
-    /// Reads the metadata of a GGUF file (of one in parts: the first).
+    /// Reads the metadata of a GGUF file (of one in parts: the first), and the towers of the projector's file beside
+    /// it, where there is one of this model with `mmproj` in its name ([`with_projector`](Self::with_projector)).
     ///
     /// Files say neither `query_pre_attn_scalar` nor, in Gemma 1 and 2, anything of the rotary table; both are what the
     /// family has. The names that Ollama's converter has for some keys are read too. An absent key in which models of
@@ -162,6 +172,34 @@ impl GemmaConfig {
     /// As [`from_gguf`](Self::from_gguf).
     pub fn from_gguf_with(path: impl AsRef<Path>, limits: FileLimits) -> Result<Self> {
         gguf::from_file(path.as_ref(), limits)
+    }
+
+    /// The configuration of a GGUF file's text model with the towers of a projector's file, as llama.cpp has them apart
+    /// (`mmproj`). The ids of a picture's and a clip's tokens stay those of the text model.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) and [`Error::Format`](crate::Error::Format) as [`from_gguf`](Self::from_gguf);
+    /// [`Error::Config`](crate::Error::Config) for a file of another kind, or of a model of another family or width;
+    /// [`Error::Unsupported`](crate::Error::Unsupported) for the projector of a model that this crate does not run.
+    pub fn with_projector(&self, path: impl AsRef<Path>) -> Result<Self> {
+        projector::add(self, path.as_ref())
+    }
+
+    /// As [`with_projector`](Self::with_projector) where the file at `path` is a projector's; unchanged for others.
+    #[cfg(any(feature = "audio", feature = "vision"))]
+    pub(crate) fn with_towers_of(&self, path: &Path) -> Result<Cow<'_, Self>> {
+        let is_projector = crate::weights::is_gguf(path) && is_projector(&projector::open(path)?);
+        if is_projector { self.with_projector(path).map(Cow::Owned) } else { Ok(Cow::Borrowed(self)) }
+    }
+
+    /// The projector's file that lies beside the GGUF file of a text model: the one there with `mmproj` in its name
+    /// that is of this model.
+    ///
+    /// # Errors
+    /// [`Error::Config`](crate::Error::Config) where several are, by their names; what is wrong with the file where
+    /// none can be taken.
+    pub(crate) fn projector_beside(text: &Path) -> Result<Option<PathBuf>> {
+        gguf::projector_beside(text)
     }
 
     /// The configuration of a model that is given as its weights: a GGUF file, a folder with a `config.json`, or a file

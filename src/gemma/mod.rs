@@ -32,13 +32,13 @@ pub use blocks::{
 };
 #[cfg(feature = "vision")]
 pub(crate) use config::MOST_SOFT_TOKENS;
-pub(crate) use config::family;
 pub use config::{
     AltUp, AudioConfig, BidirectionalPictures, Centroids, ConformerConfig, ConformerKind, Embedder, Gemma4VisionConfig,
     GemmaArch, GemmaConfig, GemmaDrafterConfig, GemmaLayerStyle, HardTokens, LayerAttnOptions, LayerKind, LayerOverrides,
     MediaTokens, MobileNetConfig, Moe, MultimodalConfig, PerLayerInput, RopeConfig, RopeScaling, SiglipConfig,
     UnifiedAudioConfig, UnifiedVisionConfig, VisionConfig,
 };
+pub(crate) use config::{Projector, family, is_projector, projectors, text_rows};
 pub(crate) use drafter::{CHOSEN, HIDDEN, ORDERED_EMBED, TARGET_EMBED, drafter_flow};
 pub use flow::{GemmaFlow, GemmaMode};
 use layer::rope_table_name;
@@ -57,5 +57,8 @@ pub use random_weights::random_weights;
 pub use rope::{build_rope_tables, default_inv_freq, resolve_inv_freq, rope_slice};
 #[cfg(feature = "lora")]
 pub(crate) use weights::WeightKind;
-pub(crate) use weights::{GgufValues, TOKEN_ORDER, dense_key, embedder_weights, gguf_key, gguf_stack, text_weight, tower_weight};
+pub(crate) use weights::{
+    GgufValues, ProjectorShape, ProjectorValues, ProjectorWeight, TOKEN_ORDER, dense_key, embedder_weights, gguf_key, gguf_stack,
+    projector_weight, text_weight, tower_weight,
+};
 pub use weights::{LayerWeight, WeightPosition};

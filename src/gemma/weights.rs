@@ -1,10 +1,12 @@
 //! The weights of a model: which it has, their shapes, and their names here and in files.
 
 mod foreign;
+mod projector;
 mod row;
 mod table;
 
 pub(crate) use foreign::{GgufValues, TOKEN_ORDER, dense_key, embedder_weights, gguf_key, gguf_stack, text_weight, tower_weight};
+pub(crate) use projector::{ProjectorShape, ProjectorValues, ProjectorWeight, projector_weight};
 #[cfg(feature = "lora")]
 pub(crate) use row::WeightKind;
 pub use table::{LayerWeight, WeightPosition};

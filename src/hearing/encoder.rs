@@ -62,13 +62,15 @@ const _: () = {
 
 impl AudioEncoder {
     /// The tower of the checkpoint at `path`, on `gpu`, or on the reference without one
-    /// ([`GemmaGenerator::gpu`](crate::GemmaGenerator::gpu)).
+    /// ([`GemmaGenerator::gpu`](crate::GemmaGenerator::gpu)). Of a model in GGUF files `path` is the projector's
+    /// (`mmproj`), whose keys take the place of the configuration's tower, or the text model's that it lies beside.
     ///
     /// # Errors
-    /// As [`from_loader`](Self::from_loader), and what is wrong with the files.
+    /// As [`from_loader`](Self::from_loader) and [`load_towers_from_path`], and what is wrong with the files.
     pub fn from_path(config: &GemmaConfig, path: impl AsRef<Path>, gpu: Option<Arc<GpuContext>>) -> Result<Self> {
+        let config = config.with_towers_of(path.as_ref())?;
         let mut loader = load_towers_from_path(path)?;
-        Self::from_loader(config, loader.as_mut(), gpu, TowerOptions::default())
+        Self::from_loader(&config, loader.as_mut(), gpu, TowerOptions::default())
     }
 
     /// As [`from_path`](Self::from_path), with the weights of a loader, by their names in a checkpoint.

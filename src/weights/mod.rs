@@ -58,5 +58,6 @@ pub(crate) use tensor::RANDOM;
 pub use tensor::{RandomFill, Tensor, TensorSource};
 #[cfg(feature = "lora")]
 pub(crate) use transposed::transposed;
+pub(crate) use transposed::transposed_each;
 
 pub use crate::quant::Quantise;

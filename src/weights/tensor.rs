@@ -120,6 +120,14 @@ impl Tensor {
         Self { shape: shape.to_vec(), ..self }
     }
 
+    /// Its first `rows`, or all where it has no more.
+    pub(crate) fn first_rows(mut self, rows: usize) -> Self {
+        if let Some(first) = self.shape.first_mut() {
+            *first = rows.min(*first);
+        }
+        self
+    }
+
     /// The same tensor, which cannot be read once `cancel` is cancelled.
     pub(crate) fn unless(&self, cancel: &CancelToken) -> Self {
         let source = Arc::new(Unless { source: self.source.clone(), cancel: cancel.clone() });

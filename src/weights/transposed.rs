@@ -8,44 +8,63 @@ use crate::Result;
 /// The tensor `[N, K]`, of elements of `size` bytes, as `[K, N]`.
 pub(crate) fn transposed(matrix: Tensor, size: usize) -> Tensor {
     let [rows, columns] = [0, 1].map(|axis| matrix.shape().get(axis).copied().unwrap_or(1));
-    let name = matrix.name().to_string();
-    let dtype = matrix.dtype();
-    Tensor::new(name, dtype, vec![columns, rows], Arc::new(Transposed { matrix, rows, columns, size }), 0)
+    transposed_each(matrix, [rows, columns], size, vec![columns, rows])
 }
 
-/// Elements of `matrix` `[rows, columns]` in the order of `[columns, rows]`.
+/// The tensor as matrices `[rows, columns]` of pieces of `size` bytes, one after the other, each transposed; as a tensor
+/// of `shape`, which has as many elements.
+pub(crate) fn transposed_each(tensor: Tensor, [rows, columns]: [usize; 2], size: usize, shape: Vec<usize>) -> Tensor {
+    let name = tensor.name().to_string();
+    let dtype = tensor.dtype();
+    Tensor::new(name, dtype, shape, Arc::new(Transposed { tensor, rows, columns, size }), 0)
+}
+
+/// The pieces of each matrix `[rows, columns]` of a tensor in the order of `[columns, rows]`.
 struct Transposed {
-    matrix: Tensor,
+    tensor: Tensor,
     rows: usize,
     columns: usize,
-    /// Bytes of an element.
+    /// Bytes of a piece.
     size: usize,
 }
 
 impl TensorSource for Transposed {
-    /// Reads, of each row of the matrix, the columns that `out` touches.
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        let matrix = self.rows * self.columns * self.size;
+        let mut at = offset as usize;
+        let mut rest = out;
+        while !rest.is_empty() {
+            let skip = at % matrix;
+            let count = rest.len().min(matrix - skip);
+            let (now, later) = rest.split_at_mut(count);
+            self.read_one(at - skip, skip, now)?;
+            (at, rest) = (at + count, later);
+        }
+        Ok(())
+    }
+}
+
+impl Transposed {
+    /// Reads bytes of the matrix that begins at `matrix`, `start` of its own and later ones: of each of its rows the
+    /// columns that `out` touches.
+    fn read_one(&self, matrix: usize, start: usize, out: &mut [u8]) -> Result<()> {
         let size = self.size;
         // Bytes of one row of the result.
         let width = self.rows * size;
-        let start = offset as usize;
         let end = start + out.len();
-        if out.is_empty() {
-            return Ok(());
-        }
         let first = start / width;
         let last = (end - 1) / width;
         debug_assert!(last < self.columns, "a read ends inside the matrix");
         let mut part = vec![0u8; (last + 1 - first) * size];
         for row in 0..self.rows {
-            self.matrix.read_bytes((row * self.columns + first) * size, &mut part)?;
-            for (column, element) in (first..=last).zip(part.chunks_exact(size)) {
-                for (byte, value) in element.iter().enumerate() {
-                    let at = column * width + row * size + byte;
-                    // A read may begin or end within an element.
-                    if (start..end).contains(&at) {
-                        out[at - start] = *value;
-                    }
+            self.tensor.read_bytes(matrix + (row * self.columns + first) * size, &mut part)?;
+            for (column, piece) in (first..=last).zip(part.chunks_exact(size)) {
+                let begin = column * width + row * size;
+                // A read may begin or end within a piece.
+                let from = start.saturating_sub(begin).min(size);
+                let to = end.saturating_sub(begin).min(size);
+                if from < to {
+                    out[begin + from - start..begin + to - start].copy_from_slice(&piece[from..to]);
                 }
             }
         }
@@ -88,6 +107,19 @@ mod tests {
             assert_eq!(part, all[start..start + len], "{start} {len}");
         }
         assert_eq!(loader().take_transposed("w").unwrap().to_f32().unwrap(), [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
+    }
+
+    #[test]
+    fn matrices_of_pieces_are_transposed_each() {
+        // Two matrices [2, 3] of pieces of two bytes.
+        let tensor = Tensor::from_bytes("m", DType::F16, vec![2, 2, 3], (0..24).collect()).unwrap();
+        let tensor = transposed_each(tensor, [2, 3], 2, vec![2, 3, 2]);
+        let expected: Vec<u8> = [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11].into_iter().flat_map(|x| [2 * x, 2 * x + 1]).collect();
+        for (start, len) in [(0, 24), (1, 3), (5, 14), (12, 12), (23, 1)] {
+            let mut part = vec![0; len];
+            tensor.read_bytes(start, &mut part).unwrap();
+            assert_eq!(part, expected[start..start + len], "{start} {len}");
+        }
     }
 
     #[test]

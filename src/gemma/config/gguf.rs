@@ -1,16 +1,17 @@
 //! The metadata of a GGUF file into a [`GemmaConfig`] (docs/gemma.md, GGUF files). For a key that a file leaves out,
 //! its tensors or the table of absent keys give the value.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{
     AltUp, BidirectionalPictures, GemmaConfig, LayerKind, Moe,
     family::{DRAFTER, GemmaArch, ScoreScale, SoftcapKey},
     gguf_heads::{Heads, layer_sizes},
     gguf_keys::Keys,
-    gguf_rope,
+    gguf_markers, gguf_rope,
     json::{named, one_of},
     json_layers::{per_layer_input, tell_halved},
+    projector_files,
 };
 use crate::{
     Error, Result,
@@ -18,6 +19,18 @@ use crate::{
 };
 
 pub(super) fn from_file(path: &Path, limits: FileLimits) -> Result<GemmaConfig> {
+    Ok(projector_files::settle(text_alone(path, limits)?, path))
+}
+
+/// The projector's file that lies beside the text model at `path`.
+///
+/// # Errors
+/// As [`projector_files::beside`], and those of reading the text model's header.
+pub(super) fn projector_beside(path: &Path) -> Result<Option<PathBuf>> {
+    projector_files::beside(&text_alone(path, FileLimits::default())?, path)
+}
+
+fn text_alone(path: &Path, limits: FileLimits) -> Result<GemmaConfig> {
     let files = GgufFiles::open(path, ReadOptions { mode: ReadMode::Positioned, limits })?;
     read(&files).map_err(|error| named(path, error))
 }
@@ -36,6 +49,7 @@ fn read(files: &GgufFiles) -> Result<GemmaConfig> {
         config.use_bidirectional_attention = true;
         config.embedding_dense = dense(&keys, files, config.hidden_size)?;
     }
+    config.multimodal = gguf_markers::read(&files.metadata, arch);
     checked(&keys, config)
 }
 
@@ -273,7 +287,8 @@ fn gemma3n(keys: &Keys, files: &GgufFiles, config: &mut GemmaConfig) -> Result<(
     let layers = config.num_hidden_layers;
     let rows = |tensor: &str| files.tensor(tensor).and_then(|tensor| tensor.shape.first().copied());
     config.num_kv_shared_layers = keys.size("attention.shared_kv_layers")?.unwrap_or(layers.saturating_sub(20));
-    config.per_layer_input = per_layer_input(per_layer_width(keys, files, layers)?, rows("per_layer_token_embd.weight"));
+    let table = rows("per_layer_token_embd.weight").map(|rows| gguf_markers::text_rows(&files.metadata, rows));
+    config.per_layer_input = per_layer_input(per_layer_width(keys, files, layers)?, table);
     config.altup = Some(AltUp {
         num_inputs: keys.size_or_default("altup.num_inputs")?,
         active_idx: keys.size_or_default("altup.active_idx")?,

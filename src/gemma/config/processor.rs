@@ -57,6 +57,14 @@ fn beside(config_file: &Path) -> Result<Option<(PathBuf, Fields)>> {
     read("preprocessor_config.json")
 }
 
+/// As [`settle`], by fields that were found elsewhere.
+pub(super) fn settle_by(config: &mut MultimodalConfig, fields: Fields) {
+    let Some(vision) = &mut config.vision else { return };
+    if let Err(error) = apply(vision, fields) {
+        config.vision = Some(VisionConfig::Unsupported(error.to_string()));
+    }
+}
+
 fn apply(vision: &mut VisionConfig, mut fields: Fields) -> Result<()> {
     match vision {
         VisionConfig::Siglip(config) => {

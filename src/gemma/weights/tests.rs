@@ -1,6 +1,7 @@
 //! The tables of foreign names.
 
 use super::*;
+use crate::gemma::Projector;
 
 const ARCHS: [GemmaArch; 7] = [
     GemmaArch::Gemma,
@@ -100,4 +101,39 @@ fn stacked_matrices_have_a_name_each() {
     assert_eq!(keys, ["altup_projections.0.weight", "altup_projections.1.weight", "altup_projections.2.weight"]);
     assert_eq!(gguf_stack("gemma3n", "blk.0.altup_router.weight", 3), None);
     assert_eq!(gguf_stack("gemma4", "altup_proj.weight", 3), None);
+}
+
+#[test]
+fn tensors_of_projectors_are_the_weights_of_towers() {
+    for (projector, name, key) in [
+        (Projector::Siglip, "v.blk.26.attn_out.bias", "vision_tower.encoder.layers.26.self_attn.out_proj.bias"),
+        (Projector::Siglip, "mm.input_projection.weight", "multi_modal_projector.mm_input_projection_weight"),
+        (Projector::Vision4, "v.blk.3.attn_q.weight", "vision_tower.encoder.layers.3.self_attn.q_proj.linear.weight"),
+        (Projector::Vision4, "v.blk.3.attn_q.input_max", "vision_tower.encoder.layers.3.self_attn.q_proj.input_max"),
+        (Projector::Vision4, "v.std_bias", "vision_tower.std_bias"),
+        (Projector::UnifiedVision, "v.patch_norm.3.bias", "vision_embedder.pos_norm.bias"),
+        (Projector::UnifiedVision, "v.patch_embd.bias", "vision_embedder.patch_dense.bias"),
+        (Projector::MobileNet, "v.blk.0.1.bn1.weight", "vision_tower.timm_model.blocks.0.1.bn1.weight"),
+        (Projector::MobileNet, "mm.hard_emb_norm.weight", "embed_vision.hard_embedding_norm.weight"),
+        (Projector::Audio4, "a.conv1d.1.norm.weight", "audio_tower.subsample_conv_projection.layer1.norm.weight"),
+        (Projector::Audio4, "a.blk.0.conv_norm.weight", "audio_tower.layers.0.lconv1d.pre_layer_norm.weight"),
+        (Projector::Audio3n, "a.pre_encode.out.weight", "audio_tower.subsample_conv_projection.input_proj_linear.weight"),
+        (Projector::Audio3n, "a.blk.0.per_dim_scale", "audio_tower.conformer.0.attention.attn.per_dim_scale"),
+        (Projector::UnifiedAudio, "mm.a.input_projection.weight", "embed_audio.embedding_projection.weight"),
+    ] {
+        assert_eq!(projector_weight(projector, name).map(|weight| weight.key).as_deref(), Some(key), "{name}");
+    }
+    for (projector, name) in [
+        (Projector::Siglip, "v.blk.03.ln1.weight"),
+        (Projector::Siglip, "v.blk.+3.ln1.weight"),
+        (Projector::Siglip, "v.blk..ln1.weight"),
+        (Projector::Siglip, "v.blk.3.ln1"),
+        (Projector::Siglip, "mm.input_projection.bias"),
+        (Projector::Vision4, "mm.a.input_projection.weight"),
+        (Projector::Audio4, "a.blk.0.conv_dw.input_max"),
+        (Projector::Audio4, "v.patch_embd.weight"),
+        (Projector::MobileNet, "v.patch_embd.weight"),
+    ] {
+        assert_eq!(projector_weight(projector, name), None, "{name}");
+    }
 }

@@ -226,6 +226,27 @@ impl Metadata {
         self.list(key, "an array of texts in UTF-8", utf8)
     }
 
+    /// The places of texts in an array of them, each its first.
+    pub(crate) fn places<const N: usize>(&self, key: &str, wanted: [&str; N]) -> [Option<usize>; N] {
+        let mut found = [None; N];
+        let Ok(Some((_, Value::Array(array)))) = self.get(key) else { return found };
+        for (at, value) in array.values().enumerate() {
+            let Value::Text(text) = value else { return found };
+            if let Some(index) = wanted.iter().position(|wanted| wanted.as_bytes() == text) {
+                found[index] = found[index].or(Some(at));
+            }
+        }
+        found
+    }
+
+    /// The number of an array's values.
+    pub(crate) fn count(&self, key: &str) -> Option<usize> {
+        match self.get(key) {
+            Ok(Some((_, Value::Array(array)))) => usize::try_from(array.count).ok(),
+            _ => None,
+        }
+    }
+
     /// An array of numbers.
     pub(crate) fn numbers(&self, key: &str) -> Result<Option<Vec<f32>>, String> {
         self.list(key, "an array of numbers", number)

@@ -1,0 +1,77 @@
+//! The projector's file beside a text model's, by the habit of llama.cpp's users.
+
+use std::path::{Path, PathBuf};
+
+use super::{AudioConfig, GemmaConfig, VisionConfig, json::named, projector};
+use crate::{Error, Result, weights::is_gguf};
+
+/// The word in the names of projectors' files: `mmproj-model-f16.gguf`, `gemma-3-4b-it.mmproj-Q8_0.gguf`, …
+const NAMED: &str = "mmproj";
+
+/// The configuration of the text model at `text` with the towers of the projector that lies beside it, if one does. One
+/// that cannot be taken is no reason to refuse the text model: pictures and sounds are refused.
+pub(super) fn settle(config: GemmaConfig, text: &Path) -> GemmaConfig {
+    match beside(&config, text).and_then(|found| found.map(|path| projector::add(&config, &path)).transpose()) {
+        Ok(found) => found.unwrap_or(config),
+        Err(error) => {
+            let mut config = config;
+            config.multimodal.vision = Some(VisionConfig::Unsupported(error.to_string()));
+            config.multimodal.audio_tower = Some(AudioConfig::Unsupported(error.to_string()));
+            config
+        }
+    }
+}
+
+/// The projector for the text model of `config` that lies beside its file; `None` where there is none.
+///
+/// # Errors
+/// [`Error::Config`] where several fit, with their names. Where none fits, what is wrong with one that lies there.
+pub(super) fn beside(config: &GemmaConfig, text: &Path) -> Result<Option<PathBuf>> {
+    let mut fitting = Vec::new();
+    let mut first_wrong = None;
+    for path in candidates(text) {
+        match fits(config, &path) {
+            Ok(true) => fitting.push(path),
+            Ok(false) => {}
+            Err(error) => first_wrong = first_wrong.or(Some(error)),
+        }
+    }
+    match (fitting.pop(), first_wrong) {
+        (Some(only), _) if fitting.is_empty() => Ok(Some(only)),
+        (Some(last), _) => {
+            fitting.push(last);
+            let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let names = fitting.iter().map(name).collect::<Vec<_>>().join(", ");
+            let advice = "keep one of them there, or name the one to take (Model::open_with_projector)";
+            Err(Error::Config(format!("{} projectors lie beside the model ({names}); {advice}", fitting.len())))
+        }
+        (None, Some(error)) => Err(error),
+        (None, None) => Ok(None),
+    }
+}
+
+/// GGUF files beside `text` with the word in their names, in the order of these. A folder that cannot be listed has none.
+fn candidates(text: &Path) -> Vec<PathBuf> {
+    let folder = match text.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let is_named = |path: &Path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+        name.contains(NAMED) && name.ends_with(".gguf")
+    };
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut found: Vec<PathBuf> = entries.filter(|path| is_named(path) && is_gguf(path)).collect();
+    found.sort();
+    found
+}
+
+/// True for a projector's file; false for a text model's with such a name.
+fn fits(config: &GemmaConfig, path: &Path) -> Result<bool> {
+    let files = projector::open(path)?;
+    if !projector::is_projector(&files) {
+        return Ok(false);
+    }
+    projector::check(&files, config).map_err(|error| named(path, error))?;
+    Ok(true)
+}
