@@ -37,6 +37,8 @@ const HELP: &str = "/image FILE or /audio FILE (for the next message), /save FIL
 pub struct Arguments {
     #[command(flatten)]
     source: common::Source,
+    #[command(flatten)]
+    projector: media::Projector,
     /// Instructions for the whole conversation
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
@@ -64,7 +66,7 @@ fn run(arguments: Arguments) -> Result<()> {
     let (bar, on_progress) = common::loading();
     let (context, on_progress) = (arguments.context, Some(on_progress));
     let options = GeneratorOptions { context, on_progress, ..GeneratorOptions::near_weights(&folder)? };
-    let model = Model::open(&folder, arguments.source.device.clone(), options)?;
+    let model = arguments.projector.open(&folder, arguments.source.device.clone(), options)?;
     bar.finish_and_clear();
     // Whether it knows turns.
     model.chat_template().parser(model.tokenizer())?;

@@ -14,8 +14,7 @@ use std::{
 use anyhow::{Context, Result};
 use clap::Parser;
 use gemmaflow::{
-    conversation::{AnswerOptions, Event, Model},
-    gemma::GemmaConfig,
+    conversation::{AnswerOptions, Event},
     generate::GeneratorOptions,
     text::{Content, Part},
 };
@@ -30,6 +29,8 @@ use media::Media;
 struct Arguments {
     #[command(flatten)]
     source: common::Source,
+    #[command(flatten)]
+    projector: media::Projector,
     /// Pictures (PNG, JPEG, WebP) and clips (WAV, FLAC, MP3, Ogg Vorbis)
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
@@ -56,11 +57,11 @@ fn run(arguments: Arguments) -> Result<()> {
     let folder = common::local(&arguments.source.model)?;
     let (bar, on_progress) = common::loading();
     let options = GeneratorOptions {
-        longest_picture: longest(&folder, arguments.budget)?,
+        longest_picture: longest(&arguments, &folder)?,
         on_progress: Some(on_progress),
         ..GeneratorOptions::near_weights(&folder)?
     };
-    let model = Model::open(&folder, arguments.source.device.clone(), options)?;
+    let model = arguments.projector.open(&folder, arguments.source.device.clone(), options)?;
     bar.finish_and_clear();
 
     let start = Instant::now();
@@ -95,8 +96,8 @@ fn run(arguments: Arguments) -> Result<()> {
 }
 
 /// The tokens of the longest picture, where a budget was asked for: a model of one budget has its own all the same.
-fn longest(folder: &Path, budget: Option<usize>) -> Result<Option<usize>> {
-    let Some(budget) = budget else { return Ok(None) };
-    let vision = GemmaConfig::near_weights(folder)?.multimodal.vision;
+fn longest(arguments: &Arguments, folder: &Path) -> Result<Option<usize>> {
+    let Some(budget) = arguments.budget else { return Ok(None) };
+    let vision = arguments.projector.config(folder)?.multimodal.vision;
     Ok(Some(vision.map_or(budget, |vision| vision.max_soft_tokens().max(budget))))
 }

@@ -491,7 +491,7 @@ fn help_names_every_flag() {
             "--model --prompt --max-tokens --temperature --top-k --top-p --min-p --seed --device \
              --chat --thinking --context --draft --list-devices",
         ),
-        ("describe", "--model --question --budget --max-tokens --temperature --device"),
+        ("describe", "--model --mmproj --question --budget --max-tokens --temperature --device"),
         ("early_exit", "--model --prompt --exit --max-tokens --reps --device"),
         ("lora", "--model --adapter --prompt --max-tokens --reps --device"),
         ("probe", "--model --prompt --layers --top --reps --device"),

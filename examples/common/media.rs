@@ -1,15 +1,51 @@
 //! Files of pictures and sounds.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow, bail};
+use clap::Args;
 use gemmaflow::{
     audio::{Audio, AudioLimits},
     conversation::Model,
     error::{AudioError, ImageError},
+    gemma::GemmaConfig,
+    generate::GeneratorOptions,
     image::{Image, ImageLimits},
+    runtime::Device,
     text::Part,
 };
+
+/// Where the towers of a GGUF model come from.
+#[derive(Args)]
+pub struct Projector {
+    /// Towers for a .gguf file: llama.cpp's mmproj file of the same model, or OWNER/NAME/FILE.gguf on the hub [default: the
+    /// one beside the model]
+    #[arg(long, value_name = "FILE")]
+    mmproj: Option<PathBuf>,
+}
+
+impl Projector {
+    fn local(&self) -> Result<Option<PathBuf>> {
+        self.mmproj.as_deref().map(super::common::local).transpose()
+    }
+
+    /// The model at `path`, with these towers.
+    pub fn open(&self, path: &Path, device: Device, options: GeneratorOptions) -> Result<Model> {
+        Ok(match self.local()? {
+            Some(mmproj) => Model::open_with_projector(path, mmproj, device, options)?,
+            None => Model::open(path, device, options)?,
+        })
+    }
+
+    /// Its configuration.
+    pub fn config(&self, path: &Path) -> Result<GemmaConfig> {
+        let config = GemmaConfig::near_weights(path)?;
+        Ok(match self.local()? {
+            Some(mmproj) => config.with_projector(mmproj)?,
+            None => config,
+        })
+    }
+}
 
 /// What a file holds.
 pub enum Media {
