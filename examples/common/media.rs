@@ -6,7 +6,7 @@ use anyhow::{Result, anyhow, bail};
 use clap::Args;
 use gemmaflow::{
     audio::{Audio, AudioLimits},
-    conversation::Model,
+    conversation::{Model, Towers},
     error::{AudioError, ImageError},
     gemma::GemmaConfig,
     generate::GeneratorOptions,
@@ -32,7 +32,7 @@ impl Projector {
     /// The model at `path`, with these towers.
     pub fn open(&self, path: &Path, device: Device, options: GeneratorOptions) -> Result<Model> {
         Ok(match self.local()? {
-            Some(mmproj) => Model::open_with_projector(path, mmproj, device, options)?,
+            Some(mmproj) => Model::open_with_projector(path, mmproj, device, options, Towers::Lazy)?,
             None => Model::open(path, device, options)?,
         })
     }

@@ -2,11 +2,7 @@
 
 use std::path::Path;
 
-use super::{
-    Model,
-    model::Parts,
-    senses::Towers,
-};
+use super::{Model, model::Parts, senses::Towers};
 use crate::{
     Error, Result,
     generate::{GeneratorOptions, MemoryPlan},

@@ -57,7 +57,7 @@ pub(super) struct Parts {
     tokenizer: Tokenizer,
     chat: ChatTemplate,
     recommended: Option<SampleOpts>,
-    senses: Senses,
+    pub(super) senses: Senses,
 }
 
 impl Parts {

@@ -6,7 +6,7 @@ use gemmaflow::{
     Error,
     audio::AudioLimits,
     checkpoint::load_towers_from_path,
-    conversation::Model,
+    conversation::{Model, Towers},
     gemma::{GemmaConfig, VisionConfig},
     generate::GeneratorOptions,
     runtime::Device,
@@ -114,7 +114,7 @@ fn of_several_projectors_one_is_named() {
         assert!(matches!(error, Error::Config(_)) && words.iter().all(|word| told.contains(word)), "{told}");
     }
 
-    let named = Model::open_with_projector(&path, &other, Device::Cpu, GeneratorOptions::default()).unwrap();
+    let named = Model::open_with_projector(&path, &other, Device::Cpu, GeneratorOptions::default(), Towers::default()).unwrap();
     let expected = answer(&named, named.picture(&image).unwrap());
     let options = GeneratorOptions { longest_picture: Some(70), ..GeneratorOptions::default() };
     let given = Model::open(&path, Device::Cpu, options).unwrap();

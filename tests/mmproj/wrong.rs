@@ -5,7 +5,7 @@ use std::path::Path;
 use gemmaflow::{
     Error, Result,
     checkpoint::load_towers_from_path,
-    conversation::Model,
+    conversation::{Model, Towers},
     gemma::{AudioConfig, GemmaConfig, VisionConfig},
     generate::GeneratorOptions,
     hearing::{AudioEncoder, TowerOptions},
@@ -240,7 +240,8 @@ fn projectors_of_other_models_are_refused_in_words() {
     assert!(error.contains("mmproj") && error.contains("text model's own file"), "{error}");
     let folder = text::folder(&siglip);
     let text = folder.path().join("model.gguf");
-    let error = Model::open_with_projector(&text, &text, Device::Cpu, GeneratorOptions::default()).unwrap_err();
+    let error =
+        Model::open_with_projector(&text, &text, Device::Cpu, GeneratorOptions::default(), Towers::default()).unwrap_err();
     assert!(matches!(&error, Error::Config(problem) if problem.contains("clip") && problem.contains("mmproj")), "{error}");
 }
 
