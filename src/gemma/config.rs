@@ -28,7 +28,6 @@ mod unknown;
 mod validate;
 
 use std::{
-    borrow::Cow,
     collections::BTreeMap,
     path::{Path, PathBuf},
 };
@@ -187,7 +186,8 @@ impl GemmaConfig {
 
     /// As [`with_projector`](Self::with_projector) where the file at `path` is a projector's; unchanged for others.
     #[cfg(any(feature = "audio", feature = "vision"))]
-    pub(crate) fn with_towers_of(&self, path: &Path) -> Result<Cow<'_, Self>> {
+    pub(crate) fn with_towers_of(&self, path: &Path) -> Result<std::borrow::Cow<'_, Self>> {
+        use std::borrow::Cow;
         let is_projector = crate::weights::is_gguf(path) && is_projector(&projector::open(path)?);
         if is_projector { self.with_projector(path).map(Cow::Owned) } else { Ok(Cow::Borrowed(self)) }
     }

@@ -85,7 +85,10 @@ impl AudioEncoder {
         options: TowerOptions,
     ) -> Result<Self> {
         let audio = tower_of(config)?;
-        let no_ids = || Error::Config("the configuration has an audio_config, but not the ids of a clip's tokens".into());
+        let no_ids = || {
+            let of_gguf = "in a GGUF file they are the places of <start_of_audio> or <|audio> and its like in the vocabulary";
+            Error::Config(format!("the configuration has an audio tower, but not the ids of a clip's tokens; {of_gguf}"))
+        };
         let ids = config.multimodal.audio.ok_or_else(no_ids)?;
         let width = config.hidden_size;
         let tower = audio.clone();

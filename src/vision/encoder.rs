@@ -70,7 +70,10 @@ impl VisionEncoder {
         options: TowerOptions,
     ) -> Result<Self> {
         let vision = tower_of(config)?;
-        let no_ids = || Error::Config("the configuration has a vision_config, but not the ids of a picture's tokens".into());
+        let no_ids = || {
+            let of_gguf = "in a GGUF file they are the places of <start_of_image> or <|image> and its like in the vocabulary";
+            Error::Config(format!("the configuration has a vision tower, but not the ids of a picture's tokens; {of_gguf}"))
+        };
         let ids = config.multimodal.image.ok_or_else(no_ids)?;
         let most = vision.max_soft_tokens();
         let text = config.clone();

@@ -72,6 +72,11 @@ pub(crate) fn is_projector(files: &GgufFiles) -> bool {
     matches!(files.metadata.text("general.architecture"), Ok(Some(ARCHITECTURE)))
 }
 
+/// True for a family that has projectors.
+pub(super) fn has_some(arch: GemmaArch) -> bool {
+    NAMES.iter().any(|(_, _, own)| *own == arch)
+}
+
 /// The projectors that the file at `path` holds.
 ///
 /// # Errors

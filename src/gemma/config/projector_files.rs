@@ -22,11 +22,15 @@ pub(super) fn settle(config: GemmaConfig, text: &Path) -> GemmaConfig {
     }
 }
 
-/// The projector for the text model of `config` that lies beside its file; `None` where there is none.
+/// The projector for the text model of `config` that lies beside its file; `None` where there is none, and for a family
+/// without projectors.
 ///
 /// # Errors
 /// [`Error::Config`] where several fit, with their names. Where none fits, what is wrong with one that lies there.
 pub(super) fn beside(config: &GemmaConfig, text: &Path) -> Result<Option<PathBuf>> {
+    if !projector::has_some(config.arch) {
+        return Ok(None);
+    }
     let mut fitting = Vec::new();
     let mut first_wrong = None;
     for path in candidates(text) {

@@ -53,7 +53,7 @@ fn packed_rows_are_widened_where_elements_move() {
 #[test]
 fn dimensions_are_those_of_a_checkpoint() {
     let shape = |found: &[usize], shape| stored(counted(found), ProjectorValues::Same, shape).unwrap().shape().to_vec();
-    assert_eq!(shape(&[1], ProjectorShape::Scalar), []);
+    assert_eq!(shape(&[1], ProjectorShape::Scalar), Vec::<usize>::new());
     assert_eq!(shape(&[1, 8, 1, 1], ProjectorShape::Flat), [8]);
     assert_eq!(shape(&[8], ProjectorShape::Flat), [8]);
     assert_eq!(shape(&[8, 5], ProjectorShape::Depthwise), [8, 1, 5]);
