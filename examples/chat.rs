@@ -54,6 +54,9 @@ pub struct Arguments {
     /// made for]
     #[arg(long, value_name = "N")]
     context: Option<usize>,
+    /// Show wide and tall pictures with crops of them, in which small things are seen (Gemma 3)
+    #[arg(long)]
+    crops: bool,
 }
 
 fn main() -> ExitCode {
@@ -165,11 +168,10 @@ impl<'a> Talk<'a> {
     fn show(&mut self, files: &str) -> Result<()> {
         let files: Vec<_> = dropped::files(files).iter().map(|file| media::Media::open(file)).collect::<Result<_>>()?;
         for file in files {
-            let part = file.part(self.model, None)?;
-            if let Part::Soft(soft) = &part {
-                eprintln!("{} as {} tokens", file.described(), soft.len());
-            }
-            self.shown.push(part);
+            let parts = file.parts(self.model, media::Shown::asked(None, self.arguments.crops))?;
+            let soft = |part: &Part| if let Part::Soft(soft) = part { soft.len() } else { 0 };
+            eprintln!("{} as {} tokens", file.described(), parts.iter().map(soft).sum::<usize>());
+            self.shown.extend(parts);
         }
         Ok(())
     }

@@ -16,9 +16,9 @@ use clap::Parser;
 use gemmaflow::{
     conversation::{AnswerOptions, Event},
     generate::GeneratorOptions,
-    text::{Content, Part},
+    text::Content,
 };
-use media::Media;
+use media::{Media, Shown};
 
 /// Answers a question about pictures with a Gemma 3, 3n or 4 that sees them, or about sounds with one that hears. The
 /// answer goes to stdout, all else to stderr.
@@ -40,6 +40,9 @@ struct Arguments {
     /// Most soft tokens of a picture (Gemma 4: 70, 140, 280, 560 or 1120) [default: what the model was made for]
     #[arg(long, value_name = "N")]
     budget: Option<usize>,
+    /// Show a wide or tall picture with crops of it, in which small things are seen (Gemma 3)
+    #[arg(long, conflicts_with = "budget")]
+    crops: bool,
     /// Most tokens of the answer
     #[arg(long, value_name = "N", default_value_t = 400)]
     max_tokens: usize,
@@ -65,7 +68,11 @@ fn run(arguments: Arguments) -> Result<()> {
     bar.finish_and_clear();
 
     let start = Instant::now();
-    let mut parts: Vec<Part> = files.iter().map(|file| file.part(&model, arguments.budget)).collect::<Result<_>>()?;
+    let shown = Shown::asked(arguments.budget, arguments.crops);
+    let mut parts = Vec::new();
+    for file in &files {
+        parts.extend(file.parts(&model, shown)?);
+    }
     parts.push(arguments.question.as_str().into());
     let encoded = start.elapsed();
 

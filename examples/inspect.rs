@@ -1,6 +1,8 @@
 //! Shows what becomes of a model: its graph, its plan, its shaders, its memory. Reads headers only.
 
 mod common;
+#[path = "common/towers.rs"]
+mod towers;
 
 use std::{
     collections::BTreeSet,
@@ -72,6 +74,9 @@ struct What {
     /// Bytes of weights, caches and scratch memory, and the longest context that fits
     #[arg(long)]
     memory: bool,
+    /// The towers for pictures and sounds: layers, widths, weights, and the dispatches of a run of each size
+    #[arg(long, conflicts_with = "shape")]
+    towers: bool,
     /// The GPU adapters of this machine
     #[arg(long)]
     devices: bool,
@@ -92,6 +97,9 @@ fn run(mut arguments: Arguments) -> Result<()> {
     }
     if arguments.context > config.max_position_embeddings {
         bail!("--context is {}, the model was made for at most {}", arguments.context, config.max_position_embeddings);
+    }
+    if arguments.what.towers {
+        return Ok(common::print(&towers::described(&config, model_path(&arguments), &capabilities(&arguments.device)?)?)?);
     }
     if arguments.what.memory {
         return Ok(common::print(&memory(&arguments, config, weights.as_mut())?)?);
@@ -129,7 +137,7 @@ fn profile(arguments: &Arguments, decode: bool) -> Result<(CompileProfile, Strin
     let beside = match (&arguments.profile, &arguments.shape) {
         (Some(file), _) => Some(file.clone()),
         (None, Some(_)) => None,
-        (None, None) => CompileProfile::file_near_weights(arguments.model.as_deref().unwrap_or(Path::new(common::DEMO)))?,
+        (None, None) => CompileProfile::file_near_weights(model_path(arguments))?,
     };
     match beside {
         Some(file) => Ok((CompileProfile::from_file(&file, decode)?, format!("profile for {mode}: {}", file.display()))),
@@ -145,8 +153,12 @@ fn model(arguments: &Arguments) -> Result<(GemmaConfig, Box<dyn WeightLoader>)> 
             let weights = random_weights(&config, DType::BF16, 1)?;
             Ok((config, Box::new(weights)))
         }
-        None => common::open(&arguments.model.clone().unwrap_or(common::DEMO.into())),
+        None => common::open(model_path(arguments)),
     }
+}
+
+fn model_path(arguments: &Arguments) -> &Path {
+    arguments.model.as_deref().unwrap_or(Path::new(common::DEMO))
 }
 
 /// What the plan is for.

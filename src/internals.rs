@@ -71,3 +71,13 @@ pub mod shader {
 pub mod trace {
     pub use crate::trace::*;
 }
+
+/// Towers as graphs.
+#[cfg(any(feature = "audio", feature = "vision"))]
+pub mod tower {
+    #[cfg(feature = "audio")]
+    pub use crate::hearing::encoder::{clip_graph, clip_inputs};
+    pub use crate::tower::{TowerInputs, profile};
+    #[cfg(feature = "vision")]
+    pub use crate::vision::encoder::{picture_graph, picture_inputs};
+}

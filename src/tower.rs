@@ -48,12 +48,7 @@ impl TowerOptions {
     }
 
     fn profile(&self) -> CompileProfile {
-        // Numbers of a tower may exceed what f16 holds.
-        let exact = || {
-            let preset = CompileProfile::gemma_prefill();
-            CompileProfile { precision: Precision { compute: Compute::F32, ..preset.precision }, ..preset }
-        };
-        self.profile.clone().unwrap_or_else(exact)
+        self.profile.clone().unwrap_or_else(profile)
     }
 }
 
@@ -98,6 +93,15 @@ impl TowerMemory {
         })
     }
 }
+
+/// How a tower is compiled, unless its options say otherwise. Numbers of a tower may exceed what f16 holds.
+pub fn profile() -> CompileProfile {
+    let preset = CompileProfile::gemma_prefill();
+    CompileProfile { precision: Precision { compute: Compute::F32, ..preset.precision }, ..preset }
+}
+
+/// The inputs of a tower's graph by their names.
+pub type TowerInputs = Vec<(&'static str, Value)>;
 
 /// The flow of a tower for one size of input.
 type FlowOf = Box<dyn Fn(usize) -> Result<ModelFlow> + Send + Sync>;
@@ -162,7 +166,8 @@ impl Tower {
         Turn { tower: self, graphs: self.graphs.lock().await }
     }
 
-    fn build(&self, size: usize) -> Result<BuiltModel> {
+    /// The graph for `size`.
+    pub(crate) fn build(&self, size: usize) -> Result<BuiltModel> {
         (self.flow)(size)?.build(&mut self.loader.clone())
     }
 
@@ -184,7 +189,7 @@ impl Turn<'_> {
     pub(crate) async fn run(
         &mut self,
         size: usize,
-        inputs: &[(&'static str, Value)],
+        inputs: &TowerInputs,
         labels: &[&str],
         cancel: &CancelToken,
     ) -> Result<Vec<(String, Value)>> {

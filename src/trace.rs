@@ -57,7 +57,7 @@ pub fn first_difference(
     // Inputs are given and need no comparison.
     let mut labelled: Vec<NodeId> = expected.keys().copied().filter(|id| !graph.node(*id).inputs.is_empty()).collect();
     labelled.sort_unstable();
-    let is_output = |id: &NodeId| graph.node(*id).name.ends_with("output") || !graph.node(*id).name.starts_with("layer.");
+    let is_output = |id: &NodeId| graph.node(*id).name.ends_with("output") || !graph.node(*id).name.contains("layer.");
     let mut from = 0;
     for (at, id) in labelled.iter().enumerate().filter(|(_, id)| is_output(id)) {
         if device.difference(*id, &expected[id], tolerance)?.is_some() {

@@ -491,12 +491,12 @@ fn help_names_every_flag() {
             "--model --prompt --max-tokens --temperature --top-k --top-p --min-p --seed --device \
              --chat --thinking --context --draft --list-devices",
         ),
-        ("describe", "--model --mmproj --question --budget --max-tokens --temperature --device"),
+        ("describe", "--model --mmproj --question --budget --crops --max-tokens --temperature --device"),
         ("early_exit", "--model --prompt --exit --max-tokens --reps --device"),
         ("lora", "--model --adapter --prompt --max-tokens --reps --device"),
         ("probe", "--model --prompt --layers --top --reps --device"),
         ("json", "--model --prompt --schema --max-tokens --temperature --top-k --seed --device --chat"),
-        ("logits", "--model --tokens --device --path --chunk --out"),
+        ("logits", "--model --tokens --parts --stages --case --device --path --chunk --out"),
         ("embed", "--model --query --dimensions --top --device"),
         (
             "embed_in_app",

@@ -2,6 +2,10 @@
 //! rows of pictures and sounds are transformers' own.
 
 mod common;
+#[path = "common/program.rs"]
+mod program;
+#[path = "parity_multimodal/stages.rs"]
+mod stages;
 
 use common::{
     multimodal::{CHECKPOINTS, LONGEST_PICTURE, Multimodal},

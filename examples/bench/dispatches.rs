@@ -17,8 +17,9 @@ pub struct Group {
     pub least: f64,
 }
 
-/// A label without the number of its layer: `layer.3.geglu` is `geglu`.
+/// A label without the number of its layer: `layer.3.geglu` is `geglu`. Those of towers are `vision.layer.3.output`.
 fn role(label: &str) -> &str {
+    let label = label.strip_prefix("vision.").unwrap_or(label);
     let inner = label.strip_prefix("layer.").and_then(|rest| rest.split_once('.'));
     inner.map_or(label, |(_, role)| role)
 }
@@ -58,12 +59,11 @@ pub fn title(times: &RunTimes) -> String {
 }
 
 /// A table for people.
-pub fn table(times: &RunTimes, roofline: &Roofline) -> String {
+pub fn table(title: &str, times: &RunTimes, roofline: &Roofline) -> String {
     let groups = groups(times, roofline);
     let all = total(&groups);
     let mut text = format!(
-        "\n{}: {:.0} µs as one pass, {:.0} µs dispatch by dispatch ({}; medians of {})\n",
-        title(times),
+        "\n{title}: {:.0} µs as one pass, {:.0} µs dispatch by dispatch ({}; medians of {})\n",
         times.whole * 1e6,
         all.seconds * 1e6,
         times.clock,

@@ -20,6 +20,7 @@ mod roofline;
 mod speed;
 #[path = "../common/svg.rs"]
 mod svg;
+mod tower;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -84,10 +85,10 @@ struct Arguments {
     compute: Numbers,
     /// Where the time goes instead, kernel by kernel: one decode step at the first depth, the last chunk of the first
     /// prompt
-    #[arg(long)]
+    #[arg(long, group = "timed")]
     profile: bool,
-    /// By what --profile times a dispatch [default: the best that the device has]
-    #[arg(long, value_enum, requires = "profile")]
+    /// By what --profile and --image time a dispatch [default: the best that the device has]
+    #[arg(long, value_enum, requires = "timed")]
     clock: Option<ClockName>,
     /// Write a chart of the profile to this file
     #[arg(long, value_name = "FILE", requires = "profile")]
@@ -112,6 +113,10 @@ struct Arguments {
     /// Decode several conversations at once instead, so many of them, beside one alone, after the first of the prompts
     #[arg(long, value_name = "N,N", value_delimiter = ',', conflicts_with_all = ["profile", "first_token", "load", "draft"])]
     conversations: Vec<usize>,
+    /// One picture through the shape's vision tower instead, stage by stage, beside a chunk of the first of the prompts;
+    /// and the same picture again, which is kept
+    #[arg(long, value_name = "WxH", group = "timed", requires = "shape", conflicts_with_all = ["first_token", "draft", "json"])]
+    image: Option<tower::Size>,
     /// Compiled pipelines: taken from this file where it is there, written to it at the end
     #[arg(long, value_name = "FILE", requires = "first_token")]
     pipelines: Option<PathBuf>,
@@ -125,6 +130,16 @@ enum Storage {
     Bf16,
     F16,
     F32,
+}
+
+impl From<Storage> for DType {
+    fn from(storage: Storage) -> Self {
+        match storage {
+            Storage::Bf16 => DType::BF16,
+            Storage::F16 => DType::F16,
+            Storage::F32 => DType::F32,
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -233,6 +248,9 @@ fn run(mut arguments: Arguments) -> Result<()> {
     if !arguments.conversations.is_empty() {
         return conversations::run(&name, generator, &arguments);
     }
+    if let Some(size) = arguments.image {
+        return tower::run(&name, generator, arguments.weights.into(), size, &arguments);
+    }
     if arguments.profile {
         return profile::run(&name, &mut generator, &arguments);
     }
@@ -303,11 +321,7 @@ fn model(arguments: &mut Arguments) -> Result<(String, GemmaConfig, Box<dyn Weig
     };
     let mut config = common::preset(shape)?;
     config.effective_num_layers = arguments.layers;
-    let dtype = match arguments.weights {
-        Storage::Bf16 => DType::BF16,
-        Storage::F16 => DType::F16,
-        Storage::F32 => DType::F32,
-    };
+    let dtype = arguments.weights.into();
     let weights = random_weights(&config, dtype, 1)?;
     Ok((format!("{shape}, random {dtype} weights"), config, Box::new(weights)))
 }

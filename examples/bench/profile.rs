@@ -38,7 +38,7 @@ pub fn run(name: &str, generator: &mut GemmaGenerator, arguments: &Arguments) ->
         });
         return Ok(common::print(&format!("{report}\n"))?);
     }
-    let tables: String = runs.iter().map(|run| dispatches::table(run, &roofline)).collect();
+    let tables: String = runs.iter().map(|run| dispatches::table(&dispatches::title(run), run, &roofline)).collect();
     let layers = generator.config().active_num_layers();
     let head = format!("{name}, {layers} layers, on {}\n{}", generator.stats().device, dispatches::ceilings(&roofline));
     Ok(common::print(&(head + &tables))?)

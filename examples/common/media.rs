@@ -10,7 +10,7 @@ use gemmaflow::{
     error::{AudioError, ImageError},
     gemma::GemmaConfig,
     generate::GeneratorOptions,
-    image::{Image, ImageLimits},
+    image::{Image, ImageLimits, PanAndScan},
     runtime::Device,
     text::Part,
 };
@@ -53,6 +53,28 @@ pub enum Media {
     Clip(Audio),
 }
 
+/// How pictures are shown.
+#[derive(Clone, Copy)]
+pub enum Shown {
+    /// As the model's processor does.
+    Whole,
+    /// With at most so many soft tokens.
+    Within(usize),
+    /// With crops of those that are wide or tall (Gemma 3).
+    WithCrops,
+}
+
+impl Shown {
+    /// As a command line asks for; crops have no budget.
+    pub fn asked(budget: Option<usize>, crops: bool) -> Self {
+        match budget {
+            Some(budget) => Self::Within(budget),
+            None if crops => Self::WithCrops,
+            None => Self::Whole,
+        }
+    }
+}
+
 impl Media {
     /// Reads a file, whose bytes say what it is.
     pub fn open(path: &Path) -> Result<Self> {
@@ -73,12 +95,13 @@ impl Media {
         }
     }
 
-    /// A part of a message; a picture has at most `budget` soft tokens, if one is given.
-    pub fn part(&self, model: &Model, budget: Option<usize>) -> Result<Part> {
-        Ok(match (self, budget) {
-            (Media::Picture(image), Some(budget)) => model.picture_within(image, budget)?,
-            (Media::Picture(image), None) => model.picture(image)?,
-            (Media::Clip(audio), _) => model.sound(audio)?,
+    /// It as parts of a message.
+    pub fn parts(&self, model: &Model, shown: Shown) -> Result<Vec<Part>> {
+        Ok(match (self, shown) {
+            (Media::Picture(image), Shown::Whole) => vec![model.picture(image)?],
+            (Media::Picture(image), Shown::Within(budget)) => vec![model.picture_within(image, budget)?],
+            (Media::Picture(image), Shown::WithCrops) => model.picture_with_crops(image, &PanAndScan::default())?,
+            (Media::Clip(audio), _) => vec![model.sound(audio)?],
         })
     }
 

@@ -3,6 +3,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod parts;
+mod stages;
+mod tensors;
 
 use std::{
     path::{Path, PathBuf},
@@ -14,11 +16,11 @@ use anyhow::{Result, anyhow, bail};
 use clap::{Parser, ValueEnum};
 use gemmaflow::{
     generate::{GemmaGenerator, GeneratorOptions},
+    ir::Value,
     prompt::Prompt,
     runtime::Device,
 };
 use parts::Parts;
-use safetensors::{Dtype, tensor::TensorView};
 
 /// Writes `tokens` I32 [T] and `logits` F32 [T, V]; row t follows tokens 0..=t. With --parts the ids are `input_ids`.
 #[derive(Parser)]
@@ -34,9 +36,17 @@ struct Arguments {
     #[arg(long, value_name = "TEXT", conflicts_with = "tokens")]
     text: Option<String>,
     /// JSON array of parts: {"tokens": [1, 2]}, {"audio": FILE}, or {"image": FILE} with "max_soft_tokens" (Gemma 4) or
-    /// "do_pan_and_scan" (Gemma 3); pictures and sounds are laid out as the model's processor does
+    /// "do_pan_and_scan" and "words" (Gemma 3): the ids before the picture and before each crop. Pictures and sounds are
+    /// laid out as the model's processor does
     #[arg(long, value_name = "FILE", conflicts_with_all = ["tokens", "text", "first"])]
     parts: Option<PathBuf>,
+    /// Also write what the towers are given and what they make of it, by transformers' names: pixel_values,
+    /// vision.layer_out.0, vision.tower, vision.soft, input_features, audio.soft, inputs_embeds, …
+    #[arg(long, requires = "parts")]
+    stages: bool,
+    /// Write each tensor as NAME.tensor
+    #[arg(long, value_name = "NAME", requires = "parts")]
+    case: Option<String>,
     /// Read the first N tokens alone
     #[arg(long, value_name = "N")]
     first: Option<usize>,
@@ -92,10 +102,8 @@ fn run(mut arguments: Arguments) -> Result<()> {
     let options =
         GeneratorOptions { prefill_chunk, quantise, longest_picture, ..GeneratorOptions::near_weights(&arguments.model)? };
     let (mut generator, _) = common::load(config, weights.as_mut(), arguments.device, options)?;
-    let prompt = match &parts {
-        Some(parts) => parts.prompt(&generator, &arguments.model)?,
-        None => tokens.into(),
-    };
+    let laid_out = parts.map(|parts| parts.lay_out(&generator, &arguments.model)).transpose()?;
+    let prompt = laid_out.as_ref().map_or_else(|| tokens.into(), |laid_out| laid_out.prompt.clone());
     if arguments.path == Way::Bucketed {
         generator = generator.with_decode_cache(prompt.len().max(1))?;
     }
@@ -103,8 +111,13 @@ fn run(mut arguments: Arguments) -> Result<()> {
     let logits = logits(&mut generator, &prompt, arguments.path)?;
     let time = start.elapsed();
     let shape = [prompt.len(), generator.config().vocab_size];
-    let name = if parts.is_some() { "input_ids" } else { "tokens" };
-    write(&arguments.out, (name, prompt.tokens()), shape, &logits)?;
+    let name = if laid_out.is_some() { "input_ids" } else { "tokens" };
+    let ids = Value::u32([prompt.len()], prompt.tokens().to_vec());
+    let mut tensors = vec![(name.to_string(), ids), ("logits".to_string(), Value::f32(shape, logits))];
+    if let (true, Some(laid_out)) = (arguments.stages, &laid_out) {
+        tensors.extend(stages::of(laid_out, generator.config(), &arguments.model)?);
+    }
+    tensors::write(&arguments.out, arguments.case.as_deref(), &tensors)?;
     eprintln!("{}: logits {shape:?} in {:.2} s on {}", arguments.out.display(), time.as_secs_f64(), generator.stats().device);
     Ok(())
 }
@@ -166,13 +179,4 @@ fn ids(text: &str) -> Result<Vec<u32>> {
     }
     let ids = text.split(',').map(str::trim).filter(|id| !id.is_empty());
     ids.map(|id| id.parse().map_err(|_| anyhow!("--tokens: '{id}' is no token id; give ids as in 1,2,3, or @FILE"))).collect()
-}
-
-fn write(path: &Path, (name, tokens): (&str, &[u32]), shape: [usize; 2], logits: &[f32]) -> Result<()> {
-    let ids: Vec<u8> = tokens.iter().flat_map(|id| id.to_le_bytes()).collect();
-    let rows: Vec<u8> = logits.iter().flat_map(|x| x.to_le_bytes()).collect();
-    let tokens = TensorView::new(Dtype::I32, vec![tokens.len()], &ids)?;
-    let logits = TensorView::new(Dtype::F32, shape.to_vec(), &rows)?;
-    let tensors = [(name, tokens), ("logits", logits)];
-    safetensors::serialize_to_file(tensors, None, path).map_err(|e| anyhow!("--out: {}: {e}", path.display()))
 }

@@ -9,7 +9,7 @@ use gemmaflow::{
     generate::GemmaGenerator,
     hearing::AudioEncoder,
     image::{Image, ImageLimits, PanAndScan},
-    prompt::{Prompt, SoftTokens},
+    prompt::Prompt,
     vision::VisionEncoder,
 };
 use serde::Deserialize;
@@ -40,6 +40,19 @@ struct Picture {
     pan_and_scan_min_crop_size: Option<usize>,
     pan_and_scan_max_num_crops: Option<usize>,
     pan_and_scan_min_ratio_to_activate: Option<f64>,
+    /// The token ids of the words before the picture, then of those before each crop.
+    #[serde(default)]
+    words: Vec<Vec<u32>>,
+}
+
+/// A prompt, and what its soft tokens were made of.
+pub struct LaidOut {
+    pub prompt: Prompt,
+    pub vision: Option<VisionEncoder>,
+    /// Pictures and crops, each with the most soft tokens that it may have.
+    pub pictures: Vec<(Image, usize)>,
+    pub hearing: Option<AudioEncoder>,
+    pub clips: Vec<Audio>,
 }
 
 impl Parts {
@@ -59,47 +72,42 @@ impl Parts {
     }
 
     /// The prompt, its pictures and sounds encoded on the generator's device by the towers of the checkpoint at `model`.
-    pub fn prompt(&self, generator: &GemmaGenerator, model: &Path) -> Result<Prompt> {
-        let hearing =
-            self.has_sounds().then(|| AudioEncoder::from_path(generator.config(), model, generator.gpu())).transpose()?;
-        let mut clips = match &hearing {
-            Some(hearing) => self.clips(hearing)?.into_iter(),
-            None => Vec::new().into_iter(),
-        };
-        let has_pictures = self.parts.iter().any(|part| matches!(part, Part::Image(_)));
-        let encoder = has_pictures.then(|| VisionEncoder::from_path(generator.config(), model, generator.gpu())).transpose()?;
-        let mut prompt = Prompt::new();
+    pub fn lay_out(&self, generator: &GemmaGenerator, model: &Path) -> Result<LaidOut> {
+        let has = |kind: fn(&Part) -> bool| self.parts.iter().any(kind);
+        let hearing = has(|part| matches!(part, Part::Audio { .. }))
+            .then(|| AudioEncoder::from_path(generator.config(), model, generator.gpu()))
+            .transpose()?;
+        let vision = has(|part| matches!(part, Part::Image(_)))
+            .then(|| VisionEncoder::from_path(generator.config(), model, generator.gpu()))
+            .transpose()?;
+        let clips = self.clips()?;
+        // They are a batch, as in transformers.
+        let mut soft = hearing.as_ref().map_or(Ok(Vec::new()), |hearing| hearing.encode_together(&clips))?.into_iter();
+        let mut laid_out = LaidOut { prompt: Prompt::new(), vision: None, pictures: Vec::new(), hearing: None, clips };
         for part in &self.parts {
-            match (part, &encoder) {
-                (Part::Tokens { tokens }, _) => prompt.push(tokens),
-                (Part::Image(picture), Some(encoder)) => self.push_picture(picture, encoder, &mut prompt)?,
-                (Part::Image(_), None) => {}
-                (Part::Audio { .. }, _) => {
-                    let clip = hearing.as_ref().zip(clips.next());
-                    clip.into_iter().for_each(|(hearing, soft)| prompt.push(hearing.lay_out(soft)));
+            match (part, &vision, &hearing) {
+                (Part::Tokens { tokens }, ..) => laid_out.prompt.push(tokens),
+                (Part::Image(picture), Some(vision), _) => self.push_picture(picture, vision, &mut laid_out)?,
+                (Part::Audio { .. }, _, Some(hearing)) => {
+                    soft.next().into_iter().for_each(|soft| laid_out.prompt.push(hearing.lay_out(soft)));
                 }
+                _ => {}
             }
         }
-        Ok(prompt)
+        Ok(LaidOut { vision, hearing, ..laid_out })
     }
 
-    fn has_sounds(&self) -> bool {
-        self.parts.iter().any(|part| matches!(part, Part::Audio { .. }))
-    }
-
-    /// The soft tokens of all clips, in order. They are a batch, as in transformers.
-    fn clips(&self, hearing: &AudioEncoder) -> Result<Vec<SoftTokens>> {
+    fn clips(&self) -> Result<Vec<Audio>> {
         let file = |part: &Part| if let Part::Audio { audio } = part { Some(self.folder.join(audio)) } else { None };
         let read = |path: PathBuf| -> Result<Audio> {
             let bytes = std::fs::read(&path).with_context(|| format!("--parts: {}", path.display()))?;
             Audio::from_bytes(&bytes, &AudioLimits::default()).with_context(|| path.display().to_string())
         };
-        let clips = self.parts.iter().filter_map(file).map(read).collect::<Result<Vec<_>>>()?;
-        Ok(hearing.encode_together(&clips)?)
+        self.parts.iter().filter_map(file).map(read).collect()
     }
 
-    /// The picture and its crops, each laid out. Between them Gemma 3's processor has words, which are parts of their own.
-    fn push_picture(&self, picture: &Picture, encoder: &VisionEncoder, prompt: &mut Prompt) -> Result<()> {
+    /// The picture and its crops, each laid out behind its words.
+    fn push_picture(&self, picture: &Picture, encoder: &VisionEncoder, laid_out: &mut LaidOut) -> Result<()> {
         let path = self.folder.join(&picture.image);
         let bytes = std::fs::read(&path).with_context(|| format!("--parts: {}", path.display()))?;
         let image = Image::from_bytes(&bytes, &ImageLimits::default()).with_context(|| path.display().to_string())?;
@@ -113,9 +121,12 @@ impl Parts {
             };
             images.extend(options.crops(&images[0]));
         }
-        for image in &images {
+        let mut words = picture.words.iter();
+        for image in images {
             let budget = picture.max_soft_tokens.unwrap_or(encoder.max_soft_tokens());
-            prompt.push(encoder.lay_out(encoder.encode_within(image, budget)?));
+            laid_out.prompt.push(words.next().map_or(&[][..], Vec::as_slice));
+            laid_out.prompt.push(encoder.lay_out(encoder.encode_within(&image, budget)?));
+            laid_out.pictures.push((image, budget));
         }
         Ok(())
     }

@@ -23,7 +23,20 @@ use crate::{audio::Audio, hearing::AudioEncoder};
 #[cfg(any(feature = "audio", feature = "vision"))]
 use crate::{checkpoint::load_towers_from_path, runtime::GpuContext, text::Part, tower::TowerOptions};
 #[cfg(feature = "vision")]
-use crate::{image::Image, vision::VisionEncoder};
+use crate::{
+    gemma::VisionConfig,
+    image::{Image, PanAndScan},
+    vision::VisionEncoder,
+};
+
+/// What Gemma 3's processor writes around a picture and its crops. Templates drop the spaces around a text, but not
+/// SentencePiece's sign for a space, which has the same tokens.
+#[cfg(feature = "vision")]
+const BEFORE_PICTURE: &str = "Here is the original image\u{2581}";
+#[cfg(feature = "vision")]
+const BEFORE_CROPS: &str = "\u{2581}and here are some crops to help you see better\u{2581}";
+#[cfg(feature = "vision")]
+const BETWEEN_CROPS: &str = "\u{2581}";
 
 /// When a model's towers for pictures and sounds are loaded, from the files that the model was opened from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -260,6 +273,43 @@ impl Model {
     /// As [`picture`](Self::picture) and [`VisionEncoder::encode_within`].
     pub fn picture_within(&self, image: &Image, budget: usize) -> Result<Part> {
         self.vision()?.encode_within(image, budget).map(Part::Soft)
+    }
+
+    /// A wide or tall picture with crops of it, which Gemma 3 sees small things in (pan and scan): parts of a message,
+    /// with the words that its processor writes around them. A picture that has no crops is one part, as
+    /// [`picture`](Self::picture) gives it. Each crop has as many soft tokens as the picture.
+    ///
+    /// ```no_run
+    /// # use gemmaflow::{conversation::Model, generate::GeneratorOptions, image::{Image, ImageLimits, PanAndScan}, runtime::Device};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let model = Model::open("models/gemma-3-4b-it", Device::Auto, GeneratorOptions::default())?;
+    /// let street = Image::from_bytes(&std::fs::read("street.jpg")?, &ImageLimits::default())?;
+    /// let mut parts = model.picture_with_crops(&street, &PanAndScan::default())?;
+    /// parts.push("What do the signs say?".into());
+    /// model.conversation()?.send(parts)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`picture`](Self::picture); [`Error::Unsupported`] for a model that is no Gemma 3.
+    pub fn picture_with_crops(&self, image: &Image, options: &PanAndScan) -> Result<Vec<Part>> {
+        if !matches!(self.config().multimodal.vision, None | Some(VisionConfig::Siglip(_))) {
+            let problem = "crops of a picture with a model that is no Gemma 3; show the picture by Model::picture, or in \
+                           Gemma 4 with more soft tokens by Model::picture_within";
+            return Err(Error::Unsupported(problem.into()));
+        }
+        let picture = self.picture(image)?;
+        let crops = options.crops(image).iter().map(|crop| self.picture(crop)).collect::<Result<Vec<_>>>()?;
+        if crops.is_empty() {
+            return Ok(vec![picture]);
+        }
+        let mut parts = vec![BEFORE_PICTURE.into(), picture];
+        for (index, crop) in crops.into_iter().enumerate() {
+            let words = if index == 0 { BEFORE_CROPS } else { BETWEEN_CROPS };
+            parts.extend([words.into(), crop]);
+        }
+        Ok(parts)
     }
 
     /// Gives the model a tower: one from parts, or with other [options](crate::vision::TowerOptions). It must be on the

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+pub use towers::random_vision_weights;
+
 use half::{bf16, f16};
 
 use super::GemmaConfig;
@@ -26,13 +28,7 @@ const GAIN_SCALE: f32 = 0.02;
 /// formats.
 pub fn random_weights(config: &GemmaConfig, dtype: DType, seed: u32) -> Result<WeightMap> {
     config.validate()?;
-    let (DType::F32 | DType::F16 | DType::BF16, Some(size)) = (dtype, dtype.scalar_bytes()) else {
-        return Err(Error::Weight(WeightError::Type {
-            name: "random".into(),
-            found: dtype.to_string(),
-            advice: RANDOM.to_string(),
-        }));
-    };
+    let size = element_bytes(dtype)?;
     let tensors = config.weights().enumerate().filter_map(|(index, position)| {
         let name = position.hugging_face(config.arch)?;
         let shape = config.weight_shape(position);
@@ -45,6 +41,16 @@ pub fn random_weights(config: &GemmaConfig, dtype: DType, seed: u32) -> Result<W
         Some(Tensor::new(name, dtype, shape, Arc::new(RandomSource { fill, dtype, size }), 0))
     });
     Ok(WeightMap::from_tensors(tensors.collect()))
+}
+
+/// Bytes of an element of random weights.
+fn element_bytes(dtype: DType) -> Result<usize> {
+    match (dtype, dtype.scalar_bytes()) {
+        (DType::F32 | DType::F16 | DType::BF16, Some(size)) => Ok(size),
+        _ => {
+            Err(Error::Weight(WeightError::Type { name: "random".into(), found: dtype.to_string(), advice: RANDOM.to_string() }))
+        }
+    }
 }
 
 /// The values of one tensor. `shaders/fill_random.wgsl` makes the same bits on a device.
@@ -96,6 +102,8 @@ fn pcg(value: u32) -> u32 {
     let word = ((state >> ((state >> 28) + 4)) ^ state).wrapping_mul(277_803_737);
     (word >> 22) ^ word
 }
+
+mod towers;
 
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@ use crate::{
     cancel::CancelToken,
     checkpoint::load_towers_from_path,
     error::{GraphError, PromptError},
+    flow::BuiltModel,
     gemma::{
         AudioConfig, ConformerConfig, ConformerKind, GemmaConfig, MediaTokens,
         audio::{FRAME_MULTIPLE, MASK_HALF, MASK_QUARTER, SHARE_HALF, SHARE_QUARTER},
@@ -16,7 +17,7 @@ use crate::{
     ir::Value,
     prompt::{Modality, Prompt, SoftTokens},
     runtime::{Capabilities, GpuContext},
-    tower::{Tower, TowerMemory, TowerOptions, Turn},
+    tower::{Tower, TowerInputs, TowerMemory, TowerOptions, Turn},
     weights::WeightLoader,
 };
 
@@ -273,17 +274,31 @@ impl AudioEncoder {
     }
 
     async fn run_in(&self, turn: &mut Turn<'_>, features: &Features, labels: &[&str]) -> Result<Vec<(String, Value)>> {
-        let shared = &*self.shared;
-        let width = shared.config.feature_size();
-        let Features { values, valid, frames, .. } = features;
-        if features.width != width || *frames == 0 || values.len() != frames * width || valid.len() != *frames {
-            let found = format!("{frames} frames of {} with {} numbers", features.width, values.len());
-            let problem = format!("features of a clip are {found}, expected one frame or more of {width}");
-            return Err(Error::Prompt(PromptError::SoftTokens(problem)));
-        }
-        let size = size_for(*frames);
-        turn.run(size, &shared.inputs(features, size), labels, &self.cancel).await
+        turn.run(size_for(features.frames), &clip_inputs(self, features)?, labels, &self.cancel).await
     }
+}
+
+/// The graph of a tower for a clip of `frames` frames.
+///
+/// # Errors
+/// What building says.
+pub fn clip_graph(encoder: &AudioEncoder, frames: usize) -> Result<BuiltModel> {
+    encoder.shared.tower.build(size_for(frames))
+}
+
+/// The inputs of [`clip_graph`] for a clip.
+///
+/// # Errors
+/// As [`AudioEncoder::encode_features`].
+pub fn clip_inputs(encoder: &AudioEncoder, features: &Features) -> Result<TowerInputs> {
+    let width = encoder.shared.config.feature_size();
+    let Features { values, valid, frames, .. } = features;
+    if features.width != width || *frames == 0 || values.len() != frames * width || valid.len() != *frames {
+        let found = format!("{frames} frames of {} with {} numbers", features.width, values.len());
+        let problem = format!("features of a clip are {found}, expected one frame or more of {width}");
+        return Err(Error::Prompt(PromptError::SoftTokens(problem)));
+    }
+    Ok(encoder.shared.inputs(features, size_for(*frames)))
 }
 
 impl std::fmt::Debug for AudioEncoder {
@@ -335,7 +350,7 @@ impl Shared {
     }
 
     /// The inputs of the graph for `size` frames.
-    fn inputs(&self, features: &Features, size: usize) -> Vec<(&'static str, Value)> {
+    fn inputs(&self, features: &Features, size: usize) -> TowerInputs {
         let width = features.width;
         let mut values = features.values.clone();
         values.resize(size * width, 0.0);

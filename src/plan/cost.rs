@@ -48,20 +48,25 @@ pub fn cost(plan: &Plan, dispatch: &Dispatch, live: Live, shard_bytes: &dyn Fn(&
 
 /// The part of an attention that follows from the keys which the queries of a run see, however large the cache is.
 fn seen(plan: &Plan, attention: AttentionWork, live: Live) -> Cost {
-    let window = window(plan, attention.visible);
     let tokens = live.tokens as u64;
     let start = live.start as u64;
-    let rows = (start + tokens).min(window.saturating_add(tokens.saturating_sub(1)));
-    let pairs: u64 = (start..start + tokens).map(|position| window.min(position + 1)).sum();
+    let all = start + tokens;
+    let mask = mask(plan, attention.visible);
+    let window = if let Some(MaskKind::SlidingWindow(window)) = mask { window as u64 } else { u64::MAX };
+    let rows = all.min(window.saturating_add(tokens.saturating_sub(1)));
+    let pairs: u64 = match mask {
+        Some(MaskKind::None) => tokens * all,
+        _ => (start..all).map(|position| window.min(position + 1)).sum(),
+    };
     let AttentionWork { batch, token_bytes, pair_flops, .. } = attention;
     Cost { bytes: batch * rows * token_bytes, flops: batch * pairs * pair_flops }
 }
 
-/// Keys that a query sees at most, by the mask of the visible positions in `slot`.
-fn window(plan: &Plan, slot: Slot) -> u64 {
+/// The mask of the visible positions in `slot`.
+fn mask(plan: &Plan, slot: Slot) -> Option<MaskKind> {
     match plan.slots.get(slot.0).map(|slot| &slot.kind) {
-        Some(SlotKind::Input { role: Role::Visible { mask: MaskKind::SlidingWindow(window), .. }, .. }) => *window as u64,
-        _ => u64::MAX,
+        Some(SlotKind::Input { role: Role::Visible { mask, .. }, .. }) => Some(*mask),
+        _ => None,
     }
 }
 

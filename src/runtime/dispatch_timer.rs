@@ -3,7 +3,11 @@
 use std::time::{Duration, Instant};
 
 use super::{capabilities::Capabilities, context::GpuContext, prepared::PreparedPlan};
-use crate::{Error, Result, plan::Cost};
+use crate::{
+    Error, Result,
+    ir::kernel::Dispatch,
+    plan::{Cost, Live, Plan, cost},
+};
 
 /// Dispatches of one submit; wgpu's query sets hold 4,096 timestamps.
 const SEGMENT: usize = 2000;
@@ -86,7 +90,41 @@ pub struct RunTimes {
     pub dispatches: Vec<DispatchTime>,
 }
 
+impl DispatchTime {
+    /// The dispatches of a plan in the run `live`, which no clock has timed yet. `shard_bytes` gives the bytes of a shard
+    /// of a weight.
+    pub(crate) fn untimed(plan: &Plan, live: Live, shard_bytes: &dyn Fn(&str, usize) -> u64) -> Vec<Self> {
+        let one = |dispatch: &Dispatch| Self {
+            label: dispatch.label.clone(),
+            shader: dispatch.kernel.shader,
+            kernel: dispatch.kernel.to_string(),
+            uses_matrices: dispatch.kernel.uses_matrices(),
+            seconds: 0.0,
+            cost: cost(plan, dispatch, live, shard_bytes),
+        };
+        plan.dispatches.iter().map(one).collect()
+    }
+}
+
 impl GpuContext {
+    /// Medians of `plans` as a whole and of each dispatch, of `reps` times after one that is not counted.
+    ///
+    /// # Errors
+    /// As [`time_dispatches`](Self::time_dispatches).
+    pub(crate) fn time_run(&self, plans: &[&PreparedPlan], reps: usize, clock: Clock) -> Result<(f64, Vec<f64>)> {
+        self.time_whole(plans)?;
+        self.time_dispatches(plans, clock)?;
+        let mut wholes = Vec::new();
+        let mut runs = Vec::new();
+        for _ in 0..reps.max(1) {
+            wholes.push(self.time_whole(plans)?);
+            runs.push(self.time_dispatches(plans, clock)?);
+        }
+        let count = runs.first().map_or(0, Vec::len);
+        let each = (0..count).map(|i| median(runs.iter().map(|run| run[i]).collect()));
+        Ok((median(wholes), each.collect()))
+    }
+
     /// Runs every dispatch of `plans` once, in order, and returns the seconds of each.
     ///
     /// # Errors
@@ -158,6 +196,11 @@ impl GpuContext {
         let empty = empty[EMPTY_SUBMITS / 2];
         steps.iter().map(|step| Ok(time(Some(step))?.saturating_sub(empty).as_secs_f64())).collect()
     }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
 }
 
 /// A dispatch of a plan by its number.

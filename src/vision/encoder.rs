@@ -7,6 +7,7 @@ use crate::{
     cancel::CancelToken,
     checkpoint::load_towers_from_path,
     error::{GraphError, PromptError},
+    flow::BuiltModel,
     gemma::{
         GemmaConfig, MOST_SOFT_TOKENS, MediaTokens, VisionConfig,
         tower::SOFT_TOKENS,
@@ -16,7 +17,7 @@ use crate::{
     ir::{Value, ops::rope_row},
     prompt::{Modality, Prompt, SoftTokens},
     runtime::{Capabilities, GpuContext},
-    tower::{Tower, TowerMemory, TowerOptions, Turn},
+    tower::{Tower, TowerInputs, TowerMemory, TowerOptions, Turn},
     weights::WeightLoader,
 };
 
@@ -226,13 +227,29 @@ impl VisionEncoder {
         budget: usize,
         labels: &[&str],
     ) -> Result<Vec<(String, Value)>> {
-        let shared = &*self.shared;
-        let grid = shared.vision.grid(budget)?;
-        if let Some(problem) = patches.problem(grid, shared.vision.places()) {
-            return Err(Error::Prompt(PromptError::SoftTokens(problem)));
-        }
-        turn.run(budget, &shared.inputs(patches, grid.most), labels, &self.cancel).await
+        turn.run(budget, &picture_inputs(self, patches, budget)?, labels, &self.cancel).await
     }
+}
+
+/// The graph of a tower for pictures of at most `budget` soft tokens.
+///
+/// # Errors
+/// As [`VisionEncoder::encode_within`].
+pub fn picture_graph(encoder: &VisionEncoder, budget: usize) -> Result<BuiltModel> {
+    encoder.shared.tower.build(checked(&encoder.shared.vision, budget)?)
+}
+
+/// The inputs of [`picture_graph`] for a picture.
+///
+/// # Errors
+/// As [`VisionEncoder::encode_patches`].
+pub fn picture_inputs(encoder: &VisionEncoder, patches: &Patches, budget: usize) -> Result<TowerInputs> {
+    let shared = &*encoder.shared;
+    let grid = shared.vision.grid(budget)?;
+    if let Some(problem) = patches.problem(grid, shared.vision.places()) {
+        return Err(Error::Prompt(PromptError::SoftTokens(problem)));
+    }
+    Ok(shared.inputs(patches, grid.most))
 }
 
 impl std::fmt::Debug for VisionEncoder {
@@ -268,7 +285,7 @@ fn no_output() -> Error {
 
 impl Shared {
     /// The inputs of the graph for `most` patches.
-    fn inputs(&self, patches: &Patches, most: usize) -> Vec<(&'static str, Value)> {
+    fn inputs(&self, patches: &Patches, most: usize) -> TowerInputs {
         let width = patches.values.len() / (patches.rows * patches.columns).max(1);
         let mut values = vec![0.0; most * width];
         let side = match &self.vision {
@@ -288,12 +305,15 @@ impl Shared {
             [columns[at], rows[at]] = self.vision.place(*column, *row);
         }
         let places = |ids| Value::u32([1, most], ids);
-        let mut inputs =
-            vec![("patches", Value::f32([1, most, width], values)), ("columns", places(columns)), ("rows", places(rows))];
+        let mut live = vec![1.0; order.len()];
+        live.resize(most, 0.0);
+        let mut inputs = vec![
+            ("patches", Value::f32([1, most, width], values)),
+            ("columns", places(columns)),
+            ("rows", places(rows)),
+            ("attention_mask", Value::f32([1, most], live)),
+        ];
         if let VisionConfig::Gemma4(config) = &self.vision {
-            let mut live = vec![1.0; order.len()];
-            live.resize(most, 0.0);
-            inputs.push(("attention_mask", Value::f32([1, most], live)));
             // Each half of a head turns by one of the two, with frequencies of half a head.
             let half = config.head_dim / 2;
             let frequency = |pair: usize| (f64::from(config.rope_theta)).powf(-2.0 * pair as f64 / half as f64) as f32;

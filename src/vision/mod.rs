@@ -1,6 +1,6 @@
 //! Pictures as soft tokens: the tower of a model on its device.
 
-mod encoder;
+pub(crate) mod encoder;
 mod texture;
 
 pub use crate::tower::{TowerMemory, TowerOptions};

@@ -49,6 +49,8 @@ fn describe_answers_a_question_about_pictures() {
     assert_ne!(said, other, "it sees them");
     let (fine, _, told) = ask(&[&picture(0), &picture(1), "--budget", "70"]);
     assert!(fine && told.contains("files:    2"), "{told}");
+    let (fine, _, told) = ask(&[&picture(0), "--crops"]);
+    assert!(fine && told.contains("tokens:"), "{told}");
     let (fine, _, told) = ask(&["no/such.png"]);
     assert!(!fine && told.contains("no/such.png") && !told.contains("panicked"), "{told}");
     let (fine, _, told) = run("describe", &["--device", "cpu", &picture(0)], "");
@@ -121,4 +123,37 @@ fn names_of_files_are_read_as_terminals_write_them() {
     assert_eq!(dropped::files(&format!(" {} ", spaced.display())), [spaced.as_path()]);
     assert_eq!(dropped::files("b.png"), [Path::new("b.png")]);
     assert!(dropped::files(" ").is_empty());
+}
+
+#[test]
+fn inspect_shows_the_towers() {
+    let towers = |name: &str| {
+        let model = shown::checkpoint(name);
+        let (fine, said, told) = run("inspect", &["--towers", "--device", "portable", "--model", model.to_str().unwrap()], "");
+        assert!(fine, "{name}: {told}");
+        said
+    };
+    let gemma3 = towers("gemma3-vision");
+    assert!(gemma3.starts_with("vision: SigLIP, 4 layers of 36") && gemma3.contains("a picture of   16 soft tokens"), "{gemma3}");
+    let gemma4 = towers("gemma4-audio");
+    assert!(gemma4.contains("audio: Gemma 4's Conformer, 3 layers") && gemma4.contains("a clip of 30 s"), "{gemma4}");
+    assert_eq!(gemma4.matches("a picture of").count(), 5, "{gemma4}");
+    let (fine, said, _) = run("inspect", &["--towers", "--device", "portable"], "");
+    assert!(fine && said.contains("no tower"), "{said}");
+}
+
+#[test]
+fn trace_looks_into_towers() {
+    for (name, flag, file) in [("gemma4-vision", "--image", "tiny.0.png"), ("gemma3n-audio", "--audio", "short.0.wav")] {
+        let model = shown::checkpoint(name);
+        let file = model.join("inputs").join(file);
+        let trace = |more: &[&str]| {
+            let arguments = [&["--model", model.to_str().unwrap(), flag, file.to_str().unwrap()], more].concat();
+            run("trace", &arguments, "")
+        };
+        let (fine, said, told) = trace(&["--tolerance", "1e-3"]);
+        assert!(fine && said.contains("no node differs"), "{name}: {said}{told}");
+        let (fine, said, _) = trace(&["--tolerance", "0"]);
+        assert!(!fine && said.contains("first difference: "), "{name}: {said}");
+    }
 }

@@ -53,6 +53,56 @@ pub enum VisionConfig {
     Unsupported(String),
 }
 
+impl VisionConfig {
+    /// The tower of a released model, by the name that [`GemmaConfig::preset`](crate::gemma::GemmaConfig::preset) knows
+    /// the text model by; `None` where there is none or its weights alone say what it is (Gemma 3n).
+    pub fn preset(name: &str) -> Option<Self> {
+        let siglip = SiglipConfig {
+            hidden_size: 1152,
+            intermediate_size: 4304,
+            num_hidden_layers: 27,
+            num_attention_heads: 16,
+            image_size: 896,
+            patch_size: 14,
+            layer_norm_eps: 1e-6,
+            mm_tokens_per_image: 256,
+        };
+        let large = Gemma4VisionConfig {
+            hidden_size: 1152,
+            intermediate_size: 4304,
+            num_hidden_layers: 27,
+            num_attention_heads: 16,
+            num_key_value_heads: 16,
+            head_dim: 72,
+            rms_norm_eps: 1e-6,
+            rope_theta: 100.0,
+            patch_size: 16,
+            pooling_kernel_size: 3,
+            position_embedding_size: 10240,
+            clipped_linears: false,
+            standardize: true,
+            max_soft_tokens: 280,
+        };
+        let small = Gemma4VisionConfig {
+            hidden_size: 768,
+            intermediate_size: 3072,
+            num_hidden_layers: 16,
+            num_attention_heads: 12,
+            num_key_value_heads: 12,
+            head_dim: 64,
+            clipped_linears: true,
+            standardize: false,
+            ..large
+        };
+        match name {
+            "gemma-3-4b" | "gemma-3-12b" | "gemma-3-27b" => Some(VisionConfig::Siglip(siglip)),
+            "gemma-4-e2b" | "gemma-4-e4b" => Some(VisionConfig::Gemma4(small)),
+            "gemma-4-26b-a4b" | "gemma-4-31b" => Some(VisionConfig::Gemma4(large)),
+            _ => None,
+        }
+    }
+}
+
 /// SigLIP's vision tower, and the projector after it (Zhai et al. 2023, arXiv 2303.15343).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SiglipConfig {

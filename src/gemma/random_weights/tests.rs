@@ -1,7 +1,10 @@
 //! Random weights are complete for every released shape, and a seed is the whole recipe.
 
 use super::*;
-use crate::{gemma::GemmaFlow, weights::WeightLoader};
+use crate::{
+    gemma::{GemmaFlow, VisionConfig},
+    weights::WeightLoader,
+};
 
 #[test]
 fn every_released_shape_is_complete() {
@@ -26,4 +29,23 @@ fn tensors_differ_and_a_seed_is_the_whole_recipe() {
     assert_ne!(first(1, query), first(2, query));
     assert_ne!(first(1, query), first(1, "layers.1.self_attn.q_proj.weight"));
     assert!(random_weights(&config, DType::U32, 0).is_err());
+}
+
+/// The weights are those that the towers of released models ask for, and no more.
+#[test]
+fn towers_take_all_their_weights() {
+    for name in ["gemma-3-4b", "gemma-4-e2b", "gemma-4-31b"] {
+        let text = GemmaConfig::preset(name).unwrap();
+        let mut vision = VisionConfig::preset(name).unwrap();
+        match &mut vision {
+            VisionConfig::Siglip(config) => config.num_hidden_layers = 2,
+            VisionConfig::Gemma4(config) => config.num_hidden_layers = 2,
+            _ => panic!("{name} has another tower"),
+        }
+        let mut weights = random_vision_weights(&vision, text.hidden_size, DType::BF16, 1).unwrap();
+        vision.flow(&text, 280).unwrap().build(&mut weights).unwrap();
+        assert!(weights.is_empty(), "{name}: {:?}", weights.remaining_keys());
+    }
+    let other = VisionConfig::Unsupported("another".into());
+    assert!(matches!(random_vision_weights(&other, 64, DType::BF16, 1), Err(Error::Unsupported(_))));
 }

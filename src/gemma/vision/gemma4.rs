@@ -106,6 +106,7 @@ impl Gemma4VisionStage {
         let Gemma4VisionConfig { hidden_size, pooling_kernel_size, .. } = self.config;
         let mean = mean_of_neighbours(context, x, pooling_kernel_size * pooling_kernel_size)?;
         let pooled = context.graph.scale(mean, (hidden_size as f32).sqrt())?;
+        let pooled = context.graph.label(pooled, "vision.pooled");
         if !self.config.standardize {
             return Ok(pooled);
         }

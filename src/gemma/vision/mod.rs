@@ -65,8 +65,8 @@ impl VisionConfig {
     /// The tower for pictures of at most `soft_tokens` soft tokens.
     ///
     /// Inputs: `patches` `[1, P, 3·p²]` f32, P of [`grid`](Self::grid). But in SigLIP `columns` and `rows` `[1, P]` u32,
-    /// the rows of the position table that a patch takes ([`place`](Self::place)). In Gemma 4's tower `attention_mask`
-    /// `[1, P]` f32, 1 for patches and 0 for padding behind them, and `rope_columns` and `rope_rows` `[1, P, H/2]` f32.
+    /// the rows of the position table that a patch takes ([`place`](Self::place)), and `attention_mask` `[1, P]` f32, 1
+    /// for patches and 0 for padding behind them. In Gemma 4's tower `rope_columns` and `rope_rows` `[1, P, H/2]` f32.
     /// Patches of one soft token are neighbours, and padding is of whole soft tokens, whose rows mean nothing. Of
     /// MobileNet the one patch is the picture.
     ///
@@ -80,14 +80,17 @@ impl VisionConfig {
             _ => most,
         };
         let flow = ModelFlow::new("vision", 1, places).input("patches", DType::F32, [1, most, 3 * patch * patch]);
-        let placed = |flow: ModelFlow| flow.input("columns", DType::U32, [1, most]).input("rows", DType::U32, [1, most]);
+        let placed = |flow: ModelFlow| {
+            let flow = flow.input("columns", DType::U32, [1, most]).input("rows", DType::U32, [1, most]);
+            flow.bind_attention_mask()
+        };
         let width = text.hidden_size;
         let flow = match self {
             VisionConfig::Siglip(config) => flow.stage(SiglipStage::new(*config, width)),
             VisionConfig::Gemma4(config) => {
                 let table = [1, most, config.head_dim / 2];
                 let flow = placed(flow).input(ROPE_COLUMNS, DType::F32, table).input(ROPE_ROWS, DType::F32, table);
-                flow.bind_attention_mask().stage(Gemma4VisionStage::new(*config, width))
+                flow.stage(Gemma4VisionStage::new(*config, width))
             }
             VisionConfig::Unified(config) => placed(flow).stage(UnifiedVisionStage::new(*config, width)),
             VisionConfig::MobileNet(config) => flow.stage(MobileNetStage::new(*config, width)),
@@ -167,15 +170,18 @@ fn mean_of_neighbours(context: &mut EmitContext, x: NodeId, count: usize) -> Res
     g.reshape(mean, [1, patches / count, width])
 }
 
-/// The sum of the embeddings of a patch's column and row, of the table `key`, which the loader has as `stored`.
+/// The sum of the embeddings of a patch's column and row, of the table `key`, which the loader has as `stored`; zero for
+/// padding, as in transformers.
 fn place_embedding(context: &mut EmitContext, key: &str, stored: [usize; 3]) -> Result<NodeId> {
     let table = context.stacked_weight(key, key, stored)?;
-    let mut embedding = |input: &str| {
+    let given = |context: &EmitContext, input: &str| {
         let missing = || Error::Builder(format!("position embeddings need the input '{input}'"));
-        let ids = context.find_shared(input).ok_or_else(missing)?;
-        context.graph.gather(table, ids)
+        context.find_shared(input).ok_or_else(missing)
     };
-    let column = embedding("columns")?;
-    let row = embedding("rows")?;
-    context.graph.add(column, row)
+    let [columns, rows, live] = ["columns", "rows", "attention_mask"].map(|input| given(context, input));
+    let column = context.graph.gather(table, columns?)?;
+    let row = context.graph.gather(table, rows?)?;
+    let place = context.graph.add(column, row)?;
+    let live = context.graph.reshape(live?, context.shape(&[1]))?;
+    context.graph.mul(place, live)
 }

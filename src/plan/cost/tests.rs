@@ -76,6 +76,8 @@ fn attention_counts_the_keys_that_its_queries_see() {
     // By hand: position p sees p + 1 keys, at most 5 in the window; 4 · heads · width operations a pair.
     assert_eq!(costs(&causal, 4, 10)[0].flops, 4 * 2 * 8 * (11 + 12 + 13 + 14));
     assert_eq!(costs(&window, 4, 2)[0].flops, 4 * 2 * 8 * (3 + 4 + 5 + 5));
+    let all = plan(MaskKind::None, 4);
+    assert_eq!(costs(&all, 4, 10)[0].flops, 4 * 2 * 8 * 4 * 14);
     let activations = 4 * 4 * 2 * (8 + 8);
     assert_eq!(costs(&causal, 1, 59)[0].bytes, activations + 60 * (2 * 8 * 2 + 4));
     assert_eq!(costs(&window, 4, 50)[0].bytes, activations + 8 * (2 * 8 * 2 + 4));

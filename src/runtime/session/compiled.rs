@@ -24,7 +24,7 @@ use crate::{
     lower::lower,
     plan::Plan,
     reference,
-    runtime::{Step, resident::Replaceable},
+    runtime::{Clock, RunTimes, Step, resident::Replaceable},
     weights::{Tensor, nearest},
 };
 
@@ -188,6 +188,32 @@ impl CompiledGraph {
             Ok((name.clone(), if padding.is_none() { value } else { padding.crop(&value) }))
         };
         self.graph.outputs().iter().zip(outputs).map(cropped).collect()
+    }
+}
+
+impl CompiledGraph {
+    /// Times the run of these inputs, `tokens` tokens that see each other, dispatch by dispatch: `reps` times after one
+    /// that is not counted. By the best clock of the device, unless one is given.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run); [`Error::Unsupported`] for the reference, which has no dispatches, and for timestamps that
+    /// the device does not have.
+    pub fn time_dispatches<'i, I>(
+        &mut self,
+        inputs: &'i [(&str, I)],
+        tokens: usize,
+        reps: usize,
+        clock: Option<Clock>,
+    ) -> Result<RunTimes>
+    where
+        &'i I: Into<RunInput<'i>>,
+    {
+        let (live, given) = self.given(inputs)?;
+        let Some(gpu) = &mut self.gpu else {
+            return Err(Error::Unsupported("timing the CPU reference, which has no dispatches; choose a GPU adapter".into()));
+        };
+        gpu.prepare(&self.weights)?;
+        gpu.time(&given, step(&live, &self.dims), tokens, reps, clock, &self.weights)
     }
 }
 

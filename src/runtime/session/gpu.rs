@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use super::{
     super::{
-        Buffer, GpuContext,
+        Buffer, Clock, DispatchTime, GpuContext, RunTimes,
         pipeline::PipelineCache,
         prepared::{Bindings, PreparedPlan, Step},
         read_back::StagedRead,
@@ -153,6 +153,28 @@ impl GpuGraph {
             Ok(())
         })?;
         Ok(Begun { context: context.clone(), submission, outputs })
+    }
+
+    /// Writes the inputs and times their run of `tokens` tokens, dispatch by dispatch.
+    pub(super) fn time(
+        &self,
+        inputs: &Inputs,
+        step: Step,
+        tokens: usize,
+        reps: usize,
+        clock: Option<Clock>,
+        weights: &SessionWeights,
+    ) -> Result<RunTimes> {
+        let Some(prepared) = &self.prepared else { return Err(self.missing("plan")) };
+        let context = self.pipelines.context();
+        self.write(inputs, step)?;
+        let clock = clock.unwrap_or_else(|| Clock::best(context.capabilities()));
+        let (whole, seconds) = context.time_run(&[prepared], reps, clock)?;
+        let shard = |name: &str, shard: usize| weights.resident.get(name).and_then(|weight| weight.shards.get(shard));
+        let bytes = |name: &str, number: usize| shard(name, number).map_or(0, |shard| shard.bytes);
+        let mut dispatches = DispatchTime::untimed(&self.plan, Live { tokens, start: 0 }, &bytes);
+        dispatches.iter_mut().zip(seconds).for_each(|(dispatch, seconds)| dispatch.seconds = seconds);
+        Ok(RunTimes { clock, tokens, start: 0, reps, whole, dispatches })
     }
 
     fn write(&self, inputs: &Inputs, step: Step) -> Result<()> {

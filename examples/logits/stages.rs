@@ -1,0 +1,61 @@
+//! The tensors of `--stages`: what towers and text model are given, and the states between, with the names, shapes and
+//! padding of transformers.
+
+mod pictures;
+mod sounds;
+
+use std::path::Path;
+
+use anyhow::{Result, anyhow};
+use gemmaflow::{
+    gemma::{GemmaConfig, GemmaFlow, VisionConfig},
+    ir::Value,
+    prompt::{Modality, Prompt},
+    runtime::{CompileOptions, Device, Session},
+};
+
+use crate::{common, parts::LaidOut, tensors::Tensors};
+
+/// All of them.
+pub fn of(laid_out: &LaidOut, config: &GemmaConfig, model: &Path) -> Result<Tensors> {
+    let mut tensors = vec![("inputs_embeds".to_string(), inputs_embeds(&laid_out.prompt, config, model)?)];
+    tensors.push(token_types(&laid_out.prompt, config));
+    if let Some(encoder) = &laid_out.vision {
+        tensors.extend(pictures::of(&laid_out.pictures, encoder, config)?);
+    }
+    if let Some(encoder) = &laid_out.hearing {
+        tensors.extend(sounds::of(&laid_out.clips, encoder, config)?);
+    }
+    Ok(tensors)
+}
+
+/// Which tokens are of pictures (1) and of sounds (3).
+fn token_types(prompt: &Prompt, config: &GemmaConfig) -> (String, Value) {
+    let mut types = vec![0; prompt.len()];
+    for (start, soft) in prompt.soft_tokens() {
+        let kind = if soft.modality() == Modality::Image { 1 } else { 3 };
+        types[start..start + soft.len()].fill(kind);
+    }
+    let older = matches!(config.multimodal.vision, Some(VisionConfig::Siglip(_) | VisionConfig::MobileNet(_)));
+    let name = if older || config.altup.is_some() { "token_type_ids" } else { "mm_token_type_ids" };
+    (name.to_string(), Value::u32([1, types.len()], types))
+}
+
+/// The embeddings of all tokens, soft tokens in their places. A look-up needs no device.
+fn inputs_embeds(prompt: &Prompt, config: &GemmaConfig, model: &Path) -> Result<Value> {
+    let mut ids = prompt.tokens().to_vec();
+    prompt.soft_tokens().for_each(|(start, soft)| ids[start..start + soft.len()].fill(0));
+    let (_, mut weights) = common::open(model)?;
+    let built = GemmaFlow::for_prefill(config, 1, ids.len()).hidden_only().build(weights.as_mut())?;
+    let named = |name: &str| built.graph.ids().rev().find(|id| built.graph.node(*id).name == name);
+    let node = named("token_embeds").or_else(|| named("embed")).ok_or_else(|| anyhow!("the model has no embeddings"))?;
+    let graph = built.graph.with_outputs(vec![("embed".into(), node)]);
+    let session = Session::new(&Device::Cpu)?;
+    let options = CompileOptions::default().with_weights(&session.load(built.params())?);
+    let outputs = session.compile_with(&graph, &options)?.run(&[("input_ids", &ids[..])])?;
+    let (mut rows, width) = crate::tensors::output(&outputs, "embed")?;
+    for (start, soft) in prompt.soft_tokens() {
+        rows[start * width..(start + soft.len()) * width].copy_from_slice(soft.values());
+    }
+    Ok(Value::f32([1, ids.len(), width], rows))
+}
