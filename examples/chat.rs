@@ -167,12 +167,11 @@ impl<'a> Talk<'a> {
     /// Keeps what these files hold for the next message.
     fn show(&mut self, files: &str) -> Result<()> {
         let files: Vec<_> = dropped::files(files).iter().map(|file| media::Media::open(file)).collect::<Result<_>>()?;
-        for file in files {
-            let parts = file.parts(self.model, media::Shown::asked(None, self.arguments.crops))?;
-            let soft = |part: &Part| if let Part::Soft(soft) = part { soft.len() } else { 0 };
-            eprintln!("{} as {} tokens", file.described(), parts.iter().map(soft).sum::<usize>());
-            self.shown.extend(parts);
-        }
+        let parts = media::parts(&files, self.model, media::Shown::asked(None, self.arguments.crops))?;
+        let soft = |part: &Part| if let Part::Soft(soft) = part { soft.len() } else { 0 };
+        let described: Vec<String> = files.iter().map(media::Media::described).collect();
+        eprintln!("{} as {} tokens", described.join(", "), parts.iter().map(soft).sum::<usize>());
+        self.shown.extend(parts);
         Ok(())
     }
 

@@ -69,10 +69,7 @@ fn run(arguments: Arguments) -> Result<()> {
 
     let start = Instant::now();
     let shown = Shown::asked(arguments.budget, arguments.crops);
-    let mut parts = Vec::new();
-    for file in &files {
-        parts.extend(file.parts(&model, shown)?);
-    }
+    let mut parts = media::parts(&files, &model, shown)?;
     parts.push(arguments.question.as_str().into());
     let encoded = start.elapsed();
 

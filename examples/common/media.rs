@@ -95,16 +95,6 @@ impl Media {
         }
     }
 
-    /// It as parts of a message.
-    pub fn parts(&self, model: &Model, shown: Shown) -> Result<Vec<Part>> {
-        Ok(match (self, shown) {
-            (Media::Picture(image), Shown::Whole) => vec![model.picture(image)?],
-            (Media::Picture(image), Shown::Within(budget)) => vec![model.picture_within(image, budget)?],
-            (Media::Picture(image), Shown::WithCrops) => model.picture_with_crops(image, &PanAndScan::default())?,
-            (Media::Clip(audio), _) => vec![model.sound(audio)?],
-        })
-    }
-
     /// A few words about it.
     pub fn described(&self) -> String {
         match self {
@@ -112,4 +102,24 @@ impl Media {
             Media::Clip(audio) => format!("a clip of {:.1} s", audio.seconds()),
         }
     }
+}
+
+/// Files as parts of one message. Its clips are heard together.
+pub fn parts(files: &[Media], model: &Model, shown: Shown) -> Result<Vec<Part>> {
+    let clip = |file: &Media| if let Media::Clip(audio) = file { Some(audio.clone()) } else { None };
+    let clips: Vec<Audio> = files.iter().filter_map(clip).collect();
+    let sounds = if clips.is_empty() { Vec::new() } else { model.sounds(&clips)? };
+    let mut sounds = sounds.into_iter();
+    let mut parts = Vec::new();
+    for file in files {
+        match (file, shown) {
+            (Media::Picture(image), Shown::Whole) => parts.push(model.picture(image)?),
+            (Media::Picture(image), Shown::Within(budget)) => parts.push(model.picture_within(image, budget)?),
+            (Media::Picture(image), Shown::WithCrops) => {
+                parts.extend(model.picture_with_crops(image, &PanAndScan::default())?);
+            }
+            (Media::Clip(_), _) => parts.extend(sounds.next()),
+        }
+    }
+    Ok(parts)
 }
