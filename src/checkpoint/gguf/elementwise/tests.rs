@@ -8,7 +8,8 @@ fn changed(of: fn(Tensor) -> Tensor, values: &[f32]) -> Vec<f32> {
 
 #[test]
 fn softplus_is_undone() {
-    let x: Vec<f32> = (-400..=400).map(|i| i as f32 * 0.25).collect();
+    // Below -87 the numbers of y have fewer bits.
+    let x: Vec<f32> = (-340..=400).map(|i| i as f32 * 0.25).collect();
     let y: Vec<f32> = x.iter().map(|x| f64::from(*x).exp().ln_1p() as f32).collect();
     for ((x, y), found) in x.iter().zip(&y).zip(changed(before_softplus, &y)) {
         let again = f64::from(found).exp().ln_1p();
