@@ -52,9 +52,6 @@ fn main() -> Result<()> {
     let mut args = Args::parse();
     args.model = common::local(&args.model)?;
     let config = GemmaConfig::near_weights(&args.model)?;
-    if let Some(token) = args.tokens.iter().find(|t| **t as usize >= config.vocab_size) {
-        bail!("token {token} is outside the vocabulary of {}", config.vocab_size);
-    }
     let Traced { built, binding, inputs } = match (&args.image, &args.audio) {
         (Some(file), _) => picture(&args, &config, file)?,
         (None, Some(file)) => clip(&args, &config, file)?,
@@ -83,6 +80,9 @@ struct Traced {
 }
 
 fn text(args: &Args, config: &GemmaConfig) -> Result<Traced> {
+    if let Some(token) = args.tokens.iter().find(|t| **t as usize >= config.vocab_size) {
+        bail!("token {token} is outside the vocabulary of {}", config.vocab_size);
+    }
     let mut loader = load_from_path(&args.model)?;
     let built = GemmaFlow::new(config).dynamic_seq().lm_head().build(loader.as_mut())?;
     let binding = DimBinding::new().with(sym::SEQ, args.tokens.len());

@@ -10,14 +10,18 @@ use gemmaflow::{
     text::{Content, Message, Part},
 };
 use safetensors::SafeTensors;
+use tempfile::TempDir;
 
 use super::shown;
 
 /// The largest difference from transformers' soft tokens (docs/gemma.md).
 const SOFT: f32 = 1e-4;
 
-fn open(name: &str) -> Model {
-    Model::open(shown::folder(name).path(), Device::Cpu, GeneratorOptions::default()).unwrap()
+/// A model, and its folder, from which the tower is loaded later.
+fn open(name: &str) -> (TempDir, Model) {
+    let folder = shown::folder(name);
+    let model = Model::open(folder.path(), Device::Cpu, GeneratorOptions::default()).unwrap();
+    (folder, model)
 }
 
 /// The sizes of the oracle's case, whose picture is small.
@@ -28,7 +32,7 @@ fn small() -> PanAndScan {
 #[test]
 fn crops_are_transformers_and_stand_between_its_words() {
     let name = "gemma3-vision-bf16";
-    let model = open(name);
+    let (_folder, model) = open(name);
     let parts = model.picture_with_crops(&shown::image(name, "crops.0.png"), &small()).unwrap();
     let content = Content::from([parts, vec![" What is this? ".into()]].concat());
     let soft: Vec<SoftTokens> = content.soft_tokens().cloned().collect();
@@ -58,7 +62,7 @@ fn crops_are_transformers_and_stand_between_its_words() {
 #[test]
 fn a_picture_without_crops_is_one_part() {
     let name = "gemma3-vision-bf16";
-    let model = open(name);
+    let (_folder, model) = open(name);
     let picture = shown::image(name, "one.0.png");
     let parts = model.picture_with_crops(&picture, &PanAndScan::default()).unwrap();
     assert_eq!(parts, [model.picture(&picture).unwrap()]);
@@ -71,7 +75,7 @@ fn a_picture_without_crops_is_one_part() {
 fn other_families_refuse_crops() {
     for name in ["gemma3n-vision", "gemma4-vision", "gemma4-unified"] {
         let picture = shown::image("gemma3-vision-bf16", "crops.0.png");
-        let error = open(name).picture_with_crops(&picture, &small()).unwrap_err();
+        let error = open(name).1.picture_with_crops(&picture, &small()).unwrap_err();
         assert!(matches!(&error, Error::Unsupported(why) if why.contains("no Gemma 3")), "{name}: {error}");
     }
 }

@@ -67,9 +67,14 @@ fn made(
         tower.push(states);
         let valid = tokens(features.valid.iter().filter(|valid| **valid).count());
         masks.extend((0..rows).map(|row| u32::from(row < valid)));
-        // Those behind the clip the text model does not see.
+        // Those behind the clip the text model does not see. Of Gemma 3n they are zeros.
         soft[clip].truncate(valid * hidden);
-        soft[clip].extend(&output(&outputs, "soft_tokens")?.0[valid * hidden..rows * hidden]);
+        if is_3n {
+            tower[clip][valid * width..].fill(0.0);
+            soft[clip].resize(rows * hidden, 0.0);
+        } else {
+            soft[clip].extend(&output(&outputs, "soft_tokens")?.0[valid * hidden..rows * hidden]);
+        }
     }
     if !is_3n {
         let shape = [features.len(), masks.len() / features.len().max(1)];
