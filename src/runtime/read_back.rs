@@ -6,7 +6,7 @@ use super::{buffer::Buffer, context::GpuContext};
 use crate::{Error, Result, cancel::CancelToken, error::DeviceError};
 
 /// Bytes of one staging copy; longer reads go in several.
-const LARGEST_STAGING: u64 = 16 << 20;
+pub(super) const LARGEST_STAGING: u64 = 16 << 20;
 /// Smallest size class.
 const SMALLEST_STAGING: u64 = 256;
 /// Idle staging buffers kept per size class; a third covers reading a step behind.

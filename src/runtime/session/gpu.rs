@@ -7,7 +7,7 @@ use super::{
         Buffer, Clock, DispatchTime, GpuContext, RunTimes,
         pipeline::PipelineCache,
         prepared::{Bindings, PreparedPlan, Step},
-        read_back::StagedRead,
+        read_back::{LARGEST_STAGING, StagedRead},
         scratch::ScratchPool,
         wgpu,
     },
@@ -19,7 +19,7 @@ use crate::{
     cancel::CancelToken,
     error::GraphError,
     ir::{FixedType, Value, derive::Inputs, ops::Role},
-    plan::{Live, Plan, SlotKind, estimate},
+    plan::{Live, Plan, PlanOutput, SlotKind, estimate},
 };
 
 /// The work that is waited for, as errors name it.
@@ -108,30 +108,57 @@ impl GpuGraph {
         let Some(prepared) = &self.prepared else { return Err(self.missing("plan")) };
         let context: &Arc<GpuContext> = self.pipelines.context();
         let mut start = 0;
+        let mut values = Vec::new();
         while let Some(slice) = self.pace.slice(start, bound.most) {
             bound.cancel.check(RUN)?;
             let begun = Instant::now();
+            let is_last = slice.end == prepared.dispatch_count();
+            let mut staged = Vec::new();
             let submission = context.run(&self.plan.name, |encoder| {
                 if start == 0 {
                     prepared.reset(encoder);
                 }
                 let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
                 prepared.record_part(&mut pass, slice.clone());
+                drop(pass);
+                if is_last && self.outputs_are_small() {
+                    staged = self.stage(prepared, encoder)?;
+                }
                 Ok(())
             })?;
-            context.waited_unless(submission, RUN, &bound.cancel).await?;
+            context.waited_unless(submission.clone(), RUN, &bound.cancel).await?;
+            bound.cancel.check(RUN)?;
+            for (staged, ty) in staged {
+                let mut raw = vec![0u8; staged.len()];
+                context.collect(staged, &submission, &mut raw)?;
+                values.push(Value::from_bytes(&ty, &raw));
+            }
             start = slice.end;
             self.pace.learn(slice, begun.elapsed());
         }
-        bound.cancel.check(RUN)?;
-        let mut values = Vec::new();
-        for output in &self.plan.outputs {
+        for output in &self.plan.outputs[values.len()..] {
             let (buffer, offset, bytes) = prepared.output(&output.name).ok_or_else(|| self.missing(&output.name))?;
             let mut raw = vec![0u8; bytes as usize];
             context.read_back_async(buffer, offset, &mut raw).await?;
             values.push(Value::from_bytes(&output.ty, &raw));
         }
         Ok(values)
+    }
+
+    /// True if all outputs together can be staged at once; none of them may be empty.
+    fn outputs_are_small(&self) -> bool {
+        let bytes = |output: &PlanOutput| output.ty.byte_len().map_or(u64::MAX, |bytes| bytes as u64);
+        let sum = self.plan.outputs.iter().map(bytes).fold(0, u64::saturating_add);
+        sum <= LARGEST_STAGING && !self.plan.outputs.iter().any(|output| bytes(output) == 0)
+    }
+
+    /// Records the copies of all outputs, each of at most 16 MiB.
+    fn stage(&self, prepared: &PreparedPlan, encoder: &mut wgpu::CommandEncoder) -> Result<Vec<(StagedRead, FixedType)>> {
+        let copied = |output: &PlanOutput| {
+            let (buffer, offset, bytes) = prepared.output(&output.name).ok_or_else(|| self.missing(&output.name))?;
+            Ok((self.pipelines.context().stage_read(encoder, buffer, offset, bytes)?, output.ty.clone()))
+        };
+        self.plan.outputs.iter().map(copied).collect()
     }
 
     /// Writes the inputs and submits a run together with the copies of its outputs, each of at most 16 MiB: another run
@@ -146,10 +173,7 @@ impl GpuGraph {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
             prepared.record(&mut pass);
             drop(pass);
-            for output in &self.plan.outputs {
-                let (buffer, offset, bytes) = prepared.output(&output.name).ok_or_else(|| self.missing(&output.name))?;
-                outputs.push((context.stage_read(encoder, buffer, offset, bytes)?, output.ty.clone()));
-            }
+            outputs = self.stage(prepared, encoder)?;
             Ok(())
         })?;
         Ok(Begun { context: context.clone(), submission, outputs })
