@@ -22,7 +22,8 @@ use gemmaflow::{
     vision::VisionEncoder,
 };
 
-/// Compares every layer of a model, or of its tower for pictures or sounds, on a device with the CPU reference and names the first node that differs.
+/// Compares every layer of a model, or of its tower for pictures or sounds, on a device with the CPU reference and
+/// names the first node that differs.
 #[derive(Parser)]
 struct Args {
     /// Model folder, weights file, or OWNER/NAME[/FILE.gguf] on the Hugging Face Hub.

@@ -75,7 +75,8 @@ impl TowerMemory {
         self.weights + self.loading.max(self.runs)
     }
 
-    /// Of the tower of `flow`, which is that of the largest size, with the weights of `loader`, on a device like `device`.
+    /// Of the tower of `flow`, which is that of the largest size, with the weights of `loader`, on a device like
+    /// `device`.
     pub(crate) fn of(
         flow: &ModelFlow,
         loader: &mut dyn WeightLoader,
@@ -156,8 +157,17 @@ impl Tower {
         })
     }
 
-    /// The soft tokens of what was encoded before.
-    pub(crate) fn kept(&self, source: &Source) -> Option<SoftTokens> {
+    /// The soft tokens of what was encoded before, else the turn to encode it.
+    pub(crate) async fn find(&self, source: &Source) -> Found<'_> {
+        if let Some(soft) = self.kept(source) {
+            return Found::Kept(soft);
+        }
+        let turn = self.turn().await;
+        // Another may have encoded it meanwhile.
+        self.kept(source).map_or(Found::Turn(turn), Found::Kept)
+    }
+
+    fn kept(&self, source: &Source) -> Option<SoftTokens> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).get(source).cloned()
     }
 
@@ -177,6 +187,14 @@ impl Tower {
     }
 }
 
+/// What a tower has of a source.
+pub(crate) enum Found<'t> {
+    /// Its soft tokens.
+    Kept(SoftTokens),
+    /// Nothing; nobody else encodes it.
+    Turn(Turn<'t>),
+}
+
 /// The tower, and nobody else runs it.
 pub(crate) struct Turn<'t> {
     tower: &'t Tower,
@@ -184,8 +202,8 @@ pub(crate) struct Turn<'t> {
 }
 
 impl Turn<'_> {
-    /// The outputs of the graph for `size`, and the values of nodes by their labels, unless `cancel` is cancelled before
-    /// they are there.
+    /// The outputs of the graph for `size`, and the values of nodes by their labels, unless `cancel` is cancelled
+    /// before they are there.
     pub(crate) async fn run(
         &mut self,
         size: usize,

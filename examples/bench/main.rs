@@ -113,8 +113,8 @@ struct Arguments {
     /// Decode several conversations at once instead, so many of them, beside one alone, after the first of the prompts
     #[arg(long, value_name = "N,N", value_delimiter = ',', conflicts_with_all = ["profile", "first_token", "load", "draft"])]
     conversations: Vec<usize>,
-    /// One picture through the shape's vision tower instead, stage by stage, beside a chunk of the first of the prompts;
-    /// and the same picture again, which is kept
+    /// One picture through the shape's vision tower instead, stage by stage, beside a chunk of the first of the
+    /// prompts; and the same picture again, which is kept
     #[arg(long, value_name = "WxH", group = "timed", requires = "shape", conflicts_with_all = ["first_token", "draft", "json"])]
     image: Option<tower::Size>,
     /// Compiled pipelines: taken from this file where it is there, written to it at the end

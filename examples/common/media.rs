@@ -18,8 +18,8 @@ use gemmaflow::{
 /// Where the towers of a GGUF model come from.
 #[derive(Args)]
 pub struct Projector {
-    /// Towers for a .gguf file: llama.cpp's mmproj file of the same model, or OWNER/NAME/FILE.gguf on the hub [default: the
-    /// one beside the model]
+    /// Towers for a .gguf file: llama.cpp's mmproj file of the same model, or OWNER/NAME/FILE.gguf on the hub [default:
+    /// the one beside the model]
     #[arg(long, value_name = "FILE")]
     mmproj: Option<PathBuf>,
 }

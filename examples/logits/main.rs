@@ -36,8 +36,8 @@ struct Arguments {
     #[arg(long, value_name = "TEXT", conflicts_with = "tokens")]
     text: Option<String>,
     /// JSON array of parts: {"tokens": [1, 2]}, {"audio": FILE}, or {"image": FILE} with "max_soft_tokens" (Gemma 4) or
-    /// "do_pan_and_scan" and "words" (Gemma 3): the ids before the picture and before each crop. Pictures and sounds are
-    /// laid out as the model's processor does
+    /// "do_pan_and_scan" and "words" (Gemma 3): the ids before the picture and before each crop. Pictures and sounds
+    /// are laid out as the model's processor does
     #[arg(long, value_name = "FILE", conflicts_with_all = ["tokens", "text", "first"])]
     parts: Option<PathBuf>,
     /// Also write what the towers are given and what they make of it, by transformers' names: pixel_values,

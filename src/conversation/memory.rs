@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{Model, model::Parts, senses::Towers};
 use crate::{
     Error, Result,
-    generate::{GeneratorOptions, MemoryPlan},
+    generate::{GeneratorOptions, MemoryPlan, no_device},
     runtime::{Device, Opened},
 };
 
@@ -39,7 +39,7 @@ impl Model {
     pub fn memory_plan(path: impl AsRef<Path>, device: &Device, options: GeneratorOptions, towers: Towers) -> Result<MemoryPlan> {
         let (mut loader, parts) = Parts::near_weights(path.as_ref(), None, towers)?;
         let Opened::Gpu(gpu) = device.open(&options.gpu)? else {
-            return Err(Error::Unsupported("a plan of device memory for the CPU reference, which has no device,".into()));
+            return Err(no_device());
         };
         let device = gpu.capabilities();
         let options = parts.senses.with_room(options, &parts.config);

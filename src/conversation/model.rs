@@ -107,10 +107,10 @@ impl Model {
     ///
     /// A model that sees or hears loads its tower when the first picture is shown or the first sound heard (features
     /// `vision`, `audio`). Towers of a GGUF file lie in the projector's file beside it, which has `mmproj` in its name;
-    /// [`open_with_projector`](Self::open_with_projector) takes it from elsewhere, or one of several. Where the tokens of
-    /// a picture see each other, the caches of sliding layers have room for one of the model's own budget, unless
-    /// [`GeneratorOptions::longest_picture`] says otherwise. A [`memory_budget`](GeneratorOptions::memory_budget) leaves
-    /// room for the towers. For text alone [`open_with_towers`](Self::open_with_towers) leaves them out.
+    /// [`open_with_projector`](Self::open_with_projector) takes it from elsewhere, or one of several. Where the tokens
+    /// of a picture see each other, the caches of sliding layers have room for one of the model's own budget, unless
+    /// [`GeneratorOptions::longest_picture`] says otherwise. A [`memory_budget`](GeneratorOptions::memory_budget)
+    /// leaves room for the towers. For text alone [`open_with_towers`](Self::open_with_towers) leaves them out.
     ///
     /// # Errors
     /// As [`GemmaGenerator::from_path`], [`Tokenizer::near_weights`], [`ChatTemplate::near_weights`] and

@@ -79,8 +79,8 @@ impl Senses {
         }
     }
 
-    /// The options with room for a picture of the model's own budget, unless they say how much there is to be. Of a model
-    /// from parts under a budget of memory they are left as a plan has counted them.
+    /// The options with room for a picture of the model's own budget, unless they say how much there is to be. Of a
+    /// model from parts under a budget of memory they are left as a plan has counted them.
     pub(super) fn with_room(&self, options: GeneratorOptions, config: &GemmaConfig) -> GeneratorOptions {
         let is_counted = options.memory_budget.is_none() || self.path.is_some();
         let sees = cfg!(feature = "vision") && self.towers != Towers::Never && is_counted;
@@ -165,8 +165,8 @@ impl Model {
         Self::open_files(path.as_ref(), None, device, options, towers)
     }
 
-    /// As [`open_with_towers`](Self::open_with_towers), with the file of a projector: llama.cpp's `mmproj` of the same model, which has the towers
-    /// that a GGUF file lacks. No other is looked for.
+    /// As [`open_with_towers`](Self::open_with_towers), with the file of a projector: llama.cpp's `mmproj` of the same
+    /// model, which has the towers that a GGUF file lacks. No other is looked for.
     ///
     /// ```no_run
     /// # use gemmaflow::{conversation::{Model, Towers}, generate::GeneratorOptions, runtime::Device};
@@ -320,9 +320,9 @@ impl Model {
         drop(replaced);
     }
 
-    /// The tower for pictures, which is loaded if it is not yet. Its soft tokens are [parts](Part) of a message. Encoding
-    /// by it can be [cancelled](VisionEncoder::with_cancel) and [waited for](VisionEncoder::encode_async) without
-    /// blocking.
+    /// The tower for pictures, which is loaded if it is not yet. Its soft tokens are [parts](Part) of a message.
+    /// Encoding by it can be [cancelled](VisionEncoder::with_cancel) and [waited for](VisionEncoder::encode_async)
+    /// without blocking.
     ///
     /// # Errors
     /// [`Error::Unsupported`] as [`picture`](Self::picture); what is wrong with the files, and errors of the device.
@@ -361,8 +361,8 @@ impl Model {
         self.hearing()?.encode(audio).map(Part::Soft)
     }
 
-    /// Clips of one message as its parts. Gemma 3n hears the silence after a clip up to the end of the longest one beside
-    /// it, as in transformers. In other models each is that of [`sound`](Self::sound).
+    /// Clips of one message as its parts. Gemma 3n hears the silence after a clip up to the end of the longest one
+    /// beside it, as in transformers. In other models each is that of [`sound`](Self::sound).
     ///
     /// # Errors
     /// As [`sound`](Self::sound).
@@ -378,8 +378,9 @@ impl Model {
         drop(replaced);
     }
 
-    /// The tower for sounds, which is loaded if it is not yet. Its soft tokens are [parts](Part) of a message. Encoding by
-    /// it can be [cancelled](AudioEncoder::with_cancel) and [waited for](AudioEncoder::encode_async) without blocking.
+    /// The tower for sounds, which is loaded if it is not yet. Its soft tokens are [parts](Part) of a message. Encoding
+    /// by it can be [cancelled](AudioEncoder::with_cancel) and [waited for](AudioEncoder::encode_async) without
+    /// blocking.
     ///
     /// # Errors
     /// [`Error::Unsupported`] as [`sound`](Self::sound); what is wrong with the files, and errors of the device.

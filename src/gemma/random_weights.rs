@@ -1,10 +1,11 @@
 //! Random weights of a real model's shape, for measurements without a checkpoint.
 
+mod towers;
+
 use std::sync::Arc;
 
-pub use towers::random_vision_weights;
-
 use half::{bf16, f16};
+pub use towers::random_vision_weights;
 
 use super::GemmaConfig;
 use crate::{
@@ -102,8 +103,6 @@ fn pcg(value: u32) -> u32 {
     let word = ((state >> ((state >> 28) + 4)) ^ state).wrapping_mul(277_803_737);
     (word >> 22) ^ word
 }
-
-mod towers;
 
 #[cfg(test)]
 mod tests;

@@ -84,9 +84,7 @@ impl MemoryPlan {
         let options = GeneratorOptions { context: Some(context), ..GeneratorOptions::near_weights(path)? };
         match device.open(&options.gpu)? {
             Opened::Gpu(gpu) => Self::for_options(config, load_from_path(path)?.as_mut(), gpu.capabilities(), &options),
-            Opened::Reference => {
-                Err(Error::Unsupported("a plan of device memory for the CPU reference, which has no device,".into()))
-            }
+            Opened::Reference => Err(no_device()),
         }
     }
 
@@ -149,6 +147,11 @@ impl MemoryPlan {
     pub fn check(&self) -> Result<()> {
         if self.fits() { Ok(()) } else { Err(Error::DoesNotFit(Box::new(self.clone()))) }
     }
+}
+
+/// The error of a plan for the reference.
+pub(crate) fn no_device() -> Error {
+    Error::Unsupported("a plan of device memory for the CPU reference, which has no device,".into())
 }
 
 impl fmt::Display for MemoryPlan {

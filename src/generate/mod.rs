@@ -26,6 +26,8 @@ pub use generator::{GemmaGenerator, GeneratorOptions, TablePlacement};
 pub use hooks::{Chosen, LogitBias, LogitChanges, LogitProcessor, SampleHooks, Sampler, TokenSet};
 pub(crate) use identity::CacheRow;
 pub use kv_state::{KvCacheState, bucket_decode_mask, kv_from_prefill_outputs, split_decode_logits_kv};
+#[cfg(feature = "tokenizer")]
+pub(crate) use memory::no_device;
 pub use memory::{CacheMemory, MemoryPlan};
 pub(crate) use policy::{PlanPolicy, token_bucket};
 pub(crate) use profiles::Profiles;

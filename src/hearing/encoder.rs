@@ -17,7 +17,7 @@ use crate::{
     ir::Value,
     prompt::{Modality, Prompt, SoftTokens},
     runtime::{Capabilities, GpuContext},
-    tower::{Tower, TowerInputs, TowerMemory, TowerOptions, Turn},
+    tower::{Found, Tower, TowerInputs, TowerMemory, TowerOptions, Turn},
     weights::WeightLoader,
 };
 
@@ -169,7 +169,8 @@ impl AudioEncoder {
     }
 
     /// [`encode`](Self::encode) without blocking the calling thread while a device computes; needs no particular
-    /// executor. On the reference, and where a tower is compiled for the first time, the thread that polls does the work.
+    /// executor. On the reference, and where a tower is compiled for the first time, the thread that polls does the
+    /// work.
     ///
     /// # Errors
     /// As [`encode`](Self::encode).
@@ -206,14 +207,10 @@ impl AudioEncoder {
         let depends = matches!(shared.kind(), Some(ConformerKind::Gemma3n { .. }));
         let longest = if depends { longest } else { audio.samples().len() };
         let source = (audio.content_hash(), longest);
-        if let Some(soft) = shared.tower.kept(&source) {
-            return Ok(soft);
-        }
-        let mut turn = shared.tower.turn().await;
-        // Another may have asked for the same clip meanwhile.
-        if let Some(soft) = shared.tower.kept(&source) {
-            return Ok(soft);
-        }
+        let mut turn = match shared.tower.find(&source).await {
+            Found::Kept(soft) => return Ok(soft),
+            Found::Turn(turn) => turn,
+        };
         self.cancel.check(ENCODING)?;
         let soft = self.encode_in(&mut turn, &self.features(audio, longest)?).await?;
         turn.keep(&source, &soft)?;

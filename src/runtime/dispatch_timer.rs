@@ -91,8 +91,8 @@ pub struct RunTimes {
 }
 
 impl DispatchTime {
-    /// The dispatches of a plan in the run `live`, which no clock has timed yet. `shard_bytes` gives the bytes of a shard
-    /// of a weight.
+    /// The dispatches of a plan in the run `live`, which no clock has timed yet. `shard_bytes` gives the bytes of a
+    /// shard of a weight.
     pub(crate) fn untimed(plan: &Plan, live: Live, shard_bytes: &dyn Fn(&str, usize) -> u64) -> Vec<Self> {
         let one = |dispatch: &Dispatch| Self {
             label: dispatch.label.clone(),

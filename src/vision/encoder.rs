@@ -17,7 +17,7 @@ use crate::{
     ir::{Value, ops::rope_row},
     prompt::{Modality, Prompt, SoftTokens},
     runtime::{Capabilities, GpuContext},
-    tower::{Tower, TowerInputs, TowerMemory, TowerOptions, Turn},
+    tower::{Found, Tower, TowerInputs, TowerMemory, TowerOptions, Turn},
     weights::WeightLoader,
 };
 
@@ -144,7 +144,8 @@ impl VisionEncoder {
     }
 
     /// [`encode`](Self::encode) without blocking the calling thread while a device computes; needs no particular
-    /// executor. On the reference, and where a tower is compiled for the first time, the thread that polls does the work.
+    /// executor. On the reference, and where a tower is compiled for the first time, the thread that polls does the
+    /// work.
     ///
     /// # Errors
     /// As [`encode`](Self::encode).
@@ -169,14 +170,10 @@ impl VisionEncoder {
         let shared = &*self.shared;
         let budget = checked(&shared.vision, budget)?;
         let source = (image.content_hash(), budget);
-        if let Some(soft) = shared.tower.kept(&source) {
-            return Ok(soft);
-        }
-        let mut turn = shared.tower.turn().await;
-        // Another may have asked for the same picture meanwhile.
-        if let Some(soft) = shared.tower.kept(&source) {
-            return Ok(soft);
-        }
+        let mut turn = match shared.tower.find(&source).await {
+            Found::Kept(soft) => return Ok(soft),
+            Found::Turn(turn) => turn,
+        };
         self.cancel.check(ENCODING)?;
         let computed = || Error::Unsupported("this model's vision tower".into());
         let processor = ImageProcessor::new(&shared.vision, budget).ok_or_else(computed)?;

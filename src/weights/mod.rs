@@ -1,8 +1,9 @@
 //! Weights on disk: typed bytes by name, never widened as a whole.
 //!
 //! The only module that reads the headers of weight files; [`checkpoint`](crate::checkpoint) reads indices and gives
-//! tensors a model's names. The two keys that [`WeightLoader::stored_head`] asks for are known here. Opening a checkpoint
-//! reads headers; a weight's bytes are read when somebody reads the taken [`Tensor`], a tile at a time if they like.
+//! tensors a model's names. The two keys that [`WeightLoader::stored_head`] asks for are known here. Opening a
+//! checkpoint reads headers; a weight's bytes are read when somebody reads the taken [`Tensor`], a tile at a time if
+//! they like.
 //!
 //! # Files that change
 //! Files are read at an offset, a system call at a time ([`ReadMode::Positioned`]), and stay open as long as a tensor

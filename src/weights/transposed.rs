@@ -11,8 +11,8 @@ pub(crate) fn transposed(matrix: Tensor, size: usize) -> Tensor {
     transposed_each(matrix, [rows, columns], size, vec![columns, rows])
 }
 
-/// The tensor as matrices `[rows, columns]` of pieces of `size` bytes, one after the other, each transposed; as a tensor
-/// of `shape`, which has as many elements.
+/// The tensor as matrices `[rows, columns]` of pieces of `size` bytes, one after the other, each transposed; as a
+/// tensor of `shape`, which has as many elements.
 pub(crate) fn transposed_each(tensor: Tensor, [rows, columns]: [usize; 2], size: usize, shape: Vec<usize>) -> Tensor {
     let name = tensor.name().to_string();
     let dtype = tensor.dtype();

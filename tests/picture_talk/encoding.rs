@@ -2,6 +2,7 @@
 
 use std::{
     future::Future,
+    pin::Pin,
     task::{Context, Waker},
     time::Duration,
 };
@@ -90,7 +91,8 @@ fn a_future_that_is_dropped_leaves_the_tower_to_others() {
     let image = shown::image("gemma3-vision", "two.0.png");
     let opened = open("gemma3-vision", Device::Gpu, Some(Duration::from_nanos(1)));
     let encoder = opened.model.vision().unwrap();
-    let mut encoding = Box::pin(encoder.encode_async(&image));
+    // It may be polled on any thread.
+    let mut encoding: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(encoder.encode_async(&image));
     assert!(encoding.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     drop(encoding);
     let expected = open("gemma3-vision", Device::Gpu, None).model.picture(&image).unwrap();

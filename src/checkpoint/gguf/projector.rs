@@ -123,8 +123,8 @@ fn in_elements(tensor: Tensor) -> Tensor {
     if tensor.dtype().scalar_bytes().is_some() { tensor } else { widened(tensor) }
 }
 
-/// The same values in a checkpoint's dimensions; of other dimensions than are expected nothing is changed, and the graph
-/// refuses them.
+/// The same values in a checkpoint's dimensions; of other dimensions than are expected nothing is changed, and the
+/// graph refuses them.
 fn shaped(tensor: Tensor, shape: ProjectorShape) -> Tensor {
     let found = tensor.shape().to_vec();
     match (shape, &found[..]) {

@@ -54,7 +54,8 @@ pub(super) fn beside(config: &GemmaConfig, text: &Path) -> Result<Option<PathBuf
     }
 }
 
-/// GGUF files beside `text` with the word in their names, in the order of these. A folder that cannot be listed has none.
+/// GGUF files beside `text` with the word in their names, in the order of these. A folder that cannot be listed has
+/// none.
 fn candidates(text: &Path) -> Vec<PathBuf> {
     let folder = match text.parent() {
         Some(folder) if folder != Path::new("") => folder,

@@ -170,8 +170,8 @@ fn mean_of_neighbours(context: &mut EmitContext, x: NodeId, count: usize) -> Res
     g.reshape(mean, [1, patches / count, width])
 }
 
-/// The sum of the embeddings of a patch's column and row, of the table `key`, which the loader has as `stored`; zero for
-/// padding, as in transformers.
+/// The sum of the embeddings of a patch's column and row, of the table `key`, which the loader has as `stored`; zero
+/// for padding, as in transformers.
 fn place_embedding(context: &mut EmitContext, key: &str, stored: [usize; 3]) -> Result<NodeId> {
     let table = context.stacked_weight(key, key, stored)?;
     let given = |context: &EmitContext, input: &str| {

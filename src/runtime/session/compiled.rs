@@ -196,8 +196,8 @@ impl CompiledGraph {
     /// that is not counted. By the best clock of the device, unless one is given.
     ///
     /// # Errors
-    /// As [`run`](Self::run); [`Error::Unsupported`] for the reference, which has no dispatches, and for timestamps that
-    /// the device does not have.
+    /// As [`run`](Self::run); [`Error::Unsupported`] for the reference, which has no dispatches, and for timestamps
+    /// that the device does not have.
     pub fn time_dispatches<'i, I>(
         &mut self,
         inputs: &'i [(&str, I)],
