@@ -180,6 +180,7 @@ fn every_variant_translates_for_every_backend() {
     for shader in [
         "attention",
         "attention_few",
+        "attention_lanes",
         "attention_tile",
         "attention_combine",
         "conv2d",

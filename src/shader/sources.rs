@@ -13,6 +13,7 @@ pub(super) const SOURCES: &[(&str, &str)] = table!(
     "attention_combine.wgsl"
     "attention_coop.wgsl"
     "attention_few.wgsl"
+    "attention_lanes.wgsl"
     "attention_tile.wgsl"
     "cache_write.wgsl"
     "conv2d.wgsl"

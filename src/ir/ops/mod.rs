@@ -4,6 +4,7 @@ mod attend;
 mod attention;
 mod attention_cases;
 mod attention_kernels;
+mod attention_layouts;
 mod cache_write;
 mod conv2d;
 mod elementwise;
