@@ -1,4 +1,4 @@
-//! Texts in, with pictures and sounds between, unit vectors out: EmbeddingGemma.
+//! Texts, pictures and sounds in, unit vectors out: EmbeddingGemma.
 //!
 //! A model that embeds texts looks both ways, has no caches and no language model's head: a run takes whole texts,
 //! several at a time, and gives one vector each. Two vectors' dot product is the cosine between them.
@@ -109,8 +109,8 @@ impl GemmaEmbedder {
     /// The unit vectors of texts that are given as token ids, in the order of the texts. The ids are taken as they are:
     /// with BOS, EOS and a prompt where the model wants them (feature `tokenizer`: `embed_texts` adds them).
     ///
-    /// A [`Prompt`] may have the soft tokens of pictures and sounds between, which count in the mean as all others.
-    /// EmbeddingGemma 2 takes them. Any tokens see each other, as in a text.
+    /// A [`Prompt`] may have the soft tokens of pictures and sounds among them, which EmbeddingGemma 2 takes. They see
+    /// and are seen as other tokens, and count in the mean.
     ///
     /// Texts of unequal lengths share runs, the shorter ones filled up with padding that no token sees, so that a text
     /// has the same vector, but for rounding, whatever is beside it.

@@ -15,8 +15,9 @@ impl GemmaEmbedder {
     /// [`embed`](Self::embed) says.
     ///
     /// A text may be a [`Content`], which has pictures and sounds between its parts: EmbeddingGemma 2 takes them. The
-    /// control tokens that the model's processor puts around each are added. Where there are pictures and sounds alone,
-    /// there is no prompt of the task, and a space between each two, as in transformers and sentence-transformers.
+    /// control tokens that the model's processor puts around each are added, and the text between them is as it is given.
+    /// Pictures and sounds alone have no prompt of the task, and a space between each two, as in sentence-transformers.
+    /// That has no prompt before a text with pictures either: for its vectors take [`EmbeddingTask::Plain`].
     ///
     /// ```no_run
     /// # #[cfg(feature = "vision")]

@@ -111,9 +111,9 @@ impl GemmaEmbedder {
         self.vision()?.encode(image).map(Part::Soft)
     }
 
-    /// The tower for pictures, which is loaded if it is not yet. Its soft tokens go into a [`Prompt`](crate::prompt::Prompt), between the
-    /// ids that it [lays out](VisionEncoder::lay_out). It has the embedder's [cancel token](Self::with_cancel), and can be
-    /// [waited for](VisionEncoder::encode_async) without blocking.
+    /// The tower for pictures, which is loaded if it is not yet. Its soft tokens go into a
+    /// [`Prompt`](crate::prompt::Prompt), between the ids that it [lays out](VisionEncoder::lay_out). It has the embedder's
+    /// [cancel token](Self::with_cancel), and can be [waited for](VisionEncoder::encode_async) without blocking.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a model that sees no pictures, or of which the tower is not computed, and where there
@@ -138,9 +138,9 @@ impl GemmaEmbedder {
         self.hearing()?.encode(audio).map(Part::Soft)
     }
 
-    /// The tower for sounds, which is loaded if it is not yet. Its soft tokens go into a [`Prompt`](crate::prompt::Prompt), between the
-    /// ids that it [lays out](AudioEncoder::lay_out). It has the embedder's [cancel token](Self::with_cancel), and can be
-    /// [waited for](AudioEncoder::encode_async) without blocking.
+    /// The tower for sounds, which is loaded if it is not yet. Its soft tokens go into a
+    /// [`Prompt`](crate::prompt::Prompt), between the ids that it [lays out](AudioEncoder::lay_out). It has the embedder's
+    /// [cancel token](Self::with_cancel), and can be [waited for](AudioEncoder::encode_async) without blocking.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a model that hears nothing, or of which the tower is not computed, and where there are

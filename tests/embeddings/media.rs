@@ -23,6 +23,7 @@ use gemmaflow::{
     text::{Content, Part, Tokenizer},
     vision::{TowerOptions, VisionEncoder},
 };
+use serde_json::json;
 
 fn oracle() -> Multimodal {
     Multimodal::open("embeddinggemma2")
@@ -181,6 +182,47 @@ fn red_soft(part: &Part) -> SoftTokens {
         Part::Soft(soft) => soft.clone(),
         Part::Text(text) => panic!("{text}"),
     }
+}
+
+/// The files of the released checkpoint have more keys, and classes of sentence-transformers 6.
+#[test]
+fn a_folder_as_it_is_released() {
+    let oracle = oracle();
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["model.safetensors", "processor_config.json"] {
+        fs::copy(oracle.folder.join(file), folder.path().join(file)).unwrap();
+    }
+    let mut config = oracle.json.clone();
+    for tower in ["vision_config", "audio_config"] {
+        let more = json!({
+            "_name_or_path": "", "architectures": null, "chunk_size_feed_forward": 0, "dtype": "bfloat16",
+            "id2label": {"0": "LABEL_0", "1": "LABEL_1"}, "is_encoder_decoder": false, "label2id": {"LABEL_0": 0, "LABEL_1": 1},
+            "output_attentions": false, "output_hidden_states": false, "problem_type": null, "return_dict": true,
+        });
+        config[tower].as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    }
+    let module = |at: usize, path: &str, kind: &str| json!({"idx": at, "name": at.to_string(), "path": path, "type": kind});
+    let modules = [
+        module(0, "", "sentence_transformers.base.modules.transformer.Transformer"),
+        module(1, "1_Pooling", "sentence_transformers.sentence_transformer.modules.pooling.Pooling"),
+        module(2, "2_Normalize", "sentence_transformers.base.modules.normalize.Normalize"),
+    ];
+    let prompts = json!({"prompts": {"Retrieval-query": "task: search result | query: "}, "default_prompt_name": null});
+    fs::create_dir(folder.path().join("1_Pooling")).unwrap();
+    for (file, content) in [
+        ("config.json", config),
+        ("modules.json", json!(modules)),
+        ("1_Pooling/config.json", json!({"embedding_dimension": 28, "pooling_mode": "mean", "include_prompt": true})),
+        ("config_sentence_transformers.json", prompts),
+    ] {
+        fs::write(folder.path().join(file), content.to_string()).unwrap();
+    }
+    let embedder = GemmaEmbedder::from_path(folder.path(), Device::Cpu).unwrap();
+    let heard = embedder.sound(&clip(oracle.folder.join("inputs/clip.0.wav"))).unwrap();
+    let content = Content::from([heard, "who speaks?".into()]);
+    let found = embedder.embed_texts(&tokenizer(), &EmbeddingTask::Query, &[content]).unwrap();
+    assert!(apart(&found[0], &oracle.f32("clip.embedding")) < GATE);
+    assert!(embedder.picture(&picture(oracle.folder.join("inputs/two.1.png"))).is_ok());
 }
 
 #[test]
