@@ -8,6 +8,8 @@ mod embedder;
 mod files;
 #[path = "embeddings/media.rs"]
 mod media;
+#[path = "embeddings/media_graphs.rs"]
+mod media_graphs;
 #[path = "embeddings/texts.rs"]
 mod texts;
 
