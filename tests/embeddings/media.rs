@@ -132,6 +132,9 @@ fn files_become_the_tokens_and_vectors_of_transformers() {
                 assert!(error < GATE, "{what} {case} in a pair: {error:e}");
             }
         }
+        // The longest of a run has no soft tokens.
+        let beside = embedder.embed(&[Prompt::from(vec![5; 100]), both.clone()]).unwrap();
+        assert!(apart(&beside[1], &oracle.f32("both.embedding")) < GATE, "{what}: beside a longer text");
         let seen = embedder.run_stats();
         embedder.embed_texts(&tokenizer, &EmbeddingTask::Plain, &contents).unwrap();
         assert_eq!(embedder.run_stats().compiles, seen.compiles, "{what}: what was compiled serves again");
