@@ -183,7 +183,7 @@ fn masks(graph: &mut Graph, change: impl Fn(MaskKind) -> MaskKind) {
 }
 
 /// Makes a graph wrong.
-type Plant = Box<dyn Fn(&mut Graph)>;
+pub type Plant = Box<dyn Fn(&mut Graph)>;
 
 #[test]
 fn planted_mistakes_are_noticed() {

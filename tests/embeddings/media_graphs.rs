@@ -1,7 +1,7 @@
 //! Graphs with pictures and sounds against transformers; wrong graphs and wrong prompts are noticed.
 
 use super::{
-    RED, apart,
+    Plant, RED, apart,
     common::{multimodal::Multimodal, oracle::worst},
     masks,
     media::{changed, error, open, oracle},
@@ -73,8 +73,11 @@ fn wrong_graphs_are_noticed() {
         }
     };
     let no_windows = |graph: &mut Graph| masks(graph, |_| MaskKind::None);
-    let plants: [(&str, &dyn Fn(&mut Graph)); 3] =
-        [("causal", &causal), ("causal but within a picture", &as_generators), ("no windows", &no_windows)];
+    let plants: [(&str, Plant); 3] = [
+        ("causal", Box::new(causal)),
+        ("causal but within a picture", Box::new(as_generators)),
+        ("no windows", Box::new(no_windows)),
+    ];
     for (what, plant) in plants {
         let mut wrong = model.graph.clone();
         plant(&mut wrong);
