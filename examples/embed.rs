@@ -2,13 +2,16 @@
 
 mod common;
 
-use std::{path::PathBuf, process::ExitCode, time::Instant};
+use std::{fs, path::PathBuf, process::ExitCode, time::Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Parser;
 use gemmaflow::{
+    audio::{Audio, AudioLimits},
     embed::{EmbedderOptions, EmbeddingTask, GemmaEmbedder},
+    image::{Image, ImageLimits},
     runtime::{Device, UploadProgress},
+    text::{Content, Part},
 };
 
 /// Embeds a query and every line of a file with EmbeddingGemma and prints the lines, the nearest first, each after its
@@ -20,8 +23,14 @@ struct Arguments {
     #[arg(long, value_name = "PATH")]
     model: PathBuf,
     /// What to look for
-    #[arg(long, value_name = "TEXT")]
-    query: String,
+    #[arg(long, value_name = "TEXT", required_unless_present_any = ["image", "audio"])]
+    query: Option<String>,
+    /// A picture to look for, before the text of the query (EmbeddingGemma 2)
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// A sound to look for, before the text of the query (EmbeddingGemma 2)
+    #[arg(long, value_name = "FILE")]
+    audio: Option<PathBuf>,
     /// Text file with a document a line; empty lines are passed over
     #[arg(value_name = "FILE")]
     file: PathBuf,
@@ -61,7 +70,7 @@ fn run(mut arguments: Arguments) -> Result<()> {
     }
 
     let start = Instant::now();
-    let query = embedder.embed_texts(&tokenizer, &EmbeddingTask::Query, &[&arguments.query])?.concat();
+    let query = embedder.embed_texts(&tokenizer, &EmbeddingTask::Query, &[query(&arguments, &embedder)?])?.concat();
     let documents: Vec<&str> = lines.iter().map(|(_, line)| *line).collect();
     let vectors = embedder.embed_texts_each(&tokenizer, &EmbeddingTask::document(), &documents)?;
     let time = start.elapsed();
@@ -83,6 +92,23 @@ fn run(mut arguments: Arguments) -> Result<()> {
     let (count, adapter) = (ranked.len() + 1, embedder.adapter().unwrap_or("CPU reference"));
     eprintln!("{count} texts, {} numbers each, in {:.2} s on {adapter}", embedder.dimensions(), time.as_secs_f64());
     Ok(())
+}
+
+/// The picture, the sound and the text to look for.
+fn query(arguments: &Arguments, embedder: &GemmaEmbedder) -> Result<Content> {
+    let mut parts: Vec<Part> = Vec::new();
+    if let Some(file) = &arguments.image {
+        let named = || file.display().to_string();
+        let image = Image::from_bytes(&fs::read(file).with_context(named)?, &ImageLimits::default()).with_context(named)?;
+        parts.push(embedder.picture(&image)?);
+    }
+    if let Some(file) = &arguments.audio {
+        let named = || file.display().to_string();
+        let clip = Audio::from_bytes(&fs::read(file).with_context(named)?, &AudioLimits::default()).with_context(named)?;
+        parts.push(embedder.sound(&clip)?);
+    }
+    parts.extend(arguments.query.as_deref().map(Part::from));
+    Ok(parts.into())
 }
 
 /// Loads the model with a progress bar.

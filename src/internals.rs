@@ -81,3 +81,8 @@ pub mod tower {
     #[cfg(feature = "vision")]
     pub use crate::vision::encoder::{picture_graph, picture_inputs};
 }
+
+/// The flow with soft tokens among its own, as generators and embedders have it: their rows and flags are inputs.
+pub fn with_soft_tokens(flow: crate::GemmaFlow<'_>) -> crate::GemmaFlow<'_> {
+    flow.soft_tokens(true)
+}

@@ -20,7 +20,6 @@ pub enum Modality {
 
 impl Modality {
     /// What a person calls it.
-    #[cfg(feature = "tokenizer")]
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Image => "picture",
@@ -185,6 +184,24 @@ impl Prompt {
         &self.soft
     }
 
+    /// Checks what a model with this vocabulary and rows of this width cannot take.
+    ///
+    /// # Errors
+    /// [`PromptError::TokenOutOfRange`] for an id of text, [`PromptError::SoftTokens`] for rows of another width.
+    pub(crate) fn check(&self, vocab_size: usize, width: usize) -> Result<()> {
+        let mut text = 0;
+        for span in &self.soft {
+            check_tokens(&self.tokens[text..span.start], text, vocab_size)?;
+            text = span.range().end;
+            let found = span.rows.width();
+            if found != width {
+                let problem = format!("rows have {found} numbers, this model's hidden_size is {width}");
+                return Err(Error::Prompt(PromptError::SoftTokens(problem)));
+            }
+        }
+        check_tokens(&self.tokens[text..], text, vocab_size)
+    }
+
     /// Tokens that both begin with. Soft tokens count whole or not at all.
     pub(crate) fn common(&self, other: &Prompt) -> usize {
         let ids = self.tokens.iter().zip(&other.tokens).take_while(|(a, b)| a == b).count();
@@ -210,6 +227,14 @@ impl Prompt {
     /// Takes the last token back, which is no soft one.
     pub(crate) fn pop(&mut self) {
         self.tokens.pop();
+    }
+}
+
+/// Refuses tokens, of which the first is at position `first`, that a vocabulary does not have.
+pub(crate) fn check_tokens(tokens: &[u32], first: usize, vocab_size: usize) -> Result<()> {
+    match tokens.iter().position(|token| *token as usize >= vocab_size) {
+        Some(at) => Err(Error::Prompt(PromptError::TokenOutOfRange { token: tokens[at], index: first + at, vocab_size })),
+        None => Ok(()),
     }
 }
 

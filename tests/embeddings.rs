@@ -1,11 +1,15 @@
 //! EmbeddingGemma 1 and 2 against transformers, and against the exact values of GGUF files: hidden states, vectors,
-//! batches with padding on either side; what the embedder promises; planted mistakes are noticed.
+//! batches with padding on either side; pictures and sounds; what the embedder promises; planted mistakes are noticed.
 
 mod common;
 #[path = "embeddings/embedder.rs"]
 mod embedder;
 #[path = "embeddings/files.rs"]
 mod files;
+#[path = "embeddings/media.rs"]
+mod media;
+#[path = "embeddings/media_graphs.rs"]
+mod media_graphs;
 #[path = "embeddings/texts.rs"]
 mod texts;
 
@@ -33,7 +37,7 @@ pub const EMBEDDERS: [&str; 2] = ["embeddinggemma", "embeddinggemma2-text"];
 pub const GATE: f64 = 1e-6;
 
 /// What a planted mistake must cost at least.
-const RED: f64 = 1e-4;
+pub const RED: f64 = 1e-4;
 
 pub fn apart(a: &[f32], b: &[f32]) -> f64 {
     assert_eq!(a.len(), b.len(), "lengths differ");
@@ -179,7 +183,7 @@ fn masks(graph: &mut Graph, change: impl Fn(MaskKind) -> MaskKind) {
 }
 
 /// Makes a graph wrong.
-type Plant = Box<dyn Fn(&mut Graph)>;
+pub type Plant = Box<dyn Fn(&mut Graph)>;
 
 #[test]
 fn planted_mistakes_are_noticed() {

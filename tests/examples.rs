@@ -394,6 +394,33 @@ fn embed_ranks_the_lines_of_a_file() {
 }
 
 #[test]
+fn embed_looks_for_a_picture_and_a_sound() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let oracle = data("multimodal/embeddinggemma2");
+    for file in ["config.json", "model.safetensors", "processor_config.json"] {
+        std::fs::copy(oracle.join(file), folder.path().join(file)).expect("copied");
+    }
+    std::fs::copy(data("tokenizers/gemma4/tokenizer.json"), folder.path().join("tokenizer.json")).expect("copied");
+    let lines = folder.path().join("lines.txt");
+    std::fs::write(&lines, "the red planet\na cup of tea\n").expect("written");
+    let input = |name: &str| oracle.join("inputs").join(name).display().to_string();
+    let (model, lines) = (folder.path().display().to_string(), lines.display().to_string());
+    let (image, audio) = (input("two.1.png"), input("clip.0.wav"));
+    let arguments = ["--model", &model, "--device", "cpu", &lines];
+    let scores = |more: &[&str]| {
+        let found = succeeds("embed", &[&arguments[..], more].concat());
+        assert_eq!(found.lines().count(), 2, "{found}");
+        found
+    };
+    let alone = scores(&["--image", &image]);
+    let all = [scores(&["--audio", &audio]), scores(&["--image", &image, "--query", "planets"]), scores(&["--query", "planets"])];
+    assert!(all.iter().all(|other| *other != alone), "{alone}");
+    assert!(fails("embed", &[&arguments[..], &["--image", &audio]].concat()).contains("clip.0.wav"));
+    let texts = GgufOracle::open("embeddinggemma-s-q4_0").path.display().to_string();
+    assert!(fails("embed", &["--model", &texts, "--device", "cpu", &lines, "--image", &image]).contains("no tower"));
+}
+
+#[test]
 fn json_fulfils_its_schema_or_says_that_it_is_cut() {
     for (device, seed) in [("cpu", "1"), ("gpu", "2"), ("gpu", "3")] {
         let text = succeeds("json", &["--device", device, "--seed", seed]);

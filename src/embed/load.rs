@@ -1,11 +1,14 @@
 //! How an embedder comes to be.
 
-use std::{path::Path, sync::Arc, sync::Mutex};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
 
 use super::{
     GemmaEmbedder, TaskPrompts,
     memory::plan,
-    runs::{EmbedModel, Runs, build},
+    runs::{EmbedModel, Room, Runs, build},
 };
 use crate::{
     Error, Result,
@@ -52,6 +55,10 @@ pub struct EmbedderOptions {
     /// The prompts before texts. Default: those of EmbeddingGemma's model card; [`GemmaEmbedder::from_path`] takes
     /// those beside the weights.
     pub prompts: TaskPrompts,
+    /// The checkpoint that has the towers for pictures and sounds, each of which is loaded when it is first asked for
+    /// ([`near_weights`](Self::near_weights): that of the weights). Without one there is no room for them in the plan of
+    /// memory, and their soft tokens come from elsewhere. No effect for a model of texts. Default: none.
+    pub towers: Option<PathBuf>,
     /// Load progress.
     pub on_progress: Option<OnProgress>,
     /// Changes the flow; see [`with_flow`](Self::with_flow).
@@ -62,7 +69,7 @@ impl EmbedderOptions {
     /// The defaults with what lies beside the weights: the profile of the file
     /// [`GEMMA_PROFILE_FILE`](crate::profile::GEMMA_PROFILE_FILE), and beside safetensors the prompts and
     /// `truncate_dim` of `config_sentence_transformers.json` and the `max_seq_length` of `sentence_bert_config.json`
-    /// (else the `model_max_length` of `tokenizer_config.json`).
+    /// (else the `model_max_length` of `tokenizer_config.json`). Towers are those of the same checkpoint.
     ///
     /// # Errors
     /// As [`CompileProfile::near_weights`] and [`TaskPrompts::near_weights`]; [`Error::Unsupported`] for texts that are
@@ -76,6 +83,7 @@ impl EmbedderOptions {
             prompts: TaskPrompts::new(settings.prompts),
             truncate_dim: settings.truncate_dim,
             max_seq_length: settings.max_seq_length,
+            towers: Some(weights.as_ref().to_path_buf()),
             ..Self::default()
         })
     }
@@ -145,9 +153,10 @@ impl GemmaEmbedder {
             return Err(Error::Option { option: "EmbedderOptions::truncate_dim", found: 0, expected });
         }
         let flow = options.flow.clone();
+        let room = Room { texts: 1, tokens: most, soft: false };
         let single = match options.quantise {
-            Some(to) => build(&config, (1, most), flow.as_ref(), &mut QuantisedLoader::new(loader, to))?,
-            None => build(&config, (1, most), flow.as_ref(), loader)?,
+            Some(to) => build(&config, room, flow.as_ref(), &mut QuantisedLoader::new(loader, to))?,
+            None => build(&config, room, flow.as_ref(), loader)?,
         };
         if config.arch.family().pooling == Pooling::MeanThenDense && config.embedding_dense.is_empty() {
             tracing::warn!(
@@ -181,6 +190,8 @@ impl GemmaEmbedder {
             weights,
             session,
             resident,
+            #[cfg(any(feature = "audio", feature = "vision"))]
+            towers: super::towers::Towers::new(options.towers),
             runs: Mutex::new(Runs::new(single)),
         };
         Ok(Self { model: Arc::new(model), dimensions, cancel: CancelToken::new() })

@@ -1,6 +1,10 @@
 //! The device memory of an embedder, before any of it is taken.
 
-use super::{EmbedderOptions, GemmaEmbedder, batches::largest_runs, runs::build};
+use super::{
+    EmbedderOptions, GemmaEmbedder,
+    batches::largest_runs,
+    runs::{Room, build},
+};
 use crate::{
     Result,
     flow::{BuiltModel, ModelParams},
@@ -15,6 +19,9 @@ impl GemmaEmbedder {
     /// The memory of an embedder with these options on a device with these capabilities; `context` is the most tokens
     /// of a text. It has the weights, then the inputs and intermediate results of the longest text and of the largest
     /// runs of 2, 4, 8 and 16 texts. There are no caches. Takes the weights out of the loader and reads none.
+    ///
+    /// Of a model that takes pictures or sounds it has the same runs with those among the texts too, and the
+    /// [towers](EmbedderOptions::towers) that this build computes.
     ///
     /// The figures leave out the inputs of smaller runs, a few MB in all, and scratch that runs in ascending sizes make
     /// up to four times as large.
@@ -31,9 +38,10 @@ impl GemmaEmbedder {
     ) -> Result<MemoryPlan> {
         config.validate()?;
         let (most, _) = options.sizes(config)?;
+        let room = Room { texts: 1, tokens: most, soft: false };
         let single = match options.quantise {
-            Some(to) => build(config, (1, most), options.flow.as_ref(), &mut QuantisedLoader::new(loader, to))?,
-            None => build(config, (1, most), options.flow.as_ref(), loader)?,
+            Some(to) => build(config, room, options.flow.as_ref(), &mut QuantisedLoader::new(loader, to))?,
+            None => build(config, room, options.flow.as_ref(), loader)?,
         };
         plan(config, &single.params, device, options)
     }
@@ -49,14 +57,21 @@ pub(super) fn plan(
     let (most, run_tokens) = options.sizes(config)?;
     let weights = PlannedWeights::of(device, params)?;
     let map = WeightMap::from_tensors(params.values().cloned().collect());
-    let graphs: Vec<(usize, BuiltModel)> = largest_runs(run_tokens, most)
-        .into_iter()
-        .map(|(texts, _)| Ok((texts, build(config, (texts, most), options.flow.as_ref(), &mut map.clone())?)))
+    let takes_media = config.multimodal.image.or(config.multimodal.audio).is_some();
+    let rooms = |soft| largest_runs(run_tokens, most).into_iter().map(move |(texts, _)| Room { texts, tokens: most, soft });
+    let graphs: Vec<(usize, BuiltModel)> = rooms(false)
+        .chain(rooms(true).filter(|_| takes_media))
+        .map(|room| Ok((room.texts, build(config, room, options.flow.as_ref(), &mut map.clone())?)))
         .collect::<Result<_>>()?;
+    #[cfg(any(feature = "audio", feature = "vision"))]
+    let towers = super::towers::memory(config, device, options);
+    #[cfg(not(any(feature = "audio", feature = "vision")))]
+    let towers = 0;
     let at = |context: usize| -> Result<MemoryPlan> {
         let rooms = largest_runs(run_tokens, context);
-        let graph = |texts: usize| graphs.iter().find(|(own, _)| *own == texts).map(|(_, built)| &built.graph);
-        let runs = rooms.iter().filter_map(|(texts, room)| Some((graph(*texts)?, DimBinding::new().with(sym::SEQ, *room))));
+        let room = |texts: usize| rooms.iter().find(|(own, _)| *own == texts).map(|(_, room)| *room);
+        let runs =
+            graphs.iter().filter_map(|(texts, built)| Some((&built.graph, DimBinding::new().with(sym::SEQ, room(*texts)?))));
         let runs = PlannedRuns::of_graphs(device, runs, &options.profile)?;
         Ok(MemoryPlan {
             device: device.adapter.clone(),
@@ -64,6 +79,7 @@ pub(super) fn plan(
             tensors: params.len(),
             weights: weights.bytes,
             scratch: runs.bytes,
+            towers,
             loading: StagingRing::bytes(device),
             largest_binding: runs.largest_binding.max(weights.largest_binding()),
             max_binding: device.target().max_binding,

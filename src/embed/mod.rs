@@ -1,4 +1,4 @@
-//! Texts in, unit vectors out: EmbeddingGemma.
+//! Texts, pictures and sounds in, unit vectors out: EmbeddingGemma.
 //!
 //! A model that embeds texts looks both ways, has no caches and no language model's head: a run takes whole texts,
 //! several at a time, and gives one vector each. Two vectors' dot product is the cosine between them.
@@ -26,6 +26,8 @@ mod runs;
 mod task;
 #[cfg(feature = "tokenizer")]
 mod texts;
+#[cfg(any(feature = "audio", feature = "vision"))]
+mod towers;
 
 use std::sync::Arc;
 
@@ -33,7 +35,9 @@ pub use load::EmbedderOptions;
 pub use task::{EmbeddingTask, TaskPrompts};
 
 use self::runs::EmbedModel;
-use crate::{Error, Result, error::EmbeddingError, gemma::GemmaConfig, generate::CancelToken, runtime::CacheStats};
+use crate::{
+    Error, Result, error::EmbeddingError, gemma::GemmaConfig, generate::CancelToken, prompt::Prompt, runtime::CacheStats,
+};
 
 /// A model that embeds texts. A handle: clones share the model, and threads may use it at the same time.
 #[derive(Clone)]
@@ -105,15 +109,20 @@ impl GemmaEmbedder {
     /// The unit vectors of texts that are given as token ids, in the order of the texts. The ids are taken as they are:
     /// with BOS, EOS and a prompt where the model wants them (feature `tokenizer`: `embed_texts` adds them).
     ///
+    /// A [`Prompt`] may have the soft tokens of pictures and sounds among them, which EmbeddingGemma 2 takes. They see
+    /// and are seen as other tokens, and count in the mean.
+    ///
     /// Texts of unequal lengths share runs, the shorter ones filled up with padding that no token sees, so that a text
     /// has the same vector, but for rounding, whatever is beside it.
     ///
     /// # Errors
     /// [`EmbeddingError::EmptyText`], [`EmbeddingError::TextTooLong`],
-    /// [`PromptError::TokenOutOfRange`](crate::error::PromptError::TokenOutOfRange), before anything runs;
+    /// [`PromptError::TokenOutOfRange`](crate::error::PromptError::TokenOutOfRange),
+    /// [`PromptError::SoftTokens`](crate::error::PromptError::SoftTokens) for rows of another width than the model's,
+    /// and [`Error::Unsupported`] for soft tokens of what the model does not take, before anything runs;
     /// [`EmbeddingError::NoDirection`] for a text whose vector is zero or not finite; [`Error::Cancelled`]; errors of the
     /// device.
-    pub fn embed<T: AsRef<[u32]>>(&self, texts: &[T]) -> Result<Vec<Vec<f32>>> {
+    pub fn embed<T: Clone + Into<Prompt>>(&self, texts: &[T]) -> Result<Vec<Vec<f32>>> {
         pollster::block_on(self.embed_async(texts))
     }
 
@@ -122,17 +131,19 @@ impl GemmaEmbedder {
     ///
     /// # Errors
     /// As [`embed`](Self::embed).
-    pub async fn embed_async<T: AsRef<[u32]>>(&self, texts: &[T]) -> Result<Vec<Vec<f32>>> {
-        texts.iter().enumerate().try_for_each(|(index, text)| self.model.check(index, text.as_ref()))?;
-        self.embed_each_async(texts).await?.into_iter().collect()
+    pub async fn embed_async<T: Clone + Into<Prompt>>(&self, texts: &[T]) -> Result<Vec<Vec<f32>>> {
+        let texts = prompts(texts);
+        texts.iter().enumerate().try_for_each(|(index, text)| self.model.check(index, text))?;
+        self.each(texts).await?.into_iter().collect()
     }
 
     /// As [`embed`](Self::embed), but a text that cannot be embedded has its own error and the others keep their
-    /// vectors. Such a text is empty or too long, or has an unknown token or a broken vector.
+    /// vectors. Such a text is empty or too long, or has an unknown token, soft tokens of another model, or a broken
+    /// vector.
     ///
     /// # Errors
     /// Errors of the device.
-    pub fn embed_each<T: AsRef<[u32]>>(&self, texts: &[T]) -> Result<Vec<Result<Vec<f32>>>> {
+    pub fn embed_each<T: Clone + Into<Prompt>>(&self, texts: &[T]) -> Result<Vec<Result<Vec<f32>>>> {
         pollster::block_on(self.embed_each_async(texts))
     }
 
@@ -140,9 +151,13 @@ impl GemmaEmbedder {
     ///
     /// # Errors
     /// As [`embed_each`](Self::embed_each).
-    pub async fn embed_each_async<T: AsRef<[u32]>>(&self, texts: &[T]) -> Result<Vec<Result<Vec<f32>>>> {
-        let checked: Vec<Result<()>> = (0..).zip(texts).map(|(index, text)| self.model.check(index, text.as_ref())).collect();
-        let fit: Vec<&[u32]> = checked.iter().zip(texts).filter(|(own, _)| own.is_ok()).map(|(_, text)| text.as_ref()).collect();
+    pub async fn embed_each_async<T: Clone + Into<Prompt>>(&self, texts: &[T]) -> Result<Vec<Result<Vec<f32>>>> {
+        self.each(prompts(texts)).await
+    }
+
+    async fn each(&self, texts: Vec<Prompt>) -> Result<Vec<Result<Vec<f32>>>> {
+        let checked: Vec<Result<()>> = (0..).zip(&texts).map(|(index, text)| self.model.check(index, text)).collect();
+        let fit: Vec<Prompt> = checked.iter().zip(texts).filter(|(own, _)| own.is_ok()).map(|(_, text)| text).collect();
         let mut vectors = self.model.vectors(&fit, &self.cancel).await?.into_iter();
         let vector = |(index, own): (usize, Result<()>)| {
             own?;
@@ -162,6 +177,10 @@ impl std::fmt::Debug for GemmaEmbedder {
             .field("max_tokens", &self.max_tokens())
             .finish_non_exhaustive()
     }
+}
+
+fn prompts<T: Clone + Into<Prompt>>(texts: &[T]) -> Vec<Prompt> {
+    texts.iter().cloned().map(Into::into).collect()
 }
 
 /// Makes the vector of text `index` a unit vector of its first `dimensions` numbers.

@@ -11,13 +11,16 @@ use super::{
 };
 use crate::{
     Error, Result,
-    error::{EmbeddingError, GraphError, PromptError},
+    error::{EmbeddingError, GraphError},
     flow::BuiltModel,
-    gemma::{GemmaConfig, GemmaFlow},
+    gemma::{GemmaConfig, GemmaFlow, MediaTokens},
     generate::{CancelToken, FlowHook},
     ir::{DimBinding, sym},
     profile::CompileProfile,
-    runtime::{CacheStats, CompileOptions, CompiledGraph, Lru, RunInput, Running, ScratchPool, Session, SessionWeights},
+    prompt::{Modality, Prompt},
+    runtime::{
+        CacheStats, CompileOptions, CompiledGraph, Lru, RunInput, RunTokens, Running, ScratchPool, Session, SessionWeights,
+    },
     weights::{WeightLoader, WeightMap},
 };
 
@@ -47,34 +50,47 @@ pub(super) struct EmbedModel {
     pub(super) weights: WeightMap,
     pub(super) session: Session,
     pub(super) resident: SessionWeights,
+    #[cfg(any(feature = "audio", feature = "vision"))]
+    pub(super) towers: super::towers::Towers,
     pub(super) runs: Mutex<Runs>,
 }
 
-/// Graphs by their number of texts, and their compiled forms by that and the tokens that they have room for. All share
-/// scratch: a run is submitted together with the copy of its result, before the next one begins.
+/// What a graph, or its compiled form, is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Room {
+    /// Texts of a run.
+    pub(super) texts: usize,
+    /// Most tokens of each.
+    pub(super) tokens: usize,
+    /// With soft tokens among them.
+    pub(super) soft: bool,
+}
+
+/// Graphs by their number of texts and whether there are soft tokens, and their compiled forms. All share scratch: a run
+/// is submitted together with the copy of its result, before the next one begins.
 pub(super) struct Runs {
-    graphs: BTreeMap<usize, Arc<BuiltModel>>,
-    compiled: Lru<(usize, usize), CompiledGraph>,
+    graphs: BTreeMap<(usize, bool), Arc<BuiltModel>>,
+    compiled: Lru<Room, CompiledGraph>,
     scratch: ScratchPool,
     compiles: u64,
 }
 
 impl Runs {
-    /// With the graph for one text.
+    /// With the graph for one text without soft tokens.
     pub(super) fn new(single: BuiltModel) -> Self {
-        let graphs = BTreeMap::from([(1, Arc::new(single))]);
+        let graphs = BTreeMap::from([((1, false), Arc::new(single))]);
         Self { graphs, compiled: Lru::new(KEPT), scratch: ScratchPool::default(), compiles: 0 }
     }
 }
 
-/// The graph for `texts` texts of up to `most` tokens.
+/// The graph for so much.
 pub(super) fn build(
     config: &GemmaConfig,
-    (texts, most): (usize, usize),
+    Room { texts, tokens, soft }: Room,
     flow: Option<&FlowHook>,
     loader: &mut dyn WeightLoader,
 ) -> Result<BuiltModel> {
-    let stock = GemmaFlow::new(config).batch(texts).dynamic_seq().seq(most).sentence_vectors();
+    let stock = GemmaFlow::new(config).batch(texts).dynamic_seq().seq(tokens).soft_tokens(soft).sentence_vectors();
     let flow = match flow {
         Some(change) => change(stock),
         None => stock,
@@ -98,8 +114,8 @@ impl EmbedModel {
 
     /// The vectors of texts that were checked, not yet unit vectors, unless `cancel` is cancelled before they are
     /// there.
-    pub(super) async fn vectors(&self, texts: &[&[u32]], cancel: &CancelToken) -> Result<Vec<Vec<f32>>> {
-        let lengths: Vec<usize> = texts.iter().map(|text| text.len()).collect();
+    pub(super) async fn vectors(&self, texts: &[Prompt], cancel: &CancelToken) -> Result<Vec<Vec<f32>>> {
+        let lengths: Vec<usize> = texts.iter().map(Prompt::len).collect();
         let mut vectors = vec![Vec::new(); texts.len()];
         let mut under_way: VecDeque<(Batch, Running)> = VecDeque::new();
         for batch in batches(&lengths, self.run_tokens, self.most) {
@@ -117,54 +133,75 @@ impl EmbedModel {
     }
 
     /// Checks that a text can be run.
-    pub(super) fn check(&self, index: usize, text: &[u32]) -> Result<()> {
+    pub(super) fn check(&self, index: usize, text: &Prompt) -> Result<()> {
         let most = self.most;
-        let vocab_size = self.config.vocab_size;
         if text.is_empty() {
             return Err(Error::Embedding(EmbeddingError::EmptyText { index }));
         }
         if text.len() > most {
             return Err(Error::Embedding(EmbeddingError::TextTooLong { index, tokens: text.len(), most }));
         }
-        match text.iter().position(|token| *token as usize >= vocab_size) {
-            Some(at) => Err(Error::Prompt(PromptError::TokenOutOfRange { token: text[at], index: at, vocab_size })),
-            None => Ok(()),
-        }
+        text.soft_tokens().try_for_each(|(_, soft)| self.media_ids(soft.modality()).map(drop))?;
+        text.check(self.config.vocab_size, self.config.hidden_size)
+    }
+
+    /// The ids around the soft tokens of a picture or a sound, which a model of texts alone does not have.
+    pub(super) fn media_ids(&self, modality: Modality) -> Result<MediaTokens> {
+        let multimodal = &self.config.multimodal;
+        let (ids, key) = match modality {
+            Modality::Image => (multimodal.image, "image_token_id"),
+            Modality::Audio => (multimodal.audio, "audio_token_id"),
+        };
+        let what = modality.name();
+        let missing =
+            || Error::Unsupported(format!("a {what} in a text of a model whose configuration has no {key}, one of texts,"));
+        ids.ok_or_else(missing)
     }
 
     /// Begins the run of a batch, padded on the right.
-    fn begin(&self, batch: &Batch, texts: &[&[u32]], cancel: &CancelToken) -> Result<Running> {
+    fn begin(&self, batch: &Batch, texts: &[Prompt], cancel: &CancelToken) -> Result<Running> {
+        let Batch { tokens, room, .. } = *batch;
         let count = batch.texts.len();
-        let tokens = batch.tokens;
         let filler = self.config.pad_token_id.filter(|id| (*id as usize) < self.config.vocab_size).unwrap_or(0);
-        let mut ids = vec![filler; count * tokens];
-        let mut live = vec![0.0; count * tokens];
-        for (row, text) in batch.texts.iter().map(|&text| texts[text]).enumerate() {
-            ids[row * tokens..][..text.len()].copy_from_slice(text);
-            live[row * tokens..][..text.len()].fill(1.0);
+        let of_texts = || batch.texts.iter().map(|&text| &texts[text]);
+        let soft = of_texts().any(|text| text.soft_tokens().next().is_some());
+        let (mut ids, mut live, mut rows, mut is_text) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for text in of_texts() {
+            let run = RunTokens { tokens: text.tokens(), start: 0, soft: text.spans() };
+            let end = ids.len() + tokens;
+            ids.extend_from_slice(&run.ids(filler));
+            live.resize(ids.len(), 1.0);
+            ids.resize(end, filler);
+            live.resize(end, 0.0);
+            if soft {
+                rows.extend(run.soft_rows(tokens, self.config.hidden_size));
+                is_text.extend(run.is_text(tokens));
+            }
         }
-        let inputs = [("input_ids", RunInput::U32(&ids)), ("attention_mask", RunInput::F32(&live))];
-        let given = if count > 1 { &inputs[..] } else { &inputs[..1] };
+        let mut inputs = vec![("input_ids", RunInput::U32(&ids))];
+        if count > 1 {
+            inputs.push(("attention_mask", RunInput::F32(&live)));
+        }
+        if soft {
+            inputs.extend([("soft_tokens", RunInput::F32(&rows)), ("is_text", RunInput::F32(&is_text))]);
+        }
         let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
-        self.compiled(&mut runs, (count, batch.room), cancel)?.begin(given, cancel)
+        self.compiled(&mut runs, Room { texts: count, tokens: room, soft }, cancel)?.begin(&inputs, cancel)
     }
 
-    fn compiled<'r>(
-        &self,
-        runs: &'r mut Runs,
-        (texts, tokens): (usize, usize),
-        cancel: &CancelToken,
-    ) -> Result<&'r mut CompiledGraph> {
+    fn compiled<'r>(&self, runs: &'r mut Runs, room: Room, cancel: &CancelToken) -> Result<&'r mut CompiledGraph> {
         let Runs { compiled, graphs, scratch, compiles, .. } = runs;
-        compiled.get_or_try_insert(&(texts, tokens), || {
-            let graph = match graphs.get(&texts) {
+        compiled.get_or_try_insert(&room, || {
+            let kind = (room.texts, room.soft);
+            let graph = match graphs.get(&kind) {
                 Some(graph) => graph.clone(),
                 None => {
-                    let built = build(&self.config, (texts, self.most), self.flow.as_ref(), &mut self.weights.clone())?;
-                    graphs.entry(texts).or_insert(Arc::new(built)).clone()
+                    let longest = Room { tokens: self.most, ..room };
+                    let built = build(&self.config, longest, self.flow.as_ref(), &mut self.weights.clone())?;
+                    graphs.entry(kind).or_insert(Arc::new(built)).clone()
                 }
             };
-            let dims = DimBinding::new().with(sym::SEQ, tokens);
+            let dims = DimBinding::new().with(sym::SEQ, room.tokens);
             let options = CompileOptions::default().with_dims(dims).with_weights(&self.resident).with_profile(&self.profile);
             let compiled = self.session.compile_into(&graph.graph, &options, scratch, cancel)?;
             *compiles += 1;

@@ -22,7 +22,7 @@ pub fn derive(graph: &Graph, binding: &DimBinding, given: &mut Inputs) -> Result
     for (_, input) in graph.inputs() {
         let shape = input.ty.shape.bind(binding)?;
         let value = match &input.role {
-            Role::Caller | Role::Optional | Role::Cache => continue,
+            Role::Caller | Role::Optional | Role::SoftRows | Role::IsText | Role::Cache => continue,
             Role::Positions(rule) | Role::Visible { rule, .. } => {
                 let positions = positions(rule, &shape[..2], given)?;
                 let data = of_positions(&input.role, positions.into_iter(), &[]);
@@ -39,7 +39,6 @@ pub fn derive(graph: &Graph, binding: &DimBinding, given: &mut Inputs) -> Result
                 Value::u32(shape, values)
             }
             Role::TableRows(_) => return wrong(&input.name, "its rows are on the host, where only a generator looks them up"),
-            Role::SoftRows | Role::IsText => return wrong(&input.name, "only a generator has soft tokens"),
             Role::RopeTable(table) => {
                 let data = rope(input, table, &shape, given)?;
                 Value { shape, data }

@@ -187,9 +187,9 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// How many tokens [`encode_framed`](Self::encode_framed) puts after a text.
-    pub(crate) fn frame_end(&self) -> usize {
-        self.shared.frame[1].len()
+    /// The tokens that [`encode_framed`](Self::encode_framed) puts before and after a text.
+    pub(crate) fn frame(&self) -> &[Vec<u32>; 2] {
+        &self.shared.frame
     }
 
     /// Appends the ids of plain text.

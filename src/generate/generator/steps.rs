@@ -7,7 +7,7 @@ use crate::{
     Error, Result,
     error::PromptError,
     generate::{Outputs, SampleOpts, sample_token_after},
-    prompt::{Modality, Prompt, SoftTokens},
+    prompt::{Modality, Prompt, SoftTokens, check_tokens},
 };
 
 impl GemmaGenerator {
@@ -146,7 +146,7 @@ impl GemmaGenerator {
         if self.history.len() == 0 {
             return Err(Error::Prompt(PromptError::EmptyHistory("decode_get_logits")));
         }
-        self.check_tokens(&[token], self.history.len())?;
+        check_tokens(&[token], self.history.len(), self.config.vocab_size)?;
         self.check_room(self.history.len() + 1)?;
         self.stop_ahead();
         self.history.push(token);
@@ -252,39 +252,21 @@ impl GemmaGenerator {
         if prompt.is_empty() {
             return Err(Error::Prompt(PromptError::Empty));
         }
-        let mut text = 0;
-        for (start, soft) in prompt.soft_tokens() {
-            self.check_tokens(&prompt.tokens()[text..start], text)?;
-            text = start + soft.len();
-            self.check_soft(soft)?;
-        }
-        if text == prompt.len() {
+        prompt.check(self.config.vocab_size, self.config.hidden_size)?;
+        prompt.soft_tokens().try_for_each(|(_, soft)| self.check_picture(soft))?;
+        if prompt.soft_tokens().last().is_some_and(|(start, soft)| start + soft.len() == prompt.len()) {
             return Err(Error::Prompt(PromptError::EndsWithSoftTokens));
         }
-        self.check_tokens(&prompt.tokens()[text..], text)?;
         self.check_room(prompt.len())
     }
 
-    fn check_soft(&self, soft: &SoftTokens) -> Result<()> {
-        let width = self.config.hidden_size;
-        if soft.width() != width {
-            let problem = format!("rows have {} numbers, this model's hidden_size is {width}", soft.width());
-            return Err(Error::Prompt(PromptError::SoftTokens(problem)));
-        }
+    fn check_picture(&self, soft: &SoftTokens) -> Result<()> {
         let most = self.engine.model().longest_picture();
         match (soft.modality(), most) {
             (Modality::Image, Some(most)) if soft.len() > most => {
                 Err(Error::Prompt(PromptError::PictureTooLarge { tokens: soft.len(), most }))
             }
             _ => Ok(()),
-        }
-    }
-
-    fn check_tokens(&self, tokens: &[u32], first: usize) -> Result<()> {
-        let vocab_size = self.config.vocab_size;
-        match tokens.iter().position(|t| *t as usize >= vocab_size) {
-            Some(i) => Err(Error::Prompt(PromptError::TokenOutOfRange { token: tokens[i], index: first + i, vocab_size })),
-            None => Ok(()),
         }
     }
 }

@@ -42,9 +42,9 @@ pub enum Role {
     /// The runtime: of this weight, which stays on the host, the row of each token `[B, T, width]`; of a token that it
     /// does not have the first.
     TableRows(String),
-    /// The runtime: the rows of soft tokens `[B, T, D]`, zero for other tokens.
+    /// The caller, or a generator from its prompt: the rows of soft tokens `[B, T, D]`, zero for other tokens.
     SoftRows,
-    /// The runtime: 0 for soft tokens and 1 for others, `[B, T, 1]`.
+    /// The same: 0 for soft tokens and 1 for others, `[B, T, 1]`.
     IsText,
     /// The runtime: the resident cache, written in place.
     Cache,

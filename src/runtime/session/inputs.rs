@@ -97,7 +97,7 @@ fn wrong<T>(name: &str, problem: String) -> Result<T> {
 
 /// Returns `true` if the caller may give the input.
 pub(super) fn is_callers(input: &Input) -> bool {
-    matches!(input.role, Role::Caller | Role::Optional | Role::Cache)
+    matches!(input.role, Role::Caller | Role::Optional | Role::SoftRows | Role::IsText | Role::Cache)
 }
 
 fn find<'g>(graph: &'g Graph, name: &str) -> Result<&'g Input> {
@@ -181,7 +181,7 @@ pub(super) fn check(graph: &Graph, inputs: &[(&str, RunInput)], live: &DimBindin
     // An optional input that nothing reads may be left out: others are derived from it.
     let uses = graph.use_counts();
     let needed = |(id, input): &(NodeId, &Input)| match input.role {
-        Role::Caller | Role::Cache => true,
+        Role::Caller | Role::SoftRows | Role::IsText | Role::Cache => true,
         Role::Optional => uses[id.index()] > 0,
         _ => false,
     };
