@@ -60,6 +60,13 @@ impl SoftTokens {
         Ok(Self(Arc::new(Rows { modality, placeholder, width, values })))
     }
 
+    /// The same rows with another id in the history.
+    #[cfg(all(feature = "tokenizer", feature = "vision"))]
+    pub(crate) fn standing_as(&self, placeholder: u32) -> Self {
+        let Rows { modality, width, .. } = *self.0;
+        Self(Arc::new(Rows { modality, placeholder, width, values: self.0.values.clone() }))
+    }
+
     /// The source.
     pub fn modality(&self) -> Modality {
         self.0.modality

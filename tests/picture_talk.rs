@@ -16,6 +16,8 @@ mod sounds;
 mod talk;
 #[path = "picture_talk/towers.rs"]
 mod towers;
+#[path = "picture_talk/video.rs"]
+mod video;
 
 use gemmaflow::{
     Error,
@@ -61,7 +63,7 @@ impl Seeing {
     fn soft(&self, number: usize) -> SoftTokens {
         match self.picture(number) {
             Part::Soft(soft) => soft,
-            Part::Text(text) => panic!("{text}"),
+            other => panic!("{other:?}"),
         }
     }
 

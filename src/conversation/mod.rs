@@ -30,6 +30,8 @@ mod saved;
 mod senses;
 mod stop;
 mod transcript;
+#[cfg(feature = "vision")]
+mod video;
 mod work;
 
 pub use event::{Event, FinishReason, Usage};

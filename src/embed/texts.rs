@@ -115,6 +115,10 @@ impl GemmaEmbedder {
         for part in text.parts() {
             match part {
                 Part::Text(text) => before.push_str(text),
+                Part::Video(_) => {
+                    let problem = "videos with an embedder; show their frames as pictures by GemmaEmbedder::picture";
+                    return Err(Error::Unsupported(problem.into()));
+                }
                 Part::Soft(soft) => {
                     if !is_text && tokens.soft_tokens().next().is_some() {
                         before.push(' ');

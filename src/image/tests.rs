@@ -112,7 +112,7 @@ fn pixels_are_those_of_transformers() {
             compared += count;
         }
     }
-    assert_eq!(compared, 28, "pictures of the checkpoints");
+    assert_eq!(compared, 32, "pictures of the checkpoints");
 }
 
 /// The picture, and its crops where the case has some.

@@ -32,7 +32,7 @@ mod tokenizer;
 
 pub use chat::{
     ChatEvent, ChatFormat, ChatParser, ChatTemplate, Content, EndReason, Instructions, Message, ModelTurn, Part, Tool, ToolCall,
-    ToolResponse,
+    ToolResponse, VideoFrame,
 };
 pub use stream::TextStream;
 #[cfg(feature = "guidance")]

@@ -37,17 +37,18 @@ pub fn tokenizer_json(name: &str) -> Value {
     let config: Value = serde_json::from_slice(&std::fs::read(checkpoint(name).join("config.json")).unwrap()).unwrap();
     let id = |key: &str| ["id", "index"].iter().find_map(|end| config[format!("{key}_token_{end}")].as_u64()).map(|id| id as u32);
     let is_gemma4 = name.starts_with("gemma4");
-    let media = if is_gemma4 {
-        [
+    let media: &[_] = if is_gemma4 {
+        &[
             ("<|image>", "boi"),
             ("<|image|>", "image"),
             ("<image|>", "eoi"),
+            ("<|video|>", "video"),
             ("<|audio>", "boa"),
             ("<|audio|>", "audio"),
             ("<audio|>", "eoa"),
         ]
     } else {
-        [
+        &[
             ("<start_of_image>", "boi"),
             ("<image_soft_token>", "image"),
             ("<end_of_image>", "eoi"),

@@ -151,7 +151,8 @@ def main():
         found = run(model, inputs)
         tensors |= {f"{name}.{key}": value for key, value in {**inputs, **found}.items() if key not in ("attention_mask", "projected")}
         vectors[name] = found["embedding"]
-        cases.append(dict(name=name, text=case["text"], images=images, audios=audios, n_tokens=inputs["input_ids"].shape[1]))
+        options = dict(image_options=dict(max_soft_tokens=70)) if images else {}
+        cases.append(dict(name=name, text=case["text"], images=images, audios=audios, n_tokens=inputs["input_ids"].shape[1], **options))
         print(name, cases[-1]["n_tokens"], inputs["input_ids"][0].tolist()[:30])
     away = min((1 - (vectors[a] * vectors[b]).sum()).item() for a in vectors for b in vectors if a < b)
     print(f"smallest 1 - cosine of two cases {away:.3f}, std of hidden {tensors['picture.hidden'].std():.2f}")

@@ -178,7 +178,7 @@ fn tasks_and_layouts() {
 fn red_soft(part: &Part) -> SoftTokens {
     match part {
         Part::Soft(soft) => soft.clone(),
-        Part::Text(text) => panic!("{text}"),
+        other => panic!("{other:?}"),
     }
 }
 

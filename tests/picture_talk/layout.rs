@@ -93,6 +93,7 @@ fn what_a_family_does_not_take_is_refused() {
     for (format, part, problem) in [
         (ChatFormat::Gemma, picture(1), "message 1 has a picture, and Gemma 1 and 2 take none"),
         (ChatFormat::Gemma, sound(1), "message 1 has a sound, and Gemma 1 and 2 take none"),
+        (ChatFormat::Gemma3, Part::Video(Vec::new()), "message 1 has a video, and Gemma 1 to 3 take none"),
         (ChatFormat::Gemma3, sound(1), "no control token '<start_of_audio>'"),
     ] {
         let error = format.prompt(&tokenizer, &[Message::user(part)], true).unwrap_err();

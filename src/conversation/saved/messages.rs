@@ -1,11 +1,13 @@
 //! Messages as JSON, with the numbers of soft tokens in their place. A text alone is a string, as in version 1.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, Result,
     prompt::SoftTokens,
-    text::{Content, Instructions, Message, ModelTurn, Part, ToolResponse},
+    text::{Content, Instructions, Message, ModelTurn, Part, ToolResponse, VideoFrame},
 };
 
 /// A [`Message`].
@@ -29,6 +31,8 @@ pub(super) enum SavedPart {
     Text(String),
     /// Which of the soft tokens.
     Soft(usize),
+    /// The time of each frame, and which of the soft tokens it is.
+    Video(Vec<(Duration, usize)>),
 }
 
 impl SavedMessage {
@@ -69,12 +73,16 @@ impl SavedContent {
         if let [Part::Text(text)] = content.parts() {
             return Self::Text(text.clone());
         }
-        let part = |part: &Part| match part {
-            Part::Text(text) => SavedPart::Text(text.clone()),
-            Part::Soft(rows) => SavedPart::Soft(soft.iter().position(|other| other == rows).unwrap_or_else(|| {
+        let mut number = |rows: &SoftTokens| {
+            soft.iter().position(|other| other == rows).unwrap_or_else(|| {
                 soft.push(rows.clone());
                 soft.len() - 1
-            })),
+            })
+        };
+        let part = |part: &Part| match part {
+            Part::Text(text) => SavedPart::Text(text.clone()),
+            Part::Soft(rows) => SavedPart::Soft(number(rows)),
+            Part::Video(frames) => SavedPart::Video(frames.iter().map(|frame| (frame.at, number(&frame.soft))).collect()),
         };
         Self::Parts(content.parts().iter().map(part).collect())
     }
@@ -82,12 +90,17 @@ impl SavedContent {
 
 impl SavedPart {
     fn with(self, soft: &[SoftTokens]) -> Result<Part> {
-        match self {
-            Self::Text(text) => Ok(Part::Text(text)),
-            Self::Soft(number) => match soft.get(number) {
-                Some(rows) => Ok(Part::Soft(rows.clone())),
-                None => Err(Error::Saved(format!("shows soft tokens number {number} of {}: corrupt", soft.len()))),
-            },
-        }
+        let rows = |number: usize| {
+            let missing = || Error::Saved(format!("shows soft tokens number {number} of {}: corrupt", soft.len()));
+            soft.get(number).cloned().ok_or_else(missing)
+        };
+        Ok(match self {
+            Self::Text(text) => Part::Text(text),
+            Self::Soft(number) => Part::Soft(rows(number)?),
+            Self::Video(frames) => {
+                let frame = |(at, number)| Ok(VideoFrame { at, soft: rows(number)? });
+                Part::Video(frames.into_iter().map(frame).collect::<Result<_>>()?)
+            }
+        })
     }
 }

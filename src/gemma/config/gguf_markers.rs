@@ -11,6 +11,7 @@ type Marks = [&'static str; 3];
 const PICTURE_3: Marks = ["<start_of_image>", "<image_soft_token>", "<end_of_image>"];
 const SOUND_3: Marks = ["<start_of_audio>", "<audio_soft_token>", "<end_of_audio>"];
 const PICTURE_4: Marks = ["<|image>", "<|image|>", "<image|>"];
+const VIDEO_4: &str = "<|video|>";
 const SOUND_4: Marks = ["<|audio>", "<|audio|>", "<audio|>"];
 
 /// The ids, where the vocabulary has them.
@@ -29,7 +30,9 @@ pub(super) fn read(metadata: &GgufMetadata, arch: GemmaArch) -> MultimodalConfig
         _ => None,
     };
     let Some((picture, sound)) = marks else { return MultimodalConfig::default() };
-    MultimodalConfig { image: ids(picture), audio: sound.and_then(ids), ..MultimodalConfig::default() }
+    let [video] = metadata.places(TOKENS, [VIDEO_4]);
+    let video = video.filter(|_| arch == GemmaArch::Gemma4).and_then(|place| u32::try_from(place).ok());
+    MultimodalConfig { image: ids(picture), audio: sound.and_then(ids), video, ..MultimodalConfig::default() }
 }
 
 /// The rows of Gemma 3n's per-layer table that are of text, of `rows` in the file: the converter pads it with zeros for

@@ -18,6 +18,9 @@ pub struct MultimodalConfig {
     pub image: Option<MediaTokens>,
     /// The ids around a clip and in its place.
     pub audio: Option<MediaTokens>,
+    /// The id in the place of each soft token of a video's frame (`video_token_id`); around a frame stand the ids around
+    /// a picture.
+    pub video: Option<u32>,
     /// The tower that makes soft tokens of a picture.
     pub vision: Option<VisionConfig>,
     /// The tower that makes soft tokens of a clip.
@@ -222,7 +225,8 @@ pub(super) fn read(top: &mut Fields) -> Result<MultimodalConfig> {
         tokens(["boi_token_id", "boi_token_index"], ["image_token_id", "image_token_index"], ["eoi_token_id", "eoi_token_index"]);
     let audio =
         tokens(["boa_token_id", "boa_token_index"], ["audio_token_id", "audio_token_index"], ["eoa_token_id", "eoa_token_index"]);
-    Ok(MultimodalConfig { image, audio, vision: vision(top), audio_tower: audio::read(top), hard_tokens })
+    let video = top.token_id("video_token_id");
+    Ok(MultimodalConfig { image, audio, video, vision: vision(top), audio_tower: audio::read(top), hard_tokens })
 }
 
 fn vision(top: &mut Fields) -> Option<VisionConfig> {

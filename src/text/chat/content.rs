@@ -1,18 +1,75 @@
 //! What a user says and shows.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use crate::prompt::{Modality, SoftTokens};
 
-/// A part of what a user says: text, or a picture or sound.
+/// A part of what a user says: text, a picture, a sound or a video.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Part {
     /// Plain text. White space around it is dropped, as Gemma's templates do.
     Text(String),
     /// A picture or a sound, as its soft tokens. The chat format puts around them what the model's processor does.
     Soft(SoftTokens),
+    /// Frames of a video, in order (Gemma 4). The chat format puts the time before each, in minutes and seconds.
+    Video(Vec<VideoFrame>),
+}
+
+/// A frame of a video.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VideoFrame {
+    /// Its time from the beginning. Whole seconds count.
+    pub at: Duration,
+    /// The frame as a picture's soft tokens.
+    pub soft: SoftTokens,
+}
+
+/// What a part shows besides text.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Medium {
+    Picture,
+    Sound,
+    Video,
+}
+
+impl Medium {
+    /// What a person calls it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Picture => "picture",
+            Self::Sound => "sound",
+            Self::Video => "video",
+        }
+    }
+}
+
+impl Part {
+    pub(super) fn medium(&self) -> Option<Medium> {
+        match self {
+            Self::Text(_) => None,
+            Self::Soft(rows) if rows.modality() == Modality::Audio => Some(Medium::Sound),
+            Self::Soft(_) => Some(Medium::Picture),
+            Self::Video(_) => Some(Medium::Video),
+        }
+    }
+
+    /// Its soft tokens, each with the text that the processor of transformers puts before them and their control token.
+    pub(super) fn rows(&self) -> Vec<(String, &SoftTokens)> {
+        match self {
+            Self::Text(_) => Vec::new(),
+            Self::Soft(rows) => vec![(String::new(), rows)],
+            Self::Video(frames) => {
+                let time = |(index, frame): (usize, &VideoFrame)| {
+                    let between = if index == 0 { "" } else { " " };
+                    let seconds = frame.at.as_secs();
+                    format!("{between}{:02}:{:02} ", seconds / 60, seconds % 60)
+                };
+                frames.iter().enumerate().map(|frame| (time(frame), &frame.1.soft)).collect()
+            }
+        }
+    }
 }
 
 /// What a user says: text, with pictures and sounds between, in order.
@@ -53,18 +110,18 @@ impl Content {
         }
     }
 
-    /// The soft tokens of the pictures and sounds, in order.
+    /// The soft tokens of the pictures, sounds and videos' frames, in order.
     pub fn soft_tokens(&self) -> impl Iterator<Item = &SoftTokens> {
-        self.0.iter().filter_map(|part| if let Part::Soft(soft) = part { Some(soft) } else { None })
+        self.0.iter().flat_map(|part| part.rows().into_iter().map(|(_, rows)| rows))
     }
 
     pub(super) fn texts(&self) -> impl Iterator<Item = &str> {
         self.0.iter().filter_map(|part| if let Part::Text(text) = part { Some(text.as_str()) } else { None })
     }
 
-    /// What a format without pictures and sounds cannot express.
-    pub(super) fn beyond_text(&self) -> Option<Modality> {
-        self.soft_tokens().next().map(SoftTokens::modality)
+    /// What the parts show besides text, in order.
+    pub(super) fn media(&self) -> impl Iterator<Item = Medium> {
+        self.0.iter().filter_map(Part::medium)
     }
 }
 

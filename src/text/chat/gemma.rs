@@ -1,7 +1,7 @@
 //! The turns of Gemma 1, 2 and 3.
 
 use super::layout::{Frame, Layout, trim};
-use super::{Content, Instructions, Message, Part};
+use super::{Content, Instructions, Medium, Message, Part};
 use crate::{Error, Result, prompt::Modality};
 
 pub(super) const TURN: &str = "<start_of_turn>";
@@ -38,10 +38,12 @@ pub(super) fn lay_out(instructed: bool, messages: &[Message], open_turn: bool) -
         }
         match said {
             Said::Model(text) => _ = layout.text(trim(text)),
-            Said::User(content) => match content.beyond_text() {
-                Some(modality) if !instructed => return Err(sees_nothing(number, modality)),
-                _ => show(&mut layout, content),
-            },
+            Said::User(content) => {
+                if let Some(medium) = content.media().find(|medium| !instructed || *medium == Medium::Video) {
+                    return Err(sees_no(medium, number));
+                }
+                show(&mut layout, content);
+            }
         }
         layout.control(TURN_END).text("\n");
     }
@@ -88,13 +90,17 @@ fn show(layout: &mut Layout, content: &Content) {
     for part in content.parts() {
         match part {
             Part::Text(text) => _ = layout.text(trim(text)),
-            Part::Soft(rows) if rows.modality() == Modality::Audio => _ = layout.soft(rows, AUDIO),
-            Part::Soft(rows) => _ = layout.soft(rows, IMAGE),
+            Part::Soft(rows) if rows.modality() == Modality::Audio => _ = layout.medium(part, AUDIO),
+            Part::Soft(_) | Part::Video(_) => _ = layout.medium(part, IMAGE),
         }
     }
 }
 
-fn sees_nothing(number: usize, modality: Modality) -> Error {
-    let what = modality.name();
-    Error::Chat(format!("message {number} has a {what}, and Gemma 1 and 2 take none; leave the {what} out, or use Gemma 3 or 4"))
+fn sees_no(medium: Medium, number: usize) -> Error {
+    let what = medium.name();
+    let whose = match medium {
+        Medium::Video => "Gemma 1 to 3 take none; show its frames as pictures, or use Gemma 4",
+        _ => "Gemma 1 and 2 take none; leave it out, or use Gemma 3 or 4",
+    };
+    Error::Chat(format!("message {number} has a {what}, and {whose}"))
 }

@@ -22,7 +22,7 @@ pub(super) const RESPONSE: &str = "<|tool_response>";
 const RESPONSE_END: &str = "<tool_response|>";
 const THINK: &str = "<|think|>";
 
-/// A picture: its control tokens are the processor's, the text around it is the template's.
+/// A picture or a video: the control tokens are the processor's, the text around them is the template's.
 pub(super) const IMAGE: Frame = Frame { begin: "<|image>", end: "<image|>", around: "\n\n" };
 pub(super) const AUDIO: Frame = Frame { begin: "<|audio>", end: "<audio|>", around: "" };
 
@@ -110,8 +110,8 @@ fn user_turn(layout: &mut Layout, content: &Content) {
     for part in content.parts() {
         match part {
             Part::Text(text) => _ = layout.text(trim(text)),
-            Part::Soft(rows) if rows.modality() == Modality::Audio => _ = layout.soft(rows, AUDIO),
-            Part::Soft(rows) => _ = layout.soft(rows, IMAGE),
+            Part::Soft(rows) if rows.modality() == Modality::Audio => _ = layout.medium(part, AUDIO),
+            Part::Soft(_) | Part::Video(_) => _ = layout.medium(part, IMAGE),
         }
     }
     layout.control(TURN_END).text("\n");

@@ -1,5 +1,6 @@
 //! Conversations as control tokens, the text between them, and the soft tokens of pictures and sounds.
 
+use super::Part;
 use crate::{
     Error, Result,
     prompt::{Modality, Prompt, SoftTokens},
@@ -54,10 +55,13 @@ impl Layout {
         self
     }
 
-    /// A picture or a sound.
-    pub fn soft(&mut self, rows: &SoftTokens, Frame { begin, end, around }: Frame) -> &mut Self {
+    /// A picture, a sound or a video.
+    pub fn medium(&mut self, part: &Part, Frame { begin, end, around }: Frame) -> &mut Self {
         self.text(around);
-        self.segments.push(Segment::Soft { begin, rows: rows.clone(), end });
+        for (before, rows) in part.rows() {
+            self.text(&before);
+            self.segments.push(Segment::Soft { begin, rows: rows.clone(), end });
+        }
         self.text(around)
     }
 

@@ -19,7 +19,8 @@ use crate::text::Tokenizer;
 use crate::{Error, Result, prompt::Prompt};
 use layout::Layout;
 
-pub use content::{Content, Part};
+use content::Medium;
+pub use content::{Content, Part, VideoFrame};
 pub use message::{Instructions, Message, ModelTurn, Tool, ToolCall, ToolResponse};
 pub use parser::{ChatEvent, ChatParser, EndReason};
 pub use template::ChatTemplate;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::super::layout::{EOS, media_id, trim};
-use super::super::{ChatParser, Content, Message, Part as Said, Tool, ToolCall, parser};
+use super::super::{ChatParser, Content, Medium, Message, Part as Said, Tool, ToolCall, parser};
 use super::files::Sources;
 use super::guard::{self, Guard, Markers, Part};
 use super::{jinja, media};
@@ -159,7 +159,7 @@ impl OwnTemplate {
         Some(match message {
             Message::System(first) if first.text.is_empty() && (first.thinking || !first.tools.is_empty()) => return None,
             Message::System(instructions) => json!({"role": "system", "content": content(&instructions.text)}),
-            Message::User(said) if self.content == Given::Text && said.beyond_text().is_none() => {
+            Message::User(said) if self.content == Given::Text && said.media().next().is_none() => {
                 json!({"role": "user", "content": text(&said.text())})
             }
             Message::User(said) => json!({"role": "user", "content": parts(said, text)}),
@@ -190,8 +190,8 @@ impl OwnTemplate {
 
     pub(super) fn prompt(&self, tokenizer: &Tokenizer, messages: &[Message], open_turn: bool) -> Result<Prompt> {
         let rendering = self.checked(messages, open_turn)?;
-        let mut soft = media::soft_tokens(messages).peekable();
-        let places = if soft.peek().is_some() { media::places(&self.markers) } else { Vec::new() };
+        let mut shown = media::of(messages).peekable();
+        let places = if shown.peek().is_some() { media::places(&self.markers) } else { Vec::new() };
         let mut prompt = Prompt::new();
         let mut ids = Vec::new();
         let mut text = String::new();
@@ -199,21 +199,24 @@ impl OwnTemplate {
         for part in self.markers.parts(&rendering.marked) {
             match part {
                 Part::Text(part) => text.push_str(&part.replace(&rendering.mark, "")),
-                Part::Marker(id) => match places.iter().find(|(place, _)| *place == id).zip(soft.peek()) {
+                Part::Marker(id) => match places.iter().find(|(place, _)| *place == id).zip(shown.peek()) {
                     None => {
                         self.encode_onto(tokenizer, &mut text, &mut ids)?;
                         ids.push(id);
                     }
-                    Some(((_, place), rows)) => {
-                        let id = |name| media_id(tokenizer, name, rows.modality());
+                    Some(((_, place), part)) => {
                         text.push_str(place.frame.around);
-                        self.encode_onto(tokenizer, &mut text, &mut ids)?;
-                        ids.push(id(place.frame.begin)?);
-                        prompt.push(std::mem::take(&mut ids));
-                        prompt.push((*rows).clone());
-                        ids.push(id(place.frame.end)?);
+                        for (before, rows) in part.rows() {
+                            let id = |name| media_id(tokenizer, name, rows.modality());
+                            text.push_str(&before);
+                            self.encode_onto(tokenizer, &mut text, &mut ids)?;
+                            ids.push(id(place.frame.begin)?);
+                            prompt.push(std::mem::take(&mut ids));
+                            prompt.push(rows.clone());
+                            ids.push(id(place.frame.end)?);
+                        }
                         text.push_str(place.frame.around);
-                        soft.next();
+                        shown.next();
                     }
                 },
             }
@@ -269,7 +272,7 @@ impl OwnTemplate {
             return Err(chat("it makes a control token of a message's text; rephrase the message".into()));
         }
         if !self.places_all(messages, &marked) {
-            let problem = "it does not write one control token for each picture and sound, in their order; leave them out, \
+            let problem = "it does not write one control token for each picture, sound and video, in their order; leave them out, \
                            or lay out turns by ChatTemplate::built_in";
             return Err(chat(problem.into()));
         }
@@ -278,13 +281,13 @@ impl OwnTemplate {
 
     /// True if a rendering has a place for each picture and sound, in their order, and no other.
     fn places_all(&self, messages: &[Message], marked: &str) -> bool {
-        let wanted: Vec<Modality> = media::soft_tokens(messages).map(|rows| rows.modality()).collect();
+        let wanted: Vec<Medium> = media::of(messages).filter_map(Said::medium).collect();
         if wanted.is_empty() {
             return true;
         }
         let places = media::places(&self.markers);
-        let modality = |id: u32| places.iter().find(|(place, _)| *place == id).map(|(_, place)| place.modality);
-        self.marker_ids(marked).into_iter().filter_map(modality).eq(wanted)
+        let medium = |id: u32| places.iter().find(|(place, _)| *place == id).map(|(_, place)| place.medium);
+        self.marker_ids(marked).into_iter().filter_map(medium).eq(wanted)
     }
 }
 
@@ -294,6 +297,7 @@ fn parts(content: &Content, text: impl Fn(&str) -> Value) -> Value {
         Said::Text(said) => json!({"type": "text", "text": text(said)}),
         Said::Soft(rows) if rows.modality() == Modality::Audio => json!({"type": "audio"}),
         Said::Soft(_) => json!({"type": "image"}),
+        Said::Video(_) => json!({"type": "video"}),
     };
     content.parts().iter().map(part).collect()
 }
