@@ -154,7 +154,7 @@ fn read(files: &GgufFiles, config: &GemmaConfig) -> Result<MultimodalConfig> {
     }
     let mut multimodal = multimodal::read(&mut Fields::new(top, ""))?;
     processor::settle_by(&mut multimodal, pixels(files)?);
-    Ok(MultimodalConfig { image: ids.image, audio: ids.audio, ..multimodal })
+    Ok(MultimodalConfig { image: ids.image, audio: ids.audio, video: ids.video, ..multimodal })
 }
 
 /// Checks that a projector's file is for the text model of `config`.
