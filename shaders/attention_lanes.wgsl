@@ -1,15 +1,15 @@
-// Attention of many queries for drivers that compute on the CPU, as attention.wgsl defines it: a lane has OWN queries to
-// itself, so that scores are never reduced across lanes.
+// Attention of many queries for drivers that compute on the CPU, as attention.wgsl defines it: a lane has OWN queries
+// to itself, so that scores are never reduced across lanes.
 // One workgroup, one subgroup: TQ = LANES*OWN (t, head) pairs of one KV head, t slowest, over the keys
-// [0, min(S, step.end)), or with SPLITS = yes over one of PARTS ranges of them. Keys before the first and after the last
-// visible one are not read.
+// [0, min(S, step.end)), or with SPLITS = yes over one of PARTS ranges of them. Keys before the first and after the
+// last visible one are not read.
 // Keys, then values, go by KEYS rows. Lanes load the neighbouring vectors of these rows, and shuffles hand them round.
 // Grid: x, y: B*K*ceil(T*(N/K)/TQ) folded; z: PARTS with SPLITS = yes, else 1. Rows t >= step.rows are not written.
 // Row t of q, visible and out lies at row t + step.sequence. Scratch as in attention.wgsl.
 // Overrides: BATCH (B), T, S (0: step.capacity), N, K, H, SCALE, CAP, PARTS.
 // Options: TIER = subgroup, LANES (the subgroup size), OWN, KEYS (at most LANES), WIDTH = H/4 (at most 24), VEC = 4,
-//   SOFTCAP, KEEP, SPLITS, KV = f32 | f16 (packed pairs), WIDE = yes (keys and values by 64 bits, 64-bit integers) | no,
-//   PROLOGUE = no.
+//   SOFTCAP, KEEP, SPLITS, KV = f32 | f16 (packed pairs), PROLOGUE = no,
+//   WIDE = yes (keys and values by 64 bits, 64-bit integers) | no.
 const LANES = ${LANES}u;
 const OWN = ${OWN}u;
 const KEYS = ${KEYS}u;

@@ -14,9 +14,9 @@ use crate::{
 const FRAME_TOKENS: usize = 70;
 
 impl Model {
-    /// A video as a part of a message, for Gemma 4: its frames, each with its time from the beginning. The processor of
-    /// transformers takes 32 frames at equal distances and at most 70 soft tokens of each, as this does; which frames, and
-    /// how many, is the caller's choice. A sound is a part of its own ([`sound`](Self::sound)).
+    /// A video as a part of a message, for Gemma 4: its frames, each with its time from the beginning. Each has at most
+    /// 70 soft tokens, as in transformers. Which frames, and how many, is the caller's choice; the processor of
+    /// transformers takes 32 at equal distances. A sound is a part of its own ([`sound`](Self::sound)).
     ///
     /// ```no_run
     /// # use std::time::Duration;

@@ -56,8 +56,8 @@ pub struct EmbedderOptions {
     /// those beside the weights.
     pub prompts: TaskPrompts,
     /// The checkpoint that has the towers for pictures and sounds, each of which is loaded when it is first asked for
-    /// ([`near_weights`](Self::near_weights): that of the weights). Without one there is no room for them in the plan of
-    /// memory, and their soft tokens come from elsewhere. No effect for a model of texts. Default: none.
+    /// ([`near_weights`](Self::near_weights): that of the weights). Without one there is no room for them in the plan
+    /// of memory, and their soft tokens come from elsewhere. No effect for a model of texts. Default: none.
     pub towers: Option<PathBuf>,
     /// Load progress.
     pub on_progress: Option<OnProgress>,

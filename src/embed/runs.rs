@@ -66,8 +66,8 @@ pub(super) struct Room {
     pub(super) soft: bool,
 }
 
-/// Graphs by their number of texts and whether there are soft tokens, and their compiled forms. All share scratch: a run
-/// is submitted together with the copy of its result, before the next one begins.
+/// Graphs by their number of texts and whether there are soft tokens, and their compiled forms. All share scratch: a
+/// run is submitted together with the copy of its result, before the next one begins.
 pub(super) struct Runs {
     graphs: BTreeMap<(usize, bool), Arc<BuiltModel>>,
     compiled: Lru<Room, CompiledGraph>,

@@ -15,9 +15,10 @@ impl GemmaEmbedder {
     /// [`embed`](Self::embed) says.
     ///
     /// A text may be a [`Content`], which has pictures and sounds between its parts: EmbeddingGemma 2 takes them. The
-    /// control tokens that the model's processor puts around each are added, and the text between them is as it is given.
-    /// Pictures and sounds alone have no prompt of the task, and a space between each two, as in sentence-transformers.
-    /// That has no prompt before a text with pictures either: for its vectors take [`EmbeddingTask::Plain`].
+    /// control tokens that the model's processor puts around each are added, and the text between them is as it is
+    /// given. Pictures and sounds alone have no prompt of the task, and a space between each two, as in
+    /// sentence-transformers. That has no prompt before a text with pictures either: for its vectors take
+    /// [`EmbeddingTask::Plain`].
     ///
     /// ```no_run
     /// # #[cfg(feature = "vision")]
@@ -90,8 +91,8 @@ impl GemmaEmbedder {
     ///
     /// # Errors
     /// [`EmbeddingError::EmptyText`]; [`EmbeddingError::Options`] as
-    /// [`TaskPrompts::prompt`](super::TaskPrompts::prompt); [`Error::Tokenizer`]; [`Error::Unsupported`] for pictures and
-    /// sounds that the model does not take.
+    /// [`TaskPrompts::prompt`](super::TaskPrompts::prompt); [`Error::Tokenizer`]; [`Error::Unsupported`] for pictures
+    /// and sounds that the model does not take.
     pub fn tokens<T: Clone + Into<Content>>(
         &self,
         tokenizer: &Tokenizer,

@@ -112,8 +112,9 @@ impl GemmaEmbedder {
     }
 
     /// The tower for pictures, which is loaded if it is not yet. Its soft tokens go into a
-    /// [`Prompt`](crate::prompt::Prompt), between the ids that it [lays out](VisionEncoder::lay_out). It has the embedder's
-    /// [cancel token](Self::with_cancel), and can be [waited for](VisionEncoder::encode_async) without blocking.
+    /// [`Prompt`](crate::prompt::Prompt), between the ids that it [lays out](VisionEncoder::lay_out). It has the
+    /// embedder's [cancel token](Self::with_cancel), and can be [waited for](VisionEncoder::encode_async) without
+    /// blocking.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a model that sees no pictures, or of which the tower is not computed, and where there
@@ -139,12 +140,13 @@ impl GemmaEmbedder {
     }
 
     /// The tower for sounds, which is loaded if it is not yet. Its soft tokens go into a
-    /// [`Prompt`](crate::prompt::Prompt), between the ids that it [lays out](AudioEncoder::lay_out). It has the embedder's
-    /// [cancel token](Self::with_cancel), and can be [waited for](AudioEncoder::encode_async) without blocking.
+    /// [`Prompt`](crate::prompt::Prompt), between the ids that it [lays out](AudioEncoder::lay_out). It has the
+    /// embedder's [cancel token](Self::with_cancel), and can be [waited for](AudioEncoder::encode_async) without
+    /// blocking.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a model that hears nothing, or of which the tower is not computed, and where there are
-    /// no files to load it from; what is wrong with the files, and errors of the device.
+    /// [`Error::Unsupported`] for a model that hears nothing, or of which the tower is not computed, and where there
+    /// are no files to load it from; what is wrong with the files, and errors of the device.
     pub fn hearing(&self) -> Result<AudioEncoder> {
         let config = self.config();
         let load = |loader: &mut dyn WeightLoader, gpu| AudioEncoder::from_loader(config, loader, gpu, TowerOptions::default());

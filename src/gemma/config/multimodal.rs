@@ -18,8 +18,8 @@ pub struct MultimodalConfig {
     pub image: Option<MediaTokens>,
     /// The ids around a clip and in its place.
     pub audio: Option<MediaTokens>,
-    /// The id in the place of each soft token of a video's frame (`video_token_id`); around a frame stand the ids around
-    /// a picture.
+    /// The id in the place of each soft token of a video's frame (`video_token_id`); around a frame stand the ids
+    /// around a picture.
     pub video: Option<u32>,
     /// The tower that makes soft tokens of a picture.
     pub vision: Option<VisionConfig>,

@@ -1,5 +1,5 @@
-//! Pictures, sounds and videos in a model's own template: it writes a control token for each, and the model's processor puts the
-//! soft tokens in its place.
+//! Pictures, sounds and videos in a model's own template: it writes a control token for each, and the model's processor
+//! puts the soft tokens in its place.
 
 use super::super::layout::Frame;
 use super::super::{Medium, Message, Part, gemma, gemma4};
