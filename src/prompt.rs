@@ -34,11 +34,13 @@ impl Modality {
 /// They enter the model as they are: token embeddings are multiplied by √D, soft tokens are not. A clone shares the
 /// rows. Two are equal where their rows are.
 #[derive(Clone)]
-pub struct SoftTokens(Arc<Rows>);
+pub struct SoftTokens {
+    placeholder: u32,
+    rows: Arc<Rows>,
+}
 
 struct Rows {
     modality: Modality,
-    placeholder: u32,
     width: usize,
     values: Vec<f32>,
 }
@@ -57,55 +59,54 @@ impl SoftTokens {
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {
             return wrong(format!("row {} has the value {}; only finite numbers can be computed with", at / width, values[at]));
         }
-        Ok(Self(Arc::new(Rows { modality, placeholder, width, values })))
+        Ok(Self { placeholder, rows: Arc::new(Rows { modality, width, values }) })
     }
 
     /// The same rows with another id in the history.
     #[cfg(all(feature = "tokenizer", feature = "vision"))]
     pub(crate) fn standing_as(&self, placeholder: u32) -> Self {
-        let Rows { modality, width, .. } = *self.0;
-        Self(Arc::new(Rows { modality, placeholder, width, values: self.0.values.clone() }))
+        Self { placeholder, rows: self.rows.clone() }
     }
 
     /// The source.
     pub fn modality(&self) -> Modality {
-        self.0.modality
+        self.rows.modality
     }
 
     /// The id that stands for each of them in the history.
     pub fn placeholder(&self) -> u32 {
-        self.0.placeholder
+        self.placeholder
     }
 
     /// Their number N.
     #[allow(clippy::len_without_is_empty)] // There is at least one.
     pub fn len(&self) -> usize {
-        self.0.values.len() / self.0.width
+        self.rows.values.len() / self.rows.width
     }
 
     /// Numbers of a row, D.
     pub fn width(&self) -> usize {
-        self.0.width
+        self.rows.width
     }
 
     /// The rows, one after the other.
     pub fn values(&self) -> &[f32] {
-        &self.0.values
+        &self.rows.values
     }
 }
 
 impl PartialEq for SoftTokens {
     fn eq(&self, other: &Self) -> bool {
-        let rows = |soft: &Self| (soft.0.modality, soft.0.placeholder, soft.0.width);
+        let kind = |soft: &Self| (soft.modality(), soft.width());
         let same_bits = || bytemuck::cast_slice::<f32, u32>(self.values()) == bytemuck::cast_slice::<f32, u32>(other.values());
-        Arc::ptr_eq(&self.0, &other.0) || (rows(self) == rows(other) && same_bits())
+        let same_rows = || Arc::ptr_eq(&self.rows, &other.rows) || (kind(self) == kind(other) && same_bits());
+        self.placeholder == other.placeholder && same_rows()
     }
 }
 
 impl fmt::Debug for SoftTokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Rows { modality, placeholder, width, .. } = &*self.0;
-        write!(f, "{} soft tokens of {width} ({modality:?}, id {placeholder})", self.len())
+        write!(f, "{} soft tokens of {} ({:?}, id {})", self.len(), self.width(), self.modality(), self.placeholder)
     }
 }
 

@@ -238,6 +238,9 @@ fn what_cannot_be_embedded_is_refused_alone() {
     assert!(matches!(says(3), Error::Embedding(EmbeddingError::EmptyText { index: 3 })));
     assert!(apart(found[1].as_ref().unwrap(), &oracle.f32("picture.embedding")) < GATE);
     assert!(matches!(embedder.embed(&[right.clone(), narrow]).unwrap_err(), Error::Prompt(PromptError::SoftTokens(_))));
+    let video = Content::from([Part::Video(Vec::new()), "x".into()]);
+    let refused = embedder.tokens(&tokenizer(), &EmbeddingTask::Query, &[video]).unwrap_err();
+    assert!(matches!(refused, Error::Unsupported(text) if text.contains("show their frames as pictures")));
     // The id that stands for a soft token is never looked up.
     let elsewhere =
         changed(&right, |_, soft| SoftTokens::new(soft.modality(), 258_880, soft.width(), soft.values().to_vec()).unwrap());
