@@ -5,7 +5,7 @@ use crate::{
     Error, Result,
     ir::{
         DType, Dim, MaskKind, NodeId, Op, Shape, Type,
-        ops::{Input, Role, RopeTable},
+        ops::{Input, PositionRule, Role, RopeTable},
     },
 };
 
@@ -42,6 +42,17 @@ impl EmitContext<'_> {
             MaskKind::SymmetricWindow(radius) => format!("visible_within_{radius}"),
         };
         self.runtime_input(&name, Role::Visible { rule, mask, pictures }, DType::I32, shape)
+    }
+
+    /// As [`visible_positions`](Self::visible_positions) without a mask, for padding too: it sees what live tokens see.
+    /// In transformers' towers a mask drops keys and no query.
+    ///
+    /// # Errors
+    /// [`Error::Builder`] where the name stands for something else.
+    pub(crate) fn all_positions(&mut self) -> Result<NodeId> {
+        let shape = self.shape(&[2]);
+        let role = Role::Visible { rule: PositionRule::From(0), mask: MaskKind::None, pictures: false };
+        self.runtime_input("visible_all", role, DType::I32, shape)
     }
 
     /// The rows of soft tokens `[B, T, D]` f32, zero for other tokens; and 0 for soft tokens and 1 for others,

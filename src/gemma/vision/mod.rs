@@ -18,7 +18,7 @@ use crate::{
     Error, Result,
     flow::{EmitContext, ModelFlow},
     ir::{
-        DType, MaskKind, NodeId, Shape,
+        DType, NodeId, Shape,
         ops::{Attention, Gain, Permute, Slice},
     },
 };
@@ -132,7 +132,7 @@ fn layer_norm(context: &mut EmitContext, x: NodeId, name: &str, eps: f32) -> Res
 /// Attention of all queries to all keys, `[1, T, heads, H]` to `[1, P, KV heads, H]` each, to `[1, T, heads · H]`. At most
 /// as many of either as the flow has tokens.
 fn attend(context: &mut EmitContext, [q, k, v]: [NodeId; 3], scale: f32) -> Result<NodeId> {
-    let visible = context.visible_positions(MaskKind::None, false)?;
+    let visible = context.all_positions()?;
     let visible = first_rows(context, visible, q)?;
     let positions = context.query_positions()?;
     let positions = first_rows(context, positions, k)?;
