@@ -14,8 +14,8 @@ use crate::{
     profile::{CompileProfile, Precision},
     prompt::SoftTokens,
     runtime::{
-        Capabilities, CompileOptions, CompiledGraph, GpuContext, Lru, PlannedRuns, PlannedWeights, RunInput, ScratchPool,
-        Session, SessionWeights, StagingRing, SubmitBound,
+        Capabilities, CompileOptions, CompiledGraph, GpuContext, Lru, OnProgress, PlannedRuns, PlannedWeights, RunInput,
+        ScratchPool, Session, SessionWeights, StagingRing, SubmitBound,
     },
     weights::{WeightLoader, WeightMap},
 };
@@ -25,6 +25,10 @@ const KEPT_GRAPHS: usize = 5;
 
 /// Bytes of soft tokens that are kept, unless the options say otherwise.
 const KEPT_BYTES: usize = 64 << 20;
+
+/// Work that is cancelled, as errors name it.
+const LOADING: &str = "loading a tower";
+const WAITING: &str = "the wait for a tower";
 
 /// How to load a tower.
 #[derive(Debug, Clone, Default)]
@@ -38,6 +42,10 @@ pub struct TowerOptions {
     /// [`GeneratorOptions::submit_time`](crate::generate::GeneratorOptions::submit_time). Default: no bound, one submit
     /// a run.
     pub submit_time: Option<Duration>,
+    /// Ends the loading of the tower with [`Error::Cancelled`](crate::Error::Cancelled), between two pieces of its
+    /// weights. Of a tower that is loaded, see [`VisionEncoder::with_cancel`](crate::vision::VisionEncoder::with_cancel)
+    /// and its like.
+    pub cancel_load: Option<CancelToken>,
 }
 
 impl TowerOptions {
@@ -144,7 +152,10 @@ impl Tower {
         let session = gpu.map_or_else(Session::reference, |gpu| Session::on(&gpu));
         let loader = WeightMap::take_all(loader)?;
         let built = flow(size)?.build(&mut loader.clone())?;
-        let weights = session.load(&built.params)?;
+        let cancel = options.cancel_load.clone().unwrap_or_default();
+        cancel.check(LOADING)?;
+        let on_progress: OnProgress = Box::new(move |_| !cancel.is_cancelled());
+        let weights = session.load_with(&built.params, Some(on_progress))?;
         Ok(Self {
             flow,
             profile: options.profile(),
@@ -157,23 +168,24 @@ impl Tower {
         })
     }
 
-    /// The soft tokens of what was encoded before, else the turn to encode it.
-    pub(crate) async fn find(&self, source: &Source) -> Found<'_> {
+    /// The soft tokens of what was encoded before, else the turn to encode it, unless `cancel` is cancelled.
+    pub(crate) async fn find(&self, source: &Source, cancel: &CancelToken) -> Result<Found<'_>> {
         if let Some(soft) = self.kept(source) {
-            return Found::Kept(soft);
+            return Ok(Found::Kept(soft));
         }
-        let turn = self.turn().await;
+        let turn = self.turn(cancel).await?;
         // Another may have encoded it meanwhile.
-        self.kept(source).map_or(Found::Turn(turn), Found::Kept)
+        Ok(self.kept(source).map_or(Found::Turn(turn), Found::Kept))
     }
 
     fn kept(&self, source: &Source) -> Option<SoftTokens> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).get(source).cloned()
     }
 
-    /// Waits until no other run is under way.
-    pub(crate) async fn turn(&self) -> Turn<'_> {
-        Turn { tower: self, graphs: self.graphs.lock().await }
+    /// Waits until no other run is under way, unless `cancel` is cancelled.
+    pub(crate) async fn turn(&self, cancel: &CancelToken) -> Result<Turn<'_>> {
+        cancel.check(WAITING)?;
+        Ok(Turn { tower: self, graphs: cancel.unless(WAITING, self.graphs.lock()).await? })
     }
 
     /// The graph for `size`.

@@ -117,6 +117,10 @@ struct Arguments {
     /// prompts; and the same picture again, which is kept
     #[arg(long, value_name = "WxH", group = "timed", requires = "shape", conflicts_with_all = ["first_token", "draft", "json"])]
     image: Option<tower::Size>,
+    /// The same of a clip of so many seconds through the shape's audio tower
+    #[arg(long, value_name = "SECONDS", group = "timed", requires = "shape",
+        conflicts_with_all = ["image", "first_token", "draft", "json"], value_parser = clap::value_parser!(u32).range(1..=30))]
+    audio: Option<u32>,
     /// Compiled pipelines: taken from this file where it is there, written to it at the end
     #[arg(long, value_name = "FILE", requires = "first_token")]
     pipelines: Option<PathBuf>,
@@ -248,8 +252,9 @@ fn run(mut arguments: Arguments) -> Result<()> {
     if !arguments.conversations.is_empty() {
         return conversations::run(&name, generator, &arguments);
     }
-    if let Some(size) = arguments.image {
-        return tower::run(&name, generator, arguments.weights.into(), size, &arguments);
+    let picture = arguments.image.map(tower::Subject::Picture);
+    if let Some(subject) = picture.or(arguments.audio.map(tower::Subject::Clip)) {
+        return tower::run(&name, generator, arguments.weights.into(), subject, &arguments);
     }
     if arguments.profile {
         return profile::run(&name, &mut generator, &arguments);

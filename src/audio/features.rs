@@ -1,8 +1,8 @@
 //! Log-mel features, as transformers' `Gemma4AudioFeatureExtractor` and `Gemma3nAudioFeatureExtractor` make them.
 
-use std::{f64::consts::TAU, sync::Arc};
+use std::f64::consts::TAU;
 
-use realfft::{RealFftPlanner, RealToComplex, num_complex::Complex};
+use rustfft::{Fft, FftDirection, algorithm::Radix4, num_complex::Complex};
 
 use super::{SAMPLE_RATE, mel::MelFilters};
 use crate::error::AudioError;
@@ -180,7 +180,7 @@ impl AudioFeatureExtractor {
                 values.resize(values.len() + self.feature_size, 0.0);
                 continue;
             }
-            let magnitudes = spectrum.magnitudes(frame)?;
+            let magnitudes = spectrum.magnitudes(frame);
             values.extend(filters.apply(magnitudes).map(|mel| self.log(mel) as f32));
         }
         Ok(Features { values, valid, frames, width: self.feature_size })
@@ -228,6 +228,9 @@ impl AudioFeatureExtractor {
         if self.frame_length > self.fft_length {
             return Err(format!("frame_length {} exceeds fft_length {}", self.frame_length, self.fft_length));
         }
+        if !self.fft_length.is_power_of_two() {
+            return Err(format!("fft_length is {}, expected a power of two", self.fft_length));
+        }
         let nyquist = f64::from(SAMPLE_RATE) / 2.0;
         if !(0.0 <= self.min_frequency && self.min_frequency < self.max_frequency && self.max_frequency <= nyquist) {
             let range = self.min_frequency..self.max_frequency;
@@ -247,9 +250,11 @@ impl AudioFeatureExtractor {
 struct Spectrum {
     preemphasis: f64,
     window: Vec<f64>,
-    fft: Arc<dyn RealToComplex<f64>>,
-    input: Vec<f64>,
-    output: Vec<Complex<f64>>,
+    // The planner of `rustfft`, and `realfft` with it, instantiates in f64 the algorithms of all lengths and instruction
+    // sets: an eighth of the code of this crate.
+    fft: Radix4<f64>,
+    /// A frame, then its transform.
+    bins: Vec<Complex<f64>>,
     scratch: Vec<Complex<f64>>,
     magnitudes: Vec<f64>,
 }
@@ -259,31 +264,29 @@ impl Spectrum {
         let length = extractor.frame_length as f64;
         // transformers rounds the window to f32.
         let hann = |index: usize| f64::from((0.5 - 0.5 * (TAU * index as f64 / length).cos()) as f32);
-        let fft = RealFftPlanner::new().plan_fft_forward(extractor.fft_length);
+        let fft = Radix4::new(extractor.fft_length, FftDirection::Forward);
         Self {
             preemphasis: extractor.preemphasis,
             window: (0..extractor.frame_length).map(hann).collect(),
-            input: fft.make_input_vec(),
-            output: fft.make_output_vec(),
-            scratch: fft.make_scratch_vec(),
+            bins: vec![Complex::default(); extractor.fft_length],
+            scratch: vec![Complex::default(); fft.get_inplace_scratch_len()],
             magnitudes: Vec::new(),
             fft,
         }
     }
 
     /// The magnitudes of a frame's `fft_length / 2 + 1` bins.
-    fn magnitudes(&mut self, frame: &[f64]) -> Result<&[f64], AudioError> {
-        self.input.fill(0.0);
+    fn magnitudes(&mut self, frame: &[f64]) -> &[f64] {
+        self.bins.fill(Complex::default());
         // The sample before the first is taken to equal it, which gives HTK's (1 − p)·s_0.
         let before = frame.iter().take(1).chain(frame);
-        for (((input, sample), before), weight) in self.input.iter_mut().zip(frame).zip(before).zip(&self.window) {
-            *input = (sample - self.preemphasis * before) * weight;
+        for (((bin, sample), before), weight) in self.bins.iter_mut().zip(frame).zip(before).zip(&self.window) {
+            bin.re = (sample - self.preemphasis * before) * weight;
         }
-        self.fft
-            .process_with_scratch(&mut self.input, &mut self.output, &mut self.scratch)
-            .map_err(|error| AudioError::Extractor(error.to_string()))?;
+        self.fft.process_with_scratch(&mut self.bins, &mut self.scratch);
         self.magnitudes.clear();
-        self.magnitudes.extend(self.output.iter().map(|bin| bin.norm()));
-        Ok(&self.magnitudes)
+        let half = self.bins.len() / 2 + 1;
+        self.magnitudes.extend(self.bins.iter().take(half).map(|bin| bin.norm()));
+        &self.magnitudes
     }
 }

@@ -25,9 +25,13 @@ mod handle;
 mod memory;
 mod model;
 mod options;
+#[cfg(feature = "vision")]
+mod pictures;
 mod prefix_cache;
 mod saved;
 mod senses;
+#[cfg(feature = "audio")]
+mod sounds;
 mod stop;
 mod transcript;
 #[cfg(feature = "vision")]

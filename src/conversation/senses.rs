@@ -11,32 +11,20 @@ use std::{
 };
 
 use super::{Model, model::Parts};
+#[cfg(feature = "audio")]
+use crate::hearing::AudioEncoder;
+#[cfg(feature = "vision")]
+use crate::vision::VisionEncoder;
 use crate::{
     Error, Result,
+    cancel::CancelToken,
     gemma::GemmaConfig,
     generate::GeneratorOptions,
     runtime::{Capabilities, Device},
     weights::is_gguf,
 };
-#[cfg(feature = "audio")]
-use crate::{audio::Audio, hearing::AudioEncoder};
 #[cfg(any(feature = "audio", feature = "vision"))]
-use crate::{checkpoint::load_towers_from_path, runtime::GpuContext, text::Part, tower::TowerOptions};
-#[cfg(feature = "vision")]
-use crate::{
-    gemma::VisionConfig,
-    image::{Image, PanAndScan},
-    vision::VisionEncoder,
-};
-
-/// What Gemma 3's processor writes around a picture and its crops. Templates drop the spaces around a text, but not
-/// SentencePiece's sign for a space, which has the same tokens.
-#[cfg(feature = "vision")]
-const BEFORE_PICTURE: &str = "Here is the original image\u{2581}";
-#[cfg(feature = "vision")]
-const BEFORE_CROPS: &str = "\u{2581}and here are some crops to help you see better\u{2581}";
-#[cfg(feature = "vision")]
-const BETWEEN_CROPS: &str = "\u{2581}";
+use crate::{checkpoint::load_towers_from_path, runtime::GpuContext, tower::TowerOptions};
 
 /// When a model's towers for pictures and sounds are loaded, from the files that the model was opened from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -58,13 +46,13 @@ pub(super) struct Senses {
     /// About how long one submit of a tower may keep the device.
     pub(super) submit_time: Option<Duration>,
     #[cfg(feature = "vision")]
-    vision: Slot<VisionEncoder>,
+    pub(super) vision: Slot<VisionEncoder>,
     #[cfg(feature = "audio")]
-    hearing: Slot<AudioEncoder>,
+    pub(super) hearing: Slot<AudioEncoder>,
 }
 
 /// A tower and the recovery of the model whose device it is on.
-type Slot<E> = Mutex<Option<(E, u64)>>;
+pub(super) type Slot<E> = Mutex<Option<(E, u64)>>;
 
 impl Senses {
     pub(super) fn new(towers: Towers, path: Option<&Path>) -> Self {
@@ -121,8 +109,8 @@ impl Senses {
     }
 
     #[cfg(any(feature = "audio", feature = "vision"))]
-    fn options(&self) -> TowerOptions {
-        TowerOptions { submit_time: self.submit_time, ..TowerOptions::default() }
+    pub(super) fn options(&self, cancel: &CancelToken) -> TowerOptions {
+        TowerOptions { submit_time: self.submit_time, cancel_load: Some(cancel.clone()), ..TowerOptions::default() }
     }
 
     /// Lets the towers go that are held.
@@ -135,7 +123,7 @@ impl Senses {
     }
 
     /// The files to load the tower for `what` from, which the configuration has where `has_tower`.
-    fn files(&self, what: &str, has_tower: bool) -> Result<&Path> {
+    pub(super) fn files(&self, what: &str, has_tower: bool) -> Result<&Path> {
         let refuse = |problem: &str| Err(Error::Unsupported(format!("{what} with {problem}")));
         match &self.path {
             _ if self.towers == Towers::Never => refuse("a model that was opened with Towers::Never; open it with Towers::Lazy"),
@@ -152,7 +140,7 @@ impl Senses {
     }
 }
 
-fn held<T>(slot: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn held<T>(slot: &Mutex<T>) -> MutexGuard<'_, T> {
     slot.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -197,32 +185,32 @@ impl Model {
         options: GeneratorOptions,
         towers: Towers,
     ) -> Result<Self> {
-        let cancel = options.cancel.clone();
+        let cancel = options.cancel.clone().unwrap_or_default();
         let (mut loader, parts) = Parts::near_weights(path, projector, towers)?;
         let model = parts.load(loader.as_mut(), device, options)?;
         if towers == Towers::AtLoad {
-            cancel.map_or(Ok(()), |cancel| cancel.check("loading a model"))?;
-            model.load_towers()?;
+            model.load_towers(&cancel)?;
         }
         Ok(model)
     }
 
-    /// Loads the towers that the model has and this build computes.
-    fn load_towers(&self) -> Result<()> {
+    /// Loads the towers that the model has and this build computes, unless `cancel` is cancelled.
+    #[cfg_attr(not(any(feature = "audio", feature = "vision")), allow(unused_variables))]
+    fn load_towers(&self, cancel: &CancelToken) -> Result<()> {
         #[cfg(feature = "vision")]
         if self.config().multimodal.vision.is_some() {
-            self.vision()?;
+            self.vision_with_cancel(cancel)?;
         }
         #[cfg(feature = "audio")]
         if self.config().multimodal.audio_tower.is_some() {
-            self.hearing()?;
+            self.hearing_with_cancel(cancel)?;
         }
         Ok(())
     }
 
     /// The tower of `slot`, or the one that `load` loads, on the device of the model as it is now.
     #[cfg(any(feature = "audio", feature = "vision"))]
-    fn tower<E: Clone>(&self, slot: &Slot<E>, load: impl FnOnce(Option<Arc<GpuContext>>) -> Result<E>) -> Result<E> {
+    pub(super) fn tower<E: Clone>(&self, slot: &Slot<E>, load: impl FnOnce(Option<Arc<GpuContext>>) -> Result<E>) -> Result<E> {
         let mut held = held(slot);
         let (gpu, generation) = self.gpu_now();
         if let Some((encoder, _)) = held.as_ref().filter(|(_, of)| *of == generation) {
@@ -237,160 +225,5 @@ impl Model {
     /// tower again. Soft tokens in messages stay.
     pub fn drop_towers(&self) {
         self.senses().forget();
-    }
-}
-
-#[cfg(feature = "vision")]
-impl Model {
-    /// A picture as a part of a message, with as many soft tokens as the model's processor gives it. The first one loads
-    /// the tower, on the model's device. A picture that was seen before runs no tower.
-    ///
-    /// ```no_run
-    /// # use gemmaflow::{conversation::Model, generate::GeneratorOptions, image::{Image, ImageLimits}, runtime::Device};
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let model = Model::open("models/gemma-3-4b-it", Device::Auto, GeneratorOptions::default())?;
-    /// let cat = Image::from_bytes(&std::fs::read("cat.jpg")?, &ImageLimits::default())?;
-    /// let mut conversation = model.conversation()?;
-    /// conversation.send([model.picture(&cat)?, "What is this?".into()])?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] for a model that sees no pictures, or of which the tower is not computed, and where there
-    /// are no files to load it from. [`ImageError`](crate::error::ImageError) for a picture that cannot be taken, what
-    /// is wrong with the files, and errors of the device.
-    pub fn picture(&self, image: &Image) -> Result<Part> {
-        self.vision()?.encode(image).map(Part::Soft)
-    }
-
-    /// As [`picture`](Self::picture), with at most `budget` soft tokens; Gemma 3 has one number of them.
-    ///
-    /// Where a picture's tokens see each other, more than the model's own budget need room that
-    /// [`GeneratorOptions::longest_picture`] makes.
-    ///
-    /// # Errors
-    /// As [`picture`](Self::picture) and [`VisionEncoder::encode_within`].
-    pub fn picture_within(&self, image: &Image, budget: usize) -> Result<Part> {
-        self.vision()?.encode_within(image, budget).map(Part::Soft)
-    }
-
-    /// A wide or tall picture with crops of it, which Gemma 3 sees small things in (pan and scan): parts of a message,
-    /// with the words that its processor writes around them. A picture that has no crops is one part, as
-    /// [`picture`](Self::picture) gives it. Each crop has as many soft tokens as the picture.
-    ///
-    /// ```no_run
-    /// # use gemmaflow::{conversation::Model, generate::GeneratorOptions, image::{Image, ImageLimits, PanAndScan}, runtime::Device};
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let model = Model::open("models/gemma-3-4b-it", Device::Auto, GeneratorOptions::default())?;
-    /// let street = Image::from_bytes(&std::fs::read("street.jpg")?, &ImageLimits::default())?;
-    /// let mut parts = model.picture_with_crops(&street, &PanAndScan::default())?;
-    /// parts.push("What do the signs say?".into());
-    /// model.conversation()?.send(parts)?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// As [`picture`](Self::picture); [`Error::Unsupported`] for a model that is no Gemma 3.
-    pub fn picture_with_crops(&self, image: &Image, options: &PanAndScan) -> Result<Vec<Part>> {
-        if !matches!(self.config().multimodal.vision, None | Some(VisionConfig::Siglip(_))) {
-            let problem = "crops of a picture with a model that is no Gemma 3; show the picture by Model::picture, or in \
-                           Gemma 4 with more soft tokens by Model::picture_within";
-            return Err(Error::Unsupported(problem.into()));
-        }
-        let picture = self.picture(image)?;
-        let crops = options.crops(image).iter().map(|crop| self.picture(crop)).collect::<Result<Vec<_>>>()?;
-        if crops.is_empty() {
-            return Ok(vec![picture]);
-        }
-        let mut parts = vec![BEFORE_PICTURE.into(), picture];
-        for (index, crop) in crops.into_iter().enumerate() {
-            let words = if index == 0 { BEFORE_CROPS } else { BETWEEN_CROPS };
-            parts.extend([words.into(), crop]);
-        }
-        Ok(parts)
-    }
-
-    /// Gives the model a tower: one from parts, or with other [options](crate::vision::TowerOptions). It must be on the
-    /// [device](Self::gpu) of the model. [`recover`](Self::recover) lets it go.
-    pub fn set_vision(&self, encoder: VisionEncoder) {
-        let (_, generation) = self.gpu_now();
-        let replaced = held(&self.senses().vision).replace((encoder, generation));
-        drop(replaced);
-    }
-
-    /// The tower for pictures, which is loaded if it is not yet. Its soft tokens are [parts](Part) of a message.
-    /// Encoding by it can be [cancelled](VisionEncoder::with_cancel) and [waited for](VisionEncoder::encode_async)
-    /// without blocking.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] as [`picture`](Self::picture); what is wrong with the files, and errors of the device.
-    pub fn vision(&self) -> Result<VisionEncoder> {
-        let senses = self.senses();
-        let has_tower = self.config().multimodal.vision.is_some();
-        let load = |gpu| {
-            let mut loader = load_towers_from_path(senses.files("pictures", has_tower)?)?;
-            VisionEncoder::from_loader(self.config(), loader.as_mut(), gpu, senses.options())
-        };
-        self.tower(&senses.vision, load)
-    }
-}
-
-#[cfg(feature = "audio")]
-impl Model {
-    /// A clip as a part of a message. The first one loads the tower, on the model's device. A clip that was heard before
-    /// runs no tower.
-    ///
-    /// ```no_run
-    /// # use gemmaflow::{audio::{Audio, AudioLimits}, conversation::Model, generate::GeneratorOptions, runtime::Device};
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let model = Model::open("models/gemma-4-e4b-it", Device::Auto, GeneratorOptions::default())?;
-    /// let clip = Audio::from_bytes(&std::fs::read("memo.mp3")?, &AudioLimits::default())?;
-    /// let mut conversation = model.conversation()?;
-    /// conversation.send(["Write down what is said.".into(), model.sound(&clip)?])?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] for a model that hears nothing, or of which the tower is not computed, and where there are
-    /// no files to load it from. [`AudioError`](crate::error::AudioError) for a clip that cannot be taken, what is wrong
-    /// with the files, and errors of the device.
-    pub fn sound(&self, audio: &Audio) -> Result<Part> {
-        self.hearing()?.encode(audio).map(Part::Soft)
-    }
-
-    /// Clips of one message as its parts. Gemma 3n hears the silence after a clip up to the end of the longest one
-    /// beside it, as in transformers. In other models each is that of [`sound`](Self::sound).
-    ///
-    /// # Errors
-    /// As [`sound`](Self::sound).
-    pub fn sounds(&self, clips: &[Audio]) -> Result<Vec<Part>> {
-        Ok(self.hearing()?.encode_together(clips)?.into_iter().map(Part::Soft).collect())
-    }
-
-    /// Gives the model a tower for sounds: one from parts, or with other [options](crate::hearing::TowerOptions). It must
-    /// be on the [device](Self::gpu) of the model. [`recover`](Self::recover) lets it go.
-    pub fn set_hearing(&self, encoder: AudioEncoder) {
-        let (_, generation) = self.gpu_now();
-        let replaced = held(&self.senses().hearing).replace((encoder, generation));
-        drop(replaced);
-    }
-
-    /// The tower for sounds, which is loaded if it is not yet. Its soft tokens are [parts](Part) of a message. Encoding
-    /// by it can be [cancelled](AudioEncoder::with_cancel) and [waited for](AudioEncoder::encode_async) without
-    /// blocking.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] as [`sound`](Self::sound); what is wrong with the files, and errors of the device.
-    pub fn hearing(&self) -> Result<AudioEncoder> {
-        let senses = self.senses();
-        let has_tower = self.config().multimodal.audio_tower.is_some();
-        let load = |gpu| {
-            let mut loader = load_towers_from_path(senses.files("sounds", has_tower)?)?;
-            AudioEncoder::from_loader(self.config(), loader.as_mut(), gpu, senses.options())
-        };
-        self.tower(&senses.hearing, load)
     }
 }

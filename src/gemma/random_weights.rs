@@ -5,7 +5,7 @@ mod towers;
 use std::sync::Arc;
 
 use half::{bf16, f16};
-pub use towers::random_vision_weights;
+pub use towers::{random_audio_weights, random_vision_weights};
 
 use super::GemmaConfig;
 use crate::{

@@ -127,8 +127,8 @@ impl AudioEncoder {
         TowerMemory::of(&flow, loader, device, options)
     }
 
-    /// A handle whose encoding ends with [`Error::Cancelled`] when `cancel` is cancelled, between two submits. One that
-    /// waits for another's clip ends after that.
+    /// A handle whose encoding ends with [`Error::Cancelled`] when `cancel` is cancelled: between two submits, or while it
+    /// waits for another's.
     pub fn with_cancel(self, cancel: CancelToken) -> Self {
         Self { cancel, ..self }
     }
@@ -207,7 +207,7 @@ impl AudioEncoder {
         let depends = matches!(shared.kind(), Some(ConformerKind::Gemma3n { .. }));
         let longest = if depends { longest } else { audio.samples().len() };
         let source = (audio.content_hash(), longest);
-        let mut turn = match shared.tower.find(&source).await {
+        let mut turn = match shared.tower.find(&source, &self.cancel).await? {
             Found::Kept(soft) => return Ok(soft),
             Found::Turn(turn) => turn,
         };
@@ -237,7 +237,7 @@ impl AudioEncoder {
     /// [`PromptError::SoftTokens`] for features that are not of this tower, or more than Gemma 3n takes; what the device
     /// says.
     pub fn encode_features(&self, features: &Features) -> Result<SoftTokens> {
-        pollster::block_on(async { self.encode_in(&mut self.shared.tower.turn().await, features).await })
+        pollster::block_on(async { self.encode_in(&mut self.shared.tower.turn(&self.cancel).await?, features).await })
     }
 
     async fn encode_in(&self, turn: &mut Turn<'_>, features: &Features) -> Result<SoftTokens> {
@@ -267,7 +267,7 @@ impl AudioEncoder {
     /// # Errors
     /// As [`encode_features`](Self::encode_features); [`Error::Builder`] for a label that no node has.
     pub fn run(&self, features: &Features, labels: &[&str]) -> Result<Vec<(String, Value)>> {
-        pollster::block_on(async { self.run_in(&mut self.shared.tower.turn().await, features, labels).await })
+        pollster::block_on(async { self.run_in(&mut self.shared.tower.turn(&self.cancel).await?, features, labels).await })
     }
 
     async fn run_in(&self, turn: &mut Turn<'_>, features: &Features, labels: &[&str]) -> Result<Vec<(String, Value)>> {

@@ -102,8 +102,8 @@ impl VisionEncoder {
         TowerMemory::of(&vision.flow(config, budget)?, loader, device, options)
     }
 
-    /// A handle whose encoding ends with [`Error::Cancelled`] when `cancel` is cancelled, between two submits. One that
-    /// waits for another's picture ends after that.
+    /// A handle whose encoding ends with [`Error::Cancelled`] when `cancel` is cancelled: between two submits, or while it
+    /// waits for another's.
     pub fn with_cancel(self, cancel: CancelToken) -> Self {
         Self { cancel, ..self }
     }
@@ -170,7 +170,7 @@ impl VisionEncoder {
         let shared = &*self.shared;
         let budget = checked(&shared.vision, budget)?;
         let source = (image.content_hash(), budget);
-        let mut turn = match shared.tower.find(&source).await {
+        let mut turn = match shared.tower.find(&source, &self.cancel).await? {
             Found::Kept(soft) => return Ok(soft),
             Found::Turn(turn) => turn,
         };
@@ -193,7 +193,7 @@ impl VisionEncoder {
     /// # Errors
     /// [`PromptError::SoftTokens`] for patches that are not of this tower; what the device says.
     pub fn encode_patches(&self, patches: &Patches, budget: usize) -> Result<SoftTokens> {
-        pollster::block_on(async { self.encode_in(&mut self.shared.tower.turn().await, patches, budget).await })
+        pollster::block_on(async { self.encode_in(&mut self.shared.tower.turn(&self.cancel).await?, patches, budget).await })
     }
 
     async fn encode_in(&self, turn: &mut Turn<'_>, patches: &Patches, budget: usize) -> Result<SoftTokens> {
@@ -214,7 +214,7 @@ impl VisionEncoder {
     /// # Errors
     /// As [`encode_patches`](Self::encode_patches); [`Error::Builder`] for a label that no node has.
     pub fn run(&self, patches: &Patches, budget: usize, labels: &[&str]) -> Result<Vec<(String, Value)>> {
-        pollster::block_on(async { self.run_in(&mut self.shared.tower.turn().await, patches, budget, labels).await })
+        pollster::block_on(async { self.run_in(&mut self.shared.tower.turn(&self.cancel).await?, patches, budget, labels).await })
     }
 
     async fn run_in(

@@ -83,13 +83,9 @@ fn numbers(file: &SafeTensors, name: &str) -> Vec<f32> {
     }
 }
 
-/// Which rows of a tensor are of pictures and clips, where what attention gives the padding is nobody's business.
+/// Which rows of a tensor are of clips: what attention gives the padding behind a shorter clip is nobody's business.
 fn shown(oracle: &Multimodal, case: &str, tensor: &str) -> Option<Vec<bool>> {
     let given = |name: &str| Some(format!("{case}.{name}")).filter(|name| oracle.has(name)).map(|name| oracle.ids(&name));
-    if tensor.contains("vision.layer_out") {
-        // Padding is at −1.
-        return Some(given("image_position_ids")?.chunks(2).map(|place| place[0] as i32 >= 0).collect());
-    }
     if !tensor.ends_with("audio.tower") && !tensor.ends_with("audio.soft") {
         return None;
     }

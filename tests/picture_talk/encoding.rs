@@ -3,7 +3,11 @@
 use std::{
     future::Future,
     pin::Pin,
-    task::{Context, Waker},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
 
@@ -84,6 +88,59 @@ fn encoding_is_cancelled_between_two_submits_and_nothing_is_lost() {
     let reference = open("gemma3-vision", Device::Cpu, None);
     let encoder = reference.model.vision().unwrap().with_cancel(cancel);
     assert!(matches!(encoder.encode(&image), Err(Error::Cancelled(_))));
+}
+
+/// Counts how often a task is woken.
+#[derive(Default)]
+struct Woken(AtomicUsize);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_wait_for_another_s_picture_ends_when_it_is_cancelled() {
+    let [image, other] = ["two.0.png", "two.1.png"].map(|file| shown::image("gemma3-vision", file));
+    let opened = open("gemma3-vision", Device::Gpu, Some(Duration::from_nanos(1)));
+    let model = &opened.model;
+    let encoder = model.vision().unwrap();
+    let mut encoding = Box::pin(encoder.encode_async(&image));
+    assert!(encoding.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    let cancel = CancelToken::new();
+    let waiter = model.vision_with_cancel(&cancel).unwrap();
+    let mut waiting = Box::pin(waiter.encode_async(&other));
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(woken.clone());
+    let mut task = Context::from_waker(&waker);
+    assert!(waiting.as_mut().poll(&mut task).is_pending());
+    assert_eq!(woken.0.load(Ordering::SeqCst), 0);
+    cancel.cancel();
+    assert_eq!(woken.0.load(Ordering::SeqCst), 1, "the task is woken");
+    let ended = waiting.as_mut().poll(&mut task);
+    assert!(matches!(ended, Poll::Ready(Err(Error::Cancelled(_)))), "{ended:?}");
+    // Nobody queues for the tower any more, and the first goes on.
+    pollster::block_on(encoding).unwrap();
+    encoder.encode(&other).unwrap();
+}
+
+#[test]
+fn loading_a_tower_is_cancelled_and_begins_anew() {
+    let image = shown::image("gemma3-vision", "two.0.png");
+    let cancelled = CancelToken::new();
+    cancelled.cancel();
+    for device in [Device::Gpu, Device::Cpu] {
+        let opened = open("gemma3-vision", device.clone(), None);
+        let before = opened.model.counters().map(|_| live(&opened.model));
+        let ended = opened.model.vision_with_cancel(&cancelled);
+        assert!(matches!(ended, Err(Error::Cancelled(_))), "{device}: {ended:?}");
+        assert_eq!(opened.model.counters().map(|_| live(&opened.model)), before, "{device}");
+        opened.model.picture(&image).unwrap();
+    }
+    let opened = open("gemma4-audio", Device::Gpu, None);
+    assert!(matches!(opened.model.hearing_with_cancel(&cancelled), Err(Error::Cancelled(_))));
+    opened.model.hearing().unwrap();
 }
 
 #[test]

@@ -195,6 +195,7 @@ fn numbers_without_meaning_are_an_error() {
         AudioFeatureExtractor { feature_size: usize::MAX, ..base.clone() },
         AudioFeatureExtractor { pad_to_multiple_of: 0, ..base.clone() },
         AudioFeatureExtractor { fft_length: usize::MAX, ..base.clone() },
+        AudioFeatureExtractor { fft_length: 480, ..base.clone() },
         AudioFeatureExtractor { max_frequency: 8001.0, ..base.clone() },
         AudioFeatureExtractor { min_frequency: f64::NAN, ..base.clone() },
         AudioFeatureExtractor { mel_floor: 0.0, ..base.clone() },

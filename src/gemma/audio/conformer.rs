@@ -35,15 +35,24 @@ pub struct ConformerStage {
 
 /// The names of a layer's parts.
 #[derive(Debug, Clone, Copy)]
-struct Names {
-    layers: &'static str,
-    first_feed_forward: &'static str,
-    last_feed_forward: &'static str,
-    attention: &'static str,
-    attention_norms: [&'static str; 2],
-    post: &'static str,
-    distances: &'static str,
-    norm: &'static str,
+pub(crate) struct Names {
+    pub(crate) layers: &'static str,
+    pub(crate) first_feed_forward: &'static str,
+    pub(crate) last_feed_forward: &'static str,
+    pub(crate) attention: &'static str,
+    pub(crate) attention_norms: [&'static str; 2],
+    pub(crate) post: &'static str,
+    pub(crate) distances: &'static str,
+    pub(crate) norm: &'static str,
+}
+
+impl Names {
+    pub(crate) fn of(kind: ConformerKind) -> Self {
+        match kind {
+            ConformerKind::Gemma4 { .. } => GEMMA_4,
+            ConformerKind::Gemma3n { .. } => GEMMA_3N,
+        }
+    }
 }
 
 const GEMMA_4: Names = Names {
@@ -71,11 +80,7 @@ const GEMMA_3N: Names = Names {
 impl ConformerStage {
     /// The tower of `config` for a text model of `width`.
     pub fn new(config: ConformerConfig, width: usize) -> Self {
-        let names = match config.kind {
-            ConformerKind::Gemma4 { .. } => GEMMA_4,
-            ConformerKind::Gemma3n { .. } => GEMMA_3N,
-        };
-        Self { config, width, names }
+        Self { config, width, names: Names::of(config.kind) }
     }
 
     /// A product of a layer.

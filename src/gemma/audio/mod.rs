@@ -5,6 +5,8 @@ mod subsample;
 mod unified;
 
 pub use conformer::ConformerStage;
+pub(crate) use conformer::Names;
+pub(crate) use subsample::{PREFIX as SUBSAMPLING, convolution};
 pub use unified::UnifiedAudioStage;
 
 use super::{AudioConfig, ConformerConfig, ConformerKind, tower::SOFT_TOKENS};

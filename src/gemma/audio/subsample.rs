@@ -11,7 +11,7 @@ use crate::{
     },
 };
 
-const PREFIX: &str = "audio_tower.subsample_conv_projection";
+pub(crate) const PREFIX: &str = "audio_tower.subsample_conv_projection";
 
 /// Features `[1, T, F]` to rows `[1, T/4, F/4 · C]` of two convolutions with their norms.
 pub(super) fn subsample(context: &mut EmitContext, config: &ConformerConfig, features: NodeId) -> Result<NodeId> {
@@ -36,10 +36,11 @@ pub(super) fn given(context: &EmitContext, name: &str) -> Result<NodeId> {
 fn layer(context: &mut EmitContext, config: &ConformerConfig, x: NodeId, index: usize) -> Result<NodeId> {
     let channels = config.conv_channels[index];
     let taken = context.width(x)?;
-    let (name, padding) = match config.kind {
-        ConformerKind::Gemma4 { .. } => (format!("{PREFIX}.layer{index}"), [1, 1, 1, 1]),
+    let name = convolution(config.kind, index);
+    let padding = match config.kind {
+        ConformerKind::Gemma4 { .. } => [1, 1, 1, 1],
         // In time behind the last frame alone.
-        ConformerKind::Gemma3n { .. } => (format!("{PREFIX}.conv_{index}"), [0, 2, 1, 1]),
+        ConformerKind::Gemma3n { .. } => [0, 2, 1, 1],
     };
     let key = format!("{name}.conv.weight");
     let weight = context.weight(&key, &key, &[channels, taken, 3, 3])?;
@@ -59,6 +60,14 @@ fn layer(context: &mut EmitContext, config: &ConformerConfig, x: NodeId, index: 
     };
     let zero = context.graph.constant(0.0)?;
     context.graph.binary(BinaryFn::Max, x, zero)
+}
+
+/// The name of a convolution and its norm.
+pub(crate) fn convolution(kind: ConformerKind, index: usize) -> String {
+    match kind {
+        ConformerKind::Gemma4 { .. } => format!("{PREFIX}.layer{index}"),
+        ConformerKind::Gemma3n { .. } => format!("{PREFIX}.conv_{index}"),
+    }
 }
 
 /// Each frame of `[1, T, F, C]` less the mean of all numbers up to it, over the root of their variance, where each frame

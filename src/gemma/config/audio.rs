@@ -17,6 +17,20 @@ pub enum AudioConfig {
     Unsupported(String),
 }
 
+impl AudioConfig {
+    /// The audio tower of a released shape, by the name of [`GemmaConfig::preset`](crate::gemma::GemmaConfig::preset);
+    /// `None` where it has none or it is not known here. The sizes are transformers' defaults.
+    pub fn preset(name: &str) -> Option<Self> {
+        let mut fields = Fields::new(serde_json::Map::new(), "audio_config.");
+        let config = match name {
+            "gemma-4-e2b" | "gemma-4-e4b" => gemma4(&mut fields),
+            "gemma-3n-e2b" | "gemma-3n-e4b" => gemma3n(&mut fields, SOFT_TOKENS_3N),
+            _ => return None,
+        };
+        config.ok().map(AudioConfig::Conformer)
+    }
+}
+
 /// A Conformer over log-mel features (Gulati et al. 2020, arXiv 2005.08100).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ConformerConfig {
@@ -76,6 +90,9 @@ pub struct UnifiedAudioConfig {
     pub rms_norm_eps: f32,
 }
 
+/// Soft tokens of a clip in Gemma 3n, unless `config.json` says otherwise.
+const SOFT_TOKENS_3N: usize = 188;
+
 /// Keys of an `audio_config` that change nothing: training, names of what is fixed, and bounds without effect in f32.
 #[rustfmt::skip]
 const HARMLESS: &[&str] = &[
@@ -86,7 +103,7 @@ const HARMLESS: &[&str] = &[
 /// The tower of a wrapper; `None` where it has none.
 pub(super) fn read(top: &mut Fields) -> Option<AudioConfig> {
     let mut read = || -> Result<Option<AudioConfig>> {
-        let soft_tokens = top.size("audio_soft_tokens_per_image")?.unwrap_or(188);
+        let soft_tokens = top.size("audio_soft_tokens_per_image")?.unwrap_or(SOFT_TOKENS_3N);
         let Some(mut fields) = top.object("audio_config")? else { return Ok(None) };
         let audio = match fields.text("model_type")?.as_deref() {
             Some("gemma4_audio") => AudioConfig::Conformer(gemma4(&mut fields)?),

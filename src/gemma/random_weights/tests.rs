@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    gemma::{GemmaFlow, VisionConfig},
+    gemma::{AudioConfig, GemmaFlow, VisionConfig},
     weights::WeightLoader,
 };
 
@@ -44,6 +44,15 @@ fn towers_take_all_their_weights() {
         }
         let mut weights = random_vision_weights(&vision, text.hidden_size, DType::BF16, 1).unwrap();
         vision.flow(&text, 280).unwrap().build(&mut weights).unwrap();
+        assert!(weights.is_empty(), "{name}: {:?}", weights.remaining_keys());
+    }
+    for name in ["gemma-3n-e2b", "gemma-4-e2b"] {
+        let text = GemmaConfig::preset(name).unwrap();
+        let mut audio = AudioConfig::preset(name).unwrap();
+        let AudioConfig::Conformer(config) = &mut audio else { panic!("{name} has another tower") };
+        config.num_hidden_layers = 2;
+        let mut weights = random_audio_weights(&audio, text.hidden_size, DType::BF16, 1).unwrap();
+        audio.flow(text.hidden_size, 64).unwrap().build(&mut weights).unwrap();
         assert!(weights.is_empty(), "{name}: {:?}", weights.remaining_keys());
     }
     let other = VisionConfig::Unsupported("another".into());
