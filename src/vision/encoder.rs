@@ -315,9 +315,12 @@ impl Shared {
             let half = config.head_dim / 2;
             let frequency = |pair: usize| (f64::from(config.rope_theta)).powf(-2.0 * pair as f64 / half as f64) as f32;
             let frequencies: Vec<f32> = (0..half / 2).map(frequency).collect();
+            // Padding is at −1, as in transformers: the sines of 1 the other way.
+            let turn = |(at, value): (usize, f32)| if at < half / 2 { value } else { -value };
+            let padding: Vec<f32> = rope_row(&frequencies, 1).enumerate().map(turn).collect();
             for (axis, name) in [ROPE_COLUMNS, ROPE_ROWS].into_iter().enumerate() {
                 let mut table: Vec<f32> = order.iter().flat_map(|place| rope_row(&frequencies, place[axis])).collect();
-                table.resize(most * half, 0.0);
+                table.extend(padding.repeat(most - order.len()));
                 inputs.push((name, Value::f32([1, most, half], table)));
             }
         }
