@@ -5,14 +5,21 @@ mod common;
 mod hub;
 #[path = "common/program.rs"]
 mod program;
+#[path = "common/shown.rs"]
+mod shown;
+#[path = "mmproj/text.rs"]
+mod text;
+#[path = "examples/towers.rs"]
+mod towers;
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Output},
 };
 
 use common::{
     gguf::GgufOracle,
+    multimodal::Multimodal,
     oracle::{GATE, Oracle, data, worst},
 };
 use gemmaflow::{
@@ -44,6 +51,11 @@ fn fails(name: &str, arguments: &[&str]) -> String {
     assert_eq!(output.status.code(), Some(1), "{name} {arguments:?}: {text}");
     assert!(text.contains("error: ") && !text.contains("panicked"), "{text}");
     text
+}
+
+/// The projector of a checkpoint.
+fn mmproj(oracle: &Multimodal) -> PathBuf {
+    oracle.folder.join("mmproj.gguf")
 }
 
 /// transformers' greedy continuation of the demo model's first prompt.
@@ -544,6 +556,18 @@ fn help_names_every_flag() {
     }
 }
 
+/// An example that knows no hub but `server`, and no cache but the one below `home`.
+fn from_hub(name: &str, server: &hub::Hub, home: &Path) -> Command {
+    let mut command = Command::new(program(name));
+    let hub = ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_HUB_OFFLINE"];
+    let more = ["TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_IMPLICIT_TOKEN", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
+    for name in hub.into_iter().chain(more) {
+        command.env_remove(name);
+    }
+    command.env("HF_HOME", home).env("HF_ENDPOINT", server.endpoint());
+    command
+}
+
 #[test]
 fn a_model_is_taken_from_the_hub_as_the_environment_says() {
     let files = ["config.json", "model.safetensors", "tokenizer.json"];
@@ -551,15 +575,8 @@ fn a_model_is_taken_from_the_hub_as_the_environment_says() {
     server.state().gate = Some(("hf_stored", 401));
     let home = tempfile::tempdir().expect("a temporary folder");
     let inspect = |model: &str, variables: &[(&str, &str)]| {
-        let mut command = Command::new(program("inspect"));
-        let hub =
-            ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_HUB_OFFLINE"];
-        let more =
-            ["TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_IMPLICIT_TOKEN", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
-        for name in hub.into_iter().chain(more) {
-            command.env_remove(name);
-        }
-        command.env("HF_HOME", home.path()).env("HF_ENDPOINT", server.endpoint()).envs(variables.iter().copied());
+        let mut command = from_hub("inspect", &server, home.path());
+        command.envs(variables.iter().copied());
         let output = command.args(["--graph", "--device", "portable", "--model", model]).output().expect("the example is built");
         (output.status.success(), String::from_utf8_lossy(&output.stdout).into(), String::from_utf8_lossy(&output.stderr).into())
     };
