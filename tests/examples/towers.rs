@@ -12,7 +12,8 @@ use gemmaflow::{
 
 use super::{
     common::{files::read_gguf, multimodal::Multimodal},
-    from_hub, hub, mmproj, shown, succeeds, text,
+    from_hub::from_hub,
+    hub, mmproj, shown, succeeds, text,
 };
 
 /// The bytes in the line of a report that begins with `name`.
