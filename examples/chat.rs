@@ -65,11 +65,11 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Result<()> {
     arguments.sampling.validate()?;
-    let folder = common::local(&arguments.source.model)?;
+    let source = arguments.projector.files(&arguments.source.model)?;
     let (bar, on_progress) = common::loading();
     let (context, on_progress) = (arguments.context, Some(on_progress));
-    let options = GeneratorOptions { context, on_progress, ..GeneratorOptions::near_weights(&folder)? };
-    let model = arguments.projector.open(&folder, arguments.source.device.clone(), options)?;
+    let options = GeneratorOptions { context, on_progress, ..GeneratorOptions::near_weights(&source.path)? };
+    let model = source.open(arguments.source.device.clone(), options)?;
     bar.finish_and_clear();
     // Whether it knows turns.
     model.chat_template().parser(model.tokenizer())?;

@@ -4,12 +4,7 @@ mod common;
 #[path = "common/media.rs"]
 mod media;
 
-use std::{
-    ops::ControlFlow,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    time::Instant,
-};
+use std::{ops::ControlFlow, path::PathBuf, process::ExitCode, time::Instant};
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -57,14 +52,14 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<()> {
     arguments.sampling.validate()?;
     let files: Vec<Media> = arguments.files.iter().map(|file| Media::open(file)).collect::<Result<_>>()?;
-    let folder = common::local(&arguments.source.model)?;
+    let source = arguments.projector.files(&arguments.source.model)?;
     let (bar, on_progress) = common::loading();
     let options = GeneratorOptions {
-        longest_picture: longest(&arguments, &folder)?,
+        longest_picture: longest(&arguments, &source)?,
         on_progress: Some(on_progress),
-        ..GeneratorOptions::near_weights(&folder)?
+        ..GeneratorOptions::near_weights(&source.path)?
     };
-    let model = arguments.projector.open(&folder, arguments.source.device.clone(), options)?;
+    let model = source.open(arguments.source.device.clone(), options)?;
     bar.finish_and_clear();
 
     let start = Instant::now();
@@ -100,8 +95,8 @@ fn run(arguments: Arguments) -> Result<()> {
 }
 
 /// The tokens of the longest picture, where a budget was asked for: a model of one budget has its own all the same.
-fn longest(arguments: &Arguments, folder: &Path) -> Result<Option<usize>> {
+fn longest(arguments: &Arguments, source: &media::ModelFiles) -> Result<Option<usize>> {
     let Some(budget) = arguments.budget else { return Ok(None) };
-    let vision = arguments.projector.config(folder)?.multimodal.vision;
+    let vision = source.config()?.multimodal.vision;
     Ok(Some(vision.map_or(budget, |vision| vision.max_soft_tokens().max(budget))))
 }

@@ -14,7 +14,7 @@ use anyhow::{Result, bail};
 use clap::{Args, Parser};
 use gemmaflow::{
     flow::BuiltModel,
-    gemma::{GemmaConfig, GemmaFlow, random_weights},
+    gemma::{BidirectionalPictures, GemmaConfig, GemmaFlow, random_weights},
     generate::{GeneratorOptions, MemoryPlan, PREFILL_CHUNK, SMALLEST_BUCKET},
     internals::{
         ir::{LowerOptions, PassReport, kernel::Target, passes::prepare_reference},
@@ -71,7 +71,7 @@ struct What {
     /// The WGSL of the plan's kernels whose shader or place in the model contains NAME
     #[arg(long, value_name = "NAME")]
     shader: Option<String>,
-    /// Bytes of weights, caches and scratch memory, and the longest context that fits
+    /// Bytes of weights, caches, scratch memory and towers, and the longest context that fits
     #[arg(long)]
     memory: bool,
     /// The towers for pictures and sounds: layers, widths, weights, and the dispatches of a run of each size
@@ -175,38 +175,78 @@ fn capabilities(device: &str) -> Result<Capabilities> {
     }
 }
 
-/// What a generator takes of the device.
+/// What a generator takes of the device, and the towers of its model's files.
 fn memory(arguments: &Arguments, config: GemmaConfig, weights: &mut dyn WeightLoader) -> Result<String> {
     let [prefill_profile, decode_profile] = [false, true].map(|decode| profile(arguments, decode).map(|(profile, _)| profile));
+    let device = capabilities(&arguments.device)?;
+    let planned = match arguments.shape {
+        Some(_) => Vec::new(),
+        None => towers::planned(&config, model_path(arguments), &device),
+    };
+    let sees = planned.iter().any(|tower| tower.name == "vision" && tower.memory.is_ok());
+    let longest_picture = config.multimodal.vision.as_ref().filter(|_| sees).map(|vision| vision.max_soft_tokens());
+    let run_whole = longest_picture.filter(|_| config.bidirectional_pictures != BidirectionalPictures::Never);
+    let longest_run = run_whole.map_or(PREFILL_CHUNK, |tokens| PREFILL_CHUNK.max(tokens)).min(arguments.context);
+    let towers = planned.iter().filter_map(|tower| Some(tower.memory.as_ref().ok()?.peak())).sum();
+    let budget = arguments.budget.map(|mib| mib.saturating_mul(1 << 20));
     let options = GeneratorOptions {
         context: Some(arguments.context),
-        memory_budget: arguments.budget.map(|mib| mib.saturating_mul(1 << 20)),
+        memory_budget: budget.map(|budget| budget.saturating_sub(towers)),
         prefill_profile: prefill_profile?,
         decode_profile: decode_profile?,
+        longest_picture,
         ..GeneratorOptions::default()
     };
-    let plan = MemoryPlan::for_options(config, weights, &capabilities(&arguments.device)?, &options)?;
+    let mut plan = MemoryPlan::for_options(config, weights, &device, &options)?;
+    plan.towers = towers;
+    plan.budget = budget;
+    let fits = if plan.fits() { "fits" } else { "does not fit" };
+    let end = format!("a context of {} tokens {fits}, the longest that fits has {}\n", plan.context, plan.longest_context);
+    Ok(rows(&plan, &planned, longest_run).concat() + &end)
+}
+
+/// The figures of a plan, each in a line.
+fn rows(plan: &MemoryPlan, planned: &[towers::Planned], longest_run: usize) -> Vec<String> {
     let full = plan.full_cache;
     let sliding = plan.sliding_cache;
     let (binding, bound) = &plan.largest_binding;
     let most = HumanBytes(plan.max_binding);
-    let rows = [
-        ("weights", plan.weights, format!("{} tensors, with the padding between them", plan.tensors)),
-        ("cache, full layers", full.bytes, format!("{} rows, {} buffers", full.rows, full.buffers)),
-        ("cache, sliding layers", sliding.bytes, format!("{} rows, {} buffers", sliding.rows, sliding.buffers)),
-        ("scratch", plan.scratch, format!("runs of up to {} tokens", PREFILL_CHUNK.min(arguments.context))),
-        ("together", plan.running(), "once it runs".into()),
-        ("loading", plan.loading, "beside the weights, free again before caches and scratch are made".into()),
-        ("most at once", plan.peak(), String::new()),
-        ("largest binding", *binding, format!("{bound}; the device binds at most {most}")),
+    let beside_weights = "beside the weights, free again before caches and scratch are made";
+    let mut rows = vec![
+        row("weights", plan.weights, &format!("{} tensors, with the padding between them", plan.tensors)),
+        row("cache, full layers", full.bytes, &format!("{} rows, {} buffers", full.rows, full.buffers)),
+        row("cache, sliding layers", sliding.bytes, &format!("{} rows, {} buffers", sliding.rows, sliding.buffers)),
+        row("scratch", plan.scratch, &format!("runs of up to {longest_run} tokens")),
     ];
-    let line = |(name, bytes, note): &(&str, u64, String)| {
-        let human = HumanBytes(*bytes).to_string();
-        format!("{name:22} {bytes:>15} bytes {human:>12}  {note}").trim_end().to_string() + "\n"
-    };
-    let fits = if plan.fits() { "fits" } else { "does not fit" };
-    let end = format!("a context of {} tokens {fits}, the longest that fits has {}\n", plan.context, plan.longest_context);
-    Ok(rows.iter().map(line).chain([end]).collect())
+    rows.extend(planned.iter().flat_map(tower_rows));
+    if plan.towers > 0 {
+        rows.push(row("towers", plan.towers, "of each the weights, and a run or loading, whichever is more"));
+    }
+    rows.extend([
+        row("together", plan.running(), "once it runs"),
+        row("loading", plan.loading, beside_weights),
+        row("most at once", plan.peak(), ""),
+        row("largest binding", *binding, &format!("{bound}; the device binds at most {most}")),
+    ]);
+    rows
+}
+
+/// The figures of a tower, or why there are none.
+fn tower_rows(tower: &towers::Planned) -> Vec<String> {
+    let name = tower.name;
+    match &tower.memory {
+        Ok(memory) => vec![
+            row(&format!("{name}, weights"), memory.weights, &format!("from the first {} on", tower.of)),
+            row(&format!("{name}, a run"), memory.runs, &tower.largest),
+            row(&format!("{name}, loading"), memory.loading, "free again before the first run"),
+        ],
+        Err(error) => vec![format!("{:22} not counted: {error}\n", format!("{name} tower"))],
+    }
+}
+
+fn row(name: &str, bytes: u64, note: &str) -> String {
+    let human = HumanBytes(bytes).to_string();
+    format!("{name:22} {bytes:>15} bytes {human:>12}  {note}").trim_end().to_string() + "\n"
 }
 
 struct Model {

@@ -1,18 +1,27 @@
 //! The examples as programs: what they print, what they write, and how they fail.
 
 mod common;
+#[path = "examples/from_hub.rs"]
+mod from_hub;
 #[path = "common/hub.rs"]
 mod hub;
 #[path = "common/program.rs"]
 mod program;
+#[path = "common/shown.rs"]
+mod shown;
+#[path = "mmproj/text.rs"]
+mod text;
+#[path = "examples/towers.rs"]
+mod towers;
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Output},
 };
 
 use common::{
     gguf::GgufOracle,
+    multimodal::Multimodal,
     oracle::{GATE, Oracle, data, worst},
 };
 use gemmaflow::{
@@ -44,6 +53,11 @@ fn fails(name: &str, arguments: &[&str]) -> String {
     assert_eq!(output.status.code(), Some(1), "{name} {arguments:?}: {text}");
     assert!(text.contains("error: ") && !text.contains("panicked"), "{text}");
     text
+}
+
+/// The projector of a checkpoint.
+fn mmproj(oracle: &Multimodal) -> PathBuf {
+    oracle.folder.join("mmproj.gguf")
 }
 
 /// transformers' greedy continuation of the demo model's first prompt.
@@ -542,43 +556,6 @@ fn help_names_every_flag() {
             assert!(help.contains(flag), "{flag} in the help of {name}");
         }
     }
-}
-
-#[test]
-fn a_model_is_taken_from_the_hub_as_the_environment_says() {
-    let files = ["config.json", "model.safetensors", "tokenizer.json"];
-    let server = hub::Hub::of_folder(Path::new(DEMO), &files);
-    server.state().gate = Some(("hf_stored", 401));
-    let home = tempfile::tempdir().expect("a temporary folder");
-    let inspect = |model: &str, variables: &[(&str, &str)]| {
-        let mut command = Command::new(program("inspect"));
-        let hub =
-            ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH", "HF_HUB_OFFLINE"];
-        let more =
-            ["TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_IMPLICIT_TOKEN", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
-        for name in hub.into_iter().chain(more) {
-            command.env_remove(name);
-        }
-        command.env("HF_HOME", home.path()).env("HF_ENDPOINT", server.endpoint()).envs(variables.iter().copied());
-        let output = command.args(["--graph", "--device", "portable", "--model", model]).output().expect("the example is built");
-        (output.status.success(), String::from_utf8_lossy(&output.stdout).into(), String::from_utf8_lossy(&output.stderr).into())
-    };
-    let (_, expected, _): (bool, String, String) = inspect(DEMO, &[]);
-    let (ok, _, error): (bool, String, String) = inspect(hub::REPOSITORY, &[]);
-    assert!(!ok && error.contains("licence") && error.lines().count() == 1, "{error}");
-    let (ok, text, error) = inspect(hub::REPOSITORY, &[("HF_TOKEN", "hf_stored")]);
-    assert!(ok && text == expected, "{error}");
-    server.forget();
-    let (ok, text, error) = inspect(hub::REPOSITORY, &[("HF_HUB_OFFLINE", "1")]);
-    assert!(ok && text == expected && server.state().asked.is_empty(), "{error}");
-
-    let elsewhere = home.path().join("elsewhere");
-    let place = [("HF_HUB_CACHE", elsewhere.to_str().expect("UTF-8"))];
-    std::fs::write(home.path().join("token"), "hf_stored\n").expect("written");
-    let (ok, text, error) = inspect(hub::REPOSITORY, &place);
-    assert!(ok && text == expected && elsewhere.is_dir(), "{error}");
-    let (ok, _, error) = inspect("some-one/else", &[]);
-    assert!(!ok && error.contains("there is no some-one/else here"), "{error}");
 }
 
 #[test]

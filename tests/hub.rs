@@ -6,6 +6,8 @@ mod away;
 mod environment;
 #[path = "hub/offline.rs"]
 mod offline;
+#[path = "hub/projector.rs"]
+mod projector;
 #[path = "common/hub.rs"]
 mod server;
 #[path = "hub/environment.rs"]

@@ -19,29 +19,51 @@ use gemmaflow::{
 #[derive(Args)]
 pub struct Projector {
     /// Towers for a .gguf file: llama.cpp's mmproj file of the same model, or OWNER/NAME/FILE.gguf on the hub [default:
-    /// the one beside the model]
+    /// the one beside the model; with a model of the hub the one of its repository, which is fetched too]
     #[arg(long, value_name = "FILE")]
     mmproj: Option<PathBuf>,
 }
 
-impl Projector {
-    fn local(&self) -> Result<Option<PathBuf>> {
-        self.mmproj.as_deref().map(super::common::local).transpose()
-    }
+/// A model on this machine.
+pub struct ModelFiles {
+    pub path: PathBuf,
+    /// Its towers, where they are not looked for beside it.
+    projector: Option<PathBuf>,
+}
 
-    /// The model at `path`, with these towers.
-    pub fn open(&self, path: &Path, device: Device, options: GeneratorOptions) -> Result<Model> {
-        Ok(match self.local()? {
-            Some(mmproj) => Model::open_with_projector(path, mmproj, device, options, Towers::Lazy)?,
-            None => Model::open(path, device, options)?,
+impl Projector {
+    /// The files of `model`, fetched if need be.
+    pub fn files(&self, model: &Path) -> Result<ModelFiles> {
+        if let Some(mmproj) = &self.mmproj {
+            return Ok(ModelFiles { path: super::common::local(model)?, projector: Some(super::common::local(mmproj)?) });
+        }
+        let (path, projector) = super::common::local_with_projector(model)?;
+        let files = ModelFiles { path, projector };
+        // Nobody has named it, and text needs none.
+        if files.projector.is_some()
+            && let Err(error) = files.config()
+        {
+            eprintln!("pictures and sounds cannot be taken: {error}");
+            return Ok(ModelFiles { projector: None, ..files });
+        }
+        Ok(files)
+    }
+}
+
+impl ModelFiles {
+    /// Opens the model.
+    pub fn open(&self, device: Device, options: GeneratorOptions) -> Result<Model> {
+        Ok(match &self.projector {
+            Some(projector) => Model::open_with_projector(&self.path, projector, device, options, Towers::Lazy)?,
+            None => Model::open(&self.path, device, options)?,
         })
     }
 
-    /// Its configuration.
-    pub fn config(&self, path: &Path) -> Result<GemmaConfig> {
-        let config = GemmaConfig::near_weights(path)?;
-        Ok(match self.local()? {
-            Some(mmproj) => config.with_projector(mmproj)?,
+    /// The model's configuration.
+    pub fn config(&self) -> Result<GemmaConfig> {
+        let config = GemmaConfig::near_weights(&self.path)?;
+        Ok(match &self.projector {
+            Some(projector) => config.with_projector(projector)?,
             None => config,
         })
     }

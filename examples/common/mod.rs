@@ -22,7 +22,7 @@ use gemmaflow::{
     text::Tokenizer,
     weights::{Quantise, WeightLoader, is_gguf},
 };
-pub use hub::local;
+pub use hub::{local, local_with_projector};
 use indicatif::{ProgressBar, ProgressStyle};
 use tracing::level_filters::LevelFilter;
 

@@ -4,9 +4,11 @@ use std::path::Path;
 
 use anyhow::Result;
 use gemmaflow::{
+    Error,
     audio::SAMPLE_RATE,
+    checkpoint::load_towers_from_path,
     flow::BuiltModel,
-    gemma::{AudioConfig, ConformerKind, GemmaConfig, VisionConfig},
+    gemma::{AudioConfig, ConformerConfig, ConformerKind, GemmaConfig, VisionConfig},
     hearing::AudioEncoder,
     internals::{
         lower::{Together, lower},
@@ -14,7 +16,8 @@ use gemmaflow::{
     },
     ir::DimBinding,
     runtime::Capabilities,
-    vision::VisionEncoder,
+    vision::{TowerMemory, TowerOptions, VisionEncoder},
+    weights::WeightLoader,
 };
 use indicatif::HumanBytes;
 
@@ -56,6 +59,46 @@ pub fn described(config: &GemmaConfig, path: &Path, device: &Capabilities) -> Re
     }
     let none = "the model has no tower, for pictures or for sounds\n";
     Ok(if text.is_empty() { none.into() } else { text })
+}
+
+/// A tower in a plan of memory.
+pub struct Planned {
+    pub name: &'static str,
+    /// What it is for.
+    pub of: &'static str,
+    /// What its largest run is of.
+    pub largest: String,
+    /// Or why it is not counted.
+    pub memory: Result<TowerMemory, Error>,
+}
+
+/// The memory of the towers of the model at `path`. Reads headers only.
+pub fn planned(config: &GemmaConfig, path: &Path, device: &Capabilities) -> Vec<Planned> {
+    let options = TowerOptions::default();
+    let mut found = Vec::new();
+    if let Some(vision) = &config.multimodal.vision {
+        let plan =
+            |mut loader: Box<dyn WeightLoader>| VisionEncoder::memory_plan(config, loader.as_mut(), device, None, &options);
+        let largest = format!("a picture of {} soft tokens", vision.max_soft_tokens());
+        let memory = load_towers_from_path(path).and_then(plan);
+        found.push(Planned { name: "vision", of: "picture", largest, memory });
+    }
+    if let Some(audio) = &config.multimodal.audio_tower {
+        let plan = |mut loader: Box<dyn WeightLoader>| AudioEncoder::memory_plan(config, loader.as_mut(), device, &options);
+        let memory = load_towers_from_path(path).and_then(plan);
+        found.push(Planned { name: "audio", of: "clip", largest: longest_clip(audio), memory });
+    }
+    found
+}
+
+/// What the plan of an audio tower counts with.
+fn longest_clip(audio: &AudioConfig) -> String {
+    match audio {
+        AudioConfig::Conformer(ConformerConfig { kind: ConformerKind::Gemma3n { soft_tokens, .. }, .. }) => {
+            format!("a clip of {soft_tokens} soft tokens")
+        }
+        _ => "a clip of 30 s".into(),
+    }
 }
 
 fn name(vision: &VisionConfig) -> String {

@@ -1,7 +1,7 @@
 //! One repository's folder in the cache, in the layout of Hugging Face's own libraries.
 
 use std::{
-    fs, io,
+    fs, io, iter,
     path::{Path, PathBuf},
 };
 
@@ -28,11 +28,29 @@ impl Store {
 
     /// A file of the commit that was complete last.
     pub(super) fn find(&self, file: &str) -> Option<PathBuf> {
+        let path = self.last()?.join(file);
+        path.exists().then_some(path)
+    }
+
+    /// The files of that commit in the folder of `file` and those above it, as paths in the repository.
+    pub(super) fn files_towards(&self, file: &str) -> Vec<String> {
+        let Some(snapshot) = self.last() else { return Vec::new() };
+        let mut found = Vec::new();
+        for end in iter::once(0).chain(file.match_indices('/').map(|(at, _)| at + 1)) {
+            let folder = &file[..end];
+            let entries = snapshot.join(folder).read_dir().into_iter().flatten().flatten();
+            let names = entries.filter(|entry| entry.path().is_file()).map(|entry| entry.file_name());
+            found.extend(names.filter_map(|name| Some(format!("{folder}{}", name.to_str()?))));
+        }
+        found
+    }
+
+    /// The folder of the commit that was complete last.
+    fn last(&self) -> Option<PathBuf> {
         let named = fs::read_to_string(self.main()).ok()?;
         let commit = named.trim_end();
         // Whatever else stands there must not lead out of the folder.
-        let path = is_commit(commit).then(|| self.snapshot(commit).join(file))?;
-        path.exists().then_some(path)
+        is_commit(commit).then(|| self.snapshot(commit))
     }
 
     pub(super) fn absent(&self, file: &str) -> Error {
@@ -75,7 +93,7 @@ impl Store {
         fs::create_dir_all(path.parent().unwrap_or(&path)).map_err(io)?;
         let name = blob.file_name().unwrap_or_default();
         // From `snapshots/COMMIT/` up, and from each folder of the repository.
-        let up: PathBuf = std::iter::repeat_n("..", 2 + file.matches('/').count()).collect();
+        let up: PathBuf = iter::repeat_n("..", 2 + file.matches('/').count()).collect();
         // Others may read the snapshot at any time: it has the old link or the new one.
         let beside = path.with_file_name(format!(".{}.link", name.to_string_lossy()));
         remove(&beside).map_err(io)?;

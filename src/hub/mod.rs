@@ -20,6 +20,9 @@
 //! several processes want one file, Hugging Face's own among them, one fetches it and the others wait (`.locks/`). If
 //! the hub cannot be reached, a complete copy in the cache serves, with a `tracing` warning.
 //!
+//! The projector of a GGUF model, which has its towers for pictures and sounds, comes by [`download_with_projector`];
+//! [`download`] brings the text model alone.
+//!
 //! The token goes to the endpoint alone, never to a server that it redirects to. The server's answers (commit, names of
 //! contents, shards of an index) are checked before they become a path. No wait is longer than a minute.
 
@@ -28,6 +31,7 @@ mod client;
 mod lock;
 mod name;
 mod part;
+mod projector;
 mod proxy;
 mod transfer;
 
@@ -120,25 +124,65 @@ impl HubOptions {
 /// - [`Error::Format`] for an index that leads out of its folder.
 /// - [`HubError::Option`], [`Error::Cancelled`], [`Error::Io`].
 pub fn download(model: &HubModel, options: HubOptions) -> Result<PathBuf> {
+    Ok(bring(model, None, options)?.path)
+}
+
+/// As [`download`], and of a GGUF model also its projector: llama.cpp's `mmproj` file of the same repository, which has
+/// the towers for pictures and sounds. [`Model::open_with_projector`](crate::conversation::Model::open_with_projector)
+/// takes both paths. The second is `None` for a checkpoint, which has its own towers, and where the repository has no
+/// projector.
+///
+/// The choice among several is that of llama.cpp's `-hf`. The nearest folder counts first, from that of the model's file
+/// up to the repository. Then the precision that the name tells counts, the nearest to that of the model's own: of F16
+/// and Q8_0, a Q4_K_M model takes Q8_0. Then the name: BF16 comes before F16.
+///
+/// Offline, and where the hub cannot be reached, the choice is among the projectors in the cache. `None` then means
+/// that there is none of the commit that was fetched last.
+///
+/// ```no_run
+/// use gemmaflow::hub::{self, HubOptions};
+///
+/// # fn main() -> gemmaflow::Result<()> {
+/// let model = "ggml-org/gemma-3-4b-it-GGUF/gemma-3-4b-it-Q4_K_M.gguf".parse()?;
+/// let (path, projector) = hub::download_with_projector(&model, HubOptions::new("models"))?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// As [`download`]; one while the projector is fetched is an error of the whole.
+pub fn download_with_projector(model: &HubModel, options: HubOptions) -> Result<(PathBuf, Option<PathBuf>)> {
+    let brought = bring(model, model.file(), options)?;
+    Ok((brought.path, brought.projector))
+}
+
+/// Where a model lies in the cache.
+struct Brought {
+    path: PathBuf,
+    projector: Option<PathBuf>,
+}
+
+/// The model, and the projector of the GGUF file at `text` if there is to be one.
+fn bring(model: &HubModel, text: Option<&str>, options: HubOptions) -> Result<Brought> {
     let store = Store::new(&options.cache, model.repository());
     if options.offline {
-        return in_cache(model, &store);
+        return kept(model, text, &store);
     }
     let client = Client::new(model.repository(), &options)?;
-    let kept = in_cache(model, &store).ok();
+    let kept = kept(model, text, &store).ok();
     let listing = match (client.listing(kept.is_some()), kept) {
         (Ok(listing), _) => listing,
-        (Err(Failed { unreachable: Some(why), .. }), Some(path)) => {
+        (Err(Failed { unreachable: Some(why), .. }), Some(kept)) => {
             tracing::warn!(
                 "{model}: the hub cannot be reached ({why}); the copy in the cache is used, which may not be the newest"
             );
-            return Ok(path);
+            return Ok(kept);
         }
         (Err(failed), _) => return Err(failed.error),
     };
     let folder = store.snapshot(&listing.commit);
     let mut transfer = Transfer::new(&client, &store, &listing, options.on_progress);
-    let wanted = match model.parts() {
+    let mut wanted = match model.parts() {
         Some(parts) => parts,
         None if listing.has(WEIGHTS) => checkpoint(&listing.files, [WEIGHTS.to_string()]),
         None if listing.has(INDEX) => {
@@ -147,9 +191,11 @@ pub fn download(model: &HubModel, options: HubOptions) -> Result<PathBuf> {
         }
         None => return Err(no_weights(model, &listing.files)),
     };
+    let projector = text.and_then(|text| projector::choose(&listing.files, text));
+    wanted.extend(projector.clone());
     transfer.fetch(&wanted)?;
     store.point_to(&listing.commit, &wanted[0])?;
-    Ok(model.within(folder))
+    Ok(Brought { projector: projector.map(|file| folder.join(file)), path: model.within(folder) })
 }
 
 /// The files of a checkpoint in a repository that has `files`.
@@ -158,7 +204,14 @@ fn checkpoint(files: &[String], weights: impl IntoIterator<Item = String>) -> Ve
     [CONFIG].into_iter().chain(optional).map(str::to_string).chain(weights).collect()
 }
 
-/// The model without a request. Optional files that are missing may not exist, so that only the others are asked for.
+/// The model without a request, with the projector that is there for the GGUF file at `text`.
+fn kept(model: &HubModel, text: Option<&str>, store: &Store) -> Result<Brought> {
+    let path = in_cache(model, store)?;
+    let projector = text.and_then(|text| projector::choose(&store.files_towards(text), text));
+    Ok(Brought { path, projector: projector.and_then(|file| store.find(&file)) })
+}
+
+/// The path of the model without a request. Optional files that are missing may not exist, so that only the others are asked for.
 fn in_cache(model: &HubModel, store: &Store) -> Result<PathBuf> {
     let find = |file: &str| store.find(file).ok_or_else(|| store.absent(file));
     if let Some(parts) = model.parts() {

@@ -25,6 +25,11 @@ impl HubModel {
         &self.repository
     }
 
+    /// The GGUF file's path in the repository; none for a checkpoint.
+    pub(super) fn file(&self) -> Option<&str> {
+        self.file.as_deref()
+    }
+
     /// The GGUF file and its further parts; none for a checkpoint.
     pub(super) fn parts(&self) -> Option<Vec<String>> {
         let file = self.file.as_ref()?;
@@ -98,7 +103,7 @@ fn repository_part(part: &str) -> Option<&'static str> {
 }
 
 /// Returns `true` if a name is that of a file in its folder, on every system: no separator, no drive, no way up.
-fn is_plain(name: &str) -> bool {
+pub(super) fn is_plain(name: &str) -> bool {
     let forbidden = |c: char| c.is_control() || r#"/\:*?"<>|"#.contains(c);
     !name.is_empty() && name.len() <= 255 && !name.contains(forbidden) && !name.ends_with(['.', ' '])
 }
@@ -115,7 +120,7 @@ pub(super) fn plain(path: &Path, shards: BTreeSet<String>) -> Result<BTreeSet<St
 }
 
 /// `STEM-00002-of-00003.gguf` in its stem, index and count.
-fn split(file: &str) -> Option<(&str, usize, usize)> {
+pub(super) fn split(file: &str) -> Option<(&str, usize, usize)> {
     let number = |digits: &str| digits.parse().ok().filter(|_| digits.len() == 5 && !digits.starts_with('+'));
     let (rest, count) = file.strip_suffix(".gguf")?.rsplit_once("-of-")?;
     let (stem, index) = rest.rsplit_once('-')?;
