@@ -158,7 +158,8 @@ impl<'a> Talk<'a> {
             }
             ("/image" | "/audio", files) if !files.is_empty() => self.show(files, Media::open)?,
             ("/video", folders) if !folders.is_empty() => {
-                self.show(folders, |folder| Media::open_video(folder, self.arguments.fps))?;
+                let fps = self.arguments.fps;
+                self.show(folders, |folder| Media::open_video(folder, fps))?;
             }
             ("/undo", "") => match self.exchanges.pop() {
                 Some(before) => self.conversation.rewind(&before),
