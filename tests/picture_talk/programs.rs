@@ -106,7 +106,7 @@ fn describe_is_shown_frames_of_a_video() {
     let model = folder.path().to_str().unwrap();
     let ask = |film: &Path, more: &[&str]| {
         let arguments = ["--model", model, "--temperature", "0", "--max-tokens", "4", "--device", "cpu", "--video"];
-        run("describe", &[&arguments, &[film.to_str().unwrap()], more].concat(), "")
+        run("describe", &[&arguments[..], &[film.to_str().unwrap()], more].concat(), "")
     };
     let [two, many] = [film(2), film(33)];
     let (fine, said, told) = ask(two.path(), &[]);
