@@ -24,9 +24,10 @@ use gemmaflow::{
     generate::{CancelToken, GeneratorOptions, SampleOpts},
     text::{Content, Instructions, Message, Part},
 };
+use media::Media;
 
-const HELP: &str = "/image FILE or /audio FILE (for the next message), /save FILE, /load FILE, /undo (the last exchange), \
-                    /new, /context, /quit; Ctrl-C stops an answer";
+const HELP: &str = "/image FILE, /audio FILE or /video FOLDER of frames (for the next message), /save FILE, /load FILE, \
+                    /undo (the last exchange), /new, /context, /quit; Ctrl-C stops an answer";
 
 /// Talks with a Gemma model, and shows it pictures or lets it hear if it can. Answers go to stdout, all else to stderr;
 /// lines are read from stdin.
@@ -57,6 +58,9 @@ pub struct Arguments {
     /// Show wide and tall pictures with crops of them, in which small things are seen (Gemma 3)
     #[arg(long)]
     crops: bool,
+    /// Frames of a /video folder in a second of the video
+    #[arg(long, value_name = "F", default_value_t = 1.0, value_parser = media::frames_per_second)]
+    fps: f64,
 }
 
 fn main() -> ExitCode {
@@ -123,7 +127,7 @@ pub struct Talk<'a> {
     sampling: SampleOpts,
     pub conversation: Conversation,
     exchanges: Vec<Bookmark>,
-    /// Pictures and sounds for the next message.
+    /// Pictures, videos and sounds for the next message.
     shown: Vec<Part>,
 }
 
@@ -152,7 +156,11 @@ impl<'a> Talk<'a> {
                 self.exchanges.clear();
                 eprintln!("{} messages", self.conversation.messages().len());
             }
-            ("/image" | "/audio", files) if !files.is_empty() => self.show(files)?,
+            ("/image" | "/audio", files) if !files.is_empty() => self.show(files, Media::open)?,
+            ("/video", folders) if !folders.is_empty() => {
+                let fps = self.arguments.fps;
+                self.show(folders, |folder| Media::open_video(folder, fps))?;
+            }
             ("/undo", "") => match self.exchanges.pop() {
                 Some(before) => self.conversation.rewind(&before),
                 None => eprintln!("there is nothing to undo"),
@@ -164,12 +172,16 @@ impl<'a> Talk<'a> {
         Ok(())
     }
 
-    /// Keeps what these files hold for the next message.
-    fn show(&mut self, files: &str) -> Result<()> {
-        let files: Vec<_> = dropped::files(files).iter().map(|file| media::Media::open(file)).collect::<Result<_>>()?;
+    /// Keeps what these files or folders hold, by `open`, for the next message.
+    fn show(&mut self, files: &str, open: impl Fn(&Path) -> Result<Media>) -> Result<()> {
+        let files: Vec<_> = dropped::files(files).iter().map(|file| open(file)).collect::<Result<_>>()?;
         let parts = media::parts(&files, self.model, media::Shown::asked(None, self.arguments.crops))?;
-        let soft = |part: &Part| if let Part::Soft(soft) = part { soft.len() } else { 0 };
-        let described: Vec<String> = files.iter().map(media::Media::described).collect();
+        let soft = |part: &Part| match part {
+            Part::Soft(soft) => soft.len(),
+            Part::Video(frames) => frames.iter().map(|frame| frame.soft.len()).sum(),
+            _ => 0,
+        };
+        let described: Vec<String> = files.iter().map(Media::described).collect();
         eprintln!("{} as {} tokens", described.join(", "), parts.iter().map(soft).sum::<usize>());
         self.shown.extend(parts);
         Ok(())

@@ -1,4 +1,4 @@
-//! Answers a question about pictures and sounds.
+//! Answers a question about pictures, videos and sounds.
 
 mod common;
 #[path = "common/media.rs"]
@@ -15,8 +15,8 @@ use gemmaflow::{
 };
 use media::{Media, Shown};
 
-/// Answers a question about pictures with a Gemma 3, 3n or 4 that sees them, or about sounds with one that hears. The
-/// answer goes to stdout, all else to stderr.
+/// Answers a question about pictures with a Gemma 3, 3n or 4 that sees them, about a video with a Gemma 4, or about
+/// sounds with one that hears. The answer goes to stdout, all else to stderr.
 ///
 /// Tokens are chosen as the model's maker recommends (generation_config.json); where that says nothing, with temperature
 /// 1 of the 64 likeliest that together have probability 0.95.
@@ -27,12 +27,20 @@ struct Arguments {
     #[command(flatten)]
     projector: media::Projector,
     /// Pictures (PNG, JPEG, WebP) and clips (WAV, FLAC, MP3, Ogg Vorbis)
-    #[arg(required = true, value_name = "FILE")]
+    #[arg(required_unless_present = "video", value_name = "FILE")]
     files: Vec<PathBuf>,
+    /// Frames of a video, after the files: the pictures of a folder in the order of their names, as `ffmpeg -i film.mp4
+    /// -vf fps=1 frames/%04d.png` writes them (Gemma 4). Of more than 32, 32 at equal distances are shown
+    #[arg(long, value_name = "FOLDER")]
+    video: Option<PathBuf>,
+    /// Frames of the folder in a second of the video
+    #[arg(long, value_name = "F", default_value_t = 1.0, value_parser = media::frames_per_second, requires = "video")]
+    fps: f64,
     /// What to ask, after the files
     #[arg(long, value_name = "TEXT", default_value = "Describe this.")]
     question: String,
-    /// Most soft tokens of a picture (Gemma 4: 70, 140, 280, 560 or 1120) [default: what the model was made for]
+    /// Most soft tokens of a picture or a frame (Gemma 4: 70, 140, 280, 560 or 1120) [default: what the model was made
+    /// for; 70 of a frame]
     #[arg(long, value_name = "N")]
     budget: Option<usize>,
     /// Show a wide or tall picture with crops of it, in which small things are seen (Gemma 3)
@@ -51,7 +59,10 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Result<()> {
     arguments.sampling.validate()?;
-    let files: Vec<Media> = arguments.files.iter().map(|file| Media::open(file)).collect::<Result<_>>()?;
+    let mut files: Vec<Media> = arguments.files.iter().map(|file| Media::open(file)).collect::<Result<_>>()?;
+    if let Some(folder) = &arguments.video {
+        files.push(Media::open_video(folder, arguments.fps)?);
+    }
     let source = arguments.projector.files(&arguments.source.model)?;
     let (bar, on_progress) = common::loading();
     let options = GeneratorOptions {

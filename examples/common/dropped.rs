@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 /// The files that a line names, as terminals write those that are dropped on them: apart by spaces, with quotes or
-/// backslashes where names have spaces. A line that is a file's whole name is that file.
+/// backslashes where names have spaces. A line that is the whole name of a file or folder is that one.
 pub fn files(line: &str) -> Vec<PathBuf> {
     let line = line.trim();
-    if line.is_empty() || Path::new(line).is_file() {
+    if line.is_empty() || Path::new(line).exists() {
         return Some(line).filter(|line| !line.is_empty()).map(PathBuf::from).into_iter().collect();
     }
     words(line, cfg!(windows)).into_iter().map(PathBuf::from).collect()

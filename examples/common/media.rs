@@ -1,8 +1,14 @@
-//! Files of pictures and sounds.
+//! Files of pictures and sounds, and folders of frames.
 
-use std::path::{Path, PathBuf};
+#[path = "frames.rs"]
+mod frames;
 
-use anyhow::{Result, anyhow, bail};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use gemmaflow::{
     audio::{Audio, AudioLimits},
@@ -22,6 +28,9 @@ pub struct Projector {
     /// the one beside the model; with a model of the hub the one of its repository, which is fetched too]
     #[arg(long, value_name = "FILE")]
     mmproj: Option<PathBuf>,
+    /// Fetch no projector with a model of the hub
+    #[arg(long, conflicts_with = "mmproj")]
+    no_mmproj: bool,
 }
 
 /// A model on this machine.
@@ -36,6 +45,9 @@ impl Projector {
     pub fn files(&self, model: &Path) -> Result<ModelFiles> {
         if let Some(mmproj) = &self.mmproj {
             return Ok(ModelFiles { path: super::common::local(model)?, projector: Some(super::common::local(mmproj)?) });
+        }
+        if self.no_mmproj {
+            return Ok(ModelFiles { path: super::common::local(model)?, projector: None });
         }
         let (path, projector) = super::common::local_with_projector(model)?;
         let files = ModelFiles { path, projector };
@@ -69,10 +81,18 @@ impl ModelFiles {
     }
 }
 
-/// What a file holds.
+/// What a file or a folder holds.
 pub enum Media {
     Picture(Image),
     Clip(Audio),
+    /// Frames with their times.
+    Video(Vec<(Duration, Image)>),
+}
+
+/// A number of frames per second, as an argument.
+pub fn frames_per_second(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate > 0.0);
+    rate.ok_or_else(|| "expected a number above 0, such as 1 or 0.5".to_string())
 }
 
 /// How pictures are shown.
@@ -117,16 +137,37 @@ impl Media {
         }
     }
 
+    /// The pictures of a folder as frames of a video, `fps` of them in a second. Of many, some at equal distances are
+    /// taken, and stderr says so.
+    pub fn open_video(folder: &Path, fps: f64) -> Result<Self> {
+        let pictures = frames::pictures(folder)?;
+        let mut video = Vec::new();
+        for at in frames::shown(pictures.len()) {
+            let path = pictures[at].display();
+            let bytes = std::fs::read(&pictures[at]).with_context(|| path.to_string())?;
+            let image = Image::from_bytes(&bytes, &ImageLimits::default()).map_err(|error| anyhow!("{path}: {error}"))?;
+            let time = Duration::try_from_secs_f64(at as f64 / fps)
+                .with_context(|| format!("{path} is frame {at}, of which --fps {fps} makes no time; give a larger --fps"))?;
+            video.push((time, image));
+        }
+        if video.len() < pictures.len() {
+            let [shown, all] = [video.len(), pictures.len()];
+            eprintln!("{}: {shown} of {all} frames are shown, at equal distances", folder.display());
+        }
+        Ok(Media::Video(video))
+    }
+
     /// A few words about it.
     pub fn described(&self) -> String {
         match self {
             Media::Picture(image) => format!("a picture of {} × {}", image.width(), image.height()),
             Media::Clip(audio) => format!("a clip of {:.1} s", audio.seconds()),
+            Media::Video(frames) => format!("a video of {} frames", frames.len()),
         }
     }
 }
 
-/// Files as parts of one message. Its clips are heard together.
+/// Files and videos as parts of one message. Its clips are heard together.
 pub fn parts(files: &[Media], model: &Model, shown: Shown) -> Result<Vec<Part>> {
     let clip = |file: &Media| if let Media::Clip(audio) = file { Some(audio.clone()) } else { None };
     let clips: Vec<Audio> = files.iter().filter_map(clip).collect();
@@ -141,6 +182,8 @@ pub fn parts(files: &[Media], model: &Model, shown: Shown) -> Result<Vec<Part>> 
                 parts.extend(model.picture_with_crops(image, &PanAndScan::default())?);
             }
             (Media::Clip(_), _) => parts.extend(sounds.next()),
+            (Media::Video(frames), Shown::Within(budget)) => parts.push(model.video_within(frames, budget)?),
+            (Media::Video(frames), Shown::Whole | Shown::WithCrops) => parts.push(model.video(frames)?),
         }
     }
     Ok(parts)

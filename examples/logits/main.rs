@@ -36,8 +36,10 @@ struct Arguments {
     #[arg(long, value_name = "TEXT", conflicts_with = "tokens")]
     text: Option<String>,
     /// JSON array of parts: {"tokens": [1, 2]}, {"audio": FILE}, or {"image": FILE} with "max_soft_tokens" (Gemma 4) or
-    /// "do_pan_and_scan" and "words" (Gemma 3): the ids before the picture and before each crop. Pictures and sounds
-    /// are laid out as the model's processor does
+    /// "do_pan_and_scan" and "words" (Gemma 3): the ids before the picture and before each crop; or {"video": [{"image":
+    /// FILE, "seconds": S}, …]} with "max_soft_tokens" (Gemma 4). A frame's time is text, read by the model's tokenizer;
+    /// "words" of the video, the ids before each frame, stand in its place. Pictures, videos and sounds are laid out as
+    /// the model's processor does
     #[arg(long, value_name = "FILE", conflicts_with_all = ["tokens", "text", "first"])]
     parts: Option<PathBuf>,
     /// Also write what the towers are given and what they make of it, by transformers' names: pixel_values,

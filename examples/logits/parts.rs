@@ -1,15 +1,15 @@
-//! A prompt of token ids, pictures and sounds, from a file.
+//! A prompt of token ids, pictures, videos and sounds, from a file.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use gemmaflow::{
     audio::{Audio, AudioLimits},
     gemma::GemmaConfig,
     generate::GemmaGenerator,
     hearing::AudioEncoder,
     image::{Image, ImageLimits, PanAndScan},
-    prompt::Prompt,
+    prompt::{Modality, Prompt, SoftTokens},
     vision::VisionEncoder,
 };
 use serde::Deserialize;
@@ -27,6 +27,7 @@ pub struct Parts {
 enum Part {
     Tokens { tokens: Vec<u32> },
     Image(Picture),
+    Video(Film),
     Audio { audio: PathBuf },
 }
 
@@ -45,12 +46,33 @@ struct Picture {
     words: Vec<Vec<u32>>,
 }
 
+/// A video of Gemma 4.
+#[derive(Deserialize)]
+struct Film {
+    video: Vec<Frame>,
+    max_soft_tokens: Option<usize>,
+    /// The token ids before each frame, in place of its time.
+    words: Option<Vec<Vec<u32>>>,
+}
+
+#[derive(Deserialize)]
+struct Frame {
+    image: PathBuf,
+    /// Its time from the beginning.
+    seconds: Option<f64>,
+}
+
+/// Most soft tokens of a frame, as Gemma 4's processor has it.
+const FRAME_TOKENS: usize = 70;
+
 /// A prompt, and what its soft tokens were made of.
 pub struct LaidOut {
     pub prompt: Prompt,
     pub vision: Option<VisionEncoder>,
     /// Pictures and crops, each with the most soft tokens that it may have.
     pub pictures: Vec<(Image, usize)>,
+    /// Frames of videos, in the same way.
+    pub frames: Vec<(Image, usize)>,
     pub hearing: Option<AudioEncoder>,
     pub clips: Vec<Audio>,
 }
@@ -66,28 +88,39 @@ impl Parts {
     /// Most soft tokens of a picture.
     pub fn longest_picture(&self, config: &GemmaConfig) -> usize {
         let stock = config.multimodal.vision.as_ref().map_or(0, |vision| vision.max_soft_tokens());
-        let asked =
-            self.parts.iter().filter_map(|part| if let Part::Image(picture) = part { picture.max_soft_tokens } else { None });
+        let asked = self.parts.iter().filter_map(|part| match part {
+            Part::Image(picture) => picture.max_soft_tokens,
+            Part::Video(film) => film.max_soft_tokens,
+            _ => None,
+        });
         asked.fold(stock, usize::max)
     }
 
-    /// The prompt, its pictures and sounds encoded on the generator's device by the towers of the checkpoint at `model`.
+    /// The prompt, its pictures, frames and sounds encoded on the generator's device by the towers of the checkpoint at `model`.
     pub fn lay_out(&self, generator: &GemmaGenerator, model: &Path) -> Result<LaidOut> {
         let has = |kind: fn(&Part) -> bool| self.parts.iter().any(kind);
         let hearing = has(|part| matches!(part, Part::Audio { .. }))
             .then(|| AudioEncoder::from_path(generator.config(), model, generator.gpu()))
             .transpose()?;
-        let vision = has(|part| matches!(part, Part::Image(_)))
+        let vision = has(|part| matches!(part, Part::Image(_) | Part::Video(_)))
             .then(|| VisionEncoder::from_path(generator.config(), model, generator.gpu()))
             .transpose()?;
         let clips = self.clips()?;
         // They are a batch, as in transformers.
         let mut soft = hearing.as_ref().map_or(Ok(Vec::new()), |hearing| hearing.encode_together(&clips))?.into_iter();
-        let mut laid_out = LaidOut { prompt: Prompt::new(), vision: None, pictures: Vec::new(), hearing: None, clips };
+        let [pictures, frames] = [Vec::new(), Vec::new()];
+        let mut laid_out = LaidOut { prompt: Prompt::new(), vision: None, pictures, frames, hearing: None, clips };
         for part in &self.parts {
             match (part, &vision, &hearing) {
                 (Part::Tokens { tokens }, ..) => laid_out.prompt.push(tokens),
                 (Part::Image(picture), Some(vision), _) => self.push_picture(picture, vision, &mut laid_out)?,
+                (Part::Video(film), Some(vision), _) => {
+                    let Some(id) = generator.config().multimodal.video else {
+                        bail!("--parts: a video, which this model does not take; give its frames as pictures, or use Gemma 4")
+                    };
+                    let words = film.words(model)?;
+                    self.push_film(film, &words, id, vision, &mut laid_out)?;
+                }
                 (Part::Audio { .. }, _, Some(hearing)) => {
                     soft.next().into_iter().for_each(|soft| laid_out.prompt.push(hearing.lay_out(soft)));
                 }
@@ -108,10 +141,7 @@ impl Parts {
 
     /// The picture and its crops, each laid out behind its words.
     fn push_picture(&self, picture: &Picture, encoder: &VisionEncoder, laid_out: &mut LaidOut) -> Result<()> {
-        let path = self.folder.join(&picture.image);
-        let bytes = std::fs::read(&path).with_context(|| format!("--parts: {}", path.display()))?;
-        let image = Image::from_bytes(&bytes, &ImageLimits::default()).with_context(|| path.display().to_string())?;
-        let mut images = vec![image];
+        let mut images = vec![self.image(&picture.image)?];
         if picture.do_pan_and_scan == Some(true) {
             let stock = PanAndScan::default();
             let options = PanAndScan {
@@ -129,6 +159,50 @@ impl Parts {
             laid_out.pictures.push((image, budget));
         }
         Ok(())
+    }
+
+    /// The frames, each laid out behind its words, with soft tokens of the id `id`.
+    fn push_film(&self, film: &Film, words: &[Vec<u32>], id: u32, encoder: &VisionEncoder, laid_out: &mut LaidOut) -> Result<()> {
+        let budget = film.max_soft_tokens.unwrap_or(FRAME_TOKENS);
+        for (frame, words) in film.video.iter().zip(words) {
+            let image = self.image(&frame.image)?;
+            let soft = encoder.encode_within(&image, budget)?;
+            let soft = SoftTokens::new(Modality::Image, id, soft.width(), soft.values().to_vec())?;
+            laid_out.prompt.push(words);
+            laid_out.prompt.push(encoder.lay_out(soft));
+            laid_out.frames.push((image, budget));
+        }
+        Ok(())
+    }
+
+    fn image(&self, file: &Path) -> Result<Image> {
+        let path = self.folder.join(file);
+        let bytes = std::fs::read(&path).with_context(|| format!("--parts: {}", path.display()))?;
+        Image::from_bytes(&bytes, &ImageLimits::default()).with_context(|| path.display().to_string())
+    }
+}
+
+impl Film {
+    /// The ids before each frame: those given, or its time as the tokenizer of the model at `model` reads it.
+    fn words(&self, model: &Path) -> Result<Vec<Vec<u32>>> {
+        let frames = self.video.len();
+        if let Some(words) = &self.words {
+            if words.len() != frames {
+                bail!("--parts: a video of {frames} frames has {} \"words\", expected the ids before each frame", words.len());
+            }
+            return Ok(words.clone());
+        }
+        let tokenizer = common::tokenizer(model).context("--parts: a video without \"words\" has times, which are text")?;
+        let mut words = Vec::new();
+        for (at, frame) in self.video.iter().enumerate() {
+            let Some(seconds) = frame.seconds.filter(|seconds| *seconds >= 0.0) else {
+                bail!("--parts: frame {at} of a video has no \"seconds\" from 0; give them, or give the video \"words\"")
+            };
+            let between = if at == 0 { "" } else { " " };
+            let whole = seconds as u64;
+            words.push(tokenizer.encode(&format!("{between}{:02}:{:02} ", whole / 60, whole % 60), false)?);
+        }
+        Ok(words)
     }
 }
 

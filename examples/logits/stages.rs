@@ -22,6 +22,7 @@ pub fn of(laid_out: &LaidOut, config: &GemmaConfig, model: &Path) -> Result<Tens
     tensors.push(token_types(&laid_out.prompt, config));
     if let Some(encoder) = &laid_out.vision {
         tensors.extend(pictures::of(&laid_out.pictures, encoder, config)?);
+        tensors.extend(of_frames(pictures::of(&laid_out.frames, encoder, config)?));
     }
     if let Some(encoder) = &laid_out.hearing {
         tensors.extend(sounds::of(&laid_out.clips, encoder, config)?);
@@ -29,11 +30,25 @@ pub fn of(laid_out: &LaidOut, config: &GemmaConfig, model: &Path) -> Result<Tens
     Ok(tensors)
 }
 
-/// Which tokens are of pictures (1) and of sounds (3).
+/// What frames of videos are given, by transformers' names; what the tower makes of them has `video.` before it.
+fn of_frames(tensors: Tensors) -> Tensors {
+    let renamed = |name: String| match name.as_str() {
+        "pixel_values" => "pixel_values_videos".to_string(),
+        "image_position_ids" => "video_position_ids".to_string(),
+        _ => format!("video.{name}"),
+    };
+    tensors.into_iter().map(|(name, value)| (renamed(name), value)).collect()
+}
+
+/// Which tokens are of pictures (1), videos (2) and sounds (3).
 fn token_types(prompt: &Prompt, config: &GemmaConfig) -> (String, Value) {
     let mut types = vec![0; prompt.len()];
     for (start, soft) in prompt.soft_tokens() {
-        let kind = if soft.modality() == Modality::Image { 1 } else { 3 };
+        let kind = match soft.modality() {
+            Modality::Image if Some(soft.placeholder()) == config.multimodal.video => 2,
+            Modality::Image => 1,
+            Modality::Audio => 3,
+        };
         types[start..start + soft.len()].fill(kind);
     }
     let older = matches!(config.multimodal.vision, Some(VisionConfig::Siglip(_) | VisionConfig::MobileNet(_)));

@@ -127,6 +127,11 @@ fn describe_fetches_the_projector_with_a_model_of_the_hub() {
     let named = mmproj(&oracle).display().to_string();
     let (said, told) = with_hub("describe", &server, elsewhere.path(), &[&arguments[..], &["--mmproj", &named]].concat());
     assert_eq!((said, fetched(&server)), (expected, 1), "{told}");
+    // Nobody need take one.
+    let elsewhere = tempfile::tempdir().unwrap();
+    server.forget();
+    with_hub("chat", &server, elsewhere.path(), &["--model", &name, "--no-mmproj", "--device", "cpu"]);
+    assert_eq!(fetched(&server), 1);
     // Other examples fetch the text alone.
     let elsewhere = tempfile::tempdir().unwrap();
     server.forget();

@@ -1,4 +1,4 @@
-//! The examples that take pictures and sounds, as programs.
+//! The examples that take pictures, videos and sounds, as programs.
 
 use std::{
     io::Write,
@@ -13,6 +13,10 @@ mod program;
 
 #[path = "../../examples/common/dropped.rs"]
 mod dropped;
+
+#[path = "../../examples/common/frames.rs"]
+#[allow(dead_code)] // The programs alone list folders.
+mod frames;
 
 /// Its success, stdout and stderr when these lines are typed.
 fn run(name: &str, arguments: &[&str], lines: &str) -> (bool, String, String) {
@@ -83,6 +87,86 @@ fn describe_hears_a_clip() {
     assert_ne!(said, other, "it hears them");
     let (fine, _, told) = run("describe", &["--model", model, "--device", "cpu", file!()], "");
     assert!(!fine && told.contains("WAV, FLAC, MP3"), "{told}");
+}
+
+/// A folder of so many wide frames, of two sorts by turns, and a file beside them.
+fn film(count: usize) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let frames = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/video");
+    for at in 0..count {
+        std::fs::copy(frames.join(format!("wide.0.{}.png", at % 2)), folder.path().join(format!("{at:03}.png"))).unwrap();
+    }
+    std::fs::write(folder.path().join("notes.txt"), "no frame").unwrap();
+    folder
+}
+
+#[test]
+fn describe_is_shown_frames_of_a_video() {
+    let folder = shown::folder("gemma4-vision");
+    let model = folder.path().to_str().unwrap();
+    let ask = |film: &Path, more: &[&str]| {
+        let arguments = ["--model", model, "--temperature", "0", "--max-tokens", "4", "--device", "cpu", "--video"];
+        run("describe", &[&arguments[..], &[film.to_str().unwrap()], more].concat(), "")
+    };
+    let [two, many] = [film(2), film(33)];
+    let (fine, said, told) = ask(two.path(), &[]);
+    assert!(fine && told.contains("files:    1 (a video of 2 frames)") && !told.contains("equal distances"), "{told}");
+    let (fine, slower, told) = ask(two.path(), &["--fps", "0.01"]);
+    assert!(fine && slower != said, "the times are seen: {told}");
+    let (fine, _, told) = ask(two.path(), &[&picture(0), "--budget", "70"]);
+    assert!(fine && told.contains("files:    2 (a picture of 33 × 260, a video of 2 frames)"), "{told}");
+    let (fine, _, told) = ask(many.path(), &[]);
+    assert!(fine && told.contains("32 of 33 frames are shown, at equal distances"), "{told}");
+    let refused = |film: &Path, more: &[&str], expected: &str| {
+        let (fine, _, told) = ask(film, more);
+        assert!(!fine && told.contains(expected) && !told.contains("panicked"), "{told}");
+    };
+    refused(Path::new("no/such"), &[], "no/such: expected a folder of frames");
+    refused(film(0).path(), &[], "is a picture by its name");
+    refused(two.path(), &["--fps", "0"], "expected a number above 0");
+    refused(two.path(), &["--fps", "1e-30"], "give a larger --fps");
+    let (fine, _, told) = run("describe", &["--fps", "2", "--device", "cpu", &picture(0)], "");
+    assert!(!fine && told.contains("--video"), "{told}");
+    let blind = shown::folder("gemma3-vision");
+    let arguments = ["--model", blind.path().to_str().unwrap(), "--device", "cpu", "--video", two.path().to_str().unwrap()];
+    let (fine, _, told) = run("describe", &arguments, "");
+    assert!(!fine && told.contains("videos with a model that takes none"), "{told}");
+}
+
+#[test]
+fn chat_shows_a_video_with_the_next_message() {
+    let folder = shown::folder("gemma4-vision");
+    let model = folder.path().to_str().unwrap();
+    let film = film(2);
+    let arguments = ["--model", model, "--temperature", "0", "--max-tokens", "6", "--device", "cpu"];
+    let talk = |lines: &str| run("chat", &arguments, lines);
+    let (fine, said, told) = talk(&format!("/video {}\nWhat happens?\n", film.path().display()));
+    assert!(fine && told.contains("a video of 2 frames as 70 tokens"), "{told}");
+    let (_, alone, _) = talk("What happens?\n");
+    assert_ne!(said, alone);
+    let (fine, same, told) = talk("/video no/such\nWhat happens?\n");
+    assert!(fine && same == alone && told.contains("no/such: expected a folder of frames"), "{told}");
+}
+
+#[test]
+fn frames_of_a_long_video_are_those_that_transformers_takes() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/video/video.json");
+    let oracle: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    for (count, expected) in oracle["sampled"].as_object().unwrap() {
+        assert_eq!(serde_json::json!(frames::shown(count.parse().unwrap())), *expected, "{count}");
+    }
+    assert_eq!(frames::shown(3), [0, 1, 2]);
+}
+
+#[test]
+fn frames_come_in_the_order_of_their_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = ["a.png", "a2 b3.JPG", "a2 b11.webp", "a10 b1.png", "b.png"];
+    for name in names.iter().rev().chain(&["readme.txt"]) {
+        std::fs::write(folder.path().join(name), b"").unwrap();
+    }
+    let found = frames::pictures(folder.path()).unwrap();
+    assert_eq!(found, names.map(|name| folder.path().join(name)));
 }
 
 #[test]

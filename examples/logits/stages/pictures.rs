@@ -22,7 +22,7 @@ struct Seen {
 
 /// What the tower is given and makes of each picture, and the states between of the first.
 pub fn of(pictures: &[(Image, usize)], encoder: &VisionEncoder, config: &GemmaConfig) -> Result<Tensors> {
-    let Some(vision) = &config.multimodal.vision else { return Ok(Vec::new()) };
+    let Some(vision) = config.multimodal.vision.as_ref().filter(|_| !pictures.is_empty()) else { return Ok(Vec::new()) };
     let mut seen = Vec::new();
     for (image, budget) in pictures {
         let between = if seen.is_empty() { between(vision) } else { Vec::new() };
