@@ -1,17 +1,18 @@
 //! Asking for an end from elsewhere.
 
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    task::Waker,
+};
 #[cfg(any(feature = "audio", feature = "vision"))]
 use std::{
     future::{Future, poll_fn},
     pin::pin,
     task::Poll,
-};
-use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering::SeqCst},
-    },
-    task::Waker,
 };
 
 use crate::{Error, Result};
@@ -27,8 +28,31 @@ pub struct CancelToken(Arc<State>);
 #[derive(Debug, Default)]
 struct State {
     is_cancelled: AtomicBool,
+    /// Waits so far, of which each has its number: one task may have several.
+    #[cfg(any(feature = "audio", feature = "vision"))]
+    waits: std::sync::atomic::AtomicU64,
     /// Tasks that wait for something else, and wake where the end is asked for.
-    waiting: Mutex<Vec<Waker>>,
+    waiting: Mutex<BTreeMap<u64, Waker>>,
+}
+
+impl State {
+    fn waiting(&self) -> MutexGuard<'_, BTreeMap<u64, Waker>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A wait, which is over when this is dropped.
+#[cfg(any(feature = "audio", feature = "vision"))]
+struct Wait<'t> {
+    state: &'t State,
+    number: u64,
+}
+
+#[cfg(any(feature = "audio", feature = "vision"))]
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        self.state.waiting().remove(&self.number);
+    }
 }
 
 impl CancelToken {
@@ -40,8 +64,8 @@ impl CancelToken {
     /// Asks for the end. Waits for nothing.
     pub fn cancel(&self) {
         self.0.is_cancelled.store(true, SeqCst);
-        let waiting = std::mem::take(&mut *self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner));
-        waiting.into_iter().for_each(Waker::wake);
+        let waiting = std::mem::take(&mut *self.0.waiting());
+        waiting.into_values().for_each(Waker::wake);
     }
 
     /// Returns `true` if the end was asked for.
@@ -58,22 +82,16 @@ impl CancelToken {
     #[cfg(any(feature = "audio", feature = "vision"))]
     pub(crate) async fn unless<T>(&self, what: &'static str, future: impl Future<Output = T>) -> Result<T> {
         let mut future = pin!(future);
+        let wait = Wait { state: &self.0, number: self.0.waits.fetch_add(1, SeqCst) };
         poll_fn(|task| {
             if let Poll::Ready(found) = future.as_mut().poll(task) {
-                self.forget(task.waker());
                 return Poll::Ready(Ok(found));
             }
             // Whoever cancels after this wakes the task; who cancelled before it is seen below.
-            self.forget(task.waker());
-            self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(task.waker().clone());
+            self.0.waiting().insert(wait.number, task.waker().clone());
             self.check(what).map_or_else(|error| Poll::Ready(Err(error)), |()| Poll::Pending)
         })
         .await
-    }
-
-    #[cfg(any(feature = "audio", feature = "vision"))]
-    fn forget(&self, waker: &Waker) {
-        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).retain(|waiting| !waiting.will_wake(waker));
     }
 
     /// For what begins now nobody has asked yet.

@@ -96,7 +96,8 @@ impl Parts {
         asked.fold(stock, usize::max)
     }
 
-    /// The prompt, its pictures, frames and sounds encoded on the generator's device by the towers of the checkpoint at `model`.
+    /// The prompt, its pictures, frames and sounds encoded on the generator's device by the towers of the checkpoint at
+    /// `model`.
     pub fn lay_out(&self, generator: &GemmaGenerator, model: &Path) -> Result<LaidOut> {
         let has = |kind: fn(&Part) -> bool| self.parts.iter().any(kind);
         let hearing = has(|part| matches!(part, Part::Audio { .. }))

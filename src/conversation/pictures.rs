@@ -3,9 +3,9 @@
 use super::{Model, senses::held};
 use crate::{
     Error, Result,
-    cancel::CancelToken,
     checkpoint::load_towers_from_path,
     gemma::VisionConfig,
+    generate::CancelToken,
     image::{Image, PanAndScan},
     text::Part,
     vision::VisionEncoder,
@@ -101,7 +101,7 @@ impl Model {
     /// # Errors
     /// [`Error::Unsupported`] as [`picture`](Self::picture); what is wrong with the files, and errors of the device.
     pub fn vision(&self) -> Result<VisionEncoder> {
-        self.vision_with_cancel(&CancelToken::new())
+        self.load_vision(&CancelToken::new())
     }
 
     /// As [`vision`](Self::vision), for what may be cancelled: its loading, and all that this handle encodes.
@@ -109,12 +109,16 @@ impl Model {
     /// # Errors
     /// As [`vision`](Self::vision), and [`Error::Cancelled`].
     pub fn vision_with_cancel(&self, cancel: &CancelToken) -> Result<VisionEncoder> {
+        Ok(self.load_vision(cancel)?.with_cancel(cancel.clone()))
+    }
+
+    fn load_vision(&self, cancel: &CancelToken) -> Result<VisionEncoder> {
         let senses = self.senses();
         let has_tower = self.config().multimodal.vision.is_some();
         let load = |gpu| {
             let mut loader = load_towers_from_path(senses.files("pictures", has_tower)?)?;
             VisionEncoder::from_loader(self.config(), loader.as_mut(), gpu, senses.options(cancel))
         };
-        Ok(self.tower(&senses.vision, load)?.with_cancel(cancel.clone()))
+        self.tower(&senses.vision, load)
     }
 }

@@ -17,9 +17,8 @@ use crate::hearing::AudioEncoder;
 use crate::vision::VisionEncoder;
 use crate::{
     Error, Result,
-    cancel::CancelToken,
     gemma::GemmaConfig,
-    generate::GeneratorOptions,
+    generate::{CancelToken, GeneratorOptions},
     runtime::{Capabilities, Device},
     weights::is_gguf,
 };

@@ -1,7 +1,7 @@
 //! Sounds in conversations.
 
 use super::{Model, senses::held};
-use crate::{Result, audio::Audio, cancel::CancelToken, checkpoint::load_towers_from_path, hearing::AudioEncoder, text::Part};
+use crate::{Result, audio::Audio, checkpoint::load_towers_from_path, generate::CancelToken, hearing::AudioEncoder, text::Part};
 
 impl Model {
     /// A clip as a part of a message. The first one loads the tower, on the model's device. A clip that was heard before
@@ -48,7 +48,7 @@ impl Model {
     /// # Errors
     /// [`Error::Unsupported`] as [`sound`](Self::sound); what is wrong with the files, and errors of the device.
     pub fn hearing(&self) -> Result<AudioEncoder> {
-        self.hearing_with_cancel(&CancelToken::new())
+        self.load_hearing(&CancelToken::new())
     }
 
     /// As [`hearing`](Self::hearing), for what may be cancelled: its loading, and all that this handle encodes.
@@ -56,12 +56,16 @@ impl Model {
     /// # Errors
     /// As [`hearing`](Self::hearing), and [`Error::Cancelled`].
     pub fn hearing_with_cancel(&self, cancel: &CancelToken) -> Result<AudioEncoder> {
+        Ok(self.load_hearing(cancel)?.with_cancel(cancel.clone()))
+    }
+
+    fn load_hearing(&self, cancel: &CancelToken) -> Result<AudioEncoder> {
         let senses = self.senses();
         let has_tower = self.config().multimodal.audio_tower.is_some();
         let load = |gpu| {
             let mut loader = load_towers_from_path(senses.files("sounds", has_tower)?)?;
             AudioEncoder::from_loader(self.config(), loader.as_mut(), gpu, senses.options(cancel))
         };
-        Ok(self.tower(&senses.hearing, load)?.with_cancel(cancel.clone()))
+        self.tower(&senses.hearing, load)
     }
 }

@@ -53,7 +53,9 @@ pub use opts::{
 };
 pub use ple::{PleGateStage, PleInputsStage};
 pub use pooling::PoolingStage;
-pub use random_weights::{random_audio_weights, random_vision_weights, random_weights};
+#[cfg(feature = "audio")]
+pub use random_weights::random_audio_weights;
+pub use random_weights::{random_vision_weights, random_weights};
 pub use rope::{build_rope_tables, default_inv_freq, resolve_inv_freq, rope_slice};
 #[cfg(feature = "lora")]
 pub(crate) use weights::WeightKind;

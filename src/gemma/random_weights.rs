@@ -1,11 +1,15 @@
 //! Random weights of a real model's shape, for measurements without a checkpoint.
 
+#[cfg(feature = "audio")]
+mod audio;
 mod towers;
 
 use std::sync::Arc;
 
+#[cfg(feature = "audio")]
+pub use audio::random_audio_weights;
 use half::{bf16, f16};
-pub use towers::{random_audio_weights, random_vision_weights};
+pub use towers::random_vision_weights;
 
 use super::GemmaConfig;
 use crate::{

@@ -127,8 +127,8 @@ impl AudioEncoder {
         TowerMemory::of(&flow, loader, device, options)
     }
 
-    /// A handle whose encoding ends with [`Error::Cancelled`] when `cancel` is cancelled: between two submits, or while it
-    /// waits for another's.
+    /// A handle whose encoding ends with [`Error::Cancelled`] when `cancel` is cancelled: between two submits, or while
+    /// it waits for another's.
     pub fn with_cancel(self, cancel: CancelToken) -> Self {
         Self { cancel, ..self }
     }

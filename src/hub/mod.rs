@@ -211,7 +211,8 @@ fn kept(model: &HubModel, text: Option<&str>, store: &Store) -> Result<Brought> 
     Ok(Brought { path, projector: projector.and_then(|file| store.find(&file)) })
 }
 
-/// The path of the model without a request. Optional files that are missing may not exist, so that only the others are asked for.
+/// The path of the model without a request. Optional files that are missing may not exist, so that only the others are
+/// asked for.
 fn in_cache(model: &HubModel, store: &Store) -> Result<PathBuf> {
     let find = |file: &str| store.find(file).ok_or_else(|| store.absent(file));
     if let Some(parts) = model.parts() {

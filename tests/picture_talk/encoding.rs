@@ -123,6 +123,10 @@ fn a_wait_for_another_s_picture_ends_when_it_is_cancelled() {
     // Nobody queues for the tower any more, and the first goes on.
     pollster::block_on(encoding).unwrap();
     encoder.encode(&other).unwrap();
+    // A tower that the application has given keeps its own.
+    model.set_vision(model.vision_with_cancel(&cancel).unwrap());
+    let third = shown::image("gemma3-vision", "one.0.png");
+    assert!(matches!(model.picture(&third), Err(Error::Cancelled(_))));
 }
 
 #[test]

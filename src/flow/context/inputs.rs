@@ -5,7 +5,7 @@ use crate::{
     Error, Result,
     ir::{
         DType, Dim, MaskKind, NodeId, Op, Shape, Type,
-        ops::{Input, PositionRule, Role, RopeTable},
+        ops::{Input, Role, RopeTable},
     },
 };
 
@@ -49,9 +49,10 @@ impl EmitContext<'_> {
     ///
     /// # Errors
     /// [`Error::Builder`] where the name stands for something else.
+    #[cfg(feature = "vision")]
     pub(crate) fn all_positions(&mut self) -> Result<NodeId> {
         let shape = self.shape(&[2]);
-        let role = Role::Visible { rule: PositionRule::From(0), mask: MaskKind::None, pictures: false };
+        let role = Role::Visible { rule: crate::ir::ops::PositionRule::From(0), mask: MaskKind::None, pictures: false };
         self.runtime_input("visible_all", role, DType::I32, shape)
     }
 
