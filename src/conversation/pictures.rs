@@ -43,7 +43,7 @@ impl Model {
     /// As [`picture`](Self::picture), with at most `budget` soft tokens; Gemma 3 has one number of them.
     ///
     /// Where a picture's tokens see each other, more than the model's own budget need room that
-    /// [`GeneratorOptions::longest_picture`] makes.
+    /// [`GeneratorOptions::longest_picture`](crate::generate::GeneratorOptions::longest_picture) makes.
     ///
     /// # Errors
     /// As [`picture`](Self::picture) and [`VisionEncoder::encode_within`].

@@ -19,9 +19,9 @@ impl Model {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a model that hears nothing, or of which the tower is not computed, and where there are
-    /// no files to load it from. [`AudioError`](crate::error::AudioError) for a clip that cannot be taken, what is wrong
-    /// with the files, and errors of the device.
+    /// [`Error::Unsupported`](crate::Error::Unsupported) for a model that hears nothing, or of which the tower is not
+    /// computed, and where there are no files to load it from. [`AudioError`](crate::error::AudioError) for a clip that
+    /// cannot be taken, what is wrong with the files, and errors of the device.
     pub fn sound(&self, audio: &Audio) -> Result<Part> {
         self.hearing()?.encode(audio).map(Part::Soft)
     }
@@ -46,7 +46,7 @@ impl Model {
     /// by it can be [waited for](AudioEncoder::encode_async) without blocking.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] as [`sound`](Self::sound); what is wrong with the files, and errors of the device.
+    /// [`Error::Unsupported`](crate::Error::Unsupported) as [`sound`](Self::sound); what is wrong with the files, and errors of the device.
     pub fn hearing(&self) -> Result<AudioEncoder> {
         self.load_hearing(&CancelToken::new())
     }
@@ -54,7 +54,7 @@ impl Model {
     /// As [`hearing`](Self::hearing), for what may be cancelled: its loading, and all that this handle encodes.
     ///
     /// # Errors
-    /// As [`hearing`](Self::hearing), and [`Error::Cancelled`].
+    /// As [`hearing`](Self::hearing), and [`Error::Cancelled`](crate::Error::Cancelled).
     pub fn hearing_with_cancel(&self, cancel: &CancelToken) -> Result<AudioEncoder> {
         Ok(self.load_hearing(cancel)?.with_cancel(cancel.clone()))
     }
