@@ -15,7 +15,6 @@ mod program;
 mod dropped;
 
 #[path = "../../examples/common/frames.rs"]
-#[allow(dead_code)] // The programs alone list folders.
 mod frames;
 
 /// Its success, stdout and stderr when these lines are typed.
