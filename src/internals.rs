@@ -73,6 +73,11 @@ pub mod trace {
 }
 
 /// Towers as graphs.
+#[cfg(feature = "tokenizer")]
+pub mod text {
+    pub use crate::text::chat::content::words_before_frame;
+}
+
 #[cfg(any(feature = "audio", feature = "vision"))]
 pub mod tower {
     #[cfg(feature = "audio")]

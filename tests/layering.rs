@@ -201,7 +201,7 @@ const KNOWS: [(&str, &[&str]); 29] = [
     ("trace", &["flow", "ir", "reference", "runtime"]),
     ("lora", &["flow", "gemma", "ir", "text_file", "weights"]),
     ("guide", &["generate", "text"]),
-    ("hub", &["checkpoint"]),
+    ("hub", &["checkpoint", "gemma"]),
     (
         "conversation",
         &[

@@ -3,7 +3,7 @@
 mod clip;
 mod picture;
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use anyhow::{Result, anyhow};
 use clip::Clip;
@@ -88,7 +88,7 @@ fn rate(times: &RunTimes) -> f64 {
 }
 
 /// The tower's dispatches. Its graph is compiled beside the encoder's, with the encoder's profile.
-fn times(graph: &Graph, gpu: &std::sync::Arc<GpuContext>, arguments: &Arguments) -> Result<RunTimes> {
+fn times(graph: &Graph, gpu: &Arc<GpuContext>, arguments: &Arguments) -> Result<RunTimes> {
     let session = Session::on(gpu);
     let weights = session.load(graph.built.params())?;
     let options = CompileOptions::default().with_weights(&weights).with_profile(&profile());

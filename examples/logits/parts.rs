@@ -1,6 +1,9 @@
 //! A prompt of token ids, pictures, videos and sounds, from a file.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, anyhow, bail};
 use gemmaflow::{
@@ -9,6 +12,7 @@ use gemmaflow::{
     generate::GemmaGenerator,
     hearing::AudioEncoder,
     image::{Image, ImageLimits, PanAndScan},
+    internals::text::words_before_frame,
     prompt::{Modality, Prompt, SoftTokens},
     vision::VisionEncoder,
 };
@@ -109,8 +113,8 @@ impl Parts {
         let clips = self.clips()?;
         // They are a batch, as in transformers.
         let mut soft = hearing.as_ref().map_or(Ok(Vec::new()), |hearing| hearing.encode_together(&clips))?.into_iter();
-        let [pictures, frames] = [Vec::new(), Vec::new()];
-        let mut laid_out = LaidOut { prompt: Prompt::new(), vision: None, pictures, frames, hearing: None, clips };
+        let mut laid_out =
+            LaidOut { prompt: Prompt::new(), vision: None, pictures: Vec::new(), frames: Vec::new(), hearing: None, clips };
         for part in &self.parts {
             match (part, &vision, &hearing) {
                 (Part::Tokens { tokens }, ..) => laid_out.prompt.push(tokens),
@@ -196,12 +200,10 @@ impl Film {
         let tokenizer = common::tokenizer(model).context("--parts: a video without \"words\" has times, which are text")?;
         let mut words = Vec::new();
         for (at, frame) in self.video.iter().enumerate() {
-            let Some(seconds) = frame.seconds.filter(|seconds| *seconds >= 0.0) else {
+            let Some(time) = frame.seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()) else {
                 bail!("--parts: frame {at} of a video has no \"seconds\" from 0; give them, or give the video \"words\"")
             };
-            let between = if at == 0 { "" } else { " " };
-            let whole = seconds as u64;
-            words.push(tokenizer.encode(&format!("{between}{:02}:{:02} ", whole / 60, whole % 60), false)?);
+            words.push(tokenizer.encode(&words_before_frame(at, time), false)?);
         }
         Ok(words)
     }

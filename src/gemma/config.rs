@@ -42,6 +42,8 @@ pub use mobilenet::MobileNetConfig;
 pub(crate) use multimodal::MOST_SOFT_TOKENS;
 pub use multimodal::{Gemma4VisionConfig, MediaTokens, MultimodalConfig, SiglipConfig, UnifiedVisionConfig, VisionConfig};
 pub(crate) use projector::{Projector, is_projector, projectors};
+#[cfg(feature = "hub")]
+pub(crate) use projector_files::is_projector_name;
 pub use types::{
     AltUp, BidirectionalPictures, GemmaLayerStyle, LayerAttnOptions, LayerKind, LayerOverrides, Moe, PerLayerInput, RopeConfig,
     RopeScaling,

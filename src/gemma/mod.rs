@@ -32,6 +32,8 @@ pub use blocks::{
 };
 #[cfg(feature = "vision")]
 pub(crate) use config::MOST_SOFT_TOKENS;
+#[cfg(feature = "hub")]
+pub(crate) use config::is_projector_name;
 pub use config::{
     AltUp, AudioConfig, BidirectionalPictures, Centroids, ConformerConfig, ConformerKind, Embedder, Gemma4VisionConfig,
     GemmaArch, GemmaConfig, GemmaDrafterConfig, GemmaLayerStyle, HardTokens, LayerAttnOptions, LayerKind, LayerOverrides,

@@ -3,9 +3,7 @@
 use std::cmp::Reverse;
 
 use super::name::{is_plain, split};
-
-/// The word in the names of projectors' files.
-const NAMED: &str = "mmproj";
+use crate::gemma::is_projector_name;
 
 /// The projector that llama.cpp's `-hf` takes for the text model at `text`: in the nearest folder from there up; in it
 /// the one whose bits are nearest to the text's, as the names say them; of several the first by name. Names come from
@@ -20,10 +18,9 @@ pub(super) fn choose(files: &[String], text: &str) -> Option<String> {
     files.iter().filter(fits).min_by_key(rank).cloned()
 }
 
-/// True for a whole file with the word in its name.
+/// True for a projector's file by its name, which is whole.
 fn is_projector(file: &str) -> bool {
-    let name = name(file).to_ascii_lowercase();
-    name.contains(NAMED) && name.ends_with(".gguf") && split(&name).is_none()
+    is_projector_name(name(file)) && split(&name(file).to_ascii_lowercase()).is_none()
 }
 
 fn folder(file: &str) -> &str {

@@ -22,7 +22,7 @@
 //!
 //! The model's answer to such a prompt comes back as text, thoughts and tool calls through a [`ChatParser`].
 
-mod chat;
+pub(crate) mod chat;
 mod control;
 mod frame;
 mod gguf;

@@ -6,11 +6,10 @@ use anyhow::{Result, anyhow};
 use gemmaflow::{
     audio::{Audio, AudioLimits},
     gemma::{AudioConfig, GemmaConfig, MediaTokens, random_audio_weights},
-    hearing::AudioEncoder,
+    hearing::{AudioEncoder, TowerOptions},
     internals::tower::{clip_graph, clip_inputs},
     ir::DType,
     runtime::GpuContext,
-    vision::TowerOptions,
 };
 
 use super::{Graph, Tower};

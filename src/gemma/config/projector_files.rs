@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 use super::{AudioConfig, GemmaConfig, VisionConfig, json::named, projector};
 use crate::{Error, Result, weights::is_gguf};
 
-/// The word in the names of projectors' files: `mmproj-model-f16.gguf`, `gemma-3-4b-it.mmproj-Q8_0.gguf`, …
-const NAMED: &str = "mmproj";
+/// True for the name of a projector's file: `mmproj-model-f16.gguf`, `gemma-3-4b-it.mmproj-Q8_0.gguf`, …
+pub(crate) fn is_projector_name(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    name.contains("mmproj") && name.ends_with(".gguf")
+}
 
 /// The configuration of the text model at `text` with the towers of the projector that lies beside it, if one does. One
 /// that cannot be taken is no reason to refuse the text model: pictures and sounds are refused.
@@ -61,10 +64,7 @@ fn candidates(text: &Path) -> Vec<PathBuf> {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
     };
-    let is_named = |path: &Path| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
-        name.contains(NAMED) && name.ends_with(".gguf")
-    };
+    let is_named = |path: &Path| is_projector_name(&path.file_name().unwrap_or_default().to_string_lossy());
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let mut found: Vec<PathBuf> = entries.filter(|path| is_named(path) && is_gguf(path)).collect();
     found.sort();

@@ -61,15 +61,18 @@ impl Part {
             Self::Text(_) => Vec::new(),
             Self::Soft(rows) => vec![(String::new(), rows)],
             Self::Video(frames) => {
-                let time = |(index, frame): (usize, &VideoFrame)| {
-                    let between = if index == 0 { "" } else { " " };
-                    let seconds = frame.at.as_secs();
-                    format!("{between}{:02}:{:02} ", seconds / 60, seconds % 60)
-                };
-                frames.iter().enumerate().map(|frame| (time(frame), &frame.1.soft)).collect()
+                let rows = frames.iter().enumerate();
+                rows.map(|(index, frame)| (words_before_frame(index, frame.at), &frame.soft)).collect()
             }
         }
     }
+}
+
+/// What the processor of transformers writes before the frame `index` of a video, which is shown `at` from the beginning.
+pub fn words_before_frame(index: usize, at: Duration) -> String {
+    let between = if index == 0 { "" } else { " " };
+    let seconds = at.as_secs();
+    format!("{between}{:02}:{:02} ", seconds / 60, seconds % 60)
 }
 
 /// What a user says: text, with pictures and sounds between, in order.

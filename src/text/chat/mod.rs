@@ -1,7 +1,7 @@
 //! The chat turns of all families: conversations to tokens, and the tokens of an answer to events.
 
 mod call;
-mod content;
+pub(crate) mod content;
 mod declaration;
 mod gemma;
 mod gemma4;
