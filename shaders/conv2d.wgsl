@@ -10,49 +10,7 @@
 // Overrides: P, HEIGHT, WIDTH, C, OUT_HEIGHT, OUT_WIDTH, O, IN, KH, KW, STRIDE, TOP, LEFT.
 // Options: GROUPS, BIAS = yes | no (no binding 3), WEIGHT, VEC = 1, WEIGHTS = 1.
 // Hole: epilogue(i: u32, v: f32) -> f32.
-override P: u32;
-override HEIGHT: u32;
-override WIDTH: u32;
-override C: u32;
-override OUT_HEIGHT: u32;
-override OUT_WIDTH: u32;
-override O: u32;
-override IN: u32;
-override KH: u32;
-override KW: u32;
-override STRIDE: u32;
-override TOP: u32;
-override LEFT: u32;
-
-#include lib/weight.wgsl
-@group(0) @binding(0) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read_write> y: array<f32>;
-@group(0) @binding(2) var<storage, read> w0: array<Stored>;
-#if BIAS == yes
-@group(0) @binding(3) var<storage, read> w1: array<Stored>;
-fn bias(o: u32) -> f32 { return widen(w1[word_of(o)], o); }
-#elif BIAS == no
-fn bias(o: u32) -> f32 { return 0.0; }
-#endif
-
-// The pixel of x under the first tap at a position; row and column may lie outside, modulo 2^32.
-struct Corner {
-    // The first element of its picture.
-    picture: u32,
-    row: u32,
-    column: u32,
-}
-fn corner_of(p: u32) -> Corner {
-    let row = p / OUT_WIDTH;
-    let picture = row / OUT_HEIGHT * HEIGHT * WIDTH * C;
-    return Corner(picture, row % OUT_HEIGHT * STRIDE - TOP, p % OUT_WIDTH * STRIDE - LEFT);
-}
-fn pixel(corner: Corner, r: u32, s: u32, c: u32) -> f32 {
-    let row = corner.row + r;
-    let column = corner.column + s;
-    if row >= HEIGHT || column >= WIDTH { return 0.0; }
-    return x[corner.picture + (row * WIDTH + column) * C + c];
-}
+#include lib/convolution.wgsl
 
 #if GROUPS == one
 // Tiles lie [16][65], so that neighbours of a step go to different banks.

@@ -87,6 +87,23 @@ pub mod tower {
     pub use crate::vision::encoder::{picture_graph, picture_inputs};
 }
 
+/// What each input of the graph is for the whole of `prompt`, by its name. Soft tokens take the rows of tables that the
+/// id `pad` has.
+///
+/// # Errors
+/// What is wrong with a table on the host.
+pub fn prompt_inputs(
+    built: &crate::flow::BuiltModel,
+    prompt: &crate::prompt::Prompt,
+    pad: u32,
+) -> crate::Result<Vec<(String, crate::ir::Value)>> {
+    let run = crate::runtime::RunTokens { tokens: prompt.tokens(), start: 0, soft: prompt.spans() };
+    let none = crate::ir::DimBinding::new();
+    let value = |input: &crate::ir::ops::Input| run.input(input, pad, &none, built.params());
+    let inputs = built.graph.inputs().filter_map(|(_, input)| Some((input.name.clone(), value(input).transpose()?)));
+    inputs.map(|(name, value)| Ok((name, value?))).collect()
+}
+
 /// The flow with soft tokens among its own, as generators and embedders have it: their rows and flags are inputs.
 pub fn with_soft_tokens(flow: crate::GemmaFlow<'_>) -> crate::GemmaFlow<'_> {
     flow.soft_tokens(true)

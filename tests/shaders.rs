@@ -184,6 +184,7 @@ fn every_variant_translates_for_every_backend() {
         "attention_tile",
         "attention_combine",
         "conv2d",
+        "conv2d_lanes",
         "gather",
         "relative_attention",
         "linear_vec",

@@ -138,6 +138,7 @@ fn variant(sizes: &Sizes, layout: &Layout, parts: usize) -> Variant {
         token_bytes: (2 * kv_heads * width * kv.scalar_bytes().unwrap_or(4) + 4) as u64,
         pair_flops: (4 * heads * width) as u64,
         visible: Slot(4),
+        pairs: [new as u64, cached as u64],
     };
     let work = Work { attention: Some(attention), ..Work::of(4 * new * heads * (width + written), 0) };
     let groups = kv_heads * (new * (heads / kv_heads)).div_ceil(layout.queries);

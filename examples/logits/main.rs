@@ -43,7 +43,8 @@ struct Arguments {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["tokens", "text", "first"])]
     parts: Option<PathBuf>,
     /// Also write what the towers are given and what they make of it, by transformers' names: pixel_values,
-    /// vision.layer_out.0, vision.tower, vision.soft, input_features, audio.soft, inputs_embeds, …
+    /// vision.layer_out.0, vision.tower, vision.soft, input_features, audio.soft, …; and the text model's
+    /// inputs_embeds and hidden
     #[arg(long, requires = "parts")]
     stages: bool,
     /// Write each tensor as NAME.tensor
@@ -117,7 +118,7 @@ fn run(mut arguments: Arguments) -> Result<()> {
     let ids = Value::u32([prompt.len()], prompt.tokens().to_vec());
     let mut tensors = vec![(name.to_string(), ids), ("logits".to_string(), Value::f32(shape, logits))];
     if let (true, Some(laid_out)) = (arguments.stages, &laid_out) {
-        tensors.extend(stages::of(laid_out, generator.config(), &arguments.model)?);
+        tensors.extend(stages::of(laid_out, generator.config(), &arguments.model, generator.gpu().as_ref())?);
     }
     tensors::write(&arguments.out, arguments.case.as_deref(), &tensors)?;
     eprintln!("{}: logits {shape:?} in {:.2} s on {}", arguments.out.display(), time.as_secs_f64(), generator.stats().device);

@@ -4,21 +4,26 @@
 mod pictures;
 mod sounds;
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use anyhow::{Result, anyhow};
 use gemmaflow::{
     gemma::{GemmaConfig, GemmaFlow, VisionConfig},
-    ir::Value,
+    internals::{prompt_inputs, with_soft_tokens},
+    ir::{
+        Op, Value,
+        ops::{Input, Role},
+    },
     prompt::{Modality, Prompt},
-    runtime::{CompileOptions, Device, Session},
+    runtime::{CompileOptions, Device, GpuContext, RunInput, Session},
 };
 
 use crate::{common, parts::LaidOut, tensors::Tensors};
 
-/// All of them.
-pub fn of(laid_out: &LaidOut, config: &GemmaConfig, model: &Path) -> Result<Tensors> {
+/// All of them. The text model's run on the device of `gpu`, or on the reference.
+pub fn of(laid_out: &LaidOut, config: &GemmaConfig, model: &Path, gpu: Option<&Arc<GpuContext>>) -> Result<Tensors> {
     let mut tensors = vec![("inputs_embeds".to_string(), inputs_embeds(&laid_out.prompt, config, model)?)];
+    tensors.push(("hidden".to_string(), hidden(&laid_out.prompt, config, model, gpu)?));
     tensors.push(token_types(&laid_out.prompt, config));
     if let Some(encoder) = &laid_out.vision {
         tensors.extend(pictures::of(&laid_out.pictures, encoder, config)?);
@@ -28,6 +33,28 @@ pub fn of(laid_out: &LaidOut, config: &GemmaConfig, model: &Path) -> Result<Tens
         tensors.extend(sounds::of(&laid_out.clips, encoder, config)?);
     }
     Ok(tensors)
+}
+
+/// The states of all tokens behind the last norm.
+fn hidden(prompt: &Prompt, config: &GemmaConfig, model: &Path, gpu: Option<&Arc<GpuContext>>) -> Result<Value> {
+    let (_, mut weights) = common::open(model)?;
+    let flow = GemmaFlow::for_prefill(config, 1, prompt.len()).hidden_only();
+    let mut built = with_soft_tokens(flow).build(weights.as_mut())?;
+    let mut inputs = prompt_inputs(&built, prompt, 0)?;
+    // A session derives the visible positions of text alone. Those of pictures are given.
+    for node in built.graph.ids().collect::<Vec<_>>() {
+        if let Op::Input(input @ Input { role: Role::Visible { .. }, .. }) = built.graph.node(node).op.clone() {
+            built.graph.replace_op(node, Input { role: Role::Caller, ..input });
+        }
+    }
+    let is_given = |input: &Input| matches!(input.role, Role::Caller | Role::SoftRows | Role::IsText);
+    inputs.retain(|(name, _)| built.graph.inputs().any(|(_, input)| input.name == *name && is_given(input)));
+    let session = gpu.map_or_else(|| Session::new(&Device::Cpu), |gpu| Ok(Session::on(gpu)))?;
+    let options = CompileOptions::default().with_weights(&session.load(built.params())?);
+    let given: Vec<(&str, RunInput)> = inputs.iter().map(|(name, value)| (name.as_str(), value.into())).collect();
+    let outputs = session.compile_with(&built.graph, &options)?.run(&given)?;
+    let (rows, width) = crate::tensors::output(&outputs, "hidden")?;
+    Ok(Value::f32([1, prompt.len(), width], rows))
 }
 
 /// What frames of videos are given, by transformers' names; what the tower makes of them has `video.` before it.

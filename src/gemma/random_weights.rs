@@ -2,6 +2,7 @@
 
 #[cfg(feature = "audio")]
 mod audio;
+mod mobilenet;
 mod towers;
 
 use std::sync::Arc;

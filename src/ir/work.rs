@@ -47,6 +47,8 @@ pub struct AttentionWork {
     pub pair_flops: u64,
     /// The slot of the visible positions, whose mask limits the keys.
     pub visible: Slot,
+    /// Queries of a sequence, and keys: all pairs count where the visible positions are computed.
+    pub pairs: [u64; 2],
 }
 
 impl Work {

@@ -48,17 +48,20 @@ pub fn cost(plan: &Plan, dispatch: &Dispatch, live: Live, shard_bytes: &dyn Fn(&
 
 /// The part of an attention that follows from the keys which the queries of a run see, however large the cache is.
 fn seen(plan: &Plan, attention: AttentionWork, live: Live) -> Cost {
+    let AttentionWork { batch, token_bytes, pair_flops, visible, pairs: [queries, keys] } = attention;
     let tokens = live.tokens as u64;
     let start = live.start as u64;
     let all = start + tokens;
-    let mask = mask(plan, attention.visible);
-    let window = if let Some(MaskKind::SlidingWindow(window)) = mask { window as u64 } else { u64::MAX };
-    let rows = all.min(window.saturating_add(tokens.saturating_sub(1)));
-    let pairs: u64 = match mask {
-        Some(MaskKind::None) => tokens * all,
-        _ => (start..all).map(|position| window.min(position + 1)).sum(),
+    let causal = |window: u64| (start..all).map(|position| window.min(position + 1)).sum();
+    let (rows, pairs) = match mask(plan, visible) {
+        None => (keys, queries * keys),
+        Some(MaskKind::None) => (all, tokens * all),
+        Some(MaskKind::SlidingWindow(window)) => {
+            let window = window as u64;
+            (all.min(window.saturating_add(tokens.saturating_sub(1))), causal(window))
+        }
+        Some(_) => (all, causal(u64::MAX)),
     };
-    let AttentionWork { batch, token_bytes, pair_flops, .. } = attention;
     Cost { bytes: batch * rows * token_bytes, flops: batch * pairs * pair_flops }
 }
 

@@ -51,7 +51,9 @@ impl Picture {
         gpu: Arc<GpuContext>,
     ) -> Result<Self> {
         let vision = cut(VisionConfig::preset(shape), layers).ok_or_else(|| {
-            anyhow!("--image: '{shape}' has no tower whose shape is known; try gemma-3-4b, gemma-4-e2b or gemma-4-31b")
+            anyhow!(
+                "--image: '{shape}' has no tower whose shape is known; try gemma-3-4b, gemma-3n-e2b, gemma-4-e2b or gemma-4-31b"
+            )
         })?;
         let mut weights = random_vision_weights(&vision, config.hidden_size, dtype, 1)?;
         config.multimodal.vision = Some(vision.clone());
@@ -92,12 +94,13 @@ impl Tower for Picture {
     }
 }
 
-/// The first `layers` layers of a tower.
+/// The first `layers` layers of a tower; MobileNet-V5, whose blocks differ, is always whole.
 fn cut(vision: Option<VisionConfig>, layers: Option<usize>) -> Option<VisionConfig> {
     let mut vision = vision?;
     let count = match &mut vision {
         VisionConfig::Siglip(config) => &mut config.num_hidden_layers,
         VisionConfig::Gemma4(config) => &mut config.num_hidden_layers,
+        VisionConfig::MobileNet(_) => return Some(vision),
         _ => return None,
     };
     *count = layers.map_or(*count, |layers| layers.min(*count));

@@ -15,9 +15,6 @@ pub struct MobileNetConfig {
     pub rms_norm_eps: f32,
 }
 
-/// Side of a picture of the released models.
-const IMAGE_SIZE: usize = 768;
-
 /// Keys of a `vision_config` that change nothing here: what timm builds, where the weights say so too, and its head,
 /// which the encoder leaves out. `vocab_offset` and `vocab_size` are of the ids that the embedder embeds.
 #[rustfmt::skip]
@@ -26,6 +23,9 @@ const HARMLESS: &[&str] = &[
 ];
 
 impl MobileNetConfig {
+    /// That of the released models.
+    pub(super) const RELEASED: Self = Self { image_size: 768, soft_tokens_per_image: 256, rms_norm_eps: 1e-6 };
+
     /// Side of the grid of the tower's finer stage, whose squares soft tokens are means of.
     pub(crate) fn grid(&self) -> usize {
         self.image_size / 16
@@ -54,10 +54,11 @@ pub(super) fn read(mut fields: Fields, soft_tokens: Option<usize>) -> Result<Mob
     if let Some(other) = fields.text("architecture")?.filter(|name| !name.starts_with("mobilenetv5")) {
         return Err(fields.refuse("architecture", &other.into(), "one of mobilenetv5"));
     }
+    let released = MobileNetConfig::RELEASED;
     let config = MobileNetConfig {
-        image_size: IMAGE_SIZE,
-        soft_tokens_per_image: soft_tokens.unwrap_or(256),
-        rms_norm_eps: fields.number("rms_norm_eps")?.unwrap_or(1e-6),
+        soft_tokens_per_image: soft_tokens.unwrap_or(released.soft_tokens_per_image),
+        rms_norm_eps: fields.number("rms_norm_eps")?.unwrap_or(released.rms_norm_eps),
+        ..released
     };
     fields.finish(&[HARMLESS, json::HARMLESS])?;
     config.check()?;

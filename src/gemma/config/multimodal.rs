@@ -58,7 +58,7 @@ pub enum VisionConfig {
 
 impl VisionConfig {
     /// The tower of a released model, by the name that [`GemmaConfig::preset`](crate::gemma::GemmaConfig::preset) knows
-    /// the text model by; `None` where there is none or its weights alone say what it is (Gemma 3n).
+    /// the text model by; `None` where there is none.
     pub fn preset(name: &str) -> Option<Self> {
         let siglip = SiglipConfig {
             hidden_size: 1152,
@@ -99,6 +99,7 @@ impl VisionConfig {
         };
         match name {
             "gemma-3-4b" | "gemma-3-12b" | "gemma-3-27b" => Some(VisionConfig::Siglip(siglip)),
+            "gemma-3n-e2b" | "gemma-3n-e4b" => Some(VisionConfig::MobileNet(MobileNetConfig::RELEASED)),
             "gemma-4-e2b" | "gemma-4-e4b" => Some(VisionConfig::Gemma4(small)),
             "gemma-4-26b-a4b" | "gemma-4-31b" => Some(VisionConfig::Gemma4(large)),
             _ => None,

@@ -1,6 +1,6 @@
 //! Random weights of audio towers.
 
-use super::towers::{clipped, filled};
+use super::towers::{TowerShapes, clipped, filled};
 use crate::{
     Error, Result,
     gemma::{
@@ -23,7 +23,7 @@ pub fn random_audio_weights(audio: &AudioConfig, width: usize, dtype: DType, see
 }
 
 /// Names and shapes, as `ConformerStage` asks for them.
-fn conformer(config: &ConformerConfig, width: usize) -> Vec<(String, Vec<usize>)> {
+fn conformer(config: &ConformerConfig, width: usize) -> TowerShapes {
     let ConformerConfig { kind, hidden_size: e, conv_channels, input_feat_size, .. } = *config;
     let mut shapes = Vec::new();
     let mut taken = 1;
@@ -54,7 +54,7 @@ fn conformer(config: &ConformerConfig, width: usize) -> Vec<(String, Vec<usize>)
     shapes
 }
 
-fn conformer_layer(shapes: &mut Vec<(String, Vec<usize>)>, config: &ConformerConfig, layer: usize) {
+fn conformer_layer(shapes: &mut TowerShapes, config: &ConformerConfig, layer: usize) {
     let e = config.hidden_size;
     let names = Names::of(config.kind);
     let name = format!("{}.{layer}", names.layers);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{GAIN_SCALE, RandomSource, element_bytes, pcg};
+use super::{GAIN_SCALE, RandomSource, element_bytes, mobilenet, pcg};
 use crate::{
     Error, Result,
     gemma::{Gemma4VisionConfig, SiglipConfig, VisionConfig},
@@ -20,12 +20,18 @@ pub fn random_vision_weights(vision: &VisionConfig, width: usize, dtype: DType, 
     match vision {
         VisionConfig::Siglip(config) => filled(siglip(config, width), dtype, seed),
         VisionConfig::Gemma4(config) => filled(gemma4(config, width), dtype, seed),
-        _ => Err(Error::Unsupported("random weights of this vision tower; those of SigLIP and Gemma 4 can be made".into())),
+        VisionConfig::MobileNet(_) => filled(mobilenet::shapes(width), dtype, seed),
+        _ => Err(Error::Unsupported(
+            "random weights of this vision tower; those of SigLIP, MobileNet-V5 and Gemma 4 can be made".into(),
+        )),
     }
 }
 
+/// Names and shapes of a tower's weights; one without dimensions is a bound.
+pub(super) type TowerShapes = Vec<(String, Vec<usize>)>;
+
 /// Tensors of these names and shapes.
-pub(super) fn filled(shapes: Vec<(String, Vec<usize>)>, dtype: DType, seed: u32) -> Result<WeightMap> {
+pub(super) fn filled(shapes: TowerShapes, dtype: DType, seed: u32) -> Result<WeightMap> {
     let size = element_bytes(dtype)?;
     let tensor = |(index, (name, shape)): (usize, (String, Vec<usize>))| {
         if shape.is_empty() {
@@ -44,7 +50,7 @@ pub(super) fn filled(shapes: Vec<(String, Vec<usize>)>, dtype: DType, seed: u32)
 }
 
 /// Names and shapes, as `SiglipStage` asks for them.
-fn siglip(config: &SiglipConfig, width: usize) -> Vec<(String, Vec<usize>)> {
+fn siglip(config: &SiglipConfig, width: usize) -> TowerShapes {
     let SiglipConfig { hidden_size: e, intermediate_size: i, num_hidden_layers, image_size, patch_size: p, .. } = *config;
     let grid = image_size / p;
     let mut shapes = vec![
@@ -74,7 +80,7 @@ fn siglip(config: &SiglipConfig, width: usize) -> Vec<(String, Vec<usize>)> {
 }
 
 /// Names and shapes, as `Gemma4VisionStage` asks for them.
-fn gemma4(config: &Gemma4VisionConfig, width: usize) -> Vec<(String, Vec<usize>)> {
+fn gemma4(config: &Gemma4VisionConfig, width: usize) -> TowerShapes {
     let Gemma4VisionConfig { hidden_size: e, intermediate_size: i, head_dim: d, patch_size: p, .. } = *config;
     let mut shapes = vec![
         ("embed_vision.embedding_projection.weight".to_string(), vec![width, e]),
@@ -107,7 +113,7 @@ fn gemma4(config: &Gemma4VisionConfig, width: usize) -> Vec<(String, Vec<usize>)
 }
 
 /// A product of Gemma 4's towers, with its bounds where it has any.
-pub(super) fn clipped(shapes: &mut Vec<(String, Vec<usize>)>, name: String, shape: [usize; 2], has_bounds: bool) {
+pub(super) fn clipped(shapes: &mut TowerShapes, name: String, shape: [usize; 2], has_bounds: bool) {
     shapes.push((format!("{name}.linear.weight"), shape.to_vec()));
     if has_bounds {
         let bounds = ["input_min", "input_max", "output_min", "output_max"];

@@ -72,7 +72,8 @@ fn work(emit: &Emit, sizes: &Sizes, parts: usize) -> Work {
     if let Place::Slot(visible, _) = emit.inputs[3].place {
         let token_bytes = (2 * kv_heads * head_dim * cached + 4) as u64;
         let pair_flops = (4 * heads * head_dim) as u64;
-        work.attention = Some(AttentionWork { batch: batch as u64, token_bytes, pair_flops, visible });
+        let pairs = [new as u64, sizes.cached as u64];
+        work.attention = Some(AttentionWork { batch: batch as u64, token_bytes, pair_flops, visible, pairs });
     }
     if let Some(prologue) = emit.decode_prologue() {
         // Key and value are read and written once more, with their angles; the norm of an element is four operations,

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{Lowering, OpDef};
+use super::{Lowering, OpDef, linear::LinearParams};
 use crate::{
     Result,
     ir::{
@@ -90,7 +90,8 @@ impl Conv2d {
         turned
     }
 
-    fn kernel(&self, emit: &Emit) -> Kernel {
+    /// The kernel and its workgroups.
+    fn kernel(&self, emit: &Emit) -> (Kernel, usize) {
         let x = &emit.inputs[0].ty.shape;
         let weight = &emit.inputs[1].ty.shape;
         let y = &emit.output.ty.shape;
@@ -109,12 +110,27 @@ impl Conv2d {
             ("TOP", self.padding[0]),
             ("LEFT", self.padding[2]),
         ];
-        let groups = if self.groups == 1 { "one" } else { "all" };
-        let bias = if self.bias { "yes" } else { "no" };
-        let mut options = vec![("GROUPS", groups.into()), ("BIAS", bias.into()), weight_option(emit.inputs[1].ty.dtype)];
-        options.extend([("VEC", "1".into()), ("WEIGHTS", "1".into())]);
         let overrides = sizes.map(|(name, size)| (name, size as f64)).to_vec();
-        Kernel { shader: "conv2d", options, overrides, hole: emit.epilogue.text.clone() }
+        let bias = if self.bias { "yes" } else { "no" };
+        let mut options = vec![("BIAS", bias.into()), weight_option(emit.inputs[1].ty.dtype), ("WEIGHTS", "1".into())];
+        let positions = emit.output.ty.rows();
+        let out = emit.output.ty.last();
+        let params = LinearParams::of(emit.target);
+        let (shader, count) = if self.groups != 1 {
+            options.extend([("GROUPS", "all".into()), ("VEC", "1".into())]);
+            ("conv2d", (positions.div_ceil(4) * out).div_ceil(64))
+        } else if params.software {
+            let tile = out.div_ceil(params.lanes).min(4);
+            let held = positions.min(8);
+            let vector = if weight[1..].iter().product::<usize>().is_multiple_of(8) && !self.bias { 8 } else { 1 };
+            let sizes = [("LANES", params.lanes), ("NR", tile), ("ROWS", held), ("VEC", vector)];
+            options.extend(sizes.map(|(name, size)| (name, size.to_string())));
+            ("conv2d_lanes", positions.div_ceil(held) * out.div_ceil(tile * params.lanes))
+        } else {
+            options.extend([("GROUPS", "one".into()), ("VEC", "1".into())]);
+            ("conv2d", positions.div_ceil(64) * out.div_ceil(64))
+        };
+        (Kernel { shader, options, overrides, hole: emit.epilogue.text.clone() }, count)
     }
 }
 
@@ -198,12 +214,8 @@ impl OpDef for Conv2d {
 
     fn emit(&self, emit: &mut Emit) -> Result<()> {
         let elements = emit.output.ty.len();
-        let positions = emit.output.ty.rows();
-        let out = emit.output.ty.last();
         let inner: usize = emit.inputs[1].ty.shape[1..].iter().product();
-        let count =
-            if self.groups == 1 { positions.div_ceil(64) * out.div_ceil(64) } else { (positions.div_ceil(4) * out).div_ceil(64) };
-        let kernel = self.kernel(emit);
+        let (kernel, count) = self.kernel(emit);
         let mut bindings = vec![(0, emit.inputs[0].operand()), (1, emit.output.operand())];
         bindings.extend((2..).zip(emit.inputs[1..].iter().map(|weight| weight.operand())));
         bindings.extend(emit.epilogue_bindings(0));

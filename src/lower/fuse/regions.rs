@@ -36,27 +36,48 @@ pub(super) fn stored(bound: &Bound) -> Vec<bool> {
     let storable = |id: NodeId| bound.is_region(id) && !constant[id.index()];
     let mut stored = vec![false; count];
     bound.graph.outputs().iter().for_each(|(_, id)| stored[bound.resolve(*id).index()] = true);
-    // Places where the value would be computed if it were inlined into all its readers. Moving ops are always inlined
-    // and hand the number of their places on to what they move.
-    let mut places = vec![0usize; count];
+    // Moving ops are always inlined, and what they move is computed at each of their places.
+    let mut places = vec![Places::None; count];
     for id in bound.values().rev() {
-        let computes = arithmetic[id.index()] && is_elementwise(bound.op(id));
+        let elementwise = is_elementwise(bound.op(id));
+        let computes = arithmetic[id.index()] && elementwise;
         let alone = bound.is_alone(id);
-        let unread = places[id.index()] == 0;
-        stored[id.index()] |= bound.is_kernel(id) || (computes && places[id.index()] > 1);
+        let unread = places[id.index()] == Places::None;
+        stored[id.index()] |= bound.is_kernel(id) || (computes && places[id.index()] == Places::Several);
         stored[id.index()] |= storable(id) && (alone || unread);
-        let here = if stored[id.index()] { 1 } else { places[id.index()] };
-        let mut operands: Vec<NodeId> = bound.operands(id).collect();
-        if is_elementwise(bound.op(id)) {
-            operands.sort_unstable();
-            operands.dedup();
-        }
-        for x in operands {
-            places[x.index()] = places[x.index()].saturating_add(here);
+        for (position, x) in bound.operands(id).enumerate() {
+            // All operands of an elementwise op are read at one index.
+            let position = if elementwise { 0 } else { position };
+            let here = match places[id.index()] {
+                _ if stored[id.index()] => Places::One(id, position),
+                Places::One(..) if !elementwise => Places::One(id, position),
+                places => places,
+            };
+            places[x.index()] = places[x.index()].and(here);
             stored[x.index()] |= (bound.is_kernel(id) && bound.is_region(x)) || (alone && storable(x));
         }
     }
     stored
+}
+
+/// Where a value would be computed if it were inlined into all its readers. A region computes it once for each index at
+/// which it needs it.
+#[derive(Clone, Copy, PartialEq)]
+enum Places {
+    None,
+    /// One: at the index of a region's sink, or at that of an operand of a moving op.
+    One(NodeId, usize),
+    Several,
+}
+
+impl Places {
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::None, place) | (place, Self::None) => place,
+            (one, other) if one == other => one,
+            _ => Self::Several,
+        }
+    }
 }
 
 /// The labels of elementwise arithmetic in dispatches of its own.

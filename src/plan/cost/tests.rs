@@ -5,7 +5,7 @@ use crate::{
     ir::{
         Compute, DType, DimBinding, Graph, LowerOptions, MaskKind, NodeId,
         kernel::Target,
-        ops::{Attention, ExpertLinear, PositionRule, Role},
+        ops::{Attention, ExpertLinear, PositionRule, Role, Slice},
     },
     lower::{Unplaced, lower},
     plan::{Plan, sampling},
@@ -81,6 +81,21 @@ fn attention_counts_the_keys_that_its_queries_see() {
     let activations = 4 * 4 * 2 * (8 + 8);
     assert_eq!(costs(&causal, 1, 59)[0].bytes, activations + 60 * (2 * 8 * 2 + 4));
     assert_eq!(costs(&window, 4, 50)[0].bytes, activations + 8 * (2 * 8 * 2 + 4));
+}
+
+/// A tower's keys may be fewer than its queries, whose visible positions are then a part of those of the run.
+#[test]
+fn attention_of_computed_positions_counts_all_pairs() {
+    let mut g = Graph::new("attention");
+    let q = x(&mut g, "q", &[1, 4, 2, 8]);
+    let k = x(&mut g, "k", &[1, 3, 1, 8]);
+    let role = Role::Visible { rule: PositionRule::From(0), mask: MaskKind::None, pictures: false };
+    let visible = g.input("visible", role, DType::I32, [1, 16, 2]).unwrap();
+    let visible = g.push(Slice { axis: 1, start: 0, len: 4.into() }, &[visible]).unwrap();
+    let positions = g.input("positions", Role::Caller, DType::I32, [1, 3]).unwrap();
+    let y = g.push(Attention { scale: 1.0, softcap: None, keep: false }, &[q, k, k, visible, positions]).unwrap();
+    g.output("y", y);
+    assert_eq!(costs(&lowered(&g), 16, 0).last().unwrap().flops, 4 * 2 * 8 * 4 * 3);
 }
 
 #[test]
