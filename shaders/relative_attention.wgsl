@@ -1,9 +1,11 @@
 // Attention of a frame to itself and the W − 1 before it, with a row r of each distance, per head n:
 //   y[t, n] = Σ_d softmax_d(CAP · tanh(q[t, n]·(k[t−d, n] + r[d, n]) / CAP)) · v[t−d, n], 0 ≤ d < W, of frames that are kept.
-// q, k, v, y [B, T, N, H]; r [W, N, H]; keep [B, T], below 0.5 drops the key. A frame that sees no key gives zeros.
+// q, k, v, y [B, T, N, H]; r [W, N, H]; keep [B, T], below 0.5 drops the key.
+// A frame that sees no key gives zeros (BLIND = zeros), or the sum of its block's v over CHUNK + W (BLIND = mean): of the
+// CHUNK frames that it is of and the W before them, those whose keep is above -0.5.
 // One workgroup: one frame, all heads. A lane computes whole scores, then weights of a head, then elements of the result.
 // Grid: ROWS folded over x and y.
-// Overrides: T, N, H, W, ROWS (= B*T), CAP. Options: LANES, SCORES (= W*N).
+// Overrides: T, N, H, W, ROWS (= B*T), CAP, with BLIND = mean CHUNK. Options: LANES, SCORES (= W*N), BLIND.
 override T: u32;
 override N: u32;
 override H: u32;
@@ -26,6 +28,30 @@ fn sees(row: u32, distance: u32) -> bool {
     if distance > row % T { return false; }
     return keep[row - distance] >= 0.5;
 }
+
+#if BLIND == mean
+override CHUNK: u32;
+fn is_blind(row: u32) -> bool {
+    for (var d = 0u; d < W; d++) {
+        if sees(row, d) { return false; }
+    }
+    return true;
+}
+// Element i of the mean of a frame's block.
+fn block_mean(row: u32, i: u32) -> f32 {
+    let frame = row % T;
+    let begin = frame / CHUNK * CHUNK;
+    var sum = 0.0;
+    for (var t = max(begin, W) - W; t < min(begin + CHUNK, T); t++) {
+        let place = row - frame + t;
+        if keep[place] > -0.5 { sum += v[place * N * H + i]; }
+    }
+    return sum / f32(CHUNK + W);
+}
+#elif BLIND == zeros
+fn is_blind(row: u32) -> bool { return false; }
+fn block_mean(row: u32, i: u32) -> f32 { return 0.0; }
+#endif
 
 @compute @workgroup_size(LANES)
 fn main(
@@ -63,9 +89,11 @@ fn main(
         for (var d = 0u; d < W; d++) { weights[head * W + d] *= scale; }
     }
     workgroupBarrier();
+    let blind = is_blind(row);
     for (var i = lane; i < N * H; i += LANES) {
         let head = i / H;
         var sum = 0.0;
+        if blind { sum = block_mean(row, i); }
         for (var d = 0u; d < W; d++) {
             let weight = weights[head * W + d];
             if weight > 0.0 { sum = fma(weight, v[(row - d) * N * H + i], sum); }

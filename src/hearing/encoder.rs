@@ -359,13 +359,12 @@ impl Shared {
             // Frames of silence behind the clip are seen; there are none behind those.
             ConformerKind::Gemma3n { .. } => (0..size / 2).map(|frame| 2 * frame < features.frames).collect(),
         };
-        let quarter: Vec<bool> = (0..size / 4).map(|frame| valid(4 * frame)).collect();
-        let mask = |frames: Vec<bool>| {
-            let numbers: Vec<f32> = frames.iter().map(|kept| f32::from(u8::from(*kept))).collect();
-            Value::f32([1, numbers.len()], numbers)
-        };
-        inputs.push((MASK_HALF, mask(half)));
-        inputs.push((MASK_QUARTER, mask(quarter)));
+        let kept = |kept: bool| f32::from(u8::from(kept));
+        // Behind the batch there are no frames.
+        let quarter = |frame: usize| if 4 * frame < features.frames { kept(valid(4 * frame)) } else { -1.0 };
+        let mask = |numbers: Vec<f32>| Value::f32([1, numbers.len()], numbers);
+        inputs.push((MASK_HALF, mask(half.into_iter().map(kept).collect())));
+        inputs.push((MASK_QUARTER, mask((0..size / 4).map(quarter).collect())));
         if let ConformerKind::Gemma3n { .. } = config.kind {
             inputs.push((SHARE_HALF, shares(config, size / 2, 0)));
             inputs.push((SHARE_QUARTER, shares(config, size / 4, 1)));

@@ -14,9 +14,9 @@ use super::{
     program::program,
 };
 
-/// What the example does not write: the text model's own states, and what it generates.
+/// What the example does not write: what the model generates, and what one release of transformers makes of it.
 fn is_left_out(name: &str) -> bool {
-    ["hidden", "gen_", "hf_forward"].iter().any(|part| name.contains(part))
+    ["gen_", "hf_forward"].iter().any(|part| name.contains(part))
 }
 
 /// The largest difference allowed in a tensor.
@@ -30,6 +30,7 @@ fn gate(oracle: &Multimodal, name: &str) -> f32 {
         ("tower", 2e-4),
         ("soft", 1e-4),
         ("inputs_embeds", 1e-4),
+        ("hidden", oracle.gate()),
         ("logits", oracle.gate()),
         ("embeddings", 1e-4),
         ("layer_out", 2e-4),
@@ -83,25 +84,6 @@ fn numbers(file: &SafeTensors, name: &str) -> Vec<f32> {
     }
 }
 
-/// Which rows of a tensor are of clips: what attention gives the padding behind a shorter clip is nobody's business.
-fn shown(oracle: &Multimodal, case: &str, tensor: &str) -> Option<Vec<bool>> {
-    let given = |name: &str| Some(format!("{case}.{name}")).filter(|name| oracle.has(name)).map(|name| oracle.ids(&name));
-    if !tensor.ends_with("audio.tower") && !tensor.ends_with("audio.soft") {
-        return None;
-    }
-    let mask = given("input_features_mask")?;
-    let frames = oracle.shape(&format!("{case}.input_features_mask"))[1];
-    let rows = oracle.shape(tensor)[1];
-    let valid = |mask: &[u32]| mask.iter().filter(|valid| **valid != 0).count().div_ceil(frames.div_ceil(rows));
-    Some(mask.chunks(frames).flat_map(|mask| (0..rows).map(move |row| row < valid(mask))).collect())
-}
-
-/// The rows that are shown.
-fn only(shown: &[bool], values: &[f32]) -> Vec<f32> {
-    let rows = values.chunks(values.len() / shown.len());
-    rows.zip(shown).filter(|(_, shown)| **shown).flat_map(|(row, _)| row.to_vec()).collect()
-}
-
 #[test]
 fn the_example_logits_writes_every_stage() {
     let folder = tempfile::tempdir().unwrap();
@@ -120,12 +102,7 @@ fn the_example_logits_writes_every_stage() {
             let found = SafeTensors::deserialize(&bytes).unwrap();
             let of_case = |tensor: &&str| tensor.starts_with(&format!("{case}.")) && !is_left_out(tensor);
             for tensor in expected.names().into_iter().filter(of_case) {
-                let shown = shown(&oracle, &case, tensor);
-                let rows = |file: &SafeTensors| match &shown {
-                    Some(shown) => only(shown, &numbers(file, tensor)),
-                    None => numbers(file, tensor),
-                };
-                let error = worst(&rows(&found), &rows(&expected));
+                let error = worst(&numbers(&found, tensor), &numbers(&expected, tensor));
                 assert!(error <= gate(&oracle, tensor), "{name} {tensor}: {error}");
             }
         }

@@ -67,7 +67,7 @@ fn made(
         tower.push(states);
         let valid = tokens(features.valid.iter().filter(|valid| **valid).count());
         masks.extend((0..rows).map(|row| u32::from(row < valid)));
-        // Those behind the clip the text model does not see. Of Gemma 3n they are zeros.
+        // Behind the clip there is padding, which the text model does not see. Gemma 3n's is zeros.
         soft[clip].truncate(valid * hidden);
         if is_3n {
             tower[clip][valid * width..].fill(0.0);

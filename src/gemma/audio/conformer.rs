@@ -140,7 +140,11 @@ impl ConformerStage {
         };
         let distances = self.distances(context, &format!("{layer}.{}", self.names.distances))?;
         let mask = given(context, MASK_QUARTER)?;
-        let attention = RelativeAttention { softcap: attention_logit_cap };
+        let chunk = match self.config.kind {
+            ConformerKind::Gemma4 { attention_chunk_size, .. } => Some(attention_chunk_size),
+            ConformerKind::Gemma3n { .. } => None,
+        };
+        let attention = RelativeAttention { softcap: attention_logit_cap, chunk };
         let mixed = context.graph.push(attention, &[q, k, v, distances, mask])?;
         let mixed = context.graph.reshape(mixed, [1, frames, hidden_size])?;
         self.product(context, mixed, &format!("{layer}.{}", self.names.post), hidden_size)

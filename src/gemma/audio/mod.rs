@@ -13,7 +13,7 @@ use super::{AudioConfig, ConformerConfig, ConformerKind, tower::SOFT_TOKENS};
 use crate::{Error, Result, flow::ModelFlow, ir::DType};
 
 /// The inputs of a Conformer's graph beside its features: the frames that are of the clip, after one convolution and
-/// after both, and how many numbers a convolution has made up to each frame, as a reciprocal.
+/// after both (−1 behind the batch), and how many numbers a convolution has made up to each frame, as a reciprocal.
 pub(crate) const MASK_HALF: &str = "mask_half";
 pub(crate) const MASK_QUARTER: &str = "mask_quarter";
 pub(crate) const SHARE_HALF: &str = "share_half";

@@ -67,6 +67,8 @@ pub enum ConformerKind {
         clipped_linears: bool,
         /// Width of the tower's output.
         output_proj_dims: usize,
+        /// Frames of a block of attention, which only the padding of a batch knows of.
+        attention_chunk_size: usize,
     },
     /// Gemma 3n.
     Gemma3n {
@@ -96,7 +98,7 @@ const SOFT_TOKENS_3N: usize = 188;
 /// Keys of an `audio_config` that change nothing: training, names of what is fixed, and bounds without effect in f32.
 #[rustfmt::skip]
 const HARMLESS: &[&str] = &[
-    "attention_chunk_size", "attention_invalid_logits_value", "conf_attention_chunk_size", "gradient_clipping", "model_type",
+    "attention_invalid_logits_value", "conf_attention_chunk_size", "gradient_clipping", "model_type",
     "vocab_offset",
 ];
 
@@ -147,9 +149,10 @@ fn gemma4(f: &mut Fields) -> Result<ConformerConfig> {
     expect(f, "attention_context_right", 0.into())?;
     let clipped_linears = f.switch("use_clipped_linears")?.unwrap_or(true);
     let output_proj_dims = f.size("output_proj_dims")?.unwrap_or(1536);
+    let attention_chunk_size = f.size("attention_chunk_size")?.unwrap_or(12);
     let left = f.size("attention_context_left")?.unwrap_or(13);
     let config = ConformerConfig {
-        kind: ConformerKind::Gemma4 { clipped_linears, output_proj_dims },
+        kind: ConformerKind::Gemma4 { clipped_linears, output_proj_dims, attention_chunk_size },
         hidden_size: f.size("hidden_size")?.unwrap_or(1024),
         num_hidden_layers: f.size("num_hidden_layers")?.unwrap_or(12),
         num_attention_heads: f.size("num_attention_heads")?.unwrap_or(8),
@@ -162,7 +165,7 @@ fn gemma4(f: &mut Fields) -> Result<ConformerConfig> {
         residual_weight: f.number("residual_weight")?.unwrap_or(0.5),
         rms_norm_eps: f.number("rms_norm_eps")?.unwrap_or(1e-6),
     };
-    check_sizes([output_proj_dims, 1, 1, 1])?;
+    check_sizes([output_proj_dims, attention_chunk_size, 1, 1])?;
     checked(config)
 }
 

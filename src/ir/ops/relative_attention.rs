@@ -26,16 +26,20 @@ const MOST_SCORES: usize = 2048;
 /// 1901.02860; `Gemma4AudioAttention` and `Gemma3nAudioAttention` in transformers).
 ///
 /// Operands: q, k and v `[B, T, N, H]`, the rows of the distances r `[W, N, H]`, and a mask `[B, T]` whose entries below
-/// 0.5 drop the frame as a key; all f32. Result `[B, T, N, H]`. A frame that sees no key gives zeros.
+/// 0.5 drop the frame as a key; all f32. Result `[B, T, N, H]`. A frame that sees no key gives zeros, unless there are
+/// chunks.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RelativeAttention {
     /// The cap of the scores.
     pub softcap: f32,
+    /// The frames of a block. A frame that sees no key then gives Σ v/(chunk + W) over its block and the W frames before
+    /// it, as transformers has it for the padding of a batch; frames whose mask is below −0.5 are none.
+    pub chunk: Option<usize>,
 }
 
 impl RelativeAttention {
     pub(super) fn example() -> Self {
-        Self { softcap: 50.0 }
+        Self { softcap: 50.0, chunk: None }
     }
 
     fn definition(&self, g: &mut Graph, inputs: &[NodeId]) -> Result<NodeId> {
@@ -111,7 +115,10 @@ impl OpDef for RelativeAttention {
     }
 
     fn attributes(&self) -> String {
-        format!("{{softcap={}}}", self.softcap)
+        match self.chunk {
+            Some(chunk) => format!("{{softcap={}, chunk={chunk}}}", self.softcap),
+            None => format!("{{softcap={}}}", self.softcap),
+        }
     }
 
     fn infer(&self, inputs: &[&Type]) -> Result<Type, String> {
@@ -128,6 +135,9 @@ impl OpDef for RelativeAttention {
         if keep.shape.0 != q.shape.0[..2] {
             return Err("expected a mask [B, T]".into());
         }
+        if self.chunk == Some(0) {
+            return Err("chunks of 0 frames, expected at least 1".into());
+        }
         match (distances.shape.0[0].fixed(), q.shape.0[2].fixed()) {
             (Some(window), Some(heads)) if (1..=MOST_SCORES).contains(&(window * heads)) => Ok(q.clone()),
             _ => Err(format!("expected 1 to {MOST_SCORES} scores of a frame, which are as many as heads times distances")),
@@ -135,7 +145,8 @@ impl OpDef for RelativeAttention {
     }
 
     fn decompose(&self, graph: &mut Graph, inputs: &[NodeId]) -> Option<Result<NodeId>> {
-        Some(self.definition(graph, inputs))
+        // Which frames are blind, and what their blocks are, no graph of other ops says.
+        self.chunk.is_none().then(|| self.definition(graph, inputs))
     }
 
     fn eval(&self, inputs: &[&Value], output: &FixedType) -> Result<Data> {
@@ -153,6 +164,17 @@ impl OpDef for RelativeAttention {
             let head = place % heads;
             let most = window.min(frame % frames + 1);
             let visible: Vec<usize> = (0..most).filter(|distance| keep[frame - distance] >= 0.5).collect();
+            if let (true, Some(chunk)) = (visible.is_empty(), self.chunk) {
+                let first = frame - frame % frames;
+                let begin = first + (frame - first) / chunk * chunk;
+                let block = begin.saturating_sub(window).max(first)..(begin + chunk).min(first + frames);
+                let sum = |i: usize| -> f64 {
+                    let values = block.clone().filter(|frame| keep[*frame] > -0.5);
+                    values.map(|frame| f64::from(v[(frame * heads + head) * width + i])).sum()
+                };
+                out.iter_mut().enumerate().for_each(|(i, out)| *out = (sum(i) / (chunk + window) as f64) as f32);
+                return;
+            }
             let row = |distance: usize| ((frame - distance) * heads + head) * width;
             let score = |distance: &usize| {
                 let keys = k[row(*distance)..].iter().zip(&distances[(distance * heads + head) * width..]);
@@ -183,7 +205,9 @@ impl OpDef for RelativeAttention {
         let sizes = [("T", frames), ("N", heads), ("H", width), ("W", window), ("ROWS", batch * frames)];
         let mut overrides: Vec<(&'static str, f64)> = sizes.into_iter().map(|(name, size)| (name, size as f64)).collect();
         overrides.push(("CAP", f64::from(self.softcap)));
-        let options = vec![("LANES", "64".into()), ("SCORES", (window * heads).to_string())];
+        overrides.extend(self.chunk.map(|chunk| ("CHUNK", chunk as f64)));
+        let blind = if self.chunk.is_some() { "mean" } else { "zeros" };
+        let options = vec![("LANES", "64".into()), ("SCORES", (window * heads).to_string()), ("BLIND", blind.into())];
         let kernel = Kernel { shader: "relative_attention", options, overrides, hole: String::new() };
         let mut bindings = vec![(0, emit.output.operand())];
         bindings.extend((1..).zip(emit.inputs.iter().map(|input| input.operand())));
@@ -200,18 +224,34 @@ impl OpDef for RelativeAttention {
     }
 
     fn cases(&self) -> Vec<Case> {
-        let case = |name: &str, [frames, heads, width, window]: [usize; 4], kept: &dyn Fn(usize) -> bool| {
-            let shape = [1, frames, heads, width];
-            let keep: Vec<f32> = (0..frames).map(|frame| f32::from(u8::from(kept(frame)))).collect();
+        let with = |name: &str, shape: [usize; 4], window: usize, keep: Vec<f32>, chunk| {
+            let [batch, frames, heads, width] = shape;
             let operands = vec![
                 Case::values(&shape, 1, 2.0),
                 Case::values(&shape, 2, 1.0),
                 Case::values(&shape, 3, 1.0),
                 Case::values(&[window, heads, width], 4, 1.0),
-                Value::f32([1, frames], keep),
+                Value::f32([batch, frames], keep),
             ];
-            Case::new(name, RelativeAttention { softcap: 50.0 }, operands)
+            Case::new(name, RelativeAttention { softcap: 50.0, chunk }, operands)
         };
+        let case = |name: &str, [frames, heads, width, window]: [usize; 4], kept: &dyn Fn(usize) -> bool| {
+            let keep = (0..frames).map(|frame| f32::from(u8::from(kept(frame)))).collect();
+            with(name, [1, frames, heads, width], window, keep, None)
+        };
+        // Clips of 9 and 3 frames in a batch of 9, with room for 14.
+        let of_clip = |kept: usize| {
+            (0..14).map(move |frame| {
+                if frame < kept {
+                    1.0
+                } else if frame < 9 {
+                    0.0
+                } else {
+                    -1.0
+                }
+            })
+        };
+        let batch = of_clip(9).chain(of_clip(3)).collect();
         vec![
             case("one frame", [1, 1, 8, 12], &|_| true),
             case("fewer frames than distances", [5, 4, 8, 12], &|_| true),
@@ -219,6 +259,8 @@ impl OpDef for RelativeAttention {
             case("no frame", [3, 2, 8, 2], &|_| false),
             case("heads of 33", [29, 3, 33, 3], &|frame| frame != 4),
             case("heads of 128", [40, 8, 128, 12], &|_| true),
+            with("the padding of a batch, in blocks of 4", [2, 14, 2, 8], 3, batch, Some(4)),
+            with("no frame, in a block longer than all", [1, 5, 2, 8], 7, vec![0.0; 5], Some(6)),
         ]
     }
 }

@@ -2,9 +2,9 @@
 
 use crate::{
     ir::{
-        DType, DimBinding, Graph, MaskKind, NodeId, Shape,
+        BinaryFn, DType, DimBinding, Graph, MaskKind, NodeId, Shape, UnaryFn,
         kernel::{Target, Tier},
-        ops::{Attention, CacheWrite, Gain, PositionRule, RmsNorm, Role, Rope, RopeTable},
+        ops::{Attention, CacheWrite, Concat, Gain, Permute, PositionRule, RmsNorm, Role, Rope, RopeTable, Unary},
     },
     lower::tests::{lowered, lowered_for, option, shaders, x},
 };
@@ -99,4 +99,35 @@ fn attention_makes_rows_that_are_normed_by_head() {
     // Where a query's own position is not the last that it sees, the kernel does not know it.
     let around = plan(&attention(true, false, MaskKind::SymmetricWindow(3)));
     assert_eq!(option(&around, around.dispatches.len() - 1, "PROLOGUE"), "no");
+}
+
+/// What a region needs twice at one index it computes once; at two indices it would compute it at each.
+#[test]
+fn a_value_is_stored_where_it_is_needed_at_several_indices() {
+    let mut g = Graph::new("once");
+    let h = x(&mut g, "x", &[3, 20]);
+    let w = g.weight("w", DType::F32, &[20, 20]).unwrap();
+    let y = g.linear(h, w).unwrap();
+    let bound = g.constant(6.0).unwrap();
+    let clamped = g.binary(BinaryFn::Min, y, bound).unwrap();
+    let gate = g.push(Unary { f: UnaryFn::Sigmoid }, &[clamped]).unwrap();
+    let silu = g.mul(clamped, gate).unwrap();
+    g.output("y", silu);
+    assert_eq!(lowered(&g).dispatches.len(), 1, "{}", lowered(&g));
+
+    let mut g = Graph::new("several");
+    let h = x(&mut g, "x", &[3, 20]);
+    let square = g.mul(h, h).unwrap();
+    let turned = g.push(Permute { order: vec![1, 0] }, &[square]).unwrap();
+    let flat = g.reshape(turned, [3, 20]).unwrap();
+    let sum = g.add(square, flat).unwrap();
+    g.output("y", sum);
+    assert_eq!(shaders(&lowered(&g)), ["region"; 2]);
+
+    let mut g = Graph::new("both sides");
+    let h = x(&mut g, "x", &[3, 20]);
+    let square = g.mul(h, h).unwrap();
+    let twice = g.push(Concat { axis: 1 }, &[square, square]).unwrap();
+    g.output("y", twice);
+    assert_eq!(shaders(&lowered(&g)), ["region"; 2]);
 }

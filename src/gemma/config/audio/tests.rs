@@ -14,7 +14,7 @@ fn defaults_are_those_of_transformers() {
     };
     assert_eq!((gemma4.hidden_size, gemma4.num_hidden_layers, gemma4.num_attention_heads), (1024, 12, 8));
     assert_eq!((gemma4.conv_channels, gemma4.attention_context, gemma4.conv_kernel_size), ([128, 32], 12, 5));
-    assert_eq!(gemma4.kind, ConformerKind::Gemma4 { clipped_linears: true, output_proj_dims: 1536 });
+    assert_eq!(gemma4.kind, ConformerKind::Gemma4 { clipped_linears: true, output_proj_dims: 1536, attention_chunk_size: 12 });
     let Some(AudioConfig::Conformer(gemma3n)) = with("gemma3n", json!({"model_type": "gemma3n_audio"})) else {
         panic!("Gemma 3n hears")
     };
