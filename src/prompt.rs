@@ -3,7 +3,12 @@
 mod json;
 pub(crate) mod saved;
 
-use std::{fmt, ops::Range, sync::Arc};
+use std::{
+    any::Any,
+    fmt,
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +48,8 @@ struct Rows {
     modality: Modality,
     width: usize,
     values: Vec<f32>,
+    /// Where else they lie, for as long as its owner keeps it.
+    copy: Mutex<Option<Weak<dyn Any + Send + Sync>>>,
 }
 
 impl SoftTokens {
@@ -59,13 +66,26 @@ impl SoftTokens {
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {
             return wrong(format!("row {} has the value {}; only finite numbers can be computed with", at / width, values[at]));
         }
-        Ok(Self { placeholder, rows: Arc::new(Rows { modality, width, values }) })
+        Ok(Self { placeholder, rows: Arc::new(Rows { modality, width, values, copy: Mutex::new(None) }) })
     }
 
     /// The same rows with another id in the history.
     #[cfg(all(feature = "tokenizer", feature = "vision"))]
     pub(crate) fn standing_as(&self, placeholder: u32) -> Self {
         Self { placeholder, rows: self.rows.clone() }
+    }
+
+    /// Tells all who share the rows of a copy of them, for as long as it is kept.
+    #[cfg(any(feature = "audio", feature = "vision"))]
+    pub(crate) fn set_copy<C: Any + Send + Sync>(&self, copy: &Arc<C>) {
+        let copy: Arc<dyn Any + Send + Sync> = copy.clone();
+        *self.rows.copy.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::downgrade(&copy));
+    }
+
+    /// The copy of the rows, if one of this kind is kept.
+    pub(crate) fn copy<C: Any + Send + Sync>(&self) -> Option<Arc<C>> {
+        let copy = self.rows.copy.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        copy?.upgrade()?.downcast().ok()
     }
 
     /// The source.

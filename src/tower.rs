@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    Result,
+    Error, Result,
     cancel::CancelToken,
     flow::{BuiltModel, ModelFlow},
     ir::{Compute, DimBinding, Value},
@@ -14,8 +14,8 @@ use crate::{
     profile::{CompileProfile, Precision},
     prompt::SoftTokens,
     runtime::{
-        Capabilities, CompileOptions, CompiledGraph, GpuContext, Lru, OnProgress, PlannedRuns, PlannedWeights, RunInput,
-        ScratchPool, Session, SessionWeights, StagingRing, SubmitBound,
+        Capabilities, CompileOptions, CompiledGraph, DeviceRows, GpuContext, Lru, OnProgress, PlannedRuns, PlannedWeights,
+        RunInput, ScratchPool, Session, SessionWeights, StagingRing, SubmitBound,
     },
     weights::{WeightLoader, WeightMap},
 };
@@ -36,8 +36,11 @@ pub struct TowerOptions {
     /// How the tower is compiled. Default: the preset, with products in f32.
     pub profile: Option<CompileProfile>,
     /// Most bytes of soft tokens that are kept on the host, those that were asked for last: what they are of is not
-    /// encoded again. Default: 64 MiB.
+    /// encoded again. Those made last are kept whatever their size. Default: 64 MiB.
     pub kept_bytes: Option<usize>,
+    /// True to keep a copy of them on the device too, where prefill takes them instead of uploading them with each
+    /// prompt. Default: on the host alone. The reference has no device to keep them on.
+    pub kept_on_device: bool,
     /// About how long one submit may keep the device, as
     /// [`GeneratorOptions::submit_time`](crate::generate::GeneratorOptions::submit_time). Default: no bound, one submit
     /// a run.
@@ -49,10 +52,10 @@ pub struct TowerOptions {
 }
 
 impl TowerOptions {
-    /// How many results are kept of which one has at most `tokens` soft tokens of `width` numbers.
-    fn kept(&self, tokens: usize, width: usize) -> usize {
+    /// Most bytes of the device that kept soft tokens take, of which one source has `tokens`, each of `width` numbers.
+    fn kept_on_device(&self, [tokens, width]: [usize; 2]) -> u64 {
         let one = tokens * width * size_of::<f32>();
-        (self.kept_bytes.unwrap_or(KEPT_BYTES) / one.max(1)).max(1)
+        if self.kept_on_device { self.kept_bytes.unwrap_or(KEPT_BYTES).max(one) as u64 } else { 0 }
     }
 
     fn profile(&self) -> CompileProfile {
@@ -73,6 +76,8 @@ pub struct TowerMemory {
     pub runs: u64,
     /// Bytes of the buffers that weights pass through, which are free again before the first run.
     pub loading: u64,
+    /// Most bytes of soft tokens that are kept on the device ([`TowerOptions::kept_on_device`]).
+    pub kept: u64,
     /// Bytes of the largest binding, and its name.
     pub largest_binding: (u64, String),
 }
@@ -80,13 +85,14 @@ pub struct TowerMemory {
 impl TowerMemory {
     /// Most bytes that are held at any moment.
     pub fn peak(&self) -> u64 {
-        self.weights + self.loading.max(self.runs)
+        self.weights + self.loading.max(self.runs + self.kept)
     }
 
     /// Of the tower of `flow`, which is that of the largest size, with the weights of `loader`, on a device like
-    /// `device`.
+    /// `device`. `soft` is the most soft tokens of one source, and their width.
     pub(crate) fn of(
         flow: &ModelFlow,
+        soft: [usize; 2],
         loader: &mut dyn WeightLoader,
         device: &Capabilities,
         options: &TowerOptions,
@@ -98,6 +104,7 @@ impl TowerMemory {
             weights: weights.bytes,
             runs: runs.bytes,
             loading: StagingRing::bytes(device),
+            kept: options.kept_on_device(soft),
             largest_binding: runs.largest_binding.max(weights.largest_binding()),
         })
     }
@@ -128,7 +135,15 @@ pub(crate) struct Tower {
     weights: SessionWeights,
     submit_time: Option<Duration>,
     graphs: async_lock::Mutex<Graphs>,
-    kept: Mutex<Lru<Source, SoftTokens>>,
+    kept: Mutex<Lru<Source, Kept>>,
+    kept_bytes: usize,
+    kept_on_device: bool,
+}
+
+/// Soft tokens that are kept, and their copy on the device.
+struct Kept {
+    soft: SoftTokens,
+    _copy: Option<Arc<DeviceRows>>,
 }
 
 /// Compiled graphs, which share their scratch: one run is under way at a time.
@@ -139,11 +154,10 @@ struct Graphs {
 
 impl Tower {
     /// The tower of `flow`, which is built for `size` first, with the weights of `loader`; on `gpu`, or on the reference
-    /// without one. Soft tokens are kept of which one source has at most `most`, each as wide as the text model.
+    /// without one.
     pub(crate) fn new(
         flow: FlowOf,
         size: usize,
-        [most, width]: [usize; 2],
         loader: &mut dyn WeightLoader,
         gpu: Option<Arc<GpuContext>>,
         options: &TowerOptions,
@@ -164,7 +178,9 @@ impl Tower {
             weights,
             submit_time: options.submit_time.or(software.then_some(SOFTWARE_MOST)),
             graphs: async_lock::Mutex::new(Graphs { compiled: Lru::new(KEPT_GRAPHS), scratch: ScratchPool::default() }),
-            kept: Mutex::new(Lru::new(options.kept(most, width))),
+            kept: Mutex::new(Lru::new(usize::MAX)),
+            kept_bytes: options.kept_bytes.unwrap_or(KEPT_BYTES),
+            kept_on_device: options.kept_on_device,
         })
     }
 
@@ -179,7 +195,7 @@ impl Tower {
     }
 
     fn kept(&self, source: &Source) -> Option<SoftTokens> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).get(source).cloned()
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).get(source).map(|kept| kept.soft.clone())
     }
 
     /// Waits until no other run is under way, unless `cancel` is cancelled.
@@ -237,7 +253,14 @@ impl Turn<'_> {
 
     /// Keeps soft tokens for the next who asks for them.
     pub(crate) fn keep(&self, source: &Source, soft: &SoftTokens) -> Result<()> {
+        let gpu = self.tower.session.context().filter(|_| self.tower.kept_on_device);
+        // Without room on the device they are uploaded with each prompt.
+        let told = |error: &Error| tracing::debug!(%error, "soft tokens are kept on the host alone");
+        let copy = || gpu.and_then(|gpu| DeviceRows::keep(gpu, soft).inspect_err(told).ok());
+        let bytes = |soft: &SoftTokens| size_of_val(soft.values());
         let mut kept = self.tower.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.get_or_try_insert(source, || Ok(soft.clone())).map(|_| ())
+        let most = self.tower.kept_bytes.saturating_sub(bytes(soft));
+        while kept.values().map(|kept| bytes(&kept.soft)).sum::<usize>() > most && kept.drop_oldest() {}
+        kept.get_or_try_insert(source, || Ok(Kept { soft: soft.clone(), _copy: copy() })).map(|_| ())
     }
 }

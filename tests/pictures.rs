@@ -1,6 +1,8 @@
 //! Pictures from their files to logits, and the life of a picture in a history.
 
 mod common;
+#[path = "pictures/on_device.rs"]
+mod on_device;
 
 use std::sync::Arc;
 

@@ -44,4 +44,3 @@ fn pixel(corner: Corner, r: u32, s: u32, c: u32) -> f32 {
     if row >= HEIGHT || column >= WIDTH { return 0.0; }
     return x[corner.picture + (row * WIDTH + column) * C + c];
 }
-

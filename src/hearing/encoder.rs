@@ -94,7 +94,7 @@ impl AudioEncoder {
         let width = config.hidden_size;
         let tower = audio.clone();
         let flow = Box::new(move |frames| tower.flow(width, frames));
-        let tower = Tower::new(flow, FIRST_SIZE, [LONG_CLIP_TOKENS, width], loader, gpu, &options)?;
+        let tower = Tower::new(flow, FIRST_SIZE, loader, gpu, &options)?;
         let shared = Arc::new(Shared { config: audio, width, ids, tower });
         Ok(Self { shared, cancel: CancelToken::new() })
     }
@@ -124,7 +124,7 @@ impl AudioEncoder {
             AudioConfig::Unsupported(what) => return Err(Error::Unsupported(what.clone())),
         };
         let flow = audio.flow(config.hidden_size, size_for(frames.max(1)))?;
-        TowerMemory::of(&flow, loader, device, options)
+        TowerMemory::of(&flow, [LONG_CLIP_TOKENS, config.hidden_size], loader, device, options)
     }
 
     /// A handle whose encoding ends with [`Error::Cancelled`] when `cancel` is cancelled: between two submits, or while

@@ -24,6 +24,11 @@ impl Buffer {
         self.raw.size()
     }
 
+    /// Returns `true` if it was made by `context`. Devices of two instances may be equal to `wgpu`, which compares numbers.
+    pub(crate) fn is_of(&self, context: &GpuContext) -> bool {
+        std::ptr::eq(&*self.counters, context.counters())
+    }
+
     /// The buffer's purpose.
     pub fn label(&self) -> &str {
         &self.label

@@ -101,13 +101,15 @@ impl<K: Hash + Eq + Clone, V> Lru<K, V> {
 
     /// Drops the value used least recently if the map is full.
     fn make_room(&mut self) {
-        while self.entries.len() >= self.capacity {
-            let Some(oldest) = self.entries.iter().min_by_key(|(_, entry)| entry.used).map(|(key, _)| key.clone()) else {
-                return;
-            };
-            self.entries.remove(&oldest);
-            self.evictions += 1;
-        }
+        while self.entries.len() >= self.capacity && self.drop_oldest() {}
+    }
+
+    /// Drops the value used least recently; `false` if there is none.
+    pub(crate) fn drop_oldest(&mut self) -> bool {
+        let oldest = self.entries.iter().min_by_key(|(_, entry)| entry.used).map(|(key, _)| key.clone());
+        let dropped = oldest.is_some_and(|oldest| self.entries.remove(&oldest).is_some());
+        self.evictions += u64::from(dropped);
+        dropped
     }
 
     /// Drops every value; what was counted stays, and none of them counts as an eviction.

@@ -11,6 +11,7 @@ mod compile_cache;
 mod context;
 pub(crate) mod counters;
 mod device;
+mod device_rows;
 pub(crate) mod dispatch_cost;
 mod dispatch_timer;
 mod driver_cache;
@@ -43,6 +44,7 @@ pub use compile_cache::{BucketedCompileCache, CompileCache, DynamicDimCompileCac
 pub use context::GpuContext;
 pub use counters::CounterSnapshot;
 pub use device::{AdapterDescription, Device, Opened, OwnDevice, adapters, adapters_async};
+pub(crate) use device_rows::{DeviceRows, KeptRows};
 pub use dispatch_timer::{Clock, DispatchTime, RunTimes};
 pub use driver_cache::PipelineBlob;
 pub(crate) use first_use::first_use;

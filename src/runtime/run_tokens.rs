@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, ops::Range};
 
+use super::{DeviceRows, GpuContext, KeptRows};
 use crate::{
     Error, Result,
     error::WeightError,
@@ -49,6 +50,14 @@ impl<'a> RunTokens<'a> {
     /// True if soft tokens are among them.
     pub(crate) fn has_soft(&self) -> bool {
         self.soft().next().is_some()
+    }
+
+    /// The soft tokens of the run, if all of them are kept on the device of `context`.
+    pub(crate) fn kept_rows(&self, context: &GpuContext) -> Option<Vec<KeptRows>> {
+        let kept = |(span, run, of_span): (&SoftSpan, Range<usize>, Range<usize>)| {
+            Some(KeptRows { rows: DeviceRows::of(context, &span.rows)?, run, first: of_span.start })
+        };
+        self.soft().map(kept).collect()
     }
 
     /// The ids by which rows of tables are looked up: those of soft tokens are `pad` (HF: `llm_input_ids`).

@@ -80,7 +80,7 @@ impl VisionEncoder {
         let text = config.clone();
         let towered = vision.clone();
         let flow = Box::new(move |budget| towered.flow(&text, budget));
-        let tower = Tower::new(flow, most, [most, config.hidden_size], loader, gpu, &options)?;
+        let tower = Tower::new(flow, most, loader, gpu, &options)?;
         let shared = Arc::new(Shared { vision, width: config.hidden_size, ids, tower });
         Ok(Self { shared, cancel: CancelToken::new() })
     }
@@ -99,7 +99,7 @@ impl VisionEncoder {
     ) -> Result<TowerMemory> {
         let vision = tower_of(config)?;
         let budget = checked(&vision, budget.unwrap_or(vision.max_soft_tokens()))?;
-        TowerMemory::of(&vision.flow(config, budget)?, loader, device, options)
+        TowerMemory::of(&vision.flow(config, budget)?, [budget, config.hidden_size], loader, device, options)
     }
 
     /// A handle whose encoding ends with [`Error::Cancelled`] when `cancel` is cancelled: between two submits, or while

@@ -10,7 +10,7 @@ use crate::{
         derive::of_positions,
         ops::{DEAD_KEY, Input, Role},
     },
-    runtime::{Buffer, GpuContext, RunTokens, STEP_STRIDE, Step, table_rows, wgpu},
+    runtime::{Buffer, GpuContext, KeptRows, RunTokens, STEP_STRIDE, Step, table_rows, wgpu},
 };
 
 /// Every part begins at a multiple of this, the largest alignment that WebGPU lets an adapter ask for.
@@ -22,15 +22,29 @@ pub(super) struct InputBlock {
     host: Vec<u8>,
     tokens: usize,
     offsets: BTreeMap<String, usize>,
+    /// The rows of soft tokens, which are the last part.
+    soft: Option<SoftPart>,
+}
+
+/// Where rows of `width` numbers lie.
+#[derive(Clone, Copy)]
+struct SoftPart {
+    offset: usize,
+    width: usize,
 }
 
 impl InputBlock {
     /// With a step for each of so many `sequences` besides that of all, where they lie apart; else none.
     pub(super) fn new(context: &GpuContext, graph: &Graph, tokens: usize, sequences: usize) -> Result<Self> {
         let (offsets, end) = Self::layout(graph, tokens, sequences);
+        let part = |(_, input): (_, &Input)| {
+            let is_soft = matches!(input.role, Role::SoftRows);
+            is_soft.then(|| Some(SoftPart { offset: *offsets.get(&input.name)?, width: input.ty.shape.last()?.fixed()? }))?
+        };
+        let soft = graph.inputs().find_map(part);
         let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
         let buffer = Arc::new(context.create_buffer("inputs", end as u64, usage)?);
-        Ok(Self { buffer, host: vec![0; end], tokens, offsets })
+        Ok(Self { buffer, host: vec![0; end], tokens, offsets, soft })
     }
 
     /// Bytes of the block that [`new`](Self::new) makes.
@@ -45,9 +59,7 @@ impl InputBlock {
         let table = |(_, input): (_, &Input)| match &input.role {
             Role::Visible { .. } => Some((input.name.clone(), tokens * 2 * 4)),
             Role::RopeTable(table) => Some((input.name.clone(), tokens * table.inv_freq.len() * 2 * 4)),
-            Role::TableRows(_) | Role::SoftRows | Role::IsText => {
-                Some((input.name.clone(), tokens * input.ty.shape.last()?.fixed()? * 4))
-            }
+            Role::TableRows(_) | Role::IsText => Some((input.name.clone(), tokens * input.ty.shape.last()?.fixed()? * 4)),
             _ => None,
         };
         // Inputs whose values are copied to the block on the device.
@@ -55,10 +67,15 @@ impl InputBlock {
             Role::Caller => Some((input.name.clone(), input.ty.shape.fixed()?.iter().product::<usize>() * 4)),
             _ => None,
         };
+        let soft = |(_, input): (_, &Input)| match &input.role {
+            Role::SoftRows => Some((input.name.clone(), tokens * input.ty.shape.last()?.fixed()? * 4)),
+            _ => None,
+        };
         let mut offsets = BTreeMap::new();
         let mut end = 0;
         let parts = parts.map(|(name, bytes)| (name.to_string(), bytes)).into_iter();
-        for (name, bytes) in parts.chain(graph.inputs().filter_map(table)).chain(graph.inputs().filter_map(other)) {
+        let parts = parts.chain(graph.inputs().filter_map(table)).chain(graph.inputs().filter_map(other));
+        for (name, bytes) in parts.chain(graph.inputs().filter_map(soft)) {
             if offsets.contains_key(&name) {
                 continue;
             }
@@ -93,23 +110,26 @@ impl InputBlock {
         self.put("step", bytemuck::bytes_of(&step));
         let positions: Vec<usize> = (run.start..run.end()).collect();
         self.fill(&run.ids(pad), &positions, &run.pictures(), built, if resident { 0 } else { DEAD_KEY })?;
-        if run.has_soft() {
-            self.fill_soft(&run, built);
+        let Some(soft) = self.soft.filter(|_| run.has_soft()) else { return context.write(&self.buffer, 0, &self.host) };
+        for (_, input) in built.graph.inputs().filter(|(_, input)| matches!(input.role, Role::IsText)) {
+            self.put(&input.name, bytemuck::cast_slice(&run.is_text(self.tokens)));
         }
+        if let Some(kept) = run.kept_rows(context) {
+            context.write(&self.buffer, 0, &self.host[..soft.offset])?;
+            return self.copy_rows(context, soft, &kept);
+        }
+        let rows = run.soft_rows(self.tokens, soft.width);
+        self.host[soft.offset..][..size_of_val(&rows[..])].copy_from_slice(bytemuck::cast_slice(&rows));
         context.write(&self.buffer, 0, &self.host)
     }
 
-    /// The rows of soft tokens, which the graph of such a run takes.
-    fn fill_soft(&mut self, run: &RunTokens, built: &BuiltModel) {
-        for (_, input) in built.graph.inputs() {
-            let width = input.ty.shape.last().and_then(|width| width.fixed()).unwrap_or(1);
-            let values = match input.role {
-                Role::SoftRows => run.soft_rows(self.tokens, width),
-                Role::IsText => run.is_text(self.tokens),
-                _ => continue,
-            };
-            self.put(&input.name, bytemuck::cast_slice(&values));
-        }
+    /// Takes the rows of soft tokens from where they are kept on the device; those of other tokens are zero.
+    fn copy_rows(&self, context: &GpuContext, SoftPart { offset, width }: SoftPart, kept: &[KeptRows]) -> Result<()> {
+        let mut encoder = context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("soft tokens") });
+        encoder.clear_buffer(self.buffer.raw(), offset as u64, Some((self.tokens * width * size_of::<f32>()) as u64));
+        kept.iter().for_each(|rows| rows.copy(&mut encoder, &self.buffer, offset, width));
+        context.submit("soft tokens", [encoder.finish()])?;
+        Ok(())
     }
 
     /// As [`write`](Self::write) where sequences lie apart: the step, the token and the position of each.
