@@ -53,7 +53,7 @@ pub struct TowerOptions {
 
 impl TowerOptions {
     /// Most bytes of the device that kept soft tokens take, of which one source has `tokens`, each of `width` numbers.
-    fn kept_on_device(&self, [tokens, width]: [usize; 2]) -> u64 {
+    fn most_on_device(&self, [tokens, width]: [usize; 2]) -> u64 {
         let one = tokens * width * size_of::<f32>();
         if self.kept_on_device { self.kept_bytes.unwrap_or(KEPT_BYTES).max(one) as u64 } else { 0 }
     }
@@ -104,7 +104,7 @@ impl TowerMemory {
             weights: weights.bytes,
             runs: runs.bytes,
             loading: StagingRing::bytes(device),
-            kept: options.kept_on_device(soft),
+            kept: options.most_on_device(soft),
             largest_binding: runs.largest_binding.max(weights.largest_binding()),
         })
     }
