@@ -1,13 +1,13 @@
 // Conv2d over pictures with channels innermost, a correlation as in torch:
 //   y[b, i, j, o] = epilogue(its index, Σ x[b, i*STRIDE + r − TOP, j*STRIDE + s − LEFT, c]·W[o, c, r, s] + β[o]);
-//   x [B, HEIGHT, WIDTH, C], W [O, C, KH, KW] (GROUPS = all: [O, 1, KH, KW], C = O), y [B, OUT_HEIGHT, OUT_WIDTH, O].
+//   x [B, IN_HEIGHT, IN_WIDTH, C], W [O, C, KH, KW] (GROUPS = all: [O, 1, KH, KW], C = O), y [B, OUT_HEIGHT, OUT_WIDTH, O].
 // x is zero outside. P = B*OUT_HEIGHT*OUT_WIDTH positions; IN = C*KH*KW (GROUPS = all: KH*KW).
 // GROUPS = one: o sums over all c. One workgroup: 64 positions by 64 channels o with 16x16 invocations, each with the
 //   positions p0 + 16j + (its row) and the channels n0 + 16r + (its column). The sum goes in steps of 16, channels of a
 //   tap first, through workgroup memory. Grid, folded over x and y: ceil(P/64) * ceil(O/64), positions fastest.
 // GROUPS = all: o sums over c = o. One workgroup: 64 invocations, each one channel of four positions.
 //   Grid: ceil(ceil(P/4)*O / 64) folded over x and y.
-// Overrides: P, HEIGHT, WIDTH, C, OUT_HEIGHT, OUT_WIDTH, O, IN, KH, KW, STRIDE, TOP, LEFT.
+// Overrides: P, IN_HEIGHT, IN_WIDTH, C, OUT_HEIGHT, OUT_WIDTH, O, IN, KH, KW, STRIDE, TOP, LEFT.
 // Options: GROUPS, BIAS = yes | no (no binding 3), WEIGHT, VEC = 1, WEIGHTS = 1.
 // Hole: epilogue(i: u32, v: f32) -> f32.
 #include lib/convolution.wgsl

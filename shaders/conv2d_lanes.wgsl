@@ -1,22 +1,30 @@
 // conv2d with GROUPS = one for drivers on the CPU, which pay for barriers and for each load of a lane.
-// One workgroup, one subgroup: ROWS positions from p0 by NR*LANES channels from n0. A lane holds the channels
+// One workgroup, one subgroup: ROWS positions by NR*LANES channels from n0. A lane holds the channels
 // n0 + lane + LANES*r and reads their rows of W by eight numbers. Of each position it reads every LANES-th number under
 // the taps, in W's order, channels first; shuffles hand them round.
 // Grid, folded over x and y: ceil(P/ROWS) * ceil(O/(NR*LANES)), positions fastest.
 // Overrides and the rest as conv2d. Options: LANES (the subgroup size, a multiple of 8), NR, ROWS (at most 8), BIAS, WEIGHT,
-//   VEC, WEIGHTS = 1.
+//   VEC, WEIGHTS = 1, EXPERTS = no, MAXIMA = no.
 // Hole: epilogue(i: u32, v: f32) -> f32.
 #include lib/convolution.wgsl
 
+// As a linear of T rows to OUT columns.
+override T: u32 = P;
+override OUT: u32 = O;
+override OUT_STRIDE: u32 = O;
 const LANES = ${LANES}u;
 const NR = ${NR}u;
 const ROWS = ${ROWS}u;
+const HELD = NR;
+const HEIGHT = ROWS;
+#include lib/rows.wgsl
+#include lib/store_columns.wgsl
 
 // Adds the products of eight numbers, of which lane `first` has the first, for the positions j and j + 1. As in
 // linear_wide, each call is a loop small enough to be unrolled.
 fn add(
-    acc: ptr<function, array<f32, NR * ROWS>>,
-    a: ptr<function, array<mat2x4<f32>, NR>>,
+    acc: ptr<function, array<f32, HELD * ROWS>>,
+    a: ptr<function, array<mat2x4<f32>, HELD>>,
     xs: ptr<function, array<f32, ROWS>>,
     first: u32,
     row: u32,
@@ -36,13 +44,15 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let group = wid.x + wid.y * groups.x;
-    let tiles = (P + ROWS - 1u) / ROWS;
-    let p0 = group % tiles * ROWS;
-    let n0 = group / tiles * NR * LANES;
-    if n0 >= O { return; }
+    let n0 = (group / tile_count()) * NR * LANES;
+    if n0 >= OUT { return; }
+    let tile = tile_of(group % tile_count());
     var corners: array<Corner, ROWS>;
-    for (var j = 0u; j < ROWS; j++) { corners[j] = corner_of(min(p0 + j, P - 1u)); }
-    var acc: array<f32, NR * ROWS>;
+    for (var j = 0u; j < ROWS; j++) { corners[j] = corner_of(x_row(tile, j)); }
+    var acc: array<f32, HELD * ROWS>;
+#if BIAS == yes
+    for (var i = 0u; i < HELD * ROWS; i++) { acc[i] = bias(min(n0 + lane + i / ROWS * LANES, OUT - 1u)); }
+#endif
     for (var k0 = 0u; k0 < IN; k0 += LANES) {
         let k = k0 + lane;
         let tap = k % (KH * KW);
@@ -53,24 +63,12 @@ fn main(
             let eight = k0 / 8u + s;
             if eight * 8u >= IN { break; }
             var a: array<mat2x4<f32>, NR>;
-            for (var r = 0u; r < NR; r++) { a[r] = weight0(min(n0 + lane + r * LANES, O - 1u), eight); }
+            for (var r = 0u; r < NR; r++) { a[r] = weight0(min(n0 + lane + r * LANES, OUT - 1u), eight); }
             add(&acc, &a, &xs, s * 8u, 0u);
             add(&acc, &a, &xs, s * 8u, 2u);
             add(&acc, &a, &xs, s * 8u, 4u);
             add(&acc, &a, &xs, s * 8u, 6u);
         }
     }
-    var sums: array<f32, NR * ROWS>;
-    for (var i = 0u; i < NR * ROWS; i++) { sums[i] = acc[i]; }
-    let live = min(ROWS, P - p0);
-    // Stores are compiled for long: this loop is not unrolled, and its operands lie in memory.
-    for (var i = 0u; i < NR * live; i++) {
-        let r = i / live;
-        let j = i % live;
-        let n = n0 + lane + r * LANES;
-        if n < O {
-            let o = (p0 + j) * O + n;
-            y[o] = epilogue(o, sums[r * ROWS + j] + bias(n));
-        }
-    }
+    store_columns(&acc, tile, n0, lane);
 }

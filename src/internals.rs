@@ -72,12 +72,13 @@ pub mod trace {
     pub use crate::trace::*;
 }
 
-/// Towers as graphs.
+/// Words of chat formats.
 #[cfg(feature = "tokenizer")]
 pub mod text {
     pub use crate::text::chat::content::words_before_frame;
 }
 
+/// Towers as graphs.
 #[cfg(any(feature = "audio", feature = "vision"))]
 pub mod tower {
     #[cfg(feature = "audio")]

@@ -59,7 +59,7 @@ struct Arguments {
     /// Where the tables are kept that each layer has of its own (Gemma 3n, Gemma 4's E-series)
     #[arg(long, value_enum, default_value = "auto", conflicts_with = "first_token")]
     tables: Tables,
-    /// Run only the first N layers
+    /// Run only the first N layers; of Gemma 3n's vision tower all run
     #[arg(long, value_name = "N")]
     layers: Option<usize>,
     /// Tokens of the prompts [default: those of 128, 512 and 2048 that the model's context holds]

@@ -1,9 +1,9 @@
 // What conv2d and conv2d_lanes share: sizes, bindings, and the pixels under the taps. conv2d.wgsl has the formula.
-// Overrides: P, HEIGHT, WIDTH, C, OUT_HEIGHT, OUT_WIDTH, O, IN, KH, KW, STRIDE, TOP, LEFT.
+// Overrides: P, IN_HEIGHT, IN_WIDTH, C, OUT_HEIGHT, OUT_WIDTH, O, IN, KH, KW, STRIDE, TOP, LEFT.
 // Options: BIAS = yes (VEC = 1) | no (no binding 3), and those of lib/weight.wgsl.
 override P: u32;
-override HEIGHT: u32;
-override WIDTH: u32;
+override IN_HEIGHT: u32;
+override IN_WIDTH: u32;
 override C: u32;
 override OUT_HEIGHT: u32;
 override OUT_WIDTH: u32;
@@ -35,12 +35,12 @@ struct Corner {
 }
 fn corner_of(p: u32) -> Corner {
     let row = p / OUT_WIDTH;
-    let picture = row / OUT_HEIGHT * HEIGHT * WIDTH * C;
+    let picture = row / OUT_HEIGHT * IN_HEIGHT * IN_WIDTH * C;
     return Corner(picture, row % OUT_HEIGHT * STRIDE - TOP, p % OUT_WIDTH * STRIDE - LEFT);
 }
 fn pixel(corner: Corner, r: u32, s: u32, c: u32) -> f32 {
     let row = corner.row + r;
     let column = corner.column + s;
-    if row >= HEIGHT || column >= WIDTH { return 0.0; }
-    return x[corner.picture + (row * WIDTH + column) * C + c];
+    if row >= IN_HEIGHT || column >= IN_WIDTH { return 0.0; }
+    return x[corner.picture + (row * IN_WIDTH + column) * C + c];
 }

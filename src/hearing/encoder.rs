@@ -359,7 +359,7 @@ impl Shared {
             // Frames of silence behind the clip are seen; there are none behind those.
             ConformerKind::Gemma3n { .. } => (0..size / 2).map(|frame| 2 * frame < features.frames).collect(),
         };
-        let kept = |kept: bool| f32::from(u8::from(kept));
+        let kept = |is_kept: bool| f32::from(u8::from(is_kept));
         // Behind the batch there are no frames.
         let quarter = |frame: usize| if 4 * frame < features.frames { kept(valid(4 * frame)) } else { -1.0 };
         let mask = |numbers: Vec<f32>| Value::f32([1, numbers.len()], numbers);

@@ -24,7 +24,7 @@ impl Buffer {
         self.raw.size()
     }
 
-    /// Returns `true` if it was made by `context`. Devices of two instances may be equal to `wgpu`, which compares numbers.
+    /// Returns `true` if it was made by `context`.
     pub(crate) fn is_of(&self, context: &GpuContext) -> bool {
         std::ptr::eq(&*self.counters, context.counters())
     }

@@ -97,8 +97,8 @@ impl Conv2d {
         let y = &emit.output.ty.shape;
         let sizes = [
             ("P", y[0] * y[1] * y[2]),
-            ("HEIGHT", x[1]),
-            ("WIDTH", x[2]),
+            ("IN_HEIGHT", x[1]),
+            ("IN_WIDTH", x[2]),
             ("C", x[3]),
             ("OUT_HEIGHT", y[1]),
             ("OUT_WIDTH", y[2]),
@@ -125,6 +125,7 @@ impl Conv2d {
             let vector = if weight[1..].iter().product::<usize>().is_multiple_of(8) && !self.bias { 8 } else { 1 };
             let sizes = [("LANES", params.lanes), ("NR", tile), ("ROWS", held), ("VEC", vector)];
             options.extend(sizes.map(|(name, size)| (name, size.to_string())));
+            options.extend([("EXPERTS", "no".into()), ("MAXIMA", "no".into())]);
             ("conv2d_lanes", positions.div_ceil(held) * out.div_ceil(tile * params.lanes))
         } else {
             options.extend([("GROUPS", "one".into()), ("VEC", "1".into())]);

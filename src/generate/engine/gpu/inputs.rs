@@ -33,15 +33,17 @@ struct SoftPart {
     width: usize,
 }
 
+/// The input for the rows of soft tokens and the width of a row, where the graph takes some.
+fn soft_rows(graph: &Graph) -> Option<(&str, usize)> {
+    let (_, input) = graph.inputs().find(|(_, input)| matches!(input.role, Role::SoftRows))?;
+    Some((&input.name, input.ty.shape.last()?.fixed()?))
+}
+
 impl InputBlock {
     /// With a step for each of so many `sequences` besides that of all, where they lie apart; else none.
     pub(super) fn new(context: &GpuContext, graph: &Graph, tokens: usize, sequences: usize) -> Result<Self> {
         let (offsets, end) = Self::layout(graph, tokens, sequences);
-        let part = |(_, input): (_, &Input)| {
-            let is_soft = matches!(input.role, Role::SoftRows);
-            is_soft.then(|| Some(SoftPart { offset: *offsets.get(&input.name)?, width: input.ty.shape.last()?.fixed()? }))?
-        };
-        let soft = graph.inputs().find_map(part);
+        let soft = soft_rows(graph).and_then(|(name, width)| Some(SoftPart { offset: *offsets.get(name)?, width }));
         let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
         let buffer = Arc::new(context.create_buffer("inputs", end as u64, usage)?);
         Ok(Self { buffer, host: vec![0; end], tokens, offsets, soft })
@@ -67,15 +69,12 @@ impl InputBlock {
             Role::Caller => Some((input.name.clone(), input.ty.shape.fixed()?.iter().product::<usize>() * 4)),
             _ => None,
         };
-        let soft = |(_, input): (_, &Input)| match &input.role {
-            Role::SoftRows => Some((input.name.clone(), tokens * input.ty.shape.last()?.fixed()? * 4)),
-            _ => None,
-        };
+        let soft = soft_rows(graph).map(|(name, width)| (name.to_string(), tokens * width * 4));
         let mut offsets = BTreeMap::new();
         let mut end = 0;
         let parts = parts.map(|(name, bytes)| (name.to_string(), bytes)).into_iter();
         let parts = parts.chain(graph.inputs().filter_map(table)).chain(graph.inputs().filter_map(other));
-        for (name, bytes) in parts.chain(graph.inputs().filter_map(soft)) {
+        for (name, bytes) in parts.chain(soft) {
             if offsets.contains_key(&name) {
                 continue;
             }
