@@ -1,17 +1,36 @@
 // Rows in f16, each times a power of two, for products whose operands must not exceed f16 (lib/half_units.wgsl).
 // With the largest |x[t, k]| of a row in [2^b, 2^(b+1)):
 //   halves[t, k] = x[t, k]·2^(9-b), zeros from IN to the next multiple of 32; scales[t] = 2^(b-9).
+// X = rows: x is [T, IN].
+// X = windows: row t is what lies under the taps of a convolution's kernel at its position t, in the order of a row of
+//   its weight: channels first, then taps. x is a picture, and IN = C*KH*KW.
 // One workgroup: one row t. Grid: T folded over x and y.
-// Overrides: T, IN. Options: TIER, LANES, VEC, COMPUTE = f16.
+// Overrides: T, IN (X = windows: T, and those of lib/windows.wgsl). Options: X, TIER, LANES, VEC (X = windows: 1),
+//   COMPUTE = f16.
 override T: u32;
-override IN: u32;
 
 const LANES = ${LANES}u;
 #include lib/lanes.wgsl
 #include lib/product.wgsl
-#include lib/operand.wgsl
 #include lib/half_units.wgsl
+#if X == rows
+override IN: u32;
+#include lib/operand.wgsl
 @group(0) @binding(0) var<storage, read> x: array<Operand>;
+#elif X == windows
+#include lib/windows.wgsl
+fn x1(corner: Corner, k: u32) -> f32 {
+    if k >= IN { return 0.0; }
+    let tap = k % (KH * KW);
+    return pixel(corner, tap / KW, tap % KW, k / (KH * KW));
+}
+fn x8(t: u32, c: u32) -> mat2x4<f32> {
+    let corner = corner_of(t);
+    var v: mat2x4<f32>;
+    for (var e = 0u; e < 8u; e++) { v[e / 4u][e % 4u] = x1(corner, c * 8u + e); }
+    return v;
+}
+#endif
 @group(0) @binding(1) var<storage, read_write> halves: array<Eight>;
 @group(0) @binding(2) var<storage, read_write> scales: array<f32>;
 

@@ -82,10 +82,10 @@ pub mod text {
 #[cfg(any(feature = "audio", feature = "vision"))]
 pub mod tower {
     #[cfg(feature = "audio")]
-    pub use crate::hearing::encoder::{clip_graph, clip_inputs};
-    pub use crate::tower::{TowerInputs, profile};
+    pub use crate::hearing::encoder::{clip_graph, clip_inputs, clip_profile};
+    pub use crate::tower::TowerInputs;
     #[cfg(feature = "vision")]
-    pub use crate::vision::encoder::{picture_graph, picture_inputs};
+    pub use crate::vision::encoder::{picture_graph, picture_inputs, picture_profile};
 }
 
 /// What each input of the graph is for the whole of `prompt`, by its name. Soft tokens take the rows of tables that the

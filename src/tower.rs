@@ -33,7 +33,8 @@ const WAITING: &str = "the wait for a tower";
 /// How to load a tower.
 #[derive(Debug, Clone, Default)]
 pub struct TowerOptions {
-    /// How the tower is compiled. Default: the preset, with products in f32.
+    /// How the tower is compiled. Default: the preset, whose products go through cooperative matrices where the device
+    /// has them; those of Gemma 4's towers are in f32, as their numbers may exceed what f16 holds.
     pub profile: Option<CompileProfile>,
     /// Most bytes of soft tokens that are kept on the host, those that were asked for last: what they are of is not
     /// encoded again. Those made last are kept whatever their size. Default: 64 MiB.
@@ -52,14 +53,31 @@ pub struct TowerOptions {
 }
 
 impl TowerOptions {
+    /// Those of a tower whose products are in f32 on every device, as `precision.compute = "f32"` makes a text model's.
+    pub fn exact() -> Self {
+        Self::default().computing(Compute::F32)
+    }
+
+    /// Those of a tower beside a text model with this profile of prefill: exact where it is.
+    pub fn beside(profile: &CompileProfile) -> Self {
+        if profile.precision.compute == Compute::F32 { Self::exact() } else { Self::default() }
+    }
+
     /// Most bytes of the device that kept soft tokens take, of which one source has `tokens`, each of `width` numbers.
     fn most_on_device(&self, [tokens, width]: [usize; 2]) -> u64 {
         let one = tokens * width * size_of::<f32>();
         if self.kept_on_device { self.kept_bytes.unwrap_or(KEPT_BYTES).max(one) as u64 } else { 0 }
     }
 
+    /// With the profile of a tower whose products are computed in `compute`, unless one is given.
+    pub(crate) fn computing(self, compute: Compute) -> Self {
+        let preset = CompileProfile::gemma_prefill();
+        let profile = CompileProfile { precision: Precision { compute, ..preset.precision }, ..preset };
+        Self { profile: self.profile.or(Some(profile)), ..self }
+    }
+
     fn profile(&self) -> CompileProfile {
-        self.profile.clone().unwrap_or_else(profile)
+        self.profile.clone().unwrap_or_else(CompileProfile::gemma_prefill)
     }
 }
 
@@ -108,12 +126,6 @@ impl TowerMemory {
             largest_binding: runs.largest_binding.max(weights.largest_binding()),
         })
     }
-}
-
-/// How a tower is compiled, unless its options say otherwise. Numbers of a tower may exceed what f16 holds.
-pub fn profile() -> CompileProfile {
-    let preset = CompileProfile::gemma_prefill();
-    CompileProfile { precision: Precision { compute: Compute::F32, ..preset.precision }, ..preset }
 }
 
 /// The inputs of a tower's graph by their names.
@@ -202,6 +214,11 @@ impl Tower {
     pub(crate) async fn turn(&self, cancel: &CancelToken) -> Result<Turn<'_>> {
         cancel.check(WAITING)?;
         Ok(Turn { tower: self, graphs: cancel.unless(WAITING, self.graphs.lock()).await? })
+    }
+
+    /// How its graphs are compiled.
+    pub(crate) fn profile(&self) -> &CompileProfile {
+        &self.profile
     }
 
     /// The graph for `size`.

@@ -156,8 +156,8 @@ const KNOWS: [(&str, &[&str]); 29] = [
     ("runtime", &["cancel", "checksum", "flow", "ir", "lower", "plan", "profile", "prompt", "reference", "shader", "weights"]),
     ("image", &["gemma"]),
     ("tower", &["cancel", "flow", "ir", "plan", "profile", "prompt", "runtime", "weights"]),
-    ("vision", &["cancel", "checkpoint", "flow", "gemma", "image", "ir", "prompt", "runtime", "tower", "weights"]),
-    ("hearing", &["audio", "cancel", "checkpoint", "flow", "gemma", "ir", "prompt", "runtime", "tower", "weights"]),
+    ("vision", &["cancel", "checkpoint", "flow", "gemma", "image", "ir", "profile", "prompt", "runtime", "tower", "weights"]),
+    ("hearing", &["audio", "cancel", "checkpoint", "flow", "gemma", "ir", "profile", "prompt", "runtime", "tower", "weights"]),
     (
         "generate",
         &[

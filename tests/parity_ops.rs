@@ -20,7 +20,7 @@ use gemmaflow::{
     },
     ir::{
         BinaryFn, Compute, DType, Data, DimBinding, Graph, Op, Value,
-        ops::{Attention, Linear, Role},
+        ops::{Attention, Conv2d, Linear, Role},
     },
     runtime::GpuOptions,
     weights::Tensor,
@@ -132,7 +132,7 @@ fn in_f16() -> LowerOptions {
     LowerOptions { compute: Compute::F16, mixed: false, ..LowerOptions::default() }
 }
 
-/// A product in f16 on the device with cooperative matrices, through them.
+/// A product (or a convolution) in f16 on the device with cooperative matrices, through them.
 fn through_matrices(pipelines: &PipelineCache, plan: &Plan, case: &Case) -> Value {
     let shaders: Vec<_> = plan.dispatches.iter().map(|dispatch| dispatch.kernel.shader).collect();
     assert_eq!(shaders, ["half_rows", "linear_coop"], "{}", title(case));
@@ -192,6 +192,26 @@ fn attention_agrees_through_cooperative_matrices_where_there_are_any() {
         }
     }
     assert!(ran > 8, "{ran} cases ran");
+}
+
+/// Convolutions of 32 positions and 32 products or more, without a bias.
+#[test]
+fn convolutions_agree_through_cooperative_matrices_where_there_are_any() {
+    let Some(Matrices { pipelines, target, .. }) = Matrices::of_the_device() else { return };
+    let mut ran = 0;
+    for case in Op::from(Conv2d { stride: 1, padding: [0; 4], groups: 1, bias: false }).cases() {
+        let plan = plan_with(&case, &target, &in_f16()).unwrap();
+        if !plan.dispatches.iter().any(|dispatch| dispatch.kernel.uses_matrices()) {
+            continue;
+        }
+        let right = expected(&case).unwrap();
+        let found = through_matrices(&pipelines, &plan, &case);
+        let worst = compare_with(&case, Compute::F16, &right, &found).unwrap_or_else(|e| panic!("{}: {e}", title(&case)));
+        assert!(compare(&case, &right, &found).is_err(), "{}: nothing was rounded", title(&case));
+        eprintln!("{}: {worst:.2} of what is allowed", title(&case));
+        ran += 1;
+    }
+    assert!(ran > 1, "{ran} cases ran");
 }
 
 /// x·a − x·b, two products in one kernel, is the one product of (x, x) with (a, −b).

@@ -2,12 +2,18 @@
 
 mod common;
 
-use common::{multimodal::Multimodal, open, oracle::worst};
+use common::{
+    cooperative, half,
+    multimodal::{LONGEST_PICTURE, Multimodal},
+    open,
+    oracle::worst,
+};
 use gemmaflow::{
-    checkpoint::load_towers_from_path,
+    checkpoint::{load_from_path, load_towers_from_path},
     gemma::VisionConfig,
+    generate::{GemmaGenerator, GeneratorOptions},
     image::Patches,
-    runtime::{GpuContext, GpuOptions},
+    runtime::{Device, GpuContext, GpuOptions},
     vision::{TowerOptions, VisionEncoder},
 };
 use std::sync::Arc;
@@ -81,9 +87,9 @@ fn placed(oracle: &Multimodal, case: &str, at: usize, most: usize, values: &[f32
     Patches { values: values[..live * (values.len() / most)].to_vec(), rows: live / columns, columns }
 }
 
-fn encoder(oracle: &Multimodal, gpu: Option<Arc<GpuContext>>) -> VisionEncoder {
+fn encoder(oracle: &Multimodal, gpu: Option<Arc<GpuContext>>, options: TowerOptions) -> VisionEncoder {
     let mut loader = load_towers_from_path(&oracle.folder).unwrap();
-    VisionEncoder::from_loader(&oracle.config, loader.as_mut(), gpu, TowerOptions::default()).unwrap()
+    VisionEncoder::from_loader(&oracle.config, loader.as_mut(), gpu, options).unwrap()
 }
 
 /// The budget of a picture: the towers of Gemma 3 and 3n have one number of soft tokens.
@@ -98,7 +104,7 @@ fn soft_tokens_are_those_of_transformers() {
     for (device, context) in [("reference", None), ("gpu", Some(open(&GpuOptions::default())))] {
         for name in CHECKPOINTS {
             let oracle = Multimodal::open(name);
-            let encoder = encoder(&oracle, context.clone());
+            let encoder = encoder(&oracle, context.clone(), TowerOptions::exact());
             for case in oracle.cases() {
                 let mut soft = Vec::new();
                 for picture in pictures(&oracle, &case) {
@@ -117,6 +123,42 @@ fn soft_tokens_are_those_of_transformers() {
     }
 }
 
+/// Towers as they are computed when nobody asks for anything, and logits of what they see. Those of Gemma 4 are not
+/// rounded.
+#[test]
+fn pictures_stay_within_the_gate_of_f16_by_default_where_there_are_cooperative_matrices() {
+    let Some(context) = cooperative() else { return };
+    for name in CHECKPOINTS {
+        let oracle = Multimodal::open(name);
+        let gate = half::gate(oracle.config.arch);
+        let encoder = encoder(&oracle, Some(context.clone()), TowerOptions::default());
+        let rounded = matches!(oracle.config.multimodal.vision, Some(VisionConfig::Siglip(_) | VisionConfig::MobileNet(_)));
+        let mut loader = load_from_path(&oracle.folder).unwrap();
+        let options = GeneratorOptions { longest_picture: Some(LONGEST_PICTURE), ..GeneratorOptions::default() };
+        let device = Device::Context(context.clone());
+        let mut generator = GemmaGenerator::with_options(oracle.config.clone(), loader.as_mut(), device, options).unwrap();
+        for case in oracle.cases() {
+            let encoded = |picture| encoder.encode_patches(&picture, budget(&encoder, &oracle)).unwrap();
+            let soft: Vec<f32> = pictures(&oracle, &case).into_iter().flat_map(|p| encoded(p).values().to_vec()).collect();
+            if soft.is_empty() {
+                continue;
+            }
+            let expected = &oracle.f32(&format!("{case}.vision.soft"))[..soft.len()];
+            let share = half::share(&soft, expected);
+            let largest = worst(&soft, expected);
+            println!("{name:22} {case:6} rms {share:.1e} of the soft tokens', largest {largest:.1e}");
+            assert!(share < gate, "{name} {case}: {share}");
+            assert_eq!(largest > SOFT, rounded, "{name} {case}: {largest}");
+            let sounds = oracle.case(&case)["audios"].as_array().is_some_and(|sounds| !sounds.is_empty());
+            if !sounds && oracle.has(&format!("{case}.inputs_embeds")) {
+                let found = generator.recompute_all_logits(oracle.prompt_with(&case, &soft)).unwrap();
+                let expected = oracle.f32(&format!("{case}.logits"));
+                half::within(gate, &format!("{name:22} {case:6}"), &found, &expected, oracle.config.vocab_size);
+            }
+        }
+    }
+}
+
 /// The first picture of each checkpoint, layer by layer.
 #[test]
 fn every_stage_is_that_of_transformers() {
@@ -124,7 +166,7 @@ fn every_stage_is_that_of_transformers() {
         for name in CHECKPOINTS {
             let oracle = Multimodal::open(name);
             let case = oracle.cases().into_iter().find(|case| oracle.has(&format!("{case}.pixel_values"))).unwrap();
-            let encoder = encoder(&oracle, context.clone());
+            let encoder = encoder(&oracle, context.clone(), TowerOptions::exact());
             let picture = &pictures(&oracle, &case)[0];
             let budget = budget(&encoder, &oracle);
             let layers = (0..).map(|n| (format!("vision.layer_out.{n}"), format!("vision.layer.{n}.output")));

@@ -4,6 +4,7 @@ mod common;
 
 use common::{
     cooperative,
+    half::{self, RMS, RMS_FROM_3N},
     oracle::{CHECKPOINTS, GATE, Oracle, worst},
 };
 use gemmaflow::{
@@ -14,16 +15,6 @@ use gemmaflow::{
     profile::CompileProfile,
     runtime::{Device, GpuOptions, KernelTier, Opened},
 };
-
-/// The gate of f16 (docs/gemma.md, Numerical precision): root mean square error of the logits, and the likeliest token
-/// wherever the oracle's margin
-/// over the second exceeds [`MARGIN`].
-const RMS: f64 = 1e-2;
-
-/// The oracle's gate for f16 activations from Gemma 3n on. f16 caches need it only where there are experts, of which a
-/// rounding may decide.
-const RMS_FROM_3N: f64 = 3e-2;
-const MARGIN: f32 = 0.05;
 
 fn profile(text: &str) -> CompileProfile {
     CompileProfile::from_toml(text, true).unwrap_or_else(|e| panic!("{text}: {e}"))
@@ -54,23 +45,6 @@ fn logits(generator: &mut GemmaGenerator, tokens: &[u32]) -> Vec<f32> {
     logits
 }
 
-fn best_two(row: &[f32]) -> (usize, f32) {
-    let best = (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).expect("a row");
-    let second = row.iter().enumerate().filter(|(i, _)| *i != best).map(|(_, x)| *x).fold(f32::MIN, f32::max);
-    (best, row[best] - second)
-}
-
-/// Root mean square and largest error, rows with a clear likeliest token, and how many of them have another one.
-fn measure(found: &[f32], expected: &[f32], vocab: usize) -> (f64, f32, usize, usize) {
-    let largest = worst(found, expected);
-    let squares: f64 = found.iter().zip(expected).map(|(a, b)| f64::from(a - b).powi(2)).sum();
-    let rows = found.chunks(vocab).zip(expected.chunks(vocab));
-    let clear: Vec<bool> =
-        rows.filter(|(_, row)| best_two(row).1 > MARGIN).map(|(found, row)| best_two(found).0 == best_two(row).0).collect();
-    let wrong = clear.iter().filter(|same| !**same).count();
-    ((squares / found.len() as f64).sqrt(), largest, clear.len(), wrong)
-}
-
 fn has_f16() -> bool {
     match Device::Gpu.open(&GpuOptions::default()).expect("a GPU adapter (lavapipe will do)") {
         Opened::Gpu(context) => context.capabilities().f16,
@@ -78,24 +52,15 @@ fn has_f16() -> bool {
     }
 }
 
-/// Holds the gate against the oracle's logits of `p70` and gives the largest error.
+/// Holds the gate against the oracle's logits of `p70`, and gives the largest error. f16 caches need that of Gemma 3n
+/// only where there are experts, of which a rounding may decide.
 fn within_the_gate(oracle: &Oracle, what: &str, found: &[f32]) -> f32 {
     within(if oracle.config.is_moe() { RMS_FROM_3N } else { RMS }, oracle, what, found)
 }
 
 fn within(gate: f64, oracle: &Oracle, what: &str, found: &[f32]) -> f32 {
-    let expected = oracle.f32("p70.logits");
-    let size = (expected.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / expected.len() as f64).sqrt();
-    let (rms, largest, clear, wrong) = measure(found, &expected, oracle.config.vocab_size);
-    let share = rms / size;
-    println!(
-        "{:26} {what:50} rms {rms:.1e} ({share:.1e} of the logits'), largest {largest:.1e}, top-1 {}/{clear}",
-        oracle.name,
-        clear - wrong
-    );
-    assert!(rms <= gate && share <= gate, "{} {what}: rms {rms}, {share} of the logits'", oracle.name);
-    assert!(clear > 10 && wrong == 0, "{} {what}: {wrong} of {clear} top-1", oracle.name);
-    largest
+    let what = format!("{:26} {what:50}", oracle.name);
+    half::within(gate, &what, found, &oracle.f32("p70.logits"), oracle.config.vocab_size)
 }
 
 #[test]
@@ -156,7 +121,7 @@ fn every_checkpoint_stays_within_the_gate_by_default_where_there_are_cooperative
     let Some(context) = cooperative() else { return };
     for name in CHECKPOINTS {
         let oracle = Oracle::open(name);
-        let gate = if name.starts_with("gemma3n") || name.starts_with("gemma4") { RMS_FROM_3N } else { RMS };
+        let gate = half::gate(oracle.config.arch);
         let mut generator = generator(&oracle, &Device::Context(context.clone()), "");
         let found = generator.recompute_all_logits(oracle.tokens("p70.input_ids")).unwrap();
         within(gate, &oracle, "cooperative matrices, the default", &found);

@@ -10,8 +10,9 @@ use clip::Clip;
 use gemmaflow::{
     flow::BuiltModel,
     generate::GemmaGenerator,
-    internals::tower::{TowerInputs, profile},
+    internals::tower::TowerInputs,
     ir::DType,
+    profile::CompileProfile,
     runtime::{Clock, CompileOptions, GpuContext, RunInput, RunTimes, Session},
 };
 use picture::Picture;
@@ -41,6 +42,7 @@ trait Tower {
 struct Graph {
     built: BuiltModel,
     inputs: TowerInputs,
+    profile: CompileProfile,
     /// Its rows, by which the work of a dispatch is reckoned.
     tokens: usize,
     heading: String,
@@ -91,7 +93,7 @@ fn rate(times: &RunTimes) -> f64 {
 fn times(graph: &Graph, gpu: &Arc<GpuContext>, arguments: &Arguments) -> Result<RunTimes> {
     let session = Session::on(gpu);
     let weights = session.load(graph.built.params())?;
-    let options = CompileOptions::default().with_weights(&weights).with_profile(&profile());
+    let options = CompileOptions::default().with_weights(&weights).with_profile(&graph.profile);
     let mut compiled = session.compile_with(&graph.built.graph, &options)?;
     let given: Vec<(&str, RunInput)> = graph.inputs.iter().map(|(name, value)| (*name, RunInput::Value(value))).collect();
     Ok(compiled.time_dispatches(&given, graph.tokens, arguments.reps, arguments.clock.map(Clock::from))?)

@@ -12,9 +12,10 @@ use gemmaflow::{
     hearing::AudioEncoder,
     internals::{
         lower::{Together, lower},
-        tower::{clip_graph, picture_graph, profile},
+        tower::{clip_graph, clip_profile, picture_graph, picture_profile},
     },
     ir::DimBinding,
+    profile::CompileProfile,
     runtime::Capabilities,
     vision::{TowerMemory, TowerOptions, VisionEncoder},
     weights::WeightLoader,
@@ -40,7 +41,7 @@ pub fn described(config: &GemmaConfig, path: &Path, device: &Capabilities) -> Re
         text += &weights(&picture_graph(&encoder, most)?);
         let any_aspect = matches!(vision, VisionConfig::Gemma4(_) | VisionConfig::Unified(_));
         for budget in if any_aspect { BUDGETS.to_vec() } else { vec![most] } {
-            let dispatches = dispatches(&picture_graph(&encoder, budget)?, device)?;
+            let dispatches = dispatches(&picture_graph(&encoder, budget)?, picture_profile(&encoder), device)?;
             text += &format!("  a picture of {budget:4} soft tokens: {dispatches} dispatches\n");
         }
     }
@@ -53,7 +54,7 @@ pub fn described(config: &GemmaConfig, path: &Path, device: &Capabilities) -> Re
         };
         text += &weights(&clip_graph(&encoder, frames)?);
         for seconds in SECONDS {
-            let dispatches = dispatches(&clip_graph(&encoder, seconds * frames)?, device)?;
+            let dispatches = dispatches(&clip_graph(&encoder, seconds * frames)?, clip_profile(&encoder), device)?;
             text += &format!("  a clip of {seconds:2} s: {dispatches} dispatches\n");
         }
     }
@@ -133,8 +134,8 @@ fn weights(built: &BuiltModel) -> String {
     format!("  {parameters} parameters in {} tensors, {bytes} bytes ({})\n", built.params().len(), HumanBytes(bytes as u64))
 }
 
-fn dispatches(built: &BuiltModel, device: &Capabilities) -> Result<usize> {
-    let options = profile().options(&device.backend);
+fn dispatches(built: &BuiltModel, profile: &CompileProfile, device: &Capabilities) -> Result<usize> {
+    let options = profile.options(&device.backend);
     let plan = lower(&built.graph, &DimBinding::new(), &device.target(), &options, &Together::of(&built.graph))?;
     Ok(plan.dispatches.len())
 }

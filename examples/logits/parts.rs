@@ -14,7 +14,7 @@ use gemmaflow::{
     image::{Image, ImageLimits, PanAndScan},
     internals::text::words_before_frame,
     prompt::{Modality, Prompt, SoftTokens},
-    vision::VisionEncoder,
+    vision::{TowerOptions, VisionEncoder},
 };
 use serde::Deserialize;
 
@@ -104,11 +104,12 @@ impl Parts {
     /// `model`.
     pub fn lay_out(&self, generator: &GemmaGenerator, model: &Path) -> Result<LaidOut> {
         let has = |kind: fn(&Part) -> bool| self.parts.iter().any(kind);
+        let options = TowerOptions::beside(generator.prefill_profile());
         let hearing = has(|part| matches!(part, Part::Audio { .. }))
-            .then(|| AudioEncoder::from_path(generator.config(), model, generator.gpu()))
+            .then(|| AudioEncoder::from_path_with(generator.config(), model, generator.gpu(), options.clone()))
             .transpose()?;
         let vision = has(|part| matches!(part, Part::Image(_) | Part::Video(_)))
-            .then(|| VisionEncoder::from_path(generator.config(), model, generator.gpu()))
+            .then(|| VisionEncoder::from_path_with(generator.config(), model, generator.gpu(), options.clone()))
             .transpose()?;
         let clips = self.clips()?;
         // They are a batch, as in transformers.

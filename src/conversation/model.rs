@@ -76,7 +76,7 @@ impl Parts {
 
     pub(super) fn load(mut self, loader: &mut dyn WeightLoader, device: Device, options: GeneratorOptions) -> Result<Model> {
         let options = self.senses.with_room(options, &self.config);
-        self.senses.submit_time = options.submit_time;
+        self.senses.follow(&options);
         let towers = self.towers_within(&device, &options)?;
         let budget = options.memory_budget;
         let options = beside(options, towers);

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::{
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use super::{Model, model::Parts};
@@ -42,8 +41,9 @@ pub(super) struct Senses {
     towers: Towers,
     /// The files, for a model that was opened from some.
     path: Option<PathBuf>,
-    /// About how long one submit of a tower may keep the device.
-    pub(super) submit_time: Option<Duration>,
+    /// The options of towers, which follow those of the text.
+    #[cfg(any(feature = "audio", feature = "vision"))]
+    stock: TowerOptions,
     #[cfg(feature = "vision")]
     pub(super) vision: Slot<VisionEncoder>,
     #[cfg(feature = "audio")]
@@ -58,11 +58,21 @@ impl Senses {
         Self {
             towers,
             path: path.map(Path::to_path_buf),
-            submit_time: None,
+            #[cfg(any(feature = "audio", feature = "vision"))]
+            stock: TowerOptions::default(),
             #[cfg(feature = "vision")]
             vision: Mutex::new(None),
             #[cfg(feature = "audio")]
             hearing: Mutex::new(None),
+        }
+    }
+
+    /// Makes towers as exact as the text, and bounds their submits as its own.
+    #[cfg_attr(not(any(feature = "audio", feature = "vision")), allow(unused_variables))]
+    pub(super) fn follow(&mut self, options: &GeneratorOptions) {
+        #[cfg(any(feature = "audio", feature = "vision"))]
+        {
+            self.stock = TowerOptions { submit_time: options.submit_time, ..TowerOptions::beside(&options.prefill_profile) };
         }
     }
 
@@ -98,18 +108,18 @@ impl Senses {
     #[cfg(feature = "vision")]
     fn vision_memory(&self, config: &GemmaConfig, device: &Capabilities, longest: Option<usize>) -> Result<u64> {
         let mut loader = load_towers_from_path(self.files("pictures", true)?)?;
-        Ok(VisionEncoder::memory_plan(config, loader.as_mut(), device, longest, &TowerOptions::default())?.peak())
+        Ok(VisionEncoder::memory_plan(config, loader.as_mut(), device, longest, &self.stock)?.peak())
     }
 
     #[cfg(feature = "audio")]
     fn hearing_memory(&self, config: &GemmaConfig, device: &Capabilities) -> Result<u64> {
         let mut loader = load_towers_from_path(self.files("sounds", true)?)?;
-        Ok(AudioEncoder::memory_plan(config, loader.as_mut(), device, &TowerOptions::default())?.peak())
+        Ok(AudioEncoder::memory_plan(config, loader.as_mut(), device, &self.stock)?.peak())
     }
 
     #[cfg(any(feature = "audio", feature = "vision"))]
     pub(super) fn options(&self, cancel: &CancelToken) -> TowerOptions {
-        TowerOptions { submit_time: self.submit_time, cancel_load: Some(cancel.clone()), ..TowerOptions::default() }
+        TowerOptions { cancel_load: Some(cancel.clone()), ..self.stock.clone() }
     }
 
     /// Lets the towers go that are held.

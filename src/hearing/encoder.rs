@@ -15,6 +15,7 @@ use crate::{
         tower::SOFT_TOKENS,
     },
     ir::Value,
+    profile::CompileProfile,
     prompt::{Modality, Prompt, SoftTokens},
     runtime::{Capabilities, GpuContext},
     tower::{Found, Tower, TowerInputs, TowerMemory, TowerOptions, Turn},
@@ -69,9 +70,22 @@ impl AudioEncoder {
     /// # Errors
     /// As [`from_loader`](Self::from_loader) and [`load_towers_from_path`], and what is wrong with the files.
     pub fn from_path(config: &GemmaConfig, path: impl AsRef<Path>, gpu: Option<Arc<GpuContext>>) -> Result<Self> {
+        Self::from_path_with(config, path, gpu, TowerOptions::default())
+    }
+
+    /// As [`from_path`](Self::from_path), with options.
+    ///
+    /// # Errors
+    /// As [`from_path`](Self::from_path).
+    pub fn from_path_with(
+        config: &GemmaConfig,
+        path: impl AsRef<Path>,
+        gpu: Option<Arc<GpuContext>>,
+        options: TowerOptions,
+    ) -> Result<Self> {
         let config = config.with_towers_of(path.as_ref())?;
         let mut loader = load_towers_from_path(path)?;
-        Self::from_loader(&config, loader.as_mut(), gpu, TowerOptions::default())
+        Self::from_loader(&config, loader.as_mut(), gpu, options)
     }
 
     /// As [`from_path`](Self::from_path), with the weights of a loader, by their names in a checkpoint.
@@ -94,7 +108,7 @@ impl AudioEncoder {
         let width = config.hidden_size;
         let tower = audio.clone();
         let flow = Box::new(move |frames| tower.flow(width, frames));
-        let tower = Tower::new(flow, FIRST_SIZE, loader, gpu, &options)?;
+        let tower = Tower::new(flow, FIRST_SIZE, loader, gpu, &options.computing(audio.compute()))?;
         let shared = Arc::new(Shared { config: audio, width, ids, tower });
         Ok(Self { shared, cancel: CancelToken::new() })
     }
@@ -124,7 +138,8 @@ impl AudioEncoder {
             AudioConfig::Unsupported(what) => return Err(Error::Unsupported(what.clone())),
         };
         let flow = audio.flow(config.hidden_size, size_for(frames.max(1)))?;
-        TowerMemory::of(&flow, [LONG_CLIP_TOKENS, config.hidden_size], loader, device, options)
+        let options = options.clone().computing(audio.compute());
+        TowerMemory::of(&flow, [LONG_CLIP_TOKENS, config.hidden_size], loader, device, &options)
     }
 
     /// A handle whose encoding ends with [`Error::Cancelled`] when `cancel` is cancelled: between two submits, or while
@@ -281,6 +296,11 @@ impl AudioEncoder {
 /// What building says.
 pub fn clip_graph(encoder: &AudioEncoder, frames: usize) -> Result<BuiltModel> {
     encoder.shared.tower.build(size_for(frames))
+}
+
+/// How [`clip_graph`] is compiled.
+pub fn clip_profile(encoder: &AudioEncoder) -> &CompileProfile {
+    encoder.shared.tower.profile()
 }
 
 /// The inputs of [`clip_graph`] for a clip.

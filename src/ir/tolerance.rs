@@ -34,6 +34,16 @@ impl Tolerance {
         Self { relative, scale, absolute }
     }
 
+    /// This tolerance of sums of `n` products, where operands are rounded to f16.
+    pub(crate) fn of_half_products(self, n: usize) -> Self {
+        // Each operand is off by 2⁻¹¹ of itself at most and so a product by 2⁻¹⁰; over n products whose errors are
+        // independent that is 2⁻¹⁰/√n of Σ|products|, here with room for 7 standard deviations of operands in ±1. Below
+        // 2⁻¹⁴ f16 rounds to multiples of 2⁻²⁴.
+        let n = n as f64;
+        let rounding = f64::min(1.0, 4.0 / n.sqrt()) * f64::exp2(-10.0);
+        Self::new(self.relative + rounding, Scale::Absolute, n * f64::exp2(-24.0))
+    }
+
     /// The relative error of a sum of `n` products against Σ|products|, in any order: at most n·ε, and about √n·ε with
     /// rounding errors that are independent (Higham & Mary 2019).
     pub(crate) fn of_sum(n: usize) -> f64 {

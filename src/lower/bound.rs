@@ -119,7 +119,7 @@ impl<'a> Bound<'a> {
         match self.op(id) {
             Op::Attention(_) => self.options.compute_of_attention(),
             Op::ExpertLinear(_) if self.options.compute == Compute::Auto => Compute::F32,
-            Op::Linear(_) | Op::ExpertLinear(_) => match self.operands(id).nth(1).map(|weight| self.op(weight)) {
+            Op::Linear(_) | Op::ExpertLinear(_) | Op::Conv2d(_) => match self.operands(id).nth(1).map(|weight| self.op(weight)) {
                 Some(Op::Weight(weight)) => self.options.compute_of(&weight.name),
                 _ => self.options.compute,
             },

@@ -72,6 +72,7 @@ pub(super) const SOURCES: &[(&str, &str)] = table!(
     "lib/visible.wgsl"
     "lib/weight.wgsl"
     "lib/weight_wide.wgsl"
+    "lib/windows.wgsl"
     "linear_coop.wgsl"
     "linear_tile.wgsl"
     "linear_tile_shared.wgsl"

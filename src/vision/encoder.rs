@@ -15,6 +15,7 @@ use crate::{
     },
     image::{Image, ImageProcessor, Patches},
     ir::{Value, ops::rope_row},
+    profile::CompileProfile,
     prompt::{Modality, Prompt, SoftTokens},
     runtime::{Capabilities, GpuContext},
     tower::{Found, Tower, TowerInputs, TowerMemory, TowerOptions, Turn},
@@ -54,9 +55,22 @@ impl VisionEncoder {
     /// # Errors
     /// As [`from_loader`](Self::from_loader) and [`load_towers_from_path`], and what is wrong with the files.
     pub fn from_path(config: &GemmaConfig, path: impl AsRef<Path>, gpu: Option<Arc<GpuContext>>) -> Result<Self> {
+        Self::from_path_with(config, path, gpu, TowerOptions::default())
+    }
+
+    /// As [`from_path`](Self::from_path), with options.
+    ///
+    /// # Errors
+    /// As [`from_path`](Self::from_path).
+    pub fn from_path_with(
+        config: &GemmaConfig,
+        path: impl AsRef<Path>,
+        gpu: Option<Arc<GpuContext>>,
+        options: TowerOptions,
+    ) -> Result<Self> {
         let config = config.with_towers_of(path.as_ref())?;
         let mut loader = load_towers_from_path(path)?;
-        Self::from_loader(&config, loader.as_mut(), gpu, TowerOptions::default())
+        Self::from_loader(&config, loader.as_mut(), gpu, options)
     }
 
     /// As [`from_path`](Self::from_path), with the weights of a loader, by their names in a checkpoint.
@@ -80,7 +94,7 @@ impl VisionEncoder {
         let text = config.clone();
         let towered = vision.clone();
         let flow = Box::new(move |budget| towered.flow(&text, budget));
-        let tower = Tower::new(flow, most, loader, gpu, &options)?;
+        let tower = Tower::new(flow, most, loader, gpu, &options.computing(vision.compute()))?;
         let shared = Arc::new(Shared { vision, width: config.hidden_size, ids, tower });
         Ok(Self { shared, cancel: CancelToken::new() })
     }
@@ -99,7 +113,8 @@ impl VisionEncoder {
     ) -> Result<TowerMemory> {
         let vision = tower_of(config)?;
         let budget = checked(&vision, budget.unwrap_or(vision.max_soft_tokens()))?;
-        TowerMemory::of(&vision.flow(config, budget)?, [budget, config.hidden_size], loader, device, options)
+        let options = options.clone().computing(vision.compute());
+        TowerMemory::of(&vision.flow(config, budget)?, [budget, config.hidden_size], loader, device, &options)
     }
 
     /// A handle whose encoding ends with [`Error::Cancelled`] when `cancel` is cancelled: between two submits, or while
@@ -234,6 +249,11 @@ impl VisionEncoder {
 /// As [`VisionEncoder::encode_within`].
 pub fn picture_graph(encoder: &VisionEncoder, budget: usize) -> Result<BuiltModel> {
     encoder.shared.tower.build(checked(&encoder.shared.vision, budget)?)
+}
+
+/// How [`picture_graph`] is compiled.
+pub fn picture_profile(encoder: &VisionEncoder) -> &CompileProfile {
+    encoder.shared.tower.profile()
 }
 
 /// The inputs of [`picture_graph`] for a picture.

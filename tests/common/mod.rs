@@ -4,6 +4,7 @@
 pub mod cases;
 pub mod files;
 pub mod gguf;
+pub mod half;
 pub mod multimodal;
 pub mod oracle;
 pub mod uniformity;

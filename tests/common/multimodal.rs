@@ -114,8 +114,24 @@ impl Multimodal {
 
     /// The prompt of a case, with the rows of transformers' merged embeddings as soft tokens.
     pub fn merged_prompt(&self, case: &str) -> Prompt {
+        self.prompt_of(case, &self.f32(&format!("{case}.inputs_embeds")))
+    }
+
+    /// Likewise with the rows of `soft`, in order, in the place of transformers'.
+    pub fn prompt_with(&self, case: &str, soft: &[f32]) -> Prompt {
+        let mut embeds = self.f32(&format!("{case}.inputs_embeds"));
+        let mut soft = soft.chunks(self.config.hidden_size);
+        for (id, row) in self.ids(&format!("{case}.input_ids")).iter().zip(embeds.chunks_mut(self.config.hidden_size)) {
+            if self.modality(*id).is_some() {
+                row.copy_from_slice(soft.next().expect("a row for each soft token"));
+            }
+        }
+        assert!(soft.next().is_none(), "{} {case}: more rows than soft tokens", self.name);
+        self.prompt_of(case, &embeds)
+    }
+
+    fn prompt_of(&self, case: &str, embeds: &[f32]) -> Prompt {
         let ids = self.ids(&format!("{case}.input_ids"));
-        let embeds = self.f32(&format!("{case}.inputs_embeds"));
         let width = self.config.hidden_size;
         let mut prompt = Prompt::new();
         let mut start = 0;

@@ -7,7 +7,7 @@ use gemmaflow::{
     audio::{Audio, AudioLimits},
     gemma::{AudioConfig, GemmaConfig, MediaTokens, random_audio_weights},
     hearing::{AudioEncoder, TowerOptions},
-    internals::tower::{clip_graph, clip_inputs},
+    internals::tower::{clip_graph, clip_inputs, clip_profile},
     ir::DType,
     runtime::GpuContext,
 };
@@ -70,6 +70,7 @@ impl Tower for Clip {
         let built = clip_graph(&self.encoder, features.frames)?;
         let inputs = clip_inputs(&self.encoder, &features)?;
         let heading = format!("a clip of {} s as {} frames", self.seconds, features.frames);
-        Ok(Graph { built, inputs, tokens: features.frames, heading })
+        let profile = clip_profile(&self.encoder).clone();
+        Ok(Graph { built, inputs, profile, tokens: features.frames, heading })
     }
 }

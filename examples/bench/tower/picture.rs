@@ -7,7 +7,7 @@ use gemmaflow::{
     flow::BuiltModel,
     gemma::{GemmaConfig, MediaTokens, VisionConfig, random_vision_weights},
     image::{Image, ImageProcessor},
-    internals::tower::{TowerInputs, picture_graph, picture_inputs},
+    internals::tower::{TowerInputs, picture_graph, picture_inputs, picture_profile},
     ir::DType,
     runtime::GpuContext,
     vision::{TowerOptions, VisionEncoder},
@@ -90,7 +90,9 @@ impl Tower for Picture {
         let inputs: TowerInputs = picture_inputs(&self.encoder, &patches, budget)?;
         let tokens = patches.rows * patches.columns;
         let Size { width, height } = self.size;
-        Ok(Graph { built, inputs, tokens, heading: format!("a picture of {width} × {height} as {tokens} patches") })
+        let profile = picture_profile(&self.encoder).clone();
+        let heading = format!("a picture of {width} × {height} as {tokens} patches");
+        Ok(Graph { built, inputs, profile, tokens, heading })
     }
 }
 

@@ -10,7 +10,11 @@ pub(crate) use subsample::{PREFIX as SUBSAMPLING, convolution};
 pub use unified::UnifiedAudioStage;
 
 use super::{AudioConfig, ConformerConfig, ConformerKind, tower::SOFT_TOKENS};
-use crate::{Error, Result, flow::ModelFlow, ir::DType};
+use crate::{
+    Error, Result,
+    flow::ModelFlow,
+    ir::{Compute, DType},
+};
 
 /// The inputs of a Conformer's graph beside its features: the frames that are of the clip, after one convolution and
 /// after both (−1 behind the batch), and how many numbers a convolution has made up to each frame, as a reciprocal.
@@ -41,6 +45,14 @@ impl AudioConfig {
             AudioConfig::Unsupported(why) => return Err(Error::Unsupported(format!("this model's audio tower ({why})"))),
         };
         Ok(flow.output(SOFT_TOKENS))
+    }
+
+    /// The numbers that its products may be computed with. Those of Gemma 4 may exceed what f16 holds.
+    pub(crate) fn compute(&self) -> Compute {
+        match self {
+            AudioConfig::Conformer(ConformerConfig { kind: ConformerKind::Gemma3n { .. }, .. }) => Compute::Auto,
+            AudioConfig::Conformer(_) | AudioConfig::Unified(_) | AudioConfig::Unsupported(_) => Compute::F32,
+        }
     }
 
     /// Numbers of a frame.

@@ -18,7 +18,7 @@ use crate::{
     Error, Result,
     flow::{EmitContext, ModelFlow},
     ir::{
-        DType, NodeId, Shape,
+        Compute, DType, NodeId, Shape,
         ops::{Attention, Gain, Permute, Slice},
     },
 };
@@ -104,6 +104,14 @@ impl VisionConfig {
         match self {
             VisionConfig::Gemma4(config) => [column as u32, (config.position_embedding_size + row) as u32],
             _ => [2 * column as u32, 2 * row as u32 + 1],
+        }
+    }
+
+    /// The numbers that its products may be computed with. Those of Gemma 4 may exceed what f16 holds.
+    pub(crate) fn compute(&self) -> Compute {
+        match self {
+            VisionConfig::Siglip(_) | VisionConfig::MobileNet(_) => Compute::Auto,
+            VisionConfig::Gemma4(_) | VisionConfig::Unified(_) | VisionConfig::Unsupported(_) => Compute::F32,
         }
     }
 

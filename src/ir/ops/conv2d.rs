@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{Lowering, OpDef, linear::LinearParams};
+use super::{Lowering, OpDef, linear::LinearParams, linear_coop::HalfRows};
 use crate::{
     Result,
     ir::{
@@ -90,19 +90,17 @@ impl Conv2d {
         turned
     }
 
-    /// The kernel and its workgroups.
-    fn kernel(&self, emit: &Emit) -> (Kernel, usize) {
+    /// The sizes of `lib/windows.wgsl`.
+    fn windows(&self, emit: &Emit) -> Vec<(&'static str, f64)> {
         let x = &emit.inputs[0].ty.shape;
         let weight = &emit.inputs[1].ty.shape;
         let y = &emit.output.ty.shape;
         let sizes = [
-            ("P", y[0] * y[1] * y[2]),
             ("IN_HEIGHT", x[1]),
             ("IN_WIDTH", x[2]),
             ("C", x[3]),
             ("OUT_HEIGHT", y[1]),
             ("OUT_WIDTH", y[2]),
-            ("O", y[3]),
             ("IN", weight[1..].iter().product()),
             ("KH", weight[2]),
             ("KW", weight[3]),
@@ -110,11 +108,27 @@ impl Conv2d {
             ("TOP", self.padding[0]),
             ("LEFT", self.padding[2]),
         ];
-        let overrides = sizes.map(|(name, size)| (name, size as f64)).to_vec();
+        sizes.map(|(name, size)| (name, size as f64)).to_vec()
+    }
+
+    /// What lies under the taps, as rows for cooperative matrices, which add no bias.
+    fn half_windows(&self, emit: &mut Emit) -> Option<HalfRows> {
+        if self.groups != 1 || self.bias {
+            return None;
+        }
+        let weight = emit.inputs[1].clone();
+        HalfRows::of_windows(emit, &weight, &self.windows(emit))
+    }
+
+    /// The kernel and its workgroups.
+    fn kernel(&self, emit: &Emit) -> (Kernel, usize) {
+        let weight = &emit.inputs[1].ty.shape;
         let bias = if self.bias { "yes" } else { "no" };
         let mut options = vec![("BIAS", bias.into()), weight_option(emit.inputs[1].ty.dtype), ("WEIGHTS", "1".into())];
         let positions = emit.output.ty.rows();
         let out = emit.output.ty.last();
+        let mut overrides = self.windows(emit);
+        overrides.extend([("P", positions as f64), ("O", out as f64)]);
         let params = LinearParams::of(emit.target);
         let (shader, count) = if self.groups != 1 {
             options.extend([("GROUPS", "all".into()), ("VEC", "1".into())]);
@@ -216,9 +230,15 @@ impl OpDef for Conv2d {
     fn emit(&self, emit: &mut Emit) -> Result<()> {
         let elements = emit.output.ty.len();
         let inner: usize = emit.inputs[1].ty.shape[1..].iter().product();
-        let (kernel, count) = self.kernel(emit);
-        let mut bindings = vec![(0, emit.inputs[0].operand()), (1, emit.output.operand())];
+        let halves = self.half_windows(emit);
+        let (kernel, count) = match &halves {
+            Some(halves) => halves.kernel(emit, &emit.inputs[1..2], emit.output.ty.last()),
+            None => self.kernel(emit),
+        };
+        let operand = halves.as_ref().map_or_else(|| emit.inputs[0].operand(), HalfRows::operand);
+        let mut bindings = vec![(0, operand), (1, emit.output.operand())];
         bindings.extend((2..).zip(emit.inputs[1..].iter().map(|weight| weight.operand())));
+        bindings.extend(halves.iter().map(|halves| (4, halves.scales())));
         bindings.extend(emit.epilogue_bindings(0));
         let moved = emit.inputs[0].ty.len() + elements * (1 + emit.epilogue.operands.len());
         emit.dispatch(kernel, bindings, [count, 1], Work::of(4 * moved, 2 * inner * elements));
@@ -232,6 +252,10 @@ impl OpDef for Conv2d {
     fn tolerance(&self, case: &Case) -> Tolerance {
         let products: usize = case.inputs[1].shape[1..].iter().product();
         Tolerance::new(Tolerance::of_sum(products + 1), Scale::Absolute, 0.0)
+    }
+
+    fn half_tolerance(&self, case: &Case) -> Tolerance {
+        self.tolerance(case).of_half_products(case.inputs[1].shape[1..].iter().product())
     }
 
     fn cases(&self) -> Vec<Case> {
@@ -249,6 +273,7 @@ impl OpDef for Conv2d {
             case(dense(2, [1; 4], false), [1, 13, 9, 5], 70, [3, 3], DType::F16),
             case(dense(2, [0, 2, 1, 1], false), [1, 17, 16, 1], 9, [3, 3], DType::F32),
             case(dense(2, [0, 2, 1, 1], false), [1, 9, 8, 64], 32, [3, 3], DType::BF16),
+            case(dense(1, [1; 4], false), [1, 9, 11, 16], 33, [3, 3], DType::BF16),
             case(dense(1, [1; 4], true), [2, 5, 7, 17], 65, [3, 3], DType::F32),
             case(dense(1, [0; 4], false), [1, 3, 5, 33], 6, [1, 1], DType::BF16),
             case(dense(1, [4, 0, 0, 0], false), [1, 6, 1, 4], 4, [5, 1], DType::F32),

@@ -101,7 +101,10 @@ impl Linear {
                 return Err(emit.refuse(format!("a shard begins at row {}, which is no multiple of 64", range.start)));
             }
             let (kernel, count, layers) = match &halves {
-                Some(halves) => halves.kernel(emit, weights, range.len(), columns),
+                Some(halves) => {
+                    let (kernel, count) = halves.kernel(emit, weights, range.len());
+                    (kernel, count, 1)
+                }
                 None => Part { rows, inner, columns: range.clone(), stride: columns }.kernel(emit, weights),
             };
             let operand = halves.as_ref().map_or_else(|| emit.inputs[0].operand(), HalfRows::operand);
@@ -339,12 +342,7 @@ impl OpDef for Linear {
     }
 
     fn half_tolerance(&self, case: &Case) -> Tolerance {
-        // Each operand is off by 2⁻¹¹ of itself at most and so a product by 2⁻¹⁰; over n products whose errors are
-        // independent that is 2⁻¹⁰/√n of Σ|products|, here with room for 7 standard deviations of operands in ±1. Below
-        // 2⁻¹⁴ f16 rounds to multiples of 2⁻²⁴.
-        let inner = case.width() as f64;
-        let rounding = f64::min(1.0, 4.0 / inner.sqrt()) * f64::exp2(-10.0);
-        Tolerance::new(self.tolerance(case).relative + rounding, Scale::Absolute, inner * f64::exp2(-24.0))
+        self.tolerance(case).of_half_products(case.width())
     }
 
     fn cases(&self) -> Vec<Case> {

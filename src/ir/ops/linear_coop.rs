@@ -14,18 +14,38 @@ const LEAST_ROWS: usize = 32;
 pub(super) struct HalfRows {
     rows: Slot,
     scales: Slot,
+    /// Elements of a row.
+    inner: usize,
     tile: CooperativeTile,
 }
 
 impl HalfRows {
-    /// Emits the dispatch that makes them, where the device multiplies tiles of f16, the product may be in f16 and has
-    /// enough rows. Rows shorter than one step of the kernel are left to the others.
+    /// Emits the dispatch that makes them of the first operand, where the device multiplies tiles of f16, the product
+    /// may be in f16 and has enough rows. Rows shorter than one step of the kernel are left to the others.
     pub(super) fn emit(emit: &mut Emit, weights: &[Arg]) -> Option<Self> {
-        let rows = emit.output.ty.rows();
         let inner = emit.inputs[0].ty.last();
+        let halves = Self::place(emit, weights, inner)?;
+        halves.dispatch(emit, vec![("X", "rows".into()), vector(inner)], vec![("IN", inner as f64)]);
+        Some(halves)
+    }
+
+    /// Likewise of the windows of a convolution with `weight`: a row is what lies under the taps at one position.
+    /// `sizes` are those of `lib/windows.wgsl`.
+    pub(super) fn of_windows(emit: &mut Emit, weight: &Arg, sizes: &[(&'static str, f64)]) -> Option<Self> {
+        let inner = weight.ty.shape[1..].iter().product();
+        let halves = Self::place(emit, std::slice::from_ref(weight), inner)?;
+        halves.dispatch(emit, vec![("X", "windows".into())], sizes.to_vec());
+        Some(halves)
+    }
+
+    /// Their place, where such a product is for `linear_coop`.
+    fn place(emit: &mut Emit, weights: &[Arg], inner: usize) -> Option<Self> {
+        let rows = emit.output.ty.rows();
         let tile = emit.target.cooperative.filter(|_| emit.compute != Compute::F32)?;
         let buffers = 3 + weights.len() + emit.epilogue.operands.len();
-        if rows < LEAST_ROWS || inner < 32 || buffers > emit.target.max_storage_buffers as usize {
+        let bytes = (rows * inner.next_multiple_of(32) * 2) as u64;
+        let bindable = buffers <= emit.target.max_storage_buffers as usize && bytes <= emit.target.max_binding;
+        if rows < LEAST_ROWS || inner < 32 || !bindable {
             return None;
         }
         if emit.compute == Compute::Auto {
@@ -37,18 +57,19 @@ impl HalfRows {
                 return None;
             }
         }
-        let halves = Self {
-            rows: emit.scratch((rows * inner.next_multiple_of(32) * 2) as u64),
-            scales: emit.scratch((rows * 4) as u64),
-            tile,
-        };
+        Some(Self { rows: emit.scratch(bytes), scales: emit.scratch((rows * 4) as u64), inner, tile })
+    }
+
+    /// Emits the dispatch that makes them, with options and overrides of where they come from.
+    fn dispatch(&self, emit: &mut Emit, mut options: Vec<(&'static str, String)>, mut overrides: Vec<(&'static str, f64)>) {
+        let rows = emit.output.ty.rows();
         let (tier, lanes) = emit.target.tier.wide_option();
-        let options = vec![("TIER", tier.into()), ("LANES", lanes.to_string()), vector(inner), compute()];
-        let overrides = vec![("T", rows as f64), ("IN", inner as f64)];
+        options.extend([("TIER", tier.into()), ("LANES", lanes.to_string()), compute()]);
+        overrides.push(("T", rows as f64));
         let kernel = Kernel { shader: "half_rows", options, overrides, hole: String::new() };
-        let bindings = vec![(0, emit.inputs[0].operand()), (1, halves.operand()), (2, halves.scales())];
-        emit.dispatch(kernel, bindings, [rows, 1], Work::moves(rows * (6 * inner + 4)));
-        Some(halves)
+        let bindings = vec![(0, emit.inputs[0].operand()), (1, self.operand()), (2, self.scales())];
+        let moved = 4 * emit.inputs[0].ty.len() + rows * (2 * self.inner + 4);
+        emit.dispatch(kernel, bindings, [rows, 1], Work::moves(moved));
     }
 
     /// The first operand of the kernel.
@@ -61,10 +82,11 @@ impl HalfRows {
         Operand::Slot(self.scales, 0)
     }
 
-    /// The kernel for `out` columns of a result whose rows are `stride` long, with its workgroups and layers.
-    pub(super) fn kernel(&self, emit: &Emit, weights: &[Arg], out: usize, stride: usize) -> (Kernel, usize, usize) {
+    /// The kernel for `out` columns of the result, with its workgroups.
+    pub(super) fn kernel(&self, emit: &Emit, weights: &[Arg], out: usize) -> (Kernel, usize) {
         let rows = emit.output.ty.rows();
-        let inner = emit.inputs[0].ty.last();
+        let stride = emit.output.ty.last();
+        let inner = self.inner;
         let mut options = vec![weight_option(weights[0].ty.dtype), vector(inner), compute()];
         options.extend(words_option(weights[0].ty.dtype, false));
         let CooperativeTile { m, n, k, lanes, .. } = self.tile;
@@ -72,7 +94,7 @@ impl HalfRows {
         options.extend(sizes.map(|(name, size)| (name, size.to_string())));
         let overrides = vec![("T", rows as f64), ("IN", inner as f64), ("OUT", out as f64), ("OUT_STRIDE", stride as f64)];
         let count = rows.div_ceil(self.tile.rows()) * out.div_ceil(self.tile.weight_rows() / weights.len());
-        (Kernel { shader: "linear_coop", options, overrides, hole: emit.epilogue.text.clone() }, count, 1)
+        (Kernel { shader: "linear_coop", options, overrides, hole: emit.epilogue.text.clone() }, count)
     }
 }
 

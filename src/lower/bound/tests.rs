@@ -4,6 +4,7 @@ use crate::{
     ir::{
         Compute, DType, DimBinding, Graph, LowerOptions,
         kernel::{CooperativeTile, Kernel, Target, Tier},
+        ops::Conv2d,
         sym,
     },
     lower::{
@@ -72,6 +73,38 @@ fn many_rows_in_f16_go_through_cooperative_matrices() {
     }
     let small = Target { max_binding: 64 * 256 * 4, ..target };
     assert_eq!(product_shaders(&small, &f16, "w", [32, 256]), ["half_rows", "linear_coop", "linear_coop"]);
+}
+
+/// Convolutions do where they add no bias: what lies under the taps at a position is a row.
+#[test]
+fn convolutions_go_through_cooperative_matrices() {
+    let tile = CooperativeTile { m: 16, n: 16, k: 16, lanes: 128, memory: 32 << 10 };
+    let target = Target { tier: Tier::Subgroup(32), f16: true, cooperative: Some(tile), ..Target::portable() };
+    let of = |compute| LowerOptions { compute, ..LowerOptions::default() };
+    let shaders = |target: &Target, compute, size: usize, op: Conv2d| {
+        let mut g = Graph::new("convolution");
+        let input = x(&mut g, "x", &[1, size, size, 8]);
+        let weight = g.weight("w", DType::BF16, &[8, 8 / op.groups, 3, 3]).unwrap();
+        let bias = op.bias.then(|| g.weight("b", DType::BF16, &[8]).unwrap());
+        let operands: Vec<_> = [input, weight].into_iter().chain(bias).collect();
+        let y = g.push(op, &operands).unwrap();
+        g.output("y", y);
+        let options = of(compute);
+        let plan = lower(&g, &DimBinding::new(), target, &options, &Unplaced).unwrap();
+        check(&g, &DimBinding::new(), target, &options, &plan);
+        plan.dispatches.into_iter().map(|dispatch| dispatch.kernel.shader).collect::<Vec<_>>()
+    };
+    let op = Conv2d { stride: 1, padding: [1; 4], groups: 1, bias: false };
+    for compute in [Compute::Auto, Compute::F16] {
+        assert_eq!(shaders(&target, compute, 6, op.clone()), ["half_rows", "linear_coop"]);
+        assert_eq!(shaders(&target, compute, 5, op.clone()), ["conv2d"], "25 positions");
+        assert_eq!(shaders(&target, compute, 6, Conv2d { bias: true, ..op.clone() }), ["conv2d"]);
+        assert_eq!(shaders(&target, compute, 6, Conv2d { groups: 8, ..op.clone() }), ["conv2d"]);
+        // 36 rows of 96 numbers, the tail of each among them.
+        let small = Target { max_binding: 36 * 96 * 2 - 1, ..target.clone() };
+        assert_eq!(shaders(&small, compute, 6, op.clone()), ["conv2d"], "no room for the rows");
+    }
+    assert_eq!(shaders(&target, Compute::F32, 6, op), ["conv2d"]);
 }
 
 /// Steps stay exact: also one of several sequences, whose rows are many.
