@@ -312,7 +312,7 @@ fn the_measured_matrices_are_valid_and_multiplied_by_whole_subgroups() {
 #[test]
 fn standard_text_enables_subgroups_where_they_are_used() {
     let text = |tier: &str| {
-        let options = [("TIER", tier), ("LANES", "64"), ("VEC", "1"), ("COMPUTE", "f16")];
+        let options = [("X", "rows"), ("TIER", tier), ("LANES", "64"), ("VEC", "1"), ("COMPUTE", "f16")];
         let options = options.map(|(name, value)| (name, value.to_string())).to_vec();
         standard(&Kernel { shader: "half_rows", options, overrides: vec![], hole: String::new() }).unwrap()
     };

@@ -25,7 +25,7 @@ pub struct GpuOptions {
     /// Use cooperative matrices where the adapter has them. Products of 32 rows or more then go through them where the
     /// device multiplies square tiles of f16 and sums them in f32 ([`Capabilities::cooperative_matrices`]), unless a
     /// profile says `precision.compute = "f32"`. They are an experimental feature of wgpu: off, the device is opened
-    /// without any such feature, and its products are exact. Default: on.
+    /// without any such feature, and its products are exact. Default: on, off with the feature `exact`.
     pub cooperative_matrices: bool,
     /// Which kernels run. Default: those that suit the adapter.
     pub kernels: KernelTier,
@@ -62,7 +62,7 @@ impl std::fmt::Debug for GpuOptions {
 
 impl Default for GpuOptions {
     fn default() -> Self {
-        let cooperative_matrices = true;
+        let cooperative_matrices = !cfg!(feature = "exact");
         let checked = cfg!(feature = "checked");
         let kernels = KernelTier::Auto;
         let max_binding = None;
