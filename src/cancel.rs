@@ -2,17 +2,13 @@
 
 use std::{
     collections::BTreeMap,
+    future::{Future, poll_fn},
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::SeqCst},
     },
-    task::Waker,
-};
-#[cfg(any(feature = "audio", feature = "vision"))]
-use std::{
-    future::{Future, poll_fn},
-    pin::pin,
-    task::Poll,
+    task::{Poll, Waker},
 };
 
 use crate::{Error, Result};
@@ -29,7 +25,6 @@ pub struct CancelToken(Arc<State>);
 struct State {
     is_cancelled: AtomicBool,
     /// Waits so far, of which each has its number: one task may have several.
-    #[cfg(any(feature = "audio", feature = "vision"))]
     waits: std::sync::atomic::AtomicU64,
     /// Tasks that wait for something else, and wake where the end is asked for.
     waiting: Mutex<BTreeMap<u64, Waker>>,
@@ -42,13 +37,11 @@ impl State {
 }
 
 /// A wait, which is over when this is dropped.
-#[cfg(any(feature = "audio", feature = "vision"))]
 struct Wait<'t> {
     state: &'t State,
     number: u64,
 }
 
-#[cfg(any(feature = "audio", feature = "vision"))]
 impl Drop for Wait<'_> {
     fn drop(&mut self) {
         self.state.waiting().remove(&self.number);
@@ -79,7 +72,6 @@ impl CancelToken {
     }
 
     /// What `future` resolves to, unless the end of `what` is asked for while it waits.
-    #[cfg(any(feature = "audio", feature = "vision"))]
     pub(crate) async fn unless<T>(&self, what: &'static str, future: impl Future<Output = T>) -> Result<T> {
         let mut future = pin!(future);
         let wait = Wait { state: &self.0, number: self.0.waits.fetch_add(1, SeqCst) };

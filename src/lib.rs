@@ -28,6 +28,7 @@ pub mod ir;
 pub mod lora;
 mod lower;
 mod plan;
+mod platform;
 pub mod profile;
 pub mod prompt;
 mod quant;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::{Error, Result};
+use crate::{Error, Result, platform};
 
 /// Such a file is a few kilobytes; anything far larger is another one.
 const MAX_BYTES: u64 = 16 << 20;
@@ -14,6 +14,7 @@ const MAX_BYTES: u64 = 16 << 20;
 pub(crate) fn read(path: &Path) -> Result<String> {
     let io = |source| Error::Io { path: path.to_path_buf(), source };
     let format = |problem| Error::Format { path: path.to_path_buf(), problem };
+    platform::check_files().map_err(io)?;
     let bytes = std::fs::metadata(path).map_err(io)?.len();
     if bytes > MAX_BYTES {
         return Err(format(format!("{bytes} bytes are too many for a configuration (at most {MAX_BYTES})")));

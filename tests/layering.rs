@@ -133,17 +133,20 @@ fn each_library_has_its_module() {
     only_in("ureq", &["src/hub/"]);
     only_in("sha2", &["src/audio/", "src/hub/", "src/image/"]);
     only_in("symphonia", &["src/audio/"]);
+    only_in("pollster", &["src/platform/"]);
+    only_in("web_time", &["src/platform/"]);
 }
 
 /// The folders (and single files) of `src`, and those that each knows: they come before it.
-const KNOWS: [(&str, &[&str]); 29] = [
+const KNOWS: [(&str, &[&str]); 30] = [
+    ("platform", &[]),
     ("cancel", &[]),
     ("checksum", &[]),
-    ("text_file", &[]),
+    ("text_file", &["platform"]),
     ("prompt", &[]),
     ("audio", &[]),
     ("quant", &[]),
-    ("weights", &["cancel", "quant", "text_file"]),
+    ("weights", &["cancel", "platform", "quant", "text_file"]),
     ("ir", &["quant", "weights"]),
     ("profile", &["ir", "text_file"]),
     ("plan", &["ir"]),
@@ -153,11 +156,14 @@ const KNOWS: [(&str, &[&str]); 29] = [
     ("flow", &["ir", "profile", "weights"]),
     ("gemma", &["flow", "ir", "profile", "text_file", "weights"]),
     ("checkpoint", &["gemma", "quant", "text_file", "weights"]),
-    ("runtime", &["cancel", "checksum", "flow", "ir", "lower", "plan", "profile", "prompt", "reference", "shader", "weights"]),
+    (
+        "runtime",
+        &["cancel", "checksum", "flow", "ir", "lower", "plan", "platform", "profile", "prompt", "reference", "shader", "weights"],
+    ),
     ("image", &["gemma"]),
     ("tower", &["cancel", "flow", "ir", "plan", "profile", "prompt", "runtime", "weights"]),
-    ("vision", &["cancel", "checkpoint", "flow", "gemma", "image", "ir", "profile", "prompt", "runtime", "tower", "weights"]),
-    ("hearing", &["audio", "cancel", "checkpoint", "flow", "gemma", "ir", "profile", "prompt", "runtime", "tower", "weights"]),
+    ("vision", &["cancel", "checkpoint", "flow", "gemma", "image", "ir", "platform", "profile", "prompt", "runtime", "tower", "weights"]),
+    ("hearing", &["audio", "cancel", "checkpoint", "flow", "gemma", "ir", "platform", "profile", "prompt", "runtime", "tower", "weights"]),
     (
         "generate",
         &[
@@ -169,6 +175,7 @@ const KNOWS: [(&str, &[&str]); 29] = [
             "ir",
             "lower",
             "plan",
+            "platform",
             "profile",
             "prompt",
             "reference",
@@ -177,7 +184,7 @@ const KNOWS: [(&str, &[&str]); 29] = [
             "weights",
         ],
     ),
-    ("text", &["gemma", "prompt", "text_file", "weights"]),
+    ("text", &["gemma", "platform", "prompt", "text_file", "weights"]),
     (
         "embed",
         &[
@@ -189,6 +196,7 @@ const KNOWS: [(&str, &[&str]); 29] = [
             "hearing",
             "image",
             "ir",
+            "platform",
             "profile",
             "prompt",
             "runtime",
@@ -200,7 +208,7 @@ const KNOWS: [(&str, &[&str]); 29] = [
     ),
     ("trace", &["flow", "ir", "reference", "runtime"]),
     ("lora", &["flow", "gemma", "ir", "text_file", "weights"]),
-    ("guide", &["generate", "text"]),
+    ("guide", &["generate", "platform", "text"]),
     ("hub", &["checkpoint", "gemma"]),
     (
         "conversation",
@@ -303,6 +311,19 @@ fn nothing_prints_reads_the_environment_or_keeps_module_state() {
             let item = line.trim_start().trim_start_matches("pub ").trim_start_matches("pub(crate) ");
             assert!(!item.starts_with("static "), "{at}");
         }
+    }
+}
+
+#[test]
+fn what_a_browser_lacks_has_its_module() {
+    let elsewhere = |path: &str| !["src/platform/", "src/hub/"].iter().any(|folder| path.starts_with(folder));
+    for (path, text) in library().into_iter().filter(|(path, _)| elsewhere(path)) {
+        for lacking in
+            ["scope(|scope|", "thread::Builder", "thread::spawn", "thread::sleep", "available_parallelism", "SystemTime::now"]
+        {
+            assert!(!text.contains(lacking), "{path} has {lacking}");
+        }
+        assert!(!mentions(&text, "Instant") || mentions(&imports(&text), "platform"), "{path} has a clock of its own");
     }
 }
 

@@ -36,7 +36,8 @@ pub use task::{EmbeddingTask, TaskPrompts};
 
 use self::runs::EmbedModel;
 use crate::{
-    Error, Result, error::EmbeddingError, gemma::GemmaConfig, generate::CancelToken, prompt::Prompt, runtime::CacheStats,
+    Error, Result, error::EmbeddingError, gemma::GemmaConfig, generate::CancelToken, platform, prompt::Prompt,
+    runtime::CacheStats,
 };
 
 /// A model that embeds texts. A handle: clones share the model, and threads may use it at the same time.
@@ -123,7 +124,7 @@ impl GemmaEmbedder {
     /// [`EmbeddingError::NoDirection`] for a text whose vector is zero or not finite; [`Error::Cancelled`]; errors of the
     /// device.
     pub fn embed<T: Clone + Into<Prompt>>(&self, texts: &[T]) -> Result<Vec<Vec<f32>>> {
-        pollster::block_on(self.embed_async(texts))
+        platform::wait("embedding", self.embed_async(texts))
     }
 
     /// [`embed`](Self::embed) without blocking the calling thread while a device computes; needs no particular
@@ -144,7 +145,7 @@ impl GemmaEmbedder {
     /// # Errors
     /// Errors of the device.
     pub fn embed_each<T: Clone + Into<Prompt>>(&self, texts: &[T]) -> Result<Vec<Result<Vec<f32>>>> {
-        pollster::block_on(self.embed_each_async(texts))
+        platform::wait("embedding", self.embed_each_async(texts))
     }
 
     /// [`embed_each`](Self::embed_each) as [`embed_async`](Self::embed_async).

@@ -46,6 +46,15 @@ pub enum DeviceError {
         /// The time limit.
         seconds: u64,
     },
+    /// A call would wait for the device on a thread that may not block, as a browser's.
+    #[error(
+        "{what} would block this thread, which must not wait here; await the asynchronous form instead (open_async, step_async, \
+         next_event_async, encode_async, embed_async)"
+    )]
+    WouldBlock {
+        /// The work that would be waited for.
+        what: String,
+    },
     /// The driver refused something that passed our own checks.
     #[error("the GPU driver refused {what}: {message}")]
     Driver {

@@ -4,7 +4,7 @@ use std::panic::AssertUnwindSafe;
 
 use llguidance::{api::ParserLimits, panic_utils::catch_unwind};
 
-use crate::{Error, Result};
+use crate::{Error, Result, platform};
 
 /// Most bytes of a grammar.
 const MOST_BYTES: usize = 256 << 10;
@@ -54,11 +54,8 @@ pub(super) fn guarded<T>(f: impl FnOnce() -> anyhow::Result<T>) -> Result<T> {
 /// As [`guarded`], on a thread with a large stack.
 pub(super) fn with_room<T: Send>(f: impl FnOnce() -> anyhow::Result<T> + Send) -> Result<T> {
     let failed = |what: &str| Error::Grammar(format!("compiling it failed: {what}"));
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, || guarded(f));
-        let thread = thread.map_err(|error| failed(&error.to_string()))?;
-        thread.join().unwrap_or_else(|_| Err(failed("its thread ended")))
-    })
+    let ended = platform::with_stack(STACK, || guarded(f)).map_err(|error| failed(&error.to_string()))?;
+    ended.unwrap_or_else(|_| Err(failed("its thread ended")))
 }
 
 /// A message without the backtrace that llguidance puts behind that of a panic.

@@ -15,6 +15,7 @@ use crate::{
         tower::SOFT_TOKENS,
     },
     ir::Value,
+    platform,
     profile::CompileProfile,
     prompt::{Modality, Prompt, SoftTokens},
     runtime::{Capabilities, GpuContext},
@@ -180,7 +181,7 @@ impl AudioEncoder {
     /// [`AudioError::TooShort`](crate::error::AudioError::TooShort) for a clip without one whole frame, and what the
     /// device says.
     pub fn encode(&self, audio: &Audio) -> Result<SoftTokens> {
-        pollster::block_on(self.encode_async(audio))
+        platform::wait("encoding a sound", self.encode_async(audio))
     }
 
     /// [`encode`](Self::encode) without blocking the calling thread while a device computes; needs no particular
@@ -200,7 +201,7 @@ impl AudioEncoder {
     /// # Errors
     /// As [`encode`](Self::encode).
     pub fn encode_together(&self, clips: &[Audio]) -> Result<Vec<SoftTokens>> {
-        pollster::block_on(self.encode_together_async(clips))
+        platform::wait("encoding a sound", self.encode_together_async(clips))
     }
 
     /// [`encode_together`](Self::encode_together) as [`encode_async`](Self::encode_async).
@@ -252,7 +253,9 @@ impl AudioEncoder {
     /// [`PromptError::SoftTokens`] for features that are not of this tower, or more than Gemma 3n takes; what the device
     /// says.
     pub fn encode_features(&self, features: &Features) -> Result<SoftTokens> {
-        pollster::block_on(async { self.encode_in(&mut self.shared.tower.turn(&self.cancel).await?, features).await })
+        platform::wait("encoding a sound", async {
+            self.encode_in(&mut self.shared.tower.turn(&self.cancel).await?, features).await
+        })
     }
 
     async fn encode_in(&self, turn: &mut Turn<'_>, features: &Features) -> Result<SoftTokens> {
@@ -282,7 +285,9 @@ impl AudioEncoder {
     /// # Errors
     /// As [`encode_features`](Self::encode_features); [`Error::Builder`] for a label that no node has.
     pub fn run(&self, features: &Features, labels: &[&str]) -> Result<Vec<(String, Value)>> {
-        pollster::block_on(async { self.run_in(&mut self.shared.tower.turn(&self.cancel).await?, features, labels).await })
+        platform::wait("encoding a sound", async {
+            self.run_in(&mut self.shared.tower.turn(&self.cancel).await?, features, labels).await
+        })
     }
 
     async fn run_in(&self, turn: &mut Turn<'_>, features: &Features, labels: &[&str]) -> Result<Vec<(String, Value)>> {

@@ -1,12 +1,9 @@
 //! How fast the device reads its own memory.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use super::{capabilities::AdapterKind, context::GpuContext, random::RandomFill, requirements::limit, resident::Shard};
-use crate::{Result, ir::DType};
+use crate::{Result, ir::DType, platform::Instant};
 
 const SHADER: &str = include_str!("../../shaders/read_memory.wgsl");
 /// Bytes that one workgroup of the shader reads: 256 invocations, 16 loads each, 16 bytes a load.

@@ -21,6 +21,7 @@ use crate::{
     Error, Result,
     error::DeviceError,
     ir::{KernelChoices, kernel::Target},
+    platform,
 };
 
 /// The longest wait where the options say nothing.
@@ -44,6 +45,7 @@ pub struct GpuContext {
     choices: Mutex<KernelChoices>,
     tuning: Tuning,
     checked: bool,
+    blocks: bool,
 }
 
 impl GpuContext {
@@ -110,6 +112,8 @@ impl GpuContext {
         if options.kernels == KernelTier::Portable || !options.cooperative_matrices {
             capabilities.cooperative_matrices.clear();
         }
+        // The times of a run are a read-back of their own, which a run would wait for.
+        capabilities.timestamps &= platform::BLOCKS;
         tracing::info!(
             adapter = %capabilities.adapter, backend = %capabilities.backend, kind = %capabilities.kind,
             f16 = capabilities.f16, subgroups = capabilities.subgroups, max_binding = capabilities.max_binding, "GPU opened"
@@ -130,6 +134,7 @@ impl GpuContext {
             choices: Mutex::default(),
             tuning: options.tuning.clone(),
             checked: options.checked,
+            blocks: platform::BLOCKS,
         };
         let (driver_cache, saved) = DriverCache::open(&context, options.pipeline_cache.as_deref());
         context.driver_cache = driver_cache;
@@ -178,6 +183,21 @@ impl GpuContext {
     /// The target that kernels are chosen for, with the findings about them.
     pub(crate) fn target(&self) -> Target {
         Target { choices: Arc::new(self.kernel_choices()), ..self.capabilities.target() }
+    }
+
+    /// False on a thread that may not block, as a browser's. Errors and the ends of submits then come by callbacks: an
+    /// error is reported by a later call, a wait is a future, and what would block fails.
+    pub(crate) fn blocks(&self) -> bool {
+        self.blocks
+    }
+
+    /// The same device as a browser would have it.
+    #[cfg(test)]
+    pub(crate) fn without_blocking(self: Arc<Self>) -> Option<Arc<Self>> {
+        let mut context = Arc::into_inner(self)?;
+        context.blocks = false;
+        context.capabilities.timestamps = false;
+        Some(Arc::new(context))
     }
 
     pub(crate) fn tuning(&self) -> &Tuning {
@@ -235,13 +255,17 @@ impl GpuContext {
     }
 
     fn maps_a_probe(&self) -> bool {
+        // A browser maps a new buffer of a lost device too, and tells of the loss itself.
+        if !self.blocks {
+            return true;
+        }
         let usage = wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC;
         let descriptor = wgpu::BufferDescriptor { label: Some("probe"), size: 4, usage, mapped_at_creation: true };
         let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let internal = self.device.push_error_scope(wgpu::ErrorFilter::Internal);
         let probe = self.device.create_buffer(&descriptor);
         // Without memory for four bytes nothing is known.
-        let errors = [internal, memory].map(|scope| pollster::block_on(scope.pop()));
+        let errors = [internal, memory].map(|scope| platform::at_once(scope.pop()).flatten());
         errors.iter().any(Option::is_some) || probe.slice(..).get_mapped_range_mut().is_ok()
     }
 
@@ -272,12 +296,16 @@ impl GpuContext {
 
     pub(crate) fn scoped_allocation<T>(&self, what: &str, bytes: u64, call: impl FnOnce() -> T) -> Result<T> {
         self.check()?;
+        // What a scope caught would have to be waited for; without one the next check reports it.
+        if !self.blocks {
+            return Ok(call());
+        }
         let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let internal = self.device.push_error_scope(wgpu::ErrorFilter::Internal);
         let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let value = call();
         // Natively these futures are ready as soon as they are made.
-        let errors = [validation, internal, memory].map(|scope| pollster::block_on(scope.pop()));
+        let errors = [validation, internal, memory].map(|scope| platform::at_once(scope.pop()).flatten());
         match errors.into_iter().flatten().next() {
             None => Ok(value),
             Some(wgpu::Error::OutOfMemory { .. }) => Err(Error::Device(DeviceError::OutOfMemory {
@@ -320,6 +348,9 @@ impl GpuContext {
     pub fn submit(&self, what: &str, commands: impl IntoIterator<Item = wgpu::CommandBuffer>) -> Result<wgpu::SubmissionIndex> {
         let submission = self.scoped(what, || self.queue.submit(commands))?;
         self.counters.submitted();
+        if !self.blocks {
+            self.map_staged();
+        }
         Ok(submission)
     }
 

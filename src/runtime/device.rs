@@ -8,7 +8,7 @@ use super::{
     gpu_options::GpuOptions,
     requirements,
 };
-use crate::{Error, Result, error::DeviceError};
+use crate::{Error, Result, error::DeviceError, platform};
 
 /// The device to compute on, before it is opened.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -124,19 +124,20 @@ impl fmt::Display for Device {
 }
 
 /// The adapters of this machine, best first: discrete, integrated, virtual, unknown, software; Vulkan and Metal before
-/// DX12; else in the drivers' own order.
+/// DX12; else in the drivers' own order. A browser has [`adapters_async`] alone.
+#[cfg(not(target_arch = "wasm32"))]
 pub fn adapters() -> Vec<AdapterDescription> {
-    pollster::block_on(adapters_async())
+    platform::at_once(adapters_async()).unwrap_or_default()
 }
 
-/// [`adapters`] without blocking.
+/// As `adapters`, without blocking; in a browser the one that it hands out.
 pub async fn adapters_async() -> Vec<AdapterDescription> {
     let found = enumerate().await;
     found.iter().enumerate().map(|(index, adapter)| describe(index, adapter)).collect()
 }
 
 async fn enumerate() -> Vec<wgpu::Adapter> {
-    let backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
+    let backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12 | wgpu::Backends::BROWSER_WEBGPU;
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
     descriptor.backends = backends;
     // No kernel dispatches indirectly, so nothing needs that check's own pipelines.
@@ -187,7 +188,7 @@ impl Device {
     /// [`DeviceError::NoAdapter`] with the list of those present, [`DeviceError::Limit`] naming what is short,
     /// [`DeviceError::Driver`].
     pub fn open(&self, options: &GpuOptions) -> Result<Opened> {
-        pollster::block_on(self.open_async(options))
+        platform::wait("opening a device", self.open_async(options))
     }
 
     /// [`Device::open`] without blocking.

@@ -1,12 +1,13 @@
 //! How long each dispatch of a run takes on the device.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{capabilities::Capabilities, context::GpuContext, prepared::PreparedPlan};
 use crate::{
     Error, Result,
     ir::kernel::Dispatch,
     plan::{Cost, Live, Plan, cost},
+    platform::Instant,
 };
 
 /// Dispatches of one submit; wgpu's query sets hold 4,096 timestamps.

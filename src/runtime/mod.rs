@@ -43,7 +43,9 @@ pub use capabilities::{AdapterKind, Capabilities, CooperativeMatrix, KernelTier}
 pub use compile_cache::{BucketedCompileCache, CompileCache, DynamicDimCompileCache};
 pub use context::GpuContext;
 pub use counters::CounterSnapshot;
-pub use device::{AdapterDescription, Device, Opened, OwnDevice, adapters, adapters_async};
+#[cfg(not(target_arch = "wasm32"))]
+pub use device::adapters;
+pub use device::{AdapterDescription, Device, Opened, OwnDevice, adapters_async};
 pub(crate) use device_rows::{DeviceRows, KeptRows};
 pub use dispatch_timer::{Clock, DispatchTime, RunTimes};
 pub use driver_cache::PipelineBlob;

@@ -15,6 +15,7 @@ use crate::{
     cancel::CancelToken,
     error::DeviceError,
     ir::kernel::Kernel,
+    platform,
     shader::{Access, Binding, Reflected, Size, Sizes, reflect},
 };
 
@@ -89,16 +90,11 @@ impl PipelineCache {
             }
             Ok(())
         };
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let extra = missing.len().min(COMPILERS).min(cores).saturating_sub(1);
-        std::thread::scope(|scope| {
-            let others: Vec<_> = (0..extra).map(|_| scope.spawn(compile)).collect();
-            let own = compile();
-            let panicked = |_| {
-                Err(Error::Device(DeviceError::Driver { what: "compiling shaders".into(), message: "a thread panicked".into() }))
-            };
-            others.into_iter().fold(own, |so_far, thread| so_far.and(thread.join().unwrap_or_else(panicked)))
-        })
+        let extra = missing.len().min(COMPILERS).min(platform::cores()).saturating_sub(1);
+        let (own, others) = platform::on_threads(extra, compile);
+        let panicked =
+            |_| Err(Error::Device(DeviceError::Driver { what: "compiling shaders".into(), message: "a thread panicked".into() }));
+        others.into_iter().fold(own, |so_far, other| so_far.and(other.unwrap_or_else(panicked)))
     }
 
     /// As [`GpuContext::pipeline_cache_bytes`].

@@ -1,9 +1,14 @@
 //! Small copies from the device to the host through staging buffers that are made once per size class.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::{Arc, OnceLock};
 
 use super::{buffer::Buffer, context::GpuContext};
-use crate::{Error, Result, cancel::CancelToken, error::DeviceError};
+use crate::{
+    Error, Result,
+    cancel::CancelToken,
+    error::DeviceError,
+    platform::{Instant, would_block},
+};
 
 /// Bytes of one staging copy; longer reads go in several.
 pub(super) const LARGEST_STAGING: u64 = 16 << 20;
@@ -12,11 +17,15 @@ const SMALLEST_STAGING: u64 = 256;
 /// Idle staging buffers kept per size class; a third covers reading a step behind.
 const KEPT_PER_CLASS: usize = 3;
 
-/// Idle staging buffers.
+/// Idle staging buffers, and those that the next submit fills and maps.
 #[derive(Debug, Default)]
 pub struct StagingPool {
     idle: Vec<Buffer>,
+    to_map: Vec<(wgpu::Buffer, u64, Mapping)>,
 }
+
+/// True once a buffer is mapped, false once it cannot be.
+type Mapping = Arc<OnceLock<bool>>;
 
 /// A copy into a staging buffer that has been recorded; [`GpuContext::collect`] takes the bytes after the submit.
 ///
@@ -30,6 +39,8 @@ pub struct StagingPool {
 pub struct StagedRead {
     staging: Buffer,
     bytes: u64,
+    /// Where nothing may block: under way from the submit on, so that whoever awaited that has it.
+    mapping: Option<Mapping>,
 }
 
 impl StagedRead {
@@ -55,7 +66,7 @@ impl GpuContext {
         }
         let staging = self.staging_of(copied)?;
         encoder.copy_buffer_to_buffer(source.raw(), offset, staging.raw(), 0, copied);
-        Ok(StagedRead { staging, bytes })
+        Ok(self.staged(staging, bytes))
     }
 
     /// As [`GpuContext::stage_read`], of any length, in as many pieces as that takes, in order.
@@ -82,7 +93,21 @@ impl GpuContext {
         for (to, offset) in (0..).step_by(4).zip(offsets) {
             encoder.copy_buffer_to_buffer(source.raw(), *offset, staging.raw(), to, 4);
         }
-        Ok(StagedRead { staging, bytes })
+        Ok(self.staged(staging, bytes))
+    }
+
+    fn staged(&self, staging: Buffer, bytes: u64) -> StagedRead {
+        let mapping = (!self.blocks()).then(Mapping::default);
+        if let (Some(mapping), Ok(mut pool)) = (&mapping, self.staging.lock()) {
+            pool.to_map.push((staging.raw().clone(), bytes, mapping.clone()));
+        }
+        StagedRead { staging, bytes, mapping }
+    }
+
+    /// Begins to map what the submit that was made just now fills, where nothing may block.
+    pub(super) fn map_staged(&self) {
+        let to_map = self.staging.lock().map(|mut pool| std::mem::take(&mut pool.to_map)).unwrap_or_default();
+        to_map.iter().for_each(|(buffer, bytes, mapping)| map(buffer, *bytes, mapping));
     }
 
     /// A staging buffer of at least so many bytes.
@@ -110,6 +135,9 @@ impl GpuContext {
 
     /// Gives up a read that was staged; its copy may still be under way.
     pub(crate) fn discard(&self, staged: StagedRead) {
+        if staged.mapping.is_some() {
+            staged.staging.raw().unmap();
+        }
         self.recycle(staged.staging);
     }
 
@@ -154,7 +182,7 @@ impl GpuContext {
         go_on: &mut dyn FnMut() -> Result<()>,
     ) -> Result<()> {
         let mapping = self.start_mapping(&staged)?;
-        self.wait_while(Some(submission), "a read-back", go_on)?;
+        self.keep_pace(submission, "a read-back", Some(go_on))?;
         self.finish_mapping(staged, &mapping, out)
     }
 
@@ -188,25 +216,23 @@ impl GpuContext {
         self.finish_mapping(staged, &mapping, out)
     }
 
-    fn start_mapping(&self, staged: &StagedRead) -> Result<Arc<std::sync::OnceLock<bool>>> {
-        let mapped = Arc::new(std::sync::OnceLock::new());
-        let seen = mapped.clone();
-        self.scoped("mapping a read-back", || {
-            let range = ..staged.bytes.next_multiple_of(4);
-            staged.staging.raw().map_async(wgpu::MapMode::Read, range, move |result| {
-                seen.get_or_init(|| result.is_ok());
-            });
-        })?;
-        Ok(mapped)
+    fn start_mapping(&self, staged: &StagedRead) -> Result<Mapping> {
+        if let Some(mapping) = &staged.mapping {
+            return Ok(mapping.clone());
+        }
+        let mapping = Mapping::default();
+        self.scoped("mapping a read-back", || map(staged.staging.raw(), staged.bytes, &mapping))?;
+        Ok(mapping)
     }
 
     /// The outcome of a mapping whose submission is done. Its callback may still be running in another thread that
     /// polls.
-    pub(crate) fn settled(&self, mapped: &std::sync::OnceLock<bool>) -> Result<bool> {
+    pub(crate) fn settled(&self, mapped: &OnceLock<bool>) -> Result<bool> {
         let deadline = self.deadline();
         loop {
             match mapped.get() {
                 Some(outcome) => return Ok(*outcome),
+                None if !self.blocks() => return Err(would_block("a read-back")),
                 None if Instant::now() < deadline => {
                     self.wait_idle("a mapping")?;
                     std::thread::yield_now();
@@ -216,7 +242,7 @@ impl GpuContext {
         }
     }
 
-    fn finish_mapping(&self, staged: StagedRead, mapped: &std::sync::OnceLock<bool>, out: &mut [u8]) -> Result<()> {
+    fn finish_mapping(&self, staged: StagedRead, mapped: &OnceLock<bool>, out: &mut [u8]) -> Result<()> {
         if out.len() as u64 != staged.bytes {
             let problem = format!("holds {} bytes, {} were staged", out.len(), staged.bytes);
             return Err(Error::Input { name: "read-back".into(), problem });
@@ -275,4 +301,12 @@ impl GpuContext {
             None => Err(Error::Device(DeviceError::Driver { what: "read-back".into(), message: "nothing was recorded".into() })),
         }
     }
+}
+
+/// Begins to map `bytes` bytes of a staging buffer, rounded up to 4.
+fn map(staging: &wgpu::Buffer, bytes: u64, mapping: &Mapping) {
+    let seen = mapping.clone();
+    staging.map_async(wgpu::MapMode::Read, ..bytes.next_multiple_of(4), move |result| {
+        seen.get_or_init(|| result.is_ok());
+    });
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use super::{buffer::Buffer, capabilities::Capabilities, context::GpuContext};
-use crate::Result;
+use crate::{Result, platform};
 
 const SLOTS: usize = 3;
 /// Bytes of one slot.
@@ -42,16 +42,21 @@ fn slot_bytes(capabilities: &Capabilities) -> u64 {
     SLOT_BYTES.min(capabilities.max_buffer / 8 * 8)
 }
 
+/// Slots where a thread may wait for them; elsewhere the queue takes the bytes.
+const fn slots(blocks: bool) -> usize {
+    if blocks { SLOTS } else { 0 }
+}
+
 impl StagingRing {
     /// Bytes of all slots.
     pub fn bytes(capabilities: &Capabilities) -> u64 {
-        SLOTS as u64 * slot_bytes(capabilities)
+        slots(platform::BLOCKS) as u64 * slot_bytes(capabilities)
     }
 
     pub fn new(context: &GpuContext) -> Result<Self> {
         let usage = wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC;
         let bytes = slot_bytes(context.capabilities());
-        let slots = (0..SLOTS).map(|_| {
+        let slots = (0..slots(context.blocks())).map(|_| {
             let buffer = context.allocate("upload", bytes, usage, true)?;
             Ok(Slot { buffer, in_flight: None })
         });
@@ -73,15 +78,21 @@ impl StagingRing {
     ) -> Result<()> {
         let mut done = 0;
         while done < bytes {
+            if self.slots.is_empty() {
+                let portion = (bytes - done).min(SCRATCH_BYTES as u64);
+                let padded = self.fill(done, portion, read)?;
+                context.write(to, at + done, &self.scratch[..padded as usize])?;
+                done += portion;
+                moved(portion)?;
+                continue;
+            }
             let capacity = self.slots[self.current].buffer.size();
             if self.filled == capacity {
                 self.flush(context)?;
             }
             self.reclaim(context, moved)?;
             let portion = (bytes - done).min(capacity - self.filled).min(SCRATCH_BYTES as u64);
-            let padded = portion.next_multiple_of(8);
-            self.scratch[portion as usize..padded as usize].fill(0);
-            read(done, &mut self.scratch[..portion as usize])?;
+            let padded = self.fill(done, portion, read)?;
             self.write(context, padded)?;
             self.record(to, at + done, padded);
             self.filled += padded;
@@ -89,6 +100,14 @@ impl StagingRing {
             moved(portion)?;
         }
         Ok(())
+    }
+
+    /// Reads a portion into the scratch, padded with zeros; returns its bytes with these.
+    fn fill(&mut self, start: u64, portion: u64, read: &mut dyn FnMut(u64, &mut [u8]) -> Result<()>) -> Result<u64> {
+        let padded = portion.next_multiple_of(8);
+        self.scratch[portion as usize..padded as usize].fill(0);
+        read(start, &mut self.scratch[..portion as usize])?;
+        Ok(padded)
     }
 
     fn write(&self, context: &GpuContext, padded: u64) -> Result<()> {
@@ -150,6 +169,10 @@ impl StagingRing {
     pub fn finish(mut self, context: &GpuContext, go_on: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         if self.filled > 0 {
             self.flush(context)?;
+        }
+        // What was written is there before any later submit.
+        if !context.blocks() {
+            return go_on();
         }
         context.wait_while(None, "the end of an upload", go_on)
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::context::GpuContext;
-use crate::{Error, Result};
+use crate::{Error, Result, platform};
 
 /// The pixels of a texture, on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +27,7 @@ impl GpuContext {
     /// [`DeviceError::Driver`](crate::error::DeviceError::Driver) for one of another device, and as
     /// [`GpuContext::read_back`].
     pub fn read_texture(self: &Arc<Self>, texture: &wgpu::Texture) -> Result<TexturePixels> {
-        pollster::block_on(self.read_texture_async(texture))
+        platform::wait("reading a texture", self.read_texture_async(texture))
     }
 
     /// [`read_texture`](Self::read_texture) without blocking the calling thread; needs no particular executor.

@@ -1,4 +1,5 @@
 //! Waits as futures: one thread per context, started by the first of them, blocks in the driver and wakes the task.
+//! In a browser the device calls back.
 
 use std::{
     collections::VecDeque,
@@ -9,11 +10,15 @@ use std::{
         mpsc::{self, Receiver, Sender},
     },
     task::{Context, Poll, Waker},
-    time::Instant,
 };
 
 use super::context::GpuContext;
-use crate::{Error, Result, cancel::CancelToken, error::DeviceError};
+use crate::{
+    Error, Result,
+    cancel::CancelToken,
+    error::DeviceError,
+    platform::{self, Instant},
+};
 
 /// The thread's inbox; the thread ends with the context.
 #[derive(Debug, Default)]
@@ -96,10 +101,35 @@ impl GpuContext {
         cancel: &CancelToken,
     ) -> Result<()> {
         let done = Arc::new(Mutex::new(Completion::default()));
+        if !self.blocks() {
+            return self.told(done, what, cancel).await;
+        }
         let cancel = cancel.clone();
         self.waiter.send(Job { context: self.clone(), submission, what, cancel, since: None, done: done.clone() })?;
         Waited(done).await
     }
+}
+
+impl GpuContext {
+    /// Resolves when all that was submitted so far is done, of which the device tells by a callback, or `cancel` is
+    /// cancelled. There is no time limit: a browser ends what hangs and tells of the loss.
+    async fn told(&self, done: Arc<Mutex<Completion>>, what: &'static str, cancel: &CancelToken) -> Result<()> {
+        self.check()?;
+        let told = done.clone();
+        self.queue().on_submitted_work_done(move || end(&told, Ok(())));
+        cancel.unless(what, Waited(done)).await.unwrap_or(Ok(()))?;
+        self.check()
+    }
+}
+
+/// Resolves the future that waits for `done`.
+fn end(done: &Mutex<Completion>, result: Result<()>) {
+    let waker = {
+        let mut completion = done.lock().unwrap_or_else(PoisonError::into_inner);
+        completion.result = Some(result);
+        completion.waker.take()
+    };
+    waker.into_iter().for_each(Waker::wake);
 }
 
 impl Waiter {
@@ -111,7 +141,7 @@ impl Waiter {
         if inbox.is_none() {
             let (sender, jobs) = mpsc::channel::<Job>();
             let body = move || serve(&jobs);
-            std::thread::Builder::new().name("gemmaflow-wait".into()).spawn(body).map_err(|e| failed(e.to_string()))?;
+            platform::spawn("gemmaflow-wait", body).map_err(|e| failed(e.to_string()))?;
             *inbox = Some(sender);
         }
         match inbox.as_ref().map(|sender| sender.send(job)) {
@@ -153,11 +183,6 @@ impl Job {
         self.context.counters().waited(self.since.map_or_else(Default::default, |since| since.elapsed()));
         // The context may be waiting to be freed by the task; it must not outlive the wake-up through this job.
         drop(self.context);
-        let waker = {
-            let mut completion = self.done.lock().unwrap_or_else(PoisonError::into_inner);
-            completion.result = Some(result);
-            completion.waker.take()
-        };
-        waker.into_iter().for_each(Waker::wake);
+        end(&self.done, result);
     }
 }

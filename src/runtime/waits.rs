@@ -2,11 +2,15 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use super::context::GpuContext;
-use crate::{Error, Result, cancel::CancelToken, error::DeviceError};
+use crate::{
+    Error, Result,
+    error::DeviceError,
+    platform::{Instant, would_block},
+};
 
 /// A wait is cut into slices of this length, so that a device lost meanwhile is noticed and a missed wake-up is
 /// retried.
@@ -30,17 +34,10 @@ impl GpuContext {
     /// Blocks until `submission` is done. `what` is for the error's text.
     ///
     /// # Errors
-    /// [`DeviceError::Timeout`] after the context's time limit, [`DeviceError::Lost`].
+    /// [`DeviceError::Timeout`] after the context's time limit, [`DeviceError::Lost`]; [`DeviceError::WouldBlock`] in a
+    /// browser.
     pub fn wait(&self, submission: &wgpu::SubmissionIndex, what: &str) -> Result<()> {
         self.wait_for(Some(submission), what, None)
-    }
-
-    /// As [`GpuContext::wait`], until `cancel` is cancelled: the submission is then still under way.
-    ///
-    /// # Errors
-    /// As [`GpuContext::wait`]; [`Error::Cancelled`].
-    pub(crate) fn wait_unless(&self, submission: &wgpu::SubmissionIndex, what: &str, cancel: &CancelToken) -> Result<()> {
-        self.wait_while(Some(submission), what, &mut || cancel.check("a run of the model"))
     }
 
     /// As [`GpuContext::wait`] for `submission`, or for all that was submitted so far, as long as `go_on` has no error.
@@ -54,6 +51,24 @@ impl GpuContext {
         go_on: &mut dyn FnMut() -> Result<()>,
     ) -> Result<()> {
         self.wait_for(submission, what, Some(go_on))
+    }
+
+    /// Waits for `submission` so that no more is under way than that. Where nothing may block, whoever drives the work
+    /// awaits it, and the queue keeps the order in any case: nothing is waited for.
+    ///
+    /// # Errors
+    /// As [`GpuContext::wait`], and those of `go_on`.
+    pub(crate) fn keep_pace(
+        &self,
+        submission: &wgpu::SubmissionIndex,
+        what: &str,
+        go_on: Option<&mut dyn FnMut() -> Result<()>>,
+    ) -> Result<()> {
+        if self.blocks() {
+            return self.wait_for(Some(submission), what, go_on);
+        }
+        self.check()?;
+        go_on.map_or(Ok(()), |go_on| go_on())
     }
 
     /// Blocks until `submission` is done, but for a moment at most. Returns `true` if it is done. The whole wait ends
@@ -84,6 +99,9 @@ impl GpuContext {
         what: &str,
         go_on: Option<&mut dyn FnMut() -> Result<()>>,
     ) -> Result<()> {
+        if !self.blocks() {
+            return Err(would_block(what));
+        }
         let start = Instant::now();
         let outcome = self.wait_in_slices(submission, what, go_on);
         self.counters().waited(start.elapsed());

@@ -15,7 +15,7 @@ use crate::text::{
 use crate::{
     Error, Result,
     error::PromptError,
-    text_file,
+    platform, text_file,
     weights::{FileLimits, is_gguf},
 };
 
@@ -71,7 +71,8 @@ impl Tokenizer {
         if path.is_dir() {
             path.push("tokenizer.json");
         }
-        let bytes = std::fs::read(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
+        let read = platform::check_files().and_then(|()| std::fs::read(&path));
+        let bytes = read.map_err(|source| Error::Io { path: path.clone(), source })?;
         let facts = Facts { frame: Frame::beside(&path)?, named: Named::beside(&path), ..Facts::default() };
         Self::parse(&bytes, facts).map_err(|problem| Error::Format { path, problem })
     }

@@ -15,6 +15,7 @@ use crate::{
     },
     image::{Image, ImageProcessor, Patches},
     ir::{Value, ops::rope_row},
+    platform,
     profile::CompileProfile,
     prompt::{Modality, Prompt, SoftTokens},
     runtime::{Capabilities, GpuContext},
@@ -174,7 +175,7 @@ impl VisionEncoder {
     /// [`ImageError::Aspect`](crate::error::ImageError::Aspect) for a picture that the budget has no room for;
     /// [`Error::Option`] for a budget that the tower does not take, [`Error::Cancelled`], and what the device says.
     pub fn encode_within(&self, image: &Image, budget: usize) -> Result<SoftTokens> {
-        pollster::block_on(self.encode_within_async(image, budget))
+        platform::wait("encoding a picture", self.encode_within_async(image, budget))
     }
 
     /// [`encode_within`](Self::encode_within) as [`encode_async`](Self::encode_async).
@@ -208,7 +209,9 @@ impl VisionEncoder {
     /// # Errors
     /// [`PromptError::SoftTokens`] for patches that are not of this tower; what the device says.
     pub fn encode_patches(&self, patches: &Patches, budget: usize) -> Result<SoftTokens> {
-        pollster::block_on(async { self.encode_in(&mut self.shared.tower.turn(&self.cancel).await?, patches, budget).await })
+        platform::wait("encoding a picture", async {
+            self.encode_in(&mut self.shared.tower.turn(&self.cancel).await?, patches, budget).await
+        })
     }
 
     async fn encode_in(&self, turn: &mut Turn<'_>, patches: &Patches, budget: usize) -> Result<SoftTokens> {
@@ -229,7 +232,9 @@ impl VisionEncoder {
     /// # Errors
     /// As [`encode_patches`](Self::encode_patches); [`Error::Builder`] for a label that no node has.
     pub fn run(&self, patches: &Patches, budget: usize, labels: &[&str]) -> Result<Vec<(String, Value)>> {
-        pollster::block_on(async { self.run_in(&mut self.shared.tower.turn(&self.cancel).await?, patches, budget, labels).await })
+        platform::wait("encoding a picture", async {
+            self.run_in(&mut self.shared.tower.turn(&self.cancel).await?, patches, budget, labels).await
+        })
     }
 
     async fn run_in(

@@ -9,7 +9,7 @@ use std::{
 use memmap2::Mmap;
 
 use super::TensorSource;
-use crate::{Error, Result};
+use crate::{Error, Result, platform};
 
 /// An open checkpoint file.
 pub(crate) struct FileSource {
@@ -39,6 +39,7 @@ impl FileSource {
     /// Opens a regular file. Nothing is mapped yet.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let io = |source| Error::Io { path: path.to_path_buf(), source };
+        platform::check_files().map_err(io)?;
         // A pipe or device has no length to check against, and opening one may wait forever.
         if !std::fs::metadata(path).map_err(io)?.is_file() {
             return Err(Error::Format { path: path.to_path_buf(), problem: "not a regular file".into() });
@@ -91,7 +92,7 @@ impl TensorSource for FileSource {
             out.copy_from_slice(bytes);
             return Ok(());
         }
-        let read = read_exact_at(&self.file, out, offset);
+        let read = platform::read_exact_at(&self.file, out, offset);
         // A file that was cut ends early: the change says more than the end.
         self.check_unchanged()?;
         read.map_err(|source| Error::Io { path: self.path.clone(), source })
@@ -105,25 +106,4 @@ impl TensorSource for FileSource {
             (Some(_), None) => Ok(None),
         }
     }
-}
-
-#[cfg(unix)]
-fn read_exact_at(file: &File, out: &mut [u8], offset: u64) -> std::io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, out, offset)
-}
-
-#[cfg(windows)]
-fn read_exact_at(file: &File, mut out: &mut [u8], mut offset: u64) -> std::io::Result<()> {
-    while !out.is_empty() {
-        match std::os::windows::fs::FileExt::seek_read(file, out, offset) {
-            Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-            Ok(n) => {
-                out = &mut out[n..];
-                offset += n as u64;
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(())
 }

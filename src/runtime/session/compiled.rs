@@ -23,7 +23,7 @@ use crate::{
     },
     lower::lower,
     plan::Plan,
-    reference,
+    platform, reference,
     runtime::{Clock, RunTimes, Step, resident::Replaceable},
     weights::{Tensor, nearest},
 };
@@ -165,7 +165,7 @@ impl CompiledGraph {
         &'i I: Into<RunInput<'i>>,
     {
         let inputs: Vec<(&str, RunInput)> = inputs.iter().map(|(name, input)| (*name, input.into())).collect();
-        pollster::block_on(self.run_within(&inputs, &SubmitBound::default()))
+        platform::wait("a run of a graph", self.run_within(&inputs, &SubmitBound::default()))
     }
 
     /// As [`run`](Self::run), in submits as `bound` says, without blocking the calling thread while a device computes.

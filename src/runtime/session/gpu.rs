@@ -1,6 +1,6 @@
 //! A compiled graph's buffers and bind groups on a device.
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{collections::HashMap, sync::Arc};
 
 use super::{
     super::{
@@ -20,6 +20,7 @@ use crate::{
     error::GraphError,
     ir::{FixedType, Value, derive::Inputs, ops::Role},
     plan::{Live, Plan, PlanOutput, SlotKind, estimate},
+    platform::Instant,
 };
 
 /// The work that is waited for, as errors name it.

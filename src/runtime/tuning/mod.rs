@@ -8,11 +8,7 @@ mod self_test;
 mod timing;
 mod trial;
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 pub(crate) use trial::TrialRun;
 
@@ -24,6 +20,7 @@ use crate::{
     ir::{KernelChoices, kernel::Target},
     lower::Part,
     plan::Plan,
+    platform::Instant,
 };
 
 /// How much time may go into trying kernels when a model is loaded ([`GpuOptions::tuning`](super::GpuOptions::tuning)).

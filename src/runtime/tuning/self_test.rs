@@ -1,7 +1,5 @@
 //! Kernels that are wrong on a device, found and replaced.
 
-use std::time::Instant;
-
 use super::{super::resident::ResidentWeights, Bench, TrialRun, trial::Trial};
 use crate::{
     Error, Result,
@@ -13,6 +11,7 @@ use crate::{
     },
     lower::{Part, parts},
     plan::Plan,
+    platform::Instant,
 };
 
 /// A kernel that is wrong, with the part of the model that it was found in.

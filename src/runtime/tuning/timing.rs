@@ -1,6 +1,6 @@
 //! Kernels that compute the same, timed on a model's own shapes.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::collections::BTreeMap;
 
 use super::{
     super::{
@@ -15,6 +15,7 @@ use crate::{
     error::DeviceError,
     ir::{Alternatives, KernelChoices, Op, kernel::Target},
     lower::{Part, parts},
+    platform::Instant,
 };
 
 /// Parts with the same work that are run in turn, so that a large cache does not hold their weights.

@@ -119,7 +119,7 @@ impl Caches {
             }
             Ok(())
         })?;
-        context.wait(&copies, "growing the cache")?;
+        context.keep_pace(&copies, "growing the cache", None)?;
         self.buffers.extend(grown);
         self.rows = rows;
         Ok(())

@@ -1,8 +1,8 @@
 //! How many tokens a prefill submit may have, so that it ends in a bounded time.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::plan::SLOWEST;
+use crate::{plan::SLOWEST, platform::Instant};
 
 /// Operating systems kill a GPU job that takes about two seconds.
 const BUDGET: Duration = Duration::from_millis(500);

@@ -13,6 +13,7 @@ use crate::{
         sym,
     },
     lower::{Together, lower},
+    platform,
     runtime::{GpuContext, PipelineCache, first_use},
 };
 
@@ -58,24 +59,21 @@ pub(super) fn beside<T>(pipelines: &PipelineCache, kernels: &[Kernel], upload: i
     let failed = &AtomicBool::new(false);
     let kernels = pipelines.distinct(kernels);
     let software = pipelines.context().capabilities().target().software;
-    std::thread::scope(|scope| {
-        let mut queued = None;
-        let mut compiled = move |part: &[&Kernel]| {
-            pipelines.prepare(part.iter().copied())?;
-            let context = pipelines.context();
-            if let Some(earlier) = &queued {
-                context.wait_while(Some(earlier), "compiling", &mut || stopped(failed))?;
-            }
-            queued = if software { Some(first_use(pipelines, part)?) } else { None };
-            stopped(failed)
-        };
-        let mut parts = kernels.chunks(COMPILED_AT_ONCE);
-        let compile = move || parts.all(|part| compiled(part).is_ok());
-        // Without a thread they are compiled when they are needed.
-        let compiler = (!kernels.is_empty()).then(|| std::thread::Builder::new().spawn_scoped(scope, compile));
-        let uploaded = upload();
-        failed.store(uploaded.is_err(), Relaxed);
-        drop(compiler);
-        uploaded
-    })
+    let mut queued = None;
+    let mut compiled = move |part: &[&Kernel]| {
+        pipelines.prepare(part.iter().copied())?;
+        let context = pipelines.context();
+        if let Some(earlier) = &queued {
+            context.wait_while(Some(earlier), "compiling", &mut || stopped(failed))?;
+        }
+        queued = if software { Some(first_use(pipelines, part)?) } else { None };
+        stopped(failed)
+    };
+    let parts = &mut kernels.chunks(COMPILED_AT_ONCE);
+    let compile = move || {
+        parts.all(|part| compiled(part).is_ok());
+    };
+    let upload = || upload().inspect_err(|_| failed.store(true, Relaxed));
+    // Without a thread they are compiled when they are needed.
+    if kernels.is_empty() { upload() } else { platform::beside(compile, upload) }
 }

@@ -1,6 +1,6 @@
 //! Logits as hooks look at them: the likeliest tokens and some by name, and the whole row where those do not suffice.
 
-use super::{GpuEngine, PlanKey, model::LOGITS, nothing_begun, output};
+use super::{GpuEngine, PlanKey, SampleMode, model::LOGITS, nothing_begun, output};
 use crate::{
     Error, Result,
     error::SamplingError,
@@ -12,6 +12,9 @@ impl GpuEngine {
     pub(super) fn look_at(&mut self, ids: &[u32]) -> Result<LogitsView> {
         self.submit_all()?;
         let begun = self.begun.pop_front().ok_or_else(nothing_begun)?;
+        if begun.mode == SampleMode::Logits {
+            return Ok(LogitsView::Full(bytemuck::pod_collect_to_vec(&self.collect(begun)?)));
+        }
         let context = &self.model.context;
         self.viewed = Some(begun.key);
         let (row, offset, bytes) = output(&self.plans.of(&begun.key).ready(&begun.key)?.run.plan, LOGITS)?;

@@ -189,7 +189,7 @@ impl Run for GpuEngine {
     fn begin(&mut self, run: RunTokens, opts: &SampleOpts) -> Result<()> {
         self.forget();
         let key = self.prepare(&run, true, Outputs::Last)?;
-        let begun = self.submit_first(key, Tokens::Given(run), SampleMode::for_choosing(opts))?;
+        let begun = self.submit_first(key, Tokens::Given(run), self.mode(opts))?;
         self.begun.extend(begun);
         Ok(())
     }
@@ -204,7 +204,7 @@ impl Run for GpuEngine {
             return Ok(false);
         }
         let chosen = Tokens::Chosen { buffer: &buffer, offset, position };
-        let begun = self.submit(key, chosen, SampleMode::for_choosing(opts))?;
+        let begun = self.submit(key, chosen, self.mode(opts))?;
         self.begun.extend(begun);
         Ok(true)
     }

@@ -1,8 +1,8 @@
 //! The use of a run's logits.
 
-use super::PlanKey;
+use super::{GpuEngine, PlanKey};
 use crate::{
-    generate::{DeviceDraw, SampleOpts},
+    generate::{DeviceDraw, SHORT_LIST, SampleOpts},
     runtime::Step,
 };
 
@@ -36,6 +36,18 @@ impl SampleMode {
             (true, _) => SampleMode::Logits,
             (false, true) => SampleMode::Argmax,
             (false, false) => SampleMode::Draw(*opts),
+        }
+    }
+}
+
+impl GpuEngine {
+    /// The mode in which a token is chosen. Where nothing may block, the whole row comes with the run unless the list
+    /// of the likeliest decides in any case.
+    pub(super) fn mode(&self, opts: &SampleOpts) -> SampleMode {
+        let listed = SHORT_LIST.min(self.model.model.config.vocab_size);
+        match SampleMode::for_choosing(opts) {
+            SampleMode::Draw(_) if !self.model.context.blocks() && !(1..=listed).contains(&opts.top_k()) => SampleMode::Logits,
+            mode => mode,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use super::{Begun, GpuEngine, chunk_sizer::SOFTWARE_BUDGET};
@@ -12,6 +12,7 @@ use crate::{
     Error, Result,
     error::GraphError,
     plan::{Estimate, HOST_CLOCK_MOST, SOFTWARE_MOST, SOFTWARE_RATE, cut, total},
+    platform::Instant,
     runtime::{Buffer, GpuContext, StagedRead, wgpu},
 };
 
@@ -239,7 +240,7 @@ impl SubmitSplitter {
         })?;
         if let Some((earlier, since)) = &run.under_way {
             let asked = Instant::now();
-            context.wait_while(Some(earlier), "a part of a run", go_on)?;
+            context.keep_pace(earlier, "a part of a run", Some(go_on))?;
             run.waited += since.elapsed().as_secs_f64();
             // For a slice that was done before anybody asked, the clock tells how long the host was away.
             run.is_watched &= 2 * asked.elapsed() > since.elapsed();
@@ -282,7 +283,8 @@ impl GpuEngine {
     /// Waits for the prefill chunk that is under way.
     pub(super) fn settle(&mut self) -> Result<()> {
         let Some((submission, timed)) = self.in_flight.take() else { return Ok(()) };
-        if let Err(error) = self.model.context.wait_unless(&submission, "the previous prefill chunk", &self.cancel) {
+        let go_on = &mut || self.cancel.check("a run of the model");
+        if let Err(error) = self.model.context.keep_pace(&submission, "the previous prefill chunk", Some(go_on)) {
             self.in_flight = is_cancelled(&error).then_some((submission, timed));
             return Err(error);
         }

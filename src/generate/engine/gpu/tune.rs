@@ -37,6 +37,10 @@ impl GpuModel {
         untimed: bool,
         cancel: CancelToken,
     ) -> Result<()> {
+        // A trial waits for its kernel.
+        if !self.context.blocks() {
+            return Ok(());
+        }
         let software = self.context.capabilities().target().software;
         let Some(budget) = self.context.tuning().budget(software) else { return Ok(()) };
         self.tune_with(profiles, [chunk, ring], untimed, (budget, cancel), &|_| {})

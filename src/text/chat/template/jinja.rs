@@ -1,7 +1,6 @@
 //! Chat templates rendered as transformers renders them, within bounds: whoever wrote one may mean harm.
 
 use std::fmt::Write as _;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, ValueKind};
@@ -9,6 +8,7 @@ use minijinja::{Environment, Error, ErrorKind, Output, State, Value};
 use minijinja_contrib::pycompat;
 
 use super::super::layout::trim;
+use crate::platform;
 
 /// Steps of a rendering, or 64 bytes made each; more for a conversation that is long itself.
 const FUEL: u64 = 500_000;
@@ -30,11 +30,7 @@ pub(super) fn render(source: &str, variables: &serde_json::Value, messages: usiz
         let template = environment.template_from_str(source)?;
         template.render(value_of(variables))
     };
-    let rendered = std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, run);
-        thread.map(|thread| thread.join())
-    });
-    match rendered {
+    match platform::with_stack(STACK, run) {
         Ok(Ok(rendered)) => rendered.map_err(|error| said(&error)),
         Ok(Err(_)) => Err("it ended its renderer".into()),
         Err(error) => Err(format!("no thread for it: {error}")),
@@ -85,8 +81,7 @@ fn environment<'source>(fuel: u64) -> Environment<'source> {
         Err(Error::new(ErrorKind::InvalidOperation, message))
     });
     environment.add_function("strftime_now", |format: String| {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        strftime(&format, now).map_err(|problem| Error::new(ErrorKind::InvalidOperation, problem))
+        strftime(&format, platform::now()).map_err(|problem| Error::new(ErrorKind::InvalidOperation, problem))
     });
     environment
 }
