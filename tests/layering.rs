@@ -162,8 +162,14 @@ const KNOWS: [(&str, &[&str]); 30] = [
     ),
     ("image", &["gemma"]),
     ("tower", &["cancel", "flow", "ir", "plan", "profile", "prompt", "runtime", "weights"]),
-    ("vision", &["cancel", "checkpoint", "flow", "gemma", "image", "ir", "platform", "profile", "prompt", "runtime", "tower", "weights"]),
-    ("hearing", &["audio", "cancel", "checkpoint", "flow", "gemma", "ir", "platform", "profile", "prompt", "runtime", "tower", "weights"]),
+    (
+        "vision",
+        &["cancel", "checkpoint", "flow", "gemma", "image", "ir", "platform", "profile", "prompt", "runtime", "tower", "weights"],
+    ),
+    (
+        "hearing",
+        &["audio", "cancel", "checkpoint", "flow", "gemma", "ir", "platform", "profile", "prompt", "runtime", "tower", "weights"],
+    ),
     (
         "generate",
         &[

@@ -140,7 +140,7 @@ fn variant(sizes: &Sizes, layout: &Layout, parts: usize) -> Variant {
         visible: Slot(4),
         pairs: [new as u64, cached as u64],
     };
-    let work = Work { attention: Some(attention), ..Work::of(4 * new * heads * (width + written), 0) };
+    let work = Work { attention: Some(attention), ..Work::of((4 * new * heads * (width + written)) as u64, 0) };
     let groups = kv_heads * (new * (heads / kv_heads)).div_ceil(layout.queries);
     let name = format!("{} {} PARTS={parts}", layout.shader, layout.name);
     if parts == 1 {
@@ -155,7 +155,7 @@ fn variant(sizes: &Sizes, layout: &Layout, parts: usize) -> Variant {
         combine,
         vec![(5, slot(0)), (7, slot(6)), (8, Operand::Step)],
         [results, 1],
-        Work::moves(4 * results * (parts * (width + 2) + width)),
+        Work::moves((4 * results * (parts * (width + 2) + width)) as u64),
     );
     let scratch = vec![(results * parts * (width + 2) * 4) as u64];
     Variant { name, scratch, dispatches: vec![dispatch(kernel, bindings, [groups, parts], work), second] }

@@ -97,7 +97,8 @@ fn variants(bench: &Bench, weight: &Weight, dtype: DType, rows: usize, out: usiz
         let mut bindings = vec![(0, slot(1)), (1, slot(0))];
         bindings.extend((0..weight.pair).map(|i| (2 + i as u32, Operand::Weight(format!("w{i}"), 0))));
         let inner = weight.inner;
-        let work = Work::of(4 * rows * (inner + out), 2 * rows * inner * out * weight.pair);
+        let [moved, computed] = [4 * rows * (inner + out), 2 * rows * inner * out * weight.pair].map(|count| count as u64);
+        let work = Work::of(moved, computed);
         let name: Vec<String> = text.iter().map(|(name, value)| format!("{name}={value}")).collect();
         Variant::new(format!("{shader} {}", name.join(" ")), vec![dispatch(kernel, bindings, [count, layers], work)])
     };

@@ -55,7 +55,8 @@ pub fn rms_norm(
             let hole = "fn epilogue(i: u32, v: f32) -> f32 { return v; }\n".to_string();
             let kernel = Kernel { shader: "rms_norm", options: text, overrides, hole };
             let bindings = vec![(0, slot(1)), (1, slot(0)), (2, Operand::Weight("gain".into(), 0))];
-            let work = Work::of(8 * rows * columns, 4 * rows * columns);
+            let elements = (rows * columns) as u64;
+            let work = Work::of(8 * elements, 4 * elements);
             Variant::new(format!("rms_norm {tier} LANES={lanes}"), vec![dispatch(kernel, bindings, [rows, 1], work)])
         };
         let inputs = vec![Case::values(&[rows, columns], 3, 1.0)];
@@ -82,8 +83,13 @@ pub fn argmax(bench: &Bench, shape: &str, config: &GemmaConfig) -> Result<()> {
                 Kernel { shader: "argmax", options: text, overrides, hole: String::new() }
             };
             let dispatches = vec![
-                dispatch(stage("slices"), vec![(0, slot(1)), (1, slot(2))], [slices, 1], Work::moves(4 * vocab + 8 * slices)),
-                dispatch(stage("merge"), vec![(0, slot(2)), (1, slot(0))], [1, 1], Work::moves(8 * slices + 4)),
+                dispatch(
+                    stage("slices"),
+                    vec![(0, slot(1)), (1, slot(2))],
+                    [slices, 1],
+                    Work::moves((4 * vocab + 8 * slices) as u64),
+                ),
+                dispatch(stage("merge"), vec![(0, slot(2)), (1, slot(0))], [1, 1], Work::moves(8 * slices as u64 + 4)),
             ];
             let name = format!("argmax {tier} LANES={lanes} SLICE={slice}");
             variants.push(Variant { name, scratch: vec![slices as u64 * 8], dispatches });

@@ -133,15 +133,27 @@ impl Shape {
     /// Replaces every symbol.
     ///
     /// # Errors
-    /// [`Error::Input`] for a symbol without a value, and for more elements than any device or host could hold (2⁴⁸).
+    /// [`Error::Input`] for a symbol without a value, and for more elements than any device could hold (2⁴⁸) or an
+    /// address of this host counts.
     pub fn bind(&self, binding: &DimBinding) -> Result<Vec<usize>> {
         let dims: Vec<usize> = self.0.iter().map(|d| d.bind(binding)).collect::<Result<_>>()?;
-        let elements = dims.iter().try_fold(1usize, |product, dim| product.checked_mul(*dim));
-        match elements {
-            Some(elements) if elements <= 1 << 48 => Ok(dims),
-            _ => Err(Error::Input { name: "sizes".into(), problem: format!("{dims:?} has more than 2^48 elements") }),
+        if counts(&dims, usize::BITS) {
+            return Ok(dims);
         }
+        let most = usize::BITS.min(MOST_BITS);
+        Err(Error::Input { name: "sizes".into(), problem: format!("{dims:?} has more than 2^{most} elements") })
     }
+}
+
+/// No device has room for more than two to the power of this elements.
+const MOST_BITS: u32 = 48;
+
+/// Returns `true` if addresses of so many bits count the elements of a value with these dimensions, and a device may
+/// have as many.
+fn counts(dims: &[usize], address: u32) -> bool {
+    let most = if address > MOST_BITS { 1 << MOST_BITS } else { (1 << address) - 1 };
+    let elements = dims.iter().try_fold(1u64, |product, dim| product.checked_mul(*dim as u64));
+    elements.is_some_and(|elements| elements <= most)
 }
 
 impl<D: Into<Dim>, const N: usize> From<[D; N]> for Shape {
@@ -205,3 +217,6 @@ impl DimBinding {
         self.0.get(&symbol).copied()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -50,9 +50,16 @@ impl FixedType {
         self.shape.iter().product()
     }
 
-    /// Bytes of the elements in a buffer; `None` for a packed format, which weights alone may have.
+    /// Bytes of the elements in memory; `None` for a packed format, which weights alone may have, and for more than
+    /// memory addresses.
     pub fn byte_len(&self) -> Option<usize> {
-        self.dtype.scalar_bytes().map(|bytes| self.len() * bytes)
+        self.device_bytes().and_then(|bytes| usize::try_from(bytes).ok())
+    }
+
+    /// Bytes of the elements in a buffer of a device, which may have more than the host addresses; `None` for a packed
+    /// format.
+    pub(crate) fn device_bytes(&self) -> Option<u64> {
+        self.dtype.scalar_bytes().map(|bytes| self.len() as u64 * bytes as u64)
     }
 
     /// Returns `true` if there are no elements.
@@ -221,3 +228,6 @@ impl Value {
         Error::Input { name: "operand".into(), problem: format!("found {} values, expected {expected}", self.dtype()) }
     }
 }
+
+#[cfg(test)]
+mod tests;

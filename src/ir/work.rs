@@ -53,12 +53,12 @@ pub struct AttentionWork {
 
 impl Work {
     /// Data movement and selection of so many bytes.
-    pub fn moves(bytes: usize) -> Self {
-        Self { bytes: bytes as u64, ..Self::default() }
+    pub fn moves(bytes: u64) -> Self {
+        Self { bytes, ..Self::default() }
     }
 
     /// So many bytes of activations and operations, and all bound weights.
-    pub fn of(bytes: usize, flops: usize) -> Self {
-        Self { bytes: bytes as u64, flops: flops as u64, ..Self::default() }
+    pub fn of(bytes: u64, flops: u64) -> Self {
+        Self { bytes, flops, ..Self::default() }
     }
 }

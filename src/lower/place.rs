@@ -180,7 +180,7 @@ impl<'a> Placer<'a> {
             let mut offset = 0;
             for root in &group.roots {
                 self.slots.insert(*root, (slot, offset));
-                offset += (self.bound.ty(*root).len() * 4) as u64;
+                offset += self.bound.ty(*root).len() as u64 * 4;
             }
         }
     }
@@ -326,8 +326,7 @@ impl<'a> Placer<'a> {
 
 /// Bytes of a value in a slot.
 fn bytes_of(ty: &FixedType, label: &str) -> Result<u64> {
-    let bytes = ty.byte_len().map(|bytes| bytes as u64);
-    bytes.ok_or_else(|| Error::Unsupported(format!("{label}: {} in a buffer that is no weight", ty.dtype)))
+    ty.device_bytes().ok_or_else(|| Error::Unsupported(format!("{label}: {} in a buffer that is no weight", ty.dtype)))
 }
 
 /// The type of results that lie one behind the other.

@@ -41,8 +41,9 @@ pub(super) fn emit(bound: &Bound, group: &Group, operands: &[Arg], emit: &mut Em
     // An operand has at most as many elements as the result, or not all of them are read. Weights are counted by
     // themselves.
     let read = operands.iter().filter(|arg| matches!(arg.place, Place::Slot(..)));
-    let bytes: usize = read.map(|arg| arg.ty.byte_len().unwrap_or(0).min(4 * total)).sum();
-    emit.dispatch(kernel(bound, group)?, bindings, [total.div_ceil(64), 1], Work::moves(bytes + 4 * total));
+    let results = 4 * total as u64;
+    let bytes: u64 = read.map(|arg| arg.ty.device_bytes().unwrap_or(0).min(results)).sum();
+    emit.dispatch(kernel(bound, group)?, bindings, [total.div_ceil(64), 1], Work::moves(bytes + results));
     Ok(())
 }
 

@@ -118,7 +118,7 @@ fn options(target: &Target, stage: &str) -> Vec<(&'static str, String)> {
 fn dispatch(kernel: Kernel, slots: Vec<(u32, Slot)>, step: bool, count: usize, elements: usize) -> Dispatch {
     let mut bindings: Vec<(u32, Operand)> = slots.into_iter().map(|(n, slot)| (n, Operand::Slot(slot, 0))).collect();
     bindings.extend(step.then_some((8, Operand::Step)));
-    Dispatch { label: "sample".into(), kernel, bindings, workgroups: grid(count, 1), work: Work::moves(4 * elements) }
+    Dispatch { label: "sample".into(), kernel, bindings, workgroups: grid(count, 1), work: Work::moves(4 * elements as u64) }
 }
 
 fn plan(name: &str, [rows, vocab_size]: [usize; 2], partials: usize, ty: FixedType, dispatches: Vec<Dispatch>) -> Plan {

@@ -134,7 +134,7 @@ impl PreparedPlan {
             Ok(Recorded { label: dispatch.label.clone(), pipeline, group, sequence, workgroups: dispatch.workgroups })
         };
         let steps = plan.dispatches.iter().map(make).collect::<Result<_>>()?;
-        let bytes = |ty: &crate::ir::FixedType| ty.byte_len().unwrap_or(0) as u64;
+        let bytes = |ty: &crate::ir::FixedType| ty.device_bytes().unwrap_or(0);
         let outputs = plan.outputs.iter().map(|o| (o.name.clone(), (o.slot, bytes(&o.ty)))).collect();
         let is_zeroed = |index: &usize| plan.slots[*index].kind == SlotKind::Zeroed;
         let zeroed = (0..slots.len()).filter(is_zeroed).filter_map(|index| slots[index].clone()).collect();
@@ -257,7 +257,7 @@ fn regions(
             let wrong = |problem: String| Error::Input { name: name.clone(), problem };
             let (buffer, offset) = inputs.get(name).ok_or_else(|| wrong("has no buffer; give one".into()))?;
             let room = buffer.size().saturating_sub(*offset);
-            let needed = ty.byte_len().unwrap_or(0) as u64;
+            let needed = ty.device_bytes().unwrap_or(0);
             if room < needed {
                 return Err(wrong(format!("its buffer has {room} bytes from {offset} on, expected at least {needed}")));
             }

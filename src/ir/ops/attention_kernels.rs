@@ -56,7 +56,7 @@ pub(super) fn emit(op: &Attention, emit: &mut Emit) -> Result<()> {
         return Ok(());
     }
     let results = sizes.batch * sizes.new * sizes.heads;
-    let partial = Operand::Slot(emit.scratch((results * parts * (sizes.head_dim + 2) * 4) as u64), 0);
+    let partial = Operand::Slot(emit.scratch(results as u64 * (parts * (sizes.head_dim + 2) * 4) as u64), 0);
     bindings.push((7, partial.clone()));
     emit.dispatch(kernel, bindings, [groups, parts], work);
     combine(emit, &sizes, parts, partial);
@@ -68,7 +68,7 @@ fn work(emit: &Emit, sizes: &Sizes, parts: usize) -> Work {
     let Sizes { batch, new, heads, kv_heads, head_dim, .. } = *sizes;
     let cached = emit.inputs[1].ty.dtype.scalar_bytes().unwrap_or(4);
     let written = if parts > 1 { parts * (head_dim + 2) } else { head_dim };
-    let mut work = Work::of(4 * batch * new * heads * (head_dim + written), 0);
+    let mut work = Work::of(4 * (batch * new * heads) as u64 * (head_dim + written) as u64, 0);
     if let Place::Slot(visible, _) = emit.inputs[3].place {
         let token_bytes = (2 * kv_heads * head_dim * cached + 4) as u64;
         let pair_flops = (4 * heads * head_dim) as u64;
@@ -136,7 +136,8 @@ fn combine(emit: &mut Emit, sizes: &Sizes, parts: usize, partial: Operand) {
     let bindings = vec![(5, emit.output.operand()), (7, partial), (8, Operand::Step)];
     let results = sizes.batch * sizes.new * sizes.heads;
     let width = sizes.head_dim;
-    let work = Work::of(4 * results * (parts * (width + 2) + width), 2 * results * parts * width);
+    let [counted, parts, width] = [results, parts, width].map(|size| size as u64);
+    let work = Work::of(4 * counted * (parts * (width + 2) + width), 2 * counted * parts * width);
     emit.dispatch(kernel, bindings, [results, 1], work);
 }
 

@@ -123,7 +123,7 @@ impl OpDef for CacheWrite {
         let bindings =
             vec![(0, emit.inputs[1].operand()), (1, emit.output.operand()), (2, emit.inputs[2].operand()), (8, Operand::Step)];
         let written = if narrow { 2 } else { 4 };
-        emit.dispatch(kernel, bindings, [count.div_ceil(64), 1], Work::moves(rows.len() * (4 + written)));
+        emit.dispatch(kernel, bindings, [count.div_ceil(64), 1], Work::moves(rows.len() as u64 * (4 + written)));
         Ok(())
     }
 

@@ -240,7 +240,8 @@ impl OpDef for Conv2d {
         bindings.extend((2..).zip(emit.inputs[1..].iter().map(|weight| weight.operand())));
         bindings.extend(halves.iter().map(|halves| (4, halves.scales())));
         bindings.extend(emit.epilogue_bindings(0));
-        let moved = emit.inputs[0].ty.len() + elements * (1 + emit.epilogue.operands.len());
+        let [read, elements, inner] = [emit.inputs[0].ty.len(), elements, inner].map(|count| count as u64);
+        let moved = read + elements * (1 + emit.epilogue.operands.len() as u64);
         emit.dispatch(kernel, bindings, [count, 1], Work::of(4 * moved, 2 * inner * elements));
         Ok(())
     }

@@ -131,17 +131,19 @@ impl ExpertLinear {
         let options = vec![("LANES", lanes.into())];
         let kernel = Kernel { shader: "expert_tiles", options, overrides, hole: String::new() };
         let bindings = vec![(0, route.operand()), (1, order.clone()), (2, list.clone())];
-        emit.dispatch(kernel, bindings, [1, 1], Work::moves(8 * products.count + 16 * tiles));
+        emit.dispatch(kernel, bindings, [1, 1], Work::moves((8 * products.count + 16 * tiles) as u64));
         (vec![(6, list), (7, order)], tiles)
     }
 
     /// The work of the products with `bound` rows of the matrices of all experts, each of which has `columns` rows.
     fn work(&self, products: &Products, inner: usize, columns: usize, bound: usize) -> Work {
-        let part = |of_all: usize| (of_all as u128 * bound as u128 / (self.experts * columns).max(1) as u128) as usize;
-        let bytes = 4 * (products.count / products.share * inner + part(products.count * columns));
+        let part = |of_all: u64| (u128::from(of_all) * bound as u128 / (self.experts * columns).max(1) as u128) as u64;
+        let [count, own, inner, columns] =
+            [products.count, products.count / products.share, inner, columns].map(|size| size as u64);
+        let bytes = 4 * (own * inner + part(count * columns));
         let read = products.count.min(self.experts) as u64;
         let weights = WeightsRead::Parts { read, of: self.experts as u64 };
-        Work { weights, ..Work::of(bytes, part(2 * products.count * inner * columns)) }
+        Work { weights, ..Work::of(bytes, part(2 * count * inner * columns)) }
     }
 
     /// The products of each expert.

@@ -111,8 +111,8 @@ impl OpDef for Gather {
             let kernel = Kernel { shader: "gather", options, overrides, hole: emit.epilogue.text.clone() };
             let mut bindings = vec![(0, emit.inputs[1].operand()), (1, emit.output.operand()), (2, table)];
             bindings.extend(emit.epilogue_bindings(0));
-            let row = stored.resident_row_bytes(columns).unwrap_or(0) as usize;
-            let bytes = ids * (4 * columns * (1 + emit.epilogue.operands.len()) + row);
+            let row = stored.resident_row_bytes(columns).unwrap_or(0);
+            let bytes = ids as u64 * ((4 * columns * (1 + emit.epilogue.operands.len())) as u64 + row);
             let work = Work { weights: WeightsRead::Rows, ..Work::moves(bytes) };
             emit.dispatch(kernel, bindings, [(ids * columns.div_ceil(8)).div_ceil(64), 1], work);
         }

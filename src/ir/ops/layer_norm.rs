@@ -116,8 +116,8 @@ impl OpDef for LayerNorm {
         let mut bindings = vec![(0, emit.inputs[0].operand()), (1, emit.output.operand())];
         bindings.extend((2..).zip(emit.inputs[1..].iter().map(|weight| weight.operand())));
         bindings.extend(emit.epilogue_bindings(0));
-        let elements = rows * columns;
-        let work = Work::of(4 * elements * (2 + emit.epilogue.operands.len()), 7 * elements);
+        let elements = (rows * columns) as u64;
+        let work = Work::of(4 * elements * (2 + emit.epilogue.operands.len() as u64), 7 * elements);
         emit.dispatch(kernel, bindings, [rows, 1], work);
         Ok(())
     }

@@ -78,9 +78,8 @@ impl Linear {
 
     /// The work of products with `columns` columns of each of so many weights.
     fn work(emit: &Emit, weights: usize, columns: usize) -> Work {
-        let rows = emit.output.ty.rows();
-        let inner = emit.inputs[0].ty.last();
-        let written_and_extras = 1 + emit.epilogue.operands.len();
+        let sizes = [emit.output.ty.rows(), emit.inputs[0].ty.last(), weights, columns, 1 + emit.epilogue.operands.len()];
+        let [rows, inner, weights, columns, written_and_extras] = sizes.map(|size| size as u64);
         let norm = if emit.norm_prologue().is_some() { 4 } else { 0 };
         Work::of(4 * rows * (inner + columns * written_and_extras), rows * inner * (2 * columns * weights + norm))
     }

@@ -43,7 +43,7 @@ impl HalfRows {
         let rows = emit.output.ty.rows();
         let tile = emit.target.cooperative.filter(|_| emit.compute != Compute::F32)?;
         let buffers = 3 + weights.len() + emit.epilogue.operands.len();
-        let bytes = (rows * inner.next_multiple_of(32) * 2) as u64;
+        let bytes = rows as u64 * (inner.next_multiple_of(32) * 2) as u64;
         let bindable = buffers <= emit.target.max_storage_buffers as usize && bytes <= emit.target.max_binding;
         if rows < LEAST_ROWS || inner < 32 || !bindable {
             return None;
@@ -68,7 +68,7 @@ impl HalfRows {
         overrides.push(("T", rows as f64));
         let kernel = Kernel { shader: "half_rows", options, overrides, hole: String::new() };
         let bindings = vec![(0, emit.inputs[0].operand()), (1, self.operand()), (2, self.scales())];
-        let moved = 4 * emit.inputs[0].ty.len() + rows * (2 * self.inner + 4);
+        let moved = 4 * emit.inputs[0].ty.len() as u64 + rows as u64 * (2 * self.inner + 4) as u64;
         emit.dispatch(kernel, bindings, [rows, 1], Work::moves(moved));
     }
 

@@ -98,8 +98,9 @@ impl OpDef for MatMul {
         let kernel = Kernel { shader: "matmul", options: vec![], overrides, hole: String::new() };
         let bindings = vec![(0, emit.inputs[0].operand()), (1, emit.inputs[1].operand()), (2, emit.output.operand())];
         let count = emit.output.ty.len().div_ceil(64);
-        let elements = emit.inputs.iter().map(|x| x.ty.len()).sum::<usize>() + emit.output.ty.len();
-        emit.dispatch(kernel, bindings, [count, 1], Work::of(4 * elements, 2 * k * emit.output.ty.len()));
+        let results = emit.output.ty.len() as u64;
+        let elements = emit.inputs.iter().map(|x| x.ty.len() as u64).sum::<u64>() + results;
+        emit.dispatch(kernel, bindings, [count, 1], Work::of(4 * elements, 2 * k as u64 * results));
         Ok(())
     }
 

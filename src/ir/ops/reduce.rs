@@ -98,8 +98,9 @@ impl OpDef for Reduce {
             hole: String::new(),
         };
         let bindings = vec![(0, emit.inputs[0].operand()), (1, emit.output.operand())];
-        let adds = if self.f == ReduceFn::Sum { rows * columns } else { 0 };
-        emit.dispatch(kernel, bindings, [rows, 1], Work::of(4 * rows * (columns + 1), adds));
+        let [elements, results] = [rows * columns, rows].map(|count| count as u64);
+        let adds = if self.f == ReduceFn::Sum { elements } else { 0 };
+        emit.dispatch(kernel, bindings, [rows, 1], Work::of(4 * (elements + results), adds));
         Ok(())
     }
 

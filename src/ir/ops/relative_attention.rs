@@ -211,9 +211,9 @@ impl OpDef for RelativeAttention {
         let kernel = Kernel { shader: "relative_attention", options, overrides, hole: String::new() };
         let mut bindings = vec![(0, emit.output.operand())];
         bindings.extend((1..).zip(emit.inputs.iter().map(|input| input.operand())));
-        let elements = batch * frames * heads * width;
-        let bytes = 4 * (4 * elements + window * heads * width + batch * frames);
-        emit.dispatch(kernel, bindings, [batch * frames, 1], Work::of(bytes, 5 * window * elements));
+        let [elements, embedded] = [batch * frames * heads * width, window * heads * width].map(|count| count as u64);
+        let bytes = 4 * (4 * elements + embedded + (batch * frames) as u64);
+        emit.dispatch(kernel, bindings, [batch * frames, 1], Work::of(bytes, 5 * window as u64 * elements));
         Ok(())
     }
 

@@ -143,9 +143,9 @@ impl OpDef for RmsNorm {
         bindings.extend(emit.second_output.as_ref().map(|result| (4, result.operand())));
         let kernel = Kernel { shader: "rms_norm", options, overrides, hole: emit.epilogue.text.clone() };
         bindings.extend(emit.epilogue_bindings(0));
-        let norms = 1 + usize::from(emit.second_norm().is_some());
-        let elements = rows * columns;
-        let work = Work::of(4 * elements * (1 + norms + emit.epilogue.operands.len()), 4 * elements * norms);
+        let norms = 1 + u64::from(emit.second_norm().is_some());
+        let elements = (rows * columns) as u64;
+        let work = Work::of(4 * elements * (1 + norms + emit.epilogue.operands.len() as u64), 4 * elements * norms);
         emit.dispatch(kernel, bindings, [rows, 1], work);
         Ok(())
     }

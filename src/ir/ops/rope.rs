@@ -173,7 +173,8 @@ impl OpDef for Rope {
         let kernel = Kernel { shader: "rope", options, overrides, hole: String::new() };
         let bindings = vec![(0, emit.inputs[0].operand()), (1, emit.output.operand()), (2, emit.inputs[1].operand())];
         let rotated = self.rotated(head_dim);
-        let work = Work::of(4 * rows * (2 * heads * head_dim + rotated), 3 * rows * heads * rotated);
+        let [moved, turned] = [2 * heads * head_dim + rotated, heads * rotated].map(|count| count as u64);
+        let work = Work::of(4 * rows as u64 * moved, 3 * rows as u64 * turned);
         emit.dispatch(kernel, bindings, [(ty.len() / 2).div_ceil(64), 1], work);
         Ok(())
     }

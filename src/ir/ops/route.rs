@@ -96,7 +96,7 @@ impl OpDef for Route {
         let overrides = vec![("R", rows as f64), ("E", experts as f64), ("TOP", self.k as f64)];
         let kernel = Kernel { shader: "route", options, overrides, hole: String::new() };
         let bindings = vec![(0, emit.inputs[0].operand()), (1, emit.output.operand()), (2, emit.inputs[1].operand())];
-        emit.dispatch(kernel, bindings, [rows, 1], Work::moves(4 * rows * (experts + 2 * self.k)));
+        emit.dispatch(kernel, bindings, [rows, 1], Work::moves(4 * rows as u64 * (experts + 2 * self.k) as u64));
         Ok(())
     }
 

@@ -148,7 +148,7 @@ impl GpuGraph {
 
     /// True if all outputs together can be staged at once; none of them may be empty.
     fn outputs_are_small(&self) -> bool {
-        let bytes = |output: &PlanOutput| output.ty.byte_len().map_or(u64::MAX, |bytes| bytes as u64);
+        let bytes = |output: &PlanOutput| output.ty.device_bytes().unwrap_or(u64::MAX);
         let sum = self.plan.outputs.iter().map(bytes).fold(0, u64::saturating_add);
         sum <= LARGEST_STAGING && !self.plan.outputs.iter().any(|output| bytes(output) == 0)
     }

@@ -20,7 +20,7 @@ pub(super) fn sizes(graph: &Graph, rows: usize, ring: usize) -> Result<Vec<(&Inp
     let size = |input: &'_ Input| -> Result<u64> {
         let ty = FixedType { dtype: input.ty.dtype, shape: input.ty.shape.bind(&binding)? };
         // Plans count 16 bytes more than the rows, for vector loads of the tail.
-        Ok(ty.byte_len().unwrap_or(0).next_multiple_of(16) as u64 + 16)
+        Ok(ty.device_bytes().unwrap_or(0).next_multiple_of(16) + 16)
     };
     caches.map(|input| Ok((input, size(input)?))).collect()
 }
