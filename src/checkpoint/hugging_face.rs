@@ -55,20 +55,41 @@ impl SafetensorsLoader {
         Self::open_with(path, ReadOptions::default())
     }
 
+    /// Takes the bytes of a `.safetensors` file, or of all shards of a checkpoint, which stay in memory: for browsers,
+    /// which have no files, and for programs that carry their model.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), with `shard 1`, `shard 2`, … for paths.
+    pub fn from_bytes(shards: impl IntoIterator<Item = Vec<u8>>) -> Result<Self> {
+        let mut loader = Self { weights: WeightMap::default(), files: Vec::new(), key: text_weight };
+        let mut skipped = Skipped::default();
+        for (number, bytes) in (1..).zip(shards) {
+            let file = FileSource::in_memory(&format!("shard {number}"), bytes);
+            loader.add_source(file, ReadOptions::default(), None, &mut skipped)?;
+        }
+        loader.complete(Path::new("the shards in memory"), &skipped)?;
+        loader.leave_out_projections_alone();
+        Ok(loader)
+    }
+
     /// As [`open`](Self::open), read as the [`ReadOptions`] or [`ReadMode`] say.
     ///
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_with(path: impl AsRef<Path>, options: impl Into<ReadOptions>) -> Result<Self> {
         let mut loader = Self::open_part(path.as_ref(), options.into(), text_weight)?;
+        loader.leave_out_projections_alone();
+        Ok(loader)
+    }
+
+    /// Leaves out projections of pictures and sounds without a table, which embed no ids.
+    fn leave_out_projections_alone(&mut self) {
         for embedder in [Embedder::Vision, Embedder::Audio] {
-            // A projection without a table embeds no ids.
             let weights = embedder_weights(embedder);
-            if !weights.iter().all(|key| loader.weights.contains(key)) {
-                loader.weights.split_off(|key| weights.iter().any(|weight| weight == key));
+            if !weights.iter().all(|key| self.weights.contains(key)) {
+                self.weights.split_off(|key| weights.iter().any(|weight| weight == key));
             }
         }
-        Ok(loader)
     }
 
     /// Opens the weights of vision and audio towers, and leaves out those of the text model; see
@@ -96,12 +117,18 @@ impl SafetensorsLoader {
         for (j, dense) in dense_files(&path)? {
             loader.add_dense(j, &dense, options)?;
         }
-        loader.refuse_quantised(&path)?;
-        loader.weights.embed_by_head();
+        loader.complete(&path, &skipped)?;
+        Ok(loader)
+    }
+
+    /// What is left to do when all files are read, those at `path`.
+    fn complete(&mut self, path: &Path, skipped: &Skipped) -> Result<()> {
+        self.refuse_quantised(path)?;
+        self.weights.embed_by_head();
         if skipped.tensors > 0 {
             tracing::debug!(tensors = skipped.tensors, bytes = skipped.bytes, "left out weights of another part of the model");
         }
-        Ok(loader)
+        Ok(())
     }
 
     fn refuse_quantised(&self, path: &Path) -> Result<()> {
@@ -118,7 +145,19 @@ impl SafetensorsLoader {
 
     /// Adds one file. `index` is the weight map and this file's name in it.
     fn add(&mut self, path: &Path, options: ReadOptions, index: Option<(&Index, &String)>, skipped: &mut Skipped) -> Result<()> {
-        let mut file = FileSource::open(path)?;
+        self.add_source(FileSource::open(path)?, options, index, skipped)?;
+        self.files.push(path.to_path_buf());
+        Ok(())
+    }
+
+    /// As [`add`](Self::add), of a file that is open.
+    fn add_source(
+        &mut self,
+        file: FileSource,
+        options: ReadOptions,
+        index: Option<(&Index, &String)>,
+        skipped: &mut Skipped,
+    ) -> Result<()> {
         let entries = read_safetensors(&file, &options.limits)?;
         if let Some((index, shard)) = index {
             let present: BTreeSet<&str> = entries.iter().map(|e| e.name.as_str()).collect();
@@ -126,10 +165,7 @@ impl SafetensorsLoader {
                 return Err(file.format(format!("tensor '{name}' is not in it, but the index says so")));
             }
         }
-        if options.mode == ReadMode::Mapped {
-            file.map()?;
-        }
-        let file = Arc::new(file);
+        let file = Arc::new(if options.mode == ReadMode::Mapped { file.map()? } else { file });
         for entry in entries {
             // Where shards disagree with the index about a tensor's place, the index decides.
             if index.is_some_and(|(index, shard)| index.get(&entry.name).is_some_and(|at| at != shard)) {
@@ -137,18 +173,14 @@ impl SafetensorsLoader {
             }
             self.add_entry(&file, entry, skipped)?;
         }
-        self.files.push(path.to_path_buf());
         Ok(())
     }
 
     /// Adds dense module `j`, which has a file of its own.
     fn add_dense(&mut self, j: usize, path: &Path, options: ReadOptions) -> Result<()> {
-        let mut file = FileSource::open(path)?;
+        let file = FileSource::open(path)?;
         let entries = read_safetensors(&file, &options.limits)?;
-        if options.mode == ReadMode::Mapped {
-            file.map()?;
-        }
-        let file = Arc::new(file);
+        let file = Arc::new(if options.mode == ReadMode::Mapped { file.map()? } else { file });
         for mut entry in entries.into_iter().filter(|entry| entry.name == "linear.weight") {
             entry.name = dense_key(j);
             self.add_entry(&file, entry, &mut Skipped::default())?;
@@ -253,7 +285,7 @@ fn read_index(path: &Path, limits: &FileLimits) -> Result<Index> {
     if found > allowed {
         return Err(source.format(format!("{found} bytes are too many for an index (at most {allowed})")));
     }
-    let mut text = vec![0; source.len() as usize];
+    let mut text = source.room(source.len())?;
     source.read(0, &mut text)?;
     let text = text_file::without_mark(&text).map_err(|problem| source.format(problem))?;
     let File { weight_map } = serde_json::from_slice(text).map_err(|e| source.format(format!("index: {e}")))?;

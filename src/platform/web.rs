@@ -67,8 +67,8 @@ pub(crate) fn spawn(_name: &str, _work: impl FnOnce() + Send + 'static) -> io::R
 /// # Errors
 /// [`Unsupported`](io::ErrorKind::Unsupported), with what to do.
 pub(crate) fn check_files() -> io::Result<()> {
-    let problem = "a browser has no files: fetch the bytes and hand them over (GemmaConfig::from_json, Tensor::from_bytes, \
-                   WeightMap::from_tensors, Tokenizer::from_bytes)";
+    let problem = "a browser has no files: fetch the bytes and hand them over (GemmaConfig::from_json, SafetensorsLoader::from_bytes, \
+                   Tokenizer::from_bytes)";
     Err(io::Error::new(io::ErrorKind::Unsupported, problem))
 }
 

@@ -60,7 +60,7 @@ pub(crate) fn is_index(path: &Path) -> bool {
 
 /// The kind of a file that is not of the expected kind, in words that continue "is"; `None` for an unknown kind.
 pub(super) fn instead(file: &FileSource) -> Result<Option<String>> {
-    let mut bytes = vec![0; FIRST.min(file.len() as usize)];
+    let mut bytes = vec![0; file.len().min(FIRST as u64) as usize];
     super::TensorSource::read(file, 0, &mut bytes)?;
     if let Some(piece) = piece(file.path()) {
         return Ok(Some(piece));

@@ -102,7 +102,7 @@ pub(crate) fn read(file: &FileSource, limits: &FileLimits) -> Result<Vec<Entry>>
     if start > file.len() {
         return Err(short(start));
     }
-    let mut json = vec![0; length as usize];
+    let mut json = file.room(length)?;
     file.read(8, &mut json)?;
     let text = std::str::from_utf8(&json).map_err(|e| file.format(format!("header: {e}")))?;
     let mut entries = parse(text, limits.tensors).map_err(|e| file.format(format!("header: {e}")))?;
@@ -111,7 +111,7 @@ pub(crate) fn read(file: &FileSource, limits: &FileLimits) -> Result<Vec<Entry>>
     let mut next = 0;
     let mut checked = Vec::with_capacity(entries.len());
     for (name, info) in entries {
-        let bytes = place(&info, next).map_err(|problem| file.format(format!("tensor '{name}' {problem}")))?;
+        let bytes = place(&info, next, usize::MAX as u64).map_err(|problem| file.format(format!("tensor '{name}' {problem}")))?;
         checked.push(Entry { name, dtype: info.dtype, shape: info.shape, offset: start.saturating_add(next), bytes });
         next += bytes;
     }
@@ -122,8 +122,8 @@ pub(crate) fn read(file: &FileSource, limits: &FileLimits) -> Result<Vec<Entry>>
     }
 }
 
-/// The size in bytes of a tensor that must begin at `next`.
-fn place(info: &TensorInfo, next: u64) -> Result<u64, String> {
+/// The size in bytes of a tensor that must begin at `next`, of which memory addresses `most`, as it does its elements.
+fn place(info: &TensorInfo, next: u64, most: u64) -> Result<u64, String> {
     let begin = info.data_offsets.0 as u64;
     let end = info.data_offsets.1 as u64;
     if begin != next {
@@ -133,12 +133,16 @@ fn place(info: &TensorInfo, next: u64) -> Result<u64, String> {
     let Some(found) = end.checked_sub(begin) else {
         return Err(format!("has data_offsets [{begin}, {end}], which end before they begin"));
     };
-    let elements = info.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-    let bits = elements.and_then(|n| n.checked_mul(info.dtype.bitsize()));
-    match bits.filter(|bits| bits.is_multiple_of(8)).map(|bits| bits as u64 / 8) {
+    let elements = info.shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d as u64)).filter(|n| *n <= most);
+    let bits = elements.and_then(|n| n.checked_mul(info.dtype.bitsize() as u64));
+    match bits.filter(|bits| bits.is_multiple_of(8)).map(|bits| bits / 8).filter(|bytes| *bytes <= most) {
         Some(expected) if expected == found => Ok(found),
         Some(expected) => Err(format!("has {found} bytes, {:?} {:?} needs {expected}", info.dtype, info.shape)),
-        None => Err(format!("has a shape, {:?} of {:?}, whose size in bytes is no whole 64-bit number", info.shape, info.dtype)),
+        None => {
+            let address = most.ilog2() + 1;
+            let TensorInfo { shape, dtype, .. } = info;
+            Err(format!("has a shape, {shape:?} of {dtype:?}, whose size in bytes is no whole {address}-bit number"))
+        }
     }
 }
 
@@ -181,3 +185,6 @@ impl<'de> Visitor<'de> for Entries {
         Ok(entries)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,4 @@
-//! Files as tensor sources: a memory map or positioned reads.
+//! Files as tensor sources: a memory map, positioned reads, or a file that lies in memory.
 
 use std::{
     fs::{File, Metadata},
@@ -11,13 +11,19 @@ use memmap2::Mmap;
 use super::TensorSource;
 use crate::{Error, Result, platform};
 
-/// An open checkpoint file.
+/// An open checkpoint file, or one in memory.
 pub(crate) struct FileSource {
     path: PathBuf,
     /// As it was when it was opened; nothing beyond that length is ever read.
     opened: Stamp,
-    file: File,
-    map: Option<Mmap>,
+    bytes: Bytes,
+}
+
+/// Where the bytes of a file are.
+enum Bytes {
+    File(File),
+    Mapped { _file: File, map: Mmap },
+    Memory(Vec<u8>),
 }
 
 /// The facts by which a changed file is noticed.
@@ -46,7 +52,13 @@ impl FileSource {
         }
         let file = File::open(path).map_err(io)?;
         let opened = Stamp::of(&file.metadata().map_err(io)?);
-        Ok(Self { path: path.to_path_buf(), opened, file, map: None })
+        Ok(Self { path: path.to_path_buf(), opened, bytes: Bytes::File(file) })
+    }
+
+    /// A file whose bytes are all in memory; `name` is for messages.
+    pub(crate) fn in_memory(name: &str, bytes: Vec<u8>) -> Self {
+        let opened = Stamp { len: bytes.len() as u64, modified: None };
+        Self { path: name.into(), opened, bytes: Bytes::Memory(bytes) }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -57,16 +69,28 @@ impl FileSource {
         self.opened.len
     }
 
-    /// Maps the file, whose lengths the caller has checked.
-    pub(crate) fn map(&mut self) -> Result<()> {
+    /// Maps the file, whose lengths the caller has checked. What lies in memory stays there.
+    pub(crate) fn map(self) -> Result<Self> {
+        let Bytes::File(file) = self.bytes else { return Ok(self) };
         // SAFETY: the map is only ever read, as plain bytes. That nobody changes the file meanwhile cannot be enforced;
         // the module documents it and offers positioned reads instead.
-        let map = unsafe { Mmap::map(&self.file) }.map_err(|source| Error::Io { path: self.path.clone(), source })?;
+        let map = unsafe { Mmap::map(&file) }.map_err(|source| Error::Io { path: self.path.clone(), source })?;
         if map.len() as u64 != self.opened.len {
-            return Err(self.format("its length changed while it was being opened".into()));
+            let problem = "its length changed while it was being opened".into();
+            return Err(Error::Format { path: self.path, problem });
         }
-        self.map = Some(map);
-        Ok(())
+        Ok(Self { bytes: Bytes::Mapped { _file: file, map }, ..self })
+    }
+
+    /// Room for so many of its bytes.
+    ///
+    /// # Errors
+    /// [`Error::Format`] for more than memory addresses.
+    pub(crate) fn room(&self, bytes: u64) -> Result<Vec<u8>> {
+        match addressed(bytes, isize::MAX as u64) {
+            Some(bytes) => Ok(vec![0; bytes]),
+            None => Err(self.format(format!("{bytes} bytes at once are more than {} bits address", usize::BITS))),
+        }
     }
 
     pub(crate) fn format(&self, problem: String) -> Error {
@@ -77,8 +101,8 @@ impl FileSource {
 impl FileSource {
     /// Fails where the file is no longer as it was opened. Asked after bytes were read, it says that they are those of
     /// the file as it was.
-    fn check_unchanged(&self) -> Result<()> {
-        let metadata = self.file.metadata().map_err(|source| Error::Io { path: self.path.clone(), source })?;
+    fn check_unchanged(&self, file: &File) -> Result<()> {
+        let metadata = file.metadata().map_err(|source| Error::Io { path: self.path.clone(), source })?;
         match Stamp::of(&metadata) {
             now if now == self.opened => Ok(()),
             now => Err(Error::FileChanged { path: self.path.clone(), opened: self.opened.len, found: now.len }),
@@ -92,18 +116,32 @@ impl TensorSource for FileSource {
             out.copy_from_slice(bytes);
             return Ok(());
         }
-        let read = platform::read_exact_at(&self.file, out, offset);
+        let Bytes::File(file) = &self.bytes else { return Ok(()) };
+        let read = platform::read_exact_at(file, out, offset);
         // A file that was cut ends early: the change says more than the end.
-        self.check_unchanged()?;
+        self.check_unchanged(file)?;
         read.map_err(|source| Error::Io { path: self.path.clone(), source })
     }
 
     fn lend(&self, offset: u64, len: usize) -> Result<Option<&[u8]>> {
         let end = offset.checked_add(len as u64).filter(|end| *end <= self.opened.len);
-        match (end, &self.map) {
+        let bytes: Option<&[u8]> = match &self.bytes {
+            Bytes::File(_) => None,
+            Bytes::Mapped { map, .. } => Some(map),
+            Bytes::Memory(bytes) => Some(bytes),
+        };
+        match (end, bytes) {
             (None, _) => Err(self.format(format!("{len} bytes at {offset} were asked for, it has {}", self.opened.len))),
-            (Some(end), Some(map)) => Ok(Some(&map[offset as usize..end as usize])),
+            (Some(end), Some(bytes)) => Ok(Some(&bytes[offset as usize..end as usize])),
             (Some(_), None) => Ok(None),
         }
     }
 }
+
+/// A number of bytes in memory, of which there may be `most`.
+pub(crate) fn addressed(bytes: u64, most: u64) -> Option<usize> {
+    usize::try_from(bytes).ok().filter(|_| bytes <= most)
+}
+
+#[cfg(test)]
+mod tests;

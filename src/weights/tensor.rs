@@ -86,6 +86,10 @@ impl Tensor {
             Error::Input { name: name.clone(), problem }
         })?;
         let found = bytes.len();
+        if shape.iter().try_fold(1usize, |elements, size| elements.checked_mul(*size)).is_none() {
+            let problem = format!("has {found} bytes, {dtype} {shape:?} needs more than memory addresses");
+            return Err(Error::Input { name, problem });
+        }
         let tensor = Self::new(name, dtype, shape, Arc::new(Memory(bytes)), 0);
         if tensor.byte_len() != found {
             let problem = format!("has {found} bytes, {dtype} {:?} needs {}", tensor.shape, tensor.byte_len());
@@ -223,6 +227,10 @@ impl Tensor {
 
     /// All elements widened: a copy of the whole tensor, for small ones and for tools.
     pub fn to_f32(&self) -> Result<Vec<f32>> {
+        if self.len() > isize::MAX as usize / size_of::<f32>() {
+            let problem = format!("has {} elements, more than memory holds as f32 at once", self.len());
+            return Err(Error::Input { name: self.name.clone(), problem });
+        }
         let mut out = vec![0.0; self.len()];
         self.read_f32(0, &mut out)?;
         Ok(out)

@@ -106,11 +106,9 @@ impl GgufFiles {
 }
 
 pub(super) fn part(path: &Path, options: ReadOptions) -> Result<(GgufPart, Metadata)> {
-    let mut file = FileSource::open(path)?;
+    let file = FileSource::open(path)?;
     let header = header::read(&file, &options.limits)?;
-    if options.mode == ReadMode::Mapped {
-        file.map()?;
-    }
+    let file = if options.mode == ReadMode::Mapped { file.map()? } else { file };
     Ok((GgufPart { path: path.to_path_buf(), file: Arc::new(file), tensors: header.tensors }, header.metadata))
 }
 

@@ -26,6 +26,9 @@ const FIRST_PART: u64 = 64 << 10;
 const MAX_DIMENSIONS: u32 = 4;
 const DEFAULT_ALIGNMENT: usize = 32;
 
+/// Bytes and elements that memory addresses.
+const MEMORY: u64 = usize::MAX as u64;
+
 /// GGUF's number of the one foreign type that is read: as f32.
 const F64: u32 = 28;
 
@@ -78,7 +81,7 @@ pub(super) fn read(file: &FileSource, limits: &FileLimits) -> Result<Header> {
     let mut part = FIRST_PART;
     loop {
         let length = part.min(file.len());
-        let mut bytes = vec![0; length as usize];
+        let mut bytes = file.room(length)?;
         file.read(0, &mut bytes)?;
         match parse(bytes, file.len(), limits) {
             Ok(header) => return Ok(header),
@@ -187,9 +190,9 @@ fn entry(cursor: &mut Cursor<'_>, limits: &FileLimits) -> Result<Entry, Problem>
     let offset = cursor.u64()?;
     let dtype = dtype(ggml_type).ok_or(ggml_type);
     let bytes = match dtype {
-        Ok(dtype) => size(&shape, dtype).map_err(bad)?,
+        Ok(dtype) => size(&shape, dtype, MEMORY).map_err(bad)?,
         // Twice as many as of F32.
-        Err(F64) => size(&shape, DType::F32).map_err(bad)?.saturating_mul(2),
+        Err(F64) => size(&shape, DType::F32, MEMORY).map_err(bad)?.saturating_mul(2),
         Err(_) => 0,
     };
     Ok(Entry { name: name.into(), shape, dtype, offset, bytes })
@@ -215,14 +218,17 @@ fn dtype(ggml_type: u32) -> Option<DType> {
     }
 }
 
-/// The bytes of a tensor.
-fn size(shape: &[usize], dtype: DType) -> Result<u64, String> {
+/// The bytes of a tensor, of which memory addresses `most`, as it does its elements.
+fn size(shape: &[usize], dtype: DType, most: u64) -> Result<u64, String> {
     dtype.check_row(shape.last().copied().unwrap_or(1)).map_err(|problem| format!("has {problem}"))?;
+    let (block, bytes) = dtype.block();
     // As f32, which any of them may be widened to.
-    let elements = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).filter(|n| n.checked_mul(4).is_some());
-    elements
-        .and_then(|n| dtype.row_bytes(n))
-        .ok_or_else(|| format!("has a shape, {shape:?}, whose size in bytes is no 64-bit number"))
+    let elements = shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d as u64)).filter(|n| n.checked_mul(4).is_some());
+    let bytes = elements.and_then(|n| (n / block as u64).checked_mul(bytes as u64)).filter(|bytes| *bytes <= most);
+    bytes.filter(|_| elements.is_some_and(|n| n <= most)).ok_or_else(|| {
+        let bits = most.ilog2() + 1;
+        format!("has a shape, {shape:?}, whose size in bytes is no {bits}-bit number")
+    })
 }
 
 fn alignment(metadata: &Metadata, limits: &FileLimits) -> Result<u64, String> {
@@ -259,3 +265,6 @@ fn place(entries: &mut [Entry], header_end: u64, alignment: u64, file_len: u64) 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

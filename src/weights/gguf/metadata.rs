@@ -271,7 +271,7 @@ fn lone<T: PartialEq>(value: Value<'_>, of: impl Fn(Value<'_>) -> Option<T>) -> 
 fn size(value: Value<'_>) -> Option<usize> {
     match value {
         Value::Integer(value) => usize::try_from(value).ok(),
-        Value::Float(value) if value.fract() == 0.0 && (0.0..9e15).contains(&value) => Some(value as usize),
+        Value::Float(value) if value.fract() == 0.0 && (0.0..9e15).contains(&value) => usize::try_from(value as u64).ok(),
         _ => None,
     }
 }
