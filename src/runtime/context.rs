@@ -200,6 +200,19 @@ impl GpuContext {
         Some(Arc::new(context))
     }
 
+    /// What `future` resolves to where callbacks come between two looks at it, as in a browser.
+    #[cfg(test)]
+    pub(crate) fn drive<F: Future>(&self, future: F) -> F::Output {
+        let mut future = std::pin::pin!(future);
+        let mut task = std::task::Context::from_waker(std::task::Waker::noop());
+        loop {
+            if let std::task::Poll::Ready(value) = future.as_mut().poll(&mut task) {
+                return value;
+            }
+            self.device.poll(wgpu::PollType::Poll).expect("a device that is there");
+        }
+    }
+
     pub(crate) fn tuning(&self) -> &Tuning {
         &self.tuning
     }

@@ -189,3 +189,6 @@ impl GemmaGenerator {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

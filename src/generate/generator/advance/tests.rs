@@ -1,0 +1,97 @@
+//! The asynchronous road on a device that never blocks, as a browser's, against the same device that does.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use crate::{
+    Error, GemmaConfig, GemmaGenerator, GeneratorOptions, SampleOpts,
+    checkpoint::SafetensorsLoader,
+    error::DeviceError,
+    generate::CancelToken,
+    runtime::{Device, GpuContext, GpuOptions, Opened},
+};
+
+const PROMPT: [u32; 3] = [2, 910, 262];
+
+fn opened() -> Arc<GpuContext> {
+    match Device::Gpu.open(&GpuOptions::default()).expect("a GPU adapter (lavapipe will do)") {
+        Opened::Gpu(context) => context,
+        Opened::Reference => panic!("Device::Gpu opened the reference"),
+    }
+}
+
+fn unblocking() -> Arc<GpuContext> {
+    opened().without_blocking().expect("nobody else has it")
+}
+
+/// The demo model from memory.
+fn demo(context: &Arc<GpuContext>, options: GeneratorOptions) -> GemmaGenerator {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo");
+    let config = GemmaConfig::from_json(&std::fs::read_to_string(folder.join("config.json")).unwrap()).unwrap();
+    let mut loader = SafetensorsLoader::from_bytes([std::fs::read(folder.join("model.safetensors")).unwrap()]).unwrap();
+    GemmaGenerator::with_options(config, &mut loader, Device::Context(context.clone()), options).unwrap()
+}
+
+/// Tokens after the prompt, by steps that are awaited.
+fn awaited(context: &Arc<GpuContext>, options: GeneratorOptions, prompt: &[u32], opts: &SampleOpts) -> Vec<u32> {
+    let mut generator = demo(context, options);
+    generator.prefill(prompt).unwrap();
+    (0..24).map(|_| context.drive(generator.step_async(opts)).unwrap()).collect()
+}
+
+fn expected(options: GeneratorOptions, prompt: &[u32], opts: &SampleOpts) -> Vec<u32> {
+    let mut generator = demo(&opened(), options);
+    generator.prefill(prompt).unwrap();
+    (0..24).map(|_| generator.step_cached(opts).unwrap()).collect()
+}
+
+#[test]
+fn the_same_tokens_come_without_a_wait() {
+    let greedy = SampleOpts::greedy();
+    let listed = SampleOpts::temperature(0.9, 7).with_top_k(40);
+    // The list of the likeliest does not decide: the whole row is read.
+    let whole = SampleOpts::temperature(1.5, 7);
+    for opts in [greedy, listed, whole] {
+        let tokens = awaited(&unblocking(), GeneratorOptions::default(), &PROMPT, &opts);
+        assert_eq!(tokens, expected(GeneratorOptions::default(), &PROMPT, &opts), "{opts:?}");
+    }
+}
+
+#[test]
+fn prompts_of_many_chunks_and_slices_need_no_wait() {
+    let prompt: Vec<u32> = (0..150).map(|index| 2 + index * 7 % 900).collect();
+    let options = || GeneratorOptions {
+        prefill_chunk: Some(16),
+        submit_time: Some(Duration::from_micros(200)),
+        ..GeneratorOptions::default()
+    };
+    let greedy = SampleOpts::greedy();
+    assert_eq!(awaited(&unblocking(), options(), &prompt, &greedy), expected(options(), &prompt, &greedy));
+}
+
+#[test]
+fn what_would_block_says_so_and_leaves_the_generator_usable() {
+    let context = unblocking();
+    let mut generator = demo(&context, GeneratorOptions::default());
+    generator.prefill(PROMPT).unwrap();
+    let greedy = SampleOpts::greedy();
+    let first = generator.step_cached(&greedy);
+    assert!(matches!(first, Err(Error::Device(DeviceError::WouldBlock { .. }))), "{first:?}");
+    assert!(matches!(context.wait_idle("all"), Err(Error::Device(DeviceError::WouldBlock { .. }))));
+    let tokens: Vec<u32> = (0..24).map(|_| context.drive(generator.step_async(&greedy)).unwrap()).collect();
+    assert_eq!(tokens, expected(GeneratorOptions::default(), &PROMPT, &greedy));
+}
+
+#[test]
+fn a_wait_that_is_cancelled_ends_and_the_next_goes_on() {
+    let context = unblocking();
+    let mut generator = demo(&context, GeneratorOptions::default());
+    generator.prefill(PROMPT).unwrap();
+    let cancel = CancelToken::new();
+    generator.set_cancel(cancel.clone());
+    cancel.cancel();
+    let greedy = SampleOpts::greedy();
+    assert!(matches!(context.drive(generator.step_async(&greedy)), Err(Error::Cancelled(_))));
+    generator.set_cancel(CancelToken::new());
+    let tokens: Vec<u32> = (0..24).map(|_| context.drive(generator.step_async(&greedy)).unwrap()).collect();
+    assert_eq!(tokens, expected(GeneratorOptions::default(), &PROMPT, &greedy));
+}
