@@ -299,7 +299,9 @@ impl GpuContext {
         self.faults.lost().unwrap_or_else(|| Error::Device(DeviceError::Lost(reason.to_owned())))
     }
 
-    /// Runs `call` with error scopes around it: wgpu's complaint comes back as an error.
+    /// Runs `call` with error scopes around it: wgpu's complaint comes back as an error. In a browser it comes later, as
+    /// an error of [`check`](Self::check) and of all that begins with it; on an application's own device it goes to the
+    /// application's handler alone.
     ///
     /// # Errors
     /// [`DeviceError::Driver`] with wgpu's message, [`DeviceError::OutOfMemory`], [`DeviceError::Lost`].

@@ -186,7 +186,8 @@ impl Device {
     ///
     /// # Errors
     /// [`DeviceError::NoAdapter`] with the list of those present, [`DeviceError::Limit`] naming what is short,
-    /// [`DeviceError::Driver`].
+    /// [`DeviceError::Driver`]; [`DeviceError::WouldBlock`] in a browser, where [`open_async`](Self::open_async) opens it
+    /// and [`Device::Context`] hands it on.
     pub fn open(&self, options: &GpuOptions) -> Result<Opened> {
         platform::wait("opening a device", self.open_async(options))
     }

@@ -76,16 +76,11 @@ impl StagingRing {
         read: &mut dyn FnMut(u64, &mut [u8]) -> Result<()>,
         moved: &mut dyn FnMut(u64) -> Result<()>,
     ) -> Result<()> {
+        if self.slots.is_empty() {
+            return self.hand_over(context, to, at, bytes, read, moved);
+        }
         let mut done = 0;
         while done < bytes {
-            if self.slots.is_empty() {
-                let portion = (bytes - done).min(SCRATCH_BYTES as u64);
-                let padded = self.fill(done, portion, read)?;
-                context.write(to, at + done, &self.scratch[..padded as usize])?;
-                done += portion;
-                moved(portion)?;
-                continue;
-            }
             let capacity = self.slots[self.current].buffer.size();
             if self.filled == capacity {
                 self.flush(context)?;
@@ -97,6 +92,25 @@ impl StagingRing {
             self.record(to, at + done, padded);
             self.filled += padded;
             done += portion;
+            moved(portion)?;
+        }
+        Ok(())
+    }
+
+    /// As [`push`](Self::push), to a queue that keeps the bytes itself until the device has them.
+    fn hand_over(
+        &mut self,
+        context: &GpuContext,
+        to: &Arc<Buffer>,
+        at: u64,
+        bytes: u64,
+        read: &mut dyn FnMut(u64, &mut [u8]) -> Result<()>,
+        moved: &mut dyn FnMut(u64) -> Result<()>,
+    ) -> Result<()> {
+        for start in (0..bytes).step_by(SCRATCH_BYTES) {
+            let portion = (bytes - start).min(SCRATCH_BYTES as u64);
+            let padded = self.fill(start, portion, read)?;
+            context.write(to, at + start, &self.scratch[..padded as usize])?;
             moved(portion)?;
         }
         Ok(())
