@@ -1,5 +1,5 @@
-# Read by scripts/test, scripts/drivers and scripts/package-check: steps, and the packages that a bare Debian machine (or
-# one of its kin) lacks.
+# Read by scripts/test, scripts/drivers, scripts/package-check and scripts/check-browser: steps, and the packages that a
+# bare Debian machine (or one of its kin) lacks.
 # shellcheck shell=bash
 program=scripts/$(basename "$0")
 step="preparation" skipped="" scratch=$(mktemp -d)
@@ -12,7 +12,7 @@ finish() {
 trap finish EXIT
 
 die() { echo "$program: $*" >&2; exit 1; }
-run() { step="$*"; printf '\n== %s\n' "$step"; "$@"; }
+run() { step="$*"; printf '\n== %s [at %s s]\n' "$step" "$SECONDS"; "$@"; }
 
 as_root() {
   if [ "$(id -u)" = 0 ]; then "$@"

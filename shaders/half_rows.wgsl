@@ -5,8 +5,8 @@
 // X = windows: row t is what lies under the taps of a convolution's kernel at its position t, in the order of a row of
 //   its weight: channels first, then taps. x is a picture, and IN = C*KH*KW.
 // One workgroup: one row t. Grid: T folded over x and y.
-// Overrides: T, IN (X = windows: T, and those of lib/windows.wgsl). Options: X, TIER, LANES, VEC (X = windows: 1),
-//   COMPUTE = f16.
+// Overrides: T, IN (X = windows: T, and those of lib/windows.wgsl). Options: X, TIER, LANES, COMPUTE = f16,
+//   and VEC with X = rows.
 override T: u32;
 
 const LANES = ${LANES}u;

@@ -130,8 +130,8 @@ fn sounds_stay_within_the_gate_of_f16_by_default_where_there_are_cooperative_mat
                 let compared = valid.div_ceil(frames_a_token(name)) * found.width();
                 let share = half::share(&found.values()[..compared], &expected[..compared]);
                 println!("{name:22} {case:6} {clip} rms {share:.1e} of the soft tokens'");
-                assert!(share < half::gate(oracle.config.arch), "{name} {case} {clip}: {share}");
-                assert!(name == "gemma3n-audio" || share < 1e-5, "{name} {case} {clip}: {share}");
+                let gate = if name == "gemma3n-audio" { 2e-3 } else { 1e-5 };
+                assert!(share < gate, "{name} {case} {clip}: {share}");
             }
         }
     }

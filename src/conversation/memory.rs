@@ -37,12 +37,13 @@ impl Model {
     /// # Errors
     /// As [`MemoryPlan::for_model`] and [`MemoryPlan::for_options`].
     pub fn memory_plan(path: impl AsRef<Path>, device: &Device, options: GeneratorOptions, towers: Towers) -> Result<MemoryPlan> {
-        let (mut loader, parts) = Parts::near_weights(path.as_ref(), None, towers)?;
+        let (mut loader, mut parts) = Parts::near_weights(path.as_ref(), None, towers)?;
         let Opened::Gpu(gpu) = device.open(&options.gpu)? else {
             return Err(no_device());
         };
         let device = gpu.capabilities();
         let options = parts.senses.with_room(options, &parts.config);
+        parts.senses.follow(&options);
         let budget = options.memory_budget;
         let towers = parts.senses.memory(&parts.config, device, &options);
         let options = beside(options, towers);

@@ -72,7 +72,9 @@ impl Senses {
     pub(super) fn follow(&mut self, options: &GeneratorOptions) {
         #[cfg(any(feature = "audio", feature = "vision"))]
         {
-            self.stock = TowerOptions { submit_time: options.submit_time, ..TowerOptions::beside(&options.prefill_profile) };
+            let stock =
+                if options.deterministic { TowerOptions::exact() } else { TowerOptions::beside(&options.prefill_profile) };
+            self.stock = TowerOptions { submit_time: options.submit_time, ..stock };
         }
     }
 

@@ -48,7 +48,7 @@ pub enum DeviceError {
     },
     /// A call would wait for the device on a thread that may not block, as a browser's.
     #[error(
-        "{what} would block this thread, which must not wait here; await the asynchronous form instead (open_async, step_async, \
+        "{what} would block this thread, which must not wait; await what has an asynchronous form (open_async, step_async, \
          next_event_async, encode_async, embed_async)"
     )]
     WouldBlock {

@@ -1,5 +1,9 @@
 //! The tower and its runs.
 
+mod graph;
+
+pub use graph::{clip_graph, clip_inputs, clip_profile};
+
 use std::{path::Path, sync::Arc};
 
 use crate::{
@@ -8,7 +12,6 @@ use crate::{
     cancel::CancelToken,
     checkpoint::load_towers_from_path,
     error::{GraphError, PromptError},
-    flow::BuiltModel,
     gemma::{
         AudioConfig, ConformerConfig, ConformerKind, GemmaConfig, MediaTokens,
         audio::{FRAME_MULTIPLE, MASK_HALF, MASK_QUARTER, SHARE_HALF, SHARE_QUARTER},
@@ -16,7 +19,6 @@ use crate::{
     },
     ir::Value,
     platform,
-    profile::CompileProfile,
     prompt::{Modality, Prompt, SoftTokens},
     runtime::{Capabilities, GpuContext},
     tower::{Found, Tower, TowerInputs, TowerMemory, TowerOptions, Turn},
@@ -293,34 +295,6 @@ impl AudioEncoder {
     async fn run_in(&self, turn: &mut Turn<'_>, features: &Features, labels: &[&str]) -> Result<Vec<(String, Value)>> {
         turn.run(size_for(features.frames), &clip_inputs(self, features)?, labels, &self.cancel).await
     }
-}
-
-/// The graph of a tower for a clip of `frames` frames.
-///
-/// # Errors
-/// What building says.
-pub fn clip_graph(encoder: &AudioEncoder, frames: usize) -> Result<BuiltModel> {
-    encoder.shared.tower.build(size_for(frames))
-}
-
-/// How [`clip_graph`] is compiled.
-pub fn clip_profile(encoder: &AudioEncoder) -> &CompileProfile {
-    encoder.shared.tower.profile()
-}
-
-/// The inputs of [`clip_graph`] for a clip.
-///
-/// # Errors
-/// As [`AudioEncoder::encode_features`].
-pub fn clip_inputs(encoder: &AudioEncoder, features: &Features) -> Result<TowerInputs> {
-    let width = encoder.shared.config.feature_size();
-    let Features { values, valid, frames, .. } = features;
-    if features.width != width || *frames == 0 || values.len() != frames * width || valid.len() != *frames {
-        let found = format!("{frames} frames of {} with {} numbers", features.width, values.len());
-        let problem = format!("features of a clip are {found}, expected one frame or more of {width}");
-        return Err(Error::Prompt(PromptError::SoftTokens(problem)));
-    }
-    Ok(encoder.shared.inputs(features, size_for(*frames)))
 }
 
 impl std::fmt::Debug for AudioEncoder {

@@ -140,8 +140,8 @@ impl Shape {
         if counts(&dims, usize::BITS) {
             return Ok(dims);
         }
-        let most = usize::BITS.min(MOST_BITS);
-        Err(Error::Input { name: "sizes".into(), problem: format!("{dims:?} has more than 2^{most} elements") })
+        let most = if usize::BITS > MOST_BITS { format!("2^{MOST_BITS}") } else { format!("2^{} - 1", usize::BITS) };
+        Err(Error::Input { name: "sizes".into(), problem: format!("{dims:?} has more than {most} elements") })
     }
 }
 

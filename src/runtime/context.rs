@@ -191,28 +191,6 @@ impl GpuContext {
         self.blocks
     }
 
-    /// The same device as a browser would have it.
-    #[cfg(test)]
-    pub(crate) fn without_blocking(self: Arc<Self>) -> Option<Arc<Self>> {
-        let mut context = Arc::into_inner(self)?;
-        context.blocks = false;
-        context.capabilities.timestamps = false;
-        Some(Arc::new(context))
-    }
-
-    /// What `future` resolves to where callbacks come between two looks at it, as in a browser.
-    #[cfg(test)]
-    pub(crate) fn drive<F: Future>(&self, future: F) -> F::Output {
-        let mut future = std::pin::pin!(future);
-        let mut task = std::task::Context::from_waker(std::task::Waker::noop());
-        loop {
-            if let std::task::Poll::Ready(value) = future.as_mut().poll(&mut task) {
-                return value;
-            }
-            self.device.poll(wgpu::PollType::Poll).expect("a device that is there");
-        }
-    }
-
     pub(crate) fn tuning(&self) -> &Tuning {
         &self.tuning
     }
@@ -397,3 +375,6 @@ impl std::fmt::Debug for GpuContext {
 fn lower(value: &mut u64, to: Option<u64>) {
     *value = to.map_or(*value, |to| to.min(*value));
 }
+
+#[cfg(test)]
+mod unblocking;

@@ -264,6 +264,10 @@ fn warn_of_software(opened: &Opened) {
 
 fn listing(found: &[wgpu::Adapter]) -> String {
     match found {
+        [] if !platform::BLOCKS => {
+            "none was found; is WebGPU switched on in this browser, and is the page served over HTTPS or from localhost?"
+                .to_owned()
+        }
         [] => "none was found; is a Vulkan, Metal or DX12 driver installed?".to_owned(),
         _ => {
             let lines: Vec<_> = found.iter().enumerate().map(|(index, a)| describe(index, a).to_string()).collect();

@@ -108,9 +108,7 @@ impl GpuContext {
         self.waiter.send(Job { context: self.clone(), submission, what, cancel, since: None, done: done.clone() })?;
         Waited(done).await
     }
-}
 
-impl GpuContext {
     /// Resolves when all that was submitted so far is done, of which the device tells by a callback, or `cancel` is
     /// cancelled. There is no time limit: a browser ends what hangs and tells of the loss.
     async fn told(&self, done: Arc<Mutex<Completion>>, what: &'static str, cancel: &CancelToken) -> Result<()> {

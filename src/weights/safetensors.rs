@@ -122,7 +122,7 @@ pub(crate) fn read(file: &FileSource, limits: &FileLimits) -> Result<Vec<Entry>>
     }
 }
 
-/// The size in bytes of a tensor that must begin at `next`, of which memory addresses `most`, as it does its elements.
+/// The size in bytes of a tensor that must begin at `next`. Neither these nor its elements may be more than `most`.
 fn place(info: &TensorInfo, next: u64, most: u64) -> Result<u64, String> {
     let begin = info.data_offsets.0 as u64;
     let end = info.data_offsets.1 as u64;

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{File, Metadata},
+    ops::Range,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -99,6 +100,14 @@ impl FileSource {
 }
 
 impl FileSource {
+    /// The place of `len` bytes at `offset`, which it must have. Only of what lies in memory is it one of addresses.
+    fn range(&self, offset: u64, len: usize) -> Result<Range<usize>> {
+        match offset.checked_add(len as u64) {
+            Some(end) if end <= self.opened.len => Ok(offset as usize..end as usize),
+            _ => Err(self.format(format!("{len} bytes at {offset} were asked for, it has {}", self.opened.len))),
+        }
+    }
+
     /// Fails where the file is no longer as it was opened. Asked after bytes were read, it says that they are those of
     /// the file as it was.
     fn check_unchanged(&self, file: &File) -> Result<()> {
@@ -112,29 +121,27 @@ impl FileSource {
 
 impl TensorSource for FileSource {
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
-        if let Some(bytes) = self.lend(offset, out.len())? {
-            out.copy_from_slice(bytes);
-            return Ok(());
+        let range = self.range(offset, out.len())?;
+        match &self.bytes {
+            Bytes::Mapped { map, .. } => out.copy_from_slice(&map[range]),
+            Bytes::Memory(bytes) => out.copy_from_slice(&bytes[range]),
+            Bytes::File(file) => {
+                let read = platform::read_exact_at(file, out, offset);
+                // A file that was cut ends early: the change says more than the end.
+                self.check_unchanged(file)?;
+                read.map_err(|source| Error::Io { path: self.path.clone(), source })?;
+            }
         }
-        let Bytes::File(file) = &self.bytes else { return Ok(()) };
-        let read = platform::read_exact_at(file, out, offset);
-        // A file that was cut ends early: the change says more than the end.
-        self.check_unchanged(file)?;
-        read.map_err(|source| Error::Io { path: self.path.clone(), source })
+        Ok(())
     }
 
     fn lend(&self, offset: u64, len: usize) -> Result<Option<&[u8]>> {
-        let end = offset.checked_add(len as u64).filter(|end| *end <= self.opened.len);
-        let bytes: Option<&[u8]> = match &self.bytes {
+        let range = self.range(offset, len)?;
+        Ok(match &self.bytes {
             Bytes::File(_) => None,
-            Bytes::Mapped { map, .. } => Some(map),
-            Bytes::Memory(bytes) => Some(bytes),
-        };
-        match (end, bytes) {
-            (None, _) => Err(self.format(format!("{len} bytes at {offset} were asked for, it has {}", self.opened.len))),
-            (Some(end), Some(bytes)) => Ok(Some(&bytes[offset as usize..end as usize])),
-            (Some(_), None) => Ok(None),
-        }
+            Bytes::Mapped { map, .. } => Some(&map[range]),
+            Bytes::Memory(bytes) => Some(&bytes[range]),
+        })
     }
 }
 

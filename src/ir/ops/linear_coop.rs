@@ -24,7 +24,7 @@ impl HalfRows {
     /// may be in f16 and has enough rows. Rows shorter than one step of the kernel are left to the others.
     pub(super) fn emit(emit: &mut Emit, weights: &[Arg]) -> Option<Self> {
         let inner = emit.inputs[0].ty.last();
-        let halves = Self::place(emit, weights, inner)?;
+        let halves = Self::place(emit, weights, inner, "weights")?;
         halves.dispatch(emit, vec![("X", "rows".into()), vector(inner)], vec![("IN", inner as f64)]);
         Some(halves)
     }
@@ -33,15 +33,16 @@ impl HalfRows {
     /// `sizes` are those of `lib/windows.wgsl`.
     pub(super) fn of_windows(emit: &mut Emit, weight: &Arg, sizes: &[(&'static str, f64)]) -> Option<Self> {
         let inner = weight.ty.shape[1..].iter().product();
-        let halves = Self::place(emit, std::slice::from_ref(weight), inner)?;
+        let halves = Self::place(emit, std::slice::from_ref(weight), inner, "convolutions")?;
         halves.dispatch(emit, vec![("X", "windows".into())], sizes.to_vec());
         Some(halves)
     }
 
-    /// Their place, where such a product is for `linear_coop`.
-    fn place(emit: &mut Emit, weights: &[Arg], inner: usize) -> Option<Self> {
+    /// Their place, where such a product is for `linear_coop`. `what` tells apart what is timed.
+    fn place(emit: &mut Emit, weights: &[Arg], inner: usize, what: &str) -> Option<Self> {
         let rows = emit.output.ty.rows();
-        let tile = emit.target.cooperative.filter(|_| emit.compute != Compute::F32)?;
+        // A kernel that was wrong for a linear is so for all that take it.
+        let tile = emit.target.of_op("linear").cooperative.filter(|_| emit.compute != Compute::F32)?;
         let buffers = 3 + weights.len() + emit.epilogue.operands.len();
         let bytes = rows as u64 * (inner.next_multiple_of(32) * 2) as u64;
         let bindable = buffers <= emit.target.max_storage_buffers as usize && bytes <= emit.target.max_binding;
@@ -52,7 +53,7 @@ impl HalfRows {
             let count = weights.len();
             let dtype = weights[0].ty.dtype;
             let columns = emit.output.ty.last();
-            let work = format!("cooperative matrices: {count} {dtype} weights of {columns}x{inner}, {rows} rows");
+            let work = format!("cooperative matrices: {count} {dtype} {what} of {columns}x{inner}, {rows} rows");
             if emit.choose(work, 2) == 1 {
                 return None;
             }

@@ -218,7 +218,7 @@ fn dtype(ggml_type: u32) -> Option<DType> {
     }
 }
 
-/// The bytes of a tensor, of which memory addresses `most`, as it does its elements.
+/// The bytes of a tensor. Neither these nor its elements may be more than `most`.
 fn size(shape: &[usize], dtype: DType, most: u64) -> Result<u64, String> {
     dtype.check_row(shape.last().copied().unwrap_or(1)).map_err(|problem| format!("has {problem}"))?;
     let (block, bytes) = dtype.block();

@@ -242,8 +242,9 @@ impl SubmitSplitter {
             let asked = Instant::now();
             context.keep_pace(earlier, "a part of a run", Some(go_on))?;
             run.waited += since.elapsed().as_secs_f64();
-            // For a slice that was done before anybody asked, the clock tells how long the host was away.
-            run.is_watched &= 2 * asked.elapsed() > since.elapsed();
+            // For a slice that was done before anybody asked, the clock tells how long the host was away. Where nothing
+            // blocks, whoever drives the run has just awaited the slice.
+            run.is_watched &= !context.blocks() || 2 * asked.elapsed() > since.elapsed();
         }
         run.under_way = Some((context.submit("a run of the model", [commands])?, Instant::now()));
         run.next += 1;

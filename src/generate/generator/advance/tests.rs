@@ -1,6 +1,13 @@
 //! The asynchronous road on a device that never blocks, as a browser's, against the same device that does.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    path::Path,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Waker},
+    time::Duration,
+};
 
 use crate::{
     Error, GemmaConfig, GemmaGenerator, GeneratorOptions, SampleOpts,
@@ -88,9 +95,14 @@ fn a_wait_that_is_cancelled_ends_and_the_next_goes_on() {
     generator.prefill(PROMPT).unwrap();
     let cancel = CancelToken::new();
     generator.set_cancel(cancel.clone());
-    cancel.cancel();
     let greedy = SampleOpts::greedy();
-    assert!(matches!(context.drive(generator.step_async(&greedy)), Err(Error::Cancelled(_))));
+    {
+        let mut step = pin!(generator.step_async(&greedy));
+        let polled = step.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(polled.is_pending(), "no callback has come yet");
+        cancel.cancel();
+        assert!(matches!(context.drive(step), Err(Error::Cancelled(_))));
+    }
     generator.set_cancel(CancelToken::new());
     let tokens: Vec<u32> = (0..24).map(|_| context.drive(generator.step_async(&greedy)).unwrap()).collect();
     assert_eq!(tokens, expected(GeneratorOptions::default(), &PROMPT, &greedy));
