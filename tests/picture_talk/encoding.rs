@@ -20,8 +20,7 @@ use gemmaflow::{
     generate::{CancelToken, GeneratorOptions},
     hearing::AudioEncoder,
     image::Image,
-    profile::CompileProfile,
-    runtime::{self, Device, GpuOptions, KernelTier, wgpu},
+    runtime::{Device, wgpu},
     text::Part,
     vision::{TowerOptions, VisionEncoder},
 };
@@ -222,25 +221,6 @@ fn a_budget_of_memory_leaves_room_for_the_towers() {
     let Err(Error::DoesNotFit(refused)) = open(with.peak() - 1, Towers::Lazy) else { panic!("a byte too little") };
     assert_eq!((refused.towers, refused.budget), (with.towers, Some(with.peak() - 1)));
     open(with.peak() - with.towers, Towers::Never).unwrap();
-}
-
-#[test]
-fn the_plan_follows_the_profile_where_there_are_cooperative_matrices() {
-    let gpu = GpuOptions { kernels: KernelTier::Subgroup, cooperative_matrices: true, ..GpuOptions::default() };
-    let Ok(runtime::Opened::Gpu(context)) = Device::Gpu.open(&gpu) else { panic!("no GPU adapter (lavapipe will do)") };
-    if context.capabilities().target().cooperative.is_none() {
-        return;
-    }
-    let folder = shown::folder("gemma3-vision");
-    let towers = |text: &str, deterministic| {
-        let prefill_profile = CompileProfile::from_toml(text, true).unwrap();
-        let options = GeneratorOptions { context: Some(512), prefill_profile, deterministic, ..GeneratorOptions::default() };
-        let device = Device::Context(context.clone());
-        Model::memory_plan(folder.path(), &device, options, Towers::Lazy).unwrap().towers
-    };
-    let exact = towers("[precision]\ncompute = 'f32'", false);
-    assert!(towers("", false) > exact, "rows in f16 take room");
-    assert_eq!(towers("", true), exact);
 }
 
 #[test]
