@@ -71,14 +71,18 @@ impl TowerOptions {
 
     /// With the profile of a tower whose products are computed in `compute`, unless one is given.
     pub(crate) fn computing(self, compute: Compute) -> Self {
-        let preset = CompileProfile::gemma_prefill();
-        let profile = CompileProfile { precision: Precision { compute, ..preset.precision }, ..preset };
-        Self { profile: self.profile.or(Some(profile)), ..self }
+        Self { profile: self.profile.or_else(|| Some(profile(compute))), ..self }
     }
 
     fn profile(&self) -> CompileProfile {
-        self.profile.clone().unwrap_or_else(CompileProfile::gemma_prefill)
+        self.profile.clone().unwrap_or_else(|| profile(Compute::F32))
     }
+}
+
+/// The preset of towers whose products are computed in `compute`.
+fn profile(compute: Compute) -> CompileProfile {
+    let preset = CompileProfile::gemma_prefill();
+    CompileProfile { precision: Precision { compute, ..preset.precision }, ..preset }
 }
 
 /// The device memory of a tower, from the headers of its files alone.

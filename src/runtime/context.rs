@@ -377,4 +377,4 @@ fn lower(value: &mut u64, to: Option<u64>) {
 }
 
 #[cfg(test)]
-mod unblocking;
+mod tests;

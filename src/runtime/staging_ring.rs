@@ -76,43 +76,38 @@ impl StagingRing {
         read: &mut dyn FnMut(u64, &mut [u8]) -> Result<()>,
         moved: &mut dyn FnMut(u64) -> Result<()>,
     ) -> Result<()> {
-        if self.slots.is_empty() {
-            return self.hand_over(context, to, at, bytes, read, moved);
-        }
         let mut done = 0;
         while done < bytes {
-            let capacity = self.slots[self.current].buffer.size();
-            if self.filled == capacity {
-                self.flush(context)?;
-            }
-            self.reclaim(context, moved)?;
-            let portion = (bytes - done).min(capacity - self.filled).min(SCRATCH_BYTES as u64);
+            let room = self.room(context, moved)?;
+            let portion = (bytes - done).min(room).min(SCRATCH_BYTES as u64);
             let padded = self.fill(done, portion, read)?;
-            self.write(context, padded)?;
-            self.record(to, at + done, padded);
-            self.filled += padded;
+            self.pass_on(context, to, at + done, padded)?;
             done += portion;
             moved(portion)?;
         }
         Ok(())
     }
 
-    /// As [`push`](Self::push), to a queue that keeps the bytes itself until the device has them.
-    fn hand_over(
-        &mut self,
-        context: &GpuContext,
-        to: &Arc<Buffer>,
-        at: u64,
-        bytes: u64,
-        read: &mut dyn FnMut(u64, &mut [u8]) -> Result<()>,
-        moved: &mut dyn FnMut(u64) -> Result<()>,
-    ) -> Result<()> {
-        for start in (0..bytes).step_by(SCRATCH_BYTES) {
-            let portion = (bytes - start).min(SCRATCH_BYTES as u64);
-            let padded = self.fill(start, portion, read)?;
-            context.write(to, at + start, &self.scratch[..padded as usize])?;
-            moved(portion)?;
+    /// Bytes that can be passed on at once. Without slots the queue takes any number.
+    fn room(&mut self, context: &GpuContext, moved: &mut dyn FnMut(u64) -> Result<()>) -> Result<u64> {
+        let Some(slot) = self.slots.get(self.current) else { return Ok(u64::MAX) };
+        let capacity = slot.buffer.size();
+        if self.filled == capacity {
+            self.flush(context)?;
         }
+        self.reclaim(context, moved)?;
+        Ok(capacity - self.filled)
+    }
+
+    /// Passes the padded portion in the scratch on to `at` of `to`: through a slot, or to a queue that keeps the bytes
+    /// itself until the device has them.
+    fn pass_on(&mut self, context: &GpuContext, to: &Arc<Buffer>, at: u64, padded: u64) -> Result<()> {
+        if self.slots.is_empty() {
+            return context.write(to, at, &self.scratch[..padded as usize]);
+        }
+        self.write(context, padded)?;
+        self.record(to, at, padded);
+        self.filled += padded;
         Ok(())
     }
 

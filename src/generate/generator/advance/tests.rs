@@ -4,8 +4,11 @@ use std::{
     future::Future,
     path::Path,
     pin::pin,
-    sync::Arc,
-    task::{Context, Waker},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    task::{Context, Wake},
     time::Duration,
 };
 
@@ -16,6 +19,16 @@ use crate::{
     generate::CancelToken,
     runtime::{Device, GpuContext, GpuOptions, Opened},
 };
+
+/// True once a task was woken.
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, SeqCst);
+    }
+}
 
 const PROMPT: [u32; 3] = [2, 910, 262];
 
@@ -42,6 +55,10 @@ fn demo(context: &Arc<GpuContext>, options: GeneratorOptions) -> GemmaGenerator 
 fn awaited(context: &Arc<GpuContext>, options: GeneratorOptions, prompt: &[u32], opts: &SampleOpts) -> Vec<u32> {
     let mut generator = demo(context, options);
     generator.prefill(prompt).unwrap();
+    steps(context, &mut generator, opts)
+}
+
+fn steps(context: &GpuContext, generator: &mut GemmaGenerator, opts: &SampleOpts) -> Vec<u32> {
     (0..24).map(|_| context.drive(generator.step_async(opts)).unwrap()).collect()
 }
 
@@ -84,7 +101,7 @@ fn what_would_block_says_so_and_leaves_the_generator_usable() {
     let first = generator.step_cached(&greedy);
     assert!(matches!(first, Err(Error::Device(DeviceError::WouldBlock { .. }))), "{first:?}");
     assert!(matches!(context.wait_idle("all"), Err(Error::Device(DeviceError::WouldBlock { .. }))));
-    let tokens: Vec<u32> = (0..24).map(|_| context.drive(generator.step_async(&greedy)).unwrap()).collect();
+    let tokens = steps(&context, &mut generator, &greedy);
     assert_eq!(tokens, expected(GeneratorOptions::default(), &PROMPT, &greedy));
 }
 
@@ -98,12 +115,14 @@ fn a_wait_that_is_cancelled_ends_and_the_next_goes_on() {
     let greedy = SampleOpts::greedy();
     {
         let mut step = pin!(generator.step_async(&greedy));
-        let polled = step.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-        assert!(polled.is_pending(), "no callback has come yet");
+        let woken = Arc::new(Woken::default());
+        let polled = step.as_mut().poll(&mut Context::from_waker(&woken.clone().into()));
+        assert!(polled.is_pending() && !woken.0.load(SeqCst), "no callback has come yet");
         cancel.cancel();
+        assert!(woken.0.load(SeqCst), "nothing else wakes it");
         assert!(matches!(context.drive(step), Err(Error::Cancelled(_))));
     }
     generator.set_cancel(CancelToken::new());
-    let tokens: Vec<u32> = (0..24).map(|_| context.drive(generator.step_async(&greedy)).unwrap()).collect();
+    let tokens = steps(&context, &mut generator, &greedy);
     assert_eq!(tokens, expected(GeneratorOptions::default(), &PROMPT, &greedy));
 }

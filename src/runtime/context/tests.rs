@@ -26,7 +26,6 @@ impl Wake for Woken {
     }
 }
 
-#[cfg(test)]
 impl GpuContext {
     /// The same device where nothing may block.
     pub(crate) fn without_blocking(self: Arc<Self>) -> Option<Arc<Self>> {
