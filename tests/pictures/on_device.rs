@@ -17,7 +17,8 @@ use super::Seeing;
 const CHECKPOINTS: [&str; 2] = ["gemma3-vision", "gemma4-e-vision-bf16"];
 
 fn seeing(name: &'static str, options: TowerOptions) -> Seeing {
-    let options_of_text = GeneratorOptions { prefill_chunk: Some(16), ..GeneratorOptions::default() };
+    // Otherwise a slow device has smaller chunks, and other bits.
+    let options_of_text = GeneratorOptions { prefill_chunk: Some(16), deterministic: true, ..GeneratorOptions::default() };
     let mut seeing = Seeing::new(name, Device::Gpu, options_of_text);
     seeing.encoder = encoder(&seeing, seeing.generator.gpu(), options);
     seeing
