@@ -137,7 +137,7 @@ fn profile(arguments: &Arguments, decode: bool) -> Result<(CompileProfile, Strin
     let beside = match (&arguments.profile, &arguments.shape) {
         (Some(file), _) => Some(file.clone()),
         (None, Some(_)) => None,
-        (None, None) => CompileProfile::file_near_weights(model_path(arguments))?,
+        (None, None) => CompileProfile::file_near_weights(model_path(arguments))?.map(|path| path.as_path().to_path_buf()),
     };
     match beside {
         Some(file) => Ok((CompileProfile::from_file(&file, decode)?, format!("profile for {mode}: {}", file.display()))),

@@ -10,6 +10,7 @@ mod checksum;
 pub mod conversation;
 pub mod embed;
 pub mod error;
+pub mod files;
 pub mod flow;
 pub mod gemma;
 pub mod generate;

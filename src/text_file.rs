@@ -1,8 +1,6 @@
 //! Small text files, as editors of any system write them.
 
-use std::path::Path;
-
-use crate::{Error, Result, platform};
+use crate::{Error, Result, files::ModelPath};
 
 /// Such a file is a few kilobytes; anything far larger is another one.
 const MAX_BYTES: u64 = 16 << 20;
@@ -11,15 +9,14 @@ const MAX_BYTES: u64 = 16 << 20;
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::Format`] for a file that is too large or no UTF-8 text.
-pub(crate) fn read(path: &Path) -> Result<String> {
+pub(crate) fn read(path: &ModelPath) -> Result<String> {
     let io = |source| Error::Io { path: path.to_path_buf(), source };
     let format = |problem| Error::Format { path: path.to_path_buf(), problem };
-    platform::check_files().map_err(io)?;
-    let bytes = std::fs::metadata(path).map_err(io)?.len();
+    let bytes = path.len().map_err(io)?;
     if bytes > MAX_BYTES {
         return Err(format(format!("{bytes} bytes are too many for a configuration (at most {MAX_BYTES})")));
     }
-    let bytes = std::fs::read(path).map_err(io)?;
+    let bytes = path.read().map_err(io)?;
     let text = std::str::from_utf8(without_mark(&bytes).map_err(format)?);
     text.map(str::to_string).map_err(|error| format(format!("not UTF-8 text: {error}")))
 }

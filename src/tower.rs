@@ -1,9 +1,13 @@
 //! A tower on a device: its weights once, a compiled graph for each size of input, and the soft tokens that it made.
 
+mod slot;
+
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
+
+pub(crate) use slot::Slot;
 
 use crate::{
     Error, Result,
@@ -171,7 +175,7 @@ struct Graphs {
 impl Tower {
     /// The tower of `flow`, which is built for `size` first, with the weights of `loader`; on `gpu`, or on the reference
     /// without one.
-    pub(crate) fn new(
+    pub(crate) async fn new(
         flow: FlowOf,
         size: usize,
         loader: &mut dyn WeightLoader,
@@ -185,7 +189,7 @@ impl Tower {
         let cancel = options.cancel_load.clone().unwrap_or_default();
         cancel.check(LOADING)?;
         let on_progress: OnProgress = Box::new(move |_| !cancel.is_cancelled());
-        let weights = session.load_with(&built.params, Some(on_progress))?;
+        let weights = session.load_async(&built.params, Some(on_progress)).await?;
         Ok(Self {
             flow,
             profile: options.profile(),

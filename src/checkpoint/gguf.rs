@@ -5,15 +5,13 @@ mod experts;
 mod fused;
 mod projector;
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::PathBuf, sync::Arc};
 
 use self::elementwise::minus_one;
 pub(super) use self::projector::open_projector;
 use crate::{
     Error, Result,
+    files::ModelPath,
     gemma::{Embedder, GemmaArch, GgufValues, WeightPosition, embedder_weights, gguf_key, gguf_stack, text_rows},
     weights::{
         FileSource, GgufEntry, GgufFiles, GgufMetadata, GgufPart, ReadOptions, StoredHead, Tensor, TensorInfo, WeightLoader,
@@ -44,7 +42,7 @@ impl GgufLoader {
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) where a file cannot be opened; [`Error::Format`](crate::Error::Format) where it
     /// is truncated, its header lies, or its parts do not belong together.
-    pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
+    pub fn from_file(path: impl Into<ModelPath>) -> Result<Self> {
         Self::from_file_with(path, ReadOptions::default())
     }
 
@@ -52,10 +50,11 @@ impl GgufLoader {
     ///
     /// # Errors
     /// As [`from_file`](Self::from_file).
-    pub fn from_file_with(path: impl AsRef<Path>, options: impl Into<ReadOptions>) -> Result<Self> {
-        let files = GgufFiles::open(path.as_ref(), options.into())?;
+    pub fn from_file_with(path: impl Into<ModelPath>, options: impl Into<ReadOptions>) -> Result<Self> {
+        let path = &path.into();
+        let files = GgufFiles::open(path, options.into())?;
         let architecture = files.architecture()?.to_string();
-        let paths = files.parts.iter().map(|part| part.path.clone()).collect();
+        let paths = files.parts.iter().map(|part| part.path.to_path_buf()).collect();
         let mut loader = Self { weights: WeightMap::default(), drafts: WeightMap::default(), architecture, files: paths };
         for GgufPart { file, tensors, .. } in files.parts {
             for entry in tensors {
@@ -66,7 +65,7 @@ impl GgufLoader {
         }
         loader.cut_table(&files.metadata);
         experts::join(&mut loader.weights, &loader.architecture)
-            .map_err(|problem| Error::Format { path: path.as_ref().to_path_buf(), problem })?;
+            .map_err(|problem| Error::Format { path: path.to_path_buf(), problem })?;
         loader.weights.embed_by_head();
         Ok(loader)
     }
@@ -98,7 +97,7 @@ impl GgufLoader {
     }
 
     /// Adds the weights by which the projector at `path` embeds ids of the text (Gemma 3n), where it has them all.
-    pub(super) fn add_embedders(&mut self, path: &Path) -> Result<()> {
+    pub(super) fn add_embedders(&mut self, path: &ModelPath) -> Result<()> {
         let mut towers = open_projector(path)?;
         for embedder in [Embedder::Vision, Embedder::Audio] {
             let weights = embedder_weights(embedder);

@@ -10,6 +10,7 @@ use std::{
 use crate::{
     Error, Result,
     error::WeightError,
+    files::ModelPath,
     gemma::{Embedder, TOKEN_ORDER, dense_key, embedder_weights, text_weight, tower_weight},
     text_file,
     weights::{
@@ -51,33 +52,16 @@ impl SafetensorsLoader {
     /// [`Error::Io`] where a file cannot be opened; [`Error::Format`] where it is truncated, its header lies or its
     /// shards do not fit the index, or there are only files of another format; [`WeightError::Quantised`] for a
     /// checkpoint in another library's quantised format.
-    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+    pub fn open(path: impl Into<ModelPath>) -> Result<Self> {
         Self::open_with(path, ReadOptions::default())
-    }
-
-    /// Takes the bytes of a `.safetensors` file, or of all shards of a checkpoint, which stay in memory: for browsers,
-    /// which have no files, and for programs that carry their model.
-    ///
-    /// # Errors
-    /// As [`open`](Self::open), with `shard 1`, `shard 2`, … for paths.
-    pub fn from_bytes(shards: impl IntoIterator<Item = Vec<u8>>) -> Result<Self> {
-        let mut loader = Self { weights: WeightMap::default(), files: Vec::new(), key: text_weight };
-        let mut skipped = Skipped::default();
-        for (number, bytes) in (1..).zip(shards) {
-            let file = FileSource::in_memory(&format!("shard {number}"), bytes);
-            loader.add_source(file, ReadOptions::default(), None, &mut skipped)?;
-        }
-        loader.complete(Path::new("the shards in memory"), &skipped)?;
-        loader.leave_out_projections_alone();
-        Ok(loader)
     }
 
     /// As [`open`](Self::open), read as the [`ReadOptions`] or [`ReadMode`] say.
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    pub fn open_with(path: impl AsRef<Path>, options: impl Into<ReadOptions>) -> Result<Self> {
-        let mut loader = Self::open_part(path.as_ref(), options.into(), text_weight)?;
+    pub fn open_with(path: impl Into<ModelPath>, options: impl Into<ReadOptions>) -> Result<Self> {
+        let mut loader = Self::open_part(&path.into(), options.into(), text_weight)?;
         loader.leave_out_projections_alone();
         Ok(loader)
     }
@@ -97,12 +81,12 @@ impl SafetensorsLoader {
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    pub fn open_towers(path: impl AsRef<Path>) -> Result<Self> {
-        Self::open_part(path.as_ref(), ReadOptions::default(), tower_weight)
+    pub fn open_towers(path: impl Into<ModelPath>) -> Result<Self> {
+        Self::open_part(&path.into(), ReadOptions::default(), tower_weight)
     }
 
     /// Opens the weights that `key` gives a key, by their names in the files.
-    fn open_part(path: &Path, options: ReadOptions, key: fn(&str) -> Option<Cow<'_, str>>) -> Result<Self> {
+    fn open_part(path: &ModelPath, options: ReadOptions, key: fn(&str) -> Option<Cow<'_, str>>) -> Result<Self> {
         let path = resolve(path)?;
         let mut loader = Self { weights: WeightMap::default(), files: Vec::new(), key };
         let mut skipped = Skipped::default();
@@ -122,7 +106,7 @@ impl SafetensorsLoader {
     }
 
     /// What is left to do when all files are read, those at `path`.
-    fn complete(&mut self, path: &Path, skipped: &Skipped) -> Result<()> {
+    fn complete(&mut self, path: &ModelPath, skipped: &Skipped) -> Result<()> {
         self.refuse_quantised(path)?;
         self.weights.embed_by_head();
         if skipped.tensors > 0 {
@@ -131,7 +115,7 @@ impl SafetensorsLoader {
         Ok(())
     }
 
-    fn refuse_quantised(&self, path: &Path) -> Result<()> {
+    fn refuse_quantised(&self, path: &ModelPath) -> Result<()> {
         let keys = self.weights.remaining_keys();
         let Some((scheme, key)) = quantised_tensors(keys.iter().map(String::as_str)) else { return Ok(()) };
         let found = format!("the tensor '{key}' in {}", path.display());
@@ -144,7 +128,13 @@ impl SafetensorsLoader {
     }
 
     /// Adds one file. `index` is the weight map and this file's name in it.
-    fn add(&mut self, path: &Path, options: ReadOptions, index: Option<(&Index, &String)>, skipped: &mut Skipped) -> Result<()> {
+    fn add(
+        &mut self,
+        path: &ModelPath,
+        options: ReadOptions,
+        index: Option<(&Index, &String)>,
+        skipped: &mut Skipped,
+    ) -> Result<()> {
         self.add_source(FileSource::open(path)?, options, index, skipped)?;
         self.files.push(path.to_path_buf());
         Ok(())
@@ -177,7 +167,7 @@ impl SafetensorsLoader {
     }
 
     /// Adds dense module `j`, which has a file of its own.
-    fn add_dense(&mut self, j: usize, path: &Path, options: ReadOptions) -> Result<()> {
+    fn add_dense(&mut self, j: usize, path: &ModelPath, options: ReadOptions) -> Result<()> {
         let file = FileSource::open(path)?;
         let entries = read_safetensors(&file, &options.limits)?;
         let file = Arc::new(if options.mode == ReadMode::Mapped { file.map()? } else { file });
@@ -231,24 +221,22 @@ impl WeightLoader for SafetensorsLoader {
 }
 
 /// The file that a path means: itself, or in a folder the one file or the index.
-fn resolve(path: &Path) -> Result<PathBuf> {
+fn resolve(path: &ModelPath) -> Result<ModelPath> {
     if !path.is_dir() {
-        return Ok(path.to_path_buf());
+        return Ok(path.clone());
     }
     for name in [SINGLE, INDEX] {
         if path.join(name).is_file() {
             return Ok(path.join(name));
         }
     }
-    let io = |source| Error::Io { path: path.to_path_buf(), source };
     let mut found = Vec::new();
-    let mut gguf = None;
-    for entry in std::fs::read_dir(path).map_err(io)? {
-        let file = entry.map_err(io)?.path();
-        match () {
-            () if file.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors")) => found.push(file),
-            () if is_gguf(&file) => gguf = gguf.max(Some(file)),
-            () => {}
+    let mut gguf: Option<ModelPath> = None;
+    for file in path.entries().map_err(|source| Error::Io { path: path.to_path_buf(), source })? {
+        if file.has_extension("safetensors") {
+            found.push(file);
+        } else if is_gguf(&file) && gguf.as_ref().is_none_or(|last| last.as_path() < file.as_path()) {
+            gguf = Some(file);
         }
     }
     match (found.pop(), gguf) {
@@ -270,11 +258,11 @@ type Index = BTreeMap<String, String>;
 
 /// The shards that an index names.
 #[cfg(feature = "hub")]
-pub(crate) fn index_shards(path: &Path) -> Result<BTreeSet<String>> {
+pub(crate) fn index_shards(path: &ModelPath) -> Result<BTreeSet<String>> {
     Ok(read_index(path, &FileLimits::default())?.into_values().collect())
 }
 
-fn read_index(path: &Path, limits: &FileLimits) -> Result<Index> {
+fn read_index(path: &ModelPath, limits: &FileLimits) -> Result<Index> {
     #[derive(serde::Deserialize)]
     struct File {
         weight_map: Index,

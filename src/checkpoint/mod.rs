@@ -6,8 +6,6 @@
 mod gguf;
 mod hugging_face;
 
-use std::path::Path;
-
 pub use gguf::GgufLoader;
 pub use hugging_face::SafetensorsLoader;
 #[cfg(feature = "hub")]
@@ -15,6 +13,7 @@ pub(crate) use hugging_face::index_shards;
 
 use crate::{
     Result,
+    files::ModelPath,
     gemma::{GemmaArch, GemmaConfig},
     weights::{WeightLoader, is_gguf},
 };
@@ -28,8 +27,8 @@ use crate::{
 /// As [`SafetensorsLoader::open`] and [`GgufLoader::from_file`]; [`Error::Unsupported`](crate::Error::Unsupported) for
 /// a GGUF file of a text model without a projector beside it, [`Error::Config`](crate::Error::Config) for projectors of
 /// another model, and where several lie there.
-pub fn load_towers_from_path(path: impl AsRef<Path>) -> Result<Box<dyn WeightLoader>> {
-    match path.as_ref() {
+pub fn load_towers_from_path(path: impl Into<ModelPath>) -> Result<Box<dyn WeightLoader>> {
+    match &path.into() {
         path if is_gguf(path) => Ok(Box::new(gguf::open_projector(path)?)),
         path => Ok(Box::new(SafetensorsLoader::open_towers(path)?)),
     }
@@ -40,15 +39,15 @@ pub fn load_towers_from_path(path: impl AsRef<Path>) -> Result<Box<dyn WeightLoa
 ///
 /// # Errors
 /// As [`SafetensorsLoader::open`] and [`GgufLoader::from_file`].
-pub fn load_from_path(path: impl AsRef<Path>) -> Result<Box<dyn WeightLoader>> {
-    load_with_projector(path.as_ref(), None)
+pub fn load_from_path(path: impl Into<ModelPath>) -> Result<Box<dyn WeightLoader>> {
+    load_with_projector(&path.into(), None)
 }
 
 /// As [`load_from_path`], with the projector of a GGUF file, or the one beside it: Gemma 3n's embeds ids of the text.
 ///
 /// # Errors
 /// As [`load_from_path`], and those of a projector that is given.
-pub(crate) fn load_with_projector(path: &Path, projector: Option<&Path>) -> Result<Box<dyn WeightLoader>> {
+pub(crate) fn load_with_projector(path: &ModelPath, projector: Option<&ModelPath>) -> Result<Box<dyn WeightLoader>> {
     if !is_gguf(path) {
         return Ok(Box::new(SafetensorsLoader::open(path)?));
     }
@@ -56,7 +55,7 @@ pub(crate) fn load_with_projector(path: &Path, projector: Option<&Path>) -> Resu
     if loader.arch_hint().and_then(GemmaArch::of_architecture) == Some(GemmaArch::Gemma3n) {
         // One beside the model that cannot be taken is refused when a picture is shown.
         let beside = || GemmaConfig::projector_beside(path).ok().flatten();
-        if let Some(projector) = projector.map(Path::to_path_buf).or_else(beside) {
+        if let Some(projector) = projector.cloned().or_else(beside) {
             loader.add_embedders(&projector)?;
         }
     }

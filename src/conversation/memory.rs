@@ -1,21 +1,20 @@
 //! The memory plan of a model with its towers.
 
-use std::path::Path;
-
 use super::{Model, model::Parts, senses::Towers};
 use crate::{
     Error, Result,
+    files::ModelPath,
     generate::{GeneratorOptions, MemoryPlan, no_device},
     runtime::{Device, Opened},
 };
 
 impl Parts {
     /// Bytes that a budget of memory must leave for the towers; 0 without a budget.
-    pub(super) fn towers_within(&self, device: &Device, options: &GeneratorOptions) -> Result<u64> {
+    pub(super) async fn towers_within(&self, device: &Device, options: &GeneratorOptions) -> Result<u64> {
         if options.memory_budget.is_none() || !self.has_towers() {
             return Ok(0);
         }
-        match device.open(&options.gpu)? {
+        match device.open_async(&options.gpu).await? {
             Opened::Gpu(gpu) => Ok(self.senses.memory(&self.config, gpu.capabilities(), options)),
             Opened::Reference => Ok(0),
         }
@@ -36,8 +35,13 @@ impl Model {
     ///
     /// # Errors
     /// As [`MemoryPlan::for_model`] and [`MemoryPlan::for_options`].
-    pub fn memory_plan(path: impl AsRef<Path>, device: &Device, options: GeneratorOptions, towers: Towers) -> Result<MemoryPlan> {
-        let (mut loader, mut parts) = Parts::near_weights(path.as_ref(), None, towers)?;
+    pub fn memory_plan(
+        path: impl Into<ModelPath>,
+        device: &Device,
+        options: GeneratorOptions,
+        towers: Towers,
+    ) -> Result<MemoryPlan> {
+        let (mut loader, mut parts) = Parts::near_weights(&path.into(), None, towers)?;
         let Opened::Gpu(gpu) = device.open(&options.gpu)? else {
             return Err(no_device());
         };

@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -18,8 +17,10 @@ use super::{
 use crate::{
     Result,
     checkpoint::load_with_projector,
+    files::ModelPath,
     gemma::GemmaConfig,
     generate::{CancelToken, GemmaGenerator, GeneratorOptions, ModelStats, OnProgress, SampleOpts},
+    platform,
     prompt::Prompt,
     runtime::{CounterSnapshot, Device, GpuContext, GpuOptions},
     text::{ChatFormat, ChatTemplate, Tokenizer},
@@ -28,6 +29,9 @@ use crate::{
 
 /// Bytes of caches that are kept of prompts, unless [`Model::keep_prompts`] says otherwise.
 const KEPT_PROMPTS: u64 = 256 << 20;
+
+/// The work, as errors name it.
+pub(super) const LOADING: &str = "loading a model";
 
 /// A model on a device: weights, pipelines and tokenizer. Clones are the same model; the memory comes back when the
 /// last clone and the last conversation are gone.
@@ -38,8 +42,8 @@ struct Shared {
     /// The generator that all others of the model descend from.
     base: Mutex<GemmaGenerator>,
     prefix_cache: Mutex<PrefixCache>,
-    /// Held by the thread that recovers the model; never asked for while the base is locked.
-    recovery: Mutex<()>,
+    /// Held by whoever recovers the model; never asked for while the base is locked.
+    recovery: async_lock::Mutex<()>,
     config: GemmaConfig,
     tokenizer: Tokenizer,
     /// Sampling as the files of the model recommend it.
@@ -62,7 +66,11 @@ pub(super) struct Parts {
 
 impl Parts {
     /// Those that the files of a model have, with the towers of a projector that is given, and its weights.
-    pub(super) fn near_weights(path: &Path, projector: Option<&Path>, towers: Towers) -> Result<(Box<dyn WeightLoader>, Self)> {
+    pub(super) fn near_weights(
+        path: &ModelPath,
+        projector: Option<&ModelPath>,
+        towers: Towers,
+    ) -> Result<(Box<dyn WeightLoader>, Self)> {
         // First, as its errors about a path are the clearest.
         let loader = load_with_projector(path, projector)?;
         let config = GemmaConfig::near_weights(path)?;
@@ -74,23 +82,28 @@ impl Parts {
         Ok((loader, Self { config, tokenizer, chat, recommended, senses }))
     }
 
-    pub(super) fn load(mut self, loader: &mut dyn WeightLoader, device: Device, options: GeneratorOptions) -> Result<Model> {
+    pub(super) async fn load(
+        mut self,
+        loader: &mut dyn WeightLoader,
+        device: Device,
+        options: GeneratorOptions,
+    ) -> Result<Model> {
         let options = self.senses.with_room(options, &self.config);
         self.senses.follow(&options);
-        let towers = self.towers_within(&device, &options)?;
+        let towers = self.towers_within(&device, &options).await?;
         let budget = options.memory_budget;
         let options = beside(options, towers);
         let gpu = options.gpu.clone();
         // A plan of memory does not count them.
         let kept = if options.memory_budget.is_some() { 0 } else { KEPT_PROMPTS };
-        let loaded = GemmaGenerator::with_options(self.config, loader, device, options);
+        let loaded = GemmaGenerator::with_options_async(self.config, loader, device, options).await;
         let generator = loaded.map_err(|error| told(error, towers, budget))?;
         let config = generator.config().clone();
         let stop = self.chat.stop_tokens(&self.tokenizer);
         Ok(Model(Arc::new(Shared {
             base: Mutex::new(generator.with_stop_tokens(&stop).without_cache()),
             prefix_cache: Mutex::new(PrefixCache::new(kept)),
-            recovery: Mutex::new(()),
+            recovery: async_lock::Mutex::new(()),
             config,
             tokenizer: self.tokenizer,
             recommended: self.recommended,
@@ -115,9 +128,18 @@ impl Model {
     /// # Errors
     /// As [`GemmaGenerator::from_path`], [`Tokenizer::near_weights`], [`ChatTemplate::near_weights`] and
     /// [`SampleOpts::recommended`]; [`Error::Cancelled`](crate::Error::Cancelled).
-    pub fn open(path: impl AsRef<Path>, device: Device, options: GeneratorOptions) -> Result<Self> {
-        let (mut loader, parts) = Parts::near_weights(path.as_ref(), None, Towers::default())?;
-        parts.load(loader.as_mut(), device, options)
+    pub fn open(path: impl Into<ModelPath>, device: Device, options: GeneratorOptions) -> Result<Self> {
+        platform::wait(LOADING, Self::open_async(path, device, options))
+    }
+
+    /// As [`open`](Self::open), for where no thread may wait for a device, as in a browser: the future waits for it, and
+    /// others of its thread have their turn meanwhile. Elsewhere the thread that polls it does the work. Needs no
+    /// particular executor.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn open_async(path: impl Into<ModelPath>, device: Device, options: GeneratorOptions) -> Result<Self> {
+        Self::open_with_towers_async(path, device, options, Towers::default()).await
     }
 
     /// As [`open`](Self::open), from parts: takes all weights of the loader. Turns are laid out in the built-in format
@@ -150,7 +172,7 @@ impl Model {
     ) -> Result<Self> {
         let senses = Senses::new(Towers::default(), None);
         let parts = Parts { config, tokenizer, chat, recommended: None, senses };
-        parts.load(loader, device, options)
+        platform::wait(LOADING, parts.load(loader, device, options))
     }
 
     /// A new conversation, with no history. Its cache comes when it is needed; under a memory budget at once.
@@ -278,13 +300,26 @@ impl Model {
     /// # Errors
     /// As [`recover`](Self::recover), and [`Error::Cancelled`](crate::Error::Cancelled).
     pub fn recover_with(&self, device: Device, on_progress: Option<OnProgress>, cancel: Option<CancelToken>) -> Result<()> {
+        platform::wait("recovering a model", self.recover_async(device, on_progress, cancel))
+    }
+
+    /// As [`recover_with`](Self::recover_with), as a future like that of [`open_async`](Self::open_async).
+    ///
+    /// # Errors
+    /// As [`recover_with`](Self::recover_with).
+    pub async fn recover_async(
+        &self,
+        device: Device,
+        on_progress: Option<OnProgress>,
+        cancel: Option<CancelToken>,
+    ) -> Result<()> {
         let before = self.0.generation.load(Relaxed);
-        let _recovery = self.0.recovery.lock().unwrap_or_else(PoisonError::into_inner);
+        let _recovery = self.0.recovery.lock().await;
         if self.0.generation.load(Relaxed) != before {
             return Ok(());
         }
         let was = self.base().without_cache();
-        let recovered = was.reloaded(device, &self.0.gpu, on_progress, cancel)?;
+        let recovered = was.reloaded(device, &self.0.gpu, on_progress, cancel).await?;
         let mut base = self.base();
         let replaced = std::mem::replace(&mut *base, recovered);
         let generation = self.0.generation.fetch_add(1, Relaxed) + 1;

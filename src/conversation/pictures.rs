@@ -1,15 +1,19 @@
 //! Pictures in conversations.
 
-use super::{Model, senses::held};
+use super::Model;
 use crate::{
     Error, Result,
     checkpoint::load_towers_from_path,
     gemma::VisionConfig,
     generate::CancelToken,
     image::{Image, PanAndScan},
+    platform,
     text::Part,
     vision::VisionEncoder,
 };
+
+/// The work, as errors name it.
+const LOADING: &str = "loading a tower for pictures";
 
 /// What Gemma 3's processor writes around a picture and its crops. Templates drop the spaces around a text, but not
 /// SentencePiece's sign for a space, which has the same tokens.
@@ -92,7 +96,7 @@ impl Model {
     /// [device](Self::gpu) of the model. [`recover`](Self::recover) lets it go.
     pub fn set_vision(&self, encoder: VisionEncoder) {
         let (_, generation) = self.gpu_now();
-        drop(held(&self.senses().vision).replace((encoder, generation)));
+        self.senses().vision.put(encoder, generation);
     }
 
     /// The tower for pictures, which is loaded if it is not yet. Its soft tokens are [parts](Part) of a message.
@@ -101,7 +105,7 @@ impl Model {
     /// # Errors
     /// [`Error::Unsupported`] as [`picture`](Self::picture); what is wrong with the files, and errors of the device.
     pub fn vision(&self) -> Result<VisionEncoder> {
-        self.load_vision(&CancelToken::new())
+        platform::wait(LOADING, self.load_vision(&CancelToken::new()))
     }
 
     /// As [`vision`](Self::vision), for what may be cancelled: its loading, and all that this handle encodes.
@@ -109,16 +113,24 @@ impl Model {
     /// # Errors
     /// As [`vision`](Self::vision), and [`Error::Cancelled`].
     pub fn vision_with_cancel(&self, cancel: &CancelToken) -> Result<VisionEncoder> {
-        Ok(self.load_vision(cancel)?.with_cancel(cancel.clone()))
+        platform::wait(LOADING, self.vision_async(cancel))
     }
 
-    fn load_vision(&self, cancel: &CancelToken) -> Result<VisionEncoder> {
+    /// As [`vision_with_cancel`](Self::vision_with_cancel), as a future like that of [`open_async`](Self::open_async).
+    ///
+    /// # Errors
+    /// As [`vision_with_cancel`](Self::vision_with_cancel).
+    pub async fn vision_async(&self, cancel: &CancelToken) -> Result<VisionEncoder> {
+        Ok(self.load_vision(cancel).await?.with_cancel(cancel.clone()))
+    }
+
+    async fn load_vision(&self, cancel: &CancelToken) -> Result<VisionEncoder> {
         let senses = self.senses();
         let has_tower = self.config().multimodal.vision.is_some();
-        let load = |gpu| {
+        let load = async |gpu| {
             let mut loader = load_towers_from_path(senses.files("pictures", has_tower)?)?;
-            VisionEncoder::from_loader(self.config(), loader.as_mut(), gpu, senses.options(cancel))
+            VisionEncoder::from_loader_async(self.config(), loader.as_mut(), gpu, senses.options(cancel)).await
         };
-        self.tower(&senses.vision, load)
+        senses.vision.get_or_load(|| self.gpu_now(), load).await
     }
 }

@@ -2,27 +2,28 @@
 // A build without towers has nothing to load.
 #![cfg_attr(not(any(feature = "audio", feature = "vision")), allow(dead_code))]
 
-#[cfg(any(feature = "audio", feature = "vision"))]
-use std::sync::Arc;
-use std::{
-    path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+use super::{
+    Model,
+    model::{LOADING, Parts},
 };
-
-use super::{Model, model::Parts};
 #[cfg(feature = "audio")]
 use crate::hearing::AudioEncoder;
 #[cfg(feature = "vision")]
 use crate::vision::VisionEncoder;
 use crate::{
     Error, Result,
+    files::ModelPath,
     gemma::GemmaConfig,
     generate::{CancelToken, GeneratorOptions},
+    platform,
     runtime::{Capabilities, Device},
     weights::is_gguf,
 };
 #[cfg(any(feature = "audio", feature = "vision"))]
-use crate::{checkpoint::load_towers_from_path, runtime::GpuContext, tower::TowerOptions};
+use crate::{
+    checkpoint::load_towers_from_path,
+    tower::{Slot, TowerOptions},
+};
 
 /// When a model's towers for pictures and sounds are loaded, from the files that the model was opened from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -40,7 +41,7 @@ pub enum Towers {
 pub(super) struct Senses {
     towers: Towers,
     /// The files, for a model that was opened from some.
-    path: Option<PathBuf>,
+    path: Option<ModelPath>,
     /// The options of towers, which follow those of the text.
     #[cfg(any(feature = "audio", feature = "vision"))]
     stock: TowerOptions,
@@ -50,20 +51,17 @@ pub(super) struct Senses {
     pub(super) hearing: Slot<AudioEncoder>,
 }
 
-/// A tower and the recovery of the model whose device it is on.
-pub(super) type Slot<E> = Mutex<Option<(E, u64)>>;
-
 impl Senses {
-    pub(super) fn new(towers: Towers, path: Option<&Path>) -> Self {
+    pub(super) fn new(towers: Towers, path: Option<&ModelPath>) -> Self {
         Self {
             towers,
-            path: path.map(Path::to_path_buf),
+            path: path.cloned(),
             #[cfg(any(feature = "audio", feature = "vision"))]
             stock: TowerOptions::default(),
             #[cfg(feature = "vision")]
-            vision: Mutex::new(None),
+            vision: Slot::default(),
             #[cfg(feature = "audio")]
-            hearing: Mutex::new(None),
+            hearing: Slot::default(),
         }
     }
 
@@ -126,15 +124,14 @@ impl Senses {
 
     /// Lets the towers go that are held.
     pub(super) fn forget(&self) {
-        // Freeing a device's memory may take time, so it is done while nobody waits.
         #[cfg(feature = "vision")]
-        drop(held(&self.vision).take());
+        self.vision.clear();
         #[cfg(feature = "audio")]
-        drop(held(&self.hearing).take());
+        self.hearing.clear();
     }
 
     /// The files to load the tower for `what` from, which the configuration has where `has_tower`.
-    pub(super) fn files(&self, what: &str, has_tower: bool) -> Result<&Path> {
+    pub(super) fn files(&self, what: &str, has_tower: bool) -> Result<&ModelPath> {
         let refuse = |problem: &str| Err(Error::Unsupported(format!("{what} with {problem}")));
         match &self.path {
             _ if self.towers == Towers::Never => refuse("a model that was opened with Towers::Never; open it with Towers::Lazy"),
@@ -151,17 +148,31 @@ impl Senses {
     }
 }
 
-pub(super) fn held<T>(slot: &Mutex<T>) -> MutexGuard<'_, T> {
-    slot.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Model {
     /// As [`open`](Self::open), with a choice of when the towers for pictures and sounds are loaded.
     ///
     /// # Errors
     /// As [`open`](Self::open); with [`Towers::AtLoad`] those of loading a tower that the model has.
-    pub fn open_with_towers(path: impl AsRef<Path>, device: Device, options: GeneratorOptions, towers: Towers) -> Result<Self> {
-        Self::open_files(path.as_ref(), None, device, options, towers)
+    pub fn open_with_towers(
+        path: impl Into<ModelPath>,
+        device: Device,
+        options: GeneratorOptions,
+        towers: Towers,
+    ) -> Result<Self> {
+        platform::wait(LOADING, Self::open_with_towers_async(path, device, options, towers))
+    }
+
+    /// As [`open_with_towers`](Self::open_with_towers), as a future like that of [`open_async`](Self::open_async).
+    ///
+    /// # Errors
+    /// As [`open_with_towers`](Self::open_with_towers).
+    pub async fn open_with_towers_async(
+        path: impl Into<ModelPath>,
+        device: Device,
+        options: GeneratorOptions,
+        towers: Towers,
+    ) -> Result<Self> {
+        Self::open_files(&path.into(), None, device, options, towers).await
     }
 
     /// As [`open_with_towers`](Self::open_with_towers), with the file of a projector: llama.cpp's `mmproj` of the same
@@ -180,56 +191,43 @@ impl Model {
     /// # Errors
     /// As [`open_with_towers`](Self::open_with_towers) and [`GemmaConfig::with_projector`].
     pub fn open_with_projector(
-        path: impl AsRef<Path>,
-        projector: impl AsRef<Path>,
+        path: impl Into<ModelPath>,
+        projector: impl Into<ModelPath>,
         device: Device,
         options: GeneratorOptions,
         towers: Towers,
     ) -> Result<Self> {
-        Self::open_files(path.as_ref(), Some(projector.as_ref()), device, options, towers)
+        platform::wait(LOADING, Self::open_files(&path.into(), Some(&projector.into()), device, options, towers))
     }
 
-    fn open_files(
-        path: &Path,
-        projector: Option<&Path>,
+    async fn open_files(
+        path: &ModelPath,
+        projector: Option<&ModelPath>,
         device: Device,
         options: GeneratorOptions,
         towers: Towers,
     ) -> Result<Self> {
         let cancel = options.cancel.clone().unwrap_or_default();
         let (mut loader, parts) = Parts::near_weights(path, projector, towers)?;
-        let model = parts.load(loader.as_mut(), device, options)?;
+        let model = parts.load(loader.as_mut(), device, options).await?;
         if towers == Towers::AtLoad {
-            model.load_towers(&cancel)?;
+            model.load_towers(&cancel).await?;
         }
         Ok(model)
     }
 
     /// Loads the towers that the model has and this build computes, unless `cancel` is cancelled.
     #[cfg_attr(not(any(feature = "audio", feature = "vision")), allow(unused_variables))]
-    fn load_towers(&self, cancel: &CancelToken) -> Result<()> {
+    async fn load_towers(&self, cancel: &CancelToken) -> Result<()> {
         #[cfg(feature = "vision")]
         if self.config().multimodal.vision.is_some() {
-            self.vision_with_cancel(cancel)?;
+            self.vision_async(cancel).await?;
         }
         #[cfg(feature = "audio")]
         if self.config().multimodal.audio_tower.is_some() {
-            self.hearing_with_cancel(cancel)?;
+            self.hearing_async(cancel).await?;
         }
         Ok(())
-    }
-
-    /// The tower of `slot`, or the one that `load` loads, on the device of the model as it is now.
-    #[cfg(any(feature = "audio", feature = "vision"))]
-    pub(super) fn tower<E: Clone>(&self, slot: &Slot<E>, load: impl FnOnce(Option<Arc<GpuContext>>) -> Result<E>) -> Result<E> {
-        let mut held = held(slot);
-        let (gpu, generation) = self.gpu_now();
-        if let Some((encoder, _)) = held.as_ref().filter(|(_, of)| *of == generation) {
-            return Ok(encoder.clone());
-        }
-        // First, so that there is room for the new one.
-        *held = None;
-        Ok(held.insert((load(gpu)?, generation)).0.clone())
     }
 
     /// Lets the towers go. Their memory comes back when no encoding is under way; the next picture or sound loads its

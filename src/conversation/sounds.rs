@@ -1,7 +1,12 @@
 //! Sounds in conversations.
 
-use super::{Model, senses::held};
-use crate::{Result, audio::Audio, checkpoint::load_towers_from_path, generate::CancelToken, hearing::AudioEncoder, text::Part};
+use super::Model;
+use crate::{
+    Result, audio::Audio, checkpoint::load_towers_from_path, generate::CancelToken, hearing::AudioEncoder, platform, text::Part,
+};
+
+/// The work, as errors name it.
+const LOADING: &str = "loading a tower for sounds";
 
 impl Model {
     /// A clip as a part of a message. The first one loads the tower, on the model's device. A clip that was heard before
@@ -39,7 +44,7 @@ impl Model {
     /// be on the [device](Self::gpu) of the model. [`recover`](Self::recover) lets it go.
     pub fn set_hearing(&self, encoder: AudioEncoder) {
         let (_, generation) = self.gpu_now();
-        drop(held(&self.senses().hearing).replace((encoder, generation)));
+        self.senses().hearing.put(encoder, generation);
     }
 
     /// The tower for sounds, which is loaded if it is not yet. Its soft tokens are [parts](Part) of a message. Encoding
@@ -48,7 +53,7 @@ impl Model {
     /// # Errors
     /// [`Error::Unsupported`](crate::Error::Unsupported) as [`sound`](Self::sound); what is wrong with the files, and errors of the device.
     pub fn hearing(&self) -> Result<AudioEncoder> {
-        self.load_hearing(&CancelToken::new())
+        platform::wait(LOADING, self.load_hearing(&CancelToken::new()))
     }
 
     /// As [`hearing`](Self::hearing), for what may be cancelled: its loading, and all that this handle encodes.
@@ -56,16 +61,24 @@ impl Model {
     /// # Errors
     /// As [`hearing`](Self::hearing), and [`Error::Cancelled`](crate::Error::Cancelled).
     pub fn hearing_with_cancel(&self, cancel: &CancelToken) -> Result<AudioEncoder> {
-        Ok(self.load_hearing(cancel)?.with_cancel(cancel.clone()))
+        platform::wait(LOADING, self.hearing_async(cancel))
     }
 
-    fn load_hearing(&self, cancel: &CancelToken) -> Result<AudioEncoder> {
+    /// As [`hearing_with_cancel`](Self::hearing_with_cancel), as a future like that of [`open_async`](Self::open_async).
+    ///
+    /// # Errors
+    /// As [`hearing_with_cancel`](Self::hearing_with_cancel).
+    pub async fn hearing_async(&self, cancel: &CancelToken) -> Result<AudioEncoder> {
+        Ok(self.load_hearing(cancel).await?.with_cancel(cancel.clone()))
+    }
+
+    async fn load_hearing(&self, cancel: &CancelToken) -> Result<AudioEncoder> {
         let senses = self.senses();
         let has_tower = self.config().multimodal.audio_tower.is_some();
-        let load = |gpu| {
+        let load = async |gpu| {
             let mut loader = load_towers_from_path(senses.files("sounds", has_tower)?)?;
-            AudioEncoder::from_loader(self.config(), loader.as_mut(), gpu, senses.options(cancel))
+            AudioEncoder::from_loader_async(self.config(), loader.as_mut(), gpu, senses.options(cancel)).await
         };
-        self.tower(&senses.hearing, load)
+        senses.hearing.get_or_load(|| self.gpu_now(), load).await
     }
 }

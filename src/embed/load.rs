@@ -1,9 +1,6 @@
 //! How an embedder comes to be.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex},
-};
+use std::sync::{Arc, Mutex};
 
 use super::{
     GemmaEmbedder, TaskPrompts,
@@ -13,8 +10,10 @@ use super::{
 use crate::{
     Error, Result,
     checkpoint::load_from_path,
+    files::ModelPath,
     gemma::{GemmaConfig, GemmaFlow, family::Pooling},
     generate::{CancelToken, FlowHook, OnProgress},
+    platform,
     profile::CompileProfile,
     runtime::{Device, GpuOptions, Opened, Session},
     weights::{Quantise, QuantisedLoader, SentenceSettings, WeightLoader, WeightMap, is_gguf},
@@ -58,7 +57,7 @@ pub struct EmbedderOptions {
     /// The checkpoint that has the towers for pictures and sounds, each of which is loaded when it is first asked for
     /// ([`near_weights`](Self::near_weights): that of the weights). Without one there is no room for them in the plan
     /// of memory, and their soft tokens come from elsewhere. No effect for a model of texts. Default: none.
-    pub towers: Option<PathBuf>,
+    pub towers: Option<ModelPath>,
     /// Load progress.
     pub on_progress: Option<OnProgress>,
     /// Changes the flow; see [`with_flow`](Self::with_flow).
@@ -74,16 +73,16 @@ impl EmbedderOptions {
     /// # Errors
     /// As [`CompileProfile::near_weights`] and [`TaskPrompts::near_weights`]; [`Error::Unsupported`] for texts that are
     /// to be lower-cased.
-    pub fn near_weights(weights: impl AsRef<Path>) -> Result<Self> {
+    pub fn near_weights(weights: impl Into<ModelPath>) -> Result<Self> {
+        let weights = weights.into();
         let profile = CompileProfile::near_weights(&weights, false)?;
-        let settings =
-            if is_gguf(weights.as_ref()) { SentenceSettings::default() } else { SentenceSettings::beside(weights.as_ref())? };
+        let settings = if is_gguf(&weights) { SentenceSettings::default() } else { SentenceSettings::beside(&weights)? };
         Ok(Self {
             profile,
             prompts: TaskPrompts::new(settings.prompts),
             truncate_dim: settings.truncate_dim,
             max_seq_length: settings.max_seq_length,
-            towers: Some(weights.as_ref().to_path_buf()),
+            towers: Some(weights),
             ..Self::default()
         })
     }
@@ -115,8 +114,8 @@ impl GemmaEmbedder {
     ///
     /// # Errors
     /// As [`with_options`](Self::with_options), and what is wrong with the files.
-    pub fn from_path(path: impl AsRef<Path>, device: Device) -> Result<Self> {
-        let path = path.as_ref();
+    pub fn from_path(path: impl Into<ModelPath>, device: Device) -> Result<Self> {
+        let path: &ModelPath = &path.into();
         let config = GemmaConfig::near_weights(path)?;
         let options = EmbedderOptions::near_weights(path)?;
         Self::with_options(config, load_from_path(path)?.as_mut(), device, options)
@@ -137,6 +136,21 @@ impl GemmaEmbedder {
     /// out of their range; a weight that is missing or misshapen; a device that cannot be opened or is too small;
     /// [`Error::DoesNotFit`] under a budget; [`Error::Cancelled`].
     pub fn with_options(
+        config: GemmaConfig,
+        loader: &mut dyn WeightLoader,
+        device: Device,
+        options: EmbedderOptions,
+    ) -> Result<Self> {
+        platform::wait("loading an embedder", Self::with_options_async(config, loader, device, options))
+    }
+
+    /// As [`with_options`](Self::with_options), for where no thread may wait for a device, as in a browser: the future
+    /// waits for it, and others of its thread have their turn meanwhile. Elsewhere the thread that polls it does the
+    /// work.
+    ///
+    /// # Errors
+    /// As [`with_options`](Self::with_options).
+    pub async fn with_options_async(
         config: GemmaConfig,
         loader: &mut dyn WeightLoader,
         device: Device,
@@ -165,7 +179,7 @@ impl GemmaEmbedder {
                  --sentence-transformers-dense-modules)?"
             );
         }
-        let session = match device.open(&options.gpu)? {
+        let session = match device.open_async(&options.gpu).await? {
             Opened::Gpu(context) => {
                 if options.memory_budget.is_some() {
                     plan(&config, &single.params, context.capabilities(), &options)?.check()?;
@@ -174,7 +188,7 @@ impl GemmaEmbedder {
             }
             Opened::Reference => Session::reference(),
         };
-        let resident = session.load_with(&single.params, options.on_progress)?;
+        let resident = session.load_async(&single.params, options.on_progress).await?;
         let weights = WeightMap::from_tensors(single.params.values().cloned().collect());
         let width = config.embedding_width();
         let dimensions = options.truncate_dim.unwrap_or(width).min(width);

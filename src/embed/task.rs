@@ -1,10 +1,11 @@
 //! The purpose of an embedding, and its prompt.
 
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
 
 use crate::{
     Error, Result,
     error::EmbeddingError,
+    files::ModelPath,
     weights::{SentenceSettings, is_gguf},
 };
 
@@ -85,11 +86,12 @@ impl TaskPrompts {
     ///
     /// # Errors
     /// [`Error::Io`] and [`Error::Format`] for a file that cannot be read.
-    pub fn near_weights(weights: impl AsRef<Path>) -> Result<Self> {
-        if is_gguf(weights.as_ref()) {
+    pub fn near_weights(weights: impl Into<ModelPath>) -> Result<Self> {
+        let weights = weights.into();
+        if is_gguf(&weights) {
             return Ok(Self::default());
         }
-        Ok(Self { named: SentenceSettings::beside(weights.as_ref())?.prompts })
+        Ok(Self { named: SentenceSettings::beside(&weights)?.prompts })
     }
 
     /// The names of the checkpoint's own prompts.

@@ -1,9 +1,6 @@
 //! The towers of an embedder, each loaded when a picture is first shown or a sound first heard.
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::Arc;
 
 use super::{EmbedderOptions, GemmaEmbedder};
 #[cfg(all(feature = "audio", feature = "tokenizer"))]
@@ -19,30 +16,32 @@ use crate::vision::VisionEncoder;
 use crate::{
     Error, Result,
     checkpoint::load_towers_from_path,
+    files::ModelPath,
     gemma::GemmaConfig,
+    platform,
     runtime::{Capabilities, GpuContext},
-    tower::{TowerMemory, TowerOptions},
+    tower::{Slot, TowerMemory, TowerOptions},
     weights::WeightLoader,
 };
 
 /// What an embedder has of its towers.
 pub(super) struct Towers {
     /// The files.
-    path: Option<PathBuf>,
+    path: Option<ModelPath>,
     #[cfg(feature = "vision")]
-    vision: Mutex<Option<VisionEncoder>>,
+    vision: Slot<VisionEncoder>,
     #[cfg(feature = "audio")]
-    hearing: Mutex<Option<AudioEncoder>>,
+    hearing: Slot<AudioEncoder>,
 }
 
 impl Towers {
-    pub(super) fn new(path: Option<PathBuf>) -> Self {
+    pub(super) fn new(path: Option<ModelPath>) -> Self {
         Self {
             path,
             #[cfg(feature = "vision")]
-            vision: Mutex::new(None),
+            vision: Slot::default(),
             #[cfg(feature = "audio")]
-            hearing: Mutex::new(None),
+            hearing: Slot::default(),
         }
     }
 }
@@ -70,31 +69,21 @@ pub(super) fn memory(config: &GemmaConfig, device: &Capabilities, options: &Embe
 }
 
 impl GemmaEmbedder {
-    /// The tower of `slot`, or the one that `load` makes of the weights in the files, which the configuration has where
-    /// `has_tower`.
-    fn tower<E: Clone>(
-        &self,
-        slot: &Mutex<Option<E>>,
-        (what, has_tower): (&str, bool),
-        load: impl FnOnce(&mut dyn WeightLoader, Option<Arc<GpuContext>>) -> Result<E>,
-    ) -> Result<E> {
+    /// The weights of towers, which the configuration has where `has_tower`.
+    fn tower_weights(&self, what: &str, has_tower: bool) -> Result<Box<dyn WeightLoader>> {
         let refuse = |problem: &str| Err(Error::Unsupported(format!("{what} with {problem}")));
-        let mut held = slot.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(encoder) = &*held {
-            return Ok(encoder.clone());
+        match &self.model.towers.path {
+            _ if !has_tower => refuse("a model whose configuration has no tower for them; EmbeddingGemma 2 has one"),
+            Some(path) => load_towers_from_path(path),
+            None => refuse(
+                "an embedder that knows no files of towers; name the checkpoint (EmbedderOptions::towers), or give it the \
+                 soft tokens of an encoder",
+            ),
         }
-        let path = match &self.model.towers.path {
-            _ if !has_tower => return refuse("a model whose configuration has no tower for them; EmbeddingGemma 2 has one"),
-            Some(path) => path,
-            None => {
-                return refuse(
-                    "an embedder that knows no files of towers; name the checkpoint (EmbedderOptions::towers), or give it \
-                     the soft tokens of an encoder",
-                );
-            }
-        };
-        let gpu = self.model.session.context().cloned();
-        Ok(held.insert(load(load_towers_from_path(path)?.as_mut(), gpu)?).clone())
+    }
+
+    fn gpu(&self) -> (Option<Arc<GpuContext>>, u64) {
+        (self.model.session.context().cloned(), 0)
     }
 }
 
@@ -120,10 +109,22 @@ impl GemmaEmbedder {
     /// [`Error::Unsupported`] for a model that sees no pictures, or of which the tower is not computed, and where there
     /// are no files to load it from; what is wrong with the files, and errors of the device.
     pub fn vision(&self) -> Result<VisionEncoder> {
+        platform::wait("loading a tower for pictures", self.vision_async())
+    }
+
+    /// As [`vision`](Self::vision), for where no thread may wait for a device, as in a browser: the future waits for it.
+    /// Elsewhere the thread that polls it does the work.
+    ///
+    /// # Errors
+    /// As [`vision`](Self::vision).
+    pub async fn vision_async(&self) -> Result<VisionEncoder> {
         let config = self.config();
-        let load = |loader: &mut dyn WeightLoader, gpu| VisionEncoder::from_loader(config, loader, gpu, TowerOptions::default());
-        let pictures = ("pictures", config.multimodal.vision.is_some());
-        Ok(self.tower(&self.model.towers.vision, pictures, load)?.with_cancel(self.cancel.clone()))
+        let load = async |gpu| {
+            let mut loader = self.tower_weights("pictures", config.multimodal.vision.is_some())?;
+            VisionEncoder::from_loader_async(config, loader.as_mut(), gpu, TowerOptions::default()).await
+        };
+        let encoder = self.model.towers.vision.get_or_load(|| self.gpu(), load).await?;
+        Ok(encoder.with_cancel(self.cancel.clone()))
     }
 }
 
@@ -148,9 +149,21 @@ impl GemmaEmbedder {
     /// [`Error::Unsupported`] for a model that hears nothing, or of which the tower is not computed, and where there
     /// are no files to load it from; what is wrong with the files, and errors of the device.
     pub fn hearing(&self) -> Result<AudioEncoder> {
+        platform::wait("loading a tower for sounds", self.hearing_async())
+    }
+
+    /// As [`hearing`](Self::hearing), for where no thread may wait for a device, as in a browser: the future waits for it.
+    /// Elsewhere the thread that polls it does the work.
+    ///
+    /// # Errors
+    /// As [`hearing`](Self::hearing).
+    pub async fn hearing_async(&self) -> Result<AudioEncoder> {
         let config = self.config();
-        let load = |loader: &mut dyn WeightLoader, gpu| AudioEncoder::from_loader(config, loader, gpu, TowerOptions::default());
-        let sounds = ("sounds", config.multimodal.audio_tower.is_some());
-        Ok(self.tower(&self.model.towers.hearing, sounds, load)?.with_cancel(self.cancel.clone()))
+        let load = async |gpu| {
+            let mut loader = self.tower_weights("sounds", config.multimodal.audio_tower.is_some())?;
+            AudioEncoder::from_loader_async(config, loader.as_mut(), gpu, TowerOptions::default()).await
+        };
+        let encoder = self.model.towers.hearing.get_or_load(|| self.gpu(), load).await?;
+        Ok(encoder.with_cancel(self.cancel.clone()))
     }
 }

@@ -27,10 +27,7 @@ mod types;
 mod unknown;
 mod validate;
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::collections::BTreeMap;
 
 pub use audio::{AudioConfig, ConformerConfig, ConformerKind, UnifiedAudioConfig};
 pub use drafter::{Centroids, GemmaDrafterConfig};
@@ -50,7 +47,7 @@ pub use types::{
 };
 pub(super) use validate::{MOST_DENSE, MOST_STREAMS};
 
-use crate::{Result, weights::FileLimits};
+use crate::{Result, files::ModelPath, weights::FileLimits};
 
 /// A model's configuration: the fields of Hugging Face's `config.json` (its text part), with absent ones resolved to
 /// the family's defaults.
@@ -146,8 +143,8 @@ impl GemmaConfig {
     /// [`Error::Unsupported`](crate::Error::Unsupported) as [`from_json`](Self::from_json), with the file's name in
     /// front, and for modules of a text embedding model that this crate does not compute;
     /// [`Error::Format`](crate::Error::Format) for a `modules.json` that is none.
-    pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
-        json::from_file(path.as_ref())
+    pub fn from_file(path: impl Into<ModelPath>) -> Result<Self> {
+        json::from_file(&path.into())
     }
 
     /// Reads the metadata of a GGUF file (of one in parts: the first), and the towers of the projector's file beside
@@ -163,7 +160,7 @@ impl GemmaConfig {
     /// [`GgufLoader::from_file`](crate::checkpoint::GgufLoader::from_file); [`Error::Config`](crate::Error::Config) and
     /// [`Error::Unsupported`](crate::Error::Unsupported) as [`from_json`](Self::from_json), with the file's name in
     /// front.
-    pub fn from_gguf(path: impl AsRef<Path>) -> Result<Self> {
+    pub fn from_gguf(path: impl Into<ModelPath>) -> Result<Self> {
         Self::from_gguf_with(path, FileLimits::default())
     }
 
@@ -171,8 +168,8 @@ impl GemmaConfig {
     ///
     /// # Errors
     /// As [`from_gguf`](Self::from_gguf).
-    pub fn from_gguf_with(path: impl AsRef<Path>, limits: FileLimits) -> Result<Self> {
-        gguf::from_file(path.as_ref(), limits)
+    pub fn from_gguf_with(path: impl Into<ModelPath>, limits: FileLimits) -> Result<Self> {
+        gguf::from_file(&path.into(), limits)
     }
 
     /// The configuration of a GGUF file's text model with the towers of a projector's file, as llama.cpp has them apart
@@ -182,13 +179,13 @@ impl GemmaConfig {
     /// [`Error::Io`](crate::Error::Io) and [`Error::Format`](crate::Error::Format) as [`from_gguf`](Self::from_gguf);
     /// [`Error::Config`](crate::Error::Config) for a file of another kind, or of a model of another family or width;
     /// [`Error::Unsupported`](crate::Error::Unsupported) for the projector of a model that this crate does not run.
-    pub fn with_projector(&self, path: impl AsRef<Path>) -> Result<Self> {
-        projector::add(self, path.as_ref())
+    pub fn with_projector(&self, path: impl Into<ModelPath>) -> Result<Self> {
+        projector::add(self, &path.into())
     }
 
     /// As [`with_projector`](Self::with_projector) where the file at `path` is a projector's; unchanged for others.
     #[cfg(any(feature = "audio", feature = "vision"))]
-    pub(crate) fn with_towers_of(&self, path: &Path) -> Result<std::borrow::Cow<'_, Self>> {
+    pub(crate) fn with_towers_of(&self, path: &ModelPath) -> Result<std::borrow::Cow<'_, Self>> {
         use std::borrow::Cow;
         let is_projector = crate::weights::is_gguf(path) && is_projector(&projector::open(path)?);
         if is_projector { self.with_projector(path).map(Cow::Owned) } else { Ok(Cow::Borrowed(self)) }
@@ -200,7 +197,7 @@ impl GemmaConfig {
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) where several are, by their names; what is wrong with the file where
     /// none can be taken.
-    pub(crate) fn projector_beside(text: &Path) -> Result<Option<PathBuf>> {
+    pub(crate) fn projector_beside(text: &ModelPath) -> Result<Option<ModelPath>> {
         gguf::projector_beside(text)
     }
 
@@ -209,13 +206,9 @@ impl GemmaConfig {
     ///
     /// # Errors
     /// As [`from_gguf`](Self::from_gguf) and [`from_file`](Self::from_file).
-    pub fn near_weights(weights: impl AsRef<Path>) -> Result<Self> {
-        let path = weights.as_ref();
-        match path.parent() {
-            _ if crate::weights::is_gguf(path) => Self::from_gguf(path),
-            Some(folder) if !path.is_dir() => Self::from_file(folder.join("config.json")),
-            _ => Self::from_file(path),
-        }
+    pub fn near_weights(weights: impl Into<ModelPath>) -> Result<Self> {
+        let path: &ModelPath = &weights.into();
+        if crate::weights::is_gguf(path) { Self::from_gguf(path) } else { Self::from_file(path.folder().join("config.json")) }
     }
 
     /// Reads the text of a `config.json`: a text model, or a wrapper (`gemma3`, `gemma3n`, `gemma4`, `gemma4_unified`,

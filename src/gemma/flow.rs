@@ -2,15 +2,12 @@
 
 mod assemble;
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{fmt, sync::Arc};
 
 use super::{GemmaConfig, GemmaLayerCtx};
 use crate::{
     Result,
+    files::ModelPath,
     flow::{Adapter, BuiltModel, EmitContext, FlowStage, ModelFlow, Projection},
     ir::NodeId,
     profile::CompileProfile,
@@ -47,7 +44,7 @@ enum ProfileSource {
     /// The caller.
     Given(CompileProfile),
     /// The file beside these weights.
-    Near(PathBuf),
+    Near(ModelPath),
 }
 
 type LayerHook = dyn Fn(GemmaLayerCtx) -> FlowStage + Send + Sync;
@@ -296,8 +293,8 @@ impl<'a> GemmaFlow<'a> {
 
     /// Compiles as the file [`GEMMA_PROFILE_FILE`](crate::profile::GEMMA_PROFILE_FILE) beside the weights says for the
     /// mode that the flow has when it is built; as the mode's preset where there is none.
-    pub fn profile_near(mut self, weights: &Path) -> Self {
-        self.profile = ProfileSource::Near(weights.to_path_buf());
+    pub fn profile_near(mut self, weights: impl Into<ModelPath>) -> Self {
+        self.profile = ProfileSource::Near(weights.into());
         self
     }
 

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -10,6 +9,7 @@ use super::{ModelGraphs, token_order::TokenOrder};
 use crate::{
     Error, Result,
     checkpoint::load_from_path,
+    files::ModelPath,
     flow::BuiltModel,
     gemma::{GemmaDrafterConfig, TARGET_EMBED, TOKEN_ORDER, WeightPosition, drafter_flow},
     ir::DType,
@@ -55,7 +55,8 @@ impl Drafter {
     /// # Errors
     /// As [`GemmaDrafterConfig::near_weights`], [`load_from_path`] and [`from_loader`](Self::from_loader). A drafter of another model is
     /// refused when it is given to a generator.
-    pub fn from_path(path: impl AsRef<Path>) -> Result<Self> {
+    pub fn from_path(path: impl Into<ModelPath>) -> Result<Self> {
+        let path = path.into();
         let config = GemmaDrafterConfig::near_weights(&path)?;
         Self::from_loader(config, load_from_path(path)?.as_mut())
     }

@@ -1,6 +1,6 @@
 //! The memory plan of a model, before anything is allocated.
 
-use std::{fmt, path::Path};
+use std::fmt;
 
 use super::{
     GeneratorOptions, ModelGraphs, PREFILL_CHUNK, Profiles,
@@ -9,6 +9,7 @@ use super::{
 use crate::{
     Error, Result,
     checkpoint::load_from_path,
+    files::ModelPath,
     gemma::GemmaConfig,
     runtime::{Capabilities, Device, Opened},
     weights::WeightLoader,
@@ -78,8 +79,8 @@ impl MemoryPlan {
     /// Those of reading the files, as [`GemmaGenerator::from_path`](super::GemmaGenerator::from_path); as
     /// [`Device::open`]; as [`for_options`](Self::for_options); [`Error::Unsupported`] for the reference, which has no
     /// device.
-    pub fn for_model(path: impl AsRef<Path>, context: usize, device: Device) -> Result<Self> {
-        let path = path.as_ref();
+    pub fn for_model(path: impl Into<ModelPath>, context: usize, device: Device) -> Result<Self> {
+        let path: &ModelPath = &path.into();
         let config = GemmaConfig::near_weights(path)?;
         let options = GeneratorOptions { context: Some(context), ..GeneratorOptions::near_weights(path)? };
         match device.open(&options.gpu)? {

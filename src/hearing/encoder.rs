@@ -4,7 +4,7 @@ mod graph;
 
 pub use graph::{clip_graph, clip_inputs, clip_profile};
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use crate::{
     Error, Result,
@@ -12,6 +12,7 @@ use crate::{
     cancel::CancelToken,
     checkpoint::load_towers_from_path,
     error::{GraphError, PromptError},
+    files::ModelPath,
     gemma::{
         AudioConfig, ConformerConfig, ConformerKind, GemmaConfig, MediaTokens,
         audio::{FRAME_MULTIPLE, MASK_HALF, MASK_QUARTER, SHARE_HALF, SHARE_QUARTER},
@@ -72,7 +73,7 @@ impl AudioEncoder {
     ///
     /// # Errors
     /// As [`from_loader`](Self::from_loader) and [`load_towers_from_path`], and what is wrong with the files.
-    pub fn from_path(config: &GemmaConfig, path: impl AsRef<Path>, gpu: Option<Arc<GpuContext>>) -> Result<Self> {
+    pub fn from_path(config: &GemmaConfig, path: impl Into<ModelPath>, gpu: Option<Arc<GpuContext>>) -> Result<Self> {
         Self::from_path_with(config, path, gpu, TowerOptions::default())
     }
 
@@ -82,11 +83,12 @@ impl AudioEncoder {
     /// As [`from_path`](Self::from_path).
     pub fn from_path_with(
         config: &GemmaConfig,
-        path: impl AsRef<Path>,
+        path: impl Into<ModelPath>,
         gpu: Option<Arc<GpuContext>>,
         options: TowerOptions,
     ) -> Result<Self> {
-        let config = config.with_towers_of(path.as_ref())?;
+        let path = path.into();
+        let config = config.with_towers_of(&path)?;
         let mut loader = load_towers_from_path(path)?;
         Self::from_loader(&config, loader.as_mut(), gpu, options)
     }
@@ -102,6 +104,21 @@ impl AudioEncoder {
         gpu: Option<Arc<GpuContext>>,
         options: TowerOptions,
     ) -> Result<Self> {
+        platform::wait("loading a tower", Self::from_loader_async(config, loader, gpu, options))
+    }
+
+    /// As [`from_loader`](Self::from_loader), for where no thread may wait for a device, as in a browser: the future
+    /// waits for it, and others of its thread have their turn meanwhile. Elsewhere the thread that polls it does the
+    /// work.
+    ///
+    /// # Errors
+    /// As [`from_loader`](Self::from_loader).
+    pub async fn from_loader_async(
+        config: &GemmaConfig,
+        loader: &mut dyn WeightLoader,
+        gpu: Option<Arc<GpuContext>>,
+        options: TowerOptions,
+    ) -> Result<Self> {
         let audio = tower_of(config)?;
         let no_ids = || {
             let of_gguf = "in a GGUF file they are the places of <start_of_audio> or <|audio> and its like in the vocabulary";
@@ -111,7 +128,7 @@ impl AudioEncoder {
         let width = config.hidden_size;
         let tower = audio.clone();
         let flow = Box::new(move |frames| tower.flow(width, frames));
-        let tower = Tower::new(flow, FIRST_SIZE, loader, gpu, &options.computing(audio.compute()))?;
+        let tower = Tower::new(flow, FIRST_SIZE, loader, gpu, &options.computing(audio.compute())).await?;
         let shared = Arc::new(Shared { config: audio, width, ids, tower });
         Ok(Self { shared, cancel: CancelToken::new() })
     }

@@ -187,7 +187,7 @@ fn bring(model: &HubModel, text: Option<&str>, options: HubOptions) -> Result<Br
         None if listing.has(WEIGHTS) => checkpoint(&listing.files, [WEIGHTS.to_string()]),
         None if listing.has(INDEX) => {
             transfer.fetch(&[INDEX.to_string()])?;
-            checkpoint(&listing.files, name::plain(&folder.join(INDEX), index_shards(&folder.join(INDEX))?)?)
+            checkpoint(&listing.files, name::plain(&folder.join(INDEX), index_shards(&folder.join(INDEX).into())?)?)
         }
         None => return Err(no_weights(model, &listing.files)),
     };
@@ -222,7 +222,7 @@ fn in_cache(model: &HubModel, store: &Store) -> Result<PathBuf> {
     let config = find(CONFIG)?;
     if store.find(WEIGHTS).is_none() {
         let index = store.find(INDEX).ok_or_else(|| store.absent(WEIGHTS))?;
-        for shard in name::plain(&index, index_shards(&index)?)? {
+        for shard in name::plain(&index, index_shards(&index.as_path().into())?)? {
             find(&shard)?;
         }
     }

@@ -1,9 +1,7 @@
 //! The adapter's file in a folder.
 
-use std::path::{Path, PathBuf};
-
 use super::refuse;
-use crate::{Error, Result, text_file};
+use crate::{Error, Result, files::ModelPath, text_file};
 
 /// PEFT's file of weights.
 pub(super) const PEFT: &str = "adapter_model.safetensors";
@@ -16,23 +14,21 @@ pub(super) const CONFIG: &str = "adapter_config.json";
 
 /// An adapter's file of weights.
 pub(super) enum Found {
-    Peft(PathBuf),
-    Mlx(PathBuf),
-    Gguf(PathBuf),
+    Peft(ModelPath),
+    Mlx(ModelPath),
+    Gguf(ModelPath),
 }
 
 /// The adapter in a folder.
-pub(super) fn in_folder(folder: &Path) -> Result<Found> {
+pub(super) fn in_folder(folder: &ModelPath) -> Result<Found> {
     let at = |name: &str| Some(folder.join(name)).filter(|path| path.is_file());
     match (at(PEFT), at(MLX)) {
         (Some(peft), _) => return Ok(Found::Peft(peft)),
         (None, Some(mlx)) => return Ok(Found::Mlx(mlx)),
         (None, None) => {}
     }
-    let io = |source| Error::Io { path: folder.to_path_buf(), source };
-    let names = std::fs::read_dir(folder).map_err(io)?.map(|entry| entry.map(|entry| entry.path()));
-    let mut files = names.collect::<std::io::Result<Vec<_>>>().map_err(io)?;
-    files.retain(|path| path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf")));
+    let mut files = folder.entries().map_err(|source| Error::Io { path: folder.to_path_buf(), source })?;
+    files.retain(|path| path.has_extension("gguf"));
     if let [gguf] = &files[..] {
         return Ok(Found::Gguf(gguf.clone()));
     }
@@ -44,9 +40,9 @@ pub(super) fn in_folder(folder: &Path) -> Result<Found> {
 }
 
 /// The configuration beside a file of weights.
-pub(super) fn config_beside(weights: &Path) -> Result<(PathBuf, String)> {
+pub(super) fn config_beside(weights: &ModelPath) -> Result<(ModelPath, String)> {
     let path = weights.with_file_name(CONFIG);
-    if !path.exists() {
+    if !path.is_file() {
         return Err(refuse(weights, format!("there is no {CONFIG} beside it, which says what the weights are scaled by")));
     }
     let text = text_file::read(&path)?;

@@ -1,6 +1,6 @@
 //! An adapter as llama.cpp's `convert_lora_to_gguf.py` writes it.
 
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
 
 use super::{
     Lora, LoraPart,
@@ -10,13 +10,14 @@ use super::{
 };
 use crate::{
     Result,
+    files::ModelPath,
     gemma::{GemmaArch, GemmaConfig, WeightPosition},
     ir::DType,
     weights::{GgufFiles, GgufMetadata, ReadMode, ReadOptions},
 };
 
 /// Opens an adapter.
-pub(super) fn open(path: &Path, model: &GemmaConfig) -> Result<Lora> {
+pub(super) fn open(path: &ModelPath, model: &GemmaConfig) -> Result<Lora> {
     let files = GgufFiles::open(path, ReadOptions { mode: ReadMode::Positioned, ..ReadOptions::default() })?;
     let alpha = alpha(&files.metadata, model).map_err(|problem| refuse(path, problem))?;
     let mut modules: BTreeMap<String, Module> = BTreeMap::new();
@@ -43,7 +44,7 @@ pub(super) fn open(path: &Path, model: &GemmaConfig) -> Result<Lora> {
     if parts.is_empty() {
         return Err(refuse(path, "there is no lora_a and no lora_b in it that this model has a product for"));
     }
-    Ok(Lora::of(path.to_path_buf(), parts))
+    Ok(Lora::of(path.clone(), parts))
 }
 
 /// `adapter.lora.alpha` of an adapter for models of this family.

@@ -1,6 +1,6 @@
 //! An adapter as mlx-lm writes it: A `[K, r]` and B `[r, N]`, and a factor instead of an alpha.
 
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     Result,
+    files::ModelPath,
     gemma::GemmaConfig,
     weights::{Tensor, safetensors_file, transposed},
 };
@@ -55,7 +56,7 @@ fn settings(text: &str) -> Result<(f32, bool), String> {
 }
 
 /// Opens an adapter by its file of weights, its configuration beside it.
-pub(super) fn open(weights: &Path, model: &GemmaConfig) -> Result<Lora> {
+pub(super) fn open(weights: &ModelPath, model: &GemmaConfig) -> Result<Lora> {
     let (path, text) = file::config_beside(weights)?;
     let (scale, dora) = settings(&text).map_err(|problem| refuse(&path, problem))?;
     let mut parts: BTreeMap<String, LoraPart> = BTreeMap::new();
@@ -88,10 +89,10 @@ pub(super) fn open(weights: &Path, model: &GemmaConfig) -> Result<Lora> {
     if parts.is_empty() {
         return Err(refuse(weights, "there is no lora_a and no lora_b in it that this model has a product for"));
     }
-    Ok(Lora::of(weights.to_path_buf(), parts))
+    Ok(Lora::of(weights.clone(), parts))
 }
 
-fn modules(weights: &Path) -> Result<BTreeMap<String, Module>> {
+fn modules(weights: &ModelPath) -> Result<BTreeMap<String, Module>> {
     let mut modules: BTreeMap<String, Module> = BTreeMap::new();
     for (name, tensor) in safetensors_file(weights)? {
         let (module, role) = match name.rsplit_once('.') {

@@ -41,14 +41,11 @@ mod patterns;
 mod peft;
 mod place;
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::Mutex,
-};
+use std::{collections::BTreeMap, sync::Mutex};
 
 use crate::{
     Error, Result,
+    files::ModelPath,
     gemma::GemmaConfig,
     weights::{Tensor, is_gguf_file},
 };
@@ -71,7 +68,7 @@ pub struct LoraPart {
 /// An adapter for a model.
 #[derive(Debug)]
 pub struct Lora {
-    path: PathBuf,
+    path: ModelPath,
     parts: BTreeMap<String, LoraPart>,
     /// Copies of the adapted weights that came with the adapter; they must be the model's.
     copies: BTreeMap<String, Tensor>,
@@ -87,7 +84,8 @@ impl Lora {
     /// [`Error::Adapter`] names the part that cannot be computed as it was trained: a field of the configuration, a
     /// tensor without a place in the model, a rank or shape that the configuration does not imply. [`Error::Io`] and
     /// [`Error::Format`] where files are missing or broken.
-    pub fn open(path: &Path, config: &GemmaConfig) -> Result<Self> {
+    pub fn open(path: impl Into<ModelPath>, config: &GemmaConfig) -> Result<Self> {
+        let path = &path.into();
         if path.is_dir() {
             return match file::in_folder(path)? {
                 file::Found::Peft(weights) => peft::open(&weights, config),
@@ -98,16 +96,16 @@ impl Lora {
         if is_gguf_file(path)? {
             return gguf::open(path, config);
         }
-        if path.file_name().is_some_and(|name| name == file::MLX) { mlx::open(path, config) } else { peft::open(path, config) }
+        if path.file_name() == Some(file::MLX) { mlx::open(path, config) } else { peft::open(path, config) }
     }
 
     /// An adapter from its parts, by the names that [`Projection`](crate::flow::Projection)s have; the LM head's is
     /// `unembed`, tied or not.
     pub fn from_parts(parts: impl IntoIterator<Item = (String, LoraPart)>) -> Self {
-        Self::of(PathBuf::from("adapter"), parts.into_iter().collect())
+        Self::of(ModelPath::from("adapter"), parts.into_iter().collect())
     }
 
-    fn of(path: PathBuf, parts: BTreeMap<String, LoraPart>) -> Self {
+    fn of(path: ModelPath, parts: BTreeMap<String, LoraPart>) -> Self {
         Self { path, parts, copies: BTreeMap::new(), factors: Mutex::default() }
     }
 
@@ -123,7 +121,7 @@ impl Lora {
 }
 
 /// An error of an adapter's file.
-fn refuse(path: &Path, problem: impl Into<String>) -> Error {
+fn refuse(path: &ModelPath, problem: impl Into<String>) -> Error {
     Error::Adapter { path: path.to_path_buf(), problem: problem.into() }
 }
 

@@ -1,6 +1,6 @@
 //! An adapter as PEFT writes it.
 
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     Result,
+    files::ModelPath,
     gemma::{GemmaConfig, WeightKind, WeightPosition},
     weights::{Tensor, safetensors_file, transposed},
 };
@@ -79,7 +80,7 @@ impl PeftConfig {
 }
 
 /// Opens an adapter by its file of weights, its configuration beside it.
-pub(super) fn open(weights: &Path, model: &GemmaConfig) -> Result<Lora> {
+pub(super) fn open(weights: &ModelPath, model: &GemmaConfig) -> Result<Lora> {
     let mut placed = Vec::new();
     let mut unused = 0;
     let mut foreign = 0;
@@ -121,11 +122,11 @@ pub(super) fn open(weights: &Path, model: &GemmaConfig) -> Result<Lora> {
         let left = if foreign + unused > 0 { ": all that it adapts has no part in this model" } else { "" };
         return Err(refuse(weights, format!("there is no lora_A and no lora_B in it{left}")));
     }
-    Ok(Lora { copies, ..Lora::of(weights.to_path_buf(), parts) })
+    Ok(Lora { copies, ..Lora::of(weights.clone(), parts) })
 }
 
 /// The tensors of a file by their modules.
-fn modules(weights: &Path) -> Result<BTreeMap<String, Module>> {
+fn modules(weights: &ModelPath) -> Result<BTreeMap<String, Module>> {
     let mut modules: BTreeMap<String, Module> = BTreeMap::new();
     let mut adapters: BTreeMap<Option<String>, String> = BTreeMap::new();
     for (name, tensor) in safetensors_file(weights)? {

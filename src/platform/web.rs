@@ -67,8 +67,7 @@ pub(crate) fn spawn(_name: &str, _work: impl FnOnce() + Send + 'static) -> io::R
 /// # Errors
 /// [`Unsupported`](io::ErrorKind::Unsupported), with what to do.
 pub(crate) fn check_files() -> io::Result<()> {
-    let problem = "a browser has no files: fetch the bytes and hand them over (GemmaConfig::from_json, SafetensorsLoader::from_bytes, \
-                   Tokenizer::from_bytes)";
+    let problem = "a browser has no file system: give the model's files as gemmaflow::files::Files, and Files::at for a path";
     Err(io::Error::new(io::ErrorKind::Unsupported, problem))
 }
 

@@ -1,15 +1,10 @@
 //! From a TOML text to a profile; mistakes with their place.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
-
 use serde::Deserialize;
 use toml::{Table, Value};
 
 use super::{Backends, CompileProfile, Fusion, GEMMA_PROFILE_FILE, Passes, Precision};
-use crate::{Error, Result, text_file};
+use crate::{Error, Result, files::ModelPath, text_file};
 
 /// A file: the sections for both modes, and those that override them.
 #[derive(Default, Deserialize)]
@@ -24,8 +19,8 @@ struct File {
     decode: CompileProfile,
 }
 
-pub(super) fn read(path: &Path, decode: bool) -> Result<CompileProfile> {
-    let bytes = fs::read(path).map_err(|source| Error::Io { path: path.into(), source })?;
+pub(super) fn read(path: &ModelPath, decode: bool) -> Result<CompileProfile> {
+    let bytes = path.read().map_err(|source| Error::Io { path: path.to_path_buf(), source })?;
     let bytes = text_file::without_mark(&bytes).map_err(|problem| at(path, "", 0, problem))?;
     match std::str::from_utf8(bytes) {
         Ok(text) => parse(path, text, decode),
@@ -36,16 +31,15 @@ pub(super) fn read(path: &Path, decode: bool) -> Result<CompileProfile> {
     }
 }
 
-pub(super) fn near(weights: &Path) -> Result<Option<PathBuf>> {
-    let folder = if weights.is_dir() { weights } else { weights.parent().unwrap_or(Path::new("")) };
-    let path = folder.join(GEMMA_PROFILE_FILE);
+pub(super) fn near(weights: &ModelPath) -> Result<Option<ModelPath>> {
+    let path = weights.folder().join(GEMMA_PROFILE_FILE);
     match path.try_exists() {
         Ok(there) => Ok(there.then_some(path)),
-        Err(source) => Err(Error::Io { path, source }),
+        Err(source) => Err(Error::Io { path: path.to_path_buf(), source }),
     }
 }
 
-pub(super) fn parse(path: &Path, text: &str, decode: bool) -> Result<CompileProfile> {
+pub(super) fn parse(path: &ModelPath, text: &str, decode: bool) -> Result<CompileProfile> {
     let wrong = |error: toml::de::Error| {
         let offset = error.span().map_or(0, |span| span.start);
         let key = key_at(text, offset).map_or_else(String::new, |key| format!("{key}: "));
@@ -71,11 +65,11 @@ fn merge(base: &mut Table, overrides: Table) {
 }
 
 /// A mistake at a byte of the text.
-fn at(path: &Path, text: &str, offset: usize, problem: String) -> Error {
+fn at(path: &ModelPath, text: &str, offset: usize, problem: String) -> Error {
     let before = text.get(..offset).unwrap_or(text);
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-    Error::Profile { path: path.into(), line, column, problem }
+    Error::Profile { path: path.to_path_buf(), line, column, problem }
 }
 
 /// The key that a byte of the text belongs to, with its table: that of the last line up to there that begins with one.

@@ -21,16 +21,14 @@
 mod file;
 mod sections;
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-};
+use std::fmt;
 
 pub use sections::{Backend, Backends, Fusion, Mixed, Passes, Policy, Precision};
 use serde::Deserialize;
 
 use crate::{
     Result,
+    files::ModelPath,
     ir::{Compute, LowerOptions},
 };
 
@@ -76,15 +74,15 @@ impl CompileProfile {
     /// [`Error::Profile`](crate::Error::Profile) with line and column for malformed text, an unknown key, or a value
     /// that its key does not take.
     pub fn from_toml(text: &str, decode: bool) -> Result<Self> {
-        file::parse(Path::new("profile"), text, decode)
+        file::parse(&ModelPath::from("profile"), text, decode)
     }
 
     /// As [`from_toml`](Self::from_toml) for a file.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io); as [`from_toml`](Self::from_toml).
-    pub fn from_file(path: impl AsRef<Path>, decode: bool) -> Result<Self> {
-        file::read(path.as_ref(), decode)
+    pub fn from_file(path: impl Into<ModelPath>, decode: bool) -> Result<Self> {
+        file::read(&path.into(), decode)
     }
 
     /// The profile of the file [`GEMMA_PROFILE_FILE`] beside the weights (a file, or their folder); the preset where
@@ -92,7 +90,7 @@ impl CompileProfile {
     ///
     /// # Errors
     /// As [`from_file`](Self::from_file): a file that is there and cannot be read or understood is never passed over.
-    pub fn near_weights(weights: impl AsRef<Path>, decode: bool) -> Result<Self> {
+    pub fn near_weights(weights: impl Into<ModelPath>, decode: bool) -> Result<Self> {
         match Self::file_near_weights(weights)? {
             Some(path) => Self::from_file(path, decode),
             None if decode => Ok(Self::gemma_decode()),
@@ -104,8 +102,8 @@ impl CompileProfile {
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) if the file system does not answer.
-    pub fn file_near_weights(weights: impl AsRef<Path>) -> Result<Option<PathBuf>> {
-        file::near(weights.as_ref())
+    pub fn file_near_weights(weights: impl Into<ModelPath>) -> Result<Option<ModelPath>> {
+        file::near(&weights.into())
     }
 
     /// The profile with `auto` resolved for a device with or without cooperative matrices for products. Two results are
@@ -147,7 +145,7 @@ impl CompileProfile {
 ///
 /// # Errors
 /// As [`CompileProfile::near_weights`].
-pub fn gemma_profile_near_weights(weights: impl AsRef<Path>, decode: bool) -> Result<CompileProfile> {
+pub fn gemma_profile_near_weights(weights: impl Into<ModelPath>, decode: bool) -> Result<CompileProfile> {
     CompileProfile::near_weights(weights, decode)
 }
 

@@ -20,6 +20,8 @@ pub(crate) struct StagingRing {
     filled: u64,
     copies: Vec<Copy>,
     scratch: Vec<u8>,
+    /// Bytes that a queue without slots was given since it was last waited for.
+    queued: u64,
 }
 
 #[derive(Debug)]
@@ -61,20 +63,20 @@ impl StagingRing {
             Ok(Slot { buffer, in_flight: None })
         });
         let slots = slots.collect::<Result<Vec<_>>>()?;
-        Ok(Self { slots, current: 0, filled: 0, copies: Vec::new(), scratch: vec![0; SCRATCH_BYTES] })
+        Ok(Self { slots, current: 0, filled: 0, copies: Vec::new(), scratch: vec![0; SCRATCH_BYTES], queued: 0 })
     }
 
     /// Moves `bytes` bytes that `read` gives to `at` of `to`, padded with zeros to a multiple of 8 (what a mapped range
     /// begins at). `read(start, out)` fills `out` from byte `start` on; `moved(bytes)` is told after each portion and,
     /// with 0, again and again while the device is waited for, and may stop with an error.
-    pub fn push(
+    pub async fn push(
         &mut self,
         context: &GpuContext,
         to: &Arc<Buffer>,
         at: u64,
         bytes: u64,
-        read: &mut dyn FnMut(u64, &mut [u8]) -> Result<()>,
-        moved: &mut dyn FnMut(u64) -> Result<()>,
+        read: &mut (dyn FnMut(u64, &mut [u8]) -> Result<()> + Send),
+        moved: &mut (dyn FnMut(u64) -> Result<()> + Send),
     ) -> Result<()> {
         let mut done = 0;
         while done < bytes {
@@ -84,8 +86,19 @@ impl StagingRing {
             self.pass_on(context, to, at + done, padded)?;
             done += portion;
             moved(portion)?;
+            self.queued += padded;
+            if self.slots.is_empty() && self.queued > SLOT_BYTES {
+                self.drain(context).await?;
+            }
         }
         Ok(())
+    }
+
+    /// Waits until the queue, which keeps all bytes that it is given, has passed them on. Others of this thread have
+    /// their turn meanwhile.
+    async fn drain(&mut self, context: &GpuContext) -> Result<()> {
+        self.queued = 0;
+        context.drained("an upload").await
     }
 
     /// Bytes that can be passed on at once. Without slots the queue takes any number.
@@ -175,12 +188,13 @@ impl StagingRing {
     }
 
     /// Submits what is left and waits until the device has all of it, as long as `go_on` has no error.
-    pub fn finish(mut self, context: &GpuContext, go_on: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+    pub async fn finish(mut self, context: &GpuContext, go_on: &mut (dyn FnMut() -> Result<()> + Send)) -> Result<()> {
         if self.filled > 0 {
             self.flush(context)?;
         }
-        // What was written is there before any later submit.
         if !context.blocks() {
+            go_on()?;
+            self.drain(context).await?;
             return go_on();
         }
         context.wait_while(None, "the end of an upload", go_on)

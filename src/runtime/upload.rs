@@ -16,8 +16,12 @@ use crate::{
     Error, Result,
     error::WeightError,
     ir::DType,
+    platform,
     weights::{RANDOM, Tensor},
 };
+
+/// The work, as errors name it.
+const UPLOAD: &str = "an upload";
 
 /// The progress of an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -111,6 +115,15 @@ impl WeightUploader {
     /// [`DeviceError::OutOfMemory`](crate::error::DeviceError::OutOfMemory), [`Error::Cancelled`],
     /// [`DeviceError::Lost`](crate::error::DeviceError::Lost).
     pub fn upload(&mut self, tensor: &Tensor) -> Result<ResidentWeight> {
+        platform::wait(UPLOAD, self.upload_async(tensor))
+    }
+
+    /// As [`upload`](Self::upload). Where no thread may wait for the device the future does, whenever it was given some
+    /// megabytes; elsewhere the thread that polls it does the work.
+    ///
+    /// # Errors
+    /// As [`upload`](Self::upload).
+    pub async fn upload_async(&mut self, tensor: &Tensor) -> Result<ResidentWeight> {
         if let Some(fill) = tensor.random() {
             return self.upload_random(tensor.shape(), tensor.dtype(), fill.seed, fill.scale);
         }
@@ -118,8 +131,8 @@ impl WeightUploader {
         let dtype = tensor.dtype();
         let shape = tensor.shape();
         match PackedRows::of(tensor)? {
-            Some(mut rows) => self.upload_with(name, dtype, shape, |start, out| rows.read(start, out)),
-            None => self.upload_with(name, dtype, shape, |start, out| tensor.read_bytes(start as usize, out)),
+            Some(mut rows) => self.upload_with(name, dtype, shape, |start, out| rows.read(start, out)).await,
+            None => self.upload_with(name, dtype, shape, |start, out| tensor.read_bytes(start as usize, out)).await,
         }
     }
 
@@ -129,10 +142,11 @@ impl WeightUploader {
     /// As [`WeightUploader::upload`].
     pub fn upload_f32(&mut self, values: &[f32]) -> Result<ResidentWeight> {
         let bytes: &[u8] = bytemuck::cast_slice(values);
-        self.upload_with("values", DType::F32, &[values.len()], |start, out| {
+        let read = |start: u64, out: &mut [u8]| {
             out.copy_from_slice(&bytes[start as usize..start as usize + out.len()]);
             Ok(())
-        })
+        };
+        platform::wait(UPLOAD, self.upload_with("values", DType::F32, &[values.len()], read))
     }
 
     /// Makes a weight on the device without any host bytes: uniform in `[-scale, scale)`, a function of `seed` and the
@@ -167,11 +181,19 @@ impl WeightUploader {
     ///
     /// # Errors
     /// As [`GpuContext::wait`]; [`Error::Cancelled`].
-    pub fn finish(mut self) -> Result<()> {
+    pub fn finish(self) -> Result<()> {
+        platform::wait("the end of an upload", self.finish_async())
+    }
+
+    /// As [`finish`](Self::finish), as a future like that of [`upload_async`](Self::upload_async).
+    ///
+    /// # Errors
+    /// As [`finish`](Self::finish).
+    pub async fn finish_async(mut self) -> Result<()> {
         let progress = &mut self.progress;
         let on_progress = &mut self.on_progress;
         let mut go_on = || report(progress, on_progress, UploadPhase::Finishing);
-        self.ring.finish(&self.context, &mut go_on)
+        self.ring.finish(&self.context, &mut go_on).await
     }
 
     fn place(&mut self, name: &str, dtype: DType, shape: &[usize]) -> Result<Vec<Shard>> {
@@ -179,26 +201,28 @@ impl WeightUploader {
         self.arenas.place(&self.context, pieces)
     }
 
-    fn upload_with(
+    async fn upload_with(
         &mut self,
         name: &str,
         dtype: DType,
         shape: &[usize],
-        mut read: impl FnMut(u64, &mut [u8]) -> Result<()>,
+        mut read: impl FnMut(u64, &mut [u8]) -> Result<()> + Send,
     ) -> Result<ResidentWeight> {
         let shards = self.place(name, dtype, shape)?;
         let progress = &mut self.progress;
         let on_progress = &mut self.on_progress;
         let mut before = 0;
         for shard in &shards {
-            self.ring.push(
-                &self.context,
-                &shard.buffer,
-                shard.offset,
-                shard.bytes,
-                &mut |start, out| read(before + start, out),
-                &mut |moved| advance(progress, on_progress, moved),
-            )?;
+            self.ring
+                .push(
+                    &self.context,
+                    &shard.buffer,
+                    shard.offset,
+                    shard.bytes,
+                    &mut |start, out| read(before + start, out),
+                    &mut |moved| advance(progress, on_progress, moved),
+                )
+                .await?;
             before += shard.bytes;
         }
         Ok(ResidentWeight { dtype, shape: shape.to_vec(), shards })

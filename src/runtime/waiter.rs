@@ -109,6 +109,16 @@ impl GpuContext {
         Waited(done).await
     }
 
+    /// Resolves when the device has done all that it was given so far, writes to buffers among it.
+    ///
+    /// # Errors
+    /// As [`GpuContext::wait`].
+    pub(crate) async fn drained(&self, what: &'static str) -> Result<()> {
+        // What is written to buffers travels with a submit.
+        self.queue().submit([]);
+        self.told(Arc::default(), what, &CancelToken::new()).await
+    }
+
     /// Resolves when all that was submitted so far is done, of which the device tells by a callback, or `cancel` is
     /// cancelled. There is no time limit: a browser ends what hangs and tells of the loss.
     async fn told(&self, done: Arc<Mutex<Completion>>, what: &'static str, cancel: &CancelToken) -> Result<()> {

@@ -1,13 +1,11 @@
 //! Which tokens are control tokens, wherever a file says it and whatever it types them as.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    path::Path,
-};
+use std::collections::{BTreeSet, HashMap};
 
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
+use crate::files::ModelPath;
 use crate::text_file;
 
 /// Of every family.
@@ -62,7 +60,7 @@ impl Named {
     /// The control tokens that files beside a `tokenizer.json` name: every `*_token` and the special tokens of
     /// `tokenizer_config.json` and `special_tokens_map.json`, every `*_token_id` of `config.json` and
     /// `generation_config.json`. Those that cannot be read name nothing: who needs them says so.
-    pub(super) fn beside(tokenizer: &Path) -> Self {
+    pub(super) fn beside(tokenizer: &ModelPath) -> Self {
         let mut named = Self::default();
         let read = |name: &str| -> Option<Value> {
             let text = text_file::read(&tokenizer.with_file_name(name)).ok()?;

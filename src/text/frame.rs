@@ -1,11 +1,9 @@
 //! The tokens that a tokenizer puts around every text.
 
-use std::path::Path;
-
 use serde::Deserialize;
 use tokenizers::Tokenizer;
 
-use crate::{Error, Result, text_file};
+use crate::{Error, Result, files::ModelPath, text_file};
 
 /// BOS before and EOS after every text, if something beside the tokenizer asks for them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -29,13 +27,13 @@ impl Frame {
     ///
     /// # Errors
     /// [`Error::Io`] where it cannot be read, [`Error::Format`] where it is none.
-    pub(super) fn beside(tokenizer: &Path) -> Result<Self> {
+    pub(super) fn beside(tokenizer: &ModelPath) -> Result<Self> {
         let path = tokenizer.with_file_name("tokenizer_config.json");
         if !path.is_file() {
             return Ok(Self::default());
         }
         let text = text_file::read(&path)?;
-        serde_json::from_str(&text).map_err(|error| Error::Format { path, problem: error.to_string() })
+        serde_json::from_str(&text).map_err(|error| Error::Format { path: path.to_path_buf(), problem: error.to_string() })
     }
 
     /// The ids before and after a text; where nothing is said, those of the tokenizer's own post-processor.

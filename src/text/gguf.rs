@@ -10,8 +10,6 @@
 mod merges;
 mod vocabulary;
 
-use std::path::Path;
-
 use tokenizers::{
     NormalizerWrapper, Tokenizer,
     decoders::{DecoderWrapper, byte_fallback::ByteFallback, fuse::Fuse, sequence::Sequence},
@@ -27,13 +25,14 @@ use super::{
 };
 use crate::{
     Result,
+    files::ModelPath,
     weights::{FileLimits, GgufFiles, GgufMetadata, ReadMode, ReadOptions},
 };
 use vocabulary::Vocabulary;
 
 /// Reads the file's metadata (of one in parts: the first), and what it says of the tokens around a text: llama.cpp
 /// takes BOS before and nothing after it where the file is silent.
-pub(super) fn read(path: &Path, limits: FileLimits) -> Result<(Tokenizer, Facts)> {
+pub(super) fn read(path: &ModelPath, limits: FileLimits) -> Result<(Tokenizer, Facts)> {
     let files = GgufFiles::open(path, ReadOptions { mode: ReadMode::Positioned, limits })?;
     build(&files.metadata).map_err(|problem| files.error(problem))
 }

@@ -1,7 +1,6 @@
 //! A wrapper over the `tokenizers` crate that keeps text and control tokens apart.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use tokenizers::AddedToken;
@@ -15,7 +14,8 @@ use crate::text::{
 use crate::{
     Error, Result,
     error::PromptError,
-    platform, text_file,
+    files::ModelPath,
+    text_file,
     weights::{FileLimits, is_gguf},
 };
 
@@ -66,15 +66,14 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Io`] if the file cannot be read, [`Error::Format`] if it is not a `tokenizer.json` of the kind that
     /// Gemma has.
-    pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
-        let mut path = path.as_ref().to_path_buf();
+    pub fn from_file(path: impl Into<ModelPath>) -> Result<Self> {
+        let mut path = path.into();
         if path.is_dir() {
-            path.push("tokenizer.json");
+            path = path.join("tokenizer.json");
         }
-        let read = platform::check_files().and_then(|()| std::fs::read(&path));
-        let bytes = read.map_err(|source| Error::Io { path: path.clone(), source })?;
+        let bytes = path.read().map_err(|source| Error::Io { path: path.to_path_buf(), source })?;
         let facts = Facts { frame: Frame::beside(&path)?, named: Named::beside(&path), ..Facts::default() };
-        Self::parse(&bytes, facts).map_err(|problem| Error::Format { path, problem })
+        Self::parse(&bytes, facts).map_err(|problem| Error::Format { path: path.to_path_buf(), problem })
     }
 
     /// Reads the tokenizer that a GGUF file carries (of one in parts: the first). It gives the ids of Hugging Face's
@@ -84,7 +83,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Io`] and [`Error::Format`] as [`GgufLoader::from_file`](crate::checkpoint::GgufLoader::from_file);
     /// [`Error::Format`] if there is no tokenizer in it, or not one of the kind that Gemma has.
-    pub fn from_gguf(path: impl AsRef<Path>) -> Result<Self> {
+    pub fn from_gguf(path: impl Into<ModelPath>) -> Result<Self> {
         Self::from_gguf_with(path, FileLimits::default())
     }
 
@@ -92,8 +91,8 @@ impl Tokenizer {
     ///
     /// # Errors
     /// As [`from_gguf`](Self::from_gguf).
-    pub fn from_gguf_with(path: impl AsRef<Path>, limits: FileLimits) -> Result<Self> {
-        let path = path.as_ref();
+    pub fn from_gguf_with(path: impl Into<ModelPath>, limits: FileLimits) -> Result<Self> {
+        let path: &ModelPath = &path.into();
         let (inner, facts) = super::gguf::read(path, limits)?;
         Self::wrap(inner, facts).map_err(|problem| Error::Format { path: path.to_path_buf(), problem })
     }
@@ -102,13 +101,9 @@ impl Tokenizer {
     ///
     /// # Errors
     /// As [`from_gguf`](Self::from_gguf) and [`from_file`](Self::from_file).
-    pub fn near_weights(weights: impl AsRef<Path>) -> Result<Self> {
-        let path = weights.as_ref();
-        match path.parent() {
-            _ if is_gguf(path) => Self::from_gguf(path),
-            Some(folder) if !path.is_dir() => Self::from_file(folder.join("tokenizer.json")),
-            _ => Self::from_file(path),
-        }
+    pub fn near_weights(weights: impl Into<ModelPath>) -> Result<Self> {
+        let path: &ModelPath = &weights.into();
+        if is_gguf(path) { Self::from_gguf(path) } else { Self::from_file(path.folder().join("tokenizer.json")) }
     }
 
     /// Takes the content of a `tokenizer.json`.

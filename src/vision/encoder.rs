@@ -1,12 +1,13 @@
 //! The tower and its runs.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use crate::{
     Error, Result,
     cancel::CancelToken,
     checkpoint::load_towers_from_path,
     error::{GraphError, PromptError},
+    files::ModelPath,
     flow::BuiltModel,
     gemma::{
         GemmaConfig, MOST_SOFT_TOKENS, MediaTokens, VisionConfig,
@@ -55,7 +56,7 @@ impl VisionEncoder {
     ///
     /// # Errors
     /// As [`from_loader`](Self::from_loader) and [`load_towers_from_path`], and what is wrong with the files.
-    pub fn from_path(config: &GemmaConfig, path: impl AsRef<Path>, gpu: Option<Arc<GpuContext>>) -> Result<Self> {
+    pub fn from_path(config: &GemmaConfig, path: impl Into<ModelPath>, gpu: Option<Arc<GpuContext>>) -> Result<Self> {
         Self::from_path_with(config, path, gpu, TowerOptions::default())
     }
 
@@ -65,11 +66,12 @@ impl VisionEncoder {
     /// As [`from_path`](Self::from_path).
     pub fn from_path_with(
         config: &GemmaConfig,
-        path: impl AsRef<Path>,
+        path: impl Into<ModelPath>,
         gpu: Option<Arc<GpuContext>>,
         options: TowerOptions,
     ) -> Result<Self> {
-        let config = config.with_towers_of(path.as_ref())?;
+        let path = path.into();
+        let config = config.with_towers_of(&path)?;
         let mut loader = load_towers_from_path(path)?;
         Self::from_loader(&config, loader.as_mut(), gpu, options)
     }
@@ -85,6 +87,21 @@ impl VisionEncoder {
         gpu: Option<Arc<GpuContext>>,
         options: TowerOptions,
     ) -> Result<Self> {
+        platform::wait("loading a tower", Self::from_loader_async(config, loader, gpu, options))
+    }
+
+    /// As [`from_loader`](Self::from_loader), for where no thread may wait for a device, as in a browser: the future
+    /// waits for it, and others of its thread have their turn meanwhile. Elsewhere the thread that polls it does the
+    /// work.
+    ///
+    /// # Errors
+    /// As [`from_loader`](Self::from_loader).
+    pub async fn from_loader_async(
+        config: &GemmaConfig,
+        loader: &mut dyn WeightLoader,
+        gpu: Option<Arc<GpuContext>>,
+        options: TowerOptions,
+    ) -> Result<Self> {
         let vision = tower_of(config)?;
         let no_ids = || {
             let of_gguf = "in a GGUF file they are the places of <start_of_image> or <|image> and its like in the vocabulary";
@@ -95,7 +112,7 @@ impl VisionEncoder {
         let text = config.clone();
         let towered = vision.clone();
         let flow = Box::new(move |budget| towered.flow(&text, budget));
-        let tower = Tower::new(flow, most, loader, gpu, &options.computing(vision.compute()))?;
+        let tower = Tower::new(flow, most, loader, gpu, &options.computing(vision.compute())).await?;
         let shared = Arc::new(Shared { vision, width: config.hidden_size, ids, tower });
         Ok(Self { shared, cancel: CancelToken::new() })
     }

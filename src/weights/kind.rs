@@ -1,10 +1,9 @@
 //! Kinds of files by their first bytes: names tell nothing of blobs that are called by their digest, or of renamed
 //! files.
 
-use std::{fs::File, io::Read, path::Path};
-
 use super::source::FileSource;
 use crate::Result;
+use crate::files::ModelPath;
 
 /// Bytes that are looked at.
 const FIRST: usize = 32;
@@ -43,9 +42,9 @@ const OTHERS: [(usize, &[u8], &str); 18] = [
 ///
 /// Of a path that nothing can be read from, and of a file that is called `.gguf` and is nothing else that this crate
 /// reads, the name counts, so that whoever opens it says what is wrong.
-pub fn is_gguf(path: impl AsRef<Path>) -> bool {
-    let path = path.as_ref();
-    let named = || path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+pub fn is_gguf(path: impl Into<ModelPath>) -> bool {
+    let path: &ModelPath = &path.into();
+    let named = || path.has_extension("gguf");
     match first_bytes(path) {
         Some(bytes) if bytes.starts_with(GGUF) => true,
         Some(bytes) => named() && !is_json(&bytes) && !is_safetensors(&bytes),
@@ -54,7 +53,7 @@ pub fn is_gguf(path: impl AsRef<Path>) -> bool {
 }
 
 /// True for the path of a JSON text, such as an index of shards.
-pub(crate) fn is_index(path: &Path) -> bool {
+pub(crate) fn is_index(path: &ModelPath) -> bool {
     first_bytes(path).is_some_and(|bytes| is_json(&bytes))
 }
 
@@ -79,8 +78,8 @@ pub(super) fn instead(file: &FileSource) -> Result<Option<String>> {
 
 /// Says that a file is one piece of several that a file was cut into, `NAME.part1of3`; `None` where its name says
 /// nothing of that.
-pub(super) fn piece(path: &Path) -> Option<String> {
-    let name = path.file_name()?.to_str()?;
+pub(super) fn piece(path: &ModelPath) -> Option<String> {
+    let name = path.file_name()?;
     let (stem, end) = name.rsplit_once(".part")?;
     let (part, count) = end.split_once("of")?;
     let (part, count): (usize, usize) = (part.parse().ok()?, count.parse().ok()?);
@@ -89,14 +88,8 @@ pub(super) fn piece(path: &Path) -> Option<String> {
         .then(|| format!("piece {part} of {count} that a file was cut into: join them in order and open the whole ({joined})"))
 }
 
-fn first_bytes(path: &Path) -> Option<Vec<u8>> {
-    // Opening a pipe may wait forever.
-    if !std::fs::metadata(path).ok()?.is_file() {
-        return None;
-    }
-    let mut bytes = Vec::with_capacity(FIRST);
-    File::open(path).ok()?.take(FIRST as u64).read_to_end(&mut bytes).ok()?;
-    Some(bytes)
+fn first_bytes(path: &ModelPath) -> Option<Vec<u8>> {
+    path.first_bytes(FIRST).ok()?
 }
 
 /// A brace without the zeros that a length of eight bytes ends with.

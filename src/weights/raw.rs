@@ -1,9 +1,9 @@
 //! Tensors of one file under the file's own names: what is no checkpoint, such as an adapter.
 
-use std::{io::Read, path::Path, sync::Arc};
+use std::sync::Arc;
 
-use super::{ReadOptions, Tensor, safetensors, source::FileSource};
-use crate::{Error, Result};
+use super::{ReadOptions, Tensor, kind::GGUF, safetensors, source::FileSource};
+use crate::{Error, Result, files::ModelPath};
 
 /// Tensors by their names; of an element type that [`DType`](crate::quant::DType) lacks the type's name.
 pub(crate) type Tensors = Vec<(String, Result<Tensor, String>)>;
@@ -12,7 +12,7 @@ pub(crate) type Tensors = Vec<(String, Result<Tensor, String>)>;
 ///
 /// # Errors
 /// [`Error::Io`], and [`Error::Format`] where the header lies.
-pub(crate) fn safetensors_file(path: &Path) -> Result<Tensors> {
+pub(crate) fn safetensors_file(path: &ModelPath) -> Result<Tensors> {
     let file = Arc::new(FileSource::open(path)?);
     let entries = safetensors::read(&file, &ReadOptions::default().limits)?;
     Ok(entries.into_iter().map(|entry| entry.stored(&file)).collect())
@@ -22,12 +22,7 @@ pub(crate) fn safetensors_file(path: &Path) -> Result<Tensors> {
 ///
 /// # Errors
 /// [`Error::Io`] where it cannot be read.
-pub(crate) fn is_gguf_file(path: &Path) -> Result<bool> {
-    let io = |source| Error::Io { path: path.to_path_buf(), source };
-    if !std::fs::metadata(path).map_err(io)?.is_file() {
-        return Ok(false);
-    }
-    let mut first = Vec::new();
-    std::fs::File::open(path).map_err(io)?.take(4).read_to_end(&mut first).map_err(io)?;
-    Ok(first == b"GGUF")
+pub(crate) fn is_gguf_file(path: &ModelPath) -> Result<bool> {
+    let first = path.first_bytes(GGUF.len()).map_err(|source| Error::Io { path: path.to_path_buf(), source })?;
+    Ok(first.is_some_and(|first| first == GGUF))
 }

@@ -17,15 +17,12 @@
 //! | `config_sentence_transformers.json` | `prompts` | those of EmbeddingGemma's model card |
 //! | `config_sentence_transformers.json` | `truncate_dim` | whole vectors |
 
-use std::{
-    collections::BTreeMap,
-    path::{Component, Path, PathBuf},
-};
+use std::{collections::BTreeMap, path::Component};
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::{Error, Result, text_file};
+use crate::{Error, Result, files::ModelPath, text_file};
 
 /// The prompts of a model by the names of tasks.
 type Prompts = BTreeMap<String, String>;
@@ -40,7 +37,7 @@ pub(crate) struct SentenceModules {
 /// One entry of `modules.json`.
 struct Module {
     kind: String,
-    folder: PathBuf,
+    folder: ModelPath,
 }
 
 impl SentenceModules {
@@ -49,7 +46,7 @@ impl SentenceModules {
     /// # Errors
     /// [`Error::Io`], [`Error::Format`] for files that are not what they should be, [`Error::Unsupported`] for modules
     /// that compute something else.
-    pub(crate) fn beside(file: &Path) -> Result<Option<Self>> {
+    pub(crate) fn beside(file: &ModelPath) -> Result<Option<Self>> {
         let path = modules_path(file);
         let Some(modules) = modules(&path)? else { return Ok(None) };
         let mut dense = Vec::new();
@@ -92,7 +89,7 @@ impl SentenceSettings {
     ///
     /// # Errors
     /// As [`SentenceModules::beside`].
-    pub(crate) fn beside(file: &Path) -> Result<Self> {
+    pub(crate) fn beside(file: &ModelPath) -> Result<Self> {
         #[derive(Deserialize, Default)]
         struct Settings {
             #[serde(default)]
@@ -112,7 +109,7 @@ impl SentenceSettings {
             #[serde(default)]
             model_max_length: Option<f64>,
         }
-        let folder = folder_of(file);
+        let folder = file.folder();
         let own: Settings = parse_if_there(&folder.join("config_sentence_transformers.json"))?;
         let path = folder.join("sentence_bert_config.json");
         let transformer: Transformer = parse_if_there(&path)?;
@@ -127,29 +124,25 @@ impl SentenceSettings {
     }
 }
 
-fn parse_if_there<T: serde::de::DeserializeOwned + Default>(path: &Path) -> Result<T> {
+fn parse_if_there<T: serde::de::DeserializeOwned + Default>(path: &ModelPath) -> Result<T> {
     if path.is_file() { parse(path) } else { Ok(T::default()) }
 }
 
 /// The files with the weights of the dense modules beside `file`, by their order; those that are not there are left
 /// out.
-pub(crate) fn dense_files(file: &Path) -> Result<Vec<(usize, PathBuf)>> {
+pub(crate) fn dense_files(file: &ModelPath) -> Result<Vec<(usize, ModelPath)>> {
     let modules = modules(&modules_path(file))?.unwrap_or_default();
     let dense = modules.into_iter().filter(|module| module.kind == "Dense");
     let files = dense.map(|module| module.folder.join("model.safetensors")).enumerate();
     Ok(files.filter(|(_, path)| path.is_file()).collect())
 }
 
-fn folder_of(file: &Path) -> &Path {
-    if file.is_dir() { file } else { file.parent().unwrap_or(Path::new("")) }
-}
-
-fn modules_path(file: &Path) -> PathBuf {
-    folder_of(file).join("modules.json")
+fn modules_path(file: &ModelPath) -> ModelPath {
+    file.folder().join("modules.json")
 }
 
 /// The modules that `path` lists; `None` where there is no such file.
-fn modules(path: &Path) -> Result<Option<Vec<Module>>> {
+fn modules(path: &ModelPath) -> Result<Option<Vec<Module>>> {
     #[derive(Deserialize)]
     struct Listed {
         #[serde(default)]
@@ -161,20 +154,20 @@ fn modules(path: &Path) -> Result<Option<Vec<Module>>> {
         return Ok(None);
     }
     let module = |listed: Listed| {
-        let mut parts = Path::new(&listed.path).components();
+        let mut parts = std::path::Path::new(&listed.path).components();
         // A module lies in a folder of its own or beside the list: a list must not lead elsewhere.
         if !matches!((parts.next(), parts.next()), (None | Some(Component::Normal(_)), None)) {
             let problem = format!("a module lies in {:?}, expected the name of a folder beside it", listed.path);
             return Err(Error::Format { path: path.to_path_buf(), problem });
         }
         let kind = listed.kind.rsplit('.').next().unwrap_or_default().to_string();
-        Ok(Module { kind, folder: folder_of(path).join(&listed.path) })
+        Ok(Module { kind, folder: path.folder().join(&listed.path) })
     };
     parse::<Vec<Listed>>(path)?.into_iter().map(module).collect::<Result<_>>().map(Some)
 }
 
 /// Refuses every pooling but the mean of all tokens.
-fn check_pooling(path: &Path) -> Result<()> {
+fn check_pooling(path: &ModelPath) -> Result<()> {
     let config: Map<String, Value> = parse(path)?;
     let refuse = |what: String| Err(Error::Unsupported(format!("{}: {what} (the mean of all tokens is)", path.display())));
     let mut mean = false;
@@ -193,7 +186,7 @@ fn check_pooling(path: &Path) -> Result<()> {
 }
 
 /// The widths that a dense module reads and writes; refuses one that computes more than a product.
-fn dense_sizes(path: &Path) -> Result<(usize, usize)> {
+fn dense_sizes(path: &ModelPath) -> Result<(usize, usize)> {
     #[derive(Deserialize)]
     struct Dense {
         in_features: usize,
@@ -232,7 +225,7 @@ const fn yes() -> bool {
     true
 }
 
-fn parse<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+fn parse<T: serde::de::DeserializeOwned>(path: &ModelPath) -> Result<T> {
     let format = |problem| Error::Format { path: path.to_path_buf(), problem };
     serde_json::from_str(&text_file::read(path)?).map_err(|e| format(e.to_string()))
 }

@@ -1,20 +1,24 @@
-//! Files as tensor sources: a memory map, positioned reads, or a file that lies in memory.
+//! Files as tensor sources: a memory map, positioned reads, or what an application serves.
 
 use std::{
     fs::{File, Metadata},
     ops::Range,
-    path::{Path, PathBuf},
+    sync::Arc,
     time::SystemTime,
 };
 
 use memmap2::Mmap;
 
 use super::TensorSource;
-use crate::{Error, Result, platform};
+use crate::{
+    Error, Result,
+    files::{ModelPath, Opened, ReadAt},
+    platform,
+};
 
-/// An open checkpoint file, or one in memory.
+/// An open checkpoint file.
 pub(crate) struct FileSource {
-    path: PathBuf,
+    path: ModelPath,
     /// As it was when it was opened; nothing beyond that length is ever read.
     opened: Stamp,
     bytes: Bytes,
@@ -24,7 +28,7 @@ pub(crate) struct FileSource {
 enum Bytes {
     File(File),
     Mapped { _file: File, map: Mmap },
-    Memory(Vec<u8>),
+    Given(Arc<dyn ReadAt>),
 }
 
 /// The facts by which a changed file is noticed.
@@ -44,25 +48,18 @@ impl Stamp {
 
 impl FileSource {
     /// Opens a regular file. Nothing is mapped yet.
-    pub(crate) fn open(path: &Path) -> Result<Self> {
+    pub(crate) fn open(path: &ModelPath) -> Result<Self> {
         let io = |source| Error::Io { path: path.to_path_buf(), source };
-        platform::check_files().map_err(io)?;
-        // A pipe or device has no length to check against, and opening one may wait forever.
-        if !std::fs::metadata(path).map_err(io)?.is_file() {
-            return Err(Error::Format { path: path.to_path_buf(), problem: "not a regular file".into() });
-        }
-        let file = File::open(path).map_err(io)?;
-        let opened = Stamp::of(&file.metadata().map_err(io)?);
-        Ok(Self { path: path.to_path_buf(), opened, bytes: Bytes::File(file) })
+        let (opened, bytes) = match path.open().map_err(io)? {
+            Some(Opened::File(file)) => (Stamp::of(&file.metadata().map_err(io)?), Bytes::File(file)),
+            Some(Opened::Given(file)) => (Stamp { len: file.len(), modified: None }, Bytes::Given(file)),
+            // It has no length to check against.
+            None => return Err(Error::Format { path: path.to_path_buf(), problem: "not a regular file".into() }),
+        };
+        Ok(Self { path: path.clone(), opened, bytes })
     }
 
-    /// A file whose bytes are all in memory; `name` is for messages.
-    pub(crate) fn in_memory(name: &str, bytes: Vec<u8>) -> Self {
-        let opened = Stamp { len: bytes.len() as u64, modified: None };
-        Self { path: name.into(), opened, bytes: Bytes::Memory(bytes) }
-    }
-
-    pub(crate) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &ModelPath {
         &self.path
     }
 
@@ -70,15 +67,15 @@ impl FileSource {
         self.opened.len
     }
 
-    /// Maps the file, whose lengths the caller has checked. What lies in memory stays there.
+    /// Maps the file, whose lengths the caller has checked. What an application serves is read as before.
     pub(crate) fn map(self) -> Result<Self> {
         let Bytes::File(file) = self.bytes else { return Ok(self) };
         // SAFETY: the map is only ever read, as plain bytes. That nobody changes the file meanwhile cannot be enforced;
         // the module documents it and offers positioned reads instead.
-        let map = unsafe { Mmap::map(&file) }.map_err(|source| Error::Io { path: self.path.clone(), source })?;
+        let map = unsafe { Mmap::map(&file) }.map_err(|source| Error::Io { path: self.path.to_path_buf(), source })?;
         if map.len() as u64 != self.opened.len {
             let problem = "its length changed while it was being opened".into();
-            return Err(Error::Format { path: self.path, problem });
+            return Err(Error::Format { path: self.path.to_path_buf(), problem });
         }
         Ok(Self { bytes: Bytes::Mapped { _file: file, map }, ..self })
     }
@@ -95,7 +92,7 @@ impl FileSource {
     }
 
     pub(crate) fn format(&self, problem: String) -> Error {
-        Error::Format { path: self.path.clone(), problem }
+        Error::Format { path: self.path.to_path_buf(), problem }
     }
 }
 
@@ -111,10 +108,10 @@ impl FileSource {
     /// Fails where the file is no longer as it was opened. Asked after bytes were read, it says that they are those of
     /// the file as it was.
     fn check_unchanged(&self, file: &File) -> Result<()> {
-        let metadata = file.metadata().map_err(|source| Error::Io { path: self.path.clone(), source })?;
+        let metadata = file.metadata().map_err(|source| Error::Io { path: self.path.to_path_buf(), source })?;
         match Stamp::of(&metadata) {
             now if now == self.opened => Ok(()),
-            now => Err(Error::FileChanged { path: self.path.clone(), opened: self.opened.len, found: now.len }),
+            now => Err(Error::FileChanged { path: self.path.to_path_buf(), opened: self.opened.len, found: now.len }),
         }
     }
 }
@@ -124,12 +121,15 @@ impl TensorSource for FileSource {
         let range = self.range(offset, out.len())?;
         match &self.bytes {
             Bytes::Mapped { map, .. } => out.copy_from_slice(&map[range]),
-            Bytes::Memory(bytes) => out.copy_from_slice(&bytes[range]),
+            Bytes::Given(file) => match file.bytes().and_then(|bytes| bytes.get(range)) {
+                Some(bytes) => out.copy_from_slice(bytes),
+                None => file.read_exact_at(offset, out).map_err(|source| Error::Io { path: self.path.to_path_buf(), source })?,
+            },
             Bytes::File(file) => {
                 let read = platform::read_exact_at(file, out, offset);
                 // A file that was cut ends early: the change says more than the end.
                 self.check_unchanged(file)?;
-                read.map_err(|source| Error::Io { path: self.path.clone(), source })?;
+                read.map_err(|source| Error::Io { path: self.path.to_path_buf(), source })?;
             }
         }
         Ok(())
@@ -140,7 +140,7 @@ impl TensorSource for FileSource {
         Ok(match &self.bytes {
             Bytes::File(_) => None,
             Bytes::Mapped { map, .. } => Some(&map[range]),
-            Bytes::Memory(bytes) => Some(&bytes[range]),
+            Bytes::Given(file) => file.bytes().and_then(|bytes| bytes.get(range)),
         })
     }
 }

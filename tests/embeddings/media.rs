@@ -306,7 +306,7 @@ fn the_plan_of_memory_has_room_for_soft_tokens_and_towers() {
     let options = |towers: bool, memory_budget| EmbedderOptions {
         context: Some(64),
         run_tokens: Some(64),
-        towers: towers.then(|| oracle.folder.clone()),
+        towers: towers.then(|| oracle.folder.clone().into()),
         memory_budget,
         ..EmbedderOptions::default()
     };

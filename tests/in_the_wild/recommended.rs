@@ -54,7 +54,7 @@ fn a_generation_config_means_what_transformers_makes_of_it() {
         // A byte-order mark changes nothing.
         assert_eq!(in_folder(&format!("\u{feff}{text}")).unwrap(), expected, "{text}");
     }
-    assert_eq!(SampleOpts::recommended(tempfile::tempdir().unwrap()).unwrap(), None, "there is no file");
+    assert_eq!(SampleOpts::recommended(tempfile::tempdir().unwrap().path()).unwrap(), None, "there is no file");
     assert_eq!(SampleOpts::recommended(DEMO).unwrap(), None, "the demo's file says nothing of it");
 }
 

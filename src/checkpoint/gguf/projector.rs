@@ -1,10 +1,9 @@
 //! The towers of a projector's file (`mmproj`), as a checkpoint has them.
 
-use std::path::Path;
-
 use super::elementwise::{before_softplus, minus_one, widened};
 use crate::{
     Error, Result,
+    files::ModelPath,
     gemma::{
         GemmaConfig, Projector, ProjectorShape, ProjectorValues, ProjectorWeight, is_projector, projector_weight, projectors,
     },
@@ -19,7 +18,7 @@ const CHANNELS: usize = 3;
 /// # Errors
 /// [`Error::Unsupported`] for a text model without a projector; [`Error::Config`] where several lie there, and for a
 /// file that is no projector's of this crate's models; [`Error::Format`] for tensors that are not what they are called.
-pub(crate) fn open_projector(path: &Path) -> Result<WeightMap> {
+pub(crate) fn open_projector(path: &ModelPath) -> Result<WeightMap> {
     let files = GgufFiles::open(path, ReadOptions::default())?;
     if is_projector(&files) {
         return towers(files, path);
@@ -34,7 +33,7 @@ pub(crate) fn open_projector(path: &Path) -> Result<WeightMap> {
     }
 }
 
-fn towers(files: GgufFiles, path: &Path) -> Result<WeightMap> {
+fn towers(files: GgufFiles, path: &ModelPath) -> Result<WeightMap> {
     let held = projectors(&files, path)?;
     let exchanged = has_exchanged_products(&files);
     let mut weights = WeightMap::default();

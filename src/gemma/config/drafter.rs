@@ -1,7 +1,5 @@
 //! Configurations of drafters, the small models beside a Gemma 4 that propose tokens (docs/gemma.md, Drafters).
 
-use std::path::Path;
-
 use super::{
     GemmaConfig, LayerKind, PerLayerInput,
     absent::Defaults,
@@ -12,6 +10,7 @@ use super::{
 };
 use crate::{
     Error, Result,
+    files::ModelPath,
     gemma::{TOKEN_ORDER, WeightPosition},
     ir::ops::MOST_UNGROUPED,
     text_file,
@@ -56,14 +55,13 @@ impl GemmaDrafterConfig {
     ///
     /// # Errors
     /// As [`GemmaConfig::near_weights`]; [`Error::Config`] where the file is no drafter's.
-    pub fn near_weights(weights: impl AsRef<Path>) -> Result<Self> {
-        let path = weights.as_ref();
+    pub fn near_weights(weights: impl Into<ModelPath>) -> Result<Self> {
+        let path: &ModelPath = &weights.into();
         if is_gguf(path) {
             let files = GgufFiles::open(path, ReadOptions { mode: ReadMode::Positioned, ..ReadOptions::default() })?;
             return Self::from_gguf(&files).map_err(|error| named(path, error));
         }
-        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new("")) };
-        let file = folder.join("config.json");
+        let file = path.folder().join("config.json");
         Self::from_json(&text_file::read(&file)?).map_err(|error| named(&file, error))
     }
 

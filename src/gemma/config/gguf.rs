@@ -1,8 +1,6 @@
 //! The metadata of a GGUF file into a [`GemmaConfig`] (docs/gemma.md, GGUF files). For a key that a file leaves out,
 //! its tensors or the table of absent keys give the value.
 
-use std::path::{Path, PathBuf};
-
 use super::{
     AltUp, BidirectionalPictures, GemmaConfig, LayerKind, Moe,
     family::{DRAFTER, GemmaArch, ScoreScale, SoftcapKey},
@@ -15,10 +13,11 @@ use super::{
 };
 use crate::{
     Error, Result,
+    files::ModelPath,
     weights::{FileLimits, GgufFiles, ReadMode, ReadOptions},
 };
 
-pub(super) fn from_file(path: &Path, limits: FileLimits) -> Result<GemmaConfig> {
+pub(super) fn from_file(path: &ModelPath, limits: FileLimits) -> Result<GemmaConfig> {
     Ok(projector_files::settle(text_alone(path, limits)?, path))
 }
 
@@ -26,11 +25,11 @@ pub(super) fn from_file(path: &Path, limits: FileLimits) -> Result<GemmaConfig> 
 ///
 /// # Errors
 /// As [`projector_files::beside`], and those of reading the text model's header.
-pub(super) fn projector_beside(path: &Path) -> Result<Option<PathBuf>> {
+pub(super) fn projector_beside(path: &ModelPath) -> Result<Option<ModelPath>> {
     projector_files::beside(&text_alone(path, FileLimits::default())?, path)
 }
 
-fn text_alone(path: &Path, limits: FileLimits) -> Result<GemmaConfig> {
+fn text_alone(path: &ModelPath, limits: FileLimits) -> Result<GemmaConfig> {
     let files = GgufFiles::open(path, ReadOptions { mode: ReadMode::Positioned, limits })?;
     read(&files).map_err(|error| named(path, error))
 }

@@ -1,7 +1,5 @@
 //! `config.json`, as Hugging Face's transformers writes it, into a [`GemmaConfig`].
 
-use std::path::Path;
-
 use serde_json::{Map, Value};
 
 use super::{
@@ -13,7 +11,7 @@ use super::{
     multimodal, processor, quantised, rope,
     unknown::MULTIMODAL,
 };
-use crate::{Error, Result, text_file, weights::SentenceModules};
+use crate::{Error, Result, files::ModelPath, text_file, weights::SentenceModules};
 
 /// Keys that cannot change what a text model computes: training, bookkeeping, and defaults of text generation.
 #[rustfmt::skip]
@@ -41,8 +39,8 @@ const MUST_BE_OFF: &[&str] = &[
     "use_bidirectional_attention",
 ];
 
-pub(super) fn from_file(path: &Path) -> Result<GemmaConfig> {
-    let path = if path.is_dir() { path.join("config.json") } else { path.to_path_buf() };
+pub(super) fn from_file(path: &ModelPath) -> Result<GemmaConfig> {
+    let path = if path.is_dir() { path.join("config.json") } else { path.clone() };
     let mut config = from_json(&text_file::read(&path)?).map_err(|e| named(&path, e))?;
     let generation = path.with_file_name("generation_config.json");
     if generation.is_file() {
@@ -58,7 +56,7 @@ pub(super) fn from_file(path: &Path) -> Result<GemmaConfig> {
 }
 
 /// Adds the dense modules beside `config.json`, which follow the last layer.
-fn add_modules(config: &mut GemmaConfig, path: &Path) -> Result<()> {
+fn add_modules(config: &mut GemmaConfig, path: &ModelPath) -> Result<()> {
     let Some(modules) = SentenceModules::beside(path)? else { return Ok(()) };
     let mut width = config.embedding_width();
     for (read, written) in modules.dense {
@@ -72,7 +70,7 @@ fn add_modules(config: &mut GemmaConfig, path: &Path) -> Result<()> {
     config.validate().map_err(|error| named(path, error))
 }
 
-pub(super) fn named(path: &Path, error: Error) -> Error {
+pub(super) fn named(path: &ModelPath, error: Error) -> Error {
     match error {
         Error::Config(problem) => Error::Config(format!("{}: {problem}", path.display())),
         Error::Unsupported(what) => Error::Unsupported(format!("{}: {what}", path.display())),

@@ -1,7 +1,5 @@
 //! The image processor's file beside `config.json`: what of a picture a tower is shown.
 
-use std::path::{Path, PathBuf};
-
 use serde_json::Value;
 
 use super::{
@@ -9,7 +7,7 @@ use super::{
     json,
     multimodal::{Gemma4VisionConfig, MOST_SOFT_TOKENS, MultimodalConfig, UnifiedVisionConfig, VisionConfig},
 };
-use crate::{Error, Result, text_file};
+use crate::{Error, Result, files::ModelPath, text_file};
 
 /// What the released processor of a tower does to pixels.
 struct Pixels {
@@ -27,7 +25,7 @@ const GEMMA_4: Pixels = Pixels { resample: 3, mean: 0.0, std: 1.0, normalised: f
 
 /// Takes the sizes that the file beside `config.json` has, if there is one. A processor that this crate does not compute
 /// is no reason to refuse the text model: pictures are refused.
-pub(super) fn settle(config: &mut MultimodalConfig, config_file: &Path) {
+pub(super) fn settle(config: &mut MultimodalConfig, config_file: &ModelPath) {
     let Some(vision) = &mut config.vision else { return };
     let settled = match beside(config_file) {
         Ok(Some((path, fields))) => apply(vision, fields).map_err(|error| json::named(&path, error)),
@@ -40,8 +38,8 @@ pub(super) fn settle(config: &mut MultimodalConfig, config_file: &Path) {
 }
 
 /// The fields of the image processor: in `processor_config.json`, as transformers 5 writes it, else in a file of its own.
-fn beside(config_file: &Path) -> Result<Option<(PathBuf, Fields)>> {
-    let read = |name: &str| -> Result<Option<(PathBuf, Fields)>> {
+fn beside(config_file: &ModelPath) -> Result<Option<(ModelPath, Fields)>> {
+    let read = |name: &str| -> Result<Option<(ModelPath, Fields)>> {
         let path = config_file.with_file_name(name);
         if !path.is_file() {
             return Ok(None);

@@ -8,8 +8,6 @@
 //! all; `image_size` of Gemma 4, which stands for nothing; the epsilon of audio towers, which some files have as 1e-5
 //! and the models as 1e-6; `num_mel_bins` of Gemma 4 12B, which is not its number of samples.
 
-use std::path::Path;
-
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -17,6 +15,7 @@ use super::{
 };
 use crate::{
     Error, Result,
+    files::ModelPath,
     weights::{GgufFiles, ReadMode, ReadOptions},
 };
 
@@ -82,7 +81,7 @@ pub(super) fn has_some(arch: GemmaArch) -> bool {
 /// # Errors
 /// [`Error::Config`] for a file of another architecture, or that names none; [`Error::Unsupported`] for projectors of
 /// other models.
-pub(crate) fn projectors(files: &GgufFiles, path: &Path) -> Result<Vec<Projector>> {
+pub(crate) fn projectors(files: &GgufFiles, path: &ModelPath) -> Result<Vec<Projector>> {
     let held = held(files).map_err(|error| named(path, error))?;
     Ok(held.into_iter().map(|(projector, _)| projector).collect())
 }
@@ -118,12 +117,12 @@ fn held(files: &GgufFiles) -> Result<Vec<(Projector, GemmaArch)>> {
 }
 
 /// The headers of the file at `path`.
-pub(super) fn open(path: &Path) -> Result<GgufFiles> {
+pub(super) fn open(path: &ModelPath) -> Result<GgufFiles> {
     GgufFiles::open(path, ReadOptions { mode: ReadMode::Positioned, ..ReadOptions::default() })
 }
 
 /// The configuration of the text model with the towers of the projector at `path`.
-pub(super) fn add(config: &GemmaConfig, path: &Path) -> Result<GemmaConfig> {
+pub(super) fn add(config: &GemmaConfig, path: &ModelPath) -> Result<GemmaConfig> {
     let files = open(path)?;
     let multimodal = read(&files, config).map_err(|error| named(path, error))?;
     Ok(GemmaConfig { multimodal, ..config.clone() })

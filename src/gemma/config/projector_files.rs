@@ -1,9 +1,7 @@
 //! The projector's file beside a text model's, by the habit of llama.cpp's users.
 
-use std::path::{Path, PathBuf};
-
 use super::{AudioConfig, GemmaConfig, VisionConfig, json::named, projector};
-use crate::{Error, Result, weights::is_gguf};
+use crate::{Error, Result, files::ModelPath, weights::is_gguf};
 
 /// True for the name of a projector's file: `mmproj-model-f16.gguf`, `gemma-3-4b-it.mmproj-Q8_0.gguf`, …
 pub(crate) fn is_projector_name(name: &str) -> bool {
@@ -13,7 +11,7 @@ pub(crate) fn is_projector_name(name: &str) -> bool {
 
 /// The configuration of the text model at `text` with the towers of the projector that lies beside it, if one does. One
 /// that cannot be taken is no reason to refuse the text model: pictures and sounds are refused.
-pub(super) fn settle(config: GemmaConfig, text: &Path) -> GemmaConfig {
+pub(super) fn settle(config: GemmaConfig, text: &ModelPath) -> GemmaConfig {
     match beside(&config, text).and_then(|found| found.map(|path| projector::add(&config, &path)).transpose()) {
         Ok(found) => found.unwrap_or(config),
         Err(error) => {
@@ -30,7 +28,7 @@ pub(super) fn settle(config: GemmaConfig, text: &Path) -> GemmaConfig {
 ///
 /// # Errors
 /// [`Error::Config`] where several fit, with their names. Where none fits, what is wrong with one that lies there.
-pub(super) fn beside(config: &GemmaConfig, text: &Path) -> Result<Option<PathBuf>> {
+pub(super) fn beside(config: &GemmaConfig, text: &ModelPath) -> Result<Option<ModelPath>> {
     if !projector::has_some(config.arch) {
         return Ok(None);
     }
@@ -47,7 +45,7 @@ pub(super) fn beside(config: &GemmaConfig, text: &Path) -> Result<Option<PathBuf
         (Some(only), _) if fitting.is_empty() => Ok(Some(only)),
         (Some(last), _) => {
             fitting.push(last);
-            let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let name = |path: &ModelPath| path.file_name().unwrap_or_default().to_string();
             let names = fitting.iter().map(name).collect::<Vec<_>>().join(", ");
             let advice = "keep one of them there, or name the one to take (Model::open_with_projector)";
             Err(Error::Config(format!("{} projectors lie beside the model ({names}); {advice}", fitting.len())))
@@ -59,20 +57,16 @@ pub(super) fn beside(config: &GemmaConfig, text: &Path) -> Result<Option<PathBuf
 
 /// GGUF files beside `text` with the word in their names, in the order of these. A folder that cannot be listed has
 /// none.
-fn candidates(text: &Path) -> Vec<PathBuf> {
-    let folder = match text.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
-    let is_named = |path: &Path| is_projector_name(&path.file_name().unwrap_or_default().to_string_lossy());
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut found: Vec<PathBuf> = entries.filter(|path| is_named(path) && is_gguf(path)).collect();
-    found.sort();
+fn candidates(text: &ModelPath) -> Vec<ModelPath> {
+    let is_named = |path: &ModelPath| is_projector_name(path.file_name().unwrap_or_default());
+    let entries = text.folder().entries().unwrap_or_default();
+    let mut found: Vec<ModelPath> = entries.into_iter().filter(|path| is_named(path) && is_gguf(path)).collect();
+    found.sort_by(|a, b| a.as_path().cmp(b.as_path()));
     found
 }
 
 /// True for a projector's file; false for a text model's with such a name.
-fn fits(config: &GemmaConfig, path: &Path) -> Result<bool> {
+fn fits(config: &GemmaConfig, path: &ModelPath) -> Result<bool> {
     let files = projector::open(path)?;
     if !projector::is_projector(&files) {
         return Ok(false);

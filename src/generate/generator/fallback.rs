@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The engine on a device; where no kernel is right on one that was not asked for, that of the reference.
-pub(super) fn on_gpu(
+pub(super) async fn on_gpu(
     device: &Device,
     context: Arc<GpuContext>,
     model: Arc<ModelGraphs>,
@@ -21,7 +21,7 @@ pub(super) fn on_gpu(
     options: EngineOptions,
 ) -> Result<Engine> {
     let chunk = options.chunk;
-    let made = GpuEngine::new(context, model.clone(), profiles.clone(), options);
+    let made = GpuEngine::new(context, model.clone(), profiles.clone(), options).await;
     or_reference(device, made.map(Engine::from), || Ok(ReferenceEngine::new(model, profiles, chunk)?.into()))
 }
 

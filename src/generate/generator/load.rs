@@ -1,6 +1,6 @@
 //! How a generator comes to be.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use super::{
     GemmaGenerator, GeneratorOptions, TablePlacement,
@@ -12,11 +12,16 @@ use super::{
 use crate::{
     Error, Result,
     checkpoint::load_from_path,
+    files::ModelPath,
     gemma::{BidirectionalPictures, GemmaConfig},
     generate::{ALIGNED_CHUNK, CancelToken, DraftStats, Engine, PlanPolicy, Profiles, ReferenceEngine, engine::EngineOptions},
+    platform,
     runtime::{Device, GpuOptions, OnProgress, Opened},
     weights::WeightLoader,
 };
+
+/// The work, as errors name it.
+const LOADING: &str = "loading a model";
 
 impl GemmaGenerator {
     /// Takes all weights of the loader and puts them on the device.
@@ -37,7 +42,7 @@ impl GemmaGenerator {
         config: GemmaConfig,
         loader: &mut dyn WeightLoader,
         device: Device,
-        weights_path: impl AsRef<Path>,
+        weights_path: impl Into<ModelPath>,
     ) -> Result<Self> {
         Self::with_options(config, loader, device, GeneratorOptions::near_weights(weights_path)?)
     }
@@ -46,8 +51,8 @@ impl GemmaGenerator {
     ///
     /// # Errors
     /// As [`from_loader_at`](Self::from_loader_at), and what is wrong with the files.
-    pub fn from_path(config: GemmaConfig, path: impl AsRef<Path>, device: Device) -> Result<Self> {
-        let path = path.as_ref();
+    pub fn from_path(config: GemmaConfig, path: impl Into<ModelPath>, device: Device) -> Result<Self> {
+        let path: &ModelPath = &path.into();
         Self::from_loader_at(config, load_from_path(path)?.as_mut(), device, path)
     }
 
@@ -56,7 +61,12 @@ impl GemmaGenerator {
     /// # Errors
     /// As [`from_path`](Self::from_path); [`Error::Unsupported`] with `include_mtp`: no family that this version runs
     /// has such layers.
-    pub fn from_path_with_mtp(config: GemmaConfig, path: impl AsRef<Path>, device: Device, include_mtp: bool) -> Result<Self> {
+    pub fn from_path_with_mtp(
+        config: GemmaConfig,
+        path: impl Into<ModelPath>,
+        device: Device,
+        include_mtp: bool,
+    ) -> Result<Self> {
         if include_mtp {
             Err(Error::Unsupported("multi-token prediction (include_mtp = true)".into()))
         } else {
@@ -77,6 +87,21 @@ impl GemmaGenerator {
         device: Device,
         options: GeneratorOptions,
     ) -> Result<Self> {
+        platform::wait(LOADING, Self::with_options_async(config, loader, device, options))
+    }
+
+    /// As [`with_options`](Self::with_options), for where no thread may wait for a device, as in a browser: the future
+    /// waits for it, whenever some megabytes of weights were passed on, and others of its thread have their turn.
+    /// Elsewhere the thread that polls it does the work. Needs no particular executor.
+    ///
+    /// # Errors
+    /// As [`with_options`](Self::with_options).
+    pub async fn with_options_async(
+        config: GemmaConfig,
+        loader: &mut dyn WeightLoader,
+        device: Device,
+        options: GeneratorOptions,
+    ) -> Result<Self> {
         let chunk = options.prefill_chunk;
         let mut capacity = options.capacity(&config)?;
         let profiles = Profiles::new(options.prefill_profile.clone(), options.decode_profile.clone())?;
@@ -84,7 +109,7 @@ impl GemmaGenerator {
         let config = model.config.clone();
         let window = model.window()?;
         let mut reserved = 0;
-        let mut engine = match device.open(&options.gpu)? {
+        let mut engine = match device.open_async(&options.gpu).await? {
             Opened::Gpu(context) => {
                 let model = options.placed(context.capabilities(), model, &profiles, capacity)?;
                 capacity = options.fitting(context.capabilities(), &model, &profiles, capacity)?;
@@ -94,7 +119,7 @@ impl GemmaGenerator {
                 let submit_time = options.submit_time;
                 let untimed = options.deterministic;
                 let how = EngineOptions { chunk, submit_time, untimed, cancel, on_progress };
-                on_gpu(&device, context, Arc::new(model), profiles, how)?
+                on_gpu(&device, context, Arc::new(model), profiles, how).await?
             }
             Opened::Reference => {
                 let host = options.per_layer_tables == TablePlacement::Host;
@@ -168,15 +193,16 @@ impl GemmaGenerator {
         on_progress: Option<OnProgress>,
         cancel: Option<CancelToken>,
     ) -> Result<Self> {
-        let mut recovered = self.reloaded(device, gpu, on_progress, cancel)?;
+        let mut recovered = platform::wait(LOADING, self.reloaded(device, gpu, on_progress, cancel))?;
         if self.reserved > 0 {
             recovered.engine.reserve(self.reserved)?;
         }
         Ok(recovered)
     }
 
-    /// As [`recovered`](Self::recovered), without the cache that was reserved.
-    pub(crate) fn reloaded(
+    /// As [`recovered`](Self::recovered), without the cache that was reserved, as a future like that of
+    /// [`with_options_async`](Self::with_options_async).
+    pub(crate) async fn reloaded(
         &self,
         device: Device,
         gpu: &GpuOptions,
@@ -187,11 +213,12 @@ impl GemmaGenerator {
         let model = self.engine.model().clone();
         let profiles = self.engine.profiles().clone();
         let chunk = Some(self.engine.largest_chunk());
-        let mut engine = match device.open(gpu)? {
+        let mut engine = match device.open_async(gpu).await? {
             Opened::Gpu(context) => {
                 let submit_time = self.submit_time;
                 let untimed = self.history.is_aligned();
-                on_gpu(&device, context, model, profiles, EngineOptions { chunk, submit_time, untimed, cancel, on_progress })?
+                let how = EngineOptions { chunk, submit_time, untimed, cancel, on_progress };
+                on_gpu(&device, context, model, profiles, how).await?
             }
             Opened::Reference => ReferenceEngine::new(model, profiles, chunk)?.into(),
         };

@@ -1,9 +1,10 @@
 //! How a model is loaded for generation.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     Error, Result,
+    files::ModelPath,
     gemma::{GemmaConfig, GemmaFlow},
     generate::{CancelToken, FlowHook, MemoryPlan, ModelGraphs, Profiles},
     profile::CompileProfile,
@@ -172,7 +173,8 @@ impl GeneratorOptions {
     ///
     /// # Errors
     /// As [`CompileProfile::near_weights`].
-    pub fn near_weights(weights: impl AsRef<Path>) -> Result<Self> {
+    pub fn near_weights(weights: impl Into<ModelPath>) -> Result<Self> {
+        let weights = weights.into();
         let [prefill_profile, decode_profile] = [false, true].map(|decode| CompileProfile::near_weights(&weights, decode));
         Ok(Self { prefill_profile: prefill_profile?, decode_profile: decode_profile?, ..Self::default() })
     }

@@ -1,13 +1,12 @@
 //! Sampling as a model's maker recommends it: `generation_config.json`, and the sampling keys of GGUF files.
 
-use std::path::Path;
-
 use serde_json::{Map, Value};
 
 use super::SampleOpts;
 use crate::{
     Error, Result,
     error::SamplingError,
+    files::ModelPath,
     text_file,
     weights::{GgufFiles, GgufMetadata, ReadOptions, is_gguf},
 };
@@ -59,26 +58,25 @@ impl SampleOpts {
     /// # Errors
     /// [`Error::Io`] and [`Error::Format`] for a file that cannot be read; [`SamplingError::Options`] for a value that
     /// is no number, or out of its range, with the file's name in front.
-    pub fn recommended(weights: impl AsRef<Path>) -> Result<Option<Self>> {
-        let path = weights.as_ref();
+    pub fn recommended(weights: impl Into<ModelPath>) -> Result<Option<Self>> {
+        let path: &ModelPath = &weights.into();
         if is_gguf(path) {
             let files = GgufFiles::open(path, ReadOptions::default())?;
             return from_gguf(&files.metadata, path);
         }
-        let folder = if path.is_dir() { Some(path) } else { path.parent() };
-        let file = folder.unwrap_or(path).join("generation_config.json");
+        let file = path.folder().join("generation_config.json");
         if !file.is_file() {
             return Ok(None);
         }
         let text = text_file::read(&file)?;
         match serde_json::from_str(&text) {
             Ok(map) => from_json(map, &file),
-            Err(error) => Err(Error::Format { path: file, problem: format!("not valid JSON: {error}") }),
+            Err(error) => Err(Error::Format { path: file.to_path_buf(), problem: format!("not valid JSON: {error}") }),
         }
     }
 
     /// With the file's name before what is wrong.
-    fn checked(self, file: &Path) -> Result<Option<Self>> {
+    fn checked(self, file: &ModelPath) -> Result<Option<Self>> {
         match self.validate() {
             Ok(()) => Ok(Some(self)),
             Err(Error::Sampling(SamplingError::Options(problem))) => Err(wrong(file, problem)),
@@ -87,14 +85,14 @@ impl SampleOpts {
     }
 }
 
-fn wrong(file: &Path, problem: String) -> Error {
+fn wrong(file: &ModelPath, problem: String) -> Error {
     Error::Sampling(SamplingError::Options(format!("{}: {problem}", file.display())))
 }
 
 /// The keys of a file, used up one by one.
 struct Keys<'a> {
     map: Map<String, Value>,
-    file: &'a Path,
+    file: &'a ModelPath,
 }
 
 impl Keys<'_> {
@@ -132,7 +130,7 @@ fn has_no_effect(key: &str, value: &Value) -> bool {
         }
 }
 
-fn from_json(map: Map<String, Value>, file: &Path) -> Result<Option<SampleOpts>> {
+fn from_json(map: Map<String, Value>, file: &ModelPath) -> Result<Option<SampleOpts>> {
     let mut keys = Keys { map, file };
     let whole = |value: &Value| value.as_u64().and_then(|k| usize::try_from(k).ok());
     let draws = keys.take("do_sample", "true or false", Value::as_bool)?;
@@ -174,7 +172,7 @@ const SAMPLERS: [(&str, &[&str]); 5] = [
 /// Samplers that llama.cpp computes and this crate does not, each with the number at which it has no effect.
 const FOREIGN: [(&str, f32); 2] = [("mirostat", 0.0), ("xtc_probability", 0.0)];
 
-fn from_gguf(metadata: &GgufMetadata, file: &Path) -> Result<Option<SampleOpts>> {
+fn from_gguf(metadata: &GgufMetadata, file: &ModelPath) -> Result<Option<SampleOpts>> {
     let number = |name: &str| metadata.number(&format!("general.sampling.{name}")).map_err(|problem| wrong(file, problem));
     let sequence = metadata.text("general.sampling.sequence").map_err(|problem| wrong(file, problem))?;
     let order: Option<Vec<&str>> = sequence.map(|names| names.split(';').map(str::trim).collect());

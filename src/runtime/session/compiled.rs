@@ -110,7 +110,8 @@ impl CompiledGraph {
             return Err(Error::Weight(WeightError::NotInGraph { name: name.into(), nearest }));
         };
         fits(weight, &tensor, &self.dims)?;
-        self.session.upload(&mut self.weights, &ModelParams::from([(name.to_string(), tensor)]), None)?;
+        let given = ModelParams::from([(name.to_string(), tensor)]);
+        platform::wait("uploading a weight", self.session.upload(&mut self.weights, &given, None))?;
         if let Some(gpu) = &mut self.gpu {
             gpu.forget_bindings();
         }

@@ -25,6 +25,7 @@ use crate::{
     cancel::CancelToken,
     flow::ModelParams,
     ir::{DimBinding, Graph, LowerOptions, Symbol, kernel::Target, sym},
+    platform,
     profile::CompileProfile,
     weights::Tensor,
 };
@@ -145,12 +146,21 @@ impl Session {
     /// # Errors
     /// As [`load`](Self::load), and [`Error::Cancelled`].
     pub fn load_with(&self, params: &ModelParams, on_progress: Option<OnProgress>) -> Result<SessionWeights> {
+        platform::wait("loading weights", self.load_async(params, on_progress))
+    }
+
+    /// As [`load_with`](Self::load_with). Where no thread may wait for the device, as in a browser, the future does;
+    /// elsewhere the thread that polls it does the work.
+    ///
+    /// # Errors
+    /// As [`load_with`](Self::load_with).
+    pub async fn load_async(&self, params: &ModelParams, on_progress: Option<OnProgress>) -> Result<SessionWeights> {
         let mut weights = SessionWeights::default();
-        self.upload(&mut weights, params, on_progress)?;
+        self.upload(&mut weights, params, on_progress).await?;
         Ok(weights)
     }
 
-    fn upload(&self, weights: &mut SessionWeights, params: &ModelParams, on_progress: Option<OnProgress>) -> Result<()> {
+    async fn upload(&self, weights: &mut SessionWeights, params: &ModelParams, on_progress: Option<OnProgress>) -> Result<()> {
         if let (Backend::Gpu { pipelines, .. }, false) = (&self.backend, params.is_empty()) {
             let resident = Arc::make_mut(&mut weights.resident);
             let mut uploader = WeightUploader::new(pipelines.context())?;
@@ -159,9 +169,9 @@ impl Session {
             }
             uploader.reserve(params.values().map(|t| (t.dtype(), t.shape())))?;
             for (name, tensor) in params {
-                resident.insert(name.clone(), uploader.upload(tensor)?);
+                resident.insert(name.clone(), uploader.upload_async(tensor).await?);
             }
-            uploader.finish()?;
+            uploader.finish_async().await?;
         }
         let own = Arc::make_mut(&mut weights.params);
         own.extend(params.iter().map(|(name, tensor): (&String, &Tensor)| (name.clone(), tensor.clone())));

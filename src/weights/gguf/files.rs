@@ -1,10 +1,6 @@
 //! A GGUF model's files: one, or parts that belong together.
 
-use std::{
-    collections::HashSet,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::HashSet, sync::Arc};
 
 use super::{
     header::{self, Entry},
@@ -13,12 +9,13 @@ use super::{
 };
 use crate::{
     Error, Result,
+    files::ModelPath,
     weights::{ReadMode, ReadOptions, Tensor, source::FileSource},
 };
 
 /// One file and its tensors, in the order of their bytes.
 pub(crate) struct GgufPart {
-    pub(crate) path: PathBuf,
+    pub(crate) path: ModelPath,
     pub(crate) file: Arc<FileSource>,
     pub(crate) tensors: Vec<Entry>,
 }
@@ -35,7 +32,7 @@ impl GgufFiles {
     /// # Errors
     /// [`Error::Io`] where a file cannot be opened, [`Error::Format`] where a header lies or the parts do not belong
     /// together.
-    pub(crate) fn open(path: &Path, options: ReadOptions) -> Result<Self> {
+    pub(crate) fn open(path: &ModelPath, options: ReadOptions) -> Result<Self> {
         let (first, metadata) = part(path, options)?;
         let bad = |problem: String| Error::Format { path: path.to_path_buf(), problem };
         let split = Split::of(&metadata).map_err(bad)?;
@@ -43,7 +40,7 @@ impl GgufFiles {
         if split.count > 1 {
             for path in siblings(path, &split, &metadata, options)? {
                 let (part, metadata) = part(&path, options)?;
-                split.check(parts.len(), &metadata).map_err(|problem| Error::Format { path, problem })?;
+                split.check(parts.len(), &metadata).map_err(|problem| Error::Format { path: path.to_path_buf(), problem })?;
                 parts.push(part);
             }
             check_together(&parts, &split).map_err(bad)?;
@@ -100,16 +97,16 @@ impl GgufFiles {
 
     /// An error of the first file.
     pub(crate) fn error(&self, problem: String) -> Error {
-        let path = self.parts.first().map(|part| part.path.clone()).unwrap_or_default();
+        let path = self.parts.first().map(|part| part.path.to_path_buf()).unwrap_or_default();
         Error::Format { path, problem }
     }
 }
 
-pub(super) fn part(path: &Path, options: ReadOptions) -> Result<(GgufPart, Metadata)> {
+pub(super) fn part(path: &ModelPath, options: ReadOptions) -> Result<(GgufPart, Metadata)> {
     let file = FileSource::open(path)?;
     let header = header::read(&file, &options.limits)?;
     let file = if options.mode == ReadMode::Mapped { file.map()? } else { file };
-    Ok((GgufPart { path: path.to_path_buf(), file: Arc::new(file), tensors: header.tensors }, header.metadata))
+    Ok((GgufPart { path: path.clone(), file: Arc::new(file), tensors: header.tensors }, header.metadata))
 }
 
 /// A part's place among the parts.

@@ -1,10 +1,7 @@
 //! Where the other parts of a model lie: by the name that llama.cpp gives them, else by what the files beside the first
 //! one say.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::collections::BTreeMap;
 
 use super::{
     files::{Split, part},
@@ -12,6 +9,7 @@ use super::{
 };
 use crate::{
     Error, Result,
+    files::ModelPath,
     weights::{ReadMode, ReadOptions, is_gguf},
 };
 
@@ -25,7 +23,7 @@ const SHARED: [&str; 2] = ["general.architecture", "general.name"];
 ///
 /// # Errors
 /// [`Error::Format`] where the file is not the first part, or parts are not to be found.
-pub(super) fn siblings(path: &Path, split: &Split, metadata: &Metadata, options: ReadOptions) -> Result<Vec<PathBuf>> {
+pub(super) fn siblings(path: &ModelPath, split: &Split, metadata: &Metadata, options: ReadOptions) -> Result<Vec<ModelPath>> {
     let count = split.count;
     let bad = |problem: String| Err(Error::Format { path: path.to_path_buf(), problem });
     if count > MOST {
@@ -54,16 +52,16 @@ pub(super) fn siblings(path: &Path, split: &Split, metadata: &Metadata, options:
 
 /// A part's name around its number: `NAME-00001-of-00003.gguf`, with or without an extension.
 struct Name<'a> {
-    path: &'a Path,
+    path: &'a ModelPath,
     before: &'a str,
     after: &'a str,
     count: usize,
 }
 
 impl<'a> Name<'a> {
-    fn of(path: &'a Path, split: &Split) -> Option<Self> {
+    fn of(path: &'a ModelPath, split: &Split) -> Option<Self> {
         let number = format!("{:05}-of-{:05}", split.index + 1, split.count);
-        let (before, after) = path.file_name()?.to_str()?.rsplit_once(&number)?;
+        let (before, after) = path.file_name()?.rsplit_once(&number)?;
         Some(Self { path, before, after, count: split.count })
     }
 
@@ -71,23 +69,23 @@ impl<'a> Name<'a> {
         format!("{}{:05}-of-{:05}{}", self.before, index + 1, self.count, self.after)
     }
 
-    fn part(&self, index: usize) -> PathBuf {
+    fn part(&self, index: usize) -> ModelPath {
         self.path.with_file_name(self.of_part(index))
     }
 }
 
 /// The GGUF files beside `path` that say they are other parts of the same model, by their place. A file with
 /// llama.cpp's name of a part belongs to those that are called like it, and is none of them.
-fn by_contents(path: &Path, split: &Split, metadata: &Metadata, options: ReadOptions) -> Result<BTreeMap<usize, Vec<PathBuf>>> {
-    let folder = match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
-    let io = |source| Error::Io { path: folder.to_path_buf(), source };
+fn by_contents(
+    path: &ModelPath,
+    split: &Split,
+    metadata: &Metadata,
+    options: ReadOptions,
+) -> Result<BTreeMap<usize, Vec<ModelPath>>> {
+    let folder = path.folder();
     let options = ReadOptions { mode: ReadMode::Positioned, ..options };
-    let mut found: BTreeMap<usize, Vec<PathBuf>> = BTreeMap::new();
-    for entry in std::fs::read_dir(folder).map_err(io)? {
-        let other = entry.map_err(io)?.path();
+    let mut found: BTreeMap<usize, Vec<ModelPath>> = BTreeMap::new();
+    for other in folder.entries().map_err(|source| Error::Io { path: folder.to_path_buf(), source })? {
         if !is_gguf(&other) {
             continue;
         }

@@ -18,6 +18,7 @@ use crate::{
     generate::{DraftModel, MOST_DRAFTED, Outputs, Profiles, TokenOrder},
     ir::{DType, DimBinding, sym},
     lower::lower,
+    platform,
     runtime::{Buffer, GpuContext, PreparedPlan, ResidentWeight, ResidentWeights, RunTokens, ScratchPool, Step, wgpu},
 };
 
@@ -228,7 +229,7 @@ impl GpuEngine {
         let built = drafter.built(&model.model, self.profiles.kv())?;
         let mut own = BuiltModel::clone(&built);
         own.params.remove(TARGET_EMBED);
-        let mut weights = upload(&model.context, &own, None)?;
+        let mut weights = platform::wait("loading a drafter", upload(&model.context, &own, None))?;
         let embed = model.weights.get(&WeightPosition::Embed.to_string());
         weights.extend(embed.map(|embed| (TARGET_EMBED.to_string(), embed.clone())));
         let row = drafter.config.backbone_hidden_size as u64 * 4;

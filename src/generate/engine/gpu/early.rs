@@ -55,7 +55,11 @@ fn stopped(failed: &AtomicBool) -> Result<()> {
 
 /// Runs `upload` while another thread compiles `kernels`; ends when both have, or soon after an upload that failed. A
 /// kernel that does not compile is reported by the run that needs it.
-pub(super) fn beside<T>(pipelines: &PipelineCache, kernels: &[Kernel], upload: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(super) async fn beside<T>(
+    pipelines: &PipelineCache,
+    kernels: &[Kernel],
+    upload: impl Future<Output = Result<T>>,
+) -> Result<T> {
     let failed = &AtomicBool::new(false);
     let kernels = pipelines.distinct(kernels);
     let software = pipelines.context().capabilities().target().software;
@@ -73,7 +77,10 @@ pub(super) fn beside<T>(pipelines: &PipelineCache, kernels: &[Kernel], upload: i
     let compile = move || {
         parts.all(|part| compiled(part).is_ok());
     };
-    let upload = || upload().inspect_err(|_| failed.store(true, Relaxed));
-    // Without a thread they are compiled when they are needed.
-    if kernels.is_empty() { upload() } else { platform::beside(compile, upload) }
+    let upload = async { upload.await.inspect_err(|_| failed.store(true, Relaxed)) };
+    // Where no thread may wait they are compiled when they are needed.
+    if kernels.is_empty() || !pipelines.context().blocks() {
+        return upload.await;
+    }
+    platform::beside(compile, || platform::wait("an upload", upload))
 }

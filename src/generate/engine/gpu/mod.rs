@@ -119,7 +119,7 @@ pub(crate) struct EngineOptions {
 
 impl GpuEngine {
     /// Uploads the weights.
-    pub(crate) fn new(
+    pub(crate) async fn new(
         context: Arc<GpuContext>,
         model: Arc<ModelGraphs>,
         profiles: Profiles,
@@ -129,7 +129,7 @@ impl GpuEngine {
         let chunk = chunk.unwrap_or(PREFILL_CHUNK);
         let ring = model.ring(chunk)?;
         let software = context.capabilities().kind == AdapterKind::Software;
-        let mut model = GpuModel::new(context, model, &profiles, (chunk, ring), untimed, on_progress)?;
+        let mut model = GpuModel::new(context, model, &profiles, (chunk, ring), untimed, on_progress).await?;
         model.check(&profiles, ring)?;
         model.tune(&profiles, (chunk, ring), untimed, cancel.unwrap_or_default())?;
         let pace = ChunkSizer::new(chunk, model.elements(), software, submit_time);

@@ -49,7 +49,7 @@ const _: () = {
 impl GpuModel {
     /// Uploads the weights, and compiles meanwhile what the first runs need; runs have at most `chunk` tokens, rings
     /// `ring` rows.
-    pub(super) fn new(
+    pub(super) async fn new(
         context: Arc<GpuContext>,
         model: Arc<ModelGraphs>,
         profiles: &Profiles,
@@ -61,7 +61,7 @@ impl GpuModel {
         let target = target(&context, untimed);
         let pipelines = PipelineCache::new(&context);
         let kernels = early::kernels(&model, &context, &target, profiles, [chunk, ring])?;
-        let weights = early::beside(&pipelines, &kernels, || upload(&context, &built, on_progress))?;
+        let weights = early::beside(&pipelines, &kernels, upload(&context, &built, on_progress)).await?;
         let batches = Mutex::new(Batches::new(profiles));
         Ok(Self { context, target, pipelines, weights, model, batches })
     }
@@ -158,7 +158,7 @@ pub(super) fn argmax(rows: usize, vocab_size: usize, plan: &Plan, target: &Targe
     sampling::argmax(rows, vocab_size, maxima, target)
 }
 
-pub(super) fn upload(
+pub(super) async fn upload(
     context: &Arc<GpuContext>,
     built: &BuiltModel,
     on_progress: Option<Box<dyn FnMut(UploadProgress) -> bool + Send>>,
@@ -171,11 +171,13 @@ pub(super) fn upload(
     let order = upload_order(built);
     let bytes = || order.iter().map(|(_, tensor)| tensor.byte_len() as u64).sum::<u64>();
     let device = &context.capabilities().adapter;
-    let _span = tracing::debug_span!("load", %device, tensors = order.len(), bytes = bytes()).entered();
-    uploader.reserve(order.iter().map(|(_, t)| (t.dtype(), t.shape())))?;
-    let upload = |(name, tensor): (&String, &Tensor)| Ok((name.clone(), uploader.upload(tensor)?));
-    let weights = order.into_iter().map(upload).collect::<Result<_>>()?;
-    uploader.finish()?;
+    let span = tracing::debug_span!("load", %device, tensors = order.len(), bytes = bytes());
+    span.in_scope(|| uploader.reserve(order.iter().map(|(_, t)| (t.dtype(), t.shape()))))?;
+    let mut weights = HashMap::new();
+    for (name, tensor) in order {
+        weights.insert(name.clone(), uploader.upload_async(tensor).await?);
+    }
+    uploader.finish_async().await?;
     Ok(weights)
 }
 

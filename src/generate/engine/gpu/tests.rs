@@ -79,7 +79,7 @@ fn logits_of_sequences_of_all_lengths_are_those_of_transformers() {
             panic!("Device::Gpu opened the reference");
         };
         let options = EngineOptions { chunk: Some(CHUNK), ..EngineOptions::default() };
-        let first = GpuEngine::new(context, model.into(), Profiles::default(), options).unwrap();
+        let first = crate::platform::wait("a test", GpuEngine::new(context, model.into(), Profiles::default(), options)).unwrap();
         let another = |_: &usize| first.beside(super::Caches::new(first.caches.ring()));
         let mut engines: Vec<GpuEngine> = LENGTHS.iter().map(another).collect();
         engines.iter_mut().zip(LENGTHS).for_each(|(engine, length)| filled(engine, &tokens[..length]));

@@ -16,6 +16,7 @@ use crate::{
     Error, GemmaConfig, GemmaGenerator, GeneratorOptions, SampleOpts,
     checkpoint::SafetensorsLoader,
     error::DeviceError,
+    files::Files,
     generate::CancelToken,
     runtime::{Device, GpuContext, GpuOptions, Opened},
 };
@@ -47,8 +48,10 @@ fn unblocking() -> Arc<GpuContext> {
 fn demo(context: &Arc<GpuContext>, options: GeneratorOptions) -> GemmaGenerator {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo");
     let config = GemmaConfig::from_json(&std::fs::read_to_string(folder.join("config.json")).unwrap()).unwrap();
-    let mut loader = SafetensorsLoader::from_bytes([std::fs::read(folder.join("model.safetensors")).unwrap()]).unwrap();
-    GemmaGenerator::with_options(config, &mut loader, Device::Context(context.clone()), options).unwrap()
+    let bytes = std::fs::read(folder.join("model.safetensors")).unwrap();
+    let mut loader = SafetensorsLoader::open(Files::new().with("model.safetensors", bytes).at("")).unwrap();
+    let device = Device::Context(context.clone());
+    context.drive(GemmaGenerator::with_options_async(config, &mut loader, device, options)).unwrap()
 }
 
 /// Tokens after the prompt, by steps that are awaited.

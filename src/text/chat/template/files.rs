@@ -1,11 +1,11 @@
 //! The chat templates that a model's files carry.
 
-use std::path::{Path, PathBuf};
-
 use serde_json::{Map, Value};
 
 use crate::{
-    Error, Result, text_file,
+    Error, Result,
+    files::ModelPath,
+    text_file,
     weights::{FileLimits, GgufFiles, ReadMode, ReadOptions, is_gguf},
 };
 
@@ -75,18 +75,14 @@ impl Sources {
 ///
 /// # Errors
 /// [`Error::Io`] and [`Error::Format`] for files that cannot be read.
-pub(super) fn near_weights(weights: &Path) -> Result<Option<Sources>> {
-    let sources = match weights.parent() {
-        _ if is_gguf(weights) => of_gguf(weights)?,
-        Some(folder) if !weights.is_dir() => of_folder(folder)?,
-        _ => of_folder(weights)?,
-    };
+pub(super) fn near_weights(weights: &ModelPath) -> Result<Option<Sources>> {
+    let sources = if is_gguf(weights) { of_gguf(weights)? } else { of_folder(&weights.folder())? };
     Ok(Some(sources).filter(|sources| !sources.is_empty()))
 }
 
 /// A folder's, in the order in which transformers' tokenizers look: `chat_template.jinja`, then
 /// `tokenizer_config.json`; last the `chat_template.json` of processors.
-fn of_folder(folder: &Path) -> Result<Sources> {
+fn of_folder(folder: &ModelPath) -> Result<Sources> {
     let mut sources = Sources { tokens: default_tokens(), ..Sources::default() };
     let settings = json(&folder.join("tokenizer_config.json"))?;
     if let Some(Value::Object(fields)) = &settings {
@@ -122,7 +118,7 @@ fn of_folder(folder: &Path) -> Result<Sources> {
     Ok(sources)
 }
 
-fn of_gguf(path: &Path) -> Result<Sources> {
+fn of_gguf(path: &ModelPath) -> Result<Sources> {
     let files = GgufFiles::open(path, ReadOptions { mode: ReadMode::Positioned, limits: FileLimits::default() })?;
     let metadata = &files.metadata;
     let read = || -> std::result::Result<Sources, String> {
@@ -162,7 +158,7 @@ fn default_tokens() -> Map<String, Value> {
     names.into_iter().map(|(key, name)| (key.to_string(), name.into())).collect()
 }
 
-fn text(path: &Path) -> Result<Option<String>> {
+fn text(path: &ModelPath) -> Result<Option<String>> {
     if !path.is_file() {
         return Ok(None);
     }
@@ -174,14 +170,13 @@ fn text(path: &Path) -> Result<Option<String>> {
     Ok(Some(text))
 }
 
-fn json(path: &Path) -> Result<Option<Value>> {
+fn json(path: &ModelPath) -> Result<Option<Value>> {
     if !path.is_file() {
         return Ok(None);
     }
     serde_json::from_str(&text_file::read(path)?).map(Some).map_err(|e| format_error(path, e.to_string()))
 }
 
-fn format_error(path: &Path, problem: String) -> Error {
-    let path: PathBuf = path.to_path_buf();
-    Error::Format { path, problem }
+fn format_error(path: &ModelPath, problem: String) -> Error {
+    Error::Format { path: path.to_path_buf(), problem }
 }

@@ -7,12 +7,12 @@ mod jinja;
 mod media;
 mod own;
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use super::{ChatFormat, ChatParser, Instructions, Message, Tool};
 use crate::gemma::GemmaConfig;
 use crate::text::Tokenizer;
-use crate::{Error, Result, prompt::Prompt};
+use crate::{Error, Result, files::ModelPath, prompt::Prompt};
 use files::Sources;
 use own::OwnTemplate;
 
@@ -45,8 +45,8 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// [`Error::Io`] and [`Error::Format`] for files that cannot be read.
-    pub fn near_weights(config: &GemmaConfig, tokenizer: &Tokenizer, weights: impl AsRef<Path>) -> Result<Self> {
-        let Some(sources) = files::near_weights(weights.as_ref())? else { return Ok(Self::built_in(config)) };
+    pub fn near_weights(config: &GemmaConfig, tokenizer: &Tokenizer, weights: impl Into<ModelPath>) -> Result<Self> {
+        let Some(sources) = files::near_weights(&weights.into())? else { return Ok(Self::built_in(config)) };
         let family = ChatFormat::of(config);
         let chosen = Self::chosen(family.as_ref().ok().copied(), tokenizer, sources);
         match &chosen.0 {

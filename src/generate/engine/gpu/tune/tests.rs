@@ -42,7 +42,9 @@ fn load(name: &str, context: &Arc<GpuContext>) -> (GpuModel, usize) {
     let config = GemmaConfig::from_file(&folder).unwrap();
     let model = ModelGraphs::new(config, load_from_path(&folder).unwrap().as_mut(), None).unwrap();
     let ring = model.ring(CHUNK).unwrap();
-    let model = GpuModel::new(context.clone(), model.into(), &Profiles::default(), (CHUNK, ring), false, None).unwrap();
+    let profiles = Profiles::default();
+    let made = GpuModel::new(context.clone(), model.into(), &profiles, (CHUNK, ring), false, None);
+    let model = crate::platform::wait("a test", made).unwrap();
     (model, ring)
 }
 
