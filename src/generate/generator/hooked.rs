@@ -43,6 +43,22 @@ impl GemmaGenerator {
         }
     }
 
+    /// As [`step_hooked`](Self::step_hooked), without blocking the thread longer than a submit takes; needs no particular
+    /// executor. Dropped before it is done, it leaves history and rows usable.
+    ///
+    /// # Errors
+    /// As [`step_hooked`](Self::step_hooked).
+    pub async fn step_hooked_async(&mut self, opts: &SampleOpts, hooks: &mut SampleHooks) -> Result<Chosen> {
+        self.stop_ahead(); // It may have been begun with other hooks.
+        loop {
+            let cancel = self.engine.cancel_token().clone();
+            self.settled(&cancel).await?;
+            if let Some(chosen) = self.advance_hooked(opts, hooks)? {
+                return Ok(chosen);
+            }
+        }
+    }
+
     /// As [`advance`](Self::advance), with hooks, which are those that a step was begun with.
     ///
     /// # Errors
