@@ -38,6 +38,8 @@ export async function reserve(folder, files) {
     const data = await openForWriting(folder, String(index));
     try {
       if (data.getSize() < size) data.truncate(size);
+      // In a private window Chromium does not throw.
+      if (data.getSize() < size) return false;
     } catch (error) {
       if (isQuota(error)) return false;
       throw error;

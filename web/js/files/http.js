@@ -1,7 +1,7 @@
 /** Requests, and what their failures mean. */
 import { GemmaflowError } from '../errors.js';
 
-const RETRIES = 5;
+const RETRIES = 4;
 const FIRST_PAUSE = 250;
 
 /**

@@ -53,7 +53,7 @@ async function load(files, path, cancel, onProgress) {
     cancel.check();
     const part = buffer.subarray(0, Math.min(buffer.length, file.size - done));
     file.read(done, part);
-    for (const byte of part) sum = (sum * 31 + byte) >>> 0;
+    for (const byte of part) sum = (Math.imul(sum, 31) + byte) >>> 0;
     done += part.length;
     onProgress({ phase: 'moving', done, total: file.size });
     await pause(Fake.loadPause);
