@@ -6,7 +6,6 @@ import { transfer } from './format.js';
 import { DEMO } from './models.js';
 import { list, openFiles, setUpStart } from './start.js';
 
-const CONTEXT = 4096;
 let chat;
 let device = 'gpu';
 
@@ -17,7 +16,7 @@ async function open(choice) {
   try {
     const options = {
       device,
-      context: Number($('context').value) || CONTEXT,
+      context: Number($('context').value) || undefined,
       token: $('token').value.trim() || undefined,
       cache: $('keep').checked,
       signal: controller.signal,
@@ -30,7 +29,9 @@ async function open(choice) {
   } catch (error) {
     if (error.kind === 'Unsupported') return showUnsupported(error);
     toStart();
-    if (!controller.signal.aborted) showError('start-error', error);
+    if (controller.signal.aborted) return announce('Cancelled');
+    showError('start-error', error);
+    $('start-error').scrollIntoView({ block: 'center' });
   }
 }
 
@@ -103,6 +104,7 @@ function setUpDrop() {
 
 setUpStart(open);
 setUpDrop();
+addEventListener('keydown', ({ key }) => key === 'Escape' && !$('settings').open && chat?.stop());
 $('new-chat').onclick = () => chat.restart();
 $('change-model').onclick = toStart;
 $('settings-open').onclick = () => {

@@ -52,7 +52,6 @@ export class Chat {
   }
 
   #key(event) {
-    if (event.key === 'Escape' && this.#running) this.stop();
     if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return;
     event.preventDefault();
     if (!this.#running) this.send($('text').value);
@@ -87,15 +86,14 @@ export class Chat {
 
   #take(answer, event) {
     answer.add(event);
+    if (event.type === 'prompt') return this.#figures(`Reading ${event.done} of ${event.total} tokens`);
+    const { promptTokens = 0, completionTokens } = event.usage ?? {};
+    this.#last.speed = answer.speed(completionTokens) || this.#last.speed;
     if (event.type === 'end') {
-      const { promptTokens, completionTokens } = event.usage;
       this.#last.tokens = promptTokens + completionTokens;
       answer.note(event, this.#last.speed);
-    } else if (event.type === 'prompt') this.#figures(`Reading ${event.done} of ${event.total} tokens`);
-    if (event.type === 'text' || event.type === 'end') {
-      this.#last.speed = answer.speed() || this.#last.speed;
-      this.#figures();
     }
+    this.#figures();
   }
 
   #failed(error) {
@@ -111,7 +109,7 @@ export class Chat {
     const { tokens, speed } = this.#last;
     const parts = [
       first ?? (speed ? `${speed.toFixed(1)} tokens/s` : undefined),
-      context && `${tokens} of ${context} tokens`,
+      tokens > 0 && context && `${tokens} of ${context} tokens`,
       weightBytes && `${bytes(memoryBytes ?? weightBytes)} of memory`,
       adapter,
     ];
@@ -185,10 +183,10 @@ class Answer {
     details.append(text);
   }
 
-  /** Tokens a second since the first. */
-  speed() {
+  /** Tokens a second since the first. Before the end a piece of text counts as a token. */
+  speed(tokens = this.#tokens) {
     const seconds = (this.#last - this.#first) / 1000;
-    return seconds > 0 ? (this.#tokens - 1) / seconds : 0;
+    return seconds > 0 ? (tokens - 1) / seconds : 0;
   }
 
   note({ reason, usage }, speed) {
