@@ -113,7 +113,7 @@ export class Chat {
       weightBytes && `${bytes(memoryBytes ?? weightBytes)} of memory`,
       adapter,
     ];
-    $('figures').textContent = parts.filter(Boolean).join(' · ');
+    $('figures').replaceChildren(...parts.filter(Boolean).map((part) => element('span', { textContent: part })));
   }
 }
 

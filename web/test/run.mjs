@@ -7,7 +7,7 @@
 // --cases    what native code computes, for --package: see web/test/model.mjs
 // --only     tests whose name holds TEXT
 import { dirname, resolve } from 'node:path';
-import { after, test } from 'node:test';
+import { after, describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { launch, needWebGpu, openPage } from './browser.mjs';
@@ -25,35 +25,39 @@ const mounts = {
   '/assets/': resolve(root, 'assets'),
   '/tests/data/': resolve(root, 'tests/data'),
 };
-const [server, other, browser] = await Promise.all([serve(mounts), serve(mounts), launch()]);
-after(async () => {
-  await browser.close();
+const browser = await launch();
+after(() => browser.close());
+
+async function printAdapter() {
+  const server = await serve(mounts);
+  const page = await openPage(await browser.newContext(), server.origin);
+  console.log(`adapter: ${await needWebGpu(page)}`);
+  await page.context().close();
   server.close();
-  other.close();
-});
+}
 
-const first = await openPage(await browser.newContext(), server.origin);
-console.log(`adapter: ${await needWebGpu(first)}`);
-await first.context().close();
-
-/** Runs `work` with a page of a browser that has stored nothing, and the two servers. */
+/** Runs `work` with a page of a browser that has stored nothing, and two servers of its own. */
 function inBrowser(name, work, { timeout = 60_000 } = {}) {
   if (values.only && !name.includes(values.only)) return;
   test(name, { timeout }, async () => {
     const context = await browser.newContext({ permissions: ['microphone'] });
-    server.requests.length = other.requests.length = 0;
+    const [server, other] = await Promise.all([serve(mounts), serve(mounts)]);
     try {
       const page = await openPage(context, server.origin);
       await work({ page, context, server, other, root, open: () => openPage(context, server.origin) });
       if (page.problems.length) throw new Error(`the page failed: ${page.problems.join('; ')}`);
     } finally {
       await context.close();
+      server.close();
+      other.close();
     }
   });
 }
 
 const suites = values.package ? ['./model.mjs', './demo.mjs'] : ['./files.mjs', './errors.mjs', './worker.mjs', './demo.mjs'];
-for (const suite of suites) {
-  const { default: add } = await import(suite);
-  await add(inBrowser, { root, real: !!values.package, cases: values.cases && resolve(values.cases) });
-}
+const modules = await Promise.all(suites.map((suite) => import(suite)));
+await printAdapter();
+// A model keeps all cores busy where the GPU is software.
+describe(values.package ? 'the package' : 'the package, with a stand-in for the module', { concurrency: values.package ? 1 : 4 }, () => {
+  for (const { default: add } of modules) add(inBrowser, { root, real: !!values.package, cases: values.cases && resolve(values.cases) });
+});
