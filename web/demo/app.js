@@ -13,6 +13,8 @@ async function open(choice) {
   const controller = new AbortController();
   showError('start-error');
   showLoading(choice.name, controller);
+  // Without this a browser may drop models when its disk runs full.
+  if (typeof choice.source === 'string' && $('keep').checked) navigator.storage?.persist?.().catch(() => {});
   try {
     const options = {
       device,

@@ -25,6 +25,7 @@ export class Chat {
       else this.send($('text').value);
     };
     $('text').onkeydown = (event) => this.#key(event);
+    $('text').oninput = grow;
     this.restart();
   }
 
@@ -62,6 +63,7 @@ export class Chat {
     text = text.trim();
     if (this.#running || (!text && !media.length)) return;
     $('text').value = '';
+    grow();
     $('empty').hidden = true;
     showError('chat-error');
     $('log').append(userMessage(text, media));
@@ -115,6 +117,13 @@ export class Chat {
     ];
     $('figures').replaceChildren(...parts.filter(Boolean).map((part) => element('span', { textContent: part })));
   }
+}
+
+/** The field grows with its text where CSS cannot say so. */
+function grow() {
+  if (CSS.supports('field-sizing', 'content')) return;
+  $('text').style.height = 'auto';
+  $('text').style.height = `${$('text').scrollHeight}px`;
 }
 
 /** What the dialog says. */

@@ -37,6 +37,24 @@ export default function add(test) {
     assert.deepEqual([error.kind, error.message, error.typed], ['Format', 'x.gguf is no GGUF file', true]);
   });
 
+  test('an error: a device that goes offline', async ({ page, context, server }) => {
+    const path = `/~rate=200000/${GGUF}`;
+    await page.evaluate((source) => {
+      window.begun = new Promise((resolve) => {
+        const onProgress = ({ done }) => done > 100_000 && resolve();
+        window.opening = caught(gemmaflow.Model.open(source, { pieceBytes: 65536, onProgress }));
+      });
+    }, path);
+    await page.evaluate(() => window.begun);
+    await context.setOffline(true);
+    server.closeConnections();
+    const error = await page.evaluate(() => window.opening);
+    assert.ok(['Offline', 'Network'].includes(error.kind), error.message);
+    await context.setOffline(false);
+    const [{ bytes }] = await page.evaluate(() => gemmaflow.cache.list());
+    assert.ok(bytes >= 65536, 'what was there is kept');
+  });
+
   test('an error: an answer that breaks off again and again', async ({ page, server }) => {
     const error = await page.evaluate(open, { source: `${server.origin}/~cut=0/${GGUF}`, options: {} });
     assert.equal(error.kind, 'Truncated', error.message);

@@ -28,7 +28,8 @@ export async function serve(mounts, port = 0) {
     server.closeAllConnections();
     server.close();
   };
-  return Object.assign(state, { origin, close, count: (part) => counted(state.requests, part) });
+  const closeConnections = () => server.closeAllConnections();
+  return Object.assign(state, { origin, close, closeConnections, count: (part) => counted(state.requests, part) });
 }
 
 /** Requests of paths that hold `part`, and the bytes of their bodies. */

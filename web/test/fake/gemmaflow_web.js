@@ -47,6 +47,7 @@ async function load(files, path, cancel, onProgress) {
   file.read(0, head);
   if (path.endsWith('.gguf') && String.fromCharCode(...head) !== 'GGUF') throw failure('Format', `${path} is no GGUF file`);
   onProgress({ phase: 'reserving', done: 0, total: file.size });
+  checkReads(file);
   let sum = 0;
   const buffer = new Uint8Array(1 << 20);
   for (let done = 0; done < file.size; ) {
@@ -60,6 +61,24 @@ async function load(files, path, cancel, onProgress) {
   }
   onProgress({ phase: 'finishing', done: 1, total: 1 });
   return { sum, bytes: file.size };
+}
+
+/** Reads of few bytes, across blocks and at the end, give what reads of many do. */
+function checkReads(file) {
+  const whole = new Uint8Array(file.size);
+  file.read(0, whole);
+  const block = 256 << 10;
+  for (const at of [0, 1, block - 2, block, 2 * block - 1, file.size - 5].filter((at) => at + 5 <= file.size)) {
+    const few = new Uint8Array(5);
+    file.read(at, few);
+    if (few.some((byte, i) => byte !== whole[at + i])) throw failure('Io', `other bytes at ${at}`);
+  }
+  try {
+    file.read(file.size - 1, new Uint8Array(2));
+  } catch ({ kind }) {
+    if (kind === 'Io') return;
+  }
+  throw failure('Io', 'a read past the end did not fail');
 }
 
 const Fake = { loadPause: 5, tokenPause: 15 };
