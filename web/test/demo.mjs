@@ -57,7 +57,7 @@ export default function add(test, { root, real }) {
     await page.setInputFiles('#file', { name: 'broken.gguf', mimeType: '', buffer: Buffer.from('nothing') });
     await page.waitForSelector('#start-error:not([hidden])');
     assert.match(await page.locator('#start-error').textContent(), /GGUF/);
-    await page.getByLabel(/a name on the Hub, or a URL/).fill(`${server.origin}/~rate=100000/tests/data/gguf/gemma1-k-q4_k_m/model.gguf`);
+    await page.getByLabel(/Hub name or URL/).fill(`${server.origin}/~rate=100000/tests/data/gguf/gemma1-k-q4_k_m/model.gguf`);
     await page.getByRole('button', { name: 'Open', exact: true }).click();
     await page.getByText(/[\d.]+ KB of 613 KB · .*\/s/).waitFor();
     await page.getByRole('button', { name: 'Cancel' }).click();
