@@ -70,11 +70,13 @@ function toStart() {
   chat?.close();
   chat = undefined;
   show('start');
+  document.querySelector('#start h1').focus({ preventScroll: true });
   list(open);
 }
 
 function showUnsupported(error) {
   show('unsupported');
+  document.querySelector('#unsupported h1').focus();
   const [first] = error.message.split('. ');
   $('unsupported-text').textContent = /no graphics adapter|HTTP/.test(error.message) ? error.message : `${first}. Switch it on, or take another browser:`;
   const agent = navigator.userAgent;

@@ -98,6 +98,32 @@ export default function add(test, { root }) {
     assert.equal(server.count(GGUF).bytes, size - 3 * PIECE);
   });
 
+  test('a checksum that comes later is compared without a download', async ({ page, server }) => {
+    await opened(page, `/${GGUF}`);
+    server.requests.length = 0;
+    const sha256 = createHash('sha256').update(contents).digest('hex');
+    for (let time = 0; time < 2; time++) assert.equal((await opened(page, `/${GGUF}`, { sha256 })).report.sum, sum);
+    assert.equal(server.count(GGUF).bodies, 0);
+    const error = await page.evaluate(openModel, { source: `/${GGUF}`, options: { pieceBytes: PIECE, sha256: 'ab'.repeat(32) } });
+    assert.equal(error.kind, 'Checksum');
+  });
+
+  test('a worker that ends in a download leaves its file to the next', async ({ page, server }) => {
+    const source = `/~rate=400000/${GGUF}`;
+    await page.evaluate(async (source) => {
+      const RealWorker = Worker;
+      let worker;
+      window.Worker = function (...args) {
+        return (worker = new RealWorker(...args));
+      };
+      await new Promise((resolve) => gemmaflow.Model.open(source, { pieceBytes: 65536, onProgress: ({ done }) => done > 200_000 && resolve() }));
+      worker.terminate();
+      window.Worker = RealWorker;
+    }, source);
+    assert.equal((await opened(page, source)).report.sum, sum);
+    assert.ok(server.count(GGUF).bytes < 2 * size);
+  });
+
   test('a server without ranges: one answer', async ({ page, server }) => {
     const { report } = await opened(page, `/~ranges=no/${GGUF}`);
     assert.equal(report.sum, sum);

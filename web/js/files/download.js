@@ -2,7 +2,7 @@
 import { Sha256 } from '../gemmaflow_web.js';
 import { GemmaflowError } from '../errors.js';
 import { stream } from './http.js';
-import { factsOf, ManifestWriter, openForWriting, readManifest, toHex } from './store.js';
+import { factsOf, isSame, ManifestWriter, openForWriting, readManifest, toHex } from './store.js';
 
 /** @typedef {import('./http.js').RemoteFile} RemoteFile */
 
@@ -65,7 +65,7 @@ export async function download(folder, index, file, { pieceBytes, signal, onByte
   const target = new Target(data, manifest, file, pieceBytes);
   try {
     const facts = factsOf(file, pieceBytes);
-    const kept = await target.keep(facts, earlier.facts === facts ? earlier.pieces : []);
+    const kept = await target.keep(facts, isSame(earlier.facts, facts) ? earlier.pieces : []);
     onBytes(kept);
     for await (const bytes of stream(file, kept, signal)) {
       await target.take(bytes);

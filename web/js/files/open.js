@@ -2,7 +2,7 @@
 import { GemmaflowError } from '../errors.js';
 import { countIntact, download, reserve } from './download.js';
 import { hasRanges, stream } from './http.js';
-import { isProjector } from './names.js';
+import { CHECKPOINT, isProjector } from './names.js';
 import { Rate } from './rate.js';
 import { blobEntry, rangeEntry } from './readers.js';
 import { keyOf, resolve } from './resolve.js';
@@ -74,8 +74,8 @@ async function openCached(folder, { verify, sha256 }) {
   for (const [index, { path, blob }] of files.entries()) {
     const { pieces, facts } = await store.readManifest(folder, index);
     const known = JSON.parse(facts);
-    // Another checksum than the copy was compared with: the server's file decides.
-    if (sha256 && path === entry.path && known.sha256 !== sha256.toLowerCase()) return undefined;
+    // The copy was not compared with this checksum.
+    if (sha256 && path === (entry.path || CHECKPOINT.weights) && known.sha256 !== sha256.toLowerCase()) return undefined;
     if (!verify) continue;
     const reader = new FileReaderSync();
     const read = (/** @type {number} */ from, /** @type {number} */ to) => new Uint8Array(reader.readAsArrayBuffer(blob.slice(from, to)));

@@ -85,11 +85,21 @@ export async function writeEntry(folder, { source, path, files }) {
 }
 
 /**
+ * Opens a file alone. A worker that ended a moment ago may still hold it.
+ *
  * @param {FileSystemDirectoryHandle} folder
  * @param {string} name
  */
 export async function openForWriting(folder, name) {
-  return (await folder.getFileHandle(name, { create: true })).createSyncAccessHandle();
+  const handle = await folder.getFileHandle(name, { create: true });
+  for (let tries = 1; ; tries++) {
+    try {
+      return await handle.createSyncAccessHandle();
+    } catch (error) {
+      if (tries === 20 || !(error instanceof DOMException && error.name === 'NoModificationAllowedError')) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+  }
 }
 
 /**
@@ -156,13 +166,24 @@ export class ManifestWriter {
 }
 
 /**
- * What must be the same for the pieces of an earlier download to count.
+ * What a manifest says of its file.
  *
  * @param {RemoteFile} file
  * @param {number} pieceBytes
  */
 export function factsOf({ path, size, version, sha256 }, pieceBytes) {
-  return JSON.stringify({ path, size, version, sha256, pieceBytes });
+  return JSON.stringify({ path, size, version, pieceBytes, sha256 });
+}
+
+/**
+ * True where the pieces of an earlier download count. Another SHA-256 does not matter: the whole is compared at the end.
+ *
+ * @param {string} earlier
+ * @param {string} now
+ */
+export function isSame(earlier, now) {
+  const withoutSha = (/** @type {string} */ facts) => JSON.stringify({ ...JSON.parse(facts || '{}'), sha256: undefined });
+  return withoutSha(earlier) === withoutSha(now);
 }
 
 /**
