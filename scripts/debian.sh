@@ -1,5 +1,4 @@
-# Read by scripts/test, scripts/drivers, scripts/package-check and scripts/check-browser: steps, and the packages that a
-# bare Debian machine (or one of its kin) lacks.
+# Read by the scripts that check and build: steps, and the packages that a bare Debian machine (or one of its kin) lacks.
 # shellcheck shell=bash
 program=scripts/$(basename "$0")
 step="preparation" skipped="" scratch=$(mktemp -d)
@@ -83,4 +82,21 @@ need_vulkan_driver() {
   prepare_apt "a Vulkan driver"
   echo "no Vulkan driver found: installing Mesa's software driver"
   install_mesa
+}
+
+# Node 18 or later, with npm.
+need_node() {
+  if command -v node >/dev/null && command -v npm >/dev/null; then
+    [ "$(node -p 'process.versions.node.split(".")[0] >= 18')" = true ] || die "Node 18 or later is needed, here is $(node --version)"
+    return
+  fi
+  prepare_apt "Node"
+  run install nodejs npm
+}
+
+need_chromium() {
+  [ -z "${CHROMIUM:-}" ] || return 0
+  if command -v chromium >/dev/null || command -v google-chrome >/dev/null; then return; fi
+  prepare_apt "Chromium"
+  run install chromium
 }

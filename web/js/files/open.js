@@ -1,0 +1,179 @@
+/** From a source to files that can be read at once. Runs in a worker. */
+import { GemmaflowError } from '../errors.js';
+import { countIntact, download, reserve } from './download.js';
+import { hasRanges, stream } from './http.js';
+import { CHECKPOINT, isProjector } from './names.js';
+import { Rate } from './rate.js';
+import { blobEntry, rangeEntry } from './readers.js';
+import { keyOf, resolve } from './resolve.js';
+import * as store from './store.js';
+
+const PIECE = 16 << 20;
+const SMALL = 8 << 20;
+
+/**
+ * @typedef {import('./http.js').RemoteFile} RemoteFile
+ * @typedef {import('../gemmaflow_web.js').FileEntry} FileEntry
+ * @typedef {import('../types.js').SourceOptions & { headersOnly?: boolean }} Options
+ * @typedef {{ signal: AbortSignal, send: (message: unknown) => void }} Context
+ * @typedef {{ path: string, files: FileEntry[] }} Opened
+ */
+
+/**
+ * @param {import('../request.js').PackedSource} source
+ * @param {Options} options
+ * @param {Context} context
+ * @returns {Promise<Opened>}
+ */
+export async function openFiles(source, options, context) {
+  if (source.kind === 'files') return openLocal(source.files);
+  const key = keyOf(source.name, options);
+  const root = options.cache === false ? undefined : await store.openRoot();
+  if (!root) return openRemote(await resolve(source.name, options, context.signal), options, context);
+  const name = await store.folderName(key);
+  const onWait = () => context.send({ stage: 'waiting', done: 0, total: 0 });
+  const opened = await store.withLock(name, { signal: context.signal, onWait }, async () => {
+    const folder = await root.getDirectoryHandle(name, { create: true });
+    const cached = options.revalidate ? undefined : await openCached(folder, options);
+    if (cached) return { cached };
+    const found = await resolve(source.name, options, context.signal);
+    if (options.headersOnly) return { found };
+    await store.writeEntry(folder, { source: key, ...found });
+    if (!(await reserve(folder, found.files))) {
+      await root.removeEntry(name, { recursive: true });
+      return { found };
+    }
+    await downloadAll(folder, found.files, options, context);
+    return { cached: await openCached(folder, {}) };
+  });
+  if (opened.cached) return opened.cached;
+  if (opened.found) return openRemote(opened.found, options, context);
+  throw new GemmaflowError('Io', `${key}: its files were removed while they were opened. Open it again.`);
+}
+
+/**
+ * @param {{ path: string, blob: Blob }[]} files
+ * @returns {Opened}
+ */
+function openLocal(files) {
+  const gguf = files.map(({ path }) => path).filter((path) => /\.gguf$/i.test(path) && !isProjector(path)).sort();
+  const path = gguf[0] ?? (files.length === 1 ? files[0].path : '');
+  return { path, files: files.map(({ path, blob }) => blobEntry(path, blob)) };
+}
+
+/**
+ * A complete copy; undefined where there is none.
+ *
+ * @param {FileSystemDirectoryHandle} folder
+ * @param {Options} options
+ */
+async function openCached(folder, { verify, sha256 }) {
+  const entry = await store.readEntry(folder);
+  const files = entry && (await store.completeFiles(folder, entry));
+  if (!files) return undefined;
+  for (const [index, { path, blob }] of files.entries()) {
+    const { pieces, facts } = await store.readManifest(folder, index);
+    const known = JSON.parse(facts);
+    // The copy was not compared with this checksum.
+    if (sha256 && path === (entry.path || CHECKPOINT.weights) && known.sha256 !== sha256.toLowerCase()) return undefined;
+    if (!verify) continue;
+    const reader = new FileReaderSync();
+    const read = (/** @type {number} */ from, /** @type {number} */ to) => new Uint8Array(reader.readAsArrayBuffer(blob.slice(from, to)));
+    if ((await countIntact(read, blob.size, pieces, known.pieceBytes)) < pieces.length) return undefined;
+  }
+  return { path: entry.path, files: files.map(({ path, blob }) => blobEntry(path, blob)) };
+}
+
+/** Reports the progress of several files as one. */
+class Progress {
+  #rate = new Rate();
+  #done = 0;
+  #file = '';
+
+  /**
+   * @param {RemoteFile[]} files
+   * @param {Context} context
+   */
+  constructor(files, context) {
+    this.total = files.every(({ size }) => size !== undefined) ? files.reduce((sum, { size = 0 }) => sum + size, 0) : 0;
+    this.context = context;
+  }
+
+  /** @param {string} file */
+  begin(file) {
+    this.#file = file;
+  }
+
+  /** @param {number} bytes */
+  add(bytes) {
+    this.#done += bytes;
+    const bytesPerSecond = this.#rate.at(this.#done);
+    if (!this.#rate.due(this.#done === this.total)) return;
+    this.context.send({ stage: 'download', file: this.#file, done: this.#done, total: this.total, bytesPerSecond });
+  }
+}
+
+/**
+ * @param {FileSystemDirectoryHandle} folder
+ * @param {RemoteFile[]} files
+ * @param {Options} options
+ * @param {Context} context
+ */
+async function downloadAll(folder, files, { pieceBytes = PIECE }, context) {
+  const progress = new Progress(files, context);
+  for (const [index, file] of files.entries()) {
+    progress.begin(file.path);
+    const onBytes = (/** @type {number} */ bytes) => progress.add(bytes);
+    await download(folder, index, file, { pieceBytes, signal: context.signal, onBytes });
+  }
+}
+
+/**
+ * Files that are not kept. Small ones come into memory, large ones are read on the server.
+ *
+ * @param {{ path: string, files: RemoteFile[] }} found
+ * @param {Options} options
+ * @param {Context} context
+ * @returns {Promise<Opened>}
+ */
+async function openRemote({ path, files }, { pieceBytes = PIECE }, context) {
+  const whole = [];
+  const entries = new Map();
+  for (const file of files) {
+    const { size } = file;
+    if (size !== undefined && size > Math.min(SMALL, pieceBytes) && (await hasRanges(file, context.signal))) {
+      entries.set(file, rangeEntry({ ...file, size }));
+    } else whole.push(file);
+  }
+  const progress = new Progress(whole, context);
+  for (const file of whole) {
+    progress.begin(file.path);
+    entries.set(file, blobEntry(file.path, await toBlob(file, pieceBytes, context.signal, (bytes) => progress.add(bytes))));
+  }
+  return { path, files: files.map((file) => entries.get(file)) };
+}
+
+/**
+ * The browser may put blobs on disk, so that a large file does not fill the worker's memory.
+ *
+ * @param {RemoteFile} file
+ * @param {number} pieceBytes
+ * @param {AbortSignal} signal
+ * @param {(bytes: number) => void} onBytes
+ */
+async function toBlob(file, pieceBytes, signal, onBytes) {
+  const blobs = [];
+  /** @type {BlobPart[]} */
+  let parts = [];
+  let held = 0;
+  for await (const bytes of stream(file, 0, signal)) {
+    parts.push(/** @type {Uint8Array<ArrayBuffer>} */ (bytes));
+    held += bytes.length;
+    onBytes(bytes.length);
+    if (held < pieceBytes) continue;
+    blobs.push(new Blob(parts));
+    parts = [];
+    held = 0;
+  }
+  return new Blob([...blobs, ...parts]);
+}
