@@ -37,7 +37,8 @@ build_std() {
   mkdir -p "$copy/lib/rustlib/src/rust" "$copy/lib/rustlib/$target/lib" "$crate/src"
   cp -a "$(find "$scratch/rust-src" -type d -path '*/library' -prune -print -quit)" "$copy/lib/rustlib/src/rust/"
   printf '[package]\nname = "std-of-browsers"\nedition = "2024"\n' >"$crate/Cargo.toml" && touch "$crate/src/lib.rs"
-  (cd "$crate" && RUSTC_BOOTSTRAP=1 RUSTC="$copy/bin/rustc" CARGO_TARGET_DIR="$crate/target" \
+  # With bitcode, as optimising across crates wants it.
+  (cd "$crate" && RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Cembed-bitcode=yes RUSTC="$copy/bin/rustc" CARGO_TARGET_DIR="$crate/target" \
     "$copy/bin/cargo" build -q --release --target $target -Zbuild-std=std,panic_abort,proc_macro)
   cp "$crate/target/$target/release/deps/"*.r{lib,meta} "$copy/lib/rustlib/$target/lib/"
 }

@@ -139,6 +139,11 @@ pub struct Capabilities {
     pub cooperative_matrices: Vec<CooperativeMatrix>,
 }
 
+/// The name of an adapter; browsers may keep it to themselves.
+pub(super) fn adapter_name(info: &wgpu::AdapterInfo) -> String {
+    if info.name.is_empty() { "an adapter without a name".into() } else { info.name.clone() }
+}
+
 impl Capabilities {
     /// WebGPU's default limits and no optional feature: what every device has. For plans without a device.
     pub fn portable() -> Self {
@@ -208,7 +213,7 @@ impl Capabilities {
             min_storage_offset_alignment: limits.min_storage_buffer_offset_alignment,
             kernels: KernelTier::Auto,
             cooperative_matrices,
-            adapter: info.name,
+            adapter: adapter_name(&info),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    capabilities::{AdapterKind, Capabilities, KernelTier},
+    capabilities::{AdapterKind, Capabilities, KernelTier, adapter_name},
     counters::Counters,
     device::OwnDevice,
     driver_cache::{DriverCache, PipelineBlob},
@@ -51,7 +51,7 @@ pub struct GpuContext {
 impl GpuContext {
     /// Opens `adapter` with the features and limits that the kernels want.
     pub(crate) async fn open(adapter: wgpu::Adapter, options: &GpuOptions) -> Result<Arc<Self>> {
-        let name = adapter.get_info().name;
+        let name = adapter_name(&adapter.get_info());
         requirements::check(&name, adapter.features(), &adapter.limits())?;
         let mut limits = requirements::wanted_limits(&adapter);
         lower(&mut limits.max_storage_buffer_binding_size, options.max_binding);
@@ -90,7 +90,7 @@ impl GpuContext {
     /// Takes over an application's device, whose callbacks stay as the application set them.
     pub(crate) fn adopt(own: OwnDevice, options: &GpuOptions) -> Result<Arc<Self>> {
         let OwnDevice { adapter, device, queue } = own;
-        requirements::check(&adapter.get_info().name, device.features(), &device.limits())?;
+        requirements::check(&adapter_name(&adapter.get_info()), device.features(), &device.limits())?;
         Ok(Arc::new(Self::assemble(adapter, device, queue, options, Arc::new(Faults::default()))))
     }
 

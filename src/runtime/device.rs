@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr, sync::Arc};
 
 use super::{
-    capabilities::{AdapterKind, driver_text},
+    capabilities::{AdapterKind, adapter_name, driver_text},
     context::GpuContext,
     gpu_options::GpuOptions,
     requirements,
@@ -176,8 +176,8 @@ fn describe(index: usize, adapter: &wgpu::Adapter) -> AdapterDescription {
         max_invocations: limits.max_compute_invocations_per_workgroup,
         max_workgroup_storage: limits.max_compute_workgroup_storage_size,
         max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
-        shortfall: requirements::check(&info.name, features, &limits).err().map(|e| e.to_string()),
-        name: info.name,
+        shortfall: requirements::check(&adapter_name(&info), features, &limits).err().map(|e| e.to_string()),
+        name: adapter_name(&info),
     }
 }
 
@@ -241,7 +241,7 @@ impl Device {
 async fn first_that_opens(candidates: Vec<wgpu::Adapter>, options: &GpuOptions) -> Result<Opened, Option<Error>> {
     let mut failure = None;
     for adapter in candidates {
-        let name = adapter.get_info().name;
+        let name = adapter_name(&adapter.get_info());
         match GpuContext::open(adapter, options).await {
             Ok(context) => return Ok(Opened::Gpu(context)),
             Err(error) => {

@@ -19,7 +19,7 @@ export class Cancel {
 }
 export function adapters(): Promise<string[]>;
 export function doctor(): Promise<object>;
-export function memoryPlan(files: FileEntry[], path: string, options: LoadOptions): object;
+export function memoryPlan(files: FileEntry[], path: string, options: LoadOptions): Promise<object>;
 export class Model {
   static open(
     files: FileEntry[],
@@ -32,8 +32,18 @@ export class Model {
   conversation(options: AnswerOptions): Conversation;
   recover(cancel: Cancel, onProgress: (progress: LoadProgress) => void): Promise<void>;
   loseDevice(): void;
-  logits(tokens: Uint32Array): Promise<Float32Array>;
-  generate(tokens: Uint32Array, count: number): Promise<Uint32Array>;
+  free(): void;
+}
+export class Generator {
+  static open(
+    files: FileEntry[],
+    path: string,
+    options: LoadOptions,
+    cancel: Cancel,
+    onProgress: (progress: LoadProgress) => void,
+  ): Promise<Generator>;
+  generate(prompt: Uint32Array, count: number, pictures: Uint8Array[], cancel: Cancel): Promise<Uint32Array>;
+  logits(prompt: Uint32Array, next: Uint32Array, pictures: Uint8Array[], cancel: Cancel): Promise<Float32Array>;
   free(): void;
 }
 export class Conversation {
@@ -51,7 +61,7 @@ export class Embedder {
     cancel: Cancel,
     onProgress: (progress: LoadProgress) => void,
   ): Promise<Embedder>;
-  embed(texts: string[]): Promise<Float32Array[]>;
+  embed(texts: string[], task?: string): Promise<Float32Array[]>;
   dimensions(): number;
   free(): void;
 }

@@ -92,14 +92,66 @@ export class Model {
     this.#client.free();
   }
 
+  /** Destroys the GPU device, as a driver that fails does: to try what an application does then. */
+  loseDevice() {
+    return this.#client.call('loseDevice');
+  }
+}
+
+/**
+ * A model by the ids of tokens. A prompt has them as transformers does: a placeholder for each soft token of a picture.
+ * One call at a time.
+ */
+export class Generator {
+  #client;
+
   /**
-   * Calls a method of the module that is there for tests.
+   * Use {@link Generator.open}.
    *
-   * @param {'loseDevice' | 'logits' | 'generate'} method
-   * @param {unknown[]} params
+   * @param {Client} client
    */
-  test(method, ...params) {
-    return this.#client.call(method, params);
+  constructor(client) {
+    this.#client = client;
+  }
+
+  /**
+   * Downloads what is missing, and loads the model. It needs no tokenizer.
+   *
+   * @param {Source} source
+   * @param {OpenOptions} [options]
+   */
+  static async open(source, options = {}) {
+    const { client } = await open('openGenerator', source, options);
+    return new Generator(client);
+  }
+
+  /**
+   * The likeliest tokens after a prompt, one after the other.
+   *
+   * @param {ArrayLike<number>} prompt
+   * @param {number} count
+   * @param {{ pictures?: Uint8Array[], signal?: AbortSignal }} [options] `pictures` are encoded files.
+   * @returns {Promise<Uint32Array>}
+   */
+  generate(prompt, count, { pictures = [], signal } = {}) {
+    return this.#client.call('generate', [Uint32Array.from(prompt), count, pictures], { signal });
+  }
+
+  /**
+   * The logits after a prompt, and after each of the tokens `next` that follow it, row by row.
+   *
+   * @param {ArrayLike<number>} prompt
+   * @param {ArrayLike<number>} next
+   * @param {{ pictures?: Uint8Array[], signal?: AbortSignal }} [options] `pictures` are encoded files.
+   * @returns {Promise<Float32Array>}
+   */
+  logits(prompt, next, { pictures = [], signal } = {}) {
+    return this.#client.call('logits', [Uint32Array.from(prompt), Uint32Array.from(next), pictures], { signal });
+  }
+
+  /** Ends the worker; its memory is free. */
+  free() {
+    this.#client.free();
   }
 }
 
@@ -133,11 +185,12 @@ export class Embedder {
    * A unit vector for each text.
    *
    * @param {string[]} texts
-   * @param {{ signal?: AbortSignal }} [options]
+   * @param {{ task?: 'query' | 'document' | string, signal?: AbortSignal }} [options] `task` chooses the prompt before a
+   * text: one of the two, or the name of one that the checkpoint has. Without it there is none.
    * @returns {Promise<Float32Array[]>}
    */
-  embed(texts, { signal } = {}) {
-    return this.#client.call('embed', [texts], { signal });
+  embed(texts, { task, signal } = {}) {
+    return this.#client.call('embed', [texts, task], { signal });
   }
 
   /** Ends the worker; its memory is free. */

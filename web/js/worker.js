@@ -1,5 +1,5 @@
 /** Owns one model. Takes `{ id, method, params }` and `{ cancel: id }`, answers `{ id, message | result | error }`. */
-import init, { adapters, Cancel, doctor, Embedder, memoryPlan, Model } from './gemmaflow_web.js';
+import init, { adapters, Cancel, doctor, Embedder, Generator, memoryPlan, Model } from './gemmaflow_web.js';
 import { GemmaflowError, isCancelled, toPlain } from './errors.js';
 import { openFiles } from './files/open.js';
 import { Rate } from './files/rate.js';
@@ -24,6 +24,8 @@ const running = new Map();
 let model;
 /** @type {Embedder | undefined} */
 let embedder;
+/** @type {Generator | undefined} */
+let generator;
 /** @type {Map<number, { conversation: Conversation, last: Promise<unknown> }>} */
 const conversations = new Map();
 let nextConversation = 0;
@@ -33,7 +35,7 @@ const METHODS = {
   async openModel(context, source, sourceOptions, loadOptions) {
     const { files, path } = await openFiles(source, sourceOptions, context);
     model = await Model.open(files, path, loadOptions, context.cancel, loadProgress(context));
-    return model.report();
+    return report();
   },
   async openEmbedder(context, source, sourceOptions, loadOptions) {
     const { files, path } = await openFiles(source, sourceOptions, context);
@@ -48,12 +50,18 @@ const METHODS = {
   doctor,
   async recover(context) {
     await opened().recover(context.cancel, loadProgress(context));
-    return opened().report();
+    return report();
   },
   loseDevice: () => opened().loseDevice(),
-  logits: (_, tokens) => opened().logits(tokens),
-  generate: (_, tokens, count) => opened().generate(tokens, count),
-  embed: (_, texts) => /** @type {Embedder} */ (embedder).embed(texts),
+  async openGenerator(context, source, sourceOptions, loadOptions) {
+    const { files, path } = await openFiles(source, sourceOptions, context);
+    generator = await Generator.open(files, path, loadOptions, context.cancel, loadProgress(context));
+  },
+  generate: ({ cancel }, prompt, count, pictures) =>
+    /** @type {Generator} */ (generator).generate(prompt, count, pictures, cancel),
+  logits: ({ cancel }, prompt, next, pictures) =>
+    /** @type {Generator} */ (generator).logits(prompt, next, pictures, cancel),
+  embed: (_, texts, task) => /** @type {Embedder} */ (embedder).embed(texts, task),
   conversation(_, options) {
     conversations.set(nextConversation, { conversation: opened().conversation(options), last: Promise.resolve() });
     return nextConversation++;
@@ -67,6 +75,15 @@ const METHODS = {
     return freed;
   },
 };
+
+/** The model's report, with the adapter as the browser names it: the module cannot see that. */
+async function report() {
+  const report = /** @type {any} */ (opened().report());
+  const gpu = /** @type {any} */ (Reflect.get(navigator, 'gpu'));
+  const { description, vendor, architecture } = (report.gpu && (await gpu?.requestAdapter())?.info) ?? {};
+  const name = description || [vendor, architecture].filter(Boolean).join(' ');
+  return name ? { ...report, adapter: name } : report;
+}
 
 function opened() {
   if (!model) throw new GemmaflowError('Freed', 'No model is open here.');

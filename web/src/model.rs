@@ -48,15 +48,17 @@ impl Model {
     pub fn report(&self) -> Result<JsValue, Fault> {
         let config = self.model.config();
         let stats = self.model.stats();
+        let mut features = Vec::new();
+        features.extend(config.multimodal.vision.as_ref().map(|_| "vision"));
+        features.extend(config.multimodal.audio_tower.as_ref().map(|_| "audio"));
         to_js(&json!({
             "architecture": format!("{:?}", config.arch),
-            "device": stats.device,
-            "adapter": options::adapter(self.model.gpu().as_ref()),
+            "adapter": stats.device,
+            "gpu": options::adapter(self.model.gpu().as_ref()),
             "weightBytes": stats.weight_bytes,
             "bytesPerToken": stats.bytes_per_token,
             "context": self.model.max_context(),
-            "vision": config.multimodal.vision.is_some(),
-            "audio": config.multimodal.audio_tower.is_some(),
+            "features": features,
         }))
     }
 

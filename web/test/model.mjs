@@ -1,89 +1,106 @@
-// The WebAssembly module itself, against what native code computes.
-//
-// The file of cases is JSON; paths are relative to the repository:
-// {
-//   "generate": [{ "name", "path", "tokens": [..], "count", "expected": [..] }],
-//   "logits": [{ "name", "path", "tokens": [..], "logits": "FILE of little-endian f32", "tolerance" }],
-//   "pictures": [{ "name", "path", "picture", "prompt", "expected": "text" }],
-//   "packed": { "path": "a GGUF file", "tokens": [..], "count", "expected": [..] },
-//   "embeddings": [{ "name", "path", "texts": [..], "vectors": [[..]], "tolerance" }]
-// }
+// The WebAssembly module itself, against what Hugging Face transformers and llama.cpp's formats give (tests/data).
 import assert from 'node:assert/strict';
 import { readFileSync, statSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { workersLeft } from './browser.mjs';
+import { readSafetensors } from './safetensors.mjs';
 
 const DEMO = '/assets/demo/';
 const SLOW = { timeout: 150_000 };
 
-/** A folder's address ends with a slash. */
-const address = (path) => `/${path.replace(/\/$/, '')}${/\.gguf$/.test(path) ? '' : '/'}`;
+/** Checkpoints with the gates that native code is held to (docs/gemma.md, Numerical precision). */
+const CHECKPOINTS = [['gemma2', 2e-4], ['gemma3-text', 2e-4], ['gemma3n', 1e-3], ['gemma4-e2b', 1e-3]];
+/** Tokens of a prompt of 33 that are run as one; the others follow one by one. */
+const PROMPT = 16;
 
 /** Opens a model as `model` in the page. */
 const open = (page, source, options = {}) =>
   page.evaluate(async ([source, options]) => void (window.model = await gemmaflow.Model.open(source, options)), [source, options]);
 
-const generate = (page, tokens, count) =>
-  page.evaluate(async ([tokens, count]) => [...(await model.test('generate', new Uint32Array(tokens), count))], [tokens, count]);
+/** Opens a model without a tokenizer as `generator` in the page. */
+const openIds = (page, source, options = {}) =>
+  page.evaluate(
+    async ([source, options]) => {
+      window.generator?.free();
+      window.generator = await gemmaflow.Generator.open(source, options);
+    },
+    [source, options],
+  );
 
-export default function add(test, { root, cases: file }) {
-  if (!file) throw new Error('--package needs --cases: the file of native values');
-  const cases = JSON.parse(readFileSync(file, 'utf8'));
-  for (const of of cases.generate ?? []) {
-    test(`model: tokens of ${of.name} are those of native code`, async ({ page }) => {
-      await open(page, address(of.path));
-      assert.deepEqual(await generate(page, of.tokens, of.count), of.expected);
+const generate = (page, prompt, count, picture) =>
+  page.evaluate(async ([prompt, count, picture]) => {
+    const bytes = async (url) => new Uint8Array(await (await fetch(url)).arrayBuffer());
+    const pictures = picture ? [await bytes(picture)] : [];
+    return [...(await generator.generate(prompt, count, { pictures }))];
+  }, [prompt, count, picture]);
+
+const ids = (tensor) => [...tensor.values];
+
+export default function add(test, { root }) {
+  const data = (path) => resolve(root, 'tests/data', path);
+  test('model: 64 tokens of the demo model are those of native code', async ({ page }) => {
+    const { greedy } = JSON.parse(readFileSync(resolve(root, 'assets/demo/expected.json'), 'utf8'));
+    await openIds(page, DEMO);
+    assert.deepEqual(await generate(page, greedy[0].prompt_ids, 64), greedy[0].new_ids);
+  }, SLOW);
+  for (const [name, gate] of CHECKPOINTS) {
+    test(`model: logits of ${name} are those of transformers`, async ({ page }) => {
+      const oracle = readSafetensors(data(`checkpoints/${name}/oracle.safetensors`));
+      await openIds(page, `/tests/data/checkpoints/${name}/`);
+      await compareLogits(page, ids(oracle('p33.input_ids')), oracle('p33.logits'), gate);
     }, SLOW);
   }
-  for (const of of cases.logits ?? []) {
-    test(`model: logits of ${of.name} are near those of native code`, ({ page }) => logits(page, root, of), SLOW);
-  }
-  for (const of of cases.pictures ?? []) test(`model: a picture, ${of.name}`, ({ page }) => picture(page, of), SLOW);
-  for (const of of cases.embeddings ?? []) test(`model: embeddings of ${of.name}`, ({ page }) => embeddings(page, of), SLOW);
-  if (cases.packed) test('model: a packed GGUF by byte ranges', ({ page, server }) => packed(page, server, root, cases.packed), SLOW);
+  test('model: a picture, from its file to tokens', async ({ page }) => {
+    const folder = 'multimodal/gemma3-vision';
+    const oracle = readSafetensors(data(`${folder}/mm_oracle.safetensors`));
+    await openIds(page, `/tests/data/${folder}/`);
+    const found = await generate(page, ids(oracle('one.input_ids')), 16, `/tests/data/${folder}/inputs/one.0.png`);
+    assert.deepEqual(found, ids(oracle('one.gen_tokens')));
+  }, SLOW);
+  test('model: a packed GGUF by byte ranges', ({ page, server }) => packed(page, server, data), SLOW);
+  test('model: embeddings on the GPU are those of the processor', ({ page }) => embeddings(page), SLOW);
   answers(test);
   cancelling(test);
 }
 
-async function logits(page, root, { path, tokens, logits, tolerance = 1e-3 }) {
-  const bytes = readFileSync(resolve(root, logits));
-  const expected = new Float32Array(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.length));
-  await open(page, address(path));
-  const found = await page.evaluate(async (tokens) => [...(await model.test('logits', new Uint32Array(tokens)))], tokens);
+async function compareLogits(page, tokens, { values, shape }, gate) {
+  const found = await page.evaluate(
+    async ([prompt, next]) => [...(await generator.logits(prompt, next))],
+    [tokens.slice(0, PROMPT), tokens.slice(PROMPT)],
+  );
+  const expected = values.subarray((PROMPT - 1) * shape.at(-1));
   assert.equal(found.length, expected.length);
   const furthest = expected.reduce((most, value, i) => Math.max(most, Math.abs(value - found[i])), 0);
-  assert.ok(furthest <= tolerance, `${furthest} is more than ${tolerance}`);
+  assert.ok(furthest <= gate, `${furthest} is more than ${gate}`);
 }
 
-async function picture(page, { path, picture, prompt, expected }) {
-  await open(page, address(path), { towers: 'load' });
-  const text = await page.evaluate(async ([url, prompt]) => {
-    const data = await (await fetch(url)).blob();
-    const content = [{ type: 'image', data }, { type: 'text', text: prompt }];
-    const events = await collect(model.conversation({ temperature: 0, maxTokens: 16 }).send(content));
-    return events.filter(({ type }) => type === 'text').map(({ text }) => text).join('');
-  }, [`/${picture}`, prompt]);
-  assert.equal(text, expected);
-}
-
-async function embeddings(page, { path, texts, vectors, tolerance = 1e-3 }) {
-  const found = await page.evaluate(async ([source, texts]) => {
-    const embedder = await gemmaflow.Embedder.open(source);
-    const vectors = (await embedder.embed(texts)).map((vector) => [...vector]);
-    embedder.free();
-    return vectors;
-  }, [address(path), texts]);
-  const distance = (a, b) => a.reduce((most, value, i) => Math.max(most, Math.abs(value - b[i])), 0);
-  vectors.forEach((vector, i) => assert.ok(distance(vector, found[i]) <= tolerance, texts[i]));
-}
-
-async function packed(page, server, root, { path, tokens, count, expected }) {
-  const size = statSync(resolve(root, path)).size;
-  await open(page, address(path), { cache: false, pieceBytes: 65536 });
+async function packed(page, server, data) {
+  const path = 'gguf/gemma3-s-iq4_nl/model.gguf';
+  const size = statSync(data(path)).size;
+  const expected = readSafetensors(data('gguf/gemma3-s-iq4_nl/expected.safetensors'));
+  await openIds(page, `/tests/data/${path}`, { cache: false, pieceBytes: 65536 });
   const { of, bytes } = server.count(path);
   assert.ok(of.filter(({ method }) => method === 'GET').every(({ range }) => range), 'the file was fetched whole');
   assert.ok(bytes < 1.5 * size + (1 << 20), `${bytes} bytes for ${size}`);
-  assert.deepEqual(await generate(page, tokens, count), expected);
+  assert.deepEqual(await generate(page, ids(expected('gen.input_ids')), 16), ids(expected('exact.gen.tokens')));
+}
+
+async function embeddings(page) {
+  const source = '/tests/data/gguf/embeddinggemma-s-q5_0/model.gguf';
+  const [gpu, cpu] = await page.evaluate(async (source) => {
+    const vectors = async (device) => {
+      const embedder = await gemmaflow.Embedder.open(source, { device });
+      const vectors = await embedder.embed(['to be or not to be', 'a dog'], { task: 'query' });
+      embedder.free();
+      return vectors.map((vector) => [...vector]);
+    };
+    return [await vectors('gpu'), await vectors('cpu')];
+  }, source);
+  gpu.forEach((vector, i) => {
+    const furthest = vector.reduce((most, value, j) => Math.max(most, Math.abs(value - cpu[i][j])), 0);
+    assert.ok(furthest < 1e-4, `${furthest}`);
+    assert.ok(Math.abs(vector.reduce((sum, value) => sum + value * value, 0) - 1) < 1e-3);
+  });
 }
 
 function answers(test) {
@@ -91,8 +108,9 @@ function answers(test) {
     await open(page, DEMO);
     const [report, plan, doctor, adapters] = await page.evaluate(async (source) =>
       [model.report(), await gemmaflow.memoryPlan(source), await gemmaflow.doctor(), await gemmaflow.adapters()], DEMO);
-    for (const key of ['architecture', 'adapter', 'backend', 'weightBytes', 'context', 'features']) assert.ok(key in report, key);
-    assert.ok(Object.keys(plan).length && Object.keys(doctor).length && adapters.length);
+    for (const key of ['architecture', 'adapter', 'gpu', 'weightBytes', 'context', 'features']) assert.ok(key in report, key);
+    assert.ok(plan.peak > plan.weights && plan.weights >= report.weightBytes, JSON.stringify(plan));
+    assert.ok(doctor.check.agrees && adapters.length, JSON.stringify(doctor));
   }, SLOW);
 
   test('model: an answer that follows a JSON schema', async ({ page }) => {
@@ -107,15 +125,20 @@ function answers(test) {
 
   test('model: a lost device is a typed error, and recover goes on with the same tokens', async ({ page }) => {
     await open(page, DEMO);
-    const before = await generate(page, [2, 910, 262], 8);
-    const error = await page.evaluate(async () => {
-      await model.test('loseDevice');
-      const error = await caught(collect(model.conversation({ maxTokens: 4 }).send('Hello')));
+    const [before, error, after, ...others] = await page.evaluate(async () => {
+      const conversation = model.conversation({ temperature: 0, maxTokens: 8 });
+      const before = await collect(conversation.send('Hello'));
+      await model.loseDevice();
+      const other = model.conversation({ temperature: 0, maxTokens: 8 });
+      const error = await caught(collect(other.send('Hello')));
       await model.recover();
-      return error;
+      const after = await collect(model.conversation({ temperature: 0, maxTokens: 8 }).send('Hello'));
+      return [before, error, after, await collect(conversation.send('Again')), await collect(other.send('Again'))];
     });
     assert.deepEqual([error.kind, error.typed], ['DeviceLost', true], error.message);
-    assert.deepEqual(await generate(page, [2, 910, 262], 8), before);
+    const text = (events) => events.filter(({ type }) => type === 'text').map(({ text }) => text).join('');
+    assert.equal(text(after), text(before));
+    for (const events of others) assert.equal(events.at(-1).type, 'end', 'conversations from before go on');
   }, SLOW);
 
   test('model: after free the worker is gone', async ({ page }) => {
@@ -126,7 +149,7 @@ function answers(test) {
 
   test('model: two tabs answer at the same time, from one download', async ({ page, open: openTab, server }) => {
     const second = await openTab();
-    await Promise.all([open(page, DEMO), open(second, DEMO)]);
+    await Promise.all([openIds(page, DEMO), openIds(second, DEMO)]);
     const [one, two] = await Promise.all([generate(page, [2, 910, 262], 8), generate(second, [2, 910, 262], 8)]);
     assert.deepEqual(one, two);
     assert.equal(server.count('model.safetensors').bodies, 1);

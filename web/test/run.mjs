@@ -1,10 +1,9 @@
 // Tests of the package in a real browser.
 //
-// usage: node web/test/run.mjs [--package FOLDER] [--cases FILE] [--only TEXT]
+// usage: node web/test/run.mjs [--package FOLDER] [--only TEXT]
 //
 // --package  the package that scripts/build-web made (its dist/); without it a small module in JavaScript stands in for the
 //            WebAssembly, and the tests are those of downloads, cache, worker and errors
-// --cases    what native code computes, for --package: see web/test/model.mjs
 // --only     tests whose name holds TEXT
 import { dirname, resolve } from 'node:path';
 import { after, describe, test } from 'node:test';
@@ -13,7 +12,7 @@ import { parseArgs } from 'node:util';
 import { launch, needWebGpu, openPage } from './browser.mjs';
 import { serve } from './server.mjs';
 
-const { values } = parseArgs({ options: { package: { type: 'string' }, cases: { type: 'string' }, only: { type: 'string' } } });
+const { values } = parseArgs({ options: { package: { type: 'string' }, only: { type: 'string' } } });
 const here = dirname(fileURLToPath(import.meta.url));
 const root = resolve(here, '../..');
 const mounts = {
@@ -59,5 +58,5 @@ const modules = await Promise.all(suites.map((suite) => import(suite)));
 await printAdapter();
 // A model keeps all cores busy where the GPU is software.
 describe(values.package ? 'the package' : 'the package, with a stand-in for the module', { concurrency: values.package ? 1 : 4 }, () => {
-  for (const { default: add } of modules) add(inBrowser, { root, real: !!values.package, cases: values.cases && resolve(values.cases) });
+  for (const { default: add } of modules) add(inBrowser, { root, real: !!values.package });
 });

@@ -98,7 +98,7 @@ export default function add(test) {
     await open(page);
     const found = await page.evaluate(async () => {
       const conversation = model.conversation({ maxTokens: 4 });
-      await model.test('loseDevice');
+      await model.loseDevice();
       const lost = await caught(collect(conversation.send('Hello')));
       await model.recover();
       return [lost.kind, lost.typed, (await collect(conversation.send('Again'))).at(-1).reason];
@@ -118,6 +118,21 @@ export default function add(test) {
     });
     assert.deepEqual(kinds, ['Freed', 'Freed']);
     assert.equal(await workersLeft(page, 0), 0);
+  });
+
+  test('tokens and logits by ids, with pictures beside them', async ({ page }) => {
+    const [tokens, logits, error] = await page.evaluate(async (source) => {
+      const generator = await gemmaflow.Generator.open(source);
+      const pictures = [new Uint8Array(3)];
+      const tokens = [await generator.generate([2, 3], 4), await generator.generate([2, 3], 4, { pictures })];
+      const logits = await generator.logits([2, 3], [4, 5]);
+      generator.free();
+      return [tokens.map((row) => [...row]), [...logits], await caught(generator.generate([2], 1))];
+    }, '/assets/demo/');
+    assert.equal(tokens[0].length, 4);
+    assert.deepEqual(tokens[1], tokens[0].map((token) => (token + 1) % 1000));
+    assert.deepEqual(logits, [1.5, 2, 2.5]);
+    assert.equal(error.kind, 'Freed');
   });
 
   test('embeddings, adapters and doctor', async ({ page }) => {

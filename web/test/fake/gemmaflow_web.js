@@ -119,11 +119,22 @@ export class Model {
   loseDevice() {
     this.lost = true;
   }
-  async logits(tokens) {
-    return Float32Array.from(tokens, (token) => token / 2);
+  free() {}
+}
+
+export class Generator {
+  static async open(files, path, options, cancel, onProgress) {
+    const generator = new Generator();
+    generator.facts = await load(files, path, cancel, onProgress);
+    return generator;
   }
-  async generate(tokens, count) {
-    return Uint32Array.from({ length: count }, (_, i) => (tokens[0] + this.facts.sum + i) % 1000);
+  async generate(prompt, count, pictures, cancel) {
+    cancel.check();
+    return Uint32Array.from({ length: count }, (_, i) => (prompt[0] + this.facts.sum + pictures.length + i) % 1000);
+  }
+  async logits(prompt, next, pictures, cancel) {
+    cancel.check();
+    return Float32Array.from([prompt.at(-1), ...next], (token) => token / 2);
   }
   free() {}
 }

@@ -17,7 +17,7 @@ use crate::{
     checkpoint::SafetensorsLoader,
     error::DeviceError,
     files::Files,
-    generate::CancelToken,
+    generate::{CancelToken, LogitBias, SampleHooks},
     runtime::{Device, GpuContext, GpuOptions, Opened},
 };
 
@@ -81,6 +81,45 @@ fn the_same_tokens_come_without_a_wait() {
         let tokens = awaited(&unblocking(), GeneratorOptions::default(), &PROMPT, &opts);
         assert_eq!(tokens, expected(GeneratorOptions::default(), &PROMPT, &opts), "{opts:?}");
     }
+}
+
+#[test]
+fn steps_with_hooks_need_no_wait() {
+    let opts = SampleOpts::temperature(0.7, 3);
+    let hooks = || SampleHooks::new().with_processor(LogitBias::new().banning([282, 459])).with_logprobs(4);
+    let context = unblocking();
+    let mut generator = demo(&context, GeneratorOptions::default());
+    generator.prefill(PROMPT).unwrap();
+    let mut own = hooks();
+    let found: Vec<_> = (0..16).map(|_| context.drive(generator.step_hooked_async(&opts, &mut own)).unwrap()).collect();
+    let mut generator = demo(&opened(), GeneratorOptions::default());
+    generator.prefill(PROMPT).unwrap();
+    let mut own = hooks();
+    for (at, found) in found.iter().enumerate() {
+        let expected = generator.step_hooked(&opts, &mut own).unwrap();
+        assert_eq!(found.token, expected.token, "token {at}");
+        // The one has the sum of the whole row, the other that of the device.
+        let distance = found.logprob.unwrap() - expected.logprob.unwrap();
+        assert!(distance.abs() < 1e-4, "token {at}: {distance}");
+        assert_eq!(found.top.len(), 4);
+    }
+}
+
+#[test]
+fn a_load_gives_way_and_can_be_cancelled() {
+    let context = unblocking();
+    let cancel = CancelToken::new();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo");
+    let config = GemmaConfig::near_weights(&folder).unwrap();
+    let mut loader = SafetensorsLoader::open(&folder).unwrap();
+    let options = GeneratorOptions { cancel: Some(cancel.clone()), ..GeneratorOptions::default() };
+    let device = Device::Context(context.clone());
+    let mut load = pin!(GemmaGenerator::with_options_async(config, &mut loader, device, options));
+    let woken = Arc::new(Woken::default());
+    let polled = load.as_mut().poll(&mut Context::from_waker(&woken.into()));
+    assert!(polled.is_pending(), "it waits for the device");
+    cancel.cancel();
+    assert!(matches!(context.drive(load), Err(Error::Cancelled(_))));
 }
 
 #[test]
