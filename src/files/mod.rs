@@ -24,17 +24,17 @@ mod tests;
 use std::{
     collections::BTreeMap,
     fmt, io,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     sync::Arc,
 };
 
 pub use model_path::ModelPath;
 pub(crate) use model_path::Opened;
 
-/// A file that is read at any place: what [`Files`] hold.
+/// A file with random access: what [`Files`] hold.
 ///
-/// Its bytes must stay the same as long as anybody holds it. Reading may take as long as it needs, but not wait for
-/// other work of its own thread: in a browser, it runs in a worker, where `FileReaderSync` and its like are.
+/// Its bytes must stay the same as long as anybody holds it. Reads are synchronous and may take as long as they need. In
+/// a browser they run in a worker, which has `FileReaderSync` and its like.
 pub trait ReadAt: Send + Sync {
     /// Bytes that it has.
     fn len(&self) -> u64;
@@ -85,13 +85,13 @@ impl Files {
 
     /// With one more, in the place of one with the same path.
     pub fn with(mut self, path: impl Into<PathBuf>, file: impl ReadAt + 'static) -> Self {
-        self.0.insert(path.into(), Arc::new(file));
+        self.0.insert(plain(&path.into()), Arc::new(file));
         self
     }
 
     /// A file or folder among them, for whatever takes a [`ModelPath`]; `""` is the folder of all.
     pub fn at(self, path: impl Into<PathBuf>) -> ModelPath {
-        ModelPath::among(Arc::new(self), path.into())
+        ModelPath::among(Arc::new(self), plain(&path.into()))
     }
 
     fn get(&self, path: &Path) -> io::Result<&Arc<dyn ReadAt>> {
@@ -116,6 +116,11 @@ impl Files {
     fn is_dir(&self, path: &Path) -> bool {
         self.0.keys().any(|file| file.starts_with(path) && file != path)
     }
+}
+
+/// The path without components that lead nowhere.
+fn plain(path: &Path) -> PathBuf {
+    path.components().filter(|part| !matches!(part, Component::CurDir)).collect()
 }
 
 impl fmt::Debug for Files {

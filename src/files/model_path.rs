@@ -99,7 +99,7 @@ impl ModelPath {
     /// What lies in this folder.
     ///
     /// # Errors
-    /// The system's, for a folder that is none or cannot be listed.
+    /// The system's, for what is not a folder or cannot be listed.
     pub(crate) fn entries(&self) -> io::Result<Vec<Self>> {
         if let Some(files) = &self.files {
             return Ok(files.entries(&self.path).into_iter().map(|path| self.beside(path)).collect());

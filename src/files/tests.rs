@@ -63,6 +63,7 @@ fn the_folder_of_all_has_no_name() {
     assert_eq!(model.folder().as_path(), Path::new(""));
     assert_eq!(names(model.folder().entries().unwrap()), ["mmproj.gguf", "model.gguf"]);
     assert!(!Files::new().at("").is_dir());
+    assert!(Files::new().with("./config.json", vec![1]).at("./").join("config.json").is_file());
 }
 
 /// A file that cannot be read twice.

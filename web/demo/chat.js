@@ -32,7 +32,8 @@ export class Chat {
   restart() {
     this.stop();
     this.#conversation?.free().catch(() => {});
-    this.#conversation = this.#model.conversation(settings());
+    const system = $('system').value.trim();
+    this.#conversation = this.#model.conversation(system ? { system } : {});
     this.#last = { tokens: 0, speed: 0 };
     this.attachments.clear();
     $('log').replaceChildren();
@@ -129,7 +130,7 @@ function grow() {
 /** What the dialog says. */
 function settings() {
   const number = (id) => ($(id).value === '' ? undefined : Number($(id).value));
-  const all = { temperature: number('temperature'), maxTokens: number('max-tokens'), system: $('system').value.trim() || undefined };
+  const all = { temperature: number('temperature'), maxTokens: number('max-tokens') };
   return Object.fromEntries(Object.entries(all).filter(([, value]) => value !== undefined));
 }
 

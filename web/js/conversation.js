@@ -1,3 +1,5 @@
+import { GemmaflowError } from './errors.js';
+
 /**
  * @typedef {import('./types.js').AnswerOptions} AnswerOptions
  * @typedef {import('./types.js').SendOptions} SendOptions
@@ -28,27 +30,32 @@ export class Conversation {
   /**
    * Sends a message and gives the answer's events. Nothing happens before the first one is asked for. Leaving the loop
    * cancels the answer; so does `signal`, and then the loop ends with the signal's reason. Either way the text so far
-   * stays in the conversation. Options hold for this answer alone.
+   * stays in the conversation. Options hold for this answer alone; those of the conversation for the others.
    *
    * @param {string | Part[]} content
    * @param {SendOptions} [options]
    * @returns {AsyncGenerator<Event, void, undefined>}
    */
   async *send(content, { signal, ...options } = {}) {
+    if ('system' in options) {
+      throw new GemmaflowError('Input', "send() got 'system', which holds for a whole conversation: give it to model.conversation().");
+    }
     const handle = await this.#handle;
     const packed = typeof content === 'string' ? content : await Promise.all(content.map(pack));
     signal?.throwIfAborted();
     const left = new AbortController();
-    const either = signal ? AbortSignal.any([signal, left.signal]) : left.signal;
+    const follow = () => left.abort(signal?.reason);
+    signal?.addEventListener('abort', follow);
     const queue = new Queue();
     const params = [handle, packed, { ...this.#options, ...options }];
     const answer = this.#client
-      .call('answer', params, { signal: either, onMessage: (event) => queue.push(event) })
+      .call('answer', params, { signal: left.signal, onMessage: (event) => queue.push(event) })
       .then(() => queue.end(), (error) => queue.end(error));
     try {
       yield* queue.items();
       signal?.throwIfAborted();
     } finally {
+      signal?.removeEventListener('abort', follow);
       left.abort();
       await answer; // the next message must find the conversation at rest
     }

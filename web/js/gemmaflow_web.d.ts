@@ -61,7 +61,7 @@ export class Embedder {
     cancel: Cancel,
     onProgress: (progress: LoadProgress) => void,
   ): Promise<Embedder>;
-  embed(texts: string[], task?: string): Promise<Float32Array[]>;
+  embed(texts: string[], task: string | undefined, cancel: Cancel): Promise<Float32Array[]>;
   dimensions(): number;
   free(): void;
 }

@@ -100,7 +100,6 @@ export class Model {
 
 /**
  * A model by the ids of tokens. A prompt has them as transformers does: a placeholder for each soft token of a picture.
- * One call at a time.
  */
 export class Generator {
   #client;

@@ -58,9 +58,9 @@
  * @property {number} [seed]
  * @property {string[]} [stop]
  * @property {object} [schema] A JSON schema. The answer is JSON that it allows.
- * @property {string} [system]
+ * @property {string} [system] Instructions before the first message; of a conversation, not of one answer.
  *
- * @typedef {AnswerOptions & { signal?: AbortSignal }} SendOptions
+ * @typedef {Omit<AnswerOptions, 'system'> & { signal?: AbortSignal }} SendOptions
  *
  * @typedef {{ type: 'text', text: string }
  *   | { type: 'image', data: Blob | ArrayBuffer | Uint8Array }

@@ -58,10 +58,10 @@ const METHODS = {
     generator = await Generator.open(files, path, loadOptions, context.cancel, loadProgress(context));
   },
   generate: ({ cancel }, prompt, count, pictures) =>
-    /** @type {Generator} */ (generator).generate(prompt, count, pictures, cancel),
+    alone((generator) => generator.generate(prompt, count, pictures, cancel)),
   logits: ({ cancel }, prompt, next, pictures) =>
-    /** @type {Generator} */ (generator).logits(prompt, next, pictures, cancel),
-  embed: (_, texts, task) => /** @type {Embedder} */ (embedder).embed(texts, task),
+    alone((generator) => generator.logits(prompt, next, pictures, cancel)),
+  embed: ({ cancel }, texts, task) => /** @type {Embedder} */ (embedder).embed(texts, task, cancel),
   conversation(_, options) {
     conversations.set(nextConversation, { conversation: opened().conversation(options), last: Promise.resolve() });
     return nextConversation++;
@@ -88,6 +88,22 @@ async function report() {
 function opened() {
   if (!model) throw new GemmaflowError('Freed', 'No model is open here.');
   return model;
+}
+
+/** @type {Promise<unknown>} */
+let generated = Promise.resolve();
+
+/**
+ * A generator does one thing at a time.
+ *
+ * @template T
+ * @param {(generator: Generator) => Promise<T>} work
+ * @returns {Promise<T>}
+ */
+function alone(work) {
+  const result = generated.then(() => work(/** @type {Generator} */ (generator)));
+  generated = result.catch(() => {});
+  return result;
 }
 
 /**

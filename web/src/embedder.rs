@@ -48,14 +48,20 @@ impl Embedder {
 
     /// A vector of length 1 for each text, as the `task` wants it: `query`, `document`, or a name among the prompts of
     /// the checkpoint; as it stands without one.
-    pub async fn embed(&self, texts: Vec<String>, task: Option<String>) -> Result<Vec<js_sys::Float32Array>, Fault> {
+    pub async fn embed(
+        &self,
+        texts: Vec<String>,
+        task: Option<String>,
+        cancel: &Cancel,
+    ) -> Result<Vec<js_sys::Float32Array>, Fault> {
         let task = match task.as_deref() {
             None => EmbeddingTask::Plain,
             Some("query") => EmbeddingTask::Query,
             Some("document") => EmbeddingTask::document(),
             Some(name) => EmbeddingTask::Named(name.to_string()),
         };
-        let vectors = self.embedder.embed_texts_async(&self.tokenizer, &task, &texts).await?;
+        let embedder = self.embedder.clone().with_cancel(cancel.token());
+        let vectors = embedder.embed_texts_async(&self.tokenizer, &task, &texts).await?;
         Ok(vectors.iter().map(|vector| js_sys::Float32Array::from(&vector[..])).collect())
     }
 

@@ -110,6 +110,10 @@ impl Generator {
             prompt = prompt.then(&rest[..begin]).then(soft);
             rest = &rest[begin + run..];
         }
+        let soft = self.generator.config().multimodal.image.map(|ids| ids.soft);
+        if soft.is_some_and(|soft| rest.contains(&soft)) {
+            return Err(Fault::input("the prompt has more places than pictures"));
+        }
         Ok(prompt.then(rest))
     }
 

@@ -11,7 +11,7 @@ const SLOW = { timeout: 150_000 };
 /** Checkpoints with the gates that native code is held to (docs/gemma.md, Numerical precision). */
 const CHECKPOINTS = [['gemma2', 2e-4], ['gemma3-text', 2e-4], ['gemma3n', 1e-3], ['gemma4-e2b', 1e-3]];
 /** Tokens of a prompt of 33 that are run as one; the others follow one by one. */
-const PROMPT = 16;
+const PROMPT = 29;
 
 /** Opens a model as `model` in the page. */
 const open = (page, source, options = {}) =>

@@ -45,7 +45,7 @@ pub(super) fn beside(config: &GemmaConfig, text: &ModelPath) -> Result<Option<Mo
         (Some(only), _) if fitting.is_empty() => Ok(Some(only)),
         (Some(last), _) => {
             fitting.push(last);
-            let name = |path: &ModelPath| path.file_name().unwrap_or_default().to_string();
+            let name = |path: &ModelPath| path.as_path().file_name().unwrap_or_default().to_string_lossy().into_owned();
             let names = fitting.iter().map(name).collect::<Vec<_>>().join(", ");
             let advice = "keep one of them there, or name the one to take (Model::open_with_projector)";
             Err(Error::Config(format!("{} projectors lie beside the model ({names}); {advice}", fitting.len())))
@@ -58,7 +58,7 @@ pub(super) fn beside(config: &GemmaConfig, text: &ModelPath) -> Result<Option<Mo
 /// GGUF files beside `text` with the word in their names, in the order of these. A folder that cannot be listed has
 /// none.
 fn candidates(text: &ModelPath) -> Vec<ModelPath> {
-    let is_named = |path: &ModelPath| is_projector_name(path.file_name().unwrap_or_default());
+    let is_named = |path: &ModelPath| is_projector_name(&path.as_path().file_name().unwrap_or_default().to_string_lossy());
     let entries = text.folder().entries().unwrap_or_default();
     let mut found: Vec<ModelPath> = entries.into_iter().filter(|path| is_named(path) && is_gguf(path)).collect();
     found.sort_by(|a, b| a.as_path().cmp(b.as_path()));

@@ -65,9 +65,11 @@ export async function download(folder, index, file, { pieceBytes, signal, onByte
   const target = new Target(data, manifest, file, pieceBytes);
   try {
     const facts = factsOf(file, pieceBytes);
-    const kept = await target.keep(facts, isSame(earlier.facts, facts) ? earlier.pieces : []);
+    const pieces = isSame(earlier.facts, facts) ? earlier.pieces : [];
+    const [kept, intact] = await target.keep(facts, pieces, signal);
     onBytes(kept);
-    for await (const bytes of stream(file, kept, signal)) {
+    const isWhole = pieces.length > 0 && earlier.complete && intact === pieces.length;
+    for await (const bytes of isWhole ? [] : stream(file, kept, signal)) {
       await target.take(bytes);
       onBytes(bytes.length);
     }
@@ -106,12 +108,14 @@ class Target {
   }
 
   /**
-   * Keeps the intact pieces of an earlier download; the number of their bytes.
+   * Keeps the intact pieces of an earlier download; the number of their bytes, and their own.
    *
    * @param {string} facts
    * @param {string[]} pieces
+   * @param {AbortSignal} signal
+   * @returns {Promise<[number, number]>}
    */
-  async keep(facts, pieces) {
+  async keep(facts, pieces, signal) {
     const read = (/** @type {number} */ from, /** @type {number} */ to) => {
       const bytes = new Uint8Array(to - from);
       this.#data.read(bytes, { at: from });
@@ -120,12 +124,13 @@ class Target {
     // The last piece of a file may be short. It comes again, unless the file is whole.
     const size = this.#data.getSize();
     const add = (/** @type {Uint8Array} */ bytes) => {
+      signal.throwIfAborted();
       this.#whole?.update(bytes);
       this.#end += bytes.length;
     };
     const kept = await countIntact(read, size, pieces, this.pieceBytes, add);
     this.#manifest.begin(facts, pieces.slice(0, kept));
-    return this.#end;
+    return [this.#end, kept];
   }
 
   /** @param {Uint8Array} bytes */

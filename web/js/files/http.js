@@ -101,8 +101,9 @@ export async function probe(url, options) {
   if (!response) return undefined;
   const linked = response.headers.get('x-linked-etag')?.replaceAll('"', '');
   const sha256 = linked && /^[0-9a-f]{64}$/.test(linked) ? linked : undefined;
-  const encoded = response.headers.has('content-encoding');
-  const size = toSize(response.headers.get('x-linked-size')) ?? (encoded ? undefined : toSize(response.headers.get('content-length')));
+  // Texts may come compressed, of which servers of other origins need not tell: their length is then not the file's.
+  const isText = !/\.(gguf|safetensors)$/i.test(new URL(url).pathname);
+  const size = toSize(response.headers.get('x-linked-size')) ?? (isText ? undefined : toSize(response.headers.get('content-length')));
   return { url, size, version: versionOf(response), sha256 };
 }
 
@@ -137,6 +138,7 @@ export async function* stream(file, offset, signal) {
         yield bytes;
       }
       if (file.size === undefined || offset === file.size) return;
+      if (offset > file.size) throw changed(file, `at least ${offset}`);
       problem = truncated(file, offset);
     } catch (error) {
       signal.throwIfAborted();
@@ -189,10 +191,16 @@ function checkUnchanged(file, response) {
   const range = response.headers.get('content-range');
   const whole = response.headers.has('content-encoding') ? null : response.headers.get('content-length');
   const size = range ? toSize(range.split('/')[1]) : response.status === 200 ? toSize(whole) : undefined;
-  if (size !== undefined && file.size !== undefined && size !== file.size) {
-    const text = `${file.url}: the file has ${size} bytes now, expected ${file.size}. It changed on the server; open it again.`;
-    throw new GemmaflowError('Changed', text);
-  }
+  if (size !== undefined && file.size !== undefined && size !== file.size) throw changed(file, size);
+}
+
+/**
+ * @param {RemoteFile} file
+ * @param {number | string} found
+ */
+function changed({ url, size }, found) {
+  const text = `${url}: the file has ${found} bytes now, expected ${size}. It changed on the server; open it again.`;
+  return new GemmaflowError('Changed', text);
 }
 
 /**

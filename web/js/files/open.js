@@ -31,13 +31,13 @@ export async function openFiles(source, options, context) {
   const root = options.cache === false ? undefined : await store.openRoot();
   if (!root) return openRemote(await resolve(source.name, options, context.signal), options, context);
   const name = await store.folderName(key);
+  if (options.headersOnly) return openHeaders(root, name, options, context, source.name);
   const onWait = () => context.send({ stage: 'waiting', done: 0, total: 0 });
   const opened = await store.withLock(name, { signal: context.signal, onWait }, async () => {
     const folder = await root.getDirectoryHandle(name, { create: true });
-    const cached = options.revalidate ? undefined : await openCached(folder, options);
+    const cached = options.revalidate ? undefined : await openCached(folder, options, context.signal);
     if (cached) return { cached };
     const found = await resolve(source.name, options, context.signal);
-    if (options.headersOnly) return { found };
     await store.writeEntry(folder, { source: key, ...found });
     if (!(await reserve(folder, found.files))) {
       await root.removeEntry(name, { recursive: true });
@@ -49,6 +49,22 @@ export async function openFiles(source, options, context) {
   if (opened.cached) return opened.cached;
   if (opened.found) return openRemote(opened.found, options, context);
   throw new GemmaflowError('Io', `${key}: its files were removed while they were opened. Open it again.`);
+}
+
+/**
+ * Files of which headers alone are wanted: a copy that is complete, else the server's. Nothing is kept, and nobody is
+ * waited for.
+ *
+ * @param {FileSystemDirectoryHandle} root
+ * @param {string} name
+ * @param {Options} options
+ * @param {Context} context
+ * @param {string} source
+ */
+async function openHeaders(root, name, options, context, source) {
+  const folder = await root.getDirectoryHandle(name).catch(() => undefined);
+  const cached = folder && !options.revalidate && (await openCached(folder, {}));
+  return cached || openRemote(await resolve(source, options, context.signal), options, context);
 }
 
 /**
@@ -66,8 +82,9 @@ function openLocal(files) {
  *
  * @param {FileSystemDirectoryHandle} folder
  * @param {Options} options
+ * @param {AbortSignal} [signal]
  */
-async function openCached(folder, { verify, sha256 }) {
+async function openCached(folder, { verify, sha256 }, signal = new AbortController().signal) {
   const entry = await store.readEntry(folder);
   const files = entry && (await store.completeFiles(folder, entry));
   if (!files) return undefined;
@@ -79,7 +96,7 @@ async function openCached(folder, { verify, sha256 }) {
     if (!verify) continue;
     const reader = new FileReaderSync();
     const read = (/** @type {number} */ from, /** @type {number} */ to) => new Uint8Array(reader.readAsArrayBuffer(blob.slice(from, to)));
-    if ((await countIntact(read, blob.size, pieces, known.pieceBytes)) < pieces.length) return undefined;
+    if ((await countIntact(read, blob.size, pieces, known.pieceBytes, () => signal.throwIfAborted())) < pieces.length) return undefined;
   }
   return { path: entry.path, files: files.map(({ path, blob }) => blobEntry(path, blob)) };
 }

@@ -17,10 +17,11 @@ import { CHECKPOINT, partsOf, shardsOf } from './names.js';
  */
 export function keyOf(name, options) {
   const hub = parseHub(name, options);
-  if (!hub) return name.split('#')[0];
+  const alone = options.projector === false ? ' without its projector' : '';
+  if (!hub) return name.split('#')[0] + alone;
   const { id, revision, file } = hub;
   const mirror = options.hub ? ` on ${hub.hub}` : '';
-  return `${id}${file ? `/${file}` : ''}${revision === 'main' ? '' : `@${revision}`}${mirror}`;
+  return `${id}${file ? `/${file}` : ''}${revision === 'main' ? '' : `@${revision}`}${mirror}${alone}`;
 }
 
 /**

@@ -5,6 +5,8 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use tracing::Instrument;
+
 use super::{
     BINDING_LIMIT,
     batch::{BatchPlans, Batches},
@@ -172,13 +174,16 @@ pub(super) async fn upload(
     let bytes = || order.iter().map(|(_, tensor)| tensor.byte_len() as u64).sum::<u64>();
     let device = &context.capabilities().adapter;
     let span = tracing::debug_span!("load", %device, tensors = order.len(), bytes = bytes());
-    span.in_scope(|| uploader.reserve(order.iter().map(|(_, t)| (t.dtype(), t.shape()))))?;
-    let mut weights = HashMap::new();
-    for (name, tensor) in order {
-        weights.insert(name.clone(), uploader.upload_async(tensor).await?);
-    }
-    uploader.finish_async().await?;
-    Ok(weights)
+    let upload = async {
+        uploader.reserve(order.iter().map(|(_, t)| (t.dtype(), t.shape())))?;
+        let mut weights = HashMap::new();
+        for (name, tensor) in &order {
+            weights.insert((*name).clone(), uploader.upload_async(tensor).await?);
+        }
+        uploader.finish_async().await?;
+        Ok(weights)
+    };
+    upload.instrument(span).await
 }
 
 /// All weights that the graph reads, those that multiply one value together, so that they adjoin where their sizes
