@@ -29,12 +29,14 @@ export async function list() {
 async function describe(folder, entry) {
   let bytes = 0;
   for (const [index, { size = Infinity }] of entry.files.entries()) bytes += Math.min(size, await store.bytesHere(folder, index));
-  const known = entry.files.every(({ size }) => size !== undefined);
+  const complete = (await store.completeFiles(folder, entry)) !== undefined;
+  const sizes = entry.files.map(({ size, about }) => size ?? about);
+  const known = sizes.includes(undefined) ? 0 : sizes.reduce((/** @type {number} */ sum, size = 0) => sum + size, 0);
   return {
     source: entry.source,
     bytes,
-    total: known ? entry.files.reduce((sum, { size = 0 }) => sum + size, 0) : 0,
-    complete: (await store.completeFiles(folder, entry)) !== undefined,
+    total: complete ? bytes : known,
+    complete,
     files: entry.files.map(({ path }) => path),
   };
 }

@@ -9,6 +9,7 @@ const FIRST_PAUSE = 250;
  * @property {string} path Its place in the model's folder.
  * @property {string} url
  * @property {number | undefined} size
+ * @property {number | undefined} [about] For progress, where the size is not known.
  * @property {string | undefined} version What changes with its contents: an ETag, a hash or a date.
  * @property {string | undefined} sha256
  * @property {string | undefined} token
@@ -103,8 +104,9 @@ export async function probe(url, options) {
   const sha256 = linked && /^[0-9a-f]{64}$/.test(linked) ? linked : undefined;
   // Texts may come compressed, of which servers of other origins need not tell: their length is then not the file's.
   const isText = !/\.(gguf|safetensors)$/i.test(new URL(url).pathname);
-  const size = toSize(response.headers.get('x-linked-size')) ?? (isText ? undefined : toSize(response.headers.get('content-length')));
-  return { url, size, version: versionOf(response), sha256 };
+  const about = toSize(response.headers.get('content-length'));
+  const size = toSize(response.headers.get('x-linked-size')) ?? (isText ? undefined : about);
+  return { url, size, about, version: versionOf(response), sha256 };
 }
 
 /**

@@ -112,7 +112,8 @@ class Progress {
    * @param {Context} context
    */
   constructor(files, context) {
-    this.total = files.every(({ size }) => size !== undefined) ? files.reduce((sum, { size = 0 }) => sum + size, 0) : 0;
+    const sizes = files.map(({ size, about }) => size ?? about);
+    this.total = sizes.includes(undefined) ? 0 : sizes.reduce((/** @type {number} */ sum, size = 0) => sum + size, 0);
     this.context = context;
   }
 
@@ -126,7 +127,8 @@ class Progress {
     this.#done += bytes;
     const bytesPerSecond = this.#rate.at(this.#done);
     if (!this.#rate.due(this.#done === this.total)) return;
-    this.context.send({ stage: 'download', file: this.#file, done: this.#done, total: this.total, bytesPerSecond });
+    const total = this.total && Math.max(this.total, this.#done);
+    this.context.send({ stage: 'download', file: this.#file, done: this.#done, total, bytesPerSecond });
   }
 }
 

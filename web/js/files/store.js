@@ -12,7 +12,7 @@ const RECORD = 'source.json';
 
 /**
  * @typedef {import('./http.js').RemoteFile} RemoteFile
- * @typedef {{ source: string, path: string, files: { path: string, size: number | undefined }[] }} Entry
+ * @typedef {{ source: string, path: string, files: { path: string, size: number | undefined, about?: number | undefined }[] }} Entry
  * @typedef {{ facts: string, pieces: string[], complete: boolean }} Manifest
  */
 
@@ -73,7 +73,7 @@ export async function readEntry(folder) {
  * @param {Entry} entry
  */
 export async function writeEntry(folder, { source, path, files }) {
-  const record = { source, path, files: files.map(({ path, size }) => ({ path, size })) };
+  const record = { source, path, files: files.map(({ path, size, about }) => ({ path, size, about })) };
   const handle = await openForWriting(folder, RECORD);
   try {
     handle.truncate(0);
