@@ -75,10 +75,11 @@ impl ReadAt for Once {
     }
 
     fn read_exact_at(&self, _: u64, out: &mut [u8]) -> io::Result<()> {
-        match self.0.swap(true, std::sync::atomic::Ordering::Relaxed) {
-            true => Err(io::Error::other("the line was cut")),
-            false => Ok(out.fill(3)),
+        if self.0.swap(true, std::sync::atomic::Ordering::Relaxed) {
+            return Err(io::Error::other("the line was cut"));
         }
+        out.fill(3);
+        Ok(())
     }
 }
 

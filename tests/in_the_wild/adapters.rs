@@ -80,7 +80,7 @@ fn check(oracle: &Oracle, lora: Lora, name: &str, device: &Device, tables: Table
 fn adapters_are_what_peft_computes() {
     for (name, model) in ADAPTERS {
         let oracle = Oracle::open(model);
-        let lora = Lora::open(&folder(name), &oracle.config).unwrap();
+        let lora = Lora::open(folder(name), &oracle.config).unwrap();
         check(&oracle, lora, name, &Device::Cpu, TablePlacement::default());
     }
 }
@@ -90,7 +90,7 @@ fn adapters_are_what_peft_computes() {
 fn devices_compute_them_too() {
     for (name, model) in [ADAPTERS[1], ADAPTERS[2], ADAPTERS[5], ADAPTERS[6]] {
         let oracle = Oracle::open(model);
-        let lora = Lora::open(&folder(name), &oracle.config).unwrap();
+        let lora = Lora::open(folder(name), &oracle.config).unwrap();
         check(&oracle, lora, name, &Device::Gpu, TablePlacement::default());
     }
 }

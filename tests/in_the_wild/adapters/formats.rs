@@ -49,7 +49,7 @@ fn an_adapter_of_llama_cpp_is_the_same_adapter() {
     assert_eq!(oracle.config.arch, GemmaArch::Gemma4);
     gguf(&oracle, name, "gemma4", "control_vector").write(&path);
     assert!(Lora::open(&path, &oracle.config).unwrap_err().to_string().contains("adapter.type"));
-    let model = Lora::open(&data("gguf/gemma2-s-q4_0-pure/model.gguf"), &oracle.config).unwrap_err().to_string();
+    let model = Lora::open(data("gguf/gemma2-s-q4_0-pure/model.gguf"), &oracle.config).unwrap_err().to_string();
     assert!(model.contains("this is a model, not an adapter") || model.contains("general.type"), "{model}");
 }
 
@@ -57,7 +57,7 @@ fn an_adapter_of_llama_cpp_is_the_same_adapter() {
 #[test]
 fn a_layer_of_a_hooks_own_is_adapted() {
     let oracle = Oracle::open("gemma2");
-    let lora = Arc::new(Lora::open(&folder("gemma2-patterns"), &oracle.config).unwrap());
+    let lora = Arc::new(Lora::open(folder("gemma2-patterns"), &oracle.config).unwrap());
     let own = lora.clone();
     let build = |flow: GemmaFlow| flow.build(load_from_path(&oracle.folder).unwrap().as_mut()).unwrap().graph.to_string();
     let flow = || GemmaFlow::for_prefill(&oracle.config, 1, 3).lm_head();
@@ -75,7 +75,7 @@ fn a_layer_of_a_hooks_own_is_adapted() {
 #[test]
 fn parts_of_a_programs_own_are_an_adapter() {
     let oracle = Oracle::open("gemma2");
-    let from_file = Lora::open(&folder("gemma2-bias"), &oracle.config).unwrap();
+    let from_file = Lora::open(folder("gemma2-bias"), &oracle.config).unwrap();
     let parts: Vec<_> = from_file.targets().map(|target| (target.to_string(), from_file.part(target).unwrap().clone())).collect();
     assert!(parts.iter().all(|(_, part)| part.bias.as_ref().is_some_and(|bias: &Tensor| bias.shape().len() == 1)));
     check(&oracle, Lora::from_parts(parts), "gemma2-bias", &Device::Cpu, TablePlacement::default());
