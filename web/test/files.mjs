@@ -172,9 +172,9 @@ export default function add(test, { root }) {
 
   test('two tabs download a model once', async ({ page, open, server }) => {
     const second = await open();
-    const source = `/~rate=1000000/${GGUF}`;
+    const source = `/~rate=100000/${GGUF}`;
     const one = opened(page, source);
-    await page.waitForTimeout(200);
+    while (!server.count(GGUF).bodies) await page.waitForTimeout(20);
     const [{ report }, late] = await Promise.all([one, opened(second, source)]);
     assert.deepEqual([report.sum, late.report.sum], [sum, sum]);
     assert.equal(late.progress[0].stage, 'waiting');
