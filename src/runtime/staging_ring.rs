@@ -86,8 +86,7 @@ impl StagingRing {
             self.pass_on(context, to, at + done, padded)?;
             done += portion;
             moved(portion)?;
-            self.queued += padded;
-            if self.slots.is_empty() && self.queued > SLOT_BYTES {
+            if self.queued > SLOT_BYTES {
                 self.drain(context).await?;
             }
         }
@@ -116,6 +115,7 @@ impl StagingRing {
     /// itself until the device has them.
     fn pass_on(&mut self, context: &GpuContext, to: &Arc<Buffer>, at: u64, padded: u64) -> Result<()> {
         if self.slots.is_empty() {
+            self.queued += padded;
             return context.write(to, at, &self.scratch[..padded as usize]);
         }
         self.write(context, padded)?;

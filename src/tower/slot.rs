@@ -35,9 +35,11 @@ impl<E: Clone> Slot<E> {
         }
         // First, so that there is room for the new one.
         self.clear();
-        let encoder = load(device).await?;
-        self.put(encoder.clone(), number);
-        Ok(encoder)
+        let loaded = load(device).await?;
+        let mut held = self.held();
+        // One that was given meanwhile stays.
+        let kept = held.take().filter(|(_, of)| *of == number).unwrap_or((loaded, number));
+        Ok(held.insert(kept).0.clone())
     }
 
     /// Holds `encoder` from now on.

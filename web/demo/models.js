@@ -1,4 +1,4 @@
-// The models that the start page offers.
+// The models that the start page offers. The sizes of files on the Hub are what others say of them.
 
 export const DEMO = {
   name: 'Demo model',
@@ -14,20 +14,20 @@ export const MODELS = [
   {
     name: 'Gemma 3 270M',
     source: 'ggml-org/gemma-3-270m-it-GGUF/gemma-3-270m-it-Q8_0.gguf',
-    bytes: 292_000_000,
+    size: 'about 0.3 GB',
     about: 'Small and quick, also on a phone. Text.',
   },
   {
     name: 'Gemma 3 1B',
     source: 'ggml-org/gemma-3-1b-it-GGUF/gemma-3-1b-it-Q4_K_M.gguf',
-    bytes: 806_000_000,
+    size: 'about 0.8 GB',
     about: 'A good start on a laptop. Text.',
   },
   {
     name: 'Gemma 3 4B',
     source: 'ggml-org/gemma-3-4b-it-GGUF/gemma-3-4b-it-Q4_K_M.gguf',
-    bytes: 3_340_000_000,
-    about: 'Knows more, and sees pictures. For a GPU with 6 GB.',
+    size: 'about 3.3 GB',
+    about: 'Knows more, and sees pictures.',
   },
 ];
 

@@ -44,7 +44,7 @@ function shortName(source) {
 
 function item(model, open) {
   const { name, about, here } = model;
-  const size = element('span', { className: 'size', textContent: model.bytes ? bytes(model.bytes) : '' });
+  const size = element('span', { className: 'size', textContent: model.size ?? (model.bytes ? bytes(model.bytes) : '') });
   const pick = element('button', { type: 'button', className: 'pick', onclick: () => open(model) });
   pick.append(element('span', {}, size, element('strong', { textContent: name })), element('span', { className: 'about', textContent: about }));
   if (!here) return element('li', {}, pick);

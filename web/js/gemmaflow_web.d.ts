@@ -13,6 +13,14 @@ type AnswerOptions = import('./types.js').AnswerOptions;
 type Event = import('./types.js').Event;
 type Part = { type: 'text'; text: string } | { type: 'image' | 'audio'; data: Uint8Array };
 
+type Open<T> = (
+  files: FileEntry[],
+  path: string,
+  options: LoadOptions,
+  cancel: Cancel,
+  onProgress: (progress: LoadProgress) => void,
+) => Promise<T>;
+
 export class Cancel {
   cancel(): void;
   free(): void;
@@ -21,13 +29,7 @@ export function adapters(): Promise<string[]>;
 export function doctor(): Promise<object>;
 export function memoryPlan(files: FileEntry[], path: string, options: LoadOptions): Promise<object>;
 export class Model {
-  static open(
-    files: FileEntry[],
-    path: string,
-    options: LoadOptions,
-    cancel: Cancel,
-    onProgress: (progress: LoadProgress) => void,
-  ): Promise<Model>;
+  static open: Open<Model>;
   report(): object;
   conversation(options: AnswerOptions): Conversation;
   recover(cancel: Cancel, onProgress: (progress: LoadProgress) => void): Promise<void>;
@@ -35,32 +37,20 @@ export class Model {
   free(): void;
 }
 export class Generator {
-  static open(
-    files: FileEntry[],
-    path: string,
-    options: LoadOptions,
-    cancel: Cancel,
-    onProgress: (progress: LoadProgress) => void,
-  ): Promise<Generator>;
+  static open: Open<Generator>;
   generate(prompt: Uint32Array, count: number, pictures: Uint8Array[], cancel: Cancel): Promise<Uint32Array>;
   logits(prompt: Uint32Array, next: Uint32Array, pictures: Uint8Array[], cancel: Cancel): Promise<Float32Array>;
   free(): void;
 }
 export class Conversation {
   send(content: string | Part[], cancel: Cancel): Promise<void>;
-  next(cancel: Cancel): Promise<Event | undefined>;
+  next(): Promise<Event | undefined>;
   setOptions(options: AnswerOptions): void;
   messages(): { role: string; text: string }[];
   free(): void;
 }
 export class Embedder {
-  static open(
-    files: FileEntry[],
-    path: string,
-    options: LoadOptions,
-    cancel: Cancel,
-    onProgress: (progress: LoadProgress) => void,
-  ): Promise<Embedder>;
+  static open: Open<Embedder>;
   embed(texts: string[], task: string | undefined, cancel: Cancel): Promise<Float32Array[]>;
   dimensions(): number;
   free(): void;

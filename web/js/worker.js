@@ -133,7 +133,7 @@ async function answer({ cancel, signal, send }, conversation, content, options) 
   conversation.setOptions(options);
   await conversation.send(content, cancel);
   for (;;) {
-    const event = await conversation.next(cancel);
+    const event = await conversation.next();
     if (!event) return;
     send(event);
   }

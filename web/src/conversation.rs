@@ -34,12 +34,12 @@ impl Conversation {
     }
 
     fn answer_as(&mut self, answering: Answering) -> Result<(), Fault> {
-        let recommended = self.conversation.model().recommended_sampling();
-        self.conversation.set_options(answering.options(recommended));
         if answering.schema != self.answering.schema {
             let hooks = answering.schema.as_ref().map(|schema| self.guided(schema)).transpose()?;
             self.conversation.set_hooks(hooks);
         }
+        let recommended = self.conversation.model().recommended_sampling();
+        self.conversation.set_options(answering.options(recommended));
         self.answering = answering;
         Ok(())
     }
@@ -93,15 +93,14 @@ impl Conversation {
         self.answer_as(options::read(&options)?)
     }
 
-    /// Says something, a text or an array of parts, and opens the answer.
+    /// Says something, a text or an array of parts, and opens the answer, which ends when `cancel` is cancelled.
     pub async fn send(&mut self, content: JsValue, cancel: &Cancel) -> Result<(), Fault> {
-        let cancel = cancel.token();
         let content = match content.as_string() {
             Some(text) => Content::from(text),
             None => {
                 let mut parts = Vec::new();
                 for part in js_sys::Array::from(&content).iter() {
-                    parts.push(self.part(part, &cancel).await?);
+                    parts.push(self.part(part, &cancel.token()).await?);
                 }
                 Content::from(parts)
             }
@@ -109,12 +108,13 @@ impl Conversation {
         if let Some(system) = self.answering.system.as_ref().filter(|_| self.conversation.messages().is_empty()) {
             self.conversation.push(Message::system(system))?;
         }
-        Ok(self.conversation.send(content)?)
+        self.conversation.send(content)?;
+        cancel.ends(self.conversation.cancel_token());
+        Ok(())
     }
 
     /// The next event of the answer; `undefined` after its end.
-    pub async fn next(&mut self, cancel: &Cancel) -> Result<JsValue, Fault> {
-        cancel.ends(self.conversation.cancel_token());
+    pub async fn next(&mut self) -> Result<JsValue, Fault> {
         match self.conversation.next_event_async().await? {
             Some(event) => to_js(&plain(event)),
             None => Ok(JsValue::UNDEFINED),

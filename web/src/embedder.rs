@@ -8,11 +8,7 @@ use gemmaflow::{
 };
 use wasm_bindgen::prelude::*;
 
-use crate::{
-    Cancel, Fault,
-    files::{self, FileEntry},
-    options::{self, LoadOptions},
-};
+use crate::{Cancel, Fault, files::FileEntry, options::Opening};
 
 #[wasm_bindgen]
 pub struct Embedder {
@@ -30,19 +26,17 @@ impl Embedder {
         cancel: &Cancel,
         on_progress: js_sys::Function,
     ) -> Result<Embedder, Fault> {
-        let cancel = cancel.token();
-        let path = files::at(files, path)?;
-        let options: LoadOptions = options::read(&options)?;
-        let device = options.open().await?;
-        let config = GemmaConfig::near_weights(&path)?;
-        let tokenizer = Tokenizer::near_weights(&path)?;
-        let mut loader = load_from_path(&path)?;
+        let opening = Opening::new(files, path, options, cancel, on_progress).await?;
+        let path = &opening.path;
+        let config = GemmaConfig::near_weights(path)?;
+        let tokenizer = Tokenizer::near_weights(path)?;
+        let mut loader = load_from_path(path)?;
         let how = EmbedderOptions {
-            context: options.context(),
-            on_progress: Some(options::progress(on_progress, cancel)),
-            ..EmbedderOptions::near_weights(&path)?
+            context: opening.options.context,
+            on_progress: Some(opening.progress()),
+            ..EmbedderOptions::near_weights(path)?
         };
-        let embedder = GemmaEmbedder::with_options_async(config, loader.as_mut(), device, how).await?;
+        let embedder = GemmaEmbedder::with_options_async(config, loader.as_mut(), opening.device, how).await?;
         Ok(Self { embedder, tokenizer })
     }
 

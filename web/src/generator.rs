@@ -13,11 +13,7 @@ use gemmaflow::{
 };
 use wasm_bindgen::prelude::*;
 
-use crate::{
-    Cancel, Fault,
-    files::{self, FileEntry},
-    options::{self, LoadOptions},
-};
+use crate::{Cancel, Fault, files::FileEntry, options::Opening};
 
 /// Prompts are ids as transformers has them: each soft token of a picture has its placeholder there.
 #[wasm_bindgen]
@@ -38,17 +34,13 @@ impl Generator {
         cancel: &Cancel,
         on_progress: js_sys::Function,
     ) -> Result<Generator, Fault> {
-        let cancel = cancel.token();
-        let path = files::at(files, path)?;
-        let options: LoadOptions = options::read(&options)?;
-        let device = options.open().await?;
-        let config = GemmaConfig::near_weights(&path)?;
+        let opening = Opening::new(files, path, options, cancel, on_progress).await?;
+        let config = GemmaConfig::near_weights(&opening.path)?;
         let longest_picture = config.multimodal.vision.as_ref().map(|vision| vision.max_soft_tokens()).filter(|most| *most > 0);
-        let mut loader = load_from_path(&path)?;
-        let report = options::progress(on_progress, cancel.clone());
-        let how = GeneratorOptions { longest_picture, ..options.generator(Some(cancel), Some(report)) };
-        let generator = GemmaGenerator::with_options_async(config, loader.as_mut(), device, how).await?;
-        Ok(Self { generator, path, vision: None })
+        let mut loader = load_from_path(&opening.path)?;
+        let how = GeneratorOptions { longest_picture, ..opening.generator() };
+        let generator = GemmaGenerator::with_options_async(config, loader.as_mut(), opening.device, how).await?;
+        Ok(Self { generator, path: opening.path, vision: None })
     }
 
     /// The `count` likeliest tokens after a prompt, one after the other. `pictures` are encoded files.

@@ -30,8 +30,8 @@ pub fn start() {
 #[derive(Default)]
 pub struct Cancel {
     token: CancelToken,
-    /// Tokens that the library made itself.
-    further: RefCell<Vec<CancelToken>>,
+    /// That of the conversation that it was given to.
+    answer: RefCell<Option<CancelToken>>,
 }
 
 #[wasm_bindgen]
@@ -43,7 +43,7 @@ impl Cancel {
 
     pub fn cancel(&self) {
         self.token.cancel();
-        self.further.borrow().iter().for_each(CancelToken::cancel);
+        self.answer.borrow().iter().for_each(CancelToken::cancel);
     }
 }
 
@@ -57,7 +57,7 @@ impl Cancel {
         if self.token.is_cancelled() {
             token.cancel();
         }
-        *self.further.borrow_mut() = vec![token];
+        *self.answer.borrow_mut() = Some(token);
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
     Cancel, Fault,
     conversation::Conversation,
     files::{self, FileEntry},
-    options::{self, LoadOptions},
+    options::{self, LoadOptions, Opening},
     to_js,
 };
 
@@ -26,7 +26,6 @@ pub struct Model {
 #[wasm_bindgen]
 impl Model {
     /// Opens the file or folder `path` among the files.
-    #[wasm_bindgen(js_name = open)]
     pub async fn open(
         files: Vec<FileEntry>,
         path: String,
@@ -34,12 +33,9 @@ impl Model {
         cancel: &Cancel,
         on_progress: js_sys::Function,
     ) -> Result<Model, Fault> {
-        let cancel = cancel.token();
-        let path = files::at(files, path)?;
-        let options: LoadOptions = options::read(&options)?;
-        let device = options.open().await?;
-        let report = options::progress(on_progress, cancel.clone());
-        let generator = options.generator(Some(cancel), Some(report));
+        let opening = Opening::new(files, path, options, cancel, on_progress).await?;
+        let generator = opening.generator();
+        let Opening { path, device, options, .. } = opening;
         let model = gemmaflow::Model::open_with_towers_async(path, device, generator, options.towers()).await?;
         Ok(Self { model, options, guides: Rc::default() })
     }
@@ -92,7 +88,7 @@ pub async fn memory_plan(files: Vec<FileEntry>, path: String, options: JsValue) 
     let path = files::at(files, path)?;
     let options: LoadOptions = options::read(&options)?;
     let device = options.open().await?;
-    let plan = gemmaflow::Model::memory_plan(path, &device, options.generator(None, None), options.towers())?;
+    let plan = gemmaflow::Model::memory_plan(path, &device, options.generator(), options.towers())?;
     to_js(&json!({
         "device": plan.device,
         "context": plan.context,

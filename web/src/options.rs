@@ -5,6 +5,7 @@ use std::sync::Arc;
 use gemmaflow::{
     GeneratorOptions, SampleOpts,
     conversation::{AnswerOptions, Towers},
+    files::ModelPath,
     generate::CancelToken,
     runtime::{Device, GpuContext, GpuOptions, OnProgress, Opened, UploadPhase},
 };
@@ -13,7 +14,11 @@ use serde::Deserialize;
 use serde_json::json;
 use wasm_bindgen::prelude::*;
 
-use crate::{Fault, to_js};
+use crate::{
+    Cancel, Fault,
+    files::{self, FileEntry},
+    to_js,
+};
 
 #[derive(Deserialize, Default, Clone, Copy)]
 #[serde(rename_all = "lowercase")]
@@ -32,12 +37,47 @@ enum TowersWhen {
     Load,
 }
 
+/// A model that is about to be opened.
+pub struct Opening {
+    pub path: ModelPath,
+    pub device: Device,
+    pub options: LoadOptions,
+    cancel: CancelToken,
+    report: js_sys::Function,
+}
+
+impl Opening {
+    /// Of the file or folder `path` among the files, with its device opened.
+    pub async fn new(
+        files: Vec<FileEntry>,
+        path: String,
+        options: JsValue,
+        cancel: &Cancel,
+        on_progress: js_sys::Function,
+    ) -> Result<Self, Fault> {
+        let path = files::at(files, path)?;
+        let options: LoadOptions = read(&options)?;
+        let device = options.open().await?;
+        Ok(Self { path, device, options, cancel: cancel.token(), report: on_progress })
+    }
+
+    /// Tells the page of the load, which goes on as long as it is not cancelled.
+    pub fn progress(&self) -> OnProgress {
+        progress(self.report.clone(), self.cancel.clone())
+    }
+
+    pub fn generator(&self) -> GeneratorOptions {
+        let on_progress = Some(self.progress());
+        GeneratorOptions { cancel: Some(self.cancel.clone()), on_progress, ..self.options.generator() }
+    }
+}
+
 /// How a model is opened.
 #[derive(Deserialize, Default, Clone, Copy)]
 #[serde(default, deny_unknown_fields)]
 pub struct LoadOptions {
     device: DeviceKind,
-    context: Option<usize>,
+    pub context: Option<usize>,
     towers: TowersWhen,
 }
 
@@ -53,12 +93,8 @@ impl LoadOptions {
         }
     }
 
-    pub fn generator(&self, cancel: Option<CancelToken>, on_progress: Option<OnProgress>) -> GeneratorOptions {
-        GeneratorOptions { context: self.context, cancel, on_progress, ..GeneratorOptions::default() }
-    }
-
-    pub fn context(&self) -> Option<usize> {
-        self.context
+    pub fn generator(&self) -> GeneratorOptions {
+        GeneratorOptions { context: self.context, ..GeneratorOptions::default() }
     }
 
     pub fn towers(&self) -> Towers {

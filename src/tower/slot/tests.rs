@@ -35,3 +35,16 @@ fn another_device_has_its_own_and_a_failure_leaves_the_place_empty() {
     slot.clear();
     assert_eq!(get(1, Ok(6)).unwrap(), 6);
 }
+
+#[test]
+fn one_that_is_given_while_another_loads_stays() {
+    let slot = Slot::default();
+    let load = |number| {
+        slot.put(2, number);
+        ready(Ok(1))
+    };
+    assert_eq!(pollster::block_on(slot.get_or_load(|| (7, 7), load)).unwrap(), 2);
+    assert_eq!(pollster::block_on(slot.get_or_load(|| ((), 7), |()| pending())).unwrap(), 2);
+    // Of another device it is of no use.
+    assert_eq!(pollster::block_on(slot.get_or_load(|| (8, 8), |_| load(7))).unwrap(), 1);
+}

@@ -151,14 +151,14 @@ export class Conversation {
     const text = parts.map((part) => part.text ?? `[${part.type}: ${part.data.length} bytes]`).join(' ');
     this.history.push({ role: 'user', text });
     const words = this.options.schema ? ['{"answer": ', '42}'] : [...parts.filter((part) => part.data).map((part) => `I see ${part.type} of ${part.data.length} bytes. `), ...WORDS];
-    this.answer = { words, text: '', at: 0, prompt: 0 };
+    this.answer = { words, text: '', at: 0, prompt: 0, cancel };
   }
-  async next(cancel) {
+  async next() {
     const { answer } = this;
     if (!answer) return undefined;
     if (this.model.lost) throw failure('DeviceLost', 'the device was lost: destroyed');
     await pause(Fake.tokenPause);
-    if (cancel.cancelled) return this.end('cancelled');
+    if (answer.cancel.cancelled) return this.end('cancelled');
     if (answer.prompt < 3) return { type: 'prompt', done: ++answer.prompt * 8, total: 24 };
     if (answer.at >= (this.options.maxTokens ?? Infinity)) return this.end('length');
     const text = answer.words[answer.at];
@@ -187,7 +187,8 @@ export class Embedder {
     await load(files, path, cancel, onProgress);
     return new Embedder();
   }
-  async embed(texts) {
+  async embed(texts, task, cancel) {
+    cancel.check();
     return texts.map((text) => Float32Array.from({ length: 4 }, (_, i) => (i === text.length % 4 ? 1 : 0)));
   }
   dimensions() {
