@@ -10,7 +10,8 @@ const TYPES = { '.html': 'text/html', '.js': 'text/javascript', '.css': 'text/cs
  * Starts a server. `mounts` maps a prefix of a path to folders, of which the first that has the file serves it. A path
  * may begin with rules, each `/~NAME=VALUE`:
  *
- * - `cut=N`: every answer breaks off after N bytes;
+ * - `cut=N`: every answer breaks off after N bytes, a while later where the same bytes are asked for again: a browser
+ *   forgets what it had not yet passed on;
  * - `rate=N`: N bytes a second;
  * - `ranges=no`: no byte ranges;
  * - `cors=no`: no other origin may read the answer;
@@ -67,7 +68,9 @@ function etag(file) {
 
 async function answer(state, request, response) {
   const { rules, path } = rulesOf(decodeURIComponent(request.url.split('?')[0]));
-  const seen = { method: request.method, path, range: request.headers.range, authorization: request.headers.authorization, bytes: 0 };
+  const { method, headers: { range, authorization } } = request;
+  const again = state.requests.filter((one) => one.method === method && one.path === path && one.range === range).length;
+  const seen = { method, path, range, authorization, again, bytes: 0 };
   state.requests.push(seen);
   if (rules.cors !== 'no') {
     response.setHeader('access-control-allow-origin', '*');
@@ -107,7 +110,10 @@ async function pour(stream, at, rules, seen, response) {
     at += bytes.length;
     seen.bytes += bytes.length;
     await new Promise((resolve) => response.write(bytes, resolve));
-    if (seen.bytes >= Number(rules.cut ?? Infinity)) return response.destroy();
+    if (seen.bytes >= Number(rules.cut ?? Infinity)) {
+      if (seen.bytes) await new Promise((resolve) => setTimeout(resolve, 50 * 4 ** seen.again));
+      return response.destroy();
+    }
     if (rules.rate) await new Promise((resolve) => setTimeout(resolve, (bytes.length * 1000) / Number(rules.rate)));
   }
   response.end();
