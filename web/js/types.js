@@ -34,8 +34,8 @@
  * @property {boolean} [projector] `false` leaves out the projector (`mmproj`) beside a GGUF file of the Hub.
  * @property {boolean} [cache] `false` keeps nothing: weights are read by byte ranges, on every load.
  * @property {boolean} [verify] `true` compares a complete copy with its checksums before it serves.
- * @property {boolean} [revalidate] `true` asks the server whether a complete copy is still the newest. Otherwise a
- * complete copy serves without a request, also where `main` has moved.
+ * @property {boolean} [revalidate] `true` asks the server whether a complete copy is still the newest. A newer version
+ * takes its place once it is complete. Otherwise a complete copy serves without a request, also where `main` has moved.
  * @property {number} [pieceBytes] Bytes of a piece of a download, 16 MiB unless given. An interrupted download loses
  * at most one piece.
  *
@@ -81,7 +81,7 @@
  *
  * @typedef {object} CachedModel
  * @property {string} source
- * @property {number} bytes Bytes that it takes.
+ * @property {number} bytes Bytes that it takes, those of a newer version that is not complete too.
  * @property {number} total Bytes of the whole model, 0 where the server does not say.
  * @property {boolean} complete
  * @property {string[]} files

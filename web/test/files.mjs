@@ -244,7 +244,8 @@ function fakeHub(root, other, rules = '') {
 async function damage(at) {
   const root = await (await navigator.storage.getDirectory()).getDirectoryHandle('gemmaflow');
   for await (const folder of root.values()) {
-    const handle = await folder.getFileHandle('0');
+    const names = await Array.fromAsync(folder.keys());
+    const handle = await folder.getFileHandle(names.find((name) => names.includes(`${name}.pieces`)));
     const writer = await handle.createWritable({ keepExistingData: true });
     await writer.write({ type: 'write', position: at, data: new Uint8Array([255, 1, 254, 3]) });
     await writer.close();

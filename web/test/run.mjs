@@ -38,9 +38,11 @@ async function printAdapter() {
 /** Runs `work` with a page of a browser that has stored nothing, and two servers of its own. */
 function inBrowser(name, work, { timeout = 60_000 } = {}) {
   if (values.only && !name.includes(values.only)) return;
-  test(name, { timeout }, async () => {
+  test(name, { timeout }, async ({ signal }) => {
     const context = await browser.newContext({ permissions: ['microphone'] });
     const [server, other] = await Promise.all([serve(mounts), serve(mounts)]);
+    // One that waits for its page in vain must not keep the others' browser.
+    signal.addEventListener('abort', () => context.close());
     try {
       const page = await openPage(context, server.origin);
       await work({ page, context, server, other, root, open: () => openPage(context, server.origin) });
@@ -53,7 +55,7 @@ function inBrowser(name, work, { timeout = 60_000 } = {}) {
   });
 }
 
-const suites = values.package ? ['./model.mjs', './demo.mjs'] : ['./files.mjs', './errors.mjs', './worker.mjs', './demo.mjs'];
+const suites = values.package ? ['./model.mjs', './demo.mjs'] : ['./files.mjs', './revalidate.mjs', './errors.mjs', './worker.mjs', './demo.mjs'];
 const modules = await Promise.all(suites.map((suite) => import(suite)));
 await printAdapter();
 // A model keeps all cores busy where the GPU is software.

@@ -17,9 +17,11 @@ const TYPES = { '.html': 'text/html', '.js': 'text/javascript', '.css': 'text/cs
  * - `cors=no`: no other origin may read the answer;
  * - `status=N`: the answer is an error;
  * - `corrupt=N`: byte N is another one.
+ *
+ * A test may give other `mounts` later, and `hold`, a function of an answer so far, for whose promise the answer waits.
  */
 export async function serve(mounts, port = 0) {
-  const state = { requests: [], mounts, hub: undefined };
+  const state = { requests: [], mounts, hub: undefined, hold: undefined };
   const server = createServer((request, response) => {
     answer(state, request, response).catch(() => response.destroy());
   });
@@ -82,10 +84,10 @@ async function answer(state, request, response) {
   if (state.hub?.(path, request, response)) return;
   const found = find(state.mounts, path);
   if (!found) return response.writeHead(404).end('not found');
-  await send(found, rules, seen, request, response);
+  await send(found, rules, seen, request, response, state);
 }
 
-async function send({ file, size }, rules, seen, request, response) {
+async function send({ file, size }, rules, seen, request, response, state) {
   const headers = { 'content-type': TYPES[extname(file)] ?? 'application/octet-stream', etag: `"${etag(file)}"`, 'cache-control': 'no-store' };
   let [from, to] = [0, size];
   const range = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? '');
@@ -97,10 +99,10 @@ async function send({ file, size }, rules, seen, request, response) {
   }
   response.writeHead(headers['content-range'] ? 206 : 200, { ...headers, 'content-length': to - from });
   if (request.method === 'HEAD' || from === to) return response.end();
-  await pour(createReadStream(file, { start: from, end: to - 1, highWaterMark: 16 << 10 }), from, rules, seen, response);
+  await pour(createReadStream(file, { start: from, end: to - 1, highWaterMark: 16 << 10 }), from, rules, seen, response, state);
 }
 
-async function pour(stream, at, rules, seen, response) {
+async function pour(stream, at, rules, seen, response, state) {
   for await (let bytes of stream) {
     if (response.destroyed) return;
     const left = rules.cut ? Number(rules.cut) - seen.bytes : Infinity;
@@ -110,6 +112,7 @@ async function pour(stream, at, rules, seen, response) {
     at += bytes.length;
     seen.bytes += bytes.length;
     await new Promise((resolve) => response.write(bytes, resolve));
+    await state.hold?.(seen);
     if (seen.bytes >= Number(rules.cut ?? Infinity)) {
       if (seen.bytes) await new Promise((resolve) => setTimeout(resolve, 50 * 4 ** seen.again));
       return response.destroy();

@@ -27,16 +27,13 @@ export async function list() {
  * @returns {Promise<CachedModel>}
  */
 async function describe(folder, entry) {
-  let bytes = 0;
-  for (const [index, { size = Infinity }] of entry.files.entries()) bytes += Math.min(size, await store.bytesHere(folder, index));
-  const complete = (await store.completeFiles(folder, entry)) !== undefined;
-  const sizes = entry.files.map(({ size, about }) => size ?? about);
-  const known = sizes.includes(undefined) ? 0 : sizes.reduce((/** @type {number} */ sum, size = 0) => sum + size, 0);
+  const whole = await store.completeFiles(folder, entry);
+  const sizes = whole ? whole.map(({ blob }) => blob.size) : entry.files.map(({ size, about }) => size ?? about);
   return {
     source: entry.source,
-    bytes,
-    total: complete ? bytes : known,
-    complete,
+    bytes: await store.bytesHere(folder),
+    total: sizes.includes(undefined) ? 0 : sizes.reduce((/** @type {number} */ sum, size = 0) => sum + size, 0),
+    complete: whole !== undefined,
     files: entry.files.map(({ path }) => path),
   };
 }
@@ -52,7 +49,7 @@ export async function remove(source, options = {}) {
   const packed = listed ? undefined : packSource(source);
   const key = packed?.kind === 'name' ? keyOf(packed.name, options) : String(source);
   const root = await store.openRoot();
-  if (root) await removeFolder(root, await store.folderName(key));
+  if (root) await removeFolder(root, await store.hashName(key));
 }
 
 /** Removes all models. */

@@ -2,9 +2,9 @@
 import { Sha256 } from '../gemmaflow_web.js';
 import { GemmaflowError } from '../errors.js';
 import { stream } from './http.js';
-import { factsOf, isSame, ManifestWriter, openForWriting, readManifest, toHex } from './store.js';
+import { factsOf, openForWriting, openManifest, readManifest, toHex } from './store.js';
 
-/** @typedef {import('./http.js').RemoteFile} RemoteFile */
+/** @typedef {import('./store.js').NamedFile} NamedFile */
 
 /**
  * The number of pieces, from the first on, that are as their SHA-256 says.
@@ -31,11 +31,11 @@ export async function countIntact(read, size, pieces, pieceBytes, onPiece = () =
  * length before its bytes.
  *
  * @param {FileSystemDirectoryHandle} folder
- * @param {RemoteFile[]} files
+ * @param {NamedFile[]} files
  */
 export async function reserve(folder, files) {
-  for (const [index, { size = 0 }] of files.entries()) {
-    const data = await openForWriting(folder, String(index));
+  for (const { name, size = 0 } of files) {
+    const data = await openForWriting(folder, name);
     try {
       if (data.getSize() < size) data.truncate(size);
       // In a private window Chromium does not throw.
@@ -54,21 +54,18 @@ export async function reserve(folder, files) {
  * Brings a file into the cache. Pieces of an earlier, interrupted download are kept where they are intact.
  *
  * @param {FileSystemDirectoryHandle} folder
- * @param {number} index The file's number in the folder.
- * @param {RemoteFile} file
+ * @param {NamedFile} file
  * @param {{ pieceBytes: number, signal: AbortSignal, onBytes: (bytes: number) => void }} options
  */
-export async function download(folder, index, file, { pieceBytes, signal, onBytes }) {
-  const earlier = await readManifest(folder, index);
-  const data = await openForWriting(folder, String(index));
-  const manifest = new ManifestWriter(await openForWriting(folder, `${index}.pieces`));
+export async function download(folder, file, { pieceBytes, signal, onBytes }) {
+  const { pieces, complete } = await readManifest(folder, file.name);
+  const data = await openForWriting(folder, file.name);
+  const manifest = await openManifest(folder, file.name);
   const target = new Target(data, manifest, file, pieceBytes);
   try {
-    const facts = factsOf(file, pieceBytes);
-    const pieces = isSame(earlier.facts, facts) ? earlier.pieces : [];
-    const [kept, intact] = await target.keep(facts, pieces, signal);
+    const [kept, intact] = await target.keep(pieces, signal);
     onBytes(kept);
-    const isWhole = pieces.length > 0 && earlier.complete && intact === pieces.length;
+    const isWhole = pieces.length > 0 && complete && intact === pieces.length;
     for await (const bytes of isWhole ? [] : stream(file, kept, signal)) {
       await target.take(bytes);
       onBytes(bytes.length);
@@ -94,8 +91,8 @@ class Target {
 
   /**
    * @param {FileSystemSyncAccessHandle} data
-   * @param {ManifestWriter} manifest
-   * @param {RemoteFile} file
+   * @param {import('./store.js').LineWriter} manifest
+   * @param {NamedFile} file
    * @param {number} pieceBytes
    */
   constructor(data, manifest, file, pieceBytes) {
@@ -110,12 +107,11 @@ class Target {
   /**
    * Keeps the intact pieces of an earlier download; the number of their bytes, and their own.
    *
-   * @param {string} facts
    * @param {string[]} pieces
    * @param {AbortSignal} signal
    * @returns {Promise<[number, number]>}
    */
-  async keep(facts, pieces, signal) {
+  async keep(pieces, signal) {
     const read = (/** @type {number} */ from, /** @type {number} */ to) => {
       const bytes = new Uint8Array(to - from);
       this.#data.read(bytes, { at: from });
@@ -129,7 +125,7 @@ class Target {
       this.#end += bytes.length;
     };
     const kept = await countIntact(read, size, pieces, this.pieceBytes, add);
-    this.#manifest.begin(facts, pieces.slice(0, kept));
+    this.#manifest.begin([factsOf(this.#file, this.pieceBytes), ...pieces.slice(0, kept)]);
     return [this.#end, kept];
   }
 
@@ -163,7 +159,7 @@ class Target {
     const found = this.#whole?.hex();
     if (found !== undefined && found !== sha256) {
       this.#data.truncate(0);
-      this.#manifest.begin('', []);
+      this.#manifest.begin([]);
       const advice = 'The file was removed here. It is not what was expected, or it was damaged on its way: check the address and the checksum, and open it again.';
       throw new GemmaflowError('Checksum', `${url}: its SHA-256 is ${found}, expected ${sha256}. ${advice}`);
     }
@@ -177,7 +173,7 @@ function isQuota(error) {
 }
 
 /**
- * @param {RemoteFile} file
+ * @param {NamedFile} file
  * @param {StorageEstimate} estimate
  */
 function full({ url, size }, { quota = 0, usage = 0 }) {

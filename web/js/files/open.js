@@ -30,41 +30,25 @@ export async function openFiles(source, options, context) {
   const key = keyOf(source.name, options);
   const root = options.cache === false ? undefined : await store.openRoot();
   if (!root) return openRemote(await resolve(source.name, options, context.signal), options, context);
-  const name = await store.folderName(key);
-  if (options.headersOnly) return openHeaders(root, name, options, context, source.name);
+  const name = await store.hashName(key);
+  // A complete copy serves at once, also while another tab fetches a newer version.
+  const folder = await root.getDirectoryHandle(name).catch(() => undefined);
+  const here = folder && !options.revalidate && (await openCached(folder, options.headersOnly ? {} : options, context.signal));
+  if (here) return here;
+  if (options.headersOnly) return openRemote(await resolve(source.name, options, context.signal), options, context);
   const onWait = () => context.send({ stage: 'waiting', done: 0, total: 0 });
   const opened = await store.withLock(name, { signal: context.signal, onWait }, async () => {
     const folder = await root.getDirectoryHandle(name, { create: true });
     const cached = options.revalidate ? undefined : await openCached(folder, options, context.signal);
     if (cached) return { cached };
     const found = await resolve(source.name, options, context.signal);
-    await store.writeEntry(folder, { source: key, ...found });
-    if (!(await reserve(folder, found.files))) {
-      await root.removeEntry(name, { recursive: true });
-      return { found };
-    }
-    await downloadAll(folder, found.files, options, context);
-    return { cached: await openCached(folder, {}) };
+    if (await bring(folder, { source: key, ...found }, options, context)) return { cached: await openCached(folder, {}) };
+    await root.removeEntry(name, { recursive: true });
+    return { found };
   });
   if (opened.cached) return opened.cached;
   if (opened.found) return openRemote(opened.found, options, context);
   throw new GemmaflowError('Io', `${key}: its files were removed while they were opened. Open it again.`);
-}
-
-/**
- * Files of which headers alone are wanted: a copy that is complete, else the server's. Nothing is kept, and nobody is
- * waited for.
- *
- * @param {FileSystemDirectoryHandle} root
- * @param {string} name
- * @param {Options} options
- * @param {Context} context
- * @param {string} source
- */
-async function openHeaders(root, name, options, context, source) {
-  const folder = await root.getDirectoryHandle(name).catch(() => undefined);
-  const cached = folder && !options.revalidate && (await openCached(folder, {}));
-  return cached || openRemote(await resolve(source, options, context.signal), options, context);
 }
 
 /**
@@ -88,15 +72,13 @@ async function openCached(folder, { verify, sha256 }, signal = new AbortControll
   const entry = await store.readEntry(folder);
   const files = entry && (await store.completeFiles(folder, entry));
   if (!files) return undefined;
-  for (const [index, { path, blob }] of files.entries()) {
-    const { pieces, facts } = await store.readManifest(folder, index);
-    const known = JSON.parse(facts);
+  for (const { path, blob, pieces, pieceBytes, sha256: compared } of files) {
     // The copy was not compared with this checksum.
-    if (sha256 && path === (entry.path || CHECKPOINT.weights) && known.sha256 !== sha256.toLowerCase()) return undefined;
+    if (sha256 && path === (entry.path || CHECKPOINT.weights) && compared !== sha256.toLowerCase()) return undefined;
     if (!verify) continue;
     const reader = new FileReaderSync();
     const read = (/** @type {number} */ from, /** @type {number} */ to) => new Uint8Array(reader.readAsArrayBuffer(blob.slice(from, to)));
-    if ((await countIntact(read, blob.size, pieces, known.pieceBytes, () => signal.throwIfAborted())) < pieces.length) return undefined;
+    if ((await countIntact(read, blob.size, pieces, pieceBytes, () => signal.throwIfAborted())) < pieces.length) return undefined;
   }
   return { path: entry.path, files: files.map(({ path, blob }) => blobEntry(path, blob)) };
 }
@@ -133,18 +115,65 @@ class Progress {
 }
 
 /**
+ * Brings a source into its folder. A complete older version stays until the new one is complete.
+ *
  * @param {FileSystemDirectoryHandle} folder
- * @param {RemoteFile[]} files
+ * @param {{ source: string, path: string, files: RemoteFile[] }} found
  * @param {Options} options
  * @param {Context} context
+ * @returns {Promise<boolean>} False where there is no room.
  */
-async function downloadAll(folder, files, { pieceBytes = PIECE }, context) {
+async function bring(folder, found, options, context) {
+  const { pieceBytes = PIECE } = options;
+  const entry = { ...found, files: await Promise.all(found.files.map((file) => store.nameFile(file, pieceBytes))) };
+  const earlier = await store.readEntry(folder);
+  const older = earlier && (await store.completeFiles(folder, earlier)) && earlier.files;
+  if (!older) {
+    await store.writeEntry(folder, entry);
+    return fetchMissing(folder, entry.files, options, context);
+  }
+  await store.keepOnly(folder, [...older, ...entry.files]);
+  try {
+    if (!(await fetchMissing(folder, entry.files, options, context))) throw noRoomBeside(entry);
+  } catch (error) {
+    const { kind } = /** @type {GemmaflowError} */ (error);
+    // Pieces that serve no later download are not kept.
+    if (kind === 'Quota' || kind === 'Checksum') await store.keepOnly(folder, older);
+    throw error;
+  }
+  await store.writeEntry(folder, entry);
+  return true;
+}
+
+/**
+ * @param {FileSystemDirectoryHandle} folder
+ * @param {store.NamedFile[]} files
+ * @param {Options} options
+ * @param {Context} context
+ * @returns {Promise<boolean>} False where there is no room.
+ */
+async function fetchMissing(folder, files, { pieceBytes = PIECE, verify }, context) {
+  const missing = [];
+  for (const file of files) {
+    const whole = verify ? undefined : await store.wholeFile(folder, file);
+    if (!whole || (file.sha256 && file.sha256 !== whole.sha256)) missing.push(file);
+  }
+  if (!(await reserve(folder, missing))) return false;
   const progress = new Progress(files, context);
-  for (const [index, file] of files.entries()) {
+  for (const file of files) {
     progress.begin(file.path);
     const onBytes = (/** @type {number} */ bytes) => progress.add(bytes);
-    await download(folder, index, file, { pieceBytes, signal: context.signal, onBytes });
+    if (missing.includes(file)) await download(folder, file, { pieceBytes, signal: context.signal, onBytes });
+    else onBytes(file.size ?? file.about ?? 0);
   }
+  return true;
+}
+
+/** @param {store.Entry} entry */
+function noRoomBeside({ source, files }) {
+  const bytes = files.reduce((sum, { size, about = 0 }) => sum + (size ?? about), 0);
+  const advice = 'Remove the old one first (cache.remove) and open it again, or free space on the disk.';
+  return new GemmaflowError('Quota', `${source}: no room in the browser's storage for its new version, of ${bytes} bytes, beside the old one, which stays. ${advice}`);
 }
 
 /**

@@ -1,18 +1,22 @@
 /**
  * The cache in the browser's private file system: a folder for each source, with
  *
- * - `source.json`: the source, the path to open, and the files;
- * - `0`, `1`, …: the files' bytes;
- * - `0.pieces`, …: a line of JSON with the file's facts, the SHA-256 of each piece, and at last `complete`. A line that
- *   has no end was being written when the browser stopped, and does not count.
+ * - `source.json`: a line of JSON for each version: the source, the path to open, and the files. The last one counts;
+ * - the files' bytes, each file under a name of its version: a newer one comes beside it;
+ * - `NAME.pieces`: a line of JSON with the file's facts, the SHA-256 of each piece, and at last `complete`.
+ *
+ * A line that has no end was being written when the browser stopped, and does not count.
  */
 const ROOT = 'gemmaflow';
 const COMPLETE = 'complete';
 const RECORD = 'source.json';
+const PIECES = '.pieces';
 
 /**
  * @typedef {import('./http.js').RemoteFile} RemoteFile
- * @typedef {{ source: string, path: string, files: { path: string, size: number | undefined, about?: number | undefined }[] }} Entry
+ * @typedef {RemoteFile & { name: string }} NamedFile A file, and its name in the folder.
+ * @typedef {Pick<NamedFile, 'name' | 'path' | 'size' | 'about'>} EntryFile
+ * @typedef {{ source: string, path: string, files: EntryFile[] }} Entry
  * @typedef {{ facts: string, pieces: string[], complete: boolean }} Manifest
  */
 
@@ -30,12 +34,12 @@ export async function openRoot() {
 }
 
 /**
- * The name of a source's folder.
+ * The name of a source's folder, or of a version of a file.
  *
- * @param {string} source
+ * @param {string} text
  */
-export async function folderName(source) {
-  return toHex(await crypto.subtle.digest('SHA-256', new TextEncoder().encode(source))).slice(0, 32);
+export async function hashName(text) {
+  return toHex(await crypto.subtle.digest('SHA-256', new TextEncoder().encode(text))).slice(0, 32);
 }
 
 /** @param {ArrayBuffer} digest */
@@ -57,31 +61,61 @@ export async function readFile(folder, name) {
 }
 
 /**
+ * The lines that were written to their ends.
+ *
+ * @param {FileSystemDirectoryHandle} folder
+ * @param {string} name
+ */
+async function readLines(folder, name) {
+  const text = (await (await readFile(folder, name))?.text()) ?? '';
+  return text.split('\n').slice(0, -1);
+}
+
+/**
  * @param {FileSystemDirectoryHandle} folder
  * @returns {Promise<Entry | undefined>}
  */
 export async function readEntry(folder) {
   try {
-    return JSON.parse((await (await readFile(folder, RECORD))?.text()) ?? '');
+    return JSON.parse((await readLines(folder, RECORD)).at(-1) ?? '');
   } catch {
     return undefined;
   }
 }
 
 /**
+ * From here on the folder is this version's; what is not of it goes.
+ *
  * @param {FileSystemDirectoryHandle} folder
  * @param {Entry} entry
  */
 export async function writeEntry(folder, { source, path, files }) {
-  const record = { source, path, files: files.map(({ path, size, about }) => ({ path, size, about })) };
-  const handle = await openForWriting(folder, RECORD);
-  try {
-    handle.truncate(0);
-    handle.write(new TextEncoder().encode(JSON.stringify(record)), { at: 0 });
-    handle.flush();
-  } finally {
-    handle.close();
+  const lines = await readLines(folder, RECORD);
+  const line = JSON.stringify({ source, path, files: files.map(({ name, path, size, about }) => ({ name, path, size, about })) });
+  if (lines.at(-1) !== line) {
+    const writer = new LineWriter(await openForWriting(folder, RECORD));
+    try {
+      writer.goOn(lines);
+      writer.add(line);
+    } finally {
+      writer.close();
+    }
   }
+  await keepOnly(folder, files);
+}
+
+/**
+ * Removes all files but these.
+ *
+ * @param {FileSystemDirectoryHandle} folder
+ * @param {EntryFile[]} files
+ */
+export async function keepOnly(folder, files) {
+  const kept = new Set([RECORD, ...files.flatMap(({ name }) => [name, name + PIECES])]);
+  const others = [];
+  for await (const name of folder.keys()) if (!kept.has(name)) others.push(name);
+  // One that a worker still holds that just ended goes the next time.
+  for (const name of others) await folder.removeEntry(name).catch(() => {});
 }
 
 /**
@@ -104,30 +138,42 @@ export async function openForWriting(folder, name) {
 
 /**
  * @param {FileSystemDirectoryHandle} folder
- * @param {number} index
+ * @param {string} name
  * @returns {Promise<Manifest>}
  */
-export async function readManifest(folder, index) {
-  const text = (await (await readFile(folder, `${index}.pieces`))?.text()) ?? '';
-  const [facts = '', ...pieces] = text.split('\n').slice(0, -1);
+export async function readManifest(folder, name) {
+  const [facts = '', ...pieces] = await readLines(folder, name + PIECES);
   const complete = pieces.at(-1) === COMPLETE;
   return { facts, complete, pieces: complete ? pieces.slice(0, -1) : pieces };
 }
 
 /**
- * Bytes of a file that were downloaded. A file has its whole length from the start.
- *
  * @param {FileSystemDirectoryHandle} folder
- * @param {number} index
+ * @param {string} name
  */
-export async function bytesHere(folder, index) {
-  const { facts, pieces, complete } = await readManifest(folder, index);
-  if (complete) return (await readFile(folder, String(index)))?.size ?? 0;
-  return facts ? pieces.length * JSON.parse(facts).pieceBytes : 0;
+export async function openManifest(folder, name) {
+  return new LineWriter(await openForWriting(folder, name + PIECES));
 }
 
-/** Writes a manifest line by line. */
-export class ManifestWriter {
+/**
+ * Bytes that were downloaded, also of a version that is not whole yet. A file has its whole length from the start.
+ *
+ * @param {FileSystemDirectoryHandle} folder
+ */
+export async function bytesHere(folder) {
+  let bytes = 0;
+  for await (const name of folder.keys()) {
+    if (!name.endsWith(PIECES)) continue;
+    const { facts, pieces, complete } = await readManifest(folder, name.slice(0, -PIECES.length));
+    const { size = Infinity, pieceBytes } = JSON.parse(facts || '{}');
+    if (complete) bytes += (await readFile(folder, name.slice(0, -PIECES.length)))?.size ?? 0;
+    else if (pieces.length) bytes += Math.min(size, pieces.length * pieceBytes);
+  }
+  return bytes;
+}
+
+/** Writes a file line by line. */
+export class LineWriter {
   #handle;
   #end = 0;
 
@@ -137,20 +183,29 @@ export class ManifestWriter {
   }
 
   /**
-   * Begins anew, with the pieces that are kept.
+   * Begins anew, with the lines that are kept.
    *
-   * @param {string} facts
-   * @param {string[]} pieces
+   * @param {string[]} lines
    */
-  begin(facts, pieces) {
+  begin(lines) {
     this.#handle.truncate(0);
     this.#end = 0;
-    [facts, ...pieces].forEach((line) => this.add(line));
+    lines.forEach((line) => this.add(line));
+  }
+
+  /**
+   * Goes on after these lines, which are there.
+   *
+   * @param {string[]} lines
+   */
+  goOn(lines) {
+    this.#end = lines.reduce((sum, line) => sum + bytesOf(line).length, 0);
+    this.#handle.truncate(this.#end);
   }
 
   /** @param {string} line */
   add(line) {
-    const bytes = new TextEncoder().encode(`${line}\n`);
+    const bytes = bytesOf(line);
     this.#handle.write(bytes, { at: this.#end });
     this.#end += bytes.length;
     this.#handle.flush();
@@ -165,6 +220,11 @@ export class ManifestWriter {
   }
 }
 
+/** @param {string} line */
+function bytesOf(line) {
+  return new TextEncoder().encode(`${line}\n`);
+}
+
 /**
  * What a manifest says of its file.
  *
@@ -176,14 +236,28 @@ export function factsOf({ path, size, version, sha256 }, pieceBytes) {
 }
 
 /**
- * True where the pieces of an earlier download count. Another SHA-256 does not matter: the whole is compared at the end.
+ * A file with its name in the folder. Another SHA-256 is no other version: the whole is compared at the end.
  *
- * @param {string} earlier
- * @param {string} now
+ * @param {RemoteFile} file
+ * @param {number} pieceBytes
+ * @returns {Promise<NamedFile>}
  */
-export function isSame(earlier, now) {
-  const withoutSha = (/** @type {string} */ facts) => JSON.stringify({ ...JSON.parse(facts || '{}'), sha256: undefined });
-  return withoutSha(earlier) === withoutSha(now);
+export async function nameFile(file, pieceBytes) {
+  return { ...file, name: await hashName(factsOf({ ...file, sha256: undefined }, pieceBytes)) };
+}
+
+/**
+ * A file that is whole; undefined where something of it is missing.
+ *
+ * @param {FileSystemDirectoryHandle} folder
+ * @param {EntryFile} file
+ */
+export async function wholeFile(folder, { name, path, size }) {
+  const { facts, pieces, complete } = await readManifest(folder, name);
+  const blob = await readFile(folder, name);
+  if (!complete || !blob || (size !== undefined && blob.size !== size)) return undefined;
+  const { pieceBytes, sha256 } = JSON.parse(facts);
+  return { path, blob, pieces, pieceBytes, sha256 };
 }
 
 /**
@@ -194,11 +268,10 @@ export function isSame(earlier, now) {
  */
 export async function completeFiles(folder, entry) {
   const files = [];
-  for (const [index, { path, size }] of entry.files.entries()) {
-    const { complete } = await readManifest(folder, index);
-    const blob = await readFile(folder, String(index));
-    if (!complete || !blob || (size !== undefined && blob.size !== size)) return undefined;
-    files.push({ path, blob });
+  for (const file of entry.files) {
+    const whole = await wholeFile(folder, file);
+    if (!whole) return undefined;
+    files.push(whole);
   }
   return files;
 }

@@ -60,7 +60,7 @@ async function load(files, path, cancel, onProgress) {
     await pause(Fake.loadPause);
   }
   onProgress({ phase: 'finishing', done: 1, total: 1 });
-  return { sum, bytes: file.size };
+  return { sum, bytes: file.size, sizes: Object.fromEntries(files.map(({ path, size }) => [path, size])) };
 }
 
 /** Reads of few bytes, across blocks and at the end, give what reads of many do. */
@@ -99,21 +99,21 @@ A day was once *22 hours* long.`.split(/(?<=\s)/);
 export class Model {
   static async open(files, path, options, cancel, onProgress) {
     const model = new Model();
-    model.facts = await load(files, path, cancel, onProgress);
+    model.load = (cancel, onProgress) => load(files, path, cancel, onProgress);
+    model.facts = await model.load(cancel, onProgress);
     model.context = options.context ?? 2048;
     return model;
   }
   report() {
     const features = ['vision', 'audio'];
-    const { sum, bytes } = this.facts;
-    return { architecture: 'Gemma 3', adapter: 'Fake adapter', backend: 'WebGPU', weightBytes: bytes, context: this.context, features, sum };
+    const { sum, bytes, sizes } = this.facts;
+    return { architecture: 'Gemma 3', adapter: 'Fake adapter', backend: 'WebGPU', weightBytes: bytes, context: this.context, features, sum, sizes };
   }
   conversation(options) {
     return new Conversation(this, options);
   }
   async recover(cancel, onProgress) {
-    onProgress({ phase: 'moving', done: 1, total: 1 });
-    cancel.check();
+    this.facts = await this.load(cancel, onProgress);
     this.lost = false;
   }
   loseDevice() {
