@@ -100,3 +100,12 @@ need_chromium() {
   prepare_apt "Chromium"
   run install chromium
 }
+
+# With a Vulkan driver, which Firefox does not bring. Where there is no apt-get its tests may be left out.
+need_firefox() {
+  if command -v apt-get >/dev/null; then need_vulkan_driver; fi
+  if [ -n "${FIREFOX:-}" ] || command -v firefox-esr >/dev/null; then return; fi
+  command -v apt-get >/dev/null || { skipped+=" Firefox"; return 0; }
+  prepare_apt "Firefox"
+  run install firefox-esr || skipped+=" Firefox"
+}

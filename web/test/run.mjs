@@ -45,7 +45,7 @@ function inBrowser(name, work, { timeout = 60_000 } = {}) {
     signal.addEventListener('abort', () => context.close());
     try {
       const page = await openPage(context, server.origin);
-      await work({ page, context, server, other, root, open: () => openPage(context, server.origin) });
+      await work({ page, context, server, other, signal, open: () => openPage(context, server.origin) });
       if (page.problems.length) throw new Error(`the page failed: ${page.problems.join('; ')}`);
     } finally {
       await context.close();
@@ -55,7 +55,7 @@ function inBrowser(name, work, { timeout = 60_000 } = {}) {
   });
 }
 
-const suites = values.package ? ['./model.mjs', './demo.mjs'] : ['./files.mjs', './revalidate.mjs', './errors.mjs', './worker.mjs', './demo.mjs'];
+const suites = values.package ? ['./model.mjs', './demo.mjs', './firefox.mjs'] : ['./files.mjs', './revalidate.mjs', './errors.mjs', './worker.mjs', './demo.mjs'];
 const modules = await Promise.all(suites.map((suite) => import(suite)));
 await printAdapter();
 // A model keeps all cores busy where the GPU is software.
