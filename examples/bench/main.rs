@@ -184,7 +184,7 @@ impl From<Tables> for TablePlacement {
 enum Kernels {
     /// Those that suit the adapter
     Auto,
-    /// Those that need no optional feature
+    /// Those made for GPUs that need no optional feature
     Portable,
     /// Those made for GPUs
     Subgroup,
@@ -192,6 +192,8 @@ enum Kernels {
     Subgroups,
     /// Those made for adapters that compute on the CPU
     Software,
+    /// The same without any optional feature
+    PortableSoftware,
 }
 
 impl From<Kernels> for KernelTier {
@@ -202,6 +204,7 @@ impl From<Kernels> for KernelTier {
             Kernels::Subgroup => KernelTier::Subgroup,
             Kernels::Subgroups => KernelTier::Subgroups,
             Kernels::Software => KernelTier::Software,
+            Kernels::PortableSoftware => KernelTier::PortableSoftware,
         }
     }
 }

@@ -134,7 +134,8 @@ pub fn tiers(device: &Capabilities) -> Vec<(&'static str, KernelTier)> {
     let several = ("subgroups", KernelTier::Subgroups);
     let portable = ("portable", KernelTier::Portable);
     match device.target() {
-        Target { tier: Tier::Portable, .. } => vec![portable],
+        Target { tier: Tier::Portable, software: false, .. } => vec![portable],
+        Target { tier: Tier::Portable, .. } => vec![("software", KernelTier::Auto), portable],
         Target { tier: Tier::Subgroups, software: false, .. } => vec![("subgroups", KernelTier::Auto), portable],
         Target { tier: Tier::Subgroups, .. } => vec![("software", KernelTier::Auto), several, portable],
         Target { software: true, .. } => {

@@ -22,7 +22,7 @@ use crate::{
     generate::{CancelToken, GemmaGenerator, GeneratorOptions, ModelStats, OnProgress, SampleOpts},
     platform,
     prompt::Prompt,
-    runtime::{CounterSnapshot, Device, GpuContext, GpuOptions},
+    runtime::{CounterSnapshot, Device, GpuContext, GpuOptions, Wait},
     text::{ChatFormat, ChatTemplate, Tokenizer},
     weights::WeightLoader,
 };
@@ -262,11 +262,26 @@ impl Model {
     /// way gives none; one that fails keeps its answer open and does not disturb the others. One with
     /// [hooks](Conversation::with_hooks) takes its step alone, before the others.
     pub fn step(&self, conversations: &mut [&mut Conversation]) -> Vec<Result<Vec<Event>>> {
-        let ready: Vec<Result<bool>> = conversations.iter_mut().map(|conversation| conversation.ready_to_step()).collect();
+        let all = conversations.len();
+        let stepped = platform::at_once(self.step_by(conversations, Wait::Thread));
+        stepped.unwrap_or_else(|| (0..all).map(|_| Err(platform::would_block("a step of several conversations"))).collect())
+    }
+
+    /// As [`step`](Self::step), without blocking the thread longer than a submit takes; needs no particular executor.
+    /// Dropped before it is done, it leaves the conversations usable.
+    pub async fn step_async(&self, conversations: &mut [&mut Conversation]) -> Vec<Result<Vec<Event>>> {
+        self.step_by(conversations, Wait::Task).await
+    }
+
+    async fn step_by(&self, conversations: &mut [&mut Conversation], wait: Wait) -> Vec<Result<Vec<Event>>> {
+        let mut ready = Vec::with_capacity(conversations.len());
+        for conversation in conversations.iter_mut() {
+            ready.push(conversation.ready_to_step(wait).await);
+        }
         let steps = |(_, ready): &(&mut &mut Conversation, &Result<bool>)| matches!(ready, Ok(true));
         let together = conversations.iter_mut().zip(&ready).filter(steps).map(|(conversation, _)| conversation);
         let (mut generators, opts): (Vec<_>, Vec<_>) = together.map(|conversation| conversation.for_step()).unzip();
-        let mut tokens = GemmaGenerator::decode_batch(&mut generators, &opts).into_iter();
+        let mut tokens = GemmaGenerator::decode_batch_by(&mut generators, &opts, wait).await.into_iter();
         let told = |(conversation, ready): (&mut &mut Conversation, Result<bool>)| {
             if ready? && let Some(token) = tokens.next() {
                 conversation.take_step(token)?;

@@ -23,7 +23,9 @@ use super::{AnswerOptions, Conversation, Event, Model, Usage, answer::Answer, tr
 use crate::{
     Error, Result,
     checksum::Fnv,
+    platform,
     prompt::{SoftTokens, saved as rows},
+    runtime::Wait,
 };
 use messages::SavedMessage;
 
@@ -62,7 +64,25 @@ impl Conversation {
     ///
     /// # Errors
     /// [`Error::Saved`] if the writer fails; errors of the device. The conversation continues as it was.
-    pub fn save(&mut self, mut writer: impl Write) -> Result<()> {
+    pub fn save(&mut self, writer: impl Write) -> Result<()> {
+        platform::wait("saving a conversation", self.save_by(writer, Wait::Thread))
+    }
+
+    /// As [`save`](Self::save), without blocking the thread for the device; needs no particular executor.
+    ///
+    /// # Errors
+    /// As [`save`](Self::save).
+    pub async fn save_async(&mut self, writer: impl Write) -> Result<()> {
+        self.save_by(writer, Wait::Task).await
+    }
+
+    async fn save_by(&mut self, mut writer: impl Write, wait: Wait) -> Result<()> {
+        self.write_transcript(&mut writer)?;
+        self.generator.save_by(writer, wait).await
+    }
+
+    /// Everything but the history.
+    fn write_transcript(&mut self, writer: &mut impl Write) -> Result<()> {
         self.catch_up()?;
         let (forgotten, text) = match &self.transcript {
             Transcript::Empty => (0, None),
@@ -94,7 +114,7 @@ impl Conversation {
             soft.iter().try_for_each(|rows| rows::write(rows, &mut append))?;
             sealed(&bytes, &mut put)?;
         }
-        self.generator.save(writer)
+        Ok(())
     }
 }
 

@@ -14,6 +14,7 @@ use super::{Conversation, Event, FinishReason, Overflow, transcript::Transcript}
 use crate::{
     Error, Result,
     generate::{CancelToken, Chosen, GemmaGenerator, SampleOpts},
+    runtime::Wait,
     text::Message,
 };
 
@@ -50,8 +51,16 @@ impl Conversation {
             }
             // First, as it waits for nothing any more that was begun on a device since lost.
             self.catch_up()?;
-            self.generator.settled(&self.cancel).await?;
+            self.settled(Wait::Task).await?;
             self.work()?;
+        }
+    }
+
+    /// Lets the task wait, where it is the task that waits, so that the next piece of work does not.
+    async fn settled(&mut self, wait: Wait) -> Result<()> {
+        match wait {
+            Wait::Thread => Ok(()),
+            Wait::Task => self.generator.settled(&self.cancel).await,
         }
     }
 
@@ -138,15 +147,17 @@ impl Conversation {
 
     /// Does the work before a step together with others. Returns `true` if such a step is next. Conversations with
     /// hooks take theirs alone.
-    pub(super) fn ready_to_step(&mut self) -> Result<bool> {
+    pub(super) async fn ready_to_step(&mut self, wait: Wait) -> Result<bool> {
+        self.catch_up()?;
+        self.settled(wait).await?;
         if self.hooks.is_some() {
             self.work()?;
             while self.generator.looks_ahead() {
+                self.settled(wait).await?;
                 self.work()?;
             }
             return Ok(false);
         }
-        self.catch_up()?;
         if self.left_to_say().is_none() {
             return Ok(false);
         }

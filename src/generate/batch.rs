@@ -7,7 +7,7 @@ use super::{
 use crate::{
     Error, Result,
     error::{DeviceError, GraphError},
-    runtime::RunTokens,
+    runtime::{RunTokens, Wait},
 };
 
 /// Most sequences of one pass.
@@ -27,13 +27,16 @@ pub(crate) struct Turn<'a> {
 
 /// For each sequence the token that follows its history: sequences of one model in passes of up to [`MOST_BATCHED`],
 /// where the device can; all others one after the other. An error of one sequence alone is its own result.
-pub(crate) fn decode_batch(turns: &mut [Turn<'_>]) -> Vec<Result<u32>> {
+pub(crate) async fn decode_batch(turns: &mut [Turn<'_>], wait: Wait) -> Vec<Result<u32>> {
     let mut results: Vec<Option<Result<u32>>> = turns.iter().map(|_| None).collect();
     for group in groups(turns) {
         let part = turns.iter_mut().enumerate().filter(|(index, _)| group.contains(index)).map(|(_, turn)| turn);
         let mut part: Vec<&mut Turn<'_>> = part.collect();
-        let stepped = if part.len() > 1 { on_device(&mut part) } else { None };
-        let stepped = stepped.unwrap_or_else(|| one_by_one(&mut part));
+        let together = if part.len() > 1 { on_device(&mut part, wait).await } else { None };
+        let stepped = match together {
+            Some(stepped) => stepped,
+            None => one_by_one(&mut part, wait).await,
+        };
         group.into_iter().zip(stepped).for_each(|(index, result)| results[index] = Some(result));
     }
     let missing = || {
@@ -67,27 +70,33 @@ pub(crate) fn parts_of(sequences: usize) -> impl Iterator<Item = usize> {
 }
 
 /// In one pass; `None` where the device cannot.
-fn on_device(turns: &mut [&mut Turn<'_>]) -> Option<Vec<Result<u32>>> {
+async fn on_device(turns: &mut [&mut Turn<'_>], wait: Wait) -> Option<Vec<Result<u32>>> {
     let turns = turns.iter_mut().map(|turn| {
         let Turn { engine: Engine::Gpu(engine), history, opts, .. } = &mut **turn else { return None };
         Some(GpuTurn { engine, history, opts })
     });
     let mut turns = turns.collect::<Option<Vec<_>>>()?;
-    match GpuEngine::decode_batch(&mut turns) {
+    match GpuEngine::decode_batch(&mut turns, wait).await {
         Ok(results) => results,
         Err(error) => Some(for_all(error, turns.len())),
     }
 }
 
 /// Each alone.
-fn one_by_one(turns: &mut [&mut Turn<'_>]) -> Vec<Result<u32>> {
-    let step = |turn: &mut &mut Turn<'_>| {
-        let Turn { engine, history, opts, .. } = &mut **turn;
-        let last = history.len().saturating_sub(1);
-        engine.begin(RunTokens::text(&history[last..], last), opts)?;
-        Ok(engine.finish(history, opts)?.token)
-    };
-    turns.iter_mut().map(step).collect()
+async fn one_by_one(turns: &mut [&mut Turn<'_>], wait: Wait) -> Vec<Result<u32>> {
+    let mut results = Vec::with_capacity(turns.len());
+    for turn in turns.iter_mut() {
+        results.push(alone(turn, wait).await);
+    }
+    results
+}
+
+async fn alone(turn: &mut Turn<'_>, wait: Wait) -> Result<u32> {
+    let Turn { engine, history, opts, .. } = turn;
+    let last = history.len().saturating_sub(1);
+    engine.begin(RunTokens::text(&history[last..], last), opts)?;
+    engine.awaited(wait).await?;
+    Ok(engine.finish(history, opts)?.token)
 }
 
 /// The error of a pass as that of each of its sequences.

@@ -164,9 +164,13 @@ impl Target {
     }
 
     /// The option TIER and the invocations of a kernel whose workgroups have a row each, which is long for one
-    /// subgroup; a driver on the CPU is spared the barriers.
+    /// subgroup. A driver on the CPU is spared the barriers, or most of what they cost.
     pub(crate) fn row_option(&self) -> (&'static str, u32) {
-        if self.software { self.tier.option() } else { self.tier.wide_option() }
+        match self.tier {
+            Tier::Portable if self.software => ("portable", 4),
+            tier if self.software => tier.option(),
+            tier => tier.wide_option(),
+        }
     }
 
     /// The target for the kernels of the op called `op`: less than the device offers where one of them was wrong

@@ -56,10 +56,11 @@ impl std::fmt::Display for AdapterKind {
 pub enum KernelTier {
     /// Those that suit the adapter: [`Software`](Self::Software) where it computes on the CPU, else
     /// [`Subgroup`](Self::Subgroup), each as far as the adapter has one subgroup size, else
-    /// [`Subgroups`](Self::Subgroups) where it has subgroup operations, else [`Portable`](Self::Portable).
+    /// [`Subgroups`](Self::Subgroups) where it has subgroup operations, else [`Portable`](Self::Portable) or
+    /// [`PortableSoftware`](Self::PortableSoftware).
     #[default]
     Auto,
-    /// Those that need no optional feature: no subgroup operations, no cooperative matrices.
+    /// Those made for GPUs that need no optional feature: no subgroup operations, no cooperative matrices.
     Portable,
     /// Those made for GPUs, also on an adapter that computes on the CPU.
     Subgroup,
@@ -68,6 +69,15 @@ pub enum KernelTier {
     /// Those made for adapters that compute on the CPU: no barriers on the hot path, one subgroup a workgroup, several
     /// rows each.
     Software,
+    /// As [`Software`](Self::Software), without any optional feature: what a browser without a GPU has.
+    PortableSoftware,
+}
+
+impl KernelTier {
+    /// Returns `true` if the kernels need no optional feature.
+    pub(crate) fn is_portable(self) -> bool {
+        matches!(self, Self::Portable | Self::PortableSoftware)
+    }
 }
 
 /// One shape that cooperative matrix instructions take: `C[m,n] += A[m,k] · B[k,n]`.
@@ -229,9 +239,9 @@ impl Capabilities {
             _ => Tier::Portable,
         };
         let software = match self.kernels {
-            KernelTier::Auto | KernelTier::Portable | KernelTier::Subgroups => self.kind == AdapterKind::Software,
-            KernelTier::Subgroup => false,
-            KernelTier::Software => true,
+            KernelTier::Auto | KernelTier::Subgroups => self.kind == AdapterKind::Software,
+            KernelTier::Subgroup | KernelTier::Portable => false,
+            KernelTier::Software | KernelTier::PortableSoftware => true,
         };
         Target {
             tier,

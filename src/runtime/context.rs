@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    capabilities::{AdapterKind, Capabilities, KernelTier, adapter_name},
+    capabilities::{AdapterKind, Capabilities, adapter_name},
     counters::Counters,
     device::OwnDevice,
     driver_cache::{DriverCache, PipelineBlob},
@@ -58,7 +58,7 @@ impl GpuContext {
         lower(&mut limits.max_buffer_size, options.max_buffer);
         requirements::check(&name, adapter.features(), &limits)?;
         let mut features = requirements::wanted_features(&adapter);
-        if options.kernels == KernelTier::Portable {
+        if options.kernels.is_portable() {
             features.remove(wgpu::Features::SUBGROUP);
         }
         let mut experimental = wgpu::ExperimentalFeatures::disabled();
@@ -105,11 +105,11 @@ impl GpuContext {
         lower(&mut capabilities.max_binding, options.max_binding);
         lower(&mut capabilities.max_buffer, options.max_buffer);
         capabilities.kernels = options.kernels;
-        if options.kernels == KernelTier::Portable {
+        if options.kernels.is_portable() {
             capabilities.subgroups = false;
         }
         // An application's own device may have them, whatever the options say.
-        if options.kernels == KernelTier::Portable || !options.cooperative_matrices {
+        if options.kernels.is_portable() || !options.cooperative_matrices {
             capabilities.cooperative_matrices.clear();
         }
         // The times of a run are a read-back of their own, which a run would wait for.

@@ -72,7 +72,7 @@ pub use tuning::Tuning;
 pub(crate) use tuning::{Bench, Budget, TrialRun};
 pub(crate) use upload::WeightUploader;
 pub use upload::{OnProgress, UploadPhase, UploadProgress};
-pub(crate) use waiter::Pending;
+pub(crate) use waiter::{Pending, Wait};
 /// The `wgpu` that this crate is built against, for applications that hand over their own device.
 pub use wgpu;
 

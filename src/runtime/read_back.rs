@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::{buffer::Buffer, context::GpuContext};
+use super::{buffer::Buffer, context::GpuContext, waiter::Wait};
 use crate::{
     Error, Result,
     cancel::CancelToken,
@@ -288,6 +288,17 @@ impl GpuContext {
             at += chunk.len() as u64;
         }
         Ok(())
+    }
+
+    /// [`GpuContext::read_back`] or [`GpuContext::read_back_async`].
+    ///
+    /// # Errors
+    /// As [`GpuContext::read_back`].
+    pub(crate) async fn read_back_by(self: &Arc<Self>, wait: Wait, source: &Buffer, offset: u64, out: &mut [u8]) -> Result<()> {
+        match wait {
+            Wait::Thread => self.read_back(source, offset, out),
+            Wait::Task => self.read_back_async(source, offset, out).await,
+        }
     }
 
     fn submit_read(&self, source: &Buffer, offset: u64, bytes: u64) -> Result<(StagedRead, wgpu::SubmissionIndex)> {

@@ -58,7 +58,7 @@ pub(crate) fn multiplies_matrices(adapter: &wgpu::Adapter, options: &GpuOptions)
     let sound = AdapterKind::of(info.device_type) != AdapterKind::Software
         || (options.kernels == KernelTier::Subgroup && info.subgroup_max_size == 8);
     let offered = adapter.features().contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX);
-    options.cooperative_matrices && options.kernels != KernelTier::Portable && sound && offered
+    options.cooperative_matrices && !options.kernels.is_portable() && sound && offered
 }
 
 /// The limits worth asking `adapter` for: its own, for all that compute shaders touch. Valid together with

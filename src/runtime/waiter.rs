@@ -61,6 +61,15 @@ impl Future for Waited {
     }
 }
 
+/// Who waits for the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// The thread, which blocks: a future of this kind is ready when it is first polled.
+    Thread,
+    /// The task, whose thread goes on with others.
+    Task,
+}
+
 /// A submit that is not known to be done.
 pub(crate) struct Pending {
     context: Arc<GpuContext>,
@@ -107,6 +116,23 @@ impl GpuContext {
         let cancel = cancel.clone();
         self.waiter.send(Job { context: self.clone(), submission, what, cancel, since: None, done: done.clone() })?;
         Waited(done).await
+    }
+
+    /// Resolves at once where the thread waits; else when `submission` is done, so that what waits for it next finds it
+    /// done.
+    ///
+    /// # Errors
+    /// As [`GpuContext::wait`].
+    pub(crate) async fn awaited(
+        self: &Arc<Self>,
+        wait: Wait,
+        submission: &wgpu::SubmissionIndex,
+        what: &'static str,
+    ) -> Result<()> {
+        match wait {
+            Wait::Thread => Ok(()),
+            Wait::Task => self.waited(submission.clone(), what).await,
+        }
     }
 
     /// Resolves when the device has done all that it was given so far, writes to buffers among it.

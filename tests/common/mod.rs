@@ -36,7 +36,9 @@ pub fn tiers() -> Vec<(&'static str, Arc<GpuContext>)> {
         Target { tier: Tier::Portable, .. } => vec![("portable", portable)],
         Target { tier: Tier::Subgroups, .. } => vec![("subgroups", best), ("portable", portable)],
         Target { software: true, .. } => {
-            vec![("software", best), ("subgroup", gpu), ("subgroups", several), ("portable", portable)]
+            let without = open(&GpuOptions { kernels: KernelTier::PortableSoftware, ..GpuOptions::default() });
+            let software = [("software", best), ("portable software", without)];
+            software.into_iter().chain([("subgroup", gpu), ("subgroups", several), ("portable", portable)]).collect()
         }
         _ => vec![("subgroup", best), ("subgroups", several), ("portable", portable)],
     }

@@ -15,11 +15,11 @@ pub use model::FlowHook;
 pub(crate) use model::{GraphKey, ModelGraphs};
 pub(crate) use reference::ReferenceEngine;
 
-use super::{CancelToken, DraftModel, PlanPolicy, Profiles, SampleOpts, ShortList, sample_token_after};
+use super::{CacheRow, CancelToken, DraftModel, PlanPolicy, Profiles, SampleOpts, ShortList, sample_token_after};
 use crate::{
     Result,
     ir::Value,
-    runtime::{Buffer, CacheStats, Clock, GpuContext, Pending, RunTimes, RunTokens},
+    runtime::{Buffer, CacheStats, Clock, GpuContext, Pending, RunTimes, RunTokens, Wait},
 };
 
 /// Most tokens of one prefill submit, unless [`GeneratorOptions`](super::GeneratorOptions) say otherwise.
@@ -181,10 +181,7 @@ pub(crate) trait CacheStore {
     /// Puts a copy that was made by this engine or another of its model in place of the sliding layers' caches.
     fn put_rings(&mut self, copy: &RingCopy) -> Result<()>;
 
-    /// Hands over the bytes of each cache by its name: the first `rows` rows of those that grow, and rings whole.
-    fn read_caches(&mut self, rows: usize, sink: &mut dyn FnMut(&str, &[u8]) -> Result<()>) -> Result<()>;
-
-    /// Takes what [`read_caches`](Self::read_caches) gave, of each cache in the same order.
+    /// Takes what [`Engine::read_cache`] gave, of each cache in the order of their names.
     fn write_caches(&mut self, rows: usize, source: &mut dyn FnMut(&str, &mut [u8]) -> Result<()>) -> Result<()>;
 }
 
@@ -241,6 +238,25 @@ pub(crate) enum Engine {
     Gpu(Box<GpuEngine>),
     /// The CPU reference.
     Reference(Box<ReferenceEngine>),
+}
+
+impl Engine {
+    /// Lets the task wait, where it is the task that waits, so that the next call of the engine does not.
+    pub(crate) async fn awaited(&mut self, wait: Wait) -> Result<()> {
+        let cancel = self.cancel_token().clone();
+        match self.pending() {
+            Some(pending) if wait == Wait::Task => pending.done(&cancel).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// The bytes of the cache `name`: the first `rows` rows of one that grows, a ring whole.
+    pub(crate) async fn read_cache(&mut self, name: &str, row: CacheRow, rows: usize, wait: Wait) -> Result<Vec<u8>> {
+        match self {
+            Engine::Gpu(engine) => engine.read_rows(name, row, rows, wait).await,
+            Engine::Reference(engine) => Ok(engine.read_rows(name, row, rows)),
+        }
+    }
 }
 
 impl From<GpuEngine> for Engine {

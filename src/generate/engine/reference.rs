@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    CacheStore, CancelToken, DraftModel, Engine, GraphKey, LogitsView, MOST_LOGITS, ModelGraphs, ModelStats, Outputs,
+    CacheRow, CacheStore, CancelToken, DraftModel, Engine, GraphKey, LogitsView, MOST_LOGITS, ModelGraphs, ModelStats, Outputs,
     PREFILL_CHUNK, PlanPolicy, Profiles, RingCopy, Run, SampleOpts, Sampled, Sequence, Speculate, agreed, sample_after_draft,
     sample_token_after,
 };
@@ -67,6 +67,13 @@ impl ReferenceEngine {
         let hidden = Hidden::default();
         let cancel = CancelToken::new();
         Ok(Self { model, caches, rows: 0, policy, profiles, chunk, ring, begun, drafter: None, hidden, cancel })
+    }
+
+    /// As [`Engine::read_cache`].
+    pub(super) fn read_rows(&self, name: &str, row: CacheRow, rows: usize) -> Vec<u8> {
+        let mut bytes = self.caches.get(name).map_or(Vec::new(), |value| value.bytes().to_vec());
+        bytes.resize(if row.slides { self.ring } else { rows } * row.bytes, 0);
+        bytes
     }
 
     fn execute(&mut self, run: RunTokens, resident: bool, want: Outputs) -> Result<Vec<f32>> {
@@ -217,15 +224,6 @@ impl CacheStore for ReferenceEngine {
         match copy {
             RingCopy::Host(rings) => self.caches.extend(rings.clone()),
             RingCopy::Device(_) => return Err(Error::Unsupported("putting a device's caches on the reference".into())),
-        }
-        Ok(())
-    }
-
-    fn read_caches(&mut self, rows: usize, sink: &mut dyn FnMut(&str, &[u8]) -> Result<()>) -> Result<()> {
-        for (name, row) in self.model.caches(self.profiles.kv())? {
-            let mut bytes = self.caches.get(&name).map_or(Vec::new(), |value| value.bytes().to_vec());
-            bytes.resize(if row.slides { self.ring } else { rows } * row.bytes, 0);
-            sink(&name, &bytes)?;
         }
         Ok(())
     }

@@ -4,7 +4,11 @@ use super::GemmaGenerator;
 use crate::{
     Error, Result,
     generate::{SampleOpts, Turn, batch::decode_batch},
+    platform,
+    runtime::Wait,
 };
+
+const STEP: &str = "a step of several generators";
 
 impl GemmaGenerator {
     /// The next token of each generator, as [`step_cached`](Self::step_cached) would give it with its own of `opts`.
@@ -23,6 +27,25 @@ impl GemmaGenerator {
     /// [is](Self::set_cancel). A generator with an error keeps its history, and may go on. [`Error::Option`] for all
     /// where there are not as many `opts` as generators.
     pub fn decode_batch(generators: &mut [&mut GemmaGenerator], opts: &[SampleOpts]) -> Vec<Result<u32>> {
+        let all = generators.len();
+        let stepped = platform::at_once(Self::decode_batch_by(generators, opts, Wait::Thread));
+        stepped.unwrap_or_else(|| (0..all).map(|_| Err(platform::would_block(STEP))).collect())
+    }
+
+    /// As [`decode_batch`](Self::decode_batch), without blocking the thread longer than a submit takes; needs no
+    /// particular executor. Dropped before it is done, it leaves histories and rows usable.
+    ///
+    /// # Errors
+    /// As [`decode_batch`](Self::decode_batch).
+    pub async fn decode_batch_async(generators: &mut [&mut GemmaGenerator], opts: &[SampleOpts]) -> Vec<Result<u32>> {
+        Self::decode_batch_by(generators, opts, Wait::Task).await
+    }
+
+    pub(crate) async fn decode_batch_by(
+        generators: &mut [&mut GemmaGenerator],
+        opts: &[SampleOpts],
+        wait: Wait,
+    ) -> Vec<Result<u32>> {
         if generators.len() != opts.len() {
             let expected = format!("{}, one for each generator", generators.len());
             let wrong =
@@ -33,13 +56,13 @@ impl GemmaGenerator {
         let mut turns = Vec::new();
         for (generator, opts) in generators.iter_mut().zip(opts) {
             // A place for the token, if the generator is ready for it.
-            results.push(generator.ready_for_step_together(opts).map(|()| 0));
+            results.push(generator.ready_for_step_together(opts, wait).await.map(|()| 0));
             if let Some(Ok(_)) = results.last() {
                 let GemmaGenerator { engine, history, .. } = &mut **generator;
                 turns.push(Turn { engine, history: history.tokens(), opts, alone: history.is_aligned() });
             }
         }
-        let mut tokens = decode_batch(&mut turns).into_iter();
+        let mut tokens = decode_batch(&mut turns, wait).await.into_iter();
         for (result, generator) in results.iter_mut().zip(generators) {
             if result.is_err() {
                 continue;
@@ -52,8 +75,11 @@ impl GemmaGenerator {
     }
 
     /// Computes all rows but that of the last token, and makes room for that.
-    fn ready_for_step_together(&mut self, opts: &SampleOpts) -> Result<()> {
-        while !self.ready_but_for_the_last(opts)? {}
+    async fn ready_for_step_together(&mut self, opts: &SampleOpts, wait: Wait) -> Result<()> {
+        self.engine.awaited(wait).await?;
+        while !self.ready_but_for_the_last(opts)? {
+            self.engine.awaited(wait).await?;
+        }
         self.will_write(self.history.len());
         Ok(())
     }

@@ -17,7 +17,7 @@ use std::io::{ErrorKind, Read, Write};
 mod soft;
 
 use super::GemmaGenerator;
-use crate::{Error, Result, checksum::Fnv};
+use crate::{Error, Result, checksum::Fnv, platform, runtime::Wait};
 
 const MAGIC: &[u8; 8] = b"GEMMAFHR";
 const TEXT: u32 = 1;
@@ -39,6 +39,18 @@ impl GemmaGenerator {
     /// # Errors
     /// [`Error::Saved`] where the writer fails, and what the device says; the generator stays as it was.
     pub fn save(&mut self, writer: impl Write) -> Result<()> {
+        platform::wait("saving a history", self.save_by(writer, Wait::Thread))
+    }
+
+    /// As [`save`](Self::save), without blocking the thread for the device; needs no particular executor.
+    ///
+    /// # Errors
+    /// As [`save`](Self::save).
+    pub async fn save_async(&mut self, writer: impl Write) -> Result<()> {
+        self.save_by(writer, Wait::Task).await
+    }
+
+    pub(crate) async fn save_by(&mut self, writer: impl Write, wait: Wait) -> Result<()> {
         self.stop_ahead();
         let mut out = Sealing { writer, sum: Fnv::new() };
         let cached = self.history.cached();
@@ -60,7 +72,9 @@ impl GemmaGenerator {
             spans.iter().try_for_each(|span| soft::write(span, &mut |bytes| out.put(bytes)))?;
         }
         if cached > 0 {
-            self.engine.read_caches(cached, &mut |_, bytes| out.put(bytes))?;
+            for (name, row) in self.engine.model().caches(self.engine.profiles().kv())? {
+                out.put(&self.engine.read_cache(&name, row, cached, wait).await?)?;
+            }
         }
         let sum = out.sum.value();
         out.put(&sum.to_le_bytes())?;

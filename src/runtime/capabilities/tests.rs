@@ -52,3 +52,18 @@ fn cooperative_tiles_go_from_f16_to_f32_whatever_the_subgroups() {
     let tested = Capabilities { kind: AdapterKind::Software, kernels: KernelTier::Subgroup, ..gpu(vec![large]) };
     assert_eq!(found(&tested), Some((16, 128)), "a software driver where the kernels for GPUs are asked for");
 }
+
+#[test]
+fn kernels_for_the_cpu_follow_from_the_adapter_unless_a_tier_is_asked_for() {
+    let target = |kind, subgroups, kernels| {
+        let target = Capabilities { kind, subgroups, kernels, ..gpu(vec![]) }.target();
+        (target.software, target.tier)
+    };
+    use {AdapterKind::*, KernelTier as Asked};
+    assert_eq!(target(Software, false, Asked::Auto), (true, Tier::Portable), "a browser without a GPU");
+    assert_eq!(target(Software, true, Asked::Auto), (true, Tier::Subgroup(32)));
+    assert_eq!(target(Other, false, Asked::Auto), (false, Tier::Portable), "a browser with one");
+    assert_eq!(target(Software, false, Asked::Portable), (false, Tier::Portable));
+    assert_eq!(target(Discrete, false, Asked::PortableSoftware), (true, Tier::Portable));
+    assert_eq!(target(Software, true, Asked::Subgroup), (false, Tier::Subgroup(32)));
+}

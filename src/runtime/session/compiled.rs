@@ -165,8 +165,19 @@ impl CompiledGraph {
     where
         &'i I: Into<RunInput<'i>>,
     {
+        platform::wait("a run of a graph", self.run_async(inputs))
+    }
+
+    /// As [`run`](Self::run), without blocking the calling thread while a device computes; needs no particular executor.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub async fn run_async<'i, I>(&mut self, inputs: &'i [(&str, I)]) -> Result<Vec<(String, Value)>>
+    where
+        &'i I: Into<RunInput<'i>>,
+    {
         let inputs: Vec<(&str, RunInput)> = inputs.iter().map(|(name, input)| (*name, input.into())).collect();
-        platform::wait("a run of a graph", self.run_within(&inputs, &SubmitBound::default()))
+        self.run_within(&inputs, &SubmitBound::default()).await
     }
 
     /// As [`run`](Self::run), in submits as `bound` says, without blocking the calling thread while a device computes.

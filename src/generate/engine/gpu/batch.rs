@@ -1,9 +1,6 @@
 //! One step of several sequences: weights are read once for all of them, caches are each sequence's own.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use super::{
     GpuEngine, SampleMode, chosen,
@@ -21,11 +18,14 @@ use crate::{
     ir::{DimBinding, LowerOptions, kernel::Target, sym},
     lower::{Residency, lower},
     plan::{Estimate, Live, Plan, estimate, sampling},
-    runtime::{Bindings, Capabilities, Lru, PreparedPlan, ScratchPool, SequenceSlot, StagedRead, Step},
+    runtime::{Bindings, Capabilities, Lru, PreparedPlan, ScratchPool, SequenceSlot, StagedRead, Step, Wait},
 };
 
 /// Plans that a model keeps for steps of several sequences: the buckets of their number, and two of rows.
 const KEPT_PLANS: usize = 10;
+
+/// What is waited for.
+const STEP: &str = "a step of several sequences";
 
 /// Plans that a sequence keeps its slot in.
 const KEPT_SLOTS: usize = 4;
@@ -166,7 +166,7 @@ impl GpuEngine {
 
     /// The token that follows each history, in one pass for all, which are 32 at most and [go with each
     /// other](Self::goes_with). `None` where the device cannot, or has no memory for it: nothing has run.
-    pub(crate) fn decode_batch(turns: &mut [GpuTurn<'_>]) -> Result<Option<Vec<Result<u32>>>> {
+    pub(crate) async fn decode_batch(turns: &mut [GpuTurn<'_>], wait: Wait) -> Result<Option<Vec<Result<u32>>>> {
         let Some(first) = turns.first() else { return Ok(Some(Vec::new())) };
         let model = first.engine.model.clone();
         let profiles = first.engine.profiles.clone();
@@ -174,10 +174,10 @@ impl GpuEngine {
         let capacity = turns.iter().map(|turn| turn.engine.caches.rows()).max().unwrap_or(1);
         for turn in turns.iter_mut() {
             turn.engine.forget();
-            turn.engine.settle()?;
+            turn.engine.settled(wait).await?;
         }
         // Held for the whole step: the plan's inputs and results are this step's.
-        let mut batches = model.batches.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut batches = model.batches.lock().await;
         for turn in turns.iter_mut() {
             // A slot keeps its plan's buffers.
             turn.engine.slots.retain(|held| batches.plans.values().flatten().any(|batch| batch.id == held.batch));
@@ -194,10 +194,11 @@ impl GpuEngine {
         };
         let modes: Vec<SampleMode> = order.iter().map(|turn| SampleMode::for_choosing(turns[*turn].opts)).collect();
         batch.write(&model, turns, &order, &modes)?;
-        let read = batch.run(&model, turns, &order, &modes)?;
-        let chosen = order.iter().zip(&modes).enumerate();
-        let mut chosen: Vec<(usize, Result<u32>)> =
-            chosen.map(|(row, (turn, mode))| (*turn, batch.choose(&model, &turns[*turn], *mode, row, &read))).collect();
+        let read = batch.run(&model, turns, &order, &modes, wait).await?;
+        let mut chosen: Vec<(usize, Result<u32>)> = Vec::with_capacity(order.len());
+        for (row, (turn, mode)) in order.iter().zip(&modes).enumerate() {
+            chosen.push((*turn, batch.choose(&model, &turns[*turn], *mode, row, &read, wait).await));
+        }
         chosen.sort_by_key(|(turn, _)| *turn);
         Ok(Some(chosen.into_iter().map(|(_, token)| token).collect()))
     }
@@ -282,9 +283,16 @@ impl Batch {
         self.run.block.write_batch(&model.context, &steps, &tokens, &positions, &self.run.built)
     }
 
-    fn run(&mut self, model: &GpuModel, turns: &[GpuTurn<'_>], order: &[usize], modes: &[SampleMode]) -> Result<Read> {
+    async fn run(
+        &mut self,
+        model: &GpuModel,
+        turns: &[GpuTurn<'_>],
+        order: &[usize],
+        modes: &[SampleMode],
+        wait: Wait,
+    ) -> Result<Read> {
         let context = &model.context;
-        let mut go_on = || turns.iter().try_for_each(|turn| turn.engine.cancel.check("a step of several sequences"));
+        let mut go_on = || turns.iter().try_for_each(|turn| turn.engine.cancel.check(STEP));
         let slot = |turn: &usize| turns[*turn].engine.slot_in(self.id).map(|held| &held.slot);
         let slots: Vec<Option<&SequenceSlot>> = order.iter().map(slot).collect();
         let (listed, draws) = (SequenceSlot::default(), |mode: &SampleMode| matches!(mode, SampleMode::Draw(_)));
@@ -295,6 +303,9 @@ impl Batch {
         let warm = std::mem::replace(&mut self.warm, true);
         let mut run = self.slices.of_run(context, &self.estimates, slots.len(), warm);
         while !run.is_whole() {
+            if let Some(earlier) = run.submission() {
+                context.awaited(wait, earlier, STEP).await?;
+            }
             self.slices.submit_next(context, &mut go_on, &mut run, |encoder, slice| {
                 if slice.first {
                     self.run.plan.reset(encoder);
@@ -323,6 +334,7 @@ impl Batch {
             })?;
         }
         let (submission, timed) = run.done()?;
+        context.awaited(wait, &submission, STEP).await?;
         let mut collect = |staged: Option<StagedRead>| -> Result<Vec<u8>> {
             let Some(staged) = staged else { return Ok(Vec::new()) };
             let mut bytes = vec![0; staged.len()];
@@ -345,7 +357,15 @@ impl Batch {
     }
 
     /// The token of `row`, of which the whole row of logits is read where it must be.
-    fn choose(&self, model: &GpuModel, turn: &GpuTurn<'_>, mode: SampleMode, row: usize, read: &Read) -> Result<u32> {
+    async fn choose(
+        &self,
+        model: &GpuModel,
+        turn: &GpuTurn<'_>,
+        mode: SampleMode,
+        row: usize,
+        read: &Read,
+        wait: Wait,
+    ) -> Result<u32> {
         match mode {
             SampleMode::Argmax => return chosen(&read.tokens[row * 4..][..4], turn.history.len()),
             SampleMode::Draw(_) => {
@@ -361,7 +381,7 @@ impl Batch {
         let (buffer, offset, bytes) = output(&self.run.plan, LOGITS)?;
         let bytes = bytes / self.rows()?;
         let mut logits = vec![0; bytes as usize];
-        model.context.read_back(buffer, offset + row as u64 * bytes, &mut logits)?;
+        model.context.read_back_by(wait, buffer, offset + row as u64 * bytes, &mut logits).await?;
         sample_token_after(&bytemuck::pod_collect_to_vec::<u8, f32>(&logits), turn.opts, turn.history)
     }
 }

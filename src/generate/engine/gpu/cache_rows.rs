@@ -7,7 +7,7 @@ use crate::{
     Result,
     generate::CacheRow,
     generate::{CacheStore, Run},
-    runtime::{Buffer, GpuContext, wgpu},
+    runtime::{Buffer, GpuContext, Wait, wgpu},
 };
 
 /// Bytes that are written with one call: wgpu stages them.
@@ -37,16 +37,20 @@ impl GpuEngine {
         copy(&self.model.context, own)
     }
 
-    pub(super) fn read_rows(&mut self, rows: usize, sink: &mut dyn FnMut(&str, &[u8]) -> Result<()>) -> Result<()> {
-        for (name, row) in self.cache_rows()? {
-            let count = if row.slides { self.caches.ring() } else { rows };
-            let mut bytes = vec![0; count * row.bytes];
-            if let Some(buffer) = self.caches.buffer(&name).filter(|_| rows > 0) {
-                self.model.context.read_back(buffer, 0, &mut bytes)?;
-            }
-            sink(&name, &bytes)?;
+    /// As [`Engine::read_cache`](crate::generate::Engine::read_cache).
+    pub(in crate::generate::engine) async fn read_rows(
+        &self,
+        name: &str,
+        row: CacheRow,
+        rows: usize,
+        wait: Wait,
+    ) -> Result<Vec<u8>> {
+        let count = if row.slides { self.caches.ring() } else { rows };
+        let mut bytes = vec![0; count * row.bytes];
+        if let Some(buffer) = self.caches.buffer(name).filter(|_| rows > 0) {
+            self.model.context.read_back_by(wait, buffer, 0, &mut bytes).await?;
         }
-        Ok(())
+        Ok(bytes)
     }
 
     pub(super) fn write_rows(&mut self, rows: usize, source: &mut dyn FnMut(&str, &mut [u8]) -> Result<()>) -> Result<()> {

@@ -329,10 +329,6 @@ impl CacheStore for GpuEngine {
         }
     }
 
-    fn read_caches(&mut self, rows: usize, sink: &mut dyn FnMut(&str, &[u8]) -> Result<()>) -> Result<()> {
-        self.read_rows(rows, sink)
-    }
-
     fn write_caches(&mut self, rows: usize, source: &mut dyn FnMut(&str, &mut [u8]) -> Result<()>) -> Result<()> {
         self.write_rows(rows, source)
     }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, Mutex},
+    sync::Arc,
 };
 
 use tracing::Instrument;
@@ -40,7 +40,7 @@ pub(super) struct GpuModel {
     pub(super) weights: HashMap<String, ResidentWeight>,
     pub(super) model: Arc<ModelGraphs>,
     /// For steps of several sequences.
-    pub(super) batches: Mutex<Batches>,
+    pub(super) batches: async_lock::Mutex<Batches>,
 }
 
 const _: () = {
@@ -64,7 +64,7 @@ impl GpuModel {
         let pipelines = PipelineCache::new(&context);
         let kernels = early::kernels(&model, &context, &target, profiles, [chunk, ring])?;
         let weights = early::beside(&pipelines, &kernels, upload(&context, &built, on_progress)).await?;
-        let batches = Mutex::new(Batches::new(profiles));
+        let batches = async_lock::Mutex::new(Batches::new(profiles));
         Ok(Self { context, target, pipelines, weights, model, batches })
     }
 

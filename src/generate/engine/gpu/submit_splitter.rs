@@ -13,7 +13,7 @@ use crate::{
     error::GraphError,
     plan::{Estimate, HOST_CLOCK_MOST, SOFTWARE_MOST, SOFTWARE_RATE, cut, total},
     platform::Instant,
-    runtime::{Buffer, GpuContext, StagedRead, wgpu},
+    runtime::{Buffer, GpuContext, StagedRead, Wait, wgpu},
 };
 
 /// SubmitSplitter of one run that are timed, the first ones.
@@ -281,6 +281,14 @@ impl SubmitSplitter {
 }
 
 impl GpuEngine {
+    /// As [`settle`](Self::settle), by whom `wait` says.
+    pub(super) async fn settled(&mut self, wait: Wait) -> Result<()> {
+        if let Some((submission, _)) = &self.in_flight {
+            self.model.context.awaited(wait, submission, "the previous prefill chunk").await?;
+        }
+        self.settle()
+    }
+
     /// Waits for the prefill chunk that is under way.
     pub(super) fn settle(&mut self) -> Result<()> {
         let Some((submission, timed)) = self.in_flight.take() else { return Ok(()) };

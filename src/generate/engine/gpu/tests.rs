@@ -1,6 +1,6 @@
 //! Logits of steps of several sequences against those of transformers (tests/data/README.md).
 
-use std::{path::Path, sync::PoisonError};
+use std::path::Path;
 
 use safetensors::SafeTensors;
 
@@ -9,7 +9,7 @@ use crate::{
     checkpoint::load_from_path,
     gemma::{GemmaArch, GemmaConfig},
     generate::{CacheStore, ModelGraphs, Outputs, Profiles, Run, SampleOpts},
-    runtime::{Device, GpuOptions, Opened, RunTokens},
+    runtime::{Device, GpuOptions, Opened, RunTokens, Wait},
 };
 
 /// A checkpoint of each family, and each sort of layer that one has.
@@ -52,7 +52,7 @@ fn filled(engine: &mut GpuEngine, tokens: &[u32]) {
 /// The logits that the step left, in the order of the engines.
 fn left(engines: &[GpuEngine], vocab: usize) -> Vec<Vec<f32>> {
     let model = &engines[0].model;
-    let batches = model.batches.lock().unwrap_or_else(PoisonError::into_inner);
+    let batches = model.batches.lock_blocking();
     let batch = batches.only().expect("one plan");
     let (buffer, offset, _) = output(&batch.run.plan, LOGITS).unwrap();
     let logits = |engine: &GpuEngine| {
@@ -87,7 +87,8 @@ fn logits_of_sequences_of_all_lengths_are_those_of_transformers() {
         let turns = engines.iter_mut().zip(LENGTHS);
         let mut turns: Vec<GpuTurn<'_>> =
             turns.map(|(engine, length)| GpuTurn { engine, history: &tokens[..length], opts: &opts }).collect();
-        let chosen = GpuEngine::decode_batch(&mut turns).unwrap().expect("a step of all together");
+        let chosen =
+            pollster::block_on(GpuEngine::decode_batch(&mut turns, Wait::Thread)).unwrap().expect("a step of all together");
         let vocab = config.vocab_size;
         for ((found, length), token) in left(&engines, vocab).iter().zip(LENGTHS).zip(chosen) {
             let expected = &expected[(length - 1) * vocab..][..vocab];

@@ -168,3 +168,58 @@ fn a_wait_that_is_cancelled_ends_and_the_next_goes_on() {
     let tokens = steps(&context, &mut generator, &greedy);
     assert_eq!(tokens, expected(GeneratorOptions::default(), &PROMPT, &greedy));
 }
+
+/// Three sequences of one model, of which each chooses its tokens otherwise: greedily, from the list of the likeliest,
+/// and from the whole row.
+fn three(context: &Arc<GpuContext>) -> (Vec<GemmaGenerator>, [SampleOpts; 3]) {
+    let first = demo(context, GeneratorOptions::default());
+    let mut all = vec![first.share_weights().unwrap(), first.share_weights().unwrap(), first];
+    for (length, generator) in (1..).zip(&mut all) {
+        generator.prefill(&PROMPT[..length]).unwrap();
+    }
+    (all, [SampleOpts::greedy(), SampleOpts::temperature(0.9, 7).with_top_k(40), SampleOpts::temperature(1.5, 7)])
+}
+
+#[test]
+fn steps_of_several_need_no_wait() {
+    let context = unblocking();
+    let (mut all, opts) = three(&context);
+    let (mut expected, _) = three(&opened());
+    for step in 0..12 {
+        let mut together: Vec<&mut GemmaGenerator> = all.iter_mut().collect();
+        let found = context.drive(GemmaGenerator::decode_batch_async(&mut together, &opts));
+        let mut together: Vec<&mut GemmaGenerator> = expected.iter_mut().collect();
+        let expected = GemmaGenerator::decode_batch(&mut together, &opts);
+        let tokens = |results: Vec<Result<u32, Error>>| results.into_iter().map(Result::unwrap).collect::<Vec<_>>();
+        assert_eq!(tokens(found), tokens(expected), "step {step}");
+    }
+}
+
+#[test]
+fn saving_needs_no_wait() {
+    let context = unblocking();
+    let mut generator = demo(&context, GeneratorOptions::default());
+    generator.prefill(PROMPT).unwrap();
+    let greedy = SampleOpts::greedy();
+    let tokens = steps(&context, &mut generator, &greedy);
+    let mut bytes = Vec::new();
+    assert!(matches!(generator.save(&mut bytes), Err(Error::Device(DeviceError::WouldBlock { .. }))));
+    bytes.clear();
+    context.drive(generator.save_async(&mut bytes)).unwrap();
+    let mut blocking = demo(&opened(), GeneratorOptions::default());
+    blocking.prefill(PROMPT).unwrap();
+    assert_eq!((0..24).map(|_| blocking.step_cached(&greedy).unwrap()).collect::<Vec<_>>(), tokens);
+    let mut expected = Vec::new();
+    blocking.save(&mut expected).unwrap();
+    assert!(bytes == expected, "{} and {} bytes", bytes.len(), expected.len());
+}
+
+#[test]
+fn futures_go_from_thread_to_thread() {
+    fn sent(_: impl Send) {}
+    let greedy = SampleOpts::greedy();
+    let mut generator = demo(&opened(), GeneratorOptions::default());
+    sent(generator.step_async(&greedy));
+    sent(generator.save_async(Vec::new()));
+    sent(GemmaGenerator::decode_batch_async(&mut [&mut generator], &[greedy]));
+}
