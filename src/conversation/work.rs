@@ -14,6 +14,7 @@ use super::{Conversation, Event, FinishReason, Overflow, transcript::Transcript}
 use crate::{
     Error, Result,
     generate::{CancelToken, Chosen, GemmaGenerator, SampleOpts},
+    platform,
     runtime::Wait,
     text::Message,
 };
@@ -25,15 +26,7 @@ impl Conversation {
     /// # Errors
     /// Errors of the device and of hooks; the answer stays open, and the next call tries again.
     pub fn next_event(&mut self) -> Result<Option<Event>> {
-        loop {
-            if let Some(event) = self.events.pop_front() {
-                return Ok(Some(event));
-            }
-            if self.answer.is_none() {
-                return Ok(None);
-            }
-            self.work()?;
-        }
+        platform::wait("an answer", self.next_event_by(Wait::Thread))
     }
 
     /// [`next_event`](Self::next_event) without blocking the thread longer than a submit takes to record; needs no
@@ -42,6 +35,10 @@ impl Conversation {
     /// # Errors
     /// As [`next_event`](Self::next_event).
     pub async fn next_event_async(&mut self) -> Result<Option<Event>> {
+        self.next_event_by(Wait::Task).await
+    }
+
+    async fn next_event_by(&mut self, wait: Wait) -> Result<Option<Event>> {
         loop {
             if let Some(event) = self.events.pop_front() {
                 return Ok(Some(event));
@@ -51,8 +48,8 @@ impl Conversation {
             }
             // First, as it waits for nothing any more that was begun on a device since lost.
             self.catch_up()?;
-            self.settled(Wait::Task).await?;
-            self.work()?;
+            self.settled(wait).await?;
+            self.work(wait).await?;
         }
     }
 
@@ -114,7 +111,7 @@ impl Conversation {
     }
 
     /// Does one piece of work for the answer under way.
-    fn work(&mut self) -> Result<()> {
+    async fn work(&mut self, wait: Wait) -> Result<()> {
         self.catch_up()?;
         let Some(left) = self.left_to_say() else { return Ok(()) };
         if let (Some(begin), Some(hooks)) = (self.unheard, &mut self.hooks) {
@@ -124,7 +121,7 @@ impl Conversation {
         let sampling = &self.options.sampling;
         self.generator.set_cancel(self.cancel.clone());
         let outcome = match &mut self.hooks {
-            None => self.generator.advance(sampling, left).map(|tokens| (tokens, None)),
+            None => self.generator.advance_by(sampling, left, wait).await.map(|tokens| (tokens, None)),
             Some(hooks) => self.generator.advance_hooked(sampling, hooks).map(|chosen| {
                 let token = chosen.as_ref().map(|chosen| chosen.token);
                 (token.into_iter().collect(), chosen)
@@ -151,10 +148,10 @@ impl Conversation {
         self.catch_up()?;
         self.settled(wait).await?;
         if self.hooks.is_some() {
-            self.work()?;
+            self.work(wait).await?;
             while self.generator.looks_ahead() {
                 self.settled(wait).await?;
-                self.work()?;
+                self.work(wait).await?;
             }
             return Ok(false);
         }

@@ -19,7 +19,7 @@ pub(crate) use draft::{DraftModel, MOST_DRAFTED};
 pub use draft::{DraftStats, Drafter};
 pub(crate) use engine::{
     ALIGNED_CHUNK, CacheStore, Engine, FINAL_NORM, GraphKey, LogitsView, MOST_LOGITS, ModelGraphs, Outputs, ReferenceEngine,
-    RingCopy, Run, Sampled, Sequence, Speculate, agreed, largest, sample_after_draft,
+    RingCopy, Run, Sampled, Sequence, largest, sample_after_draft,
 };
 pub use engine::{FlowHook, ModelStats, PREFILL_CHUNK, SMALLEST_BUCKET};
 pub use generator::{GemmaGenerator, GeneratorOptions, TablePlacement};

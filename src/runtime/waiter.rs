@@ -119,7 +119,7 @@ impl GpuContext {
     }
 
     /// Resolves at once where the thread waits; else when `submission` is done, so that what waits for it next finds it
-    /// done.
+    /// done, or when `cancel` is cancelled.
     ///
     /// # Errors
     /// As [`GpuContext::wait`].
@@ -128,10 +128,11 @@ impl GpuContext {
         wait: Wait,
         submission: &wgpu::SubmissionIndex,
         what: &'static str,
+        cancel: &CancelToken,
     ) -> Result<()> {
         match wait {
             Wait::Thread => Ok(()),
-            Wait::Task => self.waited(submission.clone(), what).await,
+            Wait::Task => self.waited_unless(submission.clone(), what, cancel).await,
         }
     }
 

@@ -185,22 +185,8 @@ pub(crate) trait CacheStore {
     fn write_caches(&mut self, rows: usize, source: &mut dyn FnMut(&str, &mut [u8]) -> Result<()>) -> Result<()>;
 }
 
-/// Speculative decoding: a drafter proposes tokens, the model verifies them.
-pub(crate) trait Speculate {
-    /// Runs the last token of `history`, all others being in the cache, and `drafted` ones after it: the tokens that
-    /// follow `history`, as far as they were drafted, and the one after those. Drops what was begun.
-    fn verify(&mut self, history: &[u32], drafted: &[u32], opts: &SampleOpts) -> Result<Vec<u32>>;
-
-    /// Puts a drafter on the device, to go on from what later runs leave. After an error everything is as it was.
-    fn set_drafter(&mut self, drafter: &Arc<DraftModel>) -> Result<()>;
-
-    /// Up to `count` tokens that the drafter takes for likely after `history`, whose rows but the last are in the
-    /// cache; none where no run chose the last token of it.
-    fn draft(&mut self, history: &[u32], count: usize) -> Result<Vec<u32>>;
-}
-
 /// One sequence on its device: the model, shared with other sequences, and caches and plans of its own.
-pub(crate) trait Sequence: Run + CacheStore + Speculate + Send {
+pub(crate) trait Sequence: Run + CacheStore + Send {
     /// Which plans serve which run.
     fn policy(&self) -> PlanPolicy;
 
@@ -257,6 +243,32 @@ impl Engine {
             Engine::Reference(engine) => Ok(engine.read_rows(name, row, rows)),
         }
     }
+
+    /// Puts a drafter on the device, to go on from what later runs leave. After an error everything is as it was.
+    pub(crate) async fn set_drafter(&mut self, drafter: &Arc<DraftModel>) -> Result<()> {
+        match self {
+            Engine::Gpu(engine) => engine.set_drafter(drafter).await,
+            Engine::Reference(engine) => engine.set_drafter(drafter),
+        }
+    }
+
+    /// Up to `count` tokens that the drafter takes for likely after `history`, whose rows but the last are in the
+    /// cache; none where no run chose the last token of it.
+    pub(crate) async fn draft(&mut self, history: &[u32], count: usize, wait: Wait) -> Result<Vec<u32>> {
+        match self {
+            Engine::Gpu(engine) => engine.draft(history, count, wait).await,
+            Engine::Reference(engine) => engine.draft(history, count),
+        }
+    }
+
+    /// Runs the last token of `history`, all others being in the cache, and `drafted` ones after it: the tokens that
+    /// follow `history`, as far as they were drafted, and the one after those. Drops what was begun.
+    pub(crate) async fn verify(&mut self, history: &[u32], drafted: &[u32], opts: &SampleOpts, wait: Wait) -> Result<Vec<u32>> {
+        match self {
+            Engine::Gpu(engine) => engine.verify(history, drafted, opts, wait).await,
+            Engine::Reference(engine) => engine.verify(history, drafted, opts),
+        }
+    }
 }
 
 impl From<GpuEngine> for Engine {
@@ -289,20 +301,6 @@ impl DerefMut for Engine {
             Engine::Reference(engine) => engine.as_mut(),
         }
     }
-}
-
-/// The tokens that `choose` gives after each of the first `drafted` tokens, from none of them on: as long as they agree
-/// with the draft, and one more.
-pub(crate) fn agreed(drafted: &[u32], mut choose: impl FnMut(usize) -> Result<u32>) -> Result<Vec<u32>> {
-    let mut chosen = Vec::new();
-    for known in 0..=drafted.len() {
-        let token = choose(known)?;
-        chosen.push(token);
-        if drafted.get(known) != Some(&token) {
-            break;
-        }
-    }
-    Ok(chosen)
 }
 
 /// The token that `opts` choose from a row of logits to follow `history` and `drafted`.

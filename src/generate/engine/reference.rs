@@ -4,8 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     CacheRow, CacheStore, CancelToken, DraftModel, Engine, GraphKey, LogitsView, MOST_LOGITS, ModelGraphs, ModelStats, Outputs,
-    PREFILL_CHUNK, PlanPolicy, Profiles, RingCopy, Run, SampleOpts, Sampled, Sequence, Speculate, agreed, sample_after_draft,
-    sample_token_after,
+    PREFILL_CHUNK, PlanPolicy, Profiles, RingCopy, Run, SampleOpts, Sampled, Sequence, sample_after_draft, sample_token_after,
 };
 use crate::{
     Error, Result,
@@ -246,22 +245,31 @@ impl CacheStore for ReferenceEngine {
     }
 }
 
-impl Speculate for ReferenceEngine {
-    fn verify(&mut self, history: &[u32], drafted: &[u32], opts: &SampleOpts) -> Result<Vec<u32>> {
+/// As [`Engine`] has them.
+impl ReferenceEngine {
+    pub(super) fn verify(&mut self, history: &[u32], drafted: &[u32], opts: &SampleOpts) -> Result<Vec<u32>> {
         self.forget();
         let start = history.len() - 1;
         let logits = self.execute(RunTokens::text(&[&history[start..], drafted].concat(), start), true, Outputs::Each)?;
         let rows: Vec<&[f32]> = logits.chunks(self.model.config.vocab_size).collect();
-        agreed(drafted, |known| sample_after_draft(rows[known], opts, history, &drafted[..known]))
+        let mut chosen = Vec::new();
+        for (known, row) in rows.into_iter().enumerate() {
+            let token = sample_after_draft(row, opts, history, &drafted[..known])?;
+            chosen.push(token);
+            if drafted.get(known) != Some(&token) {
+                break;
+            }
+        }
+        Ok(chosen)
     }
 
-    fn set_drafter(&mut self, drafter: &Arc<DraftModel>) -> Result<()> {
+    pub(super) fn set_drafter(&mut self, drafter: &Arc<DraftModel>) -> Result<()> {
         drafter.built(&self.model, self.profiles.kv())?;
         (self.drafter, self.hidden) = (Some(drafter.clone()), Hidden::default());
         Ok(())
     }
 
-    fn draft(&mut self, history: &[u32], count: usize) -> Result<Vec<u32>> {
+    pub(super) fn draft(&mut self, history: &[u32], count: usize) -> Result<Vec<u32>> {
         let (Some(drafter), Some((last, before))) = (self.drafter.clone(), history.split_last()) else { return Ok(Vec::new()) };
         let width = drafter.config.backbone_hidden_size;
         // The row that chose the last token.

@@ -4,6 +4,8 @@ use super::{GemmaGenerator, hooked::Look};
 use crate::{
     Error, Result,
     generate::{CancelToken, Outputs, SampleOpts, Sampled},
+    platform,
+    runtime::Wait,
 };
 
 /// The work under way between two calls.
@@ -36,14 +38,19 @@ impl GemmaGenerator {
     /// # Errors
     /// As [`step_cached`](Self::step_cached). A step that was begun is dropped; history and rows stay usable.
     pub(crate) fn advance(&mut self, opts: &SampleOpts, most: usize) -> Result<Vec<u32>> {
-        let outcome = self.piece_of_work(opts, most);
+        platform::wait("a step", self.advance_by(opts, most, Wait::Thread))
+    }
+
+    /// As [`advance`](Self::advance). Without a drafter it never waits where what is [pending](Self::settled) is done.
+    pub(crate) async fn advance_by(&mut self, opts: &SampleOpts, most: usize, wait: Wait) -> Result<Vec<u32>> {
+        let outcome = self.piece_of_work(opts, most, wait).await;
         if outcome.is_err() {
             self.stop_ahead();
         }
         outcome
     }
 
-    fn piece_of_work(&mut self, opts: &SampleOpts, most: usize) -> Result<Vec<u32>> {
+    async fn piece_of_work(&mut self, opts: &SampleOpts, most: usize, wait: Wait) -> Result<Vec<u32>> {
         self.engine.cancel_token().check("a run of the model")?;
         if let Some(failed) = self.lookahead.failed.take() {
             return Err(failed);
@@ -58,7 +65,7 @@ impl GemmaGenerator {
             return Ok(Vec::new());
         }
         if let Some(drafter) = self.drafter.clone() {
-            return self.step_drafted(&drafter, most, opts);
+            return self.step_drafted(&drafter, most, opts, wait).await;
         }
         self.will_write(self.history.len());
         self.engine.begin(self.history.run(self.history.len()), opts)?;
@@ -167,7 +174,7 @@ impl GemmaGenerator {
     }
 
     /// [`step_cached`](Self::step_cached) without blocking the thread longer than a submit takes; needs no particular
-    /// executor. Dropped before it is done, it leaves history and rows usable. With a drafter it waits for a whole run.
+    /// executor. Dropped before it is done, it leaves history and rows usable.
     ///
     /// # Errors
     /// As [`step_cached`](Self::step_cached).
@@ -175,7 +182,7 @@ impl GemmaGenerator {
         loop {
             let cancel = self.engine.cancel_token().clone();
             self.settled(&cancel).await?;
-            if let Some(token) = self.advance(opts, 1)?.first() {
+            if let Some(token) = self.advance_by(opts, 1, Wait::Task).await?.first() {
                 return Ok(*token);
             }
         }

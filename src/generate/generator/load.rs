@@ -224,7 +224,7 @@ impl GemmaGenerator {
         };
         engine.set_policy(self.engine.policy());
         if let Some(drafter) = self.drafter.as_ref().and_then(|drafter| drafter.model()) {
-            engine.set_drafter(drafter)?;
+            engine.set_drafter(drafter).await?;
         }
         Ok(self.beside(engine, self.history.uncached(), self.checkpoints.fresh()))
     }

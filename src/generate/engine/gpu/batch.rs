@@ -14,7 +14,7 @@ use crate::{
     Error, Result,
     error::DeviceError,
     flow::BuiltModel,
-    generate::{Outputs, Profiles, Run, SHORT_LIST, SampleOpts, sample_token_after},
+    generate::{CancelToken, Outputs, Profiles, Run, SHORT_LIST, SampleOpts, sample_token_after},
     ir::{DimBinding, LowerOptions, kernel::Target, sym},
     lower::{Residency, lower},
     plan::{Estimate, Live, Plan, estimate, sampling},
@@ -304,7 +304,7 @@ impl Batch {
         let mut run = self.slices.of_run(context, &self.estimates, slots.len(), warm);
         while !run.is_whole() {
             if let Some(earlier) = run.submission() {
-                context.awaited(wait, earlier, STEP).await?;
+                context.awaited(wait, earlier, STEP, &CancelToken::new()).await?;
             }
             self.slices.submit_next(context, &mut go_on, &mut run, |encoder, slice| {
                 if slice.first {
@@ -334,7 +334,7 @@ impl Batch {
             })?;
         }
         let (submission, timed) = run.done()?;
-        context.awaited(wait, &submission, STEP).await?;
+        context.awaited(wait, &submission, STEP, &CancelToken::new()).await?;
         let mut collect = |staged: Option<StagedRead>| -> Result<Vec<u8>> {
             let Some(staged) = staged else { return Ok(Vec::new()) };
             let mut bytes = vec![0; staged.len()];

@@ -18,9 +18,11 @@ use crate::{
     generate::{DraftModel, MOST_DRAFTED, Outputs, Profiles, TokenOrder},
     ir::{DType, DimBinding, sym},
     lower::lower,
-    platform,
-    runtime::{Buffer, GpuContext, PreparedPlan, ResidentWeight, ResidentWeights, RunTokens, ScratchPool, Step, wgpu},
+    runtime::{Buffer, GpuContext, PreparedPlan, ResidentWeight, ResidentWeights, RunTokens, ScratchPool, Step, Wait, wgpu},
 };
+
+/// What is waited for.
+const DRAFTING: &str = "drafting";
 
 /// The weights of a drafter, and the hidden states that it goes on from.
 pub(super) struct GpuDrafter {
@@ -135,7 +137,8 @@ impl GpuDrafter {
 
 /// The device that makes a draft.
 struct By<'a> {
-    context: &'a GpuContext,
+    context: &'a Arc<GpuContext>,
+    wait: Wait,
     /// Ends its waits.
     cancel: &'a CancelToken,
 }
@@ -159,14 +162,14 @@ impl Ready {
     }
 
     /// All steps in one submit, each going on from the last on the device; the tokens go through `drafted`.
-    fn draft_on_device(&mut self, by: &By, start: &Start, drafted: &Buffer, count: usize) -> Result<Vec<u32>> {
-        let By { context, cancel } = by;
+    async fn draft_on_device(&mut self, by: &By<'_>, start: &Start<'_>, drafted: &Buffer, count: usize) -> Result<Vec<u32>> {
+        let By { context, wait, cancel } = by;
         self.write(context, start.token, start.position)?;
         let Choice::Device(argmax) = &self.choice else { return Ok(Vec::new()) };
         let (token, token_at, _) = output(argmax, "token")?;
         let (next, next_at, bytes) = output(&self.run.plan, HIDDEN)?;
         let mut staged = None;
-        let submission = context.run("drafting", |encoder| {
+        let submission = context.run(DRAFTING, |encoder| {
             self.run.block.copy(encoder, HIDDEN, start.hidden);
             for i in 0..count {
                 if i > 0 {
@@ -184,6 +187,7 @@ impl Ready {
             Ok(())
         })?;
         let mut tokens = vec![0u32; count];
+        context.awaited(*wait, &submission, DRAFTING, cancel).await?;
         if let Some(staged) = staged {
             context.collect_unless(staged, &submission, bytemuck::cast_slice_mut(&mut tokens), cancel)?;
         }
@@ -191,15 +195,15 @@ impl Ready {
     }
 
     /// A submit a step, the host choosing each token by `order` from what it reads of the step.
-    fn draft_by_order(&mut self, by: &By, start: &Start, order: &TokenOrder, count: usize) -> Result<Vec<u32>> {
-        let By { context, cancel } = by;
+    async fn draft_by_order(&mut self, by: &By<'_>, start: &Start<'_>, order: &TokenOrder, count: usize) -> Result<Vec<u32>> {
+        let By { context, wait, cancel } = by;
         let mut drafted: Vec<u32> = Vec::new();
         while drafted.len() < count {
             self.write(context, drafted.last().copied().unwrap_or(start.token), start.position)?;
             let (next, next_at, bytes) = output(&self.run.plan, HIDDEN)?;
             let hidden = if drafted.is_empty() { start.hidden } else { (&**next, next_at, bytes) };
             let mut staged = Vec::new();
-            let submission = context.run("drafting", |encoder| {
+            let submission = context.run(DRAFTING, |encoder| {
                 self.run.block.copy(encoder, HIDDEN, hidden);
                 self.run.plan.reset(encoder);
                 self.run.plan.record(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()));
@@ -209,6 +213,7 @@ impl Ready {
                 }
                 Ok(())
             })?;
+            context.awaited(*wait, &submission, DRAFTING, cancel).await?;
             let mut read = Vec::new();
             for part in staged {
                 let mut bytes = vec![0; part.len()];
@@ -223,13 +228,14 @@ impl Ready {
 }
 
 impl GpuEngine {
-    /// Uploads a drafter. Plans made before leave nothing for it to go on from, and are dropped.
-    pub(super) fn attach(&mut self, drafter: &Arc<DraftModel>) -> Result<()> {
+    /// As [`Engine::set_drafter`](crate::generate::Engine::set_drafter). Plans made before leave nothing for it to go on
+    /// from, and are dropped.
+    pub(in crate::generate::engine) async fn set_drafter(&mut self, drafter: &Arc<DraftModel>) -> Result<()> {
         let model = &self.model;
         let built = drafter.built(&model.model, self.profiles.kv())?;
         let mut own = BuiltModel::clone(&built);
         own.params.remove(TARGET_EMBED);
-        let mut weights = platform::wait("loading a drafter", upload(&model.context, &own, None))?;
+        let mut weights = upload(&model.context, &own, None).await?;
         let embed = model.weights.get(&WeightPosition::Embed.to_string());
         weights.extend(embed.map(|embed| (TARGET_EMBED.to_string(), embed.clone())));
         let row = drafter.config.backbone_hidden_size as u64 * 4;
@@ -240,7 +246,8 @@ impl GpuEngine {
     }
 
     /// As [`Engine::draft`](crate::generate::Engine::draft).
-    pub(super) fn draft_after(&mut self, history: &[u32], count: usize) -> Result<Vec<u32>> {
+    pub(in crate::generate::engine) async fn draft(&mut self, history: &[u32], count: usize, wait: Wait) -> Result<Vec<u32>> {
+        self.settled(wait).await?;
         let Some((last, before)) = history.split_last() else { return Ok(Vec::new()) };
         // The last token has no row yet, and the caches may have none for it.
         let rows = self.policy.rows(1, before.len(), self.caches.rows());
@@ -251,14 +258,14 @@ impl GpuEngine {
         let (Some(ready), Some(buffers)) = (&mut drafter.ready, &drafter.buffers) else { return Ok(Vec::new()) };
         let row = drafter.shared.row;
         let count = count.min(MOST_DRAFTED);
-        let by = By { context: &self.model.context, cancel: &self.cancel };
+        let by = By { context: &self.model.context, wait, cancel: &self.cancel };
         let from = (before.len() - drafter.lengths.start) as u64 * row;
         let start = Start { token: *last, position: before.len() - 1, hidden: (&buffers.hidden, from, row) };
         match &ready.choice {
-            Choice::Device(_) => ready.draft_on_device(&by, &start, &buffers.drafted, count),
+            Choice::Device(_) => ready.draft_on_device(&by, &start, &buffers.drafted, count).await,
             Choice::Host(order) => {
                 let order = order.clone();
-                ready.draft_by_order(&by, &start, &order, count)
+                ready.draft_by_order(&by, &start, &order, count).await
             }
         }
     }

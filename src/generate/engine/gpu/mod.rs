@@ -38,8 +38,8 @@ use submit_splitter::{Sliced, SubmitSplitter, Timed, nothing_begun};
 use crate::{
     Error, Result,
     generate::{
-        CacheStore, CancelToken, DraftModel, Engine, LogitsView, MOST_LOGITS, ModelGraphs, ModelStats, OnProgress, Outputs,
-        PREFILL_CHUNK, PlanPolicy, Profiles, RingCopy, Run, SampleOpts, Sampled, Sequence, Speculate, sample_token_after,
+        CacheStore, CancelToken, Engine, LogitsView, MOST_LOGITS, ModelGraphs, ModelStats, OnProgress, Outputs, PREFILL_CHUNK,
+        PlanPolicy, Profiles, RingCopy, Run, SampleOpts, Sampled, Sequence, sample_token_after,
     },
     runtime::{AdapterKind, Buffer, CacheStats, Clock, GpuContext, Pending, RunTimes, RunTokens, StagedRead},
 };
@@ -331,20 +331,6 @@ impl CacheStore for GpuEngine {
 
     fn write_caches(&mut self, rows: usize, source: &mut dyn FnMut(&str, &mut [u8]) -> Result<()>) -> Result<()> {
         self.write_rows(rows, source)
-    }
-}
-
-impl Speculate for GpuEngine {
-    fn verify(&mut self, history: &[u32], drafted: &[u32], opts: &SampleOpts) -> Result<Vec<u32>> {
-        self.verify_drafted(history, drafted, opts)
-    }
-
-    fn set_drafter(&mut self, drafter: &Arc<DraftModel>) -> Result<()> {
-        self.attach(drafter)
-    }
-
-    fn draft(&mut self, history: &[u32], count: usize) -> Result<Vec<u32>> {
-        self.draft_after(history, count)
     }
 }
 

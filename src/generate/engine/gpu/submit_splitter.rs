@@ -284,7 +284,7 @@ impl GpuEngine {
     /// As [`settle`](Self::settle), by whom `wait` says.
     pub(super) async fn settled(&mut self, wait: Wait) -> Result<()> {
         if let Some((submission, _)) = &self.in_flight {
-            self.model.context.awaited(wait, submission, "the previous prefill chunk").await?;
+            self.model.context.awaited(wait, submission, "the previous prefill chunk", &self.cancel).await?;
         }
         self.settle()
     }
@@ -319,6 +319,15 @@ impl GpuEngine {
         }
         self.collected(submission, timed, collected)?;
         Ok(bytes)
+    }
+
+    /// As [`collect`](Self::collect), by whom `wait` says.
+    pub(super) async fn collected_by(&mut self, begun: Begun, wait: Wait) -> Result<Vec<u8>> {
+        // Whoever drops this leaves the run under way.
+        self.in_flight = Some((begun.submission.clone(), None));
+        self.model.context.awaited(wait, &begun.submission, "a run of the model", &self.cancel).await?;
+        self.in_flight = None;
+        self.collect(begun)
     }
 
     /// Takes the time of a run that was waited for; the next one waits for it where this wait was cancelled.
