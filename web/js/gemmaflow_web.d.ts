@@ -38,8 +38,8 @@ export class Model {
 }
 export class Generator {
   static open: Open<Generator>;
-  generate(prompt: Uint32Array, count: number, pictures: Uint8Array[], cancel: Cancel): Promise<Uint32Array>;
-  logits(prompt: Uint32Array, next: Uint32Array, pictures: Uint8Array[], cancel: Cancel): Promise<Float32Array>;
+  generate(prompt: Uint32Array, count: number, pictures: Uint8Array[], sounds: Uint8Array[], cancel: Cancel): Promise<Uint32Array>;
+  logits(prompt: Uint32Array, next: Uint32Array, pictures: Uint8Array[], sounds: Uint8Array[], cancel: Cancel): Promise<Float32Array>;
   free(): void;
 }
 export class Conversation {

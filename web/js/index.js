@@ -11,6 +11,7 @@ export { cache, Conversation, GemmaflowError, unsupported };
  * @typedef {import('./types.js').Source} Source
  * @typedef {import('./types.js').OpenOptions} OpenOptions
  * @typedef {import('./types.js').CallOptions} CallOptions
+ * @typedef {import('./types.js').Media} Media
  * @typedef {import('./types.js').AnswerOptions} AnswerOptions
  * @typedef {import('./types.js').Event} Event
  * @typedef {import('./types.js').Part} Part
@@ -129,11 +130,11 @@ export class Generator {
    *
    * @param {ArrayLike<number>} prompt
    * @param {number} count
-   * @param {{ pictures?: Uint8Array[], signal?: AbortSignal }} [options] `pictures` are encoded files.
+   * @param {Media & CallOptions} [options]
    * @returns {Promise<Uint32Array>}
    */
-  generate(prompt, count, { pictures = [], signal } = {}) {
-    return this.#client.call('generate', [Uint32Array.from(prompt), count, pictures], { signal });
+  generate(prompt, count, { pictures = [], sounds = [], signal } = {}) {
+    return this.#client.call('generate', [Uint32Array.from(prompt), count, pictures, sounds], { signal });
   }
 
   /**
@@ -141,11 +142,11 @@ export class Generator {
    *
    * @param {ArrayLike<number>} prompt
    * @param {ArrayLike<number>} next
-   * @param {{ pictures?: Uint8Array[], signal?: AbortSignal }} [options] `pictures` are encoded files.
+   * @param {Media & CallOptions} [options]
    * @returns {Promise<Float32Array>}
    */
-  logits(prompt, next, { pictures = [], signal } = {}) {
-    return this.#client.call('logits', [Uint32Array.from(prompt), Uint32Array.from(next), pictures], { signal });
+  logits(prompt, next, { pictures = [], sounds = [], signal } = {}) {
+    return this.#client.call('logits', [Uint32Array.from(prompt), Uint32Array.from(next), pictures, sounds], { signal });
   }
 
   /** Ends the worker; its memory is free. */

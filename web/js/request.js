@@ -45,8 +45,8 @@ function pathOf(file) {
 }
 
 /** @param {import('./types.js').OpenOptions} options */
-export function splitOptions({ signal, onProgress, device, context, towers, ...sourceOptions }) {
-  const loadOptions = dropUndefined({ device, context, towers });
+export function splitOptions({ signal, onProgress, device, kernels, context, towers, ...sourceOptions }) {
+  const loadOptions = dropUndefined({ device, kernels, context, towers });
   return { signal, onProgress, loadOptions, sourceOptions: dropUndefined(sourceOptions) };
 }
 

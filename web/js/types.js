@@ -41,12 +41,17 @@
  *
  * @typedef {object} LoadOptions
  * @property {'gpu' | 'cpu'} [device]
+ * @property {'auto' | 'portable'} [kernels] `portable` takes the kernels for GPUs also where the CPU computes: for tests.
  * @property {number} [context] Tokens that a conversation may hold.
  * @property {'never' | 'lazy' | 'load'} [towers] When the towers for pictures and sounds are loaded.
  *
  * @typedef {object} CallOptions
  * @property {(progress: Progress) => void} [onProgress]
  * @property {AbortSignal} [signal]
+ *
+ * @typedef {object} Media
+ * @property {Uint8Array[]} [pictures] Encoded files, in the order of their places in a prompt.
+ * @property {Uint8Array[]} [sounds]
  *
  * @typedef {SourceOptions & LoadOptions & CallOptions} OpenOptions
  *

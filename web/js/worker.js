@@ -57,10 +57,10 @@ const METHODS = {
     const { files, path } = await openFiles(source, sourceOptions, context);
     generator = await Generator.open(files, path, loadOptions, context.cancel, loadProgress(context));
   },
-  generate: ({ cancel }, prompt, count, pictures) =>
-    alone((generator) => generator.generate(prompt, count, pictures, cancel)),
-  logits: ({ cancel }, prompt, next, pictures) =>
-    alone((generator) => generator.logits(prompt, next, pictures, cancel)),
+  generate: ({ cancel }, prompt, count, pictures, sounds) =>
+    alone((generator) => generator.generate(prompt, count, pictures, sounds, cancel)),
+  logits: ({ cancel }, prompt, next, pictures, sounds) =>
+    alone((generator) => generator.logits(prompt, next, pictures, sounds, cancel)),
   embed: ({ cancel }, texts, task) => /** @type {Embedder} */ (embedder).embed(texts, task, cancel),
   conversation(_, options) {
     conversations.set(nextConversation, { conversation: opened().conversation(options), last: Promise.resolve() });

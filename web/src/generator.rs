@@ -4,24 +4,28 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use gemmaflow::{
     GemmaConfig, GemmaGenerator, SampleOpts,
+    audio::{Audio, AudioLimits},
     checkpoint::{load_from_path, load_towers_from_path},
     files::ModelPath,
     generate::{CancelToken, GeneratorOptions, SampleHooks, Sampler},
+    hearing::AudioEncoder,
     image::{Image, ImageLimits},
-    prompt::Prompt,
+    prompt::{Prompt, SoftTokens},
     vision::{TowerOptions, VisionEncoder},
 };
 use wasm_bindgen::prelude::*;
 
 use crate::{Cancel, Fault, files::FileEntry, options::Opening};
 
-/// Prompts are ids as transformers has them: each soft token of a picture has its placeholder there.
+/// Prompts are ids as transformers has them: each soft token of a picture or sound has its placeholder there.
 #[wasm_bindgen]
 pub struct Generator {
     generator: GemmaGenerator,
     path: ModelPath,
     /// Loaded for the first picture.
     vision: Option<VisionEncoder>,
+    /// Loaded for the first sound.
+    hearing: Option<AudioEncoder>,
 }
 
 #[wasm_bindgen]
@@ -40,18 +44,19 @@ impl Generator {
         let mut loader = load_from_path(&opening.path)?;
         let how = GeneratorOptions { longest_picture, ..opening.generator() };
         let generator = GemmaGenerator::with_options_async(config, loader.as_mut(), opening.device, how).await?;
-        Ok(Self { generator, path: opening.path, vision: None })
+        Ok(Self { generator, path: opening.path, vision: None, hearing: None })
     }
 
-    /// The `count` likeliest tokens after a prompt, one after the other. `pictures` are encoded files.
+    /// The `count` likeliest tokens after a prompt, one after the other. `pictures` and `sounds` are encoded files.
     pub async fn generate(
         &mut self,
         prompt: Vec<u32>,
         count: usize,
         pictures: Vec<js_sys::Uint8Array>,
+        sounds: Vec<js_sys::Uint8Array>,
         cancel: &Cancel,
     ) -> Result<Vec<u32>, Fault> {
-        self.begin(&prompt, &pictures, cancel.token()).await?;
+        self.begin(&prompt, Media { pictures, sounds }, cancel.token()).await?;
         let mut tokens = Vec::new();
         for _ in 0..count {
             tokens.push(self.generator.step_async(&SampleOpts::greedy()).await?);
@@ -65,9 +70,10 @@ impl Generator {
         prompt: Vec<u32>,
         next: Vec<u32>,
         pictures: Vec<js_sys::Uint8Array>,
+        sounds: Vec<js_sys::Uint8Array>,
         cancel: &Cancel,
     ) -> Result<Vec<f32>, Fault> {
-        self.begin(&prompt, &pictures, cancel.token()).await?;
+        self.begin(&prompt, Media { pictures, sounds }, cancel.token()).await?;
         let rows: Arc<Mutex<Vec<f32>>> = Arc::default();
         let count = next.len();
         let mut hooks = SampleHooks::new().with_sampler(Forced { next, start: prompt.len(), rows: rows.clone() });
@@ -79,34 +85,27 @@ impl Generator {
 }
 
 impl Generator {
-    async fn begin(&mut self, ids: &[u32], pictures: &[js_sys::Uint8Array], cancel: CancelToken) -> Result<(), Fault> {
-        let prompt = self.prompt(ids, pictures, &cancel).await?;
+    async fn begin(&mut self, ids: &[u32], media: Media, cancel: CancelToken) -> Result<(), Fault> {
+        let prompt = self.prompt(ids, media, &cancel).await?;
         self.generator.set_cancel(cancel);
         Ok(self.generator.prefill(prompt)?)
     }
 
-    /// The ids with the soft tokens of each picture in the place of its placeholders.
-    async fn prompt(&mut self, ids: &[u32], pictures: &[js_sys::Uint8Array], cancel: &CancelToken) -> Result<Prompt, Fault> {
-        let mut prompt = Prompt::new();
-        let mut rest = ids;
-        for picture in pictures {
+    /// The ids with the soft tokens of each picture and sound in the place of its placeholders.
+    async fn prompt(&mut self, ids: &[u32], media: Media, cancel: &CancelToken) -> Result<Prompt, Fault> {
+        let mut pictures = Vec::new();
+        for picture in media.pictures {
             let image = Image::from_bytes(&picture.to_vec(), &ImageLimits::default())?;
-            let soft = self.vision().await?.with_cancel(cancel.clone()).encode_async(&image).await?;
-            let place = rest.iter().position(|id| *id == soft.placeholder());
-            let begin = place.ok_or_else(|| Fault::input("the prompt has fewer places than pictures"))?;
-            let run = rest[begin..].iter().take_while(|id| **id == soft.placeholder()).count();
-            if run != soft.len() {
-                let problem = format!("a picture has {} soft tokens, its place in the prompt {run}", soft.len());
-                return Err(Fault::input(problem));
-            }
-            prompt = prompt.then(&rest[..begin]).then(soft);
-            rest = &rest[begin + run..];
+            pictures.push(self.vision().await?.with_cancel(cancel.clone()).encode_async(&image).await?);
         }
-        let soft = self.generator.config().multimodal.image.map(|ids| ids.soft);
-        if soft.is_some_and(|soft| rest.contains(&soft)) {
-            return Err(Fault::input("the prompt has more places than pictures"));
+        let mut sounds = Vec::new();
+        for sound in media.sounds {
+            let clip = Audio::from_bytes(&sound.to_vec(), &AudioLimits::default())?;
+            sounds.push(self.hearing().await?.with_cancel(cancel.clone()).encode_async(&clip).await?);
         }
-        Ok(prompt.then(rest))
+        let config = &self.generator.config().multimodal;
+        let kinds = [config.image.as_ref().map(|ids| ids.soft), config.audio.as_ref().map(|ids| ids.soft)];
+        placed(ids, kinds, [pictures, sounds])
     }
 
     async fn vision(&mut self) -> Result<VisionEncoder, Fault> {
@@ -115,10 +114,50 @@ impl Generator {
         }
         let mut loader = load_towers_from_path(&self.path)?;
         let gpu = self.generator.gpu();
-        let made =
-            VisionEncoder::from_loader_async(self.generator.config(), loader.as_mut(), gpu, TowerOptions::default()).await?;
+        let config = self.generator.config();
+        let made = VisionEncoder::from_loader_async(config, loader.as_mut(), gpu, TowerOptions::default()).await?;
         Ok(self.vision.insert(made).clone())
     }
+
+    async fn hearing(&mut self) -> Result<AudioEncoder, Fault> {
+        if let Some(hearing) = &self.hearing {
+            return Ok(hearing.clone());
+        }
+        let mut loader = load_towers_from_path(&self.path)?;
+        let gpu = self.generator.gpu();
+        let config = self.generator.config();
+        let made = AudioEncoder::from_loader_async(config, loader.as_mut(), gpu, TowerOptions::default()).await?;
+        Ok(self.hearing.insert(made).clone())
+    }
+}
+
+/// Encoded files.
+struct Media {
+    pictures: Vec<js_sys::Uint8Array>,
+    sounds: Vec<js_sys::Uint8Array>,
+}
+
+/// The ids with soft tokens in the place of their placeholders: of each of `kinds` those of `media`, in order.
+fn placed(ids: &[u32], kinds: [Option<u32>; 2], media: [Vec<SoftTokens>; 2]) -> Result<Prompt, Fault> {
+    let mut media = media.map(Vec::into_iter);
+    let mut prompt = Prompt::new();
+    let mut rest = ids;
+    let place =
+        |ids: &[u32]| ids.iter().enumerate().find_map(|(at, id)| Some((at, kinds.iter().position(|kind| *kind == Some(*id))?)));
+    while let Some((begin, kind)) = place(rest) {
+        let soft = media[kind].next().ok_or_else(|| Fault::input("the prompt has more places than pictures or sounds"))?;
+        let run = rest[begin..].iter().take_while(|id| **id == rest[begin]).count();
+        if run != soft.len() {
+            let problem = format!("a picture or sound has {} soft tokens, its place in the prompt {run}", soft.len());
+            return Err(Fault::input(problem));
+        }
+        prompt = prompt.then(&rest[..begin]).then(soft);
+        rest = &rest[begin + run..];
+    }
+    if media.iter().any(|left| left.len() > 0) {
+        return Err(Fault::input("the prompt has fewer places than pictures or sounds"));
+    }
+    Ok(prompt.then(rest))
 }
 
 /// Takes the tokens that are given, and keeps the rows that it saw.

@@ -7,7 +7,7 @@ use gemmaflow::{
     conversation::{AnswerOptions, Towers},
     files::ModelPath,
     generate::CancelToken,
-    runtime::{Device, GpuContext, GpuOptions, OnProgress, Opened, UploadPhase},
+    runtime::{Device, GpuContext, GpuOptions, KernelTier, OnProgress, Opened, UploadPhase},
 };
 use send_wrapper::SendWrapper;
 use serde::Deserialize;
@@ -72,11 +72,20 @@ impl Opening {
     }
 }
 
+#[derive(Deserialize, Default, Clone, Copy)]
+#[serde(rename_all = "lowercase")]
+enum Kernels {
+    #[default]
+    Auto,
+    Portable,
+}
+
 /// How a model is opened.
 #[derive(Deserialize, Default, Clone, Copy)]
 #[serde(default, deny_unknown_fields)]
 pub struct LoadOptions {
     device: DeviceKind,
+    kernels: Kernels,
     pub context: Option<usize>,
     towers: TowersWhen,
 }
@@ -84,9 +93,13 @@ pub struct LoadOptions {
 impl LoadOptions {
     /// Opens the device: a GPU, unless the processor is asked for.
     pub async fn open(&self) -> Result<Device, Fault> {
+        let kernels = match self.kernels {
+            Kernels::Auto => KernelTier::Auto,
+            Kernels::Portable => KernelTier::Portable,
+        };
         match self.device {
             DeviceKind::Cpu => Ok(Device::Cpu),
-            DeviceKind::Gpu => match Device::Gpu.open_async(&GpuOptions::default()).await? {
+            DeviceKind::Gpu => match Device::Gpu.open_async(&GpuOptions { kernels, ..GpuOptions::default() }).await? {
                 Opened::Gpu(context) => Ok(Device::Context(context)),
                 Opened::Reference => Ok(Device::Cpu),
             },

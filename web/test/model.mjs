@@ -8,8 +8,8 @@ import { readSafetensors } from './safetensors.mjs';
 const DEMO = '/assets/demo/';
 const SLOW = { timeout: 150_000 };
 
-/** Checkpoints with the gates that native code is held to (docs/gemma.md, Numerical precision). */
-const CHECKPOINTS = [['gemma2', 2e-4], ['gemma3-text', 2e-4], ['gemma3n', 1e-3], ['gemma4-e2b', 1e-3]];
+/** Checkpoints with the gates that native code is held to (docs/gemma.md, Numerical precision), and kernels. */
+const CHECKPOINTS = [['gemma2', 2e-4, 'auto'], ['gemma3-text', 2e-4, 'portable'], ['gemma3n', 1e-3, 'auto'], ['gemma4-e2b', 1e-3, 'auto']];
 /** The gate on vectors of texts (tests/embeddings.rs). */
 const VECTORS = 1e-6;
 /** Tokens of a prompt of 33 that are run as one; the others follow one by one. */
@@ -29,12 +29,13 @@ const openIds = (page, source, options = {}) =>
     [source, options],
   );
 
-const generate = (page, prompt, count, picture) =>
-  page.evaluate(async ([prompt, count, picture]) => {
+/** Of `media` the addresses. */
+const generate = (page, prompt, count, media = {}) =>
+  page.evaluate(async ([prompt, count, media]) => {
     const bytes = async (url) => new Uint8Array(await (await fetch(url)).arrayBuffer());
-    const pictures = picture ? [await bytes(picture)] : [];
-    return [...(await generator.generate(prompt, count, { pictures }))];
-  }, [prompt, count, picture]);
+    const [pictures, sounds] = await Promise.all([media.pictures, media.sounds].map((urls = []) => Promise.all(urls.map(bytes))));
+    return [...(await generator.generate(prompt, count, { pictures, sounds }))];
+  }, [prompt, count, media]);
 
 const ids = (tensor) => [...tensor.values];
 
@@ -45,10 +46,10 @@ export default function add(test, { root }) {
     await openIds(page, DEMO);
     assert.deepEqual(await generate(page, greedy[0].prompt_ids, 64), greedy[0].new_ids);
   }, SLOW);
-  for (const [name, gate] of CHECKPOINTS) {
-    test(`model: logits of ${name} are those of transformers`, async ({ page }) => {
+  for (const [name, gate, kernels] of CHECKPOINTS) {
+    test(`model: logits of ${name} are those of transformers, kernels ${kernels}`, async ({ page }) => {
       const oracle = readSafetensors(data(`checkpoints/${name}/oracle.safetensors`));
-      await openIds(page, `/tests/data/checkpoints/${name}/`);
+      await openIds(page, `/tests/data/checkpoints/${name}/`, { kernels });
       await compareLogits(page, ids(oracle('p33.input_ids')), oracle('p33.logits'), gate);
     }, SLOW);
   }
@@ -56,8 +57,17 @@ export default function add(test, { root }) {
     const folder = 'multimodal/gemma3-vision';
     const oracle = readSafetensors(data(`${folder}/mm_oracle.safetensors`));
     await openIds(page, `/tests/data/${folder}/`);
-    const found = await generate(page, ids(oracle('one.input_ids')), 16, `/tests/data/${folder}/inputs/one.0.png`);
+    const pictures = [`/tests/data/${folder}/inputs/one.0.png`];
+    const found = await generate(page, ids(oracle('one.input_ids')), 16, { pictures });
     assert.deepEqual(found, ids(oracle('one.gen_tokens')));
+  }, SLOW);
+  test('model: a picture and a sound, from their files to tokens', async ({ page }) => {
+    const folder = 'multimodal/gemma4-audio';
+    const oracle = readSafetensors(data(`${folder}/mm_oracle.safetensors`));
+    await openIds(page, `/tests/data/${folder}/`);
+    const input = (name) => [`/tests/data/${folder}/inputs/${name}`];
+    const media = { pictures: input('both.0.png'), sounds: input('both.0.wav') };
+    assert.deepEqual(await generate(page, ids(oracle('both.input_ids')), 16, media), ids(oracle('both.gen_tokens')));
   }, SLOW);
   test('model: a packed GGUF by byte ranges', ({ page, server }) => packed(page, server, data), SLOW);
   test('model: embeddings on the GPU are those of the processor', ({ page }) => embeddings(page), SLOW);

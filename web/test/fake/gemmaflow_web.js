@@ -128,11 +128,11 @@ export class Generator {
     generator.facts = await load(files, path, cancel, onProgress);
     return generator;
   }
-  async generate(prompt, count, pictures, cancel) {
+  async generate(prompt, count, pictures, sounds, cancel) {
     cancel.check();
-    return Uint32Array.from({ length: count }, (_, i) => (prompt[0] + this.facts.sum + pictures.length + i) % 1000);
+    return Uint32Array.from({ length: count }, (_, i) => (prompt[0] + this.facts.sum + pictures.length + sounds.length + i) % 1000);
   }
-  async logits(prompt, next, pictures, cancel) {
+  async logits(prompt, next, pictures, sounds, cancel) {
     cancel.check();
     return Float32Array.from([prompt.at(-1), ...next], (token) => token / 2);
   }

@@ -17,8 +17,8 @@ use crate::{
     checkpoint::SafetensorsLoader,
     error::DeviceError,
     files::Files,
-    generate::{CancelToken, LogitBias, SampleHooks},
-    runtime::{Device, GpuContext, GpuOptions, Opened},
+    generate::{CancelToken, Drafter, LogitBias, SampleHooks},
+    runtime::{Device, GpuContext, GpuOptions, Opened, Wait},
 };
 
 /// True once a task was woken.
@@ -212,6 +212,45 @@ fn saving_needs_no_wait() {
     let mut expected = Vec::new();
     blocking.save(&mut expected).unwrap();
     assert!(bytes == expected, "{} and {} bytes", bytes.len(), expected.len());
+}
+
+/// A target with a drafter that is a model, and another that looks into the text.
+fn drafting(context: &Arc<GpuContext>, drafter: &str) -> GemmaGenerator {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/checkpoints");
+    let target = data.join("gemma4-target");
+    let config = GemmaConfig::near_weights(&target).unwrap();
+    let mut loader = SafetensorsLoader::open(&target).unwrap();
+    let device = Device::Context(context.clone());
+    let load = GemmaGenerator::with_options_async(config, &mut loader, device, GeneratorOptions::default());
+    let generator = context.drive(load).unwrap();
+    let drafter = match drafter {
+        "the text" => Drafter::prompt_lookup(),
+        name => Drafter::from_path(data.join(name)).unwrap(),
+    };
+    context.drive(generator.with_drafter_async(drafter)).unwrap()
+}
+
+#[test]
+fn steps_with_a_drafter_need_no_wait() {
+    let prompt = [2, 17, 5, 17, 5, 40, 17, 5];
+    for drafter in ["gemma4-assistant", "gemma4-assistant-ordered", "the text"] {
+        for opts in [SampleOpts::greedy(), SampleOpts::temperature(1.5, 7)] {
+            let context = unblocking();
+            let mut generator = drafting(&context, drafter);
+            generator.prefill(prompt).unwrap();
+            let mut tokens = steps(&context, &mut generator, &opts);
+            // Several of a run.
+            while tokens.len() < 48 {
+                let cancel = CancelToken::new();
+                context.drive(generator.settled(&cancel)).unwrap();
+                tokens.extend(context.drive(generator.advance_by(&opts, 48 - tokens.len(), Wait::Task)).unwrap());
+            }
+            let mut blocking = drafting(&opened(), drafter);
+            blocking.prefill(prompt).unwrap();
+            assert_eq!(tokens, blocking.generate_cached(48, &opts).unwrap(), "{drafter}, {opts:?}");
+            assert!(generator.draft_stats().drafted > 0 || drafter == "the text", "{drafter}");
+        }
+    }
 }
 
 #[test]
