@@ -73,15 +73,24 @@ impl CancelToken {
 
     /// What `future` resolves to, unless the end of `what` is asked for while it waits.
     pub(crate) async fn unless<T>(&self, what: &'static str, future: impl Future<Output = T>) -> Result<T> {
+        Self::unless_any(std::slice::from_ref(self), what, future).await
+    }
+
+    /// As [`unless`](Self::unless), by any of the tokens.
+    pub(crate) async fn unless_any<T>(tokens: &[Self], what: &'static str, future: impl Future<Output = T>) -> Result<T> {
         let mut future = pin!(future);
-        let wait = Wait { state: &self.0, number: self.0.waits.fetch_add(1, SeqCst) };
+        let wait = |state: &'_ State| state.waits.fetch_add(1, SeqCst);
+        let waits: Vec<Wait<'_>> = tokens.iter().map(|token| Wait { state: &token.0, number: wait(&token.0) }).collect();
         poll_fn(|task| {
             if let Poll::Ready(found) = future.as_mut().poll(task) {
                 return Poll::Ready(Ok(found));
             }
             // Whoever cancels after this wakes the task; who cancelled before it is seen below.
-            self.0.waiting().insert(wait.number, task.waker().clone());
-            self.check(what).map_or_else(|error| Poll::Ready(Err(error)), |()| Poll::Pending)
+            for wait in &waits {
+                wait.state.waiting().insert(wait.number, task.waker().clone());
+            }
+            let asked = tokens.iter().try_for_each(|token| token.check(what));
+            asked.map_or_else(|error| Poll::Ready(Err(error)), |()| Poll::Pending)
         })
         .await
     }

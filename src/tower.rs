@@ -18,8 +18,8 @@ use crate::{
     profile::{CompileProfile, Precision},
     prompt::SoftTokens,
     runtime::{
-        Capabilities, CompileOptions, CompiledGraph, DeviceRows, GpuContext, Lru, OnProgress, PlannedRuns, PlannedWeights,
-        RunInput, ScratchPool, Session, SessionWeights, StagingRing, SubmitBound,
+        AdapterKind, Capabilities, CompileOptions, CompiledGraph, DeviceRows, GpuContext, Lru, OnProgress, PlannedRuns,
+        PlannedWeights, RunInput, ScratchPool, Session, SessionWeights, StagingRing, SubmitBound,
     },
     weights::{WeightLoader, WeightMap},
 };
@@ -182,7 +182,7 @@ impl Tower {
         gpu: Option<Arc<GpuContext>>,
         options: &TowerOptions,
     ) -> Result<Self> {
-        let software = gpu.as_ref().is_some_and(|gpu| gpu.target().software);
+        let software = gpu.as_ref().is_some_and(|gpu| gpu.capabilities().kind == AdapterKind::Software);
         let session = gpu.map_or_else(Session::reference, |gpu| Session::on(&gpu));
         let loader = WeightMap::take_all(loader)?;
         let built = flow(size)?.build(&mut loader.clone())?;

@@ -149,6 +149,16 @@ fn iterator_callback_stream_and_steps_tell_the_same() {
         }
         assert_eq!(told, expected, "{device}");
         assert_eq!(model.step(&mut [&mut stepped]).remove(0).unwrap(), []);
+        let mut awaited = ask();
+        let mut told = Vec::new();
+        while told.last().is_none_or(|event| !matches!(event, Event::End { .. })) {
+            told.extend(pollster::block_on(model.step_async(&mut [&mut awaited])).remove(0).unwrap());
+        }
+        assert_eq!(told, expected, "{device}");
+        let (mut saved, mut blocking) = (Vec::new(), Vec::new());
+        pollster::block_on(awaited.save_async(&mut saved)).unwrap();
+        awaited.save(&mut blocking).unwrap();
+        assert!(saved == blocking, "{device}: {} and {} bytes", saved.len(), blocking.len());
         // By hand, event by event.
         let mut pulled = ask();
         let mut by_event = Vec::new();

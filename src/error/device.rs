@@ -48,8 +48,8 @@ pub enum DeviceError {
     },
     /// A call would wait for the device on a thread that may not block, as a browser's.
     #[error(
-        "{what} would block this thread, which must not wait; await what has an asynchronous form (open_async, step_async, \
-         next_event_async, encode_async, embed_async)"
+        "{what} would block this thread, which must not wait; await its asynchronous form, the function of the same name \
+         that ends in _async (open_async, step_async, decode_batch_async, save_async, …)"
     )]
     WouldBlock {
         /// The work that would be waited for.

@@ -95,7 +95,7 @@ async fn alone(turn: &mut Turn<'_>, wait: Wait) -> Result<u32> {
     let Turn { engine, history, opts, .. } = turn;
     let last = history.len().saturating_sub(1);
     engine.begin(RunTokens::text(&history[last..], last), opts)?;
-    engine.awaited(wait).await?;
+    engine.submitted(wait).await?;
     Ok(engine.finish(history, opts)?.token)
 }
 

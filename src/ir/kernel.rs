@@ -173,6 +173,12 @@ impl Target {
         }
     }
 
+    /// Returns `true` for a driver on the CPU, which pays for each barrier; kernels of any subgroup size are tested with
+    /// theirs.
+    pub(crate) fn spares_barriers(&self) -> bool {
+        self.software && self.tier != Tier::Subgroups
+    }
+
     /// The target for the kernels of the op called `op`: less than the device offers where one of them was wrong
     /// there.
     pub fn of_op(&self, op: &str) -> Cow<'_, Self> {

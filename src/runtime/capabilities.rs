@@ -69,7 +69,8 @@ pub enum KernelTier {
     /// Those made for adapters that compute on the CPU: no barriers on the hot path, one subgroup a workgroup, several
     /// rows each.
     Software,
-    /// As [`Software`](Self::Software), without any optional feature: what a browser without a GPU has.
+    /// Those for adapters that compute on the CPU, without any optional feature: what a browser without a GPU has. Their
+    /// products have no barriers.
     PortableSoftware,
 }
 

@@ -6,7 +6,7 @@ use crate::Result;
 
 /// A place for an encoder, which belongs to one device.
 pub(crate) struct Slot<E> {
-    /// With a number that tells devices apart.
+    /// With a number that tells devices apart: that of a device that was opened later is larger.
     held: Mutex<Option<(E, u64)>>,
     /// Held by whoever loads one.
     loading: async_lock::Mutex<()>,
@@ -36,10 +36,16 @@ impl<E: Clone> Slot<E> {
         // First, so that there is room for the new one.
         self.clear();
         let loaded = load(device).await?;
-        let mut held = self.held();
-        // One that was given meanwhile stays.
-        let kept = held.take().filter(|(_, of)| *of == number).unwrap_or((loaded, number));
-        Ok(held.insert(kept).0.clone())
+        // One that was given meanwhile stays, to this device or to one that was opened since.
+        let given = self.held().as_ref().filter(|(_, of)| *of >= number).cloned();
+        match given {
+            Some((encoder, of)) if of == number => Ok(encoder),
+            Some(_) => Ok(loaded),
+            None => {
+                self.put(loaded.clone(), number);
+                Ok(loaded)
+            }
+        }
     }
 
     /// Holds `encoder` from now on.

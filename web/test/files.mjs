@@ -106,6 +106,8 @@ export default function add(test, { root }) {
     assert.equal(server.count(GGUF).bodies, 0);
     const error = await page.evaluate(openModel, { source: `/${GGUF}`, options: { pieceBytes: PIECE, sha256: 'ab'.repeat(32) } });
     assert.equal(error.kind, 'Checksum');
+    assert.equal((await opened(page, `/${GGUF}`, { sha256 })).report.sum, sum, 'what was whole stays');
+    assert.equal(server.count(GGUF).bodies, 0);
   });
 
   test('a worker that ends in a download leaves its file to the next', async ({ page, server }) => {

@@ -15,7 +15,7 @@ const PREFERENCES = {
 };
 
 export default function add(test, { root }) {
-  const program = [process.env.FIREFOX, '/usr/bin/firefox-esr'].find((path) => path && existsSync(path));
+  const program = process.env.FIREFOX ?? ['/usr/bin/firefox-esr'].find((path) => existsSync(path));
   if (!program) return console.log('no Firefox found, its test is left out: install it, or name its program in FIREFOX');
   test('firefox: 64 tokens of the demo model are those of native code, and its files are kept', async ({ server, signal }) => {
     const { greedy } = JSON.parse(readFileSync(resolve(root, 'assets/demo/expected.json'), 'utf8'));

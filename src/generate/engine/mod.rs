@@ -236,6 +236,17 @@ impl Engine {
         }
     }
 
+    /// Submits what slices are left of the run that was begun last. Where the task waits, the next call of the engine
+    /// does not.
+    pub(crate) async fn submitted(&mut self, wait: Wait) -> Result<()> {
+        self.awaited(wait).await?;
+        while self.slices_left() {
+            self.go_on()?;
+            self.awaited(wait).await?;
+        }
+        Ok(())
+    }
+
     /// The bytes of the cache `name`: the first `rows` rows of one that grows, a ring whole.
     pub(crate) async fn read_cache(&mut self, name: &str, row: CacheRow, rows: usize, wait: Wait) -> Result<Vec<u8>> {
         match self {

@@ -120,7 +120,7 @@ impl GemmaGenerator {
     /// The token that follows the history, by a run of those without rows.
     async fn step_alone(&mut self, opts: &SampleOpts, wait: Wait) -> Result<u32> {
         self.engine.begin(self.history.run(self.history.len()), opts)?;
-        self.engine.awaited(wait).await?;
+        self.engine.submitted(wait).await?;
         Ok(self.engine.finish(self.history.tokens(), opts)?.token)
     }
 }

@@ -148,7 +148,7 @@ const MANY_ROWS: usize = 4096;
 /// as the large ones have about a hundred compute units, of at least 64 keys each. Fewer may suffice: a half, a
 /// quarter.
 fn parts(emit: &mut Emit, sizes: &Sizes, groups: usize) -> usize {
-    let (wanted, least_keys) = if emit.target.software { (8, 512) } else { (256, 64) };
+    let (wanted, least_keys) = if emit.target.spares_barriers() { (8, 512) } else { (256, 64) };
     let most = (wanted / groups.max(1)).min(sizes.cached / least_keys).clamp(1, 64);
     if emit.target.software || sizes.cached < MANY_ROWS || most < 4 {
         return most;

@@ -77,14 +77,14 @@ impl Form {
             let mut options = means.options(emit, weights, ("LANES", means.lanes), one_row(height), height);
             options.extend([("MAXIMA", "no".into()), groups(dtype, height), experts]);
             Self { shader: "linear_tile", options, height, width: one_row(height) * means.lanes }
-        } else if few <= FEW_PRODUCTS || emit.target.software {
+        } else if few <= FEW_PRODUCTS || emit.target.spares_barriers() {
             // Experts differ in how many they have.
             let height = average.map_or(1, |_| (2 * few).min(4));
             let columns = emit.output.ty.last();
             let products = emit.output.ty.rows();
             let layers = products.div_ceil(height);
             let tier = emit.target.tier;
-            let software = emit.target.software;
+            let software = emit.target.spares_barriers();
             let few = Few { dtype, weights: 1, held: height, normed: false, inner, columns, layers, tier, software };
             let division = Division::of(&few);
             let mut options = division.options(&few, emit.compute);

@@ -188,7 +188,7 @@ impl Part {
             self.wide(emit, weights, means)
         } else if means.software {
             self.tile(emit, weights, means)
-        } else if self.rows <= FEW_ROWS || emit.target.software {
+        } else if self.rows <= FEW_ROWS || emit.target.spares_barriers() {
             self.few(emit, weights)
         } else {
             self.tile_shared(emit, weights, means)
@@ -224,7 +224,7 @@ impl Part {
             columns: self.columns.len(),
             layers: self.rows.div_ceil(4),
             tier: emit.target.tier,
-            software: emit.target.software,
+            software: emit.target.spares_barriers(),
         };
         let division = Division::choose(emit, &few);
         let mut options = division.options(&few, emit.compute);

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{
     super::{
-        Buffer, Clock, DispatchTime, GpuContext, RunTimes,
+        AdapterKind, Buffer, Clock, DispatchTime, GpuContext, RunTimes,
         pipeline::PipelineCache,
         prepared::{Bindings, PreparedPlan, Step},
         read_back::{LARGEST_STAGING, StagedRead},
@@ -82,7 +82,7 @@ impl GpuGraph {
             let shard = |name: &str, shard: usize| weights.resident.get(name).and_then(|weight| weight.shards.get(shard));
             let bytes = |name: &str, index: usize| shard(name, index).map_or(0, |shard| shard.bytes);
             let live = Live { tokens: most_queries(&self.plan), start: 0 };
-            let software = self.pipelines.context().target().software;
+            let software = self.pipelines.context().capabilities().kind == AdapterKind::Software;
             self.pace = Pace::new(estimate(&self.plan, live, &bytes), software);
         }
         Ok(())

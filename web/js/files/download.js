@@ -58,7 +58,8 @@ export async function reserve(folder, files) {
  * @param {{ pieceBytes: number, signal: AbortSignal, onBytes: (bytes: number) => void }} options
  */
 export async function download(folder, file, { pieceBytes, signal, onBytes }) {
-  const { pieces, complete } = await readManifest(folder, file.name);
+  const earlier = await readManifest(folder, file.name);
+  const { pieces, complete } = earlier;
   const data = await openForWriting(folder, file.name);
   const manifest = await openManifest(folder, file.name);
   const target = new Target(data, manifest, file, pieceBytes);
@@ -70,7 +71,7 @@ export async function download(folder, file, { pieceBytes, signal, onBytes }) {
       await target.take(bytes);
       onBytes(bytes.length);
     }
-    await target.finish();
+    await target.finish(isWhole ? earlier : undefined);
   } catch (error) {
     throw isQuota(error) ? full(file, await navigator.storage.estimate()) : error;
   } finally {
@@ -152,15 +153,22 @@ class Target {
     this.#manifest.add(toHex(await digest));
   }
 
-  async finish() {
+  /** @param {import('./store.js').Manifest | undefined} copy What was said of a file that was whole before. */
+  async finish(copy) {
     if (this.#filled) await this.#write();
     this.#data.truncate(this.#end);
     const { url, sha256 } = this.#file;
     const found = this.#whole?.hex();
     if (found !== undefined && found !== sha256) {
-      this.#data.truncate(0);
-      this.#manifest.begin([]);
-      const advice = 'The file was removed here. It is not what was expected, or it was damaged on its way: check the address and the checksum, and open it again.';
+      let advice = 'The copy here stays as it is: check the checksum, or remove the copy (cache.remove) and open it again.';
+      if (copy) {
+        this.#manifest.begin([copy.facts, ...copy.pieces]);
+        this.#manifest.complete();
+      } else {
+        this.#data.truncate(0);
+        this.#manifest.begin([]);
+        advice = 'The file was removed here. It is not what was expected, or it was damaged on its way: check the address and the checksum, and open it again.';
+      }
       throw new GemmaflowError('Checksum', `${url}: its SHA-256 is ${found}, expected ${sha256}. ${advice}`);
     }
     this.#manifest.complete();

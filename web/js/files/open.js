@@ -31,9 +31,11 @@ export async function openFiles(source, options, context) {
   const root = options.cache === false ? undefined : await store.openRoot();
   if (!root) return openRemote(await resolve(source.name, options, context.signal), options, context);
   const name = await store.hashName(key);
-  // A complete copy serves at once, also while another tab fetches a newer version.
+  // A complete copy serves at once, also while another tab fetches a newer version. Comparing one takes time, in which
+  // it must stay.
   const folder = await root.getDirectoryHandle(name).catch(() => undefined);
-  const here = folder && !options.revalidate && (await openCached(folder, options.headersOnly ? {} : options, context.signal));
+  const waits = options.revalidate || (options.verify && !options.headersOnly);
+  const here = folder && !waits && (await openCached(folder, options.headersOnly ? {} : options, context.signal));
   if (here) return here;
   if (options.headersOnly) return openRemote(await resolve(source.name, options, context.signal), options, context);
   const onWait = () => context.send({ stage: 'waiting', done: 0, total: 0 });

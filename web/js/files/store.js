@@ -67,7 +67,9 @@ export async function readFile(folder, name) {
  * @param {string} name
  */
 async function readLines(folder, name) {
-  const text = (await (await readFile(folder, name))?.text()) ?? '';
+  const file = await readFile(folder, name);
+  // Another tab may write it just now.
+  const text = (await file?.text().catch(() => '')) ?? '';
   return text.split('\n').slice(0, -1);
 }
 

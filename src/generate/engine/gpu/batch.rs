@@ -1,6 +1,10 @@
 //! One step of several sequences: weights are read once for all of them, caches are each sequence's own.
 
+mod waits;
+
 use std::{collections::HashMap, sync::Arc};
+
+use waits::awaited;
 
 use super::{
     GpuEngine, SampleMode, chosen,
@@ -14,7 +18,7 @@ use crate::{
     Error, Result,
     error::DeviceError,
     flow::BuiltModel,
-    generate::{CancelToken, Outputs, Profiles, Run, SHORT_LIST, SampleOpts, sample_token_after},
+    generate::{Outputs, Profiles, Run, SHORT_LIST, SampleOpts, sample_token_after},
     ir::{DimBinding, LowerOptions, kernel::Target, sym},
     lower::{Residency, lower},
     plan::{Estimate, Live, Plan, estimate, sampling},
@@ -177,7 +181,7 @@ impl GpuEngine {
             turn.engine.settled(wait).await?;
         }
         // Held for the whole step: the plan's inputs and results are this step's.
-        let mut batches = model.batches.lock().await;
+        let mut batches = model.locked_batches(turns, wait).await?;
         for turn in turns.iter_mut() {
             // A slot keeps its plan's buffers.
             turn.engine.slots.retain(|held| batches.plans.values().flatten().any(|batch| batch.id == held.batch));
@@ -304,7 +308,7 @@ impl Batch {
         let mut run = self.slices.of_run(context, &self.estimates, slots.len(), warm);
         while !run.is_whole() {
             if let Some(earlier) = run.submission() {
-                context.awaited(wait, earlier, STEP, &CancelToken::new()).await?;
+                awaited(context, wait, earlier, turns).await?;
             }
             self.slices.submit_next(context, &mut go_on, &mut run, |encoder, slice| {
                 if slice.first {
@@ -334,7 +338,7 @@ impl Batch {
             })?;
         }
         let (submission, timed) = run.done()?;
-        context.awaited(wait, &submission, STEP, &CancelToken::new()).await?;
+        awaited(context, wait, &submission, turns).await?;
         let mut collect = |staged: Option<StagedRead>| -> Result<Vec<u8>> {
             let Some(staged) = staged else { return Ok(Vec::new()) };
             let mut bytes = vec![0; staged.len()];

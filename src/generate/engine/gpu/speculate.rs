@@ -32,7 +32,7 @@ impl GpuEngine {
         let run = RunTokens::text(&tokens, start);
         let key = self.prepare(&run, true, Outputs::Each)?;
         let mode = SampleMode::for_choosing(opts);
-        let begun = self.submit(key, Tokens::Given(run), mode)?.ok_or_else(nothing_begun)?;
+        let begun = self.submit_by(key, Tokens::Given(run), mode, wait).await?.ok_or_else(nothing_begun)?;
         let bytes = self.collected_by(begun, wait).await?;
         let verified = Verified { key, mode, history, drafted, opts };
         let mut chosen = Vec::new();

@@ -11,7 +11,7 @@ use crate::{
     generate::{CancelToken, Outputs, Profiles, SMALLEST_BUCKET},
     lower::lower,
     plan::Plan,
-    runtime::{Bench, Budget, ResidentWeights, TrialRun},
+    runtime::{AdapterKind, Bench, Budget, ResidentWeights, TrialRun},
 };
 
 /// Rows of the caches that kernels are timed with.
@@ -41,7 +41,7 @@ impl GpuModel {
         if !self.context.blocks() {
             return Ok(());
         }
-        let software = self.context.capabilities().target().software;
+        let software = self.context.capabilities().kind == AdapterKind::Software;
         let Some(budget) = self.context.tuning().budget(software) else { return Ok(()) };
         self.tune_with(profiles, [chunk, ring], untimed, (budget, cancel), &|_| {})
     }

@@ -169,10 +169,10 @@ fn a_wait_that_is_cancelled_ends_and_the_next_goes_on() {
     assert_eq!(tokens, expected(GeneratorOptions::default(), &PROMPT, &greedy));
 }
 
-/// Three sequences of one model, of which each chooses its tokens otherwise: greedily, from the list of the likeliest,
-/// and from the whole row.
-fn three(context: &Arc<GpuContext>) -> (Vec<GemmaGenerator>, [SampleOpts; 3]) {
-    let first = demo(context, GeneratorOptions::default());
+/// Sequences of one model, of which each chooses its tokens otherwise: greedily, from the list of the likeliest, and
+/// from the whole row.
+fn three(context: &Arc<GpuContext>, options: GeneratorOptions) -> (Vec<GemmaGenerator>, [SampleOpts; 3]) {
+    let first = demo(context, options);
     let mut all = vec![first.share_weights().unwrap(), first.share_weights().unwrap(), first];
     for (length, generator) in (1..).zip(&mut all) {
         generator.prefill(&PROMPT[..length]).unwrap();
@@ -180,19 +180,84 @@ fn three(context: &Arc<GpuContext>) -> (Vec<GemmaGenerator>, [SampleOpts; 3]) {
     (all, [SampleOpts::greedy(), SampleOpts::temperature(0.9, 7).with_top_k(40), SampleOpts::temperature(1.5, 7)])
 }
 
+fn in_slices() -> GeneratorOptions {
+    GeneratorOptions { submit_time: Some(Duration::from_micros(200)), ..GeneratorOptions::default() }
+}
+
+fn together(generators: &mut [GemmaGenerator]) -> Vec<&mut GemmaGenerator> {
+    generators.iter_mut().collect()
+}
+
 #[test]
 fn steps_of_several_need_no_wait() {
-    let context = unblocking();
-    let (mut all, opts) = three(&context);
-    let (mut expected, _) = three(&opened());
-    for step in 0..12 {
-        let mut together: Vec<&mut GemmaGenerator> = all.iter_mut().collect();
-        let found = context.drive(GemmaGenerator::decode_batch_async(&mut together, &opts));
-        let mut together: Vec<&mut GemmaGenerator> = expected.iter_mut().collect();
-        let expected = GemmaGenerator::decode_batch(&mut together, &opts);
-        let tokens = |results: Vec<Result<u32, Error>>| results.into_iter().map(Result::unwrap).collect::<Vec<_>>();
-        assert_eq!(tokens(found), tokens(expected), "step {step}");
+    for options in [GeneratorOptions::default, in_slices] {
+        let context = unblocking();
+        let (mut all, opts) = three(&context, options());
+        let (mut expected, _) = three(&opened(), options());
+        for step in 0..12 {
+            // One alone takes another way.
+            let count = if step % 4 == 3 { 1 } else { 3 };
+            let mut part = together(&mut all[..count]);
+            if step == 5 {
+                let mut dropped = pin!(GemmaGenerator::decode_batch_async(&mut part, &opts));
+                assert!(dropped.as_mut().poll(&mut Context::from_waker(&Arc::new(Woken::default()).into())).is_pending());
+            }
+            let found = context.drive(GemmaGenerator::decode_batch_async(&mut part, &opts[..count]));
+            let expected = GemmaGenerator::decode_batch(&mut together(&mut expected[..count]), &opts[..count]);
+            let tokens = |results: Vec<Result<u32, Error>>| results.into_iter().map(Result::unwrap).collect::<Vec<_>>();
+            assert_eq!(tokens(found), tokens(expected), "step {step}");
+        }
     }
+}
+
+#[test]
+fn an_awaited_step_of_several_ends_when_one_is_cancelled() {
+    let context = opened();
+    let (mut all, opts) = three(&context, GeneratorOptions::default());
+    let (mut expected, _) = three(&opened(), GeneratorOptions::default());
+    let step = |all: &mut [GemmaGenerator]| -> Vec<u32> {
+        let found = pollster::block_on(GemmaGenerator::decode_batch_async(&mut together(all), &opts));
+        found.into_iter().map(Result::unwrap).collect()
+    };
+    // The rows of prompts are each sequence's own work.
+    assert_eq!(step(&mut all), step(&mut expected));
+    let cancel = CancelToken::new();
+    all[1].set_cancel(cancel.clone());
+    {
+        let mut part = together(&mut all);
+        let mut step = pin!(GemmaGenerator::decode_batch_async(&mut part, &opts));
+        let woken = Arc::new(Woken::default());
+        assert!(step.as_mut().poll(&mut Context::from_waker(&woken.clone().into())).is_pending());
+        cancel.cancel();
+        assert!(woken.0.load(SeqCst));
+        let found = pollster::block_on(step);
+        assert!(found.iter().all(|token| matches!(token, Err(Error::Cancelled(_)))), "{found:?}");
+    }
+    all[1].set_cancel(CancelToken::new());
+    for _ in 0..4 {
+        assert_eq!(step(&mut all), step(&mut expected));
+    }
+}
+
+#[test]
+fn a_step_that_is_held_up_on_its_own_thread_ends_in_time() {
+    let gpu = GpuOptions { timeout: Some(Duration::from_millis(300)), ..GpuOptions::default() };
+    let Opened::Gpu(context) = Device::Gpu.open(&gpu).unwrap() else { panic!("Device::Gpu opened the reference") };
+    let (mut all, opts) = three(&context, GeneratorOptions::default());
+    let mut others = vec![all[2].share_weights().unwrap(), all[2].share_weights().unwrap()];
+    others.iter_mut().for_each(|generator| generator.prefill(PROMPT).unwrap());
+    // The rows of prompts are each sequence's own work.
+    for mut part in [together(&mut all), together(&mut others)] {
+        let count = part.len();
+        assert!(GemmaGenerator::decode_batch(&mut part, &opts[..count]).iter().all(Result::is_ok));
+    }
+    let mut part = together(&mut all);
+    let mut step = pin!(GemmaGenerator::decode_batch_async(&mut part, &opts));
+    assert!(step.as_mut().poll(&mut Context::from_waker(&Arc::new(Woken::default()).into())).is_pending());
+    let found = GemmaGenerator::decode_batch(&mut together(&mut others), &opts[..2]);
+    assert!(found.iter().all(|token| matches!(token, Err(Error::Device(DeviceError::Timeout { .. })))), "{found:?}");
+    assert!(pollster::block_on(step).iter().all(Result::is_ok));
+    assert!(GemmaGenerator::decode_batch(&mut together(&mut others), &opts[..2]).iter().all(Result::is_ok));
 }
 
 #[test]
@@ -215,13 +280,13 @@ fn saving_needs_no_wait() {
 }
 
 /// A target with a drafter that is a model, and another that looks into the text.
-fn drafting(context: &Arc<GpuContext>, drafter: &str) -> GemmaGenerator {
+fn drafting(context: &Arc<GpuContext>, drafter: &str, options: GeneratorOptions) -> GemmaGenerator {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/checkpoints");
     let target = data.join("gemma4-target");
     let config = GemmaConfig::near_weights(&target).unwrap();
     let mut loader = SafetensorsLoader::open(&target).unwrap();
     let device = Device::Context(context.clone());
-    let load = GemmaGenerator::with_options_async(config, &mut loader, device, GeneratorOptions::default());
+    let load = GemmaGenerator::with_options_async(config, &mut loader, device, options);
     let generator = context.drive(load).unwrap();
     let drafter = match drafter {
         "the text" => Drafter::prompt_lookup(),
@@ -234,9 +299,11 @@ fn drafting(context: &Arc<GpuContext>, drafter: &str) -> GemmaGenerator {
 fn steps_with_a_drafter_need_no_wait() {
     let prompt = [2, 17, 5, 17, 5, 40, 17, 5];
     for drafter in ["gemma4-assistant", "gemma4-assistant-ordered", "the text"] {
-        for opts in [SampleOpts::greedy(), SampleOpts::temperature(1.5, 7)] {
+        for (opts, options) in
+            [(SampleOpts::greedy(), in_slices()), (SampleOpts::temperature(1.5, 7), GeneratorOptions::default())]
+        {
             let context = unblocking();
-            let mut generator = drafting(&context, drafter);
+            let mut generator = drafting(&context, drafter, options);
             generator.prefill(prompt).unwrap();
             let mut tokens = steps(&context, &mut generator, &opts);
             // Several of a run.
@@ -245,7 +312,7 @@ fn steps_with_a_drafter_need_no_wait() {
                 context.drive(generator.settled(&cancel)).unwrap();
                 tokens.extend(context.drive(generator.advance_by(&opts, 48 - tokens.len(), Wait::Task)).unwrap());
             }
-            let mut blocking = drafting(&opened(), drafter);
+            let mut blocking = drafting(&opened(), drafter, GeneratorOptions::default());
             blocking.prefill(prompt).unwrap();
             assert_eq!(tokens, blocking.generate_cached(48, &opts).unwrap(), "{drafter}, {opts:?}");
             assert!(generator.draft_stats().drafted > 0 || drafter == "the text", "{drafter}");
