@@ -1,6 +1,6 @@
 //! Systems with threads and files.
 
-use std::{fs::File, future::Future, io, thread};
+use std::{fs::File, future::Future, io, thread, time::Duration};
 
 pub(crate) use std::time::Instant;
 
@@ -53,6 +53,11 @@ pub(crate) fn beside<T>(other: impl FnOnce() + Send, work: impl FnOnce() -> T) -
         drop(thread);
         worked
     })
+}
+
+/// Keeps this thread from going on for a while.
+pub(crate) fn pause(time: Duration) {
+    thread::sleep(time);
 }
 
 /// Starts a thread that nobody joins.

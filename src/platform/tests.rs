@@ -1,6 +1,6 @@
 //! Both roads, on a system that has threads.
 
-use std::{cell::Cell, future::pending};
+use std::{cell::Cell, future::pending, time::Duration};
 
 use super::{native, wait, web};
 use crate::{Error, error::DeviceError};
@@ -25,6 +25,11 @@ fn work_is_done_with_threads_and_without() {
     let (own, others) = web::on_threads(2, work);
     assert_eq!((own, others.len()), (3, 0));
     assert!(native::cores() >= web::cores());
+
+    let before = native::Instant::now();
+    web::pause(Duration::from_secs(60));
+    native::pause(Duration::from_millis(2));
+    assert!((Duration::from_millis(2)..Duration::from_secs(60)).contains(&before.elapsed()));
 
     let left = Cell::new(0);
     let other = std::sync::Mutex::new(0);

@@ -7,6 +7,7 @@ use std::{
     pin::pin,
     task::{Context, Poll, Waker},
     thread,
+    time::Duration,
 };
 
 #[cfg(target_arch = "wasm32")]
@@ -53,6 +54,9 @@ pub(crate) fn on_threads<T: Send>(_extra: usize, work: impl Fn() -> T + Sync) ->
 pub(crate) fn beside<T>(_other: impl FnOnce() + Send, work: impl FnOnce() -> T) -> T {
     work()
 }
+
+/// Goes on at once.
+pub(crate) fn pause(_time: Duration) {}
 
 /// Starts nothing.
 ///

@@ -8,7 +8,7 @@ use super::{Batches, GpuModel, GpuTurn, STEP};
 use crate::{
     Result,
     generate::CancelToken,
-    platform::{Instant, would_block},
+    platform::{Instant, pause, would_block},
     runtime::{GpuContext, Wait, wgpu},
 };
 
@@ -37,7 +37,7 @@ impl GpuModel {
                 Some(batches) => return Ok(batches),
                 None if !self.context.blocks() => return Err(would_block(STEP)),
                 None if Instant::now() > deadline => return Err(self.context.timed_out(STEP)),
-                None => std::thread::sleep(LOOK),
+                None => pause(LOOK),
             }
             tokens.iter().try_for_each(|token| token.check(STEP))?;
         }
