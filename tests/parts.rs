@@ -22,7 +22,7 @@ fn targets() -> [Target; 3] {
     let tile = CooperativeTile { m: 16, n: 16, k: 16, lanes: 128, memory: 32 << 10 };
     [
         Target { tier: Tier::Subgroup(32), cooperative: Some(tile), ..gpu.clone() },
-        Target { tier: Tier::Subgroup(8), software: true, rolled: true, ..gpu },
+        Target { tier: Tier::Subgroup(8), software: true, rolled: true, sizes_are_data: true, ..gpu },
         Target::portable(),
     ]
 }

@@ -143,6 +143,8 @@ pub struct Target {
     pub software: bool,
     /// True if loops of kernels for GPUs stay loops: drivers on the CPU take seconds to compile unrolled loops.
     pub rolled: bool,
+    /// True if kernels get their sizes as data, and not as constants: then several share a pipeline.
+    pub sizes_are_data: bool,
     /// Findings about its kernels.
     pub choices: Arc<KernelChoices>,
 }
@@ -159,6 +161,7 @@ impl Target {
             cooperative: None,
             software: false,
             rolled: false,
+            sizes_are_data: false,
             choices: Arc::default(),
         }
     }

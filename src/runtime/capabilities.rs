@@ -254,6 +254,8 @@ impl Capabilities {
             cooperative: if software { None } else { self.cooperative_tile(tier) },
             software,
             rolled: self.kind == AdapterKind::Software,
+            // Tests run the other kernels for GPUs as GPUs do.
+            sizes_are_data: software || (self.kind == AdapterKind::Software && self.kernels == KernelTier::Portable),
             choices: Arc::default(),
         }
     }

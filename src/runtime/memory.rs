@@ -96,8 +96,7 @@ impl PlannedRuns {
     /// As [`size_block_bytes`].
     pub(crate) fn add_pool(&mut self, plans: &[Plan], target: &Target) -> Result<()> {
         self.bytes += pooled_bytes(plans, target.max_binding);
-        if target.software {
-            // Such devices take sizes as data.
+        if target.sizes_are_data {
             for plan in plans {
                 self.bytes += size_block_bytes(plan)?;
             }

@@ -115,7 +115,7 @@ impl PipelineCache {
 
     /// Drivers on the CPU take up to seconds to compile a kernel and gain nothing by constants.
     fn sizes(&self) -> Sizes {
-        if self.context.capabilities().target().software { Sizes::Uniform } else { Sizes::Constants }
+        if self.context.capabilities().target().sizes_are_data { Sizes::Uniform } else { Sizes::Constants }
     }
 
     fn find(&self, key: &str) -> Option<Arc<Pipeline>> {
