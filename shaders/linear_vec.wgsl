@@ -9,7 +9,7 @@
 // EXPERTS = no | each | tiles: rows t may be products with experts, WEIGHTS = 1, NORM = none. lib/rows.wgsl has the
 //   rest and its overrides.
 // Overrides: T, IN, OUT, OUT_STRIDE, EPS with a NORM, FIRST and SLICE with MAXIMA.
-// Options: LANES, SPAN (1 or a multiple of four, which divides LANES), NR, ROWS, WEIGHT, VEC, WEIGHTS, WORDS of packed
+// Options: LANES, SPAN (a multiple of four that divides LANES), NR, ROWS, WEIGHT, VEC, WEIGHTS, WORDS of packed
 //   weights, COMPUTE, NORM (none | plain | one_plus) with GAIN_WEIGHT, MAXIMA (no | yes), EXPERTS.
 //   (NR*WEIGHTS + 1)*ROWS*(LANES + 4) + LANES <= 4096.
 // Hole: WEIGHTS = 1: epilogue(i: u32, v: f32) -> f32; WEIGHTS = 2: epilogue(i: u32, v0: f32, v1: f32) -> f32.
@@ -80,13 +80,9 @@ fn main(
     let begin = select(lane % SPAN, lane, TEAMS == 1u);
     for (var s = begin; s < (IN + TURN - 1u) / TURN; s += SPAN) { add_turn(&acc, &rows, tile, s); }
     meet(&acc, lane);
-#if SPAN == 1
-    for (var own = 0u; own < NR * ROWS; own++) { store(tile, n0, lane * NR * ROWS + own); }
-#else
     for (var first = 0u; first < WIDTH * ROWS; first += LANES) {
         if first + lane < WIDTH * ROWS { store(tile, n0, first + lane); }
     }
-#endif
 }
 
 // Result i of the workgroup, a team's columns one behind the other.

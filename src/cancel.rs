@@ -31,6 +31,10 @@ struct State {
 }
 
 impl State {
+    fn wait(&self) -> Wait<'_> {
+        Wait { state: self, number: self.waits.fetch_add(1, SeqCst) }
+    }
+
     fn waiting(&self) -> MutexGuard<'_, BTreeMap<u64, Waker>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -79,8 +83,7 @@ impl CancelToken {
     /// As [`unless`](Self::unless), by any of the tokens.
     pub(crate) async fn unless_any<T>(tokens: &[Self], what: &'static str, future: impl Future<Output = T>) -> Result<T> {
         let mut future = pin!(future);
-        let wait = |state: &'_ State| state.waits.fetch_add(1, SeqCst);
-        let waits: Vec<Wait<'_>> = tokens.iter().map(|token| Wait { state: &token.0, number: wait(&token.0) }).collect();
+        let waits: Vec<Wait<'_>> = tokens.iter().map(|token| token.0.wait()).collect();
         poll_fn(|task| {
             if let Poll::Ready(found) = future.as_mut().poll(task) {
                 return Poll::Ready(Ok(found));

@@ -2,8 +2,10 @@
 // Options: TIER = subgroup (the workgroup is one subgroup)
 //   | subgroups (the workgroup has several, whose results meet in workgroup memory; the entry point includes
 //     lib/subgroup_inputs.wgsl and lib/subgroup_begin.wgsl)
-//   | portable (LANES a power of two).
-// The last two are called in uniform control flow. The result of lanes_least may bound a loop with barriers.
+//   | portable (LANES a power of two)
+//   | alone (LANES = 1).
+// With subgroups and portable they are called in uniform control flow. The result of lanes_least may bound a loop with
+// barriers.
 #include lib/subgroup.wgsl
 #if TIER == subgroup
 fn lanes_sum(v: f32, lane: u32) -> f32 { return subgroupAdd(v); }
@@ -41,6 +43,10 @@ fn lanes_least(v: u32, lane: u32) -> u32 {
     }
     return workgroupUniformLoad(&lanes_u32[0]);
 }
+#elif TIER == alone
+fn lanes_sum(v: f32, lane: u32) -> f32 { return v; }
+fn lanes_max(v: f32, lane: u32) -> f32 { return v; }
+fn lanes_least(v: u32, lane: u32) -> u32 { return v; }
 #elif TIER == portable
 var<workgroup> lanes_f32: array<f32, LANES>;
 var<workgroup> lanes_u32: array<u32, LANES>;

@@ -5,8 +5,7 @@ fn x8(t: u32, c: u32) -> mat2x4<f32> { return x[t * (IN / 8u) + c]; }
 #else
 alias Operand = f32;
 fn x1(t: u32, k: u32) -> f32 {
-    if k >= IN { return 0.0; }
-    return x[t * IN + k];
+    return select(x[t * IN + min(k, IN - 1u)], 0.0, k >= IN);
 }
 fn x8(t: u32, c: u32) -> mat2x4<f32> {
     let k = c * 8u;

@@ -45,9 +45,8 @@ fn widen(s: Stored, e: u32) -> f32 { return bitcast<f32>((s >> ((e & 1u) * 16u))
 
 fn row_start(n: u32) -> u32 { return n; }
 fn element0(row: u32, k: u32) -> f32 {
-    if k >= IN { return 0.0; }
-    let e = row * IN + k;
-    return widen(w0[word_of(e)], e);
+    let e = row * IN + min(k, IN - 1u);
+    return select(widen(w0[word_of(e)], e), 0.0, k >= IN);
 }
 fn eight0(row: u32, c: u32) -> mat2x4<f32> {
     let k = c * 8u;
@@ -58,9 +57,8 @@ fn eight0(row: u32, c: u32) -> mat2x4<f32> {
 }
 #if WEIGHTS == 2
 fn element1(row: u32, k: u32) -> f32 {
-    if k >= IN { return 0.0; }
-    let e = row * IN + k;
-    return widen(w1[word_of(e)], e);
+    let e = row * IN + min(k, IN - 1u);
+    return select(widen(w1[word_of(e)], e), 0.0, k >= IN);
 }
 fn eight1(row: u32, c: u32) -> mat2x4<f32> {
     let k = c * 8u;

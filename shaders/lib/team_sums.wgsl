@@ -1,15 +1,9 @@
-// Sums over teams: SPAN neighbouring lanes of the LANES of a workgroup (1 or a multiple of four, which divides LANES).
+// Sums over teams: SPAN neighbouring lanes of the LANES of a workgroup (a multiple of four, which divides LANES).
 // Each lane has SUMS numbers. total(team, i) is the sum of a team's i-th numbers, for any lane after `meet`, which is
-// called in uniform control flow. A team of one lane has no barrier, and total is of that lane's own team.
+// called in uniform control flow.
 // Lanes add four or more numbers of one sum each, then one lane adds their results.
 // These are two rounds instead of a chain of LANES additions.
 const TEAMS = LANES / SPAN;
-#if SPAN == 1
-var<private> team_numbers: array<f32, SUMS>;
-
-fn meet(own: ptr<function, array<f32, SUMS>>, lane: u32) { team_numbers = *own; }
-fn total(team: u32, i: u32) -> f32 { return team_numbers[i]; }
-#else
 const TOTALS = TEAMS * SUMS;
 // Lanes that share the work on one sum.
 const HELPERS = min(min(SPAN / 4u, 8u), 1u << firstLeadingBit(max(LANES / TOTALS, 1u)));
@@ -46,4 +40,3 @@ fn total(team: u32, i: u32) -> f32 {
     for (var k = 1u; k < HELPERS; k++) { sum += team_parts[at + k]; }
     return sum;
 }
-#endif

@@ -262,9 +262,8 @@ impl Model {
     /// way gives none; one that fails keeps its answer open and does not disturb the others. One with
     /// [hooks](Conversation::with_hooks) takes its step alone, before the others.
     pub fn step(&self, conversations: &mut [&mut Conversation]) -> Vec<Result<Vec<Event>>> {
-        let all = conversations.len();
-        let stepped = platform::at_once(self.step_by(conversations, Wait::Thread));
-        stepped.unwrap_or_else(|| (0..all).map(|_| Err(platform::would_block("a step of several conversations"))).collect())
+        let count = conversations.len();
+        platform::wait_each("a step of several conversations", count, self.step_by(conversations, Wait::Thread))
     }
 
     /// As [`step`](Self::step), without blocking the thread longer than a submit takes; needs no particular executor.

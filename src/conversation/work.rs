@@ -57,7 +57,12 @@ impl Conversation {
     async fn settled(&mut self, wait: Wait) -> Result<()> {
         match wait {
             Wait::Thread => Ok(()),
-            Wait::Task => self.generator.settled(&self.cancel).await,
+            Wait::Task => {
+                if let Some(left) = self.left_to_say() {
+                    self.generator.look_ahead(&self.options.sampling, left);
+                }
+                self.generator.settled(&self.cancel).await
+            }
         }
     }
 

@@ -86,17 +86,11 @@ async fn on_device(turns: &mut [&mut Turn<'_>], wait: Wait) -> Option<Vec<Result
 async fn one_by_one(turns: &mut [&mut Turn<'_>], wait: Wait) -> Vec<Result<u32>> {
     let mut results = Vec::with_capacity(turns.len());
     for turn in turns.iter_mut() {
-        results.push(alone(turn, wait).await);
+        let Turn { engine, history, opts, .. } = &mut **turn;
+        let last = history.len().saturating_sub(1);
+        results.push(engine.step(RunTokens::text(&history[last..], last), history, opts, wait).await);
     }
     results
-}
-
-async fn alone(turn: &mut Turn<'_>, wait: Wait) -> Result<u32> {
-    let Turn { engine, history, opts, .. } = turn;
-    let last = history.len().saturating_sub(1);
-    engine.begin(RunTokens::text(&history[last..], last), opts)?;
-    engine.submitted(wait).await?;
-    Ok(engine.finish(history, opts)?.token)
 }
 
 /// The error of a pass as that of each of its sequences.

@@ -166,20 +166,29 @@ impl Target {
         }
     }
 
-    /// The option TIER and the invocations of a kernel whose workgroups have a row each, which is long for one
-    /// subgroup. A driver on the CPU is spared the barriers, or most of what they cost.
-    pub(crate) fn row_option(&self) -> (&'static str, u32) {
+    /// The option TIER and the invocations of a kernel whose workgroups reduce a row, or a part of one, each. A driver
+    /// on the CPU is spared the barriers.
+    pub(crate) fn lanes_option(&self) -> (&'static str, u32) {
         match self.tier {
-            Tier::Portable if self.software => ("portable", 4),
-            tier if self.software => tier.option(),
-            tier => tier.wide_option(),
+            Tier::Portable if self.software => ("alone", 1),
+            tier => tier.option(),
         }
     }
 
-    /// Returns `true` for a driver on the CPU, which pays for each barrier; kernels of any subgroup size are tested with
-    /// theirs.
-    pub(crate) fn spares_barriers(&self) -> bool {
-        self.software && self.tier != Tier::Subgroups
+    /// As [`lanes_option`](Self::lanes_option), of a row that is long for one subgroup of a GPU.
+    pub(crate) fn row_option(&self) -> (&'static str, u32) {
+        if self.software { self.lanes_option() } else { self.tier.wide_option() }
+    }
+
+    /// Returns `true` for a driver on the CPU without subgroups of 8 lanes. It pays for each barrier, and reads an array
+    /// at a computed index lane by lane: each lane works alone.
+    pub(crate) fn lanes_work_alone(&self) -> bool {
+        self.software && matches!(self.tier, Tier::Portable | Tier::Subgroup(..8))
+    }
+
+    /// Returns `true` for a driver on the CPU whose lanes hand numbers round by shuffles.
+    pub(crate) fn lanes_shuffle(&self) -> bool {
+        self.software && matches!(self.tier, Tier::Subgroup(8..))
     }
 
     /// The target for the kernels of the op called `op`: less than the device offers where one of them was wrong

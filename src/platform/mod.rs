@@ -27,6 +27,11 @@ pub(crate) fn wait<T>(what: &str, future: impl Future<Output = Result<T>>) -> Re
     at_once(future).unwrap_or_else(|| Err(would_block(what)))
 }
 
+/// As [`wait`], of results of which there are `count`: each has the error where this thread may not block.
+pub(crate) fn wait_each<T>(what: &str, count: usize, future: impl Future<Output = Vec<Result<T>>>) -> Vec<Result<T>> {
+    at_once(future).unwrap_or_else(|| (0..count).map(|_| Err(would_block(what))).collect())
+}
+
 /// The error of a wait for `what` on a thread that may not block.
 pub(crate) fn would_block(what: &str) -> Error {
     Error::Device(DeviceError::WouldBlock { what: what.to_owned() })

@@ -33,6 +33,7 @@ pub fn tiers() -> Vec<(&'static str, Arc<GpuContext>)> {
     let gpu = open(&GpuOptions { kernels: KernelTier::Subgroup, ..GpuOptions::default() });
     let several = open(&GpuOptions { kernels: KernelTier::Subgroups, ..GpuOptions::default() });
     match best.capabilities().target() {
+        Target { tier: Tier::Portable, software: true, .. } => vec![("software", best), ("portable", portable)],
         Target { tier: Tier::Portable, .. } => vec![("portable", portable)],
         Target { tier: Tier::Subgroups, .. } => vec![("subgroups", best), ("portable", portable)],
         Target { software: true, .. } => {

@@ -126,7 +126,8 @@ export class Generator {
   }
 
   /**
-   * The likeliest tokens after a prompt, one after the other.
+   * The `count` likeliest tokens after a prompt, one after the other; fewer where a stop token ends them, which is the
+   * last one then, or where the context is full.
    *
    * @param {ArrayLike<number>} prompt
    * @param {number} count

@@ -47,7 +47,7 @@ impl Generator {
         Ok(Self { generator, path: opening.path, vision: None, hearing: None })
     }
 
-    /// The `count` likeliest tokens after a prompt, one after the other. `pictures` and `sounds` are encoded files.
+    /// Up to `count` of the likeliest tokens after a prompt, as `generate_cached` gives them. `pictures` and `sounds` are encoded files.
     pub async fn generate(
         &mut self,
         prompt: Vec<u32>,
@@ -57,11 +57,7 @@ impl Generator {
         cancel: &Cancel,
     ) -> Result<Vec<u32>, Fault> {
         self.begin(&prompt, Media { pictures, sounds }, cancel.token()).await?;
-        let mut tokens = Vec::new();
-        for _ in 0..count {
-            tokens.push(self.generator.step_async(&SampleOpts::greedy()).await?);
-        }
-        Ok(tokens)
+        Ok(self.generator.generate_cached_async(count, &SampleOpts::greedy()).await?)
     }
 
     /// The logits after a prompt, and after each of the tokens `next` that follow it, row by row.

@@ -229,9 +229,8 @@ pub(crate) enum Engine {
 impl Engine {
     /// Lets the task wait, where it is the task that waits, so that the next call of the engine does not.
     pub(crate) async fn awaited(&mut self, wait: Wait) -> Result<()> {
-        let cancel = self.cancel_token().clone();
         match self.pending() {
-            Some(pending) if wait == Wait::Task => pending.done(&cancel).await,
+            Some(pending) if wait == Wait::Task => pending.done(&self.cancel_token().clone()).await,
             _ => Ok(()),
         }
     }
@@ -245,6 +244,13 @@ impl Engine {
             self.awaited(wait).await?;
         }
         Ok(())
+    }
+
+    /// Runs the tokens, and gives the one that follows `history`, which ends with them.
+    pub(crate) async fn step(&mut self, run: RunTokens<'_>, history: &[u32], opts: &SampleOpts, wait: Wait) -> Result<u32> {
+        self.begin(run, opts)?;
+        self.submitted(wait).await?;
+        Ok(self.finish(history, opts)?.token)
     }
 
     /// The bytes of the cache `name`: the first `rows` rows of one that grows, a ring whole.

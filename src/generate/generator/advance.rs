@@ -3,7 +3,7 @@
 use super::{GemmaGenerator, hooked::Look};
 use crate::{
     Error, Result,
-    generate::{CancelToken, Outputs, SampleOpts, Sampled},
+    generate::{Outputs, SampleOpts, Sampled},
     platform,
     runtime::Wait,
 };
@@ -20,6 +20,9 @@ pub(super) struct Lookahead {
     /// True if the token chosen last was not the one that the device predicted: one step is then made alone. Where the
     /// device rarely predicts right, little is run in vain.
     mispredicted: bool,
+    /// Whether the step after the one that was begun is under way too, or why it could not be begun; `None` if that
+    /// was not tried.
+    next: Option<Result<bool>>,
     /// Why the step after the token that came last could not be begun.
     failed: Option<Error>,
 }
@@ -135,13 +138,24 @@ impl GemmaGenerator {
 
     fn finish_step(&mut self, opts: &SampleOpts, most: usize) -> Result<u32> {
         let _span = self.step_span().entered();
-        let next = if most > 1 && !self.lookahead.mispredicted { self.begin_next(opts) } else { Ok(false) };
+        self.look_ahead(opts, most);
         let Sampled { token, predicted, .. } = self.engine.finish(self.history.tokens(), opts)?;
         self.history.wrote(self.history.len());
         self.history.push(token);
-        let begun = (matches!(next, Ok(true)) && predicted).then_some(*opts);
-        self.lookahead = Lookahead { begun, mispredicted: !predicted, failed: next.err(), ..Lookahead::default() };
+        let next = self.lookahead.next.take();
+        let begun = (matches!(next, Some(Ok(true))) && predicted).then_some(*opts);
+        let failed = next.and_then(Result::err);
+        self.lookahead = Lookahead { begun, mispredicted: !predicted, failed, ..Lookahead::default() };
         Ok(token)
+    }
+
+    /// Begins the step after the one that was begun, if at least two of the tokens still asked for, which are `most`,
+    /// would come of them. A task does so before it waits, so that the device has work meanwhile.
+    pub(crate) fn look_ahead(&mut self, opts: &SampleOpts, most: usize) {
+        let begun = self.lookahead.begun.is_some_and(|begun| begun == *opts) && !self.engine.slices_left();
+        if begun && most > 1 && self.lookahead.next.is_none() && !self.lookahead.mispredicted {
+            self.lookahead.next = Some(self.begin_next(opts));
+        }
     }
 
     /// Begins the step after the one that was begun last, if the device can and there is room.
@@ -180,8 +194,7 @@ impl GemmaGenerator {
     /// As [`step_cached`](Self::step_cached).
     pub async fn step_async(&mut self, opts: &SampleOpts) -> Result<u32> {
         loop {
-            let cancel = self.engine.cancel_token().clone();
-            self.settled(&cancel).await?;
+            self.engine.awaited(Wait::Task).await?;
             if let Some(token) = self.advance_by(opts, 1, Wait::Task).await?.first() {
                 return Ok(*token);
             }
@@ -189,7 +202,8 @@ impl GemmaGenerator {
     }
 
     /// Resolves when the next piece of work would not wait, or `cancel` is cancelled.
-    pub(crate) async fn settled(&mut self, cancel: &CancelToken) -> Result<()> {
+    #[cfg(feature = "tokenizer")]
+    pub(crate) async fn settled(&mut self, cancel: &crate::generate::CancelToken) -> Result<()> {
         match self.engine.pending() {
             Some(pending) => pending.done(cancel).await,
             None => Ok(()),

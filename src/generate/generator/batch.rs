@@ -8,8 +8,6 @@ use crate::{
     runtime::Wait,
 };
 
-const STEP: &str = "a step of several generators";
-
 impl GemmaGenerator {
     /// The next token of each generator, as [`step_cached`](Self::step_cached) would give it with its own of `opts`.
     /// Generators of one model ([`share_weights`](Self::share_weights), [`fork`](Self::fork)) that are compiled alike
@@ -27,9 +25,8 @@ impl GemmaGenerator {
     /// [is](Self::set_cancel). A generator with an error keeps its history, and may go on. [`Error::Option`] for all
     /// where there are not as many `opts` as generators.
     pub fn decode_batch(generators: &mut [&mut GemmaGenerator], opts: &[SampleOpts]) -> Vec<Result<u32>> {
-        let all = generators.len();
-        let stepped = platform::at_once(Self::decode_batch_by(generators, opts, Wait::Thread));
-        stepped.unwrap_or_else(|| (0..all).map(|_| Err(platform::would_block(STEP))).collect())
+        let count = generators.len();
+        platform::wait_each("a step of several generators", count, Self::decode_batch_by(generators, opts, Wait::Thread))
     }
 
     /// As [`decode_batch`](Self::decode_batch), without blocking the thread longer than a submit takes; needs no

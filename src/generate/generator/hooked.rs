@@ -7,6 +7,7 @@ use crate::{
         Chosen, LogitChanges, LogitsView, SHORT_LIST, SampleHooks, SampleOpts, ShortList,
         hooks::{choose_from_list, choose_from_whole_row, list_logprobs},
     },
+    runtime::Wait,
 };
 
 /// Most tokens whose logits are read beside the list; with more of them the whole row is.
@@ -51,8 +52,7 @@ impl GemmaGenerator {
     pub async fn step_hooked_async(&mut self, opts: &SampleOpts, hooks: &mut SampleHooks) -> Result<Chosen> {
         self.stop_ahead(); // It may have been begun with other hooks.
         loop {
-            let cancel = self.engine.cancel_token().clone();
-            self.settled(&cancel).await?;
+            self.engine.awaited(Wait::Task).await?;
             if let Some(chosen) = self.advance_hooked(opts, hooks)? {
                 return Ok(chosen);
             }

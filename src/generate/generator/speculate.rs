@@ -99,7 +99,8 @@ impl GemmaGenerator {
         self.engine.reserve(end)?;
         self.will_write(end);
         let mut chosen = if drafted.is_empty() {
-            vec![self.step_alone(opts, wait).instrument(span).await?]
+            let step = self.engine.step(self.history.run(known), self.history.tokens(), opts, wait);
+            vec![step.instrument(span).await?]
         } else {
             let chosen = self.engine.verify(self.history.tokens(), &drafted, opts, wait).instrument(span).await?;
             self.drafted.runs += 1;
@@ -115,12 +116,5 @@ impl GemmaGenerator {
         // The rows of drafted tokens that were wrong are written again.
         self.rewind_rows(self.history.len() - 1)?;
         Ok(chosen)
-    }
-
-    /// The token that follows the history, by a run of those without rows.
-    async fn step_alone(&mut self, opts: &SampleOpts, wait: Wait) -> Result<u32> {
-        self.engine.begin(self.history.run(self.history.len()), opts)?;
-        self.engine.submitted(wait).await?;
-        Ok(self.engine.finish(self.history.tokens(), opts)?.token)
     }
 }

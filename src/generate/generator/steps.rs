@@ -7,7 +7,9 @@ use crate::{
     Error, Result,
     error::PromptError,
     generate::{Outputs, SampleOpts, sample_token_after},
+    platform,
     prompt::{Modality, Prompt, SoftTokens, check_tokens},
+    runtime::Wait,
 };
 
 impl GemmaGenerator {
@@ -102,21 +104,37 @@ impl GemmaGenerator {
         opts: &SampleOpts,
         mut on_token: impl FnMut(u32) -> ControlFlow<()>,
     ) -> Result<Vec<u32>> {
-        let generated = self.generate_each(n, opts, &mut on_token);
+        let generated = platform::wait("a step", self.generate_each(n, opts, &mut on_token, Wait::Thread));
         self.stop_ahead();
         generated
     }
 
-    /// Leaves a step under way where it ends before `n` tokens.
-    fn generate_each(
+    /// As [`generate_cached`](Self::generate_cached), without blocking the thread longer than a submit takes; needs no
+    /// particular executor. Dropped before it is done, it leaves the tokens so far in the history.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate).
+    pub async fn generate_cached_async(&mut self, n: usize, opts: &SampleOpts) -> Result<Vec<u32>> {
+        let generated = self.generate_each(n, opts, &mut |_| ControlFlow::Continue(()), Wait::Task).await;
+        self.stop_ahead();
+        generated
+    }
+
+    /// Leaves steps under way where it ends before `n` tokens.
+    async fn generate_each(
         &mut self,
         n: usize,
         opts: &SampleOpts,
-        on_token: &mut dyn FnMut(u32) -> ControlFlow<()>,
+        on_token: &mut impl FnMut(u32) -> ControlFlow<()>,
+        wait: Wait,
     ) -> Result<Vec<u32>> {
         let mut new = Vec::new();
         while new.len() < n && !self.ends_with(&new) {
-            let tokens = self.advance(opts, n - new.len())?;
+            if wait == Wait::Task {
+                self.look_ahead(opts, n - new.len());
+            }
+            self.engine.awaited(wait).await?;
+            let tokens = self.advance_by(opts, n - new.len(), wait).await?;
             for (index, token) in tokens.iter().enumerate() {
                 new.push(*token);
                 if on_token(*token).is_break() || self.is_stop(*token) {

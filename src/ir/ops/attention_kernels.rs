@@ -2,7 +2,7 @@
 
 use super::{
     Attention, Gain, Rope,
-    attention_layouts::{Layout, PROLOGUE_BYTES, Sizes, is_of_software, vector_of, yes},
+    attention_layouts::{Layout, PROLOGUE_BYTES, Sizes, vector_of, yes},
 };
 use crate::{
     Result,
@@ -18,8 +18,7 @@ use crate::{
 pub(super) fn emit(op: &Attention, emit: &mut Emit) -> Result<()> {
     let sizes = Sizes::of(emit);
     let prologue = emit.decode_prologue().cloned();
-    let Layout { shader, mut options, queries } = Layout::of(emit, &sizes, prologue.is_some())?;
-    let groups = sizes.batch * sizes.kv_heads * sizes.queries().div_ceil(queries);
+    let Layout { shader, mut options, groups } = Layout::of(emit, &sizes, prologue.is_some())?;
     let parts = parts(emit, &sizes, groups);
     options.extend([
         ("SOFTCAP", yes(op.softcap.is_some())),
@@ -91,7 +90,10 @@ impl Attention {
     /// queries, key and value lie in workgroup memory, and lanes turn whole vectors.
     pub(crate) fn has_decode_prologue(target: &Target, width: usize, rope: &Rope, columns: usize) -> bool {
         let Some(vector) = vector_of(width) else { return false };
-        if is_of_software(target) {
+        if target.lanes_work_alone() {
+            return false;
+        }
+        if target.lanes_shuffle() {
             let lanes = target.tier.option().1 as usize;
             return 3 * 4 * width.next_multiple_of(4 * lanes) <= PROLOGUE_BYTES;
         }
@@ -148,7 +150,7 @@ const MANY_ROWS: usize = 4096;
 /// as the large ones have about a hundred compute units, of at least 64 keys each. Fewer may suffice: a half, a
 /// quarter.
 fn parts(emit: &mut Emit, sizes: &Sizes, groups: usize) -> usize {
-    let (wanted, least_keys) = if emit.target.spares_barriers() { (8, 512) } else { (256, 64) };
+    let (wanted, least_keys) = if emit.target.lanes_work_alone() { (8, 256) } else { (256, 64) };
     let most = (wanted / groups.max(1)).min(sizes.cached / least_keys).clamp(1, 64);
     if emit.target.software || sizes.cached < MANY_ROWS || most < 4 {
         return most;

@@ -49,6 +49,11 @@ impl Sizes {
     pub fn queries(&self) -> usize {
         self.new * (self.heads / self.kv_heads)
     }
+
+    /// Workgroups of so many queries of a KV head each.
+    fn groups(&self, queries: usize) -> usize {
+        self.batch * self.kv_heads * self.queries().div_ceil(queries)
+    }
 }
 
 /// Elements of the vectors that heads of `width` are read by; none for an odd width.
@@ -56,16 +61,11 @@ pub(super) fn vector_of(width: usize) -> Option<usize> {
     [4, 2].into_iter().find(|vector| width.is_multiple_of(*vector))
 }
 
-/// A kernel's file, its layout as options, and the queries of a workgroup.
+/// A kernel's file, its layout as options, and its workgroups for all keys.
 pub(super) struct Layout {
     pub shader: &'static str,
     pub options: Vec<(&'static str, String)>,
-    pub queries: usize,
-}
-
-/// Returns `true` if the device takes the kernel for drivers on the CPU.
-pub(super) fn is_of_software(target: &Target) -> bool {
-    target.software && matches!(target.tier, Tier::Subgroup(_))
+    pub groups: usize,
 }
 
 /// Devices without subgroup operations are mostly small ones, with 32 to 64 registers a lane.
@@ -82,13 +82,16 @@ fn gpu_options(target: &Target, lanes: usize) -> Vec<(&'static str, String)> {
 impl Layout {
     pub fn of(emit: &mut Emit, sizes: &Sizes, has_prologue: bool) -> Result<Self> {
         let Some(vector) = vector_of(sizes.head_dim) else { return Err(emit.refuse("no kernel for an odd head dimension")) };
-        if is_of_software(emit.target) {
+        if emit.target.lanes_shuffle() {
             let lanes = Self::lanes(emit.target, sizes).filter(|_| !has_prologue);
             return Ok(lanes.unwrap_or_else(|| Self::software(emit.target, sizes, vector, has_prologue)));
         }
         let width = sizes.head_dim / vector;
         if width > Self::MOST_WIDTH {
             return Err(emit.refuse(format!("no kernel for heads of {} elements", sizes.head_dim)));
+        }
+        if emit.target.lanes_work_alone() {
+            return Ok(Self::each(sizes, vector));
         }
         if sizes.queries() <= FEW_QUERIES {
             return Ok(Self::few(emit, sizes, vector));
@@ -107,7 +110,7 @@ impl Layout {
     fn software(target: &Target, sizes: &Sizes, vector: usize, has_prologue: bool) -> Self {
         let lanes = target.tier.option().1 as usize;
         let held = sizes.head_dim.div_ceil(vector * lanes);
-        let shuffles = lanes >= 8 && sizes.head_dim.is_multiple_of(8);
+        let shuffles = sizes.head_dim.is_multiple_of(8);
         let vectors = match sizes.new {
             1 => 16,
             2..=16 if shuffles => 32,
@@ -127,7 +130,7 @@ impl Layout {
             ("HV", held.to_string()),
             ("WIDE", yes(shuffles && target.int64 && vector == 4)),
         ];
-        Self { shader: "attention", options, queries }
+        Self { shader: "attention", options, groups: sizes.groups(queries) }
     }
 
     /// A lane has queries to itself, where heads are narrow and the queries many, as in a tower: twice as fast as
@@ -149,11 +152,20 @@ impl Layout {
             ("VEC", "4".into()),
             ("WIDE", yes(target.int64)),
         ];
-        Some(Self { shader: "attention_lanes", options, queries })
+        Some(Self { shader: "attention_lanes", options, groups: sizes.groups(queries) })
     }
 
     /// The most vectors of a head in `attention_lanes`.
     const MOST_LANE_WIDTH: usize = 24;
+
+    /// A lane has a query to itself, and no other lane's help.
+    fn each(sizes: &Sizes, vector: usize) -> Self {
+        let lanes = 4;
+        let layout = [("LANES", lanes), ("WIDTH", sizes.head_dim / vector), ("VEC", vector)];
+        let mut options = Vec::from(layout.map(|(name, size)| (name, size.to_string())));
+        options.push(("WIDE", yes(false)));
+        Self { shader: "attention_each", options, groups: (sizes.batch * sizes.new * sizes.heads).div_ceil(lanes) }
+    }
 
     /// Queries in workgroup memory, keys split among lanes.
     fn few(emit: &mut Emit, sizes: &Sizes, vector: usize) -> Self {
@@ -180,7 +192,7 @@ impl Layout {
             ("DEPTH", depth.to_string()),
             ("WIDE", yes(false)),
         ]);
-        Self { shader: "attention_few", options, queries }
+        Self { shader: "attention_few", options, groups: sizes.groups(queries) }
     }
 
     /// Vectors of queries, or of one a lane, in workgroup memory.
@@ -196,15 +208,15 @@ impl Layout {
     }
 
     /// By the device's matrix units, where numbers may be f16 and there are new tokens enough; else, or where that may
-    /// be faster, by tiles without them. None has more queries a workgroup than the first, so that none has more parts,
-    /// which take scratch.
+    /// be faster, by tiles without them. None has fewer workgroups than the first, so that none has more parts, which take
+    /// scratch.
     fn many(emit: &Emit, sizes: &Sizes, vector: usize) -> Vec<Self> {
         let mut layouts: Vec<Self> = Self::coop(emit, sizes, vector).into_iter().collect();
         if layouts.is_empty() || emit.compute == Compute::Auto {
             layouts.extend(Self::tiles(emit.target, sizes, vector));
         }
-        let most = layouts.first().map_or(0, |layout| layout.queries);
-        layouts.retain(|layout| layout.queries <= most);
+        let fewest = layouts.first().map_or(0, |layout| layout.groups);
+        layouts.retain(|layout| layout.groups >= fewest);
         layouts
     }
 
@@ -219,10 +231,10 @@ impl Layout {
         let fits = |rows: usize| held(rows) <= 64 && Self::coop_bytes(rows, columns, side, lanes) <= tile.memory as usize;
         let rows = [4, 2, 1].into_iter().find(|rows| fits(*rows))?;
         let mut options = gpu_options(emit.target, lanes);
-        let sizes = [("P", side), ("ROWS", rows), ("COLS", columns), ("VEC", vector)];
-        options.extend(sizes.map(|(name, size)| (name, size.to_string())));
+        let layout = [("P", side), ("ROWS", rows), ("COLS", columns), ("VEC", vector)];
+        options.extend(layout.map(|(name, size)| (name, size.to_string())));
         options.push(("WIDE", yes(false)));
-        Some(Self { shader: "attention_coop", options, queries: rows * side })
+        Some(Self { shader: "attention_coop", options, groups: sizes.groups(rows * side) })
     }
 
     /// Workgroup memory of `attention_coop`.
@@ -252,7 +264,7 @@ impl Layout {
                 ("VEC", vector.to_string()),
                 ("WIDE", yes(false)),
             ]);
-            Self { shader: "attention_tile", options, queries: 8 * rows }
+            Self { shader: "attention_tile", options, groups: sizes.groups(8 * rows) }
         };
         [most, most / 2].into_iter().filter(|rows| *rows > 0).map(of).collect()
     }

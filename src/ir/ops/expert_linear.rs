@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::{
     Lowering, OpDef, expect_operands,
-    linear::{FEW_ROWS, LinearParams, groups},
+    linear::{FEW_ROWS, LANES_COLUMNS, LinearParams, groups},
     linear_vec::{Division, Few},
     product::{Matrix, Scratch},
 };
@@ -30,6 +30,11 @@ pub(crate) const MOST_UNGROUPED: usize = 1 << 16;
 
 /// The average number of products of an expert up to which lanes split k.
 const FEW_PRODUCTS: usize = 8;
+
+/// Products of a workgroup of a kernel for few rows. Experts differ in how many they have.
+fn most_of_few(few: usize) -> usize {
+    (2 * few).min(4)
+}
 
 /// `y[…, j, n] = Σᵢ x[…, j, i] · W[e·N + n, i]`, e being the j-th expert of the row's [`Route`](super::Route) `[…, 2,
 /// k]`.
@@ -77,15 +82,18 @@ impl Form {
             let mut options = means.options(emit, weights, ("LANES", means.lanes), one_row(height), height);
             options.extend([("MAXIMA", "no".into()), groups(dtype, height), experts]);
             Self { shader: "linear_tile", options, height, width: one_row(height) * means.lanes }
-        } else if few <= FEW_PRODUCTS || emit.target.spares_barriers() {
-            // Experts differ in how many they have.
-            let height = average.map_or(1, |_| (2 * few).min(4));
+        } else if emit.target.lanes_work_alone() {
+            let height = average.map_or(1, |_| most_of_few(few));
+            let mut options = means.lanes_options(emit, weights, height);
+            options.extend([("MAXIMA", "no".into()), experts]);
+            Self { shader: "linear_lanes", options, height, width: LANES_COLUMNS }
+        } else if few <= FEW_PRODUCTS {
+            let height = average.map_or(1, |_| most_of_few(few));
             let columns = emit.output.ty.last();
             let products = emit.output.ty.rows();
             let layers = products.div_ceil(height);
             let tier = emit.target.tier;
-            let software = emit.target.spares_barriers();
-            let few = Few { dtype, weights: 1, held: height, normed: false, inner, columns, layers, tier, software };
+            let few = Few { dtype, weights: 1, held: height, normed: false, inner, columns, layers, tier };
             let division = Division::of(&few);
             let mut options = division.options(&few, emit.compute);
             options.extend([("MAXIMA", "no".into()), ("NORM", "none".into()), experts]);
@@ -101,7 +109,7 @@ impl Form {
     /// Workgroups and layers for `tiles` tiles of `columns` columns.
     fn grid(&self, tiles: usize, columns: usize) -> (usize, usize) {
         match self.shader {
-            "linear_vec" => (columns.div_ceil(self.width), tiles),
+            "linear_lanes" | "linear_vec" => (columns.div_ceil(self.width), tiles),
             _ => (tiles * columns.div_ceil(self.width), 1),
         }
     }

@@ -36,6 +36,10 @@ pub(super) const FEW_ROWS: usize = 8;
 /// Columns that a lane has of a product of one row on a software driver.
 const ONE_ROW_COLUMNS: usize = 2;
 
+/// Lanes of a workgroup of `linear_lanes`, and its columns.
+const LANES_ALONE: usize = 16;
+pub(super) const LANES_COLUMNS: usize = 4 * LANES_ALONE;
+
 impl Linear {
     pub(super) fn example() -> Self {
         Self
@@ -135,9 +139,8 @@ pub(super) struct LinearParams {
 
 impl LinearParams {
     pub(super) fn of(target: &Target) -> Self {
-        let (tier, lanes) = target.tier.option();
-        let software = target.software && tier == "subgroup" && lanes >= 8;
-        Self { lanes: lanes as usize, software, wide: software && target.int64 }
+        let software = target.lanes_shuffle();
+        Self { lanes: target.tier.option().1 as usize, software, wide: software && target.int64 }
     }
 
     /// The options of a kernel whose workgroups have `tile` columns (a lane) and `held` rows.
@@ -155,6 +158,13 @@ impl LinearParams {
         let mut options = vec![weight_option(dtype), ("COMPUTE", emit.compute.name().into())];
         options.extend(sizes.map(|(name, size)| (name, size.to_string())));
         options.extend(words_option(dtype, self.wide));
+        options
+    }
+
+    /// The options of `linear_lanes`.
+    pub(super) fn lanes_options(&self, emit: &Emit, weights: &[Arg], held: usize) -> Vec<(&'static str, String)> {
+        let mut options = self.options(emit, weights, ("LANES", LANES_ALONE), 4, held);
+        options.retain(|(name, _)| *name != "NR");
         options
     }
 }
@@ -188,7 +198,9 @@ impl Part {
             self.wide(emit, weights, means)
         } else if means.software {
             self.tile(emit, weights, means)
-        } else if self.rows <= FEW_ROWS || emit.target.spares_barriers() {
+        } else if emit.target.lanes_work_alone() {
+            self.lanes(emit, weights, means)
+        } else if self.rows <= FEW_ROWS {
             self.few(emit, weights)
         } else {
             self.tile_shared(emit, weights, means)
@@ -214,6 +226,13 @@ impl Part {
         (self.of("linear_tile", options, emit), count, 1)
     }
 
+    fn lanes(&self, emit: &Emit, weights: &[Arg], means: LinearParams) -> LinearKernel {
+        let held = self.rows.min(4);
+        let mut options = means.lanes_options(emit, weights, held);
+        options.extend([no_experts(), maxima(emit)]);
+        (self.of("linear_lanes", options, emit), self.columns.len().div_ceil(LANES_COLUMNS), self.rows.div_ceil(held))
+    }
+
     fn few(&self, emit: &mut Emit, weights: &[Arg]) -> LinearKernel {
         let few = Few {
             dtype: weights[0].ty.dtype,
@@ -224,7 +243,6 @@ impl Part {
             columns: self.columns.len(),
             layers: self.rows.div_ceil(4),
             tier: emit.target.tier,
-            software: emit.target.spares_barriers(),
         };
         let division = Division::choose(emit, &few);
         let mut options = division.options(&few, emit.compute);

@@ -21,8 +21,6 @@ pub(super) struct Few {
     /// Workgroups for the same columns.
     pub(super) layers: usize,
     pub(super) tier: Tier,
-    /// True on a driver that computes on the CPU.
-    pub(super) software: bool,
 }
 
 impl Few {
@@ -37,7 +35,7 @@ impl Few {
     /// Sums that a lane holds at most. Devices without subgroup operations are mostly small ones, with 32 to 64
     /// registers a lane.
     fn most_sums(&self) -> usize {
-        if self.tier == Tier::Portable && !self.software { 4 } else { 16 }
+        if self.tier == Tier::Portable { 4 } else { 16 }
     }
 }
 
@@ -45,14 +43,11 @@ impl Few {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Division {
     lanes: usize,
-    /// Lanes that split k for the same columns; it divides the lanes, and is 1 or a multiple of 4.
+    /// Lanes that split k for the same columns; it divides the lanes.
     span: usize,
     /// Columns of a lane, of each weight.
     tile: usize,
 }
-
-/// A driver on the CPU pays for a barrier as for many products: each lane has columns of its own there.
-const ON_CPU: Division = Division { lanes: 16, span: 1, tile: 1 };
 
 /// Divisions of which a device may take the fastest.
 const MOST_TIMED: usize = 4;
@@ -89,10 +84,6 @@ impl Division {
     /// At most [`MOST_TIMED`], in the order of the estimate; at least one. The last has smaller tiles than the first,
     /// as devices with fewer registers than the estimate is made for are faster with them.
     fn best(few: &Few) -> Vec<Self> {
-        if few.software {
-            let tiles = [4, 2].map(|tile| Self { tile, ..ON_CPU });
-            return vec![tiles.into_iter().find(|division| division.fits(few)).unwrap_or(ON_CPU)];
-        }
         let spans = [(64, 64), (64, 32), (64, 16), (64, 8), (128, 128), (256, 256)];
         let all = [4, 2, 1].into_iter().flat_map(|tile| spans.map(|(lanes, span)| Self { lanes, span, tile }));
         let mut fitting: Vec<Self> = all.filter(|division| division.fits(few)).collect();

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     Result,
     generate::{CacheStore, FINAL_NORM, Outputs, Run, token_bucket},
-    runtime::{Buffer, PreparedPlan, RunTokens},
+    runtime::{Buffer, PreparedPlan, RunTokens, Wait},
 };
 
 impl GpuEngine {
@@ -35,6 +35,24 @@ impl GpuEngine {
     pub(super) fn submit(&mut self, key: PlanKey, tokens: Tokens, mode: SampleMode) -> Result<Option<Begun>> {
         let mut begun = self.submit_first(key, tokens, mode)?;
         while self.sliced.is_some() {
+            begun = self.submit_slice(None)?;
+        }
+        Ok(begun)
+    }
+
+    /// As [`submit`](Self::submit), by whom `wait` says: the task waits for each slice before the next.
+    pub(super) async fn submit_by(
+        &mut self,
+        key: PlanKey,
+        tokens: Tokens<'_>,
+        mode: SampleMode,
+        wait: Wait,
+    ) -> Result<Option<Begun>> {
+        let mut begun = self.submit_first(key, tokens, mode)?;
+        while let Some(run) = &self.sliced {
+            if let Some(earlier) = run.slices.submission().cloned() {
+                self.model.context.awaited(wait, &earlier, "a part of a run", &self.cancel).await?;
+            }
             begun = self.submit_slice(None)?;
         }
         Ok(begun)

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Begun, GpuEngine, PlanKey, SampleMode, Tokens, chunk_sizer::SOFTWARE_BUDGET};
+use super::{Begun, GpuEngine, chunk_sizer::SOFTWARE_BUDGET};
 use crate::{
     Error, Result,
     error::GraphError,
@@ -319,24 +319,6 @@ impl GpuEngine {
         }
         self.collected(submission, timed, collected)?;
         Ok(bytes)
-    }
-
-    /// As [`submit`](Self::submit), by whom `wait` says: the task waits for each slice before the next.
-    pub(super) async fn submit_by(
-        &mut self,
-        key: PlanKey,
-        tokens: Tokens<'_>,
-        mode: SampleMode,
-        wait: Wait,
-    ) -> Result<Option<Begun>> {
-        let mut begun = self.submit_first(key, tokens, mode)?;
-        while let Some(run) = &self.sliced {
-            if let Some(earlier) = run.slices.submission().cloned() {
-                self.model.context.awaited(wait, &earlier, "a part of a run", &self.cancel).await?;
-            }
-            begun = self.submit_slice(None)?;
-        }
-        Ok(begun)
     }
 
     /// As [`collect`](Self::collect), by whom `wait` says.

@@ -11,7 +11,7 @@ fn divisions_fit_every_device() {
     for (dtype, (inner, columns)) in types().flat_map(|dtype| sizes.map(|size| (dtype, size))) {
         for (weights, held) in [(1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2), (2, 3), (2, 4)] {
             for (normed, tier) in [(false, Tier::Subgroups), (true, Tier::Subgroups), (false, Tier::Portable)] {
-                let few = Few { dtype, weights, held, normed, inner, columns, layers: 1, tier, software: false };
+                let few = Few { dtype, weights, held, normed, inner, columns, layers: 1, tier };
                 let division = Division::of(&few);
                 let least = tier == Tier::Portable && division.tile == 1;
                 assert!(division.fits(&few) || least, "{few:?}: {division:?}");
@@ -22,27 +22,12 @@ fn divisions_fit_every_device() {
     }
 }
 
-#[test]
-fn on_the_cpu_each_lane_has_columns_of_its_own() {
-    let columns = |dtype, weights, held| {
-        let tier = Tier::Portable;
-        let few = Few { dtype, weights, held, normed: false, inner: 640, columns: 1024, layers: 1, tier, software: true };
-        let Division { lanes, span, tile } = Division::of(&few);
-        assert_eq!((lanes, span), (16, 1), "no barrier");
-        tile
-    };
-    let packed = DType::Packed(Packed::by_name("Q4_K").unwrap());
-    assert_eq!([columns(DType::BF16, 1, 1), columns(DType::BF16, 1, 4), columns(DType::BF16, 2, 4)], [4, 4, 2]);
-    assert_eq!([columns(packed, 1, 4), columns(packed, 2, 1), columns(packed, 2, 4)], [4, 2, 2]);
-}
-
 /// By hand for 192 units: a matrix of 2560 columns is less than four workgroups of 64 lanes and four columns for
 /// each.
 #[test]
 fn few_columns_get_more_lanes_and_many_keep_all_lanes_busy() {
     let of = |dtype, inner, columns| {
-        let few =
-            Few { dtype, weights: 1, held: 1, normed: false, inner, columns, layers: 1, tier: Tier::Subgroups, software: false };
+        let few = Few { dtype, weights: 1, held: 1, normed: false, inner, columns, layers: 1, tier: Tier::Subgroups };
         let Division { lanes, span, tile } = Division::of(&few);
         (lanes, span, tile)
     };

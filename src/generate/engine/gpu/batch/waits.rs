@@ -19,18 +19,22 @@ fn tokens(turns: &[GpuTurn<'_>]) -> Vec<CancelToken> {
     turns.iter().map(|turn| turn.engine.cancel.clone()).collect()
 }
 
+/// Fails where any of the sequences is cancelled.
+pub(super) fn go_on(turns: &[GpuTurn<'_>]) -> Result<()> {
+    turns.iter().try_for_each(|turn| turn.engine.cancel.check(STEP))
+}
+
 impl GpuModel {
     /// The plans for several sequences, once nobody else runs them.
     pub(super) async fn locked_batches(&self, turns: &[GpuTurn<'_>], wait: Wait) -> Result<MutexGuard<'_, Batches>> {
-        let tokens = tokens(turns);
         match wait {
-            Wait::Thread => self.locked_in_time(&tokens),
-            Wait::Task => CancelToken::unless_any(&tokens, STEP, self.batches.lock()).await,
+            Wait::Thread => self.locked_in_time(turns),
+            Wait::Task => CancelToken::unless_any(&tokens(turns), STEP, self.batches.lock()).await,
         }
     }
 
     /// Has a time limit: a task that holds them may need this very thread to go on.
-    fn locked_in_time(&self, tokens: &[CancelToken]) -> Result<MutexGuard<'_, Batches>> {
+    fn locked_in_time(&self, turns: &[GpuTurn<'_>]) -> Result<MutexGuard<'_, Batches>> {
         let deadline = self.context.deadline();
         loop {
             match self.batches.try_lock() {
@@ -39,7 +43,7 @@ impl GpuModel {
                 None if Instant::now() > deadline => return Err(self.context.timed_out(STEP)),
                 None => pause(LOOK),
             }
-            tokens.iter().try_for_each(|token| token.check(STEP))?;
+            go_on(turns)?;
         }
     }
 }
