@@ -1,5 +1,5 @@
 // Attention for drivers on the CPU without subgroups of 8 lanes, as attention.wgsl defines it.
-// One workgroup: LANES pairs (b, t, head), head fastest, each of one lane, over the keys [0, min(S, step.end)), or with
+// One workgroup: LANES queries (b, t, head), head fastest, each of one lane, over the keys [0, min(S, step.end)), or with
 // SPLITS = yes over one of PARTS ranges of them, four keys at a time. No barrier, no workgroup memory.
 // Grid: x, y: ceil(B*T*N/LANES) folded; z: PARTS with SPLITS = yes, else 1. Rows t >= step.rows are not written.
 // Row t of q, visible and out lies at row t + step.sequence. Scratch as in attention.wgsl.

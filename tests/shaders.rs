@@ -179,6 +179,7 @@ fn every_variant_translates_for_every_backend() {
     };
     for shader in [
         "attention",
+        "attention_each",
         "attention_few",
         "attention_lanes",
         "attention_tile",
@@ -187,6 +188,7 @@ fn every_variant_translates_for_every_backend() {
         "conv2d_lanes",
         "gather",
         "relative_attention",
+        "linear_each",
         "linear_vec",
         "linear_tile",
         "linear_tile_shared",
@@ -194,8 +196,11 @@ fn every_variant_translates_for_every_backend() {
     ] {
         reached(shader, &[]);
     }
-    for shader in ["linear_vec", "linear_tile", "linear_wide"] {
+    for shader in ["linear_each", "linear_vec", "linear_tile", "linear_wide"] {
         reached(shader, &[("MAXIMA", "yes")]);
+    }
+    for shader in ["argmax", "layer_norm", "rms_norm", "route", "top_k"] {
+        reached(shader, &[("TIER", "alone")]);
     }
     for words in ["1", "2"] {
         reached("linear_tile", &[("WORDS", words)]);
@@ -212,7 +217,7 @@ fn every_variant_translates_for_every_backend() {
         reached("attention_coop", &[("P", size), ("KV", dtype)]);
     }
     for format in Packed::all() {
-        for shader in ["linear_vec", "linear_tile", "linear_tile_shared", "linear_coop", "gather"] {
+        for shader in ["linear_each", "linear_vec", "linear_tile", "linear_tile_shared", "linear_coop", "gather"] {
             reached(shader, &[("WEIGHT", format.name())]);
         }
     }

@@ -48,21 +48,27 @@ impl Conversation {
             }
             // First, as it waits for nothing any more that was begun on a device since lost.
             self.catch_up()?;
+            if wait == Wait::Task {
+                self.look_ahead();
+            }
             self.settled(wait).await?;
             self.work(wait).await?;
         }
+    }
+
+    /// Begins the step after the one that is under way.
+    fn look_ahead(&mut self) {
+        let Some(left) = self.left_to_say() else { return };
+        self.generator.set_cancel(self.cancel.clone());
+        self.generator.look_ahead(&self.options.sampling, left);
+        self.generator.set_cancel(CancelToken::new());
     }
 
     /// Lets the task wait, where it is the task that waits, so that the next piece of work does not.
     async fn settled(&mut self, wait: Wait) -> Result<()> {
         match wait {
             Wait::Thread => Ok(()),
-            Wait::Task => {
-                if let Some(left) = self.left_to_say() {
-                    self.generator.look_ahead(&self.options.sampling, left);
-                }
-                self.generator.settled(&self.cancel).await
-            }
+            Wait::Task => self.generator.settled(&self.cancel).await,
         }
     }
 

@@ -168,16 +168,16 @@ impl Target {
 
     /// The option TIER and the invocations of a kernel whose workgroups reduce a row, or a part of one, each. A driver
     /// on the CPU is spared the barriers.
-    pub(crate) fn lanes_option(&self) -> (&'static str, u32) {
+    pub(crate) fn reduction_option(&self) -> (&'static str, u32) {
         match self.tier {
             Tier::Portable if self.software => ("alone", 1),
             tier => tier.option(),
         }
     }
 
-    /// As [`lanes_option`](Self::lanes_option), of a row that is long for one subgroup of a GPU.
+    /// As [`reduction_option`](Self::reduction_option), of a row that is long for one subgroup of a GPU.
     pub(crate) fn row_option(&self) -> (&'static str, u32) {
-        if self.software { self.lanes_option() } else { self.tier.wide_option() }
+        if self.software { self.reduction_option() } else { self.tier.wide_option() }
     }
 
     /// Returns `true` for a driver on the CPU without subgroups of 8 lanes. It pays for each barrier, and reads an array

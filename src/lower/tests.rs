@@ -9,7 +9,7 @@ use crate::{
     Error, Result,
     error::GraphError,
     ir::{
-        DType, Data, DimBinding, Graph, LowerOptions, MaskKind, NodeId, Op, PassReport, Shape, UnaryFn, Value, decompose,
+        Case, DType, Data, DimBinding, Graph, LowerOptions, MaskKind, NodeId, Op, PassReport, Shape, UnaryFn, Value, decompose,
         fusion::Fusion,
         kernel::{Kernel, Operand, Slot, Target, Tier},
         ops::{Attention, CacheWrite, Concat, Gain, Lowering, Permute, PositionRule, Role, Rope, RopeTable, Softmax, Unary},
@@ -469,19 +469,38 @@ fn limits_of_the_device_are_named() {
     assert!(error.contains("'w'") && error.contains("gelu_tanh"), "{error}");
 }
 
+/// A case as a graph, and the node of its result.
+fn graph_of(case: &Case) -> (Graph, NodeId) {
+    let mut g = Graph::new(case.name.clone());
+    let operand = |(i, value): (usize, &Value)| match &value.data {
+        Data::Stored(tensor) => g.weight(format!("w{i}"), tensor.dtype(), &value.shape),
+        _ => g.input(format!("x{i}"), Role::Caller, value.dtype(), &value.shape[..]),
+    };
+    let operands: Vec<NodeId> = case.inputs.iter().enumerate().map(operand).collect::<Result<_>>().unwrap();
+    let y = g.push(case.op.clone(), &operands).unwrap();
+    g.output("y", y);
+    (g, y)
+}
+
+/// Parts of the keys cost a dispatch that puts them together.
+#[test]
+fn keys_are_split_where_the_device_has_cores_for_them() {
+    let cases = Op::examples().into_iter().flat_map(|op| op.cases());
+    let case = cases.into_iter().find(|case| case.name.starts_with("decode 1x8/4x64 over 300")).expect("attention's case");
+    let is_split = |tier, software| {
+        let target = Target { tier, software, ..Target::portable() };
+        shaders(&lowered_for(&graph_of(&case).0, &DimBinding::new(), &target)).contains(&"attention_combine")
+    };
+    assert!(is_split(Tier::Subgroups, false) && is_split(Tier::Portable, false));
+    assert!(!is_split(Tier::Subgroup(8), true) && !is_split(Tier::Subgroup(4), true) && !is_split(Tier::Portable, true));
+}
+
 #[test]
 fn every_case_lowers() {
     for target in [Target::portable(), Target { tier: Tier::Subgroup(32), ..Target::portable() }] {
         for op in Op::examples().iter().filter(|op| op.lowering() != Lowering::Source) {
             for case in op.cases() {
-                let mut g = Graph::new(case.name.clone());
-                let operand = |(i, value): (usize, &Value)| match &value.data {
-                    Data::Stored(tensor) => g.weight(format!("w{i}"), tensor.dtype(), &value.shape),
-                    _ => g.input(format!("x{i}"), Role::Caller, value.dtype(), &value.shape[..]),
-                };
-                let operands: Vec<NodeId> = case.inputs.iter().enumerate().map(operand).collect::<Result<_>>().unwrap();
-                let y = g.push(case.op.clone(), &operands).unwrap();
-                g.output("y", y);
+                let (g, y) = graph_of(&case);
                 let plan = lowered_for(&g, &DimBinding::new(), &target);
                 assert_eq!(plan.outputs[0].ty.shape, g.fixed_types(&DimBinding::new()).unwrap()[y.index()].shape);
             }

@@ -111,7 +111,7 @@ fn lists(rows: usize, at_once: usize, vocab_size: usize, top: usize, target: &Ta
 }
 
 fn options(target: &Target, stage: &str) -> Vec<(&'static str, String)> {
-    let (tier, lanes) = target.lanes_option();
+    let (tier, lanes) = target.reduction_option();
     vec![("TIER", tier.into()), ("LANES", lanes.to_string()), ("STAGE", stage.into())]
 }
 

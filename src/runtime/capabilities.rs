@@ -66,11 +66,10 @@ pub enum KernelTier {
     Subgroup,
     /// Those made for GPUs whose subgroups differ in size, also on an adapter that has one size.
     Subgroups,
-    /// Those made for adapters that compute on the CPU: no barriers on the hot path, one subgroup a workgroup, several
-    /// rows each.
+    /// Those made for adapters that compute on the CPU: no barriers on the hot path, several rows a workgroup.
     Software,
-    /// Those for adapters that compute on the CPU, without any optional feature: what a browser without a GPU has. Their
-    /// products have no barriers.
+    /// Those for adapters that compute on the CPU, without any optional feature: what a browser without a GPU has. Each
+    /// lane works alone.
     PortableSoftware,
 }
 

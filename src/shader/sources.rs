@@ -75,7 +75,7 @@ pub(super) const SOURCES: &[(&str, &str)] = table!(
     "lib/weight_wide.wgsl"
     "lib/windows.wgsl"
     "linear_coop.wgsl"
-    "linear_lanes.wgsl"
+    "linear_each.wgsl"
     "linear_tile.wgsl"
     "linear_tile_shared.wgsl"
     "linear_vec.wgsl"

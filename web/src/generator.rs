@@ -47,7 +47,8 @@ impl Generator {
         Ok(Self { generator, path: opening.path, vision: None, hearing: None })
     }
 
-    /// Up to `count` of the likeliest tokens after a prompt, as `generate_cached` gives them. `pictures` and `sounds` are encoded files.
+    /// Up to `count` of the likeliest tokens after a prompt, as `generate_cached` gives them. `pictures` and `sounds` are
+    /// encoded files.
     pub async fn generate(
         &mut self,
         prompt: Vec<u32>,

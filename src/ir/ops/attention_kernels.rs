@@ -148,9 +148,13 @@ const MANY_ROWS: usize = 4096;
 
 /// Parts that the keys are split into, so that the workgroups of a decode step fill the device: on GPUs 256 workgroups,
 /// as the large ones have about a hundred compute units, of at least 64 keys each. Fewer may suffice: a half, a
-/// quarter.
+/// quarter. Drivers on the CPU have few cores.
 fn parts(emit: &mut Emit, sizes: &Sizes, groups: usize) -> usize {
-    let (wanted, least_keys) = if emit.target.lanes_work_alone() { (8, 256) } else { (256, 64) };
+    let (wanted, least_keys) = match emit.target {
+        target if target.lanes_work_alone() => (8, 256),
+        target if target.lanes_shuffle() => (8, 512),
+        _ => (256, 64),
+    };
     let most = (wanted / groups.max(1)).min(sizes.cached / least_keys).clamp(1, 64);
     if emit.target.software || sizes.cached < MANY_ROWS || most < 4 {
         return most;

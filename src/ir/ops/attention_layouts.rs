@@ -86,12 +86,12 @@ impl Layout {
             let lanes = Self::lanes(emit.target, sizes).filter(|_| !has_prologue);
             return Ok(lanes.unwrap_or_else(|| Self::software(emit.target, sizes, vector, has_prologue)));
         }
+        if emit.target.lanes_work_alone() {
+            return Ok(Self::each(sizes, vector));
+        }
         let width = sizes.head_dim / vector;
         if width > Self::MOST_WIDTH {
             return Err(emit.refuse(format!("no kernel for heads of {} elements", sizes.head_dim)));
-        }
-        if emit.target.lanes_work_alone() {
-            return Ok(Self::each(sizes, vector));
         }
         if sizes.queries() <= FEW_QUERIES {
             return Ok(Self::few(emit, sizes, vector));

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::{
     Lowering, OpDef, expect_operands,
-    linear::{FEW_ROWS, LANES_COLUMNS, LinearParams, groups},
+    linear::{EACH_COLUMNS, FEW_ROWS, LinearParams, groups},
     linear_vec::{Division, Few},
     product::{Matrix, Scratch},
 };
@@ -84,9 +84,9 @@ impl Form {
             Self { shader: "linear_tile", options, height, width: one_row(height) * means.lanes }
         } else if emit.target.lanes_work_alone() {
             let height = average.map_or(1, |_| most_of_few(few));
-            let mut options = means.lanes_options(emit, weights, height);
+            let mut options = means.each_options(emit, weights, height);
             options.extend([("MAXIMA", "no".into()), experts]);
-            Self { shader: "linear_lanes", options, height, width: LANES_COLUMNS }
+            Self { shader: "linear_each", options, height, width: EACH_COLUMNS }
         } else if few <= FEW_PRODUCTS {
             let height = average.map_or(1, |_| most_of_few(few));
             let columns = emit.output.ty.last();
@@ -109,7 +109,7 @@ impl Form {
     /// Workgroups and layers for `tiles` tiles of `columns` columns.
     fn grid(&self, tiles: usize, columns: usize) -> (usize, usize) {
         match self.shader {
-            "linear_lanes" | "linear_vec" => (columns.div_ceil(self.width), tiles),
+            "linear_each" | "linear_vec" => (columns.div_ceil(self.width), tiles),
             _ => (tiles * columns.div_ceil(self.width), 1),
         }
     }

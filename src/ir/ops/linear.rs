@@ -36,9 +36,9 @@ pub(super) const FEW_ROWS: usize = 8;
 /// Columns that a lane has of a product of one row on a software driver.
 const ONE_ROW_COLUMNS: usize = 2;
 
-/// Lanes of a workgroup of `linear_lanes`, and its columns.
-const LANES_ALONE: usize = 16;
-pub(super) const LANES_COLUMNS: usize = 4 * LANES_ALONE;
+/// Lanes of a workgroup of `linear_each`, and its columns.
+const EACH_LANES: usize = 16;
+pub(super) const EACH_COLUMNS: usize = 4 * EACH_LANES;
 
 impl Linear {
     pub(super) fn example() -> Self {
@@ -161,9 +161,9 @@ impl LinearParams {
         options
     }
 
-    /// The options of `linear_lanes`.
-    pub(super) fn lanes_options(&self, emit: &Emit, weights: &[Arg], held: usize) -> Vec<(&'static str, String)> {
-        let mut options = self.options(emit, weights, ("LANES", LANES_ALONE), 4, held);
+    /// The options of `linear_each`.
+    pub(super) fn each_options(&self, emit: &Emit, weights: &[Arg], held: usize) -> Vec<(&'static str, String)> {
+        let mut options = self.options(emit, weights, ("LANES", EACH_LANES), 4, held);
         options.retain(|(name, _)| *name != "NR");
         options
     }
@@ -199,7 +199,7 @@ impl Part {
         } else if means.software {
             self.tile(emit, weights, means)
         } else if emit.target.lanes_work_alone() {
-            self.lanes(emit, weights, means)
+            self.each(emit, weights, means)
         } else if self.rows <= FEW_ROWS {
             self.few(emit, weights)
         } else {
@@ -226,11 +226,11 @@ impl Part {
         (self.of("linear_tile", options, emit), count, 1)
     }
 
-    fn lanes(&self, emit: &Emit, weights: &[Arg], means: LinearParams) -> LinearKernel {
+    fn each(&self, emit: &Emit, weights: &[Arg], means: LinearParams) -> LinearKernel {
         let held = self.rows.min(4);
-        let mut options = means.lanes_options(emit, weights, held);
+        let mut options = means.each_options(emit, weights, held);
         options.extend([no_experts(), maxima(emit)]);
-        (self.of("linear_lanes", options, emit), self.columns.len().div_ceil(LANES_COLUMNS), self.rows.div_ceil(held))
+        (self.of("linear_each", options, emit), self.columns.len().div_ceil(EACH_COLUMNS), self.rows.div_ceil(held))
     }
 
     fn few(&self, emit: &mut Emit, weights: &[Arg]) -> LinearKernel {

@@ -89,7 +89,7 @@ impl OpDef for Reduce {
     fn emit(&self, emit: &mut Emit) -> Result<()> {
         let rows = emit.inputs[0].ty.rows();
         let columns = emit.inputs[0].ty.last();
-        let (tier, lanes) = emit.target.lanes_option();
+        let (tier, lanes) = emit.target.reduction_option();
         let reduce = if self.f == ReduceFn::Sum { "sum" } else { "max" };
         let kernel = Kernel {
             shader: "reduce",

@@ -90,7 +90,7 @@ impl OpDef for Route {
     fn emit(&self, emit: &mut Emit) -> Result<()> {
         let rows = emit.inputs[0].ty.rows();
         let experts = emit.inputs[0].ty.last();
-        let (tier, lanes) = emit.target.lanes_option();
+        let (tier, lanes) = emit.target.reduction_option();
         let options = [("TIER", tier.into()), ("LANES", lanes.to_string()), weight_option(emit.inputs[1].ty.dtype)];
         let options = options.into_iter().chain([("VEC", "1".into()), ("WEIGHTS", "1".into())]).collect();
         let overrides = vec![("R", rows as f64), ("E", experts as f64), ("TOP", self.k as f64)];

@@ -4,7 +4,7 @@ mod waits;
 
 use std::{collections::HashMap, sync::Arc};
 
-use waits::{awaited, go_on};
+use waits::awaited;
 
 use super::{
     GpuEngine, SampleMode, chosen,
@@ -296,7 +296,7 @@ impl Batch {
         wait: Wait,
     ) -> Result<Read> {
         let context = &model.context;
-        let mut go_on = || go_on(turns);
+        let mut go_on = || waits::go_on(turns);
         let slot = |turn: &usize| turns[*turn].engine.slot_in(self.id).map(|held| &held.slot);
         let slots: Vec<Option<&SequenceSlot>> = order.iter().map(slot).collect();
         let (listed, draws) = (SequenceSlot::default(), |mode: &SampleMode| matches!(mode, SampleMode::Draw(_)));

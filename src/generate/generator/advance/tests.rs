@@ -265,9 +265,25 @@ fn an_awaited_step_of_several_ends_when_one_is_cancelled() {
 }
 
 #[test]
+fn a_step_that_a_task_of_its_own_thread_holds_up_ends_in_time() {
+    let gpu = GpuOptions { timeout: Some(Duration::from_secs(5)), ..GpuOptions::default() };
+    let Opened::Gpu(context) = Device::Gpu.open(&gpu).unwrap() else { panic!("Device::Gpu opened the reference") };
+    held_up(&context, |_| {}, |error| matches!(error, Error::Device(DeviceError::Timeout { .. })));
+}
+
+#[test]
 fn a_step_that_a_task_of_its_own_thread_holds_up_can_be_cancelled() {
-    let context = opened();
-    let (mut all, opts) = three(&context, GeneratorOptions::default());
+    let soon = |cancel: CancelToken| {
+        std::thread::sleep(Duration::from_millis(50));
+        cancel.cancel();
+    };
+    held_up(&opened(), soon, |error| matches!(error, Error::Cancelled(_)));
+}
+
+/// A step of several that another, awaited by the same thread, holds up ends with such errors; `beside` has the token
+/// of one of its sequences.
+fn held_up(context: &Arc<GpuContext>, beside: impl FnOnce(CancelToken) + Send, is_right: impl Fn(&Error) -> bool) {
+    let (mut all, opts) = three(context, GeneratorOptions::default());
     let mut others = vec![all[2].share_weights().unwrap(), all[2].share_weights().unwrap()];
     others.iter_mut().for_each(|generator| generator.prefill(PROMPT).unwrap());
     // The rows of prompts are each sequence's own work.
@@ -281,13 +297,10 @@ fn a_step_that_a_task_of_its_own_thread_holds_up_can_be_cancelled() {
     let mut step = pin!(GemmaGenerator::decode_batch_async(&mut part, &opts));
     assert!(step.as_mut().poll(&mut Context::from_waker(&Arc::new(Woken::default()).into())).is_pending());
     let found = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            std::thread::sleep(Duration::from_millis(50));
-            cancel.cancel();
-        });
+        scope.spawn(|| beside(cancel));
         GemmaGenerator::decode_batch(&mut together(&mut others), &opts[..2])
     });
-    assert!(found.iter().all(|token| matches!(token, Err(Error::Cancelled(_)))), "{found:?}");
+    assert!(found.iter().all(|token| token.as_ref().is_err_and(&is_right)), "{found:?}");
     assert!(pollster::block_on(step).iter().all(Result::is_ok));
     others[1].set_cancel(CancelToken::new());
     assert!(GemmaGenerator::decode_batch(&mut together(&mut others), &opts[..2]).iter().all(Result::is_ok));

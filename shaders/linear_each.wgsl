@@ -1,8 +1,8 @@
-// Linear for drivers on the CPU without subgroups of 8 lanes: y[t, n] = epilogue(t*OUT_STRIDE + n, Σ_k x[t, k]·W[n, k]);
-// x [T, IN], W [OUT, IN], y [T, OUT_STRIDE].
+// Linear for drivers on the CPU without subgroups of 8 lanes:
+// y[t, n] = epilogue(t*OUT_STRIDE + n, Σ_k x[t, k]·W[n, k]); x [T, IN], W [OUT, IN], y [T, OUT_STRIDE].
 // One workgroup: 4·LANES columns n by ROWS rows t. A lane holds the columns n0 + lane + LANES·r and computes their
-// products alone: no barrier, no workgroup memory. The index of each array is a constant, as such drivers read an array
-// at a computed index lane by lane.
+// products alone: no barrier, no workgroup memory. In the loop over k the index of each array is a constant, as such
+// drivers read an array at a computed index lane by lane.
 // Grid: ceil(OUT/(4·LANES)) folded over x and y; z = ceil(T/ROWS).
 // MAXIMA = yes: T = 1, WEIGHTS = 1; the largest of each slice of y goes to binding 5, see lib/maxima.wgsl. 4·LANES
 //   divides SLICE.
