@@ -45,26 +45,38 @@ fn widen(s: Stored, e: u32) -> f32 { return bitcast<f32>((s >> ((e & 1u) * 16u))
 
 fn row_start(n: u32) -> u32 { return n; }
 fn element0(row: u32, k: u32) -> f32 {
+    if k >= IN { return 0.0; }
+    let e = row * IN + k;
+    return widen(w0[word_of(e)], e);
+}
+// The same without a branch, for those who read eight.
+fn padded0(row: u32, k: u32) -> f32 {
     let e = row * IN + min(k, IN - 1u);
     return select(widen(w0[word_of(e)], e), 0.0, k >= IN);
 }
 fn eight0(row: u32, c: u32) -> mat2x4<f32> {
     let k = c * 8u;
     return mat2x4<f32>(
-        element0(row, k), element0(row, k + 1u), element0(row, k + 2u), element0(row, k + 3u),
-        element0(row, k + 4u), element0(row, k + 5u), element0(row, k + 6u), element0(row, k + 7u),
+        padded0(row, k), padded0(row, k + 1u), padded0(row, k + 2u), padded0(row, k + 3u),
+        padded0(row, k + 4u), padded0(row, k + 5u), padded0(row, k + 6u), padded0(row, k + 7u),
     );
 }
 #if WEIGHTS == 2
 fn element1(row: u32, k: u32) -> f32 {
+    if k >= IN { return 0.0; }
+    let e = row * IN + k;
+    return widen(w1[word_of(e)], e);
+}
+// The same without a branch, for those who read eight.
+fn padded1(row: u32, k: u32) -> f32 {
     let e = row * IN + min(k, IN - 1u);
     return select(widen(w1[word_of(e)], e), 0.0, k >= IN);
 }
 fn eight1(row: u32, c: u32) -> mat2x4<f32> {
     let k = c * 8u;
     return mat2x4<f32>(
-        element1(row, k), element1(row, k + 1u), element1(row, k + 2u), element1(row, k + 3u),
-        element1(row, k + 4u), element1(row, k + 5u), element1(row, k + 6u), element1(row, k + 7u),
+        padded1(row, k), padded1(row, k + 1u), padded1(row, k + 2u), padded1(row, k + 3u),
+        padded1(row, k + 4u), padded1(row, k + 5u), padded1(row, k + 6u), padded1(row, k + 7u),
     );
 }
 #endif
