@@ -20,29 +20,26 @@ fn main(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let all = BATCH * T * N;
-    let own = (wid.x + wid.y * groups.x) * LANES + lane;
-    let pair = min(own, all - 1u);
+    let pair = (wid.x + wid.y * groups.x) * LANES + lane;
     let head = pair % N;
     let t = pair / N % T;
     let b = pair / N / T;
-    // Such drivers compute both sides of a branch; a loop of no turn is skipped.
-    let live = own < all && t < step.rows;
+    if b >= BATCH || t >= step.rows { return; }
     let capacity = cache_rows();
     let bounds = visible[b * T + t + step.sequence];
     let query = (pair + step.sequence * N) * WIDTH;
     let range = rows_of_part(wid.z, 4u);
-    let end = select(range.x, range.y, live);
     var most = HIDDEN;
     var sum = 0.0;
     var acc: array<Values, WIDTH>;
-    for (var s = range.x; s < end; s += 4u) {
+    for (var s = range.x; s < range.y; s += 4u) {
         let rows = s + vec4<u32>(0u, 1u, 2u, 3u);
-        let held = b * capacity + min(rows, vec4<u32>(end - 1u));
+        let held = b * capacity + min(rows, vec4<u32>(range.y - 1u));
         let seen = vec4<bool>(
             sees(bounds, key_positions[held.x], held.x), sees(bounds, key_positions[held.y], held.y),
             sees(bounds, key_positions[held.z], held.z), sees(bounds, key_positions[held.w], held.w),
-        ) & (rows < vec4<u32>(end));
+        ) & (rows < vec4<u32>(range.y));
+        // Such drivers compute both sides of a branch; a loop of no turn is skipped.
         let width = select(0u, WIDTH, any(seen));
         let start = (held * K + head / (N / K)) * WIDTH;
         var z = vec4<f32>();
@@ -65,19 +62,16 @@ fn main(
                 + widened(values[start.z + h]) * weights.z + widened(values[start.w + h]) * weights.w;
         }
     }
-    let stored = select(0u, WIDTH, live);
 #if SPLITS == yes
     let part = pair * PARTS + wid.z;
-    for (var h = 0u; h < stored; h++) {
+    for (var h = 0u; h < WIDTH; h++) {
         for (var e = 0u; e < VEC; e++) { scratch[(part * WIDTH + h) * VEC + e] = acc[h][e]; }
     }
     let tail = BATCH * T * N * PARTS * H + part * 2u;
-    if live {
-        scratch[tail] = most;
-        scratch[tail + 1u] = sum;
-    }
+    scratch[tail] = most;
+    scratch[tail + 1u] = sum;
 #else
     let scale = select(0.0, 1.0 / sum, sum > 0.0);
-    for (var h = 0u; h < stored; h++) { out[query + h] = acc[h] * scale; }
+    for (var h = 0u; h < WIDTH; h++) { out[query + h] = acc[h] * scale; }
 #endif
 }

@@ -1,6 +1,6 @@
 //! Plans of small graphs: which dispatches they have, and that no value is overwritten before it was read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 
@@ -16,7 +16,7 @@ use crate::{
         passes::prepare,
         sym,
     },
-    plan::{Plan, SlotKind},
+    plan::{Plan, SlotKind, sampling::argmax},
     shader::{Access, Sizes, reflect},
 };
 
@@ -493,6 +493,24 @@ fn keys_are_split_where_the_device_has_cores_for_them() {
     };
     assert!(is_split(Tier::Subgroups, false) && is_split(Tier::Portable, false));
     assert!(!is_split(Tier::Subgroup(8), true) && !is_split(Tier::Subgroup(4), true) && !is_split(Tier::Portable, true));
+}
+
+/// A driver on the CPU without subgroups pays for each barrier, and in a browser for the clearing of workgroup memory.
+#[test]
+fn lanes_that_work_alone_share_no_memory() {
+    let target = Target { software: true, ..Target::portable() };
+    let cases: Vec<Case> =
+        Op::examples().iter().filter(|op| op.lowering() != Lowering::Source).flat_map(|op| op.cases()).collect();
+    let plans = cases.iter().map(|case| lowered_for(&graph_of(case).0, &DimBinding::new(), &target));
+    let plans = plans.chain([true, false].map(|maxima| argmax(1, 4096, maxima, &target)));
+    let kernels: BTreeMap<String, Kernel> =
+        plans.flat_map(|plan| plan.dispatches).map(|dispatch| (dispatch.kernel.key(), dispatch.kernel)).collect();
+    let shares = |kernel: &&Kernel| {
+        let module = reflect(kernel, Sizes::Constants).unwrap().module;
+        module.global_variables.iter().any(|(_, variable)| variable.space == naga::AddressSpace::WorkGroup)
+    };
+    let sharing: BTreeSet<&str> = kernels.values().filter(shares).map(|kernel| kernel.shader).collect();
+    assert_eq!(sharing, BTreeSet::from(["conv2d", "expert_tiles", "relative_attention"]));
 }
 
 #[test]
