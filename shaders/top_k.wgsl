@@ -5,7 +5,7 @@
 //   1 partials [R, SLICES] of (bits of the maximum, its index, bits of the slice's sum of exp, 0), 8 step.
 // STAGE = merge: one workgroup a row picks the best slice TOP times and looks through that slice for its next.
 //   Grid: R folded over x and y.
-//   0 logits, 1 result u32 [R, 2*TOP + 3], 2 partials, 8 step.
+//   0 logits, 1 result u32 [R, 2*TOP + 3], 2 partials (written with TIER = alone), 8 step.
 //   A row of the result: TOP indices, bits of their TOP values, bits of the maximum, bits of the sum, the index that is
 //   drawn. Past V the index is 0xffffffff. The sum of a row with NaN in it is NaN.
 //   The draw walks down the list in f32. The host walks in f64 and has the last word.
@@ -31,10 +31,27 @@ const NAN_BITS = 0x7fc00000u;
 @group(0) @binding(1) var<storage, read_write> partials: array<vec4<u32>>;
 #elif STAGE == merge
 @group(0) @binding(1) var<storage, read_write> result: array<u32>;
+// The head of a slice is its best logit that is not in the result yet; a lane reads and writes only its own slices.
+#if TIER == alone
+// The heads replace the maxima in `partials`: such drivers set workgroup memory to zero by an instruction an element.
+@group(0) @binding(2) var<storage, read_write> partials: array<vec4<u32>>;
+fn head_value(group: u32, s: u32) -> f32 { return bitcast<f32>(partials[group * SLICES + s].x); }
+fn head_id(group: u32, s: u32) -> u32 { return partials[group * SLICES + s].y; }
+fn set_head(group: u32, s: u32, value: f32, id: u32) {
+    partials[group * SLICES + s].x = bitcast<u32>(value);
+    partials[group * SLICES + s].y = id;
+}
+#else
 @group(0) @binding(2) var<storage, read> partials: array<vec4<u32>>;
-// The best logit of each slice that is not in the result yet; a lane reads and writes only its own slices.
-var<workgroup> head_value: array<f32, MAX_SLICES>;
-var<workgroup> head_id: array<u32, MAX_SLICES>;
+var<workgroup> head_values: array<f32, MAX_SLICES>;
+var<workgroup> head_ids: array<u32, MAX_SLICES>;
+fn head_value(group: u32, s: u32) -> f32 { return head_values[s]; }
+fn head_id(group: u32, s: u32) -> u32 { return head_ids[s]; }
+fn set_head(group: u32, s: u32, value: f32, id: u32) {
+    head_values[s] = value;
+    head_ids[s] = id;
+}
+#endif
 #endif
 
 // By its bits: a driver may compute as though there were no NaN.
@@ -125,9 +142,8 @@ fn main(
     var most = LOWEST;
     for (var s = lane; s < SLICES; s += LANES) {
         let p = partials[group * SLICES + s];
-        head_value[s] = bitcast<f32>(p.x);
-        head_id[s] = p.y;
-        most = max(most, head_value[s]);
+        set_head(group, s, bitcast<f32>(p.x), p.y);
+        most = max(most, bitcast<f32>(p.x));
     }
     let top = lanes_max(most, lane);
     var sum = 0.0;
@@ -147,7 +163,7 @@ fn main(
         var best = LOWEST;
         var id = NONE;
         for (var s = lane; s < SLICES; s += LANES) {
-            if head_value[s] > best { best = head_value[s]; id = head_id[s]; }
+            if head_value(group, s) > best { best = head_value(group, s); id = head_id(group, s); }
         }
         let value = lanes_max(best, lane);
         let taken = lanes_least(select(NONE, id, best == value), lane);
@@ -165,8 +181,7 @@ fn main(
         let runner = lanes_max(next, lane);
         let runner_id = lanes_least(select(NONE, next_id, next == runner), lane);
         if slice % LANES == lane && taken != NONE {
-            head_value[slice] = runner;
-            head_id[slice] = runner_id;
+            set_head(group, slice, runner, runner_id);
         }
     }
     if lane == 0u { result[to + 2u * TOP + 2u] = drawn(to, total); }

@@ -1,5 +1,7 @@
 //! Steps with hooks on the reference and on the GPU, against their definition on the model's own logits.
 
+mod common;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
@@ -30,6 +32,12 @@ fn generator(device: Device) -> GemmaGenerator {
     let mut generator = GemmaGenerator::from_path(GemmaConfig::from_file(demo()).unwrap(), demo(), device).unwrap();
     generator.prefill(PROMPT).unwrap();
     generator
+}
+
+/// The reference, and the GPU with each tier of kernels.
+fn devices() -> Vec<Device> {
+    let gpus = common::tiers().into_iter().map(|(_, context)| Device::Context(context));
+    [Device::Cpu].into_iter().chain(gpus).collect()
 }
 
 fn read_back(generator: &GemmaGenerator) -> u64 {
@@ -200,7 +208,7 @@ fn greedy_with_biases_reads_few_bytes() {
 
 #[test]
 fn log_probabilities_are_the_models_own() {
-    for device in [Device::Cpu, Device::Gpu] {
+    for device in devices() {
         let mut generator = generator(device.clone());
         let row = generator.prefill_get_last_logits(PROMPT).unwrap();
         let z: f64 = row.iter().map(|x| f64::from(*x).exp()).sum();

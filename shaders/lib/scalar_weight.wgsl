@@ -16,7 +16,8 @@ fn widen(s: Stored) -> mat2x4<f32> {
 #elif WEIGHT == bf16
 alias Stored = vec4<u32>;
 fn widen(s: Stored) -> mat2x4<f32> {
-    let low = bitcast<vec4<f32>>(s << vec4<u32>(16u));
+    // As a product: some drivers on the CPU shift each lane by itself.
+    let low = bitcast<vec4<f32>>(s * 65536u);
     let high = bitcast<vec4<f32>>(s & vec4<u32>(0xffff0000u));
     return mat2x4<f32>(vec4<f32>(low.x, high.x, low.y, high.y), vec4<f32>(low.z, high.z, low.w, high.w));
 }

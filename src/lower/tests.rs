@@ -16,7 +16,10 @@ use crate::{
         passes::prepare,
         sym,
     },
-    plan::{Plan, SlotKind, sampling::argmax},
+    plan::{
+        Plan, SlotKind,
+        sampling::{argmax, top_k},
+    },
     shader::{Access, Sizes, reflect},
 };
 
@@ -495,7 +498,8 @@ fn keys_are_split_where_the_device_has_cores_for_them() {
     assert!(!is_split(Tier::Subgroup(8), true) && !is_split(Tier::Subgroup(4), true) && !is_split(Tier::Portable, true));
 }
 
-/// A driver on the CPU without subgroups pays for each barrier, and in a browser for the clearing of workgroup memory.
+/// A driver on the CPU without subgroups pays for each barrier, and in a browser for the clearing of workgroup memory:
+/// at each run, and by an instruction an element when it compiles.
 #[test]
 fn lanes_that_work_alone_share_no_memory() {
     let target = Target { software: true, ..Target::portable() };
@@ -503,6 +507,7 @@ fn lanes_that_work_alone_share_no_memory() {
         Op::examples().iter().filter(|op| op.lowering() != Lowering::Source).flat_map(|op| op.cases()).collect();
     let plans = cases.iter().map(|case| lowered_for(&graph_of(case).0, &DimBinding::new(), &target));
     let plans = plans.chain([true, false].map(|maxima| argmax(1, 4096, maxima, &target)));
+    let plans = plans.chain([top_k(1, 4096, 64, &target)]);
     let kernels: BTreeMap<String, Kernel> =
         plans.flat_map(|plan| plan.dispatches).map(|dispatch| (dispatch.kernel.key(), dispatch.kernel)).collect();
     let shares = |kernel: &&Kernel| {
