@@ -1,16 +1,31 @@
 # Read by the scripts that check and build: steps, and the packages that a bare Debian machine (or one of its kin) lacks.
 # shellcheck shell=bash
 program=scripts/$(basename "$0")
-step="preparation" skipped="" scratch=$(mktemp -d)
+step="preparation" skipped="" scratch=$(mktemp -d) beside=""
 finish() {
   local status=$?
+  if [ -n "$beside" ]; then
+    kill -- "-$beside" 2>/dev/null || true
+    wait "$beside" 2>/dev/null || true
+  fi
   rm -rf "$scratch"
   if [ "$status" = 0 ]; then echo "$program: everything passed in $SECONDS s${skipped:+ (skipped, because not installed:$skipped)}"
   else echo "$program: FAILED at: $step"; fi
 }
 trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 
 die() { echo "$program: $*" >&2; exit 1; }
+# Starts a command beside the script, in a process group of its own that does not outlive it; one at a time.
+start_beside() { set -m; "$@" & beside=$!; set +m; }
+# Waits for it; fails where it failed.
+await_beside() {
+  local status=0
+  wait "$beside" || status=$?
+  beside=""
+  return $status
+}
 run() { step="$*"; printf '\n== %s [at %s s]\n' "$step" "$SECONDS"; "$@"; }
 
 as_root() {

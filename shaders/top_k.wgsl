@@ -33,7 +33,7 @@ const NAN_BITS = 0x7fc00000u;
 @group(0) @binding(1) var<storage, read_write> result: array<u32>;
 // The head of a slice is its best logit that is not in the result yet; a lane reads and writes only its own slices.
 #if TIER == alone
-// The heads replace the maxima in `partials`: such drivers set workgroup memory to zero by an instruction an element.
+// The heads replace the maxima in `partials`: such drivers clear workgroup memory with one instruction per element.
 @group(0) @binding(2) var<storage, read_write> partials: array<vec4<u32>>;
 fn head_value(group: u32, s: u32) -> f32 { return bitcast<f32>(partials[group * SLICES + s].x); }
 fn head_id(group: u32, s: u32) -> u32 { return partials[group * SLICES + s].y; }

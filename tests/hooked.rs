@@ -300,7 +300,7 @@ fn poisoned(device: Device) -> GemmaGenerator {
 
 #[test]
 fn a_logit_that_is_no_number_is_an_error_everywhere() {
-    for device in [Device::Cpu, Device::Gpu] {
+    for device in devices() {
         let mut generator = poisoned(device.clone());
         let drawn = SampleOpts::temperature(0.7, 1);
         for opts in [SampleOpts::greedy(), drawn, drawn.with_top_k(3), SampleOpts::greedy().with_repetition_penalty(1.3)] {

@@ -499,7 +499,7 @@ fn keys_are_split_where_the_device_has_cores_for_them() {
 }
 
 /// A driver on the CPU without subgroups pays for each barrier, and in a browser for the clearing of workgroup memory:
-/// at each run, and by an instruction an element when it compiles.
+/// at each run, and with one instruction per element when it compiles.
 #[test]
 fn lanes_that_work_alone_share_no_memory() {
     let target = Target { software: true, ..Target::portable() };

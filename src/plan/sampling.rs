@@ -11,7 +11,7 @@ use crate::ir::{
 /// Logits that one workgroup looks through.
 const SLICE: usize = 512;
 
-/// Most slices of a row: the merge keeps two words a slice in workgroup memory, but where each lane works alone.
+/// Most slices of a row: the merge keeps two words a slice in workgroup memory, except where each lane works alone.
 const MAX_SLICES: usize = 1024;
 
 const LOGITS: Slot = Slot(0);
