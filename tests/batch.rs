@@ -114,11 +114,11 @@ fn every_sort_of_kernels_and_plan_does() {
         GeneratorOptions { prefill_profile, decode_profile, ..options() }
     };
     let subgroup = GeneratorOptions { gpu: gpu(KernelTier::Subgroup), ..options() };
-    let alone = GeneratorOptions { gpu: gpu(KernelTier::PortableSoftware), ..options() };
+    let without = GeneratorOptions { gpu: gpu(KernelTier::PortableSoftware), ..options() };
     let cases = [
         ("gemma3-text", subgroup, "kernels of GPUs"),
         ("gemma1-mha", GeneratorOptions { gpu: gpu(KernelTier::Portable), ..options() }, "portable kernels"),
-        ("gemma1-mha", alone, "kernels without subgroups on the CPU"),
+        ("gemma1-mha", without, "kernels without subgroups on the CPU"),
         ("gemma4-e2b", profiled(unfused), "unfused"),
         ("gemma3-text", profiled(half), "f16 caches"),
         ("gemma3n", host, "tables on the host"),

@@ -50,7 +50,8 @@ fn element0(row: u32, k: u32) -> f32 {
     let e = row * IN + k;
     return widen(w0[word_of(e)], e);
 }
-// The same without a branch, for those who read eight.
+// The same without a branch, for readers of eight: SwiftShader compiles many copies of one slowly. Readers of one
+// element keep it, as it saves GPUs registers.
 fn padded0(row: u32, k: u32) -> f32 {
     let e = row * IN + min(k, IN - 1u);
     return select(widen(w0[word_of(e)], e), 0.0, k >= IN);
@@ -68,7 +69,6 @@ fn element1(row: u32, k: u32) -> f32 {
     let e = row * IN + k;
     return widen(w1[word_of(e)], e);
 }
-// The same without a branch, for those who read eight.
 fn padded1(row: u32, k: u32) -> f32 {
     let e = row * IN + min(k, IN - 1u);
     return select(widen(w1[word_of(e)], e), 0.0, k >= IN);
