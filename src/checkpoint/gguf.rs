@@ -51,8 +51,11 @@ impl GgufLoader {
     /// # Errors
     /// As [`from_file`](Self::from_file).
     pub fn from_file_with(path: impl Into<ModelPath>, options: impl Into<ReadOptions>) -> Result<Self> {
-        let path = &path.into();
-        let files = GgufFiles::open(path, options.into())?;
+        Self::open(&path.into(), options.into())
+    }
+
+    fn open(path: &ModelPath, options: ReadOptions) -> Result<Self> {
+        let files = GgufFiles::open(path, options)?;
         let architecture = files.architecture()?.to_string();
         let paths = files.parts.iter().map(|part| part.path.to_path_buf()).collect();
         let mut loader = Self { weights: WeightMap::default(), drafts: WeightMap::default(), architecture, files: paths };

@@ -41,7 +41,11 @@ impl Model {
         options: GeneratorOptions,
         towers: Towers,
     ) -> Result<MemoryPlan> {
-        let (mut loader, mut parts) = Parts::near_weights(&path.into(), None, towers)?;
+        Self::memory_plan_of(&path.into(), device, options, towers)
+    }
+
+    fn memory_plan_of(path: &ModelPath, device: &Device, options: GeneratorOptions, towers: Towers) -> Result<MemoryPlan> {
+        let (mut loader, mut parts) = Parts::near_weights(path, None, towers)?;
         let Opened::Gpu(gpu) = device.open(&options.gpu)? else {
             return Err(no_device());
         };

@@ -129,7 +129,7 @@ impl Model {
     /// As [`GemmaGenerator::from_path`], [`Tokenizer::near_weights`], [`ChatTemplate::near_weights`] and
     /// [`SampleOpts::recommended`]; [`Error::Cancelled`](crate::Error::Cancelled).
     pub fn open(path: impl Into<ModelPath>, device: Device, options: GeneratorOptions) -> Result<Self> {
-        platform::wait(LOADING, Self::open_async(path, device, options))
+        Self::open_blocking(&path.into(), None, device, options, Towers::default())
     }
 
     /// As [`open`](Self::open), for where no thread may wait for a device, as in a browser: the future waits for it, and

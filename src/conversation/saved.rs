@@ -64,7 +64,12 @@ impl Conversation {
     ///
     /// # Errors
     /// [`Error::Saved`] if the writer fails; errors of the device. The conversation continues as it was.
-    pub fn save(&mut self, writer: impl Write) -> Result<()> {
+    pub fn save(&mut self, mut writer: impl Write) -> Result<()> {
+        self.save_blocking(&mut writer)
+    }
+
+    /// Not generic, so that it is compiled with this crate and not again with each one that saves.
+    fn save_blocking(&mut self, writer: &mut dyn Write) -> Result<()> {
         platform::wait("saving a conversation", self.save_by(writer, Wait::Thread))
     }
 
@@ -82,7 +87,7 @@ impl Conversation {
     }
 
     /// Everything but the history.
-    fn write_transcript(&mut self, writer: &mut impl Write) -> Result<()> {
+    fn write_transcript(&mut self, writer: &mut dyn Write) -> Result<()> {
         self.catch_up()?;
         let (forgotten, text) = match &self.transcript {
             Transcript::Empty => (0, None),
@@ -127,12 +132,16 @@ impl Model {
     /// As [`GemmaGenerator::restore`](crate::generate::GemmaGenerator::restore): [`Error::Saved`] for another model's,
     /// and for bytes that are cut or corrupt.
     pub fn restore(&self, mut reader: impl Read) -> Result<Conversation> {
-        let version = version(&mut reader)?;
-        let text = unsealed(&mut reader)?;
+        self.restore_from(&mut reader)
+    }
+
+    fn restore_from(&self, reader: &mut dyn Read) -> Result<Conversation> {
+        let version = version(reader)?;
+        let text = unsealed(reader)?;
         let saved: Saved = serde_json::from_slice(&text).map_err(|error| Error::Saved(format!("is no conversation: {error}")))?;
         let mut soft = Vec::new();
         if version == WITH_PARTS {
-            soft = soft_tokens(&unsealed(&mut reader)?, self.config().hidden_size)?;
+            soft = soft_tokens(&unsealed(reader)?, self.config().hidden_size)?;
         }
         let messages = saved.messages.into_iter().map(|message| message.with(&soft)).collect::<Result<Vec<_>>>()?;
         let mut conversation = self.conversation()?;
@@ -171,7 +180,7 @@ fn sealed(bytes: &[u8], put: &mut impl FnMut(&[u8]) -> Result<()>) -> Result<()>
 }
 
 /// Bytes behind their length and their sum; as much memory as bytes that are there.
-fn unsealed(reader: &mut impl Read) -> Result<Vec<u8>> {
+fn unsealed(reader: &mut dyn Read) -> Result<Vec<u8>> {
     let mut word = [0; 8];
     reader.read_exact(&mut word).map_err(unread)?;
     let len = u64::from_le_bytes(word);
@@ -186,7 +195,7 @@ fn unsealed(reader: &mut impl Read) -> Result<Vec<u8>> {
     }
 }
 
-fn version(reader: &mut impl Read) -> Result<u32> {
+fn version(reader: &mut dyn Read) -> Result<u32> {
     let mut magic = [0; 8];
     reader.read_exact(&mut magic).map_err(unread)?;
     if &magic != MAGIC {

@@ -159,7 +159,7 @@ impl Model {
         options: GeneratorOptions,
         towers: Towers,
     ) -> Result<Self> {
-        platform::wait(LOADING, Self::open_with_towers_async(path, device, options, towers))
+        Self::open_blocking(&path.into(), None, device, options, towers)
     }
 
     /// As [`open_with_towers`](Self::open_with_towers), as a future like that of [`open_async`](Self::open_async).
@@ -197,7 +197,18 @@ impl Model {
         options: GeneratorOptions,
         towers: Towers,
     ) -> Result<Self> {
-        platform::wait(LOADING, Self::open_files(&path.into(), Some(&projector.into()), device, options, towers))
+        Self::open_blocking(&path.into(), Some(&projector.into()), device, options, towers)
+    }
+
+    /// Not generic, so that it is compiled with this crate and not again with each one that opens a model.
+    pub(super) fn open_blocking(
+        path: &ModelPath,
+        projector: Option<&ModelPath>,
+        device: Device,
+        options: GeneratorOptions,
+        towers: Towers,
+    ) -> Result<Self> {
+        platform::wait(LOADING, Self::open_files(path, projector, device, options, towers))
     }
 
     async fn open_files(

@@ -74,7 +74,10 @@ impl EmbedderOptions {
     /// As [`CompileProfile::near_weights`] and [`TaskPrompts::near_weights`]; [`Error::Unsupported`] for texts that are
     /// to be lower-cased.
     pub fn near_weights(weights: impl Into<ModelPath>) -> Result<Self> {
-        let weights = weights.into();
+        Self::beside(weights.into())
+    }
+
+    fn beside(weights: ModelPath) -> Result<Self> {
         let profile = CompileProfile::near_weights(&weights, false)?;
         let settings = if is_gguf(&weights) { SentenceSettings::default() } else { SentenceSettings::beside(&weights)? };
         Ok(Self {
@@ -115,7 +118,10 @@ impl GemmaEmbedder {
     /// # Errors
     /// As [`with_options`](Self::with_options), and what is wrong with the files.
     pub fn from_path(path: impl Into<ModelPath>, device: Device) -> Result<Self> {
-        let path: &ModelPath = &path.into();
+        Self::from_files(&path.into(), device)
+    }
+
+    fn from_files(path: &ModelPath, device: Device) -> Result<Self> {
         let config = GemmaConfig::near_weights(path)?;
         let options = EmbedderOptions::near_weights(path)?;
         Self::with_options(config, load_from_path(path)?.as_mut(), device, options)

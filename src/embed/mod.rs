@@ -124,7 +124,7 @@ impl GemmaEmbedder {
     /// [`EmbeddingError::NoDirection`] for a text whose vector is zero or not finite; [`Error::Cancelled`]; errors of the
     /// device.
     pub fn embed<T: Clone + Into<Prompt>>(&self, texts: &[T]) -> Result<Vec<Vec<f32>>> {
-        platform::wait("embedding", self.embed_async(texts))
+        self.embed_blocking(prompts(texts))
     }
 
     /// [`embed`](Self::embed) without blocking the calling thread while a device computes; needs no particular
@@ -133,9 +133,7 @@ impl GemmaEmbedder {
     /// # Errors
     /// As [`embed`](Self::embed).
     pub async fn embed_async<T: Clone + Into<Prompt>>(&self, texts: &[T]) -> Result<Vec<Vec<f32>>> {
-        let texts = prompts(texts);
-        texts.iter().enumerate().try_for_each(|(index, text)| self.model.check(index, text))?;
-        self.each(texts).await?.into_iter().collect()
+        self.all(prompts(texts)).await
     }
 
     /// As [`embed`](Self::embed), but a text that cannot be embedded has its own error and the others keep their
@@ -145,7 +143,7 @@ impl GemmaEmbedder {
     /// # Errors
     /// Errors of the device.
     pub fn embed_each<T: Clone + Into<Prompt>>(&self, texts: &[T]) -> Result<Vec<Result<Vec<f32>>>> {
-        platform::wait("embedding", self.embed_each_async(texts))
+        self.embed_each_blocking(prompts(texts))
     }
 
     /// [`embed_each`](Self::embed_each) as [`embed_async`](Self::embed_async).
@@ -154,6 +152,20 @@ impl GemmaEmbedder {
     /// As [`embed_each`](Self::embed_each).
     pub async fn embed_each_async<T: Clone + Into<Prompt>>(&self, texts: &[T]) -> Result<Vec<Result<Vec<f32>>>> {
         self.each(prompts(texts)).await
+    }
+
+    /// Not generic, so that it is compiled with this crate and not again with each one that embeds.
+    fn embed_blocking(&self, texts: Vec<Prompt>) -> Result<Vec<Vec<f32>>> {
+        platform::wait("embedding", self.all(texts))
+    }
+
+    fn embed_each_blocking(&self, texts: Vec<Prompt>) -> Result<Vec<Result<Vec<f32>>>> {
+        platform::wait("embedding", self.each(texts))
+    }
+
+    async fn all(&self, texts: Vec<Prompt>) -> Result<Vec<Vec<f32>>> {
+        texts.iter().enumerate().try_for_each(|(index, text)| self.model.check(index, text))?;
+        self.each(texts).await?.into_iter().collect()
     }
 
     async fn each(&self, texts: Vec<Prompt>) -> Result<Vec<Result<Vec<f32>>>> {

@@ -56,8 +56,11 @@ impl Drafter {
     /// As [`GemmaDrafterConfig::near_weights`], [`load_from_path`] and [`from_loader`](Self::from_loader). A drafter of another model is
     /// refused when it is given to a generator.
     pub fn from_path(path: impl Into<ModelPath>) -> Result<Self> {
-        let path = path.into();
-        let config = GemmaDrafterConfig::near_weights(&path)?;
+        Self::from_files(&path.into())
+    }
+
+    fn from_files(path: &ModelPath) -> Result<Self> {
+        let config = GemmaDrafterConfig::near_weights(path)?;
         Self::from_loader(config, load_from_path(path)?.as_mut())
     }
 

@@ -87,10 +87,12 @@ impl AudioEncoder {
         gpu: Option<Arc<GpuContext>>,
         options: TowerOptions,
     ) -> Result<Self> {
-        let path = path.into();
-        let config = config.with_towers_of(&path)?;
-        let mut loader = load_towers_from_path(path)?;
-        Self::from_loader(&config, loader.as_mut(), gpu, options)
+        Self::from_files(config, &path.into(), gpu, options)
+    }
+
+    fn from_files(config: &GemmaConfig, path: &ModelPath, gpu: Option<Arc<GpuContext>>, options: TowerOptions) -> Result<Self> {
+        let config = config.with_towers_of(path)?;
+        Self::from_loader(&config, load_towers_from_path(path)?.as_mut(), gpu, options)
     }
 
     /// As [`from_path`](Self::from_path), with the weights of a loader, by their names in a checkpoint.

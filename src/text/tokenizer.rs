@@ -67,7 +67,10 @@ impl Tokenizer {
     /// [`Error::Io`] if the file cannot be read, [`Error::Format`] if it is not a `tokenizer.json` of the kind that
     /// Gemma has.
     pub fn from_file(path: impl Into<ModelPath>) -> Result<Self> {
-        let mut path = path.into();
+        Self::read(path.into())
+    }
+
+    fn read(mut path: ModelPath) -> Result<Self> {
         if path.is_dir() {
             path = path.join("tokenizer.json");
         }
@@ -92,7 +95,10 @@ impl Tokenizer {
     /// # Errors
     /// As [`from_gguf`](Self::from_gguf).
     pub fn from_gguf_with(path: impl Into<ModelPath>, limits: FileLimits) -> Result<Self> {
-        let path: &ModelPath = &path.into();
+        Self::read_gguf(&path.into(), limits)
+    }
+
+    fn read_gguf(path: &ModelPath, limits: FileLimits) -> Result<Self> {
         let (inner, facts) = super::gguf::read(path, limits)?;
         Self::wrap(inner, facts).map_err(|problem| Error::Format { path: path.to_path_buf(), problem })
     }

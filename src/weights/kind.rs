@@ -43,7 +43,10 @@ const OTHERS: [(usize, &[u8], &str); 18] = [
 /// Of a path that nothing can be read from, and of a file that is called `.gguf` and is nothing else that this crate
 /// reads, the name counts, so that whoever opens it says what is wrong.
 pub fn is_gguf(path: impl Into<ModelPath>) -> bool {
-    let path: &ModelPath = &path.into();
+    is_gguf_at(&path.into())
+}
+
+fn is_gguf_at(path: &ModelPath) -> bool {
     let named = || path.has_extension("gguf");
     match first_bytes(path) {
         Some(bytes) if bytes.starts_with(GGUF) => true,

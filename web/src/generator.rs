@@ -1,13 +1,11 @@
 //! A model by the ids of tokens: without a tokenizer, and with its logits.
 
-use std::sync::{Arc, Mutex, PoisonError};
-
 use gemmaflow::{
     GemmaConfig, GemmaGenerator, SampleOpts,
     audio::{Audio, AudioLimits},
     checkpoint::{load_from_path, load_towers_from_path},
     files::ModelPath,
-    generate::{CancelToken, GeneratorOptions, SampleHooks, Sampler},
+    generate::{CancelToken, GeneratorOptions},
     hearing::AudioEncoder,
     image::{Image, ImageLimits},
     prompt::{Prompt, SoftTokens},
@@ -57,7 +55,8 @@ impl Generator {
         sounds: Vec<js_sys::Uint8Array>,
         cancel: &Cancel,
     ) -> Result<Vec<u32>, Fault> {
-        self.begin(&prompt, Media { pictures, sounds }, cancel.token()).await?;
+        let prompt = self.begin(&prompt, Media { pictures, sounds }, cancel.token()).await?;
+        self.generator.prefill(prompt)?;
         Ok(self.generator.generate_cached_async(count, &SampleOpts::greedy()).await?)
     }
 
@@ -70,22 +69,21 @@ impl Generator {
         sounds: Vec<js_sys::Uint8Array>,
         cancel: &Cancel,
     ) -> Result<Vec<f32>, Fault> {
-        self.begin(&prompt, Media { pictures, sounds }, cancel.token()).await?;
-        let rows: Arc<Mutex<Vec<f32>>> = Arc::default();
-        let count = next.len();
-        let mut hooks = SampleHooks::new().with_sampler(Forced { next, start: prompt.len(), rows: rows.clone() });
-        for _ in 0..=count {
-            self.generator.step_hooked_async(&SampleOpts::greedy(), &mut hooks).await?;
+        let prompt = self.begin(&prompt, Media { pictures, sounds }, cancel.token()).await?;
+        let mut rows = self.generator.prefill_get_last_logits_async(prompt).await?;
+        for token in next {
+            rows.extend(self.generator.decode_get_logits_async(token).await?);
         }
-        Ok(std::mem::take(&mut *rows.lock().unwrap_or_else(PoisonError::into_inner)))
+        Ok(rows)
     }
 }
 
 impl Generator {
-    async fn begin(&mut self, ids: &[u32], media: Media, cancel: CancelToken) -> Result<(), Fault> {
+    /// The prompt of a call that `cancel` ends.
+    async fn begin(&mut self, ids: &[u32], media: Media, cancel: CancelToken) -> Result<Prompt, Fault> {
         let prompt = self.prompt(ids, media, &cancel).await?;
         self.generator.set_cancel(cancel);
-        Ok(self.generator.prefill(prompt)?)
+        Ok(prompt)
     }
 
     /// The ids with the soft tokens of each picture and sound in the place of its placeholders.
@@ -155,23 +153,4 @@ fn placed(ids: &[u32], kinds: [Option<u32>; 2], media: [Vec<SoftTokens>; 2]) -> 
         return Err(Fault::input("the prompt has fewer places than pictures or sounds"));
     }
     Ok(prompt.then(rest))
-}
-
-/// Takes the tokens that are given, and keeps the rows that it saw.
-struct Forced {
-    next: Vec<u32>,
-    /// Tokens before them.
-    start: usize,
-    rows: Arc<Mutex<Vec<f32>>>,
-}
-
-impl Sampler for Forced {
-    fn name(&self) -> &str {
-        "the given tokens"
-    }
-
-    fn choose(&mut self, logits: &[f32], history: &[u32]) -> anyhow::Result<u32> {
-        self.rows.lock().unwrap_or_else(PoisonError::into_inner).extend(logits);
-        Ok(self.next.get(history.len() - self.start).copied().unwrap_or(0))
-    }
 }

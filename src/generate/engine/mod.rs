@@ -253,6 +253,22 @@ impl Engine {
         Ok(self.finish(history, opts)?.token)
     }
 
+    /// As [`run`](Run::run), by whom `wait` says.
+    pub(crate) async fn run_by(&mut self, run: RunTokens<'_>, outputs: Outputs, wait: Wait) -> Result<Vec<f32>> {
+        match self {
+            Engine::Gpu(engine) => engine.logits_by(run, true, outputs, wait).await,
+            Engine::Reference(engine) => engine.run(run, outputs),
+        }
+    }
+
+    /// As [`recompute`](Run::recompute), by whom `wait` says.
+    pub(crate) async fn recompute_by(&mut self, sequence: RunTokens<'_>, outputs: Outputs, wait: Wait) -> Result<Vec<f32>> {
+        match self {
+            Engine::Gpu(engine) => engine.logits_by(sequence, false, outputs, wait).await,
+            Engine::Reference(engine) => engine.recompute(sequence, outputs),
+        }
+    }
+
     /// The bytes of the cache `name`: the first `rows` rows of one that grows, a ring whole.
     pub(crate) async fn read_cache(&mut self, name: &str, row: CacheRow, rows: usize, wait: Wait) -> Result<Vec<u8>> {
         match self {

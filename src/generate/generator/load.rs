@@ -52,7 +52,10 @@ impl GemmaGenerator {
     /// # Errors
     /// As [`from_loader_at`](Self::from_loader_at), and what is wrong with the files.
     pub fn from_path(config: GemmaConfig, path: impl Into<ModelPath>, device: Device) -> Result<Self> {
-        let path: &ModelPath = &path.into();
+        Self::from_files(config, &path.into(), device)
+    }
+
+    fn from_files(config: GemmaConfig, path: &ModelPath, device: Device) -> Result<Self> {
         Self::from_loader_at(config, load_from_path(path)?.as_mut(), device, path)
     }
 

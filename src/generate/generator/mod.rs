@@ -7,6 +7,7 @@ mod fallback;
 mod history;
 mod hooked;
 mod load;
+mod logits;
 mod options;
 mod plans;
 mod saved;

@@ -38,7 +38,12 @@ impl GemmaGenerator {
     ///
     /// # Errors
     /// [`Error::Saved`] where the writer fails, and what the device says; the generator stays as it was.
-    pub fn save(&mut self, writer: impl Write) -> Result<()> {
+    pub fn save(&mut self, mut writer: impl Write) -> Result<()> {
+        self.save_blocking(&mut writer)
+    }
+
+    /// Not generic, so that it is compiled with this crate and not again with each one that saves.
+    fn save_blocking(&mut self, writer: &mut dyn Write) -> Result<()> {
         platform::wait("saving a history", self.save_by(writer, Wait::Thread))
     }
 
@@ -95,7 +100,11 @@ impl GemmaGenerator {
     /// where the reader fails; [`Error::ContextFull`] for more tokens than the context holds, and all else as
     /// [`prefill`](Self::prefill); [`DeviceError::OutOfMemory`](crate::error::DeviceError::OutOfMemory), after which
     /// the history is there and has no rows.
-    pub fn restore(&mut self, reader: impl Read) -> Result<()> {
+    pub fn restore(&mut self, mut reader: impl Read) -> Result<()> {
+        self.restore_from(&mut reader)
+    }
+
+    fn restore_from(&mut self, reader: &mut dyn Read) -> Result<()> {
         let mut source = Checking { reader, sum: Fnv::new(), read: 0 };
         let header = Header::read(&mut source)?;
         if header.fingerprint != self.fingerprint()? {

@@ -1,4 +1,4 @@
-//! Prompts, tokens and logits.
+//! Prompts and tokens.
 
 use std::ops::ControlFlow;
 
@@ -8,7 +8,7 @@ use crate::{
     error::PromptError,
     generate::{Outputs, SampleOpts, sample_token_after},
     platform,
-    prompt::{Modality, Prompt, SoftTokens, check_tokens},
+    prompt::{Modality, Prompt, SoftTokens},
     runtime::Wait,
 };
 
@@ -104,7 +104,17 @@ impl GemmaGenerator {
         opts: &SampleOpts,
         mut on_token: impl FnMut(u32) -> ControlFlow<()>,
     ) -> Result<Vec<u32>> {
-        let generated = platform::wait("a step", self.generate_each(n, opts, &mut on_token, Wait::Thread));
+        self.generate_blocking(n, opts, &mut on_token)
+    }
+
+    /// Not generic, so that it is compiled with this crate and not again with each one that generates.
+    fn generate_blocking(
+        &mut self,
+        n: usize,
+        opts: &SampleOpts,
+        on_token: &mut dyn FnMut(u32) -> ControlFlow<()>,
+    ) -> Result<Vec<u32>> {
+        let generated = platform::wait("a step", self.generate_each(n, opts, on_token, Wait::Thread));
         self.stop_ahead();
         generated
     }
@@ -125,7 +135,7 @@ impl GemmaGenerator {
         &mut self,
         n: usize,
         opts: &SampleOpts,
-        on_token: &mut impl FnMut(u32) -> ControlFlow<()>,
+        on_token: &mut (impl FnMut(u32) -> ControlFlow<()> + ?Sized),
         wait: Wait,
     ) -> Result<Vec<u32>> {
         let mut new = Vec::new();
@@ -144,100 +154,6 @@ impl GemmaGenerator {
             }
         }
         Ok(new)
-    }
-
-    /// Replaces the history and returns the logits `[V]` of its last token; all rows are then in the cache.
-    ///
-    /// # Errors
-    /// As [`prefill`](Self::prefill), and what the device says.
-    pub fn prefill_get_last_logits(&mut self, prompt: impl Into<Prompt>) -> Result<Vec<f32>> {
-        self.prefill(prompt)?;
-        self.last_logits()
-    }
-
-    /// Appends `token` and returns the logits `[V]` that follow it: one decode step.
-    ///
-    /// # Errors
-    /// [`PromptError::EmptyHistory`], [`PromptError::TokenOutOfRange`], [`Error::ContextFull`]; the history is then as
-    /// it was.
-    pub fn decode_get_logits(&mut self, token: u32) -> Result<Vec<f32>> {
-        if self.history.len() == 0 {
-            return Err(Error::Prompt(PromptError::EmptyHistory("decode_get_logits")));
-        }
-        check_tokens(&[token], self.history.len(), self.config.vocab_size)?;
-        self.check_room(self.history.len() + 1)?;
-        self.stop_ahead();
-        self.history.push(token);
-        self.last_logits().inspect_err(|_| self.history.pop())
-    }
-
-    /// Replaces the history and returns the logits `[T, V]` of every token, in chunks through the cache.
-    ///
-    /// # Errors
-    /// As [`prefill`](Self::prefill), and what the device says.
-    pub fn all_logits(&mut self, prompt: impl Into<Prompt>) -> Result<Vec<f32>> {
-        self.prefill(prompt)?;
-        self.history.rewind(0);
-        let mut logits = Vec::with_capacity(self.history.len() * self.config.vocab_size);
-        while self.history.cached() < self.history.len() {
-            let end = self.history.len().min(self.history.cached() + self.engine.chunk(Outputs::All));
-            logits.append(&mut self.run(self.history.whole_end(end), Outputs::All)?);
-        }
-        if self.history.is_aligned() {
-            self.history.rewind(0); // Its runs were cut otherwise.
-        }
-        Ok(logits)
-    }
-
-    /// The logits `[T, V]` of a sequence in one pass without caches; the history stays as it is. Where so many rows are
-    /// more than the device binds, or more than 256 MiB, they come in chunks, through caches that live as long as this
-    /// call.
-    ///
-    /// # Errors
-    /// As [`prefill`](Self::prefill), and what the device says.
-    pub fn recompute_all_logits(&mut self, prompt: impl Into<Prompt>) -> Result<Vec<f32>> {
-        let prompt = prompt.into();
-        self.check_prompt(&prompt)?;
-        self.stop_ahead();
-        let mut apart = self.history.fresh();
-        apart.replace(prompt);
-        if apart.len() <= self.engine.rows_at_once() {
-            return self.engine.recompute(apart.whole_run(), Outputs::All);
-        }
-        // Caches of its own: those of the history stay as they are.
-        let mut engine = self.engine.another();
-        *engine.cancel_token() = self.engine.cancel_token().clone();
-        engine.reserve(apart.len())?;
-        let mut logits = Vec::with_capacity(apart.len() * self.config.vocab_size);
-        while apart.cached() < apart.len() {
-            let end = apart.whole_end(apart.len().min(apart.cached() + engine.chunk(Outputs::All)));
-            logits.append(&mut engine.run(apart.run(end), Outputs::All)?);
-            apart.wrote(end);
-        }
-        Ok(logits)
-    }
-
-    fn last_logits(&mut self) -> Result<Vec<f32>> {
-        self.fill_all_but_the_last_chunk()?;
-        self.run(self.history.len(), Outputs::Last)
-    }
-
-    /// Computes rows until one run is left that ends with the last token.
-    pub(super) fn fill_all_but_the_last_chunk(&mut self) -> Result<()> {
-        self.engine.reserve(self.history.len())?;
-        while let Some(end) = self.next_fill() {
-            self.run(end, Outputs::Nothing)?;
-        }
-        Ok(())
-    }
-
-    /// Runs the tokens from the cached ones up to `end`.
-    pub(super) fn run(&mut self, end: usize, want: Outputs) -> Result<Vec<f32>> {
-        let _span = (want == Outputs::Nothing).then(|| self.prefill_span(end).entered());
-        self.will_write(end);
-        let logits = self.engine.run(self.history.run(end), want)?;
-        self.history.wrote(end);
-        Ok(logits)
     }
 
     /// A run of the tokens up to `end` for their rows.
@@ -266,7 +182,7 @@ impl GemmaGenerator {
     }
 
     /// What [`prefill`](Self::prefill) refuses.
-    fn check_prompt(&self, prompt: &Prompt) -> Result<()> {
+    pub(super) fn check_prompt(&self, prompt: &Prompt) -> Result<()> {
         if prompt.is_empty() {
             return Err(Error::Prompt(PromptError::Empty));
         }

@@ -4,7 +4,8 @@ use super::GemmaGenerator;
 use crate::{
     Result,
     generate::SampleOpts,
-    runtime::{Clock, RunTimes},
+    platform,
+    runtime::{Clock, RunTimes, Wait},
 };
 
 impl GemmaGenerator {
@@ -23,7 +24,7 @@ impl GemmaGenerator {
         self.check_step("time_dispatches", &SampleOpts::greedy())?;
         self.stop_ahead();
         self.rewind_rows(self.history.len() - 1)?;
-        self.fill_all_but_the_last_chunk()?;
+        platform::wait("a run of the model", self.fill_all_but_the_last_chunk(Wait::Thread))?;
         self.will_write(self.history.len());
         self.engine.time_run(self.history.run(self.history.len()), reps, clock)
     }

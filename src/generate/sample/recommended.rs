@@ -59,7 +59,10 @@ impl SampleOpts {
     /// [`Error::Io`] and [`Error::Format`] for a file that cannot be read; [`SamplingError::Options`] for a value that
     /// is no number, or out of its range, with the file's name in front.
     pub fn recommended(weights: impl Into<ModelPath>) -> Result<Option<Self>> {
-        let path: &ModelPath = &weights.into();
+        Self::recommended_beside(&weights.into())
+    }
+
+    fn recommended_beside(path: &ModelPath) -> Result<Option<Self>> {
         if is_gguf(path) {
             let files = GgufFiles::open(path, ReadOptions::default())?;
             return from_gguf(&files.metadata, path);

@@ -1,6 +1,14 @@
 //! The kernels of the first runs, compiled while the weights travel.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+#[cfg(test)]
+mod tests;
+
+use std::{
+    future::poll_fn,
+    pin::pin,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    task::Poll,
+};
 
 use super::model::{argmax, options};
 use crate::{
@@ -53,13 +61,21 @@ fn stopped(failed: &AtomicBool) -> Result<()> {
     if failed.load(Relaxed) { Err(Error::Cancelled("compiling beside the upload")) } else { Ok(()) }
 }
 
-/// Runs `upload` while another thread compiles `kernels`; ends when both have, or soon after an upload that failed. A
-/// kernel that does not compile is reported by the run that needs it.
+/// Runs `upload` while another thread compiles `kernels`; ends when both have, or soon after an upload that failed.
+/// Where no thread may wait the device is asked for them when the upload first waits. A kernel that does not compile is
+/// reported by the run that needs it, in a browser by whatever comes next.
 pub(super) async fn beside<T>(
     pipelines: &PipelineCache,
     kernels: &[Kernel],
     upload: impl Future<Output = Result<T>>,
 ) -> Result<T> {
+    if kernels.is_empty() {
+        return upload.await;
+    }
+    if !pipelines.context().blocks() {
+        // A browser compiles them in another process, and its page waits for neither.
+        return after_first_poll(upload, || drop(pipelines.prepare(kernels))).await;
+    }
     let failed = &AtomicBool::new(false);
     let kernels = pipelines.distinct(kernels);
     let software = pipelines.context().capabilities().target().software;
@@ -78,9 +94,15 @@ pub(super) async fn beside<T>(
         parts.all(|part| compiled(part).is_ok());
     };
     let upload = async { upload.await.inspect_err(|_| failed.store(true, Relaxed)) };
-    // Where no thread may wait they are compiled when they are needed.
-    if kernels.is_empty() || !pipelines.context().blocks() {
-        return upload.await;
-    }
     platform::beside(compile, || platform::wait("an upload", upload))
+}
+
+/// What `future` resolves to. `work` is done after it was first polled, unless it was ready then.
+async fn after_first_poll<T>(future: impl Future<Output = T>, work: impl FnOnce()) -> T {
+    let mut future = pin!(future);
+    if let Poll::Ready(value) = poll_fn(|task| Poll::Ready(future.as_mut().poll(task))).await {
+        return value;
+    }
+    work();
+    future.await
 }

@@ -8,6 +8,7 @@ use super::{
 use crate::{
     Result,
     generate::{CacheStore, FINAL_NORM, Outputs, Run, token_bucket},
+    platform,
     runtime::{Buffer, PreparedPlan, RunTokens, Wait},
 };
 
@@ -147,10 +148,22 @@ impl GpuEngine {
     }
 
     pub(super) fn logits(&mut self, run: RunTokens, resident: bool, want: Outputs) -> Result<Vec<f32>> {
+        platform::wait("a run of the model", self.logits_by(run, resident, want, Wait::Thread))
+    }
+
+    /// Runs the tokens, over the caches if `resident`, and reads the logits that are wanted.
+    pub(in crate::generate::engine) async fn logits_by(
+        &mut self,
+        run: RunTokens<'_>,
+        resident: bool,
+        want: Outputs,
+        wait: Wait,
+    ) -> Result<Vec<f32>> {
         let key = self.prepare(&run, resident, want)?;
         let mode = if want == Outputs::Nothing { SampleMode::Nothing } else { SampleMode::Logits };
-        let bytes = match self.submit(key, Tokens::Given(run), mode)? {
-            Some(begun) => self.collect(begun)?,
+        self.settled(wait).await?;
+        let bytes = match self.submit_by(key, Tokens::Given(run), mode, wait).await? {
+            Some(begun) => self.collected_by(begun, wait).await?,
             None => Vec::new(),
         };
         Ok(bytemuck::pod_collect_to_vec(&bytes))

@@ -149,14 +149,9 @@ fn a_load_gives_way_and_can_be_cancelled() {
 
 #[test]
 fn prompts_of_many_chunks_and_slices_need_no_wait() {
-    let prompt: Vec<u32> = (0..150).map(|index| 2 + index * 7 % 900).collect();
-    let options = || GeneratorOptions {
-        prefill_chunk: Some(16),
-        submit_time: Some(Duration::from_micros(200)),
-        ..GeneratorOptions::default()
-    };
+    let prompt = &long_prompt();
     let greedy = SampleOpts::greedy();
-    assert_eq!(awaited(&unblocking(), options(), &prompt, &greedy), expected(options(), &prompt, &greedy));
+    assert_eq!(awaited(&unblocking(), in_chunks(), prompt, &greedy), expected(in_chunks(), prompt, &greedy));
 }
 
 #[test]
@@ -372,5 +367,79 @@ fn futures_go_from_thread_to_thread() {
     let mut generator = demo(&opened(), GeneratorOptions::default());
     sent(generator.step_async(&greedy));
     sent(generator.save_async(Vec::new()));
+    sent(generator.prefill_get_last_logits_async(PROMPT));
+    sent(generator.decode_get_logits_async(459));
+    sent(generator.all_logits_async(PROMPT));
+    sent(generator.recompute_all_logits_async(PROMPT));
     sent(GemmaGenerator::decode_batch_async(&mut [&mut generator], &[greedy]));
+}
+
+/// Of more chunks and slices than one.
+fn long_prompt() -> Vec<u32> {
+    (0..150).map(|index| 2 + index * 7 % 900).collect()
+}
+
+fn in_chunks() -> GeneratorOptions {
+    GeneratorOptions { prefill_chunk: Some(16), ..in_slices() }
+}
+
+fn assert_close(found: &[f32], expected: &[f32], what: &str) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let worst = found.iter().zip(expected).map(|(found, expected)| (found - expected).abs()).fold(0.0, f32::max);
+    assert!(worst < 1e-4, "{what}: {worst}");
+}
+
+#[test]
+fn logits_need_no_wait() {
+    let prompt = &long_prompt();
+    for options in [GeneratorOptions::default, in_chunks] {
+        let context = unblocking();
+        let mut generator = demo(&context, options());
+        let mut blocking = demo(&opened(), options());
+        let last = context.drive(generator.prefill_get_last_logits_async(prompt)).unwrap();
+        assert_close(&last, &blocking.prefill_get_last_logits(prompt).unwrap(), "the last token's");
+        for token in [459, 282] {
+            let next = context.drive(generator.decode_get_logits_async(token)).unwrap();
+            assert_close(&next, &blocking.decode_get_logits(token).unwrap(), "the next token's");
+        }
+        let recomputed = context.drive(generator.recompute_all_logits_async(prompt)).unwrap();
+        assert_close(&recomputed, &blocking.recompute_all_logits(prompt).unwrap(), "without caches");
+        assert_eq!(generator.tokens(), blocking.tokens());
+        let each = context.drive(generator.all_logits_async(prompt)).unwrap();
+        assert_close(&each, &blocking.all_logits(prompt).unwrap(), "each token's");
+        assert_close(&each, &recomputed, "cached and not");
+        let refused = generator.all_logits(prompt);
+        assert!(matches!(refused, Err(Error::Device(DeviceError::WouldBlock { .. }))), "{refused:?}");
+    }
+}
+
+#[test]
+fn logits_that_are_dropped_or_cancelled_leave_the_generator_usable() {
+    let prompt = &long_prompt();
+    let greedy = SampleOpts::greedy();
+    let expected = expected(in_chunks(), prompt, &greedy);
+    let context = unblocking();
+    for polls in 1..6 {
+        let mut generator = demo(&context, in_chunks());
+        {
+            let mut all = pin!(generator.all_logits_async(prompt));
+            let nothing = Arc::new(Woken::default()).into();
+            for _ in 0..polls {
+                assert!(all.as_mut().poll(&mut Context::from_waker(&nothing)).is_pending());
+                context.device().poll(wgpu::PollType::wait_indefinitely()).unwrap();
+            }
+        }
+        assert_eq!(steps(&context, &mut generator, &greedy), expected, "dropped after {polls} polls");
+    }
+    let mut generator = demo(&context, in_chunks());
+    let cancel = CancelToken::new();
+    generator.set_cancel(cancel.clone());
+    {
+        let mut last = pin!(generator.prefill_get_last_logits_async(prompt));
+        assert!(last.as_mut().poll(&mut Context::from_waker(&Arc::new(Woken::default()).into())).is_pending());
+        cancel.cancel();
+        assert!(matches!(context.drive(last), Err(Error::Cancelled(_))));
+    }
+    generator.set_cancel(CancelToken::new());
+    assert_eq!(steps(&context, &mut generator, &greedy), expected, "cancelled");
 }

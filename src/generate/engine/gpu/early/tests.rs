@@ -1,0 +1,50 @@
+//! What a device that never blocks, as a browser's, does with the kernels of the first runs.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::{
+    plan::sampling,
+    runtime::{Device, GpuOptions, Opened},
+};
+
+fn unblocking() -> Arc<GpuContext> {
+    match Device::Gpu.open(&GpuOptions::default()).expect("a GPU adapter (lavapipe will do)") {
+        Opened::Gpu(context) => context.without_blocking().expect("nobody else has it"),
+        Opened::Reference => panic!("Device::Gpu opened the reference"),
+    }
+}
+
+fn argmax_kernels(context: &GpuContext) -> Vec<Kernel> {
+    let plan = sampling::argmax(1, 1024, false, &context.capabilities().target());
+    plan.dispatches.into_iter().map(|dispatch| dispatch.kernel).collect()
+}
+
+#[test]
+fn kernels_are_handed_over_once_the_upload_waits() {
+    let context = unblocking();
+    let pipelines = PipelineCache::new(&context);
+    let kernels = argmax_kernels(&context);
+    let made = || context.counters().snapshot().pipelines_created;
+    let mut seen = Vec::new();
+    let upload = poll_fn(|task| {
+        seen.push(made());
+        if seen.len() > 1 {
+            return Poll::Ready(Ok("uploaded"));
+        }
+        task.waker().wake_by_ref();
+        Poll::Pending
+    });
+    assert_eq!(context.drive(beside(&pipelines, &kernels, upload)).unwrap(), "uploaded");
+    assert_eq!(seen, [0, kernels.len() as u64]);
+}
+
+#[test]
+fn an_upload_that_fails_at_once_compiles_nothing() {
+    let context = unblocking();
+    let pipelines = PipelineCache::new(&context);
+    let kernels = argmax_kernels(&context);
+    let upload = async { Err::<(), _>(Error::Cancelled("a load")) };
+    assert!(matches!(context.drive(beside(&pipelines, &kernels, upload)), Err(Error::Cancelled("a load"))));
+    assert_eq!(context.counters().snapshot().pipelines_created, 0);
+}
