@@ -51,10 +51,10 @@ impl GgufLoader {
     /// # Errors
     /// As [`from_file`](Self::from_file).
     pub fn from_file_with(path: impl Into<ModelPath>, options: impl Into<ReadOptions>) -> Result<Self> {
-        Self::open(&path.into(), options.into())
+        Self::from_files(&path.into(), options.into())
     }
 
-    fn open(path: &ModelPath, options: ReadOptions) -> Result<Self> {
+    fn from_files(path: &ModelPath, options: ReadOptions) -> Result<Self> {
         let files = GgufFiles::open(path, options)?;
         let architecture = files.architecture()?.to_string();
         let paths = files.parts.iter().map(|part| part.path.to_path_buf()).collect();

@@ -146,6 +146,10 @@ impl Conversation {
     /// # Errors
     /// As [`push`](Self::push) and [`answer`](Self::answer); nothing was said then.
     pub fn send(&mut self, content: impl Into<Content>) -> Result<()> {
+        self.send_content(content.into())
+    }
+
+    fn send_content(&mut self, content: Content) -> Result<()> {
         self.stop();
         let before = self.transcript.clone();
         if let Some(Message::User(_)) = self.messages().last() {

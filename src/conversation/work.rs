@@ -94,6 +94,10 @@ impl Conversation {
     /// As [`next_event`](Self::next_event); [`CallbackError::Panicked`](crate::error::CallbackError::Panicked) where
     /// `on_event` panics. The answer is stopped then too.
     pub fn finish(&mut self, mut on_event: impl FnMut(&Event) -> ControlFlow<()>) -> Result<String> {
+        self.finish_telling(&mut on_event)
+    }
+
+    fn finish_telling(&mut self, on_event: &mut dyn FnMut(&Event) -> ControlFlow<()>) -> Result<String> {
         let mut said = String::new();
         loop {
             let event = match self.next_event() {

@@ -74,10 +74,10 @@ impl EmbedderOptions {
     /// As [`CompileProfile::near_weights`] and [`TaskPrompts::near_weights`]; [`Error::Unsupported`] for texts that are
     /// to be lower-cased.
     pub fn near_weights(weights: impl Into<ModelPath>) -> Result<Self> {
-        Self::beside(weights.into())
+        Self::from_files(weights.into())
     }
 
-    fn beside(weights: ModelPath) -> Result<Self> {
+    fn from_files(weights: ModelPath) -> Result<Self> {
         let profile = CompileProfile::near_weights(&weights, false)?;
         let settings = if is_gguf(&weights) { SentenceSettings::default() } else { SentenceSettings::beside(&weights)? };
         Ok(Self {

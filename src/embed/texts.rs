@@ -76,9 +76,18 @@ impl GemmaEmbedder {
         task: &EmbeddingTask,
         texts: &[T],
     ) -> Result<Vec<Result<Vec<f32>>>> {
+        self.embed_each_content(tokenizer, task, contents(texts))
+    }
+
+    fn embed_each_content(
+        &self,
+        tokenizer: &Tokenizer,
+        task: &EmbeddingTask,
+        texts: Vec<Content>,
+    ) -> Result<Vec<Result<Vec<f32>>>> {
         let prompt = self.prompts().prompt(task)?;
         let mut tokens: Vec<Result<Prompt>> =
-            (0..).zip(texts).map(|(index, text)| self.tokens_of(tokenizer, &prompt, index, text.clone().into())).collect();
+            (0..).zip(texts).map(|(index, text)| self.tokens_of(tokenizer, &prompt, index, text)).collect();
         // A text without tokens is refused there; its own error takes that one's place.
         let prompts: Vec<Prompt> = tokens.iter_mut().map(|own| own.as_mut().map(std::mem::take).unwrap_or_default()).collect();
         let vectors = self.embed_each(&prompts)?;
@@ -99,8 +108,12 @@ impl GemmaEmbedder {
         task: &EmbeddingTask,
         texts: &[T],
     ) -> Result<Vec<Prompt>> {
+        self.tokens_of_each(tokenizer, task, contents(texts))
+    }
+
+    fn tokens_of_each(&self, tokenizer: &Tokenizer, task: &EmbeddingTask, texts: Vec<Content>) -> Result<Vec<Prompt>> {
         let prompt = self.prompts().prompt(task)?;
-        (0..).zip(texts).map(|(index, text)| self.tokens_of(tokenizer, &prompt, index, text.clone().into())).collect()
+        (0..).zip(texts).map(|(index, text)| self.tokens_of(tokenizer, &prompt, index, text)).collect()
     }
 
     fn tokens_of(&self, tokenizer: &Tokenizer, prompt: &str, index: usize, text: Content) -> Result<Prompt> {
@@ -136,4 +149,8 @@ impl GemmaEmbedder {
         }
         Ok(tokens.then(rest).then(end))
     }
+}
+
+fn contents<T: Clone + Into<Content>>(texts: &[T]) -> Vec<Content> {
+    texts.iter().cloned().map(Into::into).collect()
 }

@@ -80,10 +80,10 @@ impl MemoryPlan {
     /// [`Device::open`]; as [`for_options`](Self::for_options); [`Error::Unsupported`] for the reference, which has no
     /// device.
     pub fn for_model(path: impl Into<ModelPath>, context: usize, device: Device) -> Result<Self> {
-        Self::of_files(&path.into(), context, device)
+        Self::from_files(&path.into(), context, device)
     }
 
-    fn of_files(path: &ModelPath, context: usize, device: Device) -> Result<Self> {
+    fn from_files(path: &ModelPath, context: usize, device: Device) -> Result<Self> {
         let config = GemmaConfig::near_weights(path)?;
         let options = GeneratorOptions { context: Some(context), ..GeneratorOptions::near_weights(path)? };
         match device.open(&options.gpu)? {

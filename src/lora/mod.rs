@@ -85,10 +85,10 @@ impl Lora {
     /// tensor without a place in the model, a rank or shape that the configuration does not imply. [`Error::Io`] and
     /// [`Error::Format`] where files are missing or broken.
     pub fn open(path: impl Into<ModelPath>, config: &GemmaConfig) -> Result<Self> {
-        Self::open_at(&path.into(), config)
+        Self::from_files(&path.into(), config)
     }
 
-    fn open_at(path: &ModelPath, config: &GemmaConfig) -> Result<Self> {
+    fn from_files(path: &ModelPath, config: &GemmaConfig) -> Result<Self> {
         if path.is_dir() {
             return match file::in_folder(path)? {
                 file::Found::Peft(weights) => peft::open(&weights, config),

@@ -67,10 +67,10 @@ impl Tokenizer {
     /// [`Error::Io`] if the file cannot be read, [`Error::Format`] if it is not a `tokenizer.json` of the kind that
     /// Gemma has.
     pub fn from_file(path: impl Into<ModelPath>) -> Result<Self> {
-        Self::read(path.into())
+        Self::from_json_file(path.into())
     }
 
-    fn read(mut path: ModelPath) -> Result<Self> {
+    fn from_json_file(mut path: ModelPath) -> Result<Self> {
         if path.is_dir() {
             path = path.join("tokenizer.json");
         }
@@ -95,10 +95,10 @@ impl Tokenizer {
     /// # Errors
     /// As [`from_gguf`](Self::from_gguf).
     pub fn from_gguf_with(path: impl Into<ModelPath>, limits: FileLimits) -> Result<Self> {
-        Self::read_gguf(&path.into(), limits)
+        Self::from_gguf_files(&path.into(), limits)
     }
 
-    fn read_gguf(path: &ModelPath, limits: FileLimits) -> Result<Self> {
+    fn from_gguf_files(path: &ModelPath, limits: FileLimits) -> Result<Self> {
         let (inner, facts) = super::gguf::read(path, limits)?;
         Self::wrap(inner, facts).map_err(|problem| Error::Format { path: path.to_path_buf(), problem })
     }

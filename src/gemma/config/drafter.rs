@@ -56,10 +56,10 @@ impl GemmaDrafterConfig {
     /// # Errors
     /// As [`GemmaConfig::near_weights`]; [`Error::Config`] where the file is no drafter's.
     pub fn near_weights(weights: impl Into<ModelPath>) -> Result<Self> {
-        Self::of_files(&weights.into())
+        Self::from_files(&weights.into())
     }
 
-    fn of_files(path: &ModelPath) -> Result<Self> {
+    fn from_files(path: &ModelPath) -> Result<Self> {
         if is_gguf(path) {
             let files = GgufFiles::open(path, ReadOptions { mode: ReadMode::Positioned, ..ReadOptions::default() })?;
             return Self::from_gguf(&files).map_err(|error| named(path, error));

@@ -22,6 +22,10 @@ impl GemmaGenerator {
     /// As [`prefill`](Self::prefill), and what the device says.
     pub fn prefill_get_last_logits(&mut self, prompt: impl Into<Prompt>) -> Result<Vec<f32>> {
         self.prefill(prompt)?;
+        self.last_logits_blocking()
+    }
+
+    fn last_logits_blocking(&mut self) -> Result<Vec<f32>> {
         platform::wait(LOGITS, self.last_logits(Wait::Thread))
     }
 
@@ -38,8 +42,8 @@ impl GemmaGenerator {
     /// Appends `token` and returns the logits `[V]` that follow it: one decode step.
     ///
     /// # Errors
-    /// [`PromptError::EmptyHistory`], [`PromptError::TokenOutOfRange`], [`Error::ContextFull`]; the history is then as
-    /// it was.
+    /// [`PromptError::EmptyHistory`], [`PromptError::TokenOutOfRange`], [`Error::ContextFull`], [`Error::Cancelled`], and
+    /// what the device says; the history is then as it was.
     pub fn decode_get_logits(&mut self, token: u32) -> Result<Vec<f32>> {
         platform::wait(LOGITS, self.logits_after(token, Wait::Thread))
     }
@@ -71,6 +75,10 @@ impl GemmaGenerator {
     /// As [`prefill`](Self::prefill), and what the device says.
     pub fn all_logits(&mut self, prompt: impl Into<Prompt>) -> Result<Vec<f32>> {
         self.prefill(prompt)?;
+        self.logits_of_each_blocking()
+    }
+
+    fn logits_of_each_blocking(&mut self) -> Result<Vec<f32>> {
         platform::wait(LOGITS, self.logits_of_each(Wait::Thread))
     }
 
@@ -85,14 +93,12 @@ impl GemmaGenerator {
     }
 
     async fn logits_of_each(&mut self, wait: Wait) -> Result<Vec<f32>> {
-        self.history.rewind(0);
-        let mut logits = Vec::with_capacity(self.history.len() * self.config.vocab_size);
-        while self.history.cached() < self.history.len() {
-            let end = self.history.len().min(self.history.cached() + self.engine.chunk(Outputs::All));
-            logits.append(&mut self.run(self.history.whole_end(end), Outputs::All, wait).await?);
-        }
-        if self.history.is_aligned() {
-            self.history.rewind(0); // Its runs were cut otherwise.
+        let CutOtherwise(own) = &mut CutOtherwise(self);
+        own.history.rewind(0);
+        let mut logits = Vec::with_capacity(own.history.len() * own.config.vocab_size);
+        while own.history.cached() < own.history.len() {
+            let end = own.history.len().min(own.history.cached() + own.engine.chunk(Outputs::All));
+            logits.append(&mut own.run(own.history.whole_end(end), Outputs::All, wait).await?);
         }
         Ok(logits)
     }
@@ -112,7 +118,7 @@ impl GemmaGenerator {
     }
 
     /// As [`recompute_all_logits`](Self::recompute_all_logits), without blocking the thread longer than a submit takes;
-    /// needs no particular executor.
+    /// needs no particular executor. Dropped before it is done, it leaves the history as it is too.
     ///
     /// # Errors
     /// As [`recompute_all_logits`](Self::recompute_all_logits).
@@ -162,5 +168,17 @@ impl GemmaGenerator {
         let logits = self.engine.run_by(self.history.run(end), want, wait).instrument(span).await?;
         self.history.wrote(end);
         Ok(logits)
+    }
+}
+
+/// A generator whose runs are not cut at multiples of a chunk, done or given up: where histories are aligned, their rows
+/// do not stay.
+struct CutOtherwise<'a>(&'a mut GemmaGenerator);
+
+impl Drop for CutOtherwise<'_> {
+    fn drop(&mut self) {
+        if self.0.history.is_aligned() {
+            self.0.history.rewind(0);
+        }
     }
 }

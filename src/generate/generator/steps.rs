@@ -23,7 +23,10 @@ impl GemmaGenerator {
     /// [`PromptError::EndsWithSoftTokens`], [`PromptError::PictureTooLarge`], [`Error::ContextFull`]; the history stays as
     /// it was.
     pub fn prefill(&mut self, prompt: impl Into<Prompt>) -> Result<()> {
-        let prompt = prompt.into();
+        self.replace(prompt.into())
+    }
+
+    fn replace(&mut self, prompt: Prompt) -> Result<()> {
         self.check_prompt(&prompt)?;
         self.stop_ahead();
         self.rewind_rows(self.history.common(&prompt))?;

@@ -63,7 +63,7 @@ fn stopped(failed: &AtomicBool) -> Result<()> {
 
 /// Runs `upload` while another thread compiles `kernels`; ends when both have, or soon after an upload that failed.
 /// Where no thread may wait the device is asked for them when the upload first waits. A kernel that does not compile is
-/// reported by the run that needs it, in a browser by whatever comes next.
+/// reported by the run that needs it; in a browser, which reports it without a call to blame, the load fails.
 pub(super) async fn beside<T>(
     pipelines: &PipelineCache,
     kernels: &[Kernel],
@@ -73,7 +73,7 @@ pub(super) async fn beside<T>(
         return upload.await;
     }
     if !pipelines.context().blocks() {
-        // A browser compiles them in another process, and its page waits for neither.
+        // A browser compiles in another process; asking for a pipeline returns at once.
         return after_first_poll(upload, || drop(pipelines.prepare(kernels))).await;
     }
     let failed = &AtomicBool::new(false);

@@ -261,9 +261,7 @@ impl Run for GpuEngine {
 
     fn forget(&mut self) {
         self.begun.drain(..).for_each(|begun| begun.discard(&self.model.context));
-        if let Some(submission) = self.sliced.take().and_then(|run| run.slices.submission().cloned()) {
-            self.in_flight = Some((submission, None));
-        }
+        self.give_up_slices();
         self.drafter.iter_mut().for_each(GpuDrafter::forget_text);
     }
 

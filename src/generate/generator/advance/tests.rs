@@ -443,3 +443,23 @@ fn logits_that_are_dropped_or_cancelled_leave_the_generator_usable() {
     generator.set_cancel(CancelToken::new());
     assert_eq!(steps(&context, &mut generator, &greedy), expected, "cancelled");
 }
+
+#[test]
+fn a_deterministic_history_keeps_no_rows_of_logits_that_were_dropped() {
+    let prompt = &long_prompt();
+    let options = || GeneratorOptions { deterministic: true, ..GeneratorOptions::default() };
+    let context = unblocking();
+    let mut generator = demo(&context, options());
+    {
+        let mut all = pin!(generator.all_logits_async(prompt));
+        let nothing = Arc::new(Woken::default()).into();
+        for _ in 0..2 {
+            assert!(all.as_mut().poll(&mut Context::from_waker(&nothing)).is_pending());
+            context.device().poll(wgpu::PollType::wait_indefinitely()).unwrap();
+        }
+    }
+    let short = &prompt[..12];
+    let found = context.drive(generator.prefill_get_last_logits_async(short)).unwrap();
+    let mut fresh = demo(&context, options());
+    assert!(found == context.drive(fresh.prefill_get_last_logits_async(short)).unwrap(), "other bits");
+}

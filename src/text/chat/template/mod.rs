@@ -46,10 +46,10 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error::Io`] and [`Error::Format`] for files that cannot be read.
     pub fn near_weights(config: &GemmaConfig, tokenizer: &Tokenizer, weights: impl Into<ModelPath>) -> Result<Self> {
-        Self::of_files(config, tokenizer, &weights.into())
+        Self::from_files(config, tokenizer, &weights.into())
     }
 
-    fn of_files(config: &GemmaConfig, tokenizer: &Tokenizer, weights: &ModelPath) -> Result<Self> {
+    fn from_files(config: &GemmaConfig, tokenizer: &Tokenizer, weights: &ModelPath) -> Result<Self> {
         let Some(sources) = files::near_weights(weights)? else { return Ok(Self::built_in(config)) };
         let family = ChatFormat::of(config);
         let chosen = Self::chosen(family.as_ref().ok().copied(), tokenizer, sources);
