@@ -9,11 +9,13 @@ export function chromiumPath() {
   return found;
 }
 
-export function launch() {
+export function launchOptions() {
   const args = ['--no-sandbox', '--enable-unsafe-webgpu', '--use-fake-ui-for-media-stream', '--use-fake-device-for-media-stream'];
   // Playwright switches the GPU off in headless browsers; WebGPU then has no adapter.
-  return chromium.launch({ executablePath: chromiumPath(), args, ignoreDefaultArgs: ['--disable-gpu'] });
+  return { executablePath: chromiumPath(), args, ignoreDefaultArgs: ['--disable-gpu'] };
 }
+
+export const launch = () => chromium.launch(launchOptions());
 
 /** A page with the package as `gemmaflow`. What it logs as an error is kept in `page.problems`. */
 export async function openPage(context, origin) {

@@ -447,7 +447,7 @@ fn logits_that_are_dropped_or_cancelled_leave_the_generator_usable() {
 #[test]
 fn a_deterministic_history_keeps_no_rows_of_logits_that_were_dropped() {
     let prompt = &long_prompt();
-    let options = || GeneratorOptions { deterministic: true, ..GeneratorOptions::default() };
+    let options = || GeneratorOptions { deterministic: true, prefill_chunk: Some(64), ..GeneratorOptions::default() };
     let context = unblocking();
     let mut generator = demo(&context, options());
     {
