@@ -76,14 +76,14 @@ impl GemmaEmbedder {
         task: &EmbeddingTask,
         texts: &[T],
     ) -> Result<Vec<Result<Vec<f32>>>> {
-        self.embed_each_content(tokenizer, task, contents(texts))
+        self.embed_each_content(tokenizer, task, &mut contents(texts))
     }
 
     fn embed_each_content(
         &self,
         tokenizer: &Tokenizer,
         task: &EmbeddingTask,
-        texts: Vec<Content>,
+        texts: &mut dyn Iterator<Item = Content>,
     ) -> Result<Vec<Result<Vec<f32>>>> {
         let prompt = self.prompts().prompt(task)?;
         let mut tokens: Vec<Result<Prompt>> =
@@ -108,10 +108,15 @@ impl GemmaEmbedder {
         task: &EmbeddingTask,
         texts: &[T],
     ) -> Result<Vec<Prompt>> {
-        self.tokens_of_each(tokenizer, task, contents(texts))
+        self.tokens_of_each(tokenizer, task, &mut contents(texts))
     }
 
-    fn tokens_of_each(&self, tokenizer: &Tokenizer, task: &EmbeddingTask, texts: Vec<Content>) -> Result<Vec<Prompt>> {
+    fn tokens_of_each(
+        &self,
+        tokenizer: &Tokenizer,
+        task: &EmbeddingTask,
+        texts: &mut dyn Iterator<Item = Content>,
+    ) -> Result<Vec<Prompt>> {
         let prompt = self.prompts().prompt(task)?;
         (0..).zip(texts).map(|(index, text)| self.tokens_of(tokenizer, &prompt, index, text)).collect()
     }
@@ -151,6 +156,7 @@ impl GemmaEmbedder {
     }
 }
 
-fn contents<T: Clone + Into<Content>>(texts: &[T]) -> Vec<Content> {
-    texts.iter().cloned().map(Into::into).collect()
+/// A copy of each text when it is its turn.
+fn contents<T: Clone + Into<Content>>(texts: &[T]) -> impl Iterator<Item = Content> {
+    texts.iter().cloned().map(Into::into)
 }

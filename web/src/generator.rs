@@ -55,7 +55,7 @@ impl Generator {
         sounds: Vec<js_sys::Uint8Array>,
         cancel: &Cancel,
     ) -> Result<Vec<u32>, Fault> {
-        let prompt = self.prompt_of(&prompt, Media { pictures, sounds }, cancel.token()).await?;
+        let prompt = self.prompt(&prompt, Media { pictures, sounds }, cancel.token()).await?;
         self.generator.prefill(prompt)?;
         Ok(self.generator.generate_cached_async(count, &SampleOpts::greedy()).await?)
     }
@@ -69,7 +69,7 @@ impl Generator {
         sounds: Vec<js_sys::Uint8Array>,
         cancel: &Cancel,
     ) -> Result<Vec<f32>, Fault> {
-        let prompt = self.prompt_of(&prompt, Media { pictures, sounds }, cancel.token()).await?;
+        let prompt = self.prompt(&prompt, Media { pictures, sounds }, cancel.token()).await?;
         let mut rows = self.generator.prefill_get_last_logits_async(prompt).await?;
         for token in next {
             rows.extend(self.generator.decode_get_logits_async(token).await?);
@@ -79,15 +79,10 @@ impl Generator {
 }
 
 impl Generator {
-    /// The prompt of a call, which `cancel` ends from now on.
-    async fn prompt_of(&mut self, ids: &[u32], media: Media, cancel: CancelToken) -> Result<Prompt, Fault> {
-        let prompt = self.prompt(ids, media, &cancel).await?;
-        self.generator.set_cancel(cancel);
-        Ok(prompt)
-    }
-
-    /// The ids with the soft tokens of each picture and sound in the place of its placeholders.
-    async fn prompt(&mut self, ids: &[u32], media: Media, cancel: &CancelToken) -> Result<Prompt, Fault> {
+    /// The ids with the soft tokens of each picture and sound in the place of its placeholders. `cancel` ends this, and
+    /// from now on what the generator does.
+    async fn prompt(&mut self, ids: &[u32], media: Media, cancel: CancelToken) -> Result<Prompt, Fault> {
+        self.generator.set_cancel(cancel.clone());
         let mut pictures = Vec::new();
         for picture in media.pictures {
             let image = Image::from_bytes(&picture.to_vec(), &ImageLimits::default())?;

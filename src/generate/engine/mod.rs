@@ -97,15 +97,9 @@ pub(crate) enum RingCopy {
 
 /// Runs of the model for one sequence: what fills its caches and gives logits or tokens.
 pub(crate) trait Run {
-    /// Runs the tokens, writes their cache rows, and returns logits: none, `[V]`, or `[T, V]`. Rows of earlier positions
-    /// must be in the cache. Pictures whose tokens see each other are whole in the run, or outside of it.
-    fn run(&mut self, run: RunTokens, outputs: Outputs) -> Result<Vec<f32>>;
-
-    /// As [`run`](Self::run) for the rows alone, of which no more than a first slice need be submitted: they are there
-    /// when no [slices are left](Self::slices_left).
-    fn begin_rows(&mut self, run: RunTokens) -> Result<()> {
-        self.run(run, Outputs::Nothing).map(|_| ())
-    }
+    /// As [`Engine::run`] for the rows alone, of which no more than a first slice need be submitted: they are there when
+    /// no [slices are left](Self::slices_left).
+    fn begin_rows(&mut self, run: RunTokens) -> Result<()>;
 
     /// Returns `true` if slices of the run that was begun last are left to submit, by [`go_on`](Self::go_on) or not at
     /// all.
@@ -118,7 +112,7 @@ pub(crate) trait Run {
         Ok(())
     }
 
-    /// As [`run`](Self::run), to choose the token that follows the last of them; drops what was begun before and not
+    /// As [`Engine::run`], to choose the token that follows the last of them; drops what was begun before and not
     /// finished. No more than a first slice need be submitted.
     fn begin(&mut self, run: RunTokens, opts: &SampleOpts) -> Result<()>;
 
@@ -140,9 +134,6 @@ pub(crate) trait Run {
 
     /// All logits of the run that [`view_logits`](Self::view_logits) gave a list of, until the next run.
     fn full_logits(&mut self) -> Result<Vec<f32>>;
-
-    /// Runs a whole sequence without caches.
-    fn recompute(&mut self, sequence: RunTokens, outputs: Outputs) -> Result<Vec<f32>>;
 
     /// Drops a run that was begun and not finished, and the state that a drafter would go on from. Rows that were
     /// written into the caches stay.
@@ -253,19 +244,20 @@ impl Engine {
         Ok(self.finish(history, opts)?.token)
     }
 
-    /// As [`run`](Run::run), by whom `wait` says.
-    pub(crate) async fn run_by(&mut self, run: RunTokens<'_>, outputs: Outputs, wait: Wait) -> Result<Vec<f32>> {
+    /// Runs the tokens, writes their cache rows, and returns logits: none, `[V]`, or `[T, V]`. Rows of earlier positions
+    /// must be in the cache. Pictures whose tokens see each other are whole in the run, or outside of it.
+    pub(crate) async fn run(&mut self, run: RunTokens<'_>, outputs: Outputs, wait: Wait) -> Result<Vec<f32>> {
         match self {
             Engine::Gpu(engine) => engine.logits_by(run, true, outputs, wait).await,
-            Engine::Reference(engine) => engine.run(run, outputs),
+            Engine::Reference(engine) => engine.execute(run, true, outputs),
         }
     }
 
-    /// As [`recompute`](Run::recompute), by whom `wait` says.
-    pub(crate) async fn recompute_by(&mut self, sequence: RunTokens<'_>, outputs: Outputs, wait: Wait) -> Result<Vec<f32>> {
+    /// Runs a whole sequence without caches.
+    pub(crate) async fn recompute(&mut self, sequence: RunTokens<'_>, outputs: Outputs, wait: Wait) -> Result<Vec<f32>> {
         match self {
             Engine::Gpu(engine) => engine.logits_by(sequence, false, outputs, wait).await,
-            Engine::Reference(engine) => engine.recompute(sequence, outputs),
+            Engine::Reference(engine) => engine.execute(sequence, false, outputs),
         }
     }
 

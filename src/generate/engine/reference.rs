@@ -75,7 +75,8 @@ impl ReferenceEngine {
         bytes
     }
 
-    fn execute(&mut self, run: RunTokens, resident: bool, want: Outputs) -> Result<Vec<f32>> {
+    /// Runs the tokens, over the caches if `resident`, and gives the logits that are wanted.
+    pub(super) fn execute(&mut self, run: RunTokens, resident: bool, want: Outputs) -> Result<Vec<f32>> {
         if resident {
             self.reserve(run.end())?;
         }
@@ -143,8 +144,8 @@ fn resized(old: Option<Value>, shape: Vec<usize>, dtype: DType) -> Value {
 }
 
 impl Run for ReferenceEngine {
-    fn run(&mut self, run: RunTokens, want: Outputs) -> Result<Vec<f32>> {
-        self.execute(run, true, want)
+    fn begin_rows(&mut self, run: RunTokens) -> Result<()> {
+        self.execute(run, true, Outputs::Nothing).map(drop)
     }
 
     fn begin(&mut self, run: RunTokens, _: &SampleOpts) -> Result<()> {
@@ -171,10 +172,6 @@ impl Run for ReferenceEngine {
 
     fn full_logits(&mut self) -> Result<Vec<f32>> {
         Err(Error::Graph(GraphError::Malformed { graph: "gemma_resident".into(), problem: "its row was handed over".into() }))
-    }
-
-    fn recompute(&mut self, sequence: RunTokens, want: Outputs) -> Result<Vec<f32>> {
-        self.execute(sequence, false, want)
     }
 
     fn forget(&mut self) {

@@ -93,7 +93,8 @@ impl GemmaGenerator {
     }
 
     async fn logits_of_each(&mut self, wait: Wait) -> Result<Vec<f32>> {
-        let CutOtherwise(own) = &mut CutOtherwise(self);
+        let cut = CutOtherwise(self);
+        let own = &mut *cut.0;
         own.history.rewind(0);
         let mut logits = Vec::with_capacity(own.history.len() * own.config.vocab_size);
         while own.history.cached() < own.history.len() {
@@ -132,7 +133,7 @@ impl GemmaGenerator {
         let mut apart = self.history.fresh();
         apart.replace(prompt);
         if apart.len() <= self.engine.rows_at_once() {
-            return self.engine.recompute_by(apart.whole_run(), Outputs::All, wait).await;
+            return self.engine.recompute(apart.whole_run(), Outputs::All, wait).await;
         }
         // Caches of its own: those of the history stay as they are.
         let mut engine = self.engine.another();
@@ -141,7 +142,7 @@ impl GemmaGenerator {
         let mut logits = Vec::with_capacity(apart.len() * self.config.vocab_size);
         while apart.cached() < apart.len() {
             let end = apart.whole_end(apart.len().min(apart.cached() + engine.chunk(Outputs::All)));
-            logits.append(&mut engine.run_by(apart.run(end), Outputs::All, wait).await?);
+            logits.append(&mut engine.run(apart.run(end), Outputs::All, wait).await?);
             apart.wrote(end);
         }
         Ok(logits)
@@ -165,14 +166,14 @@ impl GemmaGenerator {
     async fn run(&mut self, end: usize, want: Outputs, wait: Wait) -> Result<Vec<f32>> {
         let span = if want == Outputs::Nothing { self.prefill_span(end) } else { tracing::Span::none() };
         self.will_write(end);
-        let logits = self.engine.run_by(self.history.run(end), want, wait).instrument(span).await?;
+        let logits = self.engine.run(self.history.run(end), want, wait).instrument(span).await?;
         self.history.wrote(end);
         Ok(logits)
     }
 }
 
-/// A generator whose runs are not cut at multiples of a chunk, done or given up: where histories are aligned, their rows
-/// do not stay.
+/// A generator whose runs are not cut at multiples of a chunk. Where its history is aligned, no row of them stays, be
+/// they done, failed or given up.
 struct CutOtherwise<'a>(&'a mut GemmaGenerator);
 
 impl Drop for CutOtherwise<'_> {

@@ -175,8 +175,8 @@ impl GeneratorOptions {
     /// As [`CompileProfile::near_weights`].
     pub fn near_weights(weights: impl Into<ModelPath>) -> Result<Self> {
         let weights: &ModelPath = &weights.into();
-        let prefill_profile = CompileProfile::near_weights(weights, false);
-        let decode_profile = CompileProfile::near_weights(weights, true);
-        Ok(Self { prefill_profile: prefill_profile?, decode_profile: decode_profile?, ..Self::default() })
+        let prefill_profile = CompileProfile::near_weights(weights, false)?;
+        let decode_profile = CompileProfile::near_weights(weights, true)?;
+        Ok(Self { prefill_profile, decode_profile, ..Self::default() })
     }
 }

@@ -45,7 +45,8 @@ impl GemmaGenerator {
     pub fn step(&mut self, opts: &SampleOpts) -> Result<u32> {
         self.check_step("step", opts)?;
         self.stop_ahead();
-        let logits = self.engine.recompute(self.history.whole_run(), Outputs::Last)?;
+        let recompute = self.engine.recompute(self.history.whole_run(), Outputs::Last, Wait::Thread);
+        let logits = platform::wait("a step", recompute)?;
         let token = sample_token_after(&logits, opts, self.history.tokens())?;
         self.history.push(token);
         Ok(token)

@@ -12,7 +12,10 @@ use std::{
 };
 
 use super::GpuContext;
-use crate::platform::Instant;
+use crate::{
+    platform::Instant,
+    runtime::{Device, GpuOptions, Opened},
+};
 
 /// No future of a test takes longer.
 const MOST: Duration = Duration::from_secs(120);
@@ -33,6 +36,14 @@ impl GpuContext {
         context.blocks = false;
         context.capabilities.timestamps = false;
         Some(Arc::new(context))
+    }
+
+    /// A device of this machine where nothing may block.
+    pub(crate) fn unblocking() -> Arc<Self> {
+        match Device::Gpu.open(&GpuOptions::default()).expect("a GPU adapter (lavapipe will do)") {
+            Opened::Gpu(context) => context.without_blocking().expect("nobody else has it"),
+            Opened::Reference => panic!("Device::Gpu opened the reference"),
+        }
     }
 
     /// What `future` resolves to where it is looked at when it was woken, and callbacks come in between.

@@ -166,10 +166,6 @@ impl GpuEngine {
 }
 
 impl Run for GpuEngine {
-    fn run(&mut self, run: RunTokens, want: Outputs) -> Result<Vec<f32>> {
-        self.logits(run, true, want)
-    }
-
     fn begin_rows(&mut self, run: RunTokens) -> Result<()> {
         let key = self.prepare(&run, true, Outputs::Nothing)?;
         self.submit_first(key, Tokens::Given(run), SampleMode::Nothing)?;
@@ -253,10 +249,6 @@ impl Run for GpuEngine {
     fn full_logits(&mut self) -> Result<Vec<f32>> {
         let key = self.viewed.ok_or_else(nothing_begun)?;
         self.row_of(&key)
-    }
-
-    fn recompute(&mut self, sequence: RunTokens, want: Outputs) -> Result<Vec<f32>> {
-        self.logits(sequence, false, want)
     }
 
     fn forget(&mut self) {

@@ -59,16 +59,8 @@ impl GpuEngine {
         Ok(begun)
     }
 
-    /// Leaves out what is left of a run that nobody goes on with; the next run waits for its last slice.
-    pub(super) fn give_up_slices(&mut self) {
-        if let Some(submission) = self.sliced.take().and_then(|run| run.slices.submission().cloned()) {
-            self.in_flight = Some((submission, None));
-        }
-    }
-
     /// As [`submit`](Self::submit), of the first slice; the run is whole if no other is left.
     pub(super) fn submit_first(&mut self, key: PlanKey, tokens: Tokens, mode: SampleMode) -> Result<Option<Begun>> {
-        self.give_up_slices();
         self.settle()?;
         let context = &self.model.context;
         let Ready { run: RunPlan { block, built, .. }, warm, estimates, .. } = self.plans.of(&key).ready(&key)?;
@@ -169,7 +161,6 @@ impl GpuEngine {
     ) -> Result<Vec<f32>> {
         let key = self.prepare(&run, resident, want)?;
         let mode = if want == Outputs::Nothing { SampleMode::Nothing } else { SampleMode::Logits };
-        self.give_up_slices();
         self.settled(wait).await?;
         let bytes = match self.submit_by(key, Tokens::Given(run), mode, wait).await? {
             Some(begun) => self.collected_by(begun, wait).await?,

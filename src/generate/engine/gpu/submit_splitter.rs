@@ -283,14 +283,23 @@ impl SubmitSplitter {
 impl GpuEngine {
     /// As [`settle`](Self::settle), by whom `wait` says.
     pub(super) async fn settled(&mut self, wait: Wait) -> Result<()> {
+        self.give_up_slices();
         if let Some((submission, _)) = &self.in_flight {
             self.model.context.awaited(wait, submission, "the previous prefill chunk", &self.cancel).await?;
         }
         self.settle()
     }
 
-    /// Waits for the prefill chunk that is under way.
+    /// Leaves out what is left of a run that nobody goes on with; the next run waits for its last slice.
+    pub(super) fn give_up_slices(&mut self) {
+        if let Some(submission) = self.sliced.take().and_then(|run| run.slices.submission().cloned()) {
+            self.in_flight = Some((submission, None));
+        }
+    }
+
+    /// Waits for the prefill chunk that is under way, or for what was submitted of a run that was given up.
     pub(super) fn settle(&mut self) -> Result<()> {
+        self.give_up_slices();
         let Some((submission, timed)) = self.in_flight.take() else { return Ok(()) };
         let go_on = &mut || self.cancel.check("a run of the model");
         if let Err(error) = self.model.context.keep_pace(&submission, "the previous prefill chunk", Some(go_on)) {

@@ -8,7 +8,7 @@ use super::{EngineOptions, GpuEngine, GpuTurn, model::LOGITS, output};
 use crate::{
     checkpoint::load_from_path,
     gemma::{GemmaArch, GemmaConfig},
-    generate::{CacheStore, ModelGraphs, Outputs, Profiles, Run, SampleOpts},
+    generate::{CacheStore, ModelGraphs, Outputs, Profiles, SampleOpts},
     runtime::{Device, GpuOptions, Opened, RunTokens, Wait},
 };
 
@@ -45,7 +45,7 @@ fn filled(engine: &mut GpuEngine, tokens: &[u32]) {
     let last = tokens.len() - 1;
     let rows = &tokens[..tokens.len() - 1];
     for start in (0..last).step_by(CHUNK) {
-        engine.run(RunTokens::text(&rows[start..last.min(start + CHUNK)], start), Outputs::Nothing).unwrap();
+        engine.logits(RunTokens::text(&rows[start..last.min(start + CHUNK)], start), true, Outputs::Nothing).unwrap();
     }
 }
 

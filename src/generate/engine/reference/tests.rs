@@ -33,7 +33,7 @@ fn check_drafter(engine: &mut ReferenceEngine, config: &GemmaConfig, folder: &Pa
     for prompt in ["p2", "p7", "p33"] {
         let of = |what: &str| format!("{prompt}.{what}");
         let text = tokens(&of("input_ids"));
-        let logits = engine.run(RunTokens::text(&text, 0), Outputs::Last).unwrap();
+        let logits = engine.execute(RunTokens::text(&text, 0), true, Outputs::Last).unwrap();
         assert!(worst(&logits, numbers(&of("target_logits")).rchunks(config.vocab_size).next().unwrap()) < 1e-3);
         assert!(worst(&engine.hidden.values, &numbers(&of("target_hidden_last"))) < 1e-3, "{prompt}: what it goes on from");
         let built = drafter.built(&engine.model, DType::F32).unwrap();

@@ -1,19 +1,7 @@
 //! What a device that never blocks, as a browser's, does with the kernels of the first runs.
 
-use std::sync::Arc;
-
 use super::*;
-use crate::{
-    plan::sampling,
-    runtime::{Device, GpuOptions, Opened},
-};
-
-fn unblocking() -> Arc<GpuContext> {
-    match Device::Gpu.open(&GpuOptions::default()).expect("a GPU adapter (lavapipe will do)") {
-        Opened::Gpu(context) => context.without_blocking().expect("nobody else has it"),
-        Opened::Reference => panic!("Device::Gpu opened the reference"),
-    }
-}
+use crate::plan::sampling;
 
 fn argmax_kernels(context: &GpuContext) -> Vec<Kernel> {
     let plan = sampling::argmax(1, 1024, false, &context.capabilities().target());
@@ -22,7 +10,7 @@ fn argmax_kernels(context: &GpuContext) -> Vec<Kernel> {
 
 #[test]
 fn kernels_are_handed_over_once_the_upload_waits() {
-    let context = unblocking();
+    let context = GpuContext::unblocking();
     let pipelines = PipelineCache::new(&context);
     let kernels = argmax_kernels(&context);
     let made = || context.counters().snapshot().pipelines_created;
@@ -41,7 +29,7 @@ fn kernels_are_handed_over_once_the_upload_waits() {
 
 #[test]
 fn an_upload_that_fails_at_once_compiles_nothing() {
-    let context = unblocking();
+    let context = GpuContext::unblocking();
     let pipelines = PipelineCache::new(&context);
     let kernels = argmax_kernels(&context);
     let upload = async { Err::<(), _>(Error::Cancelled("a load")) };

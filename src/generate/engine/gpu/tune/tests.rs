@@ -15,7 +15,7 @@ use crate::{
     checkpoint::load_from_path,
     error::DeviceError,
     gemma::GemmaConfig,
-    generate::{CancelToken, ModelGraphs, Outputs, PlanPolicy, Profiles, Run},
+    generate::{CancelToken, ModelGraphs, Outputs, PlanPolicy, Profiles},
     ir::{Alternatives, Fallback, KernelChoices},
     plan::Plan,
     runtime::{Device, GpuContext, GpuOptions, KernelTier, Opened, RunTokens, Tuning},
@@ -92,8 +92,8 @@ fn a_wrong_kernel_is_replaced_and_the_logits_are_right() {
         let slices = SubmitSplitter::new(None, true);
         let mut engine = GpuEngine::fresh(model.into(), Caches::new(ring), policy, Profiles::default(), pace, slices);
         let (given, last) = tokens.split_at(tokens.len() - 1);
-        engine.run(RunTokens::text(given, 0), Outputs::Nothing).unwrap();
-        engine.run(RunTokens::text(last, given.len()), Outputs::Last).unwrap()
+        engine.logits(RunTokens::text(given, 0), true, Outputs::Nothing).unwrap();
+        engine.logits(RunTokens::text(last, given.len()), true, Outputs::Last).unwrap()
     };
     let (untouched, _) = load("gemma3-text", &open(KernelTier::Subgroups));
     let found = logits(second);
