@@ -1,16 +1,29 @@
 //! Steps of several generators in one pass: each gives the text that it gives alone, and what transformers gives.
 
+#[path = "common/busy.rs"]
+mod busy;
 #[path = "common/oracle.rs"]
 #[allow(dead_code)] // Each test binary uses a part.
 mod oracle;
 
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    task::{Context, Wake},
+    time::Duration,
+};
+
+use busy::keep_busy;
 use gemmaflow::{
     Error, Result,
     error::{DeviceError, PromptError, SamplingError},
-    generate::{GemmaGenerator, GeneratorOptions, SampleOpts, TablePlacement},
+    generate::{CancelToken, GemmaGenerator, GeneratorOptions, SampleOpts, TablePlacement},
     ir::DType,
     profile::CompileProfile,
-    runtime::{Device, GpuOptions, KernelTier},
+    runtime::{Device, GpuContext, GpuOptions, KernelTier, Opened},
 };
 use oracle::{CHECKPOINTS, Oracle};
 
@@ -282,6 +295,99 @@ fn forks_and_rewinds_go_on_within_a_batch() {
     assert_eq!(generators[4].rows_computed() - computed, 4, "nothing but the new rows");
     assert_eq!(ends[0], way[0]);
     assert_eq!(ends[2], expected[2][10..14]);
+}
+
+/// True once a task was woken.
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, SeqCst);
+    }
+}
+
+fn open(gpu: &GpuOptions) -> Arc<GpuContext> {
+    match Device::Gpu.open(gpu).expect("a GPU adapter (lavapipe will do)") {
+        Opened::Gpu(context) => context,
+        Opened::Reference => panic!("Device::Gpu opened the reference"),
+    }
+}
+
+/// Options of as many sequences, of which each chooses its tokens otherwise: greedily, from the list of the likeliest,
+/// and from the whole row.
+fn three() -> [SampleOpts; 3] {
+    [GREEDY, SampleOpts::temperature(0.9, 7).with_top_k(40), SampleOpts::temperature(1.5, 7)]
+}
+
+#[test]
+fn an_awaited_step_ends_when_one_is_cancelled() {
+    let oracle = Oracle::open("gemma3-text");
+    let context = open(&GpuOptions::default());
+    let first = generator(&oracle, Device::Context(context.clone()), options());
+    let (prompts, opts) = (prompts(&oracle, 3), three());
+    let expected = alone(&first, &prompts, &opts, 6);
+    let mut all = started(&first, &prompts);
+    let mut found = together(&mut all, &opts, 1);
+    let cancel = CancelToken::new();
+    all[1].set_cancel(cancel.clone());
+    {
+        keep_busy(&context);
+        let mut part: Vec<_> = all.iter_mut().collect();
+        let mut step = pin!(GemmaGenerator::decode_batch_async(&mut part, &opts));
+        let woken = Arc::new(Woken::default());
+        assert!(step.as_mut().poll(&mut Context::from_waker(&woken.clone().into())).is_pending());
+        cancel.cancel();
+        assert!(woken.0.load(SeqCst));
+        let ended = pollster::block_on(step);
+        assert!(ended.iter().all(|token| matches!(token, Err(Error::Cancelled(_)))), "{ended:?}");
+    }
+    all[1].set_cancel(CancelToken::new());
+    for (text, rest) in found.iter_mut().zip(together(&mut all, &opts, 5)) {
+        text.extend(rest);
+    }
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_step_that_a_task_of_its_own_thread_holds_up_ends_in_time() {
+    let context = open(&GpuOptions { timeout: Some(Duration::from_secs(5)), ..GpuOptions::default() });
+    held_up(&context, |_| {}, |error| matches!(error, Error::Device(DeviceError::Timeout { .. })));
+}
+
+#[test]
+fn a_step_that_a_task_of_its_own_thread_holds_up_can_be_cancelled() {
+    let soon = |cancel: CancelToken| {
+        std::thread::sleep(Duration::from_millis(50));
+        cancel.cancel();
+    };
+    held_up(&open(&GpuOptions::default()), soon, |error| matches!(error, Error::Cancelled(_)));
+}
+
+/// A step that another, awaited by the same thread, holds up ends with such errors; `beside` has the token of one of
+/// its sequences.
+fn held_up(context: &Arc<GpuContext>, beside: impl FnOnce(CancelToken) + Send, is_right: impl Fn(&Error) -> bool) {
+    let oracle = Oracle::open("gemma3-text");
+    let first = generator(&oracle, Device::Context(context.clone()), options());
+    let (prompts, opts) = (prompts(&oracle, 3), three());
+    let (mut all, mut others) = (started(&first, &prompts), started(&first, &prompts[..2]));
+    // The rows of prompts are each sequence's own work.
+    together(&mut all, &opts, 1);
+    together(&mut others, &opts[..2], 1);
+    let cancel = CancelToken::new();
+    others[1].set_cancel(cancel.clone());
+    keep_busy(context);
+    let mut part: Vec<_> = all.iter_mut().collect();
+    let mut held = pin!(GemmaGenerator::decode_batch_async(&mut part, &opts));
+    assert!(held.as_mut().poll(&mut Context::from_waker(&Arc::new(Woken::default()).into())).is_pending());
+    let ended = std::thread::scope(|scope| {
+        scope.spawn(|| beside(cancel));
+        step(&mut others, &opts[..2])
+    });
+    assert!(ended.iter().all(|token| token.as_ref().is_err_and(&is_right)), "{ended:?}");
+    assert!(pollster::block_on(held).iter().all(Result::is_ok));
+    others[1].set_cancel(CancelToken::new());
+    assert!(step(&mut others, &opts[..2]).iter().all(Result::is_ok));
 }
 
 #[test]

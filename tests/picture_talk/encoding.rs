@@ -27,6 +27,7 @@ use gemmaflow::{
 use tempfile::TempDir;
 
 use super::{
+    busy::keep_busy,
     shown,
     talk::{conversation, events},
     towers::live,
@@ -75,6 +76,7 @@ fn encoding_is_cancelled_between_two_submits_and_nothing_is_lost() {
     let cancel = CancelToken::new();
     let encoder = model.vision().unwrap().with_cancel(cancel.clone());
     let before = submits(model);
+    keep_busy(&model.gpu().unwrap());
     let mut encoding = Box::pin(encoder.encode_async(&image));
     assert!(encoding.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     cancel.cancel();
@@ -106,6 +108,7 @@ fn a_wait_for_another_s_picture_ends_when_it_is_cancelled() {
     let opened = open("gemma3-vision", Device::Gpu, Some(Duration::from_nanos(1)));
     let model = &opened.model;
     let encoder = model.vision().unwrap();
+    keep_busy(&model.gpu().unwrap());
     let mut encoding = Box::pin(encoder.encode_async(&image));
     assert!(encoding.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     let cancel = CancelToken::new();
@@ -152,6 +155,7 @@ fn a_future_that_is_dropped_leaves_the_tower_to_others() {
     let image = shown::image("gemma3-vision", "two.0.png");
     let opened = open("gemma3-vision", Device::Gpu, Some(Duration::from_nanos(1)));
     let encoder = opened.model.vision().unwrap();
+    keep_busy(&opened.model.gpu().unwrap());
     // It may be polled on any thread.
     let mut encoding: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(encoder.encode_async(&image));
     assert!(encoding.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
