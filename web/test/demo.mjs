@@ -8,7 +8,7 @@ export default function add(test, { root, real }) {
     await page.goto(`${server.origin}/demo/`);
     await page.getByRole('button', { name: /^5\.\d MB Demo model/ }).click();
     const text = page.getByRole('textbox', { name: 'Message' });
-    await text.fill('ROMEO:');
+    await text.fill('ROMEO: Speak without end.');
     await text.press('Enter');
     await page.waitForFunction(() => document.querySelector('.body')?.textContent.length > 5);
     await page.keyboard.press('Escape');
