@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::{buffer::Buffer, capabilities::Capabilities, context::GpuContext};
+use super::{buffer::Buffer, capabilities::Capabilities, context::GpuContext, waiter::Waited};
 use crate::{Result, platform};
 
 const SLOTS: usize = 3;
@@ -20,8 +20,10 @@ pub(crate) struct StagingRing {
     filled: u64,
     copies: Vec<Copy>,
     scratch: Vec<u8>,
-    /// Bytes that a queue without slots was given since it was last waited for.
+    /// Bytes that a queue without slots was given since `draining` began.
     queued: u64,
+    /// Resolves when such a queue has passed on what it was given before.
+    draining: Option<Waited>,
 }
 
 #[derive(Debug)]
@@ -63,7 +65,7 @@ impl StagingRing {
             Ok(Slot { buffer, in_flight: None })
         });
         let slots = slots.collect::<Result<Vec<_>>>()?;
-        Ok(Self { slots, current: 0, filled: 0, copies: Vec::new(), scratch: vec![0; SCRATCH_BYTES], queued: 0 })
+        Ok(Self { slots, current: 0, filled: 0, copies: Vec::new(), scratch: vec![0; SCRATCH_BYTES], queued: 0, draining: None })
     }
 
     /// Moves `bytes` bytes that `read` gives to `at` of `to`, padded with zeros to a multiple of 8 (what a mapped range
@@ -93,11 +95,14 @@ impl StagingRing {
         Ok(())
     }
 
-    /// Waits until the queue, which keeps all bytes that it is given, has passed them on. Others of this thread have
-    /// their turn meanwhile.
+    /// Waits until the queue, which keeps all bytes that it is given, has passed on all but the last of them: it does so
+    /// while the next are read. Others of this thread have their turn meanwhile.
     async fn drain(&mut self, context: &GpuContext) -> Result<()> {
         self.queued = 0;
-        context.drained("an upload").await
+        if let Some(earlier) = self.draining.replace(context.drained()?) {
+            earlier.await?;
+        }
+        context.check()
     }
 
     /// Bytes that can be passed on at once. Without slots the queue takes any number.
@@ -194,7 +199,8 @@ impl StagingRing {
         }
         if !context.blocks() {
             go_on()?;
-            self.drain(context).await?;
+            context.drained()?.await?;
+            context.check()?;
             return go_on();
         }
         context.wait_while(None, "the end of an upload", go_on)

@@ -44,7 +44,8 @@ struct Completion {
 }
 
 /// Resolves when the submission is done, as [`GpuContext::wait`] would return.
-struct Waited(Arc<Mutex<Completion>>);
+#[derive(Debug)]
+pub(crate) struct Waited(Arc<Mutex<Completion>>);
 
 impl Future for Waited {
     type Output = Result<()>;
@@ -109,10 +110,11 @@ impl GpuContext {
         what: &'static str,
         cancel: &CancelToken,
     ) -> Result<()> {
-        let done = Arc::new(Mutex::new(Completion::default()));
         if !self.blocks() {
-            return self.told(done, what, cancel).await;
+            cancel.unless(what, self.told()?).await.unwrap_or(Ok(()))?;
+            return self.check();
         }
+        let done = Arc::new(Mutex::new(Completion::default()));
         let cancel = cancel.clone();
         self.waiter.send(Job { context: self.clone(), submission, what, cancel, since: None, done: done.clone() })?;
         Waited(done).await
@@ -136,24 +138,24 @@ impl GpuContext {
         }
     }
 
-    /// Resolves when the device has done all that it was given so far, writes to buffers among it.
+    /// Resolves when the device has done all that it was given before this call, writes to buffers among it, or is lost.
     ///
     /// # Errors
-    /// As [`GpuContext::wait`].
-    pub(crate) async fn drained(&self, what: &'static str) -> Result<()> {
+    /// [`DeviceError::Lost`].
+    pub(crate) fn drained(&self) -> Result<Waited> {
         // What is written to buffers travels with a submit.
         self.queue().submit([]);
-        self.told(Arc::default(), what, &CancelToken::new()).await
+        self.told()
     }
 
-    /// Resolves when all that was submitted so far is done, of which the device tells by a callback, or `cancel` is
-    /// cancelled. There is no time limit: a browser ends what hangs and tells of the loss.
-    async fn told(&self, done: Arc<Mutex<Completion>>, what: &'static str, cancel: &CancelToken) -> Result<()> {
+    /// Resolves when all that was submitted before this call is done, of which the device tells by a callback. There is no
+    /// time limit: a browser ends what hangs and tells of the loss.
+    fn told(&self) -> Result<Waited> {
         self.check()?;
+        let done = Arc::<Mutex<Completion>>::default();
         let told = done.clone();
         self.queue().on_submitted_work_done(move || end(&told, Ok(())));
-        cancel.unless(what, Waited(done)).await.unwrap_or(Ok(()))?;
-        self.check()
+        Ok(Waited(done))
     }
 }
 

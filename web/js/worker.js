@@ -14,6 +14,7 @@ import { Rate } from './files/rate.js';
  * @property {AbortSignal} signal
  * @property {Cancel} cancel
  * @property {(message: unknown) => void} send
+ * @property {(work: () => void) => void} atEnd Adds to what is done when the call ends.
  */
 
 const ready = init();
@@ -153,6 +154,8 @@ async function serve({ id, method, params }) {
   const controller = new AbortController();
   /** @type {Cancel | undefined} */
   let cancel;
+  /** @type {(() => void)[]} */
+  const ends = [];
   running.set(id, () => {
     controller.abort();
     cancel?.cancel();
@@ -162,13 +165,15 @@ async function serve({ id, method, params }) {
     controller.signal.throwIfAborted();
     cancel = new Cancel();
     const send = (/** @type {unknown} */ message) => postMessage({ id, message });
-    const result = await METHODS[method]({ signal: controller.signal, cancel, send }, ...params);
+    const atEnd = (/** @type {() => void} */ work) => void ends.push(work);
+    const result = await METHODS[method]({ signal: controller.signal, cancel, send, atEnd }, ...params);
     postMessage({ id, result });
   } catch (error) {
     const plain = controller.signal.aborted && isCancelled(error) ? { name: 'AbortError', message: 'Aborted' } : toPlain(error);
     postMessage({ id, error: plain });
   } finally {
     running.delete(id);
+    ends.forEach((end) => end());
     cancel?.free();
   }
 }

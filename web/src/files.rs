@@ -27,7 +27,7 @@ extern "C" {
     #[wasm_bindgen(method, getter)]
     fn size(this: &FileEntry) -> f64;
     #[wasm_bindgen(method, catch)]
-    fn read(this: &FileEntry, offset: f64, into: &js_sys::Uint8Array) -> Result<(), JsValue>;
+    fn read(this: &FileEntry, offset: f64, into: &mut [u8]) -> Result<(), JsValue>;
 }
 
 /// Bytes up to which numbers of JavaScript count each.
@@ -44,11 +44,7 @@ impl ReadAt for Served {
     }
 
     fn read_exact_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let len = u32::try_from(out.len()).map_err(io::Error::other)?;
-        let into = js_sys::Uint8Array::new_with_length(len);
-        self.entry.read(offset as f64, &into).map_err(|error| io::Error::other(text(&error)))?;
-        into.copy_to(out);
-        Ok(())
+        self.entry.read(offset as f64, out).map_err(|error| io::Error::other(text(&error)))
     }
 }
 

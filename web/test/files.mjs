@@ -183,6 +183,23 @@ export default function add(test, { root }) {
     assert.equal(server.count(GGUF).bytes, size);
   });
 
+  test('two tabs load a model at once, and a removal takes no bytes from them', async ({ page, open }) => {
+    await opened(page, `/${GGUF}`);
+    const second = await open();
+    await page.evaluate(() => new Promise((held) => {
+      navigator.locks.request('a load', () => new Promise((letGo) => held(void (window.letGo = letGo))));
+    }));
+    const loads = [page, second].map((tab) => opened(tab, `/${GGUF}`));
+    await page.evaluate(async () => {
+      while ((await navigator.locks.query()).pending.length < 2) await new Promise((resolve) => setTimeout(resolve, 20));
+    });
+    const removed = second.evaluate((source) => gemmaflow.cache.remove(source), `/${GGUF}`);
+    await page.evaluate(() => setTimeout(letGo, 200));
+    assert.deepEqual((await Promise.all(loads)).map(({ report }) => report.sum), [sum, sum]);
+    await removed;
+    assert.deepEqual(await page.evaluate(() => gemmaflow.cache.list()), []);
+  });
+
   test('the cache lists, removes and clears', async ({ page }) => {
     await opened(page, `/${GGUF}`);
     await opened(page, '/assets/demo/');

@@ -39,7 +39,7 @@ async function describe(folder, entry) {
 }
 
 /**
- * Removes a model, given as it was opened or as {@link list} names it. A download of it ends first.
+ * Removes a model, given as it was opened or as {@link list} names it. A download or a load of it ends first.
  *
  * @param {Source} source
  * @param {import('../types.js').SourceOptions} [options]
@@ -67,7 +67,7 @@ export async function clear() {
  */
 async function removeFolder(root, name) {
   await store.withLock(name, {}, () =>
-    root.removeEntry(name, { recursive: true }).catch((error) => {
+    store.whenFree(() => root.removeEntry(name, { recursive: true })).catch((error) => {
       if (error.name !== 'NotFoundError') throw error;
     }),
   );

@@ -4,7 +4,7 @@ import { countIntact, download, reserve } from './download.js';
 import { hasRanges, stream } from './http.js';
 import { CHECKPOINT, isProjector } from './names.js';
 import { Rate } from './rate.js';
-import { blobEntry, rangeEntry } from './readers.js';
+import { blobEntry, rangeEntry, storedEntry } from './readers.js';
 import { keyOf, resolve } from './resolve.js';
 import * as store from './store.js';
 
@@ -15,7 +15,7 @@ const SMALL = 8 << 20;
  * @typedef {import('./http.js').RemoteFile} RemoteFile
  * @typedef {import('../gemmaflow_web.js').FileEntry} FileEntry
  * @typedef {import('../types.js').SourceOptions & { headersOnly?: boolean }} Options
- * @typedef {{ signal: AbortSignal, send: (message: unknown) => void }} Context
+ * @typedef {{ signal: AbortSignal, send: (message: unknown) => void, atEnd: (work: () => void) => void }} Context
  * @typedef {{ path: string, files: FileEntry[] }} Opened
  */
 
@@ -35,17 +35,17 @@ export async function openFiles(source, options, context) {
   // it must stay.
   const folder = await root.getDirectoryHandle(name).catch(() => undefined);
   const waits = options.revalidate || (options.verify && !options.headersOnly);
-  const here = folder && !waits && (await openCached(folder, options.headersOnly ? {} : options, context.signal));
+  const here = folder && !waits && (await openCached(folder, options.headersOnly ? {} : options, context));
   if (here) return here;
   if (options.headersOnly) return openRemote(await resolve(source.name, options, context.signal), options, context);
   const onWait = () => context.send({ stage: 'waiting', done: 0, total: 0 });
   const opened = await store.withLock(name, { signal: context.signal, onWait }, async () => {
     const folder = await root.getDirectoryHandle(name, { create: true });
-    const cached = options.revalidate ? undefined : await openCached(folder, options, context.signal);
+    const cached = options.revalidate ? undefined : await openCached(folder, options, context);
     if (cached) return { cached };
     const found = await resolve(source.name, options, context.signal);
-    if (await bring(folder, { source: key, ...found }, options, context)) return { cached: await openCached(folder, {}) };
-    await root.removeEntry(name, { recursive: true });
+    if (await bring(folder, { source: key, ...found }, options, context)) return { cached: await openCached(folder, {}, context) };
+    await store.whenFree(() => root.removeEntry(name, { recursive: true }));
     return { found };
   });
   if (opened.cached) return opened.cached;
@@ -68,9 +68,9 @@ function openLocal(files) {
  *
  * @param {FileSystemDirectoryHandle} folder
  * @param {Options} options
- * @param {AbortSignal} [signal]
+ * @param {Context} context
  */
-async function openCached(folder, { verify, sha256 }, signal = new AbortController().signal) {
+async function openCached(folder, { verify, sha256 }, { signal, atEnd }) {
   const entry = await store.readEntry(folder);
   const files = entry && (await store.completeFiles(folder, entry));
   if (!files) return undefined;
@@ -82,7 +82,9 @@ async function openCached(folder, { verify, sha256 }, signal = new AbortControll
     const read = (/** @type {number} */ from, /** @type {number} */ to) => new Uint8Array(reader.readAsArrayBuffer(blob.slice(from, to)));
     if ((await countIntact(read, blob.size, pieces, pieceBytes, () => signal.throwIfAborted())) < pieces.length) return undefined;
   }
-  return { path: entry.path, files: files.map(({ path, blob }) => blobEntry(path, blob)) };
+  const opened = await Promise.all(files.map(({ path, handle, blob }) => storedEntry(path, handle, blob)));
+  opened.forEach(({ close }) => atEnd(close));
+  return { path: entry.path, files: opened.map(({ entry }) => entry) };
 }
 
 /** Reports the progress of several files as one. */

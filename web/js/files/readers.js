@@ -57,6 +57,38 @@ export function blobEntry(path, blob) {
 }
 
 /**
+ * A file of the private file system. Reads through a handle need no other process, and are 20 times as fast. Other tabs may
+ * read beside it, but nobody can write or remove the file while it is open: what it returns closes it, and reads go on.
+ *
+ * @param {string} path
+ * @param {FileSystemFileHandle} file
+ * @param {Blob} blob The same file.
+ * @returns {Promise<{ entry: FileEntry, close: () => void }>}
+ */
+export async function storedEntry(path, file, blob) {
+  const slow = blobEntry(path, blob);
+  let handle = await openShared(file);
+  const read = (/** @type {number} */ offset, /** @type {Uint8Array} */ into) => {
+    if (handle?.read(into, { at: offset }) !== into.length) slow.read(offset, into);
+  };
+  const close = () => {
+    handle?.close();
+    handle = undefined;
+  };
+  return { entry: { path, size: blob.size, read }, close };
+}
+
+/**
+ * A handle that other tabs can have too; undefined in browsers where it would be for one alone.
+ *
+ * @param {FileSystemFileHandle} file
+ */
+async function openShared(file) {
+  if (!('mode' in FileSystemSyncAccessHandle.prototype)) return undefined;
+  return file.createSyncAccessHandle({ mode: 'read-only' }).catch(() => undefined);
+}
+
+/**
  * A file that stays on the server. Each read is a request with a byte range.
  *
  * @param {import('./http.js').RemoteFile & { size: number }} file

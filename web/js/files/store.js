@@ -7,10 +7,15 @@
  *
  * A line that has no end was being written when the browser stopped, and does not count.
  */
+import { GemmaflowError } from '../errors.js';
+
 const ROOT = 'gemmaflow';
 const COMPLETE = 'complete';
 const RECORD = 'source.json';
 const PIECES = '.pieces';
+/** Of 100 ms each. */
+const TRIES = 300;
+const IN_USE = "The model's files in the browser's storage are in use: another tab loads them. Wait for it or close it, then try again.";
 
 /**
  * @typedef {import('./http.js').RemoteFile} RemoteFile
@@ -121,18 +126,31 @@ export async function keepOnly(folder, files) {
 }
 
 /**
- * Opens a file alone. A worker that ended a moment ago may still hold it.
+ * Opens a file alone.
  *
  * @param {FileSystemDirectoryHandle} folder
  * @param {string} name
  */
 export async function openForWriting(folder, name) {
   const handle = await folder.getFileHandle(name, { create: true });
+  return whenFree(() => handle.createSyncAccessHandle());
+}
+
+/**
+ * Does what nobody may read or write beside. A tab that loads the model holds its files, and a worker that ended may hold
+ * them for a moment more.
+ *
+ * @template T
+ * @param {() => Promise<T>} work
+ * @returns {Promise<T>}
+ */
+export async function whenFree(work) {
   for (let tries = 1; ; tries++) {
     try {
-      return await handle.createSyncAccessHandle();
+      return await work();
     } catch (error) {
-      if (tries === 20 || !(error instanceof DOMException && error.name === 'NoModificationAllowedError')) throw error;
+      if (!(error instanceof DOMException && error.name === 'NoModificationAllowedError')) throw error;
+      if (tries === TRIES) throw new GemmaflowError('Io', IN_USE);
       await new Promise((resolve) => setTimeout(resolve, 100));
     }
   }
@@ -259,7 +277,8 @@ export async function wholeFile(folder, { name, path, size }) {
   const blob = await readFile(folder, name);
   if (!complete || !blob || (size !== undefined && blob.size !== size)) return undefined;
   const { pieceBytes, sha256 } = JSON.parse(facts);
-  return { path, blob, pieces, pieceBytes, sha256 };
+  const handle = await folder.getFileHandle(name);
+  return { path, handle, blob, pieces, pieceBytes, sha256 };
 }
 
 /**

@@ -62,22 +62,24 @@ fn stopped(failed: &AtomicBool) -> Result<()> {
 }
 
 /// Runs `upload` while another thread compiles `kernels`; ends when both have, or soon after an upload that failed.
-/// Where no thread may wait the device is asked for them when the upload first waits. A kernel that does not compile is
-/// reported by the run that needs it; in a browser, which reports it without a call to blame, the load fails.
+/// Where no thread may wait they are found, and the device is asked for them, when the upload first waits. A kernel that
+/// does not compile is reported by the run that needs it; in a browser, which reports it without a call to blame, the load
+/// fails.
 pub(super) async fn beside<T>(
     pipelines: &PipelineCache,
-    kernels: &[Kernel],
+    kernels: impl FnOnce() -> Result<Vec<Kernel>>,
     upload: impl Future<Output = Result<T>>,
 ) -> Result<T> {
+    if !pipelines.context().blocks() {
+        // A browser compiles in another process; asking for a pipeline returns at once.
+        return after_first_poll(upload, || drop(kernels().and_then(|kernels| pipelines.prepare(&kernels)))).await;
+    }
+    let kernels = kernels()?;
     if kernels.is_empty() {
         return upload.await;
     }
-    if !pipelines.context().blocks() {
-        // A browser compiles in another process; asking for a pipeline returns at once.
-        return after_first_poll(upload, || drop(pipelines.prepare(kernels))).await;
-    }
     let failed = &AtomicBool::new(false);
-    let kernels = pipelines.distinct(kernels);
+    let kernels = pipelines.distinct(&kernels);
     let software = pipelines.context().capabilities().target().software;
     let mut queued = None;
     let mut compiled = move |part: &[&Kernel]| {

@@ -62,8 +62,8 @@ impl GpuModel {
         let built = model.built(true, Outputs::All, DType::F32)?;
         let target = target(&context, untimed);
         let pipelines = PipelineCache::new(&context);
-        let kernels = early::kernels(&model, &context, &target, profiles, [chunk, ring])?;
-        let weights = early::beside(&pipelines, &kernels, upload(&context, &built, on_progress)).await?;
+        let kernels = || early::kernels(&model, &context, &target, profiles, [chunk, ring]);
+        let weights = early::beside(&pipelines, kernels, upload(&context, &built, on_progress)).await?;
         let batches = async_lock::Mutex::new(Batches::new(profiles));
         Ok(Self { context, target, pipelines, weights, model, batches })
     }

@@ -33,6 +33,17 @@ pub(super) struct PlanKey {
     pub(super) rows: usize,
 }
 
+impl PlanKey {
+    /// Rows of logits that a token can be chosen from.
+    fn chosen(&self) -> usize {
+        match self.want {
+            Outputs::Last => 1,
+            Outputs::Each => self.tokens,
+            Outputs::Nothing | Outputs::All => 0,
+        }
+    }
+}
+
 /// A prepared plan with its inputs and the samplers that read its logits.
 pub(super) struct Ready {
     pub(super) run: RunPlan,
@@ -45,7 +56,8 @@ pub(super) struct Ready {
 
 pub(super) struct Samplers {
     pub(super) argmax: PreparedPlan,
-    pub(super) top_k: PreparedPlan,
+    /// Made for the first draw: a greedy answer compiles nothing for it.
+    pub(super) top_k: Option<PreparedPlan>,
 }
 
 /// Plans of one sort, which share their scratch buffers.
@@ -86,13 +98,26 @@ impl PlanCache {
         Ok(())
     }
 
+    /// Prepares the sampler of draws from what the plan, which was prepared, gives; unless it is there.
+    pub(super) fn prepare_draw(&mut self, key: &PlanKey, model: &GpuModel) -> Result<()> {
+        let Self { plans, sampler_scratch, .. } = self;
+        let Ready { run, samplers, .. } = plans.peek_mut(key).ok_or_else(|| lost_plan("plan"))?;
+        if let Some(Samplers { top_k: top_k @ None, .. }) = samplers {
+            let vocab_size = model.model.config.vocab_size;
+            let plan = sampling::top_k(key.chosen(), vocab_size, SHORT_LIST.min(vocab_size), &model.target);
+            *top_k = Some(run.sampler(model, &plan, sampler_scratch)?);
+        }
+        Ok(())
+    }
+
     /// The plan that was prepared.
     pub(super) fn ready(&mut self, key: &PlanKey) -> Result<&mut Ready> {
         self.plans.peek_mut(key).ok_or_else(|| lost_plan("plan"))
     }
 
     pub(super) fn stats(&self) -> CacheStats {
-        let samplers = |ready: &Ready| ready.samplers.as_ref().map_or(0, |s| s.argmax.own_bytes() + s.top_k.own_bytes());
+        let both = |s: &Samplers| s.argmax.own_bytes() + s.top_k.as_ref().map_or(0, PreparedPlan::own_bytes);
+        let samplers = |ready: &Ready| ready.samplers.as_ref().map_or(0, both);
         let own = |ready: &Ready| ready.run.block.buffer().size() + ready.run.plan.own_bytes() + samplers(ready);
         let bytes = self.plans.values().map(own).sum::<u64>() + self.scratch.bytes() + self.sampler_scratch.bytes();
         CacheStats { compiles: self.compiles, bytes, ..self.plans.stats() }
@@ -115,19 +140,10 @@ fn make(
     model.pipelines.prepare_unless(lowered.dispatches.iter().map(|dispatch| &dispatch.kernel), cancel)?;
     let to = Binding { weights: &model.weights, tokens: key.tokens, sequences: 0, caches: Some(caches) };
     let run = RunPlan::new(model, built, &lowered, &to, scratch)?;
-    let chosen = match key.want {
-        Outputs::Last => 1,
-        Outputs::Each => key.tokens,
-        Outputs::Nothing | Outputs::All => 0,
-    };
     let mut samplers = None;
-    if chosen > 0 {
-        let vocab_size = model.model.config.vocab_size;
-        let top_k = sampling::top_k(chosen, vocab_size, SHORT_LIST.min(vocab_size), &model.target);
-        samplers = Some(Samplers {
-            argmax: run.sampler(model, &model.argmax(chosen, &lowered), sampler_scratch)?,
-            top_k: run.sampler(model, &top_k, sampler_scratch)?,
-        });
+    if key.chosen() > 0 {
+        let argmax = run.sampler(model, &model.argmax(key.chosen(), &lowered), sampler_scratch)?;
+        samplers = Some(Samplers { argmax, top_k: None });
     }
     let live = Live { tokens: key.tokens, start: key.rows.saturating_sub(key.tokens) };
     let estimates = estimate(&lowered, live, &|name, shard| model.shard_bytes(name, shard));

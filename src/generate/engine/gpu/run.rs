@@ -62,6 +62,9 @@ impl GpuEngine {
     /// As [`submit`](Self::submit), of the first slice; the run is whole if no other is left.
     pub(super) fn submit_first(&mut self, key: PlanKey, tokens: Tokens, mode: SampleMode) -> Result<Option<Begun>> {
         self.settle()?;
+        if let SampleMode::Draw(_) = mode {
+            self.plans.of(&key).prepare_draw(&key, &self.model)?;
+        }
         let context = &self.model.context;
         let Ready { run: RunPlan { block, built, .. }, warm, estimates, .. } = self.plans.of(&key).ready(&key)?;
         let (given, chosen) = match tokens {
@@ -181,7 +184,7 @@ fn result<'a>(
 ) -> Result<(Option<&'a PreparedPlan>, Option<Source<'a>>)> {
     let sampler = samplers.and_then(|samplers| match mode {
         SampleMode::Argmax => Some(&samplers.argmax),
-        SampleMode::Draw(_) => Some(&samplers.top_k),
+        SampleMode::Draw(_) => samplers.top_k.as_ref(),
         SampleMode::Nothing | SampleMode::Logits => None,
     });
     let source = match (mode, sampler) {
