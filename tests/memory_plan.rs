@@ -37,13 +37,13 @@ fn generator(path: &Path, context: &Arc<GpuContext>, options: GeneratorOptions) 
     GemmaGenerator::with_options(config, load_from_path(path).unwrap().as_mut(), device, options)
 }
 
-/// Fills all but the last rows of the context, then takes greedy steps.
+/// Fills all but the last rows of the context, then draws: that takes all that greedy steps take, and a sampler more.
 fn fill(generator: &mut GemmaGenerator, context: usize) {
     let vocab = generator.config().vocab_size as u32;
     let tokens: Vec<u32> = (0..context as u32 - 4).map(|i| (i * 7 + 5) % vocab).collect();
     generator.prefill(&tokens).unwrap();
     for _ in 0..3 {
-        generator.step_cached(&SampleOpts::greedy()).unwrap();
+        generator.step_cached(&SampleOpts::temperature(1.0, 7).with_top_k(40)).unwrap();
     }
 }
 

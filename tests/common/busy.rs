@@ -8,7 +8,7 @@ use gemmaflow::runtime::{
 };
 
 /// Work of the device that a thread of a crowded machine does not sleep through.
-const LEAST: Duration = Duration::from_millis(300);
+const LEAST: Duration = Duration::from_secs(1);
 
 /// Gives the device work ahead of all that it is asked for next. Who looks meanwhile finds it busy, however fast the
 /// device is.
